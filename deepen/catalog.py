@@ -1,0 +1,79 @@
+"""The only reader of the content folders: kernels, devices, predictors, datasets, apps.
+
+Where they are: ``$DEEPEN_CATALOG``, else the checkout this package lies in, else the copy inside the wheel
+(``deepen/_catalog``).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from deepen.errors import ConfigError, unknown_name
+
+__all__ = ["Noun", "load", "names", "path", "root"]
+
+Noun = Literal["kernels", "devices", "predictors", "datasets", "apps"]
+
+
+@cache
+def _installed_root() -> Path:
+    package = Path(__file__).resolve().parent
+    checkout = package.parent
+    if (checkout / "setup.cfg").is_file() and (checkout / "kernels").is_dir():
+        return checkout
+    return package / "_catalog"
+
+
+def root() -> Path:
+    """Folder that holds the content folders.
+
+    Raises:
+        ConfigError: If ``$DEEPEN_CATALOG`` names no folder.
+    """
+    override = os.environ.get("DEEPEN_CATALOG")
+    if not override:
+        return _installed_root()
+    folder = Path(override)
+    if not folder.is_dir():
+        raise ConfigError(f"DEEPEN_CATALOG names '{override}', which is not a folder; unset it or correct it")
+    return folder
+
+
+def path(noun: Noun, *parts: str) -> Path:
+    """Path of a content file or folder.
+
+    Raises:
+        ConfigError: If the path would leave the content folder.
+    """
+    base = (root() / noun).resolve()
+    target = base.joinpath(*parts).resolve()
+    if not target.is_relative_to(base):
+        raise ConfigError(f"'{'/'.join(parts)}' leaves the folder {noun}; use a plain name")
+    return target
+
+
+def names(noun: Noun, folder: str = "", suffix: str = ".toml") -> list[str]:
+    """Sorted names (without suffix) of the content files in a folder; empty if the folder is absent."""
+    where = path(noun, folder) if folder else path(noun)
+    if not where.is_dir():
+        return []
+    return sorted(p.name[: -len(suffix)] for p in where.iterdir() if p.name.endswith(suffix))
+
+
+def load(noun: Noun, folder: str, name: str) -> dict[str, Any]:
+    """Read one TOML content file.
+
+    Raises:
+        ConfigError: If there is no such file (with the nearest names) or it is not TOML.
+    """
+    file = path(noun, folder, f"{name}.toml")
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise unknown_name(f"{noun} entry", name, names(noun, folder)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML ({error}); correct the file") from error

@@ -1,0 +1,79 @@
+"""What every command shares: ``--json``, tables, progress on stderr, errors to exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from deepen.errors import DeepenError, StorageError
+
+__all__ = ["ErrorMapper", "emit", "json_option", "progress", "table"]
+
+json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
+)
+
+
+def _plain(value: Any) -> Any:
+    """Make a value strict JSON: NaN and infinities become null, arrays and tuples lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return value
+
+
+def emit(document: Any, as_json: bool, render: Callable[[], str]) -> None:
+    """Print a result: the JSON document with ``--json``, else what ``render`` makes of it."""
+    click.echo(json.dumps(_plain(document), indent=2, ensure_ascii=False) if as_json else render())
+
+
+def progress(text: str) -> None:
+    """Print a line of progress on stderr."""
+    click.echo(text, err=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> str:
+    """Lay out a plain-text table.
+
+    Args:
+        header: Column titles.
+        rows: Cells; ``str()`` is applied.
+        right: Indices of right-aligned columns.
+    """
+    cells = [list(map(str, header)), *([str(c) for c in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    flush = set(right)
+
+    def line(row: Sequence[str]) -> str:
+        parts = [c.rjust(w) if i in flush else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])
+
+
+class ErrorMapper(click.Group):
+    """A group that turns deepen's errors into one line on stderr and the contract's exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; ``DeepenError`` exits with its ``exit_code``, a full disk with 3, Ctrl-C with 130."""
+        try:
+            return super().invoke(ctx)
+        except DeepenError as error:
+            _fail(str(error), error.exit_code)
+        except OSError as error:
+            _fail(f"{error.strerror or error}: {error.filename or 'I/O'}", StorageError.exit_code)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    sys.exit(code)

@@ -1,0 +1,114 @@
+"""The graph a model file becomes: tensors with static shapes, nodes in topological order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["DTYPE_BYTES", "Graph", "Node", "Tensor"]
+
+DTYPE_BYTES: dict[str, float] = {
+    "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8,
+    "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
+    "bool": 1, "string": 16, "int4": 0.5, "uint4": 0.5, "float8e4m3fn": 1, "float8e5m2": 1,
+    "complex64": 8, "complex128": 16,
+}  # fmt: skip
+"""Bytes per element of each data type deepen names (ONNX ``TensorProto.DataType`` in lower case)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named tensor.
+
+    Attributes:
+        name: Name inside the graph (scoped ``body/name`` inside If/Loop bodies).
+        shape: Static shape; ``None`` where no static shape could be found.
+        dtype: Name from :data:`DTYPE_BYTES`; empty where unknown.
+        constant: Whether it is a weight or another constant.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    constant: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Number of elements; 0 where the shape is unknown."""
+        return 0 if self.shape is None else prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes; 0 where shape or type is unknown."""
+        return int(self.elements * DTYPE_BYTES.get(self.dtype, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator.
+
+    Attributes:
+        name: Unique name inside the graph (made up as ``OpType_index`` where the file has none or repeats one).
+        op_type: Operator, for example ``Conv``.
+        domain: Operator domain; empty for the ONNX standard.
+        inputs: Tensor names; empty string for an omitted optional input.
+        outputs: Tensor names; empty string for an omitted optional output.
+        attributes: Plain Python values (int, float, str, tuple, NDArray for tensors); sub-graph attributes left out.
+        scope: Empty for the main graph, else the path of If/Loop/Scan bodies it lies in.
+        multiplicity: Times it runs per inference: 1 in the main graph; the trip count inside a Loop where it is
+            known, else 1; 0 in the branch of an If that is not the costlier one.
+    """
+
+    name: str
+    op_type: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    scope: str = ""
+    multiplicity: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A model as deepen sees it.
+
+    Attributes:
+        nodes: Every node, bodies of If/Loop/Scan and inlined local functions included, topological per scope.
+        inputs: Inputs that are not initialisers, with the shapes asked for.
+        outputs: Graph outputs.
+        tensors: Every tensor by name.
+        values: Values of small constants (at most 1,024 elements), by name.
+        opsets: Operator-set version by domain.
+        source_path: The file it was read from.
+        source_sha256: SHA-256 of that file (the model file alone; external data is not read).
+        warnings: What a reader should know (for example a Loop whose trip count is unknown).
+        model: The ModelProto without the bytes of large weights, input shapes fixed, local functions inlined,
+            shapes inferred. For splitters only.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, NDArray[Any]]
+    opsets: Mapping[str, int]
+    source_path: Path
+    source_sha256: str
+    warnings: tuple[str, ...] = ()
+    model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
+
+
+def value_scalar(values: Mapping[str, NDArray[Any]], name: str) -> float | None:
+    """Value of a constant with exactly one element, or ``None``."""
+    array = values.get(name)
+    return None if array is None or np.size(array) != 1 else float(np.reshape(array, -1)[0])

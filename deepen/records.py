@@ -1,0 +1,293 @@
+"""The records every layer exchanges: workloads, traces, intervals, energy records and predictions.
+
+All quantities are in SI units and the unit is in the field's name. Energy per inference is net of idle unless the
+field says gross. ``source`` travels with every number: ``measured`` (a sensor read it), ``modelled`` (computed from
+activity counters and a documented power profile) or ``simulated`` (a stand-in produced it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError, MeasureError
+
+__all__ = [
+    "RECORD_SCHEMA",
+    "EnergyRecord",
+    "Interval",
+    "KernelPrediction",
+    "PowerTrace",
+    "Prediction",
+    "Source",
+    "StoppingRule",
+    "Workload",
+    "weakest_source",
+]
+
+Source = Literal["measured", "modelled", "simulated"]
+
+RECORD_SCHEMA = 1
+"""Version of :class:`EnergyRecord` as stored; a reader refuses a newer one."""
+
+_STRENGTH: dict[str, int] = {"measured": 2, "modelled": 1, "simulated": 0}
+
+
+def weakest_source(sources: list[Source]) -> Source:
+    """Name the label a sum of numbers carries: the weakest of its parts (simulated < modelled < measured)."""
+    if not sources:
+        raise ValueError("a label needs at least one part")
+    return min(sources, key=lambda s: _STRENGTH[s])
+
+
+def _check_source(source: str) -> None:
+    if source not in get_args(Source):
+        raise ConfigError(f"source must be one of {', '.join(get_args(Source))}, not '{source}'")
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingRule:
+    """When a measurement has enough blocks.
+
+    Attributes:
+        min_duration_s: Least time spent in counted blocks.
+        max_duration_s: Time after which no further block starts.
+        min_blocks: Least number of counted blocks.
+        rel_std: Stop once the relative standard error of the mean falls to this (a share, not percent).
+    """
+
+    min_duration_s: float = 0.1
+    max_duration_s: float = 2.0
+    min_blocks: int = 5
+    rel_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_duration_s <= self.max_duration_s:
+            raise ConfigError("a stopping rule needs 0 <= min_duration_s <= max_duration_s")
+        if self.min_blocks < 1 or self.rel_std <= 0:
+            raise ConfigError("a stopping rule needs min_blocks >= 1 and rel_std > 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Something a runtime can run over and over.
+
+    Attributes:
+        id: Content hash of what is run and how (hex, 16 characters).
+        path: The model file.
+        kind: ``kernel`` or ``model``.
+        runtime: Name of the runtime, for example ``onnxruntime``.
+        threads: Intra-operator threads.
+        warmup_s: Seconds of uncounted runs first.
+        shapes: Shapes for symbolic inputs, by input name.
+        rule: When to stop.
+    """
+
+    id: str
+    path: Path
+    kind: Literal["kernel", "model"]
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    warmup_s: float = 0.05
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    rule: StoppingRule = field(default_factory=StoppingRule)
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, not {self.threads}")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A labelled stretch of host time in which a workload ran.
+
+    Attributes:
+        start_s: Start on the host's monotonic clock, seconds.
+        end_s: End on the same clock, seconds.
+        label: What ran, for example ``run`` or ``idle``.
+        runs: Inferences completed inside.
+        uncertainty_s: Standard uncertainty of each edge, seconds.
+        cpu_s: CPU time of the worker inside the interval, seconds; ``nan`` where unknown.
+    """
+
+    start_s: float
+    end_s: float
+    label: str
+    runs: int = 0
+    uncertainty_s: float = 0.0
+    cpu_s: float = math.nan
+
+    def __post_init__(self) -> None:
+        if not self.end_s >= self.start_s:
+            raise MeasureError(f"interval '{self.label}' ends before it starts")
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True)
+class PowerTrace:
+    """Power over host time.
+
+    Attributes:
+        t_s: Sample times on the host's monotonic clock; float64, shape (n,), strictly increasing.
+        power_w: Power at those times; float64, shape (n,).
+        rate_hz: Nominal sample rate.
+        gaps: Stretches (start_s, end_s) without trustworthy samples.
+        dropped: Samples known to be lost.
+        meter_id: Which power source.
+        calibration_id: Which calibration or power profile was applied.
+        source: measured, modelled or simulated.
+    """
+
+    t_s: NDArray[np.float64]
+    power_w: NDArray[np.float64]
+    rate_hz: float
+    meter_id: str
+    calibration_id: str
+    source: Source
+    gaps: tuple[tuple[float, float], ...] = ()
+    dropped: int = 0
+
+    def __post_init__(self) -> None:
+        _check_source(self.source)
+        if self.t_s.shape != self.power_w.shape or self.t_s.ndim != 1:
+            raise MeasureError(f"trace arrays must be 1-D and alike, not {self.t_s.shape} and {self.power_w.shape}")
+        if self.t_s.size > 1 and not bool(np.all(np.diff(self.t_s) > 0)):
+            raise MeasureError("trace times must increase strictly")
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyRecord:
+    """One kernel or model measured once: a row of a dataset.
+
+    Attributes:
+        id: The workload's id.
+        kind: ``kernel`` or ``model``.
+        name: Readable name (family and parameters, or the model's file name).
+        family: Kernel family; empty for a model.
+        params: Kernel parameters (JSON values); empty for a model.
+        features: Feature name -> value for a kernel (see ``features_version``); empty for a model.
+        features_version: Version of the feature definition.
+        kernels: For a model, its kernels as ``{"family", "params", "features"}``; empty for a kernel.
+        energy_j: Net energy per inference.
+        uncertainty_j: Standard uncertainty of ``energy_j``.
+        gross_energy_j: Energy per inference including idle power.
+        latency_s: Wall time per inference.
+        idle_power_before_w: Idle power before the runs.
+        idle_power_after_w: Idle power after the runs.
+        temperature_c: Device temperature at the end; ``nan`` where unknown.
+        frequency_hz: CPU frequency at the end; ``nan`` where unknown.
+        governor: CPU governor; empty where unknown.
+        threads: Intra-operator threads.
+        runtime: Runtime name.
+        runtime_build: Runtime version, optimisation level and provider.
+        device: Device profile id.
+        meter: Power source.
+        source: measured, modelled or simulated.
+        runs: Inferences counted.
+        trials: Net energy per inference of each accepted block, joules.
+        rejected: Blocks left out, as ``{"reason", "energy_j"}``.
+        warnings: What a reader should know (drift, few blocks, ...).
+        trace_sha256: Hash of the stored trace; empty where none was kept.
+        recorded_at: UTC, ISO-8601.
+        schema: :data:`RECORD_SCHEMA`.
+    """
+
+    id: str
+    kind: Literal["kernel", "model"]
+    name: str
+    energy_j: float
+    uncertainty_j: float
+    gross_energy_j: float
+    latency_s: float
+    idle_power_before_w: float
+    idle_power_after_w: float
+    threads: int
+    runtime: str
+    runtime_build: str
+    device: str
+    meter: str
+    source: Source
+    runs: int
+    trials: tuple[float, ...]
+    recorded_at: str
+    family: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    features: Mapping[str, float] = field(default_factory=dict)
+    features_version: int = 0
+    kernels: tuple[Mapping[str, Any], ...] = ()
+    temperature_c: float = math.nan
+    frequency_hz: float = math.nan
+    governor: str = ""
+    rejected: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+    trace_sha256: str = ""
+    schema: int = RECORD_SCHEMA
+
+    def __post_init__(self) -> None:
+        _check_source(self.source)
+        if self.kind not in ("kernel", "model"):
+            raise MeasureError(f"record kind must be kernel or model, not '{self.kind}'")
+        if not (math.isfinite(self.energy_j) and math.isfinite(self.latency_s)):
+            raise MeasureError(f"record '{self.name}' has no finite energy and latency")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPrediction:
+    """What one kernel of a model is predicted to cost.
+
+    Attributes:
+        name: Kernel name inside the model.
+        family: Kernel family.
+        energy_j: Net energy per inference, multiplicity included.
+        interval_j: (low, high), nominal 90 %.
+        method: ``regressor`` or ``roofline`` (the analytic fallback).
+        extrapolated: Whether a feature lies outside what the regressor was trained on.
+    """
+
+    name: str
+    family: str
+    energy_j: float
+    interval_j: tuple[float, float]
+    method: Literal["regressor", "roofline"]
+    extrapolated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model is predicted to cost per inference.
+
+    Attributes:
+        model: Model file as given.
+        energy_j: Sum over kernels plus overhead.
+        interval_j: (low, high), nominal 90 %.
+        overhead_j: Per-run overhead included in ``energy_j``.
+        kernels: One entry per kernel, in execution order.
+        coverage: Share of the model's kernels answered by a regressor, 0..1.
+        uncovered: Names of kernels answered by the analytic fallback.
+        extrapolated: Number of kernels outside the training range.
+        predictor_id: Which predictor.
+        source: Label of the data it was trained on.
+        warnings: What a reader should know.
+    """
+
+    model: str
+    energy_j: float
+    interval_j: tuple[float, float]
+    overhead_j: float
+    kernels: tuple[KernelPrediction, ...]
+    coverage: float
+    uncovered: tuple[str, ...]
+    extrapolated: int
+    predictor_id: str
+    source: Source
+    warnings: tuple[str, ...] = ()
