@@ -1,3 +1,48 @@
-"""deepen: how much energy a neural network costs on a phone or an edge board."""
+"""How much energy a neural network costs on a phone or an edge board: measure it, or predict it.
+
+::
+
+    deepen.load_predictor("name").predict("model.onnx")  # joules, interval, joules per kernel
+    deepen.profile("model.onnx", device="local")         # measured here
+    deepen.read_dataset("folder")                        # pandas.DataFrame, one row per measured kernel
+
+Names are loaded on first use, so that ``import deepen`` imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deepen import errors
+    from deepen.datasets import read_dataset
+    from deepen.measure import profile
+    from deepen.predictors import load as load_predictor
 
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "errors", "load_predictor", "profile", "read_dataset"]
+
+if not TYPE_CHECKING:  # type checkers see the names above, and no others
+    _LAZY = {
+        "errors": ("deepen.errors", None),
+        "load_predictor": ("deepen.predictors", "load"),
+        "profile": ("deepen.measure", "profile"),
+        "read_dataset": ("deepen.datasets", "read_dataset"),
+    }
+
+    def __getattr__(name):
+        """Import a public name on first use."""
+        if name not in _LAZY:
+            raise AttributeError(f"module 'deepen' has no attribute {name!r}")
+        from importlib import import_module
+
+        module_name, attribute = _LAZY[name]
+        module = import_module(module_name)
+        value = getattr(module, attribute) if attribute else module
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        """Public names, loaded or not."""
+        return sorted(__all__)

@@ -12,11 +12,15 @@ import click
 
 from deepen.errors import DeepenError, StorageError
 
-__all__ = ["ErrorMapper", "emit", "json_option", "progress", "table"]
+__all__ = ["INTERRUPTED", "ErrorMapper", "emit", "json_option", "progress", "table"]
 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
 )
+
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells count it (128 + SIGINT)."""
 
 
 def _plain(value: Any) -> Any:
@@ -70,6 +74,12 @@ class ErrorMapper(click.Group):
             return super().invoke(ctx)
         except DeepenError as error:
             _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            raise  # the reader went away: click ends quietly
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            _fail(f"{error.strerror or error}: {error.filename or 'I/O'}", DeepenError.exit_code)
         except OSError as error:
             _fail(f"{error.strerror or error}: {error.filename or 'I/O'}", StorageError.exit_code)
 
