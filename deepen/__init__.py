@@ -3,8 +3,8 @@
 ::
 
     deepen.load_predictor("name").predict("model.onnx")  # joules, interval, joules per kernel
-    deepen.profile("model.onnx", device="local")         # measured here
-    deepen.read_dataset("folder")                        # pandas.DataFrame, one row per measured kernel
+    deepen.profile("model.onnx", device="local")  # measured here
+    deepen.read_dataset("folder")  # pandas.DataFrame, one row per measured kernel
 
 Names are loaded on first use, so that ``import deepen`` imports nothing heavy.
 """
@@ -31,7 +31,7 @@ if not TYPE_CHECKING:  # type checkers see the names above, and no others
         "read_dataset": ("deepen.datasets", "read_dataset"),
     }
 
-    def __getattr__(name):
+    def __getattr__(name: str) -> object:
         """Import a public name on first use."""
         if name not in _LAZY:
             raise AttributeError(f"module 'deepen' has no attribute {name!r}")
@@ -43,6 +43,6 @@ if not TYPE_CHECKING:  # type checkers see the names above, and no others
         globals()[name] = value
         return value
 
-    def __dir__():
+    def __dir__() -> list[str]:
         """Public names, loaded or not."""
         return sorted(__all__)

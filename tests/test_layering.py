@@ -1,0 +1,156 @@
+"""Imports go down only: the table of layers, checked on the source of every module, wherever the import stands."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "deepen"
+
+BASE = {"errors", "units", "clock", "records", "catalog"}
+LIBRARY = {"graph", "devices", "meters", "kernels", "measure", "datasets", "predictors"}
+TOP = {"cli", "quickstart", "report", "__init__", "__main__"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    **{name: BASE for name in BASE - {"errors"}},
+    "graph": BASE,
+    "devices": BASE,
+    "meters": BASE,
+    "kernels": BASE | {"graph"},
+    "measure": BASE | {"devices", "meters"},
+    "datasets": BASE | {"kernels"},
+    "predictors": BASE | {"graph", "kernels", "datasets"},
+    "campaign": BASE | LIBRARY - {"predictors"},
+    "scoring": BASE | LIBRARY,
+    "search": BASE | LIBRARY,
+    "apps": BASE | LIBRARY,
+    "testing": BASE | LIBRARY | {"campaign", "scoring", "search", "apps"},
+    **{name: BASE | LIBRARY | TOP | {"campaign", "scoring", "search", "apps", "testing"} for name in TOP},
+}
+"""First part of a module's name below ``deepen`` -> the first parts it may import (its own is always allowed)."""
+
+HEAVY = ("lightgbm", "matplotlib", "onnx", "onnxruntime", "pandas", "pyarrow", "scipy", "sklearn", "torch")
+"""Packages that are imported inside functions, so that importing a part of deepen stays quick."""
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(path: Path, package: Path = PACKAGE) -> str:
+    """First part of a module's name below ``deepen``."""
+    return path.relative_to(package).with_suffix("").parts[0]
+
+
+def imports(tree: ast.AST, module: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Line and full name of every ``deepen`` import: also in functions, under TYPE_CHECKING, and by name.
+
+    Args:
+        tree: Parsed source.
+        module: Name of the package that relative imports start from, for example ``("deepen", "graph")``.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "deepen")
+        elif isinstance(node, ast.ImportFrom):
+            base = list(module[: len(module) - node.level + 1]) if node.level else []
+            name = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            if name == "deepen":
+                yield from ((node.lineno, f"deepen.{alias.name}") for alias in node.names)
+            elif name.startswith("deepen."):
+                yield node.lineno, name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("deepen."):
+            parts = node.value.split(".")
+            if all(p.isidentifier() for p in parts) and (PACKAGE / parts[1]).with_suffix("").exists():
+                yield node.lineno, node.value
+
+
+def violations(source: str, unit_name: str, module: tuple[str, ...]) -> list[str]:
+    """Imports that the table forbids, as ``line: name``."""
+    found = []
+    for line, name in imports(ast.parse(source), module):
+        target = name.split(".")[1]
+        if target.startswith("__") and target != "__main__":  # deepen.__version__
+            continue
+        if target != unit_name and target not in ALLOWED[unit_name]:
+            found.append(f"{line}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    name = unit(path)
+    assert name in ALLOWED, f"deepen/{name} has no place in the table of layers; add it to ALLOWED"
+    parts = ("deepen", *path.relative_to(PACKAGE).parent.parts)
+    assert violations(path.read_text(encoding="utf-8"), name, parts) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import deepen.cli",
+        "from deepen import measure",
+        "from deepen.meters import rapl",
+        "def f():\n    from deepen.predictors import load",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from deepen.datasets import Dataset",
+        "from ..kernels import split",
+        "from .. import kernels",
+        "import importlib\nimportlib.import_module('deepen.measure')",
+        "from deepen import quickstart",
+        "from deepen.testing import links",
+    ],
+)
+def test_the_scan_sees_every_way_to_import(source: str) -> None:
+    assert len(violations(source, "graph", ("deepen", "graph"))) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from deepen import units",
+        "from deepen.graph import types",
+        "from . import types",
+        "from deepen import __version__",
+    ],
+)
+def test_the_scan_allows_what_is_below(source: str) -> None:
+    assert violations(source, "graph", ("deepen", "graph")) == []
+
+
+def test_the_table_has_no_cycle() -> None:
+    lower = {name: targets for name, targets in ALLOWED.items() if name not in TOP | BASE}
+    order: list[str] = []
+    while len(order) < len(lower):
+        free = [n for n in lower if n not in order and lower[n] - BASE - {n} <= set(order)]
+        assert free, f"cycle among {sorted(set(lower) - set(order))}"
+        order += free
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Names of the modules that are in memory after a statement ran in a fresh interpreter."""
+    code = f"import sys\n{statement}\nprint(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    return set(done.stdout.splitlines())
+
+
+PACKAGES = sorted(p.parent.relative_to(PACKAGE).parts[0] for p in PACKAGE.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_importing_a_package_is_light(name: str) -> None:
+    assert loaded_by(f"import deepen.{name}").isdisjoint(HEAVY)
+
+
+def test_importing_deepen_loads_nothing_else() -> None:
+    loaded = loaded_by("import deepen")
+    assert {n for n in loaded if n.startswith("deepen.")} == set()
+    assert loaded.isdisjoint({*HEAVY, "numpy", "click"})
+
+
+def test_prediction_needs_no_code_that_talks_to_devices() -> None:
+    loaded = loaded_by("import deepen.cli.predict, deepen.graph, deepen.kernels, deepen.predictors")
+    talks = {"adb_shell", "asyncssh", "serial", "ai_edge_litert"}
+    assert loaded.isdisjoint({*talks, "deepen.devices", "deepen.meters", "deepen.measure"})
