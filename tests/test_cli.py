@@ -63,8 +63,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return invoke
 
 
-def program(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "deepen", *args], capture_output=True, text=True, **options)  # type: ignore[call-overload]
+def program(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "deepen", *args], capture_output=True, text=True, check=False)
 
 
 def test_help_lists_every_command_and_imports_none() -> None:
@@ -147,8 +147,8 @@ def test_verbose_logs_to_stderr(run) -> None:
 
 def test_a_reader_that_goes_away_is_not_an_error_message() -> None:
     code = (
-        "import click\nfrom deepen.cli.output import ErrorMapper\n"
-        "group = ErrorMapper('deepen')\n@group.command()\ndef many():\n    for _ in range(100000): click.echo('x' * 80)\n"
+        "import click\nfrom deepen.cli.output import ErrorMapper\ngroup = ErrorMapper('deepen')\n"
+        "@group.command()\ndef many():\n    for _ in range(100000): click.echo('x' * 80)\n"
         "group(['many'])"
     )
     read, write = os.pipe()

@@ -17,7 +17,7 @@ LIBRARY = {"graph", "devices", "meters", "kernels", "measure", "datasets", "pred
 TOP = {"cli", "quickstart", "report", "__init__", "__main__"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    **{name: BASE for name in BASE - {"errors"}},
+    **dict.fromkeys(BASE - {"errors"}, BASE),
     "graph": BASE,
     "devices": BASE,
     "meters": BASE,
