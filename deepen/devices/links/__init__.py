@@ -1,0 +1,1 @@
+"""Links: ways to reach a device."""

@@ -1,0 +1,147 @@
+"""The machine deepen runs on, as a device."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepen.devices.links.local import LocalLink
+from deepen.devices.profiles import load_profile
+from deepen.devices.state import read_state
+from deepen.devices.types import DeviceProfile, DeviceState, Setting
+from deepen.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from deepen.devices.protocols import Runtime
+
+__all__ = ["RUNTIMES", "LocalDevice", "runtime_names"]
+
+RUNTIMES: dict[str, str] = {"onnxruntime": "deepen.devices.runtimes.onnxruntime:OnnxRuntime"}
+"""Runtime name -> ``module:class``; the class takes ``(link, cpu_mask=...)``."""
+
+_STEADY = ("performance", "userspace")
+_BUSY_LOAD = 0.5
+
+
+def runtime_names() -> dict[str, str]:
+    """Every runtime known: ours and those of the entry-point group ``deepen.runtimes``."""
+    return {**{e.name: e.value for e in entry_points(group="deepen.runtimes")}, **RUNTIMES}
+
+
+class LocalDevice:
+    """The host itself."""
+
+    def __init__(self, profile_name: str = "local", *, root: Path = Path("/")) -> None:
+        """Read the profile and the machine.
+
+        Args:
+            profile_name: A profile whose link is ``local``.
+            root: Where ``/sys`` and ``/proc`` are; another root is for tests.
+
+        Raises:
+            ConfigError: If the profile is wrong.
+        """
+        self._root = root
+        self._link = LocalLink()
+        self._profile = load_profile(profile_name, read_state(root))
+        self._runtimes: list[Runtime] = []
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """What is known about this machine."""
+        return self._profile
+
+    @property
+    def link(self) -> LocalLink:
+        """How it is reached."""
+        return self._link
+
+    def state(self) -> DeviceState:
+        """Read temperatures, frequencies and load."""
+        return read_state(self._root)
+
+    def prepare(self) -> tuple[Setting, ...]:
+        """Look at what decides whether results repeat; nothing is changed, so nothing has to be restored."""
+        state = self.state()
+        return (
+            self._check_affinity(state),
+            self._check_governor(state),
+            self._check_temperature(state),
+            self._check_load(state),
+        )
+
+    def runtime(self, name: str = "onnxruntime", cpu_mask: Sequence[int] | None = None) -> Runtime:
+        """Open a runtime.
+
+        Args:
+            name: Which one.
+            cpu_mask: Cores to run on, one per thread; ``None`` for the profile's, else the last usable ones.
+
+        Raises:
+            ConfigError: If there is no such runtime or the profile does not list it.
+        """
+        known = runtime_names()
+        if name not in known:
+            raise unknown_name("runtime", name, known)
+        if name not in self._profile.runtimes:
+            listed = ", ".join(self._profile.runtimes)
+            raise ConfigError(f"device '{self._profile.id}' has no runtime '{name}'; it lists {listed}")
+        module, _, attribute = known[name].partition(":")
+        factory = getattr(importlib.import_module(module), attribute)
+        opened: Runtime = factory(self._link, cpu_mask=tuple(self._profile.cpu_mask if cpu_mask is None else cpu_mask))
+        self._runtimes.append(opened)
+        return opened
+
+    def worker_pid(self) -> int | None:
+        """Process id of the worker opened last; ``None`` where none runs."""
+        return next((r.pid for r in reversed(self._runtimes) if r.pid is not None), None)
+
+    def close(self) -> None:
+        """End every worker."""
+        while self._runtimes:
+            self._runtimes.pop().close()
+        self._link.close()
+
+    def _check_affinity(self, state: DeviceState) -> Setting:
+        usable = list(state.usable_cores)
+        text = f"{len(usable)} of {state.cores} cores usable"
+        if not hasattr(os, "sched_setaffinity"):
+            return Setting(
+                "affinity", "threads pinned", "not available", False,
+                "this system cannot pin a process to cores", "measure on Linux for repeatable results",
+            )  # fmt: skip
+        return Setting("affinity", "threads pinned", text, True, details={"usable_cores": usable})
+
+    def _check_governor(self, state: DeviceState) -> Setting:
+        wanted = self._profile.governor or "performance"
+        if not state.governor:
+            cause = "no cpufreq in /sys (a virtual machine, or a kernel without it)"
+            return Setting("governor", wanted, "", True, cause, "nothing to set; frequency is the host's to decide")
+        if state.governor == wanted or (not self._profile.governor and state.governor in _STEADY):
+            return Setting("governor", wanted, state.governor, True)
+        cure = f"echo {wanted} | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+        cause = "the clock follows the load, so short runs are slower than long ones"
+        return Setting("governor", wanted, state.governor, False, cause, cure)
+
+    def _check_temperature(self, state: DeviceState) -> Setting:
+        limit = self._profile.max_temperature_c
+        wanted = f"at most {limit:g} °C"
+        if math.isnan(state.temperature_c):
+            cause = "no processor sensor in /sys, so throttling cannot be seen"
+            return Setting("temperature", wanted, "", True, cause)
+        ok = state.temperature_c <= limit
+        cause, cure = ("", "") if ok else ("the processor may throttle", "let it cool down, or improve its cooling")
+        return Setting("temperature", wanted, f"{state.temperature_c:.1f} °C", ok, cause, cure)
+
+    def _check_load(self, state: DeviceState) -> Setting:
+        wanted = f"below {_BUSY_LOAD}"
+        if math.isnan(state.load):
+            return Setting("load", wanted, "", True, "no load average on this system")
+        ok = state.load < _BUSY_LOAD
+        cause, cure = ("", "") if ok else ("other programs use the processor", "stop them; see the top of 'top'")
+        return Setting("load", wanted, f"{state.load:.2f}", ok, cause, cure)

@@ -1,0 +1,105 @@
+"""Read device profiles from ``devices/profiles`` and find the power figures of this machine's class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from deepen import catalog
+from deepen.devices.types import CpuPower, DeviceProfile, DeviceState
+from deepen.errors import ConfigError
+
+__all__ = ["detect_power", "load_profile", "profile_names"]
+
+_FOLDER = "profiles"
+_KEYS = {
+    "id", "title", "soc", "link", "meter", "runtimes", "supply_v", "cpu_mask", "governor", "max_temperature_c", "power",
+    "match",
+}  # fmt: skip
+
+
+def profile_names() -> list[str]:
+    """Names of the device profiles."""
+    return catalog.names("devices", _FOLDER)
+
+
+def _power(name: str, data: Any) -> CpuPower:
+    try:
+        return CpuPower(
+            id=name,
+            idle_w=float(data["idle_w"]),
+            full_w=float(data["full_w"]),
+            cores=int(data["cores"]),
+            source=str(data["source"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        what = "[power] needs idle_w, full_w, cores and source"
+        raise ConfigError(f"device profile '{name}': {what} ({error})") from error
+
+
+def _matches(rule: Mapping[str, Any], state: DeviceState) -> bool:
+    machines = rule.get("machine") or [state.machine]
+    return state.machine in machines and re.search(str(rule.get("cpu", "")), state.cpu_model) is not None
+
+
+def detect_power(state: DeviceState) -> CpuPower:
+    """Find the power figures of the class a machine belongs to, scaled to its number of cores.
+
+    Args:
+        state: Architecture, processor name and cores of the machine.
+
+    Raises:
+        ConfigError: If no profile matches (the shipped ``generic`` always does).
+    """
+    best: tuple[int, str, Mapping[str, Any]] | None = None
+    for name in profile_names():
+        data = catalog.load("devices", _FOLDER, name)
+        rule = data.get("match")
+        if isinstance(rule, dict) and _matches(rule, state):
+            rank = int(rule.get("rank", 0))
+            if best is None or rank > best[0]:
+                best = (rank, name, data)
+    if best is None:
+        raise ConfigError("no profile in devices/profiles matches this machine; restore 'generic.toml' or add a class")
+    return _power(best[1], best[2].get("power")).scaled(state.cores)
+
+
+def load_profile(name: str, state: DeviceState | None = None) -> DeviceProfile:
+    """Read a device profile.
+
+    Args:
+        name: File name without suffix.
+        state: The machine it stands for; given for the local link, so that power figures can be scaled to its cores
+            or (``power = "detect"``) found.
+
+    Raises:
+        ConfigError: If there is no such profile or a field is wrong.
+    """
+    data = catalog.load("devices", _FOLDER, name)
+    extra = sorted(set(data) - _KEYS)
+    if extra:
+        known = ", ".join(sorted(_KEYS))
+        raise ConfigError(f"device profile '{name}': unknown field {', '.join(extra)}; known: {known}")
+    power: CpuPower | None = None
+    if data.get("power") == "detect":
+        power = None if state is None else detect_power(state)
+    elif "power" in data:
+        power = _power(name, data["power"])
+        power = power if state is None else power.scaled(state.cores)
+    try:
+        return DeviceProfile(
+            id=str(data.get("id", name)),
+            title=str(data.get("title", "")),
+            soc=str(data.get("soc", "")) or (state.cpu_model if state else ""),
+            link=str(data.get("link", "local")),
+            meter=str(data.get("meter", "")),
+            runtimes=tuple(str(r) for r in data.get("runtimes", ("onnxruntime",))),
+            supply_v=float(data.get("supply_v", 0.0)),
+            cpu_mask=tuple(int(c) for c in data.get("cpu_mask", ())),
+            governor=str(data.get("governor", "")),
+            max_temperature_c=float(data.get("max_temperature_c", float("inf"))),
+            power=power,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"device profile '{name}': {error}; correct devices/profiles/{name}.toml") from error

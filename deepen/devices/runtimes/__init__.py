@@ -1,0 +1,1 @@
+"""Runtimes: inference engines on a device."""
