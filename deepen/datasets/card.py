@@ -1,0 +1,163 @@
+"""The card: what a dataset is, in a small JSON file a person can read.
+
+Everything but ``created`` follows from the records; the file is a copy made at the last compaction, while
+:attr:`deepen.datasets.Dataset.card` is always up to date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepen import __version__
+from deepen.clock import utc_now
+from deepen.errors import DatasetError
+from deepen.records import EnergyRecord, Source, weakest_source
+
+__all__ = ["DATASET_SCHEMA", "Card", "content_hash", "make_card", "read_card"]
+
+DATASET_SCHEMA = 1
+"""Version of the folder's layout; a reader refuses a newer one."""
+
+FORMAT = "deepen-dataset"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a dataset is.
+
+    Attributes:
+        created: When the folder was made, UTC.
+        records: Number of records.
+        kernels: Kernel records.
+        models: Model records.
+        families: Kernel records per family.
+        source: Weakest label of all records; empty while there is none.
+        sources: Records per label.
+        devices: Device profiles measured on.
+        meters: Power sources.
+        runtimes: Runtimes.
+        runtime_builds: Runtime versions with level and provider.
+        threads: Thread counts.
+        features_version: Version of the kernels' features; 0 while there is none.
+        first_recorded_at: Oldest record, UTC; empty while there is none.
+        last_recorded_at: Newest record, UTC; empty while there is none.
+        content_sha256: Hash of the records, whatever their order.
+        deepen: Version of deepen that wrote the card.
+        schema: :data:`DATASET_SCHEMA`.
+    """
+
+    created: str
+    records: int = 0
+    kernels: int = 0
+    models: int = 0
+    families: Mapping[str, int] = field(default_factory=dict)
+    source: Source | str = ""
+    sources: Mapping[str, int] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    meters: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    runtime_builds: tuple[str, ...] = ()
+    threads: tuple[int, ...] = ()
+    features_version: int = 0
+    first_recorded_at: str = ""
+    last_recorded_at: str = ""
+    content_sha256: str = ""
+    deepen: str = __version__
+    schema: int = DATASET_SCHEMA
+
+    @property
+    def device(self) -> str:
+        """Device, or all of them joined by commas."""
+        return ", ".join(self.devices)
+
+    @property
+    def meter(self) -> str:
+        """Power source, or all of them joined by commas."""
+        return ", ".join(self.meters)
+
+    @property
+    def runtime_build(self) -> str:
+        """Runtime build, or all of them joined by commas."""
+        return ", ".join(self.runtime_builds)
+
+    def document(self) -> dict[str, Any]:
+        """JSON document of the card."""
+        return {"format": FORMAT, **asdict(self)}
+
+    def encode(self) -> bytes:
+        """Content of ``card.json``."""
+        return (json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def content_hash(digests: Iterable[bytes]) -> str:
+    """Hash of a set of records, from each one's SHA-256, whatever their order."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def make_card(created: str, records: Sequence[EnergyRecord], content_sha256: str) -> Card:
+    """Sum up records.
+
+    Args:
+        created: When the folder was made; empty for now.
+        records: All records.
+        content_sha256: Their :func:`content_hash`.
+    """
+    created = created or utc_now()
+    if not records:
+        return Card(created=created, content_sha256=content_sha256)
+    families = Counter(r.family for r in records if r.kind == "kernel")
+    sources = Counter(r.source for r in records)
+    times = [r.recorded_at for r in records]
+    return Card(
+        created=created,
+        records=len(records),
+        kernels=families.total(),
+        models=len(records) - families.total(),
+        families=dict(sorted(families.items())),
+        source=weakest_source(list(sources)),
+        sources=dict(sorted(sources.items())),
+        devices=tuple(sorted({r.device for r in records})),
+        meters=tuple(sorted({r.meter for r in records})),
+        runtimes=tuple(sorted({r.runtime for r in records})),
+        runtime_builds=tuple(sorted({r.runtime_build for r in records})),
+        threads=tuple(sorted({r.threads for r in records})),
+        features_version=max(r.features_version for r in records),
+        first_recorded_at=min(times),
+        last_recorded_at=max(times),
+        content_sha256=content_sha256,
+    )
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read ``card.json`` as far as the store needs it: format, schema and when it was created.
+
+    Raises:
+        DatasetError: If it is absent, damaged, foreign, or written by a newer deepen.
+    """
+    folder = path.parent
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DatasetError(f"no dataset at {folder}; make one with: deepen dataset build --out {folder}") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the file's permissions") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: damaged ({error}); restore it from a copy") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise DatasetError(f"{path}: not the card of a deepen dataset; choose another folder")
+    schema = document.get("schema")
+    if not isinstance(schema, int):
+        raise DatasetError(f"{path}: damaged (no schema version); restore it from a copy")
+    if schema > DATASET_SCHEMA:
+        writer = document.get("deepen", "a newer one")
+        raise DatasetError(
+            f"{folder}: dataset schema {schema} (written by deepen {writer}) is newer than the {DATASET_SCHEMA} "
+            f"that deepen {__version__} reads; upgrade deepen"
+        )
+    return document

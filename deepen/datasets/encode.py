@@ -1,0 +1,163 @@
+"""Energy records as JSON documents and as Parquet columns; the schema is ``datasets/schema.toml`` in words.
+
+Both forms hold the same values bit for bit, so that a record's hash does not depend on where it is stored. Numbers
+that are not finite are ``null`` in JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from deepen.errors import DatasetError, DeepenError
+from deepen.records import RECORD_SCHEMA, EnergyRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["FIELDS", "canonical_text", "digest", "from_document", "from_table", "to_document", "to_table"]
+
+FIELDS: tuple[str, ...] = tuple(f.name for f in fields(EnergyRecord))
+"""Names of a record's fields, in the order of :class:`~deepen.records.EnergyRecord`."""
+
+_TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(EnergyRecord)}
+_FLOATS = frozenset(name for name, kind in _TYPES.items() if kind == "float")
+_INTS = frozenset(name for name, kind in _TYPES.items() if kind == "int")
+_JSON = ("params", "features", "kernels", "rejected")
+
+
+def _plain(value: Any) -> Any:
+    """Make a value JSON: arrays and tuples lists, NumPy scalars Python's, what is not finite ``None``."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    raise DatasetError(f"a {type(value).__name__} cannot be stored; records hold numbers, strings, lists and mappings")
+
+
+def _features(values: Mapping[str, Any]) -> dict[str, float | None]:
+    plain = {str(name): float(value) for name, value in values.items()}
+    return {name: value if math.isfinite(value) else None for name, value in plain.items()}
+
+
+def to_document(record: EnergyRecord) -> dict[str, Any]:
+    """Make the JSON document of a record: one key per field of :data:`FIELDS`.
+
+    Raises:
+        DatasetError: If a value cannot be stored, or the record has a schema of its own.
+    """
+    if record.schema != RECORD_SCHEMA:
+        raise DatasetError(f"record '{record.name}' has schema {record.schema}; this deepen writes {RECORD_SCHEMA}")
+    document = {name: _plain(getattr(record, name)) for name in FIELDS}
+    for name in _FLOATS:
+        document[name] = None if document[name] is None else float(document[name])
+    document["trials"] = [_plain(float(value)) for value in record.trials]
+    document["features"] = _features(record.features)
+    return document
+
+
+def canonical_text(document: Any) -> str:
+    """Write a document as JSON text without line breaks; equal documents give equal text."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(record: EnergyRecord) -> bytes:
+    """SHA-256 of a record's canonical JSON."""
+    return hashlib.sha256(canonical_text(to_document(record)).encode()).digest()
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def from_document(document: Mapping[str, Any], where: str) -> EnergyRecord:
+    """Read a record back.
+
+    Args:
+        document: As made by :func:`to_document`.
+        where: File and place, for messages.
+
+    Raises:
+        DatasetError: If it was written by a newer deepen or is no record.
+    """
+    schema = document.get("schema")
+    if isinstance(schema, int) and schema > RECORD_SCHEMA:
+        raise DatasetError(
+            f"{where}: record schema {schema} is newer than the {RECORD_SCHEMA} this deepen reads; upgrade deepen"
+        )
+    unknown = set(document) - set(FIELDS)
+    if unknown:
+        raise DatasetError(f"{where}: not a deepen record (unknown {', '.join(sorted(unknown))}); restore the file")
+    values: dict[str, Any] = dict(document)
+    try:
+        for name in _FLOATS & values.keys():
+            values[name] = _number(values[name])
+        for name in _INTS & values.keys():
+            values[name] = int(values[name])
+        values["trials"] = tuple(_number(value) for value in values["trials"])
+        values["features"] = {name: _number(value) for name, value in values.get("features", {}).items()}
+        for name in ("kernels", "rejected", "warnings"):
+            values[name] = tuple(values.get(name, ()))
+        return EnergyRecord(**values)
+    except (KeyError, TypeError, ValueError, AttributeError, DeepenError) as error:
+        raise DatasetError(f"{where}: not a deepen record ({error}); restore the file from a copy") from error
+
+
+def to_table(sequence: Sequence[int], records: Sequence[EnergyRecord]) -> pa.Table:
+    """Lay records out as Parquet columns.
+
+    Mappings and lists of mappings are JSON text, the rest are plain columns named as the fields; ``seq`` is the
+    position at which the store took the record.
+
+    Args:
+        sequence: Sequence numbers, shape (n,).
+        records: The records, shape (n,).
+    """
+    import pyarrow as pa
+
+    documents = [to_document(record) for record in records]
+    columns: dict[str, pa.Array] = {"seq": pa.array(sequence, pa.int64())}
+    for name in FIELDS:
+        values = [document[name] for document in documents]
+        if name in _JSON:
+            columns[name] = pa.array([canonical_text(value) for value in values], pa.string())
+        elif name == "trials":
+            columns[name] = pa.array([[_number(v) for v in value] for value in values], pa.list_(pa.float64()))
+        elif name == "warnings":
+            columns[name] = pa.array(values, pa.list_(pa.string()))
+        elif name in _FLOATS:
+            columns[name] = pa.array([_number(value) for value in values], pa.float64())
+        else:
+            columns[name] = pa.array(values, pa.int64() if name in _INTS else pa.string())
+    return pa.table(columns)
+
+
+def from_table(table: pa.Table, where: str) -> list[tuple[int, EnergyRecord]]:
+    """Read ``(sequence number, record)`` pairs back from :func:`to_table`'s columns.
+
+    Raises:
+        DatasetError: If the columns are not a deepen dataset's.
+    """
+    if "seq" not in table.column_names:
+        raise DatasetError(f"{where}: not a part of a deepen dataset (no column 'seq'); restore the file from a copy")
+    rows: list[tuple[int, EnergyRecord]] = []
+    for row in table.to_pylist():
+        seq = row.pop("seq")
+        try:
+            row.update({name: json.loads(row[name]) for name in _JSON if name in row})
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{where}: record {seq} is damaged ({error}); restore the file from a copy") from error
+        rows.append((int(seq), from_document(row, f"{where}, record {seq}")))
+    return rows

@@ -1,0 +1,110 @@
+"""Records as tables and files for other tools: pandas, CSV, Parquet, JSON lines."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from deepen.datasets.disk import OS_DISK, Disk, write_atomic
+from deepen.datasets.encode import FIELDS, canonical_text, to_document
+from deepen.errors import ConfigError, DatasetError
+from deepen.kernels.types import params_key
+from deepen.records import EnergyRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Format", "export", "make_frame"]
+
+Format = Literal["csv", "parquet", "jsonl"]
+
+_NESTED = ("kernels", "trials", "rejected", "warnings")
+
+
+def make_frame(records: Sequence[EnergyRecord], flatten: bool = False) -> pd.DataFrame:
+    """Lay records out as a table.
+
+    Args:
+        records: The records.
+        flatten: Spread ``params`` and ``features`` over columns ``params.NAME`` and ``features.NAME`` (JSON text where
+            a parameter is a list) and write the other nested fields as JSON text.
+
+    Returns:
+        One row per record; columns as the fields of ``EnergyRecord`` and ``key`` (empty for a model).
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        row: dict[str, Any] = {name: getattr(record, name) for name in FIELDS}
+        row["key"] = params_key(record.family, record.params) if record.kind == "kernel" else ""
+        if flatten:
+            document = to_document(record)
+            del row["params"], row["features"]
+            row.update({name: canonical_text(document[name]) for name in _NESTED})
+            row.update({f"params.{name}": _cell(value) for name, value in document["params"].items()})
+            row.update({f"features.{name}": value for name, value in document["features"].items()})
+        rows.append(row)
+    if rows:
+        return pd.DataFrame(rows)
+    return pd.DataFrame(columns=[f.name for f in fields(EnergyRecord)] + ["key"])
+
+
+def _cell(value: Any) -> Any:
+    return canonical_text(value) if isinstance(value, list | dict) else value
+
+
+def export(
+    records: Sequence[EnergyRecord], path: Path, form: Format, *, overwrite: bool = False, disk: Disk = OS_DISK
+) -> None:
+    """Write records to one file; it is wholly there or not at all.
+
+    Args:
+        records: The records.
+        path: The file.
+        form: ``csv`` and ``parquet`` hold the flattened table of :func:`make_frame`; ``jsonl`` holds one record per
+            line as the store keeps it.
+        overwrite: Replace a file that is there.
+        disk: Where to write.
+
+    Raises:
+        ConfigError: If the form is unknown or the file is there and ``overwrite`` is false.
+        DatasetError: If the file's folder does not exist.
+        StorageError: If the disk refuses; nothing is left behind.
+    """
+    if form not in get_args(Format):
+        raise ConfigError(f"unknown export format '{form}'; known: {', '.join(get_args(Format))}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ConfigError(f"{path} is there already; choose another name" + ("" if path.is_dir() else " or add --force"))
+    if not path.parent.is_dir():
+        raise DatasetError(f"{path.parent} is not a folder; make it first or choose another")
+    write_atomic(path, _encode(records, form), disk)
+
+
+def _encode(records: Sequence[EnergyRecord], form: Format) -> bytes:
+    if form == "jsonl":
+        lines = (json.dumps(to_document(record), allow_nan=False, ensure_ascii=False) for record in records)
+        return "".join(f"{line}\n" for line in lines).encode()
+    frame = make_frame(records, flatten=True)
+    if form == "csv":
+        return frame.to_csv(index=False, lineterminator="\n").encode()  # type: ignore[no-any-return]
+    buffer = io.BytesIO()
+    _uniform(frame).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _uniform(frame: pd.DataFrame) -> pd.DataFrame:
+    """Make every column one Parquet type: parameters whose type differs between families become JSON text."""
+    for name in frame.columns:
+        kinds = {type(value) for value in frame[name] if not _missing(value)}
+        if len(kinds - {int, float}) > 0 and len(kinds) > 1:
+            frame[name] = [None if _missing(v) else v if isinstance(v, str) else canonical_text(v) for v in frame[name]]
+    return frame
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
