@@ -8,6 +8,7 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 VENV="${DEEPEN_VENV:-$ROOT/.venv}"
+case "$VENV" in /*) ;; *) VENV="$PWD/$VENV" ;; esac
 PYTHON="$VENV/bin/python"
 NAME="${0##*/}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
@@ -97,7 +98,7 @@ step() {
     fingerprint "${files[@]}" >"$VENV/.deepen-$name"
 }
 
-pip_install() { "$PYTHON" -m pip install --quiet "$@" </dev/null; }
+pip_install() { "$PYTHON" -m pip install -qq "$@" </dev/null; }
 
 install_deepen() {
     say "installing deepen${1:+ with its extra '$1'} and the packages it needs (a minute or two, once)"
