@@ -2,7 +2,7 @@
 """What one prediction of a ResNet-50 costs: from a cold start of the program, and inside a running one.
 
 Example:
-    .venv/bin/python tools/bench/predict_cold.py --predictor deepen-quickstart/predictor -n 10
+    .venv/bin/python tools/bench/predict_cold.py --predictor deepen-quickstart/quickstart.deepen -n 10
 
 Without ``--predictor``, one is trained on simulated kernels; times then hold for a predictor of that size only.
 """
@@ -22,13 +22,14 @@ HERE = Path(__file__).resolve().parent
 INSIDE = """
 import json, sys, time
 import deepen
-from deepen import graph, kernels
+from deepen import graph
+from deepen.kernels import split as splitter
 model, predictor_path, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
 predictor = deepen.load_predictor(predictor_path)
 times_of = {"load_split": [], "predict": []}
 for _ in range(times + 1):
     start = time.perf_counter()
-    split = kernels.split(graph.load(model))
+    split = splitter.split(graph.load(model))
     times_of["load_split"].append(time.perf_counter() - start)
     start = time.perf_counter()
     predictor.predict_split(split, model=model)
@@ -48,7 +49,7 @@ def main() -> None:
         subprocess.run([sys.executable, str(HERE / "resnet50.py"), model], check=True)
         predictor = options.predictor
         if predictor is None:
-            predictor = str(Path(folder) / "predictor")
+            predictor = str(Path(folder) / "simulated.deepen")
             code = "import sys; from deepen.testing.synthetic import train_predictor; train_predictor(sys.argv[1])"
             subprocess.run([sys.executable, "-c", code, predictor], check=True)
         cold = measure([deepen_program(), "predict", model, "--predictor", predictor, "--json"], options.times)

@@ -1,0 +1,107 @@
+"""A small dataset and predictor without measuring anything: kernels are real, energies are computed.
+
+What needs *some* predictor (installation tests, benchmarks of the program itself) takes it from here. Everything is
+labelled ``simulated``, and the label stays on every prediction.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepen.records import EnergyRecord
+
+if TYPE_CHECKING:
+    from deepen.kernels.types import Kernel
+
+__all__ = ["COMMON_FAMILIES", "kernel_records", "train_predictor"]
+
+COMMON_FAMILIES = ("add", "conv-bn-relu", "dwconv-bn-relu", "fc", "global-avgpool", "maxpool")
+"""Families that most image networks consist of."""
+
+JOULES_PER_MAC, JOULES_PER_BYTE, JOULES_PER_CALL = 5e-11, 2e-10, 2e-6
+"""The made-up machine: of the order of a desktop core, not a model of any."""
+
+SPREAD = 0.05
+"""Standard deviation of log energy around the formula."""
+
+POWER_W = 10.0
+
+
+def energy_j(kernel: Kernel, rng: np.random.Generator) -> float:
+    """Energy of one execution on the made-up machine, with seeded noise."""
+    moved = kernel.bytes_read + kernel.bytes_written
+    exact = JOULES_PER_MAC * kernel.macs + JOULES_PER_BYTE * moved + JOULES_PER_CALL
+    return float(exact * np.exp(SPREAD * rng.standard_normal()))
+
+
+def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterator[EnergyRecord]:
+    """Sample kernels, build and split each one as a campaign does, and give each a simulated energy.
+
+    Args:
+        families: Families to sample.
+        count: Kernels in all.
+        seed: Seed of the sampling and of the noise.
+    """
+    from deepen import graph
+    from deepen.kernels import build, features, sample, split
+
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        for drawn in sample.sample(families, count, seed, exclude=()):
+            file = Path(folder) / f"{drawn.key}.onnx"
+            file.write_bytes(build.build(drawn.family, drawn.params).SerializeToString())
+            (kernel,) = split.split(graph.load(file)).kernels
+            file.unlink()
+            joules = energy_j(kernel, rng)
+            yield EnergyRecord(
+                id=drawn.key,
+                kind="kernel",
+                name=f"{drawn.family}-{drawn.key}",
+                energy_j=joules,
+                uncertainty_j=SPREAD * joules,
+                gross_energy_j=joules,
+                latency_s=joules / POWER_W,
+                idle_power_before_w=0.0,
+                idle_power_after_w=0.0,
+                threads=1,
+                runtime="onnxruntime",
+                runtime_build="simulated",
+                device="simulated",
+                meter="simulated",
+                source="simulated",
+                runs=1,
+                trials=(joules,),
+                recorded_at="2026-01-01T00:00:00Z",
+                family=kernel.family,
+                params=kernel.params,
+                features=features.features(kernel),
+                features_version=features.FEATURES_VERSION,
+            )
+
+
+def train_predictor(
+    path: str | Path, families: Sequence[str] = COMMON_FAMILIES, count: int = 240, seed: int = 0
+) -> Path:
+    """Train a predictor on simulated kernels and write it.
+
+    Args:
+        path: Where to; ``.deepen`` is appended if the name lacks it.
+        families: Families it shall know.
+        count: Kernels in all.
+        seed: Seed of everything.
+
+    Returns:
+        The path written.
+    """
+    from deepen import predictors
+    from deepen.datasets import Dataset
+
+    with tempfile.TemporaryDirectory() as folder, Dataset.open(Path(folder) / "kernels", create=True) as dataset:
+        for record in kernel_records(families, count, seed):
+            dataset.append(record)
+        return predictors.train(dataset, seed=seed).save(path)
