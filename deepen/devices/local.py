@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -85,6 +86,8 @@ class LocalDevice:
         Raises:
             ConfigError: If there is no such runtime or the profile does not list it.
         """
+        if sys.platform == "win32":
+            raise ConfigError("measuring on this machine needs Linux or macOS; prediction works on Windows")
         known = runtime_names()
         if name not in known:
             raise unknown_name("runtime", name, known)

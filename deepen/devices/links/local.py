@@ -49,6 +49,7 @@ class PipeChannel:
             raise LinkError(f"cannot start {argv[0]}: {error.strerror}; is it installed and executable?") from error
         self.pid: int | None = self._process.pid
         self._pending = b""
+        self._words = ""
 
     def send(self, line: bytes) -> None:
         """Write one line.
@@ -94,28 +95,24 @@ class PipeChannel:
         return self._process.poll()
 
     def kill(self) -> None:
-        """Kill the process and its session, and wait for it."""
+        """Kill the process and its session, wait for it, and keep its last words."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
+        self._words = self.last_words()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 stream.close()
 
     def last_words(self) -> str:
         """The end of what it wrote on its standard error."""
         if self._stderr.closed:
-            return ""
+            return self._words
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - _LAST_WORDS))
         return self._stderr.read().decode("utf-8", "replace").strip()
-
-    def close(self) -> None:
-        """Kill the process and drop what it wrote on standard error."""
-        self.kill()
-        self._stderr.close()
 
     def _settle(self) -> None:
         """Give a process whose pipes are closed a moment to be reaped, so that its exit status is known."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxLoaded", "OnnxRuntime"]
 
-_FAULTS = {-s for s in (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)}
+_FAULTS = {"SIGSEGV", "SIGABRT", "SIGILL", "SIGFPE", "SIGBUS"}
 _QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -289,8 +289,8 @@ class OnnxRuntime:
         last = f" ({words[-1][:200]})" if words else ""
         if status is not None and status < 0:
             signame = signal.Signals(-status).name
-            if name and status in _FAULTS:
+            if name and signame in _FAULTS:
                 return RunError(f"{name}: the runtime crashed with {signame} during '{op}'{last}")
-            hint = "; often the system ran out of memory" if -status == signal.SIGKILL else ""
+            hint = "; often the system ran out of memory" if signame == "SIGKILL" else ""
             return LinkError(f"the worker was ended by {signame} during '{op}'{hint}{last}; try again")
         return LinkError(f"the worker ended with status {status} during '{op}'{last}; try again")

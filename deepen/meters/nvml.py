@@ -1,0 +1,177 @@
+"""NVML: energy counters of NVIDIA GPUs, through libnvidia-ml.
+
+``nvmlDeviceGetTotalEnergyConsumption`` counts millijoules since the driver was loaded (Volta and later); it advances
+about ten times a second (NVML API reference; arXiv 2312.02741 on its duty cycle). It sees the GPU alone, so it is
+never chosen by itself for work on the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from deepen.clock import monotonic_s
+from deepen.errors import ConfigError, MeterError
+from deepen.meters.counter import step_trace
+from deepen.meters.sampler import Sampler
+from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, Scope
+from deepen.records import Interval, PowerTrace, Source
+
+__all__ = ["DRIVER", "Library", "Nvml", "load_library"]
+
+_UPDATE_S = 0.1
+_MESSAGES = {
+    2: "invalid argument",
+    3: "this GPU has no energy counter (Volta or later is needed)",
+    4: "no permission",
+    9: "the driver is not loaded",
+    15: "the GPU was lost",
+    18: "library and driver versions differ; reboot",
+}
+"""Return codes of ``nvmlReturn_t``."""
+
+
+class Library:
+    """The few calls used of libnvidia-ml, with errors translated."""
+
+    def __init__(self, raw: Any) -> None:
+        """Initialise NVML.
+
+        Args:
+            raw: The loaded library (``ctypes.CDLL`` or a stand-in).
+
+        Raises:
+            MeterError: If it cannot be initialised.
+        """
+        self._raw = raw
+        self._call("nvmlInit_v2")
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = int(getattr(self._raw, name)(*arguments))
+        if code != 0:
+            raise MeterError(f"nvml: {name} failed: {_MESSAGES.get(code, f'code {code}')}; see nvidia-smi")
+
+    def handles(self) -> list[ctypes.c_void_p]:
+        """Handles of all GPUs."""
+        count = ctypes.c_uint()
+        self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
+        found = []
+        for index in range(count.value):
+            handle = ctypes.c_void_p()
+            self._call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(handle))
+            found.append(handle)
+        return found
+
+    def name(self, handle: ctypes.c_void_p) -> str:
+        """Name of a GPU."""
+        text = ctypes.create_string_buffer(96)
+        self._call("nvmlDeviceGetName", handle, text, ctypes.c_uint(96))
+        return text.value.decode("utf-8", "replace")
+
+    def energy_mj(self, handle: ctypes.c_void_p) -> int:
+        """Energy counter, millijoules."""
+        value = ctypes.c_ulonglong()
+        self._call("nvmlDeviceGetTotalEnergyConsumption", handle, ctypes.byref(value))
+        return value.value
+
+
+def load_library() -> Any:
+    """Load libnvidia-ml.
+
+    Raises:
+        MeterError: If it is not installed.
+    """
+    try:
+        return ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError as error:
+        raise MeterError("nvml: libnvidia-ml.so.1 is not installed; install the NVIDIA driver") from error
+
+
+class Nvml:
+    """Sum of the energy counters of some GPUs."""
+
+    id = "nvml"
+    source: Source = "measured"
+    scope: Scope = "machine"
+    update_s = _UPDATE_S
+    resolution_j = 1e-3
+
+    def __init__(self, library: Library, handles: list[ctypes.c_void_p]) -> None:
+        """Open the counters.
+
+        Raises:
+            MeterError: If a GPU has none.
+        """
+        self._library = library
+        self._handles = handles
+        self.calibration_id = "nvml " + ", ".join(library.name(h) for h in handles)
+        self._times: list[float] = []
+        self._energy_j: list[float] = []
+        self._lock = threading.Lock()
+        self._sampler = Sampler(self.mark, _UPDATE_S)
+        self._total()
+
+    def _total(self) -> float:
+        return sum(self._library.energy_mj(h) for h in self._handles) / 1e3
+
+    def start(self) -> None:
+        """Begin a trace."""
+        with self._lock:
+            self._times, self._energy_j = [], []
+        self.mark()
+        self._sampler.start()
+
+    def mark(self) -> None:
+        """Read the counters."""
+        with self._lock:
+            before = monotonic_s()
+            energy_j = self._total()
+            self._times.append((before + monotonic_s()) / 2)
+            self._energy_j.append(energy_j)
+
+    def observe(self, interval: Interval) -> None:
+        """Ignore: a counter needs no help."""
+
+    def stop(self) -> PowerTrace:
+        """End the trace."""
+        self._sampler.stop()
+        self.mark()
+        t_s, power_w = step_trace(self._times, self._energy_j)
+        return PowerTrace(t_s, power_w, 1 / _UPDATE_S, self.id, self.calibration_id, self.source)
+
+    def close(self) -> None:
+        """Stop sampling."""
+        self._sampler.stop()
+
+
+def _probe(context: Context, loader: Callable[[], Any] = load_library) -> Availability:
+    try:
+        library = Library(loader())
+        handles = library.handles()
+        for handle in handles:
+            library.energy_mj(handle)
+    except MeterError as error:
+        cause, _, cure = str(error).removeprefix("nvml: ").partition("; ")
+        return Availability("nvml", False, "", "measured", cause, cure)
+    if not handles:
+        return Availability("nvml", False, "", "measured", "no NVIDIA GPU", "")
+    detail = f"{len(handles)} GPU(s); sees the GPU alone, so it is never chosen for work on the processor"
+    return Availability("nvml", True, detail, "measured")
+
+
+def _open(spec: MeterSpec, context: Context, loader: Callable[[], Any] = load_library) -> Meter:
+    spec.only()
+    library = Library(loader())
+    handles = library.handles()
+    if not handles:
+        raise MeterError("nvml: no NVIDIA GPU found; see nvidia-smi")
+    if spec.port:
+        if not spec.port.isdigit() or int(spec.port) >= len(handles):
+            raise ConfigError(f"meter 'nvml:{spec.port}': there are GPUs 0 to {len(handles) - 1}")
+        handles = [handles[int(spec.port)]]
+    return Nvml(library, handles)
+
+
+DRIVER = Driver("nvml", "NVIDIA GPU energy counters", _probe, _open)

@@ -1,0 +1,96 @@
+"""From ``--meter`` to a power source."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from deepen import catalog
+from deepen.errors import ConfigError, MeterError, unknown_name
+from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts
+
+__all__ = ["DRIVERS", "driver", "driver_names", "list_meters", "open_meter"]
+
+DRIVERS: dict[str, str] = {
+    "rapl": "deepen.meters.rapl:DRIVER",
+    "nvml": "deepen.meters.nvml:DRIVER",
+    "battery": "deepen.meters.battery:DRIVER",
+    "cpu-model": "deepen.meters.cpu_model:DRIVER",
+}
+"""Driver name -> ``module:attribute``, in the order in which sources are tried."""
+
+
+def driver_names() -> dict[str, str]:
+    """Every driver known: ours in their order, then those of the entry-point group ``deepen.meters``."""
+    return {**DRIVERS, **{e.name: e.value for e in entry_points(group="deepen.meters") if e.name not in DRIVERS}}
+
+
+def driver(name: str) -> Driver:
+    """Import a driver.
+
+    Raises:
+        ConfigError: If there is none of that name, with the nearest names.
+    """
+    known = driver_names()
+    if name not in known:
+        raise unknown_name("meter", name, [*known, *catalog.names("devices", "meters")])
+    module, _, attribute = known[name].partition(":")
+    found: Driver = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def list_meters(context: Context | None = None) -> list[Availability]:
+    """Look which sources exist here, in the order in which they are tried."""
+    return [driver(name).probe(context or Context()) for name in driver_names()]
+
+
+def _spec(text: str) -> MeterSpec:
+    spec = MeterSpec.parse(text)
+    if spec.name in driver_names() or spec.name not in catalog.names("devices", "meters"):
+        return spec
+    data = catalog.load("devices", "meters", spec.name)
+    if not isinstance(data.get("meter"), str):
+        raise ConfigError(
+            f"meter profile '{spec.name}' has no field 'meter'; write meter = \"NAME[:PORT][?key=value]\""
+        )
+    base = MeterSpec.parse(data["meter"])
+    return MeterSpec(base.name, spec.port or base.port, {**base.options, **spec.options})
+
+
+def open_meter(
+    spec: str | None = None,
+    *,
+    power: PowerFacts | None = None,
+    pid: Callable[[], int | None] | None = None,
+    root: Path = Path("/"),
+) -> Meter:
+    """Open a power source.
+
+    Args:
+        spec: ``NAME[:PORT][?key=value]`` or a profile in ``devices/meters``; ``None`` or empty for the best one here:
+            RAPL, a discharging battery's gauge, else the model. NVML is used only when it is named, because what runs
+            here runs on the processor.
+        power: Idle and full-load figures of the machine, for the modelled source.
+        pid: Tells the worker's process id, so that the modelled source counts the worker alone.
+        root: Where ``/sys`` and ``/proc`` are; another root is for tests.
+
+    Raises:
+        ConfigError: If the name or an option is unknown.
+        MeterError: If the source does not answer; the message has the cure.
+    """
+    context = Context(power, pid, root)
+    if spec:
+        parsed = _spec(spec)
+        return driver(parsed.name).open(parsed, context)
+    reasons: list[str] = []
+    for name in driver_names():
+        candidate = driver(name)
+        if not candidate.automatic:
+            continue
+        found = candidate.probe(context)
+        if found.available:
+            return candidate.open(MeterSpec(name), context)
+        reasons.append(f"{name}: {found.cause}")
+    raise MeterError(f"no power source here ({'; '.join(reasons)}); see 'deepen meter list'")
