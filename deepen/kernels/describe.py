@@ -1,0 +1,150 @@
+"""Describes a group of nodes as a kernel: family, parameters, multiply-accumulates, operations, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deepen.graph.types import Graph, Node, Tensor
+from deepen.kernels.anatomy.base import Anatomy, Group, Layout, Params, UnknownShapeError
+from deepen.kernels.anatomy.costs import op_cost
+from deepen.kernels.anatomy.macs import node_macs
+from deepen.kernels.anatomy.registry import anatomies, readers
+from deepen.kernels.families import complete
+from deepen.kernels.types import Kernel
+
+__all__ = ["boundary", "describe", "node_macs"]
+
+
+def describe(
+    nodes: Sequence[Node],
+    graph: Graph,
+    *,
+    name: str = "",
+    inputs: Sequence[Tensor] | None = None,
+    outputs: Sequence[Tensor] | None = None,
+    runtime_ops: Sequence[str] = (),
+    multiplicity: float | None = None,
+) -> Kernel:
+    """Describe a group of nodes the runtime executes as one kernel.
+
+    The nodes decide the family; the operators the runtime executes for them are consulted first, because a fused group
+    may be written in ways no list of patterns covers. Bytes are those of the tensors the parameters define, so that two
+    kernels with equal parameters have equal features; a tensor read twice counts once, one execution is counted.
+
+    Args:
+        nodes: Original nodes of the group, in topological order; at least one.
+        graph: The graph they are from.
+        name: Kernel name; the first node's name if empty.
+        inputs: Activations the group reads; worked out from the nodes if left out.
+        outputs: Tensors it writes for others; worked out from the nodes if left out.
+        runtime_ops: Operators the runtime executes, with domain (``com.microsoft.FusedConv``; no domain for ONNX).
+        multiplicity: Executions per inference; the first node's if left out.
+
+    Returns:
+        The kernel; of family ``other`` where no family matches or a shape is unknown, never nothing.
+    """
+    edge_in, edge_out, weights = boundary(nodes, graph)
+    group = Group(
+        tuple(nodes),
+        graph,
+        tuple(edge_in if inputs is None else inputs),
+        tuple(edge_out if outputs is None else outputs),
+        tuple(runtime_ops),
+    )
+    item, params = _identify(group)
+    if item is None:
+        family, ops = "other", _other_ops(group)
+        read = sum(t.nbytes for t in {t.name: t for t in (*group.inputs, *weights)}.values())
+        written = sum(t.nbytes for t in group.outputs)
+    else:
+        family, params = item.family, complete(item.family, params)
+        layout, ops = item.layout(params), item.ops(params)
+        read, written = _bytes(layout)
+    return Kernel(
+        name=name or nodes[0].name,
+        family=family,
+        op_types=tuple(n.op_type for n in nodes),
+        params=params,
+        inputs=group.inputs,
+        weights=weights,
+        outputs=group.outputs,
+        node_names=tuple(n.name for n in nodes),
+        macs=sum(node_macs(n, graph) for n in nodes),
+        ops=int(ops),
+        bytes_read=read,
+        bytes_written=written,
+        runtime_ops=group.runtime_ops,
+        multiplicity=nodes[0].multiplicity if multiplicity is None else multiplicity,
+    )
+
+
+def boundary(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Work out what a group exchanges with the rest of the graph.
+
+    Returns:
+        Activations read, tensors written that others read (or nobody: then all that nobody reads), constants read.
+    """
+    inside = {name for n in nodes for name in n.outputs if name}
+    members = {n.name for n in nodes}
+    read = dict.fromkeys(i for n in nodes for i in n.inputs if i and i not in inside)
+    wanted = {t.name for t in graph.outputs}
+    wanted |= {i for n in graph.nodes if n.name not in members for i in n.inputs}
+    read_inside = {i for n in nodes for i in n.inputs}
+    written = [o for n in nodes for o in n.outputs if o and (o in wanted or o not in read_inside)]
+    tensors = {i: graph.tensors.get(i) or Tensor(i, None, "") for i in (*read, *written)}
+    group = Group(tuple(nodes), graph, (), ())
+    return (
+        tuple(tensors[i] for i in read if not group.is_const(i)),
+        tuple(tensors[o] for o in written),
+        tuple(tensors[i] for i in read if group.is_const(i)),
+    )
+
+
+def _bytes(layout: Layout) -> tuple[int, int]:
+    return sum(s.nbytes for s in (*layout.inputs, *layout.weights)), sum(s.nbytes for s in layout.outputs)
+
+
+def _identify(group: Group) -> tuple[Anatomy | None, Params]:
+    try:
+        for item in _candidates(group):
+            params = item.read(group)
+            if params is not None:
+                return item, params
+    except UnknownShapeError:
+        pass
+    return None, _other_params(group)
+
+
+def _candidates(group: Group) -> list[Anatomy]:
+    """Readers to try: those of what the runtime executes, then those of the nodes, each in reading order."""
+    by_op = readers()
+    order = {name: i for i, name in enumerate(anatomies())}
+    found: dict[str, Anatomy] = {}
+    runtime = [op.rpartition(".")[2] for op in group.runtime_ops]
+    for ops in (runtime, group.op_types):
+        named = {item.family: item for op in ops for item in by_op.get(op, ())}
+        for family in sorted(named, key=order.__getitem__):
+            found.setdefault(family, named[family])
+    return list(found.values())
+
+
+def _other_params(group: Group) -> dict[str, Any]:
+    def shapes(tensors: Sequence[Tensor]) -> list[list[int] | None]:
+        return [None if t.shape is None else list(t.shape) for t in tensors]
+
+    dtypes = [t.dtype for t in (*group.inputs, *group.outputs) if t.dtype]
+    return {
+        "op_types": list(group.op_types),
+        "in_shapes": shapes(group.inputs),
+        "out_shapes": shapes(group.outputs),
+        "dtype": dtypes[0] if dtypes else "",
+    }
+
+
+def _other_ops(group: Group) -> int:
+    total = 0
+    for node in group.compute:
+        tensors = [group.graph.tensors.get(name) for name in node.outputs[:1]]
+        total += sum(t.elements for t in tensors if t is not None) * op_cost(node.op_type)
+    return total
