@@ -1,1 +1,40 @@
-"""Graph."""
+"""Model file -> graph: ONNX models with static shapes, without their weights."""
+
+from __future__ import annotations
+
+from deepen.graph.external import weightless_tensors
+from deepen.graph.inputs import parse_shape
+from deepen.graph.loader import from_model, load
+from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.types import DTYPE_BYTES, Graph, Node, Tensor, value_scalar
+
+__all__ = [
+    "DTYPE_BYTES",
+    "SMALL_ELEMENTS",
+    "WEIGHTLESS",
+    "Graph",
+    "Node",
+    "Tensor",
+    "consumers",
+    "from_model",
+    "load",
+    "parse_shape",
+    "producers",
+    "value_scalar",
+    "weightless_tensors",
+]
+
+
+def producers(graph: Graph) -> dict[str, Node]:
+    """Node that writes each tensor, by tensor name (inputs and initialisers have none)."""
+    return {name: node for node in graph.nodes for name in node.outputs if name}
+
+
+def consumers(graph: Graph) -> dict[str, tuple[Node, ...]]:
+    """Nodes that read each tensor, by tensor name, in order; a node that reads it twice is listed once."""
+    found: dict[str, dict[str, Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            if name:
+                found.setdefault(name, {})[node.name] = node
+    return {name: tuple(nodes.values()) for name, nodes in found.items()}

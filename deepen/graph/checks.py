@@ -1,0 +1,86 @@
+"""Contradictions between the shapes a node reads, which shape inference lets pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+__all__ = ["contradiction"]
+
+_WINDOWED = frozenset({"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "QLinearConv"})
+
+_Dims = tuple[int, ...] | None
+
+
+def contradiction(
+    op_type: str, attributes: Mapping[str, Any], inputs: Sequence[_Dims], outputs: Sequence[_Dims]
+) -> str | None:
+    """Say why a standard operator cannot run on these shapes.
+
+    Args:
+        op_type: Operator of the standard domain.
+        attributes: Its attributes as plain values.
+        inputs: Static shapes of its inputs; ``None`` where unknown or omitted.
+        outputs: The same of its outputs.
+
+    Returns:
+        The reason, or ``None`` where the shapes fit or are unknown.
+    """
+    for dims in outputs:
+        if dims is not None and any(dim < 0 for dim in dims):
+            return f"its output would have the shape {_text(dims)}; the input is too small"
+    match op_type:
+        case "Conv" | "ConvInteger":
+            return _conv(attributes, inputs[:2])
+        case "QLinearConv":
+            return _conv(attributes, (inputs[0], inputs[3])) if len(inputs) > 3 else None
+        case "Gemm":
+            return _gemm(attributes, inputs)
+        case "MatMul" | "MatMulInteger":
+            return _matmul(inputs)
+        case "Reshape" if len(inputs) and inputs[0] is not None and outputs[0] is not None:
+            if prod(inputs[0]) != prod(outputs[0]):
+                return f"{_text(inputs[0])} cannot become {_text(outputs[0])}"
+    if op_type in _WINDOWED and inputs and inputs[0] and outputs[0] and 0 in outputs[0] and 0 not in inputs[0]:
+        return f"nothing would be left of its input {_text(inputs[0])}; the input is too small"
+    return None
+
+
+def _conv(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
+    if len(inputs) < 2:
+        return None
+    data, weight = inputs
+    if data is None or weight is None or len(data) < 2 or len(weight) < 2:
+        return None
+    groups = attributes.get("group", 1)
+    if len(data) != len(weight):
+        return f"an input of {len(data)} dimensions does not fit a weight of {len(weight)}"
+    if data[1] != weight[1] * groups:
+        return f"{data[1]} input channels do not fit the weight {_text(weight)} with {groups} groups"
+    return None
+
+
+def _gemm(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
+    if len(inputs) < 2:
+        return None
+    a, b = inputs[:2]
+    if a is None or b is None or len(a) != 2 or len(b) != 2:
+        return None
+    k_a = a[0] if attributes.get("transA") else a[1]
+    k_b = b[1] if attributes.get("transB") else b[0]
+    return None if k_a == k_b else f"{_text(a)} and {_text(b)} cannot be multiplied"
+
+
+def _matmul(inputs: Sequence[_Dims]) -> str | None:
+    if len(inputs) < 2:
+        return None
+    a, b = inputs[:2]
+    if not a or not b:
+        return None
+    k_b = b[-2] if len(b) > 1 else b[0]
+    return None if a[-1] == k_b else f"{_text(a)} and {_text(b)} cannot be multiplied"
+
+
+def _text(dims: tuple[int, ...]) -> str:
+    return "x".join(map(str, dims)) or "scalar"

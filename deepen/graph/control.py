@@ -1,0 +1,280 @@
+"""Bodies of If, Loop and Scan: how often they run, and what passes in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepen.graph import protos
+from deepen.graph.protos import Kind
+from deepen.graph.types import Node, Tensor
+
+if TYPE_CHECKING:
+    import onnx
+
+    from deepen.graph.flatten import Flattener, Scope
+
+__all__ = ["run"]
+
+_MAX_TRIPS = 10**9  # exporters write a while-loop as a Loop of 2**63 - 1 rounds
+_MAX_RETRY_DEPTH = 3  # bodies nested deeper are walked once, so that time does not double with every level
+
+Kinds = dict[str, Kind | None]
+
+
+def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Kinds:
+    """Flatten the bodies of a node.
+
+    Args:
+        flattener: The pass in progress; nodes and tensors of the bodies are added to it.
+        scope: Graph the node lies in.
+        node: The node.
+        taken: The same node as already added.
+
+    Returns:
+        Kinds of its outputs by name, as far as the bodies tell more than inference did.
+    """
+    if not node.domain:
+        if node.op_type == "If":
+            return _if(flattener, scope, node, taken)
+        if node.op_type == "Loop":
+            return _loop(flattener, scope, node, taken)
+        if node.op_type == "Scan" and flattener.opsets.get("", 1) >= 9:
+            return _scan(flattener, scope, node, taken)
+    for name, body in protos.subgraphs(node):
+        inner = flattener.open_scope(f"{node.name}.{name}", body, scope)
+        flattener.define_inputs(inner, {})
+        flattener.walk(inner, taken.multiplicity)
+    flattener.warn(f"how often the bodies of '{node.name}' ({node.op_type}) run is not known; counted once")
+    return {}
+
+
+def _scalar(flattener: Flattener, name: str) -> float | None:
+    value = flattener.values.get(name)
+    return float(value.reshape(-1)[0]) if value is not None and value.size == 1 and value.dtype != object else None
+
+
+def _if(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Kinds:
+    condition = _scalar(flattener, taken.inputs[0]) if taken.inputs else None
+    bodies = dict(protos.subgraphs(node))
+    branches: list[str] = [name for name in ("then_branch", "else_branch") if name in bodies]
+    spans: dict[str, tuple[int, int]] = {}
+    kinds: dict[str, list[Kind]] = {}
+    for name in branches:
+        inner = flattener.open_scope(f"{node.name}.{name}", bodies[name], scope)
+        first = len(flattener.nodes)
+        flattener.define_inputs(inner, {})
+        flattener.walk(inner, taken.multiplicity)
+        spans[name] = (first, len(flattener.nodes))
+        kinds[name] = [_kind(flattener, inner, value.name) for value in bodies[name].output]
+    if not branches:
+        return {}
+    if condition is not None:
+        chosen = "then_branch" if condition else "else_branch"
+    else:
+        costs = {name: _work(flattener.nodes[slice(*spans[name])], flattener.tensors) for name in branches}
+        chosen = max(branches, key=costs.__getitem__)
+        flattener.warn(f"the condition of '{node.name}' is not known; its costlier branch ({chosen}) is counted")
+    for name in branches:
+        if name != chosen:
+            for index in range(*spans[name]):
+                flattener.nodes[index] = replace(flattener.nodes[index], multiplicity=0.0)
+    found: Kinds = {}
+    for index, output in enumerate(node.output):
+        of_branch = {name: kinds[name][index] for name in branches if index < len(kinds[name])}
+        if condition is not None:
+            found[output] = of_branch.get(chosen)
+        elif len({(kind.elem_type, kind.dims) for kind in of_branch.values()}) == 1:
+            found[output] = next(iter(of_branch.values()))
+    return found
+
+
+def _work(nodes: Sequence[Node], tensors: dict[str, Tensor]) -> float:
+    """Rough cost of a branch, only to tell the costlier one: multiply-accumulates, else elements written."""
+    total = 0.0
+    for node in nodes:
+        outputs = sum(tensors[name].elements for name in node.outputs if name in tensors)
+        shapes = [tensors[name].shape for name in node.inputs if name in tensors]
+        per_element = 1.0
+        if len(shapes) > 1 and shapes[0] and shapes[1]:
+            if node.op_type.startswith(("Conv", "QLinearConv", "FusedConv")):
+                per_element = max(1.0, prod(shapes[1]) / shapes[1][0])
+            elif node.op_type in {"MatMul", "Gemm", "MatMulInteger", "FusedMatMul"}:
+                per_element = max(1.0, shapes[0][0 if node.attributes.get("transA") else -1])
+        total += node.multiplicity * max(1.0, outputs * per_element)
+    return total
+
+
+def _loop(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Kinds:
+    """Loop(M, cond, states...) with body(iteration, cond, states...) -> (cond, states..., scans...).
+
+    Source: https://onnx.ai/onnx/operators/onnx__Loop.html.
+    """
+    body = dict(protos.subgraphs(node)).get("body")
+    if body is None:
+        return {}
+    path = f"{node.name}.body"
+    inputs = (*taken.inputs, "", "")[: max(2, len(taken.inputs))]
+    states = inputs[2:]
+    wanted = _scalar(flattener, inputs[0]) if inputs[0] else None
+    start = _scalar(flattener, inputs[1]) if inputs[1] else 1.0
+    formal = [value.name for value in body.input]
+    assume = {formal[1]: np.array(True)} if start and len(formal) > 1 else {}
+    bound = {} if len(formal) < 1 else {formal[0]: Kind(7, ())}
+    if len(formal) > 1:
+        bound[formal[1]] = Kind(9, ())
+    bound |= _bound(flattener, formal[2:], states)
+    first = len(flattener.nodes)
+    inner, steady = _body(flattener, scope, body, path, bound, assume, formal[2:], body.output[1:], taken.multiplicity)
+    trips = _trips(flattener, inner, body, wanted, start)
+    if trips is None:
+        flattener.warn(f"the number of rounds of '{node.name}' is not known; its body is counted once")
+    _scale(flattener, first, 1.0 if trips is None else trips)
+    found: Kinds = {}
+    for index, output in enumerate(node.output):
+        if index + 1 >= len(body.output):
+            break
+        kind = _kind(flattener, inner, body.output[index + 1].name)
+        if index < len(states):
+            if trips == 0:
+                found[output] = flattener.kinds.get(states[index])
+            elif index < len(steady) and steady[index]:
+                found[output] = kind
+        elif trips is not None:
+            found[output] = _stacked(kind, int(trips), 0)
+    return found
+
+
+def _trips(
+    flattener: Flattener, inner: Scope, body: onnx.GraphProto, wanted: float | None, start: float | None
+) -> float | None:
+    """Rounds of a Loop where they are fixed, else ``None``."""
+    if (wanted is not None and wanted <= 0) or start == 0:
+        return 0.0
+    if start is None or not body.output:
+        return None
+    keep_going = _scalar(flattener, inner.resolve(body.output[0].name))
+    if keep_going is None:
+        return None
+    if not keep_going:
+        return 1.0
+    return wanted if wanted is not None and wanted <= _MAX_TRIPS else None
+
+
+def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Kinds:
+    """Scan(states..., scans...) with body(states..., slices...) -> (states..., slices...), operator set 9 and later.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Scan.html.
+    """
+    body = dict(protos.subgraphs(node)).get("body")
+    if body is None:
+        return {}
+    path = f"{node.name}.body"
+    scans = int(taken.attributes.get("num_scan_inputs", 0))
+    count = max(0, len(taken.inputs) - scans)
+    axes = taken.attributes.get("scan_input_axes") or (0,) * scans
+    formal = [value.name for value in body.input]
+    bound = _bound(flattener, formal[:count], taken.inputs[:count])
+    trips: int | None = None
+    for name, full, axis in zip(formal[count:], taken.inputs[count:], axes, strict=False):
+        tensor = flattener.tensors.get(full)
+        if tensor is None or tensor.shape is None or not -len(tensor.shape) <= axis < len(tensor.shape):
+            continue
+        dims = list(tensor.shape)
+        trips = dims.pop(axis)
+        bound[name] = Kind(flattener.kinds[full].elem_type, tuple(dims))
+    outputs = list(body.output)
+    first = len(flattener.nodes)
+    inner, steady = _body(flattener, scope, body, path, bound, {}, formal[:count], outputs, taken.multiplicity)
+    if trips is None:
+        flattener.warn(f"the number of rounds of '{node.name}' is not known; its body is counted once")
+    _scale(flattener, first, 1.0 if trips is None else float(trips))
+    out_axes = taken.attributes.get("scan_output_axes") or (0,) * len(outputs)
+    found: Kinds = {}
+    for index, output in enumerate(node.output[: len(outputs)]):
+        kind = _kind(flattener, inner, outputs[index].name)
+        if index < count:
+            found[output] = kind if index < len(steady) and steady[index] else None
+        elif trips is not None and index - count < len(out_axes):
+            found[output] = _stacked(kind, trips, out_axes[index - count])
+    return found
+
+
+def _bound(flattener: Flattener, names: Sequence[str], full: Sequence[str]) -> dict[str, Kind]:
+    """Kinds of the tensors passed in, by the body's own names."""
+    return {
+        name: flattener.kinds[source] for name, source in zip(names, full, strict=False) if source in flattener.kinds
+    }
+
+
+def _body(
+    flattener: Flattener,
+    scope: Scope,
+    body: onnx.GraphProto,
+    path: str,
+    bound: dict[str, Kind],
+    assume: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]],
+    states: Sequence[str],
+    outputs: Sequence[onnx.ValueInfoProto],
+    multiplicity: float,
+) -> tuple[Scope, list[bool]]:
+    """Walk a body that hands states on from round to round.
+
+    States are first taken to keep their shape. Where one does not, its shape is dropped and the body walked again.
+
+    Returns:
+        The body's scope, and for each state whether its shape is the same after every round.
+    """
+    first_node, first_warning = len(flattener.nodes), len(flattener.warnings)
+
+    def walk() -> Scope:
+        inner = flattener.open_scope(path, body, scope)
+        for name, value in assume.items():
+            flattener.define(inner, name, Kind(9, ()), constant=True, value=value)
+        flattener.define_inputs(inner, bound)
+        flattener.walk(inner, multiplicity)
+        return inner
+
+    def drop(names: Sequence[str]) -> None:
+        for name in names:
+            if name in bound:
+                bound[name] = Kind(bound[name].elem_type, None)
+
+    if scope.depth >= _MAX_RETRY_DEPTH:
+        drop(states)
+    while True:
+        inner = walk()
+        steady = []
+        for name, output in zip(states, outputs, strict=False):
+            before = flattener.tensors[inner.resolve(name)].shape
+            after = flattener.tensors[inner.resolve(output.name)].shape
+            steady.append(before is not None and before == after)
+        unsteady = [name for name, same in zip(states, steady, strict=False) if not same]
+        if not any(flattener.tensors[inner.resolve(name)].shape is not None for name in unsteady):
+            return inner, steady
+        drop(unsteady)
+        del flattener.nodes[first_node:]
+        del flattener.warnings[first_warning:]
+
+
+def _scale(flattener: Flattener, first: int, trips: float) -> None:
+    """Multiply the executions of every node from ``first`` on: a body and what is nested in it."""
+    for index in range(first, len(flattener.nodes)):
+        node = flattener.nodes[index]
+        flattener.nodes[index] = replace(node, multiplicity=node.multiplicity * trips)
+
+
+def _kind(flattener: Flattener, scope: Scope, name: str) -> Kind:
+    return flattener.kinds.get(scope.resolve(name)) or Kind(0, None)
+
+
+def _stacked(kind: Kind, rounds: int, axis: int) -> Kind | None:
+    dims = kind.dims
+    if dims is None or not -len(dims) - 1 <= axis <= len(dims):
+        return None
+    at = axis if axis >= 0 else axis + len(dims) + 1
+    return Kind(kind.elem_type, (*dims[:at], rounds, *dims[at:]))

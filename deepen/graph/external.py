@@ -1,0 +1,141 @@
+"""External data: where it may lie, and the few small tensors whose values are read from it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from deepen.errors import GraphError
+from deepen.graph.protos import iter_tensors, mark_weightless, tensor_elements
+from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["detach_external_data", "weightless_tensors"]
+
+_MAX_SMALL_BYTES = SMALL_ELEMENTS * 16  # complex128
+
+
+def detach_external_data(model: onnx.ModelProto, folder: Path | None) -> tuple[str, ...]:
+    """Make a model independent of its external data files.
+
+    Large external tensors become weightless; nothing is read for them and their file need not exist. Small ones
+    (shapes, axes: exporters put even these outside) are read where the file is there, because shapes follow from them.
+
+    Args:
+        model: Changed in place.
+        folder: The model's folder; ``None`` for a model that came from memory and has none.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        GraphError: If a location leaves the folder, or a small tensor lies outside its file.
+    """
+    files: dict[str, Path | None] = {}
+    unread = 0
+    for tensor in iter_tensors(model):
+        elements = tensor_elements(tensor)
+        if tensor.data_location != tensor.EXTERNAL:
+            if elements and not _has_data(tensor):
+                mark_weightless(tensor)
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if location == WEIGHTLESS:
+            continue
+        if location not in files:
+            files[location] = _inside(location, folder, tensor.name)
+        data = None
+        if elements <= SMALL_ELEMENTS:
+            data = _read(files[location], entries, elements, tensor)
+            unread += data is None
+        mark_weightless(tensor)
+        if data is not None:
+            tensor.data_location = tensor.DEFAULT
+            del tensor.external_data[:]
+            tensor.raw_data = data
+    if unread:
+        return (f"{unread} small tensors lie in an external data file that is not there; shapes may depend on them",)
+    return ()
+
+
+def weightless_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Tensors of ``Graph.model`` whose bytes were left out, for a caller who has to put stand-in bytes there."""
+    return [
+        tensor
+        for tensor in iter_tensors(model)
+        if tensor.data_location == tensor.EXTERNAL
+        and any(entry.key == "location" and entry.value == WEIGHTLESS for entry in tensor.external_data)
+    ]
+
+
+def _has_data(tensor: onnx.TensorProto) -> bool:
+    return bool(
+        tensor.raw_data or tensor.float_data or tensor.int32_data or tensor.int64_data
+        or tensor.string_data or tensor.double_data or tensor.uint64_data
+    )  # fmt: skip
+
+
+def _inside(location: str, folder: Path | None, name: str) -> Path | None:
+    """Resolve a location; ``None`` where there is no folder to look in."""
+    problem = f"external data of tensor '{name}' at '{location}' lies outside the model's folder; refusing to follow it"
+    if not location or "\0" in location:
+        raise GraphError(f"external data of tensor '{name}' names no file; export the model again")
+    for flavour in (PurePosixPath(location), PureWindowsPath(location)):
+        if flavour.anchor or ".." in flavour.parts:
+            raise GraphError(problem)
+    if folder is None:
+        return None
+    try:
+        root = folder.resolve()
+        path = (root / location).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of symbolic links
+        raise GraphError(f"external data of tensor '{name}' at '{location}' cannot be resolved: {error}") from error
+    if not path.is_relative_to(root):
+        raise GraphError(problem)
+    return path
+
+
+def _read(path: Path | None, entries: dict[str, str], elements: int, tensor: onnx.TensorProto) -> bytes | None:
+    """Read one small tensor; ``None`` where the file does not exist."""
+    if path is None:
+        return None
+    name = tensor.name
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries["length"]) if entries.get("length") else _nbytes(tensor, elements)
+    except ValueError as error:
+        raise GraphError(f"external data of tensor '{name}' has a malformed offset or length") from error
+    if offset < 0 or not 0 <= length <= _MAX_SMALL_BYTES:
+        raise GraphError(f"external data of tensor '{name}' has an impossible offset or length")
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise GraphError(f"external data '{path}' cannot be opened: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise GraphError(f"external data '{path}' is not a file")
+        os.lseek(handle, offset, os.SEEK_SET)
+        data = os.read(handle, length)
+    except OSError as error:
+        raise GraphError(f"external data '{path}' cannot be read: {error.strerror}") from error
+    finally:
+        os.close(handle)
+    if len(data) != length:
+        raise GraphError(f"external data of tensor '{name}' lies beyond the end of '{path}'; the file is truncated")
+    return data
+
+
+def _nbytes(tensor: onnx.TensorProto, elements: int) -> int:
+    from onnx import helper
+
+    try:
+        return int(elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    except (KeyError, TypeError, ValueError) as error:
+        raise GraphError(f"tensor '{tensor.name}' has the unknown data type {tensor.data_type}") from error

@@ -1,0 +1,78 @@
+"""Shape inference of a whole model by the ``onnx`` library, and what the file itself declares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deepen.errors import GraphError
+from deepen.graph.protos import subgraphs
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Declared", "first_line", "infer", "take_declared"]
+
+Declared = dict[str, dict[str, "onnx.TypeProto"]]
+"""Types by scope and tensor name, as the file declares them."""
+
+_STATEFUL = frozenset({"Loop", "Scan"})
+
+
+def take_declared(graph: onnx.GraphProto, scope: str = "", *, stateful: bool = False) -> Declared:
+    """Take declared shapes out of a graph, so that inference starts from the inputs alone.
+
+    Exporters write stale or symbolic shapes; inference then stops at the contradiction. What inference cannot find
+    (operators outside the standard) can be looked up in the result.
+
+    Args:
+        graph: Changed in place: ``value_info`` emptied; outputs, and inputs of Loop and Scan bodies, without shape.
+        scope: Path of the body.
+        stateful: Whether it is the body of a Loop or Scan.
+    """
+    types: dict[str, onnx.TypeProto] = {}
+    for value in (*graph.value_info, *graph.output):
+        types[value.name] = type(value.type).FromString(value.type.SerializeToString())
+    declared: Declared = {scope: types}
+    del graph.value_info[:]
+    for value in (*graph.output, *(graph.input if stateful else ())):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        for name, body in subgraphs(node):
+            declared |= take_declared(body, f"{node.name}.{name}", stateful=node.op_type in _STATEFUL)
+    return declared
+
+
+def infer(model: onnx.ModelProto, *, demanding: bool) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Infer shapes, first strictly.
+
+    Args:
+        model: With static inputs.
+        demanding: Whether a contradiction is the caller's (shapes that replace static ones) and so an error; else it is
+            a warning, and everything that does not depend on it is still inferred.
+
+    Returns:
+        The model with ``value_info`` filled as far as known, and warnings.
+
+    Raises:
+        GraphError: If the library refuses the model.
+    """
+    from onnx import shape_inference
+
+    try:
+        return shape_inference.infer_shapes(model, strict_mode=True), ()
+    except shape_inference.InferenceError as error:
+        if demanding:
+            raise GraphError(f"the model cannot take these input shapes: {first_line(error)}") from error
+        warning = f"shape inference met a contradiction: {first_line(error)}"
+    try:
+        return shape_inference.infer_shapes(model), (warning,)
+    except shape_inference.InferenceError as error:
+        raise GraphError(f"shapes cannot be inferred: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Message of a third party's error as one short line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,172 @@
+"""Input shapes: the ``--shape`` option, and fixing symbolic dimensions."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING
+
+from deepen.errors import ConfigError, GraphError
+from deepen.graph.skim import MAX_ELEMENTS
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["fix_inputs", "model_inputs", "parse_shape"]
+
+# What the example in an error message puts where the model leaves a dimension open.
+_EXAMPLE_CHANNELS, _EXAMPLE_PIXELS, _EXAMPLE_LENGTH = 3, 224, 128
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Parse the value of ``--shape``, for example ``input=1x3x224x224``.
+
+    Args:
+        text: Input name, ``=``, dimensions joined by ``x`` or ``,``. The name may itself hold ``=``.
+
+    Raises:
+        ConfigError: If the text has another form or a dimension is not positive.
+    """
+    name, equals, dims = text.rpartition("=")
+    pieces = re.split(r"[x,×]", dims.strip().lower())  # noqa: RUF001 - people do type the real multiplication sign
+    if not equals or not name.strip() or not all(re.fullmatch(r"[0-9]{1,12}", piece.strip()) for piece in pieces):
+        raise ConfigError(f"cannot read the shape '{text}'; write it as NAME=1x3x224x224")
+    shape = tuple(int(piece) for piece in pieces)
+    if min(shape) < 1:
+        raise ConfigError(f"the shape '{text}' has a dimension of 0; every dimension must be at least 1")
+    return name.strip(), shape
+
+
+def model_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that are not initialisers (files of IR version 3 list both)."""
+    weights = {tensor.name for tensor in graph.initializer}
+    weights |= {sparse.values.name for sparse in graph.sparse_initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def fix_inputs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]] | None) -> bool:
+    """Give every tensor input a static shape.
+
+    A symbol fixed in one input holds for every other input that uses it. A shape may also replace static dimensions
+    (another batch or image size); whether the model can take them shows when shapes are inferred.
+
+    Args:
+        graph: Changed in place.
+        shapes: Shapes by input name.
+
+    Returns:
+        Whether a static dimension was replaced.
+
+    Raises:
+        GraphError: If a name is unknown, a shape does not fit its input, or a dimension stays open.
+    """
+    inputs = {value.name: value for value in model_inputs(graph)}
+    asked = {name: tuple(int(dim) for dim in shape) for name, shape in (shapes or {}).items()}
+    for name, shape in asked.items():
+        _check_asked(name, shape, inputs)
+    symbols: dict[str, tuple[int, str]] = {}
+    for name, shape in asked.items():
+        dims = inputs[name].type.tensor_type.shape.dim
+        for dim, size in zip(dims, shape, strict=False):
+            if dim.dim_param:
+                known = symbols.setdefault(dim.dim_param, (size, name))
+                if known[0] != size:
+                    raise GraphError(
+                        f"dimension '{dim.dim_param}' is {known[0]} in input '{known[1]}' but {size} in '{name}'; "
+                        "give both the same size"
+                    )
+    replaced = False
+    for name, shape in asked.items():
+        replaced = _replace(inputs[name], shape) or replaced
+    for value in inputs.values():
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_value = symbols[dim.dim_param][0]
+    _check_static(inputs)
+    return replaced
+
+
+def _check_asked(name: str, shape: tuple[int, ...], inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
+    if name not in inputs:
+        close = difflib.get_close_matches(name, inputs, n=3, cutoff=0.4) or list(inputs)[:5]
+        hint = f"its inputs: {', '.join(close)}" if close else "it has no inputs"
+        raise GraphError(f"the model has no input '{name}'; {hint}")
+    text = "x".join(map(str, shape)) or "scalar"
+    if any(dim < 1 for dim in shape):
+        raise GraphError(f"shape {text} for input '{name}' has a dimension below 1; every dimension must be at least 1")
+    if prod(shape) > MAX_ELEMENTS:
+        raise GraphError(f"shape {text} for input '{name}' is absurdly large")
+    value = inputs[name]
+    if not value.type.HasField("tensor_type"):
+        raise GraphError(f"input '{name}' is not a tensor, so it takes no shape")
+    if value.type.tensor_type.HasField("shape") and len(value.type.tensor_type.shape.dim) != len(shape):
+        raise GraphError(
+            f"shape {text} for input '{name}' has {len(shape)} dimensions but the model declares "
+            f"{len(value.type.tensor_type.shape.dim)} ({_declared(value)})"
+        )
+
+
+def _replace(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> bool:
+    tensor = value.type.tensor_type
+    before = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 0 for dim in tensor.shape.dim]
+    tensor.ClearField("shape")
+    tensor.shape.SetInParent()
+    for size in shape:
+        tensor.shape.dim.add().dim_value = size
+    return any(old not in {0, new} for old, new in zip(before, shape, strict=False))
+
+
+def _check_static(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
+    open_inputs = [value for value in inputs.values() if _open_axis(value) is not None]
+    if not open_inputs:
+        for name, value in inputs.items():
+            elements = prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            if elements > MAX_ELEMENTS:
+                raise GraphError(f"input '{name}' would have {elements:,} elements; the file is damaged")
+        return
+    first = open_inputs[0]
+    cure = " ".join(f"--shape {value.name}={_example(value)}" for value in open_inputs[:4])
+    axis = _open_axis(first)
+    if axis == -1:
+        raise GraphError(f"input '{first.name}' has no shape; give it one with {cure}")
+    dim = first.type.tensor_type.shape.dim[axis or 0]
+    what = f"a symbolic dimension '{dim.dim_param}'" if dim.dim_param else "an open dimension"
+    raise GraphError(f"input '{first.name}' has {what} (axis {axis}); fix it with {cure}")
+
+
+def _open_axis(value: onnx.ValueInfoProto) -> int | None:
+    """First axis that is not static; -1 where even the rank is open; ``None`` where all is well."""
+    if not value.type.HasField("tensor_type"):
+        return None
+    if not value.type.tensor_type.HasField("shape"):
+        return -1
+    for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        if not dim.HasField("dim_value") or dim.dim_value < 1:
+            return axis
+    return None
+
+
+def _declared(value: onnx.ValueInfoProto) -> str:
+    dims = value.type.tensor_type.shape.dim
+    return "x".join(dim.dim_param or str(dim.dim_value or "?") for dim in dims) or "scalar"
+
+
+def _example(value: onnx.ValueInfoProto) -> str:
+    """A shape of the right form to start from."""
+    if not value.type.tensor_type.HasField("shape"):
+        return f"1x{_EXAMPLE_CHANNELS}x{_EXAMPLE_PIXELS}x{_EXAMPLE_PIXELS}"
+    dims = value.type.tensor_type.shape.dim
+    image = len(dims) == 4
+    sizes = []
+    for axis, dim in enumerate(dims):
+        if dim.HasField("dim_value") and dim.dim_value > 0:
+            sizes.append(dim.dim_value)
+        elif axis == 0:
+            sizes.append(1)
+        elif image:
+            sizes.append(_EXAMPLE_CHANNELS if axis == 1 else _EXAMPLE_PIXELS)
+        else:
+            sizes.append(_EXAMPLE_LENGTH)
+    return "x".join(map(str, sizes))

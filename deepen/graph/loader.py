@@ -1,0 +1,198 @@
+"""``load``: from a model file to a :class:`~deepen.graph.types.Graph`."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepen.errors import GraphError
+from deepen.graph.external import detach_external_data
+from deepen.graph.flatten import Flattener
+from deepen.graph.infer import first_line, infer, take_declared
+from deepen.graph.inputs import fix_inputs, model_inputs
+from deepen.graph.skim import skim
+from deepen.graph.structure import prepare
+from deepen.graph.types import Graph, Tensor
+
+if TYPE_CHECKING:
+    import os
+
+    import onnx
+
+__all__ = ["from_model", "load"]
+
+_CHUNK_BYTES = 1 << 23
+
+# First bytes of files people take for ONNX: (offset, magic, what it is).
+_OTHERS = (
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (4, b"ORTM", "an ONNX Runtime model in ORT format"),
+    (0, b"PK\x03\x04", "a zip archive (perhaps a PyTorch or Keras file)"),
+    (0, b"\x80\x02", "a Python pickle (perhaps a PyTorch file)"),
+    (0, b"\x80\x04", "a Python pickle"),
+    (0, b"\x89HDF", "an HDF5 file (perhaps a Keras model)"),
+    (0, b"GGUF", "a GGUF file"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"{", "a JSON or text file"),
+    (0, b"<", "an HTML or XML file"),
+    (0, b"version https://git-lfs", "a git-lfs pointer (fetch the file itself with git lfs pull)"),
+)
+
+
+def load(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+    """Read an ONNX model as a graph with static shapes. Weights are not read.
+
+    Args:
+        path: The model file.
+        shapes: Shape by input name, for inputs with symbolic dimensions or to replace static ones.
+
+    Returns:
+        The graph. Where no static shape can be found a tensor's shape is ``None``; what else a reader should know is in
+        ``warnings``.
+
+    Raises:
+        GraphError: If the file cannot be taken as a graph, or an input has no static shape. The message is one line.
+    """
+    source = Path(path)
+    data = _map(source)
+    digest = _Digest(data)
+    try:
+        return _build(data, source, source.parent, shapes, digest)
+    except GraphError as error:
+        raise GraphError(f"{source}: {error}") from error.__cause__
+    finally:
+        digest.stop()
+
+
+def from_model(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+    """Take a model that is in memory, as :func:`load` takes a file.
+
+    Args:
+        model: Not changed. Its external data, if any, is not looked for.
+        shapes: Shape by input name.
+
+    Raises:
+        GraphError: As :func:`load`.
+    """
+    data = model.SerializeToString()
+    return _build(data, Path("<memory>"), None, shapes, _Digest(data))
+
+
+def _map(source: Path) -> bytes | mmap.mmap:
+    """Map a file into memory, read-only."""
+    try:
+        with source.open("rb") as file:
+            if not source.is_file():
+                raise GraphError(f"{source}: not a file")
+            head = file.read(64)
+            if not head:
+                raise GraphError(f"{source}: the file is empty")
+            for offset, magic, what in _OTHERS:
+                if head[offset:].startswith(magic):
+                    raise GraphError(f"{source}: this is {what}, not an ONNX model")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except IsADirectoryError as error:
+        raise GraphError(f"{source}: this is a folder; name a model file in it") from error
+    except FileNotFoundError as error:
+        raise GraphError(f"{source}: no such file") from error
+    except PermissionError as error:
+        raise GraphError(f"{source}: no permission to read the file") from error
+    except (OSError, ValueError) as error:
+        raise GraphError(f"{source}: cannot be read: {first_line(error)}") from error
+
+
+class _Digest:
+    """SHA-256 of a file, computed while the graph is built."""
+
+    def __init__(self, data: bytes | mmap.mmap) -> None:
+        self._hash = hashlib.sha256()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        if len(data) <= _CHUNK_BYTES:
+            self._hash.update(data)
+            return
+        self._thread = threading.Thread(target=self._run, args=(data,), name="deepen-sha256", daemon=True)
+        self._thread.start()
+
+    def _run(self, data: bytes | mmap.mmap) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), _CHUNK_BYTES):
+            if self._stopped:
+                return
+            self._hash.update(view[start : start + _CHUNK_BYTES])
+
+    def stop(self) -> None:
+        """Give the computation up where it is still running."""
+        self._stopped = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def hexdigest(self) -> str:
+        """Wait for the end and return the digest."""
+        if self._thread is not None:
+            self._thread.join()
+        return self._hash.hexdigest()
+
+
+def _parse(data: bytes) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+        return model
+    except DecodeError as error:
+        raise GraphError("not an ONNX model, or a damaged one (protobuf cannot decode it)") from error
+
+
+def _build(
+    data: bytes | mmap.mmap,
+    source: Path,
+    folder: Path | None,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    digest: _Digest,
+) -> Graph:
+    try:
+        return _graph(_parse(skim(data)), source, folder, shapes, digest)
+    except (RecursionError, MemoryError) as error:
+        raise GraphError("the model nests too deeply or needs too much memory to be read") from error
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, OSError) as error:
+        # onnx's compiled half throws whatever its checks throw; a damaged file is the reason in every known case.
+        raise GraphError(f"the model cannot be read: {first_line(error)}") from error
+
+
+def _graph(
+    model: onnx.ModelProto,
+    source: Path,
+    folder: Path | None,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    digest: _Digest,
+) -> Graph:
+    model, notes = prepare(model)
+    notes += detach_external_data(model, folder)
+    replaced = fix_inputs(model.graph, shapes)
+    names = [value.name for value in model_inputs(model.graph)]
+    declared = take_declared(model.graph)
+    inferred, more = infer(model, demanding=replaced)
+    pass_ = Flattener(inferred, {} if replaced else declared, demanding=replaced, warnings=[*notes, *more])
+    pass_.run()
+    outputs = [value.name for value in inferred.graph.output]
+    tensors: Mapping[str, Tensor] = pass_.tensors
+    values: Mapping[str, Any] = pass_.values
+    return Graph(
+        nodes=tuple(pass_.nodes),
+        inputs=tuple(tensors[name] for name in names),
+        outputs=tuple(tensors[name] for name in outputs if name in tensors),
+        tensors=tensors,
+        values=values,
+        opsets=pass_.opsets,
+        source_path=source,
+        source_sha256=digest.hexdigest(),
+        warnings=tuple(pass_.warnings),
+        model=inferred,
+    )

@@ -1,0 +1,306 @@
+"""Plain values out of ONNX protobuf messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import GraphError
+from deepen.graph.skim import MAX_ELEMENTS, SMALL_ELEMENTS, WEIGHTLESS
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "Kind",
+    "attribute_value",
+    "attribute_values",
+    "constant_value",
+    "dtype_name",
+    "iter_graphs",
+    "iter_tensors",
+    "mark_weightless",
+    "sparse_value",
+    "subgraphs",
+    "tensor_elements",
+    "tensor_value",
+]
+
+
+_STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+_RAW_DTYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
+
+
+@cache
+def _dtype_names() -> dict[int, str]:
+    import onnx
+
+    names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items() if number}
+    return {**names, onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+
+
+def dtype_name(elem_type: int) -> str:
+    """Name of a ``TensorProto.DataType`` as ``DTYPE_BYTES`` has it; empty for undefined or unknown numbers."""
+    return _dtype_names().get(elem_type, "")
+
+
+def dims_of(type_proto: onnx.TypeProto) -> tuple[int, ...] | None:
+    """Static shape of a tensor type; ``None`` where a dimension is missing or it is no tensor.
+
+    A negative dimension comes back as it is: it is a contradiction for the caller to report.
+    """
+    tensor = type_proto.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    dims = []
+    for dim in tensor.shape.dim:
+        size = dim.dim_value
+        if not size and not dim.HasField("dim_value"):
+            return None
+        dims.append(size)
+    return tuple(dims)
+
+
+@dataclass(slots=True)
+class Kind:
+    """Type of a tensor, decoded.
+
+    Attributes:
+        elem_type: ``TensorProto.DataType``; 0 where unknown or no tensor.
+        dims: Static shape, if known.
+        proto: The message it was decoded from, if any; it may say more (a partly known shape, a sequence).
+    """
+
+    elem_type: int
+    dims: tuple[int, ...] | None
+    proto: onnx.TypeProto | None = None
+
+    @classmethod
+    def of(cls, proto: onnx.TypeProto) -> Kind:
+        """Decode a message."""
+        return cls(proto.tensor_type.elem_type, dims_of(proto), proto)
+
+    @property
+    def knowledge(self) -> int:
+        """How much is known, to choose between two."""
+        return 2 * (self.dims is not None) + bool(self.elem_type)
+
+    def message(self) -> onnx.TypeProto:
+        """The type as a message."""
+        if self.proto is None:
+            self.proto = tensor_type(self.elem_type, self.dims)
+        return self.proto
+
+
+def tensor_type(elem_type: int, dims: tuple[int, ...] | None) -> onnx.TypeProto:
+    """Make a tensor type; without ``dims`` of unknown rank."""
+    import onnx
+
+    made = onnx.TypeProto()
+    made.tensor_type.elem_type = elem_type
+    if dims is not None:
+        shape = made.tensor_type.shape
+        shape.SetInParent()
+        for dim in dims:
+            shape.dim.add().dim_value = dim
+    return made
+
+
+def tensor_elements(tensor: onnx.TensorProto) -> int:
+    """Number of elements by the dimensions.
+
+    Raises:
+        GraphError: If a dimension is negative or the tensor is absurdly large.
+    """
+    elements = 1
+    for dim in tensor.dims:
+        if dim < 0:
+            raise GraphError(f"tensor '{tensor.name}' has the negative dimension {dim}")
+        elements *= dim
+    if elements > MAX_ELEMENTS:
+        raise GraphError(f"tensor '{tensor.name}' would have {elements:,} elements; the file is damaged")
+    return elements
+
+
+def mark_weightless(tensor: onnx.TensorProto) -> None:
+    """Leave the data of a tensor out and say so, as :func:`deepen.graph.skim.skim` does."""
+    for name in ("raw_data", "float_data", "int32_data", "int64_data", "string_data", "double_data", "uint64_data"):
+        tensor.ClearField(name)
+    del tensor.external_data[:]
+    tensor.data_location = tensor.EXTERNAL
+    tensor.external_data.add(key="location", value=WEIGHTLESS)
+
+
+def tensor_value(tensor: onnx.TensorProto) -> NDArray[Any] | None:
+    """Value of a small tensor held in the file; ``None`` for a large or weightless one.
+
+    Raises:
+        GraphError: If data and dimensions do not fit.
+    """
+    from onnx import numpy_helper
+
+    if tensor.data_location == tensor.EXTERNAL or tensor_elements(tensor) > SMALL_ELEMENTS:
+        return None
+    try:
+        raw = _RAW_DTYPES.get(tensor.data_type)
+        if raw and tensor.HasField("raw_data"):  # numpy_helper does the same in three times the time
+            return np.frombuffer(tensor.raw_data, raw).reshape(tuple(tensor.dims)).copy()
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError, OverflowError, NotImplementedError) as error:
+        raise GraphError(f"tensor '{tensor.name}' cannot be read: {error}") from error
+
+
+def sparse_value(sparse: onnx.SparseTensorProto) -> NDArray[Any] | None:
+    """Dense value of a small sparse tensor (ONNX IR: linear or per-axis indices)."""
+    elements = 1
+    for dim in sparse.dims:
+        if dim < 0:
+            raise GraphError(f"sparse tensor '{sparse.values.name}' has the negative dimension {dim}")
+        elements *= dim
+    if elements > SMALL_ELEMENTS:
+        return None
+    values, indices = tensor_value(sparse.values), tensor_value(sparse.indices)
+    if values is None or indices is None:
+        return None
+    dense = np.zeros(elements, values.dtype)
+    try:
+        if indices.ndim == 2:
+            indices = np.ravel_multi_index(tuple(indices.T), tuple(sparse.dims))
+        dense[indices.astype(np.int64)] = values.reshape(-1)
+        return dense.reshape(tuple(sparse.dims))
+    except (ValueError, IndexError, TypeError) as error:
+        raise GraphError(f"sparse tensor '{sparse.values.name}' cannot be read: {error}") from error
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
+
+
+def _undeclared_type(attribute: onnx.AttributeProto) -> int:
+    """Type of an attribute of a file so old (IR version 1) that it does not say."""
+    for name, number in (("f", 1), ("i", 2), ("s", 3), ("t", 4), ("g", 5)):
+        if attribute.HasField(name):
+            return number
+    for name, number in (("floats", 6), ("ints", 7), ("strings", 8), ("tensors", 9), ("graphs", 10)):
+        if getattr(attribute, name):
+            return number
+    return 0
+
+
+def attribute_value(attribute: onnx.AttributeProto) -> Any:
+    """Plain value of an attribute.
+
+    Returns:
+        int, float, str, a tuple of these, an array for a small tensor; ``None`` for large tensors, sub-graphs, types.
+    """
+    kind = attribute.type or _undeclared_type(attribute)
+    match kind:
+        case 1:
+            return attribute.f
+        case 2:
+            return attribute.i
+        case 3:
+            return _text(attribute.s)
+        case 4:
+            return tensor_value(attribute.t)
+        case 6:
+            return tuple(attribute.floats)
+        case 7:
+            return tuple(attribute.ints)
+        case 8:
+            return tuple(_text(raw) for raw in attribute.strings)
+        case 9:
+            return tuple(tensor_value(tensor) for tensor in attribute.tensors)
+        case 11:
+            return sparse_value(attribute.sparse_tensor)
+        case 12:
+            return tuple(sparse_value(sparse) for sparse in attribute.sparse_tensors)
+        case _:
+            return None
+
+
+def attribute_values(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attributes of a node as plain values, sub-graphs left out."""
+    return {
+        attribute.name: attribute_value(attribute)
+        for attribute in node.attribute
+        if not (attribute.HasField("g") or attribute.graphs)
+    }
+
+
+def constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
+    """Value of a ``Constant`` node in any of its forms, if small."""
+    dtypes: dict[str, Any] = {
+        "value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32,
+        "value_string": object, "value_strings": object,
+    }  # fmt: skip
+    for attribute in node.attribute:
+        if attribute.name in {"value", "sparse_value"}:
+            value = attribute_value(attribute)
+            return value if isinstance(value, np.ndarray) else None
+        if attribute.name in dtypes:
+            value = attribute_value(attribute)
+            if value is None or (isinstance(value, tuple) and len(value) > SMALL_ELEMENTS):
+                return None
+            try:
+                return np.array(value, dtype=dtypes[attribute.name])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise GraphError(f"Constant node '{node.name}' cannot be read: {error}") from error
+    return None
+
+
+_WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # the standard operators with graph attributes
+
+
+def subgraphs(node: onnx.NodeProto) -> list[tuple[str, onnx.GraphProto]]:
+    """Bodies of a node by attribute name (``name[i]`` where an attribute holds several)."""
+    found: list[tuple[str, onnx.GraphProto]] = []
+    if node.op_type not in _WITH_BODIES and node.domain in _STANDARD_DOMAINS:
+        return found
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append((attribute.name, attribute.g))
+        if attribute.graphs:
+            found += [(f"{attribute.name}[{index}]", graph) for index, graph in enumerate(attribute.graphs)]
+    return found
+
+
+def iter_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every body below it."""
+    yield graph
+    for node in graph.node:
+        for _, body in subgraphs(node):
+            yield from iter_graphs(body)
+
+
+def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+
+
+def iter_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor held in a model: initialisers, attributes, bodies, local functions."""
+    graphs = list(iter_graphs(model.graph))
+    for function in model.functions:
+        for node in function.node:
+            yield from _node_tensors(node)
+            for _, body in subgraphs(node):
+                graphs += iter_graphs(body)
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            yield from _node_tensors(node)

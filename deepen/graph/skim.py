@@ -1,0 +1,243 @@
+"""Read a model file without its weights: walk the protobuf wire format and leave the bulk of large tensors out.
+
+A model file is nearly all weights, and nothing here needs their values. The walk visits the few messages that can hold
+a tensor, copies everything else untouched and gives a small serialised ``ModelProto`` that protobuf then parses.
+Tensors of at most :data:`SMALL_ELEMENTS` elements (shapes, axes, clip bounds) stay; larger ones keep name, type and
+dimensions and are marked as external data at :data:`WEIGHTLESS`, which no file backs.
+
+Wire format: https://protobuf.dev/programming-guides/encoding. Field numbers: ``onnx.proto`` of the ONNX project.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, field
+from math import prod
+
+from deepen.errors import GraphError
+
+__all__ = ["MAX_ELEMENTS", "SMALL_ELEMENTS", "WEIGHTLESS", "skim"]
+
+WEIGHTLESS = "deepen-weightless"
+"""``external_data`` location of a tensor whose bytes were left out."""
+
+SMALL_ELEMENTS = 1024
+"""Tensors up to this many elements keep their values."""
+
+MAX_ELEMENTS = 2**40
+"""A tensor with more elements than this is taken as a damaged or hostile file (4 TiB of float32)."""
+
+MAX_KEPT_BYTES = 1 << 30
+"""Most bytes a model may have besides its large tensors; protobuf itself stops at 2 GiB."""
+
+_MAX_DEPTH = 100  # protobuf's own default limit for nested messages
+_SMALL_MESSAGE = SMALL_ELEMENTS // 4  # bytes: below this no message can hold more than 1,024 elements (2 bits each)
+
+_Buffer = bytes | memoryview | mmap.mmap
+
+# Message -> field number -> message in that field, for the fields that can (indirectly) hold a tensor.
+_CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+
+# TensorProto fields.
+_DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 9, 13, 14
+_DATA_FIELDS = frozenset({4, 5, 6, 7, _RAW_DATA, 10, 11})  # float, int32, string, int64, raw, double, uint64
+
+# TensorProto.DataType -> bits per element in raw_data.
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
+_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
+
+
+def skim(data: _Buffer) -> bytes:
+    """Copy a serialised ``ModelProto`` without the data of its large tensors.
+
+    Args:
+        data: The file, best as a memory map: pages that hold weights are never touched.
+
+    Returns:
+        A serialised ``ModelProto``. Tensors that were external before are unchanged.
+
+    Raises:
+        GraphError: If the bytes are no protobuf message, end too early, nest too deeply, or hold a tensor whose size
+            does not fit its dimensions.
+    """
+    view = memoryview(data)
+    walk = _Walk(view)
+    skimmed = walk.message(0, len(view), "model", 0)
+    if skimmed is None:
+        walk.count(len(view))
+        return bytes(view)
+    return skimmed
+
+
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _length_delimited(number: int, payload: bytes) -> bytes:
+    return _encode_varint(number << 3 | 2) + _encode_varint(len(payload)) + payload
+
+
+# data_location = EXTERNAL and external_data = [{key: "location", value: WEIGHTLESS}]
+_MARK = bytes((_DATA_LOCATION << 3, 1)) + _length_delimited(
+    _EXTERNAL_DATA, _length_delimited(1, b"location") + _length_delimited(2, WEIGHTLESS.encode())
+)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One pass over one file.
+
+    Attributes:
+        view: The file.
+        kept_bytes: Bytes copied so far.
+    """
+
+    view: memoryview
+    kept_bytes: int = field(default=0)
+
+    def count(self, size: int) -> None:
+        self.kept_bytes += size
+        if self.kept_bytes > MAX_KEPT_BYTES:
+            raise GraphError(
+                f"the file holds more than {MAX_KEPT_BYTES >> 30} GiB besides its weights; is it an ONNX model?"
+            )
+
+    def varint(self, position: int, end: int) -> tuple[int, int]:
+        """Decode one varint; returns the value and the position behind it."""
+        view = self.view
+        if position >= end:
+            raise GraphError(f"the file is truncated or damaged at byte {position:,}")
+        byte = view[position]
+        if byte < 0x80:
+            return byte, position + 1
+        value = byte & 0x7F
+        for shift in range(7, 70, 7):
+            position += 1
+            if position >= end:
+                break
+            byte = view[position]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, position + 1
+        raise GraphError(f"the file is truncated or damaged at byte {position:,}")
+
+    def field(self, position: int, end: int) -> tuple[int, int, int, int]:
+        """Read one field: its number, wire type, start of its payload and position behind it.
+
+        For a varint the payload is the encoded value itself.
+        """
+        tag, start = self.varint(position, end)
+        number, wire = tag >> 3, tag & 7
+        if wire == 2:
+            length, start = self.varint(start, end)
+            after = start + length
+        elif wire == 0:
+            _, after = self.varint(start, end)
+        elif wire == 5:
+            after = start + 4
+        elif wire == 1:
+            after = start + 8
+        else:
+            raise GraphError(f"the file is no ONNX model, or is damaged at byte {position:,}")
+        if after > end or number == 0:
+            raise GraphError(f"the file is truncated or damaged at byte {position:,}")
+        return number, wire, start, after
+
+    def message(self, start: int, end: int, kind: str, depth: int) -> bytes | None:
+        """Skim one message; ``None`` where nothing was left out, so that the caller copies it as it is."""
+        if depth > _MAX_DEPTH:
+            raise GraphError(f"the file nests messages more than {_MAX_DEPTH} deep")
+        view = self.view
+        children = _CHILDREN[kind]
+        parts: list[bytes | memoryview] = []
+        position = kept = start
+        while position < end:
+            tag = view[position]
+            if tag < 0x80 and tag & 7 == 2 and position + 1 < end and (length := view[position + 1]) < 0x80:
+                position += 2 + length  # a short field holds no large tensor: most fields, so decoded in place
+                continue
+            number, wire, payload, after = self.field(position, end)
+            child = children.get(number)
+            if child is not None and wire == 2 and after - payload > _SMALL_MESSAGE:
+                if child == "tensor":
+                    replaced = self.tensor(payload, after)
+                else:
+                    replaced = self.message(payload, after, child, depth + 1)
+                if replaced is not None:
+                    self.count(position - kept)
+                    parts += (view[kept:position], _length_delimited(number, replaced))
+                    kept = after
+            position = after
+        if position > end:
+            raise GraphError(f"the file is truncated or damaged at byte {end:,}")
+        if not parts:
+            return None
+        self.count(end - kept)
+        parts.append(view[kept:end])
+        return b"".join(parts)
+
+    def tensor(self, start: int, end: int) -> bytes | None:
+        """Leave the data of one ``TensorProto`` out if it is large."""
+        dims: list[int] = []
+        kept: list[memoryview] = []
+        data_type = 0
+        name = ""
+        raw_bytes = -1
+        has_data = False
+        position = start
+        while position < end:
+            number, wire, payload, after = self.field(position, end)
+            if number in _DATA_FIELDS:
+                has_data = True
+                if number == _RAW_DATA:
+                    raw_bytes = after - payload
+            elif number not in {_EXTERNAL_DATA, _DATA_LOCATION}:
+                kept.append(self.view[position:after])
+                if number == _DIMS:
+                    dims += self.integers(payload, after, packed=wire == 2)
+                elif number == _DATA_TYPE and wire == 0:
+                    data_type = self.varint(payload, after)[0]
+                elif number == _NAME and wire == 2:
+                    name = bytes(self.view[payload:after]).decode(errors="replace")
+            position = after
+        elements = prod(dims)
+        if any(dim >= 1 << 63 for dim in dims) or elements > MAX_ELEMENTS:
+            raise GraphError(f"tensor '{name}' has impossible dimensions {_signed(dims)}")
+        if elements <= SMALL_ELEMENTS or not has_data:
+            return None
+        bits = _BITS.get(data_type)
+        if raw_bytes >= 0 and bits is not None and raw_bytes != (elements * bits + 7) // 8:
+            raise GraphError(
+                f"tensor '{name}' of shape {_signed(dims)} needs {(elements * bits + 7) // 8:,} bytes "
+                f"but the file holds {raw_bytes:,}; the file is damaged"
+            )
+        self.count(sum(map(len, kept)))
+        return b"".join((*kept, _MARK))
+
+    def integers(self, start: int, end: int, *, packed: bool) -> list[int]:
+        """Decode a repeated integer field in either of its encodings."""
+        values: list[int] = []
+        position = start
+        while position < end:
+            value, position = self.varint(position, end)
+            values.append(value)
+            if not packed or len(values) > _MAX_DEPTH:
+                break
+        return values
+
+
+def _signed(dims: list[int]) -> str:
+    return "x".join(str(dim - (1 << 64) if dim >= 1 << 63 else dim) for dim in dims) or "scalar"

@@ -1,0 +1,224 @@
+"""Structure of a model: functions inlined, nodes named and ordered, every reference defined."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from deepen.errors import GraphError
+from deepen.graph.protos import subgraphs
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["prepare"]
+
+_MAX_NODES = 1_000_000
+_MAX_CALL_DEPTH = 100
+
+
+def prepare(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Bring a parsed model into the one form everything else relies on.
+
+    Local functions are inlined; the domain ``ai.onnx`` is written as empty; every node has a unique name (nodes in
+    bodies are named ``owner.attribute/name``); nodes are in topological order.
+
+    Args:
+        model: May be changed.
+
+    Returns:
+        The model and warnings.
+
+    Raises:
+        GraphError: If it is no model, refers to a tensor nothing defines, writes one twice, or has a cycle.
+    """
+    if not model.HasField("graph"):
+        raise GraphError("not an ONNX model (it holds no graph)")
+    if model.ir_version <= 0:
+        raise GraphError("not an ONNX model (it states no IR version)")
+    for opset in model.opset_import:
+        if opset.domain == "ai.onnx":
+            opset.domain = ""
+        if opset.version <= 0:
+            raise GraphError(f"operator set '{opset.domain or 'ai.onnx'}' has the impossible version {opset.version}")
+    if not model.opset_import:
+        model.opset_import.add(domain="", version=1)  # IR versions 1 and 2 had no other
+    warnings: tuple[str, ...] = ()
+    if model.functions:
+        model, warnings = _inline(model)
+    _name(model.graph, "", set())
+    _check(model.graph, [])
+    return model, warnings
+
+
+def _walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for _, body in subgraphs(node):
+            yield from _walk_nodes(body.node)
+
+
+def _inline(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    from onnx import inliner
+
+    sizes: dict[tuple[str, str, str], int | None] = {}
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+
+    def expanded(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+        total = 0
+        for node in _walk_nodes(nodes):
+            key = (node.domain, node.op_type, node.overload)
+            total += size(key, depth + 1) if key in functions else 1
+        return total
+
+    def size(key: tuple[str, str, str], depth: int) -> int:
+        if key in sizes:
+            known = sizes[key]
+            if known is None:
+                raise GraphError(f"local function '{key[1]}' calls itself")
+            return known
+        if depth > _MAX_CALL_DEPTH:
+            raise GraphError(f"local functions call one another more than {_MAX_CALL_DEPTH} levels deep")
+        sizes[key] = None
+        sizes[key] = found = expanded(functions[key].node, depth)
+        return found
+
+    for key in functions:
+        size(key, 0)
+    if expanded(model.graph.node, 0) > _MAX_NODES:
+        raise GraphError(f"local functions expand to more than {_MAX_NODES:,} nodes")
+    imported = {opset.domain for opset in model.opset_import}
+    for function in model.functions:
+        for opset in function.opset_import:
+            domain = "" if opset.domain == "ai.onnx" else opset.domain
+            opset.domain = domain
+            if domain not in imported:
+                imported.add(domain)
+                model.opset_import.add(domain=domain, version=opset.version)
+    inlined = inliner.inline_local_functions(model)
+    if inlined.functions:
+        inlined = inliner.inline_local_functions(model, convert_version=True)
+    left = sorted({function.name for function in inlined.functions})
+    if left:
+        return inlined, (f"local functions {', '.join(left)} need another operator set and stay single nodes",)
+    return inlined, ()
+
+
+def _name(graph: onnx.GraphProto, scope: str, used: set[str]) -> None:
+    """Give every node a unique name; the first bearer of a name keeps it."""
+    prefix = f"{scope}/" if scope else ""
+    unnamed: list[tuple[int, onnx.NodeProto]] = []
+    for index, node in enumerate(graph.node):
+        if not node.op_type:
+            raise GraphError(f"node '{node.name}' names no operator")
+        if node.domain == "ai.onnx":
+            node.domain = ""
+        wanted = prefix + node.name
+        if not node.name or wanted in used:
+            unnamed.append((index, node))
+            continue
+        used.add(wanted)
+        if prefix:
+            node.name = wanted
+    counters: dict[str, int] = {}
+    for index, node in unnamed:
+        base = prefix + (node.name or f"{node.op_type}_{index}")
+        name = base
+        while name in used:
+            counters[base] = counters.get(base, 0) + 1
+            name = f"{base}_{counters[base]}"
+        used.add(name)
+        node.name = name
+    for node in graph.node:
+        for attribute, body in subgraphs(node):
+            _name(body, f"{node.name}.{attribute}", used)
+
+
+def _check(graph: onnx.GraphProto, outer: Sequence[set[str]]) -> None:
+    """Check references and bring nodes into topological order, in this graph and its bodies.
+
+    Args:
+        graph: Its nodes may be re-ordered.
+        outer: Names visible from the graphs around it.
+    """
+    defined: set[str] = set()
+    for value in graph.input:
+        if value.name in defined:
+            raise GraphError(f"input '{value.name}' is declared twice")
+        defined.add(value.name)
+    weights = [tensor.name for tensor in graph.initializer]
+    weights += [sparse.values.name for sparse in graph.sparse_initializer]
+    if len(set(weights)) != len(weights):
+        twice = next(name for index, name in enumerate(weights) if name in weights[:index])
+        raise GraphError(f"initialiser '{twice}' is defined twice")
+    defined.update(weights)
+    writer: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for name in node.output:
+            if not name:
+                continue
+            if name in writer or name in defined:
+                raise GraphError(f"tensor '{name}' is written twice (by node '{node.name}')")
+            writer[name] = index
+    reads = [_reads(node) for node in graph.node]
+    in_order = True
+    for index, names in enumerate(reads):
+        for name in names:
+            if name in defined:
+                continue
+            if name in writer:
+                in_order = in_order and writer[name] < index
+            elif not any(name in scope for scope in outer):
+                raise GraphError(f"node '{graph.node[index].name}' reads tensor '{name}', which nothing defines")
+    if not in_order:
+        _sort(graph, reads, writer)
+    visible = [*outer, defined | writer.keys()]
+    for value in graph.output:
+        if value.name and not any(value.name in scope for scope in visible):
+            raise GraphError(f"output '{value.name}' is written by no node")
+    for node in graph.node:
+        for _, body in subgraphs(node):
+            _check(body, visible)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Tensors of its graph that a node needs, those its bodies take from around them included."""
+    names = [name for name in node.input if name]
+    for _, body in subgraphs(node):
+        names += _free_names(body)
+    return names
+
+
+def _free_names(graph: onnx.GraphProto) -> list[str]:
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    own |= {sparse.values.name for sparse in graph.sparse_initializer}
+    own |= {name for node in graph.node for name in node.output}
+    names = [name for node in graph.node for name in _reads(node)]
+    names += [value.name for value in graph.output if value.name]
+    return [name for name in dict.fromkeys(names) if name not in own]
+
+
+def _sort(graph: onnx.GraphProto, reads: list[list[str]], writer: dict[str, int]) -> None:
+    """Kahn's algorithm; among nodes that are ready the one that comes first in the file goes first."""
+    waiting = [0] * len(reads)
+    readers: list[list[int]] = [[] for _ in reads]
+    for index, names in enumerate(reads):
+        for before in {writer[name] for name in names if name in writer}:
+            waiting[index] += 1
+            readers[before].append(index)
+    ready = [index for index, count in enumerate(waiting) if not count]
+    order: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for reader in readers[index]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, reader)
+    if len(order) < len(reads):
+        stuck = next(index for index, count in enumerate(waiting) if count)
+        raise GraphError(f"the graph has a cycle through node '{graph.node[stuck].name}'")
+    nodes = [type(node).FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes[index] for index in order)
