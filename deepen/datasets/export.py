@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -78,8 +79,10 @@ def export(
     """
     if form not in get_args(Format):
         raise ConfigError(f"unknown export format '{form}'; known: {', '.join(get_args(Format))}")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ConfigError(f"{path} is there already; choose another name" + ("" if path.is_dir() else " or add --force"))
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file in it")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} is there already; choose another name or add --force")
     if not path.parent.is_dir():
         raise DatasetError(f"{path.parent} is not a folder; make it first or choose another")
     write_atomic(path, _encode(records, form), disk)
@@ -107,4 +110,4 @@ def _uniform(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (isinstance(value, float) and math.isnan(value))

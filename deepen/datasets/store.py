@@ -377,8 +377,8 @@ def _create(folder: Path, disk: Disk) -> None:
         lock.release()
 
 
-class _MovedUnderUs(Exception):  # noqa: N818  (not an error: a reader's signal to start over)
-    """A writer changed the folder while it was being read."""
+class _MovedUnderUs(Exception):
+    """A writer changed the folder while it was being read: start over."""
 
 
 def _journal_rows(journal: Scan, covered: int, path: Path) -> list[_Row]:

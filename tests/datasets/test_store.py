@@ -215,18 +215,15 @@ with Dataset.open(sys.argv[1], create=True, compact_every=4) as writer:
 # A process that ends at any moment
 
 
-def run_until_crash(folder: Path, make_record, disk, total: int) -> int:
-    """Append until the disk's process ends; return how many appends had returned."""
-    stored = 0
+def run_until_crash(folder: Path, make_record, disk, total: int) -> None:
+    """Append and compact until the disk's process ends."""
     dataset = Dataset.open(folder, create=True, disk=disk, compact_every=3)
     try:
         for index in range(len(dataset), total):
             dataset.append(make_record(index))
-            stored = index + 1
         dataset.compact()
     finally:
         dataset._release()  # what the operating system does for a process that ended
-    return stored
 
 
 @pytest.mark.parametrize("part", ["none", "half", "all"])
@@ -248,17 +245,12 @@ def test_a_crash_at_any_disk_operation_loses_at_most_the_record_being_written(
             run_until_crash(folder, counted, disk, total)
         except crash:
             crashed = True
-        stored = len(acknowledged) if not crashed else max(0, len(acknowledged) - 1)
-        if (folder / "card.json").exists():
-            found = ids(folder)
-            assert found == [f"{index:016x}" for index in range(len(found))]
-            assert stored <= len(found) <= len(acknowledged)
-        else:
-            assert crashed
-            assert stored == 0
+        returned = len(acknowledged) if not crashed else max(0, len(acknowledged) - 1)
+        found = ids(folder) if (folder / "card.json").exists() else []
+        assert found == [f"{index:016x}" for index in range(len(found))]
+        assert returned <= len(found) <= len(acknowledged)
         # And running again resumes, completes, and repeats nothing.
-        fill(folder, make_record, total - len(found) if (folder / "card.json").exists() else total,
-             len(found) if (folder / "card.json").exists() else 0)
+        fill(folder, make_record, total - len(found), len(found))
         assert ids(folder) == [f"{index:016x}" for index in range(total)]
         assert not list(folder.rglob("*.tmp"))
         if not crashed:
@@ -458,7 +450,7 @@ def test_no_dataset_names_the_command_that_makes_one(tmp_path):
         (b"[]", "not the card of a deepen dataset"),
         (b'{"name": "mine"}', "not the card of a deepen dataset"),
         (b'{"format": "deepen-dataset"}', "no schema version"),
-        (b'{"format": "deepen-dataset", "schema": 99, "deepen": "7.0"}', r"schema 99 \(written by deepen 7.0\).*upgrade"),
+        (b'{"format": "deepen-dataset", "schema": 99, "deepen": "7.0"}', "schema 99 .* newer .* upgrade"),
     ],
 )
 def test_a_bad_card_is_one_clear_line(tmp_path, make_record, content, message):
@@ -574,6 +566,6 @@ def test_features_of_another_version_do_not_mix(tmp_path, make_record):
     with Dataset.open(tmp_path / "d", create=True) as dataset:
         dataset.append(make_record(0))
         dataset.append(make_record(1, kind="model", features_version=0))
-        with pytest.raises(DatasetError, match="holds features of version 1, record .* has version 2"):
+        with pytest.raises(DatasetError, match=r"holds features of version 1, record .* has version 2"):
             dataset.append(make_record(2, features_version=2))
     assert len(ids(tmp_path / "d")) == 2

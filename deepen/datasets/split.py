@@ -1,0 +1,88 @@
+"""Division of records into training and held-out sets, by configuration.
+
+Which side a record falls on follows from its configuration and a seed alone: repeats of one configuration never
+straddle the two sides, and a dataset that grows keeps the sides of the records it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepen.errors import ConfigError
+from deepen.kernels.types import params_key
+from deepen.records import EnergyRecord
+
+__all__ = ["TrainSplit", "configuration_key", "divide", "near_key"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSplit:
+    """Two sets of records that share no configuration.
+
+    Attributes:
+        train: What to train on.
+        held_out: What to evaluate on.
+    """
+
+    train: tuple[EnergyRecord, ...]
+    held_out: tuple[EnergyRecord, ...]
+
+
+def configuration_key(record: EnergyRecord) -> str:
+    """Name what was measured: the kernel's key, or the model's name."""
+    return params_key(record.family, record.params) if record.kind == "kernel" else f"model:{record.name}"
+
+
+def near_key(record: EnergyRecord) -> str:
+    """Name what was measured roughly: integers of the parameters in steps of the square root of two.
+
+    Configurations a few channels apart share a name, so that holding out by it asks for more than a look at the
+    nearest neighbour.
+    """
+    if record.kind != "kernel":
+        return configuration_key(record)
+    return params_key(record.family, {name: _coarse(value) for name, value in record.params.items()})
+
+
+def _coarse(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | list | tuple | Mapping):
+        return value
+    if isinstance(value, int | float):
+        return round(2 * math.log2(value)) if value > 0 else value
+    if isinstance(value, Mapping):
+        return {name: _coarse(part) for name, part in value.items()}
+    return [_coarse(part) for part in value]
+
+
+def divide(
+    records: Iterable[EnergyRecord],
+    held_out: float = 0.2,
+    seed: int = 0,
+    key: Callable[[EnergyRecord], str] = configuration_key,
+) -> TrainSplit:
+    """Divide records by the hash of their configuration.
+
+    Args:
+        records: What to divide; order is kept.
+        held_out: Share of configurations to hold out, 0..1 (each is drawn on its own, so a small family's share
+            varies).
+        seed: Another seed, another division.
+        key: What records are kept together by; :func:`near_key` for groups of similar configurations.
+
+    Raises:
+        ConfigError: If the share is outside 0..1.
+    """
+    if not 0 <= held_out <= 1:
+        raise ConfigError(f"the held-out share must lie between 0 and 1, not {held_out:g}")
+    train: list[EnergyRecord] = []
+    out: list[EnergyRecord] = []
+    for record in records:
+        text = json.dumps([seed, key(record)])
+        draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+        (out if draw < held_out else train).append(record)
+    return TrainSplit(tuple(train), tuple(out))
