@@ -13,7 +13,7 @@ from typing import Any
 TIMM = """
 resnet18@224,160,288 resnet34@256 resnet50@224,176,288 resnet101@224 resnet26d@224 resnext50_32x4d@224
 wide_resnet50_2@224 seresnet50@224 resnetv2_50@224 resnetv2_50x1_bit@224 resnest14d@224 gcresnet33ts@256
-skresnet18@224 res2net50_26w_4s@224 legacy_seresnet18@224 vgg11@224 vgg13_bn@224 vgg16@192
+skresnet18@224 res2net50_26w_4s@224 legacy_seresnet18@224 vgg11@224 vgg13_bn@224 vgg16@224
 densenet161@224 densenet169@224 densenet121@192,256 densenet201@224
 inception_v3@299,224 inception_v4@299 inception_resnet_v2@299,224 xception41@299 legacy_xception@224
 mobilenetv1_100@224,160 mobilenetv1_125@224 mobilenetv2_100@224 mobilenetv2_050@192 mobilenetv2_140@256
@@ -32,7 +32,7 @@ efficientvit_m0@224 shvit_s1@224 deit_tiny_patch16_224@224 vit_tiny_patch16_224@
 vit_base_patch16_224@224 vit_base_patch32_224@224 vit_large_patch16_224@224 swin_tiny_patch4_window7_224@224
 swin_base_patch4_window7_224@224 mixer_s16_224@224 mixer_b16_224@224 resmlp_12_224@224 gmlp_s16_224@224
 eva02_tiny_patch14_224@224 twins_pcpvt_small@224 xcit_nano_12_p16_224@224 visformer_tiny@224 tnt_s_patch16_224@224
-focalnet_tiny_srf@224 davit_tiny@224 botnet26t_256@256 halonet26t@256 sequencer2d_s@224 pit_ti_224@224
+focalnet_tiny_srf@224 davit_tiny@224 botnet26t_256@256 sequencer2d_s@224 pit_ti_224@224
 nest_tiny@224 maxvit_rmlp_nano_rw_256@256
 """
 
@@ -99,7 +99,7 @@ def network_in_network(torch: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
 
     def block(c_in: int, c_out: int, kernel: int, stride: int, pad: int) -> list[Any]:
         layers = [nn.Conv2d(c_in, c_out, kernel, stride, pad), nn.ReLU()]
-        return layers + [nn.Conv2d(c_out, c_out, 1), nn.ReLU(), nn.Conv2d(c_out, c_out, 1), nn.ReLU()]
+        return [*layers, nn.Conv2d(c_out, c_out, 1), nn.ReLU(), nn.Conv2d(c_out, c_out, 1), nn.ReLU()]
 
     model = nn.Sequential(
         *block(3, 96, 11, 4, 0), nn.MaxPool2d(3, 2), *block(96, 256, 5, 1, 2), nn.MaxPool2d(3, 2),
@@ -120,7 +120,7 @@ def grouped_alexnet(torch: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
 
 
 def shuffle_v1(torch: Any, size: int, groups: int, width: int) -> tuple[Any, tuple[Any, ...]]:
-    """ShuffleNet v1 (Zhang et al., 2018): grouped 1x1 convolutions, channel shuffle, add or concat with average pool."""
+    """ShuffleNet v1 (Zhang et al., 2018): grouped 1x1 convolutions, channel shuffle, add or concat with a pool."""
     nn = torch.nn
 
     class Unit(nn.Module):  # type: ignore[name-defined,misc]
@@ -156,8 +156,44 @@ def shuffle_v1(torch: Any, size: int, groups: int, width: int) -> tuple[Any, tup
     return nn.Sequential(*layers), (torch.zeros(1, 3, size, size),)
 
 
+def caffe_dense(torch: Any, size: int, growth: int) -> tuple[Any, tuple[Any, ...]]:
+    """DenseNet-like network as converted from Caffe: batch norm without scale, then Mul and Add per channel."""
+    nn = torch.nn
+
+    class Pre(nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(width, affine=False)
+            self.scale, self.shift = (nn.Parameter(torch.rand(width, 1, 1) + 0.5) for _ in range(2))
+
+        def forward(self, x: Any) -> Any:
+            return torch.relu(self.norm(x) * self.scale + self.shift)
+
+    class Layer(nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                Pre(width), nn.Conv2d(width, 4 * growth, 1, bias=False),
+                Pre(4 * growth), nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False),
+            )  # fmt: skip
+
+        def forward(self, x: Any) -> Any:
+            return torch.cat([x, self.body(x)], 1)
+
+    width = 2 * growth
+    layers: list[Any] = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1)]
+    for stage, depth in enumerate((3, 6, 12, 8)):
+        for _ in range(depth):
+            layers.append(Layer(width))
+            width += growth
+        if stage < 3:
+            layers += [Pre(width), nn.Conv2d(width, width // 2, 1, bias=False), nn.AvgPool2d(2, 2)]
+            width //= 2
+    return nn.Sequential(*layers, Pre(width), nn.AdaptiveAvgPool2d(1)), (torch.zeros(1, 3, size, size),)
+
+
 def unet(torch: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
-    """Small U-Net with transposed convolutions (Ronneberger et al., 2015), and one bilinear and one nearest upsampling."""
+    """Small U-Net (Ronneberger et al., 2015) with two transposed convolutions, a bilinear and a nearest upsampling."""
     nn = torch.nn
 
     def double(c_in: int, c_out: int) -> Any:
@@ -357,6 +393,8 @@ PLAIN: dict[str, tuple[Callable[[Any, int], tuple[Any, tuple[Any, ...]]], tuple[
     "shuffle_v1_g2": (lambda torch, size: shuffle_v1(torch, size, 2, 200), (224,)),
     "shuffle_v1_g4": (lambda torch, size: shuffle_v1(torch, size, 4, 272), (192,)),
     "shuffle_v1_g8": (lambda torch, size: shuffle_v1(torch, size, 8, 384), (224,)),
+    "caffe_dense_24": (lambda torch, size: caffe_dense(torch, size, 24), (224,)),
+    "caffe_dense_40": (lambda torch, size: caffe_dense(torch, size, 40), (192,)),
     "unet": (unet, (128, 256)),
     "dcgan": (generator, (100,)),
     "espcn": (super_resolution, (128,)),

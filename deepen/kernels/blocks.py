@@ -103,7 +103,8 @@ class Net:
         self.macs += n * c_out * prod(out) * taps
         y = self.node(
             "Conv", inputs, [(n, c_out, *out)],
-            kernel_shape=[kernel] * len(spatial), strides=[stride] * len(spatial), pads=[p] * 2 * len(spatial), group=groups,
+            kernel_shape=[kernel] * len(spatial), strides=[stride] * len(spatial), pads=[p] * 2 * len(spatial),
+            group=groups,
         )[0]  # fmt: skip
         return self.act(self.bn(y) if bn else y, act)
 
@@ -121,7 +122,7 @@ class Net:
         return self.node("Add", [y, self.weight(shape)], [self.shapes[x]])[0]
 
     def act(self, x: str, kind: str) -> str:
-        """Activation: none, relu, relu6, leakyrelu, sigmoid, tanh, hswish, hsigmoid, silu or gelu (as exporters write it)."""
+        """One of none, relu, relu6, leakyrelu, sigmoid, tanh, hswish, hsigmoid, silu or gelu as exporters write it."""
         shape = [self.shapes[x]]
         plain = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "hswish": "HardSwish"}
         if kind == "none":

@@ -93,7 +93,7 @@ def _head(net: Net, draw: _Draw, x: str, hidden: tuple[int, ...] = ()) -> str:
 
 
 def plain(net: Net, draw: _Draw) -> str:
-    """VGG-like (Simonyan and Zisserman, 2015): 3x3 convolutions and 2x2 max pools, then large fully connected layers."""
+    """VGG-like (Simonyan and Zisserman, 2015): 3x3 convolutions, 2x2 max pools, large fully connected layers."""
     x, bn = draw.image(net), draw.flip()
     stages = draw.integer(4, 5)
     for stage in range(stages):
@@ -107,7 +107,7 @@ def plain(net: Net, draw: _Draw) -> str:
 
 
 def classic(net: Net, draw: _Draw) -> str:
-    """AlexNet-like (Krizhevsky et al., 2012): large first kernels, LRN, sometimes groups, large fully connected layers."""
+    """AlexNet-like (Krizhevsky et al., 2012): large first kernels, LRN, often groups, large dense layers."""
     x, groups = draw.image(net), 2 if draw.flip() else 1
     kernel = 2 * draw.integer(3, 5) + 1
     x = net.conv(x, draw.channels(80), kernel, draw.integer(2, 4), pad=draw.integer(0, 2), act="relu")
@@ -130,7 +130,9 @@ def _stem(net: Net, draw: _Draw, base: float) -> str:
     x = draw.image(net)
     kernel = 2 * draw.integer(1, 3) + 1
     x = net.conv(x, draw.channels(base), kernel, 2, bn=True, act="relu")
-    return net.pool(x, "max", 3, 2, 1) if draw.flip(0.7) else net.conv(x, draw.channels(base), 3, 2, bn=True, act="relu")
+    return (
+        net.pool(x, "max", 3, 2, 1) if draw.flip(0.7) else net.conv(x, draw.channels(base), 3, 2, bn=True, act="relu")
+    )
 
 
 def residual(net: Net, draw: _Draw) -> str:
@@ -253,7 +255,7 @@ def shuffled(net: Net, draw: _Draw) -> str:
 
 
 def fire(net: Net, draw: _Draw) -> str:
-    """SqueezeNet-like (Iandola et al., 2016): squeeze, two expanding convolutions, concatenation; convolutional head."""
+    """SqueezeNet-like (Iandola et al., 2016): squeeze, two expanding convolutions, concat; convolutional head."""
     x = net.conv(draw.image(net), draw.channels(80), 2 * draw.integer(1, 3) + 1, 2, pad=draw.integer(0, 1), act="relu")
     for stage in range(3):
         x = net.pool(x, "max", 3, 2, ceil=draw.flip(0.3))
