@@ -1,0 +1,77 @@
+"""Measure with one call: open the device, the meter and a session, and close all of them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from deepen.devices import open_device
+from deepen.measure.session import Session
+from deepen.measure.workload import make_workload
+from deepen.meters import open_meter
+from deepen.records import EnergyRecord, StoppingRule
+
+__all__ = ["open_session", "profile"]
+
+
+@contextmanager
+def open_session(device: str = "local", meter: str | None = None, **options: Any) -> Iterator[Session]:
+    """Open a session on a device with a meter, and close all three at the end.
+
+    Args:
+        device: As ``--device``.
+        meter: As ``--meter``; ``None`` for what the device's profile prefers, else the best source here.
+        **options: Passed to :class:`Session`.
+
+    Raises:
+        ConfigError: If a name is unknown.
+        LinkError, MeterError: If the device or the meter does not answer.
+    """
+    with ExitStack() as stack:
+        opened = open_device(device)
+        stack.callback(opened.close)
+        chosen = meter or opened.profile.meter or None
+        source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid)
+        stack.callback(source.close)
+        yield stack.enter_context(Session(opened, source, **options))
+
+
+def profile(
+    path: str | Path,
+    *,
+    device: str = "local",
+    meter: str | None = None,
+    threads: int = 1,
+    seconds: float = 2.0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    runtime: str = "onnxruntime",
+    seed: int = 0,
+) -> EnergyRecord:
+    """Measure the energy of one inference of a model.
+
+    Args:
+        path: ONNX file.
+        device: ``local`` or the name of a device profile.
+        meter: ``NAME[:PORT][?key=value]`` or a meter profile; ``None`` for the best source here.
+        threads: Intra-operator threads.
+        seconds: Time to measure, after warm-up; it ends earlier than twice this once the spread is below 1 %.
+        shapes: Shapes of inputs that leave dimensions open, by input name.
+        runtime: Inference engine.
+        seed: Seed of the input values.
+
+    Returns:
+        Net and gross energy per inference with uncertainty, latency, idle power, blocks and warnings.
+
+    Raises:
+        ConfigError: If a name, the file or a shape is wrong.
+        RunError: If the model cannot be run.
+        MeasureError: If the machine is too busy to measure.
+        LinkError, MeterError: If the device or the meter does not answer.
+    """
+    rule = StoppingRule(min_duration_s=seconds, max_duration_s=2 * seconds, min_blocks=5, rel_std=0.01)
+    warmup_s = min(0.5, seconds / 4)
+    workload = make_workload(path, runtime=runtime, threads=threads, shapes=shapes, warmup_s=warmup_s, rule=rule)
+    with open_session(device, meter, threads=threads, seed=seed, runtime=runtime, reference_every_s=None) as session:
+        return session.measure(workload, idle_after=True)

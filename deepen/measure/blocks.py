@@ -1,0 +1,194 @@
+"""Run a loaded model in blocks under a meter until the stopping rule is met."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepen.clock import monotonic_s
+from deepen.devices.protocols import Loaded
+from deepen.errors import MeasureError
+from deepen.measure.integrate import integrate
+from deepen.measure.trials import Judgement, Trial, judge, relative_error
+from deepen.meters.types import Meter
+from deepen.records import Interval, StoppingRule
+
+__all__ = ["Clock", "Collected", "Idle", "collect", "measure_idle", "warm_up"]
+
+SETTLED = 0.05
+"""Warm-up is over when two stretches in a row differ by less than this share."""
+UPDATES_PER_BLOCK = 100
+"""A block should span this many updates of the meter (the window rule of ml-energy/zeus, issue 32)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time as a session sees it; stand-ins bring their own.
+
+    Attributes:
+        now: The monotonic clock, seconds.
+        sleep: Wait for some seconds.
+    """
+
+    now: Callable[[], float] = monotonic_s
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Idle power at one moment.
+
+    Attributes:
+        t_s: Middle of the measurement, seconds.
+        power_w: Mean power, watts.
+        std_w: Standard uncertainty of the mean, watts.
+    """
+
+    t_s: float
+    power_w: float
+    std_w: float
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Blocks of one workload.
+
+    Attributes:
+        judgement: Which blocks count.
+        trials: All of them.
+        runs_per_block: Inferences in each.
+        met: Whether the stopping rule was met before its time was up.
+    """
+
+    judgement: Judgement
+    trials: tuple[Trial, ...]
+    runs_per_block: int
+    met: bool
+
+
+def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 5) -> Idle:
+    """Measure power while the worker waits.
+
+    Args:
+        meter: Power source.
+        duration_s: How long, seconds.
+        clock: Time.
+        parts: Stretches whose spread gives the uncertainty.
+
+    Raises:
+        MeterError: If the meter fails.
+    """
+    meter.start()
+    spans: list[Interval] = []
+    for _ in range(parts):
+        start = clock.now()
+        clock.sleep(duration_s / parts)
+        meter.mark()
+        spans.append(Interval(start, clock.now(), "idle"))
+    trace = meter.stop()
+    first, last = float(trace.t_s[0]), float(trace.t_s[-1])
+    inside = [Interval(max(i.start_s, first), min(i.end_s, last), "idle") for i in spans]
+    watts = [w.gross_j / w.interval.duration_s for w in integrate(trace, inside) if w.interval.duration_s > 0]
+    if not watts:
+        raise MeasureError(f"idle power: {meter.id} gave no samples in {duration_s:g} s; measure idle for longer")
+    std = float(np.std(watts, ddof=1)) / math.sqrt(len(watts)) if len(watts) > 1 else 0.0
+    return Idle((first + last) / 2, float(np.mean(watts)), std)
+
+
+def warm_up(loaded: Loaded, warmup_s: float) -> float:
+    """Run until the time is up and the run time has settled.
+
+    At least two runs; stretches of a quarter of the warm-up time each; once the time is up, it goes on until two
+    stretches in a row agree within 5 %, for at most three times the warm-up time.
+
+    Args:
+        loaded: The model.
+        warmup_s: Least time, seconds.
+
+    Returns:
+        Run time in the last stretch, seconds.
+    """
+    spent = 0.0
+    n = 1
+    previous = math.inf
+    calls = 0
+    while True:
+        interval = loaded.run(n)
+        calls += 1
+        spent += interval.duration_s
+        per_run = max(interval.duration_s / n, 1e-9)
+        settled = abs(per_run - previous) < SETTLED * previous
+        if calls >= 2 and spent >= warmup_s and (settled or spent >= 3 * warmup_s):
+            return per_run
+        previous = per_run
+        n = max(1, min(4 * n + 1, round(warmup_s / 4 / per_run)))
+
+
+def runs_per_block(per_run_s: float, block_s: float, update_s: float, rule: StoppingRule) -> int:
+    """Choose how many runs make a block.
+
+    A block lasts ``block_s``, or long enough for the meter's updates, yet short enough for the rule's least number
+    of blocks to fit into its time.
+    """
+    wanted = max(block_s, UPDATES_PER_BLOCK * update_s)
+    fits = max(rule.max_duration_s / rule.min_blocks, block_s)
+    return max(1, math.ceil(min(wanted, fits) / per_run_s))
+
+
+def collect(
+    loaded: Loaded,
+    meter: Meter,
+    rule: StoppingRule,
+    n: int,
+    *,
+    idle_w: float,
+    threads: int,
+    max_rejected: float,
+    clock: Clock,
+) -> Collected:
+    """Run blocks until the rule is met or its time is up (two blocks are always taken, else nothing can be compared).
+
+    Blocks come in rounds, each with a trace of its own: after a round the energies are judged, and the spread of those
+    that count says how many more are needed.
+
+    Raises:
+        RunError, LinkError, MeterError: From the device and the meter.
+        MeasureError: If the trace does not cover the blocks.
+    """
+    trials: list[Trial] = []
+    counted_s = 0.0
+    started = clock.now()
+    excuse = meter.scope == "process"
+    wanted = rule.min_blocks
+
+    def time_left(taken: int) -> bool:
+        return taken < 2 or clock.now() - started < rule.max_duration_s
+
+    while True:
+        round_: list[Interval] = []
+        meter.start()
+        while True:
+            taken = len(trials) + len(round_)
+            if (taken >= wanted and counted_s >= rule.min_duration_s) or not time_left(taken):
+                break
+            meter.mark()
+            interval = loaded.run(n)
+            meter.mark()
+            meter.observe(interval)
+            round_.append(interval)
+            counted_s += interval.duration_s
+        trace = meter.stop()
+        trials += [Trial(w.interval, w.gross_j / n, w.net_j / n) for w in integrate(trace, round_, idle_w)]
+        judgement = judge(trials, threads, excuse_preemption=excuse, max_rejected=max_rejected)
+        values = [t.net_j for t in judgement.accepted]
+        error = relative_error(values)
+        met = len(values) >= rule.min_blocks and counted_s >= rule.min_duration_s and error <= rule.rel_std
+        if met or not time_left(len(trials)):
+            return Collected(judgement, tuple(trials), n, met)
+        factor = (error / rule.rel_std) ** 2 if math.isfinite(error) else 2.0
+        more = math.ceil(len(values) * min(max(factor - 1, 0.0), 1.0))
+        wanted = len(trials) + max(more, rule.min_blocks - len(values), 2)

@@ -1,0 +1,341 @@
+"""A measuring session: one device, one meter, one worker, many workloads.
+
+The energy of a workload is the **mean** over the blocks that count, not the median: energies of blocks add up to the
+energy of a long run, and only means add; what would pull a mean away (interrupted blocks, outliers) is rejected by a
+stated rule and listed in the record. The blocks themselves are in ``EnergyRecord.trials``, so the median is one call
+away (:func:`median_energy_j`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from deepen.clock import utc_now
+from deepen.devices.protocols import Device, Loaded, Runtime
+from deepen.errors import LinkError, MeasureError
+from deepen.measure.blocks import Clock, Collected, Idle, collect, measure_idle, runs_per_block, warm_up
+from deepen.measure.reference import DriftSeries, ReferencePoint, write_empty_model, write_reference_model
+from deepen.measure.trials import Uncertainty, relative_error, trend, uncertainty
+from deepen.measure.workload import make_workload
+from deepen.meters.types import Meter
+from deepen.records import EnergyRecord, StoppingRule, Workload
+
+__all__ = ["Session", "median_energy_j"]
+
+_DRIFT = 0.05
+_TREND = 0.05
+_IDLE_CHANGE = 0.1
+_REFERENCE_RULE = StoppingRule(min_duration_s=0.05, max_duration_s=0.3, min_blocks=5, rel_std=0.02)
+_EMPTY_RULE = StoppingRule(min_duration_s=0.1, max_duration_s=1.0, min_blocks=5, rel_std=0.02)
+
+
+def median_energy_j(record: EnergyRecord) -> float:
+    """Median of the accepted blocks' net energy per run, joules (the record's own figure is the mean)."""
+    return statistics.median(record.trials)
+
+
+class Session:
+    """Measures workloads one after the other.
+
+    Use it as a context manager; leaving it ends the worker, also after Ctrl-C::
+
+        with Session(device, meter) as session:
+            record = session.measure(make_workload("model.onnx"))
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        meter: Meter,
+        *,
+        threads: int = 1,
+        seed: int = 0,
+        runtime: str = "onnxruntime",
+        cpu_mask: tuple[int, ...] | None = None,
+        block_s: float = 0.02,
+        idle_s: float | None = None,
+        idle_every_s: float = 60.0,
+        reference_every_s: float | None = 20.0,
+        max_rejected: float = 0.5,
+        clock: Clock | None = None,
+    ) -> None:
+        """Describe the session; nothing runs before it is entered.
+
+        Args:
+            device: Where workloads run. The session does not close it.
+            meter: Power source. The session does not close it.
+            threads: Threads of the reference workloads (each measured workload carries its own).
+            seed: Seed of input values.
+            runtime: Runtime opened on the device.
+            cpu_mask: Cores to run on; ``None`` for the device's choice.
+            block_s: Least length of a block, seconds.
+            idle_s: Length of an idle measurement; ``None`` for 0.5 s, or 0.02 s where the meter sees the worker alone
+                (then idle power is a constant).
+            idle_every_s: Idle power is measured again once it is older than this.
+            reference_every_s: Same for the reference workload; ``None`` never measures it by itself.
+            max_rejected: Share of blocks that may be rejected.
+            clock: Time; for stand-ins.
+        """
+        self.device = device
+        self.meter = meter
+        self.threads = threads
+        self.seed = seed
+        self.drift_series = DriftSeries()
+        self.idles: list[Idle] = []
+        self._runtime_name = runtime
+        self._cpu_mask = cpu_mask
+        self._block_s = block_s
+        self._idle_s = (0.02 if meter.scope == "process" else 0.5) if idle_s is None else idle_s
+        self._idle_every_s = idle_every_s
+        self._reference_every_s = reference_every_s
+        self._max_rejected = max_rejected
+        self._clock = clock or Clock()
+        self._runtime: Runtime | None = None
+        self._folder: Path | None = None
+        self._reference_loaded: Loaded | None = None
+        self._reference_runs = 0
+        self._empty: EnergyRecord | None = None
+
+    def __enter__(self) -> Session:
+        """Open the runtime and measure idle power."""
+        if self._runtime is not None:
+            raise MeasureError("this session is open already; open another one")
+        self._folder = Path(tempfile.mkdtemp(prefix="deepen-session-"))
+        try:
+            self._runtime = self.device.runtime(self._runtime_name, self._cpu_mask)
+            if self._reference_every_s is None:
+                self.idle()
+            else:
+                self.reference()  # starts the worker, so idle power is that of a machine with a waiting worker
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the worker."""
+        self.close()
+
+    def close(self) -> None:
+        """End the worker and remove the session's files; harmless when closed."""
+        runtime, self._runtime = self._runtime, None
+        folder, self._folder = self._folder, None
+        self._reference_loaded = None
+        try:
+            if runtime is not None:
+                runtime.close()
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # ---- idle, drift, overhead ------------------------------------------------------------------------------------
+
+    def idle(self) -> Idle:
+        """Measure idle power now and remember it."""
+        self._open_runtime()
+        found = measure_idle(self.meter, self._idle_s, self._clock)
+        self.idles.append(found)
+        return found
+
+    def reference(self) -> ReferencePoint:
+        """Measure the reference workload now and append it to the drift series."""
+        runtime = self._open_runtime()
+        if self._reference_loaded is None or not self._reference_loaded.alive:
+            path = self._file("reference.onnx")
+            if not path.exists():
+                write_reference_model(path)
+            self._reference_loaded = runtime.load(path, threads=self.threads, seed=self.seed)
+            per_run = warm_up(self._reference_loaded, 0.05)
+            self._reference_runs = runs_per_block(per_run, self._block_s / 2, self.meter.update_s, _REFERENCE_RULE)
+        idle = self._fresh_idle()
+        found = self._collect(self._reference_loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads)
+        kept = found.judgement.accepted or found.trials
+        point = ReferencePoint(
+            t_s=(kept[0].interval.start_s + kept[-1].interval.end_s) / 2,
+            latency_s=statistics.median(t.latency_s for t in kept),
+            energy_j=statistics.fmean(t.net_j for t in kept),
+        )
+        self.drift_series.points.append(point)
+        return point
+
+    @property
+    def drift(self) -> tuple[tuple[float, float], ...]:
+        """Change of the reference workload's energy since the session began, as ``(t_s, share)``."""
+        return self.drift_series.relative()
+
+    def speed_at(self, t_s: float) -> float:
+        """Speed of the device at a moment over its usual speed in this session (see ``DriftSeries.speed_at``)."""
+        return self.drift_series.speed_at(t_s)
+
+    def empty_run(self) -> EnergyRecord:
+        """Measure one run of a model that does nothing (once per session): the cost of a call."""
+        if self._empty is None:
+            path = self._file("empty.onnx")
+            write_empty_model(path)
+            work = make_workload(path, kind="model", threads=self.threads, rule=_EMPTY_RULE)
+            self._empty = self.measure(work)
+        return self._empty
+
+    def empty_run_j(self) -> float:
+        """Net energy of one run of a model that does nothing, joules."""
+        return self.empty_run().energy_j
+
+    # ---- workloads ------------------------------------------------------------------------------------------------
+
+    def measure(self, workload: Workload, *, idle_after: bool = False) -> EnergyRecord:
+        """Measure one workload.
+
+        Args:
+            workload: What to run and when to stop.
+            idle_after: Measure idle power again afterwards; else the record's ``idle_power_after_w`` is the latest
+                one known (idle power is measured every ``idle_every_s``, not per kernel).
+
+        Returns:
+            The record; name is the file's stem, family and features are for the caller to fill in.
+
+        Raises:
+            ConfigError: If the file is missing or an input needs a shape.
+            RunError: If the model cannot be run here.
+            MeasureError: If too many blocks had to be rejected.
+            LinkError, MeterError: If the device or the meter is gone.
+        """
+        runtime = self._open_runtime()
+        if workload.runtime != runtime.name:
+            raise MeasureError(f"this session runs {runtime.name}; open another one for {workload.runtime}")
+        if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
+            self.reference()
+        before = self._fresh_idle()
+        loaded = runtime.load(workload.path, threads=workload.threads, shapes=workload.shapes, seed=self.seed)
+        try:
+            per_run = warm_up(loaded, workload.warmup_s)
+            n = runs_per_block(per_run, self._block_s, self.meter.update_s, workload.rule)
+            found = self._collect(loaded, workload.rule, n, before, workload.threads)
+            build = loaded.build
+        finally:
+            self._unload(loaded)
+        after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
+        return self._record(workload, found, before, after, build)
+
+    def _record(self, workload: Workload, found: Collected, before: Idle, after: Idle, build: str) -> EnergyRecord:
+        judged, rule = found.judgement, workload.rule
+        accepted = judged.accepted
+        if not accepted or judged.rejected_share > self._max_rejected:
+            raise MeasureError(
+                f"{workload.path.name}: {len(judged.rejected)} of {len(found.trials)} blocks were rejected "
+                f"({judged.rejected[-1]['reason']}); stop other programs on this machine and measure again"
+            )
+        if after is not before:  # the best guess of idle power in between is the mean of both sides
+            correction = (after.power_w - before.power_w) / 2
+            net = [t.net_j - correction * t.latency_s for t in accepted]
+        else:
+            net = [t.net_j for t in accepted]
+        energy_j = statistics.fmean(net)
+        latency_s = statistics.fmean(t.latency_s for t in accepted)
+        terms = uncertainty(
+            accepted,
+            resolution_j=self.meter.resolution_j,
+            update_s=self.meter.update_s,
+            power_w=energy_j / latency_s,
+            idle_std_w=max(before.std_w, after.std_w, abs(after.power_w - before.power_w) / 2),
+        )
+        state = self.device.state()
+        warnings = [*judged.warnings, *self._warnings(found, rule, before, after, terms, energy_j)]
+        limit = self.device.profile.max_temperature_c
+        if state.temperature_c > limit:
+            warnings.append(f"temperature {state.temperature_c:.0f} °C is above the profile's {limit:g} °C")
+        return EnergyRecord(
+            id=workload.id,
+            kind=workload.kind,
+            name=workload.path.stem,
+            energy_j=energy_j,
+            uncertainty_j=terms.total_j,
+            gross_energy_j=statistics.fmean(t.gross_j for t in accepted),
+            latency_s=latency_s,
+            idle_power_before_w=before.power_w,
+            idle_power_after_w=after.power_w,
+            threads=workload.threads,
+            runtime=workload.runtime,
+            runtime_build=build,
+            device=self.device.profile.id,
+            meter=self.meter.id,
+            source=self.meter.source,
+            runs=len(accepted) * found.runs_per_block,
+            trials=tuple(net),
+            recorded_at=utc_now(),
+            temperature_c=state.temperature_c,
+            frequency_hz=state.frequency_hz,
+            governor=state.governor,
+            rejected=judged.rejected,
+            warnings=tuple(warnings),
+        )
+
+    def _warnings(
+        self, found: Collected, rule: StoppingRule, before: Idle, after: Idle, terms: Uncertainty, energy_j: float
+    ) -> list[str]:
+        accepted = found.judgement.accepted
+        values = [t.net_j for t in accepted]
+        warnings: list[str] = []
+        if len(accepted) < rule.min_blocks:
+            warnings.append(f"few blocks: {len(accepted)} counted, {rule.min_blocks} wanted")
+        error = relative_error(values)
+        if len(values) > 1 and error > rule.rel_std:
+            warnings.append(f"spread: relative standard error {100 * error:.1f} %, {100 * rule.rel_std:.1f} % wanted")
+        change = trend(values)
+        if abs(change) > _TREND:
+            warnings.append(f"trend: energy changed by {100 * change:+.1f} % while it was measured")
+        block_s = accepted[0].interval.duration_s
+        if block_s < 100 * self.meter.update_s * (1 - 1e-6):
+            warnings.append(
+                f"short blocks: {block_s:.3f} s span {block_s / self.meter.update_s:.0f} updates of {self.meter.id}, "
+                "100 wanted"
+            )
+        if before.power_w > 0 and abs(after.power_w / before.power_w - 1) > _IDLE_CHANGE:
+            warnings.append(f"idle power changed from {before.power_w:.3f} W to {after.power_w:.3f} W")
+        if energy_j <= 2 * terms.total_j:
+            warnings.append("the workload's energy cannot be told from idle power")
+        moment = accepted[-1].interval.end_s
+        drift = self.drift_series.change_at(moment)
+        if abs(drift) > _DRIFT:
+            warnings.append(f"drift: the reference workload takes {100 * drift:+.1f} % energy since the session began")
+        return warnings
+
+    # ---- helpers --------------------------------------------------------------------------------------------------
+
+    def _collect(self, loaded: Loaded, rule: StoppingRule, n: int, idle: Idle, threads: int) -> Collected:
+        return collect(
+            loaded,
+            self.meter,
+            rule,
+            n,
+            idle_w=idle.power_w,
+            threads=threads,
+            max_rejected=self._max_rejected,
+            clock=self._clock,
+        )
+
+    @staticmethod
+    def _unload(loaded: Loaded) -> None:
+        if loaded.alive:
+            loaded.close()
+
+    def _open_runtime(self) -> Runtime:
+        if self._runtime is None:
+            raise LinkError("the session is closed; open it with 'with Session(...) as session'")
+        return self._runtime
+
+    def _file(self, name: str) -> Path:
+        if self._folder is None:
+            raise LinkError("the session is closed; open it with 'with Session(...) as session'")
+        return self._folder / name
+
+    def _due(self, series: list[Idle] | list[ReferencePoint], every_s: float) -> bool:
+        return not series or self._clock.now() - series[-1].t_s >= every_s
+
+    def _fresh_idle(self) -> Idle:
+        return self.idle() if self._due(self.idles, self._idle_every_s) else self.idles[-1]
