@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepen.graph.types import Graph, Node, Tensor
-from deepen.kernels.anatomy.base import Anatomy, Group, Layout, Params, UnknownShapeError
+from deepen.kernels.anatomy.base import Anatomy, Group, Layout, Params, UnknownShapeError, index_of
 from deepen.kernels.anatomy.costs import op_cost
 from deepen.kernels.anatomy.macs import node_macs
 from deepen.kernels.anatomy.registry import anatomies, readers
@@ -88,10 +88,11 @@ def boundary(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Tensor, ...], t
     inside = {name for n in nodes for name in n.outputs if name}
     members = {n.name for n in nodes}
     read = dict.fromkeys(i for n in nodes for i in n.inputs if i and i not in inside)
-    wanted = {t.name for t in graph.outputs}
-    wanted |= {i for n in graph.nodes if n.name not in members for i in n.inputs}
-    read_inside = {i for n in nodes for i in n.inputs}
-    written = [o for n in nodes for o in n.outputs if o and (o in wanted or o not in read_inside)]
+    index = index_of(graph)
+    written = [
+        o for n in nodes for o in n.outputs
+        if o and (o in index.outputs or o not in index.readers or not members.issuperset(index.readers[o]))
+    ]  # fmt: skip
     tensors = {i: graph.tensors.get(i) or Tensor(i, None, "") for i in (*read, *written)}
     group = Group(tuple(nodes), graph, (), ())
     return (

@@ -98,11 +98,16 @@ def qualified(node: Node) -> str:
 
 
 class _Index:
-    """Producers of every tensor of one graph."""
+    """Producers and readers of every tensor of one graph."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.producer = {name: node for node in graph.nodes for name in node.outputs if name}
+        self.readers: dict[str, set[str]] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, set()).add(node.name)
+        self.outputs = {t.name for t in graph.outputs}
         self.constant: dict[str, bool] = {}
 
 

@@ -1,0 +1,120 @@
+"""Value numbering: which tensors are constants, and which nodes compute the same value twice.
+
+Both questions are asked the way ONNX Runtime answers them (``ConstantSharing``, ``CommonSubexpressionElimination`` and
+``ConstantFolding`` in ``onnxruntime/core/optimizer``), because the answers decide what it fuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.graph.types import Node
+
+__all__ = ["CONTROL_FLOW", "constant_tensors", "duplicates", "standard"]
+
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+
+_RANDOM = frozenset({
+    "RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Multinomial", "Bernoulli",
+})  # fmt: skip
+
+# Kept at run time although their inputs are constant: the runtime looks for quantised operators around them.
+_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+# ConstantSharing merges single values of these types.
+_SHARED = frozenset({"float32", "float16", "float64", "int32", "int64"})
+
+
+def standard(domain: str) -> bool:
+    """Whether a domain is the ONNX standard one."""
+    return domain in ("", "ai.onnx")
+
+
+def constant_tensors(nodes: Iterable[Node], known: Collection[str], *, static: Collection[str] = ()) -> set[str]:
+    """Tensors whose value does not depend on any input.
+
+    Args:
+        nodes: In topological order.
+        known: Initialisers.
+        static: Tensors of known shape; ``Shape`` and ``Size`` of them are constants too.
+
+    Returns:
+        ``known`` and every tensor computed from constants alone by an operator the runtime evaluates beforehand.
+    """
+    constant = set(known)
+    for node in nodes:
+        kind = node.op_type
+        if kind in _RANDOM or kind in _KEPT or kind in CONTROL_FLOW:
+            continue
+        if kind in ("Shape", "Size"):
+            fixed = node.inputs[0] in constant or node.inputs[0] in static
+        elif node.inputs:
+            fixed = all(not name or name in constant for name in node.inputs)
+        else:
+            fixed = kind == "Constant"
+        if fixed:
+            constant.update(name for name in node.outputs if name)
+    return constant
+
+
+def _attribute_key(node: Node) -> tuple[Any, ...] | None:
+    """Hashable attributes, or ``None`` where a tensor is among them (the runtime never takes those for equal)."""
+    items = []
+    for name, value in sorted(node.attributes.items()):
+        if isinstance(value, np.ndarray):
+            return None
+        items.append((name, tuple(value) if isinstance(value, list) else value))
+    return tuple(items)
+
+
+def _single_value(array: NDArray[Any]) -> tuple[Any, ...] | None:
+    if array.shape not in ((), (1,)) or array.dtype.name not in _SHARED:
+        return None
+    return (array.dtype.name, array.ndim, array.tobytes())
+
+
+def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: Collection[str]) -> dict[str, Node]:
+    """Nodes that compute what an earlier node of the same scope computes.
+
+    Initialisers are equal if they are the same one, or single values (shape ``[]`` or ``[1]``) that are equal.
+
+    Args:
+        nodes: One scope, in topological order.
+        values: Values of small constants by name.
+        keep: Tensors that must stay (graph outputs): their nodes are never duplicates.
+
+    Returns:
+        Node name -> the earlier node.
+    """
+    computed = {name for node in nodes if node.op_type != "Constant" for name in node.outputs}
+    number: dict[str, Any] = {}
+    first: dict[Any, Node] = {}
+    found: dict[str, Node] = {}
+    for node in nodes:
+        inputs = []
+        for name in node.inputs:
+            if name not in number:
+                array = None if name in computed else values.get(name)
+                number[name] = (None if array is None else _single_value(array)) or name
+            inputs.append(number[name])
+        attributes = None
+        if node.op_type not in _RANDOM and node.op_type not in CONTROL_FLOW and node.inputs:
+            attributes = _attribute_key(node)
+        if attributes is None:
+            continue
+        key = (node.op_type, node.domain, attributes, tuple(inputs), len(node.outputs))
+        try:
+            earlier = first.setdefault(key, node)
+        except TypeError:  # an attribute value that cannot be hashed: take the node as it is
+            continue
+        if earlier is node or not keep.isdisjoint(node.outputs):
+            continue
+        found[node.name] = earlier
+        for mine, theirs in zip(node.outputs, earlier.outputs, strict=True):
+            if mine and theirs:
+                number[mine] = number.get(theirs, theirs)
+    return found

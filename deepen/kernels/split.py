@@ -1,0 +1,273 @@
+"""Splits a graph into the kernels a runtime executes.
+
+ONNX Runtime is asked (:mod:`deepen.kernels.oracle`) and its answer mapped back to the model's nodes
+(:mod:`deepen.kernels.mapping`); other runtimes follow rules (:mod:`deepen.kernels.rules`). Whatever the method, two
+invariants are checked: every node is in exactly one kernel or does no work, and the kernels' multiply-accumulates sum
+to those of the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deepen.errors import GraphError, unknown_name
+from deepen.graph.types import Graph, Node, Tensor
+from deepen.kernels import oracle, rules
+from deepen.kernels.describe import describe, node_macs
+from deepen.kernels.mapping import Executed, map_scope
+from deepen.kernels.numbering import CONTROL_FLOW, constant_tensors
+from deepen.kernels.types import Kernel, Split
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["runtimes", "split"]
+
+ORACLE = "onnxruntime"
+
+
+def runtimes() -> list[str]:
+    """Runtimes :func:`split` knows."""
+    return sorted({ORACLE, *rules.rule_names()})
+
+
+def split(graph: Graph, runtime: str = ORACLE) -> Split:
+    """Split a graph into the kernels a runtime executes.
+
+    Args:
+        graph: From :func:`deepen.graph.load`.
+        runtime: ``onnxruntime`` (asked, level EXTENDED on the CPU; by rules where it is not installed), or the name of
+            a rule file in ``kernels/rules``.
+
+    Raises:
+        ConfigError: If there is no such runtime.
+        GraphError: If the runtime does not accept the model, or an invariant does not hold.
+        StorageError: If the temporary folder cannot be written.
+    """
+    if runtime not in runtimes():
+        raise unknown_name("runtime", runtime, runtimes())
+    work = _Work(graph)
+    if runtime == ORACLE and oracle.available():
+        answer = oracle.ask(graph)
+        work.from_oracle(answer.model.graph)
+        method, evidence = "oracle", answer.evidence
+    else:
+        found = rules.load_rules(runtime)
+        work.from_rules(found)
+        method, evidence = "rules", found.evidence
+        if runtime == ORACLE:
+            work.warnings.append("onnxruntime is not installed: split by rules instead; pip install onnxruntime")
+    kernels = work.kernels()
+    _check(graph, kernels, work)
+    return Split(
+        kernels=kernels,
+        folded=tuple(work.folded),
+        unassigned=tuple((k.name, k.op_types) for k in kernels if k.family == "other"),
+        runtime=runtime,
+        method=method,
+        evidence=evidence,
+        warnings=tuple(dict.fromkeys((*graph.warnings, *work.warnings))),
+    )
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Nodes that run as one kernel, and what the runtime executes for them."""
+
+    nodes: Sequence[Node]
+    runtime_ops: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Work:
+    """One split in progress.
+
+    Attributes:
+        graph: What is split.
+        pieces: Found so far, in execution order.
+        folded: Names of nodes that do no work.
+        idle: Those of them whose multiply-accumulates really vanish: constant, dead, merged or in a branch not taken.
+        warnings: What a reader should know.
+    """
+
+    graph: Graph
+    pieces: list[_Piece] = field(default_factory=list)
+    folded: list[str] = field(default_factory=list)
+    idle: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
+    scopes: dict[str, list[Node]] = field(init=False)
+    constant: set[str] = field(init=False)
+    captured: dict[str, set[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scopes = {}
+        for node in self.graph.nodes:
+            self.scopes.setdefault(node.scope, []).append(node)
+        tensors = self.graph.tensors
+        produced = {name for n in self.graph.nodes if n.op_type != "Constant" for name in n.outputs}
+        replaceable = {t.name for t in self.graph.inputs}
+        if self.graph.model is not None:
+            from deepen.kernels.weightless import overridable
+
+            replaceable |= overridable(self.graph.model)
+        stored = {t.name for t in tensors.values() if t.constant and t.name not in produced} - replaceable
+        static = {t.name for t in tensors.values() if t.shape is not None}
+        self.constant = constant_tensors(self.graph.nodes, stored, static=static)
+        self.idle.update(n.name for n in self.graph.nodes if all(not o or o in self.constant for o in n.outputs))
+        self.captured = {}
+        if len(self.scopes) > 1:
+            for scope in self.scopes:
+                self.captured[scope] = {i for n in self.graph.nodes if n.scope != scope for i in n.inputs if i}
+
+    # --- by the oracle ------------------------------------------------------------------------------------------
+
+    def from_oracle(self, answer: onnx.GraphProto) -> None:
+        """Map the runtime's graph."""
+        assert self.graph.model is not None  # noqa: S101 - the oracle checked
+        self._map("", self.graph.model.graph, answer, {})
+
+    def _map(
+        self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]
+    ) -> None:
+        names = dict(outer)
+        prefix = f"{scope}/" if scope else ""
+        local = [o for proto in answer.node for o in proto.output]
+        local += [i.name for i in answer.input] + [t.name for t in answer.initializer]
+        names.update((name, prefix + name) for name in local if name)
+        known = {name: prefix + name for name in (*(o.name for o in original.output), *(i.name for i in original.input))}
+        done = [
+            Executed(
+                proto.name, proto.op_type, proto.domain,
+                tuple(names.get(i, i) for i in proto.input), tuple(names.get(o, o) for o in proto.output), proto,
+            )
+            for proto in answer.node
+        ]  # fmt: skip
+        nodes = self.scopes.get(scope, [])
+        outputs = {known[o.name] for o in original.output}
+        mapped = map_scope(
+            nodes, done, constant=self.constant, outputs=outputs, captured=self.captured.get(scope, ()),
+            values=self.graph.values,
+        )  # fmt: skip
+        self.folded += mapped.folded
+        self.idle.update(mapped.idle)
+        self.warnings += mapped.warnings
+        bodies = {proto.name: proto for proto in original.node if proto.op_type in CONTROL_FLOW}
+        for group in mapped.groups:
+            self.pieces.append(_Piece(group.nodes, tuple(r.qualified for r in group.runtime)))
+        for name, executed in mapped.containers.items():
+            taken = {a.name: a.g for a in executed.proto.attribute if a.HasField("g")}
+            for attribute in bodies[name].attribute:
+                if attribute.HasField("g"):
+                    self._map(f"{name}.{attribute.name}", attribute.g, taken[attribute.name], names)
+        for name in bodies.keys() - mapped.containers.keys():
+            self._unentered(name)
+
+    def _unentered(self, container: str) -> None:
+        """Bodies of a control-flow node the runtime does not execute as one."""
+        inside = [n for n in self.graph.nodes if n.scope.startswith(f"{container}.")]
+        live = [n for n in inside if n.multiplicity and node_macs(n, self.graph)]
+        if live:
+            raise GraphError(f"the runtime dissolved '{container}' but '{live[0].name}' inside it computes something")
+        self.folded += [n.name for n in inside]
+        self.idle.update(n.name for n in inside)
+
+    # --- by rules -----------------------------------------------------------------------------------------------
+
+    def from_rules(self, found: rules.Rules) -> None:
+        """Apply rules to every scope."""
+        main_outputs = {t.name for t in self.graph.outputs}
+        for scope, nodes in self.scopes.items():
+            read = {i for n in nodes for i in n.inputs}
+            ends = {o for n in nodes for o in n.outputs if o and o not in read}
+            kept = self.captured.get(scope, set()) | (main_outputs if not scope else ends)
+            groups, folded = rules.fuse(nodes, self.graph, found, self.constant, kept)
+            self.folded += folded
+            self.pieces += [_Piece(group, ()) for group in groups]
+
+    # --- kernels ------------------------------------------------------------------------------------------------
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Describe every piece."""
+        edges = _Edges(self.graph, self.folded)
+        found = []
+        for piece in self.pieces:
+            read, written = edges.of(piece.nodes, self.constant)
+            found.append(
+                describe(
+                    piece.nodes,
+                    self.graph,
+                    name=piece.nodes[0].name,
+                    inputs=read,
+                    outputs=written,
+                    runtime_ops=piece.runtime_ops,
+                    multiplicity=max(n.multiplicity for n in piece.nodes),
+                )
+            )
+        return tuple(found)
+
+
+class _Edges:
+    """What groups of nodes exchange."""
+
+    def __init__(self, graph: Graph, folded: Collection[str]) -> None:
+        self.graph = graph
+        self.readers: dict[str, list[str]] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                if name:
+                    self.readers.setdefault(name, []).append(node.name)
+        self.outputs = {t.name for t in graph.outputs}
+        gone = set(folded)
+        self.alias = {
+            node.outputs[0]: node.inputs[0]
+            for node in graph.nodes
+            if node.name in gone and node.inputs and node.outputs and node.op_type in ("Identity", "Dropout")
+        }
+
+    def of(self, nodes: Sequence[Node], constant: Collection[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Activations a group reads, and tensors it writes for others (or nobody: then all that nobody reads)."""
+        members = {n.name for n in nodes}
+        inside = {o for n in nodes for o in n.outputs if o}
+        read: dict[str, None] = {}
+        for node in nodes:
+            for given in node.inputs:
+                name = given
+                while name in self.alias and name not in inside:
+                    name = self.alias[name]
+                if name and name not in inside and name not in constant:
+                    read[name] = None
+        written = [
+            o for n in nodes for o in n.outputs
+            if o and (o in self.outputs or not members.issuperset(self.readers.get(o, ())) or o not in self.readers)
+        ]  # fmt: skip
+        return tuple(map(self._tensor, read)), tuple(map(self._tensor, written))
+
+    def _tensor(self, name: str) -> Tensor:
+        return self.graph.tensors.get(name) or Tensor(name, None, "")
+
+
+def _check(graph: Graph, kernels: Sequence[Kernel], work: Any) -> None:
+    """Check the invariants.
+
+    Raises:
+        GraphError: If a node is lost or counted twice, or multiply-accumulates are.
+    """
+    where: dict[str, str] = {}
+    for kernel in kernels:
+        for name in kernel.node_names:
+            if name in where:
+                raise GraphError(f"node '{name}' is in two kernels, '{where[name]}' and '{kernel.name}'; please report the model")
+            where[name] = kernel.name
+    folded = set(work.folded)
+    both = folded & where.keys()
+    lost = [n.name for n in graph.nodes if n.name not in where and n.name not in folded]
+    if lost or both:
+        names = sorted(lost or both)
+        problem = "belong to no kernel" if lost else "are both folded and in a kernel"
+        raise GraphError(f"{len(names)} nodes {problem}, first '{names[0]}'; please report the model")
+    expected = sum(node_macs(n, graph) for n in graph.nodes if n.name not in work.idle)
+    found = sum(k.macs for k in kernels)
+    if expected != found:
+        raise GraphError(f"kernels sum to {found} multiply-accumulates, nodes to {expected}; please report the model")
