@@ -198,6 +198,7 @@ class EnergyRecord:
         rejected: Blocks left out, as ``{"reason", "energy_j"}``.
         warnings: What a reader should know (drift, few blocks, ...).
         trace_sha256: Hash of the stored trace; empty where none was kept.
+        copies: Copies of the kernel that ran side by side in each inference; energies and latency are per copy.
         recorded_at: UTC, ISO-8601.
         schema: :data:`RECORD_SCHEMA`.
     """
@@ -231,6 +232,7 @@ class EnergyRecord:
     rejected: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     trace_sha256: str = ""
+    copies: int = 1
     schema: int = RECORD_SCHEMA
 
     def __post_init__(self) -> None:
