@@ -24,7 +24,7 @@ def dotted(path: Path) -> str:
 def public_names(tree: ast.Module) -> set[str]:
     """Names a module binds for others: its own definitions, and what it takes from deepen, without underscore."""
     names: set[str] = set()
-    for node in [n for top in tree.body for n in (ast.walk(top) if isinstance(top, ast.If) else [top])]:
+    for node in [n for top in tree.body for n in (top.body if isinstance(top, ast.If) else [top])]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
@@ -50,7 +50,7 @@ def test_all_is_exactly_what_a_package_binds(path: Path) -> None:
         names.add("__version__")
     if dotted(path) == "deepen.cli":  # takes from the layers below, offers the command line
         names &= set(module.__all__)
-    assert set(module.__all__) == names
+    assert set(getattr(module, "__all__", [])) == names
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
@@ -68,7 +68,7 @@ def test_exported_names_exist_once_in_order_and_are_documented(path: Path) -> No
     assert undocumented == []
 
 
-@pytest.mark.parametrize("path", INITS, ids=dotted)
+@pytest.mark.parametrize("path", [p for p in INITS if len(p.relative_to(PACKAGE).parts) <= 2], ids=dotted)
 def test_a_package_exports_something(path: Path) -> None:
     assert importlib.import_module(dotted(path)).__all__
 

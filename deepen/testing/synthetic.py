@@ -48,14 +48,17 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
         seed: Seed of the sampling and of the noise.
     """
     from deepen import graph
-    from deepen.kernels import build, features, sample, split
+    from deepen.kernels.build import build
+    from deepen.kernels.features import FEATURES_VERSION, features
+    from deepen.kernels.sample import sample
+    from deepen.kernels.split import split
 
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
-        for drawn in sample.sample(families, count, seed, exclude=()):
+        for drawn in sample(families, count, seed, exclude=()):
             file = Path(folder) / f"{drawn.key}.onnx"
-            file.write_bytes(build.build(drawn.family, drawn.params).SerializeToString())
-            (kernel,) = split.split(graph.load(file)).kernels
+            file.write_bytes(build(drawn.family, drawn.params).SerializeToString())
+            (kernel,) = split(graph.load(file)).kernels
             file.unlink()
             joules = energy_j(kernel, rng)
             yield EnergyRecord(
@@ -79,8 +82,8 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
                 recorded_at="2026-01-01T00:00:00Z",
                 family=kernel.family,
                 params=kernel.params,
-                features=features.features(kernel),
-                features_version=features.FEATURES_VERSION,
+                features=features(kernel),
+                features_version=FEATURES_VERSION,
             )
 
 

@@ -23,16 +23,16 @@ INSIDE = """
 import json, sys, time
 import deepen
 from deepen import graph
-from deepen.kernels import split as splitter
+from deepen.kernels.split import split
 model, predictor_path, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
 predictor = deepen.load_predictor(predictor_path)
 times_of = {"load_split": [], "predict": []}
 for _ in range(times + 1):
     start = time.perf_counter()
-    split = splitter.split(graph.load(model))
+    parts = split(graph.load(model))
     times_of["load_split"].append(time.perf_counter() - start)
     start = time.perf_counter()
-    predictor.predict_split(split, model=model)
+    predictor.predict_split(parts, model=model)
     times_of["predict"].append(time.perf_counter() - start)
 first = {name: values[0] for name, values in times_of.items()}
 print(json.dumps({"first": first, "warm": {name: values[1:] for name, values in times_of.items()}}))
