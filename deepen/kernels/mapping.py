@@ -7,7 +7,7 @@ nodes without any tie (casts, transposes and reshapes the runtime inserted) belo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from deepen.kernels.numbering import CONTROL_FLOW, duplicates, standard
 
 __all__ = ["LAYOUT", "Executed", "Group", "Mapped", "map_scope"]
 
-LAYOUT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
+LAYOUT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Expand"})
 """Operators a runtime inserts, moves or cancels because they compute nothing."""
 
 VANISHING = frozenset({"Identity", "Dropout", "Constant"})
@@ -83,6 +83,7 @@ def map_scope(
     outputs: Collection[str],
     captured: Collection[str] = (),
     values: Mapping[str, Any],
+    neutral: Callable[[Node], bool] = lambda node: False,
 ) -> Mapped:
     """Map one scope.
 
@@ -93,11 +94,12 @@ def map_scope(
         outputs: The scope's outputs.
         captured: Tensors of this scope that bodies below it read.
         values: Values of small constants.
+        neutral: Whether a node may hand on its input unchanged (then a runtime may eliminate it).
 
     Raises:
         GraphError: If a node that computes something cannot be attributed to anything executed.
     """
-    return _Mapper(nodes, executed, constant, {*outputs, *captured}, set(outputs), values).run()
+    return _Mapper(nodes, executed, constant, {*outputs, *captured}, set(outputs), values, neutral).run()
 
 
 class _Mapper:
@@ -109,6 +111,7 @@ class _Mapper:
         used: set[str],
         outputs: set[str],
         values: Mapping[str, Any],
+        neutral: Callable[[Node], bool],
     ) -> None:
         self.nodes = nodes
         self.executed = executed
@@ -116,10 +119,12 @@ class _Mapper:
         self.used = used
         self.outputs = outputs
         self.values = values
+        self.neutral = neutral
         self.producer = {name: node for node in nodes for name in node.outputs if name}
         self.position = {node.name: index for index, node in enumerate(nodes)}
         self.rank = {id(done): index for index, done in enumerate(executed)}
         self.anchors: list[tuple[str, ...]] = [()] * len(executed)
+        self.equal: dict[str, str] = {}  # node -> the equal node that the runtime kept
         self.owner: dict[str, int] = {}  # node name -> index into executed
         self.home: list[int] = list(range(len(executed)))  # executed -> executed it is merged into
         self.result = Mapped()
@@ -150,6 +155,16 @@ class _Mapper:
                 self.anchors[index] = ()
                 self.home[index] = min(rivals)
 
+    def find_equal(self) -> None:
+        """Find nodes the runtime merges with an equal one; which of them it keeps shows in what is tied."""
+        tied = {self.producer[name].name for names in self.anchors for name in names}
+        classes: dict[str, list[str]] = {}
+        for name, earlier in duplicates(self.nodes, self.values, self.outputs).items():
+            classes.setdefault(earlier.name, [earlier.name]).append(name)
+        for names in classes.values():
+            kept = next((name for name in names if name in tied), names[0])
+            self.equal.update((name, kept) for name in names if name != kept and name not in tied)
+
     # --- attribution --------------------------------------------------------------------------------------------
 
     def walk(self) -> None:
@@ -163,7 +178,7 @@ class _Mapper:
                 node = stack.pop()
                 if node.name in self.owner or (node.name in starts and node.name not in first):
                     continue
-                if node.name not in first and self._is_constant(node):
+                if node.name not in first and (self._is_constant(node) or node.name in self.equal):
                     continue
                 self.owner[node.name] = index
                 for name in node.inputs:
@@ -236,7 +251,6 @@ class _Mapper:
         if not rest:
             return
         live = self.live()
-        equal = duplicates(self.nodes, self.values, self.outputs)
         attached = []
         for node in rest:
             if node.op_type in VANISHING or self._is_constant(node):
@@ -245,10 +259,10 @@ class _Mapper:
                 self.result.folded.append(node.name)
                 self.result.idle.append(node.name)
                 self.result.warnings.append(f"node '{node.name}' ({node.op_type}) computes nothing that is used")
-            elif node.name in equal:
+            elif node.name in self.equal:
                 self.result.folded.append(node.name)
                 self.result.idle.append(node.name)
-            elif node.op_type in LAYOUT or not node.inputs:
+            elif node.op_type in LAYOUT or not node.inputs or self.neutral(node):
                 self.result.folded.append(node.name)
             else:
                 attached.append(node)
@@ -287,7 +301,11 @@ class _Mapper:
 
     def trim(self, group: Group) -> list[Group]:
         """Take out of a group what the runtime eliminated, and give moved layout operators a kernel of their own."""
-        gone = [n for n in group.nodes if n.op_type in VANISHING or self._is_constant(n)]
+        run = {r.op_type for r in group.runtime}
+        gone = [
+            n for n in group.nodes
+            if n.op_type in VANISHING or self._is_constant(n) or (n.op_type not in run and self.neutral(n))
+        ]  # fmt: skip
         if 0 < len(gone) < len(group.nodes):
             self.result.folded += [n.name for n in gone]
             group.nodes = [n for n in group.nodes if n not in gone]
@@ -318,6 +336,7 @@ class _Mapper:
 
     def run(self) -> Mapped:
         self.tie()
+        self.find_equal()
         self.walk()
         self.merge_untied()
         groups = self.group()

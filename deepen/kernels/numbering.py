@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.graph.types import Node
+from deepen.graph.types import Graph, Node, value_scalar
 
-__all__ = ["CONTROL_FLOW", "constant_tensors", "duplicates", "standard"]
+__all__ = ["CONTROL_FLOW", "changes_nothing", "constant_tensors", "duplicates", "standard"]
 
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
@@ -118,3 +118,27 @@ def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: 
             if mine and theirs:
                 number[mine] = number.get(theirs, theirs)
     return found
+
+
+_NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
+_RESHAPES = frozenset({"Slice", "Reshape", "Expand", "Pad", "Tile", "Resize", "Upsample"})
+_JOINS = frozenset({"Concat", "Sum", "Max", "Min", "Mean"})
+
+
+def changes_nothing(node: Node, graph: Graph) -> bool:
+    """Whether a node may hand on its first input unchanged, so that a runtime may eliminate it.
+
+    A slice, reshape or pad to the same shape, a join of one input, a sum with 0 or a product with 1. Only asked about
+    nodes that the runtime did eliminate.
+    """
+    if node.op_type in _JOINS:
+        return len(node.inputs) == 1
+    if not node.inputs or not node.outputs:
+        return False
+    before, after = graph.tensors.get(node.inputs[0]), graph.tensors.get(node.outputs[0])
+    if before is None or after is None or before.shape is None or before.shape != after.shape:
+        return False
+    if node.op_type in _RESHAPES:
+        return True
+    neutral = _NEUTRAL.get(node.op_type)
+    return neutral is not None and len(node.inputs) == 2 and value_scalar(graph.values, node.inputs[1]) == neutral

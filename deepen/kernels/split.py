@@ -9,15 +9,16 @@ to those of the nodes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from deepen.errors import GraphError, unknown_name
 from deepen.graph.types import Graph, Node, Tensor
 from deepen.kernels import oracle, rules
+from deepen.kernels.branches import dissolve
 from deepen.kernels.describe import describe, node_macs
 from deepen.kernels.mapping import Executed, map_scope
-from deepen.kernels.numbering import CONTROL_FLOW, constant_tensors
+from deepen.kernels.numbering import CONTROL_FLOW, changes_nothing, constant_tensors
 from deepen.kernels.types import Kernel, Split
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["runtimes", "split"]
 
 ORACLE = "onnxruntime"
+
+_PASSED_THROUGH = frozenset({"Identity", "Dropout", "Expand"})
+"""Operators whose input the next kernel reads where they are eliminated (an Expand, in favour of broadcasting)."""
 
 
 def runtimes() -> list[str]:
@@ -48,12 +52,12 @@ def split(graph: Graph, runtime: str = ORACLE) -> Split:
     """
     if runtime not in runtimes():
         raise unknown_name("runtime", runtime, runtimes())
-    work = _Work(graph)
     if runtime == ORACLE and oracle.available():
-        answer = oracle.ask(graph)
+        work, answer = _ask(graph)
         work.from_oracle(answer.model.graph)
         method, evidence = "oracle", answer.evidence
     else:
+        work = _Work(*dissolve(graph))
         found = rules.load_rules(runtime)
         work.from_rules(found)
         method, evidence = "rules", found.evidence
@@ -61,15 +65,33 @@ def split(graph: Graph, runtime: str = ORACLE) -> Split:
             work.warnings.append("onnxruntime is not installed: split by rules instead; pip install onnxruntime")
     kernels = work.kernels()
     _check(graph, kernels, work)
+    names = {n.name for n in graph.nodes}
     return Split(
         kernels=kernels,
-        folded=tuple(work.folded),
+        folded=tuple(name for name in work.folded if name in names),
         unassigned=tuple((k.name, k.op_types) for k in kernels if k.family == "other"),
         runtime=runtime,
         method=method,
         evidence=evidence,
         warnings=tuple(dict.fromkeys((*graph.warnings, *work.warnings))),
     )
+
+
+def _ask(graph: Graph) -> tuple[_Work, oracle.Answer]:
+    """Ask the runtime; where it refuses the branch of an If that is not counted, ask without that branch."""
+    flat, gone = dissolve(graph)
+    try:
+        return _Work(flat, gone), oracle.ask(flat)
+    except GraphError:
+        without, more = dissolve(graph, assume=True)
+        if len(more) == len(gone):
+            raise
+        work = _Work(without, more)
+        answer = oracle.ask(without)
+        work.warnings.append(
+            "the runtime refuses a branch of an If for these input shapes; only the branches counted were split"
+        )
+        return work, answer
 
 
 @dataclass(slots=True)
@@ -85,7 +107,8 @@ class _Work:
     """One split in progress.
 
     Attributes:
-        graph: What is split.
+        graph: What is split: If nodes of known condition are dissolved.
+        gone: Nodes that went with them.
         pieces: Found so far, in execution order.
         folded: Names of nodes that do no work.
         idle: Those of them whose multiply-accumulates really vanish: constant, dead, merged or in a branch not taken.
@@ -93,15 +116,18 @@ class _Work:
     """
 
     graph: Graph
+    gone: Sequence[str]
     pieces: list[_Piece] = field(default_factory=list)
-    folded: list[str] = field(default_factory=list)
-    idle: set[str] = field(default_factory=set)
+    folded: list[str] = field(init=False)
+    idle: set[str] = field(init=False)
     warnings: list[str] = field(default_factory=list)
     scopes: dict[str, list[Node]] = field(init=False)
     constant: set[str] = field(init=False)
     captured: dict[str, set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.folded = list(self.gone)
+        self.idle = set(self.gone)
         self.scopes = {}
         for node in self.graph.nodes:
             self.scopes.setdefault(node.scope, []).append(node)
@@ -135,8 +161,10 @@ class _Work:
         prefix = f"{scope}/" if scope else ""
         local = [o for proto in answer.node for o in proto.output]
         local += [i.name for i in answer.input] + [t.name for t in answer.initializer]
-        names.update((name, prefix + name) for name in local if name)
-        known = {name: prefix + name for name in (*(o.name for o in original.output), *(i.name for i in original.input))}
+        tensors = self.graph.tensors
+        for name in filter(None, local):
+            full = prefix + name
+            names[name] = name if full not in tensors and name in tensors else full  # of a dissolved branch
         done = [
             Executed(
                 proto.name, proto.op_type, proto.domain,
@@ -145,10 +173,10 @@ class _Work:
             for proto in answer.node
         ]  # fmt: skip
         nodes = self.scopes.get(scope, [])
-        outputs = {known[o.name] for o in original.output}
+        outputs = {names.get(o.name, prefix + o.name) for o in original.output}
         mapped = map_scope(
             nodes, done, constant=self.constant, outputs=outputs, captured=self.captured.get(scope, ()),
-            values=self.graph.values,
+            values=self.graph.values, neutral=lambda node: changes_nothing(node, self.graph),
         )  # fmt: skip
         self.folded += mapped.folded
         self.idle.update(mapped.idle)
@@ -196,7 +224,7 @@ class _Work:
             read, written = edges.of(piece.nodes, self.constant)
             found.append(
                 describe(
-                    piece.nodes,
+                    edges.rewired(piece.nodes),
                     self.graph,
                     name=piece.nodes[0].name,
                     inputs=read,
@@ -223,8 +251,25 @@ class _Edges:
         self.alias = {
             node.outputs[0]: node.inputs[0]
             for node in graph.nodes
-            if node.name in gone and node.inputs and node.outputs and node.op_type in ("Identity", "Dropout")
+            if node.name in gone and node.inputs and node.outputs
+            and (node.op_type in _PASSED_THROUGH or changes_nothing(node, graph))
         }
+
+    def source(self, name: str) -> str:
+        """What a tensor really is, when nodes that do no work are left out."""
+        while name in self.alias:
+            name = self.alias[name]
+        return name
+
+    def rewired(self, nodes: Sequence[Node]) -> list[Node]:
+        """The nodes, reading what they really read."""
+        if not self.alias:
+            return list(nodes)
+        found = []
+        for node in nodes:
+            inputs = tuple(map(self.source, node.inputs))
+            found.append(node if inputs == node.inputs else replace(node, inputs=inputs))
+        return found
 
     def of(self, nodes: Sequence[Node], constant: Collection[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Activations a group reads, and tensors it writes for others (or nobody: then all that nobody reads)."""
@@ -233,9 +278,7 @@ class _Edges:
         read: dict[str, None] = {}
         for node in nodes:
             for given in node.inputs:
-                name = given
-                while name in self.alias and name not in inside:
-                    name = self.alias[name]
+                name = self.source(given)
                 if name and name not in inside and name not in constant:
                     read[name] = None
         written = [
@@ -267,7 +310,7 @@ def _check(graph: Graph, kernels: Sequence[Kernel], work: Any) -> None:
         names = sorted(lost or both)
         problem = "belong to no kernel" if lost else "are both folded and in a kernel"
         raise GraphError(f"{len(names)} nodes {problem}, first '{names[0]}'; please report the model")
-    expected = sum(node_macs(n, graph) for n in graph.nodes if n.name not in work.idle)
+    expected = sum(node_macs(n, work.graph) for n in work.graph.nodes if n.name not in work.idle)
     found = sum(k.macs for k in kernels)
     if expected != found:
         raise GraphError(f"kernels sum to {found} multiply-accumulates, nodes to {expected}; please report the model")
