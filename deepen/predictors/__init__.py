@@ -1,1 +1,65 @@
-"""Predictors."""
+"""Predictors: from a dataset of measured kernels to joules for kernels and models nobody has measured.
+
+::
+
+    predictor = deepen.predictors.train(dataset)
+    predictor.save("mine.deepen")
+    deepen.predictors.load("mine.deepen").predict("model.onnx").energy_j
+
+Loading and predicting need numpy only; training also needs scikit-learn, LightGBM and scipy. Names load on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deepen.predictors.estimator import LogWorkRegressor
+    from deepen.predictors.evaluation import evaluate, metrics
+    from deepen.predictors.predictor import Predictor
+    from deepen.predictors.recipes import Recipe, load_recipe, recipe_names
+    from deepen.predictors.store import available, home, load
+    from deepen.predictors.training import train
+
+__all__ = [
+    "LogWorkRegressor",
+    "Predictor",
+    "Recipe",
+    "available",
+    "evaluate",
+    "home",
+    "load",
+    "load_recipe",
+    "metrics",
+    "recipe_names",
+    "train",
+]
+
+if not TYPE_CHECKING:
+    _LAZY = {
+        "LogWorkRegressor": "estimator",
+        "Predictor": "predictor",
+        "Recipe": "recipes",
+        "available": "store",
+        "evaluate": "evaluation",
+        "home": "store",
+        "load": "store",
+        "load_recipe": "recipes",
+        "metrics": "evaluation",
+        "recipe_names": "recipes",
+        "train": "training",
+    }
+
+    def __getattr__(name: str) -> object:
+        """Import a public name on first use."""
+        if name not in _LAZY:
+            raise AttributeError(f"module 'deepen.predictors' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"deepen.predictors.{_LAZY[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """Public names, loaded or not."""
+        return sorted(__all__)

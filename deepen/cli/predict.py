@@ -1,0 +1,118 @@
+"""``deepen predict``: the energy of models nobody has measured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepen.cli.output import emit, json_option, progress, table
+from deepen.errors import DeepenError, GraphError
+from deepen.units import format_si
+
+if TYPE_CHECKING:
+    from deepen.records import Prediction
+
+__all__ = ["command"]
+
+_TOP = 10
+
+
+@click.command(name="predict")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--predictor", "-p", "predictor_name", required=True, help="Predictor file, or a name of 'predictor list'."
+)
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@click.option("--runtime", help="Runtime to split for; default: the one the predictor was trained on.")
+@json_option
+def command(
+    models: tuple[str, ...], predictor_name: str, shapes: tuple[str, ...], runtime: str | None, as_json: bool
+) -> None:
+    """Predict the net energy of one inference of each MODEL, kernel by kernel.
+
+    One MODEL gives one JSON document, several give a list. If a model fails, the others are still printed (with --json:
+    nothing is), and the exit status is that of the first failure.
+
+    \b
+    Example:
+      deepen predict model.onnx --predictor mine.deepen --shape input=1x3x224x224
+    """
+    from deepen import graph, predictors
+
+    wanted = dict(graph.parse_shape(s) for s in shapes)
+    predictor = predictors.load(predictor_name)
+    done: list[Prediction] = []
+    failed: list[DeepenError] = []
+    for model in models:
+        try:
+            done.append(predictor.predict(model, shapes=wanted or None, runtime=runtime))
+        except DeepenError as error:
+            failed.append(error if model in str(error) else _named(model, error))
+    if not (failed and (as_json or not done)):
+        documents = [document(p) for p in done]
+        emit(documents[0] if len(models) == 1 else documents, as_json, lambda: "\n\n".join(map(render, done)))
+    for failure in failed[1:]:
+        progress(f"error: {failure}")
+    if failed:
+        raise failed[0]
+    for prediction in done:
+        for warning in prediction.warnings if not as_json else ():
+            progress(f"note: {prediction.model}: {warning}")
+
+
+def _named(model: str, error: DeepenError) -> DeepenError:
+    """The same kind of error, with the model's name in front."""
+    kind = type(error) if type(error).__init__ is Exception.__init__ else GraphError
+    return kind(f"{model}: {error}")
+
+
+def document(prediction: Prediction) -> dict[str, Any]:
+    """The JSON contract's document of a prediction."""
+    plain = asdict(prediction)
+    plain["predictor"] = plain.pop("predictor_id")
+    return plain
+
+
+def render(prediction: Prediction) -> str:
+    """Headline, shares by family, and the costliest kernels."""
+    p = prediction
+    low, high = p.interval_j
+    lines = [
+        f"{p.model}: {format_si(p.energy_j, 'J')} per inference "
+        f"(90 %: {format_si(low, 'J')} to {format_si(high, 'J')}), {p.source}",
+        f"{len(p.kernels)} kernels, {100 * p.coverage:.0f} % answered by a regressor, {p.extrapolated} extrapolated, "
+        f"overhead {format_si(p.overhead_j, 'J')}; predictor {p.predictor_id}",
+    ]
+    if not p.kernels:
+        return "\n".join(lines)
+    families: dict[str, list[float]] = {}
+    for kernel in p.kernels:
+        families.setdefault(kernel.family, []).append(kernel.energy_j)
+    by_share = sorted(families.items(), key=lambda item: -sum(item[1]))
+    share_rows = [(f, len(e), format_si(sum(e), "J"), _share(sum(e), p.energy_j)) for f, e in by_share]
+    top = sorted(p.kernels, key=lambda k: -k.energy_j)[:_TOP]
+    kernel_rows = [
+        (
+            k.name,
+            k.family,
+            format_si(k.energy_j, "J"),
+            _share(k.energy_j, p.energy_j),
+            "roofline" if k.method == "roofline" else ("extrapolated" if k.extrapolated else ""),
+        )
+        for k in top
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            table(("family", "kernels", "energy", "share"), share_rows, right=(1, 2, 3)),
+            "",
+            table(("costliest kernels", "family", "energy", "share", ""), kernel_rows, right=(2, 3)),
+        ]
+    )
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole > 0 else "-"

@@ -1,0 +1,108 @@
+"""From kernel features to the columns regressors see.
+
+Features (:mod:`deepen.kernels.features`) are counts, sizes and flags in natural units over many decades. A column is
+``sign(v) * log(1 + |v|)`` of a feature, or one of a few 0/1 columns of a code. Then come logarithms of ratios that an
+axis-parallel split or a sum of one-dimensional slopes cannot express by itself, and of what a dimension loses to
+padding to blocks of 8 (CPU convolution and matmul kernels work on blocks; what 16 would waste is a feature already).
+
+Columns are float32 for every learner: thresholds of trees are stored in float32 as well and then compare exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import PredictorError
+
+__all__ = ["WORK_TERMS", "column_names", "columns", "in_range_test", "work_terms"]
+
+WORK_TERMS = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written")
+"""Features whose non-negative combination, plus a constant, is a kernel's work (see :mod:`deepen.predictors.work`)."""
+
+_RATIOS = (
+    ("c_out", "c_in"),
+    ("macs", "bytes_read"),
+    ("macs", "bytes_written"),
+    ("ops", "bytes_written"),
+    ("bytes_weights", "bytes_read"),
+    ("bytes_written", "bytes_read"),
+    ("im2col_bytes", "bytes_read"),
+    ("n", "m"),
+)
+_BLOCKED = ("c_in", "c_out", "m", "n", "k")
+_BLOCK = 8
+_CODES: Mapping[str, int] = {"op_code": 40, "activation_code": 20}
+"""Categorical features and how many one-hot columns each gets; a code goes to column ``code % count``, and codes of one
+family lie within a span of 40 (see ``deepen.kernels.anatomy.costs``)."""
+_SHARES = ("intensity", "waste_")
+"""Features (by prefix) that say nothing about extrapolation: they are bounded or follow from the others."""
+
+
+def column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the columns made from these features, in order."""
+    known = set(feature_names)
+    logs = [f for f in feature_names if f not in _CODES]
+    flags = [f"{f}={i}" for f, count in _CODES.items() if f in known for i in range(count)]
+    ratios = [f"{a}/{b}" for a, b in _RATIOS if a in known and b in known]
+    return (*logs, *flags, *ratios, *(f"{f}%{_BLOCK}" for f in _BLOCKED if f in known))
+
+
+def in_range_test(feature_names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which columns say whether a kernel lies outside the training range, shape (columns,)."""
+    names = column_names(feature_names)
+    return np.array([not (n.startswith(_SHARES) or "/" in n or "%" in n) for n in names])
+
+
+def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float32]:
+    """Make the columns.
+
+    Args:
+        raw: Features in natural units, float64, shape (n, len(feature_names)).
+        feature_names: Their names.
+
+    Returns:
+        float32, shape (n, len(column_names(feature_names))).
+
+    Raises:
+        PredictorError: If a feature is not finite.
+    """
+    if raw.ndim != 2 or raw.shape[1] != len(feature_names):
+        raise PredictorError(f"features must have shape (n, {len(feature_names)}), not {raw.shape}")
+    if not np.isfinite(raw).all():
+        bad = feature_names[int(np.argmin(np.isfinite(raw).all(axis=0)))]
+        raise PredictorError(f"feature '{bad}' is not finite; the kernel's shapes could not be described")
+    index = {name: i for i, name in enumerate(feature_names)}
+    logs = np.sign(raw) * np.log1p(np.abs(raw))
+    parts = [logs[:, [i for f, i in index.items() if f not in _CODES]]]
+    for f, count in _CODES.items():
+        if f in index:
+            parts.append((np.mod(raw[:, index[f]], count)[:, None] == np.arange(count)).astype(np.float64))
+    for a, b in _RATIOS:
+        if a in index and b in index:
+            parts.append((logs[:, index[a]] - logs[:, index[b]])[:, None])
+    for f in _BLOCKED:
+        if f in index:
+            size = np.maximum(raw[:, index[f]], 0.0)
+            padded = np.ceil(size / _BLOCK) * _BLOCK
+            parts.append(np.log(np.where(size > 0, padded / np.maximum(size, 1.0), 1.0))[:, None])
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float64]:
+    """Take the terms of work and append the constant.
+
+    Returns:
+        float64, shape (n, len(WORK_TERMS) + 1), never negative.
+
+    Raises:
+        PredictorError: If a term is missing among the features.
+    """
+    index = {name: i for i, name in enumerate(feature_names)}
+    missing = [t for t in WORK_TERMS if t not in index]
+    if missing:
+        raise PredictorError(f"features lack {', '.join(missing)}, which every predictor needs")
+    terms = np.maximum(raw[:, [index[t] for t in WORK_TERMS]], 0.0)
+    return np.concatenate([terms, np.ones((raw.shape[0], 1))], axis=1)

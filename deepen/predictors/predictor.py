@@ -1,0 +1,245 @@
+"""A trained predictor: kernels in, joules out. Needs numpy only; models are read and split by the layers below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import PredictorError
+from deepen.kernels.types import Split
+from deepen.predictors import artefact
+from deepen.predictors.context import Context, in_model
+from deepen.predictors.intervals import to_interval
+from deepen.predictors.model import KernelEnergies, Parameters
+from deepen.records import KernelPrediction, Prediction, Source
+
+__all__ = ["Predictor", "distinct", "moved_bytes"]
+
+_MANY_OUTSIDE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """Predicts the net energy of kernels and whole models.
+
+    Attributes:
+        card: What it was trained on and how well it does (plain JSON values).
+        parameters: Arrays of the kernel regressors.
+        context: Model-level terms.
+    """
+
+    card: Mapping[str, Any]
+    parameters: Parameters = field(repr=False)
+    context: Context = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """Which predictor: device, runtime and a hash of data and recipe."""
+        return str(self.card["id"])
+
+    @property
+    def source(self) -> Source:
+        """Label of the data it was trained on."""
+        return cast(Source, self.card["source"])
+
+    @classmethod
+    def read(cls, path: Path) -> Predictor:
+        """Read a predictor file.
+
+        Raises:
+            PredictorError: If the file is not a predictor, is damaged, or was trained on another version of the
+            features.
+        """
+        card, parameters = artefact.read(path)
+        if not isinstance(card.get("id"), str) or card.get("source") not in get_args(Source):
+            raise PredictorError(f"{path}: the card lacks an id or a known source")
+        predictor = cls(card, parameters, Context.from_json(card.get("context") or {}))
+        predictor._check_features(path)
+        return predictor
+
+    def save(self, path: str | Path) -> Path:
+        """Write the predictor file; it appears whole or not at all.
+
+        Args:
+            path: Where to; ``.deepen`` is appended if the name lacks it.
+
+        Returns:
+            The path written.
+
+        Raises:
+            PredictorError: If it would be too large.
+            StorageError: If the disk refuses.
+        """
+        target = Path(path)
+        if target.suffix != ".deepen":
+            target = target.with_name(target.name + ".deepen")
+        artefact.write(target, self.card, self.parameters)
+        return target
+
+    def predict(
+        self, path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None, runtime: str | None = None
+    ) -> Prediction:
+        """Predict the energy of one inference of a model file.
+
+        Args:
+            path: The model file.
+            shapes: Shapes of symbolic inputs, by input name.
+            runtime: Runtime to split for; default: the one the predictor was trained on.
+
+        Raises:
+            GraphError: If the file cannot be taken as a graph.
+            PredictorError: If a kernel cannot be described.
+        """
+        from deepen.graph import load
+        from deepen.kernels.split import split
+
+        trained_on = str(self.card.get("runtime") or "onnxruntime")
+        wanted = runtime or trained_on
+        loaded = load(path, shapes)
+        parts = split(loaded, runtime=wanted)
+        warnings = list(loaded.warnings)
+        if wanted != trained_on:
+            warnings.append(f"the predictor was trained on {trained_on}, kernels are split for {wanted}")
+        return self.predict_split(parts, model=str(path), warnings=warnings)
+
+    def predict_split(self, split: Split, model: str, warnings: Sequence[str] = ()) -> Prediction:
+        """Predict a model that is already split into kernels."""
+        from deepen.kernels.features import features
+
+        kernels = split.kernels
+        return self.predict_described(
+            [k.name for k in kernels],
+            [k.family for k in kernels],
+            [features(k) for k in kernels],
+            [k.multiplicity for k in kernels],
+            model=model,
+            warnings=[*warnings, *split.warnings],
+        )
+
+    def predict_described(
+        self,
+        names: Sequence[str],
+        families: Sequence[str],
+        features: Sequence[Mapping[str, float]],
+        multiplicity: Sequence[float],
+        model: str,
+        warnings: Sequence[str] = (),
+    ) -> Prediction:
+        """Predict a model from its kernels' features.
+
+        Args:
+            names: Kernel names, in execution order.
+            families: Their families.
+            features: Their features, by name.
+            multiplicity: Executions per inference.
+            model: Name of the model in the result.
+            warnings: Handed on.
+        """
+        raw = self.matrix(features)
+        first, group = distinct(families, raw)
+        alone = self.energies([families[i] for i in first], raw[first])
+        times = np.asarray(multiplicity, dtype=np.float64)
+        weights, activations = moved_bytes(self.parameters.feature_names, raw)
+        energy = in_model(self.context, families, alone.energy_j[group], times, weights, activations)
+        total = float(energy.sum()) + self.context.overhead_j
+        spread = self.context.half_width(
+            total, np.bincount(group, weights=energy, minlength=len(first)).astype(np.float64), alone.half_width
+        )
+        kernels = tuple(
+            KernelPrediction(
+                name=name,
+                family=family,
+                energy_j=float(e),
+                interval_j=to_interval(float(e), float(alone.half_width[g])),
+                method="regressor" if alone.regressor[g] else "roofline",
+                extrapolated=bool(alone.extrapolated[g]),
+            )
+            for name, family, e, g in zip(names, families, energy, group, strict=True)
+        )
+        uncovered = tuple(k.name for k in kernels if k.method == "roofline")
+        outside = sum(k.extrapolated for k in kernels)
+        return Prediction(
+            model=model,
+            energy_j=total,
+            interval_j=to_interval(total, spread),
+            overhead_j=self.context.overhead_j,
+            kernels=kernels,
+            coverage=1.0 - len(uncovered) / len(kernels) if kernels else 1.0,
+            uncovered=uncovered,
+            extrapolated=outside,
+            predictor_id=self.id,
+            source=self.source,
+            warnings=(*warnings, *_remarks(kernels, total, outside)),
+        )
+
+    def energies(self, families: Sequence[str], raw: NDArray[np.float64]) -> KernelEnergies:
+        """Predict a batch of kernels, each executed once alone; the batch may span many models.
+
+        Args:
+            families: Family of each kernel.
+            raw: Features, float64, shape (n, features).
+        """
+        return self.parameters.predict(families, raw)
+
+    def matrix(self, features: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
+        """Features of kernels as a matrix in this predictor's order, float64, shape (n, features)."""
+        from deepen.kernels.features import matrix
+
+        if not features:
+            return np.zeros((0, len(self.parameters.feature_names)))
+        return np.asarray(matrix(list(features)), dtype=np.float64)
+
+    def _check_features(self, path: Path) -> None:
+        from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION
+
+        version = self.card.get("features_version")
+        if version != FEATURES_VERSION:
+            raise PredictorError(
+                f"{path}: trained on features version {version}, this deepen has {FEATURES_VERSION}; "
+                "train it again with 'deepen predictor train', or install the deepen version named on its card"
+            )
+        if self.parameters.feature_names != tuple(FEATURE_NAMES):
+            raise PredictorError(
+                f"{path}: its feature names are not those of features version {version}; train it again"
+            )
+
+
+def moved_bytes(
+    feature_names: Sequence[str], raw: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bytes of weights, and of activations read and written, of each kernel."""
+    index = {name: i for i, name in enumerate(feature_names)}
+    return raw[:, index["bytes_weights"]], raw[:, index["bytes_in"]] + raw[:, index["bytes_written"]]
+
+
+def distinct(families: Sequence[str], raw: NDArray[np.float64]) -> tuple[list[int], NDArray[np.int64]]:
+    """First row of each distinct configuration, and which of them each row is."""
+    seen: dict[tuple[str, bytes], int] = {}
+    first: list[int] = []
+    group = np.zeros(len(families), dtype=np.int64)
+    for i, family in enumerate(families):
+        key = (family, raw[i].tobytes())
+        if key not in seen:
+            seen[key] = len(first)
+            first.append(i)
+        group[i] = seen[key]
+    return first, group
+
+
+def _remarks(kernels: Sequence[KernelPrediction], total_j: float, outside: int) -> list[str]:
+    remarks = []
+    roofline = sum(k.energy_j for k in kernels if k.method == "roofline")
+    if roofline > 0:
+        families = sorted({k.family for k in kernels if k.method == "roofline"})
+        remarks.append(
+            f"{100 * roofline / total_j:.0f} % of the energy is from the analytic roofline: no regressor for "
+            + ", ".join(families)
+        )
+    if kernels and outside > _MANY_OUTSIDE * len(kernels):
+        remarks.append(f"{outside} of {len(kernels)} kernels lie outside what the predictor was trained on")
+    return remarks

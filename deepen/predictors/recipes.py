@@ -1,0 +1,85 @@
+"""Training recipes: ``predictors/recipes/*.toml``.
+
+A recipe names the learners that compete in each family and bounds what they may cost. ``learners = []`` trains the
+roofline alone, the baseline that every regressor has to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from deepen import catalog
+from deepen.errors import ConfigError, unknown_name
+
+__all__ = ["LEARNERS", "Recipe", "load_recipe", "recipe_names"]
+
+LEARNERS = ("random-forest", "extra-trees", "lightgbm", "gaussian-process", "log-linear")
+_FOLDER = "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        name: Name of the recipe.
+        title: One line for listings.
+        learners: Competing learners (see :data:`LEARNERS`), chosen per family by cross-validation.
+        blend: Whether the mean of the two best may win.
+        folds: Cross-validation folds, by configuration.
+        min_rows: Families with fewer rows are answered by the roofline.
+        trees: Trees of a forest.
+        rounds: Boosting rounds of LightGBM.
+        gaussian_max_rows: Families with more rows do not try the Gaussian process.
+        max_nodes: Tree nodes of the whole predictor, which bounds the size of its file (18 bytes each).
+    """
+
+    name: str
+    title: str = ""
+    learners: tuple[str, ...] = LEARNERS
+    blend: bool = True
+    folds: int = 5
+    min_rows: int = 8
+    trees: int = 50
+    rounds: int = 120
+    gaussian_max_rows: int = 500
+    max_nodes: int = 400_000
+
+    def __post_init__(self) -> None:
+        for learner in self.learners:
+            if learner not in LEARNERS:
+                raise unknown_name("learner", learner, LEARNERS)
+        if self.folds < 2 or self.min_rows < 4 or self.trees < 1 or self.rounds < 1:
+            raise ConfigError(f"recipe '{self.name}' needs folds >= 2, min_rows >= 4, trees >= 1 and rounds >= 1")
+        if not 1_000 <= self.max_nodes <= 500_000:
+            raise ConfigError(f"recipe '{self.name}' needs max_nodes between 1000 and 500000")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the catalog."""
+    return catalog.names("predictors", _FOLDER)
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe from the catalog.
+
+    Raises:
+        ConfigError: If the name is unknown (with the nearest names), or the file has unknown keys or wrong types.
+    """
+    if name not in recipe_names():
+        raise unknown_name("recipe", name, recipe_names())
+    return _parse(name, catalog.load("predictors", _FOLDER, name))
+
+
+def _parse(name: str, table: Mapping[str, Any]) -> Recipe:
+    types = {f.name: str(f.type) for f in fields(Recipe) if f.name != "name"}
+    for key, value in table.items():
+        if key not in types:
+            raise unknown_name(f"key of recipe {name}", key, types)
+        wanted = {"str": str, "bool": bool, "int": int}.get(types[key], list)
+        if type(value) is not wanted:
+            raise ConfigError(f"recipe '{name}': {key} must be of type {wanted.__name__}, not {type(value).__name__}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return Recipe(name=name, **values)

@@ -1,0 +1,132 @@
+"""From a dataset's records to what training and evaluation work on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import PredictorError
+from deepen.kernels.types import params_key
+from deepen.records import EnergyRecord
+
+__all__ = ["HasRecords", "Rows", "data_hash", "screen"]
+
+_NOISE_FLOOR = 0.03
+"""Relative error of a single kernel that more repeats do not remove (drift, placement); limits the weights."""
+
+
+class HasRecords(Protocol):
+    """A dataset: anything that hands out its records."""
+
+    def records(self) -> Iterable[EnergyRecord]:
+        """All records."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Usable records.
+
+    Attributes:
+        kernels: Kernel records.
+        models: Whole-model records.
+        raw: Features of the kernel records, float64, shape (n, features).
+        keys: Configuration of each kernel record.
+        weight: Of each kernel record, from its uncertainty, shape (n,).
+        left_out: Reason -> number of records not used.
+    """
+
+    kernels: tuple[EnergyRecord, ...]
+    models: tuple[EnergyRecord, ...]
+    raw: NDArray[np.float64]
+    keys: tuple[str, ...]
+    weight: NDArray[np.float64]
+    left_out: Mapping[str, int]
+
+    @property
+    def energy_j(self) -> NDArray[np.float64]:
+        """Energies of the kernel records, shape (n,)."""
+        return np.array([r.energy_j for r in self.kernels])
+
+
+def screen(dataset: HasRecords | Sequence[EnergyRecord]) -> Rows:
+    """Take the usable records of a dataset and count the others with reasons.
+
+    Raises:
+        PredictorError: If records carry another version of the features than this deepen computes.
+    """
+    from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION, matrix
+
+    records = list(dataset.records() if hasattr(dataset, "records") else dataset)
+    left_out: Counter[str] = Counter()
+    kernels: list[EnergyRecord] = []
+    models: list[EnergyRecord] = []
+    for record in records:
+        reason = _reason(record)
+        if reason:
+            left_out[reason] += 1
+            continue
+        if record.features_version != FEATURES_VERSION:
+            raise PredictorError(
+                f"record '{record.name}' has features version {record.features_version}, this deepen computes "
+                f"{FEATURES_VERSION}; build or import the dataset again with this version"
+            )
+        (kernels if record.kind == "kernel" else models).append(record)
+    raw = np.zeros((0, len(FEATURE_NAMES)))
+    if kernels:
+        raw = np.asarray(matrix([r.features for r in kernels]), dtype=np.float64)
+    return Rows(
+        tuple(kernels),
+        tuple(models),
+        raw,
+        tuple(params_key(r.family, r.params) if r.params else r.id for r in kernels),
+        np.array([1.0 / (_NOISE_FLOOR**2 + relative_sd(r) ** 2) for r in kernels]),
+        dict(left_out),
+    )
+
+
+def relative_sd(record: EnergyRecord) -> float:
+    """Relative standard uncertainty of a record's energy; zero where unknown."""
+    sd = record.uncertainty_j
+    return sd / record.energy_j if math.isfinite(sd) and sd > 0 else 0.0
+
+
+def data_hash(rows: Rows) -> str:
+    """SHA-256 over what training uses of the records, whatever their order."""
+    lines = sorted(
+        json.dumps(_content(r), sort_keys=True, separators=(",", ":"), default=list)
+        for r in (*rows.kernels, *rows.models)
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _content(record: EnergyRecord) -> list[Any]:
+    parts = [[k.get("family"), dict(k.get("features") or {}), k.get("multiplicity", 1.0)] for k in record.kernels]
+    return [
+        record.kind,
+        record.family,
+        dict(record.features),
+        parts,
+        record.energy_j,
+        record.uncertainty_j,
+        record.source,
+    ]
+
+
+def _reason(record: EnergyRecord) -> str:
+    """Why a record cannot be used; empty if it can."""
+    if record.energy_j <= 0:
+        return "net energy not positive"
+    if record.kind == "kernel" and not (record.family and record.features):
+        return "kernel without family or features"
+    if record.kind == "model" and not record.kernels:
+        return "model without kernels"
+    return ""

@@ -1,0 +1,342 @@
+"""Training: a dataset of measured kernels (and a few whole models) becomes a :class:`Predictor`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.clock import utc_now
+from deepen.errors import PredictorError
+from deepen.predictors.artefact import FORMAT_VERSION
+from deepen.predictors.columns import WORK_TERMS, column_names, columns, work_terms
+from deepen.predictors.context import Context
+from deepen.predictors.context_fit import ModelCase, fit_context
+from deepen.predictors.evaluation import metrics
+from deepen.predictors.families import FamilyData, FamilyFit, fit_family
+from deepen.predictors.forest import Forest, concatenate
+from deepen.predictors.intervals import NOMINAL, conformal_quantile, family_half_width
+from deepen.predictors.model import Parameters
+from deepen.predictors.predictor import Predictor, distinct, moved_bytes
+from deepen.predictors.recipes import Recipe, load_recipe
+from deepen.predictors.rows import HasRecords, Rows, data_hash, relative_sd, screen
+from deepen.predictors.work import fit_work, log_work
+from deepen.records import EnergyRecord, weakest_source
+
+__all__ = ["train"]
+
+Floats = NDArray[np.float64]
+
+_UNBUILDABLE = "other"
+"""Kernels of this family have nothing in common; they are always answered by the roofline."""
+_CONDITIONS = ("device", "meter", "runtime", "runtime_build", "threads")
+_SHRINK_ROWS = 3.0
+_UNKNOWN_HALF_WIDTH = float(np.log(3.0))
+"""Half-width for the roofline where a single family is all there is to judge it by."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pooled:
+    """The roofline over all families.
+
+    Attributes:
+        work: Its coefficients.
+        held_out: Log energy of each row by the roofline of the other families.
+        half_width: Of families without data.
+    """
+
+    work: Floats
+    held_out: Floats
+    half_width: float
+
+
+def train(
+    dataset: HasRecords | Sequence[EnergyRecord],
+    recipe: str | Recipe = "auto",
+    seed: int = 0,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Predictor:
+    """Train a predictor; equal data, recipe and seed give an equal predictor.
+
+    Args:
+        dataset: Measured kernels and models: anything with ``records()``, or the records.
+        recipe: Name of a recipe in the catalog, or a recipe.
+        seed: Seed of folds and learners.
+        on_progress: Called with (families done, families, family just fitted).
+
+    Raises:
+        PredictorError: If no kernel record is usable, or features have another version.
+        ConfigError: If the recipe is unknown.
+    """
+    # Loaded first: the limit reaches only libraries that are there when it is set. Small matrices gain nothing from
+    # threads, lose much on a busy machine, and sums in a fixed order are equal from run to run.
+    import lightgbm  # noqa: F401
+    import scipy.linalg  # noqa: F401
+    import sklearn.tree  # noqa: F401
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    rows = screen(dataset)
+    if not rows.kernels:
+        reasons = ", ".join(f"{n} x {r}" for r, n in rows.left_out.items()) or "the dataset has no kernel records"
+        raise PredictorError(f"nothing to train on: {reasons}; measure kernels with 'deepen dataset build'")
+    with threadpool_limits(1):
+        return _train(rows, chosen, seed, on_progress)
+
+
+def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, int, str], None] | None) -> Predictor:
+    from deepen.kernels.features import FEATURE_NAMES
+
+    names = tuple(FEATURE_NAMES)
+    terms = work_terms(rows.raw, names)
+    x = columns(rows.raw, names)
+    family_of = np.array([r.family for r in rows.kernels])
+    families = tuple(sorted(set(family_of.tolist())))
+    pooled = _fit_pooled(terms, rows, family_of, families)
+    fits: list[FamilyFit | None] = []
+    data: list[FamilyData] = []
+    for i, name in enumerate(families):
+        mask = family_of == name
+        weight = rows.weight[mask] / rows.weight[mask].mean()
+        keys = tuple(k for k, m in zip(rows.keys, mask, strict=True) if m)
+        data.append(FamilyData(name, terms[mask], x[mask], rows.energy_j[mask], weight, keys))
+        enough = len(set(keys)) >= recipe.min_rows and name != _UNBUILDABLE and recipe.learners
+        # A tree of n leaves has 2 n nodes, and two forests may be blended.
+        leaves = int(recipe.max_nodes * mask.mean() / (4 * max(recipe.trees, 1)))
+        fits.append(fit_family(data[-1], recipe, pooled.work, max(leaves, 8), seed + 101 * i) if enough else None)
+        if on_progress:
+            on_progress(i + 1, len(families), name)
+    held_out = np.empty(len(rows.kernels))
+    for name, fit in zip(families, fits, strict=True):
+        mask = family_of == name
+        held_out[mask] = pooled.held_out[mask] if fit is None else fit.held_out
+    parameters = _parameters(families, names, data, fits, pooled, held_out - np.log(rows.energy_j), family_of)
+    context = _context(rows, parameters, held_out)
+    card = _card(rows, recipe, seed, families, fits, held_out, parameters, context, family_of)
+    return Predictor(card, parameters, context)
+
+
+def _fit_pooled(terms: Floats, rows: Rows, family_of: NDArray[np.str_], families: Sequence[str]) -> _Pooled:
+    """Fit the roofline on all families, each with the same weight, and judge it by leaving each family out."""
+    energy = rows.energy_j
+    counts = Counter(family_of.tolist())
+    weight = np.array([1.0 / counts[f] for f in family_of.tolist()])
+    work = fit_work(terms, energy, weight)
+    held_out = np.empty(len(energy))
+    for family in families:
+        out = family_of == family
+        others = fit_work(terms[~out], energy[~out], weight[~out]) if len(families) > 1 else work
+        held_out[out] = log_work(terms[out], others)
+    residual = held_out - np.log(energy)
+    width = _UNKNOWN_HALF_WIDTH
+    if len(families) > 1:
+        # The median absolute error of each family, so that large families do not decide.
+        per_family = np.array([np.median(np.abs(residual[family_of == f])) for f in families])
+        width = max(conformal_quantile(per_family), conformal_quantile(residual))
+    return _Pooled(work, held_out, width)
+
+
+def _parameters(
+    families: tuple[str, ...],
+    names: tuple[str, ...],
+    data: Sequence[FamilyData],
+    fits: Sequence[FamilyFit | None],
+    pooled: _Pooled,
+    residual: Floats,
+    family_of: NDArray[np.str_],
+) -> Parameters:
+    """Put all families' fits into the dense arrays of :class:`Parameters`."""
+    f, d = len(families), len(column_names(names))
+    work = np.tile(pooled.work, (f + 1, 1))
+    half_width = np.full(f + 1, pooled.half_width)
+    matrices = {k: np.zeros((f, d)) for k in ("mean", "coefficient", "inverse_length")}
+    scale = np.ones((f, d))
+    low, high = np.zeros((f, d), np.float32), np.zeros((f, d), np.float32)
+    intercept, share = np.zeros(f), np.zeros(f)
+    forests: list[Forest] = []
+    tree_start, gaussian_start = np.zeros(f + 1, np.int32), np.zeros(f + 1, np.int32)
+    gaussian_x: list[Floats] = [np.zeros((0, d))]
+    gaussian_alpha: list[Floats] = [np.zeros(0)]
+    judged = np.array([fit is not None for fit in fits])
+    covered = np.isin(family_of, np.array(families)[judged])
+    for i, (rows, fit) in enumerate(zip(data, fits, strict=True)):
+        low[i], high[i] = rows.columns.min(0), rows.columns.max(0)
+        trees = gaussians = 0
+        if fit is None:
+            work[i] = _few_rows(rows, pooled)
+        else:
+            work[i] = fit.work
+            half_width[i] = family_half_width(residual[family_of == rows.name], residual[covered])
+        if fit is not None and fit.trend is not None:
+            matrices["mean"][i, fit.active] = fit.trend.mean
+            matrices["coefficient"][i, fit.active] = fit.trend.coefficient
+            scale[i, fit.active] = fit.trend.scale
+            intercept[i] = fit.trend.intercept
+            share[i] = np.mean([m.on_trend for m in fit.members])
+            for member in fit.members:
+                if member.forest is not None:
+                    forests.append(_place(member.forest, fit.active, 1.0 / len(fit.members)))
+                    trees += forests[-1].roots.size
+                if member.gaussian is not None:
+                    wide = np.zeros((member.gaussian.alpha.size, d))
+                    wide[:, fit.active] = member.gaussian.x
+                    gaussian_x.append(wide)
+                    gaussian_alpha.append(member.gaussian.alpha / len(fit.members))
+                    matrices["inverse_length"][i, fit.active] = member.gaussian.inverse_length
+                    gaussians += member.gaussian.alpha.size
+        tree_start[i + 1] = tree_start[i] + trees
+        gaussian_start[i + 1] = gaussian_start[i] + gaussians
+    return Parameters(
+        families=families,
+        feature_names=names,
+        regressor=judged,
+        work=work,
+        half_width=half_width,
+        trend_mean=matrices["mean"],
+        trend_scale=scale,
+        trend_coefficient=matrices["coefficient"],
+        trend_intercept=intercept,
+        trend_share=share,
+        range_low=low,
+        range_high=high,
+        forest=concatenate(forests),
+        tree_start=tree_start,
+        gaussian_x=np.concatenate(gaussian_x).astype(np.float32),
+        gaussian_alpha=np.concatenate(gaussian_alpha),
+        gaussian_start=gaussian_start,
+        gaussian_inverse_length=matrices["inverse_length"],
+    )
+
+
+def _few_rows(rows: FamilyData, pooled: _Pooled) -> Floats:
+    """The pooled roofline, scaled by the few rows a family has; shrunk as if three rows had agreed with it."""
+    bias = np.log(rows.energy_j) - log_work(rows.terms, pooled.work)
+    n = len(rows.keys)
+    return np.asarray(pooled.work * np.exp(float(np.median(bias)) * n / (n + _SHRINK_ROWS)))
+
+
+def _place(forest: Forest, active: NDArray[np.int64], factor: float) -> Forest:
+    """Trees over a family's columns as trees over all columns."""
+    feature = np.where(forest.feature >= 0, active[np.maximum(forest.feature, 0)], -1).astype(np.int16)
+    value = (forest.value * factor).astype(np.float32)
+    return Forest(feature, forest.threshold, forest.left, forest.right, value, forest.roots)
+
+
+def _context(rows: Rows, parameters: Parameters, held_out: Floats) -> Context:
+    """Fit the model-level terms; kernels that were trained on count with their held-out prediction."""
+    from deepen.kernels.features import matrix
+
+    known: dict[tuple[str, bytes], float] = {}
+    for record, raw, value in zip(rows.kernels, rows.raw, held_out, strict=True):
+        known[(record.family, raw.tobytes())] = float(np.exp(value))
+    covered = {f for f, r in zip(parameters.families, parameters.regressor, strict=True) if r}
+    cases = []
+    for record in rows.models:
+        families = tuple(str(k["family"]) for k in record.kernels)
+        raw = np.asarray(matrix([k["features"] for k in record.kernels]), dtype=np.float64)
+        first, group = distinct(families, raw)
+        alone = parameters.predict([families[i] for i in first], raw[first])
+        energy = alone.energy_j.copy()
+        for j, i in enumerate(first):
+            if families[i] in covered:
+                energy[j] = known.get((families[i], raw[i].tobytes()), energy[j])
+        weights, activations = moved_bytes(parameters.feature_names, raw)
+        times = np.array([float(k.get("multiplicity", 1.0)) for k in record.kernels])
+        cases.append(
+            ModelCase(
+                record.name,
+                record.energy_j,
+                relative_sd(record),
+                families,
+                energy[group],
+                alone.half_width[group],
+                group,
+                times,
+                weights,
+                activations,
+            )
+        )
+    return fit_context(cases, float(np.quantile(rows.energy_j, 0.05)))
+
+
+def _card(
+    rows: Rows,
+    recipe: Recipe,
+    seed: int,
+    families: Sequence[str],
+    fits: Sequence[FamilyFit | None],
+    held_out: Floats,
+    parameters: Parameters,
+    context: Context,
+    family_of: NDArray[np.str_],
+) -> dict[str, Any]:
+    from deepen import __version__
+    from deepen.kernels.features import FEATURES_VERSION
+
+    records = (*rows.kernels, *rows.models)
+    digest = data_hash(rows)
+    conditions = {key: Counter(str(getattr(r, key)) for r in records) for key in _CONDITIONS}
+    main = {key: counts.most_common(1)[0][0] for key, counts in conditions.items()}
+    identity = hashlib.sha256(f"{digest}/{recipe}/{seed}/{__version__}".encode()).hexdigest()[:8]
+    predicted = np.exp(held_out)
+    by_family: dict[str, Any] = {}
+    for i, (name, fit) in enumerate(zip(families, fits, strict=True)):
+        mask = family_of == name
+        by_family[name] = {
+            "rows": int(mask.sum()),
+            "method": "roofline" if fit is None else "regressor",
+            "learner": "roofline" if fit is None else fit.learner,
+            "half_width": float(parameters.half_width[i]),
+            "scores": {} if fit is None else {k: round(v, 5) for k, v in fit.scores.items()},
+            "held_out": metrics(rows.energy_j[mask], predicted[mask]),
+        }
+    regressed = np.isin(family_of, [n for n, fit in zip(families, fits, strict=True) if fit is not None])
+    sources = Counter[str](r.source for r in records)
+    return {
+        "format": "deepen-predictor",
+        "format_version": FORMAT_VERSION,
+        "id": f"{main['device']}-{main['runtime']}-{identity}",
+        "deepen_version": __version__,
+        "created": utc_now(),
+        "device": main["device"],
+        "meter": main["meter"],
+        "runtime": main["runtime"],
+        "runtime_build": main["runtime_build"],
+        "threads": main["threads"],
+        "source": weakest_source([r.source for r in records]),
+        "sources": dict(sources),
+        "features_version": FEATURES_VERSION,
+        "feature_names": list(parameters.feature_names),
+        "work_terms": [*WORK_TERMS, "call"],
+        "data_sha256": digest,
+        "rows": len(rows.kernels),
+        "models": len(rows.models),
+        "left_out": dict(rows.left_out),
+        "recipe": recipe.name,
+        "seed": seed,
+        "nominal": NOMINAL,
+        "nodes": int(parameters.forest.feature.size),
+        "families": by_family,
+        "held_out": metrics(rows.energy_j[regressed], predicted[regressed]),
+        "context": context.to_json(),
+        "warnings": _warnings(conditions, sources, rows.left_out),
+    }
+
+
+def _warnings(
+    conditions: Mapping[str, Counter[str]], sources: Mapping[str, int], left_out: Mapping[str, int]
+) -> list[str]:
+    warnings = []
+    for key, counts in conditions.items():
+        if len(counts) > 1:
+            listed = ", ".join(f"{name} ({n})" for name, n in counts.most_common(4))
+            warnings.append(f"records of {len(counts)} values of {key} were mixed: {listed}")
+    if len(sources) > 1:
+        warnings.append("labels were mixed: " + ", ".join(f"{n} {s}" for s, n in sources.items()))
+    warnings += [f"{n} records left out: {reason}" for reason, n in left_out.items()]
+    return warnings
