@@ -1,0 +1,47 @@
+"""``deepen doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from deepen.cli.output import emit, json_option
+from deepen.errors import EnvironmentFailure
+
+__all__ = ["command"]
+
+_SIGN = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
+
+
+@click.command(name="doctor")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Say what this machine can measure, what is missing, and how to cure it.
+
+    Exits with 3 if something that measuring needs is missing.
+
+    \b
+    Example:
+      deepen doctor
+    """
+    from deepen.measure.doctor import examine
+
+    checks = examine()
+    failed = [c for c in checks if c.status == "fail"]
+
+    def render() -> str:
+        lines = []
+        for c in checks:
+            lines.append(f"{_SIGN[c.status]}  {c.name}: {c.found}" if c.found else f"{_SIGN[c.status]}  {c.name}")
+            if c.cause:
+                lines.append(f"        why:  {c.cause}")
+            if c.cure:
+                lines.append(f"        cure: {c.cure}")
+        lines.append(f"{len(failed)} failed." if failed else "Ready to measure.")
+        return "\n".join(lines)
+
+    emit({"ready": not failed, "checks": [asdict(c) for c in checks]}, as_json, render)
+    if failed:
+        ctx.exit(EnvironmentFailure.exit_code)

@@ -1,0 +1,135 @@
+"""What this machine can measure, what is missing, and the exact cure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from deepen import catalog
+from deepen.devices import open_device
+from deepen.devices.protocols import Device
+from deepen.errors import DeepenError
+from deepen.measure.reference import write_empty_model
+from deepen.meters import Context, list_meters
+
+__all__ = ["Check", "examine"]
+
+_PACKAGES = ("click", "lightgbm", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow", "scikit-learn")
+_MIN_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor's report.
+
+    Attributes:
+        name: What was looked at.
+        status: ``ok``; ``note`` where something is less than ideal; ``fail`` where measuring does not work.
+        found: What is there.
+        cause: Why it is not ok.
+        cure: What to do about it.
+    """
+
+    name: str
+    status: Literal["ok", "note", "fail"]
+    found: str
+    cause: str = ""
+    cure: str = ""
+
+
+def _python() -> Check:
+    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.version_info[:2] < _MIN_PYTHON:
+        return Check("python", "fail", found, "Python 3.11 or later is needed", "install it and make a new environment")
+    if sys.platform != "linux":
+        return Check("python", "note", found, "measuring is tested on Linux only", "predict here, measure on Linux")
+    return Check("python", "ok", found)
+
+
+def _packages() -> Iterator[Check]:
+    for name in _PACKAGES:
+        try:
+            yield Check(f"package {name}", "ok", metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Check(f"package {name}", "fail", "", "not installed", f"pip install {name}")
+
+
+def _folders() -> Iterator[Check]:
+    missing = [n for n in ("kernels", "devices", "predictors", "datasets") if not (catalog.root() / n).is_dir()]
+    if missing:
+        cause = f"no folder {', '.join(missing)} in {catalog.root()}"
+        yield Check("catalog", "fail", str(catalog.root()), cause, "reinstall deepen, or correct DEEPEN_CATALOG")
+    else:
+        yield Check("catalog", "ok", str(catalog.root()))
+    folder = Path(tempfile.gettempdir())
+    if os.access(folder, os.W_OK):
+        yield Check("temporary folder", "ok", str(folder))
+    else:
+        yield Check("temporary folder", "fail", str(folder), "not writable", "set TMPDIR to a folder you can write to")
+
+
+def _cores(device: Device) -> Check:
+    state = device.state()
+    found = f"{len(state.usable_cores)} of {state.cores} usable ({state.cpu_model or state.machine})"
+    if len(state.usable_cores) < 2:
+        cause = "the worker shares its only core with everything else, so results vary"
+        return Check("cores", "note", found, cause, "give this machine a second core")
+    return Check("cores", "ok", found)
+
+
+def _runtime(device: Device) -> Check:
+    with tempfile.TemporaryDirectory(prefix="deepen-doctor-") as folder:
+        try:
+            runtime = device.runtime()
+            loaded = runtime.load(write_empty_model(Path(folder) / "empty.onnx"))
+            loaded.run(1)
+            loaded.close()
+            return Check("runtime onnxruntime", "ok", loaded.build)
+        except DeepenError as error:
+            cause, _, cure = str(error).partition("; ")
+            return Check("runtime onnxruntime", "fail", "", cause, cure or "pip install --force-reinstall onnxruntime")
+
+
+def _meters(device: Device) -> Iterator[Check]:
+    found = list_meters(Context(power=device.profile.power))
+    for meter in found:
+        if meter.available:
+            yield Check(f"meter {meter.name}", "ok", f"{meter.source}: {meter.detail}")
+        else:
+            yield Check(f"meter {meter.name}", "note", "not available", meter.cause, meter.cure)
+    if not any(m.available for m in found):
+        yield Check("meters", "fail", "", "no power source at all", "add [power] to the profile in devices/profiles")
+    elif not any(m.available and m.source == "measured" for m in found):
+        cause = "no sensor here: energy will be modelled from processor time"
+        yield Check("meters", "note", "cpu-model", cause, "see the cures above, or use a machine with RAPL")
+
+
+def examine(device: Device | None = None) -> tuple[Check, ...]:
+    """Look at everything measuring needs.
+
+    Args:
+        device: Device to look at; ``None`` for the local one, opened and closed here.
+    """
+    checks = [_python(), *_packages()]
+    opened: Device | None = None
+    try:
+        checks += _folders()
+        opened = device if device is not None else open_device("local")
+        checks += [_cores(opened), _runtime(opened), *_meters(opened)]
+        for setting in opened.prepare():
+            status: Literal["ok", "note"] = "ok" if setting.ok else "note"
+            found = setting.actual or "not readable"
+            checks.append(Check(setting.name, status, found, setting.cause, setting.cure))
+    except DeepenError as error:
+        checks.append(Check("device local", "fail", "", str(error), "correct what the message names"))
+    finally:
+        if opened is not None and device is None:
+            opened.close()
+    return tuple(checks)

@@ -1,0 +1,271 @@
+"""Stand-ins for a device, its link and its runtime."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepen.devices.protocols import Runtime
+from deepen.devices.types import CpuPower, DeviceProfile, DeviceState, Setting
+from deepen.errors import ConfigError, DeepenError, LinkError
+from deepen.records import Interval
+from deepen.testing.clock import VirtualClock
+from deepen.testing.power import Timeline
+
+__all__ = ["Cost", "FakeChannel", "FakeDevice", "FakeLink", "FakeRuntime", "size_cost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one run of a workload costs.
+
+    Attributes:
+        latency_s: Wall time, seconds.
+        power_w: Power above idle, watts.
+        jitter: Relative standard deviation of the latency of a block.
+        cpu_share: CPU time over wall time.
+        load_error: Raised by ``load``.
+        run_error: Raised by the second ``run``.
+    """
+
+    latency_s: float = 1e-3
+    power_w: float = 2.0
+    jitter: float = 0.0
+    cpu_share: float = 1.0
+    load_error: DeepenError | None = None
+    run_error: DeepenError | None = None
+
+    @property
+    def energy_j(self) -> float:
+        """True net energy of one run, joules."""
+        return self.latency_s * self.power_w
+
+
+def size_cost(path: Path) -> Cost:
+    """Cost of a file by its size: 0.1 ms and 1 ns per byte at 2 W, so different files cost differently."""
+    return Cost(latency_s=1e-4 + 1e-9 * path.stat().st_size)
+
+
+class FakeLoaded:
+    """A loaded model that takes virtual time and draws simulated power."""
+
+    def __init__(self, runtime: FakeRuntime, cost: Cost, threads: int) -> None:
+        """Take over the cost."""
+        self._runtime = runtime
+        self._cost = cost
+        self._runs = 0
+        self.alive = True
+        self.build = f"fake 1.0 level=extended threads={threads}"
+
+    def run(self, n: int) -> Interval:
+        """Run n times; call overhead surrounds the block, as with a real worker."""
+        self._runs += 1
+        if self._cost.run_error is not None and self._runs > 1:
+            self.alive = False
+            raise self._cost.run_error
+        return self._runtime.play(self._cost, n)
+
+    def close(self) -> None:
+        """Unload."""
+        self.alive = False
+        self._runtime.open_models -= 1
+
+
+class FakeRuntime:
+    """A runtime whose workloads cost what a function says.
+
+    Faults: ``stretch(block)`` returns a factor on the wall time of a block without CPU time to match (preemption),
+    ``slow_down(t_s)`` a factor on everything (thermal drift).
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        timeline: Timeline,
+        cost: Callable[[Path], Cost] = size_cost,
+        *,
+        seed: int = 0,
+        stretch: Callable[[int], float] = lambda block: 1.0,
+        slow_down: Callable[[float], float] = lambda t_s: 1.0,
+        call_s: float = 1e-4,
+    ) -> None:
+        """Connect the runtime to a clock and a timeline."""
+        self.pid: int | None = None
+        self.closed = False
+        self.open_models = 0
+        self.blocks = 0
+        self.loads: list[tuple[Path, int, Mapping[str, Sequence[int]]]] = []
+        self._clock = clock
+        self._timeline = timeline
+        self._cost = cost
+        self._rng = np.random.default_rng(seed)
+        self._stretch = stretch
+        self._slow_down = slow_down
+        self._call_s = call_s
+
+    def load(
+        self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+    ) -> FakeLoaded:
+        """Load a model."""
+        if self.closed:
+            raise LinkError("the runtime is closed")
+        if not path.is_file():
+            raise ConfigError(f"no such model file: {path}")
+        cost = self._cost(path)
+        if cost.load_error is not None:
+            raise cost.load_error
+        self.loads.append((path, threads, dict(shapes or {})))
+        self.open_models += 1
+        return FakeLoaded(self, cost, threads)
+
+    def play(self, cost: Cost, n: int) -> Interval:
+        """Let a block happen."""
+        block = self.blocks
+        self.blocks += 1
+        self._clock.sleep(self._call_s)
+        start = self._clock.now()
+        noise = 1 + cost.jitter * float(self._rng.standard_normal())
+        busy_s = n * cost.latency_s * max(noise, 0.1) * self._slow_down(start)
+        wall_s = busy_s * self._stretch(block)
+        self._clock.sleep(wall_s)
+        end = self._clock.now()
+        self._timeline.add(start, start + busy_s, cost.power_w)
+        self._clock.sleep(self._call_s)
+        return Interval(start, end, "run", runs=n, cpu_s=busy_s * cost.cpu_share)
+
+    def close(self) -> None:
+        """End the runtime."""
+        self.closed = True
+
+
+@dataclass(slots=True)
+class FakeChannel:
+    """A worker process played by a function.
+
+    Attributes:
+        answer: Takes a request; returns the answer, ``None`` to stay silent, raw bytes, or an ``int`` to end with that
+            exit status.
+        pid: Process id told.
+        words: What stderr holds.
+        requests: Every request received.
+        killed: Whether it was killed.
+    """
+
+    answer: Callable[[dict[str, Any]], dict[str, Any] | bytes | int | None]
+    pid: int | None = None
+    words: str = ""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    killed: bool = False
+    _replies: deque[bytes] = field(default_factory=deque)
+    _status: int | None = None
+
+    def send(self, line: bytes) -> None:
+        """Take a request."""
+        if self._status is not None:
+            raise LinkError("the worker is gone")
+        request = json.loads(line)
+        self.requests.append(request)
+        reply = self.answer(request)
+        if isinstance(reply, int):
+            self._status = reply
+        elif isinstance(reply, bytes):
+            self._replies.append(reply)
+        elif reply is not None:
+            self._replies.append(json.dumps({"id": request["id"], **reply}).encode())
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """Give the answer; ``None`` at once when it stays silent."""
+        if self._replies:
+            return self._replies.popleft()
+        if self._status is not None:
+            raise LinkError("the worker closed its output")
+        return None
+
+    def exit_status(self) -> int | None:
+        """Exit status."""
+        return self._status
+
+    def kill(self) -> None:
+        """End it."""
+        self.killed = True
+        if self._status is None:
+            self._status = -9
+
+    def last_words(self) -> str:
+        """What stderr holds."""
+        return self.words
+
+
+@dataclass(slots=True)
+class FakeLink:
+    """A link that hands out prepared channels.
+
+    Attributes:
+        channels: Channels for the next processes, in order.
+        spawned: Argument lists of the processes started.
+        closed: Whether it was closed.
+    """
+
+    channels: list[FakeChannel] = field(default_factory=list)
+    spawned: list[list[str]] = field(default_factory=list)
+    closed: bool = False
+
+    def push(self, path: Path) -> str:
+        """The path itself."""
+        return str(path)
+
+    def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> FakeChannel:
+        """Hand out the next channel."""
+        self.spawned.append(list(argv))
+        if not self.channels:
+            raise LinkError("the device is gone")
+        return self.channels.pop(0)
+
+    def close(self) -> None:
+        """Close."""
+        self.closed = True
+
+
+class FakeDevice:
+    """A device with a state of its own and runtimes that cost what a function says."""
+
+    def __init__(self, runtime: FakeRuntime, *, state: DeviceState | None = None, **profile: Any) -> None:
+        """Wrap a runtime; keyword arguments are fields of the profile."""
+        power = CpuPower("fake", 1.0, 5.0, 4, "a figure for tests")
+        self.profile = DeviceProfile(**{"id": "fake", "power": power, **profile})
+        self.link = FakeLink()
+        self.current = state or DeviceState("Fake CPU", "fake64", 4, (0, 1, 2, 3), "performance", 2e9, 40.0, 0.1)
+        self.opened: list[Runtime] = []
+        self.closed = False
+        self._runtime = runtime
+
+    def state(self) -> DeviceState:
+        """The state set."""
+        return self.current
+
+    def prepare(self) -> tuple[Setting, ...]:
+        """Nothing to prepare."""
+        return (Setting("affinity", "threads pinned", "4 of 4 cores usable", True),)
+
+    def runtime(self, name: str = "onnxruntime", cpu_mask: Sequence[int] | None = None) -> Runtime:
+        """The wrapped runtime."""
+        self._runtime.closed = False
+        self.opened.append(self._runtime)
+        return self._runtime
+
+    def worker_pid(self) -> int | None:
+        """None: it is not a process."""
+        return self._runtime.pid
+
+    def close(self) -> None:
+        """Close."""
+        self._runtime.close()
+        self.closed = True
