@@ -19,11 +19,24 @@ from deepen.records import EnergyRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Format", "export", "make_frame"]
+__all__ = ["Format", "export", "format_of", "make_frame"]
 
 Format = Literal["csv", "parquet", "jsonl"]
 
 _NESTED = ("kernels", "trials", "rejected", "warnings")
+
+
+def format_of(path: Path) -> Format:
+    """Tell the format from a file's ending.
+
+    Raises:
+        ConfigError: If the ending is none of ours.
+    """
+    ending = path.suffix.lower().removeprefix(".")
+    for form in get_args(Format):
+        if ending == form:
+            return form  # type: ignore[no-any-return]
+    raise ConfigError(f"cannot tell the format of '{path.name}'; add --format {'|'.join(get_args(Format))}")
 
 
 def make_frame(records: Sequence[EnergyRecord], flatten: bool = False) -> pd.DataFrame:

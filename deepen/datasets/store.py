@@ -217,7 +217,22 @@ class Dataset:
 
         return make_frame(self.records(), flatten)
 
+    @property
+    def features_version(self) -> int:
+        """Version of the features of its records; 0 while no record has any."""
+        self._index()
+        return self._features_version
+
     # Writing
+
+    def claim(self) -> None:
+        """Become the writer now rather than at the first :meth:`append`, and see what others stored until now.
+
+        Raises:
+            DatasetError: If the dataset is damaged.
+            StorageError: If it cannot be written, or another process is writing.
+        """
+        self._become_writer()
 
     def append(self, record: EnergyRecord) -> int:
         """Store a record; it is on the disk when this returns, and only then.
@@ -353,8 +368,7 @@ class Dataset:
             self._indexed += 1
 
     def _check_features(self, record: EnergyRecord) -> None:
-        self._index()
-        known = self._features_version
+        known = self.features_version
         if record.features_version and known and record.features_version != known:
             raise DatasetError(
                 f"{self.path}: holds features of version {known}, record '{record.name}' has version "

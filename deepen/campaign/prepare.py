@@ -1,0 +1,215 @@
+"""From a plan's item to a workload with everything its record will say: build, split, feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from deepen.campaign.plan import Item, KernelItem, MadeItem
+from deepen.datasets.disk import storage_error
+from deepen.errors import ConfigError, RunError
+from deepen.kernels.types import params_key
+from deepen.records import EnergyRecord, StoppingRule, Workload
+
+if TYPE_CHECKING:
+    import onnx
+
+    from deepen.kernels.types import Kernel
+
+__all__ = ["Prepared", "Preparer", "Settings", "finish"]
+
+MAX_MODEL_BYTES = 1 << 30
+"""Largest model file a campaign writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a campaign measures.
+
+    Attributes:
+        runtime: Runtime the kernels are split for and run on.
+        threads: Intra-operator threads.
+        warmup_s: Seconds of uncounted runs first.
+        kernel_rule: When a kernel has enough blocks.
+        model_rule: When a model has enough blocks.
+        copies: Copies of a kernel per run; ``None`` for as many as let it find the caches as a model leaves them
+            (:mod:`deepen.kernels.replicate`).
+        lookahead: Items prepared by a thread while another is measured. 0 prepares each in its turn, which costs
+            5-20 ms per kernel and never disturbs a measurement; above 0 is for devices other than this machine.
+        retries: Times an item is tried again after a failure of the surroundings.
+    """
+
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    warmup_s: float = 0.05
+    kernel_rule: StoppingRule = field(default_factory=StoppingRule)
+    model_rule: StoppingRule = field(default_factory=lambda: StoppingRule(0.5, 5.0, 5, 0.01))
+    copies: int | None = None
+    lookahead: int = 0
+    retries: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An item ready to be measured.
+
+    Attributes:
+        item: The item.
+        workload: What to run.
+        fill: Fields of the record that are known before measuring.
+        copies: Copies of the kernel in the workload.
+        owned: Whether the workload's file was written for it and is to be deleted.
+    """
+
+    item: Item
+    workload: Workload
+    fill: Mapping[str, Any]
+    copies: int = 1
+    owned: bool = True
+
+    def discard(self) -> None:
+        """Delete the file written for it."""
+        if self.owned:
+            self.workload.path.unlink(missing_ok=True)
+
+
+class Preparer:
+    """Prepares items one after the other.
+
+    Args:
+        folder: Where model files are written; must exist.
+        settings: How the campaign measures.
+    """
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self._count = 0
+
+    def __call__(self, item: Item) -> Prepared:
+        """Prepare an item.
+
+        Raises:
+            RunError: If a kernel does not come back from the splitter as itself.
+            GraphError, ConfigError: If a model or a configuration cannot be taken.
+            StorageError: If the disk refuses.
+        """
+        if isinstance(item, KernelItem):
+            return self._kernel(item)
+        if isinstance(item, MadeItem):
+            path = self._write(item.make(), item.name)
+            return self._model(item, path, {}, owned=True)
+        return self._model(item, item.path, item.shapes, owned=False)
+
+    def _kernel(self, item: KernelItem) -> Prepared:
+        from deepen.kernels import build
+        from deepen.kernels.families import check_params
+        from deepen.kernels.priors import work
+        from deepen.kernels.replicate import copies_for, replicate
+
+        params = check_params(item.family, item.params)
+        if params_key(item.family, params) != item.key:
+            raise ConfigError(f"{item.name}: parameters are not in canonical form; complete them with check_params")
+        copies = self.settings.copies
+        if copies is None:
+            cost = work(item.family, params)
+            copies = copies_for(cost.bytes, cost.macs)
+        path = self._write(replicate(build(item.family, params), copies), item.name)
+        try:
+            kernels = self._split(path, {})
+            keys = {kernel.key for kernel in kernels}
+            if len(kernels) != copies or keys != {item.key}:
+                found = ", ".join(sorted({k.family if k.key != item.key else "itself" for k in kernels})) or "nothing"
+                raise RunError(
+                    f"{item.name}: {copies} cop{'y' if copies == 1 else 'ies'} built, but the runtime runs "
+                    f"{len(kernels)} kernels ({found}); not measured"
+                )
+            fill = _kernel_fields(kernels[0])
+            return Prepared(item, self._workload(path, "kernel", {}), {**fill, "name": item.name}, copies)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _model(self, item: Item, path: Path, shapes: Mapping[str, tuple[int, ...]], *, owned: bool) -> Prepared:
+        from deepen.kernels import FEATURES_VERSION
+
+        try:
+            kernels = tuple(
+                {**_kernel_fields(kernel, entry=True), "multiplicity": kernel.multiplicity}
+                for kernel in self._split(path, shapes)
+            )
+            fill = {"name": item.name, "kernels": kernels, "features_version": FEATURES_VERSION}
+            return Prepared(item, self._workload(path, "model", shapes), fill, owned=owned)
+        except BaseException:
+            if owned:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Kernel, ...]:
+        from deepen.graph import load
+        from deepen.kernels.split import split
+
+        return split(load(path, shapes), self.settings.runtime).kernels
+
+    def _workload(
+        self, path: Path, kind: Literal["kernel", "model"], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Workload:
+        from deepen.measure import make_workload
+
+        return make_workload(
+            path,
+            kind=kind,
+            runtime=self.settings.runtime,
+            threads=self.settings.threads,
+            shapes=shapes,
+            warmup_s=self.settings.warmup_s,
+            rule=self.settings.kernel_rule if kind == "kernel" else self.settings.model_rule,
+        )
+
+    def _write(self, model: onnx.ModelProto, name: str) -> Path:
+        size = model.ByteSize()
+        if size > MAX_MODEL_BYTES:
+            raise RunError(f"{name}: its model file would have {size / 2**30:.1f} GiB; at most 1 is written")
+        self._count += 1
+        path = self.folder / f"item-{self._count:06d}.onnx"
+        try:
+            path.write_bytes(model.SerializeToString())
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise storage_error("write", path, error) from error
+        return path
+
+
+def _kernel_fields(kernel: Kernel, entry: bool = False) -> dict[str, Any]:
+    from deepen.kernels import FEATURES_VERSION, features
+
+    fields = {"family": kernel.family, "params": dict(kernel.params), "features": features(kernel)}
+    return fields if entry else {**fields, "features_version": FEATURES_VERSION}
+
+
+def finish(record: EnergyRecord, prepared: Prepared) -> EnergyRecord:
+    """Complete a record: what was measured, per copy."""
+    n = prepared.copies
+    return replace(
+        record,
+        id=prepared.workload.id,
+        kind=prepared.workload.kind,
+        copies=n,
+        energy_j=record.energy_j / n,
+        uncertainty_j=record.uncertainty_j / n,
+        gross_energy_j=record.gross_energy_j / n,
+        latency_s=record.latency_s / n,
+        trials=tuple(value / n for value in record.trials),
+        rejected=tuple(_per_copy(entry, n) for entry in record.rejected),
+        **prepared.fill,
+    )
+
+
+def _per_copy(entry: Mapping[str, Any], copies: int) -> dict[str, Any]:
+    return {k: v / copies if k == "energy_j" and isinstance(v, float) else v for k, v in entry.items()}
+
+
+Prepare = Callable[[Item], Prepared]
+"""What an executor calls to prepare an item; raises a ``DeepenError`` where it cannot."""

@@ -1,0 +1,283 @@
+"""``deepen dataset``: build, check, summarise and export datasets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from deepen.cli.output import emit, json_option, progress, table
+from deepen.units import format_si
+
+if TYPE_CHECKING:
+    from deepen.campaign import CampaignProgress
+    from deepen.datasets import Dataset
+
+__all__ = ["command"]
+
+_SHOWN_IDS = 5
+
+
+@click.group(name="dataset")
+def command() -> None:
+    """Build, check, summarise and export datasets of measured kernels.
+
+    \b
+    Example:
+      deepen dataset build --out my-dataset --minutes 5
+      deepen dataset summary my-dataset
+    """
+
+
+def _open(path: Path) -> Dataset:
+    from deepen.datasets import Dataset
+
+    dataset = Dataset.open(path)
+    for note in dataset.notes:
+        progress(f"note: {note}")
+    return dataset
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _progress_line(state: CampaignProgress) -> str:
+    width = len(str(state.total))
+    head = f"[{state.done:{width}d}/{state.total}] {_duration(state.elapsed_s)} gone, {_duration(state.eta_s)} left"
+    if state.error:
+        return f"{head}  failed: {state.error}"
+    return f"{head}  {state.last}" if state.last else head
+
+
+@command.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset; made where absent.")
+@click.option("--families", "-f", multiple=True, help="Kernel family, or several with commas; repeatable [all].")
+@click.option("--count", type=int, help="Number of kernels [400 where no time is given].")
+@click.option("--minutes", type=float, help="Time to spend measuring.")
+@click.option("--device", default="local", show_default=True, help="Device to measure on.")
+@click.option("--meter", help="Power source, NAME[:PORT][?key=value] [the best one found].")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of sample and order.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Intra-operator threads.")
+@click.option("--max-macs", type=click.IntRange(min=1), help="Largest kernel, in multiply-accumulates.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="MODEL.onnx",
+    help="Leave out the kernel configurations of this model; repeatable.",
+)
+@json_option
+def build(
+    out: Path,
+    families: tuple[str, ...],
+    count: int | None,
+    minutes: float | None,
+    device: str,
+    meter: str | None,
+    seed: int,
+    threads: int,
+    max_macs: int | None,
+    exclude: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Measure sampled kernels into a dataset.
+
+    Each record is on the disk before the next kernel begins. Running the same command again resumes, after Ctrl-C or a
+    crash alike; a larger --count adds kernels.
+
+    \b
+    Example:
+      deepen dataset build --out my-dataset --families conv-bn-relu,fc --count 200
+      deepen dataset build --out my-dataset --minutes 10 --exclude resnet50.onnx
+    """
+    from deepen.campaign import build_dataset
+    from deepen.datasets import Dataset
+
+    names = [name.strip() for text in families for name in text.split(",") if name.strip()]
+    report = build_dataset(
+        out,
+        families=names or None,
+        count=count,
+        minutes=minutes,
+        device=device,
+        meter=meter,
+        seed=seed,
+        threads=threads,
+        exclude=exclude,
+        max_macs=max_macs,
+        on_progress=lambda state: progress(_progress_line(state)),
+    )
+    card = Dataset.open(out).card
+    document = {
+        "dataset": str(out),
+        "measured": report.measured,
+        "skipped_done": report.skipped_done,
+        "failed": [{"name": name, "reason": reason} for name, reason in report.failed],
+        "remaining": report.remaining,
+        "interrupted": report.interrupted,
+        "elapsed_s": report.elapsed_s,
+        "drift": report.drift_span,
+        "card": card.document(),
+    }
+
+    def render() -> str:
+        lines = [
+            f"{report.measured} kernels measured in {_duration(report.elapsed_s)}, {report.skipped_done} were there, "
+            f"{len(report.failed)} failed, {report.remaining} not begun",
+            f"{card.records} records ({card.source or 'none'}) on {card.device or '-'} by {card.meter or '-'} in {out}",
+        ]
+        if report.interrupted or report.remaining:
+            lines.append("run the same command again to go on")
+        return "\n".join(lines)
+
+    emit(document, as_json, render)
+    if report.interrupted:
+        sys.exit(130)
+    if report.failed and not card.records:
+        sys.exit(1)
+
+
+@command.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@json_option
+def check(dataset: Path, as_json: bool) -> None:
+    """Say what in a DATASET does not behave like energy; exits 1 where something cannot be right.
+
+    Looks at: rank correlation with work, repeatability, power, unit slips and outliers, zero and quantised values,
+    duplicates, and mixtures of labels, devices or settings.
+
+    \b
+    Example:
+      deepen dataset check my-dataset --json
+    """
+    from deepen.datasets import quality
+
+    opened = _open(dataset)
+    findings = quality.check(opened)
+    errors = sum(finding.severity == "error" for finding in findings)
+    document = {
+        "dataset": str(dataset),
+        "records": len(opened),
+        "ok": not errors,
+        "notes": list(opened.notes),
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }
+
+    def render() -> str:
+        if not findings:
+            return f"{len(opened)} records, nothing found"
+        rows = [(f.severity, f.check, f.family or "-", f.message + _some(f.ids)) for f in findings]
+        return table(("", "check", "family", "finding"), rows) + f"\n\n{len(opened)} records, {errors} errors"
+
+    emit(document, as_json, render)
+    if errors:
+        sys.exit(1)
+
+
+def _some(ids: tuple[str, ...]) -> str:
+    if not ids:
+        return ""
+    more = f", and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+    return f" [{', '.join(ids[:_SHOWN_IDS])}{more}]"
+
+
+@command.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@json_option
+def summary(dataset: Path, as_json: bool) -> None:
+    """Sum up a DATASET: what it holds, where it comes from, per family.
+
+    \b
+    Example:
+      deepen dataset summary my-dataset
+    """
+    opened = _open(dataset)
+    card = opened.card
+    families = _families(opened)
+    document = {**card.document(), "dataset": str(dataset), "notes": list(opened.notes), "groups": families}
+
+    def render() -> str:
+        labels = ", ".join(f"{label} {count}" for label, count in card.sources.items()) or "none"
+        head = [
+            f"{card.records} records: {card.kernels} kernels, {card.models} models",
+            f"label     {card.source or '-'} ({labels})",
+            f"device    {card.device or '-'}",
+            f"meter     {card.meter or '-'}",
+            f"runtime   {card.runtime_build or '-'}",
+            f"threads   {', '.join(map(str, card.threads)) or '-'}",
+            f"features  version {card.features_version}",
+            f"recorded  {card.first_recorded_at or '-'} to {card.last_recorded_at or '-'}",
+            f"content   {card.content_sha256[:16]}",
+        ]
+        rows = [
+            (
+                name,
+                entry["records"],
+                format_si(entry["energy_min_j"], "J"),
+                format_si(entry["energy_median_j"], "J"),
+                format_si(entry["energy_max_j"], "J"),
+                format_si(entry["power_median_w"], "W"),
+            )
+            for name, entry in families.items()
+        ]
+        titles = ("family", "records", "least energy", "median", "most", "median power")
+        return "\n".join([*head, "", table(titles, rows, right=range(1, 6))] if rows else head)
+
+    emit(document, as_json, render)
+
+
+def _families(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Counts, energies and powers per family; models under ``models``."""
+    from statistics import median
+
+    groups: dict[str, list[Any]] = {}
+    for record in dataset:
+        groups.setdefault(record.family if record.kind == "kernel" else "models", []).append(record)
+    return {
+        name: {
+            "records": len(records),
+            "energy_min_j": min(r.energy_j for r in records),
+            "energy_median_j": median(r.energy_j for r in records),
+            "energy_max_j": max(r.energy_j for r in records),
+            "power_median_w": median(r.energy_j / r.latency_s if r.latency_s else math.nan for r in records),
+        }
+        for name, records in sorted(groups.items())
+    }
+
+
+@command.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["csv", "parquet", "jsonl"]), help="Format [by the file's ending].")
+@click.option("--force", is_flag=True, help="Replace FILE where it is there.")
+@json_option
+def export(
+    dataset: Path, file: Path, form: Literal["csv", "parquet", "jsonl"] | None, force: bool, as_json: bool
+) -> None:
+    """Write the records of a DATASET to one FILE for other tools.
+
+    CSV and Parquet have one row per record with a column per parameter and feature; JSON lines hold the records whole.
+
+    \b
+    Example:
+      deepen dataset export my-dataset kernels.csv
+      deepen dataset export my-dataset kernels.out --format parquet --force
+    """
+    from deepen.datasets import export as write
+    from deepen.datasets.export import format_of
+
+    opened = _open(dataset)
+    chosen = form or format_of(file)
+    write(opened.records(), file, chosen, overwrite=force)
+    emit(
+        {"dataset": str(dataset), "file": str(file), "format": chosen, "records": len(opened)},
+        as_json,
+        lambda: f"{len(opened)} records written to {file} ({chosen})",
+    )

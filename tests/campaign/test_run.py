@@ -1,0 +1,400 @@
+"""Campaigns: every item measured once, failures told, interruptions harmless, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+
+import pytest
+
+from deepen.campaign import (
+    KernelItem,
+    MadeItem,
+    ModelItem,
+    Outcome,
+    Plan,
+    Preparer,
+    SerialExecutor,
+    Settings,
+    run,
+)
+from deepen.campaign import run as run_module_function
+from deepen.datasets import Dataset
+from deepen.errors import (
+    DatasetError,
+    GraphError,
+    LinkError,
+    MeasureError,
+    MeterError,
+    RunError,
+    StorageError,
+)
+
+assert run_module_function is run
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    with Dataset.open(tmp_path / "d", create=True) as opened:
+        yield opened
+
+
+def leftovers(dataset: Dataset) -> list[str]:
+    return sorted(path.name for path in dataset.path.iterdir() if path.suffix == ".onnx" or path.name == ".work")
+
+
+# Measuring
+
+
+@pytest.mark.parametrize("lookahead", [0, 3])
+def test_every_item_is_measured_once_and_described(dataset, fake_session, kernels, lookahead):
+    from deepen.kernels import FEATURE_NAMES, FEATURES_VERSION
+
+    plan = Plan.make(kernels(6))
+    session = fake_session()
+    report = run(plan, session, dataset, settings=Settings(lookahead=lookahead, threads=2))
+    assert (report.measured, report.skipped_done, report.failed, report.remaining) == (6, 0, (), 0)
+    assert not report.interrupted
+    assert report.drift_span == pytest.approx(0.03)
+    records = dataset.records()
+    assert [r.name for r in records] == [item.name for item in plan.items]
+    assert dataset.keys() == {item.key for item in plan.items}
+    for record, item, (workload, there) in zip(records, plan.items, session.workloads, strict=True):
+        assert there
+        assert not workload.path.exists()
+        assert (record.id, record.kind, record.threads) == (workload.id, "kernel", 2)
+        assert (record.family, record.params) == (item.family, item.params)
+        assert set(record.features) == set(FEATURE_NAMES)
+        assert record.features["macs"] == item.params["k"] * item.params["n"]
+        assert record.features_version == FEATURES_VERSION
+        assert record.warnings == ("few blocks",)
+    assert leftovers(dataset) == []
+
+
+def test_energies_are_per_copy_and_the_record_says_how_many(dataset, fake_session, kernels):
+    run(Plan.make(kernels(1)), fake_session(), dataset, settings=Settings(copies=4))
+    (record,) = dataset.records()
+    assert record.copies == 4
+    assert (record.energy_j, record.uncertainty_j, record.gross_energy_j) == (2.0, 0.2, 4.0)
+    assert (record.latency_s, record.trials) == (1.0, (1.75, 2.25))
+    assert record.rejected[0]["energy_j"] == 20.0
+    assert record.idle_power_before_w == 2.0
+
+
+def test_copies_follow_from_the_kernels_size(dataset, fake_session, kernels):
+    from deepen.kernels.priors import work
+    from deepen.kernels.replicate import copies_for
+
+    (item,) = kernels(1)
+    cost = work(item.family, item.params)
+    run(Plan.make([item]), fake_session(), dataset)
+    assert dataset.records()[0].copies == copies_for(cost.bytes, cost.macs) > 1
+
+
+def test_models_are_described_by_their_kernels_and_their_file_is_kept(dataset, fake_session, model_file):
+    import onnx
+
+    made = MadeItem("made", lambda: onnx.load(model_file))
+    report = run(Plan.make([ModelItem(model_file, "alias"), made]), fake_session(), dataset)
+    assert report.measured == 2
+    assert dataset.model_names() == {"alias", "made"}
+    for record in dataset.records("model"):
+        assert [kernel["family"] for kernel in record.kernels] == ["fc", "softmax"]
+        assert record.kernels[0]["features"]["macs"] == 12.0
+        assert record.kernels[0]["multiplicity"] == 1.0
+        assert (record.copies, record.energy_j, record.family) == (1, 8.0, "")
+    assert model_file.exists()
+    assert leftovers(dataset) == []
+
+
+def test_progress_counts_up_and_names_what_finished(dataset, fake_session, kernels):
+    seen = []
+    plan = Plan.make(kernels(3))
+    run(plan, fake_session(), dataset, on_progress=seen.append)
+    assert [state.done for state in seen] == [0, 1, 2, 3]
+    assert [state.last for state in seen] == ["", *(item.name for item in plan.items)]
+    assert {state.total for state in seen} == {3}
+    assert seen[0].eta_s != seen[0].eta_s  # not a number: no pace yet
+    assert seen[-1].eta_s == 0
+
+
+# Resuming
+
+
+def test_what_is_there_is_passed_over(dataset, fake_session, kernels, model_file):
+    plan = Plan.make([*kernels(5), ModelItem(model_file)])
+    first = run(Plan(plan.items[:3]), fake_session(), dataset)
+    session = fake_session()
+    second = run(plan, session, dataset)
+    assert (first.measured, second.measured, second.skipped_done) == (3, 3, 3)
+    assert len(session.workloads) == 3
+    third = run(plan, fake_session(), dataset)
+    assert (third.measured, third.skipped_done) == (0, 6)
+    assert len(dataset) == 6
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_ctrl_c_ends_cleanly_and_the_next_run_completes(dataset, fake_session, kernels, fail_with, lookahead):
+    plan = Plan.make(kernels(6))
+    session = fake_session(fail_with([None, None, KeyboardInterrupt()]))
+    report = run(plan, session, dataset, settings=Settings(lookahead=lookahead))
+    assert (report.interrupted, report.measured, report.remaining) == (True, 2, 4)
+    assert leftovers(dataset) == []
+    assert len(Dataset.open(dataset.path)) == 2
+    again = run(plan, fake_session(), dataset)
+    assert (again.measured, again.skipped_done, again.interrupted) == (4, 2, False)
+    assert len({record.id for record in dataset}) == len(dataset) == 6
+
+
+def test_ctrl_c_at_any_moment_of_storing_never_repeats_a_record(tmp_path, fake_session, kernels):
+    """The signal arrives inside ``append``: before, between and after its disk operations."""
+    from deepen.datasets.disk import OsDisk
+
+    class Interrupting(OsDisk):
+        def __init__(self, at: int) -> None:
+            self.count, self.at = itertools.count(), at
+
+        def hit(self) -> None:
+            if next(self.count) == self.at:
+                raise KeyboardInterrupt
+
+        def write(self, descriptor, data, offset):
+            self.hit()
+            super().write(descriptor, data, offset)
+            self.hit()
+
+        def sync(self, descriptor):
+            super().sync(descriptor)
+            self.hit()
+
+    plan = Plan.make(kernels(3))
+    interrupted = 0
+    for at in range(25):
+        folder = tmp_path / str(at)
+        Dataset.open(folder, create=True).close()
+        disk = Interrupting(at)
+        try:
+            with Dataset.open(folder, create=True, disk=disk, compact_every=2) as dataset:
+                report = run(plan, fake_session(), dataset)
+                interrupted += report.interrupted
+                run(plan, fake_session(), dataset)
+                assert dataset.keys() == {item.key for item in plan.items}
+        except KeyboardInterrupt:
+            with Dataset.open(folder, create=True) as dataset:
+                run(plan, fake_session(), dataset)
+        names = [record.name for record in Dataset.open(folder)]
+        assert sorted(names) == sorted(item.name for item in plan.items)
+    assert interrupted > 5
+
+
+def test_a_budget_of_nothing_measures_nothing(dataset, fake_session, kernels):
+    report = run(Plan.make(kernels(3)), fake_session(), dataset, budget_s=0)
+    assert (report.measured, report.remaining, report.interrupted) == (0, 3, False)
+
+
+def test_a_budget_is_checked_before_every_item(dataset, fake_session, kernels, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("deepen.clock.time.monotonic", lambda: now[0])
+
+    def take_ten_seconds(number: int) -> None:
+        now[0] += 10
+
+    seen = []
+    report = run(Plan.make(kernels(9)), fake_session(take_ten_seconds), dataset, budget_s=35, on_progress=seen.append)
+    assert (report.measured, report.remaining, report.elapsed_s) == (4, 5, 40.0)
+    assert [state.eta_s for state in seen[1:]] == [25.0, 15.0, 5.0, 0.0]
+
+
+def test_stop_ends_before_the_next_item(dataset, fake_session, kernels):
+    session = fake_session()
+    report = run(Plan.make(kernels(5)), session, dataset, stop=lambda: len(session.workloads) >= 2)
+    assert (report.measured, report.interrupted, report.remaining) == (2, True, 3)
+
+
+# Failures
+
+
+@pytest.mark.parametrize("error", [LinkError("gone"), MeterError("silent")])
+def test_a_failure_of_the_surroundings_is_tried_again(dataset, fake_session, kernels, fail_with, error):
+    session = fake_session(fail_with([error, error]))
+    report = run(Plan.make(kernels(2)), session, dataset)
+    assert (report.measured, report.failed) == (2, ())
+    assert len(session.workloads) == 4
+    assert session.workloads[0][0] == session.workloads[2][0]
+    assert all(there for _, there in session.workloads)
+
+
+def test_after_the_retries_the_item_has_failed_with_its_reason(dataset, fake_session, kernels, fail_with):
+    session = fake_session(fail_with([LinkError("gone")] * 3))
+    seen = []
+    plan = Plan.make(kernels(3))
+    report = run(plan, session, dataset, on_progress=seen.append)
+    assert report.failed == ((plan.items[0].name, "gone"),)
+    assert report.measured == 2
+    assert [state.error for state in seen] == ["", "gone", "", ""]
+    assert (seen[-1].failed, seen[-1].done) == (1, 3)
+    again = run(plan, fake_session(), dataset)
+    assert (again.measured, again.skipped_done) == (1, 2)
+
+
+@pytest.mark.parametrize("error", [RunError("crashes"), MeasureError("too noisy"), GraphError("odd")])
+def test_other_failures_are_noted_at_once(dataset, fake_session, kernels, fail_with, error):
+    session = fake_session(fail_with([error]))
+    report = run(Plan.make(kernels(2)), session, dataset)
+    assert [reason for _, reason in report.failed] == [str(error)]
+    assert len(session.workloads) == 2
+    assert leftovers(dataset) == []
+
+
+def test_surroundings_that_keep_failing_end_the_campaign(dataset, fake_session, kernels, fail_with):
+    session = fake_session(fail_with([None, *[LinkError("gone")] * 99]))
+    with pytest.raises(LinkError, match="3 items in a row failed; the last: gone"):
+        run(Plan.make(kernels(9)), session, dataset)
+    assert len(dataset) == 1
+    assert len(session.workloads) == 1 + 3 * 3
+    assert leftovers(dataset) == []
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_items_that_cannot_be_prepared_fail_alone(dataset, fake_session, kernels, tmp_path, lookahead):
+    good = kernels(2)
+    unknown = KernelItem("no-such-family", {})
+    wrong = KernelItem("fc", {**good[0].params, "k": -1})
+    not_canonical = KernelItem("fc", {"dtype": "float32", "m": 1, "k": 9, "n": 5})
+    absent = ModelItem(tmp_path / "absent.onnx")
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    items = (unknown, good[0], wrong, not_canonical, absent, ModelItem(broken), good[1])
+    report = run(Plan(items), fake_session(), dataset, settings=Settings(lookahead=lookahead))
+    assert report.measured == 2
+    assert [name for name, _ in report.failed] == [i.name for i in (unknown, wrong, not_canonical, absent, items[5])]
+    assert all(reason and "\n" not in reason for _, reason in report.failed)
+    assert leftovers(dataset) == []
+
+
+def test_a_kernel_that_does_not_come_back_as_itself_is_not_measured(dataset, fake_session, kernels, monkeypatch):
+    import deepen.kernels
+
+    plain, other = kernels(2)
+    monkeypatch.setattr(deepen.kernels, "build", lambda family, params, build=deepen.kernels.build: build(
+        other.family, other.params
+    ))  # fmt: skip
+    session = fake_session()
+    report = run(Plan((plain,)), session, dataset, settings=Settings(copies=1))
+    assert session.workloads == []
+    assert report.failed[0][0] == plain.name
+    assert "the runtime runs 1 kernels (fc); not measured" in report.failed[0][1]
+
+
+def test_a_model_too_large_to_write_is_refused(tmp_path, model_file, monkeypatch):
+    import onnx
+
+    monkeypatch.setattr("deepen.campaign.prepare.MAX_MODEL_BYTES", 100)
+    preparer = Preparer(tmp_path / "work", Settings())
+    with pytest.raises(RunError, match="big: its model file would have"):
+        preparer(MadeItem("big", lambda: onnx.load(model_file)))
+
+
+def test_a_full_disk_ends_the_campaign_and_keeps_what_was_stored(tmp_path, fake_session, kernels):
+    from deepen.datasets.disk import OsDisk
+
+    class Full(OsDisk):
+        writes = 0
+
+        def write(self, descriptor, data, offset):
+            self.writes += 1
+            if self.writes > 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().write(descriptor, data, offset)
+
+    folder = tmp_path / "d"
+    Dataset.open(folder, create=True).close()
+    with pytest.raises(StorageError, match="No space left"), Dataset.open(folder, create=True, disk=Full()) as dataset:
+        run(Plan.make(kernels(5)), fake_session(), dataset)
+    assert len(Dataset.open(folder)) == 2
+
+
+def test_a_full_disk_while_preparing_ends_the_campaign(dataset, fake_session, kernels, monkeypatch):
+    from pathlib import Path
+
+    def full(self, data):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    session = fake_session()
+    with pytest.raises(StorageError, match=r"item-000001\.onnx: No space left"):
+        run(Plan.make(kernels(5)), session, dataset)
+    assert session.workloads == []
+    assert leftovers(dataset) == []
+
+
+def test_a_dataset_with_other_features_is_refused_before_measuring(dataset, fake_session, kernels):
+    run(Plan.make(kernels(1)), fake_session(), dataset)
+    record = dataset.records()[0]
+    with Dataset.open(dataset.path.parent / "old", create=True) as old:
+        old.append(dataclasses.replace(record, features_version=record.features_version + 1))
+        session = fake_session()
+        with pytest.raises(DatasetError, match="holds features of version"):
+            run(Plan.make(kernels(3)), session, old)
+        assert session.workloads == []
+
+
+def test_a_dataset_being_written_is_refused_before_measuring(dataset, fake_session, kernels):
+    session = fake_session()
+    with pytest.raises(StorageError, match="being written by process"):
+        run(Plan.make(kernels(3)), session, Dataset.open(dataset.path))
+    assert session.workloads == []
+
+
+def test_what_a_killed_run_left_in_the_work_folder_is_removed(dataset, fake_session, kernels):
+    (dataset.path / ".work").mkdir()
+    (dataset.path / ".work" / "item-000001.onnx").write_bytes(b"x")
+    run(Plan.make(kernels(1)), fake_session(), dataset)
+    assert leftovers(dataset) == []
+
+
+# The queue
+
+
+def test_any_executor_may_take_the_place_of_the_serial_one(dataset, fake_session, kernels):
+    """One that finishes out of order, as an engine with many devices does."""
+
+    class LastFirst:
+        capacity = 3
+
+        def __init__(self, inner: SerialExecutor) -> None:
+            self.inner, self.held = inner, []
+
+        def submit(self, item) -> None:
+            self.held.append(item)
+
+        def collect(self) -> Outcome:
+            self.inner.submit(self.held.pop())
+            return self.inner.collect()
+
+        def cancel(self) -> int:
+            dropped = len(self.held)
+            self.held.clear()
+            return dropped
+
+    folder = dataset.path.parent / "work"
+    folder.mkdir()
+    session = fake_session()
+    executor = LastFirst(SerialExecutor(session, Preparer(folder, Settings())))
+    plan = Plan(tuple(kernels(5)))
+    report = run(plan, session, dataset, executor=executor)
+    assert report.measured == 5
+    assert [r.name for r in dataset] != [item.name for item in plan.items]
+    assert dataset.keys() == {item.key for item in plan.items}
+
+
+def test_cancelling_drops_what_was_not_begun_and_its_files(tmp_path, fake_session, kernels):
+    executor = SerialExecutor(fake_session(), Preparer(tmp_path, Settings()), lookahead=3)
+    for item in kernels(4):
+        executor.submit(item)
+    executor.collect()
+    assert executor.cancel() == 3
+    executor.close()
+    assert list(tmp_path.iterdir()) == []
