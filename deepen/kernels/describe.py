@@ -44,7 +44,7 @@ def describe(
     Returns:
         The kernel; of family ``other`` where no family matches or a shape is unknown, never nothing.
     """
-    edge_in, edge_out, weights = boundary(nodes, graph)
+    edge_in, edge_out = boundary(nodes, graph) if inputs is None or outputs is None else ((), ())
     group = Group(
         tuple(nodes),
         graph,
@@ -52,6 +52,7 @@ def describe(
         tuple(edge_out if outputs is None else outputs),
         tuple(runtime_ops),
     )
+    weights = _weights(group)
     item, params = _identify(group)
     if item is None:
         family, ops = "other", _other_ops(group)
@@ -79,27 +80,32 @@ def describe(
     )
 
 
-def boundary(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Work out what a group exchanges with the rest of the graph.
+def boundary(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Work out which activations a group exchanges with the rest of the graph.
 
     Returns:
-        Activations read, tensors written that others read (or nobody: then all that nobody reads), constants read.
+        Activations read; and tensors written that somebody outside reads, or nobody at all.
     """
-    inside = {name for n in nodes for name in n.outputs if name}
     members = {n.name for n in nodes}
-    read = dict.fromkeys(i for n in nodes for i in n.inputs if i and i not in inside)
-    index = index_of(graph)
-    written = [
-        o for n in nodes for o in n.outputs
-        if o and (o in index.outputs or o not in index.readers or not members.issuperset(index.readers[o]))
-    ]  # fmt: skip
-    tensors = {i: graph.tensors.get(i) or Tensor(i, None, "") for i in (*read, *written)}
     group = Group(tuple(nodes), graph, (), ())
-    return (
-        tuple(tensors[i] for i in read if not group.is_const(i)),
-        tuple(tensors[o] for o in written),
-        tuple(tensors[i] for i in read if group.is_const(i)),
-    )
+    outside = {t.name for t in graph.outputs} | {i for n in graph.nodes if n.name not in members for i in n.inputs}
+    inside = {i for n in nodes for i in n.inputs}
+    written = [o for n in nodes for o in n.outputs if o and (o in outside or o not in inside)]
+    read = [name for name in _read_from_outside(group) if not group.is_const(name)]
+    return tuple(_tensor(graph, name) for name in read), tuple(_tensor(graph, name) for name in written)
+
+
+def _tensor(graph: Graph, name: str) -> Tensor:
+    return graph.tensors.get(name) or Tensor(name, None, "")
+
+
+def _read_from_outside(group: Group) -> list[str]:
+    own = {name for n in group.nodes for name in n.outputs if name}
+    return list(dict.fromkeys(i for n in group.nodes for i in n.inputs if i and i not in own))
+
+
+def _weights(group: Group) -> tuple[Tensor, ...]:
+    return tuple(_tensor(group.graph, name) for name in _read_from_outside(group) if group.is_const(name))
 
 
 def _bytes(layout: Layout) -> tuple[int, int]:

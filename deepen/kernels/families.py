@@ -27,7 +27,8 @@ class Param:
 
     Attributes:
         name: Name inside ``Kernel.params``.
-        type: ``int``, ``ints`` (list), ``shape`` (list of sizes), ``shapes`` (list of shapes), ``bool``, ``str`` or ``dtype``.
+        type: ``int``, ``ints`` (list), ``shape`` (list of sizes), ``shapes`` (list of shapes), ``bool``,
+            ``str``, ``dtype``.
         about: One line for a reader.
         default: Value used where a configuration leaves it out; ``None`` where it must be given.
         min: Least value of an integer or of each member of a list.
@@ -72,7 +73,7 @@ def _parse_param(family_name: str, name: str, table: Mapping[str, Any]) -> Param
     unknown = set(table) - {"type", "about", "default", "min", "choices"}
     if kind not in _TYPES or unknown or not table.get("about"):
         raise ConfigError(
-            f"kernels/families/{family_name}.toml: parameter '{name}' needs a type ({', '.join(_TYPES)}) and an about line"
+            f"kernels/families/{family_name}.toml: '{name}' needs an about line and a type ({', '.join(_TYPES)})"
             + (f" and has the unknown field {', '.join(sorted(unknown))}" if unknown else "")
         )
     return Param(
@@ -107,7 +108,8 @@ def load_families() -> Mapping[str, Family]:
     Raises:
         ConfigError: If a file is not TOML or lacks something.
     """
-    found = {name: _parse(name, catalog.load("kernels", "families", name)) for name in catalog.names("kernels", "families")}
+    names = catalog.names("kernels", "families")
+    found = {name: _parse(name, catalog.load("kernels", "families", name)) for name in names}
     if not found:
         raise ConfigError(f"no kernel family under {catalog.path('kernels', 'families')}; check DEEPEN_CATALOG")
     return MappingProxyType(found)
@@ -165,7 +167,7 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _problem(param: Param, value: Any) -> str | None:  # noqa: PLR0911 - one return per kind of problem reads best
+def _problem(param: Param, value: Any) -> str | None:
     least = param.min
     match param.type:
         case "int":
@@ -179,7 +181,8 @@ def _problem(param: Param, value: Any) -> str | None:  # noqa: PLR0911 - one ret
         case "str":
             if not isinstance(value, str):
                 return "must be a string"
-            return f"must be one of {', '.join(param.choices)}" if param.choices and value not in param.choices else None
+            allowed = not param.choices or value in param.choices
+            return None if allowed else f"must be one of {', '.join(param.choices)}"
         case "shapes":
             if not isinstance(value, list) or not all(isinstance(s, list) for s in value):
                 return "must be a list of shapes"

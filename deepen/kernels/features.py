@@ -44,9 +44,10 @@ FEATURE_NAMES: tuple[str, ...] = (
 )  # fmt: skip
 """Every feature, in the one order :func:`matrix` uses.
 
-Bytes are per execution, each tensor once. ``intensity`` is (macs + ops) / (bytes_read + bytes_written). ``im2col_bytes``
-is the scratch a convolution by matrix product needs (batch x groups x k x output positions x bytes per element; 0 where
-none is needed). ``m, n, k`` are those of the (implicit) matrix product per group, ``gemm_batch`` how many there are.
+Bytes are per execution, each tensor once. ``intensity`` is (macs + ops) / (bytes_read + bytes_written).
+``im2col_bytes`` is the scratch a convolution by matrix product needs (batch x groups x k x output positions x bytes per
+element; 0 where none is needed). ``m, n, k`` are those of the (implicit) matrix product per
+group, ``gemm_batch`` how many there are.
 ``pad_*`` add both sides. ``outer_size`` and ``inner_size`` are the products of the sizes before and after the axis.
 """
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["ANATOMIES", "attention_params"]
 
 OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention")
-_HINTS = tuple(f"com.microsoft.{op}" for op in OPS) + ("Attention",)
 
 
 def attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
@@ -89,16 +88,25 @@ def _read_chain(group: Group) -> Params | None:
         return None
     between = {n.op_type for n in group.compute}
     batch, heads = (s[0], s[1]) if len(s) == 4 else (1, s[0])
-    mask = any(not group.is_const(i) or prod(group.shape(i)) > 1 for n in group.compute if n.op_type == "Add"
-               for i in n.inputs if group.shape(i)[-2:] == s[-2:] and i != scores.outputs[0] and not _from(group, i, scores))  # fmt: skip
-    op = "ProjectedAttention" if projected else (
-        "MultiHeadAttention" if group.hinted("com.microsoft.MultiHeadAttention") else "Attention"
+    mask = any(_is_mask(group, n, scores, s[-2:]) for n in group.compute)
+    op = (
+        "ProjectedAttention"
+        if projected
+        else ("MultiHeadAttention" if group.hinted("com.microsoft.MultiHeadAttention") else "Attention")
     )
     return {
-        "op": op, "dtype": group.dtype(scores.inputs[0]), "batch": batch * prod(s[2:-2]), "heads": heads, "kv_heads": heads,
+        "op": op, "dtype": group.dtype(scores.inputs[0]), "batch": batch * prod(s[2:-2]), "heads": heads,
+        "kv_heads": heads,
         "q_len": s[-2], "kv_len": s[-1], "head_dim": head_dim, "v_head_dim": v[-1], "hidden_in": hidden,
         "mask": mask or "Where" in between, "causal": "Trilu" in between,
     }  # fmt: skip
+
+
+def _is_mask(group: Group, node: Node, scores: Node, size: tuple[int, ...]) -> bool:
+    """Whether a node adds something of the scores' last two sizes to them."""
+    if node.op_type != "Add":
+        return False
+    return any(group.shape(i)[-2:] == size and not _from(group, i, scores) for i in node.inputs)
 
 
 def _from(group: Group, tensor: str, source: Node) -> bool:
@@ -130,7 +138,8 @@ def _layout(params: Params) -> Layout:
         inputs = [Spec(name, (batch, length, width), dtype) for name, length, width in sizes]
     else:
         inputs = [
-            Spec("q", (batch, heads, lq, d), dtype), Spec("k", (batch, kv, lk, d), dtype), Spec("v", (batch, kv, lk, dv), dtype)
+            Spec("q", (batch, heads, lq, d), dtype), Spec("k", (batch, kv, lk, d), dtype),
+            Spec("v", (batch, kv, lk, dv), dtype)
         ]  # fmt: skip
         y = Spec("y", (batch, heads, lq, dv), dtype)
         mask_shape = (lq, lk)
@@ -150,7 +159,7 @@ def _dims(params: Params) -> dict[str, float]:
 
 def _ops(params: Params) -> int:
     scores = params["batch"] * params["heads"] * params["q_len"] * params["kv_len"]
-    return scores * (op_cost("Softmax") + 1 + params["mask"])  # scaling, mask, softmax
+    return int(scores * (op_cost("Softmax") + 1 + params["mask"]))  # scaling, mask, softmax
 
 
 def _check(params: Params) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ def _read_se(group: Group) -> Params | None:
         return None
     bias = between.bias or any(len(n.inputs) > 2 and n.inputs[2] for n in products)
     return {
-        "dtype": group.dtype(x), "batch": shape[0], "c": shape[1], "spatial": list(shape[2:]), "mid": mid, "bias": bool(bias),
+        "dtype": group.dtype(x), "batch": shape[0], "c": shape[1], "spatial": list(shape[2:]), "mid": mid,
+        "bias": bool(bias),
         "activation": between.activation, "gate": _GATES[gate.op_type],
     }  # fmt: skip
 
@@ -63,7 +65,7 @@ def _se_ops(params: Params) -> int:
     elements = params["batch"] * params["c"] * prod(params["spatial"])
     middle = params["batch"] * params["mid"] * (ACTIVATIONS[params["activation"]][1] + params["bias"])
     gate = params["batch"] * params["c"] * (ACTIVATIONS[params["gate"]][1] + params["bias"])
-    return 2 * elements + middle + gate  # mean and scaling, then the two small layers
+    return int(2 * elements + middle + gate)  # mean and scaling, then the two small layers
 
 
 def _se_dims(params: Params) -> dict[str, float]:
@@ -77,7 +79,9 @@ def _se_check(params: Params) -> None:
 
 def _se_write(params: Params, writer: Writer) -> None:
     def layer(x: str, i: int) -> str:
-        return writer.node("Conv", [x, f"w{i}", *([f"b{i}"] if params["bias"] else [])], kernel_shape=[1] * len(params["spatial"]))
+        return writer.node(
+            "Conv", [x, f"w{i}", *([f"b{i}"] if params["bias"] else [])], kernel_shape=[1] * len(params["spatial"])
+        )
 
     middle = layer(writer.node("GlobalAveragePool", ["x"]), 1)
     active = writer.fresh()
@@ -99,12 +103,13 @@ def _read_shuffle(group: Group) -> Params | None:
     if group.shape(last.outputs[0]) != shape or fine[1] * fine[2] != shape[1] or fine[0] != shape[0] or fine[1] < 2:
         return None
     return {
-        "dtype": group.dtype(first.inputs[0]), "batch": shape[0], "c": shape[1], "spatial": list(shape[2:]), "groups": fine[1]
+        "dtype": group.dtype(first.inputs[0]), "batch": shape[0], "c": shape[1], "spatial": list(shape[2:]),
+        "groups": fine[1]
     }  # fmt: skip
 
 
 def _chained(*nodes: Node) -> bool:
-    return all(b.inputs[0] in a.outputs for a, b in zip(nodes, nodes[1:], strict=False))
+    return all(b.inputs[0] in a.outputs for a, b in pairwise(nodes))
 
 
 def _shuffle_layout(params: Params) -> Layout:

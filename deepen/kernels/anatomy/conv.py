@@ -17,7 +17,7 @@ from deepen.kernels.anatomy.write_parts import write_activation
 if TYPE_CHECKING:
     from deepen.kernels.anatomy.writer import Writer
 
-__all__ = ["ANATOMIES", "conv_geometry", "conv_out", "explicit_pads"]
+__all__ = ["ANATOMIES", "conv_dims", "conv_geometry", "conv_out", "explicit_pads"]
 
 CONV_OPS = ("Conv", "FusedConv")
 _RUNTIME_ACTIVATION = {
@@ -62,7 +62,9 @@ def conv_out(params: Params) -> tuple[int, ...]:
     """Output spatial size of a convolution: ``floor((in + pads - dilation*(kernel-1) - 1)/stride) + 1``."""
     rank = len(params["spatial"])
     return tuple(
-        (size + params["pads"][i] + params["pads"][rank + i] - params["dilation"][i] * (k - 1) - 1) // params["stride"][i] + 1
+        (size + params["pads"][i] + params["pads"][rank + i] - params["dilation"][i] * (k - 1) - 1)
+        // params["stride"][i]
+        + 1
         for i, (size, k) in enumerate(zip(params["spatial"], params["kernel"], strict=True))
     )
 
@@ -111,16 +113,22 @@ def _read_conv(group: Group, transposed: bool) -> dict[str, Any] | None:
     bias = tail.bias or (len(anchor.inputs) > 2 and bool(anchor.inputs[2]))
     own = _RUNTIME_ACTIVATION.get(_text(anchor.attributes.get("activation")), "none")
     found: dict[str, Any] = {
-        "dtype": group.dtype(data), "batch": x[0], "c_in": x[1], "c_out": c_out, "spatial": list(x[2:]), "kernel": kernel,
+        "dtype": group.dtype(data), "batch": x[0], "c_in": x[1], "c_out": c_out, "spatial": list(x[2:]),
+        "kernel": kernel,
         **geometry, "groups": groups, "bias": bias,
         "activation": tail.activation if tail.activation != "none" else own,
-        "residual": tail.residual or (anchor.op_type == "FusedConv" and len(anchor.inputs) > 3 and bool(anchor.inputs[3])),
+        "residual": tail.residual or _has_sum(anchor),
     }  # fmt: skip
     if transposed:
         found["output_padding"] = list(anchor.attributes.get("output_padding") or [0] * rank)
         out = group.shape(anchor.outputs[0])[2:]
         _resolve_transposed(found, out, _text(anchor.attributes.get("auto_pad"), "NOTSET"))
     return found
+
+
+def _has_sum(node: Node) -> bool:
+    """Whether a FusedConv (com.microsoft) adds its fourth input."""
+    return node.op_type == "FusedConv" and len(node.inputs) > 3 and bool(node.inputs[3])
 
 
 def _resolve_transposed(found: dict[str, Any], out: Sequence[int], auto_pad: str) -> None:
@@ -175,15 +183,18 @@ def _layout(params: Params) -> Layout:
 
 def _ops(params: Params) -> int:
     elements = _layout(params).outputs[0].elements
-    return elements * (ACTIVATIONS[params["activation"]][1] + params["bias"] + params["residual"])
+    return int(elements * (ACTIVATIONS[params["activation"]][1] + params["bias"] + params["residual"]))
 
 
-def _dims(params: Params) -> dict[str, float]:
+def conv_dims(params: Params) -> dict[str, float]:
+    """Features of a convolution: shapes, window, and the matrix product it is per group."""
     out = _out(params)
     groups, positions = params["groups"], prod(out)
     k = params["c_in"] // groups * prod(params["kernel"])
     m, n = params["batch"] * positions, params["c_out"] // groups
-    pointwise = all(v == 1 for v in params["kernel"]) and all(v == 1 for v in params["stride"]) and not any(params["pads"])
+    pointwise = (
+        all(v == 1 for v in params["kernel"]) and all(v == 1 for v in params["stride"]) and not any(params["pads"])
+    )
     if "output_padding" in params:  # the GEMM runs on input positions and its result is scattered
         k, n = params["c_in"] // groups, params["c_out"] // groups * prod(params["kernel"])
         m = params["batch"] * prod(params["spatial"])
@@ -229,7 +240,9 @@ def _check(params: Params, family: str) -> None:
     ):
         raise reject(family, "output_padding", "must be smaller than stride or dilation")
     if any(size < 1 for size in _out(params)):
-        raise reject(family, "spatial", f"{params['spatial']} is too small for kernel, dilation and pads: nothing comes out")
+        raise reject(
+            family, "spatial", f"{params['spatial']} is too small for kernel, dilation and pads: nothing comes out"
+        )
 
 
 def _write(params: Params, writer: Writer) -> None:
@@ -249,7 +262,7 @@ def _write(params: Params, writer: Writer) -> None:
 
 def _anatomy(family: str) -> Anatomy:
     return Anatomy(
-        family, partial(_read, family=family), _layout, _ops, _dims, _write, partial(_check, family=family)
+        family, partial(_read, family=family), _layout, _ops, conv_dims, _write, partial(_check, family=family)
     )  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def _fc_write(params: Params, writer: Writer) -> None:
 
 def _product_ops(params: Params, layout: Layout) -> int:
     each = ACTIVATIONS[params["activation"]][1] + params["bias"] + params["residual"]
-    return layout.outputs[0].elements * each
+    return int(layout.outputs[0].elements * each)
 
 
 def _operand(group: Group, name: str) -> tuple[list[int], bool, set[str]]:
@@ -140,7 +140,9 @@ def _operand(group: Group, name: str) -> tuple[list[int], bool, set[str]]:
         if node.op_type == "Transpose" and not used:
             perm = group.ints(node, "perm") or tuple(reversed(range(len(shape))))
             flipped = len(perm) > 1 and perm[-2] == len(perm) - 1
-        elif node.op_type not in ("Mul", "Div") or not any(group.is_const(i) and prod(group.shape(i)) == 1 for i in node.inputs):
+        elif node.op_type not in ("Mul", "Div") or not any(
+            group.is_const(i) and prod(group.shape(i)) == 1 for i in node.inputs
+        ):
             break
         used.add(node.name)
         name = next(i for i in node.inputs if not group.is_const(i))
@@ -245,7 +247,8 @@ def _matmul_write(params: Params, writer: Writer) -> None:
 ANATOMIES = (
     Anatomy("fc", _read_fc, _fc_layout, lambda p: _product_ops(p, _fc_layout(p)), _fc_dims, _fc_write, _fc_check),
     Anatomy(
-        "matmul", _read_matmul, _matmul_layout, lambda p: _product_ops(p, _matmul_layout(p)), _matmul_dims, _matmul_write,
+        "matmul", _read_matmul, _matmul_layout, lambda p: _product_ops(p, _matmul_layout(p)), _matmul_dims,
+        _matmul_write,
         _matmul_check,
     ),
 )  # fmt: skip

@@ -11,7 +11,7 @@ __all__ = ["axis_dims", "shape_dims", "space", "spatial_dims", "waste"]
 
 
 def waste(size: int, unit: int) -> float:
-    """Share of padding a vector unit of ``unit`` lanes wastes on ``size`` elements: 0 for a multiple, towards 1 for 1."""
+    """Share of padding a vector unit of ``unit`` lanes wastes on ``size`` elements, 0..1; 0 for a multiple."""
     if size <= 0:
         return 0.0
     padded = -(-size // unit) * unit

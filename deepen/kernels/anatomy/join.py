@@ -50,7 +50,9 @@ def _concat_check(params: Params) -> None:
     if axis >= len(shapes[0]):
         raise reject("concat", "axis", f"must be below the rank {len(shapes[0])}, not {axis}")
     for shape in shapes:
-        if len(shape) != len(shapes[0]) or any(a != b for i, (a, b) in enumerate(zip(shape, shapes[0], strict=True)) if i != axis):
+        if len(shape) != len(shapes[0]) or any(
+            a != b for i, (a, b) in enumerate(zip(shape, shapes[0], strict=True)) if i != axis
+        ):
             raise reject("concat", "in_shapes", f"may differ along axis {axis} only: {shapes[0]} and {shape}")
     check_sources("concat", params)
 
@@ -61,15 +63,33 @@ def _concat_write(params: Params, writer: Writer) -> None:
 
 
 def _read_split(group: Group) -> Params | None:
-    node = group.single(("Split", "SplitToSequence"))
-    if node is None or node.op_type != "Split":
-        return None
+    node = group.single(("Split",))
+    if node is None:
+        return _sliced(group)
     x = group.shape(node.inputs[0])
     axis = int(node.attributes.get("axis", 0)) % len(x)
     sizes = [group.shape(name)[axis] for name in node.outputs if name]
     if sum(sizes) != x[axis]:
         return None  # an output nobody reads was left out of the file
     return {"dtype": group.dtype(node.inputs[0]), "shape": list(x), "axis": axis, "sizes": sizes}
+
+
+def _sliced(group: Group) -> Params | None:
+    """Slices of one tensor that together are a split (a runtime may run them as one)."""
+    nodes = group.compute
+    source = nodes[0].inputs[0]
+    if len(nodes) < 2 or any(n.op_type != "Slice" or n.inputs[0] != source for n in nodes):
+        return None
+    x = group.shape(source)
+    parts = [group.shape(n.outputs[0]) for n in nodes]
+    axes = {i for part in parts for i, (a, b) in enumerate(zip(part, x, strict=True)) if a != b}
+    if len(axes) != 1:
+        return None
+    axis = axes.pop()
+    sizes = [part[axis] for part in parts]
+    if sum(sizes) != x[axis]:
+        return None
+    return {"dtype": group.dtype(source), "shape": list(x), "axis": axis, "sizes": sizes}
 
 
 def _split_layout(params: Params) -> Layout:

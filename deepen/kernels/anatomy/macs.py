@@ -1,8 +1,8 @@
 """Multiply-accumulates of a node: the only formula there is.
 
-Counted are convolution, transposed convolution, matrix product and gemm, their integer, quantised and contributed twins,
-and operators specified as compositions of those (attention, recurrent layers, Einsum). One multiply-accumulate is one
-multiplication and one addition; the batch is included, the addition of a bias is not.
+Counted are convolution, transposed convolution, matrix product and gemm, their integer, quantised and contributed
+twins, and operators specified as compositions of those (attention, recurrent layers, Einsum). One multiply-accumulate
+is one multiplication and one addition; the batch is included, the addition of a bias is not.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -77,13 +76,20 @@ def _transpose_dims(params: Params) -> dict[str, float]:
         kept -= 1
     moved = shape[perm[kept - 1]] if kept else 1
     return {
-        **shape_dims(shape), "inner_size": prod(shape[kept:]), "axis_size": moved, "outer_size": prod(shape[:kept]) / moved,
+        **shape_dims(shape), "inner_size": prod(shape[kept:]), "axis_size": moved,
+        "outer_size": prod(shape[:kept]) / moved,
     }  # fmt: skip
 
 
 def _transpose_check(params: Params) -> None:
     if sorted(params["perm"]) != list(range(len(params["shape"]))):
-        raise reject("transpose", "perm", f"must be a permutation of the {len(params['shape'])} axes, not {params['perm']}")
+        raise reject(
+            "transpose", "perm", f"must be a permutation of the {len(params['shape'])} axes, not {params['perm']}"
+        )
+
+
+def _transpose_write(params: Params, writer: Writer) -> None:
+    writer.node("Transpose", ["x"], "y", perm=params["perm"])
 
 
 # reshape ---------------------------------------------------------------------------------------------------------
@@ -132,7 +138,9 @@ def _reshape_check(params: Params) -> None:
 def _reshape_write(params: Params, writer: Writer) -> None:
     op, out = params["op"], params["out_shape"]
     if op == "Shape":
-        writer.node("Shape" if out else "Size", ["x"], "y", end=out[0] if out and out[0] < len(params["shape"]) else None)
+        writer.node(
+            "Shape" if out else "Size", ["x"], "y", end=out[0] if out and out[0] < len(params["shape"]) else None
+        )
     elif op == "Tile":
         repeats = [o // s for o, s in zip(out, params["shape"], strict=True)]
         writer.node(op, ["x", writer.constant(repeats, "int64")], "y")
@@ -206,15 +214,15 @@ def _read_pad(group: Group) -> Params | None:
     rank = len(x)
     given = group.ints(node, "pads", 1) or group.ints(node, "paddings")
     mode = node.attributes.get("mode", "constant")
-    found = {"dtype": group.dtype(node.inputs[0]), "shape": x, "pads": [0] * (2 * rank),
-             "mode": mode.decode() if isinstance(mode, bytes) else mode}  # fmt: skip
+    pads = [0] * (2 * rank)
     if given is None:  # known only at run time: the sizes are, and only they count
-        found["pads"][rank:] = [b - a for a, b in zip(x, out, strict=True)]
-        return found
-    axes = group.ints(node, "axes", 3) or tuple(range(rank))
-    for i, axis in enumerate(axes):
-        found["pads"][axis % rank], found["pads"][rank + axis % rank] = given[i], given[len(axes) + i]
-    return found
+        pads[rank:] = [b - a for a, b in zip(x, out, strict=True)]
+    else:
+        axes = group.ints(node, "axes", 3) or tuple(range(rank))
+        for i, axis in enumerate(axes):
+            pads[axis % rank], pads[rank + axis % rank] = given[i], given[len(axes) + i]
+    text = mode.decode() if isinstance(mode, bytes) else str(mode)
+    return {"dtype": group.dtype(node.inputs[0]), "shape": x, "pads": pads, "mode": text}
 
 
 def _padded(params: Params) -> tuple[int, ...]:
@@ -227,7 +235,9 @@ def _pad_check(params: Params) -> None:
     if len(params["pads"]) != 2 * rank or any(s < 1 for s in _padded(params)):
         raise reject("pad", "pads", f"must have {2 * rank} values and leave something over, not {params['pads']}")
     for i, size in enumerate(params["shape"]):
-        if params["mode"] != "constant" and not all(0 <= p < size for p in (params["pads"][i], params["pads"][rank + i])):
+        if params["mode"] != "constant" and not all(
+            0 <= p < size for p in (params["pads"][i], params["pads"][rank + i])
+        ):
             raise reject("pad", "pads", f"must be 0 to {size - 1} along axis {i} in mode {params['mode']}")
 
 
@@ -317,7 +327,8 @@ def _gather_check(params: Params) -> None:
     if not shape or axis >= len(shape):
         raise reject("gather", "axis", f"must be below the rank {len(shape)} of shape, not {axis}")
     if params["op"] == "GatherElements" and (
-        len(indices) != len(shape) or any(i > s for k, (i, s) in enumerate(zip(indices, shape, strict=True)) if k != axis)
+        len(indices) != len(shape)
+        or any(i > s for k, (i, s) in enumerate(zip(indices, shape, strict=True)) if k != axis)
     ):
         raise reject("gather", "indices_shape", "must have the rank of shape and fit into it outside the axis")
     if params["op"] == "GatherND":
@@ -343,7 +354,7 @@ def _gather_write(params: Params, writer: Writer) -> None:
 ANATOMIES = (
     Anatomy(
         "transpose", _read_transpose, _transpose_layout, _no_ops, _transpose_dims,
-        lambda p, w: w.node("Transpose", ["x"], "y", perm=p["perm"]) and None, _transpose_check,
+        _transpose_write, _transpose_check,
     ),
     Anatomy("reshape", _read_reshape, _reshape_layout, _no_ops, _window, _reshape_write, _reshape_check),
     Anatomy("slice", _read_slice, _slice_layout, _no_ops, _slice_dims, _slice_write, _slice_check),

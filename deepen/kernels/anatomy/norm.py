@@ -243,11 +243,11 @@ def _norm_write(params: Params, writer: Writer) -> None:
     if params["skip"]:
         x = writer.node("Add", ["x", "z"], "sum" if params["skip_output"] else None)
     weights = [spec.name for spec in writer.layout.weights]
-    attributes: dict[str, Any] = {
+    special: dict[str, dict[str, Any]] = {
         "GroupNormalization": {"num_groups": params.get("groups")},
         "InstanceNormalization": {}, "MeanVarianceNormalization": {"axes": [0, *range(2, len(params["shape"]))]},
-    }.get(op, {"axis": params["axis"]})  # fmt: skip
-    writer.node(op, [x, *weights], "y", **attributes)
+    }  # fmt: skip
+    writer.node(op, [x, *weights], "y", **special.get(op, {"axis": params["axis"]}))
 
 
 def _norm_opset(params: Params) -> int:
@@ -255,7 +255,7 @@ def _norm_opset(params: Params) -> int:
 
 
 def _norm_ops(params: Params, op: str | None) -> int:
-    return prod(params["shape"]) * (op_cost(op or params["op"]) + params["skip"])
+    return int(prod(params["shape"]) * (op_cost(op or params["op"]) + params["skip"]))
 
 
 # lrn, bn, bnrelu -------------------------------------------------------------------------------------------------
@@ -281,6 +281,10 @@ def _read_lrn(group: Group) -> Params | None:
         return None
     x = node.inputs[0]
     return {"dtype": group.dtype(x), "shape": list(group.shape(x)), "size": int(node.attributes.get("size", 1))}
+
+
+def _lrn_write(params: Params, writer: Writer) -> None:
+    writer.node("LRN", ["x"], "y", size=params["size"])
 
 
 _BN = ("scale", "b", "mean", "var")
@@ -331,12 +335,14 @@ ANATOMIES = (
         _norm_write, partial(_norm_check, family="layernorm"), _norm_opset,
     ),
     Anatomy(
-        "rmsnorm", partial(_read_norm, family="rmsnorm"), _norm_layout, partial(_norm_ops, op="RMSNormalization"), _norm_dims,
+        "rmsnorm", partial(_read_norm, family="rmsnorm"), _norm_layout,
+        partial(_norm_ops, op="RMSNormalization"), _norm_dims,
         _norm_write, partial(_norm_check, family="rmsnorm"), _norm_opset,
     ),
     Anatomy(
         "lrn", _read_lrn, _plain, lambda p: prod(p["shape"]) * (2 * p["size"] + op_cost("Pow") + op_cost("Div")),
-        _channel_dims, lambda p, w: w.node("LRN", ["x"], "y", size=p["size"]) and None, partial(_rank_check, family="lrn", least=3),
+        _channel_dims, _lrn_write,
+        partial(_rank_check, family="lrn", least=3),
     ),
     *(
         Anatomy(

@@ -108,7 +108,7 @@ def match_expression(group: Group, output: str, expression: Any, x: str | None =
         for order in orders:
             state: tuple[str | None, list[Node]] | None = (bound, [node])
             for tensor, operand in zip(order, operands, strict=True):
-                assert state is not None  # noqa: S101 - narrowed by the break below
+                assert state is not None
                 step = walk(tensor, operand, state[0])
                 if step is None:
                     state = None

@@ -70,14 +70,18 @@ def _relu_check(params: Params) -> None:
 
 
 def _relu_write(params: Params, writer: Writer) -> None:
-    name = {"Relu": "relu", "Clip": "clip", "LeakyRelu": "leakyrelu", "PRelu": "prelu"}.get(params["op"], "thresholdedrelu")
+    name = {"Relu": "relu", "Clip": "clip", "LeakyRelu": "leakyrelu", "PRelu": "prelu"}.get(
+        params["op"], "thresholdedrelu"
+    )
     write_activation(writer, name, "x", "y", params["dtype"])
 
 
 # hswish, silu, gelu ----------------------------------------------------------------------------------------------
 
 
-def _activation_input(group: Group, forms: tuple[object, ...], ops: tuple[str, ...], hints: tuple[str, ...]) -> str | None:
+def _activation_input(
+    group: Group, forms: tuple[object, ...], ops: tuple[str, ...], hints: tuple[str, ...]
+) -> str | None:
     """The activation a group applies one function to: a single operator, a known chain, or what the runtime names."""
     node = group.single(ops)
     if node is not None:
@@ -179,7 +183,8 @@ def _read_unary(group: Group) -> Params | None:
         return {"op": "Mish", "dtype": dtype, "shape": list(group.shape(x)), "out_dtype": dtype}
     x = node.inputs[0]
     return {
-        "op": node.op_type, "dtype": group.dtype(x), "shape": list(group.shape(x)), "out_dtype": group.dtype(node.outputs[0]),
+        "op": node.op_type, "dtype": group.dtype(x), "shape": list(group.shape(x)),
+        "out_dtype": group.dtype(node.outputs[0]),
     }  # fmt: skip
 
 
@@ -226,7 +231,8 @@ ANATOMIES = (
         lambda p, w: write_activation(w, "silu", "x", "y", p["dtype"]),
     ),
     Anatomy(
-        "gelu", _read_gelu, _gelu_layout, lambda p: _named_ops(p, p["op"]) + _elements(p) * p["bias"], _dims, _gelu_write,
+        "gelu", _read_gelu, _gelu_layout, lambda p: _named_ops(p, p["op"]) + _elements(p) * p["bias"], _dims,
+        _gelu_write,
         _gelu_check,
     ),
     Anatomy(

@@ -49,7 +49,8 @@ def _read_pool(group: Group, family: str) -> Params | None:
     kernel = [int(v) for v in node.attributes["kernel_shape"]]
     geometry = conv_geometry(node, x[2:], kernel)
     found = {
-        "dtype": group.dtype(node.inputs[0]), "batch": x[0], "c": x[1], "spatial": list(x[2:]), "kernel": kernel, **geometry,
+        "dtype": group.dtype(node.inputs[0]), "batch": x[0], "c": x[1], "spatial": list(x[2:]),
+        "kernel": kernel, **geometry,
         "ceil": False,
     }  # fmt: skip
     asked = bool(node.attributes.get("ceil_mode", 0))
@@ -127,7 +128,8 @@ def _global_dims(params: Params) -> dict[str, float]:
     window = prod(params["spatial"])
     return {
         **shape_dims(_global_layout(params).inputs[0].shape, prefix_out=False), "c_out": params["c"],
-        "axis_size": window, "outer_size": params["batch"] * params["c"], "inner_size": 1, "op_code": op_code(params["op"]),
+        "axis_size": window, "outer_size": params["batch"] * params["c"], "inner_size": 1,
+        "op_code": op_code(params["op"]),
     }  # fmt: skip
 
 

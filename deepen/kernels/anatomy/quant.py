@@ -122,7 +122,8 @@ def _read_qconv(group: Group) -> Params | None:
     kernel = list(weight[2:])
     return {
         "op": "ConvInteger" if node.op_type == "ConvInteger" else "QLinearConv", "dtype": group.dtype(x),
-        "weight_dtype": group.dtype(w), "out_dtype": group.dtype(out) or group.dtype(x), "per_channel": _many(group, scale),
+        "weight_dtype": group.dtype(w), "out_dtype": group.dtype(out) or group.dtype(x),
+        "per_channel": _many(group, scale),
         "batch": shape[0], "c_in": shape[1], "c_out": weight[0], "spatial": list(shape[2:]), "kernel": kernel,
         **conv.conv_geometry(node, shape[2:], kernel), "groups": int(node.attributes.get("group", 1)), "bias": bias,
     }  # fmt: skip
@@ -161,7 +162,8 @@ def _qconv_check(params: Params) -> None:
 
 def _qconv_write(params: Params, writer: Writer) -> None:
     attributes = {
-        "kernel_shape": params["kernel"], "strides": params["stride"], "dilations": params["dilation"], "pads": params["pads"],
+        "kernel_shape": params["kernel"], "strides": params["stride"], "dilations": params["dilation"],
+        "pads": params["pads"],
         "group": params["groups"],
     }  # fmt: skip
     zero = writer.constant(np.zeros(()), params["dtype"], "x_zero")
@@ -177,7 +179,7 @@ def _qconv_write(params: Params, writer: Writer) -> None:
 
 
 def _qconv_dims(params: Params) -> dict[str, float]:
-    return {**conv._dims(params), "op_code": op_code(params["op"])}
+    return {**conv.conv_dims(params), "op_code": op_code(params["op"])}
 
 
 # qmatmul ---------------------------------------------------------------------------------------------------------
@@ -207,7 +209,8 @@ def _read_qmatmul(group: Group) -> Params | None:
     constant = group.is_const(b)
     rows = prod(left[:-1]) if len(right) <= 2 else (left[-2] if len(left) > 1 else 1)
     return {
-        "op": op, "dtype": group.dtype(a), "weight_dtype": group.dtype(b), "out_dtype": out_dtype, "batch": batch, "m": rows,
+        "op": op, "dtype": group.dtype(a), "weight_dtype": group.dtype(b), "out_dtype": out_dtype,
+        "batch": batch, "m": rows,
         "k": k, "n": n, "constant": constant, "per_channel": _many(group, scale), "bias": bias, "block": 0,
     }  # fmt: skip
 
@@ -216,7 +219,8 @@ def _qmatmul_operands(group: Group, node: Node) -> tuple[str, str, str, str, boo
     """(op, left, right, right scale, bias, output type) of a quantised product."""
     out = group.dtype(node.outputs[0])
     at: dict[str, tuple[int, int, int]] = {  # positions of right side, its scale, bias
-        "QLinearMatMul": (3, 4, 99), "QGemm": (3, 4, 6), "DynamicQuantizeMatMul": (1, 2, 4), "MatMulIntegerToFloat": (1, 3, 6),
+        "QLinearMatMul": (3, 4, 99), "QGemm": (3, 4, 6), "DynamicQuantizeMatMul": (1, 2, 4),
+        "MatMulIntegerToFloat": (1, 3, 6),
     }  # fmt: skip
     if node.op_type in at:
         b, s, c = at[node.op_type]
@@ -285,7 +289,8 @@ def _qmatmul_dims(params: Params) -> dict[str, float]:
     m, n, k = params["m"], params["n"], params["k"]
     return {
         "batch": params["batch"], "m": m, "n": n, "k": k, "gemm_batch": params["batch"], "c_in": k, "c_out": n,
-        "op_code": op_code(params["op"]), "waste_m_16": waste(m, 16), "waste_n_16": waste(n, 16), "waste_k_16": waste(k, 16),
+        "op_code": op_code(params["op"]), "waste_m_16": waste(m, 16), "waste_n_16": waste(n, 16),
+        "waste_k_16": waste(k, 16),
     }  # fmt: skip
 
 
@@ -304,8 +309,12 @@ def _qmatmul_check(params: Params) -> None:
     if params["bias"] and op in ("QLinearMatMul", "MatMulInteger"):
         raise reject("qmatmul", "bias", f"is not known of {op}")
     if params["per_channel"] and (op in ("MatMulInteger", "MatMulNBits") or not params["constant"] or params["n"] == 1):
-        raise reject("qmatmul", "per_channel", "needs a constant right operand of 2 or more columns and an op with scales")
-    if (op == "MatMulNBits") != bool(params["block"]) or (params["block"] and params["block"] not in (16, 32, 64, 128, 256)):
+        raise reject(
+            "qmatmul", "per_channel", "needs a constant right operand of 2 or more columns and an op with scales"
+        )
+    if (op == "MatMulNBits") != bool(params["block"]) or (
+        params["block"] and params["block"] not in (16, 32, 64, 128, 256)
+    ):
         raise reject("qmatmul", "block", "must be 16, 32, 64, 128 or 256 for MatMulNBits and 0 for any other op")
     if params["batch"] > 1 and op in ("QGemm", "MatMulNBits"):
         raise reject("qmatmul", "batch", f"of {op} must be 1")
@@ -355,16 +364,18 @@ def _write_qgemm(params: Params, writer: Writer, parts: tuple[str, str, str, tup
     ]
     if params["bias"]:  # by convention a bias is quantised with the product of both scales
         product = writer.constant(np.full(wide, _SCALE**2), "float32")
-        real.append(writer.node("DequantizeLinear", ["bias", product, writer.constant(np.zeros(wide), "int32")], axis=0))
+        real.append(
+            writer.node("DequantizeLinear", ["bias", product, writer.constant(np.zeros(wide), "int32")], axis=0)
+        )
     writer.node("QuantizeLinear", [writer.node("Gemm", real), scale, a_zero], "y")
 
 
 def _qmatmul_ops(params: Params) -> int:
-    return params["batch"] * params["m"] * params["n"] * (op_cost(params["op"]) + params["bias"])
+    return int(params["batch"] * params["m"] * params["n"] * (op_cost(params["op"]) + params["bias"]))
 
 
 def _qconv_ops(params: Params) -> int:
-    return _qconv_layout(params).outputs[0].elements * (op_cost(params["op"]) + params["bias"])
+    return int(_qconv_layout(params).outputs[0].elements * (op_cost(params["op"]) + params["bias"]))
 
 
 _SCALED: tuple[Any, ...] = ("quantize", "dequantize")

@@ -85,7 +85,7 @@ def _write(params: Params, writer: Writer) -> None:
 
 def _ops(params: Params) -> int:
     cells = params["seq"] * params["batch"] * params["hidden"] * params["directions"]
-    return cells * op_cost(params["op"])
+    return int(cells * op_cost(params["op"]))
 
 
 ANATOMIES = (Anatomy("recurrent", _read, _layout, _ops, _dims, _write, _check),)

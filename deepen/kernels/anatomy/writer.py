@@ -98,7 +98,9 @@ class Writer:
 
         names = [outputs] if isinstance(outputs, str) else list(outputs or [self.fresh()])
         given = {key: value for key, value in attributes.items() if value is not None}
-        self.nodes.append(helper.make_node(op_type, list(inputs), names, name=f"{op_type}_{len(self.nodes)}", domain=domain, **given))
+        self.nodes.append(
+            helper.make_node(op_type, list(inputs), names, name=f"{op_type}_{len(self.nodes)}", domain=domain, **given)
+        )
         if domain:
             self.domains[domain] = 1
         return names[0]
