@@ -44,7 +44,7 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
 
     Args:
         families: Families to sample.
-        count: Kernels in all.
+        count: Configurations to sample; those that do not run as one kernel are passed over.
         seed: Seed of the sampling and of the noise.
     """
     from deepen import graph
@@ -58,8 +58,11 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
         for drawn in sample(families, count, seed, exclude=()):
             file = Path(folder) / f"{drawn.key}.onnx"
             file.write_bytes(build(drawn.family, drawn.params).SerializeToString())
-            (kernel,) = split(graph.load(file)).kernels
+            kernels = split(graph.load(file)).kernels
             file.unlink()
+            if len(kernels) != 1:  # this runtime does not run the configuration as one kernel
+                continue
+            kernel = kernels[0]
             joules = energy_j(kernel, rng)
             yield EnergyRecord(
                 id=drawn.key,

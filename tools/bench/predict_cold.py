@@ -21,6 +21,9 @@ HERE = Path(__file__).resolve().parent
 
 INSIDE = """
 import json, sys, time
+start = time.perf_counter()
+import onnx, onnxruntime
+imports = time.perf_counter() - start
 import deepen
 from deepen import graph
 from deepen.kernels.split import split
@@ -35,7 +38,7 @@ for _ in range(times + 1):
     predictor.predict_split(parts, model=model)
     times_of["predict"].append(time.perf_counter() - start)
 first = {name: values[0] for name, values in times_of.items()}
-print(json.dumps({"first": first, "warm": {name: values[1:] for name, values in times_of.items()}}))
+print(json.dumps({"imports": imports, "first": first, "warm": {name: values[1:] for name, values in times_of.items()}}))
 """
 
 
@@ -56,10 +59,11 @@ def main() -> None:
         inside = [sys.executable, "-c", INSIDE, model, predictor, str(options.times)]
         found = json.loads(subprocess.run(inside, check=True, capture_output=True, text=True).stdout)
     report(
-        "Prediction of ResNet-50 (weights 102 MB, predictor: " + (options.predictor or "trained on simulated kernels"),
+        f"Prediction of ResNet-50 (weights 102 MB, predictor: {options.predictor or 'trained on simulated kernels'})",
         [
             ("deepen predict, cold start: wall time", [run.wall_s for run in cold], "s", 1.0),
             ("deepen predict, cold start: peak memory", [run.peak_bytes / 1e6 for run in cold], "MB", 300),
+            ("import onnx, onnxruntime", [found["imports"]], "s", None),
             ("load + split, first in its process", [found["first"]["load_split"]], "s", 0.25),
             ("load + split, again", found["warm"]["load_split"], "s", 0.25),
             ("prediction of a split model", [1e3 * s for s in found["warm"]["predict"]], "ms", 20),
