@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepen.graph.types import Graph, Node, Tensor
-from deepen.kernels.anatomy.base import Anatomy, Group, Layout, Params, UnknownShapeError, index_of
+from deepen.kernels.anatomy.base import Anatomy, Group, Layout, Params, UnknownShapeError
 from deepen.kernels.anatomy.costs import op_cost
 from deepen.kernels.anatomy.macs import node_macs
 from deepen.kernels.anatomy.registry import anatomies, readers
