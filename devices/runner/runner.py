@@ -387,7 +387,7 @@ def main() -> None:
     if hasattr(select, "poll"):
         threading.Thread(target=end_with_stdin, daemon=True).start()
     runner = Runner()
-    stdin = os.fdopen(0, "r", encoding="utf-8", closefd=False)
+    stdin = os.fdopen(0, "r", encoding="utf-8", errors="replace", closefd=False)
     while not runner.done:
         line = stdin.readline()
         if not line:
