@@ -31,7 +31,7 @@ def process_cpu_s(pid: int) -> float:
     """
     try:
         return time.clock_gettime((~pid << 3) | 2)
-    except (OSError, AttributeError):
+    except (OSError, OverflowError, AttributeError):
         return float("nan")
 
 
