@@ -11,6 +11,8 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -205,22 +207,39 @@ class Session:
             MeasureError: If too many blocks had to be rejected.
             LinkError, MeterError: If the device or the meter is gone.
         """
+        with self.hold(workload) as measure:
+            return measure(idle_after)
+
+    @contextmanager
+    def hold(self, workload: Workload) -> Iterator[Callable[[bool], EnergyRecord]]:
+        """Keep a workload loaded, so that it can be measured several times with other work in between.
+
+        Yields:
+            A function that measures it now; its argument and what it returns and raises are those of :meth:`measure`.
+        """
         runtime = self._open_runtime()
         if workload.runtime != runtime.name:
             raise MeasureError(f"this session runs {runtime.name}; open another one for {workload.runtime}")
-        if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
-            self.reference()
-        before = self._fresh_idle()
+        self._watch_drift()
         loaded = runtime.load(workload.path, threads=workload.threads, shapes=workload.shapes, seed=self.seed)
-        try:
+
+        def measure(idle_after: bool = False) -> EnergyRecord:
+            self._watch_drift()
+            before = self._fresh_idle()
             per_run = warm_up(loaded, workload.warmup_s)
             n = runs_per_block(per_run, self._block_s, self.meter.update_s, workload.rule)
             found = self._collect(loaded, workload.rule, n, before, workload.threads)
-            build = loaded.build
+            after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
+            return self._record(workload, found, before, after, loaded.build)
+
+        try:
+            yield measure
         finally:
             self._unload(loaded)
-        after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
-        return self._record(workload, found, before, after, build)
+
+    def _watch_drift(self) -> None:
+        if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
+            self.reference()
 
     def _record(self, workload: Workload, found: Collected, before: Idle, after: Idle, build: str) -> EnergyRecord:
         judged, rule = found.judgement, workload.rule
