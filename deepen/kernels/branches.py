@@ -50,9 +50,7 @@ def dissolve(graph: Graph, *, assume: bool = False) -> tuple[Graph, tuple[str, .
     return replace(graph, nodes=tuple(nodes), model=model), tuple(gone)
 
 
-def _flatten(
-    graph: Graph, taken: Mapping[str, str], outputs: Mapping[str, list[str]]
-) -> tuple[list[Node], list[str]]:
+def _flatten(graph: Graph, taken: Mapping[str, str], outputs: Mapping[str, list[str]]) -> tuple[list[Node], list[str]]:
     """Move the nodes of branches taken to the scope around them."""
     home: dict[str, str] = {}  # scope of a taken branch -> scope it dissolves into
     skipped: list[str] = []  # scopes of branches not taken
@@ -67,8 +65,8 @@ def _flatten(
             if target:
                 found.append(
                     replace(
-                        node, name=f"{node.name}.output{index}", op_type="Identity", inputs=(source,), outputs=(target,),
-                        attributes={}, scope=around,
+                        node, name=f"{node.name}.output{index}", op_type="Identity", inputs=(source,),
+                        outputs=(target,), attributes={}, scope=around,
                     )
                 )  # fmt: skip
 

@@ -320,7 +320,7 @@ class _Mapper:
                 spare.remove(same)
                 pairs.append((node, same))
         rest = core + spare
-        if not layout or bool(other) != bool(rest) and not (pairs and not other and not core):
+        if not layout or (bool(other) != bool(rest) and not (pairs and not other and not core)):
             return [group]  # nothing to take out, or no telling which of them does the rest
         if not other and not pairs:
             return [group]

@@ -25,8 +25,10 @@ _RANDOM = frozenset({
 # Kept at run time although their inputs are constant: the runtime looks for quantised operators around them.
 _KEPT = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
-# ConstantSharing merges single values of these types.
+# ConstantSharing merges equal constants of these types up to this many elements (observed in version 1.31: 8 are
+# merged, 9 are not); larger initialisers are never compared by content.
 _SHARED = frozenset({"float32", "float16", "float64", "int32", "int64"})
+_SHARED_ELEMENTS = 8
 
 
 def standard(domain: str) -> bool:
@@ -62,25 +64,30 @@ def constant_tensors(nodes: Iterable[Node], known: Collection[str], *, static: C
 
 
 def _attribute_key(node: Node) -> tuple[Any, ...] | None:
-    """Hashable attributes, or ``None`` where a tensor is among them (the runtime never takes those for equal)."""
-    items = []
+    """Hashable attributes, or ``None`` where the value of one is not known."""
+    items: list[tuple[str, Any]] = []
     for name, value in sorted(node.attributes.items()):
-        if isinstance(value, np.ndarray):
+        if value is None:
             return None
-        items.append((name, tuple(value) if isinstance(value, list) else value))
+        if isinstance(value, np.ndarray):
+            if value.dtype == object:
+                return None
+            items.append((name, (value.dtype.name, value.shape, value.tobytes())))
+        else:
+            items.append((name, tuple(value) if isinstance(value, list) else value))
     return tuple(items)
 
 
-def _single_value(array: NDArray[Any]) -> tuple[Any, ...] | None:
-    if array.shape not in ((), (1,)) or array.dtype.name not in _SHARED:
+def _shared_value(array: NDArray[Any]) -> tuple[Any, ...] | None:
+    if array.size > _SHARED_ELEMENTS or array.dtype.name not in _SHARED:
         return None
-    return (array.dtype.name, array.ndim, array.tobytes())
+    return (array.dtype.name, array.shape, array.tobytes())
 
 
 def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: Collection[str]) -> dict[str, Node]:
     """Nodes that compute what an earlier node of the same scope computes.
 
-    Initialisers are equal if they are the same one, or single values (shape ``[]`` or ``[1]``) that are equal.
+    Initialisers are equal if they are the same one, or equal with at most eight elements.
 
     Args:
         nodes: One scope, in topological order.
@@ -99,7 +106,7 @@ def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: 
         for name in node.inputs:
             if name not in number:
                 array = None if name in computed else values.get(name)
-                number[name] = (None if array is None else _single_value(array)) or name
+                number[name] = (None if array is None else _shared_value(array)) or name
             inputs.append(number[name])
         attributes = None
         if node.op_type not in _RANDOM and node.op_type not in CONTROL_FLOW and node.inputs:
@@ -111,7 +118,7 @@ def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: 
             earlier = first.setdefault(key, node)
         except TypeError:  # an attribute value that cannot be hashed: take the node as it is
             continue
-        if earlier is node or not keep.isdisjoint(node.outputs):
+        if earlier is node or not set(keep).isdisjoint(node.outputs):
             continue
         found[node.name] = earlier
         for mine, theirs in zip(node.outputs, earlier.outputs, strict=True):

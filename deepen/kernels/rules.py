@@ -1,7 +1,7 @@
 """Splits by rules, for runtimes that cannot be asked.
 
-Rules are data (``kernels/rules/*.toml``): every verdict (``fuse``, ``keep`` or ``undecided``) stands beside its evidence.
-``undecided`` is honest where nothing public settles a question; such nodes stay apart.
+Rules are data (``kernels/rules/*.toml``): every verdict (``fuse``, ``keep`` or ``undecided``) stands beside its
+evidence. ``undecided`` is honest where nothing public settles a question; such nodes stay apart.
 
 First multi-operator patterns are matched, by exact operators and connections. Then chains grow in topological order: a
 node joins the kernel before it if that kernel's last node is read by nothing else and the rules fuse the two operators.
@@ -44,12 +44,14 @@ class Pattern:
         nodes: In order; operands refer to earlier nodes.
         verdict: Whether it runs as one kernel.
         evidence: Why.
+        same_shape: Whether what it writes must have the shape of ``x``.
     """
 
     name: str
     nodes: tuple[PatternNode, ...]
     verdict: Verdict
     evidence: str
+    same_shape: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def _pattern(name: str, entry: Mapping[str, Any]) -> Pattern:
         nodes.append(node)
     if not nodes:
         raise _bad(name, f"pattern '{title}' has no nodes")
-    return Pattern(title, tuple(nodes), verdict, evidence)
+    return Pattern(title, tuple(nodes), verdict, evidence, bool(entry.get("same_shape", False)))
 
 
 def load_rules(runtime: str) -> Rules:
@@ -158,6 +160,11 @@ class _Scope:
     readers: dict[str, list[Node]]
     constant: Collection[str]
     kept: Collection[str]  # tensors that must appear: outputs, and what bodies read
+    graph: Graph
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        tensor = self.graph.tensors.get(name)
+        return None if tensor is None else tensor.shape
 
     def single_reader(self, name: str) -> Node | None:
         readers = self.readers.get(name, [])
@@ -194,6 +201,8 @@ def _match(pattern: Pattern, root: Node, scope: _Scope, taken: Collection[str]) 
     for state in walk(root, pattern.nodes[-1], {}):
         members = {name for key, name in state.items() if key != "x"}
         if len(members) != len(pattern.nodes):
+            continue
+        if pattern.same_shape and scope.shape(state["x"]) != scope.shape(root.outputs[0]):
             continue
         inner = [name for member in members if member != root.name for name in scope.by_name[member].outputs if name]
         if all(
@@ -237,7 +246,7 @@ def fuse(
             readers.setdefault(name, []).append(node)
     position = {n.name: i for i, n in enumerate(nodes)}
     by_name = {n.name: n for n in nodes}
-    scope = _Scope(by_name, position, {o: n for n in nodes for o in n.outputs if o}, readers, constant, kept)
+    scope = _Scope(by_name, position, {o: n for n in nodes for o in n.outputs if o}, readers, constant, kept, graph)
     folded = [
         n.name for n in nodes
         if n.op_type in rules.folded or n.op_type in CONTROL_FLOW or all(not o or o in constant for o in n.outputs)

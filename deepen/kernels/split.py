@@ -154,9 +154,7 @@ class _Work:
         assert self.graph.model is not None  # noqa: S101 - the oracle checked
         self._map("", self.graph.model.graph, answer, {})
 
-    def _map(
-        self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]
-    ) -> None:
+    def _map(self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]) -> None:
         names = dict(outer)
         prefix = f"{scope}/" if scope else ""
         local = [o for proto in answer.node for o in proto.output]
@@ -251,7 +249,9 @@ class _Edges:
         self.alias = {
             node.outputs[0]: node.inputs[0]
             for node in graph.nodes
-            if node.name in gone and node.inputs and node.outputs
+            if node.name in gone
+            and node.inputs
+            and node.outputs
             and (node.op_type in _PASSED_THROUGH or changes_nothing(node, graph))
         }
 
@@ -301,7 +301,9 @@ def _check(graph: Graph, kernels: Sequence[Kernel], work: Any) -> None:
     for kernel in kernels:
         for name in kernel.node_names:
             if name in where:
-                raise GraphError(f"node '{name}' is in two kernels, '{where[name]}' and '{kernel.name}'; please report the model")
+                raise GraphError(
+                    f"node '{name}' is in two kernels, '{where[name]}' and '{kernel.name}'; please report the model"
+                )
             where[name] = kernel.name
     folded = set(work.folded)
     both = folded & where.keys()

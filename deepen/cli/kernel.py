@@ -1,0 +1,275 @@
+"""``deepen kernel``: the kernel families, a model as kernels, and configurations to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepen.cli.output import emit, json_option, progress, table
+from deepen.units import format_count, format_si
+
+if TYPE_CHECKING:
+    from deepen.kernels.sample import SampledKernel
+    from deepen.kernels.types import Kernel, Split
+
+__all__ = ["command"]
+
+_NAME_WIDTH = 48
+
+
+@click.group(name="kernel")
+def command() -> None:
+    """List kernel families, split models into kernels, sample configurations.
+
+    \b
+    Example:
+      deepen kernel split model.onnx --shape input=1x3x224x224
+    """
+
+
+@command.command(name="list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List the kernel families and the runtimes that models can be split for.
+
+    \b
+    Example:
+      deepen kernel list
+    """
+    from deepen.kernels.families import load_families
+    from deepen.kernels.split import runtimes
+
+    families = load_families().values()
+    document = {
+        "families": [
+            {"name": f.name, "title": f.title, "ops": list(f.ops), "params": list(f.params), "about": f.about}
+            for f in families
+        ],
+        "runtimes": runtimes(),
+    }
+
+    def render() -> str:
+        rows = [(f.name, f.title, _cut(", ".join(f.ops), 60)) for f in families]
+        return "\n".join(
+            [
+                table(("family", "what", "operators"), rows),
+                "",
+                f"{len(rows)} families; runtimes to split for: {', '.join(runtimes())}",
+            ]
+        )
+
+    emit(document, as_json, render)
+
+
+@command.command(name="split")
+@click.argument("model", metavar="MODEL")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="Runtime to split for ('kernel list').")
+@json_option
+def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bool) -> None:
+    """Split MODEL into the kernels a runtime executes.
+
+    ONNX Runtime is asked for the graph it really runs; other runtimes follow rules, each with its evidence. Every node
+    of the model is in exactly one kernel, or counted as doing no work at run time.
+
+    \b
+    Example:
+      deepen kernel split model.onnx --shape input=1x3x224x224 --runtime tflite-cpu
+    """
+    from deepen import graph
+    from deepen.kernels.split import split
+
+    loaded = graph.load(model, dict(graph.parse_shape(s) for s in shapes) or None)
+    found = split(loaded, runtime)
+    emit(document(model, found), as_json, lambda: render(model, found))
+    for warning in found.warnings if not as_json else ():
+        progress(f"note: {warning}")
+
+
+def document(model: str, found: Split) -> dict[str, Any]:
+    """The JSON contract's document of a split."""
+    return {
+        "model": model,
+        "runtime": found.runtime,
+        "method": found.method,
+        "evidence": found.evidence,
+        "macs": found.macs,
+        "folded": len(found.folded),
+        "unassigned": [{"name": name, "op_types": list(ops)} for name, ops in found.unassigned],
+        "warnings": list(found.warnings),
+        "kernels": [
+            {
+                "name": k.name,
+                "family": k.family,
+                "nodes": list(k.node_names),
+                "op_types": list(k.op_types),
+                "runtime_ops": list(k.runtime_ops),
+                "params": dict(k.params),
+                "macs": k.macs,
+                "ops": k.ops,
+                "bytes_read": k.bytes_read,
+                "bytes_written": k.bytes_written,
+                "multiplicity": k.multiplicity,
+            }
+            for k in found.kernels
+        ],
+    }
+
+
+def render(model: str, found: Split) -> str:
+    """Headline, one line per kernel in execution order, totals by family."""
+    total = sum(k.macs * k.multiplicity for k in found.kernels)
+    nodes = sum(len(k.node_names) for k in found.kernels)
+    how = "as the runtime executes it" if found.method == "oracle" else "by rules"
+    lines = [
+        f"{model}: {len(found.kernels)} kernels from {nodes} nodes, {format_count(total)} MACs per inference",
+        f"split {how}: {found.evidence}; {len(found.folded)} nodes do no work at run time",
+        "",
+    ]
+    often = any(k.multiplicity != 1 for k in found.kernels)
+    header = ("#", "kernel", "family", "operators", "output", *(("times",) if often else ()), "MACs", "read", "written")
+    rows = [
+        (
+            index,
+            _cut(_short(k.name), _NAME_WIDTH),
+            k.family,
+            _cut("+".join(_squeezed(k.op_types)), 32),
+            _shape(k),
+            *((f"{k.multiplicity:g}",) if often else ()),
+            _count(k.macs),
+            format_si(k.bytes_read, "B"),
+            format_si(k.bytes_written, "B"),
+        )
+        for index, k in enumerate(found.kernels, 1)
+    ]
+    lines += [table(header, rows, right=(0, *range(5, len(header)))), "", _by_family(found.kernels, total)]
+    if found.unassigned:
+        names = ", ".join(f"{name} ({'+'.join(ops)})" for name, ops in found.unassigned[:5])
+        more = f" and {len(found.unassigned) - 5} more" if len(found.unassigned) > 5 else ""
+        lines += ["", f"{len(found.unassigned)} kernels have no family and count as 'other': {names}{more}"]
+    return "\n".join(lines)
+
+
+def _by_family(kernels: Sequence[Kernel], total: float) -> str:
+    families: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        families.setdefault(kernel.family, []).append(kernel)
+
+    def sums(members: Sequence[Kernel]) -> tuple[float, float]:
+        return (
+            sum(k.macs * k.multiplicity for k in members),
+            sum((k.bytes_read + k.bytes_written) * k.multiplicity for k in members),
+        )
+
+    moved = sums(kernels)[1]
+    ranked = sorted(
+        ((name, members, *sums(members)) for name, members in families.items()), key=lambda r: (-r[2], -r[3])
+    )
+    rows = [
+        (name, len(members), len({k.key for k in members}), _count(macs), _share(macs, total), format_si(moves, "B"),
+         _share(moves, moved))
+        for name, members, macs, moves in ranked
+    ]  # fmt: skip
+    rows.append(("total", len(kernels), len({k.key for k in kernels}), _count(total), "", format_si(moved, "B"), ""))
+    header = ("family", "kernels", "distinct", "MACs", "share", "bytes moved", "share")
+    return table(header, rows, right=range(1, len(header)))
+
+
+@command.command(name="sample")
+@click.option(
+    "--family", "families", multiple=True, metavar="FAMILY", help="Family to sample; repeatable; default: all."
+)
+@click.option("--count", "-n", type=click.IntRange(min=1), default=20, show_default=True, help="How many kernels.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds, equal samples.")
+@click.option("--max-macs", type=click.IntRange(min=1), help="Largest kernel, in multiply-accumulates.")
+@click.option(
+    "--exclude", "excluded", multiple=True, metavar="MODEL", help="Leave the kernels of a model out; repeatable."
+)
+@json_option
+def sample_command(
+    families: tuple[str, ...], count: int, seed: int, max_macs: int | None, excluded: tuple[str, ...], as_json: bool
+) -> None:
+    """Sample kernel configurations to measure, around those of real networks.
+
+    \b
+    Example:
+      deepen kernel sample --family conv-bn-relu --count 50 --seed 1 --json
+    """
+    from deepen import graph
+    from deepen.kernels.sample import sample
+    from deepen.kernels.split import split
+
+    keys = {kernel.key for model in excluded for kernel in split(graph.load(model)).kernels}
+    found = sample(list(families) or None, count, seed, keys, max_macs)
+    emit(
+        {
+            "kernels": [
+                {"family": s.family, "key": s.key, "params": dict(s.params), "macs": s.macs, "source": s.source}
+                for s in found
+            ]
+        },
+        as_json,
+        lambda: _render_sample(found),
+    )
+    if len(found) < count:
+        progress(f"note: only {len(found)} distinct configurations are left")
+
+
+def _render_sample(found: Sequence[SampledKernel]) -> str:
+    rows = [(s.key, s.family, _count(s.macs), _cut(_described(s.params), 100)) for s in found]
+    return table(("key", "family", "MACs", "configuration"), rows, right=(2,))
+
+
+def _described(params: Any) -> str:
+    def text(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return "x".join(map(text, value)) or "-"
+        return str(value)
+
+    dull = ("", None, False, "none", [], ())
+    return " ".join(f"{name}={text(value)}" for name, value in params.items() if value not in dull)
+
+
+def _squeezed(op_types: Sequence[str]) -> list[str]:
+    """Operators with runs of the same one written as ``3xSlice``."""
+    runs: list[tuple[str, int]] = []
+    for op in op_types:
+        if runs and runs[-1][0] == op:
+            runs[-1] = (op, runs[-1][1] + 1)
+        else:
+            runs.append((op, 1))
+    return [op if times == 1 else f"{times}x{op}" for op, times in runs]
+
+
+def _short(name: str) -> str:
+    """Leave out path segments that the next one repeats (``/block/block.3/block.3.0/Conv`` -> ``/block.3.0/Conv``)."""
+    parts = name.split("/")
+    kept = [
+        part for part, after in zip(parts, [*parts[1:], ""], strict=True) if not (part and after.startswith(f"{part}."))
+    ]
+    return "/".join(kept)
+
+
+def _shape(kernel: Kernel) -> str:
+    if not kernel.outputs or kernel.outputs[0].shape is None:
+        return "?"
+    first = "x".join(map(str, kernel.outputs[0].shape)) or "scalar"
+    return first if len(kernel.outputs) == 1 else f"{first} +{len(kernel.outputs) - 1}"
+
+
+def _count(value: float) -> str:
+    return format_count(value) if value else "-"
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if part and whole else "-"
+
+
+def _cut(text: str, width: int) -> str:
+    """Shorten from the middle: the ends of node names tell most."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 3
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
