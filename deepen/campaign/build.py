@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,10 @@ def model_keys(models: Collection[Path], runtime: str = "onnxruntime") -> frozen
 def plan_kernels(
     path: Path, families: Sequence[str] | None, count: int, seed: int, exclude: Collection[str], max_macs: int | None
 ) -> Plan:
-    """Continue the plan stored beside a dataset where it was made from the same arguments, else make and store one.
+    """Continue the plan stored beside a dataset where it was made from the same arguments, else make one.
 
     Args:
-        path: The plan's file.
+        path: The stored plan; may be absent.
         families: Families to sample; all where not given.
         count: Number of kernels.
         seed: Seed of the sample and of the order.
@@ -55,7 +56,6 @@ def plan_kernels(
     Raises:
         ConfigError: If a family is unknown or nothing is left to measure.
         DatasetError: If the stored plan is damaged.
-        StorageError: If the disk refuses.
     """
     spec: dict[str, Any] = {
         "families": None if families is None else sorted(families),
@@ -76,9 +76,7 @@ def plan_kernels(
         raise ConfigError(
             "there is no kernel to measure: every configuration of these families is excluded or too large"
         )
-    plan = Plan.make((KernelItem(kernel.family, kernel.params) for kernel in chosen), seed, spec)
-    plan.save(path)
-    return plan
+    return Plan.make((KernelItem(kernel.family, kernel.params) for kernel in chosen), seed, spec)
 
 
 def check_session(dataset: Dataset, session: Session, threads: int) -> None:
@@ -145,16 +143,21 @@ def build_dataset(
         raise ConfigError(f"the time must be a positive number of minutes, not {minutes:g}")
     if count is None:
         count = DEFAULT_COUNT if minutes is None else min(_MOST, max(1, int(minutes * _PER_MINUTE)))
-    excluded = model_keys(exclude)
-    with Dataset.open(out, create=True) as dataset:
-        plan = plan_kernels(dataset.path / "plan.json", families, count, seed, excluded, max_macs)
-        with open_session(device, meter, threads=threads, seed=seed) as session:
-            check_session(dataset, session, threads)
-            return run(
-                plan,
-                session,
-                dataset,
-                budget_s=None if minutes is None else 60 * minutes,
-                on_progress=on_progress,
-                settings=Settings(threads=threads),
-            )
+    plan_path = out / "plan.json"
+    plan = plan_kernels(plan_path, families, count, seed, model_keys(exclude), max_macs)
+    with ExitStack() as stack:
+        # Whoever is writing there is found before the session disturbs it; a folder is made after all else is well.
+        there = (out / "card.json").exists()
+        dataset = stack.enter_context(Dataset.open(out, create=True)) if there else None
+        session = stack.enter_context(open_session(device, meter, threads=threads, seed=seed))
+        dataset = dataset or stack.enter_context(Dataset.open(out, create=True))
+        check_session(dataset, session, threads)
+        plan.save(plan_path)
+        return run(
+            plan,
+            session,
+            dataset,
+            budget_s=None if minutes is None else 60 * minutes,
+            on_progress=on_progress,
+            settings=Settings(threads=threads),
+        )

@@ -5,6 +5,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import itertools
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +25,6 @@ from deepen.campaign import (
     Settings,
     run,
 )
-from deepen.campaign import run as run_module_function
 from deepen.datasets import Dataset
 from deepen.errors import (
     DatasetError,
@@ -30,8 +35,6 @@ from deepen.errors import (
     RunError,
     StorageError,
 )
-
-assert run_module_function is run
 
 
 @pytest.fixture
@@ -316,8 +319,6 @@ def test_a_full_disk_ends_the_campaign_and_keeps_what_was_stored(tmp_path, fake_
 
 
 def test_a_full_disk_while_preparing_ends_the_campaign(dataset, fake_session, kernels, monkeypatch):
-    from pathlib import Path
-
     def full(self, data):
         self.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -353,6 +354,49 @@ def test_what_a_killed_run_left_in_the_work_folder_is_removed(dataset, fake_sess
     (dataset.path / ".work" / "item-000001.onnx").write_bytes(b"x")
     run(Plan.make(kernels(1)), fake_session(), dataset)
     assert leftovers(dataset) == []
+
+
+@pytest.mark.slow
+def test_killing_the_process_at_random_moments_loses_at_most_one_item_and_repeats_none(tmp_path, kernels):
+    """The whole campaign, killed again and again until it is through."""
+    code = """
+import importlib.util, sys
+from deepen.campaign import KernelItem, Plan, Settings, run
+from deepen.datasets import Dataset
+spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
+fakes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fakes)
+plan = Plan.load(__import__("pathlib").Path(sys.argv[3]))
+with Dataset.open(sys.argv[1], create=True, compact_every=3) as dataset:
+    run(plan, fakes.FakeSession(), dataset, settings=Settings(copies=1),
+        on_progress=lambda state: print(state.done, flush=True))
+print("through", flush=True)
+"""
+    rng = random.Random(5)
+    folder, plan = tmp_path / "d", Plan.make(kernels(40))
+    plan.save(tmp_path / "plan.json")
+    fakes = Path(__file__).with_name("conftest.py")
+    through, kills = False, 0
+    while not through:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder), str(fakes), str(tmp_path / "plan.json")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(rng.randrange(2, 12))]
+        time.sleep(rng.random() * 0.02)
+        child.kill()
+        lines += child.stdout.read().splitlines()
+        child.stdout.close()
+        kills += child.wait() == -signal.SIGKILL
+        through = any("through" in line for line in lines)
+        told = [int(line) for line in lines if line.strip().isdigit()]
+        names = [record.name for record in Dataset.open(folder)]
+        assert len(names) == len(set(names))
+        assert max(told) <= len(names) <= max(told) + 1
+    assert kills > 2
+    assert sorted(names) == sorted(item.name for item in plan.items)
 
 
 # The queue

@@ -1,0 +1,206 @@
+"""``deepen dataset build``: arguments to a plan, a session and a report; what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from deepen.campaign import build_dataset
+from deepen.cli import cli
+from deepen.datasets import Dataset
+from deepen.errors import ConfigError, DatasetError, GraphError, StorageError
+
+
+@pytest.fixture
+def bench(monkeypatch, fake_session, kernels):
+    """A sampler of small kernels and a session that measures nothing; remembers how they were called."""
+    import deepen.measure
+    from deepen.kernels import sample as sampler
+
+    calls = SimpleNamespace(sample=[], session=[], sessions=[], before=lambda number: None, meter_id="fake")
+
+    def sample(families, count, seed, exclude, max_macs):
+        calls.sample.append((families, count, seed, set(exclude), max_macs))
+        items = kernels(min(count, 50))
+        return [sampler.SampledKernel(i.family, i.params, i.key, 1, 1, "test") for i in items if i.key not in exclude]
+
+    @contextmanager
+    def open_session(device, meter, **options):
+        calls.session.append((device, meter, options))
+        session = fake_session(calls.before)
+        session.device = SimpleNamespace(profile=SimpleNamespace(id="bench"))
+        session.meter = SimpleNamespace(id=calls.meter_id, source="simulated")
+        calls.sessions.append(session)
+        yield session
+
+    monkeypatch.setattr(sampler, "sample", sample)
+    monkeypatch.setattr(deepen.measure, "open_session", open_session)
+    return calls
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(cli, ["dataset", "build", *map(str, arguments)], prog_name="deepen")
+
+
+def test_a_build_makes_dataset_and_plan_and_resumes(tmp_path, bench):
+    out = tmp_path / "d"
+    report = build_dataset(out, families=["fc"], count=4, seed=7, threads=2, device="local", meter="m")
+    assert (report.measured, report.failed) == (4, ())
+    assert bench.sample == [(["fc"], 4, 7, set(), None)]
+    assert bench.session == [("local", "m", {"threads": 2, "seed": 7})]
+    assert {record.threads for record in Dataset.open(out)} == {2}
+    again = build_dataset(out, families=["fc"], count=4, seed=7, threads=2)
+    assert (again.measured, again.skipped_done) == (0, 4)
+    assert len(bench.sample) == 1
+    more = build_dataset(out, families=["fc"], count=6, seed=7, threads=2)
+    assert (more.measured, more.skipped_done) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"), [({}, 400), ({"minutes": 2.0}, 1200), ({"minutes": 2.0, "count": 9}, 9), ({"count": 5}, 5)]
+)
+def test_the_size_of_the_plan_follows_from_number_and_time(tmp_path, bench, monkeypatch, arguments, count):
+    budgets = []
+    monkeypatch.setattr("deepen.campaign.build.run", lambda *a, budget_s, **k: budgets.append(budget_s))
+    build_dataset(tmp_path / "d", **arguments)
+    assert bench.sample[0][1] == count
+    assert budgets == [120.0 if "minutes" in arguments else None]
+
+
+def test_configurations_of_excluded_models_are_left_out(tmp_path, bench, model_file):
+    from deepen.campaign.build import model_keys
+
+    build_dataset(tmp_path / "d", count=3, exclude=[model_file])
+    assert bench.sample[0][3] == model_keys([model_file])
+    assert len(model_keys([model_file])) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"count": 0}, "at least 1, not 0"),
+        ({"minutes": 0.0}, "positive number of minutes, not 0"),
+        ({"minutes": float("nan")}, "positive number of minutes"),
+    ],
+)
+def test_wrong_sizes_are_refused_before_anything_is_made(tmp_path, bench, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        build_dataset(tmp_path / "d", **arguments)
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_broken_model_to_exclude_is_refused_before_anything_is_made(tmp_path, bench):
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    with pytest.raises(GraphError, match=r"bad\.onnx"):
+        build_dataset(tmp_path / "d", exclude=[tmp_path / "bad.onnx"])
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threads": 2}, "thread count 1, not 2"),
+        ({"meter_id": "other"}, "power source fake, not other"),
+    ],
+)
+def test_a_dataset_measured_otherwise_is_not_mixed_with(tmp_path, bench, change, message):
+    build_dataset(tmp_path / "d", count=2)
+    bench.meter_id = change.get("meter_id", "fake")
+    with pytest.raises(DatasetError, match=message):
+        build_dataset(tmp_path / "d", count=3, threads=change.get("threads", 1))
+    assert len(Dataset.open(tmp_path / "d")) == 2
+
+
+# The command
+
+
+def test_the_command_prints_progress_on_stderr_and_one_document_on_stdout(tmp_path, bench):
+    result = invoke("--out", tmp_path / "d", "--count", 3, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["measured"], document["failed"], document["interrupted"]) == (3, [], False)
+    assert document["card"]["records"] == 3
+    assert document["card"]["source"] == "simulated"
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("[0/3]")
+    assert lines[-1].startswith("[3/3]")
+    assert "left" in lines[-1]
+
+
+def test_families_may_be_given_with_commas_and_again(tmp_path, bench):
+    result = invoke("--out", tmp_path / "d", "-f", "relu,fc", "-f", "add", "--count", 2)
+    assert result.exit_code == 0, result.output
+    assert bench.sample[0][0] == ["add", "fc", "relu"]
+    assert "2 kernels measured" in result.stdout
+
+
+def test_a_dataset_being_written_is_refused_before_the_machine_is_disturbed(tmp_path, bench):
+    with Dataset.open(tmp_path / "d", create=True):
+        result = invoke("--out", tmp_path / "d", "--count", 2)
+    assert result.exit_code == 3
+    assert "is being written by process" in result.stderr
+    assert bench.session == []
+
+
+def test_ctrl_c_exits_130_with_a_report(tmp_path, bench, fail_with):
+    bench.before = fail_with([None, KeyboardInterrupt()])
+    result = invoke("--out", tmp_path / "d", "--count", 3, "--json")
+    assert result.exit_code == 130
+    document = json.loads(result.stdout)
+    assert (document["measured"], document["interrupted"], document["remaining"]) == (1, True, 2)
+    bench.before = lambda number: None
+    assert "2 kernels measured" in invoke("--out", tmp_path / "d", "--count", 3).stdout
+
+
+def test_nothing_measured_is_exit_1(tmp_path, bench, fail_with):
+    from deepen.errors import RunError
+
+    bench.before = fail_with([RunError("crashes")] * 9)
+    result = invoke("--out", tmp_path / "d", "--count", 2, "--json")
+    assert result.exit_code == 1
+    assert [entry["reason"] for entry in json.loads(result.stdout)["failed"]] == ["crashes", "crashes"]
+
+
+def test_unknown_family_names_the_nearest(tmp_path):
+    result = invoke("--out", tmp_path / "d", "--families", "conv-bn-rlu")
+    assert result.exit_code == 1
+    assert "did you mean conv-bn-relu" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(("option", "name"), [("--device", "locl"), ("--meter", "no-such-meter")])
+def test_unknown_device_or_meter_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, kernels, option, name):
+    from deepen.kernels import sample as sampler
+
+    planned = [sampler.SampledKernel(i.family, i.params, i.key, 1, 1, "test") for i in kernels(2)]
+    monkeypatch.setattr(sampler, "sample", lambda *arguments: planned)
+    result = invoke("--out", tmp_path / "d", option, name)
+    assert result.exit_code == 1
+    assert f"'{name}'" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_exit_3(bench):
+    result = invoke("--out", "/proc/deepen-out", "--count", 1)
+    assert result.exit_code == StorageError.exit_code == 3
+    assert result.stderr.startswith("error: cannot make the folder /proc/deepen-out")
+
+
+def test_a_file_in_the_way_is_exit_1(tmp_path, bench):
+    (tmp_path / "d").write_text("mine")
+    result = invoke("--out", tmp_path / "d")
+    assert result.exit_code == 1
+    assert "a file stands where a folder is needed" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--out", "d", "--threads", "0"], ["--out", "d", "--count", "many"], []])
+def test_wrong_usage_is_exit_2(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert invoke(*arguments).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
