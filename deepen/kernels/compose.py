@@ -8,7 +8,7 @@ configuration must stay unseen are drawn again.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from deepen.kernels.blocks import Net
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["STYLES", "ComposedNetwork", "networks", "stream"]
+__all__ = ["STYLES", "ComposedNetwork", "network", "network_name", "networks"]
 
 MIN_MACS, MAX_MACS = 10_000_000, 3_000_000_000
 MAX_BYTES = 300 * 2**20
@@ -340,41 +340,40 @@ def _keys(model: onnx.ModelProto) -> frozenset[str]:
         return frozenset(kernel.key for kernel in split(load(path)).kernels)
 
 
-def stream(count: int, seed: int = 0, exclude: Collection[str] = frozenset()) -> Iterator[ComposedNetwork]:
-    """Compose networks one at a time (each may hold 300 MB of weights).
+def network_name(index: int) -> str:
+    """Name of network ``index``: styles take turns."""
+    return f"{list(STYLES)[index % len(STYLES)]}-{index:03d}"
 
-    Network ``i`` depends on ``seed`` and ``i`` alone, so a shorter run is a prefix of a longer one. Styles take turns.
+
+def network(index: int, seed: int = 0, exclude: Collection[str] = frozenset()) -> ComposedNetwork:
+    """Compose one network; it depends on its index and the seed alone (and on what had to be avoided).
 
     Args:
-        count: How many.
+        index: Which; decides the style.
         seed: Any non-negative integer.
         exclude: Kernel keys that must not occur.
 
-    Yields:
-        Networks of 10 million to 3 billion multiply-accumulates at 90 to 263 pixels.
+    Returns:
+        A network of 10 million to 3 billion multiply-accumulates at 90 to 263 pixels, up to 300 MB of weights.
 
     Raises:
-        ConfigError: If ``exclude`` rules out every draw of a style.
+        ConfigError: If ``exclude`` rules out every draw.
     """
     banned = frozenset(exclude)
-    names = list(STYLES)
-    for index in range(count):
-        style = names[index % len(names)]
-        for attempt in range(MAX_ATTEMPTS):
-            drawn = _attempt(style, [seed, index, attempt])
-            if drawn is None:
-                continue
-            net, output = drawn
-            name = f"{style}-{index:03d}"
-            model = net.model(name, output)
-            keys = _keys(model)
-            if not keys & banned:
-                yield ComposedNetwork(name, model, net.macs, keys)
-                break
-        else:
-            raise ConfigError(f"no {style} network without an excluded kernel in {MAX_ATTEMPTS} draws; exclude fewer")
+    name = network_name(index)
+    style = name.rpartition("-")[0]
+    for attempt in range(MAX_ATTEMPTS):
+        drawn = _attempt(style, [seed, index, attempt])
+        if drawn is None:
+            continue
+        net, output = drawn
+        model = net.model(name, output)
+        keys = _keys(model)
+        if not keys & banned:
+            return ComposedNetwork(name, model, net.macs, keys)
+    raise ConfigError(f"no {style} network without an excluded kernel in {MAX_ATTEMPTS} draws; exclude fewer")
 
 
 def networks(count: int, seed: int = 0, exclude: Collection[str] = frozenset()) -> list[ComposedNetwork]:
-    """Compose networks; the list form of :func:`stream`."""
-    return list(stream(count, seed, exclude))
+    """Compose networks 0 to ``count`` - 1 (each may hold 300 MB of weights; see :func:`network`)."""
+    return [network(index, seed, exclude) for index in range(count)]

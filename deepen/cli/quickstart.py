@@ -1,0 +1,198 @@
+"""``deepen quickstart``: the main job from end to end, on this machine, in a few minutes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deepen.cli.output import emit, json_option, table
+from deepen.units import format_si
+
+if TYPE_CHECKING:
+    from deepen.quickstart import ModelResult, Progress, QuickstartResult
+
+__all__ = ["command"]
+
+_TOP = 8
+
+
+@click.command(name="quickstart")
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL...]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("deepen-quickstart"),
+    show_default=True,
+    help="Folder for everything; the same one resumes and adds.",
+)
+@click.option("--minutes", type=float, default=5.5, show_default=True, help="Time to spend; more is more accurate.")
+@click.option("--device", default="local", show_default=True, help="Device to measure on.")
+@click.option("--meter", default=None, help="Power source; default: the best one of the device.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads per inference.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of samples and order.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@json_option
+def command(
+    models: tuple[Path, ...],
+    out: Path,
+    minutes: float,
+    device: str,
+    meter: str | None,
+    threads: int,
+    seed: int,
+    shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure kernels here, train a predictor, predict models nobody measured, then measure them and compare.
+
+    The models are the nine full architectures inside the onnx package, whose kernel configurations are kept out of the
+    training data, and any MODEL files you name. Ctrl-C leaves what there is, usable and resumable.
+
+    \b
+    Example:
+      deepen quickstart
+      deepen quickstart my-model.onnx --minutes 15
+    """
+    from deepen import graph
+    from deepen.quickstart import Options, document, run
+
+    wanted = dict(graph.parse_shape(s) for s in shapes)
+    options = Options(out, minutes, models, device, meter, threads, seed, wanted)
+    line = _StatusLine()
+    try:
+        found = run(options, line)
+    finally:
+        line.end()
+    emit(document(found), as_json, lambda: render(found))
+    if found.interrupted:
+        sys.exit(130)
+
+
+class _StatusLine:
+    """Progress on stderr: one line redrawn on a terminal, a line per stage and every tenth part elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._last = ("", -1)
+        self._drawn = False
+
+    def __call__(self, progress: Progress) -> None:
+        left = f", {_minutes(progress.eta_s)} left" if math.isfinite(progress.eta_s) else ""
+        count = f" {progress.done}/{progress.total}" if progress.total else ""
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            text = f"{progress.stage}{count}{left}  {progress.detail}"
+            click.echo("\r\x1b[K" + text[:width], err=True, nl=False)
+            self._drawn = True
+            return
+        part = 10 * progress.done // progress.total if progress.total else 0
+        if (progress.stage, part) != self._last:
+            self._last = (progress.stage, part)
+            click.echo(f"{progress.stage}{count}{left}", err=True)
+
+    def end(self) -> None:
+        """Leave the cursor on a line of its own."""
+        if self._drawn:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def render(found: QuickstartResult) -> str:
+    """What a person reads at the end."""
+    measured = [m for m in found.models if math.isfinite(m.measured_j)]
+    source = found.source
+    lines = [
+        f"Energy per inference, net of idle, {source} ({found.meter} on {found.device}; {found.runtime_build}).",
+        f"Trained on {found.kernels_measured} kernels and {found.networks_measured} random networks measured here; "
+        "no model below was among them.",
+        "",
+        table(
+            ("model", "predicted", "90 % interval", source, "error", "repeat", "coverage", "seen"),
+            [_row(m) for m in found.models],
+            right=(1, 2, 3, 4, 5, 6, 7),
+        ),
+        "",
+        f"repeat: variation of the {source} total over rounds. coverage: share of kernels with a regressor of their "
+        "family. seen: share whose exact configuration was measured.",
+    ]
+    if measured:
+        errors = [abs(m.error) for m in measured]
+        inside = sum(m.prediction.interval_j[0] <= m.measured_j <= m.prediction.interval_j[1] for m in measured)
+        lines += [
+            "",
+            f"Median error {100 * statistics.median(errors):.1f} %; {sum(e <= 0.15 for e in errors)} of {len(errors)} "
+            f"within 15 %; {inside} of {len(errors)} inside their interval. "
+            f"The machine's speed varied by {100 * found.drift:.0f} % meanwhile.",
+        ]
+    lines += [f"{m.name}: not measured, {m.failure}" for m in found.models if m.failure]
+    lines += ["", *_breakdown(_example(found))]
+    lines += [f"note: {warning}" for warning in found.warnings]
+    if found.failed:
+        lines.append(
+            f"note: {len(found.failed)} kernels could not be measured; the first: {': '.join(found.failed[0])}"
+        )
+    lines += [
+        "",
+        f"Dataset    {found.out / 'kernels'}   (deepen dataset summary {found.out / 'kernels'})",
+        f"Predictor  {found.out / 'quickstart.deepen'}   "
+        f"(deepen predict MODEL.onnx --predictor {found.out / 'quickstart.deepen'})",
+        f"Result     {found.out / 'result.json'}",
+        f"Took {_minutes(found.elapsed_s)}. Run it again with the same --out to add kernels.",
+    ]
+    if found.interrupted:
+        lines.append("Interrupted: what was measured is kept; run it again to go on.")
+    return "\n".join(lines)
+
+
+def _row(m: ModelResult) -> tuple[str, ...]:
+    low, high = m.prediction.interval_j
+    return (
+        m.name,
+        format_si(m.prediction.energy_j, "J"),
+        f"{format_si(low, 'J')} .. {format_si(high, 'J')}",
+        format_si(m.measured_j, "J") if math.isfinite(m.measured_j) else "-",
+        f"{100 * m.error:+.1f} %" if math.isfinite(m.error) else "-",
+        f"{100 * m.measured_cv:.1f} %" if math.isfinite(m.measured_cv) else "-",
+        f"{100 * m.prediction.coverage:.0f} %",
+        f"{100 * m.seen_share:.0f} %",
+    )
+
+
+def _example(found: QuickstartResult) -> ModelResult:
+    """The model to show kernel by kernel: the user's first, else ResNet-50, else the first."""
+    named = {m.name: m for m in found.models}
+    return found.models[9] if len(found.models) > 9 else named.get("resnet50", found.models[0])
+
+
+def _breakdown(model: ModelResult) -> list[str]:
+    p = model.prediction
+    groups: dict[str, list[float]] = {}
+    for kernel in p.kernels:
+        groups.setdefault(kernel.family, []).append(kernel.energy_j)
+    total = p.energy_j or 1.0
+    families = sorted(groups.items(), key=lambda item: -sum(item[1]))
+    top = sorted(p.kernels, key=lambda k: -k.energy_j)[:_TOP]
+    return [
+        f"{model.name}, predicted: {len(p.kernels)} kernels, overhead {format_si(p.overhead_j, 'J')}",
+        table(
+            ("family", "kernels", "energy", "share"),
+            [(f, len(e), format_si(sum(e), "J"), f"{100 * sum(e) / total:.1f} %") for f, e in families],
+            right=(1, 2, 3),
+        ),
+        "",
+        table(
+            ("costliest kernels", "family", "energy", "share"),
+            [(k.name, k.family, format_si(k.energy_j, "J"), f"{100 * k.energy_j / total:.1f} %") for k in top],
+            right=(2, 3),
+        ),
+        "",
+    ]
