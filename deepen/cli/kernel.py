@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,7 +51,7 @@ def list_command(as_json: bool) -> None:
     }
 
     def render() -> str:
-        rows = [(f.name, f.title, _cut(", ".join(f.ops), 60)) for f in families]
+        rows = [(f.name, f.title, _listed(f.ops)) for f in families]
         return "\n".join(
             [
                 table(("family", "what", "operators"), rows),
@@ -124,7 +124,7 @@ def render(model: str, found: Split) -> str:
     nodes = sum(len(k.node_names) for k in found.kernels)
     how = "as the runtime executes it" if found.method == "oracle" else "by rules"
     lines = [
-        f"{model}: {len(found.kernels)} kernels from {nodes} nodes, {format_count(total)} MACs per inference",
+        f"{model}: {len(found.kernels)} kernels from {nodes} nodes, {format_si(total, 'MAC')} per inference",
         f"split {how}: {found.evidence}; {len(found.folded)} nodes do no work at run time",
         "",
     ]
@@ -218,18 +218,23 @@ def sample_command(
 
 
 def _render_sample(found: Sequence[SampledKernel]) -> str:
-    rows = [(s.key, s.family, _count(s.macs), _cut(_described(s.params), 100)) for s in found]
+    rows = [(s.key, s.family, _count(s.macs), _described(s.params)) for s in found]
     return table(("key", "family", "MACs", "configuration"), rows, right=(2,))
 
 
-def _described(params: Any) -> str:
+def _described(params: Mapping[str, Any]) -> str:
     def text(value: Any) -> str:
         if isinstance(value, list | tuple):
-            return "x".join(map(text, value)) or "-"
-        return str(value)
+            return ("," if value and isinstance(value[0], list | tuple) else "x").join(map(text, value))
+        return "yes" if value is True else str(value)
 
-    dull = ("", None, False, "none", [], ())
+    dull: tuple[Any, ...] = ("", None, False, "none", [], ())
     return " ".join(f"{name}={text(value)}" for name, value in params.items() if value not in dull)
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _squeezed(op_types: Sequence[str]) -> list[str]:

@@ -151,7 +151,7 @@ class _Work:
 
     def from_oracle(self, answer: onnx.GraphProto) -> None:
         """Map the runtime's graph."""
-        assert self.graph.model is not None  # noqa: S101 - the oracle checked
+        assert self.graph.model is not None
         self._map("", self.graph.model.graph, answer, {})
 
     def _map(self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]) -> None:

@@ -8,8 +8,8 @@ and its verdicts unchanged:
   equal nodes are merged before constants are folded, as ONNX Runtime does, they are merged here too, or the runtime
   would see a fusion first that it really never gets to see.
 * Convolution weights in front of a batch normalisation or product are scaled by the runtime, which would write all of
-  them. The scaling looks at the rank and the first dimension only, so they are cut down to ``(c_out, 1, ...)``, with the
-  kernel size written as an attribute.
+  them. The scaling looks at the rank and the first dimension only, so they are cut down to ``(c_out, 1, ...)``, with
+  the kernel size written as an attribute.
 * Files older than IR version 4 have constant initialisers although they list them as inputs; the list is removed and
   the version raised, so that new constants need not be inputs.
 """
@@ -41,8 +41,8 @@ _MOVES = frozenset({
     "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 _COMPUTES = frozenset({
-    "Abs", "Add", "And", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Floor", "Gemm", "Greater", "Less", "Log", "MatMul",
-    "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMean", "ReduceSum", "Relu",
+    "Abs", "Add", "And", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Floor", "Gemm", "Greater", "Less", "Log",
+    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMean", "ReduceSum", "Relu",
     "ScatterND", "Sigmoid", "Sin", "Sqrt", "Sub", "Sum", "Tanh", "Trilu", "Where",
 })  # fmt: skip
 _COMPUTED_TYPES = frozenset({"float32", "float64", "int32", "int64", "bool"})
@@ -73,7 +73,7 @@ def skeleton(graph: Graph) -> Skeleton:
     """Make the stand-in of a graph; ``graph.model`` is not changed."""
     import onnx
 
-    assert graph.model is not None  # noqa: S101 - the caller checks
+    assert graph.model is not None
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     if model.ir_version < 4:
