@@ -2,7 +2,7 @@
 
 Bounded ridge regression in relative error with Huber weights: every term is pulled towards zero (family scales towards
 one, 5 % each and 10 % together) unless the models say otherwise. Which terms are kept is decided by leaving one model
-out at a time; a richer choice has to be better by 3 % of the score, so that a handful of models does not buy terms by
+out at a time; a richer choice has to be better by 7 % of the score, so that a handful of models does not buy terms by
 chance.
 """
 
@@ -25,7 +25,7 @@ MIN_MODELS = 4
 """Fewer whole models than this fit nothing."""
 _ENOUGH_FOR_CORRELATION = 5
 _CHOICES = ("sum", "call", "context", "scale")
-_BETTER = 0.97
+_BETTER = 0.93
 _FAMILY_SD = 0.05
 _COMMON_SD = 0.10
 _SCALE_BOUND = 0.3

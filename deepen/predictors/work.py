@@ -36,12 +36,13 @@ def fit_work(
     weight: NDArray[np.float64],
     prior: NDArray[np.float64] | None = None,
     prior_rows: float = 1.0,
-    iterations: int = 8,
+    iterations: int = 12,
 ) -> NDArray[np.float64]:
-    """Fit the coefficients by re-weighted non-negative least squares in relative error.
+    """Fit the coefficients: re-weighted non-negative least squares that minimise squared log error.
 
-    Rows are divided by ``sqrt(E * predicted)``, so that the residual is ``2 sinh(log(E / predicted) / 2)``: relative
-    and symmetric in over- and under-prediction (dividing by ``E`` alone would favour under-prediction).
+    Row weights are ``1 / (p * L(p, E))`` with the last prediction ``p`` and the logarithmic mean
+    ``L = (p - E) / log(p / E)``; where the iteration settles, the gradient is that of ``log(p / E)**2``: relative, and
+    symmetric in over- and under-prediction (dividing by ``E`` would favour under-prediction).
 
     Args:
         terms: shape (n, t).
@@ -64,7 +65,7 @@ def fit_work(
     predicted = energy_j
     solution = np.zeros(t)
     for _ in range(iterations):
-        row = np.sqrt(weight / (energy_j * predicted))
+        row = np.sqrt(weight / (predicted * _logarithmic_mean(predicted, energy_j)))
         a = np.concatenate([design * row[:, None], np.sqrt(prior_rows) * anchor])
         b = np.concatenate([energy_j * row, np.sqrt(prior_rows) * target])
         solution, _ = nnls(a, b, maxiter=50 * t)
@@ -72,6 +73,12 @@ def fit_work(
     coefficients = np.where(terms.max(axis=0) > 0, solution / scale, 0.0 if prior is None else prior)
     coefficients[-1] = max(coefficients[-1], 1e-3 * float(energy_j.min()))
     return np.asarray(coefficients, dtype=np.float64)
+
+
+def _logarithmic_mean(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    ratio = np.log(a / b)
+    near = np.abs(ratio) < 1e-4
+    return np.asarray(np.where(near, (a + b) / 2, (a - b) / np.where(near, 1.0, ratio)), dtype=np.float64)
 
 
 def _prior_strength(

@@ -92,7 +92,9 @@ class World:
     def kernel(self, family: str, size: float = 1.0) -> EnergyRecord:
         f = self.features(family, size)
         energy = self.energy(family, f) * float(np.exp(self.noise * self.rng.standard_normal()))
-        return self.record("kernel", family, energy, family=family, features=f, params={k: v for k, v in f.items() if v})
+        return self.record(
+            "kernel", family, energy, family=family, features=f, params={k: v for k, v in f.items() if v}
+        )
 
     def kernels(self, count: int, families: Sequence[str] = FAMILIES, size: float = 1.0) -> list[EnergyRecord]:
         """``count`` records of each family."""
