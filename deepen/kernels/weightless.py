@@ -42,8 +42,8 @@ _MOVES = frozenset({
 })  # fmt: skip
 _COMPUTES = frozenset({
     "Abs", "Add", "And", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Floor", "Gemm", "Greater", "Less", "Log",
-    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMean", "ReduceSum", "Relu",
-    "ScatterND", "Sigmoid", "Sin", "Sqrt", "Sub", "Sum", "Tanh", "Trilu", "Where",
+    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMean", "ReduceSum",
+    "Relu", "ScatterND", "Sigmoid", "Sin", "Sqrt", "Sub", "Sum", "Tanh", "Trilu", "Where",
 })  # fmt: skip
 _COMPUTED_TYPES = frozenset({"float32", "float64", "int32", "int64", "bool"})
 _SCALES_WEIGHTS = frozenset({"BatchNormalization", "Mul"})
