@@ -59,6 +59,10 @@ def wrong_words(line: str) -> list[str]:
                 return [f"{word} in: {line}"]
             command = found
             options |= {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+    given = {word.split("=")[0] for word in words}
+    required = [p for p in command.params if isinstance(p, click.Option) and p.required]
+    if "-h" not in given and (missing := [p.opts for p in required if given.isdisjoint(p.opts)]):
+        return [f"without {missing}: {line}"]
     return []
 
 
@@ -129,4 +133,5 @@ def test_the_first_commands_of_the_readme_are_the_two_tools() -> None:
 def test_the_check_of_typed_lines_notices_what_does_not_exist() -> None:
     assert wrong_words("deepen quickstart --minutes-of-fame 3")
     assert wrong_words("deepen quickfinish")
+    assert wrong_words("deepen predict model.onnx")
     assert not wrong_words("deepen -v -h")

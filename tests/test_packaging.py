@@ -85,6 +85,6 @@ def test_modules_stay_short(repo_root: Path) -> None:
     long = {
         str(p.relative_to(repo_root)): n
         for p in (repo_root / "deepen").rglob("*.py")
-        if (n := len(p.read_text(encoding="utf-8").splitlines())) > 500
+        if (n := len(p.read_text(encoding="utf-8").splitlines())) > 600
     }
     assert long == {}

@@ -89,7 +89,7 @@ def cli(verbose: int) -> None:
     \b
     Example:
       deepen quickstart
-      deepen predict model.onnx --shape input=1x3x224x224
+      deepen predict model.onnx --predictor deepen-quickstart/quickstart.deepen
 
     Exit status: 0 done, 1 an error named in one line, 2 wrong usage, 3 a failure of the surroundings worth
     retrying, 130 interrupted.
