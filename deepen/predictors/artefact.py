@@ -6,6 +6,7 @@ declared and real sizes, data types, shapes and every tree index are checked bef
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -32,6 +33,8 @@ MAX_BYTES = 10_000_000
 _CARD = "card.json"
 _MAX_CARD = 2_000_000
 _MAX_ARRAYS = 64_000_000
+_NPY_PREFIX = 10
+_MAX_HEADER = 1000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 ARRAYS: Mapping[str, tuple[str, str]] = {
@@ -182,24 +185,26 @@ def _check_version(path: Path, card: Mapping[str, Any]) -> None:
 
 
 def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: str) -> NDArray[Any]:
-    """Parse a ``.npy`` member of exactly this data type whose size agrees with its header."""
+    """Parse a ``.npy`` member (format 1.0) of exactly this data type whose size agrees with its header."""
     content = _bounded(path, archive, info, _MAX_ARRAYS)
-    stream = io.BytesIO(content)
+    start = _NPY_PREFIX + int.from_bytes(content[8:_NPY_PREFIX], "little")
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise PredictorError(f"{path}: array '{info.filename}' has an unknown version")
-        shape, fortran, found = np.lib.format.read_array_header_1_0(stream)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        if not content.startswith(b"\x93NUMPY\x01\x00") or start > _NPY_PREFIX + _MAX_HEADER:
+            raise ValueError("no array of format 1.0")
+        header = ast.literal_eval(content[_NPY_PREFIX:start].decode("ascii").strip())
+        found, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
+        count = 1
+        for n in shape:
+            if type(n) is not int or n < 0:
+                raise ValueError("a size is not a number")
+            count *= n
+    except (ValueError, SyntaxError, TypeError, LookupError, RecursionError, MemoryError) as error:
         raise PredictorError(f"{path}: array '{info.filename}' has a broken header") from error
-    offset = stream.tell()
-    count = 1
-    for n in shape:
-        count *= n
-    if found != np.dtype(dtype) or fortran or min(shape, default=0) < 0:
-        raise PredictorError(f"{path}: array '{info.filename}' must be {np.dtype(dtype).name}, not {found}")
-    if count * found.itemsize != len(content) - offset:
+    if found != dtype or fortran is not False:
+        raise PredictorError(f"{path}: array '{info.filename}' must be {dtype} in rows, not {found!s:.20}")
+    if count * np.dtype(dtype).itemsize != len(content) - start:
         raise PredictorError(f"{path}: array '{info.filename}' is not as large as its header says")
-    return np.frombuffer(content, dtype=found, count=count, offset=offset).reshape(shape)
+    return np.frombuffer(content, dtype=dtype, count=count, offset=start).reshape(shape)
 
 
 def _assemble(path: Path, card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Parameters:

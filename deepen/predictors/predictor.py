@@ -204,9 +204,7 @@ class Predictor:
                 "train it again with 'deepen predictor train', or install the deepen version named on its card"
             )
         if self.parameters.feature_names != tuple(FEATURE_NAMES):
-            raise PredictorError(
-                f"{path}: its feature names are not those of features version {version}; train it again"
-            )
+            raise PredictorError(f"{path}: its features are not those of features version {version}; train it again")
 
 
 def moved_bytes(

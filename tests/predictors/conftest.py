@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord

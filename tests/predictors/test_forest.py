@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from deepen.errors import PredictorError
 from deepen.predictors.forest import Forest, concatenate, evaluate, floor_float32, from_lightgbm, from_sklearn, validate
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from deepen import predictors
 from deepen.errors import ConfigError, PredictorError
 from deepen.predictors.families import FamilyData, _folds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from deepen.errors import PredictorError
 from deepen.kernels.features import FEATURE_NAMES
 from deepen.predictors.columns import WORK_TERMS, column_names, columns, in_range_test, work_terms
