@@ -70,7 +70,7 @@ class Collected:
     met: bool
 
 
-def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 5) -> Idle:
+def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 10) -> Idle:
     """Measure power while the worker waits.
 
     Args:

@@ -90,16 +90,17 @@ class SimulatedMeter:
         self._now = now
         self._noise_w = noise_w
         self._rng = np.random.default_rng(seed)
-        self._started_s: float | None = None
+        self._times: list[float] = []
 
     def start(self) -> None:
         """Begin a trace."""
-        self._started_s = self._now()
+        self._times = []
         self.mark()
 
     def mark(self) -> None:
-        """Count the mark, or fail if told to."""
+        """Take a sample, or fail if told to."""
         self.marks += 1
+        self._times.append(self._now())
         if self.fail_at_mark is not None and self.marks >= self.fail_at_mark:
             raise MeterError(f"{self.id}: the meter was unplugged; plug it in and try again")
 
@@ -107,12 +108,12 @@ class SimulatedMeter:
         """Ignore: the timeline knows."""
 
     def stop(self) -> PowerTrace:
-        """End the trace: one stretch between every two moments at which power changes."""
-        if self._started_s is None:
+        """End the trace: one stretch between every two samples or moments at which power changes."""
+        if not self._times:
             raise MeterError(f"{self.id}: stopped before it was started")
-        start, end = self._started_s, self._now()
-        self._started_s = None
-        times = [start, *self._timeline.edges(start, end), end]
+        start, end = self._times[0], self._now()
+        times = sorted({*self._times, *self._timeline.edges(start, end), end})
+        self._times = []
         steps = [self._timeline.energy_j(a, b) for a, b in pairwise(times)]
         if self._noise_w:
             steps = [
