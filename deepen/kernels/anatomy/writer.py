@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.errors import ConfigError
+from deepen.graph.types import DTYPE_BYTES
 from deepen.kernels.anatomy.base import Layout, Spec
 
 if TYPE_CHECKING:
@@ -20,6 +22,17 @@ _ONNX_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
 _WEIGHT_SPAN = 0.05
 """Weights lie in [0.25, 1] x this span, either sign: small enough that deep sums stay finite in half precision, far
 from the denormal range, whose arithmetic is many times slower on x86 (Intel 64 optimisation manual, 3.9.2)."""
+
+_DRAWN = 1_000_003
+"""Most weights drawn per tensor (a prime, so that repeats do not line up with rows)."""
+
+_INTEGER_RANGE = {
+    "bool": (0, 2), "int4": (-7, 8), "uint4": (1, 16), "int8": (-100, 101), "uint8": (1, 201), "int16": (-100, 101),
+    "uint16": (1, 201), "int32": (-100, 101), "uint32": (1, 201), "int64": (-100, 101), "uint64": (1, 201),
+}  # fmt: skip
+
+_MOST_BYTES = 1_900_000_000
+"""Weights beyond this do not fit into one protobuf message (2 GiB)."""
 
 
 def onnx_type(dtype: str) -> int:
@@ -70,16 +83,19 @@ class Writer:
         return self.constant(np.array(value), dtype)
 
     def random(self, spec: Spec) -> NDArray[Any]:
-        """Draw weights for a tensor; see :data:`_WEIGHT_SPAN`. Integers cover their type's range, sparing the ends."""
-        if spec.dtype == "bool":
-            return self._random.integers(0, 2, spec.shape).astype(bool)
-        if spec.dtype in ("int4", "uint4"):
-            low = -7 if spec.dtype == "int4" else 1
-            return self._random.integers(low, low + 14, spec.shape)
-        if spec.dtype.startswith(("int", "uint")):
-            return self._random.integers(1 if spec.dtype.startswith("uint") else -100, 100, spec.shape)
-        size = self._random.uniform(0.25, 1.0, spec.shape) * _WEIGHT_SPAN
-        return size * np.where(self._random.random(spec.shape) < 0.5, -1.0, 1.0)
+        """Draw weights for a tensor; see :data:`_WEIGHT_SPAN`. Integers cover their type's range, sparing the ends.
+
+        Beyond :data:`_DRAWN` elements the draw repeats: what the values are does not matter, drawing them takes time.
+        """
+        count = min(spec.elements, _DRAWN)
+        low, high = _INTEGER_RANGE.get(spec.dtype, (0, 0))
+        values: NDArray[Any]
+        if high:
+            values = self._random.integers(low, high, count)
+        else:
+            spread = self._random.uniform(-1.0, 1.0, count)
+            values = (np.copysign(0.25, spread) + 0.75 * spread).astype(np.float32) * np.float32(_WEIGHT_SPAN)
+        return np.resize(values, spec.shape)
 
     def node(
         self,
@@ -111,9 +127,15 @@ class Writer:
         Args:
             name: Graph name.
             opset: Version of the standard operator set.
+
+        Raises:
+            ConfigError: If the weights are too large for one file.
         """
         from onnx import helper
 
+        size = sum(spec.elements * DTYPE_BYTES.get(spec.dtype, 0) for spec in self.layout.weights)
+        if size > _MOST_BYTES:
+            raise ConfigError(f"{name}: weights of {size / 1e9:.1f} GB do not fit into one file; take smaller sizes")
         for spec in self.layout.weights:
             if spec.name not in self._given:
                 self.constant(self.random(spec), spec.dtype, spec.name)
