@@ -104,7 +104,7 @@ class Preparer:
         return self._model(item, item.path, item.shapes, owned=False)
 
     def _kernel(self, item: KernelItem) -> Prepared:
-        from deepen.kernels import build
+        from deepen.kernels import FEATURES_VERSION, build
         from deepen.kernels.families import check_params
         from deepen.kernels.priors import work
         from deepen.kernels.replicate import copies_for, replicate
@@ -116,29 +116,28 @@ class Preparer:
         if copies is None:
             cost = work(item.family, params)
             copies = copies_for(cost.bytes, cost.macs)
-        path = self._write(replicate(build(item.family, params), copies), item.name)
-        try:
-            kernels = self._split(path, {})
-            keys = {kernel.key for kernel in kernels}
-            if len(kernels) != copies or keys != {item.key}:
-                found = ", ".join(sorted({k.family if k.key != item.key else "itself" for k in kernels})) or "nothing"
-                raise RunError(
-                    f"{item.name}: {copies} cop{'y' if copies == 1 else 'ies'} built, but the runtime runs "
-                    f"{len(kernels)} kernels ({found}); not measured"
-                )
-            fill = _kernel_fields(kernels[0])
-            return Prepared(item, self._workload(path, "kernel", {}), {**fill, "name": item.name}, copies)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+        model = build(item.family, params)
+        # Where the runtime fuses or merges copies into something else, they get inputs of their own, or stay alone.
+        for n, share in dict.fromkeys([(copies, True), (copies, False), (1, True)]):
+            path = self._write(replicate(model, n, share=share), item.name)
+            try:
+                kernels = self._split(path, {})
+                if len(kernels) == n and {kernel.key for kernel in kernels} == {item.key}:
+                    fill = {**_kernel_fields(kernels[0]), "name": item.name, "features_version": FEATURES_VERSION}
+                    return Prepared(item, self._workload(path, "kernel", {}), fill, n)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            path.unlink()
+        found = ", ".join(sorted({k.family if k.key != item.key else "itself" for k in kernels})) or "nothing"
+        raise RunError(f"{item.name}: the runtime runs {len(kernels)} kernels for it ({found}); not measured")
 
     def _model(self, item: Item, path: Path, shapes: Mapping[str, tuple[int, ...]], *, owned: bool) -> Prepared:
         from deepen.kernels import FEATURES_VERSION
 
         try:
             kernels = tuple(
-                {**_kernel_fields(kernel, entry=True), "multiplicity": kernel.multiplicity}
-                for kernel in self._split(path, shapes)
+                {**_kernel_fields(kernel), "multiplicity": kernel.multiplicity} for kernel in self._split(path, shapes)
             )
             fill = {"name": item.name, "kernels": kernels, "features_version": FEATURES_VERSION}
             return Prepared(item, self._workload(path, "model", shapes), fill, owned=owned)
@@ -182,11 +181,10 @@ class Preparer:
         return path
 
 
-def _kernel_fields(kernel: Kernel, entry: bool = False) -> dict[str, Any]:
-    from deepen.kernels import FEATURES_VERSION, features
+def _kernel_fields(kernel: Kernel) -> dict[str, Any]:
+    from deepen.kernels import features
 
-    fields = {"family": kernel.family, "params": dict(kernel.params), "features": features(kernel)}
-    return fields if entry else {**fields, "features_version": FEATURES_VERSION}
+    return {"family": kernel.family, "params": dict(kernel.params), "features": features(kernel)}
 
 
 def finish(record: EnergyRecord, prepared: Prepared) -> EnergyRecord:

@@ -44,7 +44,7 @@ def copies_for(footprint_bytes: int, macs: int) -> int:
     return int(max(2, min(wanted, affordable, MAX_COPIES)))
 
 
-def replicate(model: onnx.ModelProto, copies: int) -> onnx.ModelProto:
+def replicate(model: onnx.ModelProto, copies: int, *, share: bool = True) -> onnx.ModelProto:
     """Repeat a single-kernel model side by side.
 
     Copies with weights share the activations they read (in a model these were just written, so they are warm); copies
@@ -53,6 +53,8 @@ def replicate(model: onnx.ModelProto, copies: int) -> onnx.ModelProto:
     Args:
         model: A model without sub-graphs that refer to outer tensors.
         copies: How many; 1 returns the model unchanged.
+        share: Let copies with weights share activations. Some kernels only form where nothing else reads their input:
+            one that adds a residual in place, or one that quantises its input itself.
 
     Returns:
         A model with ``copies`` times the nodes, weights and outputs.
@@ -64,7 +66,7 @@ def replicate(model: onnx.ModelProto, copies: int) -> onnx.ModelProto:
 
     graph = model.graph
     has_weights = any(int(np.prod(w.dims)) > 1024 for w in graph.initializer)
-    shared = {value.name for value in graph.input} if has_weights else set()
+    shared = {value.name for value in graph.input} if has_weights and share else set()
     out = onnx.ModelProto()
     out.CopyFrom(model)
     del out.graph.node[:], out.graph.initializer[:], out.graph.input[:], out.graph.output[:], out.graph.value_info[:]

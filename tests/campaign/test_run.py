@@ -287,7 +287,30 @@ def test_a_kernel_that_does_not_come_back_as_itself_is_not_measured(dataset, fak
     report = run(Plan((plain,)), session, dataset, settings=Settings(copies=1))
     assert session.workloads == []
     assert report.failed[0][0] == plain.name
-    assert "the runtime runs 1 kernels (fc); not measured" in report.failed[0][1]
+    assert "the runtime runs 1 kernels for it (fc); not measured" in report.failed[0][1]
+
+
+def test_kernels_that_only_form_alone_on_their_input_get_inputs_of_their_own(tmp_path):
+    """The runtime quantises a shared input once, and the kernel that quantises its own input is gone."""
+    import onnx
+
+    from deepen.kernels.families import check_params
+
+    params = {"op": "DynamicQuantizeMatMul", "m": 3, "k": 64, "n": 64, "bias": True}
+    params |= {"dtype": "float32", "out_dtype": "float32"}
+    prepared = Preparer(tmp_path, Settings(copies=3))(KernelItem("qmatmul", check_params("qmatmul", params)))
+    assert prepared.copies == 3
+    assert len(onnx.load(prepared.workload.path).graph.input) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [prepared.workload.path.name]
+
+
+def test_copies_the_runtime_merges_are_not_counted_as_copies(tmp_path, kernels, monkeypatch):
+    """Whatever replication is asked for, the number of copies is what the runtime runs."""
+    from deepen.kernels import replicate as module
+
+    monkeypatch.setattr(module, "replicate", lambda model, copies, *, share=True: model)
+    prepared = Preparer(tmp_path, Settings(copies=4))(kernels(1)[0])
+    assert prepared.copies == 1
 
 
 def test_a_model_too_large_to_write_is_refused(tmp_path, model_file, monkeypatch):
