@@ -1,0 +1,192 @@
+"""``deepen predict`` and ``deepen predictor``: documents, tables, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from deepen import predictors
+from deepen.cli import cli
+from deepen.datasets import Dataset
+from deepen.kernels import build
+
+
+@pytest.fixture(scope="module")
+def predictor_file(trained, tmp_path_factory):
+    _, _, predictor = trained
+    return str(predictor.save(tmp_path_factory.mktemp("cli") / "bench"))
+
+
+@pytest.fixture(scope="module")
+def dataset_folder(trained, tmp_path_factory):
+    _, records, _ = trained
+    folder = tmp_path_factory.mktemp("cli") / "data"
+    with Dataset.open(folder, create=True) as dataset:
+        for record in records[::3]:
+            dataset.append(record)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    import onnx
+
+    params = {
+        "dtype": "float32", "batch": 1, "c_in": 16, "c_out": 32, "spatial": [14, 14], "kernel": [3, 3],
+        "stride": [1, 1], "dilation": [1, 1], "pads": [1, 1, 1, 1], "groups": 1, "bias": True, "activation": "relu",
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("models") / "conv.onnx"
+    onnx.save(build("conv-bn-relu", params), path)
+    return str(path)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command line in an empty home; returns exit code, stdout and stderr."""
+    monkeypatch.setenv("DEEPEN_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        result = CliRunner().invoke(cli, [str(a) for a in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+def one_line_error(result, *parts):
+    code, out, err = result
+    assert code == 1 and out == ""
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in err
+    for part in parts:
+        assert part in errors[0]
+
+
+def test_predict_prints_the_contracts_document(run, predictor_file, model_file):
+    code, out, _ = run("predict", model_file, "-p", predictor_file, "--json")
+    assert code == 0
+    document = json.loads(out)
+    fields = "energy_j interval_j overhead_j coverage uncovered extrapolated source predictor kernels"
+    assert set(document) >= set(fields.split())
+    low, high = document["interval_j"]
+    assert 0 < low < document["energy_j"] < high
+    assert document["coverage"] == 1.0 and document["uncovered"] == [] and document["source"] == "modelled"
+    assert [k["family"] for k in document["kernels"]] == ["conv-bn-relu"]
+    total = document["overhead_j"] + sum(k["energy_j"] for k in document["kernels"])
+    assert document["energy_j"] == pytest.approx(total)
+    assert set(document["kernels"][0]) >= {"name", "family", "energy_j"}
+
+
+def test_predict_lists_several_models_in_order(run, predictor_file, model_file):
+    code, out, _ = run("predict", model_file, model_file, "-p", predictor_file, "--json")
+    assert code == 0 and [d["model"] for d in json.loads(out)] == [model_file, model_file]
+
+
+def test_predict_renders_headline_label_and_tables(run, predictor_file, model_file):
+    code, out, _ = run("predict", model_file, "-p", predictor_file)
+    headline = out.splitlines()[0]
+    assert code == 0 and "conv.onnx" in headline and "per inference" in headline and headline.endswith("modelled")
+    assert "costliest kernels" in out and "conv-bn-relu" in out
+
+
+def test_one_bad_model_keeps_the_others_in_text_and_nothing_in_json(run, predictor_file, model_file):
+    code, out, err = run("predict", model_file, "missing.onnx", "-p", predictor_file)
+    assert code == 1 and "conv.onnx" in out and "missing.onnx" in err
+    code, out, err = run("predict", model_file, "missing.onnx", "-p", predictor_file, "--json")
+    assert code == 1 and out == "" and "missing.onnx" in err
+
+
+def test_several_bad_models_are_all_named(run, predictor_file):
+    code, out, err = run("predict", "a.onnx", "b.onnx", "-p", predictor_file)
+    assert code == 1 and out == "" and "a.onnx" in err and "b.onnx" in err
+
+
+def test_predict_refuses_a_corrupt_model(run, predictor_file, tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"\xff" * 100)
+    one_line_error(run("predict", "bad.onnx", "-p", predictor_file), "bad.onnx")
+
+
+def test_predict_refuses_unknown_predictors_shapes_and_runtimes(run, predictor_file, model_file, trained, tmp_path):
+    trained[2].save(tmp_path / "home" / "predictors" / "bench")
+    one_line_error(run("predict", model_file, "-p", "bnech"), "unknown predictor 'bnech'", "did you mean bench")
+    one_line_error(run("predict", model_file, "-p", "none.deepen"), "none.deepen", "no such file")
+    one_line_error(run("predict", model_file, "-p", predictor_file, "--shape", "x"), "x")
+    one_line_error(run("predict", model_file, "-p", predictor_file, "--runtime", "onxruntime"), "onxruntime")
+    assert run("predict", model_file, "-p", "bench")[0] == 0
+
+
+def test_predict_without_a_model_or_predictor_is_wrong_usage(run, model_file):
+    assert run("predict")[0] == 2
+    assert run("predict", model_file)[0] == 2
+
+
+def test_uncovered_kernels_are_named_and_counted(run, model_file, world_of, dataset_of, tmp_path):
+    path = predictors.train(dataset_of(world_of(60).kernels(20, ("relu", "fc")))).save(tmp_path / "p")
+    code, out, err = run("predict", model_file, "-p", path, "--json")
+    document = json.loads(out)
+    assert code == 0 and document["coverage"] == 0.0 and len(document["uncovered"]) == 1
+    assert document["kernels"][0]["method"] == "roofline" and document["energy_j"] > 0
+    _, out, err = run("predict", model_file, "-p", path)
+    assert "roofline" in out and "no regressor for conv-bn-relu" in err
+
+
+def test_train_writes_a_predictor_that_evaluate_and_card_read(run, dataset_folder, tmp_path):
+    out = tmp_path / "new" / "mine"
+    code, text, progress = run(
+        "predictor", "train", dataset_folder, "--out", out, "--recipe", "lightgbm", "--seed", 3, "--json"
+    )
+    document = json.loads(text)
+    assert code == 0 and document["path"] == f"{out}.deepen" and document["card"]["seed"] == 3
+    assert "conv-bn-relu" in progress
+    code, text, _ = run("predictor", "evaluate", document["path"], dataset_folder, "--json")
+    report = json.loads(text)
+    assert code == 0
+    assert set(report["overall"]) >= {"n", "acc5", "acc10", "acc20", "mape", "rmspe", "spearman"}
+    assert set(report["families"]["fc"]) >= {"n", "acc5", "acc10", "acc20", "mape", "rmspe", "spearman"}
+    assert report["overall"]["n"] == document["card"]["rows"]
+    code, text, notes = run("predictor", "evaluate", document["path"], dataset_folder)
+    assert code == 0 and "all kernels" in text and "whole models" in text and "not held out" in notes
+    code, text, _ = run("predictor", "card", document["path"], "--json")
+    assert json.loads(text) == document["card"]
+    code, text, _ = run("predictor", "card", document["path"])
+    assert code == 0 and "held out" in text and "lightgbm" in text and "modelled" in text
+
+
+def test_train_refuses_unknown_recipes_datasets_and_places(run, dataset_folder, tmp_path):
+    one_line_error(
+        run("predictor", "train", dataset_folder, "--out", "x", "--recipe", "lightgb"), "did you mean lightgbm"
+    )
+    one_line_error(run("predictor", "train", tmp_path / "none", "--out", "x"), "none")
+    (tmp_path / "file").write_text("")
+    code, out, err = run("predictor", "train", dataset_folder, "--out", "file/x", "--recipe", "roofline")
+    assert code == 3 and out == "" and "cannot write the predictor" in err
+    assert run("predictor", "train", dataset_folder)[0] == 2
+
+
+def test_card_and_evaluate_refuse_foreign_files(run, dataset_folder, tmp_path):
+    (tmp_path / "x.deepen").write_text("hello")
+    one_line_error(run("predictor", "card", "x.deepen"), "x.deepen", "not a predictor file")
+    one_line_error(run("predictor", "evaluate", "x.deepen", dataset_folder), "x.deepen", "not a predictor file")
+
+
+def test_list_shows_names_and_broken_files(run, trained, tmp_path):
+    code, out, _ = run("predictor", "list")
+    assert code == 0 and "predictor train" in out
+    trained[2].save(tmp_path / "home" / "predictors" / "bench")
+    (tmp_path / "home" / "predictors" / "old.deepen").write_text("junk")
+    code, out, _ = run("predictor", "list", "--json")
+    entries = {e["name"]: e for e in json.loads(out)}
+    assert code == 0 and entries["bench"]["device"] == "bench" and entries["bench"]["source"] == "modelled"
+    assert "not a predictor file" in entries["old"]["error"]
+    assert "bench" in run("predictor", "list")[1]
+
+
+@pytest.mark.parametrize(
+    "command", [["predict"], ["predictor"], *(["predictor", c] for c in ("list", "train", "evaluate", "card"))]
+)
+def test_help_has_an_example(run, command):
+    code, out, _ = run(*command, "-h")
+    assert code == 0 and "Example:" in out

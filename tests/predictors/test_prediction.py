@@ -1,0 +1,129 @@
+"""Predicting models: sums, repeated kernels, labels, and what prediction must not import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from deepen import predictors
+from deepen.predictors.context import Context
+
+
+def described(records, times=None, **more):
+    return {
+        "names": [f"k{i}" for i in range(len(records))],
+        "families": [r.family for r in records],
+        "features": [r.features for r in records],
+        "multiplicity": times or [1.0] * len(records),
+        "model": "m",
+        **more,
+    }
+
+
+@pytest.fixture
+def plain(trained):
+    """The trained predictor without model-level terms."""
+    _, _, predictor = trained
+    return predictors.Predictor(predictor.card, predictor.parameters, Context())
+
+
+def test_a_model_is_its_kernels_plus_overhead(trained, world_of):
+    _, _, predictor = trained
+    prediction = predictor.predict_described(**described(world_of(50).kernels(3)))
+    assert prediction.energy_j == pytest.approx(prediction.overhead_j + sum(k.energy_j for k in prediction.kernels))
+    assert prediction.overhead_j == predictor.context.overhead_j
+    assert [k.name for k in prediction.kernels] == [f"k{i}" for i in range(24)]
+    assert prediction.source == "modelled" and prediction.predictor_id == predictor.id
+
+
+def test_multiplicity_counts_and_zero_costs_nothing(plain, world_of):
+    records = world_of(51).kernels(1, ("fc", "relu", "add"))
+    once = plain.predict_described(**described(records))
+    times = plain.predict_described(**described(records, [3.0, 1.0, 0.0]))
+    expected = [f * k.energy_j for f, k in zip((3, 1, 0), once.kernels, strict=True)]
+    np.testing.assert_allclose([k.energy_j for k in times.kernels], expected)
+
+
+def test_equal_kernels_share_one_error(plain, world_of):
+    """Ten equal kernels are as uncertain as one, relatively; ten different ones are less so."""
+    world = world_of(52)
+    same = world.kernel("fc")
+    one = plain.predict_described(**described([same])).interval_j
+    ten = plain.predict_described(**described([same] * 10)).interval_j
+    different = plain.predict_described(**described([world.kernel("fc") for _ in range(10)])).interval_j
+    assert ten[1] / ten[0] == pytest.approx(one[1] / one[0])
+    assert different[1] / different[0] < ten[1] / ten[0]
+
+
+def test_unknown_families_are_counted_listed_and_priced(trained, world_of):
+    _, _, predictor = trained
+    known, strange = world_of(53).kernels(2, ("fc",))
+    arguments = described([known, strange]) | {"families": ["fc", "other"]}
+    prediction = predictor.predict_described(**arguments)
+    assert prediction.coverage == 0.5 and prediction.uncovered == ("k1",)
+    assert [k.method for k in prediction.kernels] == ["regressor", "roofline"]
+    assert prediction.kernels[1].energy_j > 0
+    assert any("roofline" in w and "other" in w for w in prediction.warnings)
+
+
+def test_a_model_outside_the_training_range_is_said_to_be(trained, world_of):
+    _, _, predictor = trained
+    prediction = predictor.predict_described(**described(world_of(54).kernels(4, ("conv-bn-relu",), size=20.0)))
+    assert prediction.extrapolated == 4 == sum(k.extrapolated for k in prediction.kernels)
+    assert any("outside what the predictor was trained on" in w for w in prediction.warnings)
+
+
+def test_a_model_without_kernels_costs_its_overhead(trained):
+    _, _, predictor = trained
+    prediction = predictor.predict_described([], [], [], [], model="empty", warnings=["w"])
+    assert prediction.energy_j == prediction.overhead_j and prediction.coverage == 1.0
+    assert prediction.warnings == ("w",)
+
+
+def test_a_batch_equals_its_parts(trained, world_of):
+    _, _, predictor = trained
+    records = world_of(55).kernels(5)
+    raw = predictor.matrix([r.features for r in records])
+    families = [r.family for r in records]
+    together = predictor.energies(families, raw).energy_j
+    alone = [predictor.energies([f], raw[i : i + 1]).energy_j[0] for i, f in enumerate(families)]
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def relu_file(tmp_path_factory):
+    import onnx
+
+    from deepen.kernels import build
+
+    path = tmp_path_factory.mktemp("m") / "relu.onnx"
+    onnx.save(build("relu", {"op": "Relu", "dtype": "float32", "shape": [1, 16, 14, 14]}), path)
+    return path
+
+
+def test_a_model_file_is_loaded_split_and_predicted(trained, relu_file):
+    _, _, predictor = trained
+    prediction = predictor.predict(relu_file)
+    assert [k.family for k in prediction.kernels] == ["relu"] and prediction.model == str(relu_file)
+    # 16 * 14 * 14 elements of the world: 60 pJ per operation, 40 pJ per byte moved, 8 uJ per call.
+    alone = predictors.Predictor(predictor.card, predictor.parameters, Context()).predict(relu_file)
+    assert alone.energy_j == pytest.approx(8e-6 + 3136 * (60e-12 + 8 * 40e-12), rel=0.1)
+
+
+def test_prediction_imports_no_training_library(trained, relu_file, tmp_path):
+    """In a fresh interpreter: load, predict, then look at what was imported."""
+    _, _, predictor = trained
+    path = predictor.save(tmp_path / "p")
+    code = (
+        "import sys; import deepen\n"
+        f"p = deepen.load_predictor({str(path)!r}).predict({str(relu_file)!r})\n"
+        "assert p.energy_j > 0\n"
+        "print(','.join(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(out.strip().split(","))
+    assert loaded.isdisjoint({"sklearn", "lightgbm", "pandas", "scipy", "pyarrow", "matplotlib"})
+    assert "numpy" in loaded
