@@ -106,6 +106,8 @@ def record_command(spec: str | None, seconds: float, rate_hz: float, out: Path |
 
     if out is not None and out.suffix not in (".csv", ".json"):
         raise ConfigError(f"cannot write '{out.name}'; name a .csv or .json file")
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"no folder {out.parent} to write {out.name} into; make it first")
     trace = _record(spec, seconds, rate_hz)
     if out is not None:
         write_trace(trace, out)
