@@ -1,0 +1,84 @@
+"""The schema in words says what the code does, and the files of a dataset can be read without the code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from dataclasses import fields
+
+import pytest
+
+from deepen import catalog
+from deepen.datasets import Card, Dataset
+from deepen.datasets.card import read_card
+from deepen.records import RECORD_SCHEMA, EnergyRecord
+
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.fixture
+def schema():
+    return catalog.load("datasets", "", "schema")
+
+
+def test_every_field_is_described_in_order(schema):
+    assert list(schema["fields"]) == [field.name for field in fields(EnergyRecord)]
+    assert schema["schema"] == RECORD_SCHEMA
+    assert all(entry["about"] for entry in schema["fields"].values())
+
+
+def test_units_in_names_agree_with_units_in_words(schema):
+    units = {"_j": "J", "_s": "s", "_w": "W", "_c": "degC", "_hz": "Hz"}
+    for name, entry in schema["fields"].items():
+        for ending, unit in units.items():
+            if name.endswith(ending):
+                assert entry["unit"] == unit, name
+
+
+def test_columns_of_a_part_are_those_of_the_schema(schema, tmp_path, make_record):
+    with Dataset.open(tmp_path / "d", create=True) as dataset:
+        dataset.append(make_record())
+    (part,) = (tmp_path / "d" / "parts").iterdir()
+    columns = {field.name: str(field.type) for field in pq.read_schema(part)}
+    assert columns.pop("seq") == "int64"
+    described = {name: "string" if e["type"] == "json" else e["type"] for name, e in schema["fields"].items()}
+    assert {name: kind.replace("element: ", "").replace("item: ", "") for name, kind in columns.items()} == described
+
+
+def test_the_card_template_has_the_fields_of_a_card():
+    path = catalog.path("datasets", "card.template.json")
+    template = json.loads(path.read_text())
+    assert list(template) == list(Card(created="").document())
+    assert read_card(path)["records"] == 3
+
+
+def test_a_reader_without_the_code_finds_the_same_records_and_hash(tmp_path, make_record):
+    """Follows datasets/README.md alone."""
+    folder = tmp_path / "d"
+    with Dataset.open(folder, create=True) as dataset:
+        for index in range(3):
+            dataset.append(make_record(index))
+    writer = Dataset.open(folder, create=True)
+    writer.append(make_record(3))
+    expected = writer.content_sha256()
+
+    def canonical(value):
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+    documents = []
+    for part in sorted((folder / "parts").iterdir()):
+        for row in pq.read_table(part).to_pylist():
+            del row["seq"]
+            for name in ("params", "features", "kernels", "rejected"):
+                row[name] = json.loads(row[name])
+            documents.append({name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()})
+    for line in (folder / "journal.jsonl").read_bytes().splitlines():
+        crc, length, body = line.split(b" ", 2)
+        assert (int(crc, 16), int(length)) == (zlib.crc32(body), len(body))
+        documents.append(json.loads(body)["record"])
+    sums = sorted(hashlib.sha256(canonical(document).encode()).digest() for document in documents)
+    assert len(sums) == 4
+    assert hashlib.sha256(b"".join(sums)).hexdigest() == expected
+    writer.close()
