@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepen.errors import GraphError
 from deepen.graph import protos
 from deepen.graph.protos import Kind
 from deepen.graph.types import Node, Tensor
@@ -174,9 +175,11 @@ def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
     if body is None:
         return {}
     path = f"{node.name}.body"
-    scans = int(taken.attributes.get("num_scan_inputs", 0))
-    count = max(0, len(taken.inputs) - scans)
-    axes = taken.attributes.get("scan_input_axes") or (0,) * scans
+    scans = taken.attributes.get("num_scan_inputs")
+    if not isinstance(scans, int) or not 0 < scans <= len(taken.inputs):
+        raise GraphError(f"node '{node.name}' (Scan) has the impossible num_scan_inputs {scans}")
+    count = len(taken.inputs) - scans
+    axes = _axes(taken, "scan_input_axes", scans)
     formal = [value.name for value in body.input]
     bound = _bound(flattener, formal[:count], taken.inputs[:count])
     trips: int | None = None
@@ -193,7 +196,7 @@ def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
     if trips is None:
         flattener.warn(f"the number of rounds of '{node.name}' is not known; its body is counted once")
     _scale(flattener, first, 1.0 if trips is None else float(trips))
-    out_axes = taken.attributes.get("scan_output_axes") or (0,) * len(outputs)
+    out_axes = _axes(taken, "scan_output_axes", max(0, len(outputs) - count))
     found: Kinds = {}
     for index, output in enumerate(node.output[: len(outputs)]):
         kind = _kind(flattener, inner, outputs[index].name)
@@ -202,6 +205,13 @@ def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
         elif trips is not None and index - count < len(out_axes):
             found[output] = _stacked(kind, trips, out_axes[index - count])
     return found
+
+
+def _axes(taken: Node, name: str, count: int) -> tuple[int, ...]:
+    axes = taken.attributes.get(name) or (0,) * count
+    if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
+        raise GraphError(f"node '{taken.name}' ({taken.op_type}) has malformed {name}")
+    return axes
 
 
 def _bound(flattener: Flattener, names: Sequence[str], full: Sequence[str]) -> dict[str, Kind]:
@@ -224,12 +234,14 @@ def _body(
 ) -> tuple[Scope, list[bool]]:
     """Walk a body that hands states on from round to round.
 
-    States are first taken to keep their shape. Where one does not, its shape is dropped and the body walked again.
+    States are first taken to keep their shape. Where one does not, its shape is dropped and the body walked again, at
+    most twice.
 
     Returns:
         The body's scope, and for each state whether its shape is the same after every round.
     """
     first_node, first_warning = len(flattener.nodes), len(flattener.warnings)
+    retried = False
 
     def walk() -> Scope:
         inner = flattener.open_scope(path, body, scope)
@@ -239,7 +251,7 @@ def _body(
         flattener.walk(inner, multiplicity)
         return inner
 
-    def drop(names: Sequence[str]) -> None:
+    def drop(names: Collection[str]) -> None:
         for name in names:
             if name in bound:
                 bound[name] = Kind(bound[name].elem_type, None)
@@ -250,13 +262,14 @@ def _body(
         inner = walk()
         steady = []
         for name, output in zip(states, outputs, strict=False):
-            before = flattener.tensors[inner.resolve(name)].shape
-            after = flattener.tensors[inner.resolve(output.name)].shape
+            before = _kind(flattener, inner, name).dims
+            after = _kind(flattener, inner, output.name).dims
             steady.append(before is not None and before == after)
-        unsteady = [name for name, same in zip(states, steady, strict=False) if not same]
-        if not any(flattener.tensors[inner.resolve(name)].shape is not None for name in unsteady):
+        unsteady = {name for name, same in zip(states, steady, strict=False) if not same}
+        if not any(name in bound and bound[name].dims is not None for name in unsteady):
             return inner, steady
-        drop(unsteady)
+        drop(states if retried else unsteady)
+        retried = True
         del flattener.nodes[first_node:]
         del flattener.warnings[first_warning:]
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
-from deepen.graph.protos import iter_tensors, mark_weightless, tensor_elements
+from deepen.graph.protos import dtype_name, iter_tensors, mark_weightless, tensor_elements
 from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def detach_external_data(model: onnx.ModelProto, folder: Path | None) -> tuple[s
     unread = 0
     for tensor in iter_tensors(model):
         elements = tensor_elements(tensor)
+        if not dtype_name(tensor.data_type):
+            raise GraphError(f"tensor '{tensor.name}' has the unknown data type {tensor.data_type}")
         if tensor.data_location != tensor.EXTERNAL:
             if elements and not _has_data(tensor):
                 mark_weightless(tensor)

@@ -210,6 +210,8 @@ class Flattener:
             found = self._infer_node(scope, node)
             for name in incomplete:
                 kinds[name] = _more_known(found.get(name), kinds[name])
+            if node.op_type == "Dropout" and len(node.output) == 2 and node.output[1] in incomplete:
+                kinds[node.output[1]] = self._mask(taken)
         values = self._values(node, taken, kinds)
         if values is not None and incomplete:
             for name, value in zip(node.output, values, strict=False):
@@ -242,6 +244,13 @@ class Flattener:
             self.define(scope, name, kind, constant=constant, value=values[index] if values is not None else None)
             if kind is not None and kind is not before and kind.dims is not None:
                 self._patches[scope.path, name] = (scope.graph, kind)
+
+    def _mask(self, taken: Node) -> Kind | None:
+        """Type of the mask of an old Dropout, which the library infers only from operator set 12 on."""
+        source = self.kinds.get(taken.inputs[0]) if taken.inputs else None
+        if source is None or source.dims is None:
+            return None
+        return Kind(source.elem_type if self.opsets.get("", 1) < 10 else 9, source.dims)
 
     def _dims(self, name: str) -> tuple[int, ...] | None:
         return self.tensors[name].shape if name in self.tensors else None
@@ -283,7 +292,7 @@ class Flattener:
 
     def _infer_node(self, scope: Scope, node: onnx.NodeProto) -> dict[str, Kind]:
         """Infer one node with the values found so far."""
-        from onnx import numpy_helper, shape_inference
+        from onnx import checker, numpy_helper, shape_inference
 
         schema = _schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
         if schema is None:
@@ -304,6 +313,8 @@ class Flattener:
         try:
             found = shape_inference.infer_node_outputs(schema, node, kinds, data, None, imports, self.model.ir_version)
             return {name: Kind.of(kind) for name, kind in found.items()}
+        except checker.ValidationError as error:
+            raise GraphError(f"node '{node.name}' is malformed: {first_line(error)}") from error
         except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
             if self.demanding:
                 message = f"node '{node.name}' cannot take these input shapes: {first_line(error)}"

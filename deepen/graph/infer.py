@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
@@ -10,7 +11,7 @@ from deepen.graph.protos import subgraphs
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Declared", "first_line", "infer", "take_declared"]
+__all__ = ["Declared", "first_line", "infer", "one_line", "take_declared"]
 
 Declared = dict[str, dict[str, "onnx.TypeProto"]]
 """Types by scope and tensor name, as the file declares them."""
@@ -73,6 +74,11 @@ def infer(model: onnx.ModelProto, *, demanding: bool) -> tuple[onnx.ModelProto, 
 
 def first_line(error: BaseException) -> str:
     """Message of a third party's error as one short line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
+    text = re.sub(r"^\S+:\d+: \w+: Assertion `[^`]*` failed: ", "", str(error))  # source positions in onnx itself
+    return one_line(text or type(error).__name__, 200)
+
+
+def one_line(text: str, limit: int = 600) -> str:
+    """Text as one printable line: names out of a damaged file can hold anything, at any length."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."

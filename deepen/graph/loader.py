@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepen.errors import GraphError
 from deepen.graph.external import detach_external_data
 from deepen.graph.flatten import Flattener
-from deepen.graph.infer import first_line, infer, take_declared
+from deepen.graph.infer import first_line, infer, one_line, take_declared
 from deepen.graph.inputs import fix_inputs, model_inputs
 from deepen.graph.skim import skim
 from deepen.graph.structure import prepare
@@ -63,7 +63,7 @@ def load(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | N
     try:
         return _build(data, source, source.parent, shapes, digest)
     except GraphError as error:
-        raise GraphError(f"{source}: {error}") from error.__cause__
+        raise GraphError(f"{source}: {one_line(str(error))}") from error.__cause__
     finally:
         digest.stop()
 
@@ -157,13 +157,17 @@ def _build(
     shapes: Mapping[str, tuple[int, ...]] | None,
     digest: _Digest,
 ) -> Graph:
+    from onnx import checker
+
     try:
         return _graph(_parse(skim(data)), source, folder, shapes, digest)
+    except checker.ValidationError as error:
+        raise GraphError(f"the model is malformed: {first_line(error)}") from error
     except (RecursionError, MemoryError) as error:
         raise GraphError("the model nests too deeply or needs too much memory to be read") from error
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, OSError) as error:
         # onnx's compiled half throws whatever its checks throw; a damaged file is the reason in every known case.
-        raise GraphError(f"the model cannot be read: {first_line(error)}") from error
+        raise GraphError(f"the model is malformed: {first_line(error)}") from error
 
 
 def _graph(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
+from deepen.graph.infer import first_line
 from deepen.graph.protos import subgraphs
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ __all__ = ["prepare"]
 
 _MAX_NODES = 1_000_000
 _MAX_CALL_DEPTH = 100
+_MAX_VERSION = 10_000
 
 
 def prepare(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -37,11 +40,7 @@ def prepare(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         raise GraphError("not an ONNX model (it holds no graph)")
     if model.ir_version <= 0:
         raise GraphError("not an ONNX model (it states no IR version)")
-    for opset in model.opset_import:
-        if opset.domain == "ai.onnx":
-            opset.domain = ""
-        if opset.version <= 0:
-            raise GraphError(f"operator set '{opset.domain or 'ai.onnx'}' has the impossible version {opset.version}")
+    _check_opsets(model.opset_import)
     if not model.opset_import:
         model.opset_import.add(domain="", version=1)  # IR versions 1 and 2 had no other
     warnings: tuple[str, ...] = ()
@@ -52,6 +51,14 @@ def prepare(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     return model, warnings
 
 
+def _check_opsets(opsets: Iterable[onnx.OperatorSetIdProto]) -> None:
+    for opset in opsets:
+        if opset.domain == "ai.onnx":
+            opset.domain = ""
+        if not 0 < opset.version < _MAX_VERSION:
+            raise GraphError(f"operator set '{opset.domain or 'ai.onnx'}' has the impossible version {opset.version}")
+
+
 def _walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
     for node in nodes:
         yield node
@@ -60,7 +67,7 @@ def _walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
 
 
 def _inline(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    from onnx import inliner
+    from onnx import checker, inliner, shape_inference
 
     sizes: dict[tuple[str, str, str], int | None] = {}
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
@@ -90,15 +97,19 @@ def _inline(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         raise GraphError(f"local functions expand to more than {_MAX_NODES:,} nodes")
     imported = {opset.domain for opset in model.opset_import}
     for function in model.functions:
+        _check_opsets(function.opset_import)
         for opset in function.opset_import:
-            domain = "" if opset.domain == "ai.onnx" else opset.domain
-            opset.domain = domain
-            if domain not in imported:
-                imported.add(domain)
-                model.opset_import.add(domain=domain, version=opset.version)
-    inlined = inliner.inline_local_functions(model)
-    if inlined.functions:
-        inlined = inliner.inline_local_functions(model, convert_version=True)
+            if opset.domain not in imported:
+                imported.add(opset.domain)
+                model.opset_import.add(domain=opset.domain, version=opset.version)
+    failures = (shape_inference.InferenceError, checker.ValidationError, RuntimeError, ValueError, TypeError)
+    try:
+        inlined = inliner.inline_local_functions(model)
+    except failures as error:
+        raise GraphError(f"local functions cannot be inlined: {first_line(error)}") from error
+    if inlined.functions:  # they are written for another operator set
+        with suppress(*failures):  # converting is an attempt; what cannot be converted is reported below
+            inlined = inliner.inline_local_functions(model, convert_version=True)
     left = sorted({function.name for function in inlined.functions})
     if left:
         return inlined, (f"local functions {', '.join(left)} need another operator set and stay single nodes",)

@@ -20,7 +20,8 @@ DTYPE_BYTES: dict[str, float] = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8,
     "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8,
     "bool": 1, "string": 16, "int4": 0.5, "uint4": 0.5, "float8e4m3fn": 1, "float8e5m2": 1,
-    "complex64": 8, "complex128": 16,
+    "float8e4m3fnuz": 1, "float8e5m2fnuz": 1, "float8e8m0": 1, "float6e2m3": 0.75, "float6e3m2": 0.75,
+    "float4e2m1": 0.5, "int2": 0.25, "uint2": 0.25, "complex64": 8, "complex128": 16,
 }  # fmt: skip
 """Bytes per element of each data type deepen names (ONNX ``TensorProto.DataType`` in lower case)."""
 
@@ -33,7 +34,8 @@ class Tensor:
         name: Name inside the graph (scoped ``body/name`` inside If/Loop bodies).
         shape: Static shape; ``None`` where no static shape could be found.
         dtype: Name from :data:`DTYPE_BYTES`; empty where unknown.
-        constant: Whether it is a weight or another constant.
+        constant: Whether it is a weight or another constant: an initialiser, a ``Constant``, a value known without
+            running the model (a static shape), or computed from constants alone.
     """
 
     name: str
@@ -90,10 +92,10 @@ class Graph:
         values: Values of small constants (at most 1,024 elements), by name.
         opsets: Operator-set version by domain.
         source_path: The file it was read from.
-        source_sha256: SHA-256 of that file (the model file alone; external data is not read).
+        source_sha256: SHA-256 of that file (the model file alone; of external data only small constants are read).
         warnings: What a reader should know (for example a Loop whose trip count is unknown).
-        model: The ModelProto without the bytes of large weights, input shapes fixed, local functions inlined,
-            shapes inferred. For splitters only.
+        model: The ModelProto without the bytes of large weights (see ``deepen.graph.weightless_tensors``), input shapes
+            fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
     """
 
     nodes: tuple[Node, ...]
