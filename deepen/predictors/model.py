@@ -7,9 +7,9 @@ For a kernel of a family with a regressor::
     log E = log work(family) + (1 - h) * (trees + gaussian + share * trend) + h * trend
 
 ``h`` is 0 inside the family's training range and approaches 1 outside it (``h = 1 - exp(-d / 0.7)``, ``d`` the largest
-distance of a feature beyond its range in log units): there the trees' nearest leaf gives way to the log-linear trend,
-whose columns are held within a factor of four of the range, and the roofline carries the rest. Other kernels get the
-roofline of their family where the dataset has a few rows of it, else the pooled one.
+distance of a feature that varied in training beyond its range, in log units): there the trees' nearest leaf gives way
+to the log-linear trend, whose columns are held within a factor of four of the range, and the roofline carries the
+rest. Other kernels get the roofline of their family where the dataset has a few rows of it, else the pooled one.
 """
 
 from __future__ import annotations
@@ -127,9 +127,10 @@ class Parameters:
         """log(E / work) of kernels with a regressor, and their distance outside the training range."""
         low, high = self.range_low[family], self.range_high[family]
         tested = in_range_test(self.feature_names)
-        beyond = np.maximum(low - x, x - high)[:, tested].astype(np.float64)
-        distance = np.maximum(beyond.max(axis=1) - RANGE_MARGIN, 0.0)
-        hand_over = 1.0 - np.exp(-distance / _HAND_OVER)
+        beyond = np.maximum(np.maximum(low - x, x - high)[:, tested].astype(np.float64) - RANGE_MARGIN, 0.0)
+        distance = beyond.max(axis=1)
+        # A feature that never varied (a flag, a dilation) says nothing about where trees end: it is only reported.
+        hand_over = 1.0 - np.exp(-(beyond * (high > low)[:, tested]).max(axis=1) / _HAND_OVER)
         held = np.clip(x, low - _TREND_REACH, high + _TREND_REACH).astype(np.float64)
         mean, scale = self.trend_mean[family], self.trend_scale[family]
         coefficient = self.trend_coefficient[family]

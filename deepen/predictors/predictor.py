@@ -235,7 +235,7 @@ def _remarks(kernels: Sequence[KernelPrediction], total_j: float, outside: int) 
     if roofline > 0:
         families = sorted({k.family for k in kernels if k.method == "roofline"})
         remarks.append(
-            f"{100 * roofline / total_j:.0f} % of the energy is from the analytic roofline: no regressor for "
+            f"{100 * roofline / total_j:.1f} % of the energy is from the analytic roofline: no regressor for "
             + ", ".join(families)
         )
     if kernels and outside > _MANY_OUTSIDE * len(kernels):

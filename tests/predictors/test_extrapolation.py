@@ -63,8 +63,12 @@ def test_prediction_is_continuous_where_trees_hand_over(trained, world_of):
 def test_a_value_never_seen_is_extrapolation(trained, world_of):
     """Dilation is 0 in every training row, so a kernel with dilation 2 is outside the range."""
     _, _, predictor = trained
-    row = world_of(23).features("conv-bn-relu") | {"dilation_h": 2.0, "dilation_w": 2.0}
-    assert predictor.energies(["conv-bn-relu"], predictor.matrix([row])).extrapolated.all()
+    row = world_of(23).features("conv-bn-relu")
+    rows = [row, row | {"dilation_h": 2.0, "dilation_w": 2.0}]
+    found = predictor.energies(["conv-bn-relu"] * 2, predictor.matrix(rows))
+    assert found.extrapolated.tolist() == [False, True]
+    assert found.half_width[1] > found.half_width[0]
+    assert found.energy_j[1] == found.energy_j[0], "what the data say about the rest is kept"
 
 
 def test_zero_work_is_answered_with_a_positive_energy(trained):
