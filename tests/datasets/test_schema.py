@@ -73,7 +73,9 @@ def test_a_reader_without_the_code_finds_the_same_records_and_hash(tmp_path, mak
             del row["seq"]
             for name in ("params", "features", "kernels", "rejected"):
                 row[name] = json.loads(row[name])
-            documents.append({name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()})
+            documents.append(
+                {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+            )
     for line in (folder / "journal.jsonl").read_bytes().splitlines():
         crc, length, body = line.split(b" ", 2)
         assert (int(crc, 16), int(length)) == (zlib.crc32(body), len(body))
