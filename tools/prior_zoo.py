@@ -43,6 +43,83 @@ segmentation.fcn_resnet50@256 segmentation.deeplabv3_mobilenet_v3_large@224 segm
 """
 
 
+QUANTISED = """
+qoperator:timm/resnet18@160 qoperator:timm/mobilenetv2_100@160 qdq:timm/mobilenetv2_050@192 qdq:timm/repvgg_a0@160
+dynamic:plain/bert_mini@128 dynamic:timm/vit_tiny_patch16_224@224 dynamic:plain/mlp@784 dynamic:timm/mobilenetv1_100@160
+"""
+"""Exports quantised by ONNX Runtime's own tool: statically (random calibration) or dynamically."""
+
+BY_HAND: list[tuple[str, str, dict[str, Any]]] = [
+    # torch writes no LRN: first layers of published networks that have it, size 5 unless noted
+    *[("lrn", "CNN-F (Chatfield 2014)", {"shape": [1, c, s, s], "size": 5}) for c, s in ((64, 54), (256, 27))],
+    *[("lrn", "CNN-M (Chatfield 2014)", {"shape": [1, c, s, s], "size": 5}) for c, s in ((96, 109), (256, 26))],
+    *[("lrn", "CaffeNet (Jia 2014)", {"shape": [1, c, s, s], "size": 5}) for c, s in ((96, 27), (256, 13))],
+    *[("lrn", "age and gender (Levi 2015)", {"shape": [1, c, s, s], "size": 5}) for c, s in ((96, 28), (256, 14))],
+    *[("lrn", "cifar10_full (Caffe)", {"shape": [1, 32, s, s], "size": 3}) for s in (16, 8)],
+    *[("lrn", "GoogLeNet at 256 pixels", {"shape": [1, c, 64, 64], "size": 5}) for c in (64, 192)],
+    # classifiers end in a softmax that torch users leave out
+    *[("softmax", "classifier heads", {"shape": [1, n], "axis": 1}) for n in (2, 10, 100, 365, 1000, 21841)],
+    *[("softmax", "convolutional classifier heads", {"shape": [1, n, 1, 1], "axis": 1}) for n in (10, 1000)],
+    # no export fuses these: attention as one operator, normalisation by root mean square at usual widths
+    *[
+        ("attention", source, {
+            "op": op, "heads": h, "kv_heads": g, "q_len": q, "kv_len": k, "head_dim": d, "v_head_dim": d,
+            "hidden_in": h * d if op == "ProjectedAttention" else 0, "mask": mask, "causal": causal,
+        })
+        for source, op, h, g, q, k, d, mask, causal in (
+            ("BERT-base (Devlin 2019)", "ProjectedAttention", 12, 12, 128, 128, 64, True, False),
+            ("BERT-large (Devlin 2019)", "ProjectedAttention", 16, 16, 384, 384, 64, True, False),
+            ("MiniLM-L6 (Wang 2020)", "MultiHeadAttention", 12, 12, 128, 128, 32, True, False),
+            ("ViT-B/16 (Dosovitskiy 2021)", "MultiHeadAttention", 12, 12, 197, 197, 64, False, False),
+            ("DeiT-tiny (Touvron 2021)", "Attention", 3, 3, 197, 197, 64, False, False),
+            ("GPT-2 (Radford 2019)", "Attention", 12, 12, 64, 64, 64, False, True),
+            ("Whisper-tiny (Radford 2023)", "Attention", 6, 6, 1500, 1500, 64, False, False),
+            ("Whisper-tiny, cross (Radford 2023)", "Attention", 6, 6, 16, 1500, 64, False, False),
+            ("TinyLlama (Zhang 2024)", "Attention", 32, 4, 128, 128, 64, False, True),
+            ("Qwen2.5-0.5B (2024)", "Attention", 14, 2, 256, 256, 64, False, True),
+        )
+    ],
+    *[
+        ("rmsnorm", source, {"shape": [1, tokens, width], "axis": 2})
+        for source, width in (
+            ("T5-small (Raffel 2020)", 512), ("Qwen2.5-0.5B (2024)", 896), ("TinyLlama (Zhang 2024)", 2048),
+            ("LLaMA-7B (Touvron 2023)", 4096),
+        )
+        for tokens in (1, 32, 256)
+    ],
+    # blocks that ONNX Runtime executes as their parts: for runtimes split by rules
+    *[
+        ("se", "SE-ResNet-50 (Hu 2018)", {"c": c, "spatial": [s, s], "mid": c // 16})
+        for c, s in ((256, 56), (512, 28), (1024, 14), (2048, 7))
+    ],
+    *[
+        ("se", "MobileNetV3 (Howard 2019)", {"c": c, "spatial": [s, s], "mid": m, "gate": "hardsigmoid"})
+        for c, s, m in ((72, 28, 24), (120, 28, 32), (480, 14, 120), (672, 14, 168), (672, 7, 168), (960, 7, 240))
+    ],
+    *[
+        ("se", "EfficientNet-B0 (Tan 2019)", {"c": c, "spatial": [s, s], "mid": m, "activation": "silu"})
+        for c, s, m in ((32, 112, 8), (96, 56, 4), (144, 28, 6), (240, 14, 10), (480, 14, 20), (1152, 7, 48))
+    ],
+    *[
+        (family, "ResNet-50 (He 2016)", params)
+        for c, s in ((64, 56), (256, 56), (512, 28), (1024, 14), (2048, 7))
+        for family, params in (
+            ("addrelu", {"in_shapes": [[1, c, s, s]] * 2, "sources": [0, 1]}), ("bnrelu", {"shape": [1, c, s, s]}),
+        )
+    ],
+    *[("bnrelu", "DenseNet-169 (Huang 2017)", {"shape": [1, c, s, s]}) for c, s in ((128, 56), (384, 28), (1280, 7))],
+    *[
+        ("channelshuffle", "ShuffleNetV2 (Ma 2018)", {"c": c << i, "spatial": [28 >> i] * 2, "groups": 2})
+        for c in (48, 116, 176, 244) for i in range(3)
+    ],
+    *[
+        ("channelshuffle", "ShuffleNetV1 (Zhang 2018)", {"c": c << i, "spatial": [28 >> i] * 2, "groups": g})
+        for c, g in ((50, 2), (60, 3), (68, 4), (96, 8)) for i in range(3)
+    ],
+]  # fmt: skip
+"""Configurations written by hand from publications: family, publication, parameters that differ from the defaults."""
+
+
 def sources() -> list[str]:
     """Every source, as ``library:model@size``."""
     found = []
@@ -50,6 +127,7 @@ def sources() -> list[str]:
         for entry in text.split():
             model, sizes = entry.split("@")
             found += [f"{library}:{model}@{size}" for size in sizes.split(",")]
+    found += QUANTISED.split()
     return found + [f"plain:{name}@{size}" for name, (_, sizes) in PLAIN.items() for size in sizes]
 
 
@@ -108,15 +186,17 @@ def network_in_network(torch: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
     return model, (torch.zeros(1, 3, size, size),)
 
 
-def grouped_alexnet(torch: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
-    """AlexNet-like network with convolutions in four groups and other widths."""
+def grouped_alexnet(torch: Any, size: int, width: int) -> tuple[Any, tuple[Any, ...]]:
+    """AlexNet-like network with convolutions in two groups and other widths."""
     nn = torch.nn
+    w = width
     features = nn.Sequential(
-        nn.Conv2d(3, 80, 9, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(80, 224, 5, 1, 2, groups=2), nn.ReLU(),
-        nn.MaxPool2d(3, 2), nn.Conv2d(224, 320, 3, 1, 1), nn.ReLU(), nn.Conv2d(320, 320, 3, 1, 1, groups=2), nn.ReLU(),
-        nn.Conv2d(320, 224, 3, 1, 1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(3, 5 * w, 9, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(5 * w, 14 * w, 5, 1, 2, groups=2),
+        nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(14 * w, 20 * w, 3, 1, 1), nn.ReLU(),
+        nn.Conv2d(20 * w, 20 * w, 3, 1, 1, groups=2), nn.ReLU(),
+        nn.Conv2d(20 * w, 14 * w, 3, 1, 1, groups=2), nn.ReLU(), nn.MaxPool2d(3, 2),
     )  # fmt: skip
-    return _classifier(torch, features, [3072, 2048], 1000, size), (torch.zeros(1, 3, size, size),)
+    return _classifier(torch, features, [192 * w, 128 * w], 1000, size), (torch.zeros(1, 3, size, size),)
 
 
 def shuffle_v1(torch: Any, size: int, groups: int, width: int) -> tuple[Any, tuple[Any, ...]]:
@@ -389,7 +469,8 @@ PLAIN: dict[str, tuple[Callable[[Any, int], tuple[Any, tuple[Any, ...]]], tuple[
     "cnn_s": (lambda torch, size: chatfield(torch, size, "s"), (224,)),
     "overfeat": (overfeat, (231,)),
     "nin": (network_in_network, (224,)),
-    "grouped_alexnet": (grouped_alexnet, (224,)),
+    "grouped_alexnet_16": (lambda torch, size: grouped_alexnet(torch, size, 16), (192, 224)),
+    "grouped_alexnet_22": (lambda torch, size: grouped_alexnet(torch, size, 22), (227, 256)),
     "shuffle_v1_g2": (lambda torch, size: shuffle_v1(torch, size, 2, 200), (224,)),
     "shuffle_v1_g4": (lambda torch, size: shuffle_v1(torch, size, 4, 272), (192,)),
     "shuffle_v1_g8": (lambda torch, size: shuffle_v1(torch, size, 8, 384), (224,)),

@@ -59,9 +59,7 @@ def _conv(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     params["batch"] = draw.batch(params["batch"])
     _window(params, draw)
     _resample(params, "activation", draw, pool, 1 - _KEEP_ACTIVATION)
-    if "residual" in params and draw.flip(0.03):
-        params["residual"] = not params["residual"]
-    if draw.flip(0.04):
+    if draw.flip(0.04):  # a fused residual stays: whether one is fused depends on the runtime
         params["bias"] = not params["bias"]
     return params
 

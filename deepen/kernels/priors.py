@@ -14,7 +14,7 @@ from deepen.errors import ConfigError
 from deepen.kernels.anatomy.base import Layout, Params
 from deepen.kernels.anatomy.macs import attention_macs
 from deepen.kernels.anatomy.registry import anatomy
-from deepen.kernels.families import check_params
+from deepen.kernels.families import check_params, complete
 
 __all__ = ["Prior", "Work", "canonical", "prior_families", "priors", "work"]
 
@@ -66,8 +66,9 @@ def priors(family: str) -> tuple[Prior, ...]:
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            rows.append(Prior(dict(row["params"]), tuple(row["sources"]), int(row["count"])))
-        except (ValueError, KeyError, TypeError) as error:
+            params = complete(family, row["params"])  # defaults are not written
+            rows.append(Prior(params, tuple(row["sources"]), int(row["count"])))
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise ConfigError(f"{file}:{number}: not a prior ({error}); run tools/collect_priors again") from error
     return tuple(rows)
 

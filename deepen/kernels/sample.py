@@ -3,8 +3,8 @@
 Real configurations are joint: wide layers are small, depthwise layers have no second width, 7x7 kernels read three
 channels. So a sample starts from a real configuration (:mod:`deepen.kernels.priors`) and moves all of it a little, or
 not at all, instead of drawing each parameter on its own. Every family's stream is stratified by the logarithm of its
-work, families and strata take turns in proportion to their weights, and nothing depends on how many are asked for:
-every prefix of a sample is itself the sample of that size, so a time budget may cut it anywhere.
+work and by kind, families and strata take turns in proportion to their weights, and nothing depends on how many are
+asked for: every prefix of a sample is itself the sample of that size, so a time budget may cut it anywhere.
 """
 
 from __future__ import annotations
@@ -25,16 +25,25 @@ from deepen.kernels.perturb import perturb
 from deepen.kernels.priors import Prior, Work, canonical, priors, work
 from deepen.kernels.types import params_key
 
-__all__ = ["MAX_BYTES", "SampledKernel", "sample", "stratum", "stream"]
+__all__ = ["MAX_BYTES", "SampledKernel", "category", "sample", "stratum", "stream"]
 
 MAX_BYTES = 512 * 2**20
 """Weights and activations of the largest kernel sampled (VGG's first fully connected layer has 392 MiB)."""
 
 STRATA_PER_DECADE = 2
 _ATTEMPTS = 40
-"""Draws without a new configuration after which a stratum is taken to be exhausted."""
+"""Draws without a new configuration after which a cell is taken to be exhausted."""
 
-_SPREADS = ((0.0, 0.2), (0.15, 0.35), (0.35, 0.35), (0.7, 0.1))
+_Cell = tuple[Any, ...]
+"""A stratum of work and a category."""
+
+_COST_EXPONENT = 0.25
+"""Work of a cell to this power is part of its share: ten thousand times the work, ten times as many samples."""
+
+_MACS_PER_BYTE = 4
+"""Multiply-accumulates a processor core does while it moves a byte from memory: 10 to 50 G/s against 10 GB/s."""
+
+_SPREADS = ((0.0, 0.3), (0.15, 0.35), (0.3, 0.28), (0.6, 0.07))
 """(standard deviation of log size, share): unchanged, close, moderate and wide neighbours of the real configuration."""
 
 
@@ -60,40 +69,58 @@ class SampledKernel:
 
 
 class _Turns:
-    """Takes options in turn in proportion to their weights; every prefix is as close to the weights as it can be.
+    """Takes options in turn in proportion to their weights, spread evenly: any prefix has each option's fair share.
 
-    Smooth weighted round-robin: each turn every option earns its share and the richest pays one. A seeded head start
-    below one turn decides ties and who begins.
+    Every option has its own clock that ticks once per 1/weight, from a random phase (systematic sampling; as a
+    scheduler it is known as stride scheduling, Waldspurger and Weihl, 1995). The next tick decides.
     """
 
     def __init__(self, weights: Mapping[Any, float], rng: np.random.Generator) -> None:
-        self.weights = dict(weights)
-        self.credit = {
-            option: share * 0.999 for option, share in zip(self.weights, rng.random(len(weights)), strict=True)
-        }
+        self.interval = {option: 1 / weight for option, weight in weights.items()}
+        phases = rng.random(len(self.interval))
+        self.due = {option: phase * self.interval[option] for option, phase in zip(self.interval, phases, strict=True)}
 
     def __bool__(self) -> bool:
-        return bool(self.weights)
+        return bool(self.due)
 
     def take(self) -> Any:
         """The next option."""
-        total = sum(self.weights.values())
-        for option, weight in self.weights.items():
-            self.credit[option] += weight / total
-        best = max(self.weights, key=self.credit.__getitem__)
-        self.credit[best] -= 1
-        return best
+        option = min(self.due, key=self.due.__getitem__)
+        self.due[option] += self.interval[option]
+        return option
 
     def drop(self, option: Any) -> None:
         """Forget an option."""
-        del self.weights[option]
-        self.credit.pop(option)
+        del self.due[option]
 
 
-def stratum(cost: Work, by: str = "macs") -> int:
-    """Number of the half-decade a cost lies in; negative where the work is below one."""
-    amount = cost.macs if by == "macs" and cost.macs else cost.bytes
-    return floor(STRATA_PER_DECADE * log10(max(amount, 1)))
+def stratum(cost: Work) -> int:
+    """Number of the half-decade a cost lies in: of multiply-accumulates, or of bytes where there are none."""
+    return floor(STRATA_PER_DECADE * log10(max(cost.macs or cost.bytes, 1)))
+
+
+def category(params: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What kind of kernel of its family a configuration is: kinds are stratified like sizes, so rare ones are not lost.
+
+    For example a first convolution of an image, a pointwise one, one with a large window or a stride, one with wide
+    groups; an operation with a constant; the number of parts of a concatenation.
+    """
+    kind: list[Any] = [params.get("op")]
+    if "kernel" in params:
+        widest = max(params["kernel"])
+        kind += ["point" if widest == 1 else "small" if widest <= 3 else "large", max(params["stride"]) > 1]
+    if "c_in" in params:
+        kind += [params["c_in"] <= 4, params["c_in"] // params["groups"] > 32]
+    if "in_shapes" in params:
+        shapes = params["in_shapes"]
+        kind += [min(len(shapes), 4), min(params["sources"]) < 0, any(shape != shapes[0] for shape in shapes[1:])]
+    if "m" in params:
+        kind.append(params["m"] == 1)
+    if "out_shape" in params:
+        kind.append(len(params["shape"]))
+    if "perm" in params:
+        kind.append(tuple(params["perm"]))
+    return tuple(kind)
 
 
 class _FamilyStream:
@@ -102,40 +129,47 @@ class _FamilyStream:
     def __init__(self, name: str, seed: int, exclude: Collection[str], max_macs: int | None) -> None:
         self.name = name
         self.rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        self.by = str(family_named(name).sampling.get("by", "macs"))
         self.max_macs = max_macs
         self.seen = set(exclude)
-        self.rows: dict[int, list[Prior]] = {}
         self.pool = priors(name)
+        self.rows: dict[_Cell, list[Prior]] = {}
         for row in self.pool:
             cost = work(name, row.params)
             if self._fits(cost):
-                self.rows.setdefault(stratum(cost, self.by), []).append(row)
-        # half of the weight by how often models use a stratum, half evenly: tails are measured too
-        mass = {level: sum(row.count for row in rows) ** 0.5 for level, rows in sorted(self.rows.items())}
-        total = sum(mass.values())
-        self.turns = _Turns({k: 0.5 * v / total + 0.5 / len(mass) for k, v in mass.items()}, self.rng)
-        self.queues: dict[int, list[Prior]] = {}
+                self.rows.setdefault((stratum(cost), *category(row.params)), []).append(row)
+        self.turns = _Turns(self._shares(), self.rng)
+        self.queues: dict[_Cell, list[Prior]] = {}
 
     def _fits(self, cost: Work) -> bool:
         return cost.bytes <= MAX_BYTES and (self.max_macs is None or cost.macs <= self.max_macs)
 
-    def _row(self, level: int) -> Prior:
-        """Next real configuration of a stratum: all once, frequent ones tend to come first, then all again."""
-        if not self.queues.get(level):
-            rows = self.rows[level]
+    def _shares(self) -> dict[_Cell, float]:
+        """Share of each cell: by how often models use it and what a use costs, both damped; a tenth is even."""
+        use = {}
+        for cell, rows in self.rows.items():
+            costs = [
+                max(cost.macs, _MACS_PER_BYTE * cost.bytes) for cost in (work(self.name, row.params) for row in rows)
+            ]
+            use[cell] = sum(row.count**0.5 for row in rows) ** 0.5 * float(np.mean(costs)) ** _COST_EXPONENT
+        total = sum(use.values())
+        return {cell: 0.9 * share / total + 0.1 / len(use) for cell, share in use.items()}
+
+    def _row(self, cell: _Cell) -> Prior:
+        """Next real configuration of a cell: all once, frequent ones tend to come first, then all again."""
+        if not self.queues.get(cell):
+            rows = self.rows[cell]
             order = self.rng.random(len(rows)) ** (1 / np.sqrt([row.count for row in rows]))
-            self.queues[level] = [rows[i] for i in np.argsort(order)]
-        return self.queues[level].pop()
+            self.queues[cell] = [rows[i] for i in np.argsort(order)]
+        return self.queues[cell].pop()
 
     def _spread(self) -> float:
         return float(self.rng.choice([s for s, _ in _SPREADS], p=[p for _, p in _SPREADS]))
 
     def __iter__(self) -> Iterator[SampledKernel]:
         while self.turns:
-            level = self.turns.take()
+            cell = self.turns.take()
             for _ in range(_ATTEMPTS):
-                row = self._row(level)
+                row = self._row(cell)
                 moved = perturb(self.name, row.params, Draw(self.rng, self._spread()), self.pool)
                 params = canonical(self.name, moved)
                 if params is None:
@@ -148,7 +182,7 @@ class _FamilyStream:
                 yield SampledKernel(self.name, params, key, cost.macs, cost.bytes, row.sources[0])
                 break
             else:
-                self.turns.drop(level)
+                self.turns.drop(cell)
 
 
 def _chosen(families: Sequence[str] | None, weights: Mapping[str, float] | None) -> dict[str, float]:
@@ -178,7 +212,7 @@ def stream(
     max_macs: int | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> Iterator[SampledKernel]:
-    """Sample without end (until every stratum of every family is exhausted); arguments as for :func:`sample`."""
+    """Sample without end (until every cell of every family is exhausted); arguments as for :func:`sample`."""
     chosen = _chosen(families, weights)
     turns = _Turns(chosen, np.random.default_rng([seed, 0]))
     streams = {name: iter(_FamilyStream(name, seed, exclude, max_macs)) for name in chosen}
