@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +115,40 @@ def test_profile_of_bad_input(tmp_path: Path) -> None:
     assert run("profile", str(bad), "--threads", "0").exit_code == 2
     assert run("profile", str(bad), "--seconds", "0").exit_code == 2
     assert run("profile").exit_code == 2
+
+
+def children(pid: int) -> set[int]:
+    """Processes whose parent is this one."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found.add(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.serial
+def test_ctrl_c_ends_the_command_and_its_worker(tmp_path: Path) -> None:
+    path = write_empty_model(tmp_path / "empty.onnx")
+    call = ["profile", str(path), "--meter", "cpu-model", "--seconds", "120"]
+    host = subprocess.Popen(
+        [sys.executable, "-c", "from deepen.cli import main; main()", *call],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    workers: set[int] = set()
+    while not workers and time.monotonic() < deadline:
+        workers = children(host.pid)
+    host.send_signal(signal.SIGINT)
+    stdout, stderr = host.communicate(timeout=60)
+    assert workers
+    assert host.returncode == 130
+    assert stdout == ""
+    assert stderr.strip().splitlines()[-1] == "error: interrupted"
+    assert not [w for w in workers if Path(f"/proc/{w}").exists()]
 
 
 def test_device_list_probe_and_prepare() -> None:

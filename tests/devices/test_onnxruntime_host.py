@@ -126,14 +126,19 @@ def test_a_busy_worker_is_killed_without_a_goodbye(model: Path) -> None:
             raise KeyboardInterrupt
         return HELLO if request["op"] == "hello" else LOADED
 
-    channel = FakeChannel(interrupted)
-    runtime = OnnxRuntime(FakeLink([channel]))
+    channel, other = FakeChannel(interrupted), worker()
+    runtime = OnnxRuntime(FakeLink([channel, other]))
     loaded = runtime.load(model)
     with pytest.raises(KeyboardInterrupt):
         loaded.run(1)
-    runtime.close()
-    assert channel.killed
+    assert not loaded.alive  # its answer may still come: the worker is of no use any more
+    loaded.close()
     assert channel.requests[-1]["op"] == "run"
+    assert runtime.load(model).alive
+    assert channel.killed
+    runtime.close()
+    assert channel.requests[-1]["op"] == "run"
+    assert other.requests[-1]["op"] == "bye"
 
 
 def test_wrong_requests_are_refused_before_a_worker_starts(tmp_path: Path, model: Path) -> None:

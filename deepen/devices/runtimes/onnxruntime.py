@@ -133,8 +133,8 @@ class OnnxRuntime:
         return None if self._channel is None else self._channel.pid
 
     def serves(self, channel: Channel) -> bool:
-        """Whether a channel is the worker's current one and the worker runs."""
-        return self._channel is channel and channel.exit_status() is None
+        """Whether a channel is the worker's current one, the worker runs, and no request was left unanswered."""
+        return self._channel is channel and not self._busy and channel.exit_status() is None
 
     def start(self) -> None:
         """Start the worker unless it runs.
@@ -143,7 +143,7 @@ class OnnxRuntime:
             LinkError: If it cannot be started or does not answer.
             ConfigError: If ONNX Runtime is not installed there.
         """
-        if self._channel is not None and self._channel.exit_status() is None:
+        if self._channel is not None and self.serves(self._channel):
             return
         self._drop()
         script = self._link.push(catalog.path("devices", "runner", "runner.py"))
@@ -255,7 +255,7 @@ class OnnxRuntime:
 
     def close(self) -> None:
         """End the worker: politely when it is idle, else at once."""
-        if self._channel is not None and not self._busy and self._channel.exit_status() is None:
+        if self._channel is not None and self.serves(self._channel):
             with contextlib.suppress(LinkError):
                 self.ask({"op": "bye"}, 2.0, "")
         self._drop()
