@@ -2,5 +2,5 @@
 
 ``bench.SimulatedBench`` is a whole bench in virtual time with known energy; ``device`` has the link, worker and runtime
 it is made of, ``power`` the timeline and the meter, ``clock`` the clock, ``synthetic`` datasets and predictors that
-need no measuring.
+need no measuring. Tests here and elsewhere use them; production code never asks whether it runs under a test.
 """
