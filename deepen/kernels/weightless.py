@@ -179,7 +179,8 @@ def _conv_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]
 def _cut_scaled_weights(graph: onnx.GraphProto) -> None:
     from onnx import helper
 
-    weights = {t.name: t for t in weightless_tensors_of(graph)}
+    inputs = {value.name for value in graph.input}  # initialisers listed there may be replaced: nothing scales them
+    weights = {t.name: t for t in weightless_tensors_of(graph) if t.name not in inputs}
     kernels: dict[str, list[int]] = {}
     for node, name in _conv_weights(graph):
         tensor = weights.get(name)
