@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fix_inputs", "model_inputs", "parse_shape"]
 
+_UNNAMED = frozenset({"", "?"})  # PaddlePaddle writes every open dimension as "?", which says nothing about equality
+
 # What the example in an error message puts where the model leaves a dimension open.
 _EXAMPLE_CHANNELS, _EXAMPLE_PIXELS, _EXAMPLE_LENGTH = 3, 224, 128
 
@@ -70,7 +72,7 @@ def fix_inputs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]] | N
     for name, shape in asked.items():
         dims = inputs[name].type.tensor_type.shape.dim
         for dim, size in zip(dims, shape, strict=False):
-            if dim.dim_param:
+            if dim.dim_param not in _UNNAMED:
                 known = symbols.setdefault(dim.dim_param, (size, name))
                 if known[0] != size:
                     raise GraphError(
@@ -163,7 +165,7 @@ def _example(value: onnx.ValueInfoProto) -> str:
     for axis, dim in enumerate(dims):
         if dim.HasField("dim_value") and dim.dim_value > 0:
             sizes.append(dim.dim_value)
-        elif axis == 0:
+        elif axis == 0 or re.search(r"batch|^[nb]$", dim.dim_param, re.IGNORECASE):
             sizes.append(1)
         elif image:
             sizes.append(_EXAMPLE_CHANNELS if axis == 1 else _EXAMPLE_PIXELS)
