@@ -63,7 +63,7 @@ _BY_OPERATOR = {operator: name for name, (_, _, operator) in ACTIVATIONS.items()
 
 OPERATORS: dict[str, Cost] = {
     "Gemm": Cost(1, 0), "MatMul": Cost(2, 0), "Attention": Cost(3, 0), "MultiHeadAttention": Cost(4, 0),
-    "GroupQueryAttention": Cost(5, 0), "QAttention": Cost(6, 0),
+    "ProjectedAttention": Cost(5, 0),
     "Softmax": Cost(10, 15), "LogSoftmax": Cost(11, 16), "Hardmax": Cost(12, 2),
     "LayerNormalization": Cost(15, 7), "InstanceNormalization": Cost(16, 7), "GroupNormalization": Cost(17, 7),
     "RMSNormalization": Cost(18, 4), "LpNormalization": Cost(19, 4), "MeanVarianceNormalization": Cost(20, 7),

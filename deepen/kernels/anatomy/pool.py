@@ -27,7 +27,10 @@ REDUCTIONS = (
 
 
 def _pooled(params: Params) -> tuple[int, ...]:
-    """Output size; with ``ceil`` a window that would start in the end padding is left out (ONNX opset 19 and later)."""
+    """Output size; with ``ceil`` a window that would start in the end padding is left out.
+
+    ONNX Runtime does so for every opset, the shape inference of the onnx package from opset 22 on.
+    """
     rank = len(params["spatial"])
     out = []
     for i, size in enumerate(params["spatial"]):
@@ -87,7 +90,7 @@ def _pool_check(params: Params, family: str) -> None:
     for i, k in enumerate(params["kernel"]):
         if max(params["pads"][i], params["pads"][rank + i]) >= k:
             raise reject(family, "pads", f"must be smaller than the kernel ({k}), or a window sees padding only")
-    if any(size < 1 for size in _pooled(params)):
+    if any(size < 1 for size in (*_pooled(params), *_pooled({**params, "ceil": False}))):
         raise reject(family, "spatial", f"{params['spatial']} is too small for kernel and pads: nothing comes out")
     if params["ceil"] and _pooled(params) == _pooled({**params, "ceil": False}):
         raise reject(family, "ceil", "makes no difference for these sizes; leave it false")
@@ -104,10 +107,6 @@ def _pool_write(params: Params, writer: Writer) -> None:
         writer.node("MaxPool", ["x"], ["y", "index"] if params["indices"] else "y", **common)
     else:
         writer.node("AveragePool", ["x"], "y", count_include_pad=int(params["count_include_pad"]), **common)
-
-
-def _pool_opset(params: Params) -> int:
-    return 19 if "count_include_pad" in params else 17  # AveragePool has dilations from 19 on
 
 
 def _read_global(group: Group) -> Params | None:
@@ -198,7 +197,7 @@ ANATOMIES = (
     *(
         Anatomy(
             name, partial(_read_pool, family=name), _pool_layout, _pool_ops, _pool_dims, _pool_write,
-            partial(_pool_check, family=name), _pool_opset,
+            partial(_pool_check, family=name), lambda p: 22,
         )
         for name in _POOL
     ),

@@ -163,7 +163,8 @@ CONFIGS: list[tuple[str, dict[str, Any], bool]] = [
     ("qconv", QCONV, True),
     ("qconv", {**QCONV, "per_channel": False, "dtype": "int8", "out_dtype": "int8", "groups": 8}, True),
     ("qconv", {
-        **QCONV, "op": "ConvInteger", "bias": False, "per_channel": False, "out_dtype": "int32", "weight_dtype": "uint8",
+        **QCONV, "op": "ConvInteger", "bias": False, "per_channel": False, "out_dtype": "int32",
+        "weight_dtype": "uint8",
     }, True),
     ("qmatmul", QMATMUL, True),
     ("qmatmul", {**QMATMUL, "constant": False, "batch": 3}, True),

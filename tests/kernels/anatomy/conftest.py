@@ -29,8 +29,11 @@ def make_model(
         shape, dtype = spec if isinstance(spec, tuple) else (spec, FLOAT)
         return helper.make_tensor_value_info(name, dtype, shape)
 
-    arrays = {k: v if isinstance(v, np.ndarray) else np.full(v, 0.5, np.float32) for k, v in (constants or {}).items()}
-    outs = outputs if isinstance(outputs, Mapping) else {name: (None, FLOAT) for name in outputs}
+    arrays = {
+        k: np.asarray(v) if isinstance(v, np.ndarray | np.generic) else np.full(v, 0.5, np.float32)
+        for k, v in (constants or {}).items()
+    }
+    outs = outputs if isinstance(outputs, Mapping) else dict.fromkeys(outputs, (None, FLOAT))
     graph = helper.make_graph(
         list(nodes), "test", [info(k, v) for k, v in inputs.items()], [info(k, v) for k, v in outs.items()],
         [numpy_helper.from_array(v, k) for k, v in arrays.items()],
@@ -70,9 +73,7 @@ def run_model() -> Callable[..., list[np.ndarray]]:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         given = dict(feeds or {})
         for value in model.graph.input:
             tensor = value.type.tensor_type
