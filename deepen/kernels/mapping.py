@@ -162,8 +162,11 @@ class _Mapper:
         for name, earlier in duplicates(self.nodes, self.values, self.outputs).items():
             classes.setdefault(earlier.name, [earlier.name]).append(name)
         for names in classes.values():
-            kept = next((name for name in names if name in tied), names[0])
-            self.equal.update((name, kept) for name in names if name != kept and name not in tied)
+            # A merged result has several readers, so it is a tensor of the executed graph. Where none of these is, the
+            # runtime fused each of them into what follows before it could merge them: all of them run.
+            kept = next((name for name in names if name in tied), None)
+            if kept is not None:
+                self.equal.update((name, kept) for name in names if name not in tied)
 
     # --- attribution --------------------------------------------------------------------------------------------
 
@@ -233,12 +236,19 @@ class _Mapper:
 
     # --- what is left -------------------------------------------------------------------------------------------
 
-    def live(self) -> set[str]:
-        """Names of nodes whose outputs reach an output of the scope."""
+    def live(self, *, merged: bool) -> set[str]:
+        """Names of nodes whose outputs reach an output of the scope.
+
+        Args:
+            merged: Whether to go through the node the runtime kept instead of one that equals it.
+        """
+        by_name = {node.name: node for node in self.nodes}
         needed: set[str] = set()
         stack = [self.producer[name] for name in self.used if name in self.producer]
         while stack:
             node = stack.pop()
+            if merged and node.name in self.equal:
+                node = by_name[self.equal[node.name]]
             if node.name in needed:
                 continue
             needed.add(node.name)
@@ -250,16 +260,17 @@ class _Mapper:
         rest = [node for node in self.nodes if node.name not in self.owner]
         if not rest:
             return
-        live = self.live()
+        used = self.live(merged=False)
+        needed = self.live(merged=True)
         attached = []
         for node in rest:
             if node.op_type in VANISHING or self._is_constant(node):
                 self.result.folded.append(node.name)
-            elif node.name not in live:
+            elif node.name not in used:
                 self.result.folded.append(node.name)
                 self.result.idle.append(node.name)
                 self.result.warnings.append(f"node '{node.name}' ({node.op_type}) computes nothing that is used")
-            elif node.name in self.equal:
+            elif node.name not in needed:  # equals a node that runs, or serves only such nodes
                 self.result.folded.append(node.name)
                 self.result.idle.append(node.name)
             elif node.op_type in LAYOUT or not node.inputs or self.neutral(node):

@@ -27,7 +27,7 @@ _KEPT = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 
 # ConstantSharing merges equal constants of these types up to this many elements (observed in version 1.31: 8 are
 # merged, 9 are not); larger initialisers are never compared by content.
-_SHARED = frozenset({"float32", "float16", "float64", "int32", "int64"})
+_SHARED = frozenset(map(np.dtype, ("float32", "float16", "float64", "int32", "int64")))
 _SHARED_ELEMENTS = 8
 
 
@@ -79,9 +79,9 @@ def _attribute_key(node: Node) -> tuple[Any, ...] | None:
 
 
 def _shared_value(array: NDArray[Any]) -> tuple[Any, ...] | None:
-    if array.size > _SHARED_ELEMENTS or array.dtype.name not in _SHARED:
+    if array.size > _SHARED_ELEMENTS or array.dtype not in _SHARED:
         return None
-    return (array.dtype.name, array.shape, array.tobytes())
+    return (array.dtype.char, array.shape, array.tobytes())
 
 
 def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: Collection[str]) -> dict[str, Node]:

@@ -123,6 +123,35 @@ def test_equal_nodes_run_once() -> None:
     assert (result.folded, result.idle) == (["a"], ["a"])
 
 
+def test_equal_chains_run_once() -> None:
+    """The inner node of the merged chain is no tensor of the executed graph; it must not be counted all the same."""
+    nodes = [
+        node("c1", "Conv", "x w", "a1"),
+        node("r1", "Relu", "a1", "b1"),
+        node("c2", "Conv", "x w", "a2"),
+        node("r2", "Relu", "a2", "b2"),
+        node("e", "Add", "b1 b2", "y"),
+    ]
+    result = mapped(nodes, [run("f", "FusedConv", "x w", "b1"), run("e", "Add", "b1 b1", "y")])
+    assert groups(result) == [(["c1", "r1"], ["FusedConv"]), (["e"], ["Add"])]
+    assert sorted(result.idle) == ["c2", "r2"]
+    assert not result.warnings
+
+
+def test_equal_nodes_fused_differently_both_run() -> None:
+    nodes = [
+        node("c1", "Conv", "x w", "a1"),
+        node("r1", "Relu", "a1", "b1"),
+        node("c2", "Conv", "x w", "a2"),
+        node("s2", "Sigmoid", "a2", "b2"),
+        node("e", "Add", "b1 b2", "y"),
+    ]
+    executed = [run("f1", "FusedConv", "x w", "b1"), run("f2", "FusedConv", "x w", "b2"), run("e", "Add", "b1 b2", "y")]
+    result = mapped(nodes, executed)
+    assert groups(result) == [(["c1", "r1"], ["FusedConv"]), (["c2", "s2"], ["FusedConv"]), (["e"], ["Add"])]
+    assert not result.folded
+
+
 def test_dead_nodes_are_named() -> None:
     nodes = [*CHAIN, node("dead", "Exp", "b", "nobody")]
     result = mapped(nodes, [run("f", "FusedConv", "x w", "b"), run("pool", "MaxPool", "b", "y")])

@@ -283,6 +283,26 @@ def test_equal_branches_run_once(make_graph: Make, weights: Weights) -> None:
     assert len(found.folded) == 1
 
 
+def test_equal_convolutions_with_different_scales_both_run(make_graph: Make, weights: Weights) -> None:
+    """The runtime folds the scales into the weights first: then the convolutions are no longer equal."""
+    bn = {f"{p}{i}": abs(weights(8)) + i for p in ("scale", "shift", "mean", "var") for i in (1, 2)}
+    graph = make_graph(
+        [
+            ("Conv", ["x", "w"], ["a"], {}),
+            ("BatchNormalization", ["a", "scale1", "shift1", "mean1", "var1"], ["na"], {}),
+            ("Conv", ["x", "w"], ["b"], {}),
+            ("BatchNormalization", ["b", "scale2", "shift2", "mean2", "var2"], ["nb"], {}),
+            ("Mul", ["na", "nb"], ["y"], {}),
+        ],
+        {"x": (1, 8, 8, 8)},
+        ["y"],
+        {"w": weights(8, 8, 3, 3), **bn},
+    )
+    found = split(graph)
+    check(graph, found)
+    assert found.macs == 2 * 8 * 8 * 9 * 36
+
+
 def test_unknown_operators_are_listed_not_dropped(make_graph: Make) -> None:
     graph = make_graph(
         [("Relu", ["x"], ["a"], {}), ("Det", ["a"], ["b"], {}), ("Relu", ["b"], ["y"], {})],
