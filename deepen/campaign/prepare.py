@@ -11,6 +11,7 @@ from deepen.campaign.plan import Item, KernelItem, MadeItem
 from deepen.datasets.disk import storage_error
 from deepen.errors import ConfigError, RunError
 from deepen.kernels.types import params_key
+from deepen.kernels.weights import WeightPool
 from deepen.records import EnergyRecord, StoppingRule, Workload
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepared", "Preparer", "Settings", "finish"]
 
-MAX_MODEL_BYTES = 1 << 30
-"""Largest model file a campaign writes."""
+MAX_WEIGHT_BYTES = 1 << 30
+"""Most weights of a model that a campaign writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Preparer:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings
+        self._weights = WeightPool(folder)
         self._count = 0
 
     def __call__(self, item: Item) -> Prepared:
@@ -116,7 +118,7 @@ class Preparer:
         if copies is None:
             cost = work(item.family, params)
             copies = copies_for(cost.bytes, cost.macs)
-        model = build(item.family, params)
+        model = build(item.family, params, weights=False)
         # Where the runtime fuses or merges copies into something else, they get inputs of their own, or stay alone.
         for n, share in dict.fromkeys([(copies, True), (copies, False), (1, True)]):
             path = self._write(replicate(model, n, share=share), item.name)
@@ -168,12 +170,13 @@ class Preparer:
         )
 
     def _write(self, model: onnx.ModelProto, name: str) -> Path:
-        size = model.ByteSize()
-        if size > MAX_MODEL_BYTES:
-            raise RunError(f"{name}: its model file would have {size / 2**30:.1f} GiB; at most 1 is written")
+        size = self._weights.size(model)
+        if size > MAX_WEIGHT_BYTES:
+            raise RunError(f"{name}: its weights would take {size / 2**30:.1f} GiB; at most 1 is written")
         self._count += 1
         path = self.folder / f"item-{self._count:06d}.onnx"
         try:
+            self._weights.adopt(model)
             path.write_bytes(model.SerializeToString())
         except OSError as error:
             path.unlink(missing_ok=True)

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 
-def build(family: str, params: Mapping[str, Any], *, seed: int = 0) -> onnx.ModelProto:
+def build(family: str, params: Mapping[str, Any], *, seed: int = 0, weights: bool = True) -> onnx.ModelProto:
     """Build a model that is exactly one kernel.
 
     Args:
         family: Family name.
         params: Its parameters; those with a default may be left out.
         seed: Seed of the random weights.
+        weights: Whether large float32 weights get values. Without, they are placeholders for a
+            :class:`deepen.kernels.weights.WeightPool` to fill, and the model does not run before.
 
     Returns:
         A checked model; input, weight and output shapes are static.
@@ -39,6 +41,6 @@ def build(family: str, params: Mapping[str, Any], *, seed: int = 0) -> onnx.Mode
     given = check_params(family, params)
     item = anatomy(family)
     item.check(given)
-    writer = Writer(item.layout(given), seed)
+    writer = Writer(item.layout(given), seed, weights)
     item.write(given, writer)
     return writer.finish(f"{family}-{params_key(family, given)}", item.opset(given))

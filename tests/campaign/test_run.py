@@ -280,8 +280,9 @@ def test_a_kernel_that_does_not_come_back_as_itself_is_not_measured(dataset, fak
     import deepen.kernels
 
     plain, other = kernels(2)
-    monkeypatch.setattr(deepen.kernels, "build", lambda family, params, build=deepen.kernels.build: build(
-        other.family, other.params
+    real = deepen.kernels.build
+    monkeypatch.setattr(deepen.kernels, "build", lambda family, params, **options: real(
+        other.family, other.params, **options
     ))  # fmt: skip
     session = fake_session()
     report = run(Plan((plain,)), session, dataset, settings=Settings(copies=1))
@@ -313,13 +314,13 @@ def test_copies_the_runtime_merges_are_not_counted_as_copies(tmp_path, kernels, 
     assert prepared.copies == 1
 
 
-def test_a_model_too_large_to_write_is_refused(tmp_path, model_file, monkeypatch):
-    import onnx
+def test_a_model_too_large_to_write_is_refused(tmp_path, monkeypatch):
+    from deepen.kernels import build
 
-    monkeypatch.setattr("deepen.campaign.prepare.MAX_MODEL_BYTES", 100)
-    preparer = Preparer(tmp_path / "work", Settings())
-    with pytest.raises(RunError, match="big: its model file would have"):
-        preparer(MadeItem("big", lambda: onnx.load(model_file)))
+    monkeypatch.setattr("deepen.campaign.prepare.MAX_WEIGHT_BYTES", 100)
+    preparer = Preparer(tmp_path, Settings())
+    with pytest.raises(RunError, match="big: its weights would take"):
+        preparer(MadeItem("big", lambda: build("fc", {"dtype": "float32", "m": 1, "k": 64, "n": 64, "bias": False})))
 
 
 def test_a_full_disk_ends_the_campaign_and_keeps_what_was_stored(tmp_path, fake_session, kernels):

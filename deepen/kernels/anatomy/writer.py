@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
+from deepen.graph.skim import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES
 from deepen.kernels.anatomy.base import Layout, Spec
+from deepen.kernels.weights import SPAN, placeholder
 
 if TYPE_CHECKING:
     import onnx
@@ -18,10 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Writer", "onnx_type"]
 
 _ONNX_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
-
-_WEIGHT_SPAN = 0.05
-"""Weights lie in [0.25, 1] x this span, either sign: small enough that deep sums stay finite in half precision, far
-from the denormal range, whose arithmetic is many times slower on x86 (Intel 64 optimisation manual, 3.9.2)."""
 
 _DRAWN = 1_000_003
 """Most weights drawn per tensor (a prime, so that repeats do not line up with rows)."""
@@ -48,10 +46,12 @@ class Writer:
     Args:
         layout: Its tensors; the activations become graph inputs, in order, and the outputs graph outputs.
         seed: Seed of the random weights.
+        weights: Whether large float32 weights get their values; without, they are placeholders.
     """
 
-    def __init__(self, layout: Layout, seed: int) -> None:
+    def __init__(self, layout: Layout, seed: int, weights: bool = True) -> None:
         self.layout = layout
+        self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.domains: dict[str, int] = {}
@@ -83,7 +83,7 @@ class Writer:
         return self.constant(np.array(value), dtype)
 
     def random(self, spec: Spec) -> NDArray[Any]:
-        """Draw weights for a tensor; see :data:`_WEIGHT_SPAN`. Integers cover their type's range, sparing the ends.
+        """Draw weights for a tensor; integers cover their type's range, sparing the ends.
 
         Beyond :data:`_DRAWN` elements the draw repeats: what the values are does not matter, drawing them takes time.
         """
@@ -94,7 +94,7 @@ class Writer:
             values = self._random.integers(low, high, count)
         else:
             spread = self._random.uniform(-1.0, 1.0, count)
-            values = (np.copysign(0.25, spread) + 0.75 * spread).astype(np.float32) * np.float32(_WEIGHT_SPAN)
+            values = (np.copysign(0.25, spread) + 0.75 * spread).astype(np.float32) * np.float32(SPAN)
         return np.resize(values, spec.shape)
 
     def node(
@@ -137,7 +137,11 @@ class Writer:
         if size > _MOST_BYTES:
             raise ConfigError(f"{name}: weights of {size / 1e9:.1f} GB do not fit into one file; take smaller sizes")
         for spec in self.layout.weights:
-            if spec.name not in self._given:
+            if spec.name in self._given:
+                continue
+            if not self.weights and spec.dtype == "float32" and spec.elements > SMALL_ELEMENTS:
+                self.initializers.append(placeholder(spec.name, tuple(spec.shape)))
+            else:
                 self.constant(self.random(spec), spec.dtype, spec.name)
         read = {tensor for node in self.nodes for tensor in node.input}
         graph = helper.make_graph(

@@ -1,0 +1,105 @@
+"""One file of random weights that many models of a folder share, so that none carries weights of its own.
+
+A kernel is measured with random weights. Writing, reading and hashing them costs more time than measuring it; a model
+file that refers to a stretch of a file already there costs nothing, and the runtime maps that stretch into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["WeightPool", "placeholder"]
+
+_PAGE = 1 << 16
+"""Stretches begin at multiples of this: the largest common page size, as mapping a file demands."""
+
+_DRAWN = 1_000_003
+"""Values drawn; the file repeats them (a prime, so that repeats do not line up with rows)."""
+
+SPAN = 0.05
+"""Weights lie in [0.25, 1] x this, either sign: far from the denormal range, whose arithmetic is many times slower."""
+
+
+class WeightPool:
+    """A growing file of float32 weights beside the models that refer to it.
+
+    Args:
+        folder: Where it and the models lie; must exist.
+        seed: Seed of the values.
+    """
+
+    FILE = "weights.bin"
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.path = folder / self.FILE
+        self._seed = seed
+        self._block = b""
+
+    def adopt(self, model: onnx.ModelProto) -> None:
+        """Let every large float32 initialiser of a model refer to a stretch of the file of its own.
+
+        Initialisers without data (see ``build(..., weights=False)``) get some; data they carry is dropped.
+
+        Args:
+            model: Changed in place; to be saved in the pool's folder.
+
+        Raises:
+            OSError: If the file cannot be extended.
+        """
+        end = 0
+        for tensor in _large(model):
+            offset, size = -(-end // _PAGE) * _PAGE, _bytes(tensor)
+            end = offset + size
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+            del tensor.external_data[:]
+            tensor.data_location = tensor.EXTERNAL
+            for key, value in (("location", self.FILE), ("offset", str(offset)), ("length", str(size))):
+                tensor.external_data.add(key=key, value=value)
+        self._extend(end)
+
+    @staticmethod
+    def size(model: onnx.ModelProto) -> int:
+        """Bytes of the initialisers that :meth:`adopt` would let refer to the file."""
+        return sum(_bytes(tensor) for tensor in _large(model))
+
+    def _extend(self, size: int) -> None:
+        present = self.path.stat().st_size if self.path.exists() else 0
+        if present >= size:
+            return
+        if not self._block:
+            spread = np.random.default_rng(self._seed).uniform(-1.0, 1.0, _DRAWN)
+            self._block = ((np.copysign(0.25, spread) + 0.75 * spread) * SPAN).astype(np.float32).tobytes()
+        with self.path.open("r+b" if present else "wb") as file:
+            file.seek(present - present % len(self._block))
+            while file.tell() < size:
+                file.write(self._block)
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    return 4 * int(np.prod(tensor.dims, dtype=np.int64))
+
+
+def _large(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for tensor in model.graph.initializer:
+        if tensor.data_type == tensor.FLOAT and _bytes(tensor) > 4 * SMALL_ELEMENTS:
+            yield tensor
+
+
+def placeholder(name: str, dims: tuple[int, ...]) -> onnx.TensorProto:
+    """A float32 initialiser without data, for :meth:`WeightPool.adopt` to fill."""
+    import onnx
+
+    tensor = onnx.TensorProto(name=name, dims=dims, data_type=onnx.TensorProto.FLOAT)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=WEIGHTLESS)
+    return tensor
