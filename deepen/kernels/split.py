@@ -122,6 +122,7 @@ class _Work:
     idle: set[str] = field(init=False)
     warnings: list[str] = field(default_factory=list)
     scopes: dict[str, list[Node]] = field(init=False)
+    entered: set[str] = field(default_factory=set)
     constant: set[str] = field(init=False)
     captured: dict[str, set[str]] = field(init=False)
 
@@ -153,8 +154,10 @@ class _Work:
         """Map the runtime's graph."""
         assert self.graph.model is not None
         self._map("", self.graph.model.graph, answer, {})
+        self._map_rest()
 
     def _map(self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]) -> None:
+        self.entered.add(scope)
         names = dict(outer)
         prefix = f"{scope}/" if scope else ""
         local = [o for proto in answer.node for o in proto.output]
@@ -187,17 +190,23 @@ class _Work:
             for attribute in bodies[name].attribute:
                 if attribute.HasField("g"):
                     self._map(f"{name}.{attribute.name}", attribute.g, taken[attribute.name], names)
-        for name in bodies.keys() - mapped.containers.keys():
-            self._unentered(name)
 
-    def _unentered(self, container: str) -> None:
-        """Bodies of a control-flow node the runtime does not execute as one."""
-        inside = [n for n in self.graph.nodes if n.scope.startswith(f"{container}.")]
-        live = [n for n in inside if n.multiplicity and node_macs(n, self.graph)]
-        if live:
-            raise GraphError(f"the runtime dissolved '{container}' but '{live[0].name}' inside it computes something")
-        self.folded += [n.name for n in inside]
-        self.idle.update(n.name for n in inside)
+    def _map_rest(self) -> None:
+        """Bodies the runtime does not execute as such (it dissolved the node they belong to): node by node."""
+        for scope, nodes in self.scopes.items():
+            if scope in self.entered:
+                continue
+            names = []
+            for node in nodes:
+                if node.name in self.idle or node.op_type in CONTROL_FLOW:
+                    self.folded.append(node.name)
+                else:
+                    names.append(node.name)
+                    self.pieces.append(_Piece([node], ()))
+            if names:
+                self.warnings.append(
+                    f"the runtime rewrites the node around '{scope}'; its {len(names)} nodes are split one by one"
+                )
 
     # --- by rules -----------------------------------------------------------------------------------------------
 
