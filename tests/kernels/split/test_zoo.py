@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +58,22 @@ def test_weightless_question_gets_the_real_answer(
     path = exported(zoo_dir, name)
     asked = {(n.op_type, n.output[0]) for n in oracle.ask(load(path)).model.graph.node}
     assert asked == {(n.op_type, n.output[0]) for n in optimised(path, tmp_path).graph.node}
+
+
+def test_export_tool_lists_what_is_tested_here(repo_root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, repo_root / "tools" / "export_zoo", "--list"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == list(GMACS)
+
+
+def test_export_tool_says_what_is_missing(
+    repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(sys, "argv", ["export_zoo", str(tmp_path), "resnet50"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(repo_root / "tools" / "export_zoo"), run_name="__main__")
+    assert ended.value.code == 1
+    assert "pip install torch" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
