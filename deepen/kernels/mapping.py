@@ -20,6 +20,9 @@ __all__ = ["LAYOUT", "Executed", "Group", "Mapped", "map_scope"]
 LAYOUT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Expand"})
 """Operators a runtime inserts, moves or cancels because they compute nothing."""
 
+TRANSPOSING = frozenset({"FusedMatMul", "TransposeMatMul"})
+"""Operators that read an operand transposed: a Transpose in front of them is part of their kernel."""
+
 VANISHING = frozenset({"Identity", "Dropout", "Constant"})
 """Operators that do no work at run time wherever the runtime eliminates them."""
 
@@ -320,8 +323,9 @@ class _Mapper:
         if 0 < len(gone) < len(group.nodes):
             self.result.folded += [n.name for n in gone]
             group.nodes = [n for n in group.nodes if n not in gone]
-        layout = [n for n in group.nodes if n.op_type in LAYOUT]
-        other = [n for n in group.nodes if n.op_type not in LAYOUT]
+        absorbed = {"Transpose"} - run if run & TRANSPOSING else set()
+        layout = [n for n in group.nodes if n.op_type in LAYOUT and n.op_type not in absorbed]
+        other = [n for n in group.nodes if n not in layout]
         spare = [r for r in group.runtime if r.op_type in LAYOUT]
         core = [r for r in group.runtime if r.op_type not in LAYOUT]
         pairs: list[tuple[Node, Executed]] = []

@@ -214,6 +214,24 @@ class Group:
             return self.compute[0]
         return None
 
+    def quantised(self, op_types: Sequence[str], runtime: str) -> Node | None:
+        """The one node between DequantizeLinear and QuantizeLinear, where the runtime runs them as one on integers.
+
+        Args:
+            op_types: Operators it may be.
+            runtime: What the runtime runs for it; without an answer of a runtime, nodes on both sides decide.
+        """
+        core = [n for n in self.nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear", *IGNORED)]
+        if len(core) != 1 or core[0].op_type not in op_types:
+            return None
+        around = {n.op_type for n in self.nodes} >= {"QuantizeLinear", "DequantizeLinear"}
+        return core[0] if self.hinted(runtime) or (around and not self.runtime_ops) else None
+
+    def before_dequantise(self, name: str) -> str:
+        """The integer tensor a tensor is the dequantised form of, wherever in the graph that happens; else itself."""
+        node = self.producer(name)
+        return node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else name
+
     def opset(self) -> int:
         """Version of the standard operator set."""
         return int(self.graph.opsets.get("", self.graph.opsets.get("ai.onnx", 17)))

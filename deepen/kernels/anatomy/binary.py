@@ -11,7 +11,7 @@ from deepen.kernels.anatomy.base import Anatomy, Group, Layout, Params, Spec, re
 from deepen.kernels.anatomy.costs import ACTIVATIONS, activation_named, op_code, op_cost
 from deepen.kernels.anatomy.dense import broadcast
 from deepen.kernels.anatomy.dims import shape_dims
-from deepen.kernels.anatomy.write_parts import write_activation
+from deepen.kernels.anatomy.write_parts import write_activation, write_quantised
 
 if TYPE_CHECKING:
     from deepen.kernels.anatomy.writer import Writer
@@ -82,7 +82,31 @@ def _data_dtype(group: Group, node: Node) -> str:
     return group.dtype(node.inputs[1] if node.op_type == "Where" else node.inputs[0])
 
 
+_QUANTISED = {"add": ("Add", "QLinearAdd"), "binary": ("Mul", "QLinearMul")}
+_INTEGERS = ("uint8", "int8")
+
+
+def _read_quantised(group: Group, family: str) -> Params | None:
+    """An addition or multiplication on 8-bit integers: the runtime's operator, or one between (de)quantisations."""
+    op, fused = _QUANTISED[family]
+    node = group.single((fused,))
+    if node is not None:
+        names = [node.inputs[0], node.inputs[3]]
+    else:
+        node = group.quantised((op,), f"com.microsoft.{fused}")
+        if node is None:
+            return None
+        names = [group.before_dequantise(name) for name in node.inputs]
+    shapes, sources = operands(group, names)
+    found = {"dtype": group.dtype(names[0]), "in_shapes": shapes, "sources": sources}
+    if found["dtype"] not in _INTEGERS or all(s < 0 for s in sources):
+        return None
+    return {"op": op, **found} if family == "binary" else found
+
+
 def _read(group: Group, family: str) -> Params | None:
+    if family in _QUANTISED and (quantised := _read_quantised(group, family)) is not None:
+        return quantised
     wanted = OPS if family == "binary" else ("Add",)
     node = group.compute[0]
     if node.op_type not in wanted and not (family == "add" and node.op_type == "Sum" and len(node.inputs) == 2):
@@ -131,6 +155,8 @@ def _dims(params: Params) -> dict[str, float]:
 def _check(params: Params, family: str) -> None:
     op, count = params.get("op", "Add"), len(params["in_shapes"])
     check_sources(family, params)
+    if params["dtype"] in _INTEGERS and (family == "addrelu" or op in ("Sub", "Div", "Pow", "Mean", "Sum")):
+        raise reject(family, "dtype", f"of {op} may be {params['dtype']} for Add and Mul only (as quantised operators)")
     exact = 3 if op == "Where" else None if op in _VARIADIC else 2
     if (exact is not None and count != exact) or count < 1:
         raise reject(family, "in_shapes", f"of {op} must have {exact or 'at least one'} shapes, not {count}")
@@ -155,6 +181,9 @@ def _one_node(params: Params) -> bool:
 def _write(params: Params, writer: Writer) -> None:
     op = params.get("op", "Add")
     names = [operand_name(i, s) for i, s in enumerate(params["sources"])]
+    if params["dtype"] in _INTEGERS and op in ("Add", "Mul"):
+        write_quantised(writer, params["dtype"], names, lambda real, out: writer.node(op, real, out))
+        return
     activation = params.get("activation", "none")
     extra: dict[str, Any] = {"direction": "LEFT"} if op == "BitShift" else {}
     if op == "Mod" and params["dtype"].startswith(("float", "bfloat")):

@@ -17,7 +17,7 @@ from deepen.kernels.anatomy.write_parts import write_activation
 if TYPE_CHECKING:
     from deepen.kernels.anatomy.writer import Writer
 
-__all__ = ["ANATOMIES", "conv_dims", "conv_geometry", "conv_out", "explicit_pads"]
+__all__ = ["ANATOMIES", "conv_dims", "conv_geometry", "conv_out", "explicit_pads", "leading_pads"]
 
 CONV_OPS = ("Conv", "FusedConv")
 _RUNTIME_ACTIVATION = {
@@ -78,7 +78,7 @@ def _transposed_out(params: Params) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def _leading_pads(group: Group, anchor: Node, rank: int) -> tuple[list[int], str, set[str]]:
+def leading_pads(group: Group, anchor: Node, rank: int) -> tuple[list[int], str, set[str]]:
     """Pads a Pad node in front of the anchor adds, the tensor before it, and its name."""
     data = anchor.inputs[0]
     node = next((n for n in group.compute if n.op_type == "Pad" and data in n.outputs), None)
@@ -98,7 +98,7 @@ def _read_conv(group: Group, transposed: bool) -> dict[str, Any] | None:
     anchor = anchors[0]
     weight = group.shape(anchor.inputs[1])
     rank = len(weight) - 2
-    extra, data, before = _leading_pads(group, anchor, rank)
+    extra, data, before = leading_pads(group, anchor, rank)
     x = group.shape(data)
     padded = [s + extra[i] + extra[rank + i] for i, s in enumerate(x[2:])]
     groups = int(anchor.attributes.get("group", 1))

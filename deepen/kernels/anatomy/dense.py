@@ -134,10 +134,11 @@ def _operand(group: Group, name: str) -> tuple[list[int], bool, set[str]]:
     """Shape an operand is fed with, whether its last two sizes are swapped on the way, and the nodes passed."""
     shape = list(group.shape(name))
     used: set[str] = set()
-    flipped = False
+    flipped = turned = False
     by_output = {out: n for n in group.compute for out in n.outputs}
     while (node := by_output.get(name)) is not None:
-        if node.op_type == "Transpose" and not used:
+        if node.op_type == "Transpose" and not turned:
+            turned = True
             perm = group.ints(node, "perm") or tuple(reversed(range(len(shape))))
             flipped = len(perm) > 1 and perm[-2] == len(perm) - 1
         elif node.op_type not in ("Mul", "Div") or not any(

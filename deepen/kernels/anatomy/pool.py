@@ -8,9 +8,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from deepen.kernels.anatomy.base import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.anatomy.conv import check_geometry, conv_geometry
+from deepen.kernels.anatomy.conv import check_geometry, conv_geometry, leading_pads
 from deepen.kernels.anatomy.costs import op_code, op_cost
 from deepen.kernels.anatomy.dims import shape_dims, space, spatial_dims, waste
+from deepen.kernels.anatomy.write_parts import write_quantised
 
 if TYPE_CHECKING:
     from deepen.kernels.anatomy.writer import Writer
@@ -19,6 +20,8 @@ __all__ = ["ANATOMIES", "REDUCTIONS"]
 
 _POOL = {"maxpool": "MaxPool", "avgpool": "AveragePool"}
 _GLOBAL = ("GlobalAveragePool", "GlobalMaxPool")
+_QLINEAR = "QLinearGlobalAveragePool"
+_INTEGERS = ("uint8", "int8")
 _ARG = ("ArgMax", "ArgMin")
 REDUCTIONS = (
     "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
@@ -45,12 +48,18 @@ def _pooled(params: Params) -> tuple[int, ...]:
 
 
 def _read_pool(group: Group, family: str) -> Params | None:
-    node = group.single((_POOL[family], "NhwcMaxPool" if family == "maxpool" else _POOL[family]))
-    if node is None or node.op_type == "NhwcMaxPool":
+    anchors = [n for n in group.compute if n.op_type == _POOL[family]]
+    if len(anchors) != 1:
         return None
-    x = group.shape(node.inputs[0])
+    node = anchors[0]
+    rank = len(group.shape(node.inputs[0])) - 2
+    extra, data, before = leading_pads(group, node, rank)
+    if len(group.compute) != 1 + len(before):
+        return None
+    x = group.shape(data)
     kernel = [int(v) for v in node.attributes["kernel_shape"]]
-    geometry = conv_geometry(node, x[2:], kernel)
+    geometry = conv_geometry(node, [s + extra[i] + extra[rank + i] for i, s in enumerate(x[2:])], kernel)
+    geometry["pads"] = [a + b for a, b in zip(geometry["pads"], extra, strict=True)]
     found = {
         "dtype": group.dtype(node.inputs[0]), "batch": x[0], "c": x[1], "spatial": list(x[2:]),
         "kernel": kernel, **geometry,
@@ -110,11 +119,18 @@ def _pool_write(params: Params, writer: Writer) -> None:
 
 
 def _read_global(group: Group) -> Params | None:
-    node = group.single(_GLOBAL)
+    node = group.single((*_GLOBAL, _QLINEAR))
+    name = "" if node is None else node.inputs[0]
     if node is None:
+        node = group.quantised(_GLOBAL[:1], f"com.microsoft.{_QLINEAR}")
+        if node is None:
+            return None
+        name = group.before_dequantise(node.inputs[0])
+    elif node.op_type == _QLINEAR and node.attributes.get("channels_last", 0):
         return None
-    x = group.shape(node.inputs[0])
-    return {"op": node.op_type, "dtype": group.dtype(node.inputs[0]), "batch": x[0], "c": x[1], "spatial": list(x[2:])}
+    x = group.shape(name)
+    op = _GLOBAL[0] if node.op_type == _QLINEAR else node.op_type
+    return {"op": op, "dtype": group.dtype(name), "batch": x[0], "c": x[1], "spatial": list(x[2:])}
 
 
 def _global_layout(params: Params) -> Layout:
@@ -133,7 +149,15 @@ def _global_dims(params: Params) -> dict[str, float]:
 
 
 def _global_write(params: Params, writer: Writer) -> None:
-    writer.node(params["op"], ["x"], "y")
+    if params["dtype"] in _INTEGERS:
+        write_quantised(writer, params["dtype"], ["x"], lambda real, out: writer.node(params["op"], real, out))
+    else:
+        writer.node(params["op"], ["x"], "y")
+
+
+def _global_check(params: Params) -> None:
+    if params["dtype"] in _INTEGERS and params["op"] != _GLOBAL[0]:
+        raise reject("global-avgpool", "dtype", f"of {params['op']} may not be {params['dtype']}")
 
 
 def _axes(group_axes: Sequence[int] | None, rank: int) -> list[int]:
@@ -203,7 +227,7 @@ ANATOMIES = (
     ),
     Anatomy(
         "global-avgpool", _read_global, _global_layout, lambda p: _global_layout(p).inputs[0].elements, _global_dims,
-        _global_write,
+        _global_write, _global_check,
     ),
     Anatomy(
         "reduce", _read_reduce, _reduce_layout, lambda p: _reduce_layout(p).inputs[0].elements * op_cost(p["op"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deepen.kernels.anatomy.costs import ACTIVATIONS, activation_attributes
@@ -10,7 +11,29 @@ from deepen.kernels.anatomy.costs import ACTIVATIONS, activation_attributes
 if TYPE_CHECKING:
     from deepen.kernels.anatomy.writer import Writer
 
-__all__ = ["write_activation"]
+__all__ = ["write_activation", "write_quantised"]
+
+
+QUANT_SCALE = 0.02
+"""Scale of quantised tensors; any normal number will do."""
+
+
+def write_quantised(
+    writer: Writer, dtype: str, names: Sequence[str], inner: Callable[[list[str], str], object]
+) -> None:
+    """Add operators on integers the way exporters write them: dequantise, compute, quantise.
+
+    Args:
+        writer: Where to add them.
+        dtype: Integer type of every tensor outside.
+        names: Integer tensors read; one given twice is dequantised once.
+        inner: Adds the operator, given the real tensors it reads and the one it writes.
+    """
+    scale, zero = writer.scalar(QUANT_SCALE, "float32"), writer.scalar(0, dtype)
+    real = {name: writer.node("DequantizeLinear", [name, scale, zero]) for name in dict.fromkeys(names)}
+    out = writer.fresh()
+    inner([real[name] for name in names], out)
+    writer.node("QuantizeLinear", [out, scale, zero], "y")
 
 
 def write_activation(writer: Writer, name: str, x: str, y: str, dtype: str, slope: str = "slope") -> None:

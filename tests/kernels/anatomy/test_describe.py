@@ -102,6 +102,34 @@ def test_pad_in_front_of_a_convolution_becomes_its_padding(kernel_of):
     assert kernel.params["spatial"] == [10, 12]
 
 
+def test_pad_in_front_of_a_pool_becomes_its_padding(kernel_of):
+    nodes = [
+        node("Pad", ["x", "p"], ["q"], name="pad"), node("MaxPool", ["q"], ["y"], name="pool", kernel_shape=[3, 3])
+    ]  # fmt: skip
+    kernel = kernel_of(nodes, X, ["y"], {"p": np.array([0, 0, 0, 1, 0, 0, 2, 1])})
+    assert (kernel.family, kernel.params["pads"]) == ("maxpool", [0, 1, 2, 1])
+
+
+def test_scaling_and_transposing_fused_into_a_product(kernel_of):
+    nodes = [
+        node("Mul", ["x", "s"], ["t"], name="scale"), node("Transpose", ["t"], ["u"], name="turn", perm=[0, 2, 1]),
+        node("MatMul", ["u", "z"], ["y"], name="m"),
+    ]  # fmt: skip
+    inputs = {"x": [4, 16, 49], "z": [4, 16, 49]}
+    kernel = kernel_of(nodes, inputs, ["y"], {"s": np.float32(0.25)}, runtime_ops=["com.microsoft.FusedMatMul"])
+    assert (kernel.family, kernel.params["a_shape"], kernel.params["trans_a"]) == ("matmul", [4, 16, 49], True)
+    assert kernel.macs == 4 * 49 * 49 * 16
+
+
+def test_a_quantised_addition_of_the_runtime(kernel_of):
+    u8 = onnx.TensorProto.UINT8
+    names = ["x", "s", "z", "w", "s", "z", "s", "z"]
+    nodes = [node("QLinearAdd", names, ["y"], name="q", domain="com.microsoft")]
+    constants = {"s": np.float32(0.1), "z": np.uint8(0)}
+    kernel = kernel_of(nodes, {"x": ([4, 8], u8), "w": ([4, 8], u8)}, {"y": ([4, 8], u8)}, constants)
+    assert (kernel.family, kernel.params["dtype"], kernel.bytes_read) == ("add", "uint8", 64)
+
+
 @pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 @pytest.mark.parametrize(("kernel", "stride"), [([3, 2], [2, 1]), ([4, 5], [1, 2])])
 @pytest.mark.parametrize("op", ["Conv", "MaxPool", "AveragePool"])
