@@ -313,6 +313,25 @@ class _Mapper:
 
     # --- refinement ---------------------------------------------------------------------------------------------
 
+    def _absorbed(self, group: Group) -> set[str]:
+        """Names of the transposes a product reads its operands through: the nearest in front of each such operand."""
+        done = next((r for r in group.runtime if r.op_type in TRANSPOSING and r.proto is not None), None)
+        product = next((n for n in reversed(group.nodes) if n.op_type == "MatMul"), None)
+        if done is None or product is None:
+            return set()
+        flags = {a.name: a.i for a in done.proto.attribute}
+        inside = {n.name for n in group.nodes}
+        found = set()
+        for name, flag in zip(product.inputs, ("transA", "transB"), strict=False):
+            node = self.producer.get(name) if flags.get(flag) else None
+            while node is not None and node.name in inside:
+                if node.op_type == "Transpose":
+                    found.add(node.name)
+                    break
+                before = [i for i in node.inputs if i not in self.constant]
+                node = self.producer.get(before[0]) if len(before) == 1 else None
+        return found
+
     def trim(self, group: Group) -> list[Group]:
         """Take out of a group what the runtime eliminated, and give moved layout operators a kernel of their own."""
         run = {r.op_type for r in group.runtime}
@@ -323,8 +342,8 @@ class _Mapper:
         if 0 < len(gone) < len(group.nodes):
             self.result.folded += [n.name for n in gone]
             group.nodes = [n for n in group.nodes if n not in gone]
-        absorbed = {"Transpose"} - run if run & TRANSPOSING else set()
-        layout = [n for n in group.nodes if n.op_type in LAYOUT and n.op_type not in absorbed]
+        absorbed = self._absorbed(group)
+        layout = [n for n in group.nodes if n.op_type in LAYOUT and n.name not in absorbed]
         other = [n for n in group.nodes if n not in layout]
         spare = [r for r in group.runtime if r.op_type in LAYOUT]
         core = [r for r in group.runtime if r.op_type not in LAYOUT]
