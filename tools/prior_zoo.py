@@ -37,7 +37,7 @@ nest_tiny@224 maxvit_rmlp_nano_rw_256@256
 """
 
 TORCHVISION = """
-alexnet@224 squeezenet1_0@224,256 squeezenet1_1@192,256 shufflenet_v2_x0_5@224 shufflenet_v2_x1_0@224
+alexnet@224 vgg11@224 squeezenet1_0@224,256 squeezenet1_1@192,256 shufflenet_v2_x0_5@224 shufflenet_v2_x1_0@224
 shufflenet_v2_x2_0@192 googlenet@192,224 mnasnet0_5@224 mnasnet1_3@224
 segmentation.fcn_resnet50@256 segmentation.deeplabv3_mobilenet_v3_large@224 segmentation.lraspp_mobilenet_v3_large@320
 """
@@ -60,6 +60,17 @@ BY_HAND: list[tuple[str, str, dict[str, Any]]] = [
     # classifiers end in a softmax that torch users leave out
     *[("softmax", "classifier heads", {"shape": [1, n], "axis": 1}) for n in (2, 10, 100, 365, 1000, 21841)],
     *[("softmax", "convolutional classifier heads", {"shape": [1, n, 1, 1], "axis": 1}) for n in (10, 1000)],
+    # Caffe and Caffe2 write a classifier's last pooling as a window as large as the map
+    *[
+        ("avgpool", source, {"c": c, "spatial": [s, s], "kernel": [s, s], "stride": [1, 1], "dilation": [1, 1],
+                             "pads": [0, 0, 0, 0]})
+        for source, c, s in (
+            ("ResNet-18 (He 2016)", 512, 7), ("ResNet-50 at 256 pixels (He 2016)", 2048, 8),
+            ("GoogLeNet at 256 pixels", 1024, 8), ("MobileNet v1 (Howard 2017)", 1024, 7),
+            ("ShuffleNetV1 g=3 (Zhang 2018)", 960, 7), ("ShuffleNetV1 g=8 (Zhang 2018)", 1536, 7),
+            ("SqueezeNet at 256 pixels (Iandola 2016)", 1000, 15), ("Inception v3 (Szegedy 2016)", 2048, 8),
+        )
+    ],
     # no export fuses these: attention as one operator, normalisation by root mean square at usual widths
     *[
         ("attention", source, {
@@ -472,7 +483,10 @@ PLAIN: dict[str, tuple[Callable[[Any, int], tuple[Any, tuple[Any, ...]]], tuple[
     "grouped_alexnet_16": (lambda torch, size: grouped_alexnet(torch, size, 16), (192, 224)),
     "grouped_alexnet_22": (lambda torch, size: grouped_alexnet(torch, size, 22), (227, 256)),
     "shuffle_v1_g2": (lambda torch, size: shuffle_v1(torch, size, 2, 200), (224,)),
+    "shuffle_v1_g3": (lambda torch, size: shuffle_v1(torch, size, 3, 240), (224,)),
     "shuffle_v1_g4": (lambda torch, size: shuffle_v1(torch, size, 4, 272), (192,)),
+    "shuffle_v1_g4_half": (lambda torch, size: shuffle_v1(torch, size, 4, 144), (224,)),
+    "shuffle_v1_g4_wide": (lambda torch, size: shuffle_v1(torch, size, 4, 416), (224,)),
     "shuffle_v1_g8": (lambda torch, size: shuffle_v1(torch, size, 8, 384), (224,)),
     "caffe_dense_24": (lambda torch, size: caffe_dense(torch, size, 24), (224,)),
     "caffe_dense_40": (lambda torch, size: caffe_dense(torch, size, 40), (192,)),

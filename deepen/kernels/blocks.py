@@ -254,7 +254,7 @@ class Net:
         Raises:
             ValueError: After a dry run, which has no weights.
         """
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import TensorProto, helper
 
         if self._dry:
             raise ValueError("a dry run has no weights")
@@ -264,8 +264,11 @@ class Net:
             name,
             [helper.make_tensor_value_info(i, f32, self.shapes[i]) for i in self._inputs],
             [helper.make_tensor_value_info(output, f32, self.shapes[output])],
-            [numpy_helper.from_array(values, key) for key, values in self._weights.items()],
         )
-        return helper.make_model(
+        model = helper.make_model(
             graph, producer_name="deepen", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
         )
+        for key, values in self._weights.items():  # added in place: make_graph would copy every weight
+            data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
+            model.graph.initializer.add(name=key, dims=values.shape, data_type=data_type, raw_data=values.tobytes())
+        return model

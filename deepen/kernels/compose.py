@@ -7,10 +7,8 @@ configuration must stay unseen are drawn again.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -306,38 +304,34 @@ STYLES: dict[str, tuple[Callable[[Net, _Draw], str], float, float]] = {
 """Styles by name, in the order they are taken in turn, with the multiply-accumulates networks of the style have."""
 
 
-def _attempt(style: str, seed: list[int]) -> tuple[Net, str] | None:
-    """Draw one network and scale its widths to a drawn amount of work; ``None`` where it does not fit the limits."""
-    compose, low, high = STYLES[style]
+def _width(style: str, seed: list[int]) -> float | None:
+    """Scale of the widths that gives one draw of a style a drawn amount of work; ``None`` where it fits no limit."""
+    _, low, high = STYLES[style]
     target = float(np.exp(np.random.default_rng(seed).uniform(np.log(low), np.log(high))))
     width = 1.0
     for step in range(_TUNING_STEPS):
-        net = Net(np.random.default_rng([*seed, 1]), dry=True)
-        compose(net, _Draw(np.random.default_rng([*seed, 2]), width))
+        net = _compose(style, seed, width, dry=True)[0]
         if MIN_MACS <= net.macs <= MAX_MACS and 0.5 < net.macs / target < 2:
             break
         if step < _TUNING_STEPS - 1:
             width = float(np.clip(width * (target / net.macs) ** 0.5, 0.1, 8))
-    if not MIN_MACS <= net.macs <= MAX_MACS or net.weight_bytes + 3 * net.peak_bytes > MAX_BYTES:
-        return None
-    if min(min(shape, default=1) for shape in net.shapes.values()) < 1:
-        return None  # pooled away
-    real = Net(np.random.default_rng([*seed, 1]))
-    output = compose(real, _Draw(np.random.default_rng([*seed, 2]), width))
-    return real, output
+    fits = MIN_MACS <= net.macs <= MAX_MACS and net.weight_bytes + 3 * net.peak_bytes <= MAX_BYTES
+    pooled_away = min(min(shape, default=1) for shape in net.shapes.values()) < 1
+    return width if fits and not pooled_away else None
+
+
+def _compose(style: str, seed: list[int], width: float, *, dry: bool = False) -> tuple[Net, str]:
+    """One draw of a style: the network and its output."""
+    net = Net(np.random.default_rng([*seed, 1]), dry=dry)
+    return net, STYLES[style][0](net, _Draw(np.random.default_rng([*seed, 2]), width))
 
 
 def _keys(model: onnx.ModelProto) -> frozenset[str]:
     """Kernel keys of a model as ONNX Runtime splits it."""
-    import onnx
-
-    from deepen.graph import load
+    from deepen.graph import from_model
     from deepen.kernels.split import split
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.save(model, path)
-        return frozenset(kernel.key for kernel in split(load(path)).kernels)
+    return frozenset(kernel.key for kernel in split(from_model(model)).kernels)
 
 
 def network_name(index: int) -> str:
@@ -363,10 +357,11 @@ def network(index: int, seed: int = 0, exclude: Collection[str] = frozenset()) -
     name = network_name(index)
     style = name.rpartition("-")[0]
     for attempt in range(MAX_ATTEMPTS):
-        drawn = _attempt(style, [seed, index, attempt])
-        if drawn is None:
+        draw = [seed, index, attempt]
+        width = _width(style, draw)
+        if width is None:
             continue
-        net, output = drawn
+        net, output = _compose(style, draw, width)
         model = net.model(name, output)
         keys = _keys(model)
         if not keys & banned:

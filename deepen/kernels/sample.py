@@ -116,7 +116,7 @@ def category(params: Mapping[str, Any]) -> tuple[Any, ...]:
         kind += [min(len(shapes), 4), min(params["sources"]) < 0, any(shape != shapes[0] for shape in shapes[1:])]
     if "m" in params:
         kind.append(params["m"] == 1)
-    if "out_shape" in params:
+    if "shape" in params:
         kind.append(len(params["shape"]))
     if "perm" in params:
         kind.append(tuple(params["perm"]))
