@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["contradiction"]
 
-_WINDOWED = frozenset({"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "QLinearConv"})
+_POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 
 _Dims = tuple[int, ...] | None
 
@@ -30,6 +30,8 @@ def contradiction(
     for dims in outputs:
         if dims is not None and any(dim < 0 for dim in dims):
             return f"its output would have the shape {_text(dims)}; the input is too small"
+    if op_type in _POOLS and inputs:
+        return _window(attributes, inputs[0], attributes.get("kernel_shape", ()))
     match op_type:
         case "Conv" | "ConvInteger":
             return _conv(attributes, inputs[:2])
@@ -39,11 +41,27 @@ def contradiction(
             return _gemm(attributes, inputs)
         case "MatMul" | "MatMulInteger":
             return _matmul(inputs)
-        case "Reshape" if len(inputs) and inputs[0] is not None and outputs[0] is not None:
+        case "Reshape" if inputs and outputs and inputs[0] is not None and outputs[0] is not None:
             if prod(inputs[0]) != prod(outputs[0]):
                 return f"{_text(inputs[0])} cannot become {_text(outputs[0])}"
-    if op_type in _WINDOWED and inputs and inputs[0] and outputs[0] and 0 in outputs[0] and 0 not in inputs[0]:
-        return f"nothing would be left of its input {_text(inputs[0])}; the input is too small"
+    return None
+
+
+def _window(attributes: Mapping[str, Any], data: _Dims, kernel: Sequence[int]) -> str | None:
+    """Whether a window fits into the padded input; inference rounds towards zero and lets it pass."""
+    if data is None or attributes.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID"} or attributes.get("ceil_mode"):
+        return None
+    rank = len(kernel)
+    pads = attributes.get("pads") or (0,) * 2 * rank
+    dilations = attributes.get("dilations") or (1,) * rank
+    if len(data) != rank + 2 or len(pads) != 2 * rank or len(dilations) != rank or 0 in data:
+        return None
+    for axis in range(rank):
+        padded = data[2 + axis] + pads[axis] + pads[rank + axis]
+        if (kernel[axis] - 1) * dilations[axis] + 1 > padded:
+            return (
+                f"its window {_text(tuple(kernel))} does not fit into the input {_text(data)}; the input is too small"
+            )
     return None
 
 
@@ -58,7 +76,7 @@ def _conv(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
         return f"an input of {len(data)} dimensions does not fit a weight of {len(weight)}"
     if data[1] != weight[1] * groups:
         return f"{data[1]} input channels do not fit the weight {_text(weight)} with {groups} groups"
-    return None
+    return _window(attributes, data, weight[2:])
 
 
 def _gemm(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:

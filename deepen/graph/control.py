@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepen.errors import GraphError
 from deepen.graph import protos
@@ -25,9 +26,11 @@ _MAX_TRIPS = 10**9  # exporters write a while-loop as a Loop of 2**63 - 1 rounds
 _MAX_RETRY_DEPTH = 3  # bodies nested deeper are walked once, so that time does not double with every level
 
 Kinds = dict[str, Kind | None]
+Values = dict[str, NDArray[Any]]
+Found = tuple[Kinds, Values]
 
 
-def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Kinds:
+def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Found:
     """Flatten the bodies of a node.
 
     Args:
@@ -37,7 +40,8 @@ def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -
         taken: The same node as already added.
 
     Returns:
-        Kinds of its outputs by name, as far as the bodies tell more than inference did.
+        Types of its outputs by name, as far as the bodies tell more than inference did, and their values where they are
+        constant.
     """
     if not node.domain:
         if node.op_type == "If":
@@ -51,7 +55,7 @@ def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -
         flattener.define_inputs(inner, {})
         flattener.walk(inner, taken.multiplicity)
     flattener.warn(f"how often the bodies of '{node.name}' ({node.op_type}) run is not known; counted once")
-    return {}
+    return {}, {}
 
 
 def _scalar(flattener: Flattener, name: str) -> float | None:
@@ -59,39 +63,51 @@ def _scalar(flattener: Flattener, name: str) -> float | None:
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 and value.dtype != object else None
 
 
-def _if(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Kinds:
+def _if(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Found:
+    """If(condition) with two branches that read from around them.
+
+    Source: https://onnx.ai/onnx/operators/onnx__If.html.
+    """
     condition = _scalar(flattener, taken.inputs[0]) if taken.inputs else None
     bodies = dict(protos.subgraphs(node))
     branches: list[str] = [name for name in ("then_branch", "else_branch") if name in bodies]
-    spans: dict[str, tuple[int, int]] = {}
-    kinds: dict[str, list[Kind]] = {}
+    if not branches:
+        return {}, {}
+    chosen = "then_branch" if condition else "else_branch"
+    scopes: dict[str, Scope] = {}
+    spans: dict[str, slice] = {}
+    said: dict[str, list[str]] = {}
+    first_warning = len(flattener.warnings)
     for name in branches:
-        inner = flattener.open_scope(f"{node.name}.{name}", bodies[name], scope)
+        inner = scopes[name] = flattener.open_scope(f"{node.name}.{name}", bodies[name], scope)
         first = len(flattener.nodes)
+        may_not_run = condition is None or name != chosen
+        flattener.tolerant += may_not_run
         flattener.define_inputs(inner, {})
         flattener.walk(inner, taken.multiplicity)
-        spans[name] = (first, len(flattener.nodes))
-        kinds[name] = [_kind(flattener, inner, value.name) for value in bodies[name].output]
-    if not branches:
-        return {}
-    if condition is not None:
-        chosen = "then_branch" if condition else "else_branch"
-    else:
-        costs = {name: _work(flattener.nodes[slice(*spans[name])], flattener.tensors) for name in branches}
+        flattener.tolerant -= may_not_run
+        spans[name] = slice(first, len(flattener.nodes))
+        said[name] = flattener.warnings[first_warning:]
+        del flattener.warnings[first_warning:]
+    if condition is None:
+        costs = {name: _work(flattener.nodes[spans[name]], flattener.tensors) for name in branches}
         chosen = max(branches, key=costs.__getitem__)
         flattener.warn(f"the condition of '{node.name}' is not known; its costlier branch ({chosen}) is counted")
+    for text in said.get(chosen, ()):
+        flattener.warn(text)
     for name in branches:
         if name != chosen:
-            for index in range(*spans[name]):
-                flattener.nodes[index] = replace(flattener.nodes[index], multiplicity=0.0)
-    found: Kinds = {}
-    for index, output in enumerate(node.output):
-        of_branch = {name: kinds[name][index] for name in branches if index < len(kinds[name])}
-        if condition is not None:
-            found[output] = of_branch.get(chosen)
-        elif len({(kind.elem_type, kind.dims) for kind in of_branch.values()}) == 1:
-            found[output] = next(iter(of_branch.values()))
-    return found
+            span = spans[name]
+            flattener.nodes[span] = [replace(inside, multiplicity=0.0) for inside in flattener.nodes[span]]
+    kinds: Kinds = {}
+    values: Values = {}
+    if chosen in bodies:
+        for output, value in zip(node.output, bodies[chosen].output, strict=False):
+            kinds[output] = _kind(flattener, scopes[chosen], value.name)
+            full = scopes[chosen].resolve(value.name)
+            if condition is not None and full in flattener.values:
+                values[output] = flattener.values[full]
+    return kinds, values
 
 
 def _work(nodes: Sequence[Node], tensors: dict[str, Tensor]) -> float:
@@ -110,14 +126,14 @@ def _work(nodes: Sequence[Node], tensors: dict[str, Tensor]) -> float:
     return total
 
 
-def _loop(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Kinds:
+def _loop(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Found:
     """Loop(M, cond, states...) with body(iteration, cond, states...) -> (cond, states..., scans...).
 
     Source: https://onnx.ai/onnx/operators/onnx__Loop.html.
     """
     body = dict(protos.subgraphs(node)).get("body")
     if body is None:
-        return {}
+        return {}, {}
     path = f"{node.name}.body"
     inputs = (*taken.inputs, "", "")[: max(2, len(taken.inputs))]
     states = inputs[2:]
@@ -147,7 +163,7 @@ def _loop(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
                 found[output] = kind
         elif trips is not None:
             found[output] = _stacked(kind, int(trips), 0)
-    return found
+    return found, {}
 
 
 def _trips(
@@ -166,14 +182,14 @@ def _trips(
     return wanted if wanted is not None and wanted <= _MAX_TRIPS else None
 
 
-def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Kinds:
+def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Found:
     """Scan(states..., scans...) with body(states..., slices...) -> (states..., slices...), operator set 9 and later.
 
     Source: https://onnx.ai/onnx/operators/onnx__Scan.html.
     """
     body = dict(protos.subgraphs(node)).get("body")
     if body is None:
-        return {}
+        return {}, {}
     path = f"{node.name}.body"
     scans = taken.attributes.get("num_scan_inputs")
     if not isinstance(scans, int) or not 0 < scans <= len(taken.inputs):
@@ -204,7 +220,7 @@ def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
             found[output] = kind if index < len(steady) and steady[index] else None
         elif trips is not None and index - count < len(out_axes):
             found[output] = _stacked(kind, trips, out_axes[index - count])
-    return found
+    return found, {}
 
 
 def _axes(taken: Node, name: str, count: int) -> tuple[int, ...]:
@@ -227,7 +243,7 @@ def _body(
     body: onnx.GraphProto,
     path: str,
     bound: dict[str, Kind],
-    assume: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]],
+    assume: Values,
     states: Sequence[str],
     outputs: Sequence[onnx.ValueInfoProto],
     multiplicity: float,

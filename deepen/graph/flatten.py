@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from deepen.graph.checks import contradiction
 from deepen.graph.fold import NON_DETERMINISTIC, fold, foldable
 from deepen.graph.infer import Declared, first_line
 from deepen.graph.protos import Kind
+from deepen.graph.schema import schema
 from deepen.graph.skim import MAX_ELEMENTS, SMALL_ELEMENTS
 from deepen.graph.types import Node, Tensor
 
@@ -78,7 +78,9 @@ class Flattener:
     Attributes:
         model: Inferred model; shapes found here are written back by :meth:`write_back`.
         declared: Types the file states, used where nothing else is known.
-        demanding: Whether a node that cannot be inferred is an error (see :func:`deepen.graph.infer.infer`).
+        demanding: Whether a node that contradicts the shapes is an error (the caller asked for these shapes) or only a
+            warning (the model came so).
+        tolerant: Above 0 inside the branch of an If that may never run: contradictions there are nobody's error.
         opsets: Operator-set versions by domain.
         nodes: Nodes so far.
         tensors: Tensors by full name.
@@ -90,6 +92,7 @@ class Flattener:
     model: onnx.ModelProto
     declared: Declared
     demanding: bool = False
+    tolerant: int = 0
     opsets: dict[str, int] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -154,7 +157,7 @@ class Flattener:
         kind = kind or Kind(0, None)
         self.kinds[full] = kind
         dims = kind.dims
-        if dims and min(dims) < 0:
+        if dims and min(dims) < 0:  # `contradiction` has told, or nobody cares
             dims = None
         elif dims and prod(dims) > MAX_ELEMENTS:
             raise GraphError(f"tensor '{full}' would have {prod(dims):,} elements; check the input shapes")
@@ -180,8 +183,9 @@ class Flattener:
             )
             self.nodes.append(taken)
             if bodies:
-                found = control.run(self, scope, node, taken)
-                self._define_outputs(scope, node, found, constant=False, values=None)
+                kinds, known = control.run(self, scope, node, taken)
+                values = [known.get(name) for name in node.output]
+                self._define_outputs(scope, node, kinds, constant=False, values=values)
             else:
                 self._plain(scope, node, taken)
 
@@ -207,7 +211,7 @@ class Flattener:
         kinds = {name: scope.inferred.get(name) for name in node.output if name}
         incomplete = [name for name, kind in kinds.items() if kind is None or kind.dims is None]
         if incomplete:
-            found = self._infer_node(scope, node)
+            found = self._infer_node(scope, node, taken)
             for name in incomplete:
                 kinds[name] = _more_known(found.get(name), kinds[name])
             if node.op_type == "Dropout" and len(node.output) == 2 and node.output[1] in incomplete:
@@ -219,11 +223,15 @@ class Flattener:
                 if name in incomplete and kind is not None and kind.elem_type:
                     kinds[name] = Kind(kind.elem_type, value.shape)
         self._define_outputs(scope, node, kinds, constant=self._is_constant(node, taken), values=values)
-        if not node.domain:
-            shapes = [None if (kind := kinds.get(name)) is None else kind.dims for name in node.output]
-            problem = contradiction(node.op_type, taken.attributes, [self._dims(name) for name in taken.inputs], shapes)
-            if problem:
-                raise GraphError(f"node '{node.name}' ({node.op_type}): {problem}")
+        self._check(taken, [None if (kind := kinds.get(name)) is None else kind.dims for name in node.output])
+
+    def _check(self, taken: Node, shapes: Sequence[tuple[int, ...] | None]) -> None:
+        if taken.domain or self.tolerant:
+            return
+        inputs = [self._dims(name) for name in taken.inputs]
+        problem = contradiction(taken.op_type, taken.attributes, inputs, shapes)
+        if problem:
+            raise GraphError(f"node '{taken.name}' ({taken.op_type}): {problem}")
 
     def _define_outputs(
         self,
@@ -232,13 +240,13 @@ class Flattener:
         kinds: Mapping[str, Kind | None],
         *,
         constant: bool,
-        values: Sequence[NDArray[Any]] | None,
+        values: Sequence[NDArray[Any] | None] | None,
     ) -> None:
         for index, name in enumerate(node.output):
             if not name:
                 continue
             before = scope.inferred.get(name)
-            kind = kinds.get(name) or before
+            kind = _more_known(kinds.get(name), before)
             if (kind is None or kind.dims is None) and name in scope.declared:
                 kind = _more_known(Kind.of(scope.declared[name]), kind)
             self.define(scope, name, kind, constant=constant, value=values[index] if values is not None else None)
@@ -290,12 +298,12 @@ class Flattener:
             return [np.array(prod(dims), np.int64)]
         return [np.array(dims[slice(taken.attributes.get("start", 0), taken.attributes.get("end"))], np.int64)]
 
-    def _infer_node(self, scope: Scope, node: onnx.NodeProto) -> dict[str, Kind]:
+    def _infer_node(self, scope: Scope, node: onnx.NodeProto, taken: Node) -> dict[str, Kind]:
         """Infer one node with the values found so far."""
         from onnx import checker, numpy_helper, shape_inference
 
-        schema = _schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
-        if schema is None:
+        found_schema = schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
+        if found_schema is None:
             return {}
         kinds: dict[str, onnx.TypeProto] = {}
         data: dict[str, onnx.TensorProto] = {}
@@ -311,27 +319,22 @@ class Flattener:
                 data[name] = self._protos[full]
         imports = list(self.model.opset_import)
         try:
-            found = shape_inference.infer_node_outputs(schema, node, kinds, data, None, imports, self.model.ir_version)
+            found = shape_inference.infer_node_outputs(
+                found_schema, node, kinds, data, None, imports, self.model.ir_version
+            )
             return {name: Kind.of(kind) for name, kind in found.items()}
         except checker.ValidationError as error:
             raise GraphError(f"node '{node.name}' is malformed: {first_line(error)}") from error
         except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-            if self.demanding:
+            if self.tolerant:
+                return {}
+            self._check(taken, [None] * len(taken.outputs))  # the plainer message, where there is one
+            if self.demanding and "ShapeInferenceError" in str(error):
                 message = f"node '{node.name}' cannot take these input shapes: {first_line(error)}"
                 raise GraphError(message) from error
             if not any(text.startswith("shape inference") for text in self.warnings):  # the rest follows from the first
                 self.warn(f"shape inference failed at node '{node.name}': {first_line(error)}")
             return {}
-
-
-@lru_cache(maxsize=512)
-def _schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
-    from onnx import defs
-
-    try:
-        return defs.get_schema(op_type, version, domain)
-    except defs.SchemaError:
-        return None
 
 
 def _more_known(first: Kind | None, second: Kind | None) -> Kind | None:

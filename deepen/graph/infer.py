@@ -44,16 +44,17 @@ def take_declared(graph: onnx.GraphProto, scope: str = "", *, stateful: bool = F
     return declared
 
 
-def infer(model: onnx.ModelProto, *, demanding: bool) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Infer shapes, first strictly.
+def infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer the shapes of a whole model.
+
+    Not strictly: what one node makes impossible stays unknown behind it, and
+    :class:`~deepen.graph.flatten.Flattener` then says which node it was.
 
     Args:
         model: With static inputs.
-        demanding: Whether a contradiction is the caller's (shapes that replace static ones) and so an error; else it is
-            a warning, and everything that does not depend on it is still inferred.
 
     Returns:
-        The model with ``value_info`` filled as far as known, and warnings.
+        The model with ``value_info`` filled as far as known.
 
     Raises:
         GraphError: If the library refuses the model.
@@ -61,13 +62,7 @@ def infer(model: onnx.ModelProto, *, demanding: bool) -> tuple[onnx.ModelProto, 
     from onnx import shape_inference
 
     try:
-        return shape_inference.infer_shapes(model, strict_mode=True), ()
-    except shape_inference.InferenceError as error:
-        if demanding:
-            raise GraphError(f"the model cannot take these input shapes: {first_line(error)}") from error
-        warning = f"shape inference met a contradiction: {first_line(error)}"
-    try:
-        return shape_inference.infer_shapes(model), (warning,)
+        return shape_inference.infer_shapes(model)
     except shape_inference.InferenceError as error:
         raise GraphError(f"shapes cannot be inferred: {first_line(error)}") from error
 

@@ -14,6 +14,7 @@ from deepen.graph.external import detach_external_data
 from deepen.graph.flatten import Flattener
 from deepen.graph.infer import first_line, infer, one_line, take_declared
 from deepen.graph.inputs import fix_inputs, model_inputs
+from deepen.graph.schema import check_nodes
 from deepen.graph.skim import skim
 from deepen.graph.structure import prepare
 from deepen.graph.types import Graph, Tensor
@@ -178,12 +179,13 @@ def _graph(
     digest: _Digest,
 ) -> Graph:
     model, notes = prepare(model)
+    check_nodes(model)
     notes += detach_external_data(model, folder)
     replaced = fix_inputs(model.graph, shapes)
     names = [value.name for value in model_inputs(model.graph)]
     declared = take_declared(model.graph)
-    inferred, more = infer(model, demanding=replaced)
-    pass_ = Flattener(inferred, {} if replaced else declared, demanding=replaced, warnings=[*notes, *more])
+    inferred = infer(model)
+    pass_ = Flattener(inferred, {} if replaced else declared, demanding=bool(shapes), warnings=list(notes))
     pass_.run()
     outputs = [value.name for value in inferred.graph.output]
     tensors: Mapping[str, Tensor] = pass_.tensors

@@ -76,9 +76,7 @@ def dynamic_reshape(batch: Any = 1) -> onnx.ModelProto:
         helper.make_node("Transpose", ["r"], ["y"], perm=[0, 2, 1]),
     ]
     scalars = [numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("zero", 0), ("one", 1), ("half", 2))]
-    return model(
-        nodes, [tensor("x", batch, 4, 6, 6)], [tensor("y", batch, None, None)], [*scalars, ints("axis", 0)]
-    )
+    return model(nodes, [tensor("x", batch, 4, 6, 6)], [tensor("y", batch, None, None)], [*scalars, ints("axis", 0)])
 
 
 def branching(condition: bool | None = None) -> onnx.ModelProto:
@@ -118,7 +116,9 @@ def looping(trips: int | None = 5, condition: str = "", grows: bool = False, sto
         [tensor("go", elem=BOOL), unshaped("out"), unshaped("slice")],
         body_weights,
     )  # fmt: skip
-    nodes = [helper.make_node("Loop", ["trips" if trips is not None else "", condition, "x"], ["y", "ys"], "loop", body=body)]
+    nodes = [
+        helper.make_node("Loop", ["trips" if trips is not None else "", condition, "x"], ["y", "ys"], "loop", body=body)
+    ]
     weights = [weight("w", 8, 8)]
     if trips is not None:
         weights.append(numpy_helper.from_array(np.array(trips, np.int64), "trips"))

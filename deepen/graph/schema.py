@@ -1,0 +1,82 @@
+"""Operator schemas: looked up once, and every standard node held against its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, SupportsInt, cast
+
+from deepen.errors import GraphError
+from deepen.graph.protos import iter_graphs
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["check_nodes", "schema"]
+
+
+@lru_cache(maxsize=512)
+def schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
+    """Schema of an operator at an operator-set version; ``None`` where ``onnx`` knows none."""
+    from onnx import defs
+
+    try:
+        return defs.get_schema(op_type, version, domain)
+    except defs.SchemaError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    inputs: range
+    outputs: range
+    required: frozenset[str]
+    types: Mapping[str, int]
+
+
+@lru_cache(maxsize=512)
+def _rules(op_type: str, version: int, domain: str) -> _Rules | None:
+    found = schema(op_type, version, domain)
+    if found is None:
+        return None
+    return _Rules(
+        range(found.min_input, found.max_input + 1),
+        range(found.min_output, found.max_output + 1),
+        frozenset(name for name, attribute in found.attributes.items() if attribute.required),
+        {name: int(cast("SupportsInt", attribute.type)) for name, attribute in found.attributes.items()},
+    )
+
+
+def check_nodes(model: onnx.ModelProto) -> None:
+    """Check numbers of inputs and outputs, and required attributes and their types, of every node with a schema.
+
+    Shape inference takes these for granted and fails in odd ways where they do not hold.
+
+    Raises:
+        GraphError: If a node does not fit its schema.
+    """
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    for graph in iter_graphs(model.graph):
+        for node in graph.node:
+            rules = _rules(node.op_type, opsets.get(node.domain, 1), node.domain)
+            problem = rules and _problem(node, rules)
+            if problem:
+                raise GraphError(f"node '{node.name}' ({node.op_type}) is malformed: {problem}")
+
+
+def _problem(node: onnx.NodeProto, rules: _Rules) -> str | None:
+    for what, count, allowed in (
+        ("inputs", len(node.input), rules.inputs),
+        ("outputs", len(node.output), rules.outputs),
+    ):
+        if count not in allowed:
+            limit = f"at least {allowed.start}" if count < allowed.start else f"at most {allowed.stop - 1}"
+            return f"it takes {limit} {what}, not {count}"
+    missing = rules.required - {attribute.name for attribute in node.attribute}
+    if missing:
+        return f"its attribute '{min(missing)}' is missing"
+    for attribute in node.attribute:
+        if attribute.type and rules.types.get(attribute.name, attribute.type) != attribute.type:
+            return f"its attribute '{attribute.name}' has the wrong type"
+    return None
