@@ -104,19 +104,30 @@ def _read_quantised(group: Group, family: str) -> Params | None:
     return {"op": op, **found} if family == "binary" else found
 
 
+def _eliminated(group: Group) -> set[str]:
+    """Names of additions of a constant the runtime left out (``0 + x``, which Python's ``sum`` begins with)."""
+    additions = [n for n in group.compute if n.op_type == "Add"]
+    spare = len(additions) - group.runtime_ops.count("Add")
+    if not group.runtime_ops or spare <= 0 or spare == len(additions):
+        return set()
+    return {n.name for n in additions if any((group.scalar(i) == 0) for i in n.inputs)}
+
+
 def _read(group: Group, family: str) -> Params | None:
     if family in _QUANTISED and (quantised := _read_quantised(group, family)) is not None:
         return quantised
     wanted = OPS if family == "binary" else ("Add",)
-    node = group.compute[0]
+    neutral = _eliminated(group)
+    nodes = [n for n in group.compute if n.name not in neutral]
+    node = nodes[0]
     if node.op_type not in wanted and not (family == "add" and node.op_type == "Sum" and len(node.inputs) == 2):
         return None
     if node.op_type == "Sum" and family == "binary" and len(node.inputs) == 2:
         return None
     activation = "none"
-    if len(group.compute) == 2 and group.compute[1].inputs[0] == node.outputs[0]:
-        activation = activation_named(group.compute[1].op_type) or ""
-    elif len(group.compute) != 1:
+    if len(nodes) == 2 and nodes[1].inputs[0] == node.outputs[0]:
+        activation = activation_named(nodes[1].op_type) or ""
+    elif len(nodes) != 1:
         return None
     if not activation or activation == "prelu" or (activation == "none") != (family != "addrelu"):
         return None

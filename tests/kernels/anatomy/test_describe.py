@@ -121,6 +121,15 @@ def test_scaling_and_transposing_fused_into_a_product(kernel_of):
     assert kernel.macs == 4 * 49 * 49 * 16
 
 
+def test_an_addition_of_zero_the_runtime_left_out(kernel_of):
+    """Python's ``sum([a, b])`` is exported as ``(0 + a) + b``."""
+    nodes = [node("Add", ["x", "zero"], ["t"], name="none"), node("Add", ["t", "z"], ["y"], name="add")]
+    inputs = {"x": [4, 8], "z": [4, 8]}
+    kernel = kernel_of(nodes, inputs, ["y"], {"zero": np.float32(0)}, runtime_ops=["Add"])
+    assert (kernel.family, kernel.params["sources"]) == ("add", [0, 1])
+    assert kernel_of(nodes, inputs, ["y"], {"zero": np.float32(1)}, runtime_ops=["Add"]).family == "other"
+
+
 def test_a_quantised_addition_of_the_runtime(kernel_of):
     u8 = onnx.TensorProto.UINT8
     names = ["x", "s", "z", "w", "s", "z", "s", "z"]
