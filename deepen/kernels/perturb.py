@@ -17,12 +17,22 @@ Params = dict[str, Any]
 
 _KEEP_KERNEL, _KEEP_STRIDE, _KEEP_ACTIVATION = 0.9, 0.93, 0.85
 _MAX_KERNEL = 15
+_LOOKS = 8
+"""Configurations looked at for a fitting activation before it is kept."""
 
 
-def _resample(params: Params, name: str, draw: Draw, pool: Sequence[Prior], change: float) -> None:
-    """Sometimes take a parameter's value from another real configuration of the family."""
-    if name in params and draw.flip(change):
-        params[name] = pool[int(draw.rng.integers(len(pool)))].params[name]
+def _activation(params: Params, draw: Draw, pool: Sequence[Prior]) -> None:
+    """Sometimes take the activation of another real configuration with the same operator and bias.
+
+    What a runtime fuses depends on both: ONNX Runtime fuses an activation into a Gemm, never into a bare MatMul.
+    """
+    if "activation" not in params or not draw.flip(1 - _KEEP_ACTIVATION):
+        return
+    for index in draw.rng.integers(len(pool), size=_LOOKS):
+        other = pool[int(index)].params
+        if all(other.get(name) == params.get(name) for name in ("op", "bias")):
+            params["activation"] = other["activation"]
+            return
 
 
 def _window(params: Params, draw: Draw) -> None:
@@ -58,7 +68,7 @@ def _conv(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     params["spatial"] = draw.sides(params["spatial"])
     params["batch"] = draw.batch(params["batch"])
     _window(params, draw)
-    _resample(params, "activation", draw, pool, 1 - _KEEP_ACTIVATION)
+    _activation(params, draw, pool)
     if draw.flip(0.04):  # a fused residual stays: whether one is fused depends on the runtime
         params["bias"] = not params["bias"]
     return params
@@ -69,7 +79,7 @@ def _fc(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     for name in ("k", "n"):
         params[name] = draw.width(params[name], both * draw.factor(0.7))
     params["m"] = draw.length(params["m"]) if params["m"] > 1 or not draw.flip(0.06) else int(draw.rng.integers(2, 65))
-    _resample(params, "activation", draw, pool, 1 - _KEEP_ACTIVATION)
+    _activation(params, draw, pool)
     return params
 
 
@@ -137,7 +147,7 @@ def _shapes(params: Params, draw: Draw, pool: Sequence[Prior], *, tokens: bool =
             value = params[name]
             nested = bool(value) and isinstance(value[0], list)
             params[name] = [renaming.shape(s) for s in value] if nested else renaming.shape(value)
-    _resample(params, "activation", draw, pool, 1 - _KEEP_ACTIVATION)
+    _activation(params, draw, pool)
     return params
 
 

@@ -126,6 +126,13 @@ def test_configurations_stay_joint(thousand):
             assert 1 < params["groups"] < params["c_in"]
 
 
+def test_a_bare_matmul_has_no_activation_because_no_runtime_fuses_one():
+    found = [k.params for k in sample(["fc"], 600, seed=3)]
+    assert any(p["op"] == "MatMul" for p in found)
+    assert all(p["activation"] == "none" for p in found if p["op"] == "MatMul")
+    assert any(p["activation"] != "none" for p in found)
+
+
 def test_widths_are_mostly_multiples_of_eight_and_sometimes_odd(thousand):
     widths = [k.params["c_out"] for k in thousand if k.family == "conv-bn-relu"]
     assert 0.6 < sum(w % 8 == 0 for w in widths) / len(widths) < 0.98
