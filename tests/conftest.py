@@ -38,10 +38,3 @@ def zoo_dir() -> Path:
     if not folder.is_dir() or not any(folder.glob("*.onnx")):
         pytest.skip(f"no exported models at {folder}; run tools/export_zoo (needs torch, timm, torchvision)")
     return folder
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that measure in one worker, so that they never disturb each other."""
-    for item in items:
-        if item.get_closest_marker("serial"):
-            item.add_marker(pytest.mark.xdist_group("serial"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.slow
 
 NOUNS = ("apps", "datasets", "devices", "kernels", "predictors")
 NOT_SOURCE = shutil.ignore_patterns(
