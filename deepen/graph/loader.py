@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from deepen.errors import GraphError
 from deepen.graph.external import detach_external_data
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["from_model", "load"]
 
-_CHUNK_BYTES = 1 << 23
+_CHUNK_BYTES = 1 << 20
 
 # First bytes of files people take for ONNX: (offset, magic, what it is).
 _OTHERS = (
@@ -59,14 +61,12 @@ def load(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | N
         GraphError: If the file cannot be taken as a graph, or an input has no static shape. The message is one line.
     """
     source = Path(path)
-    data = _map(source)
-    digest = _Digest(data)
-    try:
-        return _build(data, source, source.parent, shapes, digest)
-    except GraphError as error:
-        raise GraphError(f"{source}: {one_line(str(error))}") from error.__cause__
-    finally:
-        digest.stop()
+    file, data = _open(source)
+    with file, _Digest(file, len(data)) as digest:
+        try:
+            return _build(data, source, source.parent, shapes, digest)
+        except GraphError as error:
+            raise GraphError(f"{source}: {one_line(str(error))}") from error.__cause__
 
 
 def from_model(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
@@ -80,22 +80,26 @@ def from_model(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | N
         GraphError: As :func:`load`.
     """
     data = model.SerializeToString()
-    return _build(data, Path("<memory>"), None, shapes, _Digest(data))
+    with _Digest(io.BytesIO(data), len(data)) as digest:
+        return _build(data, Path("<memory>"), None, shapes, digest)
 
 
-def _map(source: Path) -> bytes | mmap.mmap:
-    """Map a file into memory, read-only."""
+def _open(source: Path) -> tuple[BinaryIO, mmap.mmap]:
+    """Open a file and map it into memory, read-only."""
     try:
-        with source.open("rb") as file:
-            if not source.is_file():
-                raise GraphError(f"{source}: not a file")
+        if source.exists() and not source.is_dir() and not source.is_file():
+            raise GraphError(f"{source}: not a file")  # opening a named pipe would wait for ever
+        with ExitStack() as on_error:
+            file = on_error.enter_context(source.open("rb"))
             head = file.read(64)
             if not head:
                 raise GraphError(f"{source}: the file is empty")
             for offset, magic, what in _OTHERS:
                 if head[offset:].startswith(magic):
                     raise GraphError(f"{source}: this is {what}, not an ONNX model")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            on_error.pop_all()
+            return file, mapped
     except IsADirectoryError as error:
         raise GraphError(f"{source}: this is a folder; name a model file in it") from error
     except FileNotFoundError as error:
@@ -107,35 +111,50 @@ def _map(source: Path) -> bytes | mmap.mmap:
 
 
 class _Digest:
-    """SHA-256 of a file, computed while the graph is built."""
+    """SHA-256 of a file, computed by a thread of its own while the graph is built.
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
+    It reads through the file, not through the memory map: mapped pages would count as this process's memory.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
         self._hash = hashlib.sha256()
         self._stopped = False
+        self._failure: OSError | None = None
+        self._file = file
         self._thread: threading.Thread | None = None
-        if len(data) <= _CHUNK_BYTES:
-            self._hash.update(data)
-            return
-        self._thread = threading.Thread(target=self._run, args=(data,), name="deepen-sha256", daemon=True)
-        self._thread.start()
+        if size > _CHUNK_BYTES:
+            self._thread = threading.Thread(target=self._run, name="deepen-sha256", daemon=True)
+            self._thread.start()
+        else:
+            self._run()
 
-    def _run(self, data: bytes | mmap.mmap) -> None:
-        view = memoryview(data)
-        for start in range(0, len(view), _CHUNK_BYTES):
-            if self._stopped:
-                return
-            self._hash.update(view[start : start + _CHUNK_BYTES])
+    def __enter__(self) -> _Digest:
+        return self
 
-    def stop(self) -> None:
-        """Give the computation up where it is still running."""
+    def __exit__(self, *_: object) -> None:
         self._stopped = True
         if self._thread is not None:
             self._thread.join()
 
+    def _run(self) -> None:
+        chunk = memoryview(bytearray(_CHUNK_BYTES))
+        try:
+            self._file.seek(0)
+            while not self._stopped and (count := self._file.readinto(chunk)):  # type: ignore[attr-defined]
+                self._hash.update(chunk[:count])
+        except OSError as error:
+            self._failure = error
+
     def hexdigest(self) -> str:
-        """Wait for the end and return the digest."""
+        """Wait for the end and return the digest.
+
+        Raises:
+            OSError: If the file could not be read to its end.
+        """
         if self._thread is not None:
             self._thread.join()
+        if self._failure is not None:
+            raise self._failure
         return self._hash.hexdigest()
 
 
