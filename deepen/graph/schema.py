@@ -18,13 +18,19 @@ __all__ = ["check_nodes", "schema"]
 
 @lru_cache(maxsize=512)
 def schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
-    """Schema of an operator at an operator-set version; ``None`` where ``onnx`` knows none."""
+    """Schema of an operator at an operator-set version; ``None`` where ``onnx`` knows none.
+
+    Raises:
+        GraphError: If the name is no text.
+    """
     from onnx import defs
 
     try:
         return defs.get_schema(op_type, version, domain)
     except defs.SchemaError:
         return None
+    except (TypeError, UnicodeError) as error:  # protobuf lets bytes through that are no UTF-8
+        raise GraphError(f"the operator name {op_type!a} is no text; the file is damaged") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,11 @@ def test_a_node_without_operator_and_a_foreign_data_type(models, save):
     refused(save(built), "tensor 'b' has the unknown data type 99")
 
 
+def test_an_operator_name_that_is_no_text(models, save):
+    data = models.convnet().SerializeToString()
+    refused(save(data.replace(b"MaxPool", b"Max\xff\xfeol")), "the operator name .* is no text")
+
+
 def test_small_weights_that_do_not_fit(models, save):
     built = models.convnet()
     built.graph.initializer[1].raw_data = b"\0" * 7
