@@ -50,7 +50,8 @@ MEMORY_SHARE = 0.4
 FURTHER_WEIGHT = 0.15
 """Weight in the sample of families that none of the models has, against those they have."""
 
-KERNEL_RULE = StoppingRule(min_duration_s=0.06, max_duration_s=0.4, min_blocks=5, rel_std=0.02)
+KERNEL_RULE = StoppingRule(min_duration_s=0.06, max_duration_s=0.16, min_blocks=3, rel_std=0.03)
+WARMUP_S = 0.02
 NETWORK_RULE = StoppingRule(min_duration_s=0.4, max_duration_s=1.2, min_blocks=5, rel_std=0.01)
 
 LOAD_S = 1.5
@@ -335,7 +336,7 @@ def _measure_kernels(
         detail = state.last if not state.error else f"{state.last}: {state.error}"
         on_progress(Progress("measuring kernels", detail, state.done, state.total, clock.left_s))
 
-    settings = Settings(threads=options.threads, kernel_rule=KERNEL_RULE, model_rule=NETWORK_RULE)
+    settings = Settings(threads=options.threads, warmup_s=WARMUP_S, kernel_rule=KERNEL_RULE, model_rule=NETWORK_RULE)
     return run_campaign(plan, session, kernels, budget_s=budget_s, on_progress=tell, settings=settings)
 
 

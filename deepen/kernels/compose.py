@@ -246,7 +246,7 @@ def shuffled(net: Net, draw: _Draw) -> str:
             y = net.conv(x, mid, 1, groups=groups if c % groups == 0 else 1, bn=True, act="relu")
             y = net.conv(net.shuffle(y, groups), mid, 3, 2 if down else 1, groups=mid, bn=True)
             own = max(groups, (width - c_in) // groups * groups) if down else c
-            y = net.conv(y, own, 1, groups=groups, bn=True)
+            y = net.conv(y, own, 1, groups=groups if own % groups == 0 else 1, bn=True)
             x = net.act(net.concat([net.pool(x, "avg", 3, 2, 1), y]) if down else net.add(x, y), "relu")
         width = net.shapes[x][1] // (4 * groups) * 4 * groups
     return _head(net, draw, net.gap(x))

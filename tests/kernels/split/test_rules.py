@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def rules_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         folder = tmp_path / "catalog" / "kernels"
         (folder / "rules").mkdir(parents=True)
         (folder / "rules" / "mine.toml").write_text(BASE + text, encoding="utf-8")
-        (folder / "families").symlink_to(catalog.path("kernels", "families"))
+        shutil.copytree(catalog.path("kernels", "families"), folder / "families")
         monkeypatch.setenv("DEEPEN_CATALOG", str(folder.parent))
 
     return install
