@@ -10,6 +10,7 @@ import json
 import math
 import os
 import statistics
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deepen.campaign import CampaignProgress, Item
     from deepen.datasets import Dataset
     from deepen.kernels import Split
+    from deepen.kernels.sample import SampledKernel
     from deepen.measure import Session
     from deepen.predictors import Predictor
 
@@ -38,8 +40,11 @@ TRAIN_SHARE, TRAIN_LEAST_S = 0.04, 12.0
 KERNELS_PER_NETWORK = 28
 """Kernels measured between two calibration networks."""
 
-LEAST_S_PER_KERNEL = 0.1
+LEAST_S_PER_KERNEL = 0.08
 """No kernel is measured faster than this: bounds how many a plan needs."""
+
+LEAST_ROWS = 12
+"""Kernels of each family the models have that are measured early, so that each gets a regressor."""
 
 MAX_MACS = 3_000_000_000
 """Largest kernel sampled; one run of it takes tens of milliseconds on one core."""
@@ -50,7 +55,8 @@ MEMORY_SHARE = 0.4
 FURTHER_WEIGHT = 0.15
 """Weight in the sample of families that none of the models has, against those they have."""
 
-KERNEL_RULE = StoppingRule(min_duration_s=0.06, max_duration_s=0.16, min_blocks=3, rel_std=0.03)
+BLOCK_S = 0.012
+KERNEL_RULE = StoppingRule(min_duration_s=0.036, max_duration_s=0.12, min_blocks=3, rel_std=0.04)
 WARMUP_S = 0.02
 NETWORK_RULE = StoppingRule(min_duration_s=0.4, max_duration_s=1.2, min_blocks=5, rel_std=0.01)
 
@@ -239,7 +245,12 @@ def run(options: Options, on_progress: Callable[[Progress], None] = lambda progr
     unseen = frozenset().union(*(target.keys for target in reference))
     with (
         open_session(
-            options.device, options.meter, threads=options.threads, seed=options.seed, reference_every_s=5.0
+            options.device,
+            options.meter,
+            threads=options.threads,
+            seed=options.seed,
+            reference_every_s=20.0,
+            block_s=BLOCK_S,
         ) as session,
         Dataset.open(options.out / "kernels", create=True) as kernels,
         Dataset.open(options.out / "models", create=True) as models,
@@ -303,8 +314,9 @@ def _plan(options: Options, targets: Iterable[_Target], unseen: Collection[str],
 
     wanted = {kernel.family for target in targets for kernel in target.split.kernels}
     sampled = sample(None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weights(wanted))
+    first, later = _families_first(sampled, wanted)
     items: list[Item] = []
-    for index, kernel in enumerate(sampled):
+    for index, kernel in enumerate([*first, *later]):
         items.append(KernelItem(kernel.family, kernel.params))
         if index % KERNELS_PER_NETWORK == KERNELS_PER_NETWORK - 1:
             number = index // KERNELS_PER_NETWORK
@@ -314,6 +326,21 @@ def _plan(options: Options, targets: Iterable[_Target], unseen: Collection[str],
 
             items.append(MadeItem(network_name(number), make))
     return items
+
+
+def _families_first(
+    sampled: Sequence[SampledKernel], wanted: Collection[str]
+) -> tuple[list[SampledKernel], list[SampledKernel]]:
+    """Divide a sample so that its first part has enough of every family in use, and as many others in between."""
+    taken: Counter[str] = Counter()
+    needed: list[SampledKernel] = []
+    rest: list[SampledKernel] = []
+    for kernel in sampled:
+        early = kernel.family in wanted and taken[kernel.family] < LEAST_ROWS
+        taken[kernel.family] += early
+        (needed if early else rest).append(kernel)
+    mixed = [kernel for pair in zip(needed, rest, strict=False) for kernel in pair]
+    return [*mixed, *needed[len(rest) :]], rest[len(needed) :]
 
 
 def _measure_kernels(

@@ -32,7 +32,7 @@ class Param:
         about: One line for a reader.
         default: Value used where a configuration leaves it out; ``None`` where it must be given.
         min: Least value of an integer or of each member of a list.
-        choices: Allowed values of a string; empty for any.
+        choices: Allowed values of a string or an integer; empty for any.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Param:
     about: str
     default: Any = None
     min: int | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +169,8 @@ def _is_int(value: Any) -> bool:
 
 def _problem(param: Param, value: Any) -> str | None:
     least = param.min
+    if param.choices and value not in param.choices:
+        return f"must be one of {', '.join(map(str, param.choices))}"
     match param.type:
         case "int":
             if not _is_int(value):
@@ -179,10 +181,7 @@ def _problem(param: Param, value: Any) -> str | None:
         case "dtype":
             return None if value in DTYPE_BYTES else f"must be one of {', '.join(DTYPE_BYTES)}"
         case "str":
-            if not isinstance(value, str):
-                return "must be a string"
-            allowed = not param.choices or value in param.choices
-            return None if allowed else f"must be one of {', '.join(param.choices)}"
+            return None if isinstance(value, str) else "must be a string"
         case "shapes":
             if not isinstance(value, list) or not all(isinstance(s, list) for s in value):
                 return "must be a list of shapes"

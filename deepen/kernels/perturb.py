@@ -92,6 +92,8 @@ def _pool(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     _window(params, draw)
     rank = len(params["spatial"])
     params["pads"] = [min(p, k - 1) for p, k in zip(params["pads"], params["kernel"] * 2, strict=True)]
+    if "version" in params:
+        params["version"] = 19 if draw.flip(0.25) or any(d > 1 for d in params["dilation"]) else 7
     # ceil and count_include_pad are canonical: true only where they change the result
     params["ceil"] = (params["ceil"] or draw.flip(0.1)) and any(
         (size + params["pads"][i] + params["pads"][rank + i] - params["dilation"][i] * (params["kernel"][i] - 1) - 1)

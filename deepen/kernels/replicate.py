@@ -1,9 +1,10 @@
-"""Several copies of one kernel in one model, so that each run finds the caches as a whole model leaves them.
+"""Several copies of a small kernel in one model, so that the cost of a call into the runtime is shared as in a model.
 
-A kernel timed alone in a loop finds its weights and buffers in the cache its last run warmed, and pays the cost of one
-call into the runtime per execution. Inside a model other kernels ran in between and the call is paid once. A model of
-R copies with weights and buffers of their own shows each copy what a model would: its data were last touched R - 1
-kernels ago, and the call is shared by R.
+A kernel timed alone pays one call into the runtime per execution; inside a model the call is paid once for all. A
+model of R copies, each with weights and buffers of its own, pays it once for R. All copies together stay within what
+the caches next to a core hold, so that each finds its data as warm as the kernel before it leaves them in a model:
+kernels that are larger by themselves run alone, and the call does not matter beside them. How far sums of kernels are
+from whole models with more copies, or one, is in ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["copies_for", "replicate"]
 
-FOOTPRINT_BYTES = 8 * 2**20
-"""Data one round over the copies should touch: past the private caches of today's cores (0.5-2 MB)."""
+FOOTPRINT_BYTES = 2 * 2**20
+"""Data all copies touch together: about the private caches of today's cores (0.5-2 MB)."""
 
 MAX_COPIES = 16
-MAX_TOTAL_BYTES = 256 * 2**20
-MAX_MACS = 200_000_000
+MAX_MACS = 100_000_000
 """Work per run past which more copies only cost time."""
 
 
@@ -32,16 +32,10 @@ def copies_for(footprint_bytes: int, macs: int) -> int:
         macs: Multiply-accumulates of one copy.
 
     Returns:
-        Between 1 and :data:`MAX_COPIES`: enough to touch :data:`FOOTPRINT_BYTES` in a round and at least 4 where the
-        kernel is small, never more than :data:`MAX_MACS` or :data:`MAX_TOTAL_BYTES` would allow (2 at least, unless
-        two copies would exceed :data:`MAX_TOTAL_BYTES`).
+        Between 1 and :data:`MAX_COPIES`; all copies stay within :data:`FOOTPRINT_BYTES` and :data:`MAX_MACS`.
     """
-    size = max(1, footprint_bytes)
-    if 2 * size > MAX_TOTAL_BYTES:
-        return 1
-    wanted = max(4, -(-FOOTPRINT_BYTES // size))
-    affordable = min(MAX_MACS // max(1, macs), MAX_TOTAL_BYTES // size)
-    return int(max(2, min(wanted, affordable, MAX_COPIES)))
+    fits = min(FOOTPRINT_BYTES // max(1, footprint_bytes), MAX_MACS // max(1, macs))
+    return int(max(1, min(fits, MAX_COPIES)))
 
 
 def replicate(model: onnx.ModelProto, copies: int, *, share: bool = True) -> onnx.ModelProto:

@@ -86,7 +86,7 @@ OPERATORS: dict[str, Cost] = {
     "Xor": Cost(108, 1), "BitShift": Cost(109, 1), "BitwiseAnd": Cost(110, 1), "BitwiseOr": Cost(111, 1),
     "BitwiseXor": Cost(112, 1),
     "GlobalAveragePool": Cost(120, 1), "GlobalMaxPool": Cost(121, 1), "AveragePool": Cost(122, 1),
-    "MaxPool": Cost(123, 1),
+    "MaxPool": Cost(123, 1), "AveragePool19": Cost(124, 1),
     "ReduceMean": Cost(130, 1), "ReduceSum": Cost(131, 1), "ReduceMax": Cost(132, 1), "ReduceMin": Cost(133, 1),
     "ReduceProd": Cost(134, 1), "ReduceL1": Cost(135, 2), "ReduceL2": Cost(136, 2), "ReduceSumSquare": Cost(137, 2),
     "ReduceLogSum": Cost(138, 1), "ReduceLogSumExp": Cost(139, 11), "ArgMax": Cost(140, 1), "ArgMin": Cost(141, 1),

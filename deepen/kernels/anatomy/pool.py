@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["ANATOMIES", "REDUCTIONS"]
 
 _POOL = {"maxpool": "MaxPool", "avgpool": "AveragePool"}
+_AVERAGE = {7: "AveragePool", 19: "AveragePool19"}
+"""Operator by version: ONNX Runtime runs the one of opset 19, which may be dilated, through other code."""
 _GLOBAL = ("GlobalAveragePool", "GlobalMaxPool")
 _QLINEAR = "QLinearGlobalAveragePool"
 _INTEGERS = ("uint8", "int8")
@@ -27,6 +29,14 @@ REDUCTIONS = (
     "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
     "ReduceLogSum", "ReduceLogSumExp", *_ARG,
 )  # fmt: skip
+
+
+def _rounded_up(params: Params, i: int) -> int:
+    """Windows in one direction when the size is rounded up, one that starts in the end padding included."""
+    rank = len(params["spatial"])
+    free = params["spatial"][i] + params["pads"][i] + params["pads"][rank + i]
+    steps: int = -(-(free - params["dilation"][i] * (params["kernel"][i] - 1) - 1) // params["stride"][i])
+    return steps + 1
 
 
 def _pooled(params: Params) -> tuple[int, ...]:
@@ -69,6 +79,7 @@ def _read_pool(group: Group, family: str) -> Params | None:
     found["ceil"] = asked and _pooled({**found, "ceil": True}) != _pooled(found)
     if family == "avgpool":
         found["count_include_pad"] = bool(node.attributes.get("count_include_pad", 0)) and any(geometry["pads"])
+        found["version"] = 19 if group.opset() >= 19 else 7
     else:
         found["indices"] = len(node.outputs) > 1 and bool(node.outputs[1])
     return found
@@ -90,7 +101,12 @@ def _pool_dims(params: Params) -> dict[str, float]:
     return {
         "batch": params["batch"], "c_in": params["c"], "c_out": params["c"], **space("{}_in", params["spatial"]),
         **space("{}_out", _pooled(params)), **spatial_dims(params), "waste_c_in_16": waste(params["c"], 16),
+        "op_code": op_code(_AVERAGE[params["version"]]) if "version" in params else 0,
     }  # fmt: skip
+
+
+def _pool_opset(params: Params) -> int:
+    return 17 if params.get("version") == 7 else 22
 
 
 def _pool_check(params: Params, family: str) -> None:
@@ -103,6 +119,11 @@ def _pool_check(params: Params, family: str) -> None:
         raise reject(family, "spatial", f"{params['spatial']} is too small for kernel and pads: nothing comes out")
     if params["ceil"] and _pooled(params) == _pooled({**params, "ceil": False}):
         raise reject(family, "ceil", "makes no difference for these sizes; leave it false")
+    if params.get("version") == 7:
+        if any(d > 1 for d in params["dilation"]):
+            raise reject(family, "version", "must be 19 for a dilated window")
+        if params["ceil"] and _pooled(params) != tuple(_rounded_up(params, i) for i in range(rank)):
+            raise reject(family, "ceil", "gives another size in shape inference than at run time before opset 22")
     if params.get("count_include_pad") and not any(params["pads"]):
         raise reject(family, "count_include_pad", "makes no difference without pads; leave it false")
 
@@ -115,6 +136,8 @@ def _pool_write(params: Params, writer: Writer) -> None:
     if "indices" in params:
         writer.node("MaxPool", ["x"], ["y", "index"] if params["indices"] else "y", **common)
     else:
+        if params["version"] == 7:
+            del common["dilations"]
         writer.node("AveragePool", ["x"], "y", count_include_pad=int(params["count_include_pad"]), **common)
 
 
@@ -221,7 +244,7 @@ ANATOMIES = (
     *(
         Anatomy(
             name, partial(_read_pool, family=name), _pool_layout, _pool_ops, _pool_dims, _pool_write,
-            partial(_pool_check, family=name), lambda p: 22,
+            partial(_pool_check, family=name), _pool_opset,
         )
         for name in _POOL
     ),

@@ -123,6 +123,7 @@ CONFIGS: list[tuple[str, dict[str, Any], bool]] = [
     ("maxpool", {**POOL, "spatial": [16, 14], "pads": [0] * 4, "ceil": True}, True),
     ("maxpool", {"c": 3, "spatial": [20], "kernel": [4], "stride": [4], "dilation": [2], "pads": [0, 1]}, True),
     ("avgpool", {**POOL, "count_include_pad": True}, True),
+    ("avgpool", {**POOL, "version": 19}, True),
     ("avgpool", {**POOL, "pads": [0] * 4}, True),
     ("global-avgpool", {"c": 8, "spatial": [7, 5]}, True),
     ("global-avgpool", {"op": "GlobalMaxPool", "batch": 2, "c": 8, "spatial": [7]}, True),
