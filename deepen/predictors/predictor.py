@@ -23,6 +23,10 @@ __all__ = ["Predictor", "distinct", "moved_bytes"]
 _MANY_OUTSIDE = 0.25
 
 
+LAST_LEVEL_CACHE_BYTES = 32 * 2**20
+"""What a kernel that repeats alone keeps in the last cache: that of today's desktop and server processors."""
+
+
 @dataclass(frozen=True, slots=True)
 class Predictor:
     """Predicts the net energy of kernels and whole models.
@@ -210,9 +214,15 @@ class Predictor:
 def moved_bytes(
     feature_names: Sequence[str], raw: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bytes of weights, and of activations read and written, of each kernel."""
+    """Bytes a kernel may find colder in a model than alone: weights, and activations read and written.
+
+    Weights beyond :data:`LAST_LEVEL_CACHE_BYTES` count as none: they are read from memory however often the kernel
+    repeats.
+    """
     index = {name: i for i, name in enumerate(feature_names)}
-    return raw[:, index["bytes_weights"]], raw[:, index["bytes_in"]] + raw[:, index["bytes_written"]]
+    weights = raw[:, index["bytes_weights"]]
+    moved = raw[:, index["bytes_in"]] + raw[:, index["bytes_written"]]
+    return np.where(weights <= LAST_LEVEL_CACHE_BYTES, weights, 0.0), moved
 
 
 def distinct(families: Sequence[str], raw: NDArray[np.float64]) -> tuple[list[int], NDArray[np.int64]]:

@@ -1,0 +1,13 @@
+"""The main job from end to end on the machine at hand: measure kernels, train, predict unseen models, measure them.
+
+Everything is written below one folder and can be resumed: ``kernels/`` (dataset of kernels and calibration networks),
+``models/`` (dataset of the measured models), ``quickstart.deepen`` (the predictor) and ``result.json``.
+"""
+
+from __future__ import annotations
+
+from deepen.quickstart.results import ModelResult, Options, Progress, QuickstartResult, document
+from deepen.quickstart.run import run
+from deepen.quickstart.targets import reference_models
+
+__all__ = ["ModelResult", "Options", "Progress", "QuickstartResult", "document", "reference_models", "run"]

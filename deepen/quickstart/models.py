@@ -1,0 +1,165 @@
+"""Measuring whole models in rounds, so that their repeatability is known."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepen.errors import MeasureError, RunError
+from deepen.quickstart.results import ModelResult, Progress
+from deepen.records import EnergyRecord, StoppingRule, Workload
+
+if TYPE_CHECKING:
+    from deepen.clock import Deadline
+    from deepen.datasets import Dataset
+    from deepen.measure import Session
+    from deepen.quickstart.targets import Target
+
+__all__ = ["ROUNDS", "measure_models"]
+
+MEASURING = "measuring models"
+
+LEAST_ROUND_S = 0.3
+"""Least time for a model in a round, however late it is."""
+
+LOAD_S = 1.5
+"""Time set aside for loading one model."""
+
+ROUNDS = 5
+"""Times each model is measured, far apart, so that its repeatability is known."""
+
+MEMORY_SHARE = 0.4
+"""Share of free memory that models kept loaded may take."""
+
+
+def measure_models(
+    targets: Sequence[Target],
+    results: tuple[ModelResult, ...],
+    session: Session,
+    models: Dataset,
+    clock: Deadline,
+    on_progress: Callable[[Progress], None],
+) -> tuple[tuple[ModelResult, ...], bool]:
+    """Measure every model in several rounds; returns the completed results and whether Ctrl-C ended it."""
+    found = {result.name: result for result in results}
+    total = len(targets) * ROUNDS
+    each_s = max(LEAST_ROUND_S, (clock.remaining_s - LOAD_S * len(targets)) / total)
+    rule = StoppingRule(min_duration_s=each_s * 0.6, max_duration_s=each_s, min_blocks=3, rel_std=0.01)
+    done = 0
+
+    def tell(stage: str, name: str) -> None:
+        nonlocal done
+        on_progress(Progress(stage, name, done, total, clock.remaining_s))
+        done += stage == MEASURING
+
+    try:
+        for group in _loads(targets):
+            records, failures = _measure_group(group, session, rule, tell)
+            for target in group:
+                if records[target.name]:
+                    record = _combine(target, records[target.name])
+                    models.append(record)
+                    found[target.name] = _measured(found[target.name], record, records[target.name])
+                else:
+                    found[target.name] = replace(found[target.name], failure=failures.get(target.name, ""))
+    except KeyboardInterrupt:
+        return tuple(found.values()), True
+    return tuple(found.values()), False
+
+
+def _measure_group(
+    group: Sequence[Target], session: Session, rule: StoppingRule, tell: Callable[[str, str], None]
+) -> tuple[dict[str, list[EnergyRecord]], dict[str, str]]:
+    """Keep the models of a group loaded and measure them in turns; returns records and failures by name."""
+    records: dict[str, list[EnergyRecord]] = {target.name: [] for target in group}
+    failures: dict[str, str] = {}
+    with ExitStack() as stack:
+        held: dict[str, Callable[[bool], EnergyRecord]] = {}
+        for target in group:
+            tell("loading models", target.name)
+            try:
+                held[target.name] = stack.enter_context(session.hold(_workload(target, session, rule)))
+            except RunError as error:
+                failures[target.name] = str(error)
+        for turn in range(ROUNDS):
+            for name, measure in held.items():
+                tell(MEASURING, name)
+                try:
+                    records[name].append(measure(turn == ROUNDS - 1))
+                except (MeasureError, RunError) as error:
+                    failures[name] = str(error)
+    return records, failures
+
+
+def _loads(targets: Sequence[Target]) -> list[list[Target]]:
+    """Divide models into groups that fit into memory together; large ones first to come, first to go."""
+    limit = MEMORY_SHARE * _free_bytes()
+    groups: list[list[Target]] = [[]]
+    used = 0.0
+    for target in targets:
+        needed = 3.0 * target.weight_bytes + 100e6  # weights as read, as laid out for the machine, and activations
+        if groups[-1] and used + needed > limit:
+            groups.append([])
+            used = 0.0
+        groups[-1].append(target)
+        used += needed
+    return groups
+
+
+def _free_bytes() -> float:
+    """Memory that can be had without swapping; 2 GB where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 2e9
+
+
+def _workload(target: Target, session: Session, rule: StoppingRule) -> Workload:
+    from deepen.measure import make_workload
+
+    return make_workload(target.path, threads=session.threads, shapes=target.shapes, warmup_s=0.1, rule=rule)
+
+
+def _combine(target: Target, rounds: Sequence[EnergyRecord]) -> EnergyRecord:
+    """One record of several rounds: their median, because a shared machine is slowed down for seconds at a time."""
+    from deepen.kernels import FEATURES_VERSION, features
+
+    values = [record.energy_j for record in rounds]
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    kernels = tuple(
+        {"family": k.family, "params": dict(k.params), "features": features(k), "multiplicity": k.multiplicity}
+        for k in target.split.kernels
+    )
+    return replace(
+        rounds[-1],
+        name=target.name,
+        energy_j=statistics.median(values),
+        uncertainty_j=max(spread, statistics.fmean(record.uncertainty_j for record in rounds)),
+        gross_energy_j=statistics.median(record.gross_energy_j for record in rounds),
+        latency_s=statistics.median(record.latency_s for record in rounds),
+        idle_power_before_w=rounds[0].idle_power_before_w,
+        runs=sum(record.runs for record in rounds),
+        trials=tuple(trial for record in rounds for trial in record.trials),
+        rejected=tuple(entry for record in rounds for entry in record.rejected),
+        warnings=tuple(dict.fromkeys(warning for record in rounds for warning in record.warnings)),
+        kernels=kernels,
+        features_version=FEATURES_VERSION,
+    )
+
+
+def _measured(result: ModelResult, record: EnergyRecord, rounds: Sequence[EnergyRecord]) -> ModelResult:
+    values = [r.energy_j for r in rounds]
+    return replace(
+        result,
+        measured_j=record.energy_j,
+        measured_cv=statistics.stdev(values) / record.energy_j if len(values) > 1 else math.nan,
+        latency_s=record.latency_s,
+        source=record.source,
+        failure="",
+    )

@@ -1,0 +1,175 @@
+"""What a quickstart is asked, what it tells meanwhile, and what it finds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepen.errors import ConfigError
+from deepen.records import Prediction
+
+__all__ = ["ModelResult", "Options", "Progress", "QuickstartResult", "document"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to do.
+
+    Attributes:
+        out: Folder everything is written to.
+        minutes: Time for the whole run.
+        models: Further model files to predict and measure.
+        device: Device to measure on.
+        meter: Power source; ``None`` takes the best one of the device.
+        threads: Intra-operator threads.
+        seed: Seed of sampling, order and training.
+        shapes: Shapes of symbolic inputs of the further models.
+    """
+
+    out: Path
+    minutes: float = 5.5
+    models: tuple[Path, ...] = ()
+    device: str = "local"
+    meter: str | None = None
+    threads: int = 1
+    seed: int = 0
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0.2 <= self.minutes <= 24 * 60:
+            raise ConfigError(f"--minutes must lie between 0.2 and 1440, not {self.minutes:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the run is.
+
+    Attributes:
+        stage: What is being done.
+        detail: What exactly, for example the kernel's name.
+        done: Finished parts of the stage.
+        total: Parts of the stage; 0 where not countable.
+        eta_s: Expected seconds until the whole run ends.
+    """
+
+    stage: str
+    detail: str = ""
+    done: int = 0
+    total: int = 0
+    eta_s: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """Predicted against measured for one model; all energies net, per inference.
+
+    Attributes:
+        name: Readable name.
+        prediction: What was predicted before anything of it was measured.
+        seen_share: Share of its kernels whose exact configuration was measured for training.
+        measured_j: Median over the rounds; ``nan`` where not measured.
+        measured_cv: Standard deviation over the rounds divided by the mean; ``nan`` with one round.
+        latency_s: Wall time per inference; ``nan`` where not measured.
+        source: Label of the measured figure; empty where not measured.
+        failure: Why it was not measured; empty if it was.
+    """
+
+    name: str
+    prediction: Prediction
+    seen_share: float
+    measured_j: float = math.nan
+    measured_cv: float = math.nan
+    latency_s: float = math.nan
+    source: str = ""
+    failure: str = ""
+
+    @property
+    def error(self) -> float:
+        """Relative error of the prediction, signed; ``nan`` where not measured."""
+        return self.prediction.energy_j / self.measured_j - 1
+
+
+@dataclass(frozen=True, slots=True)
+class QuickstartResult:
+    """What a run found and where it lies.
+
+    Attributes:
+        models: One entry per model, in the order measured.
+        out: Folder with everything.
+        device: Device profile id.
+        meter: Power source.
+        source: Label of all energies.
+        runtime_build: Runtime, version, level and provider.
+        kernels_measured: Kernels in the dataset.
+        networks_measured: Calibration networks in the dataset.
+        drift: Relative change of the machine's speed over the run (largest minus smallest, over the mean).
+        elapsed_s: Duration of this run.
+        interrupted: Whether Ctrl-C cut it short.
+        failed: (name, reason) of what could not be measured.
+        warnings: What a reader should know.
+    """
+
+    models: tuple[ModelResult, ...]
+    out: Path
+    device: str
+    meter: str
+    source: str
+    runtime_build: str
+    kernels_measured: int
+    networks_measured: int
+    drift: float
+    elapsed_s: float
+    interrupted: bool
+    failed: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def document(found: QuickstartResult) -> dict[str, Any]:
+    """The JSON contract's document."""
+    errors = [abs(m.error) for m in found.models if math.isfinite(m.error)]
+    return {
+        "models": [
+            {
+                "name": m.name,
+                "predicted_j": m.prediction.energy_j,
+                "interval_j": list(m.prediction.interval_j),
+                "measured_j": m.measured_j,
+                "measured_cv": m.measured_cv,
+                "error": m.error,
+                "latency_s": m.latency_s,
+                "coverage": m.prediction.coverage,
+                "uncovered": list(m.prediction.uncovered),
+                "extrapolated": m.prediction.extrapolated,
+                "seen_share": m.seen_share,
+                "overhead_j": m.prediction.overhead_j,
+                "source": m.source,
+                "failure": m.failure,
+                "kernels": [
+                    {"name": k.name, "family": k.family, "energy_j": k.energy_j, "interval_j": list(k.interval_j)}
+                    for k in m.prediction.kernels
+                ],
+            }
+            for m in found.models
+        ],
+        "median_error": statistics.median(errors) if errors else math.nan,
+        "within_15_percent": sum(error <= 0.15 for error in errors),
+        "measured": len(errors),
+        "source": found.source,
+        "device": found.device,
+        "meter": found.meter,
+        "runtime_build": found.runtime_build,
+        "kernels_measured": found.kernels_measured,
+        "networks_measured": found.networks_measured,
+        "drift": found.drift,
+        "elapsed_s": found.elapsed_s,
+        "interrupted": found.interrupted,
+        "failed": [list(pair) for pair in found.failed],
+        "warnings": list(found.warnings),
+        "out": str(found.out),
+        "dataset": str(found.out / "kernels"),
+        "predictor": str(found.out / "quickstart.deepen"),
+    }

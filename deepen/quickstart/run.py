@@ -1,0 +1,164 @@
+"""The stages of a quickstart, one after the other."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from deepen.clock import Deadline, monotonic_s
+from deepen.quickstart.models import measure_models
+from deepen.quickstart.plan import LEAST_S_PER_KERNEL, make_plan
+from deepen.quickstart.results import ModelResult, Options, Progress, QuickstartResult, document
+from deepen.quickstart.targets import Target, make_target, reference_models
+from deepen.records import StoppingRule
+
+if TYPE_CHECKING:
+    from deepen.campaign import CampaignProgress, CampaignReport
+    from deepen.datasets import Dataset
+    from deepen.measure import Session
+    from deepen.predictors import Predictor
+
+__all__ = ["run"]
+
+MODEL_SHARE = 0.23
+"""Share of the minutes spent on measuring the models."""
+
+TRAIN_SHARE, TRAIN_LEAST_S, TRAIN_MOST_S = 0.04, 12.0, 60.0
+"""Time kept for training and predicting: a share of the minutes, between the least and the most it takes."""
+
+BLOCK_S = 0.012
+"""Least length of a block: short, since many kernels teach a regressor more than a few measured longer."""
+
+KERNEL_RULE = StoppingRule(min_duration_s=0.036, max_duration_s=0.12, min_blocks=3, rel_std=0.04)
+WARMUP_S = 0.02
+NETWORK_RULE = StoppingRule(min_duration_s=0.4, max_duration_s=1.2, min_blocks=5, rel_std=0.01)
+
+
+def run(options: Options, on_progress: Callable[[Progress], None] = lambda progress: None) -> QuickstartResult:
+    """Measure kernels, train, predict, measure the models, compare.
+
+    Ctrl-C while kernels are measured ends that stage: what there is is trained on and predicted from. Running again on
+    the same folder keeps every record and adds to them.
+
+    Args:
+        options: What to do.
+        on_progress: Called whenever there is something to tell.
+
+    Raises:
+        ConfigError: If a device, meter or model cannot be taken as named.
+        DatasetError: If the folder holds records of another device, meter or feature version.
+        StorageError: If the disk refuses.
+        LinkError, MeterError: If device or meter is gone.
+    """
+    from deepen.campaign.build import check_session
+    from deepen.datasets import Dataset
+    from deepen.datasets.disk import write_atomic
+    from deepen.measure import open_session
+
+    clock = Deadline(60 * options.minutes)
+    started_s = monotonic_s()
+    on_progress(Progress("splitting the models", eta_s=clock.remaining_s))
+    reference = [make_target(path, {}) for path in reference_models()]
+    targets = _named_apart([*reference, *(make_target(path, options.shapes) for path in options.models)])
+    unseen = frozenset().union(*(target.keys for target in reference))
+    with (
+        open_session(
+            options.device,
+            options.meter,
+            threads=options.threads,
+            seed=options.seed,
+            reference_every_s=20.0,
+            block_s=BLOCK_S,
+        ) as session,
+        Dataset.open(options.out / "kernels", create=True) as kernels,
+        Dataset.open(options.out / "models", create=True) as models,
+    ):
+        for dataset in (kernels, models):
+            check_session(dataset, session, options.threads)
+        report = _measure_kernels(options, targets, unseen, session, kernels, clock, on_progress)
+        on_progress(Progress("training", f"{len(kernels)} records", eta_s=clock.remaining_s))
+        predictor = _train(kernels, options)
+        on_progress(Progress("predicting", eta_s=clock.remaining_s))
+        results = _predict(targets, predictor, kernels.keys())
+        interrupted = report.interrupted
+        if not interrupted:
+            results, interrupted = measure_models(targets, results, session, models, clock, on_progress)
+        found = QuickstartResult(
+            models=results,
+            out=options.out,
+            device=session.device.profile.id,
+            meter=session.meter.id,
+            source=predictor.source,
+            runtime_build=str(predictor.card["runtime_build"]),
+            kernels_measured=len(kernels.keys()),
+            networks_measured=len(kernels.model_names()),
+            drift=_span(session.drift),
+            elapsed_s=monotonic_s() - started_s,
+            interrupted=interrupted,
+            failed=report.failed,
+            warnings=tuple(str(warning) for warning in predictor.card.get("warnings", ())),
+        )
+    write_atomic(options.out / "result.json", (json.dumps(document(found), indent=2) + "\n").encode())
+    return found
+
+
+def _named_apart(targets: Sequence[Target]) -> list[Target]:
+    """Give models of the same name numbers."""
+    seen: Counter[str] = Counter()
+    apart = []
+    for target in targets:
+        seen[target.name] += 1
+        number = seen[target.name]
+        apart.append(target if number == 1 else replace(target, name=f"{target.name}-{number}"))
+    return apart
+
+
+def _measure_kernels(
+    options: Options,
+    targets: Iterable[Target],
+    unseen: Collection[str],
+    session: Session,
+    kernels: Dataset,
+    clock: Deadline,
+    on_progress: Callable[[Progress], None],
+) -> CampaignReport:
+    from deepen.campaign import Plan, Settings
+    from deepen.campaign import run as run_campaign
+
+    total_s = 60 * options.minutes
+    later_s = MODEL_SHARE * total_s + min(max(TRAIN_SHARE * total_s, TRAIN_LEAST_S), TRAIN_MOST_S)
+    budget_s = max(1.0, clock.remaining_s - later_s)
+    count = len(kernels.keys()) + max(200, int(budget_s / LEAST_S_PER_KERNEL))
+    plan = Plan.make(make_plan(options, targets, unseen, count), options.seed)
+
+    def tell(state: CampaignProgress) -> None:
+        detail = state.last if not state.error else f"{state.last}: {state.error}"
+        on_progress(Progress("measuring kernels", detail, state.done, state.total, clock.remaining_s))
+
+    settings = Settings(threads=options.threads, warmup_s=WARMUP_S, kernel_rule=KERNEL_RULE, model_rule=NETWORK_RULE)
+    return run_campaign(plan, session, kernels, budget_s=budget_s, on_progress=tell, settings=settings)
+
+
+def _train(kernels: Dataset, options: Options) -> Predictor:
+    from deepen.predictors import train
+
+    predictor = train(kernels, seed=options.seed)
+    predictor.save(options.out / "quickstart.deepen")
+    return predictor
+
+
+def _predict(targets: Iterable[Target], predictor: Predictor, measured: Collection[str]) -> tuple[ModelResult, ...]:
+    results = []
+    for target in targets:
+        seen = sum(kernel.key in measured for kernel in target.split.kernels)
+        prediction = predictor.predict_split(target.split, str(target.path))
+        results.append(ModelResult(target.name, prediction, seen / max(1, len(target.split.kernels))))
+    return tuple(results)
+
+
+def _span(drift: Sequence[tuple[float, float]]) -> float:
+    shares = [share for _, share in drift]
+    return max(shares) - min(shares) if shares else 0.0

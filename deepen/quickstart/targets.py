@@ -1,0 +1,68 @@
+"""The models a quickstart predicts and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deepen.kernels import Split
+
+__all__ = ["Target", "make_target", "reference_models"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model to predict and measure.
+
+    Attributes:
+        name: What it is called in the result.
+        path: The file.
+        shapes: Shapes of symbolic inputs, by name.
+        split: Its kernels.
+        weight_bytes: Bytes of all its weights.
+    """
+
+    name: str
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    split: Split
+    weight_bytes: int
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of its kernels."""
+        return frozenset(kernel.key for kernel in self.split.kernels)
+
+
+def reference_models() -> tuple[Path, ...]:
+    """The nine full architectures inside the ``onnx`` package, by file name.
+
+    Raises:
+        ConfigError: If the installed ``onnx`` has none.
+    """
+    import onnx
+
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    found = tuple(sorted(folder.glob("light_*.onnx")))
+    if not found:
+        raise ConfigError(f"{folder} holds no light_*.onnx; install an onnx package that ships its test data")
+    return found
+
+
+def make_target(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Target:
+    """Split a model file into kernels.
+
+    Raises:
+        GraphError: If the file cannot be taken as a model.
+    """
+    from deepen.graph import load
+    from deepen.kernels.split import split
+
+    found = split(load(path, shapes or None))
+    weights = {w.name: w.nbytes for kernel in found.kernels for w in kernel.weights}
+    return Target(path.stem.removeprefix("light_"), path, shapes, found, sum(weights.values()))
