@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,10 +37,13 @@ def make_plan(options: Options, targets: Iterable[Target], unseen: Collection[st
     from deepen.kernels.sample import sample
 
     wanted = {kernel.family for target in targets for kernel in target.split.kernels}
-    sampled = sample(None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=sampling_weights(wanted))
-    first, later = families_first(sampled, wanted)
+    sampled = sample(None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weights(wanted))
+    needed = _in_turns(wanted, options, unseen)
+    keys = {kernel.key for kernel in needed}
+    rest = [kernel for kernel in sampled if kernel.key not in keys]
+    mixed = [kernel for pair in zip_longest(needed, rest[: len(needed)]) for kernel in pair if kernel is not None]
     items: list[Item] = []
-    for index, kernel in enumerate([*first, *later]):
+    for index, kernel in enumerate([*mixed, *rest[len(needed) :]]):
         items.append(KernelItem(kernel.family, kernel.params))
         if index % KERNELS_PER_NETWORK == KERNELS_PER_NETWORK - 1:
             number = index // KERNELS_PER_NETWORK
@@ -52,7 +55,7 @@ def make_plan(options: Options, targets: Iterable[Target], unseen: Collection[st
     return items
 
 
-def sampling_weights(wanted: Collection[str]) -> dict[str, float]:
+def _weights(wanted: Collection[str]) -> dict[str, float]:
     from deepen.kernels import load_families
 
     return {
@@ -62,16 +65,12 @@ def sampling_weights(wanted: Collection[str]) -> dict[str, float]:
     }
 
 
-def families_first(
-    sampled: Sequence[SampledKernel], wanted: Collection[str]
-) -> tuple[list[SampledKernel], list[SampledKernel]]:
-    """Divide a sample so that its first part has enough of every family in use, and as many others in between."""
-    taken: Counter[str] = Counter()
-    needed: list[SampledKernel] = []
-    rest: list[SampledKernel] = []
-    for kernel in sampled:
-        early = kernel.family in wanted and taken[kernel.family] < LEAST_ROWS
-        taken[kernel.family] += early
-        (needed if early else rest).append(kernel)
-    mixed = [kernel for pair in zip(needed, rest, strict=False) for kernel in pair]
-    return [*mixed, *needed[len(rest) :]], rest[len(needed) :]
+def _in_turns(wanted: Iterable[str], options: Options, unseen: Collection[str]) -> list[SampledKernel]:
+    """The first kernels of every family in use, one of each in turn."""
+    from deepen.kernels import load_families
+    from deepen.kernels.sample import sample
+
+    families = load_families()
+    known = sorted(name for name in wanted if name in families and families[name].sampling.get("weight", 0.0))
+    each = [sample([name], LEAST_ROWS, options.seed, exclude=unseen, max_macs=MAX_MACS) for name in known]
+    return [kernel for turn in zip_longest(*each) for kernel in turn if kernel is not None]

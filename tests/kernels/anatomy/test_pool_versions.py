@@ -41,5 +41,5 @@ def test_a_dilated_window_needs_the_newer_version(tmp_path):
     assert kernel.params["version"] == 19
     with pytest.raises(ConfigError, match="version"):
         build("avgpool", {**kernel.params, "version": 7})
-    with pytest.raises(ConfigError, match="version.*7, 19"):
+    with pytest.raises(ConfigError, match=r"version.*7, 19"):
         build("avgpool", {**kernel.params, "version": 11})
