@@ -93,7 +93,8 @@ def features(kernel: Kernel) -> dict[str, float]:
     found["bytes_read"], found["bytes_written"] = kernel.bytes_read, kernel.bytes_written
     found["bytes_out"] = kernel.bytes_written
     found["intensity"] = (kernel.macs + kernel.ops) / max(kernel.bytes_read + kernel.bytes_written, 1)
-    return {name: float(found[name]) for name in FEATURE_NAMES}
+    assert len(found) == len(FEATURE_NAMES), set(found) - _KNOWN  # dims name features, nothing else
+    return dict(zip(found, map(float, found.values()), strict=True))
 
 
 def _flags(params: Mapping[str, Any]) -> dict[str, float]:
@@ -120,6 +121,9 @@ def matrix(rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
     """
     array = np.empty((len(rows), len(FEATURE_NAMES)), dtype=np.float64)
     for i, row in enumerate(rows):
+        if tuple(row) == FEATURE_NAMES:
+            array[i] = tuple(row.values())
+            continue
         if row.keys() != _KNOWN:
             missing, extra = sorted(_KNOWN - row.keys()), sorted(row.keys() - _KNOWN)
             raise PredictorError(
