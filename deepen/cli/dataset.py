@@ -58,7 +58,9 @@ def _progress_line(state: CampaignProgress) -> str:
 
 @command.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset; made where absent.")
-@click.option("--families", "-f", multiple=True, help="Kernel family, or several with commas; repeatable [all].")
+@click.option(
+    "--family", "-f", "families", multiple=True, help="Kernel family, or several with commas; repeatable [all]."
+)
 @click.option("--count", type=int, help="Number of kernels [400 where no time is given].")
 @click.option("--minutes", type=float, help="Time to spend measuring.")
 @click.option("--device", default="local", show_default=True, help="Device to measure on.")
@@ -94,7 +96,7 @@ def build(
 
     \b
     Example:
-      deepen dataset build --out my-dataset --families conv-bn-relu,fc --count 200
+      deepen dataset build --out my-dataset --family conv-bn-relu,fc --count 200
       deepen dataset build --out my-dataset --minutes 10 --exclude resnet50.onnx
     """
     from deepen.campaign import build_dataset

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _TOP = 8
+_MODELLED = (
+    "Modelled is CPU time times a documented power profile: the comparison tests the predicted work of a model, "
+    "not this machine's watts."
+)
 
 
 @click.command(name="quickstart")
@@ -114,6 +118,7 @@ def render(found: QuickstartResult) -> str:
         f"Energy per inference, net of idle, {source} ({found.meter} on {found.device}; {found.runtime_build}).",
         f"Trained on {found.kernels_measured} kernels and {found.networks_measured} random networks measured here; "
         "no model below was among them.",
+        *([_MODELLED] if source == "modelled" else []),
         "",
         table(
             ("model", "predicted", "90 % interval", source, "error", "repeat", "coverage", "seen"),

@@ -166,7 +166,7 @@ def test_nothing_measured_is_exit_1(tmp_path, bench, fail_with):
 
 
 def test_unknown_family_names_the_nearest(tmp_path):
-    result = invoke("--out", tmp_path / "d", "--families", "conv-bn-rlu")
+    result = invoke("--out", tmp_path / "d", "--family", "conv-bn-rlu")
     assert result.exit_code == 1
     assert "did you mean conv-bn-relu" in result.stderr
     assert result.stderr.count("\n") == 1
