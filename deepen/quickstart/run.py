@@ -79,6 +79,8 @@ def run(options: Options, on_progress: Callable[[Progress], None] = lambda progr
         for dataset in (kernels, models):
             check_session(dataset, session, options.threads)
         report = _measure_kernels(options, targets, unseen, session, kernels, clock, on_progress)
+        if report.interrupted and not kernels.keys():
+            raise KeyboardInterrupt  # there is nothing to go on with
         on_progress(Progress("training", f"{len(kernels)} records", eta_s=clock.remaining_s))
         predictor = _train(kernels, options)
         on_progress(Progress("predicting", eta_s=clock.remaining_s))

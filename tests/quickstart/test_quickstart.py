@@ -127,6 +127,12 @@ def test_ctrl_c_while_kernels_are_measured_leaves_a_usable_predictor(tmp_path, b
     assert load_predictor(out / "quickstart.deepen").card["rows"] == found.kernels_measured
 
 
+def test_ctrl_c_before_the_first_kernel_ends_it(tmp_path, bench):
+    with pytest.raises(KeyboardInterrupt):
+        run(Options(tmp_path / "out", minutes=5), StopAfter("measuring kernels", 0))
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
 def test_ctrl_c_while_models_are_measured_keeps_the_predictions(tmp_path, bench):
     found = run(Options(tmp_path / "out", minutes=0.3), StopAfter("measuring models", 4))
     assert found.interrupted
