@@ -1,13 +1,19 @@
-"""From readings of an energy counter to a power trace that integrates back to the counter's own differences."""
+"""Meters around energy counters: their readings become a power trace that integrates back to their differences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["step_trace", "unwrap"]
+from deepen.clock import monotonic_s
+from deepen.meters.sampler import Sampler
+from deepen.meters.types import Scope
+from deepen.records import Interval, PowerTrace, Source
+
+__all__ = ["CounterMeter", "step_trace", "unwrap"]
 
 
 def step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -48,3 +54,76 @@ def unwrap(previous: int, current: int, limit: int) -> int:
         limit: Largest value before the counter starts again at zero (``max_energy_range_uj``).
     """
     return current - previous if current >= previous else limit - previous + current
+
+
+class CounterMeter:
+    """A meter around counters of energy: samples are taken at marks, and often enough in between not to miss a wrap.
+
+    Attributes:
+        id: Name of the power source.
+        calibration_id: Which counters were read.
+        update_s: Time between two updates of the counters, seconds.
+        resolution_j: Smallest step they tell, joules.
+    """
+
+    source: Source = "measured"
+    scope: Scope = "machine"
+
+    def __init__(
+        self,
+        name: str,
+        calibration_id: str,
+        read_j: Callable[[], float],
+        *,
+        update_s: float,
+        resolution_j: float,
+        poll_s: float,
+    ) -> None:
+        """Describe the counters; nothing is read yet.
+
+        Args:
+            name: Name of the power source.
+            calibration_id: Which counters are read.
+            read_j: Reads the energy so far, joules; called under a lock.
+            update_s: Time between two updates of the counters, seconds.
+            resolution_j: Smallest step they tell, joules.
+            poll_s: Time between two readings of our own, seconds.
+        """
+        self.id = name
+        self.calibration_id = calibration_id
+        self.update_s = update_s
+        self.resolution_j = resolution_j
+        self._read_j = read_j
+        self._times: list[float] = []
+        self._energy_j: list[float] = []
+        self._lock = threading.Lock()
+        self._sampler = Sampler(self.mark, poll_s)
+
+    def start(self) -> None:
+        """Begin a trace."""
+        with self._lock:
+            self._times, self._energy_j = [], []
+        self.mark()
+        self._sampler.start()
+
+    def mark(self) -> None:
+        """Read the counters."""
+        with self._lock:
+            before = monotonic_s()
+            energy_j = self._read_j()
+            self._times.append((before + monotonic_s()) / 2)
+            self._energy_j.append(energy_j)
+
+    def observe(self, interval: Interval) -> None:
+        """Ignore: a counter needs no help."""
+
+    def stop(self) -> PowerTrace:
+        """End the trace."""
+        self._sampler.stop()
+        self.mark()
+        t_s, power_w = step_trace(self._times, self._energy_j)
+        return PowerTrace(t_s, power_w, 1 / self.update_s, self.id, self.calibration_id, self.source)
+
+    def close(self) -> None:
+        """Stop sampling."""
+        self._sampler.stop()

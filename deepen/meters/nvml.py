@@ -8,16 +8,12 @@ never chosen by itself for work on the processor.
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from deepen.clock import monotonic_s
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.counter import step_trace
-from deepen.meters.sampler import Sampler
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, Scope
-from deepen.records import Interval, PowerTrace, Source
+from deepen.meters.counter import CounterMeter
+from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "Library", "Nvml", "load_library"]
 
@@ -89,14 +85,8 @@ def load_library() -> Any:
         raise MeterError("nvml: libnvidia-ml.so.1 is not installed; install the NVIDIA driver") from error
 
 
-class Nvml:
+class Nvml(CounterMeter):
     """Sum of the energy counters of some GPUs."""
-
-    id = "nvml"
-    source: Source = "measured"
-    scope: Scope = "machine"
-    update_s = _UPDATE_S
-    resolution_j = 1e-3
 
     def __init__(self, library: Library, handles: list[ctypes.c_void_p]) -> None:
         """Open the counters.
@@ -104,46 +94,13 @@ class Nvml:
         Raises:
             MeterError: If a GPU has none.
         """
-        self._library = library
-        self._handles = handles
-        self.calibration_id = "nvml " + ", ".join(library.name(h) for h in handles)
-        self._times: list[float] = []
-        self._energy_j: list[float] = []
-        self._lock = threading.Lock()
-        self._sampler = Sampler(self.mark, _UPDATE_S)
-        self._total()
 
-    def _total(self) -> float:
-        return sum(self._library.energy_mj(h) for h in self._handles) / 1e3
+        def read_j() -> float:
+            return sum(library.energy_mj(handle) for handle in handles) / 1e3
 
-    def start(self) -> None:
-        """Begin a trace."""
-        with self._lock:
-            self._times, self._energy_j = [], []
-        self.mark()
-        self._sampler.start()
-
-    def mark(self) -> None:
-        """Read the counters."""
-        with self._lock:
-            before = monotonic_s()
-            energy_j = self._total()
-            self._times.append((before + monotonic_s()) / 2)
-            self._energy_j.append(energy_j)
-
-    def observe(self, interval: Interval) -> None:
-        """Ignore: a counter needs no help."""
-
-    def stop(self) -> PowerTrace:
-        """End the trace."""
-        self._sampler.stop()
-        self.mark()
-        t_s, power_w = step_trace(self._times, self._energy_j)
-        return PowerTrace(t_s, power_w, 1 / _UPDATE_S, self.id, self.calibration_id, self.source)
-
-    def close(self) -> None:
-        """Stop sampling."""
-        self._sampler.stop()
+        read_j()
+        names = ", ".join(library.name(handle) for handle in handles)
+        super().__init__("nvml", f"nvml {names}", read_j, update_s=_UPDATE_S, resolution_j=1e-3, poll_s=_UPDATE_S)
 
 
 def _probe(context: Context, loader: Callable[[], Any] = load_library) -> Availability:

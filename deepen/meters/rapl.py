@@ -10,15 +10,11 @@ are readable by root alone.
 from __future__ import annotations
 
 import hashlib
-import threading
 from pathlib import Path
 
-from deepen.clock import monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.counter import step_trace, unwrap
-from deepen.meters.sampler import Sampler
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, Scope
-from deepen.records import Interval, PowerTrace, Source
+from deepen.meters.counter import CounterMeter, unwrap
+from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "Rapl", "packages"]
 
@@ -55,13 +51,8 @@ def _read(zone: Path, name: str) -> int:
         raise MeterError(f"rapl: cannot read {zone / name} ({error}); try again") from error
 
 
-class Rapl:
+class Rapl(CounterMeter):
     """Sum of the package counters."""
-
-    id = "rapl"
-    source: Source = "measured"
-    scope: Scope = "machine"
-    update_s = _UPDATE_S
 
     def __init__(self, zones: list[Path]) -> None:
         """Open the counters.
@@ -76,45 +67,22 @@ class Rapl:
         self._limits = [_read(z, "max_energy_range_uj") for z in zones]
         self._last = [_read(z, "energy_uj") for z in zones]
         self._total_uj = 0
-        self._times: list[float] = []
-        self._energy_j: list[float] = []
-        self._lock = threading.Lock()
-        self._sampler = Sampler(self.mark, _POLL_S)
         names = ",".join(z.name for z in zones)
-        self.calibration_id = f"powercap {names} {hashlib.sha256(names.encode()).hexdigest()[:8]}"
-        self.resolution_j = 61e-6 * len(zones)  # the default energy unit, 2^-14 J (Intel SDM vol. 3, 15.10.1)
+        super().__init__(
+            "rapl",
+            f"powercap {names} {hashlib.sha256(names.encode()).hexdigest()[:8]}",
+            self._unwrapped_j,
+            update_s=_UPDATE_S,
+            resolution_j=61e-6 * len(zones),  # the default energy unit, 2^-14 J (Intel SDM vol. 3, 15.10.1)
+            poll_s=_POLL_S,
+        )
 
-    def start(self) -> None:
-        """Begin a trace."""
-        with self._lock:
-            self._times, self._energy_j = [], []
-        self.mark()
-        self._sampler.start()
-
-    def mark(self) -> None:
-        """Read every counter."""
-        with self._lock:
-            before = monotonic_s()
-            for i, zone in enumerate(self._zones):
-                value = _read(zone, "energy_uj")
-                self._total_uj += unwrap(self._last[i], value, self._limits[i])
-                self._last[i] = value
-            self._times.append((before + monotonic_s()) / 2)
-            self._energy_j.append(self._total_uj / 1e6)
-
-    def observe(self, interval: Interval) -> None:
-        """Ignore: a counter needs no help."""
-
-    def stop(self) -> PowerTrace:
-        """End the trace."""
-        self._sampler.stop()
-        self.mark()
-        t_s, power_w = step_trace(self._times, self._energy_j)
-        return PowerTrace(t_s, power_w, 1 / _UPDATE_S, self.id, self.calibration_id, self.source)
-
-    def close(self) -> None:
-        """Stop sampling."""
-        self._sampler.stop()
+    def _unwrapped_j(self) -> float:
+        for i, zone in enumerate(self._zones):
+            value = _read(zone, "energy_uj")
+            self._total_uj += unwrap(self._last[i], value, self._limits[i])
+            self._last[i] = value
+        return self._total_uj / 1e6
 
 
 def _probe(context: Context) -> Availability:
