@@ -35,7 +35,7 @@ class Settings:
         warmup_s: Seconds of uncounted runs first.
         kernel_rule: When a kernel has enough blocks.
         model_rule: When a model has enough blocks.
-        copies: Copies of a kernel per run; ``None`` for as many as let it find the caches as a model leaves them
+        copies: Copies of a kernel per run; ``None`` for as many as fit the private caches together
             (:mod:`deepen.kernels.replicate`).
         lookahead: Items prepared by a thread while another is measured. 0 prepares each in its turn, which costs
             5-20 ms per kernel and never disturbs a measurement; above 0 is for devices other than this machine.

@@ -139,6 +139,7 @@ def render(found: QuickstartResult) -> str:
             f"The machine's speed varied by {100 * found.drift:.0f} % meanwhile.",
         ]
     lines += [f"{m.name}: not measured, {m.failure}" for m in found.models if m.failure]
+    lines += [f"{m.name}: {warning}" for m in found.models for warning in m.prediction.warnings]
     lines += ["", *_breakdown(_example(found))]
     lines += [f"note: {warning}" for warning in found.warnings]
     if found.failed:

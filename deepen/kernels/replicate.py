@@ -4,7 +4,7 @@ A kernel timed alone pays one call into the runtime per execution; inside a mode
 model of R copies, each with weights and buffers of its own, pays it once for R. All copies together stay within what
 the caches next to a core hold, so that each finds its data as warm as the kernel before it leaves them in a model:
 kernels that are larger by themselves run alone, and the call does not matter beside them. How far sums of kernels are
-from whole models with more copies, or one, is in ``docs/benchmarks.md``.
+from whole models is in ``docs/benchmarks.md``; ``tools/bench/additivity.py --copies N`` shows it for other numbers.
 """
 
 from __future__ import annotations

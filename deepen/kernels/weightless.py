@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.graph.external import weightless_tensors
 from deepen.graph.protos import dtype_name, iter_graphs
+from deepen.graph.skim import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES, Graph
 from deepen.kernels.numbering import duplicates, standard
 
@@ -33,8 +34,6 @@ __all__ = ["STAND_IN", "Skeleton", "overridable", "skeleton"]
 
 STAND_IN = "weights.bin"
 """File, in the folder the runtime is told, that all large constants alias."""
-
-SMALL_ELEMENTS = 1024
 
 _MOVES = frozenset({
     "Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split",

@@ -11,22 +11,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["WeightPool", "placeholder"]
+__all__ = ["DRAWN", "WeightPool", "draw", "placeholder"]
 
 _PAGE = 1 << 16
 """Stretches begin at multiples of this: the largest common page size, as mapping a file demands."""
 
-_DRAWN = 1_000_003
-"""Values drawn; the file repeats them (a prime, so that repeats do not line up with rows)."""
+DRAWN = 1_000_003
+"""Most values drawn; beyond, they repeat (a prime, so that repeats do not line up with rows)."""
 
 SPAN = 0.05
 """Weights lie in [0.25, 1] x this, either sign: far from the denormal range, whose arithmetic is many times slower."""
+
+
+def draw(random: np.random.Generator, count: int) -> NDArray[np.float32]:
+    """Draw float32 weights, shape (count,): either sign, between a quarter of :data:`SPAN` and all of it."""
+    spread = random.uniform(-1.0, 1.0, count)
+    return ((np.copysign(0.25, spread) + 0.75 * spread) * SPAN).astype(np.float32)
 
 
 class WeightPool:
@@ -77,8 +84,7 @@ class WeightPool:
         if present >= size:
             return
         if not self._block:
-            spread = np.random.default_rng(self._seed).uniform(-1.0, 1.0, _DRAWN)
-            self._block = ((np.copysign(0.25, spread) + 0.75 * spread) * SPAN).astype(np.float32).tobytes()
+            self._block = draw(np.random.default_rng(self._seed), DRAWN).tobytes()
         with self.path.open("r+b" if present else "wb") as file:
             file.seek(present - present % len(self._block))
             while file.tell() < size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,28 +57,32 @@ def measure_models(
         on_progress(Progress(stage, name, done, total, clock.remaining_s))
         done += stage == MEASURING
 
-    try:
-        for group in _loads(targets):
-            records, failures = _measure_group(group, session, rule, tell)
-            for target in group:
-                if records[target.name]:
-                    record = _combine(target, records[target.name])
-                    models.append(record)
-                    found[target.name] = _measured(found[target.name], record, records[target.name])
-                else:
-                    found[target.name] = replace(found[target.name], failure=failures.get(target.name, ""))
-    except KeyboardInterrupt:
-        return tuple(found.values()), True
-    return tuple(found.values()), False
+    interrupted = False
+    for group in _loads(targets):
+        records, failures, interrupted = _measure_group(group, session, rule, tell)
+        for target in group:
+            if records[target.name]:
+                record = _combine(target, records[target.name])
+                models.append(record)
+                found[target.name] = _measured(found[target.name], record, records[target.name])
+            else:
+                found[target.name] = replace(found[target.name], failure=failures.get(target.name, ""))
+        if interrupted:
+            break
+    return tuple(found.values()), interrupted
 
 
 def _measure_group(
     group: Sequence[Target], session: Session, rule: StoppingRule, tell: Callable[[str, str], None]
-) -> tuple[dict[str, list[EnergyRecord]], dict[str, str]]:
-    """Keep the models of a group loaded and measure them in turns; returns records and failures by name."""
+) -> tuple[dict[str, list[EnergyRecord]], dict[str, str], bool]:
+    """Keep the models of a group loaded and measure them in turns.
+
+    Returns:
+        Records and failures by name, and whether Ctrl-C ended it; what was measured before counts.
+    """
     records: dict[str, list[EnergyRecord]] = {target.name: [] for target in group}
     failures: dict[str, str] = {}
-    with ExitStack() as stack:
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
         held: dict[str, Callable[[bool], EnergyRecord]] = {}
         for target in group:
             tell("loading models", target.name)
@@ -93,7 +97,8 @@ def _measure_group(
                     records[name].append(measure(turn == ROUNDS - 1))
                 except (MeasureError, RunError) as error:
                     failures[name] = str(error)
-    return records, failures
+        return records, failures, False
+    return records, failures, True
 
 
 def _loads(targets: Sequence[Target]) -> list[list[Target]]:

@@ -148,6 +148,7 @@ def document(found: QuickstartResult) -> dict[str, Any]:
                 "overhead_j": m.prediction.overhead_j,
                 "source": m.source,
                 "failure": m.failure,
+                "warnings": list(m.prediction.warnings),
                 "kernels": [
                     {"name": k.name, "family": k.family, "energy_j": k.energy_j, "interval_j": list(k.interval_j)}
                     for k in m.prediction.kernels

@@ -156,7 +156,7 @@ def _predict(targets: Iterable[Target], predictor: Predictor, measured: Collecti
     results = []
     for target in targets:
         seen = sum(kernel.key in measured for kernel in target.split.kernels)
-        prediction = predictor.predict_split(target.split, str(target.path))
+        prediction = predictor.predict_split(target.split, str(target.path), target.warnings)
         results.append(ModelResult(target.name, prediction, seen / max(1, len(target.split.kernels))))
     return tuple(results)
 

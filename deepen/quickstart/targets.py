@@ -25,6 +25,7 @@ class Target:
         shapes: Shapes of symbolic inputs, by name.
         split: Its kernels.
         weight_bytes: Bytes of all its weights.
+        warnings: What loading it had to say.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Target:
     shapes: Mapping[str, tuple[int, ...]]
     split: Split
     weight_bytes: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def keys(self) -> frozenset[str]:
@@ -63,6 +65,7 @@ def make_target(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Target:
     from deepen.graph import load
     from deepen.kernels.split import split
 
-    found = split(load(path, shapes or None))
+    graph = load(path, shapes or None)
+    found = split(graph)
     weights = {w.name: w.nbytes for kernel in found.kernels for w in kernel.weights}
-    return Target(path.stem.removeprefix("light_"), path, shapes, found, sum(weights.values()))
+    return Target(path.stem.removeprefix("light_"), path, shapes, found, sum(weights.values()), graph.warnings)

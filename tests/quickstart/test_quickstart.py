@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from deepen.cli import cli
+from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError, GraphError
 from deepen.graph import load
 from deepen.kernels.split import split
@@ -134,8 +135,12 @@ def test_ctrl_c_before_the_first_kernel_ends_it(tmp_path, bench):
 
 
 def test_ctrl_c_while_models_are_measured_keeps_the_predictions(tmp_path, bench):
-    found = run(Options(tmp_path / "out", minutes=0.3), StopAfter("measuring models", 4))
+    out = tmp_path / "out"
+    found = run(Options(out, minutes=0.3), StopAfter("measuring models", 4))
     assert found.interrupted
+    assert [math.isfinite(model.measured_j) for model in found.models] == [True] * 4 + [False] * 5
+    with Dataset.open(out / "models") as kept:
+        assert len(kept.model_names()) == 4
     assert all(model.prediction.energy_j > 0 for model in found.models)
 
 
@@ -158,6 +163,24 @@ def test_the_command_prints_table_breakdown_and_places(tmp_path, bench):
     for text in ("resnet50, predicted", "simulated", "Median error", "repeat", str(out / "quickstart.deepen")):
         assert text in done.stdout
     assert "measuring kernels" in done.stderr
+
+
+def test_what_predicting_had_to_warn_of_is_printed_and_in_the_document(tmp_path):
+    from dataclasses import replace
+
+    from deepen.cli.quickstart import render
+    from deepen.quickstart import ModelResult, QuickstartResult
+    from deepen.records import Prediction
+
+    warned = ("a loop of unknown length",)
+    prediction = Prediction("m.onnx", 1.0, (0.5, 2.0), 0.0, (), 1.0, (), 0, "p", "simulated", warned)
+    found = QuickstartResult(
+        (ModelResult("m", prediction, 0.0),), tmp_path, "local", "m", "simulated", "fake", 1, 0, 0.0, 1.0, False
+    )
+    assert "m: a loop of unknown length" in render(found)
+    assert document(found)["models"][0]["warnings"] == ["a loop of unknown length"]
+    silent = replace(found, models=(ModelResult("m", replace(prediction, warnings=()), 0.0),))
+    assert "m: " not in render(silent)
 
 
 def test_the_command_prints_one_document_with_json_and_exits_130_when_interrupted(tmp_path, bench, monkeypatch):

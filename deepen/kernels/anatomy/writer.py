@@ -12,7 +12,7 @@ from deepen.errors import ConfigError
 from deepen.graph.skim import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES
 from deepen.kernels.anatomy.base import Layout, Spec
-from deepen.kernels.weights import SPAN, placeholder
+from deepen.kernels.weights import DRAWN, draw, placeholder
 
 if TYPE_CHECKING:
     import onnx
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Writer", "onnx_type"]
 
 _ONNX_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
-
-_DRAWN = 1_000_003
-"""Most weights drawn per tensor (a prime, so that repeats do not line up with rows)."""
 
 _INTEGER_RANGE = {
     "bool": (0, 2), "int4": (-7, 8), "uint4": (1, 16), "int8": (-100, 101), "uint8": (1, 201), "int16": (-100, 101),
@@ -85,16 +82,12 @@ class Writer:
     def random(self, spec: Spec) -> NDArray[Any]:
         """Draw weights for a tensor; integers cover their type's range, sparing the ends.
 
-        Beyond :data:`_DRAWN` elements the draw repeats: what the values are does not matter, drawing them takes time.
+        Beyond :data:`deepen.kernels.weights.DRAWN` elements the draw repeats: what the values are does not matter,
+        drawing them takes time.
         """
-        count = min(spec.elements, _DRAWN)
+        count = min(spec.elements, DRAWN)
         low, high = _INTEGER_RANGE.get(spec.dtype, (0, 0))
-        values: NDArray[Any]
-        if high:
-            values = self._random.integers(low, high, count)
-        else:
-            spread = self._random.uniform(-1.0, 1.0, count)
-            values = (np.copysign(0.25, spread) + 0.75 * spread).astype(np.float32) * np.float32(SPAN)
+        values: NDArray[Any] = self._random.integers(low, high, count) if high else draw(self._random, count)
         return np.resize(values, spec.shape)
 
     def node(
