@@ -16,10 +16,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 
 __all__ = [
     "RECORD_SCHEMA",
+    "Accuracy",
     "EnergyRecord",
     "Interval",
     "KernelPrediction",
@@ -134,11 +136,28 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class PowerTrace:
-    """Power over host time.
+class Accuracy:
+    """How far an instrument may be off, as standard uncertainties (a data sheet's limit over the square root of 3).
 
     Attributes:
-        t_s: Sample times on the host's monotonic clock; float64, shape (n,), strictly increasing.
+        gain: Share of the reading.
+        offset_w: Of every reading, watts.
+        reference: Where the figures come from; empty where nobody states any (then both are 0 and the uncertainty of an
+            energy leaves the instrument out, and says so).
+    """
+
+    gain: float = 0.0
+    offset_w: float = 0.0
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerTrace:
+    """Power over time.
+
+    Attributes:
+        t_s: Sample times, seconds; float64, shape (n,), strictly increasing. On the host's monotonic clock where a
+            meter made the trace; a trace read from a file keeps the file's own clock.
         power_w: Power at those times; float64, shape (n,).
         rate_hz: Nominal sample rate.
         gaps: Stretches (start_s, end_s) without trustworthy samples.
@@ -146,6 +165,12 @@ class PowerTrace:
         meter_id: Which power source.
         calibration_id: Which calibration or power profile was applied.
         source: measured, modelled or simulated.
+        sampling: ``point`` where a sample is the power at its time (power runs linearly in between); ``mean`` where it
+            is the mean over the sample period that ends at its time (instruments that report energy per sample).
+        logic: Digital inputs sampled with the power; uint8, shape (n,), bit k is input k; ``None`` without inputs.
+        clock: How sample times became host times, with the error; ``None`` where samples were stamped by the host.
+        accuracy: What the instrument states of itself.
+        warnings: What a reader should know (loss, clipping, range switches, resynchronisation).
     """
 
     t_s: NDArray[np.float64]
@@ -156,9 +181,21 @@ class PowerTrace:
     source: Source
     gaps: tuple[tuple[float, float], ...] = ()
     dropped: int = 0
+    sampling: Literal["point", "mean"] = "point"
+    logic: NDArray[np.uint8] | None = None
+    clock: ClockMap | None = None
+    accuracy: Accuracy = field(default_factory=Accuracy)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def loss(self) -> float:
+        """Share of the samples that were lost, 0..1."""
+        return self.dropped / (self.dropped + self.t_s.size) if self.dropped else 0.0
 
     def __post_init__(self) -> None:
         _check_source(self.source)
+        if self.logic is not None and self.logic.shape != self.t_s.shape:
+            raise MeasureError(f"trace has {self.t_s.size} samples and {self.logic.size} of its logic inputs")
         if self.t_s.shape != self.power_w.shape or self.t_s.ndim != 1:
             raise MeasureError(f"trace arrays must be 1-D and alike, not {self.t_s.shape} and {self.power_w.shape}")
         if self.t_s.size > 1 and not bool(np.all(np.diff(self.t_s) > 0)):
