@@ -1,0 +1,337 @@
+"""From bytes with arrival times to a power trace: the engine of every streaming meter.
+
+No thread, no port, no clock of its own: :meth:`Capture.pump` is told what came in and when, so a test, a reader thread
+and a simulation in virtual time all run the same code. The time of a sample is its index in the instrument's own
+stream through a clock map fitted to the arrivals (``deepen.arrivals``), never the moment its bytes happened to be read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.arrivals import ArrivalLog, Arrivals, fit_arrivals
+from deepen.clock import ClockMap
+from deepen.errors import MeterError
+from deepen.meters.stream import Parser, Tally
+from deepen.records import Accuracy, PowerTrace, Source
+
+__all__ = ["Capture", "Ending", "Sink", "Stretches", "tally_warnings"]
+
+_RECENT = 64
+_COVER_MARGIN_S = 5e-3
+"""Margin over the estimated time of the last sample: the floor of the delay is known to about this, while it runs."""
+
+
+class Sink(Protocol):
+    """Where samples go that memory shall not hold (``deepen.traces.TraceWriter``)."""
+
+    def append(
+        self, index: NDArray[np.int64], power_w: NDArray[np.float64], logic: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Take samples: positions in the instrument's stream, power in watts, digital inputs; each of shape (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is known once a stream has ended.
+
+    Attributes:
+        arrivals: Clock map, true rate, and losses only the clock has seen.
+        samples: Samples received.
+        dropped: Samples lost, by the counters and by the clock.
+        gaps: Stretches (start_s, end_s) of host time without trustworthy samples, ascending and disjoint.
+        index_gaps: The same as positions (last trustworthy, next trustworthy) in the instrument's stream.
+        warnings: What a reader should know.
+        start_s: Host time of the first sample, seconds.
+        end_s: Host time of the last sample, seconds.
+        mean_w: Mean of the samples, watts.
+        min_w: Least sample, watts.
+        max_w: Largest sample, watts.
+    """
+
+    arrivals: Arrivals
+    samples: int
+    dropped: int
+    gaps: tuple[tuple[float, float], ...]
+    index_gaps: tuple[tuple[int, int], ...]
+    warnings: tuple[str, ...]
+    start_s: float
+    end_s: float
+    mean_w: float
+    min_w: float
+    max_w: float
+
+    @property
+    def clock(self) -> ClockMap:
+        """Instrument's time (position over nominal rate, losses inserted) to host time."""
+        return self.arrivals.clock
+
+    @property
+    def loss(self) -> float:
+        """Share of the samples that were lost, 0..1."""
+        return self.dropped / (self.dropped + self.samples)
+
+
+class Stretches:
+    """Stretches of positions in bounded memory: when there are too many, near ones become one (they only ever grow)."""
+
+    def __init__(self, limit: int = 8192) -> None:
+        """Keep at most ``limit`` stretches."""
+        self._limit = limit
+        self._join = 0
+        self._items: list[tuple[int, int]] = []
+
+    def add(self, start: int, end: int) -> None:
+        """Add a stretch; its start is not before the start of the last one added."""
+        if self._items and start <= self._items[-1][1] + self._join:
+            self._items[-1] = (self._items[-1][0], max(end, self._items[-1][1]))
+            return
+        self._items.append((start, end))
+        while len(self._items) > self._limit:
+            self._join = max(1, 2 * self._join)
+            items, self._items = self._items, []
+            for first, last in items:
+                self.add(first, last)
+
+    @property
+    def items(self) -> tuple[tuple[int, int], ...]:
+        """The stretches, ascending and disjoint."""
+        return tuple(self._items)
+
+
+class Capture:
+    """Collects one stream.
+
+    Attributes:
+        samples: Samples so far.
+        last_s: Host time at which samples last came in, seconds; ``nan`` before the first.
+    """
+
+    def __init__(self, parser: Parser, rate_hz: float, *, sink: Sink | None = None, quantum: int = 1) -> None:
+        """Begin with a fresh parser.
+
+        Args:
+            parser: Makes samples of bytes.
+            rate_hz: Nominal sample rate, hertz.
+            sink: Where samples go; ``None`` keeps them in memory for :meth:`trace`.
+            quantum: Losses that the instrument's counter cannot see are multiples of this.
+        """
+        self.samples = 0
+        self.last_s = float("nan")
+        self._parser = parser
+        self._rate_hz = rate_hz
+        self._sink = sink
+        self._quantum = quantum
+        self._log = ArrivalLog(rate_hz)
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._first = self._last = -1
+        self._first_tally_lost = 0
+        self._chunks: list[tuple[int, NDArray[np.int64] | None, NDArray[np.float64], NDArray[np.uint8] | None]] = []
+        self._holes = Stretches()
+        self._suspects = Stretches()
+        self._suspect = self._repeated = self._invalid = 0
+        self._sum_w, self._min_w, self._max_w = 0.0, float("inf"), float("-inf")
+
+    def pump(self, data: bytes, host_s: float) -> int:
+        """Take bytes.
+
+        Args:
+            data: Everything that was there when the port was read.
+            host_s: When the read returned, on the host's monotonic clock.
+
+        Returns:
+            How many samples they completed.
+        """
+        found = self._parser.feed(data)
+        index, power_w, logic = found.index, found.power_w, found.logic
+        if not index.size:
+            return 0
+        keep = self._trustworthy_order(index, power_w)
+        if keep is not None:
+            index, power_w = index[keep], power_w[keep]
+            logic = None if logic is None else logic[keep]
+            if not index.size:
+                return 0
+        if self._first < 0:
+            self._first = int(index[0])
+            self._first_tally_lost = self._parser.tally.lost
+        self._note_holes(index)
+        if found.suspect is not None:
+            self._note_suspects(index, found.suspect if keep is None else found.suspect[keep])
+        self._last = int(index[-1])
+        self.samples += int(index.size)
+        self._sum_w += float(power_w.sum())
+        self._min_w = min(self._min_w, float(power_w.min()))
+        self._max_w = max(self._max_w, float(power_w.max()))
+        self._log.add(self._last + 1, host_s)
+        self._recent.append(host_s - (self._last + 1) / self._rate_hz)
+        self.last_s = host_s
+        if self._sink is not None:
+            self._sink.append(index, power_w, logic)
+        else:
+            whole = self._last - int(index[0]) == index.size - 1
+            self._chunks.append((int(index[0]), None if whole else index, power_w, logic))
+        return int(index.size)
+
+    def covers(self, host_s: float) -> bool:
+        """Whether samples taken at a moment of host time have come in, as well as this is known while it runs."""
+        if not self._recent:
+            return False
+        floor_s = min(tuple(self._recent))
+        return (self._last + 1) / self._rate_hz + floor_s >= host_s + _COVER_MARGIN_S + 2 / self._rate_hz
+
+    def finish(self, name: str, extra: Iterable[str] = ()) -> Ending:
+        """Fit the clock, and account for what was lost.
+
+        Args:
+            name: What the instrument is called in an error message.
+            extra: Further warnings.
+
+        Raises:
+            MeterError: If not one sample came in.
+        """
+        if not self.samples:
+            what = "; ".join(tally_warnings(self._parser.tally)) or "nothing could be decoded"
+            raise MeterError(
+                f"{name} gave no samples ({what}); check that it is the right instrument, and its settings"
+            )
+        arrivals = fit_arrivals(*self._log.arrays(), self._rate_hz, quantum=self._quantum)
+        counted = self._last - self._first + 1 - self.samples
+        # A parser that counts a loss without moving its index still tells of a loss.
+        counted = max(counted, self._parser.tally.lost - self._first_tally_lost)
+        by_clock = sum(max(0, loss.samples) for loss in arrivals.losses) + arrivals.throughout
+        warnings = [*self._warnings(counted), *arrivals.problems, *extra]
+        index_gaps = self._gaps(arrivals)
+        times = arrivals.times(np.array([*index_gaps, (self._first, self._last)], dtype=np.int64).reshape(-1))
+        edges = [(float(a), float(b)) for a, b in times.reshape(-1, 2)]
+        return Ending(
+            arrivals=arrivals,
+            samples=self.samples,
+            dropped=counted + by_clock,
+            gaps=tuple(edges[:-1]),
+            index_gaps=index_gaps,
+            warnings=tuple(dict.fromkeys(warnings)),
+            start_s=edges[-1][0],
+            end_s=edges[-1][1],
+            mean_w=self._sum_w / self.samples,
+            min_w=self._min_w,
+            max_w=self._max_w,
+        )
+
+    def trace(
+        self,
+        ending: Ending,
+        *,
+        meter_id: str,
+        calibration_id: str,
+        source: Source,
+        accuracy: Accuracy,
+        sampling: Literal["point", "mean"] = "point",
+    ) -> PowerTrace:
+        """Make the trace of samples kept in memory, and let go of them.
+
+        Args:
+            ending: What :meth:`finish` returned.
+            meter_id: Which power source.
+            calibration_id: Which calibration is applied.
+            source: Label.
+            accuracy: What the instrument states of itself.
+            sampling: What a sample is (see ``PowerTrace``).
+        """
+        chunks, self._chunks = self._chunks, []
+        index = np.concatenate(
+            [np.arange(first, first + power.size) if exact is None else exact for first, exact, power, _ in chunks]
+        )
+        power_w = np.concatenate([power for _, _, power, _ in chunks])
+        logic = None
+        if any(inputs is not None for *_, inputs in chunks):
+            logic = np.concatenate(
+                [np.zeros(p.size, np.uint8) if inputs is None else inputs for _, _, p, inputs in chunks]
+            )
+        return PowerTrace(
+            t_s=ending.arrivals.times(index),
+            power_w=power_w,
+            rate_hz=self._rate_hz,
+            meter_id=meter_id,
+            calibration_id=calibration_id,
+            source=source,
+            gaps=ending.gaps,
+            dropped=ending.dropped,
+            sampling=sampling,
+            logic=logic,
+            clock=ending.clock,
+            accuracy=accuracy,
+            warnings=ending.warnings,
+        )
+
+    def _trustworthy_order(self, index: NDArray[np.int64], power_w: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+        """Which samples to keep: those with a number, at positions not seen yet; ``None`` for all."""
+        finite = np.isfinite(power_w)
+        ahead = np.maximum.accumulate(np.concatenate([[self._last], index[:-1]])) < index
+        if finite.all() and ahead.all():
+            return None
+        self._repeated += int(np.count_nonzero(~ahead))
+        self._invalid += int(np.count_nonzero(~finite & ahead))
+        keep: NDArray[np.bool_] = finite & ahead
+        return keep
+
+    def _note_holes(self, index: NDArray[np.int64]) -> None:
+        if self._last >= 0 and index[0] > self._last + 1:
+            self._holes.add(self._last, int(index[0]))
+        if index[-1] - index[0] != index.size - 1:
+            for k in np.flatnonzero(np.diff(index) > 1).tolist():
+                self._holes.add(int(index[k]), int(index[k + 1]))
+
+    def _note_suspects(self, index: NDArray[np.int64], suspect: NDArray[np.bool_]) -> None:
+        """Add each run of suspect samples, from the good sample before it to the good one after it."""
+        count = int(np.count_nonzero(suspect))
+        if not count:
+            return
+        self._suspect += count
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], suspect, [False]]).astype(np.int8)))
+        for a, b in edges.reshape(-1, 2).tolist():
+            self._suspects.add(int(index[a]) - 1, int(index[b - 1]) + 1)
+
+    def _gaps(self, arrivals: Arrivals) -> tuple[tuple[int, int], ...]:
+        """Stretches without trustworthy samples, within the stream, those that overlap made one."""
+        unsure = [(loss.after_index, max(loss.before_index, loss.after_index + 1)) for loss in arrivals.losses]
+        merged: list[tuple[int, int]] = []
+        for a, b in sorted([*self._holes.items, *self._suspects.items, *unsure]):
+            start, end = max(a, self._first), min(b, self._last)
+            if merged and start < merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+            elif end > start:
+                merged.append((start, end))
+        return tuple(merged)
+
+    def _warnings(self, counted: int) -> list[str]:
+        lines = []
+        if counted:
+            lines.append(f"lost: {counted} samples are missing by the instrument's own counter")
+        if self._suspect:
+            lines.append(f"suspect: {self._suspect} samples are not to be trusted (out of range or not settled)")
+        if self._repeated:
+            lines.append(f"duplicates: {self._repeated} samples came at positions seen before and were left out")
+        if self._invalid:
+            lines.append(f"invalid: {self._invalid} samples had no number and count as lost")
+        return [*lines, *tally_warnings(self._parser.tally)]
+
+
+def tally_warnings(tally: Tally) -> list[str]:
+    """What went wrong in a stream, one line each, beginning with a stable word."""
+    counted = (
+        (tally.ambiguous, "ambiguous: {} breaks are longer than the counter can tell; their length is the clock's"),
+        (tally.corrupt, "corrupt: {} frames were refused for a bad checksum, length or value"),
+        (tally.skipped_bytes, "resynchronised: {} bytes were thrown away to find the next frame"),
+        (tally.duplicates, "duplicates: {} frames came twice"),
+        (tally.uncalibrated, "uncalibrated: {} samples came before the calibration was known and were left out"),
+        (tally.clipped, "clipped: {} samples are at the end of a range"),
+        (tally.range_switches, "range switches: {}"),
+    )
+    return [*(text.format(count) for count, text in counted if count), *tally.notes]

@@ -1,0 +1,132 @@
+"""One user at a time for each physical instrument.
+
+Two readers of one serial port steal bytes from each other and both get wrong numbers (pyserial issues 86 and 341), so
+an instrument is locked by its identity, its serial number where it has one (an instrument may have several ports),
+else the real path of its port. The lock is ``flock`` on a small file: the kernel gives it back when its holder dies,
+however it dies, so a lock is never stale. The file says who holds it; it is not removed, because removing a lock file
+another process is about to lock breaks the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from deepen.errors import MeterError
+
+__all__ = ["InstrumentLock", "command_of", "holders", "lock_folder"]
+
+
+def lock_folder() -> Path:
+    """Folder of the lock files: below ``$XDG_RUNTIME_DIR``, else one of this user's own in the temporary folder.
+
+    Raises:
+        MeterError: If the folder cannot be made, or belongs to somebody else.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime and os.access(runtime, os.W_OK | os.X_OK):
+        folder = Path(runtime) / "deepen-meters"
+    else:
+        folder = Path(tempfile.gettempdir()) / f"deepen-meters-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise MeterError(f"cannot make the lock folder {folder} ({error.strerror}); set XDG_RUNTIME_DIR") from error
+    if folder.is_symlink() or not folder.is_dir() or found.st_uid != os.getuid():
+        raise MeterError(f"the lock folder {folder} belongs to somebody else; set XDG_RUNTIME_DIR to a folder of yours")
+    return folder
+
+
+def command_of(pid: int) -> str:
+    """Command line of a process, shortened; empty where it cannot be read."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    words = " ".join(word.decode("utf-8", "replace") for word in raw.split(b"\0") if word)
+    return words if len(words) <= 80 else words[:77] + "..."
+
+
+def holders(path: str) -> list[int]:
+    """Process ids, other than ours, that have a device file open; those we may look into (all, for root).
+
+    Args:
+        path: The device file; links are followed.
+    """
+    real = os.path.realpath(path)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        pid = int(folder.parent.name)
+        if pid == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if any(os.readlink(entry) == real for entry in os.scandir(folder)):  # noqa: PTH115
+                found.append(pid)
+    return sorted(found)
+
+
+class InstrumentLock:
+    """Holds an instrument from construction to :meth:`release`.
+
+    Attributes:
+        identity: What is locked.
+    """
+
+    def __init__(self, identity: str, name: str) -> None:
+        """Take the lock, without waiting.
+
+        Args:
+            identity: What tells this instrument from all others.
+            name: What to call it in an error message.
+
+        Raises:
+            MeterError: If it is taken; the message says by which process.
+        """
+        self.identity = identity
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", identity).strip("-")[-40:]
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        path = lock_folder() / f"{plain}-{digest}.lock"
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise MeterError(f"cannot lock {name}: {path} ({error.strerror}); remove that file") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _holder(os.pread(self._fd, 4096, 0))
+            os.close(self._fd)
+            self._fd = -1
+            raise MeterError(f"{name} is in use by {holder}; end that first") from error
+        entry = json.dumps({"pid": os.getpid(), "command": command_of(os.getpid()), "instrument": identity})
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, entry.encode(), 0)
+
+    def fileno(self) -> int:
+        """Descriptor of the lock; a process that inherits it keeps the lock while it lives."""
+        return self._fd
+
+    def release(self) -> None:
+        """Give the lock back; harmless when that is done."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.ftruncate(fd, 0)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+
+
+def _holder(entry: bytes) -> str:
+    try:
+        found = json.loads(entry)
+        pid, command = int(found["pid"]), str(found["command"])
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+    if pid == os.getpid():
+        return "this process itself"
+    return f"process {pid} ({command})" if command else f"process {pid}"
