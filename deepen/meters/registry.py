@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deepen import catalog
 from deepen.errors import ConfigError, MeterError, unknown_name
+from deepen.meters.files import Files
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts
 
 __all__ = ["DRIVERS", "driver", "driver_names", "list_meters", "open_meter"]
@@ -65,6 +66,7 @@ def open_meter(
     power: PowerFacts | None = None,
     pid: Callable[[], int | None] | None = None,
     root: Path = Path("/"),
+    link: Files | None = None,
 ) -> Meter:
     """Open a power source.
 
@@ -75,12 +77,13 @@ def open_meter(
         power: Idle and full-load figures of the machine, for the modelled source.
         pid: Tells the worker's process id, so that the modelled source counts the worker alone.
         root: Where ``/sys`` and ``/proc`` are; another root is for tests.
+        link: Files and commands of the device where it is not this machine.
 
     Raises:
         ConfigError: If the name or an option is unknown.
         MeterError: If the source does not answer; the message has the cure.
     """
-    context = Context(power, pid, root)
+    context = Context(power, pid, root, link)
     if spec:
         parsed = _spec(spec)
         return driver(parsed.name).open(parsed, context)

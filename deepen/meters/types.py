@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from deepen.errors import ConfigError
+from deepen.meters.files import Files, LocalFiles
 from deepen.records import Interval, PowerTrace, Source
 
 __all__ = ["Availability", "Context", "Driver", "Meter", "MeterSpec", "PowerFacts", "Scope"]
@@ -129,11 +130,18 @@ class Context:
         power: Power figures of the machine, for the modelled source.
         pid: Tells the worker's process id (``None`` while there is none); without it the whole machine counts.
         root: Where ``/sys`` and ``/proc`` are; another root is for tests.
+        link: Files and commands of the device where it is not this machine; ``None`` where it is.
     """
 
     power: PowerFacts | None = None
     pid: Callable[[], int | None] | None = None
     root: Path = Path("/")
+    link: Files | None = None
+
+    @property
+    def files(self) -> Files:
+        """Files and commands of the machine the on-board sensors sit in."""
+        return self.link or LocalFiles(self.root)
 
 
 @dataclass(frozen=True, slots=True)
