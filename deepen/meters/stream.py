@@ -53,6 +53,8 @@ class Tally:
         uncalibrated: Samples that came before calibration was known.
         clipped: Samples at the end of a range.
         range_switches: Changes of range.
+        paused: Sample periods, after the first sample, in which the instrument measured itself (calibration) instead of
+            its input; the index counts them, they are gaps but no losses.
         notes: Anything else worth a line, each once.
     """
 
@@ -64,6 +66,7 @@ class Tally:
     uncalibrated: int = 0
     clipped: int = 0
     range_switches: int = 0
+    paused: int = 0
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
