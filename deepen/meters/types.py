@@ -12,7 +12,7 @@ from deepen.errors import ConfigError
 from deepen.meters.files import Files, LocalFiles
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["Availability", "Context", "Driver", "Meter", "MeterSpec", "PowerFacts", "Scope"]
+__all__ = ["Availability", "Context", "Driver", "Found", "Meter", "MeterSpec", "PowerFacts", "Scope"]
 
 Scope = Literal["machine", "process"]
 """What a meter sees: the whole machine with everything that runs on it, or the worker process alone."""
@@ -145,6 +145,21 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """An instrument that is plugged in.
+
+    Attributes:
+        port: Where: what can be written after the driver's name.
+        serial: Its serial number, which can be written there as well; empty where it tells none.
+        product: What it calls itself.
+    """
+
+    port: str
+    serial: str
+    product: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Availability:
     """Whether a source exists here.
 
@@ -155,6 +170,7 @@ class Availability:
         source: Label its numbers will carry.
         cause: Why it is not available; empty if it is.
         cure: What to do about it; empty if nothing helps or is needed.
+        found: The instruments plugged in, where there can be several.
     """
 
     name: str
@@ -163,6 +179,7 @@ class Availability:
     source: Source
     cause: str = ""
     cure: str = ""
+    found: tuple[Found, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
