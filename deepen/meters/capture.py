@@ -8,7 +8,7 @@ stream through a clock map fitted to the arrivals (``deepen.arrivals``), never t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,7 +21,7 @@ from deepen.errors import MeterError
 from deepen.meters.stream import Parser, Tally
 from deepen.records import Accuracy, PowerTrace, Source
 
-__all__ = ["Capture", "Ending", "Sink", "Stretches", "tally_warnings"]
+__all__ = ["Capture", "Ending", "OpenSink", "Sink", "Stretches", "tally_warnings"]
 
 _RECENT = 64
 _COVER_MARGIN_S = 5e-3
@@ -35,6 +35,10 @@ class Sink(Protocol):
         self, index: NDArray[np.int64], power_w: NDArray[np.float64], logic: NDArray[np.uint8] | None = None
     ) -> None:
         """Take samples: positions in the instrument's stream, power in watts, digital inputs; each of shape (n,)."""
+
+
+OpenSink = Callable[[bool, float], Sink]
+"""Makes a sink once the first samples are there: do they have digital inputs, and about when was position 0 (s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,27 +114,28 @@ class Capture:
 
     Attributes:
         samples: Samples so far.
-        last_s: Host time at which samples last came in, seconds; ``nan`` before the first.
     """
 
-    def __init__(self, parser: Parser, rate_hz: float, *, sink: Sink | None = None, quantum: int = 1) -> None:
+    def __init__(self, parser: Parser, rate_hz: float, *, open_sink: OpenSink | None = None, quantum: int = 1) -> None:
         """Begin with a fresh parser.
 
         Args:
             parser: Makes samples of bytes.
             rate_hz: Nominal sample rate, hertz.
-            sink: Where samples go; ``None`` keeps them in memory for :meth:`trace`.
+            open_sink: Makes the place where samples go; ``None`` keeps them in memory for :meth:`trace`.
             quantum: Losses that the instrument's counter cannot see are multiples of this.
         """
         self.samples = 0
-        self.last_s = float("nan")
         self._parser = parser
         self._rate_hz = rate_hz
-        self._sink = sink
+        self._open_sink = open_sink
+        self._sink: Sink | None = None
+        self._inputs = False
         self._quantum = quantum
         self._log = ArrivalLog(rate_hz)
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._first = self._last = -1
+        self._first_s = float("nan")
         self._first_tally_lost = 0
         self._chunks: list[tuple[int, NDArray[np.int64] | None, NDArray[np.float64], NDArray[np.uint8] | None]] = []
         self._holes = Stretches()
@@ -160,7 +165,13 @@ class Capture:
                 return 0
         if self._first < 0:
             self._first = int(index[0])
+            self._first_s = host_s
             self._first_tally_lost = self._parser.tally.lost
+            self._inputs = logic is not None
+            if self._open_sink is not None:
+                self._sink = self._open_sink(self._inputs, host_s - int(index[-1]) / self._rate_hz)
+        if self._inputs and logic is None:
+            logic = np.zeros(index.size, np.uint8)
         self._note_holes(index)
         if found.suspect is not None:
             self._note_suspects(index, found.suspect if keep is None else found.suspect[keep])
@@ -171,13 +182,16 @@ class Capture:
         self._max_w = max(self._max_w, float(power_w.max()))
         self._log.add(self._last + 1, host_s)
         self._recent.append(host_s - (self._last + 1) / self._rate_hz)
-        self.last_s = host_s
         if self._sink is not None:
-            self._sink.append(index, power_w, logic)
+            self._sink.append(index, power_w, logic if self._inputs else None)
         else:
             whole = self._last - int(index[0]) == index.size - 1
             self._chunks.append((int(index[0]), None if whole else index, power_w, logic))
         return int(index.size)
+
+    def started(self) -> bool:
+        """Whether the stream covers the moment at which its first samples came in."""
+        return self.samples > 0 and self.covers(self._first_s)
 
     def covers(self, host_s: float) -> bool:
         """Whether samples taken at a moment of host time have come in, as well as this is known while it runs."""
@@ -249,11 +263,7 @@ class Capture:
             [np.arange(first, first + power.size) if exact is None else exact for first, exact, power, _ in chunks]
         )
         power_w = np.concatenate([power for _, _, power, _ in chunks])
-        logic = None
-        if any(inputs is not None for *_, inputs in chunks):
-            logic = np.concatenate(
-                [np.zeros(p.size, np.uint8) if inputs is None else inputs for _, _, p, inputs in chunks]
-            )
+        logic = np.concatenate([inputs for *_, inputs in chunks if inputs is not None]) if self._inputs else None
         return PowerTrace(
             t_s=ending.arrivals.times(index),
             power_w=power_w,
