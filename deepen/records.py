@@ -35,8 +35,8 @@ __all__ = [
 
 Source = Literal["measured", "modelled", "simulated"]
 
-RECORD_SCHEMA = 1
-"""Version of :class:`EnergyRecord` as stored; a reader refuses a newer one."""
+RECORD_SCHEMA = 2
+"""Version of :class:`EnergyRecord` as stored; a reader refuses a newer one (2 added ``alignment`` and ``budget``)."""
 
 _STRENGTH: dict[str, int] = {"measured": 2, "modelled": 1, "simulated": 0}
 
@@ -160,7 +160,8 @@ class PowerTrace:
             meter made the trace; a trace read from a file keeps the file's own clock.
         power_w: Power at those times; float64, shape (n,).
         rate_hz: Nominal sample rate.
-        gaps: Stretches (start_s, end_s) without trustworthy samples.
+        gaps: Stretches (start_s, end_s) without trustworthy samples: open intervals, from the last good sample to the
+            next good one; a sample strictly inside is not to be used.
         dropped: Samples known to be lost.
         meter_id: Which power source.
         calibration_id: Which calibration or power profile was applied.
@@ -237,7 +238,11 @@ class EnergyRecord:
         trace_sha256: Hash of the stored trace; empty where none was kept.
         copies: Copies of the kernel that ran side by side in each inference; energies and latency are per copy.
         recorded_at: UTC, ISO-8601.
-        schema: :data:`RECORD_SCHEMA`.
+        alignment: How the trace's time became the host's, ``{"method", "error_s"}``: a method of
+            :class:`~deepen.clock.ClockMap`, or ``host`` where the host stamped the samples; empty where unknown.
+        budget: Standard uncertainty of ``energy_j`` by term, joules (``repeats``, ``idle``, ``alignment``, ...);
+            ``uncertainty_j`` is the root of the sum of their squares. Empty where no terms were kept.
+        schema: :data:`RECORD_SCHEMA`; smaller where an older deepen wrote the record.
     """
 
     id: str
@@ -270,6 +275,8 @@ class EnergyRecord:
     warnings: tuple[str, ...] = ()
     trace_sha256: str = ""
     copies: int = 1
+    alignment: Mapping[str, Any] = field(default_factory=dict)
+    budget: Mapping[str, float] = field(default_factory=dict)
     schema: int = RECORD_SCHEMA
 
     def __post_init__(self) -> None:

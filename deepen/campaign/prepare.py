@@ -203,6 +203,7 @@ def finish(record: EnergyRecord, prepared: Prepared) -> EnergyRecord:
         gross_energy_j=record.gross_energy_j / n,
         latency_s=record.latency_s / n,
         trials=tuple(value / n for value in record.trials),
+        budget={term: value / n for term, value in record.budget.items()},
         rejected=tuple(_per_copy(entry, n) for entry in record.rejected),
         **prepared.fill,
     )

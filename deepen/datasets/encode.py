@@ -27,7 +27,9 @@ FIELDS: tuple[str, ...] = tuple(f.name for f in fields(EnergyRecord))
 _TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(EnergyRecord)}
 _FLOATS = frozenset(name for name, kind in _TYPES.items() if kind == "float")
 _INTS = frozenset(name for name, kind in _TYPES.items() if kind == "int")
-_JSON = ("params", "features", "kernels", "rejected")
+_JSON = ("params", "features", "kernels", "rejected", "alignment", "budget")
+_SINCE = {"alignment": 2, "budget": 2}
+"""Fields that a record of an older schema does not have: they stay out of its document, so that its hash stays."""
 
 
 def _plain(value: Any) -> Any:
@@ -53,14 +55,14 @@ def _features(values: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def to_document(record: EnergyRecord) -> dict[str, Any]:
-    """Make the JSON document of a record: one key per field of :data:`FIELDS`.
+    """Make the JSON document of a record: one key per field of :data:`FIELDS` that its schema has.
 
     Raises:
-        DatasetError: If a value cannot be stored, or the record has a schema of its own.
+        DatasetError: If a value cannot be stored, or the record has a schema this deepen does not know.
     """
-    if record.schema != RECORD_SCHEMA:
+    if not 1 <= record.schema <= RECORD_SCHEMA:
         raise DatasetError(f"record '{record.name}' has schema {record.schema}; this deepen writes {RECORD_SCHEMA}")
-    document = {name: _plain(getattr(record, name)) for name in FIELDS}
+    document = {name: _plain(getattr(record, name)) for name in FIELDS if _SINCE.get(name, 1) <= record.schema}
     for name in _FLOATS:
         document[name] = None if document[name] is None else float(document[name])
     document["trials"] = [_plain(float(value)) for value in record.trials]
@@ -130,7 +132,7 @@ def to_table(sequence: Sequence[int], records: Sequence[EnergyRecord]) -> pa.Tab
     documents = [to_document(record) for record in records]
     columns: dict[str, pa.Array] = {"seq": pa.array(sequence, pa.int64())}
     for name in FIELDS:
-        values = [document[name] for document in documents]
+        values = [document.get(name, {}) for document in documents]  # {}: a field newer than the record
         if name in _JSON:
             columns[name] = pa.array([canonical_text(value) for value in values], pa.string())
         elif name == "trials":

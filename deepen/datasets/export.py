@@ -23,7 +23,7 @@ __all__ = ["Format", "export", "format_of", "make_frame"]
 
 Format = Literal["csv", "parquet", "jsonl"]
 
-_NESTED = ("kernels", "trials", "rejected", "warnings")
+_NESTED = ("kernels", "trials", "rejected", "warnings", "alignment", "budget")
 
 
 def format_of(path: Path) -> Format:
@@ -59,7 +59,7 @@ def make_frame(records: Sequence[EnergyRecord], flatten: bool = False) -> pd.Dat
         if flatten:
             document = to_document(record)
             del row["params"], row["features"]
-            row.update({name: canonical_text(document[name]) for name in _NESTED})
+            row.update({name: canonical_text(document.get(name, {})) for name in _NESTED})
             row.update({f"params.{name}": _cell(value) for name, value in document["params"].items()})
             row.update({f"features.{name}": value for name, value in document["features"].items()})
         rows.append(row)

@@ -149,6 +149,7 @@ def _combine(target: Target, rounds: Sequence[EnergyRecord]) -> EnergyRecord:
         gross_energy_j=statistics.median(record.gross_energy_j for record in rounds),
         latency_s=statistics.median(record.latency_s for record in rounds),
         idle_power_before_w=rounds[0].idle_power_before_w,
+        budget=_combine_budgets(rounds, spread),
         runs=sum(record.runs for record in rounds),
         trials=tuple(trial for record in rounds for trial in record.trials),
         rejected=tuple(entry for record in rounds for entry in record.rejected),
@@ -156,6 +157,12 @@ def _combine(target: Target, rounds: Sequence[EnergyRecord]) -> EnergyRecord:
         kernels=kernels,
         features_version=FEATURES_VERSION,
     )
+
+
+def _combine_budgets(rounds: Sequence[EnergyRecord], spread: float) -> dict[str, float]:
+    """Terms of several rounds: their mean, and the spread between rounds where it says more than that within them."""
+    terms = {t: statistics.fmean(r.budget.get(t, 0.0) for r in rounds) for r in rounds for t in r.budget}
+    return {**terms, "repeats": max(terms.get("repeats", 0.0), spread)} if terms else {}
 
 
 def _measured(result: ModelResult, record: EnergyRecord, rounds: Sequence[EnergyRecord]) -> ModelResult:

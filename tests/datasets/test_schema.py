@@ -13,6 +13,8 @@ import pytest
 from deepen import catalog
 from deepen.datasets import Card, Dataset
 from deepen.datasets.card import read_card
+from deepen.datasets.encode import digest, from_document, from_table, to_document, to_table
+from deepen.errors import DatasetError
 from deepen.records import RECORD_SCHEMA, EnergyRecord
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -71,7 +73,7 @@ def test_a_reader_without_the_code_finds_the_same_records_and_hash(tmp_path, mak
     for part in sorted((folder / "parts").iterdir()):
         for row in pq.read_table(part).to_pylist():
             del row["seq"]
-            for name in ("params", "features", "kernels", "rejected"):
+            for name in ("params", "features", "kernels", "rejected", "alignment", "budget"):
                 row[name] = json.loads(row[name])
             documents.append(
                 {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
@@ -84,3 +86,21 @@ def test_a_reader_without_the_code_finds_the_same_records_and_hash(tmp_path, mak
     assert len(sums) == 4
     assert hashlib.sha256(b"".join(sums)).hexdigest() == expected
     writer.close()
+
+
+def test_records_of_the_first_schema_keep_their_hash_and_are_read_in_both_forms(make_record):
+    """The hash was made by the version that wrote schema 1."""
+    record = make_record(0, schema=1)
+    document = to_document(record)
+    assert not {"alignment", "budget"} & set(document)
+    assert digest(record).hex() == "aae903c7277a013a8a772118cadb8580b14d0cb213bf1edff42302e7bde00f6a"
+    assert digest(from_document(document, "here")) == digest(record)
+    mixed = [(1, record), (2, make_record(1, alignment={"method": "pulses", "error_s": 1e-5}, budget={"idle": 1e-9}))]
+    back = from_table(to_table([1, 2], [r for _, r in mixed]), "here")
+    assert [(seq, digest(r)) for seq, r in back] == [(seq, digest(r)) for seq, r in mixed]
+    assert back[1][1].budget == {"idle": 1e-9}
+
+
+def test_a_record_of_an_unknown_schema_is_not_written(make_record):
+    with pytest.raises(DatasetError, match=f"has schema {RECORD_SCHEMA + 1}; this deepen writes {RECORD_SCHEMA}"):
+        to_document(make_record(0, schema=RECORD_SCHEMA + 1))

@@ -17,6 +17,7 @@ import pytest
 
 from deepen.datasets import Dataset, read_dataset
 from deepen.errors import DatasetError, StorageError
+from deepen.records import RECORD_SCHEMA
 
 
 def ids(folder: Path) -> list[str]:
@@ -475,10 +476,10 @@ def test_a_record_of_a_newer_schema_is_refused(tmp_path, make_record):
     from deepen.datasets.journal import encode_line
 
     journal_only(tmp_path / "d", make_record, 1)
-    document = to_document(make_record(1)) | {"schema": 2, "colour": "blue"}
+    document = to_document(make_record(1)) | {"schema": RECORD_SCHEMA + 1, "colour": "blue"}
     with (tmp_path / "d" / "journal.jsonl").open("ab") as file:
         file.write(encode_line(canonical_text({"seq": 2, "record": document})))
-    with pytest.raises(DatasetError, match=r"line 2: record schema 2 is newer .* upgrade deepen"):
+    with pytest.raises(DatasetError, match=r"line 2: record schema \d+ is newer .* upgrade deepen"):
         Dataset.open(tmp_path / "d")
 
 
