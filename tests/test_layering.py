@@ -13,16 +13,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "deepen"
 
 BASE = {"arrivals", "errors", "units", "clock", "records", "catalog"}
-LIBRARY = {"graph", "devices", "meters", "kernels", "measure", "datasets", "predictors"}
+LIBRARY = {"graph", "devices", "traces", "meters", "kernels", "measure", "datasets", "predictors"}
 TOP = {"cli", "quickstart", "report", "__init__", "__main__"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     **dict.fromkeys(BASE - {"errors"}, BASE),
     "graph": BASE,
     "devices": BASE,
-    "meters": BASE,
+    "traces": BASE,
+    "meters": BASE | {"traces"},
     "kernels": BASE | {"graph"},
-    "measure": BASE | {"devices", "meters"},
+    "measure": BASE | {"devices", "traces", "meters"},
     "datasets": BASE | {"kernels"},
     "predictors": BASE | {"graph", "kernels", "datasets"},
     "campaign": BASE | LIBRARY - {"predictors"},

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "profile": ("deepen.cli.profile", "Measure the energy of a model file on a device."),
     "device": ("deepen.cli.device", "List, probe and prepare devices."),
     "meter": ("deepen.cli.meter", "List, record and check power sources."),
+    "trace": ("deepen.cli.trace", "Look into stored power traces, integrate and convert them."),
     "kernel": ("deepen.cli.kernel", "List kernel families, split models, sample configurations."),
     "dataset": ("deepen.cli.dataset", "Build, check, summarise and export kernel datasets."),
     "predictor": ("deepen.cli.predictor", "List, train and evaluate predictors."),

@@ -1,0 +1,197 @@
+"""``deepen trace``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from deepen.cli.output import emit, json_option, progress, table
+from deepen.units import format_si
+
+if TYPE_CHECKING:
+    from deepen.traces import TraceFile
+
+__all__ = ["command", "open_given", "reading_options"]
+
+_ROLES = ("time", "power", "current", "voltage")
+
+
+@click.group(name="trace")
+def command() -> None:
+    """Look into stored power traces, integrate them, and convert them.
+
+    \b
+    Example:
+      deepen trace show idle.csv
+    """
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how a trace is to be read; they arrive in ``given`` (see :func:`open_given`)."""
+    options = (
+        click.option("--format", "format_", metavar="NAME", help="Format of FILE; found from its content by default."),
+        click.option("--voltage-v", type=float, help="Supply voltage, for files that hold only current."),
+        click.option(
+            "--column",
+            "columns",
+            multiple=True,
+            metavar="ROLE=NAME:UNIT",
+            help="Column of a CSV file: power=P1:mW, current=I:uA, voltage=U:mV.",
+        ),
+        click.option("--time", metavar="NAME:UNIT", help="Column that holds the time: stamp:ms."),
+        click.option("--rate-hz", type=float, help="Number the rows at this rate instead of reading a time."),
+        click.option("--source", help="What the numbers are: measured, modelled or simulated."),
+        click.option("--run", type=int, help="Which run of a file that holds several, counted from 0."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def open_given(file: Path, given: dict[str, Any]) -> TraceFile:
+    """Open a trace with the options of :func:`reading_options`.
+
+    Raises:
+        ConfigError: If an option is wrong, or unknown to the format.
+        MeasureError: If the file is damaged or of no known format.
+    """
+    from deepen.errors import ConfigError
+    from deepen.traces import open_trace
+
+    options = {k: str(v) for k, v in given.items() if k not in ("format_", "columns") and v is not None}
+    for text in given["columns"]:
+        role, separator, column = text.partition("=")
+        if role not in _ROLES or not separator:
+            raise ConfigError(f"--column {text}: write ROLE=NAME:UNIT with a role of {', '.join(_ROLES)}")
+        options[role] = column
+    return open_trace(file, format=given["format_"] or "", **options)
+
+
+@command.command(name="show")
+@click.argument("file", type=click.Path(path_type=Path))
+@reading_options
+@json_option
+def show_command(file: Path, as_json: bool, **given: Any) -> None:
+    """Say what a trace holds: facts, rate, losses, power, warnings, the windows it reports, and a plot.
+
+    \b
+    Example:
+      deepen trace show idle.csv
+      deepen trace show ppk2-export.csv --voltage-v 3.3
+    """
+    from deepen.traces.summary import plot, summarise
+
+    opened = open_given(file, given)
+    found = summarise(opened)
+    info = opened.info
+    windows = opened.windows()
+    document = {
+        "file": str(file),
+        "format": info.format,
+        "meter": info.meter_id,
+        "calibration": info.calibration_id,
+        "source": info.source,
+        "complete": info.complete,
+        "samples": info.samples,
+        "rate_hz": info.rate_hz,
+        "sampling": info.sampling,
+        "start_s": info.start_s,
+        "end_s": info.end_s,
+        "duration_s": info.duration_s,
+        "dropped": info.dropped,
+        "loss": info.loss,
+        "gaps": info.gaps,
+        "min_w": found.min_w,
+        "mean_w": found.mean_w,
+        "max_w": found.max_w,
+        "energy_j": found.energy_j,
+        "clock": None
+        if info.clock is None
+        else {"method": info.clock.method, "rate": info.clock.rate, "error_s": info.clock.error_s},
+        "accuracy": {
+            "gain": info.accuracy.gain,
+            "offset_w": info.accuracy.offset_w,
+            "reference": info.accuracy.reference,
+        },
+        "windows": [
+            {
+                "start_s": w.interval.start_s,
+                "end_s": w.interval.end_s,
+                "label": w.interval.label,
+                "runs": w.interval.runs,
+                "energy_j": w.energy_j,
+            }
+            for w in windows
+        ],
+        "warnings": info.warnings,
+    }
+
+    def render() -> str:
+        clock = info.clock
+        rows = [
+            ("format", info.format),
+            ("numbers", info.source),
+            ("calibration", info.calibration_id),
+            ("samples", f"{info.samples} at {info.rate_hz:.6g} a second ({info.sampling})"),
+            ("time", f"{info.start_s:.6f} to {info.end_s:.6f} s ({info.duration_s:.3f} s)"),
+            ("lost samples", f"{info.dropped} ({info.loss:.4%}) in {len(info.gaps)} gaps"),
+            (
+                "power",
+                f"{format_si(found.mean_w, 'W')} mean, {format_si(found.min_w, 'W')} to {format_si(found.max_w, 'W')}",
+            ),
+            ("energy", format_si(found.energy_j, "J")),
+        ]
+        if clock is not None:
+            error = format_si(clock.error_s, "s")
+            rows.append(("clock", f"{clock.method}, {(clock.rate - 1) * 1e6:+.1f} ppm, error {error}"))
+        lines = [table([info.meter_id or str(file), ""], rows), "", plot(found)]
+        lines += [f"note: {w}" for w in info.warnings]
+        if windows:
+            cells = [
+                (w.interval.label, f"{w.interval.start_s:.6f}", f"{w.interval.end_s:.6f}", format_si(w.energy_j, "J"))
+                for w in windows
+            ]
+            lines += ["", table(["window", "start s", "end s", "reported"], cells, right=(1, 2, 3))]
+        return "\n".join(lines)
+
+    emit(document, as_json, render)
+
+
+@command.command(name="convert")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@reading_options
+@click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True)
+@json_option
+def convert_command(
+    file: Path, out: Path, precision: Literal["float64", "float32"], as_json: bool, **given: Any
+) -> None:
+    """Write a trace as .trace, .parquet, .csv or .json; OUT is replaced in one step.
+
+    \b
+    Example:
+      deepen trace convert monsoon.csv run.trace
+    """
+    from deepen.traces import trace_sha256, write
+
+    opened = open_given(file, given)
+    progress(f"writing {opened.info.samples} samples to {out}")
+    write(opened, out, precision=precision)
+    document = {
+        "file": str(out),
+        "samples": opened.info.samples,
+        "dropped": opened.info.dropped,
+        "source": opened.info.source,
+        "sha256": trace_sha256(opened),
+        "warnings": opened.info.warnings,
+    }
+
+    def render() -> str:
+        return "\n".join(
+            [f"{opened.info.samples} samples written to {out}", *(f"note: {w}" for w in opened.info.warnings)]
+        )
+
+    emit(document, as_json, render)

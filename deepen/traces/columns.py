@@ -1,0 +1,172 @@
+"""Samples as Parquet: a position or a time, the power, and the digital inputs where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.clock import ClockMap
+from deepen.errors import MeasureError
+from deepen.traces.manifest import Part
+from deepen.traces.types import TraceHeader
+
+__all__ = [
+    "META_KEY",
+    "Columns",
+    "first_line",
+    "open_parquet",
+    "part_metadata",
+    "positions",
+    "read_columns",
+    "schema",
+    "table",
+    "times",
+    "write_options",
+    "write_table",
+]
+
+META_KEY = b"deepen-trace"
+"""Key of the facts in a Parquet file's own metadata."""
+
+_ROWS = 1 << 18
+"""Rows per row group, what a reader decodes at once: 2 MiB of float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Samples as stored.
+
+    Attributes:
+        position: int64 (``index``) or float64 seconds (``stamps``), shape (n,).
+        power_w: float32 or float64, shape (n,).
+        logic: uint8, shape (n,), or ``None``.
+    """
+
+    position: NDArray[Any]
+    power_w: NDArray[Any]
+    logic: NDArray[np.uint8] | None
+
+
+def first_line(error: BaseException) -> str:
+    """First line of another library's message, or the name of its class."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def times(header: TraceHeader, clock: ClockMap | None, position: NDArray[Any]) -> NDArray[np.float64]:
+    """Times of stored positions, seconds, shape (n,)."""
+    if header.times == "stamps":
+        return np.asarray(position, dtype=np.float64)
+    device_s = position / header.rate_hz
+    return header.start_s + device_s if clock is None else clock.to_host(device_s)
+
+
+def positions(header: TraceHeader, clock: ClockMap | None, t_s: NDArray[np.float64]) -> NDArray[np.int64] | None:
+    """Positions whose :func:`times` are exactly these times; ``None`` where there are none."""
+    device_s = t_s - header.start_s if clock is None else clock.to_device(t_s)
+    scaled = np.rint(device_s * header.rate_hz)
+    if not bool(np.all(np.abs(scaled) < 2**53)):
+        return None
+    index = scaled.astype(np.int64)
+    return index if np.array_equal(times(header, clock, index), t_s) else None
+
+
+def schema(header: TraceHeader) -> Any:
+    """Arrow schema of the samples."""
+    import pyarrow as pa
+
+    first = ("index", pa.int64()) if header.times == "index" else ("t_s", pa.float64())
+    power = pa.float32() if header.precision == "float32" else pa.float64()
+    return pa.schema([first, ("power_w", power), *([("logic", pa.uint8())] if header.logic else [])])
+
+
+def table(header: TraceHeader, columns: Columns, metadata: dict[bytes, bytes] | None = None) -> Any:
+    """Arrow table of samples."""
+    import pyarrow as pa
+
+    shape = schema(header).with_metadata(metadata)
+    arrays = [columns.position, columns.power_w, *([columns.logic] if header.logic else [])]
+    return pa.table([pa.array(a, type=f.type) for a, f in zip(arrays, shape, strict=True)], schema=shape)
+
+
+def write_options(header: TraceHeader) -> dict[str, Any]:
+    """Parquet settings: positions cost next to nothing as differences, power compresses best with its bytes apart."""
+    first = {"index": "DELTA_BINARY_PACKED"} if header.times == "index" else {"t_s": "BYTE_STREAM_SPLIT"}
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": ["logic"] if header.logic else False,
+        "column_encoding": {**first, "power_w": "BYTE_STREAM_SPLIT"},
+        "write_page_checksum": True,
+        "write_statistics": False,
+    }
+
+
+def part_metadata(part: Part) -> dict[bytes, bytes]:
+    """First and last position, which a reader wants without decoding the part."""
+    return {b"first": repr(part.first).encode(), b"last": repr(part.last).encode()}
+
+
+def write_table(path: Path, samples: Any, header: TraceHeader) -> None:
+    """Write a table as one Parquet file."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(samples, path, row_group_size=_ROWS, **write_options(header))
+
+
+def open_parquet(path: Path) -> Any:
+    """Open a Parquet file.
+
+    Raises:
+        MeasureError: If it is none, or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise MeasureError(
+            f"{path}: cannot be read as Parquet ({first_line(error)}); restore it from a copy"
+        ) from error
+
+
+def read_columns(file: Any, path: Path, header: TraceHeader, run: int | None = None) -> Iterator[Columns]:
+    """Read the samples of a Parquet file in pieces.
+
+    Args:
+        file: What :func:`open_parquet` returned.
+        path: Its path, for messages.
+        header: How they are stored.
+        run: First position, where all follow one after another, so that they need not be read.
+
+    Raises:
+        MeasureError: If the file is damaged or has other columns.
+    """
+    import pyarrow as pa
+
+    expected = schema(header)
+    found = file.schema_arrow
+    if found.names != expected.names or found.types != expected.types:
+        raise MeasureError(
+            f"{path}: has columns {', '.join(found.names)} where {', '.join(expected.names)} are expected"
+        )
+    names = [n for n in expected.names if run is None or n != "index"]
+    try:
+        for batch in file.iter_batches(batch_size=_ROWS, columns=names, use_threads=False):
+            if any(c.null_count for c in batch.columns):
+                raise MeasureError(f"{path}: has samples without a value; restore it from a copy")
+            power_w = batch.column("power_w").to_numpy().astype(np.float64, copy=False)
+            if run is None:
+                position = batch.column(0).to_numpy()
+            else:
+                position = np.arange(run, run + power_w.size, dtype=np.int64)
+                run += power_w.size
+            yield Columns(position, power_w, batch.column("logic").to_numpy() if header.logic else None)
+    except (pa.ArrowException, OSError) as error:
+        raise MeasureError(f"{path}: damaged ({first_line(error)}); restore it from a copy") from error

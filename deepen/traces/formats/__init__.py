@@ -1,0 +1,21 @@
+"""Kinds of trace files, one module each, in the order in which a file is compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deepen.traces.formats import deepen_files, deepen_folder, plain
+from deepen.traces.types import Format
+
+__all__ = ["FORMATS"]
+
+FORMATS: Mapping[str, Format] = {
+    f.name: f
+    for f in (
+        deepen_folder.FORMAT,
+        deepen_files.PARQUET,
+        deepen_files.JSON,
+        plain.FORMAT,
+    )
+}
+"""Name -> format; ``csv``, which takes any table with declared units, comes last."""

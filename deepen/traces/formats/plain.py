@@ -1,0 +1,293 @@
+"""Plain CSV with declared units: our own, and any table of time and power, or current and voltage.
+
+Units come from the header (``power_w``, ``t_s``, ``power (mW)``, ``Current [uA]``) or from options
+(``power=P1:mW``, ``time=stamp:ms``); they are never guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError, MeasureError
+from deepen.records import Source
+from deepen.traces.formats.deepen_folder import info_of
+from deepen.traces.manifest import Manifest
+from deepen.traces.scan import TimeScan, without_missing
+from deepen.traces.table import Table, header_of
+from deepen.traces.types import Format, ReportedWindow, TraceInfo
+
+__all__ = ["FORMAT", "Column", "PlainFile", "number_option", "source_option"]
+
+_UNITS: Mapping[str, Mapping[str, float]] = {
+    "time": {"s": 1.0, "ms": 1e3, "us": 1e6, "µs": 1e6, "ns": 1e9},
+    "power": {"W": 1.0, "mW": 1e3, "uW": 1e6, "µW": 1e6, "nW": 1e9, "kW": 1e-3},
+    "current": {"A": 1.0, "mA": 1e3, "uA": 1e6, "µA": 1e6, "nA": 1e9},
+    "voltage": {"V": 1.0, "mV": 1e3, "uV": 1e6, "µV": 1e6},
+}
+"""Role -> unit -> how many of it make one SI unit (dividing by a whole number rounds once)."""
+
+_NAMES = {
+    "time": ("t", "time", "timestamp", "elapsed", "elapsed_time"),
+    "power": ("p", "power", "total_power"),
+    "current": ("i", "current"),
+    "voltage": ("v", "u", "voltage"),
+}
+
+
+_FACTS_START = ',"{""format"": ""deepen-trace""'
+"""How the facts begin in a CSV file of ours: the last column, quoted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column and its unit.
+
+    Attributes:
+        name: As in the header.
+        per_si: How many of its unit make one SI unit.
+    """
+
+    name: str
+    per_si: float
+
+
+def number_option(options: Mapping[str, str], name: str, path: Path) -> float:
+    """Read an option that is a number above zero; 0 where it is not given.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    text = options.get(name)
+    if text is None:
+        return 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{path}: {name} must be a number above zero, not '{text}'")
+    return value
+
+
+def source_option(text: str, path: Path) -> Source:
+    """Check a label.
+
+    Raises:
+        ConfigError: If it is none of the three.
+    """
+    if text == "measured":
+        return "measured"
+    if text == "modelled":
+        return "modelled"
+    if text == "simulated":
+        return "simulated"
+    raise ConfigError(f"{path}: source must be measured, modelled or simulated, not '{text}'")
+
+
+def _unit(role: str, text: str) -> float | None:
+    units = _UNITS[role]
+    return units.get(text.replace("μ", "µ"))
+
+
+def _declared(role: str, name: str) -> float | None:
+    """How many of a header's unit make one SI unit: ``power_mw`` or ``power (mW)``; ``None`` if it declares none."""
+    match = re.fullmatch(r"(.+?)\s*[\[(]\s*([^\])]+?)\s*[\])]", name)
+    if match:
+        base, unit = match[1], _unit(role, match[2])
+    else:
+        base, _, suffix = name.rpartition("_")
+        lower = {u.lower(): n for u, n in _UNITS[role].items()}
+        unit = lower.get(suffix.lower())
+    known = base.strip().lower().replace(" ", "_") in _NAMES[role]
+    return unit if known else None
+
+
+def _choose(role: str, names: list[str], option: str | None, path: Path) -> Column | None:
+    """The column of a role: as told, else the only header that declares it.
+
+    Raises:
+        ConfigError: If the option names no column or unit, or several headers fit.
+    """
+    if option is not None:
+        name, _, unit_name = option.rpartition(":")
+        unit = _unit(role, unit_name)
+        if not name or unit is None:
+            raise ConfigError(
+                f"{path}: {role}={option}: write {role}=COLUMN:UNIT with a unit of {', '.join(_UNITS[role])}"
+            )
+        if names.count(name) != 1:
+            raise ConfigError(f"{path}: has {names.count(name)} columns '{name}'; its columns: {', '.join(names)}")
+        return Column(name, unit)
+    found = [Column(n, unit) for n in names if (unit := _declared(role, n)) is not None]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{path}: several columns tell a {role} ({', '.join(c.name for c in found)}); choose with {role}=COLUMN:UNIT"
+        )
+    return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFile:
+    """An opened CSV file; see :class:`~deepen.traces.types.TraceFile`.
+
+    Attributes:
+        info: What was found in it.
+        table: Its rows.
+        roles: Role -> column.
+        voltage_v: Supply voltage where there is no column of it.
+        rate_hz: Above 0 where rows are numbered instead of stamped.
+        logic: Whether a column ``logic`` holds digital inputs.
+    """
+
+    info: TraceInfo
+    table: Table
+    roles: Mapping[str, Column]
+    voltage_v: float = 0.0
+    rate_hz: float = 0.0
+    logic: bool = False
+
+    def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
+        """Times, powers (``nan`` where there is none) and digital inputs of all rows, block by block."""
+        roles = list(self.roles)
+        done = 0
+        for block in self.table.blocks([*(self.roles[r].name for r in roles), *(["logic"] if self.logic else [])]):
+            value = {r: column / self.roles[r].per_si for r, column in zip(roles, block, strict=False)}
+            t_s = (done + np.arange(block[0].size)) / self.rate_hz if self.rate_hz else value["time"]
+            power_w = value["power"] if "power" in value else value["current"] * value.get("voltage", self.voltage_v)
+            done += block[0].size
+            yield t_s, np.where(np.isfinite(power_w), power_w, np.nan), _inputs(block[-1], self) if self.logic else None
+
+    def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
+        """See :class:`~deepen.traces.types.TraceFile`."""
+        for block in self.rows():
+            yield without_missing(*block)
+
+    def windows(self) -> tuple[ReportedWindow, ...]:
+        """None: a table holds samples only."""
+        return ()
+
+
+def _inputs(column: NDArray[np.float64], file: PlainFile) -> NDArray[np.uint8]:
+    if not bool(np.all((column >= 0) & (column <= 255) & (column == np.floor(column)))):
+        raise MeasureError(f"{file.table.path}: column 'logic' must hold whole numbers from 0 to 255")
+    return column.astype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a CSV file says beside its numbers, in the columns of our own writer."""
+
+    meter: str = ""
+    source: str = ""
+    manifest: Manifest | None = None
+
+
+def _told(path: Path, delimiter: str, names: list[str]) -> _Told:
+    """Read what the first row says in the columns ``meter``, ``source`` and ``facts``."""
+    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+        file.readline()
+        line = file.readline().rstrip("\r\n")
+    facts = line.find(_FACTS_START) if names[-1:] == ["facts"] else -1
+    manifest = None
+    if facts >= 0:  # not through the csv module, whose fields end at 128 KiB
+        manifest = Manifest.load(line[facts + 2 : -1].replace('""', '"'), path)
+        line = line[:facts]
+    row = dict(zip(names, next(csv.reader([line], delimiter=delimiter), []), strict=False))
+    return _Told(row.get("meter", "").strip(), row.get("source", "").strip(), manifest)
+
+
+def _open(path: Path, options: Mapping[str, str]) -> PlainFile:
+    with path.open("rb") as file:
+        delimiter, names = header_of(file.read(1 << 16))
+    table = Table.open(path, names, delimiter)
+    roles = {r: c for r in _UNITS if (c := _choose(r, names, options.get(r), path)) is not None}
+    voltage_v, rate_hz = number_option(options, "voltage_v", path), number_option(options, "rate_hz", path)
+    if rate_hz:
+        roles.pop("time", None)
+    elif "time" not in roles:
+        raise ConfigError(
+            f"{path}: no column declares a time ({', '.join(names)}); say time=COLUMN:UNIT, or rate_hz=N for rows without"
+        )
+    if "power" in roles:
+        if voltage_v:
+            raise ConfigError(f"{path}: voltage_v is not needed where column '{roles['power'].name}' holds the power")
+        roles = {r: c for r, c in roles.items() if r in ("time", "power")}
+    elif "current" not in roles:
+        raise ConfigError(
+            f"{path}: no column declares a power or a current ({', '.join(names)}); say power=COLUMN:UNIT"
+        )
+    elif "voltage" in roles and voltage_v:
+        raise ConfigError(f"{path}: give voltage_v only where there is no column of it ('{roles['voltage'].name}')")
+    elif "voltage" not in roles and not voltage_v:
+        raise ConfigError(
+            f"{path}: a current without a voltage is no power; say voltage=COLUMN:UNIT or voltage_v=VOLTS"
+        )
+    told = _told(path, delimiter, names)
+    opened = PlainFile(_nothing(path), table, roles, voltage_v, rate_hz, names.count("logic") == 1)
+    return replace(opened, info=_look(opened, told, options))
+
+
+def _nothing(path: Path) -> TraceInfo:
+    return TraceInfo(path, FORMAT.name, "", "", "measured", 0.0, 0)
+
+
+def _look(file: PlainFile, told: _Told, options: Mapping[str, str]) -> TraceInfo:
+    """Scan the rows once."""
+    path = file.table.path
+    scan = TimeScan(path, file.rate_hz or (told.manifest.header.rate_hz if told.manifest else 0.0))
+    for t_s, power_w, _ in file.rows():
+        scan.feed(t_s, power_w)
+    if not scan.samples:
+        raise MeasureError(f"{path}: has no rows with a value; record again")
+    if told.manifest is not None:
+        info = info_of(path, FORMAT.name, told.manifest, scan.samples, 0.0, 0.0)
+        said = (*info.warnings, *file.table.warnings)
+        return replace(info, start_s=scan.start_s, end_s=scan.end_s, warnings=said)
+    warnings = [*file.table.warnings, *scan.notes()]
+    label = options.get("source") or told.source
+    if not label:
+        warnings.append("the file does not say where its numbers come from; taken as measured (say source=...)")
+    return TraceInfo(
+        path=path,
+        format=FORMAT.name,
+        meter_id=options.get("meter") or told.meter or path.stem,
+        calibration_id="as in the file",
+        source=source_option(label or "measured", path),
+        rate_hz=file.rate_hz or scan.rate_hz,
+        samples=scan.samples,
+        start_s=scan.start_s,
+        end_s=scan.end_s,
+        gaps=tuple(scan.gaps),
+        dropped=scan.dropped,
+        warnings=tuple(warnings),
+        logic=file.logic,
+    )
+
+
+def _matches(path: Path, head: bytes) -> bool:
+    """Any text whose first line has at least two columns, one of which is named."""
+    if b"\0" in head:
+        return False
+    try:
+        head[: head.rfind(b"\n") + 1].decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    _, names = header_of(head)
+    return len(names) > 1 and any(re.search(r"[A-Za-z]", n) for n in names)
+
+
+FORMAT = Format(
+    name="csv",
+    title="CSV with declared units (t_s,power_w; power (mW); or columns named by options)",
+    matches=_matches,
+    open=_open,
+    options=("time", "power", "current", "voltage", "voltage_v", "rate_hz", "source", "meter"),
+)

@@ -1,0 +1,82 @@
+"""Interval files: which stretches of a trace count."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepen.errors import ConfigError, MeasureError
+from deepen.records import Interval
+from deepen.traces.table import header_of
+from deepen.traces.types import ReportedWindow
+
+__all__ = ["is_interval_file", "read_intervals"]
+
+_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+
+
+def _columns(head: bytes) -> tuple[str, list[str], str]:
+    """Delimiter, column names, and the unit of the edges (empty if this is no interval file)."""
+    delimiter, names = header_of(head)
+    unit = next((u for u in _UNITS if f"start_{u}" in names and f"end_{u}" in names), "")
+    return delimiter, names, unit
+
+
+def is_interval_file(path: Path) -> bool:
+    """Whether a file is a CSV with the columns ``start_s`` and ``end_s`` (or ``_ms``, ``_us``, ``_ns``)."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return bool(_columns(file.read(1 << 12))[2])
+
+
+def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
+    """Read an interval file: ``start_s,end_s`` with, if there, ``label``, ``runs``, ``energy_j``.
+
+    Other columns are passed over; the columns may be in milli-, micro- or nanoseconds (``start_us,end_us``).
+
+    Args:
+        path: The CSV file.
+
+    Returns:
+        Windows in the order of the file; without a ``label`` column they are numbered from 0.
+
+    Raises:
+        ConfigError: If there is no such file.
+        MeasureError: If a column is missing or a value is wrong, with the line.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no interval file at {path}; check the name")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MeasureError(f"{path}: cannot be read as text ({error}); an interval file is CSV") from error
+    delimiter, _, unit = _columns(text.encode())
+    if not unit:
+        raise MeasureError(f"{path}: has no columns start_s and end_s; write start_s,end_s,label in its first line")
+    found: list[ReportedWindow] = []
+    try:
+        rows = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+        rows.fieldnames = [n.strip() for n in rows.fieldnames or []]
+        for row in rows:
+            if any(v for v in row.values() if isinstance(v, str) and v.strip()):
+                found.append(_window(row, unit, len(found)))
+    except (csv.Error, ValueError, TypeError, MeasureError) as error:
+        raise MeasureError(f"{path}, line {rows.line_num}: {error}") from error
+    if not found:
+        raise MeasureError(f"{path}: has no rows; name at least one interval")
+    return tuple(found)
+
+
+def _window(row: Mapping[str, str | None], unit: str, number: int) -> ReportedWindow:
+    def seconds(name: str) -> float:
+        text = row[f"{name}_{unit}"]
+        if text is None or not math.isfinite(value := float(text)):
+            raise ValueError(f"{name}_{unit} is '{text}', not a time")
+        return value * _UNITS[unit] if unit == "s" else value / round(1 / _UNITS[unit])
+
+    label = row.get("label") or row.get("inference_index") or str(number)
+    interval = Interval(seconds("start"), seconds("end"), label.strip(), runs=int(row.get("runs") or 0))
+    return ReportedWindow(interval, float(row.get("energy_j") or math.nan))

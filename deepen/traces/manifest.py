@@ -1,0 +1,194 @@
+"""The facts of a trace as JSON: what a ``.trace`` folder, a Parquet file, a CSV and a JSON file of ours carry."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from deepen.clock import ClockMap
+from deepen.errors import ConfigError, MeasureError
+from deepen.records import Accuracy
+from deepen.traces.types import TraceHeader
+
+__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "Manifest", "Part"]
+
+FORMAT_NAME = "deepen-trace"
+FORMAT_VERSION = 1
+"""Version of the stored form; a reader refuses a newer one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of a trace folder.
+
+    Attributes:
+        file: Its name.
+        samples: Samples in it.
+        first: Position (``index``) or time in seconds (``stamps``) of the first sample.
+        last: The same of the last sample.
+    """
+
+    file: str
+    samples: int
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything about a trace but its samples.
+
+    Attributes:
+        header: What was known before the first sample.
+        clock: Device clock (position over rate) to host time; ``None`` where it was never fitted.
+        gaps: Stretches (start_s, end_s) without trustworthy samples.
+        dropped: Samples known to be lost.
+        warnings: What a reader should know.
+        complete: Whether the recording was finished in order.
+        parts: Files of a trace folder; empty for a single file.
+    """
+
+    header: TraceHeader
+    clock: ClockMap | None = None
+    gaps: tuple[tuple[float, float], ...] = ()
+    dropped: int = 0
+    warnings: tuple[str, ...] = ()
+    complete: bool = False
+    parts: tuple[Part, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        h = self.header
+        return {
+            "format": FORMAT_NAME,
+            "version": FORMAT_VERSION,
+            "meter": h.meter_id,
+            "calibration": h.calibration_id,
+            "source": h.source,
+            "rate_hz": h.rate_hz,
+            "sampling": h.sampling,
+            "accuracy": {"gain": h.accuracy.gain, "offset_w": h.accuracy.offset_w, "reference": h.accuracy.reference},
+            "times": h.times,
+            "precision": h.precision,
+            "logic": h.logic,
+            "start_s": h.start_s,
+            "clock": None
+            if self.clock is None
+            else {
+                "device_s": self.clock.device_s,
+                "host_s": self.clock.host_s,
+                "rate": self.clock.rate,
+                "error_s": self.clock.error_s if math.isfinite(self.clock.error_s) else None,
+                "method": self.clock.method,
+            },
+            "gaps": [list(g) for g in self.gaps],
+            "dropped": self.dropped,
+            "warnings": list(self.warnings),
+            "complete": self.complete,
+            "parts": [{"file": p.file, "samples": p.samples, "first": p.first, "last": p.last} for p in self.parts],
+        }
+
+    def dump(self) -> str:
+        """As JSON text.
+
+        Raises:
+            ConfigError: If a number in it is not finite.
+        """
+        try:
+            return json.dumps(self.to_json(), allow_nan=False)
+        except ValueError as error:
+            raise ConfigError(f"trace of {self.header.meter_id}: its facts hold a number that is not finite") from error
+
+    @classmethod
+    def load(cls, text: str | bytes, where: Path) -> Manifest:
+        """Read JSON text.
+
+        Raises:
+            MeasureError: If it is no manifest, or of a newer version.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise MeasureError(f"{where}: its facts are no JSON ({error}); restore it from a copy") from error
+        return cls.from_json(document, where)
+
+    @classmethod
+    def from_json(cls, document: Any, where: Path) -> Manifest:
+        """Read JSON values.
+
+        Raises:
+            MeasureError: If they are no manifest, or of a newer version.
+        """
+        if not isinstance(document, Mapping) or document.get("format") != FORMAT_NAME:
+            raise MeasureError(f"{where}: holds no {FORMAT_NAME} facts; it was not written by deepen")
+        if document.get("version") != FORMAT_VERSION:
+            raise MeasureError(
+                f"{where}: stored as version {document.get('version')}, this deepen reads {FORMAT_VERSION}; update deepen"
+            )
+        try:
+            return _parse(document)
+        except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
+            raise MeasureError(
+                f"{where}: its facts are damaged ({type(error).__name__}: {error}); restore it from a copy"
+            ) from error
+
+    def closed(self, **changes: Any) -> Manifest:
+        """The same, finished in order, with some facts changed."""
+        return replace(self, complete=True, **changes)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is not finite")
+    return number
+
+
+def _parse(d: Mapping[str, Any]) -> Manifest:
+    accuracy, clock = d["accuracy"], d["clock"]
+    if d["sampling"] not in ("point", "mean") or d["times"] not in ("index", "stamps"):
+        raise ValueError(f"sampling '{d['sampling']}', times '{d['times']}'")
+    if d["precision"] not in ("float32", "float64") or d["source"] not in ("measured", "modelled", "simulated"):
+        raise ValueError(f"precision '{d['precision']}', source '{d['source']}'")
+    header = TraceHeader(
+        meter_id=str(d["meter"]),
+        calibration_id=str(d["calibration"]),
+        source=d["source"],
+        rate_hz=_finite(d["rate_hz"]),
+        sampling=d["sampling"],
+        accuracy=Accuracy(_finite(accuracy["gain"]), _finite(accuracy["offset_w"]), str(accuracy["reference"])),
+        times=d["times"],
+        precision=d["precision"],
+        logic=bool(d["logic"]),
+        start_s=_finite(d["start_s"]),
+    )
+    return Manifest(
+        header=header,
+        clock=None
+        if clock is None
+        else ClockMap(
+            _finite(clock["device_s"]),
+            _finite(clock["host_s"]),
+            _finite(clock["rate"]),
+            math.inf if clock["error_s"] is None else _finite(clock["error_s"]),
+            str(clock["method"]),
+        ),
+        gaps=tuple((_finite(start), _finite(end)) for start, end in d["gaps"]),
+        dropped=int(d["dropped"]),
+        warnings=tuple(str(w) for w in d["warnings"]),
+        complete=bool(d["complete"]),
+        parts=tuple(
+            Part(_name(p["file"]), int(p["samples"]), _finite(p["first"]), _finite(p["last"])) for p in d["parts"]
+        ),
+    )
+
+
+def _name(value: Any) -> str:
+    name = str(value)
+    if not name or Path(name).name != name:
+        raise ValueError(f"part '{name}' is not a plain file name")
+    return name

@@ -1,0 +1,125 @@
+"""What the times of a table of samples say: order, rate, and where samples are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import MeasureError
+
+__all__ = ["TimeScan", "without_missing"]
+
+_REGULAR = 0.9
+"""Share of steps within a tenth of the median from which times count as regular, so that a longer step is a loss."""
+
+
+class TimeScan:
+    """Looks through the times of a file, block by block.
+
+    In a regular series a step of 1.5 periods or more is a gap, and so is a sample without a value; where times are
+    irregular (a sensor that is polled) only samples without a value are.
+
+    Args:
+        path: The file, for messages.
+        rate_hz: Sample rate where it is known; 0 to take it from the first block.
+    """
+
+    def __init__(self, path: Path, rate_hz: float = 0.0) -> None:
+        self._path = path
+        self._known = rate_hz > 0
+        self._period_s = 1 / rate_hz if rate_hz > 0 else 0.0
+        self._rows = 0
+        self._last_s = -np.inf
+        self.regular = rate_hz > 0
+        self.samples = 0
+        self.missing = 0
+        self.lost = 0
+        self.start_s = np.nan
+        self.end_s = np.nan
+        self.gaps: list[tuple[float, float]] = []
+
+    def feed(self, t_s: NDArray[np.float64], power_w: NDArray[np.float64]) -> None:
+        """Take the next rows.
+
+        Args:
+            t_s: Times, seconds, shape (n,).
+            power_w: Powers, shape (n,); ``nan`` where a sample has no value.
+
+        Raises:
+            MeasureError: If a time is missing, repeats or goes back; with the row.
+        """
+        if not t_s.size:
+            return
+        steps = np.diff(t_s, prepend=self._last_s)
+        wrong = np.flatnonzero(~(steps > 0) | ~np.isfinite(t_s))
+        if wrong.size:
+            row, t = self._rows + int(wrong[0]) + 1, float(t_s[wrong[0]])
+            what = "is no number" if not np.isfinite(t) else "repeats" if steps[wrong[0]] == 0 else "goes back"
+            raise MeasureError(
+                f"{self._path}: the time of row {row} ({t:.9g} s) {what}; if the clock is coarse and no row is missing, "
+                "give the sample rate (rate_hz) to number the rows instead"
+            )
+        inner = steps[1:] if not self._rows else steps
+        if not self._known and inner.size:
+            self._learn(inner)
+        good = np.isfinite(power_w)
+        self.missing += int(t_s.size - good.sum())
+        self._gaps(t_s[good])
+        self._rows += t_s.size
+        self._last_s = float(t_s[-1])
+
+    def _learn(self, steps: NDArray[np.float64]) -> None:
+        self._known = True
+        self._period_s = float(np.median(steps))
+        self.regular = bool(np.mean(np.abs(steps - self._period_s) <= 0.1 * self._period_s) >= _REGULAR)
+
+    def _gaps(self, t_s: NDArray[np.float64]) -> None:
+        """Note steps between samples with a value that are too long."""
+        if not t_s.size:
+            return
+        joined = t_s if not self.samples else np.concatenate([[self.end_s], t_s])
+        if not self.samples:
+            self.start_s = float(t_s[0])
+        if self.regular:
+            steps = np.diff(joined) / self._period_s
+            at = np.flatnonzero(steps >= 1.5)
+            self.lost += int(np.rint(steps[at] - 1).sum())
+            self.gaps += zip(joined[at].tolist(), joined[at + 1].tolist(), strict=True)
+        self.samples += t_s.size
+        self.end_s = float(t_s[-1])
+
+    @property
+    def dropped(self) -> int:
+        """Samples that are missing: those without a row and those without a value."""
+        return max(self.lost, self.missing) if self.regular else self.missing
+
+    @property
+    def rate_hz(self) -> float:
+        """Samples a second, lost ones included; 0 below two samples."""
+        span_s = self.end_s - self.start_s
+        return (self.samples - 1 + (self.lost if self.regular else 0)) / span_s if self.samples > 1 else 0.0
+
+    def notes(self) -> list[str]:
+        """What a reader should know of this."""
+        notes = []
+        if self.missing:
+            notes.append(f"{self.missing} rows have no value and count as lost")
+        if self.gaps:
+            notes.append(
+                f"{len(self.gaps)} gaps, {self.dropped} samples lost ({self.dropped / (self.dropped + self.samples):.3%})"
+            )
+        if self.samples > 1 and not self.regular:
+            notes.append("times are irregular, so that missing samples cannot be told from slow ones")
+        return notes
+
+
+def without_missing(
+    t_s: NDArray[np.float64], power_w: NDArray[np.float64], logic: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]:
+    """Leave out samples without a value."""
+    good = np.isfinite(power_w)
+    if bool(good.all()):
+        return t_s, power_w, logic
+    return t_s[good], power_w[good], None if logic is None else logic[good]

@@ -1,0 +1,270 @@
+"""Writing a trace while it is recorded: a ``.trace`` folder that is readable at every moment.
+
+The folder holds ``part-000000.parquet``, ``part-000001.parquet``, ... and ``manifest.json``. Every file is written
+beside its place and renamed into it, so whatever ends the process, each part that is there is whole. Samples are stored
+by their position in the instrument's stream; the clock map in the manifest makes times of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.clock import ClockMap
+from deepen.errors import ConfigError, MeasureError
+from deepen.records import PowerTrace
+from deepen.traces.columns import Columns, part_metadata, positions, table, write_table
+from deepen.traces.disk import atomic_file, storage_error
+from deepen.traces.manifest import Manifest, Part
+from deepen.traces.types import CHUNK, TraceHeader
+
+__all__ = ["MANIFEST", "TraceWriter", "part_name"]
+
+MANIFEST = "manifest.json"
+
+_PENDING = 4
+"""Parts that may wait for a slow disk before a writer waits with them."""
+
+
+def part_name(number: int) -> str:
+    """Name of the file of a part, counted from 0."""
+    return f"part-{number:06d}.parquet"
+
+
+class TraceWriter:
+    """Streams a recording to a new ``.trace`` folder.
+
+    Files are written by a thread of the writer's own, so that a slow disk does not keep a reader from its port; an
+    error of the disk comes out of the next call. Leaving the ``with`` block without :meth:`finish` keeps what came so far; a reader says that it was cut short.
+
+    Args:
+        path: The folder to make; its name ends in ``.trace``.
+        header: What is known of the recording.
+        part_samples: Samples per part; bounds the memory of the writer (at most 17 bytes each, times one part being filled
+            and four waiting for the disk).
+        flush_s: Time of recording after which an unfinished part is written as well, seconds: the most a killed
+            process loses.
+
+    Raises:
+        ConfigError: If the name does not end in ``.trace``, or exists, or its folder does not.
+        StorageError: If the disk refuses.
+    """
+
+    def __init__(
+        self, path: str | Path, header: TraceHeader, *, part_samples: int = CHUNK, flush_s: float = 10.0
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".trace":
+            raise ConfigError(f"cannot record into '{self.path.name}'; name a folder that ends in .trace")
+        if part_samples < 1 or not flush_s > 0:
+            raise ConfigError("a trace needs parts of at least one sample and a flush time above zero")
+        try:
+            self.path.mkdir()
+        except FileExistsError as error:
+            raise ConfigError(f"{self.path} exists; name another file or remove it first") from error
+        except FileNotFoundError as error:
+            raise ConfigError(f"no folder {self.path.parent} to write {self.path.name} into; make it first") from error
+        except OSError as error:
+            raise storage_error("make", self.path, error) from error
+        self._manifest = Manifest(header)
+        self._flush_s = flush_s
+        stamped = header.times == "stamps"
+        self._position: NDArray[Any] = np.empty(part_samples, np.float64 if stamped else np.int64)
+        self._power = np.empty(part_samples, np.float32 if header.precision == "float32" else np.float64)
+        self._logic = np.empty(part_samples, np.uint8) if header.logic else None
+        self._filled = 0
+        self._flushed = 0
+        self._done: list[Part] = []
+        self._open = True
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="trace-writer")
+        self._waiting: deque[Future[None]] = deque()
+        _write(self.path, header, None, None, self._manifest.dump())
+
+    @property
+    def samples(self) -> int:
+        """Samples taken so far."""
+        return sum(p.samples for p in self._done) + self._filled
+
+    def append(
+        self,
+        position: NDArray[np.int64] | NDArray[np.float64],
+        power_w: NDArray[np.float64],
+        logic: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Take the next samples.
+
+        Args:
+            position: Positions in the instrument's stream (int64), or times in seconds where the header says
+                ``stamps``; shape (n,), strictly increasing over all calls.
+            power_w: Power, shape (n,), finite.
+            logic: Digital inputs, shape (n,), where the header says so.
+
+        Raises:
+            MeasureError: If the samples are none of that.
+            StorageError: If the disk refuses.
+        """
+        self._check(position, power_w, logic)
+        self._settle(_PENDING)
+        start = 0
+        while start < position.size:
+            room = min(self._position.size - self._filled, position.size - start)
+            to, take = slice(self._filled, self._filled + room), slice(start, start + room)
+            self._position[to], self._power[to] = position[take], power_w[take]
+            if self._logic is not None and logic is not None:
+                self._logic[to] = logic[take]
+            self._filled += room
+            start += room
+            if self._filled == self._position.size:
+                self._write_part()
+        rate = self._manifest.header.rate_hz if self._manifest.header.times == "index" else 1.0
+        if self._filled > self._flushed:
+            since = self._position[self._filled - 1] - self._position[self._flushed]
+            if since >= self._flush_s * rate:
+                self._write_part()
+
+    def append_trace(self, chunk: PowerTrace) -> None:
+        """Take the samples of a trace or of the next chunk of one; its times must be those the header describes.
+
+        Raises:
+            MeasureError: If its times are no positions of this recording.
+            StorageError: If the disk refuses.
+        """
+        header = self._manifest.header
+        if header.times == "stamps":
+            self.append(chunk.t_s, chunk.power_w, chunk.logic)
+            return
+        index = positions(header, chunk.clock, chunk.t_s)
+        if index is None:
+            raise MeasureError(f"{self.path}: times of {chunk.meter_id} lie beside its sample positions; store stamps")
+        self.append(index, chunk.power_w, chunk.logic)
+
+    def update(
+        self,
+        *,
+        clock: ClockMap | None = None,
+        gaps: tuple[tuple[float, float], ...] | None = None,
+        dropped: int | None = None,
+        warnings: tuple[str, ...] | None = None,
+    ) -> None:
+        """Set facts that the next write of the manifest keeps, so that a recording cut short has them."""
+        given: dict[str, Any] = {"clock": clock, "gaps": gaps, "dropped": dropped, "warnings": warnings}
+        self._manifest = replace(self._manifest, **{k: v for k, v in given.items() if v is not None})
+
+    def finish(
+        self,
+        clock: ClockMap | None = None,
+        gaps: tuple[tuple[float, float], ...] = (),
+        dropped: int = 0,
+        warnings: tuple[str, ...] = (),
+    ) -> Path:
+        """Write what is left and close the recording in order.
+
+        Args:
+            clock: Device clock (position over rate) to host time; ``None`` keeps ``start_s`` and the nominal rate.
+            gaps: Stretches (start_s, end_s) without trustworthy samples.
+            dropped: Samples known to be lost.
+            warnings: What a reader should know.
+
+        Returns:
+            The folder.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        self._need_open()
+        self._manifest = self._manifest.closed(clock=clock, gaps=gaps, dropped=dropped, warnings=warnings)
+        try:
+            self._write_part()
+        finally:
+            self._end()
+        return self.path
+
+    def close(self) -> None:
+        """Keep what came so far without finishing; harmless after :meth:`finish`.
+
+        Raises:
+            StorageError: If the disk refuses.
+        """
+        if self._open:
+            try:
+                self._write_part()
+            finally:
+                self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(Exception):  # the error on its way out says more than a second one here
+            self.close()
+
+    def _need_open(self) -> None:
+        if not self._open:
+            raise MeasureError(f"{self.path} is closed; start another recording")
+
+    def _check(self, position: NDArray[Any], power_w: NDArray[np.float64], logic: NDArray[np.uint8] | None) -> None:
+        self._need_open()
+        header = self._manifest.header
+        shapes = {position.shape, power_w.shape, *(() if logic is None else (logic.shape,))}
+        if position.ndim != 1 or len(shapes) != 1:
+            raise MeasureError(f"{self.path}: samples must be 1-D and alike, not {shapes}")
+        if (logic is not None) != header.logic:
+            raise MeasureError(f"{self.path}: the header says logic inputs: {header.logic}; the samples differ")
+        if position.dtype.kind != ("i" if header.times == "index" else "f"):
+            raise MeasureError(f"{self.path}: positions of type {position.dtype} where the header says {header.times}")
+        if not position.size:
+            return
+        last = self._position[self._filled - 1] if self._filled else self._done[-1].last if self._done else -np.inf
+        if not (position[0] > last and bool(np.all(np.diff(position) > 0)) and np.isfinite(position[-1])):
+            raise MeasureError(f"{self.path}: sample positions must increase; the stream went back after {last}")
+        if not bool(np.all(np.isfinite(power_w))):
+            raise MeasureError(f"{self.path}: power of a sample is not a number; leave such samples out as a gap")
+
+    def _write_part(self) -> None:
+        """Hand the samples that are not on the disk yet, and the facts, to the writing thread."""
+        n, part, columns = self._filled, None, None
+        header = self._manifest.header
+        if n > self._flushed:
+            part = Part(part_name(len(self._done)), n, self._position[0].item(), self._position[n - 1].item())
+            logic = None if self._logic is None else self._logic[:n].copy()
+            columns = Columns(self._position[:n].copy(), self._power[:n].copy(), logic)
+            self._manifest = replace(self._manifest, parts=(*self._done, part))
+            self._flushed = n
+            if n == self._position.size:
+                self._done.append(part)
+                self._filled = self._flushed = 0
+        self._settle(_PENDING)
+        text = self._manifest.dump()
+        self._waiting.append(self._disk.submit(_write, self.path, header, part, columns, text))
+
+    def _settle(self, allowed: int) -> None:
+        """Wait until at most so many writes are under way, and raise what any of them raised."""
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) > allowed):
+            self._waiting.popleft().result()
+
+    def _end(self) -> None:
+        self._open = False
+        try:
+            self._settle(0)
+        finally:
+            self._disk.shutdown(cancel_futures=True)
+
+
+def _write(path: Path, header: TraceHeader, part: Part | None, columns: Columns | None, manifest: str) -> None:
+    """Write a part, then the manifest that names it."""
+    if part is not None and columns is not None:
+        with atomic_file(path / part.file) as place:
+            write_table(place, table(header, columns, part_metadata(part)), header)
+    with atomic_file(path / MANIFEST) as place:
+        place.write_text(manifest, encoding="utf-8")

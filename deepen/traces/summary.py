@@ -1,0 +1,108 @@
+"""One pass over a trace: extremes, mean, energy, and what is needed to draw it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import MeasureError
+from deepen.traces.api import cut
+from deepen.traces.types import CHUNK, TraceFile
+from deepen.units import format_si
+
+__all__ = ["Summary", "plot", "summarise"]
+
+_BINS = 72
+"""Columns of the plot: with the scale beside them, a line of a terminal of 80."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a trace amounts to.
+
+    Attributes:
+        min_w: Least power; ``nan`` without samples.
+        mean_w: Mean over time; ``nan`` below two samples.
+        max_w: Most power; ``nan`` without samples.
+        energy_j: Integral over the whole trace, gaps bridged by a straight line.
+        start_s: Time of the first sample, seconds.
+        end_s: Time of the last, seconds.
+        low_w: Least power in each of as many equal stretches; ``nan`` where there is no sample, shape (k,).
+        high_w: Most power in each, shape (k,).
+    """
+
+    min_w: float
+    mean_w: float
+    max_w: float
+    energy_j: float
+    start_s: float
+    end_s: float
+    low_w: NDArray[np.float64]
+    high_w: NDArray[np.float64]
+
+
+def summarise(file: TraceFile, bins: int = _BINS) -> Summary:
+    """Look through an opened trace once, in bounded memory.
+
+    Args:
+        file: The trace.
+        bins: Stretches for the plot.
+
+    Raises:
+        MeasureError: If the file is damaged or has no samples.
+    """
+    info = file.info
+    if not info.samples:
+        raise MeasureError(f"{info.path}: has no samples; record again")
+    low, high = np.full(bins, np.inf), np.full(bins, -np.inf)
+    energy_j, t_last, p_last = 0.0, math.nan, math.nan
+    width_s = max(info.end_s - info.start_s, 1e-12) / bins
+    for piece in cut(file, CHUNK):
+        t_s, power_w = piece.t_s, piece.power_w
+        at = np.clip(((t_s - info.start_s) / width_s).astype(np.int64), 0, bins - 1)
+        np.minimum.at(low, at, power_w)
+        np.maximum.at(high, at, power_w)
+        if math.isfinite(t_last):
+            t_s, power_w = np.concatenate([[t_last], t_s]), np.concatenate([[p_last], power_w])
+        steps = np.diff(t_s)
+        # A sample that is the mean of its period counts for that period alone.
+        energy_j += float(steps @ (power_w[1:] if info.sampling == "mean" else (power_w[1:] + power_w[:-1]) / 2))
+        t_last, p_last = float(t_s[-1]), float(power_w[-1])
+    empty = ~np.isfinite(low)
+    return Summary(
+        min_w=float(low.min()),
+        mean_w=energy_j / (info.end_s - info.start_s) if info.end_s > info.start_s else math.nan,
+        max_w=float(high.max()),
+        energy_j=energy_j,
+        start_s=info.start_s,
+        end_s=info.end_s,
+        low_w=np.where(empty, np.nan, low),
+        high_w=np.where(empty, np.nan, high),
+    )
+
+
+def plot(summary: Summary, height: int = 10) -> str:
+    """Draw the range of the power over time with characters.
+
+    Args:
+        summary: What to draw.
+        height: Lines.
+
+    Returns:
+        Lines of text: for every stretch of time a bar from its least to its most power, gaps left empty.
+    """
+    bottom, top = min(0.0, summary.min_w), summary.max_w
+    step = (top - bottom) / height or 1.0
+    lines = []
+    for row in range(height, 0, -1):
+        floor, ceiling = bottom + (row - 1) * step, bottom + row * step
+        # The lowest line takes the bottom edge as well.
+        covered = (summary.high_w > floor) | ((row == 1) & (summary.high_w >= floor))
+        cells = np.where(covered & (summary.low_w <= ceiling), "█", " ")
+        scale = format_si(ceiling, "W") if row in (height, height // 2) else ""
+        lines.append(f"{scale:>9} ┤{''.join(cells)}")
+    span = f"{0:.0f} s".ljust(len(summary.low_w) - 12) + f"{summary.end_s - summary.start_s:.6g} s".rjust(12)
+    return "\n".join([*lines, f"{'':>9} └{'─' * len(summary.low_w)}", f"{'':>11}{span}"])

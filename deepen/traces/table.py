@@ -1,0 +1,157 @@
+"""Numbers out of CSV files of any size: a few named columns, block by block, with the row of every mistake."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import MeasureError
+from deepen.traces.columns import first_line
+
+__all__ = ["Table", "header_of"]
+
+_BLOCK = 1 << 22
+"""Bytes parsed at once."""
+
+
+def header_of(head: bytes, delimiters: str = ",;\t") -> tuple[str, list[str]]:
+    """First line of a CSV file.
+
+    Args:
+        head: Start of the file.
+        delimiters: Characters that may part the columns.
+
+    Returns:
+        The delimiter (the one that comes most often) and the names of the columns, stripped.
+    """
+    line = head.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].rstrip(b"\r").decode("utf-8", "replace")
+    delimiter = max(delimiters, key=line.count)
+    return delimiter, [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+
+
+class _Head(io.RawIOBase):
+    """The first bytes of a file, as a file of its own."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._file = path.open("rb")
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), self._left))
+        buffer[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A CSV file.
+
+    Attributes:
+        path: The file.
+        names: Names of all columns, in order.
+        delimiter: What parts them.
+        skip: Lines before the first row of numbers (the header is one).
+        bytes: Length of the part that is read: all, or up to a torn last line.
+        warnings: What a reader should know of the end of the file.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    delimiter: str
+    skip: int
+    bytes: int
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path, names: Sequence[str], delimiter: str = ",", skip: int = 1) -> Table:
+        """Look at the end of a file: a last line that is cut short is left out, and said.
+
+        Raises:
+            MeasureError: If the file holds no rows.
+        """
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(0, size - (1 << 16)))
+            tail = file.read()
+        newline = tail.rfind(b"\n")
+        last = tail[newline + 1 :]
+        warnings: list[str] = []
+        if last.strip():
+            fields = [f.strip() for f in last.decode("utf-8", "replace").split(delimiter)]
+            if len(fields) != len(names) or not all(not f or _is_number(f) for f in fields):
+                size -= len(last)
+                warnings.append("the last line is cut short and was left out")
+            else:
+                warnings.append("the last line has no end; if the file was cut, its last value may be wrong")
+        if newline < 0 and warnings[:1] != [
+            "the last line has no end; if the file was cut, its last value may be wrong"
+        ]:
+            raise MeasureError(f"{path}: has no rows; record again")
+        return cls(path, tuple(names), delimiter, skip, size, tuple(warnings))
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[list[NDArray[np.float64]]]:
+        """Read columns.
+
+        Args:
+            columns: Names of columns.
+
+        Yields:
+            One float64 array per column, shape (rows,); a value that is empty or ``nan`` is ``nan``.
+
+        Raises:
+            MeasureError: If a row has another number of columns, or a value is no number.
+        """
+        import pyarrow as pa
+        import pyarrow.csv as pv
+
+        unique = [f"{i}" for i in range(len(self.names))]  # headers may repeat a name or leave it empty
+        wanted = [unique[self.names.index(c)] for c in columns]
+        read = pv.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=self.skip, column_names=unique)
+        parse = pv.ParseOptions(delimiter=self.delimiter)
+        convert = pv.ConvertOptions(
+            include_columns=wanted,
+            column_types=dict.fromkeys(wanted, pa.float64()),
+            null_values=["", "nan", "NaN", "-nan"],
+        )
+        rows = 0
+        try:
+            with pv.open_csv(_Head(self.path, self.bytes), read, parse, convert) as reader:
+                for batch in reader:
+                    rows += batch.num_rows
+                    yield [c.to_numpy(zero_copy_only=False) for c in batch.columns]
+        except (pa.ArrowException, OSError) as error:
+            if "Empty CSV file" in str(error):
+                raise MeasureError(f"{self.path}: has no rows; record again") from error
+            raise MeasureError(f"{self.path}: after row {rows}: {self._plain(first_line(error))}") from error
+
+    def _plain(self, text: str) -> str:
+        """Say in the file's own terms what the parser said in numbers of columns."""
+        return re.sub(
+            r"In CSV column #(\d+)",
+            lambda m: f"column '{self.names[int(m[1])]}'" if int(m[1]) < len(self.names) else m[0],
+            text,
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not math.isinf(float(text))
+    except ValueError:
+        return False

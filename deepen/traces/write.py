@@ -1,0 +1,184 @@
+"""Writing a finished trace, whole or not at all: a ``.trace`` folder, Parquet, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from deepen.errors import ConfigError, StorageError
+from deepen.records import PowerTrace
+from deepen.traces.columns import META_KEY, Columns, positions, schema, table, write_options
+from deepen.traces.api import cut
+from deepen.traces.disk import atomic_file, storage_error, sync_folder
+from deepen.traces.manifest import Manifest, Part
+from deepen.traces.store import MANIFEST, TraceWriter
+from deepen.traces.types import CHUNK, TraceFile, TraceHeader
+
+__all__ = ["SUFFIXES", "write"]
+
+SUFFIXES = (".trace", ".parquet", ".csv", ".json")
+"""What a trace can be written as."""
+
+CSV_FACTS = "facts"
+"""Column of a CSV file of ours whose first row holds the facts of the trace as JSON."""
+
+
+def write(
+    trace: PowerTrace | TraceFile, path: str | Path, *, precision: Literal["float32", "float64"] = "float64"
+) -> Path:
+    """Write a trace; a file that is there is replaced in one step.
+
+    Args:
+        trace: A trace in memory, or an opened one, which is copied piece by piece in bounded memory (but for JSON).
+        path: Where to; its suffix says the format (:data:`SUFFIXES`).
+        precision: How power is stored in ``.trace`` and ``.parquet``: ``float64`` or ``float32``.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: If the suffix is none of these, or the folder does not exist.
+        StorageError: If the disk refuses; what was there stays as it was.
+        MeasureError: If an opened trace is damaged.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"cannot write '{path.name}'; name a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+    if precision not in ("float32", "float64"):
+        raise ConfigError(f"power is stored as float32 or float64, not {precision}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"no folder {path.parent} to write {path.name} into; make it first")
+    header = replace(_header(trace), precision=precision)
+    manifest = Manifest(header).closed(
+        clock=_facts(trace).clock,
+        gaps=_facts(trace).gaps,
+        dropped=_facts(trace).dropped,
+        warnings=_facts(trace).warnings,
+    )
+    manifest.dump()  # facts that cannot be stored are refused before anything is written
+    if path.suffix == ".trace":
+        _write_folder(trace, path, manifest)
+    elif path.is_dir():
+        raise ConfigError(f"{path} is a folder; name another file")
+    else:
+        with atomic_file(path) as place:
+            {".parquet": _write_parquet, ".csv": _write_csv, ".json": _write_json}[path.suffix](trace, place, manifest)
+    return path
+
+
+def _facts(trace: PowerTrace | TraceFile) -> Any:
+    return trace if isinstance(trace, PowerTrace) else trace.info
+
+
+def _pieces(trace: PowerTrace | TraceFile) -> Iterator[PowerTrace]:
+    if isinstance(trace, PowerTrace):
+        yield trace
+    else:
+        yield from cut(trace, CHUNK)
+
+
+def _header(trace: PowerTrace | TraceFile) -> TraceHeader:
+    """Header under which the trace is stored: by position where that gives back the very same times."""
+    f = _facts(trace)
+    start_s = 0.0
+    if f.clock is None:
+        start_s = float(
+            trace.t_s[0] if isinstance(trace, PowerTrace) and trace.t_s.size else getattr(f, "start_s", 0.0)
+        )
+    has_logic = trace.logic is not None if isinstance(trace, PowerTrace) else trace.info.logic
+    header = TraceHeader(
+        meter_id=f.meter_id,
+        calibration_id=f.calibration_id,
+        source=f.source,
+        rate_hz=f.rate_hz,
+        sampling=f.sampling,
+        accuracy=f.accuracy,
+        times="stamps",
+        precision="float64",
+        logic=has_logic,
+        start_s=start_s if np.isfinite(start_s) else 0.0,
+    )
+    if f.rate_hz <= 0:
+        return header
+    indexed = replace(header, times="index")
+    exact = all(positions(indexed, f.clock, piece.t_s) is not None for piece in _pieces(trace))
+    return indexed if exact else header
+
+
+def _position(header: TraceHeader, piece: PowerTrace) -> Any:
+    if header.times == "stamps":
+        return piece.t_s
+    index = positions(header, piece.clock, piece.t_s)
+    assert index is not None  # _header looked at every piece
+    return index
+
+
+def _write_folder(trace: PowerTrace | TraceFile, path: Path, manifest: Manifest) -> None:
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise ConfigError(f"{path} exists and is no trace; name another file or remove it first")
+    place = path.with_name(f".{path.stem}.{os.getpid()}.trace")
+    old = path.with_name(f".{path.stem}.{os.getpid()}.old")
+    try:
+        with TraceWriter(place, manifest.header) as writer:
+            for piece in _pieces(trace):
+                writer.append(_position(manifest.header, piece), piece.power_w, piece.logic)
+            writer.finish(manifest.clock, manifest.gaps, manifest.dropped, manifest.warnings)
+        if path.exists():
+            path.rename(old)
+        place.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise storage_error("write", path, error) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_parquet(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
+    import pyarrow.parquet as pq
+
+    header, samples = manifest.header, 0
+    first = last = 0.0
+    with pq.ParquetWriter(place, schema(header), **write_options(header)) as writer:
+        for piece in _pieces(trace):
+            if not piece.t_s.size:
+                continue
+            position = _position(header, piece)
+            first, last = first if samples else position[0].item(), position[-1].item()
+            samples += piece.t_s.size
+            writer.write_table(table(header, Columns(position, piece.power_w, piece.logic)), row_group_size=1 << 18)
+        facts = replace(manifest, parts=(Part("self", samples, first, last),))
+        writer.add_key_value_metadata({META_KEY.decode(): facts.dump()})
+
+
+def _write_csv(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
+    h, facts = manifest.header, manifest.dump()
+    with place.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["t_s", "power_w", "meter", "source", *(["logic"] if h.logic else []), CSV_FACTS])
+        for piece in _pieces(trace):
+            logic = [] if piece.logic is None else [piece.logic.tolist()]
+            for t, p, *inputs in zip(piece.t_s.tolist(), piece.power_w.tolist(), *logic, strict=True):
+                rows.writerow([repr(t), repr(p), h.meter_id, h.source, *inputs, facts])
+                facts = ""
+
+
+def _write_json(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
+    pieces = list(_pieces(trace))
+    document = manifest.to_json()
+    document["t_s"] = [t for piece in pieces for t in piece.t_s.tolist()]
+    document["power_w"] = [p for piece in pieces for p in piece.power_w.tolist()]
+    if manifest.header.logic:
+        document["logic_inputs"] = [v for piece in pieces if piece.logic is not None for v in piece.logic.tolist()]
+    with place.open("w", encoding="utf-8") as file:
+        json.dump(document, file, allow_nan=False)
