@@ -1,0 +1,217 @@
+"""What every emulated instrument is made of: its clock, its wire, and the protocol that ports drive.
+
+An emulator lives in *true time* (the host's monotonic clock, or a virtual one). Its own clock may run fast or slow, its
+transport may lose frames, and it always knows the energy that really went through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.testing.instruments.supply import Supply
+
+__all__ = ["Emulator", "SampleClock", "Toll", "Wire"]
+
+CHUNK = 1 << 17
+"""Samples made at once: their arrays stay within the processor's caches."""
+
+
+@runtime_checkable
+class Emulator(Protocol):
+    """An instrument that exists in bytes only.
+
+    Attributes:
+        name: What it plays, for example ``ppk2``.
+        rate_hz: Nominal sample rate, hertz.
+        clock: When it takes samples.
+        supply: What it measures.
+        wire: What its transport does to frames.
+    """
+
+    name: str
+    rate_hz: float
+    clock: SampleClock
+    supply: Supply
+    wire: Wire
+
+    def receive(self, data: bytes, t_s: float) -> bytes:
+        """Take bytes from the host at a true time (never before the last one told) and return the answer."""
+
+    def advance(self, t_s: float) -> bytes:
+        """Let true time pass and return the stream since the last call: whole frames only, none if not streaming."""
+
+    def samples_in(self, start: int, stop: int) -> int:
+        """Samples that have a byte in ``[start, stop)`` of what :meth:`advance` returned last."""
+
+    def uncalibrate(self) -> None:
+        """Lose the calibration, as an instrument whose memory was never written or that never sends it."""
+
+    def energy_j(self, start_s: float, end_s: float) -> float:
+        """Energy that really went through between two true times, joules."""
+
+
+class SampleClock:
+    """The clock that times an instrument's samples.
+
+    Sample k is complete at the end of its period; the periods follow each other without a break, unless the clock
+    was made to pause. A clock error of +50 ppm makes it run fast: periods are shorter than nominal by 50e-6.
+
+    Attributes:
+        rate_hz: Nominal rate, hertz.
+        ppm: Error of the instrument's clock, parts per million.
+        started_s: True time at which sampling began last; ``None`` before it ever did.
+        running: Whether samples are being taken.
+    """
+
+    def __init__(self, rate_hz: float, ppm: float = 0.0) -> None:
+        """Make a clock that is stopped."""
+        self.rate_hz = rate_hz
+        self.ppm = ppm
+        self.started_s: float | None = None
+        self.running = False
+        self._pieces: list[tuple[int, float]] = [(0, 0.0)]
+        self._taken = 0
+        self._limit: int | None = None
+
+    @property
+    def period_s(self) -> float:
+        """True length of a period, seconds."""
+        return 1.0 / (self.rate_hz * (1.0 + 1e-6 * self.ppm))
+
+    @property
+    def taken(self) -> int:
+        """Samples taken since the start."""
+        return self._taken
+
+    def start(self, t_s: float, limit: int | None = None) -> None:
+        """Begin with sample 0 at a true time; stop by itself after ``limit`` samples."""
+        self.started_s, self.running, self._taken, self._limit = t_s, True, 0, limit
+        self._pieces = [(0, t_s)]
+
+    def stop(self) -> None:
+        """Take no more samples."""
+        self.running = False
+
+    def pause(self, t_s: float, duration_s: float) -> None:
+        """Take no samples for a while from the first one that would begin at or after a true time.
+
+        Numbers go on as if nothing had happened: nobody can see it in the stream.
+
+        Raises:
+            ValueError: If the duration is negative, or the moment lies before the last pause.
+        """
+        index, begin_s = self._pieces[-1]
+        if duration_s < 0 or t_s < begin_s:
+            raise ValueError("a clock pauses forwards, in the order of time")
+        periods = max(self._taken - index, math.ceil((t_s - begin_s) / self.period_s - 1e-6))
+        self._pieces.append((index + periods, begin_s + periods * self.period_s + duration_s))
+
+    def due(self, t_s: float) -> int:
+        """Samples that are complete at a true time, since the start."""
+        if not self.running:
+            return self._taken
+        count = 0
+        for (index, begin_s), (following, _) in zip(
+            self._pieces, [*self._pieces[1:], (1 << 62, math.inf)], strict=True
+        ):
+            if t_s >= begin_s:
+                count = min(index + int((t_s - begin_s) / self.period_s + 1e-6), following)
+        count = max(count, self._taken)
+        return count if self._limit is None else min(count, self._limit)
+
+    def take(self, t_s: float, multiple: int = 1) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+        """Take the samples that are complete at a true time, in chunks.
+
+        Args:
+            t_s: True time.
+            multiple: Take whole groups of so many only (samples of one packet).
+
+        Yields:
+            Number of the first sample, and start and end of every period in true time, shape (n,).
+        """
+        last = self.due(t_s)
+        last -= (last - self._taken) % multiple
+        step = max(CHUNK // multiple, 1) * multiple
+        while self._taken < last and self.running:
+            first, stop = self._taken, min(self._taken + step, last)
+            self._taken = stop
+            start_s = self._start_s(np.arange(first, stop))
+            yield first, start_s, start_s + self.period_s
+        if self._limit is not None and self._taken + multiple > self._limit:
+            self.running = False
+
+    def _start_s(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """True time at which periods begin."""
+        if len(self._pieces) == 1:
+            return np.asarray(self._pieces[0][1] + index * self.period_s, np.float64)
+        firsts, begins = (np.array(part) for part in zip(*self._pieces, strict=True))
+        piece = np.searchsorted(firsts, index, side="right") - 1
+        return np.asarray(begins[piece] + (index - firsts[piece]) * self.period_s, np.float64)
+
+
+@dataclass(slots=True)
+class Toll:
+    """Frames that something is to happen to.
+
+    Attributes:
+        frames: How many are still to come.
+        samples: Samples in those it has happened to.
+    """
+
+    frames: int
+    samples: int = 0
+
+
+class Wire:
+    """What happens to an instrument's frames before its transport gets them.
+
+    Attributes:
+        jumped: How far the counter in the frames is ahead.
+    """
+
+    def __init__(self) -> None:
+        """Let everything through."""
+        self.jumped = 0
+        self._losses: list[Toll] = []
+        self._spoils: list[Toll] = []
+
+    def lose(self, frames: int) -> Toll:
+        """Swallow the next frames; their counters stay used."""
+        self._losses.append(Toll(frames))
+        return self._losses[-1]
+
+    def spoil(self, frames: int) -> Toll:
+        """Give the next frames a bad checksum."""
+        self._spoils.append(Toll(frames))
+        return self._spoils[-1]
+
+    def jump(self, by: int) -> None:
+        """Let the counter jump although nothing is lost."""
+        self.jumped += by
+
+    def losing(self, samples: Sequence[int] | NDArray[np.int64]) -> int:
+        """How many of the next frames, from the first, are swallowed, given the samples in each."""
+        return self._exact(self._losses, samples)
+
+    def spoiling(self, samples: Sequence[int] | NDArray[np.int64]) -> int:
+        """How many of the next frames, from the first, get a bad checksum, given the samples in each."""
+        return self._exact(self._spoils, samples)
+
+    @staticmethod
+    def _exact(tolls: list[Toll], samples: Sequence[int] | NDArray[np.int64]) -> int:
+        """Charge the tolls in turn, and drop those that are paid."""
+        done = 0
+        while tolls and done < len(samples):
+            count = min(tolls[0].frames, len(samples) - done)
+            tolls[0].samples += int(sum(samples[done : done + count]))
+            tolls[0].frames -= count
+            done += count
+            if not tolls[0].frames:
+                tolls.pop(0)
+        return done

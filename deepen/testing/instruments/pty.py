@@ -1,0 +1,265 @@
+"""An emulator on a pseudo-terminal, in a process of its own: what a driver sees is a serial port.
+
+::
+
+    with serve(emulator) as served:
+        port = open_port(served.path)
+        ...
+        served.switch(3.5)  # the load takes 3.5 W from now on (its signal must be ``Live``)
+        served.energy_j(start_s, end_s)  # what really went through
+
+The emulator follows the monotonic clock, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import tty
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+from deepen.clock import monotonic_s
+from deepen.errors import MeterError
+from deepen.testing.instruments.base import Emulator
+from deepen.testing.instruments.faults import Fault, Line
+from deepen.testing.instruments.signal import Live
+
+__all__ = ["Served", "serve"]
+
+BUFFER_BYTES = 1 << 20
+"""What an emulator keeps for a host that does not read; beyond it, it loses whole batches, as instruments do."""
+
+ANSWER_S = 10.0
+"""How long the process may take to answer."""
+
+
+class Served:
+    """An emulator that runs.
+
+    Attributes:
+        path: The port, for example ``/dev/pts/3``.
+    """
+
+    def __init__(self, path: str, connection: Connection) -> None:
+        """Hold on to the process."""
+        self.path = path
+        self._connection = connection
+
+    def switch(self, power_w: float) -> float:
+        """Let the load take another power from now on; returns the moment, on the monotonic clock.
+
+        The emulator's signal must be a :class:`~deepen.testing.instruments.signal.Live`.
+
+        Raises:
+            MeterError: If it is none, or the process does not answer.
+        """
+        now_s = monotonic_s()
+        return float(self._ask("switch", now_s, power_w))
+
+    def drive(self, bit: int, high: bool) -> float:
+        """Drive a digital input (the emulator must have a ``logic``); returns the moment, on the monotonic clock."""
+        return float(self._ask("drive", monotonic_s(), bit, high))
+
+    def unplug(self) -> None:
+        """Pull the cable: the port is gone at once."""
+        self._ask("unplug")
+
+    def energy_j(self, start_s: float, end_s: float) -> float:
+        """Energy that really went through between two moments of the monotonic clock, joules."""
+        return float(self._ask("energy_j", start_s, end_s))
+
+    def taken(self) -> int:
+        """Samples the instrument has taken since it was told to stream."""
+        return int(self._ask("taken"))
+
+    def lost(self) -> int:
+        """Samples that never reached the host: by faults, and because nobody read."""
+        return int(self._ask("lost"))
+
+    def volts(self) -> float:
+        """Voltage the instrument is set to, 0 where it is off."""
+        return float(self._ask("volts"))
+
+    def _ask(self, what: str, *values: Any) -> Any:
+        """Ask the process.
+
+        Raises:
+            MeterError: If it does not answer or refuses.
+        """
+        try:
+            self._connection.send((what, values))
+            if not self._connection.poll(ANSWER_S):
+                raise MeterError(f"{self.path}: the emulator does not answer; its process is stuck")
+            good, answer = self._connection.recv()
+        except (OSError, EOFError) as error:
+            raise MeterError(f"{self.path}: the emulator has ended; start it again") from error
+        if not good:
+            raise MeterError(f"{self.path}: the emulator refused to {what}: {answer}")
+        return answer
+
+
+@contextmanager
+def serve(emulator: Emulator, *, faults: Sequence[Fault] = (), batch_s: float = 1e-3) -> Iterator[Served]:
+    """Run an emulator on a pseudo-terminal in a process of its own.
+
+    The emulator is sent to the process: what it does there does not show on the object given.
+
+    Args:
+        emulator: The instrument; its class must be importable by name.
+        faults: What goes wrong.
+        batch_s: It writes what it has so often.
+
+    Yields:
+        The running emulator; its ``path`` is the port.
+    """
+    master, slave = os.openpty()
+    ours, theirs = Pipe()
+    try:
+        tty.setraw(slave)
+        path = os.ttyname(slave)
+        code = "from deepen.testing.instruments import pty; pty.main()"
+        handles = (master, slave, theirs.fileno())
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, handles)],
+            pass_fds=handles,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            stdin=subprocess.DEVNULL,
+        )
+    finally:
+        os.close(master)
+        os.close(slave)
+        theirs.close()
+    served = Served(path, ours)
+    try:
+        ours.send((emulator, tuple(faults), batch_s))
+        served.taken()  # it runs
+        yield served
+    finally:
+        ours.close()  # which ends it
+        try:
+            process.wait(ANSWER_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def main() -> None:
+    """Run in the process: arguments are the numbers of both ends of the terminal and of the pipe."""
+    master, slave, pipe = map(int, sys.argv[1:4])
+    connection = Connection(pipe)
+    emulator, faults, batch_s = connection.recv()
+    with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):  # the host is done
+        _Server(master, slave, connection, Line(emulator, faults), batch_s).run()
+
+
+class _Server:
+    """The loop of the process."""
+
+    def __init__(self, master: int, slave: int, connection: Connection, line: Line, batch_s: float) -> None:
+        os.set_blocking(master, False)
+        self.master, self.slave, self.connection = master, slave, connection
+        self.line, self.batch_s = line, batch_s
+        self.queue: deque[bytes] = deque()
+        self.queued = self.overflowed = 0
+
+    def run(self) -> None:
+        """Serve until the host closes the pipe."""
+        next_s = monotonic_s()
+        while True:
+            wait_s = max(0.0, next_s - monotonic_s())
+            reads: list[Any] = [self.connection] if self.master < 0 else [self.connection, self.master]
+            writes = [self.master] if self.queue and self.master >= 0 else []
+            readable, writable, _ = select.select(reads, writes, [], wait_s)
+            if self.connection in readable:
+                self.answer()
+            if self.master >= 0 and self.master in readable:
+                self.receive()
+            now_s = monotonic_s()
+            if now_s >= next_s:
+                self.send(self.line.advance(now_s), droppable=True)
+                next_s = max(next_s + self.batch_s, now_s)
+            if writable:
+                self.drain()
+            if self.line.unplugged:
+                self.unplug()
+
+    def receive(self) -> None:
+        """Hand the instrument what the host wrote."""
+        try:
+            data = os.read(self.master, 65536)
+        except (BlockingIOError, OSError):
+            return
+        self.send(self.line.receive(data, monotonic_s()), droppable=False)
+
+    def send(self, data: bytes, droppable: bool) -> None:
+        """Queue bytes and write what the terminal takes; a full buffer costs whole batches of the stream."""
+        if self.master < 0 or not data:
+            return
+        if droppable and self.queued > BUFFER_BYTES:
+            self.overflowed += self.line.emulator.samples_in(0, len(data))
+            return
+        while data:
+            size = self.line.piece(len(data))
+            self.queue.append(data[:size])
+            self.queued += size
+            data = data[size:]
+        self.drain()
+
+    def drain(self) -> None:
+        """Write what the terminal takes."""
+        while self.queue:
+            try:
+                count = os.write(self.master, self.queue[0])
+            except BlockingIOError:
+                return
+            self.queued -= count
+            if count == len(self.queue[0]):
+                self.queue.popleft()
+            else:
+                self.queue[0] = self.queue[0][count:]
+
+    def unplug(self) -> None:
+        """Close the terminal."""
+        if self.master >= 0:
+            os.close(self.master)
+            os.close(self.slave)
+            self.master, self.queued = -1, 0
+            self.queue.clear()
+
+    def answer(self) -> None:
+        """Answer one question of the host."""
+        what, values = self.connection.recv()
+        try:
+            self.connection.send((True, self.act(what, values)))
+        except (ValueError, AttributeError) as error:
+            self.connection.send((False, str(error)))
+
+    def act(self, what: str, values: tuple[Any, ...]) -> Any:
+        """Do what the host asks for."""
+        emulator = self.line.emulator
+        if what == "switch":
+            if not isinstance(emulator.supply.signal, Live):
+                raise ValueError("its signal is not Live")
+            now_s = max(values[0], self.line.now_s)  # what has been streamed is past
+            emulator.supply.signal.switch(now_s, values[1])
+            return now_s
+        if what == "drive":
+            now_s = max(values[0], self.line.now_s)
+            emulator.logic.set(now_s, *values[1:])  # type: ignore[attr-defined]
+            return now_s
+        if what == "unplug":
+            self.line.unplugged = True
+            self.unplug()
+            return None
+        if what == "lost":
+            return self.line.lost + self.overflowed
+        if what == "energy_j":
+            return emulator.energy_j(*values)
+        return {"taken": emulator.clock.taken, "volts": emulator.supply.volts}[what]
