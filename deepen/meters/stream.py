@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -38,6 +39,26 @@ class Samples:
     def none(cls) -> Samples:
         """No samples."""
         return cls(np.empty(0, np.int64), np.empty(0))
+
+    @classmethod
+    def join(cls, parts: Sequence[Samples]) -> Samples:
+        """Put batches that follow each other together; a column that one of them lacks is left out (``suspect``: false)."""
+        if len(parts) < 2:
+            return parts[0] if parts else cls.none()
+        suspect = None
+        if any(p.suspect is not None for p in parts):
+            suspect = np.concatenate([np.zeros(p.index.size, bool) if p.suspect is None else p.suspect for p in parts])
+        currents = [p.current_a for p in parts if p.current_a is not None]
+        voltages = [p.voltage_v for p in parts if p.voltage_v is not None]
+        inputs = [p.logic for p in parts if p.logic is not None]
+        return cls(
+            np.concatenate([p.index for p in parts]),
+            np.concatenate([p.power_w for p in parts]),
+            np.concatenate(currents) if len(currents) == len(parts) else None,
+            np.concatenate(voltages) if len(voltages) == len(parts) else None,
+            np.concatenate(inputs) if len(inputs) == len(parts) else None,
+            suspect,
+        )
 
 
 @dataclass(slots=True)
