@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -49,7 +49,7 @@ class Ending:
         arrivals: Clock map, true rate, and losses only the clock has seen.
         samples: Samples received.
         dropped: Samples lost, by the counters and by the clock.
-        gaps: Stretches (start_s, end_s) of host time without trustworthy samples, ascending and disjoint.
+        gaps: Stretches (start_s, end_s) of host time without trustworthy samples, ascending, not overlapping.
         index_gaps: The same as positions (last trustworthy, next trustworthy) in the instrument's stream.
         warnings: What a reader should know.
         start_s: Host time of the first sample, seconds.
@@ -73,7 +73,7 @@ class Ending:
 
     @property
     def clock(self) -> ClockMap:
-        """Instrument's time (position over nominal rate, losses inserted) to host time."""
+        """From a sample's position over the nominal rate, losses inserted, to its host time."""
         return self.arrivals.clock
 
     @property
@@ -93,7 +93,7 @@ class Stretches:
 
     def add(self, start: int, end: int) -> None:
         """Add a stretch; its start is not before the start of the last one added."""
-        if self._items and start <= self._items[-1][1] + self._join:
+        if self._items and start < self._items[-1][1] + self._join:
             self._items[-1] = (self._items[-1][0], max(end, self._items[-1][1]))
             return
         self._items.append((start, end))
@@ -105,7 +105,7 @@ class Stretches:
 
     @property
     def items(self) -> tuple[tuple[int, int], ...]:
-        """The stretches, ascending and disjoint."""
+        """The stretches, ascending; none reaches into the next."""
         return tuple(self._items)
 
 
@@ -116,14 +116,24 @@ class Capture:
         samples: Samples so far.
     """
 
-    def __init__(self, parser: Parser, rate_hz: float, *, open_sink: OpenSink | None = None, quantum: int = 1) -> None:
+    def __init__(
+        self,
+        parser: Parser,
+        rate_hz: float,
+        *,
+        sampling: Literal["point", "mean"] = "point",
+        quantum: int = 1,
+        open_sink: OpenSink | None = None,
+    ) -> None:
         """Begin with a fresh parser.
 
         Args:
             parser: Makes samples of bytes.
             rate_hz: Nominal sample rate, hertz.
-            open_sink: Makes the place where samples go; ``None`` keeps them in memory for :meth:`trace`.
+            sampling: What a sample is (see ``PowerTrace``). Sample ``k`` is complete at the end of period ``k``; a mean
+                carries that time, a point the middle of the period.
             quantum: Losses that the instrument's counter cannot see are multiples of this.
+            open_sink: Makes the place where samples go; ``None`` keeps them in memory for :meth:`trace`.
         """
         self.samples = 0
         self._parser = parser
@@ -131,6 +141,7 @@ class Capture:
         self._open_sink = open_sink
         self._sink: Sink | None = None
         self._inputs = False
+        self._sampling: Literal["point", "mean"] = sampling
         self._quantum = quantum
         self._log = ArrivalLog(rate_hz)
         self._recent: deque[float] = deque(maxlen=_RECENT)
@@ -216,9 +227,14 @@ class Capture:
                 f"{name} gave no samples ({what}); check that it is the right instrument, and its settings"
             )
         arrivals = fit_arrivals(*self._log.arrays(), self._rate_hz, quantum=self._quantum)
-        counted = self._last - self._first + 1 - self.samples
-        # A parser that counts a loss without moving its index still tells of a loss.
-        counted = max(counted, self._parser.tally.lost - self._first_tally_lost)
+        # The fit tells when period k began; a sample's time lies half a period or a whole one later.
+        shift_s = (1.0 if self._sampling == "mean" else 0.5) / self._rate_hz
+        arrivals = replace(arrivals, clock=replace(arrivals.clock, device_s=arrivals.clock.device_s - shift_s))
+        tally = self._parser.tally
+        # Positions without a sample are losses, but for those at which the instrument measured itself. A parser that
+        # counts a loss without moving its index still tells of a loss.
+        missing = self._last - self._first + 1 - self.samples
+        counted = max(missing - tally.paused, tally.lost - self._first_tally_lost, 0)
         by_clock = sum(max(0, loss.samples) for loss in arrivals.losses) + arrivals.throughout
         warnings = [*self._warnings(counted), *arrivals.problems, *extra]
         index_gaps = self._gaps(arrivals)
@@ -246,7 +262,6 @@ class Capture:
         calibration_id: str,
         source: Source,
         accuracy: Accuracy,
-        sampling: Literal["point", "mean"] = "point",
     ) -> PowerTrace:
         """Make the trace of samples kept in memory, and let go of them.
 
@@ -256,7 +271,6 @@ class Capture:
             calibration_id: Which calibration is applied.
             source: Label.
             accuracy: What the instrument states of itself.
-            sampling: What a sample is (see ``PowerTrace``).
         """
         chunks, self._chunks = self._chunks, []
         index = np.concatenate(
@@ -273,7 +287,7 @@ class Capture:
             source=source,
             gaps=ending.gaps,
             dropped=ending.dropped,
-            sampling=sampling,
+            sampling=self._sampling,
             logic=logic,
             clock=ending.clock,
             accuracy=accuracy,
@@ -341,6 +355,7 @@ def tally_warnings(tally: Tally) -> list[str]:
         (tally.skipped_bytes, "resynchronised: {} bytes were thrown away to find the next frame"),
         (tally.duplicates, "duplicates: {} frames came twice"),
         (tally.uncalibrated, "uncalibrated: {} samples came before the calibration was known and were left out"),
+        (tally.paused, "paused: the instrument calibrated itself for {} sample periods"),
         (tally.clipped, "clipped: {} samples are at the end of a range"),
         (tally.range_switches, "range switches: {}"),
     )

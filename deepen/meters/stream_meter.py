@@ -118,7 +118,11 @@ class StreamMeter:
         self._data_s = began = self._now()
         self._error = None
         self._capture = Capture(
-            parser, self.instrument.rate_hz, open_sink=open_sink, quantum=getattr(self.instrument, "quantum", 1)
+            parser,
+            self.instrument.rate_hz,
+            sampling=getattr(self.instrument, "sampling", "point"),
+            quantum=getattr(self.instrument, "quantum", 1),
+            open_sink=open_sink,
         )
         if self._threaded:
             self._end.clear()
@@ -160,7 +164,6 @@ class StreamMeter:
             calibration_id=self.calibration_id,
             source=self.source,
             accuracy=self.instrument.accuracy,
-            sampling=getattr(self.instrument, "sampling", "point"),
         )
 
     def stop_sink(self) -> Ending:
