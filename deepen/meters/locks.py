@@ -9,7 +9,6 @@ another process is about to lock breaks the lock.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -50,7 +49,7 @@ def command_of(pid: int) -> str:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return ""
-    words = " ".join(word.decode("utf-8", "replace") for word in raw.split(b"\0") if word)
+    words = " ".join(raw.replace(b"\0", b" ").decode("utf-8", "replace").split())
     return words if len(words) <= 80 else words[:77] + "..."
 
 
@@ -66,10 +65,23 @@ def holders(path: str) -> list[int]:
         pid = int(folder.parent.name)
         if pid == os.getpid():
             continue
-        with contextlib.suppress(OSError):
-            if any(os.readlink(entry) == real for entry in os.scandir(folder)):  # noqa: PTH115
-                found.append(pid)
+        if any(_link(entry) == real for entry in _entries(folder)):
+            found.append(pid)
     return sorted(found)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # another user's process, or one that has just ended
+        return []
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
 
 
 class InstrumentLock:

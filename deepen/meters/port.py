@@ -14,6 +14,7 @@ import math
 import os
 import re
 import select
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class SerialPort:
             if not self._poll.poll(max(0, math.ceil(timeout_s * 1000))):
                 return b""
             return self._drain()
-        except (OSError, pyserial().SerialException, TypeError) as error:  # TypeError: pyserial, closed meanwhile
+        except (OSError, pyserial().SerialException) as error:
             raise self._gone(error) from error
 
     def _drain(self) -> bytes:
@@ -150,7 +151,7 @@ class SerialPort:
             raise MeterError(
                 f"{self.name} has taken no command for {_WRITE_TIMEOUT_S:g} s; unplug it and plug it in again"
             ) from error
-        except (OSError, serial.SerialException, TypeError) as error:
+        except (OSError, serial.SerialException) as error:
             raise self._gone(error) from error
 
     def flush_input(self) -> None:
@@ -175,6 +176,7 @@ class SerialPort:
                 # pyserial 3.5 leaves a socket for the collector when its peer went first.
                 warnings.simplefilter("ignore", ResourceWarning)
                 self._raw.close()
+                _close_log(self._raw)
         finally:
             if self.lock is not None:
                 self.lock.release()
@@ -182,6 +184,13 @@ class SerialPort:
     def _gone(self, error: Exception) -> MeterError:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return MeterError(f"{self.name} is gone ({text}); check the cable and plug the instrument in again")
+
+
+def _close_log(raw: Any) -> None:
+    """Close the file that ``spy://...?file=NAME`` writes, which pyserial leaves open."""
+    output = getattr(getattr(raw, "formatter", None), "output", None)
+    if output is not None and output not in (sys.stdout, sys.stderr):
+        output.close()
 
 
 def _descriptor(raw: Any) -> int | None:
