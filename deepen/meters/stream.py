@@ -42,7 +42,7 @@ class Samples:
 
     @classmethod
     def join(cls, parts: Sequence[Samples]) -> Samples:
-        """Put batches that follow each other together; a column that one of them lacks is left out (``suspect``: false)."""
+        """Put batches that follow each other together; a column that one lacks is left out (``suspect``: false)."""
         if len(parts) < 2:
             return parts[0] if parts else cls.none()
         suspect = None
