@@ -94,9 +94,10 @@ class SampleClock:
         self.started_s, self.running, self._taken, self._limit = t_s, True, 0, limit
         self._pieces = [(0, t_s)]
 
-    def stop(self) -> None:
-        """Take no more samples."""
-        self.running = False
+    def stop(self, after: int = 0) -> None:
+        """Take no more samples after so many further ones."""
+        self._limit = self._taken + after
+        self.running = self.running and after > 0
 
     def pause(self, t_s: float, duration_s: float) -> None:
         """Take no samples for a while from the first one that would begin at or after a true time.
@@ -130,20 +131,21 @@ class SampleClock:
 
         Args:
             t_s: True time.
-            multiple: Take whole groups of so many only (samples of one packet).
+            multiple: Take whole groups of so many only (samples of one packet), but for the last of a limited number.
 
         Yields:
             Number of the first sample, and start and end of every period in true time, shape (n,).
         """
         last = self.due(t_s)
-        last -= (last - self._taken) % multiple
+        if last != self._limit:
+            last -= (last - self._taken) % multiple
         step = max(CHUNK // multiple, 1) * multiple
         while self._taken < last and self.running:
             first, stop = self._taken, min(self._taken + step, last)
             self._taken = stop
             start_s = self._start_s(np.arange(first, stop))
             yield first, start_s, start_s + self.period_s
-        if self._limit is not None and self._taken + multiple > self._limit:
+        if self._taken == self._limit:
             self.running = False
 
     def _start_s(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -209,7 +211,7 @@ class Wire:
         done = 0
         while tolls and done < len(samples):
             count = min(tolls[0].frames, len(samples) - done)
-            tolls[0].samples += int(sum(samples[done : done + count]))
+            tolls[0].samples += int(np.sum(samples[done : done + count]))
             tolls[0].frames -= count
             done += count
             if not tolls[0].frames:
