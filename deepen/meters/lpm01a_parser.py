@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.meters.outliers import Outliers
 from deepen.meters.stream import Samples, Tally
 
 __all__ = ["PROMPT", "AsciiParser", "BinaryParser", "Scale", "StampCheck"]
@@ -36,6 +37,7 @@ _EVENT = re.compile(r"event (\d+) (ris|fal)", re.IGNORECASE)
 _META_HEAD = re.compile(rb"\xf0[\xf1-\xf7]")
 _META_FIXED = {0xF3: 5, 0xF4: 0, 0xF5: 0, 0xF6: 0, 0xF7: 2}  # bytes between the type and FF FF
 _TEXT_LONGEST = 512
+_STEP = 2e-3  # largest relative step of a number with four digits, or with twelve bits that are not normalised
 _EVENT_BIT = 0x80  # events come from connector D7
 _BUFFER_FULL = 90  # per cent
 
@@ -139,6 +141,7 @@ class _Stream:
         self._events = -1
         self._fault = False
         self._out: list[Samples] = []
+        self._outliers = Outliers()
 
     def _emit(self, values: NDArray[np.float64], level: int) -> None:
         """Number values, taken while the mark was at a level, and keep them for the answer."""
@@ -148,6 +151,8 @@ class _Stream:
         if not values.size:
             return
         power = self._scale.watts(values)
+        self._outliers.feed(values, np.abs(values) * _STEP, np.zeros(values.size, np.uint8))
+        self._outliers.report(self.tally)
         over = power > self._scale.limit_a * self._scale.voltage_v
         self.tally.clipped += int(np.count_nonzero(over))
         self._out.append(

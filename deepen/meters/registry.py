@@ -16,8 +16,13 @@ __all__ = ["DRIVERS", "driver", "driver_names", "list_meters", "open_meter"]
 
 DRIVERS: dict[str, str] = {
     "rapl": "deepen.meters.rapl:DRIVER",
+    "ina3221": "deepen.meters.ina3221:DRIVER",
+    "rpi-pmic": "deepen.meters.rpi_pmic:DRIVER",
+    "odpm": "deepen.meters.odpm:DRIVER",
     "nvml": "deepen.meters.nvml:DRIVER",
     "battery": "deepen.meters.battery:DRIVER",
+    "hwmon": "deepen.meters.hwmon:DRIVER",
+    "lpm01a": "deepen.meters.lpm01a:DRIVER",
     "cpu-model": "deepen.meters.cpu_model:DRIVER",
 }
 """Driver name -> ``module:attribute``, in the order in which sources are tried."""
