@@ -12,6 +12,7 @@ import numpy as np
 from deepen.clock import monotonic_s
 from deepen.devices.protocols import Loaded
 from deepen.errors import MeasureError
+from deepen.measure.idle import Idle
 from deepen.measure.integrate import integrate
 from deepen.measure.trials import Judgement, Trial, judge, relative_error
 from deepen.meters.types import Meter
@@ -36,21 +37,6 @@ class Clock:
 
     now: Callable[[], float] = monotonic_s
     sleep: Callable[[float], None] = time.sleep
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """Idle power at one moment.
-
-    Attributes:
-        t_s: Middle of the measurement, seconds.
-        power_w: Mean power, watts.
-        std_w: Standard uncertainty of the mean, watts.
-    """
-
-    t_s: float
-    power_w: float
-    std_w: float
 
 
 @dataclass(frozen=True, slots=True)
