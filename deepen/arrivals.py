@@ -13,6 +13,7 @@ transport catches up: a step of the floor is a loss, and its height over the sam
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ from deepen.clock import ClockMap
 
 _Values = TypeVar("_Values", float, NDArray[np.float64])
 
-__all__ = ["ArrivalLog", "Arrivals", "Loss", "fit_arrivals"]
+__all__ = ["ArrivalLog", "Arrivals", "Loss", "fit_arrivals", "insert_losses"]
 
 UNKNOWN_TRANSPORT_S = 1e-3
 """Least transport delay where no round trip is known: between 0 and one USB full-speed frame."""
@@ -77,20 +78,33 @@ class Arrivals:
         Args:
             index: Positions as the parser counted them, ascending.
         """
-        if not self.losses:
-            return index
-        edges = np.array([loss.before_index for loss in self.losses], dtype=np.int64)
-        added = np.cumsum([0, *(loss.samples for loss in self.losses)], dtype=np.int64)
-        moved: NDArray[np.int64] = index + added[np.searchsorted(edges, index, side="right")]
-        if any(loss.samples < 0 for loss in self.losses):
-            # Counted twice: squeeze the doubtful stretch instead of letting time run backwards.
-            order = np.arange(moved.size, dtype=np.int64)
-            moved = np.maximum.accumulate(moved - order) + order
-        return moved
+        return insert_losses(index, self.losses)
 
     def times(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Host times of samples, seconds; float64, same shape."""
         return self.clock.to_host(self.positions(index) / self.nominal_hz)
+
+
+def insert_losses(index: NDArray[np.int64], losses: Sequence[Loss], after: int | None = None) -> NDArray[np.int64]:
+    """Positions with losses inserted; int64, same shape, still ascending.
+
+    Args:
+        index: Positions as the parser counted them, ascending.
+        losses: Losses, in order.
+        after: Where a stream is told in pieces, the last position this gave for the piece before.
+    """
+    if not losses:
+        return index
+    edges = np.array([loss.before_index for loss in losses], dtype=np.int64)
+    added = np.cumsum([0, *(loss.samples for loss in losses)], dtype=np.int64)
+    moved: NDArray[np.int64] = index + added[np.searchsorted(edges, index, side="right")]
+    if moved.size and any(loss.samples < 0 for loss in losses):
+        # Counted twice: squeeze the doubtful stretch instead of letting time run backwards.
+        order = np.arange(moved.size, dtype=np.int64)
+        if after is not None:
+            moved[0] = max(int(moved[0]), after + 1)
+        moved = np.maximum.accumulate(moved - order) + order
+    return moved
 
 
 class ArrivalLog:

@@ -238,8 +238,8 @@ class Capture:
         by_clock = sum(max(0, loss.samples) for loss in arrivals.losses) + arrivals.throughout
         warnings = [*self._warnings(counted), *arrivals.problems, *extra]
         index_gaps = self._gaps(arrivals)
-        times = arrivals.times(np.array([*index_gaps, (self._first, self._last)], dtype=np.int64).reshape(-1))
-        edges = [(float(a), float(b)) for a, b in times.reshape(-1, 2)]
+        at, back = np.unique(np.array([*index_gaps, (self._first, self._last)], dtype=np.int64), return_inverse=True)
+        edges = [(float(a), float(b)) for a, b in arrivals.times(at)[back.reshape(-1, 2)]]
         return Ending(
             arrivals=arrivals,
             samples=self.samples,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from deepen.arrivals import Loss
 from deepen.clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Accuracy
@@ -50,6 +51,7 @@ class Manifest:
         warnings: What a reader should know.
         complete: Whether the recording was finished in order.
         parts: Files of a trace folder; empty for a single file.
+        losses: Losses the clock found after the positions were stored; they are inserted on reading.
     """
 
     header: TraceHeader
@@ -59,6 +61,7 @@ class Manifest:
     warnings: tuple[str, ...] = ()
     complete: bool = False
     parts: tuple[Part, ...] = field(default=())
+    losses: tuple[Loss, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -90,6 +93,7 @@ class Manifest:
             "warnings": list(self.warnings),
             "complete": self.complete,
             "parts": [{"file": p.file, "samples": p.samples, "first": p.first, "last": p.last} for p in self.parts],
+            "losses": [[n.after_index, n.samples, n.error_samples, n.before_index] for n in self.losses],
         }
 
     def dump(self) -> str:
@@ -184,6 +188,7 @@ def _parse(d: Mapping[str, Any]) -> Manifest:
         parts=tuple(
             Part(_name(p["file"]), int(p["samples"]), _finite(p["first"]), _finite(p["last"])) for p in d["parts"]
         ),
+        losses=tuple(Loss(int(a), int(n), _finite(error), int(b)) for a, n, error, b in d.get("losses", ())),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.arrivals import Loss
 from deepen.clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
@@ -164,6 +165,7 @@ class TraceWriter:
         gaps: tuple[tuple[float, float], ...] = (),
         dropped: int = 0,
         warnings: tuple[str, ...] = (),
+        losses: tuple[Loss, ...] = (),
     ) -> Path:
         """Write what is left and close the recording in order.
 
@@ -172,6 +174,7 @@ class TraceWriter:
             gaps: Stretches (start_s, end_s) without trustworthy samples.
             dropped: Samples known to be lost.
             warnings: What a reader should know.
+            losses: Losses found by the clock, which the positions taken so far do not have yet.
 
         Returns:
             The folder.
@@ -180,7 +183,9 @@ class TraceWriter:
             StorageError: If the disk refuses.
         """
         self._need_open()
-        self._manifest = self._manifest.closed(clock=clock, gaps=gaps, dropped=dropped, warnings=warnings)
+        self._manifest = self._manifest.closed(
+            clock=clock, gaps=gaps, dropped=dropped, warnings=warnings, losses=losses
+        )
         try:
             self._write_part()
         finally:

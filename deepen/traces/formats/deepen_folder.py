@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.arrivals import insert_losses
 from deepen.errors import MeasureError
 from deepen.traces.columns import open_parquet, read_columns, times
 from deepen.traces.manifest import Manifest, Part
@@ -32,7 +33,12 @@ def info_of(path: Path, name: str, manifest: Manifest, samples: int, first: floa
         last: The same of the last sample.
     """
     h = manifest.header
-    start_s, end_s = times(h, manifest.clock, np.array([first, last])).tolist() if samples else (np.nan, np.nan)
+    start_s, end_s = np.nan, np.nan
+    if samples:
+        ends = np.array([first, last])
+        if manifest.losses:
+            ends = insert_losses(ends.astype(np.int64), manifest.losses)
+        start_s, end_s = times(h, manifest.clock, ends).tolist()
     return TraceInfo(
         path=path,
         format=name,
@@ -68,13 +74,16 @@ class FolderFile:
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
-        header, clock = self.manifest.header, self.manifest.clock
+        header, clock, losses = self.manifest.header, self.manifest.clock, self.manifest.losses
+        after: int | None = None
         for part in self.manifest.parts:
             path = self.info.path / part.file
             file = _open_part(path, part)
             gapless = header.times == "index" and part.last - part.first + 1 == part.samples
             for c in read_columns(file, path, header, int(part.first) if gapless else None):
-                yield times(header, clock, c.position), c.power_w, c.logic
+                position = insert_losses(c.position, losses, after) if losses else c.position
+                after = int(position[-1]) if losses and position.size else after
+                yield times(header, clock, position), c.power_w, c.logic
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """None: the format holds samples only."""
