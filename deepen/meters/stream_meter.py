@@ -352,7 +352,7 @@ def stream_driver(
     title: str,
     make: Callable[[Port, MeterSpec, Source], Instrument],
     *,
-    baud: int = 115200,
+    baud: int | Callable[[MeterSpec], int] = 115200,
     usb_ids: Sequence[UsbId] = (),
     options: Sequence[str] = (),
     safe_bytes: bytes = b"",
@@ -364,7 +364,7 @@ def stream_driver(
         title: One readable line.
         make: Talks to the instrument at an open port and returns it; ``MeterError`` where something else answers,
             ``ConfigError`` where an option is wrong or unsafe. The label is for the instrument's ``source``.
-        baud: Bits per second.
+        baud: Bits per second, or what tells them from a specification.
         usb_ids: How the instrument shows up on USB; empty where it cannot be told from other things.
         options: Options it takes beside :data:`COMMON_OPTIONS`.
         safe_bytes: What makes the instrument safe while ``make`` still runs; from then on its own ``safe_bytes`` hold.
@@ -373,7 +373,8 @@ def stream_driver(
     def open_meter(spec: MeterSpec, context: Context) -> Meter:
         spec.only(*COMMON_OPTIONS, *options)
         max_loss = number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
-        port = open_port(choose_port(name, spec.port, usb_ids), baud=baud)
+        speed = baud if isinstance(baud, int) else baud(spec)
+        port = open_port(choose_port(name, spec.port, usb_ids), baud=speed)
         guard: Guard | None = None
         try:
             source = source_of(port, spec)
