@@ -1,8 +1,8 @@
 """Stored power traces: writing them while they are recorded, and reading those of many instruments.
 
-``read(path)`` gives a whole :class:`~deepen.records.PowerTrace`, ``chunks(path, size)`` one piece after another in bounded
-memory, ``open_trace(path)`` the facts alone, ``windows(path)`` the stretches a file reports. ``write(trace, path)`` writes
-one, and :class:`TraceWriter` records one that may be long.
+``read(path)`` gives a whole :class:`~deepen.records.PowerTrace`, ``chunks(path, size)`` one piece after another in
+bounded memory, ``open_trace(path)`` the facts alone, ``windows(path)`` the stretches a file reports.
+``write(trace, path)`` writes one, and :class:`TraceWriter` records one that may be long.
 """
 
 from __future__ import annotations

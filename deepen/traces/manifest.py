@@ -131,7 +131,7 @@ class Manifest:
             raise MeasureError(f"{where}: holds no {FORMAT_NAME} facts; it was not written by deepen")
         if document.get("version") != FORMAT_VERSION:
             raise MeasureError(
-                f"{where}: stored as version {document.get('version')}, this deepen reads {FORMAT_VERSION}; update deepen"
+                f"{where}: is of version {document.get('version')}, this deepen reads {FORMAT_VERSION}; update deepen"
             )
         try:
             return _parse(document)

@@ -58,8 +58,8 @@ class TimeScan:
             row, t = self._rows + int(wrong[0]) + 1, float(t_s[wrong[0]])
             what = "is no number" if not np.isfinite(t) else "repeats" if steps[wrong[0]] == 0 else "goes back"
             raise MeasureError(
-                f"{self._path}: the time of row {row} ({t:.9g} s) {what}; if the clock is coarse and no row is missing, "
-                "give the sample rate (rate_hz) to number the rows instead"
+                f"{self._path}: the time of row {row} ({t:.9g} s) {what}; if the clock is coarse and no row is "
+                "missing, give the sample rate (rate_hz) to number the rows instead"
             )
         inner = steps[1:] if not self._rows else steps
         if not self._known and inner.size:
@@ -107,9 +107,8 @@ class TimeScan:
         if self.missing:
             notes.append(f"{self.missing} rows have no value and count as lost")
         if self.gaps:
-            notes.append(
-                f"{len(self.gaps)} gaps, {self.dropped} samples lost ({self.dropped / (self.dropped + self.samples):.3%})"
-            )
+            share = self.dropped / (self.dropped + self.samples)
+            notes.append(f"{len(self.gaps)} gaps, {self.dropped} samples lost ({share:.3%})")
         if self.samples > 1 and not self.regular:
             notes.append("times are irregular, so that missing samples cannot be told from slow ones")
         return notes

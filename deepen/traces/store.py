@@ -44,13 +44,14 @@ class TraceWriter:
     """Streams a recording to a new ``.trace`` folder.
 
     Files are written by a thread of the writer's own, so that a slow disk does not keep a reader from its port; an
-    error of the disk comes out of the next call. Leaving the ``with`` block without :meth:`finish` keeps what came so far; a reader says that it was cut short.
+    error of the disk comes out of the next call. Leaving the ``with`` block without :meth:`finish` keeps what came so
+    far; a reader says that it was cut short.
 
     Args:
         path: The folder to make; its name ends in ``.trace``.
         header: What is known of the recording.
-        part_samples: Samples per part; bounds the memory of the writer (at most 17 bytes each, times one part being filled
-            and four waiting for the disk).
+        part_samples: Samples per part; bounds the memory of the writer (at most 17 bytes each, for one part being
+            filled and four waiting for the disk).
         flush_s: Time of recording after which an unfinished part is written as well, seconds: the most a killed
             process loses.
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
@@ -80,8 +79,17 @@ class Table:
     warnings: tuple[str, ...]
 
     @classmethod
-    def open(cls, path: Path, names: Sequence[str], delimiter: str = ",", skip: int = 1) -> Table:
+    def open(
+        cls, path: Path, names: Sequence[str], delimiter: str = ",", skip: int = 1, numbers: Sequence[str] = ()
+    ) -> Table:
         """Look at the end of a file: a last line that is cut short is left out, and said.
+
+        Args:
+            path: The file.
+            names: Names of all columns, in order.
+            delimiter: What parts them.
+            skip: Lines before the first row.
+            numbers: Columns that hold numbers, by which a torn last line is told.
 
         Raises:
             MeasureError: If the file holds no rows.
@@ -90,30 +98,29 @@ class Table:
         with path.open("rb") as file:
             file.seek(max(0, size - (1 << 16)))
             tail = file.read()
-        newline = tail.rfind(b"\n")
-        last = tail[newline + 1 :]
-        warnings: list[str] = []
+        last = tail[tail.rfind(b"\n") + 1 :]
+        warnings: tuple[str, ...] = ()
         if last.strip():
             fields = [f.strip() for f in last.decode("utf-8", "replace").split(delimiter)]
-            if len(fields) != len(names) or not all(not f or _is_number(f) for f in fields):
-                size -= len(last)
-                warnings.append("the last line is cut short and was left out")
+            if len(fields) == len(names) and all(_is_number(fields[names.index(n)]) for n in numbers):
+                warnings = ("the last line has no end; if the file was cut, its last value may be wrong",)
             else:
-                warnings.append("the last line has no end; if the file was cut, its last value may be wrong")
-        if newline < 0 and warnings[:1] != [
-            "the last line has no end; if the file was cut, its last value may be wrong"
-        ]:
+                size -= len(last)
+                warnings = ("the last line is cut short and was left out",)
+        if not size:
             raise MeasureError(f"{path}: has no rows; record again")
-        return cls(path, tuple(names), delimiter, skip, size, tuple(warnings))
+        return cls(path, tuple(names), delimiter, skip, size, warnings)
 
-    def blocks(self, columns: Sequence[str]) -> Iterator[list[NDArray[np.float64]]]:
+    def blocks(self, columns: Sequence[str], texts: Sequence[str] = ()) -> Iterator[list[NDArray[Any]]]:
         """Read columns.
 
         Args:
-            columns: Names of columns.
+            columns: Names of columns of numbers.
+            texts: Names of columns of text.
 
         Yields:
-            One float64 array per column, shape (rows,); a value that is empty or ``nan`` is ``nan``.
+            One float64 array per column of numbers (a value that is empty or ``nan`` is ``nan``), then one array of
+            ``str`` per column of text, all of shape (rows,).
 
         Raises:
             MeasureError: If a row has another number of columns, or a value is no number.
@@ -122,12 +129,13 @@ class Table:
         import pyarrow.csv as pv
 
         unique = [f"{i}" for i in range(len(self.names))]  # headers may repeat a name or leave it empty
-        wanted = [unique[self.names.index(c)] for c in columns]
+        wanted = [unique[self.names.index(c)] for c in (*columns, *texts)]
+        types = [pa.float64()] * len(columns) + [pa.string()] * len(texts)
         read = pv.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=self.skip, column_names=unique)
         parse = pv.ParseOptions(delimiter=self.delimiter)
         convert = pv.ConvertOptions(
             include_columns=wanted,
-            column_types=dict.fromkeys(wanted, pa.float64()),
+            column_types=dict(zip(wanted, types, strict=True)),
             null_values=["", "nan", "NaN", "-nan"],
         )
         rows = 0

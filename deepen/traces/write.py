@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deepen.errors import ConfigError, StorageError
+from deepen.errors import ConfigError
 from deepen.records import PowerTrace
-from deepen.traces.columns import META_KEY, Columns, positions, schema, table, write_options
 from deepen.traces.api import cut
+from deepen.traces.columns import META_KEY, Columns, positions, schema, table, write_options
 from deepen.traces.disk import atomic_file, storage_error, sync_folder
 from deepen.traces.manifest import Manifest, Part
 from deepen.traces.store import MANIFEST, TraceWriter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deepen.traces.formats import deepen_files, deepen_folder, plain
+from deepen.traces.formats import deepen_files, deepen_folder, joulescope, mlperf, monsoon, plain, ppk2, ptdaemon
 from deepen.traces.types import Format
 
 __all__ = ["FORMATS"]
@@ -15,6 +15,13 @@ FORMATS: Mapping[str, Format] = {
         deepen_folder.FORMAT,
         deepen_files.PARQUET,
         deepen_files.JSON,
+        mlperf.BIN,
+        mlperf.JSON,
+        monsoon.FORMAT,
+        ppk2.FORMAT,
+        joulescope.CSV,
+        joulescope.JLS,
+        ptdaemon.FORMAT,
         plain.FORMAT,
     )
 }

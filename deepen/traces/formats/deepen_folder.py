@@ -101,7 +101,7 @@ def _open_part(path: Path, part: Part) -> Any:
 
 
 def _found_parts(folder: Path, listed: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Parts that are there: a process killed between writing a part and the manifest leaves one more, or a longer one."""
+    """Parts that are there: a process killed between a part and its manifest leaves one more, or a longer one."""
     parts = list(listed[:-1])
     while (path := folder / part_name(len(parts))).is_file():
         file = open_parquet(path)

@@ -129,7 +129,7 @@ def _choose(role: str, names: list[str], option: str | None, path: Path) -> Colu
     found = [Column(n, unit) for n in names if (unit := _declared(role, n)) is not None]
     if len(found) > 1:
         raise ConfigError(
-            f"{path}: several columns tell a {role} ({', '.join(c.name for c in found)}); choose with {role}=COLUMN:UNIT"
+            f"{path}: several columns tell a {role} ({', '.join(c.name for c in found)}); say {role}=COLUMN:UNIT"
         )
     return found[0] if found else None
 
@@ -207,14 +207,13 @@ def _told(path: Path, delimiter: str, names: list[str]) -> _Told:
 def _open(path: Path, options: Mapping[str, str]) -> PlainFile:
     with path.open("rb") as file:
         delimiter, names = header_of(file.read(1 << 16))
-    table = Table.open(path, names, delimiter)
     roles = {r: c for r in _UNITS if (c := _choose(r, names, options.get(r), path)) is not None}
     voltage_v, rate_hz = number_option(options, "voltage_v", path), number_option(options, "rate_hz", path)
     if rate_hz:
         roles.pop("time", None)
     elif "time" not in roles:
         raise ConfigError(
-            f"{path}: no column declares a time ({', '.join(names)}); say time=COLUMN:UNIT, or rate_hz=N for rows without"
+            f"{path}: no column declares a time ({', '.join(names)}); say time=COLUMN:UNIT, or rate_hz=N without one"
         )
     if "power" in roles:
         if voltage_v:
@@ -231,6 +230,7 @@ def _open(path: Path, options: Mapping[str, str]) -> PlainFile:
             f"{path}: a current without a voltage is no power; say voltage=COLUMN:UNIT or voltage_v=VOLTS"
         )
     told = _told(path, delimiter, names)
+    table = Table.open(path, names, delimiter, numbers=[c.name for c in roles.values()])
     opened = PlainFile(_nothing(path), table, roles, voltage_v, rate_hz, names.count("logic") == 1)
     return replace(opened, info=_look(opened, told, options))
 

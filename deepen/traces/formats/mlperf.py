@@ -1,0 +1,348 @@
+"""MLPerf Tiny energy results: EEMBC's ``trace1-energy.bin`` (to v1.2), the open runner's ``results.json`` (v1.3).
+
+Both hold the energy of every sample period of an ST LPM01A, so samples are means over the period that ends at their
+time: sample ``k`` (from 0) covers ``k / rate`` to ``(k + 1) / rate`` on the instrument's clock.
+
+How the reported energies come about, found from the published results (all reproduced to the last digit printed):
+
+* v1.3: the sum of ``samples[a:b]``, with ``a`` and ``b`` the last two marks of a run; exactly the windows given here.
+* v1.2: the sum of the samples whose time, summed up from 0 in steps of 1 ms in double precision, lies in
+  ``[start, end)`` of two GPIO edges. The sum drifts by rounding, so the tool's windows lie up to one sample beside
+  their edges; the windows given here have the true edges, which moves an energy by less than 0.01 %.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError, MeasureError
+from deepen.records import Interval
+from deepen.traces.formats.plain import number_option
+from deepen.traces.scan import without_missing
+from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceInfo
+
+__all__ = ["BIN", "JSON", "BinFile", "RunsFile"]
+
+_MAGIC = 0xF1
+_HEADER = 5
+_BETWEEN_S = 1.0
+"""Pause put between two runs of one file, whose distance in time it does not tell."""
+_RUNNER_HZ = 1000.0
+"""Rate the runner sets (``freq 1k`` in its power manager for the LPM01A); the file does not repeat it."""
+_LARGEST_JSON = 1 << 30
+
+_WINDOW = re.compile(
+    r"window (?P<number>\d+) at time (?P<start>[\d.]+) for (?P<length>[\d.]+) sec\.:[^\n]*\n"
+    r"[^\n]*Energy\s*:\s*(?P<energy>[\d.]+) uJ"
+)
+_RUNS = re.compile(r"Performance results for window (\d+):[^\n]*\n[^\n]*# Inferences\s*:\s*(\d+)")
+_TRIAL = re.compile(
+    r"Energy data for trial (?P<number>\d+)\s*\n\s*Elapsed time\s*:\s*(?P<elapsed>[\d.]+)\s*\n"
+    r"(?:[^\n]*\n){0,2}?\s*Total Energy\s*:\s*(?P<energy>[\d.]+) uJ"
+)
+
+
+def _beside(path: Path, name: str) -> str:
+    """Text of a file in the same folder; empty where there is none."""
+    place = path.with_name(name)
+    try:
+        return place.read_text(encoding="utf-8", errors="replace") if place.is_file() else ""
+    except OSError as error:
+        raise MeasureError(f"{place}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+@dataclass(frozen=True, slots=True)
+class BinFile:
+    """An opened ``trace1-energy.bin``; see :class:`~deepen.traces.types.TraceFile`.
+
+    Attributes:
+        info: What was found in it.
+        count: Samples in the file, those without a value included.
+    """
+
+    info: TraceInfo
+    count: int
+
+    def _raw(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        for start in range(0, self.count, CHUNK):
+            n = min(CHUNK, self.count - start)
+            energy_uj = np.fromfile(self.info.path, "<f4", n, offset=_HEADER + 4 * start).astype(np.float64)
+            power_w = energy_uj / 1e6 * self.info.rate_hz
+            yield (
+                np.arange(start + 1, start + n + 1) / self.info.rate_hz,
+                np.where(np.isfinite(power_w), power_w, np.nan),
+            )
+
+    def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
+        """See :class:`~deepen.traces.types.TraceFile`."""
+        for t_s, power_w in self._raw():
+            yield without_missing(t_s, power_w)
+
+    def windows(self) -> tuple[ReportedWindow, ...]:
+        """Windows between consecutive GPIO edges of ``trace1-timestamps.json``.
+
+        Those that ``results.txt`` reports, with their energy and number of inferences; all of them without it. The
+        folder of the trace is where both are looked for.
+
+        Raises:
+            MeasureError: If one of them is damaged, or they contradict each other.
+        """
+        path = self.info.path
+        name = path.name.replace("-energy.bin", "-timestamps.json")
+        text = _beside(path, name) if name != path.name else ""
+        if not text:
+            return ()
+        try:
+            edges = [float(t) for t in json.loads(text)]
+        except (ValueError, TypeError) as error:
+            raise MeasureError(f"{path.with_name(name)}: is no list of times ({error})") from error
+        if any(not b > a for a, b in pairwise(edges)):
+            raise MeasureError(f"{path.with_name(name)}: its times do not increase")
+        results = _beside(path, "results.txt")
+        runs = {int(number): int(count) for number, count in _RUNS.findall(results)}
+        reported = {int(m["number"]): m for m in _WINDOW.finditer(results)}
+        for number, m in reported.items():
+            start = edges[number - 1] if 0 < number < len(edges) else math.nan
+            if not abs(start - float(m["start"])) <= 0.011:  # printed with two decimals
+                raise MeasureError(
+                    f"{path.with_name('results.txt')}: window {number} at {m['start']} s is not edge {number} of {name}"
+                )
+        return tuple(
+            ReportedWindow(
+                Interval(edges[k - 1], edges[k], f"window {k}", runs.get(k, 0)),
+                float(reported[k]["energy"]) / 1e6 if k in reported else math.nan,
+            )
+            for k in (sorted(reported) or range(1, len(edges)))
+        )
+
+
+def _open_bin(path: Path, options: Mapping[str, str]) -> BinFile:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_HEADER)
+    if len(head) < _HEADER or head[0] != _MAGIC:
+        raise MeasureError(f"{path}: is no energy trace of MLPerf Tiny (byte 0xF1, sample rate, energies)")
+    rate_hz = float(np.frombuffer(head[1:], "<f4")[0])
+    count, left = divmod(size - _HEADER, 4)
+    if not (math.isfinite(rate_hz) and 0 < rate_hz <= 1e7) or not count:
+        raise MeasureError(f"{path}: states {rate_hz:g} samples a second and holds {count}; restore it from a copy")
+    warnings = ["the last sample is cut short and was left out"] if left else []
+    opened = BinFile(_info(path, BIN.name, rate_hz, count, (), 0, ()), count)
+    return BinFile(_scanned(opened.info, opened._raw(), warnings), count)
+
+
+def _info(
+    path: Path,
+    name: str,
+    rate_hz: float,
+    samples: int,
+    gaps: tuple[tuple[float, float], ...],
+    dropped: int,
+    warnings: Sequence[str],
+    ends: tuple[float, float] = (math.nan, math.nan),
+) -> TraceInfo:
+    return TraceInfo(
+        path=path,
+        format=name,
+        meter_id="mlperf-tiny",
+        calibration_id="as in the file",
+        source="measured",
+        rate_hz=rate_hz,
+        samples=samples,
+        start_s=ends[0],
+        end_s=ends[1],
+        sampling="mean",
+        gaps=gaps,
+        dropped=dropped,
+        warnings=tuple(warnings),
+    )
+
+
+def _scanned(
+    info: TraceInfo, raw: Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]], warnings: Sequence[str]
+) -> TraceInfo:
+    """Facts of samples, looked through once: those without a value are lost."""
+    from deepen.traces.scan import TimeScan
+
+    scan = TimeScan(info.path, info.rate_hz)
+    for t_s, power_w in raw:
+        scan.feed(t_s, power_w)
+    if not scan.samples:
+        raise MeasureError(f"{info.path}: holds no sample with a value; restore it from a copy")
+    return _info(
+        info.path,
+        info.format,
+        info.rate_hz,
+        scan.samples,
+        tuple(scan.gaps),
+        scan.dropped,
+        [*warnings, *scan.notes()],
+        (scan.start_s, scan.end_s),
+    )
+
+
+BIN = Format(
+    name="mlperf-bin",
+    title="MLPerf Tiny energy trace (trace1-energy.bin, to v1.2)",
+    matches=lambda path, head: len(head) >= _HEADER and head[0] == _MAGIC and b"PAR1" not in head[:4],
+    open=_open_bin,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of a ``results.json``: energies per sample, and the marks that bound its window."""
+
+    number: int
+    power_w: NDArray[np.float64]
+    marks: tuple[int, ...]
+    runs: int
+    offset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunsFile:
+    """An opened ``results.json``; see :class:`~deepen.traces.types.TraceFile`.
+
+    Attributes:
+        info: What was found in it.
+        runs: Its runs, one after another.
+    """
+
+    info: TraceInfo
+    runs: tuple[_Run, ...]
+
+    def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
+        """See :class:`~deepen.traces.types.TraceFile`."""
+        for run in self.runs:
+            t_s = run.offset_s + np.arange(1, run.power_w.size + 1) / self.info.rate_hz
+            yield without_missing(t_s, run.power_w)
+
+    def windows(self) -> tuple[ReportedWindow, ...]:
+        """The window of every run, between its last two marks, with the energy that ``results.txt`` reports.
+
+        Raises:
+            MeasureError: If a run has fewer than two marks.
+        """
+        results = _beside(self.info.path, "results.txt")
+        reported = {int(m["number"]): float(m["energy"]) / 1e6 for m in _TRIAL.finditer(results)}
+        found = []
+        for run in self.runs:
+            if len(run.marks) < 2:
+                raise MeasureError(f"{self.info.path}: run {run.number} has {len(run.marks)} marks; a window needs two")
+            start_s, end_s = (run.offset_s + mark / self.info.rate_hz for mark in run.marks[-2:])
+            interval = Interval(start_s, end_s, f"trial {run.number}", run.runs)
+            found.append(ReportedWindow(interval, reported.get(run.number, math.nan)))
+        return tuple(found)
+
+
+def _open_json(path: Path, options: Mapping[str, str]) -> RunsFile:
+    if path.stat().st_size > _LARGEST_JSON:
+        raise MeasureError(f"{path}: too large for a results file of MLPerf Tiny")
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise MeasureError(f"{path}: torn or no JSON ({error}); restore it from a copy") from error
+    warnings: list[str] = []
+    entries = [(k, d) for k, d in enumerate(document) if isinstance(d, Mapping) and "power" in d]
+    if not entries:
+        raise MeasureError(f"{path}: holds no run with a power trace; run the benchmark in energy mode")
+    if "run" in options:
+        entries = [(k, d) for k, d in entries if str(k) == options["run"]]
+        if not entries:
+            raise ConfigError(f"{path}: has no run {options['run']}; it has 0 to {len(document) - 1}")
+    rate_hz = number_option(options, "rate_hz", path)
+    parsed = [_parse(path, k, entry) for k, entry in entries]
+    if not rate_hz:
+        rate_hz = _rate(path, parsed, warnings)
+    runs, raw, offset_s, joints = [], [], 0.0, []
+    for number, energy_j, marks, count in parsed:
+        run = _Run(number, energy_j * rate_hz, marks, count, offset_s)
+        runs.append(run)
+        raw.append((offset_s + np.arange(1, energy_j.size + 1) / rate_hz, run.power_w))
+        end_s = offset_s + energy_j.size / rate_hz
+        offset_s = end_s + _BETWEEN_S
+        joints.append((end_s, offset_s + 1 / rate_hz))
+    if len(runs) > 1:
+        warnings.append(
+            f"{len(runs)} runs, whose distance in time is not in the file: each is put {_BETWEEN_S:g} s after the one "
+            "before, with a gap (run=N takes one)"
+        )
+    info = _info(path, JSON.name, rate_hz, 0, (), 0, ())
+    pieces = [_scanned(info, iter([piece]), ()) for piece in raw]
+    gaps = [g for k, piece in enumerate(pieces) for g in (*piece.gaps, *joints[k : k + 1])][: -1 or None]
+    return RunsFile(
+        _info(
+            path,
+            JSON.name,
+            rate_hz,
+            sum(piece.samples for piece in pieces),
+            tuple(gaps),
+            sum(piece.dropped for piece in pieces),
+            [*warnings, *dict.fromkeys(w for piece in pieces for w in piece.warnings)],
+            (pieces[0].start_s, pieces[-1].end_s),
+        ),
+        tuple(runs),
+    )
+
+
+def _parse(path: Path, number: int, entry: Mapping[str, Any]) -> tuple[int, NDArray[np.float64], tuple[int, ...], int]:
+    """Energies (J, ``nan`` where there is none), marks and inferences of one run."""
+    power = entry["power"]
+    try:
+        energy_j = np.asarray(power["samples"], dtype=np.float64)
+        marks = tuple(int(index) for _, index in power["timestamps"])
+        infer = entry.get("infer") or {}
+        count = int(infer.get("iterations") or 0)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MeasureError(
+            f"{path}: run {number} has no samples and timestamps as the runner writes them for an LPM01A "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if energy_j.ndim != 1 or not energy_j.size:
+        raise MeasureError(f"{path}: run {number} holds no list of energies; only traces of an LPM01A are read")
+    if any(not 0 <= m <= energy_j.size for m in marks) or list(marks) != sorted(marks):
+        raise MeasureError(
+            f"{path}: run {number} has marks outside its {energy_j.size} samples; restore it from a copy"
+        )
+    return number, np.where(np.isfinite(energy_j), energy_j, np.nan), marks, count
+
+
+def _rate(path: Path, parsed: Sequence[tuple[int, Any, tuple[int, ...], int]], warnings: list[str]) -> float:
+    """Sample rate: from the elapsed times of ``results.txt``, else what the runner sets."""
+    elapsed = {int(m["number"]): float(m["elapsed"]) for m in _TRIAL.finditer(_beside(path, "results.txt"))}
+    rates = [
+        (marks[-1] - marks[-2]) / elapsed[number]
+        for number, _, marks, _ in parsed
+        if len(marks) > 1 and elapsed.get(number, 0) > 0
+    ]
+    if not rates:
+        warnings.append(
+            f"the file does not tell its sample rate; taken as the runner's {_RUNNER_HZ:g} Hz (say rate_hz=...)"
+        )
+        return _RUNNER_HZ
+    rate_hz = float(np.median(rates))
+    if max(abs(r / rate_hz - 1) for r in rates) > 1e-3:
+        raise MeasureError(
+            f"{path}: marks and elapsed times in results.txt tell rates from {min(rates):g} to {max(rates):g} Hz"
+        )
+    return float(round(rate_hz)) if abs(rate_hz / round(rate_hz) - 1) < 1e-6 else rate_hz
+
+
+JSON = Format(
+    name="mlperf-json",
+    title="MLPerf Tiny results of the open runner (results.json, v1.3)",
+    matches=lambda path, head: head.lstrip().startswith(b"[") and re.search(rb'"(power|infer)"\s*:', head) is not None,
+    open=_open_json,
+    options=("run", "rate_hz"),
+)

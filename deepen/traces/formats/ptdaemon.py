@@ -1,0 +1,144 @@
+"""Logs of SPEC's PTDaemon, as MLPerf power runs keep them: ``Time,MM-DD-YYYY hh:mm:ss.mmm,Watts,w,Volts,v,...``.
+
+A row is the mean power of the analyser's last interval (about a second), stamped with the wall clock of the machine
+that ran the daemon; the clock has no time zone, and times are seconds since 1970 of that clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import MeasureError
+from deepen.records import Interval
+from deepen.traces.scan import TimeScan, without_missing
+from deepen.traces.table import Table, header_of
+from deepen.traces.types import Format, ReportedWindow, TraceInfo
+
+__all__ = ["FORMAT", "PtDaemonFile"]
+
+_STAMP = "%m-%d-%Y %H:%M:%S"
+
+
+@dataclass(frozen=True, slots=True)
+class PtDaemonFile:
+    """An opened log; see :class:`~deepen.traces.types.TraceFile`.
+
+    Attributes:
+        info: What was found in it.
+        table: Its rows.
+        watts: Name of the column of power.
+        mark: Name of the column of marks; empty where there is none.
+    """
+
+    info: TraceInfo
+    table: Table
+    watts: str
+    mark: str
+
+    def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], list[str]]]:
+        """Times, powers (``nan`` where there is none) and marks."""
+        done = 0
+        for power_w, stamps, *marks in self.table.blocks(
+            [self.watts], texts=["Time", *([self.mark] if self.mark else [])]
+        ):
+            t_s = _seconds(self.table.path, stamps, done)
+            # The daemon writes -1 where the analyser gave no reading.
+            yield (
+                t_s,
+                np.where(np.isfinite(power_w) & (power_w >= 0), power_w, np.nan),
+                [*map(str, *marks)] if marks else [],
+            )
+            done += t_s.size
+
+    def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
+        """See :class:`~deepen.traces.types.TraceFile`."""
+        for t_s, power_w, _ in self.rows():
+            yield without_missing(t_s, power_w)
+
+    def windows(self) -> tuple[ReportedWindow, ...]:
+        """Stretches of rows with the same mark, from the end of their first interval to that of their last."""
+        found: list[ReportedWindow] = []
+        open_mark, start_s, end_s = "", 0.0, 0.0
+        for t_s, _, marks in self.rows():
+            for t, mark in zip(t_s.tolist(), marks, strict=False):
+                if mark != open_mark:
+                    found += _window(open_mark, start_s, end_s)
+                    open_mark, start_s = mark, t
+                end_s = t
+        return (*found, *_window(open_mark, start_s, end_s))
+
+
+def _window(mark: str, start_s: float, end_s: float) -> list[ReportedWindow]:
+    return [ReportedWindow(Interval(start_s, end_s, mark))] if mark not in ("", "notset") and end_s > start_s else []
+
+
+def _seconds(path: Path, stamps: NDArray[np.object_], done: int) -> NDArray[np.float64]:
+    """Seconds since 1970 of the log's own clock."""
+    from datetime import UTC, datetime
+
+    found = np.empty(stamps.size)
+    for k, stamp in enumerate(stamps.tolist()):
+        whole, _, fraction = str(stamp).strip().partition(".")
+        try:
+            # The log tells no time zone; UTC keeps differences right across a change to summer time of this machine.
+            moment = datetime.strptime(whole, _STAMP).replace(tzinfo=UTC)
+            found[k] = moment.timestamp() + (float(f"0.{fraction}") if fraction else 0.0)
+        except ValueError as error:
+            raise MeasureError(f"{path}: row {done + k + 1}: '{stamp}' is no time (MM-DD-YYYY hh:mm:ss.mmm)") from error
+    return found
+
+
+def _open(path: Path, options: Mapping[str, str]) -> PtDaemonFile:
+    with path.open("rb") as file:
+        delimiter, first = header_of(file.read(1 << 12))
+    # Every second field names the next one: Time,<t>,Watts,<w>,...
+    names = [label if k % 2 else f"#{label}" for k, label in enumerate(_labels(first))]
+    watts = next((n for n in names if n in ("Watts", "AvgWatts")), "")
+    if len(first) < 4 or not watts:
+        raise MeasureError(f"{path}: is no PTDaemon log (Time,<time>,Watts,<watts>,...)")
+    table = Table.open(path, names, delimiter, skip=0, numbers=[watts])
+    opened = PtDaemonFile(
+        TraceInfo(path, FORMAT.name, "ptdaemon", "as in the file", "measured", 0.0, 0, sampling="mean"),
+        table,
+        watts,
+        "Mark" if "Mark" in names else "",
+    )
+    scan = TimeScan(path)
+    for t_s, power_w, _ in opened.rows():
+        scan.feed(t_s, power_w)
+    if not scan.samples:
+        raise MeasureError(f"{path}: has no rows with a reading; record again")
+    warnings = [
+        *table.warnings,
+        *scan.notes(),
+        "times are those of the daemon's wall clock, whose time zone is not told",
+    ]
+    info = replace(
+        opened.info,
+        rate_hz=scan.rate_hz,
+        samples=scan.samples,
+        start_s=scan.start_s,
+        end_s=scan.end_s,
+        gaps=tuple(scan.gaps),
+        dropped=scan.dropped,
+        warnings=tuple(warnings),
+    )
+    return replace(opened, info=info)
+
+
+def _labels(first: list[str]) -> list[str]:
+    """Name of every field of a row: that of the label before it."""
+    return [first[k - k % 2] for k in range(len(first))]
+
+
+FORMAT = Format(
+    name="ptdaemon",
+    title="log of SPEC PTDaemon (Time,...,Watts,...)",
+    matches=lambda path, head: head.startswith(b"Time,") and b",Watts," in head.split(b"\n", 1)[0],
+    open=_open,
+)
