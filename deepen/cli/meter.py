@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import INTERRUPTED, emit, json_option, progress, table
 from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.meters import Meter
+    from deepen.meters.capture import Ending
+    from deepen.meters.check import MeterCheck
+    from deepen.meters.record import Recording
     from deepen.records import PowerTrace
 
 __all__ = ["command"]
 
 _meter_option = click.option(
-    "--meter", "spec", metavar="METER", help="NAME[:PORT][?key=value]; default: the best here."
+    "--meter", "spec", metavar="METER", help="NAME[:PORT or SERIAL][?key=value]; default: the best here."
 )
 _seconds_option = click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="How long."
@@ -29,7 +33,7 @@ _rate_option = click.option(
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
-    help="Readings per second.",
+    help="Readings per second; meters that stream have a rate of their own.",
 )
 
 
@@ -46,7 +50,7 @@ def command() -> None:
 @command.command(name="list")
 @json_option
 def list_command(as_json: bool) -> None:
-    """List the power sources in the order in which they are tried, and why some are not available.
+    """List the power sources in the order in which they are tried, the instruments plugged in, and why others are not.
 
     \b
     Example:
@@ -60,6 +64,9 @@ def list_command(as_json: bool) -> None:
     def render() -> str:
         rows = [(m.name, "yes" if m.available else "no", m.source, m.detail.partition(";")[0]) for m in found]
         lines = [table(["meter", "here", "numbers", "what"], rows), ""]
+        plugged = [(f"{m.name}:{f.serial or f.port}", f.port, f.serial, f.product) for m in found for f in m.found]
+        if plugged:
+            lines += [table(["--meter", "port", "serial number", "instrument"], plugged), ""]
         for m in found:
             if m.available:
                 lines.append(f"{m.name}: {m.detail}")
@@ -77,13 +84,19 @@ def _open(spec: str | None) -> Meter:
     return open_meter(spec, power=open_device("local").profile.power)
 
 
-def _record(spec: str | None, seconds: float, rate_hz: float) -> PowerTrace:
-    from deepen.meters.check import record
+def _record(spec: str | None, seconds: float, rate_hz: float, folder: Path | None = None) -> tuple[Meter, Recording]:
+    """Record, to a trace folder while it runs where one is named and the source streams."""
+    from deepen.meters.record import record, record_folder
+    from deepen.meters.stream_meter import StreamMeter
 
     meter = _open(spec)
     try:
-        progress(f"recording {meter.id} ({meter.source}) for {seconds:g} s")
-        return record(meter, seconds, rate_hz)
+        progress(
+            f"recording {meter.id} ({meter.source}) for {seconds:g} s; Ctrl-C ends it early and keeps what there is"
+        )
+        if folder is not None and isinstance(meter, StreamMeter):
+            return meter, record_folder(meter, folder, seconds)
+        return meter, record(meter, seconds, rate_hz)
     finally:
         meter.close()
 
@@ -92,48 +105,99 @@ def _record(spec: str | None, seconds: float, rate_hz: float) -> PowerTrace:
 @_meter_option
 @_seconds_option
 @_rate_option
-@click.option("--out", "out", type=click.Path(path_type=Path, dir_okay=False), help="File to write (.csv or .json).")
+@click.option("--out", "out", type=click.Path(path_type=Path), help="What to write: .trace, .parquet, .csv or .json.")
 @json_option
 def record_command(spec: str | None, seconds: float, rate_hz: float, out: Path | None, as_json: bool) -> None:
     """Record power for some seconds, to a file or (with --json) to stdout.
 
+    A meter that streams into a .trace folder needs the same memory for a second and for a day, and what was recorded
+    survives whatever ends it. Ctrl-C ends a recording early, keeps it, and exits with 130.
+
     \b
     Example:
       deepen meter record --seconds 10 --out idle.csv
+      deepen meter record --meter ppk2?voltage_v=3.7 --seconds 3600 --out hour.trace
     """
-    from deepen.errors import ConfigError
-    from deepen.meters.check import check_trace, write_trace
+    from deepen.traces import write
 
-    if out is not None and out.suffix not in (".csv", ".json"):
-        raise ConfigError(f"cannot write '{out.name}'; name a .csv or .json file")
-    if out is not None and not out.parent.is_dir():
-        raise ConfigError(f"no folder {out.parent} to write {out.name} into; make it first")
-    trace = _record(spec, seconds, rate_hz)
     if out is not None:
-        write_trace(trace, out)
-    summary = check_trace(trace)
-    document: dict[str, object] = {
-        "meter": trace.meter_id,
-        "source": trace.source,
-        "calibration": trace.calibration_id,
-        "samples": int(trace.t_s.size),
-        "mean_w": summary.mean_w,
-        "energy_j": summary.mean_w * summary.duration_s,
-        "duration_s": summary.duration_s,
+        _check_target(out)
+    meter, found = _record(spec, seconds, rate_hz, out if out is not None and out.suffix == ".trace" else None)
+    if out is not None and found.trace is not None:
+        write(found.trace, out)
+    facts = _facts_of_trace(found.trace) if found.trace is not None else _facts_of_stream(found.ending)
+    document: dict[str, Any] = {
+        "meter": meter.id,
+        "source": meter.source,
+        "calibration": meter.calibration_id,
+        **facts,
+        "interrupted": found.interrupted,
     }
-    if out is None:
-        document |= {"t_s": trace.t_s, "power_w": trace.power_w}
-    else:
+    if out is not None:
         document["file"] = str(out)
+    elif found.trace is not None:
+        document |= {"t_s": found.trace.t_s, "power_w": found.trace.power_w}
 
     def render() -> str:
+        lost = f", {facts['dropped']} lost" if facts["dropped"] else ""
         text = (
-            f"{trace.meter_id} ({trace.source}): {format_si(summary.mean_w, 'W')} mean over "
-            f"{summary.duration_s:.2f} s, {trace.t_s.size} samples"
+            f"{meter.id} ({meter.source}): {format_si(facts['mean_w'], 'W')} mean over "
+            f"{facts['duration_s']:.2f} s, {facts['samples']} samples{lost}"
         )
-        return f"{text}; written to {out}" if out is not None else text
+        if out is not None:
+            text += f"; written to {out}"
+        return "\n".join([text, *(f"note: {w}" for w in facts["warnings"])])
 
     emit(document, as_json, render)
+    if found.interrupted:
+        progress("interrupted: the recording is shorter than asked for")
+        sys.exit(INTERRUPTED)
+
+
+def _check_target(out: Path) -> None:
+    """Refuse what cannot be written before anything is recorded."""
+    from deepen.errors import ConfigError
+    from deepen.traces import SUFFIXES
+
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"cannot write '{out.name}'; name a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+    if not out.parent.is_dir():
+        raise ConfigError(f"no folder {out.parent} to write {out.name} into; make it first")
+    if out.suffix == ".trace" and out.exists():
+        raise ConfigError(f"{out} exists; name another file or remove it first")
+    if out.suffix != ".trace" and out.is_dir():
+        raise ConfigError(f"{out} is a folder; name a file")
+
+
+def _facts_of_trace(trace: PowerTrace) -> dict[str, Any]:
+    from deepen.meters.check import check_trace
+
+    found = check_trace(trace)
+    return {
+        "samples": found.samples,
+        "mean_w": found.mean_w,
+        "energy_j": found.mean_w * found.duration_s,
+        "duration_s": found.duration_s,
+        "dropped": trace.dropped,
+        "loss": trace.loss,
+        "gaps": len(trace.gaps),
+        "warnings": trace.warnings,
+    }
+
+
+def _facts_of_stream(ending: Ending | None) -> dict[str, Any]:
+    assert ending is not None  # every stream that was recorded has ended
+    duration_s = ending.end_s - ending.start_s
+    return {
+        "samples": ending.samples,
+        "mean_w": ending.mean_w,
+        "energy_j": ending.mean_w * duration_s,
+        "duration_s": duration_s,
+        "dropped": ending.dropped,
+        "loss": ending.loss,
+        "gaps": len(ending.gaps),
+        "warnings": ending.warnings,
+    }
 
 
 @command.command(name="check")
@@ -142,26 +206,39 @@ def record_command(spec: str | None, seconds: float, rate_hz: float, out: Path |
 @_rate_option
 @json_option
 def check_command(spec: str | None, seconds: float, rate_hz: float, as_json: bool) -> None:
-    """Record for some seconds and report rate, noise and losses.
+    """Record for some seconds and report rate, clock drift, jitter, noise, losses and gaps.
 
     \b
     Example:
       deepen meter check --meter rapl --rate 100
+      deepen meter check --meter ppk2?voltage_v=3.7 --seconds 30
     """
     from deepen.meters.check import check_trace
 
-    found = check_trace(_record(spec, seconds, rate_hz))
+    _, recording = _record(spec, seconds, rate_hz)
+    assert recording.trace is not None  # only recordings to disk have none
+    found = check_trace(recording.trace, recording.ending)
+    emit(asdict(found), as_json, lambda: _report(found))
+    if recording.interrupted:
+        sys.exit(INTERRUPTED)
 
-    def render() -> str:
-        rows = [
-            ("numbers", found.source),
-            ("duration", f"{found.duration_s:.2f} s"),
-            ("updates", f"{found.updates} ({found.update_hz:.1f} a second)"),
-            ("power", f"{format_si(found.mean_w, 'W')} ± {format_si(found.noise_w, 'W')}"),
-            ("range", f"{format_si(found.min_w, 'W')} to {format_si(found.max_w, 'W')}"),
-            ("longest time between samples", format_si(found.longest_s, "s")),
-            ("lost samples", str(found.dropped)),
-        ]
-        return "\n".join([table([found.meter, ""], rows), *(f"note: {w}" for w in found.warnings)])
 
-    emit(asdict(found), as_json, render)
+def _report(found: MeterCheck) -> str:
+    from math import isfinite
+
+    rows = [
+        ("numbers", found.source),
+        ("duration", f"{found.duration_s:.2f} s"),
+        ("rate", f"{found.rate_hz:.6g} a second, {found.nominal_hz:.6g} nominal"),
+        ("updates", f"{found.updates} ({found.update_hz:.1f} a second)"),
+        ("power", f"{format_si(found.mean_w, 'W')} ± {format_si(found.noise_w, 'W')}"),
+        ("range", f"{format_si(found.min_w, 'W')} to {format_si(found.max_w, 'W')}"),
+        ("longest time between samples", format_si(found.longest_s, "s")),
+        ("jitter", format_si(found.jitter_s, "s")),
+        ("lost samples", f"{found.dropped} ({100 * found.loss:.3g} %)"),
+        ("gaps", f"{found.gaps} ({format_si(found.gap_s, 's')})"),
+    ]
+    if isfinite(found.clock_error_s):
+        drift = f"{found.drift_ppm:+.1f} ppm" if isfinite(found.drift_ppm) else "unknown"
+        rows.insert(3, ("clock", f"drift {drift}, a sample's time is known to {format_si(found.clock_error_s, 's')}"))
+    return "\n".join([table([found.meter, ""], rows), *(f"note: {w}" for w in found.warnings)])

@@ -1,54 +1,17 @@
-"""Record a power source for a while, and judge what it gives."""
+"""Judge a power source by what it recorded."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import time
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from deepen.clock import monotonic_s
-from deepen.errors import ConfigError, MeterError
-from deepen.meters.types import Meter
+from deepen.errors import MeterError
+from deepen.meters.capture import Ending
 from deepen.records import PowerTrace, Source
 
-__all__ = ["MeterCheck", "check_trace", "record", "write_trace"]
-
-
-def record(
-    meter: Meter,
-    duration_s: float,
-    rate_hz: float = 10.0,
-    *,
-    now: Callable[[], float] = monotonic_s,
-    sleep: Callable[[float], None] = time.sleep,
-) -> PowerTrace:
-    """Record a power source.
-
-    Args:
-        meter: The source.
-        duration_s: How long, seconds.
-        rate_hz: How often to read it; drivers that sample by themselves do so as well.
-        now: The monotonic clock; for stand-ins.
-        sleep: Wait for some seconds; for stand-ins.
-
-    Raises:
-        ConfigError: If the time or the rate is not positive.
-        MeterError: If the source does not answer.
-    """
-    if not (duration_s > 0 and rate_hz > 0):
-        raise ConfigError("recording needs a time and a rate above zero")
-    meter.start()
-    start = now()
-    for i in range(1, max(1, round(duration_s * rate_hz)) + 1):
-        sleep(max(0.0, start + i / rate_hz - now()))
-        meter.mark()
-    return meter.stop()
+__all__ = ["MeterCheck", "check_trace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +31,17 @@ class MeterCheck:
         longest_s: Longest time between two samples, seconds.
         dropped: Samples known to be lost.
         warnings: What a reader should know.
+        samples: Samples in the recording.
+        nominal_hz: Sample rate the source states.
+        rate_hz: True sample rate on this machine's clock; of a source without a clock of its own, that of its updates.
+        drift_ppm: How much faster than stated its clock runs, parts per million; ``nan`` without a clock of its own, or
+            where the recording was too short to tell.
+        clock_error_s: Standard uncertainty of a sample's time, seconds; ``nan`` without a clock of its own.
+        jitter_s: Median lateness of what comes in, over the least delay (streams), else the standard deviation of the
+            time between two samples.
+        loss: Share of the samples that were lost, 0..1.
+        gaps: Stretches without trustworthy samples.
+        gap_s: Their total length, seconds.
     """
 
     meter: str
@@ -82,10 +56,23 @@ class MeterCheck:
     longest_s: float
     dropped: int
     warnings: tuple[str, ...]
+    samples: int
+    nominal_hz: float
+    rate_hz: float
+    drift_ppm: float
+    clock_error_s: float
+    jitter_s: float
+    loss: float
+    gaps: int
+    gap_s: float
 
 
-def check_trace(trace: PowerTrace) -> MeterCheck:
+def check_trace(trace: PowerTrace, ending: Ending | None = None) -> MeterCheck:
     """Judge a recording.
+
+    Args:
+        trace: The recording.
+        ending: What a streaming source knows of it.
 
     Raises:
         MeterError: If it has no samples.
@@ -95,12 +82,12 @@ def check_trace(trace: PowerTrace) -> MeterCheck:
         raise MeterError(f"{trace.meter_id}: no samples came in; check its connection and record for longer")
     steps = np.diff(t_s)
     duration_s = float(t_s[-1] - t_s[0])
-    mean_w = float(np.sum(steps * (power_w[1:] + power_w[:-1]) / 2) / duration_s)
     # Weighted by time: a counter's trace holds two points for a stretch of any length.
-    middle = (power_w[1:] + power_w[:-1]) / 2
+    middle = power_w[1:] if trace.sampling == "mean" else (power_w[1:] + power_w[:-1]) / 2
+    mean_w = float(np.sum(steps * middle) / duration_s)
     noise_w = float(np.sqrt(np.sum(steps * (middle - mean_w) ** 2) / duration_s))
     updates = int(np.count_nonzero(np.diff(power_w)))
-    warnings: list[str] = []
+    warnings = list(trace.warnings)
     if updates == 0:
         warnings.append("the reading never changed; record for longer, or load the machine while recording")
     if float(power_w.min()) < 0:
@@ -109,6 +96,11 @@ def check_trace(trace: PowerTrace) -> MeterCheck:
         warnings.append(f"{trace.dropped} samples lost, {len(trace.gaps)} gaps")
     if trace.source == "modelled":
         warnings.append(f"modelled, not measured: {trace.calibration_id}")
+    drift_ppm = math.nan
+    if trace.clock is not None and trace.clock.rate != 1.0:  # exactly 1 where the fit could not tell
+        drift_ppm = 1e6 * (1 / trace.clock.rate - 1)
+    elif trace.clock is not None:
+        warnings.append("too short to tell the clock's drift; record for longer")
     return MeterCheck(
         meter=trace.meter_id,
         source=trace.source,
@@ -122,40 +114,13 @@ def check_trace(trace: PowerTrace) -> MeterCheck:
         longest_s=float(steps.max()),
         dropped=trace.dropped,
         warnings=tuple(warnings),
+        samples=int(t_s.size),
+        nominal_hz=trace.rate_hz,
+        rate_hz=updates / duration_s if trace.clock is None else trace.rate_hz / trace.clock.rate,
+        drift_ppm=drift_ppm,
+        clock_error_s=math.nan if trace.clock is None else trace.clock.error_s,
+        jitter_s=float(steps.std()) if ending is None else ending.arrivals.delay_s,
+        loss=trace.loss,
+        gaps=len(trace.gaps),
+        gap_s=sum(end - start for start, end in trace.gaps),
     )
-
-
-def write_trace(trace: PowerTrace, path: Path) -> None:
-    """Write a trace as CSV (``t_s,power_w,meter,source``) or JSON, by the file's suffix; whole or not at all.
-
-    Raises:
-        ConfigError: If the suffix is neither ``.csv`` nor ``.json``.
-        OSError: If the file cannot be written.
-    """
-    if path.suffix not in (".csv", ".json"):
-        raise ConfigError(f"cannot write '{path.name}'; name a .csv or .json file")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            if path.suffix == ".csv":
-                rows = csv.writer(file)
-                rows.writerow(["t_s", "power_w", "meter", "source"])
-                for t, p in zip(trace.t_s.tolist(), trace.power_w.tolist(), strict=True):
-                    rows.writerow([repr(t), repr(p), trace.meter_id, trace.source])
-            else:
-                json.dump(
-                    {
-                        "meter": trace.meter_id,
-                        "source": trace.source,
-                        "calibration": trace.calibration_id,
-                        "rate_hz": trace.rate_hz,
-                        "dropped": trace.dropped,
-                        "gaps": [list(g) for g in trace.gaps],
-                        "t_s": trace.t_s.tolist(),
-                        "power_w": trace.power_w.tolist(),
-                    },
-                    file,
-                )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

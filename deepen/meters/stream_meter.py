@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from deepen.clock import monotonic_s
 from deepen.errors import ConfigError, DeepenError, MeterError
@@ -53,7 +54,8 @@ class StreamMeter:
         calibration_id: Which calibration is applied.
         update_s: Time between two samples, seconds.
         instrument: The instrument.
-        ending: What is known of the last stream that ended; ``None`` before.
+        sampling: What its samples are (see ``PowerTrace``).
+        ending: What is known of the last stream that ended; ``None`` before, and while one runs.
     """
 
     scope: Scope = "machine"
@@ -88,6 +90,7 @@ class StreamMeter:
         self.calibration_id = instrument.calibration_id
         self.update_s = 1 / instrument.rate_hz
         self.instrument = instrument
+        self.sampling: Literal["point", "mean"] = getattr(instrument, "sampling", "point")
         self.ending: Ending | None = None
         self._port = port
         self._now = now
@@ -117,10 +120,11 @@ class StreamMeter:
         parser = self.instrument.begin()
         self._data_s = began = self._now()
         self._error = None
+        self.ending = None
         self._capture = Capture(
             parser,
             self.instrument.rate_hz,
-            sampling=getattr(self.instrument, "sampling", "point"),
+            sampling=self.sampling,
             quantum=getattr(self.instrument, "quantum", 1),
             open_sink=open_sink,
         )
@@ -233,6 +237,11 @@ class StreamMeter:
         while (left_s := host_s - self._now()) > 0:
             self.pump(min(left_s, 0.1))
 
+    @property
+    def flowing(self) -> bool:
+        """Whether the stream still runs, as far as is known; :meth:`stop` says what ended it."""
+        return self._capture is not None and self._error is None
+
     def _run(self) -> None:
         try:
             while not self._end.is_set():
@@ -281,7 +290,7 @@ class StreamMeter:
                 )
             self._join()
             self.instrument.end()
-        except MeterError as error:
+        except DeepenError as error:
             broken = error
             late.append(f"cut short: {error}")
         self._join()

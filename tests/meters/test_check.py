@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import csv
-import json
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.check import check_trace, record, write_trace
+from deepen.meters.check import check_trace
+from deepen.meters.record import record
 from deepen.meters.sampler import Sampler
 from deepen.records import PowerTrace
 from deepen.testing.clock import VirtualClock
@@ -25,7 +23,8 @@ def test_recording_reads_at_the_rate_for_the_time_asked() -> None:
     clock, line = VirtualClock(), Timeline(2.0)
     line.add(1000.5, 1001.0, 6.0)
     meter = SimulatedMeter(line, clock.now)
-    found = record(meter, 2.0, 50.0, now=clock.now, sleep=clock.sleep)
+    found = record(meter, 2.0, 50.0, now=clock.now, sleep=clock.sleep).trace
+    assert found is not None
     assert meter.marks == 101  # the first one is start()'s
     assert clock.now() == pytest.approx(1002.0)
     summary = check_trace(found)
@@ -51,31 +50,6 @@ def test_check_reports_noise_losses_and_labels() -> None:
     assert any("modelled, not measured" in w for w in noisy.warnings)
     with pytest.raises(MeterError, match="no samples"):
         check_trace(trace([1.0]))
-
-
-def test_traces_are_written_with_their_label_and_exact_numbers(tmp_path: Path) -> None:
-    source = trace([1.0, 1 / 3, 2.5])
-    write_trace(source, tmp_path / "a.csv")
-    with (tmp_path / "a.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [float(r["power_w"]) for r in rows] == source.power_w.tolist()
-    assert [float(r["t_s"]) for r in rows] == source.t_s.tolist()
-    assert {r["source"] for r in rows} == {"measured"}
-    write_trace(source, tmp_path / "a.json")
-    document = json.loads((tmp_path / "a.json").read_text())
-    assert document["power_w"] == source.power_w.tolist()
-    assert (document["meter"], document["source"], document["calibration"]) == ("m", "measured", "cal")
-    with pytest.raises(ConfigError, match=r"name a \.csv or \.json file"):
-        write_trace(source, tmp_path / "a.xlsx")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.json"]
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
-    target = tmp_path / "a.csv"
-    target.mkdir()  # cannot be replaced by a file
-    with pytest.raises(OSError):
-        write_trace(trace([1.0, 2.0]), target)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_the_sampler_samples_until_stopped_and_can_start_again() -> None:
