@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 
@@ -9,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.clock import monotonic_s
+from deepen.errors import MeterError
 from deepen.meters.sampler import Sampler
 from deepen.meters.types import Scope
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["CounterMeter", "step_trace", "unwrap"]
+__all__ = ["CounterMeter", "rising", "step_trace", "unwrap"]
 
 
 def step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -56,6 +58,32 @@ def unwrap(previous: int, current: int, limit: int) -> int:
     return current - previous if current >= previous else limit - previous + current
 
 
+def rising(read_j: Callable[[], float], meter: str, reason: str, slack_j: float = 0.0) -> Callable[[], float]:
+    """Guard a counter that never goes back by itself.
+
+    Args:
+        read_j: Reads the counter, joules.
+        meter: Driver name, for the message.
+        reason: What it means when the counter goes back, for example ``the device restarted``.
+        slack_j: How far rounding may take it back, joules.
+
+    Returns:
+        The same reader, which raises ``MeterError`` when the counter goes back: no energy can be told across that.
+    """
+    last_j = -math.inf
+
+    def guarded_j() -> float:
+        nonlocal last_j
+        before_j, last_j = last_j, read_j()
+        if last_j < before_j - slack_j:
+            raise MeterError(
+                f"{meter}: the counter went back from {before_j:.6g} J to {last_j:.6g} J ({reason}); measure again"
+            )
+        return last_j
+
+    return guarded_j
+
+
 class CounterMeter:
     """A meter around counters of energy: samples are taken at marks, and often enough in between not to miss a wrap.
 
@@ -78,6 +106,7 @@ class CounterMeter:
         update_s: float,
         resolution_j: float,
         poll_s: float,
+        warnings: Sequence[str] = (),
     ) -> None:
         """Describe the counters; nothing is read yet.
 
@@ -88,12 +117,14 @@ class CounterMeter:
             update_s: Time between two updates of the counters, seconds.
             resolution_j: Smallest step they tell, joules.
             poll_s: Time between two readings of our own, seconds.
+            warnings: What every trace of this meter has to say.
         """
         self.id = name
         self.calibration_id = calibration_id
         self.update_s = update_s
         self.resolution_j = resolution_j
         self._read_j = read_j
+        self._warnings = tuple(warnings)
         self._times: list[float] = []
         self._energy_j: list[float] = []
         self._lock = threading.Lock()
@@ -122,7 +153,9 @@ class CounterMeter:
         self._sampler.stop()
         self.mark()
         t_s, power_w = step_trace(self._times, self._energy_j)
-        return PowerTrace(t_s, power_w, 1 / self.update_s, self.id, self.calibration_id, self.source)
+        return PowerTrace(
+            t_s, power_w, 1 / self.update_s, self.id, self.calibration_id, self.source, warnings=self._warnings
+        )
 
     def close(self) -> None:
         """Stop sampling."""

@@ -23,6 +23,8 @@ from deepen.records import Interval, PowerTrace, Source
 
 __all__ = ["DRIVER", "CpuModel", "machine_cpu_s", "process_cpu_s"]
 
+_HERE_ONLY = "it counts processor time of this machine, not of a device across a link"
+
 
 def process_cpu_s(pid: int) -> float:
     """CPU time a process has used, all threads, seconds; ``nan`` where it has ended or cannot be told.
@@ -149,6 +151,8 @@ def _or_zero(value: float) -> float:
 
 
 def _probe(context: Context) -> Availability:
+    if context.link is not None:
+        return Availability("cpu-model", False, "", "modelled", _HERE_ONLY, "")
     if context.power is None:
         cause = "the device profile has no power figures"
         return Availability("cpu-model", False, "", "modelled", cause, "add [power] to the profile in devices/profiles")
@@ -158,6 +162,8 @@ def _probe(context: Context) -> Availability:
 
 def _open(spec: MeterSpec, context: Context) -> Meter:
     spec.only()
+    if context.link is not None:
+        raise MeterError(f"cpu-model: {_HERE_ONLY}; use a meter of the device, or an external one")
     if context.power is None:
         raise MeterError("cpu-model: the device profile has no power figures; add [power] to it in devices/profiles")
     return CpuModel(context.power, context)

@@ -203,8 +203,8 @@ class CommandFiles:
         """
         if len(paths) < 2:
             return [self.read(path) for path in paths]
-        done = self._run(["grep", "-H", "", *paths], _COMMAND_S)
         lines: dict[str, list[str]] = {path: [] for path in paths}
+        done = self._run(["grep", "-H", "", *lines], _COMMAND_S)
         # Longest first: a path may begin like another one.
         heads = sorted(((f"{path}:", path) for path in lines), key=lambda h: -len(h[0]))
         for line in done.stdout.splitlines():

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.counter import CounterMeter
+from deepen.meters.counter import CounterMeter, rising
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "Library", "Nvml", "load_library"]
 
 _UPDATE_S = 0.1
+_HERE_ONLY = "it reads the GPUs of this machine, not those of a device across a link"
 _MESSAGES = {
     2: "invalid argument",
-    3: "this GPU has no energy counter (Volta or later is needed)",
+    3: "this GPU has no energy counter (Volta or later is needed; a Jetson has ina3221 instead)",
     4: "no permission",
     9: "the driver is not loaded",
     15: "the GPU was lost",
@@ -100,10 +101,13 @@ class Nvml(CounterMeter):
 
         read_j()
         names = ", ".join(library.name(handle) for handle in handles)
-        super().__init__("nvml", f"nvml {names}", read_j, update_s=_UPDATE_S, resolution_j=1e-3, poll_s=_UPDATE_S)
+        guarded_j = rising(read_j, "nvml", "the driver was loaded anew")
+        super().__init__("nvml", f"nvml {names}", guarded_j, update_s=_UPDATE_S, resolution_j=1e-3, poll_s=_UPDATE_S)
 
 
 def _probe(context: Context, loader: Callable[[], Any] = load_library) -> Availability:
+    if context.link is not None:
+        return Availability("nvml", False, "", "measured", _HERE_ONLY, "")
     try:
         library = Library(loader())
         handles = library.handles()
@@ -120,6 +124,8 @@ def _probe(context: Context, loader: Callable[[], Any] = load_library) -> Availa
 
 def _open(spec: MeterSpec, context: Context, loader: Callable[[], Any] = load_library) -> Meter:
     spec.only()
+    if context.link is not None:
+        raise MeterError(f"nvml: {_HERE_ONLY}; use a meter of the device, such as ina3221, hwmon or rapl")
     library = Library(loader())
     handles = library.handles()
     if not handles:

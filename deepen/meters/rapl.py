@@ -10,10 +10,12 @@ are readable by root alone.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from collections.abc import Sequence
 
+from deepen.clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.counter import CounterMeter, unwrap
+from deepen.meters.files import Files, numbers, text
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "Rapl", "packages"]
@@ -23,51 +25,50 @@ _POLL_S = 20.0  # far below the fastest wrap: 65 kJ at 1 kW take a minute
 _CURE = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj (until the next boot), or run as root"
 
 
-def _folder(root: Path) -> Path:
-    return root / "sys/class/powercap"
+_MOST_W = 1500.0
+"""More than any one processor draws (the largest are rated at 500 to 600 W): what implies more was no wrap."""
+
+_SLACK_J = 20.0
+"""What a processor may have used beyond that between two readings that happen to be close."""
 
 
-def packages(root: Path = Path("/")) -> list[Path]:
+def packages(files: Files) -> list[str]:
     """Folders of the package domains, one per socket."""
-    found: dict[str, Path] = {}
-    for zone in sorted(_folder(root).glob("intel-rapl:*")):
-        if zone.name.count(":") != 1:
+    found: dict[str, str] = {}
+    for path in files.glob("/sys/class/powercap/intel-rapl:*/name"):
+        zone = path.rpartition("/")[0]
+        if zone.count(":") != 1:
             continue  # nested: core, uncore, dram
-        try:
-            name = (zone / "name").read_text(encoding="ascii").strip()
-        except OSError:
-            continue
+        name = text(files, path)
         if name.startswith("package"):
             found.setdefault(name, zone)
     return list(found.values())
 
 
-def _read(zone: Path, name: str) -> int:
-    try:
-        return int((zone / name).read_text(encoding="ascii"))
-    except PermissionError as error:
-        raise MeterError(f"rapl: no permission to read {zone / name}; {_CURE}") from error
-    except (OSError, ValueError) as error:
-        raise MeterError(f"rapl: cannot read {zone / name} ({error}); try again") from error
+def _read(files: Files, zones: Sequence[str], name: str) -> list[int]:
+    return [int(value) for value in numbers(files, [f"{zone}/{name}" for zone in zones], "rapl", _CURE)]
 
 
 class Rapl(CounterMeter):
     """Sum of the package counters."""
 
-    def __init__(self, zones: list[Path]) -> None:
+    def __init__(self, files: Files, zones: Sequence[str]) -> None:
         """Open the counters.
 
         Args:
-            zones: Package domains.
+            files: The machine.
+            zones: Folders of the package domains.
 
         Raises:
             MeterError: If a counter cannot be read.
         """
-        self._zones = zones
-        self._limits = [_read(z, "max_energy_range_uj") for z in zones]
-        self._last = [_read(z, "energy_uj") for z in zones]
+        self._files = files
+        self._zones = list(zones)
+        self._limits = _read(files, zones, "max_energy_range_uj")
+        self._last = _read(files, zones, "energy_uj")
+        self._last_s = monotonic_s()
         self._total_uj = 0
-        names = ",".join(z.name for z in zones)
+        names = ",".join(zone.rpartition("/")[2] for zone in zones)
         super().__init__(
             "rapl",
             f"powercap {names} {hashlib.sha256(names.encode()).hexdigest()[:8]}",
@@ -78,27 +79,41 @@ class Rapl(CounterMeter):
         )
 
     def _unwrapped_j(self) -> float:
-        for i, zone in enumerate(self._zones):
-            value = _read(zone, "energy_uj")
-            self._total_uj += unwrap(self._last[i], value, self._limits[i])
-            self._last[i] = value
+        values = _read(self._files, self._zones, "energy_uj")
+        now_s = monotonic_s()
+        passed_s, self._last_s = now_s - self._last_s, now_s
+        before, self._last = self._last, values
+        for zone, last, value, limit in zip(self._zones, before, values, self._limits, strict=True):
+            used_uj = unwrap(last, value, limit)
+            if used_uj > (_MOST_W * passed_s + _SLACK_J) * 1e6:
+                raise MeterError(
+                    f"rapl: {zone} went from {last} to {value} uJ in {passed_s:.3g} s, which is no wrap (the counter "
+                    "was reset, as by suspend); measure again"
+                )
+            self._total_uj += used_uj
         return self._total_uj / 1e6
+
+    def start(self) -> None:
+        """Begin a trace; whatever the counters did since the last one does not matter."""
+        self.close()
+        self._last = _read(self._files, self._zones, "energy_uj")
+        self._last_s = monotonic_s()
+        super().start()
 
 
 def _probe(context: Context) -> Availability:
-    folder = _folder(context.root)
-    if not folder.is_dir():
+    files = context.files
+    if not files.glob("/sys/class/powercap"):
         cause = "no powercap interface in /sys (a virtual machine, or a processor without RAPL)"
         return Availability(
             "rapl", False, "", "measured", cause, "run on the machine itself; sudo modprobe intel_rapl_msr"
         )
-    zones = packages(context.root)
+    zones = packages(files)
     if not zones:
         cause = "powercap lists no package domain"
         return Availability("rapl", False, "", "measured", cause, "sudo modprobe intel_rapl_msr intel_rapl_common")
     try:
-        for zone in zones:
-            _read(zone, "energy_uj")
+        _read(files, zones, "energy_uj")
     except MeterError as error:
         return Availability("rapl", False, f"{len(zones)} packages", "measured", str(error).split(";", 1)[0], _CURE)
     return Availability("rapl", True, f"{len(zones)} package domain(s)", "measured")
@@ -109,7 +124,7 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
     found = _probe(context)
     if not found.available:
         raise MeterError(f"rapl: {found.cause}; {found.cure}")
-    return Rapl(packages(context.root))
+    return Rapl(context.files, packages(context.files))
 
 
 DRIVER = Driver("rapl", "processor energy counters (powercap)", _probe, _open, automatic=True)

@@ -7,6 +7,7 @@ import pytest
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, MeterSpec, nvml
+from deepen.meters.files import CommandFiles, Output
 from deepen.meters.nvml import Library, Nvml
 
 
@@ -105,3 +106,22 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_never_chosen_by_itself() -> None:
     assert nvml.DRIVER.automatic is False
     assert Library(FakeNvml()).name(ctypes.c_void_p(2)) == "GPU 2"
+
+
+def test_a_driver_that_was_loaded_anew_is_an_error_not_negative_energy() -> None:
+    fake = FakeNvml()
+    meter = open_nvml(fake)
+    meter.start()
+    fake.energy_mj = [10, 20]
+    with pytest.raises(MeterError, match=r"went back.*loaded anew"):
+        meter.stop()
+    meter.close()
+
+
+def test_it_never_stands_in_for_a_device_across_a_link() -> None:
+    link = CommandFiles(lambda argv, timeout_s: Output(127, ""))
+    found = nvml._probe(Context(link=link), FakeNvml)
+    assert not found.available
+    assert "this machine" in found.cause
+    with pytest.raises(MeterError, match="not those of a device across a link; use"):
+        nvml._open(MeterSpec("nvml"), Context(link=link), FakeNvml)

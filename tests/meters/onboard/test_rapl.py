@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, Meter, MeterSpec, open_meter
+from deepen.meters import Context, Meter, MeterSpec, open_meter, rapl
+from deepen.meters.files import CommandFiles, LocalFiles
 from deepen.meters.rapl import DRIVER, Rapl, packages
 
 Write = Callable[[dict[str, str]], Path]
@@ -44,7 +45,7 @@ def total_j(meter: Meter) -> float:
 
 def test_only_packages_count_never_what_lies_inside_or_around_them(sysfs: Write) -> None:
     root = sysfs(TREE)
-    assert [p.name for p in packages(root)] == ["intel-rapl:0", "intel-rapl:1"]
+    assert packages(LocalFiles(root)) == [f"/{BASE}/intel-rapl:0", f"/{BASE}/intel-rapl:1"]
     meter = open_meter("rapl", root=root)
     meter.start()
     energy(root, "intel-rapl:0", 1_500_000)
@@ -58,7 +59,7 @@ def test_only_packages_count_never_what_lies_inside_or_around_them(sysfs: Write)
 
 def test_a_wrap_of_one_counter_is_followed(sysfs: Write) -> None:
     root = sysfs(zone("intel-rapl:0", "package-0", 999_000, limit=1_000_000))
-    meter = Rapl(packages(root))
+    meter = Rapl(LocalFiles(root), packages(LocalFiles(root)))
     meter.start()
     energy(root, "intel-rapl:0", 500)
     meter.mark()
@@ -68,7 +69,7 @@ def test_a_wrap_of_one_counter_is_followed(sysfs: Write) -> None:
 
 def test_a_second_trace_does_not_count_the_time_between(sysfs: Write) -> None:
     root = sysfs(TREE)
-    meter = Rapl(packages(root))
+    meter = Rapl(LocalFiles(root), packages(LocalFiles(root)))
     meter.start()
     meter.stop()
     energy(root, "intel-rapl:0", 900_000_000)
@@ -116,7 +117,7 @@ def test_no_permission_names_the_cure(sysfs: Write, monkeypatch: pytest.MonkeyPa
 
 def test_a_counter_that_vanishes_is_an_error_not_a_zero(sysfs: Write) -> None:
     root = sysfs(TREE)
-    meter = Rapl(packages(root))
+    meter = Rapl(LocalFiles(root), packages(LocalFiles(root)))
     meter.start()
     (root / BASE / "intel-rapl:1/energy_uj").unlink()
     with pytest.raises(MeterError, match="cannot read"):
@@ -127,3 +128,38 @@ def test_a_counter_that_vanishes_is_an_error_not_a_zero(sysfs: Write) -> None:
 def test_options_are_refused(sysfs: Write) -> None:
     with pytest.raises(ConfigError, match="no option 'rate'"):
         DRIVER.open(MeterSpec.parse("rapl?rate=5"), Context(root=sysfs(TREE)))
+
+
+def test_a_reset_is_an_error_not_a_wrap_worth_kilojoules(sysfs: Write) -> None:
+    root = sysfs(zone("intel-rapl:0", "package-0", 100_000_000_000))
+    meter = open_meter("rapl", root=root)
+    meter.start()
+    energy(root, "intel-rapl:0", 5_000)  # as after a suspend: a wrap would be 162 kJ within a blink
+    with pytest.raises(MeterError, match=r"is no wrap.*reset.*measure again"):
+        meter.mark()
+    energy(root, "intel-rapl:0", 1_005_000)
+    meter.close()
+    meter.start()  # what happened in between does not matter
+    energy(root, "intel-rapl:0", 3_005_000)
+    assert total_j(meter) == pytest.approx(2.0, rel=1e-6)
+
+
+def test_a_real_wrap_of_a_busy_processor_passes(sysfs: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [50.0]
+    monkeypatch.setattr(rapl, "monotonic_s", lambda: now[0])
+    root = sysfs(zone("intel-rapl:0", "package-0", 262_143_328_850 - 1_000_000_000))
+    meter = Rapl(LocalFiles(root), packages(LocalFiles(root)))
+    meter.start()
+    now[0] += 20.0
+    energy(root, "intel-rapl:0", 9_000_000_000)  # 10 kJ in 20 s
+    assert total_j(meter) == pytest.approx(10_000, rel=1e-6)
+
+
+def test_it_reads_a_server_across_a_link(sysfs: Write, across: Callable[..., CommandFiles]) -> None:
+    root = sysfs(TREE)
+    meter = open_meter("rapl", link=across())
+    meter.start()
+    energy(root, "intel-rapl:0", 3_000_000)
+    energy(root, "intel-rapl:1", 5_500_000)
+    assert total_j(meter) == pytest.approx(2.5, rel=1e-6)
+    assert DRIVER.probe(Context(link=across(merge=True))).available
