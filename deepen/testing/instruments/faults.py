@@ -144,15 +144,15 @@ class Line:
             return b""
         self.now_s = t_s
         data = self.emulator.advance(t_s)
+        if self._stall is not None and self._stall.lossy:
+            self._stall.swallow(self.emulator.samples_in(0, len(data)))
+            return b""
         if data and self._edit is not None:
             data, done = self._edit(data)
             if done:
                 self._edit = None
         if self._stall is not None:
-            if self._stall.lossy:
-                self._stall.swallow(self.emulator.samples_in(0, len(data)))
-            else:
-                self._held += data
+            self._held += data
             return b""
         if self._held:
             data = bytes(self._held) + data
@@ -221,7 +221,7 @@ class DuplicateBytes:
 
     Attributes:
         at_s: When.
-        count: How many bytes; at most what comes in one piece.
+        count: How many bytes; the second time they come together.
         skip: Bytes to let through first.
         lost: None.
         damaged: None.
@@ -237,13 +237,18 @@ class DuplicateBytes:
 
     def strike(self, line: Line, t_s: float) -> None:
         """Send the next bytes twice."""
+        copy, skip = bytearray(), self.skip
 
         def change(data: bytes) -> tuple[bytes, bool]:
-            if len(data) < self.skip + self.count:
+            nonlocal skip
+            start = min(skip, len(data))
+            stop = min(start + self.count - len(copy), len(data))
+            copy.extend(data[start:stop])
+            skip -= start
+            if len(copy) < self.count:
                 return data, False
-            stop = self.skip + self.count
             self.doubled = self.count
-            return data[:stop] + data[self.skip :], True
+            return data[:stop] + bytes(copy) + data[stop:], True
 
         line.edit(change, t_s)
 
@@ -270,7 +275,7 @@ class CorruptBytes:
 
     def strike(self, line: Line, t_s: float) -> None:
         """Garble the next bytes."""
-        rng = np.random.default_rng(self.seed)
+        flips = np.random.default_rng(self.seed).integers(1, 256, self.count, dtype=np.uint8)
         left, skip = self.count, self.skip
 
         def change(data: bytes) -> tuple[bytes, bool]:
@@ -278,8 +283,8 @@ class CorruptBytes:
             start = min(skip, len(data))
             stop = min(start + left, len(data))
             self.damaged += line.emulator.samples_in(start, stop)
-            flips = rng.integers(1, 256, stop - start, dtype=np.uint8)
-            wrong = np.frombuffer(data, np.uint8, stop - start, start) ^ flips
+            done = self.count - left
+            wrong = np.frombuffer(data[start:stop], np.uint8) ^ flips[done : done + stop - start]
             left, skip = left - (stop - start), skip - start
             return data[:start] + wrong.tobytes() + data[stop:], left == 0
 
@@ -486,7 +491,7 @@ EVERY: dict[str, Callable[[float], Fault]] = {
     "stall with burst": lambda at_s: Stall(at_s, lossy=False),
     "endless stall": lambda at_s: Stall(at_s, math.inf),
     "unplug": Unplug,
-    "clock pause": ClockPause,
+    "clock step": ClockPause,
     "voltage droop": VoltageDroop,
 }
 """One of each, by name: called with the moment, for tests that try every fault on every driver."""

@@ -33,9 +33,6 @@ from deepen.testing.instruments.signal import Live
 
 __all__ = ["Served", "serve"]
 
-BUFFER_BYTES = 1 << 20
-"""What an emulator keeps for a host that does not read; beyond it, it loses whole batches, as instruments do."""
-
 ANSWER_S = 10.0
 """How long the process may take to answer."""
 
@@ -83,6 +80,10 @@ class Served:
         """Samples that never reached the host: by faults, and because nobody read."""
         return int(self._ask("lost"))
 
+    def faults(self) -> tuple[Fault, ...]:
+        """The faults as they are in the process: with what they have done."""
+        return tuple(self._ask("faults"))
+
     def volts(self) -> float:
         """Voltage the instrument is set to, 0 where it is off."""
         return float(self._ask("volts"))
@@ -106,7 +107,9 @@ class Served:
 
 
 @contextmanager
-def serve(emulator: Emulator, *, faults: Sequence[Fault] = (), batch_s: float = 1e-3) -> Iterator[Served]:
+def serve(
+    emulator: Emulator, *, faults: Sequence[Fault] = (), batch_s: float = 1e-3, buffer_bytes: int = 1 << 20
+) -> Iterator[Served]:
     """Run an emulator on a pseudo-terminal in a process of its own.
 
     The emulator is sent to the process: what it does there does not show on the object given.
@@ -115,6 +118,7 @@ def serve(emulator: Emulator, *, faults: Sequence[Fault] = (), batch_s: float = 
         emulator: The instrument; its class must be importable by name.
         faults: What goes wrong.
         batch_s: It writes what it has so often.
+        buffer_bytes: What it keeps for a host that does not read; beyond it, it loses whole batches, as instruments do.
 
     Yields:
         The running emulator; its ``path`` is the port.
@@ -138,7 +142,7 @@ def serve(emulator: Emulator, *, faults: Sequence[Fault] = (), batch_s: float = 
         theirs.close()
     served = Served(path, ours)
     try:
-        ours.send((emulator, tuple(faults), batch_s))
+        ours.send((emulator, tuple(faults), batch_s, buffer_bytes))
         served.taken()  # it runs
         yield served
     finally:
@@ -154,18 +158,20 @@ def main() -> None:
     """Run in the process: arguments are the numbers of both ends of the terminal and of the pipe."""
     master, slave, pipe = map(int, sys.argv[1:4])
     connection = Connection(pipe)
-    emulator, faults, batch_s = connection.recv()
+    emulator, faults, *options = connection.recv()
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):  # the host is done
-        _Server(master, slave, connection, Line(emulator, faults), batch_s).run()
+        _Server(master, slave, connection, Line(emulator, faults), *options).run()
 
 
 class _Server:
     """The loop of the process."""
 
-    def __init__(self, master: int, slave: int, connection: Connection, line: Line, batch_s: float) -> None:
+    def __init__(
+        self, master: int, slave: int, connection: Connection, line: Line, batch_s: float, buffer_bytes: int
+    ) -> None:
         os.set_blocking(master, False)
         self.master, self.slave, self.connection = master, slave, connection
-        self.line, self.batch_s = line, batch_s
+        self.line, self.batch_s, self.buffer_bytes = line, batch_s, buffer_bytes
         self.queue: deque[bytes] = deque()
         self.queued = self.overflowed = 0
 
@@ -202,7 +208,7 @@ class _Server:
         """Queue bytes and write what the terminal takes; a full buffer costs whole batches of the stream."""
         if self.master < 0 or not data:
             return
-        if droppable and self.queued > BUFFER_BYTES:
+        if droppable and self.queued > self.buffer_bytes:
             self.overflowed += self.line.emulator.samples_in(0, len(data))
             return
         while data:
@@ -260,6 +266,8 @@ class _Server:
             return None
         if what == "lost":
             return self.line.lost + self.overflowed
+        if what == "faults":
+            return self.line.faults
         if what == "energy_j":
             return emulator.energy_j(*values)
         return {"taken": emulator.clock.taken, "volts": emulator.supply.volts}[what]

@@ -79,7 +79,7 @@ class VirtualPort:
         deadline_s = self.clock.now() + max(0.0, timeout_s)
         while True:
             self._catch_up(self._arrived_by(self.clock.now()))
-            if self._ready:
+            if self._ready and not self._closed:
                 return self._take()
             self._check()
             arrival_s = self._arrival_s(self._done + 1)
