@@ -23,6 +23,10 @@ DRIVERS: dict[str, str] = {
     "battery": "deepen.meters.battery:DRIVER",
     "hwmon": "deepen.meters.hwmon:DRIVER",
     "lpm01a": "deepen.meters.lpm01a:DRIVER",
+    "lvpm": "deepen.meters.lvpm:DRIVER",
+    "hvpm": "deepen.meters.hvpm:DRIVER",
+    "joulescope": "deepen.meters.joulescope:DRIVER",
+    "otii": "deepen.meters.otii:DRIVER",
     "cpu-model": "deepen.meters.cpu_model:DRIVER",
 }
 """Driver name -> ``module:attribute``, in the order in which sources are tried."""
