@@ -175,17 +175,18 @@ def convert_command(
     Example:
       deepen trace convert monsoon.csv run.trace
     """
-    from deepen.traces import trace_sha256, write
+    from deepen.traces import open_trace, trace_sha256, write
 
     opened = open_given(file, given)
     progress(f"writing {opened.info.samples} samples to {out}")
     write(opened, out, precision=precision)
+    written = open_trace(out)
     document = {
         "file": str(out),
         "samples": opened.info.samples,
         "dropped": opened.info.dropped,
         "source": opened.info.source,
-        "sha256": trace_sha256(opened),
+        "sha256": trace_sha256(written),
         "warnings": opened.info.warnings,
     }
 

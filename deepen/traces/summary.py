@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,9 @@ class Summary:
         mean_w: Mean over time; ``nan`` below two samples.
         max_w: Most power; ``nan`` without samples.
         energy_j: Integral over the whole trace, gaps bridged by a straight line.
-        start_s: Time of the first sample, seconds.
+        start_s: Time of the first sample, or start of the period it is the mean of, seconds.
         end_s: Time of the last, seconds.
-        low_w: Least power in each of as many equal stretches; ``nan`` where there is no sample, shape (k,).
+        low_w: Least power in each of as many equal stretches; ``nan`` inside a gap, shape (k,).
         high_w: Most power in each, shape (k,).
     """
 
@@ -59,29 +60,50 @@ def summarise(file: TraceFile, bins: int = _BINS) -> Summary:
         raise MeasureError(f"{info.path}: has no samples; record again")
     low, high = np.full(bins, np.inf), np.full(bins, -np.inf)
     energy_j, t_last, p_last = 0.0, math.nan, math.nan
-    width_s = max(info.end_s - info.start_s, 1e-12) / bins
+    start_s = info.start_s
+    if info.sampling == "mean" and info.rate_hz > 0:
+        start_s, t_last, p_last = start_s - 1 / info.rate_hz, start_s - 1 / info.rate_hz, 0.0  # the first period
+    width_s = max(info.end_s - start_s, 1e-12) / bins
     for piece in cut(file, CHUNK):
         t_s, power_w = piece.t_s, piece.power_w
-        at = np.clip(((t_s - info.start_s) / width_s).astype(np.int64), 0, bins - 1)
-        np.minimum.at(low, at, power_w)
-        np.maximum.at(high, at, power_w)
+        at = np.clip(((t_s - start_s) / width_s).astype(np.int64), 0, bins - 1)
+        first = np.flatnonzero(np.diff(at, prepend=-1))
+        low[at[first]] = np.minimum(low[at[first]], np.minimum.reduceat(power_w, first))
+        high[at[first]] = np.maximum(high[at[first]], np.maximum.reduceat(power_w, first))
         if math.isfinite(t_last):
             t_s, power_w = np.concatenate([[t_last], t_s]), np.concatenate([[p_last], power_w])
         steps = np.diff(t_s)
         # A sample that is the mean of its period counts for that period alone.
-        energy_j += float(steps @ (power_w[1:] if info.sampling == "mean" else (power_w[1:] + power_w[:-1]) / 2))
+        mean = info.sampling == "mean"
+        energy_j += float(steps @ (power_w[1:] if mean else (power_w[1:] + power_w[:-1]) / 2))
         t_last, p_last = float(t_s[-1]), float(power_w[-1])
-    empty = ~np.isfinite(low)
+    least_w, most_w = float(low.min()), float(high.max())
+    _bridge(low, high, start_s + (np.arange(bins) + 0.5) * width_s, info.gaps)
     return Summary(
-        min_w=float(low.min()),
-        mean_w=energy_j / (info.end_s - info.start_s) if info.end_s > info.start_s else math.nan,
-        max_w=float(high.max()),
+        min_w=least_w,
+        mean_w=energy_j / (info.end_s - start_s) if info.end_s > start_s else math.nan,
+        max_w=most_w,
         energy_j=energy_j,
-        start_s=info.start_s,
+        start_s=start_s,
         end_s=info.end_s,
-        low_w=np.where(empty, np.nan, low),
-        high_w=np.where(empty, np.nan, high),
+        low_w=low,
+        high_w=high,
     )
+
+
+def _bridge(
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    at_s: NDArray[np.floating[Any]],
+    gaps: tuple[tuple[float, float], ...],
+) -> None:
+    """Fill stretches without a sample with the line between their neighbours, in place; ``nan`` inside a gap."""
+    empty = ~np.isfinite(low)
+    for values in (low, high):
+        values[empty] = np.interp(at_s[empty], at_s[~empty], values[~empty])
+    for start_s, end_s in gaps:
+        hole = empty & (at_s > start_s) & (at_s < end_s)
+        low[hole] = high[hole] = np.nan
 
 
 def plot(summary: Summary, height: int = 10) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -30,32 +29,14 @@ def header_of(head: bytes, delimiters: str = ",;\t") -> tuple[str, list[str]]:
         delimiters: Characters that may part the columns.
 
     Returns:
-        The delimiter (the one that comes most often) and the names of the columns, stripped.
+        The delimiter (the one that comes most often) and the names of the columns, stripped; none where it is no text.
     """
     line = head.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].rstrip(b"\r").decode("utf-8", "replace")
     delimiter = max(delimiters, key=line.count)
-    return delimiter, [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
-
-
-class _Head(io.RawIOBase):
-    """The first bytes of a file, as a file of its own."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._file = path.open("rb")
-        self._left = size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(min(len(buffer), self._left))
-        buffer[: len(data)] = data
-        self._left -= len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+    try:
+        return delimiter, [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:  # stray carriage returns, or a field of megabytes: no header
+        return delimiter, []
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +48,7 @@ class Table:
         names: Names of all columns, in order.
         delimiter: What parts them.
         skip: Lines before the first row of numbers (the header is one).
-        bytes: Length of the part that is read: all, or up to a torn last line.
+        size: Bytes of the part that is read: all, or up to a torn last line.
         warnings: What a reader should know of the end of the file.
     """
 
@@ -75,7 +56,7 @@ class Table:
     names: tuple[str, ...]
     delimiter: str
     skip: int
-    bytes: int
+    size: int
     warnings: tuple[str, ...]
 
     @classmethod
@@ -131,7 +112,6 @@ class Table:
         unique = [f"{i}" for i in range(len(self.names))]  # headers may repeat a name or leave it empty
         wanted = [unique[self.names.index(c)] for c in (*columns, *texts)]
         types = [pa.float64()] * len(columns) + [pa.string()] * len(texts)
-        read = pv.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=self.skip, column_names=unique)
         parse = pv.ParseOptions(delimiter=self.delimiter)
         convert = pv.ConvertOptions(
             include_columns=wanted,
@@ -139,23 +119,45 @@ class Table:
             null_values=["", "nan", "NaN", "-nan"],
         )
         rows = 0
-        try:
-            with pv.open_csv(_Head(self.path, self.bytes), read, parse, convert) as reader:
-                for batch in reader:
-                    rows += batch.num_rows
-                    yield [c.to_numpy(zero_copy_only=False) for c in batch.columns]
-        except (pa.ArrowException, OSError) as error:
-            if "Empty CSV file" in str(error):
-                raise MeasureError(f"{self.path}: has no rows; record again") from error
-            raise MeasureError(f"{self.path}: after row {rows}: {self._plain(first_line(error))}") from error
+        for data in self._lines():
+            read = pv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=unique)
+            try:
+                # From memory: a Python file would be read by a thread of Arrow's, which may outlive the interpreter.
+                batch = pv.read_csv(pa.BufferReader(data), read, parse, convert)
+            except pa.ArrowException as error:
+                raise MeasureError(f"{self.path}: {self._plain(first_line(error), rows)}") from error
+            rows += batch.num_rows
+            yield [c.to_numpy() for c in batch.columns]
+        if not rows:
+            raise MeasureError(f"{self.path}: has no rows; record again")
 
-    def _plain(self, text: str) -> str:
-        """Say in the file's own terms what the parser said in numbers of columns."""
-        return re.sub(
-            r"In CSV column #(\d+)",
-            lambda m: f"column '{self.names[int(m[1])]}'" if int(m[1]) < len(self.names) else m[0],
-            text,
-        )
+    def _lines(self) -> Iterator[bytes]:
+        """The file after the lines to skip, in pieces of whole lines with something in them."""
+        left, rest = self.size, b""
+        with self.path.open("rb") as file:
+            for _ in range(self.skip):
+                left -= len(file.readline(left))
+            while left > 0:
+                data = file.read(min(_BLOCK, left))
+                if not data:
+                    break
+                left -= len(data)
+                data = rest + data
+                end = data.rfind(b"\n") + 1 if left > 0 else len(data)
+                rest = data[end:]
+                if len(rest) > _BLOCK:
+                    raise MeasureError(f"{self.path}: holds a line of more than {_BLOCK} bytes; it is no table")
+                if data[:end].strip():
+                    yield data[:end]
+
+    def _plain(self, text: str, before: int) -> str:
+        """Say in the file's own terms what the parser said of a piece that begins after ``before`` rows."""
+        row = re.search(r"Row #(\d+)", text)
+        column = re.search(r"CSV column #(\d+)", text)
+        where = [f"row {before + int(row[1])}"] if row else [f"after row {before}"]
+        if column and int(column[1]) < len(self.names):
+            where.append(f"column '{self.names[int(column[1])]}'")
+        return f"{', '.join(where)}: {re.split(r'Row #[0-9]+: |CSV parse error: ', text)[-1][:120]}"
 
 
 def _is_number(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deepen.errors import ConfigError
+from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
 from deepen.traces.api import cut
 from deepen.traces.columns import META_KEY, Columns, positions, schema, table, write_options
@@ -47,7 +47,7 @@ def write(
     Raises:
         ConfigError: If the suffix is none of these, or the folder does not exist.
         StorageError: If the disk refuses; what was there stays as it was.
-        MeasureError: If an opened trace is damaged.
+        MeasureError: If an opened trace is damaged, or the power of a sample is no number.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -79,22 +79,21 @@ def _facts(trace: PowerTrace | TraceFile) -> Any:
 
 
 def _pieces(trace: PowerTrace | TraceFile) -> Iterator[PowerTrace]:
-    if isinstance(trace, PowerTrace):
-        yield trace
-    else:
-        yield from cut(trace, CHUNK)
+    """The samples, looked at: what is no number must not reach a file.
+
+    Raises:
+        MeasureError: If the power of a sample is not finite.
+    """
+    for piece in (trace,) if isinstance(trace, PowerTrace) else cut(trace, CHUNK):
+        if not bool(np.all(np.isfinite(piece.power_w))):
+            raise MeasureError(f"trace of {piece.meter_id}: power of a sample is not a number; leave it out as a gap")
+        yield piece
 
 
 def _header(trace: PowerTrace | TraceFile) -> TraceHeader:
-    """Header under which the trace is stored: by position where that gives back the very same times."""
+    """Header under which a trace is stored: by position where that gives back the very same times, else with stamps."""
     f = _facts(trace)
-    start_s = 0.0
-    if f.clock is None:
-        start_s = float(
-            trace.t_s[0] if isinstance(trace, PowerTrace) and trace.t_s.size else getattr(f, "start_s", 0.0)
-        )
-    has_logic = trace.logic is not None if isinstance(trace, PowerTrace) else trace.info.logic
-    header = TraceHeader(
+    stamped = TraceHeader(
         meter_id=f.meter_id,
         calibration_id=f.calibration_id,
         source=f.source,
@@ -103,14 +102,23 @@ def _header(trace: PowerTrace | TraceFile) -> TraceHeader:
         accuracy=f.accuracy,
         times="stamps",
         precision="float64",
-        logic=has_logic,
-        start_s=start_s if np.isfinite(start_s) else 0.0,
+        logic=trace.logic is not None if isinstance(trace, PowerTrace) else trace.info.logic,
     )
     if f.rate_hz <= 0:
-        return header
-    indexed = replace(header, times="index")
-    exact = all(positions(indexed, f.clock, piece.t_s) is not None for piece in _pieces(trace))
-    return indexed if exact else header
+        return stamped
+    candidates = [replace(stamped, times="index")]
+    if f.clock is None:
+        first_s = float(trace.t_s[0]) if isinstance(trace, PowerTrace) and trace.t_s.size else _start_s(trace)
+        candidates.append(replace(candidates[0], start_s=first_s))
+    for piece in _pieces(trace):
+        candidates = [h for h in candidates if positions(h, f.clock, piece.t_s) is not None]
+    return candidates[0] if candidates else stamped
+
+
+def _start_s(trace: PowerTrace | TraceFile) -> float:
+    if isinstance(trace, PowerTrace) or not np.isfinite(trace.info.start_s):
+        return 0.0
+    return trace.info.start_s
 
 
 def _position(header: TraceHeader, piece: PowerTrace) -> Any:
@@ -163,6 +171,7 @@ def _write_parquet(trace: PowerTrace | TraceFile, place: Path, manifest: Manifes
 
 def _write_csv(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
     h, facts = manifest.header, manifest.dump()
+    samples = 0
     with place.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["t_s", "power_w", "meter", "source", *(["logic"] if h.logic else []), CSV_FACTS])
@@ -171,6 +180,9 @@ def _write_csv(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -
             for t, p, *inputs in zip(piece.t_s.tolist(), piece.power_w.tolist(), *logic, strict=True):
                 rows.writerow([repr(t), repr(p), h.meter_id, h.source, *inputs, facts])
                 facts = ""
+            samples += piece.t_s.size
+    if not samples:
+        raise MeasureError(f"trace of {h.meter_id}: without samples it cannot be kept as CSV; write a .trace")
 
 
 def _write_json(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Interval
 from deepen.traces.formats.plain import number_option
-from deepen.traces.scan import without_missing
+from deepen.traces.scan import TimeScan, without_missing
 from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceInfo
 
 __all__ = ["BIN", "JSON", "BinFile", "RunsFile"]
@@ -172,8 +172,6 @@ def _scanned(
     info: TraceInfo, raw: Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]], warnings: Sequence[str]
 ) -> TraceInfo:
     """Facts of samples, looked through once: those without a value are lost."""
-    from deepen.traces.scan import TimeScan
-
     scan = TimeScan(info.path, info.rate_hz)
     for t_s, power_w in raw:
         scan.feed(t_s, power_w)
@@ -209,6 +207,10 @@ class _Run:
     runs: int
     offset_s: float
 
+    def samples(self, rate_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Times (s) and powers (W), ``nan`` where there is none."""
+        return self.offset_s + np.arange(1, self.power_w.size + 1) / rate_hz, self.power_w
+
 
 @dataclass(frozen=True, slots=True)
 class RunsFile:
@@ -225,8 +227,7 @@ class RunsFile:
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for run in self.runs:
-            t_s = run.offset_s + np.arange(1, run.power_w.size + 1) / self.info.rate_hz
-            yield without_missing(t_s, run.power_w)
+            yield without_missing(*run.samples(self.info.rate_hz))
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """The window of every run, between its last two marks, with the energy that ``results.txt`` reports.
@@ -265,22 +266,21 @@ def _open_json(path: Path, options: Mapping[str, str]) -> RunsFile:
     parsed = [_parse(path, k, entry) for k, entry in entries]
     if not rate_hz:
         rate_hz = _rate(path, parsed, warnings)
-    runs, raw, offset_s, joints = [], [], 0.0, []
+    runs: list[_Run] = []
+    offset_s = 0.0
     for number, energy_j, marks, count in parsed:
-        run = _Run(number, energy_j * rate_hz, marks, count, offset_s)
-        runs.append(run)
-        raw.append((offset_s + np.arange(1, energy_j.size + 1) / rate_hz, run.power_w))
-        end_s = offset_s + energy_j.size / rate_hz
-        offset_s = end_s + _BETWEEN_S
-        joints.append((end_s, offset_s + 1 / rate_hz))
+        runs.append(_Run(number, energy_j * rate_hz, marks, count, offset_s))
+        offset_s += energy_j.size / rate_hz + _BETWEEN_S
     if len(runs) > 1:
         warnings.append(
             f"{len(runs)} runs, whose distance in time is not in the file: each is put {_BETWEEN_S:g} s after the one "
             "before, with a gap (run=N takes one)"
         )
     info = _info(path, JSON.name, rate_hz, 0, (), 0, ())
-    pieces = [_scanned(info, iter([piece]), ()) for piece in raw]
-    gaps = [g for k, piece in enumerate(pieces) for g in (*piece.gaps, *joints[k : k + 1])][: -1 or None]
+    pieces = [_scanned(info, iter([run.samples(rate_hz)]), ()) for run in runs]
+    gaps = [*pieces[0].gaps]
+    for before, after in pairwise(pieces):
+        gaps += [(before.end_s, after.start_s), *after.gaps]
     return RunsFile(
         _info(
             path,

@@ -47,7 +47,7 @@ class PtDaemonFile:
             [self.watts], texts=["Time", *([self.mark] if self.mark else [])]
         ):
             t_s = _seconds(self.table.path, stamps, done)
-            # The daemon writes -1 where the analyser gave no reading.
+            # A negative power stands for no reading: MLPerf's own tools average values above zero only.
             yield (
                 t_s,
                 np.where(np.isfinite(power_w) & (power_w >= 0), power_w, np.nan),
