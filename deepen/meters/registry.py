@@ -27,6 +27,7 @@ DRIVERS: dict[str, str] = {
     "hvpm": "deepen.meters.hvpm:DRIVER",
     "joulescope": "deepen.meters.joulescope:DRIVER",
     "otii": "deepen.meters.otii:DRIVER",
+    "line": "deepen.meters.line:DRIVER",
     "cpu-model": "deepen.meters.cpu_model:DRIVER",
 }
 """Driver name -> ``module:attribute``, in the order in which sources are tried."""

@@ -1,0 +1,192 @@
+"""Meter profiles (``devices/meters/*.toml``) of drivers that a file describes: which instrument says what, and how."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deepen import catalog
+from deepen.errors import ConfigError
+from deepen.meters.types import MeterSpec
+from deepen.records import Accuracy
+
+__all__ = ["Table", "accuracy", "profile_table", "scale"]
+
+_PREFIXES = {
+    "": 1.0,
+    "n": 1e-9,
+    "u": 1e-6,
+    "\N{MICRO SIGN}": 1e-6,
+    "\N{GREEK SMALL LETTER MU}": 1e-6,
+    "m": 1e-3,
+    "k": 1e3,
+}
+_BASES = {"power": ("W",), "current": ("A",), "voltage": ("V",), "energy": ("J", "Wh", "Ws"), "time": ("s",)}
+_FACTORS = {"Wh": 3600.0}
+
+
+def scale(quantity: str, unit: str, where: str) -> float:
+    """SI units in one unit: 0.001 for ``mW``.
+
+    Args:
+        quantity: ``power``, ``current``, ``voltage``, ``energy`` or ``time``.
+        unit: As the profile writes it.
+        where: For the message.
+
+    Raises:
+        ConfigError: If it is no unit of the quantity.
+    """
+    for base in _BASES[quantity]:
+        if unit.endswith(base) and unit[: -len(base)] in _PREFIXES:
+            return _PREFIXES[unit[: -len(base)]] * _FACTORS.get(base, 1.0)
+    known = ", ".join(f"{p}{_BASES[quantity][0]}" for p in ("", "m", "u", "n", "k"))
+    raise ConfigError(f"{where}: '{unit}' is no unit of {quantity}; use one of {known}")
+
+
+class Table:
+    """A table of a profile, read key by key; what is left over is refused.
+
+    Attributes:
+        where: The profile and the table, for messages.
+    """
+
+    def __init__(self, where: str, data: Mapping[str, Any]) -> None:
+        """Take the table."""
+        self.where = where
+        self._data = dict(data)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A text; required unless there is a default.
+
+        Raises:
+            ConfigError: If it is missing or no text.
+        """
+        value = self._take(key, default)
+        if not isinstance(value, str):
+            raise ConfigError(f'{self.where}: {key} must be text; write {key} = "..."')
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts, empty by default.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        value = self._take(key, [])
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise ConfigError(f'{self.where}: {key} must be a list of texts; write {key} = ["...", "..."]')
+        return tuple(value)
+
+    def number(self, key: str, default: float | None = None, *, above: float = 0.0) -> float:
+        """A number above a limit; required unless there is a default.
+
+        Raises:
+            ConfigError: If it is missing, or not such a number.
+        """
+        given = key in self._data
+        value = self._take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"{self.where}: {key} must be a number; write {key} = 10.0")
+        if given and not value > above:
+            raise ConfigError(f"{self.where}: {key} must be above {above:g}, not {value:g}")
+        return float(value)
+
+    def pattern(self, key: str) -> re.Pattern[str] | None:
+        """A regular expression; ``None`` where there is none.
+
+        Raises:
+            ConfigError: If it is none that Python understands.
+        """
+        text = self.text(key, "")
+        try:
+            return re.compile(text) if text else None
+        except re.error as error:
+            raise ConfigError(f"{self.where}: {key} is no regular expression ({error}); correct it") from error
+
+    def table(self, key: str) -> Table:
+        """A table inside, empty by default.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        value = self._take(key, {})
+        if not isinstance(value, dict):
+            raise ConfigError(f"{self.where}: {key} must be a table; write [...{key}]")
+        return Table(f"{self.where}.{key}", value)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys not taken yet."""
+        return tuple(self._data)
+
+    def end(self) -> None:
+        """Refuse what nobody asked for.
+
+        Raises:
+            ConfigError: If something is left.
+        """
+        if self._data:
+            raise ConfigError(f"{self.where}: nothing is known of {', '.join(self._data)}; correct the spelling")
+
+    def _take(self, key: str, default: Any) -> Any:
+        if key not in self._data and default is None:
+            raise ConfigError(f"{self.where}: {key} is missing; add it")
+        return self._data.pop(key, default)
+
+
+def profile_table(spec: MeterSpec, name: str) -> tuple[str, Table]:
+    """The table a driver needs of the profile that a specification names.
+
+    Args:
+        spec: Its option ``profile`` is the name of a file in ``devices/meters``, or the path of a ``.toml`` file.
+        name: Name of the table.
+
+    Returns:
+        Name of the profile, and the table.
+
+    Raises:
+        ConfigError: If there is no such profile, or it has no such table.
+    """
+    profile = spec.options.get("profile", "")
+    if not profile:
+        known = ", ".join(p for p in catalog.names("devices", "meters") if name in catalog.load("devices", "meters", p))
+        raise ConfigError(
+            f"meter '{spec.name}' needs a profile of the instrument; add ?profile=FILE.toml, or ?profile=NAME of one "
+            f"in devices/meters: {known or 'none is there'}"
+        )
+    if profile.endswith(".toml"):
+        data = _read(Path(profile))
+        profile = Path(profile).stem
+    else:
+        data = catalog.load("devices", "meters", profile)
+    if not isinstance(data.get(name), dict):
+        raise ConfigError(f"meter profile '{profile}' has no table [{name}]; it is for another driver")
+    return profile, Table(f"meter profile '{profile}', [{name}]", data[name])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read meter profile {file} ({error.strerror}); correct its path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML ({error}); correct the file") from error
+
+
+def accuracy(table: Table) -> Accuracy:
+    """What a maker states: limits in the profile, standard uncertainties out of here (limit over the square root of 3).
+
+    Raises:
+        ConfigError: If there are figures without a reference, or they are no numbers.
+    """
+    gain = table.number("reading", 0.0) / math.sqrt(3)
+    offset_w = table.number("offset_w", 0.0) / math.sqrt(3)
+    reference = table.text("reference", "")
+    table.end()
+    if (gain or offset_w) and not reference:
+        raise ConfigError(f'{table.where}: figures need a source; add reference = "..."')
+    return Accuracy(gain, offset_w, reference)
