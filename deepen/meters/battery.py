@@ -36,6 +36,9 @@ _LEAST_W, _MOST_W = 0.05, 25.0
 
 _CELL_V = 3.7
 
+_MOST_CELLS = 8
+"""Where a battery does not tell its voltage; laptops have up to four in series, twice."""
+
 _UNITS = {"uA": 1e-6, "mA": 1e-3}
 
 _DISAGREE = 10.0
@@ -136,7 +139,7 @@ class Gauge:
         if math.copysign(1, raw) != self.sign:
             raise MeterError(f"battery: current flows into {self.name}; unplug the charger")
         watts = abs(raw) * factor * self.unit
-        if watts > _MOST_W * cells:
+        if watts > _MOST_W * (cells if volt > 0 else _MOST_CELLS):
             other = "uA" if self.unit == _UNITS["mA"] else "mA"
             raise MeterError(
                 f"battery: {self.file} {raw:g} of {self.name} would be {watts:.3g} W, so a count is not the "

@@ -292,10 +292,12 @@ def numbers(files: Files, paths: Sequence[str], meter: str, cure: str = "try aga
     try:
         contents = files.read_all(paths)
     except PermissionError as error:
-        raise MeterError(f"{meter}: no permission to read {error.filename}; {cure}") from error
+        raise MeterError(f"{meter}: no permission to read {error.filename or paths[0]}; {cure}") from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise MeterError(f"{meter}: cannot read {error.filename} ({reason}); see 'deepen meter list'") from error
+        raise MeterError(
+            f"{meter}: cannot read {error.filename or paths[0]} ({reason}); see 'deepen meter list'"
+        ) from error
     found = []
     for path, content in zip(paths, contents, strict=True):
         try:

@@ -45,7 +45,10 @@ def test_no_source_at_all_says_why_for_each(tmp_path: Path) -> None:
 
 def test_every_source_is_listed_with_cause_and_order(tmp_path: Path) -> None:
     found = list_meters(Context(power=POWER, root=tmp_path))
-    assert [m.name for m in found] == ["rapl", "nvml", "battery", "cpu-model"]
+    names = [m.name for m in found]
+    assert names == list(registry.DRIVERS)
+    assert names[0] == "rapl"
+    assert names[-1] == "cpu-model"  # what is measured comes before what is modelled
     for entry in found:
         assert entry.available or entry.cause
         assert "\n" not in entry.cause + entry.cure
@@ -97,14 +100,14 @@ def test_meters_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     points = EntryPoints([EntryPoint("acme", "acme_meter:DRIVER", "deepen.meters"),
                           EntryPoint("rapl", "evil:DRIVER", "deepen.meters")])  # fmt: skip
     monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
-    assert list(driver_names()) == ["rapl", "nvml", "battery", "cpu-model", "acme"]
+    assert list(driver_names()) == [*registry.DRIVERS, "acme"]
     assert driver_names()["rapl"] == "deepen.meters.rapl:DRIVER"  # ours cannot be replaced unseen
     meter = open_meter("acme?idle_w=3")
     assert meter.id == "acme"
     assert list_meters()[-1].available
 
 
-@pytest.mark.parametrize("name", ["rapl", "nvml", "battery", "cpu-model"])
+@pytest.mark.parametrize("name", registry.DRIVERS)
 def test_drivers_are_complete(name: str) -> None:
     found = registry.driver(name)
     assert isinstance(found, Driver)

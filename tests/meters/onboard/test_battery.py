@@ -37,6 +37,7 @@ def mean_w(root: Path, spec: str = "battery") -> float:
     [
         ({"power_now": 7_500_000}, 7.5),  # a laptop
         ({"power_now": 62_000_000, "voltage_now": 15_400_000}, 62.0),  # a fast one
+        ({"power_now": 62_000_000}, 62.0),
         ({"current_now": 650_000, "voltage_now": 11_550_000}, 0.65 * 11.55),
         ({"current_now": -650_000, "voltage_now": 11_550_000}, 0.65 * 11.55),  # the kernel's sign
         ({"current_now": -650, "voltage_now": 3850}, 0.65 * 3.85),  # milliamperes, millivolts
