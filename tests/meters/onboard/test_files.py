@@ -51,6 +51,7 @@ def test_both_are_files(files: Files) -> None:
         ("/sys/bus/iio/devices/iio:device*/name", ["/sys/bus/iio/devices/iio:device0/name"]),
         ("/sys/devices/i2c/1-004[1]", ["/sys/devices/i2c/1-0041"]),
         ("/sys/devices/*/*/hwmon", ["/sys/devices/i2c/1-0040/hwmon", "/sys/devices/i2c/1-0041/hwmon"]),
+        ("/sys/devices/i2c/*", ["/sys/devices/i2c/1-0040", "/sys/devices/i2c/1-0041"]),
         ("/proc/stat", ["/proc/stat"]),
         ("/proc/nothing", []),
         ("/nowhere/*/name", []),

@@ -131,6 +131,12 @@ def test_shunt_sums_and_open_channels_are_no_rails(sysfs: Write) -> None:
     assert [r.name for r in rails] == ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"]
 
 
+def test_only_three_channels_are_rails_whatever_the_label_says(sysfs: Write) -> None:
+    base = f"{NEW}/1-0040/hwmon/hwmon3"
+    root = sysfs({**ORIN_NX, f"{base}/in7_label": "ALL\n", f"{base}/in4_label": "VIN\n", f"{base}/curr7_input": "5\n"})
+    assert [r.name for r in find_rails(LocalFiles(root))] == ["VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"]
+
+
 def test_a_name_that_only_contains_the_letters_is_connected(sysfs: Write) -> None:
     root = sysfs(new("1-0040", "hwmon3", ("VDD_SYNC", 5000, 10), ("ch2 NC", 0, 0), ("VDD_NC", 0, 0)))
     assert [r.name for r in find_rails(LocalFiles(root))] == ["VDD_SYNC"]
