@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from deepen.clock import monotonic_s
 from deepen.devices.protocols import Loaded
 from deepen.errors import MeasureError
-from deepen.measure.idle import Idle
+from deepen.measure.budget import Caution, trace_cautions
+from deepen.measure.idle import Idle, IdleLine
 from deepen.measure.integrate import integrate
+from deepen.measure.sync import Pulses, play, synchronise
 from deepen.measure.trials import Judgement, Trial, judge, relative_error
 from deepen.meters.types import Meter
-from deepen.records import Interval, StoppingRule
+from deepen.records import Interval, PowerTrace, StoppingRule
 
 __all__ = ["Clock", "Collected", "Idle", "collect", "measure_idle", "warm_up"]
 
@@ -48,15 +51,19 @@ class Collected:
         trials: All of them.
         runs_per_block: Inferences in each.
         met: Whether the stopping rule was met before its time was up.
+        alignment: How the trace's time became the host's, of the round known worst: ``{"method", "error_s"}``.
+        cautions: What the traces and the alignment had to say.
     """
 
     judgement: Judgement
     trials: tuple[Trial, ...]
     runs_per_block: int
     met: bool
+    alignment: Mapping[str, Any] = field(default_factory=dict)
+    cautions: tuple[Caution, ...] = ()
 
 
-def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 10) -> Idle:
+def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 10) -> tuple[Idle, PowerTrace]:
     """Measure power while the worker waits.
 
     Args:
@@ -64,6 +71,9 @@ def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 10)
         duration_s: How long, seconds.
         clock: Time.
         parts: Stretches whose spread gives the uncertainty.
+
+    Returns:
+        Idle power, and the trace it was found in.
 
     Raises:
         MeterError: If the meter fails.
@@ -82,7 +92,7 @@ def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 10)
     if not watts:
         raise MeasureError(f"idle power: {meter.id} gave no samples in {duration_s:g} s; measure idle for longer")
     std = float(np.std(watts, ddof=1)) / math.sqrt(len(watts)) if len(watts) > 1 else 0.0
-    return Idle((first + last) / 2, float(np.mean(watts)), std)
+    return Idle((first + last) / 2, float(np.mean(watts)), std), trace
 
 
 def warm_up(loaded: Loaded, warmup_s: float) -> float:
@@ -131,21 +141,25 @@ def collect(
     rule: StoppingRule,
     n: int,
     *,
-    idle_w: float,
+    idle: Idle,
     threads: int,
     max_rejected: float,
     clock: Clock,
+    pulses: Pulses | None = None,
 ) -> Collected:
     """Run blocks until the rule is met or its time is up (two blocks are always taken, else nothing can be compared).
 
     Blocks come in rounds, each with a trace of its own: after a round the energies are judged, and the spread of those
-    that count says how many more are needed.
+    that count says how many more are needed. With ``pulses`` each round begins and ends with the sync pattern, which
+    puts its trace onto the host's clock.
 
     Raises:
         RunError, LinkError, MeterError: From the device and the meter.
-        MeasureError: If the trace does not cover the blocks.
+        MeasureError: If the trace does not cover the blocks, lost too much, or required pulses are not found.
     """
     trials: list[Trial] = []
+    alignment: dict[str, Any] = {}
+    cautions: list[Caution] = []
     counted_s = 0.0
     started = clock.now()
     excuse = meter.scope == "process"
@@ -156,7 +170,10 @@ def collect(
 
     while True:
         round_: list[Interval] = []
+        patterns: list[tuple[Interval, ...]] = []
         meter.start()
+        if pulses is not None:
+            patterns.append(play(loaded, pulses, clock.sleep, "before"))
         while True:
             taken = len(trials) + len(round_)
             if (taken >= wanted and counted_s >= rule.min_duration_s) or not time_left(taken):
@@ -167,14 +184,45 @@ def collect(
             meter.observe(interval)
             round_.append(interval)
             counted_s += interval.duration_s
+        if pulses is not None:
+            patterns.append(play(loaded, pulses, clock.sleep, "after"))
         trace = meter.stop()
-        trials += [Trial(w.interval, w.gross_j / n, w.net_j / n) for w in integrate(trace, round_, idle_w)]
+        if pulses is not None:
+            trace, said = _synchronised(trace, patterns, pulses)
+            cautions += said
+        alignment = _worse(alignment, trace)
+        cautions += trace_cautions(trace.warnings)
+        windows = integrate(trace, round_, IdleLine((idle,)))
+        cautions += [c for w in windows for c in w.warnings if c.code == "gap"]
+        trials += [Trial(w.interval, w.gross_j / n, w.net_j / n, w.budget.per_run(n)) for w in windows]
         judgement = judge(trials, threads, excuse_preemption=excuse, max_rejected=max_rejected)
         values = [t.net_j for t in judgement.accepted]
         error = relative_error(values)
         met = len(values) >= rule.min_blocks and counted_s >= rule.min_duration_s and error <= rule.rel_std
         if met or not time_left(len(trials)):
-            return Collected(judgement, tuple(trials), n, met)
+            said_once = {(c.code if c.code == "gap" else str(c)): c for c in reversed(cautions)}
+            return Collected(judgement, tuple(trials), n, met, alignment, tuple(reversed(said_once.values())))
         factor = (error / rule.rel_std) ** 2 if math.isfinite(error) else 2.0
         more = math.ceil(len(values) * min(max(factor - 1, 0.0), 1.0))
         wanted = len(trials) + max(more, rule.min_blocks - len(values), 2)
+
+
+def _synchronised(
+    trace: PowerTrace, patterns: list[tuple[Interval, ...]], pulses: Pulses
+) -> tuple[PowerTrace, list[Caution]]:
+    """The trace on the host's clock by its sync pulses; as it was, and a caution, where they are not found."""
+    try:
+        return synchronise(trace, patterns, pulses.max_offset_s), []
+    except MeasureError as error:
+        if pulses.required:
+            raise
+        return trace, [Caution("alignment", f"{error}; the clock fitted to arrival times was used")]
+
+
+def _worse(known: dict[str, Any], trace: PowerTrace) -> dict[str, Any]:
+    """The alignment with the larger error; where the host stamped the samples nobody knows one."""
+    if trace.clock is None:
+        return {"method": "host", "error_s": None}
+    if known and (known["error_s"] is None or known["error_s"] >= trace.clock.error_s):
+        return known
+    return {"method": trace.clock.method, "error_s": trace.clock.error_s}

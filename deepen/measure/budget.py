@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
-__all__ = ["COVERAGE", "Budget", "Caution", "trace_cautions"]
+from deepen.records import Accuracy, Source
+
+__all__ = ["COVERAGE", "Budget", "Caution", "no_accuracy", "trace_cautions"]
 
 COVERAGE = 2.0
 """Coverage factor of expanded uncertainties: about 95 % for a normal distribution."""
@@ -44,6 +46,10 @@ class Budget:
         """Every term by name, joules."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def per_run(self, runs: int) -> Budget:
+        """The same for one of so many runs."""
+        return Budget(**{name: value / runs for name, value in self.terms().items()})
+
     @property
     def standard_j(self) -> float:
         """Combined standard uncertainty, joules."""
@@ -55,14 +61,21 @@ class Budget:
         return COVERAGE * self.standard_j
 
 
+def no_accuracy(accuracy: Accuracy, source: Source, meter: str) -> tuple[Caution, ...]:
+    """Say it where an instrument that measures states nothing about its accuracy."""
+    if source != "measured" or accuracy.reference:
+        return ()
+    return (Caution("accuracy", f"{meter} states no accuracy; gain and offset are not in the uncertainty"),)
+
+
 @dataclass(frozen=True, slots=True)
 class Caution:
     """Something a reader of a number should know.
 
     Attributes:
         code: Stable name: ``short-window``, ``gap``, ``loss``, ``clipping``, ``range-switching``, ``temperature``,
-            ``idle-drift``, ``idle-missing``, ``alignment``, ``accuracy``, ``simulated``, ``modelled`` or ``trace``
-            (anything else the instrument or its reader had to say).
+            ``idle-drift``, ``alignment``, ``accuracy``, or ``trace`` (anything else the instrument or its reader had
+            to say).
         text: One line for people.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -72,9 +71,9 @@ class IdleLine:
         """Standard uncertainty of mean idle power over stretches, watts; float64, shape (n,).
 
         Two parts: the uncertainty of the measurements on both sides, interpolated with their weights, and how far the
-        course in between may be from a line. All that is known of it is where it begins and ends; a course anywhere
-        between the two levels is off by up to their difference, less at the measurements themselves. A triangular
-        distribution of that half-width gives the difference times 2 w (1 - w) / sqrt(6), with w the place between.
+        course in between may be from a line. The worst of what commonly happens is one step from the one level to the
+        other at an unknown moment (a background program starts): at the share w of the way power is then the later
+        level with probability w, so its standard deviation is the difference times sqrt(w (1 - w)).
         """
         times, watts, std = self._columns()
         middle = (start_s + end_s) / 2
@@ -83,8 +82,9 @@ class IdleLine:
         i = np.clip(np.searchsorted(times, middle, side="right") - 1, 0, times.size - 2)
         w = np.clip((middle - times[i]) / (times[i + 1] - times[i]), 0.0, 1.0)
         known = np.hypot((1 - w) * std[i], w * std[i + 1])
-        course = np.abs(watts[i + 1] - watts[i]) * 2 * w * (1 - w) / math.sqrt(6)
-        return np.hypot(known, course)
+        course = np.abs(watts[i + 1] - watts[i]) * np.sqrt(w * (1 - w))
+        combined: _Floats = np.hypot(known, course)
+        return combined
 
     def change_w(self, start_s: _Floats, end_s: _Floats) -> _Floats:
         """Change of idle power between the measurements around stretches, watts; float64, shape (n,)."""

@@ -13,24 +13,38 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Literal, get_args
+
+import numpy as np
 
 from deepen.clock import utc_now
 from deepen.devices.protocols import Device, Loaded, Runtime
-from deepen.errors import LinkError, MeasureError
-from deepen.measure.blocks import Clock, Collected, Idle, collect, measure_idle, runs_per_block, warm_up
+from deepen.errors import ConfigError, LinkError, MeasureError
+from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
+from deepen.measure.budget import Budget, no_accuracy
+from deepen.measure.idle import Idle, IdleLine
 from deepen.measure.reference import DriftSeries, ReferencePoint, write_empty_model, write_reference_model
-from deepen.measure.trials import Uncertainty, relative_error, trend, uncertainty
+from deepen.measure.sync import Pulses
+from deepen.measure.trials import combine, relative_error, trend
 from deepen.measure.workload import make_workload
 from deepen.meters.types import Meter
-from deepen.records import EnergyRecord, StoppingRule, Workload
+from deepen.records import Accuracy, EnergyRecord, StoppingRule, Workload
 
-__all__ = ["Session", "median_energy_j"]
+__all__ = ["Session", "Sync", "median_energy_j"]
+
+Sync = Literal["auto", "pulses", "none"]
+"""How a session brings the meter's time onto the host's clock."""
 
 _DRIFT = 0.05
 _TREND = 0.05
 _IDLE_CHANGE = 0.1
+_TEMPERATURE_C = 5.0
+_CHIP_S = 0.02  # least length of an element of the sync pattern,
+_CHIP_UPDATES = 10  # and least number of the meter's updates in it
+_LONGEST_PATTERN_S = 1.0
 _REFERENCE_RULE = StoppingRule(min_duration_s=0.05, max_duration_s=0.3, min_blocks=5, rel_std=0.02)
 _EMPTY_RULE = StoppingRule(min_duration_s=0.1, max_duration_s=1.0, min_blocks=5, rel_std=0.02)
 
@@ -63,6 +77,7 @@ class Session:
         idle_every_s: float = 60.0,
         reference_every_s: float | None = 20.0,
         max_rejected: float = 0.5,
+        sync: Sync = "auto",
         clock: Clock | None = None,
     ) -> None:
         """Describe the session; nothing runs before it is entered.
@@ -80,8 +95,16 @@ class Session:
             idle_every_s: Idle power is measured again once it is older than this.
             reference_every_s: Same for the reference workload; ``None`` never measures it by itself.
             max_rejected: Share of blocks that may be rejected.
+            sync: How the meter's time becomes the host's. ``pulses`` plays a load pattern before and after the blocks
+                and finds it in the trace; ``none`` trusts the meter's own clock map; ``auto`` plays the pattern where
+                the meter has a clock of its own and the pattern takes no more than a second.
             clock: Time; for stand-ins.
+
+        Raises:
+            ConfigError: If ``sync`` is none of these.
         """
+        if sync not in get_args(Sync):
+            raise ConfigError(f"sync must be one of {', '.join(get_args(Sync))}, not '{sync}'")
         self.device = device
         self.meter = meter
         self.threads = threads
@@ -95,6 +118,9 @@ class Session:
         self._idle_every_s = idle_every_s
         self._reference_every_s = reference_every_s
         self._max_rejected = max_rejected
+        self._sync: Sync = sync
+        self._own_clock = False  # whether the meter's samples are timed by a clock of its own
+        self._accuracy = Accuracy()
         self._clock = clock or Clock()
         self._runtime: Runtime | None = None
         self._folder: Path | None = None
@@ -141,7 +167,8 @@ class Session:
     def idle(self) -> Idle:
         """Measure idle power now and remember it."""
         self._open_runtime()
-        found = measure_idle(self.meter, self._idle_s, self._clock)
+        found, trace = measure_idle(self.meter, self._idle_s, self._clock)
+        self._own_clock, self._accuracy = trace.clock is not None, trace.accuracy
         self.idles.append(found)
         return found
 
@@ -228,9 +255,10 @@ class Session:
             before = self._fresh_idle()
             per_run = warm_up(loaded, workload.warmup_s)
             n = runs_per_block(per_run, self._block_s, self.meter.update_s, workload.rule)
-            found = self._collect(loaded, workload.rule, n, before, workload.threads)
+            cold_c = self.device.state().temperature_c
+            found = self._collect(loaded, workload.rule, n, before, workload.threads, self._pulses(per_run))
             after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
-            return self._record(workload, found, before, after, loaded.build)
+            return self._record(workload, found, before, after, loaded.build, cold_c)
 
         try:
             yield measure
@@ -241,7 +269,17 @@ class Session:
         if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
             self.reference()
 
-    def _record(self, workload: Workload, found: Collected, before: Idle, after: Idle, build: str) -> EnergyRecord:
+    def _pulses(self, per_run_s: float) -> Pulses | None:
+        """How to play the sync pattern; ``None`` for not at all."""
+        if self._sync == "none" or (self._sync == "auto" and not self._own_clock):
+            return None
+        chip_s = max(_CHIP_S, _CHIP_UPDATES * self.meter.update_s)
+        pulses = Pulses(chip_s, per_run_s, required=self._sync == "pulses")
+        return pulses if pulses.required or pulses.duration_s <= _LONGEST_PATTERN_S else None
+
+    def _record(
+        self, workload: Workload, found: Collected, before: Idle, after: Idle, build: str, cold_c: float
+    ) -> EnergyRecord:
         judged, rule = found.judgement, workload.rule
         accepted = judged.accepted
         if not accepted or judged.rejected_share > self._max_rejected:
@@ -249,23 +287,27 @@ class Session:
                 f"{workload.path.name}: {len(judged.rejected)} of {len(found.trials)} blocks were rejected "
                 f"({judged.rejected[-1]['reason']}); stop other programs on this machine and measure again"
             )
-        if after is not before:  # the best guess of idle power in between is the mean of both sides
-            correction = (after.power_w - before.power_w) / 2
-            net = [t.net_j - correction * t.latency_s for t in accepted]
-        else:
-            net = [t.net_j for t in accepted]
+        idle = IdleLine.through([before, after])
+        starts = np.array([t.interval.start_s for t in accepted])
+        ends = np.array([t.interval.end_s for t in accepted])
+        # The blocks were judged with the idle power before; what is known now is linear in between.
+        idle_w = idle.energy_j(starts, ends) / (ends - starts)
+        net = [t.net_j - (w - before.power_w) * t.latency_s for t, w in zip(accepted, idle_w.tolist(), strict=True)]
+        accepted = tuple(replace(t, net_j=value) for t, value in zip(accepted, net, strict=True))
         energy_j = statistics.fmean(net)
         latency_s = statistics.fmean(t.latency_s for t in accepted)
-        terms = uncertainty(
+        terms = combine(
             accepted,
             resolution_j=self.meter.resolution_j,
             update_s=self.meter.update_s,
-            power_w=energy_j / latency_s,
-            idle_std_w=max(before.std_w, after.std_w, abs(after.power_w - before.power_w) / 2),
+            idle_std_w=float(idle.standard_w(starts, ends).mean()),
         )
         state = self.device.state()
         warnings = [*judged.warnings, *self._warnings(found, rule, before, after, terms, energy_j)]
+        warnings += map(str, [*found.cautions, *no_accuracy(self._accuracy, self.meter.source, self.meter.id)])
         limit = self.device.profile.max_temperature_c
+        if abs(state.temperature_c - cold_c) > _TEMPERATURE_C:
+            warnings.append(f"temperature: it went from {cold_c:.0f} to {state.temperature_c:.0f} °C meanwhile")
         if state.temperature_c > limit:
             warnings.append(f"temperature {state.temperature_c:.0f} °C is above the profile's {limit:g} °C")
         return EnergyRecord(
@@ -273,7 +315,7 @@ class Session:
             kind=workload.kind,
             name=workload.path.stem,
             energy_j=energy_j,
-            uncertainty_j=terms.total_j,
+            uncertainty_j=terms.standard_j,
             gross_energy_j=statistics.fmean(t.gross_j for t in accepted),
             latency_s=latency_s,
             idle_power_before_w=before.power_w,
@@ -292,10 +334,12 @@ class Session:
             governor=state.governor,
             rejected=judged.rejected,
             warnings=tuple(warnings),
+            alignment=found.alignment,
+            budget=terms.terms(),
         )
 
     def _warnings(
-        self, found: Collected, rule: StoppingRule, before: Idle, after: Idle, terms: Uncertainty, energy_j: float
+        self, found: Collected, rule: StoppingRule, before: Idle, after: Idle, terms: Budget, energy_j: float
     ) -> list[str]:
         accepted = found.judgement.accepted
         values = [t.net_j for t in accepted]
@@ -316,7 +360,7 @@ class Session:
             )
         if before.power_w > 0 and abs(after.power_w / before.power_w - 1) > _IDLE_CHANGE:
             warnings.append(f"idle power changed from {before.power_w:.3f} W to {after.power_w:.3f} W")
-        if energy_j <= 2 * terms.total_j:
+        if energy_j <= 2 * terms.standard_j:
             warnings.append("the workload's energy cannot be told from idle power")
         moment = accepted[-1].interval.end_s
         drift = self.drift_series.change_at(moment)
@@ -326,16 +370,19 @@ class Session:
 
     # ---- helpers --------------------------------------------------------------------------------------------------
 
-    def _collect(self, loaded: Loaded, rule: StoppingRule, n: int, idle: Idle, threads: int) -> Collected:
+    def _collect(
+        self, loaded: Loaded, rule: StoppingRule, n: int, idle: Idle, threads: int, pulses: Pulses | None = None
+    ) -> Collected:
         return collect(
             loaded,
             self.meter,
             rule,
             n,
-            idle_w=idle.power_w,
+            idle=idle,
             threads=threads,
             max_rejected=self._max_rejected,
             clock=self._clock,
+            pulses=pulses,
         )
 
     @staticmethod

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from deepen.measure.budget import Budget
 from deepen.records import Interval
 
-__all__ = ["Judgement", "Trial", "Uncertainty", "judge", "relative_error", "trend", "uncertainty"]
+__all__ = ["Judgement", "Trial", "combine", "judge", "relative_error", "trend"]
 
 PREEMPTED = 0.95
 """A single-threaded block whose CPU time is below this share of its wall time was interrupted by other work."""
@@ -30,11 +31,13 @@ class Trial:
         interval: When it ran; carries runs and CPU time.
         gross_j: Energy drawn per run, joules.
         net_j: Energy per run after idle power, joules.
+        budget: Terms of the uncertainty of ``net_j``, joules.
     """
 
     interval: Interval
     gross_j: float
     net_j: float
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def latency_s(self) -> float:
@@ -149,47 +152,41 @@ def trend(values: Sequence[float]) -> float:
     return slope * (n - 1) / mean if mean and abs(slope) > 3 * error else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Uncertainty:
-    """Terms of the standard uncertainty of net energy per run, joules each.
+def combine(accepted: Sequence[Trial], *, resolution_j: float, update_s: float, idle_std_w: float) -> Budget:
+    """Form the uncertainty of the mean net energy per run from that of the blocks.
 
-    The scale of a modelled source is not among them: its figures are an assumption, named by the calibration id.
+    What is wrong with the instrument, the clock or idle power is wrong in every block alike, so these terms are means
+    over the blocks; so is sampling: a block begins and ends with a jump of power, which samples smear over both edges,
+    and what leaks out is missing every time. Noise differs from block to block and shrinks with the root of their
+    number.
 
-    Attributes:
-        repeats_j: Standard error of the mean over blocks.
-        resolution_j: Step and update interval of the meter at the edges of blocks.
-        idle_j: Idle power, the same for all blocks.
-    """
-
-    repeats_j: float
-    resolution_j: float
-    idle_j: float
-
-    @property
-    def total_j(self) -> float:
-        """Root of the sum of squares: the terms are independent."""
-        return math.sqrt(self.repeats_j**2 + self.resolution_j**2 + self.idle_j**2)
-
-
-def uncertainty(
-    accepted: Sequence[Trial], *, resolution_j: float, update_s: float, power_w: float, idle_std_w: float
-) -> Uncertainty:
-    """Compute the uncertainty of the mean net energy per run.
-
-    Each edge of a block meets a counter that is stale by up to ``update_s`` and rounded to ``resolution_j``: both
-    uniform, so a standard deviation of width / sqrt(12) per edge and width / sqrt(6) per block (JCGM 100:2008, 4.3.7).
+    A counter that is updated every ``update_s`` and rounded to ``resolution_j`` is stale and rounded at each edge of a
+    block: both uniform, so a standard deviation of width / sqrt(12) per edge and width / sqrt(6) per block
+    (JCGM 100:2008, 4.3.7). The larger of this and the sampling term found from the trace counts. The scale of a
+    modelled source is not among the terms: its figures are an assumption, named by the calibration id.
 
     Args:
         accepted: Blocks that count; with fewer than two their spread is unknown and taken as 0.
         resolution_j: Smallest step of energy the meter tells, joules.
         update_s: Time between its updates, seconds.
-        power_w: Mean power above idle in the blocks, watts.
         idle_std_w: Standard uncertainty of idle power, watts.
     """
     n = len(accepted)
     runs = accepted[0].interval.runs
     values = [t.net_j for t in accepted]
-    repeats = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    power_w = float(np.mean(values)) / float(np.mean([t.latency_s for t in accepted]))
     edge = math.hypot(resolution_j, abs(power_w) * update_s) / math.sqrt(6)
-    latency = float(np.mean([t.latency_s for t in accepted]))
-    return Uncertainty(repeats, edge / runs / math.sqrt(n), idle_std_w * latency)
+
+    def alike(term: str) -> float:
+        return float(np.mean([getattr(t.budget, term) for t in accepted]))
+
+    return Budget(
+        gain=alike("gain"),
+        offset=alike("offset"),
+        alignment=alike("alignment"),
+        sampling=max(alike("sampling"), edge / runs / math.sqrt(n)),
+        noise=math.sqrt(sum(t.budget.noise**2 for t in accepted)) / n,
+        idle=idle_std_w * float(np.mean([t.latency_s for t in accepted])),
+        gaps=alike("gaps"),
+        repeats=float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0,
+    )

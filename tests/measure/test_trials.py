@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from deepen.measure.trials import Trial, judge, relative_error, trend, uncertainty
+from deepen.measure.budget import Budget
+from deepen.measure.trials import Trial, combine, judge, relative_error, trend
 from deepen.records import Interval
 
 
@@ -81,23 +83,30 @@ def test_trend_is_reported_only_when_it_stands_out_of_the_noise() -> None:
     assert trend([1.0] * 10) == 0.0
 
 
-def test_uncertainty_terms() -> None:
+def test_what_is_wrong_alike_stays_and_what_differs_between_blocks_shrinks() -> None:
+    each = Budget(gain=0.1, alignment=0.2, gaps=0.3, noise=0.4, sampling=0.5, offset=0.6)
+    trials = [replace(trial(e), budget=each) for e in (1.0, 1.1, 0.9, 1.0)]
+    found = combine(trials, resolution_j=0.02, update_s=0.0, idle_std_w=0.5)
+    assert (found.gain, found.alignment, found.gaps, found.offset) == pytest.approx((0.1, 0.2, 0.3, 0.6))
+    assert (found.noise, found.sampling) == pytest.approx((0.2, 0.5))
+    assert found.repeats == pytest.approx(np.std([1.0, 1.1, 0.9, 1.0], ddof=1) / 2)
+    assert found.idle == pytest.approx(0.5e-3)
+    assert found.standard_j == pytest.approx(math.sqrt(sum(v**2 for v in found.terms().values())))
+    assert found.expanded_j == 2 * found.standard_j
+
+
+def test_a_counters_step_and_update_interval_are_a_floor_of_the_sampling_term() -> None:
     trials = [trial(e) for e in (1.0, 1.1, 0.9, 1.0)]
-    found = uncertainty(trials, resolution_j=0.02, update_s=1e-3, power_w=30.0, idle_std_w=0.5)
-    assert found.repeats_j == pytest.approx(np.std([1.0, 1.1, 0.9, 1.0], ddof=1) / 2)
-    assert found.resolution_j == pytest.approx(math.hypot(0.02, 0.03) / math.sqrt(6) / 20 / 2)
-    assert found.idle_j == pytest.approx(0.5e-3)
-    assert found.total_j == pytest.approx(
-        math.sqrt(found.repeats_j**2 + found.resolution_j**2 + found.idle_j**2)
-    )  # fmt: skip
-    one = uncertainty(trials[:1], resolution_j=0.0, update_s=0.0, power_w=1.0, idle_std_w=0.0)
-    assert one.total_j == 0.0
+    found = combine(trials, resolution_j=0.02, update_s=1e-5, idle_std_w=0.0)
+    assert found.sampling == pytest.approx(math.hypot(0.02, 1000.0 * 1e-5) / math.sqrt(6) / 20 / 2)
+    one = combine(trials[:1], resolution_j=0.0, update_s=0.0, idle_std_w=0.0)
+    assert one.standard_j == 0.0
 
 
 def test_edge_uncertainty_matches_a_simulated_counter() -> None:
     """A counter stale by up to an update at both edges: the formula gives the spread that results."""
     rng = np.random.default_rng(11)
-    power_w, update_s = 30.0, 1e-3
+    power_w, update_s = 1000.0, 1e-5
     errors = power_w * (rng.uniform(0, update_s, 20_000) - rng.uniform(0, update_s, 20_000))
-    found = uncertainty([trial(1.0, runs=1)], resolution_j=0.0, update_s=update_s, power_w=power_w, idle_std_w=0.0)
-    assert found.resolution_j == pytest.approx(float(np.std(errors)), rel=0.03)
+    found = combine([trial(1.0, runs=1)], resolution_j=0.0, update_s=update_s, idle_std_w=0.0)
+    assert found.sampling == pytest.approx(float(np.std(errors)), rel=0.03)

@@ -1,0 +1,283 @@
+"""Bring a trace onto the host's clock: round trips, marks on logic inputs, and what any set of matched moments says.
+
+All three end in a :class:`~deepen.clock.ClockMap` with a stated error; :func:`retime` applies one to a trace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.clock import ClockMap
+from deepen.errors import MeasureError
+from deepen.records import PowerTrace
+
+__all__ = ["MAX_DRIFT", "Match", "fit_matches", "fit_pings", "from_marks", "logic_edges", "retime"]
+
+MAX_DRIFT = 300e-6
+"""Largest believable difference between two clocks, a share: three times the tolerance of a common crystal."""
+
+_SHARE = 0.5  # of the marks that must be found
+_Floats = NDArray[np.float64]
+
+
+def retime(trace: PowerTrace, clock: ClockMap) -> PowerTrace:
+    """Move a trace onto another clock.
+
+    Args:
+        trace: The trace.
+        clock: From the trace's present time to the host's.
+    """
+    before = trace.clock
+    whole = clock
+    if before is not None:
+        whole = ClockMap(
+            before.device_s, clock.to_host(before.host_s), before.rate * clock.rate, clock.error_s, clock.method
+        )
+    gaps = tuple((clock.to_host(a), clock.to_host(b)) for a, b in trace.gaps)
+    return replace(trace, t_s=clock.to_host(trace.t_s), gaps=gaps, clock=whole)
+
+
+# ---- round trips ----------------------------------------------------------------------------------------------------
+
+
+def fit_pings(send_s: _Floats, device_s: _Floats, receive_s: _Floats, *, max_drift: float = MAX_DRIFT) -> ClockMap:
+    """Fit a device's clock to round trips.
+
+    A device that answers with its own time did so after the question was sent and before the answer was received: every
+    round trip is a pair of bounds that the clock's line must pass between. All lines that pass between all bounds are
+    found exactly (a polygon in the plane of the offsets at both ends); the middle of what they allow is taken, and a
+    uniform distribution over it is the stated error. The shortest round trips decide, as in NTP's minimum filter, but
+    nothing is assumed about how a delay divides between the two ways.
+
+    Args:
+        send_s: Host time before each question, seconds; float64, shape (n,).
+        device_s: Device time in each answer, seconds; float64, shape (n,).
+        receive_s: Host time after each answer, seconds; float64, shape (n,).
+        max_drift: Largest believable difference of the clocks, a share.
+
+    Raises:
+        MeasureError: If there is no round trip, one was received before it was sent, or they contradict each other (a
+            clock was set, or ran unevenly) by more than the shortest round trip.
+    """
+    send_s, device_s, receive_s = (np.asarray(a, dtype=np.float64) for a in (send_s, device_s, receive_s))
+    if not send_s.size or send_s.shape != device_s.shape or send_s.shape != receive_s.shape:
+        raise MeasureError("round trips need the times of sending, answering and receiving, as many of each")
+    trip_s = receive_s - send_s
+    if (trip_s < 0).any():
+        raise MeasureError("a round trip was received before it was sent; take both times on the monotonic clock")
+    reference = float(np.median((send_s + receive_s) / 2 - device_s))
+    low, high = send_s - device_s - reference, receive_s - device_s - reference
+    first, span = float(device_s.min()), float(np.ptp(device_s))
+    x = (device_s - first) / span if span > 0 else np.zeros(device_s.size)
+    limit = max_drift * span
+    slack, corners = _least_slack(x, low, high, limit, float(trip_s.min()))
+    start, end = corners[:, 0], corners[:, 1]
+    left, right = (start.min() + start.max()) / 2, (end.min() + end.max()) / 2
+    # Half a bound's width over sqrt(3); the slack stands for a clock that wanders.
+    error_s = math.hypot(max(float(np.ptp(start)), float(np.ptp(end))) / math.sqrt(12), slack)
+    rate = 1.0 + (right - left) / span if span > 0 else 1.0
+    return ClockMap(first, first + reference + left, float(rate), error_s, "ping")
+
+
+def _least_slack(
+    x: _Floats, low: _Floats, high: _Floats, limit: float, most: float
+) -> tuple[float, NDArray[np.float64]]:
+    """Corners of the allowed lines, with the bounds widened by as little as it takes for there to be one."""
+    corners = _allowed(x, low, high, limit)
+    if corners.size:
+        return 0.0, corners
+    slack = most
+    widest = _allowed(x, low - slack, high + slack, limit)
+    if not widest.size:
+        raise MeasureError(
+            f"round trips contradict each other by more than the shortest of them ({1e3 * most:.3f} ms): a clock was "
+            "set or stopped in between; measure again"
+        )
+    least = 0.0
+    for _ in range(20):  # to a millionth of the shortest round trip
+        middle = (least + slack) / 2
+        found = _allowed(x, low - middle, high + middle, limit)
+        if found.size:
+            slack, widest = middle, found
+        else:
+            least = middle
+    return slack, widest
+
+
+def _allowed(x: _Floats, low: _Floats, high: _Floats, limit: float) -> NDArray[np.float64]:
+    """Corners of the set of lines between bounds, as offsets (at x = 0, at x = 1); shape (k, 2), k = 0 where empty."""
+    least, most = float(low.min()) - limit, float(high.max()) + limit
+    corners = [(least, least), (most, least), (most, most), (least, most)]
+    planes = [(-1.0, 1.0, limit), (1.0, -1.0, limit)]
+    planes += [(1 - a, a, h) for a, h in zip(x.tolist(), high.tolist(), strict=True)]
+    planes += [(a - 1, -a, -w) for a, w in zip(x.tolist(), low.tolist(), strict=True)]
+    for p, q, bound in planes:  # Sutherland and Hodgman, Comm. ACM 17, 1974
+        kept: list[tuple[float, float]] = []
+        for k, (u, v) in enumerate(corners):
+            s, t = corners[k - 1]
+            here, there = p * u + q * v - bound, p * s + q * t - bound
+            if (here <= 0) != (there <= 0):
+                f = there / (there - here)
+                kept.append((s + f * (u - s), t + f * (v - t)))
+            if here <= 0:
+                kept.append((u, v))
+        corners = kept
+        if not corners:
+            break
+    return np.array(corners, dtype=np.float64).reshape(-1, 2)
+
+
+# ---- matched moments ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A moment on both clocks.
+
+    Attributes:
+        trace_s: On the trace's clock, seconds.
+        host_s: On the host's, seconds.
+        error_s: Standard uncertainty of their difference, seconds.
+    """
+
+    trace_s: float
+    host_s: float
+    error_s: float
+
+
+def fit_matches(matches: Sequence[Match], method: str, *, max_drift: float = MAX_DRIFT) -> ClockMap:
+    """Fit a clock map to matched moments by weighted least squares.
+
+    Where they are too few or too near each other to tell a drift, the rate stays 1 and what the largest believable
+    drift would do within their stretch is part of the error. The error is the larger of what the matches state and of
+    their scatter around the line, at the ends of the stretch.
+
+    Args:
+        matches: At least one.
+        method: Name the clock map carries.
+        max_drift: Largest believable difference of the clocks, a share.
+
+    Raises:
+        MeasureError: If there is no match, or the matches drift apart more than clocks do.
+    """
+    if not matches:
+        raise MeasureError("no moment is known on both clocks")
+    t = np.array([m.trace_s for m in matches])
+    offset = np.array([m.host_s - m.trace_s for m in matches])
+    sigma = np.maximum(np.array([m.error_s for m in matches]), 1e-12)
+    weight = 1 / sigma**2
+    middle = float(weight @ t / weight.sum())
+    reference = float(offset[0])
+    level = float(weight @ (offset - reference) / weight.sum())
+    inertia = float(weight @ (t - middle) ** 2)
+    slope, slope_error = 0.0, max_drift / math.sqrt(3)
+    reach = float(np.abs(t - middle).max())
+    if inertia > 0:
+        fitted = float(weight @ ((t - middle) * (offset - reference - level))) / inertia
+        residual = offset - reference - level - fitted * (t - middle)
+        # Birge ratio: where the scatter says more than the stated errors, it counts.
+        birge = max(1.0, float(weight @ residual**2) / (t.size - 2)) if t.size > 2 else 1.0
+        fitted_error = math.sqrt(birge / inertia)
+        if abs(fitted) > max_drift + 3 * fitted_error:
+            raise MeasureError(
+                f"the trace's clock and the host's drift apart by {1e6 * fitted:.0f} ppm, more than clocks do: samples "
+                "were lost in between, or moments were matched wrongly; measure again"
+            )
+        if fitted_error < slope_error:
+            slope, slope_error = fitted, fitted_error
+    residual = offset - reference - level - slope * (t - middle)
+    birge = max(1.0, float(weight @ residual**2) / (t.size - 1)) if t.size > 1 else 1.0
+    level_error = math.sqrt(birge / weight.sum())
+    error_s = math.hypot(level_error, slope_error * reach)
+    return ClockMap(middle, middle + reference + level, 1.0 + slope, error_s, method)
+
+
+# ---- marks ----------------------------------------------------------------------------------------------------------
+
+
+def logic_edges(trace: PowerTrace, bit: int) -> tuple[_Floats, NDArray[np.bool_]]:
+    """Moments at which a logic input changed: in the middle between two samples.
+
+    Args:
+        trace: A trace with logic inputs.
+        bit: Which input.
+
+    Returns:
+        Times (seconds, shape (k,)) and whether the input rose (shape (k,)).
+
+    Raises:
+        MeasureError: If the trace has no logic inputs.
+    """
+    if trace.logic is None:
+        raise MeasureError(f"the trace of {trace.meter_id} has no logic inputs; use another way to align it")
+    level = (trace.logic >> bit) & 1
+    at = np.flatnonzero(np.diff(level.astype(np.int8)))
+    times = (trace.t_s[at] + trace.t_s[at + 1]) / 2
+    return times, level[at + 1].astype(bool)
+
+
+def from_marks(
+    edges_s: _Floats,
+    marks_s: _Floats,
+    *,
+    resolution_s: float,
+    error_s: float = 0.0,
+    max_offset_s: float = 1.0,
+    max_drift: float = MAX_DRIFT,
+) -> ClockMap:
+    """Fit a clock map to edges seen by a logic input, and to when the host made them.
+
+    Edges may be missing and others may be too many: the offset is the one at which most edges have a mark. Marks at
+    equal distances fit at several offsets; then there is no answer, unless ``max_offset_s`` leaves only one.
+
+    Args:
+        edges_s: Edges on the trace's clock, seconds, ascending; float64, shape (k,).
+        marks_s: When the host made them, seconds, ascending; float64, shape (n,).
+        resolution_s: Sample period of the trace: an edge is known to within it.
+        error_s: Standard uncertainty that all marks have in common (the way from the host's call to the pin).
+        max_offset_s: Largest difference of the two clocks to look for.
+        max_drift: Largest believable difference of rates, a share.
+
+    Raises:
+        MeasureError: If fewer than half of the marks are found, or another offset fits nearly as well.
+    """
+    edges_s, marks_s = np.asarray(edges_s, dtype=np.float64), np.asarray(marks_s, dtype=np.float64)
+    if edges_s.size < 1 or marks_s.size < 1:
+        raise MeasureError(f"{edges_s.size} edges on the logic input and {marks_s.size} marks; check the wire")
+    first = np.searchsorted(marks_s, edges_s - max_offset_s)
+    last = np.searchsorted(marks_s, edges_s + max_offset_s, side="right")
+    counts = last - first
+    which = np.repeat(np.arange(edges_s.size), counts)
+    mark = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    offsets = marks_s[mark] - edges_s[which]
+    order = np.argsort(offsets, kind="stable")
+    width = 2 * resolution_s + max_drift * float(np.ptp(marks_s))
+    ordered = offsets[order]
+    upto = np.searchsorted(ordered, ordered + width, side="right")
+    votes = upto - np.arange(ordered.size)
+    if not votes.size or votes.max() < max(1, math.ceil(_SHARE * marks_s.size)):
+        most = int(votes.max()) if votes.size else 0
+        raise MeasureError(
+            f"{most} of {marks_s.size} marks are found on the logic input; check the wire, the input and the polarity"
+        )
+    best = int(np.argmax(votes))
+    apart = np.abs(ordered - ordered[best]) > width
+    rival = int(votes[apart].max()) if apart.any() else 0
+    if rival > 0 and rival >= votes[best] - max(1, votes[best] // 10):
+        raise MeasureError(
+            f"marks fit at two offsets ({int(votes[best])} and {rival} of {marks_s.size}): they come at equal "
+            "distances; vary the distances, or give a smaller max_offset_s"
+        )
+    pairs = order[best : upto[best]]
+    sigma = resolution_s / math.sqrt(12)
+    matches: dict[int, Match] = {}
+    centre = float(np.median(offsets[pairs]))
+    for p in sorted(pairs.tolist(), key=lambda p: abs(offsets[p] - centre), reverse=True):  # the nearest one stays
+        matches[int(mark[p])] = Match(float(edges_s[which[p]]), float(marks_s[mark[p]]), sigma)
+    found = fit_matches(list(matches.values()), "marks", max_drift=max_drift)
+    return replace(found, error_s=math.hypot(found.error_s, error_s))

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deepen.clock import ClockMap
+from deepen.errors import MeasureError
+from deepen.measure.align import Match, fit_matches, fit_pings, from_marks, logic_edges, retime
+from deepen.records import PowerTrace
+
+TRUE = ClockMap(500.0, 20_000.0, 1 + 40e-6, 0.0, "given")  # the device's clock, told on the host's
+
+
+def pings(rng: np.random.Generator, n: int, span_s: float, least_s: np.ndarray, spread_s: np.ndarray):
+    """Round trips with exponential delays above a floor on the ways out and back; answers carry the device's time."""
+    delay = least_s[:, None] + spread_s[:, None] * rng.exponential(1.0, (2, n))
+    asked = 20_000.0 + np.sort(rng.uniform(0, span_s, n))
+    answered = asked + delay[0]
+    return asked, TRUE.to_device(answered), answered + delay[1]
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_the_error_stated_for_round_trips_holds_also_where_the_ways_differ(asymmetric: bool) -> None:
+    within = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        least = rng.uniform(0.0, 1e-3, 2) if asymmetric else np.array([4e-4, 4e-4])
+        found = fit_pings(*pings(rng, 30, 60.0, least, np.array([2e-3, 1e-3])))
+        at = TRUE.to_device(np.linspace(20_000.0, 20_060.0, 7))
+        worst = float(np.abs(found.to_host(at) - TRUE.to_host(at)).max())
+        within += worst <= 2 * found.error_s
+        assert found.method == "ping"
+        assert found.error_s < 3e-3
+    assert within >= 95
+
+
+def test_many_quick_round_trips_find_offset_and_drift() -> None:
+    rng = np.random.default_rng(0)
+    found = fit_pings(*pings(rng, 500, 100.0, np.array([1e-5, 1e-5]), np.array([1e-3, 1e-3])))
+    assert found.rate == pytest.approx(TRUE.rate, abs=2e-6)
+    assert found.error_s < 1e-4
+
+
+def test_one_round_trip_gives_its_middle() -> None:
+    found = fit_pings(np.array([10.0]), np.array([3.0]), np.array([10.004]))
+    assert found.to_host(3.0) == pytest.approx(10.002)
+    assert (found.rate, found.error_s) == (1.0, pytest.approx(0.004 / 12**0.5))
+
+
+def test_a_clock_that_wanders_widens_the_error_and_one_that_was_set_is_refused() -> None:
+    sent = np.linspace(0.0, 10.0, 50)
+    wander = 3e-4 * np.sin(sent)
+    found = fit_pings(sent, sent + wander + 2e-4, sent + 4e-4)
+    assert found.error_s > 5e-5
+    stepped = sent + 2e-4 + np.where(sent > 5, 0.05, 0.0)
+    with pytest.raises(MeasureError, match=r"contradict each other .*\(0\.400 ms\).*measure again"):
+        fit_pings(sent, stepped, sent + 4e-4)
+
+
+def test_wrong_round_trips_are_refused() -> None:
+    with pytest.raises(MeasureError, match=r"as many of each"):
+        fit_pings(np.array([1.0]), np.array([]), np.array([1.0]))
+    with pytest.raises(MeasureError, match=r"before it was sent"):
+        fit_pings(np.array([1.0]), np.array([1.0]), np.array([0.9]))
+
+
+def test_matches_that_scatter_more_than_stated_widen_the_error() -> None:
+    rng = np.random.default_rng(3)
+    t = np.linspace(0, 100, 40)
+    exact = [Match(float(x), float(x * (1 + 20e-6) + 7.0), 1e-6) for x in t]
+    found = fit_matches(exact, "marks")
+    assert found.to_host(50.0) == pytest.approx(50.0 * (1 + 20e-6) + 7.0, abs=1e-7)
+    assert found.rate == pytest.approx(1 + 20e-6, abs=1e-9)
+    loose = [Match(m.trace_s, m.host_s + rng.normal(0, 1e-4), 1e-6) for m in exact]
+    assert fit_matches(loose, "marks").error_s == pytest.approx(1e-4 * 2 / 40**0.5, rel=0.5)
+    assert found.error_s < 1e-6
+
+
+def test_one_match_keeps_the_rate_and_an_impossible_drift_is_refused() -> None:
+    found = fit_matches([Match(1.0, 5.0, 1e-3)], "pulses")
+    assert (found.rate, found.to_host(2.0), found.error_s) == (1.0, pytest.approx(6.0), pytest.approx(1e-3))
+    with pytest.raises(MeasureError, match=r"drift apart by 10000 ppm.*samples were lost"):
+        fit_matches([Match(0.0, 0.0, 1e-4), Match(1.0, 1.01, 1e-4)], "pulses")
+    with pytest.raises(MeasureError, match=r"no moment"):
+        fit_matches([], "marks")
+
+
+def marks(rng: np.random.Generator, n: int = 40):
+    made = 1000.0 + np.cumsum(rng.uniform(0.05, 0.4, n))
+    clock = ClockMap(0.0, 0.0, 1 - 30e-6, 0.0, "given")
+    return made, clock.to_device(made - 0.137)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_marks_are_matched_though_some_are_missing_and_others_are_too_many(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    period = 1e-4
+    made, seen = marks(rng)
+    kept = np.delete(seen, rng.choice(seen.size, 8, replace=False))
+    edges = np.sort(np.concatenate([kept, rng.uniform(seen[0], seen[-1], 10)]))
+    edges = (np.floor(edges / period) + 0.5) * period
+    found = from_marks(edges, made, resolution_s=period)
+    off = found.to_host(seen) - made
+    assert found.method == "marks"
+    assert np.abs(off).max() <= 2 * found.error_s
+    assert found.error_s < 5e-5
+    assert from_marks(edges, made, resolution_s=period, error_s=1e-3).error_s == pytest.approx(1e-3, rel=0.01)
+
+
+def test_marks_at_equal_distances_are_ambiguous_unless_the_offset_is_bounded() -> None:
+    made = np.arange(20) * 0.1 + 50.0
+    with pytest.raises(MeasureError, match=r"fit at two offsets .*equal distances; vary"):
+        from_marks(made + 0.01, made, resolution_s=1e-3)
+    found = from_marks(made + 0.01, made, resolution_s=1e-3, max_offset_s=0.04)
+    assert found.to_host(51.01) == pytest.approx(51.0, abs=1e-6)
+
+
+def test_marks_that_are_not_there_are_an_error() -> None:
+    made = np.array([1.0, 2.1, 3.3, 4.6])
+    with pytest.raises(MeasureError, match=r"1 of 4 marks are found"):
+        from_marks(np.array([1.5]), made, resolution_s=1e-3)
+    with pytest.raises(MeasureError, match=r"0 of 4 marks"):
+        from_marks(np.array([100.0]), made, resolution_s=1e-3)
+    with pytest.raises(MeasureError, match=r"0 edges on the logic input"):
+        from_marks(np.array([]), made, resolution_s=1e-3)
+
+
+def logic_trace(level: list[int], bit: int) -> PowerTrace:
+    logic = (np.array(level, np.uint8) << bit).astype(np.uint8)
+    return PowerTrace(np.arange(len(level)) * 1.0, np.ones(len(level)), 1.0, "m", "c", "measured", logic=logic)
+
+
+def test_edges_of_a_logic_input() -> None:
+    times, rose = logic_edges(logic_trace([0, 1, 1, 0, 0, 1], 3), 3)
+    assert times.tolist() == [0.5, 2.5, 4.5]
+    assert rose.tolist() == [True, False, True]
+    assert logic_edges(logic_trace([0, 1, 1], 3), 2)[0].size == 0
+    bare = PowerTrace(np.array([0.0]), np.array([1.0]), 1.0, "m", "c", "measured")
+    with pytest.raises(MeasureError, match=r"no logic inputs"):
+        logic_edges(bare, 0)
+
+
+def test_a_trace_moves_with_its_gaps_and_its_clock_map_still_leads_from_the_device() -> None:
+    first = ClockMap(0.0, 100.0, 1.0, 1e-3, "arrival")
+    t = first.to_host(np.arange(5.0))
+    trace = PowerTrace(t, np.ones(5), 1.0, "m", "c", "measured", gaps=((101.0, 103.0),), clock=first)
+    correction = ClockMap(100.0, 100.5, 1 + 1e-4, 1e-5, "pulses")
+    moved = retime(trace, correction)
+    assert moved.t_s == pytest.approx(correction.to_host(t))
+    assert moved.gaps == ((pytest.approx(101.5001), pytest.approx(103.5003)),)
+    assert moved.clock is not None
+    assert moved.clock.to_host(np.arange(5.0)) == pytest.approx(moved.t_s)
+    assert (moved.clock.method, moved.clock.error_s) == ("pulses", 1e-5)
