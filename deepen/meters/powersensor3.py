@@ -14,15 +14,8 @@ import math
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.discover import UsbId
-from deepen.meters.powersensor3_parser import (
-    FRAME,
-    RECORD,
-    SENSORS,
-    PowerSensor3Parser,
-    Sensor,
-    frame_period_us,
-    parse_config,
-)
+from deepen.meters.powersensor3_config import RECORD, SENSORS, Sensor, parse_config
+from deepen.meters.powersensor3_parser import FRAME, PowerSensor3Parser, frame_period_us
 from deepen.meters.stream import Parser, Port
 from deepen.meters.stream_meter import stream_driver
 from deepen.meters.supply import option

@@ -1,4 +1,4 @@
-"""PowerSensor3: bytes to samples, and the sensors' configuration.
+"""PowerSensor3: bytes to samples.
 
 Protocol (firmware 1.6, ``PowerSensor.ino`` and ``PowerSensor.cc`` of nlesc-recruit/PowerSensor3): every value is two
 bytes, ``1 iii aaaa`` and ``0 m bbbbbb``: sensor i, ten-bit level ab, marker m. A frame is a time stamp (sensor 7 with m
@@ -10,87 +10,27 @@ second bytes, the order of sensors tells a whole frame from a torn one, and the 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.meters.outliers import Outliers
+from deepen.meters.powersensor3_config import ADC_V, LEVELS, SENSORS, Sensor
 from deepen.meters.stream import Samples, Tally
 
-__all__ = ["CONFIG_BYTES", "FRAME", "SENSORS", "PowerSensor3Parser", "Sensor", "frame_period_us", "parse_config"]
+__all__ = ["FRAME", "PowerSensor3Parser", "frame_period_us"]
 
-SENSORS = 8
 FRAME = 2 + 2 * SENSORS
 WRAP_US = 1024
-LEVELS = 1024
-ADC_V = 3.3
-"""Full scale of the converter, volts."""
+MARKER, DOUBTFUL = 1 + SENSORS, 2
+"""Column of the marker in the table of frames, and a bit set there for frames that came in two versions."""
 
-RECORD = struct.Struct("<16s16sff?")
-"""A sensor's configuration: type, name of the pair, reference voltage, sensitivity, in use."""
+TOLERANCE, TOLERANCE_US = 0.2, 10.0
+"""How far a time stamp may be from its place, as a share of the period, and at most (stamps are made in software)."""
 
-CONFIG_BYTES = SENSORS * RECORD.size
-
-TOLERANCE = 0.2
-"""How far a time stamp may be from its place, as a share of the period (the firmware stamps after averaging)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sensor:
-    """One sensor's configuration.
-
-    Attributes:
-        type: What is plugged in, for example ``MLX10``.
-        pair: Name of the pair of sensors.
-        reference_v: Output at zero, volts.
-        sensitivity: Volts per ampere of a current sensor; gain of a voltage sensor.
-        in_use: Whether anything is plugged in.
-    """
-
-    type: str
-    pair: str
-    reference_v: float
-    sensitivity: float
-    in_use: bool
-
-    def values(self) -> NDArray[np.float64]:
-        """Amperes (volts) of every level: ``(3.3 level / 1023 - reference) / sensitivity``; float64, shape (1024,)."""
-        return (ADC_V * np.arange(LEVELS) / (LEVELS - 1) - self.reference_v) / self.sensitivity
-
-    @property
-    def defect(self) -> str:
-        """Why it cannot be used; empty if it can."""
-        if not math.isfinite(self.sensitivity) or self.sensitivity == 0:
-            return f"its sensitivity is {self.sensitivity:g}"
-        if not 0 <= self.reference_v <= ADC_V:
-            return f"its reference voltage is {self.reference_v:g} V"
-        return ""
-
-
-def parse_config(data: bytes) -> tuple[Sensor, ...] | None:
-    """Read the configuration of all sensors.
-
-    Args:
-        data: ``CONFIG_BYTES`` bytes.
-
-    Returns:
-        Eight sensors, or ``None`` if no PowerSensor3 wrote this.
-    """
-    if len(data) != CONFIG_BYTES:
-        return None
-    sensors = []
-    for k in range(0, CONFIG_BYTES, RECORD.size):
-        record = data[k : k + RECORD.size]
-        kind, pair, reference_v, sensitivity, in_use = RECORD.unpack(record)
-        names = [raw.partition(b"\0")[0] for raw in (kind, pair)]
-        if record[-1] > 1 or (in_use and any(b < 0x20 for name in names for b in name)):
-            return None
-        kind, pair = (name.decode("utf-8", "replace").strip() for name in names)
-        sensors.append(Sensor(kind, pair, reference_v, sensitivity, in_use))
-    return tuple(sensors)
+RECENT = 16
+"""Frames within which one that is the same to the last bit, stamp included, came twice: stamps repeat later."""
 
 
 def frame_period_us(data: bytes) -> float:
@@ -108,7 +48,11 @@ def frame_period_us(data: bytes) -> float:
         return math.nan
     steps = np.diff(stamps) % WRAP_US
     middle = float(np.median(steps))
-    return float(steps[np.abs(steps - middle) <= TOLERANCE * middle].mean())
+    return float(steps[np.abs(steps - middle) <= _tolerance_us(middle)].mean())
+
+
+def _tolerance_us(period_us: float) -> float:
+    return min(TOLERANCE * period_us, TOLERANCE_US)
 
 
 _FIRST = np.array([0xF0, *(0x80 | k << 4 for k in range(SENSORS))], np.uint8)
@@ -163,10 +107,10 @@ def _step_table(period_us: float) -> tuple[NDArray[np.int64], int]:
     for n in range(1, 2 + math.ceil(2 * WRAP_US / period_us)):
         away = np.abs((np.arange(WRAP_US) - n * period_us + WRAP_US / 2) % WRAP_US - WRAP_US / 2)
         # The first number that fits stays; a difference that fits none (a damaged stamp) takes the nearest.
-        better = (away < far) & (far > TOLERANCE * period_us)
+        better = (away < far) & (far > _tolerance_us(period_us))
         steps[better], far[better] = n, away[better]
     further = np.arange(1, 1 + math.ceil(8 * WRAP_US / period_us)) * period_us % WRAP_US
-    unseen = np.flatnonzero(np.minimum(further, WRAP_US - further) <= TOLERANCE * period_us)
+    unseen = np.flatnonzero(np.minimum(further, WRAP_US - further) <= _tolerance_us(period_us))
     return steps, int(unseen[0]) + 1 if unseen.size else 1
 
 
@@ -175,7 +119,7 @@ class PowerSensor3Parser:
 
     Attributes:
         tally: What went wrong so far. A break of the time stamps is ``ambiguous`` unless the bytes thrown away account
-            for it.
+            for it. The frame before a break is suspect: it may be made of parts of two.
         quantum: Losses that the time stamps cannot see are multiples of this.
     """
 
@@ -206,9 +150,10 @@ class PowerSensor3Parser:
         self._taken = 0  # bytes of the stream before the rest
         self._end = 0  # where the last whole frame ended in the stream
         self._index = 0  # position of the next frame if nothing is lost
-        self._before = np.empty((0, 2 + SENSORS), np.uint16)  # the last frame
-        self._held = np.empty((0, 2 + SENSORS), np.uint16)  # a frame after a break, until the next one judges its stamp
+        self._before = np.empty(0, np.int64)  # time stamp of the last frame taken
+        self._held = np.empty((0, 2 + SENSORS), np.uint16)  # the frame after it, until the next one is there
         self._held_thrown = np.empty(0, np.int64)
+        self._recent = np.empty((0, 2 + SENSORS), np.uint16)  # the last frames, as they came
 
     def feed(self, data: bytes) -> Samples:
         """Take the next bytes."""
@@ -217,11 +162,10 @@ class PowerSensor3Parser:
         unfinished = torn[torn + FRAME > raw.size]
         end = int(unfinished[0]) if unfinished.size else raw.size - int(raw.size and raw[-1] >= 0xF0)
         self._count(raw[:end], starts, torn.size - unfinished.size)
-        frames = np.concatenate([self._held, _levels(raw, starts)])
         ends = np.concatenate([[self._end], starts + (self._taken + FRAME)])
-        thrown = np.concatenate([self._held_thrown, np.diff(ends) - FRAME])
+        thrown = np.diff(ends) - FRAME
         self._rest, self._taken, self._end = raw[end:].tobytes(), self._taken + end, int(ends[-1])
-        return self._place(frames, thrown)
+        return self._place(*self._new(_levels(raw, starts), thrown))
 
     def _count(self, raw: NDArray[np.uint8], starts: NDArray[np.int64], torn: int) -> None:
         """Count what is in no frame.
@@ -240,61 +184,88 @@ class PowerSensor3Parser:
             stops = (raw[:-1] == 0xFF) & (raw[1:] == 0x3F) & outside[:-1] & outside[1:]
             self.tally.skipped_bytes += stray - 2 * int(np.count_nonzero(stops))
 
-    def _place(self, frames: NDArray[np.uint16], thrown: NDArray[np.int64]) -> Samples:
-        """Give whole frames their positions, and make samples of them.
+    def _new(
+        self, frames: NDArray[np.uint16], thrown: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Put the held frame before new ones, and leave out those that came twice.
 
         Args:
             frames: As of :func:`_levels`, shape (m, 10).
             thrown: Bytes thrown away before each, shape (m,).
         """
-        known = np.concatenate([self._before, frames])
-        first = len(self._before)
-        new = np.append(np.ones(1 - first, np.bool_), (known[1:] != known[:-1]).any(axis=1))[: len(frames)]
-        self.tally.duplicates += int(np.count_nonzero(~new))
-        frames, thrown = frames[new], thrown[new]
-        stamps = np.concatenate([self._before, frames])[:, 0].astype(np.int64)
-        steps, damaged = self._periods(stamps, first)
-        last = len(frames)
-        if last and steps[-1] != 1 and not damaged[-1]:
-            last -= 1
-        self._held, self._held_thrown = frames[last:], thrown[last:]
-        frames, steps, thrown = frames[:last], steps[:last], thrown[:last]
-        if not last:
+        known = np.concatenate([self._recent, frames])
+        stamps = known[:, 0].astype(np.int64)
+        self._recent = known[-RECENT:]
+        if (self._steps[np.diff(stamps) % WRAP_US] != 1).any():
+            twice = np.zeros(len(known), np.bool_)
+            for lag in range(1, min(RECENT, len(known) - 1) + 1):
+                twice[lag:] |= (known[lag:] == known[:-lag]).all(axis=1)
+            new = ~twice[len(known) - len(frames) :]
+            self.tally.duplicates += len(frames) - int(np.count_nonzero(new))
+            frames, thrown = frames[new], thrown[new]
+        frames, thrown = np.concatenate([self._held, frames]), np.concatenate([self._held_thrown, thrown])
+        again = frames[1:, 0] == frames[:-1, 0]
+        if again.any():
+            # Two frames of one stamp that differ: one of them is made of parts of two, and nobody knows which.
+            self.tally.duplicates += int(np.count_nonzero(again))
+            frames[1:][again, MARKER] |= DOUBTFUL
+            keep = np.append(~again, True)
+            frames, thrown = frames[keep], thrown[keep]
+        return frames, thrown
+
+    def _place(self, frames: NDArray[np.uint16], thrown: NDArray[np.int64]) -> Samples:
+        """Give frames their positions, and make samples of them; arguments as of :meth:`_new`."""
+        # The last frame waits: the next one tells whether time jumped there, or only its stamp is damaged.
+        count = len(frames) - 1
+        self._held, self._held_thrown = frames[-1:], thrown[-1:]
+        if count < 1:
             return Samples.none()
+        stamps = frames[:, 0].astype(np.int64)
+        # Before a break a frame may be made of parts of two.
+        doubtful = (self._steps[np.diff(stamps) % WRAP_US] != 1) | (frames[:count, MARKER] & DOUBTFUL != 0)
+        accounted = np.rint(thrown / FRAME).astype(np.int64)
+        steps, damaged = self._periods(stamps, accounted)
         missing = steps - 1
-        self.tally.corrupt += int(np.count_nonzero(damaged[:last]))
+        self.tally.corrupt += damaged
         self.tally.lost += int(missing.sum())
-        self.tally.ambiguous += int(np.count_nonzero(missing != np.where(missing, np.rint(thrown / FRAME), 0)))
-        self._before = frames[-1:].copy()
-        self._before[0, 0] = stamps[first + last - 1]
+        self.tally.ambiguous += int(np.count_nonzero((missing > 0) & (missing != accounted[:count])))
         index = self._index + np.cumsum(steps) - 1
         self._index = int(index[-1]) + 1
-        return self._convert(frames, index)
+        self._before = stamps[count - 1 : count]
+        return self._convert(frames[:count], index, doubtful)
 
-    def _periods(self, stamps: NDArray[np.int64], first: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Periods between frames; a stamp that only its own frame believes in is damaged, and is corrected in place.
+    def _periods(self, stamps: NDArray[np.int64], accounted: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        """Periods from each frame to the one before it.
+
+        A stamp that fits neither the one before nor the one after, while these fit each other, is damaged.
 
         Args:
-            stamps: Time stamps, the first ``first`` (0 or 1) of them of frames placed before; shape (first + m,).
-            first: Number of frames placed before.
+            stamps: Time stamps, shape (m + 1,); damaged ones are corrected in place. The last only judges.
+            accounted: Frames missing before each, as far as bytes were thrown away; shape (m + 1,).
 
         Returns:
-            Periods from each frame to the one before it, and whether its stamp was damaged; both of shape (m,).
+            Periods, shape (m,), and the number of damaged stamps.
         """
-        steps = self._steps[np.diff(stamps) % WRAP_US]
-        damaged = np.zeros(stamps.size, np.bool_)
-        if (steps[:-1] != 1).any():
-            twice = self._steps[(stamps[2:] - stamps[:-2]) % WRAP_US] == 2
-            damaged[1:-1] = (steps[:-1] != 1) & (steps[1:] != 1) & twice
-            damaged[1:] &= ~damaged[:-1]
-            for k in np.flatnonzero(damaged).tolist():
-                stamps[k] = (stamps[k - 1] + self._period_us) % WRAP_US
-            steps = self._steps[np.diff(stamps) % WRAP_US]
+        first = self._before.size
+        line = np.concatenate([self._before, stamps])
+        steps = self._steps[np.diff(line) % WRAP_US]
+        damaged = 0
+        for k in np.flatnonzero((steps[:-1] != 1) & (steps[1:] != 1)).tolist():
+            # Around line[k + 1], which is stamps[k + 1 - first].
+            gone = int(accounted[k + 1 - first])
+            if steps[k] == 1 or self._steps[(line[k + 2] - line[k]) % WRAP_US] != 2 + gone:
+                continue
+            if (line[k + 1] - line[k] - (1 + gone) * self._period_us) % WRAP_US == 0:
+                continue
+            line[k + 1] = (line[k] + (1 + gone) * self._period_us) % WRAP_US
+            steps[k : k + 2] = self._steps[np.diff(line[k : k + 3]) % WRAP_US]
+            damaged += 1
+        stamps[:] = line[first:]
         # The very first frame of a stream is taken as it comes.
-        return np.append(np.ones(1 - first, np.int64), steps)[: stamps.size - first], damaged[first:]
+        return np.append(np.ones(1 - first, np.int64), steps)[: stamps.size - 1], damaged
 
-    def _convert(self, frames: NDArray[np.uint16], index: NDArray[np.int64]) -> Samples:
-        """Make samples of frames; shapes (n, 10) and (n,), n at least 1."""
+    def _convert(self, frames: NDArray[np.uint16], index: NDArray[np.int64], doubtful: NDArray[np.bool_]) -> Samples:
+        """Make samples of frames; shapes (n, 10), (n,) and (n,), n at least 1."""
         value = {k: table[frames[:, 1 + k]] for k, table in self._values.items()}
         step = {k: abs(float(table[1] - table[0])) for k, table in self._values.items()}
         power_w, step_w = np.zeros(index.size), np.zeros(index.size)
@@ -305,14 +276,16 @@ class PowerSensor3Parser:
         levels = frames[:, self._columns]
         clipped = ((levels == LEVELS - 1) | (levels == self._lowest)).any(axis=1)
         self.tally.clipped += int(np.count_nonzero(clipped))
-        self._outliers.feed(power_w, step_w, np.zeros(index.size, np.uint8))
+        sure = ~doubtful
+        self._outliers.feed(power_w[sure], step_w[sure], np.zeros(int(np.count_nonzero(sure)), np.uint8))
         self._outliers.report(self.tally)
+        suspect = clipped | doubtful
         single = self._pairs[0] if len(self._pairs) == 1 else None
         return Samples(
             index=index,
             power_w=power_w,
             current_a=None if single is None else value[2 * single],
             voltage_v=None if single is None else value[2 * single + 1],
-            logic=frames[:, 9].astype(np.uint8),
-            suspect=clipped if clipped.any() else None,
+            logic=(frames[:, MARKER] & 1).astype(np.uint8),
+            suspect=suspect if suspect.any() else None,
         )

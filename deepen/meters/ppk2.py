@@ -19,7 +19,8 @@ import re
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.discover import UsbId
-from deepen.meters.ppk2_parser import AMPERE_METER, MODULUS, RATE_HZ, SOURCE_METER, Calibration, Ppk2Parser
+from deepen.meters.ppk2_calibration import AMPERE_METER, SOURCE_METER, Calibration
+from deepen.meters.ppk2_parser import MODULUS, RATE_HZ, Ppk2Parser
 from deepen.meters.stream import Parser, Port
 from deepen.meters.stream_meter import stream_driver
 from deepen.meters.supply import choice, option, ramp

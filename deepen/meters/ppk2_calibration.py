@@ -1,0 +1,182 @@
+"""Nordic Power Profiler Kit II: what its readings mean, by the metadata and the formulas of Nordic's application."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["AMPERE_METER", "RANGES", "SOURCE_METER", "Calibration", "SpikeFilter"]
+
+RANGES = 5
+ADC_A = 1.8 / 163840
+"""Reference voltage over the ADC's full scale: volts across the shunt resistor per count."""
+
+NOMINAL: Mapping[str, tuple[float, ...]] = {
+    "R": (1031.64, 101.65, 10.15, 0.94, 0.043),
+    "GS": (0.0,) * RANGES,
+    "GI": (1.0,) * RANGES,
+    "O": (0.0,) * RANGES,
+    "S": (0.0,) * RANGES,
+    "I": (0.0,) * RANGES,
+    "UG": (1.0,) * RANGES,
+}
+"""Coefficients by range for those the instrument does not tell: the nominal shunt resistors (Nordic's application) and
+no correction."""
+
+AMPERE_METER, SOURCE_METER = 1, 2
+"""Modes as the metadata and the mode command number them."""
+
+ALPHA, ALPHA_TOP = 0.18, 0.06
+"""Weights of the newest sample in the averages of the spike filter, the second for the highest range."""
+
+FILTERED, HELD = 3, 2
+"""Samples replaced after a change of range; samples of the highest range that do not enter the averages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the instrument tells about itself.
+
+    Attributes:
+        values: Coefficient -> its value in each of the five ranges.
+        nominal: Coefficients the instrument does not tell, as ``R3``; nominal values stand in.
+        hardware: Hardware number; empty where it tells none.
+        voltage_v: Voltage its regulator is set to; ``nan`` where it does not tell.
+        mode: 1 ampere meter, 2 source meter, 0 where it does not tell.
+        id: Short hash of the coefficients.
+    """
+
+    values: Mapping[str, tuple[float, ...]]
+    nominal: tuple[str, ...]
+    hardware: str
+    voltage_v: float
+    mode: int
+    id: str
+
+    @classmethod
+    def parse(cls, text: str) -> Calibration | None:
+        """Read the metadata.
+
+        Values that are not finite, and zero where zero cannot be (``R``, ``UG``, or ``GI`` together with ``GS``: no
+        current would ever be told), are defects seen on real units; nominal values take their place.
+
+        Args:
+            text: The lines up to ``END``.
+
+        Returns:
+            The calibration, or ``None`` if no shunt resistor is named, so that no PPK2 wrote this.
+        """
+        told = {
+            key.split()[-1]: value.strip()
+            for key, _, value in (x.partition(":") for x in text.splitlines())
+            if key.split()
+        }
+        if not any(f"R{k}" in told for k in range(RANGES)):
+            return None
+        values = {key: list(nominal) for key, nominal in NOMINAL.items()}
+        missing = []
+        for key, column in values.items():
+            for k in range(RANGES):
+                value = _number(told.get(f"{key}{k}", ""))
+                useless = key in {"R", "UG"} or (key == "GI" and not _number(told.get(f"GS{k}", "")))
+                if math.isfinite(value) and not (useless and value == 0) and not (key == "R" and value < 0):
+                    column[k] = value
+                else:
+                    missing.append(f"{key}{k}")
+        coefficients = {key: tuple(column) for key, column in values.items()}
+        mode = _number(told.get("mode", ""))
+        return cls(
+            values=coefficients,
+            nominal=tuple(missing),
+            hardware=told.get("HW", ""),
+            voltage_v=_number(told.get("VDD", "")) / 1000,
+            mode=int(mode) if mode in {AMPERE_METER, SOURCE_METER} else 0,
+            id=hashlib.sha256(repr(coefficients).encode()).hexdigest()[:8],
+        )
+
+    def current_a(self, voltage_v: float) -> NDArray[np.float64]:
+        """Current of every word's lower 17 bits (ADC and range): a table, so that converting is one look-up.
+
+        ``I = UG (r (GS r + GI) + S V + I0)`` with ``r = (4 adc - O) (1.8 V / 163840) / R`` (Nordic's application).
+
+        Args:
+            voltage_v: Voltage of the supply.
+
+        Returns:
+            Amperes; float64, shape (2**17,).
+        """
+        v = {key: np.array(column)[:, None] for key, column in self.values.items()}
+        r = (4.0 * np.arange(1 << 14) - v["O"]) * (ADC_A / v["R"])
+        table = v["UG"] * (r * (v["GS"] * r + v["GI"]) + v["S"] * voltage_v + v["I"])
+        # The range has three bits; codes above the highest range mean the highest.
+        return np.concatenate([table, np.repeat(table[-1:], 8 - RANGES, axis=0)]).ravel()
+
+
+def _number(text: str) -> float:
+    """A number of the metadata; ``nan`` where it is none (real units write ``-nan``)."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+class SpikeFilter:
+    """The filter Nordic's application applies: averages replace the first samples after a change of range.
+
+    Written for whole batches; the result does not depend on how the samples are split into them.
+    """
+
+    def __init__(self) -> None:
+        """Start with no average."""
+        from scipy.signal import lfilter
+
+        self._lfilter = lfilter
+        self._averages: tuple[float, float] | None = None
+        self._range = -1
+        self._age = FILTERED
+
+    def feed(self, current_a: NDArray[np.float64], ranges: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Filter the next samples.
+
+        Args:
+            current_a: Amperes; float64, shape (n,), n at least 1.
+            ranges: Range of each; uint8, shape (n,).
+
+        Returns:
+            Filtered current; the input itself where no range changed.
+        """
+        if self._averages is None:
+            self._range, self._averages = int(ranges[0]), (float(current_a[0]), float(current_a[0]))
+        changed = np.diff(ranges, prepend=np.uint8(self._range)) != 0
+        self._range = int(ranges[-1])
+        if self._age >= FILTERED and not changed.any():
+            means = [self._average(current_a, k) for k in range(2)]
+            self._averages = (float(means[0][-1]), float(means[1][-1]))
+            return current_a
+        # Samples since the range changed: 0 at the first one of the new range.
+        position = np.arange(current_a.size)
+        age = position - np.maximum.accumulate(np.where(changed, position, -self._age))
+        self._age = min(int(age[-1]) + 1, FILTERED)
+        top = ranges == RANGES - 1
+        enters = ~(top & (age < HELD))
+        # A held sample repeats the average of the last one that entered; 0 is the average before this batch.
+        last = np.cumsum(enters)
+        kept = current_a[enters]
+        mean, mean_top = (
+            np.concatenate([[self._averages[k]], self._average(kept, k) if kept.size else kept])[last] for k in range(2)
+        )
+        self._averages = (float(mean[-1]), float(mean_top[-1]))
+        return np.where(age < FILTERED, np.where(top, mean_top, mean), current_a)
+
+    def _average(self, x: NDArray[np.float64], which: int) -> NDArray[np.float64]:
+        """Exponential averages after each sample, from where the last batch left off; shape (n,)."""
+        assert self._averages is not None
+        alpha = (ALPHA, ALPHA_TOP)[which]
+        start = [(1 - alpha) * self._averages[which]]
+        y: NDArray[np.float64] = self._lfilter([alpha], [1.0, alpha - 1.0], x, zi=start)[0]
+        return y
