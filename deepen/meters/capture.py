@@ -49,6 +49,7 @@ class Ending:
         arrivals: Clock map, true rate, and losses only the clock has seen.
         samples: Samples received.
         dropped: Samples lost, by the counters and by the clock.
+        doubled: Samples too many, by the clock: something was counted twice.
         gaps: Stretches (start_s, end_s) of host time without trustworthy samples, ascending, not overlapping.
         index_gaps: The same as positions (last trustworthy, next trustworthy) in the instrument's stream.
         warnings: What a reader should know.
@@ -62,6 +63,7 @@ class Ending:
     arrivals: Arrivals
     samples: int
     dropped: int
+    doubled: int
     gaps: tuple[tuple[float, float], ...]
     index_gaps: tuple[tuple[int, int], ...]
     warnings: tuple[str, ...]
@@ -244,6 +246,7 @@ class Capture:
             arrivals=arrivals,
             samples=self.samples,
             dropped=counted + by_clock,
+            doubled=-sum(min(0, loss.samples) for loss in arrivals.losses),
             gaps=tuple(edges[:-1]),
             index_gaps=index_gaps,
             warnings=tuple(dict.fromkeys(warnings)),

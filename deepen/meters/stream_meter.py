@@ -314,11 +314,14 @@ class StreamMeter:
                 self.instrument.end()
 
     def _refuse_losses(self, ending: Ending) -> None:
-        if ending.loss > self._max_loss:
+        wrong, all_of_them = ending.dropped + ending.doubled, ending.dropped + ending.samples
+        if wrong > self._max_loss * all_of_them:
+            what = f"{ending.dropped} of {all_of_them} samples were lost"
+            if ending.doubled:
+                what += f" and {ending.doubled} counted twice"
             raise MeterError(
-                f"{self.id}: {ending.dropped} of {ending.dropped + ending.samples} samples were lost "
-                f"({100 * ending.loss:.3g} %, {100 * self._max_loss:.3g} % allowed); use a USB port of its own and "
-                "stop other programs, or allow it: ?max_loss=0.05"
+                f"{self.id}: {what} ({100 * wrong / all_of_them:.3g} %, {100 * self._max_loss:.3g} % allowed); "
+                "use a USB port of its own and stop other programs, or allow it: ?max_loss=0.05"
             )
 
 

@@ -107,6 +107,21 @@ def test_losses_without_a_counter_are_found_and_refused(clock: VirtualClock, toy
         meter.stop()
 
 
+def test_samples_that_were_counted_twice_are_refused_like_losses(
+    clock: VirtualClock, toy: Toy, toy_frames: Callable[..., bytes]
+) -> None:
+    instrument, line = toy()
+    meter = virtual(clock, (instrument, line))
+    meter.start()
+    meter.run_until(clock.now() + 4.0)
+    line._produce(clock.now())
+    again = toy_frames(list(range(line._counter, line._counter + 256)), [2.0] * 256)
+    line._due.append((line._last_due_s, again))  # the counter goes once around in an instant
+    meter.run_until(clock.now() + 4.0)
+    with pytest.raises(MeterError, match=r"0 of \d+ samples were lost and 256 counted twice"):
+        meter.stop()
+
+
 def test_a_stall_is_told_and_keeps_what_is_known(clock: VirtualClock, toy: Toy) -> None:
     instrument, line = toy(stop_s=clock.now() + 1.0)
     meter = virtual(clock, (instrument, line))
