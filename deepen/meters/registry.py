@@ -23,10 +23,13 @@ DRIVERS: dict[str, str] = {
     "battery": "deepen.meters.battery:DRIVER",
     "hwmon": "deepen.meters.hwmon:DRIVER",
     "lpm01a": "deepen.meters.lpm01a:DRIVER",
+    "ppk2": "deepen.meters.ppk2:DRIVER",
+    "powersensor3": "deepen.meters.powersensor3:DRIVER",
     "lvpm": "deepen.meters.lvpm:DRIVER",
     "hvpm": "deepen.meters.hvpm:DRIVER",
     "joulescope": "deepen.meters.joulescope:DRIVER",
     "otii": "deepen.meters.otii:DRIVER",
+    "scpi": "deepen.meters.scpi:DRIVER",
     "line": "deepen.meters.line:DRIVER",
     "cpu-model": "deepen.meters.cpu_model:DRIVER",
 }
