@@ -306,7 +306,8 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
         chosen = [p for p in paths if not wanted or wanted in (p.casefold(), p.rpartition("/")[2].casefold())]
         here = ", ".join(paths) or "none"
         if not chosen:
-            raise MeterError(f"joulescope: no such instrument '{spec.port}'; here: {here}; plug it in")
+            what = f"no instrument '{spec.port}'" if spec.port else "no instrument"
+            raise MeterError(f"joulescope: {what} is plugged in; here: {here}; plug it in")
         if len(chosen) > 1:
             raise MeterError(f"joulescope: there are several here, {here}; name one: joulescope:SERIAL")
         lock = InstrumentLock(f"joulescope {chosen[0]}", chosen[0])

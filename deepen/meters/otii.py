@@ -351,7 +351,8 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
         chosen = [d for d in devices if not wanted or wanted in (d.id, d.name)]
         here = ", ".join(f"{d.name} ({d.id})" for d in devices) or "none"
         if not chosen:
-            raise MeterError(f"otii: no such instrument '{wanted}'; here: {here}; connect it to the Otii program")
+            what = f"no instrument '{wanted}'" if wanted else "no instrument"
+            raise MeterError(f"otii: {what} is connected to the Otii program; here: {here}; plug it in there")
         if len(chosen) > 1:
             raise MeterError(f"otii: there are {len(chosen)} here, {here}; name one: ?device={chosen[0].id}")
         return Otii(server, chosen[0], spec, max_loss=max_loss)

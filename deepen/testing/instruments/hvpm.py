@@ -195,8 +195,8 @@ class Hvpm:
 
     def samples_in(self, start: int, stop: int) -> int:
         """Measurements in the packets that have a byte in a range of the stream returned last."""
-        ends = [at for at, _ in self._layout[1:]] + [stop + 1]
-        return sum(n for (at, n), end in zip(self._layout, ends, strict=True) if at < stop and end > start)
+        size = 4 + 4 + 18 * PER_PACKET  # of a frame; only the last one of a limited number of samples is shorter
+        return sum(samples for at, samples in self._layout if at < stop and at + size > start)
 
     def uncalibrate(self) -> None:
         """Never send calibration readings."""

@@ -1,0 +1,180 @@
+"""The maker's Joulescope driver, as far as our driver uses it, with instruments that play a signal.
+
+Blocks as ``doc/streaming_topics.md`` of joulescope_driver describes them: samples numbered at the native rate, decimated
+by ``h/fs``, float32 power, input bits packed eight to a byte. ``advance`` lets time pass; ``run`` does so in a thread,
+as the driver's own thread would.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deepen.testing.instruments.signal import Signal
+
+__all__ = ["FakeDriver"]
+
+NATIVE_HZ = {"js110": 2_000_000, "js220": 1_000_000, "js320": 1_000_000}
+
+
+class FakeDriver:
+    """Stands in for ``pyjoulescope_driver.Driver``.
+
+    Attributes:
+        published: Every (topic, value) set, in order.
+        opened: Instruments that are open.
+        finalized: Whether the driver has ended.
+        lost: Sample numbers (start, stop, decimated) that come as NaN.
+        skipped: Sample numbers (start, stop, decimated) whose blocks never come.
+    """
+
+    def __init__(
+        self,
+        signal: Signal,
+        paths: tuple[str, ...] = ("u/js220/000415",),
+        *,
+        block: int = 1000,
+        first_id: int = 123_456_000,
+        input_lag: int = 0,
+        levels: Callable[[int, np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None,
+    ) -> None:
+        """Plug instruments in.
+
+        Args:
+            signal: Power they measure, watts over true time.
+            paths: Their names.
+            block: Elements in a block.
+            first_id: Native number of the first sample.
+            input_lag: Elements by which blocks of inputs come later than those of power.
+            levels: Level of an input at true times: ``levels(input, t_s)``.
+        """
+        self.published: list[tuple[str, Any]] = []
+        self.opened: list[str] = []
+        self.finalized = False
+        self.lost: list[tuple[int, int]] = []
+        self.skipped: list[tuple[int, int]] = []
+        self._signal = signal
+        self._paths = paths
+        self._block = block
+        self._first_id = first_id
+        self._input_lag = input_lag
+        self._levels = levels or (lambda _k, t_s: np.zeros(t_s.shape, bool))
+        self._subscribers: list[tuple[str, Any]] = []
+        self._fs: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
+        self._start_s: dict[str, float] = {}
+        self._lock = threading.RLock()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._now_s = 0.0
+
+    def device_paths(self) -> list[str]:
+        """Names of the instruments."""
+        return list(self._paths)
+
+    def open(self, path: str, mode: str | None = None) -> None:
+        """Open an instrument.
+
+        Raises:
+            RuntimeError: If there is none of that name.
+        """
+        if path not in self._paths:
+            raise RuntimeError(f"jsdrv_open failed 16 | {path}")
+        self.opened.append(path)
+        self._fs[path] = NATIVE_HZ[path.split("/")[1]]
+
+    def close(self, path: str) -> None:
+        """Close an instrument."""
+        self.opened.remove(path)
+
+    def publish(self, topic: str, value: Any) -> None:
+        """Set a topic; ``ctrl`` topics start and stop signals.
+
+        Raises:
+            RuntimeError: If the instrument is not open.
+        """
+        path, rest = "/".join(topic.split("/")[:3]), "/".join(topic.split("/")[3:])
+        if path not in self.opened:
+            raise RuntimeError(f"jsdrv_publish failed 22 | {topic}")
+        with self._lock:
+            self.published.append((topic, value))
+            if rest == "h/fs":
+                self._fs[path] = value
+            elif rest.endswith("/ctrl") and value:
+                self._sent[topic[:-5]] = 0
+                self._start_s.setdefault(path, self._now_s)
+            elif rest.endswith("/ctrl"):
+                self._sent.pop(topic[:-5], None)
+
+    def subscribe(self, topic: str, flags: str, fn: Callable[[str, Any], None]) -> None:
+        """Have a function called with what is published."""
+        with self._lock:
+            self._subscribers.append((topic, fn))
+
+    def unsubscribe(self, topic: str, fn: Callable[[str, Any], None]) -> None:
+        """Take a subscription back; the same function object must be given."""
+        with self._lock:
+            self._subscribers.remove((topic, fn))
+
+    def finalize(self) -> None:
+        """End the driver."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.finalized = True
+
+    def unplug(self, path: str) -> None:
+        """Pull an instrument's cable."""
+        self._tell("@/!remove", path)
+
+    def advance(self, t_s: float) -> None:
+        """Let true time pass: hand over the blocks that are complete."""
+        with self._lock:
+            self._now_s = max(self._now_s, t_s)
+            # Power before the inputs, so that it has to wait for them.
+            for signal in sorted(self._sent, key=lambda s: "/gpi/" in s):
+                self._stream(signal)
+
+    def run(self, now: Callable[[], float] = time.monotonic, every_s: float = 0.01) -> None:
+        """Let time pass in a thread."""
+        self._now_s = now()
+
+        def play() -> None:
+            while not self._end.wait(every_s):
+                self.advance(now())
+
+        self._thread = threading.Thread(target=play, daemon=True)
+        self._thread.start()
+
+    def _stream(self, signal: str) -> None:
+        path, name = "/".join(signal.split("/")[:3]), "/".join(signal.split("/")[3:])
+        native, fs = NATIVE_HZ[path.split("/")[1]], self._fs[path]
+        decimate = native // fs
+        lag = self._input_lag if name.startswith("s/gpi/") else 0
+        start_s = self._start_s[path]
+        while True:
+            first = self._sent[signal]
+            if (first + self._block + lag) / fs > self._now_s - start_s:
+                return
+            number = first + np.arange(self._block)
+            self._sent[signal] = first + self._block
+            if any(a < first + self._block and b > first for a, b in self.skipped):
+                continue
+            if name == "s/p":
+                power = self._signal.mean_w(start_s + number / fs, start_s + (number + 1) / fs)
+                data: np.ndarray[Any, Any] = power.astype(np.float32)
+                for a, b in self.lost:
+                    data[(number >= a) & (number < b)] = np.nan
+            else:
+                data = np.packbits(self._levels(int(name[-1]), start_s + number / fs), bitorder="little")
+            value = {"sample_id": self._first_id + first * decimate, "decimate_factor": decimate}
+            self._tell(f"{signal}/!data", {**value, "sample_rate": native, "data": data})
+
+    def _tell(self, topic: str, value: Any) -> None:
+        for wanted, fn in list(self._subscribers):
+            if wanted == topic:
+                fn(topic, value)
