@@ -168,7 +168,8 @@ class Session:
         """Measure idle power now and remember it."""
         self._open_runtime()
         found, trace = measure_idle(self.meter, self._idle_s, self._clock)
-        self._own_clock, self._accuracy = trace.clock is not None, trace.accuracy
+        self._own_clock = trace.clock is not None and trace.clock.method == "arrival"
+        self._accuracy = trace.accuracy
         self.idles.append(found)
         return found
 
