@@ -8,10 +8,10 @@ bounded memory, ``open_trace(path)`` the facts alone, ``windows(path)`` the stre
 from __future__ import annotations
 
 from deepen.traces.api import chunks, open_trace, read, trace_sha256, windows
+from deepen.traces.files import SUFFIXES, write
 from deepen.traces.formats import FORMATS
 from deepen.traces.store import TraceWriter
 from deepen.traces.types import Format, ReportedWindow, TraceFile, TraceHeader, TraceInfo
-from deepen.traces.write import SUFFIXES, write
 
 __all__ = [
     "FORMATS",

@@ -130,7 +130,7 @@ def open_parquet(path: Path) -> Any:
 
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise MeasureError(
             f"{path}: cannot be read as Parquet ({first_line(error)}); restore it from a copy"
         ) from error
@@ -168,5 +168,5 @@ def read_columns(file: Any, path: Path, header: TraceHeader, run: int | None = N
                 position = np.arange(run, run + power_w.size, dtype=np.int64)
                 run += power_w.size
             yield Columns(position, power_w, batch.column("logic").to_numpy() if header.logic else None)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise MeasureError(f"{path}: damaged ({first_line(error)}); restore it from a copy") from error

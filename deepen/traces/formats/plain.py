@@ -249,8 +249,13 @@ def _look(file: PlainFile, told: _Told, options: Mapping[str, str]) -> TraceInfo
         raise MeasureError(f"{path}: has no rows with a value; record again")
     if told.manifest is not None:
         info = info_of(path, FORMAT.name, told.manifest, scan.samples, 0.0, 0.0)
-        said = (*info.warnings, *file.table.warnings)
-        return replace(info, start_s=scan.start_s, end_s=scan.end_s, warnings=said)
+        said = [*info.warnings, *file.table.warnings]
+        written = sum(part.samples for part in told.manifest.parts)
+        if scan.samples != written:
+            said.append(f"cut short: {scan.samples} of {written} samples are left; restore it from a copy")
+        return replace(
+            info, start_s=scan.start_s, end_s=scan.end_s, warnings=tuple(said), complete=scan.samples == written
+        )
     warnings = [*file.table.warnings, *scan.notes()]
     label = options.get("source") or told.source
     if not label:

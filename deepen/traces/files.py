@@ -56,7 +56,8 @@ def write(
         raise ConfigError(f"power is stored as float32 or float64, not {precision}")
     if not path.parent.is_dir():
         raise ConfigError(f"no folder {path.parent} to write {path.name} into; make it first")
-    header = replace(_header(trace), precision=precision)
+    stamped = path.suffix in (".csv", ".json")  # these hold the times themselves
+    header = replace(_header(trace, stamped=stamped), precision=precision)
     manifest = Manifest(header).closed(
         clock=_facts(trace).clock,
         gaps=_facts(trace).gaps,
@@ -90,10 +91,10 @@ def _pieces(trace: PowerTrace | TraceFile) -> Iterator[PowerTrace]:
         yield piece
 
 
-def _header(trace: PowerTrace | TraceFile) -> TraceHeader:
+def _header(trace: PowerTrace | TraceFile, *, stamped: bool) -> TraceHeader:
     """Header under which a trace is stored: by position where that gives back the very same times, else with stamps."""
     f = _facts(trace)
-    stamped = TraceHeader(
+    header = TraceHeader(
         meter_id=f.meter_id,
         calibration_id=f.calibration_id,
         source=f.source,
@@ -104,15 +105,15 @@ def _header(trace: PowerTrace | TraceFile) -> TraceHeader:
         precision="float64",
         logic=trace.logic is not None if isinstance(trace, PowerTrace) else trace.info.logic,
     )
-    if f.rate_hz <= 0:
-        return stamped
-    candidates = [replace(stamped, times="index")]
+    if stamped or f.rate_hz <= 0:
+        return header
+    candidates = [replace(header, times="index")]
     if f.clock is None:
         first_s = float(trace.t_s[0]) if isinstance(trace, PowerTrace) and trace.t_s.size else _start_s(trace)
         candidates.append(replace(candidates[0], start_s=first_s))
     for piece in _pieces(trace):
         candidates = [h for h in candidates if positions(h, f.clock, piece.t_s) is not None]
-    return candidates[0] if candidates else stamped
+    return candidates[0] if candidates else header
 
 
 def _start_s(trace: PowerTrace | TraceFile) -> float:
@@ -170,19 +171,21 @@ def _write_parquet(trace: PowerTrace | TraceFile, place: Path, manifest: Manifes
 
 
 def _write_csv(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
-    h, facts = manifest.header, manifest.dump()
-    samples = 0
+    h = manifest.header
+    samples = trace.t_s.size if isinstance(trace, PowerTrace) else trace.info.samples
+    if not samples:
+        raise MeasureError(f"trace of {h.meter_id}: without samples it cannot be kept as CSV; write a .trace")
+    # The count tells a reader of a file that lost its end.
+    facts = replace(manifest, parts=(Part("self", samples, 0.0, 0.0),)).dump()
+    meter = " ".join(h.meter_id.split())  # one line for every row; the facts keep the name as it is
     with place.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["t_s", "power_w", "meter", "source", *(["logic"] if h.logic else []), CSV_FACTS])
         for piece in _pieces(trace):
             logic = [] if piece.logic is None else [piece.logic.tolist()]
             for t, p, *inputs in zip(piece.t_s.tolist(), piece.power_w.tolist(), *logic, strict=True):
-                rows.writerow([repr(t), repr(p), h.meter_id, h.source, *inputs, facts])
+                rows.writerow([repr(t), repr(p), meter, h.source, *inputs, facts])
                 facts = ""
-            samples += piece.t_s.size
-    if not samples:
-        raise MeasureError(f"trace of {h.meter_id}: without samples it cannot be kept as CSV; write a .trace")
 
 
 def _write_json(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
