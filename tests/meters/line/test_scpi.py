@@ -232,7 +232,7 @@ def test_a_visa_address_where_nothing_answers(profile: Callable[..., str]):
     pytest.importorskip("pyvisa_py")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(MeterError, match="TCPIP::127.*Connection refused.*address"):
+    with pytest.raises(MeterError, match=r"TCPIP::127.*Connection refused.*address"):
         open_meter(f"scpi:TCPIP::127.0.0.1::{port}::SOCKET?profile={profile()}")
 
 
