@@ -169,8 +169,9 @@ class Lpm01a:
                 raise MeterError("it does not stop sending")
             self._ask("htc", timeout_s=1.0)
         except MeterError as error:
+            cause = str(error).removeprefix("lpm01a: ")
             raise MeterError(
-                f"lpm01a: no PowerShield answers at {self._port.name} ({str(error).removeprefix('lpm01a: ')}); check that it is an LPM01A in host "
+                f"lpm01a: no PowerShield answers at {self._port.name} ({cause}); check that it is an LPM01A in host "
                 "mode, press its reset button, or name another port"
             ) from error
         self._firmware = self._ask("version", value=True) or "unknown"
