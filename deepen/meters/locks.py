@@ -15,11 +15,17 @@ import json
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 
+from deepen.clock import monotonic_s
 from deepen.errors import MeterError
 
 __all__ = ["InstrumentLock", "command_of", "holders", "lock_folder"]
+
+
+_GUARD_S = 5.0
+"""Longer than a guard takes to write its safe bytes (see ``deepen.meters.guard``)."""
 
 
 def lock_folder() -> Path:
@@ -92,7 +98,7 @@ class InstrumentLock:
     """
 
     def __init__(self, identity: str, name: str) -> None:
-        """Take the lock, without waiting.
+        """Take the lock; a user who has died is waited for until the guard has made the instrument safe.
 
         Args:
             identity: What tells this instrument from all others.
@@ -109,13 +115,15 @@ class InstrumentLock:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise MeterError(f"cannot lock {name}: {path} ({error.strerror}); remove that file") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _holder(os.pread(self._fd, 4096, 0))
+        end_s = monotonic_s() + _GUARD_S
+        while not _locked(self._fd):
+            pid, command = _holder(self._fd)
+            if pid and not _alive(pid) and monotonic_s() < end_s:
+                time.sleep(0.01)
+                continue
             os.close(self._fd)
             self._fd = -1
-            raise MeterError(f"{name} is in use by {holder}; end that first") from error
+            raise MeterError(f"{name} is in use by {_who(pid, command)}; end that first")
         entry = json.dumps({"pid": os.getpid(), "command": command_of(os.getpid()), "instrument": identity})
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, entry.encode(), 0)
@@ -133,11 +141,31 @@ class InstrumentLock:
             os.close(fd)
 
 
-def _holder(entry: bytes) -> str:
+def _locked(fd: int) -> bool:
+    """Try to lock a file."""
     try:
-        found = json.loads(entry)
-        pid, command = int(found["pid"]), str(found["command"])
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(fd: int) -> tuple[int, str]:
+    """Process id and command that a lock file names; 0 where it names none."""
+    try:
+        found = json.loads(os.pread(fd, 4096, 0))
+        return int(found["pid"]), str(found["command"])
     except (ValueError, KeyError, TypeError):
+        return 0, ""
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for has no command line any more."""
+    return bool(command_of(pid))
+
+
+def _who(pid: int, command: str) -> str:
+    if not pid:
         return "another process"
     if pid == os.getpid():
         return "this process itself"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deepen.meters.guard import Guard
+from deepen.meters.port import open_port
 
 HOST = """
 import os, sys, time
@@ -23,6 +24,53 @@ guard.arm(b"safe now")
 print("ready", flush=True)
 time.sleep(60)
 """
+
+
+DRIVER = """
+import sys, time
+from types import SimpleNamespace
+from deepen.meters import Context, MeterSpec
+from deepen.meters.stream_meter import stream_driver
+from deepen.records import Accuracy
+
+def make(port, spec, source):
+    port.write(b"on;")
+    return SimpleNamespace(
+        name="toy", serial="", rate_hz=1000.0, calibration_id="", accuracy=Accuracy(), source=source,
+        safe_bytes=b"off;", close=lambda: port.write(b"closed;"),
+    )
+
+meter = stream_driver("toy", "a toy", make).open(MeterSpec("toy", sys.argv[1]), Context())
+print("ready", flush=True)
+sys.stdin.readline()
+meter.close()
+"""
+
+
+@pytest.mark.parametrize(("kill", "expected"), [(True, b"on;off;"), (False, b"on;closed;")])
+def test_an_opened_meter_is_guarded(kill: bool, expected: bytes, terminal: tuple[int, str], repo_root: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, terminal[1]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=repo_root,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if kill:
+            process.kill()
+            process.wait()
+        else:
+            process.communicate("\n")
+            assert process.returncode == 0
+    came = b""
+    while len(came) < len(expected):
+        more = written(terminal[0], 20.0)
+        assert more
+        came += more
+    assert came == expected
+    open_port(terminal[1]).close()  # and its lock is free again
 
 
 def written(master: int, timeout_s: float) -> bytes:
