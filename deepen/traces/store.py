@@ -52,7 +52,7 @@ class TraceWriter:
         header: What is known of the recording.
         part_samples: Samples per part; bounds the memory of the writer (at most 17 bytes each, for one part being
             filled and four waiting for the disk).
-        flush_s: Time of recording after which an unfinished part is written as well, seconds: the most a killed
+        flush_s: Time of recording after which an unfinished part is written as well, seconds: about what a killed
             process loses.
 
     Raises:
@@ -126,10 +126,14 @@ class TraceWriter:
             start += room
             if self._filled == self._position.size:
                 self._write_part()
-        rate = self._manifest.header.rate_hz if self._manifest.header.times == "index" else 1.0
         if self._filled > self._flushed:
+            per_flush = self._flush_s * (
+                self._manifest.header.rate_hz if self._manifest.header.times == "index" else 1.0
+            )
             since = self._position[self._filled - 1] - self._position[self._flushed]
-            if since >= self._flush_s * rate:
+            # A part that is about to be full is not worth writing twice.
+            nearly_full = self._position.size - self._filled < per_flush / 2
+            if since >= per_flush and not nearly_full:
                 self._write_part()
 
     def append_trace(self, chunk: PowerTrace) -> None:

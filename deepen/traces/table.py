@@ -73,8 +73,11 @@ class Table:
             numbers: Columns that hold numbers, by which a torn last line is told.
 
         Raises:
-            MeasureError: If the file holds no rows.
+            MeasureError: If the file holds no rows, or lacks a column.
         """
+        missing = [n for n in numbers if n not in names]
+        if missing:
+            raise MeasureError(f"{path}: has no column '{missing[0]}'; its columns: {', '.join(names) or 'none'}")
         size = path.stat().st_size
         with path.open("rb") as file:
             file.seek(max(0, size - (1 << 16)))
