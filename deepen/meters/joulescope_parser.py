@@ -131,7 +131,8 @@ class JoulescopeParser:
         self._buffer = view[at:]
 
     def _power(self, first: int, values: bytes) -> None:
-        power = np.frombuffer(values[: len(values) // 4 * 4], "<f4").astype(np.float64)
+        with np.errstate(invalid="ignore"):  # lost samples are NaN, of whichever kind
+            power = np.frombuffer(values[: len(values) // 4 * 4], "<f4").astype(np.float64)
         if self._next >= 0 and first < self._next:
             self.tally.duplicates += 1
             power = power[self._next - first :]

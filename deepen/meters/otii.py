@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,6 +42,9 @@ MAX_A = 5.0
 
 ACCURACY = {"Arc": (1e-3, 50e-9), "Ace": (5e-4, 25e-9)}
 """Limits of error of the current: share of the reading, and amperes (qoitech.com)."""
+
+LICENCES = ("Automation", "All", "Admin", "Enterprise")
+"""Licences that allow automation (``LICENSE_MAP`` of the maker's package)."""
 
 _LATE_S = 0.5
 """How much less than the time between the requests a recording may cover before samples count as lost."""
@@ -70,11 +74,54 @@ def _connect(host: str, port: int) -> Any:
         MeterError: If the package is missing or nothing answers.
     """
     try:
-        from otii_tcp_client.otii_client import OtiiClient
+        from otii_tcp_client.otii_client import LicensingMode, OtiiClient
     except ImportError as error:
         raise MeterError("an Otii needs its client; pip install 'deepen[otii]'") from error
     with _talking(f"connecting to {host}:{port}"):
-        return OtiiClient().connect(host=host, port=port, try_for_seconds=CONNECT_S)
+        return OtiiClient().connect(host=host, port=port, try_for_seconds=CONNECT_S, licensing=LicensingMode.MANUAL)
+
+
+class _Access:
+    """Login and licence of a connection, taken where they are missing and given back at the end.
+
+    The package would do so itself, but leaves its connection open when it fails.
+    """
+
+    def __init__(self, server: Any) -> None:
+        """Take what is missing.
+
+        Raises:
+            MeterError: If there is no login or no licence.
+        """
+        self._server = server
+        self._license: int | None = None
+        self._logged_in = False
+        with _talking("getting a licence"):
+            if not server.is_logged_in():
+                name, password = os.environ.get("OTII_USERNAME"), os.environ.get("OTII_PASSWORD")
+                if not (name and password):
+                    raise MeterError(
+                        "otii: nobody is logged in; log in with the Otii program, or set OTII_USERNAME, OTII_PASSWORD"
+                    )
+                server.login(name, password)
+                self._logged_in = True
+            usable = [one for one in server.get_licenses() if one["available"] and one["type"] in LICENCES]
+            if any(one["reserved_to"] for one in usable):  # ours: those of others are not available
+                return
+            if not usable:
+                raise MeterError("otii: no licence is free; reserve an Automation Toolbox licence in the Otii program")
+            server.reserve_license(usable[0]["id"])
+            self._license = usable[0]["id"]
+
+    def close(self) -> None:
+        """Give back what was taken, and disconnect."""
+        with contextlib.suppress(MeterError), _talking("returning the licence"):
+            if self._license is not None:
+                self._server.return_license(self._license)
+            if self._logged_in:
+                self._server.logout()
+        with contextlib.suppress(MeterError), _talking("disconnecting"):
+            self._server.disconnect()
 
 
 class Otii:
@@ -100,15 +147,17 @@ class Otii:
         device: Any,
         spec: MeterSpec,
         *,
+        disconnect: Callable[[], None],
         now: Callable[[], float] = monotonic_s,
         max_loss: float = DEFAULT_MAX_LOSS,
     ) -> None:
-        """Set an instrument up; :meth:`close` disconnects from the server.
+        """Set an instrument up.
 
         Args:
             server: The maker's ``Otii``, connected.
             device: The maker's ``Arc``.
             spec: Options, see the module.
+            disconnect: Leaves the server; called by :meth:`close`.
             now: The monotonic clock; for stand-ins.
             max_loss: Largest share of samples that may be missing.
 
@@ -125,6 +174,8 @@ class Otii:
         if (given := choice(spec, "source", ("measured", "simulated"))) is not None:
             self.source = "measured" if given == "measured" else "simulated"
         self._server, self._device = server, device
+        self._disconnect = disconnect
+        self._closed = False
         self._now = now
         self._max_loss = max_loss
         self._project: Any = None
@@ -210,9 +261,9 @@ class Otii:
 
     def close(self) -> None:
         """End a recording nobody wants, switch the output off where asked, and disconnect."""
-        server, self._server = self._server, None
-        if server is None:
+        if self._closed:
             return
+        self._closed = True
         try:
             with contextlib.suppress(MeterError), _talking("stopping"):
                 if self._started is not None:
@@ -220,8 +271,7 @@ class Otii:
                 if self._off_at_end:
                     self._device.set_main(False)
         finally:
-            with contextlib.suppress(MeterError), _talking("disconnecting"):
-                server.disconnect()
+            self._disconnect()
 
     def _count(self, recording: Any, channel: str) -> int:
         return int(recording.get_channel_data_count(self._device.id, channel))
@@ -344,7 +394,10 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
     spec.only("source", "max_loss", "device", "voltage_v", "current_limit_a", "inputs", "leave")
     max_loss = number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
     server = _connect(*_address(spec.port))
+    leave: Callable[[], None] = server.disconnect
     try:
+        access = _Access(server)
+        leave = access.close
         with _talking("listing instruments"):
             devices = server.get_devices()
         wanted = spec.options.get("device", "")
@@ -355,10 +408,9 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
             raise MeterError(f"otii: {what} is connected to the Otii program; here: {here}; plug it in there")
         if len(chosen) > 1:
             raise MeterError(f"otii: there are {len(chosen)} here, {here}; name one: ?device={chosen[0].id}")
-        return Otii(server, chosen[0], spec, max_loss=max_loss)
+        return Otii(server, chosen[0], spec, disconnect=leave, max_loss=max_loss)
     except BaseException:
-        with contextlib.suppress(MeterError), _talking("disconnecting"):
-            server.disconnect()
+        leave()
         raise
 
 

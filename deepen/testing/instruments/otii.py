@@ -1,12 +1,13 @@
 """An Otii server on a loopback socket: JSON requests and answers with an instrument that plays a signal.
 
 It speaks the conversation of ``otii_tcp_client`` 1.0 (``otii_connection.py``, ``arc.py``, ``project.py``,
-``recording.py``): a greeting when a client connects, then one answer with the same ``trans_id`` for every request; lines
-end with CRLF.
+``recording.py``): a greeting when a client connects, then one answer with the same ``trans_id`` for every request;
+lines end with CRLF.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -43,6 +44,7 @@ class OtiiServer:
         devices: tuple[tuple[str, str, str], ...] = (("Simulator1", "Bench", "Simulator"),),
         volts: float = 0.0,
         licensed: bool = True,
+        logged_in: bool = True,
         edges: dict[str, list[tuple[float, bool]]] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,6 +55,7 @@ class OtiiServer:
             devices: (id, name, type) of the instruments.
             volts: Output voltage at first; 0 is off.
             licensed: Whether a licence can be reserved.
+            logged_in: Whether somebody is logged in.
             edges: Changes (seconds of the recording, level) of the digital inputs, by channel.
             now: True time.
         """
@@ -65,6 +68,7 @@ class OtiiServer:
         self._signal = signal
         self._devices = devices
         self._licensed = licensed
+        self._logged_in = logged_in
         self._edges = edges or {}
         self._now = now
         self._start_s = self._end_s = 0.0
@@ -89,7 +93,8 @@ class OtiiServer:
         """Close the connection of the client."""
         client, self._client = self._client, None
         if client is not None:
-            client.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it has gone by itself
+                client.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
         while True:
@@ -127,7 +132,7 @@ class OtiiServer:
     def _act(self, command: str, data: dict[str, Any]) -> dict[str, Any]:
         state = self.state
         if command == "otii_is_logged_in":
-            return {"logged_in": True}
+            return {"logged_in": self._logged_in}
         if command == "otii_get_licenses":
             free = {"id": 1, "type": "Automation", "available": self._licensed, "reserved_to": "", "hostname": ""}
             return {"licenses": [free]}
