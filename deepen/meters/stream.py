@@ -43,6 +43,7 @@ class Samples:
     @classmethod
     def join(cls, parts: Sequence[Samples]) -> Samples:
         """Put batches that follow each other together; a column that one lacks is left out (``suspect``: false)."""
+        parts = [part for part in parts if part.index.size]
         if len(parts) < 2:
             return parts[0] if parts else cls.none()
         suspect = None
