@@ -28,7 +28,8 @@ __all__ = ["ArrivalLog", "Arrivals", "Loss", "fit_arrivals", "insert_losses"]
 
 UNKNOWN_TRANSPORT_S = 1e-3
 """Least transport delay where no round trip is known: between 0 and one USB full-speed frame."""
-_SCALES = (16, 32, 64, 128, 256, 512)
+_SCALES = {1: (16, 32, 64, 128, 256, 512), 4: (8, 16, 32), 16: (4, 8, 16, 32), 64: (4, 8, 16, 32)}
+"""Steps are looked for among the least delayed of every so many arrivals, over stretches of so many of those."""
 _CHANCE = 1e-6
 _MAX_PASSES = 64
 
@@ -169,7 +170,7 @@ def fit_arrivals(
     y = host_s - x
     keep = _lowest(host_s, y, _lowest(x, y))  # a backlog that comes in at once is one arrival
     at, x, y = index[keep], x[keep], y[keep]
-    losses, y = _remove_steps(at, x, y, rate_hz, quantum)
+    losses, y = _explain(at, x, y, rate_hz, quantum, max_drift)
     line = _floor_line(x, y, max_drift)
     span_s = float(x[-1] - x[0])
     throughout = 0
@@ -306,47 +307,105 @@ def _steady_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float
     return (slope, 0.0) if abs(slope - best[0]) < 2 * best[1] else best
 
 
+def _explain(
+    at: NDArray[np.int64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    rate_hz: float,
+    quantum: int,
+    max_drift: float,
+) -> tuple[tuple[Loss, ...], NDArray[np.float64]]:
+    """Tell steps from slope: with few steps both look alike, so the clock is taken as believable first.
+
+    Where that leaves far more delay unexplained than a slope of any size does, the stream is off throughout.
+    """
+    believable = _remove_steps(at, x, y, rate_hz, quantum, max_drift)
+    if abs(_support(x, y, float(x.mean()))[0]) <= max_drift:
+        return believable
+    free = _remove_steps(at, x, y, rate_hz, quantum, math.inf)
+    return believable if _unexplained_s(x, believable[1]) <= 1.1 * _unexplained_s(x, free[1]) else free
+
+
+def _unexplained_s(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Mean delay above the floor, seconds."""
+    slope, intercept = _support(x, y, float(x.mean()))
+    return float(np.mean(y - intercept - slope * x))
+
+
 def _remove_steps(
-    at: NDArray[np.int64], x: NDArray[np.float64], y: NDArray[np.float64], rate_hz: float, quantum: int
+    at: NDArray[np.int64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    rate_hz: float,
+    quantum: int,
+    max_drift: float,
 ) -> tuple[tuple[Loss, ...], NDArray[np.float64]]:
     """Find lasting steps of the floor and take them out.
 
     At every point the floor of the stretch before is compared with that of the stretch after; a stall raises neither
     (transport catches up), a loss raises the second for good. How likely ``n`` arrivals all came later than a height
-    is the share of all arrivals that do to the power of ``n``; a step is believed below one chance in a million per
-    stream, so short stretches find large losses where they are, long ones find small ones at all.
+    is the share of all arrivals that do to the power of ``n`` (fewer where neighbours are late together); a step is
+    believed below one chance in a million per stream. Short stretches find large losses where they are, long ones find
+    small ones at all, and where most arrivals are late the least delayed of every few tell more than all of them.
     """
     found: list[Loss] = []
     y = y.copy()
-    scales = [n for n in _SCALES if n <= x.size // 2] or ([x.size // 2] if x.size >= 8 else [])
+    if x.size < 8:
+        return (), y
+    tests = [(m, n) for m, ns in _SCALES.items() for n in ns if 2 * n <= max(x.size // m, 8)]
     least_s = max(0.6 * quantum, 1.0) / rate_hz
-    for n in scales:
+    for m, n in tests:
         for _ in range(_MAX_PASSES):
             slope, slope_error = _steady_slope(x, y)
+            if abs(slope) > max_drift:
+                slope, slope_error = math.copysign(max_drift, slope), 0.0
             level = y - slope * x
-            before, after = _floors(level, n)
-            # What lasts: a stall or a busy spell is over before the longest stretch is.
-            long_before, long_after = _floors(level, min(x.size, _SCALES[-1]))
-            excess = np.sort(level - np.minimum(before, after))
-            step = np.where(after > before, np.maximum(long_after - before, 0), np.minimum(after - long_before, 0))
-            slack = 2 * slope_error * n * float(np.median(np.diff(x)))
-            step = np.sign(step) * np.maximum(np.abs(step) - slack, 0.0)
-            counts = np.where(
-                step > 0, np.minimum(n, x.size - 1 - np.arange(x.size)), np.minimum(n, 1 + np.arange(x.size))
-            )
-            later = 1 - np.searchsorted(excess, np.abs(step), side="right") / (x.size + 1)
-            chance = counts * np.log(later)
-            chance[~(np.abs(step) >= least_s)] = 0.0
-            suspects = np.flatnonzero(chance < math.log(_CHANCE / (x.size * len(scales))))
-            chosen: list[int] = []
-            for k in suspects[np.argsort(chance[suspects], kind="stable")].tolist():
-                if all(abs(k - other) > 2 * n for other in chosen):
-                    chosen.append(k)
-            losses = [_take_out(at, y, level, k, n, rate_hz, quantum) for k in chosen]
+            slack = 2 * slope_error * m * n * float(np.median(np.diff(x)))
+            lowest = _lowest_of_each(level, m)
+            chosen = _steps(level[lowest], n, least_s, slack, _CHANCE / (x.size * len(tests)))
+            losses = [_take_out(at, y, level, int(lowest[k]), m * n, rate_hz, quantum) for k in chosen]
             found += losses
             if not any(loss.samples for loss in losses):
                 break
     return tuple(sorted((loss for loss in found if loss.samples), key=lambda loss: loss.before_index)), y
+
+
+def _lowest_of_each(level: NDArray[np.float64], m: int) -> NDArray[np.int64]:
+    """Index of the least of every ``m`` points in a row (the last ones may be fewer)."""
+    padded = np.concatenate([level, np.full(-level.size % m, np.inf)]).reshape(-1, m)
+    least: NDArray[np.int64] = padded.argmin(axis=1) + np.arange(0, padded.size, m)
+    return least
+
+
+def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, chance: float) -> list[int]:
+    """Points after which the floor is another, the surest first, no two within ``2 n`` of each other."""
+    before, after = _floors(level, n)
+    # What lasts: a stall or a busy spell is over before the longest stretch is.
+    long_before, long_after = _floors(level, min(level.size, 512))
+    step = np.where(after > before, np.maximum(long_after - before, 0), np.minimum(after - long_before, 0))
+    height = np.maximum(np.abs(step) - slack_s, 0.0)
+    excess = np.maximum(level - np.maximum(before, after), 0.0)  # above the floor of its own side of a step
+    place = np.arange(level.size)
+    counts = np.where(step > 0, np.minimum(n, level.size - 1 - place), np.minimum(n, 1 + place))
+    later = 1 - np.searchsorted(np.sort(excess), height, side="right") / (level.size + 1)
+    log_chance = counts / _together(excess) * np.log(later)
+    log_chance[height < least_s] = 0.0
+    suspects = np.flatnonzero(log_chance < math.log(chance))
+    chosen: list[int] = []
+    for k in suspects[np.argsort(log_chance[suspects], kind="stable")].tolist():
+        if all(abs(k - other) > 2 * n for other in chosen):
+            chosen.append(k)
+    return chosen
+
+
+def _together(excess: NDArray[np.float64]) -> float:
+    """How many neighbouring arrivals are late together (the integrated autocorrelation of a first-order process)."""
+    centred = excess - excess.mean()
+    power = float(centred @ centred)
+    if power == 0:
+        return 1.0
+    rho = min(max(float(centred[:-1] @ centred[1:]) / power, 0.0), 0.95)
+    return (1 + rho) / (1 - rho)
 
 
 def _floors(level: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
