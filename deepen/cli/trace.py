@@ -275,7 +275,7 @@ def energy_command(
                 f"{w.interval.start_s:.6f}",
                 format_si(w.interval.duration_s, "s"),
                 f"{format_si(w.gross_j, 'J')} ± {format_si(w.gross_budget.expanded_j, 'J')}",
-                f"{format_si(w.net_j, 'J')} ± {format_si(w.uncertainty_j, 'J')}",
+                "" if w.budget is w.gross_budget else f"{format_si(w.net_j, 'J')} ± {format_si(w.uncertainty_j, 'J')}",
             )
             for w in found.windows
         ]

@@ -31,10 +31,9 @@ MAX_LOSS = 1e-3
 UPDATES = 100
 """A window should span this many updates of the sensor (the rule of ml-energy/zeus, issue 32)."""
 
-# Gauss-Hermite quadrature with five nodes for a standard normal variable, without the middle node (which shifts
-# nothing): exact for polynomials up to degree 9.
-_NODES = np.array([-2.8569700138728, -1.3556261799742659, 1.3556261799742659, 2.8569700138728])
-_WEIGHTS = np.array([0.011257411327720691, 0.22207592200561266, 0.22207592200561266, 0.011257411327720691])
+_REACH = 2.0  # standard deviations within which a shift is looked for: 95 % of a normal distribution
+_SHIFTS = 64  # shifts tried for each window, fewer for very many windows
+_MOST_MOMENTS = 400_000
 _AROUND = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])  # sample periods around an edge at which power is looked at
 _NOISE_REACH = 32  # sample periods on both sides of a window from which noise is learned too
 _IDLE_PARTS = 10  # parts of an idle stretch whose spread gives its uncertainty
@@ -89,10 +88,12 @@ def integrate(
 
     - ``gain``, ``offset``: ``trace.accuracy``: gain times the energy, offset times T. Net of an idle power that the
       same meter measured, gain applies to net energy and the offset cancels.
-    - ``alignment``: the root mean square change of the window's energy, found from the trace, when the whole window is
-      shifted by a normally distributed time with the standard deviation ``trace.clock.error_s``, and when each edge is
-      shifted by itself with that of ``Interval.uncertainty_s`` (five-point Gauss-Hermite quadrature; propagation of
-      distributions, JCGM 101:2008, where the law is not linear: a shift of a burst loses energy in both directions).
+    - ``alignment``: half of the largest change of the window's energy, found in the trace, when the whole window is
+      shifted by up to two standard deviations ``trace.clock.error_s``, and when each edge by itself is shifted by up to
+      two of ``Interval.uncertainty_s``. Whatever the course of power, the error is within twice this as often as the
+      shift is within its two standard deviations (a burst loses energy when shifted in either direction, and an idle
+      moment beside the window counts as soon as it is inside: laws that are not linear). What the sampling of the
+      edges loses is lost in the same direction: the covariance of both is part of this term (JCGM 100:2008, 5.2.2).
     - ``sampling``: where between two ``point`` samples a step of power happened is unknown: step * dt / sqrt(12) for
       every segment inside; at each edge with the range of power within 1.5 dt of it. In the bin of a ``mean`` sample
       an edge at the share f of the bin is off by f (1 - f) times range * dt at most.
@@ -151,10 +152,12 @@ class _Plan:
             "reach": (edges + np.array([-reach, reach]))[:, :, None],
             "idle": quiet[:, :1, None] + (quiet[:, 1:] - quiet[:, :1])[:, :, None] * np.linspace(0, 1, _IDLE_PARTS + 1),
         }
+        count = max(8, min(_SHIFTS, _MOST_MOMENTS // max(1, 2 * edges.shape[0])))
+        shifts = np.delete(np.linspace(-_REACH, _REACH, count + 1), count // 2)  # all but no shift
         if clock_s > 0:
-            blocks["shifted"] = edges[:, :, None] + _NODES * clock_s
+            blocks["shifted"] = edges[:, :, None] + shifts * clock_s
         if (own_s > 0).any():
-            blocks["jittered"] = edges[:, :, None] + _NODES * own_s[:, None, None]
+            blocks["jittered"] = edges[:, :, None] + shifts * own_s[:, None, None]
         self._blocks = blocks
         self._where: dict[str, tuple[slice, tuple[int, ...]]] = {}
         start = 0
@@ -200,10 +203,12 @@ def _check(found: Scan, intervals: Sequence[Interval], edges: _Floats, meter: st
     if (lost > max_loss).any():
         worst = int(np.argmax(lost))
         bad = intervals[worst]
+        others = int(np.count_nonzero(lost > max_loss)) - 1
+        also = f", as do {others} others," if others else ""
         raise MeasureError(
-            f"interval '{bad.label}' ({bad.start_s:.6f} to {bad.end_s:.6f} s) touches a gap in the trace of {meter}: "
-            f"{100 * lost[worst]:.3g} % of it has no samples, {100 * max_loss:g} % are allowed; measure again, or "
-            "raise max_loss"
+            f"interval '{bad.label}' ({bad.start_s:.6f} to {bad.end_s:.6f} s){also} touches a gap in the trace of "
+            f"{meter}: {100 * lost[worst]:.3g} % of it has no samples, {100 * max_loss:g} % are allowed; measure "
+            "again, or raise max_loss"
         )
 
 
@@ -250,10 +255,11 @@ def _windows(
     accuracy = first.accuracy
     same = idle is None or idle.same_meter
     n = gross.size
-    alignment, net_alignment = _alignment(found, plan, energy, idle)
+    inside, at_edges = _sampling(found, plan, first.sampling == "mean")
+    alignment, net_alignment = (_with_edges(a, at_edges) for a in _alignment(found, plan, energy, idle))
     missing = _missing(found, plan.edges)
     shared = {
-        "sampling": _sampling(found, plan, first.sampling == "mean"),
+        "sampling": np.hypot(inside, at_edges),
         "noise": _noise(found, plan, duration),
         "gaps": _gaps(found, plan, missing, duration),
     }
@@ -300,37 +306,48 @@ def _cautions(interval: Interval, found: Scan, missing_s: float, drift_j: float,
 
 def _alignment(found: Scan, plan: _Plan, energy: _Floats, idle: IdleLine | None) -> tuple[_Floats, _Floats]:
     """Alignment term of gross and of net energy, joules; shape (n,) each."""
-    n = energy.shape[0]
-    gross, net = np.zeros(n), np.zeros(n)
+    gross, net = np.zeros(energy.shape[0]), np.zeros(energy.shape[0])
     if plan.has("shifted"):
         change = (plan.of("shifted", found.energy_j) - energy[:, :, None]).astype(np.float64)
-        whole = (change[:, 1] - change[:, 0]) ** 2 @ _WEIGHTS
+        whole = (_largest(change[:, 1] - change[:, 0]) / _REACH) ** 2
         gross += whole
         net += whole
     if plan.has("jittered"):
         change = (plan.of("jittered", found.energy_j) - energy[:, :, None]).astype(np.float64)
-        gross += (change**2 @ _WEIGHTS).sum(axis=1)
+        gross += ((_largest(change) / _REACH) ** 2).sum(axis=1)
         if idle is not None:
             shift = plan.at("jittered") - plan.edges[:, :, None]
             change = change - idle.power_w(plan.edges)[:, :, None] * shift
-        net += (change**2 @ _WEIGHTS).sum(axis=1)
+        net += ((_largest(change) / _REACH) ** 2).sum(axis=1)
     return np.sqrt(gross), np.sqrt(net)
 
 
-def _sampling(found: Scan, plan: _Plan, mean: bool) -> _Floats:
+def _largest(change: _Floats) -> _Floats:
+    """Largest change over the shifts (last axis); between two of them it may be larger by half their difference."""
+    between = np.abs(np.diff(change, axis=-1)).max(axis=-1) / 2
+    largest: _Floats = np.abs(change).max(axis=-1) + between
+    return largest
+
+
+def _with_edges(alignment: _Floats, at_edges: _Floats) -> _Floats:
+    """The alignment term with its covariance with the sampling of edges, which is full: both lose what a jump gives."""
+    total: _Floats = np.sqrt(alignment**2 + 2 * alignment * at_edges)
+    return total
+
+
+def _sampling(found: Scan, plan: _Plan, mean: bool) -> tuple[_Floats, _Floats]:
+    """Sampling term inside windows and at their edges, joules; shape (n,) each."""
     around = plan.of("around", found.power_w)
     spread = around.max(axis=2) - around.min(axis=2)
     length = plan.of("edges", found.segment_s)[:, :, 0]
     if mean:
         f = plan.of("edges", found.into)[:, :, 0]
-        bins: _Floats = np.sqrt(((spread * length * f * (1 - f)) ** 2).sum(axis=1))
-        return bins
+        return np.zeros(f.shape[0]), np.sqrt(((spread * length * f * (1 - f)) ** 2).sum(axis=1))
     own = np.abs(plan.of("edges", found.segment_j)[:, :, 0])
     at_edges = (np.maximum(spread * found.period_s, own) ** 2).sum(axis=1)
     steps = plan.of("edges", found.steps)[:, :, 0]
     inside = steps[:, 1] - steps[:, 0] - own[:, 0] ** 2
-    combined: _Floats = np.sqrt((at_edges + np.maximum(inside, 0.0)) / 12)
-    return combined
+    return np.sqrt(np.maximum(inside, 0.0) / 12), np.sqrt(at_edges / 12)
 
 
 def _noise(found: Scan, plan: _Plan, duration: _Floats) -> _Floats:
