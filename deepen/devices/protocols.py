@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from deepen.devices.types import DeviceProfile, DeviceState, Setting
+from deepen.devices.types import Completed, DeviceProfile, DeviceState, Setting
 from deepen.records import Interval
 
 __all__ = ["Channel", "Device", "Link", "Loaded", "Runtime"]
@@ -40,7 +40,10 @@ class Channel(Protocol):
         """Exit status, negative for a signal; ``None`` while it runs."""
 
     def kill(self) -> None:
-        """End the process for good and wait for it; harmless when it has ended."""
+        """End the process and its whole group for good and wait for it; harmless when it has ended.
+
+        Never raises: where the device cannot be reached, the group is ended as soon as it can be.
+        """
 
     def last_words(self) -> str:
         """The end of what it wrote on its standard error."""
@@ -48,20 +51,68 @@ class Channel(Protocol):
 
 @runtime_checkable
 class Link(Protocol):
-    """A way to reach a device."""
+    """A way to reach a device.
 
-    def push(self, path: Path) -> str:
-        """Bring a file to the device; returns its path there."""
+    Every verb but ``close`` raises ``LinkError`` when the device cannot be reached or does not answer in time; the next
+    call tries to reach it again. Commands are argument lists, never shell strings. A link may be used by several
+    threads at once.
+
+    Attributes:
+        description: What the link is and which way it takes, for example ``adb 0A1B2C through the adb server``.
+    """
+
+    @property
+    def description(self) -> str: ...  # noqa: D102
+
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> Completed:
+        """Run a command to its end, without input; what it leaves in its process group is ended with it.
+
+        Args:
+            argv: Program and arguments.
+            env: Variables to add to the device's environment.
+            timeout_s: Seconds it may take; when they pass, its whole process group is killed.
+
+        Raises:
+            LinkError: If it did not end in time or the device is gone.
+            ConfigError: If an argument cannot be passed on (it holds a NUL byte, or all are too long together).
+        """
+
+    def push(self, path: Path, *, name: str | None = None) -> str:
+        """Bring a file to the device's work folder; skipped if the same content is there, resumed after a cut.
+
+        Args:
+            path: The file.
+            name: Name it gets there; ``None`` for its own. A local link leaves the file where it is.
+
+        Returns:
+            Its absolute path on the device; the content is known to be complete.
+
+        Raises:
+            ConfigError: If there is no such file or the name is not the name of a file.
+            LinkError: If it could not be copied; the next call goes on where this one ended.
+        """
+
+    def pull(self, remote: str, path: Path) -> None:
+        """Fetch a file; ``path`` holds all of it (its hash checked) or what it held before.
+
+        Raises:
+            ConfigError: If there is no such file on the device.
+            LinkError: If it could not be copied.
+            StorageError: If the host's disk does not take it.
+        """
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> Channel:
-        """Start a process (an argument list, never a shell string).
+        """Start a process that speaks lines; it ends at the latest when its channel is killed or the link is cut.
 
         Raises:
             LinkError: If it cannot be started.
         """
 
+    def alive(self) -> bool:
+        """Whether the device answers now; reconnects where that is possible."""
+
     def close(self) -> None:
-        """Release the link."""
+        """End what was started and release the link; harmless when repeated."""
 
 
 @runtime_checkable

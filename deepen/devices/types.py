@@ -9,7 +9,7 @@ from typing import Any
 
 from deepen.errors import ConfigError
 
-__all__ = ["CpuPower", "DeviceProfile", "DeviceState", "Setting"]
+__all__ = ["Completed", "CpuPower", "DeviceProfile", "DeviceState", "Setting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +135,19 @@ class Setting:
     cause: str = ""
     cure: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a command that has ended on a device left.
+
+    Attributes:
+        status: Exit status, negative for the signal that ended it; 127 where there is no such program and 126 where it
+            may not be run, as shells say it.
+        stdout: Standard output.
+        stderr: Standard error.
+    """
+
+    status: int
+    stdout: bytes
+    stderr: bytes

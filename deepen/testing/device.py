@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepen.devices.protocols import Runtime
-from deepen.devices.types import CpuPower, DeviceProfile, DeviceState, Setting
+from deepen.devices.types import Completed, CpuPower, DeviceProfile, DeviceState, Setting
 from deepen.errors import ConfigError, DeepenError, LinkError
 from deepen.records import Interval
 from deepen.testing.clock import VirtualClock
@@ -206,21 +206,47 @@ class FakeChannel:
 
 @dataclass(slots=True)
 class FakeLink:
-    """A link that hands out prepared channels.
+    """A link that hands out prepared channels and answers commands by a function.
 
     Attributes:
         channels: Channels for the next processes, in order.
+        answer: Answers ``run``: a completed command, or an error to raise; ``None`` for "no such program" to all.
+        files: Content of the files ``pull`` finds.
         spawned: Argument lists of the processes started.
+        ran: Argument lists of the commands run.
+        pushed: Files brought to the device, with the names they got.
         closed: Whether it was closed.
     """
 
     channels: list[FakeChannel] = field(default_factory=list)
+    answer: Callable[[Sequence[str]], Completed | DeepenError] | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
     spawned: list[list[str]] = field(default_factory=list)
+    ran: list[list[str]] = field(default_factory=list)
+    pushed: list[tuple[Path, str]] = field(default_factory=list)
     closed: bool = False
+    description: str = "a stand-in"
 
-    def push(self, path: Path) -> str:
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> Completed:
+        """What the function answers."""
+        self.ran.append(list(argv))
+        if self.closed:
+            raise LinkError("the link is closed")
+        found = Completed(127, b"", f"{argv[0]}: not found\n".encode()) if self.answer is None else self.answer(argv)
+        if isinstance(found, DeepenError):
+            raise found
+        return found
+
+    def push(self, path: Path, *, name: str | None = None) -> str:
         """The path itself."""
+        self.pushed.append((path, name or path.name))
         return str(path)
+
+    def pull(self, remote: str, path: Path) -> None:
+        """Write the content prepared."""
+        if remote not in self.files:
+            raise ConfigError(f"no such file on the device: {remote}")
+        path.write_bytes(self.files[remote])
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> FakeChannel:
         """Hand out the next channel."""
@@ -228,6 +254,10 @@ class FakeLink:
         if not self.channels:
             raise LinkError("the device is gone")
         return self.channels.pop(0)
+
+    def alive(self) -> bool:
+        """Until it is closed."""
+        return not self.closed
 
     def close(self) -> None:
         """Close."""

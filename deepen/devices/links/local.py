@@ -5,26 +5,85 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from deepen.clock import Deadline
-from deepen.errors import LinkError
+from deepen.devices.links.files import arriving, readable_file
+from deepen.devices.quoting import check_argv, env_arguments
+from deepen.devices.types import Completed
+from deepen.errors import ConfigError, LinkError
 
 __all__ = ["LocalLink", "PipeChannel"]
 
 _LAST_WORDS = 2000
+_REAP_S = 10.0
+
+
+class _Child:
+    """A process in a session of its own, so that Ctrl-C in the terminal does not reach it and all of it can be ended.
+
+    It is not waited for before :meth:`end`: until then its number, which is that of its group too, belongs to nobody
+    else, and killing the group can hit no stranger.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], *, stdin: int, stdout: int | IO[bytes], stderr: IO[bytes]
+    ) -> None:
+        """Start it; raises what ``subprocess.Popen`` raises."""
+        env_arguments(env)
+        self.process = subprocess.Popen(
+            check_argv(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, **env},
+            bufsize=0,
+            start_new_session=True,
+        )
+
+    def status(self) -> int | None:
+        """Exit status, negative for a signal; ``None`` while it runs."""
+        if self.process.returncode is not None or not hasattr(os, "waitid"):  # macOS has none before Python 3.13
+            return self.process.poll()
+        try:
+            found = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # somebody else has waited for it
+            return self.process.poll()
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Exit status; ``None`` if it still runs after so many seconds."""
+        deadline = Deadline(timeout_s)
+        pause_s = 0.0005
+        while (found := self.status()) is None and not deadline.expired:
+            time.sleep(min(pause_s, deadline.remaining_s))
+            pause_s = min(2 * pause_s, 0.02)
+        return found
+
+    def end(self) -> None:
+        """Kill what is left of the group, and wait for the process."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a process in the kernel cannot be killed now
+            self.process.wait(_REAP_S)
 
 
 class PipeChannel:
     """A child process that answers lines with lines.
 
-    The child runs in a session of its own, so Ctrl-C in the terminal reaches the host alone. Its standard error goes
-    to an unnamed file: it can never fill up and stop the child.
+    Its standard error goes to an unnamed file: it can never fill up and stop the child.
     """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
@@ -35,18 +94,14 @@ class PipeChannel:
         """
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in kill()
         try:
-            self._process = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env={**os.environ, **env},
-                bufsize=0,
-                start_new_session=True,
-            )
+            self._child = _Child(argv, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr)
         except OSError as error:
             self._stderr.close()
             raise LinkError(f"cannot start {argv[0]}: {error.strerror}; is it installed and executable?") from error
+        except ConfigError:
+            self._stderr.close()
+            raise
+        self._process = self._child.process
         self.pid: int | None = self._process.pid
         self._pending = b""
         self._words = ""
@@ -92,15 +147,11 @@ class PipeChannel:
 
     def exit_status(self) -> int | None:
         """Exit status, negative for a signal; ``None`` while it runs."""
-        return self._process.poll()
+        return self._child.status()
 
     def kill(self) -> None:
-        """Kill the process and its session, wait for it, and keep its last words."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()
-        self._process.wait()
+        """Kill the process and its group, wait for it, and keep its last words."""
+        self._child.end()
         self._words = self.last_words()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
@@ -116,16 +167,61 @@ class PipeChannel:
 
     def _settle(self) -> None:
         """Give a process whose pipes are closed a moment to be reaped, so that its exit status is known."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=2.0)
+        self._child.wait(2.0)
 
 
 class LocalLink:
     """Runs processes on the host."""
 
-    def push(self, path: Path) -> str:
-        """Return the absolute path: the file is already here."""
-        return str(path.resolve())
+    description = "this machine"
+
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> Completed:
+        """Run a command to its end, without input; what it leaves in its process group is ended with it.
+
+        Raises:
+            LinkError: If it did not end in time; it is dead.
+            ConfigError: If an argument cannot be passed on.
+        """
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            try:
+                child = _Child(argv, env or {}, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                return Completed(127, b"", f"{argv[0]}: {error.strerror}\n".encode())
+            except PermissionError as error:
+                return Completed(126, b"", f"{argv[0]}: {error.strerror}\n".encode())
+            except OSError as error:
+                raise LinkError(f"cannot start {argv[0]}: {error.strerror}; try again") from error
+            try:
+                status = child.wait(timeout_s)
+            finally:
+                child.end()
+            if status is None:
+                raise LinkError(f"{argv[0]} did not end within {timeout_s:g} s and was killed; allow it more time")
+            stdout.seek(0)
+            stderr.seek(0)
+            return Completed(status, stdout.read(), stderr.read())
+
+    def push(self, path: Path, *, name: str | None = None) -> str:
+        """Return the absolute path: the file is already here, whatever its name.
+
+        Raises:
+            ConfigError: If there is no such file.
+        """
+        return str(readable_file(path).resolve())
+
+    def pull(self, remote: str, path: Path) -> None:
+        """Copy a file; ``path`` holds all of it or what it held before.
+
+        Raises:
+            ConfigError: If there is no such file.
+            StorageError: If the disk does not take it.
+        """
+        source = readable_file(Path(remote))
+        with contextlib.suppress(OSError):  # there is no such file yet
+            if path.samefile(source):
+                return
+        with source.open("rb") as content, arriving(path) as target:
+            shutil.copyfileobj(content, target)
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> PipeChannel:
         """Start a process.
@@ -134,6 +230,10 @@ class LocalLink:
             LinkError: If it cannot be started.
         """
         return PipeChannel(argv, env)
+
+    def alive(self) -> bool:
+        """Always: it is this machine."""
+        return True
 
     def close(self) -> None:
         """Nothing to release."""

@@ -1,0 +1,53 @@
+"""Files that appear on the host whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from deepen.errors import ConfigError, StorageError
+
+__all__ = ["arriving", "readable_file"]
+
+
+@contextmanager
+def arriving(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path`` which takes its place when the block ends without an error.
+
+    Raises:
+        ConfigError: If there is no such folder.
+        StorageError: If the disk does not take it.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"no folder {path.parent} to write {path.name} into; make it first")
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        try:
+            with temporary.open("xb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror or error}; free some space or name another file"
+            ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def readable_file(path: Path) -> Path:
+    """Check that a file can be read.
+
+    Raises:
+        ConfigError: If it is none, or may not be read.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no such file: {path}")
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"no permission to read {path}; change its mode")
+    return path
