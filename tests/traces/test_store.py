@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from deepen import traces
+from deepen.arrivals import Loss, insert_losses
 from deepen.clock import ClockMap
 from deepen.errors import ConfigError, MeasureError, StorageError
 from deepen.traces import TraceHeader, TraceWriter, store
@@ -69,6 +70,23 @@ def test_stamps_and_inputs_are_kept(tmp_path: Path) -> None:
     assert back.t_s.tolist() == t_s.tolist()
     assert back.logic is not None
     assert back.logic.tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("samples", [(7, 3), (5, -4), (-6, 2), (3, -40)])
+def test_losses_found_by_the_clock_are_inserted_on_reading(tmp_path: Path, samples: tuple[int, int]) -> None:
+    losses = (Loss(100, samples[0], 0.5, 110), Loss(470, samples[1], 0.5, 480))
+    with TraceWriter(tmp_path / "a.trace", HEADER, part_samples=64) as writer:
+        writer.append(*ramp(0, 500))
+        writer.finish(CLOCK, ((50.1, 50.11), (50.47, 50.48)), 7, losses=losses)
+    whole = traces.read(tmp_path / "a.trace")
+    expected = CLOCK.to_host(insert_losses(np.arange(500), losses) / 1000.0)
+    np.testing.assert_array_equal(whole.t_s, expected)
+    info = traces.open_trace(tmp_path / "a.trace").info
+    assert (info.start_s, info.end_s) == (expected[0], expected[-1])
+    pieces = list(traces.chunks(tmp_path / "a.trace", 33))
+    np.testing.assert_array_equal(np.concatenate([p.t_s for p in pieces]), expected)
+    assert sum(p.dropped for p in pieces) == 7
+    assert sum(len(p.gaps) for p in pieces) == 2
 
 
 def test_leaving_early_keeps_what_came_and_says_so(tmp_path: Path) -> None:

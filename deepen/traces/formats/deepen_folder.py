@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepen.arrivals import insert_losses
 from deepen.errors import MeasureError
-from deepen.traces.columns import open_parquet, read_columns, times
+from deepen.traces.columns import Columns, open_parquet, read_columns, times
 from deepen.traces.manifest import Manifest, Part
 from deepen.traces.store import MANIFEST, part_name
 from deepen.traces.types import Format, ReportedWindow, TraceInfo
@@ -29,16 +29,13 @@ def info_of(path: Path, name: str, manifest: Manifest, samples: int, first: floa
         name: Name of the format.
         manifest: Its facts.
         samples: Samples in it.
-        first: Position or time of the first sample.
+        first: Position (losses found by the clock inserted) or time of the first sample.
         last: The same of the last sample.
     """
     h = manifest.header
     start_s, end_s = np.nan, np.nan
     if samples:
-        ends = np.array([first, last])
-        if manifest.losses:
-            ends = insert_losses(ends.astype(np.int64), manifest.losses)
-        start_s, end_s = times(h, manifest.clock, ends).tolist()
+        start_s, end_s = times(h, manifest.clock, np.array([first, last])).tolist()
     return TraceInfo(
         path=path,
         format=name,
@@ -74,7 +71,12 @@ class FolderFile:
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
-        header, clock, losses = self.manifest.header, self.manifest.clock, self.manifest.losses
+        for c in self.columns():
+            yield times(self.manifest.header, self.manifest.clock, c.position), c.power_w, c.logic
+
+    def columns(self) -> Iterator[Columns]:
+        """Samples with their positions, losses found by the clock inserted."""
+        header, losses = self.manifest.header, self.manifest.losses
         after: int | None = None
         for part in self.manifest.parts:
             path = self.info.path / part.file
@@ -83,7 +85,7 @@ class FolderFile:
             for c in read_columns(file, path, header, int(part.first) if gapless else None):
                 position = insert_losses(c.position, losses, after) if losses else c.position
                 after = int(position[-1]) if losses and position.size else after
-                yield times(header, clock, position), c.power_w, c.logic
+                yield replace(c, position=position)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """None: the format holds samples only."""
@@ -154,6 +156,10 @@ def _open(path: Path, options: Mapping[str, str]) -> FolderFile:
     parts = manifest.parts
     first, last = (parts[0].first, parts[-1].last) if parts else (0.0, 0.0)
     trace = FolderFile(info_of(path, FORMAT.name, manifest, sum(p.samples for p in parts), first, last), manifest)
+    if manifest.losses and parts:
+        # Where something was counted twice, only all the positions before it tell where the last one goes.
+        ends = [(c.position[0], c.position[-1]) for c in trace.columns() if c.position.size]
+        return FolderFile(info_of(path, FORMAT.name, manifest, trace.info.samples, ends[0][0], ends[-1][1]), manifest)
     if manifest.complete or manifest.header.times != "index":
         return trace
     lost, gaps = _holes(trace)

@@ -255,13 +255,14 @@ def _open_json(path: Path, options: Mapping[str, str]) -> RunsFile:
     except (ValueError, RecursionError) as error:
         raise MeasureError(f"{path}: torn or no JSON ({error}); restore it from a copy") from error
     warnings: list[str] = []
-    entries = [(k, d) for k, d in enumerate(document) if isinstance(d, Mapping) and "power" in d]
+    runs_found = document if isinstance(document, list) else []
+    entries = [(k, d) for k, d in enumerate(runs_found) if isinstance(d, Mapping) and "power" in d]
     if not entries:
         raise MeasureError(f"{path}: holds no run with a power trace; run the benchmark in energy mode")
     if "run" in options:
         entries = [(k, d) for k, d in entries if str(k) == options["run"]]
         if not entries:
-            raise ConfigError(f"{path}: has no run {options['run']}; it has 0 to {len(document) - 1}")
+            raise ConfigError(f"{path}: has no run {options['run']}; it has 0 to {len(runs_found) - 1}")
     rate_hz = number_option(options, "rate_hz", path)
     parsed = [_parse(path, k, entry) for k, entry in entries]
     if not rate_hz:
