@@ -8,6 +8,7 @@ options beside the common ones:
 * ``voltage_v``: in mode source, the voltage to supply (the output goes on), else it stays as it is; in mode ampere the
   voltage of the other supply, required. The instrument measures current only: power is current times this voltage.
 * ``leave``: ``on`` (default, the output stays as it is) or ``off`` when the meter is closed or we die; in mode source.
+* ``calibration``: ``nominal`` to go on with a unit that tells no calibration at all; its traces say so.
 * ``filter``: ``on`` (default) or ``off``, the spike filter at changes of range that Nordic's application applies.
 """
 
@@ -70,7 +71,7 @@ class Ppk2:
 
         Args:
             port: Open port.
-            spec: Options ``voltage_v``, ``mode``, ``leave``, ``filter``.
+            spec: Options ``voltage_v``, ``mode``, ``leave``, ``calibration``, ``filter``.
             source: Label.
 
         Raises:
@@ -83,9 +84,15 @@ class Ppk2:
         self._filter = choice(spec, "filter", ("on", "off")) != "off"
         self._port = port
         self._notes: list[str] = []
+        nominal = choice(spec, "calibration", ("own", "nominal")) == "nominal"
         self.source: Source = source
         self._quiet()
         self.calibration = self._ask()
+        if not self.calibration.ranges and not nominal:
+            raise MeterError(
+                f"{port.name}: the PPK2 tells no calibration of any range; switch it off and on, or accept nominal "
+                "resistors (readings may be off by a fifth): ?calibration=nominal"
+            )
         self._mode = _MODES[mode] if mode else self.calibration.mode
         self.voltage_v = self._checked_voltage(wanted_v)
         self.safe_bytes = STOP + (off if self._mode == SOURCE_METER else b"")
@@ -210,6 +217,6 @@ DRIVER = stream_driver(
     "Nordic Power Profiler Kit II, 100 kS/s, over serial",
     Ppk2,
     usb_ids=(UsbId(0x1915, 0xC00A, interface=1),),
-    options=("voltage_v", "mode", "leave", "filter"),
+    options=("voltage_v", "mode", "leave", "calibration", "filter"),
     safe_bytes=STOP,
 )

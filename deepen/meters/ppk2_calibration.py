@@ -58,6 +58,11 @@ class Calibration:
     mode: int
     id: str
 
+    @property
+    def ranges(self) -> tuple[int, ...]:
+        """Ranges of which every coefficient is told."""
+        return tuple(k for k in range(RANGES) if not any(key.endswith(str(k)) for key in self.nominal))
+
     @classmethod
     def parse(cls, text: str) -> Calibration | None:
         """Read the metadata.

@@ -56,7 +56,7 @@ class Ppk2Parser:
         # A reading of 0 counts lies below zero current where the offset is above one count: current flows backwards.
         self._floor = np.array([*(o > 4 for o in calibration.values["O"]), *(False,) * (8 - RANGES)])
         self._floor[RANGES:] = self._floor[RANGES - 1]
-        self._uncertain = [k for k in range(RANGES) if any(key.endswith(str(k)) for key in calibration.nominal)]
+        self._uncertain = [k for k in range(RANGES) if k not in calibration.ranges]
         self._nominal = calibration.nominal
         self._filter = SpikeFilter() if spike_filter else None
         self._outliers = Outliers()
@@ -197,13 +197,13 @@ class Ppk2Parser:
         adc, ranges = code & 0x3FFF, (code >> 14).astype(np.uint8)
         if int(ranges.max()) >= RANGES:
             self.tally.note(
-                "range codes above the highest range; they are read as the highest, as Nordic's software does"
+                "ranges: codes above the highest range; they are read as the highest, as Nordic's software does"
             )
             np.minimum(ranges, RANGES - 1, out=ranges)
         clipped = (adc == 0x3FFF) | ((adc == 0) & self._floor[ranges])
         self.tally.clipped += int(np.count_nonzero(clipped))
         if self._uncertain and np.isin(ranges, self._uncertain).any():
-            self.tally.note(f"calibration not told by the instrument, nominal values used: {' '.join(self._nominal)}")
+            self.tally.note(f"calibration: not told by the instrument, nominal values used: {' '.join(self._nominal)}")
         suspect = clipped
         if doubtful:
             # They are told, but neither they nor their range shall reach other samples through the filter.

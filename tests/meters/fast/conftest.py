@@ -12,7 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from deepen.meters.powersensor3_config import Sensor
 from deepen.meters.ppk2_calibration import Calibration
-from deepen.meters.stream import Parser, Samples
+from deepen.meters.stream import Instrument, Parser, Port, Samples
+from deepen.meters.stream_meter import StreamMeter
+from deepen.meters.types import MeterSpec
+from deepen.records import PowerTrace, Source
+from deepen.testing.clock import VirtualClock
+from deepen.testing.instruments.base import Emulator
+from deepen.testing.instruments.faults import Fault
+from deepen.testing.instruments.virtual import VirtualPort
 
 RESISTORS = (1000.0, 100.0, 10.0, 1.0, 0.05)
 
@@ -93,6 +100,55 @@ class TalkPort:
 
     def close(self) -> None:
         pass
+
+
+class VirtualBench:
+    """An emulator, its driver and a meter without a thread, in virtual time."""
+
+    def __init__(
+        self,
+        emulator: Emulator,
+        clock: VirtualClock,
+        make: Callable[[Port, MeterSpec, Source], Instrument],
+        options: dict[str, str],
+        faults: Sequence[Fault] = (),
+        max_loss: float = 1.0,
+    ) -> None:
+        self.clock, self.emulator = clock, emulator
+        self.port = VirtualPort(emulator, clock, latency_s=1e-3, jitter_s=1e-3, faults=faults)
+        self.instrument = make(self.port, MeterSpec("meter", "port", options), "simulated")
+        self.meter = StreamMeter(self.instrument, self.port, now=clock.now, max_loss=max_loss, threaded=False)
+
+    def run(self, duration_s: float) -> None:
+        """Record for a while, reading every 20 ms."""
+        end_s = self.clock.now() + duration_s
+        while self.clock.now() < end_s:
+            self.clock.sleep(min(0.02, end_s - self.clock.now()))
+            self.meter.pump()
+
+    def record(self, duration_s: float) -> PowerTrace:
+        self.meter.start()
+        self.run(duration_s)
+        return self.meter.stop()
+
+    def sent(self) -> list[bytes]:
+        """What was written to the port."""
+        return [data for _, data in self.port.written]
+
+
+def energy_j(trace: PowerTrace) -> float:
+    """From the first sample to the last, each being the mean since the one before it."""
+    return float((trace.power_w[1:] * np.diff(trace.t_s)).sum())
+
+
+@pytest.fixture(scope="session")
+def virtual_bench() -> type[VirtualBench]:
+    return VirtualBench
+
+
+@pytest.fixture(scope="session")
+def energy_of() -> Callable[[PowerTrace], float]:
+    return energy_j
 
 
 @pytest.fixture(scope="session")
