@@ -160,7 +160,7 @@ class Table:
         where = [f"row {before + int(row[1])}"] if row else [f"after row {before}"]
         if column and int(column[1]) < len(self.names):
             where.append(f"column '{self.names[int(column[1])]}'")
-        return f"{', '.join(where)}: {re.split(r'Row #[0-9]+: |CSV parse error: ', text)[-1][:120]}"
+        return f"{', '.join(where)}: {re.split(r'Row #[0-9]+: |CSV parse error: ', text)[-1][:120]}; mend or remove it"
 
 
 def _is_number(text: str) -> bool:
