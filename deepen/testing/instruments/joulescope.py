@@ -1,8 +1,8 @@
 """The maker's Joulescope driver, as far as our driver uses it, with instruments that play a signal.
 
 Blocks as ``doc/streaming_topics.md`` of joulescope_driver describes them: samples numbered at the native rate and
-decimated by ``h/fs``, float32 power, input bits packed eight to a byte. ``advance`` lets time pass; ``run`` does so in a
-thread, as the driver's own thread would.
+decimated by ``h/fs``, float32 power, input bits packed eight to a byte. ``advance`` lets time pass; ``run`` does so in
+a thread, as the driver's own thread would.
 """
 
 from __future__ import annotations
