@@ -33,7 +33,8 @@ class Conditions:
         rate_hz: Nominal sample rate.
         drift: Largest error of the instrument's clock, a share.
         jitter_s: Transport delays are spread over this, uniformly, above a floor.
-        floor_s: Largest floor of the delay.
+        floor_s: Largest floor of the delay, on each of the two ways.
+        round_trip: Whether the shortest round trip is known when the clock is fitted.
         batch_s: Time between two batches of samples.
         noise_w: Standard deviation of each sample.
         gain: Largest error in proportion to the reading (uniform; stated as such).
@@ -49,6 +50,7 @@ class Conditions:
     drift: float = 50e-6
     jitter_s: float = 5e-3
     floor_s: float = 1e-3
+    round_trip: bool = False
     batch_s: float = 2e-3
     noise_w: float = 0.02
     gain: float = 2e-3
@@ -131,9 +133,10 @@ def measure_once(window_s: float, c: Conditions, seed: int) -> Outcome:
     # Batches: the host reads what has arrived; FIFO, so a late batch holds the next ones up.
     per = max(1, round(c.batch_s * c.rate_hz))
     index = np.minimum(np.arange(per, n + per, per), n).astype(np.int64)
-    delays = rng.uniform(0.0, c.floor_s) + rng.uniform(0.0, c.jitter_s, index.size)
+    floors = rng.uniform(0.0, c.floor_s, 2)
+    delays = floors[0] + rng.uniform(0.0, c.jitter_s, index.size)
     host_s = np.maximum.accumulate(edges[index] + delays)
-    arrivals = fit_arrivals(index, host_s, c.rate_hz)
+    arrivals = fit_arrivals(index, host_s, c.rate_hz, round_trip_s=float(floors.sum()) if c.round_trip else None)
     ahead = 1.0 if c.sampling == "mean" else 0.5
     t_s = arrivals.times(np.arange(n, dtype=np.int64)) + ahead / c.rate_hz
     accuracy = Accuracy(c.gain / math.sqrt(3), c.offset_w / math.sqrt(3), "uniform within the limits")
