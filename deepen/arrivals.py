@@ -146,6 +146,7 @@ def fit_arrivals(
     rate_hz: float,
     *,
     round_trip_s: float | None = None,
+    begun: tuple[int, float] | None = None,
     max_drift: float = 300e-6,
     quantum: int = 1,
 ) -> Arrivals:
@@ -156,6 +157,8 @@ def fit_arrivals(
         host_s: When the read returned; float64, shape (m,), ascending.
         rate_hz: Nominal sample rate, hertz.
         round_trip_s: Shortest round trip seen on this port; half of it is taken as the least transport delay.
+        begun: A position, and a host time before which its period cannot have begun (the stream was asked for then):
+            what lies between that and its arrival bounds the transport delay as a round trip does.
         max_drift: Largest believable clock error, a share; a stream slower than that has lost samples throughout.
         quantum: Losses the instrument's counter cannot see are multiples of this (64 for a 6-bit counter).
 
@@ -164,14 +167,17 @@ def fit_arrivals(
     """
     if index.shape != host_s.shape or index.size == 0:
         raise ValueError("arrivals need positions and times, as many of one as of the other")
-    floor_s = UNKNOWN_TRANSPORT_S if round_trip_s is None else round_trip_s
-    transport_s, transport_error_s = floor_s / 2, floor_s / math.sqrt(12)
     x = index / rate_hz
     y = host_s - x
     keep = _lowest(host_s, y, _lowest(x, y))  # a backlog that comes in at once is one arrival
     at, x, y = index[keep], x[keep], y[keep]
     losses, y = _explain(at, x, y, rate_hz, quantum, max_drift)
     line = _floor_line(x, y, max_drift)
+    floor_s = UNKNOWN_TRANSPORT_S if round_trip_s is None else round_trip_s
+    if begun is not None:
+        first_s = begun[0] / rate_hz
+        floor_s = min(floor_s, max(first_s + line.at(first_s) - begun[1], 0.0))
+    transport_s, transport_error_s = floor_s / 2, floor_s / math.sqrt(12)
     span_s = float(x[-1] - x[0])
     throughout = 0
     problems: list[str] = []

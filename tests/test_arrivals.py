@@ -162,6 +162,14 @@ def test_without_a_round_trip_the_transport_delay_is_part_of_the_error() -> None
     assert unknown.clock.error_s > known.clock.error_s + 1e-4
 
 
+def test_the_moment_the_stream_was_asked_for_bounds_the_transport_delay() -> None:
+    given = stream(duration_s=60.0, latency_s=0.0001)
+    found = fit_arrivals(given.index, given.host_s, given.rate_hz, begun=(0, START_S - 0.0001))
+    assert np.median(given.error_s(found)) < 20e-6
+    assert found.clock.error_s < 100e-6
+    assert found.clock.error_s < fit_arrivals(given.index, given.host_s, given.rate_hz).clock.error_s / 2
+
+
 def test_one_arrival_is_enough() -> None:
     found = fit_arrivals(np.array([100]), np.array([5.0]), 1000.0, round_trip_s=0.0)
     assert found.times(np.array([100]))[0] == pytest.approx(5.0)

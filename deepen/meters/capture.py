@@ -125,6 +125,7 @@ class Capture:
         *,
         sampling: Literal["point", "mean"] = "point",
         quantum: int = 1,
+        began_s: float | None = None,
         open_sink: OpenSink | None = None,
     ) -> None:
         """Begin with a fresh parser.
@@ -135,9 +136,11 @@ class Capture:
             sampling: What a sample is (see ``PowerTrace``). Sample ``k`` is complete at the end of period ``k``; a mean
                 carries that time, a point the middle of the period.
             quantum: Losses that the instrument's counter cannot see are multiples of this.
+            began_s: Host time before which no sample can have been taken; ``None`` where that is not known.
             open_sink: Makes the place where samples go; ``None`` keeps them in memory for :meth:`trace`.
         """
         self.samples = 0
+        self._began_s = began_s
         self._parser = parser
         self._rate_hz = rate_hz
         self._open_sink = open_sink
@@ -228,7 +231,8 @@ class Capture:
             raise MeterError(
                 f"{name} gave no samples ({what}); check that it is the right instrument, and its settings"
             )
-        arrivals = fit_arrivals(*self._log.arrays(), self._rate_hz, quantum=self._quantum)
+        begun = None if self._began_s is None else (self._first, self._began_s)
+        arrivals = fit_arrivals(*self._log.arrays(), self._rate_hz, begun=begun, quantum=self._quantum)
         # The fit tells when period k began; a sample's time lies half a period or a whole one later.
         shift_s = (1.0 if self._sampling == "mean" else 0.5) / self._rate_hz
         arrivals = replace(arrivals, clock=replace(arrivals.clock, device_s=arrivals.clock.device_s - shift_s))

@@ -117,6 +117,7 @@ class StreamMeter:
         """
         if self._capture is not None:
             raise MeterError(f"{self.id} is recording already; stop it first")
+        asked_s = self._now()
         parser = self.instrument.begin()
         self._data_s = began = self._now()
         self._error = None
@@ -126,6 +127,7 @@ class StreamMeter:
             self.instrument.rate_hz,
             sampling=self.sampling,
             quantum=getattr(self.instrument, "quantum", 1),
+            began_s=asked_s,
             open_sink=open_sink,
         )
         if self._threaded:
