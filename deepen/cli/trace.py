@@ -164,7 +164,13 @@ def show_command(file: Path, as_json: bool, **given: Any) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @reading_options
-@click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float64", "float32"]),
+    default="float64",
+    show_default=True,
+    help="How power is stored in .trace and .parquet.",
+)
 @json_option
 def convert_command(
     file: Path, out: Path, precision: Literal["float64", "float32"], as_json: bool, **given: Any

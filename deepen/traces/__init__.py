@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from deepen.traces.api import chunks, open_trace, read, trace_sha256, windows
 from deepen.traces.files import SUFFIXES, write
-from deepen.traces.formats import FORMATS
+from deepen.traces.registry import FORMATS
 from deepen.traces.store import TraceWriter
 from deepen.traces.types import Format, ReportedWindow, TraceFile, TraceHeader, TraceInfo
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError, unknown_name
 from deepen.records import PowerTrace
-from deepen.traces.formats import FORMATS
 from deepen.traces.intervals import is_interval_file, read_intervals
+from deepen.traces.registry import FORMATS
 from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceFile, cut_chunk
 
 __all__ = ["chunks", "cut", "find_format", "open_trace", "read", "trace_sha256", "windows"]

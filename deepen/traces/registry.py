@@ -1,0 +1,28 @@
+"""Kinds of trace files, one module each, in the order in which a file is compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deepen.traces.formats import deepen_files, deepen_folder, joulescope, mlperf, monsoon, plain, ppk2, ptdaemon
+from deepen.traces.types import Format
+
+__all__ = ["FORMATS"]
+
+FORMATS: Mapping[str, Format] = {
+    f.name: f
+    for f in (
+        deepen_folder.FORMAT,
+        deepen_files.PARQUET,
+        deepen_files.JSON,
+        mlperf.BIN,
+        mlperf.JSON,
+        monsoon.FORMAT,
+        ppk2.FORMAT,
+        joulescope.CSV,
+        joulescope.JLS,
+        ptdaemon.FORMAT,
+        plain.FORMAT,
+    )
+}
+"""Name -> format; ``csv``, which takes any table with declared units, comes last."""
