@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -28,6 +28,13 @@ __all__ = ["command", "document", "render"]
     help="Time to measure; up to twice this where the spread is above 1 %.",
 )
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@click.option(
+    "--sync",
+    type=click.Choice(["auto", "pulses", "none"]),
+    default="auto",
+    show_default=True,
+    help="Put an external meter on the host's clock by a load pattern before and after the runs.",
+)
 @click.option("--runtime", default="onnxruntime", show_default=True, help="Inference engine.")
 @json_option
 def command(
@@ -37,6 +44,7 @@ def command(
     threads: int,
     seconds: float,
     shapes: tuple[str, ...],
+    sync: Literal["auto", "pulses", "none"],
     runtime: str,
     as_json: bool,
 ) -> None:
@@ -52,7 +60,14 @@ def command(
     wanted = dict(parse_shape(s) for s in shapes)
     progress(f"measuring {model} on {device} for about {seconds:g} s")
     record = profile(
-        model, device=device, meter=meter, threads=threads, seconds=seconds, shapes=wanted or None, runtime=runtime
+        model,
+        device=device,
+        meter=meter,
+        threads=threads,
+        seconds=seconds,
+        shapes=wanted or None,
+        runtime=runtime,
+        sync=sync,
     )
     emit(document(model, record), as_json, lambda: render(model, record))
 
@@ -79,6 +94,8 @@ def document(model: str, record: EnergyRecord) -> dict[str, Any]:
         "governor": record.governor,
         "runs": record.runs,
         "blocks": list(record.trials),
+        "alignment": dict(record.alignment),
+        "budget": dict(record.budget),
         "rejected": [dict(r) for r in record.rejected],
         "warnings": list(record.warnings),
         "recorded_at": record.recorded_at,
@@ -101,8 +118,19 @@ def render(model: str, record: EnergyRecord) -> str:
             f"{format_si(record.idle_power_before_w, 'W')}, {format_si(record.idle_power_after_w, 'W')} after",
         ),
         ("meter", f"{record.meter} ({record.source})"),
+        ("uncertainty from", _largest_terms(record)),
         ("runtime", record.runtime_build),
         ("blocks", f"{len(record.trials)} counted, {len(record.rejected)} rejected, {record.runs} runs"),
     ]
     notes = [f"warning: {w}" for w in record.warnings]
     return "\n".join([table([model, "per inference"], rows), *notes])
+
+
+def _largest_terms(record: EnergyRecord) -> str:
+    """The three terms that make up most of the uncertainty, and how the trace was aligned."""
+    terms = sorted(((v, k) for k, v in record.budget.items() if v > 0), reverse=True)[:3]
+    named = ", ".join(f"{name} {format_si(value, 'J')}" for value, name in terms) or "no term is known"
+    method = record.alignment.get("method", "")
+    error_s = record.alignment.get("error_s")
+    error = f" (± {format_si(error_s, 's')})" if error_s is not None else ""
+    return f"{named}; clock: {method}{error}" if method else named

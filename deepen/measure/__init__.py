@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from deepen.measure.align import fit_pings, from_marks
 from deepen.measure.api import open_session, profile
+from deepen.measure.budget import Budget, Caution
+from deepen.measure.idle import Idle, IdleLine
 from deepen.measure.integrate import WindowEnergy, integrate
 from deepen.measure.session import Session, median_energy_j
+from deepen.measure.stored import StoredEnergy, stored_energy
 from deepen.measure.workload import make_workload
 
 __all__ = [
+    "Budget",
+    "Caution",
+    "Idle",
+    "IdleLine",
     "Session",
+    "StoredEnergy",
     "WindowEnergy",
+    "fit_pings",
+    "from_marks",
     "integrate",
     "make_workload",
     "median_energy_j",
     "open_session",
     "profile",
+    "stored_energy",
 ]

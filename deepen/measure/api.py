@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepen.devices import open_device
-from deepen.measure.session import Session
+from deepen.measure.session import Session, Sync
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
 from deepen.records import EnergyRecord, StoppingRule
@@ -48,6 +48,7 @@ def profile(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     runtime: str = "onnxruntime",
     seed: int = 0,
+    sync: Sync = "auto",
 ) -> EnergyRecord:
     """Measure the energy of one inference of a model.
 
@@ -60,6 +61,7 @@ def profile(
         shapes: Shapes of inputs that leave dimensions open, by input name.
         runtime: Inference engine.
         seed: Seed of the input values.
+        sync: How an external meter's time becomes the host's: ``auto``, ``pulses`` or ``none`` (see :class:`Session`).
 
     Returns:
         Net and gross energy per inference with uncertainty, latency, idle power, blocks and warnings.
@@ -73,5 +75,6 @@ def profile(
     rule = StoppingRule(min_duration_s=seconds, max_duration_s=2 * seconds, min_blocks=5, rel_std=0.01)
     warmup_s = min(0.5, seconds / 4)
     workload = make_workload(path, runtime=runtime, threads=threads, shapes=shapes, warmup_s=warmup_s, rule=rule)
-    with open_session(device, meter, threads=threads, seed=seed, runtime=runtime, reference_every_s=None) as session:
+    options = {"threads": threads, "seed": seed, "runtime": runtime, "reference_every_s": None, "sync": sync}
+    with open_session(device, meter, **options) as session:
         return session.measure(workload, idle_after=True)

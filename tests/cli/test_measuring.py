@@ -55,6 +55,8 @@ RECORD = EnergyRecord(
     idle_power_before_w=1.0,
     idle_power_after_w=1.1,
     threads=2,
+    alignment={"method": "pulses", "error_s": 2e-5},
+    budget={"gain": 0.0, "repeats": 8e-6, "idle": 6e-6},
     runtime="onnxruntime",
     runtime_build="onnxruntime 1.0 level=extended threads=2",
     device="local",
@@ -80,7 +82,7 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     args += ["--shape", "a=1x3", "--shape", "b=7", "--runtime", "r"]
     found = document(*args)
     assert asked == {
-        "path": "m.onnx", "device": "d", "meter": "m?x=1", "threads": 2, "seconds": 3.0, "runtime": "r",
+        "path": "m.onnx", "device": "d", "meter": "m?x=1", "threads": 2, "seconds": 3.0, "runtime": "r", "sync": "auto",
         "shapes": {"a": (1, 3), "b": (7,)},
     }  # fmt: skip
     assert found["power_w"] == pytest.approx(3.0)
@@ -89,7 +91,10 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     assert found["blocks"] == [1.9e-3, 2.1e-3]
     assert found["rejected"] == [{"reason": "outlier", "energy_j": 9e-3}]
     assert found["temperature_c"] is None
+    assert found["alignment"] == {"method": "pulses", "error_s": 2e-5}
+    assert found["budget"] == {"gain": 0.0, "repeats": 8e-6, "idle": 6e-6}
     text = run(*args).stdout
+    assert "repeats 8.00 µJ, idle 6.00 µJ; clock: pulses (± 20.0 µs)" in text
     for piece in ("2.00 mJ ± 10.0 µJ", "3.00 mJ", "1.00 ms", "3.00 W", "rapl (measured)", "1 rejected", "few blocks"):
         assert piece in text
 
