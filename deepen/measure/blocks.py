@@ -15,7 +15,7 @@ from deepen.devices.protocols import Loaded
 from deepen.errors import MeasureError
 from deepen.measure.budget import Caution, trace_cautions
 from deepen.measure.idle import Idle, IdleLine
-from deepen.measure.integrate import integrate
+from deepen.measure.integrate import MAX_LOSS, integrate
 from deepen.measure.sync import Pulses, play, synchronise
 from deepen.measure.trials import Judgement, Trial, judge, relative_error
 from deepen.meters.types import Meter
@@ -63,7 +63,9 @@ class Collected:
     cautions: tuple[Caution, ...] = ()
 
 
-def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 10) -> tuple[Idle, PowerTrace]:
+def measure_idle(
+    meter: Meter, duration_s: float, clock: Clock, parts: int = 10, *, max_loss: float = MAX_LOSS
+) -> tuple[Idle, PowerTrace]:
     """Measure power while the worker waits.
 
     Args:
@@ -71,6 +73,7 @@ def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 10)
         duration_s: How long, seconds.
         clock: Time.
         parts: Stretches whose spread gives the uncertainty.
+        max_loss: Largest share of samples that may be lost.
 
     Returns:
         Idle power, and the trace it was found in.
@@ -88,7 +91,11 @@ def measure_idle(meter: Meter, duration_s: float, clock: Clock, parts: int = 10)
     trace = meter.stop()
     first, last = float(trace.t_s[0]), float(trace.t_s[-1])
     inside = [Interval(max(i.start_s, first), min(i.end_s, last), "idle") for i in spans]
-    watts = [w.gross_j / w.interval.duration_s for w in integrate(trace, inside) if w.interval.duration_s > 0]
+    watts = [
+        w.gross_j / w.interval.duration_s
+        for w in integrate(trace, inside, max_loss=max_loss)
+        if w.interval.duration_s > 0
+    ]
     if not watts:
         raise MeasureError(f"idle power: {meter.id} gave no samples in {duration_s:g} s; measure idle for longer")
     std = float(np.std(watts, ddof=1)) / math.sqrt(len(watts)) if len(watts) > 1 else 0.0
@@ -144,6 +151,7 @@ def collect(
     idle: Idle,
     threads: int,
     max_rejected: float,
+    max_loss: float,
     clock: Clock,
     pulses: Pulses | None = None,
 ) -> Collected:
@@ -192,7 +200,7 @@ def collect(
             cautions += said
         alignment = _worse(alignment, trace)
         cautions += trace_cautions(trace.warnings)
-        windows = integrate(trace, round_, IdleLine((idle,)))
+        windows = integrate(trace, round_, IdleLine((idle,)), max_loss=max_loss)
         cautions += [c for w in windows for c in w.warnings if c.code == "gap"]
         trials += [Trial(w.interval, w.gross_j / n, w.net_j / n, w.budget.per_run(n)) for w in windows]
         judgement = judge(trials, threads, excuse_preemption=excuse, max_rejected=max_rejected)

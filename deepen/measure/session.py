@@ -26,6 +26,7 @@ from deepen.errors import ConfigError, LinkError, MeasureError
 from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
 from deepen.measure.budget import Budget, no_accuracy
 from deepen.measure.idle import Idle, IdleLine
+from deepen.measure.integrate import MAX_LOSS
 from deepen.measure.reference import DriftSeries, ReferencePoint, write_empty_model, write_reference_model
 from deepen.measure.sync import Pulses
 from deepen.measure.trials import combine, relative_error, trend
@@ -78,6 +79,7 @@ class Session:
         reference_every_s: float | None = 20.0,
         max_rejected: float = 0.5,
         sync: Sync = "auto",
+        max_loss: float | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Describe the session; nothing runs before it is entered.
@@ -98,6 +100,8 @@ class Session:
             sync: How the meter's time becomes the host's. ``pulses`` plays a load pattern before and after the blocks
                 and finds it in the trace; ``none`` trusts the meter's own clock map; ``auto`` plays the pattern where
                 the meter has a clock of its own and the pattern takes no more than a second.
+            max_loss: Largest share of samples that may be lost from a trace or a block; ``None`` for what the meter was
+                told to allow, else 0.1 %.
             clock: Time; for stand-ins.
 
         Raises:
@@ -119,6 +123,7 @@ class Session:
         self._reference_every_s = reference_every_s
         self._max_rejected = max_rejected
         self._sync: Sync = sync
+        self._max_loss: float = getattr(meter, "max_loss", MAX_LOSS) if max_loss is None else max_loss
         self._own_clock = False  # whether the meter's samples are timed by a clock of its own
         self._accuracy = Accuracy()
         self._clock = clock or Clock()
@@ -167,7 +172,7 @@ class Session:
     def idle(self) -> Idle:
         """Measure idle power now and remember it."""
         self._open_runtime()
-        found, trace = measure_idle(self.meter, self._idle_s, self._clock)
+        found, trace = measure_idle(self.meter, self._idle_s, self._clock, max_loss=self._max_loss)
         self._own_clock = trace.clock is not None and trace.clock.method == "arrival"
         self._accuracy = trace.accuracy
         self.idles.append(found)
@@ -382,6 +387,7 @@ class Session:
             idle=idle,
             threads=threads,
             max_rejected=self._max_rejected,
+            max_loss=self._max_loss,
             clock=self._clock,
             pulses=pulses,
         )

@@ -55,6 +55,7 @@ class StreamMeter:
         update_s: Time between two samples, seconds.
         instrument: The instrument.
         sampling: What its samples are (see ``PowerTrace``).
+        max_loss: Largest share of samples that may be lost; a session allows its windows the same.
         ending: What is known of the last stream that ended; ``None`` before, and while one runs.
     """
 
@@ -94,7 +95,7 @@ class StreamMeter:
         self.ending: Ending | None = None
         self._port = port
         self._now = now
-        self._max_loss = max_loss
+        self.max_loss = max_loss
         self._threaded = threaded
         self._guard = guard
         self._capture: Capture | None = None
@@ -317,12 +318,12 @@ class StreamMeter:
 
     def _refuse_losses(self, ending: Ending) -> None:
         wrong, all_of_them = ending.dropped + ending.doubled, ending.dropped + ending.samples
-        if wrong > self._max_loss * all_of_them:
+        if wrong > self.max_loss * all_of_them:
             what = f"{ending.dropped} of {all_of_them} samples were lost"
             if ending.doubled:
                 what += f" and {ending.doubled} counted twice"
             raise MeterError(
-                f"{self.id}: {what} ({100 * wrong / all_of_them:.3g} %, {100 * self._max_loss:.3g} % allowed); "
+                f"{self.id}: {what} ({100 * wrong / all_of_them:.3g} %, {100 * self.max_loss:.3g} % allowed); "
                 "use a USB port of its own and stop other programs, or allow it: ?max_loss=0.05"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,32 @@ def test_a_gap_in_the_trace_is_an_error_not_a_smaller_number(model: Path) -> Non
         bench.meter.gaps = ((now, now + 100.0),)
         with pytest.raises(MeasureError, match="0 trustworthy samples; all others lie in gaps"):
             session.measure(make_workload(model))
+
+
+def lossy(bench: SimulatedBench) -> SimulatedBench:
+    """A bench whose meter loses two samples in the middle of every trace."""
+    whole = bench.meter.stop
+
+    def stop() -> Any:
+        trace = whole()
+        middle = trace.t_s.size // 2
+        return replace(trace, gaps=((float(trace.t_s[middle]), float(trace.t_s[middle + 3])),), dropped=2)
+
+    bench.meter.stop = stop  # type: ignore[method-assign]
+    return bench
+
+
+def test_a_session_allows_the_loss_its_meter_was_told_to_allow(sampled_bench, model: Path) -> None:
+    bench = lossy(sampled_bench(Cost(1e-3, 2.0)))
+    with pytest.raises(MeasureError, match=r"samples, 0\.1 % are allowed"), bench.session(reference_every_s=None):
+        pytest.fail("idle power must not be taken from such a trace")
+    bench.meter.max_loss = 0.5  # type: ignore[attr-defined]
+    with bench.session(reference_every_s=None) as session:
+        record = session.measure(make_workload(model))
+    assert [w.partition(":")[0] for w in record.warnings].count("gap") == 1
+    assert record.budget["gaps"] > 0
+    with pytest.raises(MeasureError, match="are allowed"), bench.session(reference_every_s=None, max_loss=0.0):
+        pytest.fail("what the session is told counts more")
 
 
 def test_misuse_is_refused(model: Path, tmp_path: Path) -> None:
