@@ -5,6 +5,10 @@ endpoint 0x81 (PyMonsoon ``pmapi.py``, ``Operations.py``, ``HVPM.py``, ``LVPM.py
 be set can be read back (ACTS ``monsoon_lib/api/hvpm/monsoon.py``, Apache-2.0), so that the voltage is set only where it
 differs: setting it to the same value has switched phones off (PyMonsoon issue 15). The output keeps what it is set to
 when the meter is closed or we die; ``?leave=off`` switches it off.
+
+``--meter 'hvpm?voltage_v=3.85'``, ``hvpm:SERIAL``.
+Options: ``voltage_v`` (of the output; without it the output stays as it is), ``current_limit_a``, ``power_up_limit_a``,
+``usb`` (passthrough: off, on, auto), ``leave`` (the output when the meter is closed or we die: on, off).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.meters.monsoon import CUT_OFF_NOTE, NO_VOLTAGE_NOTE, Judge, Records
 from deepen.meters.stream import Samples, Tally
 from deepen.meters.usb_port import BULK, Unframer
 
@@ -30,7 +31,6 @@ HELD = 20_000
 
 HEADER, SIZE = 4, 18
 _MEASURED, _ZERO, _INVALID, _REFERENCE = 0x00, 0x10, 0x20, 0x30
-_NEAR_SETTING = 0.1
 _MISSING_S = 2.0
 
 
@@ -105,7 +105,6 @@ class HvpmParser:
         self.tally = Tally()
         self._model = model
         self._channel = channel
-        self._setting_v = setting_v
         self._rate_hz = rate_hz
         self._frames = Unframer()
         self._readings = _Readings()
@@ -115,8 +114,8 @@ class HvpmParser:
         self._dropped = 0
         self._last = b""
         self._begun = False
-        self._fine: bool | None = None
-        self._run: list[tuple[int, bytes, bool]] = []
+        self._records = Records(SIZE)
+        self._judge = Judge(self.tally, setting_v)
         self._done: list[Samples] = []
 
     def feed(self, data: bytes) -> Samples:
@@ -138,14 +137,24 @@ class HvpmParser:
             return
         if not self._follow(packet, count):
             return
-        flags = packet[2]
-        if flags & 0x10:
-            self.tally.note("the over-current or thermal protection has cut the output off; switch it on again")
-        if not flags & 0x20:
-            self.tally.note("the output was not at its voltage; set it with ?voltage_v=, or look for a short")
-        good = flags & 0x30 == 0x20
+        good = packet[2] & 0x30 == 0x20
+        if not good:
+            self.tally.note(CUT_OFF_NOTE if packet[2] & 0x10 else NO_VOLTAGE_NOTE)
+        if not (packet[21] | packet[21 + SIZE * (count - 1)] | packet[21 + SIZE * (count // 2)]) & 0x30:
+            self._measured(packet[HEADER : HEADER + count * SIZE], count, good)  # as nearly all packets are
+            return
         for at in range(HEADER, HEADER + count * SIZE, SIZE):
-            self._measurement(packet[at : at + SIZE], good)
+            data = packet[at : at + SIZE]
+            kind = data[17] & 0x30
+            if kind == _MEASURED:
+                self._measured(data, 1, good)
+                continue
+            if kind == _INVALID:
+                self.tally.lost += self._begun
+            else:
+                self.tally.paused += self._begun
+                self._calibrate(kind, data)
+            self._next += 1
 
     def _follow(self, packet: bytes, count: int) -> bool:
         """Check the counters; false for a packet that came twice."""
@@ -167,27 +176,15 @@ class HvpmParser:
         self.tally.lost += lost
         return True
 
-    def _measurement(self, data: bytes, good: bool) -> None:
-        kind = data[17] & 0x30
-        if kind == _MEASURED:
-            self._begun = True
-            self._run.append((self._next, data, good))
-            if self._lines is None:
-                self._hold()
-        elif kind == _INVALID:
-            self.tally.lost += self._begun
-        else:
-            self.tally.paused += self._begun
-            self._calibrate(kind, data)
-        self._next += 1
-
-    def _hold(self) -> None:
-        """Bound what is kept while calibration is missing."""
-        self.tally.uncalibrated += 1
-        if len(self._run) > HELD:
-            self._run.pop(0)
-        if len(self._run) > self._rate_hz * _MISSING_S:
-            self.tally.note(f"calibration readings were missing for {_MISSING_S:g} s; switch the instrument off and on")
+    def _measured(self, data: bytes, count: int, good: bool) -> None:
+        self._begun = True
+        self._records.add(self._next, data, good)
+        self._next += count
+        if self._lines is None:  # bound what is kept while calibration is missing
+            self.tally.uncalibrated += count
+            self._records.trim(HELD)
+            if self._records.count > self._rate_hz * _MISSING_S:
+                self._judge.missing_calibration(_MISSING_S)
 
     def _calibrate(self, kind: int, data: bytes) -> None:
         words = np.frombuffer(data, dtype=">i2" if self._model.signed else ">u2", count=2).tolist()
@@ -195,53 +192,30 @@ class HvpmParser:
         readings = self._readings.zero if kind == _ZERO else self._readings.reference
         readings.append((words[0], words[1]))
         before, after = self._lines, self._readings.lines(self._channel)
-        if after is None and before is not None:
-            readings.pop()
-            self.tally.corrupt += 1
-            self.tally.note("a calibration reading made no sense and was left out")
-            return
+        if before is not None:
+            if after is None:
+                readings.pop()
+                self._judge.refused_calibration()
+                return
+            self._judge.recalibrated((before[1], before[3]), (after[1], after[3]))
+        elif after is not None:
+            self.tally.uncalibrated -= self._records.count
         self._lines = after
-        if before is None and after is not None:
-            self.tally.uncalibrated -= len(self._run)
-        if before is not None and after is not None:
-            change = max(abs(after[1] / before[1] - 1), abs(after[3] / before[3] - 1))
-            if change > 0.02:
-                self.tally.note("the calibration changed by more than 2 % from one reading to the next")
 
     def _convert(self) -> None:
         """Make samples of the measurements since the last calibration."""
-        if not self._run or self._lines is None:
+        if not self._records.count or self._lines is None:
             return
-        index = np.array([at for at, _, _ in self._run], dtype=np.int64)
-        good = np.array([ok for _, _, ok in self._run], dtype=bool)
-        words = np.frombuffer(b"".join(data for _, data, _ in self._run), dtype=">u2").reshape(-1, SIZE // 2)
-        self._run = []
-        raw = (words[:, :2].astype(np.uint16).view(np.int16) if self._model.signed else words[:, :2]).astype(np.int64)
+        index, data, doubtful = self._records.take()
+        words = np.frombuffer(data, dtype=">u2").reshape(-1, SIZE // 2)
+        currents = (words[:, :2].view(">i2") if self._model.signed else words[:, :2]).astype(np.int64)
         coarse_zero, coarse_slope, fine_zero, fine_slope = self._lines
-        fine = raw[:, 1] < self._model.fine_below
-        current = np.where(fine, (raw[:, 1] - fine_zero) * fine_slope, (raw[:, 0] - coarse_zero) * coarse_slope)
+        coarse = currents[:, 1] >= self._model.fine_below
+        current: NDArray[np.float64] = (currents[:, 1].astype(np.float64) - fine_zero) * fine_slope
+        clipped = np.zeros(coarse.size, bool)
+        if coarse.any():
+            current = np.where(coarse, (currents[:, 0] - coarse_zero) * coarse_slope, current)
+            clipped = coarse & (currents[:, 0] >= (0x7FFF if self._model.signed else 0xFFFF))
         voltage = words[:, 6] * (VOLTS_PER_COUNT * self._model.voltage_scale)
-        suspect = self._suspect(raw[:, 0], fine, voltage) | ~good
-        self._done.append(
-            Samples(index, current * voltage, current, voltage, suspect=suspect if suspect.any() else None)
-        )
-
-    def _suspect(
-        self, coarse: NDArray[np.int64], fine: NDArray[np.bool_], voltage: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
-        """Samples not to be trusted; counts changes of range and clipped samples on the way."""
-        before = fine[0] if self._fine is None else self._fine
-        self._fine = bool(fine[-1])
-        self.tally.range_switches += int(np.count_nonzero(np.diff(fine.astype(np.int8), prepend=np.int8(before))))
-        top = 0x7FFF if self._model.signed else 0xFFFF
-        suspect: NDArray[np.bool_] = ~fine & (coarse >= top)
-        self.tally.clipped += int(np.count_nonzero(suspect))
-        if self._setting_v:
-            away = np.abs(voltage - self._setting_v) > _NEAR_SETTING * self._setting_v
-            if away.any():
-                self.tally.note(
-                    f"the output was more than {_NEAR_SETTING:.0%} away from the {self._setting_v:.2f} V it is set to; "
-                    "look for a tripped current limit or a loose wire"
-                )
-            suspect |= away
-        return suspect
+        suspect = self._judge.suspect(coarse, clipped, voltage, doubtful)
+        self._done.append(Samples(index, current * voltage, current, voltage, suspect=suspect))

@@ -3,6 +3,10 @@
 Stop, empty the port, ask for the status, set limits and voltage, start: as AOSP CTS ``tools/utils/monsoon.py`` and
 mobly ``controllers/monsoon.py`` do (both Apache-2.0). The output keeps what it is set to when the meter is closed or we
 die, because it is what the device under test runs from; ``?leave=off`` switches it off.
+
+``--meter 'lvpm:/dev/ttyACM0?voltage_v=3.85'``.
+Options: ``voltage_v`` (of the output; without it the output stays as it is), ``current_limit_a``, ``power_up_limit_a``,
+``usb`` (passthrough: off, on, auto), ``leave`` (the output when the meter is closed or we die: on, off).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.meters.monsoon import CUT_OFF_NOTE, NO_VOLTAGE_NOTE, Judge, Records
 from deepen.meters.stream import Samples, Tally
 
 __all__ = ["LvpmParser", "Status", "frame", "parse_status", "unframe"]
@@ -32,9 +33,6 @@ VOLTS_PER_COUNT = (125e-6, 62.5e-6)
 
 HELD_RECORDS = 20_000
 """Records kept while no calibration has come (4 s; the maker's library gives up after as many)."""
-
-_NEAR_SETTING = 0.1
-"""Share by which the voltage may be away from the setting; samples further away are suspect."""
 
 _FULL_SCALE = 32_766
 _MISSING_S = 2.0
@@ -112,22 +110,6 @@ def parse_status(body: bytes) -> Status | None:
     )
 
 
-@dataclass(slots=True)
-class _Calibration:
-    """Raw zero and reference readings, (fine, coarse) each."""
-
-    zero: tuple[int, int] | None = None
-    reference: tuple[int, int] | None = None
-
-    @property
-    def scales(self) -> tuple[float, float] | None:
-        """Amperes per count, fine and coarse; ``None`` while unknown or senseless."""
-        if self.zero is None or self.reference is None:
-            return None
-        fine, coarse = self.reference[0] - self.zero[0], self.reference[1] - self.zero[1]
-        return (FINE_A / fine, COARSE_A / coarse) if fine > 0 and coarse > 0 else None
-
-
 class LvpmParser:
     """Frames in, samples of the main channel out.
 
@@ -152,11 +134,12 @@ class LvpmParser:
         self._next = 0
         self._sequence = -1
         self._last_body = b""
-        self._records = 1
-        self._calibration = _Calibration()
-        self._run: list[tuple[int, bytes, bool]] = []
-        self._held = 0
-        self._coarse: bool | None = None
+        self._per_packet = 1
+        self._zero: list[int] = []
+        self._reference: list[int] = []
+        self._scales: tuple[float, float] | None = None
+        self._records = Records(8)
+        self._judge = Judge(self.tally, setting_v)
         self._done: list[Samples] = []
 
     def feed(self, data: bytes) -> Samples:
@@ -198,21 +181,19 @@ class LvpmParser:
         return end - at
 
     def _packet(self, body: bytes) -> None:
-        if not _is_data(body):
-            return  # a status packet, or one of a kind the reference readers discard as well
-        if body[0] & _CUT_OFF:
-            self.tally.note("the over-current or thermal protection has cut the output off; switch it on again")
-        if not body[0] & _AT_VOLTAGE:
-            self.tally.note("the output was not at its voltage; set it with ?voltage_v=, or look for a short")
+        if not _is_data(body) or not self._follow(body):
+            return  # a status packet, one of a kind the reference readers discard as well, or one that came twice
+        good = body[0] & 0x30 == _AT_VOLTAGE
+        if not good:
+            self.tally.note(CUT_OFF_NOTE if body[0] & _CUT_OFF else NO_VOLTAGE_NOTE)
         records = (len(body) - 5) // 8
-        if not self._follow(body):
-            return
         payload = body[4 : 4 + 8 * records]
         if body[1] == 0:
-            self._records = records
-            self._run.append((self._next, payload, body[0] & 0x30 == _AT_VOLTAGE))
-            self._hold(records)
+            self._per_packet = records
+            self._records.add(self._next, payload, good)
             self._next += records
+            if self._scales is None:
+                self._hold(records)
         elif body[1] in (1, 2):
             self._calibrate(body[1], payload)
 
@@ -224,71 +205,54 @@ class LvpmParser:
             self.tally.duplicates += 1
             return False
         if missing:  # the smallest loss that fits; 16 packets more are invisible here
-            self.tally.lost += missing * self._records
+            self.tally.lost += missing * self._per_packet
             self.tally.ambiguous += 1
-            self._next += missing * self._records
+            self._next += missing * self._per_packet
         self._sequence, self._last_body = sequence, body
         return True
 
     def _hold(self, records: int) -> None:
         """Bound what is kept while calibration is missing."""
-        if self._calibration.scales is not None:
-            return
-        self._held += records
         self.tally.uncalibrated += records
-        while self._held > HELD_RECORDS:
-            self._held -= len(self._run.pop(0)[1]) // 8
-        if self._held > self._rate_hz * _MISSING_S:
-            self.tally.note(f"calibration packets were missing for {_MISSING_S:g} s; switch the instrument off and on")
+        self._records.trim(HELD_RECORDS)
+        if self._records.count > self._rate_hz * _MISSING_S:
+            self._judge.missing_calibration(_MISSING_S)
 
     def _calibrate(self, kind: int, payload: bytes) -> None:
-        words = np.frombuffer(payload, dtype=">i2").reshape(-1, 4)[:, 0].tolist()
+        words = np.frombuffer(payload, dtype=">i2").reshape(-1, 4)[:2, 0].tolist()
         if len(words) < 2:
             self.tally.corrupt += 1
             return
-        before = self._calibration.scales
+        self._convert()
+        zero, reference = (words, self._reference) if kind == 1 else (self._zero, words)
+        scales = None
+        if zero and reference and reference[0] > zero[0] and reference[1] > zero[1]:
+            scales = FINE_A / (reference[0] - zero[0]), COARSE_A / (reference[1] - zero[1])
+        before = self._scales
         if before is not None:
-            self._convert()
-        fresh = _Calibration(self._calibration.zero, self._calibration.reference)
-        if kind == 1:
-            fresh.zero = (words[0], words[1])
-        else:
-            fresh.reference = (words[0], words[1])
-        after = fresh.scales
-        if before is not None and after is None:
-            self.tally.corrupt += 1
-            self.tally.note("a calibration packet made no sense and was left out")
-            return
-        self._calibration = fresh
-        if before is None and after is not None:
-            self.tally.uncalibrated -= self._held
-            self._held = 0
-        if before is not None and after is not None:
-            change = max(abs(a / b - 1) for a, b in zip(after, before, strict=True))
-            if change > 0.02:
-                self.tally.note("the calibration changed by more than 2 % from one packet to the next")
+            if scales is None:
+                self._judge.refused_calibration()
+                return
+            self._judge.recalibrated(before, scales)
+        elif scales is not None:
+            self.tally.uncalibrated -= self._records.count
+        self._zero, self._reference, self._scales = zero, reference, scales
 
     def _convert(self) -> None:
         """Make samples of the records since the last calibration."""
-        scales = self._calibration.scales
-        if not self._run or scales is None or self._calibration.zero is None:
+        scales, zero = self._scales, self._zero
+        if not self._records.count or scales is None:
             return
-        counts = np.array([len(payload) // 8 for _, payload, _ in self._run])
-        starts = np.array([start for start, _, _ in self._run], dtype=np.int64)
-        good = np.repeat(np.array([ok for _, _, ok in self._run]), counts)
-        offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        index = np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(starts - offsets, counts)
-        words = np.frombuffer(b"".join(payload for _, payload, _ in self._run), dtype=">i2").reshape(-1, 4)
-        self._run = []
+        index, data, doubtful = self._records.take()
+        words = np.frombuffer(data, dtype=">i2").reshape(-1, 4)
         raw = words[:, 0].astype(np.int64)
         coarse = (raw & 1).astype(bool)
-        zero = self._calibration.zero
-        current = np.where(coarse, ((raw & ~1) - zero[1]) * scales[1], (raw - zero[0]) * scales[0])
-        voltage = self._volts(words[:, 3].astype(np.uint16))
-        suspect = self._suspect(raw, coarse, voltage) | ~good
-        self._done.append(
-            Samples(index, current * voltage, current, voltage, suspect=suspect if suspect.any() else None)
-        )
+        current: NDArray[np.float64] = (raw - zero[0]).astype(np.float64) * scales[0]
+        if coarse.any():
+            current = np.where(coarse, ((raw & ~1) - zero[1]) * scales[1], current)
+        voltage = self._volts(words[:, 3].view(">u2"))
+        suspect = self._judge.suspect(coarse, np.abs(raw) >= _FULL_SCALE, voltage, doubtful)
+        self._done.append(Samples(index, current * voltage, current, voltage, suspect=suspect))
 
     def _volts(self, raw: NDArray[np.uint16]) -> NDArray[np.float64]:
         """Convert voltage words; the first of them settles which scale applies."""
@@ -296,26 +260,8 @@ class LvpmParser:
             first = int(raw[0])
             near = [v for v in VOLTS_PER_COUNT if abs(first * v - self._setting_v) <= 0.25 * self._setting_v]
             self._volts_per_count = near[0] if near else VOLTS_PER_COUNT[0]
-        return raw.astype(np.float64) * self._volts_per_count
-
-    def _suspect(
-        self, raw: NDArray[np.int64], coarse: NDArray[np.bool_], voltage: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
-        """Samples not to be trusted; counts changes of range and clipped samples on the way."""
-        before = coarse[0] if self._coarse is None else self._coarse
-        self._coarse = bool(coarse[-1])
-        self.tally.range_switches += int(np.count_nonzero(np.diff(coarse.astype(np.int8), prepend=np.int8(before))))
-        suspect: NDArray[np.bool_] = (raw >= _FULL_SCALE) | (raw <= -_FULL_SCALE)
-        self.tally.clipped += int(np.count_nonzero(suspect))
-        if self._setting_v:
-            away = np.abs(voltage - self._setting_v) > _NEAR_SETTING * self._setting_v
-            if away.any():
-                self.tally.note(
-                    f"the output was more than {_NEAR_SETTING:.0%} away from the {self._setting_v:.2f} V it is set to; "
-                    "look for a tripped current limit or a loose wire"
-                )
-            suspect |= away
-        return suspect
+        volts: NDArray[np.float64] = raw.astype(np.float64) * self._volts_per_count
+        return volts
 
 
 def _is_data(body: bytes) -> bool:
