@@ -11,15 +11,24 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
 from deepen.measure.budget import Budget, Caution
-from deepen.measure.idle import Idle, IdleLine
+from deepen.measure.idle import IdleLine
 from deepen.measure.scan import Scan, pieces, scan
+from deepen.measure.terms import (
+    Plan,
+    alignment_terms,
+    gap_term,
+    idle_points,
+    missing_time,
+    noise_term,
+    sampling_terms,
+    with_edges,
+)
 from deepen.records import Interval, PowerTrace
 from deepen.units import format_si
 
@@ -31,12 +40,6 @@ MAX_LOSS = 1e-3
 UPDATES = 100
 """A window should span this many updates of the sensor (the rule of ml-energy/zeus, issue 32)."""
 
-_REACH = 2.0  # standard deviations within which a shift is looked for: 95 % of a normal distribution
-_SHIFTS = 64  # shifts tried for each window, fewer for very many windows
-_MOST_MOMENTS = 400_000
-_AROUND = np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])  # sample periods around an edge at which power is looked at
-_NOISE_REACH = 32  # sample periods on both sides of a window from which noise is learned too
-_IDLE_PARTS = 10  # parts of an idle stretch whose spread gives its uncertainty
 _IDLE_DRIFT = 0.01  # share of net energy that a change of idle power may put in question without a word
 
 _Floats = NDArray[np.float64]
@@ -129,58 +132,15 @@ def integrate(
     period_s = 1.0 / first.rate_hz if first.rate_hz > 0 else 0.0
     quiet = [i for i in idle if i.duration_s > 0]
     quiet_edges = np.array([(i.start_s, i.end_s) for i in quiet], dtype=np.float64).reshape(-1, 2)
-    plan = _Plan(edges, own_s, quiet_edges, clock_s, period_s)
+    plan = Plan(edges, own_s, quiet_edges, clock_s, period_s)
     found = scan(chain((first,), parts), plan.moments(), gaps)
     every, all_edges = [*intervals, *quiet], np.concatenate([edges, quiet_edges])
     _check(found, every, all_edges, first.meter_id, max_loss)
     if quiet:
-        line: IdleLine | None = IdleLine.through(_idle_points(found, plan))
+        line: IdleLine | None = IdleLine.through(idle_points(found, plan))
     else:
         line = idle_w if isinstance(idle_w, IdleLine) else IdleLine.constant(idle_w) if idle_w else None
     return _windows(first, found, plan, intervals, line)
-
-
-class _Plan:
-    """Which moments of the trace the windows need, and where their answers lie; all in one array."""
-
-    def __init__(self, edges: _Floats, own_s: _Floats, quiet: _Floats, clock_s: float, period_s: float) -> None:
-        self.edges = edges
-        reach = _NOISE_REACH * period_s
-        blocks: dict[str, _Floats] = {
-            "edges": edges[:, :, None],
-            "around": edges[:, :, None] + _AROUND * period_s,
-            "reach": (edges + np.array([-reach, reach]))[:, :, None],
-            "idle": quiet[:, :1, None] + (quiet[:, 1:] - quiet[:, :1])[:, :, None] * np.linspace(0, 1, _IDLE_PARTS + 1),
-        }
-        count = max(8, min(_SHIFTS, _MOST_MOMENTS // max(1, 2 * edges.shape[0])))
-        shifts = np.delete(np.linspace(-_REACH, _REACH, count + 1), count // 2)  # all but no shift
-        if clock_s > 0:
-            blocks["shifted"] = edges[:, :, None] + shifts * clock_s
-        if (own_s > 0).any():
-            blocks["jittered"] = edges[:, :, None] + shifts * own_s[:, None, None]
-        self._blocks = blocks
-        self._where: dict[str, tuple[slice, tuple[int, ...]]] = {}
-        start = 0
-        for name, block in blocks.items():
-            self._where[name] = (slice(start, start + block.size), block.shape)
-            start += block.size
-
-    def moments(self) -> _Floats:
-        """All moments, shape (m,)."""
-        return np.concatenate([block.ravel() for block in self._blocks.values()])
-
-    def has(self, name: str) -> bool:
-        """Whether a block of moments was asked for."""
-        return name in self._blocks
-
-    def of(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
-        """Values at one block of moments, in its shape: mostly (windows, 2 edges, moments around each)."""
-        where, shape = self._where[name]
-        return values[where].reshape(shape)
-
-    def at(self, name: str) -> _Floats:
-        """The moments of one block, same shape."""
-        return self._blocks[name]
 
 
 def _check(found: Scan, intervals: Sequence[Interval], edges: _Floats, meter: str, max_loss: float) -> None:
@@ -199,7 +159,7 @@ def _check(found: Scan, intervals: Sequence[Interval], edges: _Floats, meter: st
             f"the trace of {meter} lost {100 * share:.3g} % of its samples, {100 * max_loss:g} % are allowed; "
             "measure again, or raise max_loss"
         )
-    lost = _missing(found, edges) / np.maximum(edges[:, 1] - edges[:, 0], np.finfo(float).tiny)
+    lost = missing_time(found, edges) / np.maximum(edges[:, 1] - edges[:, 0], np.finfo(float).tiny)
     if (lost > max_loss).any():
         worst = int(np.argmax(lost))
         bad = intervals[worst]
@@ -212,40 +172,8 @@ def _check(found: Scan, intervals: Sequence[Interval], edges: _Floats, meter: st
         )
 
 
-def _overlaps(found: Scan, edges: _Floats) -> tuple[_Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Seconds of every bridge that lie in a window: (overlaps, windows, bridges), each shape (k,)."""
-    b = found.bridges
-    if not b.start_s.size:
-        none = np.empty(0, np.int64)
-        return np.empty(0), none, none
-    first = np.searchsorted(b.end_s, edges[:, 0], side="right")
-    last = np.maximum(np.searchsorted(b.start_s, edges[:, 1], side="left"), first)
-    counts = last - first
-    windows = np.repeat(np.arange(edges.shape[0]), counts)
-    bridges = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-    seconds = np.minimum(b.end_s[bridges], edges[windows, 1]) - np.maximum(b.start_s[bridges], edges[windows, 0])
-    return np.maximum(seconds, 0.0), windows, bridges
-
-
-def _idle_points(found: Scan, plan: _Plan) -> list[Idle]:
-    t_s, energy = plan.at("idle")[:, 0], plan.of("idle", found.energy_j)[:, 0]
-    watts = (np.diff(energy, axis=1) / np.diff(t_s, axis=1)).astype(np.float64)
-    std = watts.std(axis=1, ddof=1) / math.sqrt(_IDLE_PARTS)
-    return [
-        Idle(float(t), float(w), float(u)) for t, w, u in zip(t_s.mean(axis=1), watts.mean(axis=1), std, strict=True)
-    ]
-
-
-def _missing(found: Scan, edges: _Floats) -> _Floats:
-    """Time without samples in every window, seconds; shape (n,)."""
-    seconds, windows, bridges = _overlaps(found, edges)
-    share = found.bridges.missing_s / (found.bridges.end_s - found.bridges.start_s)
-    total = np.bincount(windows, weights=seconds * share[bridges], minlength=edges.shape[0])
-    return np.asarray(total, dtype=np.float64)
-
-
 def _windows(
-    first: PowerTrace, found: Scan, plan: _Plan, intervals: Sequence[Interval], idle: IdleLine | None
+    first: PowerTrace, found: Scan, plan: Plan, intervals: Sequence[Interval], idle: IdleLine | None
 ) -> tuple[WindowEnergy, ...]:
     start, end = plan.edges[:, 0], plan.edges[:, 1]
     duration = end - start
@@ -255,13 +183,13 @@ def _windows(
     accuracy = first.accuracy
     same = idle is None or idle.same_meter
     n = gross.size
-    inside, at_edges = _sampling(found, plan, first.sampling == "mean")
-    alignment, net_alignment = (_with_edges(a, at_edges) for a in _alignment(found, plan, energy, idle))
-    missing = _missing(found, plan.edges)
+    inside, at_edges = sampling_terms(found, plan, first.sampling == "mean")
+    alignment, net_alignment = (with_edges(a, at_edges) for a in alignment_terms(found, plan, energy, idle))
+    missing = missing_time(found, plan.edges)
     shared = {
         "sampling": np.hypot(inside, at_edges),
-        "noise": _noise(found, plan, duration),
-        "gaps": _gaps(found, plan, missing, duration),
+        "noise": noise_term(found, plan, duration),
+        "gaps": gap_term(found, plan, missing, duration),
     }
     gross_terms = {
         **shared,
@@ -302,77 +230,3 @@ def _cautions(interval: Interval, found: Scan, missing_s: float, drift_j: float,
         )
         cautions.append(Caution("idle-drift", text))
     return tuple(cautions)
-
-
-def _alignment(found: Scan, plan: _Plan, energy: _Floats, idle: IdleLine | None) -> tuple[_Floats, _Floats]:
-    """Alignment term of gross and of net energy, joules; shape (n,) each."""
-    gross, net = np.zeros(energy.shape[0]), np.zeros(energy.shape[0])
-    if plan.has("shifted"):
-        change = (plan.of("shifted", found.energy_j) - energy[:, :, None]).astype(np.float64)
-        whole = (_largest(change[:, 1] - change[:, 0]) / _REACH) ** 2
-        gross += whole
-        net += whole
-    if plan.has("jittered"):
-        change = (plan.of("jittered", found.energy_j) - energy[:, :, None]).astype(np.float64)
-        gross += ((_largest(change) / _REACH) ** 2).sum(axis=1)
-        if idle is not None:
-            shift = plan.at("jittered") - plan.edges[:, :, None]
-            change = change - idle.power_w(plan.edges)[:, :, None] * shift
-        net += ((_largest(change) / _REACH) ** 2).sum(axis=1)
-    return np.sqrt(gross), np.sqrt(net)
-
-
-def _largest(change: _Floats) -> _Floats:
-    """Largest change over the shifts (last axis); between two of them it may be larger by half their difference."""
-    between = np.abs(np.diff(change, axis=-1)).max(axis=-1) / 2
-    largest: _Floats = np.abs(change).max(axis=-1) + between
-    return largest
-
-
-def _with_edges(alignment: _Floats, at_edges: _Floats) -> _Floats:
-    """The alignment term with its covariance with the sampling of edges, which is full: both lose what a jump gives."""
-    total: _Floats = np.sqrt(alignment**2 + 2 * alignment * at_edges)
-    return total
-
-
-def _sampling(found: Scan, plan: _Plan, mean: bool) -> tuple[_Floats, _Floats]:
-    """Sampling term inside windows and at their edges, joules; shape (n,) each."""
-    around = plan.of("around", found.power_w)
-    spread = around.max(axis=2) - around.min(axis=2)
-    length = plan.of("edges", found.segment_s)[:, :, 0]
-    if mean:
-        f = plan.of("edges", found.into)[:, :, 0]
-        return np.zeros(f.shape[0]), np.sqrt(((spread * length * f * (1 - f)) ** 2).sum(axis=1))
-    own = np.abs(plan.of("edges", found.segment_j)[:, :, 0])
-    at_edges = (np.maximum(spread * found.period_s, own) ** 2).sum(axis=1)
-    steps = plan.of("edges", found.steps)[:, :, 0]
-    inside = steps[:, 1] - steps[:, 0] - own[:, 0] ** 2
-    return np.sqrt(np.maximum(inside, 0.0) / 12), np.sqrt(at_edges / 12)
-
-
-def _noise(found: Scan, plan: _Plan, duration: _Floats) -> _Floats:
-    own = plan.of("edges", found.noise)[:, :, 0]
-    wide = plan.of("reach", found.noise)[:, :, 0]
-    reach = np.clip(plan.at("reach")[:, :, 0], found.start_s, found.end_s)
-    length = np.maximum(reach[:, 1] - reach[:, 0], np.finfo(float).tiny)
-    inside = own[:, 1] - own[:, 0]
-    nearby = (wide[:, 1] - wide[:, 0]) * np.minimum(duration / length, 1.0)
-    # E|X Y| = (2 / pi) var for independent normal X, Y, and the change of white noise has twice its variance.
-    term: _Floats = np.sqrt(np.maximum(np.maximum(inside, nearby), 0.0) * math.pi / 4)
-    return term
-
-
-def _gaps(found: Scan, plan: _Plan, missing: _Floats, duration: _Floats) -> _Floats:
-    if not missing.any():
-        return np.zeros(missing.size)
-    reach = np.clip(plan.at("reach")[:, :, 0], found.start_s, found.end_s)
-    length = np.maximum(reach[:, 1] - reach[:, 0], np.finfo(float).tiny)
-    square = plan.of("reach", found.square)[:, :, 0]
-    energy = plan.of("reach", found.energy_j)[:, :, 0]
-    mean = (energy[:, 1] - energy[:, 0]).astype(np.float64) / length
-    variance = np.maximum((square[:, 1] - square[:, 0]) / length - mean**2, 0.0)
-    seconds, windows, bridges = _overlaps(found, plan.edges)
-    steps = np.bincount(windows, weights=(found.bridges.step_w[bridges] * seconds) ** 2 / 12, minlength=duration.size)
-    # Losses come when there is much to do, so that the spread of several gaps adds up instead of averaging out.
-    term: _Floats = np.sqrt(variance * missing**2 + steps)
-    return term
