@@ -56,8 +56,10 @@ class Outliers:
         """
         if values.size == 0:
             return
-        before = self._values[-1:] if self._values.size else values[:1]
-        change = np.abs(np.diff(values, prepend=before))
+        change = np.empty(values.size)
+        change[0] = values[0] - (self._values[-1] if self._values.size else values[0])
+        np.subtract(values[1:], values[:-1], out=change[1:])
+        np.abs(change, out=change)
         # Exponential mean of the change: y = y + (change - y) / MEMORY.
         usual, self._state = self._lfilter([1 / MEMORY], [1.0, 1 / MEMORY - 1.0], change, zi=self._state)
         self._seen += values.size

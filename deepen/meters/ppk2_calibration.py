@@ -134,12 +134,16 @@ class SpikeFilter:
     """The filter Nordic's application applies: averages replace the first samples after a change of range.
 
     Written for whole batches; the result does not depend on how the samples are split into them.
+
+    Attributes:
+        changes: Changes of range so far.
     """
 
     def __init__(self) -> None:
         """Start with no average."""
         from scipy.signal import lfilter
 
+        self.changes = 0
         self._lfilter = lfilter
         self._averages: tuple[float, float] | None = None
         self._range = -1
@@ -157,9 +161,13 @@ class SpikeFilter:
         """
         if self._averages is None:
             self._range, self._averages = int(ranges[0]), (float(current_a[0]), float(current_a[0]))
-        changed = np.diff(ranges, prepend=np.uint8(self._range)) != 0
+        changed = np.empty(ranges.size, np.bool_)
+        changed[0] = ranges[0] != self._range
+        np.not_equal(ranges[1:], ranges[:-1], out=changed[1:])
         self._range = int(ranges[-1])
-        if self._age >= FILTERED and not changed.any():
+        changes = int(np.count_nonzero(changed))
+        self.changes += changes
+        if self._age >= FILTERED and not changes:
             means = [self._average(current_a, k) for k in range(2)]
             self._averages = (float(means[0][-1]), float(means[1][-1]))
             return current_a

@@ -53,14 +53,18 @@ class Ppk2Parser:
         self._table = calibration.current_a(voltage_v)
         by_range = self._table.reshape(8, -1)
         self._step_a = np.abs(by_range[:, 1] - by_range[:, 0])
-        # A reading of 0 counts lies below zero current where the offset is above one count: current flows backwards.
-        self._floor = np.array([*(o > 4 for o in calibration.values["O"]), *(False,) * (8 - RANGES)])
-        self._floor[RANGES:] = self._floor[RANGES - 1]
+        # At the end of a range. A reading of 0 counts lies below zero current where the offset is above one count: the
+        # current flows backwards, which the instrument cannot tell.
+        ends = np.zeros(by_range.shape, np.bool_)
+        ends[:, -1] = True
+        ends[:RANGES, 0] = np.array(calibration.values["O"]) > 4
+        ends[RANGES:, 0] = ends[RANGES - 1, 0]
+        self._ends = ends.ravel()
         self._uncertain = [k for k in range(RANGES) if k not in calibration.ranges]
         self._nominal = calibration.nominal
-        self._filter = SpikeFilter() if spike_filter else None
+        self._filter = SpikeFilter()
+        self._filtered = spike_filter
         self._outliers = Outliers()
-        self._last_range = -1
         self._rest = b""
         self._index = 0
         self._next = -1  # counter the next word should have; -1 before the first
@@ -194,13 +198,13 @@ class Ppk2Parser:
         """
         code = words & 0x1FFFF
         raw_a = self._table[code]
-        adc, ranges = code & 0x3FFF, (code >> 14).astype(np.uint8)
+        ranges = (code >> 14).astype(np.uint8)
         if int(ranges.max()) >= RANGES:
             self.tally.note(
                 "ranges: codes above the highest range; they are read as the highest, as Nordic's software does"
             )
             np.minimum(ranges, RANGES - 1, out=ranges)
-        clipped = (adc == 0x3FFF) | ((adc == 0) & self._floor[ranges])
+        clipped = self._ends[code]
         self.tally.clipped += int(np.count_nonzero(clipped))
         if self._uncertain and np.isin(ranges, self._uncertain).any():
             self.tally.note(f"calibration: not told by the instrument, nominal values used: {' '.join(self._nominal)}")
@@ -227,7 +231,6 @@ class Ppk2Parser:
             return current_a
         self._outliers.feed(current_a, self._step_a[ranges], ranges)
         self._outliers.report(self.tally)
-        changes = np.diff(ranges, prepend=ranges[0] if self._last_range < 0 else np.uint8(self._last_range))
-        self.tally.range_switches += int(np.count_nonzero(changes))
-        self._last_range = int(ranges[-1])
-        return current_a if self._filter is None else self._filter.feed(current_a, ranges)
+        settled = self._filter.feed(current_a, ranges)
+        self.tally.range_switches = self._filter.changes
+        return settled if self._filtered else current_a

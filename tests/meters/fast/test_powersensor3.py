@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -221,6 +222,7 @@ def test_the_driver_on_a_pseudo_terminal() -> None:
         try:
             meter.start()
             meter.mark()
+            time.sleep(0.3)
             trace = meter.stop()
         finally:
             meter.close()

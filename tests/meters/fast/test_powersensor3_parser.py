@@ -22,7 +22,7 @@ def noisy(n: int, seed: int = 0) -> np.ndarray:
 
 
 def state(tally: Tally) -> dict[str, object]:
-    return {name: getattr(tally, name) for name in Tally.__slots__}
+    return {name: getattr(tally, name) for name in Tally.__slots__} | {"notes": sorted(tally.notes)}
 
 
 def same(a: Samples, b: Samples) -> bool:

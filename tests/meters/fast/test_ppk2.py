@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -258,6 +259,7 @@ def test_the_driver_on_a_pseudo_terminal() -> None:
         try:
             assert served.volts() == 3.6
             meter.start()
+            time.sleep(0.3)
             trace = meter.stop()
         finally:
             meter.close()

@@ -23,7 +23,7 @@ def same(a: Samples, b: Samples) -> bool:
 
 
 def state(tally: Tally) -> dict[str, object]:
-    return {name: getattr(tally, name) for name in Tally.__slots__}
+    return {name: getattr(tally, name) for name in Tally.__slots__} | {"notes": sorted(tally.notes)}
 
 
 # ---- calibration and conversion --------------------------------------------------------------------------------------
@@ -151,6 +151,7 @@ def test_the_filter_does_batch_by_batch_what_it_does_one_by_one(runs, cuts) -> N
     spikes = SpikeFilter()
     edges = sorted({0, current.size, *(c for c in cuts if c < current.size)})
     pieces = [spikes.feed(current[a:b], ranges[a:b]) for a, b in pairwise(edges)]
+    assert spikes.changes == np.count_nonzero(np.diff(ranges))
     assert np.concatenate(pieces) == pytest.approx(
         filtered_one_by_one(current.tolist(), ranges.tolist()), rel=1e-9, abs=1e-12
     )
