@@ -73,8 +73,8 @@ class Arrivals:
     nominal_hz: float
     problems: tuple[str, ...]
 
-    def positions(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions with the losses found by the clock inserted; int64, same shape, still ascending.
+    def positions(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Positions with the losses found by the clock inserted; float64, same shape, strictly ascending.
 
         Args:
             index: Positions as the parser counted them, ascending.
@@ -86,26 +86,40 @@ class Arrivals:
         return self.clock.to_host(self.positions(index) / self.nominal_hz)
 
 
-def insert_losses(index: NDArray[np.int64], losses: Sequence[Loss], after: int | None = None) -> NDArray[np.int64]:
-    """Positions with losses inserted; int64, same shape, still ascending.
+def insert_losses(index: NDArray[np.int64], losses: Sequence[Loss]) -> NDArray[np.float64]:
+    """Positions with losses inserted; float64, same shape, strictly ascending.
+
+    What lies after a loss moves on by what is missing. Where something was counted twice, the doubtful stretch is
+    squeezed (nobody knows which of its samples are too many), and what lies after it moves back.
 
     Args:
         index: Positions as the parser counted them, ascending.
         losses: Losses, in order.
-        after: Where a stream is told in pieces, the last position this gave for the piece before.
     """
-    if not losses:
-        return index
-    edges = np.array([loss.before_index for loss in losses], dtype=np.int64)
-    added = np.cumsum([0, *(loss.samples for loss in losses)], dtype=np.int64)
-    moved: NDArray[np.int64] = index + added[np.searchsorted(edges, index, side="right")]
-    if moved.size and any(loss.samples < 0 for loss in losses):
-        # Counted twice: squeeze the doubtful stretch instead of letting time run backwards.
-        order = np.arange(moved.size, dtype=np.int64)
-        if after is not None:
-            moved[0] = max(int(moved[0]), after + 1)
-        moved = np.maximum.accumulate(moved - order) + order
-    return moved
+    at: list[int] = []
+    moved: list[int] = []
+    total = 0
+    for start, end, samples in _doubtful(losses):
+        at += [start if samples < 0 else end - 1, end]
+        moved += [total, total + samples]
+        total += samples
+    if not at:
+        return index.astype(np.float64)
+    return np.asarray(index + np.interp(index, at, moved), np.float64)
+
+
+def _doubtful(losses: Sequence[Loss]) -> list[tuple[int, int, int]]:
+    """Stretches (after, before, samples) of losses, ascending, apart, and long enough for what is taken out of them."""
+    found: list[tuple[int, int, int]] = []
+    for loss in losses:
+        start, end, samples = loss.after_index, max(loss.before_index, loss.after_index + 1), loss.samples
+        start = min(start, end + samples - 1)
+        while found and start < found[-1][1]:
+            first, last, more = found.pop()
+            start, end, samples = min(start, first), max(end, last), samples + more
+            start = min(start, end + samples - 1)
+        found.append((start, end, samples))
+    return found
 
 
 class ArrivalLog:
@@ -359,7 +373,9 @@ def _remove_steps(
     if x.size < 8:
         return (), y
     tests = [(m, n) for m, ns in _SCALES.items() for n in ns if 2 * n <= max(x.size // m, 8)]
-    least_s = max(0.6 * quantum, 1.0) / rate_hz
+    # Where several samples come at once, that the last of them just misses its transfer looks like one lost.
+    together = x.size > 1 and float(np.median(np.diff(at))) > 1
+    least_s = max(0.6 * quantum, 1.5 if together else 1.0) / rate_hz
     for m, n in tests:
         for _ in range(_MAX_PASSES):
             slope, slope_error = _steady_slope(x, y)
@@ -384,7 +400,10 @@ def _lowest_of_each(level: NDArray[np.float64], m: int) -> NDArray[np.int64]:
 
 
 def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, chance: float) -> list[int]:
-    """Points after which the floor is another, the surest first, no two within ``2 n`` of each other."""
+    """Points after which the floor is another, the surest first, no two within ``2 n`` of each other.
+
+    Steps much smaller than the largest wait until that one is out: it tilts the slope they are judged by.
+    """
     before, after = _floors(level, n)
     # What lasts: a stall or a busy spell is over before the longest stretch is.
     long_before, long_after = _floors(level, min(level.size, 512))
@@ -396,7 +415,8 @@ def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, c
     later = 1 - np.searchsorted(np.sort(excess), height, side="right") / (level.size + 1)
     log_chance = counts / _together(excess) * np.log(later)
     log_chance[height < least_s] = 0.0
-    suspects = np.flatnonzero(log_chance < math.log(chance))
+    sure = log_chance < math.log(chance)
+    suspects = np.flatnonzero(sure & (height >= 0.5 * height.max(where=sure, initial=0.0)))
     chosen: list[int] = []
     for k in suspects[np.argsort(log_chance[suspects], kind="stable")].tolist():
         if all(abs(k - other) > 2 * n for other in chosen):
@@ -459,4 +479,6 @@ def _take_out(
     samples = round(height * rate_hz / quantum) * quantum
     y[edge:] -= samples / rate_hz
     error = math.hypot(spread / max(edge - first, 1), spread / max(last - edge, 1)) * rate_hz
-    return Loss(int(at[max(edge - 1, 0)]), samples, max(error, abs(height * rate_hz - samples)), int(at[known_after]))
+    after_index, before_index = int(at[max(edge - 1, 0)]), int(at[known_after])
+    after_index = min(after_index, before_index + 2 * samples)  # room for what was counted twice
+    return Loss(after_index, samples, max(error, abs(height * rate_hz - samples)), before_index)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepen.arrivals import ArrivalLog, Arrivals, _floors, fit_arrivals
+from deepen.arrivals import ArrivalLog, Arrivals, Loss, _floors, fit_arrivals, insert_losses
 
 START_S = 100.0
 
@@ -201,3 +201,41 @@ def test_floors_are_the_least_of_each_side() -> None:
         for k in range(39):
             assert before[k] == level[max(0, k - n + 1) : k + 1].min()
             assert after[k] == level[k + 1 : k + 1 + n].min()
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 40, 400])
+@pytest.mark.parametrize("samples", [-40, -5, -1, 1, 5, 40])
+def test_what_lies_after_a_loss_or_a_double_count_is_at_its_true_place(samples: int, width: int) -> None:
+    index = np.arange(1000, dtype=np.int64)
+    moved = insert_losses(index, (Loss(500, samples, 0.5, 500 + width),))
+    assert moved[500 + width :].tolist() == (index[500 + width :] + samples).tolist()
+    untouched = min(500, 500 + width + samples - 1)
+    assert moved[:untouched].tolist() == index[:untouched].tolist()
+    assert np.all(np.diff(moved) > 0)
+
+
+def test_doubtful_stretches_that_overlap_are_one() -> None:
+    index = np.arange(300, dtype=np.int64)
+    losses = (Loss(90, 7, 0.5, 120), Loss(110, -30, 0.5, 125), Loss(130, -3, 0.5, 131))
+    moved = insert_losses(index, losses)
+    assert np.all(np.diff(moved) > 0)
+    assert moved[131:].tolist() == (index[131:] - 26).tolist()
+    pieces = [insert_losses(index[a : a + 7], losses) for a in range(0, 300, 7)]
+    assert np.concatenate(pieces).tolist() == moved.tolist()
+
+
+@pytest.mark.parametrize("ppm", [-40.0, 40.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_in_step_with_the_transfers_are_not_taken_for_losses(ppm: float, seed: int) -> None:
+    """At 1 kHz and a transfer each 2 ms, the last sample of a transfer slips into the next one now and then."""
+    rng = np.random.default_rng(seed)
+    host_s = np.arange(1, 20_000) * 2e-3
+    index = np.floor(host_s * 1000.0 * (1 + ppm * 1e-6) + rng.uniform()).astype(np.int64)
+    found = fit_arrivals(index, START_S + host_s + 1e-3 + rng.exponential(1e-3, host_s.size).clip(0, 8e-3), 1000.0)
+    assert found.losses == ()
+
+
+def test_a_large_step_is_taken_out_before_small_ones_are_judged() -> None:
+    given = stream(rate_hz=1000.0, duration_s=4.0, read_s=0.01, jitter_s=0.001, losses=((1.3, -300),), ppm=0.0)
+    found = fit_arrivals(given.index, given.host_s, 1000.0, round_trip_s=0.001)
+    assert [loss.samples for loss in found.losses] == [-300]

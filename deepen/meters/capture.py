@@ -24,6 +24,8 @@ from deepen.records import Accuracy, PowerTrace, Source
 __all__ = ["Capture", "Ending", "OpenSink", "Sink", "Stretches", "tally_warnings"]
 
 _RECENT = 64
+_RECONCILE_S = 0.25
+"""How long after a jump of the counter the clock may be in finding that nothing is missing."""
 _COVER_MARGIN_S = 5e-3
 """Margin over the estimated time of the last sample: the floor of the delay is known to about this, while it runs."""
 
@@ -236,12 +238,16 @@ class Capture:
         # The fit tells when period k began; a sample's time lies half a period or a whole one later.
         shift_s = (1.0 if self._sampling == "mean" else 0.5) / self._rate_hz
         arrivals = replace(arrivals, clock=replace(arrivals.clock, device_s=arrivals.clock.device_s - shift_s))
+        arrivals, refuted = self._reconcile(arrivals)
         tally = self._parser.tally
         # Positions without a sample are losses, but for those at which the instrument measured itself. A parser that
         # counts a loss without moving its index still tells of a loss.
         missing = self._last - self._first + 1 - self.samples
         counted = max(missing - tally.paused, tally.lost - self._first_tally_lost, 0)
+        counted = max(counted - refuted, 0)
         by_clock = sum(max(0, loss.samples) for loss in arrivals.losses) + arrivals.throughout
+        if refuted:
+            extra = (f"counter: it jumped by {refuted} samples that are not missing by the clock", *extra)
         warnings = [*self._warnings(counted), *arrivals.problems, *extra]
         index_gaps = self._gaps(arrivals)
         at, back = np.unique(np.array([*index_gaps, (self._first, self._last)], dtype=np.int64), return_inverse=True)
@@ -250,7 +256,7 @@ class Capture:
             arrivals=arrivals,
             samples=self.samples,
             dropped=counted + by_clock,
-            doubled=-sum(min(0, loss.samples) for loss in arrivals.losses),
+            doubled=-sum(min(0, loss.samples) for loss in arrivals.losses) - refuted,
             gaps=tuple(edges[:-1]),
             index_gaps=index_gaps,
             warnings=tuple(dict.fromkeys(warnings)),
@@ -328,6 +334,34 @@ class Capture:
         edges = np.flatnonzero(np.diff(np.concatenate([[False], suspect, [False]]).astype(np.int8)))
         for a, b in edges.reshape(-1, 2).tolist():
             self._suspects.add(int(index[a]) - 1, int(index[b - 1]) + 1)
+
+    def _reconcile(self, arrivals: Arrivals) -> tuple[Arrivals, int]:
+        """Where the clock finds too many samples just after the counter missed some, the counter was wrong.
+
+        Returns:
+            The same with those corrections at the jumps of the counter, and how many samples it missed wrongly.
+        """
+        losses, refuted = [], 0
+        holes = np.array(self._holes.items, dtype=np.int64).reshape(-1, 2)
+        taken: set[int] = set()
+        for loss in arrivals.losses:
+            reach = loss.after_index - round(_RECONCILE_S * self._rate_hz)
+            near = np.flatnonzero((holes[:, 1] >= reach) & (holes[:, 1] <= loss.before_index))
+            sizes = holes[near, 1] - holes[near, 0] - 1
+            off = np.abs(sizes + loss.samples)
+            fits = [int(k) for k in near[np.argsort(off, kind="stable")] if int(k) not in taken]
+            if loss.samples >= 0 or not fits:
+                losses.append(loss)
+                continue
+            start, end = holes[fits[0]].tolist()
+            size, samples = end - start - 1, loss.samples
+            if self._quantum == 1 and abs(size + samples) <= max(2, size // 4):
+                samples = -size  # a counter that jumps does so by what it shows
+            taken.add(fits[0])
+            refuted += min(size, -samples)
+            losses.append(replace(loss, after_index=min(start, end + samples - 1), samples=samples, before_index=end))
+        losses.sort(key=lambda loss: loss.before_index)
+        return replace(arrivals, losses=tuple(losses)), refuted
 
     def _gaps(self, arrivals: Arrivals) -> tuple[tuple[int, int], ...]:
         """Stretches without trustworthy samples, within the stream, those that overlap made one."""

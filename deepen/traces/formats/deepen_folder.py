@@ -77,15 +77,12 @@ class FolderFile:
     def columns(self) -> Iterator[Columns]:
         """Samples with their positions, losses found by the clock inserted."""
         header, losses = self.manifest.header, self.manifest.losses
-        after: int | None = None
         for part in self.manifest.parts:
             path = self.info.path / part.file
             file = _open_part(path, part)
             gapless = header.times == "index" and part.last - part.first + 1 == part.samples
             for c in read_columns(file, path, header, int(part.first) if gapless else None):
-                position = insert_losses(c.position, losses, after) if losses else c.position
-                after = int(position[-1]) if losses and position.size else after
-                yield replace(c, position=position)
+                yield replace(c, position=insert_losses(c.position, losses)) if losses else c
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """None: the format holds samples only."""
@@ -157,9 +154,8 @@ def _open(path: Path, options: Mapping[str, str]) -> FolderFile:
     first, last = (parts[0].first, parts[-1].last) if parts else (0.0, 0.0)
     trace = FolderFile(info_of(path, FORMAT.name, manifest, sum(p.samples for p in parts), first, last), manifest)
     if manifest.losses and parts:
-        # Where something was counted twice, only all the positions before it tell where the last one goes.
-        ends = [(c.position[0], c.position[-1]) for c in trace.columns() if c.position.size]
-        return FolderFile(info_of(path, FORMAT.name, manifest, trace.info.samples, ends[0][0], ends[-1][1]), manifest)
+        first, last = insert_losses(np.array([first, last], np.int64), manifest.losses).tolist()
+        return FolderFile(info_of(path, FORMAT.name, manifest, trace.info.samples, first, last), manifest)
     if manifest.complete or manifest.header.times != "index":
         return trace
     lost, gaps = _holes(trace)

@@ -144,6 +144,30 @@ def test_losses_no_counter_saw_are_found_by_the_clock_and_times_stay_true() -> N
     assert any("unseen by the counters" in w for w in trace.warnings)
 
 
+@pytest.mark.parametrize(("jump", "doubled", "quantum"), [(40, 0, 1), (41, 0, 1), (40, 24, 64)])
+def test_a_counter_that_jumps_without_a_loss_is_found_out_by_the_clock(jump: int, doubled: int, quantum: int) -> None:
+    rng = np.random.default_rng(jump)
+    starts = range(0, 8000, 10)
+    answers = [samples(list(range(k, k + 10))) for k in (k + (jump if k >= 4000 else 0) for k in starts)]
+    tally = Tally()
+    capture = Capture(Given(*answers, tally=tally), RATE, quantum=quantum)
+    for k in starts:
+        late = k >= 4000
+        tally.lost = jump if late else 0
+        end = k + 10 - (doubled if late else 0)
+        capture.pump(b"x", 100.0 + end / RATE + 5e-4 + rng.exponential(1e-3))
+    ending = capture.finish("toy")
+    trace = trace_of(capture, ending)
+    assert (ending.dropped, ending.doubled) == (0, doubled)
+    assert any(w.startswith(f"counter: it jumped by {jump}") for w in trace.warnings)
+    true_s = 100.0 + (np.concatenate([np.arange(4000), np.arange(4000, 8000) - doubled]) + 0.5) / RATE
+    sure = np.ones(8000, bool)
+    for start_s, end_s in trace.gaps:
+        sure &= (trace.t_s <= start_s) | (trace.t_s >= end_s)
+    assert np.abs(trace.t_s - true_s)[sure].max() < 4 * ending.clock.error_s
+    assert np.count_nonzero(~sure) <= doubled + 1
+
+
 def test_suspect_samples_are_a_gap_between_their_good_neighbours() -> None:
     flags = np.array([False, True, True, False])
     capture, ending = captured(
