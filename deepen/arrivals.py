@@ -27,10 +27,14 @@ _Values = TypeVar("_Values", float, NDArray[np.float64])
 __all__ = ["ArrivalLog", "Arrivals", "Loss", "fit_arrivals", "insert_losses"]
 
 UNKNOWN_TRANSPORT_S = 1e-3
-"""Least transport delay where no round trip is known: between 0 and one USB full-speed frame."""
+"""Least transport delay where no round trip is known: between 0 and this (one USB full-speed frame) or the median delay
+above the floor, whichever is more."""
+CLOCK_TOLERANCE = 50e-6
+"""Standard deviation of the rates of quartz clocks over their nominal ones (tolerances of 20 to 100 ppm are sold)."""
 _SCALES = {1: (16, 32, 64, 128, 256, 512), 4: (8, 16, 32), 16: (4, 8, 16, 32), 64: (4, 8, 16, 32)}
 """Steps are looked for among the least delayed of every so many arrivals, over stretches of so many of those."""
 _CHANCE = 1e-6
+_WANDER_S = 60.0
 _MAX_PASSES = 64
 
 
@@ -187,7 +191,9 @@ def fit_arrivals(
     at, x, y = index[keep], x[keep], y[keep]
     losses, y = _explain(at, x, y, rate_hz, quantum, max_drift)
     line = _floor_line(x, y, max_drift)
-    floor_s = UNKNOWN_TRANSPORT_S if round_trip_s is None else round_trip_s
+    delay_s = float(np.median(y - line.at(x)))
+    # Where transfers queue, even the least delayed one has waited: about as long as they usually do, at most.
+    floor_s = max(UNKNOWN_TRANSPORT_S, delay_s) if round_trip_s is None else round_trip_s
     if begun is not None:
         first_s = begun[0] / rate_hz
         floor_s = min(floor_s, max(first_s + line.at(first_s) - begun[1], 0.0))
@@ -195,11 +201,11 @@ def fit_arrivals(
     span_s = float(x[-1] - x[0])
     throughout = 0
     problems: list[str] = []
-    if line.slope > max_drift + 3 * line.slope_error:
+    if line.slope > max_drift + 5 * line.slope_error:
         throughout = round(line.slope * span_s * rate_hz)
         share = 100 * line.slope / (1 + line.slope)
         problems.append(f"{share:.3f} % fewer samples than {rate_hz:g} Hz: lost throughout, or the clock is off")
-    elif line.slope < -max_drift - 3 * line.slope_error:
+    elif line.slope < -max_drift - 5 * line.slope_error:
         problems.append(
             f"{-100 * line.slope:.3f} % more samples than {rate_hz:g} Hz: counted twice, or the clock is off"
         )
@@ -212,7 +218,6 @@ def fit_arrivals(
         error_s=math.hypot(line.error_s, transport_error_s),
         method="arrival",
     )
-    delay_s = float(np.median(y - line.at(x)))
     return Arrivals(clock, losses, throughout, delay_s, rate_hz / (1 + line.slope), rate_hz, tuple(problems))
 
 
@@ -277,46 +282,49 @@ def _support(x: NDArray[np.float64], y: NDArray[np.float64], middle: float) -> t
 
 
 def _floor_line(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: float) -> _Line:
-    """Fit the floor; where the stretch is too short to tell the slope, the nominal rate is kept.
+    """Fit the floor.
 
-    The error comes from the fit to the even and to the odd points alone, and from how far the floor of single stretches
-    lies above the line (a clock that wanders).
+    The least delays of single pieces of the stream scatter around the line; their scatter tells how well it is known.
+    A slope that a clock can have is drawn towards zero by what is known of clocks (:data:`CLOCK_TOLERANCE`), all the
+    more the less the stream tells. In long streams the floor of the pieces also tells how far the clock wanders.
     """
-    middle, span = float(x.mean()), float(x[-1] - x[0])
-    slope, intercept = _support(x, y, middle)
-    halves = [_support(x[k::2], y[k::2], middle) for k in (0, 1)] if x.size >= 8 else []
+    span = float(x[-1] - x[0])
+    slope, intercept = _support(x, y, float(x.mean()))
     above = y - intercept - slope * x
-    spread = float(np.median(above))
-    slope_error = abs(halves[0][0] - halves[1][0]) if halves else math.inf
-    slope_error = max(slope_error, 4 * spread / (x.size * span)) if span > 0 else math.inf
-    prior = max_drift / math.sqrt(3)
-    if slope_error > prior and abs(slope) < max_drift + 3 * slope_error:
-        # Not enough to tell: keep the nominal rate, and let its tolerance be the error.
-        slope, slope_error = 0.0, prior
-        intercept = float(y.min())
-        return _Line(slope, intercept, math.hypot(prior * span / 2, spread / max(1, x.size)), slope_error)
-    ends = np.array([x[0], x[-1]])
-    difference = max(abs((halves[0][0] - halves[1][0]) * e + halves[0][1] - halves[1][1]) for e in ends.tolist())
-    pieces = min(16, x.size // 16)
-    wander = 0.0
+    pieces = min(16, x.size // 8)
     if pieces >= 4:
-        floors = [float(part.min()) for part in np.array_split(above, pieces)]
-        wander = float(np.quantile(floors, 0.9))
-    return _Line(slope, intercept, math.hypot(difference, wander), slope_error)
+        floors = np.array([part.min() for part in np.array_split(above, pieces)])
+        scatter = float(np.std(floors)) / math.sqrt(pieces)
+        wander = float(np.quantile(floors, 0.9)) if span >= _WANDER_S else 0.0
+    else:
+        scatter, wander = float(np.median(above)) / math.sqrt(x.size), 0.0
+    slope_error = scatter * math.sqrt(12) / span if span > 0 else math.inf
+    if abs(slope) < max_drift + 5 * slope_error:
+        slope, slope_error = _believed(slope, slope_error)
+        intercept = float(np.min(y - slope * x))
+    error_s = math.hypot(scatter, slope_error * span / math.sqrt(12), wander)
+    return _Line(slope, intercept, error_s, slope_error)
+
+
+def _believed(slope: float, error: float) -> tuple[float, float]:
+    """Combine a slope that was found with what is known of clocks (both normal): the mean and its error."""
+    if not math.isfinite(error):
+        return 0.0, CLOCK_TOLERANCE
+    trust = CLOCK_TOLERANCE**2 / (CLOCK_TOLERANCE**2 + error**2)
+    return trust * slope, CLOCK_TOLERANCE * math.sqrt(1 - trust)
 
 
 def _steady_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
     """Slope of the floor and its error, little moved by a few steps.
 
-    The hull's slope, unless the median slope between floors of stretches some distance apart contradicts it; of the
-    distances the one with the least spread counts (near ones cross few steps, far ones have less noise).
+    The median slope between the floors of pieces some distance apart; of the distances the one with the least spread
+    counts (near ones cross few steps, far ones have less noise). Short streams tell none.
     """
-    slope = _support(x, y, float(x.mean()))[0]
     pieces = min(64, x.size // 24)
     if pieces < 8:
-        return slope, 0.0
+        return _support(x, y, float(x.mean()))[0], math.inf
     lowest = np.array([part[np.argmin(y[part])] for part in np.array_split(np.arange(x.size), pieces)])
-    best = (slope, math.inf)
+    best = (0.0, math.inf)
     for lag in (1, 2, 4, 8, 16):
         if lag > pieces // 4:
             break
@@ -324,7 +332,7 @@ def _steady_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float
         middle = float(np.median(slopes))
         error = 1.4826 * float(np.median(np.abs(slopes - middle))) / math.sqrt(slopes.size / lag)
         best = min(best, (middle, error), key=lambda pair: pair[1])
-    return (slope, 0.0) if abs(slope - best[0]) < 2 * best[1] else best
+    return best
 
 
 def _explain(
@@ -379,10 +387,10 @@ def _remove_steps(
     for m, n in tests:
         for _ in range(_MAX_PASSES):
             slope, slope_error = _steady_slope(x, y)
-            if abs(slope) > max_drift:
-                slope, slope_error = math.copysign(max_drift, slope), 0.0
+            if math.isfinite(max_drift):
+                slope, slope_error = _believed(min(max(slope, -max_drift), max_drift), slope_error)
             level = y - slope * x
-            slack = 2 * slope_error * m * n * float(np.median(np.diff(x)))
+            slack = 4 * slope_error * m * n * float(np.median(np.diff(x))) if math.isfinite(slope_error) else 0.0
             lowest = _lowest_of_each(level, m)
             chosen = _steps(level[lowest], n, least_s, slack, _CHANCE / (x.size * len(tests)))
             losses = [_take_out(at, y, level, int(lowest[k]), m * n, rate_hz, quantum) for k in chosen]
@@ -409,8 +417,11 @@ def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, c
     long_before, long_after = _floors(level, min(level.size, 512))
     step = np.where(after > before, np.maximum(long_after - before, 0), np.minimum(after - long_before, 0))
     height = np.maximum(np.abs(step) - slack_s, 0.0)
-    excess = np.maximum(level - np.maximum(before, after), 0.0)  # above the floor of its own side of a step
     place = np.arange(level.size)
+    # Delays above the floor of the own side of a step; a side of fewer than n arrivals does not tell its floor.
+    first, last = place + 1 < n, level.size - 1 - place < n
+    own = np.maximum(np.where(first, after, long_before), np.where(last, before, long_after))
+    excess = np.maximum(level - own, 0.0)
     counts = np.where(step > 0, np.minimum(n, level.size - 1 - place), np.minimum(n, 1 + place))
     later = 1 - np.searchsorted(np.sort(excess), height, side="right") / (level.size + 1)
     log_chance = counts / _together(excess) * np.log(later)

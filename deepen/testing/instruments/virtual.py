@@ -26,7 +26,8 @@ class VirtualPort:
 
     The instrument hands over what it has every ``batch_s`` (a USB transfer); transfer i leaves at
     ``opened + i * batch_s`` and arrives ``latency_s`` plus a random delay later, never before an earlier one. The
-    random delay is exponential with mean ``jitter_s``, cut at eight times that. When a transfer arrives does not
+    random delay is uniform up to ``jitter_s``, or, where transfers ``queue``, exponential with that mean (cut at eight
+    times it): then nearly every one waits for one before it. When a transfer arrives does not
     depend on how the port is read. Commands reach the instrument ``latency_s`` after they are written.
 
     ``read`` moves the clock to the next arrival (or by the time-out). To take long stretches at once, move the clock
@@ -48,6 +49,7 @@ class VirtualPort:
         *,
         latency_s: float = 0.0,
         jitter_s: float = 0.0,
+        queue: bool = True,
         batch_s: float = 1e-3,
         seed: int = 0,
         faults: Sequence[Fault] = (),
@@ -59,6 +61,7 @@ class VirtualPort:
         self.written: list[tuple[float, bytes]] = []
         self._latency_s = latency_s
         self._jitter_s = jitter_s
+        self._queue = queue
         self._batch_s = batch_s
         self._rng = np.random.default_rng(seed)
         self._opened_s = clock.now()
@@ -159,5 +162,8 @@ class VirtualPort:
         latest = self._arrivals[-1] if self._arrivals.size else -np.inf
         self._first += self._arrivals.size
         left_s = self._opened_s + (self._first + np.arange(BLOCK)) * self._batch_s
-        delay_s = np.minimum(self._rng.standard_exponential(BLOCK), LONGEST) * self._jitter_s
+        if self._queue:
+            delay_s = np.minimum(self._rng.standard_exponential(BLOCK), LONGEST) * self._jitter_s
+        else:
+            delay_s = self._rng.random(BLOCK) * self._jitter_s
         self._arrivals = np.maximum.accumulate(np.maximum(left_s + self._latency_s + delay_s, latest))
