@@ -1,0 +1,180 @@
+"""Bring files to a device and back, over the streams of a link; whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from deepen.clock import Deadline
+from deepen.devices.links.files import arriving, readable_file
+from deepen.devices.links.jobs import JobOutput
+from deepen.devices.links.transport import Stream
+from deepen.errors import ConfigError, LinkError
+
+if TYPE_CHECKING:
+    from deepen.devices.links.remote import RemoteLink
+
+__all__ = ["pull", "push"]
+
+_CHUNK = 1 << 16
+_HASH_RATE = 5e6
+"""Bytes a second at which the slowest device is taken to hash, for deadlines."""
+
+_LOOK = r"""
+umask 077
+mkdir -p "$1/files/$2" || exit 1
+if [ -f "$1/files/$2/$3" ]; then
+    h=$(sha256sum <"$1/files/$2/$3")
+    [ "${h%% *}" = "$2" ] && { echo there; exit 0; }
+fi
+n=0
+[ -f "$1/files/$2.part" ] && n=$(wc -c <"$1/files/$2.part")
+echo $((n))
+"""
+"""Arguments: work folder, hash, name. Says ``there``, or how much of the content has come before."""
+
+_TAKE = r"""
+umask 077
+part=$1/files/$2.part
+[ "$5" != 0 ] || rm -f "$part"
+head -c "$4" >>"$part" || exit 1
+n=$(wc -c <"$part")
+[ $((n)) -eq $(($5 + $4)) ] || { echo "only $((n)) bytes came"; exit 4; }
+h=$(sha256sum <"$part")
+[ "${h%% *}" = "$2" ] || { rm -f "$part"; exit 3; }
+[ "$6" = plain ] || chmod 700 "$part"
+mv -f "$part" "$1/files/$2/$3"
+"""
+"""Arguments: work folder, hash, name, bytes that follow, bytes there already, ``plain`` or ``program``."""
+
+_GIVE = r"""
+[ -f "$1" ] || exit 4
+[ -r "$1" ] || exit 5
+s=$(wc -c <"$1")
+h=$(sha256sum <"$1")
+echo "$((s)) ${h%% *}"
+head -c "$s" <"$1"
+"""
+
+
+def push(link: RemoteLink, path: Path, name: str) -> str:
+    """Bring a file to ``WORK/files/HASH/NAME``; see :meth:`deepen.devices.protocols.Link.push`."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > 255:
+        raise ConfigError(f"{name[:80]!r} is not the name of a file; give push another name")
+    readable_file(path)
+    with link.transfer_lock, path.open("rb") as source:
+        digest, size = _digest(source)
+        for attempt in (1, 2):
+            if _push_once(link, source, digest, size, name, program=os.access(path, os.X_OK), fresh=attempt == 2):
+                return f"{link.work}/files/{digest}/{name}"
+    raise LinkError(f"{link.name}: {path.name} did not arrive as it is here; was it changed meanwhile? Try again")
+
+
+def _digest(source: IO[bytes]) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    while chunk := source.read(1 << 20):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _push_once(
+    link: RemoteLink, source: IO[bytes], digest: str, size: int, name: str, *, program: bool, fresh: bool
+) -> bool:
+    """Copy what is missing; whether it arrived whole (else what had come before was not its beginning)."""
+    patience_s = link.call_s + size / _HASH_RATE
+    link.script(":")  # the work folder is known from here
+    look = link.script(_LOOK, link.work, digest, name, timeout_s=patience_s)
+    said = look.stdout.decode("utf-8", "replace").strip()
+    if said == "there":
+        return True
+    if look.status != 0 or not said.isdigit():
+        raise LinkError(f"{link.name}: cannot make a folder for {name}: {said[-200:]}; free some space there")
+    offset = 0 if fresh or int(said) > size else int(said)
+    source.seek(offset)
+    kind = "program" if program else "plain"
+    with link.script_stream(_TAKE, link.work, digest, name, str(size - offset), str(offset), kind) as (stream, output):
+        left = size - offset
+        while left and not _has_ended(stream, output) and (chunk := source.read(min(_CHUNK, left))):
+            stream.write(chunk, link.stall_s)
+            left -= len(chunk)
+        _drain(link, stream, output, patience_s, name)
+    if output.status == 0:
+        return True
+    if output.status == 3:
+        return False
+    said = output.take().decode("utf-8", "replace").strip()
+    raise LinkError(
+        f"{link.name}: {name} could not be stored: {said[-200:] or 'no reason told'}; free some space there"
+    )
+
+
+def _has_ended(stream: Stream, output: JobOutput) -> bool:
+    """Whether the script has given up, so that nobody reads what is sent."""
+    data = stream.read(0.0)
+    if data:
+        output.feed(data)
+    return data == b"" or output.status is not None
+
+
+def _drain(link: RemoteLink, stream: Stream, output: JobOutput, patience_s: float, name: str) -> None:
+    deadline = Deadline(patience_s)
+    while not output.done:
+        data = stream.read(deadline.remaining_s)
+        if data is None:
+            raise LinkError(f"{link.name}: {name} was not stored within {patience_s:.0f} s; try again")
+        if not data:
+            raise LinkError(f"{link.name}: the link was cut while {name} was copied; try again, it goes on from there")
+        output.feed(data)
+
+
+def pull(link: RemoteLink, remote: str, path: Path) -> None:
+    """Fetch a file; see :meth:`deepen.devices.protocols.Link.pull`."""
+    if not remote or "\0" in remote:
+        raise ConfigError(f"{remote[:80]!r} is not the name of a file on the device")
+    for _ in range(2):
+        with contextlib.suppress(_Changed):
+            _pull_once(link, remote, path)
+            return
+    raise LinkError(f"{link.name}: {remote} changes while it is copied; end what writes it, then try again")
+
+
+def _pull_once(link: RemoteLink, remote: str, path: Path) -> None:
+    """Copy a file; raises _Changed, and leaves nothing, if it is not as it was when the copy began."""
+    digest, size, expected = hashlib.sha256(), 0, b""
+    head = bytearray()
+    with arriving(path) as target, link.script_stream(_GIVE, remote) as (stream, output):
+        deadline = Deadline(max(link.stall_s, 600.0))  # its hash is computed first, and its size is not known here
+        while not output.done:
+            data = stream.read(deadline.remaining_s)
+            if data is None:
+                raise LinkError(f"{link.name}: {remote} stopped coming; try again")
+            if not data:
+                raise LinkError(f"{link.name}: the link was cut while {remote} was fetched; try again")
+            output.feed(data)
+            content = output.take()
+            if not expected:
+                head += content
+                line, newline, content = bytes(head).partition(b"\n")
+                if not newline:
+                    continue
+                expected = line
+                deadline = Deadline(link.stall_s)
+            if content:
+                digest.update(content)
+                size += len(content)
+                target.write(content)
+                deadline = Deadline(link.stall_s)
+        if output.status == 4:
+            raise ConfigError(f"{link.name}: no such file: {remote}")
+        if output.status == 5:
+            raise ConfigError(f"{link.name}: no permission to read {remote}; change its mode there")
+        if expected != f"{size} {digest.hexdigest()}".encode():
+            raise _Changed
+
+
+class _Changed(Exception):
+    """What came is not what was there."""

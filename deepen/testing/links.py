@@ -1,0 +1,164 @@
+"""A way to a device that is this machine's own shell, with faults: what the links do can be tested without a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deepen.clock import Deadline
+from deepen.devices.links.remote import RemoteLink
+from deepen.devices.links.transport import Transport
+from deepen.errors import LinkError
+
+__all__ = ["Faults", "ShellStream", "ShellTransport", "shell_link"]
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong on the way.
+
+    Attributes:
+        write_bytes: The link is cut after this many bytes have been sent over one stream; ``None`` for never.
+        read_bytes: The link is cut after this many bytes have come over one stream; ``None`` for never.
+        refuse: Number of connections that fail before one succeeds.
+        largest_read: Most bytes one read returns.
+        connections: How often a connection was made.
+    """
+
+    write_bytes: int | None = None
+    read_bytes: int | None = None
+    refuse: int = 0
+    largest_read: int = 1 << 16
+    connections: int = 0
+
+
+class ShellStream:
+    """A shell command as a child process, its output and errors in one stream, as ADB has it."""
+
+    def __init__(self, transport: ShellTransport, command: str, shell: str, env: Mapping[str, str]) -> None:
+        """Start it."""
+        self._transport = transport
+        self._process = subprocess.Popen(
+            [*shell.split(), "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._sent = self._received = 0
+        self._open = True
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Write all of it, or as much as the faults let through."""
+        faults, deadline = self._transport.faults, Deadline(timeout_s)
+        cut = faults.write_bytes is not None and self._sent + len(data) > faults.write_bytes
+        if cut:
+            data = data[: max(0, (faults.write_bytes or 0) - self._sent)]
+        stdin = self._process.stdin
+        if not self._open or stdin is None:
+            raise LinkError("the link is cut")
+        view = memoryview(data)
+        try:
+            while view:
+                if not select.select([], [stdin], [], deadline.remaining_s)[1]:
+                    raise LinkError("the device takes nothing")
+                written = os.write(stdin.fileno(), view[:4096])
+                self._sent += written
+                view = view[written:]
+        except OSError as error:
+            raise LinkError(f"the command is gone ({error.strerror})") from error
+        if cut:
+            self._transport.cut()
+            raise LinkError("the link is cut")
+
+    def read(self, timeout_s: float) -> bytes | None:
+        """Read what there is."""
+        faults, stdout = self._transport.faults, self._process.stdout
+        if not self._open or stdout is None:
+            raise LinkError("the link is cut")
+        if not select.select([stdout], [], [], timeout_s)[0]:
+            return None
+        data = os.read(stdout.fileno(), faults.largest_read)
+        if faults.read_bytes is not None and self._received + len(data) > faults.read_bytes:
+            self._transport.cut()
+            raise LinkError("the link is cut")
+        self._received += len(data)
+        return data
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._open = False
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        self._transport.streams.discard(self)
+        self._transport.left.append(self._process)
+
+
+@dataclass(slots=True)
+class ShellTransport:
+    """A connection to this machine's shell.
+
+    Attributes:
+        faults: What goes wrong.
+        shell: The shell that takes commands.
+        env: Variables added to its environment, ``HOME`` for the work folder.
+        streams: Those that are open.
+        left: Processes that were let go of; their watchdogs clean up after them.
+    """
+
+    faults: Faults = field(default_factory=Faults)
+    shell: str = "sh"
+    env: Mapping[str, str] = field(default_factory=dict)
+    streams: set[ShellStream] = field(default_factory=set)
+    left: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    connected: bool = True
+    description: str = "through a shell"
+
+    def open(self, command: str, timeout_s: float) -> ShellStream:
+        """Start a command."""
+        if not self.connected:
+            raise LinkError("the link is cut")
+        stream = ShellStream(self, command, self.shell, self.env)
+        self.streams.add(stream)
+        return stream
+
+    def cut(self) -> None:
+        """Pull the plug: streams end on both sides, nothing else is done."""
+        self.connected = False
+        for stream in list(self.streams):
+            stream.close()
+
+    def close(self) -> None:
+        """Close everything, and wait for the watchdogs."""
+        self.cut()
+        for process in self.left:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(30)
+
+
+def shell_link(
+    home: str, faults: Faults | None = None, *, shell: str = "sh", call_s: float = 30.0, stall_s: float = 30.0
+) -> RemoteLink:
+    """A link to this machine's own shell, with its work folder below ``home``."""
+    chosen = faults or Faults()
+
+    def connect(timeout_s: float) -> Transport:
+        chosen.connections += 1
+        if chosen.refuse > 0:
+            chosen.refuse -= 1
+            raise LinkError("nobody answers")
+        return ShellTransport(chosen, shell, {"HOME": home})
+
+    return RemoteLink(connect, "shell", call_s=call_s, stall_s=stall_s)
