@@ -43,7 +43,7 @@ def frame_period_us(data: bytes) -> float:
         The mean of the steps near the median one, microseconds; ``nan`` with fewer than 16 frames.
     """
     raw = np.frombuffer(data, np.uint8)
-    stamps = _levels(raw, _frames(raw)[0])[:, 0].astype(np.int64)
+    stamps = _levels(_frames(raw)[1])[:, 0].astype(np.int64)
     if stamps.size < 16:
         return math.nan
     steps = np.diff(stamps) % WRAP_US
@@ -55,39 +55,41 @@ def _tolerance_us(period_us: float) -> float:
     return min(TOLERANCE * period_us, TOLERANCE_US)
 
 
-_FIRST = np.array([0xF0, *(0x80 | k << 4 for k in range(SENSORS))], np.uint8)
-"""Upper halves of the first bytes of a frame."""
+_OFFSETS = np.arange(FRAME)
 
-_CLEAR = np.array([0x80, 0x80, *(0xC0,) * (SENSORS - 1)], np.uint8)
-"""Bits of the second bytes of a frame that must be clear: the top one; the marker, but for time stamp and sensor 0."""
+_CHECKED = np.array([0xF0, 0x80, 0xF0, 0x80, *(0xF0, 0xC0) * (SENSORS - 1)], np.uint8)
+"""Bits of a frame's bytes that must be as expected: all but the levels and the markers of time stamp and sensor 0."""
+
+_EXPECTED = np.array([0xF0, 0x00, *(b for k in range(SENSORS) for b in (0x80 | k << 4, 0x00))], np.uint8)
 
 
-def _frames(raw: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _frames(raw: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
     """Find whole frames: a time stamp and the eight sensors in order, with no byte missing or added.
 
     Args:
         raw: Bytes; shape (n,).
 
     Returns:
-        Where whole frames begin, shape (m,), and where time stamps begin that no whole frame follows, shape (c,); those
-        of the last 17 bytes may yet become whole.
+        Where whole frames begin, shape (m,), and their bytes, shape (m, 18); and where time stamps begin that no whole
+        frame follows, shape (c,), of which those in the last 17 bytes may yet become whole.
     """
     starts = np.flatnonzero((raw[:-1] >= 0xF0) & ((raw[1:] & 0xC0) == 0x40))
-    complete = starts + FRAME <= raw.size
-    whole = complete.copy()
-    if complete.any():
-        window = np.lib.stride_tricks.sliding_window_view(raw, FRAME)[starts[complete]]
-        whole[complete] = ((window[:, 0::2] & 0xF0) == _FIRST).all(axis=1) & ~(window[:, 1::2] & _CLEAR).any(axis=1)
-    return starts[whole], starts[~whole]
+    complete = int(np.searchsorted(starts, raw.size - FRAME, side="right"))
+    frames = raw[starts[:complete, None] + _OFFSETS]
+    wrong = ((frames & _CHECKED) != _EXPECTED).any(axis=1)
+    if not wrong.any():
+        return starts[:complete], frames, starts[complete:]
+    return starts[:complete][~wrong], frames[~wrong], np.concatenate([starts[:complete][wrong], starts[complete:]])
 
 
-def _levels(raw: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """Time stamp, levels of the sensors, and marker of whole frames; shape (m, 10)."""
-    if not starts.size:
-        return np.empty((0, 2 + SENSORS), np.uint16)
-    window = np.lib.stride_tricks.sliding_window_view(raw, FRAME)[starts].astype(np.uint16)
-    levels = ((window[:, 0::2] & 0x0F) << 6) | (window[:, 1::2] & 0x3F)
-    return np.column_stack([levels, (window[:, 3] >> 6) & 1])
+def _levels(frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Time stamp, levels of the sensors, and marker of whole frames of shape (m, 18); shape (m, 10)."""
+    levels = np.empty((len(frames), 2 + SENSORS), np.uint16)
+    np.bitwise_and(frames[:, 0::2], 0x0F, out=levels[:, :-1])
+    levels[:, :-1] <<= 6
+    levels[:, :-1] |= frames[:, 1::2] & 0x3F
+    levels[:, MARKER] = frames[:, 3] >> 6
+    return levels
 
 
 def _step_table(period_us: float) -> tuple[NDArray[np.int64], int]:
@@ -142,9 +144,10 @@ class PowerSensor3Parser:
         for k in (2 * p + 1 for p in pairs):
             self._values[k] = sensors[k].values() if sensors[k].in_use else np.full(LEVELS, voltage_v)
         used = [k for k in self._values if sensors[k].in_use]
-        self._columns = np.array([1 + k for k in used])
-        # The lowest level of a sensor whose zero lies above it is a limit; else it is 0 V.
-        self._lowest = np.array([0 if sensors[k].reference_v > ADC_V / (LEVELS - 1) else -1 for k in used])
+        self._ends = {k: np.zeros(LEVELS, np.bool_) for k in used}
+        for k, ends in self._ends.items():
+            # The lowest level of a sensor whose zero lies above it is a limit; else it is 0 V.
+            ends[-1], ends[0] = True, sensors[k].reference_v > ADC_V / (LEVELS - 1)
         self._outliers = Outliers()
         self._rest = b""
         self._taken = 0  # bytes of the stream before the rest
@@ -158,14 +161,14 @@ class PowerSensor3Parser:
     def feed(self, data: bytes) -> Samples:
         """Take the next bytes."""
         raw = np.frombuffer(self._rest + data, np.uint8)
-        starts, torn = _frames(raw)
+        starts, frames, torn = _frames(raw)
         unfinished = torn[torn + FRAME > raw.size]
         end = int(unfinished[0]) if unfinished.size else raw.size - int(raw.size and raw[-1] >= 0xF0)
         self._count(raw[:end], starts, torn.size - unfinished.size)
         ends = np.concatenate([[self._end], starts + (self._taken + FRAME)])
         thrown = np.diff(ends) - FRAME
         self._rest, self._taken, self._end = raw[end:].tobytes(), self._taken + end, int(ends[-1])
-        return self._place(*self._new(_levels(raw, starts), thrown))
+        return self._place(*self._new(_levels(frames), thrown))
 
     def _count(self, raw: NDArray[np.uint8], starts: NDArray[np.int64], torn: int) -> None:
         """Count what is in no frame.
@@ -273,8 +276,9 @@ class PowerSensor3Parser:
             current_a, voltage_v = value[2 * p], value[2 * p + 1]
             power_w += current_a * voltage_v
             step_w += np.abs(voltage_v) * step[2 * p] + np.abs(current_a) * step[2 * p + 1]
-        levels = frames[:, self._columns]
-        clipped = ((levels == LEVELS - 1) | (levels == self._lowest)).any(axis=1)
+        clipped = np.zeros(index.size, np.bool_)
+        for k, ends in self._ends.items():
+            clipped |= ends[frames[:, 1 + k]]
         self.tally.clipped += int(np.count_nonzero(clipped))
         sure = ~doubtful
         self._outliers.feed(power_w[sure], step_w[sure], np.zeros(int(np.count_nonzero(sure)), np.uint8))

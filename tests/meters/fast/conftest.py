@@ -120,10 +120,10 @@ class VirtualBench:
         self.meter = StreamMeter(self.instrument, self.port, now=clock.now, max_loss=max_loss, threaded=False)
 
     def run(self, duration_s: float) -> None:
-        """Record for a while, reading every 20 ms."""
+        """Record for a while, reading every 10 ms."""
         end_s = self.clock.now() + duration_s
         while self.clock.now() < end_s:
-            self.clock.sleep(min(0.02, end_s - self.clock.now()))
+            self.clock.sleep(min(0.01, end_s - self.clock.now()))
             self.meter.pump()
 
     def record(self, duration_s: float) -> PowerTrace:

@@ -199,10 +199,10 @@ def test_no_fault_gives_a_wrong_number_without_a_word(bench, energy_of, name: st
     # A jump of 5 us, as for other instruments, is within the tolerance of stamps and moves nothing.
     special = {"split reads": SplitReads(most=61), "counter jump": CounterJump(0.5, by=300)}
     fault = special.get(name) or EVERY[name](0.5)
-    expected = {w.split(":")[0] for w in bench(signal).record(1.0).warnings}
+    expected = {w.split(":")[0] for w in bench(signal).record(1.5).warnings}
     try:
         unit = bench(signal, faults=(fault,))
-        trace = unit.record(1.0)
+        trace = unit.record(1.5)
     except MeterError as error:
         assert name in {"endless stall", "unplug", "missing calibration"}, error
         return

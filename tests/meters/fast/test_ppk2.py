@@ -232,10 +232,10 @@ def test_no_fault_gives_a_wrong_number_without_a_word(energy_of, bench, name: st
     start_s = VirtualClock().now()
     signal = Sum(Steps([start_s + 0.85], [0.3, 0.1]), Ripple(0.02, 70.0))
     fault = SplitReads(most=61) if name == "split reads" else EVERY[name](0.25)
-    expected = {w.split(":")[0] for w in bench(signal).record(0.7).warnings}
+    expected = {w.split(":")[0] for w in bench(signal).record(1.5).warnings}
     try:
         unit = bench(signal, faults=(fault,))
-        trace = unit.record(0.7)
+        trace = unit.record(1.5)
     except MeterError as error:
         assert name in {"endless stall", "unplug", "missing calibration"}, error
         return
