@@ -1,10 +1,11 @@
-"""Host clocks and deadlines.
+"""Host clocks, deadlines, and one clock told in another.
 
 Host intervals are taken on the monotonic clock; wall clock appears once per record, through :func:`utc_now`.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ClockMap", "Deadline", "monotonic_s", "utc_now"]
+from deepen.errors import MeasureError
+
+__all__ = ["MAX_DRIFT", "ClockMap", "Deadline", "fit_pings", "monotonic_s", "utc_now"]
+
+MAX_DRIFT = 300e-6
+"""Largest believable difference between two clocks, a share: three times the tolerance of a common crystal."""
 
 _Times = TypeVar("_Times", float, NDArray[np.float64])
 
@@ -76,3 +82,101 @@ class ClockMap:
     def to_device(self, host_s: _Times) -> _Times:
         """Device time of host times (a float or an array), seconds."""
         return self.device_s + (host_s - self.host_s) / self.rate
+
+
+# ---- round trips ----------------------------------------------------------------------------------------------------
+
+
+def fit_pings(
+    send_s: NDArray[np.float64],
+    device_s: NDArray[np.float64],
+    receive_s: NDArray[np.float64],
+    *,
+    max_drift: float = MAX_DRIFT,
+) -> ClockMap:
+    """Fit a device's clock to round trips.
+
+    A device that answers with its own time did so after the question was sent and before the answer was received: every
+    round trip is a pair of bounds that the clock's line must pass between. All lines that pass between all bounds are
+    found exactly (a polygon in the plane of the offsets at both ends); the middle of what they allow is taken, and a
+    uniform distribution over it is the stated error. The shortest round trips decide, as in NTP's minimum filter, but
+    nothing is assumed about how a delay divides between the two ways.
+
+    Args:
+        send_s: Host time before each question, seconds; float64, shape (n,).
+        device_s: Device time in each answer, seconds; float64, shape (n,).
+        receive_s: Host time after each answer, seconds; float64, shape (n,).
+        max_drift: Largest believable difference of the clocks, a share.
+
+    Raises:
+        MeasureError: If there is no round trip, one was received before it was sent, or they contradict each other (a
+            clock was set, or ran unevenly) by more than the shortest round trip.
+    """
+    send_s, device_s, receive_s = (np.asarray(a, dtype=np.float64) for a in (send_s, device_s, receive_s))
+    if not send_s.size or send_s.shape != device_s.shape or send_s.shape != receive_s.shape:
+        raise MeasureError("round trips need the times of sending, answering and receiving, as many of each")
+    trip_s = receive_s - send_s
+    if (trip_s < 0).any():
+        raise MeasureError("a round trip was received before it was sent; take both times on the monotonic clock")
+    reference = float(np.median((send_s + receive_s) / 2 - device_s))
+    low, high = send_s - device_s - reference, receive_s - device_s - reference
+    first, span = float(device_s.min()), float(np.ptp(device_s))
+    x = (device_s - first) / span if span > 0 else np.zeros(device_s.size)
+    limit = max_drift * span
+    slack, corners = _least_slack(x, low, high, limit, float(trip_s.min()))
+    start, end = corners[:, 0], corners[:, 1]
+    left, right = (start.min() + start.max()) / 2, (end.min() + end.max()) / 2
+    # Half a bound's width over sqrt(3); the slack stands for a clock that wanders.
+    error_s = math.hypot(max(float(np.ptp(start)), float(np.ptp(end))) / math.sqrt(12), slack)
+    rate = 1.0 + (right - left) / span if span > 0 else 1.0
+    return ClockMap(first, first + reference + left, float(rate), error_s, "ping")
+
+
+def _least_slack(
+    x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], limit: float, most: float
+) -> tuple[float, NDArray[np.float64]]:
+    """Corners of the allowed lines, with the bounds widened by as little as it takes for there to be one."""
+    corners = _allowed(x, low, high, limit)
+    if corners.size:
+        return 0.0, corners
+    slack = most
+    widest = _allowed(x, low - slack, high + slack, limit)
+    if not widest.size:
+        raise MeasureError(
+            f"round trips contradict each other by more than the shortest of them ({1e3 * most:.3f} ms): a clock was "
+            "set or stopped in between; measure again"
+        )
+    least = 0.0
+    for _ in range(20):  # to a millionth of the shortest round trip
+        middle = (least + slack) / 2
+        found = _allowed(x, low - middle, high + middle, limit)
+        if found.size:
+            slack, widest = middle, found
+        else:
+            least = middle
+    return slack, widest
+
+
+def _allowed(
+    x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], limit: float
+) -> NDArray[np.float64]:
+    """Corners of the set of lines between bounds, as offsets (at x = 0, at x = 1); shape (k, 2), k = 0 where empty."""
+    least, most = float(low.min()) - limit, float(high.max()) + limit
+    corners = [(least, least), (most, least), (most, most), (least, most)]
+    planes = [(-1.0, 1.0, limit), (1.0, -1.0, limit)]
+    planes += [(1 - a, a, h) for a, h in zip(x.tolist(), high.tolist(), strict=True)]
+    planes += [(a - 1, -a, -w) for a, w in zip(x.tolist(), low.tolist(), strict=True)]
+    for p, q, bound in planes:  # Sutherland and Hodgman, Comm. ACM 17, 1974
+        kept: list[tuple[float, float]] = []
+        for k, (u, v) in enumerate(corners):
+            s, t = corners[k - 1]
+            here, there = p * u + q * v - bound, p * s + q * t - bound
+            if (here <= 0) != (there <= 0):
+                f = there / (there - here)
+                kept.append((s + f * (u - s), t + f * (v - t)))
+            if here <= 0:
+                kept.append((u, v))
+        corners = kept
+        if not corners:
+            break
+    return np.array(corners, dtype=np.float64).reshape(-1, 2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from deepen.measure.align import fit_pings, from_marks
+from deepen.clock import fit_pings
+from deepen.measure.align import from_marks
 from deepen.measure.api import open_session, profile
 from deepen.measure.budget import Budget, Caution
 from deepen.measure.idle import Idle, IdleLine

@@ -1,6 +1,7 @@
-"""Bring a trace onto the host's clock: round trips, marks on logic inputs, and what any set of matched moments says.
+"""Bring a trace onto the host's clock: marks on logic inputs, and what any set of matched moments says.
 
-All three end in a :class:`~deepen.clock.ClockMap` with a stated error; :func:`retime` applies one to a trace.
+Both end in a :class:`~deepen.clock.ClockMap` with a stated error, as round trips do (:func:`deepen.clock.fit_pings`);
+:func:`retime` applies one to a trace.
 """
 
 from __future__ import annotations
@@ -12,14 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import ClockMap
+from deepen.clock import MAX_DRIFT, ClockMap
 from deepen.errors import MeasureError
 from deepen.records import PowerTrace
 
-__all__ = ["MAX_DRIFT", "Match", "fit_matches", "fit_pings", "from_marks", "logic_edges", "retime"]
-
-MAX_DRIFT = 300e-6
-"""Largest believable difference between two clocks, a share: three times the tolerance of a common crystal."""
+__all__ = ["Match", "fit_matches", "from_marks", "logic_edges", "retime"]
 
 _SHARE = 0.5  # of the marks that must be found
 _Floats = NDArray[np.float64]
@@ -40,96 +38,6 @@ def retime(trace: PowerTrace, clock: ClockMap) -> PowerTrace:
         )
     gaps = tuple((clock.to_host(a), clock.to_host(b)) for a, b in trace.gaps)
     return replace(trace, t_s=clock.to_host(trace.t_s), gaps=gaps, clock=whole)
-
-
-# ---- round trips ----------------------------------------------------------------------------------------------------
-
-
-def fit_pings(send_s: _Floats, device_s: _Floats, receive_s: _Floats, *, max_drift: float = MAX_DRIFT) -> ClockMap:
-    """Fit a device's clock to round trips.
-
-    A device that answers with its own time did so after the question was sent and before the answer was received: every
-    round trip is a pair of bounds that the clock's line must pass between. All lines that pass between all bounds are
-    found exactly (a polygon in the plane of the offsets at both ends); the middle of what they allow is taken, and a
-    uniform distribution over it is the stated error. The shortest round trips decide, as in NTP's minimum filter, but
-    nothing is assumed about how a delay divides between the two ways.
-
-    Args:
-        send_s: Host time before each question, seconds; float64, shape (n,).
-        device_s: Device time in each answer, seconds; float64, shape (n,).
-        receive_s: Host time after each answer, seconds; float64, shape (n,).
-        max_drift: Largest believable difference of the clocks, a share.
-
-    Raises:
-        MeasureError: If there is no round trip, one was received before it was sent, or they contradict each other (a
-            clock was set, or ran unevenly) by more than the shortest round trip.
-    """
-    send_s, device_s, receive_s = (np.asarray(a, dtype=np.float64) for a in (send_s, device_s, receive_s))
-    if not send_s.size or send_s.shape != device_s.shape or send_s.shape != receive_s.shape:
-        raise MeasureError("round trips need the times of sending, answering and receiving, as many of each")
-    trip_s = receive_s - send_s
-    if (trip_s < 0).any():
-        raise MeasureError("a round trip was received before it was sent; take both times on the monotonic clock")
-    reference = float(np.median((send_s + receive_s) / 2 - device_s))
-    low, high = send_s - device_s - reference, receive_s - device_s - reference
-    first, span = float(device_s.min()), float(np.ptp(device_s))
-    x = (device_s - first) / span if span > 0 else np.zeros(device_s.size)
-    limit = max_drift * span
-    slack, corners = _least_slack(x, low, high, limit, float(trip_s.min()))
-    start, end = corners[:, 0], corners[:, 1]
-    left, right = (start.min() + start.max()) / 2, (end.min() + end.max()) / 2
-    # Half a bound's width over sqrt(3); the slack stands for a clock that wanders.
-    error_s = math.hypot(max(float(np.ptp(start)), float(np.ptp(end))) / math.sqrt(12), slack)
-    rate = 1.0 + (right - left) / span if span > 0 else 1.0
-    return ClockMap(first, first + reference + left, float(rate), error_s, "ping")
-
-
-def _least_slack(
-    x: _Floats, low: _Floats, high: _Floats, limit: float, most: float
-) -> tuple[float, NDArray[np.float64]]:
-    """Corners of the allowed lines, with the bounds widened by as little as it takes for there to be one."""
-    corners = _allowed(x, low, high, limit)
-    if corners.size:
-        return 0.0, corners
-    slack = most
-    widest = _allowed(x, low - slack, high + slack, limit)
-    if not widest.size:
-        raise MeasureError(
-            f"round trips contradict each other by more than the shortest of them ({1e3 * most:.3f} ms): a clock was "
-            "set or stopped in between; measure again"
-        )
-    least = 0.0
-    for _ in range(20):  # to a millionth of the shortest round trip
-        middle = (least + slack) / 2
-        found = _allowed(x, low - middle, high + middle, limit)
-        if found.size:
-            slack, widest = middle, found
-        else:
-            least = middle
-    return slack, widest
-
-
-def _allowed(x: _Floats, low: _Floats, high: _Floats, limit: float) -> NDArray[np.float64]:
-    """Corners of the set of lines between bounds, as offsets (at x = 0, at x = 1); shape (k, 2), k = 0 where empty."""
-    least, most = float(low.min()) - limit, float(high.max()) + limit
-    corners = [(least, least), (most, least), (most, most), (least, most)]
-    planes = [(-1.0, 1.0, limit), (1.0, -1.0, limit)]
-    planes += [(1 - a, a, h) for a, h in zip(x.tolist(), high.tolist(), strict=True)]
-    planes += [(a - 1, -a, -w) for a, w in zip(x.tolist(), low.tolist(), strict=True)]
-    for p, q, bound in planes:  # Sutherland and Hodgman, Comm. ACM 17, 1974
-        kept: list[tuple[float, float]] = []
-        for k, (u, v) in enumerate(corners):
-            s, t = corners[k - 1]
-            here, there = p * u + q * v - bound, p * s + q * t - bound
-            if (here <= 0) != (there <= 0):
-                f = there / (there - here)
-                kept.append((s + f * (u - s), t + f * (v - t)))
-            if here <= 0:
-                kept.append((u, v))
-        corners = kept
-        if not corners:
-            break
-    return np.array(corners, dtype=np.float64).reshape(-1, 2)
 
 
 # ---- matched moments ------------------------------------------------------------------------------------------------
