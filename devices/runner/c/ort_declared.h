@@ -1,0 +1,33 @@
+/* What a model says of its inputs and outputs, and shapes that are asked for. */
+#ifndef DEEPEN_ORT_DECLARED_H
+#define DEEPEN_ORT_DECLARED_H
+
+#include "ort_api.h"
+
+/* An input or output as the model declares it. */
+struct declared {
+    char *name;
+    int type;                /* ONNX TensorProto.DataType; 0: no tensor */
+    bool known;              /* whether the rank is */
+    struct shape shape;      /* -1: open */
+    char *symbols[MAX_RANK]; /* names of open dimensions; NULL: none */
+};
+
+/* Whether every dimension is a known size. */
+bool is_static(const struct shape *shape);
+
+/* Every input or output of a session; NULL after a failure. */
+struct declared *declared_read(const struct session *session, bool input, size_t *count, struct failure *failure);
+void declared_free(struct declared *all, size_t count);
+
+/* Element type and shape of a value that came out of a run. */
+bool declared_actual(const struct tensor_info *info, struct declared *actual, struct failure *failure);
+
+/* Refuse an input that leaves dimensions open. */
+bool declared_refuse_open(const struct declared *input, struct failure *failure);
+
+/* Fix the sizes of named open dimensions, found by matching the wanted shapes with the declared ones; costs a second,
+ * unoptimised load of the model. */
+bool fix_dimensions(const struct load *load, struct options *options, struct failure *failure);
+
+#endif

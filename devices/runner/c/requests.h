@@ -1,0 +1,19 @@
+/* Requests and their answers; the models loaded by them are kept here. */
+#ifndef DEEPEN_REQUESTS_H
+#define DEEPEN_REQUESTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "json.h"
+#include "text.h"
+
+enum { MAX_LINE = 1 << 20 };
+
+/* Put the answer to one line (NULL: one too long) together, its newline included; whether the runner goes on. */
+bool answer_line(char *line, size_t length, struct json *json, struct text *answer);
+
+/* Unload every model. */
+void drop_models(void);
+
+#endif

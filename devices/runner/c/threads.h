@@ -1,0 +1,34 @@
+/* Which core a thread runs on.
+ *
+ * Runtimes differ in what they let a caller say about the threads of their pools; all make those threads while a model
+ * is loaded or first run. So the threads that were not there before are the pool's, and each is given a core.
+ */
+#ifndef DEEPEN_THREADS_H
+#define DEEPEN_THREADS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+struct pool {
+    pid_t *before; /* threads there before the load, ascending */
+    size_t before_count;
+    const int *cpus; /* the first one is the calling thread's */
+    size_t cpu_count;
+    size_t pinned;
+};
+
+/* Keep the calling thread on these cores; 0 or an errno. */
+int pin_self(const int *cpus, size_t count);
+
+/* Cores this process may use, at most `size`; returns how many there are. */
+size_t usable_cpus(int *cpus, size_t size);
+
+/* Note the threads there are now; false when memory is out. */
+bool pool_begin(struct pool *pool, const int *cpus, size_t cpu_count);
+
+/* Give every thread born since a core of its own, in turn, as far as there are cores. */
+void pool_pin(struct pool *pool);
+void pool_end(struct pool *pool);
+
+#endif
