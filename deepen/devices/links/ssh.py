@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deepen.clock import Deadline
+from deepen.devices.links.address import host_and_port, split_options
+from deepen.devices.links.remote import RemoteLink
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["SshAddress", "SshTransport"]
+__all__ = ["SshAddress", "SshTransport", "ssh_link"]
 
 _KEEPALIVE_S = 5
 _KEEPALIVES = 3
@@ -68,6 +70,41 @@ class SshAddress:
         if self.known_hosts is not None:
             chosen["known_hosts"] = str(self.known_hosts)
         return chosen
+
+
+def _address(text: str, **options: Any) -> SshAddress:
+    user, at, place = text.rpartition("@")
+    where = host_and_port(place)
+    host, port = (place, 0) if where is None else where
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or host.startswith("-") or (at and not user) or not host.isprintable() or " " in host or "/" in host:
+        raise ConfigError(f"'{text}' is not USER@HOST or USER@HOST:PORT")
+    return SshAddress(host, user, port, **options)
+
+
+def ssh_link(spec: str) -> RemoteLink:
+    """Open a link.
+
+    Args:
+        spec: ``USER@HOST`` or ``USER@HOST:PORT`` (``[ADDRESS]:PORT`` for IPv6); then, after ``?``, ``key=FILE``,
+            ``known_hosts=FILE``, ``jump=USER@HOST:PORT`` and ``work=FOLDER`` on the device.
+
+    Raises:
+        ConfigError: If it is not an address, an option is unknown or a file is missing.
+    """
+    text, options = split_options(spec, ("jump", "key", "known_hosts", "work"))
+    login: dict[str, Any] = {}
+    for name in ("key", "known_hosts"):
+        if name in options:
+            file = Path(options[name]).expanduser()
+            if not file.is_file():
+                raise ConfigError(f"'{spec}': no such file: {file}")
+            login["keys" if name == "key" else name] = (file,) if name == "key" else file
+    jump = _address(options["jump"], **login) if "jump" in options else None
+    address = _address(text, jump=jump, **login)
+    return RemoteLink(
+        lambda timeout_s: SshTransport(address, timeout_s), f"ssh {address}", work=options.get("work", "")
+    )
 
 
 class _Loop:
