@@ -92,6 +92,7 @@ class OnnxRuntime:
     """ONNX Runtime behind a link."""
 
     name = "onnxruntime"
+    _missing_cure = "install it: pip install onnxruntime"
 
     def __init__(
         self,
@@ -146,8 +147,7 @@ class OnnxRuntime:
         if self._channel is not None and self.serves(self._channel):
             return
         self._drop()
-        script = self._link.push(catalog.path("devices", "runner", "runner.py"))
-        argv = [self._python, script]
+        argv = self._command()
         if on_main_thread():
             argv += ["--parent", str(os.getpid())]
         self._channel = self._link.spawn(argv, _QUIET)
@@ -155,6 +155,15 @@ class OnnxRuntime:
         if self.versions.get("protocol") != 1:
             self._drop()
             raise LinkError(f"the runner speaks protocol {self.versions.get('protocol')}, not 1; use the one shipped")
+
+    def _command(self) -> list[str]:
+        """Bring the runner to the device; returns how it is started there."""
+        return [self._python, self._link.push(catalog.path("devices", "runner", "runner.py"))]
+
+    def _check(self, path: Path) -> None:
+        """Refuse files the runner cannot load."""
+        if path.suffix.lower() in (".tflite", ".lite"):
+            raise ConfigError(f"{path.name}: this version measures .onnx models only; convert it to ONNX")
 
     def cores(self, threads: int) -> tuple[int, ...]:
         """Choose one core per thread: the mask's first ones, else the last usable ones; empty where not possible.
@@ -188,8 +197,7 @@ class OnnxRuntime:
             RunError: If the model cannot be loaded or run.
             LinkError: If the worker is gone or cannot be started.
         """
-        if path.suffix.lower() in (".tflite", ".lite"):
-            raise ConfigError(f"{path.name}: this version measures .onnx models only; convert it to ONNX")
+        self._check(path)
         if not path.is_file():
             raise ConfigError(f"no such model file: {path}")
         cores = self.cores(threads)
@@ -266,8 +274,7 @@ class OnnxRuntime:
         if channel is not None:
             channel.kill()
 
-    @staticmethod
-    def _refusal(text: str, kind: str, name: str) -> DeepenError:
+    def _refusal(self, text: str, kind: str, name: str) -> DeepenError:
         where = f"{name}: " if name else ""
         short = text if len(text) <= 400 else text[:400] + " ..."
         if kind == "shape":
@@ -275,11 +282,11 @@ class OnnxRuntime:
         if kind == "missing":
             return ConfigError(f"{where}{short}")
         if kind == "runtime":
-            return ConfigError(f"{short}; install it: pip install onnxruntime")
+            return ConfigError(f"{short}; {self._missing_cure}")
         if kind == "memory":
             return RunError(f"{where}the device has too little memory for it ({short})")
         if kind == "model":
-            return RunError(f"{where}onnxruntime cannot run it: {short}")
+            return RunError(f"{where}{self.name} cannot run it: {short}")
         return LinkError(f"{where}the worker refused the request: {short}")
 
     @staticmethod
