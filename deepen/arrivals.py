@@ -24,7 +24,7 @@ from deepen.clock import ClockMap
 
 _Values = TypeVar("_Values", float, NDArray[np.float64])
 
-__all__ = ["ArrivalLog", "Arrivals", "Loss", "fit_arrivals", "insert_losses"]
+__all__ = ["CLOCK_TOLERANCE", "ArrivalLog", "Arrivals", "Loss", "fit_arrivals", "insert_losses"]
 
 UNKNOWN_TRANSPORT_S = 1e-3
 """Least transport delay where no round trip is known: between 0 and this (one USB full-speed frame) or the median delay
@@ -65,6 +65,7 @@ class Arrivals:
         throughout: Samples missing without a place (the stream is slower than any believable clock); not in ``losses``.
         delay_s: Median transport delay above the floor, seconds.
         rate_hz: True sample rate on the host's clock, hertz.
+        rate_error: Standard uncertainty of ``clock.rate``, a share.
         nominal_hz: Rate the instrument states, hertz.
         problems: What a reader should know, one line each.
     """
@@ -74,6 +75,7 @@ class Arrivals:
     throughout: int
     delay_s: float
     rate_hz: float
+    rate_error: float
     nominal_hz: float
     problems: tuple[str, ...]
 
@@ -218,7 +220,8 @@ def fit_arrivals(
         error_s=math.hypot(line.error_s, transport_error_s),
         method="arrival",
     )
-    return Arrivals(clock, losses, throughout, delay_s, rate_hz / (1 + line.slope), rate_hz, tuple(problems))
+    true_hz = rate_hz / (1 + line.slope)
+    return Arrivals(clock, losses, throughout, delay_s, true_hz, line.slope_error, rate_hz, tuple(problems))
 
 
 def _describe(loss: Loss) -> str:
@@ -296,8 +299,8 @@ def _floor_line(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: float
         floors = np.array([part.min() for part in np.array_split(above, pieces)])
         scatter = float(np.std(floors)) / math.sqrt(pieces)
         wander = float(np.quantile(floors, 0.9)) if span >= _WANDER_S else 0.0
-    else:
-        scatter, wander = float(np.median(above)) / math.sqrt(x.size), 0.0
+    else:  # a few arrivals may agree by chance
+        scatter, wander = max(float(np.median(above)), UNKNOWN_TRANSPORT_S) / math.sqrt(x.size), 0.0
     slope_error = scatter * math.sqrt(12) / span if span > 0 else math.inf
     if abs(slope) < max_drift + 5 * slope_error:
         slope, slope_error = _believed(slope, slope_error)
@@ -485,8 +488,8 @@ def _take_out(
     height = after - before
     if first < edge < last:
         height = float(level[edge:last].min() - level[first:edge].min())
-    # The floor of n delays lies about (median delay) / n above the true one, on both sides.
-    spread = float(np.median(level[first:last]) - min(before, after))
+    # The floor of n delays lies about (median delay above it) / n above the true one, on both sides.
+    spread = max(float(np.median(part) - part.min()) for part in (level[first:edge], level[edge:last]) if part.size)
     samples = round(height * rate_hz / quantum) * quantum
     y[edge:] -= samples / rate_hz
     error = math.hypot(spread / max(edge - first, 1), spread / max(last - edge, 1)) * rate_hz

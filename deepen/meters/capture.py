@@ -172,6 +172,10 @@ class Capture:
             How many samples they completed.
         """
         found = self._parser.feed(data)
+        # A parser that holds samples back until they are confirmed says how far the stream has come.
+        received: int | None = getattr(self._parser, "received", None)
+        if received is not None and received > self._last + 1:
+            self._arrived(received, host_s)
         index, power_w, logic = found.index, found.power_w, found.logic
         if not index.size:
             return 0
@@ -198,14 +202,18 @@ class Capture:
         self._sum_w += float(power_w.sum())
         self._min_w = min(self._min_w, float(power_w.min()))
         self._max_w = max(self._max_w, float(power_w.max()))
-        self._log.add(self._last + 1, host_s)
-        self._recent.append(host_s - (self._last + 1) / self._rate_hz)
+        if received is None:
+            self._arrived(self._last + 1, host_s)
         if self._sink is not None:
             self._sink.append(index, power_w, logic if self._inputs else None)
         else:
             whole = self._last - int(index[0]) == index.size - 1
             self._chunks.append((int(index[0]), None if whole else index, power_w, logic))
         return int(index.size)
+
+    def _arrived(self, position: int, host_s: float) -> None:
+        self._log.add(position, host_s)
+        self._recent.append(host_s - position / self._rate_hz)
 
     def started(self) -> bool:
         """Whether the stream covers the moment at which its first samples came in."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepen.arrivals import CLOCK_TOLERANCE
 from deepen.errors import MeterError
 from deepen.meters.capture import Ending
 from deepen.records import PowerTrace, Source
@@ -97,7 +98,8 @@ def check_trace(trace: PowerTrace, ending: Ending | None = None) -> MeterCheck:
     if trace.source == "modelled":
         warnings.append(f"modelled, not measured: {trace.calibration_id}")
     drift_ppm = math.nan
-    if trace.clock is not None and trace.clock.rate != 1.0:  # exactly 1 where the fit could not tell
+    rate_error = 0.0 if ending is None else ending.arrivals.rate_error
+    if trace.clock is not None and rate_error < CLOCK_TOLERANCE / 2:
         drift_ppm = 1e6 * (1 / trace.clock.rate - 1)
     elif trace.clock is not None:
         warnings.append("too short to tell the clock's drift; record for longer")

@@ -329,6 +329,13 @@ class BinaryParser(_Stream):
         self._broken = False
         self._most = int(6 * scale.rate_hz)  # three seconds
 
+    @property
+    def received(self) -> int | None:
+        """Position after the last sample that has come in, also of those held back; ``None`` while that is not sure."""
+        if not self._started or self._broken:
+            return None
+        return self._next + (self._held + len(self._rest)) // 2
+
     def feed(self, data: bytes) -> Samples:
         """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
         buffer = self._rest + data

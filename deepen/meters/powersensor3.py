@@ -14,7 +14,7 @@ import math
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.discover import UsbId
-from deepen.meters.powersensor3_config import RECORD, SENSORS, Sensor, parse_config
+from deepen.meters.powersensor3_config import ADC_V, LEVELS, RECORD, SENSORS, Sensor, parse_config
 from deepen.meters.powersensor3_parser import FRAME, PowerSensor3Parser, frame_period_us
 from deepen.meters.stream import Parser, Port
 from deepen.meters.stream_meter import stream_driver
@@ -43,7 +43,7 @@ class PowerSensor3:
         quantum: Losses that the time stamps cannot see are multiples of this.
         sampling: ``mean``: the firmware averages its conversions over a frame.
         calibration_id: Firmware, and the sensors that are added up.
-        accuracy: No source at hand states any.
+        accuracy: That of its levels alone (10 bits); nobody at hand states more.
         source: Label.
         safe_bytes: Stops the stream.
         sensors: Configuration of the eight sensors.
@@ -53,7 +53,6 @@ class PowerSensor3:
     name = "powersensor3"
     serial = ""
     sampling = "mean"
-    accuracy = Accuracy()
     safe_bytes = STOP
 
     def __init__(self, port: Port, spec: MeterSpec, source: Source) -> None:
@@ -78,6 +77,7 @@ class PowerSensor3:
         self._voltage_v = math.nan if voltage_v is None else voltage_v
         self._period_us = self._probe()
         self.rate_hz = 1e6 / self._period_us
+        self.accuracy = self._resolution()
         self.quantum = self._parser().quantum
         told = ", ".join(
             f"pair {p} {self.sensors[2 * p].pair!r}: {_coefficients(self.sensors[2 * p])}, "
@@ -106,8 +106,10 @@ class PowerSensor3:
         with contextlib.suppress(MeterError):
             self._port.write(STOP)
 
-    def _parser(self) -> PowerSensor3Parser:
-        return PowerSensor3Parser(self.sensors, self.pairs, period_us=self._period_us, voltage_v=self._voltage_v)
+    def _parser(self, pairs: tuple[int, ...] | None = None) -> PowerSensor3Parser:
+        return PowerSensor3Parser(
+            self.sensors, pairs or self.pairs, period_us=self._period_us, voltage_v=self._voltage_v
+        )
 
     def _quiet(self) -> None:
         """Stop streaming and wait for silence.
@@ -188,7 +190,7 @@ class PowerSensor3:
         Raises:
             MeterError: If there are no frames.
         """
-        data = ask(self._port, START, lambda received: len(received) >= FRAME * PROBE_FRAMES)
+        self._probed = data = ask(self._port, START, lambda received: len(received) >= FRAME * PROBE_FRAMES)
         self._quiet()
         period_us = frame_period_us(data)
         if not period_us > 1:
@@ -197,6 +199,22 @@ class PowerSensor3:
             )
         # A timer makes it a whole number of microseconds, unless it clearly is none.
         return float(round(period_us)) if abs(period_us - round(period_us)) < 0.05 else period_us
+
+    def _resolution(self) -> Accuracy:
+        """What one step of the converter makes of power: uniform within it (JCGM 100:2008, F.2.2.1), at today's voltage.
+
+        Noise of more than a step averages it out in time; a quiet source does not, so it is taken to stay.
+        """
+        step_v = ADC_V / (LEVELS - 1)
+        offset_w, gain = 0.0, 0.0
+        for pair in self.pairs:
+            current, voltage = self.sensors[2 * pair], self.sensors[2 * pair + 1]
+            seen = self._parser((pair,)).feed(self._probed).voltage_v
+            volts = self._voltage_v if seen is None or not seen.size else abs(float(seen.mean()))
+            offset_w = math.hypot(offset_w, volts * step_v / abs(current.sensitivity) / math.sqrt(12))
+            if voltage.in_use and volts > 0:
+                gain = max(gain, step_v / abs(voltage.sensitivity) / math.sqrt(12) / volts)
+        return Accuracy(gain, offset_w, "steps of the 10-bit converter; the sensors' own accuracy is not stated")
 
 
 def _coefficients(sensor: Sensor) -> str:

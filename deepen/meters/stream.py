@@ -101,6 +101,9 @@ class Tally:
 class Parser(Protocol):
     """Bytes in, samples out; no port, no clock, no exception on any input.
 
+    A parser that holds samples back until something confirms them has one attribute more, ``received: int | None``: the
+    position after the last sample that has come in.
+
     Attributes:
         tally: What went wrong so far.
     """

@@ -249,11 +249,13 @@ class StreamMeter:
         return self._capture is not None and self._error is None
 
     def _run(self) -> None:
-        pause_s = _PAUSE_S if self.instrument.rate_hz > _FAST_HZ else _SLOW_PAUSE_S
+        fast = self.instrument.rate_hz > _FAST_HZ
+        pause_s, fresh = (_PAUSE_S, 1) if fast else (_SLOW_PAUSE_S, 3)
         try:
             while not self._end.is_set():
                 self.pump(0.1)  # what has come meanwhile
-                self.pump(0.1)  # what comes next, at the moment it comes: the clock's floor is made of these
+                for _ in range(fresh):
+                    self.pump(0.1)  # what comes next, at the moment it comes: the clock's floor is made of these
                 self._end.wait(pause_s)
         except Exception as error:  # handed to the caller by _check()
             self._error = error
