@@ -1,5 +1,8 @@
 """Read the state of a Linux machine from ``/sys`` and ``/proc``; what is absent stays empty or ``nan``.
 
+:func:`read_state` reads the machine this program runs on, :func:`read_device_state` any device behind a link, in two or
+three commands.
+
 Files: ``cpufreq`` (kernel ``admin-guide/pm/cpufreq``: kHz), ``thermal`` and ``hwmon`` (millidegrees Celsius),
 ``/proc/cpuinfo``, the device tree's ``model``.
 """
@@ -12,9 +15,13 @@ import platform
 import re
 from pathlib import Path
 
+from deepen.devices.identity import Identity
+from deepen.devices.policies import POLICY_FILES, cores_in, mean_hz, policies_of
+from deepen.devices.shell import Shell
+from deepen.devices.thermal import THERMAL_FILES, processor_c, read_thermal
 from deepen.devices.types import DeviceState
 
-__all__ = ["cpu_model", "read_state", "read_text", "usable_cores"]
+__all__ = ["cpu_model", "model_in", "read_device_state", "read_state", "read_text", "usable_cores"]
 
 _CPU_SENSORS = re.compile(r"x86_pkg_temp|cpu|soc|coretemp|k10temp|zenpower|tcpu|cluster|acpitz", re.IGNORECASE)
 
@@ -43,14 +50,17 @@ def usable_cores() -> tuple[int, ...]:
 
 def cpu_model(root: Path = Path("/")) -> str:
     """Processor as the system names it: the board's name first where there is one, then the CPU's."""
-    board = read_text(root / "proc/device-tree/model")
-    info = read_text(root / "proc/cpuinfo")
+    return model_in(read_text(root / "proc/cpuinfo"), read_text(root / "proc/device-tree/model"))
+
+
+def model_in(info: str, board: str) -> str:
+    """Processor named in ``/proc/cpuinfo``, after the board's name where there is one; empty where neither is."""
     for key in ("model name", "Model", "Hardware"):
         found = re.search(rf"^{key}\s*:\s*(.+)$", info, re.MULTILINE)
         if found:
             name = found.group(1).strip()
             return f"{board}, {name}" if board and name not in board else board or name
-    return board or platform.processor()
+    return board
 
 
 def _frequency_hz(root: Path, cores: tuple[int, ...]) -> float:
@@ -85,7 +95,7 @@ def read_state(root: Path = Path("/")) -> DeviceState:
     except (OSError, AttributeError):
         load = math.nan
     return DeviceState(
-        cpu_model=cpu_model(root),
+        cpu_model=cpu_model(root) or platform.processor(),
         machine=platform.machine(),
         cores=os.cpu_count() or len(cores),
         usable_cores=cores,
@@ -93,4 +103,41 @@ def read_state(root: Path = Path("/")) -> DeviceState:
         frequency_hz=_frequency_hz(root, cores),
         temperature_c=_temperature_c(root),
         load=load,
+    )
+
+
+_PRESENT = "/sys/devices/system/cpu/present"
+_STATUS = "/proc/self/status"
+_DEVICE_FILES = ("/proc/cpuinfo", "/proc/loadavg", _PRESENT, _STATUS, *POLICY_FILES, *THERMAL_FILES)
+
+
+def read_device_state(shell: Shell, identity: Identity) -> DeviceState:
+    """Read the state of a device.
+
+    Args:
+        shell: How to ask it.
+        identity: Who it is.
+
+    Raises:
+        LinkError: If it is gone.
+    """
+    files = shell.read(*_DEVICE_FILES)
+    present = cores_in(files.text(_PRESENT))
+    allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", files.text(_STATUS), re.MULTILINE)
+    usable = cores_in(allowed.group(1)) if allowed else present
+    policies = policies_of(files)
+    thermal = read_thermal(shell, identity.kind, files)
+    first = [p.governor for p in policies if usable and usable[0] in p.cores]
+    words = files.text("/proc/loadavg").split()
+    return DeviceState(
+        cpu_model=model_in(files.text("/proc/cpuinfo"), identity.model),
+        machine=identity.machine,
+        cores=len(present) or len(usable),
+        usable_cores=usable,
+        governor=first[0] if first else "",
+        frequency_hz=mean_hz(policies, usable),
+        temperature_c=processor_c(thermal),
+        load=float(words[0]) if words and re.fullmatch(r"[\d.]+", words[0]) else math.nan,
+        policies=policies,
+        thermal=thermal,
     )

@@ -9,7 +9,21 @@ from typing import Any
 
 from deepen.errors import ConfigError
 
-__all__ = ["Completed", "CpuPower", "DeviceProfile", "DeviceState", "Setting"]
+__all__ = [
+    "SENSOR_KINDS",
+    "Cluster",
+    "Completed",
+    "CpuPolicy",
+    "CpuPower",
+    "DeviceProfile",
+    "DeviceState",
+    "Fact",
+    "Identify",
+    "Rail",
+    "Sensor",
+    "Setting",
+    "Thermal",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,82 @@ class CpuPower:
 
 
 @dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing known about a device, and who says so.
+
+    Attributes:
+        name: What it is about, for example ``soc`` or ``quirk``.
+        value: The fact itself.
+        source: Paper, data sheet, page or file that says so.
+    """
+
+    name: str
+    value: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if not (self.name.strip() and self.value.strip() and self.source.strip()):
+            raise ConfigError(
+                f"the fact '{self.name}' needs a name, a value and a source; nothing is known without one"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Cores of one kind.
+
+    Attributes:
+        core: Core design, for example ``Cortex-A76``.
+        count: How many there are.
+        max_hz: Highest clock, hertz.
+        source: Who says so.
+    """
+
+    core: str
+    count: int
+    max_hz: float
+    source: str
+
+    def __post_init__(self) -> None:
+        if not (self.core and self.source and self.count > 0 and 1e8 <= self.max_hz < 1e10):
+            raise ConfigError(f"cluster '{self.core}' needs a core, a count, max_hz in hertz and a source")
+
+
+@dataclass(frozen=True, slots=True)
+class Rail:
+    """A supply whose power the device can tell by itself.
+
+    Attributes:
+        name: As the device names it.
+        what: What it feeds.
+        source: Who says so.
+    """
+
+    name: str
+    what: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if not (self.name and self.what and self.source):
+            raise ConfigError(f"rail '{self.name}' needs a name, what it feeds, and a source")
+
+
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """How a connected device is recognised as the one a profile describes.
+
+    Attributes:
+        models: What it calls its model: ``ro.product.model`` of Android.
+        codenames: What it calls its board: ``ro.product.device`` of Android.
+        device_tree: Regular expression for the device tree's ``model``; empty for none.
+    """
+
+    models: tuple[str, ...] = ()
+    codenames: tuple[str, ...] = ()
+    device_tree: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """A device as described in ``devices/profiles``.
 
@@ -60,7 +150,7 @@ class DeviceProfile:
         id: Name, and what records carry as ``device``.
         title: One readable line.
         soc: Processor.
-        link: How it is reached: ``local`` (others come later).
+        link: How it is reached: ``local``, ``adb`` or ``ssh``.
         meter: Power source to prefer; empty for the best one found.
         runtimes: Runtimes it can run.
         supply_v: Supply voltage for external meters, volts; 0 where not applicable.
@@ -68,6 +158,13 @@ class DeviceProfile:
         governor: CPU governor wanted; empty for any.
         max_temperature_c: Hottest temperature at which results count, degrees Celsius.
         power: Idle and full-load power; ``None`` where unknown.
+        address: Serial number or host it is reached at; empty for the only one that is connected.
+        prepare: Settings to measure under, by name (see ``deepen.devices.knobs``); empty changes nothing.
+        cool_to_c: Temperature at which a measurement may begin, by kind of sensor, degrees Celsius.
+        clusters: Its cores.
+        rails: Supplies it measures by itself.
+        facts: What else is known, each with its source.
+        identify: How it is recognised.
     """
 
     id: str
@@ -81,12 +178,100 @@ class DeviceProfile:
     governor: str = ""
     max_temperature_c: float = math.inf
     power: CpuPower | None = None
+    address: str = ""
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    cool_to_c: Mapping[str, float] = field(default_factory=dict)
+    clusters: tuple[Cluster, ...] = ()
+    rails: tuple[Rail, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    identify: Identify = Identify()
 
     def __post_init__(self) -> None:
         if not self.id:
             raise ConfigError("a device profile needs an id")
+        for kind, limit in self.cool_to_c.items():
+            if kind not in SENSOR_KINDS or not 0 < limit < 150:
+                known = ", ".join(SENSOR_KINDS)
+                raise ConfigError(
+                    f"device profile '{self.id}': cool_to_c needs 0 to 150 for {known}, not {kind} = {limit}"
+                )
         if any(c < 0 for c in self.cpu_mask) or len(set(self.cpu_mask)) != len(self.cpu_mask):
             raise ConfigError(f"device profile '{self.id}': cpu_mask must list different cores, not {self.cpu_mask}")
+
+
+SENSOR_KINDS = ("cpu", "gpu", "npu", "skin", "battery", "soc", "other")
+"""What a temperature sensor sits on; ``soc`` where it is somewhere on the chip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """One temperature.
+
+    Attributes:
+        name: As the device names the sensor.
+        kind: One of ``SENSOR_KINDS``.
+        temperature_c: Degrees Celsius.
+        origin: Who told it: ``thermal zone``, ``hwmon``, ``thermalservice`` or ``vcgencmd``.
+    """
+
+    name: str
+    kind: str
+    temperature_c: float
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thermal:
+    """How hot a device is and whether it slows itself down because of it.
+
+    Attributes:
+        sensors: Every temperature that makes sense.
+        status: Android's thermal status, 0 (none) to 6 (shutdown); ``None`` where there is none.
+        throttled: What slows it down now, in words; empty where nothing does.
+        counters: Events that have made it slow down, counted by the device since it started.
+        ignored: Sensors whose value makes no sense, and why.
+        unreadable: What could not be read, and why: an empty ``throttled`` says nothing about these.
+    """
+
+    sensors: tuple[Sensor, ...] = ()
+    status: int | None = None
+    throttled: tuple[str, ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def hottest(self, *kinds: str) -> float:
+        """Highest temperature of these kinds of sensors (all without any), degrees Celsius; ``nan`` where none is."""
+        return max((s.temperature_c for s in self.sensors if not kinds or s.kind in kinds), default=math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuPolicy:
+    """Cores that share a clock, and what it may be.
+
+    Attributes:
+        name: ``policy`` and the number of its first core, as the kernel names it.
+        cores: Cores it rules.
+        governor: What chooses the clock.
+        governors: What could.
+        current_hz: Clock now, hertz; ``nan`` where unknown.
+        min_hz: Lowest clock allowed now, hertz.
+        max_hz: Highest clock allowed now, hertz.
+        hardware_min_hz: Lowest clock there is, hertz.
+        hardware_max_hz: Highest clock there is, hertz.
+        steps_hz: Clocks there are, ascending, hertz; empty where the kernel does not list them.
+    """
+
+    name: str
+    cores: tuple[int, ...]
+    governor: str
+    governors: tuple[str, ...] = ()
+    current_hz: float = math.nan
+    min_hz: float = math.nan
+    max_hz: float = math.nan
+    hardware_min_hz: float = math.nan
+    hardware_max_hz: float = math.nan
+    steps_hz: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +287,8 @@ class DeviceState:
         frequency_hz: Mean frequency over the usable cores; ``nan`` where unknown.
         temperature_c: Hottest processor sensor; ``nan`` where unknown.
         load: One-minute load average; ``nan`` where unknown.
+        policies: Groups of cores that share a clock.
+        thermal: Temperatures and throttling; ``None`` where they were not asked for.
     """
 
     cpu_model: str
@@ -112,6 +299,8 @@ class DeviceState:
     frequency_hz: float = math.nan
     temperature_c: float = math.nan
     load: float = math.nan
+    policies: tuple[CpuPolicy, ...] = ()
+    thermal: Thermal | None = None
 
 
 @dataclass(frozen=True, slots=True)
