@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["pull", "push"]
 
 _CHUNK = 1 << 16
+_LAST_S = 5.0
 _HASH_RATE = 5e6
 """Bytes a second at which the slowest device is taken to hash, for deadlines."""
 
@@ -97,11 +98,15 @@ def _push_once(
     source.seek(offset)
     kind = "program" if program else "plain"
     with link.script_stream(_TAKE, link.work, digest, name, str(size - offset), str(offset), kind) as (stream, output):
-        left = size - offset
-        while left and not _has_ended(stream, output) and (chunk := source.read(min(_CHUNK, left))):
-            stream.write(chunk, link.stall_s)
-            left -= len(chunk)
-        _drain(link, stream, output, patience_s, name)
+        try:
+            _send(link, stream, output, source, size - offset)
+        except LinkError:
+            # A script that gave up before it had read everything says why; a cut link says nothing.
+            with contextlib.suppress(LinkError):
+                _drain(stream, output, Deadline(_LAST_S), f"{link.name}: {name} was not stored")
+            if not output.done:
+                raise
+        _drain(stream, output, Deadline(patience_s), f"{link.name}: {name} was not stored")
     if output.status == 0:
         return True
     if output.status == 3:
@@ -112,22 +117,30 @@ def _push_once(
     )
 
 
-def _has_ended(stream: Stream, output: JobOutput) -> bool:
-    """Whether the script has given up, so that nobody reads what is sent."""
-    data = stream.read(0.0)
-    if data:
-        output.feed(data)
-    return data == b"" or output.status is not None
+def _send(link: RemoteLink, stream: Stream, output: JobOutput, source: IO[bytes], left: int) -> None:
+    """Send what is left, unless the script has ended before."""
+    while left and (chunk := source.read(min(_CHUNK, left))):
+        data = stream.read(0.0)
+        if data:
+            output.feed(data)
+        if data == b"" or output.status is not None:
+            return
+        stream.write(chunk, link.stall_s)
+        left -= len(chunk)
 
 
-def _drain(link: RemoteLink, stream: Stream, output: JobOutput, patience_s: float, name: str) -> None:
-    deadline = Deadline(patience_s)
+def _drain(stream: Stream, output: JobOutput, deadline: Deadline, what: str) -> None:
+    """Read to the end of a script.
+
+    Raises:
+        LinkError: If it does not end in time or the link is cut.
+    """
     while not output.done:
         data = stream.read(deadline.remaining_s)
         if data is None:
-            raise LinkError(f"{link.name}: {name} was not stored within {patience_s:.0f} s; try again")
+            raise LinkError(f"{what} within {deadline.duration_s:.0f} s; try again")
         if not data:
-            raise LinkError(f"{link.name}: the link was cut while {name} was copied; try again, it goes on from there")
+            raise LinkError(f"{what}: the link was cut; try again, it goes on from there")
         output.feed(data)
 
 
