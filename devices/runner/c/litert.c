@@ -140,7 +140,8 @@ static bool make_compiled(struct model *model, const struct load *load, struct f
     struct options *options = NULL;
     struct opaque *opaque = NULL;
     char words[64];
-    snprintf(words, sizeof words, "num_threads = %d\n", load->threads);
+    const char *mode = strcmp(load->level, "disable") == 0 ? "builtin" : "xnnpack";
+    snprintf(words, sizeof words, "kernel_mode = \"%s\"\nnum_threads = %d\n", mode, load->threads);
     char *payload = strdup(words); /* TOML, read by the CPU accelerator, released by the library */
     if (payload == NULL) {
         return refuse(failure, "memory", "no memory for options");
@@ -249,6 +250,17 @@ static bool make_input(struct model *model, const struct load *load, size_t inde
     return true;
 }
 
+static bool check_names(const struct model *model, const struct load *load, struct failure *failure) {
+    const char **names = calloc(model->input_count + 1, sizeof *names);
+    bool success = names != NULL || refuse(failure, "memory", "no memory for the names of inputs");
+    for (size_t i = 0; success && i < model->input_count; i++) {
+        success = good(rt.input_name(model->signature, i, &names[i]), "naming an input", failure);
+    }
+    success = success && only_inputs(load, names, model->input_count, failure);
+    free(names);
+    return success;
+}
+
 static bool make_outputs(struct model *model, struct text *list, struct failure *failure) {
     struct layout *layouts = calloc(model->output_count + 1, sizeof *layouts);
     if (layouts == NULL) {
@@ -310,7 +322,8 @@ static bool fill_model(struct model *model, const struct load *load, struct load
         !make_compiled(model, load, failure) ||
         !good(rt.get_signature(model->file, 0, &model->signature), "finding the first signature", failure) ||
         !good(rt.count_inputs(model->signature, &model->input_count), "counting inputs", failure) ||
-        !good(rt.count_outputs(model->signature, &model->output_count), "counting outputs", failure)) {
+        !good(rt.count_outputs(model->signature, &model->output_count), "counting outputs", failure) ||
+        !check_names(model, load, failure)) {
         return false;
     }
     pool_pin(load->pool);
@@ -344,7 +357,9 @@ static void *rt_load(const struct load *load, struct loaded *loaded, struct fail
         rt_unload(model);
         return NULL;
     }
-    text_add(&loaded->build, "litert CPU threads=");
+    text_add(&loaded->build, "litert CPU level=");
+    text_add(&loaded->build, load->level);
+    text_add(&loaded->build, " threads=");
     text_integer(&loaded->build, load->threads);
     return model;
 }

@@ -3,10 +3,9 @@
  *     deepen-runner [--parent PID] [--library FILE]...
  *
  * It loads ONNX Runtime, TensorFlow Lite or LiteRT with dlopen() (the libraries named, else the first ones found) and
- * runs blocks of inferences with time stamps. The protocol is that of runner.py: one JSON object per line, a request on
- * stdin, its answer on stdout; everything a library prints to stdout goes to stderr. The process ends when stdin
- * closes, even in the middle of a run. Beside start_ns and end_ns (CLOCK_MONOTONIC) and cpu_ns, a block is stamped with
- * start_boot_ns and end_boot_ns (CLOCK_BOOTTIME: the clock of Android's own traces; it goes on during suspend).
+ * runs blocks of inferences with time stamps. The protocol is that of runner.py (see there): one JSON object per line,
+ * a request on stdin, its answer on stdout; everything a library prints to stdout goes to stderr. The process ends when
+ * stdin closes, even in the middle of a run. It has no accelerators; hello without a runtime asks for any there is.
  */
 #ifndef __linux__
 #error "the runner needs Linux (Android included): CLOCK_BOOTTIME, thread affinity, /proc"

@@ -65,6 +65,34 @@ bool wanted_shape(const struct load *load, const char *name, struct shape *shape
     return true;
 }
 
+static int ascending(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+static bool is_key(const struct json_value *member, const char *name) {
+    return strlen(name) == member->key_length && memcmp(name, member->key, member->key_length) == 0;
+}
+
+bool only_inputs(const struct load *load, const char **names, size_t count, struct failure *failure) {
+    const struct json_value *asked = load->shapes == NULL ? NULL : json_first(load->json, load->shapes);
+    for (; asked != NULL; asked = json_next(load->json, asked)) {
+        size_t i = 0;
+        while (i < count && !is_key(asked, names[i])) {
+            i++;
+        }
+        if (i < count) {
+            continue;
+        }
+        char all[512] = "none";
+        size_t used = 0;
+        qsort(names, count, sizeof *names, ascending);
+        for (i = 0; i < count && used < sizeof all; i++) {
+            used += (size_t)snprintf(all + used, sizeof all - used, "%s%s", i == 0 ? "" : ", ", names[i]);
+        }
+        int length = asked->key_length > 200 ? 200 : (int)asked->key_length;
+        return refuse(failure, "shape", "the model has no input '%.*s'; it has %s", length, asked->key, all);
+    }
+    return true;
+}
+
 bool byte_count(const struct shape *shape, size_t size, size_t *count, size_t *bytes) {
     *count = 1;
     for (size_t i = 0; i < shape->rank; i++) {

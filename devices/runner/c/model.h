@@ -12,7 +12,7 @@
 
 enum { MAX_RANK = 32, MAX_THREADS = 1024 };
 
-/* Why a request can not be done. Kinds: model, shape, missing, memory, runtime, protocol (see runner.py). */
+/* Why a request can not be done. Kinds: model, shape, missing, memory, runtime, fallback, protocol (runner.py). */
 struct failure {
     const char *kind;
     char message[1024];
@@ -70,6 +70,9 @@ int64_t clock_ns(int clock);
 
 /* The shape asked for an input: false when none is, or (with a failure) when it can not be used. */
 bool wanted_shape(const struct load *load, const char *name, struct shape *shape, struct failure *failure);
+
+/* Refuse shapes for inputs the model does not have, naming those it has; sorts `names`. */
+bool only_inputs(const struct load *load, const char **names, size_t count, struct failure *failure);
 
 /* Number of elements times the size of one; false when memory could never hold it. */
 bool byte_count(const struct shape *shape, size_t size, size_t *count, size_t *bytes);

@@ -183,38 +183,27 @@ static bool match(const struct declared *declared, const struct shape *wanted, s
     return true;
 }
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const struct declared *)a)->name, ((const struct declared *)b)->name);
-}
-
-/* Refuse a shape for an input that the model does not have, naming those it has. Sorts `inputs`. */
-static bool no_input(const struct json_value *asked, struct declared *inputs, size_t count, struct failure *failure) {
-    char names[512] = "none";
-    size_t used = 0;
-    qsort(inputs, count, sizeof *inputs, by_name);
-    for (size_t i = 0; i < count && used < sizeof names; i++) {
-        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i == 0 ? "" : ", ", inputs[i].name);
+static bool check_names(const struct load *load, const struct declared *inputs, size_t count, struct failure *failure) {
+    const char **names = calloc(count + 1, sizeof *names);
+    if (names == NULL) {
+        return refuse(failure, "memory", "no memory for the names of inputs");
     }
-    int length = asked->key_length > 200 ? 200 : (int)asked->key_length;
-    return refuse(failure, "shape", "the model has no input '%.*s'; it has %s", length, asked->key, names);
+    for (size_t i = 0; i < count; i++) {
+        names[i] = inputs[i].name;
+    }
+    bool success = only_inputs(load, names, count, failure);
+    free(names);
+    return success;
 }
 
-static bool set_sizes(const struct load *load, struct declared *inputs, size_t count, struct options *options,
+static bool set_sizes(const struct load *load, const struct declared *inputs, size_t count, struct options *options,
                       struct failure *failure) {
     struct sizes sizes = {0};
-    bool success = true;
-    for (const struct json_value *asked = json_first(load->json, load->shapes); success && asked != NULL;
-         asked = json_next(load->json, asked)) {
-        size_t i = 0;
-        while (i < count && (strlen(inputs[i].name) != asked->key_length ||
-                             memcmp(inputs[i].name, asked->key, asked->key_length) != 0)) {
-            i++;
-        }
+    bool success = check_names(load, inputs, count, failure);
+    for (size_t i = 0; success && i < count; i++) {
         struct shape wanted;
         failure->kind = NULL;
-        if (i == count) {
-            success = no_input(asked, inputs, count, failure);
-        } else if (wanted_shape(load, inputs[i].name, &wanted, failure)) {
+        if (wanted_shape(load, inputs[i].name, &wanted, failure)) {
             success = match(&inputs[i], &wanted, &sizes, failure);
         } else {
             success = failure->kind == NULL;

@@ -89,6 +89,21 @@ static bool take_cpus(const struct json *json, struct load *load, struct failure
     return true;
 }
 
+/* Refuse an accelerator: here everything runs on the CPU, and must not pass for something else. */
+static bool take_delegate(const struct json *json, struct failure *failure) {
+    static const char cpu[] = "CPUExecutionProvider";
+    const struct json_value *delegate = json_member(json, json_root(json), "delegate");
+    if (delegate == NULL || (delegate->type == JSON_OBJECT && delegate->length == 0)) {
+        return true;
+    }
+    const struct json_value *provider = json_member(json, delegate, "provider");
+    if (provider != NULL && provider->type == JSON_STRING && provider->length == sizeof cpu - 1 &&
+        memcmp(provider->text, cpu, sizeof cpu - 1) == 0) {
+        return true;
+    }
+    return refuse(failure, "fallback", "the runner in C has no accelerators and would run on the CPU");
+}
+
 static bool take_load(const struct json *json, struct load *load, struct failure *failure) {
     static const char *const levels[] = {"disable", "basic", "extended", "all"};
     int64_t threads;
@@ -109,7 +124,8 @@ static bool take_load(const struct json *json, struct load *load, struct failure
         load->shapes = NULL;
     }
     if (!take_integer(json, "threads", 1, 1, MAX_THREADS, &threads, failure) ||
-        !take_integer(json, "seed", 0, 0, INT64_MAX, &seed, failure) || !take_cpus(json, load, failure)) {
+        !take_integer(json, "seed", 0, 0, INT64_MAX, &seed, failure) || !take_cpus(json, load, failure) ||
+        !take_delegate(json, failure)) {
         return false;
     }
     load->threads = (int)threads;
@@ -179,7 +195,7 @@ static bool do_load(const struct json *json, struct text *answer, struct failure
         text_bytes(answer, loaded.outputs.data, loaded.outputs.length);
         text_add(answer, "], \"first_run_s\": ");
         text_seconds(answer, loaded.first_run_ns);
-        text_add(answer, ", ");
+        text_add(answer, ", \"placement\": null, ");
         answer->failed = answer->failed || loaded.build.failed || loaded.inputs.failed || loaded.outputs.failed;
     } else if (handle != NULL) {
         drop(handle);
@@ -200,17 +216,36 @@ static void text_pair(struct text *text, const char *name, const char *value) {
     text_add(text, ", ");
 }
 
+/* Whether a runtime goes by the name asked for; TensorFlow Lite and LiteRT run the same models. */
+static bool is_wanted(const struct backend *backend, const struct json_value *wanted) {
+    if (wanted == NULL) {
+        return true;
+    }
+    const char *name = backend == &onnxruntime_backend ? backend->name : litert_backend.name;
+    return wanted->type == JSON_STRING && wanted->length == strlen(name) &&
+           memcmp(wanted->text, name, wanted->length) == 0;
+}
+
 static bool do_hello(const struct json *json, struct text *answer, struct failure *failure) {
-    (void)json;
+    const struct json_value *wanted = json_member(json, json_root(json), "runtime");
+    struct failure reason;
     struct utsname system;
     int cpus[MAX_THREADS];
     size_t count = usable_cpus(cpus, MAX_THREADS);
     bool any = false;
-    for (size_t i = 0; i < RUNTIMES; i++) {
-        any = open_runtime(&runtimes[i], failure) || any;
+    refuse(failure, "runtime", "this runner has no such runtime; it has onnxruntime and litert");
+    for (size_t i = RUNTIMES; i-- > 0;) { /* what is said of the first one that fails counts */
+        if (!is_wanted(runtimes[i].backend, wanted)) {
+            continue;
+        }
+        if (open_runtime(&runtimes[i], &reason)) {
+            any = true;
+        } else {
+            *failure = reason;
+        }
     }
     if (!any) {
-        return open_runtime(&runtimes[0], failure); /* say what ONNX Runtime's loader said */
+        return false;
     }
     text_add(answer, "\"protocol\": ");
     text_integer(answer, PROTOCOL);

@@ -133,26 +133,18 @@ static bool resize_input(struct model *model, const struct load *load, int32_t i
     return good(model, status, "giving an input its shape", failure);
 }
 
-/* Refuse a shape for an input that is not there. */
 static bool check_names(const struct model *model, const struct load *load, struct failure *failure) {
-    const struct json_value *asked = load->shapes == NULL ? NULL : json_first(load->json, load->shapes);
-    for (; asked != NULL; asked = json_next(load->json, asked)) {
-        char names[512] = "none";
-        size_t used = 0;
-        bool found = false;
-        for (int32_t i = 0; i < lite.count_inputs(model->interpreter); i++) {
-            const char *name = name_of(lite.get_input(model->interpreter, i));
-            found = found || (strlen(name) == asked->key_length && memcmp(name, asked->key, asked->key_length) == 0);
-            if (used < sizeof names) {
-                used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", used == 0 ? "" : ", ", name);
-            }
-        }
-        if (!found) {
-            int length = asked->key_length > 200 ? 200 : (int)asked->key_length;
-            return refuse(failure, "shape", "the model has no input '%.*s'; it has %s", length, asked->key, names);
-        }
+    int32_t count = lite.count_inputs(model->interpreter);
+    const char **names = calloc((size_t)count + 1, sizeof *names);
+    if (names == NULL) {
+        return refuse(failure, "memory", "no memory for the names of inputs");
     }
-    return true;
+    for (int32_t i = 0; i < count; i++) {
+        names[i] = name_of(lite.get_input(model->interpreter, i));
+    }
+    bool success = only_inputs(load, names, (size_t)count, failure);
+    free(names);
+    return success;
 }
 
 static bool fill_inputs(struct model *model, const struct load *load, struct text *list, struct failure *failure) {
@@ -211,6 +203,9 @@ static void lite_unload(void *state) {
 }
 
 static bool fill_model(struct model *model, const struct load *load, struct loaded *loaded, struct failure *failure) {
+    if (strcmp(load->level, "disable") == 0) {
+        return refuse(failure, "runtime", "this library's C API can not leave XNNPACK out; use libLiteRt");
+    }
     model->file = lite.open_file(load->path);
     if (model->file == NULL) {
         return refuse(failure, "model", "%s is no TensorFlow Lite model that this library reads", load->path);
@@ -261,7 +256,9 @@ static void *lite_load(const struct load *load, struct loaded *loaded, struct fa
     }
     text_add(&loaded->build, "tflite ");
     text_add(&loaded->build, lite.version());
-    text_add(&loaded->build, " CPU threads=");
+    text_add(&loaded->build, " CPU level=");
+    text_add(&loaded->build, load->level);
+    text_add(&loaded->build, " threads=");
     text_integer(&loaded->build, load->threads);
     return model;
 }
