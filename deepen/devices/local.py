@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RUNTIMES", "LocalDevice", "runtime_names"]
 
-RUNTIMES: dict[str, str] = {"onnxruntime": "deepen.devices.runtimes.onnxruntime:OnnxRuntime"}
+RUNTIMES: dict[str, str] = {
+    "litert": "deepen.devices.runtimes.litert:LiteRt",
+    "onnxruntime": "deepen.devices.runtimes.onnxruntime:OnnxRuntime",
+}
 """Runtime name -> ``module:class``; the class takes ``(link, cpu_mask=...)``."""
 
 _STEADY = ("performance", "userspace")

@@ -159,6 +159,7 @@ def test_library_output_cannot_corrupt_the_protocol(models: Path, tmp_path: Path
     script.write_text(
         textwrap.dedent(f"""
         import importlib.util, os, sys
+        sys.path.insert(0, {str(runner.parent)!r})
         spec = importlib.util.spec_from_file_location("runner", {str(runner)!r})
         runner = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(runner)

@@ -1,0 +1,138 @@
+"""A device's clock told on the host's, from the round trips that requests are anyway.
+
+Every request is a round trip: what the device stamps in its answer happened after the host asked and before the answer
+was there. A block of inferences is one too, however long it takes: its start is not before the question, its end not
+after the answer. So the map needs no time service on the device and no traffic of its own beside a few quick requests,
+whose bounds are the tightest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepen.clock import ClockMap, fit_pings
+from deepen.errors import LinkError, MeasureError
+
+__all__ = ["DeviceClock", "RoundTrip"]
+
+KEEP_S = 60.0
+"""Round trips older than this are forgotten: two crystals stay on a line for about as long."""
+MOST = 32
+SLEPT_S = 0.05
+"""CLOCK_BOOTTIME runs on during suspend, CLOCK_MONOTONIC does not; a shorter difference is a preempted reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """What one answer with time stamps says.
+
+    Attributes:
+        send_s: Host time before the question, seconds.
+        receive_s: Host time after the answer, seconds.
+        start_s: First moment the device stamped, on its monotonic clock, seconds.
+        end_s: Last moment it stamped, seconds.
+        slept_s: Seconds the device has spent suspended since it started, up to an unknown constant; ``None`` where it
+            has no clock that tells.
+    """
+
+    send_s: float
+    receive_s: float
+    start_s: float
+    end_s: float
+    slept_s: float | None
+
+    @classmethod
+    def of(cls, send_s: float, reply: Mapping[str, Any], receive_s: float) -> RoundTrip:
+        """Take the stamps off an answer to ``run`` (``devices/runner/runner.py`` has the protocol).
+
+        Raises:
+            LinkError: If the device slept in between, or the stamps make no sense.
+        """
+        try:
+            start_ns, end_ns = int(reply["start_ns"]), int(reply["end_ns"])
+            boots = reply.get("start_boot_ns"), reply.get("end_boot_ns")
+            first, last = (None if b is None else int(b) for b in boots)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LinkError(f"the runner's time stamps cannot be read ({error}); use the runner shipped") from error
+        if end_ns < start_ns:
+            raise LinkError("the runner stamped the end of a block before its start; use the runner shipped")
+        slept_s = None
+        if first is not None and last is not None:
+            slept_s = (first - start_ns) / 1e9
+            if (last - first - (end_ns - start_ns)) / 1e9 > SLEPT_S:
+                raise LinkError(
+                    "the device went to sleep during a block, which is of no use now; keep it awake "
+                    "('deepen device prepare') and measure again"
+                )
+        return cls(send_s, receive_s, start_ns / 1e9, end_ns / 1e9, slept_s)
+
+    @property
+    def slack_s(self) -> float:
+        """How far the two clocks can be shifted against each other by this round trip, seconds."""
+        return (self.receive_s - self.send_s) - (self.end_s - self.start_s)
+
+
+class DeviceClock:
+    """Collects round trips and maps moments of the device to the host."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._trips: list[RoundTrip] = []
+        self._map: ClockMap | None = None
+
+    @property
+    def newest_s(self) -> float:
+        """Host time of the newest round trip; minus infinity without one."""
+        return self._trips[-1].receive_s if self._trips else -np.inf
+
+    def add(self, trip: RoundTrip) -> None:
+        """Take a round trip in; the device having slept since the last one, those before are of no use any more."""
+        last = self._trips[-1].slept_s if self._trips else None
+        if last is not None and trip.slept_s is not None and abs(trip.slept_s - last) > SLEPT_S:
+            self._trips.clear()
+        self._map = None
+        self._trips = [t for t in self._trips if trip.receive_s - t.receive_s <= KEEP_S]
+        self._trips.append(trip)
+        if len(self._trips) > MOST:  # the widest of the older half says least
+            older = self._trips[: MOST // 2]
+            self._trips.remove(max(older, key=lambda t: t.slack_s))
+
+    def restart(self) -> None:
+        """Forget everything but the newest round trip."""
+        self._map = None
+        del self._trips[:-1]
+
+    def map(self) -> ClockMap:
+        """The device's monotonic clock on the host's.
+
+        Raises:
+            MeasureError: If there is no round trip yet, or they contradict each other (a clock was set or stopped).
+        """
+        if self._map is None:
+            send = np.array([t.send_s for t in self._trips for _ in range(2)])
+            receive = np.array([t.receive_s for t in self._trips for _ in range(2)])
+            device = np.array([s for t in self._trips for s in (t.start_s, t.end_s)])
+            self._map = fit_pings(send, device, receive)
+        return self._map
+
+    def locate(self, trip: RoundTrip) -> tuple[float, float, float]:
+        """Host time of the start and of the end of a block, and their standard uncertainty, seconds.
+
+        Raises:
+            LinkError: If the device's clock contradicts the host's also on this round trip alone.
+        """
+        try:
+            found = self.map()
+        except MeasureError:
+            self._trips = [trip]
+            self._map = None
+            try:
+                found = self.map()
+            except MeasureError as error:
+                raise LinkError(f"the device's clock cannot be told on the host's: {error}") from error
+        start_s, end_s = found.to_host(trip.start_s), found.to_host(trip.end_s)
+        return start_s, max(start_s, end_s), found.error_s

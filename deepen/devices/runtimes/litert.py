@@ -1,0 +1,30 @@
+"""LiteRT (TensorFlow Lite) on a device, through the portable runner (``devices/runner/runner.py``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepen.devices.runtimes.python import PythonRuntime
+from deepen.errors import ConfigError
+
+__all__ = ["LiteRt"]
+
+
+class LiteRt(PythonRuntime):
+    """LiteRT behind a link: ``ai-edge-litert``, or ``tflite-runtime`` where a board's Python is too old for it.
+
+    With ``delegate={"library": PATH}`` the model runs on that delegate; nodes it does not take run on the CPU without
+    XNNPACK, ``build`` says how many it took, and taking none is an error.
+    """
+
+    name = "litert"
+    _missing_cure = "install it there: pip install ai-edge-litert (or tflite-runtime for Python 3.9 and older boards)"
+
+    def _check(self, path: Path) -> None:
+        """Refuse an ONNX model.
+
+        Raises:
+            ConfigError: If it is one.
+        """
+        if path.suffix.lower() == ".onnx":
+            raise ConfigError(f"{path.name}: litert runs .tflite models only; measure it with the runtime onnxruntime")
