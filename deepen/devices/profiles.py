@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepen import catalog
-from deepen.devices.types import CpuPower, DeviceProfile, DeviceState
+from deepen.devices.identity import Identity, recognise
+from deepen.devices.knobs import check_wanted
+from deepen.devices.types import Cluster, CpuPower, DeviceProfile, DeviceState, Fact, Identify, Rail
 from deepen.errors import ConfigError
 
-__all__ = ["detect_power", "load_profile", "profile_names"]
+__all__ = ["detect_power", "load_profile", "profile_names", "profile_of"]
 
 _FOLDER = "profiles"
 _KEYS = {
-    "id", "title", "soc", "link", "meter", "runtimes", "supply_v", "cpu_mask", "governor", "max_temperature_c", "power",
-    "match",
+    "id", "title", "soc", "link", "address", "meter", "runtimes", "supply_v", "cpu_mask", "governor",
+    "max_temperature_c", "power", "match", "prepare", "cool_to_c", "sources", "cluster", "rail", "fact", "identify",
 }  # fmt: skip
+_IDENTIFY_KEYS = {"models", "codenames", "device_tree"}
 
 
 def profile_names() -> list[str]:
@@ -41,6 +44,57 @@ def _power(name: str, data: Any) -> CpuPower:
 def _matches(rule: Mapping[str, Any], state: DeviceState) -> bool:
     machines = rule.get("machine") or [state.machine]
     return state.machine in machines and re.search(str(rule.get("cpu", "")), state.cpu_model) is not None
+
+
+def _rows(name: str, data: Mapping[str, Any], table: str, keys: set[str]) -> list[dict[str, Any]]:
+    """Rows of an array of tables, each with exactly these keys and its source spelled out.
+
+    A source is written out in the row, or is a name of the table ``[sources]``.
+    """
+    rows = data.get(table, [])
+    sources = data.get("sources", {})
+    if not isinstance(rows, list) or not isinstance(sources, dict):
+        raise ConfigError(f"device profile '{name}': write [[{table}]] for each {table}, and [sources] once")
+    found = []
+    for row in rows:
+        if not isinstance(row, dict) or set(row) != keys:
+            raise ConfigError(
+                f"device profile '{name}': each [[{table}]] has {', '.join(sorted(keys))} and nothing else"
+            )
+        found.append({**row, "source": " ".join(str(sources.get(str(row["source"]), row["source"])).split())})
+    return found
+
+
+def _identify(name: str, rule: Any) -> Identify:
+    if not isinstance(rule, dict) or set(rule) - _IDENTIFY_KEYS:
+        raise ConfigError(f"device profile '{name}': [identify] takes {', '.join(sorted(_IDENTIFY_KEYS))}")
+    tree = str(rule.get("device_tree", ""))
+    try:
+        re.compile(tree)
+    except re.error as error:
+        raise ConfigError(
+            f"device profile '{name}': identify.device_tree is no regular expression ({error})"
+        ) from error
+    return Identify(tuple(map(str, rule.get("models", ()))), tuple(map(str, rule.get("codenames", ()))), tree)
+
+
+def _prepare(name: str, wanted: Any) -> dict[str, Any]:
+    if not isinstance(wanted, dict):
+        raise ConfigError(f"device profile '{name}': [prepare] is a table of settings")
+    try:
+        return check_wanted(wanted)
+    except ConfigError as error:
+        raise ConfigError(f"device profile '{name}', [prepare]: {error}") from error
+
+
+def profile_of(identity: Identity) -> str:
+    """Name of the profile that describes a device; empty if none or more than one does.
+
+    Raises:
+        ConfigError: If a profile is not readable.
+    """
+    rules = ((name, catalog.load("devices", _FOLDER, name).get("identify")) for name in profile_names())
+    return recognise(identity, ((name, _identify(name, rule)) for name, rule in rules if rule is not None))
 
 
 def detect_power(state: DeviceState) -> CpuPower:
@@ -100,6 +154,22 @@ def load_profile(name: str, state: DeviceState | None = None) -> DeviceProfile:
             governor=str(data.get("governor", "")),
             max_temperature_c=float(data.get("max_temperature_c", float("inf"))),
             power=power,
+            address=str(data.get("address", "")),
+            prepare=_prepare(name, data.get("prepare", {})),
+            cool_to_c={str(k): float(v) for k, v in data.get("cool_to_c", {}).items()},
+            clusters=tuple(
+                Cluster(str(r["core"]), int(r["count"]), float(r["max_hz"]), r["source"])
+                for r in _rows(name, data, "cluster", {"core", "count", "max_hz", "source"})
+            ),
+            rails=tuple(
+                Rail(str(r["name"]), str(r["what"]), r["source"])
+                for r in _rows(name, data, "rail", {"name", "what", "source"})
+            ),
+            facts=tuple(
+                Fact(str(r["name"]), str(r["value"]), r["source"])
+                for r in _rows(name, data, "fact", {"name", "value", "source"})
+            ),
+            identify=_identify(name, data.get("identify", {})),
         )
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"device profile '{name}': {error}; correct devices/profiles/{name}.toml") from error
