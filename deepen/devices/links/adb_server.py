@@ -142,7 +142,7 @@ class AdbServerTransport:
         cures = {
             "": "the adb server does not see it; plug it in and switch USB debugging on, or 'adb connect HOST:PORT'",
             "unauthorized": "unlock its screen and allow USB debugging in the dialog",
-            "offline": "unplug it and plug it in again",
+            "offline": "unplug it and plug it in again, or 'adb reconnect offline'",
             "no permissions": "add a udev rule for it: deepen's devices/udev has one to copy from",
         }
         found = next((k for k in cures if k and state.startswith(k)), state if state else "")
