@@ -396,7 +396,7 @@ def _remove_steps(
             slack = 4 * slope_error * m * n * float(np.median(np.diff(x))) if math.isfinite(slope_error) else 0.0
             lowest = _lowest_of_each(level, m)
             chosen = _steps(level[lowest], n, least_s, slack, _CHANCE / (x.size * len(tests)))
-            losses = [_take_out(at, y, level, int(lowest[k]), m * n, rate_hz, quantum) for k in chosen]
+            losses = [_take_out(at, y, level, int(lowest[k]), m * n, rate_hz, quantum, least_s) for k in chosen]
             found += losses
             if not any(loss.samples for loss in losses):
                 break
@@ -469,6 +469,7 @@ def _take_out(
     n: int,
     rate_hz: float,
     quantum: int,
+    least_s: float,
 ) -> Loss:
     """Place and size the step near point ``k``, lower everything after it in ``y``, and say what was lost.
 
@@ -490,9 +491,9 @@ def _take_out(
         height = float(level[edge:last].min() - level[first:edge].min())
     # The floor of n delays lies about (median delay above it) / n above the true one, on both sides.
     spread = max(float(np.median(part) - part.min()) for part in (level[first:edge], level[edge:last]) if part.size)
-    samples = round(height * rate_hz / quantum) * quantum
+    samples = round(height * rate_hz / quantum) * quantum if abs(height) >= least_s else 0
     y[edge:] -= samples / rate_hz
     error = math.hypot(spread / max(edge - first, 1), spread / max(last - edge, 1)) * rate_hz
-    after_index, before_index = int(at[max(edge - 1, 0)]), int(at[known_after])
+    after_index, before_index = int(at[max(edge - 1, 0)]) - 1, int(at[known_after]) - 1
     after_index = min(after_index, before_index + 2 * samples)  # room for what was counted twice
     return Loss(after_index, samples, max(error, abs(height * rate_hz - samples)), before_index)

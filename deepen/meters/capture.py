@@ -158,6 +158,8 @@ class Capture:
         self._chunks: list[tuple[int, NDArray[np.int64] | None, NDArray[np.float64], NDArray[np.uint8] | None]] = []
         self._holes = Stretches()
         self._suspects = Stretches()
+        self._doubts = Stretches()
+        self._received = 0
         self._suspect = self._repeated = self._invalid = 0
         self._sum_w, self._min_w, self._max_w = 0.0, float("inf"), float("-inf")
 
@@ -172,9 +174,12 @@ class Capture:
             How many samples they completed.
         """
         found = self._parser.feed(data)
+        for start, end in _take(getattr(self._parser, "doubts", None)):
+            self._doubts.add(start, end)
         # A parser that holds samples back until they are confirmed says how far the stream has come.
         received: int | None = getattr(self._parser, "received", None)
-        if received is not None and received > self._last + 1:
+        if received is not None and received > self._received:
+            self._received = received
             self._arrived(received, host_s)
         index, power_w, logic = found.index, found.power_w, found.logic
         if not index.size:
@@ -242,7 +247,7 @@ class Capture:
                 f"{name} gave no samples ({what}); check that it is the right instrument, and its settings"
             )
         begun = None if self._began_s is None else (self._first, self._began_s)
-        arrivals = fit_arrivals(*self._log.arrays(), self._rate_hz, begun=begun, quantum=self._quantum)
+        arrivals = fit_arrivals(*self._arrivals(), self._rate_hz, begun=begun, quantum=self._quantum)
         # The fit tells when period k began; a sample's time lies half a period or a whole one later.
         shift_s = (1.0 if self._sampling == "mean" else 0.5) / self._rate_hz
         arrivals = replace(arrivals, clock=replace(arrivals.clock, device_s=arrivals.clock.device_s - shift_s))
@@ -343,6 +348,17 @@ class Capture:
         for a, b in edges.reshape(-1, 2).tolist():
             self._suspects.add(int(index[a]) - 1, int(index[b - 1]) + 1)
 
+    def _arrivals(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Positions and arrival times, but for those in stretches whose positions were wrong, if any others are left.
+
+        Such a stretch ends before the position where the stream went on.
+        """
+        index, host_s = self._log.arrays()
+        keep = np.ones(index.size, bool)
+        for start, end in self._doubts.items:
+            keep &= (index <= start + 1) | (index > end)
+        return (index[keep], host_s[keep]) if keep.any() else (index, host_s)
+
     def _reconcile(self, arrivals: Arrivals) -> tuple[Arrivals, int]:
         """Where the clock finds too many samples just after the counter missed some, the counter was wrong.
 
@@ -375,7 +391,7 @@ class Capture:
         """Stretches without trustworthy samples, within the stream, those that overlap made one."""
         unsure = [(loss.after_index, max(loss.before_index, loss.after_index + 1)) for loss in arrivals.losses]
         merged: list[tuple[int, int]] = []
-        for a, b in sorted([*self._holes.items, *self._suspects.items, *unsure]):
+        for a, b in sorted([*self._holes.items, *self._suspects.items, *self._doubts.items, *unsure]):
             start, end = max(a, self._first), min(b, self._last)
             if merged and start < merged[-1][1]:
                 merged[-1] = (merged[-1][0], max(merged[-1][1], end))
@@ -394,6 +410,15 @@ class Capture:
         if self._invalid:
             lines.append(f"invalid: {self._invalid} samples had no number and count as lost")
         return [*lines, *tally_warnings(self._parser.tally)]
+
+
+def _take(doubts: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
+    """What is in a list, which is empty afterwards."""
+    if not doubts:
+        return []
+    found = doubts[:]
+    doubts.clear()
+    return found
 
 
 def tally_warnings(tally: Tally) -> list[str]:

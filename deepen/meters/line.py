@@ -151,7 +151,10 @@ class LineMeter:
         self._port.flush_input()
         if self._profile.start:
             self._port.write(self._profile.sent(self._profile.start))
-        return LineParser(self._profile.form, self.rate_hz, voltage_v=self._voltage_v, max_w=self._profile.max_w)
+        parser = LineParser(self._profile.form, self.rate_hz, voltage_v=self._voltage_v, max_w=self._profile.max_w)
+        if not math.isnan(self._voltage_v):
+            parser.tally.note(f"voltage: not measured; power is current times {self._voltage_v:g} V")
+        return parser
 
     def mark(self) -> None:
         """Do nothing: a line has no room for a mark."""

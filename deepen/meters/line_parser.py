@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,9 @@ _MOST = 1 << 62
 """Positions end here, whatever counters say."""
 
 _STEP = 1e-3  # relative step that is no outlier
+
+_REMEMBERED = 16
+"""Lines among which one that is the same in counter or clock and every value has come twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,8 @@ class LineParser:
         self._skipping = False  # whether the line that goes on is too long to be one
         self._next = 0
         self._last: _Line | None = None
+        # A counter that starts again soon may come back to the same line.
+        self._recent: deque[_Line] = deque(maxlen=min(_REMEMBERED, form.counter_modulus // 2 or _REMEMBERED))
         self._held: _Line | None = None
         self._total_j: tuple[int, float] | None = None
         self._outliers = Outliers()
@@ -208,7 +214,10 @@ class LineParser:
             self._accept(_Line(math.nan, values))
             return
         line = _Line(values["counter"] if self._counted else values["time"] * self._rate_hz, values)
-        if self._last is None:
+        if line in self._recent:
+            self.tally.duplicates += 1
+            self.tally.ambiguous += self._counted and self._form.counter_modulus > 0
+        elif self._last is None:
             self._accept(line)
         elif self._held is None:
             self._judge(line)
@@ -269,6 +278,7 @@ class LineParser:
     def _accept(self, line: _Line) -> None:
         """Make a sample of a line."""
         self._last = line
+        self._recent.append(line)
         index, self._next = self._next, self._next + 1
         power_w = self._watts(line.values, index)
         if math.isnan(power_w):

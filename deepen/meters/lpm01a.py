@@ -132,6 +132,10 @@ class Lpm01a:
         scale = Scale(self.rate_hz, self._output, self.voltage_v, self._limit_a)
         rest, self._buffer = self._buffer, b""
         self._parser = (AsciiParser if self._format == "ascii_dec" else BinaryParser)(scale, rest)
+        if self._output == "current":
+            self._parser.tally.note(
+                f"voltage: read once, not measured with the current; power is current times {self.voltage_v:.3f} V"
+            )
         return self._parser
 
     def mark(self) -> None:

@@ -17,14 +17,12 @@ Sources: firmware help text in mlcommons/tiny ``power_manager_lpm.py``; types F1
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.outliers import Outliers
-from deepen.meters.stream import Samples, Tally
+from deepen.meters.lpm01a_stream import Scale, StampCheck, Stream
+from deepen.meters.stream import Samples
 
 __all__ = ["PROMPT", "AsciiParser", "BinaryParser", "Scale", "StampCheck"]
 
@@ -33,197 +31,12 @@ PROMPT = "PowerShield > "
 _LINE = 9  # bytes of a sample with its CR LF
 _LONGEST = 4096  # bytes without a line end after which a line is given up
 _STAMP = re.compile(r"TimeStamp:[ <>]*(\d{3,9})s (\d{3})ms, buff *(\d{1,3})%")
-_EVENT = re.compile(r"event (\d+) (ris|fal)", re.IGNORECASE)
 _META_HEAD = re.compile(rb"\xf0[\xf1-\xf7]")
 _META_FIXED = {0xF3: 5, 0xF4: 0, 0xF5: 0, 0xF6: 0, 0xF7: 2}  # bytes between the type and FF FF
 _TEXT_LONGEST = 512
-_STEP = 2e-3  # largest relative step of a number with four digits, or with twelve bits that are not normalised
-_EVENT_BIT = 0x80  # events come from connector D7
-_BUFFER_FULL = 90  # per cent
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """What a number in the stream stands for.
-
-    Attributes:
-        rate_hz: Samples per second.
-        output: ``energy`` (joules since the sample before) or ``current`` (amperes now).
-        voltage_v: Supply, volts.
-        limit_a: End of the current range, amperes; samples above it are clipped.
-    """
-
-    rate_hz: float
-    output: Literal["energy", "current"]
-    voltage_v: float
-    limit_a: float
-
-    def watts(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Power of values of the stream, watts; shape (n,)."""
-        return values * (self.rate_hz if self.output == "energy" else self.voltage_v)
-
-
-class StampCheck:
-    """Holds the number of samples against the instrument's time stamps.
-
-    A stamp that asks for more than a second's worth of samples, or goes back, is believed once the next one agrees with
-    it: until then nobody knows whether samples were lost or the stamp was damaged.
-    """
-
-    def __init__(self, rate_hz: float, wrap_ms: int, tally: Tally) -> None:
-        """Start without a stamp.
-
-        Args:
-            rate_hz: Samples per second.
-            wrap_ms: Stamps start again at zero here.
-            tally: Counts go here.
-        """
-        self._rate = rate_hz
-        self._wrap_ms = wrap_ms
-        self._tally = tally
-        # Stamps are whole milliseconds: half of one is what rounding can hide.
-        self.tolerance = int(rate_hz * 0.5e-3)
-        self._last: tuple[int, int] | None = None
-        self._doubt: tuple[int, int] | None = None
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether a stamp waits for the next one to agree with it."""
-        return self._doubt is not None
-
-    def _expected(self, since: tuple[int, int], ms: int) -> int:
-        step = ms - since[0]
-        if step < 0 and since[0] > self._wrap_ms - 10_000 and ms < 10_000:
-            step += self._wrap_ms
-        return since[1] + round(step * self._rate / 1000)
-
-    def missing(self, ms: int, count: int) -> int:
-        """Samples missing before a stamp; negative where there are too many.
-
-        Args:
-            ms: The stamp, milliseconds.
-            count: Index that the next sample would have.
-        """
-        if self._last is None:
-            self._last = (ms, count)
-            return 0
-        missing = self._expected(self._last, ms) - count
-        if -self._rate / 10 <= missing <= self._rate:
-            self._doubt = None
-            if abs(missing) <= self.tolerance:
-                return 0  # the anchor stays, so that small losses add up until they show
-            self._last = (ms, count + missing)
-            return missing
-        doubt, self._doubt = self._doubt, (ms, count)
-        if doubt is None or abs(self._expected(doubt, ms) - count) > self._rate:
-            self._tally.ambiguous += 1
-            return 0
-        self._doubt = None
-        if missing < 0:
-            self._last = (ms, count)
-            self._tally.note("the instrument's time stamps went back; losses around that moment are not counted")
-            return 0
-        self._last = (ms, count + missing)
-        return missing
-
-
-class _Stream:
-    """What both formats share: numbering, marks, range and faults."""
-
-    def __init__(self, scale: Scale, wrap_ms: int) -> None:
-        self.tally = Tally()
-        self.finished = False
-        self._scale = scale
-        self._check = StampCheck(scale.rate_hz, wrap_ms, self.tally)
-        self._next = 0
-        self._surplus = 0
-        self._level = 0
-        self._events = -1
-        self._fault = False
-        self._out: list[Samples] = []
-        self._outliers = Outliers()
-
-    def _emit(self, values: NDArray[np.float64], level: int) -> None:
-        """Number values, taken while the mark was at a level, and keep them for the answer."""
-        surplus = min(self._surplus, values.size)
-        self._surplus -= surplus
-        values = values[surplus:]
-        if not values.size:
-            return
-        power = self._scale.watts(values)
-        self._outliers.feed(values, np.abs(values) * _STEP, np.zeros(values.size, np.uint8))
-        self._outliers.report(self.tally)
-        over = power > self._scale.limit_a * self._scale.voltage_v
-        self.tally.clipped += int(np.count_nonzero(over))
-        self._out.append(
-            Samples(
-                index=np.arange(self._next, self._next + values.size, dtype=np.int64),
-                power_w=power,
-                current_a=values if self._scale.output == "current" else None,
-                logic=np.full(values.size, level, np.uint8),
-                suspect=over | (self._fault or self._check.doubtful),
-            )
-        )
-        self._next += values.size
-
-    def _lose(self, count: int) -> None:
-        self._next += count
-        self.tally.lost += count
-
-    def _correct(self, missing: int) -> None:
-        if missing > 0:
-            self._lose(missing)
-        elif missing < 0:
-            self._surplus -= missing
-            self.tally.duplicates -= missing
-
-    def _taken(self) -> Samples:
-        out, self._out = self._out, []
-        if not out:
-            return Samples.none()
-        if len(out) == 1:
-            return out[0]
-        return Samples(
-            np.concatenate([s.index for s in out]),
-            np.concatenate([s.power_w for s in out]),
-            None if out[0].current_a is None else np.concatenate([s.current_a for s in out if s.current_a is not None]),
-            None,
-            np.concatenate([s.logic for s in out if s.logic is not None]),
-            np.concatenate([s.suspect for s in out if s.suspect is not None]),
-        )
-
-    def _buffer(self, percent: int) -> None:
-        if percent >= _BUFFER_FULL:
-            self.tally.note(f"the instrument's send buffer filled to {_BUFFER_FULL} %; lower the rate or free the bus")
-
-    def _overcurrent(self) -> None:
-        self._fault = True
-        self.tally.clipped += 1
-        self.tally.note("overcurrent: the instrument cut or limited the supply; samples from there on are not used")
-
-    def _text(self, line: str) -> bool:
-        """Take a line that is no sample; ``False`` where it means nothing known."""
-        lower = line.lower()
-        event = _EVENT.search(line)
-        if event:
-            self._level ^= _EVENT_BIT
-            number = int(event[1])
-            if self._events >= 0 and number > self._events + 1:
-                self.tally.note(f"marks: {number - self._events - 1} events were lost before event {number}")
-            self._events = number
-        elif "overcurrent" in lower or "over current" in lower:
-            self._overcurrent()
-        elif lower.startswith("error"):
-            self._fault = True
-            self.tally.note(f"the instrument reports: {line[:120]}; samples from there on are not used")
-        elif "acquisition completed" in lower or lower == "end":
-            self.finished = True
-        else:
-            return lower.startswith(("ack", "pwr", "summary", "powershield"))
-        return True
-
-
-class AsciiParser(_Stream):
+class AsciiParser(Stream):
     """Parser of ``format ascii_dec``.
 
     Attributes:
@@ -238,7 +51,7 @@ class AsciiParser(_Stream):
             scale: What the numbers stand for.
             rest: Bytes of the stream that were read together with the answer to ``start``.
         """
-        super().__init__(scale, wrap_ms=1_000_000)  # seconds are told with three digits
+        super().__init__(scale, wrap_ms=1_000_000, least_bytes=_LINE)  # seconds are told with three digits
         self._rest = rest
         self._skipping = False  # whether the line that goes on is too long to be one
 
@@ -280,6 +93,7 @@ class AsciiParser(_Stream):
             done = int(i) + 1
             if ends[i] - starts[i] > _LONGEST:
                 self.tally.skipped_bytes += int(ends[i] - starts[i]) + 1
+                self._damaged(int(ends[i] - starts[i]), 0)
                 continue
             self._other(data[starts[i] : ends[i]].decode("ascii", "replace"))
         self._emit(values[done:], self._level)
@@ -291,21 +105,22 @@ class AsciiParser(_Stream):
             return
         stamp = _STAMP.search(line)
         if stamp:
-            self._damaged(line[: stamp.start()])
+            if stamp.start():
+                self._damaged_line(line[: stamp.start()])
             self._correct(self._check.missing(int(stamp[1]) * 1000 + int(stamp[2]), self._next))
             self._buffer(int(stamp[3]))
         elif line and not self._text(line):
-            self._damaged(line)
+            self._damaged_line(line)
             self.tally.corrupt += 1
 
-    def _damaged(self, line: str) -> None:
+    def _damaged_line(self, line: str) -> None:
         """Count the samples a damaged line stood for: as many as its length tells, if it looks like numbers."""
         digits = sum(c.isdigit() for c in line)
-        if digits >= 3 and 2 * digits >= len(line):
-            self._lose(max(1, round((len(line) + 2) / _LINE)))
+        looks = digits >= 3 and 2 * digits >= len(line)
+        self._damaged(len(line), max(1, round((len(line) + 2) / _LINE)) if looks else 0)
 
 
-class BinaryParser(_Stream):
+class BinaryParser(Stream):
     """Parser of ``format bin_hexa``; samples come out when a stamp has confirmed them, so up to a second late.
 
     Attributes:
@@ -320,7 +135,7 @@ class BinaryParser(_Stream):
             scale: What the numbers stand for.
             rest: Bytes of the stream that were read together with the answer to ``start``.
         """
-        super().__init__(scale, wrap_ms=1 << 31)
+        super().__init__(scale, wrap_ms=1 << 31, least_bytes=2)
         self._rest = rest
         self._searched = 0  # of the rest, bytes in which nothing but samples begins
         self._started = False
@@ -334,7 +149,7 @@ class BinaryParser(_Stream):
         """Position after the last sample that has come in, also of those held back; ``None`` while that is not sure."""
         if not self._started or self._broken:
             return None
-        return self._next + (self._held + len(self._rest)) // 2
+        return self._next + (self._held + self._searched) // 2
 
     def feed(self, data: bytes) -> Samples:
         """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
@@ -413,7 +228,9 @@ class BinaryParser(_Stream):
         self.tally.corrupt += 1
         self.tally.skipped_bytes += held
         self.tally.duplicates += max(0, -missing)
+        before = self._next - 1
         self._lose(max(0, held // 2 + missing))
+        self.doubts.append((before, max(self._next, before + held // 2 + 1)))
 
 
 def _meta_end(buffer: bytes, at: int) -> int | None:

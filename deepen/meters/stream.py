@@ -101,8 +101,10 @@ class Tally:
 class Parser(Protocol):
     """Bytes in, samples out; no port, no clock, no exception on any input.
 
-    A parser that holds samples back until something confirms them has one attribute more, ``received: int | None``: the
-    position after the last sample that has come in.
+    A parser may have two attributes beyond its protocol. ``received`` (int, or ``None`` while it is not sure) is the
+    position after the last sample that has come in, where it holds samples back until something confirms them.
+    ``doubts`` is a list of stretches (last position before, first after) whose samples, handed out already, turned out
+    not to be trusted; whoever reads it takes them out.
 
     Attributes:
         tally: What went wrong so far.
