@@ -167,7 +167,7 @@ class BinaryParser(Stream):
             self._meta(buffer[at + 1], buffer[at + 2 : end - 2])
             done = at = end
         else:
-            at = max(at, len(buffer) - 1)  # the last byte may be half a head
+            at = max(at, len(buffer) - buffer.endswith(b"\xf0"))  # which may be half a head
         if at - done > self._most:
             drop = (at - done) // 2 * 2
             self._stretch(buffer[done : done + drop])

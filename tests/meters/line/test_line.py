@@ -105,6 +105,27 @@ class TestParser:
         assert samples.index.tolist() == [0, 1]
         assert parser.tally.duplicates == 1
 
+    @pytest.mark.parametrize("fmt", ["counted", "wrapping", "timed"])
+    def test_lines_that_were_repeated_later_count_once(self, fmt: str):
+        forms = {
+            "counted": COUNTED,
+            "wrapping": form(columns=["counter", "power"], units={"power": "mW"}, counter_modulus=256),
+            "timed": form(columns=["time", "power"], units={"time": "ms", "power": "mW"}),
+        }
+        place = {"timed": 100}.get(fmt, 1)
+        lines = [f"{place * (k % 256)},{k % 3}\n" for k in range(20)]
+        parser, samples = parse(forms[fmt], "".join(lines[:12] + lines[9:12] + lines[12:]))
+        assert samples.index.tolist() == list(range(20))
+        assert parser.tally.duplicates == 3
+        assert parser.tally.lost == 0
+        assert (parser.tally.ambiguous > 0) == (fmt == "wrapping")  # or 253 lines went missing
+
+    def test_a_counter_that_soon_starts_again_repeats_no_line(self):
+        fmt = form(columns=["counter", "power"], units={"power": "W"}, counter_modulus=4)
+        parser, samples = parse(fmt, "".join(f"{k % 4},1\n" for k in range(40)))
+        assert samples.index.tolist() == list(range(40))
+        assert parser.tally.duplicates == 0
+
     def test_an_instrument_that_starts_again_is_told(self):
         parser, samples = parse(COUNTED, "500,1\n0,1\n1,1\n")
         assert samples.index.tolist() == [0, 1, 2]

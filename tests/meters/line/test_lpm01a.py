@@ -13,7 +13,7 @@ from deepen.meters.lpm01a import DRIVER, Lpm01a
 from deepen.meters.stream import Instrument
 from deepen.meters.types import Context, MeterSpec
 from deepen.records import PowerTrace
-from deepen.testing.instruments.faults import EVERY, LoseFrames, Unplug
+from deepen.testing.instruments.faults import EVERY, ClockPause, LoseBytes, LoseFrames, Unplug
 from deepen.testing.instruments.lpm01a import Lpm01aBoard
 from deepen.testing.instruments.pty import serve
 from deepen.testing.instruments.signal import Blocks, Live, Steps
@@ -64,7 +64,8 @@ def test_energy_of_windows_is_right_in_every_format(connect: Connect, options: d
     trace = record(connect(Lpm01a, emulator, **options))
     assert trace.dropped == 0
     assert not trace.gaps
-    assert trace.warnings == ()
+    told = [w.split(":")[0] for w in trace.warnings]
+    assert told == (["voltage"] if options.get("output") == "current" else [])  # which is not measured then
     assert trace.source == "simulated"
     assert trace.sampling == ("point" if options.get("output") == "current" else "mean")
     for start, end in WINDOWS:
@@ -209,6 +210,29 @@ def test_swallowed_samples_are_counted_by_the_stamps(connect: Connect):
     assert trace.dropped == 40
     with pytest.raises(MeterError, match="40 of"):
         record(connect(Lpm01a, board(), [LoseFrames(5.3, 40)]))
+
+
+@pytest.mark.parametrize("rate", ["1000", "10000"])
+def test_the_second_in_which_samples_were_swallowed_is_a_gap(connect: Connect, rate: str):
+    trace = record(
+        connect(Lpm01a, board(), [LoseFrames(5.3, 40)], max_loss=0.05 if rate == "1000" else 1.0, rate_hz=rate)
+    )
+    assert len(trace.gaps) == 1
+    start_s, end_s = trace.gaps[0]
+    assert start_s < trace.t_s[0] + 5.3 < end_s < start_s + 1.1  # nobody knows where in it
+
+
+def test_a_damaged_line_tells_where_its_samples_are_missing(connect: Connect):
+    trace = record(connect(Lpm01a, board(), [LoseBytes(5.3, 1, skip=8)], max_loss=0.05))  # two lines become one
+    assert trace.dropped == 2
+    assert trace.gaps[0][1] - trace.gaps[0][0] < 0.01
+
+
+def test_a_pause_of_the_clock_between_two_stamps_is_seen_in_held_back_samples(connect: Connect):
+    trace = record(connect(Lpm01a, board(), [ClockPause(5.3, 0.05)], max_loss=0.05, rate_hz="10000"))
+    assert trace.dropped == pytest.approx(500, abs=20)
+    start_s, end_s = trace.gaps[-1]
+    assert trace.t_s[0] + 5.2 < start_s < trace.t_s[0] + 5.302 < end_s < trace.t_s[0] + 5.5
 
 
 def test_unplugging_ends_in_an_error(connect: Connect):

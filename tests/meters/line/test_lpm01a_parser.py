@@ -160,6 +160,38 @@ class TestAscii:
         parser.feed(stamp(1, load=95))
         assert any("send buffer" in n for n in parser.tally.notes)
 
+    def test_a_second_with_a_loss_nobody_saw_is_doubtful(self):
+        parser = AsciiParser(CURRENT)
+        drain(parser, stamp(0) + line(1000, -6) * 1000 + stamp(1) + line(1000, -6) * 960 + stamp(2) + line(1000, -6))
+        assert parser.doubts == [(999, 2000)]
+
+    def test_damage_that_accounts_for_a_loss_says_where_it_was(self):
+        parser = AsciiParser(CURRENT)
+        body = line(1000, -6) * 400 + b"??#\xff" * 9 + b"\r\n" + line(1000, -6) * 597
+        samples = drain(parser, stamp(0) + body + stamp(1) + line(1000, -6))
+        assert parser.tally.lost == 3
+        assert parser.doubts == [(399, 1000)]
+        assert samples.index[-1] == 1000
+
+    def test_damage_too_small_for_a_loss_says_nothing(self):
+        parser = AsciiParser(CURRENT)
+        body = line(1000, -6) * 400 + b"??#\r\n" + line(1000, -6) * 500
+        drain(parser, stamp(0) + body + stamp(1))
+        assert parser.doubts == [(-1, 1000)]
+
+    def test_a_second_with_too_many_samples_is_doubtful(self):
+        parser = AsciiParser(CURRENT)
+        drain(parser, stamp(0) + line(1000, -6) * 1003 + stamp(1) + line(1000, -6) * 1000 + stamp(2))
+        assert parser.doubts == [(-1, 1003)]
+
+    def test_losses_that_rounding_hid_go_back_to_the_last_stamp_that_agreed(self):
+        parser = AsciiParser(Scale(5000.0, "current", 3.0, 0.05))
+        seconds = [5000, 4998, 4998]
+        body = b"".join(stamp(k) + line(1000, -6) * n for k, n in enumerate(seconds))
+        drain(parser, body + stamp(3))
+        assert parser.tally.lost == 4
+        assert parser.doubts == [(4999, 15_000)]
+
 
 class TestBinary:
     BODY = bytes.fromhex("52A0")
@@ -199,6 +231,21 @@ class TestBinary:
             parser, b"PowerShield > ack start\r\n" + binary_stamp(0) + self.BODY * 1000 + binary_stamp(1000)
         )
         assert samples.index.size == 1000
+
+    def test_how_far_the_stream_has_come_is_told_before_it_is_confirmed(self):
+        parser = BinaryParser(CURRENT)
+        assert parser.received is None
+        parser.feed(binary_stamp(0) + self.BODY * 500 + b"\x52")
+        assert parser.received == 500
+        parser.feed(b"\xa0" + self.BODY * 499 + binary_stamp(1000)[:5])
+        assert parser.received == 1000
+        parser.feed(binary_stamp(1000)[5:] + self.BODY * 7)
+        assert parser.received == 1007
+
+    def test_what_a_stamp_refutes_is_doubtful(self):
+        parser = BinaryParser(CURRENT)
+        drain(parser, binary_stamp(0) + self.BODY * 1004 + binary_stamp(1000) + self.BODY * 990 + binary_stamp(2000))
+        assert parser.doubts == [(-1, 1004), (999, 2000)]
 
     def test_overcurrent_spoils_what_follows(self):
         parser = BinaryParser(CURRENT)

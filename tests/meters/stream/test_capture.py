@@ -168,6 +168,26 @@ def test_a_counter_that_jumps_without_a_loss_is_found_out_by_the_clock(jump: int
     assert np.count_nonzero(~sure) <= doubled + 1
 
 
+def test_doubts_that_come_later_are_gaps_and_tell_no_time() -> None:
+    class Doubting(Given):
+        doubts: list[tuple[int, int]]
+
+    answers = [samples(list(range(k, k + 10))) for k in range(0, 4000, 10)]
+    parser = Doubting(*answers)
+    parser.doubts = []
+    capture = Capture(parser, RATE)
+    for k in range(0, 4000, 10):
+        early = 0.02 if 1000 <= k < 2000 else 0.0  # positions in this stretch were 20 too high
+        capture.pump(b"x", 100.0 + (k + 10) / RATE + 5e-4 - early)
+        if k == 2000:
+            parser.doubts.append((999, 2000))
+    ending = capture.finish("toy")
+    assert parser.doubts == []
+    assert ending.index_gaps == ((999, 2000),)
+    assert (ending.dropped, ending.doubled) == (0, 0)
+    assert np.abs(trace_of(capture, ending).t_s - 100.0 - (np.arange(4000) + 0.5) / RATE).max() < 1e-3
+
+
 def test_suspect_samples_are_a_gap_between_their_good_neighbours() -> None:
     flags = np.array([False, True, True, False])
     capture, ending = captured(
