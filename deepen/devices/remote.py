@@ -1,0 +1,194 @@
+"""A phone or board behind a link, as a device."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from deepen.devices.cooling import CoolDown, cool_down
+from deepen.devices.identity import Identity, identify, recognise
+from deepen.devices.local import runtime_names
+from deepen.devices.prepare import plan_only
+from deepen.devices.profiles import load_profile, profile_of
+from deepen.devices.shell import Shell
+from deepen.devices.state import read_device_state
+from deepen.devices.thermal import read_thermal
+from deepen.devices.types import DeviceProfile, DeviceState, Setting
+from deepen.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from deepen.devices.protocols import Link, Runtime
+
+__all__ = ["RemoteDevice", "check_mask"]
+
+_BUSY_LOAD = 0.5
+
+
+def check_mask(shell: Shell, cores: Sequence[int]) -> Setting:
+    """Try a set of cores: a process is put on them and tells where it may run.
+
+    Nothing has to be given back: the set is that process's own.
+
+    Raises:
+        LinkError: If the device is gone.
+    """
+    wanted = ",".join(map(str, cores))
+    mask = format(sum(1 << core for core in set(cores)), "x")
+    done = shell.run(["taskset", mask, "grep", "Cpus_allowed:", "/proc/self/status"])
+    told = re.search(rb"Cpus_allowed:\s*([0-9a-f,]+)", done.stdout)
+    if done.status or not told:
+        cure = "name cores that are online, or switch them on (cores_online)"
+        return Setting("cpu_mask", wanted, "", False, shell.complaint(done), cure)
+    allowed = int(told.group(1).replace(b",", b""), 16)
+    actual = ",".join(str(core) for core in range(allowed.bit_length()) if allowed >> core & 1)
+    ok = allowed == int(mask, 16)
+    cause, cure = (
+        ("", "") if ok else ("some of these cores are off or closed to this user", "name cores that are online")
+    )
+    return Setting("cpu_mask", wanted, actual, ok, cause, cure)
+
+
+class RemoteDevice:
+    """A device reached over a link."""
+
+    def __init__(self, link: Link, profile_name: str = "") -> None:
+        """Ask the device who it is, and find its profile.
+
+        Args:
+            link: How it is reached; closed with the device.
+            profile_name: The profile that describes it; empty to find it by what the device says about itself.
+
+        Raises:
+            LinkError: If the device is gone.
+            ConfigError: If there is no such profile, or it is wrong.
+        """
+        self._link = link
+        self.shell = Shell(link)
+        self._runtimes: list[Runtime] = []
+        try:
+            self.identity: Identity = identify(self.shell)
+            name = profile_name or profile_of(self.identity)
+            self._profile = load_profile(name) if name else self._unknown()
+        except BaseException:
+            link.close()
+            raise
+
+    def _unknown(self) -> DeviceProfile:
+        """A profile for a device nobody has described: only what it says itself."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.identity.model.lower()).strip("-")
+        kind = "adb" if self.identity.kind == "android" else "ssh"
+        return DeviceProfile(id=slug or "unknown", title=self.identity.model, link=kind)
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """What is known about it."""
+        return self._profile
+
+    @property
+    def link(self) -> Link:
+        """How it is reached."""
+        return self._link
+
+    def state(self) -> DeviceState:
+        """Read temperatures, throttling, clocks and load.
+
+        Raises:
+            LinkError: If it is gone.
+        """
+        return read_device_state(self.shell, self.identity)
+
+    def cool_down(self, **options: float) -> CoolDown:
+        """Wait until it is within the profile's limits; options are those of ``cooling.cool_down``.
+
+        Raises:
+            LinkError: If it is gone.
+        """
+        return cool_down(
+            lambda: read_thermal(self.shell, self.identity.kind),
+            self._profile.cool_to_c,
+            **options,  # type: ignore[arg-type]  # all of them are seconds and kelvin
+        )
+
+    def prepare(self) -> tuple[Setting, ...]:
+        """Look at what decides whether results repeat; nothing is changed (``deepen.devices.prepare`` does that).
+
+        Raises:
+            LinkError: If it is gone.
+        """
+        state = self.state()
+        found = [self._check_profile()]
+        if self._profile.cpu_mask:
+            found.append(check_mask(self.shell, self._profile.cpu_mask))
+        found += plan_only(self._link, self._wanted())
+        found += [self._check_heat(state), self._check_load(state)]
+        return tuple(found)
+
+    def _wanted(self) -> dict[str, object]:
+        governor = {"governor": self._profile.governor} if self._profile.governor else {}
+        return {**governor, **self._profile.prepare}
+
+    def _check_profile(self) -> Setting:
+        rule, who = self._profile.identify, self.identity
+        wanted = self._profile.title or self._profile.id
+        if not (rule.models or rule.codenames or rule.device_tree):
+            return Setting("profile", wanted, who.model, True, "the profile does not say how to recognise its device")
+        if recognise(who, [(self._profile.id, rule)]):
+            return Setting("profile", wanted, who.model, True)
+        cure = "name the right profile ('deepen device list'): it says with which voltage the device may be fed"
+        return Setting("profile", wanted, who.model, False, "the device says it is another one", cure)
+
+    def _check_heat(self, state: DeviceState) -> Setting:
+        limit, now = self._profile.max_temperature_c, state.temperature_c
+        wanted = f"at most {limit:g} °C, not throttled" if math.isfinite(limit) else "not throttled"
+        thermal = state.thermal
+        causes = list(thermal.throttled) if thermal else []
+        if math.isnan(now):
+            causes.append("no processor temperature can be read, so overheating cannot be seen")
+        elif now > limit:
+            causes.append("the processor is too hot")
+        cure = "let it cool down, or improve its cooling" if causes else ""
+        told = "" if math.isnan(now) else f"{now:.1f} °C"
+        return Setting("temperature", wanted, told, not causes, "; ".join(causes), cure)
+
+    def _check_load(self, state: DeviceState) -> Setting:
+        wanted = f"below {_BUSY_LOAD}"
+        if math.isnan(state.load):
+            return Setting("load", wanted, "", True, "the device does not tell its load to this user")
+        ok = state.load < _BUSY_LOAD
+        cause, cure = ("", "") if ok else ("other programs use the processor", "close them, or restart the device")
+        return Setting("load", wanted, f"{state.load:.2f}", ok, cause, cure)
+
+    def runtime(self, name: str = "onnxruntime", cpu_mask: Sequence[int] | None = None) -> Runtime:
+        """Open a runtime on the device.
+
+        Args:
+            name: Which one.
+            cpu_mask: Cores to run on; ``None`` for the profile's, else the runtime's choice.
+
+        Raises:
+            ConfigError: If there is no such runtime or the profile does not list it.
+        """
+        known = runtime_names()
+        if name not in known:
+            raise unknown_name("runtime", name, known)
+        if name not in self._profile.runtimes:
+            listed = ", ".join(self._profile.runtimes)
+            raise ConfigError(f"device '{self._profile.id}' has no runtime '{name}'; it lists {listed}")
+        module, _, attribute = known[name].partition(":")
+        factory = getattr(importlib.import_module(module), attribute)
+        opened: Runtime = factory(self._link, cpu_mask=tuple(self._profile.cpu_mask if cpu_mask is None else cpu_mask))
+        self._runtimes.append(opened)
+        return opened
+
+    def worker_pid(self) -> int | None:
+        """None: its processes are not the host's."""
+        return None
+
+    def close(self) -> None:
+        """End every worker and release the link."""
+        while self._runtimes:
+            self._runtimes.pop().close()
+        self._link.close()
