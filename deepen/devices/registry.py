@@ -12,12 +12,15 @@ from deepen.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from deepen.devices.protocols import Device
 
-__all__ = ["LINKS", "PLANNED_LINKS", "device_names", "link_names", "open_device"]
+__all__ = ["LINKS", "device_names", "link_names", "open_device"]
 
-LINKS: dict[str, str] = {"local": "deepen.devices.local:LocalDevice"}
-"""Link name -> ``module:callable``; the callable takes the profile name, or what follows the colon of a spec."""
-
-PLANNED_LINKS = ("adb", "ssh")
+LINKS: dict[str, str] = {
+    "adb": "deepen.devices.connect:adb_device",
+    "local": "deepen.devices.local:LocalDevice",
+    "ssh": "deepen.devices.connect:ssh_device",
+}
+"""Link name -> ``module:callable``, which makes a device of an address and, as ``profile=NAME``, of the profile that
+names the link; the local one takes the profile's name alone."""
 
 
 def link_names() -> dict[str, str]:
@@ -30,9 +33,9 @@ def device_names() -> list[str]:
     return profile_names()
 
 
-def _open(target: str, argument: str) -> Device:
+def _open(target: str, *arguments: str, **options: str) -> Device:
     module, _, attribute = target.partition(":")
-    device: Device = getattr(importlib.import_module(module), attribute)(argument)
+    device: Device = getattr(importlib.import_module(module), attribute)(*arguments, **options)
     return device
 
 
@@ -40,28 +43,28 @@ def open_device(spec: str = "local") -> Device:
     """Open a device.
 
     Args:
-        spec: ``local``, the name of a profile in ``devices/profiles``, or ``LINK:ADDRESS`` for a link added by an
-            entry point.
+        spec: ``local``, ``adb:SERIAL``, ``adb:HOST:PORT``, ``ssh:USER@HOST[:PORT]``, the name of a profile in
+            ``devices/profiles``, or ``LINK:ADDRESS`` for a link added by an entry point.
 
     Raises:
-        ConfigError: If the name is unknown (with the nearest names) or its link is not in this version.
+        ConfigError: If the name is unknown (with the nearest names), an address is malformed, or a package is missing.
+        LinkError: If the device cannot be reached.
     """
     links = link_names()
     scheme, colon, rest = spec.partition(":")
+    if scheme in links and scheme != "local" and (not colon or not rest):
+        raise ConfigError(f"device '{spec}': say which one, '{scheme}:ADDRESS'; 'deepen device list' shows those here")
     if colon and scheme in links:
-        if not rest or scheme == "local":
-            raise ConfigError(f"device '{spec}': write 'local' or '{scheme}:ADDRESS'")
+        if scheme == "local":
+            raise ConfigError(f"device '{spec}': 'local' is this machine and takes no address")
         return _open(links[scheme], rest)
-    if scheme in PLANNED_LINKS:
-        raise ConfigError(
-            f"device '{spec}': this version drives 'local' only; {scheme} is in the README's status table as coming"
-        )
     if spec not in profile_names():
         others = [f"{name}:ADDRESS" for name in links if name != "local"]
         raise unknown_name("device", spec, [*profile_names(), *others])
-    link = load_profile(spec).link
-    if link not in links:
-        raise ConfigError(
-            f"device '{spec}' is reached over '{link}'; this version drives {', '.join(sorted(links))} (see the README)"
-        )
-    return _open(links[link], spec)
+    profile = load_profile(spec)
+    if profile.link not in links:
+        known = ", ".join(sorted(links))
+        raise ConfigError(f"device '{spec}' is reached over '{profile.link}', which is not here; links: {known}")
+    if profile.link == "local":
+        return _open(links["local"], spec)
+    return _open(links[profile.link], profile.address, profile=spec)

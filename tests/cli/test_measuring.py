@@ -114,7 +114,7 @@ def test_profile_of_bad_input(tmp_path: Path) -> None:
     fails(1, "bad.onnx: onnxruntime cannot run it", "profile", str(bad), "--meter", "cpu-model")
     fails(1, "name a readable ONNX file", "profile", str(tmp_path / "absent.onnx"))
     fails(1, "did you mean local", "profile", str(bad), "--device", "locall")
-    fails(1, "drives 'local' only", "profile", str(bad), "--device", "adb:123")
+    fails(1, "neither a serial number nor HOST:PORT", "profile", str(bad), "--device", "adb:a b")
     fails(1, "did you mean cpu-model", "profile", str(bad), "--meter", "cpumodel")
     fails(1, "cannot read the shape", "profile", str(bad), "--shape", "x=axb")
     assert run("profile", str(bad), "--threads", "0").exit_code == 2

@@ -21,7 +21,7 @@ __all__ = ["Via", "adb_link", "connect_adb"]
 Via = Literal["auto", "server", "direct"]
 """Which way to take: the server when it has the device, only the server, or never the server."""
 
-_SERIAL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
 def adb_link(spec: str) -> RemoteLink:

@@ -28,12 +28,14 @@ _POLL_S = 0.5
 def _import(name: str) -> Any:
     import importlib
 
+    usb = name.endswith("usb_transport")
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: the package is there, the system's libusb is not
+        also = ", and the system's libusb-1.0" if usb else ""
         raise ConfigError(
-            f"the package adb-shell is needed to reach a device without an adb server ({error}); "
-            "install it: pip install 'deepen[adb]', or start a server: adb start-server"
+            f"the package adb-shell is needed to reach a device without an adb server ({error}); start one (adb "
+            f"start-server), or install it: pip install 'deepen[adb]'{also}"
         ) from error
 
 

@@ -10,7 +10,9 @@ from deepen.errors import ConfigError, unknown_name
 
 __all__ = ["host_and_port", "split_options"]
 
-_HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:\[\]/]+)):(?P<port>\d{1,5})")
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\]|(?P<host>[^\s:\[\]/]+)):(?P<port>\d{1,5})"
+)
 
 
 def split_options(text: str, known: Iterable[str]) -> tuple[str, dict[str, str]]:
@@ -23,6 +25,8 @@ def split_options(text: str, known: Iterable[str]) -> tuple[str, dict[str, str]]
     options: dict[str, str] = {}
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if mark else []
+        if mark and not pairs:
+            raise ValueError("no option")
     except ValueError as error:
         raise ConfigError(f"'{text}': after '?' write key=value, with '&' between several") from error
     for key, value in pairs:
