@@ -197,8 +197,15 @@ def fit_arrivals(
     # Where transfers queue, even the least delayed one has waited: about as long as they usually do, at most.
     floor_s = max(UNKNOWN_TRANSPORT_S, delay_s) if round_trip_s is None else round_trip_s
     if begun is not None:
+        excess = _too_many_at_first(at, y - line.at(x), begun, line, rate_hz)
+        if excess is not None:
+            losses = (excess, *losses)
+            y[x > excess.before_index / rate_hz] -= excess.samples / rate_hz
+            line = _floor_line(x, y, max_drift)
         first_s = begun[0] / rate_hz
-        floor_s = min(floor_s, max(first_s + line.at(first_s) - begun[1], 0.0))
+        since_s = first_s + line.at(first_s) - begun[1]
+        if since_s > -_slack_s(line, rate_hz):  # else it was streaming before
+            floor_s = min(floor_s, max(since_s, 0.0))
     transport_s, transport_error_s = floor_s / 2, floor_s / math.sqrt(12)
     span_s = float(x[-1] - x[0])
     throughout = 0
@@ -222,6 +229,34 @@ def fit_arrivals(
     )
     true_hz = rate_hz / (1 + line.slope)
     return Arrivals(clock, losses, throughout, delay_s, true_hz, line.slope_error, rate_hz, tuple(problems))
+
+
+def _slack_s(line: _Line, rate_hz: float) -> float:
+    """How much earlier than it was asked for a stream may seem to have begun: it may be in the middle of a period."""
+    return 1.5 / rate_hz + 4 * line.error_s
+
+
+def _too_many_at_first(
+    at: NDArray[np.int64], late_s: NDArray[np.float64], begun: tuple[int, float], line: _Line, rate_hz: float
+) -> Loss | None:
+    """What was counted twice right after the start, where too few arrivals came before to show it.
+
+    The stream then seems to have begun before it was asked for, although the very first arrivals were late by as much.
+
+    Args:
+        at: Positions after reads; shape (m,).
+        late_s: How long after the floor those came; shape (m,).
+        begun: A position, and a time before which its period cannot have begun.
+        line: The floor.
+        rate_hz: Nominal rate.
+    """
+    first_s = begun[0] / rate_hz
+    early_s = begun[1] - first_s - line.at(first_s)
+    known_after = int(np.argmax(late_s < early_s / 2))
+    if early_s <= _slack_s(line, rate_hz) or known_after == 0:
+        return None
+    before_index = int(at[known_after]) - 1
+    return Loss(begun[0], -round(early_s * rate_hz), line.error_s * rate_hz, max(before_index, begun[0] + 1))
 
 
 def _describe(loss: Loss) -> str:

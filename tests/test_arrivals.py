@@ -239,3 +239,22 @@ def test_a_large_step_is_taken_out_before_small_ones_are_judged() -> None:
     given = stream(rate_hz=1000.0, duration_s=4.0, read_s=0.01, jitter_s=0.001, losses=((1.3, -300),), ppm=0.0)
     found = fit_arrivals(given.index, given.host_s, 1000.0, round_trip_s=0.001)
     assert [loss.samples for loss in found.losses] == [-300]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_counted_twice_right_after_the_start_are_told_by_the_moment_it_was_asked_for(seed: int) -> None:
+    given = stream(rate_hz=1000.0, duration_s=4.0, jitter_s=0.001, losses=((0.035, -25),), seed=seed)
+    assert fit_arrivals(given.index, given.host_s, 1000.0).losses == ()  # three arrivals before: not enough to tell
+    found = fit_arrivals(given.index, given.host_s, 1000.0, begun=(0, START_S - 0.0002))
+    assert [loss.samples for loss in found.losses] == pytest.approx([-25], abs=1)
+    assert "counted twice" in found.problems[0]
+    assert found.losses[0].before_index < 100
+    late = given.index > 100
+    assert given.error_s(found)[late].max() < 3 * found.clock.error_s + 1e-3
+
+
+def test_a_stream_that_ran_before_it_was_asked_for_tells_nothing_by_that() -> None:
+    given = stream(rate_hz=1000.0, duration_s=4.0, jitter_s=0.001)
+    found = fit_arrivals(given.index, given.host_s, 1000.0, begun=(0, START_S + 0.5))
+    assert found.losses == ()
+    assert found.clock == fit_arrivals(given.index, given.host_s, 1000.0).clock
