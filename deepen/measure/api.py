@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepen.devices import open_device
+from deepen.measure.device_files import device_files
 from deepen.measure.session import Session, Sync
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
@@ -33,7 +34,7 @@ def open_session(device: str = "local", meter: str | None = None, **options: Any
         opened = open_device(device)
         stack.callback(opened.close)
         chosen = meter or opened.profile.meter or None
-        source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid)
+        source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid, link=device_files(opened))
         stack.callback(source.close)
         yield stack.enter_context(Session(opened, source, **options))
 
@@ -54,7 +55,7 @@ def profile(
 
     Args:
         path: ONNX file.
-        device: ``local`` or the name of a device profile.
+        device: ``local``, ``adb:SERIAL``, ``adb:HOST:PORT``, ``ssh:USER@HOST[:PORT]`` or the name of a profile.
         meter: ``NAME[:PORT][?key=value]`` or a meter profile; ``None`` for the best source here.
         threads: Intra-operator threads.
         seconds: Time to measure, after warm-up; it ends earlier than twice this once the spread is below 1 %.
