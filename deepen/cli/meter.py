@@ -24,6 +24,9 @@ __all__ = ["command"]
 _meter_option = click.option(
     "--meter", "spec", metavar="METER", help="NAME[:PORT or SERIAL][?key=value]; default: the best here."
 )
+_device_option = click.option(
+    "--device", default="local", show_default=True, metavar="DEVICE", help="Whose own sensors are meant."
+)
 _seconds_option = click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="How long."
 )
@@ -48,8 +51,9 @@ def command() -> None:
 
 
 @command.command(name="list")
+@_device_option
 @json_option
-def list_command(as_json: bool) -> None:
+def list_command(device: str, as_json: bool) -> None:
     """List the power sources in the order in which they are tried, the instruments plugged in, and why others are not.
 
     \b
@@ -57,57 +61,64 @@ def list_command(as_json: bool) -> None:
       deepen meter list
     """
     from deepen.devices import open_device
-    from deepen.meters import Context, list_meters
+    from deepen.measure.device_files import device_files
+    from deepen.meters import Context, list_meters, why_not
+    from deepen.meters.registry import driver
 
-    found = list_meters(Context(power=open_device("local").profile.power))
+    opened = open_device(device)
+    try:
+        found = list_meters(Context(power=opened.profile.power, link=device_files(opened)))
+    finally:
+        opened.close()
 
     def render() -> str:
-        rows = [(m.name, "yes" if m.available else "no", m.source, m.detail.partition(";")[0]) for m in found]
+        rows = [(m.name, "yes" if m.available else "no", m.source, driver(m.name).title) for m in found]
         lines = [table(["meter", "here", "numbers", "what"], rows), ""]
         plugged = [(f"{m.name}:{f.serial or f.port}", f.port, f.serial, f.product) for m in found for f in m.found]
         if plugged:
             lines += [table(["--meter", "port", "serial number", "instrument"], plugged), ""]
-        for m in found:
-            if m.available:
-                lines.append(f"{m.name}: {m.detail}")
-            if m.cause:
-                lines.append(f"{m.name}: {m.cause}" + (f". Cure: {m.cure}" if m.cure else ""))
+        lines += [f"{m.name}: {m.detail}" for m in found if m.available]
+        lines += [f"{names}: {cause}" + (f". Cure: {cure}" if cure else "") for names, cause, cure in why_not(found)]
         return "\n".join(lines)
 
     emit({"meters": [asdict(m) for m in found]}, as_json, render)
 
 
-def _open(spec: str | None) -> Meter:
-    from deepen.devices import open_device
-    from deepen.meters import open_meter
-
-    return open_meter(spec, power=open_device("local").profile.power)
-
-
-def _record(spec: str | None, seconds: float, rate_hz: float, folder: Path | None = None) -> tuple[Meter, Recording]:
+def _record(
+    spec: str | None, device: str, seconds: float, rate_hz: float, folder: Path | None = None
+) -> tuple[Meter, Recording]:
     """Record, to a trace folder while it runs where one is named and the source streams."""
+    from contextlib import ExitStack
+
+    from deepen.devices import open_device
+    from deepen.measure.device_files import device_files
+    from deepen.meters import open_meter
     from deepen.meters.record import record, record_folder
     from deepen.meters.stream_meter import StreamMeter
 
-    meter = _open(spec)
-    try:
+    with ExitStack() as stack:
+        opened = open_device(device)
+        stack.callback(opened.close)
+        meter = open_meter(spec, power=opened.profile.power, link=device_files(opened))
+        stack.callback(meter.close)
         progress(
             f"recording {meter.id} ({meter.source}) for {seconds:g} s; Ctrl-C ends it early and keeps what there is"
         )
         if folder is not None and isinstance(meter, StreamMeter):
             return meter, record_folder(meter, folder, seconds)
         return meter, record(meter, seconds, rate_hz)
-    finally:
-        meter.close()
 
 
 @command.command(name="record")
 @_meter_option
+@_device_option
 @_seconds_option
 @_rate_option
 @click.option("--out", "out", type=click.Path(path_type=Path), help="What to write: .trace, .parquet, .csv or .json.")
 @json_option
-def record_command(spec: str | None, seconds: float, rate_hz: float, out: Path | None, as_json: bool) -> None:
+def record_command(
+    spec: str | None, device: str, seconds: float, rate_hz: float, out: Path | None, as_json: bool
+) -> None:
     """Record power for some seconds, to a file or (with --json) to stdout.
 
     A meter that streams into a .trace folder needs the same memory for a second and for a day, and what was recorded
@@ -122,7 +133,7 @@ def record_command(spec: str | None, seconds: float, rate_hz: float, out: Path |
 
     if out is not None:
         _check_target(out)
-    meter, found = _record(spec, seconds, rate_hz, out if out is not None and out.suffix == ".trace" else None)
+    meter, found = _record(spec, device, seconds, rate_hz, out if out is not None and out.suffix == ".trace" else None)
     if out is not None and found.trace is not None:
         write(found.trace, out)
     facts = _facts_of_trace(found.trace) if found.trace is not None else _facts_of_stream(found.ending)
@@ -202,10 +213,11 @@ def _facts_of_stream(ending: Ending | None) -> dict[str, Any]:
 
 @command.command(name="check")
 @_meter_option
+@_device_option
 @_seconds_option
 @_rate_option
 @json_option
-def check_command(spec: str | None, seconds: float, rate_hz: float, as_json: bool) -> None:
+def check_command(spec: str | None, device: str, seconds: float, rate_hz: float, as_json: bool) -> None:
     """Record for some seconds and report rate, clock drift, jitter, noise, losses and gaps.
 
     \b
@@ -215,7 +227,7 @@ def check_command(spec: str | None, seconds: float, rate_hz: float, as_json: boo
     """
     from deepen.meters.check import check_trace
 
-    _, recording = _record(spec, seconds, rate_hz)
+    _, recording = _record(spec, device, seconds, rate_hz)
     assert recording.trace is not None  # only recordings to disk have none
     found = check_trace(recording.trace, recording.ending)
     emit(asdict(found), as_json, lambda: _report(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -282,10 +283,14 @@ def energy_command(
                 format_si(w.interval.duration_s, "s"),
                 f"{format_si(w.gross_j, 'J')} ± {format_si(w.gross_budget.expanded_j, 'J')}",
                 "" if w.budget is w.gross_budget else f"{format_si(w.net_j, 'J')} ± {format_si(w.uncertainty_j, 'J')}",
+                "" if isnan(reported) else f"{format_si(reported, 'J')} ({100 * (w.gross_j / reported - 1):+.4f} %)",
             )
-            for w in found.windows
+            for w, reported in zip(found.windows, found.reported_j, strict=True)
         ]
-        lines = [table(["window", "start s", "length", "energy", "net of idle"], rows, right=(1, 2, 3, 4))]
+        titles = ["window", "start s", "length", "energy", "net of idle", "reported by the file (difference)"]
+        used = [k for k, _ in enumerate(titles) if k < 4 or any(row[k] for row in rows)]
+        cells = [tuple(row[k] for k in used) for row in rows]
+        lines = [table([titles[k] for k in used], cells, right=tuple(range(1, len(used))))]
         lines.append(f"{info.meter_id or file} ({info.source}); uncertainties are for 95 %")
         lines += [f"{w.interval.label}: {c}" for w in found.windows for c in w.warnings]
         lines += [f"warning: {c}" for c in found.cautions]

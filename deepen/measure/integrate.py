@@ -37,6 +37,10 @@ __all__ = ["MAX_LOSS", "UPDATES", "WindowEnergy", "integrate"]
 MAX_LOSS = 1e-3
 """Largest share of samples that may be lost from a trace or a window (EEMBC run rules: 0.1 %)."""
 
+SHORT_GAP = 5
+"""Missing sample periods in a window that are bridged, told and in its uncertainty, however short the window is: an
+instrument that calibrates itself leaves out two or three at a time."""
+
 UPDATES = 100
 """A window should span this many updates of the sensor (the rule of ml-energy/zeus, issue 32)."""
 
@@ -113,7 +117,8 @@ def integrate(
         idle_w: Idle power to subtract for ``net_j``: a constant taken as exact, or a line of measurements.
         idle: Stretches of the same trace in which nothing ran; where given, they are the line of measurements (each
             with the spread of ten parts as its uncertainty), and ``idle_w`` is not used.
-        max_loss: Largest share of the trace and of each window that may be lost.
+        max_loss: Largest share of the trace and of each window that may be lost (of a window :data:`SHORT_GAP` sample
+            periods always may).
         gaps: Gaps of the whole trace; needed with pieces where a gap may reach over several.
 
     Raises:
@@ -135,7 +140,7 @@ def integrate(
     plan = Plan(edges, own_s, quiet_edges, clock_s, period_s)
     found = scan(chain((first,), parts), plan.moments(), gaps)
     every, all_edges = [*intervals, *quiet], np.concatenate([edges, quiet_edges])
-    _check(found, every, all_edges, first.meter_id, max_loss)
+    _check(found, every, all_edges, first.meter_id, period_s, max_loss)
     if quiet:
         line: IdleLine | None = IdleLine.through(idle_points(found, plan))
     else:
@@ -143,7 +148,9 @@ def integrate(
     return _windows(first, found, plan, intervals, line)
 
 
-def _check(found: Scan, intervals: Sequence[Interval], edges: _Floats, meter: str, max_loss: float) -> None:
+def _check(
+    found: Scan, intervals: Sequence[Interval], edges: _Floats, meter: str, period_s: float, max_loss: float
+) -> None:
     # Edges computed from the trace's own ends may be off by rounding; a sample period more is none of the trace.
     slack = 4 * np.spacing(max(abs(found.start_s), abs(found.end_s)))
     outside = (edges[:, 0] < found.start_s - slack) | (edges[:, 1] > found.end_s + slack)
@@ -159,7 +166,9 @@ def _check(found: Scan, intervals: Sequence[Interval], edges: _Floats, meter: st
             f"the trace of {meter} lost {100 * share:.3g} % of its samples, {100 * max_loss:g} % are allowed; "
             "measure again, or raise max_loss"
         )
-    lost = missing_time(found, edges) / np.maximum(edges[:, 1] - edges[:, 0], np.finfo(float).tiny)
+    missing = missing_time(found, edges)
+    lost = missing / np.maximum(edges[:, 1] - edges[:, 0], np.finfo(float).tiny)
+    lost[missing <= (SHORT_GAP + 0.5) * period_s] = 0.0
     if (lost > max_loss).any():
         worst = int(np.argmax(lost))
         bad = intervals[worst]

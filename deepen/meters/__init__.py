@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepen.meters.registry import driver_names, list_meters, open_meter
+from deepen.meters.registry import driver_names, list_meters, open_meter, why_not
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "driver_names",
     "list_meters",
     "open_meter",
+    "why_not",
 ]

@@ -201,7 +201,7 @@ class PowerSensor3:
         return float(round(period_us)) if abs(period_us - round(period_us)) < 0.05 else period_us
 
     def _resolution(self) -> Accuracy:
-        """What one step of the converter makes of power: uniform within it (JCGM 100:2008, F.2.2.1), at today's voltage.
+        """What a step of the converter makes of power: uniform within it (JCGM 100:2008, F.2.2.1), at today's voltage.
 
         Noise of more than a step averages it out in time; a quiet source does not, so it is taken to stay.
         """

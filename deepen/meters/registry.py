@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from deepen.errors import ConfigError, MeterError, unknown_name
 from deepen.meters.files import Files
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts
 
-__all__ = ["DRIVERS", "driver", "driver_names", "list_meters", "open_meter"]
+__all__ = ["DRIVERS", "driver", "driver_names", "list_meters", "open_meter", "why_not"]
 
 DRIVERS: dict[str, str] = {
     "rapl": "deepen.meters.rapl:DRIVER",
@@ -58,6 +58,22 @@ def driver(name: str) -> Driver:
 def list_meters(context: Context | None = None) -> list[Availability]:
     """Look which sources exist here, in the order in which they are tried."""
     return [driver(name).probe(context or Context()) for name in driver_names()]
+
+
+def why_not(found: Iterable[Availability]) -> list[tuple[str, str, str]]:
+    """Say why sources are not available, those with the same reason together.
+
+    Returns:
+        ``(names, cause, cure)``; a cure for several sources has ``NAME`` where each would have its own.
+    """
+    groups: dict[tuple[str, str], list[Availability]] = {}
+    for source in found:
+        if not source.available:
+            groups.setdefault((source.cause, source.cure.replace(source.name, "NAME")), []).append(source)
+    return [
+        (", ".join(s.name for s in group), cause, cure if len(group) > 1 else group[0].cure)
+        for (cause, cure), group in groups.items()
+    ]
 
 
 def _spec(text: str) -> MeterSpec:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError, unknown_name
 from deepen.records import PowerTrace
+from deepen.traces.formats.mlperf import RESULTS, TRACES
 from deepen.traces.intervals import is_interval_file, read_intervals
 from deepen.traces.registry import FORMATS
 from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceFile, cut_chunk
@@ -175,7 +176,8 @@ def windows(path: str | Path, *, format: str = "", **options: str) -> tuple[Repo
     """Read windows: those a trace file reports itself, or those of an interval file.
 
     Args:
-        path: A trace, or a CSV file with ``start_s,end_s,label`` (or ``start_us,end_us``, as some loggers write).
+        path: A trace, a CSV file with ``start_s,end_s,label`` (or ``start_us,end_us``, as some loggers write), or the
+            ``results.txt`` beside a trace of MLPerf Tiny.
         format: Name of the trace's format; found from its content if empty.
         options: What the format needs to be told.
 
@@ -186,6 +188,8 @@ def windows(path: str | Path, *, format: str = "", **options: str) -> tuple[Repo
     path = Path(path)
     if not format and is_interval_file(path):
         return read_intervals(path)
+    if not format and path.name == RESULTS:  # MLPerf Tiny: the report names windows of the trace beside it
+        path = next((p for name in TRACES if (p := path.with_name(name)).is_file()), path)
     return open_trace(path, format=format, **options).windows()
 
 

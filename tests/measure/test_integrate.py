@@ -12,6 +12,7 @@ from deepen.clock import ClockMap
 from deepen.errors import MeasureError
 from deepen.measure import integrate
 from deepen.measure.idle import Idle, IdleLine
+from deepen.measure.integrate import SHORT_GAP
 from deepen.measure.scan import scan
 from deepen.records import Accuracy, Interval, PowerTrace
 
@@ -127,16 +128,30 @@ def test_a_window_outside_the_trace_is_refused(start: float, end: float) -> None
 
 
 def test_a_window_that_lost_too_much_is_refused_and_others_are_not() -> None:
-    power = trace([0.0, 1.0, 2.0, 3.0, 4.0], [1.0] * 5, gaps=[(1.0, 3.0)])
+    power = trace([0.0, 1.0, 2.0, 3.0, 4.0], [1.0] * 5, gaps=[(1.0, 3.0)], rate_hz=1000.0)
     good = [Interval(0.0, 1.0, "before"), Interval(3.0, 4.0, "after")]
     assert [w.gross_j for w in integrate(power, good)] == pytest.approx([1.0, 1.0])
     with pytest.raises(
-        MeasureError, match=r"'across' .*touches a gap in the trace of m: 50 % of it has no samples, 0.1 %"
+        MeasureError, match=r"'across' .*touches a gap in the trace of m: 100 % of it has no samples, 0.1 %"
     ):
         integrate(power, [*good, Interval(1.4, 1.6, "across")])
-    found = integrate(power, [*good, Interval(1.4, 1.6, "across")], max_loss=0.5)
-    assert [[c.code for c in w.warnings] for w in found] == [["short-window"]] * 2 + [["short-window", "gap"]]
-    assert "100 ms (50 %) have no samples" in str(found[2].warnings[1])
+    found = integrate(power, [*good, Interval(1.4, 1.6, "across")], max_loss=1.0)
+    assert [[c.code for c in w.warnings] for w in found] == [[], [], ["gap"]]
+    assert "(100 %) have no samples" in str(found[2].warnings[0])
+
+
+@pytest.mark.parametrize(("missing", "refused"), [(SHORT_GAP, False), (SHORT_GAP + 1, True)])
+def test_a_few_samples_left_out_are_bridged_and_told_however_short_the_window(missing: int, refused: bool) -> None:
+    t = np.delete(np.arange(1000) / 1e3, np.arange(500, 500 + missing))
+    power = trace(t, np.where(t < 0.4, 1.0, 2.0), gaps=[(0.499, 0.5 + missing / 1e3)], rate_hz=1e3)
+    window = Interval(0.45, 0.55, "w")
+    if refused:
+        with pytest.raises(MeasureError, match="touches a gap"):
+            integrate(power, [window])
+        return
+    (found,) = integrate(power, [window])
+    assert found.gross_j == pytest.approx(0.2)
+    assert "gap" in [c.code for c in found.warnings]
 
 
 def test_samples_inside_a_gap_do_not_count() -> None:

@@ -262,13 +262,13 @@ def test_a_gap_in_the_trace_is_an_error_not_a_smaller_number(model: Path) -> Non
 
 
 def lossy(bench: SimulatedBench) -> SimulatedBench:
-    """A bench whose meter loses two samples in the middle of every trace."""
+    """A bench whose meter loses ten samples in the middle of every trace."""
     whole = bench.meter.stop
 
     def stop() -> Any:
         trace = whole()
         middle = trace.t_s.size // 2
-        return replace(trace, gaps=((float(trace.t_s[middle]), float(trace.t_s[middle + 3])),), dropped=2)
+        return replace(trace, gaps=((float(trace.t_s[middle]), float(trace.t_s[middle + 11])),), dropped=10)
 
     bench.meter.stop = stop  # type: ignore[method-assign]
     return bench

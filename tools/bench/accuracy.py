@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,9 @@ from deepen.testing.instruments.virtual import VirtualPort
 JITTER_S = 5e-3
 LATENCY_S = 3e-4
 DRIFT_PPM = 50.0
-AROUND_S = 1.5
+VARIES = 0.4
+"""Share by which power changes from kernel to kernel."""
+AROUND_S = 5.0
 """Recorded before and after the window; a second of it on either side is idle power."""
 
 
@@ -61,16 +64,18 @@ class Kind(NamedTuple):
     active_w: tuple[float, float]
 
 
-def noisy_powersensor3(signal: Steps, ppm: float) -> powersensor3.PowerSensor3:
-    """With a bit of noise, as sensors have: a level of exactly 26.9 mA hides everything below."""
-    return powersensor3.PowerSensor3(signal, ppm=ppm, noise_a=0.03, noise_v=0.03, seed=1)
+def noisy(emulator: Callable[..., Any], **noise: float) -> Callable[..., Any]:
+    """An emulator with about a step of noise, as converters have: without any, what lies below a step stays hidden."""
+    return partial(emulator, **noise)
 
 
 KINDS = {
-    "lvpm": Kind(lvpm.Lvpm, Lvpm, "voltage_v=4.2", 0.4, (0.5, 4.0)),
-    "hvpm": Kind(hvpm.Hvpm, Hvpm, "voltage_v=4.2", 0.4, (0.5, 4.0)),
-    "ppk2": Kind(ppk2.Ppk2, Ppk2, "voltage_v=3.3&mode=source", 0.02, (0.05, 1.5)),
-    "powersensor3": Kind(noisy_powersensor3, PowerSensor3, "", 3.0, (2.0, 15.0)),
+    "lvpm": Kind(noisy(lvpm.Lvpm, noise_a=3e-4), Lvpm, "voltage_v=4.2", 0.4, (0.5, 4.0)),
+    "hvpm": Kind(noisy(hvpm.Hvpm, noise_a=2e-4), Hvpm, "voltage_v=4.2", 0.4, (0.5, 4.0)),
+    "ppk2": Kind(noisy(ppk2.Ppk2, noise_a=3e-4), Ppk2, "voltage_v=3.3&mode=source", 0.05, (0.4, 1.5)),
+    "powersensor3": Kind(
+        noisy(powersensor3.PowerSensor3, noise_a=0.03, noise_v=0.03), PowerSensor3, "", 3.0, (2.0, 15.0)
+    ),
     "lpm01a": Kind(lpm01a.Lpm01aBoard, Lpm01a, "voltage_v=3.3&rate_hz=5000", 0.004, (0.01, 0.1)),
     "lpm01a-100k": Kind(
         lpm01a.Lpm01aBoard, Lpm01a, "voltage_v=3.3&rate_hz=100000&format=bin_hexa&output=current", 0.004, (0.01, 0.1)
@@ -96,7 +101,7 @@ def run(kind: Kind, seed: int, queue: bool = False) -> Outcome:
     start_s = clock.now() + setup_s
     inner = np.cumsum(rng.uniform(0.5e-3, 20e-3, int(window_s / 0.5e-3) + 1))
     edges = start_s + np.concatenate([[0.0], inner[inner < window_s * 0.98], [window_s]])
-    levels = kind.idle_w + rng.uniform(*kind.active_w, edges.size - 1)
+    levels = kind.idle_w + rng.uniform(*kind.active_w) * rng.uniform(1 - VARIES, 1 + VARIES, edges.size - 1)
     signal = Steps(edges, [kind.idle_w, *levels, kind.idle_w])
     emulator = kind.emulator(signal, ppm=rng.uniform(-DRIFT_PPM, DRIFT_PPM))
     port = VirtualPort(emulator, clock, latency_s=LATENCY_S, jitter_s=JITTER_S, queue=queue, seed=seed)

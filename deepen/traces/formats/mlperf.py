@@ -31,7 +31,7 @@ from deepen.traces.formats.plain import number_option
 from deepen.traces.scan import TimeScan, without_missing
 from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceInfo
 
-__all__ = ["BIN", "JSON", "BinFile", "RunsFile"]
+__all__ = ["BIN", "JSON", "RESULTS", "TRACES", "BinFile", "RunsFile"]
 
 _MAGIC = 0xF1
 _HEADER = 5
@@ -45,6 +45,10 @@ _WINDOW = re.compile(
     r"window (?P<number>\d+) at time (?P<start>[\d.]+) for (?P<length>[\d.]+) sec\.:[^\n]*\n"
     r"[^\n]*Energy\s*:\s*(?P<energy>[\d.]+) uJ"
 )
+RESULTS = "results.txt"
+"""Report of a measurement, in the same folder as its trace."""
+TRACES = ("trace1-energy.bin", "results.json")
+
 _RUNS = re.compile(r"Performance results for window (\d+):[^\n]*\n[^\n]*# Inferences\s*:\s*(\d+)")
 _TRIAL = re.compile(
     r"Energy data for trial (?P<number>\d+)\s*\n\s*Elapsed time\s*:\s*(?P<elapsed>[\d.]+)\s*\n"
@@ -108,14 +112,14 @@ class BinFile:
             raise MeasureError(f"{path.with_name(name)}: is no list of times ({error})") from error
         if any(not b > a for a, b in pairwise(edges)):
             raise MeasureError(f"{path.with_name(name)}: its times do not increase")
-        results = _beside(path, "results.txt")
+        results = _beside(path, RESULTS)
         runs = {int(number): int(count) for number, count in _RUNS.findall(results)}
         reported = {int(m["number"]): m for m in _WINDOW.finditer(results)}
         for number, m in reported.items():
             start = edges[number - 1] if 0 < number < len(edges) else math.nan
             if not abs(start - float(m["start"])) <= 0.011:  # printed with two decimals
                 raise MeasureError(
-                    f"{path.with_name('results.txt')}: window {number} at {m['start']} s is not edge {number} of {name}"
+                    f"{path.with_name(RESULTS)}: window {number} at {m['start']} s is not edge {number} of {name}"
                 )
         return tuple(
             ReportedWindow(
@@ -235,7 +239,7 @@ class RunsFile:
         Raises:
             MeasureError: If a run has fewer than two marks.
         """
-        results = _beside(self.info.path, "results.txt")
+        results = _beside(self.info.path, RESULTS)
         reported = {int(m["number"]): float(m["energy"]) / 1e6 for m in _TRIAL.finditer(results)}
         found = []
         for run in self.runs:
@@ -321,7 +325,7 @@ def _parse(path: Path, number: int, entry: Mapping[str, Any]) -> tuple[int, NDAr
 
 def _rate(path: Path, parsed: Sequence[tuple[int, Any, tuple[int, ...], int]], warnings: list[str]) -> float:
     """Sample rate: from the elapsed times of ``results.txt``, else what the runner sets."""
-    elapsed = {int(m["number"]): float(m["elapsed"]) for m in _TRIAL.finditer(_beside(path, "results.txt"))}
+    elapsed = {int(m["number"]): float(m["elapsed"]) for m in _TRIAL.finditer(_beside(path, RESULTS))}
     rates = [
         (marks[-1] - marks[-2]) / elapsed[number]
         for number, _, marks, _ in parsed
