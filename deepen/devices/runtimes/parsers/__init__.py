@@ -1,0 +1,41 @@
+"""What benchmark tools print, taken apart: text in, numbers in SI units out, no device needed.
+
+A parser never raises, whatever it is given: what a text does not say is ``None``, what it says wrongly is among the
+``problems``. The formats, by generation, are in the tools' own sources, named in each module.
+"""
+
+from __future__ import annotations
+
+from deepen.devices.runtimes.parsers.benchmark_model import BenchmarkReport, Delegation, parse_benchmark_model
+from deepen.devices.runtimes.parsers.op_profile import OpRow, OpTable, parse_op_profile
+from deepen.devices.runtimes.parsers.ort_profile import NodeTime, parse_ort_profile
+from deepen.devices.runtimes.parsers.perf_test import PerfReport, parse_perf_test
+from deepen.devices.runtimes.parsers.text import Statistics
+from deepen.devices.runtimes.parsers.trtexec import (
+    LayerTime,
+    Query,
+    TrtReport,
+    parse_layers,
+    parse_times,
+    parse_trtexec,
+)
+
+__all__ = [
+    "BenchmarkReport",
+    "Delegation",
+    "LayerTime",
+    "NodeTime",
+    "OpRow",
+    "OpTable",
+    "PerfReport",
+    "Query",
+    "Statistics",
+    "TrtReport",
+    "parse_benchmark_model",
+    "parse_layers",
+    "parse_op_profile",
+    "parse_ort_profile",
+    "parse_perf_test",
+    "parse_times",
+    "parse_trtexec",
+]

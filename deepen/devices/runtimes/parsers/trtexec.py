@@ -1,0 +1,221 @@
+"""What TensorRT's ``trtexec`` prints and exports.
+
+Source: NVIDIA/TensorRT ``samples/common/sampleReporting.cpp``. Generations: since 8 one line per quantity
+(``Latency: min = ... ms, ...``), with one percentile or several, and until 8.5 an end-to-end latency; in 7 a block per
+quantity (``Host Latency``, then ``min: ...``). Times are in milliseconds there and in seconds here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepen.devices.runtimes.parsers.text import NUMBER, Statistics, lines, number
+
+__all__ = [
+    "STARTING", "SUMMARY", "LayerTime", "Query", "TrtReport", "parse_layers", "parse_times", "parse_trtexec",
+]  # fmt: skip
+
+STARTING = re.compile(r"^Starting inference")
+"""Printed before the warm-up,"""
+SUMMARY = re.compile(r"^(?:=== Trace details ===|=== Performance summary ===|Warmup completed|Timing trace has)")
+"""and one of these after the last query."""
+
+_QUANTITY = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9 -]*?): min = (?P<rest>.*)$")
+_VALUE = re.compile(rf"(min|max|mean|median|percentile\((?P<p>{NUMBER})%\)) = (?P<value>{NUMBER}) ms")
+_OLD_NAMES = ("Host Latency", "Enqueue Time", "GPU Compute")
+_OLD_VALUE = re.compile(rf"^(?P<key>min|max|mean|median): (?P<value>{NUMBER}) ms")
+_OLD_PERCENTILE = re.compile(rf"^percentile: (?P<value>{NUMBER}) ms at (?P<p>{NUMBER})%")
+_RATE = re.compile(rf"^[Tt]hroughput: (?P<value>{NUMBER}) qps")
+_WALL = re.compile(rf"^(?:Total Host Walltime|walltime): (?P<value>{NUMBER}) s")
+_GPU = re.compile(rf"^(?:Total GPU Compute Time|total compute time): (?P<value>{NUMBER}) s")
+_QUERIES = re.compile(r"^Timing trace has (?P<n>\d+) queries")
+_VERDICT = re.compile(r"^&&&& (?P<verdict>PASSED|FAILED) TensorRT\.trtexec(?: \[TensorRT v(?P<version>\d+)\])?")
+_DLA = re.compile(r"falling back to GPU|cannot run on DLA|not supported on DLA", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class TrtReport:
+    """One run of the tool; ``None`` for what it does not say.
+
+    Attributes:
+        passed: Whether it ended well.
+        version: TensorRT's version as it writes it, for example ``100900``; empty where unknown.
+        quantities: Quantity (``Latency``, ``GPU Compute Time``, ...) -> its durations. In generation 7 ``Host Latency``
+            is ``Latency`` and ``GPU Compute`` is ``GPU Compute Time``.
+        queries: Queries counted.
+        rate_hz: Queries per second.
+        wall_s: From the first counted query to the end of the last, seconds.
+        gpu_s: Sum of the GPU's compute times, seconds.
+        fallbacks: Lines that say a layer runs on the GPU instead of the DLA asked for.
+        warnings: Lines at level W.
+        errors: Lines at level E or F.
+    """
+
+    passed: bool | None
+    version: str
+    quantities: Mapping[str, Statistics]
+    queries: int | None
+    rate_hz: float | None
+    wall_s: float | None
+    gpu_s: float | None
+    fallbacks: tuple[str, ...]
+    warnings: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Found:
+    values: dict[str, float] = field(default_factory=dict)
+    percentiles: dict[float, float] = field(default_factory=dict)
+
+    def statistics(self) -> Statistics:
+        get = self.values.get
+        return Statistics(
+            mean_s=get("mean"), min_s=get("min"), max_s=get("max"), median_s=get("median"),
+            percentiles_s=self.percentiles,
+        )  # fmt: skip
+
+
+def parse_trtexec(text: str) -> TrtReport:
+    """Take apart what the tool printed, standard output and standard error together."""
+    found: dict[str, _Found] = {}
+    totals: dict[str, float] = {}
+    fallbacks: list[str] = []
+    warnings: list[str] = []
+    errors: list[str] = []
+    passed: bool | None = None
+    version, block = "", ""
+    for line in lines(text):
+        plain = line.text.strip()
+        if _DLA.search(plain):
+            fallbacks.append(plain)
+        if line.level == "W":
+            warnings.append(plain)
+        elif line.level in ("E", "F"):
+            errors.append(plain)
+        if match := _VERDICT.match(plain):
+            passed, version = match["verdict"] == "PASSED", match["version"] or version
+        elif match := _QUANTITY.match(plain):
+            _take(found.setdefault(match["name"], _Found()), "min = " + match["rest"])
+        elif plain in _OLD_NAMES:
+            block = {"Host Latency": "Latency", "GPU Compute": "GPU Compute Time"}.get(plain, plain)
+        elif block and (match := _OLD_VALUE.match(plain)):
+            found.setdefault(block, _Found()).values.setdefault(match["key"], float(match["value"]) * 1e-3)
+        elif block and (match := _OLD_PERCENTILE.match(plain)):
+            found.setdefault(block, _Found()).percentiles[float(match["p"])] = float(match["value"]) * 1e-3
+        else:
+            for key, pattern in (("rate", _RATE), ("wall", _WALL), ("gpu", _GPU)):
+                if (match := pattern.match(plain)) and (value := number(match["value"])) is not None:
+                    totals[key] = value
+            if match := _QUERIES.match(plain):
+                totals["queries"] = int(match["n"])
+    queries = totals.get("queries")
+    return TrtReport(
+        passed=passed,
+        version=version,
+        quantities={name: f.statistics() for name, f in found.items()},
+        queries=None if queries is None else int(queries),
+        rate_hz=totals.get("rate"),
+        wall_s=totals.get("wall"),
+        gpu_s=totals.get("gpu"),
+        fallbacks=tuple(dict.fromkeys(fallbacks)),
+        warnings=tuple(dict.fromkeys(w for w in warnings if w)),
+        errors=tuple(dict.fromkeys(e for e in errors if e)),
+    )
+
+
+def _take(found: _Found, text: str) -> None:
+    for match in _VALUE.finditer(text):
+        value = number(match["value"])
+        if value is None:
+            continue
+        if match["p"] is not None:
+            found.percentiles[float(match["p"])] = value * 1e-3
+        else:
+            found.values[match[1]] = value * 1e-3
+
+
+# ---- exported files -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query of ``--exportTimes``, in seconds on trtexec's own clock (0 where its timing began).
+
+    Attributes:
+        start_s: When it was enqueued.
+        end_s: When its results were on the host.
+        compute_s: Its time on the GPU.
+        latency_s: As trtexec counts it; ``None`` in generations that do not export it.
+    """
+
+    start_s: float
+    end_s: float
+    compute_s: float
+    latency_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """One layer of ``--exportProfile``.
+
+    Attributes:
+        name: The layer.
+        mean_s: Seconds per run.
+        median_s: Its median, seconds; ``None`` in generations that do not export it.
+        share: Of all layers' time, 0..1; ``None`` where it is not said.
+    """
+
+    name: str
+    mean_s: float
+    median_s: float | None
+    share: float | None
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [e for e in whole if isinstance(e, dict)] if isinstance(whole, list) else []
+
+
+def _milliseconds(entry: Mapping[str, Any], *keys: str) -> float | None:
+    for key in keys:
+        value = entry.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found = number(str(value))
+            return None if found is None else found * 1e-3
+    return None
+
+
+def parse_times(text: str) -> tuple[Query, ...]:
+    """Queries of ``--exportTimes``, in order; empty if the file is none or is cut short."""
+    queries = []
+    for entry in _entries(text):
+        start = _milliseconds(entry, "startEnqMs", "startInMs")
+        end = _milliseconds(entry, "endD2hMs", "endOutMs")
+        compute = _milliseconds(entry, "computeMs")
+        if start is None or end is None or compute is None or end < start:
+            return ()
+        queries.append(Query(start, end, compute, _milliseconds(entry, "latencyMs", "latency")))
+    return tuple(queries)
+
+
+def parse_layers(text: str) -> tuple[int | None, tuple[LayerTime, ...]]:
+    """Number of runs and layers of ``--exportProfile``; (``None``, ()) if the file is none."""
+    count: int | None = None
+    layers = []
+    for entry in _entries(text):
+        name, mean = entry.get("name"), _milliseconds(entry, "averageMs")
+        if isinstance(entry.get("count"), int) and name is None:
+            count = entry["count"]
+        elif isinstance(name, str) and mean is not None:
+            percentage = number(str(entry.get("percentage")))
+            share = None if percentage is None else percentage / 100
+            layers.append(LayerTime(name, mean, _milliseconds(entry, "medianMs"), share))
+    return count, tuple(layers)
