@@ -62,7 +62,8 @@ def list_command(device: str, as_json: bool) -> None:
     """
     from deepen.devices import open_device
     from deepen.measure.device_files import device_files
-    from deepen.meters import Context, list_meters
+    from deepen.meters import Context, list_meters, why_not
+    from deepen.meters.registry import driver
 
     opened = open_device(device)
     try:
@@ -71,16 +72,13 @@ def list_command(device: str, as_json: bool) -> None:
         opened.close()
 
     def render() -> str:
-        rows = [(m.name, "yes" if m.available else "no", m.source, m.detail.partition(";")[0]) for m in found]
+        rows = [(m.name, "yes" if m.available else "no", m.source, driver(m.name).title) for m in found]
         lines = [table(["meter", "here", "numbers", "what"], rows), ""]
         plugged = [(f"{m.name}:{f.serial or f.port}", f.port, f.serial, f.product) for m in found for f in m.found]
         if plugged:
             lines += [table(["--meter", "port", "serial number", "instrument"], plugged), ""]
-        for m in found:
-            if m.available:
-                lines.append(f"{m.name}: {m.detail}")
-            if m.cause:
-                lines.append(f"{m.name}: {m.cause}" + (f". Cure: {m.cure}" if m.cure else ""))
+        lines += [f"{m.name}: {m.detail}" for m in found if m.available]
+        lines += [f"{names}: {cause}" + (f". Cure: {cure}" if cure else "") for names, cause, cure in why_not(found)]
         return "\n".join(lines)
 
     emit({"meters": [asdict(m) for m in found]}, as_json, render)

@@ -18,7 +18,7 @@ from deepen.devices.protocols import Device
 from deepen.errors import DeepenError
 from deepen.measure.device_files import device_files
 from deepen.measure.reference import write_empty_model
-from deepen.meters import Context, list_meters
+from deepen.meters import Context, list_meters, why_not
 
 __all__ = ["Check", "examine"]
 
@@ -103,8 +103,8 @@ def _meters(device: Device) -> Iterator[Check]:
     for meter in found:
         if meter.available:
             yield Check(f"meter {meter.name}", "ok", f"{meter.source}: {meter.detail}")
-        else:
-            yield Check(f"meter {meter.name}", "note", "not available", meter.cause, meter.cure)
+    for names, cause, cure in why_not(found):
+        yield Check(f"meter {names}", "note", "not available", cause, cure)
     if not any(m.available for m in found):
         yield Check("meters", "fail", "", "no power source at all", "add [power] to the profile in devices/profiles")
     elif not any(m.available and m.source == "measured" for m in found):
