@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["RUNTIMES", "LocalDevice", "runtime_names"]
 
 RUNTIMES: dict[str, str] = {
+    "crunner": "deepen.devices.runtimes.crunner:COnnxRuntime",
+    "crunner-litert": "deepen.devices.runtimes.crunner:CLiteRuntime",
     "litert": "deepen.devices.runtimes.litert:LiteRt",
     "onnxruntime": "deepen.devices.runtimes.onnxruntime:OnnxRuntime",
 }

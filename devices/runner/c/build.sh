@@ -3,7 +3,7 @@
 #
 #   native    for this machine, with $CC (default: cc)
 #   sanitize  the same with the address and undefined-behaviour sanitizers, for tests
-#   aarch64   for boards with glibc 2.17 or newer, cross-compiled with $ZIG (default: python3 -m ziglang)
+#   aarch64   for boards with glibc 2.17 or newer, cross-compiled with the program $ZIG (default: python3 -m ziglang)
 #   x86_64    the same for 64-bit PCs
 #   android   for phones (aarch64, Android 7 or newer), with the NDK in $ANDROID_NDK_HOME
 #
@@ -20,9 +20,11 @@ sanitize)
     set -- "$2" "${CC:-cc}" -fsanitize=address,undefined -fno-sanitize-recover=all
     ;;
 aarch64 | x86_64)
-    # $ZIG is a command with its arguments, hence unquoted.
-    # shellcheck disable=SC2086
-    set -- "$2" ${ZIG:-python3 -m ziglang} cc -target "$1-linux-gnu.2.17" -s
+    if [ -n "${ZIG:-}" ]; then
+        set -- "$2" "$ZIG" cc -target "$1-linux-gnu.2.17" -s
+    else
+        set -- "$2" python3 -m ziglang cc -target "$1-linux-gnu.2.17" -s
+    fi
     ;;
 android)
     [ -n "${ANDROID_NDK_HOME:-}" ] || { echo "set ANDROID_NDK_HOME to the folder of an Android NDK" >&2; exit 1; }
