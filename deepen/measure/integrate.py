@@ -231,7 +231,7 @@ def _cautions(interval: Interval, found: Scan, missing_s: float, drift_j: float,
         cautions.append(Caution("short-window", text))
     if missing_s > 0:
         share = 100 * missing_s / interval.duration_s
-        text = f"{format_si(missing_s, 's')} ({share:.2g} %) have no samples; their energy is interpolated"
+        text = f"{format_si(missing_s, 's')} ({share:.3g} %) have no samples; their energy is interpolated"
         cautions.append(Caution("gap", text))
     if drift_j > _IDLE_DRIFT * abs(net_j):
         text = (

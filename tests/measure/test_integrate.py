@@ -137,7 +137,7 @@ def test_a_window_that_lost_too_much_is_refused_and_others_are_not() -> None:
         integrate(power, [*good, Interval(1.4, 1.6, "across")])
     found = integrate(power, [*good, Interval(1.4, 1.6, "across")], max_loss=1.0)
     assert [[c.code for c in w.warnings] for w in found] == [[], [], ["gap"]]
-    assert "(100 %) have no samples" in str(found[2].warnings[0])
+    assert "200 ms (100 %) have no samples" in str(found[2].warnings[0])
 
 
 @pytest.mark.parametrize(("missing", "refused"), [(SHORT_GAP, False), (SHORT_GAP + 1, True)])
