@@ -152,6 +152,7 @@ class LineMeter:
         if self._profile.start:
             self._port.write(self._profile.sent(self._profile.start))
         parser = LineParser(self._profile.form, self.rate_hz, voltage_v=self._voltage_v, max_w=self._profile.max_w)
+        parser.tally.note("unchecked: lines have no checksum; a damaged digit may pass for a value")
         if not math.isnan(self._voltage_v):
             parser.tally.note(f"voltage: not measured; power is current times {self._voltage_v:g} V")
         return parser

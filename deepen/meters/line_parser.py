@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from deepen.errors import ConfigError
-from deepen.meters.meter_profile import Table, scale
+from deepen.meters.line_format import LARGEST, LineFormat, Shape, Shapes
 from deepen.meters.outliers import Outliers
 from deepen.meters.stream import Samples, Tally
 
@@ -19,20 +17,6 @@ __all__ = ["LineFormat", "LineParser"]
 
 _LONGEST = 1024
 """Characters after which a line is given up."""
-
-_LARGEST = 1e15
-"""No value of a line is larger, in SI units or in lines."""
-
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?")
-_QUANTITIES = {
-    "power": "power",
-    "current": "current",
-    "voltage": "voltage",
-    "energy": "energy",
-    "energy_total": "energy",
-    "time": "time",
-}
-"""Values a line may have, and what they are; ``counter`` beside them has no unit."""
 
 _MOST = 1 << 62
 """Positions end here, whatever counters say."""
@@ -44,99 +28,18 @@ _REMEMBERED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class LineFormat:
-    """How to read a line.
-
-    Attributes:
-        columns: Names of the columns, ``-`` for one to leave out; empty with a pattern.
-        separator: Between columns; empty for any white space.
-        pattern: Must match the whole line; its named groups are the values.
-        ignore: Lines that match are passed over (headings, comments).
-        scales: SI units in the unit of each value, by name.
-        counter_modulus: The counter starts again at zero here; 0 where it never does.
-        decimal: Sign between units and tenths.
-    """
-
-    columns: tuple[str, ...]
-    separator: str
-    pattern: re.Pattern[str] | None
-    ignore: re.Pattern[str] | None
-    scales: Mapping[str, float]
-    counter_modulus: int
-    decimal: str
-
-    @classmethod
-    def read(cls, table: Table) -> LineFormat:
-        """Read the keys of a profile that are about lines.
-
-        Raises:
-            ConfigError: If they are wrong, or tell no power.
-        """
-        columns, pattern = table.texts("columns"), table.pattern("pattern")
-        if bool(columns) == (pattern is not None):
-            raise ConfigError(f"{table.where}: give either columns or a pattern with named groups")
-        names = columns if pattern is None else tuple(pattern.groupindex)
-        units = table.table("units")
-        values = [name for name in names if name != "-"]
-        for name in values:
-            if name != "counter" and name not in _QUANTITIES:
-                known = ", ".join([*_QUANTITIES, "counter"])
-                raise ConfigError(f"{table.where}: '{name}' is nothing known; values are {known}")
-        if len(set(values)) < len(values):
-            raise ConfigError(f"{table.where}: two columns have the same name; call one '-'")
-        scales = {n: scale(_QUANTITIES[n], units.text(n), units.where) for n in values if n != "counter"}
-        units.end()
-        if not {"power", "energy", "energy_total", "current"} & set(values):
-            raise ConfigError(f"{table.where}: no value tells power; name power, energy, energy_total or current")
-        return cls(
-            columns=columns,
-            separator=table.text("separator", ","),
-            pattern=pattern,
-            ignore=table.pattern("ignore"),
-            scales=scales,
-            counter_modulus=int(table.number("counter_modulus", 0.0)),
-            decimal=table.text("decimal", "."),
-        )
-
-    @property
-    def values(self) -> frozenset[str]:
-        """Names of the values a line has."""
-        return frozenset(self.scales) | ({"counter"} & set(self.columns or (self.pattern or re.compile("")).groupindex))
-
-    def split(self, line: str) -> dict[str, float] | None:
-        """Values of a line in SI units; ``None`` unless all are there and are numbers."""
-        if self.pattern is not None:
-            found = self.pattern.fullmatch(line)
-            if found is None:
-                return None
-            texts = {name: text or "" for name, text in found.groupdict().items()}
-        else:
-            cells = line.split(self.separator or None)
-            if len(cells) != len(self.columns):
-                return None
-            texts = {name: cell for name, cell in zip(self.columns, cells, strict=True) if name != "-"}
-        values: dict[str, float] = {}
-        for name, text in texts.items():
-            plain = text.strip().replace(self.decimal, ".")
-            if not _NUMBER.fullmatch(plain) or (name == "counter" and not plain.isdecimal()):
-                return None
-            values[name] = float(plain) * self.scales.get(name, 1.0)
-            if abs(values[name]) > _LARGEST:
-                return None
-        return values
-
-
-@dataclass(frozen=True, slots=True)
 class _Line:
     """A line that was understood.
 
     Attributes:
         place: Counter, or time stamp in sample periods; ``nan`` without either.
         values: Its values in SI units.
+        shape: How they are written.
     """
 
     place: float
     values: dict[str, float]
+    shape: Shape = ()
 
 
 class LineParser:
@@ -148,6 +51,8 @@ class LineParser:
 
     Attributes:
         tally: What went wrong so far.
+        doubts: Stretches (last position before, first after) whose samples turned out not to be trusted; whoever reads
+            them takes them out.
     """
 
     def __init__(
@@ -162,6 +67,7 @@ class LineParser:
             max_w: End of the range, watts; samples above it are clipped.
         """
         self.tally = Tally()
+        self.doubts: list[tuple[int, int]] = []
         self._form = form
         self._rate_hz = rate_hz
         self._voltage_v = voltage_v
@@ -176,8 +82,10 @@ class LineParser:
         # A counter that starts again soon may come back to the same line.
         self._recent: deque[_Line] = deque(maxlen=min(_REMEMBERED, form.counter_modulus // 2 or _REMEMBERED))
         self._held: _Line | None = None
-        self._total_j: tuple[int, float] | None = None
+        self._totals: list[tuple[int, float]] = []  # the last two good ones, with their positions
+        self._fallen: tuple[int, float] | None = None  # one that fell below them
         self._outliers = Outliers()
+        self._shapes = Shapes()
         self._index: list[int] = []
         self._power_w: list[float] = []
         self._suspect: list[bool] = []
@@ -204,16 +112,17 @@ class LineParser:
     def _line(self, text: str) -> None:
         if self._form.ignore is not None and self._form.ignore.search(text):
             return
-        values = self._form.split(text)
-        if values is None:
+        found = self._form.split(text)
+        if found is None:
             self.tally.corrupt += 1
             if not self._placed and self._last is not None:
                 self._lose(1)
             return
+        values, shape = found
         if not self._placed:
-            self._accept(_Line(math.nan, values))
+            self._accept(_Line(math.nan, values, shape))
             return
-        line = _Line(values["counter"] if self._counted else values["time"] * self._rate_hz, values)
+        line = _Line(values["counter"] if self._counted else values["time"] * self._rate_hz, values, shape)
         if line in self._recent:
             self.tally.duplicates += 1
             self.tally.ambiguous += self._counted and self._form.counter_modulus > 0
@@ -241,7 +150,7 @@ class LineParser:
         held, self._held = self._held, None
         if self._step(held, line) == 1:
             step = self._step(self._last, held)
-            if 1 < step < _LARGEST:
+            if 1 < step < LARGEST:
                 self._lose(step - 1)
             elif self._counted or held.place < self._last.place:
                 self.tally.ambiguous += 1
@@ -280,6 +189,11 @@ class LineParser:
         self._last = line
         self._recent.append(line)
         index, self._next = self._next, self._next + 1
+        doubt = self._shapes.take(index, line.shape)
+        if doubt is not None:
+            self.doubts.append((doubt[0], doubt[1] + ("energy_total" in line.values)))  # which spoils the next one, too
+            self.tally.corrupt += 1
+            self.tally.note("lines written like none before or after them (a digit lost or added) are left out as gaps")
         power_w = self._watts(line.values, index)
         if math.isnan(power_w):
             return
@@ -296,16 +210,38 @@ class LineParser:
         if "energy" in values:
             return values["energy"] * self._rate_hz
         if "energy_total" in values:
-            before, self._total_j = self._total_j, (index, values["energy_total"])
-            if before is None:
-                return math.nan
-            if before[1] > values["energy_total"]:
-                self.tally.ambiguous += 1
-                self.tally.note("the instrument's total of energy went back; the line is left out")
+            return self._from_total(values["energy_total"], index)
+        return values["current"] * values.get("voltage", self._voltage_v)
+
+    def _from_total(self, total_j: float, index: int) -> float:
+        """Power from a running total. One that falls was damaged, or is the first one after the instrument restarted.
+
+        Args:
+            total_j: The total.
+            index: Position of its line.
+        """
+        totals = self._totals
+        if self._fallen is not None and totals and total_j >= totals[-1][1]:
+            self._fallen = None  # it was damaged: this one goes on from the one before
+        elif self._fallen is not None and total_j >= self._fallen[1]:
+            totals[:], self._fallen = [self._fallen], None
+        before = totals[-1] if totals else None
+        if before is not None and total_j < before[1]:
+            self.tally.ambiguous += 1
+            self.tally.note("the instrument's total of energy went back; the line that was wrong is left out")
+            if len(totals) > 1 and total_j >= totals[-2][1]:
+                self.doubts.append((before[0] - 1, index))  # the one before was too high
+                totals.pop()
+                before = totals[-1]
+            else:
+                self._fallen = index, total_j
                 self.tally.lost += 1
                 return math.nan
-            return (values["energy_total"] - before[1]) * self._rate_hz / (index - before[0])
-        return values["current"] * values.get("voltage", self._voltage_v)
+        totals.append((index, total_j))
+        del totals[:-2]
+        if before is None:
+            return math.nan
+        return (total_j - before[1]) * self._rate_hz / (index - before[0])
 
     def _taken(self) -> Samples:
         if not self._index:
