@@ -250,7 +250,7 @@ class StreamMeter:
 
     def _run(self) -> None:
         fast = self.instrument.rate_hz > _FAST_HZ
-        pause_s, fresh = (_PAUSE_S, 1) if fast else (_SLOW_PAUSE_S, 3)
+        pause_s, fresh = (_PAUSE_S, 1) if fast else (_SLOW_PAUSE_S, 6)
         try:
             while not self._end.is_set():
                 self.pump(0.1)  # what has come meanwhile
