@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepen.cli.output import emit, json_option, table
+from deepen.cli.output import emit, json_option, progress, table
+from deepen.errors import ConfigError
 from deepen.units import format_si
+
+if TYPE_CHECKING:
+    from deepen.devices import Device
+    from deepen.devices.types import DeviceProfile, DeviceState, Setting
 
 __all__ = ["command"]
 
@@ -25,90 +33,248 @@ def command() -> None:
 @command.command(name="list")
 @json_option
 def list_command(as_json: bool) -> None:
-    """List the device profiles.
+    """List the device profiles, the phones that are connected, and devices whose settings are still changed.
 
     \b
     Example:
       deepen device list
     """
     from deepen.devices import load_profile, profile_names
+    from deepen.devices.journal import journals
 
     profiles = [load_profile(name) for name in profile_names()]
+    connected, note = _connected()
+    changed = [
+        {
+            "device": layer.device,
+            "settings": count,
+            "since": layer.recorded_at,
+            "held": layer.hold,
+            "journal": str(path),
+        }
+        for path, layer, count in journals()
+    ]
     document = {
         "devices": [
             {"id": p.id, "title": p.title, "link": p.link, "soc": p.soc, "runtimes": list(p.runtimes)} for p in profiles
-        ]
+        ],
+        "connected": connected,
+        "connected_note": note,
+        "changed": changed,
     }
-    rows = [(p.id, p.link, p.title) for p in profiles]
-    emit(document, as_json, lambda: table(["device", "link", "what"], rows))
+
+    def render() -> str:
+        parts = [table(["device", "link", "what"], [(p.id, p.link, p.title) for p in profiles])]
+        if connected:
+            parts.append(table(["connected", "state"], [(c["device"], c["state"]) for c in connected]))
+        if note:
+            parts.append(f"connected phones: {note}")
+        for c in changed:
+            why = "held" if c["held"] else "left by a run that was interrupted"
+            parts.append(
+                f"{c['device']}: {c['settings']} settings are still changed ({why}, since {c['since']}); "
+                "deepen device prepare DEVICE --restore"
+            )
+        return "\n\n".join(parts)
+
+    emit(document, as_json, render)
+
+
+def _connected() -> tuple[list[dict[str, str]], str]:
+    """Phones an adb server sees, and why none can be told."""
+    from deepen.devices.links.adb_server import AdbServer
+    from deepen.errors import DeepenError
+
+    server = AdbServer()
+    if not server.running():
+        return [], "no adb server runs here; 'adb devices' starts one"
+    try:
+        return [{"device": f"adb:{d.serial}", "state": d.state} for d in server.devices(5.0)], ""
+    except DeepenError as error:
+        return [], str(error)
 
 
 @command.command(name="probe")
 @click.argument("name", metavar="DEVICE", default="local")
 @json_option
 def probe_command(name: str, as_json: bool) -> None:
-    """Show what DEVICE (default: local) reports about itself now.
+    """Show what DEVICE (default: local) reports about itself now, and what its profile knows.
 
     \b
     Example:
       deepen device probe local --json
     """
     from deepen.devices import open_device
+    from deepen.devices.remote import RemoteDevice
 
     device = open_device(name)
     try:
         state, profile = device.state(), device.profile
+        identity = device.identity if isinstance(device, RemoteDevice) else None
     finally:
         device.close()
-    document = {"device": profile.id, "state": asdict(state), "profile": asdict(profile)}
+    document = {
+        "device": profile.id,
+        "state": asdict(state),
+        "profile": asdict(profile),
+        "identity": None if identity is None else asdict(identity),
+    }
 
     def render() -> str:
-        rows: list[tuple[str, object]] = [
-            ("processor", state.cpu_model or "unknown"),
-            ("architecture", state.machine),
-            ("cores", f"{state.cores}, usable {', '.join(map(str, state.usable_cores))}"),
-            ("governor", state.governor or "unknown"),
-            ("frequency", format_si(state.frequency_hz, "Hz")),
-            ("temperature", f"{state.temperature_c:.1f} °C" if state.temperature_c > 0 else "unknown"),
-            ("load", f"{state.load:.2f}"),
-        ]
-        if profile.power is not None:
-            rows.append(("power figures", profile.power.calibration_id))
-            rows.append(("  their source", " ".join(profile.power.source.split())))
-        return table([profile.id, ""], rows)
+        rows: list[tuple[str, object]] = []
+        if identity is not None:
+            rows += [("model", identity.model or "unknown"), ("serial number", identity.serial or "unknown")]
+            rows += [("system", identity.system or "unknown")]
+        return table([profile.id, ""], [*rows, *_state_rows(state), *_profile_rows(profile)])
 
     emit(document, as_json, render)
 
 
+def _state_rows(state: DeviceState) -> list[tuple[str, object]]:
+    """State as rows of a table."""
+    rows: list[tuple[str, object]] = [
+        ("processor", state.cpu_model or "unknown"),
+        ("architecture", state.machine or "unknown"),
+        ("cores", f"{state.cores}, usable {', '.join(map(str, state.usable_cores))}"),
+        ("governor", state.governor or "unknown"),
+        ("frequency", format_si(state.frequency_hz, "Hz")),
+        ("temperature", f"{state.temperature_c:.1f} °C" if state.temperature_c > 0 else "unknown"),
+        ("load", f"{state.load:.2f}"),
+    ]
+    for p in state.policies:
+        span = f"{format_si(p.min_hz, 'Hz')} to {format_si(p.max_hz, 'Hz')} of {format_si(p.hardware_max_hz, 'Hz')}"
+        rows.append((f"  {p.name}", f"cores {', '.join(map(str, p.cores))}: {p.governor}, {span}"))
+    if state.thermal is not None:
+        rows += [(f"  {s.name}", f"{s.temperature_c:.1f} °C ({s.kind}, {s.origin})") for s in state.thermal.sensors]
+        rows.append(("throttled", "; ".join(state.thermal.throttled) or "no"))
+        rows += [("  counted", f"{name}: {count}") for name, count in state.thermal.counters.items() if count]
+        rows += [("  not readable", words) for words in state.thermal.unreadable]
+    return rows
+
+
+def _profile_rows(profile: DeviceProfile) -> list[tuple[str, object]]:
+    """What a profile knows, with the sources."""
+    rows: list[tuple[str, object]] = []
+    for c in profile.clusters:
+        clock = format_si(c.max_hz, "Hz") if c.max_hz else "clock not stated"
+        rows.append(("cluster", f"{c.count} x {c.core}, {clock} [{c.source}]"))
+    rows += [("rail", f"{r.name}: {r.what} [{r.source}]") for r in profile.rails]
+    rows += [(f.name, f"{f.value} [{f.source}]") for f in profile.facts]
+    if profile.power is not None:
+        rows.append(("power figures", profile.power.calibration_id))
+        rows.append(("  their source", " ".join(profile.power.source.split())))
+    return rows
+
+
 @command.command(name="prepare")
 @click.argument("name", metavar="DEVICE", default="local")
+@click.option("--apply", is_flag=True, help="Set what the profile's [prepare] asks for; it stays set until --restore.")
+@click.option(
+    "--set",
+    "wanted",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Set this too; it stays set until --restore.",
+)
+@click.option("--restore", is_flag=True, help="Give back everything deepen has changed, also after a crash.")
+@click.option(
+    "--cool-down", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most until it is cool enough."
+)
 @json_option
-def prepare_command(name: str, as_json: bool) -> None:
+def prepare_command(
+    name: str, apply: bool, wanted: Sequence[str], restore: bool, cool_down: float | None, as_json: bool
+) -> None:
     """Check what decides whether results of DEVICE (default: local) repeat, and say how to set it.
 
-    Nothing is changed: what needs root is printed as a command.
+    Nothing is changed without --apply or --set. The old values are kept on this machine first, so that --restore can
+    give them back, also when the program or the device has stopped in between. What could not be set is listed with the
+    reason.
+
+    Settings: power_mode, cores_online, governor, frequency_hz, jetson_clocks, fan, charging, stay_awake, brightness,
+    fixed_performance, airplane.
 
     \b
     Example:
       deepen device prepare local
+      deepen device prepare adb:0A1B2C --apply --set governor=performance --cool-down 600
+      deepen device prepare adb:0A1B2C --restore
     """
     from deepen.devices import open_device
 
+    if restore and (apply or wanted or cool_down is not None):
+        raise click.UsageError("--restore goes alone")
+    pairs = dict(_pair(text) for text in wanted)
     device = open_device(name)
     try:
-        settings = device.prepare()
+        settings = _restore(device) if restore else _prepare(device, apply, pairs)
+        if cool_down is not None:
+            settings = (*settings, _cool(device, cool_down))
     finally:
         device.close()
-
-    def render() -> str:
-        lines = []
-        for s in settings:
-            lines.append(f"{'ok  ' if s.ok else 'note'}  {s.name}: {s.actual or 'not readable'} (wanted: {s.wanted})")
-            if s.cause:
-                lines.append(f"        why:  {s.cause}")
-            if s.cure:
-                lines.append(f"        cure: {s.cure}")
-        return "\n".join(lines)
-
     ready = all(s.ok for s in settings)
-    emit({"device": device.profile.id, "ready": ready, "settings": [asdict(s) for s in settings]}, as_json, render)
+    document = {"device": device.profile.id, "ready": ready, "settings": [asdict(s) for s in settings]}
+    if restore:
+        document["restored"] = ready
+    emit(document, as_json, lambda: _told(settings, restore))
+    if restore and not ready:
+        raise SystemExit(1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name and value):
+        raise ConfigError(f"--set takes NAME=VALUE, not '{text}'")
+    return name, value
+
+
+def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[Setting, ...]:
+    """Change what is asked for, then look at the rest."""
+    from deepen.devices.prepare import prepare
+
+    wanted: dict[str, Any] = {**(device.profile.prepare if apply else {}), **pairs}
+    if not wanted:
+        return device.prepare()
+    preparation = prepare(device.link, wanted, hold=True)
+    preparation.close()
+    done = {s.name for s in preparation.settings}
+    return (*preparation.settings, *(s for s in device.prepare() if s.name not in done))
+
+
+def _restore(device: Device) -> tuple[Setting, ...]:
+    from deepen.devices.prepare import restore
+
+    return restore(device.link)
+
+
+def _cool(device: Device, patience_s: float) -> Setting:
+    """Wait until the device is cool enough."""
+    from deepen.devices.cooling import cool_down
+    from deepen.devices.identity import identify
+    from deepen.devices.shell import Shell
+    from deepen.devices.thermal import processor_c, read_thermal
+    from deepen.devices.types import Setting
+
+    shell = Shell(device.link)
+    kind = identify(shell).kind
+    limits = device.profile.cool_to_c
+    told = ", ".join(f"{k} {v:g} °C" for k, v in limits.items()) or "not throttled"
+    progress(f"waiting until {told}, {patience_s:.0f} s at most")
+    found = cool_down(lambda: read_thermal(shell, kind), limits, patience_s=patience_s)
+    now = processor_c(found.end)
+    actual = f"{now:.1f} °C after {found.waited_s:.0f} s" if math.isfinite(now) else f"after {found.waited_s:.0f} s"
+    details = {"waited_s": found.waited_s, "start_c": processor_c(found.start), "end_c": now}
+    return Setting("cool_down", told, actual, found.reached, found.cause, "", details)
+
+
+def _told(settings: Sequence[Setting], restore: bool) -> str:
+    """Settings for people."""
+    if restore and not settings:
+        return "nothing to give back"
+    lines = []
+    for s in settings:
+        lines.append(f"{'ok  ' if s.ok else 'note'}  {s.name}: {s.actual or 'not readable'} (wanted: {s.wanted})")
+        if s.cause:
+            lines.append(f"        why:  {s.cause}")
+        if s.cure:
+            lines.append(f"        cure: {s.cure}")
+    return "\n".join(lines)

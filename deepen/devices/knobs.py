@@ -41,6 +41,7 @@ _FAN_NAMES = ("pwmfan", "pwm-fan", "pwm_fan")
 _OLD_FAN = "/sys/devices/pwm-fan"
 _AWAKE_MS = "2147483647"  # the largest value Android's timeout takes
 _NEAR = 0.05
+_ROOT = "give deepen root on the device (adb root, a rooted build, or sudo without a password)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in their order, or why there are none."""
+    """Steps in their order, or why there are none and what helps."""
 
     steps: tuple[Step, ...] = ()
     cause: str = ""
+    cure: str = "ask for something the device has, or leave it out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Knob:
         title: One line for people.
         parse: Checks a value from TOML or the command line; raises ``ValueError`` with what is allowed.
         plan: Turns it into steps.
-        cure: What helps where it cannot be set.
+        cure: What helps where the device has it and does not let it be set.
     """
 
     name: str
@@ -247,7 +249,9 @@ def _power_mode(context: Context, wanted: str) -> Plan:
         numbers = [n for n, name in modes.items() if name.lower() == wanted.lower()]
         if not numbers:
             told = ", ".join(f"{n} {name}" for n, name in modes.items()) or one_line(done.stderr) or "none"
-            return Plan(cause=f"no power mode {wanted}; nvpmodel lists {told}")
+            return Plan(
+                cause=f"no power mode {wanted}; nvpmodel lists {told}", cure="name one of those; see nvpmodel -p"
+            )
         number = numbers[0]
     # A mode switches cores and moves the limits of clocks; where the user had set those, they are put back after it.
     online = context.shell.read(f"{_CPU}/cpu*/online", root=True).matching(f"{_CPU}/cpu*/online")
@@ -280,7 +284,8 @@ def _stay_awake(context: Context, wanted: bool) -> Plan:
 
 def _airplane(context: Context, wanted: bool) -> Plan:
     if wanted and context.network:
-        return Plan(cause="the link itself runs over the device's network, which airplane mode would cut")
+        cause = "the link itself runs over the device's network, which airplane mode would cut"
+        return Plan(cause=cause, cure="connect over USB, or switch the other radios off by hand")
     return Plan((Step(Place("airplane"), str(int(wanted))),))
 
 
@@ -296,7 +301,10 @@ def _charging(context: Context, wanted: bool) -> Plan:
         if path in files.content:
             return Plan((Step(Place("file", path), go if wanted else stop),))
     closed = [f"{path}: {why}" for path, why in files.refused.items() if "No such" not in why]
-    return Plan(cause="; ".join(closed) or "the device has none of the files that are known to stop charging")
+    cure = "cut the USB supply at the hub, or feed the phone from the meter alone"
+    if closed:
+        return Plan(cause="; ".join(closed), cure=f"{_ROOT}, {cure}")
+    return Plan(cause="the device has none of the files that are known to stop charging", cure=cure)
 
 
 def _only(kind: str, name: str, plan: Callable[[Context, Any], Plan]) -> Callable[[Context, Any], Plan]:
@@ -308,7 +316,6 @@ def _only(kind: str, name: str, plan: Callable[[Context, Any], Plan]) -> Callabl
     return planned
 
 
-_ROOT = "give deepen root on the device (adb root, a rooted build, or sudo without a password)"
 _LIST = [
     Knob("power_mode", "nvpmodel's power mode", _mode, _only("jetson", "Jetsons", _power_mode), _ROOT),
     Knob("cores_online", "cores switched on", _cores, _online, _ROOT),

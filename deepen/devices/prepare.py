@@ -217,13 +217,7 @@ def plan_only(link: Link, wanted: Mapping[str, Any], *, network: bool | None = N
         rows = [(s.place, s.text, read_place(shell, s.place)) for s in plan.steps if s.text is not None]
         ok = not plan.cause and all(same(now.text, text) for _, text, now in rows)
         cause = plan.cause or ("" if ok else "not set yet")
-        cure = (
-            KNOBS[name].cure
-            if plan.cause
-            else ""
-            if ok
-            else f"deepen device prepare DEVICE --set {name}={_told(value)}"
-        )
+        cure = plan.cure if plan.cause else "" if ok else f"deepen device prepare DEVICE --set {name}={_told(value)}"
         found.append(Setting(name, _told(value), _joined([(p, now.text) for p, _, now in rows]), ok, cause, cure))
     return tuple(found)
 
@@ -275,7 +269,8 @@ def _apply(context: Context, journal: Journal, layer: int, name: str, value: Any
     cause = "; ".join(dict.fromkeys(causes))
     if ok and name == "fixed_performance":
         cause = "set, but Android does not tell it, so it could not be read back"
-    return Setting(name, _told(value), _joined(after), ok, cause, "" if ok else knob.cure, details)
+    cure = plan.cure if plan.cause else knob.cure
+    return Setting(name, _told(value), _joined(after), ok, cause, "" if ok else cure, details)
 
 
 def _before(shell: Shell, place: Place) -> Value:

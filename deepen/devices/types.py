@@ -94,7 +94,7 @@ class Cluster:
     Attributes:
         core: Core design, for example ``Cortex-A76``.
         count: How many there are.
-        max_hz: Highest clock, hertz.
+        max_hz: Highest clock, hertz; 0 where no source says it.
         source: Who says so.
     """
 
@@ -104,7 +104,7 @@ class Cluster:
     source: str
 
     def __post_init__(self) -> None:
-        if not (self.core and self.source and self.count > 0 and 1e8 <= self.max_hz < 1e10):
+        if not (self.core and self.source and self.count > 0 and (self.max_hz == 0 or 1e8 <= self.max_hz < 1e10)):
             raise ConfigError(f"cluster '{self.core}' needs a core, a count, max_hz in hertz and a source")
 
 

@@ -159,7 +159,7 @@ def test_ctrl_c_ends_the_command_and_its_worker(tmp_path: Path) -> None:
 def test_device_list_probe_and_prepare() -> None:
     found = document("device", "list")["devices"]
     assert {"local", "arm-board", "generic"} <= {d["id"] for d in found}
-    assert all(d["title"] and d["link"] == "local" for d in found)
+    assert all(d["title"] and d["link"] in ("local", "adb", "ssh") for d in found)
     probe = document("device", "probe")
     assert probe["device"] == "local"
     assert probe["state"]["usable_cores"]
