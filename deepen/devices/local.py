@@ -23,10 +23,21 @@ if TYPE_CHECKING:
 __all__ = ["RUNTIMES", "LocalDevice", "runtime_names"]
 
 RUNTIMES: dict[str, str] = {
+    "benchmark_model": "deepen.devices.runtimes.benchmark_model:BenchmarkModel",
+    "benchmark_model-gpu": "deepen.devices.runtimes.benchmark_model:BenchmarkModelGpu",
+    "benchmark_model-hexagon": "deepen.devices.runtimes.benchmark_model:BenchmarkModelHexagon",
+    "benchmark_model-nnapi": "deepen.devices.runtimes.benchmark_model:BenchmarkModelNnapi",
     "crunner": "deepen.devices.runtimes.crunner:COnnxRuntime",
     "crunner-litert": "deepen.devices.runtimes.crunner:CLiteRuntime",
     "litert": "deepen.devices.runtimes.litert:LiteRt",
     "onnxruntime": "deepen.devices.runtimes.onnxruntime:OnnxRuntime",
+    "perf_test": "deepen.devices.runtimes.perf_test:PerfTest",
+    "perf_test-cuda": "deepen.devices.runtimes.perf_test:PerfTestCuda",
+    "perf_test-nnapi": "deepen.devices.runtimes.perf_test:PerfTestNnapi",
+    "perf_test-tensorrt": "deepen.devices.runtimes.perf_test:PerfTestTensorrt",
+    "perf_test-xnnpack": "deepen.devices.runtimes.perf_test:PerfTestXnnpack",
+    "trtexec": "deepen.devices.runtimes.trtexec:TrtExec",
+    "trtexec-dla": "deepen.devices.runtimes.trtexec:TrtExecDla",
 }
 """Runtime name -> ``module:class``; the class takes ``(link, cpu_mask=...)``."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.clock import ClockMap, fit_pings
+from deepen.clock import MAX_DRIFT, ClockMap, fit_pings
 from deepen.errors import LinkError, MeasureError
 
 __all__ = ["DeviceClock", "RoundTrip"]
@@ -22,6 +22,7 @@ __all__ = ["DeviceClock", "RoundTrip"]
 KEEP_S = 60.0
 """Round trips older than this are forgotten: two crystals stay on a line for about as long."""
 MOST = 32
+_TICK_S = 1e-6
 SLEPT_S = 0.05
 """CLOCK_BOOTTIME runs on during suspend, CLOCK_MONOTONIC does not; a shorter difference is a preempted reading."""
 
@@ -50,7 +51,8 @@ class RoundTrip:
         """Take the stamps off an answer to ``run`` (``devices/runner/runner.py`` has the protocol).
 
         Raises:
-            LinkError: If the device slept in between, or the stamps make no sense.
+            LinkError: If the device slept in between, or the stamps make no sense: the end before the start, or more
+                time in between than the host waited.
         """
         try:
             start_ns, end_ns = int(reply["start_ns"]), int(reply["end_ns"])
@@ -68,7 +70,14 @@ class RoundTrip:
                     "the device went to sleep during a block, which is of no use now; keep it awake "
                     "('deepen device prepare') and measure again"
                 )
-        return cls(send_s, receive_s, start_ns / 1e9, end_ns / 1e9, slept_s)
+        trip = cls(send_s, receive_s, start_ns / 1e9, end_ns / 1e9, slept_s)
+        took_s = trip.end_s - trip.start_s
+        if trip.slack_s < -(MAX_DRIFT * took_s + _TICK_S):
+            raise LinkError(
+                f"the device says that {took_s:.6g} s passed between a question and its answer, the host "
+                f"{receive_s - send_s:.6g} s: the device's clock was set or runs wrong; measure again"
+            )
+        return trip
 
     @property
     def slack_s(self) -> float:
@@ -123,16 +132,13 @@ class DeviceClock:
         """Host time of the start and of the end of a block, and their standard uncertainty, seconds.
 
         Raises:
-            LinkError: If the device's clock contradicts the host's also on this round trip alone.
+            MeasureError: If the device's clock contradicts the host's also on this round trip alone.
         """
         try:
             found = self.map()
-        except MeasureError:
+        except MeasureError:  # the clock was set or stopped since: what was before is of no use any more
             self._trips = [trip]
             self._map = None
-            try:
-                found = self.map()
-            except MeasureError as error:
-                raise LinkError(f"the device's clock cannot be told on the host's: {error}") from error
+            found = self.map()
         start_s, end_s = found.to_host(trip.start_s), found.to_host(trip.end_s)
         return start_s, max(start_s, end_s), found.error_s

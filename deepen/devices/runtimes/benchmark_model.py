@@ -1,0 +1,168 @@
+"""TensorFlow Lite's and LiteRT's ``benchmark_model`` as a runtime.
+
+It prints no time stamps, so a block is placed by the lines before and after it and by its own counts
+(:func:`~deepen.devices.runtimes.placing.place_lines`); the first run of every process is a warm-up and not in the
+block. The operator profile is a run of its own (:meth:`BenchmarkModel.profile`) and never part of a block: profiling
+costs energy. Where the graph is to run is in the runtime's name; every block is checked, and a graph that does not run
+there, or for which it cannot be told, is an error.
+
+Flags: LiteRT ``tflite/tools/benchmark/README.md``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from deepen.devices.runtimes.parsers.benchmark_model import ENDED, STARTED, BenchmarkReport, parse_benchmark_model
+from deepen.devices.runtimes.parsers.op_profile import OpTable
+from deepen.devices.runtimes.parsers.text import Statistics
+from deepen.devices.runtimes.placing import place_lines
+from deepen.devices.runtimes.tool import Model, ToolRuntime, Transcript
+from deepen.errors import ConfigError, LinkError, RunError
+from deepen.records import Interval
+
+__all__ = ["BenchmarkModel", "BenchmarkModelGpu", "BenchmarkModelHexagon", "BenchmarkModelNnapi"]
+
+_LONGEST_S = 86_400
+"""The tool stops by itself after so many seconds, by default after 150."""
+
+
+class BenchmarkModel(ToolRuntime):
+    """``benchmark_model`` on the CPU.
+
+    Attributes:
+        accelerator: Name of the delegate to run on; empty for the CPU.
+        flags: What asks the tool for it.
+    """
+
+    name = "benchmark_model"
+    programs = ("benchmark_model", "/data/local/tmp/benchmark_model")
+    variable = "DEEPEN_BENCHMARK_MODEL"
+    suffixes = (".tflite", ".lite")
+    accelerator: ClassVar[str] = ""
+    flags: ClassVar[tuple[str, ...]] = ()
+
+    def arguments(self, model: Model, n: int) -> list[str]:
+        """Command line for n runs after one warm-up run."""
+        found = [
+            f"--graph={model.remote}", f"--num_threads={model.threads}", f"--num_runs={n}", "--min_secs=0",
+            f"--max_secs={_LONGEST_S}", "--warmup_runs=1", "--warmup_min_secs=0", *self.flags,
+        ]  # fmt: skip
+        if model.shapes:
+            for name in model.shapes:
+                if "," in name or ":" in name:
+                    raise ConfigError(f"{model.name}: benchmark_model cannot be told the shape of an input '{name}'")
+            found.append("--input_layer=" + ",".join(model.shapes))
+            shapes = (",".join(str(int(d)) for d in shape) for shape in model.shapes.values())
+            found.append("--input_layer_shape=" + ":".join(shapes))
+        return found
+
+    def try_out(self, model: Model) -> tuple[Model, str, float]:
+        """Run it once.
+
+        Raises:
+            RunError: If it cannot be run, or not where it should.
+        """
+        _, report, runs = self._measure(model, 1, self._load_timeout_s)
+        note = self._placement(model, report)
+        build = f"{self.identity()} {note} threads={model.threads}"
+        return Model(model.name, model.remote, model.threads, model.shapes, note), build, runs.mean_s or 0.0
+
+    def block(self, model: Model, n: int, timeout_s: float) -> Interval:
+        """Run n inferences.
+
+        Raises:
+            RunError: If the tool fails, runs another number, or the graph ran elsewhere than when it was loaded.
+            LinkError: If the device is gone.
+        """
+        delay_s = self.delay_s()
+        said, report, runs = self._measure(model, n, timeout_s)
+        note = self._placement(model, report)
+        if note != model.note:
+            raise RunError(
+                f"{model.name}: the graph ran with {note} now and with {model.note} before; measure it again"
+            )
+        starts, ends = said.arrivals(STARTED), said.arrivals(ENDED)
+        if not starts or not ends or runs.total_s is None:
+            raise RunError(f"{model.name}: benchmark_model did not say when its runs began and ended")
+        before_s = (report.init_s or 0.0) + ((report.warmup.total_s or 0.0) if report.warmup else 0.0)
+        found = place_lines(said.begun_s + before_s, starts[-1], ends[-1], runs.total_s, delay_s)
+        return Interval(found.start_s, found.end_s, "run", runs=n, uncertainty_s=found.uncertainty_s)
+
+    def profile(self, path: Path, *, threads: int = 1, runs: int = 50) -> tuple[OpTable, ...]:
+        """Profile the operators of a model: a run of its own, whose energy is nobody's.
+
+        Raises:
+            ConfigError, RunError, LinkError: As :meth:`load`; RunError also if there is no profile.
+        """
+        if not path.is_file():
+            raise ConfigError(f"no such model file: {path}")
+        self.find()
+        model = Model(path.name, self._link.push(path), threads, {})
+        arguments = [*self.arguments(model, runs), "--enable_op_profiling=true"]
+        said = self.listen(model, arguments, self._load_timeout_s)
+        tables = parse_benchmark_model(said.text).tables
+        if not tables:
+            raise RunError(f"{path.name}: benchmark_model printed no operator profile ({said.complaint})")
+        return tables
+
+    def _measure(self, model: Model, n: int, timeout_s: float) -> tuple[Transcript, BenchmarkReport, Statistics]:
+        said = self.listen(model, self.arguments(model, n), timeout_s)
+        report = parse_benchmark_model(said.text)
+        if said.status != 0 or report.regular is None:
+            self._refuse_fallback(model, report)
+            raise RunError(f"{model.name}: benchmark_model failed with status {said.status} ({said.complaint})")
+        if report.problems:
+            raise LinkError(f"{model.name}: benchmark_model's output is damaged: {report.problems[0]}; measure again")
+        if report.regular.count != n:
+            raise RunError(f"{model.name}: benchmark_model ran {report.regular.count} inferences instead of {n}")
+        return said, report, report.regular
+
+    def _refuse_fallback(self, model: Model, report: BenchmarkReport) -> None:
+        """Raise where the accelerator took nothing."""
+        if not self.accelerator:
+            return
+        found = report.delegation(self.accelerator)
+        if found.state == "none":
+            raise RunError(
+                f"{model.name}: the {self.accelerator} delegate does not run it and the CPU would ({found.evidence}); "
+                "measure it with the runtime benchmark_model, or use a model the accelerator takes"
+            )
+
+    def _placement(self, model: Model, report: BenchmarkReport) -> str:
+        """Where the graph ran, for the build string."""
+        if not self.accelerator:
+            return str(report.delegation("xnnpack"))
+        self._refuse_fallback(model, report)
+        found = report.delegation(self.accelerator)
+        if found.state == "unknown":
+            raise RunError(
+                f"{model.name}: this benchmark_model does not say whether the {self.accelerator} delegate runs the "
+                "graph, and it may be the CPU; use a newer build"
+            )
+        return str(found)
+
+
+class BenchmarkModelGpu(BenchmarkModel):
+    """``benchmark_model`` on the GPU delegate."""
+
+    name = "benchmark_model-gpu"
+    accelerator = "gpu"
+    flags = ("--use_gpu=true",)
+
+
+class BenchmarkModelNnapi(BenchmarkModel):
+    """``benchmark_model`` on NNAPI, without NNAPI's own implementation for the CPU."""
+
+    name = "benchmark_model-nnapi"
+    accelerator = "nnapi"
+    flags = ("--use_nnapi=true", "--disable_nnapi_cpu=true")
+
+
+class BenchmarkModelHexagon(BenchmarkModel):
+    """``benchmark_model`` on the Hexagon delegate."""
+
+    name = "benchmark_model-hexagon"
+    accelerator = "hexagon"
+    flags = ("--use_hexagon=true",)

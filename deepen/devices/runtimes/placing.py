@@ -1,0 +1,87 @@
+"""When did a tool that prints no time stamps run its block?
+
+What is known are bounds. A line was printed before it arrived, by no more than the link's transport takes; the runs
+began after the process did (and after what it says it did first), and ended before the line that reports them arrived;
+and the tool's own counts say how long they took together. Start and end are the middles of what all this allows, and
+the uncertainty is that of a uniform distribution over it (JCGM 100:2008, 4.3.7).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from deepen.errors import LinkError
+
+__all__ = ["Place", "place_coupled", "place_lines"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a block lies on the host's clock.
+
+    Attributes:
+        start_s: Its start, seconds.
+        end_s: Its end, seconds.
+        uncertainty_s: Standard uncertainty of either, seconds.
+    """
+
+    start_s: float
+    end_s: float
+    uncertainty_s: float
+
+
+def place_lines(begun_s: float, start_line_s: float, end_line_s: float, least_s: float, delay_s: float) -> Place:
+    """Place a block between a line printed just before its first run and one printed just after its last.
+
+    A tool whose output is held back in a buffer prints both at once; then the lines say only that the block was before,
+    and the uncertainty says so.
+
+    Args:
+        begun_s: Host time before which no run can have begun (the process was started, and had to load), seconds.
+        start_line_s: Arrival of the first line, seconds.
+        end_line_s: Arrival of the second line, seconds.
+        least_s: Sum of the runs' durations by the tool's counts, seconds: the block is at least as long.
+        delay_s: Longest time a line takes to arrive, seconds.
+
+    Raises:
+        LinkError: If the counts and the host's clock contradict each other.
+    """
+    latest_start = min(start_line_s, end_line_s - least_s)
+    if latest_start < begun_s - delay_s:
+        raise LinkError(
+            f"a block of {least_s:.3g} s by the tool's counts does not fit into the {end_line_s - begun_s:.3g} s in "
+            "which it ran by the host's clock: lines arrive late or the device's clock is off; measure again"
+        )
+    held_back = end_line_s - start_line_s < least_s - delay_s
+    earliest_start = begun_s if held_back else max(begun_s, start_line_s - delay_s)
+    earliest_start = min(earliest_start, latest_start)
+    earliest_end = earliest_start + least_s
+    if not held_back:
+        earliest_end = max(earliest_end, end_line_s - delay_s)
+    earliest_end = min(earliest_end, end_line_s)
+    width = max(latest_start - earliest_start, end_line_s - earliest_end)
+    return Place((earliest_start + latest_start) / 2, (earliest_end + end_line_s) / 2, width / math.sqrt(12))
+
+
+def place_coupled(begun_s: float, end_line_s: float, wall_s: float, delay_s: float) -> Place:
+    """Place a block whose length is known, but which is bounded on one side only by lines printed some time later.
+
+    Args:
+        begun_s: Host time before which no run can have begun, seconds.
+        end_line_s: Arrival of a line printed after the last run, seconds.
+        wall_s: Length of the block by the tool's clock, seconds.
+        delay_s: Longest time a line takes to arrive, seconds.
+
+    Raises:
+        LinkError: If the block does not fit in between.
+    """
+    earliest, latest = begun_s, end_line_s - wall_s
+    if latest < earliest - delay_s:
+        raise LinkError(
+            f"a block of {wall_s:.3g} s by the tool's clock does not fit into the {end_line_s - begun_s:.3g} s in "
+            "which it ran by the host's: the device's clock is off, or lines arrive late; measure again"
+        )
+    earliest = min(earliest, latest)
+    start_s = (earliest + latest) / 2
+    return Place(start_s, start_s + wall_s, (latest - earliest) / math.sqrt(12))

@@ -1,0 +1,129 @@
+"""A load with sharp edges, for the sync pattern of runtimes whose own runs have none.
+
+A tool that loads its model anew for every block draws power long before the block begins, so a pattern played with it
+has no clear edges. A shell that counts keeps one core busy from one moment to the next, and every device has a shell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from deepen.clock import Deadline, monotonic_s
+from deepen.errors import ConfigError, LinkError
+from deepen.records import Interval
+
+if TYPE_CHECKING:
+    from deepen.devices.protocols import Channel, Link
+
+__all__ = ["ShellLoad"]
+
+_SCRIPT = """
+while read -r n; do
+  echo begin
+  i=0
+  while [ "$i" -lt "$n" ]; do i=$((i+1)); done
+  echo end
+done
+"""
+"""What it is told is a number made here; nothing else reaches the shell."""
+_TRIAL = 2000
+_RUN_S = 1e-3  # about how long one run of the load takes
+_PATIENCE_S = 60.0
+
+
+class ShellLoad:
+    """Counts in a shell on the device; behaves as a loaded model whose run lasts about a millisecond.
+
+    Attributes:
+        build: What it is.
+        per_run_s: Wall time of one run, seconds, as measured when it was started; 0 before.
+    """
+
+    build = "shell loop"
+
+    def __init__(self, link: Link, cpus: Sequence[int], delay_s: float) -> None:
+        """Describe it; the shell starts with the first run.
+
+        Args:
+            link: How to reach the device.
+            cpus: Core to count on; empty for any.
+            delay_s: Longest time a line takes to arrive, seconds.
+        """
+        self._link = link
+        self._cpus = tuple(cpus)
+        self._delay_s = delay_s
+        self._channel: Channel | None = None
+        self._counts = 0
+        self._closed = False
+        self.per_run_s = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be run."""
+        return not self._closed
+
+    def start(self) -> None:
+        """Start the shell unless it runs, and see how fast it counts.
+
+        Raises:
+            LinkError: If the device is gone.
+        """
+        if self._closed:
+            raise LinkError("the load for the sync pattern was closed; load the model again")
+        if self._channel is not None and self._channel.exit_status() is None:
+            return
+        prefix = ["taskset", f"{1 << self._cpus[0]:x}"] if self._cpus else []
+        self._channel = self._link.spawn([*prefix, "sh", "-c", _SCRIPT], {})
+        self._counts = _TRIAL
+        self.per_run_s = _RUN_S
+        trial = self._play(self._channel, 1)
+        for _ in range(20):  # until it takes long enough to be timed well
+            if trial.duration_s >= 20 * self._delay_s + 5 * _RUN_S:
+                break
+            self._counts *= 2
+            trial = self._play(self._channel, 1)
+        counted = self._counts
+        self._counts = max(1, round(counted * _RUN_S / max(trial.duration_s, 1e-9)))
+        self.per_run_s = trial.duration_s * self._counts / counted
+
+    def run(self, n: int) -> Interval:
+        """Keep a core busy for about n milliseconds.
+
+        Raises:
+            LinkError: If the device is gone.
+        """
+        if n < 1:
+            raise ConfigError(f"a block needs at least one run, not {n}")
+        self.start()
+        if self._channel is None:
+            raise LinkError("the load for the sync pattern was closed; load the model again")
+        return self._play(self._channel, n)
+
+    def close(self) -> None:
+        """End the shell."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.kill()
+
+    def _play(self, channel: Channel, n: int) -> Interval:
+        sent = monotonic_s()
+        channel.send(b"%d" % (n * self._counts))
+        begun = self._expect(channel, b"begin")
+        ended = self._expect(channel, b"end")
+        earliest_start = max(sent, begun - self._delay_s)
+        earliest_end = max(earliest_start, ended - self._delay_s)
+        width = max(begun - earliest_start, ended - earliest_end)
+        start, end = (earliest_start + begun) / 2, (earliest_end + ended) / 2
+        return Interval(start, max(start, end), "pulse", runs=n, uncertainty_s=width / math.sqrt(12))
+
+    def _expect(self, channel: Channel, word: bytes) -> float:
+        deadline = Deadline(_PATIENCE_S)
+        line = channel.receive(deadline.remaining_s)
+        arrived = monotonic_s()
+        if line != word:
+            self.close()
+            raise LinkError(f"the load for the sync pattern said {line!r} instead of {word!r}; try again")
+        return arrived
