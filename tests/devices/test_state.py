@@ -100,9 +100,10 @@ def test_prepare_reports_a_hot_processor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("adb:0123", "drives 'local' only; adb is in the README's status table"),
-        ("ssh:me@board", "drives 'local' only; ssh"),
-        ("local:1", "write 'local'"),
+        ("adb:", "device 'adb:': say which one"),
+        ("adb:a b", "neither a serial number nor HOST:PORT"),
+        ("ssh:me@", "not USER@HOST"),
+        ("local:1", "'local' is this machine"),
         ("lokal", "did you mean local"),
         ("x86-servr-amd", "did you mean x86-server-amd"),
         ("", "unknown device ''"),
@@ -121,11 +122,14 @@ def test_a_profile_name_opens_this_machine_with_its_figures() -> None:
     device.close()
 
 
-def test_a_profile_with_a_link_of_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, {"devices/profiles/pixel.toml": 'id = "pixel"\nlink = "adb"\n'})
+def test_a_profile_with_a_link_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"devices/profiles/probe.toml": 'id = "probe"\nlink = "jtag"\n'})
+    write(tmp_path, {"devices/profiles/board.toml": 'id = "board"\nlink = "ssh"\n'})
     monkeypatch.setenv("DEEPEN_CATALOG", str(tmp_path))
-    with pytest.raises(ConfigError, match="reached over 'adb'"):
-        open_device("pixel")
+    with pytest.raises(ConfigError, match="reached over 'jtag', which is not here; links: adb, local, ssh"):
+        open_device("probe")
+    with pytest.raises(ConfigError, match="profile 'board' does not say where its device is"):
+        open_device("board")
 
 
 def test_unknown_runtime_and_runtime_the_profile_does_not_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
