@@ -22,6 +22,7 @@ import numpy as np
 
 from deepen.clock import utc_now
 from deepen.devices.protocols import Device, Loaded, Runtime
+from deepen.devices.runtimes.pulses import ShellLoad
 from deepen.errors import ConfigError, LinkError, MeasureError
 from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
 from deepen.measure.budget import Budget, no_accuracy
@@ -262,7 +263,7 @@ class Session:
             per_run = warm_up(loaded, workload.warmup_s)
             n = runs_per_block(per_run, self._block_s, self.meter.update_s, workload.rule)
             cold_c = self.device.state().temperature_c
-            found = self._collect(loaded, workload.rule, n, before, workload.threads, self._pulses(per_run))
+            found = self._collect(loaded, workload.rule, n, before, workload.threads, self._pulses(loaded, per_run))
             after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
             return self._record(workload, found, before, after, loaded.build, cold_c)
 
@@ -275,12 +276,20 @@ class Session:
         if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
             self.reference()
 
-    def _pulses(self, per_run_s: float) -> Pulses | None:
-        """How to play the sync pattern; ``None`` for not at all."""
+    def _pulses(self, loaded: Loaded, per_run_s: float) -> Pulses | None:
+        """How to play the sync pattern; ``None`` for not at all.
+
+        Raises:
+            LinkError: If the device is gone.
+        """
         if self._sync == "none" or (self._sync == "auto" and not self._own_clock):
             return None
         chip_s = max(_CHIP_S, _CHIP_UPDATES * self.meter.update_s)
-        pulses = Pulses(chip_s, per_run_s, required=self._sync == "pulses")
+        player: ShellLoad | None = getattr(loaded, "pulses", None)  # of runtimes whose own runs make no clear edges
+        if player is not None:
+            player.start()
+            per_run_s = player.per_run_s
+        pulses = Pulses(chip_s, per_run_s, required=self._sync == "pulses", player=player)
         return pulses if pulses.required or pulses.duration_s <= _LONGEST_PATTERN_S else None
 
     def _record(

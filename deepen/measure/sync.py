@@ -48,12 +48,15 @@ class Pulses:
         per_run_s: Wall time of one run of the workload, seconds; an element of work is at least one run.
         max_offset_s: Largest offset of the trace's clock to look for, seconds.
         required: Whether a pattern that is not found is an error (else the trace keeps its own clock, and says so).
+        player: What to play it with; ``None`` for the workload itself. Runtimes that load a model anew for every block
+            bring a load of their own, since their runs begin with work that is not in the block.
     """
 
     chip_s: float
     per_run_s: float
     max_offset_s: float = 0.05
     required: bool = False
+    player: Loaded | None = None
 
     @property
     def duration_s(self) -> float:
@@ -72,7 +75,7 @@ def _runs() -> list[tuple[int, int]]:
 def play(
     loaded: Loaded, pulses: Pulses, sleep: Callable[[float], None], place: Literal["before", "after"]
 ) -> tuple[Interval, ...]:
-    """Play the pattern with a loaded workload; returns when it worked.
+    """Play the pattern with a loaded workload, or the player the pulses bring; returns when it worked.
 
     Towards the end of the trace it rests longer, so that the pattern is in the trace whatever its clock's offset.
 
@@ -80,11 +83,12 @@ def play(
         RunError, LinkError: From the device.
     """
     worked: list[Interval] = []
+    player = pulses.player or loaded
     guard_s = _GUARD * pulses.chip_s
     sleep(guard_s + (pulses.max_offset_s if place == "before" else 0.0))
     for level, length in _runs():
         if level:
-            worked.append(loaded.run(max(length, round(length * pulses.chip_s / pulses.per_run_s))))
+            worked.append(player.run(max(length, round(length * pulses.chip_s / pulses.per_run_s))))
         else:
             sleep(length * pulses.chip_s)
     sleep(guard_s + (pulses.max_offset_s if place == "after" else 0.0))
@@ -123,7 +127,7 @@ def find(trace: PowerTrace, worked: Sequence[Interval], max_offset_s: float) -> 
             "a heavier workload, or longer pulses"
         )
     middle = float((edges[0, 0] + edges[-1, 1]) / 2)
-    own = max(i.uncertainty_s for i in worked) / math.sqrt(edges.size)
+    own = max(i.uncertainty_s for i in worked)  # of one clock map, one transport: common to all edges
     return Match(middle + offset, middle, math.hypot(scatter, own))
 
 

@@ -121,6 +121,42 @@ def test_a_session_corrects_the_meters_clock_by_pulses(sampled_bench, model: Pat
     assert plain.budget["alignment"] > 10 * record_.budget["alignment"]
 
 
+def test_a_runtime_that_brings_its_own_pulses_plays_the_pattern_with_them(sampled_bench, model: Path) -> None:
+    """The workload is far too slow to play the pattern with; what the runtime brings is quick."""
+    bench = sampled_bench(Cost(0.5, 2.0), offset_s=5e-3, error_s=3e-3)
+    played: list[int] = []
+
+    class Player:
+        build, alive, per_run_s, started = "player", True, 1e-3, 0
+
+        def start(self) -> None:
+            self.started += 1
+
+        def run(self, n: int) -> Interval:
+            assert self.started
+            played.append(n)
+            return bench.runtime.play(Cost(1e-3, 2.0), n)
+
+        def close(self) -> None:
+            pass
+
+    load = bench.runtime.load
+
+    def load_with_player(*args, **kwargs):
+        loaded = load(*args, **kwargs)
+        loaded.pulses = Player()
+        return loaded
+
+    bench.runtime.load = load_with_player
+    rule = StoppingRule(1.0, 3.0, 2, 0.01)
+    with bench.session(reference_every_s=None) as session:
+        record_ = session.measure(make_workload(model, rule=rule))
+    assert record_.alignment["method"] == "pulses"
+    assert record_.alignment["error_s"] < 1e-4
+    assert len(played) % 4 == 0  # a Barker code has four stretches of work, and begins and ends each round
+    assert min(played) >= 20
+
+
 def test_pulses_lost_in_noise_are_a_caution_or_an_error(sampled_bench, model: Path) -> None:
     weak = Cost(1e-3, 0.005)
     bench = sampled_bench(weak, sample_noise_w=0.5)
