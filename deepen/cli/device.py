@@ -231,7 +231,7 @@ def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[Settin
     """Change what is asked for, then look at the rest."""
     from deepen.devices.prepare import prepare
 
-    wanted: dict[str, Any] = {**(device.profile.prepare if apply else {}), **pairs}
+    wanted: dict[str, Any] = {**(device.profile.wanted if apply else {}), **pairs}
     if not wanted:
         return device.prepare()
     preparation = prepare(device.link, wanted, hold=True)

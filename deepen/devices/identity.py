@@ -10,7 +10,7 @@ from typing import Literal
 
 from deepen.devices.shell import Shell
 from deepen.devices.types import Identify
-from deepen.errors import LinkError
+from deepen.errors import ConfigError
 
 __all__ = ["Identity", "Kind", "identify", "recognise"]
 
@@ -61,11 +61,11 @@ class Identity:
         """Name for files about this one device: readable, and safe whatever the device calls itself.
 
         Raises:
-            LinkError: If it told neither serial number nor machine id: it could not be told from another one.
+            ConfigError: If it told neither serial number nor machine id: it could not be told from another one.
         """
         if not self.serial:
             what = self.model or "the device"
-            raise LinkError(
+            raise ConfigError(
                 f"{what} tells no serial number, so its settings could not be given back; change none of them"
             )
         plain = re.sub(r"[^A-Za-z0-9]+", "-", f"{self.model}-{self.serial}").strip("-")[:60]

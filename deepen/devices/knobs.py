@@ -34,7 +34,8 @@ CHARGING_NODES: dict[str, tuple[str, str]] = {
     "/sys/class/power_supply/battery/charging_enabled": ("0", "1"),
     "/sys/class/power_supply/battery/batt_slate_mode": ("1", "0"),
 }
-"""Files that stop charging on some devices -> (text that stops it, text that lets it go on)."""
+"""Files that stop charging on some devices -> (text that stops it, text that lets it go on). Where only the charging
+stops and not the input, USB may still feed the phone: cut it as well when an external meter measures."""
 
 _CPU = "/sys/devices/system/cpu"
 _FAN_NAMES = ("pwmfan", "pwm-fan", "pwm_fan")

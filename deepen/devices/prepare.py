@@ -64,6 +64,8 @@ class Preparation:
     def check(self) -> tuple[Setting, ...]:
         """Read everything that was set again: something else on the device may have changed it meanwhile.
 
+        Fixed performance mode is not among it, because Android does not tell it.
+
         Raises:
             LinkError: If the device is gone.
         """
@@ -112,9 +114,9 @@ def prepare(
         network: Whether the link runs over the device's own network; ``None`` to ask the device.
 
     Raises:
-        ConfigError: If a setting or value does not exist.
-        LinkError: If the device is gone (what had been changed is restored, or stays in the journal), tells no serial
-            number, or another process is changing its settings.
+        ConfigError: If a setting or value does not exist, the device tells no serial number, or its journal is damaged.
+        LinkError: If the device is gone (what had been changed is restored, or stays in the journal), or another
+            process is changing its settings.
         StorageError: If the journal cannot be kept.
     """
     checked = check_wanted(wanted)
@@ -192,7 +194,7 @@ def restore(link: Link, *, folder: Path | None = None) -> tuple[Setting, ...]:
 
     Raises:
         LinkError: If the device is gone or another process is changing its settings.
-        ConfigError: If the journal is damaged.
+        ConfigError: If the journal is damaged, or the device tells no serial number.
     """
     shell = Shell(link)
     identity = identify(shell)

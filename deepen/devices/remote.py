@@ -122,13 +122,9 @@ class RemoteDevice:
         found = [self._check_profile()]
         if self._profile.cpu_mask:
             found.append(check_mask(self.shell, self._profile.cpu_mask))
-        found += plan_only(self._link, self._wanted())
+        found += plan_only(self._link, self._profile.wanted)
         found += [self._check_heat(state), self._check_load(state)]
         return tuple(found)
-
-    def _wanted(self) -> dict[str, object]:
-        governor = {"governor": self._profile.governor} if self._profile.governor else {}
-        return {**governor, **self._profile.prepare}
 
     def _check_profile(self) -> Setting:
         rule, who = self._profile.identify, self.identity

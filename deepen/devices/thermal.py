@@ -60,7 +60,7 @@ _KINDS = (
     ("soc", re.compile(r"soc|acpitz|tj\b|^ap$|^ao-|pll", re.IGNORECASE)),
 )
 _SLOWS = re.compile(
-    r"cpufreq|cpu-?\d|cpu-cluster|devfreq|gpu|processor|intel_powerclamp|tcc|cpu_balanced|cpu-throttle", re.I
+    r"cpufreq|cpu-?\d|cpu-cluster|devfreq|gpu|processor|intel_powerclamp|cpu_balanced|cpu-throttle", re.I
 )
 _LOW_C, _HIGH_C = 1.0, 150.0
 _BITS = {

@@ -186,6 +186,11 @@ class DeviceProfile:
     facts: tuple[Fact, ...] = ()
     identify: Identify = Identify()
 
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """Settings to measure under: ``prepare``, and the governor where it names none."""
+        return {**({"governor": self.governor} if self.governor else {}), **self.prepare}
+
     def __post_init__(self) -> None:
         if not self.id:
             raise ConfigError("a device profile needs an id")

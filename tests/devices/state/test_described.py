@@ -160,5 +160,12 @@ def test_a_wrong_profile_is_named(old: str, new: str, words: str, write) -> None
         load_profile("mine")
 
 
+def test_the_governor_of_a_profile_is_wanted_unless_prepare_names_one() -> None:
+    assert DeviceProfile("x", governor="performance").wanted == {"governor": "performance"}
+    assert DeviceProfile("x", governor="performance", prepare={"governor": "powersave", "fan": 1}).wanted == {
+        "governor": "powersave", "fan": 1
+    }  # fmt: skip
+
+
 def test_an_empty_rule_recognises_nothing() -> None:
     assert DeviceProfile("x").identify == Identify()

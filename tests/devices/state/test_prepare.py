@@ -299,7 +299,7 @@ def test_a_device_without_a_serial_number_is_not_changed(tmp_path: Path) -> None
     phone = fake_phone()
     phone.properties["ro.serialno"] = ""
     before = state(phone)
-    with pytest.raises(LinkError, match="tells no serial number"):
+    with pytest.raises(ConfigError, match="tells no serial number"):
         prepare(phone, {"brightness": 0}, folder=tmp_path)
     assert state(phone) == before
     with prepared(phone, {}, folder=tmp_path) as preparation:

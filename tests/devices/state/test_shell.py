@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepen.devices import Link
 from deepen.devices.links.local import LocalLink
 from deepen.devices.shell import Files, Shell, one_line
 from deepen.devices.types import Completed
 from deepen.errors import ConfigError
 from deepen.testing.device import FakeLink
+from deepen.testing.links import shell_link
 from deepen.testing.phones import fake_phone
 
 HOSTILE = ["a b", "$(touch pwned)", "`id`", "'; rm -rf x; '", 'say "hi"', "-n", "a\nb", "*", "ä€", "\\n%s"]
+
+
+SHELLS = {"dash": ["dash"], "mksh": ["mksh"], "busybox": ["busybox", "sh"], "bash": ["bash", "--posix"], "ksh": ["ksh"]}
+
+
+class OtherShell(LocalLink):
+    """This machine with another shell in the place of ``sh``."""
+
+    def __init__(self, shell: Sequence[str]) -> None:
+        """Name the shell."""
+        self._shell = list(shell)
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """Run a command, the shell's with the other shell."""
+        return super().run([*self._shell, *argv[1:]] if argv[0] == "sh" else argv, **options)
+
+
+@pytest.fixture(params=[*SHELLS, "remote"])
+def link(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
+    """This machine through each shell there is (Android has mksh, small boards busybox), and through a remote link."""
+    if request.param == "remote":
+        remote = shell_link(str(tmp_path_factory.mktemp("home")))
+        yield remote
+        remote.close()
+        return
+    shell = SHELLS[request.param]
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"{shell[0]} is not installed here")
+    yield OtherShell(shell)
 
 
 @pytest.fixture
@@ -29,8 +63,8 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_files_that_match_a_pattern_are_read_in_one_command(tree: Path) -> None:
-    found = Shell(LocalLink()).read(f"{tree}/zone*/type", f"{tree}/zone*/temp", f"{tree}/absent*")
+def test_files_that_match_a_pattern_are_read_in_one_command(tree: Path, link: Link) -> None:
+    found = Shell(link).read(f"{tree}/zone*/type", f"{tree}/zone*/temp", f"{tree}/absent*")
     assert found.text(f"{tree}/zone0/type") == "cpu:0-x"
     assert found.matching(f"{tree}/zone*/temp") == {f"{tree}/zone0/temp": "42000", f"{tree}/zone1/temp": "31000"}
     assert found.refused == {f"{tree}/absent*": "No such file or directory"}
@@ -38,9 +72,9 @@ def test_files_that_match_a_pattern_are_read_in_one_command(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("content", HOSTILE)
-def test_contents_come_back_as_they_are_and_run_nothing(content: str, tmp_path: Path) -> None:
+def test_contents_come_back_as_they_are_and_run_nothing(content: str, tmp_path: Path, link: Link) -> None:
     (tmp_path / "type").write_text(content + "\n")
-    found = Shell(LocalLink()).read(f"{tmp_path}/type")
+    found = Shell(link).read(f"{tmp_path}/type")
     assert found.content[f"{tmp_path}/type"] == content
     assert [p.name for p in tmp_path.iterdir()] == ["type"]
 
@@ -52,18 +86,18 @@ def test_a_file_cannot_pass_its_content_off_as_another_file(tmp_path: Path) -> N
     assert found.text(f"{tmp_path}/b") == "1"
 
 
-def test_a_name_made_by_the_device_is_taken_whole(tmp_path: Path) -> None:
+def test_a_name_made_by_the_device_is_taken_whole(tmp_path: Path, link: Link) -> None:
     folder = tmp_path / "soc:thermal; x y"
     folder.mkdir()
     (folder / "temp").write_text("5\n")
-    assert Shell(LocalLink()).read(f"{tmp_path}/*/temp").content == {f"{folder}/temp": "5"}
+    assert Shell(link).read(f"{tmp_path}/*/temp").content == {f"{folder}/temp": "5"}
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_a_value_is_written_as_it_is(value: str, tmp_path: Path) -> None:
+def test_a_value_is_written_as_it_is(value: str, tmp_path: Path, link: Link) -> None:
     file = tmp_path / "value"
     file.write_text("")
-    assert Shell(LocalLink()).write(str(file), value) == ""
+    assert Shell(link).write(str(file), value) == ""
     assert file.read_text() == value + "\n"
     assert [p.name for p in tmp_path.iterdir()] == ["value"]
 
