@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ class Faults:
     Attributes:
         write_bytes: The link is cut after this many bytes have been sent over one stream; ``None`` for never.
         read_bytes: The link is cut after this many bytes have come over one stream; ``None`` for never.
+        mute: Whether nothing comes any more, though the connection stands.
         refuse: Number of connections that fail before one succeeds.
         largest_read: Most bytes one read returns.
         connections: How often a connection was made.
@@ -32,6 +34,7 @@ class Faults:
 
     write_bytes: int | None = None
     read_bytes: int | None = None
+    mute: bool = False
     refuse: int = 0
     largest_read: int = 1 << 16
     connections: int = 0
@@ -83,6 +86,9 @@ class ShellStream:
         faults, stdout = self._transport.faults, self._process.stdout
         if not self._open or stdout is None:
             raise LinkError("the link is cut")
+        if faults.mute:
+            time.sleep(timeout_s)
+            return None
         if not select.select([stdout], [], [], timeout_s)[0]:
             return None
         data = os.read(stdout.fileno(), faults.largest_read)

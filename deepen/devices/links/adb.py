@@ -7,6 +7,7 @@ directly; anything else is a serial number, reached through the server or, where
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal, get_args
 
 from deepen.devices.links.adb_server import AdbServer, AdbServerTransport
@@ -29,12 +30,16 @@ def adb_link(spec: str) -> RemoteLink:
 
     Args:
         spec: ``SERIAL``, ``HOST:PORT`` or nothing for the only device there is; then, after ``?``, ``via=server`` or
-            ``via=direct``, and ``work=FOLDER`` on the device.
+            ``via=direct``, ``key=FILE`` (a private key in place of the user's own, where no server is used), and
+            ``work=FOLDER`` on the device.
 
     Raises:
-        ConfigError: If it is neither, or an option is unknown.
+        ConfigError: If it is neither, an option is unknown or the file is missing.
     """
-    address, options = split_options(spec, ("via", "work"))
+    address, options = split_options(spec, ("key", "via", "work"))
+    keys = [Path(options["key"]).expanduser()] if "key" in options else None
+    if keys and not keys[0].is_file():
+        raise ConfigError(f"'{spec}': no such file: {keys[0]}")
     via = options.get("via", "auto")
     if via not in get_args(Via):
         raise ConfigError(f"'{spec}': via is {' or '.join(get_args(Via))}, not '{via}'")
@@ -43,12 +48,14 @@ def adb_link(spec: str) -> RemoteLink:
         raise ConfigError(f"'{address}' is neither a serial number nor HOST:PORT; see 'adb devices'")
 
     def connect(timeout_s: float) -> Transport:
-        return connect_adb(address, where, via, timeout_s)  # type: ignore[arg-type]  # checked above
+        return connect_adb(address, where, via, timeout_s, keys)  # type: ignore[arg-type]  # checked above
 
     return RemoteLink(connect, f"adb {address}".strip(), work=options.get("work", ""))
 
 
-def connect_adb(serial: str, where: tuple[str, int] | None, via: Via, timeout_s: float) -> Transport:
+def connect_adb(
+    serial: str, where: tuple[str, int] | None, via: Via, timeout_s: float, keys: list[Path] | None = None
+) -> Transport:
     """Choose the way, and connect.
 
     Raises:
@@ -62,8 +69,8 @@ def connect_adb(serial: str, where: tuple[str, int] | None, via: Via, timeout_s:
         if via == "server" or where is None or known.get(serial) == "device":
             return AdbServerTransport(server, chosen, timeout_s)
     if where is not None:
-        return connect_tcp(*where, timeout_s)
-    return connect_usb(serial, timeout_s)
+        return connect_tcp(*where, timeout_s, keys=keys)
+    return connect_usb(serial, timeout_s, keys=keys)
 
 
 def _only(known: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import socket
 import threading
 from collections import deque
 from pathlib import Path
@@ -186,6 +187,11 @@ class AdbSession:
             self._next_id += 1
         try:
             service = b"exec:" + command.encode("utf-8", "surrogateescape") + b"\0"
+            if len(service) > self.max_data:
+                raise ConfigError(
+                    f"the device takes {self.max_data} bytes of a command, not {len(service)} (Android before 7 takes "
+                    "4096); shorten it"
+                )
             self.send("OPEN", stream.local_id, 0, service, deadline.remaining_s)
             self._await_opening(stream, deadline)
         except BaseException:
@@ -201,8 +207,9 @@ class AdbSession:
                 return
             if stream.closed:
                 raise LinkError("the device refused to start a command (Android before 5 knows no 'exec')")
-            reason = "no answer in time" if self.connected else f"the connection was cut: {self.reason}"
-            raise LinkError(f"could not start a command ({reason}); check the cable, then try again")
+            reason = f"the connection was cut: {self.reason}" if not self.connected else "no answer in time"
+        self._shut(reason)  # a silent connection is as good as cut
+        raise LinkError(f"could not start a command ({reason}); check the cable, then try again")
 
     def send(self, command: str, arg0: int, arg1: int, data: bytes, timeout_s: float) -> None:
         """Send one message.
@@ -396,18 +403,35 @@ def _is_timeout(error: Exception) -> bool:
     return getattr(getattr(error, "usb_error", None), "value", None) == -7
 
 
-def connect_tcp(host: str, port: int, timeout_s: float, *, allow_s: float = 10.0) -> AdbSession:
+def connect_tcp(
+    host: str, port: int, timeout_s: float, *, allow_s: float = 10.0, keys: list[Path] | None = None
+) -> AdbSession:
     """Connect to a daemon that listens on a port.
 
     Raises:
         LinkError: If nobody answers, or the device does not (yet) allow the key.
         ConfigError: If a package or a key is missing.
     """
-    transport = _import("adb_shell.transport.tcp_transport").TcpTransport(host, port)
-    return AdbSession(transport, "over TCP, without an adb server", load_signers(key_files()), timeout_s, allow_s)
+    base: Any = _import("adb_shell.transport.tcp_transport").TcpTransport
+
+    class Prompt(base):  # type: ignore[misc]  # its base is known at run time only
+        """Sends at once: a message is a header and its data, and the second would wait 40 ms for the first's receipt."""
+
+        def connect(self, transport_timeout_s: float | None) -> None:
+            super().connect(transport_timeout_s)
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    transport = Prompt(host, port)
+    return AdbSession(
+        transport,
+        "over TCP, without an adb server",
+        load_signers(key_files() if keys is None else keys),
+        timeout_s,
+        allow_s,
+    )
 
 
-def connect_usb(serial: str, timeout_s: float, *, allow_s: float = 10.0) -> AdbSession:
+def connect_usb(serial: str, timeout_s: float, *, allow_s: float = 10.0, keys: list[Path] | None = None) -> AdbSession:
     """Connect to a device on USB, which no adb server may be using.
 
     Raises:
@@ -420,4 +444,10 @@ def connect_usb(serial: str, timeout_s: float, *, allow_s: float = 10.0) -> AdbS
         transport = usb.find_adb(serial=serial)
     except exceptions.UsbDeviceNotFoundError as error:
         raise LinkError(f"no device {serial} on USB; plug it in and switch USB debugging on") from error
-    return AdbSession(transport, "over USB, without an adb server", load_signers(key_files()), timeout_s, allow_s)
+    return AdbSession(
+        transport,
+        "over USB, without an adb server",
+        load_signers(key_files() if keys is None else keys),
+        timeout_s,
+        allow_s,
+    )

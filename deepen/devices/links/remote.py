@@ -175,7 +175,7 @@ class RemoteLink:
             return False
         try:
             return self.script(":", timeout_s=min(5.0, self.call_s)).status == 0
-        except LinkError:
+        except (LinkError, ConfigError):  # a key that is refused now is no answer either
             return False
 
     def close(self) -> None:
@@ -222,7 +222,7 @@ class RemoteLink:
             transport = self._session()
             self._doubt(token)
             done = self._kill_on(transport, token)
-        except LinkError:
+        except (LinkError, ConfigError):
             self._doubt(token)
             return ""
         return done.stdout.decode("utf-8", "replace").strip()
@@ -231,7 +231,7 @@ class RemoteLink:
         """The end of what a running job has written on its standard error so far; empty while the link is cut."""
         try:
             done = self.script('tail -c 2000 "$1/jobs/$2/err" 2>/dev/null', self._work, token)
-        except LinkError:
+        except (LinkError, ConfigError):
             return ""
         return done.stdout.decode("utf-8", "replace").strip()
 
@@ -295,6 +295,7 @@ class RemoteLink:
             while not output.done:
                 data = stream.read(deadline.remaining_s)
                 if data is None:
+                    transport.close()  # a silent connection is as good as cut: the next call makes another
                     raise LinkError(f"{self.name} did not answer within {deadline.duration_s:g} s; is it still there?")
                 if not data:
                     raise LinkError(self._cut("a script", output))

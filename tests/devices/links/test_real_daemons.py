@@ -28,8 +28,12 @@ pytestmark = [
 
 
 def namespace() -> list[str]:
-    """A command prefix that enters a new network namespace; empty where that is not permitted."""
-    for options in (["-n"], ["-r", "-n"]):
+    """A command prefix that enters a new network namespace; empty where that is not permitted.
+
+    With a process namespace beside it, where that is permitted too, nothing outlives the tests whatever ends them.
+    """
+    alone = ["-p", "-f", "--kill-child", "--mount-proc"]
+    for options in (["-n", *alone], ["-r", "-n", *alone], ["-n"], ["-r", "-n"]):
         prefix = ["unshare", *options]
         if (
             shutil.which("unshare")

@@ -274,6 +274,41 @@ def test_a_killed_watchdog_is_made_up_for_on_reconnection(home: Path, tmp_path: 
     assert gone(child)
 
 
+def test_a_silent_device_is_left_for_another_connection(home: Path) -> None:
+    faults = Faults()
+    link = shell_link(str(home), faults, call_s=1.0)
+    assert link.alive()
+    faults.mute = True
+    with pytest.raises(LinkError, match="did not answer within 1 s"):
+        link.push(Path(__file__))
+    faults.mute = False
+    assert link.alive()
+    assert faults.connections == 2
+    link.close()
+
+
+def test_a_device_that_refuses_the_key_meanwhile_does_not_spoil_the_cleaning_up(home: Path) -> None:
+    transports: list[ShellTransport] = []
+
+    def connect(timeout_s: float) -> ShellTransport:
+        if transports:
+            raise ConfigError("the host key is not the one known")
+        transports.append(ShellTransport(env={"HOME": str(home)}))
+        return transports[0]
+
+    link = RemoteLink(connect, "device")
+    channel = link.spawn(["sleep", "1000"], {})
+    cut(link)
+    channel.kill()
+    assert not link.alive()
+    with pytest.raises(ConfigError, match="host key"):
+        link.run(["true"], timeout_s=5)
+    link.close()
+    transports[0].close()
+    assert channel.pid is not None
+    assert gone(channel.pid)
+
+
 def test_push_arrives_whole_and_only_once(link: RemoteLink, tmp_path: Path) -> None:
     file = tmp_path / "model '$(id)`\n\"x.onnx"
     file.write_bytes(os.urandom(300_000))
