@@ -64,8 +64,9 @@ def test_a_good_run(model: Path) -> None:
     runtime.close()
     asked = [(r["op"], r.get("n")) for r in channel.requests]
     assert asked[:2] == [("hello", None), ("load", None)]
-    assert asked[-3:] == [("run", 10), ("unload", None), ("bye", None)]
-    assert set(asked[2:-3]) == {("run", 0)}
+    assert asked[-2:] == [("unload", None), ("bye", None)]
+    assert asked.count(("run", 10)) == 1
+    assert set(asked[2:-2]) == {("run", 0), ("run", 10)}  # the clocks are read by runs of nothing
     assert channel.requests[0]["runtime"] == "onnxruntime"
     assert channel.requests[1]["shapes"] == {"x": [1, 2]}
     assert (channel.requests[1]["seed"], channel.requests[1]["cpus"]) == (3, [2, 3])
@@ -80,7 +81,9 @@ def test_the_stamps_of_a_device_become_the_hosts_with_an_error_that_holds(model:
         if request["op"] != "run":
             return HELLO if request["op"] == "hello" else LOADED
         reply = stamps()
-        time.sleep(0.01 if request["n"] else 0.0)
+        if request["n"] == 0:
+            return reply
+        time.sleep(0.01)
         reply["end_ns"] = time.monotonic_ns() - 1000 * 10**9
         true[:] = [reply["start_ns"] + 1000 * 10**9, reply["end_ns"] + 1000 * 10**9]
         return reply

@@ -94,9 +94,9 @@ class DeviceClock:
         self._map: ClockMap | None = None
 
     @property
-    def newest_s(self) -> float:
-        """Host time of the newest round trip; minus infinity without one."""
-        return self._trips[-1].receive_s if self._trips else -np.inf
+    def quickest_s(self) -> float:
+        """Slack of the quickest round trip kept, seconds; 0 without one."""
+        return max(0.0, min((t.slack_s for t in self._trips), default=0.0))
 
     def add(self, trip: RoundTrip) -> None:
         """Take a round trip in; the device having slept since the last one, those before are of no use any more."""
@@ -109,11 +109,6 @@ class DeviceClock:
         if len(self._trips) > MOST:  # the widest of the older half says least
             older = self._trips[: MOST // 2]
             self._trips.remove(max(older, key=lambda t: t.slack_s))
-
-    def restart(self) -> None:
-        """Forget everything but the newest round trip."""
-        self._map = None
-        del self._trips[:-1]
 
     def map(self) -> ClockMap:
         """The device's monotonic clock on the host's.
@@ -140,5 +135,5 @@ class DeviceClock:
             self._trips = [trip]
             self._map = None
             found = self.map()
-        start_s, end_s = found.to_host(trip.start_s), found.to_host(trip.end_s)
+        start_s, end_s = float(found.to_host(trip.start_s)), float(found.to_host(trip.end_s))
         return start_s, max(start_s, end_s), found.error_s

@@ -40,8 +40,8 @@ QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS":
 
 _FAULTS = {"SIGSEGV", "SIGABRT", "SIGILL", "SIGFPE", "SIGBUS"}
 _FIRST_PINGS = 12  # quick round trips after a load
-_PINGS = 4  # and after a block,
-_PING_EVERY_S = 5.0  # where the last ones are older than this
+_PINGS = 4  # and after a block, where they take at most
+_PING_SHARE = 0.05  # of the time since the last ones
 
 
 class WorkerLoaded:
@@ -297,7 +297,7 @@ class WorkerRuntime:
         """
         if self.local:
             return trip.start_s, trip.end_s, 0.0
-        if trip.receive_s - self._pinged_s > _PING_EVERY_S:
+        if _PING_SHARE * (trip.receive_s - self._pinged_s) > _PINGS * self.clock.quickest_s:
             self._ping(handle, _PINGS)
         return self.clock.locate(trip)
 
