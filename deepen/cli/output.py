@@ -46,6 +46,9 @@ def progress(text: str) -> None:
     click.echo(text, err=True)
 
 
+_LONGEST_RULE = 60
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> str:
     """Lay out a plain-text table.
 
@@ -62,7 +65,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[
         parts = [c.rjust(w) if i in flush else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         return "  ".join(parts).rstrip()
 
-    return "\n".join([line(cells[0]), "  ".join("-" * w for w in widths), *map(line, cells[1:])])
+    rules = [*widths[:-1], min(widths[-1], _LONGEST_RULE)]  # a sentence in the last column needs no rule as long as it
+    return "\n".join([line(cells[0]), "  ".join("-" * w for w in rules), *map(line, cells[1:])])
 
 
 class ErrorMapper(click.Group):
