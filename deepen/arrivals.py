@@ -35,6 +35,8 @@ _SCALES = {1: (16, 32, 64, 128, 256, 512), 4: (8, 16, 32), 16: (4, 8, 16, 32), 6
 """Steps are looked for among the least delayed of every so many arrivals, over stretches of so many of those."""
 _CHANCE = 1e-6
 _WANDER_S = 60.0
+_TRANSFERS_S = 2e-3
+"""Time between two transfers, at most (one USB full-speed frame, or two)."""
 _MAX_PASSES = 64
 
 
@@ -419,9 +421,9 @@ def _remove_steps(
     if x.size < 8:
         return (), y
     tests = [(m, n) for m, ns in _SCALES.items() for n in ns if 2 * n <= max(x.size // m, 8)]
-    # Where several samples come at once, that the last of them just misses its transfer looks like one lost.
-    together = x.size > 1 and float(np.median(np.diff(at))) > 1
-    least_s = max(0.6 * quantum, 1.5 if together else 1.0) / rate_hz
+    # Where several samples come in one transfer, that the last of them just misses it looks like one lost.
+    together = 1 / rate_hz < _TRANSFERS_S
+    least_s = max(0.6 * quantum, 1.5 if together else 0.0) / rate_hz
     for m, n in tests:
         for _ in range(_MAX_PASSES):
             slope, slope_error = _steady_slope(x, y)
@@ -456,12 +458,15 @@ def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, c
     step = np.where(after > before, np.maximum(long_after - before, 0), np.minimum(after - long_before, 0))
     height = np.maximum(np.abs(step) - slack_s, 0.0)
     place = np.arange(level.size)
-    # Delays above the floor of the own side of a step; a side of fewer than n arrivals does not tell its floor.
+    # Delays above the floor of the own side of a step; near an end, a side has too few arrivals to tell its floor.
     first, last = place + 1 < n, level.size - 1 - place < n
     own = np.maximum(np.where(first, after, long_before), np.where(last, before, long_after))
     excess = np.maximum(level - own, 0.0)
+    inner = ~(first | last)
+    if 4 * np.count_nonzero(inner) >= level.size:
+        excess = excess[inner]
     counts = np.where(step > 0, np.minimum(n, level.size - 1 - place), np.minimum(n, 1 + place))
-    later = 1 - np.searchsorted(np.sort(excess), height, side="right") / (level.size + 1)
+    later = 1 - np.searchsorted(np.sort(excess), height, side="right") / (excess.size + 1)
     log_chance = counts / _together(excess) * np.log(later)
     log_chance[height < least_s] = 0.0
     sure = log_chance < math.log(chance)

@@ -258,3 +258,16 @@ def test_a_stream_that_ran_before_it_was_asked_for_tells_nothing_by_that() -> No
     found = fit_arrivals(given.index, given.host_s, 1000.0, begun=(0, START_S + 0.5))
     assert found.losses == ()
     assert found.clock == fit_arrivals(given.index, given.host_s, 1000.0).clock
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("moment_s", [3.5, 3.7])
+def test_a_loss_shortly_before_the_end_is_found(moment_s: float, seed: int) -> None:
+    given = stream(rate_hz=200.0, duration_s=4.0, jitter_s=0.002, losses=((moment_s, 20),), seed=seed)
+    found = fit_arrivals(given.index, given.host_s, 200.0)
+    assert [loss.samples for loss in found.losses] == [20]
+
+
+def test_one_lost_sample_is_found_where_samples_come_alone() -> None:
+    given = stream(rate_hz=200.0, duration_s=4.0, jitter_s=0.001, losses=((1.5, 1),))
+    assert [loss.samples for loss in fit_arrivals(given.index, given.host_s, 200.0).losses] == [1]

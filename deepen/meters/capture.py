@@ -7,6 +7,7 @@ stream through a clock map fitted to the arrivals (``deepen.arrivals``), never t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.arrivals import ArrivalLog, Arrivals, fit_arrivals
+from deepen.arrivals import ArrivalLog, Arrivals, Loss, fit_arrivals
 from deepen.clock import ClockMap
 from deepen.errors import MeterError
 from deepen.meters.stream import Parser, Tally
@@ -365,25 +366,22 @@ class Capture:
         Returns:
             The same with those corrections at the jumps of the counter, and how many samples it missed wrongly.
         """
-        losses, refuted = [], 0
-        holes = np.array(self._holes.items, dtype=np.int64).reshape(-1, 2)
-        taken: set[int] = set()
-        for loss in arrivals.losses:
-            reach = loss.after_index - round(_RECONCILE_S * self._rate_hz)
-            near = np.flatnonzero((holes[:, 1] >= reach) & (holes[:, 1] <= loss.before_index))
-            sizes = holes[near, 1] - holes[near, 0] - 1
-            off = np.abs(sizes + loss.samples)
-            fits = [int(k) for k in near[np.argsort(off, kind="stable")] if int(k) not in taken]
-            if loss.samples >= 0 or not fits:
-                losses.append(loss)
+        losses, refuted = list(arrivals.losses), 0
+        reach = round(_RECONCILE_S * self._rate_hz)
+        for start, end in self._holes.items:
+            size = end - start - 1
+            near = [n for n in losses if n.samples < 0 and n.after_index - reach <= end <= n.before_index]
+            if not near:
                 continue
-            start, end = holes[fits[0]].tolist()
-            size, samples = end - start - 1, loss.samples
-            if self._quantum == 1 and abs(size + samples) <= max(2, size // 4):
+            if self._quantum == 1 and abs(size + sum(n.samples for n in near)) <= size // 4:
                 samples = -size  # a counter that jumps does so by what it shows
-            taken.add(fits[0])
+            else:
+                near = [min(near, key=lambda n: abs(size + n.samples))]
+                samples = near[0].samples
             refuted += min(size, -samples)
-            losses.append(replace(loss, after_index=min(start, end + samples - 1), samples=samples, before_index=end))
+            error = math.hypot(*(n.error_samples for n in near))
+            losses = [n for n in losses if n not in near]
+            losses.append(Loss(min(start, end + samples - 1), samples, error, end))
         losses.sort(key=lambda loss: loss.before_index)
         return replace(arrivals, losses=tuple(losses)), refuted
 

@@ -78,6 +78,7 @@ class LineParser:
         self._first = True  # it may have lost its beginning
         self._skipping = False  # whether the line that goes on is too long to be one
         self._next = 0
+        self._latest = 0  # position of the last sample
         self._last: _Line | None = None
         # A counter that starts again soon may come back to the same line.
         self._recent: deque[_Line] = deque(maxlen=min(_REMEMBERED, form.counter_modulus // 2 or _REMEMBERED))
@@ -124,7 +125,7 @@ class LineParser:
             return
         line = _Line(values["counter"] if self._counted else values["time"] * self._rate_hz, values, shape)
         if line in self._recent:
-            self.tally.duplicates += 1
+            self._repeats()
             self.tally.ambiguous += self._counted and self._form.counter_modulus > 0
         elif self._last is None:
             self._accept(line)
@@ -139,7 +140,7 @@ class LineParser:
         if self._step(self._last, line) == 1:
             self._accept(line)
         elif line.place == self._last.place:
-            self.tally.duplicates += 1
+            self._repeats()
         else:
             self._held = line
 
@@ -173,6 +174,11 @@ class LineParser:
             self._accept(held)
             self._judge(line)
 
+    def _repeats(self) -> None:
+        """Leave out a line that came before; the last one may be made of parts of two, where the repetition began."""
+        self.tally.duplicates += 1
+        self.doubts.append((self._latest - 1, self._latest + 1))
+
     def _step(self, before: _Line, after: _Line) -> int:
         """Lines from one to another; negative where counter or clock went back."""
         step = round(after.place - before.place)
@@ -189,6 +195,7 @@ class LineParser:
         self._last = line
         self._recent.append(line)
         index, self._next = self._next, self._next + 1
+        self._latest = index
         doubt = self._shapes.take(index, line.shape)
         if doubt is not None:
             self.doubts.append((doubt[0], doubt[1] + ("energy_total" in line.values)))  # which spoils the next one, too

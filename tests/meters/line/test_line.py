@@ -154,6 +154,13 @@ class TestParser:
         assert parser.tally.lost == 0
         assert (parser.tally.ambiguous > 0) == (fmt == "wrapping")  # or 253 lines went missing
 
+    def test_a_line_made_of_parts_of_two_is_doubtful(self):
+        lines = [f"{k},{k % 3}.25\n" for k in range(10)]
+        parser, samples = parse(COUNTED, "".join(lines[:6]) + "6,7" + "5.25\n" + "".join(lines[3:]))
+        assert samples.index.tolist() == list(range(10))
+        assert (5, 7) in parser.doubts
+        assert not [d for d in parser.doubts if not 4 <= d[0] <= d[1] <= 8]
+
     def test_a_counter_that_soon_starts_again_repeats_no_line(self):
         fmt = form(columns=["counter", "power"], units={"power": "W"}, counter_modulus=4)
         parser, samples = parse(fmt, "".join(f"{k % 4},1\n" for k in range(40)))
