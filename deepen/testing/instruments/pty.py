@@ -29,6 +29,7 @@ from deepen.clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.testing.instruments.base import Emulator
 from deepen.testing.instruments.faults import Fault, Line
+from deepen.testing.instruments.schedule import Schedule
 from deepen.testing.instruments.signal import Live
 
 __all__ = ["Served", "serve"]
@@ -59,6 +60,21 @@ class Served:
         """
         now_s = monotonic_s()
         return float(self._ask("switch", now_s, power_w))
+
+    def plan(self, lead_s: float, durations_s: Sequence[float], levels_w: Sequence[float]) -> float:
+        """Plan the power of the load from a moment soon on; returns the moment, on the monotonic clock.
+
+        The emulator's signal must be a :class:`~deepen.testing.instruments.schedule.Schedule`.
+
+        Args:
+            lead_s: How soon; the emulator itself reads the clock, so nothing of the plan can be past already.
+            durations_s: How long each level but the last one holds.
+            levels_w: Power, watts; one more than durations.
+
+        Raises:
+            MeterError: If the signal is none, the plan is refused, or the process does not answer.
+        """
+        return float(self._ask("plan", lead_s, durations_s, levels_w))
 
     def drive(self, bit: int, high: bool) -> float:
         """Drive a digital input (the emulator must have a ``logic``); returns the moment, on the monotonic clock."""
@@ -255,6 +271,12 @@ class _Server:
                 raise ValueError("its signal is not Live")
             now_s = max(values[0], self.line.now_s)  # what has been streamed is past
             emulator.supply.signal.switch(now_s, values[1])
+            return now_s
+        if what == "plan":
+            if not isinstance(emulator.supply.signal, Schedule):
+                raise ValueError("its signal is no Schedule")
+            now_s = max(monotonic_s(), self.line.now_s) + values[0]
+            emulator.supply.signal.plan(now_s, *values[1:])
             return now_s
         if what == "drive":
             now_s = max(values[0], self.line.now_s)

@@ -1,0 +1,299 @@
+"""``deepen bench``: real links and runners and emulated meters, for anyone without hardware."""
+
+from __future__ import annotations
+
+import select
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepen.cli.output import emit, json_option, progress, table
+from deepen.errors import ConfigError, DeepenError
+from deepen.units import format_si
+
+if TYPE_CHECKING:
+    from deepen.testing.virtual_bench import BenchDevice, VirtualBench
+    from deepen.testing.virtual_bench.bench import LinkKind, Measured, MeterKind
+
+__all__ = ["command"]
+
+_LINKS = ("adb", "ssh", "local")
+_METERS = ("lvpm", "ppk2")
+_FAULTS = ("cut", "mend", "unplug", "plug", "kill")
+_frequency = click.option(
+    "--frequency",
+    "frequency_hz",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="HZ",
+    help="Highest clock of the device; slower is cheaper.",
+)
+
+
+@click.group(name="bench")
+def command() -> None:
+    """Measure without hardware: a real sshd or adbd, the real runner, and an emulated meter whose truth is known.
+
+    Everything measured on it is labelled 'simulated'.
+
+    \b
+    Example:
+      deepen bench run model.onnx --link ssh --meter ppk2
+    """
+
+
+@command.command(name="up")
+@click.option(
+    "--link", "links", multiple=True, type=click.Choice(_LINKS), help="Devices to start; default: adb and ssh."
+)
+@click.option(
+    "--meter", type=click.Choice(_METERS), default="lvpm", show_default=True, help="What measures each device."
+)
+@click.option("--c-runner", is_flag=True, help="Let --runtime crunner go through the bench too.")
+@_frequency
+@json_option
+def up_command(
+    links: tuple[LinkKind, ...], meter: MeterKind, c_runner: bool, frequency_hz: float | None, as_json: bool
+) -> None:
+    """Start devices and meters for other commands; Ctrl-C ends them.
+
+    Where no adbd can run, it says so and starts the others. It takes orders, one a line: 'cut [SECONDS]' and 'mend' a
+    link, 'unplug' and 'plug' a meter, 'kill' the runner, 'truth', 'quit'; with several devices their number comes last
+    ('unplug 1').
+
+    \b
+    Example:
+      deepen bench up --link ssh --meter ppk2
+    """
+    from deepen.testing.virtual_bench import VirtualBench
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with VirtualBench() as bench:
+        missing = _start(bench, links, meter, frequency_hz, c_runner)
+        document = {
+            "devices": [
+                {"link": d.link, "device": d.spec or "local", "meter": d.meter, "environment": d.environment}
+                for d in bench.devices
+            ],
+            "missing": missing,
+            "source": "simulated",
+        }
+        emit(document, as_json, lambda: _welcome(bench))
+        sys.stdout.flush()
+        _obey(bench)
+
+
+def _start(
+    bench: VirtualBench, links: tuple[LinkKind, ...], meter: MeterKind, frequency_hz: float | None, c_runner: bool
+) -> list[dict[str, str]]:
+    """Start devices; those that were not asked for by name may be missing."""
+    missing = []
+    wanted: tuple[LinkKind, ...] = links or ("adb", "ssh")
+    for link in wanted:
+        try:
+            device = bench.add(link, meter, frequency_hz=frequency_hz)
+            if c_runner or link == "local":
+                device.use_c_runner()
+        except ConfigError as error:
+            if links:
+                raise
+            missing.append({"link": link, "reason": str(error)})
+            progress(f"no {link}: {error}")
+    if not bench.devices:
+        progress("neither adb nor ssh can be used here; the local device takes its place, with the C runner")
+        bench.add("local", meter, frequency_hz=frequency_hz).use_c_runner()
+    return missing
+
+
+def _welcome(bench: VirtualBench) -> str:
+    lines = ["the bench is up; everything measured on it is simulated. Ctrl-C ends it. In another terminal:"]
+    for number, device in enumerate(bench.devices):
+        variables = "".join(f"{name}={value} " for name, value in device.environment.items())
+        runtime = " --runtime crunner" if not device.spec else ""
+        lines += [
+            f"[{number}] {device.link}, {device.meter_kind}",
+            f"  {variables}deepen profile MODEL --device '{device.spec or 'local'}' --meter '{device.meter}'{runtime}",
+        ]
+    return "\n".join(lines)
+
+
+def _obey(bench: VirtualBench) -> None:
+    """Take orders from standard input until the end; where there is none, just wait."""
+    listening = True
+    while True:
+        if not listening:
+            threading.Event().wait(3600)
+            continue
+        if not select.select([sys.stdin], [], [], 3600)[0]:
+            continue
+        line = sys.stdin.readline()
+        words = line.split()
+        if not line:
+            listening = False
+        elif words == ["quit"]:
+            return
+        elif words:
+            try:
+                progress(_order(bench, words))
+            except (DeepenError, ValueError, IndexError) as error:
+                progress(f"not done: {error}")
+
+
+def _order(bench: VirtualBench, words: list[str]) -> str:
+    """Carry an order out; returns what to say."""
+    verb, *rest = words
+    if verb not in (*_FAULTS, "truth"):
+        raise ConfigError(f"unknown order '{verb}'; known: {', '.join((*_FAULTS, 'truth', 'quit'))}")
+    seconds = float(rest.pop(0)) if verb == "cut" and len(rest) > (len(bench.devices) > 1) else 0.0
+    device = bench.devices[int(rest[0]) if rest else 0]
+    if verb == "truth":
+        return "\n".join(_truth(device)) or "nothing was played yet"
+    return _strike(device, verb, seconds)
+
+
+def _truth(device: BenchDevice) -> list[str]:
+    """One line for every model that was played."""
+    lines = []
+    for model in dict.fromkeys(b.model for b in device.truth()):
+        blocks = device.truth(model)
+        runs = sum(b.runs for b in blocks)
+        net_j = sum(b.net_j for b in blocks) / runs
+        lines.append(f"{model}: {format_si(net_j, 'J')} net per inference, {runs} runs in {len(blocks)} blocks")
+    return lines
+
+
+def _strike(device: BenchDevice, verb: str, seconds: float = 0.0) -> str:
+    """Let something go wrong, or right again; returns what was done."""
+    if verb == "kill":
+        return f"killed {device.kill_runner()} runners"
+    if verb == "cut":
+        device.cut(seconds)
+    else:
+        {"mend": device.mend, "unplug": device.unplug, "plug": device.plug}[verb]()
+    return f"{verb}: done"
+
+
+def _later(device: BenchDevice, verb: str, moment: float, over: threading.Event) -> None:
+    """Let something go wrong so long after the first block was played."""
+    while not device.player.blocks:
+        if over.wait(0.01):
+            return
+    if not over.wait(moment):
+        try:
+            progress(f"fault: {_strike(device, verb)}")
+        except DeepenError as error:
+            progress(f"fault: {verb} could not be done: {error}")
+
+
+def _fault(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, float]]:
+    """Read ``VERB@SECONDS``."""
+    found = []
+    for value in values:
+        verb, _, when = value.partition("@")
+        try:
+            moment = float(when)
+        except ValueError:
+            moment = -1.0
+        if verb not in _FAULTS or not 0 <= moment < float("inf"):
+            raise click.BadParameter(f"'{value}' is not one of {', '.join(_FAULTS)}, then @ and seconds: cut@2.5")
+        found.append((verb, moment))
+    return found
+
+
+@command.command(name="run")
+@click.argument("model", metavar="MODEL")
+@click.option("--link", type=click.Choice(_LINKS), default="ssh", show_default=True, help="How it is reached.")
+@click.option("--meter", type=click.Choice(_METERS), default="lvpm", show_default=True, help="What measures it.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="Inference engine.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Time to measure."
+)
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the meter's noise.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    callback=_fault,
+    metavar="VERB@SECONDS",
+    help="cut, mend, unplug, plug or kill so long after the first block; repeatable.",
+)
+@_frequency
+@json_option
+def run_command(
+    model: str,
+    link: LinkKind,
+    meter: MeterKind,
+    runtime: str,
+    threads: int,
+    seconds: float,
+    shapes: tuple[str, ...],
+    seed: int,
+    faults: list[tuple[str, float]],
+    frequency_hz: float | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL on a bench of its own, as 'deepen profile' does, and compare with the truth.
+
+    \b
+    Example:
+      deepen bench run model.onnx --link adb --meter lvpm --json
+    """
+    from deepen.graph import parse_shape
+    from deepen.testing.virtual_bench import VirtualBench, measure
+
+    wanted = dict(parse_shape(s) for s in shapes)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with VirtualBench() as bench, ExitStack() as stack:
+        progress(f"starting a device over {link} and its {meter}")
+        device = bench.add(link, meter, frequency_hz=frequency_hz, seed=seed)
+        progress(f"measuring {model} for about {2 * seconds:g} s")
+        over = threading.Event()
+        stack.callback(over.set)
+        for verb, moment in faults:
+            threading.Thread(target=_later, args=(device, verb, moment, over), daemon=True).start()
+        found = measure(device, model, shapes=wanted or None, seconds=seconds, runtime=runtime, threads=threads)
+    emit(_document(model, link, found), as_json, lambda: _render(model, link, found))
+
+
+def _document(model: str, link: str, found: Measured) -> dict[str, Any]:
+    """The JSON document: the measurement as ``deepen profile`` has it, beside the truth."""
+    from deepen.cli.profile import document
+
+    return {
+        "model": model,
+        "link": link,
+        "source": found.record.source,
+        "energy_j": found.record.energy_j,
+        "uncertainty_j": found.record.uncertainty_j,
+        "true_j": found.true_net_j,
+        "error_percent": 100 * found.error,
+        "gross_energy_j": found.record.gross_energy_j,
+        "true_gross_j": found.true_gross_j,
+        "blocks": [
+            {"runs": b.runs, "start_s": b.start_s, "end_s": b.end_s, "net_j": b.net_j, "static_w": b.static_w,
+             "temperature_c": b.temperature_c, "frequency_hz": b.frequency_hz}
+            for b in found.blocks
+        ],
+        "kernels": [{"name": k.name, "family": k.family, "energy_j": k.energy_j} for k in found.kernels],
+        "measured": document(model, found.record),
+    }  # fmt: skip
+
+
+def _render(model: str, link: str, found: Measured) -> str:
+    record = found.record
+    rows = [
+        ("measured, net", f"{format_si(record.energy_j, 'J')} ± {format_si(record.uncertainty_j, 'J')}"),
+        ("true, net", format_si(found.true_net_j, "J")),
+        ("error", f"{100 * found.error:+.2f} %"),
+        ("measured, gross", format_si(record.gross_energy_j, "J")),
+        ("latency", format_si(record.latency_s, "s")),
+        ("chain", f"{link}, {record.runtime_build}, {record.meter} ({record.source})"),
+        ("blocks", f"{len(record.trials)} counted, {len(record.rejected)} rejected, {record.runs} runs"),
+    ]
+    notes = [f"warning: {w}" for w in record.warnings]
+    return "\n".join([table([model, "per inference"], rows), *notes])

@@ -1,0 +1,394 @@
+"""The bench: a device behind a link, a meter on a pseudo-terminal, the truth, and what can go wrong."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from deepen.clock import monotonic_s
+from deepen.devices.links.local import LocalLink, PipeChannel
+from deepen.devices.local import LocalDevice
+from deepen.errors import ConfigError
+from deepen.records import EnergyRecord
+from deepen.testing.instruments.base import Emulator
+from deepen.testing.instruments.lvpm import Lvpm
+from deepen.testing.instruments.ppk2 import Ppk2
+from deepen.testing.instruments.pty import Served, serve
+from deepen.testing.instruments.schedule import Schedule
+from deepen.testing.virtual_bench.daemons import Daemon, start_adbd, start_sshd
+from deepen.testing.virtual_bench.player import PlayedBlock, Player
+from deepen.testing.virtual_bench.power_model import DeviceModel
+
+__all__ = ["LINKS", "METERS", "BenchDevice", "Measured", "VirtualBench", "measure"]
+
+LinkKind = Literal["adb", "ssh", "local"]
+MeterKind = Literal["lvpm", "ppk2"]
+LINKS: tuple[LinkKind, ...] = ("adb", "ssh", "local")
+METERS: tuple[MeterKind, ...] = ("lvpm", "ppk2")
+
+CLOCK_OFFSET_S, CLOCK_PPM = 4321.0, 25.0
+"""What the clock of a device over SSH or ADB shows beside the host's."""
+
+METER_PPM = -30.0
+"""Error of the emulated meter's clock."""
+
+_VOLTAGE_V: dict[MeterKind, float] = {"lvpm": 3.85, "ppk2": 4.2}
+_NOISE_A: dict[MeterKind, float] = {"lvpm": 1e-3, "ppk2": 1e-3}
+_PROXY = Path(__file__).with_name("proxy.py")
+
+
+def _emulator(kind: MeterKind, seed: int) -> tuple[Emulator, Schedule]:
+    signal = Schedule()
+    if kind == "lvpm":
+        return Lvpm(signal, ppm=METER_PPM, noise_a=_NOISE_A[kind], seed=seed), signal
+    return Ppk2(signal, ppm=METER_PPM, noise_a=_NOISE_A[kind], seed=seed), signal
+
+
+def _program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}")
+    path.chmod(0o755)
+
+
+def _children(parent: int) -> list[int]:
+    """Processes a process has started."""
+    found = []
+    for task in Path(f"/proc/{parent}/task").glob("[0-9]*/children"):
+        with suppress(OSError):
+            found += [int(word) for word in task.read_text().split()]
+    return found
+
+
+class PlayedLink(LocalLink):
+    """This machine, with the runner behind the bench's proxy."""
+
+    def __init__(self, proxy: Sequence[str]) -> None:
+        """Take the command that runs the proxy."""
+        super().__init__()
+        self._proxy = tuple(proxy)
+
+    def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> PipeChannel:
+        """Start a process behind the proxy."""
+        return super().spawn([*self._proxy, *argv], env)
+
+
+class PlayedDevice(LocalDevice):
+    """This machine as a device of the bench."""
+
+    def __init__(self, proxy: Sequence[str]) -> None:
+        """Take the command that runs the proxy."""
+        super().__init__()
+        self._link = PlayedLink(proxy)
+
+
+class BenchDevice:
+    """One device of a bench with its own meter.
+
+    Attributes:
+        link: ``adb``, ``ssh`` or ``local``.
+        spec: What ``--device`` takes; empty for ``local``, which only :meth:`open` reaches.
+        meter: What ``--meter`` takes; stays the same when the meter is plugged out and in.
+        environment: Variables that a command needs to use it.
+        player: What plays its blocks, and the truth.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        link: LinkKind,
+        meter: MeterKind,
+        *,
+        model: DeviceModel | None = None,
+        frequency_hz: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Start its meter and, for ``adb`` and ``ssh``, its daemon; :meth:`close` ends them.
+
+        Args:
+            folder: A new folder for its files; its path must be short and without spaces.
+            link: How it is reached.
+            meter: What measures it.
+            model: What it draws; ``None`` for the standard one.
+            frequency_hz: Highest operating point allowed.
+            seed: Seed of the meter's noise.
+
+        Raises:
+            ConfigError: If something it needs is not here; the message says what and the cure.
+            LinkError, MeterError: If something does not start.
+        """
+        self.link: LinkKind = link
+        self.meter_kind: MeterKind = meter
+        self.environment: dict[str, str] = {}
+        self.spec = ""
+        self._folder = folder
+        self._programs = folder / "bin"
+        self._seed = seed
+        self._daemon: Daemon | None = None
+        self._meter = ExitStack()
+        self._stack = ExitStack()
+        folder.mkdir(parents=True)
+        try:
+            self.player = Player(
+                folder / "player.sock", model or DeviceModel(), self._no_meter, frequency_hz=frequency_hz
+            )
+            self._stack.callback(self.player.close)
+            self._stack.callback(self._meter.close)
+            self.plug()
+            self._write_commands()
+            if link == "adb":
+                self._start_adb()
+            elif link == "ssh":
+                self._start_ssh()
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- the meter --------------------------------------------------------------------------------------------------
+
+    @property
+    def meter(self) -> str:
+        """What ``--meter`` takes."""
+        mode = "&mode=source" if self.meter_kind == "ppk2" else ""
+        return f"{self.meter_kind}:{self._folder / 'meter'}?voltage_v={_VOLTAGE_V[self.meter_kind]:g}{mode}"
+
+    @property
+    def served(self) -> Served:
+        """The emulator that runs now."""
+        return self._served
+
+    def plug(self) -> None:
+        """Plug a meter in: its port has the same name as before."""
+        self._meter.close()
+        emulator, signal = _emulator(self.meter_kind, self._seed)
+        signal.plan(monotonic_s(), *self.player.rest_plan())
+        self._served = self._meter.enter_context(serve(emulator))
+        port = self._folder / "meter"
+        port.unlink(missing_ok=True)
+        port.symlink_to(self._served.path)
+        self.player.plan = self._served.plan
+
+    def unplug(self) -> None:
+        """Pull the meter's cable: its port is gone at once. The device works on."""
+        self._served.unplug()
+
+    @staticmethod
+    def _no_meter(lead_s: float, durations_s: Sequence[float], levels_w: Sequence[float]) -> float:
+        return monotonic_s() + lead_s
+
+    # ---- the link ---------------------------------------------------------------------------------------------------
+
+    def cut(self, out_s: float = 0.0) -> None:
+        """Cut the link, and keep it cut for a while.
+
+        Raises:
+            ConfigError: If it has none that can be cut.
+        """
+        self._cable_of().cable.cut(out_s)
+
+    def mend(self) -> None:
+        """Mend a link that was cut."""
+        self._cable_of().cable.mend()
+
+    def open(self) -> PlayedDevice | str:
+        """What ``open_session`` and ``profile`` take as a device."""
+        return self.spec or PlayedDevice(shlex.split(self._through()))
+
+    def truth(self, model: str | None = None) -> list[PlayedBlock]:
+        """Blocks played so far, of one model (see ``Player.key``) or all."""
+        return [b for b in self.player.blocks if model in (None, b.model)]
+
+    def close(self) -> None:
+        """End everything."""
+        if self._daemon is not None:
+            self._daemon.close()
+        self._stack.close()
+
+    def _cable_of(self) -> Daemon:
+        if self._daemon is None:
+            raise ConfigError("a local device has no link that could be cut; use ssh or adb")
+        return self._daemon
+
+    def _through(self) -> str:
+        """Shell words of the proxy; a device over a link has a clock of its own."""
+        clock = ("0", "0") if self.link == "local" else (f"{CLOCK_OFFSET_S:g}", f"{CLOCK_PPM:g}")
+        return shlex.join([sys.executable, str(_PROXY), str(self.player.path), *clock])
+
+    def _write_commands(self) -> None:
+        """Programs of the device: a Python whose runner goes through the proxy."""
+        self._programs.mkdir()
+        python = shlex.quote(sys.executable)
+        case = (
+            f'case "$1" in\n  */runner.py) exec {self._through()} {python} "$@" ;;\n  *) exec {python} "$@" ;;\nesac\n'
+        )
+        for name in ("python3", "python"):
+            _program(self._programs / name, case)
+
+    def use_c_runner(self) -> None:
+        """Let the runtimes ``crunner`` and ``crunner-litert`` go through the bench too, by :attr:`environment`.
+
+        What :meth:`open` returns for ``local`` needs none of this.
+
+        Raises:
+            ConfigError: If the C runner cannot be built here.
+        """
+        from deepen.devices.runtimes.crunner import installed_library
+        from deepen.devices.runtimes.runner_build import build_runner
+
+        script = self._programs / "crunner"
+        _program(script, f'exec {self._through()} {shlex.quote(str(build_runner("native")))} "$@"\n')
+        self.environment["DEEPEN_RUNNER"] = str(script)
+        library = installed_library("onnxruntime", "capi/libonnxruntime.so*")
+        if library is not None and self.link != "local":
+            self.environment["DEEPEN_RUNNER_LIBRARY"] = str(library)
+
+    def kill_runner(self) -> int:
+        """Kill every runner that works on the device now, as a system short of memory does; returns how many."""
+        victims = [pid for proxy in self.player.proxies() for pid in _children(proxy)]
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(victims)
+
+    def _path(self) -> str:
+        usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return f"{self._programs}:{usual}"
+
+    def _start_ssh(self) -> None:
+        self._daemon, key, known = start_sshd(self._folder, self._path())
+        where = f"{getpass.getuser()}@127.0.0.1:{self._daemon.cable.port}"
+        self.spec = f"ssh:{where}?key={key}&known_hosts={known}&work={self._folder / 'work'}"
+
+    def _start_adb(self) -> None:
+        key = self._folder / "adb_key"
+        try:
+            from adb_shell.auth.keygen import keygen
+        except ImportError as error:
+            raise ConfigError("the bench needs the package adb-shell for this: pip install 'deepen[adb]'") from error
+        keygen(str(key))
+        self._daemon = start_adbd(self._folder, self._path(), [key.with_name("adb_key.pub")])
+        where = f"127.0.0.1:{self._daemon.cable.port}"
+        self.spec = f"adb:{where}?via=direct&key={key}&work={self._folder / 'work'}"
+
+
+class VirtualBench:
+    """Devices in a folder of their own, which is removed with them.
+
+    ::
+
+        with VirtualBench() as bench:
+            device = bench.add("ssh", "ppk2")
+            record = deepen.measure.profile("model.onnx", device=device.open(), meter=device.meter)
+
+    Attributes:
+        devices: Those added so far.
+    """
+
+    def __init__(self) -> None:
+        """Make a bench without devices."""
+        self.devices: list[BenchDevice] = []
+        self._folder: Path | None = None
+
+    def __enter__(self) -> VirtualBench:
+        """Make the folder."""
+        self._folder = Path(tempfile.mkdtemp(prefix="deepen-bench-"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End every device and remove the folder."""
+        with ExitStack() as stack:
+            if self._folder is not None:
+                stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            for device in self.devices:
+                stack.callback(device.close)
+
+    def add(self, link: LinkKind, meter: MeterKind, **options: Any) -> BenchDevice:
+        """Add a device; options are those of :class:`BenchDevice`."""
+        if self._folder is None:
+            raise ConfigError("the bench is not up; use it in a 'with' statement")
+        device = BenchDevice(self._folder / f"d{len(self.devices)}", link, meter, **options)
+        self.devices.append(device)
+        return device
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A measurement beside the truth.
+
+    Attributes:
+        record: What was measured.
+        true_net_j: Energy of one inference without static power, joules.
+        true_gross_j: Energy of one inference with it, mean over the blocks, joules.
+        blocks: Blocks of the model that were played.
+        kernels: Kernels of the model with their true energy.
+    """
+
+    record: EnergyRecord
+    true_net_j: float
+    true_gross_j: float
+    blocks: tuple[PlayedBlock, ...]
+    kernels: tuple[Any, ...]
+
+    @property
+    def error(self) -> float:
+        """Error of the net energy, a share of the truth."""
+        return self.record.energy_j / self.true_net_j - 1
+
+
+def measure(
+    device: BenchDevice, path: str | Path, *, shapes: Mapping[str, tuple[int, ...]] | None = None, **options: Any
+) -> Measured:
+    """Measure a model on a device of the bench, the way ``deepen profile`` does, and look the truth up.
+
+    Args:
+        device: The device.
+        path: Model file.
+        shapes: Shapes of open inputs.
+        options: Others of :func:`deepen.measure.profile`.
+
+    Raises:
+        DeepenError: As :func:`deepen.measure.profile`.
+    """
+    from deepen.measure import profile
+
+    first = len(device.player.blocks)
+    if str(options.get("runtime", "")).startswith("crunner") and device.spec:
+        device.use_c_runner()
+    with environment(device.environment):
+        record = profile(path, device=device.open(), meter=device.meter, shapes=shapes, **options)
+    key = Player.key(Path(path), shapes or {})
+    blocks = [b for b in device.player.blocks[first:] if b.model == key]
+    runs = sum(b.runs for b in blocks)
+    return Measured(
+        record,
+        sum(b.net_j for b in blocks) / runs,
+        sum(b.gross_j for b in blocks) / runs,
+        tuple(blocks),
+        device.player.costs[key],
+    )
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,282 @@
+"""Real daemons of a bench: sshd on loopback, adbd in a network namespace of its own, and the cables to them.
+
+adbd listens on every interface there is, so it only ever runs in a namespace whose only interface is loopback; where
+none can be made, or adbd is not built, it is refused with the cure. Both daemons are kept by ``keeper.py``, which ends
+them with everything that came of them as soon as the bench is gone, and both are reached through a :class:`Cable`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from deepen.clock import Deadline
+from deepen.errors import ConfigError, LinkError
+from deepen.testing.virtual_bench.keeper import pump
+
+__all__ = ["Cable", "Daemon", "find_adbd", "find_sshd", "namespace", "start_adbd", "start_sshd"]
+
+_START_S = 30.0
+_ADBD_PORT = 5555  # inside its own namespace
+_KEEPER = Path(__file__).with_name("keeper.py")
+
+
+class Cable:
+    """A port on loopback whose connections go to a daemon, and can be cut.
+
+    Attributes:
+        port: The port on 127.0.0.1.
+    """
+
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+        """Listen; :meth:`close` ends it."""
+        self._connect = connect
+        self._out_until: float = 0.0
+        self._ends: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, name="bench-cable", daemon=True).start()
+
+    def cut(self, out_s: float = 0.0) -> None:
+        """Cut every connection, and refuse new ones for a while (``inf``: until :meth:`mend`)."""
+        with self._lock:
+            self._out_until = time.monotonic() + out_s
+            for end in self._ends:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Take connections again."""
+        with self._lock:
+            self._out_until = 0.0
+
+    def close(self) -> None:
+        """Cut for good."""
+        self.cut(float("inf"))
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(client,), name="bench-cable", daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        with client:
+            if time.monotonic() < self._out_until:
+                return
+            try:
+                daemon = self._connect()
+            except OSError:
+                return
+            with daemon:
+                with self._lock:
+                    if time.monotonic() < self._out_until:
+                        return
+                    self._ends |= {client, daemon}
+                for end in (client, daemon):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) if end.family == socket.AF_INET else None
+                back = threading.Thread(target=pump, args=(daemon, client), name="bench-cable", daemon=True)
+                back.start()
+                pump(client, daemon)
+                back.join()
+                with self._lock:
+                    self._ends -= {client, daemon}
+
+
+class Daemon:
+    """A daemon with its keeper and its cable.
+
+    Attributes:
+        cable: The way to it.
+    """
+
+    def __init__(self, name: str, command: list[str], env: dict[str, str], log: Path, cable: Cable) -> None:
+        """Start it; :meth:`close` ends it."""
+        self.name = name
+        self.cable = cable
+        self._log = log
+        with log.open("ab") as file:
+            self._keeper = subprocess.Popen(
+                command,
+                env={**os.environ, **env},
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def await_ready(self, connect: Callable[[], socket.socket]) -> None:
+        """Wait until it takes connections.
+
+        Raises:
+            LinkError: If it does not.
+        """
+        deadline = Deadline(_START_S)
+        while self._keeper.poll() is None and not deadline.expired:
+            with contextlib.suppress(OSError), connect() as probe:
+                probe.settimeout(0.2)
+                with contextlib.suppress(TimeoutError):
+                    if probe.recv(1) == b"":  # the keeper is there, its daemon is not
+                        raise OSError
+                return
+            time.sleep(0.05)
+        said = " ".join(self._log.read_text("utf-8", "replace").split())[-300:]
+        self.close()
+        raise LinkError(f"the bench's {self.name} does not start: {said or 'it says nothing'}")
+
+    def close(self) -> None:
+        """End it with everything that came of it."""
+        self.cable.close()
+        if self._keeper.stdin is not None:
+            self._keeper.stdin.close()
+        try:
+            self._keeper.wait(_START_S)
+        except subprocess.TimeoutExpired:
+            self._keeper.kill()
+            self._keeper.wait()
+
+
+def find_sshd() -> tuple[str, str]:
+    """The SSH daemon and the maker of its keys.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    keygen = shutil.which("ssh-keygen")
+    if found is None or keygen is None:
+        raise ConfigError("the bench needs sshd and ssh-keygen for this: sudo apt-get install openssh-server")
+    return found, keygen
+
+
+def find_adbd() -> str:
+    """The ADB daemon that ``tools/build-adbd`` made; ``$DEEPEN_ADBD`` names another.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    named = os.environ.get("DEEPEN_ADBD", "")
+    if not named:
+        cache = Path(os.environ.get("DEEPEN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "deepen")
+        built = sorted(cache.expanduser().glob("adbd-*/adbd"), key=lambda p: p.stat().st_mtime)
+        named = str(built[-1]) if built else ""
+    if not named or not os.access(named, os.X_OK):
+        raise ConfigError("adbd is not built; run tools/build-adbd (two minutes, Debian), or use --link ssh")
+    return named
+
+
+def namespace() -> list[str]:
+    """A command that enters a new network namespace with loopback alone and runs what follows.
+
+    Raises:
+        ConfigError: If none can be made here.
+    """
+    for options in (["-n"], ["-r", "-n"]):
+        prefix = ["unshare", *options, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+        with contextlib.suppress(OSError):
+            if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+                return prefix
+    raise ConfigError(
+        "adbd listens on every network interface, so it only runs in a network namespace of its own, and none can be "
+        "made here ('unshare -r -n' and 'ip' must work); use --link ssh"
+    )
+
+
+def start_sshd(folder: Path, path: str) -> tuple[Daemon, Path, Path]:
+    """Start sshd on a port of loopback.
+
+    Args:
+        folder: Where its files go.
+        path: ``PATH`` of what it runs.
+
+    Returns:
+        The daemon, the private key that may log in, and the file of its host key.
+
+    Raises:
+        ConfigError: If there is no sshd.
+        LinkError: If it does not start.
+    """
+    sshd, keygen = find_sshd()
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where it shuts itself in; it insists
+    host, key = folder / "ssh_host", folder / "ssh_key"
+    for file in (host, key):
+        subprocess.run(
+            [keygen, "-q", "-t", "ed25519", "-N", "", "-C", "deepen bench", "-f", str(file)],
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = folder / "sshd_config"
+    config.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nPidFile none\nUsePAM no\nStrictModes no\n"
+        f"AuthorizedKeysFile {key}.pub\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        f"PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nSetEnv HOME={folder} PATH={path}\n"
+    )
+
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port))
+
+    cable = Cable(connect)
+    command = [sys.executable, str(_KEEPER), sshd, "-D", "-f", str(config), "-E", str(folder / "sshd.log")]
+    daemon = Daemon("sshd", command, {}, folder / "sshd-keeper.log", cable)
+    daemon.await_ready(connect)
+    known = folder / "known_hosts"
+    public = " ".join(host.with_suffix(".pub").read_text().split()[:2])
+    known.write_text(f"[127.0.0.1]:{cable.port} {public}\n")
+    return daemon, key, known
+
+
+def start_adbd(folder: Path, path: str, known_keys: list[Path]) -> Daemon:
+    """Start adbd in a network namespace of its own.
+
+    Args:
+        folder: Where its files go, and the home of what it runs.
+        path: ``PATH`` of what it runs.
+        known_keys: Public keys that may connect.
+
+    Raises:
+        ConfigError: If it is not built or no namespace can be made.
+        LinkError: If it does not start.
+    """
+    adbd = find_adbd()
+    prefix = namespace()
+    keys, door = folder / "adb_keys", folder / "adbd.sock"
+    keys.write_text("".join(k.read_text().rstrip("\n") + "\n" for k in known_keys))
+
+    def connect() -> socket.socket:
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.connect(str(door))
+        except OSError:
+            made.close()
+            raise
+        return made
+
+    cable = Cable(connect)
+    command = [*prefix, sys.executable, str(_KEEPER), "--relay", str(door), str(_ADBD_PORT), adbd]
+    env = {
+        "ADBD_PORT": str(_ADBD_PORT),
+        "ADBD_KEYS": str(keys),
+        "ADBD_PROPS": "ro.adb.secure=1",
+        "HOME": str(folder),
+        "PATH": path,
+    }
+    daemon = Daemon("adbd", command, env, folder / "adbd.log", cable)
+    daemon.await_ready(connect)
+    return daemon

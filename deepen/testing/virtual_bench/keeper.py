@@ -1,0 +1,120 @@
+"""Keep a daemon: run it, carry connections into its network namespace, and leave nothing of it behind.
+
+Runs as ``keeper.py [--relay SOCKET PORT] COMMAND...``, with nothing but the standard library, until its standard input
+closes: also when whoever started it was killed. It then kills the daemon and every process that came of it. With
+``--relay`` connections to the Unix socket ``SOCKET`` are passed on to ``127.0.0.1:PORT`` where the keeper runs: a file
+is seen from outside a network namespace, a port is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Carry bytes one way until either end closes; then close both."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+    for one in (source, sink):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+
+
+def join(one: socket.socket, other: socket.socket) -> None:
+    """Carry bytes both ways, in threads, until either end closes."""
+
+    def carry() -> None:
+        back = threading.Thread(target=pump, args=(other, one), daemon=True)
+        back.start()
+        pump(one, other)
+        back.join()
+        one.close()
+        other.close()
+
+    threading.Thread(target=carry, daemon=True).start()
+
+
+def relay(path: str, port: int) -> None:
+    """Pass connections on, for ever."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen()
+    while True:
+        client, _ = server.accept()
+        try:
+            target = socket.create_connection(("127.0.0.1", port), 5.0)
+            target.settimeout(None)
+        except OSError:
+            client.close()
+            continue
+        join(client, target)
+
+
+def children() -> list[int]:
+    """Processes whose parent this one is, by now."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == os.getpid():
+                found.append(int(stat.parent.name))
+    return found
+
+
+def end_all() -> None:
+    """Kill every descendant: the children of a process that is killed become ours."""
+    quiet = 0
+    while quiet < 2:
+        found = children()
+        quiet = 0 if found else quiet + 1
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in found:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        time.sleep(0.01)
+
+
+def main() -> None:
+    """Keep the daemon until standard input closes, or until it ends by itself."""
+    command = sys.argv[1:]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if command[0] == "--relay":
+        path, port, *command = command[1:]
+        threading.Thread(target=relay, args=(path, int(port)), daemon=True).start()
+    daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    ending = threading.Event()
+
+    def reap() -> None:
+        while True:
+            try:
+                pid, status = os.wait()
+            except ChildProcessError:
+                return
+            if pid == daemon.pid and not ending.is_set():
+                end_all()
+                os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+    threading.Thread(target=reap, daemon=True).start()
+    while os.read(0, 4096):
+        pass
+    ending.set()
+    end_all()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Turn blocks of the real runner into power: know the kernels of each model, play its blocks, keep the truth."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepen.clock import monotonic_s
+from deepen.errors import DeepenError, LinkError
+from deepen.testing.virtual_bench.power_model import DeviceModel, KernelCost, Thermal, kernel_costs
+
+__all__ = ["PlayedBlock", "Player", "model_costs"]
+
+LEAD_S = 5e-3
+"""A plan begins so soon after it reached the emulator."""
+
+Plan = Callable[[float, Sequence[float], Sequence[float]], float]
+"""Plans power: how soon, durations, levels; returns the moment (see ``instruments.pty.Served.plan``)."""
+
+_RULES = {"litert": "tflite-cpu"}
+
+
+def model_costs(
+    model: DeviceModel, path: Path, shapes: Mapping[str, Sequence[int]], runtime: str
+) -> tuple[KernelCost, ...]:
+    """What each kernel of a model file costs on the device, per inference.
+
+    Raises:
+        GraphError: If the file cannot be split into kernels.
+    """
+    from deepen import graph
+    from deepen.kernels.split import split
+
+    loaded = graph.load(path, {name: tuple(dims) for name, dims in shapes.items()} or None)
+    return kernel_costs(model, split(loaded, _RULES.get(runtime, runtime)).kernels)
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedBlock:
+    """A block as it was played.
+
+    Attributes:
+        model: Hash of the model with its input shapes.
+        runs: Inferences in it.
+        start_s: When it began on the monotonic clock.
+        end_s: When it ended.
+        net_j: Energy of its runs without static power, joules.
+        static_w: Static power meanwhile, watts.
+        temperature_c: Temperature of the device at its start.
+        frequency_hz: Its operating point.
+    """
+
+    model: str
+    runs: int
+    start_s: float
+    end_s: float
+    net_j: float
+    static_w: float
+    temperature_c: float
+    frequency_hz: float
+
+    @property
+    def gross_j(self) -> float:
+        """All energy of the device during the block, joules."""
+        return self.net_j + self.static_w * (self.end_s - self.start_s)
+
+
+class Player:
+    """Serves proxies on a socket.
+
+    Attributes:
+        path: The socket.
+        model: The device.
+        blocks: Everything played so far, in order.
+        costs: Kernels of every model loaded, by hash.
+    """
+
+    def __init__(self, path: Path, model: DeviceModel, plan: Plan, *, frequency_hz: float | None = None) -> None:
+        """Listen; :meth:`close` ends it.
+
+        Args:
+            path: Where the socket is made.
+            model: The device.
+            plan: Where power goes; may be replaced (attribute ``plan``) when the meter is.
+            frequency_hz: Highest operating point allowed.
+        """
+        self.path = path
+        self.model = model
+        self.plan = plan
+        self.blocks: list[PlayedBlock] = []
+        self.costs: dict[str, tuple[KernelCost, ...]] = {}
+        self._thermal = Thermal(model, frequency_hz)
+        self._known_s = monotonic_s()
+        self._lock = threading.Lock()
+        self._splitting = threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._closed = False
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        threading.Thread(target=self._accept, name="bench-player", daemon=True).start()
+
+    def load(self, path: Path, shapes: Mapping[str, Sequence[int]], runtime: str) -> str:
+        """Take a model in; returns its hash.
+
+        Raises:
+            GraphError: If it cannot be split into kernels.
+        """
+        key = self.key(path, shapes)
+        with self._splitting:
+            if key not in self.costs:
+                self.costs[key] = model_costs(self.model, path, shapes, runtime)
+        return key
+
+    @staticmethod
+    def key(path: Path, shapes: Mapping[str, Sequence[int]]) -> str:
+        """Hash of a model file with input shapes."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        digest.update(json.dumps({k: list(map(int, v)) for k, v in shapes.items()}, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
+    def play(self, key: str, runs: int, ran_s: float) -> PlayedBlock:
+        """Play a block, and wait until it is over.
+
+        Raises:
+            MeterError: If the emulator is gone.
+        """
+        with self._lock:
+            self._thermal.rest(max(0.0, monotonic_s() - self._known_s))
+            block = self._thermal.block(self.costs[key], runs, ran_s)
+            start_s = self.plan(LEAD_S, block.durations_s.tolist(), block.levels_w.tolist())
+            end_s = start_s + block.duration_s
+            self._known_s = end_s
+            played = PlayedBlock(
+                key, runs, start_s, end_s, block.net_j, block.static_w, block.temperature_c, block.point.frequency_hz
+            )
+            time.sleep(max(0.0, end_s - monotonic_s()))
+            self.blocks.append(played)
+        return played
+
+    def rest_plan(self) -> tuple[list[float], list[float]]:
+        """Power of the device at rest for ever, as a plan: what a meter that is plugged in now begins with."""
+        return [], [self.model.static_at(self.model.rest_c())]
+
+    def proxies(self) -> list[int]:
+        """Process ids of the proxies that are connected (Linux)."""
+        found = []
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+                found.append(struct.unpack("3i", peer)[0])
+        return [pid for pid in found if pid > 0]
+
+    def close(self) -> None:
+        """Let go of everybody."""
+        self._closed = True
+        for one in (self._socket, *self._connections):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self.path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self._connections.add(connection)
+            threading.Thread(target=self._serve, args=(connection,), name="bench-proxy", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), connection.makefile("rw", encoding="utf-8") as lines:
+            for line in lines:
+                lines.write(json.dumps(self._answer(json.loads(line))) + "\n")
+                lines.flush()
+        self._connections.discard(connection)
+        connection.close()
+
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if question["op"] == "load":
+                found = self.load(Path(question["path"]), question["shapes"], question["runtime"])
+                return {"key": found}
+            if question["op"] == "play":
+                played = self.play(question["key"], int(question["runs"]), float(question["ran_s"]))
+                return {"start_s": played.start_s, "end_s": played.end_s}
+            raise LinkError(f"the bench knows no '{question['op']}'")
+        except (DeepenError, OSError, KeyError) as error:
+            return {"error": f"the virtual bench cannot play it: {error}"}

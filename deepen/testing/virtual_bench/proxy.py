@@ -1,0 +1,162 @@
+"""Stand between a link and the real runner: pass everything on, and let the bench play each block before it is told.
+
+Runs on the bench's device as ``proxy.py SOCKET OFFSET_S PPM COMMAND...``, with nothing but the standard library. The
+device's clock is ``OFFSET_S`` ahead of the host's and ``PPM`` parts per million fast; stamps are told on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import IO, Any
+
+STAMPS = ("start_ns", "end_ns", "start_boot_ns", "end_boot_ns")
+
+
+class BenchGone(Exception):
+    """The bench refused, or does not answer."""
+
+
+class Proxy:
+    """The conversation."""
+
+    def __init__(self, bench: socket.socket, offset_s: float, ppm: float) -> None:
+        """Take the way to the bench."""
+        self.lines = bench.makefile("rw", encoding="utf-8")
+        self.offset_ns = round(1e9 * offset_s)
+        self.ppm = ppm
+        self.runtime = "onnxruntime"
+        self.keys: dict[int, tuple[str, int]] = {}  # handle -> what the bench calls the model, threads
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Ask the bench."""
+        try:
+            self.lines.write(json.dumps(question) + "\n")
+            self.lines.flush()
+            line = self.lines.readline()
+        except OSError as error:
+            raise BenchGone(f"the virtual bench is gone ({error.strerror})") from error
+        if not line:
+            raise BenchGone("the virtual bench is gone")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise BenchGone(str(answer["error"]))
+        return answer
+
+    def answer(self, asked: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+        """What the host is told instead of a reply of the runner."""
+        if "error" in reply:
+            return reply
+        op = asked.get("op")
+        try:
+            if op == "hello":
+                self.runtime = str(asked.get("runtime") or self.runtime)
+            elif op == "load":
+                told = {"op": "load", "path": asked["path"], "shapes": asked.get("shapes") or {}}
+                key = str(self.ask({**told, "runtime": self.runtime})["key"])
+                self.keys[int(reply["handle"])] = key, int(asked.get("threads", 1))
+            elif op == "run":
+                if int(asked["n"]) > 0:
+                    self.play(*self.keys[int(asked["handle"])], int(asked["n"]), reply)
+                self.tell(reply)
+        except BenchGone as error:
+            return {"id": reply.get("id"), "error": str(error), "kind": "model" if op == "load" else "protocol"}
+        return reply
+
+    def play(self, key: str, threads: int, runs: int, reply: dict[str, Any]) -> None:
+        """Let the bench play a block, and move the runner's stamps to when it did.
+
+        The bench's device has its cores to itself: a block lasts as long as its threads computed, without the time in
+        which the host gave their cores to others.
+        """
+        start, end, cpu_ns = int(reply["start_ns"]), int(reply["end_ns"]), int(reply["cpu_ns"])
+        ran_ns = min(end - start, cpu_ns / threads)
+        played = self.ask({"op": "play", "key": key, "runs": runs, "ran_s": ran_ns / 1e9})
+        moved = {"start_ns": round(1e9 * played["start_s"]), "end_ns": round(1e9 * played["end_s"])}
+        for name in ("start", "end"):
+            if reply.get(f"{name}_boot_ns") is not None:
+                slept = int(reply[f"{name}_boot_ns"]) - int(reply[f"{name}_ns"])
+                moved[f"{name}_boot_ns"] = moved[f"{name}_ns"] + slept
+        longer = (moved["end_ns"] - moved["start_ns"]) / max(ran_ns, 1)
+        reply.update(moved, cpu_ns=round(cpu_ns * longer))
+
+    def tell(self, reply: dict[str, Any]) -> None:
+        """Tell stamps on the device's clock."""
+        for name in STAMPS:
+            if reply.get(name) is not None:
+                stamp = int(reply[name])
+                reply[name] = stamp + round(1e-6 * self.ppm * stamp) + self.offset_ns
+
+
+def end_with_stdin() -> None:
+    """End as soon as the host has let go, also in the middle of a run; the runner then loses its input and ends too."""
+    poller = select.poll()
+    poller.register(0, 0)
+    while True:
+        if any(flags & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, flags in poller.poll()):
+            os._exit(0)
+
+
+def pass_on(proxy: Proxy, requests: IO[bytes], runner: subprocess.Popen[bytes]) -> None:
+    """Pass requests and answers on until either side ends."""
+    assert runner.stdin is not None
+    assert runner.stdout is not None
+    for line in iter(requests.readline, b""):
+        try:
+            runner.stdin.write(line)
+            runner.stdin.flush()
+        except BrokenPipeError:
+            return
+        answered = runner.stdout.readline()
+        if not answered:
+            return
+        try:
+            reply = proxy.answer(json.loads(line), json.loads(answered))
+            answered = json.dumps(reply).encode() + b"\n"
+        except (ValueError, KeyError, TypeError):
+            pass  # no business of the bench
+        sys.stdout.buffer.write(answered)
+        sys.stdout.buffer.flush()
+
+
+def without_parent(argv: list[str]) -> list[str]:
+    """The command without ``--parent PID``: the runner's parent is this process, with which it ends anyway."""
+    if "--parent" not in argv:
+        return argv
+    at = argv.index("--parent")
+    return argv[:at] + argv[at + 2 :]
+
+
+def main() -> None:
+    """Run until the host or the runner ends; then end as the runner did."""
+    address, offset_s, ppm, *command = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    bench = socket.socket(socket.AF_UNIX)
+    try:
+        bench.connect(address)
+    except OSError as error:
+        sys.exit(f"the virtual bench is gone ({error.strerror}); start it again: deepen bench up")
+    runner = subprocess.Popen(without_parent(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    threading.Thread(target=end_with_stdin, daemon=True).start()
+    requests = os.fdopen(0, "rb", closefd=False)
+    pass_on(Proxy(bench, float(offset_s), float(ppm)), requests, runner)
+    if runner.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            runner.stdin.close()
+    status = runner.wait()
+    sys.stdout.flush()
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
