@@ -77,10 +77,11 @@ class RemoteDevice:
             raise
 
     def _unknown(self) -> DeviceProfile:
-        """A profile for a device nobody has described: only what it says itself."""
+        """A profile for a device nobody has described: only what it says itself, and any runtime may be tried."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.identity.model.lower()).strip("-")
         kind = "adb" if self.identity.kind == "android" else "ssh"
-        return DeviceProfile(id=slug or "unknown", title=self.identity.model, link=kind)
+        runtimes = tuple(runtime_names())
+        return DeviceProfile(id=slug or "unknown", title=self.identity.model, link=kind, runtimes=runtimes)
 
     @property
     def profile(self) -> DeviceProfile:

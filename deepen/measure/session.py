@@ -252,8 +252,8 @@ class Session:
             A function that measures it now; its argument and what it returns and raises are those of :meth:`measure`.
         """
         runtime = self._open_runtime()
-        if workload.runtime != runtime.name:
-            raise MeasureError(f"this session runs {runtime.name}; open another one for {workload.runtime}")
+        if workload.runtime not in (self._runtime_name, runtime.name):
+            raise MeasureError(f"this session runs {self._runtime_name}; open another one for {workload.runtime}")
         self._watch_drift()
         loaded = runtime.load(workload.path, threads=workload.threads, shapes=workload.shapes, seed=self.seed)
 
