@@ -415,7 +415,7 @@ def connect_tcp(
     base: Any = _import("adb_shell.transport.tcp_transport").TcpTransport
 
     class Prompt(base):  # type: ignore[misc]  # its base is known at run time only
-        """Sends at once: a message is a header and its data, and the second would wait 40 ms for the first's receipt."""
+        """Sends at once: a message is a header and its data, which would wait 40 ms for the header's receipt."""
 
         def connect(self, transport_timeout_s: float | None) -> None:
             super().connect(transport_timeout_s)
