@@ -8,16 +8,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepen.campaign.fleet import Fleet, Patience
+from deepen.campaign.logbook import load_stations, log_progress, save_stations
 from deepen.campaign.plan import KernelItem, Plan
-from deepen.campaign.prepare import Settings
-from deepen.campaign.run import CampaignProgress, CampaignReport, run
+from deepen.campaign.prepare import Prepare, Preparer, Settings, splitter
+from deepen.campaign.run import CampaignProgress, CampaignReport, run_tasks, work_folder
+from deepen.campaign.station import Facts, Pair, Station
+from deepen.campaign.tasks import Matrix
 from deepen.datasets import Dataset
+from deepen.datasets.disk import make_folder
 from deepen.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from deepen.measure import Session
 
-__all__ = ["DEFAULT_COUNT", "build_dataset", "check_session", "model_keys", "plan_kernels"]
+__all__ = ["DEFAULT_COUNT", "build_dataset", "check_conditions", "check_session", "model_keys", "plan_kernels"]
 
 DEFAULT_COUNT = 400
 """Kernels measured where neither a number nor a time is given."""
@@ -85,20 +90,46 @@ def check_session(dataset: Dataset, session: Session, threads: int) -> None:
     Raises:
         DatasetError: Naming what differs.
     """
-    if not len(dataset):
-        return
-    card = dataset.card
-    for what, there, here in (
-        ("device", card.devices, session.device.profile.id),
-        ("power source", card.meters, session.meter.id),
-        ("label", tuple(card.sources), session.meter.source),
-        ("thread count", card.threads, threads),
-    ):
-        if set(there) != {here}:
-            raise DatasetError(
-                f"{dataset.path}: was measured with {what} {', '.join(map(str, there))}, not {here}; "
-                "choose another folder or the same settings"
+    facts = Facts(session.device.profile.id, session.meter.id, session.meter.source)
+    check_conditions(dataset, [facts], Matrix(threads=(threads,)))
+
+
+def check_conditions(dataset: Dataset | None, facts: Sequence[Facts], matrix: Matrix) -> None:
+    """Refuse to mix power sources or labels in one dataset, and devices, runtimes or threads other than asked for.
+
+    Args:
+        dataset: What is there; ``None`` for nothing.
+        facts: Who is at the stations.
+        matrix: Under which conditions they will measure.
+
+    Raises:
+        ConfigError: If the stations differ among themselves in what must be the same.
+        DatasetError: Naming what differs from the dataset.
+    """
+    where = "" if dataset is None else dataset.path
+    meters: dict[str, str] = {}
+    for found in facts:
+        if found.source != facts[0].source:
+            raise ConfigError(f"these meters give {facts[0].source} and {found.source} energies; do not mix them")
+        if meters.setdefault(found.profile, found.meter) != found.meter:
+            raise ConfigError(
+                f"two devices '{found.profile}' have different meters ({meters[found.profile]}, {found.meter}); give "
+                "both the same kind, or measure into two datasets"
             )
+    for record in () if dataset is None else dataset:
+        known = record.device in meters
+        for what, there, here in (
+            ("device", record.device, [record.device] if known else list(meters)),
+            ("power source", record.meter, [meters[record.device]] if known else list(meters.values())),
+            ("label", record.source, [facts[0].source]),
+            ("runtime", record.runtime, list(matrix.runtimes)),
+            ("thread count", record.threads, list(matrix.threads)),
+        ):
+            if there not in here:
+                raise DatasetError(
+                    f"{where}: was measured with {what} {there}, not {', '.join(map(str, here))}; "
+                    "choose another folder or the same settings"
+                )
 
 
 def build_dataset(
@@ -109,13 +140,19 @@ def build_dataset(
     minutes: float | None = None,
     device: str = "local",
     meter: str | None = None,
+    pairs: Sequence[Pair] = (),
     seed: int = 0,
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
+    runtimes: Sequence[str] = ("onnxruntime",),
+    repeats: int = 1,
     exclude: Sequence[Path] = (),
     max_macs: int | None = None,
     on_progress: Callable[[CampaignProgress], None] | None = None,
+    patience: Patience | None = None,
 ) -> CampaignReport:
     """Measure sampled kernels into a dataset; running it again resumes.
+
+    Devices of the same profile share the kernels; devices of different profiles measure all of them each.
 
     Args:
         out: The dataset's folder; made where absent. The plan is kept in it as ``plan.json``.
@@ -124,40 +161,75 @@ def build_dataset(
         minutes: Time to spend; the sample is cut where it ends.
         device: As ``--device``.
         meter: As ``--meter``; the best source where not given.
+        pairs: Devices with their meters, measured on side by side; instead of ``device`` and ``meter``.
         seed: Seed of sample, order and inputs.
-        threads: Intra-operator threads.
+        threads: Intra-operator threads; several to measure every kernel with each.
+        runtimes: Inference engines; every kernel is measured by each.
+        repeats: Records of each kernel under each condition.
         exclude: Model files whose kernel configurations are left out.
         max_macs: Largest kernel, multiply-accumulates.
-        on_progress: Called before the first and after every kernel.
+        on_progress: Called at the start, after every kernel, and with news of a device.
+        patience: How long to bear with a device that is gone, too hot, or drifts.
 
     Raises:
         ConfigError: If an argument is wrong.
         DatasetError: If the folder holds a dataset measured otherwise.
+        LinkError, MeterError: If a device or a meter that was never seen before does not answer.
         StorageError: If the disk refuses.
     """
-    from deepen.measure import open_session
-
     if count is not None and count < 1:
         raise ConfigError(f"the number of kernels must be at least 1, not {count}")
     if minutes is not None and not 0 < minutes < 1e6:
         raise ConfigError(f"the time must be a positive number of minutes, not {minutes:g}")
+    matrix = Matrix(tuple(runtimes), (threads,) if isinstance(threads, int) else tuple(threads), repeats)
+    _check_runtimes(matrix.runtimes)
     if count is None:
         count = DEFAULT_COUNT if minutes is None else min(_MOST, max(1, int(minutes * _PER_MINUTE)))
     plan_path = out / "plan.json"
     plan = plan_kernels(plan_path, families, count, seed, model_keys(exclude), max_macs)
+    settings = Settings(runtime=matrix.runtimes[0], threads=matrix.threads[0])
+    known = load_stations(out)
+    stations = [
+        Station(pair, known=known.get(pair.name), runtime=settings.runtime, threads=settings.threads, seed=seed)
+        for pair in pairs or (Pair(device, meter),)
+    ]
     with ExitStack() as stack:
-        # Whoever is writing there is found before the session disturbs it; a folder is made after all else is well.
+        # Whoever is writing there is found before the sessions disturb it; a folder is made after all else is well.
         there = (out / "card.json").exists()
         dataset = stack.enter_context(Dataset.open(out, create=True)) if there else None
-        session = stack.enter_context(open_session(device, meter, threads=threads, seed=seed))
+        prepare: dict[str, Prepare] = {}
+        fleet = stack.enter_context(Fleet(stations, prepare, retries=settings.retries, patience=patience))
+        fleet.start()
+        facts = [station.facts for station in stations if station.facts]
+        check_conditions(dataset, facts, matrix)
         dataset = dataset or stack.enter_context(Dataset.open(out, create=True))
-        check_session(dataset, session, threads)
         plan.save(plan_path)
-        return run(
-            plan,
-            session,
+        save_stations(out, stations)
+        folder = stack.enter_context(work_folder(out))
+        stack.callback(fleet.close)  # before the folder its threads write in is removed
+        for number, station in enumerate(stations):
+            make_folder(folder / str(number))
+            prepare[station.name] = Preparer(folder / str(number), settings)
+
+        def tell(state: CampaignProgress) -> None:
+            log_progress(out, state)
+            if on_progress is not None:
+                on_progress(state)
+
+        return run_tasks(
+            matrix.tasks(plan, fleet.profiles, seed),
+            fleet,
             dataset,
             budget_s=None if minutes is None else 60 * minutes,
-            on_progress=on_progress,
-            settings=Settings(threads=threads),
+            on_progress=tell,
+            drift=lambda: fleet.drift,
         )
+
+
+def _check_runtimes(runtimes: Sequence[str]) -> None:
+    """Refuse runtimes that do not run what kernels are built as: ONNX models, split as ONNX Runtime fuses them."""
+    for name in runtimes:
+        if splitter(name) != "onnxruntime":
+            raise ConfigError(
+                f"kernels are made as ONNX models, which '{name}' does not run; use onnxruntime or crunner"
+            )

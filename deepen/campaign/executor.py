@@ -1,7 +1,8 @@
-"""Who runs a campaign's items: a queue behind three verbs.
+"""Who runs a campaign's tasks: a queue behind three verbs.
 
-Today one thread on this host runs them one after the other. An engine that spreads items over devices attached to many
-hosts takes the same place: items are plain data, outcomes are records or reasons.
+:class:`SerialExecutor` runs them one after the other in the calling thread on one session;
+:class:`deepen.campaign.fleet.Fleet` on several devices of this host side by side. An engine that spreads them over
+devices attached to many hosts takes the same place: tasks are plain data, outcomes are records or reasons.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from deepen.campaign.plan import Item
 from deepen.campaign.prepare import Prepare, Prepared, finish
+from deepen.campaign.tasks import Task
 from deepen.errors import DeepenError, StorageError
 from deepen.records import EnergyRecord, Workload
 
-__all__ = ["Executor", "Measurer", "Outcome", "SerialExecutor"]
+__all__ = ["Executor", "Measurer", "Notice", "Outcome", "SerialExecutor"]
 
 
 class Measurer(Protocol):
@@ -34,36 +35,61 @@ class Measurer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an item.
+    """What became of a task.
 
     Attributes:
-        item: The item.
+        task: The task.
         record: Its record; ``None`` if it failed.
         error: Why it failed; ``None`` if it did not.
         attempts: Times it was tried.
+        device: Who ran it, readable; empty where there is only one.
     """
 
-    item: Item
+    task: Task
     record: EnergyRecord | None
     error: DeepenError | None
     attempts: int
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What an executor has to say about a device.
+
+    Attributes:
+        device: Which one, readable.
+        text: What happened to it.
+        stopped: Whether it takes no more tasks in this run.
+        returned: Tasks given back because no device is left for them; they are not to be collected any more.
+    """
+
+    device: str
+    text: str
+    stopped: bool = False
+    returned: int = 0
 
 
 class Executor(Protocol):
-    """A queue of items being measured.
+    """A queue of tasks being measured.
 
     Attributes:
-        capacity: Items it wants to hold.
+        capacity: Tasks it wants to hold.
     """
 
     capacity: int
 
-    def submit(self, item: Item) -> None:
-        """Take an item; returns at once."""
+    def submit(self, task: Task) -> None:
+        """Take a task; returns at once."""
         ...
 
-    def collect(self) -> Outcome:
-        """Wait for the next item that is done, in any order.
+    def collect(self, timeout_s: float | None = None) -> Outcome | Notice | None:
+        """Wait for the next task that is done, in any order, or for news; what was collected before counts as stored.
+
+        Args:
+            timeout_s: Longest wait, seconds; an executor that measures in the calling thread does not look at it.
+
+        Returns:
+            ``None`` when the time has passed, or when nothing is left to collect.
 
         Raises:
             StorageError: If this host's disk refuses; no other error escapes.
@@ -71,12 +97,12 @@ class Executor(Protocol):
         ...
 
     def cancel(self) -> int:
-        """Drop what was not begun; return how many items that were. Those begun are still to be collected."""
+        """Drop what was not begun; return how many tasks that were. Those begun are still to be collected."""
         ...
 
 
 class SerialExecutor:
-    """Measures one item after the other on one session.
+    """Measures one task after the other on one session.
 
     Args:
         session: What measures.
@@ -92,23 +118,26 @@ class SerialExecutor:
         self._prepare = prepare
         self._retries = retries
         self._pool = ThreadPoolExecutor(1, "deepen-prepare") if lookahead else None
-        self._queue: deque[tuple[Item, Future[Prepared] | None]] = deque()
+        self._queue: deque[tuple[Task, Future[Prepared] | None]] = deque()
 
-    def submit(self, item: Item) -> None:
+    def submit(self, task: Task) -> None:
         """See :class:`Executor`."""
-        self._queue.append((item, self._pool.submit(self._prepare, item) if self._pool else None))
+        wanted = (task.item, task.runtime, task.threads)
+        self._queue.append((task, self._pool.submit(self._prepare, *wanted) if self._pool else None))
 
-    def collect(self) -> Outcome:
+    def collect(self, timeout_s: float | None = None) -> Outcome | None:
         """See :class:`Executor`."""
-        item, future = self._queue.popleft()
+        if not self._queue:
+            return None
+        task, future = self._queue.popleft()
         attempts = 0
         try:
-            prepared = future.result() if future else self._prepare(item)
+            prepared = future.result() if future else self._prepare(task.item, task.runtime, task.threads)
             try:
                 while True:
                     attempts += 1
                     try:
-                        return Outcome(item, finish(self._session.measure(prepared.workload), prepared), None, attempts)
+                        return Outcome(task, finish(self._session.measure(prepared.workload), prepared), None, attempts)
                     except DeepenError as error:
                         if not error.retryable or isinstance(error, StorageError) or attempts > self._retries:
                             raise
@@ -117,7 +146,7 @@ class SerialExecutor:
         except StorageError:
             raise
         except DeepenError as error:
-            return Outcome(item, None, error, attempts)
+            return Outcome(task, None, error, attempts)
 
     def cancel(self) -> int:
         """See :class:`Executor`."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from deepen.campaign.plan import Item, KernelItem, MadeItem
 from deepen.datasets.disk import storage_error
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from deepen.kernels.types import Kernel
 
-__all__ = ["Prepared", "Preparer", "Settings", "finish"]
+__all__ = ["Prepare", "Prepared", "Preparer", "Settings", "finish", "splitter"]
 
 MAX_WEIGHT_BYTES = 1 << 30
 """Most weights of a model that a campaign writes."""
@@ -76,6 +76,18 @@ class Prepared:
             self.workload.path.unlink(missing_ok=True)
 
 
+class _How(NamedTuple):
+    """Runtime and threads an item is prepared for."""
+
+    runtime: str
+    threads: int
+
+
+def splitter(runtime: str) -> str:
+    """Name under which the splitter knows how a runtime fuses: our C runner loads ONNX Runtime itself."""
+    return {"crunner": "onnxruntime"}.get(runtime, runtime)
+
+
 class Preparer:
     """Prepares items one after the other.
 
@@ -90,22 +102,28 @@ class Preparer:
         self._weights = WeightPool(folder)
         self._count = 0
 
-    def __call__(self, item: Item) -> Prepared:
+    def __call__(self, item: Item, runtime: str = "", threads: int = 0) -> Prepared:
         """Prepare an item.
+
+        Args:
+            item: What to measure.
+            runtime: Runtime it is to run on; empty for that of the settings.
+            threads: Intra-operator threads; 0 for those of the settings.
 
         Raises:
             RunError: If a kernel does not come back from the splitter as itself.
             GraphError, ConfigError: If a model or a configuration cannot be taken.
             StorageError: If the disk refuses.
         """
+        how = _How(runtime or self.settings.runtime, threads or self.settings.threads)
         if isinstance(item, KernelItem):
-            return self._kernel(item)
+            return self._kernel(item, how)
         if isinstance(item, MadeItem):
             path = self._write(item.make(), item.name)
-            return self._model(item, path, {}, owned=True)
-        return self._model(item, item.path, item.shapes, owned=False)
+            return self._model(item, path, {}, how, owned=True)
+        return self._model(item, item.path, item.shapes, how, owned=False)
 
-    def _kernel(self, item: KernelItem) -> Prepared:
+    def _kernel(self, item: KernelItem, how: _How) -> Prepared:
         from deepen.kernels import FEATURES_VERSION, build
         from deepen.kernels.families import check_params
         from deepen.kernels.priors import work
@@ -123,10 +141,10 @@ class Preparer:
         for n, share in dict.fromkeys([(copies, True), (copies, False), (1, True)]):
             path = self._write(replicate(model, n, share=share), item.name)
             try:
-                kernels = self._split(path, {})
+                kernels = self._split(path, {}, how)
                 if len(kernels) == n and {kernel.key for kernel in kernels} == {item.key}:
                     fill = {**_kernel_fields(kernels[0]), "name": item.name, "features_version": FEATURES_VERSION}
-                    return Prepared(item, self._workload(path, "kernel", {}), fill, n)
+                    return Prepared(item, self._workload(path, "kernel", {}, how), fill, n)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -134,36 +152,39 @@ class Preparer:
         found = ", ".join(sorted({k.family if k.key != item.key else "itself" for k in kernels})) or "nothing"
         raise RunError(f"{item.name}: the runtime runs {len(kernels)} kernels for it ({found}); not measured")
 
-    def _model(self, item: Item, path: Path, shapes: Mapping[str, tuple[int, ...]], *, owned: bool) -> Prepared:
+    def _model(
+        self, item: Item, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _How, *, owned: bool
+    ) -> Prepared:
         from deepen.kernels import FEATURES_VERSION
 
         try:
             kernels = tuple(
-                {**_kernel_fields(kernel), "multiplicity": kernel.multiplicity} for kernel in self._split(path, shapes)
+                {**_kernel_fields(kernel), "multiplicity": kernel.multiplicity}
+                for kernel in self._split(path, shapes, how)
             )
             fill = {"name": item.name, "kernels": kernels, "features_version": FEATURES_VERSION}
-            return Prepared(item, self._workload(path, "model", shapes), fill, owned=owned)
+            return Prepared(item, self._workload(path, "model", shapes, how), fill, owned=owned)
         except BaseException:
             if owned:
                 path.unlink(missing_ok=True)
             raise
 
-    def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Kernel, ...]:
+    def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _How) -> tuple[Kernel, ...]:
         from deepen.graph import load
         from deepen.kernels.split import split
 
-        return split(load(path, shapes), self.settings.runtime).kernels
+        return split(load(path, shapes), splitter(how.runtime)).kernels
 
     def _workload(
-        self, path: Path, kind: Literal["kernel", "model"], shapes: Mapping[str, tuple[int, ...]]
+        self, path: Path, kind: Literal["kernel", "model"], shapes: Mapping[str, tuple[int, ...]], how: _How
     ) -> Workload:
         from deepen.measure import make_workload
 
         return make_workload(
             path,
             kind=kind,
-            runtime=self.settings.runtime,
-            threads=self.settings.threads,
+            runtime=how.runtime,
+            threads=how.threads,
             shapes=shapes,
             warmup_s=self.settings.warmup_s,
             rule=self.settings.kernel_rule if kind == "kernel" else self.settings.model_rule,
@@ -213,5 +234,9 @@ def _per_copy(entry: Mapping[str, Any], copies: int) -> dict[str, Any]:
     return {k: v / copies if k == "energy_j" and isinstance(v, float) else v for k, v in entry.items()}
 
 
-Prepare = Callable[[Item], Prepared]
-"""What an executor calls to prepare an item; raises a ``DeepenError`` where it cannot."""
+class Prepare(Protocol):
+    """What an executor calls to prepare an item; raises a ``DeepenError`` where it cannot."""
+
+    def __call__(self, item: Item, runtime: str = "", threads: int = 0) -> Prepared:
+        """Prepare an item for a runtime and a thread count; empty and 0 for those of the campaign's settings."""
+        ...

@@ -4,38 +4,45 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepen.campaign.executor import Executor, Measurer, SerialExecutor
-from deepen.campaign.plan import Item, KernelItem, Plan
+from deepen.campaign.executor import Executor, Measurer, Notice, Outcome, SerialExecutor
+from deepen.campaign.plan import Plan
 from deepen.campaign.prepare import Preparer, Settings
+from deepen.campaign.tasks import Task, missing
 from deepen.clock import Deadline, monotonic_s
 from deepen.datasets import Dataset
 from deepen.datasets.disk import make_folder
 from deepen.errors import DatasetError, DeepenError, EnvironmentFailure
 
-__all__ = ["CampaignProgress", "CampaignReport", "run"]
+__all__ = ["CampaignProgress", "CampaignReport", "run", "run_tasks", "work_folder"]
 
 GIVE_UP_AFTER = 3
 """Items in a row that may fail for the surroundings, retries included, before the campaign stops."""
 
+STOP_EVERY_S = 1.0
+"""How often a caller's ``stop`` is asked while nothing else happens, seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class CampaignProgress:
-    """Where a campaign is, after an item.
+    """Where a campaign is, after a task or news of a device.
 
     Attributes:
-        done: Items finished, those already in the dataset included.
-        total: Items of the plan.
-        measured: Items measured by this run.
-        failed: Items that failed in this run.
+        done: Tasks finished, those already in the dataset included.
+        total: Tasks of the plan.
+        measured: Tasks measured by this run.
+        failed: Tasks that failed in this run.
         elapsed_s: Time since this run began.
         eta_s: Expected time until it ends, by its mean pace and the budget; ``nan`` before the first item.
-        last: Name of the item that just finished.
-        error: Why that item failed; empty if it did not.
+        last: Name of the task that just finished.
+        error: Why that task failed; empty if it did not.
+        device: Who finished it, or whom the news are of; empty where there is only one.
+        notice: What happened to that device; empty where a task finished.
     """
 
     done: int
@@ -46,6 +53,8 @@ class CampaignProgress:
     eta_s: float
     last: str = ""
     error: str = ""
+    device: str = ""
+    notice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,9 @@ class CampaignReport:
         elapsed_s: Duration.
         interrupted: Whether Ctrl-C or ``stop`` ended it early.
         remaining: Items not begun, because of an interruption or the budget.
-        drift: The session's reference series, as ``(t_s, share)``: change of the device's speed.
+        drift: The session's reference series, as ``(t_s, share)``: change of the device's speed; of the device that
+            changed most where there are several.
+        stopped: ``(device, reason)`` of devices that were given up.
     """
 
     measured: int
@@ -69,6 +80,7 @@ class CampaignReport:
     interrupted: bool
     remaining: int = 0
     drift: tuple[tuple[float, float], ...] = ()
+    stopped: tuple[tuple[str, str], ...] = ()
 
     @property
     def drift_span(self) -> float:
@@ -110,25 +122,81 @@ def run(
         EnvironmentFailure: If several items in a row fail for the surroundings (device or meter gone).
     """
     settings = settings or Settings()
+    limits = _Limits(budget_s, on_progress, stop, GIVE_UP_AFTER)
+    tasks = [Task(item) for item in plan.items]
+    if executor is not None:
+        return _run(tasks, executor, dataset, limits, lambda: session.drift)
+    dataset.claim()  # before its work folder is emptied
+    with work_folder(dataset.path) as folder:
+        prepare = Preparer(folder, settings)
+        serial = SerialExecutor(session, prepare, retries=settings.retries, lookahead=settings.lookahead)
+        try:
+            return _run(tasks, serial, dataset, limits, lambda: session.drift)
+        finally:
+            serial.close()
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    executor: Executor,
+    dataset: Dataset,
+    *,
+    budget_s: float | None = None,
+    on_progress: Callable[[CampaignProgress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    drift: Callable[[], tuple[tuple[float, float], ...]] = tuple,
+) -> CampaignReport:
+    """Measure tasks into a dataset, by an executor that looks after its devices itself.
+
+    Tasks the dataset has records of (same item, device, runtime and threads; as many as there are repeats) are passed
+    over, so running again resumes. On Ctrl-C what is being measured is finished and stored; a second one drops it.
+
+    Args:
+        tasks: What to measure.
+        executor: Who runs them; the caller closes it.
+        dataset: Where records go; becomes its writer.
+        budget_s: Seconds after which no further task begins.
+        on_progress: Called at the start, after every task, and with news of a device.
+        stop: Asked at least once a second; true ends the run.
+        drift: Asked at the end for the reference series of the report.
+
+    Raises:
+        DatasetError: If the dataset's features have another version than this deepen computes.
+        StorageError: If the disk refuses, or another process is writing; what was stored stays.
+    """
+    return _run(tasks, executor, dataset, _Limits(budget_s, on_progress, stop), drift)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """When a run ends, and whom it tells."""
+
+    budget_s: float | None
+    on_progress: Callable[[CampaignProgress], None] | None
+    stop: Callable[[], bool] | None
+    give_up_after: float = math.inf
+
+
+def _run(
+    tasks: Sequence[Task],
+    executor: Executor,
+    dataset: Dataset,
+    limits: _Limits,
+    drift: Callable[[], tuple[tuple[float, float], ...]],
+) -> CampaignReport:
     dataset.claim()
     _check_features(dataset)
-    done = {True: dataset.keys(), False: dataset.model_names()}
-    todo = [item for item in plan.items if item.key not in done[isinstance(item, KernelItem)]]
-    state = _State(len(plan.items), len(todo), budget_s, on_progress)
-    with _work_folder(dataset.path) as folder:
-        serial = None
-        if executor is None:
-            prepare = Preparer(folder, settings)
-            executor = serial = SerialExecutor(session, prepare, retries=settings.retries, lookahead=settings.lookahead)
-        try:
-            state.tell()
-            _loop(iter(todo), executor, dataset, state, stop)
-        except KeyboardInterrupt:
-            state.interrupted = True
-        finally:
-            if serial:
-                serial.close()
-    return state.report(session.drift)
+    todo = missing(tasks, dataset)
+    state = _State(len(tasks), todo, limits)
+    try:
+        state.tell()
+        _loop(iter(todo), executor, dataset, state, limits.stop)
+    except KeyboardInterrupt:
+        state.interrupted = True
+        executor.cancel()
+        while (found := executor.collect()) is not None:
+            _take(found, dataset, state)
+    return state.report(drift())
 
 
 def _check_features(dataset: Dataset) -> None:
@@ -144,47 +212,66 @@ def _check_features(dataset: Dataset) -> None:
 class _State:
     """Counts of a run, and what is told about them."""
 
-    def __init__(
-        self, total: int, todo: int, budget_s: float | None, on_progress: Callable[[CampaignProgress], None] | None
-    ) -> None:
-        self.total, self.todo = total, todo
+    def __init__(self, total: int, todo: Sequence[Task], limits: _Limits) -> None:
+        self.total, self.todo = total, len(todo)
         self.started_s = monotonic_s()
-        self.deadline = Deadline(math.inf if budget_s is None else budget_s)
-        self.on_progress = on_progress
+        self.deadline = Deadline(math.inf if limits.budget_s is None else limits.budget_s)
+        self.on_progress = limits.on_progress
+        self.give_up_after = limits.give_up_after
         self.measured = 0
         self.failed: list[tuple[str, str]] = []
+        self.stopped: list[tuple[str, str]] = []
         self.unlucky = 0
         self.interrupted = False
+        self._left = Counter(task.device for task in todo)
+        self._finished: Counter[str] = Counter()
 
     @property
     def finished(self) -> int:
         return self.measured + len(self.failed)
 
-    def fail(self, item: Item, error: DeepenError) -> None:
+    def fail(self, task: Task, error: DeepenError, device: str) -> None:
         """Note a failure; give up where the surroundings fail again and again."""
-        self.failed.append((item.name, str(error)))
+        self.failed.append((task.name, str(error)))
+        self._finished[task.device] += 1
         self.unlucky = self.unlucky + 1 if isinstance(error, EnvironmentFailure) else 0
-        self.tell(item.name, str(error))
-        if self.unlucky >= GIVE_UP_AFTER:
+        self.tell(task.name, str(error), device)
+        if self.unlucky >= self.give_up_after:
             raise type(error)(f"{self.unlucky} items in a row failed; the last: {error}") from error
 
-    def succeed(self, item: Item) -> None:
+    def succeed(self, task: Task, device: str) -> None:
         """Note a stored record."""
         self.measured += 1
+        self._finished[task.device] += 1
         self.unlucky = 0
-        self.tell(item.name)
+        self.tell(task.name, device=device)
 
-    def tell(self, last: str = "", error: str = "") -> None:
+    def note(self, notice: Notice) -> None:
+        """Note news of a device."""
+        if notice.stopped:
+            self.stopped.append((notice.device, notice.text))
+        self.tell(device=notice.device, notice=f"stopped: {notice.text}" if notice.stopped else notice.text)
+
+    def tell(self, last: str = "", error: str = "", device: str = "", notice: str = "") -> None:
         """Call the listener."""
         if self.on_progress is None:
             return
         elapsed_s = monotonic_s() - self.started_s
-        pace_s = elapsed_s / self.finished if self.finished else math.nan
-        eta_s = min(pace_s * (self.todo - self.finished), self.deadline.remaining_s)
         done = self.total - self.todo + self.finished
-        self.on_progress(
-            CampaignProgress(done, self.total, self.measured, len(self.failed), elapsed_s, eta_s, last, error)
-        )
+        counts = (done, self.total, self.measured, len(self.failed))
+        self.on_progress(CampaignProgress(*counts, elapsed_s, self._eta_s(elapsed_s), last, error, device, notice))
+
+    def _eta_s(self, elapsed_s: float) -> float:
+        """Time until the kind of device that takes longest is through, each at its pace so far; at most the budget."""
+        left_s = [
+            elapsed_s / self._finished[device] * (count - self._finished[device])
+            if self._finished[device]
+            else math.nan
+            for device, count in self._left.items()
+        ]
+        if any(map(math.isnan, left_s)):
+            return math.nan
+        return min(max(left_s, default=0.0), self.deadline.remaining_s)
 
     def report(self, drift: tuple[tuple[float, float], ...]) -> CampaignReport:
         """Sum up."""
@@ -196,43 +283,61 @@ class _State:
             interrupted=self.interrupted,
             remaining=self.todo - self.finished,
             drift=tuple(drift),
+            stopped=tuple(self.stopped),
         )
 
 
 def _loop(
-    todo: Iterator[Item], executor: Executor, dataset: Dataset, state: _State, stop: Callable[[], bool] | None
+    todo: Iterator[Task], executor: Executor, dataset: Dataset, state: _State, stop: Callable[[], bool] | None
 ) -> None:
     in_flight = 0
-    exhausted = False
-    while True:
-        if not exhausted and (state.deadline.expired or (stop is not None and stop())):
+    exhausted = cancelled = False
+    while not exhausted or in_flight > 0:
+        if not cancelled and (state.deadline.expired or (stop is not None and stop())):
             state.interrupted = not state.deadline.expired
-            exhausted = True
+            exhausted = cancelled = True
             in_flight -= executor.cancel()
         while not exhausted and in_flight < executor.capacity:
-            item = next(todo, None)
-            if item is None:
+            task = next(todo, None)
+            if task is None:
                 exhausted = True
             else:
-                executor.submit(item)
+                executor.submit(task)
                 in_flight += 1
         if in_flight <= 0:
             return
-        outcome = executor.collect()
-        in_flight -= 1
-        if outcome.record is None:
-            state.fail(outcome.item, outcome.error or DeepenError("no record and no reason"))
-            continue
-        try:
-            dataset.append(outcome.record)
-        except DatasetError as error:
-            state.fail(outcome.item, error)
-        else:
-            state.succeed(outcome.item)
+        found = executor.collect(_wake_up_s(state, stop, cancelled))
+        if found is not None:
+            in_flight -= found.returned if isinstance(found, Notice) else 1
+            _take(found, dataset, state)
+
+
+def _wake_up_s(state: _State, stop: Callable[[], bool] | None, cancelled: bool) -> float | None:
+    """Seconds after which the budget and ``stop`` want to be looked at; ``None`` for never."""
+    if cancelled:
+        return None
+    wait_s = min(state.deadline.remaining_s, math.inf if stop is None else STOP_EVERY_S)
+    return wait_s if math.isfinite(wait_s) else None
+
+
+def _take(found: Outcome | Notice, dataset: Dataset, state: _State) -> None:
+    """Store a record, or note why there is none."""
+    if isinstance(found, Notice):
+        state.note(found)
+        return
+    if found.record is None:
+        state.fail(found.task, found.error or DeepenError("no record and no reason"), found.device)
+        return
+    try:
+        dataset.append(found.record)
+    except DatasetError as error:
+        state.fail(found.task, error, found.device)
+    else:
+        state.succeed(found.task, found.device)
 
 
 @contextmanager
-def _work_folder(dataset: Path) -> Iterator[Path]:
+def work_folder(dataset: Path) -> Iterator[Path]:
     """A folder beside the records for model files; what a killed run left there is removed."""
     folder = dataset / ".work"
     shutil.rmtree(folder, ignore_errors=True)

@@ -48,9 +48,13 @@ def _duration(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _progress_line(state: CampaignProgress) -> str:
+def _progress_line(state: CampaignProgress, several: bool) -> str:
     width = len(str(state.total))
     head = f"[{state.done:{width}d}/{state.total}] {_duration(state.elapsed_s)} gone, {_duration(state.eta_s)} left"
+    if several and state.device:
+        head += f"  {state.device}:"
+    if state.notice:
+        return f"{head}  {state.notice}"
     if state.error:
         return f"{head}  failed: {state.error}"
     return f"{head}  {state.last}" if state.last else head
@@ -62,11 +66,36 @@ def _progress_line(state: CampaignProgress) -> str:
     "--family", "-f", "families", multiple=True, help="Kernel family, or several with commas; repeatable [all]."
 )
 @click.option("--count", type=int, help="Number of kernels [400 where no time is given].")
-@click.option("--minutes", type=float, help="Time to spend measuring.")
+@click.option("--minutes", "--budget", "minutes", type=float, help="Time to spend measuring, minutes.")
 @click.option("--device", default="local", show_default=True, help="Device to measure on.")
 @click.option("--meter", help="Power source, NAME[:PORT][?key=value] [the best one found].")
+@click.option(
+    "--on",
+    "pairs",
+    multiple=True,
+    metavar="DEVICE,METER",
+    help="Measure on this device with this meter, beside others; repeatable, instead of --device and --meter.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of sample and order.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Intra-operator threads.")
+@click.option(
+    "--threads",
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Intra-operator threads; repeatable.",
+)
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    help="Inference engine: onnxruntime or crunner; repeatable.",
+)
+@click.option(
+    "--repeats", default=1, show_default=True, type=click.IntRange(min=1), help="Records per kernel and condition."
+)
 @click.option("--max-macs", type=click.IntRange(min=1), help="Largest kernel, in multiply-accumulates.")
 @click.option(
     "--exclude",
@@ -83,8 +112,11 @@ def build(
     minutes: float | None,
     device: str,
     meter: str | None,
+    pairs: tuple[str, ...],
     seed: int,
-    threads: int,
+    threads: tuple[int, ...],
+    runtimes: tuple[str, ...],
+    repeats: int,
     max_macs: int | None,
     exclude: tuple[Path, ...],
     as_json: bool,
@@ -94,14 +126,24 @@ def build(
     Each record is on the disk before the next kernel begins. Running the same command again resumes, after Ctrl-C or a
     crash alike; a larger --count adds kernels.
 
+    Several devices measure side by side: give each with its own meter by --on, both by serial number, so that a meter
+    that comes back at another port is still that device's meter. Devices of the same profile share the kernels, others
+    measure all of them each. One that is gone is tried again for half an hour while its kernels go to its like; one
+    that overheats or drifts rests, and is stopped where that does not help. Every kernel is measured by each --runtime
+    with each of --threads, --repeats times.
+
     \b
     Example:
       deepen dataset build --out my-dataset --family conv-bn-relu,fc --count 200
       deepen dataset build --out my-dataset --minutes 10 --exclude resnet50.onnx
+      deepen dataset build --out phones --budget 480 --threads 1 --threads 4 \\
+        --on 'adb:0A1B2C,lvpm:12345?voltage_v=4.2' --on 'adb:0D3E4F,lvpm:12346?voltage_v=4.2'
     """
-    from deepen.campaign import build_dataset
+    from deepen.campaign import build_dataset, parse_pairs
     from deepen.datasets import Dataset
 
+    if pairs and (device != "local" or meter):
+        raise click.UsageError("give devices and meters either by --on or by --device and --meter")
     names = [name.strip() for text in families for name in text.split(",") if name.strip()]
     report = build_dataset(
         out,
@@ -110,11 +152,14 @@ def build(
         minutes=minutes,
         device=device,
         meter=meter,
+        pairs=parse_pairs(pairs),
         seed=seed,
         threads=threads,
+        runtimes=runtimes,
+        repeats=repeats,
         exclude=exclude,
         max_macs=max_macs,
-        on_progress=lambda state: progress(_progress_line(state)),
+        on_progress=lambda state: progress(_progress_line(state, len(pairs) > 1)),
     )
     card = Dataset.open(out).card
     document = {
@@ -123,6 +168,7 @@ def build(
         "skipped_done": report.skipped_done,
         "failed": [{"name": name, "reason": reason} for name, reason in report.failed],
         "remaining": report.remaining,
+        "stopped": [{"device": name, "reason": reason} for name, reason in report.stopped],
         "interrupted": report.interrupted,
         "elapsed_s": report.elapsed_s,
         "drift": report.drift_span,
@@ -135,6 +181,7 @@ def build(
             f"{len(report.failed)} failed, {report.remaining} not begun",
             f"{card.records} records ({card.source or 'none'}) on {card.device or '-'} by {card.meter or '-'} in {out}",
         ]
+        lines += [f"{name} was stopped: {reason}" for name, reason in report.stopped]
         if report.interrupted or report.remaining:
             lines.append("run the same command again to go on")
         return "\n".join(lines)
@@ -142,6 +189,8 @@ def build(
     emit(document, as_json, render)
     if report.interrupted:
         sys.exit(130)
+    if report.stopped and report.remaining:
+        sys.exit(3)
     if report.failed and not card.records:
         sys.exit(1)
 

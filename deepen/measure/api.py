@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from deepen.devices import open_device
+from deepen.devices.protocols import Device
 from deepen.measure.device_files import device_files
 from deepen.measure.session import Session, Sync
 from deepen.measure.workload import make_workload
@@ -18,12 +19,20 @@ __all__ = ["open_session", "profile"]
 
 
 @contextmanager
-def open_session(device: str = "local", meter: str | None = None, **options: Any) -> Iterator[Session]:
+def open_session(
+    device: str | Device = "local",
+    meter: str | None = None,
+    *,
+    claim: Callable[[Device], AbstractContextManager[object]] | None = None,
+    **options: Any,
+) -> Iterator[Session]:
     """Open a session on a device with a meter, and close all three at the end.
 
     Args:
-        device: As ``--device``.
+        device: As ``--device``, or a device that is open; it is closed all the same.
         meter: As ``--meter``; ``None`` for what the device's profile prefers, else the best source here.
+        claim: Called with the opened device, and what it returns is held until the device is closed: a place to check
+            which device it is and to keep others away from it.
         **options: Passed to :class:`Session`.
 
     Raises:
@@ -31,8 +40,10 @@ def open_session(device: str = "local", meter: str | None = None, **options: Any
         LinkError, MeterError: If the device or the meter does not answer.
     """
     with ExitStack() as stack:
-        opened = open_device(device)
+        opened = open_device(device) if isinstance(device, str) else device
         stack.callback(opened.close)
+        if claim is not None:
+            stack.enter_context(claim(opened))
         chosen = meter or opened.profile.meter or None
         source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid, link=device_files(opened))
         stack.callback(source.close)
@@ -42,7 +53,7 @@ def open_session(device: str = "local", meter: str | None = None, **options: Any
 def profile(
     path: str | Path,
     *,
-    device: str = "local",
+    device: str | Device = "local",
     meter: str | None = None,
     threads: int = 1,
     seconds: float = 2.0,
@@ -55,7 +66,8 @@ def profile(
 
     Args:
         path: ONNX file.
-        device: ``local``, ``adb:SERIAL``, ``adb:HOST:PORT``, ``ssh:USER@HOST[:PORT]`` or the name of a profile.
+        device: ``local``, ``adb:SERIAL``, ``adb:HOST:PORT``, ``ssh:USER@HOST[:PORT]`` or the name of a profile; or a
+            device that is open, which is closed at the end.
         meter: ``NAME[:PORT][?key=value]`` or a meter profile; ``None`` for the best source here.
         threads: Intra-operator threads.
         seconds: Time to measure, after warm-up; it ends earlier than twice this once the spread is below 1 %.
@@ -76,6 +88,6 @@ def profile(
     rule = StoppingRule(min_duration_s=seconds, max_duration_s=2 * seconds, min_blocks=5, rel_std=0.01)
     warmup_s = min(0.5, seconds / 4)
     workload = make_workload(path, runtime=runtime, threads=threads, shapes=shapes, warmup_s=warmup_s, rule=rule)
-    options = {"threads": threads, "seed": seed, "runtime": runtime, "reference_every_s": None, "sync": sync}
-    with open_session(device, meter, **options) as session:
+    options: dict[str, Any] = {"threads": threads, "seed": seed, "runtime": runtime, "sync": sync}
+    with open_session(device, meter, reference_every_s=None, **options) as session:
         return session.measure(workload, idle_after=True)

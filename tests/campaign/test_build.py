@@ -29,7 +29,7 @@ def bench(monkeypatch, fake_session, kernels):
         return [sampler.SampledKernel(i.family, i.params, i.key, 1, 1, "test") for i in items if i.key not in exclude]
 
     @contextmanager
-    def open_session(device, meter, **options):
+    def open_session(device, meter, *, claim, **options):
         calls.session.append((device, meter, options))
         session = fake_session(calls.before)
         session.device = SimpleNamespace(profile=SimpleNamespace(id="bench"))
@@ -51,7 +51,7 @@ def test_a_build_makes_dataset_and_plan_and_resumes(tmp_path, bench):
     report = build_dataset(out, families=["fc"], count=4, seed=7, threads=2, device="local", meter="m")
     assert (report.measured, report.failed) == (4, ())
     assert bench.sample == [(["fc"], 4, 7, set(), None)]
-    assert bench.session == [("local", "m", {"threads": 2, "seed": 7})]
+    assert bench.session == [("local", "m", {"runtime": "onnxruntime", "threads": 2, "seed": 7})]
     assert {record.threads for record in Dataset.open(out)} == {2}
     again = build_dataset(out, families=["fc"], count=4, seed=7, threads=2)
     assert (again.measured, again.skipped_done) == (0, 4)
@@ -65,7 +65,7 @@ def test_a_build_makes_dataset_and_plan_and_resumes(tmp_path, bench):
 )
 def test_the_size_of_the_plan_follows_from_number_and_time(tmp_path, bench, monkeypatch, arguments, count):
     budgets = []
-    monkeypatch.setattr("deepen.campaign.build.run", lambda *a, budget_s, **k: budgets.append(budget_s))
+    monkeypatch.setattr("deepen.campaign.build.run_tasks", lambda *a, budget_s, **k: budgets.append(budget_s))
     build_dataset(tmp_path / "d", **arguments)
     assert bench.sample[0][1] == count
     assert budgets == [120.0 if "minutes" in arguments else None]

@@ -23,6 +23,7 @@ from deepen.campaign import (
     Preparer,
     SerialExecutor,
     Settings,
+    Task,
     run,
 )
 from deepen.datasets import Dataset
@@ -435,10 +436,10 @@ def test_any_executor_may_take_the_place_of_the_serial_one(dataset, fake_session
         def __init__(self, inner: SerialExecutor) -> None:
             self.inner, self.held = inner, []
 
-        def submit(self, item) -> None:
-            self.held.append(item)
+        def submit(self, task) -> None:
+            self.held.append(task)
 
-        def collect(self) -> Outcome:
+        def collect(self, timeout_s=None) -> Outcome:
             self.inner.submit(self.held.pop())
             return self.inner.collect()
 
@@ -461,7 +462,7 @@ def test_any_executor_may_take_the_place_of_the_serial_one(dataset, fake_session
 def test_cancelling_drops_what_was_not_begun_and_its_files(tmp_path, fake_session, kernels):
     executor = SerialExecutor(fake_session(), Preparer(tmp_path, Settings()), lookahead=3)
     for item in kernels(4):
-        executor.submit(item)
+        executor.submit(Task(item))
     executor.collect()
     assert executor.cancel() == 3
     executor.close()

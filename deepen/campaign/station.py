@@ -1,0 +1,273 @@
+"""A station: a device and the meter on it, opened together, known by their serial numbers, held against others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
+from deepen.records import EnergyRecord
+
+if TYPE_CHECKING:
+    from deepen.devices.protocols import Device
+    from deepen.measure import Session
+
+__all__ = ["Facts", "OpenSession", "Pair", "Station", "parse_pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A device and its meter, as the user names them.
+
+    Attributes:
+        device: As ``--device``.
+        meter: As ``--meter``; ``None`` for what the device's profile prefers, else the best source.
+    """
+
+    device: str = "local"
+    meter: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What progress and messages call it."""
+        return self.device
+
+
+def parse_pairs(texts: list[str] | tuple[str, ...]) -> tuple[Pair, ...]:
+    """Read ``DEVICE,METER`` pairs: the first comma ends the device.
+
+    Raises:
+        ConfigError: If one half is empty, or a device or a meter occurs twice.
+    """
+    pairs = []
+    for text in texts:
+        device, comma, meter = (part.strip() for part in text.partition(","))
+        if not device or (comma and not meter):
+            raise ConfigError(f"'{text}' is no pair; write DEVICE,METER, for example adb:0A1B2C,lvpm:12345")
+        pairs.append(Pair(device, meter or None))
+    for what, names in (
+        ("device", [pair.device for pair in pairs]),
+        ("meter", [pair.meter.partition("?")[0] for pair in pairs if pair.meter and ":" in pair.meter]),
+    ):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ConfigError(f"{what} '{twice}' is in two pairs; each pair needs one of its own")
+    return tuple(pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Who is at a station; the same ones must answer whenever it is opened again.
+
+    Attributes:
+        profile: The device's profile.
+        meter: Kind of power source, as records have it.
+        source: Label of its numbers.
+        device_serial: Serial number of the device; empty where it tells none.
+        meter_serial: Serial number of the meter; empty where it tells none.
+    """
+
+    profile: str
+    meter: str
+    source: str
+    device_serial: str = ""
+    meter_serial: str = ""
+
+    def document(self) -> dict[str, str]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Facts:
+        """From JSON values.
+
+        Raises:
+            KeyError: If one is missing.
+        """
+        return cls(**{name: str(document[name]) for name in cls.__slots__})
+
+
+class OpenSession(Protocol):
+    """How a station opens device, meter and session; :func:`deepen.measure.open_session` is one."""
+
+    def __call__(
+        self,
+        device: str = "local",
+        meter: str | None = None,
+        *,
+        claim: Callable[[Device], AbstractContextManager[object]] | None = None,
+        **options: Any,
+    ) -> AbstractContextManager[Session]:
+        """Open all three; closed at the context's end."""
+        ...
+
+
+def _default_open_session() -> OpenSession:
+    from deepen.measure import open_session
+
+    return open_session
+
+
+class Station:
+    """Opens a pair, again and again, and remembers what must stay the same.
+
+    Used by one thread at a time.
+
+    Attributes:
+        name: What progress and messages call it.
+        facts: Who is there; ``None`` before it was ever opened.
+        sleep: Waits in this station's time; ``None`` for real time.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        open_session: OpenSession | None = None,
+        known: Facts | None = None,
+        runtime: str = "onnxruntime",
+        sleep: Callable[[float], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Describe the station; nothing is opened.
+
+        Args:
+            pair: Device and meter.
+            open_session: Opens them; by default :func:`deepen.measure.open_session`.
+            known: Who was there in an earlier run; who answers at the first opening takes their place, and who is
+                gone then is waited for.
+            runtime: Runtime of the first session.
+            sleep: Waits; for stand-ins in virtual time.
+            **options: Passed to the session.
+        """
+        self.pair = pair
+        self.name = pair.name
+        self.facts = known
+        self.sleep = sleep
+        self._open_session = open_session
+        self._options = options
+        self._stack = ExitStack()
+        self._session: Session | None = None
+        self._runtime = runtime
+        self._tried = False  # from the second opening on, whoever is there must be who was there
+        self._first: dict[str, Any] = {}
+        self._drift: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a session is open."""
+        return self._session is not None
+
+    @property
+    def drift(self) -> tuple[tuple[float, float], ...]:
+        """Change of the reference workload over all its sessions, as ``(t_s, share)``."""
+        return self._drift + (tuple(self._session.drift) if self._session is not None else ())
+
+    def session(self, runtime: str = "") -> Session:
+        """The open session; opened where there is none or it runs another runtime.
+
+        Args:
+            runtime: Runtime wanted; empty for the one it had last.
+
+        Raises:
+            ConfigError: If a name is wrong.
+            LinkError, MeterError: If the device or the meter does not answer, is in use, or is another one than before.
+        """
+        if self._session is not None and runtime in ("", self._runtime):
+            return self._session
+        wanted = runtime or self._runtime
+        self.close()
+        opener = self._open_session or _default_open_session()
+        strict, self._tried = self._tried, True
+        with ExitStack() as stack:
+            serials: list[str] = []
+            opened = opener(
+                self.pair.device,
+                self.pair.meter,
+                claim=lambda device: self._claim(device, serials, strict),
+                runtime=wanted,
+                **self._options,
+            )
+            session = stack.enter_context(opened)
+            self._check(session, serials[0] if serials else "", strict)
+            self._stack = stack.pop_all()
+        self._session, self._runtime = session, wanted
+        self._keep_baseline(session)
+        return session
+
+    @contextmanager
+    def _claim(self, device: Device, serials: list[str], strict: bool) -> Iterator[None]:
+        """Check which device answered, and keep every other campaign away from it."""
+        from deepen.meters.locks import InstrumentLock
+
+        serial = str(getattr(getattr(device, "identity", None), "serial", ""))
+        serials.append(serial)
+        if strict and self.facts is not None and serial != self.facts.device_serial:
+            raise LinkError(
+                f"{self.name}: device '{serial}' answers where '{self.facts.device_serial}' was; connect that one again"
+            )
+        if not serial:
+            yield
+            return
+        try:
+            lock = InstrumentLock(f"device {serial}", f"device {self.name}")
+        except MeterError as error:
+            raise LinkError(str(error)) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _check(self, session: Session, serial: str, strict: bool) -> None:
+        meter = session.meter
+        meter_serial = str(getattr(getattr(meter, "instrument", None), "serial", ""))
+        found = Facts(session.device.profile.id, meter.id, meter.source, serial, meter_serial)
+        if self.facts is None or not strict:
+            self.facts = found
+        elif found.meter_serial != self.facts.meter_serial:
+            raise MeterError(
+                f"{self.name}: meter '{found.meter_serial}' answers where '{self.facts.meter_serial}' was; connect "
+                f"that one again, or name it by its serial number ({meter.id}:{self.facts.meter_serial})"
+            )
+        elif found != self.facts:
+            old, new = (f"{f.profile} with {f.meter} ({f.source})" for f in (self.facts, found))
+            raise LinkError(f"{self.name}: is {new} now and was {old}; put it back as it was")
+
+    def _keep_baseline(self, session: Session) -> None:
+        """Let drift count from the first session on, also after the device has been gone."""
+        points = getattr(getattr(session, "drift_series", None), "points", None)
+        if not points:
+            return
+        first = self._first.setdefault(self._runtime, points[0])
+        if first is not points[0]:
+            points.insert(0, first)
+
+    def unfit(self, record: EnergyRecord, max_drift: float) -> str:
+        """Why what was just measured must not count, in words; empty where it may.
+
+        Args:
+            record: What was measured.
+            max_drift: Largest believable change of the reference workload, a share.
+        """
+        session = self._session
+        if session is None:
+            return ""
+        limit = getattr(session.device.profile, "max_temperature_c", math.inf)
+        if record.temperature_c > limit:
+            return f"too hot: {record.temperature_c:.0f} °C, the profile allows {limit:g} °C"
+        if session.drift and abs(session.drift[-1][1]) > max_drift:
+            change = 100 * session.drift[-1][1]
+            return f"it drifts: the reference workload takes {change:+.0f} % energy since the campaign began"
+        return ""
+
+    def close(self) -> None:
+        """Release session, meter and device; harmless when that is done, and when they are gone."""
+        session, self._session = self._session, None
+        if session is not None:
+            self._drift += tuple(session.drift)
+        stack, self._stack = self._stack, ExitStack()
+        with suppress(DeepenError):  # what is gone cannot be closed; opening it again tells what there is to tell
+            stack.close()
