@@ -33,6 +33,8 @@ __all__ = ["MAX_FAILURES", "MAX_RESTS", "Fleet", "Patience"]
 MAX_FAILURES = 6
 """Tasks in a row that may fail for the surroundings on a station that can be opened each time."""
 
+_DRAIN_S = 1.0
+
 MAX_RESTS = 3
 """Rests in a row without a good record."""
 
@@ -109,6 +111,7 @@ class Fleet:
         self._halt = threading.Event()
         self._cancelled = False
         self._working: set[str] = set()
+        self._busy: set[str] = set()  # stations with a task whose outcome is not told yet
         self._results: queue.SimpleQueue[Outcome | Notice | BaseException] = queue.SimpleQueue()
         self._stored: dict[str, threading.Event] = {s.name: threading.Event() for s in self.stations}
         self._unstored = ""
@@ -174,10 +177,17 @@ class Fleet:
         self._acknowledge()
         if not self._pending:
             return None
-        try:
-            found = self._results.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
+        while True:
+            try:
+                found = self._results.get(timeout=_DRAIN_S if self._cancelled else timeout_s)
+                break
+            except queue.Empty:
+                if not self._cancelled:
+                    return None
+            # Ctrl-C may have hit between an outcome's arrival and its being counted: nobody works, so nothing comes.
+            if not self._busy and self._results.empty():
+                self._pending = 0
+                return None
         if isinstance(found, BaseException):
             raise found
         if isinstance(found, Outcome):
@@ -230,6 +240,7 @@ class Fleet:
                 entry, in_hand = self._next(station), 1
                 self._run_one(station, entry, health)
                 in_hand = 0
+                self._busy.discard(station.name)
         except _Halted:
             pass
         except _Stopped as stopped:
@@ -259,6 +270,7 @@ class Fleet:
             while not self._halt.is_set():
                 for profile in (station.facts.profile, ""):
                     if self._queues[profile]:
+                        self._busy.add(station.name)
                         return self._queues[profile].popleft()
                 self._changed.wait()
         raise _Halted
@@ -275,6 +287,11 @@ class Fleet:
             return
         entry.attempts += 1
         try:
+            if reason := station.too_warm():
+                entry.attempts -= 1
+                self._give_back(entry, first=True)
+                self._rest(station, health, reason)
+                return
             prepared = self._prepare[station.name](task.item, task.runtime, task.threads)
             try:
                 record = finish(session.measure(prepared.workload), prepared)
@@ -362,6 +379,7 @@ class Fleet:
         stored = self._stored[outcome.device]
         stored.clear()
         self._results.put(outcome)
+        self._busy.discard(outcome.device)
         while not stored.wait(1.0):
             if self._halt.is_set():
                 raise _Halted
@@ -375,6 +393,7 @@ class Fleet:
         """Take a station out; what only it could have done goes back to the caller."""
         with self._changed:
             self._working.discard(station.name)
+            self._busy.discard(station.name)
             stranded = [profile for profile in self._queues if not self._serving(profile)]
             returned = in_hand + sum(len(self._queues.pop(profile)) for profile in stranded)
         self._results.put(Notice(station.name, reason, stopped=True, returned=returned))

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Facts", "OpenSession", "Pair", "Station", "parse_pairs"]
 
 
+_COOL_S = 60.0
+"""Longest wait for a device to cool down before it is said to rest, seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A device and its meter, as the user names them.
@@ -244,6 +248,29 @@ class Station:
         first = self._first.setdefault(self._runtime, points[0])
         if first is not points[0]:
             points.insert(0, first)
+
+    def too_warm(self) -> str:
+        """Wait until the device is cool enough to begin, where its profile says how cool (``cool_to_c``).
+
+        Returns:
+            What keeps it from beginning, in words; empty where nothing does, or where it tells no such temperature.
+
+        Raises:
+            LinkError: If it is gone.
+        """
+        if self._session is None:
+            return ""
+        device = self._session.device
+        limits = getattr(device.profile, "cool_to_c", {})
+        cool_down = getattr(device, "cool_down", None)
+        if not limits or cool_down is None:
+            return ""
+        from deepen.devices.thermal import processor_c
+
+        found = cool_down(patience_s=_COOL_S, **({} if self.sleep is None else {"sleep": self.sleep}))
+        end = found.end
+        unknown = any(math.isnan(processor_c(end) if kind == "cpu" else end.hottest(kind)) for kind in limits)
+        return "" if found.reached or unknown else f"too warm to begin: {found.cause}"
 
     def unfit(self, record: EnergyRecord, max_drift: float) -> str:
         """Why what was just measured must not count, in words; empty where it may.

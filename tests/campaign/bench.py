@@ -70,6 +70,15 @@ class Rig:
         )
         self.back_s = self.bench.clock.now() + duration_s
 
+    def thermal(self):
+        """What its sensors tell."""
+        from deepen.devices.types import Sensor, Thermal
+
+        self.check()
+        if self.temperature_c != self.temperature_c:
+            return Thermal()
+        return Thermal((Sensor("cpu0", "cpu", self.temperature_c, "thermal zone"),))
+
     @contextmanager
     def open_session(self, device="local", meter=None, *, claim, runtime, **options):
         """What a station calls."""
@@ -91,6 +100,12 @@ class Rig:
                 from dataclasses import replace
 
                 return replace(self.current, temperature_c=rig.temperature_c)
+
+            def cool_down(self, **options):
+                from deepen.devices.cooling import cool_down
+
+                now = rig.bench.clock.now
+                return cool_down(rig.thermal, self.profile.cool_to_c, now=now, settled_s=1e9, **options)
 
         opened = Device(Runtime(self, runtime), state=state, id=self.profile, **self.limits)
         bench = self.bench

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from deepen.campaign import build_dataset
 from deepen.cli import cli
 from deepen.datasets import Dataset
-from deepen.errors import ConfigError, DatasetError, GraphError, StorageError
+from deepen.errors import ConfigError, DatasetError, GraphError, LinkError, StorageError
 
 
 @pytest.fixture
@@ -204,3 +204,79 @@ def test_wrong_usage_is_exit_2(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     assert invoke(*arguments).exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+# Several devices
+
+
+def test_pairs_threads_runtimes_and_repeats_reach_the_stations(tmp_path, bench):
+    result = invoke(
+        "--out", tmp_path / "d", "--count", 2, "--on", "adb:A,lvpm:1?voltage_v=4", "--on", "adb:B,lvpm:2?voltage_v=4",
+        "--threads", 1, "--threads", 4, "--runtime", "crunner", "--runtime", "onnxruntime", "--repeats", 2, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert sorted(call[:2] for call in bench.session[:2]) == [
+        ("adb:A", "lvpm:1?voltage_v=4"),
+        ("adb:B", "lvpm:2?voltage_v=4"),
+    ]
+    assert {call[2]["runtime"] for call in bench.session[:2]} == {"crunner"}
+    document = json.loads(result.stdout)
+    assert (document["measured"], document["remaining"], document["stopped"]) == (16, 0, [])
+    records = list(Dataset.open(tmp_path / "d"))
+    assert len({(r.name, r.runtime, r.threads) for r in records}) == 8
+    assert " adb:A:" in result.stderr or " adb:B:" in result.stderr
+    stations = json.loads((tmp_path / "d" / "stations.json").read_text())["stations"]
+    assert {facts["profile"] for facts in stations.values()} == {"bench"}
+    assert sorted(stations) == ["adb:A", "adb:B"]
+
+
+@pytest.mark.parametrize("option", [["--device", "adb:C"], ["--meter", "rapl"]])
+def test_pairs_and_single_options_exclude_each_other(tmp_path, bench, option):
+    result = invoke("--out", tmp_path / "d", "--on", "adb:A,lvpm:1", *option)
+    assert result.exit_code == 2
+    assert "either by --on or by" in result.stderr
+
+
+def test_a_runtime_that_does_not_run_kernels_is_refused(tmp_path, bench):
+    result = invoke("--out", tmp_path / "d", "--runtime", "litert")
+    assert result.exit_code == 1
+    assert "which 'litert' does not run; use onnxruntime or crunner" in result.stderr
+    assert not (tmp_path / "d").exists()
+
+
+def test_budget_is_another_name_for_minutes(tmp_path, bench):
+    result = invoke("--out", tmp_path / "d", "--budget", 0)
+    assert result.exit_code == 1
+    assert "positive number of minutes, not 0" in result.stderr
+
+
+def test_a_device_given_up_is_exit_3_and_is_written_down(tmp_path, bench, fail_with, monkeypatch):
+    monkeypatch.setattr("deepen.campaign.fleet.Fleet._wait", lambda self, station, duration_s: None)
+    bench.before = fail_with([LinkError("gone")] * 999)
+    result = invoke("--out", tmp_path / "d", "--count", 9, "--json")
+    assert result.exit_code == 3
+    document = json.loads(result.stdout)
+    assert document["remaining"] > 0
+    assert document["stopped"][0]["device"] == "local"
+    lines = [json.loads(line) for line in (tmp_path / "d" / "campaign.jsonl").read_text().splitlines()]
+    assert lines[-1]["device"] == "local"
+    assert lines[-1]["text"].startswith("stopped: 6 measurements in a row failed")
+
+
+def test_meters_that_cannot_stand_beside_each_other_are_refused(tmp_path):
+    from deepen.campaign import Facts, Matrix
+    from deepen.campaign.build import check_conditions
+
+    phone = Facts("phone", "lvpm", "measured")
+    check_conditions(None, [phone, Facts("board", "ppk2", "measured")], Matrix())
+    with pytest.raises(ConfigError, match="do not mix"):
+        check_conditions(None, [phone, Facts("board", "ppk2", "simulated")], Matrix())
+    with pytest.raises(ConfigError, match=r"different meters \(lvpm, ppk2\)"):
+        check_conditions(None, [phone, Facts("phone", "ppk2", "measured")], Matrix())
+
+
+def test_a_damaged_file_of_stations_is_one_clear_line(tmp_path, bench):
+    build_dataset(tmp_path / "d", count=1)
+    (tmp_path / "d" / "stations.json").write_text('{"stations": {"local": {}}}')
+    with pytest.raises(DatasetError, match=r"stations\.json: damaged"):
+        build_dataset(tmp_path / "d", count=1)

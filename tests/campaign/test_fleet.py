@@ -344,6 +344,31 @@ def test_a_device_that_stays_hot_is_stopped_while_the_others_go_on(campaign, dat
     assert report.stopped in ((), (("hot", "too hot: 95 °C, the profile allows 80 °C, also after 3 rests"),))
 
 
+def test_an_item_begins_when_the_device_is_as_cool_as_its_profile_wants(campaign, dataset, kernels):
+    rig = bench.Rig("a", cool_to_c={"cpu": 45.0})
+    rig.temperature_c = 70.0
+    clock_sleep = rig.bench.clock.sleep
+
+    def cool(duration_s):
+        clock_sleep(duration_s)
+        rig.temperature_c -= 0.1 * duration_s * (duration_s >= 5)  # while it waits or rests
+
+    rig.bench.clock.sleep = cool
+    report, told = campaign(Plan.make(kernels(3)), rig)
+    assert (report.measured, report.stopped) == (3, ())
+    assert max(record.temperature_c for record in dataset) <= 45.0
+    assert "too warm to begin: cpu is 64.0 °C, 45 °C wanted after 60 s; improve its cooling; it rests for 60 s" in [
+        state.notice for state in told
+    ]
+
+
+def test_a_device_that_tells_no_temperature_is_measured_all_the_same(campaign, dataset, kernels):
+    rig = bench.Rig("a", cool_to_c={"cpu": 45.0})
+    rig.temperature_c = float("nan")
+    report, _ = campaign(Plan.make(kernels(3)), rig)
+    assert (report.measured, report.stopped) == (3, ())
+
+
 def test_a_device_that_drifts_is_stopped_and_says_so(campaign, dataset, kernels):
     rig = bench.Rig("a")
     plan = Plan.make(kernels(300))
@@ -402,6 +427,32 @@ def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels):
     assert report.interrupted
     assert report.measured == len(dataset)
     assert report.remaining == 20 - len(dataset)
+
+
+def test_ctrl_c_between_an_outcome_and_its_being_counted_does_not_hang(tmp_path, dataset, kernels):
+    class Interrupting:
+        def __init__(self, results) -> None:
+            self.results, self.count = results, 0
+
+        def __getattr__(self, name):
+            return getattr(self.results, name)
+
+        def get(self, timeout=None):
+            found = self.results.get(timeout=timeout)
+            self.count += 1
+            if self.count == 3:
+                raise KeyboardInterrupt
+            return found
+
+    rig = bench.Rig("a")
+    (tmp_path / "p").mkdir()
+    plan = Plan.make(kernels(6))
+    with Fleet([rig.station()], {"a": Preparer(tmp_path / "p", Settings(copies=1))}) as fleet:
+        fleet._results = Interrupting(fleet._results)
+        fleet.start()
+        report = run_tasks(Matrix().tasks(plan, fleet.profiles), fleet, dataset)
+    assert report.interrupted
+    assert (report.measured, len(dataset)) == (2, 2)
 
 
 def test_tasks_for_a_device_that_is_not_there_are_given_back(tmp_path):
