@@ -28,6 +28,7 @@ from deepen.campaign import (
     parse_pairs,
     run_tasks,
 )
+from deepen.campaign.fleet import MAX_FAILURES
 from deepen.campaign.tasks import missing
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, LinkError, MeterError, RunError, StorageError
@@ -215,6 +216,17 @@ def test_a_station_on_which_everything_fails_is_at_fault_not_the_items(campaign,
     assert report.remaining == 20
     ((_, reason),) = report.stopped
     assert reason == "6 measurements in a row failed; the last: no samples"
+
+
+def test_a_cable_that_is_loose_again_and_again_does_not_stop_a_station(campaign, dataset, kernels):
+    rig = bench.Rig("a")
+    losses = 2 * MAX_FAILURES
+    rig.lose = {60 * (n + 1): ("device", 1.0) for n in range(losses)}
+    report, _ = campaign(Plan.make(kernels(150)), rig)
+    assert rig.lose == {}
+    assert (report.measured, report.failed, report.stopped) == (150, (), ())
+    assert rig.opened == losses + 1
+    assert bench.wrong(dataset) == []
 
 
 def test_failures_for_good_are_noted_at_once(campaign, dataset, kernels):
