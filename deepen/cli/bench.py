@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import select
 import signal
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,8 +70,7 @@ def up_command(
     """
     from deepen.testing.virtual_bench import VirtualBench
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with VirtualBench() as bench:
+    with _ended_by_sigterm(), VirtualBench() as bench:
         missing = _start(bench, links, meter, frequency_hz, c_runner)
         document = {
             "devices": [
@@ -84,6 +83,16 @@ def up_command(
         emit(document, as_json, lambda: _welcome(bench))
         sys.stdout.flush()
         _obey(bench)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Clean up on SIGTERM too."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(
@@ -122,24 +131,17 @@ def _welcome(bench: VirtualBench) -> str:
 
 def _obey(bench: VirtualBench) -> None:
     """Take orders from standard input until the end; where there is none, just wait."""
-    listening = True
-    while True:
-        if not listening:
-            threading.Event().wait(3600)
-            continue
-        if not select.select([sys.stdin], [], [], 3600)[0]:
-            continue
-        line = sys.stdin.readline()
+    for line in iter(sys.stdin.readline, ""):
         words = line.split()
-        if not line:
-            listening = False
-        elif words == ["quit"]:
+        if words == ["quit"]:
             return
-        elif words:
+        if words:
             try:
                 progress(_order(bench, words))
             except (DeepenError, ValueError, IndexError) as error:
                 progress(f"not done: {error}")
+    while True:
+        threading.Event().wait(3600)
 
 
 def _order(bench: VirtualBench, words: list[str]) -> str:
@@ -247,8 +249,7 @@ def run_command(
     from deepen.testing.virtual_bench import VirtualBench, measure
 
     wanted = dict(parse_shape(s) for s in shapes)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with VirtualBench() as bench, ExitStack() as stack:
+    with _ended_by_sigterm(), VirtualBench() as bench, ExitStack() as stack:
         progress(f"starting a device over {link} and its {meter}")
         device = bench.add(link, meter, frequency_hz=frequency_hz, seed=seed)
         progress(f"measuring {model} for about {2 * seconds:g} s")

@@ -297,6 +297,7 @@ class VirtualBench:
         """Make a bench without devices."""
         self.devices: list[BenchDevice] = []
         self._folder: Path | None = None
+        self._count = 0  # also of those that did not start
 
     def __enter__(self) -> VirtualBench:
         """Make the folder."""
@@ -317,7 +318,8 @@ class VirtualBench:
         """Add a device; options are those of :class:`BenchDevice`."""
         if self._folder is None:
             raise ConfigError("the bench is not up; use it in a 'with' statement")
-        device = BenchDevice(self._folder / f"d{len(self.devices)}", link, meter, **options)
+        self._count += 1
+        device = BenchDevice(self._folder / f"d{self._count}", link, meter, **options)
         self.devices.append(device)
         return device
 

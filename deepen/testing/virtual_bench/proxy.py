@@ -153,7 +153,8 @@ def main() -> None:
     status = runner.wait()
     sys.stdout.flush()
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 

@@ -38,5 +38,5 @@ def test_what_is_long_past_is_forgotten_and_the_rest_is_sent_on() -> None:
     for start in range(2000):
         signal.plan(float(start), [0.5], [2.0, 0.0])
     assert len(signal._times) <= 2 * KEEP_S + 4
-    copy = pickle.loads(pickle.dumps(signal))  # noqa: S301  # as a process is handed it
+    copy = pickle.loads(pickle.dumps(signal))  # as a process is handed it
     assert copy.energy_j(1990.0, 2000.0) == pytest.approx(10.0)
