@@ -13,9 +13,13 @@ from deepen.measure.device_files import device_files
 from deepen.measure.session import Session, Sync
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
+from deepen.meters.stream_meter import StreamMeter
 from deepen.records import EnergyRecord, StoppingRule
 
 __all__ = ["open_session", "profile"]
+
+STREAM_BLOCK_S = 0.1
+"""Least length of a block under an external meter: half a millisecond of doubt about its edges counts for little."""
 
 
 @contextmanager
@@ -47,6 +51,8 @@ def open_session(
         chosen = meter or opened.profile.meter or None
         source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid, link=device_files(opened))
         stack.callback(source.close)
+        if isinstance(source, StreamMeter):
+            options.setdefault("block_s", STREAM_BLOCK_S)
         yield stack.enter_context(Session(opened, source, **options))
 
 
