@@ -31,7 +31,7 @@ _STALL_S = 2.0
 _FIRST_SAMPLE_S = 15.0
 _DRAIN_S = 5.0
 _PAUSE_S = 0.01
-_SLOW_PAUSE_S = 0.05
+_SLOW_PAUSE_S = 0.06
 _FAST_HZ = 10_000.0
 """Time between two reads, and the rate up to which the longer one holds: a port hands out what came meanwhile at once.
 
@@ -250,7 +250,7 @@ class StreamMeter:
 
     def _run(self) -> None:
         fast = self.instrument.rate_hz > _FAST_HZ
-        pause_s, fresh = (_PAUSE_S, 1) if fast else (_SLOW_PAUSE_S, 6)
+        pause_s, fresh = (_PAUSE_S, 1) if fast else (_SLOW_PAUSE_S, 3)
         try:
             while not self._end.is_set():
                 self.pump(0.1)  # what has come meanwhile
