@@ -50,6 +50,11 @@ class DeepenError(Exception):
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
 
+    def __str__(self) -> str:
+        """The message in one line of printable characters, whatever an instrument or a file name put into it."""
+        text = super().__str__()
+        return text if text.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
 
 class ConfigError(DeepenError):
     """A name, an option value or a content file is wrong."""

@@ -264,10 +264,12 @@ _FILES = ("status", "power_now", "current_now", "voltage_now")
 
 
 def _float(content: str) -> float:
+    """The number in a file; ``nan`` where it holds none, or an infinite one."""
     try:
-        return float(content)
+        value = float(content)
     except ValueError:
         return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 def _full(files: Files, folder: str) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import math
 import os
 import posixpath
 import re
@@ -272,9 +273,21 @@ def text(files: Files, path: str) -> str:
 def number(files: Files, path: str) -> float | None:
     """Number in a small file; ``None`` where it is not there, cannot be read or holds something else."""
     try:
-        return float(text(files, path))
+        return _finite(text(files, path))
     except ValueError:
         return None
+
+
+def _finite(content: str) -> float:
+    """The number a file holds.
+
+    Raises:
+        ValueError: If it holds none; no file of the kernel holds an infinite one.
+    """
+    value = float(content)
+    if not math.isfinite(value):
+        raise ValueError(f"{content} is not finite")
+    return value
 
 
 def numbers(files: Files, paths: Sequence[str], meter: str, cure: str = "try again") -> list[float]:
@@ -301,7 +314,7 @@ def numbers(files: Files, paths: Sequence[str], meter: str, cure: str = "try aga
     found = []
     for path, content in zip(paths, contents, strict=True):
         try:
-            found.append(float(content))
+            found.append(_finite(content))
         except ValueError as error:
             raise MeterError(f"{meter}: {path} holds '{content[:40]}', no number; see 'deepen meter list'") from error
     return found

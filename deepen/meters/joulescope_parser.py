@@ -24,7 +24,7 @@ POWER, INPUT = 0x40, 0x80
 _HEADER = struct.Struct("<2sBxIQI")
 _MAGIC = b"JS"
 _CRC = struct.Struct("<I")
-_MAX_BYTES = 1 << 24
+_MAX_BYTES = 1 << 20
 _FURTHEST = 1 << 62
 
 
@@ -110,10 +110,15 @@ class JoulescopeParser:
         """Whole blocks: kind, number of the first sample, decimation, data."""
         view = self._buffer + data
         at = 0
-        while at + _HEADER.size <= len(view):
-            magic, kind, decimate, sample_id, size = _HEADER.unpack_from(view, at)
-            good = magic == _MAGIC and size <= _MAX_BYTES
-            end = at + _HEADER.size + size
+        while at < len(view):
+            whole = at + _HEADER.size <= len(view)
+            good = view.startswith(_MAGIC[: len(view) - at], at)
+            if good and not whole:
+                break
+            if good:
+                _, kind, decimate, sample_id, size = _HEADER.unpack_from(view, at)
+                end = at + _HEADER.size + size
+                good = size <= _MAX_BYTES
             if good and end + _CRC.size > len(view):
                 break
             if good and zlib.crc32(view[at:end]) == _CRC.unpack_from(view, end)[0]:
@@ -125,7 +130,7 @@ class JoulescopeParser:
             self._locked = False
             # The next place where a block may begin; the last byte may be the first half of a magic word.
             begin = view.find(_MAGIC, at + 1)
-            begin = begin if begin >= 0 else len(view) - 1
+            begin = begin if begin >= 0 else max(at + 1, len(view) - view.endswith(_MAGIC[:1]))
             self.tally.skipped_bytes += begin - at
             at = begin
         self._buffer = view[at:]

@@ -64,7 +64,8 @@ class Channel:
 
 def parse_energy_value(content: str, enabled_rails: str = "") -> list[Channel]:
     """Read one ``energy_value`` file, with the subsystems from ``enabled_rails`` (``CH0[S10M_VDD_TPU]:TPU``)."""
-    subsystems = dict(re.findall(r"^CH\d+\[([^\]]+)\]:(.+?)\s*$", enabled_rails, re.MULTILINE))
+    named = re.findall(r"^CH\d+\[([^\]]+)\]:(.+)$", enabled_rails, re.MULTILINE)
+    subsystems = {rail: subsystem.strip() for rail, subsystem in named}
     found = re.findall(r"^CH\d+\(T=(\d+)\)\[([^\]]+)\],\s*(\d+)\s*$", content, re.MULTILINE)
     return [Channel(name, subsystems.get(name, ""), int(uws) / 1e6, int(ms) / 1e3) for ms, name, uws in found]
 
@@ -75,9 +76,9 @@ def parse_powerstats(output: str) -> list[Channel]:
     Where a channel is printed more than once (a log), the latest counts.
     """
     infos = {
-        number: (name, subsystem)
+        number: (name, subsystem.strip())
         for number, name, subsystem in re.findall(
-            r"ChannelId: (\d+), ChannelName: ([^,\n]+), ChannelSubsystem: ([^\n]*?)\s*$", output, re.MULTILINE
+            r"ChannelId: (\d+), ChannelName: ([^,\n]+), ChannelSubsystem: ([^\n]*)$", output, re.MULTILINE
         )
     }
     latest: dict[str, tuple[int, int]] = {}
@@ -94,13 +95,18 @@ def parse_powerstats(output: str) -> list[Channel]:
 
 def parse_hal(output: str) -> list[Channel]:
     """Read the table "energy meter" of the power statistics service's own dump."""
-    section = re.search(r"=+ PowerStats HAL [\d.]+ energy meter =+\n(.*?)=+ End of", output, re.DOTALL)
-    rows = re.findall(r"^\s*(\S.*?)\s{2,}(\d+\.\d+) mWs", section[1] if section else "", re.MULTILINE)
+    start = re.search(r"PowerStats HAL [\d.]+ energy meter =+\n", output)
+    section = output[start.end() :].partition("= End of")[0] if start else ""
     found = []
-    for name, mws in rows:
+    for line in section.splitlines():
+        cells = re.split(r"\s{2,}", line.strip())
+        value = next((k for k, cell in enumerate(cells) if k and re.match(r"\d+\.\d+ mWs", cell)), 0)
+        if not value:
+            continue
+        name = "  ".join(cells[:value])
         tagged = re.fullmatch(r"\[([^\]]+)\]:(.*)", name)
         rail, subsystem = (tagged[1], tagged[2]) if tagged else (name, "")
-        found.append(Channel(rail, subsystem, float(mws) / 1e3))
+        found.append(Channel(rail, subsystem, float(cells[value].partition(" ")[0]) / 1e3))
     return found
 
 

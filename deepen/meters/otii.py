@@ -257,7 +257,8 @@ class Otii:
             voltage_v = self._channel(recording, "mv")
             edges = {k: recording.get_channel_data(self._device.id, f"i{k}", 0, self._count(recording, f"i{k}"))
                      for k in self._inputs}  # fmt: skip
-        return self._trace(current_a, voltage_v, edges, started, stopped)
+        with _talking("reading the recording"):
+            return self._trace(current_a, voltage_v, edges, started, stopped)
 
     def close(self) -> None:
         """End a recording nobody wants, switch the output off where asked, and disconnect."""

@@ -28,6 +28,9 @@ NOMINAL: Mapping[str, tuple[float, ...]] = {
 """Coefficients by range for those the instrument does not tell: the nominal shunt resistors (Nordic's application) and
 no correction."""
 
+_LARGEST = 1e6
+"""No coefficient comes near this (those of real units are below a few thousand)."""
+
 AMPERE_METER, SOURCE_METER = 1, 2
 """Modes as the metadata and the mode command number them."""
 
@@ -67,7 +70,7 @@ class Calibration:
     def parse(cls, text: str) -> Calibration | None:
         """Read the metadata.
 
-        Values that are not finite, and zero where zero cannot be (``R``, ``UG``, or ``GI`` together with ``GS``: no
+        Values that are not finite or absurd, and zero where zero cannot be (``R``, ``UG``, or ``GI`` together with ``GS``: no
         current would ever be told), are defects seen on real units; nominal values take their place.
 
         Args:
@@ -89,7 +92,7 @@ class Calibration:
             for k in range(RANGES):
                 value = _number(told.get(f"{key}{k}", ""))
                 useless = key in {"R", "UG"} or (key == "GI" and not _number(told.get(f"GS{k}", "")))
-                if math.isfinite(value) and not (useless and value == 0) and not (key == "R" and value < 0):
+                if abs(value) < _LARGEST and not (useless and value == 0) and not (key == "R" and value < 0):
                     column[k] = value
                 else:
                     missing.append(f"{key}{k}")

@@ -26,7 +26,7 @@ _POLL_S = 0.1
 _CORE_STEP_A = 0.00893
 """Step of the core's current [derived: recorded readings are its multiples]; it dwarfs those of the other rails."""
 
-_LINE = re.compile(r"^\s*(\S+)_([AV])\s+(?:current|volt)\(\d+\)=(\S+?)\2\s*$", re.MULTILINE)
+_LINE = re.compile(r"^[ \t]*(\S+)_([AV])[ \t]+(?:current|volt)\(\d+\)=(\S+?)\2[ \t\r]*$", re.MULTILINE)
 
 
 def parse_adc(output: str) -> dict[str, tuple[float, float]]:

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from deepen.records import Accuracy, Source
 
-__all__ = ["Instrument", "Parser", "Port", "Samples", "Tally"]
+__all__ = ["MOST_NOTES", "Instrument", "Parser", "Port", "Samples", "Tally"]
+
+
+MOST_NOTES = 40
+"""Notes a tally keeps."""
+
+_MORE = "more notes were left out"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,9 +98,13 @@ class Tally:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a line unless it is there."""
-        if text not in self.notes:
+        """Add a line unless it is there, or there are very many."""
+        if text in self.notes:
+            return
+        if len(self.notes) < MOST_NOTES:
             self.notes.append(text)
+        elif _MORE not in self.notes:
+            self.notes.append(_MORE)
 
 
 @runtime_checkable

@@ -88,6 +88,11 @@ class Line:
                 fault.strike(self, -math.inf)
 
     @property
+    def began_s(self) -> float:
+        """True time at which streaming first began, from which moments of faults count; ``nan`` before."""
+        return math.nan if self._origin_s is None else self._origin_s
+
+    @property
     def lost(self) -> int:
         """Samples that never reached the host, by all faults."""
         return sum(fault.lost for fault in self.faults)

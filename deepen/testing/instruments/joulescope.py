@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from deepen.meters.joulescope_parser import POWER, block
+from deepen.testing.instruments.base import SampleClock, Wire
 from deepen.testing.instruments.signal import Signal
+from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.virtual import VirtualPort
 
-__all__ = ["FakeDriver"]
+__all__ = ["FakeDriver", "Stream", "StreamPort"]
 
 NATIVE_HZ = {"js110": 2_000_000, "js220": 1_000_000, "js320": 1_000_000}
 
@@ -178,3 +182,97 @@ class FakeDriver:
         for wanted, fn in list(self._subscribers):
             if wanted == topic:
                 fn(topic, value)
+
+
+class Stream:
+    """Blocks of power of a JS220, framed.
+
+    Attributes:
+        name: ``joulescope``.
+        rate_hz: Elements per second.
+        clock: Its sample clock.
+        supply: What it measures.
+        wire: Faults of blocks; a jump moves the numbers of the samples.
+    """
+
+    name = "joulescope"
+
+    def __init__(
+        self, signal: Signal, *, rate_hz: float = 100_000.0, elements: int = 200, ppm: float = 0.0, first_id: int = 5000
+    ) -> None:
+        """Plug it in.
+
+        Args:
+            signal: Power of the load, watts.
+            rate_hz: Elements per second.
+            elements: Elements in a block.
+            ppm: Error of its clock.
+            first_id: Native number of the first sample.
+        """
+        self.rate_hz = rate_hz
+        self.clock = SampleClock(rate_hz, ppm)
+        self.supply = Supply(signal, 5.0)
+        self.wire = Wire()
+        self._elements = elements
+        self._first_id = first_id
+        self._decimate = round(NATIVE_HZ["js220"] / rate_hz)
+        self._size = 0
+
+    def receive(self, data: bytes, t_s: float) -> bytes:
+        """Start on ``1``, stop on ``0``."""
+        for byte in data:
+            if byte == ord("1"):
+                self.clock.start(t_s)
+            else:
+                self.clock.stop()
+        return b""
+
+    def advance(self, t_s: float) -> bytes:
+        """Hand over the blocks since the last call."""
+        frames = []
+        n = self._elements
+        for first, start_s, end_s in self.clock.take(t_s, n):
+            power = self.supply.mean_w(start_s, end_s).astype("<f4")
+            for at in range(0, power.size, n):
+                sample_id = self._first_id + (first + at + self.wire.jumped) * self._decimate
+                frame = block(POWER, sample_id, self._decimate, power[at : at + n].tobytes())
+                if self.wire.losing([n]):
+                    continue
+                if self.wire.spoiling([n]):
+                    frame = frame[:-1] + bytes([frame[-1] ^ 0x55])
+                frames.append(frame)
+        self._size = len(frames[0]) if frames else 1
+        return b"".join(frames)
+
+    def samples_in(self, start: int, stop: int) -> int:
+        """Elements of the blocks with a byte in a range of what was handed over last."""
+        return ((stop - 1) // self._size - start // self._size + 1) * self._elements if stop > start else 0
+
+    def uncalibrate(self) -> None:
+        """Do nothing: it applies its calibration itself."""
+
+    def energy_j(self, start_s: float, end_s: float) -> float:
+        """Energy that really went through, joules."""
+        return self.supply.energy_j(start_s, end_s)
+
+
+class StreamPort(VirtualPort):
+    """The driver's port on a :class:`Stream`.
+
+    Attributes:
+        path: The maker's name of the instrument.
+    """
+
+    path = "u/js220/000415"
+
+    def publish(self, topic: str, value: Any) -> None:
+        """Take a setting."""
+
+    def listen(self, signal: str, kind: int) -> None:
+        """Start a signal."""
+        if kind == POWER:
+            self.write(b"1")
+
+    def silence(self) -> None:
+        """Stop all signals."""
+        self.write(b"0")

@@ -80,7 +80,8 @@ class BinFile:
     def _raw(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         for start in range(0, self.count, CHUNK):
             n = min(CHUNK, self.count - start)
-            energy_uj = np.fromfile(self.info.path, "<f4", n, offset=_HEADER + 4 * start).astype(np.float64)
+            with np.errstate(invalid="ignore"):  # what is no number is found below
+                energy_uj = np.fromfile(self.info.path, "<f4", n, offset=_HEADER + 4 * start).astype(np.float64)
             power_w = energy_uj / 1e6 * self.info.rate_hz
             yield (
                 np.arange(start + 1, start + n + 1) / self.info.rate_hz,

@@ -1,0 +1,191 @@
+"""Instruments to try faults on: an emulator, the driver for it, and the load it is made for; and faults by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepen.meters.hvpm import Hvpm
+from deepen.meters.joulescope import Joulescope
+from deepen.meters.line import LineMeter
+from deepen.meters.lpm01a import Lpm01a
+from deepen.meters.lvpm import Lvpm
+from deepen.meters.powersensor3 import PowerSensor3
+from deepen.meters.ppk2 import Ppk2
+from deepen.testing.instruments import hvpm, joulescope, line, lpm01a, lvpm, powersensor3, ppk2
+from deepen.testing.instruments.faults import (
+    EVERY,
+    BadChecksum,
+    ClockPause,
+    CorruptBytes,
+    CounterJump,
+    DuplicateBytes,
+    Fault,
+    LoseBytes,
+    LoseFrames,
+    SplitReads,
+    Stall,
+    VoltageDroop,
+)
+from deepen.testing.instruments.virtual import VirtualPort
+
+__all__ = ["Rig", "fault_of", "rigs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """An instrument to record with.
+
+    Attributes:
+        emulator: Makes the emulator: ``emulator(signal, seed)``.
+        make: The driver's instrument at a port.
+        options: Options of its specification.
+        least_w: Least power of the load, watts.
+        most_w: Largest power of the load, watts.
+        resolution_w: What the last digit of a value stands for, watts.
+        port: Class of port.
+        blind: Fault -> beginning of the standing warning: what no reader of the protocol can see.
+    """
+
+    emulator: Callable[[Any, int], Any]
+    make: Callable[..., Any]
+    options: Mapping[str, str]
+    least_w: float
+    most_w: float
+    resolution_w: float = 0.0
+    port: type[VirtualPort] = VirtualPort
+    blind: Mapping[str, str] = field(default_factory=dict)
+
+
+_LINES: dict[str, tuple[str, str, str]] = {
+    "counter": ("{counter},{power:.6f}\n", 'columns = ["counter", "power"]', 'power = "W"'),
+    "time": ("{ms:.0f},{power:.6f}\n", 'columns = ["time", "power"]', 'time = "ms", power = "W"'),
+    "plain": ("{power:.6f}\n", 'columns = ["power"]', 'power = "W"'),
+    "total": (
+        "n={counter} E={total:.7f}\n",
+        'pattern = "n=(?P<counter>[0-9]+) E=(?P<energy_total>[^ ]+)"',
+        'energy_total = "J"',
+    ),
+    "wrapping": (
+        "{counter},{current:.6f},{voltage:.4f}\n",
+        'columns = ["counter", "current", "voltage"]\ncounter_modulus = 256',
+        'current = "A", voltage = "V"',
+    ),
+}
+"""Kinds of lines: what is printed, columns or pattern, units."""
+
+_PROFILE = """[line]
+rate_hz = 200.0
+sampling = "mean"
+line_end = "\\n"
+start = ["start"]
+stop = ["stop"]
+{columns}
+units = {{ {units} }}
+"""
+
+
+def rigs(folder: Path) -> dict[str, Rig]:
+    """All rigs by name.
+
+    Args:
+        folder: Where profiles of the line meter are written.
+    """
+    monsoon: dict[str, Any] = {"options": {"voltage_v": "3.85"}, "least_w": 0.05, "most_w": 3.0}
+    board: dict[str, Any] = {"make": Lpm01a, "least_w": 0.004, "most_w": 0.1, "emulator": _board}
+    unseen = {"voltage droop": "voltage:"}
+    found = {
+        "lvpm": Rig(lambda s, k: lvpm.Lvpm(s, noise_a=1e-3, ppm=_ppm(k), seed=k), Lvpm, **monsoon),
+        "hvpm": Rig(lambda s, k: hvpm.Hvpm(s, noise_a=1e-3, ppm=_ppm(k), seed=k), Hvpm, **monsoon),
+        "hvpm (LVPM)": Rig(lambda s, k: hvpm.Hvpm(s, model="LVPM", noise_a=1e-3, ppm=_ppm(k), seed=k), Hvpm, **monsoon),
+        "ppk2": Rig(
+            lambda s, k: ppk2.Ppk2(s, noise_a=2e-3, ppm=_ppm(k), seed=k),
+            Ppk2,
+            {"voltage_v": "3.3"},
+            0.3,
+            1.5,
+            blind=unseen,
+        ),
+        "ppk2 (ranges)": Rig(
+            lambda s, k: ppk2.Ppk2(s, noise_a=5e-5, ppm=_ppm(k), seed=k),
+            Ppk2,
+            {"voltage_v": "3.3"},
+            1e-3,
+            0.15,
+            blind=unseen,
+        ),
+        "powersensor3": Rig(
+            lambda s, k: powersensor3.PowerSensor3(s, noise_a=0.03, noise_v=0.04, ppm=_ppm(k), seed=k),
+            PowerSensor3,
+            {},
+            5.0,
+            60.0,
+        ),
+        "lpm01a (ASCII)": Rig(options={"voltage_v": "3.3"}, **board),
+        "lpm01a (ASCII, current)": Rig(options={"voltage_v": "3.3", "output": "current"}, blind=unseen, **board),
+        "lpm01a (ASCII, 5 kHz)": Rig(options={"voltage_v": "3.3", "rate_hz": "5000"}, **board),
+        "lpm01a (binary)": Rig(options={"voltage_v": "3.3", "rate_hz": "10000"}, **board),
+        "lpm01a (binary, current)": Rig(
+            options={"voltage_v": "3.3", "rate_hz": "20000", "output": "current"}, blind=unseen, **board
+        ),
+        "joulescope": Rig(
+            lambda s, k: joulescope.Stream(s, rate_hz=20_000.0, ppm=_ppm(k)),
+            Joulescope,
+            {"rate_hz": "20000"},
+            0.05,
+            3.0,
+            resolution_w=4e-7,
+            port=joulescope.StreamPort,
+        ),
+    }
+    damaged = {name: "unchecked:" for name in EVERY if "byte" in name}
+    for kind, (template, columns, units) in _LINES.items():
+        path = folder / f"{kind}.toml"
+        path.write_text(_PROFILE.format(columns=columns, units=units))
+        found[f"line ({kind})"] = Rig(
+            _printer(template, 256 if kind == "wrapping" else 0),
+            LineMeter,
+            {"profile": str(path)},
+            0.5,
+            5.0,
+            resolution_w=1e-5,
+            blind=damaged,
+        )
+    return found
+
+
+def _ppm(seed: int) -> float:
+    return (40.0, -40.0)[seed % 2]
+
+
+def _board(signal: Any, seed: int) -> Any:
+    return lpm01a.Lpm01aBoard(signal, ppm=_ppm(seed))
+
+
+def _printer(template: str, modulus: int) -> Callable[[Any, int], Any]:
+    return lambda s, k: line.LinePrinter(s, template, rate_hz=200.0, modulus=modulus, ppm=_ppm(k))
+
+
+def fault_of(name: str, at_s: float, seed: int) -> Fault:
+    """A fault by its name; the seed tells how much of it, and where within a frame it strikes (0: as in ``EVERY``)."""
+    if seed == 0:
+        return EVERY[name](at_s)
+    varied: dict[str, Callable[[], Fault]] = {
+        "split reads": lambda: SplitReads(most=1 + 5 * seed, seed=seed),
+        "lost byte": lambda: LoseBytes(at_s, 1, skip=3 * seed),
+        "lost bytes": lambda: LoseBytes(at_s, 101 + seed, skip=3 + seed),
+        "duplicated byte": lambda: DuplicateBytes(at_s, 1, skip=3 * seed),
+        "duplicated bytes": lambda: DuplicateBytes(at_s, 36 + 5 * seed, skip=2 + seed),
+        "corrupted byte": lambda: CorruptBytes(at_s, 1, skip=3 * seed + 1, seed=seed),
+        "corrupted bytes": lambda: CorruptBytes(at_s, 40 + 7 * seed, skip=seed, seed=seed),
+        "bad checksums": lambda: BadChecksum(at_s, seed),
+        "lost frames": lambda: LoseFrames(at_s, (1, 2, 5, 16, 64, 200, 1000)[seed % 7]),
+        "counter jump": lambda: CounterJump(at_s, (5, 1, 2, 15, 63, 300, 17)[seed % 7]),
+        "stall with loss": lambda: Stall(at_s, 0.02 * seed),
+        "stall with burst": lambda: Stall(at_s, 0.05 * seed, lossy=False),
+        "clock step": lambda: ClockPause(at_s, 0.011 * seed),
+        "voltage droop": lambda: VoltageDroop(at_s, 0.2 * seed, 0.1 * seed),
+    }
+    return varied.get(name, lambda: EVERY[name](at_s))()

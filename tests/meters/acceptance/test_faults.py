@@ -1,0 +1,174 @@
+"""No fault yields a wrong energy without a word: every fault on every driver, end to end in virtual time.
+
+``deepen.testing.acceptance`` says what counts: a window is right within its stated uncertainty, or a gap of the trace
+lies in it, or samples are told to be dropped, or there is a warning that a recording without a fault does not have, or
+there is an error. Only what a protocol shows to nobody may pass with a warning that stands on every recording; those
+cases are named here, one by one. ``tools/bench/fault_matrix.py`` runs more moments and seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepen.errors import MeterError
+from deepen.testing.acceptance import FAULTS, Recorded, Verdict, judge, record
+from deepen.testing.rigs import Rig, fault_of, rigs
+
+RIGS = [
+    "lvpm",
+    "hvpm",
+    "hvpm (LVPM)",
+    "ppk2",
+    "ppk2 (ranges)",
+    "powersensor3",
+    "lpm01a (ASCII)",
+    "lpm01a (ASCII, current)",
+    "lpm01a (ASCII, 5 kHz)",
+    "lpm01a (binary)",
+    "lpm01a (binary, current)",
+    "joulescope",
+    "line (counter)",
+    "line (time)",
+    "line (plain)",
+    "line (total)",
+    "line (wrapping)",
+]
+
+FAST = ("ppk2", "ppk2 (ranges)", "powersensor3")
+"""Hundreds of thousands of samples in a recording: one moment is enough here."""
+
+BLIND = {
+    *(
+        (rig, "voltage droop")
+        for rig in ("ppk2", "ppk2 (ranges)", "lpm01a (ASCII, current)", "lpm01a (binary, current)")
+    ),
+    *(("line (plain)", fault) for fault in FAULTS if "byte" in fault),
+}
+"""What no reader can see: the instrument measures no voltage; a damaged digit in a line with nothing to check it by."""
+
+ERRORS = {"endless stall", "unplug"}
+
+Try = Callable[..., tuple[Recorded, Verdict]]
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rig]:
+    return rigs(Path(tmp_path_factory.mktemp("profiles")))
+
+
+@pytest.fixture(scope="module")
+def clean(benches: dict[str, Rig]) -> Callable[[str, int], Recorded]:
+    kept: dict[tuple[str, int], Recorded] = {}
+
+    def get(rig: str, seed: int) -> Recorded:
+        if (rig, seed) not in kept:
+            kept.clear()
+            kept[rig, seed] = record(benches[rig], None, seed=seed)
+        return kept[rig, seed]
+
+    return get
+
+
+@pytest.fixture
+def try_fault(benches: dict[str, Rig], clean: Callable[[str, int], Recorded]) -> Try:
+    def run(rig: str, fault: str, at_s: float, seed: int) -> tuple[Recorded, Verdict]:
+        before = clean(rig, seed).trace
+        assert before is not None
+        done = record(benches[rig], fault_of(fault, at_s, seed), seed=seed)
+        return done, judge(benches[rig], fault, done, before.warnings)
+
+    return run
+
+
+def test_the_list_of_rigs_is_complete(benches: dict[str, Rig]) -> None:
+    assert set(RIGS) == set(benches)
+
+
+@pytest.mark.parametrize("rig", RIGS)
+def test_without_a_fault_every_window_is_right_and_nothing_is_dropped(rig: str, benches, clean) -> None:
+    done = clean(rig, 1)
+    assert done.trace is not None, done.error
+    assert done.trace.dropped == 0
+    verdict = judge(benches[rig], "none", done, done.trace.warnings)
+    assert verdict.way == "right", verdict.windows
+    assert len(verdict.windows) >= 9
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("rig", RIGS)
+def test_no_fault_yields_a_wrong_energy_without_a_word(rig: str, fault: str, try_fault: Try) -> None:
+    for seed, at_s in ((0, 1.3),) if rig in FAST else ((0, 1.3), (1, 0.0), (2, 2.9)):
+        done, verdict = try_fault(rig, fault, at_s, seed)
+        assert verdict.way != "wrong", (seed, at_s, verdict)
+        if verdict.way == "blind":
+            assert (rig, fault) in BLIND
+        if fault in ERRORS:
+            assert isinstance(done.error, MeterError)
+        elif fault == "missing calibration":
+            assert done.error is not None or verdict.way == "right"  # line meters and Joulescopes do their own
+        else:
+            assert done.error is None
+
+
+@pytest.mark.parametrize("fault", ["split reads", "stall with burst"])
+@pytest.mark.parametrize("rig", [r for r in RIGS if r not in FAST])
+def test_what_takes_nothing_away_leaves_no_trace(rig: str, fault: str, try_fault: Try) -> None:
+    done, verdict = try_fault(rig, fault, 1.3, 3)
+    assert done.trace is not None
+    assert verdict.way == "right"
+    assert done.trace.dropped == 0
+    assert verdict.news == ()
+
+
+@pytest.mark.parametrize("fault", ["lost bytes", "lost frames", "stall with loss", "clock step", "counter jump"])
+@pytest.mark.parametrize("rig", [r for r in RIGS if r not in FAST])
+def test_a_fault_spoils_nothing_long_before_it_or_after_it(rig: str, fault: str, try_fault: Try) -> None:
+    _, verdict = try_fault(rig, fault, 1.3, 4)
+    far = {name: verdict.windows[name] for name in ("first", "last") if name in verdict.windows}
+    assert far
+    for name, (way, off, stated) in far.items():
+        assert way in ("right", "gap"), (name, off, stated, verdict.news)
+
+
+@pytest.mark.parametrize("rig", ["lvpm", "hvpm", "lpm01a (ASCII)", "line (counter)"])
+def test_what_is_dropped_is_what_was_lost(rig: str, try_fault: Try, benches: dict[str, Rig]) -> None:
+    fault = fault_of("lost frames", 1.3, 2)
+    trace = record(benches[rig], fault, seed=2).trace
+    assert trace is not None
+    assert trace.dropped == fault.lost > 0
+
+
+@pytest.mark.parametrize("rig", ["lvpm", "line (counter)", "lpm01a (ASCII)"])
+def test_more_loss_than_is_allowed_ends_in_an_error(rig: str, benches: dict[str, Rig]) -> None:
+    done = record(benches[rig], fault_of("stall with loss", 1.3, 4), seed=4, max_loss=1e-3)
+    assert isinstance(done.error, MeterError)
+    assert "max_loss" in str(done.error)
+    assert done.stage == "stop"
+
+
+@pytest.mark.parametrize("rig", ["lvpm", "line (plain)"])
+@pytest.mark.parametrize("wrong", ["scaled", "shifted", "one window"])
+def test_the_judge_sees_a_wrong_energy(rig: str, wrong: str, clean, benches: dict[str, Rig]) -> None:
+    """The matrix can fail: traces that are wrong without a word are found out."""
+    done = clean(rig, 1)
+    assert done.trace is not None
+    trace = done.trace
+    near = np.abs(trace.t_s - done.struck_s) < 0.05
+    changed = {
+        "scaled": lambda: replace(trace, power_w=1.1 * trace.power_w),
+        "shifted": lambda: replace(trace, t_s=trace.t_s + 0.03),
+        "one window": lambda: replace(trace, power_w=np.where(near, 1.5 * trace.power_w, trace.power_w)),
+    }[wrong]()
+    verdict = judge(benches[rig], "none", replace(done, trace=changed), trace.warnings)
+    assert verdict.way == "wrong"
+    gap = replace(changed, gaps=((float(trace.t_s[0]), float(trace.t_s[-1])),))
+    told = replace(changed, warnings=(*trace.warnings, "something new"))
+    assert judge(benches[rig], "none", replace(done, trace=told), trace.warnings).way == "told"
+    assert judge(benches[rig], "none", replace(done, trace=gap), trace.warnings).way != "wrong"
+    routine = replace(changed, warnings=(*trace.warnings, "range switches: 5", *trace.warnings))
+    assert judge(benches[rig], "none", replace(done, trace=routine), trace.warnings).way == "wrong"
