@@ -18,8 +18,7 @@ def format_si(value: float, unit: str, digits: int = 3) -> str:
         digits: Significant digits.
 
     Returns:
-        For example ``"3.42 mJ"``; ``"0 J"`` for zero, ``"7e-09 nJ"`` for next to nothing, and ``"nan J"`` where there is
-        no number.
+        For example ``"3.42 mJ"``; ``"0 J"`` for zero, ``"7e-09 nJ"`` for next to nothing, ``"nan J"`` for no number.
     """
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}"
