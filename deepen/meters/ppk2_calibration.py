@@ -70,8 +70,8 @@ class Calibration:
     def parse(cls, text: str) -> Calibration | None:
         """Read the metadata.
 
-        Values that are not finite or absurd, and zero where zero cannot be (``R``, ``UG``, or ``GI`` together with ``GS``:
-        no current would ever be told), are defects seen on real units; nominal values take their place.
+        Values that are not finite or absurd, and zero where zero cannot be (``R``, ``UG``, or ``GI`` with ``GS``, as no
+        current would ever be told), are defects seen on real units; nominal values take their place.
 
         Args:
             text: The lines up to ``END``.

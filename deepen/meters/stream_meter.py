@@ -31,7 +31,7 @@ _STALL_S = 2.0
 _FIRST_SAMPLE_S = 15.0
 _DRAIN_S = 5.0
 _PAUSE_S = 0.01
-_SLOW_PAUSE_S = 0.06
+_SLOW_PAUSE_S = 0.05
 _FAST_HZ = 10_000.0
 """Time between two reads, and the rate up to which the longer one holds: a port hands out what came meanwhile at once.
 

@@ -112,7 +112,7 @@ def run(kind: Kind, seed: int, queue: bool = False) -> Outcome:
     until = start_s + window_s + AROUND_S
     while clock.now() < until:  # as the reader's thread does
         slow = instrument.rate_hz <= 10e3
-        clock.sleep(0.06 if slow else 0.01)
+        clock.sleep(0.05 if slow else 0.01)
         meter.pump()
         for _ in range(3 if slow else 1):
             meter.pump(0.1)
