@@ -28,9 +28,6 @@ from deepen.testing.rigs import Rig
 
 __all__ = ["FAULTS", "WORST", "Recorded", "Verdict", "Way", "judge", "news", "record"]
 
-SECONDS = 4.0
-"""Length of a recording."""
-
 COVER = 1.5
 """Times the expanded uncertainty (k = 2) that an energy may be off and still be right: with k = 3, one window in 400 is
 further off by chance, with k = 2 one in 20."""
@@ -92,7 +89,7 @@ def _load(rig: Rig, seed: int) -> Steps:
 
 
 def record(rig: Rig, fault: Fault | None, *, seed: int = 0, max_loss: float = 1.0) -> Recorded:
-    """Record for four seconds, reading as the thread of a meter does.
+    """Record for some seconds, reading as the thread of a meter does.
 
     Args:
         rig: The instrument.
@@ -112,7 +109,7 @@ def record(rig: Rig, fault: Fault | None, *, seed: int = 0, max_loss: float = 1.
         stage = "start"
         meter.start()
         stage = "run"
-        end_s = clock.now() + SECONDS
+        end_s = clock.now() + rig.seconds
         while clock.now() < end_s:
             meter.pump(0.1)
             meter.pump(0.1)
@@ -125,7 +122,7 @@ def record(rig: Rig, fault: Fault | None, *, seed: int = 0, max_loss: float = 1.
         if meter is not None:
             meter.close()
     began_s = port.line.began_s
-    at_s = fault.at_s if fault is not None and math.isfinite(fault.at_s) else SECONDS / 2
+    at_s = fault.at_s if fault is not None and math.isfinite(fault.at_s) else rig.seconds / 2
     return Recorded(trace, error, stage, emulator, began_s + at_s)
 
 

@@ -44,6 +44,8 @@ class Rig:
         options: Options of its specification.
         least_w: Least power of the load, watts.
         most_w: Largest power of the load, watts.
+        seconds: Length of a recording.
+        piece: Bytes of the largest piece where reads are split; 7 would never do for a fast stream.
         resolution_w: What the last digit of a value stands for, watts.
         port: Class of port.
         blind: Fault -> beginning of the standing warning: what no reader of the protocol can see.
@@ -54,6 +56,8 @@ class Rig:
     options: Mapping[str, str]
     least_w: float
     most_w: float
+    seconds: float = 3.0
+    piece: int = 7
     resolution_w: float = 0.0
     port: type[VirtualPort] = VirtualPort
     blind: Mapping[str, str] = field(default_factory=dict)
@@ -106,6 +110,8 @@ def rigs(folder: Path) -> dict[str, Rig]:
             {"voltage_v": "3.3"},
             0.3,
             1.5,
+            seconds=1.2,
+            piece=997,
             blind=unseen,
         ),
         "ppk2 (ranges)": Rig(
@@ -114,6 +120,8 @@ def rigs(folder: Path) -> dict[str, Rig]:
             {"voltage_v": "3.3"},
             1e-3,
             0.15,
+            seconds=1.2,
+            piece=997,
             blind=unseen,
         ),
         "powersensor3": Rig(
@@ -122,6 +130,8 @@ def rigs(folder: Path) -> dict[str, Rig]:
             {},
             5.0,
             60.0,
+            seconds=1.5,
+            piece=997,
         ),
         "lpm01a (ASCII)": Rig(options={"voltage_v": "3.3"}, **board),
         "lpm01a (ASCII, current)": Rig(options={"voltage_v": "3.3", "output": "current"}, blind=unseen, **board),
@@ -168,12 +178,13 @@ def _printer(template: str, modulus: int) -> Callable[[Any, int], Any]:
     return lambda s, k: line.LinePrinter(s, template, rate_hz=200.0, modulus=modulus, ppm=_ppm(k))
 
 
-def fault_of(name: str, at_s: float, seed: int) -> Fault:
+def fault_of(rig: Rig, name: str, at_s: float, seed: int) -> Fault:
     """A fault by its name; the seed tells how much of it, and where within a frame it strikes (0: as in ``EVERY``)."""
+    if name == "split reads":
+        return SplitReads(most=rig.piece + 2 * seed, seed=seed)
     if seed == 0:
         return EVERY[name](at_s)
     varied: dict[str, Callable[[], Fault]] = {
-        "split reads": lambda: SplitReads(most=1 + 5 * seed, seed=seed),
         "lost byte": lambda: LoseBytes(at_s, 1, skip=3 * seed),
         "lost bytes": lambda: LoseBytes(at_s, 101 + seed, skip=3 + seed),
         "duplicated byte": lambda: DuplicateBytes(at_s, 1, skip=3 * seed),

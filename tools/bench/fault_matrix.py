@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every fault on every meter: is a wrong energy ever told without a word?
 
-Each run is one recording of four seconds in virtual time, with one fault at one moment; windows inside, across, before
+Each run is a recording of 1 to 3 seconds in virtual time with one fault at one moment; windows inside, across, before
 and after it are integrated and held against the emulator's true energy (``deepen.testing.acceptance``). A cell counts
 the runs by their worst window:
 
@@ -36,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rig", action="append", help="one of the rigs; all by default")
     parser.add_argument("--fault", action="append", help="one of the faults; all by default")
-    parser.add_argument("--moment", action="append", type=float, help="seconds after the stream began (0, 1.3, 2.9)")
+    parser.add_argument("--moment", action="append", type=float, help="share of the recording (0, 0.4, 0.75)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds: load, noise, and where in a frame it strikes")
     parser.add_argument("--verbose", action="store_true", help="show every window that is not right")
     args = parser.parse_args()
@@ -61,8 +61,9 @@ def matrix(args: argparse.Namespace, chosen: dict) -> int:
                 print(f"{name}: without a fault: {clean.error}")
                 return 1
             for fault in faults:
-                for moment in args.moment or (0.0, 1.3, 2.9):
-                    done = record(rig, fault_of(fault, moment, seed), seed=seed)
+                for share in args.moment or (0.0, 0.4, 0.75):
+                    moment = share * rig.seconds
+                    done = record(rig, fault_of(rig, fault, moment, seed), seed=seed)
                     verdict = judge(rig, fault, done, clean.trace.warnings)
                     cells[fault][LETTERS[verdict.way]] += 1
                     runs += 1

@@ -69,6 +69,7 @@ def test_the_metadata_tell_supply_hardware_and_mode(ppk2) -> None:
         ("GI3", "nan"),
         ("O3", "-nan"),
         ("UG3", "0"),
+        ("GS3", "1e300"),
         ("S3", "x"),
         ("I3", ""),
     ],

@@ -93,6 +93,15 @@ def test_numbers_are_numbers_or_an_error(files: Files) -> None:
         numbers(files, [f"{base}/in1_input", f"{base}/name"], "x")
 
 
+@pytest.mark.parametrize("content", ["inf", "-inf", "nan", "1e999"])
+def test_what_is_not_finite_is_no_number(tmp_path: Path, content: str) -> None:
+    (tmp_path / "value").write_text(content)
+    files = LocalFiles(tmp_path)
+    assert number(files, "/value") is None
+    with pytest.raises(MeterError, match="no number"):
+        numbers(files, ["/value"], "x")
+
+
 def test_commands_come_from_the_machine_itself(
     files: Files, program: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
