@@ -206,6 +206,9 @@ class ScpiMeter(PolledMeter):
         """
         self._talk = Conversation(port, profile.line_end)
         self._profile = profile
+        self._volts = voltage_v
+        # TCP, USBTMC and GPIB check what they carry; a serial line does not.
+        self._unchecked = not (isinstance(port, VisaPort) or port.name.startswith("socket://"))
         self._factor = profile.scale * (voltage_v if profile.tells_current else 1.0)
         self.serial = self._identify(port.name)
         self._talk.errors(profile.errors)  # of those who were here before
@@ -255,6 +258,10 @@ class ScpiMeter(PolledMeter):
         """
         trace = super().stop()
         warnings = list(trace.warnings)
+        if self._unchecked:
+            warnings.append("unchecked: answers over this line have no checksum; a damaged digit may pass for a value")
+        if self._profile.tells_current:
+            warnings.append(f"voltage: not measured with the current; power is current times {self._volts:g} V")
         ranges = self._read_ranges()
         if ranges != self._ranges:
             warnings.append(

@@ -108,6 +108,10 @@ class Line:
             for fault in self.faults:
                 if fault.at_s != -math.inf:
                     self.schedule(self._origin_s + fault.at_s, partial(fault.strike, self))
+        if answer and self._edit is not None:  # an answer is bytes on the line like any other
+            answer, done = self._edit(answer)
+            if done:
+                self._edit = None
         if self._stall is None:
             return streamed + answer
         if not self._stall.lossy:
