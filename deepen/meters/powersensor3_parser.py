@@ -40,7 +40,7 @@ def frame_period_us(data: bytes) -> float:
         data: A piece of the stream, cut anywhere.
 
     Returns:
-        The mean of the steps near the median one, microseconds; ``nan`` with fewer than 16 frames.
+        The mean of the steps near the median one, microseconds; ``nan`` with fewer than 16 frames, or where none is.
     """
     raw = np.frombuffer(data, np.uint8)
     stamps = _levels(_frames(raw)[1])[:, 0].astype(np.int64)
@@ -48,7 +48,8 @@ def frame_period_us(data: bytes) -> float:
         return math.nan
     steps = np.diff(stamps) % WRAP_US
     middle = float(np.median(steps))
-    return float(steps[np.abs(steps - middle) <= _tolerance_us(middle)].mean())
+    near = steps[np.abs(steps - middle) <= _tolerance_us(middle)]
+    return float(near.mean()) if near.size else math.nan
 
 
 def _tolerance_us(period_us: float) -> float:

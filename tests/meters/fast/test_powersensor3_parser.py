@@ -222,8 +222,12 @@ def test_a_stream_that_starts_within_a_frame_is_found(ps3) -> None:
     assert (parser.tally.skipped_bytes, parser.tally.lost) == (13, 0)
 
 
-def test_the_period_is_not_told_by_noise() -> None:
+def test_the_period_is_not_told_by_noise(ps3) -> None:
     assert math.isnan(frame_period_us(b""))
+    frames = ps3.frames(np.full((17, 8), 500)).reshape(-1, 18)
+    at = np.concatenate([[0], np.cumsum([10, 400] * 8)]) % 1024  # the middle of the steps is none of them
+    frames[:, 0], frames[:, 1] = 0xF0 | at >> 6, 0x40 | at & 63
+    assert math.isnan(frame_period_us(frames.tobytes()))
     assert math.isnan(frame_period_us(np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()))
 
 
