@@ -205,7 +205,7 @@ class Station:
     @contextmanager
     def _claim(self, device: Device, serials: list[str], strict: bool) -> Iterator[None]:
         """Check which device answered, and keep every other campaign away from it."""
-        from deepen.meters.locks import InstrumentLock
+        from deepen.meters.stream.locks import InstrumentLock
 
         serial = str(getattr(getattr(device, "identity", None), "serial", ""))
         serials.append(serial)

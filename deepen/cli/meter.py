@@ -14,9 +14,9 @@ from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.meters import Meter
-    from deepen.meters.capture import Ending
     from deepen.meters.check import MeterCheck
     from deepen.meters.record import Recording
+    from deepen.meters.stream.capture import Ending
     from deepen.records import PowerTrace
 
 __all__ = ["command"]
@@ -94,7 +94,7 @@ def _record(
     from deepen.measure.device_files import device_files
     from deepen.meters import open_meter
     from deepen.meters.record import record, record_folder
-    from deepen.meters.stream_meter import StreamMeter
+    from deepen.meters.stream.meter import StreamMeter
 
     with ExitStack() as stack:
         opened = open_device(device)

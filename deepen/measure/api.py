@@ -13,7 +13,7 @@ from deepen.measure.device_files import device_files
 from deepen.measure.session import Session, Sync
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
-from deepen.meters.stream_meter import StreamMeter
+from deepen.meters.stream.meter import StreamMeter
 from deepen.records import EnergyRecord, StoppingRule
 
 __all__ = ["open_session", "profile"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepen.arrivals import CLOCK_TOLERANCE
 from deepen.errors import MeterError
-from deepen.meters.capture import Ending
+from deepen.meters.stream.capture import Ending
 from deepen.records import PowerTrace, Source
 
 __all__ = ["MeterCheck", "check_trace"]

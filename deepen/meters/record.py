@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from deepen.clock import monotonic_s
 from deepen.errors import ConfigError
-from deepen.meters.capture import Ending, Sink
-from deepen.meters.stream_meter import StreamMeter
+from deepen.meters.stream.capture import Ending, Sink
+from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import Meter
 from deepen.records import PowerTrace
 

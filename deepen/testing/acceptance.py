@@ -2,7 +2,7 @@
 
 A rig is an emulated instrument, the driver for it, and a load whose power changes every few tens of milliseconds, so
 that samples at the wrong time or of the wrong size show. :func:`record` plays one fault into one recording (emulator,
-port, driver, :class:`~deepen.meters.stream_meter.StreamMeter`, trace) and :func:`judge` integrates windows before,
+port, driver, :class:`~deepen.meters.stream.meter.StreamMeter`, trace) and :func:`judge` integrates windows before,
 across and after the moment of the fault and holds them against what the emulator knows.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from deepen.errors import DeepenError, MeasureError
 from deepen.measure.integrate import integrate
-from deepen.meters.stream_meter import StreamMeter
+from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import Interval, PowerTrace
 from deepen.testing.clock import VirtualClock

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 
 import deepen.meters
-from deepen.meters import hvpm, line_format, lpm01a_stream, lvpm_parser, ppk2_parser
-from deepen.meters.hvpm_parser import Channel, HvpmParser
-from deepen.meters.joulescope_parser import INPUT, POWER, JoulescopeParser, block
-from deepen.meters.line_parser import LineParser
-from deepen.meters.lpm01a_parser import AsciiParser, BinaryParser
-from deepen.meters.lvpm_parser import LvpmParser, frame
-from deepen.meters.meter_profile import Table
-from deepen.meters.powersensor3_config import RECORD, Sensor
-from deepen.meters.powersensor3_parser import PowerSensor3Parser
-from deepen.meters.ppk2_calibration import Calibration
-from deepen.meters.stream import MOST_NOTES, Parser, Samples, Tally
-from deepen.meters.usb_port import ANSWER, BULK, Unframer
-from deepen.meters.usb_port import frame as usb_frame
+from deepen.meters.instruments import hvpm, line_format, lpm01a_stream, lvpm_parser, ppk2_parser
+from deepen.meters.instruments.hvpm_parser import Channel, HvpmParser
+from deepen.meters.instruments.joulescope_parser import INPUT, POWER, JoulescopeParser, block
+from deepen.meters.instruments.line_parser import LineParser
+from deepen.meters.instruments.lpm01a_parser import AsciiParser, BinaryParser
+from deepen.meters.instruments.lvpm_parser import LvpmParser, frame
+from deepen.meters.instruments.meter_profile import Table
+from deepen.meters.instruments.powersensor3_config import RECORD, Sensor
+from deepen.meters.instruments.powersensor3_parser import PowerSensor3Parser
+from deepen.meters.instruments.ppk2_calibration import Calibration
+from deepen.meters.instruments.usb_port import ANSWER, BULK, Unframer
+from deepen.meters.instruments.usb_port import frame as usb_frame
+from deepen.meters.stream.types import MOST_NOTES, Parser, Samples, Tally
 from deepen.testing.instruments import hvpm as emulated_hvpm
 from deepen.testing.instruments import joulescope, line, lpm01a, lvpm, powersensor3, ppk2
 from deepen.testing.instruments.signal import Steps
@@ -178,7 +178,7 @@ def _stream(emulator: Any, start: bytes, seconds: float) -> bytes:
 
 
 def _files(*names: str) -> list[Path]:
-    return [METERS / f"{name}.py" for name in names]
+    return [METERS / "instruments" / f"{name}.py" for name in names]
 
 
 def _lvpm(rng: random.Random) -> StreamTarget:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import DeepenError
-from deepen.meters import battery, hwmon, ina3221, lvpm_parser, odpm, otii, rapl, rpi_pmic, scpi
 from deepen.meters.files import Output
-from deepen.meters.powersensor3_config import parse_config
-from deepen.meters.powersensor3_parser import frame_period_us
-from deepen.meters.ppk2_calibration import Calibration
+from deepen.meters.instruments import lvpm_parser, otii, scpi
+from deepen.meters.instruments.powersensor3_config import parse_config
+from deepen.meters.instruments.powersensor3_parser import frame_period_us
+from deepen.meters.instruments.ppk2_calibration import Calibration
+from deepen.meters.onboard import battery, hwmon, ina3221, odpm, rapl, rpi_pmic
 from deepen.meters.types import Context, Driver, MeterSpec
 from deepen.records import Accuracy
 from deepen.testing.fuzz_streams import METERS
@@ -110,10 +111,16 @@ def _answers() -> list[CallTarget]:
     floats = [struct.pack("<f", x) for x in (0, 1e-45, 1e38, float("nan"))]
     spec = b"ppk2:/dev/ttyACM0?voltage_v=3.3&x=1"
     answers: list[tuple[str, Callable[[bytes], object], list[bytes], list[bytes], str]] = [
-        ("ppk2 metadata", metadata, [ppk2.Ppk2(Steps([], [1.0])).metadata()], lines, "ppk2_calibration"),
-        ("powersensor3 config", config, [unit.config], floats, "powersensor3_config"),
-        ("powersensor3 period", frame_period_us, [frames], [frames[:18], b"\xff\x3f"], "powersensor3_parser"),
-        ("lvpm status", status, [answer, answer[1:-1]], [b"\x3b\x10", b"\0" * 8], "lvpm_parser"),
+        ("ppk2 metadata", metadata, [ppk2.Ppk2(Steps([], [1.0])).metadata()], lines, "instruments/ppk2_calibration"),
+        ("powersensor3 config", config, [unit.config], floats, "instruments/powersensor3_config"),
+        (
+            "powersensor3 period",
+            frame_period_us,
+            [frames],
+            [frames[:18], b"\xff\x3f"],
+            "instruments/powersensor3_parser",
+        ),
+        ("lvpm status", status, [answer, answer[1:-1]], [b"\x3b\x10", b"\0" * 8], "instruments/lvpm_parser"),
         ("meter spec", _spec, [spec], [b"?", b"&", b"=", b":", b"%3F", b"//"], "types"),
     ]
     return [CallTarget(name, call, seeds, tokens, _meters(module)) for name, call, seeds, tokens, module in answers]
@@ -169,7 +176,7 @@ def _scpi() -> CallTarget:
     readings = b"\0".join(b"5.0,%s,1\n" % x for x in (b"2.5", b"9.91E37", b"NAN", b"---O---", b"2.4", b"-3"))
     seeds = [good + b"\0" + readings + b'\x0010\n\x000,"No error"\n', good]
     tokens = [b"\n", b"\0", b",", b"9.91E37", b"inf", b'-100,"Command error"\n', b"W 5", b"+0", b"1_0", b"\xff"]
-    return CallTarget("scpi replies", talk, seeds, tokens, _meters("scpi", "polled"))
+    return CallTarget("scpi replies", talk, seeds, tokens, _meters("instruments/scpi", "polled"))
 
 
 def _otii() -> CallTarget:
@@ -199,7 +206,9 @@ def _otii() -> CallTarget:
     ]  # fmt: skip
     holed = json.dumps(channels).replace("0.2", "NaN")
     tokens = [b"NaN", b"null", b"1e999", b"[]", b"{}", b'"timestamp"', b'"values"', b"-1", b"true", b'"x"', b"[[1]]"]
-    return CallTarget("otii payloads", fetch, [json.dumps(channels).encode(), holed.encode()], tokens, _meters("otii"))
+    return CallTarget(
+        "otii payloads", fetch, [json.dumps(channels).encode(), holed.encode()], tokens, _meters("instruments/otii")
+    )
 
 
 class _Device:
@@ -267,7 +276,7 @@ def _board(
 
     module = driver.name.replace("-", "_")
     inputs = [b"\xfe".join(s) for s in seeds]
-    return CallTarget(driver.name, measure, inputs, [b"\xfe", b"-", *tokens], _meters(module), 0.15)
+    return CallTarget(driver.name, measure, inputs, [b"\xfe", b"-", *tokens], _meters(f"onboard/{module}"), 0.15)
 
 
 def _boards() -> list[CallTarget]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepen.meters.hvpm import Hvpm
-from deepen.meters.joulescope import Joulescope
-from deepen.meters.line import LineMeter
-from deepen.meters.lpm01a import Lpm01a
-from deepen.meters.lvpm import Lvpm
-from deepen.meters.powersensor3 import PowerSensor3
-from deepen.meters.ppk2 import Ppk2
+from deepen.meters.instruments.hvpm import Hvpm
+from deepen.meters.instruments.joulescope import Joulescope
+from deepen.meters.instruments.line import LineMeter
+from deepen.meters.instruments.lpm01a import Lpm01a
+from deepen.meters.instruments.lvpm import Lvpm
+from deepen.meters.instruments.powersensor3 import PowerSensor3
+from deepen.meters.instruments.ppk2 import Ppk2
 from deepen.testing.instruments import hvpm, joulescope, line, lpm01a, lvpm, powersensor3, ppk2
 from deepen.testing.instruments.faults import (
     EVERY,

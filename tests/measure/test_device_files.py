@@ -15,7 +15,7 @@ from deepen.errors import LinkError
 from deepen.measure.device_files import device_files, link_files
 from deepen.meters import Context, open_meter
 from deepen.meters.files import Files
-from deepen.meters.hwmon import DRIVER
+from deepen.meters.onboard.hwmon import DRIVER
 from deepen.testing.device import FakeLink
 from deepen.testing.links import Faults, shell_link
 

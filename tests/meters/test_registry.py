@@ -101,7 +101,7 @@ def test_meters_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
                           EntryPoint("rapl", "evil:DRIVER", "deepen.meters")])  # fmt: skip
     monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
     assert list(driver_names()) == [*registry.DRIVERS, "acme"]
-    assert driver_names()["rapl"] == "deepen.meters.rapl:DRIVER"  # ours cannot be replaced unseen
+    assert driver_names()["rapl"] == "deepen.meters.onboard.rapl:DRIVER"  # ours cannot be replaced unseen
     meter = open_meter("acme?idle_w=3")
     assert meter.id == "acme"
     assert list_meters()[-1].available

@@ -22,7 +22,7 @@ LONGEST = 8.0
 
 
 class VirtualPort:
-    """A :class:`~deepen.meters.stream.Port` whose time is a :class:`VirtualClock`.
+    """A :class:`~deepen.meters.stream.types.Port` whose time is a :class:`VirtualClock`.
 
     The instrument hands over what it has every ``batch_s`` (a USB transfer); transfer i leaves at
     ``opened + i * batch_s`` and arrives ``latency_s`` plus a random delay later, never before an earlier one. The

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepen.meters import odpm, rpi_pmic
-from deepen.meters.stream import MOST_NOTES, Samples, Tally
+from deepen.meters.onboard import odpm, rpi_pmic
+from deepen.meters.stream.types import MOST_NOTES, Samples, Tally
 from deepen.testing.fuzz import Corpus, Report, Target, drive, explore
 from deepen.testing.fuzz_files import file_targets
 from deepen.testing.fuzz_streams import StreamTarget, stream_targets

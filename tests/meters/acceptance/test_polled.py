@@ -11,8 +11,8 @@ import pytest
 
 from deepen.errors import MeterError
 from deepen.measure import integrate
-from deepen.meters import hwmon
-from deepen.meters.scpi import ScpiMeter, ScpiProfile
+from deepen.meters.instruments.scpi import ScpiMeter, ScpiProfile
+from deepen.meters.onboard import hwmon
 from deepen.meters.types import Context, MeterSpec
 from deepen.records import Interval, PowerTrace
 from deepen.testing.acceptance import COVER, FAULTS, news

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from deepen.meters.powersensor3_config import Sensor
-from deepen.meters.ppk2_calibration import Calibration
-from deepen.meters.stream import Instrument, Parser, Port, Samples
-from deepen.meters.stream_meter import StreamMeter
+from deepen.meters.instruments.powersensor3_config import Sensor
+from deepen.meters.instruments.ppk2_calibration import Calibration
+from deepen.meters.stream.meter import StreamMeter
+from deepen.meters.stream.types import Instrument, Parser, Port, Samples
 from deepen.meters.types import MeterSpec
 from deepen.records import PowerTrace, Source
 from deepen.testing.clock import VirtualClock

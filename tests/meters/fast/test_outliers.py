@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepen.meters.outliers import Outliers
-from deepen.meters.stream import Tally
+from deepen.meters.instruments.outliers import Outliers
+from deepen.meters.stream.types import Tally
 
 
 def count(values: np.ndarray, groups: np.ndarray | None = None, step: float = 0.0, batch: int = 0) -> int:

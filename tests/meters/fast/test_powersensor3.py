@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.powersensor3 import DRIVER, PowerSensor3
-from deepen.meters.stream import Instrument, Parser
+from deepen.meters.instruments.powersensor3 import DRIVER, PowerSensor3
+from deepen.meters.stream.types import Instrument, Parser
 from deepen.meters.types import Context, MeterSpec
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import EVERY, CounterJump, Fault, NoCalibration, SplitReads, Unplug

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.meters.powersensor3_config import Sensor, parse_config
-from deepen.meters.powersensor3_parser import PowerSensor3Parser, frame_period_us
-from deepen.meters.stream import Samples, Tally
+from deepen.meters.instruments.powersensor3_config import Sensor, parse_config
+from deepen.meters.instruments.powersensor3_parser import PowerSensor3Parser, frame_period_us
+from deepen.meters.stream.types import Samples, Tally
 
 
 def noisy(n: int, seed: int = 0) -> np.ndarray:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.ppk2 import DRIVER, Ppk2
-from deepen.meters.stream import Instrument, Parser
+from deepen.meters.instruments.ppk2 import DRIVER, Ppk2
+from deepen.meters.stream.types import Instrument, Parser
 from deepen.meters.types import Context, MeterSpec
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import EVERY, Fault, NoCalibration, SplitReads, Unplug

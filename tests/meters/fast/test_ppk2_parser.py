@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.meters.ppk2_calibration import Calibration, SpikeFilter
-from deepen.meters.ppk2_parser import Ppk2Parser
-from deepen.meters.stream import Samples, Tally
+from deepen.meters.instruments.ppk2_calibration import Calibration, SpikeFilter
+from deepen.meters.instruments.ppk2_parser import Ppk2Parser
+from deepen.meters.stream.types import Samples, Tally
 
 
 def noisy(n: int, seed: int = 0, level: int = 2000) -> np.ndarray:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from deepen.meters.stream import Instrument, Port
-from deepen.meters.stream_meter import StreamMeter
+from deepen.meters.stream.meter import StreamMeter
+from deepen.meters.stream.types import Instrument, Port
 from deepen.meters.types import MeterSpec
 from deepen.records import Source
 from deepen.testing.clock import VirtualClock

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from deepen import catalog
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import open_meter
-from deepen.meters.line import DRIVER, LineMeter, LineProfile
-from deepen.meters.line_parser import LineFormat, LineParser
-from deepen.meters.meter_profile import Table
-from deepen.meters.stream import Instrument, Samples
+from deepen.meters.instruments.line import DRIVER, LineMeter, LineProfile
+from deepen.meters.instruments.line_parser import LineFormat, LineParser
+from deepen.meters.instruments.meter_profile import Table
+from deepen.meters.stream.types import Instrument, Samples
 from deepen.meters.types import Context, MeterSpec
 from deepen.records import PowerTrace
 from deepen.testing.instruments.faults import EVERY, LoseFrames

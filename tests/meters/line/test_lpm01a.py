@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.lpm01a import DRIVER, Lpm01a
-from deepen.meters.stream import Instrument
+from deepen.meters.instruments.lpm01a import DRIVER, Lpm01a
+from deepen.meters.stream.types import Instrument
 from deepen.meters.types import Context, MeterSpec
 from deepen.records import PowerTrace
 from deepen.testing.instruments.faults import EVERY, ClockPause, LoseBytes, LoseFrames, Unplug

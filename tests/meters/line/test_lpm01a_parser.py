@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.meters.lpm01a_parser import AsciiParser, BinaryParser, Scale
-from deepen.meters.stream import Parser, Samples
+from deepen.meters.instruments.lpm01a_parser import AsciiParser, BinaryParser, Scale
+from deepen.meters.stream.types import Parser, Samples
 
 CURRENT = Scale(1000.0, "current", 3.0, 0.05)
 ENERGY = Scale(1000.0, "energy", 3.0, 0.05)

@@ -15,9 +15,9 @@ from deepen import catalog
 from deepen.clock import monotonic_s
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import open_meter
-from deepen.meters.scpi import DRIVER, ScpiMeter, ScpiProfile
+from deepen.meters.instruments.scpi import DRIVER, ScpiMeter, ScpiProfile
+from deepen.meters.instruments.visa_port import is_visa
 from deepen.meters.types import Context, Meter, MeterSpec
-from deepen.meters.visa_port import is_visa
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import BadChecksum, LoseFrames, Unplug
 from deepen.testing.instruments.pty import serve

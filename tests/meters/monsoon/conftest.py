@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepen.meters.hvpm import Hvpm
-from deepen.meters.lvpm import Lvpm
-from deepen.meters.stream_meter import StreamMeter
+from deepen.meters.instruments.hvpm import Hvpm
+from deepen.meters.instruments.lvpm import Lvpm
+from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import PowerTrace
 from deepen.testing.clock import VirtualClock

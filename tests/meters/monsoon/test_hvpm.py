@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from deepen.errors import MeterError
-from deepen.meters import hvpm, usb_port
+from deepen.meters.instruments import hvpm, usb_port
+from deepen.meters.instruments.usb_guard import SETUP, requests
+from deepen.meters.instruments.usb_port import UsbPort
 from deepen.meters.registry import open_meter
 from deepen.meters.types import Context
-from deepen.meters.usb_guard import SETUP, requests
-from deepen.meters.usb_port import UsbPort
 from deepen.testing.instruments.hvpm import FakeUsb, Hvpm
 from deepen.testing.instruments.pty import serve
 from deepen.testing.instruments.signal import Steps
@@ -273,7 +273,7 @@ def test_requests_are_carried_out_for_a_process_that_died(tmp_path: Any) -> None
         f"    open({str(log)!r}, 'a').write(f'{{bus}}.{{address}}\\n')\n"
         "    return Device()\n"
     )
-    from deepen.meters import usb_guard
+    from deepen.meters.instruments import usb_guard
 
     command = [sys.executable, usb_guard.__file__, "1", "7"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.meters.hvpm import HVPM, LVPM
-from deepen.meters.hvpm_parser import HELD, Channel, HvpmParser
-from deepen.meters.stream import Samples
-from deepen.meters.usb_port import ANSWER, BULK, Unframer, frame
+from deepen.meters.instruments.hvpm import HVPM, LVPM
+from deepen.meters.instruments.hvpm_parser import HELD, Channel, HvpmParser
+from deepen.meters.instruments.usb_port import ANSWER, BULK, Unframer, frame
+from deepen.meters.stream.types import Samples
 
 CHANNEL = Channel(fine_a=0.0365, coarse_a=6.4, fine_offset=15, coarse_offset=10)
 VOLTS = 15400  # 3.85 V

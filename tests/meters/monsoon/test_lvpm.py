@@ -167,7 +167,7 @@ def test_the_output_is_made_safe_when_the_process_is_killed() -> None:
 def test_the_driver_knows_both_usb_ids_of_the_serial_port(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from deepen.meters import discover
+    from deepen.meters.stream import discover
     from deepen.meters.types import Context
 
     ports = [

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.meters.lvpm_parser import HELD_RECORDS, LvpmParser, frame, parse_status, unframe
-from deepen.meters.stream import Samples
+from deepen.meters.instruments.lvpm_parser import HELD_RECORDS, LvpmParser, frame, parse_status, unframe
+from deepen.meters.stream.types import Samples
 
 ZERO, REFERENCE = (20, 30), (20020, 28830)
 FINE_A, COARSE_A = 0.0332 / 20000, 2.88 / 28800

@@ -7,7 +7,7 @@ import pytest
 
 from deepen.errors import MeterError
 from deepen.meters import Meter
-from deepen.meters.device_counter import DeviceCounterMeter, fit_ticks
+from deepen.meters.onboard.device_counter import DeviceCounterMeter, fit_ticks
 from deepen.records import PowerTrace
 from deepen.testing.clock import VirtualClock
 

@@ -8,7 +8,7 @@ import pytest
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, Meter, list_meters, open_meter
 from deepen.meters.files import CommandFiles, LocalFiles
-from deepen.meters.hwmon import DRIVER, find_sensors
+from deepen.meters.onboard.hwmon import DRIVER, find_sensors
 
 Write = Callable[[dict[str, str]], Path]
 Energy = Callable[[Meter], float]

@@ -9,7 +9,7 @@ import pytest
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, list_meters, open_meter
 from deepen.meters.files import CommandFiles, LocalFiles
-from deepen.meters.ina3221 import DRIVER, choose, find_rails
+from deepen.meters.onboard.ina3221 import DRIVER, choose, find_rails
 
 Write = Callable[[dict[str, str]], Path]
 OLD = "sys/bus/i2c/drivers/ina3221x"

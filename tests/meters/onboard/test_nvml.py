@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, MeterSpec, nvml
+from deepen.meters import Context, MeterSpec
 from deepen.meters.files import CommandFiles, Output
-from deepen.meters.nvml import Library, Nvml
+from deepen.meters.onboard import nvml
+from deepen.meters.onboard.nvml import Library, Nvml
 
 
 class FakeNvml:

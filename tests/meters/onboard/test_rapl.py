@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, Meter, MeterSpec, open_meter, rapl
+from deepen.meters import Context, Meter, MeterSpec, open_meter
 from deepen.meters.files import CommandFiles, LocalFiles
-from deepen.meters.rapl import DRIVER, Rapl, packages
+from deepen.meters.onboard import rapl
+from deepen.meters.onboard.rapl import DRIVER, Rapl, packages
 
 Write = Callable[[dict[str, str]], Path]
 BASE = "sys/class/powercap"

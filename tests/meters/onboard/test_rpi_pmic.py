@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, open_meter
 from deepen.meters.files import CommandFiles
-from deepen.meters.rpi_pmic import DRIVER, parse_adc
+from deepen.meters.onboard.rpi_pmic import DRIVER, parse_adc
 
 Program = Callable[..., Path]
 

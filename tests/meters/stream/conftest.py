@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import MeterError
-from deepen.meters.stream import Samples, Tally
+from deepen.meters.stream.types import Samples, Tally
 from deepen.records import Accuracy, Source
 from deepen.testing.clock import VirtualClock
 

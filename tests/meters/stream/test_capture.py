@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepen.errors import MeterError
-from deepen.meters.capture import Capture, Ending, Stretches, tally_warnings
-from deepen.meters.stream import Samples, Tally
+from deepen.meters.stream.capture import Capture, Ending, Stretches, tally_warnings
+from deepen.meters.stream.types import Samples, Tally
 from deepen.records import Accuracy, PowerTrace
 
 RATE = 1000.0

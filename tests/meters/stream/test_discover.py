@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deepen.errors import MeterError
-from deepen.meters import discover
-from deepen.meters.discover import UsbId, availability, choose_port, find
+from deepen.meters.stream import discover
+from deepen.meters.stream.discover import UsbId, availability, choose_port, find
 from deepen.meters.types import Found
 
 ONE = UsbId(0x1915, 0xC00A, interface=1)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from deepen.meters.guard import Guard
-from deepen.meters.port import open_port
+from deepen.meters.stream.guard import Guard
+from deepen.meters.stream.port import open_port
 
 HOST = """
 import os, sys, time
-from deepen.meters.guard import Guard
+from deepen.meters.stream.guard import Guard
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)
 guard = Guard(fd, b"too early")
 guard.arm(b"safe now")
@@ -30,7 +30,7 @@ DRIVER = """
 import sys, time
 from types import SimpleNamespace
 from deepen.meters import Context, MeterSpec
-from deepen.meters.stream_meter import stream_driver
+from deepen.meters.stream.meter import stream_driver
 from deepen.records import Accuracy
 
 def make(port, spec, source):

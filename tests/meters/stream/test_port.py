@@ -18,9 +18,10 @@ import pytest
 import serial
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import MeterSpec, locks, port
-from deepen.meters.port import open_port, source_of
-from deepen.meters.stream import Port
+from deepen.meters import MeterSpec
+from deepen.meters.stream import locks, port
+from deepen.meters.stream.port import open_port, source_of
+from deepen.meters.stream.types import Port
 
 
 def read_all(opened: Any, size: int) -> bytes:
@@ -249,7 +250,7 @@ def test_two_ports_of_one_instrument_exclude_each_other(ports: Callable[..., Non
 
 HOLD = """
 import sys
-from deepen.meters.locks import InstrumentLock
+from deepen.meters.stream.locks import InstrumentLock
 lock = InstrumentLock(sys.argv[1], "it")
 print("held", flush=True)
 sys.stdin.read()

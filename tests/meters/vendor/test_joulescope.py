@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import joulescope
-from deepen.meters.joulescope import Joulescope, JoulescopePort
-from deepen.meters.joulescope_parser import INPUT, POWER, JoulescopeParser, block
+from deepen.meters.instruments import joulescope
+from deepen.meters.instruments.joulescope import Joulescope, JoulescopePort
+from deepen.meters.instruments.joulescope_parser import INPUT, POWER, JoulescopeParser, block
 from deepen.meters.registry import open_meter
-from deepen.meters.stream import Samples
+from deepen.meters.stream.types import Samples
 from deepen.meters.types import Context, MeterSpec
 from deepen.testing.instruments.joulescope import FakeDriver
 from deepen.testing.instruments.signal import Blocks, Steps

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import otii
+from deepen.meters.instruments import otii
 from deepen.meters.registry import open_meter
 from deepen.meters.types import Context
 from deepen.testing.instruments.otii import OtiiServer

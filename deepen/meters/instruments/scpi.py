@@ -1,0 +1,353 @@
+"""Power analysers that are asked (SCPI): over a serial line, TCP, USBTMC, VXI-11 or GPIB, as a profile describes them.
+
+``scpi:/dev/ttyUSB0``, ``scpi:tcp://HOST:PORT`` and VISA names such as ``scpi:USB0::0x0B21::0x0025::C2PC1234::INSTR``
+name the connection. ``*IDN?`` must answer what the profile expects, the queue of errors must be empty after the setup,
+and ranges are read before and after a trace, since an analyser that changes its range by itself measures nothing for a
+while. Numbers from 9.9e37 on stand for infinity and for no number (SCPI-99, volume 1, 7.2.1.4 and 7.2.1.5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from deepen.clock import monotonic_s
+from deepen.errors import ConfigError, MeterError
+from deepen.meters.instruments.meter_profile import accuracy, profile_table, scale
+from deepen.meters.instruments.supply import option
+from deepen.meters.instruments.visa_port import VisaPort, is_visa
+from deepen.meters.polled import PolledMeter
+from deepen.meters.stream.discover import choose_port
+from deepen.meters.stream.port import open_port, source_of
+from deepen.meters.stream.types import Port
+from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.records import Accuracy, PowerTrace, Source
+
+__all__ = ["DRIVER", "Conversation", "ScpiMeter", "ScpiProfile"]
+
+_BAUD = 9600
+_TIMEOUT_S = 2.0
+_NO_NUMBER = 9.9e37
+_MOST_ERRORS = 64
+_LONGEST = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class ScpiProfile:
+    """What the table ``[scpi]`` of a profile says.
+
+    Attributes:
+        name: Name of the profile.
+        identity: What the answer to ``*IDN?`` must contain.
+        baud: Bits per second on a serial line.
+        line_end: Ends a command and an answer.
+        setup: Commands before measuring.
+        finish: Commands at the end (back to local control).
+        query: Asks for the reading.
+        field: Which of the values of the answer, from 1.
+        scale: Watts, or amperes, in one unit of the answer.
+        tells_current: Whether the answer is a current.
+        ranges: Questions whose answers must not change while measuring.
+        errors: Asks for the oldest error; empty for none.
+        update_s: Time between two updates of the reading, seconds.
+        poll_s: Time between two queries, seconds.
+        resolution_w: Last figure of the reading, watts.
+        accuracy: What the maker states.
+    """
+
+    name: str
+    identity: re.Pattern[str]
+    baud: int
+    line_end: str
+    setup: tuple[str, ...]
+    finish: tuple[str, ...]
+    query: str
+    field: int
+    scale: float
+    tells_current: bool
+    ranges: tuple[str, ...]
+    errors: str
+    update_s: float
+    poll_s: float
+    resolution_w: float
+    accuracy: Accuracy
+
+    @classmethod
+    def load(cls, spec: MeterSpec) -> ScpiProfile:
+        """Read the profile a specification names.
+
+        Raises:
+            ConfigError: If there is none, or it is wrong.
+        """
+        name, table = profile_table(spec, "scpi")
+        identity = table.pattern("identity")
+        if identity is None:
+            raise ConfigError(f"{table.where}: identity is missing; add what the answer to *IDN? must contain")
+        unit = table.text("unit")
+        tells_current = unit.endswith("A")
+        update_s = table.number("update_s")
+        profile = cls(
+            name=name,
+            identity=identity,
+            baud=int(table.number("baud", _BAUD)),
+            line_end=table.text("line_end", "\n"),
+            setup=table.texts("setup"),
+            finish=table.texts("finish"),
+            query=table.text("query"),
+            field=int(table.number("field", 1.0)),
+            scale=scale("current" if tells_current else "power", unit, table.where),
+            tells_current=tells_current,
+            ranges=table.texts("ranges"),
+            errors=table.text("errors", "SYST:ERR?"),
+            update_s=update_s,
+            poll_s=table.number("poll_s", update_s),
+            resolution_w=table.number("resolution_w", 0.0),
+            accuracy=accuracy(table.table("accuracy")),
+        )
+        table.end()
+        return profile
+
+
+class Conversation:
+    """Questions and answers over a port."""
+
+    def __init__(self, port: Port, line_end: str) -> None:
+        """Take over a port."""
+        self._port = port
+        self._end = line_end.encode("ascii")
+
+    def say(self, command: str) -> None:
+        """Send a command that has no answer.
+
+        Raises:
+            MeterError: If the port is gone.
+        """
+        self._port.write(command.encode("ascii") + self._end)
+
+    def ask(self, question: str) -> str:
+        """Send a question and return the answer; what came late for an earlier one is thrown away.
+
+        Raises:
+            MeterError: If no answer comes, with the usual causes.
+        """
+        self._port.flush_input()
+        self.say(question)
+        answer, waited_s = b"", 0.0
+        last = self._end[-1:]
+        while last not in answer:
+            data = self._port.read(0.1)
+            answer += data
+            waited_s += 0.0 if data else 0.1
+            if waited_s > _TIMEOUT_S or len(answer) > _LONGEST:
+                got = "".join(c for c in answer[:60].decode("ascii", "replace") if c.isprintable())
+                raise MeterError(
+                    f"scpi: no answer to '{question}' at {self._port.name} within {_TIMEOUT_S:g} s"
+                    + (f", only '{got}'" if got else "")
+                    + "; check that it is set to this interface and speed, and line_end in its profile"
+                )
+        return answer[: answer.index(last)].decode("ascii", "replace").strip()
+
+    def errors(self, question: str) -> tuple[str, ...]:
+        """Drain the instrument's queue of errors.
+
+        Raises:
+            MeterError: If what answers is no such queue, or it has no end.
+        """
+        found: list[str] = []
+        while question and len(found) < _MOST_ERRORS:
+            answer = self.ask(question)
+            code = re.match(r"[+-]?\d+", answer)
+            if code is None:
+                raise MeterError(
+                    f"scpi: '{question}' answers '{answer[:60]}', no error number; correct 'errors' in its profile"
+                )
+            if int(code[0]) == 0:
+                break
+            found.append(answer[:80])
+        return tuple(found)
+
+    def close(self) -> None:
+        """Release the port."""
+        self._port.close()
+
+
+class ScpiMeter(PolledMeter):
+    """One analyser.
+
+    Attributes:
+        serial: Its answer to ``*IDN?``.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        profile: ScpiProfile,
+        source: Source,
+        *,
+        voltage_v: float = math.nan,
+        poll_s: float | None = None,
+        now: Callable[[], float] = monotonic_s,
+    ) -> None:
+        """Find out what it is, and set it up.
+
+        Args:
+            port: Open port; :meth:`close` closes it.
+            profile: Its profile.
+            source: Label.
+            voltage_v: Supply, volts, where it tells the current.
+            poll_s: Time between two queries, instead of the profile's.
+            now: The monotonic clock; for stand-ins.
+
+        Raises:
+            MeterError: If something else answers, or it refuses a command.
+        """
+        self._talk = Conversation(port, profile.line_end)
+        self._profile = profile
+        self._volts = voltage_v
+        # TCP, USBTMC and GPIB check what they carry; a serial line does not.
+        self._unchecked = not (isinstance(port, VisaPort) or port.name.startswith("socket://"))
+        self._factor = profile.scale * (voltage_v if profile.tells_current else 1.0)
+        self.serial = self._identify(port.name)
+        self._talk.errors(profile.errors)  # of those who were here before
+        for command in profile.setup:
+            self._talk.say(command)
+            refused = self._talk.errors(profile.errors)
+            if refused:
+                raise MeterError(
+                    f"scpi: {self.serial} refuses '{command}' ({refused[0]}); correct 'setup' in profile {profile.name}"
+                )
+        self._ranges = self._read_ranges()
+        supply = f", {voltage_v:g} V given" if profile.tells_current else ""
+        told = f", ranges {self._ranges}" if self._ranges else ""
+        super().__init__(
+            "scpi",
+            f"profile {profile.name}, {self.serial}{told}{supply}",
+            self._read_w,
+            update_s=profile.update_s,
+            resolution_j=profile.resolution_w * profile.update_s,
+            poll_s=poll_s or profile.poll_s,
+            accuracy=profile.accuracy,
+            source=source,
+            now=now,
+            on_close=self._leave,
+        )
+        first = self._talk.ask(profile.query)
+        if self._field(first) is None:
+            raise MeterError(
+                f"scpi: '{profile.query}' answers '{first[:60]}', which has no number in field {profile.field}; "
+                f"correct 'query' and 'field' in profile {profile.name}"
+            )
+
+    def start(self) -> None:
+        """Begin a trace, with the ranges as they are now.
+
+        Raises:
+            MeterError: If the instrument does not answer.
+        """
+        self._ranges = self._read_ranges()
+        super().start()
+
+    def stop(self) -> PowerTrace:
+        """End the trace, and say whether ranges have changed or errors came up.
+
+        Raises:
+            MeterError: If the instrument stopped answering, or fewer than two readings were numbers.
+        """
+        trace = super().stop()
+        warnings = list(trace.warnings)
+        if self._unchecked:
+            warnings.append("unchecked: answers over this line have no checksum; a damaged digit may pass for a value")
+        if self._profile.tells_current:
+            warnings.append(f"voltage: not measured with the current; power is current times {self._volts:g} V")
+        ranges = self._read_ranges()
+        if ranges != self._ranges:
+            warnings.append(
+                f"range switches: the ranges went from {self._ranges} to {ranges}; fix them before measuring"
+            )
+        warnings += [f"the instrument reports: {text}" for text in self._talk.errors(self._profile.errors)]
+        return replace(trace, warnings=tuple(warnings))
+
+    def _identify(self, name: str) -> str:
+        answer = self._talk.ask("*IDN?")
+        if not self._profile.identity.search(answer):
+            raise MeterError(
+                f"scpi: {name} is '{answer[:80]}', not what profile {self._profile.name} is for "
+                f"({self._profile.identity.pattern}); choose its profile, or another port"
+            )
+        return answer[:80]
+
+    def _read_ranges(self) -> str:
+        return ", ".join(self._talk.ask(question)[:40] for question in self._profile.ranges)
+
+    def _field(self, answer: str) -> float | None:
+        """Value of the field wanted: infinite or NaN where the instrument says so, ``None`` for no number."""
+        fields = answer.split(",")
+        if len(fields) < self._profile.field:
+            return None
+        text = fields[self._profile.field - 1].strip().rpartition(" ")[2]  # some put the header before the number
+        if re.fullmatch(r"-{2,}[.-]*|\*+|[+-]?(over|ovr)\w*", text, re.IGNORECASE):
+            return math.nan  # what displays show over the range
+        try:
+            return float(text)
+        except ValueError:
+            return None
+
+    def _read_w(self) -> float:
+        value = self._field(self._talk.ask(self._profile.query))
+        if value is None or not abs(value) < _NO_NUMBER:
+            return math.nan
+        return value * self._factor
+
+    def _leave(self) -> None:
+        try:
+            with contextlib.suppress(MeterError):
+                for command in self._profile.finish:
+                    self._talk.say(command)
+        finally:
+            self._talk.close()
+
+
+def _open(spec: MeterSpec, context: Context) -> Meter:
+    spec.only("profile", "rate_hz", "voltage_v", "source")
+    profile = ScpiProfile.load(spec)
+    rate_hz = option(spec, "rate_hz", 1e-3, 1e3, "Hz")
+    voltage_v = option(spec, "voltage_v", 0.0, 1000.0, "V")
+    if profile.tells_current and not voltage_v:
+        raise ConfigError(
+            f"meter profile '{profile.name}' tells the current alone; measure the supply and add ?voltage_v=5.0"
+        )
+    if voltage_v and not profile.tells_current:
+        raise ConfigError(f"meter profile '{profile.name}' tells the power itself; leave voltage_v out")
+    if not spec.port:
+        raise ConfigError(
+            "meter 'scpi' needs to know where the instrument is; write scpi:/dev/ttyUSB0, scpi:tcp://HOST:PORT or "
+            "scpi:VISA_NAME"
+        )
+    port: Port
+    if is_visa(spec.port):
+        port = VisaPort(spec.port, profile.line_end)
+    else:
+        name = re.sub(r"^tcp://", "socket://", spec.port)
+        port = open_port(choose_port("scpi", name, ()), baud=profile.baud)
+    try:
+        return ScpiMeter(
+            port,
+            profile,
+            source_of(port, spec),
+            voltage_v=voltage_v or math.nan,
+            poll_s=1 / rate_hz if rate_hz else None,
+        )
+    except BaseException:
+        port.close()
+        raise
+
+
+def _probe(context: Context) -> Availability:
+    cure = "name it: --meter 'scpi:tcp://HOST:PORT?profile=NAME'"
+    return Availability("scpi", False, "", "measured", "it cannot be recognised by itself", cure)
+
+
+DRIVER = Driver("scpi", "power analyser with SCPI commands, over serial, TCP or VISA (from a profile)", _probe, _open)

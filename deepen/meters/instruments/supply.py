@@ -1,0 +1,59 @@
+"""What instruments that feed the device under test have in common: checked options, and a voltage that is ramped."""
+
+from __future__ import annotations
+
+import math
+
+from deepen.errors import ConfigError
+from deepen.meters.stream.meter import number_option
+from deepen.meters.types import MeterSpec
+
+__all__ = ["PASSTHROUGH", "choice", "option", "ramp"]
+
+PASSTHROUGH = ("off", "on", "auto")
+"""Modes of a Monsoon's USB passthrough, by number; automatic is off while sampling."""
+
+
+def option(spec: MeterSpec, key: str, low: float, high: float, unit: str) -> float | None:
+    """A number among the options that may be left out.
+
+    Returns:
+        The number; ``None`` where it is not given.
+
+    Raises:
+        ConfigError: If it is no number, or outside the limits (see ``number_option``).
+    """
+    return number_option(spec, key, low, high, unit=unit) if spec.options.get(key) else None
+
+
+def choice(spec: MeterSpec, key: str, values: tuple[str, ...]) -> str | None:
+    """An option that is one of some words; ``None`` where it is not given.
+
+    Raises:
+        ConfigError: If it is another word.
+    """
+    text = spec.options.get(key)
+    if text is not None and text not in values:
+        raise ConfigError(f"meter '{spec.name}': {key} is one of {', '.join(values)}, not '{text}'")
+    return text
+
+
+def ramp(start_v: float, target_v: float, *, floor_v: float, step_v: float = 0.1) -> tuple[float, ...]:
+    """Voltages to set one after the other so that a load with large capacitors does not trip the over-current limit.
+
+    The public readers of Monsoon's first protocol (AOSP CTS ``monsoon.py``, ``RampVoltage``) go up in steps of 0.1 V,
+    0.1 s each, from 3.0 V; going down is done likewise here.
+
+    Args:
+        start_v: Voltage now; 0 where the output is off.
+        target_v: Voltage wanted, above 0.
+        floor_v: Voltage that may be set at once from below it.
+        step_v: Largest step.
+
+    Returns:
+        The voltages, the last one being the target.
+    """
+    first = max(start_v, min(floor_v, target_v))
+    count = max(1, math.ceil(abs(target_v - first) / step_v - 1e-9))
+    steps = tuple(first + (target_v - first) * i / count for i in range(1, count))
+    return (*(() if first in (start_v, target_v) else (first,)), *steps, target_v)

@@ -1,0 +1,107 @@
+"""Raspberry Pi 5: the power management chip's converters, through ``vcgencmd pmic_read_adc``.
+
+The firmware prints one line per channel, ``VDD_CORE_A current(7)=0.75012000A`` or ``VDD_CORE_V volt(15)=0.72178200V``.
+A rail's power is the product of the channels of the same name; their numbers do not correspond. ``EXT5V`` and ``BATT``
+have no current. What hangs on the 5 V input itself (USB, the pins, the fan) is in no rail, nor are the losses of the
+converters, so the sum is less than what the supply gives. One reading keeps the firmware busy for about 23 ms
+(ml-energy/zeus, ``device/machine/rpi.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from deepen.errors import ConfigError, MeterError
+from deepen.meters.files import Files
+from deepen.meters.onboard.links import names_of, polled
+from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+
+__all__ = ["DRIVER", "parse_adc"]
+
+_ARGV = ("vcgencmd", "pmic_read_adc")
+_POLL_S = 0.1
+
+_CORE_STEP_A = 0.00893
+"""Step of the core's current [derived: recorded readings are its multiples]; it dwarfs those of the other rails."""
+
+_LINE = re.compile(r"^[ \t]*(\S+)_([AV])[ \t]+(?:current|volt)\(\d+\)=(\S+?)\2[ \t\r]*$", re.MULTILINE)
+
+
+def parse_adc(output: str) -> dict[str, tuple[float, float]]:
+    """Read what ``vcgencmd pmic_read_adc`` printed.
+
+    Returns:
+        Rail -> (current in amperes, voltage in volts), for the rails that have both; ``nan`` for what is no number.
+    """
+    channels: dict[tuple[str, str], float] = {}
+    for rail, kind, value in _LINE.findall(output.replace("\x00", "\n")):
+        try:
+            channels[rail, kind] = float(value)
+        except ValueError:
+            channels[rail, kind] = math.nan
+    return {r: (a, channels[r, "V"]) for (r, kind), a in channels.items() if kind == "A" and (r, "V") in channels}
+
+
+def _read(files: Files) -> dict[str, tuple[float, float]]:
+    try:
+        done = files.run(_ARGV)
+    except FileNotFoundError as error:
+        raise MeterError(
+            "rpi-pmic: there is no vcgencmd here; run on a Raspberry Pi 5 with Raspberry Pi OS "
+            "(sudo apt install raspi-utils)"
+        ) from error
+    except OSError as error:
+        raise MeterError(f"rpi-pmic: vcgencmd {error.strerror or error}; try again") from error
+    said = " ".join(f"{done.stderr} {done.stdout}".split())
+    if "vcio" in said or "VCHI" in said:
+        raise MeterError("rpi-pmic: no access to /dev/vcio; sudo usermod -aG video $USER, then log in again")
+    rails = parse_adc(done.stdout)
+    if done.code != 0 or not rails:
+        raise MeterError(
+            f"rpi-pmic: vcgencmd pmic_read_adc tells no rail with current and voltage ({said[:60] or 'no output'}); it "
+            "takes a Raspberry Pi 5"
+        )
+    return rails
+
+
+def _total_w(rails: dict[str, tuple[float, float]], names: Sequence[str]) -> float:
+    missing = [name for name in names if name not in rails]
+    if missing:
+        raise MeterError(f"rpi-pmic: rail {missing[0]} is missing from the reading; measure again")
+    return sum(rails[name][0] * rails[name][1] for name in names)
+
+
+def _probe(context: Context) -> Availability:
+    try:
+        rails = _read(context.files)
+    except MeterError as error:
+        cause, _, cure = str(error).removeprefix("rpi-pmic: ").partition("; ")
+        return Availability("rpi-pmic", False, "", "measured", cause, cure)
+    detail = f"{len(rails)} rails; without USB, the 5 V pins and the converters' losses"
+    return Availability("rpi-pmic", True, detail, "measured")
+
+
+def _open(spec: MeterSpec, context: Context) -> Meter:
+    spec.only()
+    files = context.files
+    rails = _read(files)
+    names = names_of(spec)
+    for name in names:
+        if name not in rails:
+            raise ConfigError(f"meter 'rpi-pmic:{spec.port}': there is no rail '{name}'; found: {', '.join(rails)}")
+    chosen = names or list(rails)
+    what = "+".join(names) if names else f"{len(chosen)} rails, without what hangs on the 5 V input"
+    core_v = rails["VDD_CORE"][1] if "VDD_CORE" in chosen else 0.0
+    return polled(
+        "rpi-pmic",
+        f"rpi-pmic {what}",
+        lambda: _total_w(_read(files), chosen),
+        update_s=0.0,
+        poll_s=_POLL_S,
+        resolution_w=_CORE_STEP_A * core_v,
+    )
+
+
+DRIVER = Driver("rpi-pmic", "Raspberry Pi 5 power management chip", _probe, _open, automatic=True)

@@ -1,0 +1,1 @@
+"""Streaming instruments: port, conversation, capture, and the meter around them."""

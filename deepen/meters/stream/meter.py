@@ -1,0 +1,431 @@
+"""A streaming instrument as a meter: a reader thread between the port and the capture, and a guard beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from deepen.clock import monotonic_s
+from deepen.errors import ConfigError, DeepenError, MeterError
+from deepen.meters.stream.capture import Capture, Ending, OpenSink
+from deepen.meters.stream.discover import UsbId, availability, choose_port
+from deepen.meters.stream.guard import Guard
+from deepen.meters.stream.port import SerialPort, open_port, source_of
+from deepen.meters.stream.types import Instrument, Port
+from deepen.meters.types import Context, Driver, Meter, MeterSpec, Scope
+from deepen.records import Interval, PowerTrace, Source
+
+__all__ = ["COMMON_OPTIONS", "DEFAULT_MAX_LOSS", "StreamMeter", "number_option", "stream_driver"]
+
+COMMON_OPTIONS = ("source", "max_loss")
+"""Options every streaming driver takes beside its own."""
+
+DEFAULT_MAX_LOSS = 1e-3
+"""Largest share of samples that may be lost before a recording is refused (the limit of EEMBC's energy runner)."""
+
+_STALL_S = 2.0
+_FIRST_SAMPLE_S = 15.0
+_DRAIN_S = 5.0
+_PAUSE_S = 0.01
+_SLOW_PAUSE_S = 0.05
+_FAST_HZ = 10_000.0
+"""Time between two reads, and the rate up to which the longer one holds: a port hands out what came meanwhile at once.
+
+At 400 kB/s, the fastest instrument here, 4 kB gather in the shorter one; a terminal holds three times that. Slow
+instruments send 100 kB/s at most.
+"""
+
+
+class StreamMeter:
+    """A meter around an instrument that streams.
+
+    ::
+
+        meter = StreamMeter(instrument, port)
+        meter.start()
+        ...
+        trace = meter.stop()
+        meter.close()
+
+    Attributes:
+        id: Driver name of the instrument.
+        source: Label of its numbers.
+        calibration_id: Which calibration is applied.
+        update_s: Time between two samples, seconds.
+        instrument: The instrument.
+        sampling: What its samples are (see ``PowerTrace``).
+        max_loss: Largest share of samples that may be lost; a session allows its windows the same.
+        ending: What is known of the last stream that ended; ``None`` before, and while one runs.
+    """
+
+    scope: Scope = "machine"
+    resolution_j: float = 0.0
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        port: Port,
+        *,
+        now: Callable[[], float] = monotonic_s,
+        max_loss: float = DEFAULT_MAX_LOSS,
+        threaded: bool = True,
+        guard: Guard | None = None,
+    ) -> None:
+        """Take over an instrument and its port; :meth:`close` closes both.
+
+        An instrument may have two attributes beyond its protocol: ``sampling`` (``mean`` where its samples are means
+        over a period, see ``PowerTrace``) and ``quantum`` (losses its counter cannot see are multiples of it).
+
+        Args:
+            instrument: The instrument, spoken to through ``port``.
+            port: Where its stream comes from.
+            now: The monotonic clock; for stand-ins.
+            max_loss: Largest share of samples that may be lost.
+            threaded: Whether a thread reads the port. Without one, for virtual time, :meth:`pump` does, and
+                :meth:`start` and :meth:`stop` call it themselves.
+            guard: Guard of the port, ended by :meth:`close`.
+        """
+        self.id = instrument.name
+        self.source: Source = instrument.source
+        self.calibration_id = instrument.calibration_id
+        self.update_s = 1 / instrument.rate_hz
+        self.instrument = instrument
+        self.sampling: Literal["point", "mean"] = getattr(instrument, "sampling", "point")
+        self.ending: Ending | None = None
+        self._port = port
+        self._now = now
+        self.max_loss = max_loss
+        self._threaded = threaded
+        self._guard = guard
+        self._capture: Capture | None = None
+        self._data_s = 0.0
+        self._stall_s = max(_STALL_S, 5 * self.update_s)
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    # ---- the protocol of a meter -------------------------------------------------------------------------------------
+
+    def start(self, open_sink: OpenSink | None = None) -> None:
+        """Start the stream and wait for its first samples.
+
+        Args:
+            open_sink: Makes the place where samples go; ``None`` keeps them in memory.
+
+        Raises:
+            MeterError: If the instrument does not answer or gives no samples.
+        """
+        if self._capture is not None:
+            raise MeterError(f"{self.id} is recording already; stop it first")
+        asked_s = self._now()
+        parser = self.instrument.begin()
+        self._data_s = began = self._now()
+        self._error = None
+        self.ending = None
+        self._capture = Capture(
+            parser,
+            self.instrument.rate_hz,
+            sampling=self.sampling,
+            quantum=getattr(self.instrument, "quantum", 1),
+            began_s=asked_s,
+            open_sink=open_sink,
+        )
+        if self._threaded:
+            self._end.clear()
+            self._thread = threading.Thread(target=self._run, name=f"deepen-{self.id}", daemon=True)
+            self._thread.start()
+        try:
+            self._await(self._capture.started, began + max(_FIRST_SAMPLE_S, 5 * self.update_s))
+            if not self._capture.samples:
+                self._capture.finish(self.id)  # raises, and says what came instead
+        except BaseException:
+            self._abandon()
+            raise
+
+    def mark(self) -> None:
+        """Put a mark into the stream where the instrument can.
+
+        Raises:
+            MeterError: If the stream has broken off.
+        """
+        self._check()
+        self.instrument.mark()
+        if not self._threaded:
+            self.pump()
+
+    def observe(self, interval: Interval) -> None:
+        """Ignore: a sensor needs no help."""
+
+    def stop(self) -> PowerTrace:
+        """End the stream once it covers this moment, and return the trace.
+
+        Raises:
+            MeterError: If the stream broke off, or more was lost than is allowed.
+        """
+        ending, capture = self._finish()
+        self._refuse_losses(ending)
+        return capture.trace(
+            ending,
+            meter_id=self.id,
+            calibration_id=self.calibration_id,
+            source=self.source,
+            accuracy=self.instrument.accuracy,
+        )
+
+    def stop_sink(self) -> Ending:
+        """End a stream that goes to a sink; what is in the sink stays whatever is raised here.
+
+        Raises:
+            MeterError: If the stream broke off, or more was lost than is allowed; ``ending`` tells what is known.
+        """
+        ending, _ = self._finish()
+        self._refuse_losses(ending)
+        return ending
+
+    def close(self) -> None:
+        """Leave the instrument safe and release the port; harmless when closed.
+
+        If the conversation with the instrument is interrupted or fails, the guard makes it safe.
+        """
+        try:
+            self._abandon()
+        finally:
+            try:
+                self.instrument.close()
+            except BaseException:
+                if self._guard is not None:
+                    self._guard.fire()
+                raise
+            else:
+                if self._guard is not None:
+                    self._guard.close()
+            finally:
+                self._port.close()
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def pump(self, timeout_s: float = 0.0) -> int:
+        """Read the port once; for meters without a thread.
+
+        Args:
+            timeout_s: How long to wait for bytes.
+
+        Returns:
+            How many samples came in.
+
+        Raises:
+            MeterError: If the port is gone, or nothing has come for two seconds.
+        """
+        capture = self._capture
+        if capture is None:
+            raise MeterError(f"{self.id} is not recording; start it first")
+        data = self._port.read(timeout_s)
+        host_s = self._now()
+        if data:
+            self._data_s = host_s
+            return capture.pump(data, host_s)
+        if host_s - self._data_s > self._stall_s:
+            raise MeterError(
+                f"{self.id} has sent nothing for {self._stall_s:g} s ({self._port.name}); check its cable and supply"
+            )
+        return 0
+
+    def run_until(self, host_s: float) -> None:
+        """Read the port until a moment; for meters without a thread.
+
+        Raises:
+            MeterError: See :meth:`pump`.
+        """
+        while (left_s := host_s - self._now()) > 0:
+            self.pump(min(left_s, 0.1))
+
+    @property
+    def flowing(self) -> bool:
+        """Whether the stream still runs, as far as is known; :meth:`stop` says what ended it."""
+        return self._capture is not None and self._error is None
+
+    def _run(self) -> None:
+        fast = self.instrument.rate_hz > _FAST_HZ
+        pause_s, fresh = (_PAUSE_S, 1) if fast else (_SLOW_PAUSE_S, 3)
+        try:
+            while not self._end.is_set():
+                self.pump(0.1)  # what has come meanwhile
+                for _ in range(fresh):
+                    self.pump(0.1)  # what comes next, at the moment it comes: the clock's floor is made of these
+                self._end.wait(pause_s)
+        except Exception as error:  # handed to the caller by _check()
+            self._error = error
+
+    def _check(self) -> None:
+        """Raise what ended the reader."""
+        error = self._error
+        if isinstance(error, DeepenError):
+            raise error
+        if error is not None:
+            raise MeterError(f"{self.id}: the reader failed ({type(error).__name__}: {error}); report this") from error
+
+    def _await(self, there: Callable[[], bool], until_s: float) -> None:
+        """Wait until something has come in, or until a moment."""
+        while not there() and self._now() < until_s:
+            self._check()
+            if self._threaded:
+                time.sleep(_PAUSE_S / 4)
+            else:
+                self.pump(_PAUSE_S)
+        self._check()
+
+    def _join(self) -> None:
+        thread = self._thread
+        if thread is not None:
+            self._end.set()
+            thread.join()
+            self._thread = None
+
+    def _finish(self) -> tuple[Ending, Capture]:
+        moment_s = self._now()
+        capture = self._capture
+        if capture is None:
+            raise MeterError(f"{self.id} was stopped before it was started; start it first")
+        broken: Exception | None = None
+        late = []
+        try:
+            self._await(lambda: capture.covers(moment_s), moment_s + max(_DRAIN_S, self._stall_s + 1))
+            if not capture.covers(moment_s):
+                late.append(
+                    f"late: the stream had not reached the end after {_DRAIN_S:g} s more; the last part is missing"
+                )
+            self._join()
+            self.instrument.end()
+        except DeepenError as error:
+            broken = error
+            late.append(f"cut short: {error}")
+        self._join()
+        self._capture = None
+        try:
+            self.ending = capture.finish(self.id, late)
+        except MeterError:
+            if broken is None:
+                raise
+        if broken is not None:
+            raise broken
+        assert self.ending is not None
+        return self.ending, capture
+
+    def _abandon(self) -> None:
+        """End a stream nobody wants, whatever state it is in."""
+        if self._capture is not None:
+            self._join()
+            self._capture = None
+            with contextlib.suppress(MeterError):
+                self.instrument.end()
+
+    def _refuse_losses(self, ending: Ending) -> None:
+        wrong, all_of_them = ending.dropped + ending.doubled, ending.dropped + ending.samples
+        if wrong > self.max_loss * all_of_them:
+            what = f"{ending.dropped} of {all_of_them} samples were lost"
+            if ending.doubled:
+                what += f" and {ending.doubled} counted twice"
+            raise MeterError(
+                f"{self.id}: {what} ({100 * wrong / all_of_them:.3g} %, {100 * self.max_loss:.3g} % allowed); "
+                "use a USB port of its own and stop other programs, or allow it: ?max_loss=0.05"
+            )
+
+
+def number_option(
+    spec: MeterSpec, key: str, low: float, high: float, *, unit: str = "", default: float | None = None, why: str = ""
+) -> float:
+    """Read a number among the options of a specification.
+
+    Args:
+        spec: The specification.
+        key: The option.
+        low: Smallest value that is safe.
+        high: Largest value that is safe.
+        unit: Unit for messages.
+        default: Value if the option is not given; ``None`` requires it.
+        why: What it is for, for the message when it is missing.
+
+    Raises:
+        ConfigError: If it is missing, no number, or outside the limits.
+    """
+    text = spec.options.get(key, "")
+    if not text:
+        if default is None:
+            reason = f" ({why})" if why else ""
+            raise ConfigError(f"meter '{spec.name}' needs {key}{reason}; write {spec.name}:PORT?{key}={high:g}")
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise ConfigError(
+            f"meter '{spec.name}': {key}={text} is outside {low:g} to {high:g}{' ' + unit if unit else ''}; correct it"
+        )
+    return value
+
+
+def stream_driver(
+    name: str,
+    title: str,
+    make: Callable[[Port, MeterSpec, Source], Instrument],
+    *,
+    baud: int | Callable[[MeterSpec], int] = 115200,
+    usb_ids: Sequence[UsbId] = (),
+    options: Sequence[str] = (),
+    safe_bytes: bytes = b"",
+) -> Driver:
+    """Make the driver of a serial instrument.
+
+    Args:
+        name: What ``--meter`` takes.
+        title: One readable line.
+        make: Talks to the instrument at an open port and returns it; ``MeterError`` where something else answers,
+            ``ConfigError`` where an option is wrong or unsafe. The label is for the instrument's ``source``.
+        baud: Bits per second, or what tells them from a specification.
+        usb_ids: How the instrument shows up on USB; empty where it cannot be told from other things.
+        options: Options it takes beside :data:`COMMON_OPTIONS`.
+        safe_bytes: What makes the instrument safe while ``make`` still runs; from then on its own ``safe_bytes`` hold.
+    """
+
+    def open_meter(spec: MeterSpec, context: Context) -> Meter:
+        spec.only(*COMMON_OPTIONS, *options)
+        max_loss = number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
+        speed = baud if isinstance(baud, int) else baud(spec)
+        port = open_port(choose_port(name, spec.port, usb_ids), baud=speed)
+        guard: Guard | None = None
+        try:
+            source = source_of(port, spec)
+            guard = _guard(port, safe_bytes)
+            instrument = make(port, spec, source)
+            if guard is not None:
+                guard.arm(instrument.safe_bytes)
+        except BaseException:
+            _leave(port, guard, safe_bytes)
+            raise
+        return StreamMeter(instrument, port, max_loss=max_loss, guard=guard)
+
+    return Driver(name, title, lambda context: availability(name, usb_ids), open_meter)
+
+
+def _guard(port: SerialPort, safe_bytes: bytes) -> Guard | None:
+    fd = port.fileno()
+    if fd is None:
+        return None
+    return Guard(fd, safe_bytes, keep=() if port.lock is None else (port.lock.fileno(),))
+
+
+def _leave(port: SerialPort, guard: Guard | None, safe_bytes: bytes) -> None:
+    """Make an instrument safe whose conversation broke off, and let go of its port."""
+    try:
+        if safe_bytes:
+            with contextlib.suppress(MeterError):
+                port.write(safe_bytes)
+        if guard is not None:
+            guard.close()
+    finally:
+        port.close()
