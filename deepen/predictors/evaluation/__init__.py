@@ -1,0 +1,13 @@
+"""How good predictions are: measures, held-out comparisons, cross-validation beside baselines, additivity.
+
+``measures`` are the field's error measures and their bootstrap confidence, ``held_out`` compares a trained predictor
+with a dataset, ``crossval`` trains on parts of a dataset (``splits``) and sets ``baselines`` beside it, ``additivity``
+compares the sum of measured kernels with measured whole models.
+"""
+
+from __future__ import annotations
+
+from deepen.predictors.evaluation.held_out import evaluate
+from deepen.predictors.evaluation.measures import metrics, spearman
+
+__all__ = ["evaluate", "metrics", "spearman"]
