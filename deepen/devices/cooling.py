@@ -20,6 +20,7 @@ __all__ = ["CoolDown", "Heat", "clock_shares", "cool_down", "heat", "read_clock_
 
 _TIMES = "/sys/devices/system/cpu/cpufreq/policy*/stats/time_in_state"
 _TICK_S = 0.01
+_LEAST_WAIT_S = 0.01
 
 # ---- over a run ---------------------------------------------------------------------------------------------------
 
@@ -172,7 +173,8 @@ def cool_down(
             return CoolDown(
                 False, waited, start, last, f"{cause}, and it falls no further; cool the room or the device"
             )
-        sleep(min(poll_s, patience_s - waited))
+        # Never for less than a clock can tell: a rest of rounding errors would keep it here for good.
+        sleep(min(poll_s, max(patience_s - waited, _LEAST_WAIT_S)))
         last = read()
         history.append((now(), _warmth(last, limits_c)))
     return CoolDown(True, now() - begin, start, last)

@@ -182,6 +182,13 @@ def test_a_cool_device_is_not_waited_for() -> None:
     assert (found.reached, found.waited_s) == (True, 0)
 
 
+def test_the_end_of_the_patience_is_reached_whatever_rounding_leaves() -> None:
+    clock = VirtualClock(1000.004)  # twelve waits of 5 s end 1e-13 s before 60 s, which this clock cannot add
+    found = wait(clock, lambda: reading(70), {"cpu": 40.0}, patience_s=60.0)
+    assert not found.reached
+    assert found.waited_s == pytest.approx(60.0, abs=0.1)
+
+
 def test_a_device_that_cools_no_further_is_given_up() -> None:
     clock = VirtualClock()
     found = wait(clock, falling(clock, 60, 45, 60), {"cpu": 40.0}, patience_s=3600.0)
