@@ -11,6 +11,7 @@ Requests (all carry ``op`` and ``id``; the answer repeats ``id``)::
     hello  runtime                                       -> protocol, pid, machine, clock, boot_clock, cpu_clock, cpus
     load   path threads level cpus shapes seed delegate  -> handle, build, inputs, outputs, first_run_s, placement
     run    handle n                                      -> start_ns, end_ns, start_boot_ns, end_boot_ns, cpu_ns
+    wait   ns pid                                        -> start_ns, end_ns, start_boot_ns, end_boot_ns, cpu_ns
     unload handle                                        -> (nothing)
     bye                                                  -> (nothing), then exit
 
@@ -24,7 +25,8 @@ default delegate (XNNPACK) out, and takes the others for the same.
 before and just after them (null where the system has none): it goes on during suspend, so the two clocks tell together
 whether the device slept. ``cpu_ns`` is the CPU time of the whole process (all threads) in between
 (CLOCK_PROCESS_CPUTIME_ID). ``n`` may be 0: then the answer is a reading of the clocks, and with the times of asking and
-answering a round trip to map them with.
+answering a round trip to map them with. ``wait`` rests for ``ns`` nanoseconds (at most a day), or less where ``pid``
+names a process and that is gone before (looked at ten times a second); it needs no model.
 
 ``delegate`` asks for an accelerator: for LiteRT ``{"library": PATH, "options": {NAME: TEXT}}``, for ONNX Runtime
 ``{"provider": NAME, "options": {NAME: TEXT}}``. ``placement`` says what came of it: ``{"asked", "nodes", "delegated",
@@ -52,7 +54,7 @@ from typing import Any
 
 import runner_litert
 import runner_onnx
-from runner_common import Handle, Refused, boot_ns
+from runner_common import LONGEST_NS, Handle, Refused, boot_ns, rest, stamped
 
 PROTOCOL = 1
 
@@ -137,6 +139,13 @@ class Runner:
             raise Refused("protocol", f"no handle {request['handle']}")
         return handle.run(int(request["n"]))
 
+    def wait(self, request: dict) -> dict:
+        """Rest."""
+        ns, pid = int(request["ns"]), int(request.get("pid") or 0)
+        if not (0 <= ns <= LONGEST_NS and pid >= 0):
+            raise Refused("protocol", f"a rest of {ns} ns, or until process {pid} is gone")
+        return stamped(lambda: rest(ns, pid))
+
     def unload(self, request: dict) -> dict:
         """Forget a model."""
         if self.handles.pop(request["handle"], None) is None:
@@ -154,7 +163,7 @@ class Runner:
         try:
             request = json.loads(line)
             number = request.get("id")
-            if request.get("op") not in ("hello", "load", "run", "unload", "bye"):
+            if request.get("op") not in ("hello", "load", "run", "wait", "unload", "bye"):
                 raise Refused("protocol", f"unknown op {request.get('op')!r}")
             reply = getattr(self, request["op"])(request)
             reply["id"] = number

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+LONGEST_NS = 86_400_000_000_000
+LOOK_NS = 100_000_000
 LEVELS = ("disable", "basic", "extended", "all")
 
 
@@ -52,21 +54,50 @@ class Handle:
             raise Refused("protocol", f"a block of {n} runs")
         pin(self.cpus[:1])
         call = self.caller()
-        gc.disable()
-        try:
-            cpu = time.process_time_ns()
-            start_boot = boot_ns()
-            start = time.monotonic_ns()
+
+        def block() -> None:
             for _ in range(n):
                 call()
-            end = time.monotonic_ns()
-            end_boot = boot_ns()
-            cpu = time.process_time_ns() - cpu
+
+        gc.disable()
+        try:
+            return stamped(block)
         finally:
             gc.enable()
-        return {
-            "start_ns": start, "end_ns": end, "start_boot_ns": start_boot, "end_boot_ns": end_boot, "cpu_ns": cpu
-        }  # fmt: skip
+
+
+def stamped(work: Any) -> dict:
+    """Do something and stamp it."""
+    cpu = time.process_time_ns()
+    start_boot = boot_ns()
+    start = time.monotonic_ns()
+    work()
+    end = time.monotonic_ns()
+    end_boot = boot_ns()
+    cpu = time.process_time_ns() - cpu
+    return {
+        "start_ns": start, "end_ns": end, "start_boot_ns": start_boot, "end_boot_ns": end_boot, "cpu_ns": cpu
+    }  # fmt: skip
+
+
+def rest(ns: int, pid: int) -> None:
+    """Rest for so long, or until a process is gone (0: none)."""
+    end = time.monotonic_ns() + ns
+    while (left := end - time.monotonic_ns()) > 0:
+        if pid and not runs(pid):
+            return
+        time.sleep(min(left, LOOK_NS if pid else left) / 1e9)
+
+
+def runs(pid: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def fill_array(rng: Any, store: str, shape: tuple) -> Any:

@@ -126,6 +126,8 @@ class OnnxHandle(Handle):
             for have, want in zip(known or [], shape):  # noqa: B905 - Python 3.8
                 if isinstance(have, int) and have >= 0 and have != want:
                     raise Refused("shape", f"input '{name}' is declared {known}; {shape} does not fit")
+                if have == "?":  # PaddlePaddle's exporter calls every open dimension so: equal names, unequal sizes
+                    continue
                 if isinstance(have, str) and sizes.setdefault(have, want) != want:
                     raise Refused("shape", f"dimension '{have}' is asked to be both {sizes[have]} and {want}")
         return sizes

@@ -66,6 +66,8 @@ class Proxy:
                 if int(asked["n"]) > 0:
                     self.play(*self.keys[int(asked["handle"])], int(asked["n"]), reply)
                 self.tell(reply)
+            elif op == "wait":
+                self.tell(reply)
         except BenchGone as error:
             return {"id": reply.get("id"), "error": str(error), "kind": "model" if op == "load" else "protocol"}
         return reply

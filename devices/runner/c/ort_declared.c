@@ -175,7 +175,9 @@ static bool match(const struct declared *declared, const struct shape *wanted, s
             shape_words(wanted, new, sizeof new);
             return refuse(failure, "shape", "input '%s' is declared %s; %s does not fit", declared->name, old, new);
         }
-        if (have->dims[i] < 0 && declared->symbols[i] != NULL &&
+        /* PaddlePaddle's exporter calls every open dimension "?": equal names, unequal sizes. */
+        bool named = declared->symbols[i] != NULL && strcmp(declared->symbols[i], "?") != 0;
+        if (have->dims[i] < 0 && named &&
             !add_size(sizes, declared->symbols[i], wanted->dims[i], failure)) {
             return false;
         }

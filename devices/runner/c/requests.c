@@ -1,5 +1,7 @@
 #include "requests.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -293,6 +295,30 @@ static void text_stamp(struct text *text, const char *name, int64_t nanoseconds)
     text_add(text, ", ");
 }
 
+struct stamps {
+    int64_t cpu;
+    int64_t boot;
+    int64_t monotonic;
+};
+
+static struct stamps stamps_begin(void) {
+    struct stamps stamps;
+    stamps.cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+    stamps.boot = clock_ns(CLOCK_BOOTTIME);
+    stamps.monotonic = clock_ns(CLOCK_MONOTONIC);
+    return stamps;
+}
+
+static void stamps_end(const struct stamps *began, struct text *answer) {
+    int64_t end = clock_ns(CLOCK_MONOTONIC);
+    int64_t end_boot = clock_ns(CLOCK_BOOTTIME);
+    text_stamp(answer, "start_ns", began->monotonic);
+    text_stamp(answer, "end_ns", end);
+    text_stamp(answer, "start_boot_ns", began->boot);
+    text_stamp(answer, "end_boot_ns", end_boot);
+    text_stamp(answer, "cpu_ns", clock_ns(CLOCK_PROCESS_CPUTIME_ID) - began->cpu);
+}
+
 static bool do_run(const struct json *json, struct text *answer, struct failure *failure) {
     struct handle **place = take_handle(json, failure);
     int64_t n;
@@ -305,21 +331,38 @@ static bool do_run(const struct json *json, struct text *answer, struct failure 
     }
     bool (*run)(void *, struct failure *) = handle->backend->run;
     void *model = handle->model;
-    int64_t cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-    int64_t start_boot = clock_ns(CLOCK_BOOTTIME);
-    int64_t start = clock_ns(CLOCK_MONOTONIC);
+    struct stamps stamps = stamps_begin();
     for (int64_t i = 0; i < n; i++) {
         if (!run(model, failure)) {
             return false;
         }
     }
-    int64_t end = clock_ns(CLOCK_MONOTONIC);
-    int64_t end_boot = clock_ns(CLOCK_BOOTTIME);
-    text_stamp(answer, "start_ns", start);
-    text_stamp(answer, "end_ns", end);
-    text_stamp(answer, "start_boot_ns", start_boot);
-    text_stamp(answer, "end_boot_ns", end_boot);
-    text_stamp(answer, "cpu_ns", clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu);
+    stamps_end(&stamps, answer);
+    return true;
+}
+
+static bool is_gone(int64_t pid) {
+    return kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+}
+
+/* Rest for so long, or until a process is gone. */
+static bool do_wait(const struct json *json, struct text *answer, struct failure *failure) {
+    static const int64_t longest_ns = 86400LL * 1000000000;
+    static const int64_t look_ns = 100000000;
+    int64_t ns;
+    int64_t pid;
+    if (!take_integer(json, "ns", -1, 0, longest_ns, &ns, failure) ||
+        !take_integer(json, "pid", 0, 0, INT32_MAX, &pid, failure)) {
+        return false;
+    }
+    struct stamps stamps = stamps_begin();
+    int64_t end = clock_ns(CLOCK_MONOTONIC) + ns;
+    for (int64_t now = end - ns; now < end && !(pid > 0 && is_gone(pid)); now = clock_ns(CLOCK_MONOTONIC)) {
+        int64_t until = pid > 0 && end - now > look_ns ? now + look_ns : end;
+        struct timespec moment = {.tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000)};
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &moment, NULL);
+    }
+    stamps_end(&stamps, answer);
     return true;
 }
 
@@ -353,7 +396,8 @@ static bool do_bye(const struct json *json, struct text *answer, struct failure 
 static const struct {
     const char *name;
     bool (*call)(const struct json *json, struct text *answer, struct failure *failure);
-} operations[] = {{"hello", do_hello}, {"load", do_load}, {"run", do_run}, {"unload", do_unload}, {"bye", do_bye}};
+} operations[] = {{"hello", do_hello}, {"load", do_load},     {"run", do_run},
+                  {"wait", do_wait},   {"unload", do_unload}, {"bye", do_bye}};
 
 bool answer_line(char *line, size_t length, struct json *json, struct text *answer) {
     struct failure failure = {.kind = "protocol"};

@@ -290,3 +290,28 @@ def test_a_parent_that_has_gone_already(native: Path) -> None:
     argv = [str(native), "--parent", "1"]
     done = subprocess.run(argv, input=b'{"op": "hello"}\n', capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_both_rest_as_long_as_asked(c_worker: Any, python_worker: Any) -> None:
+    for worker in (c_worker, python_worker):
+        before = time.monotonic_ns()
+        rested = worker.ask(op="wait", id=1, ns=30_000_000)
+        assert set(rested) == {*TIMES, "id"}
+        assert before <= rested["start_ns"] <= rested["end_ns"] - 30_000_000
+        assert worker.ask(op="wait", id=2, ns=0)["id"] == 2
+
+
+def test_both_rest_no_longer_than_a_process_lives(c_worker: Any, python_worker: Any) -> None:
+    for worker in (c_worker, python_worker):
+        with subprocess.Popen(["sleep", "600"]) as other:
+            worker.channel.send(b'{"op": "wait", "id": 1, "ns": 600000000000, "pid": %d}' % other.pid)
+            assert worker.channel.receive(0.3) is None
+            other.kill()
+            other.wait()
+            assert worker.channel.receive(60.0) is not None
+
+
+@pytest.mark.parametrize("request_", [{}, {"ns": -1}, {"ns": 86_400_000_000_001}, {"ns": 1, "pid": -1}])
+def test_both_refuse_a_rest_that_is_none(request_: dict[str, int], c_worker: Any, python_worker: Any) -> None:
+    for answer in both(c_worker, python_worker, op="wait", **request_):
+        assert answer["kind"] == "protocol"
