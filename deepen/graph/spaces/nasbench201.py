@@ -1,0 +1,290 @@
+"""NAS-Bench-201: from a cell's string to the whole network as an ONNX model.
+
+The space and the network around the cell are those of Dong and Yang, "NAS-Bench-201: Extending the Scope of
+Reproducible Neural Architecture Search" (ICLR 2020), section 2: a cell has four nodes; each of its six edges carries one
+of five operations and a node is the sum of its incoming edges. The network is a 3x3 convolution with batch
+normalisation to 16 channels, three stages of five cells with 16, 32 and 64 channels, a basic residual block with stride 2
+between stages, then batch normalisation, ReLU, global average pooling and a fully connected layer.
+
+A cell is written ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``. The authors' own numbering of the cells is random and comes
+with their files; here a cell's number is its position in the order of :data:`OPERATIONS` with the last edge fastest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepen.errors import ConfigError, unknown_name
+from deepen.graph.loader import from_model
+from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.types import Graph
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "CELLS", "CHANNELS", "EDGES", "OPERATIONS", "SIZE", "architecture", "architectures", "build_graph", "build_model",
+    "format_cell", "index", "parse",
+]  # fmt: skip
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+"""What an edge may be: zeros, identity, ReLU-convolution-batch normalisation twice, average pooling."""
+
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+"""(from, to) of a cell's edges, in the order of its string."""
+
+SIZE = len(OPERATIONS) ** len(EDGES)
+"""Number of cells: 15,625."""
+
+CHANNELS = (16, 32, 64)
+"""Channels of the three stages."""
+
+CELLS = 5
+"""Cells per stage."""
+
+RESOLUTION = 32
+"""Height and width of the input; 16 for ImageNet16-120."""
+
+OPSET = 17
+
+_EDGE = re.compile(r"([a-z0-9_]+)~([0-9]+)")
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """Read a cell's string.
+
+    Args:
+        text: Such as ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|``.
+
+    Returns:
+        Operation of each edge, in the order of :data:`EDGES`.
+
+    Raises:
+        ConfigError: If it is no cell of the space.
+    """
+    found: list[str] = []
+    nodes = str(text).strip().split("+")
+    for target, part in enumerate(nodes, start=1):
+        edges = part[1:-1].split("|") if part.startswith("|") and part.endswith("|") and len(part) > 1 else []
+        if len(edges) != target:
+            raise _malformed(text)
+        for source, edge in enumerate(edges):
+            match = _EDGE.fullmatch(edge)
+            if match is None or int(match[2]) != source:
+                raise _malformed(text)
+            if match[1] not in OPERATIONS:
+                raise unknown_name("NAS-Bench-201 operation", match[1], OPERATIONS)
+            found.append(match[1])
+    if len(found) != len(EDGES):
+        raise _malformed(text)
+    return tuple(found)
+
+
+def _malformed(text: str) -> ConfigError:
+    return ConfigError(f"'{text}' is no NAS-Bench-201 cell; write |op~0|+|op~0|op~1|+|op~0|op~1|op~2|")
+
+
+def format_cell(operations: Sequence[str]) -> str:
+    """Write a cell's string, given the operation of each edge in the order of :data:`EDGES`.
+
+    Raises:
+        ConfigError: If there are not six, or one is unknown.
+    """
+    if len(operations) != len(EDGES):
+        raise ConfigError(f"a NAS-Bench-201 cell has {len(EDGES)} operations, not {len(operations)}")
+    for name in operations:
+        if name not in OPERATIONS:
+            raise unknown_name("NAS-Bench-201 operation", name, OPERATIONS)
+    parts: dict[int, str] = {}
+    for (source, target), name in zip(EDGES, operations, strict=True):
+        parts[target] = parts.get(target, "|") + f"{name}~{source}|"
+    return "+".join(parts[target] for target in sorted(parts))
+
+
+def architecture(number: int) -> str:
+    """Cell of a number, 0 to :data:`SIZE` - 1; the inverse of :func:`index`.
+
+    Raises:
+        ConfigError: If there is no such number.
+    """
+    if not 0 <= number < SIZE:
+        raise ConfigError(f"NAS-Bench-201 has cells 0 to {SIZE - 1}, not {number}")
+    digits = []
+    for _ in EDGES:
+        number, digit = divmod(number, len(OPERATIONS))
+        digits.append(OPERATIONS[digit])
+    return format_cell(digits[::-1])
+
+
+def index(cell: str) -> int:
+    """Number of a cell.
+
+    Raises:
+        ConfigError: If it is no cell of the space.
+    """
+    number = 0
+    for name in parse(cell):
+        number = number * len(OPERATIONS) + OPERATIONS.index(name)
+    return number
+
+
+def architectures() -> Iterator[str]:
+    """All 15,625 cells, by number."""
+    return map(architecture, range(SIZE))
+
+
+def build_graph(cell: str, classes: int = 10, resolution: int = RESOLUTION, cells: int = CELLS) -> Graph:
+    """A cell's network as a graph, without weights; arguments as for :func:`build_model`."""
+    return from_model(build_model(cell, classes, resolution, cells, weights=False))
+
+
+def build_model(
+    cell: str,
+    classes: int = 10,
+    resolution: int = RESOLUTION,
+    cells: int = CELLS,
+    *,
+    weights: bool = True,
+    seed: int = 0,
+) -> onnx.ModelProto:
+    """A cell's network as an ONNX model, written as an exporter writes the authors' PyTorch modules.
+
+    A ``none`` edge is a multiplication by zero, which nothing removes: what hangs on it runs. A ``skip_connect`` edge is
+    no node. Convolutions have no bias but a batch normalisation behind them.
+
+    Args:
+        cell: The cell's string.
+        classes: 10 (CIFAR-10), 100 (CIFAR-100) or 120 (ImageNet16-120), or any other number.
+        resolution: Height and width of the image.
+        cells: Cells per stage.
+        weights: Whether large weights get (random) values; without, the model does not run.
+        seed: Seed of the weights.
+
+    Raises:
+        ConfigError: If the cell is malformed or a number is not positive.
+    """
+    operations = parse(cell)
+    for what, value, least in (("classes", classes, 1), ("resolution", resolution, 4), ("cells", cells, 1)):
+        if value < least:
+            raise ConfigError(f"a NAS-Bench-201 network needs {what} of at least {least}, not {value}")
+    net = _Network(weights, seed)
+    x = net.batch_norm(net.conv("image", 3, CHANNELS[0], 3, 1), CHANNELS[0])
+    for stage, width in enumerate(CHANNELS):
+        if stage:
+            x = _reduction(net, x, CHANNELS[stage - 1], width)
+        for _ in range(cells):
+            x = _cell(net, x, operations, width)
+    x = net.node("Relu", [net.batch_norm(x, CHANNELS[-1])])
+    x = net.node("Flatten", [net.node("GlobalAveragePool", [x])], axis=1)
+    logits = net.node("Gemm", [x, net.weight(classes, CHANNELS[-1]), net.weight(classes)], transB=1)
+    return net.finish(f"nasbench201-{index(cell)}", resolution, logits, classes)
+
+
+def _cell(net: _Network, x: str, operations: Sequence[str], width: int) -> str:
+    nodes = {0: x}
+    for (source, target), name in zip(EDGES, operations, strict=True):
+        y = _edge(net, nodes[source], name, width)
+        nodes[target] = net.node("Add", [nodes[target], y]) if target in nodes else y
+    return nodes[len(nodes) - 1]
+
+
+def _edge(net: _Network, x: str, name: str, width: int) -> str:
+    if name == "none":
+        return net.node("Mul", [x, net.zero()])
+    if name == "skip_connect":
+        return x
+    if name == "avg_pool_3x3":
+        return net.node(
+            "AveragePool", [x], kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4, count_include_pad=0
+        )  # fmt: skip
+    return net.relu_conv_bn(x, width, width, 3 if name == "nor_conv_3x3" else 1)
+
+
+def _reduction(net: _Network, x: str, before: int, width: int) -> str:
+    """Basic residual block with stride 2; its shortcut is an average pooling and a 1x1 convolution."""
+    y = net.relu_conv_bn(net.relu_conv_bn(x, before, width, 3, 2), width, width, 3)
+    shortcut = net.node("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
+    return net.node("Add", [net.conv(shortcut, before, width, 1, 1), y])
+
+
+class _Network:
+    """Nodes and weights of a network under construction."""
+
+    def __init__(self, weights: bool, seed: int) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+        self._drawn = weights
+        self._rng = np.random.default_rng(seed)
+        self._zero = ""
+
+    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node; its only output has its name."""
+        from onnx import helper
+
+        name = f"{op.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def _tensor(self, shape: Sequence[int]) -> onnx.TensorProto:
+        from onnx import TensorProto
+
+        name = f"weight_{len(self._weights)}"
+        tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT)
+        self._weights.append(tensor)
+        return tensor
+
+    def weight(self, *shape: int, positive: bool = False) -> str:
+        """Add a weight; scaled so that activations neither vanish nor explode (He et al., 2015)."""
+        tensor = self._tensor(shape)
+        if self._drawn or prod(shape) <= SMALL_ELEMENTS:
+            if positive:
+                values = self._rng.random(shape, dtype=np.float32) + np.float32(0.5)
+            else:
+                values = self._rng.standard_normal(shape, dtype=np.float32)
+                values *= np.float32((2 / max(prod(shape[1:]), 1)) ** 0.5)
+            tensor.raw_data = values.tobytes()
+        else:
+            tensor.data_location = tensor.EXTERNAL
+            tensor.external_data.add(key="location", value=WEIGHTLESS)
+        return tensor.name
+
+    def zero(self) -> str:
+        """The constant 0 that ``none`` edges multiply by."""
+        if not self._zero:
+            tensor = self._tensor(())
+            tensor.raw_data = np.float32(0).tobytes()
+            self._zero = tensor.name
+        return self._zero
+
+    def conv(self, x: str, c_in: int, c_out: int, kernel: int, stride: int) -> str:
+        """Convolution without bias, padded to keep the size at stride 1."""
+        return self.node(
+            "Conv", [x, self.weight(c_out, c_in, kernel, kernel)],
+            kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, dilations=[1, 1], group=1,
+        )  # fmt: skip
+
+    def batch_norm(self, x: str, channels: int) -> str:
+        """Batch normalisation in its inference form."""
+        scale, variance = (self.weight(channels, positive=True) for _ in range(2))
+        shift, mean = (self.weight(channels) for _ in range(2))
+        return self.node("BatchNormalization", [x, scale, shift, mean, variance], epsilon=1e-5)
+
+    def relu_conv_bn(self, x: str, c_in: int, c_out: int, kernel: int, stride: int = 1) -> str:
+        """The space's convolution: ReLU, convolution, batch normalisation."""
+        return self.batch_norm(self.conv(self.node("Relu", [x]), c_in, c_out, kernel, stride), c_out)
+
+    def finish(self, name: str, resolution: int, logits: str, classes: int) -> onnx.ModelProto:
+        """The model."""
+        from onnx import TensorProto, helper
+
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, resolution, resolution])
+        output = helper.make_tensor_value_info(logits, TensorProto.FLOAT, [1, classes])
+        graph = helper.make_graph(self._nodes, name, [image], [output], initializer=self._weights)
+        return helper.make_model(
+            graph, producer_name="deepen", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
+        )
