@@ -32,6 +32,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write("twin", [node("Add", ["a", "b"], ["y"])], [info("a", T.FLOAT, ["n", 2]), info("b", T.FLOAT, ["n", 2])],
           [info("y", T.FLOAT, ["n", 2])])  # fmt: skip
+    write(
+        "unnamed",
+        [node("Relu", ["x"], ["y"])],
+        [info("x", T.FLOAT, ["?", 3, "?"])],
+        [info("y", T.FLOAT, ["?", 3, "?"])],
+    )
     write("nonzero", [node("NonZero", ["x"], ["y"])], [info("x", T.FLOAT, [3, 4])], [info("y", T.INT64, [2, None])])
     # The file declares a shape the model does not produce.
     write("misdeclared", [node("Add", ["x", "x"], ["y"])], [info("x", T.FLOAT, [3])], [info("y", T.FLOAT, [2, 2])])

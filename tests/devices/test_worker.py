@@ -105,6 +105,13 @@ def test_one_named_dimension_given_once_serves_every_input(runtime: OnnxRuntime,
     loaded.close()
 
 
+def test_question_marks_name_no_dimension(runtime: OnnxRuntime, models: Path) -> None:
+    loaded = runtime.load(models / "unnamed.onnx", shapes={"x": (2, 3, 5)})
+    assert loaded.outputs[0]["shape"] == [2, 3, 5]
+    assert loaded.run(1).runs == 1
+    loaded.close()
+
+
 @pytest.mark.parametrize("name", ["garbage", "empty", "impossible"])
 def test_a_bad_model_is_a_run_error_and_the_worker_survives(name: str, runtime: OnnxRuntime, models: Path) -> None:
     good = runtime.load(models / "add.onnx")

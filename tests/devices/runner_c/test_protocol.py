@@ -82,6 +82,8 @@ def test_levels_are_told(level: str, c_worker: Any, python_worker: Any, more_mod
         ("twin", {"a": [3, 2], "b": [4, 2]}),
         ("twin", {"a": [3, 2]}),
         ("twin", {"c": [3, 2]}),
+        ("unnamed", {"x": [2, 3, 5]}),
+        ("unnamed", {}),
         ("add", {"x": [4, 9]}),
         ("quoted", {}),
         ("quoted", {'in "put"\n$(x)': [2]}),
