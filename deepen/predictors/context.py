@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
-from deepen.predictors.intervals import DEFAULT_CORRELATION, model_spread
+from deepen.predictors.intervals import DEFAULT_CORRELATION
+from deepen.predictors.spread import DEFAULT_FAMILY_CORRELATION, DEFAULT_FLOOR, Spread, variances
 
 __all__ = ["Context", "in_model"]
 
@@ -42,7 +43,9 @@ class Context:
         activation_j_per_byte: Added per byte of activations read and written.
         scale: Factor per family; 1 for families not named.
         correlation: Between the errors of kernels in one model.
-        inflation: Factor on the half-width of a model's interval, at least 1.
+        family_correlation: Between the errors of kernels of one family in a model, beyond ``correlation``.
+        floor: Standard deviation of a model's log energy that no kernel explains.
+        inflation: Factor on the half-width of a model's interval.
         models: Whole models it was fitted on.
         terms: Which terms were kept: ``sum``, ``call``, ``context`` or ``scale``.
         scores: Leave-one-model-out mean absolute log error of each choice.
@@ -55,6 +58,8 @@ class Context:
     activation_j_per_byte: float = 0.0
     scale: Mapping[str, float] = field(default_factory=dict)
     correlation: float = DEFAULT_CORRELATION
+    family_correlation: float = DEFAULT_FAMILY_CORRELATION
+    floor: float = DEFAULT_FLOOR
     inflation: float = 1.0
     models: int = 0
     terms: str = "sum"
@@ -84,21 +89,46 @@ class Context:
                     "inflation",
                 )
             }
+            # Cards written before these two were known lack them; then nothing was shared by families.
+            numbers |= {name: float(table.get(name, 0.0)) for name in ("family_correlation", "floor")}
             scale = {str(k): float(v) for k, v in dict(table["scale"]).items()}
             scores = {str(k): float(v) for k, v in dict(table["scores"]).items()}
             models, terms, note = int(table["models"]), str(table["terms"]), str(table["note"])
         except (KeyError, TypeError, ValueError) as error:
             raise PredictorError(f"the card's context terms cannot be read ({error})") from error
         values = np.array([*numbers.values(), *scale.values()])
-        if not np.isfinite(values).all() or (values < 0).any() or numbers["correlation"] > 1:
+        if (
+            not np.isfinite(values).all()
+            or (values < 0).any()
+            or numbers["correlation"] + numbers["family_correlation"] > 1 + 1e-9
+        ):
             raise PredictorError("the card's context terms are out of range")
         return Context(**numbers, scale=scale, models=models, terms=terms, scores=scores, note=note)
 
-    def half_width(self, energy_j: float, totals: Floats, half_width: Floats) -> float:
-        """Half-width of a model's interval in log energy (see :func:`deepen.predictors.intervals.model_spread`)."""
-        if energy_j <= 0:
-            return 0.0
-        return self.inflation * model_spread(totals, half_width, self.correlation) / energy_j
+    @property
+    def spread(self) -> Spread:
+        """Terms of a model's uncertainty."""
+        return Spread(self.correlation, self.family_correlation, self.floor, self.inflation)
+
+    def half_width(self, totals: Floats, half_width: Floats, families: Sequence[str]) -> Floats:
+        """Half-width of models' intervals in log energy (see :mod:`deepen.predictors.spread`).
+
+        Args:
+            totals: Energy of each distinct configuration in each model, all its executions, shape (models, k).
+            half_width: Of the interval of each configuration in log energy, shape (k,).
+            families: Family of each configuration.
+
+        Returns:
+            shape (models,); zero for models without kernels.
+        """
+        number = {name: i for i, name in enumerate(dict.fromkeys(families))}
+        codes = np.array([number[f] for f in families], dtype=np.int64)
+        kernels = totals.sum(axis=1)
+        whole = kernels + self.overhead_j
+        # The overhead has no error of its own; what kernels miss weighs less where it is large.
+        share = np.where(kernels > 0, kernels / np.where(whole > 0, whole, 1.0), 0.0) ** 2
+        apart, by_family, together = (share * v for v in variances(totals, half_width, codes))
+        return np.where(kernels > 0, self.spread.half_width(apart, by_family, together), 0.0)
 
 
 def in_model(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.predictors.context import Context, in_model
-from deepen.predictors.intervals import DEFAULT_CORRELATION, Z, conformal_quantile, model_spread
+from deepen.predictors.spread import fit_spread, variances
 
 __all__ = ["MIN_MODELS", "ModelCase", "fit_context"]
 
@@ -23,7 +23,6 @@ Floats = NDArray[np.float64]
 
 MIN_MODELS = 4
 """Fewer whole models than this fit nothing."""
-_ENOUGH_FOR_CORRELATION = 5
 _CHOICES = ("sum", "call", "context", "scale")
 _BETTER = 0.93
 _FAMILY_SD = 0.05
@@ -70,12 +69,16 @@ class ModelCase:
         """Predicted energy of the model under some terms."""
         return context.overhead_j + float(self.kernels(context).sum())
 
-    def spread(self, context: Context, correlation: float) -> float:
-        """Half-width of the model's interval in joules at a correlation."""
+    def variances(self, context: Context) -> tuple[float, float, float]:
+        """Relative variance of the model for errors that are apart, shared by families, or by all kernels."""
         totals = np.bincount(self.group, weights=self.kernels(context)).astype(np.float64)
-        widths = np.zeros(totals.size)
+        widths, codes = np.zeros(totals.size), np.zeros(totals.size, dtype=np.int64)
         widths[self.group] = self.half_width
-        return model_spread(totals, widths, correlation)
+        number = {name: i for i, name in enumerate(dict.fromkeys(self.families))}
+        codes[self.group] = [number[f] for f in self.families]
+        share = (totals.sum() / self.total(context)) ** 2
+        apart, by_family, together = variances(totals[None, :], widths, codes)
+        return float(share * apart[0]), float(share * by_family[0]), float(share * together[0])
 
 
 def fit_context(cases: Sequence[ModelCase], call_limit_j: float) -> Context:
@@ -100,15 +103,20 @@ def fit_context(cases: Sequence[ModelCase], call_limit_j: float) -> Context:
         if scores[choice] < _BETTER * scores[kept]:
             kept = choice
     context = _fit(cases, kept, call_limit_j)
-    correlation = _correlation(cases, left_out[kept], errors[kept])
-    inflation = _inflation(cases, left_out[kept], errors[kept], correlation)
+    spread = fit_spread(
+        errors[kept],
+        np.array([c.relative_sd for c in cases]),
+        [c.variances(f) for c, f in zip(cases, left_out[kept], strict=True)],
+    )
     note = f"terms '{kept}' kept by leave-one-model-out error on {len(cases)} models: " + ", ".join(
         f"{c} {100 * s:.1f} %" for c, s in scores.items()
     )
     return replace(
         context,
-        correlation=correlation,
-        inflation=inflation,
+        correlation=spread.correlation,
+        family_correlation=spread.family_correlation,
+        floor=spread.floor,
+        inflation=spread.inflation,
         models=len(cases),
         terms=kept,
         scores=scores,
@@ -187,24 +195,3 @@ def _solve(
         standard = np.abs(residual) / np.sqrt(tau**2 + variance)
         huber = np.minimum(1.0, _HUBER / np.maximum(standard, 1e-9))
     return np.asarray(np.clip(theta * sd, bounds[0], bounds[1]), dtype=np.float64)
-
-
-def _correlation(cases: Sequence[ModelCase], fits: Sequence[Context], errors: Floats) -> float:
-    """Match the left-out models' squared errors with the variance that the correlation implies."""
-    if len(cases) < _ENOUGH_FOR_CORRELATION:
-        return DEFAULT_CORRELATION
-    totals = np.array([c.total(f) for c, f in zip(cases, fits, strict=True)])
-    apart, together = (
-        (np.array([c.spread(f, rho) for c, f in zip(cases, fits, strict=True)]) / Z / totals) ** 2 for rho in (0.0, 1.0)
-    )
-    noise = np.array([c.relative_sd for c in cases]) ** 2
-    gap = float((together - apart).sum())
-    return float(np.clip((errors**2 - noise - apart).sum() / gap, 0.0, 1.0)) if gap > 0 else DEFAULT_CORRELATION
-
-
-def _inflation(cases: Sequence[ModelCase], fits: Sequence[Context], errors: Floats, correlation: float) -> float:
-    """Factor that makes nine in ten left-out models lie inside their interval (at least 1)."""
-    if len(cases) < _ENOUGH_FOR_CORRELATION:
-        return 1.0
-    half = np.array([c.spread(f, correlation) / c.total(f) for c, f in zip(cases, fits, strict=True)])
-    return float(np.clip(conformal_quantile(errors / np.maximum(half, 1e-6)), 1.0, 10.0))

@@ -151,9 +151,8 @@ class Predictor:
         weights, activations = moved_bytes(self.parameters.feature_names, raw)
         energy = in_model(self.context, families, alone.energy_j[group], times, weights, activations)
         total = float(energy.sum()) + self.context.overhead_j
-        spread = self.context.half_width(
-            total, np.bincount(group, weights=energy, minlength=len(first)).astype(np.float64), alone.half_width
-        )
+        totals = np.bincount(group, weights=energy, minlength=len(first)).astype(np.float64)
+        spread = float(self.context.half_width(totals[None, :], alone.half_width, [families[i] for i in first])[0])
         kernels = tuple(
             KernelPrediction(
                 name=name,

@@ -13,7 +13,6 @@ from deepen.predictors.intervals import (
     DEFAULT_CORRELATION,
     conformal_quantile,
     family_half_width,
-    model_spread,
     to_interval,
 )
 
@@ -131,12 +130,6 @@ def test_small_families_lean_on_all_residuals():
     own, pooled = np.full(10, 0.1), np.full(200, 0.3)
     assert family_half_width(own, pooled) == pytest.approx(0.2)
     assert family_half_width(np.full(50, 0.1), pooled) == pytest.approx(0.1)
-
-
-def test_correlated_errors_add_and_independent_ones_average_out():
-    totals, widths = np.full(100, 1.0), np.full(100, 0.1)
-    assert model_spread(totals, widths, 0.0) == pytest.approx(1.0)
-    assert model_spread(totals, widths, 1.0) == pytest.approx(10.0)
 
 
 def test_intervals_are_never_negative():
