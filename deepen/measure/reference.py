@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from deepen.devices.models import content_hash
 
 __all__ = ["DriftSeries", "ReferencePoint", "write_empty_model", "write_reference_model"]
 
@@ -108,6 +109,5 @@ def write_empty_model(path: Path) -> Path:
 
 
 def model_hash(path: Path) -> str:
-    """Content hash of a model file, 64 hexadecimal characters."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Content hash of a model file and of the data files it names, 64 hexadecimal characters."""
+    return content_hash(path)

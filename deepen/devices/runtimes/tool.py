@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from deepen.clock import Deadline, monotonic_s
 from deepen.devices.links.local import LocalLink
+from deepen.devices.models import push_model
 from deepen.devices.runtimes.parsers.text import lines
 from deepen.devices.runtimes.pulses import ShellLoad
 from deepen.devices.types import Completed
@@ -244,7 +245,7 @@ class ToolRuntime:
         if self._mask and len(self._mask) < threads:
             raise ConfigError(f"{threads} threads need as many cores; cpu_mask {list(self._mask)} are fewer")
         self.find()
-        model = Model(path.name, self._link.push(path), threads, dict(shapes or {}))
+        model = Model(path.name, push_model(self._link, path), threads, dict(shapes or {}))
         model, build, first_run_s = self.try_out(model)
         return ToolLoaded(self, model, build, first_run_s)
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.clock import monotonic_s
 from deepen.devices.links.local import LocalLink, on_main_thread
+from deepen.devices.models import push_model
 from deepen.devices.runtimes.device_clock import DeviceClock, RoundTrip
 from deepen.devices.state import usable_cores
 from deepen.errors import ConfigError, DeepenError, LinkError, RunError
@@ -256,7 +257,7 @@ class WorkerRuntime:
         self.start()
         request = {
             "op": "load",
-            "path": self._link.push(path),
+            "path": push_model(self._link, path),
             "threads": threads,
             "level": self._level,
             "cpus": list(self.cores(threads)),

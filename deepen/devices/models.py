@@ -1,0 +1,188 @@
+"""Model files that are more than one file: ONNX models that keep their weights beside them ("external data").
+
+Every program that loads such a model looks for the data beside the model file, under the relative path the model
+names (onnx.proto, ``TensorProto.external_data``, key ``location``). So all of it is brought to the device into one
+folder, in the same places; nothing outside the model's folder is ever followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from deepen.devices.links.local import LocalLink
+from deepen.errors import ConfigError, LinkError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from deepen.devices.protocols import Link
+
+__all__ = ["content_hash", "data_files", "push_model"]
+
+_MARK = b"location"  # the key that names a data file; a model without it has none
+_CHUNK = 1 << 24
+
+_GATHER = r"""
+folder=$1
+shift
+umask 077
+while [ "$#" -gt 0 ]; do
+    to=$folder/$2
+    mkdir -p -- "${to%/*}" || exit 1
+    if [ ! -e "$to" ]; then
+        # A second name for the same content; where the file system has no such thing, a copy that appears whole.
+        ln -- "$1" "$to" 2>/dev/null || { cp -- "$1" "$to.part" && mv -f -- "$to.part" "$to"; } || exit 1
+    fi
+    shift 2
+done
+"""
+"""Arguments: folder, then pairs of a file there and its place in the folder."""
+_GATHER_S = 120.0
+_PAIRS = 200
+"""Pairs per call: argument lists have a limit."""
+
+
+def data_files(path: Path) -> dict[str, Path]:
+    """Data files an ONNX model names, by the place it names; empty for other files and for models that have none.
+
+    Files that are not there are named as well: whoever needs them says so.
+
+    Args:
+        path: The model file.
+
+    Raises:
+        ConfigError: If the file cannot be read, or names a place outside its own folder.
+    """
+    if path.suffix.lower() in (".tflite", ".lite") or not _mentions_data(path):
+        return {}
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError, OSError):
+        return {}  # no ONNX model: whoever is to run it will say so
+    found: dict[str, Path] = {}
+    for tensor in _tensors(model):
+        if tensor.data_location == tensor.EXTERNAL:
+            for entry in tensor.external_data:
+                if entry.key == "location" and entry.value not in found:
+                    found[entry.value] = _inside(path, entry.value)
+    return found
+
+
+def content_hash(path: Path) -> str:
+    """Hash of a model with its data files, 64 hexadecimal characters; that of the file alone where it has none.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ConfigError: If the model names data outside its own folder.
+    """
+    own = _file_hash(path)
+    present = {place: file for place, file in data_files(path).items() if file.is_file()}
+    if not present:
+        return own
+    digest = hashlib.sha256(own.encode())
+    for place in sorted(present):
+        digest.update(f"\0{place}\0{_file_hash(present[place])}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def push_model(link: Link, path: Path) -> str:
+    """Bring a model to a device, with its data files in the places where it looks for them.
+
+    Returns:
+        Its path on the device.
+
+    Raises:
+        ConfigError: If a file is missing, or the model names data outside its own folder.
+        LinkError: If it could not be copied; the next call goes on where this one ended.
+    """
+    data = {} if isinstance(link, LocalLink) else data_files(path)
+    for place, file in data.items():
+        if not file.is_file():
+            raise ConfigError(
+                f"{path.name}: its data file {place!r} is missing; put it beside the model, in {path.parent}"
+            )
+    model = link.push(path)
+    if not data:
+        return model
+    there = {place: link.push(file, name="data") for place, file in data.items()}
+    together = hashlib.sha256(repr([model, sorted(there.items())]).encode()).hexdigest()
+    folder = str(PurePosixPath(model).parent.parent / together)
+    places = {path.name: model, **{str(PurePosixPath(place)): remote for place, remote in there.items()}}
+    if len(places) != 1 + len(there):
+        raise ConfigError(f"{path.name}: two of its data files, or the model and one of them, share a place")
+    _gather(link, folder, places, path.name)
+    return f"{folder}/{path.name}"
+
+
+def _gather(link: Link, folder: str, places: Mapping[str, str], name: str) -> None:
+    pairs = [[remote, place] for place, remote in places.items()]
+    for first in range(0, len(pairs), _PAIRS):
+        words = [word for pair in pairs[first : first + _PAIRS] for word in pair]
+        done = link.run(["sh", "-c", _GATHER, "deepen", folder, *words], timeout_s=_GATHER_S)
+        if done.status:
+            said = done.stderr.decode("utf-8", "replace").strip()[-200:]
+            raise LinkError(
+                f"{link.description}: {name} and its data could not be put together: {said}; free some space there"
+            )
+
+
+def _mentions_data(path: Path) -> bool:
+    """Whether the file holds the word that names data files; most models do not, and need not be parsed."""
+    try:
+        with path.open("rb") as file:
+            tail = b""
+            while chunk := file.read(_CHUNK):
+                if _MARK in tail + chunk:
+                    return True
+                tail = chunk[-len(_MARK) :]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a readable model file") from error
+    return False
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _inside(path: Path, place: str) -> Path:
+    """Where a data file is, inside the model's folder."""
+    outside = any(f.anchor or ".." in f.parts for f in (PurePosixPath(place), PureWindowsPath(place)))
+    if not place or "\0" in place or outside or not PurePosixPath(place).parts:
+        raise ConfigError(f"{path.name}: it wants data from {place[:200]!r}, outside its own folder; export it again")
+    try:
+        root = path.resolve().parent
+        file = (path.parent / place).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+        raise ConfigError(
+            f"{path.name}: its data file {place[:200]!r} cannot be found ({error}); export it again"
+        ) from error
+    if not (file.is_relative_to(root) or file.is_relative_to(path.parent.resolve())):
+        raise ConfigError(f"{path.name}: its data file {place[:200]!r} leads outside its own folder; copy it there")
+    return file
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model, in its graphs, their attributes and its functions."""
+    graphs = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes += graph.node
+        for node in nodes:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
+                graphs += [attribute.g, *attribute.graphs]
+        nodes = []
