@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepen.arrivals import ArrivalLog, Arrivals, Loss, _floors, fit_arrivals, insert_losses
+from deepen.arrivals import ArrivalLog, Arrivals, Loss, fit_arrivals, insert_losses
+from deepen.arrivals.steps import _floors
 
 START_S = 100.0
 

@@ -1,0 +1,139 @@
+"""The line under the arrivals: the floor of their delays, its slope, and how well both are known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Values = TypeVar("_Values", float, NDArray[np.float64])
+
+__all__ = [
+    "CLOCK_TOLERANCE",
+    "UNKNOWN_TRANSPORT_S",
+    "Line",
+    "believed",
+    "floor_line",
+    "lowest",
+    "steady_slope",
+    "support",
+]
+
+UNKNOWN_TRANSPORT_S = 1e-3
+"""Least transport delay where no round trip is known: between 0 and this (one USB full-speed frame) or the median delay
+above the floor, whichever is more."""
+CLOCK_TOLERANCE = 50e-6
+"""Standard deviation of the rates of quartz clocks over their nominal ones (tolerances of 20 to 100 ppm are sold)."""
+_WANDER_S = 60.0
+"""Streams shorter than this do not tell how far the clock wanders, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Floor of the arrival delays: ``intercept + slope * x``."""
+
+    slope: float
+    intercept: float
+    error_s: float
+    slope_error: float
+
+    def at(self, x: _Values) -> _Values:
+        """Delay of the floor at device times ``x``, seconds."""
+        return self.intercept + self.slope * x
+
+
+def lowest(
+    t_s: NDArray[np.float64], y: NDArray[np.float64], among: NDArray[np.int64] | None = None, bin_s: float = 0.01
+) -> NDArray[np.int64]:
+    """Indices of the least delayed arrival of every stretch of ``bin_s``, in order of time."""
+    among = np.arange(t_s.size, dtype=np.int64) if among is None else among
+    stretch = np.floor((t_s[among] - t_s[0]) / bin_s).astype(np.int64)
+    order = np.lexsort((y[among], stretch))
+    first = np.append(True, np.diff(stretch[order]) != 0)
+    found: NDArray[np.int64] = among[order[first]]
+    return found
+
+
+def _hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
+    """Indices of the lower convex hull, left to right (Andrew's monotone chain)."""
+    hull: list[int] = []
+    xs, ys = x.tolist(), y.tolist()
+    for i in range(len(xs)):
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            if (xs[b] - xs[a]) * (ys[i] - ys[a]) <= (ys[b] - ys[a]) * (xs[i] - xs[a]):
+                hull.pop()
+            else:
+                break
+        hull.append(i)
+    return hull
+
+
+def support(x: NDArray[np.float64], y: NDArray[np.float64], middle: float) -> tuple[float, float]:
+    """Slope and intercept of the hull's edge above ``middle``."""
+    hull = _hull(x, y)
+    if len(hull) == 1:
+        return 0.0, float(y[hull[0]])
+    right = next((k for k in range(1, len(hull)) if x[hull[k]] >= middle), len(hull) - 1)
+    a, b = hull[right - 1], hull[right]
+    if x[b] == x[a]:
+        return 0.0, float(min(y[a], y[b]))
+    slope = float((y[b] - y[a]) / (x[b] - x[a]))
+    return slope, float(y[a] - slope * x[a])
+
+
+def floor_line(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: float) -> Line:
+    """Fit the floor.
+
+    The least delays of single pieces of the stream scatter around the line; their scatter tells how well it is known.
+    A slope that a clock can have is drawn towards zero by what is known of clocks (:data:`CLOCK_TOLERANCE`), all the
+    more the less the stream tells. In long streams the floor of the pieces also tells how far the clock wanders.
+    """
+    span = float(x[-1] - x[0])
+    slope, intercept = support(x, y, float(x.mean()))
+    above = y - intercept - slope * x
+    pieces = min(16, x.size // 8)
+    if pieces >= 4:
+        floors = np.array([part.min() for part in np.array_split(above, pieces)])
+        scatter = float(np.std(floors)) / math.sqrt(pieces)
+        wander = float(np.quantile(floors, 0.9)) if span >= _WANDER_S else 0.0
+    else:  # a few arrivals may agree by chance
+        scatter, wander = max(float(np.median(above)), UNKNOWN_TRANSPORT_S) / math.sqrt(x.size), 0.0
+    slope_error = scatter * math.sqrt(12) / span if span > 0 else math.inf
+    if abs(slope) < max_drift + 5 * slope_error:
+        slope, slope_error = believed(slope, slope_error)
+        intercept = float(np.min(y - slope * x))
+    error_s = math.hypot(scatter, slope_error * span / math.sqrt(12), wander)
+    return Line(slope, intercept, error_s, slope_error)
+
+
+def believed(slope: float, error: float) -> tuple[float, float]:
+    """Combine a slope that was found with what is known of clocks (both normal): the mean and its error."""
+    if not math.isfinite(error):
+        return 0.0, CLOCK_TOLERANCE
+    trust = CLOCK_TOLERANCE**2 / (CLOCK_TOLERANCE**2 + error**2)
+    return trust * slope, CLOCK_TOLERANCE * math.sqrt(1 - trust)
+
+
+def steady_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope of the floor and its error, little moved by a few steps.
+
+    The median slope between the floors of pieces some distance apart; of the distances the one with the least spread
+    counts (near ones cross few steps, far ones have less noise). Short streams tell none.
+    """
+    pieces = min(64, x.size // 24)
+    if pieces < 8:
+        return support(x, y, float(x.mean()))[0], math.inf
+    lowest = np.array([part[np.argmin(y[part])] for part in np.array_split(np.arange(x.size), pieces)])
+    best = (0.0, math.inf)
+    for lag in (1, 2, 4, 8, 16):
+        if lag > pieces // 4:
+            break
+        slopes = (y[lowest[lag:]] - y[lowest[:-lag]]) / (x[lowest[lag:]] - x[lowest[:-lag]])
+        middle = float(np.median(slopes))
+        error = 1.4826 * float(np.median(np.abs(slopes - middle))) / math.sqrt(slopes.size / lag)
+        best = min(best, (middle, error), key=lambda pair: pair[1])
+    return best

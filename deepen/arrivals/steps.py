@@ -1,0 +1,184 @@
+"""Lasting steps of the floor: samples lost, or counted twice, without a counter saying so."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.arrivals.line import believed, steady_slope, support
+from deepen.arrivals.types import Loss
+
+__all__ = ["explain_steps"]
+
+_SCALES = {1: (16, 32, 64, 128, 256, 512), 4: (8, 16, 32), 16: (4, 8, 16, 32), 64: (4, 8, 16, 32)}
+"""Steps are looked for among the least delayed of every so many arrivals, over stretches of so many of those."""
+_CHANCE = 1e-6
+_TRANSFERS_S = 2e-3
+"""Time between two transfers, at most (one USB full-speed frame, or two)."""
+_MAX_PASSES = 64
+
+
+def explain_steps(
+    at: NDArray[np.int64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    rate_hz: float,
+    quantum: int,
+    max_drift: float,
+) -> tuple[tuple[Loss, ...], NDArray[np.float64]]:
+    """Tell steps from slope: with few steps both look alike, so the clock is taken as believable first.
+
+    Where that leaves far more delay unexplained than a slope of any size does, the stream is off throughout.
+    """
+    believable = _remove_steps(at, x, y, rate_hz, quantum, max_drift)
+    if abs(support(x, y, float(x.mean()))[0]) <= max_drift:
+        return believable
+    free = _remove_steps(at, x, y, rate_hz, quantum, math.inf)
+    return believable if _unexplained_s(x, believable[1]) <= 1.1 * _unexplained_s(x, free[1]) else free
+
+
+def _unexplained_s(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Mean delay above the floor, seconds."""
+    slope, intercept = support(x, y, float(x.mean()))
+    return float(np.mean(y - intercept - slope * x))
+
+
+def _remove_steps(
+    at: NDArray[np.int64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    rate_hz: float,
+    quantum: int,
+    max_drift: float,
+) -> tuple[tuple[Loss, ...], NDArray[np.float64]]:
+    """Find lasting steps of the floor and take them out.
+
+    At every point the floor of the stretch before is compared with that of the stretch after; a stall raises neither
+    (transport catches up), a loss raises the second for good. How likely ``n`` arrivals all came later than a height
+    is the share of all arrivals that do to the power of ``n`` (fewer where neighbours are late together); a step is
+    believed below one chance in a million per stream. Short stretches find large losses where they are, long ones find
+    small ones at all, and where most arrivals are late the least delayed of every few tell more than all of them.
+    """
+    found: list[Loss] = []
+    y = y.copy()
+    if x.size < 8:
+        return (), y
+    tests = [(m, n) for m, ns in _SCALES.items() for n in ns if 2 * n <= max(x.size // m, 8)]
+    # Where several samples come in one transfer, that the last of them just misses it looks like one lost.
+    together = 1 / rate_hz < _TRANSFERS_S
+    least_s = max(0.6 * quantum, 1.5 if together else 0.0) / rate_hz
+    for m, n in tests:
+        for _ in range(_MAX_PASSES):
+            slope, slope_error = steady_slope(x, y)
+            if math.isfinite(max_drift):
+                slope, slope_error = believed(min(max(slope, -max_drift), max_drift), slope_error)
+            level = y - slope * x
+            slack = 4 * slope_error * m * n * float(np.median(np.diff(x))) if math.isfinite(slope_error) else 0.0
+            lowest = _lowest_of_each(level, m)
+            chosen = _steps(level[lowest], n, least_s, slack, _CHANCE / (x.size * len(tests)))
+            losses = [_take_out(at, y, level, int(lowest[k]), m * n, rate_hz, quantum, least_s) for k in chosen]
+            found += losses
+            if not any(loss.samples for loss in losses):
+                break
+    return tuple(sorted((loss for loss in found if loss.samples), key=lambda loss: loss.before_index)), y
+
+
+def _lowest_of_each(level: NDArray[np.float64], m: int) -> NDArray[np.int64]:
+    """Index of the least of every ``m`` points in a row (the last ones may be fewer)."""
+    padded = np.concatenate([level, np.full(-level.size % m, np.inf)]).reshape(-1, m)
+    least: NDArray[np.int64] = padded.argmin(axis=1) + np.arange(0, padded.size, m)
+    return least
+
+
+def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, chance: float) -> list[int]:
+    """Points after which the floor is another, the surest first, no two within ``2 n`` of each other.
+
+    Steps much smaller than the largest wait until that one is out: it tilts the slope they are judged by.
+    """
+    before, after = _floors(level, n)
+    # What lasts: a stall or a busy spell is over before the longest stretch is.
+    long_before, long_after = _floors(level, min(level.size, 512))
+    step = np.where(after > before, np.maximum(long_after - before, 0), np.minimum(after - long_before, 0))
+    height = np.maximum(np.abs(step) - slack_s, 0.0)
+    place = np.arange(level.size)
+    # Delays above the floor of the own side of a step; near an end, a side has too few arrivals to tell its floor.
+    first, last = place + 1 < n, level.size - 1 - place < n
+    own = np.maximum(np.where(first, after, long_before), np.where(last, before, long_after))
+    excess = np.maximum(level - own, 0.0)
+    inner = ~(first | last)
+    if 4 * np.count_nonzero(inner) >= level.size:
+        excess = excess[inner]
+    counts = np.where(step > 0, np.minimum(n, level.size - 1 - place), np.minimum(n, 1 + place))
+    later = 1 - np.searchsorted(np.sort(excess), height, side="right") / (excess.size + 1)
+    log_chance = counts / _together(excess) * np.log(later)
+    log_chance[height < least_s] = 0.0
+    sure = log_chance < math.log(chance)
+    suspects = np.flatnonzero(sure & (height >= 0.5 * height.max(where=sure, initial=0.0)))
+    chosen: list[int] = []
+    for k in suspects[np.argsort(log_chance[suspects], kind="stable")].tolist():
+        if all(abs(k - other) > 2 * n for other in chosen):
+            chosen.append(k)
+    return chosen
+
+
+def _together(excess: NDArray[np.float64]) -> float:
+    """How many neighbouring arrivals are late together (the integrated autocorrelation of a first-order process)."""
+    centred = excess - excess.mean()
+    power = float(centred @ centred)
+    if power == 0:
+        return 1.0
+    rho = min(max(float(centred[:-1] @ centred[1:]) / power, 0.0), 0.95)
+    return (1 + rho) / (1 - rho)
+
+
+def _floors(level: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least level of the ``n`` points up to and including each point, and of the ``n`` points after it."""
+    from scipy.ndimage import minimum_filter1d
+
+    size = level.size
+    padded = np.concatenate([np.full(n, np.inf), level, np.full(n + 1, np.inf)])
+    # origin shifts the window so that entry k covers padded[k - n + 1 : k + 1]
+    trailing = minimum_filter1d(padded, n, mode="nearest", origin=(n - 1) // 2)
+    before = trailing[n : n + size]
+    after = trailing[2 * n : 2 * n + size]
+    return before, np.where(np.isfinite(after), after, before)
+
+
+def _take_out(
+    at: NDArray[np.int64],
+    y: NDArray[np.float64],
+    level: NDArray[np.float64],
+    k: int,
+    n: int,
+    rate_hz: float,
+    quantum: int,
+    least_s: float,
+) -> Loss:
+    """Place and size the step near point ``k``, lower everything after it in ``y``, and say what was lost.
+
+    Of a loss, the last arrival below the middle of the step is before it; of a double count, the first one is after
+    it.
+    """
+    first, last = max(0, k - n + 1), min(level.size, k + n + 1)
+    before, after = float(level[first : k + 1].min()), float(level[k + 1 : last].min())
+    low = np.flatnonzero(level[first:last] < (before + after) / 2) + first
+    if after > before:
+        edge = int(low[-1]) + 1
+        close = np.flatnonzero(level[edge:last] < after + (after - before) / 2)
+        known_after = edge + int(close[0]) if close.size else edge
+    else:
+        edge = known_after = int(low[0])
+    known_after = min(known_after, level.size - 1)
+    height = after - before
+    if first < edge < last:
+        height = float(level[edge:last].min() - level[first:edge].min())
+    # The floor of n delays lies about (median delay above it) / n above the true one, on both sides.
+    spread = max(float(np.median(part) - part.min()) for part in (level[first:edge], level[edge:last]) if part.size)
+    samples = round(height * rate_hz / quantum) * quantum if abs(height) >= least_s else 0
+    y[edge:] -= samples / rate_hz
+    error = math.hypot(spread / max(edge - first, 1), spread / max(last - edge, 1)) * rate_hz
+    after_index, before_index = int(at[max(edge - 1, 0)]) - 1, int(at[known_after]) - 1
+    after_index = min(after_index, before_index + 2 * samples)  # room for what was counted twice
+    return Loss(after_index, samples, max(error, abs(height * rate_hz - samples)), before_index)
