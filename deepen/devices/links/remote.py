@@ -82,6 +82,8 @@ class RemoteLink:
         self._connect_s = connect_s
         self._lock = threading.RLock()
         self.transfer_lock = threading.Lock()
+        self.digests: dict[Path, tuple[tuple[int, ...], str, int]] = {}  # of files here, while they do not change
+        self.pushed: set[tuple[str, str]] = set()  # hash and name of files this link has seen whole on the device
         self._transport: Transport | None = None
         self._wanted = work
         self._work = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import shlex
 import shutil
@@ -43,6 +44,10 @@ CLOCK_OFFSET_S, CLOCK_PPM = 4321.0, 25.0
 METER_PPM = -30.0
 """Error of the emulated meter's clock."""
 
+MODEL_NAME = "virtual-bench"
+"""What a device over SSH or ADB calls itself."""
+
+_USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VOLTAGE_V: dict[MeterKind, float] = {"lvpm": 3.85, "ppk2": 4.2}
 _NOISE_A: dict[MeterKind, float] = {"lvpm": 1e-3, "ppk2": 1e-3}
 _PROXY = Path(__file__).with_name("proxy.py")
@@ -232,6 +237,19 @@ class BenchDevice:
         )
         for name in ("python3", "python"):
             _program(self._programs / name, case)
+        self._write_identity()
+
+    def _write_identity(self) -> None:
+        """Stand-ins for ``cat`` and ``uname``: a device tells its own name and serial number, not this machine's.
+
+        Devices of one bench would else have one serial number among them, and would be held to be one device.
+        """
+        serial = hashlib.sha256(str(self._folder).encode()).hexdigest()[:32]
+        path = f"PATH={_USUAL_PATH} exec"
+        told = f'[ "$#" -eq 1 ] && [ "$1" = /etc/machine-id ] && {{ echo {serial}; exit; }}'
+        _program(self._programs / "cat", f'{told}\n{path} cat "$@"\n')
+        told = f'[ "$#" -eq 1 ] && [ "$1" = -n ] && {{ echo {MODEL_NAME}; exit; }}'
+        _program(self._programs / "uname", f'{told}\n{path} uname "$@"\n')
 
     def use_c_runner(self) -> None:
         """Let the runtimes ``crunner`` and ``crunner-litert`` go through the bench too, by :attr:`environment`.
@@ -260,8 +278,7 @@ class BenchDevice:
         return len(victims)
 
     def _path(self) -> str:
-        usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return f"{self._programs}:{usual}"
+        return f"{self._programs}:{_USUAL_PATH}"
 
     def _start_ssh(self) -> None:
         self._daemon, key, known = start_sshd(self._folder, self._path())
