@@ -35,8 +35,12 @@ __all__ = [
 
 Source = Literal["measured", "modelled", "simulated"]
 
-RECORD_SCHEMA = 2
-"""Version of :class:`EnergyRecord` as stored; a reader refuses a newer one (2 added ``alignment`` and ``budget``)."""
+RECORD_SCHEMA = 3
+"""Version of :class:`EnergyRecord` as stored; a reader refuses a newer one.
+
+2 added ``alignment`` and ``budget``; 3 added ``serial``, ``settings``, ``temperature_before_c``, ``temperature_max_c``
+and ``throttled``.
+"""
 
 _STRENGTH: dict[str, int] = {"measured": 2, "modelled": 1, "simulated": 0}
 
@@ -242,6 +246,12 @@ class EnergyRecord:
             :class:`~deepen.clock.ClockMap`, or ``host`` where the host stamped the samples; empty where unknown.
         budget: Standard uncertainty of ``energy_j`` by term, joules (``repeats``, ``idle``, ``alignment``, ...);
             ``uncertainty_j`` is the root of the sum of their squares. Empty where no terms were kept.
+        serial: Serial number of the device; empty where it tells none.
+        settings: Settings of the device that were asked for, by name: ``{"wanted", "actual", "ok", "cause"}``; empty
+            where none were.
+        temperature_before_c: Device temperature before the runs; ``nan`` where unknown.
+        temperature_max_c: Highest temperature seen before, during and after the runs; ``nan`` where unknown.
+        throttled: What slowed the device down meanwhile, in words; empty where nothing is known to have.
         schema: :data:`RECORD_SCHEMA`; smaller where an older deepen wrote the record.
     """
 
@@ -277,6 +287,11 @@ class EnergyRecord:
     copies: int = 1
     alignment: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, float] = field(default_factory=dict)
+    serial: str = ""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    temperature_before_c: float = math.nan
+    temperature_max_c: float = math.nan
+    throttled: tuple[str, ...] = ()
     schema: int = RECORD_SCHEMA
 
     def __post_init__(self) -> None:

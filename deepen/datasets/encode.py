@@ -27,8 +27,11 @@ FIELDS: tuple[str, ...] = tuple(f.name for f in fields(EnergyRecord))
 _TYPES: dict[str, str] = {f.name: str(f.type) for f in fields(EnergyRecord)}
 _FLOATS = frozenset(name for name, kind in _TYPES.items() if kind == "float")
 _INTS = frozenset(name for name, kind in _TYPES.items() if kind == "int")
-_JSON = ("params", "features", "kernels", "rejected", "alignment", "budget")
-_SINCE = {"alignment": 2, "budget": 2}
+_JSON = ("params", "features", "kernels", "rejected", "alignment", "budget", "settings", "throttled")
+_SINCE = {
+    "alignment": 2, "budget": 2,
+    "serial": 3, "settings": 3, "temperature_before_c": 3, "temperature_max_c": 3, "throttled": 3,
+}  # fmt: skip
 """Fields that a record of an older schema does not have: they stay out of its document, so that its hash stays."""
 
 
@@ -63,7 +66,7 @@ def to_document(record: EnergyRecord) -> dict[str, Any]:
     if not 1 <= record.schema <= RECORD_SCHEMA:
         raise DatasetError(f"record '{record.name}' has schema {record.schema}; this deepen writes {RECORD_SCHEMA}")
     document = {name: _plain(getattr(record, name)) for name in FIELDS if _SINCE.get(name, 1) <= record.schema}
-    for name in _FLOATS:
+    for name in _FLOATS & document.keys():
         document[name] = None if document[name] is None else float(document[name])
     document["trials"] = [_plain(float(value)) for value in record.trials]
     document["features"] = _features(record.features)
@@ -110,11 +113,16 @@ def from_document(document: Mapping[str, Any], where: str) -> EnergyRecord:
             values[name] = int(values[name])
         values["trials"] = tuple(_number(value) for value in values["trials"])
         values["features"] = {name: _number(value) for name, value in values.get("features", {}).items()}
-        for name in ("kernels", "rejected", "warnings"):
+        for name in ("kernels", "rejected", "warnings", "throttled"):
             values[name] = tuple(values.get(name, ()))
         return EnergyRecord(**values)
     except (KeyError, TypeError, ValueError, AttributeError, DeepenError) as error:
         raise DatasetError(f"{where}: not a deepen record ({error}); restore the file from a copy") from error
+
+
+def _absent(name: str) -> Any:
+    """What a column holds for a record that is older than the field."""
+    return {} if name in _JSON else None if name in _FLOATS else ""
 
 
 def to_table(sequence: Sequence[int], records: Sequence[EnergyRecord]) -> pa.Table:
@@ -132,7 +140,7 @@ def to_table(sequence: Sequence[int], records: Sequence[EnergyRecord]) -> pa.Tab
     documents = [to_document(record) for record in records]
     columns: dict[str, pa.Array] = {"seq": pa.array(sequence, pa.int64())}
     for name in FIELDS:
-        values = [document.get(name, {}) for document in documents]  # {}: a field newer than the record
+        values = [document.get(name, _absent(name)) for document in documents]
         if name in _JSON:
             columns[name] = pa.array([canonical_text(value) for value in values], pa.string())
         elif name == "trials":

@@ -23,7 +23,7 @@ __all__ = ["Format", "export", "format_of", "make_frame"]
 
 Format = Literal["csv", "parquet", "jsonl"]
 
-_NESTED = ("kernels", "trials", "rejected", "warnings", "alignment", "budget")
+_NESTED = ("kernels", "trials", "rejected", "warnings", "alignment", "budget", "settings", "throttled")
 
 
 def format_of(path: Path) -> Format:

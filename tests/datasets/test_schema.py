@@ -73,7 +73,7 @@ def test_a_reader_without_the_code_finds_the_same_records_and_hash(tmp_path, mak
     for part in sorted((folder / "parts").iterdir()):
         for row in pq.read_table(part).to_pylist():
             del row["seq"]
-            for name in ("params", "features", "kernels", "rejected", "alignment", "budget"):
+            for name in ("params", "features", "kernels", "rejected", "alignment", "budget", "settings", "throttled"):
                 row[name] = json.loads(row[name])
             documents.append(
                 {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
@@ -92,13 +92,19 @@ def test_records_of_the_first_schema_keep_their_hash_and_are_read_in_both_forms(
     """The hash was made by the version that wrote schema 1."""
     record = make_record(0, schema=1)
     document = to_document(record)
-    assert not {"alignment", "budget"} & set(document)
+    assert not {"alignment", "budget", "serial", "settings", "throttled", "temperature_max_c"} & set(document)
+    assert {"alignment", "budget"} <= set(to_document(make_record(0, schema=2)))
+    assert "settings" not in to_document(make_record(0, schema=2))
     assert digest(record).hex() == "aae903c7277a013a8a772118cadb8580b14d0cb213bf1edff42302e7bde00f6a"
     assert digest(from_document(document, "here")) == digest(record)
-    mixed = [(1, record), (2, make_record(1, alignment={"method": "pulses", "error_s": 1e-5}, budget={"idle": 1e-9}))]
+    newer = make_record(
+        1, alignment={"method": "pulses", "error_s": 1e-5}, budget={"idle": 1e-9}, throttled=("hot",), serial="S"
+    )
+    mixed = [(1, record), (2, newer)]
     back = from_table(to_table([1, 2], [r for _, r in mixed]), "here")
     assert [(seq, digest(r)) for seq, r in back] == [(seq, digest(r)) for seq, r in mixed]
     assert back[1][1].budget == {"idle": 1e-9}
+    assert (back[0][1].throttled, back[1][1].throttled, back[1][1].serial) == ((), ("hot",), "S")
 
 
 def test_a_record_of_an_unknown_schema_is_not_written(make_record):

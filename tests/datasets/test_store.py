@@ -49,6 +49,11 @@ def test_records_come_back_equal_from_the_journal_and_from_parquet(tmp_path, mak
     full = make_record(
         3,
         temperature_c=41.5,
+        temperature_before_c=39.0,
+        temperature_max_c=42.0,
+        serial="0A1B2C",
+        settings={"governor": {"wanted": "performance", "actual": "schedutil", "ok": False, "cause": "no root"}},
+        throttled=("cpufreq at state 2",),
         rejected=({"reason": "drift", "energy_j": 0.25},),
         warnings=("few blocks",),
         kernels=({"family": "relu", "params": {"shape": [1, 2]}, "features": {"macs": 0.0}, "multiplicity": 2.0},),
