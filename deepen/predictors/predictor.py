@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -10,10 +10,12 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import PredictorError
+from deepen.errors import DeepenError, PredictorError
 from deepen.kernels.types import Split
 from deepen.predictors import artefact
 from deepen.predictors.context import Context, in_model
+from deepen.predictors.counted import ModelEnergies, predict_counts
+from deepen.predictors.described import Described, describe_file, describe_files, describe_split
 from deepen.predictors.intervals import to_interval
 from deepen.predictors.model import KernelEnergies, Parameters
 from deepen.records import KernelPrediction, Prediction, Source
@@ -99,31 +101,68 @@ class Predictor:
             GraphError: If the file cannot be taken as a graph.
             PredictorError: If a kernel cannot be described.
         """
-        from deepen.graph import load
-        from deepen.kernels.split import split
+        described = describe_file(str(path), shapes, self._runtime(runtime))
+        return self._predict([described], runtime)[0]
 
-        trained_on = str(self.card.get("runtime") or "onnxruntime")
-        wanted = runtime or trained_on
-        loaded = load(path, shapes)
-        parts = split(loaded, runtime=wanted)
-        warnings = list(loaded.warnings)
-        if wanted != trained_on:
-            warnings.append(f"the predictor was trained on {trained_on}, kernels are split for {wanted}")
-        return self.predict_split(parts, model=str(path), warnings=warnings)
+    def predict_many(
+        self,
+        models: Iterable[str | Path | Split],
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        runtime: str | None = None,
+        workers: int = 1,
+        failures: dict[str, DeepenError] | None = None,
+    ) -> list[Prediction]:
+        """Predict many models at once: a kernel that several of them have is predicted once.
+
+        Models that are counts of kernels from a common list (a search space) are quicker by :meth:`predict_counts`.
+
+        Args:
+            models: Model files, or models already split (named ``model_0``, ``model_1``, ...).
+            shapes: Shapes of symbolic inputs, by input name, for every file.
+            runtime: Runtime to split files for; default: the one the predictor was trained on.
+            workers: Processes that read files. More than one starts fresh interpreters: the program that calls this
+                needs the usual ``if __name__ == "__main__":``.
+            failures: Where to put the errors of files that fail, by file; without it the first ends everything.
+
+        Returns:
+            Predictions in the order of the models, without those that failed.
+
+        Raises:
+            DeepenError: The first failure, if ``failures`` is not given.
+        """
+        listed = list(models)
+        wanted = self._runtime(runtime)
+        read = describe_files([str(m) for m in listed if not isinstance(m, Split)], shapes, wanted, workers)
+        found: list[Described] = []
+        for number, model in enumerate(listed):
+            if isinstance(model, Split):
+                found.append(describe_split(model, f"model_{number}"))
+                continue
+            one = next(read)
+            if isinstance(one, Described):
+                found.append(one)
+            elif failures is None:
+                raise one
+            else:
+                failures[str(model)] = one
+        return self._predict(found, runtime)
+
+    def predict_counts(self, families: Sequence[str], raw: NDArray[np.float64], counts: NDArray[Any]) -> ModelEnergies:
+        """Predict many models given how often each runs each of a common list of kernels.
+
+        Args:
+            families: Family of each distinct kernel.
+            raw: Their features in this predictor's order (:meth:`matrix`), float64, shape (kernels, features).
+            counts: Executions per inference, shape (models, kernels).
+
+        Raises:
+            PredictorError: If shapes do not fit or a count is negative.
+        """
+        return predict_counts(self, families, raw, counts)
 
     def predict_split(self, split: Split, model: str, warnings: Sequence[str] = ()) -> Prediction:
         """Predict a model that is already split into kernels."""
-        from deepen.kernels.features import features
-
-        kernels = split.kernels
-        return self.predict_described(
-            [k.name for k in kernels],
-            [k.family for k in kernels],
-            [features(k) for k in kernels],
-            [k.multiplicity for k in kernels],
-            model=model,
-            warnings=[*warnings, *split.warnings],
-        )
+        return self._predict([describe_split(split, model, warnings)])[0]
 
     def predict_described(
         self,
@@ -144,32 +183,61 @@ class Predictor:
             model: Name of the model in the result.
             warnings: Handed on.
         """
-        raw = self.matrix(features)
+        times = np.asarray(multiplicity, dtype=np.float64)
+        one = Described(model, tuple(names), tuple(families), self.matrix(features), times, tuple(warnings))
+        return self._predict([one])[0]
+
+    def _runtime(self, runtime: str | None) -> str:
+        return runtime or str(self.card.get("runtime") or "onnxruntime")
+
+    def _predict(self, models: Sequence[Described], runtime: str | None = None) -> list[Prediction]:
+        """Predict the distinct kernels of all models together, then put each model together."""
+        trained_on = self._runtime(None)
+        foreign: tuple[str, ...] = ()
+        if runtime and runtime != trained_on:
+            foreign = (f"the predictor was trained on {trained_on}, kernels are split for {runtime}",)
+        families = [f for m in models for f in m.families]
+        raw = np.concatenate([m.raw for m in models]) if models else self.matrix([])
         first, group = distinct(families, raw)
         alone = self.energies([families[i] for i in first], raw[first])
-        times = np.asarray(multiplicity, dtype=np.float64)
-        weights, activations = moved_bytes(self.parameters.feature_names, raw)
-        energy = in_model(self.context, families, alone.energy_j[group], times, weights, activations)
+        done = []
+        end = 0
+        for model in models:
+            start, end = end, end + len(model.families)
+            done.append(self._assemble(model, alone, group[start:end], foreign))
+        return done
+
+    def _assemble(
+        self, model: Described, alone: KernelEnergies, group: NDArray[np.int64], foreign: tuple[str, ...]
+    ) -> Prediction:
+        """Put a model together from kernels predicted alone; ``group`` says which of them each of its kernels is."""
+        weights, activations = moved_bytes(self.parameters.feature_names, model.raw)
+        energy = in_model(self.context, model.families, alone.energy_j[group], model.multiplicity, weights, activations)
         total = float(energy.sum()) + self.context.overhead_j
-        totals = np.bincount(group, weights=energy, minlength=len(first)).astype(np.float64)
-        spread = float(self.context.half_width(totals[None, :], alone.half_width, [families[i] for i in first])[0])
+        own, index = np.unique(group, return_inverse=True)
+        totals = np.bincount(index, weights=energy, minlength=own.size).astype(np.float64)
+        family = dict(zip(group.tolist(), model.families, strict=True))
+        spread = self.context.half_width(totals[None, :], alone.half_width[own], [family[g] for g in own.tolist()])
+        factor = np.exp(np.minimum(alone.half_width[group], 20.0))
         kernels = tuple(
-            KernelPrediction(
-                name=name,
-                family=family,
-                energy_j=float(e),
-                interval_j=to_interval(float(e), float(alone.half_width[g])),
-                method="regressor" if alone.regressor[g] else "roofline",
-                extrapolated=bool(alone.extrapolated[g]),
+            KernelPrediction(name, kind, e, (low, high), "regressor" if covered else "roofline", outside)
+            for name, kind, e, low, high, covered, outside in zip(
+                model.names,
+                model.families,
+                energy.tolist(),
+                (energy / factor).tolist(),
+                (energy * factor).tolist(),
+                alone.regressor[group].tolist(),
+                alone.extrapolated[group].tolist(),
+                strict=True,
             )
-            for name, family, e, g in zip(names, families, energy, group, strict=True)
         )
         uncovered = tuple(k.name for k in kernels if k.method == "roofline")
         outside = sum(k.extrapolated for k in kernels)
         return Prediction(
-            model=model,
+            model=model.model,
             energy_j=total,
-            interval_j=to_interval(total, spread),
+            interval_j=to_interval(total, float(spread[0])),
             overhead_j=self.context.overhead_j,
             kernels=kernels,
             coverage=1.0 - len(uncovered) / len(kernels) if kernels else 1.0,
@@ -177,7 +245,7 @@ class Predictor:
             extrapolated=outside,
             predictor_id=self.id,
             source=self.source,
-            warnings=(*warnings, *_remarks(kernels, total, outside)),
+            warnings=tuple(dict.fromkeys((*model.warnings, *foreign, *_remarks(kernels, total, outside)))),
         )
 
     def energies(self, families: Sequence[str], raw: NDArray[np.float64]) -> KernelEnergies:

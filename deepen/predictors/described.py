@@ -1,0 +1,119 @@
+"""Models as prediction sees them: kernels with features, read from files one after another or in several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError, DeepenError, EnvironmentFailure
+from deepen.kernels.types import Split
+
+__all__ = ["Described", "describe_file", "describe_files", "describe_split"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+MIN_FILES_PER_WORKER = 8
+"""A process of its own costs about a second to start; fewer files do not pay for it."""
+_CHUNK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A model as kernels with features.
+
+    Attributes:
+        model: Its file or name.
+        names: Kernel names, in execution order.
+        families: Their families.
+        raw: Their features, float64, shape (n, features).
+        multiplicity: Executions per inference, shape (n,).
+        warnings: What a reader should know.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    families: tuple[str, ...]
+    raw: NDArray[np.float64]
+    multiplicity: NDArray[np.float64]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def describe_split(split: Split, model: str, warnings: Sequence[str] = ()) -> Described:
+    """Describe a model that is already split into kernels."""
+    from deepen.kernels.features import features, matrix
+
+    kernels = split.kernels
+    return Described(
+        model,
+        tuple(k.name for k in kernels),
+        tuple(k.family for k in kernels),
+        matrix([features(k) for k in kernels]),
+        np.array([k.multiplicity for k in kernels], dtype=np.float64),
+        (*warnings, *split.warnings),
+    )
+
+
+def describe_file(path: str, shapes: Shapes | None, runtime: str) -> Described:
+    """Read and split a model file.
+
+    Raises:
+        GraphError: If the file cannot be taken as a graph.
+        ConfigError: If the runtime is unknown.
+    """
+    from deepen.graph import load
+    from deepen.kernels.split import split
+
+    loaded = load(path, shapes)
+    return describe_split(split(loaded, runtime=runtime), path, loaded.warnings)
+
+
+def describe_files(
+    paths: Sequence[str], shapes: Shapes | None, runtime: str, workers: int
+) -> Iterator[Described | DeepenError]:
+    """Describe many files, in order; what fails becomes its error instead of ending the others.
+
+    Args:
+        paths: The files.
+        shapes: Shapes of symbolic inputs, for every file.
+        runtime: Runtime to split for.
+        workers: Processes. Only as many are started as have work to do; 1 starts none.
+
+    Raises:
+        ConfigError: If ``workers`` is below 1.
+        EnvironmentFailure: If the processes cannot be started or one of them is ended from outside.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, not {workers}")
+    workers = min(workers, len(paths) // MIN_FILES_PER_WORKER)
+    jobs = [(path, shapes, runtime) for path in paths]
+    if workers <= 1:
+        yield from map(_attempt, jobs)
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    # Fresh interpreters: a copy of this one would share its threads' locks (a runtime may hold some).
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            try:
+                yield from pool.map(_attempt, jobs, chunksize=_CHUNK)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    except (BrokenProcessPool, OSError) as error:
+        raise EnvironmentFailure(
+            f"a process that reads models ended ({error}); free memory, or read them with one worker"
+        ) from error
+
+
+def _attempt(job: tuple[str, Shapes | None, str]) -> Described | DeepenError:
+    try:
+        return describe_file(*job)
+    except DeepenError as error:
+        name = Path(job[0]).name
+        return error if name in str(error) else type(error)(f"{job[0]}: {error}")
