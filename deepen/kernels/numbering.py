@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from deepen.graph.types import Graph, Node, value_scalar
 
-__all__ = ["CONTROL_FLOW", "changes_nothing", "constant_tensors", "duplicates", "standard"]
+__all__ = [
+    "CONTROL_FLOW", "attribute_key", "changes_nothing", "constant_tensors", "duplicates", "repeatable", "standard",
+]  # fmt: skip
 
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
@@ -63,7 +65,12 @@ def constant_tensors(nodes: Iterable[Node], known: Collection[str], *, static: C
     return constant
 
 
-def _attribute_key(node: Node) -> tuple[Any, ...] | None:
+def repeatable(node: Node) -> bool:
+    """Whether a node computes the same again from the same inputs."""
+    return node.op_type not in _RANDOM and node.op_type not in CONTROL_FLOW and bool(node.inputs)
+
+
+def attribute_key(node: Node) -> tuple[Any, ...] | None:
     """Hashable attributes, or ``None`` where the value of one is not known."""
     items: list[tuple[str, Any]] = []
     for name, value in sorted(node.attributes.items()):
@@ -109,8 +116,8 @@ def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: 
                 number[name] = (None if array is None else _shared_value(array)) or name
             inputs.append(number[name])
         attributes = None
-        if node.op_type not in _RANDOM and node.op_type not in CONTROL_FLOW and node.inputs:
-            attributes = _attribute_key(node)
+        if repeatable(node):
+            attributes = attribute_key(node)
         if attributes is None:
             continue
         key = (node.op_type, node.domain, attributes, tuple(inputs), len(node.outputs))

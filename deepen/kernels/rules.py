@@ -10,7 +10,7 @@ node joins the kernel before it if that kernel's last node is read by nothing el
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any, Literal, cast
 
@@ -18,6 +18,7 @@ from deepen import catalog
 from deepen.errors import ConfigError, unknown_name
 from deepen.graph.types import Graph, Node
 from deepen.kernels.numbering import CONTROL_FLOW
+from deepen.kernels.simplify import Simplification
 
 __all__ = ["Pattern", "Rules", "fuse", "load_rules", "rule_names"]
 
@@ -66,6 +67,7 @@ class Rules:
         pairs: (class, class) -> (verdict, evidence).
         patterns: Multi-operator patterns, longest first.
         folded: Operators that do no work at run time.
+        simplification: What the converter removes first.
     """
 
     runtime: str
@@ -74,6 +76,7 @@ class Rules:
     pairs: Mapping[tuple[str, str], tuple[Verdict, str]]
     patterns: tuple[Pattern, ...]
     folded: frozenset[str]
+    simplification: Simplification = field(default_factory=Simplification)
 
     @property
     def evidence(self) -> str:
@@ -124,6 +127,17 @@ def _pattern(name: str, entry: Mapping[str, Any]) -> Pattern:
     return Pattern(title, tuple(nodes), verdict, evidence, bool(entry.get("same_shape", False)))
 
 
+def _simplification(name: str, entry: Mapping[str, Any]) -> Simplification:
+    if not entry:
+        return Simplification()
+    unknown = set(entry) - {"merge", "zeros", "evidence"}
+    if unknown or not str(entry.get("evidence", "")).strip():
+        raise _bad(name, f"[converter] has merge, zeros and evidence, {', '.join(sorted(unknown)) or 'which it lacks'}")
+    if not all(isinstance(entry.get(key, False), bool) for key in ("merge", "zeros")):
+        raise _bad(name, "[converter]: merge and zeros are true or false")
+    return Simplification(bool(entry.get("merge", False)), bool(entry.get("zeros", False)))
+
+
 def load_rules(runtime: str) -> Rules:
     """Read the rules of a runtime.
 
@@ -144,7 +158,13 @@ def load_rules(runtime: str) -> Rules:
                     pairs.setdefault((a, b), judged)
         patterns = sorted((_pattern(runtime, e) for e in raw.get("pattern", ())), key=lambda p: -len(p.nodes))
         return Rules(
-            runtime, int(raw["version"]), classes, pairs, tuple(patterns), frozenset(map(str, raw.get("folded", ())))
+            runtime,
+            int(raw["version"]),
+            classes,
+            pairs,
+            tuple(patterns),
+            frozenset(map(str, raw.get("folded", ()))),
+            _simplification(runtime, raw.get("converter", {})),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _bad(runtime, f"broken entry ({type(error).__name__}: {error}); see kernels/README.md") from error

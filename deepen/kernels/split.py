@@ -19,6 +19,7 @@ from deepen.kernels.branches import dissolve
 from deepen.kernels.describe import describe, node_macs
 from deepen.kernels.mapping import Executed, map_scope
 from deepen.kernels.numbering import CONTROL_FLOW, changes_nothing, constant_tensors
+from deepen.kernels.simplify import simplify
 from deepen.kernels.types import Kernel, Split
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ def split(graph: Graph, runtime: str = ORACLE) -> Split:
         work.from_oracle(answer.model.graph)
         method, evidence = "oracle", answer.evidence
     else:
-        work = _Work(*dissolve(graph))
         found = rules.load_rules(runtime)
+        flat, gone = dissolve(graph)
+        flat, removed = simplify(flat, found.simplification)
+        work = _Work(flat, [*gone, *removed])
         work.from_rules(found)
         method, evidence = "rules", found.evidence
         if runtime == ORACLE:
