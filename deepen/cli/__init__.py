@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "kernel": ("deepen.cli.kernel", "List kernel families, split models, sample configurations."),
     "dataset": ("deepen.cli.dataset", "Build, check, summarise and export kernel datasets."),
     "predictor": ("deepen.cli.predictor", "List, train and evaluate predictors."),
+    "score": ("deepen.cli.score", "Score devices from measurements of applications."),
     "bench": ("deepen.cli.bench", "Measure without hardware, on a bench whose truth is known."),
 }
 """Command name -> (module that exports ``command``, one line of help)."""
