@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,22 @@ _TOP = 10
 )
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
 @click.option("--runtime", help="Runtime to split for; default: the one the predictor was trained on.")
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="one per core",
+    help="Processes that read models; a few models are read by one whatever is given.",
+)
 @json_option
 def command(
-    models: tuple[str, ...], predictor_name: str, shapes: tuple[str, ...], runtime: str | None, as_json: bool
+    models: tuple[str, ...],
+    predictor_name: str,
+    shapes: tuple[str, ...],
+    runtime: str | None,
+    jobs: int,
+    as_json: bool,
 ) -> None:
     """Predict the net energy of one inference of each MODEL, kernel by kernel.
 
@@ -43,13 +57,9 @@ def command(
 
     wanted = dict(graph.parse_shape(s) for s in shapes)
     predictor = predictors.load(predictor_name)
-    done: list[Prediction] = []
-    failed: list[DeepenError] = []
-    for model in models:
-        try:
-            done.append(predictor.predict(model, shapes=wanted or None, runtime=runtime))
-        except DeepenError as error:
-            failed.append(error if model in str(error) else _named(model, error))
+    failures: dict[str, DeepenError] = {}
+    done = predictor.predict_many(models, shapes=wanted or None, runtime=runtime, workers=jobs, failures=failures)
+    failed = [error if model in str(error) else _named(model, error) for model, error in failures.items()]
     if not (failed and (as_json or not done)):
         documents = [document(p) for p in done]
         emit(documents[0] if len(models) == 1 else documents, as_json, lambda: "\n\n".join(map(render, done)))
