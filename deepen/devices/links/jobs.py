@@ -18,15 +18,15 @@ from collections.abc import Mapping, Sequence
 
 from deepen.devices.quoting import check_argv, env_arguments
 
-__all__ = ["JobOutput", "job_argv", "kill_argv", "script_argv"]
+__all__ = ["END_OF_A_JOB", "START_OF_A_PROCESS", "JobOutput", "job_argv", "kill_argv", "script_argv"]
 
-_START = r"""
+START_OF_A_PROCESS = r"""
 start() { shift 19; echo "$1"; }
 """
 """``start`` gives the start time of a process, field 22 of ``/proc/PID/stat`` (proc(5)), of what follows its name."""
 
-_REAP = (
-    _START
+END_OF_A_JOB = (
+    START_OF_A_PROCESS
     + r"""
 reap() {
     tries=0
@@ -52,7 +52,7 @@ another process by now, and everything that carries its token, also what has lef
 gone."""
 
 _INNER = (
-    _START
+    START_OF_A_PROCESS
     + r"""
 J=$1 M=$2 n=$3
 shift 3
@@ -80,7 +80,7 @@ shift 5
 mkdir -p "$J" 2>/dev/null || { echo "$M fail cannot make the folder $J"; exit 1; }
 exec 3<&0 2>/dev/null
 """
-    + _REAP
+    + END_OF_A_JOB
     + r"""
 {
     cat <&3 || cat <&3 >/dev/null
@@ -115,7 +115,7 @@ _KILL = (
     r"""
 J=$1/jobs/$2 I=$2
 """
-    + _REAP
+    + END_OF_A_JOB
     + r"""
 reap || exit 1
 tail -c 2000 "$J/err" 2>/dev/null

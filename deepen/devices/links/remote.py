@@ -180,6 +180,13 @@ class RemoteLink:
         except (LinkError, ConfigError):  # a key that is refused now is no answer either
             return False
 
+    def disconnect(self) -> None:
+        """Let the connection go, as a cut would: what runs in it ends on the device; the next call makes another."""
+        with self._lock:
+            transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+
     def close(self) -> None:
         """End what was started and release the link; harmless when repeated."""
         with self._lock:

@@ -255,6 +255,18 @@ class WorkerRuntime:
         if self.local:  # before a process is started for nothing
             self.cores(threads)
         self.start()
+        request = self._load_request(path, threads, shapes, seed)
+        reply = self.ask(request, self._load_timeout_s, path.name)
+        if self._channel is None:
+            raise LinkError("the worker ended while it loaded a model; try again")
+        loaded = WorkerLoaded(self, self._channel, reply, path.name)
+        if not self.local:
+            self._ping(int(reply["handle"]), _FIRST_PINGS)
+        return loaded
+
+    def _load_request(
+        self, path: Path, threads: int, shapes: Mapping[str, Sequence[int]] | None, seed: int
+    ) -> dict[str, Any]:
         request = {
             "op": "load",
             "path": push_model(self._link, path),
@@ -264,15 +276,21 @@ class WorkerRuntime:
             "shapes": {k: [int(d) for d in v] for k, v in (shapes or {}).items()},
             "seed": seed,
         }
-        if self._delegate:
-            request["delegate"] = self._delegate
-        reply = self.ask(request, self._load_timeout_s, path.name)
-        if self._channel is None:
-            raise LinkError("the worker ended while it loaded a model; try again")
-        loaded = WorkerLoaded(self, self._channel, reply, path.name)
-        if not self.local:
-            self._ping(int(reply["handle"]), _FIRST_PINGS)
-        return loaded
+        return {**request, "delegate": self._delegate} if self._delegate else request
+
+    def unattended(
+        self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+    ) -> tuple[list[str], dict[str, str], list[dict[str, Any]]]:
+        """How a worker of its own runs a model without the host: its command, environment and first requests.
+
+        After these requests the model has the handle 1. The model must have been loaded here before.
+
+        Raises:
+            ConfigError, RunError, LinkError: As :meth:`load`.
+        """
+        self.start()
+        hello = {"op": "hello", "runtime": self.name}
+        return self._command(), {**QUIET, **self._environment}, [hello, self._load_request(path, threads, shapes, seed)]
 
     # ---- time -----------------------------------------------------------------------------------------------------
 
@@ -301,6 +319,20 @@ class WorkerRuntime:
         if _PING_SHARE * (trip.receive_s - self._pinged_s) > _PINGS * self.clock.quickest_s:
             self._ping(handle, _PINGS)
         return self.clock.locate(trip)
+
+    def round_trips(self, count: int) -> list[RoundTrip]:
+        """Read the device's clocks a few times; needs no model.
+
+        Raises:
+            LinkError: If the device is gone.
+        """
+        self.start()
+        found = []
+        for _ in range(count):
+            sent = monotonic_s()
+            reply = self.ask({"op": "wait", "ns": 0}, self.run_timeout_s, "")
+            found.append(RoundTrip.of(sent, reply, monotonic_s()))
+        return found
 
     def _ping(self, handle: int, count: int) -> None:
         for _ in range(count):
