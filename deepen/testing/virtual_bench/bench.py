@@ -200,6 +200,15 @@ class BenchDevice:
         """
         self._cable_of().cable.cut(out_s)
 
+    def restart(self, down_s: float = 0.0) -> None:
+        """Kill the daemon with everything that came of it, as when a device restarts, and start it after a while.
+
+        Raises:
+            ConfigError: If it has none.
+            LinkError: If it does not come back.
+        """
+        self._cable_of().restart(down_s)
+
     def mend(self) -> None:
         """Mend a link that was cut."""
         self._cable_of().cable.mend()
@@ -276,6 +285,10 @@ class BenchDevice:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return len(victims)
+
+    def jobs_left(self) -> list[str]:
+        """What running commands have left in the device's work folder."""
+        return [f"jobs/{path.name}" for path in (self._folder / "work" / "jobs").glob("*")]
 
     def _path(self) -> str:
         return f"{self._programs}:{_USUAL_PATH}"

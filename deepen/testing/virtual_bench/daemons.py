@@ -109,10 +109,15 @@ class Daemon:
         self.name = name
         self.cable = cable
         self._log = log
-        with log.open("ab") as file:
-            self._keeper = subprocess.Popen(
-                command,
-                env={**os.environ, **env},
+        self._command, self._env = command, env
+        self._connect: Callable[[], socket.socket] | None = None
+        self._keeper = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as file:
+            return subprocess.Popen(
+                self._command,
+                env={**os.environ, **self._env},
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
@@ -125,6 +130,7 @@ class Daemon:
         Raises:
             LinkError: If it does not.
         """
+        self._connect = connect
         deadline = Deadline(_START_S)
         while self._keeper.poll() is None and not deadline.expired:
             with contextlib.suppress(OSError), connect() as probe:
@@ -138,9 +144,24 @@ class Daemon:
         self.close()
         raise LinkError(f"the bench's {self.name} does not start: {said or 'it says nothing'}")
 
+    def restart(self, down_s: float = 0.0) -> None:
+        """Kill it with everything that came of it, as when a device restarts, and start it again after a while.
+
+        Raises:
+            LinkError: If it does not come back.
+        """
+        self._stop()
+        time.sleep(down_s)
+        self._keeper = self._start()
+        if self._connect is not None:
+            self.await_ready(self._connect)
+
     def close(self) -> None:
         """End it with everything that came of it."""
         self.cable.close()
+        self._stop()
+
+    def _stop(self) -> None:
         if self._keeper.stdin is not None:
             self._keeper.stdin.close()
         try:

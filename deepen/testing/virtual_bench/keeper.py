@@ -48,6 +48,7 @@ def join(one: socket.socket, other: socket.socket) -> None:
 
 def relay(path: str, port: int) -> None:
     """Pass connections on, for ever."""
+    Path(path).unlink(missing_ok=True)  # that of the keeper before, when a daemon is started again
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
