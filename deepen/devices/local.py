@@ -18,9 +18,9 @@ from deepen.devices.types import DeviceProfile, DeviceState, Setting
 from deepen.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from deepen.devices.protocols import Runtime
+    from deepen.devices.protocols import Link, Runtime
 
-__all__ = ["RUNTIMES", "LocalDevice", "runtime_names"]
+__all__ = ["DELEGATES", "RUNTIMES", "LocalDevice", "open_runtime", "runtime_names"]
 
 RUNTIMES: dict[str, str] = {
     "benchmark_model": "deepen.devices.runtimes.benchmark_model:BenchmarkModel",
@@ -41,6 +41,13 @@ RUNTIMES: dict[str, str] = {
 }
 """Runtime name -> ``module:class``; the class takes ``(link, cpu_mask=...)``."""
 
+DELEGATES: dict[str, str] = {
+    name: name.rpartition("-")[0]
+    for name in RUNTIMES
+    if name.rpartition("-")[0] in RUNTIMES and name != "crunner-litert"
+}
+"""Runtime name with an accelerator, for example ``benchmark_model-gpu`` -> the runtime it is one of."""
+
 _STEADY = ("performance", "userspace")
 _BUSY_LOAD = 0.5
 
@@ -48,6 +55,29 @@ _BUSY_LOAD = 0.5
 def runtime_names() -> dict[str, str]:
     """Every runtime known: ours and those of the entry-point group ``deepen.runtimes``."""
     return {**{e.name: e.value for e in entry_points(group="deepen.runtimes")}, **RUNTIMES}
+
+
+def open_runtime(link: Link, profile: DeviceProfile, name: str, cpu_mask: Sequence[int] | None) -> Runtime:
+    """Open a runtime a profile lists; one with an accelerator is listed by the runtime it is one of.
+
+    Args:
+        link: How the device is reached.
+        profile: What is known about it.
+        name: Which runtime.
+        cpu_mask: Cores to run on; ``None`` for the profile's.
+
+    Raises:
+        ConfigError: If there is no such runtime or the profile does not list it.
+    """
+    known = runtime_names()
+    if name not in known:
+        raise unknown_name("runtime", name, known)
+    if name not in profile.runtimes and DELEGATES.get(name, name) not in profile.runtimes:
+        raise ConfigError(f"device '{profile.id}' has no runtime '{name}'; it lists {', '.join(profile.runtimes)}")
+    module, _, attribute = known[name].partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    opened: Runtime = factory(link, cpu_mask=tuple(profile.cpu_mask if cpu_mask is None else cpu_mask))
+    return opened
 
 
 class LocalDevice:
@@ -104,15 +134,7 @@ class LocalDevice:
         """
         if sys.platform == "win32":
             raise ConfigError("measuring on this machine needs Linux or macOS; prediction works on Windows")
-        known = runtime_names()
-        if name not in known:
-            raise unknown_name("runtime", name, known)
-        if name not in self._profile.runtimes:
-            listed = ", ".join(self._profile.runtimes)
-            raise ConfigError(f"device '{self._profile.id}' has no runtime '{name}'; it lists {listed}")
-        module, _, attribute = known[name].partition(":")
-        factory = getattr(importlib.import_module(module), attribute)
-        opened: Runtime = factory(self._link, cpu_mask=tuple(self._profile.cpu_mask if cpu_mask is None else cpu_mask))
+        opened = open_runtime(self._link, self._profile, name, cpu_mask)
         self._runtimes.append(opened)
         return opened
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Sequence
@@ -10,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from deepen.devices.cooling import CoolDown, cool_down
 from deepen.devices.identity import Identity, identify, recognise
-from deepen.devices.local import runtime_names
+from deepen.devices.local import open_runtime, runtime_names
 from deepen.devices.prepare import plan_only
 from deepen.devices.profiles import load_profile, profile_of
 from deepen.devices.shell import Shell
 from deepen.devices.state import read_device_state
 from deepen.devices.thermal import read_thermal
 from deepen.devices.types import DeviceProfile, DeviceState, Setting
-from deepen.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Link, Runtime
@@ -168,15 +166,7 @@ class RemoteDevice:
         Raises:
             ConfigError: If there is no such runtime or the profile does not list it.
         """
-        known = runtime_names()
-        if name not in known:
-            raise unknown_name("runtime", name, known)
-        if name not in self._profile.runtimes:
-            listed = ", ".join(self._profile.runtimes)
-            raise ConfigError(f"device '{self._profile.id}' has no runtime '{name}'; it lists {listed}")
-        module, _, attribute = known[name].partition(":")
-        factory = getattr(importlib.import_module(module), attribute)
-        opened: Runtime = factory(self._link, cpu_mask=tuple(self._profile.cpu_mask if cpu_mask is None else cpu_mask))
+        opened = open_runtime(self._link, self._profile, name, cpu_mask)
         self._runtimes.append(opened)
         return opened
 

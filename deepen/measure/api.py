@@ -9,7 +9,10 @@ from typing import Any
 
 from deepen.devices import open_device
 from deepen.devices.protocols import Device
+from deepen.errors import ConfigError
+from deepen.measure.conditions import COOL_S, Tell, conditioned, hold_device, log_news
 from deepen.measure.device_files import device_files
+from deepen.measure.engines import AUTO, choose_runtime
 from deepen.measure.session import Session, Sync
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
@@ -28,32 +31,55 @@ def open_session(
     meter: str | None = None,
     *,
     claim: Callable[[Device], AbstractContextManager[object]] | None = None,
+    prepare: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    cool_s: float = COOL_S,
+    runtime: str = AUTO,
+    delegate: str = "",
+    model_suffix: str = ".onnx",
+    tell: Tell = log_news,
     **options: Any,
 ) -> Iterator[Session]:
     """Open a session on a device with a meter, and close all three at the end.
+
+    In between the device is brought into the conditions its profile wants (see
+    :func:`deepen.measure.conditions.conditioned`): settings an interrupted run has left are given back, the profile's
+    are set and read back, it cools down; at the end all settings are given back, however the session ends. On this
+    machine nothing is changed unless ``settings`` names it.
 
     Args:
         device: As ``--device``, or a device that is open; it is closed all the same.
         meter: As ``--meter``; ``None`` for what the device's profile prefers, else the best source here.
         claim: Called with the opened device, and what it returns is held until the device is closed: a place to check
-            which device it is and to keep others away from it.
+            which device it is and to keep others away from it; ``None`` to hold it by its serial number.
+        prepare: Whether the profile's settings are set and the device is waited for until it is cool.
+        settings: Settings to set besides, see ``deepen.devices.knobs.KNOBS``.
+        cool_s: Longest wait for it to cool down, seconds.
+        runtime: Inference engine; ``auto`` for the first of the device's profile that works.
+        delegate: Accelerator of that engine; empty for the CPU.
+        model_suffix: Files ``auto`` chooses an engine for.
+        tell: Called with news of the device: what could not be set, that it is waited for.
         **options: Passed to :class:`Session`.
 
     Raises:
         ConfigError: If a name is unknown.
-        LinkError, MeterError: If the device or the meter does not answer.
+        LinkError, MeterError: If the device or the meter does not answer, or somebody else uses it.
     """
     with ExitStack() as stack:
         opened = open_device(device) if isinstance(device, str) else device
         stack.callback(opened.close)
-        if claim is not None:
-            stack.enter_context(claim(opened))
+        name = device if isinstance(device, str) else opened.profile.id
+        stack.enter_context(hold_device(opened, name) if claim is None else claim(opened))
+        engine = choose_runtime(opened, runtime, delegate=delegate, suffix=model_suffix, tell=tell)
         chosen = meter or opened.profile.meter or None
         source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid, link=device_files(opened))
         stack.callback(source.close)
         if isinstance(source, StreamMeter):
             options.setdefault("block_s", STREAM_BLOCK_S)
-        yield stack.enter_context(Session(opened, source, **options))
+        conditions = stack.enter_context(
+            conditioned(opened, prepare=prepare, wanted=settings, cool_s=cool_s, tell=tell)
+        )
+        yield stack.enter_context(Session(opened, source, runtime=engine, conditions=conditions, **options))
 
 
 def profile(
@@ -64,23 +90,35 @@ def profile(
     threads: int = 1,
     seconds: float = 2.0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    runtime: str = "onnxruntime",
+    runtime: str = AUTO,
+    delegate: str = "",
+    prepare: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    cool_s: float = COOL_S,
     seed: int = 0,
     sync: Sync = "auto",
+    tell: Tell = log_news,
 ) -> EnergyRecord:
     """Measure the energy of one inference of a model.
 
     Args:
-        path: ONNX file.
+        path: ONNX file, or ``.tflite`` file where the device has a runtime for those.
         device: ``local``, ``adb:SERIAL``, ``adb:HOST:PORT``, ``ssh:USER@HOST[:PORT]`` or the name of a profile; or a
             device that is open, which is closed at the end.
         meter: ``NAME[:PORT][?key=value]`` or a meter profile; ``None`` for the best source here.
         threads: Intra-operator threads.
         seconds: Time to measure, after warm-up; it ends earlier than twice this once the spread is below 1 %.
         shapes: Shapes of inputs that leave dimensions open, by input name.
-        runtime: Inference engine.
+        runtime: Inference engine; ``auto`` for the first of the device's profile that runs such files.
+        delegate: Accelerator of that engine (``gpu``, ``nnapi``, ``xnnpack`` ...); empty for the CPU. Where it does not
+            take the model, that is an error: the CPU is not measured in its place.
+        prepare: Whether the settings of the device's profile are set (and given back at the end), and the device is
+            waited for until it is cool; this machine is never changed by it.
+        settings: Settings to set besides, see ``deepen.devices.knobs.KNOBS``.
+        cool_s: Longest wait for it to cool down, seconds.
         seed: Seed of the input values.
         sync: How an external meter's time becomes the host's: ``auto``, ``pulses`` or ``none`` (see :class:`Session`).
+        tell: Called with news of the device.
 
     Returns:
         Net and gross energy per inference with uncertainty, latency, idle power, blocks and warnings.
@@ -91,9 +129,25 @@ def profile(
         MeasureError: If the machine is too busy to measure.
         LinkError, MeterError: If the device or the meter does not answer.
     """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file; name a readable ONNX or TFLite file")
     rule = StoppingRule(min_duration_s=seconds, max_duration_s=2 * seconds, min_blocks=5, rel_std=0.01)
     warmup_s = min(0.5, seconds / 4)
-    workload = make_workload(path, runtime=runtime, threads=threads, shapes=shapes, warmup_s=warmup_s, rule=rule)
-    options: dict[str, Any] = {"threads": threads, "seed": seed, "runtime": runtime, "sync": sync}
-    with open_session(device, meter, reference_every_s=None, **options) as session:
+    options: dict[str, Any] = {"threads": threads, "seed": seed, "sync": sync, "reference_every_s": None}
+    with open_session(
+        device,
+        meter,
+        prepare=prepare,
+        settings=settings,
+        cool_s=cool_s,
+        runtime=runtime,
+        delegate=delegate,
+        model_suffix=file.suffix,
+        tell=tell,
+        **options,
+    ) as session:
+        workload = make_workload(
+            file, runtime=session.runtime, threads=threads, shapes=shapes, warmup_s=warmup_s, rule=rule
+        )
         return session.measure(workload, idle_after=True)

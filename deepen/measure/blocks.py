@@ -154,12 +154,13 @@ def collect(
     max_loss: float,
     clock: Clock,
     pulses: Pulses | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> Collected:
     """Run blocks until the rule is met or its time is up (two blocks are always taken, else nothing can be compared).
 
     Blocks come in rounds, each with a trace of its own: after a round the energies are judged, and the spread of those
     that count says how many more are needed. With ``pulses`` each round begins and ends with the sync pattern, which
-    puts its trace onto the host's clock.
+    puts its trace onto the host's clock. ``look`` is called before every block but the first.
 
     Raises:
         RunError, LinkError, MeterError: From the device and the meter.
@@ -186,6 +187,8 @@ def collect(
             taken = len(trials) + len(round_)
             if (taken >= wanted and counted_s >= rule.min_duration_s) or not time_left(taken):
                 break
+            if taken:
+                look()
             meter.mark()
             interval = loaded.run(n)
             meter.mark()

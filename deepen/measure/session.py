@@ -23,12 +23,15 @@ import numpy as np
 from deepen.clock import utc_now
 from deepen.devices.protocols import Device, Loaded, Runtime
 from deepen.devices.runtimes.pulses import ShellLoad
-from deepen.errors import ConfigError, LinkError, MeasureError
+from deepen.errors import ConfigError, LinkError, MeasureError, RunError
 from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
 from deepen.measure.budget import Budget, no_accuracy
+from deepen.measure.conditions import Conditions, serial_of
+from deepen.measure.engines import own_model
+from deepen.measure.heat import HeatWatch, Seen
 from deepen.measure.idle import Idle, IdleLine
 from deepen.measure.integrate import MAX_LOSS
-from deepen.measure.reference import DriftSeries, ReferencePoint, write_empty_model, write_reference_model
+from deepen.measure.reference import DriftSeries, ReferencePoint
 from deepen.measure.sync import Pulses
 from deepen.measure.trials import combine, relative_error, trend
 from deepen.measure.workload import make_workload
@@ -43,7 +46,6 @@ Sync = Literal["auto", "pulses", "none"]
 _DRIFT = 0.05
 _TREND = 0.05
 _IDLE_CHANGE = 0.1
-_TEMPERATURE_C = 5.0
 _CHIP_S = 0.02  # least length of an element of the sync pattern,
 _CHIP_UPDATES = 10  # and least number of the meter's updates in it
 _LONGEST_PATTERN_S = 1.0
@@ -81,6 +83,7 @@ class Session:
         max_rejected: float = 0.5,
         sync: Sync = "auto",
         max_loss: float | None = None,
+        conditions: Conditions | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Describe the session; nothing runs before it is entered.
@@ -103,6 +106,7 @@ class Session:
                 the meter has a clock of its own and the pattern takes no more than a second.
             max_loss: Largest share of samples that may be lost from a trace or a block; ``None`` for what the meter was
                 told to allow, else 0.1 %.
+            conditions: Settings the device was brought under; they go into every record.
             clock: Time; for stand-ins.
 
         Raises:
@@ -127,11 +131,13 @@ class Session:
         self._max_loss: float = getattr(meter, "max_loss", MAX_LOSS) if max_loss is None else max_loss
         self._own_clock = False  # whether the meter's samples are timed by a clock of its own
         self._accuracy = Accuracy()
+        self._conditions = conditions or Conditions(serial_of(device))
         self._clock = clock or Clock()
         self._runtime: Runtime | None = None
         self._folder: Path | None = None
         self._reference_loaded: Loaded | None = None
         self._reference_runs = 0
+        self._no_drift = ""  # why nobody watches drift though it was asked for
         self._empty: EnergyRecord | None = None
 
     def __enter__(self) -> Session:
@@ -141,10 +147,10 @@ class Session:
         self._folder = Path(tempfile.mkdtemp(prefix="deepen-session-"))
         try:
             self._runtime = self.device.runtime(self._runtime_name, self._cpu_mask)
-            if self._reference_every_s is None:
+            if self._reference_every_s is not None:
+                self._begin_drift()  # starts the worker, so idle power is that of a machine with a waiting worker
+            if not self.idles:
                 self.idle()
-            else:
-                self.reference()  # starts the worker, so idle power is that of a machine with a waiting worker
         except BaseException:
             self.close()
             raise
@@ -170,6 +176,11 @@ class Session:
 
     # ---- idle, drift, overhead ------------------------------------------------------------------------------------
 
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime this session was asked for; workloads carry it."""
+        return self._runtime_name
+
     def idle(self) -> Idle:
         """Measure idle power now and remember it."""
         self._open_runtime()
@@ -180,12 +191,17 @@ class Session:
         return found
 
     def reference(self) -> ReferencePoint:
-        """Measure the reference workload now and append it to the drift series."""
+        """Measure the reference workload now and append it to the drift series.
+
+        It is an ONNX model, or the same arithmetic as a ``.tflite`` model where the runtime takes no ONNX.
+
+        Raises:
+            RunError: If the runtime does not run it (an accelerator that takes no such operators).
+            LinkError, MeterError: If the device or the meter is gone.
+        """
         runtime = self._open_runtime()
         if self._reference_loaded is None or not self._reference_loaded.alive:
-            path = self._file("reference.onnx")
-            if not path.exists():
-                write_reference_model(path)
+            path = self._own_model("reference")
             self._reference_loaded = runtime.load(path, threads=self.threads, seed=self.seed)
             per_run = warm_up(self._reference_loaded, 0.05)
             self._reference_runs = runs_per_block(per_run, self._block_s / 2, self.meter.update_s, _REFERENCE_RULE)
@@ -212,9 +228,8 @@ class Session:
     def empty_run(self) -> EnergyRecord:
         """Measure one run of a model that does nothing (once per session): the cost of a call."""
         if self._empty is None:
-            path = self._file("empty.onnx")
-            write_empty_model(path)
-            work = make_workload(path, kind="model", threads=self.threads, rule=_EMPTY_RULE)
+            path = self._own_model("empty")
+            work = make_workload(path, kind="model", runtime=self._runtime_name, threads=self.threads, rule=_EMPTY_RULE)
             self._empty = self.measure(work)
         return self._empty
 
@@ -262,15 +277,26 @@ class Session:
             before = self._fresh_idle()
             per_run = warm_up(loaded, workload.warmup_s)
             n = runs_per_block(per_run, self._block_s, self.meter.update_s, workload.rule)
-            cold_c = self.device.state().temperature_c
-            found = self._collect(loaded, workload.rule, n, before, workload.threads, self._pulses(loaded, per_run))
+            self._conditions.check(self._clock.now())
+            pulses = self._pulses(loaded, per_run)
+            watch = HeatWatch(self.device, self._clock.now)
+            found = self._collect(loaded, workload.rule, n, before, workload.threads, pulses, watch.look)
+            seen = watch.end()
             after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
-            return self._record(workload, found, before, after, loaded.build, cold_c)
+            return self._record(workload, found, before, after, loaded.build, seen)
 
         try:
             yield measure
         finally:
             self._unload(loaded)
+
+    def _begin_drift(self) -> None:
+        """Measure the reference for the first time; where the runtime cannot run it, drift is not watched."""
+        try:
+            self.reference()
+        except RunError as error:
+            self._reference_every_s = None
+            self._no_drift = f"drift: not watched, because the runtime does not run the reference workload ({error})"
 
     def _watch_drift(self) -> None:
         if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
@@ -293,7 +319,7 @@ class Session:
         return pulses if pulses.required or pulses.duration_s <= _LONGEST_PATTERN_S else None
 
     def _record(
-        self, workload: Workload, found: Collected, before: Idle, after: Idle, build: str, cold_c: float
+        self, workload: Workload, found: Collected, before: Idle, after: Idle, build: str, seen: Seen
     ) -> EnergyRecord:
         judged, rule = found.judgement, workload.rule
         accepted = judged.accepted
@@ -317,14 +343,9 @@ class Session:
             update_s=self.meter.update_s,
             idle_std_w=float(idle.standard_w(starts, ends).mean()),
         )
-        state = self.device.state()
         warnings = [*judged.warnings, *self._warnings(found, rule, before, after, terms, energy_j)]
         warnings += map(str, [*found.cautions, *no_accuracy(self._accuracy, self.meter.source, self.meter.id)])
-        limit = self.device.profile.max_temperature_c
-        if abs(state.temperature_c - cold_c) > _TEMPERATURE_C:
-            warnings.append(f"temperature: it went from {cold_c:.0f} to {state.temperature_c:.0f} °C meanwhile")
-        if state.temperature_c > limit:
-            warnings.append(f"temperature {state.temperature_c:.0f} °C is above the profile's {limit:g} °C")
+        warnings += seen.warnings(self.device.profile.max_temperature_c) + self._conditions.warnings
         return EnergyRecord(
             id=workload.id,
             kind=workload.kind,
@@ -344,13 +365,18 @@ class Session:
             runs=len(accepted) * found.runs_per_block,
             trials=tuple(net),
             recorded_at=utc_now(),
-            temperature_c=state.temperature_c,
-            frequency_hz=state.frequency_hz,
-            governor=state.governor,
+            temperature_c=seen.after.temperature_c,
+            frequency_hz=seen.after.frequency_hz,
+            governor=seen.after.governor,
             rejected=judged.rejected,
             warnings=tuple(warnings),
             alignment=found.alignment,
             budget=terms.terms(),
+            serial=self._conditions.serial,
+            settings=self._conditions.settings,
+            temperature_before_c=seen.before.temperature_c,
+            temperature_max_c=seen.hottest_c,
+            throttled=seen.throttled,
         )
 
     def _warnings(
@@ -381,12 +407,21 @@ class Session:
         drift = self.drift_series.change_at(moment)
         if abs(drift) > _DRIFT:
             warnings.append(f"drift: the reference workload takes {100 * drift:+.1f} % energy since the session began")
+        if self._no_drift:
+            warnings.append(self._no_drift)
         return warnings
 
     # ---- helpers --------------------------------------------------------------------------------------------------
 
     def _collect(
-        self, loaded: Loaded, rule: StoppingRule, n: int, idle: Idle, threads: int, pulses: Pulses | None = None
+        self,
+        loaded: Loaded,
+        rule: StoppingRule,
+        n: int,
+        idle: Idle,
+        threads: int,
+        pulses: Pulses | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> Collected:
         return collect(
             loaded,
@@ -399,6 +434,7 @@ class Session:
             max_loss=self._max_loss,
             clock=self._clock,
             pulses=pulses,
+            look=look,
         )
 
     @staticmethod
@@ -411,10 +447,11 @@ class Session:
             raise LinkError("the session is closed; open it with 'with Session(...) as session'")
         return self._runtime
 
-    def _file(self, name: str) -> Path:
-        if self._folder is None:
-            raise LinkError("the session is closed; open it with 'with Session(...) as session'")
-        return self._folder / name
+    def _own_model(self, name: str) -> Path:
+        """One of our own models, in a form this session's runtime takes."""
+        runtime = self._open_runtime()
+        assert self._folder is not None
+        return own_model(self._folder, name, getattr(runtime, "suffixes", (".onnx",)))
 
     def _due(self, series: list[Idle] | list[ReferencePoint], every_s: float) -> bool:
         return not series or self._clock.now() - series[-1].t_s >= every_s

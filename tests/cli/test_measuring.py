@@ -112,7 +112,7 @@ def test_profile_of_bad_input(tmp_path: Path) -> None:
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"nonsense")
     fails(1, "bad.onnx: onnxruntime cannot run it", "profile", str(bad), "--meter", "cpu-model")
-    fails(1, "name a readable ONNX file", "profile", str(tmp_path / "absent.onnx"))
+    fails(1, "name a readable ONNX or TFLite file", "profile", str(tmp_path / "absent.onnx"))
     fails(1, "did you mean local", "profile", str(bad), "--device", "locall")
     fails(1, "neither a serial number nor HOST:PORT", "profile", str(bad), "--device", "adb:a b")
     fails(1, "did you mean cpu-model", "profile", str(bad), "--meter", "cpumodel")

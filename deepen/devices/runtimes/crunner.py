@@ -127,6 +127,7 @@ class COnnxRuntime(_CRuntime):
     """ONNX Runtime in the C runner."""
 
     name = "onnxruntime"
+    suffixes = (".onnx", ".ort")
     _missing_cure = "put libonnxruntime.so (1.5 or newer) on the device and set DEEPEN_RUNNER_LIBRARY to its path"
     _package = "onnxruntime"
     _pattern = "capi/libonnxruntime.so*"
@@ -141,6 +142,7 @@ class CLiteRuntime(_CRuntime):
     """LiteRT or TensorFlow Lite in the C runner."""
 
     name = "litert"
+    suffixes = (".tflite", ".lite")
     _missing_cure = (
         "put libLiteRt.so (2.2 or newer) or libtensorflowlite_c.so on the device and set DEEPEN_RUNNER_LIBRARY to its "
         "path"

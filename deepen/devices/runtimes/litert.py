@@ -18,6 +18,7 @@ class LiteRt(PythonRuntime):
     """
 
     name = "litert"
+    suffixes = (".tflite", ".lite")
     _missing_cure = "install it there: pip install ai-edge-litert (or tflite-runtime for Python 3.9 and older boards)"
 
     def _check(self, path: Path) -> None:

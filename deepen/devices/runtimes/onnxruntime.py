@@ -17,6 +17,7 @@ class OnnxRuntime(PythonRuntime):
     """ONNX Runtime behind a link."""
 
     name = "onnxruntime"
+    suffixes = (".onnx", ".ort")
     _missing_cure = "install it there: pip install onnxruntime"
 
     def _check(self, path: Path) -> None:

@@ -1,0 +1,268 @@
+"""Under which settings and how hot a device measures: set, read back, watched, given back.
+
+This machine is left as it is unless a setting is asked for by name: a newcomer's laptop must not change its governor.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from deepen.devices.links.local import LocalLink
+from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
+
+if TYPE_CHECKING:
+    from deepen.devices.cooling import CoolDown
+    from deepen.devices.prepare import Preparation
+    from deepen.devices.protocols import Device
+    from deepen.devices.types import Setting
+
+__all__ = ["COOL_S", "Conditions", "Tell", "conditioned", "hold_device", "log_news", "not_set", "serial_of"]
+
+Tell = Callable[[str], None]
+"""Whom news of a device are told, one line at a time."""
+
+COOL_S = 600.0
+"""Longest wait for a device to cool down before a measurement, seconds."""
+
+CHECK_EVERY_S = 60.0
+"""How often settings are read back during a session, seconds."""
+
+
+def log_news(text: str) -> None:
+    """What becomes of news where the caller names nobody: the log has them, as warnings."""
+    logging.getLogger("deepen.measure").warning("%s", text)
+
+
+def serial_of(device: Device) -> str:
+    """Serial number of a device; empty where it tells none, and for this machine."""
+    return str(getattr(getattr(device, "identity", None), "serial", ""))
+
+
+def not_set(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is not as it was asked for, in one line; empty where all is."""
+    left = [
+        f"{name} ({s['actual'] or 'not readable'}, wanted {s['wanted']})"
+        for name, s in settings.items()
+        if not s["ok"] and s["cause"]
+    ]
+    return f"not set: {', '.join(left)}" if left else ""
+
+
+class Conditions:
+    """What a session's records say about the device.
+
+    Attributes:
+        serial: Serial number of the device; empty where it tells none.
+        cooled: How waiting for it to cool down ended; ``None`` where nobody waited.
+    """
+
+    def __init__(
+        self, serial: str = "", asked: tuple[Setting, ...] = (), preparation: Preparation | None = None
+    ) -> None:
+        """Take over what was set; :func:`conditioned` does that.
+
+        Args:
+            serial: Serial number of the device.
+            asked: Settings asked for, and what became of them.
+            preparation: Reads them back later.
+        """
+        self.serial = serial
+        self.cooled: CoolDown | None = None
+        self._preparation = preparation
+        self._asked = {setting.name: setting for setting in asked}
+        self._checked_s = -math.inf
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Settings asked for, as :attr:`deepen.records.EnergyRecord.settings` has them."""
+        return {
+            name: {"wanted": s.wanted, "actual": s.actual, "ok": s.ok, "cause": s.cause}
+            for name, s in self._asked.items()
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the record should know besides the settings themselves."""
+        changed = [s for s in self._asked.values() if not s.ok and s.details.get("changed_later")]
+        found = [f"settings: {s.name} was {s.wanted} and is {s.actual or 'not readable'} now" for s in changed]
+        if self.cooled is not None and not self.cooled.reached:
+            found.append(f"temperature: too warm to begin: {self.cooled.cause}")
+        return found
+
+    def check(self, now_s: float) -> None:
+        """Read back what was set, at most every :data:`CHECK_EVERY_S` seconds.
+
+        Raises:
+            LinkError: If the device is gone.
+        """
+        if self._preparation is None or now_s - self._checked_s < CHECK_EVERY_S:
+            return
+        first, self._checked_s = math.isinf(self._checked_s), now_s
+        if first:  # they were read back when they were set
+            return
+        for found in self._preparation.check():
+            asked = self._asked.get(found.name)
+            if asked is not None and asked.ok and not found.ok:
+                details = {**asked.details, "changed_later": True}
+                self._asked[found.name] = replace(
+                    asked, actual=found.actual, ok=False, cause=found.cause, details=details
+                )
+
+
+# ---- around a session ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hold_device(device: Device, name: str) -> Iterator[None]:
+    """Keep every other session of this host away from a device that tells its serial number.
+
+    Args:
+        device: The device.
+        name: What to call it in an error message.
+
+    Raises:
+        LinkError: If another process or session has it.
+    """
+    from deepen.meters.stream.locks import InstrumentLock
+
+    serial = serial_of(device)
+    if not serial:
+        yield
+        return
+    try:
+        lock = InstrumentLock(f"device {serial}", f"device {name}")
+    except MeterError as error:
+        raise LinkError(str(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def conditioned(
+    device: Device,
+    *,
+    prepare: bool = True,
+    wanted: Mapping[str, Any] | None = None,
+    cool_s: float = COOL_S,
+    tell: Tell = log_news,
+) -> Iterator[Conditions]:
+    """Bring a device into the conditions its profile wants for a block, and give everything back at its end.
+
+    What an interrupted run has left changed is given back first. Then the settings of the profile and ``wanted`` are
+    set and read back, and the device is waited for until it is as cool as its profile wants. What cannot be set, or
+    does not become cool, is told and in the conditions; it is no error. Of this machine only ``wanted`` is set.
+
+    Args:
+        device: An open device.
+        prepare: Whether the profile's settings are set and the device is waited for.
+        wanted: Settings to set besides, see ``deepen.devices.knobs.KNOBS``; they go before the profile's.
+        cool_s: Longest wait for it to cool down, seconds.
+        tell: Called with news.
+
+    Raises:
+        ConfigError: If a setting does not exist, or one is asked for and could not be given back.
+        LinkError: If the device is gone, or another process is changing its settings.
+        StorageError: If the journal of changed settings cannot be kept.
+    """
+    from deepen.devices.knobs import check_wanted
+    from deepen.devices.prepare import prepared
+
+    local = isinstance(device.link, LocalLink)
+    of_profile = device.profile.wanted if prepare and not local else {}
+    asked = check_wanted({**of_profile, **(wanted or {})})
+    serial = serial_of(device)
+    remote = hasattr(device, "identity")
+    if remote and not serial and not wanted:
+        cause = "the device tells no serial number, so it could not be given back"
+        conditions = Conditions(serial, tuple(_refused(name, value, cause) for name, value in asked.items()))
+        _wait(device, conditions, prepare, cool_s, tell)
+        yield conditions
+        return
+    if not asked and not (prepare and (_left_over() if local else remote)):
+        conditions = Conditions(serial)
+        _wait(device, conditions, prepare, cool_s, tell)
+        yield conditions
+        return
+    name = device.profile.id
+    with _kept(prepared(device.link, asked), name, tell) as preparation:
+        own = tuple(s for s in preparation.settings if "changed" in s.details)
+        for setting in preparation.settings:
+            if setting not in own:
+                _tell_left_over(setting, tell)
+        conditions = Conditions(serial or preparation.identity.serial, own, preparation)
+        if line := not_set(conditions.settings):
+            tell(line)
+        _wait(device, conditions, prepare, cool_s, tell)
+        yield conditions
+
+
+@contextmanager
+def _kept(preparing: Any, name: str, tell: Tell) -> Iterator[Preparation]:
+    """A preparation whose way back may fail without taking what was measured with it: it is told, and kept."""
+    done = False
+    try:
+        with preparing as preparation:
+            yield preparation
+            done = True
+    except DeepenError as error:
+        if not done:
+            raise
+        tell(f"{name}: settings are still changed ({error}); 'deepen device prepare DEVICE --restore' gives them back")
+        return
+    for setting in preparation.restored:
+        if not setting.ok:
+            tell(
+                f"{name}: {setting.name} could not be given back ({setting.cause}); "
+                "'deepen device prepare DEVICE --restore' tries again"
+            )
+
+
+def _left_over() -> bool:
+    """Whether any journal lists what an interrupted run has left changed."""
+    from deepen.devices.journal import journals
+
+    try:
+        return any(not layer.hold for _, layer, _ in journals())
+    except ConfigError as error:
+        log_news(str(error))
+        return False
+
+
+def _tell_left_over(setting: Setting, tell: Tell) -> None:
+    became = "given back" if setting.ok else "not given back"
+    tell(f"{setting.name} {became} ({setting.actual or 'not readable'}): {setting.cause}")
+
+
+def _refused(name: str, value: Any, cause: str) -> Setting:
+    from deepen.devices.types import Setting
+
+    return Setting(name, str(value), "", False, cause)
+
+
+def _wait(device: Device, conditions: Conditions, prepare: bool, cool_s: float, tell: Tell) -> None:
+    """Wait until a device is as cool as its profile wants, for at most ``cool_s``.
+
+    Raises:
+        LinkError: If it is gone.
+    """
+    limits = device.profile.cool_to_c
+    cool_down = getattr(device, "cool_down", None)
+    if not (prepare and limits and cool_s > 0 and cool_down is not None):
+        return
+    found = cool_down(patience_s=0.0)
+    if not found.reached and not found.cause.endswith("waiting cannot help"):
+        told = ", ".join(f"{kind} {limit:g} °C" for kind, limit in limits.items())
+        tell(f"waiting until it has cooled down to {told}, {cool_s / 60:.0f} min at most")
+        found = cool_down(patience_s=cool_s)
+    conditions.cooled = found
+    if not found.reached:
+        tell(f"too warm to begin: {found.cause}")
+    elif found.waited_s >= 1:
+        tell(f"cooled down in {found.waited_s:.0f} s")

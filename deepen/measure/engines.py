@@ -1,0 +1,145 @@
+"""Which runtime measures a model on a device, where the user leaves that open or names an accelerator."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepen.devices.links.local import LocalLink
+from deepen.devices.local import DELEGATES, runtime_names
+from deepen.devices.protocols import Device
+from deepen.errors import ConfigError, LinkError, RunError, unknown_name
+from deepen.measure.conditions import Tell, log_news
+from deepen.measure.lite_models import write_empty_lite_model, write_reference_lite_model
+from deepen.measure.reference import write_empty_model, write_reference_model
+
+__all__ = ["AUTO", "choose_runtime", "engine_name", "own_model", "takes"]
+
+AUTO = "auto"
+"""Name that leaves the runtime to the device's profile."""
+
+_ONNX = (".onnx", ".ort")
+_WRITERS = {
+    ("reference", ".onnx"): write_reference_model,
+    ("reference", ".tflite"): write_reference_lite_model,
+    ("empty", ".onnx"): write_empty_model,
+    ("empty", ".tflite"): write_empty_lite_model,
+}
+
+
+def own_model(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
+    """Write one of the session's own models, unless it is there.
+
+    Args:
+        folder: Where.
+        name: ``reference`` or ``empty``.
+        suffixes: Files the runtime takes; it gets a ``.tflite`` file where it takes no ``.onnx``.
+    """
+    suffix = ".onnx" if ".onnx" in suffixes else ".tflite"
+    path = folder / f"{name}{suffix}"
+    return path if path.exists() else _WRITERS[name, suffix](path)
+
+
+def takes(name: str) -> tuple[str, ...]:
+    """Endings of the files a runtime takes.
+
+    Raises:
+        ConfigError: If there is no such runtime.
+    """
+    known = runtime_names()
+    if name not in known:
+        raise unknown_name("runtime", name, known)
+    module, _, attribute = known[name].partition(":")
+    return tuple(getattr(getattr(importlib.import_module(module), attribute), "suffixes", _ONNX))
+
+
+def engine_name(runtime: str, delegate: str) -> str:
+    """Name of a runtime with an accelerator, for example ``benchmark_model`` with ``gpu``.
+
+    Raises:
+        ConfigError: If there is no such runtime, or it has no such accelerator.
+    """
+    known = runtime_names()
+    if runtime not in known:
+        raise unknown_name("runtime", runtime, known)
+    if delegate in ("", "cpu"):
+        return runtime
+    name = f"{runtime}-{delegate}"
+    if DELEGATES.get(name) != runtime:
+        own = [k.removeprefix(f"{v}-") for k, v in DELEGATES.items() if v == runtime]
+        others = sorted({v for k, v in DELEGATES.items() if k == f"{v}-{delegate}"})
+        cure = f"it has {', '.join(own)}" if own else "it has none"
+        elsewhere = f"; '{delegate}' comes with {', '.join(others)}" if others else ""
+        raise ConfigError(f"the runtime {runtime} has no delegate '{delegate}': {cure}{elsewhere}")
+    return name
+
+
+def choose_runtime(
+    device: Device, asked: str = AUTO, *, delegate: str = "", suffix: str = ".onnx", tell: Tell = log_news
+) -> str:
+    """Name the runtime to measure with.
+
+    ``auto`` takes the first runtime of the device's profile that takes such files and works: where several could, each
+    is tried with a model of our own, in the profile's order, until one runs it. On this machine the first one is taken.
+
+    Args:
+        device: An open device.
+        asked: Runtime by name, or ``auto``.
+        delegate: Accelerator; empty or ``cpu`` for none.
+        suffix: Ending of the model's file.
+        tell: Called with news: which runtime was not taken, and why.
+
+    Raises:
+        ConfigError: If there is none, or none works; the message says why not.
+        LinkError: If the device is gone.
+    """
+    if asked != AUTO:
+        return engine_name(asked, delegate)
+    candidates = list(_candidates(device, delegate, suffix.lower()))
+    if not candidates:
+        listed = ", ".join(device.profile.runtimes)
+        what = f"{suffix} files" + (f" with the delegate '{delegate}'" if delegate else "")
+        raise ConfigError(f"device '{device.profile.id}' has no runtime for {what}; its profile lists {listed}")
+    if len(candidates) == 1 or isinstance(device.link, LocalLink):
+        return engine_name(candidates[0], delegate)
+    reasons: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="deepen-try-") as folder:
+        for name in candidates:
+            reason = _try(device, name, Path(folder))
+            if not reason:
+                if reasons:
+                    tell(f"runtime {name} is taken, because {'; '.join(reasons)}")
+                return engine_name(name, delegate)
+            reasons.append(f"{name} does not work: {reason}")
+    raise ConfigError(f"no runtime of device '{device.profile.id}' works; {'; '.join(reasons)}")
+
+
+def _candidates(device: Device, delegate: str, suffix: str) -> Iterator[str]:
+    known = runtime_names()
+    for name in device.profile.runtimes:
+        if name not in known or name in DELEGATES or suffix not in takes(name):
+            continue
+        if delegate in ("", "cpu") or DELEGATES.get(f"{name}-{delegate}") == name:
+            yield name
+
+
+def _try(device: Device, name: str, folder: Path) -> str:
+    """Why a runtime does not work on a device; empty where it does.
+
+    Raises:
+        LinkError: If the device is gone.
+    """
+    runtime = device.runtime(name)
+    try:
+        runtime.load(own_model(folder, "empty", takes(name))).close()
+    except (ConfigError, RunError) as error:
+        return str(error)
+    except LinkError as error:
+        if not device.link.alive():
+            raise
+        return str(error)
+    finally:
+        runtime.close()
+    return ""
