@@ -30,7 +30,18 @@ from deepen.errors import ConfigError, LinkError
 if TYPE_CHECKING:
     from deepen.devices.protocols import Channel, Link
 
-__all__ = ["DetachedJob", "JobState", "Outcome", "discard", "hold", "job_state", "outcome", "start_detached"]
+__all__ = [
+    "DetachedJob",
+    "JobState",
+    "Outcome",
+    "discard",
+    "discard_quietly",
+    "hold",
+    "job_state",
+    "new_job",
+    "outcome",
+    "start_detached",
+]
 
 _CALL_S = 60.0
 _TOKEN = re.compile(r"[0-9a-f]{32}")
@@ -160,34 +171,48 @@ def hold(link: Link) -> Channel:
     return link.spawn(["cat"], {})
 
 
+def new_job(link: Link) -> DetachedJob:
+    """Name a run that is to be started.
+
+    Raises:
+        ConfigError: If the link is to this machine: there is nothing to be detached from.
+        LinkError: If the device does not answer.
+    """
+    if not isinstance(link, RemoteLink):
+        raise ConfigError(f"{link.description}: a detached run needs a device behind a link; use adb: or ssh:")
+    link.run(["true"], timeout_s=_CALL_S)  # the work folder is known from here on
+    token = secrets.token_hex(16)
+    return DetachedJob(token, f"{link.work}/detached/{token}")
+
+
 def start_detached(
-    link: Link, argv: Sequence[str], env: Mapping[str, str], requests: Sequence[Mapping[str, Any]], *, limit_s: float
-) -> DetachedJob:
+    link: Link,
+    job: DetachedJob,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    limit_s: float,
+) -> None:
     """Start a worker with all its requests.
 
     Args:
-        link: A link to a device (not this machine: there is nothing to be detached from).
+        link: How to reach the device.
+        job: Its name and place, from :func:`new_job`: whoever wants to find it after a crash notes them before.
         argv: How the worker is started there.
         env: Variables of its environment.
         requests: What it is asked; each carries its ``id``.
         limit_s: Time after which it is ended on the device whatever it does, seconds.
 
     Raises:
-        ConfigError: If the link is to this machine.
         LinkError: If it could not be started; then nothing of it is there, or it ends by itself.
     """
-    if not isinstance(link, RemoteLink):
-        raise ConfigError(f"{link.description}: a detached run needs a device behind a link; use adb: or ssh:")
-    if not link.alive():  # the work folder is known from here on
-        raise LinkError(f"{link.description} does not answer; is it still there?")
-    token = secrets.token_hex(16)
-    job = DetachedJob(token, f"{link.work}/detached/{token}")
     variables = env_arguments(env)
     with tempfile.TemporaryDirectory(prefix="deepen-detached-") as folder:
-        plan = Path(folder) / f"plan-{token}"
+        plan = Path(folder) / f"plan-{job.token}"
         plan.write_text("".join(json.dumps(r) + "\n" for r in requests), encoding="utf-8")
         there = link.push(plan)
-    fixed = ["sh", "-c", _START, "deepen", job.folder, token, there, str(max(1, round(limit_s))), _INNER]
+    fixed = ["sh", "-c", _START, "deepen", job.folder, job.token, there, str(max(1, round(limit_s))), _INNER]
     try:
         done = link.run([*fixed, str(len(variables)), *variables, *argv], timeout_s=_CALL_S)
     except LinkError:
@@ -199,7 +224,6 @@ def start_detached(
         raise LinkError(
             f"{link.description}: a detached run could not be started: {said or 'no reason told'}; try again"
         )
-    return job
 
 
 def job_state(link: Link, job: DetachedJob) -> JobState:

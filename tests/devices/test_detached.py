@@ -19,6 +19,7 @@ from deepen.devices.detached import (
     discard,
     hold,
     job_state,
+    new_job,
     outcome,
     start_detached,
 )
@@ -59,6 +60,12 @@ def until(condition: Callable[[], bool], what: str, patience_s: float = 60.0) ->
         time.sleep(0.02)
 
 
+def start(link: RemoteLink, argv: list[str], env: dict[str, str], requests: Any, limit_s: float) -> DetachedJob:
+    job = new_job(link)
+    start_detached(link, job, argv, env, requests, limit_s=limit_s)
+    return job
+
+
 def ended(link: RemoteLink, job: DetachedJob) -> JobState:
     found = job_state(link, job)
     end = time.monotonic() + 60
@@ -76,7 +83,7 @@ def numbered(*requests: dict[str, Any]) -> list[dict[str, Any]]:
 def test_a_run_answers_into_a_file(link: RemoteLink, models: Path) -> None:
     load = {"op": "load", "path": str(models / "add.onnx")}
     requests = numbered({"op": "hello"}, load, {"op": "run", "handle": 1, "n": 3}, WAIT, {"op": "bye"})
-    job = start_detached(link, RUNNER, {"OMP_NUM_THREADS": "1"}, requests, limit_s=300)
+    job = start(link, RUNNER, {"OMP_NUM_THREADS": "1"}, requests, limit_s=300)
     assert ended(link, job) == JobState("ended", 0)
     found = outcome(link, job)
     assert [r["id"] for r in found.replies] == [0, 1, 2, 3, 4]
@@ -90,7 +97,7 @@ def test_a_run_answers_into_a_file(link: RemoteLink, models: Path) -> None:
 def test_it_begins_when_the_link_is_cut_and_goes_on_without_it(link: RemoteLink, tmp_path: Path) -> None:
     held = hold(link)
     requests = numbered({"op": "wait", "ns": 600 * 10**9, "pid": held.pid}, {"op": "wait", "ns": 10**8}, {"op": "bye"})
-    job = start_detached(link, RUNNER, {}, requests, limit_s=300)
+    job = start(link, RUNNER, {}, requests, limit_s=300)
     time.sleep(0.5)
     assert job_state(link, job) == JobState("running")
     assert outcome(link, job).replies == ()
@@ -105,14 +112,14 @@ def test_it_begins_when_the_link_is_cut_and_goes_on_without_it(link: RemoteLink,
 
 
 def test_a_run_whose_time_is_up_is_ended_on_the_device(link: RemoteLink) -> None:
-    job = start_detached(link, RUNNER, {}, numbered({"op": "wait", "ns": 600 * 10**9}), limit_s=1)
+    job = start(link, RUNNER, {}, numbered({"op": "wait", "ns": 600 * 10**9}), limit_s=1)
     until(lambda: job_state(link, job).kind == "lost", "it goes on")
     assert outcome(link, job).replies == ()
     discard(link, job)
 
 
 def test_discarding_ends_it(link: RemoteLink) -> None:
-    job = start_detached(link, RUNNER, {}, numbered({"op": "wait", "ns": 600 * 10**9}), limit_s=300)
+    job = start(link, RUNNER, {}, numbered({"op": "wait", "ns": 600 * 10**9}), limit_s=300)
     pid = int(Path(job.folder, "pid").read_text().split()[0])
     discard(link, job)
     assert not Path(job.folder).exists()
@@ -120,14 +127,14 @@ def test_discarding_ends_it(link: RemoteLink) -> None:
 
 
 def test_a_worker_that_dies_says_how(link: RemoteLink) -> None:
-    job = start_detached(link, ["sh", "-c", "read -r line; echo last words >&2; kill -SEGV $$"], {}, [WAIT], limit_s=60)
+    job = start(link, ["sh", "-c", "read -r line; echo last words >&2; kill -SEGV $$"], {}, [WAIT], limit_s=60)
     assert ended(link, job) == JobState("ended", -signal.SIGSEGV)
     assert outcome(link, job).words.splitlines()[0] == "last words"
     discard(link, job)
 
 
 def test_a_run_that_was_ended_by_others_is_lost(link: RemoteLink) -> None:
-    job = start_detached(link, RUNNER, {}, numbered(WAIT, {"op": "wait", "ns": 600 * 10**9}), limit_s=300)
+    job = start(link, RUNNER, {}, numbered(WAIT, {"op": "wait", "ns": 600 * 10**9}), limit_s=300)
     until(lambda: len(outcome(link, job).replies) == 1, "no answer")
     os.killpg(int(Path(job.folder, "pid").read_text().split()[0]), signal.SIGKILL)
     until(lambda: job_state(link, job).kind == "lost", "still there")
@@ -136,7 +143,7 @@ def test_a_run_that_was_ended_by_others_is_lost(link: RemoteLink) -> None:
 
 
 def test_a_missing_program_is_told_by_its_status(link: RemoteLink) -> None:
-    job = start_detached(link, ["deepen-has-no-such-program"], {}, [WAIT], limit_s=60)
+    job = start(link, ["deepen-has-no-such-program"], {}, [WAIT], limit_s=60)
     assert ended(link, job) == JobState("ended", 127)
     discard(link, job)
 
@@ -144,7 +151,7 @@ def test_a_missing_program_is_told_by_its_status(link: RemoteLink) -> None:
 def test_hostile_words_reach_nothing(link: RemoteLink, tmp_path: Path) -> None:
     evil = f"$(touch {tmp_path}/was-here)`touch {tmp_path}/was-here`'\"\n;*"
     script = 'cat >/dev/null; printf "{\\"said\\": %d}\\n" "${#1}"; printf %s "$DEEPEN_VALUE" >&2'
-    job = start_detached(link, ["sh", "-c", script, "x", evil], {"DEEPEN_VALUE": evil}, [{"evil": evil}], limit_s=60)
+    job = start(link, ["sh", "-c", script, "x", evil], {"DEEPEN_VALUE": evil}, [{"evil": evil}], limit_s=60)
     assert ended(link, job) == JobState("ended", 0)
     assert outcome(link, job).replies == ({"said": len(evil)},)
     assert outcome(link, job).words == evil.strip()
@@ -154,7 +161,7 @@ def test_hostile_words_reach_nothing(link: RemoteLink, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["[1]\n", "{\n"])
 def test_answers_that_are_none_are_refused(link: RemoteLink, line: str) -> None:
-    job = start_detached(link, ["sh", "-c", 'printf %s "$1"', "x", line], {}, [WAIT], limit_s=60)
+    job = start(link, ["sh", "-c", 'printf %s "$1"', "x", line], {}, [WAIT], limit_s=60)
     ended(link, job)
     with pytest.raises(LinkError, match="run it again"):
         outcome(link, job)
@@ -162,7 +169,7 @@ def test_answers_that_are_none_are_refused(link: RemoteLink, line: str) -> None:
 
 
 def test_a_torn_last_answer_is_left_out(link: RemoteLink) -> None:
-    job = start_detached(link, ["sh", "-c", 'printf %s "$1"', "x", '{"id": 1}\n{"id"'], {}, [WAIT], limit_s=60)
+    job = start(link, ["sh", "-c", 'printf %s "$1"', "x", '{"id": 1}\n{"id"'], {}, [WAIT], limit_s=60)
     ended(link, job)
     assert outcome(link, job).replies == ({"id": 1},)
     discard(link, job)
@@ -170,16 +177,16 @@ def test_a_torn_last_answer_is_left_out(link: RemoteLink) -> None:
 
 def test_this_machine_is_nothing_to_be_detached_from() -> None:
     with pytest.raises(ConfigError, match="use adb: or ssh:"):
-        start_detached(LocalLink(), RUNNER, {}, [WAIT], limit_s=60)
+        new_job(LocalLink())
 
 
 def test_a_cut_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     faults = Faults()
     opened = shell_link(str(tmp_path), faults)
-    assert opened.alive()
+    job = new_job(opened)
     faults.read_bytes = 2  # of any stream from now on
     with pytest.raises(LinkError):
-        start_detached(opened, RUNNER, {}, [{"op": "wait", "ns": 600 * 10**9}], limit_s=300)
+        start_detached(opened, job, RUNNER, {}, [{"op": "wait", "ns": 600 * 10**9}], limit_s=300)
     faults.read_bytes = None
     opened.close()
 
@@ -197,9 +204,7 @@ def test_a_runtime_says_how_it_runs_unattended(tmp_path: Path, models: Path) -> 
     argv, env, requests = runtime.unattended(models / "add.onnx")
     trips = runtime.round_trips(3)
     assert len(trips) == 3
-    job = start_detached(
-        link, argv, env, numbered(*requests, {"op": "run", "handle": 1, "n": 2}, {"op": "bye"}), limit_s=300
-    )
+    job = start(link, argv, env, numbered(*requests, {"op": "run", "handle": 1, "n": 2}, {"op": "bye"}), limit_s=300)
     assert ended(link, job) == JobState("ended", 0)
     replies = outcome(link, job).replies
     assert replies[1]["handle"] == 1
