@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "deepen"
 
-BASE = {"arrivals", "errors", "units", "clock", "records", "catalog"}
+BASE = {"arrivals", "errors", "units", "clock", "records", "catalog", "scratch"}
 LIBRARY = {"graph", "devices", "traces", "meters", "kernels", "measure", "datasets", "predictors"}
 TOP = {"cli", "quickstart", "report", "__init__", "__main__"}
 ALLOWED: dict[str, set[str]] = {

@@ -6,10 +6,8 @@ import getpass
 import hashlib
 import os
 import shlex
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from deepen.devices.links.local import LocalLink, PipeChannel
 from deepen.devices.local import LocalDevice
 from deepen.errors import ConfigError
 from deepen.records import EnergyRecord
+from deepen.scratch import Scratch
 from deepen.testing.instruments.base import Emulator
 from deepen.testing.instruments.lvpm import Lvpm
 from deepen.testing.instruments.ppk2 import Ppk2
@@ -327,11 +326,13 @@ class VirtualBench:
         """Make a bench without devices."""
         self.devices: list[BenchDevice] = []
         self._folder: Path | None = None
+        self._scratch: Scratch | None = None
         self._count = 0  # also of those that did not start
 
     def __enter__(self) -> VirtualBench:
-        """Make the folder."""
-        self._folder = Path(tempfile.mkdtemp(prefix="deepen-bench-"))
+        """Make the folder; that of a bench which was killed is removed."""
+        self._scratch = Scratch("deepen-bench-")
+        self._folder = self._scratch.path
         return self
 
     def __exit__(
@@ -339,8 +340,8 @@ class VirtualBench:
     ) -> None:
         """End every device and remove the folder."""
         with ExitStack() as stack:
-            if self._folder is not None:
-                stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            if self._scratch is not None:
+                stack.callback(self._scratch.close)
             for device in self.devices:
                 stack.callback(device.close)
 

@@ -1,0 +1,80 @@
+"""Temporary folders that do not outlive their owner for long: where it was killed, the next start removes them.
+
+Each folder holds a file its owner keeps locked (``flock``). The kernel gives the lock back however the owner ends, so a
+folder whose lock is free belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+__all__ = ["Scratch"]
+
+_OWNER = ".owner"
+_UNOWNED_S = 86400.0
+"""A folder without the file is just being made, or was made by an older deepen; so long after, it is the latter."""
+
+
+class Scratch:
+    """A temporary folder of this process.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        """Make it, and remove those of the same kind whose owners were killed; :meth:`close` removes it.
+
+        Args:
+            prefix: What names of such folders begin with, for example ``deepen-session-``.
+
+        Raises:
+            OSError: If it cannot be made.
+        """
+        sweep(Path(tempfile.gettempdir()), prefix)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self._fd = os.open(self.path / f"{_OWNER}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        (self.path / f"{_OWNER}.new").rename(self.path / _OWNER)  # whoever sees the file finds it locked
+
+    def close(self) -> None:
+        """Remove it with everything in it; harmless when that is done."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(fd)
+
+
+def sweep(parent: Path, prefix: str) -> None:
+    """Remove this user's folders of a kind whose owners have ended; what cannot be removed stays."""
+    for folder in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if folder.is_symlink() or not folder.is_dir() or found.st_uid != os.getuid():
+                continue
+            owner = folder / _OWNER
+            if owner.exists() or time.time() - found.st_mtime > _UNOWNED_S:
+                _remove_unowned(folder, owner)
+
+
+def _remove_unowned(folder: Path, owner: Path) -> None:
+    """Remove a folder unless its owner lives.
+
+    Raises:
+        OSError: If it cannot be looked at.
+    """
+    if not owner.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    fd = os.open(owner, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(fd)
