@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
-from deepen.predictors.evaluation.measures import metrics
+from deepen.predictors.evaluation.additivity import additivity
+from deepen.predictors.evaluation.measures import confidence, metrics
 from deepen.predictors.rows import HasRecords, data_hash, screen
+from deepen.predictors.tally import predict_models, tally
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ def evaluate(predictor: Predictor, dataset: HasRecords | Sequence[EnergyRecord])
     Returns:
         ``overall`` and ``families`` (kernels), ``models`` with one entry per whole model, ``coverage`` (share of
         kernels answered by a regressor, percent), ``in_interval`` (share inside the nominal 90 % interval, percent),
-        ``left_out``, and ``warnings``, which say so if the predictor was trained on this very data.
+        ``additivity`` (where there are models: see :mod:`deepen.predictors.evaluation.additivity`), ``left_out``, and
+        ``warnings``, which say so if the predictor was trained on this very data.
 
     Raises:
         PredictorError: If the dataset has no usable record.
@@ -35,55 +39,65 @@ def evaluate(predictor: Predictor, dataset: HasRecords | Sequence[EnergyRecord])
     families = [r.family for r in rows.kernels]
     found = predictor.energies(families, rows.raw)
     measured = rows.energy_j
+    inside = np.abs(np.log(measured) - np.log(found.energy_j)) <= found.half_width
     of = np.array(families, dtype=str)
     by_family = {}
     for name in sorted(set(families)):
         mask = of == name
-        by_family[name] = metrics(measured[mask], found.energy_j[mask]) | {
+        by_family[name] = _measure(measured[mask], found.energy_j[mask], rows.keys, inside, mask) | {
             "method": "regressor" if bool(found.regressor[mask].all()) else "roofline",
             "extrapolated": int(found.extrapolated[mask].sum()),
         }
-    off = np.abs(np.log(measured) - np.log(found.energy_j)) if measured.size else measured
     return {
         "predictor": predictor.id,
         "source": predictor.source,
-        "overall": metrics(measured, found.energy_j),
+        "overall": _measure(measured, found.energy_j, rows.keys, inside, np.ones(measured.size, dtype=bool)),
         "families": by_family,
         "coverage": 100.0 * float(found.regressor.mean()) if measured.size else None,
-        "in_interval": 100.0 * float(np.mean(off <= found.half_width)) if measured.size else None,
+        "in_interval": 100.0 * float(np.mean(inside)) if measured.size else None,
         "models": _models(predictor, rows.models),
+        "additivity": additivity([*rows.kernels, *rows.models], predictor) if rows.models else None,
         "left_out": dict(rows.left_out),
         "warnings": _warnings(predictor, data_hash(rows), {r.device for r in (*rows.kernels, *rows.models)}),
     }
 
 
+def _measure(
+    measured: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    keys: Sequence[str],
+    inside: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """Measures of the rows of a mask; the first two hold those rows only."""
+    chosen = [k for k, m in zip(keys, mask, strict=True) if m]
+    return metrics(measured, predicted) | {
+        "in_interval": 100.0 * float(np.mean(inside[mask])) if chosen else None,
+        "confidence": confidence(measured, predicted, chosen, inside[mask]),
+    }
+
+
 def _models(predictor: Predictor, records: Sequence[EnergyRecord]) -> dict[str, Any]:
-    listed = []
-    for record in records:
-        kernels = record.kernels
-        prediction = predictor.predict_described(
-            [f"kernel_{i}" for i in range(len(kernels))],
-            [str(k["family"]) for k in kernels],
-            [k["features"] for k in kernels],
-            [float(k.get("multiplicity", 1.0)) for k in kernels],
-            model=record.name,
-        )
-        low, high = prediction.interval_j
-        listed.append(
-            {
-                "name": record.name,
-                "measured_j": record.energy_j,
-                "predicted_j": prediction.energy_j,
-                "interval_j": [low, high],
-                "inside": low <= record.energy_j <= high,
-                "error": 100.0 * (prediction.energy_j / record.energy_j - 1.0),
-                "coverage": prediction.coverage,
-            }
-        )
-    measured = np.array([m["measured_j"] for m in listed])
-    predicted = np.array([m["predicted_j"] for m in listed])
-    inside = 100.0 * float(np.mean([m["inside"] for m in listed])) if listed else None
-    return metrics(measured, predicted) | {"in_interval": inside, "rows": listed}
+    measured = np.array([r.energy_j for r in records])
+    energy, low, high, coverage = predict_models(predictor, tally(records)) if records else [np.zeros(0)] * 4
+    inside = (low <= measured) & (measured <= high)
+    listed = [
+        {
+            "name": record.name,
+            "measured_j": record.energy_j,
+            "predicted_j": float(energy[i]),
+            "interval_j": [float(low[i]), float(high[i])],
+            "inside": bool(inside[i]),
+            "error": 100.0 * (float(energy[i]) / record.energy_j - 1.0),
+            "coverage": float(coverage[i]),
+        }
+        for i, record in enumerate(records)
+    ]
+    return metrics(measured, energy) | {
+        "in_interval": 100.0 * float(np.mean(inside)) if listed else None,
+        "confidence": confidence(measured, energy, [r.name for r in records], inside),
+        "rows": listed,
+    }
 
 
 def _warnings(predictor: Predictor, digest: str, devices: set[str]) -> list[str]:

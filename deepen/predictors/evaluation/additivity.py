@@ -1,0 +1,111 @@
+"""Is a model the sum of its kernels? Measured kernels against measured models, apart from any prediction error.
+
+For a model all of whose kernels were also measured alone::
+
+    predicted / whole = (sum of measured kernels / whole) * (sum of predicted kernels / sum of measured) * context
+
+The first factor is the additivity error: no regressor takes part in it. The second is what the regressors add, the
+third what a predictor's model-level terms take back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.evaluation.measures import metrics
+from deepen.predictors.rows import HasRecords, screen
+from deepen.predictors.tally import predict_models, tally
+from deepen.records import EnergyRecord
+
+if TYPE_CHECKING:
+    from deepen.predictors.predictor import Predictor
+
+__all__ = ["additivity"]
+
+Floats = NDArray[np.float64]
+
+_WHOLE = 0.999
+"""A model counts as wholly measured if kernels with this share of its predicted energy (or work) were."""
+
+
+def additivity(dataset: HasRecords | Sequence[EnergyRecord], predictor: Predictor | None = None) -> dict[str, Any]:
+    """Compare sums of measured kernels with measured models.
+
+    Args:
+        dataset: Kernels and whole models measured on one device.
+        predictor: Tells the parts of its error apart, too.
+
+    Returns:
+        ``additivity``: measures of the sum of measured kernels against the whole, over models all of whose kernels were
+        measured; ``ratio``: median of that ratio; with a predictor ``kernels`` (sum of predicted against sum of
+        measured kernels) and ``prediction`` (prediction against the whole) over the same models; ``rows`` with one
+        entry per model, those partly measured included (``measured_share`` of their kernels' executions);
+        ``incomplete``: how many of those there are.
+
+    Raises:
+        PredictorError: If features have another version.
+    """
+    rows = screen(dataset)
+    counted = tally(rows.models)
+    known: dict[tuple[str, tuple[float, ...]], list[float]] = {}
+    for record in rows.kernels:
+        known.setdefault((record.family, tuple(record.features.values())), []).append(record.energy_j)
+    alone = np.array(
+        [
+            float(np.median(known.get((family, tuple(features.values())), [np.nan])))
+            for family, features in zip(counted.families, counted.features, strict=True)
+        ]
+    )
+    found = np.isfinite(alone)
+    executions = counted.sums(np.ones(alone.size))
+    share = counted.sums(found.astype(np.float64)) / np.where(executions > 0, executions, 1.0)
+    complete = share >= _WHOLE
+    whole = np.array([r.energy_j for r in rows.models])
+    total = counted.sums(np.where(found, alone, 0.0))
+    report: dict[str, Any] = {
+        "models": int(complete.sum()),
+        "incomplete": int((~complete).sum()),
+        "ratio": float(np.median(total[complete] / whole[complete])) if complete.any() else None,
+        "additivity": metrics(whole[complete], total[complete]),
+    }
+    predicted = sums = None
+    if predictor is not None and rows.models:
+        predicted = predict_models(predictor, counted)[0]
+        sums = counted.sums(predictor.energies(counted.families, predictor.matrix(counted.features)).energy_j)
+        report["kernels"] = metrics(total[complete], sums[complete])
+        report["prediction"] = metrics(whole[complete], predicted[complete])
+    report["rows"] = [
+        _row(
+            record.name,
+            float(share[i]),
+            float(whole[i]),
+            float(total[i]) if complete[i] else None,
+            None if sums is None else float(sums[i]),
+            None if predicted is None else float(predicted[i]),
+        )
+        for i, record in enumerate(rows.models)
+    ]
+    return report
+
+
+def _row(
+    name: str, share: float, whole: float, total: float | None, sums: float | None, predicted: float | None
+) -> dict[str, Any]:
+    """One model; errors in percent."""
+
+    def off(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else 100.0 * (a / b - 1.0)
+
+    return {
+        "name": name,
+        "measured_share": share,
+        "measured_j": whole,
+        "kernels_j": total,
+        "additivity_error": off(total, whole),
+        "kernel_error": off(sums, total),
+        "prediction_error": off(predicted, whole),
+    }
