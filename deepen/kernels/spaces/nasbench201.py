@@ -2,7 +2,7 @@
 
 A network is one cell fifteen times. Which kernels a cell becomes follows from a few facts about the runtime: whether
 equal nodes are merged, and which operators take the ReLU behind them. So a cell is evaluated symbolically, once, and
-counted per stage. Before the shortcut is trusted for a runtime, five networks that exercise every rule are built and
+counted per stage. Before the shortcut is trusted for a runtime, a few networks that exercise every rule are built and
 split for real; should a runtime behave otherwise (another version, an edited rule file), all networks are split.
 """
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.graph.spaces.nasbench201 import CELLS, CHANNELS, EDGES, RESOLUTION, build_graph, parse
+from deepen.graph.types import Tensor
+from deepen.kernels.anatomy.costs import op_cost
 from deepen.kernels.configure import configure
 from deepen.kernels.split import runtimes, split
 from deepen.kernels.types import Kernel
@@ -32,16 +34,18 @@ class _Behaviour:
         merges: Nodes that compute the same value become one.
         fused: Kinds of nodes that take a ReLU which alone reads them.
         scaled: Kinds of nodes that take the multiplication by zero of a ``none`` edge which alone reads them.
+        converted: A converter has rewritten the model: zeros are folded, what nobody reads is gone.
     """
 
     merges: bool
     fused: frozenset[str]
     scaled: frozenset[str] = frozenset()
+    converted: bool = False
 
 
 _BEHAVIOURS = {
-    "onnxruntime": _Behaviour(True, frozenset({"conv1", "conv3", "stem"}), frozenset({"conv1", "conv3", "stem"})),
-    "tflite-cpu": _Behaviour(False, frozenset({"conv1", "conv3", "stem", "add", "pool", "mul", "bn"})),
+    "onnxruntime": _Behaviour(True, frozenset({"conv1", "conv3"}), frozenset({"conv1", "conv3"})),
+    "tflite-cpu": _Behaviour(True, frozenset({"conv1", "conv3", "add", "pool", "bn"}), converted=True),
 }
 
 _PROBES = (
@@ -49,6 +53,8 @@ _PROBES = (
     "|skip_connect~0|+|avg_pool_3x3~0|avg_pool_3x3~1|+|avg_pool_3x3~0|avg_pool_3x3~1|nor_conv_3x3~2|",
     "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|",
     "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|nor_conv_3x3~2|",
+    "|none~0|+|nor_conv_3x3~0|none~1|+|none~0|nor_conv_3x3~1|none~2|",
+    "|avg_pool_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|",
     "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|",
 )
 """Cells that between them show merging of every kind and every fusion."""
@@ -56,8 +62,10 @@ _PROBES = (
 _Kind = tuple[str, str, bool]
 """Kind of node, kind of the node it takes (empty for none), whether it reads one tensor twice."""
 
-_Counts = dict[_Kind, int]
-"""How many nodes of each kind one cell has."""
+_ADD, _ADD_RELU, _RELU = ("add", "", False), ("add", "relu", False), ("relu", "", False)
+
+_ZERO = -1
+"""Stands for a tensor of zeros."""
 
 
 def kernel_counts(
@@ -102,6 +110,23 @@ def _split_counts(cell: str, runtime: str, classes: int, resolution: int) -> dic
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """A cell, evaluated.
+
+    Attributes:
+        counts: How many nodes of each kind it has.
+        reads: Whether its output depends on its input at all.
+        taken: Kind of the node that what writes its input would take (empty for none): it is then part of that.
+        output: Kind of the node that writes its output; ``None`` where that is its input, or zeros.
+    """
+
+    counts: dict[_Kind, int]
+    reads: bool
+    taken: str
+    output: _Kind | None
+
+
 @cache
 def _trusted(runtime: str, classes: int, resolution: int) -> bool:
     """Whether counting gives what splitting gives, on the probes."""
@@ -129,45 +154,72 @@ def _counted(
         return columns[kernel.key]
 
     distinct = {cell: _evaluate(cell, behaviour) for cell in dict.fromkeys(operations)}
-    kinds = list(dict.fromkeys(kind for counts in distinct.values() for kind in counts if kind[0] != "stem"))
+    kinds: dict[_Kind, None] = dict.fromkeys((_ADD, _ADD_RELU, _RELU, ("mul", "", False)))
+    for found in distinct.values():
+        kinds.update(dict.fromkeys(found.counts))
+        if found.output:
+            kinds[_with_relu(found.output)] = None
     sizes = [resolution >> stage for stage in range(len(CHANNELS))]
-    places = [
-        [column(_kernel(kind, width, size)) for kind in kinds] for width, size in zip(CHANNELS, sizes, strict=True)
+    stages = [
+        {kind: column(_kernel(kind, width, size)) for kind in kinds}
+        for width, size in zip(CHANNELS, sizes, strict=True)
     ]
     stems = [column(_conv(3, CHANNELS[0], resolution, 3, 1, relu=relu)) for relu in (False, True)]
-    fixed = Counter(column(kernel) for kernel in _surroundings(behaviour, classes, resolution))
+    between = Counter(column(kernel) for kernel in _reductions(resolution))
+    head = Counter(column(kernel) for kernel in _head(behaviour, classes, resolution))
     matrix = np.zeros((len(operations), len(kernels)), dtype=np.int64)
     for row, cell in enumerate(operations):
-        counts = distinct[cell]
+        found = distinct[cell]
         line = matrix[row]
-        for number, kind in enumerate(kinds):
-            if times := CELLS * counts.get(kind, 0):
-                for stage in places:
-                    line[stage[number]] += times
-        taken = next((takes for name, takes, _ in counts if name == "stem"), "")
-        line[stems[taken == "relu"]] += 1
-        if taken:  # in the first cell of all, this node is the stem's
-            line[places[0][kinds.index((taken, "", False))]] -= 1
-    for place, times in fixed.items():
-        matrix[:, place] += times
+        for place, times in head.items():
+            line[place] += times
+        if not found.reads:  # nobody reads what comes before the last cell
+            for kind, times in found.counts.items():
+                line[stages[-1][kind]] += times
+            continue
+        for place, times in between.items():
+            line[place] += times
+        for number, stage in enumerate(stages):
+            for kind, times in found.counts.items():
+                line[stage[kind]] += CELLS * times
+            if found.taken == "relu" and "add" in behaviour.fused:
+                _hand_over(line, stage, found.output, first=number == 0)
+        line[stems[found.taken == "relu"]] += 1
+        if found.taken:  # in the first cell of all, this node is the stem's
+            line[stages[0][found.taken, "", False]] -= 1
     used = np.flatnonzero(matrix.any(axis=0))
     return tuple(kernels[int(i)] for i in used), matrix[:, used]
 
 
-def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour) -> _Counts:
-    """Nodes of a cell whose input comes from an addition; ``stem`` tells what a convolution there would take."""
+def _with_relu(kind: _Kind) -> _Kind:
+    return kind[0], "relu", kind[2]
+
+
+def _hand_over(line: NDArray[np.int64], stage: dict[_Kind, int], output: _Kind | None, first: bool) -> None:
+    """A stage's cells give the ReLU that alone reads their input to what writes it: the cell or reduction before."""
+    if output is not None:
+        line[stage[_RELU]] -= CELLS - 1
+        line[stage[output]] -= CELLS - 1
+        line[stage[_with_relu(output)]] += CELLS - 1
+    if not first:
+        line[stage[_RELU]] -= 1
+        line[stage[_ADD]] -= 1
+        line[stage[_ADD_RELU]] += 1
+
+
+def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour) -> _Cell:
+    """Evaluate a cell whose input is not zeros."""
     nodes: list[tuple[str, tuple[int, ...]]] = [("input", ())]
     same = [0]  # the node that stands for each after merging
+    first: dict[tuple[str, tuple[int, ...]], int] = {}
 
     def add(kind: str, *inputs: int) -> int:
         nodes.append((kind, inputs))
         number = len(nodes) - 1
         same.append(number)
         if behaviour.merges and not kind.startswith("conv"):  # convolutions have weights of their own
-            merged = [same[i] for i in inputs]
-            same[number] = next(
-                i for i, (k, read) in enumerate(nodes) if k == kind and [same[j] for j in read] == merged
-            )  # fmt: skip
+            merged = tuple(same[i] for i in inputs)
+            same[number] = first.setdefault((kind, merged), number)
         return number
 
     values = {0: 0}
@@ -175,38 +227,63 @@ def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour) -> _Counts:
         x = values[source]
         match name:
             case "none":
-                y = add("mul", x)
+                y = _ZERO if behaviour.converted else add("mul", x)
             case "skip_connect":
                 y = x
             case "avg_pool_3x3":
-                y = add("pool", x)
+                y = x if x == _ZERO else add("pool", x)
             case _:
-                y = add("conv3" if name == "nor_conv_3x3" else "conv1", add("relu", x))
-        values[target] = add("add", values[target], y) if target in values else y
+                y = add("conv3" if name == "nor_conv_3x3" else "conv1", x if x == _ZERO else add("relu", x))
+        if target not in values or values[target] == _ZERO:
+            values[target] = y
+        elif y != _ZERO:
+            values[target] = add("add", values[target], y)
     kept = [number for number in range(len(nodes)) if same[number] == number]
+    if behaviour.converted:
+        kept = _alive(kept, nodes, same, values[len(values) - 1])
     readers: dict[int, list[int]] = {}
     for number in kept:
-        for place in dict.fromkeys(same[i] for i in nodes[number][1]):
+        for place in dict.fromkeys(same[i] for i in nodes[number][1] if i != _ZERO):
             readers.setdefault(place, []).append(number)
-    counts: _Counts = {}
+    counts: dict[_Kind, int] = {}
+    taken = ""
+    output: _Kind | None = None
     gone: set[int] = set()
     for number in kept:
         if number in gone:
             continue
         kind, inputs = nodes[number]
-        kind = "stem" if kind == "input" else kind
-        alone = readers[number][0] if len(readers.get(number, ())) == 1 else -1
+        if behaviour.converted:
+            inputs = tuple(i if i == _ZERO else same[i] for i in inputs)
+        alone = readers[number][0] if len(readers.get(number, ())) == 1 else 0
         takes = ""
-        if alone > 0 and nodes[alone][0] == "relu" and kind in behaviour.fused:
+        if alone and nodes[alone][0] == "relu" and kind in (*behaviour.fused, "input"):
             takes = "relu"
-        elif alone > 0 and nodes[alone][0] == "mul" and kind in behaviour.scaled:
+        elif alone and nodes[alone][0] == "mul" and kind in (*behaviour.scaled, "input") and behaviour.scaled:
             takes = "mul"
-        if takes and kind != "stem":
+        if number == 0:
+            taken = takes
+            continue
+        if takes:
             gone.add(alone)
-        if takes or kind != "stem":
-            key = (kind, takes, len(inputs) > len(set(inputs)))
-            counts[key] = counts.get(key, 0) + 1
-    return counts
+        key = (kind, takes, len(inputs) > len(set(inputs)))
+        counts[key] = counts.get(key, 0) + 1
+        if values[len(values) - 1] != _ZERO and number == same[values[len(values) - 1]]:
+            output = key
+    return _Cell(counts, 0 in kept, taken, output)
+
+
+def _alive(
+    kept: Sequence[int], nodes: Sequence[tuple[str, tuple[int, ...]]], same: Sequence[int], output: int
+) -> list[int]:
+    """Nodes whose result reaches the output."""
+    wanted = {_ZERO if output == _ZERO else same[output]}
+    alive = []
+    for number in reversed(kept):
+        if number in wanted:
+            alive.append(number)
+            wanted.update(i if i == _ZERO else same[i] for i in nodes[number][1])
+    return alive[::-1]
 
 
 def _kernel(kind: _Kind, width: int, size: int) -> Kernel:
@@ -220,7 +297,7 @@ def _kernel(kind: _Kind, width: int, size: int) -> Kernel:
         case "relu":
             return configure("relu", {"shape": shape})
         case "pool":
-            return _pool(width, size, 3, 1, 1)
+            return _pool_relu(width, size) if relu else _pool(width, size, 3, 1, 1)
         case "mul":
             return configure("binary", {"op": "Mul", "in_shapes": [shape, []], "sources": [0, -1]})
         case _:
@@ -250,8 +327,30 @@ def _pool(width: int, size: int, kernel: int, stride: int, pad: int) -> Kernel:
     )  # fmt: skip
 
 
-def _surroundings(behaviour: _Behaviour, classes: int, resolution: int) -> list[Kernel]:
-    """Kernels of the reduction blocks and behind the last cell: the same in every network."""
+def _pool_relu(width: int, size: int) -> Kernel:
+    """A pooling with a ReLU behind it, which no family describes."""
+    given = Tensor("x", (1, width, size, size), "float32")
+    return Kernel(
+        name=f"pool-relu-{width}",
+        family="other",
+        op_types=("AveragePool", "Relu"),
+        params={
+            "op_types": ["AveragePool", "Relu"], "in_shapes": [[1, width, size, size]],
+            "out_shapes": [[1, width, size, size]], "dtype": "float32",
+        },
+        inputs=(given,),
+        weights=(),
+        outputs=(replace(given, name="y"),),
+        node_names=(),
+        macs=0,
+        ops=given.elements * (op_cost("AveragePool") + op_cost("Relu")),
+        bytes_read=given.nbytes,
+        bytes_written=given.nbytes,
+    )  # fmt: skip
+
+
+def _reductions(resolution: int) -> list[Kernel]:
+    """Kernels of the residual blocks between stages."""
     found = []
     for stage, (before, width) in enumerate(zip(CHANNELS, CHANNELS[1:], strict=False)):
         size = resolution >> stage
@@ -265,15 +364,20 @@ def _surroundings(behaviour: _Behaviour, classes: int, resolution: int) -> list[
             _conv(before, width, half, 1, 1, bias=False),
             configure("add", {"in_shapes": [shape, shape], "sources": [0, 1]}),
         ]
+    return found
+
+
+def _head(behaviour: _Behaviour, classes: int, resolution: int) -> list[Kernel]:
+    """Kernels behind the last cell."""
     last, size = CHANNELS[-1], resolution >> (len(CHANNELS) - 1)
     shape = [1, last, size, size]
     if "bn" in behaviour.fused:
-        found.append(configure("bnrelu", {"shape": shape, "activation": "relu"}))
+        normalised = [configure("bnrelu", {"shape": shape, "activation": "relu"})]
     else:
-        found += [configure("bn", {"shape": shape}), configure("relu", {"shape": shape})]
-    found += [
+        normalised = [configure("bn", {"shape": shape}), configure("relu", {"shape": shape})]
+    return [
+        *normalised,
         configure("global-avgpool", {"c": last, "spatial": [size] * 2}),
         configure("reshape", {"shape": [1, last, 1, 1], "out_shape": [1, last]}),
         configure("fc", {"m": 1, "k": last, "n": classes, "bias": True, "trans_b": True}),
     ]
-    return found
