@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deepen.predictors.calibration.fit import calibrate
     from deepen.predictors.estimator import LogWorkRegressor
     from deepen.predictors.evaluation import evaluate, metrics
     from deepen.predictors.predictor import Predictor
@@ -26,6 +27,7 @@ __all__ = [
     "Predictor",
     "Recipe",
     "available",
+    "calibrate",
     "evaluate",
     "home",
     "load",
@@ -41,6 +43,7 @@ if not TYPE_CHECKING:
         "Predictor": "predictor",
         "Recipe": "recipes",
         "available": "store",
+        "calibrate": "calibration.fit",
         "evaluate": "evaluation",
         "home": "store",
         "load": "store",

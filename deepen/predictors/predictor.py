@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deepen.errors import DeepenError, PredictorError
 from deepen.kernels.types import Split
 from deepen.predictors import artefact
+from deepen.predictors.calibration.layer import Calibration
 from deepen.predictors.context import Context, in_model
 from deepen.predictors.counted import ModelEnergies, predict_counts
 from deepen.predictors.described import Described, describe_file, describe_files, describe_split
@@ -37,11 +38,13 @@ class Predictor:
         card: What it was trained on and how well it does (plain JSON values).
         parameters: Arrays of the kernel regressors.
         context: Model-level terms.
+        calibration: Factors on the kernels' energies; ``None`` where it was trained for what it predicts.
     """
 
     card: Mapping[str, Any]
     parameters: Parameters = field(repr=False)
     context: Context = field(repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
 
     @property
     def id(self) -> str:
@@ -64,7 +67,9 @@ class Predictor:
         card, parameters = artefact.read(path)
         if not isinstance(card.get("id"), str) or card.get("source") not in get_args(Source):
             raise PredictorError(f"{path}: the card lacks an id or a known source")
-        predictor = cls(card, parameters, Context.from_json(card.get("context") or {}))
+        layer = card.get("calibration")
+        calibration = None if layer is None else Calibration.from_json(layer)
+        predictor = cls(card, parameters, Context.from_json(card.get("context") or {}), calibration)
         predictor._check_features(path)
         return predictor
 
@@ -255,7 +260,10 @@ class Predictor:
             families: Family of each kernel.
             raw: Features, float64, shape (n, features).
         """
-        return self.parameters.predict(families, raw)
+        found = self.parameters.predict(families, raw)
+        if self.calibration is None:
+            return found
+        return self.calibration.apply(found, families, raw, self.parameters.feature_names)
 
     def matrix(self, features: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
         """Features of kernels as a matrix in this predictor's order, float64, shape (n, features)."""

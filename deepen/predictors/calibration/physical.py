@@ -1,0 +1,70 @@
+"""The base of those who have none: joules per multiply-accumulate, operation, byte and call, fitted to measurements.
+
+The physical form is the roofline of :mod:`deepen.predictors.work`. Its prior says only that a byte moved and an
+operation cost about what a multiply-accumulate costs, and a call about as much as a hundred thousand of them (some
+microseconds of a core): orders of magnitude that hold from phones to servers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.calibration.cases import Cases
+from deepen.predictors.columns import WORK_TERMS, column_names, work_terms
+from deepen.predictors.forest import concatenate
+from deepen.predictors.model import Parameters
+from deepen.predictors.work import fit_work
+
+__all__ = ["physical_form"]
+
+Floats = NDArray[np.float64]
+
+_CALL = 1e5
+"""Energy of a call as a multiple of a multiply-accumulate's; every other term of work counts as one."""
+_HALF_WIDTH = float(np.log(3.0))
+
+
+def physical_form(cases: Cases, feature_names: tuple[str, ...]) -> Parameters:
+    """Fit the physical form to measurements of kernels or whole models.
+
+    Args:
+        cases: The measurements.
+        feature_names: Names of the features.
+
+    Returns:
+        Parameters without families: every kernel is answered by the roofline.
+    """
+    terms = cases.counts @ work_terms(cases.raw, feature_names)
+    weight = 1.0 / (0.03**2 + cases.relative_sd**2)
+    ratios = np.array([*np.ones(len(WORK_TERMS)), _CALL])
+    prior = ratios * float(np.median(cases.energy_j / (terms @ ratios)))
+    work = fit_work(terms, cases.energy_j, weight / weight.mean(), prior, prior_rows=1.0)
+    # A term the measurements do not show is not free of charge elsewhere.
+    return _without_families(np.maximum(work, 0.01 * prior), feature_names)
+
+
+def _without_families(work: Floats, names: tuple[str, ...]) -> Parameters:
+    d = len(column_names(names))
+    wide, narrow = np.zeros((0, d)), np.zeros((0, d), np.float32)
+    start = np.zeros(1, np.int32)
+    return Parameters(
+        families=(),
+        feature_names=names,
+        regressor=np.zeros(0, dtype=np.bool_),
+        work=work[None, :],
+        half_width=np.array([_HALF_WIDTH]),
+        trend_mean=wide,
+        trend_scale=wide,
+        trend_coefficient=wide,
+        trend_intercept=np.zeros(0),
+        trend_share=np.zeros(0),
+        range_low=narrow,
+        range_high=narrow,
+        forest=concatenate([]),
+        tree_start=start,
+        gaussian_x=narrow,
+        gaussian_alpha=np.zeros(0),
+        gaussian_start=start,
+        gaussian_inverse_length=wide,
+    )
