@@ -45,7 +45,18 @@ fi
 umask 077
 mkdir -p "$w/jobs" "$w/files" && chmod 700 "$w" && [ -w "$w" ] && [ -w "$w/jobs" ] && [ -w "$w/files" ] &&
     { [ -O "$w" ] || [ "$(id -u)" = 0 ]; } || { echo "cannot write the folder $w there"; exit 4; }
+for j in "$w"/jobs/*; do
+    [ -d "$j" ] || continue
+    t=${j##*/}
+    # Brackets keep the pattern from matching the command line of grep itself.
+    grep -qs "[${t%"${t#?}"}]${t#?}" /proc/[0-9]*/cmdline /proc/[0-9]*/environ || rm -rf "$j"
+done
 echo "$w"
+"""
+"""Argument: work folder wanted, or nothing. Says which one it is.
+
+Removes the folders of jobs that nobody carries on: those a device left behind when it restarted. Each job's own shell
+has its token in its command line until it has removed the folder itself.
 """
 
 

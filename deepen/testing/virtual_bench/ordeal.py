@@ -26,7 +26,7 @@ from deepen.records import EnergyRecord
 from deepen.testing.virtual_bench.bench import VirtualBench
 from deepen.testing.virtual_bench.power_model import DeviceModel
 
-__all__ = ["Aim", "Compared", "Ordeal", "Strike", "Verdict", "compare", "draw_strikes", "families_of"]
+__all__ = ["Aim", "Compared", "Ordeal", "Strike", "Verdict", "compare", "draw_strikes", "families_of", "held"]
 
 Kind = Literal["kill host", "restart device", "cut link", "unplug meter"]
 
@@ -369,8 +369,8 @@ class Ordeal:
         deadline = Deadline(_QUIET_S)
         while (found := self._processes()) and not deadline.expired:
             time.sleep(_LOOK_S)
-        found += [f"lock {path.name} is held" for path in (self.folder / "run").rglob("*.lock") if _held(path)]
-        found += [f"temporary file {path.name}" for path in (self.folder / "tmp").iterdir()]
+        found += [f"lock {path.name} is held" for path in (self.folder / "run").rglob("*.lock") if held(path)]
+        found += [f"temporary file {path.name}" for path in (self.folder / "tmp").glob("deepen-*")]
         found += [f"setting to give back: {path.name}" for path in (self.folder / "state").rglob("*.jsonl")]
         if (self.dataset / ".work").exists():
             found.append("the campaign's work folder")
@@ -392,7 +392,7 @@ class Ordeal:
         return found
 
 
-def _held(path: Path) -> bool:
+def held(path: Path) -> bool:
     """Whether somebody holds a lock file."""
     with path.open("rb") as file:
         try:

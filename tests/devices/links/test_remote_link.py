@@ -470,3 +470,19 @@ def test_several_threads_share_a_link(home: Path) -> None:
         found = list(pool.map(lambda n: link.run(["echo", str(n)], timeout_s=120).stdout, range(24)))
     assert found == [f"{n}\n".encode() for n in range(24)]
     link.close()
+
+
+def test_folders_of_jobs_that_a_restart_ended_go_with_the_next_connection(link: RemoteLink, home: Path) -> None:
+    channel = link.spawn(["sleep", "1000"], {})
+    jobs = home / ".cache" / "deepen" / "jobs"
+    (living,) = jobs.iterdir()
+    dead = jobs / "0123456789abcdef0123456789abcdef"
+    dead.mkdir()
+    (dead / "pid").write_text("1 1\n")
+    other = shell_link(str(home))
+    try:
+        assert other.alive()
+        assert list(jobs.iterdir()) == [living]
+    finally:
+        other.close()
+    channel.kill()
