@@ -1,10 +1,10 @@
 """NAS-Bench-201: from a cell's string to the whole network as an ONNX model.
 
 The space and the network around the cell are those of Dong and Yang, "NAS-Bench-201: Extending the Scope of
-Reproducible Neural Architecture Search" (ICLR 2020), section 2: a cell has four nodes; each of its six edges carries one
-of five operations and a node is the sum of its incoming edges. The network is a 3x3 convolution with batch
-normalisation to 16 channels, three stages of five cells with 16, 32 and 64 channels, a basic residual block with stride 2
-between stages, then batch normalisation, ReLU, global average pooling and a fully connected layer.
+Reproducible Neural Architecture Search" (ICLR 2020), section 2: a cell has four nodes; each of its six edges carries
+one of five operations and a node is the sum of its incoming edges. The network is a 3x3 convolution with batch
+normalisation to 16 channels, three stages of five cells with 16, 32 and 64 channels, a basic residual block with
+stride 2 between stages, then batch normalisation, ReLU, global average pooling and a fully connected layer.
 
 A cell is written ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``. The authors' own numbering of the cells is random and comes
 with their files; here a cell's number is its position in the order of :data:`OPERATIONS` with the last edge fastest.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,13 @@ def parse(text: str) -> tuple[str, ...]:
     Raises:
         ConfigError: If it is no cell of the space.
     """
+    return _parse(str(text))
+
+
+@lru_cache(maxsize=SIZE)
+def _parse(text: str) -> tuple[str, ...]:
     found: list[str] = []
-    nodes = str(text).strip().split("+")
+    nodes = text.strip().split("+")
     for target, part in enumerate(nodes, start=1):
         edges = part[1:-1].split("|") if part.startswith("|") and part.endswith("|") and len(part) > 1 else []
         if len(edges) != target:
@@ -154,8 +160,8 @@ def build_model(
 ) -> onnx.ModelProto:
     """A cell's network as an ONNX model, written as an exporter writes the authors' PyTorch modules.
 
-    A ``none`` edge is a multiplication by zero, which nothing removes: what hangs on it runs. A ``skip_connect`` edge is
-    no node. Convolutions have no bias but a batch normalisation behind them.
+    A ``none`` edge is a multiplication by zero: whether that runs is up to the runtime. A ``skip_connect`` edge is no
+    node. Convolutions have no bias but a batch normalisation behind them.
 
     Args:
         cell: The cell's string.

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,10 +156,10 @@ def _counted(
 
     distinct = {cell: _evaluate(cell, behaviour) for cell in dict.fromkeys(operations)}
     kinds: dict[_Kind, None] = dict.fromkeys((_ADD, _ADD_RELU, _RELU, ("mul", "", False)))
-    for found in distinct.values():
-        kinds.update(dict.fromkeys(found.counts))
-        if found.output:
-            kinds[_with_relu(found.output)] = None
+    for cell in distinct.values():
+        kinds.update(dict.fromkeys(cell.counts))
+        if cell.output:
+            kinds[_with_relu(cell.output)] = None
     sizes = [resolution >> stage for stage in range(len(CHANNELS))]
     stages = [
         {kind: column(_kernel(kind, width, size)) for kind in kinds}
@@ -167,26 +168,31 @@ def _counted(
     stems = [column(_conv(3, CHANNELS[0], resolution, 3, 1, relu=relu)) for relu in (False, True)]
     between = Counter(column(kernel) for kernel in _reductions(resolution))
     head = Counter(column(kernel) for kernel in _head(behaviour, classes, resolution))
-    matrix = np.zeros((len(operations), len(kernels)), dtype=np.int64)
-    for row, cell in enumerate(operations):
-        found = distinct[cell]
-        line = matrix[row]
-        for place, times in head.items():
-            line[place] += times
-        if not found.reads:  # nobody reads what comes before the last cell
-            for kind, times in found.counts.items():
-                line[stages[-1][kind]] += times
-            continue
-        for place, times in between.items():
-            line[place] += times
-        for number, stage in enumerate(stages):
-            for kind, times in found.counts.items():
-                line[stage[kind]] += CELLS * times
-            if found.taken == "relu" and "add" in behaviour.fused:
-                _hand_over(line, stage, found.output, first=number == 0)
-        line[stems[found.taken == "relu"]] += 1
-        if found.taken:  # in the first cell of all, this node is the stem's
-            line[stages[0][found.taken, "", False]] -= 1
+    found = list(distinct.values())
+    place = {kind: number for number, kind in enumerate(kinds)}
+    inside = np.zeros((len(found), len(kinds)), dtype=np.int64)
+    for row, cell in enumerate(found):
+        for kind, times in cell.counts.items():
+            inside[row, place[kind]] = times
+    whole = np.array([cell.reads for cell in found])  # of the others nobody reads what comes before the last cell
+    matrix = np.zeros((len(found), len(kernels)), dtype=np.int64)
+    for number, stage in enumerate(stages):
+        counts = CELLS * inside
+        _hand_over(counts, found, place, behaviour, first=number == 0)
+        counts *= whole[:, None]
+        if number == len(stages) - 1:
+            counts += inside * ~whole[:, None]
+        for kind, at in stage.items():  # one by one: several kinds may be one kernel
+            matrix[:, at] += counts[:, place[kind]]
+    taken = np.array([cell.taken == "relu" for cell in found])
+    matrix[:, stems[0]] += whole & ~taken
+    matrix[:, stems[1]] += whole & taken
+    for at, times in between.items():
+        matrix[:, at] += times * whole
+    for at, times in head.items():
+        matrix[:, at] += times
+    rows = {cell: row for row, cell in enumerate(distinct)}
+    matrix = matrix[[rows[cell] for cell in operations]]
     used = np.flatnonzero(matrix.any(axis=0))
     return tuple(kernels[int(i)] for i in used), matrix[:, used]
 
@@ -195,18 +201,36 @@ def _with_relu(kind: _Kind) -> _Kind:
     return kind[0], "relu", kind[2]
 
 
-def _hand_over(line: NDArray[np.int64], stage: dict[_Kind, int], output: _Kind | None, first: bool) -> None:
-    """A stage's cells give the ReLU that alone reads their input to what writes it: the cell or reduction before."""
-    if output is not None:
-        line[stage[_RELU]] -= CELLS - 1
-        line[stage[output]] -= CELLS - 1
-        line[stage[_with_relu(output)]] += CELLS - 1
-    if not first:
-        line[stage[_RELU]] -= 1
-        line[stage[_ADD]] -= 1
-        line[stage[_ADD_RELU]] += 1
+def _hand_over(
+    counts: NDArray[np.int64], found: Sequence[_Cell], place: dict[_Kind, int], behaviour: _Behaviour, first: bool
+) -> None:
+    """Give the node that alone reads a cell's input to what writes it: the stem, a reduction or the cell before.
+
+    Args:
+        counts: Nodes of a stage, shape (cells, kinds); changed.
+        found: The cells.
+        place: Column of each kind.
+        behaviour: Of the runtime.
+        first: Whether it is the first stage, whose first cell reads the stem.
+    """
+    for row, cell in enumerate(found):
+        if not cell.taken:
+            continue
+        if first:
+            counts[row, place[cell.taken, "", False]] -= 1
+        if cell.taken != "relu" or "add" not in behaviour.fused:
+            continue
+        if not first:
+            counts[row, place[_RELU]] -= 1
+            counts[row, place[_ADD]] -= 1
+            counts[row, place[_ADD_RELU]] += 1
+        if cell.output is not None:
+            counts[row, place[_RELU]] -= CELLS - 1
+            counts[row, place[cell.output]] -= CELLS - 1
+            counts[row, place[_with_relu(cell.output)]] += CELLS - 1
 
 
+@cache
 def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour) -> _Cell:
     """Evaluate a cell whose input is not zeros."""
     nodes: list[tuple[str, tuple[int, ...]]] = [("input", ())]
@@ -352,7 +376,7 @@ def _pool_relu(width: int, size: int) -> Kernel:
 def _reductions(resolution: int) -> list[Kernel]:
     """Kernels of the residual blocks between stages."""
     found = []
-    for stage, (before, width) in enumerate(zip(CHANNELS, CHANNELS[1:], strict=False)):
+    for stage, (before, width) in enumerate(pairwise(CHANNELS)):
         size = resolution >> stage
         half = size // 2
         shape = [1, width, half, half]
