@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from deepen.campaign.tasks import Matrix
 from deepen.datasets import Dataset
 from deepen.datasets.disk import make_folder
 from deepen.errors import ConfigError, DatasetError
+from deepen.measure.engines import AUTO, engine_name
 
 if TYPE_CHECKING:
     from deepen.measure import Session
@@ -143,8 +144,11 @@ def build_dataset(
     pairs: Sequence[Pair] = (),
     seed: int = 0,
     threads: int | Sequence[int] = 1,
-    runtimes: Sequence[str] = ("onnxruntime",),
+    runtimes: Sequence[str] = (AUTO,),
+    delegate: str = "",
     repeats: int = 1,
+    prepare: bool = True,
+    settings: Mapping[str, Any] | None = None,
     exclude: Sequence[Path] = (),
     max_macs: int | None = None,
     on_progress: Callable[[CampaignProgress], None] | None = None,
@@ -164,8 +168,12 @@ def build_dataset(
         pairs: Devices with their meters, measured on side by side; instead of ``device`` and ``meter``.
         seed: Seed of sample, order and inputs.
         threads: Intra-operator threads; several to measure every kernel with each.
-        runtimes: Inference engines; every kernel is measured by each.
+        runtimes: Inference engines; every kernel is measured by each. ``auto`` alone is the one the dataset was begun
+            with, else the first that works of those the device's profile lists.
+        delegate: Accelerator of these engines; empty for the CPU.
         repeats: Records of each kernel under each condition.
+        prepare: Whether the settings of a device's profile are set; those of this machine never are.
+        settings: Settings to set besides, on every device.
         exclude: Model files whose kernel configurations are left out.
         max_macs: Largest kernel, multiply-accumulates.
         on_progress: Called at the start, after every kernel, and with news of a device.
@@ -181,25 +189,30 @@ def build_dataset(
         raise ConfigError(f"the number of kernels must be at least 1, not {count}")
     if minutes is not None and not 0 < minutes < 1e6:
         raise ConfigError(f"the time must be a positive number of minutes, not {minutes:g}")
-    matrix = Matrix(tuple(runtimes), (threads,) if isinstance(threads, int) else tuple(threads), repeats)
-    _check_runtimes(matrix.runtimes)
+    counts = (threads,) if isinstance(threads, int) else tuple(threads)
+    names = _named_runtimes(out, runtimes, delegate)
+    Matrix(names, counts, repeats)  # refuses what makes no sense before anything is opened
     if count is None:
         count = DEFAULT_COUNT if minutes is None else min(_MOST, max(1, int(minutes * _PER_MINUTE)))
     plan_path = out / "plan.json"
     plan = plan_kernels(plan_path, families, count, seed, model_keys(exclude), max_macs)
-    settings = Settings(runtime=matrix.runtimes[0], threads=matrix.threads[0])
     known = load_stations(out)
+    options: dict[str, Any] = {} if prepare else {"prepare": False}
+    options |= {"settings": dict(settings)} if settings else {}
+    options |= {"delegate": delegate} if delegate and names == (AUTO,) else {}
     stations = [
-        Station(pair, known=known.get(pair.name), runtime=settings.runtime, threads=settings.threads, seed=seed)
+        Station(pair, known=known.get(pair.name), runtime=names[0], threads=counts[0], seed=seed, **options)
         for pair in pairs or (Pair(device, meter),)
     ]
     with ExitStack() as stack:
         # Whoever is writing there is found before the sessions disturb it; a folder is made after all else is well.
         there = (out / "card.json").exists()
         dataset = stack.enter_context(Dataset.open(out, create=True)) if there else None
-        prepare: dict[str, Prepare] = {}
-        fleet = stack.enter_context(Fleet(stations, prepare, retries=settings.retries, patience=patience))
+        preparers: dict[str, Prepare] = {}
+        fleet = stack.enter_context(Fleet(stations, preparers, retries=Settings().retries, patience=patience))
         fleet.start()
+        matrix = Matrix(_agreed(names, stations), counts, repeats)
+        how = Settings(runtime=matrix.runtimes[0], threads=counts[0])
         facts = [station.facts for station in stations if station.facts]
         check_conditions(dataset, facts, matrix)
         dataset = dataset or stack.enter_context(Dataset.open(out, create=True))
@@ -209,7 +222,7 @@ def build_dataset(
         stack.callback(fleet.close)  # before the folder its threads write in is removed
         for number, station in enumerate(stations):
             make_folder(folder / str(number))
-            prepare[station.name] = Preparer(folder / str(number), settings)
+            preparers[station.name] = Preparer(folder / str(number), how)
 
         def tell(state: CampaignProgress) -> None:
             log_progress(out, state)
@@ -226,10 +239,45 @@ def build_dataset(
         )
 
 
+def _named_runtimes(out: Path, runtimes: Sequence[str], delegate: str) -> tuple[str, ...]:
+    """Runtimes by name; ``auto`` stays where no dataset says what it was begun with.
+
+    Raises:
+        ConfigError: If one is unknown, has no such accelerator, or is one kernels cannot be made for.
+        DatasetError: If the dataset is damaged.
+    """
+    if tuple(runtimes) != (AUTO,):
+        if AUTO in runtimes:
+            raise ConfigError("the runtime 'auto' goes alone; name all of them, or none")
+        names = tuple(engine_name(name, delegate) for name in runtimes)
+        _check_runtimes(names)
+        return names
+    begun = {record.runtime for record in Dataset.open(out)} if (out / "card.json").exists() else set()
+    return (begun.pop(),) if len(begun) == 1 else (AUTO,)
+
+
+def _agreed(names: tuple[str, ...], stations: Sequence[Station]) -> tuple[str, ...]:
+    """What ``auto`` has become on the devices that are there.
+
+    Raises:
+        ConfigError: If they would be measured by different runtimes, or none is there.
+    """
+    if names != (AUTO,):
+        return names
+    found = {s.name: s.runtime for s in stations if s.is_open}
+    chosen = tuple(dict.fromkeys(found.values()))
+    if len(chosen) != 1:
+        told = ", ".join(f"{name}: {runtime}" for name, runtime in found.items()) or "no device is there"
+        raise ConfigError(f"name the runtime to measure with by --runtime ({told})")
+    _check_runtimes(chosen)
+    return chosen
+
+
 def _check_runtimes(runtimes: Sequence[str]) -> None:
     """Refuse runtimes that do not run what kernels are built as: ONNX models, split as ONNX Runtime fuses them."""
     for name in runtimes:
         if splitter(name) != "onnxruntime":
             raise ConfigError(
-                f"kernels are made as ONNX models, which '{name}' does not run; use onnxruntime or crunner"
+                f"kernels are made as ONNX models and as ONNX Runtime fuses them, which '{name}' does not run like "
+                "that; use onnxruntime, crunner or perf_test"
             )

@@ -8,8 +8,9 @@ The rules, per station:
   station is opened again after 1, 2, 4 ... 60 seconds until it answers or ``patience_s`` is over.
 - A task that fails ``retries`` times more, each time on a station that had just answered, has failed.
 - A station on which ``MAX_FAILURES`` tasks in a row failed like that is stopped: it is at fault, not they.
-- A record made too hot, or while the reference workload had drifted, does not count: the task goes back, the station
-  rests, and after ``MAX_RESTS`` rests in a row without a good record it is stopped, while the others go on.
+- A record made too hot, by a device that throttled, or while the reference workload had drifted, does not count: the
+  task goes back, the station rests, and after ``MAX_RESTS`` rests in a row without a good record it is stopped, while
+  the others go on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from deepen.campaign.executor import Notice, Outcome
 from deepen.campaign.prepare import Prepare, finish
@@ -117,6 +119,8 @@ class Fleet:
         self._unstored = ""
         self._pending = 0
         self._threads: list[threading.Thread] = []
+        for station in self.stations:
+            station.tell = partial(self._tell, station)
 
     def __enter__(self) -> Fleet:
         return self

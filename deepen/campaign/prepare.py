@@ -84,8 +84,15 @@ class _How(NamedTuple):
 
 
 def splitter(runtime: str) -> str:
-    """Name under which the splitter knows how a runtime fuses: our C runner loads ONNX Runtime itself."""
-    return {"crunner": "onnxruntime"}.get(runtime, runtime)
+    """Name under which the splitter knows how a runtime fuses.
+
+    Our C runner and ``onnxruntime_perf_test`` load ONNX Runtime itself. With an accelerator, ONNX Runtime hands it the
+    nodes of the graph, so a kernel that is one node or one fused node on the CPU is one there, too.
+    """
+    from deepen.devices.local import DELEGATES
+
+    base = DELEGATES.get(runtime, runtime)
+    return {"crunner": "onnxruntime", "perf_test": "onnxruntime"}.get(base, base)
 
 
 class Preparer:

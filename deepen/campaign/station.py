@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
+from deepen.measure.conditions import hold_device, log_news, serial_of
+from deepen.measure.heat import slowed
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
@@ -110,9 +113,10 @@ class OpenSession(Protocol):
 
 
 def _default_open_session() -> OpenSession:
+    """Opens without waiting for the device to cool down: that is done before each task, and told as a rest."""
     from deepen.measure import open_session
 
-    return open_session
+    return partial(open_session, cool_s=0.0)
 
 
 class Station:
@@ -124,6 +128,7 @@ class Station:
         name: What progress and messages call it.
         facts: Who is there; ``None`` before it was ever opened.
         sleep: Waits in this station's time; ``None`` for real time.
+        tell: Called with news of the device, each once.
     """
 
     def __init__(
@@ -143,7 +148,7 @@ class Station:
             open_session: Opens them; by default :func:`deepen.measure.open_session`.
             known: Who was there in an earlier run; who answers at the first opening takes their place, and who is
                 gone then is waited for.
-            runtime: Runtime of the first session.
+            runtime: Runtime of the first session; ``auto`` for what suits the device.
             sleep: Waits; for stand-ins in virtual time.
             **options: Passed to the session.
         """
@@ -151,6 +156,8 @@ class Station:
         self.name = pair.name
         self.facts = known
         self.sleep = sleep
+        self.tell: Callable[[str], None] = log_news
+        self._told: set[str] = set()
         self._open_session = open_session
         self._options = options
         self._stack = ExitStack()
@@ -164,6 +171,11 @@ class Station:
     def is_open(self) -> bool:
         """Whether a session is open."""
         return self._session is not None
+
+    @property
+    def runtime(self) -> str:
+        """Runtime of the session that is open, or was last."""
+        return self._runtime
 
     @property
     def drift(self) -> tuple[tuple[float, float], ...]:
@@ -193,37 +205,33 @@ class Station:
                 self.pair.meter,
                 claim=lambda device: self._claim(device, serials, strict),
                 runtime=wanted,
+                tell=self._tell_once,
                 **self._options,
             )
             session = stack.enter_context(opened)
             self._check(session, serials[0] if serials else "", strict)
             self._stack = stack.pop_all()
-        self._session, self._runtime = session, wanted
+        self._session, self._runtime = session, str(getattr(session, "runtime", wanted))
         self._keep_baseline(session)
         return session
 
     @contextmanager
     def _claim(self, device: Device, serials: list[str], strict: bool) -> Iterator[None]:
         """Check which device answered, and keep every other campaign away from it."""
-        from deepen.meters.stream.locks import InstrumentLock
-
-        serial = str(getattr(getattr(device, "identity", None), "serial", ""))
+        serial = serial_of(device)
         serials.append(serial)
         if strict and self.facts is not None and serial != self.facts.device_serial:
             raise LinkError(
                 f"{self.name}: device '{serial}' answers where '{self.facts.device_serial}' was; connect that one again"
             )
-        if not serial:
+        with hold_device(device, self.name):
             yield
-            return
-        try:
-            lock = InstrumentLock(f"device {serial}", f"device {self.name}")
-        except MeterError as error:
-            raise LinkError(str(error)) from error
-        try:
-            yield
-        finally:
-            lock.release()
+
+    def _tell_once(self, text: str) -> None:
+        """Pass news on, but not again each time the station is opened."""
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(text)
 
     def _check(self, session: Session, serial: str, strict: bool) -> None:
         meter = session.meter
@@ -283,8 +291,12 @@ class Station:
         if session is None:
             return ""
         limit = getattr(session.device.profile, "max_temperature_c", math.inf)
-        if record.temperature_c > limit:
-            return f"too hot: {record.temperature_c:.0f} °C, the profile allows {limit:g} °C"
+        hottest_c = max(record.temperature_c, record.temperature_max_c, key=lambda t: -math.inf if math.isnan(t) else t)
+        if hottest_c > limit:
+            return f"too hot: {hottest_c:.0f} °C, the profile allows {limit:g} °C"
+        words = slowed(record.throttled)
+        if words and session.device.profile.link != "local":  # a laptop throttles often; its records say so
+            return f"it throttled: {'; '.join(words[:2])}"
         if session.drift and abs(session.drift[-1][1]) > max_drift:
             change = 100 * session.drift[-1][1]
             return f"it drifts: the reference workload takes {change:+.0f} % energy since the campaign began"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from deepen.cli.conditions import conditions_options, delegate_option, parse_settings
 from deepen.cli.output import emit, json_option, progress, table
 from deepen.units import format_si
 
@@ -89,10 +90,12 @@ def _progress_line(state: CampaignProgress, several: bool) -> str:
     "--runtime",
     "runtimes",
     multiple=True,
-    default=("onnxruntime",),
+    default=("auto",),
     show_default=True,
-    help="Inference engine: onnxruntime or crunner; repeatable.",
+    help="Inference engine: onnxruntime, crunner, perf_test, or what suits the device; repeatable.",
 )
+@delegate_option
+@conditions_options
 @click.option(
     "--repeats", default=1, show_default=True, type=click.IntRange(min=1), help="Records per kernel and condition."
 )
@@ -116,6 +119,9 @@ def build(
     seed: int,
     threads: tuple[int, ...],
     runtimes: tuple[str, ...],
+    delegate: str,
+    prepare: bool,
+    wanted: tuple[str, ...],
     repeats: int,
     max_macs: int | None,
     exclude: tuple[Path, ...],
@@ -128,9 +134,10 @@ def build(
 
     Several devices measure side by side: give each with its own meter by --on, both by serial number, so that a meter
     that comes back at another port is still that device's meter. Devices of the same profile share the kernels, others
-    measure all of them each. One that is gone is tried again for half an hour while its kernels go to its like; one
-    that overheats or drifts rests, and is stopped where that does not help. Every kernel is measured by each --runtime
-    with each of --threads, --repeats times.
+    measure all of them each. The settings of a device's profile are set meanwhile and given back at the end, also after
+    a crash by the next run; this machine stays as it is. One that is gone is tried again for half an hour while its
+    kernels go to its like; one that overheats, throttles or drifts rests, and is stopped where that does not help.
+    Every kernel is measured by each --runtime with each of --threads, --repeats times.
 
     \b
     Example:
@@ -156,6 +163,9 @@ def build(
         seed=seed,
         threads=threads,
         runtimes=runtimes,
+        delegate=delegate,
+        prepare=prepare,
+        settings=parse_settings(wanted),
         repeats=repeats,
         exclude=exclude,
         max_macs=max_macs,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepen.cli.conditions import parse_settings
 from deepen.cli.output import emit, json_option, progress, table
-from deepen.errors import ConfigError
 from deepen.units import format_si
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def prepare_command(
 
     if restore and (apply or wanted or cool_down is not None):
         raise click.UsageError("--restore goes alone")
-    pairs = dict(_pair(text) for text in wanted)
+    pairs = parse_settings(wanted)
     device = open_device(name)
     try:
         settings = _restore(device) if restore else _prepare(device, apply, pairs)
@@ -218,13 +218,6 @@ def prepare_command(
     emit(document, as_json, lambda: _told(settings, restore))
     if restore and not ready:
         raise SystemExit(1)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (equals and name and value):
-        raise ConfigError(f"--set takes NAME=VALUE, not '{text}'")
-    return name, value
 
 
 def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[Setting, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from deepen.cli.conditions import conditions_options, delegate_option, parse_settings
 from deepen.cli.output import emit, json_option, progress, table
 from deepen.units import format_si
 
@@ -17,7 +19,12 @@ __all__ = ["command", "document", "render"]
 
 @click.command(name="profile")
 @click.argument("model", metavar="MODEL")
-@click.option("--device", default="local", show_default=True, help="local, or the name of a profile ('device list').")
+@click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    help="local, adb:SERIAL, ssh:USER@HOST, or the name of a profile ('device list').",
+)
 @click.option("--meter", metavar="METER", help="NAME[:PORT][?key=value]; default: the best source here.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads, one core each.")
 @click.option(
@@ -35,7 +42,14 @@ __all__ = ["command", "document", "render"]
     show_default=True,
     help="Put an external meter on the host's clock by a load pattern before and after the runs.",
 )
-@click.option("--runtime", default="onnxruntime", show_default=True, help="Inference engine.")
+@click.option(
+    "--runtime",
+    default="auto",
+    show_default=True,
+    help="Inference engine; auto: the first of the device's profile that runs such files.",
+)
+@delegate_option
+@conditions_options
 @json_option
 def command(
     model: str,
@@ -46,18 +60,28 @@ def command(
     shapes: tuple[str, ...],
     sync: Literal["auto", "pulses", "none"],
     runtime: str,
+    delegate: str,
+    prepare: bool,
+    wanted: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure the energy of one inference of MODEL.
 
+    A device is brought under the settings its profile wants, waited for until it is cool, and given back as it was,
+    also after Ctrl-C; after a crash the next run does it. What could not be set is said, and is in the record. This
+    machine stays as it is unless --set names a setting.
+
     \b
     Example:
       deepen profile model.onnx --seconds 5 --shape input=1x3x224x224
+      deepen profile model.onnx --device adb:0A1B2C --meter 'lvpm:/dev/ttyACM0?voltage_v=4.2'
+      deepen profile model.tflite --device adb:0A1B2C --runtime benchmark_model --delegate gpu
     """
     from deepen.graph import parse_shape
     from deepen.measure import profile
 
-    wanted = dict(parse_shape(s) for s in shapes)
+    dims = dict(parse_shape(s) for s in shapes)
+    settings = parse_settings(wanted)
     progress(f"measuring {model} on {device} for about {seconds:g} s")
     record = profile(
         model,
@@ -65,9 +89,13 @@ def command(
         meter=meter,
         threads=threads,
         seconds=seconds,
-        shapes=wanted or None,
+        shapes=dims or None,
         runtime=runtime,
+        delegate=delegate,
+        prepare=prepare,
+        settings=settings,
         sync=sync,
+        tell=progress,
     )
     emit(document(model, record), as_json, lambda: render(model, record))
 
@@ -89,7 +117,12 @@ def document(model: str, record: EnergyRecord) -> dict[str, Any]:
         "runtime": record.runtime,
         "runtime_build": record.runtime_build,
         "threads": record.threads,
+        "serial": record.serial,
+        "settings": dict(record.settings),
         "temperature_c": record.temperature_c,
+        "temperature_before_c": record.temperature_before_c,
+        "temperature_max_c": record.temperature_max_c,
+        "throttled": list(record.throttled),
         "frequency_hz": record.frequency_hz,
         "governor": record.governor,
         "runs": record.runs,
@@ -104,6 +137,8 @@ def document(model: str, record: EnergyRecord) -> dict[str, Any]:
 
 def render(model: str, record: EnergyRecord) -> str:
     """The table for people."""
+    from deepen.measure.conditions import not_set
+
     share = 100 * record.uncertainty_j / record.energy_j if record.energy_j > 0 else float("nan")
     rows = [
         (
@@ -119,11 +154,29 @@ def render(model: str, record: EnergyRecord) -> str:
         ),
         ("meter", f"{record.meter} ({record.source})"),
         ("uncertainty from", _largest_terms(record)),
-        ("runtime", record.runtime_build),
+        ("device", _device(record)),
+        ("runtime", f"{record.runtime}: {record.runtime_build}"),
         ("blocks", f"{len(record.trials)} counted, {len(record.rejected)} rejected, {record.runs} runs"),
     ]
-    notes = [f"warning: {w}" for w in record.warnings]
+    left = not_set(record.settings)
+    notes = [f"warning: {w}" for w in ([left] if left else []) + list(record.warnings)]
     return "\n".join([table([model, "per inference"], rows), *notes])
+
+
+def _device(record: EnergyRecord) -> str:
+    """Which device, how hot and at which clock, and which settings were made."""
+    parts = [f"{record.device} {record.serial}".strip()]
+    before, after, hottest = record.temperature_before_c, record.temperature_c, record.temperature_max_c
+    if math.isfinite(hottest):
+        parts.append(f"{before:.0f} to {after:.0f} °C, at most {hottest:.0f} °C")
+    if math.isfinite(record.frequency_hz):
+        parts.append(format_si(record.frequency_hz, "Hz"))
+    if record.governor:
+        parts.append(f"governor {record.governor}")
+    done = [f"{name} {s['actual']}" for name, s in record.settings.items() if s["ok"] and name != "governor"]
+    if done:
+        parts.append(f"set: {', '.join(done)}")
+    return "; ".join(parts)
 
 
 def _largest_terms(record: EnergyRecord) -> str:

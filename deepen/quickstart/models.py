@@ -128,7 +128,9 @@ def _free_bytes() -> float:
 def _workload(target: Target, session: Session, rule: StoppingRule) -> Workload:
     from deepen.measure import make_workload
 
-    return make_workload(target.path, threads=session.threads, shapes=target.shapes, warmup_s=0.1, rule=rule)
+    return make_workload(
+        target.path, runtime=session.runtime, threads=session.threads, shapes=target.shapes, warmup_s=0.1, rule=rule
+    )
 
 
 def _combine(target: Target, rounds: Sequence[EnergyRecord]) -> EnergyRecord:

@@ -72,6 +72,7 @@ def run(options: Options, on_progress: Callable[[Progress], None] = lambda progr
             seed=options.seed,
             reference_every_s=20.0,
             block_s=BLOCK_S,
+            tell=lambda text: on_progress(Progress(text, eta_s=clock.remaining_s)),
         ) as session,
         Dataset.open(options.out / "kernels", create=True) as kernels,
         Dataset.open(options.out / "models", create=True) as models,
@@ -140,7 +141,13 @@ def _measure_kernels(
         detail = state.last if not state.error else f"{state.last}: {state.error}"
         on_progress(Progress("measuring kernels", detail, state.done, state.total, clock.remaining_s))
 
-    settings = Settings(threads=options.threads, warmup_s=WARMUP_S, kernel_rule=KERNEL_RULE, model_rule=NETWORK_RULE)
+    settings = Settings(
+        runtime=session.runtime,
+        threads=options.threads,
+        warmup_s=WARMUP_S,
+        kernel_rule=KERNEL_RULE,
+        model_rule=NETWORK_RULE,
+    )
     return run_campaign(plan, session, kernels, budget_s=budget_s, on_progress=tell, settings=settings)
 
 

@@ -40,6 +40,8 @@ class Rig:
         lose: What happens at which block, by its number: ``device`` or ``meter`` vanishes for so many seconds.
         temperature_c: Told by the device.
         speed: Factor on every duration.
+        throttled: What slows the device down, as it tells.
+        news: Told whenever the station is opened.
         opened: Times the station was opened.
     """
 
@@ -50,6 +52,8 @@ class Rig:
         self.back_s = 0.0
         self.temperature_c = 40.0
         self.speed = 1.0
+        self.throttled: tuple[str, ...] = ()
+        self.news: tuple[str, ...] = ()
         self.opened = 0
         self.blocks = 0
         self.serial = f"S-{name}"
@@ -80,16 +84,18 @@ class Rig:
         return Thermal((Sensor("cpu0", "cpu", self.temperature_c, "thermal zone"),))
 
     @contextmanager
-    def open_session(self, device="local", meter=None, *, claim, runtime, **options):
+    def open_session(self, device="local", meter=None, *, claim, runtime, tell, **options):
         """What a station calls."""
         from types import SimpleNamespace
 
-        from deepen.devices.types import DeviceState
+        from deepen.devices.types import DeviceState, Thermal
         from deepen.testing import FakeDevice, SimulatedMeter
 
         self.on_open()
         self.check()
         self.opened += 1
+        for text in self.news:
+            tell(text)
         state = DeviceState("Fake CPU", "fake64", 4, (0, 1, 2, 3), "performance", 2e9, self.temperature_c, 0.1)
         rig = self
 
@@ -99,7 +105,8 @@ class Rig:
             def state(self):
                 from dataclasses import replace
 
-                return replace(self.current, temperature_c=rig.temperature_c)
+                thermal = Thermal(throttled=rig.throttled)
+                return replace(self.current, temperature_c=rig.temperature_c, thermal=thermal)
 
             def cool_down(self, **options):
                 from deepen.devices.cooling import cool_down

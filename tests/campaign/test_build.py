@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from deepen.campaign import build_dataset
+from deepen.campaign import build_dataset, parse_pairs
 from deepen.cli import cli
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError, GraphError, LinkError, StorageError
@@ -21,7 +21,7 @@ def bench(monkeypatch, fake_session, kernels):
     import deepen.measure
     from deepen.kernels import sample as sampler
 
-    calls = SimpleNamespace(sample=[], session=[], sessions=[], before=lambda number: None, meter_id="fake")
+    calls = SimpleNamespace(sample=[], session=[], sessions=[], before=lambda number: None, meter_id="fake", suits={})
 
     def sample(families, count, seed, exclude, max_macs):
         calls.sample.append((families, count, seed, set(exclude), max_macs))
@@ -29,9 +29,10 @@ def bench(monkeypatch, fake_session, kernels):
         return [sampler.SampledKernel(i.family, i.params, i.key, 1, 1, "test") for i in items if i.key not in exclude]
 
     @contextmanager
-    def open_session(device, meter, *, claim, **options):
+    def open_session(device, meter, *, claim, tell, **options):
         calls.session.append((device, meter, options))
         session = fake_session(calls.before)
+        session.runtime = calls.suits.get(device, "onnxruntime") if options["runtime"] == "auto" else options["runtime"]
         session.device = SimpleNamespace(profile=SimpleNamespace(id="bench"))
         session.meter = SimpleNamespace(id=calls.meter_id, source="simulated")
         calls.sessions.append(session)
@@ -51,7 +52,7 @@ def test_a_build_makes_dataset_and_plan_and_resumes(tmp_path, bench):
     report = build_dataset(out, families=["fc"], count=4, seed=7, threads=2, device="local", meter="m")
     assert (report.measured, report.failed) == (4, ())
     assert bench.sample == [(["fc"], 4, 7, set(), None)]
-    assert bench.session == [("local", "m", {"runtime": "onnxruntime", "threads": 2, "seed": 7})]
+    assert bench.session == [("local", "m", {"runtime": "auto", "threads": 2, "seed": 7, "cool_s": 0.0})]
     assert {record.threads for record in Dataset.open(out)} == {2}
     again = build_dataset(out, families=["fc"], count=4, seed=7, threads=2)
     assert (again.measured, again.skipped_done) == (0, 4)
@@ -237,10 +238,42 @@ def test_pairs_and_single_options_exclude_each_other(tmp_path, bench, option):
     assert "either by --on or by" in result.stderr
 
 
+def test_the_runtime_is_what_suits_the_device_or_what_the_dataset_was_begun_with(tmp_path, bench):
+    bench.suits["phone"] = "crunner"
+    out = tmp_path / "d"
+    assert build_dataset(out, families=["fc"], count=2, device="phone").measured == 2
+    assert {record.runtime for record in Dataset.open(out)} == {"crunner"}
+    bench.suits["phone"] = "onnxruntime"
+    assert build_dataset(out, families=["fc"], count=3, device="phone").measured == 1
+    assert {record.runtime for record in Dataset.open(out)} == {"crunner"}
+    bench.suits["other"] = "crunner"
+    with pytest.raises(ConfigError, match=r"name the runtime .* \(phone: onnxruntime, other: crunner\)"):
+        build_dataset(tmp_path / "e", count=2, pairs=parse_pairs(["phone,lvpm:1", "other,lvpm:2"]))
+    bench.suits["phone"] = "trtexec"
+    with pytest.raises(ConfigError, match="which 'trtexec' does not run like that"):
+        build_dataset(tmp_path / "f", count=2, device="phone")
+
+
+def test_accelerator_and_settings_reach_the_sessions(tmp_path, bench):
+    arguments = ["--out", tmp_path / "d", "--count", 2, "--runtime", "perf_test", "--delegate", "nnapi"]
+    result = invoke(*arguments, "--no-prepare", "--set", "governor=performance")
+    assert result.exit_code == 0, result.stderr
+    (_, _, options) = bench.session[0]
+    assert (options["runtime"], options["prepare"]) == ("perf_test-nnapi", False)
+    assert options["settings"] == {"governor": "performance"}
+    assert {record.runtime for record in Dataset.open(tmp_path / "d")} == {"perf_test-nnapi"}
+    result = invoke("--out", tmp_path / "e", "--runtime", "onnxruntime", "--delegate", "gpu")
+    assert "has no delegate 'gpu': it has none; 'gpu' comes with benchmark_model" in result.stderr
+    result = invoke("--out", tmp_path / "e", "--set", "governer=performance")
+    assert (result.exit_code, "did you mean governor" in result.stderr) == (1, True)
+    result = invoke("--out", tmp_path / "e", "--runtime", "auto", "--runtime", "crunner")
+    assert "'auto' goes alone" in result.stderr
+
+
 def test_a_runtime_that_does_not_run_kernels_is_refused(tmp_path, bench):
     result = invoke("--out", tmp_path / "d", "--runtime", "litert")
     assert result.exit_code == 1
-    assert "which 'litert' does not run; use onnxruntime or crunner" in result.stderr
+    assert "which 'litert' does not run like that; use onnxruntime, crunner or perf_test" in result.stderr
     assert not (tmp_path / "d").exists()
 
 

@@ -381,6 +381,44 @@ def test_a_device_that_tells_no_temperature_is_measured_all_the_same(campaign, d
     assert (report.measured, report.stopped) == (3, ())
 
 
+def test_what_a_device_measured_while_it_throttled_does_not_count(campaign, dataset, kernels):
+    rig = bench.Rig("a", link="adb")
+    rig.throttled = ("thermal status 2 (moderate)",)
+    clock_sleep = rig.bench.clock.sleep
+
+    def cool(duration_s):
+        clock_sleep(duration_s)
+        if duration_s >= 120:
+            rig.throttled = ("under-voltage",)  # which resting does not help against: it is in the record alone
+
+    rig.bench.clock.sleep = cool
+    report, told = campaign(Plan.make(kernels(3)), rig)
+    assert (report.measured, report.stopped) == (3, ())
+    assert [s.notice for s in told if s.notice] == [
+        f"it throttled: thermal status 2 (moderate); it rests for {s} s" for s in (60, 120)
+    ]
+    assert {record.throttled for record in dataset} == {("under-voltage",)}
+    assert all(any("throttled: under-voltage" in w for w in record.warnings) for record in dataset)
+
+
+def test_this_machine_throttling_is_in_its_records_and_stops_nothing(campaign, dataset, kernels):
+    rig = bench.Rig("a", link="local")
+    rig.throttled = ("cpu-freq at state 1",)
+    report, told = campaign(Plan.make(kernels(3)), rig)
+    assert (report.measured, [s.notice for s in told if s.notice]) == (3, [])
+    assert {record.throttled for record in dataset} == {("cpu-freq at state 1",)}
+
+
+def test_news_of_a_device_are_told_once(campaign, dataset, kernels):
+    rig = bench.Rig("a")
+    rig.news = ("not set: governor (schedutil, wanted performance)",)
+    rig.lose = {40: ("device", 3.0)}
+    report, told = campaign(Plan.make(kernels(4)), rig)
+    assert report.measured == 4
+    assert rig.opened > 1
+    assert [s.notice for s in told].count(rig.news[0]) == 1
+
+
 def test_a_device_that_drifts_is_stopped_and_says_so(campaign, dataset, kernels):
     rig = bench.Rig("a")
     plan = Plan.make(kernels(300))

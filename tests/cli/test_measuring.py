@@ -80,9 +80,11 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     monkeypatch.setattr(measure, "profile", profile)
     args = ["profile", "m.onnx", "--device", "d", "--meter", "m?x=1", "--threads", "2", "--seconds", "3"]
     args += ["--shape", "a=1x3", "--shape", "b=7", "--runtime", "r"]
+    args += ["--delegate", "gpu", "--no-prepare", "--set", "governor=performance"]
     found = document(*args)
+    assert callable(asked.pop("tell"))
     assert asked == {
-        "path": "m.onnx", "device": "d", "meter": "m?x=1", "threads": 2, "seconds": 3.0, "runtime": "r", "sync": "auto",
+        "delegate": "gpu", "prepare": False, "settings": {"governor": "performance"}, "path": "m.onnx", "device": "d", "meter": "m?x=1", "threads": 2, "seconds": 3.0, "runtime": "r", "sync": "auto",
         "shapes": {"a": (1, 3), "b": (7,)},
     }  # fmt: skip
     assert found["power_w"] == pytest.approx(3.0)

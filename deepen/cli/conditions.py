@@ -1,0 +1,59 @@
+"""Options of the commands that measure: accelerator, and settings of the device meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from deepen.errors import ConfigError
+
+__all__ = ["conditions_options", "delegate_option", "parse_settings"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def delegate_option(command: _Command) -> _Command:
+    """Add ``--delegate``."""
+    return click.option(
+        "--delegate",
+        default="",
+        metavar="NAME",
+        help="Accelerator of the engine: gpu, nnapi, hexagon, xnnpack, cuda, tensorrt, dla [the CPU].",
+    )(command)
+
+
+def conditions_options(command: _Command) -> _Command:
+    """Add ``--no-prepare`` and ``--set``."""
+    command = click.option(
+        "--set",
+        "wanted",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set this on the device meanwhile (see 'device prepare -h'); repeatable.",
+    )(command)
+    return click.option(
+        "--prepare/--no-prepare",
+        default=True,
+        show_default=True,
+        help="Set what the device's profile wants meanwhile, and wait until it is cool.",
+    )(command)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
+    """Take ``NAME=VALUE`` apart.
+
+    Raises:
+        ConfigError: If one is not of that form, or a setting or value does not exist.
+    """
+    from deepen.devices.knobs import check_wanted
+
+    found = {}
+    for text in pairs:
+        name, equals, value = text.partition("=")
+        if not (equals and name and value):
+            raise ConfigError(f"--set takes NAME=VALUE, not '{text}'")
+        found[name] = value
+    check_wanted(found)
+    return found
