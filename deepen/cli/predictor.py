@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepen.cli.evaluation import MEASURES, cv_text, held_out_text, numbers
 from deepen.cli.output import emit, json_option, progress, table
-from deepen.errors import DeepenError
+from deepen.errors import DeepenError, unknown_name
+
+if TYPE_CHECKING:
+    from deepen.records import EnergyRecord
 
 __all__ = ["command"]
-
-_MEASURES = ("n", "acc5", "acc10", "acc20", "mape", "rmspe", "spearman")
 
 
 @click.group(name="predictor")
@@ -88,40 +90,93 @@ def train(dataset: str, out: str, recipe: str, seed: int, as_json: bool) -> None
 
 
 @command.command("evaluate")
-@click.argument("predictor_name", metavar="PREDICTOR")
-@click.argument("dataset")
+@click.argument("names", nargs=-1, required=True, metavar="PREDICTOR DATASET | --cv DATASET")
+@click.option("--cv", is_flag=True, help="Train on parts of DATASET and evaluate on the rest; no PREDICTOR is given.")
+@click.option(
+    "--split",
+    type=click.Choice(("random", "leave-family-out", "leave-size-out")),
+    default="random",
+    show_default=True,
+    help="With --cv: what is held out.",
+)
+@click.option(
+    "--share", type=click.FloatRange(0, 1, True, True), default=0.7, show_default=True, help="With --cv: to train on."
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="With --cv: random splits.")
+@click.option("--recipe", default="auto", show_default=True, help="With --cv: recipe of predictors/recipes.")
+@click.option("--seed", default=0, show_default=True, help="With --cv: seed of splits, folds and learners.")
+@click.option("--family", "families", multiple=True, help="Only kernels of this family; repeatable.")
+@click.option("--baseline", "baselines", multiple=True, help="Only this baseline; repeatable; 'none' for none.")
+@click.option("--trained-on", metavar="DATASET", help="Without --cv: fit baselines to this, beside it.")
 @json_option
-def evaluate(predictor_name: str, dataset: str, as_json: bool) -> None:
-    """Compare a PREDICTOR with the measurements of a DATASET.
+def evaluate(
+    names: tuple[str, ...],
+    cv: bool,
+    split: str,
+    share: float,
+    repeats: int,
+    recipe: str,
+    seed: int,
+    families: tuple[str, ...],
+    baselines: tuple[str, ...],
+    trained_on: str | None,
+    as_json: bool,
+) -> None:
+    """Compare a PREDICTOR with the measurements of a DATASET, or cross-validate a recipe on one (--cv).
 
-    Shares (acc5: within 5 % of the measured energy) and errors are in percent.
+    Shares (acc5: within 5 % of the measured energy; inside: within the nominal 90 % interval) and errors are in
+    percent. Published recipes and simple lines are fitted and judged on the same splits beside it.
 
     \b
     Example:
       deepen predictor evaluate mine.deepen held-out-dataset --json
+      deepen predictor evaluate --cv my-dataset --repeats 5
+      deepen predictor evaluate --cv my-dataset --split leave-size-out --baseline none
     """
+    if len(names) != (1 if cv else 2):
+        wanted = "one DATASET with --cv" if cv else "PREDICTOR and DATASET (or --cv DATASET)"
+        raise click.UsageError(f"give {wanted}, not {len(names)} argument(s)")
+    if cv and trained_on:
+        raise click.UsageError("--trained-on is for a trained PREDICTOR; --cv divides DATASET itself")
     from deepen import predictors
     from deepen.datasets import Dataset
+    from deepen.predictors.evaluation.baselines import BASELINES
 
-    report = predictors.evaluate(predictors.load(predictor_name), Dataset.open(dataset))
+    records = _of_families(list(Dataset.open(names[-1]).records()), families)
+    beside = () if "none" in baselines else baselines or tuple(BASELINES)
+    if cv:
+        from deepen.predictors.evaluation.crossval import cross_validate
+        from deepen.predictors.evaluation.splits import Options
 
-    def render() -> str:
-        rows = [("all kernels", *_numbers(report["overall"]), "")]
-        rows += [(name, *_numbers(m), m["method"]) for name, m in report["families"].items()]
-        if report["models"]["n"]:
-            rows.append(("whole models", *_numbers(report["models"]), ""))
-        lines = [f"{report['predictor']} ({report['source']})", table(("", *_MEASURES, ""), rows, right=range(1, 8))]
-        if report["models"]["rows"]:
-            models = [
-                (m["name"], f"{m['error']:+.1f} %", "" if m["inside"] else "outside interval")
-                for m in report["models"]["rows"]
-            ]
-            lines.append(table(("model", "error", ""), models, right=(1,)))
-        return "\n\n".join(lines)
+        report = cross_validate(
+            records,
+            split,
+            Options(share, repeats, seed),
+            recipe,
+            beside,
+            on_progress=lambda i, n, name: progress(f"[{i}/{n}] {name}"),
+        )
+    else:
+        report = predictors.evaluate(predictors.load(names[0]), records)
+        if trained_on:
+            from deepen.predictors.evaluation.crossval import evaluate_baselines
 
-    emit(report, as_json, render)
+            given = _of_families(list(Dataset.open(trained_on).records()), families)
+            report["baselines"] = evaluate_baselines(given, records, beside)
+    emit(report, as_json, lambda: cv_text(report) if cv else held_out_text(report))
     for warning in report["warnings"] if not as_json else ():
         progress(f"note: {warning}")
+
+
+def _of_families(records: list[EnergyRecord], families: tuple[str, ...]) -> list[EnergyRecord]:
+    """Records of some kernel families only; all of them where none is named."""
+    if not families:
+        return records
+    known = {r.family for r in records if r.kind == "kernel"}
+    for name in families:
+        if name not in known:
+            raise unknown_name("family of this dataset", name, known)
+    return [r for r in records if r.kind == "kernel" and r.family in families]
 
 
 @command.command("card")
@@ -151,16 +206,6 @@ def _card_text(card: Mapping[str, Any]) -> str:
         *(f"note: {w}" for w in card["warnings"]),
         "",
     ]
-    rows = [("all regressors", *_numbers(card["held_out"]), "")]
-    rows += [(name, *_numbers(f["held_out"]), f["learner"]) for name, f in card["families"].items()]
-    return "\n".join(lines) + table(("held out", *_MEASURES, "learner"), rows, right=range(1, 8))
-
-
-def _numbers(measures: Mapping[str, Any]) -> list[str]:
-    def text(key: str) -> str:
-        value = measures.get(key)
-        if value is None:
-            return "-"
-        return str(value) if key == "n" else f"{value:.2f}" if key == "spearman" else f"{value:.1f}"
-
-    return [text(k) for k in _MEASURES]
+    rows = [("all regressors", *numbers(card["held_out"]), "")]
+    rows += [(name, *numbers(f["held_out"]), f["learner"]) for name, f in card["families"].items()]
+    return "\n".join(lines) + table(("held out", *MEASURES, "learner"), rows, right=range(1, 8))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.predictors.evaluation.baselines import BASELINES, Baseline, KernelTable, get_baselines
-from deepen.predictors.evaluation.measures import MEASURES, confidence, metrics
+from deepen.predictors.evaluation.pools import Pool, report, sides_of
 from deepen.predictors.evaluation.splits import Fold, Options, make_folds
 from deepen.predictors.rows import HasRecords, Rows, screen
 from deepen.predictors.tally import Tally, predict_models, tally
@@ -19,7 +18,7 @@ from deepen.records import EnergyRecord
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
 
-__all__ = ["OWN", "Fit", "cross_validate", "fit_records"]
+__all__ = ["OWN", "Fit", "cross_validate", "evaluate_baselines", "fit_records"]
 
 Floats = NDArray[np.float64]
 Fit = Callable[[Sequence[EnergyRecord], int], "Predictor"]
@@ -28,33 +27,6 @@ Fit = Callable[[Sequence[EnergyRecord], int], "Predictor"]
 OWN = "deepen"
 _FEW_MODELS = 3
 """Fewer whole models than this fit no line."""
-
-
-@dataclass(slots=True)
-class _Pool:
-    """Held-out predictions of one method, over all folds."""
-
-    row: list[NDArray[np.int64]] = field(default_factory=list)
-    fold: list[NDArray[np.int64]] = field(default_factory=list)
-    predicted: list[Floats] = field(default_factory=list)
-    inside: list[NDArray[np.bool_]] = field(default_factory=list)
-
-    def add(self, rows: NDArray[np.int64], fold: int, predicted: Floats, inside: NDArray[np.bool_] | None) -> None:
-        """Add the predictions of a fold."""
-        self.row.append(rows)
-        self.fold.append(np.full(rows.size, fold, dtype=np.int64))
-        self.predicted.append(predicted)
-        if inside is not None:
-            self.inside.append(inside)
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """Kernels or models of a dataset, as results are grouped."""
-
-    measured: Floats
-    keys: tuple[str, ...]
-    group: NDArray[np.str_]
 
 
 def fit_records(recipe: str = "auto") -> Fit:
@@ -106,14 +78,10 @@ def cross_validate(
     rows = screen(dataset)
     folds = make_folds(rows, split, chosen)
     learn = fit or fit_records(recipe)
-    gpu = any("gpu" in r.runtime.lower() or "gpu" in r.device.lower() for r in rows.kernels[:1])
-    kernels = {name: _Pool() for name in (OWN, *(b.name for b in beside))}
-    models = {name: _Pool() for name in kernels}
-    everything = KernelTable(
-        tuple(r.family for r in rows.kernels),
-        tuple(r.features for r in rows.kernels),
-        tuple(r.params for r in rows.kernels),
-    )
+    gpu = _on_gpu(rows)
+    kernels = {name: Pool() for name in (OWN, *(b.name for b in beside))}
+    models = {name: Pool() for name in kernels}
+    everything = _kernel_table(rows)
     for number, fold in enumerate(folds):
         train = [r for r, t in zip(rows.kernels, fold.train_kernels, strict=True) if t]
         train += [r for r, t in zip(rows.models, fold.train_models, strict=True) if t]
@@ -128,25 +96,16 @@ def cross_validate(
         if on_progress:
             on_progress(number + 1, len(folds), fold.name)
     repeated = split == "random"
-    sides = (
-        _Side(rows.energy_j, rows.keys, np.array(everything.families, dtype=str)),
-        _Side(
-            np.array([r.energy_j for r in rows.models]),
-            tuple(r.name for r in rows.models),
-            np.array([""] * len(rows.models), dtype=str),
-        ),
-    )
-    reports = {
-        name: _report(kernels[name], models[name], sides, len(folds) if repeated else 0, chosen.seed)
-        for name in kernels
-    }
+    times = len(folds) if repeated else 1
+    sides = sides_of(rows)
+    reports = {name: report(kernels[name], models[name], sides, times, chosen.seed) for name in kernels}
     own = reports.pop(OWN)
     if not repeated:
         own["models"]["rows"] = _listed(models[OWN], rows.models)
     return {
         "split": split,
         "share": chosen.share if split != "leave-family-out" else None,
-        "repeats": len(folds) if repeated else 1,
+        "repeats": times,
         "seed": chosen.seed,
         "recipe": recipe,
         "folds": [f.name for f in folds],
@@ -157,8 +116,47 @@ def cross_validate(
     }
 
 
+def evaluate_baselines(
+    train: HasRecords | Sequence[EnergyRecord],
+    test: HasRecords | Sequence[EnergyRecord],
+    baselines: Sequence[str] = tuple(BASELINES),
+) -> dict[str, Any]:
+    """Fit baselines to one dataset and judge them on another, as a trained predictor is.
+
+    Returns:
+        By name: ``title``, ``overall``, ``families`` and ``models``.
+
+    Raises:
+        ConfigError: If a baseline is unknown.
+        PredictorError: If features have another version.
+    """
+    given, asked = screen(train), screen(test)
+    rows = screen([*given.kernels, *asked.kernels, *given.models, *asked.models])
+    kernels = np.arange(len(rows.kernels)) >= len(given.kernels)
+    models = np.arange(len(rows.models)) >= len(given.models)
+    fold = Fold("test", ~kernels, kernels, ~models, models)
+    counted, everything, sides = tally(asked.models), _kernel_table(rows), sides_of(rows)
+    done = {}
+    for baseline in get_baselines(baselines):
+        pools = Pool(), Pool()
+        _predict_baseline(baseline, rows, everything, fold, 0, counted, _on_gpu(rows), *pools)
+        done[baseline.name] = {"title": baseline.title, **report(*pools, sides, 1, 0)}
+    return done
+
+
+def _kernel_table(rows: Rows) -> KernelTable:
+    records = rows.kernels
+    return KernelTable(
+        tuple(r.family for r in records), tuple(r.features for r in records), tuple(r.params for r in records)
+    )
+
+
+def _on_gpu(rows: Rows) -> bool:
+    return any("gpu" in r.runtime.lower() or "gpu" in r.device.lower() for r in rows.kernels[:1])
+
+
 def _predict_own(
-    predictor: Predictor, rows: Rows, fold: Fold, number: int, counted: Tally, kernels: _Pool, models: _Pool
+    predictor: Predictor, rows: Rows, fold: Fold, number: int, counted: Tally, kernels: Pool, models: Pool
 ) -> None:
     tests = np.flatnonzero(fold.test_kernels)
     if tests.size:
@@ -180,8 +178,8 @@ def _predict_baseline(
     number: int,
     counted: Tally,
     gpu: bool,
-    kernels: _Pool,
-    models: _Pool,
+    kernels: Pool,
+    models: Pool,
 ) -> None:
     """Fit and predict one baseline; what it cannot be fitted to is left out."""
     train, tests = np.flatnonzero(fold.train_kernels), np.flatnonzero(fold.test_kernels)
@@ -203,52 +201,7 @@ def _predict_baseline(
         models.add(whole, number, counted.sums(source(distinct)), None)
 
 
-def _report(kernels: _Pool, models: _Pool, sides: tuple[_Side, _Side], repeats: int, seed: int) -> dict[str, Any]:
-    side, whole = sides
-    families = {}
-    if kernels.row:
-        of = side.group[np.concatenate(kernels.row)]
-        for name in sorted(set(of.tolist())):
-            families[str(name)] = _measure(kernels, side, repeats, seed, of == name)
-    return {
-        "overall": _measure(kernels, side, repeats, seed),
-        "families": families,
-        "models": _measure(models, whole, repeats, seed),
-    }
-
-
-def _measure(
-    pool: _Pool, side: _Side, repeats: int, seed: int, mask: NDArray[np.bool_] | None = None
-) -> dict[str, Any]:
-    """Measures of a pool, or of a part of it."""
-    if not pool.row or (mask is not None and not mask.any()):
-        return metrics(np.zeros(0), np.zeros(0)) | {"in_interval": None}
-    row, fold = np.concatenate(pool.row), np.concatenate(pool.fold)
-    predicted = np.concatenate(pool.predicted)
-    inside = np.concatenate(pool.inside) if pool.inside else None
-    if mask is not None:
-        row, fold, predicted = row[mask], fold[mask], predicted[mask]
-        inside = None if inside is None else inside[mask]
-    measured = side.measured[row]
-    done = metrics(measured, predicted)
-    done["in_interval"] = None if inside is None else 100.0 * float(inside.mean())
-    if repeats > 1:
-        each = [metrics(measured[fold == i], predicted[fold == i]) for i in np.unique(fold)]
-        if inside is not None:
-            for one, i in zip(each, np.unique(fold), strict=True):
-                one["in_interval"] = 100.0 * float(inside[fold == i].mean())
-        done["range"] = {}
-        for name in (*MEASURES, "in_interval"):
-            values = [v for one in each if (v := one.get(name)) is not None]
-            if values:
-                done[name] = float(np.median(values))
-                done["range"][name] = [float(min(values)), float(max(values))]
-        done["n"] = round(row.size / len(each))
-    done["confidence"] = confidence(measured, predicted, [side.keys[i] for i in row.tolist()], inside, seed)
-    return done
-
-
-def _listed(pool: _Pool, records: Sequence[EnergyRecord]) -> list[dict[str, Any]]:
+def _listed(pool: Pool, records: Sequence[EnergyRecord]) -> list[dict[str, Any]]:
     """Each held-out model, where each is held out once."""
     if not pool.row:
         return []
