@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ def parse(text: str) -> tuple[str, ...]:
     return _parse(str(text))
 
 
-@lru_cache(maxsize=SIZE)
+@cache
 def _parse(text: str) -> tuple[str, ...]:
     found: list[str] = []
     nodes = text.strip().split("+")
