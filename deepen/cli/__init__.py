@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "dataset": ("deepen.cli.dataset", "Build, check, summarise and export kernel datasets."),
     "predictor": ("deepen.cli.predictor", "List, train and evaluate predictors."),
     "score": ("deepen.cli.score", "Score devices from measurements of applications."),
+    "lifecycle": ("deepen.cli.lifecycle", "Rank models by the energy of training and use together."),
     "bench": ("deepen.cli.bench", "Measure without hardware, on a bench whose truth is known."),
 }
 """Command name -> (module that exports ``command``, one line of help)."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError, DatasetError
 from deepen.records import EnergyRecord, Source, weakest_source
 
-__all__ = ["AppRow", "AppTable", "open_csv", "read_app_rows"]
+__all__ = ["AppRow", "AppTable", "csv_lines", "open_csv", "read_app_rows"]
 
 _DEVICE = ("device", "phone")
 _POWER = ("mean_power_w", "power_w")
@@ -187,7 +187,22 @@ def open_csv(file: Path) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]
     """Read a small CSV file with a header.
 
     Returns:
-        Column names, and the lines as ``(number, {column: text})``, texts stripped; empty lines are left out.
+        Column names, and the lines as ``(number, {column: text})``.
+
+    Raises:
+        ConfigError: If there is no such file.
+        DatasetError: As :func:`csv_lines`.
+    """
+    columns, lines = csv_lines(file)
+    return columns, [(number, dict(zip(columns, cells, strict=True))) for number, cells in lines]
+
+
+def csv_lines(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read a CSV file with a header.
+
+    Returns:
+        Column names, and the lines as ``(number, cells)``; texts are stripped, empty lines left out, short lines filled
+        with empty cells.
 
     Raises:
         ConfigError: If there is no such file.
@@ -211,12 +226,12 @@ def open_csv(file: Path) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]
     doubled = [c for c, n in Counter(columns).items() if n > 1]
     if doubled:
         raise DatasetError(f"{file}: column '{doubled[0]}' appears twice; rename one of them")
-    lines: list[tuple[int, Mapping[str, str]]] = []
+    width = len(columns)
     for number, record in records[1:]:
-        if len(record) > len(columns):
-            raise DatasetError(f"{file} line {number}: {len(record)} cells under {len(columns)} columns; quote commas")
-        lines.append((number, dict(zip(columns, record + [""] * (len(columns) - len(record)), strict=True))))
-    return columns, lines
+        if len(record) > width:
+            raise DatasetError(f"{file} line {number}: {len(record)} cells under {width} columns; quote commas")
+        record.extend([""] * (width - len(record)))
+    return columns, records[1:]
 
 
 def _from_dataset(folder: Path) -> list[AppRow]:

@@ -1,0 +1,296 @@
+"""From candidates to an answer: who is best at which usage, where that changes, and how sure it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError
+from deepen.records import Source
+from deepen.scoring.lifecycle.candidates import Candidates
+from deepen.scoring.lifecycle.envelope import Envelope, all_orders, lower_envelope
+from deepen.scoring.lifecycle.greenness import J_PER_KWH, Conditions, break_even, lines
+from deepen.scoring.lifecycle.quantity import say_count
+from deepen.scoring.lifecycle.spread import Crossing, Draws, draw_lines, within_reach
+
+__all__ = ["BreakEven", "Lifecycle", "Ranked", "Regime", "analyse"]
+
+_MOST_EXACT = 1000  # boundaries computed with 60 digits; more of them nobody reads
+_MOST_DRAWN = 4_000_000  # figures drawn at once: two arrays of 32 MB
+_DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """Where two candidates are equally good.
+
+    Attributes:
+        a: Candidate that is better below, or the better one of the two where there is no break-even.
+        b: The other one.
+        inferences: Break-even point; ``nan`` where ``a`` is better at every usage, or both are the same.
+        spread: The same over draws; ``None`` where no uncertainties were given.
+    """
+
+    a: str
+    b: str
+    inferences: float
+    spread: Crossing | None = None
+
+    @property
+    def words(self) -> str:
+        """In a sentence."""
+        if math.isnan(self.inferences):
+            return f"{self.a} is at least as good as {self.b} at every usage{self._doubt(never=True)}"
+        return f"{self.b} overtakes {self.a} at {say_count(self.inferences)} inferences{self._doubt()}"
+
+    def _doubt(self, never: bool = False) -> str:
+        if self.spread is None:
+            return ""
+        if never:
+            return f" (in {100 * self.spread.always:.0f} % of draws)"
+        text = f" (95 %: {say_count(self.spread.low)} to {say_count(self.spread.high)}"
+        return text + (")" if self.spread.share > 0.995 else f", in {100 * self.spread.share:.0f} % of draws)")
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """A stretch of usage in which one candidate is best.
+
+    Attributes:
+        candidate: The best one.
+        start: From this many inferences.
+        end: To this many; infinite for the last regime.
+        equal: Candidates that cost the same everywhere.
+        confidence: Share of draws in which the candidate is the best in the middle of the regime; ``nan`` where no
+            uncertainties were given.
+        start_spread: Where the regime begins, over draws; ``None`` for the first one, or without uncertainties.
+        word: ``cheapest`` where only energy decides, else ``best``.
+    """
+
+    candidate: str
+    start: float
+    end: float
+    equal: tuple[str, ...]
+    confidence: float
+    start_spread: Crossing | None
+    word: str
+
+    @property
+    def words(self) -> str:
+        """In a sentence, without uncertainties."""
+        name = " = ".join([self.candidate, *self.equal])
+        if self.start == 0 and math.isinf(self.end):
+            return f"{name}: {self.word} at every usage"
+        if self.start == 0:
+            return f"{name}: {self.word} below {say_count(self.end)} inferences"
+        if math.isinf(self.end):
+            return f"{name}: {self.word} above {say_count(self.start)} inferences"
+        return f"{name}: {self.word} from {say_count(self.start)} to {say_count(self.end)} inferences"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One candidate at one usage.
+
+    Attributes:
+        rank: 1 is the best.
+        candidate: Name.
+        greenness: G, accuracy^tau per joule (per gram where carbon is ranked).
+        training_j: Energy spent once, PUE applied, joules.
+        inference_j: Energy of all inferences, PUE applied, joules.
+        energy_j: Both.
+        carbon_g: CO2e of both, grams; ``nan`` without carbon intensities.
+        probability: Share of draws in which it is the best; ``nan`` where no uncertainties were given.
+    """
+
+    rank: int
+    candidate: str
+    greenness: float
+    training_j: float
+    inference_j: float
+    energy_j: float
+    carbon_g: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """Who is best at which usage.
+
+    Attributes:
+        candidates: What was compared.
+        conditions: Under what conditions.
+        envelope: The lower envelope of all lines.
+        regimes: Stretches of usage, ascending, without gaps from 0 on.
+        source: The weakest label among the candidates.
+        draws: Lines drawn; ``None`` where no uncertainties were given.
+        warnings: What a reader should know.
+    """
+
+    candidates: Candidates
+    conditions: Conditions
+    envelope: Envelope
+    regimes: tuple[Regime, ...]
+    source: Source
+    draws: Draws | None = None
+    warnings: tuple[str, ...] = ()
+
+    def never_best(self) -> list[str]:
+        """Candidates that are best at no usage, whatever it is."""
+        some = set(self.envelope.lines).union(*map(set, self.envelope.tied))
+        return [n for i, n in enumerate(self.candidates.names) if i not in some]
+
+    def compare(self, a: str, b: str) -> BreakEven:
+        """Where two candidates are equally good.
+
+        Raises:
+            ConfigError: If one is unknown, or both are the same.
+        """
+        i, j = self.candidates.index(a), self.candidates.index(b)
+        if i == j:
+            raise ConfigError(f"'{a}' is compared with itself; name two candidates")
+        once, each = lines(self.candidates, self.conditions)
+        if (once[j], each[j]) < (once[i], each[i]):  # the better one without any use comes first
+            i, j = j, i
+        at = break_even(self.candidates, self.conditions, i, j)
+        if once[i] == once[j] and each[i] != each[j]:
+            at = math.nan  # equal at no use at all, and one is better from then on
+        spread = None
+        if self.candidates.uncertain:
+            have = self.draws
+            known = have is not None and {i, j} <= set(have.which.tolist())
+            count = have.a.shape[0] if have is not None else _DRAWS
+            pair = np.array(sorted((i, j)), dtype=np.intp)
+            drawn = have if known and have is not None else draw_lines(self.candidates, self.conditions, pair, count, 0)
+            spread = drawn.crossing(i, j)
+        return BreakEven(self.candidates.names[i], self.candidates.names[j], at, spread)
+
+    def at(self, inferences: float, top: int | None = None) -> list[Ranked]:
+        """Ranking at one usage, best first.
+
+        Args:
+            inferences: Number of inferences in a life cycle, from 0 up.
+            top: How many to tell; all where not given.
+
+        Raises:
+            ConfigError: If the usage is no number from 0 up.
+        """
+        if not 0 <= inferences < math.inf:
+            raise ConfigError(f"a usage of {inferences:g} inferences is not a number from 0 up")
+        given, c = self.candidates, self.conditions
+        once, each = lines(given, c)
+        cost = once + inferences * each
+        order = np.lexsort((np.arange(cost.size), once, cost))[:top]
+        shares = self.draws.best(inferences) if self.draws is not None else {}
+        found = []
+        for rank, i in enumerate(order.tolist(), 1):
+            training_j = float(given.training_j[i] * c.training_pue / given.pue_included[i])
+            inference_j = float(given.inference_j[i] * inferences * c.inference_pue)
+            carbon_g = (training_j * c.training_g_per_kwh + inference_j * c.inference_g_per_kwh) / J_PER_KWH
+            probability = shares.get(i, 0.0) if self.draws is not None else math.nan
+            green = 1 / float(cost[i]) if cost[i] > 0 else math.inf
+            found.append(
+                Ranked(
+                    rank,
+                    given.names[i],
+                    green,
+                    training_j,
+                    inference_j,
+                    training_j + inference_j,
+                    carbon_g,
+                    probability,
+                )
+            )
+        return found
+
+    def orders(self, most: int = 64) -> list[tuple[float, float, tuple[str, ...]]]:
+        """The order of all candidates at every usage: ``(from, to, names, best first)``.
+
+        Raises:
+            ConfigError: If there are more than ``most`` candidates: orders grow with the square of their number.
+        """
+        if len(self.candidates) > most:
+            raise ConfigError(f"{len(self.candidates)} candidates have too many orders; give at most {most}")
+        found = all_orders(*lines(self.candidates, self.conditions))
+        return [(start, end, tuple(self.candidates.names[i] for i in order)) for start, end, order in found]
+
+
+def analyse(
+    candidates: Candidates, conditions: Conditions | None = None, *, draws: int = _DRAWS, seed: int = 0
+) -> Lifecycle:
+    """Rank candidates over all usage intensities.
+
+    Args:
+        candidates: What to compare.
+        conditions: Weight of accuracy, PUE, carbon; plain energy with tau = 1 where not given.
+        draws: Monte Carlo draws, where any uncertainty is given.
+        seed: Their seed.
+
+    Raises:
+        ConfigError: If ``draws`` is below 100.
+    """
+    if draws < 100:
+        raise ConfigError(f"{draws} draws tell no 95 % interval; give at least 100")
+    held = conditions or Conditions()
+    once, each = lines(candidates, held)
+    envelope = lower_envelope(once, each)
+    envelope = replace(envelope, breaks=_exact_breaks(candidates, held, envelope))
+    warnings = []
+    drawn = None
+    if candidates.uncertain:
+        which = np.union1d(within_reach(candidates, held), np.array(envelope.lines))
+        fitting = max(100, _MOST_DRAWN // which.size)
+        if fitting < draws:
+            warnings.append(
+                f"{which.size} candidates are within reach of being best; {fitting} draws instead of {draws}"
+            )
+        drawn = draw_lines(candidates, held, which, min(draws, fitting), seed)
+    free = not candidates.training_j.any()
+    if free:
+        warnings.append(
+            "no candidate has any training energy: usage does not matter; give training, search, retraining"
+        )
+    if len(set(candidates.sources)) > 1:
+        warnings.append(f"energies of different kinds are compared: {', '.join(sorted(set(candidates.sources)))}")
+    regimes = _regimes(candidates, held, envelope, drawn)
+    return Lifecycle(candidates, held, envelope, regimes, candidates.source, drawn, tuple(warnings))
+
+
+def _exact_breaks(candidates: Candidates, conditions: Conditions, envelope: Envelope) -> NDArray[np.float64]:
+    """Boundaries with 60 digits where there are few enough of them, else as the lines give them."""
+    if envelope.breaks.size > _MOST_EXACT:
+        return envelope.breaks
+    pairs = zip(envelope.lines, envelope.lines[1:], strict=False)
+    exact = np.array([break_even(candidates, conditions, i, j) for i, j in pairs], dtype=np.float64)
+    # Lines are rounded once when accuracy divides them; a boundary that this has turned into none keeps its place.
+    return np.maximum.accumulate(np.where(np.isnan(exact), envelope.breaks, exact)) if exact.size else exact
+
+
+def _regimes(
+    candidates: Candidates, conditions: Conditions, envelope: Envelope, drawn: Draws | None
+) -> tuple[Regime, ...]:
+    names = candidates.names
+    even = conditions.tau == 0 or bool(np.ptp(candidates.accuracy) == 0)
+    word = "cheapest" if even and conditions.objective == "energy" else "best"
+    edges = [0.0, *envelope.breaks.tolist(), math.inf]
+    told = len(envelope.lines) <= _MOST_EXACT  # nobody asks how sure each of ten thousand regimes is
+    found = []
+    for k, i in enumerate(envelope.lines):
+        start, end = edges[k], edges[k + 1]
+        confidence, spread = math.nan, None
+        if drawn is not None and told:
+            confidence = drawn.best(_middle(start, end)).get(i, 0.0)
+            spread = drawn.crossing(envelope.lines[k - 1], i) if k else None
+        equal = tuple(names[t] for t in envelope.tied[k])
+        found.append(Regime(names[i], start, end, equal, confidence, spread, word))
+    return tuple(found)
+
+
+def _middle(start: float, end: float) -> float:
+    """Geometric middle; a tenth of the first boundary, ten times the last one."""
+    if math.isinf(end):
+        return 10 * start
+    return end / 10 if start == 0 else math.sqrt(start * end)

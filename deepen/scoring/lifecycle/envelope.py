@@ -1,0 +1,124 @@
+"""The lower envelope of straight lines over x >= 0: which is lowest where, for every x at once.
+
+A line ``a + b x`` with a and b from 0 up is lowest somewhere on x >= 0 only if the point (a, b) lies on the lower left
+part of the convex hull of all points: no sweep over x is needed. Points that another one dominates go first, by
+sorting; the hull is Andrew's monotone chain (Information Processing Letters 9, 1979). Whether three points turn left is
+decided in floating point where its sign is certain, and in rational numbers where it is not, so that the result is
+the envelope of exactly the lines given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Envelope", "all_orders", "lower_envelope"]
+
+_CERTAIN = 8 * float(np.finfo(np.float64).eps)
+"""Share of the two products within which rounding (half an epsilon for each of three operations) may turn the sign."""
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Which line is lowest where.
+
+    Attributes:
+        lines: Indices of the lines that are lowest somewhere, by ascending x; shape (m,).
+        breaks: Where the next one takes over; float64, shape (m - 1,).
+        tied: For each of them, lines that are the same everywhere.
+    """
+
+    lines: tuple[int, ...]
+    breaks: _Floats
+    tied: tuple[tuple[int, ...], ...]
+
+    def at(self, x: float | _Floats) -> NDArray[np.intp]:
+        """Index of the lowest line at x; where two are equal, the one that is lowest above x."""
+        return np.asarray(self.lines, dtype=np.intp)[np.searchsorted(self.breaks, x, side="right")]
+
+
+def lower_envelope(a: _Floats, b: _Floats) -> Envelope:
+    """Find the lower envelope of the lines ``a + b x`` over x >= 0.
+
+    Args:
+        a: Intercepts from 0 up; float64, shape (n,), n at least 1.
+        b: Slopes from 0 up; float64, shape (n,).
+
+    Raises:
+        ValueError: If there is no line.
+    """
+    if a.size == 0:
+        raise ValueError("an envelope needs at least one line")
+    order = np.lexsort((np.arange(a.size), b, a))
+    slopes = b[order]
+    # Ascending intercepts: a line that is not flatter than all before it is nowhere below them.
+    flatter = np.concatenate([[True], slopes[1:] < np.minimum.accumulate(slopes)[:-1]])
+    candidates = order[flatter]
+    hull: list[int] = []
+    xs, ys = a[candidates].tolist(), b[candidates].tolist()
+    for k in range(len(xs)):
+        while len(hull) >= 2 and not _turns_left(xs, ys, hull[-2], hull[-1], k):
+            hull.pop()
+        hull.append(k)
+    chosen = candidates[hull]
+    breaks = np.diff(a[chosen]) / -np.diff(b[chosen])
+    return Envelope(tuple(int(i) for i in chosen), np.maximum.accumulate(breaks), _ties(a, b, chosen))
+
+
+def _turns_left(xs: list[float], ys: list[float], i: int, j: int, k: int) -> bool:
+    """Whether point j lies strictly below the straight line from i to k; all coordinates are exact."""
+    one = (xs[j] - xs[i]) * (ys[k] - ys[i])
+    other = (ys[j] - ys[i]) * (xs[k] - xs[i])
+    difference = one - other
+    if abs(difference) > _CERTAIN * (abs(one) + abs(other)):
+        return difference > 0
+    x, y = [Fraction(xs[n]) for n in (i, j, k)], [Fraction(ys[n]) for n in (i, j, k)]
+    return (x[1] - x[0]) * (y[2] - y[0]) > (y[1] - y[0]) * (x[2] - x[0])
+
+
+def _ties(a: _Floats, b: _Floats, chosen: NDArray[np.intp]) -> tuple[tuple[int, ...], ...]:
+    order = np.lexsort((np.arange(a.size), b, a))
+    position = np.empty(order.size, dtype=np.intp)
+    position[order] = np.arange(order.size)
+    found = []
+    for i in chosen:
+        same = []
+        k = int(position[i]) + 1  # the first of equal lines is the chosen one
+        while k < order.size and a[order[k]] == a[i] and b[order[k]] == b[i]:
+            same.append(int(order[k]))
+            k += 1
+        found.append(tuple(same))
+    return tuple(found)
+
+
+def all_orders(a: _Floats, b: _Floats) -> list[tuple[float, float, tuple[int, ...]]]:
+    """The order of all lines, lowest first, for every x >= 0.
+
+    Args:
+        a: Intercepts; float64, shape (n,); the number of orders grows with n squared.
+        b: Slopes; float64, shape (n,).
+
+    Returns:
+        ``(from, to, order)`` with orders that change from one to the next; ``to`` of the last is infinite.
+    """
+    i, j = np.triu_indices(a.size, 1)
+    slope = b[i] - b[j]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = (a[j] - a[i]) / slope
+    crossings = np.unique(x[np.isfinite(x) & (x > 0)])
+    edges = np.concatenate([[0.0], crossings, [np.inf]])
+    found: list[tuple[float, float, tuple[int, ...]]] = []
+    for start, end in pairwise(edges.tolist()):
+        middle = (start + end) / 2 if end < np.inf else 2 * start + 1
+        order = tuple(int(k) for k in np.lexsort((a, b, a + b * middle)))
+        if found and found[-1][2] == order:
+            found[-1] = (found[-1][0], end, order)
+        else:
+            found.append((start, end, order))
+    return found

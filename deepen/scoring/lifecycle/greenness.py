@@ -1,0 +1,132 @@
+"""The full-cycle metric: accuracy against the energy of training and use together.
+
+``G(MUI) = Acc^tau / (MUI x IEC + TEC)`` ("greenness", Li et al., arXiv 2108.13465), larger is better. TEC is the
+energy spent once in a life cycle (training, compression or search, retraining), IEC the energy of one inference, MUI
+the number of inferences in a life cycle, tau the weight of accuracy against energy.
+
+The reciprocal, ``(TEC + MUI x IEC) / Acc^tau``, is a straight line over MUI: the candidate with the largest G is the
+one with the lowest line, and the best one for each MUI is the lower envelope of all lines.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError
+from deepen.scoring.lifecycle.candidates import Candidates
+
+__all__ = ["J_PER_KWH", "Conditions", "break_even", "greenness", "lines"]
+
+J_PER_KWH = 3.6e6
+_EXACT = Context(prec=60)
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What holds for all candidates.
+
+    Attributes:
+        tau: Weight of accuracy against energy; 0 leaves accuracy out.
+        training_pue: Power usage effectiveness where training runs: energy of the building over that of the machines.
+        inference_pue: The same where inference runs; 1 for a phone or a board.
+        training_g_per_kwh: Carbon intensity of the grid where training runs, gCO2e/kWh; ``nan`` where not asked for.
+        inference_g_per_kwh: Carbon intensity where inference runs, gCO2e/kWh.
+        objective: Rank by ``energy`` or by ``carbon``. They differ only where the two grids do.
+    """
+
+    tau: float = 1.0
+    training_pue: float = 1.0
+    inference_pue: float = 1.0
+    training_g_per_kwh: float = math.nan
+    inference_g_per_kwh: float = math.nan
+    objective: Literal["energy", "carbon"] = "energy"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau < math.inf:
+            raise ConfigError(f"tau {self.tau:g} is not a number from 0 up; 0 leaves accuracy out, 1 is usual")
+        for pue in (self.training_pue, self.inference_pue):
+            if not 1 <= pue < math.inf:
+                raise ConfigError(
+                    f"a PUE of {pue:g} is impossible: it is the building's energy over the machines', 1 up"
+                )
+        for grid in (self.training_g_per_kwh, self.inference_g_per_kwh):
+            if not (math.isnan(grid) or 0 <= grid < math.inf):
+                raise ConfigError(f"a carbon intensity of {grid:g} gCO2e/kWh is not a number from 0 up")
+        if self.objective not in ("energy", "carbon"):
+            raise ConfigError(f"objective '{self.objective}' is neither energy nor carbon")
+        if self.objective == "carbon" and not (self.training_g_per_kwh + self.inference_g_per_kwh > 0):
+            raise ConfigError("ranking by carbon needs carbon intensities; give --grid, in gCO2e/kWh")
+
+    @property
+    def with_carbon(self) -> bool:
+        """Whether both carbon intensities are known."""
+        return not math.isnan(self.training_g_per_kwh + self.inference_g_per_kwh)
+
+    def once_weight(self, pue_included: _Floats) -> _Floats:
+        """What a joule spent once counts, in joules of the building or grams of CO2e; shape (n,)."""
+        grams = self.training_g_per_kwh / J_PER_KWH if self.objective == "carbon" else 1.0
+        return np.asarray(self.training_pue / pue_included * grams, dtype=np.float64)
+
+    @property
+    def each_weight(self) -> float:
+        """What a joule of inference counts, likewise."""
+        return self.inference_pue * (self.inference_g_per_kwh / J_PER_KWH if self.objective == "carbon" else 1.0)
+
+
+def lines(candidates: Candidates, conditions: Conditions) -> tuple[_Floats, _Floats]:
+    """Intercept and slope of ``(TEC + MUI x IEC) / Acc^tau`` for each candidate; float64, shape (n,) each."""
+    merit = candidates.accuracy**conditions.tau
+    once = candidates.training_j * conditions.once_weight(candidates.pue_included) / merit
+    return once, candidates.inference_j * conditions.each_weight / merit
+
+
+def greenness(candidates: Candidates, conditions: Conditions, inferences: float) -> _Floats:
+    """G of each candidate at one usage intensity, 1/J (1/g where the objective is carbon); shape (n,)."""
+    once, each = lines(candidates, conditions)
+    with np.errstate(divide="ignore"):  # nothing was spent yet: infinitely green
+        return np.asarray(1.0 / (once + inferences * each), dtype=np.float64)
+
+
+def break_even(candidates: Candidates, conditions: Conditions, a: int, b: int) -> float:
+    """Number of inferences at which two candidates are equally good.
+
+    ``MUI* = (Acc_A^tau TEC_B - Acc_B^tau TEC_A) / (Acc_B^tau IEC_A - Acc_A^tau IEC_B)``, computed with 60 digits, so
+    that the differences of nearly equal energies lose none of the 16 that a float has.
+
+    Args:
+        candidates: The candidates.
+        conditions: What holds for all.
+        a: One of the two.
+        b: The other one.
+
+    Returns:
+        A number from 0 up; ``nan`` where one is better at every intensity, or both are the same.
+    """
+    merit, once, each = zip(*(_exact(candidates, conditions, i) for i in (a, b)), strict=True)
+    over = _EXACT.subtract(_EXACT.multiply(merit[0], once[1]), _EXACT.multiply(merit[1], once[0]))
+    under = _EXACT.subtract(_EXACT.multiply(merit[1], each[0]), _EXACT.multiply(merit[0], each[1]))
+    if under == 0:
+        return math.nan
+    at = float(_EXACT.divide(over, under))
+    return at if at >= 0 else math.nan
+
+
+def _exact(candidates: Candidates, conditions: Conditions, i: int) -> tuple[Decimal, Decimal, Decimal]:
+    """``(Acc^tau, TEC, IEC)`` of a candidate, weighted, with 60 digits."""
+    merit = _EXACT.power(Decimal(float(candidates.accuracy[i])), Decimal(conditions.tau))
+    # The parts are added as floats, as they are everywhere else: a sum is what the candidate is said to cost.
+    pue = _EXACT.divide(Decimal(conditions.training_pue), Decimal(float(candidates.pue_included[i])))
+    once = _EXACT.multiply(Decimal(float(candidates.training_j[i])), pue)
+    each = _EXACT.multiply(Decimal(float(candidates.inference_j[i])), Decimal(conditions.inference_pue))
+    if conditions.objective == "carbon":
+        once = _EXACT.multiply(once, Decimal(conditions.training_g_per_kwh))
+        each = _EXACT.multiply(each, Decimal(conditions.inference_g_per_kwh))
+    return merit, once, each

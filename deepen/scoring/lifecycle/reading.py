@@ -1,0 +1,343 @@
+"""Read candidates from a CSV or a TOML file.
+
+Each candidate (a line, or a ``[[candidate]]`` table) has:
+
+``name``
+    Different for each.
+``accuracy``
+    A share such as ``0.741``, or ``74.1 %``.
+``training``, ``search`` (or ``compression``), ``retraining``
+    Energy spent once, with its unit: ``12.5 kWh``. In a CSV, the unit may be in the header instead:
+    ``training_kwh``, ``inference_mJ``. An empty cell is no energy. ``training`` may also name the JSON file that
+    ``deepen.measure_training`` wrote (``training_run`` in either format).
+``inference``
+    Energy per inference; or, instead of it, ``record`` (the output of ``deepen profile --json``) or ``model`` (a model
+    file, predicted with the predictor that is given).
+``accuracy_uncertainty``, ``training_uncertainty``, ... ``inference_uncertainty``
+    Standard uncertainties: an energy with its unit, or a share of the value such as ``5 %``.
+``pue_included``
+    PUE that the training energies contain already; 1 by default.
+``source``
+    measured (by default), modelled or simulated.
+
+Other columns are ignored. Paths start at the file's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError, DatasetError, DeepenError
+from deepen.records import Source, weakest_source
+from deepen.scoring.app_rows import csv_lines
+from deepen.scoring.lifecycle.candidates import PARTS, Candidates
+from deepen.scoring.lifecycle.quantity import JOULES, energy_factor, parse_energy, parse_fraction
+
+if TYPE_CHECKING:
+    from deepen.predictors.predictor import Predictor
+
+__all__ = ["read_candidates"]
+
+_ENERGIES = (*PARTS, "compression", "inference")
+_FIELD = re.compile(rf"({'|'.join(_ENERGIES)})(_uncertainty)?(?:_([A-Za-zµμ]+))?")
+_TEXTS = ("name", "accuracy", "accuracy_uncertainty", "pue_included", "source", "model", "record", "training_run")
+_LOWER_UNITS = {unit.lower(): unit for unit in ("J", "kJ", "GJ", "Wh", "mWh", "kWh", "uJ", "nJ", "mJ")}
+"""Header units in lower case, as in ``energy_mj``: millijoules; megajoules are written ``_MJ``."""
+_FOR_90 = 2 * 1.6448536269514722
+"""Width of a 90 % interval of a normal distribution, in standard deviations."""
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One column of a file: what it holds, and the unit of its bare numbers."""
+
+    field: str
+    unit: str
+    cells: Sequence[str]
+
+
+def read_candidates(path: str | Path, predictor: str | Predictor | None = None) -> Candidates:
+    """Read candidates from a ``.toml`` file, or else a CSV file.
+
+    Args:
+        path: The file.
+        predictor: Name, file or predictor that predicts the inference energy of candidates with a ``model``.
+
+    Raises:
+        ConfigError: If a file does not exist, a unit is wrong, or a predictor is needed and not given.
+        DatasetError: If a candidate lacks a figure, or a figure is out of range.
+        GraphError, PredictorError: If a model cannot be predicted.
+    """
+    file = Path(path)
+    places, columns = _toml(file) if file.suffix.lower() == ".toml" else _csv(file)
+    table = {c.field: c for c in columns}
+    n = len(places)
+    for needed in ("name", "accuracy"):
+        if needed not in table:
+            raise DatasetError(f"{file}: no {needed}; each candidate needs a name, an accuracy and an inference energy")
+    accuracy = _accuracies(table["accuracy"], places)
+    accuracy_u = _uncertainty(table, "accuracy", accuracy, places)
+    parts, parts_u = np.zeros((n, len(PARTS))), np.zeros((n, len(PARTS)))
+    for name in (*PARTS, "compression"):
+        if name in table:
+            column = PARTS.index("search" if name == "compression" else name)
+            value = _energies(table[name], places, 0.0)
+            parts[:, column] += value
+            parts_u[:, column] = np.hypot(parts_u[:, column], _uncertainty(table, name, value, places))
+    inference = _energies(table["inference"], places, math.nan) if "inference" in table else np.full(n, np.nan)
+    inference_u = _uncertainty(table, "inference", inference, places)
+    sources: list[Source] = [_source(t, place) for t, place in zip(_texts(table, "source", n), places, strict=True)]
+    base = file.parent
+    _training_runs(base, _texts(table, "training_run", n), places, parts, parts_u, sources)
+    _records(base, _texts(table, "record", n), places, inference, inference_u, sources)
+    _models(base, _texts(table, "model", n), places, inference, inference_u, sources, predictor)
+    lacking = np.flatnonzero(np.isnan(inference))
+    if lacking.size:
+        raise DatasetError(f"{places[lacking[0]]}: no inference energy; give inference, record or model")
+    pue = np.ones(n)
+    if "pue_included" in table:
+        pue = _numbers(table["pue_included"], places, _plain, 1.0, 1.0)
+    try:
+        return Candidates(
+            tuple(table["name"].cells),
+            accuracy,
+            parts,
+            inference,
+            accuracy_u,
+            parts_u,
+            inference_u,
+            pue,
+            tuple(sources[:1] if len(set(sources)) == 1 else sources),
+        )
+    except DatasetError as error:
+        raise DatasetError(f"{file}: {error}") from error
+
+
+def _csv(file: Path) -> tuple[list[str], list[_Column]]:
+    names, lines = csv_lines(file)
+    if not lines:
+        raise DatasetError(f"{file}: no candidates below the header; add at least one line")
+    fields = [_field(name, file) for name in names]
+    doubled = {f[0] for f in fields if f and [g[0] for g in fields if g].count(f[0]) > 1}
+    if doubled:
+        raise DatasetError(f"{file}: '{min(doubled)}' is given in two columns; keep one of them")
+    cells = list(zip(*(record for _, record in lines), strict=True))
+    places = [f"{file} line {number}" for number, _ in lines]
+    return places, [_Column(*f, c) for f, c in zip(fields, cells, strict=True) if f is not None]
+
+
+def _field(name: str, file: Path) -> tuple[str, str] | None:
+    """Field and unit of a column; ``None`` for a column that says nothing here."""
+    if name in _TEXTS:
+        return name, ""
+    if name in ("accuracy_percent", "accuracy_%"):
+        return "accuracy", "%"
+    match = _FIELD.fullmatch(name)
+    if match is None:
+        return None
+    unit = match[3] or ""
+    if unit and unit not in JOULES:
+        if unit.lower() not in _LOWER_UNITS:
+            raise ConfigError(
+                f"{file}: column '{name}': '{unit}' is no unit of energy; write for example {match[1]}_kWh"
+            )
+        unit = _LOWER_UNITS[unit.lower()]
+    return match[1] + (match[2] or ""), unit
+
+
+def _toml(file: Path) -> tuple[list[str], list[_Column]]:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise ConfigError(f"{file}: {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file}: not valid TOML ({error}); correct the file") from error
+    tables = data.get("candidate")
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
+        raise DatasetError(f"{file}: no [[candidate]] tables; write one for each candidate")
+    known = {*_TEXTS, *_ENERGIES, *(f"{e}_uncertainty" for e in _ENERGIES)}
+    for t in tables:
+        for key in t:
+            if key not in known:
+                raise DatasetError(
+                    f"{file}: candidate '{t.get('name', '')}' has the unknown key '{key}'; known: "
+                    f"{', '.join(sorted(known))}"
+                )
+    places = [f"{file}: candidate '{t.get('name', k + 1)}'" for k, t in enumerate(tables)]
+    used = [key for key in known if any(key in t for t in tables)]
+    return places, [_Column(key, "", [str(t.get(key, "")) for t in tables]) for key in used]
+
+
+def _numbers(
+    column: _Column,
+    places: Sequence[str],
+    parse: Callable[[str], float],
+    default: float | None,
+    scale: float | None,
+) -> _Floats:
+    """Figures of a column; float64, shape (n,).
+
+    Args:
+        column: The column.
+        places: Where each cell stands, for messages.
+        parse: Reads one cell that is not empty.
+        default: What an empty cell stands for; ``None`` where it must not be empty.
+        scale: What a bare number is worth; ``None`` where it must have a unit. Whole columns of bare numbers are read
+            at once.
+    """
+    if scale is not None:
+        try:
+            quick = np.array(column.cells, dtype=np.float64)
+        except ValueError:
+            pass  # units, empty cells, or text: one by one, with an error that says where
+        else:
+            if np.isfinite(quick).all():
+                return np.asarray(quick * scale, dtype=np.float64)
+    found = np.empty(len(places))
+    for k, (text, place) in enumerate(zip(column.cells, places, strict=True)):
+        if not text and default is None:
+            raise DatasetError(f"{place}: no {column.field}; fill it in")
+        try:
+            found[k] = parse(text) if text else default
+        except ConfigError as error:
+            raise DatasetError(f"{place}: {column.field}: {error}") from error
+    return found
+
+
+def _energies(column: _Column, places: Sequence[str], default: float) -> _Floats:
+    scale = energy_factor(column.unit) if column.unit else None
+    return _numbers(column, places, lambda text: parse_energy(text, column.unit), default, scale)
+
+
+def _accuracies(column: _Column, places: Sequence[str]) -> _Floats:
+    percent = column.unit == "%"
+
+    def parse(text: str) -> float:
+        return parse_fraction(text if not percent or text.endswith("%") else f"{text} %", "accuracy")
+
+    return _numbers(column, places, parse, None, 0.01 if percent else 1.0)
+
+
+def _uncertainty(table: Mapping[str, _Column], field: str, value: _Floats, places: Sequence[str]) -> _Floats:
+    """Standard uncertainties of a field: energies, or shares of the value written with a percent sign."""
+    column = table.get(f"{field}_uncertainty")
+    if column is None:
+        return np.zeros(len(places))
+    relative = np.array([text.endswith("%") for text in column.cells])
+    if field == "accuracy":  # percent of accuracy are points
+        return _numbers(column, places, lambda text: parse_fraction(text, "uncertainty"), 0.0, 1.0)
+    shares = np.array(
+        [_share(t, place) if r else 0.0 for t, r, place in zip(column.cells, relative, places, strict=True)]
+    )
+    plain = _Column(
+        column.field, column.unit, [t if not r else "" for t, r in zip(column.cells, relative, strict=True)]
+    )
+    known = np.where(np.isnan(value), 0.0, value)
+    return np.where(relative, shares * known, _energies(plain, places, 0.0))
+
+
+def _share(text: str, place: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < math.inf:
+        raise DatasetError(f"{place}: uncertainty '{text}' is no share; write for example 5 %")
+    return share
+
+
+def _texts(table: Mapping[str, _Column], field: str, n: int) -> Sequence[str]:
+    return table[field].cells if field in table else ("",) * n
+
+
+def _source(text: str, place: str) -> Source:
+    for known in get_args(Source):
+        if (text or "measured") == known:
+            return cast(Source, known)
+    raise DatasetError(f"{place}: source '{text}' is none of {', '.join(get_args(Source))}")
+
+
+def _plain(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"'{text}' is no number") from None
+
+
+def _json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
+    """``energy_j``, ``uncertainty_j`` and ``source`` of a JSON document."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        energy_j, u = float(data["energy_j"]), data.get("uncertainty_j")
+        found = energy_j, 0.0 if u is None or math.isnan(u) else float(u), _source(str(data["source"]), place)
+    except OSError as error:
+        raise ConfigError(f"{place}: {file}: {error.strerror}; check the path") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{place}: {file} is no output of {made_by}; it needs energy_j and source") from error
+    if not energy_j >= 0:
+        raise DatasetError(f"{place}: {file} has the energy {energy_j:g} J; measure again")
+    return found
+
+
+def _training_runs(
+    base: Path, texts: Sequence[str], places: Sequence[str], parts: _Floats, parts_u: _Floats, sources: list[Source]
+) -> None:
+    for k, (text, place) in enumerate(zip(texts, places, strict=True)):
+        if not text:
+            continue
+        if parts[k, 0]:
+            raise DatasetError(f"{place}: both training and training_run; keep one of them")
+        parts[k, 0], parts_u[k, 0], source = _json(base / text, place, "deepen.measure_training")
+        sources[k] = weakest_source([sources[k], source])
+
+
+def _records(
+    base: Path, texts: Sequence[str], places: Sequence[str], energy: _Floats, u: _Floats, sources: list[Source]
+) -> None:
+    for k, (text, place) in enumerate(zip(texts, places, strict=True)):
+        if not text:
+            continue
+        if not math.isnan(energy[k]):
+            raise DatasetError(f"{place}: both inference and record; keep one of them")
+        energy[k], u[k], source = _json(base / text, place, "'deepen profile --json'")
+        sources[k] = weakest_source([sources[k], source])
+
+
+def _models(
+    base: Path,
+    texts: Sequence[str],
+    places: Sequence[str],
+    energy: _Floats,
+    u: _Floats,
+    sources: list[Source],
+    predictor: str | Predictor | None,
+) -> None:
+    """Predict what has a model and no energy; a model beside a measured energy is only a remark."""
+    wanted = [k for k, text in enumerate(texts) if text and math.isnan(energy[k])]
+    if not wanted:
+        return
+    if predictor is None:
+        raise ConfigError(f"{places[wanted[0]]}: its model must be predicted; name a predictor with --predictor")
+    if isinstance(predictor, str):
+        from deepen import predictors
+
+        predictor = predictors.load(predictor)
+    for k in wanted:
+        try:
+            found = predictor.predict(base / texts[k])
+        except DeepenError as error:
+            raise type(error)(f"{places[k]}: {error}") from error
+        energy[k], u[k] = found.energy_j, (found.interval_j[1] - found.interval_j[0]) / _FOR_90
+        sources[k] = weakest_source([sources[k], found.source])
