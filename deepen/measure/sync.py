@@ -25,12 +25,13 @@ from deepen.measure.align import Match, fit_matches, retime
 from deepen.measure.scan import scan
 from deepen.records import Interval, PowerTrace
 
-__all__ = ["BARKER", "Pulses", "find", "play", "synchronise"]
+__all__ = ["BARKER", "GUARD", "Pulses", "find", "play", "synchronise"]
 
 BARKER = (1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 0, 1)
 """Work and rest."""
 
-_GUARD = 2  # elements of rest that count as part of the pattern, on both sides
+GUARD = 2
+"""Elements of rest that count as part of the pattern, on both sides."""
 _CORRELATION = 0.5  # least correlation of the power with the pattern
 _RIVAL = 0.85  # of the best correlation that another place may reach
 _SAMPLES_PER_CHIP = 4
@@ -62,7 +63,7 @@ class Pulses:
     def duration_s(self) -> float:
         """About how long playing it once takes, seconds."""
         work = sum(BARKER) * max(self.chip_s, self.per_run_s)
-        return work + (len(BARKER) - sum(BARKER) + 2 * _GUARD) * self.chip_s + self.max_offset_s
+        return work + (len(BARKER) - sum(BARKER) + 2 * GUARD) * self.chip_s + self.max_offset_s
 
 
 def _runs() -> list[tuple[int, int]]:
@@ -84,7 +85,7 @@ def play(
     """
     worked: list[Interval] = []
     player = pulses.player or loaded
-    guard_s = _GUARD * pulses.chip_s
+    guard_s = GUARD * pulses.chip_s
     sleep(guard_s + (pulses.max_offset_s if place == "before" else 0.0))
     for level, length in _runs():
         if level:
@@ -133,7 +134,7 @@ def find(trace: PowerTrace, worked: Sequence[Interval], max_offset_s: float) -> 
 
 def _coarse(trace: PowerTrace, edges: _Floats, shortest: float, max_offset_s: float) -> float:
     """Offset with the best correlation on a grid of an eighth of the shortest element."""
-    guard = _GUARD * shortest
+    guard = GUARD * shortest
     low, high = edges[0, 0] - guard, edges[-1, 1] + guard
     step = shortest / 8
     reach = math.ceil(max_offset_s / step)

@@ -1,0 +1,223 @@
+"""What a detached run does, step by step, and what its answers say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from deepen.clock import MAX_DRIFT, ClockMap, fit_pings
+from deepen.devices.runtimes.device_clock import SLEPT_S, RoundTrip
+from deepen.errors import LinkError, MeasureError, RunError
+from deepen.measure.sync import BARKER, GUARD, Pulses
+from deepen.records import Interval
+
+__all__ = [
+    "Step",
+    "Timeline",
+    "check_replies",
+    "device_clock",
+    "make_steps",
+    "requests_of",
+    "seconds_of",
+    "stamped",
+    "timeline_of",
+]
+
+Label = Literal["settle", "warm", "rest", "idle-before", "before", "block", "after", "idle-after"]
+
+_NS = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing the worker does.
+
+    Attributes:
+        op: ``run`` or ``wait``.
+        amount: Inferences, or nanoseconds.
+        label: What it is for; ``before`` and ``after`` are the work of the sync patterns, ``rest`` waits in between.
+    """
+
+    op: Literal["run", "wait"]
+    amount: int
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """When a run did what, on the host's clock.
+
+    Attributes:
+        idle_before: The rest before the work; ``None`` if the run did not come so far. The same for what follows.
+        before: Work of the first sync pattern.
+        blocks: Blocks of inferences, in order.
+        after: Work of the last sync pattern.
+        idle_after: The rest after the work.
+    """
+
+    idle_before: Interval | None
+    before: tuple[Interval, ...]
+    blocks: tuple[Interval, ...]
+    after: tuple[Interval, ...]
+    idle_after: Interval | None
+
+
+def make_steps(
+    *, runs: int, blocks: int, warm_runs: int, settle_s: float, idle_s: float, pulses: Pulses | None
+) -> tuple[Step, ...]:
+    """Lay a run out: let the device settle, rest, warm up, sync pattern, blocks, sync pattern, rest."""
+    steps = [
+        Step("wait", round(settle_s * _NS), "settle"),
+        Step("wait", round(idle_s * _NS), "idle-before"),
+        Step("run", warm_runs, "warm"),
+    ]
+    if pulses is not None:
+        steps += _pattern(pulses, "before")
+    steps += [Step("run", runs, "block")] * blocks
+    if pulses is not None:
+        steps += _pattern(pulses, "after")
+    return (*steps, Step("wait", round(idle_s * _NS), "idle-after"))
+
+
+def _pattern(pulses: Pulses, place: Literal["before", "after"]) -> list[Step]:
+    """The pattern of :func:`deepen.measure.sync.play`, as steps."""
+    guard = Step("wait", round((GUARD * pulses.chip_s + pulses.max_offset_s) * _NS), "rest")
+    edges = [0, *(k for k in range(1, len(BARKER)) if BARKER[k] != BARKER[k - 1]), len(BARKER)]
+    steps = [guard]
+    for first, end in pairwise(edges):
+        length = end - first
+        if BARKER[first]:
+            steps.append(Step("run", max(length, round(length * pulses.chip_s / pulses.per_run_s)), place))
+        else:
+            steps.append(Step("wait", round(length * pulses.chip_s * _NS), "rest"))
+    return [*steps, guard]
+
+
+def seconds_of(steps: Iterable[Step], per_run_s: float) -> float:
+    """About how long steps take, seconds."""
+    return sum(s.amount * per_run_s if s.op == "run" else s.amount / _NS for s in steps)
+
+
+def requests_of(
+    steps: Sequence[Step], first: Sequence[Mapping[str, Any]], *, hold_pid: int, hold_s: float
+) -> list[dict[str, Any]]:
+    """What the worker is asked: to load the model, to wait for the hold's end, the steps, and to end.
+
+    Args:
+        steps: The steps.
+        first: Requests that load the model; it has the handle 1 then.
+        hold_pid: Process whose end lets the run begin.
+        hold_s: Longest time to wait for that, seconds.
+    """
+    asked: list[dict[str, Any]] = [dict(r) for r in first]
+    asked.append({"op": "wait", "ns": round(hold_s * _NS), "pid": hold_pid})
+    for step in steps:
+        asked.append(
+            {"op": "run", "handle": 1, "n": step.amount} if step.op == "run" else {"op": "wait", "ns": step.amount}
+        )
+    asked.append({"op": "bye"})
+    return [{**request, "id": number} for number, request in enumerate(asked)]
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+def check_replies(replies: Sequence[Mapping[str, Any]], first: int) -> None:
+    """Check that answers are those to the requests, and none is an error.
+
+    Raises:
+        RunError: If the model failed there.
+        LinkError: If the answers make no sense.
+    """
+    for number, reply in enumerate(replies):
+        if reply.get("id") != number:
+            raise LinkError(f"the detached run answered {reply.get('id')!r} instead of {number}; run it again")
+        if "error" in reply:
+            what = "failed" if number >= first else "could not be loaded"
+            raise RunError(f"the model {what} in the detached run: {str(reply['error'])[:400]}")
+
+
+def stamped(
+    steps: Sequence[Step], replies: Sequence[Mapping[str, Any]], first: int, words: str
+) -> list[tuple[Step, RoundTrip, float]]:
+    """Steps that were done, with their stamps on the device's clock and their processor time, seconds.
+
+    Args:
+        steps: The steps.
+        replies: Answers to all requests, as far as they came.
+        first: Number of requests before the first step.
+        words: The end of what the worker wrote on its standard error, for messages.
+
+    Raises:
+        RunError: If the model failed there.
+        LinkError: If the answers make no sense.
+        MeasureError: If the device slept.
+    """
+    check_replies(replies, first)
+    if len(replies) <= first:
+        told = f" ({words.splitlines()[-1][:200]})" if words else ""
+        raise LinkError(f"the detached run ended before it began to measure{told}; run it again")
+    found = []
+    for step, reply in zip(steps, replies[first:], strict=False):
+        # There was no question and no answer: bounds nobody can contradict.
+        trip = RoundTrip.of(0.0, {**reply}, float("inf"))
+        found.append((step, trip, float(reply.get("cpu_ns", 0)) / _NS))
+    slept = [trip.slept_s for _, trip, _ in found if trip.slept_s is not None]
+    if slept and max(slept) - min(slept) > SLEPT_S:
+        raise MeasureError(
+            f"the device went to sleep for {max(slept) - min(slept):.1f} s while its link was cut; keep it awake: a "
+            "long screen time-out ('deepen device prepare --set stay_awake=true'), or 'dumpsys battery set ac 1'"
+        )
+    return found
+
+
+def device_clock(trips: Sequence[RoundTrip], until_s: float) -> ClockMap:
+    """The device's clock on the host's, from round trips on both sides of the cut, or on one alone.
+
+    Outside the stretch they span, the clocks may drift apart by :data:`~deepen.clock.MAX_DRIFT`.
+
+    Args:
+        trips: Round trips.
+        until_s: Last moment of interest, on the device's clock, seconds.
+
+    Raises:
+        MeasureError: If they contradict each other.
+    """
+    send = np.array([t.send_s for t in trips for _ in range(2)])
+    receive = np.array([t.receive_s for t in trips for _ in range(2)])
+    device = np.array([s for t in trips for s in (t.start_s, t.end_s)])
+    found = fit_pings(send, device, receive)
+    beyond_s = max(0.0, until_s - float(device.max()))
+    return replace(found, error_s=found.error_s + MAX_DRIFT * beyond_s)
+
+
+def timeline_of(done: Sequence[tuple[Step, RoundTrip, float]], clock: ClockMap, uncertainty_s: float) -> Timeline:
+    """Put what was done on the host's clock.
+
+    Args:
+        done: Steps with their stamps.
+        clock: The device's clock on the host's.
+        uncertainty_s: Standard uncertainty of each edge, seconds.
+    """
+    found: dict[str, list[Interval]] = {}
+    for step, trip, cpu_s in done:
+        start_s, end_s = float(clock.to_host(trip.start_s)), float(clock.to_host(trip.end_s))
+        runs = step.amount if step.op == "run" else 0
+        label = "run" if step.label == "block" else step.label
+        interval = Interval(start_s, end_s, label, runs=runs, uncertainty_s=uncertainty_s, cpu_s=cpu_s)
+        found.setdefault(step.label, []).append(interval)
+
+    def one(label: str) -> Interval | None:
+        return found[label][0] if label in found else None
+
+    return Timeline(
+        one("idle-before"),
+        tuple(found.get("before", ())),
+        tuple(found.get("block", ())),
+        tuple(found.get("after", ())),
+        one("idle-after"),
+    )

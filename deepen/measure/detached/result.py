@@ -1,0 +1,222 @@
+"""From the answers of a detached run and the power trace to a record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepen.devices.cooling import heat
+from deepen.devices.detached import Outcome
+from deepen.devices.protocols import Device
+from deepen.devices.runtimes.device_clock import RoundTrip
+from deepen.devices.types import Thermal
+from deepen.errors import MeasureError, MeterError
+from deepen.measure.blocks import Collected
+from deepen.measure.budget import Caution, trace_cautions
+from deepen.measure.conditions import Conditions
+from deepen.measure.detached.plan import Timeline, device_clock, stamped, timeline_of
+from deepen.measure.detached.store import Pending
+from deepen.measure.heat import Seen
+from deepen.measure.idle import Idle, IdleLine
+from deepen.measure.integrate import integrate
+from deepen.measure.session import Session
+from deepen.measure.sync import synchronise
+from deepen.measure.trials import Trial, judge
+from deepen.meters.stream.meter import DEFAULT_MAX_LOSS
+from deepen.meters.types import Scope
+from deepen.records import Accuracy, EnergyRecord, Interval, PowerTrace, StoppingRule, Workload
+
+__all__ = ["RecordedMeter", "record_of"]
+
+_MAX_REJECTED = 0.5
+_EDGE = 0.1  # of a rest, at both ends, that is left out: what was before has to fade
+_PARTS = 10
+_LEAST_REST = 0.5  # of a rest that the trace has to cover
+_LEAST_BLOCKS = 5
+_REL_STD = 0.01
+
+
+class RecordedMeter:
+    """An instrument whose recording is over; see :class:`deepen.meters.types.Meter`."""
+
+    scope: Scope = "machine"
+    resolution_j: float = 0.0
+
+    def __init__(self, trace: PowerTrace) -> None:
+        """Take what the trace says of it."""
+        self.id = trace.meter_id
+        self.source = trace.source
+        self.calibration_id = trace.calibration_id
+        self.update_s = 1 / trace.rate_hz
+        self._trace = trace
+
+    def start(self) -> None:
+        """Refuse: nothing is left to record."""
+        raise MeterError(f"the recording of {self.id} is over; open the instrument to make another one")
+
+    def mark(self) -> None:
+        """Ignore."""
+
+    def observe(self, interval: Interval) -> None:
+        """Ignore."""
+
+    def stop(self) -> PowerTrace:
+        """The recording."""
+        return self._trace
+
+    def close(self) -> None:
+        """Ignore."""
+
+
+def record_of(
+    device: Device,
+    pending: Pending,
+    found: Outcome,
+    after: Sequence[RoundTrip],
+    path: Path,
+    conditions: Conditions,
+) -> EnergyRecord:
+    """Make the record.
+
+    Args:
+        device: The device, which can be reached again.
+        pending: What was asked.
+        found: What the run answered.
+        after: Round trips after the cut.
+        path: The power trace.
+        conditions: Settings under which it ran.
+
+    Raises:
+        RunError: If the model failed.
+        LinkError: If the run ended before it began to measure.
+        MeasureError: If the device slept or was restarted, the trace does not cover the run, or too many blocks had to
+            be rejected.
+    """
+    from deepen.traces import read
+
+    done = stamped(pending.steps, found.replies, pending.first, found.words)
+    clock = device_clock([*pending.trips, *after], done[-1][1].end_s)
+    trace = read(path)
+    cautions = list(trace_cautions(trace.warnings))
+    if len(done) < len(pending.steps):
+        text = f"the run was ended on the device after {len(done)} of {len(pending.steps)} steps"
+        cautions.append(Caution("trace", text))
+    timeline = timeline_of(done, clock, 0.0)
+    trace, said, aligned = _aligned(trace, timeline, pending, clock.error_s)
+    cautions += said
+    if not aligned:
+        timeline = timeline_of(done, clock, clock.error_s)
+    before, later = _idle(trace, timeline.idle_before), _idle(trace, timeline.idle_after)
+    if before is None:
+        raise MeasureError(f"{path.name}: does not cover the rest before the run; record from the cut of the link on")
+    blocks = [b for b in timeline.blocks if trace.t_s[0] <= b.start_s and b.end_s <= trace.t_s[-1]]
+    if len(blocks) < 2:
+        raise MeasureError(f"{path.name}: covers {len(blocks)} of {len(timeline.blocks)} blocks; record longer")
+    if len(blocks) < len(timeline.blocks):
+        text = f"the trace covers {len(blocks)} of {len(timeline.blocks)} blocks"
+        cautions.append(Caution("trace", text))
+    if later is None:
+        cautions.append(Caution("idle-drift", "idle power was measured before the run only"))
+    windows = integrate(trace, blocks, IdleLine((before,)), max_loss=DEFAULT_MAX_LOSS)
+    cautions += [c for w in windows for c in w.warnings if c.code == "gap"]
+    n = pending.runs
+    trials = tuple(Trial(w.interval, w.gross_j / n, w.net_j / n, w.budget.per_run(n)) for w in windows)
+    how = pending.workload
+    threads = int(how["threads"])
+    judged = judge(trials, threads, excuse_preemption=False, max_rejected=_MAX_REJECTED)
+    alignment: dict[str, Any] = (
+        {"method": trace.clock.method, "error_s": trace.clock.error_s} if trace.clock is not None else {}
+    )
+    if not aligned:
+        alignment = {"method": "ping", "error_s": math.hypot(clock.error_s, alignment.get("error_s") or 0.0)}
+    once = tuple({(c.code if c.code == "gap" else str(c)): c for c in cautions}.values())
+    session = _Books(
+        device, RecordedMeter(trace), threads=threads, runtime=str(how["runtime"]), reference_every_s=None,
+        max_rejected=_MAX_REJECTED, conditions=conditions,
+    )  # fmt: skip
+    return session.record(
+        _workload(pending),
+        Collected(judged, trials, n, True, alignment, once),
+        (before, later or before),
+        pending.build,
+        _seen(device, pending),
+        trace.accuracy,
+    )
+
+
+class _Books(Session):
+    """A session of which only the bookkeeping is used: it is never entered."""
+
+    def record(
+        self, workload: Workload, found: Collected, idles: tuple[Idle, Idle], build: str, seen: Seen, accuracy: Accuracy
+    ) -> EnergyRecord:
+        """The record of blocks that were run elsewhere."""
+        self._accuracy = accuracy
+        return self._record(workload, found, *idles, build, seen)
+
+
+def _workload(pending: Pending) -> Workload:
+    how = pending.workload
+    seconds = float(how["seconds"])
+    return Workload(
+        id=str(how["id"]),
+        path=Path(pending.model),
+        kind="model",
+        runtime=str(how["runtime"]),
+        threads=int(how["threads"]),
+        shapes={k: tuple(v) for k, v in how["shapes"].items()},
+        rule=StoppingRule(0.0, seconds, _LEAST_BLOCKS, _REL_STD),
+    )
+
+
+def _aligned(
+    trace: PowerTrace, timeline: Timeline, pending: Pending, error_s: float
+) -> tuple[PowerTrace, list[Caution], bool]:
+    """The trace on the clock of the round trips by its sync patterns; whether they were found."""
+    pulses = pending.pulses
+    if pulses is None:
+        return trace, [], False
+    offset_s = pulses.max_offset_s + 2 * error_s
+    first_s, last_s = float(trace.t_s[0]), float(trace.t_s[-1])
+    patterns = [p for p in (timeline.before, timeline.after) if p and first_s < p[0].start_s and p[-1].end_s < last_s]
+    try:
+        if not patterns:
+            raise MeasureError("no sync pattern lies in the trace")
+        return synchronise(trace, patterns, offset_s), [], True
+    except MeasureError as error:
+        if pulses.required:
+            raise
+        return trace, [Caution("alignment", f"{error}; round trips before and after the run were used")], False
+
+
+def _idle(trace: PowerTrace, rest: Interval | None) -> Idle | None:
+    """Power during a rest, without its edges; ``None`` where the trace does not cover enough of it."""
+    if rest is None:
+        return None
+    edge_s = _EDGE * rest.duration_s
+    start_s = max(rest.start_s + edge_s, float(trace.t_s[0]))
+    end_s = min(rest.end_s - edge_s, float(trace.t_s[-1]))
+    if end_s - start_s < _LEAST_REST * rest.duration_s:
+        return None
+    edges = np.linspace(start_s, end_s, _PARTS + 1).tolist()
+    parts = [Interval(a, b, "idle") for a, b in pairwise(edges)]
+    watts = [w.gross_j / w.interval.duration_s for w in integrate(trace, parts, max_loss=1.0)]
+    return Idle((start_s + end_s) / 2, float(np.mean(watts)), float(np.std(watts, ddof=1)) / math.sqrt(_PARTS))
+
+
+def _seen(device: Device, pending: Pending) -> Seen:
+    """The device before and after; in between nobody could look."""
+    now = device.state()
+    told: Any = pending.state["temperature_c"]
+    before_c = math.nan if told is None else float(told)
+    readings = [Thermal(counters=dict(pending.state["counters"]))]
+    if now.thermal is not None:
+        readings.append(now.thermal)
+    hottest = max((c for c in (before_c, now.temperature_c) if math.isfinite(c)), default=math.nan)
+    return Seen(replace(now, temperature_c=before_c), now, hottest, heat(readings).throttled)

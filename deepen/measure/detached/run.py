@@ -1,0 +1,362 @@
+"""A detached measurement from its start to the record, and collecting one whose host has died."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepen.clock import Deadline, monotonic_s, utc_now
+from deepen.devices import open_device
+from deepen.devices.detached import discard_quietly, hold, job_state, new_job, outcome, start_detached
+from deepen.devices.links.remote import RemoteLink
+from deepen.devices.models import content_hash
+from deepen.devices.protocols import Device
+from deepen.devices.runtimes.worker import WorkerRuntime
+from deepen.devices.types import Setting
+from deepen.errors import ConfigError, DeepenError, LinkError
+from deepen.measure.blocks import runs_per_block, warm_up
+from deepen.measure.conditions import Conditions, Tell, conditioned, hold_device, log_news, serial_of
+from deepen.measure.detached.cable import METERS_WITH_USB, Cable, choose_cable, reconnect
+from deepen.measure.detached.plan import check_replies, make_steps, requests_of, seconds_of
+from deepen.measure.detached.result import record_of
+from deepen.measure.detached.store import Pending, host_boot_id, keep, pending_runs
+from deepen.measure.session import Sync
+from deepen.measure.sync import BARKER, Pulses
+from deepen.measure.workload import make_workload
+from deepen.meters import open_meter
+from deepen.meters.stream.meter import StreamMeter
+from deepen.records import EnergyRecord, StoppingRule
+
+if TYPE_CHECKING:
+    from deepen.devices.runtimes.device_clock import RoundTrip
+
+__all__ = ["collect_detached", "profile_detached"]
+
+BLOCK_S = 0.1
+SETTLE_S = 3.0
+"""Time between the cut and the rest in which idle power is measured, seconds."""
+IDLE_S = 2.0
+HOLD_S = 900.0
+"""Longest time a run waits for its link to be cut, seconds."""
+BACK_S = 900.0
+"""Longest time a device may take to come back, seconds."""
+
+_TRIPS = 20
+_CHIP_S = 0.02
+_CHIP_UPDATES = 10
+_OFFSET_S = 0.05
+_LONGEST_PATTERN_S = 20.0
+_LEAST_BLOCKS = 10
+_MOST_BLOCKS = 20_000
+_SLOWER = 1.3  # than while the link was there, and its trace still covers the run
+_MARGIN_S = 3.0
+_LOAD_S = 300.0
+_LOOK_S = 0.5
+
+
+def profile_detached(
+    path: str | Path,
+    *,
+    device: str | Device,
+    meter: str | None,
+    threads: int = 1,
+    seconds: float = 10.0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    runtime: str = "onnxruntime",
+    seed: int = 0,
+    sync: Sync = "auto",
+    cable: Cable | None = None,
+    prepare: bool = True,
+    wanted: Mapping[str, Any] | None = None,
+    tell: Tell = log_news,
+    settle_s: float = SETTLE_S,
+    idle_s: float = IDLE_S,
+    back_s: float = BACK_S,
+) -> EnergyRecord:
+    """Measure a model while nobody speaks with the device.
+
+    The model is tried out and its run time taken first; then a run of fixed length is started on the device, the link
+    is cut, and power is recorded to disk. When the link is back, the device's time stamps are collected; round trips
+    before and after, and the sync pattern the run plays, put them and the trace on one clock.
+
+    Whatever ends this process meanwhile: the device ends its run by itself, and :func:`collect_detached` gets the
+    result as far as the trace was recorded.
+
+    Args:
+        path: Model file.
+        device: ``adb:...``, ``ssh:...`` or a profile that names one; or such a device that is open, which is closed.
+        meter: ``NAME[:PORT][?key=value]`` of an instrument; ``None`` for what the device's profile prefers.
+        threads: Intra-operator threads.
+        seconds: Time spent in blocks, about.
+        shapes: Shapes of inputs that leave dimensions open, by input name.
+        runtime: A runtime with the portable runner, in Python or in C.
+        seed: Seed of the input values.
+        sync: ``pulses`` must be found in the trace; ``auto`` plays them and says so where they are not; ``none``.
+        cable: How the link is cut; ``None`` to choose by the kind of link and meter.
+        prepare: Whether the settings of the device's profile are set for the time.
+        wanted: Settings to set besides.
+        tell: Called with news and requests to the user.
+        settle_s: Time between the cut and the first rest, seconds.
+        idle_s: Length of each rest in which idle power is measured, seconds.
+        back_s: Longest time the device may take to come back, seconds.
+
+    Raises:
+        ConfigError: If the device, the meter or the runtime cannot do this.
+        RunError: If the model cannot be run.
+        MeasureError: If the device slept, or too much has to be rejected.
+        LinkError: If the device does not come back (then it can be collected later) or its run was ended.
+        MeterError: If the meter fails.
+    """
+    model = Path(path)
+    with ExitStack() as stack:
+        opened = open_device(device) if isinstance(device, str) else device
+        stack.callback(opened.close)
+        link = _link_of(opened)
+        stack.enter_context(hold_device(opened, device if isinstance(device, str) else opened.profile.id))
+        source = _open_meter(meter or opened.profile.meter, opened)
+        stack.callback(source.close)
+        conditions = stack.enter_context(conditioned(opened, prepare=prepare, wanted=wanted, tell=tell))
+        used = cable or choose_cable(link, source.id, _charging_off(conditions), tell)
+        worker = opened.runtime(runtime)
+        if not isinstance(worker, WorkerRuntime):
+            raise ConfigError(
+                f"runtime '{runtime}' cannot run detached: it stamps no blocks; use onnxruntime, litert, crunner or "
+                "crunner-litert"
+            )
+        loaded = worker.load(model, threads=threads, shapes=shapes, seed=seed)
+        per_run_s = warm_up(loaded, min(0.5, seconds / 4))
+        rule = StoppingRule(min_duration_s=0.0, max_duration_s=seconds, min_blocks=_LEAST_BLOCKS)
+        runs = runs_per_block(per_run_s, BLOCK_S, source.update_s, rule)
+        steps = make_steps(
+            runs=runs,
+            blocks=min(_MOST_BLOCKS, max(_LEAST_BLOCKS, math.ceil(seconds / (runs * per_run_s)))),
+            warm_runs=max(1, round(min(1.0, seconds / 4) / per_run_s)),
+            settle_s=settle_s,
+            idle_s=idle_s,
+            pulses=(pulses := _pulses(sync, per_run_s, source.update_s)),
+        )
+        argv, env, first = worker.unattended(model, threads=threads, shapes=shapes, seed=seed)
+        trips = worker.round_trips(_TRIPS)
+        asked_s = monotonic_s()
+        took_s = loaded.run(runs).duration_s
+        longer = max(1.0, (monotonic_s() - asked_s) / max(took_s, 1e-9))  # a block takes, with what is not run time
+        state = opened.state()
+        worker.close()  # what runs beside the run would be measured with it
+        work_s = seconds_of(steps, longer * per_run_s)
+        held = hold(link)
+        stack.callback(held.kill)
+        requests = requests_of(steps, first, hold_pid=held.pid or 0, hold_s=HOLD_S)
+        pending = Pending(
+            job=new_job(link),
+            device=opened.profile.id,
+            serial=conditions.serial,
+            model=model.name,
+            content=content_hash(model),
+            workload={
+                "runtime": runtime, "threads": threads, "seconds": seconds,
+                "shapes": {k: list(v) for k, v in (shapes or {}).items()},
+                "id": make_workload(model, runtime=runtime, threads=threads, shapes=shapes).id,
+            },
+            build=loaded.build,
+            runs=runs,
+            steps=steps,
+            first=len(first) + 1,
+            pulses=pulses,
+            trips=tuple(trips),
+            state={
+                "temperature_c": state.temperature_c if math.isfinite(state.temperature_c) else None,
+                "counters": dict(state.thermal.counters) if state.thermal else {},
+            },
+            settings=conditions.settings,
+            started_at=utc_now(),
+            host_boot=host_boot_id(),
+        )  # fmt: skip
+        keep(pending)
+        try:
+            start_detached(link, pending.job, argv, env, requests, limit_s=HOLD_S + 3 * work_s + 60)
+            _await_hold(link, pending)
+            try:
+                used.cut(link, held)
+                _record(source, pending, work_s * _SLOWER + _MARGIN_S, tell)
+            finally:
+                used.mend()
+        except BaseException:
+            _give_up(link, pending)
+            raise
+        _come_back(link, pending, back_s)
+        return _collected(opened, pending, pending.trace, work_s, conditions)
+
+
+def collect_detached(
+    path: str | Path, *, device: str | Device, trace: str | Path | None = None, tell: Tell = log_news
+) -> EnergyRecord:
+    """Collect a detached run whose host has died, or whose device had not come back.
+
+    Args:
+        path: Model file, as it was measured.
+        device: The device, as it was measured.
+        trace: A power trace recorded by other means on this machine since it was started; ``None`` for its own.
+        tell: Called with news.
+
+    Raises:
+        ConfigError: If there is nothing to collect.
+        LinkError: If the device is gone.
+        MeasureError: If the trace does not cover the run.
+    """
+    from deepen.devices.prepare import prepared
+
+    model = Path(path)
+    content = content_hash(model)
+    with ExitStack() as stack:
+        opened = open_device(device) if isinstance(device, str) else device
+        stack.callback(opened.close)
+        link = _link_of(opened)
+        stack.enter_context(hold_device(opened, device if isinstance(device, str) else opened.profile.id))
+        if serial_of(opened):  # what the run that died had set
+            stack.enter_context(prepared(link, {}))
+        pending = _find(opened, model, content)
+        tell(f"collecting the run of {pending.model} started at {pending.started_at}")
+        work_s = seconds_of(pending.steps, BLOCK_S / pending.runs)
+        recorded = Path(trace) if trace is not None else pending.trace
+        if not recorded.exists():
+            raise ConfigError(
+                f"no power was recorded for the run of {pending.model} started at {pending.started_at}: name a trace "
+                f"with --trace, or remove {pending.folder}"
+            )
+        asked = tuple(Setting(name, **facts) for name, facts in pending.settings.items())
+        return _collected(opened, pending, recorded, work_s, Conditions(pending.serial, asked))
+
+
+def _find(opened: Device, model: Path, content: str) -> Pending:
+    known = pending_runs()
+    serial = serial_of(opened)
+    found = [p for p in known if p.content == content and (p.serial, p.device) == (serial, opened.profile.id)]
+    if not found:
+        others = ", ".join(f"{p.model} on {p.device} {p.serial}".strip() for p in known) or "none"
+        raise ConfigError(f"no detached run of {model.name} on this device waits to be collected; there are: {others}")
+    return found[-1]
+
+
+def _link_of(device: Device) -> RemoteLink:
+    link = device.link
+    if not isinstance(link, RemoteLink):
+        raise ConfigError(f"{link.description} has no link that could be cut; name a device with adb: or ssh:")
+    return link
+
+
+def _open_meter(spec: str, device: Device) -> StreamMeter:
+    """Open an instrument; a Monsoon cuts the USB cable while it samples."""
+    if not spec:
+        raise ConfigError("a detached run needs an instrument that measures the device from outside; name it: --meter")
+    name = spec.partition(":")[0].partition("?")[0]
+    if name in METERS_WITH_USB and "usb=" not in spec.partition("?")[2]:
+        spec += ("&" if "?" in spec else "?") + "usb=auto"
+    opened = open_meter(spec, power=device.profile.power)
+    if not isinstance(opened, StreamMeter):
+        opened.close()
+        raise ConfigError(
+            f"meter '{opened.id}' cannot measure a detached run; use an instrument that streams ('deepen meter list')"
+        )
+    return opened
+
+
+def _charging_off(conditions: Conditions) -> bool:
+    found = conditions.settings.get("charging")
+    return found is not None and found["ok"] and found["wanted"] == "false"
+
+
+def _pulses(sync: Sync, per_run_s: float, update_s: float) -> Pulses | None:
+    if sync == "none":
+        return None
+    pulses = Pulses(max(_CHIP_S, _CHIP_UPDATES * update_s), per_run_s, _OFFSET_S, required=sync == "pulses")
+    longest_s = sum(BARKER) * max(pulses.chip_s, per_run_s)
+    return pulses if pulses.required or longest_s <= _LONGEST_PATTERN_S else None
+
+
+def _await_hold(link: RemoteLink, pending: Pending) -> None:
+    """Wait until a run has loaded its model: then it waits for the link to be cut.
+
+    Raises:
+        RunError: If the model cannot be run there.
+        LinkError: If the run has ended, or is not ready in time.
+    """
+    deadline = Deadline(_LOAD_S)
+    while not deadline.expired:
+        state = job_state(link, pending.job).kind
+        found = outcome(link, pending.job)
+        check_replies(found.replies, pending.first)
+        if len(found.replies) >= pending.first - 1:
+            return
+        if state != "running":
+            words = f" ({found.words.splitlines()[-1][:200]})" if found.words else ""
+            raise LinkError(f"{link.name}: the detached run ended before it had loaded the model{words}; try again")
+        time.sleep(_LOOK_S)
+    raise LinkError(f"{link.name}: the detached run did not load the model within {_LOAD_S:.0f} s; use a smaller one")
+
+
+def _record(source: StreamMeter, pending: Pending, seconds: float, tell: Tell) -> None:
+    from deepen.meters.record import record_folder
+
+    tell(f"recording power for {seconds:.0f} s; nobody speaks with the device meanwhile")
+    if record_folder(source, pending.trace, seconds).interrupted:
+        raise KeyboardInterrupt
+
+
+def _give_up(link: RemoteLink, pending: Pending) -> None:
+    """End the run on the device, if it can be reached; else it ends by itself."""
+    discard_quietly(link, pending.job)
+    pending.forget()
+
+
+def _come_back(link: RemoteLink, pending: Pending, patience_s: float) -> None:
+    try:
+        reconnect(link, patience_s)
+    except LinkError as error:
+        raise LinkError(
+            f"{error}; then collect the run: deepen profile {pending.model} --device ... --collect"
+        ) from error
+
+
+def _collected(
+    device: Device,
+    pending: Pending,
+    trace: Path,
+    work_s: float,
+    conditions: Conditions,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> EnergyRecord:
+    """Wait for the end of a run that can be reached, make the record, and remove the run on both sides.
+
+    What is wrong with the run itself will stay wrong, and it is removed as well; a link that fails is not.
+    """
+    link = _link_of(device)
+    deadline = Deadline(3 * work_s + 120)
+    while (state := job_state(link, pending.job)).kind == "running" and not deadline.expired:
+        sleep(min(1.0, deadline.remaining_s))
+    if state.kind == "absent":
+        pending.forget()
+        raise LinkError(f"{link.name} knows nothing of the run started at {pending.started_at}; run it again")
+    found = outcome(link, pending.job)
+    after: list[RoundTrip] = []
+    if pending.host_boot == host_boot_id():
+        worker = device.runtime(str(pending.workload["runtime"]))
+        try:
+            assert isinstance(worker, WorkerRuntime)  # it was one when the run began
+            after = worker.round_trips(_TRIPS)
+        finally:
+            worker.close()
+    try:
+        record = record_of(device, pending, found, after, trace, conditions)
+    except DeepenError as error:
+        if not error.retryable:
+            discard_quietly(link, pending.job)
+            pending.forget()
+        raise
+    discard_quietly(link, pending.job)
+    pending.forget()
+    return record

@@ -1,0 +1,142 @@
+"""What the host keeps of a detached run until it is collected: a folder with what was asked and the power trace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepen.devices.detached import DetachedJob
+from deepen.devices.journal import journal_folder
+from deepen.devices.runtimes.device_clock import RoundTrip
+from deepen.errors import ConfigError, StorageError
+from deepen.measure.detached.plan import Step
+from deepen.measure.sync import Pulses
+
+__all__ = ["Pending", "detached_folder", "host_boot_id", "keep", "pending_runs"]
+
+_FILE = "job.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A detached run that has not been collected.
+
+    Attributes:
+        job: Its name and place on the device.
+        device: Profile id of the device.
+        serial: Its serial number.
+        model: Name of the model file.
+        content: Hash of the model.
+        workload: How it is run: ``runtime``, ``threads``, ``shapes``, ``seconds``.
+        build: Runtime version, provider, level and threads.
+        runs: Inferences in a block.
+        steps: What the worker does.
+        first: Number of requests before the first step.
+        pulses: The sync pattern; ``None`` for none.
+        trips: Round trips before the cut.
+        state: The device before: ``temperature_c``, ``counters``.
+        settings: Settings asked for, as ``EnergyRecord.settings`` has them.
+        started_at: UTC, ISO-8601.
+        host_boot: Start of the host in which its times count.
+    """
+
+    job: DetachedJob
+    device: str
+    serial: str
+    model: str
+    content: str
+    workload: Mapping[str, Any]
+    build: str
+    runs: int
+    steps: tuple[Step, ...]
+    first: int
+    pulses: Pulses | None
+    trips: tuple[RoundTrip, ...]
+    state: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
+    started_at: str
+    host_boot: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept on this machine."""
+        return detached_folder() / self.job.token
+
+    @property
+    def trace(self) -> Path:
+        """Its power trace."""
+        return self.folder / "power.trace"
+
+    def forget(self) -> None:
+        """Remove what is kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def detached_folder() -> Path:
+    """Folder of the runs to be collected, beside the journals of settings."""
+    return journal_folder().parent / "detached"
+
+
+def host_boot_id() -> str:
+    """Start of this machine; empty where it does not tell. The monotonic clock means nothing beyond it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def keep(pending: Pending) -> None:
+    """Write a run down; it is on the disk when this returns.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    from deepen.devices.links.files import arriving
+
+    steps = [[s.op, s.amount, s.label] for s in pending.steps]
+    document = {**asdict(pending), "version": _VERSION, "steps": steps}
+    if pending.pulses is not None:
+        document["pulses"].pop("player")
+    try:
+        pending.folder.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make {pending.folder} ({error.strerror}); make its parent writable, or set DEEPEN_STATE"
+        ) from error
+    with arriving(pending.folder / _FILE) as file:
+        file.write(json.dumps(document).encode())
+
+
+def pending_runs() -> list[Pending]:
+    """Runs that have not been collected, the oldest first.
+
+    Raises:
+        ConfigError: If one is damaged.
+    """
+    found = []
+    folder = detached_folder()
+    for path in sorted(folder.glob(f"*/{_FILE}")) if folder.is_dir() else []:
+        try:
+            found.append(_read(json.loads(path.read_bytes())))
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+            raise ConfigError(f"{path}: is damaged ({error}); remove the folder {path.parent}") from error
+    return sorted(found, key=lambda p: p.started_at)
+
+
+def _read(document: dict[str, Any]) -> Pending:
+    if document.pop("version") != _VERSION:
+        raise ValueError("another version of deepen wrote it")
+    return Pending(
+        **{
+            **document,
+            "job": DetachedJob(**document["job"]),
+            "steps": tuple(Step(*step) for step in document["steps"]),
+            "pulses": None if document["pulses"] is None else Pulses(**document["pulses"]),
+            "trips": tuple(RoundTrip(**trip) for trip in document["trips"]),
+        }
+    )
