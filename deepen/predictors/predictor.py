@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, PredictorError
-from deepen.kernels.types import Split
+from deepen.kernels.types import Kernel, Split
 from deepen.predictors import artefact
 from deepen.predictors.calibration.layer import Calibration
 from deepen.predictors.context import Context, in_model
@@ -19,6 +19,7 @@ from deepen.predictors.counted import ModelEnergies, predict_counts
 from deepen.predictors.described import Described, describe_file, describe_files, describe_split
 from deepen.predictors.intervals import to_interval
 from deepen.predictors.model import KernelEnergies, Parameters
+from deepen.predictors.operands import discount_zeros
 from deepen.records import KernelPrediction, Prediction, Source
 
 __all__ = ["Predictor", "distinct", "moved_bytes"]
@@ -165,6 +166,21 @@ class Predictor:
         """
         return predict_counts(self, families, raw, counts)
 
+    def predict_kernel_counts(self, kernels: Sequence[Kernel], counts: NDArray[Any]) -> ModelEnergies:
+        """Predict many models given how often each runs each of a list of kernels, as a search space counts them.
+
+        Args:
+            kernels: The distinct kernels, for example of ``deepen.kernels.spaces.nasbench201.kernel_counts``.
+            counts: Executions per inference, shape (models, kernels).
+
+        Raises:
+            PredictorError: If shapes do not fit or a count is negative.
+        """
+        from deepen.kernels.features import features
+
+        raw = self.matrix([features(kernel) for kernel in kernels])
+        return predict_counts(self, [kernel.family for kernel in kernels], raw, counts)
+
     def predict_split(self, split: Split, model: str, warnings: Sequence[str] = ()) -> Prediction:
         """Predict a model that is already split into kernels."""
         return self._predict([describe_split(split, model, warnings)])[0]
@@ -260,7 +276,7 @@ class Predictor:
             families: Family of each kernel.
             raw: Features, float64, shape (n, features).
         """
-        found = self.parameters.predict(families, raw)
+        found = discount_zeros(self.parameters.predict(families, raw), raw, self.parameters.feature_names)
         if self.calibration is None:
             return found
         return self.calibration.apply(found, families, raw, self.parameters.feature_names)
