@@ -48,7 +48,7 @@ def bench(monkeypatch):
     opened = []
 
     @contextmanager
-    def open_simulated(device="local", meter=None, **options):
+    def open_simulated(device="local", meter=None, *, tell, **options):
         made = SimulatedBench(simulated_cost)
         opened.append((device, meter, options))
         with made.session(**options) as session:
