@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,9 @@ __all__ = ["command"]
 
 _LINKS = ("adb", "ssh", "local")
 _METERS = ("lvpm", "ppk2")
-_FAULTS = ("cut", "mend", "unplug", "plug", "kill")
+_FAULTS = ("cut", "mend", "restart", "unplug", "plug", "kill")
+_LASTING = ("cut", "restart")
+"""Faults that may be told how long they last."""
 _frequency = click.option(
     "--frequency",
     "frequency_hz",
@@ -61,8 +64,8 @@ def up_command(
     """Start devices and meters for other commands; Ctrl-C ends them.
 
     Where no adbd can run, it says so and starts the others. It takes orders, one a line: 'cut [SECONDS]' and 'mend' a
-    link, 'unplug' and 'plug' a meter, 'kill' the runner, 'truth', 'quit'; with several devices their number comes last
-    ('unplug 1').
+    link, 'restart [SECONDS]' a device, 'unplug' and 'plug' a meter, 'kill' the runner, 'truth', 'quit'; with several
+    devices their number comes last ('unplug 1').
 
     \b
     Example:
@@ -149,7 +152,7 @@ def _order(bench: VirtualBench, words: list[str]) -> str:
     verb, *rest = words
     if verb not in (*_FAULTS, "truth"):
         raise ConfigError(f"unknown order '{verb}'; known: {', '.join((*_FAULTS, 'truth', 'quit'))}")
-    seconds = float(rest.pop(0)) if verb == "cut" and len(rest) > (len(bench.devices) > 1) else 0.0
+    seconds = float(rest.pop(0)) if verb in _LASTING and len(rest) > (len(bench.devices) > 1) else 0.0
     device = bench.devices[int(rest[0]) if rest else 0]
     if verb == "truth":
         return "\n".join(_truth(device)) or "nothing was played yet"
@@ -171,8 +174,8 @@ def _strike(device: BenchDevice, verb: str, seconds: float = 0.0) -> str:
     """Let something go wrong, or right again; returns what was done."""
     if verb == "kill":
         return f"killed {device.kill_runner()} runners"
-    if verb == "cut":
-        device.cut(seconds)
+    if verb in _LASTING:
+        {"cut": device.cut, "restart": device.restart}[verb](seconds)
     else:
         {"mend": device.mend, "unplug": device.unplug, "plug": device.plug}[verb]()
     return f"{verb}: done"
@@ -222,7 +225,7 @@ def _fault(context: click.Context, parameter: click.Parameter, values: tuple[str
     multiple=True,
     callback=_fault,
     metavar="VERB@SECONDS",
-    help="cut, mend, unplug, plug or kill so long after the first block; repeatable.",
+    help="cut, mend, restart, unplug, plug or kill so long after the first block; repeatable.",
 )
 @_frequency
 @json_option
@@ -252,7 +255,7 @@ def run_command(
     with _ended_by_sigterm(), VirtualBench() as bench, ExitStack() as stack:
         progress(f"starting a device over {link} and its {meter}")
         device = bench.add(link, meter, frequency_hz=frequency_hz, seed=seed)
-        progress(f"measuring {model} for about {2 * seconds:g} s")
+        progress(f"measuring {Path(model).name} for about {2 * seconds:g} s")
         over = threading.Event()
         stack.callback(over.set)
         for verb, moment in faults:
@@ -297,4 +300,4 @@ def _render(model: str, link: str, found: Measured) -> str:
         ("blocks", f"{len(record.trials)} counted, {len(record.rejected)} rejected, {record.runs} runs"),
     ]
     notes = [f"warning: {w}" for w in record.warnings]
-    return "\n".join([table([model, "per inference"], rows), *notes])
+    return "\n".join([table([Path(model).name, "per inference"], rows), *notes])

@@ -17,6 +17,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import tty
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ class Served:
         """Hold on to the process."""
         self.path = path
         self._connection = connection
+        self._asking = threading.Lock()  # a block is planned in one thread while another pulls the cable
 
     def switch(self, power_w: float) -> float:
         """Let the load take another power from now on; returns the moment, on the monotonic clock.
@@ -111,10 +113,11 @@ class Served:
             MeterError: If it does not answer or refuses.
         """
         try:
-            self._connection.send((what, values))
-            if not self._connection.poll(ANSWER_S):
-                raise MeterError(f"{self.path}: the emulator does not answer; its process is stuck")
-            good, answer = self._connection.recv()
+            with self._asking:
+                self._connection.send((what, values))
+                if not self._connection.poll(ANSWER_S):
+                    raise MeterError(f"{self.path}: the emulator does not answer; its process is stuck")
+                good, answer = self._connection.recv()
         except (OSError, EOFError) as error:
             raise MeterError(f"{self.path}: the emulator has ended; start it again") from error
         if not good:

@@ -33,6 +33,7 @@ Kind = Literal["kill host", "restart device", "cut link", "unplug meter"]
 _LOOK_S = 0.25
 _LONGEST_DELAY_S = 3.0
 _QUIET_S = 60.0
+_TRIES = 4
 _LEAST_FAMILY = 0.003
 """Families that make up less of every model's work are not worth kernels of a small campaign."""
 
@@ -256,7 +257,7 @@ class Ordeal:
         """Measure, strike, start again until the campaign says it is through; then look at what there is.
 
         Raises:
-            MeasureError: If it does not come to an end.
+            MeasureError: If it does not come to an end, or fails again and again.
         """
         for name in ("tmp", "run", "state"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -277,6 +278,8 @@ class Ordeal:
                     process = None
                     if code == 0:
                         break
+                    if self._codes[-_TRIES:] == [code] * _TRIES:
+                        raise MeasureError(f"{_TRIES} times in a row it ended with {code}: {self._last_words()}")
                     continue
                 if left and self._stored() >= left[0].after:
                     time.sleep(left[0].delay_s)
@@ -311,6 +314,10 @@ class Ordeal:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def _last_words(self) -> str:
+        lines = (self.folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines[-1][:500] if lines else "it said nothing"
 
     def _stored(self) -> int:
         return len(self._records()) if (self.dataset / "card.json").exists() else 0

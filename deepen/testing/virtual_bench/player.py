@@ -180,12 +180,14 @@ class Player:
             threading.Thread(target=self._serve, args=(connection,), name="bench-proxy", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError), connection.makefile("rw", encoding="utf-8") as lines:
-            for line in lines:
-                lines.write(json.dumps(self._answer(json.loads(line))) + "\n")
-                lines.flush()
-        self._connections.discard(connection)
-        connection.close()
+        try:
+            with contextlib.suppress(OSError, ValueError), connection.makefile("rw", encoding="utf-8") as lines:
+                for line in lines:
+                    lines.write(json.dumps(self._answer(json.loads(line))) + "\n")
+                    lines.flush()
+        finally:  # whoever asked must not wait for an answer for ever
+            self._connections.discard(connection)
+            connection.close()
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         try:

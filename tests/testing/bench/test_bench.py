@@ -180,6 +180,7 @@ def test_bench_run_with_a_fault(squeezenet: Path) -> None:
     )
     assert done.exit_code == 3, done.output
     assert "fault: unplug: done" in done.stderr
+    assert f"measuring {squeezenet.name} for" in done.stderr  # not its whole path
     assert "is gone" in done.stderr
 
 
@@ -238,19 +239,68 @@ def test_bench_up_serves_deepen_profile(
     assert record["source"] == "simulated"
     assert process.stdin is not None
     assert process.stderr is not None
-    process.stdin.write("truth\ndance\ncut 0.1\n")
+    process.stdin.write("truth\ndance\ncut 0.1\nrestart 0.1\n")
     process.stdin.flush()
     guard = threading.Timer(60, process.kill)
     guard.start()
-    said = [process.stderr.readline() for _ in range(3)]
+    said = [process.stderr.readline() for _ in range(4)]
     guard.cancel()
     assert "net per inference" in said[0]
     assert "unknown order 'dance'" in said[1]
-    assert said[2] == "cut: done\n"
+    assert said[2:] == ["cut: done\n", "restart: done\n"]
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert list(tmp_path.glob("deepen-bench-*")) == []
     assert processes(str(tmp_path)) == []
+
+
+def test_what_a_killed_bench_leaves_is_gone_with_the_next(
+    started: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    need("ssh")
+    link = "adb"
+    try:
+        find_adbd()
+        namespace()
+    except ConfigError:
+        link = "ssh"
+    killed = started("--link", link)
+    document(killed)
+    (left,) = tmp_path.glob("deepen-bench-*")
+    killed.kill()
+    killed.wait()
+    end = time.monotonic() + 60
+    while found := processes(str(left)):
+        assert time.monotonic() < end, found
+        time.sleep(0.1)
+    document(started("--link", "ssh"))
+    assert not left.exists()
+    assert len(list(tmp_path.glob("deepen-bench-*"))) == 1
+
+
+@pytest.mark.parametrize("link", ["ssh", "adb"])
+def test_a_device_that_restarts(up: VirtualBench, squeezenet: Path, link: str) -> None:
+    need(link)
+    device = up.add(link, "lvpm")  # type: ignore[arg-type]
+    struck = once_played(device, device.restart)
+    with pytest.raises(LinkError):
+        measure(device, squeezenet, seconds=3.0)
+    struck.join()
+    assert measure(device, squeezenet, seconds=0.5).error == pytest.approx(0.0, abs=0.01)
+    assert device.jobs_left() == []  # what the restart left went with the next connection
+
+
+def test_devices_of_a_bench_are_told_apart(up: VirtualBench) -> None:
+    from deepen.devices import open_device
+
+    need("ssh")
+    told = []
+    for device in (up.add("ssh", "lvpm"), up.add("ssh", "ppk2")):
+        opened = open_device(device.spec)
+        told.append((opened.profile.id, opened.identity.serial))  # type: ignore[attr-defined]
+        opened.close()
+    assert [profile for profile, _ in told] == ["virtual-bench"] * 2
+    assert told[0][1] != told[1][1]
 
 
 def test_bench_up_without_daemons_says_so_and_stays_local(monkeypatch: pytest.MonkeyPatch) -> None:

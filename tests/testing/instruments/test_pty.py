@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -118,3 +119,22 @@ def test_the_process_ends_with_the_block() -> None:
         assert os.path.exists(path)  # noqa: PTH110
     with pytest.raises(MeterError, match="has ended"):
         served.taken()
+
+
+def test_questions_of_several_threads_get_their_own_answers() -> None:
+    wrong: list[object] = []
+    with serve(Ppk2(Live(0.033))) as served:
+        later_s = monotonic_s() + 1000
+
+        def ask(question: Callable[[], float | int], right: Callable[[float | int], bool]) -> None:
+            wrong.extend(answer for answer in (question() for _ in range(300)) if not right(answer))
+
+        threads = [
+            threading.Thread(target=ask, args=(served.lost, lambda answer: answer == 0)),
+            threading.Thread(target=ask, args=(lambda: served.energy_j(later_s, later_s + 100), lambda answer: answer > 1.0)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
