@@ -3,7 +3,8 @@
 Features (:mod:`deepen.kernels.features`) are counts, sizes and flags in natural units over many decades. A column is
 ``sign(v) * log(1 + |v|)`` of a feature, or one of a few 0/1 columns of a code. Then come logarithms of ratios that an
 axis-parallel split or a sum of one-dimensional slopes cannot express by itself, and of what a dimension loses to
-padding to blocks of 8 (CPU convolution and matmul kernels work on blocks; what 16 would waste is a feature already).
+padding to the blocks kernels work on: 8 (CPU convolution and matmul; what 16 would waste is a feature already), 4
+channels (GPU delegates store channels in slices of four) and 6 rows (the 6 x 8 micro-kernels of XNNPACK on Arm).
 
 Columns are float32 for every learner: thresholds of trees are stored in float32 as well and then compare exactly.
 """
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 
-__all__ = ["WORK_TERMS", "column_names", "columns", "in_range_test", "work_terms"]
+__all__ = ["WORK_TERMS", "column_names", "columns", "in_range_test", "size_columns", "work_terms"]
 
-WORK_TERMS = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written")
+WORK_TERMS = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
 """Features whose non-negative combination, plus a constant, is a kernel's work (see :mod:`deepen.predictors.work`)."""
 
 _RATIOS = (
@@ -32,13 +33,16 @@ _RATIOS = (
     ("im2col_bytes", "bytes_read"),
     ("n", "m"),
 )
-_BLOCKED = ("c_in", "c_out", "m", "n", "k")
-_BLOCK = 8
+_BLOCKED = (
+    ("c_in", 8), ("c_out", 8), ("m", 8), ("n", 8), ("k", 8), ("c_in", 4), ("c_out", 4), ("w_out", 4), ("m", 6),
+)  # fmt: skip
 _CODES: Mapping[str, int] = {"op_code": 40, "activation_code": 20}
 """Categorical features and how many one-hot columns each gets; a code goes to column ``code % count``, and codes of one
 family lie within a span of 40 (see ``deepen.kernels.anatomy.costs``)."""
 _SHARES = ("intensity", "waste_")
 """Features (by prefix) that say nothing about extrapolation: they are bounded or follow from the others."""
+_SUMS = ("bytes_read", "bytes_out")
+"""Features that follow from others; a smooth function of the others needs no length scale for them."""
 
 
 def column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
@@ -47,13 +51,22 @@ def column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
     logs = [f for f in feature_names if f not in _CODES]
     flags = [f"{f}={i}" for f, count in _CODES.items() if f in known for i in range(count)]
     ratios = [f"{a}/{b}" for a, b in _RATIOS if a in known and b in known]
-    return (*logs, *flags, *ratios, *(f"{f}%{_BLOCK}" for f in _BLOCKED if f in known))
+    return (*logs, *flags, *ratios, *(f"{f}%{block}" for f, block in _BLOCKED if f in known))
 
 
 def in_range_test(feature_names: Sequence[str]) -> NDArray[np.bool_]:
     """Which columns say whether a kernel lies outside the training range, shape (columns,)."""
     names = column_names(feature_names)
     return np.array([not (n.startswith(_SHARES) or "/" in n or "%" in n) for n in names])
+
+
+def size_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which columns are sizes or kinds, not ratios or paddings, shape (columns,).
+
+    Energy is a smooth function of sizes; a process over these alone needs fewer length scales.
+    """
+    follows = (*_SHARES, *_SUMS)
+    return np.array([not (n.startswith(follows) or "/" in n or "%" in n) for n in column_names(feature_names)])
 
 
 def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float32]:
@@ -83,10 +96,10 @@ def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[n
     for a, b in _RATIOS:
         if a in index and b in index:
             parts.append((logs[:, index[a]] - logs[:, index[b]])[:, None])
-    for f in _BLOCKED:
+    for f, block in _BLOCKED:
         if f in index:
             size = np.maximum(raw[:, index[f]], 0.0)
-            padded = np.ceil(size / _BLOCK) * _BLOCK
+            padded = np.ceil(size / block) * block
             parts.append(np.log(np.where(size > 0, padded / np.maximum(size, 1.0), 1.0))[:, None])
     return np.concatenate(parts, axis=1).astype(np.float32)
 

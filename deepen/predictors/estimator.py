@@ -14,9 +14,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from deepen.errors import unknown_name
-from deepen.predictors.families import active_columns
 from deepen.predictors.learners import Budget, Fitted, fit_learner, fit_trend
-from deepen.predictors.recipes import LEARNERS
+from deepen.predictors.planning import active_columns
+from deepen.predictors.recipes import SINGLE_LEARNERS
 from deepen.predictors.work import fit_work, log_work
 
 __all__ = ["LogWorkRegressor"]
@@ -28,7 +28,7 @@ class LogWorkRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
     """Regress log(y / work), where work is a non-negative combination of some columns and a constant.
 
     Args:
-        learner: A name of :data:`deepen.predictors.recipes.LEARNERS`.
+        learner: A name of :data:`deepen.predictors.recipes.SINGLE_LEARNERS`.
         work_columns: Indices of the columns of ``X`` that make up the work (operations, bytes); all by default.
         trees: Trees of a forest.
         rounds: Boosting rounds of LightGBM.
@@ -63,8 +63,8 @@ class LogWorkRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
             ConfigError: If the learner is unknown.
             ValueError: If a target is not positive (the estimator contract's exception).
         """
-        if self.learner not in LEARNERS:
-            raise unknown_name("learner", self.learner, LEARNERS)
+        if self.learner not in SINGLE_LEARNERS:
+            raise unknown_name("learner", self.learner, SINGLE_LEARNERS)
         x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         target = np.asarray(target, dtype=np.float64)
         if (target <= 0).any():

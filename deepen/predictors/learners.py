@@ -2,7 +2,9 @@
 
 ``random-forest`` sees the residual of the roofline alone, as the field does. The others see what the log-linear trend
 (a ridge regression on standardised columns) leaves of it, so that they extrapolate with the trend rather than with the
-value of the nearest leaf. ``log-linear`` is the trend by itself.
+value of the nearest leaf. ``log-linear`` is the trend by itself. ``gaussian-process`` sees sizes and kinds only, of
+which energy is a smooth function; ``gaussian-aligned`` sees what paddings waste and ratios too. ``shared-gaussian``
+learns from several families at once and is fitted in :mod:`deepen.predictors.shared`.
 """
 
 from __future__ import annotations
@@ -125,27 +127,50 @@ def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats) -> Trend:
 
 
 def fit_learner(
-    learner: str, x: NDArray[np.float32], y: Floats, weight: Floats, trend: Trend, budget: Budget, seed: int
+    learner: str,
+    x: NDArray[np.float32],
+    y: Floats,
+    weight: Floats,
+    trend: Trend,
+    budget: Budget,
+    seed: int,
+    small: Floats | None = None,
+    sizes: NDArray[np.bool_] | None = None,
 ) -> Fitted:
     """Fit one learner.
 
     Args:
-        learner: A name of :data:`deepen.predictors.recipes.LEARNERS`.
+        learner: A name of :data:`deepen.predictors.recipes.SINGLE_LEARNERS`.
         x: Columns of the family that vary, float32, shape (n, d).
         y: log(energy / work), shape (n,).
         weight: Weights with mean 1, shape (n,).
         trend: The family's trend on the same rows.
         budget: What it may cost.
         seed: Seed of whatever is random in it.
+        small: Median energy over each row's energy, shape (n,); noise may grow with it.
+        sizes: Which columns are sizes or kinds, shape (d,); by default all.
     """
     if learner == "random-forest":
         return Fitted(learner, trend, False, forest=_random_forest(x, y, weight, budget, seed))
     rest = y - trend.predict(x)
-    if learner == "gaussian-process":
-        return Fitted(learner, trend, True, gaussian=fit_gaussian(trend.standard(x), rest, weight))
+    if learner in ("gaussian-process", "gaussian-aligned"):
+        every = learner == "gaussian-aligned" or sizes is None or not sizes.any()
+        used = np.ones(x.shape[1], dtype=bool) if every else sizes
+        return Fitted(learner, trend, True, gaussian=_gaussian(trend.standard(x), rest, weight, small, used))
     if learner == "log-linear":
         return Fitted(learner, trend, True)
     return Fitted(learner, trend, True, forest=_TREES[learner](x, rest, weight, budget, seed))
+
+
+def _gaussian(
+    x: Floats, y: Floats, weight: Floats, small: Floats | None, used: NDArray[np.bool_] | None
+) -> GaussianFit:
+    """A process over some of the columns; the others get a length scale without end."""
+    chosen = np.ones(x.shape[1], dtype=bool) if used is None else used
+    fit = fit_gaussian(x[:, chosen], y, weight, small)
+    inverse_length = np.zeros(x.shape[1])
+    inverse_length[chosen] = fit.inverse_length
+    return GaussianFit(x, inverse_length, fit.alpha)
 
 
 def _random_forest(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budget, seed: int) -> Forest:

@@ -13,9 +13,11 @@ from typing import Any
 from deepen import catalog
 from deepen.errors import ConfigError, unknown_name
 
-__all__ = ["LEARNERS", "Recipe", "load_recipe", "recipe_names"]
+__all__ = ["LEARNERS", "SINGLE_LEARNERS", "Recipe", "load_recipe", "recipe_names"]
 
-LEARNERS = ("random-forest", "extra-trees", "lightgbm", "gaussian-process", "log-linear")
+SINGLE_LEARNERS = ("random-forest", "extra-trees", "lightgbm", "gaussian-process", "gaussian-aligned", "log-linear")
+"""Learners that need the rows of one family only."""
+LEARNERS = (*SINGLE_LEARNERS, "shared-gaussian")
 _FOLDER = "recipes"
 
 
@@ -27,9 +29,12 @@ class Recipe:
         name: Name of the recipe.
         title: One line for listings.
         learners: Competing learners (see :data:`LEARNERS`), chosen per family by cross-validation.
-        blend: Whether the mean of the two best may win.
+        blend: Whether a mean of several learners may win.
         folds: Cross-validation folds, by configuration.
-        min_rows: Families with fewer rows are answered by the roofline.
+        min_rows: Families with fewer rows get no regressor of their own.
+        share_min_rows: Families with at least so many rows may learn together with others (``shared-gaussian``); those
+            with fewer are answered by the roofline.
+        share_max_rows: Families with more rows learn alone.
         trees: Trees of a forest.
         rounds: Boosting rounds of LightGBM.
         gaussian_max_rows: Families with more rows do not try the Gaussian process.
@@ -42,6 +47,8 @@ class Recipe:
     blend: bool = True
     folds: int = 5
     min_rows: int = 8
+    share_min_rows: int = 4
+    share_max_rows: int = 150
     trees: int = 50
     rounds: int = 120
     gaussian_max_rows: int = 500

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,19 @@ from numpy.typing import NDArray
 from deepen.clock import utc_now
 from deepen.errors import PredictorError
 from deepen.predictors.artefact import FORMAT_VERSION
-from deepen.predictors.columns import WORK_TERMS, column_names, columns, work_terms
+from deepen.predictors.assembly import Pooled, assemble
+from deepen.predictors.columns import WORK_TERMS, columns, size_columns, work_terms
 from deepen.predictors.context import Context
 from deepen.predictors.context_fit import ModelCase, fit_context
 from deepen.predictors.evaluation import metrics
-from deepen.predictors.families import FamilyData, FamilyFit, fit_family
-from deepen.predictors.forest import Forest, concatenate
-from deepen.predictors.intervals import NOMINAL, conformal_quantile, family_half_width
+from deepen.predictors.families import FamilyFit, fit_family
+from deepen.predictors.intervals import NOMINAL, conformal_quantile
 from deepen.predictors.model import Parameters
+from deepen.predictors.planning import FamilyData, FamilyPlan, plan_family
 from deepen.predictors.predictor import Predictor, distinct, moved_bytes
 from deepen.predictors.recipes import Recipe, load_recipe
 from deepen.predictors.rows import HasRecords, Rows, data_hash, relative_sd, screen
+from deepen.predictors.shared import fit_shared
 from deepen.predictors.work import fit_work, log_work
 from deepen.records import EnergyRecord, weakest_source
 
@@ -35,24 +36,8 @@ Floats = NDArray[np.float64]
 _UNBUILDABLE = "other"
 """Kernels of this family have nothing in common; they are always answered by the roofline."""
 _CONDITIONS = ("device", "meter", "runtime", "runtime_build", "threads")
-_SHRINK_ROWS = 3.0
 _UNKNOWN_HALF_WIDTH = float(np.log(3.0))
 """Half-width for the roofline where a single family is all there is to judge it by."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pooled:
-    """The roofline over all families.
-
-    Attributes:
-        work: Its coefficients.
-        held_out: Log energy of each row by the roofline of the other families.
-        half_width: Of families without data.
-    """
-
-    work: Floats
-    held_out: Floats
-    half_width: float
 
 
 def train(
@@ -98,30 +83,46 @@ def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, in
     family_of = np.array([r.family for r in rows.kernels])
     families = tuple(sorted(set(family_of.tolist())))
     pooled = _fit_pooled(terms, rows, family_of, families)
-    fits: list[FamilyFit | None] = []
+    sizes = size_columns(names)
     data: list[FamilyData] = []
+    plans: dict[str, FamilyPlan] = {}
     for i, name in enumerate(families):
         mask = family_of == name
         weight = rows.weight[mask] / rows.weight[mask].mean()
         keys = tuple(k for k, m in zip(rows.keys, mask, strict=True) if m)
         data.append(FamilyData(name, terms[mask], x[mask], rows.energy_j[mask], weight, keys))
-        enough = len(set(keys)) >= recipe.min_rows and name != _UNBUILDABLE and recipe.learners
-        # A tree of n leaves has 2 n nodes, and two forests may be blended.
-        leaves = int(recipe.max_nodes * mask.mean() / (4 * max(recipe.trees, 1)))
-        fits.append(fit_family(data[-1], recipe, pooled.work, max(leaves, 8), seed + 101 * i) if enough else None)
+        if len(set(keys)) >= _fewest(recipe) and name != _UNBUILDABLE and recipe.learners:
+            plans[name] = plan_family(data[-1], recipe, pooled.work, seed + 101 * i)
+    shared = fit_shared(list(plans.values()), sizes, recipe)
+    fits: list[FamilyFit | None] = []
+    for i, name in enumerate(families):
+        # A tree of n leaves has 2 n nodes, and four forests may be blended, two kinds of them with all their trees.
+        leaves = int(recipe.max_nodes * np.mean(family_of == name) / (4 * max(recipe.trees, 1)))
+        plan = plans.get(name)
+        able = plan is not None and (len(set(plan.data.keys)) >= recipe.min_rows or name in shared)
+        fits.append(
+            fit_family(plan, recipe, sizes, shared.get(name), max(leaves, 8), seed + 101 * i)
+            if plan is not None and able
+            else None
+        )
         if on_progress:
             on_progress(i + 1, len(families), name)
     held_out = np.empty(len(rows.kernels))
     for name, fit in zip(families, fits, strict=True):
         mask = family_of == name
         held_out[mask] = pooled.held_out[mask] if fit is None else fit.held_out
-    parameters = _parameters(families, names, data, fits, pooled, held_out - np.log(rows.energy_j), family_of)
+    parameters = assemble(families, names, data, fits, pooled, held_out - np.log(rows.energy_j), family_of)
     context = _context(rows, parameters, held_out)
     card = _card(rows, recipe, seed, families, fits, held_out, parameters, context, family_of)
     return Predictor(card, parameters, context)
 
 
-def _fit_pooled(terms: Floats, rows: Rows, family_of: NDArray[np.str_], families: Sequence[str]) -> _Pooled:
+def _fewest(recipe: Recipe) -> int:
+    """Rows below which a family is certainly answered by the roofline."""
+    return min(recipe.min_rows, recipe.share_min_rows) if "shared-gaussian" in recipe.learners else recipe.min_rows
+
+
+def _fit_pooled(terms: Floats, rows: Rows, family_of: NDArray[np.str_], families: Sequence[str]) -> Pooled:
     """Fit the roofline on all families, each with the same weight, and judge it by leaving each family out."""
     energy = rows.energy_j
     counts = Counter(family_of.tolist())
@@ -138,93 +139,7 @@ def _fit_pooled(terms: Floats, rows: Rows, family_of: NDArray[np.str_], families
         # The median absolute error of each family, so that large families do not decide.
         per_family = np.array([np.median(np.abs(residual[family_of == f])) for f in families])
         width = max(conformal_quantile(per_family), conformal_quantile(residual))
-    return _Pooled(work, held_out, width)
-
-
-def _parameters(
-    families: tuple[str, ...],
-    names: tuple[str, ...],
-    data: Sequence[FamilyData],
-    fits: Sequence[FamilyFit | None],
-    pooled: _Pooled,
-    residual: Floats,
-    family_of: NDArray[np.str_],
-) -> Parameters:
-    """Put all families' fits into the dense arrays of :class:`Parameters`."""
-    f, d = len(families), len(column_names(names))
-    work = np.tile(pooled.work, (f + 1, 1))
-    half_width = np.full(f + 1, pooled.half_width)
-    matrices = {k: np.zeros((f, d)) for k in ("mean", "coefficient", "inverse_length")}
-    scale = np.ones((f, d))
-    low, high = np.zeros((f, d), np.float32), np.zeros((f, d), np.float32)
-    intercept, share = np.zeros(f), np.zeros(f)
-    forests: list[Forest] = []
-    tree_start, gaussian_start = np.zeros(f + 1, np.int32), np.zeros(f + 1, np.int32)
-    gaussian_x: list[Floats] = [np.zeros((0, d))]
-    gaussian_alpha: list[Floats] = [np.zeros(0)]
-    judged = np.array([fit is not None for fit in fits])
-    covered = np.isin(family_of, np.array(families)[judged])
-    for i, (rows, fit) in enumerate(zip(data, fits, strict=True)):
-        low[i], high[i] = rows.columns.min(0), rows.columns.max(0)
-        trees = gaussians = 0
-        if fit is None:
-            work[i] = _few_rows(rows, pooled)
-        else:
-            work[i] = fit.work
-            half_width[i] = family_half_width(residual[family_of == rows.name], residual[covered])
-        if fit is not None and fit.trend is not None:
-            matrices["mean"][i, fit.active] = fit.trend.mean
-            matrices["coefficient"][i, fit.active] = fit.trend.coefficient
-            scale[i, fit.active] = fit.trend.scale
-            intercept[i] = fit.trend.intercept
-            share[i] = np.mean([m.on_trend for m in fit.members])
-            for member in fit.members:
-                if member.forest is not None:
-                    forests.append(_place(member.forest, fit.active, 1.0 / len(fit.members)))
-                    trees += forests[-1].roots.size
-                if member.gaussian is not None:
-                    wide = np.zeros((member.gaussian.alpha.size, d))
-                    wide[:, fit.active] = member.gaussian.x
-                    gaussian_x.append(wide)
-                    gaussian_alpha.append(member.gaussian.alpha / len(fit.members))
-                    matrices["inverse_length"][i, fit.active] = member.gaussian.inverse_length
-                    gaussians += member.gaussian.alpha.size
-        tree_start[i + 1] = tree_start[i] + trees
-        gaussian_start[i + 1] = gaussian_start[i] + gaussians
-    return Parameters(
-        families=families,
-        feature_names=names,
-        regressor=judged,
-        work=work,
-        half_width=half_width,
-        trend_mean=matrices["mean"],
-        trend_scale=scale,
-        trend_coefficient=matrices["coefficient"],
-        trend_intercept=intercept,
-        trend_share=share,
-        range_low=low,
-        range_high=high,
-        forest=concatenate(forests),
-        tree_start=tree_start,
-        gaussian_x=np.concatenate(gaussian_x).astype(np.float32),
-        gaussian_alpha=np.concatenate(gaussian_alpha),
-        gaussian_start=gaussian_start,
-        gaussian_inverse_length=matrices["inverse_length"],
-    )
-
-
-def _few_rows(rows: FamilyData, pooled: _Pooled) -> Floats:
-    """The pooled roofline, scaled by the few rows a family has; shrunk as if three rows had agreed with it."""
-    bias = np.log(rows.energy_j) - log_work(rows.terms, pooled.work)
-    n = len(rows.keys)
-    return np.asarray(pooled.work * np.exp(float(np.median(bias)) * n / (n + _SHRINK_ROWS)))
-
-
-def _place(forest: Forest, active: NDArray[np.int64], factor: float) -> Forest:
-    """Trees over a family's columns as trees over all columns."""
-    feature = np.where(forest.feature >= 0, active[np.maximum(forest.feature, 0)], -1).astype(np.int16)
-    value = (forest.value * factor).astype(np.float32)
-    return Forest(feature, forest.threshold, forest.left, forest.right, value, forest.roots)
+    return Pooled(work, held_out, width)
 
 
 def _context(rows: Rows, parameters: Parameters, held_out: Floats) -> Context:

@@ -76,9 +76,9 @@ def test_predictions_equal_those_of_the_learners_that_were_fitted(world_of, data
     fits = {}
     real = training.fit_family
 
-    def spy(data, *args):
-        fits[data.name] = real(data, *args)
-        return fits[data.name]
+    def spy(plan, *args):
+        fits[plan.data.name] = real(plan, *args)
+        return fits[plan.data.name]
 
     training.fit_family = spy
     try:
@@ -92,7 +92,9 @@ def test_predictions_equal_those_of_the_learners_that_were_fitted(world_of, data
     x = columns(raw, loaded.parameters.feature_names)
     for name, fit in fits.items():
         rows = np.array([r.family == name for r in records])
-        residual = np.mean([m.predict(x[rows][:, fit.active]) for m in fit.members], axis=0)
+        whole, own = x[rows], x[rows][:, fit.active]
+        residual = sum(part * m.predict(whole if m.learner == "shared-gaussian" else own) for m, part in fit.members)
+        assert sum(part for _, part in fit.members) == pytest.approx(1.0)
         expected = np.exp(
             log_work(training.work_terms(raw[rows], loaded.parameters.feature_names), fit.work) + residual
         )
@@ -173,7 +175,7 @@ def test_members_are_checked(forge, original):
         ({"card.json": b"[" * 100_000}, "not JSON"),
         ({"card.json": b"[]"}, "not a predictor file"),
         ({"card.json": b'{"format": "other"}'}, "not a predictor file"),
-        ({"card.json": card_of(original, format_version=2)}, "format 2, this deepen reads 1"),
+        ({"card.json": card_of(original, format_version=1)}, "format 1, this deepen reads 2"),
         ({"card.json": card_of(original, families=[])}, "lacks families"),
         ({"card.json": card_of(original, families={})}, "does not fit"),
         ({"card.json": card_of(original, feature_names=[1])}, "lacks families or feature names"),
@@ -190,7 +192,7 @@ def test_members_are_checked(forge, original):
 
 def test_a_newer_format_with_other_members_says_newer(forge, original):
     path = forge({"card.json": card_of(original, format_version=7), "new.npy": b"x", "work.npy": None})
-    with pytest.raises(PredictorError, match="format 7, this deepen reads 1; upgrade"):
+    with pytest.raises(PredictorError, match="format 7, this deepen reads 2; upgrade"):
         predictors.load(path)
 
 

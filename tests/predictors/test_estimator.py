@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from deepen.errors import ConfigError
 from deepen.predictors import LogWorkRegressor
-from deepen.predictors.recipes import LEARNERS
+from deepen.predictors.recipes import SINGLE_LEARNERS
 
 
 @pytest.mark.parametrize("learner", ["log-linear", "extra-trees", "lightgbm"])
@@ -16,7 +16,7 @@ def test_estimator_contract(learner):
     check_estimator(LogWorkRegressor(learner, trees=5, rounds=5), on_skip=None)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", SINGLE_LEARNERS)
 def test_learns_energy_per_work(learner):
     rng = np.random.default_rng(0)
     x = np.exp(rng.uniform(0, 12, (300, 3)))

@@ -9,7 +9,7 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import ConfigError, PredictorError
-from deepen.predictors.families import FamilyData, _folds
+from deepen.predictors.planning import FamilyData, deal
 from deepen.predictors.recipes import Recipe
 
 
@@ -77,7 +77,7 @@ def test_order_of_records_does_not_change_the_data_hash(trained, dataset_of):
 
 def test_families_with_few_rows_are_answered_by_the_roofline_and_counted(world_of, dataset_of):
     world = world_of(8)
-    records = world.kernels(40, ("conv-bn-relu", "relu", "elementwise")) + world.kernels(5, ("add",))
+    records = world.kernels(40, ("conv-bn-relu", "relu", "elementwise")) + world.kernels(3, ("add",))
     predictor = predictors.train(dataset_of(records))
     assert predictor.card["families"]["add"]["method"] == "roofline"
     test = world.kernels(30, ("add", "softmax", "conv-bn-relu"))
@@ -101,7 +101,7 @@ def test_repeated_configurations_do_not_count_as_rows(world_of, dataset_of):
 def test_a_configuration_is_never_on_both_sides_of_a_fold():
     keys = tuple(f"k{i // 3}" for i in range(60))
     data = FamilyData("f", np.ones((60, 6)), np.ones((60, 2), np.float32), np.linspace(1, 9, 60), np.ones(60), keys)
-    masks = _folds(data, 5, seed=0)
+    masks = deal(data, 5, seed=0)
     assert len(masks) == 5 and np.sum(masks, axis=0).tolist() == [1] * 60
     for mask in masks:
         assert not {k for k, m in zip(keys, mask, strict=True) if m} & {

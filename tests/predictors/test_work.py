@@ -8,7 +8,7 @@ import pytest
 from deepen.errors import PredictorError
 from deepen.kernels.features import FEATURE_NAMES
 from deepen.predictors.columns import WORK_TERMS, column_names, columns, in_range_test, work_terms
-from deepen.predictors.gaussian import fit_gaussian
+from deepen.predictors.gaussian import fit_gaussian, fit_grouped
 from deepen.predictors.work import fit_work, log_work
 
 
@@ -105,19 +105,24 @@ def test_gaussian_process_learns_a_smooth_function_and_reverts_to_zero_far_away(
     assert np.abs(fit.predict(np.full((1, 3), 500.0))).max() < 1e-3
 
 
-def test_gaussian_gradient_matches_differences(monkeypatch):
+@pytest.mark.parametrize("groups", [1, 3])
+def test_gaussian_gradient_matches_differences(monkeypatch, groups):
     """The optimiser gets the objective and its gradient: compare them by central differences."""
     from scipy import optimize
 
     seen = {}
 
-    def spy(objective, start, **_):
-        seen["objective"], seen["start"] = objective, start
+    def spy(objective, start, args, **_):
+        seen["objective"], seen["start"] = lambda theta: objective(theta, *args), start
         return type("Found", (), {"x": start})
 
     monkeypatch.setattr(optimize, "minimize", spy)
     rng = np.random.default_rng(0)
-    fit_gaussian(rng.standard_normal((15, 3)), rng.standard_normal(15), rng.uniform(0.5, 2, 15))
+    rows = rng.standard_normal((15, 3)), rng.standard_normal(15), rng.uniform(0.5, 2, 15), rng.uniform(0.1, 9, 15)
+    if groups == 1:
+        fit_gaussian(*rows)
+    else:
+        fit_grouped(*rows, np.arange(15) % groups)
     at = seen["start"] + 0.1
     _, gradient = seen["objective"](at)
     for i in range(at.size):

@@ -1,0 +1,132 @@
+"""What all learners of a family share: its rows, its folds, and roofline and trend inside and outside each fold.
+
+Folds are made of configurations (a configuration measured twice never lies on both sides) and stratified by energy, so
+that each fold spans the family's range. Everything is refitted inside a fold, the roofline and the trend included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.learners import Trend, fit_trend
+from deepen.predictors.recipes import Recipe
+from deepen.predictors.work import fit_work, log_work
+
+__all__ = ["Base", "FamilyData", "FamilyPlan", "active_columns", "deal", "plan_family"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyData:
+    """The rows of one family.
+
+    Attributes:
+        name: The family.
+        terms: Work terms, shape (n, t).
+        columns: Regressor columns, float32, shape (n, d).
+        energy_j: Measured energies, positive, shape (n,).
+        weight: Weights with mean 1, shape (n,).
+        keys: Configuration of each row.
+    """
+
+    name: str
+    terms: Floats
+    columns: NDArray[np.float32]
+    energy_j: Floats
+    weight: Floats
+    keys: tuple[str, ...]
+
+    def take(self, rows: NDArray[np.int64]) -> FamilyData:
+        """Some of the rows; weights are scaled back to a mean of 1."""
+        weight = self.weight[rows]
+        keys = tuple(self.keys[int(i)] for i in rows)
+        return FamilyData(
+            self.name, self.terms[rows], self.columns[rows], self.energy_j[rows], weight / weight.mean(), keys
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Roofline and trend of some rows.
+
+    Attributes:
+        work: Coefficients of the roofline, shape (t,).
+        trend: Of the residual.
+        residual: log(energy / work) of the rows.
+    """
+
+    work: Floats
+    trend: Trend
+    residual: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyPlan:
+    """A family ready to be learned.
+
+    Attributes:
+        data: Its rows.
+        active: Columns its regressors see.
+        base: From all rows.
+        folds: Masks of held-out rows.
+        inside: From the rows outside each fold.
+    """
+
+    data: FamilyData
+    active: NDArray[np.int64]
+    base: Base
+    folds: tuple[NDArray[np.bool_], ...]
+    inside: tuple[Base, ...]
+
+
+def plan_family(data: FamilyData, recipe: Recipe, prior: Floats, seed: int) -> FamilyPlan:
+    """Make the folds, and fit what every learner starts from.
+
+    Args:
+        data: The rows.
+        recipe: How many folds.
+        prior: Coefficients of the roofline pooled over families, shape (t,).
+        seed: Seed of the folds.
+    """
+    active = active_columns(data.columns)
+    folds = deal(data, recipe.folds, seed)
+    inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, prior) for fold in folds)
+    return FamilyPlan(data, active, _fit_base(data, active, prior), tuple(folds), inside)
+
+
+def active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
+    """Columns that vary, without copies of earlier ones (absolute correlation above 0.9999)."""
+    x = columns.astype(np.float64)
+    varying = np.flatnonzero(np.ptp(x, axis=0) > 1e-6)
+    z = x[:, varying] - x[:, varying].mean(0)
+    z /= np.linalg.norm(z, axis=0)
+    kept: list[int] = []
+    for j in range(varying.size):
+        if not kept or float(np.abs(z[:, kept].T @ z[:, j]).max()) < 0.9999:
+            kept.append(j)
+    return varying[np.array(kept, dtype=np.int64)] if kept else varying[:1]
+
+
+def deal(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
+    """Masks of held-out rows: configurations sorted by energy, dealt in shuffled hands."""
+    groups: dict[str, list[int]] = {}
+    for row, key in enumerate(data.keys):
+        groups.setdefault(key, []).append(row)
+    ordered = sorted(groups.values(), key=lambda rows: float(data.energy_j[rows].mean()))
+    count = min(folds, len(ordered))
+    rng = np.random.default_rng(seed)
+    masks = [np.zeros(len(data.keys), dtype=bool) for _ in range(count)]
+    for hand in range(0, len(ordered), count):
+        for fold, rows in zip(rng.permutation(count), ordered[hand : hand + count], strict=False):
+            masks[int(fold)][rows] = True
+    return [m for m in masks if m.any() and not m.all()]
+
+
+def _fit_base(data: FamilyData, active: NDArray[np.int64], prior: Floats) -> Base:
+    work = fit_work(data.terms, data.energy_j, data.weight, prior)
+    residual = np.log(data.energy_j) - log_work(data.terms, work)
+    return Base(work, fit_trend(data.columns[:, active], residual, data.weight), residual)
