@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -49,6 +50,17 @@ __all__ = ["command", "document", "render"]
     help="Inference engine; auto: the first of the device's profile that runs such files.",
 )
 @delegate_option
+@click.option(
+    "--detached",
+    is_flag=True,
+    help="Cut the link meanwhile: nobody speaks with the device, no cable feeds it. Needs an external meter.",
+)
+@click.option("--collect", is_flag=True, help="Fetch a detached run that could not be collected when it was made.")
+@click.option(
+    "--trace",
+    type=click.Path(exists=True, path_type=Path),
+    help="With --collect: power recorded by other means on this machine ('meter record').",
+)
 @conditions_options
 @json_option
 def command(
@@ -61,6 +73,9 @@ def command(
     sync: Literal["auto", "pulses", "none"],
     runtime: str,
     delegate: str,
+    detached: bool,
+    collect: bool,
+    trace: Path | None,
     prepare: bool,
     wanted: tuple[str, ...],
     as_json: bool,
@@ -71,19 +86,33 @@ def command(
     also after Ctrl-C; after a crash the next run does it. What could not be set is said, and is in the record. This
     machine stays as it is unless --set names a setting.
 
+    With --detached a run of fixed length is started on the device, the link is cut (a Monsoon's USB passthrough, or you
+    unplug the cable when asked), power is recorded, and the results are collected when the link is back. After a crash
+    of this machine, the same command with --collect instead gets what was recorded.
+
     \b
     Example:
       deepen profile model.onnx --seconds 5 --shape input=1x3x224x224
       deepen profile model.onnx --device adb:0A1B2C --meter 'lvpm:/dev/ttyACM0?voltage_v=4.2'
       deepen profile model.tflite --device adb:0A1B2C --runtime benchmark_model --delegate gpu
+      deepen profile model.onnx --device adb:0A1B2C --meter 'lvpm?voltage_v=4.2' --detached --seconds 30
     """
     from deepen.graph import parse_shape
     from deepen.measure import profile
+    from deepen.measure.detached import collect_detached, profile_detached
 
+    if detached and collect:
+        raise click.UsageError("--detached makes a run, --collect fetches one: give one of them")
+    if trace is not None and not collect:
+        raise click.UsageError("--trace goes with --collect")
     dims = dict(parse_shape(s) for s in shapes)
     settings = parse_settings(wanted)
+    if collect:
+        fetched = collect_detached(model, device=device, trace=trace, tell=progress)
+        emit(document(model, fetched), as_json, lambda: render(model, fetched))
+        return
     progress(f"measuring {model} on {device} for about {seconds:g} s")
-    record = profile(
+    record = (profile_detached if detached else profile)(
         model,
         device=device,
         meter=meter,
@@ -160,7 +189,7 @@ def render(model: str, record: EnergyRecord) -> str:
     ]
     left = not_set(record.settings)
     notes = [f"warning: {w}" for w in ([left] if left else []) + list(record.warnings)]
-    return "\n".join([table([model, "per inference"], rows), *notes])
+    return "\n".join([table([Path(model).name, "per inference"], rows), *notes])
 
 
 def _device(record: EnergyRecord) -> str:

@@ -24,6 +24,7 @@ from deepen.measure.detached.cable import METERS_WITH_USB, Cable, choose_cable, 
 from deepen.measure.detached.plan import check_replies, make_steps, requests_of, seconds_of
 from deepen.measure.detached.result import record_of
 from deepen.measure.detached.store import Pending, host_boot_id, keep, pending_runs
+from deepen.measure.engines import AUTO, choose_runtime
 from deepen.measure.session import Sync
 from deepen.measure.sync import BARKER, Pulses
 from deepen.measure.workload import make_workload
@@ -66,12 +67,13 @@ def profile_detached(
     threads: int = 1,
     seconds: float = 10.0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    runtime: str = "onnxruntime",
+    runtime: str = AUTO,
+    delegate: str = "",
     seed: int = 0,
     sync: Sync = "auto",
     cable: Cable | None = None,
     prepare: bool = True,
-    wanted: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     tell: Tell = log_news,
     settle_s: float = SETTLE_S,
     idle_s: float = IDLE_S,
@@ -93,12 +95,13 @@ def profile_detached(
         threads: Intra-operator threads.
         seconds: Time spent in blocks, about.
         shapes: Shapes of inputs that leave dimensions open, by input name.
-        runtime: A runtime with the portable runner, in Python or in C.
+        runtime: A runtime with the portable runner, in Python or in C; ``auto`` for the first of the device's profile.
+        delegate: Accelerator of that engine; empty for the CPU.
         seed: Seed of the input values.
         sync: ``pulses`` must be found in the trace; ``auto`` plays them and says so where they are not; ``none``.
         cable: How the link is cut; ``None`` to choose by the kind of link and meter.
         prepare: Whether the settings of the device's profile are set for the time.
-        wanted: Settings to set besides.
+        settings: Settings to set besides.
         tell: Called with news and requests to the user.
         settle_s: Time between the cut and the first rest, seconds.
         idle_s: Length of each rest in which idle power is measured, seconds.
@@ -111,7 +114,7 @@ def profile_detached(
         LinkError: If the device does not come back (then it can be collected later) or its run was ended.
         MeterError: If the meter fails.
     """
-    model = Path(path)
+    model = _file(path)
     with ExitStack() as stack:
         opened = open_device(device) if isinstance(device, str) else device
         stack.callback(opened.close)
@@ -119,12 +122,13 @@ def profile_detached(
         stack.enter_context(hold_device(opened, device if isinstance(device, str) else opened.profile.id))
         source = _open_meter(meter or opened.profile.meter, opened)
         stack.callback(source.close)
-        conditions = stack.enter_context(conditioned(opened, prepare=prepare, wanted=wanted, tell=tell))
+        conditions = stack.enter_context(conditioned(opened, prepare=prepare, wanted=settings, tell=tell))
         used = cable or choose_cable(link, source.id, _charging_off(conditions), tell)
-        worker = opened.runtime(runtime)
+        engine = choose_runtime(opened, runtime, delegate=delegate, suffix=model.suffix, tell=tell)
+        worker = opened.runtime(engine)
         if not isinstance(worker, WorkerRuntime):
             raise ConfigError(
-                f"runtime '{runtime}' cannot run detached: it stamps no blocks; use onnxruntime, litert, crunner or "
+                f"runtime '{engine}' cannot run detached: it stamps no blocks; use onnxruntime, litert, crunner or "
                 "crunner-litert"
             )
         loaded = worker.load(model, threads=threads, shapes=shapes, seed=seed)
@@ -157,9 +161,9 @@ def profile_detached(
             model=model.name,
             content=content_hash(model),
             workload={
-                "runtime": runtime, "threads": threads, "seconds": seconds,
+                "runtime": engine, "threads": threads, "seconds": seconds,
                 "shapes": {k: list(v) for k, v in (shapes or {}).items()},
-                "id": make_workload(model, runtime=runtime, threads=threads, shapes=shapes).id,
+                "id": make_workload(model, runtime=engine, threads=threads, shapes=shapes).id,
             },
             build=loaded.build,
             runs=runs,
@@ -209,7 +213,7 @@ def collect_detached(
     """
     from deepen.devices.prepare import prepared
 
-    model = Path(path)
+    model = _file(path)
     content = content_hash(model)
     with ExitStack() as stack:
         opened = open_device(device) if isinstance(device, str) else device
@@ -229,6 +233,13 @@ def collect_detached(
             )
         asked = tuple(Setting(name, **facts) for name, facts in pending.settings.items())
         return _collected(opened, pending, recorded, work_s, Conditions(pending.serial, asked))
+
+
+def _file(path: str | Path) -> Path:
+    model = Path(path)
+    if not model.is_file():
+        raise ConfigError(f"{model}: no such file; name a readable ONNX or TFLite file")
+    return model
 
 
 def _find(opened: Device, model: Path, content: str) -> Pending:
