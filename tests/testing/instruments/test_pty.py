@@ -124,14 +124,13 @@ def test_the_process_ends_with_the_block() -> None:
 def test_questions_of_several_threads_get_their_own_answers() -> None:
     wrong: list[object] = []
     with serve(Ppk2(Live(0.033))) as served:
-        later_s = monotonic_s() + 1000
 
         def ask(question: Callable[[], float | int], right: Callable[[float | int], bool]) -> None:
             wrong.extend(answer for answer in (question() for _ in range(300)) if not right(answer))
 
         threads = [
             threading.Thread(target=ask, args=(served.lost, lambda answer: answer == 0)),
-            threading.Thread(target=ask, args=(lambda: served.energy_j(later_s, later_s + 100), lambda answer: answer > 1.0)),
+            threading.Thread(target=ask, args=(lambda: served.switch(0.5), lambda moment_s: moment_s > 0)),
         ]
         for thread in threads:
             thread.start()
