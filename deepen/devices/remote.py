@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["RemoteDevice", "check_mask"]
 
 _BUSY_LOAD = 0.5
+_ON_PHONES = ("crunner", "crunner-litert", "benchmark_model", "perf_test", "onnxruntime", "litert")
+_ON_BOARDS = ("onnxruntime", "litert", "crunner", "crunner-litert", "benchmark_model", "perf_test", "trtexec")
 
 
 def check_mask(shell: Shell, cores: Sequence[int]) -> Setting:
@@ -78,7 +80,9 @@ class RemoteDevice:
         """A profile for a device nobody has described: only what it says itself, and any runtime may be tried."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.identity.model.lower()).strip("-")
         kind = "adb" if self.identity.kind == "android" else "ssh"
-        runtimes = tuple(runtime_names())
+        # Best first: a board usually has a Python, a phone does not, and the C runner needs none.
+        first = _ON_PHONES if kind == "adb" else _ON_BOARDS
+        runtimes = (*first, *(name for name in runtime_names() if name not in first))
         return DeviceProfile(id=slug or "unknown", title=self.identity.model, link=kind, runtimes=runtimes)
 
     @property

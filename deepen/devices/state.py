@@ -17,9 +17,9 @@ from pathlib import Path
 
 from deepen.devices.identity import Identity
 from deepen.devices.policies import POLICY_FILES, cores_in, mean_hz, policies_of
-from deepen.devices.shell import Shell
-from deepen.devices.thermal import THERMAL_FILES, processor_c, read_thermal
-from deepen.devices.types import DeviceState
+from deepen.devices.shell import Files, Shell
+from deepen.devices.thermal import THERMAL_FILES, THROTTLE_FILES, processor_c, read_thermal, thermal_of
+from deepen.devices.types import DeviceState, Thermal
 
 __all__ = ["cpu_model", "model_in", "read_device_state", "read_state", "read_text", "usable_cores"]
 
@@ -87,6 +87,13 @@ def _temperature_c(root: Path) -> float:
     return max(sane) if sane else math.nan
 
 
+def _throttling(root: Path) -> Thermal:
+    """What slows this machine down now, and its counters of such events; temperatures are read apart."""
+    paths = (path for pattern in THROTTLE_FILES for path in sorted(root.glob(pattern[1:])))
+    found = thermal_of(Files({f"/{path.relative_to(root)}": read_text(path) for path in paths}))
+    return Thermal(throttled=found.throttled, counters=found.counters)
+
+
 def read_state(root: Path = Path("/")) -> DeviceState:
     """Read the state of the machine below ``root`` (another root is for tests)."""
     cores = usable_cores()
@@ -103,6 +110,7 @@ def read_state(root: Path = Path("/")) -> DeviceState:
         frequency_hz=_frequency_hz(root, cores),
         temperature_c=_temperature_c(root),
         load=load,
+        thermal=_throttling(root),
     )
 
 

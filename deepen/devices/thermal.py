@@ -19,6 +19,7 @@ from deepen.devices.types import Sensor, Thermal
 __all__ = [
     "STATUSES",
     "THERMAL_FILES",
+    "THROTTLE_FILES",
     "parse_thermalservice",
     "parse_throttled",
     "processor_c",
@@ -34,15 +35,15 @@ _COOLER = "/sys/class/thermal/cooling_device*/{}"
 _OVER_CURRENT = "/sys/class/hwmon/hwmon*/oc*_event_cnt"
 _X86_COUNT = "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
 
+THROTTLE_FILES = (_COOLER.format("type"), _COOLER.format("cur_state"), _OVER_CURRENT, _X86_COUNT)
+"""What tells :func:`thermal_of` that a machine is slowed down."""
+
 THERMAL_FILES = (
     _ZONE.format("type"),
     _ZONE.format("temp"),
-    _COOLER.format("type"),
-    _COOLER.format("cur_state"),
     "/sys/class/hwmon/hwmon*/name",
     "/sys/class/hwmon/hwmon*/temp*_input",
-    _OVER_CURRENT,
-    _X86_COUNT,
+    *THROTTLE_FILES,
 )
 """What :func:`thermal_of` looks at, for reading it together with other files."""
 

@@ -55,6 +55,21 @@ def test_reads_governor_frequency_and_the_hottest_processor_sensor(tmp_path: Pat
     assert state.temperature_c == 51.25
 
 
+def test_throttling_of_this_machine_is_read(tmp_path: Path) -> None:
+    zone = tmp_path / "sys/class/thermal"
+    write(zone, {"cooling_device0/type": "Processor", "cooling_device0/cur_state": "0"})
+    write(zone, {"cooling_device1/type": "LCD", "cooling_device1/cur_state": "5"})
+    count = "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count"
+    write(tmp_path, {count: "7"})
+    thermal = read_state(tmp_path).thermal
+    assert thermal is not None
+    assert (thermal.throttled, thermal.counters) == ((), {f"/{count}": 7})
+    write(zone, {"cooling_device0/cur_state": "2"})
+    later = read_state(tmp_path).thermal
+    assert later is not None
+    assert later.throttled == ("Processor at state 2",)
+
+
 def test_clock_comes_from_cpuinfo_where_there_is_no_cpufreq(tmp_path: Path) -> None:
     lines = "".join(f"processor : {i}\ncpu MHz\t\t: {2000 + i}.5\n" for i in range(max(usable_cores()) + 1))
     write(tmp_path, {"proc/cpuinfo": lines})
