@@ -39,8 +39,8 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """What progress and messages call it."""
-        return self.device
+        """What progress and messages call it: the device without its options."""
+        return self.device.partition("?")[0]
 
 
 def parse_pairs(texts: list[str] | tuple[str, ...]) -> tuple[Pair, ...]:
@@ -56,7 +56,7 @@ def parse_pairs(texts: list[str] | tuple[str, ...]) -> tuple[Pair, ...]:
             raise ConfigError(f"'{text}' is no pair; write DEVICE,METER, for example adb:0A1B2C,lvpm:12345")
         pairs.append(Pair(device, meter or None))
     for what, names in (
-        ("device", [pair.device for pair in pairs]),
+        ("device", [pair.name for pair in pairs]),
         ("meter", [pair.meter.partition("?")[0] for pair in pairs if pair.meter and ":" in pair.meter]),
     ):
         twice = next((name for name in names if names.count(name) > 1), None)

@@ -317,10 +317,25 @@ def test_pairs_are_a_device_and_its_meter(texts, pairs):
     assert parse_pairs(texts) == pairs
 
 
-@pytest.mark.parametrize("texts", [[",lvpm"], ["adb:A,"], ["adb:A,m:1", "adb:A,m:2"], ["adb:A,m:1?x=1", "adb:B,m:1"]])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [",lvpm"],
+        ["adb:A,"],
+        ["adb:A,m:1", "adb:A,m:2"],
+        ["adb:A,m:1?x=1", "adb:B,m:1"],
+        ["adb:A?key=x,m:1", "adb:A,m:2"],
+    ],
+)
 def test_a_pair_that_makes_no_sense_is_refused(texts):
     with pytest.raises(ConfigError):
         parse_pairs(texts)
+
+
+def test_progress_names_a_device_without_its_options():
+    (pair,) = parse_pairs(["ssh:me@board?key=/home/me/.ssh/id&work=/tmp/x,lvpm:1"])
+    assert pair.name == "ssh:me@board"
+    assert pair.device == "ssh:me@board?key=/home/me/.ssh/id&work=/tmp/x"
 
 
 # Heat and drift
