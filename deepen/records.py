@@ -220,10 +220,10 @@ class EnergyRecord:
         features: Feature name -> value for a kernel (see ``features_version``); empty for a model.
         features_version: Version of the feature definition.
         kernels: For a model, its kernels as ``{"family", "params", "features"}``; empty for a kernel.
-        energy_j: Net energy per inference.
+        energy_j: Net energy per inference; ``nan`` where others measured no energy.
         uncertainty_j: Standard uncertainty of ``energy_j``.
         gross_energy_j: Energy per inference including idle power.
-        latency_s: Wall time per inference.
+        latency_s: Wall time per inference; ``nan`` where others measured none.
         idle_power_before_w: Idle power before the runs.
         idle_power_after_w: Idle power after the runs.
         temperature_c: Device temperature at the end; ``nan`` where unknown.
@@ -298,8 +298,14 @@ class EnergyRecord:
         _check_source(self.source)
         if self.kind not in ("kernel", "model"):
             raise MeasureError(f"record kind must be kernel or model, not '{self.kind}'")
-        if not (math.isfinite(self.energy_j) and math.isfinite(self.latency_s)):
+        known = math.isfinite(self.energy_j), math.isfinite(self.latency_s)
+        if math.isinf(self.energy_j) or math.isinf(self.latency_s) or not (any(known) if self._foreign else all(known)):
             raise MeasureError(f"record '{self.name}' has no finite energy and latency")
+
+    @property
+    def _foreign(self) -> bool:
+        """Whether others measured it: then either its energy or its latency may be unknown."""
+        return not self.trials and not self.runs
 
 
 @dataclass(frozen=True, slots=True)

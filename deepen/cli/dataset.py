@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SHOWN_IDS = 5
+_SHOWN_NOTES = 10
 
 
 @click.group(name="dataset")
@@ -203,6 +204,51 @@ def build(
         sys.exit(3)
     if report.failed and not card.records:
         sys.exit(1)
+
+
+@command.command(name="import")
+@click.argument("name")
+@click.argument("source", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset; made here.")
+@json_option
+def import_(name: str, source: Path, out: Path, as_json: bool) -> None:
+    """Import what others measured: NAME says what DIR holds.
+
+    Each row is checked: energy against power and latency, unit slips, zeros, duplicates. Only what is certain is
+    repaired; every repair and every rejection is listed with its reason. The names:
+
+    \b
+      deepen2023      kernels of a phone's CPU: folder with Kernel_energy/, kernel_config/, ...
+      deepen2023-gpu  convolutions on a phone's GPU: conv_energy_GPU.json, conv_GPU.json
+
+    \b
+    Example:
+      deepen dataset import deepen2023 downloads/DeepEn --out phone-kernels
+      deepen dataset check phone-kernels
+    """
+    from deepen.datasets.importers import import_dataset
+
+    found = import_dataset(name, source, out)
+    document = {
+        "dataset": str(out),
+        "importer": name,
+        "rows": len(found.records),
+        "repaired": [dataclasses.asdict(note) for note in found.repaired],
+        "rejected": [dataclasses.asdict(note) for note in found.rejected],
+        "notes": list(found.notes),
+    }
+
+    def render() -> str:
+        kept = len(found.records)
+        lines = [f"{kept} rows imported to {out}, {len(found.repaired)} repaired, {len(found.rejected)} rejected"]
+        lines += [f"note: {note}" for note in found.notes]
+        for title, notes in (("repaired", found.repaired), ("rejected", found.rejected)):
+            lines += [f"{title} {some.id}: {some.reason}" for some in notes[:_SHOWN_NOTES]]
+            if len(notes) > _SHOWN_NOTES:
+                lines.append(f"  and {len(notes) - _SHOWN_NOTES} more {title}: --json lists all")
+        return "\n".join(lines)
+
+    emit(document, as_json, render)
 
 
 @command.command()

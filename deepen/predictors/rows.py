@@ -123,6 +123,8 @@ def _content(record: EnergyRecord) -> list[Any]:
 
 def _reason(record: EnergyRecord) -> str:
     """Why a record cannot be used; empty if it can."""
+    if math.isnan(record.energy_j):
+        return "no energy"
     if record.energy_j <= 0:
         return "net energy not positive"
     if record.kind == "kernel" and not (record.family and record.features):

@@ -1,0 +1,256 @@
+"""What every importer shares: the report, reading files, and records from foreign rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepen.errors import ConfigError, DatasetError
+from deepen.kernels.configure import configure
+from deepen.kernels.features import FEATURES_VERSION, features
+from deepen.kernels.types import Kernel
+from deepen.records import EnergyRecord, Source
+
+__all__ = [
+    "Imported", "Note", "Origin", "Row", "kernel_part", "kernel_record", "model_record", "need", "number", "read_csv",
+    "read_json", "resolution",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A row that was repaired or rejected, and why.
+
+    Attributes:
+        id: The row's name in the source.
+        reason: What was found, and what was done.
+    """
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an importer made of a source.
+
+    Attributes:
+        records: What can be used.
+        repaired: Rows that were wrong in a way that leaves no doubt; a row whose configuration is not known is listed
+            here too where its values show the same mistake, although it is rejected.
+        rejected: Rows left out.
+        notes: What a reader should know about the whole.
+    """
+
+    records: tuple[EnergyRecord, ...]
+    repaired: tuple[Note, ...] = ()
+    rejected: tuple[Note, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all records of a source have in common.
+
+    Attributes:
+        device: Device measured on.
+        meter: Power source.
+        runtime: Runtime, as splitting names it.
+        runtime_build: What is known about its version and settings.
+        threads: Intra-operator threads.
+        source: measured, modelled or simulated.
+        gross: Whether energies include idle power.
+        recorded_at: When it was measured, UTC; empty where the source does not say.
+        warnings: What every record should say.
+    """
+
+    device: str
+    meter: str
+    runtime: str
+    runtime_build: str
+    threads: int = 1
+    source: Source = "measured"
+    gross: bool = False
+    recorded_at: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Values of one row.
+
+    Attributes:
+        id: Name in the source.
+        name: Readable name.
+        energy_j: Energy per inference; ``nan`` where the source has none.
+        latency_s: Wall time per inference; ``nan`` where unknown.
+        resolution_j: Step of the energy as written; 0 where it is fine.
+        spread_j: Standard uncertainty of the energy from repeats; ``nan`` where unknown.
+        trials: Energy of each repeat.
+        runs: Inferences counted; 0 where unknown.
+        warnings: What a reader should know.
+    """
+
+    id: str
+    name: str
+    energy_j: float
+    latency_s: float = math.nan
+    resolution_j: float = 0.0
+    spread_j: float = math.nan
+    trials: tuple[float, ...] = ()
+    runs: int = 0
+    warnings: tuple[str, ...] = field(default=())
+
+
+def _fields(row: Row, origin: Origin) -> dict[str, Any]:
+    """Fields that kernels and models share.
+
+    A value written with a step of q is uncertain by q / sqrt(12), the standard deviation of a uniform distribution
+    (JCGM 100:2008, 4.3.7).
+    """
+    budget = {}
+    if row.resolution_j > 0:
+        budget["quantisation"] = row.resolution_j / math.sqrt(12)
+    if math.isfinite(row.spread_j):
+        budget["repeats"] = row.spread_j
+    uncertainty = math.sqrt(sum(value**2 for value in budget.values())) if budget else math.nan
+    unknown = ("energy is gross: idle power is not subtracted",) if origin.gross else ()
+    return {
+        "id": row.id,
+        "name": row.name,
+        "energy_j": row.energy_j,
+        "uncertainty_j": uncertainty,
+        "gross_energy_j": row.energy_j if origin.gross else math.nan,
+        "latency_s": row.latency_s,
+        "idle_power_before_w": math.nan,
+        "idle_power_after_w": math.nan,
+        "threads": origin.threads,
+        "runtime": origin.runtime,
+        "runtime_build": origin.runtime_build,
+        "device": origin.device,
+        "meter": origin.meter,
+        "source": origin.source,
+        "runs": row.runs,
+        "trials": row.trials,
+        "recorded_at": origin.recorded_at,
+        "warnings": (*unknown, *origin.warnings, *row.warnings),
+        "budget": budget,
+        "features_version": FEATURES_VERSION,
+    }
+
+
+def kernel_record(row: Row, origin: Origin, family: str, params: Mapping[str, Any]) -> EnergyRecord:
+    """Record of a kernel.
+
+    Raises:
+        ConfigError: If the parameters are not those of such a kernel.
+    """
+    kernel = configure(family, params)
+    return EnergyRecord(
+        kind="kernel", family=family, params=kernel.params, features=features(kernel), **_fields(row, origin)
+    )
+
+
+def kernel_part(kernel: Kernel, count: float = 1.0) -> dict[str, Any]:
+    """A kernel as a model's record lists it, executed ``count`` times."""
+    return {
+        "family": kernel.family,
+        "params": kernel.params,
+        "features": features(kernel),
+        "multiplicity": float(count) * kernel.multiplicity,
+    }
+
+
+def model_record(row: Row, origin: Origin, parts: Sequence[Mapping[str, Any]]) -> EnergyRecord:
+    """Record of a whole model, given its kernels."""
+    return EnergyRecord(kind="model", kernels=tuple(parts), **_fields(row, origin))
+
+
+def need(folder: Path, name: str, importer: str, holds: str) -> Path:
+    """Path of a file or folder that must be there.
+
+    Args:
+        folder: What the user gave.
+        name: Path below it.
+        importer: Who needs it.
+        holds: What the right folder holds, for the message.
+
+    Raises:
+        DatasetError: If it is absent.
+    """
+    path = folder / name
+    if not path.exists():
+        raise DatasetError(f"{folder}: no {name} there, so {importer} cannot read it; give the folder with {holds}")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DatasetError: If it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: damaged ({error}); fetch it again") from error
+
+
+def read_csv(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """Read a CSV file with a header.
+
+    Args:
+        path: The file.
+        columns: Columns that must be there.
+
+    Yields:
+        Line number and row; a row with too few or too many values has the value ``""`` in, or the extra ones under,
+        the key ``""``.
+
+    Raises:
+        DatasetError: If it has no header or lacks a column.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, restkey="", restval="")
+        try:
+            names = reader.fieldnames
+            missing = [name for name in columns if name not in (names or ())]
+            if not names or missing:
+                raise DatasetError(f"{path}: lacks the column {', '.join(missing) or '(no header line)'}; add it")
+            for row in reader:
+                yield reader.line_num, {str(key): value for key, value in row.items()}
+        except csv.Error as error:
+            raise DatasetError(f"{path}: line {reader.line_num} is not CSV ({error}); fetch the file again") from error
+
+
+def number(text: Any) -> float:
+    """A value as a number; ``nan`` where it is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def resolution(text: str, scale: float = 1.0) -> float:
+    """Step of a number as written: one unit of its last decimal place, times ``scale``; 0 where it is no number.
+
+    Zeros at the end are often dropped, so a column's step is the smallest of its values'.
+    """
+    digits = text.strip().lower().split("e")
+    try:
+        float(text)
+        exponent = int(digits[1]) if len(digits) > 1 else 0
+    except ValueError:
+        return 0.0
+    _, _, decimals = digits[0].partition(".")
+    return float(scale * 10.0 ** (exponent - len(decimals)))
+
+
+def misfit(error: ConfigError) -> str:
+    """Reason for a configuration that is no kernel."""
+    return f"not a kernel deepen knows: {error}"

@@ -1,0 +1,212 @@
+"""DeepEn2023's kernels of a phone's CPU, in the layout of the original download.
+
+::
+
+    Kernel_energy/TYPE_energy.json    {TYPE: {ID: {"energy": "mJ"}}}
+    Kernel_latency/TYPE_latency.json  {TYPE: {ID: {"latency": "ms"}}}
+    Kernel_power/TYPE_power.json      {TYPE: {ID: {"power": "mW"}}}
+    kernel_config/results/*/*_test.json   {TYPE: {ID: {"config": {"HW": ..., "CIN": ..., ...}}}}
+
+Files are joined on the six-character ids. Energies are gross (the group's published code subtracts no idle power) and
+written to 0.001 mJ, which is kept as their uncertainty: the smallest have one digit. Many rows have no configuration;
+their features are not known, so they are rejected, after their values were checked like the others'.
+
+Huawei P40 Pro, TensorFlow Lite on the big cores (Tu et al., "Unveiling Energy Efficiency in Deep Learning", SEC 2023).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deepen.datasets.importers.base import (
+    Imported,
+    Note,
+    Origin,
+    Row,
+    kernel_record,
+    misfit,
+    need,
+    number,
+    read_json,
+    resolution,
+)  # fmt: skip
+from deepen.datasets.importers.consistency import Triple, judge
+from deepen.datasets.importers.nn_meter_kernels import kernel_params
+from deepen.errors import ConfigError, DatasetError
+from deepen.kernels.configure import configure
+from deepen.kernels.families import check_params
+from deepen.records import EnergyRecord
+
+__all__ = ["join", "kernel_configurations", "kernel_values", "read", "step"]
+
+MILLI = 1e-3
+
+HOLDS = "Kernel_energy/, Kernel_latency/, Kernel_power/ and kernel_config/"
+
+ORIGIN = Origin(
+    device="huawei-p40-pro",
+    meter="monsoon",
+    runtime="tflite-cpu",
+    runtime_build="tflite cpu big cores",
+    threads=4,
+    gross=True,
+)
+"""Threads and cores as in the group's published scripts (``taskset f0``: the four big cores)."""
+
+
+def read(folder: Path) -> Imported:
+    """Read the folder.
+
+    Raises:
+        DatasetError: If it is not of this layout, or a file is damaged.
+    """
+    energies = need(folder, "Kernel_energy", "deepen2023", HOLDS)
+    configurations = _configurations(need(folder, "kernel_config", "deepen2023", HOLDS))
+    files = sorted(energies.glob("*_energy.json"))
+    if not files:
+        raise DatasetError(f"{energies}: no TYPE_energy.json there; give the folder with {HOLDS}")
+    records: list[EnergyRecord] = []
+    repaired: list[Note] = []
+    rejected: list[Note] = []
+    for file in files:
+        kernel = file.name.removesuffix("_energy.json")
+        latency = kernel_values(folder / "Kernel_latency" / f"{kernel}_latency.json", "latency")
+        power = kernel_values(folder / "Kernel_power" / f"{kernel}_power.json", "power")
+        part = join(kernel, kernel_values(file, "energy"), latency, power, configurations.get(kernel, {}), ORIGIN)
+        records += part.records
+        repaired += part.repaired
+        rejected += part.rejected
+    return Imported(tuple(records), tuple(repaired), tuple(rejected), _notes(records, repaired, rejected))
+
+
+def _notes(records: list[EnergyRecord], repaired: list[Note], rejected: list[Note]) -> tuple[str, ...]:
+    used = {record.id for record in records}
+    only = sum(note.id not in used for note in repaired)
+    return (f"{only} of the {len(repaired)} repaired rows were rejected for other reasons",) if only else ()
+
+
+def join(
+    kernel: str,
+    energy: Mapping[str, str],
+    latency: Mapping[str, str],
+    power: Mapping[str, str],
+    configurations: Mapping[str, Mapping[str, Any]],
+    origin: Origin,
+    where: str = "kernel_config",
+) -> Imported:
+    """Join, check and convert the rows of one type.
+
+    Args:
+        kernel: Type.
+        energy: Id -> energy, mJ, as written.
+        latency: Id -> latency, ms, as written; may lack some or all.
+        power: Id -> power, mW, as written; may lack some or all.
+        configurations: Id -> sizes.
+        origin: What all have in common.
+        where: What holds the configurations, for messages.
+    """
+    known: dict[str, tuple[str, dict[str, Any]]] = {}
+    rejected: list[Note] = []
+    reasons: dict[str, str] = {}
+    for name, sizes in configurations.items():
+        try:
+            family, params = kernel_params(kernel, sizes)
+            known[name] = (family, check_params(family, params))
+            configure(*known[name])
+        except ConfigError as error:
+            known.pop(name, None)
+            reasons[name] = misfit(error)
+    energy_step = step(energy.values()) * MILLI
+    latency_step = step(latency.values()) * MILLI
+    rows = [
+        Triple(
+            name, number(text) * MILLI, number(latency.get(name)) * MILLI, number(power.get(name)) * MILLI,
+            energy_step, latency_step, resolution(latency.get(name, ""), MILLI), _work(known.get(name)),
+        )
+        for name, text in energy.items()
+    ]  # fmt: skip
+    repaired = []
+    records = []
+    for verdict in judge(rows):
+        row = verdict.row
+        if verdict.repair:
+            repaired.append(Note(row.id, verdict.repair))
+        reasons_of = [verdict.reject] if verdict.reject else []
+        if row.id not in known:
+            reasons_of.append(reasons.get(row.id, f"no configuration in {where}, so its features are not known"))
+        if reasons_of:
+            rejected.append(Note(row.id, "; ".join(reasons_of)))
+            continue
+        family, params = known[row.id]
+        label = f"{kernel} {row.id}"
+        values = Row(row.id, label, row.energy_j, row.latency_s, energy_step, warnings=_warned(verdict.repair))
+        records.append(kernel_record(values, origin, family, params))
+    rejected += [Note(name, "a configuration without an energy") for name in configurations if name not in energy]
+    return Imported(tuple(records), tuple(repaired), tuple(rejected))
+
+
+def _warned(repair: str) -> tuple[str, ...]:
+    return (f"repaired: {repair}",) if repair else ()
+
+
+def _work(known: tuple[str, Mapping[str, Any]] | None) -> tuple[float, ...]:
+    if known is None:
+        return ()
+    kernel = configure(*known)
+    return float(kernel.macs), float(kernel.ops), float(kernel.bytes_read + kernel.bytes_written)
+
+
+def step(texts: Any) -> float:
+    """Step of a column: that most values with digits behind the point show at least, 0 where none does.
+
+    A few values with more digits than the rest do not make the column finer.
+    """
+    steps = Counter(resolution(str(text)) for text in texts)
+    steps.pop(0.0, None)
+    total = steps.total()
+    if not total:
+        return 0.0
+    finest = [size for size, count in steps.items() if count >= 0.05 * total]
+    return min(finest or steps)
+
+
+def kernel_values(path: Path, field: str) -> dict[str, str]:
+    """Id -> value of one file; empty where there is none of the kind.
+
+    Raises:
+        DatasetError: If the file is not of this layout.
+    """
+    if not path.exists():
+        return {}
+    return {name: str(entry[field]) for name, entry in _entries(path, field).items() if entry.get(field) is not None}
+
+
+def _entries(path: Path, field: str) -> dict[str, dict[str, Any]]:
+    document = read_json(path)
+    found: dict[str, dict[str, Any]] = {}
+    for rows in document.values() if isinstance(document, dict) else [None]:
+        if not isinstance(rows, dict) or not all(isinstance(entry, dict) for entry in rows.values()):
+            raise DatasetError(f'{path}: not of the layout {{TYPE: {{ID: {{"{field}": ...}}}}}}; fetch it again')
+        found.update(rows)
+    return found
+
+
+def _configurations(folder: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Type -> id -> sizes, of every file below a folder."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for path in sorted(folder.rglob("*_test.json")):
+        found[path.name.removesuffix("_test.json")] = kernel_configurations(path)
+    return found
+
+
+def kernel_configurations(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Id -> sizes of one file.
+
+    Raises:
+        DatasetError: If the file is not of this layout.
+    """
+    entries = _entries(path, "config")
+    return {name: entry["config"] for name, entry in entries.items() if isinstance(entry.get("config"), dict)}

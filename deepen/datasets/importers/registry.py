@@ -1,0 +1,110 @@
+"""The importers by name, and the way from a folder of others to a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from deepen.datasets.importers.base import Imported
+from deepen.datasets.store import Dataset
+from deepen.errors import DatasetError, unknown_name
+
+__all__ = ["IMPORTERS", "Importer", "import_dataset", "importer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Importer:
+    """One source.
+
+    Attributes:
+        name: As on the command line.
+        about: What it reads, in one line.
+        module: Module below :mod:`deepen.datasets.importers` with ``read(folder) -> Imported``.
+    """
+
+    name: str
+    about: str
+    module: str
+
+    def read(self, folder: Path) -> Imported:
+        """Read a folder (or file) of the source.
+
+        Raises:
+            DatasetError: If it is absent, not what the importer reads, or damaged.
+        """
+        if not folder.exists():
+            raise DatasetError(f"{folder}: no such folder; give the one that holds the data of {self.name}")
+        module = import_module(f"deepen.datasets.importers.{self.module}")
+        with _readable(folder):
+            return cast(Callable[[Path], Imported], module.read)(folder)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Translate what reading files raises."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise DatasetError(
+            f"{where}: cannot be read ({error.strerror}); check that it is there and readable"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{folder}: holds a file that is not UTF-8 text ({error.reason}); fetch it again") from error
+
+
+IMPORTERS: dict[str, Importer] = {
+    item.name: item
+    for item in (
+        Importer(
+            "deepen2023", "DeepEn2023 kernels of a phone's CPU (JSON: Kernel_energy/, kernel_config/)", "deepen2023"
+        ),
+        Importer("deepen2023-gpu", "DeepEn2023 convolutions on a phone's GPU (conv_energy_GPU.json)", "deepen2023_gpu"),
+    )
+}
+"""Importer by name."""
+
+
+def importer(name: str) -> Importer:
+    """Look an importer up.
+
+    Raises:
+        ConfigError: If there is none of that name (with the nearest names).
+    """
+    if name not in IMPORTERS:
+        raise unknown_name("importer", name, IMPORTERS)
+    return IMPORTERS[name]
+
+
+def import_dataset(name: str, folder: str | Path, out: str | Path) -> Imported:
+    """Import data of others into a new dataset.
+
+    Args:
+        name: An importer.
+        folder: What it reads.
+        out: Folder of the dataset; must not hold one yet, because an import is all of a source or nothing.
+
+    Returns:
+        What was imported, repaired and rejected.
+
+    Raises:
+        ConfigError: If there is no such importer.
+        DatasetError: If the folder is not what the importer reads, nothing in it can be used, or ``out`` is taken.
+        StorageError: If the dataset cannot be written.
+    """
+    chosen = importer(name)
+    target = Path(out)
+    if (target / "card.json").exists():
+        raise DatasetError(f"{target}: there is a dataset already; choose another folder for --out, or remove it")
+    found = chosen.read(Path(folder))
+    if not found.records:
+        why = f"; first reason: {found.rejected[0].reason}" if found.rejected else ""
+        raise DatasetError(f"{folder}: {name} found nothing to import, {len(found.rejected)} rows rejected{why}")
+    with Dataset.open(target, create=True) as dataset:
+        for record in found.records:
+            dataset.append(record)
+    return found
