@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from deepen.campaign.fleet import Fleet, Patience
 from deepen.campaign.logbook import load_stations, log_progress, save_stations
 from deepen.campaign.plan import KernelItem, Plan
-from deepen.campaign.prepare import Prepare, Preparer, Settings, splitter
+from deepen.campaign.prepare import Prepare, Preparer, Settings
 from deepen.campaign.run import CampaignProgress, CampaignReport, run_tasks, work_folder
 from deepen.campaign.station import Facts, Pair, Station
 from deepen.campaign.tasks import Matrix
 from deepen.datasets import Dataset
 from deepen.datasets.disk import make_folder
 from deepen.errors import ConfigError, DatasetError
+from deepen.kernels.engines import splitter_of
 from deepen.measure.engines import AUTO, engine_name
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def _agreed(names: tuple[str, ...], stations: Sequence[Station]) -> tuple[str, .
 def _check_runtimes(runtimes: Sequence[str]) -> None:
     """Refuse runtimes that do not run what kernels are built as: ONNX models, split as ONNX Runtime fuses them."""
     for name in runtimes:
-        if splitter(name) != "onnxruntime":
+        if splitter_of(name) != "onnxruntime":
             raise ConfigError(
                 f"kernels are made as ONNX models and as ONNX Runtime fuses them, which '{name}' does not run like "
                 "that; use onnxruntime, crunner or perf_test"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from deepen.campaign.plan import Item, KernelItem, MadeItem
 from deepen.datasets.disk import storage_error
 from deepen.errors import ConfigError, RunError
+from deepen.kernels.engines import splitter_of
 from deepen.kernels.types import params_key
 from deepen.kernels.weights import WeightPool
 from deepen.records import EnergyRecord, StoppingRule, Workload
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from deepen.kernels.types import Kernel
 
-__all__ = ["Prepare", "Prepared", "Preparer", "Settings", "finish", "splitter"]
+__all__ = ["Prepare", "Prepared", "Preparer", "Settings", "finish"]
 
 MAX_WEIGHT_BYTES = 1 << 30
 """Most weights of a model that a campaign writes."""
@@ -81,18 +82,6 @@ class _How(NamedTuple):
 
     runtime: str
     threads: int
-
-
-def splitter(runtime: str) -> str:
-    """Name under which the splitter knows how a runtime fuses.
-
-    Our C runner and ``onnxruntime_perf_test`` load ONNX Runtime itself. With an accelerator, ONNX Runtime hands it the
-    nodes of the graph, so a kernel that is one node or one fused node on the CPU is one there, too.
-    """
-    from deepen.devices.local import DELEGATES
-
-    base = DELEGATES.get(runtime, runtime)
-    return {"crunner": "onnxruntime", "perf_test": "onnxruntime"}.get(base, base)
 
 
 class Preparer:
@@ -180,7 +169,7 @@ class Preparer:
         from deepen.graph import load
         from deepen.kernels.split import split
 
-        return split(load(path, shapes), splitter(how.runtime)).kernels
+        return split(load(path, shapes), splitter_of(how.runtime)).kernels
 
     def _workload(
         self, path: Path, kind: Literal["kernel", "model"], shapes: Mapping[str, tuple[int, ...]], how: _How

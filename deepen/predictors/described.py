@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DeepenError, EnvironmentFailure
+from deepen.kernels.engines import splitter_of
 from deepen.kernels.types import Split
 
 __all__ = ["Described", "describe_file", "describe_files", "describe_split"]
@@ -68,7 +69,7 @@ def describe_file(path: str, shapes: Shapes | None, runtime: str) -> Described:
     from deepen.kernels.split import split
 
     loaded = load(path, shapes)
-    return describe_split(split(loaded, runtime=runtime), path, loaded.warnings)
+    return describe_split(split(loaded, runtime=splitter_of(runtime)), path, loaded.warnings)
 
 
 def describe_files(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, PredictorError
+from deepen.kernels.engines import engine_of
 from deepen.kernels.types import Kernel, Split
 from deepen.predictors import artefact
 from deepen.predictors.calibration.layer import Calibration
@@ -215,7 +216,7 @@ class Predictor:
         """Predict the distinct kernels of all models together, then put each model together."""
         trained_on = self._runtime(None)
         foreign: tuple[str, ...] = ()
-        if runtime and runtime != trained_on:
+        if runtime and engine_of(runtime) != engine_of(trained_on):
             foreign = (f"the predictor was trained on {trained_on}, kernels are split for {runtime}",)
         families = [f for m in models for f in m.families]
         raw = np.concatenate([m.raw for m in models]) if models else self.matrix([])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.kernels.engines import engine_of
 from deepen.predictors.evaluation.baselines import BASELINES, Baseline, KernelTable, get_baselines
 from deepen.predictors.evaluation.pools import Pool, report, sides_of
 from deepen.predictors.evaluation.splits import Fold, Options, make_folds
@@ -221,7 +222,7 @@ def _listed(pool: Pool, records: Sequence[EnergyRecord]) -> list[dict[str, Any]]
 
 
 def _warnings(rows: Rows) -> list[str]:
-    devices = sorted({f"{r.device}, {r.runtime}" for r in (*rows.kernels, *rows.models)})
+    devices = sorted({f"{r.device}, {engine_of(r.runtime)}" for r in (*rows.kernels, *rows.models)})
     if len(devices) > 1:
         return [f"records of {len(devices)} devices or runtimes were mixed: {'; '.join(devices[:4])}"]
     return []

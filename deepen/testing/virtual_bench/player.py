@@ -26,8 +26,6 @@ LEAD_S = 5e-3
 Plan = Callable[[float, Sequence[float], Sequence[float]], float]
 """Plans power: how soon, durations, levels; returns the moment (see ``instruments.pty.Served.plan``)."""
 
-_RULES = {"litert": "tflite-cpu"}
-
 
 def model_costs(
     model: DeviceModel, path: Path, shapes: Mapping[str, Sequence[int]], runtime: str
@@ -38,10 +36,11 @@ def model_costs(
         GraphError: If the file cannot be split into kernels.
     """
     from deepen import graph
+    from deepen.kernels.engines import splitter_of
     from deepen.kernels.split import split
 
     loaded = graph.load(path, {name: tuple(dims) for name, dims in shapes.items()} or None)
-    return kernel_costs(model, split(loaded, _RULES.get(runtime, runtime)).kernels)
+    return kernel_costs(model, split(loaded, splitter_of(runtime)).kernels)
 
 
 @dataclass(frozen=True, slots=True)
