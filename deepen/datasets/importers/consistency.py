@@ -1,8 +1,9 @@
 """Energy, latency and power of one row against each other: unit slips, zeros, and values that do not fit.
 
 Energy is power times latency. Where all three are given, each as written to some step, the product must lie within what
-the steps allow. A factor of 1000 between the two sides is a unit slip; whose it is follows from which value, put right,
-agrees with the rest of its family. What cannot be decided is not repaired.
+the steps allow. A factor of 1000 between the two sides is a unit slip, and so is a power 1000 times that of the
+family; whose it is follows from which value, put right, agrees with the rest of its family. What cannot be decided is
+not repaired.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _judge(row: Triple, power_w: float, sound: Sequence[Triple]) -> Verdict:
             text = f"latency is 0, below its step of {row.latency_step_s * 1e3:g} ms: taken as energy over power"
         return Verdict(replace(row, latency_s=latency_s), repair=text)
     if _product(row, 1.0, MARGIN):
-        return Verdict(row)
+        return _powered(row, power_w, sound)
     ratio = row.power_w * row.latency_s / row.energy_j
     loose = replace(row, latency_step_s=max(row.latency_step_s, row.written_s))
     for slip in (SLIP, 1 / SLIP):
@@ -122,6 +123,30 @@ def _product(row: Triple, factor: float, margin: float) -> bool:
     low = row.power_w * max(row.latency_s - row.latency_step_s / 2, 0.0) / (row.energy_j + row.energy_step_j / 2)
     high = row.power_w * (row.latency_s + row.latency_step_s / 2) / max(row.energy_j - row.energy_step_j / 2, 1e-300)
     return low / (1 + margin) <= factor <= high * (1 + margin)
+
+
+def _powered(row: Triple, power_w: float, sound: Sequence[Triple]) -> Verdict:
+    """A row that fits in itself, at a power that is perhaps no power of this device."""
+    if not math.isfinite(power_w) or 1 / PLAUSIBLE <= row.power_w / power_w <= PLAUSIBLE:
+        return Verdict(row)
+    head = f"power is {row.power_w:.4g} W, {row.power_w / power_w:.3g} times the median of its family"
+    slip = SLIP if row.power_w > power_w else 1 / SLIP
+    if not 1 / PLAUSIBLE <= row.power_w / slip / power_w <= PLAUSIBLE:
+        return Verdict(row, reject=f"{head}, and no unit slip explains it")
+    others = [r for r in sound if r is not row]
+    energy_off = _off_trend(row, others, "energy_j", 1 / slip)
+    latency_off = _off_trend(row, others, "latency_s", slip)
+    if energy_off and not latency_off:
+        fixed = replace(row, energy_j=row.energy_j / slip, power_w=row.power_w / slip)
+        text = f"{head}, and so is the energy of its work: power {row.power_w:.4g} W taken as {fixed.power_w:.4g} W, "
+        return Verdict(fixed, repair=text + f"energy {row.energy_j:.4g} J as {fixed.energy_j:.4g} J")
+    if latency_off and not energy_off:
+        fixed = replace(row, latency_s=row.latency_s * slip, power_w=row.power_w / slip)
+        text = (
+            f"{head}, and the latency is far from its family's: {row.latency_s:.4g} s taken as {fixed.latency_s:.4g} s"
+        )
+        return Verdict(fixed, repair=text)
+    return Verdict(row, reject=f"{head}: a unit slip, but nothing tells whose")
 
 
 def _slipped(row: Triple, slip: float, ratio: float, power_w: float, sound: Sequence[Triple]) -> Verdict:
