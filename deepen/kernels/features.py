@@ -21,7 +21,7 @@ from deepen.kernels.types import Kernel
 
 __all__ = ["FEATURES_VERSION", "FEATURE_NAMES", "features", "matrix"]
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """Version of the definition below; it rises with any change to a name, the order or a value."""
 
 FEATURE_NAMES: tuple[str, ...] = (
@@ -38,7 +38,7 @@ FEATURE_NAMES: tuple[str, ...] = (
     "m", "n", "k", "gemm_batch", "trans_a", "trans_b",
     # kind
     "dtype_bytes", "out_dtype_bytes", "weight_dtype_bytes", "op_code", "activation_code", "has_bias", "has_residual",
-    "broadcast", "n_weights",
+    "broadcast", "n_weights", "zero_operand",
     # share of padding a 16-lane vector unit wastes, 0..1
     "waste_c_in_16", "waste_c_out_16", "waste_m_16", "waste_n_16", "waste_k_16",
 )  # fmt: skip
@@ -49,6 +49,8 @@ Bytes are per execution, each tensor once. ``intensity`` is (macs + ops) / (byte
 element; 0 where none is needed). ``m, n, k`` are those of the (implicit) matrix product per
 group, ``gemm_batch`` how many there are.
 ``pad_*`` add both sides. ``outer_size`` and ``inner_size`` are the products of the sizes before and after the axis.
+``zero_operand`` is 1 for a kernel that multiplies by zeros only (a convolution of a tensor that is zero whatever the
+input is): it runs as long as any other, on less power.
 """
 
 _KNOWN = frozenset(FEATURE_NAMES)
@@ -90,6 +92,7 @@ def features(kernel: Kernel) -> dict[str, float]:
         found |= _flags(params)
         found |= item.dims(params)
     found["macs"], found["ops"] = kernel.macs, kernel.ops
+    found["zero_operand"] = float(kernel.zero_operand)
     found["bytes_read"], found["bytes_written"] = kernel.bytes_read, kernel.bytes_written
     found["bytes_out"] = kernel.bytes_written
     found["intensity"] = (kernel.macs + kernel.ops) / max(kernel.bytes_read + kernel.bytes_written, 1)

@@ -19,7 +19,7 @@ from deepen.kernels.branches import dissolve
 from deepen.kernels.describe import describe, node_macs
 from deepen.kernels.mapping import Executed, map_scope
 from deepen.kernels.numbering import CONTROL_FLOW, changes_nothing, constant_tensors
-from deepen.kernels.simplify import simplify
+from deepen.kernels.simplify import simplify, zero_tensors
 from deepen.kernels.types import Kernel, Split
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def split(graph: Graph, runtime: str = ORACLE) -> Split:
         method, evidence = "oracle", answer.evidence
     else:
         found = rules.load_rules(runtime)
-        flat, gone = dissolve(graph)
-        flat, removed = simplify(flat, found.simplification)
-        work = _Work(flat, [*gone, *removed])
+        whole, gone = dissolve(graph)
+        flat, removed = simplify(whole, found.simplification)
+        work = _Work(flat, [*gone, *removed], zero=zero_tensors(whole.nodes, whole.values))
         work.from_rules(found)
         method, evidence = "rules", found.evidence
         if runtime == ORACLE:
@@ -116,6 +116,7 @@ class _Work:
         folded: Names of nodes that do no work.
         idle: Those of them whose multiply-accumulates really vanish: constant, dead, merged or in a branch not taken.
         warnings: What a reader should know.
+        zero: Tensors that are zeros whatever the input is, those included that a converter folded.
     """
 
     graph: Graph
@@ -124,12 +125,14 @@ class _Work:
     folded: list[str] = field(init=False)
     idle: set[str] = field(init=False)
     warnings: list[str] = field(default_factory=list)
+    zero: set[str] = field(default_factory=set)
     scopes: dict[str, list[Node]] = field(init=False)
     entered: set[str] = field(default_factory=set)
     constant: set[str] = field(init=False)
     captured: dict[str, set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.zero = self.zero or zero_tensors(self.graph.nodes, self.graph.values)
         self.folded = list(self.gone)
         self.idle = set(self.gone)
         self.scopes = {}
@@ -232,18 +235,27 @@ class _Work:
         found = []
         for piece in self.pieces:
             read, written = edges.of(piece.nodes, self.constant)
-            found.append(
-                describe(
-                    edges.rewired(piece.nodes),
-                    self.graph,
-                    name=piece.nodes[0].name,
-                    inputs=read,
-                    outputs=written,
-                    runtime_ops=piece.runtime_ops,
-                    multiplicity=max(n.multiplicity for n in piece.nodes),
-                )
+            kernel = describe(
+                edges.rewired(piece.nodes),
+                self.graph,
+                name=piece.nodes[0].name,
+                inputs=read,
+                outputs=written,
+                runtime_ops=piece.runtime_ops,
+                multiplicity=max(n.multiplicity for n in piece.nodes),
             )
+            found.append(replace(kernel, zero_operand=True) if _multiplies_zeros(kernel, piece, self.zero) else kernel)
         return tuple(found)
+
+
+def _multiplies_zeros(kernel: Kernel, piece: _Piece, zero: set[str]) -> bool:
+    """Whether a kernel's multiplications all have a zero: all it reads is zeros, or a factor of 0 is in its weights."""
+    if not kernel.macs:
+        return False
+    if kernel.inputs and all(t.name in zero for t in kernel.inputs):
+        return True
+    # A product with 0 behind a convolution, in one kernel: the runtime multiplied the weights beforehand.
+    return any(n.op_type == "Mul" and not zero.isdisjoint(n.inputs) for n in piece.nodes)
 
 
 class _Edges:

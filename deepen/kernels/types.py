@@ -38,6 +38,7 @@ class Kernel:
         bytes_read: Activations and weights read, per execution.
         bytes_written: Outputs written, per execution.
         multiplicity: Executions per inference (see ``Node.multiplicity``).
+        zero_operand: Whether it multiplies by nothing but zeros, whatever the model's input is.
     """
 
     name: str
@@ -54,10 +55,13 @@ class Kernel:
     bytes_written: int
     runtime_ops: tuple[str, ...] = ()
     multiplicity: float = 1.0
+    zero_operand: bool = False
 
     @property
     def key(self) -> str:
-        """Content hash of family and parameters."""
+        """Content hash of family and parameters; of kernels that multiply by zeros another one."""
+        if self.zero_operand:
+            return params_key(self.family, {**self.params, "zero_operand": True})
         return params_key(self.family, self.params)
 
 

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deepen.graph.loader import from_model
+from deepen.kernels.features import features
 from deepen.kernels.simplify import Simplification, simplify, zero_tensors
 from deepen.kernels.split import split
 
@@ -136,3 +137,14 @@ def test_the_split_for_a_converted_file_loses_no_node():
     result = split(graph, "tflite-cpu")
     assert Counter(k.op_types for k in result.kernels) == {("Sigmoid",): 1, ("Add",): 1}
     assert set(result.folded) == {"c", "z", "t", "u"}
+
+
+def test_kernels_that_multiply_by_zeros_say_so_and_have_a_key_of_their_own():
+    nodes = [_node("Conv", ["x", "w"], "a"), _node("Mul", ["x", "zero"], "z"), _node("Conv", ["z", "w"], "b")]
+    nodes.append(_node("Add", ["a", "b"], "y"))
+    for runtime in ("tflite-cpu", "onnxruntime"):
+        kernels = {k.name: k for k in split(_graph(nodes), runtime).kernels}
+        assert kernels["b"].zero_operand, runtime
+        assert not kernels["a"].zero_operand
+        assert kernels["a"].key != kernels["b"].key
+        assert features(kernels["b"]) == features(kernels["a"]) | {"zero_operand": 1.0}

@@ -60,10 +60,11 @@ _PROBES = (
 )
 """Cells that between them show merging of every kind and every fusion."""
 
-_Kind = tuple[str, str, bool]
-"""Kind of node, kind of the node it takes (empty for none), whether it reads one tensor twice."""
+_Kind = tuple[str, str, bool, bool]
+"""Kind of node, kind of the node it takes (empty for none), whether it reads one tensor twice, multiplies by zeros."""
 
-_ADD, _ADD_RELU, _RELU = ("add", "", False), ("add", "relu", False), ("relu", "", False)
+_ADD, _ADD_RELU, _RELU = ("add", "", False, False), ("add", "relu", False, False), ("relu", "", False, False)
+_MUL = ("mul", "", False, False)
 
 _ZERO = -1
 """Stands for a tensor of zeros."""
@@ -120,12 +121,14 @@ class _Cell:
         reads: Whether its output depends on its input at all.
         taken: Kind of the node that what writes its input would take (empty for none): it is then part of that.
         output: Kind of the node that writes its output; ``None`` where that is its input, or zeros.
+        silent: Whether its output is zeros and nobody noticed: the next cell computes with them.
     """
 
     counts: dict[_Kind, int]
     reads: bool
     taken: str
     output: _Kind | None
+    silent: bool
 
 
 @cache
@@ -155,8 +158,11 @@ def _counted(
         return columns[kernel.key]
 
     distinct = {cell: _evaluate(cell, behaviour) for cell in dict.fromkeys(operations)}
-    kinds: dict[_Kind, None] = dict.fromkeys((_ADD, _ADD_RELU, _RELU, ("mul", "", False)))
-    for cell in distinct.values():
+    kinds: dict[_Kind, None] = dict.fromkeys((_ADD, _ADD_RELU, _RELU, _MUL))
+    found = list(distinct.values())
+    # Cells behind a silent one compute the same with zeros.
+    behind = [_evaluate(name, behaviour, zeros=True) if cell.silent else cell for name, cell in distinct.items()]
+    for cell in (*found, *behind):
         kinds.update(dict.fromkeys(cell.counts))
         if cell.output:
             kinds[_with_relu(cell.output)] = None
@@ -165,30 +171,36 @@ def _counted(
         {kind: column(_kernel(kind, width, size)) for kind in kinds}
         for width, size in zip(CHANNELS, sizes, strict=True)
     ]
-    stems = [column(_conv(3, CHANNELS[0], resolution, 3, 1, relu=relu)) for relu in (False, True)]
-    between = Counter(column(kernel) for kernel in _reductions(resolution))
+    stem = _conv(3, CHANNELS[0], resolution, 3, 1)
+    stems = {
+        "": column(stem),
+        "relu": column(_conv(3, CHANNELS[0], resolution, 3, 1, relu=True)),
+        "mul": column(replace(stem, zero_operand=True)),
+    }
+    between = [Counter(column(k) for k in _reductions(resolution, zeros)) for zeros in (False, True)]
     head = Counter(column(kernel) for kernel in _head(behaviour, classes, resolution))
-    found = list(distinct.values())
     place = {kind: number for number, kind in enumerate(kinds)}
-    inside = np.zeros((len(found), len(kinds)), dtype=np.int64)
-    for row, cell in enumerate(found):
-        for kind, times in cell.counts.items():
-            inside[row, place[kind]] = times
+    inside, later = (np.zeros((len(found), len(kinds)), dtype=np.int64) for _ in range(2))
+    for table, cells_of in ((inside, found), (later, behind)):
+        for row, cell in enumerate(cells_of):
+            for kind, times in cell.counts.items():
+                table[row, place[kind]] = times
     whole = np.array([cell.reads for cell in found])  # of the others nobody reads what comes before the last cell
     matrix = np.zeros((len(found), len(kernels)), dtype=np.int64)
     for number, stage in enumerate(stages):
-        counts = CELLS * inside
+        counts = inside + (CELLS - 1) * later
         _hand_over(counts, found, place, behaviour, first=number == 0)
         counts *= whole[:, None]
         if number == len(stages) - 1:
             counts += inside * ~whole[:, None]
         for kind, at in stage.items():  # one by one: several kinds may be one kernel
             matrix[:, at] += counts[:, place[kind]]
-    taken = np.array([cell.taken == "relu" for cell in found])
-    matrix[:, stems[0]] += whole & ~taken
-    matrix[:, stems[1]] += whole & taken
-    for at, times in between.items():
-        matrix[:, at] += times * whole
+    for taken, at in stems.items():
+        matrix[:, at] += whole & np.array([cell.taken == taken for cell in found])
+    silent = np.array([cell.silent for cell in found])
+    for these, reductions in zip((whole & ~silent, whole & silent), between, strict=True):
+        for at, times in reductions.items():
+            matrix[:, at] += times * these
     for at, times in head.items():
         matrix[:, at] += times
     rows = {cell: row for row, cell in enumerate(distinct)}
@@ -198,7 +210,7 @@ def _counted(
 
 
 def _with_relu(kind: _Kind) -> _Kind:
-    return kind[0], "relu", kind[2]
+    return kind[0], "relu", kind[2], kind[3]
 
 
 def _hand_over(
@@ -217,7 +229,7 @@ def _hand_over(
         if not cell.taken:
             continue
         if first:
-            counts[row, place[cell.taken, "", False]] -= 1
+            counts[row, place[cell.taken, "", False, False]] -= 1
         if cell.taken != "relu" or "add" not in behaviour.fused:
             continue
         if not first:
@@ -231,8 +243,8 @@ def _hand_over(
 
 
 @cache
-def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour) -> _Cell:
-    """Evaluate a cell whose input is not zeros."""
+def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour, zeros: bool = False) -> _Cell:
+    """Evaluate a cell; ``zeros`` says that its input is zeros, but no constant."""
     nodes: list[tuple[str, tuple[int, ...]]] = [("input", ())]
     same = [0]  # the node that stands for each after merging
     first: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -269,6 +281,7 @@ def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour) -> _Cell:
     for number in kept:
         for place in dict.fromkeys(same[i] for i in nodes[number][1] if i != _ZERO):
             readers.setdefault(place, []).append(number)
+    silent = _silent(nodes, zeros)
     counts: dict[_Kind, int] = {}
     taken = ""
     output: _Kind | None = None
@@ -290,11 +303,21 @@ def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour) -> _Cell:
             continue
         if takes:
             gone.add(alone)
-        key = (kind, takes, len(inputs) > len(set(inputs)))
+        multiplies = kind.startswith("conv") and (takes == "mul" or nodes[number][1][0] in silent)
+        key = (kind, takes, len(inputs) > len(set(inputs)), multiplies)
         counts[key] = counts.get(key, 0) + 1
         if values[len(values) - 1] != _ZERO and number == same[values[len(values) - 1]]:
             output = key
-    return _Cell(counts, 0 in kept, taken, output)
+    return _Cell(counts, 0 in kept, taken, output, not behaviour.converted and values[len(values) - 1] in silent)
+
+
+def _silent(nodes: Sequence[tuple[str, tuple[int, ...]]], zeros: bool) -> set[int]:
+    """Nodes whose result is zeros whatever the model's input is."""
+    silent = {_ZERO, 0} if zeros else {_ZERO}
+    for number, (kind, inputs) in enumerate(nodes):
+        if kind == "mul" or (kind in ("relu", "pool", "add") and silent.issuperset(inputs)):
+            silent.add(number)
+    return silent
 
 
 def _alive(
@@ -312,12 +335,12 @@ def _alive(
 
 def _kernel(kind: _Kind, width: int, size: int) -> Kernel:
     """Kernel of a node inside a cell."""
-    name, takes, twice = kind
+    name, takes, twice, zeros = kind
     relu = takes == "relu"
     shape = [1, width, size, size]
     match name:
         case "conv1" | "conv3":
-            return _conv(width, width, size, int(name[-1]), 1, relu=relu)
+            return replace(_conv(width, width, size, int(name[-1]), 1, relu=relu), zero_operand=zeros)
         case "relu":
             return configure("relu", {"shape": shape})
         case "pool":
@@ -373,8 +396,8 @@ def _pool_relu(width: int, size: int) -> Kernel:
     )  # fmt: skip
 
 
-def _reductions(resolution: int) -> list[Kernel]:
-    """Kernels of the residual blocks between stages."""
+def _reductions(resolution: int, zeros: bool) -> list[Kernel]:
+    """Kernels of the residual blocks between stages; ``zeros`` says that what they read is zeros."""
     found = []
     for stage, (before, width) in enumerate(pairwise(CHANNELS)):
         size = resolution >> stage
@@ -382,10 +405,10 @@ def _reductions(resolution: int) -> list[Kernel]:
         shape = [1, width, half, half]
         found += [
             configure("relu", {"shape": [1, before, size, size]}),
-            _conv(before, width, size, 3, 2, relu=True),
+            replace(_conv(before, width, size, 3, 2, relu=True), zero_operand=zeros),
             _conv(width, width, half, 3, 1),
             _pool(before, size, 2, 2, 0),
-            _conv(before, width, half, 1, 1, bias=False),
+            replace(_conv(before, width, half, 1, 1, bias=False), zero_operand=zeros),
             configure("add", {"in_shapes": [shape, shape], "sources": [0, 1]}),
         ]
     return found

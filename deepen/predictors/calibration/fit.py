@@ -32,6 +32,7 @@ from deepen.predictors.columns import WORK_TERMS
 from deepen.predictors.context import Context
 from deepen.predictors.evaluation import metrics
 from deepen.predictors.intervals import NOMINAL, conformal_quantile
+from deepen.predictors.operands import discount_zeros
 from deepen.predictors.predictor import Predictor, moved_bytes
 from deepen.predictors.rows import HasRecords, Rows, data_hash, screen
 from deepen.predictors.spread import MIN_MODELS_FOR_SPREAD, fit_spread, variances
@@ -176,7 +177,7 @@ def _setting(base: Predictor | None, cases: Cases) -> tuple[_Setting, Any, Conte
     names = tuple(FEATURE_NAMES)
     if base is None:
         parameters, context = physical_form(cases, names), Context()
-        joules = parameters.predict(cases.families, cases.raw).energy_j
+        joules = discount_zeros(parameters.predict(cases.families, cases.raw), cases.raw, names).energy_j
     else:
         if base.calibration is not None:
             raise PredictorError(

@@ -3,8 +3,8 @@
 A measurement is ``overhead + sum of count * base * exp(factor)``; factors have a Gaussian prior
 (:mod:`deepen.predictors.calibration.covariance`), so that energies stay positive and a base that is right costs
 nothing. Solved by Gauss-Newton steps in the logarithm of the sums, with Student weights against odd measurements
-(Lange, Little and Taylor, JASA 1989). Each step is a ridge regression, whose leave-one-out residuals come without fitting again
-(``r / (1 - h)``, Allen's PRESS).
+(Lange, Little and Taylor, JASA 1989). Each step is a ridge regression, whose leave-one-out residuals come without
+fitting again (``r / (1 - h)``, Allen's PRESS).
 """
 
 from __future__ import annotations
