@@ -7,6 +7,7 @@ import pytest
 
 from deepen import catalog
 from deepen.devices import CpuPower, DeviceProfile, DeviceState, detect_power, load_profile, profile_names
+from deepen.devices.local import DELEGATES, RUNTIMES
 from deepen.errors import ConfigError
 
 
@@ -97,3 +98,16 @@ def test_defaults_of_a_profile() -> None:
 
 def test_the_runner_is_part_of_the_catalog() -> None:
     assert catalog.path("devices", "runner", "runner.py").is_file()
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_lists_runtimes_that_exist_best_first(name: str) -> None:
+    profile = load_profile(name)
+    assert set(profile.runtimes) <= set(RUNTIMES)
+    assert len(set(profile.runtimes)) == len(profile.runtimes)
+    assert not set(profile.runtimes) & set(DELEGATES)  # an accelerator comes with its runtime
+    # A phone has no Python, a board has one; runners that stamp their blocks come before tools that do not.
+    assert profile.runtimes[0] == ("crunner" if profile.link == "adb" else "onnxruntime")
+    assert ("trtexec" in profile.runtimes) == name.startswith("jetson")
+    for stamped, tool in (("crunner", "perf_test"), ("crunner-litert", "benchmark_model")):
+        assert profile.runtimes.index(stamped) < profile.runtimes.index(tool)
