@@ -4,6 +4,7 @@
 
     deepen.load_predictor("name").predict("model.onnx")  # joules, interval, joules per kernel
     deepen.profile("model.onnx", device="local")  # measured here
+    deepen.measure_training("nvml")  # with ...: energy of a training run
     deepen.read_dataset("folder")  # pandas.DataFrame, one row per measured kernel
 
 Names are loaded on first use, so that ``import deepen`` imports nothing heavy.
@@ -16,17 +17,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deepen import errors
     from deepen.datasets import read_dataset
-    from deepen.measure import profile
+    from deepen.measure import measure_training, profile
     from deepen.predictors import load as load_predictor
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "errors", "load_predictor", "profile", "read_dataset"]
+__all__ = ["__version__", "errors", "load_predictor", "measure_training", "profile", "read_dataset"]
 
 if not TYPE_CHECKING:  # type checkers see the names above, and no others
     _LAZY = {
         "errors": ("deepen.errors", None),
         "load_predictor": ("deepen.predictors", "load"),
+        "measure_training": ("deepen.measure", "measure_training"),
         "profile": ("deepen.measure", "profile"),
         "read_dataset": ("deepen.datasets", "read_dataset"),
     }

@@ -10,6 +10,7 @@ from deepen.measure.idle import Idle, IdleLine
 from deepen.measure.integrate import WindowEnergy, integrate
 from deepen.measure.session import Session, median_energy_j
 from deepen.measure.stored import StoredEnergy, stored_energy
+from deepen.measure.training import TrainingRun, measure_training
 from deepen.measure.workload import make_workload
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "IdleLine",
     "Session",
     "StoredEnergy",
+    "TrainingRun",
     "WindowEnergy",
     "fit_pings",
     "from_marks",
     "integrate",
     "make_workload",
+    "measure_training",
     "median_energy_j",
     "open_session",
     "profile",

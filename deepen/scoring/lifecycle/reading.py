@@ -282,10 +282,15 @@ def _json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
         data = json.loads(file.read_text(encoding="utf-8"))
         energy_j, u = float(data["energy_j"]), data.get("uncertainty_j")
         found = energy_j, 0.0 if u is None or math.isnan(u) else float(u), _source(str(data["source"]), place)
+        whole, ended = data.get("complete", True), str(data.get("ended", ""))
     except OSError as error:
         raise ConfigError(f"{place}: {file}: {error.strerror}; check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{place}: {file} is no output of {made_by}; it needs energy_j and source") from error
+    if not whole:
+        raise DatasetError(
+            f"{place}: {file} is not complete ({ended}); run the training again, or give what it cost as training"
+        )
     if not energy_j >= 0:
         raise DatasetError(f"{place}: {file} has the energy {energy_j:g} J; measure again")
     return found
