@@ -91,7 +91,11 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
 
 
 def train_predictor(
-    path: str | Path, families: Sequence[str] = COMMON_FAMILIES, count: int = 240, seed: int = 0
+    path: str | Path,
+    families: Sequence[str] = COMMON_FAMILIES,
+    count: int = 240,
+    seed: int = 0,
+    recipe: str = "auto",
 ) -> Path:
     """Train a predictor on simulated kernels and write it.
 
@@ -100,6 +104,7 @@ def train_predictor(
         families: Families it shall know.
         count: Kernels in all.
         seed: Seed of everything.
+        recipe: How it is trained.
 
     Returns:
         The path written.
@@ -110,4 +115,4 @@ def train_predictor(
     with tempfile.TemporaryDirectory() as folder, Dataset.open(Path(folder) / "kernels", create=True) as dataset:
         for record in kernel_records(families, count, seed):
             dataset.append(record)
-        return predictors.train(dataset, seed=seed).save(path)
+        return predictors.train(dataset, recipe, seed).save(path)

@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="onnxruntime", help="runtime the networks of the space are split for")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        made = options.predictor or str(train_predictor(Path(temporary) / "simulated"))
+        made = options.predictor or str(train_predictor(Path(temporary) / "simulated", recipe="extra-trees"))
         predictor = load_predictor(made)
         first = space(predictor, options.runtime)
         again = [space(predictor, options.runtime) for _ in range(options.times)]
