@@ -98,7 +98,9 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
             parts_u[:, column] = np.hypot(parts_u[:, column], _uncertainty(table, name, value, places))
     inference = _energies(table["inference"], places, math.nan) if "inference" in table else np.full(n, np.nan)
     inference_u = _uncertainty(table, "inference", inference, places)
-    sources: list[Source] = [_source(t, place) for t, place in zip(_texts(table, "source", n), places, strict=True)]
+    sources: list[Source] = ["measured"] * n
+    if "source" in table:
+        sources = [_source(t, place) for t, place in zip(table["source"].cells, places, strict=True)]
     base = file.parent
     _training_runs(base, _texts(table, "training_run", n), places, parts, parts_u, sources)
     _records(base, _texts(table, "record", n), places, inference, inference_u, sources)
