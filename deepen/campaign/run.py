@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepen.campaign.executor import Executor, Measurer, Notice, Outcome, SerialExecutor
@@ -23,6 +23,9 @@ __all__ = ["CampaignProgress", "CampaignReport", "run", "run_tasks", "work_folde
 
 GIVE_UP_AFTER = 3
 """Items in a row that may fail for the surroundings, retries included, before the campaign stops."""
+
+TELL_EVERY_S = 60.0
+"""How often progress is told while no task ends and no device has news, seconds."""
 
 STOP_EVERY_S = 1.0
 """How often a caller's ``stop`` is asked while nothing else happens, seconds."""
@@ -43,6 +46,8 @@ class CampaignProgress:
         error: Why that task failed; empty if it did not.
         device: Who finished it, or whom the news are of; empty where there is only one.
         notice: What happened to that device; empty where a task finished.
+        by_device: Tasks finished by each device in this run.
+        budget_left_s: Time left of the budget; infinite where there is none.
     """
 
     done: int
@@ -55,6 +60,8 @@ class CampaignProgress:
     error: str = ""
     device: str = ""
     notice: str = ""
+    by_device: Mapping[str, int] = field(default_factory=dict)
+    budget_left_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class CampaignReport:
         drift: The session's reference series, as ``(t_s, share)``: change of the device's speed; of the device that
             changed most where there are several.
         stopped: ``(device, reason)`` of devices that were given up.
+        by_device: Items measured and stored, by device.
     """
 
     measured: int
@@ -81,6 +89,7 @@ class CampaignReport:
     remaining: int = 0
     drift: tuple[tuple[float, float], ...] = ()
     stopped: tuple[tuple[str, str], ...] = ()
+    by_device: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def drift_span(self) -> float:
@@ -225,6 +234,8 @@ class _State:
         self.interrupted = False
         self._left = Counter(task.device for task in todo)
         self._finished: Counter[str] = Counter()
+        self.by_device: Counter[str] = Counter()
+        self._told_s = self.started_s
 
     @property
     def finished(self) -> int:
@@ -243,6 +254,7 @@ class _State:
         """Note a stored record."""
         self.measured += 1
         self._finished[task.device] += 1
+        self.by_device[device] += 1
         self.unlucky = 0
         self.tell(task.name, device=device)
 
@@ -256,10 +268,18 @@ class _State:
         """Call the listener."""
         if self.on_progress is None:
             return
-        elapsed_s = monotonic_s() - self.started_s
+        self._told_s = monotonic_s()
+        elapsed_s = self._told_s - self.started_s
         done = self.total - self.todo + self.finished
         counts = (done, self.total, self.measured, len(self.failed))
-        self.on_progress(CampaignProgress(*counts, elapsed_s, self._eta_s(elapsed_s), last, error, device, notice))
+        eta_s, left_s = self._eta_s(elapsed_s), self.deadline.remaining_s
+        found = CampaignProgress(*counts, elapsed_s, eta_s, last, error, device, notice, dict(self.by_device), left_s)
+        self.on_progress(found)
+
+    def tell_quietly(self) -> None:
+        """Call the listener if it was not called for a while."""
+        if monotonic_s() - self._told_s >= TELL_EVERY_S:
+            self.tell()
 
     def _eta_s(self, elapsed_s: float) -> float:
         """Time until the kind of device that takes longest is through, each at its pace so far; at most the budget."""
@@ -284,6 +304,7 @@ class _State:
             remaining=self.todo - self.finished,
             drift=tuple(drift),
             stopped=tuple(self.stopped),
+            by_device=dict(self.by_device),
         )
 
 
@@ -310,13 +331,16 @@ def _loop(
         if found is not None:
             in_flight -= found.returned if isinstance(found, Notice) else 1
             _take(found, dataset, state)
+        else:
+            state.tell_quietly()
 
 
 def _wake_up_s(state: _State, stop: Callable[[], bool] | None, cancelled: bool) -> float | None:
-    """Seconds after which the budget and ``stop`` want to be looked at; ``None`` for never."""
+    """Seconds after which progress, the budget and ``stop`` want to be looked at; ``None`` for never."""
     if cancelled:
         return None
-    wait_s = min(state.deadline.remaining_s, math.inf if stop is None else STOP_EVERY_S)
+    least_s = math.inf if state.on_progress is None else TELL_EVERY_S
+    wait_s = min(state.deadline.remaining_s, least_s, math.inf if stop is None else STOP_EVERY_S)
     return wait_s if math.isfinite(wait_s) else None
 
 

@@ -53,8 +53,10 @@ def _duration(seconds: float) -> str:
 def _progress_line(state: CampaignProgress, several: bool) -> str:
     width = len(str(state.total))
     head = f"[{state.done:{width}d}/{state.total}] {_duration(state.elapsed_s)} gone, {_duration(state.eta_s)} left"
+    if math.isfinite(state.budget_left_s):
+        head += f" (budget {_duration(state.budget_left_s)})"
     if several and state.device:
-        head += f"  {state.device}:"
+        head += f"  {state.device} ({state.by_device.get(state.device, 0)} done):"
     if state.notice:
         return f"{head}  {state.notice}"
     if state.error:
@@ -179,6 +181,7 @@ def build(
         "skipped_done": report.skipped_done,
         "failed": [{"name": name, "reason": reason} for name, reason in report.failed],
         "remaining": report.remaining,
+        "by_device": dict(report.by_device),
         "stopped": [{"device": name, "reason": reason} for name, reason in report.stopped],
         "interrupted": report.interrupted,
         "elapsed_s": report.elapsed_s,
@@ -192,6 +195,8 @@ def build(
             f"{len(report.failed)} failed, {report.remaining} not begun",
             f"{card.records} records ({card.source or 'none'}) on {card.device or '-'} by {card.meter or '-'} in {out}",
         ]
+        if len(report.by_device) > 1:
+            lines.append(", ".join(f"{count} by {name}" for name, count in sorted(report.by_device.items())))
         lines += [f"{name} was stopped: {reason}" for name, reason in report.stopped]
         if report.interrupted or report.remaining:
             lines.append("run the same command again to go on")
@@ -210,8 +215,10 @@ def build(
 @click.argument("name")
 @click.argument("source", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset; made here.")
+@click.option("--runtime", help="Take only the records of this runtime, where the source has several.")
+@click.option("--device", help="Take only the records of this device, where the source has several.")
 @json_option
-def import_(name: str, source: Path, out: Path, as_json: bool) -> None:
+def import_(name: str, source: Path, out: Path, runtime: str | None, device: str | None, as_json: bool) -> None:
     """Import what others measured: NAME says what DIR holds.
 
     Each row is checked: energy against power and latency, unit slips, zeros, duplicates. Only what is certain is
@@ -220,15 +227,17 @@ def import_(name: str, source: Path, out: Path, as_json: bool) -> None:
     \b
       deepen2023      kernels of a phone's CPU: folder with Kernel_energy/, kernel_config/, ...
       deepen2023-gpu  convolutions on a phone's GPU: conv_energy_GPU.json, conv_GPU.json
+      pi5-nasbench201 whole networks on a Raspberry Pi 5: measurements.parquet, arch_idx_to_str.csv
 
     \b
     Example:
       deepen dataset import deepen2023 downloads/DeepEn --out phone-kernels
       deepen dataset check phone-kernels
+      deepen dataset import pi5-nasbench201 downloads/pi5 --runtime onnxruntime --out pi5-onnx
     """
     from deepen.datasets.importers import import_dataset
 
-    found = import_dataset(name, source, out)
+    found = import_dataset(name, source, out, runtime=runtime, device=device)
     document = {
         "dataset": str(out),
         "importer": name,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COOL_S", "Conditions", "Tell", "conditioned", "hold_device", "log_news", "not_set", "serial_of"]
 
+_LOG = logging.getLogger("deepen.measure")
+
 Tell = Callable[[str], None]
 """Whom news of a device are told, one line at a time."""
 
@@ -35,7 +37,7 @@ CHECK_EVERY_S = 60.0
 
 def log_news(text: str) -> None:
     """What becomes of news where the caller names nobody: the log has them, as warnings."""
-    logging.getLogger("deepen.measure").warning("%s", text)
+    _LOG.warning("%s", text)
 
 
 def serial_of(device: Device) -> str:
@@ -197,6 +199,8 @@ def conditioned(
             if setting not in own:
                 _tell_left_over(setting, tell)
         conditions = Conditions(serial or preparation.identity.serial, own, preparation)
+        for setting in own:
+            _LOG.info("%s: %s, wanted %s%s", setting.name, setting.actual, setting.wanted, _because(setting))
         if line := not_set(conditions.settings):
             tell(line)
         _wait(device, conditions, prepare, cool_s, tell)
@@ -222,6 +226,11 @@ def _kept(preparing: Any, name: str, tell: Tell) -> Iterator[Preparation]:
                 f"{name}: {setting.name} could not be given back ({setting.cause}); "
                 "'deepen device prepare DEVICE --restore' tries again"
             )
+
+
+def _because(setting: Setting) -> str:
+    cure = f"; {setting.cure}" if setting.cure else ""
+    return f" ({setting.cause}{cure})" if setting.cause else ""
 
 
 def _left_over() -> bool:

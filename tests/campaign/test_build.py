@@ -132,6 +132,20 @@ def test_the_command_prints_progress_on_stderr_and_one_document_on_stdout(tmp_pa
     assert "left" in lines[-1]
 
 
+def test_progress_tells_the_budget_and_who_did_what(tmp_path, bench):
+    pairs = ["--on", "a,lvpm:1", "--on", "b,lvpm:2"]
+    result = invoke("--out", tmp_path / "d", "--count", 6, "--minutes", 5, *pairs)
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert lines[0] == "[0/6] 0:00 gone, ? left (budget 4:59)"
+    assert lines[-1].startswith("[6/6] 0:0")
+    assert " done):  fc m=1" in lines[-1]
+    told = result.stdout.splitlines()[-1]
+    counts = [int(part.split()[0]) for part in told.split(", ")]
+    assert sum(counts) == 6
+    assert [part.split()[-1] for part in told.split(", ")] in (["a", "b"], ["a"], ["b"])
+
+
 def test_families_may_be_given_with_commas_and_again(tmp_path, bench):
     result = invoke("--out", tmp_path / "d", "-f", "relu,fc", "-f", "add", "--count", 2)
     assert result.exit_code == 0, result.output
@@ -225,7 +239,7 @@ def test_pairs_threads_runtimes_and_repeats_reach_the_stations(tmp_path, bench):
     assert (document["measured"], document["remaining"], document["stopped"]) == (16, 0, [])
     records = list(Dataset.open(tmp_path / "d"))
     assert len({(r.name, r.runtime, r.threads) for r in records}) == 8
-    assert " adb:A:" in result.stderr or " adb:B:" in result.stderr
+    assert " adb:A (" in result.stderr or " adb:B (" in result.stderr
     stations = json.loads((tmp_path / "d" / "stations.json").read_text())["stations"]
     assert {facts["profile"] for facts in stations.values()} == {"bench"}
     assert sorted(stations) == ["adb:A", "adb:B"]

@@ -93,6 +93,9 @@ def test_devices_of_one_profile_share_the_items_and_each_is_measured_once(campai
     assert bench.wrong(dataset) == []
     assert {state.device for state in told[1:]} == {"a", "b"}
     assert a.blocks > 0 < b.blocks
+    assert set(report.by_device) == {"a", "b"}
+    assert sum(report.by_device.values()) == 12
+    assert told[-1].by_device == report.by_device
 
 
 def test_devices_of_different_profiles_measure_everything_each(campaign, dataset, kernels):

@@ -112,6 +112,26 @@ def test_models_are_described_by_their_kernels_and_their_file_is_kept(dataset, f
     assert leftovers(dataset) == []
 
 
+def test_progress_is_told_now_and_then_while_nothing_happens(dataset, fake_session, kernels, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["deepen.campaign.run"], "TELL_EVERY_S", 0.0)
+    prepare = Preparer(tmp_path, Settings(copies=1))
+
+    class Slow(SerialExecutor):
+        quiet = 3
+
+        def collect(self, timeout_s=None):
+            assert timeout_s == 0.0
+            self.quiet -= 1
+            return super().collect(timeout_s) if self.quiet < 0 else None
+
+    seen = []
+    executor = Slow(fake_session(), prepare)
+    report = run(Plan.make(kernels(1)), fake_session(), dataset, executor=executor, on_progress=seen.append)
+    assert report.measured == 1
+    assert [(state.done, state.last) for state in seen[:-1]] == [(0, "")] * 4
+    assert seen[-1].done == 1
+
+
 def test_progress_counts_up_and_names_what_finished(dataset, fake_session, kernels):
     seen = []
     plan = Plan.make(kernels(3))

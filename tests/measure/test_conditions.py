@@ -13,7 +13,6 @@ from deepen.devices import DeviceState
 from deepen.devices.cooling import CoolDown
 from deepen.devices.journal import journals
 from deepen.devices.local import LocalDevice
-from deepen.devices.prepare import prepare
 from deepen.devices.remote import RemoteDevice
 from deepen.devices.types import Sensor, Thermal
 from deepen.errors import ConfigError, LinkError, RunError
@@ -141,24 +140,23 @@ def test_a_meter_that_is_not_there_changes_nothing(session, phone, monkeypatch) 
     assert ran == []
 
 
-@pytest.mark.parametrize("after", [40, 55, 70, 85])
+@pytest.mark.parametrize("after", [5, 25, 40, 55, 70, 85])
 def test_what_a_killed_host_left_is_given_back_by_the_next_session(session, phone, own_state, after) -> None:
     shell: Any = phone.link
     before = content(shell)
-    wanted = {"governor": "performance", "brightness": 3}
     shell.die_after = len(shell.ran) + after
-    with pytest.raises(HostDied):
-        prepare(shell, wanted).close()
+    with pytest.raises(HostDied), session(settings={"governor": "performance"}):
         while True:
             shell.run(["true"], timeout_s=1)
+    left = sum(count for _, _, count in journals(own_state))
+    assert left > 0 or content(shell) == before  # what is changed is in the journal
     shell.die_after = None
     news: list[str] = []
-    with session(news, prepare=True):
-        pass
+    with session(news):
+        assert shell.settings["global/airplane_mode_on"] == "1"
     assert content(shell) == before
     assert journals(own_state) == []
-    if after > 70:
-        assert any(text.startswith("governor given back (schedutil)") for text in news)
+    assert len([text for text in news if "left over from a run that was interrupted" in text]) == left
 
 
 def test_unprepared_means_untouched_but_for_what_is_named(session, phone, model) -> None:
