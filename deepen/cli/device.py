@@ -190,8 +190,8 @@ def prepare_command(
     give them back, also when the program or the device has stopped in between. What could not be set is listed with the
     reason.
 
-    Settings: power_mode, cores_online, governor, frequency_hz, jetson_clocks, fan, charging, stay_awake, brightness,
-    fixed_performance, airplane.
+    Settings: power_mode, cores_online, governor, frequency_hz, gpu_governor, gpu_frequency_hz, jetson_clocks, fan,
+    charging, stay_awake, brightness, fixed_performance, airplane.
 
     \b
     Example:

@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepen.devices.identity import Identity
+from deepen.devices.gpu import gpu_guards, plan_gpu_clock, plan_gpu_governor
+from deepen.devices.plans import Context, Plan, Step
 from deepen.devices.policies import POLICY_FILES, cores_in, policies_of, policy_path
 from deepen.devices.settings import Place
-from deepen.devices.shell import Shell, one_line
+from deepen.devices.shell import one_line
 from deepen.devices.types import CpuPolicy
 from deepen.errors import ConfigError, unknown_name
 
@@ -43,38 +44,6 @@ _OLD_FAN = "/sys/devices/pwm-fan"
 _AWAKE_MS = "2147483647"  # the largest value Android's timeout takes
 _NEAR = 0.05
 _ROOT = "give deepen root on the device (adb root, a rooted build, or sudo without a password)"
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a knob may ask while it plans.
-
-    Attributes:
-        shell: The device.
-        identity: Who it is.
-        network: Whether the link itself runs over the device's network.
-    """
-
-    shell: Shell
-    identity: Identity
-    network: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One place to set; ``text`` is ``None`` where another step may move it, so that it must be put back with it."""
-
-    place: Place
-    text: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Steps in their order, or why there are none and what helps."""
-
-    steps: tuple[Step, ...] = ()
-    cause: str = ""
-    cure: str = "ask for something the device has, or leave it out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +117,12 @@ def _clock(value: Any) -> Any:
     if isinstance(value, bool) or not 1e7 <= hz < 1e11:
         raise ValueError("hertz, max, min, or a table of policy = hertz")
     return hz
+
+
+def _one_clock(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        raise ValueError("hertz, max or min")
+    return _clock(value)
 
 
 # ---- plans --------------------------------------------------------------------------------------------------------
@@ -258,7 +233,7 @@ def _power_mode(context: Context, wanted: str) -> Plan:
     online = context.shell.read(f"{_CPU}/cpu*/online", root=True).matching(f"{_CPU}/cpu*/online")
     names = ("scaling_governor", "scaling_max_freq", "scaling_min_freq")
     moved = [policy_path(p.name, name) for p in _policies(context) for name in names]
-    guards = [Step(Place("file", path), None) for path in [*moved, *online]]
+    guards = [Step(Place("file", path), None) for path in [*moved, *online, *gpu_guards(context)]]
     return Plan((*guards, Step(Place("nvpmodel"), number)))
 
 
@@ -322,6 +297,8 @@ _LIST = [
     Knob("cores_online", "cores switched on", _cores, _online, _ROOT),
     Knob("governor", "what chooses the processor's clock", _word, _governor, f"{_ROOT}, or use fixed_performance"),
     Knob("frequency_hz", "the processor's clock", _clock, _frequency, f"{_ROOT}, or use fixed_performance"),
+    Knob("gpu_governor", "what chooses the GPU's clock", _word, plan_gpu_governor, _ROOT),
+    Knob("gpu_frequency_hz", "the GPU's clock", _one_clock, plan_gpu_clock, _ROOT),
     Knob("jetson_clocks", "all clocks at their highest", _flag, _only("jetson", "Jetsons", _jetson_clocks), _ROOT),
     Knob("fan", "speed of the fan", _byte, _fan, f"{_ROOT}; stop what else drives the fan (nvfancontrol)"),
     Knob("charging", "charging the battery", _flag, _only("android", "phones", _charging),

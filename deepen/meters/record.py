@@ -75,6 +75,7 @@ def record_folder(
     duration_s: float,
     *,
     precision: Literal["float32", "float64"] = "float32",
+    begun: Callable[[], None] = lambda: None,
     now: Callable[[], float] = monotonic_s,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Recording:
@@ -88,6 +89,7 @@ def record_folder(
         path: The folder to make; its name ends in ``.trace``.
         duration_s: How long, seconds.
         precision: How power is stored.
+        begun: Called when the stream runs; the time counts from its return.
         now: The monotonic clock; for stand-ins.
         sleep: Wait for some seconds; for stand-ins.
 
@@ -120,6 +122,7 @@ def record_folder(
 
     try:
         meter.start(open_sink)
+        begun()
         interrupted = _watch(meter, duration_s, now, sleep)
         try:
             ending = meter.stop_sink()

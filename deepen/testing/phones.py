@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from deepen.devices.types import Completed
 from deepen.testing.shell import FakeShell, answer, failure
 
-__all__ = ["fake_board", "fake_jetson", "fake_phone"]
+__all__ = ["fake_board", "fake_jetson", "fake_phone", "gpu_clock"]
 
 _POLICY = "/sys/devices/system/cpu/cpufreq"
 
@@ -62,6 +62,18 @@ Current temperatures from HAL:
 Current cooling devices from HAL:
 \tCoolingDevice{{mValue=0, mType=2, mName=thermal-cpufreq-0}}
 """
+
+
+def gpu_clock(folder: str, steps: Sequence[int], governor: str) -> dict[str, str]:
+    """Files of a GPU's devfreq folder; clocks in hertz, ascending."""
+    return {
+        f"{folder}/governor": governor,
+        f"{folder}/available_governors": f"{governor} userspace performance simple_ondemand",
+        f"{folder}/cur_freq": str(steps[0]),
+        f"{folder}/min_freq": str(steps[0]),
+        f"{folder}/max_freq": str(steps[-1]),
+        f"{folder}/available_frequencies": " ".join(map(str, steps)),
+    }
 
 
 def fake_phone(**changes: object) -> FakeShell:
@@ -122,6 +134,8 @@ def fake_jetson(**changes: object) -> FakeShell:
             "/proc/device-tree/serial-number": "1421221000000",
             **_policy("policy0", "0 1 2 3", steps, "schedutil"),
             **_policy("policy4", "4 5 6 7", steps, "schedutil"),
+            **gpu_clock("/sys/class/devfreq/17000000.gpu", (306000000, 612000000, 1300500000), "nvhost_podgov"),
+            **gpu_clock("/sys/class/devfreq/31b0000.emc", (204000000, 3199000000), "userspace"),
             **{f"/sys/devices/system/cpu/cpu{i}/online": "1" for i in range(1, 8)},
             **_zones(("cpu-thermal", 47000), ("gpu-thermal", 45000), ("tj-thermal", 47500)),
             "/sys/class/hwmon/hwmon2/name": "pwmfan",
@@ -152,6 +166,7 @@ def fake_jetson(**changes: object) -> FakeShell:
         for path in limits():  # a mode sets limits of its own
             name = "cpuinfo_max_freq" if path.endswith("max_freq") else "cpuinfo_min_freq"
             shell.files[path] = shell.files[f"{path.rpartition('/')[0]}/{name}"]
+        shell.files["/sys/class/devfreq/17000000.gpu/max_freq"] = "612000000"
         return answer()
 
     def jetson_clocks(argv: Sequence[str], root: bool) -> Completed:

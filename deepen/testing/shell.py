@@ -132,6 +132,12 @@ class FakeShell:
         folder, _, name = path.rpartition("/")
         if name == "scaling_governor" and value not in self.files[f"{folder}/scaling_available_governors"].split():
             return "Invalid argument"
+        if name == "governor" and value not in self.files.get(f"{folder}/available_governors", value).split():
+            return "Invalid argument"
+        if name == "min_freq" and int(value) > int(self.files[f"{folder}/max_freq"]):
+            return "Invalid argument"
+        if name == "max_freq" and int(value) < int(self.files[f"{folder}/min_freq"]):
+            return "Invalid argument"
         if name == "scaling_min_freq" and int(value) > int(self.files[f"{folder}/scaling_max_freq"]):
             return "Invalid argument"
         if name == "scaling_max_freq" and int(value) < int(self.files[f"{folder}/scaling_min_freq"]):

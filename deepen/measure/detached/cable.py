@@ -27,7 +27,7 @@ class Cable(Protocol):
     """A way to leave a device alone."""
 
     def cut(self, link: RemoteLink, held: Channel) -> None:
-        """Leave it alone; the hold is gone when this returns, or goes when the meter starts.
+        """Leave it alone; called when power is being recorded. The hold goes with its connection.
 
         Raises:
             LinkError: If that does not come about.
@@ -41,8 +41,7 @@ class QuietCable:
     """Lets the connection go and says nothing: over a network, or where charging is switched off by a setting."""
 
     def cut(self, link: RemoteLink, held: Channel) -> None:
-        """Let go."""
-        held.kill()
+        """Let go: the hold ends with its connection."""
         link.disconnect()
 
     def mend(self) -> None:
@@ -50,7 +49,7 @@ class QuietCable:
 
 
 class MeterCable(QuietCable):
-    """A cable through a Monsoon, which cuts it while it samples (``usb=auto``) and closes it again afterwards."""
+    """A cable through a Monsoon, which cuts it while it samples (``usb=auto``), so when this is asked to."""
 
 
 class UserCable:

@@ -102,6 +102,8 @@ def record_of(
 
     done = stamped(pending.steps, found.replies, pending.first, found.words)
     clock = device_clock([*pending.trips, *after], done[-1][1].end_s)
+    if path.is_dir() and not any(path.glob("part-*")):
+        raise MeasureError(f"{path.name}: holds nothing: the host died before any power was on its disk; run it again")
     trace = read(path)
     cautions = list(trace_cautions(trace.warnings))
     if len(done) < len(pending.steps):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from deepen.measure.session import Sync
 from deepen.measure.sync import BARKER, Pulses
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
+from deepen.meters.record import record_folder
 from deepen.meters.stream.meter import StreamMeter
 from deepen.records import EnergyRecord, StoppingRule
 
@@ -184,8 +186,12 @@ def profile_detached(
             start_detached(link, pending.job, argv, env, requests, limit_s=HOLD_S + 3 * work_s + 60)
             _await_hold(link, pending)
             try:
-                used.cut(link, held)
-                _record(source, pending, work_s * _SLOWER + _MARGIN_S, tell)
+                seconds = work_s * _SLOWER + _MARGIN_S
+                tell(f"recording power for {seconds:.0f} s; nobody speaks with the device meanwhile")
+                # Power is recorded before the link is cut: what the device does first is not missed.
+                begun = partial(used.cut, link, held)
+                if record_folder(source, pending.trace, seconds, begun=begun).interrupted:
+                    raise KeyboardInterrupt
             finally:
                 used.mend()
         except BaseException:
@@ -307,14 +313,6 @@ def _await_hold(link: RemoteLink, pending: Pending) -> None:
             raise LinkError(f"{link.name}: the detached run ended before it had loaded the model{words}; try again")
         time.sleep(_LOOK_S)
     raise LinkError(f"{link.name}: the detached run did not load the model within {_LOAD_S:.0f} s; use a smaller one")
-
-
-def _record(source: StreamMeter, pending: Pending, seconds: float, tell: Tell) -> None:
-    from deepen.meters.record import record_folder
-
-    tell(f"recording power for {seconds:.0f} s; nobody speaks with the device meanwhile")
-    if record_folder(source, pending.trace, seconds).interrupted:
-        raise KeyboardInterrupt
 
 
 def _give_up(link: RemoteLink, pending: Pending) -> None:
