@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from deepen.datasets.described import DescribedKernel, read_parts
 from deepen.errors import DatasetError, DeepenError
 from deepen.records import RECORD_SCHEMA, EnergyRecord
 
@@ -43,6 +44,8 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
+    if isinstance(value, DescribedKernel):
+        value = value.stored()
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, Sequence | set | frozenset):
@@ -115,6 +118,7 @@ def from_document(document: Mapping[str, Any], where: str) -> EnergyRecord:
         values["features"] = {name: _number(value) for name, value in values.get("features", {}).items()}
         for name in ("kernels", "rejected", "warnings", "throttled"):
             values[name] = tuple(values.get(name, ()))
+        values["kernels"] = read_parts(values["kernels"], where)
         return EnergyRecord(**values)
     except (KeyError, TypeError, ValueError, AttributeError, DeepenError) as error:
         raise DatasetError(f"{where}: not a deepen record ({error}); restore the file from a copy") from error

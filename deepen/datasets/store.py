@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -267,6 +267,32 @@ class Dataset:
         if seq - self._covered >= self._compact_every:
             self.compact()
         return seq
+
+    def extend(self, records: Sequence[EnergyRecord]) -> None:
+        """Store many records at once: all are on the disk when this returns; should it fail, none is.
+
+        Args:
+            records: What to store.
+
+        Raises:
+            DatasetError: If a record cannot be stored, or its features have another version than those here.
+            StorageError: If the disk refuses (the dataset stays as it was), or another process is writing.
+        """
+        self._become_writer()
+        for record in records:
+            to_document(record)
+            self._check_features(record)
+        if not records:
+            return
+        self.compact()
+        before = list(self._rows)
+        try:
+            self._rows += [_Row(self._last + 1 + i, record) for i, record in enumerate(records)]
+            self.compact()
+        except BaseException:
+            if self._last > self._covered:
+                self._rows = before
+            raise
 
     def compact(self) -> None:
         """Move the journal's records to a part, merge small parts, and bring ``card.json`` up to date.

@@ -13,11 +13,10 @@ from typing import Any
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.configure import configure
 from deepen.kernels.features import FEATURES_VERSION, features
-from deepen.kernels.types import Kernel
 from deepen.records import EnergyRecord, Source
 
 __all__ = [
-    "Imported", "Note", "Origin", "Row", "kernel_part", "kernel_record", "model_record", "need", "number", "read_csv",
+    "Imported", "Note", "Origin", "Row", "kernel_record", "misfit", "model_record", "need", "number", "read_csv",
     "read_json", "resolution",
 ]  # fmt: skip
 
@@ -154,16 +153,6 @@ def kernel_record(row: Row, origin: Origin, family: str, params: Mapping[str, An
     return EnergyRecord(
         kind="kernel", family=family, params=kernel.params, features=features(kernel), **_fields(row, origin)
     )
-
-
-def kernel_part(kernel: Kernel, count: float = 1.0) -> dict[str, Any]:
-    """A kernel as a model's record lists it, executed ``count`` times."""
-    return {
-        "family": kernel.family,
-        "params": kernel.params,
-        "features": features(kernel),
-        "multiplicity": float(count) * kernel.multiplicity,
-    }
 
 
 def model_record(row: Row, origin: Origin, parts: Sequence[Mapping[str, Any]]) -> EnergyRecord:

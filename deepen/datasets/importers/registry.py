@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -63,6 +63,9 @@ IMPORTERS: dict[str, Importer] = {
         Importer(
             "deepen2023", "DeepEn2023 kernels of a phone's CPU (JSON: Kernel_energy/, kernel_config/)", "deepen2023"
         ),
+        Importer(
+            "pi5-nasbench201", "NAS-Bench-201 networks on a Raspberry Pi 5 (measurements.parquet)", "pi5_nasbench201"
+        ),
         Importer("deepen2023-gpu", "DeepEn2023 convolutions on a phone's GPU (conv_energy_GPU.json)", "deepen2023_gpu"),
     )
 }
@@ -80,13 +83,34 @@ def importer(name: str) -> Importer:
     return IMPORTERS[name]
 
 
-def import_dataset(name: str, folder: str | Path, out: str | Path) -> Imported:
+def _only(found: Imported, field: str, wanted: str | None) -> Imported:
+    """Keep the records of one runtime or device.
+
+    Raises:
+        ConfigError: If the source has none of that name (with the nearest names).
+    """
+    names = {str(getattr(record, field)) for record in found.records}
+    if wanted is None or not names:
+        return found
+    if wanted not in names:
+        raise unknown_name(f"{field} of this source", wanted, names)
+    kept = tuple(record for record in found.records if getattr(record, field) == wanted)
+    left = len(found.records) - len(kept)
+    note = f"{left} records of other {field}s were left out: asked for {wanted} only"
+    return replace(found, records=kept, notes=(*found.notes, note) if left else found.notes)
+
+
+def import_dataset(
+    name: str, folder: str | Path, out: str | Path, *, runtime: str | None = None, device: str | None = None
+) -> Imported:
     """Import data of others into a new dataset.
 
     Args:
         name: An importer.
         folder: What it reads.
         out: Folder of the dataset; must not hold one yet, because an import is all of a source or nothing.
+        runtime: Take only the records of this runtime.
+        device: Take only the records of this device.
 
     Returns:
         What was imported, repaired and rejected.
@@ -101,10 +125,10 @@ def import_dataset(name: str, folder: str | Path, out: str | Path) -> Imported:
     if (target / "card.json").exists():
         raise DatasetError(f"{target}: there is a dataset already; choose another folder for --out, or remove it")
     found = chosen.read(Path(folder))
+    found = _only(_only(found, "runtime", runtime), "device", device)
     if not found.records:
         why = f"; first reason: {found.rejected[0].reason}" if found.rejected else ""
         raise DatasetError(f"{folder}: {name} found nothing to import, {len(found.rejected)} rows rejected{why}")
     with Dataset.open(target, create=True) as dataset:
-        for record in found.records:
-            dataset.append(record)
+        dataset.extend(found.records)
     return found

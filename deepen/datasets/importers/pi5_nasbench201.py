@@ -1,0 +1,151 @@
+"""NAS-Bench-201 networks on a Raspberry Pi 5: the table of HW-NAS-Bench-360.
+
+::
+
+    measurements.parquet   arch_idx, rep_arch_idx, device, framework, task, lat_ms_median, lat_ms_var, energy_mj, status
+    arch_idx_to_str.csv    arch_idx, arch_str: the cell of every index
+
+Each row becomes a whole model with the kernels its network is split into, for LiteRT by the rules of TensorFlow Lite on
+the CPU, for ONNX Runtime as it splits. Networks that compute the same were measured once and share the figures of their
+representative (``rep_arch_idx``): copies are rejected, so that none is counted twice.
+
+Energies are net of idle power, of the core rail alone, as told by the board's power management (VDD_CORE, nominal
+100 Hz); one thread, float32, batch 1. No repeats were published, so the uncertainty is not known; the authors' own log
+of stability shows a coefficient of variation of 3 to 4 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepen.datasets.described import described
+from deepen.datasets.importers.base import Imported, Note, Origin, Row, model_record, need, read_csv
+from deepen.errors import DatasetError
+from deepen.kernels.spaces.nasbench201 import kernel_counts
+from deepen.records import EnergyRecord
+
+__all__ = ["read"]
+
+HOLDS = "measurements.parquet and arch_idx_to_str.csv"
+
+CLASSES = {"cifar10": (10, 32), "cifar100": (100, 32), "ImageNet16-120": (120, 16), "imagenet16-120": (120, 16)}
+"""Task -> classes and image size of its networks."""
+
+RUNTIMES = {"litert": ("tflite-cpu", "litert float32"), "onnx": ("onnxruntime", "onnxruntime float32")}
+"""Framework of the table -> how its networks are split, and the build as far as it is known."""
+
+_COLUMNS = ("arch_idx", "rep_arch_idx", "device", "framework", "task", "lat_ms_median", "energy_mj")
+
+_Group = tuple[str, str, str]
+
+
+def read(folder: Path) -> Imported:
+    """Read the folder.
+
+    Raises:
+        DatasetError: If it is not of this layout, or a file is damaged.
+    """
+    cells = _cells(need(folder, "arch_idx_to_str.csv", "pi5-nasbench201", HOLDS))
+    table = _table(need(folder, "measurements.parquet", "pi5-nasbench201", HOLDS))
+    groups: dict[_Group, list[dict[str, Any]]] = {}
+    for row in table:
+        groups.setdefault((str(row["device"]), str(row["framework"]), str(row["task"])), []).append(row)
+    records: list[EnergyRecord] = []
+    rejected: list[Note] = []
+    for group, rows in sorted(groups.items()):
+        part = _group(group, rows, cells)
+        records += part.records
+        rejected += part.rejected
+    return Imported(tuple(records), (), tuple(rejected))
+
+
+def _group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[int, str]) -> Imported:
+    """Rows of one device, framework and task."""
+    device, framework, task = group
+    if framework not in RUNTIMES or task not in CLASSES:
+        reason = f"framework '{framework}' with task '{task}': how it runs these networks is not known"
+        return Imported((), (), tuple(Note(_id(group, row["arch_idx"]), reason) for row in rows))
+    runtime, build = RUNTIMES[framework]
+    origin = Origin(
+        device=device, meter="vdd-core", runtime=runtime, runtime_build=f"{build}, {task}", threads=1,
+        warnings=("energy of the core rail alone",),
+    )  # fmt: skip
+    rejected: list[Note] = []
+    kept: dict[int, tuple[Row, str]] = {}
+    for row in sorted(rows, key=lambda row: (row["arch_idx"] != row["rep_arch_idx"], row["arch_idx"])):
+        name = _id(group, row["arch_idx"])
+        reason = _problem(row, cells)
+        representative = int(row["rep_arch_idx"])
+        if not reason and representative in kept:
+            first = kept[representative][0]
+            same = math.isclose(first.energy_j, row["energy_mj"] * 1e-3, rel_tol=1e-9)
+            reason = f"computes the same as {first.id} and " + (
+                "shares its measurement" if same else "was to share its measurement, but has another energy"
+            )
+        if reason:
+            rejected.append(Note(name, reason))
+            continue
+        cell = cells[int(row["arch_idx"])]
+        energy_j, latency_s = row["energy_mj"] * 1e-3, row["lat_ms_median"] * 1e-3
+        kept[representative] = (Row(name, cell, energy_j, latency_s), cell)
+    order = sorted(kept)
+    kernels, counts = kernel_counts([kept[i][1] for i in order], runtime, *CLASSES[task])
+    parts: dict[tuple[int, int], Any] = {}
+    records = []
+    for line, i in zip(counts, order, strict=True):
+        for column in line.nonzero()[0]:
+            key = int(column), int(line[column])
+            if key not in parts:
+                parts[key] = described(kernels[key[0]], key[1])
+        found = [parts[int(column), int(line[column])] for column in line.nonzero()[0]]
+        records.append(model_record(kept[i][0], origin, found))
+    return Imported(tuple(records), (), tuple(rejected))
+
+
+def _id(group: _Group, index: Any) -> str:
+    return f"{group[1]}-{group[2]}-{index}"
+
+
+def _problem(row: dict[str, Any], cells: dict[int, str]) -> str:
+    """Why a row cannot be used; empty if it can."""
+    if str(row.get("status", "ok")) != "ok":
+        return f"status is '{row['status']}'"
+    if int(row["arch_idx"]) not in cells:
+        return "its index is not in arch_idx_to_str.csv"
+    energy, latency = row["energy_mj"], row["lat_ms_median"]
+    if energy is None or not (math.isfinite(energy) and energy > 0):
+        return f"energy is {energy} mJ, not a positive number"
+    if latency is None or not (math.isfinite(latency) and latency > 0):
+        return f"latency is {latency} ms, not a positive number"
+    power = energy / latency
+    if not 0.05 <= power <= 30:
+        return f"net power is {power:.3g} W, which a Raspberry Pi does not draw"
+    return ""
+
+
+def _cells(path: Path) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for line, row in read_csv(path, ("arch_idx", "arch_str")):
+        try:
+            found[int(row["arch_idx"])] = row["arch_str"]
+        except ValueError as error:
+            raise DatasetError(f"{path}: line {line} has no whole number as arch_idx; fetch it again") from error
+    return found
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, ValueError) as error:
+        raise DatasetError(f"{path}: not a readable Parquet file ({error}); fetch it again") from error
+    missing = [name for name in _COLUMNS if name not in table.column_names]
+    if missing:
+        raise DatasetError(f"{path}: lacks the column {', '.join(missing)}; it is no HW-NAS-Bench-360 table")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
