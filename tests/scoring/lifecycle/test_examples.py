@@ -30,7 +30,7 @@ def test_ec_nas_energies_contain_the_pue_and_repeat_to_two_percent(examples: Mod
     assert ratio == pytest.approx(1.590, abs=5e-4)
     assert cv == pytest.approx(0.022, abs=5e-4)
     watt_hours = candidates.training_j / 3600
-    assert [watt_hours.min(), np.median(watt_hours), watt_hours.max()] == pytest.approx([5.3, 16.7, 38.4], rel=0.01)
+    assert [watt_hours.min(), np.median(watt_hours), watt_hours.max()] == pytest.approx([5.3, 16.7, 38.4], rel=0.03)
     # With the PUE of the data, the building's energy is the figure in the data: it is not applied twice.
     found = analyse(candidates, Conditions(training_pue=1.59))
     ranked = {r.candidate: r for r in found.at(0.0)}
