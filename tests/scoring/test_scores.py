@@ -333,3 +333,46 @@ def test_files_that_are_no_csv_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("device,model,energy_j\na,m,1\n")
     with pytest.raises(ConfigError, match="no column 'delegate'"):
         read_app_rows(tmp_path / "rows.csv", keys=("delegate",))
+
+
+def test_records_of_models_in_a_dataset_are_rows(tmp_path: Path) -> None:
+    from deepen.datasets import Dataset
+    from deepen.records import EnergyRecord
+
+    def record(device: str, name: str, gross_j: float) -> EnergyRecord:
+        return EnergyRecord(
+            id=f"{device}-{name}",
+            kind="model",
+            name=name,
+            energy_j=0.8 * gross_j,
+            uncertainty_j=0.0,
+            gross_energy_j=gross_j,
+            latency_s=0.1,
+            idle_power_before_w=1.0,
+            idle_power_after_w=1.0,
+            threads=1,
+            runtime="onnxruntime",
+            runtime_build="x",
+            device=device,
+            meter="m",
+            source="modelled",
+            runs=1,
+            trials=(0.8 * gross_j,),
+            recorded_at="2026-01-01T00:00:00Z",
+        )
+
+    with Dataset.open(tmp_path / "d", create=True) as dataset:
+        for k, device in enumerate(("a", "b")):
+            for i in range(8):
+                dataset.append(record(device, f"m{i}.onnx", (1.0 + i) * 2**k))
+    table = read_app_rows(tmp_path / "d")
+    assert table.devices == ("a", "b")
+    assert len(table.workloads) == 8
+    assert table.power_w[0, 0] == pytest.approx(10.0)
+    assert table.energy_j[1, 0] == 2.0
+    assert table.source == "modelled"
+    assert relative_scores(table, reference="a", resamples=20).scores[1].score == pytest.approx(50)
+    with Dataset.open(tmp_path / "empty", create=True):
+        pass
+    with pytest.raises(DatasetError, match="no records of whole models"):
+        read_app_rows(tmp_path / "empty")

@@ -13,7 +13,7 @@ from deepen.records import Source
 from deepen.scoring.lifecycle.candidates import Candidates
 from deepen.scoring.lifecycle.envelope import Envelope, all_orders, lower_envelope
 from deepen.scoring.lifecycle.greenness import J_PER_KWH, Conditions, break_even, lines
-from deepen.scoring.lifecycle.quantity import say_count
+from deepen.scoring.lifecycle.quantity import say_count, say_range
 from deepen.scoring.lifecycle.spread import Crossing, Draws, draw_lines, within_reach
 
 __all__ = ["BreakEven", "Lifecycle", "Ranked", "Regime", "analyse"]
@@ -88,7 +88,8 @@ class Regime:
             return f"{name}: {self.word} below {say_count(self.end)} inferences"
         if math.isinf(self.end):
             return f"{name}: {self.word} above {say_count(self.start)} inferences"
-        return f"{name}: {self.word} from {say_count(self.start)} to {say_count(self.end)} inferences"
+        start, end = say_range(self.start, self.end)
+        return f"{name}: {self.word} from {start} to {end} inferences"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import re
 
 from deepen.errors import ConfigError
 
-__all__ = ["JOULES", "energy_factor", "parse_count", "parse_energy", "parse_fraction", "say_count"]
+__all__ = ["JOULES", "energy_factor", "parse_count", "parse_energy", "parse_fraction", "say_count", "say_range"]
 
 _PREFIXES = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
@@ -83,17 +83,36 @@ def parse_count(text: str) -> float:
     return value * _COUNT_WORDS[word]
 
 
-def say_count(value: float) -> str:
-    """A count in words with two or three digits: ``640``, ``12 thousand``, ``3.1 million``."""
+def say_count(value: float, decimals: int = 1) -> str:
+    """A count in words with two or three digits: ``640``, ``12 thousand``, ``3.1 million``.
+
+    Args:
+        value: The count.
+        decimals: Decimals of a count in thousands, millions, ...; more tell near counts apart.
+    """
     if math.isinf(value):
         return "infinitely many"
     if value < 1 and value != 0:
         return f"{value:.2g}"
     for scale, word in ((1e15, ""), (1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1e4, " thousand")):
         if value >= scale * 0.9995:
-            return f"{value:.2e}" if not word else f"{_digits(value / (1e3 if scale == 1e4 else scale))}{word}"
+            return (
+                f"{value:.2e}" if not word else f"{_digits(value / (1e3 if scale == 1e4 else scale), decimals)}{word}"
+            )
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _digits(value: float) -> str:
+def say_range(start: float, end: float) -> tuple[str, str]:
+    """Two counts in words, with as many decimals as it takes to tell them apart (six at most)."""
+    said = say_count(start), say_count(end)
+    for decimals in range(2, 7):
+        if said[0] != said[1]:
+            break
+        said = say_count(start, decimals), say_count(end, decimals)
+    return said
+
+
+def _digits(value: float, decimals: int) -> str:
+    if decimals > 1:
+        return f"{value:.{decimals}f}"
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}".removesuffix(".0")

@@ -10,7 +10,7 @@ import pytest
 
 from deepen.errors import ConfigError, DatasetError
 from deepen.scoring.lifecycle import Candidates, Conditions, analyse
-from deepen.scoring.lifecycle.quantity import parse_count, parse_energy, parse_fraction, say_count
+from deepen.scoring.lifecycle.quantity import parse_count, parse_energy, parse_fraction, say_count, say_range
 from deepen.scoring.lifecycle.spread import draw_lines, within_reach
 
 
@@ -288,6 +288,13 @@ def test_counts_and_shares() -> None:
 )
 def test_counts_are_said(value: float, text: str) -> None:
     assert say_count(value) == text
+
+
+def test_near_counts_are_told_apart() -> None:
+    assert say_range(1.1e9, 2.2e9) == ("1.1 billion", "2.2 billion")
+    assert say_range(1.101e9, 1.109e9) == ("1.10 billion", "1.11 billion")
+    assert say_range(123.4561e6, 123.4569e6) == ("123.4561 million", "123.4569 million")
+    assert say_range(5e6, 5e6)[0] == say_range(5e6, 5e6)[1]
 
 
 # ---- plot ------------------------------------------------------------------------------------------------------------
