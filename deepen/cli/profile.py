@@ -111,7 +111,7 @@ def command(
         fetched = collect_detached(model, device=device, trace=trace, tell=progress)
         emit(document(model, fetched), as_json, lambda: render(model, fetched))
         return
-    progress(f"measuring {model} on {device} for about {seconds:g} s")
+    progress(f"measuring {model} on {device.partition('?')[0]} for about {seconds:g} s")
     record = (profile_detached if detached else profile)(
         model,
         device=device,

@@ -5,8 +5,10 @@ This machine is left as it is unless a setting is asked for by name: a newcomer'
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +23,17 @@ if TYPE_CHECKING:
     from deepen.devices.protocols import Device
     from deepen.devices.types import Setting
 
-__all__ = ["COOL_S", "Conditions", "Tell", "conditioned", "hold_device", "log_news", "not_set", "serial_of"]
+__all__ = [
+    "COOL_S",
+    "Conditions",
+    "Tell",
+    "conditioned",
+    "hold_device",
+    "log_news",
+    "not_set",
+    "recorded_serial",
+    "serial_of",
+]
 
 _LOG = logging.getLogger("deepen.measure")
 
@@ -45,10 +57,20 @@ def serial_of(device: Device) -> str:
     return str(getattr(getattr(device, "identity", None), "serial", ""))
 
 
+def recorded_serial(serial: str) -> str:
+    """Serial number as records have it: a machine id is no serial number and must not be published (machine-id(5)).
+
+    It is replaced by a hash of it that is the same for every record of the machine.
+    """
+    if not re.fullmatch(r"[0-9a-f]{32}", serial):
+        return serial
+    return f"machine-{hashlib.sha256(f'deepen/{serial}'.encode()).hexdigest()[:16]}"
+
+
 def not_set(settings: Mapping[str, Mapping[str, Any]]) -> str:
     """What is not as it was asked for, in one line; empty where all is."""
     left = [
-        f"{name} ({s['actual'] or 'not readable'}, wanted {s['wanted']})"
+        f"{name} ({s['actual']}, wanted {s['wanted']})" if s["actual"] else f"{name} ({s['cause']})"
         for name, s in settings.items()
         if not s["ok"] and s["cause"]
     ]
@@ -59,7 +81,7 @@ class Conditions:
     """What a session's records say about the device.
 
     Attributes:
-        serial: Serial number of the device; empty where it tells none.
+        serial: Serial number of the device as records have it; empty where it tells none, and for this machine.
         cooled: How waiting for it to cool down ended; ``None`` where nobody waited.
     """
 
@@ -73,7 +95,7 @@ class Conditions:
             asked: Settings asked for, and what became of them.
             preparation: Reads them back later.
         """
-        self.serial = serial
+        self.serial = recorded_serial(serial)
         self.cooled: CoolDown | None = None
         self._preparation = preparation
         self._asked = {setting.name: setting for setting in asked}
@@ -198,7 +220,7 @@ def conditioned(
         for setting in preparation.settings:
             if setting not in own:
                 _tell_left_over(setting, tell)
-        conditions = Conditions(serial or preparation.identity.serial, own, preparation)
+        conditions = Conditions(serial, own, preparation)
         for setting in own:
             _LOG.info("%s: %s, wanted %s%s", setting.name, setting.actual, setting.wanted, _because(setting))
         if line := not_set(conditions.settings):

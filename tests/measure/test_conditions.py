@@ -17,7 +17,7 @@ from deepen.devices.remote import RemoteDevice
 from deepen.devices.types import Sensor, Thermal
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import api, make_workload, open_session
-from deepen.measure.conditions import conditioned, not_set
+from deepen.measure.conditions import conditioned, not_set, recorded_serial
 from deepen.measure.heat import HeatWatch, Seen, slowed
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
@@ -213,6 +213,15 @@ def test_a_warm_device_is_waited_for_and_the_wait_is_told(session, phone, model)
         record = opened.measure(make_workload(model))
     assert news[-1] == "too warm to begin: cpu is 60.0 °C, 40 °C wanted"
     assert "temperature: too warm to begin: cpu is 60.0 °C, 40 °C wanted" in record.warnings
+
+
+def test_a_machine_id_is_not_published() -> None:
+    assert recorded_serial("1A2B3C") == "1A2B3C"
+    hidden = recorded_serial("3d1219c7c4c5404aaa1f6d2a48adfda4")
+    assert hidden.startswith("machine-")
+    assert "3d1219" not in hidden
+    assert hidden == recorded_serial("3d1219c7c4c5404aaa1f6d2a48adfda4")
+    assert hidden != recorded_serial("4d1219c7c4c5404aaa1f6d2a48adfda4")
 
 
 def test_a_phone_without_a_serial_number_is_measured_and_says_what_was_not_set(session, bench, model) -> None:
