@@ -8,9 +8,7 @@ away (:func:`median_energy_j`).
 
 from __future__ import annotations
 
-import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +35,7 @@ from deepen.measure.trials import combine, relative_error, trend
 from deepen.measure.workload import make_workload
 from deepen.meters.types import Meter
 from deepen.records import Accuracy, EnergyRecord, StoppingRule, Workload
+from deepen.scratch import Scratch
 
 __all__ = ["Session", "Sync", "median_energy_j"]
 
@@ -135,6 +134,7 @@ class Session:
         self._clock = clock or Clock()
         self._runtime: Runtime | None = None
         self._folder: Path | None = None
+        self._scratch: Scratch | None = None
         self._reference_loaded: Loaded | None = None
         self._reference_runs = 0
         self._no_drift = ""  # why nobody watches drift though it was asked for
@@ -144,7 +144,8 @@ class Session:
         """Open the runtime and measure idle power."""
         if self._runtime is not None:
             raise MeasureError("this session is open already; open another one")
-        self._folder = Path(tempfile.mkdtemp(prefix="deepen-session-"))
+        self._scratch = Scratch("deepen-session-")
+        self._folder = self._scratch.path
         try:
             self._runtime = self.device.runtime(self._runtime_name, self._cpu_mask)
             if self._reference_every_s is not None:
@@ -165,14 +166,15 @@ class Session:
     def close(self) -> None:
         """End the worker and remove the session's files; harmless when closed."""
         runtime, self._runtime = self._runtime, None
-        folder, self._folder = self._folder, None
+        self._folder = None
+        scratch, self._scratch = self._scratch, None
         self._reference_loaded = None
         try:
             if runtime is not None:
                 runtime.close()
         finally:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+            if scratch is not None:
+                scratch.close()
 
     # ---- idle, drift, overhead ------------------------------------------------------------------------------------
 
