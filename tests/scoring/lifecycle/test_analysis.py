@@ -293,7 +293,7 @@ def test_counts_are_said(value: float, text: str) -> None:
 def test_near_counts_are_told_apart() -> None:
     assert say_range(1.1e9, 2.2e9) == ("1.1 billion", "2.2 billion")
     assert say_range(1.101e9, 1.109e9) == ("1.10 billion", "1.11 billion")
-    assert say_range(123.4561e6, 123.4569e6) == ("123.4561 million", "123.4569 million")
+    assert say_range(123.4561e6, 123.4569e6) == ("123.456 million", "123.457 million")
     assert say_range(5e6, 5e6)[0] == say_range(5e6, 5e6)[1]
 
 
