@@ -228,6 +228,7 @@ def import_(name: str, source: Path, out: Path, runtime: str | None, device: str
       deepen2023      kernels of a phone's CPU: folder with Kernel_energy/, kernel_config/, ...
       deepen2023-gpu  convolutions on a phone's GPU: conv_energy_GPU.json, conv_GPU.json
       pi5-nasbench201 whole networks on a Raspberry Pi 5: measurements.parquet, arch_idx_to_str.csv
+      layers-and-nets layers and networks on a server CPU: layers_*.csv, *architectures*-raw.csv
 
     \b
     Example:
