@@ -7,7 +7,6 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from deepen.devices import open_device
 from deepen.devices.protocols import Device
 from deepen.errors import DeepenError
 from deepen.measure.device_files import device_files
+from deepen.measure.doctor_devices import Check, device_checks
 from deepen.measure.reference import write_empty_model
 from deepen.meters import Context, list_meters, why_not
 
@@ -24,25 +24,6 @@ __all__ = ["Check", "examine"]
 
 _PACKAGES = ("click", "lightgbm", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow", "scikit-learn")
 _MIN_PYTHON = (3, 11)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the doctor's report.
-
-    Attributes:
-        name: What was looked at.
-        status: ``ok``; ``note`` where something is less than ideal; ``fail`` where measuring does not work.
-        found: What is there.
-        cause: Why it is not ok.
-        cure: What to do about it.
-    """
-
-    name: str
-    status: Literal["ok", "note", "fail"]
-    found: str
-    cause: str = ""
-    cure: str = ""
 
 
 def _python() -> Check:
@@ -128,6 +109,7 @@ def examine(device: Device | None = None) -> tuple[Check, ...]:
             status: Literal["ok", "note"] = "ok" if setting.ok else "note"
             found = setting.actual or "not readable"
             checks.append(Check(setting.name, status, found, setting.cause, setting.cure))
+        checks += device_checks()
     except DeepenError as error:
         checks.append(Check("device local", "fail", "", str(error), "correct what the message names"))
     finally:

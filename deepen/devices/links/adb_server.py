@@ -13,10 +13,11 @@ import select
 import socket
 from dataclasses import dataclass
 
+from deepen import catalog
 from deepen.clock import Deadline
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["AdbServer", "AdbServerTransport", "ServerDevice"]
+__all__ = ["AdbServer", "AdbServerTransport", "ServerDevice", "phone_rules_cure", "state_cure"]
 
 _PORT = 5037
 
@@ -123,6 +124,31 @@ class SocketStream:
         self._socket.close()
 
 
+def phone_rules_cure() -> str:
+    """How access to phones on USB is given to users, with the command to copy."""
+    rules = catalog.path("devices", "udev", "60-deepen-phones.rules")
+    return (
+        f"sudo cp {rules} /etc/udev/rules.d/ && sudo udevadm control --reload && sudo udevadm trigger, then "
+        "'adb kill-server' and plug it in again"
+    )
+
+
+def state_cure(state: str) -> str:
+    """What helps where an adb server says that a device is in a state other than ``device``; empty: it has none."""
+    if state.startswith("no permissions"):
+        return phone_rules_cure()
+    cures = {
+        "": "the adb server does not see it; plug it in and switch USB debugging on, or 'adb connect HOST:PORT'",
+        "unauthorized": "unlock its screen and allow USB debugging in the dialog",
+        "authorizing": "unlock its screen and allow USB debugging in the dialog",
+        "offline": "unplug it and plug it in again, or 'adb reconnect offline'",
+        "recovery": "start its system: 'adb reboot'",
+        "sideload": "start its system: 'adb reboot'",
+        "bootloader": "start its system: 'fastboot reboot'",
+    }
+    return cures.get(state, "wait until it is ready")
+
+
 class AdbServerTransport:
     """One device behind an adb server."""
 
@@ -139,14 +165,7 @@ class AdbServerTransport:
         state = next((d.state for d in server.devices(timeout_s) if d.serial == serial), "")
         if state == "device":
             return
-        cures = {
-            "": "the adb server does not see it; plug it in and switch USB debugging on, or 'adb connect HOST:PORT'",
-            "unauthorized": "unlock its screen and allow USB debugging in the dialog",
-            "offline": "unplug it and plug it in again, or 'adb reconnect offline'",
-            "no permissions": "add a udev rule for it: deepen's devices/udev has one to copy from",
-        }
-        found = next((k for k in cures if k and state.startswith(k)), state if state else "")
-        raise LinkError(f"the device is {state or 'not there'}; {cures.get(found, 'wait until it is ready')}")
+        raise LinkError(f"the device is {state or 'not there'}; {state_cure(state)}")
 
     def open(self, command: str, timeout_s: float) -> SocketStream:
         """Start a command."""

@@ -1,0 +1,168 @@
+"""Which phones and boards can be reached from here, what keeps them from it, and what was left behind on them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deepen.devices.journal import journals
+from deepen.devices.links.adb_server import AdbServer, ServerDevice, phone_rules_cure, state_cure
+from deepen.errors import DeepenError
+from deepen.measure.detached.store import pending_runs
+
+__all__ = ["Check", "UsbPhone", "device_checks", "usb_phones"]
+
+_ADB = ("ff", "42", "01")
+"""USB interface of a phone with USB debugging: class, subclass and protocol (AOSP ``adb.h``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor's report.
+
+    Attributes:
+        name: What was looked at.
+        status: ``ok``; ``note`` where something is less than ideal; ``fail`` where measuring does not work.
+        found: What is there.
+        cause: Why it is not ok.
+        cure: What to do about it.
+    """
+
+    name: str
+    status: Literal["ok", "note", "fail"]
+    found: str
+    cause: str = ""
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UsbPhone:
+    """A phone on a USB port of this machine, with USB debugging switched on.
+
+    Attributes:
+        serial: Its serial number; empty where it tells none.
+        product: What it calls itself.
+        node: Its file below ``/dev/bus/usb``.
+    """
+
+    serial: str
+    product: str
+    node: Path
+
+
+def usb_phones(root: Path = Path("/")) -> list[UsbPhone]:
+    """Phones with USB debugging that the kernel sees, whether they may be used or not (Linux).
+
+    Args:
+        root: Where ``/sys`` and ``/dev`` are; another root is for tests.
+    """
+    found = []
+    for folder in sorted((root / "sys/bus/usb/devices").glob("*")):
+        interfaces = folder.glob(f"{folder.name}:*")
+        if any(
+            tuple(_text(i / f"bInterface{n}") for n in ("Class", "SubClass", "Protocol")) == _ADB for i in interfaces
+        ):
+            bus, number = _text(folder / "busnum"), _text(folder / "devnum")
+            if bus.isdecimal() and number.isdecimal():
+                node = root / f"dev/bus/usb/{int(bus):03d}/{int(number):03d}"
+                found.append(UsbPhone(_text(folder / "serial"), _text(folder / "product"), node))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def device_checks(root: Path = Path("/"), server: AdbServer | None = None) -> Iterator[Check]:
+    """Look for phones and boards, and for what runs that were interrupted left behind.
+
+    Args:
+        root: Where ``/sys`` and ``/dev`` are; another root is for tests.
+        server: The adb server to ask; ``None`` for this machine's.
+    """
+    yield from _packages()
+    phones = usb_phones(root)
+    asked = server or AdbServer()
+    if asked.running():
+        yield from _of_server(asked, phones)
+    else:
+        yield from _of_usb(phones)
+    yield from _left_behind()
+
+
+def _packages() -> Iterator[Check]:
+    links = {"adb_shell": ("adb", "phones without an adb server"), "asyncssh": ("ssh", "boards over SSH")}
+    for module, (extra, what) in links.items():
+        if importlib.util.find_spec(module) is None:
+            yield Check(f"link {extra}", "note", "", f"{what} need a package", f"pip install 'deepen[{extra}]'")
+        else:
+            yield Check(f"link {extra}", "ok", f"{what} can be reached")
+
+
+def _of_server(server: AdbServer, phones: list[UsbPhone]) -> Iterator[Check]:
+    """Phones as an adb server has them; it owns the USB, so what it does not have cannot be used."""
+    try:
+        known = server.devices(5.0)
+    except DeepenError as error:
+        yield Check("adb server", "note", "", str(error), "'adb kill-server', then 'adb devices'")
+        return
+    for device in known:
+        yield _of_state(device)
+    serials = {device.serial for device in known}
+    for phone in phones:
+        if phone.serial not in serials:
+            yield _not_seen(phone, f"the adb server on port {server.port} does not see it")
+    if not known and not phones:
+        cause = "no phone is connected, or USB debugging is off on it"
+        cure = "plug it in; on it: developer options, USB debugging on (tap the build number seven times to get them)"
+        yield Check("phones", "note", "none", cause, cure)
+
+
+def _of_state(device: ServerDevice) -> Check:
+    name = f"phone adb:{device.serial}"
+    if device.state == "device":
+        return Check(name, "ok", f"can be used; 'deepen device probe adb:{device.serial}' tells what it is")
+    return Check(name, "note", device.state, "it cannot be used yet", state_cure(device.state))
+
+
+def _of_usb(phones: list[UsbPhone]) -> Iterator[Check]:
+    """Phones as the kernel has them: without an adb server deepen speaks to them itself."""
+    for phone in phones:
+        if not os.access(phone.node, os.R_OK | os.W_OK):
+            yield _not_seen(phone, f"no permission to open {phone.node}")
+        else:
+            yield Check(f"phone adb:{phone.serial}", "ok", f"{phone.product or 'a phone'} on USB")
+    if not phones:
+        how = "'adb devices' starts one" if shutil.which("adb") else "sudo apt install adb, then 'adb devices'"
+        cause = "no phone with USB debugging is on USB, and no adb server runs that could know one over the network"
+        yield Check("phones", "note", "none", cause, f"plug one in; for one over the network: {how}")
+
+
+def _not_seen(phone: UsbPhone, cause: str) -> Check:
+    found = phone.product or "on USB"
+    if os.access(phone.node, os.R_OK | os.W_OK):
+        return Check(f"phone adb:{phone.serial}", "note", found, cause, "'adb kill-server', then 'adb devices'")
+    cause = cause if "permission" in cause else f"{cause}: no permission to open {phone.node}"
+    return Check(f"phone adb:{phone.serial}", "note", found, cause, phone_rules_cure())
+
+
+def _left_behind() -> Iterator[Check]:
+    try:
+        for path, layer, count in journals():
+            why = "held since 'device prepare'" if layer.hold else "left by a run that was interrupted"
+            cure = "deepen device prepare DEVICE --restore"
+            yield Check(f"settings of {layer.device}", "note", f"{count} are changed", f"{why} ({path})", cure)
+        for run in pending_runs():
+            name = f"detached run of {run.model} on {f'{run.device} {run.serial}'.strip()}"
+            cure = f"deepen profile {run.model} --device DEVICE --collect, or remove {run.folder}"
+            yield Check(name, "note", f"started {run.started_at}", "it has not been collected", cure)
+    except DeepenError as error:
+        yield Check("what was left behind", "note", "", str(error), "correct what the message names")
