@@ -109,6 +109,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="kernels (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="seed of kernels and strikes")
     parser.add_argument("--meter", choices=("lvpm", "ppk2"), default="lvpm", help="meter of both devices")
+    parser.add_argument("--runtime", action="append", choices=("onnxruntime", "crunner"), help="runtime; repeatable")
     parser.add_argument("--kills", type=int, default=5, help="times the host's process is killed")
     parser.add_argument("--gone", type=int, default=2, help="times a device is gone")
     parser.add_argument("--unplugged", type=int, default=2, help="times a meter is unplugged")
@@ -118,7 +119,9 @@ def main() -> int:
     models = real_models()
     families = families_of(models, DeviceModel())
     say(f"{options.count} kernels of {len(families)} families; {len(models)} models, whose kernels are left out")
-    aim = Aim(options.count, tuple(families), options.seed, exclude=tuple(p for p, shapes in models if not shapes))
+    whole = tuple(path for path, shapes in models if not shapes)
+    runtimes = tuple(options.runtime or ("onnxruntime",))
+    aim = Aim(options.count, tuple(families), options.seed, exclude=whole, runtimes=runtimes)
     strikes = draw_strikes(
         options.count, 2, options.seed, kills=options.kills, gone=options.gone, unplugged=options.unplugged
     )
@@ -126,6 +129,9 @@ def main() -> int:
         folder = options.out or Path(temporary)
         bench.add("adb", options.meter, seed=options.seed)
         bench.add("ssh", options.meter, seed=options.seed + 1)
+        if "crunner" in runtimes:
+            for device in bench.devices:
+                device.use_c_runner()
         ordeal = Ordeal(bench, folder, aim, strikes, say=say, patience_s=60 * options.minutes)
         verdict = ordeal.run()
         tell(verdict)

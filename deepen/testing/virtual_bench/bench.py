@@ -271,7 +271,10 @@ class BenchDevice:
         from deepen.devices.runtimes.runner_build import build_runner
 
         script = self._programs / "crunner"
-        _program(script, f'exec {self._through()} {shlex.quote(str(build_runner("native")))} "$@"\n')
+        through = self._through()
+        if self.link != "local":  # one variable names the runner for every device: each finds its own player, at home
+            through = through.replace(shlex.quote(str(self.player.path)), f'"$HOME/{self.player.path.name}"')
+        _program(script, f'exec {through} {shlex.quote(str(build_runner("native")))} "$@"\n')
         self.environment["DEEPEN_RUNNER"] = str(script)
         library = installed_library("onnxruntime", "capi/libonnxruntime.so*")
         if library is not None and self.link != "local":
