@@ -2,7 +2,7 @@
 
 Every kernel's energy is the base's times a factor (:mod:`deepen.predictors.calibration.covariance` says what is
 believed of factors, :mod:`deepen.predictors.calibration.solve` finds them from sums). Where the measurements hold times
-as well, there are two ways to the energies, and the measurements decide by cross-validation:
+as well, there are two ways to the energies, and the second is taken unless cross-validation speaks clearly against it:
 
 - ``direct``: factors from the base to the measured energies;
 - ``time``: factors from the base to the measured times first, then from times to energies. A clock is ten times as
@@ -31,7 +31,7 @@ from deepen.predictors.calibration.solve import Problem, Solution, solve
 from deepen.predictors.columns import WORK_TERMS
 from deepen.predictors.context import Context
 from deepen.predictors.evaluation import metrics
-from deepen.predictors.intervals import NOMINAL, conformal_quantile
+from deepen.predictors.intervals import NOMINAL, Z, conformal_quantile
 from deepen.predictors.operands import discount_zeros
 from deepen.predictors.predictor import Predictor, moved_bytes
 from deepen.predictors.rows import HasRecords, Rows, data_hash, screen
@@ -45,8 +45,8 @@ Floats = NDArray[np.float64]
 MIN_MEASUREMENTS = 3
 _FOLDS = 5
 _FREE = (
-    Belief(family=0.3, near=0.3), Belief(family=1.0, near=0.5), Belief(family=0.1, near=0.1),
-    Belief(family=0.3, near=1.0), Belief(family=0.02, near=0.02),
+    Belief(family=0.3, near=0.3), Belief(family=1.0, near=0.5), Belief(family=0.3, near=1.0),
+    Belief(family=0.1, near=0.1), Belief(family=0.02, near=0.02),
 )  # fmt: skip
 """Beliefs tried for what separates two devices."""
 _POWER = (
@@ -54,10 +54,14 @@ _POWER = (
     Belief(common=0.2, family=0.03, near=0.03), Belief(common=0.2, family=0.4, near=0.2),
 )  # fmt: skip
 """Beliefs tried for power: it differs by some 10 % from kernel to kernel."""
-_BETTER = 0.98
+_BETTER = 0.96
 """A later belief has to have this share of the error of the best one before it."""
+_MUCH_BETTER = 0.8
+"""The direct way has to have this share of the error of the way by time: on few measurements less is chance."""
 _OVERHEAD_SHARE = 0.02
 _OVERHEAD_SD = 1.0
+_NORMAL = ((0.6, 0.8416), (0.7, 1.0364), (0.8, 1.2816))
+"""Share and half-width, in standard deviations, of a normal distribution."""
 _CONDITIONS = ("device", "meter", "runtime", "runtime_build", "threads")
 
 
@@ -163,7 +167,9 @@ def calibrate(base: Predictor | None, measurements: HasRecords | Sequence[Energy
     folds = _folds(cases, seed)
     left_out = [_left_out(setting, way, folds) for way in ways]
     scores = {w.name: float(np.mean(np.abs(e))) for w, e in zip(ways, left_out, strict=True)}
-    best = min(range(len(ways)), key=lambda i: scores[ways[i].name])
+    best = len(ways) - 1
+    if scores["direct"] < _MUCH_BETTER * scores[ways[best].name]:
+        best = 0
     way, errors = ways[best], left_out[best]
     calibration = _calibration(setting, way)
     context = _context(setting, way, calibration, context, errors)
@@ -298,8 +304,15 @@ def _context(setting: _Setting, way: _Way, calibration: Calibration, base: Conte
         family_correlation=spread.family_correlation,
         floor=spread.floor,
         # Sums are known better than their parts where only sums were measured, so this may be well below 1.
-        inflation=float(np.clip(conformal_quantile(own / half), 0.05, 10.0)),
+        inflation=float(np.clip(_factor(own / half), 0.05, 10.0)),
     )
+
+
+def _factor(standard: Floats) -> float:
+    """Factor that makes nine in ten errors lie inside: of few, one quantile alone is chance, so that the conformal one is
+    averaged with what smaller quantiles say of a normal distribution's."""
+    smaller = [float(np.quantile(np.abs(standard), p)) * Z / z for p, z in _NORMAL]
+    return 0.5 * (conformal_quantile(standard) + float(np.mean(smaller)))
 
 
 def _card(
