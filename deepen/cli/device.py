@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,12 +62,14 @@ def list_command(as_json: bool) -> None:
         "connected": connected,
         "connected_note": note,
         "changed": changed,
+        "detached": (detached := _pending()),
     }
 
     def render() -> str:
         parts = [table(["device", "link", "what"], [(p.id, p.link, p.title) for p in profiles])]
         if connected:
             parts.append(table(["connected", "state"], [(c["device"], c["state"]) for c in connected]))
+            parts += [f"{c['device']}: {c['cause']}; {c['cure']}" for c in connected if c["cure"]]
         if note:
             parts.append(f"connected phones: {note}")
         for c in changed:
@@ -75,23 +78,39 @@ def list_command(as_json: bool) -> None:
                 f"{c['device']}: {c['settings']} settings are still changed ({why}, since {c['since']}); "
                 "deepen device prepare DEVICE --restore"
             )
+        for d in detached:
+            parts.append(
+                f"{d['device']} {d['serial']}: the detached run of {d['model']} started {d['started_at']} has not been "
+                f"collected; deepen profile {d['model']} --device DEVICE --collect, or remove {d['folder']}"
+            )
         return "\n\n".join(parts)
 
     emit(document, as_json, render)
 
 
 def _connected() -> tuple[list[dict[str, str]], str]:
-    """Phones an adb server sees, and why none can be told."""
-    from deepen.devices.links.adb_server import AdbServer
-    from deepen.errors import DeepenError
+    """Phones an adb server or the kernel sees, each with what helps where it cannot be used; and why there are none."""
+    from deepen.measure.doctor_devices import device_checks
 
-    server = AdbServer()
-    if not server.running():
-        return [], "no adb server runs here; 'adb devices' starts one"
-    try:
-        return [{"device": f"adb:{d.serial}", "state": d.state} for d in server.devices(5.0)], ""
-    except DeepenError as error:
-        return [], str(error)
+    found, note = [], ""
+    for check in device_checks():
+        kind, _, name = check.name.partition(" ")
+        if kind == "phone":
+            state = "device" if check.status == "ok" else check.found or check.cause
+            found.append({"device": name, "state": state, "cause": check.cause, "cure": check.cure})
+        elif check.name in ("phones", "adb server"):
+            note = f"{check.cause}; {check.cure}"
+    return found, note
+
+
+def _pending() -> list[dict[str, str]]:
+    """Detached runs that wait to be collected."""
+    from deepen.measure.detached.store import pending_runs
+
+    return [
+        {"model": p.model, "device": p.device, "serial": p.serial, "started_at": p.started_at, "folder": str(p.folder)}
+        for p in pending_runs()
+    ]
 
 
 @command.command(name="probe")
@@ -211,6 +230,8 @@ def prepare_command(
             settings = (*settings, _cool(device, cool_down))
     finally:
         device.close()
+    # The command to copy names this device.
+    settings = tuple(replace(s, cure=s.cure.replace(" DEVICE", f" {shlex.quote(name)}")) for s in settings)
     ready = all(s.ok for s in settings)
     document = {"device": device.profile.id, "ready": ready, "settings": [asdict(s) for s in settings]}
     if restore:

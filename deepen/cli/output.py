@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import click
 
 from deepen.errors import DeepenError, StorageError
 
-__all__ = ["INTERRUPTED", "ErrorMapper", "emit", "json_option", "progress", "table"]
+__all__ = ["INTERRUPTED", "ErrorMapper", "emit", "json_option", "progress", "shown", "table"]
 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
@@ -38,12 +39,26 @@ def _plain(value: Any) -> Any:
 
 def emit(document: Any, as_json: bool, render: Callable[[], str]) -> None:
     """Print a result: the JSON document with ``--json``, else what ``render`` makes of it."""
-    click.echo(json.dumps(_plain(document), indent=2, ensure_ascii=False) if as_json else render())
+    if as_json:
+        text = json.dumps(_plain(document), indent=2, ensure_ascii=False)
+        click.echo(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    else:
+        click.echo(shown(render()))
 
 
 def progress(text: str) -> None:
     """Print a line of progress on stderr."""
-    click.echo(text, err=True)
+    click.echo(shown(text), err=True)
+
+
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What makes a terminal do something other than show it: control characters but tab and newline, changes of the
+direction of writing; and halves of characters, which it cannot show."""
+
+
+def shown(text: str) -> str:
+    """A text as a terminal shows it, whatever a device, an instrument or a file name put into it."""
+    return _COMMANDS.sub("\ufffd", text)
 
 
 _LONGEST_RULE = 60
@@ -57,7 +72,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[
         rows: Cells; ``str()`` is applied.
         right: Indices of right-aligned columns.
     """
-    cells = [list(map(str, header)), *([str(c) for c in row] for row in rows)]
+    cells = [list(map(str, header)), *([" ".join(str(c).split("\n")) for c in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     flush = set(right)
 
