@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.datasets.robust import log_log_residuals, mad_scale, spearman, spearman_bounds
+from deepen.datasets.robust import log_log_residuals, mad_scale, neighbour_correlation, spearman, spearman_bounds
 from deepen.datasets.split import configuration_key
 from deepen.records import EnergyRecord
 from deepen.units import format_si
@@ -26,6 +26,9 @@ Severity = Literal["error", "warning", "info"]
 
 MIN_GROUP = 8
 """Records of a family below which its statistics say nothing."""
+
+MIN_NEIGHBOURS = 30
+"""Records of a family below which the nearest in work are too far away to compare with."""
 
 MIN_SPAN = 4.0
 """Largest work over smallest below which energy need not follow it."""
@@ -116,6 +119,7 @@ def _ids(records: Iterable[EnergyRecord]) -> tuple[str, ...]:
 
 
 def _rank_correlation(records: Sequence[EnergyRecord]) -> _Raw:
+    records = [r for r in records if not math.isnan(r.energy_j)]
     if len(records) < MIN_GROUP:
         return
     energy, work = _arrays(records)
@@ -132,6 +136,29 @@ def _rank_correlation(records: Sequence[EnergyRecord]) -> _Raw:
             (),
             f"rank correlation of energy with work is {rho:.2f} (90 % interval {low:.2f} to {high:.2f}, "
             f"{len(records)} records): " + ("this does not behave like energy" if noise else "weaker than usual"),
+        )
+
+
+def _neighbours(records: Sequence[EnergyRecord]) -> _Raw:
+    """Does energy vary smoothly with work? Kernels of nearly the same work must cost nearly the same."""
+    sound = [r for r in records if r.energy_j > 0]
+    if len(sound) < MIN_NEIGHBOURS:
+        return
+    energy, work = _arrays(sound)
+    if not any(column.max() > MIN_SPAN * max(1.0, column.min()) for column in work.T):
+        return
+    if energy.max() < MIN_SPAN * energy.min():
+        return
+    rho = neighbour_correlation(np.log(energy), np.log1p(work))
+    low, high = spearman_bounds(rho, len(sound))
+    if high < WEAK_RHO:
+        noise = high < NOISE_RHO
+        yield (
+            "error" if noise else "warning",
+            (),
+            f"rank correlation of energy with that of the records nearest in work is {rho:.2f} (90 % interval "
+            f"{low:.2f} to {high:.2f}, {len(sound)} records): "
+            + ("kernels alike cost nothing alike" if noise else "kernels alike differ more than usual"),
         )
 
 
@@ -283,6 +310,7 @@ def _mixed(records: Sequence[EnergyRecord]) -> _Raw:
 CHECKS: dict[str, tuple[Callable[[Sequence[EnergyRecord]], _Raw], bool]] = {
     "impossible": (_impossible, False),
     "rank-correlation": (_rank_correlation, False),
+    "neighbours": (_neighbours, False),
     "unit-slip": (_slips, False),
     "power": (_power, True),
     "quantised": (_quantised, False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["log_log_residuals", "mad_scale", "ranks", "spearman", "spearman_bounds"]
+__all__ = ["log_log_residuals", "mad_scale", "neighbour_correlation", "ranks", "spearman", "spearman_bounds"]
 
 _ITERATIONS = 50
 
@@ -42,6 +42,30 @@ def spearman_bounds(rho: float, count: int) -> tuple[float, float]:
     centre = np.arctanh(np.clip(rho, -0.999999, 0.999999))
     half = 1.645 * np.sqrt(1.06 / (count - 3))
     return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+
+
+def neighbour_correlation(values: NDArray[np.float64], work: NDArray[np.float64], nearest: int = 4) -> float:
+    """Rank correlation of each value with the median of those nearest in work; repeats of one work are left out.
+
+    Args:
+        values: float64, shape (n,).
+        work: Coordinates, float64, shape (n, k); scaled to equal spread here.
+        nearest: Neighbours to take the median of.
+    """
+    from scipy.spatial import cKDTree
+
+    spread = work.std(axis=0)
+    places = work[:, spread > 1e-9] / spread[spread > 1e-9]
+    if not places.shape[1]:
+        return float("nan")
+    unique, inverse = np.unique(np.round(places, 9), axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    if len(unique) <= nearest:
+        return float("nan")
+    counts = np.bincount(inverse)
+    middle = np.bincount(inverse, weights=values) / counts
+    _, found = cKDTree(unique).query(unique, k=nearest + 1)
+    return spearman(middle, np.median(middle[found[:, 1:]], axis=1))
 
 
 def mad_scale(residuals: NDArray[np.float64]) -> float:

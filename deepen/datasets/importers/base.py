@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from deepen.kernels.features import FEATURES_VERSION, features
 from deepen.records import EnergyRecord, Source
 
 __all__ = [
-    "Imported", "Note", "Origin", "Row", "kernel_record", "misfit", "model_record", "need", "number", "read_csv",
-    "read_json", "resolution",
+    "Imported", "Note", "Origin", "Row", "column_step", "kernel_record", "misfit", "model_record", "need", "number",
+    "read_csv", "read_json", "resolution",
 ]  # fmt: skip
 
 
@@ -238,6 +239,20 @@ def resolution(text: str, scale: float = 1.0) -> float:
         return 0.0
     _, _, decimals = digits[0].partition(".")
     return float(scale * 10.0 ** (exponent - len(decimals)))
+
+
+def column_step(texts: Iterable[str]) -> float:
+    """Step of a column: that most values with digits behind the point show at least, 0 where none does.
+
+    A few values with more digits than the rest do not make the column finer.
+    """
+    steps = Counter(resolution(str(text)) for text in texts)
+    steps.pop(0.0, None)
+    total = steps.total()
+    if not total:
+        return 0.0
+    finest = [size for size, count in steps.items() if count >= 0.05 * total]
+    return min(finest or steps)
 
 
 def misfit(error: ConfigError) -> str:

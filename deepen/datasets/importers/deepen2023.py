@@ -16,7 +16,6 @@ Huawei P40 Pro, TensorFlow Lite on the big cores (Tu et al., "Unveiling Energy E
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from deepen.datasets.importers.base import (
     Note,
     Origin,
     Row,
+    column_step,
     kernel_record,
     misfit,
     need,
@@ -40,7 +40,7 @@ from deepen.kernels.configure import configure
 from deepen.kernels.families import check_params
 from deepen.records import EnergyRecord
 
-__all__ = ["join", "kernel_configurations", "kernel_values", "read", "step"]
+__all__ = ["join", "kernel_configurations", "kernel_values", "read"]
 
 MILLI = 1e-3
 
@@ -119,8 +119,8 @@ def join(
         except ConfigError as error:
             known.pop(name, None)
             reasons[name] = misfit(error)
-    energy_step = step(energy.values()) * MILLI
-    latency_step = step(latency.values()) * MILLI
+    energy_step = column_step(energy.values()) * MILLI
+    latency_step = column_step(latency.values()) * MILLI
     rows = [
         Triple(
             name, number(text) * MILLI, number(latency.get(name)) * MILLI, number(power.get(name)) * MILLI,
@@ -157,20 +157,6 @@ def _work(known: tuple[str, Mapping[str, Any]] | None) -> tuple[float, ...]:
         return ()
     kernel = configure(*known)
     return float(kernel.macs), float(kernel.ops), float(kernel.bytes_read + kernel.bytes_written)
-
-
-def step(texts: Any) -> float:
-    """Step of a column: that most values with digits behind the point show at least, 0 where none does.
-
-    A few values with more digits than the rest do not make the column finer.
-    """
-    steps = Counter(resolution(str(text)) for text in texts)
-    steps.pop(0.0, None)
-    total = steps.total()
-    if not total:
-        return 0.0
-    finest = [size for size, count in steps.items() if count >= 0.05 * total]
-    return min(finest or steps)
 
 
 def kernel_values(path: Path, field: str) -> dict[str, str]:

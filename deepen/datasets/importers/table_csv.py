@@ -1,0 +1,242 @@
+"""Kernels in a CSV file of anyone's: one kernel per row, with a header.
+
+========================  ==========================================================================================
+column                    what it holds
+========================  ==========================================================================================
+``family``                the kernel family (``deepen kernel list``); ``OP`` and ``kernel`` are taken for it too
+a parameter of it         its value, named as ``deepen kernel list`` names it: ``c_in``, ``spatial``, ``stride``, ...;
+                          lists as ``28x28`` or ``[28, 28]``; parameters with a default may be left out or empty
+``energy_UNIT``           energy per inference; UNIT is J, mJ, uJ, nJ, Wh or kWh, in capitals or not
+``latency_UNIT``          optional: wall time per inference, in s, ms, us or ns
+``power_UNIT``            optional: mean power, in W or mW; checks energy and latency against each other
+``uncertainty_UNIT``      optional: standard uncertainty of the energy, in the units of an energy
+``id``                    optional: the row's name; its number where absent
+``device``, ``meter``, ``runtime``, ``runtime_build``, ``threads``, ``source``
+                          optional: what it was measured on and with; ``source`` is measured, modelled or simulated
+========================  ==========================================================================================
+
+Instead of parameters the sizes nn-Meter's builder writes are understood as well (``HW, CIN, COUT, KERNEL_SIZE,
+STRIDES``), with its names of kernels. A folder of such files is read file by file. Other columns are ignored. An id
+that occurs again is rejected, and so is a row that repeats another's configuration and figures to the last digit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deepen.datasets.importers.base import (
+    Imported,
+    Note,
+    Origin,
+    Row,
+    column_step,
+    kernel_record,
+    misfit,
+    number,
+    read_csv,
+    resolution,
+)
+from deepen.datasets.importers.consistency import Triple, judge
+from deepen.datasets.importers.nn_meter_kernels import kernel_params
+from deepen.errors import ConfigError, DatasetError
+from deepen.kernels.configure import configure
+from deepen.kernels.families import check_params, load_families
+from deepen.kernels.types import params_key
+from deepen.records import EnergyRecord
+
+__all__ = ["read"]
+
+ENERGY = {"j": 1.0, "mj": 1e-3, "uj": 1e-6, "µj": 1e-6, "nj": 1e-9, "wh": 3600.0, "kwh": 3.6e6}
+TIME = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+POWER = {"w": 1.0, "mw": 1e-3}
+
+_FAMILY = ("family", "op", "kernel")
+_SIZES = frozenset({"HW", "CIN", "COUT", "KERNEL_SIZE", "STRIDES", "POOL_STRIDES", "CIN1", "CIN2", "CIN3", "CIN4"})
+_ORIGIN = ("device", "meter", "runtime", "runtime_build", "source")
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Which column is what, with the factor to SI units."""
+
+    family: str
+    energy: tuple[str, float]
+    latency: tuple[str, float]
+    power: tuple[str, float]
+    uncertainty: tuple[str, float]
+    id: str
+
+
+def read(folder: Path) -> Imported:
+    """Read a file, or every ``.csv`` of a folder.
+
+    Raises:
+        DatasetError: If there is none, or a file lacks its family or energy column.
+    """
+    files = sorted(folder.glob("*.csv")) if folder.is_dir() else [folder]
+    if not files:
+        raise DatasetError(f"{folder}: no .csv file there; give one with the columns family, parameters, energy_UNIT")
+    records: list[EnergyRecord] = []
+    repaired: list[Note] = []
+    rejected: list[Note] = []
+    for file in files:
+        part = _file(file, f"{file.stem}-" if len(files) > 1 else "")
+        records += part.records
+        repaired += part.repaired
+        rejected += part.rejected
+    return Imported(tuple(records), tuple(repaired), tuple(rejected))
+
+
+def _file(path: Path, prefix: str) -> Imported:
+    rows = list(read_csv(path))
+    if not rows:
+        return Imported((), (), (Note(path.name, "the file has a header and no rows"),))
+    columns = _columns(path, rows[0][1])
+    energy_step = column_step(row[columns.energy[0]] for _, row in rows) * columns.energy[1]
+    latency_step = column_step(row.get(columns.latency[0], "") for _, row in rows) * columns.latency[1]
+    rejected: list[Note] = []
+    known: dict[str, tuple[str, dict[str, Any], Mapping[str, str]]] = {}
+    families: dict[str, list[Triple]] = {}
+    seen: dict[tuple[str, ...], str] = {}
+    for line, row in rows:
+        name = prefix + (row.get(columns.id, "").strip() or f"line-{line}")
+        try:
+            if None in row.values() or "" in row:
+                raise ConfigError("another number of values than the header has columns")
+            family, params = _configuration(row[columns.family].strip(), row)
+            kernel = configure(family, params)
+        except ConfigError as error:
+            rejected.append(Note(name, misfit(error)))
+            continue
+        figures = (
+            params_key(family, params), row[columns.energy[0]].strip(),
+            *(row.get(column, "").strip() for column in (columns.latency[0], *_ORIGIN)),
+        )  # fmt: skip
+        if name in known or figures in seen:
+            same = f"the id of line {line} was there before" if name in known else f"a copy of {seen[figures]}"
+            rejected.append(Note(name, f"{same}: the first is kept"))
+            continue
+        seen[figures] = name
+        known[name] = (family, params, row)
+        work = (float(kernel.macs), float(kernel.ops), float(kernel.bytes_read + kernel.bytes_written))
+        families.setdefault(family, []).append(
+            Triple(
+                name,
+                number(row[columns.energy[0]]) * columns.energy[1],
+                number(row.get(columns.latency[0])) * columns.latency[1],
+                number(row.get(columns.power[0])) * columns.power[1],
+                energy_step,
+                latency_step,
+                resolution(row.get(columns.latency[0], ""), columns.latency[1]),
+                work,
+            )
+        )
+    return _judged(path, columns, families, known, energy_step, rejected)
+
+
+def _judged(
+    path: Path,
+    columns: _Columns,
+    families: Mapping[str, Sequence[Triple]],
+    known: Mapping[str, tuple[str, dict[str, Any], Mapping[str, str]]],
+    energy_step: float,
+    rejected: list[Note],
+) -> Imported:
+    repaired: list[Note] = []
+    records: list[EnergyRecord] = []
+    for triples in families.values():
+        for verdict in judge(triples):
+            triple = verdict.row
+            if verdict.repair:
+                repaired.append(Note(triple.id, verdict.repair))
+            if verdict.reject:
+                rejected.append(Note(triple.id, verdict.reject))
+                continue
+            family, params, row = known[triple.id]
+            latency_s = triple.latency_s
+            if not math.isfinite(latency_s) and math.isfinite(triple.power_w):
+                latency_s = triple.energy_j / triple.power_w
+            values = Row(
+                triple.id, f"{row[columns.family].strip()} {triple.id}", triple.energy_j, latency_s, energy_step,
+                number(row.get(columns.uncertainty[0])) * columns.uncertainty[1],
+                warnings=(f"repaired: {verdict.repair}",) if verdict.repair else (),
+            )  # fmt: skip
+            try:
+                records.append(kernel_record(values, _origin(path, row), family, params))
+            except ConfigError as error:
+                rejected.append(Note(triple.id, str(error)))
+    return Imported(tuple(records), tuple(repaired), tuple(rejected))
+
+
+def _columns(path: Path, row: Mapping[str, str]) -> _Columns:
+    """Find the columns.
+
+    Raises:
+        DatasetError: If there is no family or not exactly one energy.
+    """
+    lower = {name.strip().lower(): name for name in row}
+    family = next((lower[name] for name in _FAMILY if name in lower), None)
+    if family is None:
+        raise DatasetError(f"{path}: no column 'family'; each row needs the kernel family it is (deepen kernel list)")
+
+    def find(what: str, units: Mapping[str, float], needed: bool = False) -> tuple[str, float]:
+        hits = [(lower[f"{what}_{unit}"], factor) for unit, factor in units.items() if f"{what}_{unit}" in lower]
+        if len(hits) > 1 or (needed and not hits):
+            many = f"has {' and '.join(name for name, _ in hits)}; keep one" if hits else f"lacks {what}_UNIT"
+            names = ", ".join(f"{what}_{unit}" for unit in units if unit.isascii())
+            raise DatasetError(f"{path}: {many}; the unit is part of the name: {names}")
+        return hits[0] if hits else ("", 1.0)
+
+    return _Columns(
+        family, find("energy", ENERGY, needed=True), find("latency", TIME), find("power", POWER),
+        find("uncertainty", ENERGY), lower.get("id", ""),
+    )  # fmt: skip
+
+
+def _configuration(name: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """Family and parameters of a row, by the family's own parameters or by nn-Meter's sizes."""
+    sizes = {key: number(value) for key, value in row.items() if key in _SIZES and str(value).strip()}
+    if sizes:
+        family, params = kernel_params(name, sizes)
+        return family, check_params(family, params)
+    spec = load_families().get(name)
+    if spec is None:
+        known = ", ".join(load_families())
+        raise ConfigError(f"no kernel family '{name}'; families are {known}")
+    given = {
+        key: _value(row[key].strip(), param.type) for key, param in spec.schema.items() if row.get(key, "").strip()
+    }
+    return name, check_params(name, given)
+
+
+def _value(text: str, kind: str) -> Any:
+    """A cell as a value of a parameter's type; as it is where it is none, for the check to name."""
+    if kind == "bool":
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
+    if kind in ("str", "dtype"):
+        return text
+    if kind in ("ints", "shape") and "[" not in text:
+        text = f"[{','.join(text.lower().replace('x', ' ').replace(',', ' ').replace(';', ' ').split())}]"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _origin(path: Path, row: Mapping[str, str]) -> Origin:
+    """What a row says of its measurement."""
+    origin = Origin(device=path.stem, meter="unknown", runtime="unknown", runtime_build="unknown")
+    given: dict[str, Any] = {name: row[name].strip() for name in _ORIGIN if row.get(name, "").strip()}
+    if given.get("source", "measured") not in ("measured", "modelled", "simulated"):
+        raise ConfigError(f"source is '{given['source']}', not measured, modelled or simulated")
+    threads = number(row.get("threads"))
+    if math.isfinite(threads) and threads >= 1:
+        given["threads"] = round(threads)
+    if "runtime" in given:
+        given.setdefault("runtime_build", given["runtime"])
+    return replace(origin, **given)
