@@ -43,7 +43,7 @@ class Deadline:
     """
 
     duration_s: float
-    _start_s: float = field(default_factory=monotonic_s, repr=False)
+    _start_s: float = field(default_factory=lambda: monotonic_s(), repr=False)  # noqa: PLW0108 - a stand-in may take its place
 
     @property
     def remaining_s(self) -> float:
