@@ -229,6 +229,11 @@ def import_(name: str, source: Path, out: Path, runtime: str | None, device: str
       deepen2023-gpu  convolutions on a phone's GPU: conv_energy_GPU.json, conv_GPU.json
       pi5-nasbench201 whole networks on a Raspberry Pi 5: measurements.parquet, arch_idx_to_str.csv
       layers-and-nets layers and networks on a server CPU: layers_*.csv, *architectures*-raw.csv
+      mlperf-tiny     benchmark networks on small boards: .../TASK/energy/results.txt
+      ec-nas          training (not inference) energies: train_results_4V.tar.gz
+      nn-meter        latencies of whole networks, no energies: model_latency/
+      csv             your own: family, its parameters, energy_mJ (or J, uJ, Wh, ...), latency_ms, ...; a file
+                      or a folder of files; columns as "deepen kernel list" names parameters
 
     \b
     Example:

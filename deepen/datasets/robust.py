@@ -9,6 +9,9 @@ __all__ = ["log_log_residuals", "mad_scale", "neighbour_correlation", "ranks", "
 
 _ITERATIONS = 50
 
+COPY = 0.9995
+"""Correlation above which a column of work is a copy of another: fitting both would tell their noise apart."""
+
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Ranks from 0, ties sharing their mean rank; shape (n,)."""
@@ -81,7 +84,8 @@ def log_log_residuals(values: NDArray[np.float64], work: NDArray[np.float64]) ->
 
     Args:
         values: Positive values; float64, shape (n,).
-        work: Amounts of work, at least 0; float64, shape (n, k). Columns that do not vary are left out.
+        work: Amounts of work, at least 0; float64, shape (n, k). Columns that do not vary, or only with an earlier
+            one, are left out.
 
     Returns:
         float64, shape (n,), natural logarithm.
@@ -89,6 +93,11 @@ def log_log_residuals(values: NDArray[np.float64], work: NDArray[np.float64]) ->
     y = np.log(values)
     logs = np.log1p(work)
     logs = logs[:, np.ptp(logs, axis=0) > 1e-9]
+    kept: list[int] = []
+    for place in range(logs.shape[1]):
+        if all(abs(np.corrcoef(logs[:, place], logs[:, other])[0, 1]) < COPY for other in kept):
+            kept.append(place)
+    logs = logs[:, kept]
     design = np.column_stack([np.ones_like(y), logs - logs.mean(axis=0)])
     weights = np.ones_like(y)
     for _ in range(_ITERATIONS):

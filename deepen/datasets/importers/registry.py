@@ -67,6 +67,9 @@ IMPORTERS: dict[str, Importer] = {
             "pi5-nasbench201", "NAS-Bench-201 networks on a Raspberry Pi 5 (measurements.parquet)", "pi5_nasbench201"
         ),
         Importer("layers-and-nets", "layers and networks on a server CPU (layers_*.csv, *-raw.csv)", "layers_and_nets"),
+        Importer("mlperf-tiny", "MLPerf Tiny energy results (.../TASK/energy/results.txt)", "mlperf_tiny"),
+        Importer("ec-nas", "training energies of EC-NAS (train_results_4V.tar.gz)", "ec_nas"),
+        Importer("nn-meter", "model latencies of nn-Meter, without energies (model_latency/)", "nn_meter"),
         Importer("csv", "kernels in a CSV file: family, parameters, energy_UNIT, latency_UNIT", "table_csv"),
         Importer("deepen2023-gpu", "DeepEn2023 convolutions on a phone's GPU (conv_energy_GPU.json)", "deepen2023_gpu"),
     )

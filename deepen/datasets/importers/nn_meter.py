@@ -1,0 +1,76 @@
+"""nn-Meter's measured model latencies: 26,000 networks on four devices, without energies.
+
+::
+
+    model_latency/DEVICE/FAMILY-log.csv   number, model, latency (ms), standard deviation (ms)[, relative spread (%)]
+
+No energy was measured, so no record has one: ``energy_j`` is unknown (``nan``), the latency is there. Nothing that
+needs energies uses such records. The networks themselves are not part of the files, so they have no kernels either.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+from deepen.datasets.importers.base import Imported, Note, Origin, Row, model_record, need, number
+from deepen.records import EnergyRecord
+
+__all__ = ["read"]
+
+DEVICES = {
+    "cpu": Origin("pixel4-cortex-a76", "none", "tflite-cpu", "tflite 2.1 cpu", threads=1),
+    "gpu": Origin("mi9-adreno-640", "none", "tflite-gpu", "tflite 2.1 gpu", threads=1),
+    "gpu1": Origin("pixel3xl-adreno-630", "none", "tflite-gpu", "tflite 2.1 gpu", threads=1),
+    "vpu": Origin("intel-ncs2-myriad", "none", "openvino-vpu", "openvino 2019r2", threads=1),
+}
+"""Folder -> device and runtime (nn-Meter's table of predictors)."""
+
+MILLI = 1e-3
+
+
+def read(folder: Path) -> Imported:
+    """Read the folder.
+
+    Raises:
+        DatasetError: If it is not of this layout.
+    """
+    place = need(folder, "model_latency", "nn-meter", "model_latency/")
+    records: list[EnergyRecord] = []
+    rejected: list[Note] = []
+    for device in sorted(path for path in place.iterdir() if path.is_dir()):
+        origin = DEVICES.get(device.name)
+        if origin is None:
+            rejected.append(Note(device.name, "a device nn-Meter's table does not name"))
+            continue
+        seen: dict[str, float] = {}
+        for path in sorted(device.glob("*-log.csv")):
+            with path.open(encoding="utf-8", newline="") as file:
+                for line, cells in enumerate(csv.reader(file), 1):
+                    found = _row(device.name, cells)
+                    where = f"{device.name}/{path.stem}:{line}"
+                    if isinstance(found, str):
+                        rejected.append(Note(where, found))
+                        continue
+                    if found.id in seen:
+                        same = "a copy" if seen[found.id] == found.latency_s else "another latency"
+                        rejected.append(Note(where, f"{found.name} was there before ({same}): the first is kept"))
+                        continue
+                    seen[found.id] = found.latency_s
+                    records.append(model_record(found, origin, ()))
+    notes = ("latencies only: no energy was measured, and none is made up",) if records else ()
+    return Imported(tuple(records), (), tuple(rejected), notes)
+
+
+def _row(device: str, cells: list[str]) -> Row | str:
+    """A line as values; a reason where it cannot be used."""
+    if len(cells) not in (4, 5):
+        return f"has {len(cells)} values instead of 4 or 5: a torn line"
+    name, latency, deviation = cells[1].strip(), number(cells[2]), number(cells[3])
+    if not name:
+        return "has no model name"
+    if not (latency > 0 and math.isfinite(latency)):
+        return f"latency is '{cells[2]}', not a positive number"
+    spread = (f"standard deviation of the latency is {deviation:.4g} ms",) if deviation >= 0 else ()
+    return Row(f"{device}/{name}", name, math.nan, latency * MILLI, warnings=spread)
