@@ -20,7 +20,7 @@ from deepen.devices.runtimes.worker import WorkerRuntime
 from deepen.devices.types import Setting
 from deepen.errors import ConfigError, DeepenError, LinkError
 from deepen.measure.blocks import runs_per_block, warm_up
-from deepen.measure.conditions import Conditions, Tell, conditioned, hold_device, log_news, serial_of
+from deepen.measure.conditions import Conditions, Tell, conditioned, hold_device, log_news, recorded_serial, serial_of
 from deepen.measure.detached.cable import METERS_WITH_USB, Cable, choose_cable, reconnect
 from deepen.measure.detached.plan import check_replies, make_steps, requests_of, seconds_of
 from deepen.measure.detached.result import record_of
@@ -250,7 +250,7 @@ def _file(path: str | Path) -> Path:
 
 def _find(opened: Device, model: Path, content: str) -> Pending:
     known = pending_runs()
-    serial = serial_of(opened)
+    serial = recorded_serial(serial_of(opened))
     found = [p for p in known if p.content == content and (p.serial, p.device) == (serial, opened.profile.id)]
     if not found:
         others = ", ".join(f"{p.model} on {p.device} {p.serial}".strip() for p in known) or "none"
