@@ -45,6 +45,7 @@ class Context:
         correlation: Between the errors of kernels in one model.
         family_correlation: Between the errors of kernels of one family in a model, beyond ``correlation``.
         floor: Standard deviation of a model's log energy that no kernel explains.
+        kernel_variance: Factor on the variance that kernels bring into a model.
         inflation: Factor on the half-width of a model's interval.
         models: Whole models it was fitted on.
         terms: Which terms were kept: ``sum``, ``call``, ``context`` or ``scale``.
@@ -60,6 +61,7 @@ class Context:
     correlation: float = DEFAULT_CORRELATION
     family_correlation: float = DEFAULT_FAMILY_CORRELATION
     floor: float = DEFAULT_FLOOR
+    kernel_variance: float = 1.0
     inflation: float = 1.0
     models: int = 0
     terms: str = "sum"
@@ -89,8 +91,9 @@ class Context:
                     "inflation",
                 )
             }
-            # Cards written before these two were known lack them; then nothing was shared by families.
-            numbers |= {name: float(table.get(name, 0.0)) for name in ("family_correlation", "floor")}
+            # Cards written before these were known lack them; then nothing was shared by families.
+            later = {"family_correlation": 0.0, "floor": 0.0, "kernel_variance": 1.0}
+            numbers |= {name: float(table.get(name, value)) for name, value in later.items()}
             scale = {str(k): float(v) for k, v in dict(table["scale"]).items()}
             scores = {str(k): float(v) for k, v in dict(table["scores"]).items()}
             models, terms, note = int(table["models"]), str(table["terms"]), str(table["note"])
@@ -108,7 +111,7 @@ class Context:
     @property
     def spread(self) -> Spread:
         """Terms of a model's uncertainty."""
-        return Spread(self.correlation, self.family_correlation, self.floor, self.inflation)
+        return Spread(self.correlation, self.family_correlation, self.floor, self.inflation, self.kernel_variance)
 
     def half_width(self, totals: Floats, half_width: Floats, families: Sequence[str]) -> Floats:
         """Half-width of models' intervals in log energy (see :mod:`deepen.predictors.spread`).

@@ -116,6 +116,7 @@ def fit_context(cases: Sequence[ModelCase], call_limit_j: float) -> Context:
         correlation=spread.correlation,
         family_correlation=spread.family_correlation,
         floor=spread.floor,
+        kernel_variance=spread.kernels,
         inflation=spread.inflation,
         models=len(cases),
         terms=kept,

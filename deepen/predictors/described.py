@@ -101,15 +101,24 @@ def describe_files(
     # Fresh interpreters: a copy of this one would share its threads' locks (a runtime may hold some).
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
             try:
                 yield from pool.map(_attempt, jobs, chunksize=_CHUNK)
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(wait=True, cancel_futures=True)
     except (BrokenProcessPool, OSError) as error:
         raise EnvironmentFailure(
             f"a process that reads models ended ({error}); free memory, or read them with one worker"
         ) from error
+
+
+def _prepare() -> None:
+    """Settle a fresh process: graphs are many small objects without cycles, little for the collector to find."""
+    import gc
+    import signal
+
+    gc.set_threshold(200_000, 20, 20)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
 
 
 def _attempt(job: tuple[str, Shapes | None, str]) -> Described | DeepenError:

@@ -2,14 +2,15 @@
 
 The relative variance of a model's predicted energy ``E`` is::
 
-    floor^2 + ((1 - r - f) * sum(s^2) + f * sum over families of sum(s)^2 + r * sum(s)^2) / E^2
+    floor^2 + k * ((1 - r - f) * sum(s^2) + f * sum over families of sum(s)^2 + r * sum(s)^2) / E^2
 
 with ``s`` the standard error of the total of each distinct configuration in the model (equal configurations share one
 error). ``r`` is shared by all kernels of a model (the systematic difference between a kernel alone and inside a model),
 ``f`` by the kernels of one family (a regressor that is off is off for its neighbours, too), and ``floor`` by nobody:
-the context of the model and the repeatability of measuring it.
+the context of the model and the repeatability of measuring it. ``k`` is 1 where kernels were measured; where only sums
+of them were, their errors cancel in sums and ``k`` is small.
 
-The three are the most probable values given models that took no part in the fit, under weak priors; a conformal factor
+The four are the most probable values given models that took no part in the fit, under weak priors; a conformal factor
 (Lei et al., Distribution-Free Predictive Inference for Regression, JASA 2018) then makes nine in ten of those models
 lie inside.
 """
@@ -17,7 +18,7 @@ lie inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,14 @@ _PRIOR_SD = 0.3
 _FLOOR_PRIOR_SD = 0.04
 _FREEDOM = 6.0
 """Degrees of freedom of the likelihood (Student's t), so that one odd model does not decide."""
-_SHARES = np.linspace(0.0, 1.0, 21)
+_LIKELIHOOD_FACTOR = 1.15
+"""What the fitted scale has to be multiplied by for nine in ten: 1.13 of normal errors, 1.18 of Student's."""
+_LIKELIHOOD_WEIGHT = 50.0
+"""Models from which on the conformal factor counts for more than that: one quantile of few errors is mostly chance."""
+_SHARES = np.linspace(0.0, 1.0, 11)
+_KERNELS = np.array([0.0, 0.01, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0])
+_KERNELS_PRIOR_SD = 0.7
+"""Of the logarithm of ``k``; 0 is as likely as its neighbour."""
 _FLOORS = np.array([0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2])
 
 
@@ -55,18 +63,20 @@ class Spread:
         family_correlation: Share that the kernels of one family have in common; the two sum to 1 at most.
         floor: Standard deviation of log energy that no kernel explains.
         inflation: Factor on the half-width of the interval.
+        kernels: Factor on the variance that kernels bring.
     """
 
     correlation: float = DEFAULT_CORRELATION
     family_correlation: float = DEFAULT_FAMILY_CORRELATION
     floor: float = DEFAULT_FLOOR
     inflation: float = 1.0
+    kernels: float = 1.0
 
     def half_width(self, apart: Floats, by_family: Floats, together: Floats) -> Floats:
         """Half-width of the nominal 90 % interval in log energy, from the three results of :func:`variances`."""
         own = 1.0 - self.correlation - self.family_correlation
-        kernels = own * apart + self.family_correlation * by_family + self.correlation * together
-        return np.asarray(self.inflation * Z * np.sqrt(self.floor**2 + np.maximum(kernels, 0.0)))
+        shared = own * apart + self.family_correlation * by_family + self.correlation * together
+        return np.asarray(self.inflation * Z * np.sqrt(self.floor**2 + self.kernels * np.maximum(shared, 0.0)))
 
 
 def variances(totals: Floats, half_width: Floats, families: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
@@ -100,18 +110,21 @@ def fit_spread(errors: Floats, noise: Floats, terms: Sequence[tuple[float, float
     if errors.size < MIN_MODELS_FOR_SPREAD:
         return Spread()
     apart, by_family, together = np.array(terms, dtype=np.float64).T
-    r, f, floor = (g.ravel() for g in np.meshgrid(_SHARES, _SHARES, _FLOORS, indexing="ij"))
-    possible = r + f <= 1.0 + 1e-9
-    r, f, floor = r[possible], f[possible], floor[possible]
-    weights = np.stack([1.0 - r - f, f, r, floor**2], axis=1)
+    grid = np.meshgrid(_SHARES, _SHARES, _KERNELS, _FLOORS, indexing="ij")
+    r, f, k, floor = (g.ravel()[(grid[0] + grid[1]).ravel() <= 1.0 + 1e-9] for g in grid)
+    weights = np.stack([k * (1.0 - r - f), k * f, k * r, floor**2], axis=1)
     columns = np.stack([apart, by_family, together, np.ones(errors.size)])
     variance = np.maximum(weights @ columns + noise**2, 1e-8)
     fit = 0.5 * np.log(variance) + 0.5 * (_FREEDOM + 1) * np.log1p(errors**2 / (_FREEDOM * variance))
     prior = ((r - DEFAULT_CORRELATION) / _PRIOR_SD) ** 2 + ((f - DEFAULT_FAMILY_CORRELATION) / _PRIOR_SD) ** 2
-    prior = 0.5 * (prior + (floor / _FLOOR_PRIOR_SD) ** 2)
-    best = int(np.argmin(fit.sum(axis=1) + prior))
-    found = Spread(float(r[best]), float(f[best]), float(floor[best]))
+    prior += (floor / _FLOOR_PRIOR_SD) ** 2 + (np.log(np.maximum(k, _KERNELS[1])) / _KERNELS_PRIOR_SD) ** 2
+    best = int(np.argmin(fit.sum(axis=1) + 0.5 * prior))
+    found = Spread(float(r[best]), float(f[best]), float(floor[best]), kernels=float(k[best]))
     half = np.maximum(found.half_width(apart, by_family, together), 1e-6)
     factor = conformal_quantile(errors / half)
-    narrowest = _NARROWEST if errors.size >= _ENOUGH_TO_NARROW else 1.0
-    return Spread(found.correlation, found.family_correlation, found.floor, float(np.clip(factor, narrowest, _WIDEST)))
+    if errors.size < _ENOUGH_TO_NARROW:
+        narrowest = 1.0
+    else:
+        narrowest = _NARROWEST
+        factor = (errors.size * factor + _LIKELIHOOD_WEIGHT * _LIKELIHOOD_FACTOR) / (errors.size + _LIKELIHOOD_WEIGHT)
+    return replace(found, inflation=float(np.clip(factor, narrowest, _WIDEST)))

@@ -96,7 +96,7 @@ def test_correlation_is_low_for_independent_errors_and_high_for_a_common_one():
         ModelCase(c.name, c.measured_j * float(np.exp(0.1 * z)), *[getattr(c, f) for f in ModelCase.__slots__[2:]])
         for c, z in zip(cases(40, kernel_error=0.1), np.random.default_rng(5).standard_normal(40), strict=True)
     ]
-    assert fit_context(common, CALL).correlation > 0.5
+    assert fit_context(common, CALL).correlation > 0.45
 
 
 def test_a_kernel_never_becomes_free_or_negative():

@@ -31,7 +31,7 @@ from deepen.predictors.calibration.solve import Problem, Solution, solve
 from deepen.predictors.columns import WORK_TERMS
 from deepen.predictors.context import Context
 from deepen.predictors.evaluation import metrics
-from deepen.predictors.intervals import NOMINAL, Z, conformal_quantile
+from deepen.predictors.intervals import NOMINAL
 from deepen.predictors.operands import discount_zeros
 from deepen.predictors.predictor import Predictor, moved_bytes
 from deepen.predictors.rows import HasRecords, Rows, data_hash, screen
@@ -60,8 +60,6 @@ _MUCH_BETTER = 0.8
 """The direct way has to have this share of the error of the way by time: on few measurements less is chance."""
 _OVERHEAD_SHARE = 0.02
 _OVERHEAD_SD = 1.0
-_NORMAL = ((0.6, 0.8416), (0.7, 1.0364), (0.8, 1.2816))
-"""Share and half-width, in standard deviations, of a normal distribution."""
 _CONDITIONS = ("device", "meter", "runtime", "runtime_build", "threads")
 
 
@@ -294,25 +292,21 @@ def _context(setting: _Setting, way: _Way, calibration: Calibration, base: Conte
     codes = np.array([number[f] for f in cases.families], dtype=np.int64)
     part = cases.part(cases.model)
     joules = setting.joules * np.exp(way.log_factor[:-1])
-    apart, by_family, together = variances(part.counts * joules, half_width, codes)
+    totals = part.counts * joules
+    # As Context.half_width has it: the overhead has no error of its own.
+    kernels = totals.sum(axis=1)
+    share = (kernels / (kernels + context.overhead_j)) ** 2
+    apart, by_family, together = (share * v for v in variances(totals, half_width, codes))
     own = errors[cases.model]
     spread = fit_spread(own, part.relative_sd, list(zip(apart, by_family, together, strict=True)))
-    half = np.maximum(replace(spread, inflation=1.0).half_width(apart, by_family, together), 1e-6)
     return replace(
         context,
         correlation=spread.correlation,
         family_correlation=spread.family_correlation,
         floor=spread.floor,
-        # Sums are known better than their parts where only sums were measured, so this may be well below 1.
-        inflation=float(np.clip(_factor(own / half), 0.05, 10.0)),
+        kernel_variance=spread.kernels,  # small: sums are known better than their parts where only sums were measured
+        inflation=spread.inflation,
     )
-
-
-def _factor(standard: Floats) -> float:
-    """Factor that makes nine in ten errors lie inside: of few, one quantile alone is chance, so that the conformal one is
-    averaged with what smaller quantiles say of a normal distribution's."""
-    smaller = [float(np.quantile(np.abs(standard), p)) * Z / z for p, z in _NORMAL]
-    return 0.5 * (conformal_quantile(standard) + float(np.mean(smaller)))
 
 
 def _card(
