@@ -9,6 +9,7 @@ the device when the link is cut, however it is cut; the worker looks for it (ope
 on a time, and nothing has to be told to the device at the moment of the cut.
 
 All of a run is in a folder ``detached/TOKEN`` of the link's work folder; nothing is left of it after :func:`discard`.
+What nobody has collected in a month is removed when another run starts.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ shift 5
 umask 077
 mkdir -p "${J%/*}" && mkdir "$J" && mv -f "$plan" "$J/plan" || exit 1
 rmdir "${plan%/*}" 2>/dev/null
+find "${J%/*}" -mindepth 1 -maxdepth 1 -type d -mtime +30 -exec rm -rf {} \; 2>/dev/null
 (
     export DEEPEN_JOB="$I"
     exec setsid sh -c "$inner" deepen "$J" "$limit" "$@" </dev/null >/dev/null 2>&1

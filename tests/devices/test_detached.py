@@ -126,6 +126,19 @@ def test_discarding_ends_it(link: RemoteLink) -> None:
     until(lambda: not _content(Path(f"/proc/{pid}/environ")), "it goes on")  # one nobody has waited for has none
 
 
+def test_what_nobody_collected_in_a_month_goes_with_the_next_start(link: RemoteLink) -> None:
+    assert link.alive()
+    folder = Path(link.work) / "detached"
+    for name, age_s in (("old", 40 * 86400), ("new", 86400)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "answers").touch()
+        os.utime(folder / name, (time.time() - age_s, time.time() - age_s))
+    job = start(link, RUNNER, {}, numbered({"op": "bye"}), limit_s=60)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(["new", job.token])
+    ended(link, job)
+    discard(link, job)
+
+
 def test_a_worker_that_dies_says_how(link: RemoteLink) -> None:
     job = start(link, ["sh", "-c", "read -r line; echo last words >&2; kill -SEGV $$"], {}, [WAIT], limit_s=60)
     assert ended(link, job) == JobState("ended", -signal.SIGSEGV)
