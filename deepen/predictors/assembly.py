@@ -56,12 +56,13 @@ def assemble(
     matrices = {k: np.zeros((f, d)) for k in ("mean", "coefficient", "inverse_length")}
     scale = np.ones((f, d))
     low, high = np.zeros((f, d), np.float32), np.zeros((f, d), np.float32)
-    intercept, share = np.zeros(f), np.zeros(f)
+    intercept, share, constant, hand_over = np.zeros(f), np.zeros(f), np.zeros(f), np.zeros(f)
+    trend_low, trend_high = np.zeros(f), np.zeros(f)
     forests: list[Forest] = []
     tree_start, gaussian_start = np.zeros(f + 1, np.int32), np.zeros(f + 1, np.int32)
     gaussian_x: list[Floats] = [np.zeros((0, d))]
     gaussian_alpha: list[Floats] = [np.zeros(0)]
-    judged = np.array([fit is not None for fit in fits])
+    judged = np.array([fit is not None for fit in fits], dtype=np.bool_)
     covered = np.isin(family_of, np.array(families)[judged])
     for i, (rows, fit) in enumerate(zip(data, fits, strict=True)):
         low[i], high[i] = rows.columns.min(0), rows.columns.max(0)
@@ -76,11 +77,11 @@ def assemble(
             matrices["coefficient"][i, fit.active] = fit.trend.coefficient
             scale[i, fit.active] = fit.trend.scale
             intercept[i] = fit.trend.intercept
+            trend_low[i], trend_high[i] = fit.trend.low, fit.trend.high
             share[i] = sum(part for m, part in fit.members if isinstance(m, Fitted) and m.on_trend)
             for member, part in fit.members:
                 if isinstance(member, SharedMember):
-                    forests.append(_place(_constant(member.constant), fit.active, part))
-                    trees += 1
+                    constant[i] += member.constant * part
                     mean_at, scale_at = matrices["mean"][i, member.columns], scale[i, member.columns]
                     wide = np.zeros((member.alpha.size, d))
                     wide[:, member.columns] = (member.x - mean_at) / scale_at
@@ -89,6 +90,8 @@ def assemble(
                     gaussian_alpha.append(member.alpha * part)
                     gaussians += member.alpha.size
                     continue
+                if not member.on_trend:
+                    hand_over[i] += part
                 if member.forest is not None:
                     forests.append(_place(member.forest, fit.active, part))
                     trees += forests[-1].roots.size
@@ -112,6 +115,10 @@ def assemble(
         trend_coefficient=matrices["coefficient"],
         trend_intercept=intercept,
         trend_share=share,
+        trend_low=trend_low,
+        trend_high=trend_high,
+        constant=constant,
+        hand_over=hand_over,
         range_low=low,
         range_high=high,
         forest=concatenate(forests),
@@ -128,18 +135,6 @@ def _few_rows(rows: FamilyData, pooled: Pooled) -> Floats:
     bias = np.log(rows.energy_j) - log_work(rows.terms, pooled.work)
     n = len(rows.keys)
     return np.asarray(pooled.work * np.exp(float(np.median(bias)) * n / (n + _SHRINK_ROWS)))
-
-
-def _constant(value: float) -> Forest:
-    """A tree of one leaf."""
-    return Forest(
-        np.full(1, -1, np.int16),
-        np.zeros(1, np.float32),
-        np.zeros(1, np.int32),
-        np.zeros(1, np.int32),
-        np.full(1, value, np.float32),
-        np.zeros(1, np.int32),
-    )
 
 
 def _place(forest: Forest, active: NDArray[np.int64], factor: float) -> Forest:

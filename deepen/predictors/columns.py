@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 
-__all__ = ["WORK_TERMS", "column_names", "columns", "in_range_test", "size_columns", "work_terms"]
+__all__ = ["WORK_TERMS", "column_names", "columns", "in_range_test", "size_columns", "smooth_columns", "work_terms"]
 
-WORK_TERMS = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
-"""Features whose non-negative combination, plus a constant, is a kernel's work (see :mod:`deepen.predictors.work`)."""
+_MEASURES = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
+WORK_TERMS = (*_MEASURES, "macs_rest_8", "macs_rest_4", "taps")
+"""What a kernel's work is a non-negative combination of, with a constant (see :mod:`deepen.predictors.work`): features;
+the multiply-accumulates on channels beyond the last full block of 8 or 4, which vector code runs one by one (macs x
+(c_out mod 8) / c_out); and ``taps``, macs / c_out: how often addresses and a loop over channels start."""
 
 _RATIOS = (
     ("c_out", "c_in"),
@@ -36,6 +39,8 @@ _RATIOS = (
 _BLOCKED = (
     ("c_in", 8), ("c_out", 8), ("m", 8), ("n", 8), ("k", 8), ("c_in", 4), ("c_out", 4), ("w_out", 4), ("m", 6),
 )  # fmt: skip
+_RESTS = (("c_in", 8), ("c_out", 8), ("c_in", 4), ("c_out", 4))
+_REST = " rest"
 _CODES: Mapping[str, int] = {"op_code": 40, "activation_code": 20}
 """Categorical features and how many one-hot columns each gets; a code goes to column ``code % count``, and codes of one
 family lie within a span of 40 (see ``deepen.kernels.anatomy.costs``)."""
@@ -51,7 +56,8 @@ def column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
     logs = [f for f in feature_names if f not in _CODES]
     flags = [f"{f}={i}" for f, count in _CODES.items() if f in known for i in range(count)]
     ratios = [f"{a}/{b}" for a, b in _RATIOS if a in known and b in known]
-    return (*logs, *flags, *ratios, *(f"{f}%{block}" for f, block in _BLOCKED if f in known))
+    padded = [f"{f}%{block}" for f, block in _BLOCKED if f in known]
+    return (*logs, *flags, *ratios, *padded, *(f"{f}/{block}{_REST}" for f, block in _RESTS if f in known))
 
 
 def in_range_test(feature_names: Sequence[str]) -> NDArray[np.bool_]:
@@ -61,12 +67,18 @@ def in_range_test(feature_names: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def size_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which columns are sizes or kinds, not ratios or paddings, shape (columns,).
-
-    Energy is a smooth function of sizes; a process over these alone needs fewer length scales.
-    """
+    """Which columns are sizes or kinds, not ratios or paddings, shape (columns,): what a trend may follow."""
     follows = (*_SHARES, *_SUMS)
     return np.array([not (n.startswith(follows) or "/" in n or "%" in n) for n in column_names(feature_names)])
+
+
+def smooth_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which columns energy is a smooth function of, shape (columns,): sizes, and channels beyond the last full block.
+
+    A process over these alone needs fewer length scales.
+    """
+    rests = np.array([n.endswith(_REST) for n in column_names(feature_names)])
+    return np.asarray(size_columns(feature_names) | rests)
 
 
 def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float32]:
@@ -101,6 +113,7 @@ def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[n
             size = np.maximum(raw[:, index[f]], 0.0)
             padded = np.ceil(size / block) * block
             parts.append(np.log(np.where(size > 0, padded / np.maximum(size, 1.0), 1.0))[:, None])
+    parts += [_rest(raw[:, index[f]], block)[:, None] for f, block in _RESTS if f in index]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -114,8 +127,17 @@ def work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArra
         PredictorError: If a term is missing among the features.
     """
     index = {name: i for i, name in enumerate(feature_names)}
-    missing = [t for t in WORK_TERMS if t not in index]
+    missing = [t for t in _MEASURES if t not in index]
     if missing:
         raise PredictorError(f"features lack {', '.join(missing)}, which every predictor needs")
-    terms = np.maximum(raw[:, [index[t] for t in WORK_TERMS]], 0.0)
-    return np.concatenate([terms, np.ones((raw.shape[0], 1))], axis=1)
+    terms = np.maximum(raw[:, [index[t] for t in _MEASURES]], 0.0)
+    macs = terms[:, 0]
+    channels = np.maximum(raw[:, index["c_out"]], 0.0) if "c_out" in index else np.zeros(raw.shape[0])
+    derived = [macs * _rest(channels, 8), macs * _rest(channels, 4), macs / np.maximum(channels, 1.0)]
+    return np.concatenate([terms, np.stack(derived, axis=1), np.ones((raw.shape[0], 1))], axis=1)
+
+
+def _rest(size: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    """Share of a dimension beyond its last full block."""
+    size = np.maximum(size, 0.0)
+    return np.asarray(np.mod(size, block) / np.maximum(size, 1.0))

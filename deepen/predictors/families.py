@@ -68,14 +68,14 @@ class FamilyFit:
 
 
 def fit_family(
-    plan: FamilyPlan, recipe: Recipe, sizes: NDArray[np.bool_], shared: SharedMember | None, max_leaves: int, seed: int
+    plan: FamilyPlan, recipe: Recipe, smooth: NDArray[np.bool_], shared: SharedMember | None, max_leaves: int, seed: int
 ) -> FamilyFit | None:
     """Fit a family.
 
     Args:
         plan: Its rows, folds and rooflines.
         recipe: Which learners compete.
-        sizes: Which columns are sizes or kinds, shape (d,).
+        smooth: Which columns energy is a smooth function of, shape (d,).
         shared: What the process shared with other families says of it.
         max_leaves: Limit on the leaves of one tree.
         seed: Seed of learners.
@@ -106,7 +106,7 @@ def fit_family(
         for name in running:
             at = seed + candidates.index(name)
             fitted = fit_learner(
-                name, x, inside.residual, train.weight, inside.trend, trial, at, small[~fold], sizes[active]
+                name, x, inside.residual, train.weight, inside.trend, trial, at, small[~fold], smooth[active]
             )
             held_out[name][fold] = work + fitted.predict(z)
     if shared is not None:
@@ -127,7 +127,7 @@ def fit_family(
             members.append((shared, part))
             continue
         at = seed + candidates.index(name)
-        fitted = fit_learner(name, x, base.residual, data.weight, base.trend, budget, at, small, sizes[active])
+        fitted = fit_learner(name, x, base.residual, data.weight, base.trend, budget, at, small, smooth[active])
         members.append((fitted, part))
     mean = np.mean([held_out[name] for name in chosen], axis=0)
     return FamilyFit(data.name, base.work, active, tuple(members), base.trend, mean, scores)

@@ -24,6 +24,8 @@ __all__ = ["Budget", "Fitted", "Trend", "fit_learner", "fit_trend"]
 Floats = NDArray[np.float64]
 
 _MIN_LEAF = 2
+_TREND_REACH = float(np.log(2.0))
+"""How far beyond the residuals seen the trend may go, log units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,16 @@ class Trend:
         scale: shape (d,), positive.
         coefficient: per standard unit, shape (d,).
         intercept: Value at the mean.
+        low: Least value it takes: far outside the range a straight line is no better than its last value.
+        high: Greatest value.
     """
 
     mean: Floats
     scale: Floats
     coefficient: Floats
     intercept: float
+    low: float
+    high: float
 
     def standard(self, x: NDArray[np.float32]) -> Floats:
         """Columns in standard units."""
@@ -67,7 +73,7 @@ class Trend:
 
     def predict(self, x: NDArray[np.float32]) -> Floats:
         """The trend at rows of shape (n, d)."""
-        return np.asarray(self.standard(x) @ self.coefficient + self.intercept)
+        return np.asarray(np.clip(self.standard(x) @ self.coefficient + self.intercept, self.low, self.high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +104,14 @@ class Fitted:
         return total
 
 
-def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats) -> Trend:
+def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats, sizes: NDArray[np.bool_] | None = None) -> Trend:
     """Fit the ridge regression; its strength by closed-form leave-one-out error.
 
     Args:
         x: Columns, float32, shape (n, d).
         y: log(energy / work), shape (n,).
         weight: Weights with mean 1, shape (n,).
+        sizes: Columns it may use, shape (d,); by default all. Paddings and ratios extrapolate to nothing.
     """
     x64 = x.astype(np.float64)
     mean = np.average(x64, axis=0, weights=weight)
@@ -112,7 +119,8 @@ def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats) -> Trend:
     scale = np.where(scale > 1e-6, scale, 1.0)
     centre = float(np.average(y, weights=weight))
     root = np.sqrt(weight)[:, None]
-    u, s, vt = np.linalg.svd((x64 - mean) / scale * root, full_matrices=False)
+    used = np.ones(x.shape[1]) if sizes is None or not sizes.any() else sizes.astype(np.float64)
+    u, s, vt = np.linalg.svd((x64 - mean) / scale * root * used, full_matrices=False)
     target = (y - centre) * root[:, 0]
     projected = u.T @ target
     best: tuple[float, Floats] = (np.inf, np.zeros(x.shape[1]))
@@ -123,7 +131,8 @@ def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats) -> Trend:
         score = float(np.mean(np.abs(error)))
         if score < best[0]:
             best = (score, vt.T @ (s / (s**2 + strength) * projected))
-    return Trend(mean, scale, best[1], centre)
+    reach = _TREND_REACH
+    return Trend(mean, scale, best[1], centre, float(y.min()) - reach, float(y.max()) + reach)
 
 
 def fit_learner(
@@ -135,7 +144,7 @@ def fit_learner(
     budget: Budget,
     seed: int,
     small: Floats | None = None,
-    sizes: NDArray[np.bool_] | None = None,
+    smooth: NDArray[np.bool_] | None = None,
 ) -> Fitted:
     """Fit one learner.
 
@@ -148,14 +157,14 @@ def fit_learner(
         budget: What it may cost.
         seed: Seed of whatever is random in it.
         small: Median energy over each row's energy, shape (n,); noise may grow with it.
-        sizes: Which columns are sizes or kinds, shape (d,); by default all.
+        smooth: Columns energy is a smooth function of, shape (d,); by default all.
     """
     if learner == "random-forest":
         return Fitted(learner, trend, False, forest=_random_forest(x, y, weight, budget, seed))
     rest = y - trend.predict(x)
     if learner in ("gaussian-process", "gaussian-aligned"):
-        every = learner == "gaussian-aligned" or sizes is None or not sizes.any()
-        used = np.ones(x.shape[1], dtype=bool) if every else sizes
+        every = learner == "gaussian-aligned" or smooth is None or not smooth.any()
+        used = np.ones(x.shape[1], dtype=bool) if every else smooth
         return Fitted(learner, trend, True, gaussian=_gaussian(trend.standard(x), rest, weight, small, used))
     if learner == "log-linear":
         return Fitted(learner, trend, True)

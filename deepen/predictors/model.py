@@ -4,12 +4,14 @@ All families share one column space, so that one pass over flat tree arrays answ
 
 For a kernel of a family with a regressor::
 
-    log E = log work(family) + (1 - h) * (trees + gaussian + share * trend) + h * trend
+    log E = log work(family) + (1 - h) * trees + gaussian + constant + (share + h * hand_over) * trend
 
 ``h`` is 0 inside the family's training range and approaches 1 outside it (``h = 1 - exp(-d / 0.7)``, ``d`` the largest
 distance of a feature that varied in training beyond its range, in log units): there the trees' nearest leaf gives way
-to the log-linear trend, whose columns are held within a factor of four of the range, and the roofline carries the
-rest. Other kernels get the roofline of their family where the dataset has a few rows of it, else the pooled one.
+to the log-linear trend (``hand_over`` is the share of learners that do not add to the trend anyway, and are not
+processes), whose columns are held within a factor of four of the range and whose values near those seen; a Gaussian
+process returns to zero by itself, and the roofline carries the rest. Other kernels get the roofline of their family
+where the dataset has a few rows of it, else the pooled one.
 """
 
 from __future__ import annotations
@@ -67,6 +69,10 @@ class Parameters:
         trend_coefficient: Zero for columns a family does not use, shape (F, D).
         trend_intercept: shape (F,).
         trend_share: Share of the chosen learners that add to the trend, shape (F,).
+        trend_low: Least value of the trend, shape (F,).
+        trend_high: Greatest value, shape (F,).
+        constant: Added (of a process shared with other families), shape (F,).
+        hand_over: Share of the learners that give way to the trend outside the range, shape (F,).
         range_low: Least value of each column in training, shape (F, D).
         range_high: Greatest value, shape (F, D).
         forest: Trees of all families; leaf values already divided by the number of blended learners.
@@ -87,6 +93,10 @@ class Parameters:
     trend_coefficient: Floats
     trend_intercept: Floats
     trend_share: Floats
+    trend_low: Floats
+    trend_high: Floats
+    constant: Floats
+    hand_over: Floats
     range_low: NDArray[np.float32]
     range_high: NDArray[np.float32]
     forest: Forest
@@ -135,10 +145,11 @@ class Parameters:
         mean, scale = self.trend_mean[family], self.trend_scale[family]
         coefficient = self.trend_coefficient[family]
         trend = np.einsum("nd,nd->n", (held - mean) / scale, coefficient) + self.trend_intercept[family]
-        learned = evaluate(self.forest, x, self.tree_start[family], self.tree_start[family + 1])
-        learned += self._gaussian(((held - mean) / scale), family)
-        learned += self.trend_share[family] * trend
-        return (1.0 - hand_over) * learned + hand_over * trend, distance
+        trend = np.clip(trend, self.trend_low[family], self.trend_high[family])
+        trees = evaluate(self.forest, x, self.tree_start[family], self.tree_start[family + 1])
+        smooth = self._gaussian(((held - mean) / scale), family) + self.constant[family]
+        on_trend = self.trend_share[family] + hand_over * self.hand_over[family]
+        return (1.0 - hand_over) * trees + smooth + on_trend * trend, distance
 
     def _gaussian(self, standard: Floats, family: NDArray[np.int64]) -> Floats:
         result = np.zeros(len(family))

@@ -83,19 +83,20 @@ class FamilyPlan:
     inside: tuple[Base, ...]
 
 
-def plan_family(data: FamilyData, recipe: Recipe, prior: Floats, seed: int) -> FamilyPlan:
+def plan_family(data: FamilyData, recipe: Recipe, prior: Floats, sizes: NDArray[np.bool_], seed: int) -> FamilyPlan:
     """Make the folds, and fit what every learner starts from.
 
     Args:
         data: The rows.
         recipe: How many folds.
         prior: Coefficients of the roofline pooled over families, shape (t,).
+        sizes: Which columns are sizes or kinds, shape (d,).
         seed: Seed of the folds.
     """
     active = active_columns(data.columns)
     folds = deal(data, recipe.folds, seed)
-    inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, prior) for fold in folds)
-    return FamilyPlan(data, active, _fit_base(data, active, prior), tuple(folds), inside)
+    inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, prior, sizes) for fold in folds)
+    return FamilyPlan(data, active, _fit_base(data, active, prior, sizes), tuple(folds), inside)
 
 
 def active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
@@ -126,7 +127,7 @@ def deal(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
     return [m for m in masks if m.any() and not m.all()]
 
 
-def _fit_base(data: FamilyData, active: NDArray[np.int64], prior: Floats) -> Base:
+def _fit_base(data: FamilyData, active: NDArray[np.int64], prior: Floats, sizes: NDArray[np.bool_]) -> Base:
     work = fit_work(data.terms, data.energy_j, data.weight, prior)
     residual = np.log(data.energy_j) - log_work(data.terms, work)
-    return Base(work, fit_trend(data.columns[:, active], residual, data.weight), residual)
+    return Base(work, fit_trend(data.columns[:, active], residual, data.weight, sizes[active]), residual)

@@ -19,8 +19,10 @@ from deepen.records import EnergyRecord
 
 __all__ = ["HasRecords", "Rows", "data_hash", "screen"]
 
-_NOISE_FLOOR = 0.03
-"""Relative error of a single kernel that more repeats do not remove (drift, placement); limits the weights."""
+_NOISE_FLOOR = 0.1
+"""Relative error of a single kernel that no care in measuring removes (drift, placement, and what a regressor cannot
+express of it); limits the weights. Kernels of microseconds with an uncertainty of 30 % then still say something where
+nothing else does."""
 
 
 class HasRecords(Protocol):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.predictors.assembly import Pooled, assemble
 from deepen.predictors.calibration.cases import Cases
-from deepen.predictors.columns import WORK_TERMS, column_names, work_terms
-from deepen.predictors.forest import concatenate
+from deepen.predictors.columns import WORK_TERMS, work_terms
 from deepen.predictors.model import Parameters
 from deepen.predictors.work import fit_work
 
@@ -41,34 +41,5 @@ def physical_form(cases: Cases, feature_names: tuple[str, ...]) -> Parameters:
     prior = ratios * float(np.median(cases.energy_j / (terms @ ratios)))
     work = fit_work(terms, cases.energy_j, weight / weight.mean(), prior, prior_rows=1.0)
     # A term the measurements do not show is not free of charge elsewhere.
-    return _without_families(np.maximum(work, 0.01 * prior), feature_names)
-
-
-def _without_families(work: Floats, names: tuple[str, ...]) -> Parameters:
-    d = len(column_names(names))
-    wide, narrow = np.zeros((0, d)), np.zeros((0, d), np.float32)
-    start = np.zeros(1, np.int32)
-    return Parameters(
-        families=(),
-        feature_names=names,
-        regressor=np.zeros(0, dtype=np.bool_),
-        work=work[None, :],
-        half_width=np.array([_HALF_WIDTH]),
-        trend_mean=wide,
-        trend_scale=wide,
-        trend_coefficient=wide,
-        trend_intercept=np.zeros(0),
-        trend_share=np.zeros(0),
-        trend_low=np.zeros(0),
-        trend_high=np.zeros(0),
-        constant=np.zeros(0),
-        hand_over=np.zeros(0),
-        range_low=narrow,
-        range_high=narrow,
-        forest=concatenate([]),
-        tree_start=start,
-        gaussian_x=narrow,
-        gaussian_alpha=np.zeros(0),
-        gaussian_start=start,
-        gaussian_inverse_length=wide,
-    )
+    pooled = Pooled(np.maximum(work, 0.01 * prior), np.zeros(0), _HALF_WIDTH)
+    return assemble((), feature_names, (), (), pooled, np.zeros(0), np.zeros(0, dtype=np.str_))
