@@ -5,9 +5,9 @@
     train_results_4V.tar.gz, or what is in it: .../HASH/repeat_N/results.json
 
 One record per cell: the energy of one training over the epochs of the folder's name (``4_epochs``), not of an
-inference, and every record says so. Processors and the graphics card were read by their own counters; their joules are summed. The
-kWh beside them hold a factor for the data centre (PUE 1.59) and serve as a check only. Records have no kernels, so
-nothing is trained on them; their repeats show how well training energy repeats.
+inference, and every record says so. Processors and the graphics card were read by their own counters; their joules
+are summed. The kWh beside them hold a factor for the data centre (PUE 1.59) and serve as a check only. Records have no
+kernels, so nothing is trained on them; their repeats show how well training energy repeats.
 """
 
 from __future__ import annotations

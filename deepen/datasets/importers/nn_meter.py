@@ -5,13 +5,15 @@
     model_latency/DEVICE/FAMILY-log.csv   number, model, latency (ms), standard deviation (ms)[, relative spread (%)]
 
 No energy was measured, so no record has one: ``energy_j`` is unknown (``nan``), the latency is there. Nothing that
-needs energies uses such records. The networks themselves are not part of the files, so they have no kernels either.
+needs energies uses such records. A model measured again has ``#2`` behind its name. The networks themselves are not
+part of the files, so they have no kernels either.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from deepen.datasets.importers.base import Imported, Note, Origin, Row, model_record, need, number
@@ -44,7 +46,7 @@ def read(folder: Path) -> Imported:
         if origin is None:
             rejected.append(Note(device.name, "a device nn-Meter's table does not name"))
             continue
-        seen: dict[str, float] = {}
+        seen: dict[str, list[float]] = {}
         for path in sorted(device.glob("*-log.csv")):
             with path.open(encoding="utf-8", newline="") as file:
                 for line, cells in enumerate(csv.reader(file), 1):
@@ -53,11 +55,13 @@ def read(folder: Path) -> Imported:
                     if isinstance(found, str):
                         rejected.append(Note(where, found))
                         continue
-                    if found.id in seen:
-                        same = "a copy" if seen[found.id] == found.latency_s else "another latency"
-                        rejected.append(Note(where, f"{found.name} was there before ({same}): the first is kept"))
+                    latencies = seen.setdefault(found.id, [])
+                    if found.latency_s in latencies:
+                        rejected.append(Note(where, f"a copy: {found.name} was there before with the same latency"))
                         continue
-                    seen[found.id] = found.latency_s
+                    latencies.append(found.latency_s)
+                    if len(latencies) > 1:
+                        found = replace(found, id=f"{found.id}#{len(latencies)}")
                     records.append(model_record(found, origin, ()))
     notes = ("latencies only: no energy was measured, and none is made up",) if records else ()
     return Imported(tuple(records), (), tuple(rejected), notes)

@@ -1,0 +1,96 @@
+"""Counting the kernels of NAS-Bench-201 networks equals splitting each; configurations equal built kernels."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from deepen.errors import ConfigError
+from deepen.graph import from_model
+from deepen.graph.spaces.nasbench201 import SIZE, architecture, architectures, build_graph
+from deepen.kernels.build import build
+from deepen.kernels.configure import configure
+from deepen.kernels.features import features
+from deepen.kernels.priors import prior_families, priors
+from deepen.kernels.spaces import nasbench201
+from deepen.kernels.spaces.nasbench201 import kernel_counts
+from deepen.kernels.split import split
+
+CELLS = [
+    "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|",
+    "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|",
+    "|avg_pool_3x3~0|+|avg_pool_3x3~0|avg_pool_3x3~1|+|avg_pool_3x3~0|avg_pool_3x3~1|avg_pool_3x3~2|",
+    "|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_1x1~2|",
+    "|none~0|+|nor_conv_3x3~0|none~1|+|none~0|nor_conv_3x3~1|none~2|",
+    *(architecture(int(i)) for i in np.random.default_rng(5).integers(0, SIZE, 12)),
+]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "tflite-cpu"])
+def test_counting_equals_splitting(runtime: str) -> None:
+    """For every cell of the sample: the same kernels, as often, with the same features."""
+    kernels, counts = kernel_counts(CELLS, runtime, classes=100)
+    assert nasbench201._trusted(runtime, 100, 32), "the shortcut does not fit this runtime: the test shows nothing"
+    assert len({kernel.key for kernel in kernels}) == len(kernels)
+    for cell, line in zip(CELLS, counts, strict=True):
+        real = split(build_graph(cell, 100), runtime).kernels
+        counted = {kernel.key: int(times) for kernel, times in zip(kernels, line, strict=True) if times}
+        assert counted == Counter(kernel.key for kernel in real), cell
+        by_key = {kernel.key: kernel for kernel in kernels}
+        for kernel in real:
+            assert features(by_key[kernel.key]) == features(kernel), kernel.params
+
+
+def test_a_runtime_that_behaves_otherwise_is_split_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the probes do not agree, the shortcut is not taken, and the answer is the same."""
+    expected_kernels, expected = kernel_counts(CELLS[3:5], "tflite-cpu")
+    wrong = nasbench201._Behaviour(False, frozenset())
+    monkeypatch.setitem(nasbench201._BEHAVIOURS, "tflite-cpu", wrong)
+    nasbench201._trusted.cache_clear()
+    try:
+        assert not nasbench201._trusted("tflite-cpu", 10, 32)
+        kernels, counts = kernel_counts(CELLS[3:5], "tflite-cpu")
+    finally:
+        nasbench201._trusted.cache_clear()
+
+    def named(found: tuple[object, ...], matrix: np.ndarray) -> list[dict[str, int]]:
+        return [{k.key: int(n) for k, n in zip(found, line, strict=True) if n} for line in matrix]  # type: ignore[attr-defined]
+
+    assert named(kernels, counts) == named(expected_kernels, expected)
+
+
+def test_the_whole_space_is_counted_at_once() -> None:
+    """All networks: no negative count, and rows as for each network alone."""
+    cells = list(architectures())
+    kernels, counts = kernel_counts(cells, "tflite-cpu", classes=10)
+    assert counts.shape == (SIZE, len(kernels))
+    assert counts.min() == 0
+    alone_kernels, alone = kernel_counts([cells[4321]], "tflite-cpu", classes=10)
+    expected = {kernel.key: int(n) for kernel, n in zip(alone_kernels, alone[0], strict=True)}
+    assert {kernel.key: int(n) for kernel, n in zip(kernels, counts[4321], strict=True) if n} == expected
+    assert kernel_counts([])[1].shape == (0, 0)
+
+
+@pytest.mark.parametrize("family", prior_families())
+def test_a_configured_kernel_has_the_features_of_the_built_one(family: str) -> None:
+    """Configuring by parameters alone gives what describing the built model gives."""
+    rows = priors(family)
+    for row in (rows[0], rows[len(rows) // 2], rows[-1]):
+        made = configure(family, row.params)
+        graph = from_model(build(family, row.params, weights=False))
+        from deepen.kernels.describe import describe
+
+        built = describe([n for n in graph.nodes if n.op_type != "Constant"], graph)
+        if built.family != family:
+            continue  # one of the few that only the runtime's own operators identify
+        assert features(made) == features(built), row.params
+
+
+def test_a_wrong_configuration_names_its_parameter() -> None:
+    """Unknown families and parameters that do not fit are refused."""
+    with pytest.raises(ConfigError, match="no-such"):
+        configure("no-such", {})
+    with pytest.raises(ConfigError, match="c_in"):
+        configure("conv-bn-relu", {"c_out": 4, "spatial": [8, 8], "kernel": [1, 1], "stride": [1, 1]})
