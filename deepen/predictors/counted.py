@@ -78,6 +78,8 @@ def predict_counts(predictor: Predictor, families: Sequence[str], raw: Floats, c
         part = slice(start, start + step)
         times = table[part].astype(np.float64)
         energy[part] = times @ once + predictor.context.overhead_j
+        if predictor.calibration is not None:
+            energy[part] *= predictor.calibration.bend.factor(energy[part])
         half[part] = predictor.context.half_width(times * once, alone.half_width, families)
         inside[part] = times.sum(axis=1)
         regressed[part] = times @ alone.regressor

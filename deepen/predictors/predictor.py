@@ -235,7 +235,11 @@ class Predictor:
         """Put a model together from kernels predicted alone; ``group`` says which of them each of its kernels is."""
         weights, activations = moved_bytes(self.parameters.feature_names, model.raw)
         energy = in_model(self.context, model.families, alone.energy_j[group], model.multiplicity, weights, activations)
-        total = float(energy.sum()) + self.context.overhead_j
+        overhead = self.context.overhead_j
+        if self.calibration is not None:
+            bend = float(self.calibration.bend.factor(np.array([energy.sum() + overhead]))[0])
+            energy, overhead = bend * energy, bend * overhead
+        total = float(energy.sum()) + overhead
         own, index = np.unique(group, return_inverse=True)
         totals = np.bincount(index, weights=energy, minlength=own.size).astype(np.float64)
         family = dict(zip(group.tolist(), model.families, strict=True))
@@ -260,7 +264,7 @@ class Predictor:
             model=model.model,
             energy_j=total,
             interval_j=to_interval(total, float(spread[0])),
-            overhead_j=self.context.overhead_j,
+            overhead_j=overhead,
             kernels=kernels,
             coverage=1.0 - len(uncovered) / len(kernels) if kernels else 1.0,
             uncovered=uncovered,

@@ -25,7 +25,7 @@ from deepen.errors import PredictorError
 from deepen.predictors.artefact import FORMAT_VERSION
 from deepen.predictors.calibration.cases import Cases, make_cases
 from deepen.predictors.calibration.covariance import Belief, covariance, positions
-from deepen.predictors.calibration.layer import Calibration, Term
+from deepen.predictors.calibration.layer import Bend, Calibration, Term
 from deepen.predictors.calibration.physical import physical_form
 from deepen.predictors.calibration.solve import Problem, Solution, solve
 from deepen.predictors.columns import WORK_TERMS
@@ -60,6 +60,10 @@ _MUCH_BETTER = 0.8
 """The direct way has to have this share of the error of the way by time: on few measurements less is chance."""
 _OVERHEAD_SHARE = 0.02
 _OVERHEAD_SD = 1.0
+_BEND_SD = 0.03
+_MODELS_FOR_BEND = 10
+_BEND_REACH = float(np.log(2.0))
+"""The bend is held beyond this distance from the measured models, in units of natural logarithms."""
 _CONDITIONS = ("device", "meter", "runtime", "runtime_build", "threads")
 
 
@@ -87,7 +91,7 @@ class _Way:
 
     @property
     def log_factor(self) -> Floats:
-        """Of every kernel and of the overhead, shape (u + 1,)."""
+        """Of every kernel and of the overhead, and the bend, shape (u + 2,)."""
         return np.asarray(np.sum([s.shift + s.solution.theta for s in self.stages], axis=0), dtype=np.float64)
 
     @property
@@ -106,6 +110,7 @@ class _Setting:
         fixed: Of each distinct kernel, what a model adds to it, shape (u,).
         scale: Factor of each distinct kernel inside a model, shape (u,).
         overhead_j: Of a model's run by the base.
+        reference: Logarithm of the energy that the bend leaves as it is.
         position: Of each distinct kernel, shape (u, p).
     """
 
@@ -114,25 +119,29 @@ class _Setting:
     fixed: Floats
     scale: Floats
     overhead_j: float
+    reference: float
     position: Floats
 
     def problem(self, rows: NDArray[np.int64], measured: Floats, log_factor: Floats, shift: float) -> Problem:
         """The base times factors found so far, against measured values of some rows."""
         part = self.cases.part(rows)
         inside = part.model[:, None]
-        joules = self.joules * np.exp(log_factor[:-1])
+        joules = self.joules * np.exp(log_factor[:-2])
         return Problem(
             part.counts * joules * np.where(inside, self.scale, 1.0),
             np.where(part.model, part.counts @ self.fixed * np.exp(shift), 0.0),
-            np.where(part.model, self.overhead_j * np.exp(log_factor[-1]), 0.0),
+            np.where(part.model, self.overhead_j * np.exp(log_factor[-2]), 0.0),
             measured[rows],
             part.relative_sd,
+            part.model,
         )
 
     def total(self, rows: NDArray[np.int64], way: _Way) -> Floats:
         """Energies of some rows by a way."""
         problem = self.problem(rows, self.cases.energy_j, way.log_factor, way.shift)
-        return problem.total(np.zeros(len(self.joules) + 1))[0]
+        bend = np.zeros(len(self.joules) + 2)
+        bend[-1] = way.log_factor[-1]
+        return np.asarray(np.exp(problem.log_total(bend, self.reference)))
 
 
 def calibrate(base: Predictor | None, measurements: HasRecords | Sequence[EnergyRecord], seed: int = 0) -> Predictor:
@@ -197,7 +206,8 @@ def _setting(base: Predictor | None, cases: Cases) -> tuple[_Setting, Any, Conte
     if overhead <= 0:
         sums = cases.counts @ joules
         overhead = _OVERHEAD_SHARE * float(np.median(sums))
-    return _Setting(cases, joules, fixed, scale, overhead, positions(cases.raw, names)), parameters, context
+    reference = float(np.mean(np.log(cases.energy_j[cases.model]))) if cases.model.any() else 0.0
+    return _Setting(cases, joules, fixed, scale, overhead, reference, positions(cases.raw, names)), parameters, context
 
 
 def _stage(
@@ -206,18 +216,19 @@ def _stage(
     measured: Floats,
     before: tuple[_Stage, ...],
     beliefs: Sequence[Belief],
+    bend_sd: float = 0.0,
 ) -> _Stage:
     """Find factors on top of those found before; the belief by the error of measurements left out."""
     u = len(setting.joules)
-    factor = _Way("", before).log_factor if before else np.zeros(u + 1)
+    factor = _Way("", before).log_factor if before else np.zeros(u + 2)
     shift = sum(s.shift for s in before)
     start = setting.problem(rows, measured, factor, shift)
-    common = float(np.median(np.log(measured[rows] / start.total(np.zeros(u + 1))[0])))
+    common = float(np.median(np.log(measured[rows] / start.sums(np.zeros(u + 2))[0])))
     problem = setting.problem(rows, measured, factor + common, shift + common)
     best: _Stage | None = None
     for belief in beliefs:
         prior = covariance(belief, setting.cases.families, setting.position, setting.cases.families, setting.position)
-        solution = solve(problem, prior, _OVERHEAD_SD)
+        solution = solve(problem, prior, _OVERHEAD_SD, bend_sd, setting.reference)
         if best is None or solution.score < _BETTER * best.solution.score:
             best = _Stage(common, belief, solution)
     assert best is not None
@@ -225,14 +236,18 @@ def _stage(
 
 
 def _direct(setting: _Setting, rows: NDArray[np.int64], beliefs: Sequence[Belief] = _FREE) -> _Way:
-    return _Way("direct", (_stage(setting, rows, setting.cases.energy_j, (), beliefs),))
+    return _Way("direct", (_stage(setting, rows, setting.cases.energy_j, (), beliefs, _bend_sd(setting, rows)),))
 
 
 def _by_time(
     setting: _Setting, rows: NDArray[np.int64], free: Sequence[Belief] = _FREE, power: Sequence[Belief] = _POWER
 ) -> _Way:
     time = _stage(setting, rows, setting.cases.latency_s, (), free)
-    return _Way("time", (time, _stage(setting, rows, setting.cases.energy_j, (time,), power)))
+    return _Way("time", (time, _stage(setting, rows, setting.cases.energy_j, (time,), power, _bend_sd(setting, rows))))
+
+
+def _bend_sd(setting: _Setting, rows: NDArray[np.int64]) -> float:
+    return _BEND_SD if int(setting.cases.model[rows].sum()) >= _MODELS_FOR_BEND else 0.0
 
 
 def _folds(cases: Cases, seed: int) -> list[NDArray[np.int64]]:
@@ -263,9 +278,18 @@ def _calibration(setting: _Setting, way: _Way) -> Calibration:
     terms = []
     for stage in way.stages:
         prior = covariance(stage.belief, families, position, families, position)
-        weight = np.asarray(np.linalg.lstsq(prior, stage.solution.theta[:-1], rcond=None)[0], dtype=np.float64)
-        terms.append(Term(stage.shift, stage.belief, weight, stage.solution.sd[:-1]))
-    return Calibration(families, position, tuple(terms))
+        weight = np.asarray(np.linalg.lstsq(prior, stage.solution.theta[:-2], rcond=None)[0], dtype=np.float64)
+        terms.append(Term(stage.shift, stage.belief, weight, stage.solution.sd[:-2]))
+    return Calibration(families, position, tuple(terms), _bend(setting, way))
+
+
+def _bend(setting: _Setting, way: _Way) -> Bend:
+    exponent = float(way.log_factor[-1])
+    if not exponent:
+        return Bend()
+    log_energy = np.log(setting.cases.energy_j[setting.cases.model])
+    low, high = float(log_energy.min()) - _BEND_REACH, float(log_energy.max()) + _BEND_REACH
+    return Bend(exponent, setting.reference, low, high)
 
 
 def _context(setting: _Setting, way: _Way, calibration: Calibration, base: Context, errors: Floats) -> Context:
@@ -274,7 +298,7 @@ def _context(setting: _Setting, way: _Way, calibration: Calibration, base: Conte
     factor = float(np.exp(way.shift))
     context = replace(
         base,
-        overhead_j=float(setting.overhead_j * np.exp(way.log_factor[-1]))
+        overhead_j=float(setting.overhead_j * np.exp(way.log_factor[-2]))
         if cases.model.any()
         else base.overhead_j * factor,
         call_j=base.call_j * factor,
@@ -291,7 +315,7 @@ def _context(setting: _Setting, way: _Way, calibration: Calibration, base: Conte
     number = {name: i for i, name in enumerate(dict.fromkeys(cases.families))}
     codes = np.array([number[f] for f in cases.families], dtype=np.int64)
     part = cases.part(cases.model)
-    joules = setting.joules * np.exp(way.log_factor[:-1])
+    joules = setting.joules * np.exp(way.log_factor[:-2])
     totals = part.counts * joules
     # As Context.half_width has it: the overhead has no error of its own.
     kernels = totals.sum(axis=1)

@@ -7,7 +7,7 @@ like any other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from deepen.predictors.calibration.covariance import Belief, covariance, positio
 from deepen.predictors.intervals import Z
 from deepen.predictors.model import KernelEnergies
 
-__all__ = ["MAX_KERNELS", "Calibration", "Term"]
+__all__ = ["MAX_KERNELS", "Bend", "Calibration", "Term"]
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +46,30 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class Bend:
+    """How the energy of a whole model departs from the sum as models get longer: ``s * (s / s0) ** exponent``.
+
+    Attributes:
+        exponent: Near zero; zero: not at all.
+        reference: log s0.
+        low: Below this log energy the factor stays as it is there.
+        high: Above this log energy likewise.
+    """
+
+    exponent: float = 0.0
+    reference: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+    def factor(self, energy_j: Floats) -> Floats:
+        """Factor on models whose kernels and overhead sum to these energies."""
+        if not self.exponent:
+            return np.ones_like(energy_j)
+        length = np.clip(np.log(np.maximum(energy_j, 1e-30)), self.low, self.high)
+        return np.asarray(np.exp(self.exponent * (length - self.reference)))
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """Log factors of kernels, as sums of terms.
 
@@ -53,11 +77,13 @@ class Calibration:
         families: Families of the measured kernels (k of them).
         position: Their positions, shape (k, p).
         terms: What is added.
+        bend: What long models do to the sum.
     """
 
     families: tuple[str, ...]
     position: Floats
     terms: tuple[Term, ...]
+    bend: Bend = field(default_factory=Bend)
 
     def apply(
         self, found: KernelEnergies, families: Sequence[str], raw: Floats, feature_names: Sequence[str]
@@ -104,6 +130,7 @@ class Calibration:
         return {
             "families": list(self.families),
             "position": self.position.tolist(),
+            "bend": asdict(self.bend),
             "terms": [
                 {
                     "shift": t.shift,
@@ -135,14 +162,15 @@ class Calibration:
                 )
                 for t in table["terms"]
             )
+            bend = Bend(**{str(k): float(v) for k, v in table["bend"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PredictorError(f"the card's calibration cannot be read ({error}); calibrate again") from error
         arrays = [position, *(t.weight for t in terms), *(t.sd for t in terms)]
-        numbers = [v for t in terms for v in (t.shift, *asdict(t.belief).values())]
+        numbers = [v for t in terms for v in (t.shift, *asdict(t.belief).values())] + list(asdict(bend).values())
         if not all(np.isfinite(a).all() for a in arrays) or not np.isfinite(numbers).all():
             raise PredictorError("the card's calibration has values that are not finite; calibrate again")
         if len(families) > MAX_KERNELS or any(
             t.belief.length <= 0 or t.belief.variance <= 0 or (t.sd < 0).any() for t in terms
         ):
             raise PredictorError("the card's calibration is out of range; calibrate again")
-        return Calibration(families, position, terms)
+        return Calibration(families, position, terms, bend)
