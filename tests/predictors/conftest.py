@@ -141,13 +141,13 @@ class World:
         )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def world_of():
     """Factory of worlds: ``world_of(seed, noise=...)``."""
     return World
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def dataset_of():
     """Factory of datasets from records."""
     return FakeDataset
