@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "trace": ("deepen.cli.trace", "Look into stored power traces, integrate and convert them."),
     "kernel": ("deepen.cli.kernel", "List kernel families, split models, sample configurations."),
     "dataset": ("deepen.cli.dataset", "Build, check, summarise and export kernel datasets."),
-    "predictor": ("deepen.cli.predictor", "List, train and evaluate predictors."),
+    "predictor": ("deepen.cli.predictor", "List, train, calibrate and evaluate predictors."),
     "score": ("deepen.cli.score", "Score devices from measurements of applications."),
     "lifecycle": ("deepen.cli.lifecycle", "Rank models by the energy of training and use together."),
     "bench": ("deepen.cli.bench", "Measure without hardware, on a bench whose truth is known."),

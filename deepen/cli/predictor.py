@@ -1,4 +1,4 @@
-"""``deepen predictor``: list, train, evaluate and describe predictors."""
+"""``deepen predictor``: list, train, calibrate, evaluate and describe predictors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.group(name="predictor")
 def command() -> None:
-    """List, train and evaluate predictors.
+    """List, train, calibrate and evaluate predictors.
 
     \b
     Example:
@@ -84,6 +84,37 @@ def train(dataset: str, out: str, recipe: str, seed: int, as_json: bool) -> None
     path = predictor.save(out)
     emit(
         {"path": str(path), "card": predictor.card},
+        as_json,
+        lambda: f"{_card_text(predictor.card)}\n\nwritten to {path}",
+    )
+
+
+@command.command("calibrate")
+@click.argument("base")
+@click.argument("measurements")
+@click.option("--out", required=True, help="File to write (.deepen).")
+@click.option("--seed", default=0, show_default=True, help="Seed of the folds.")
+@json_option
+def calibrate(base: str, measurements: str, out: str, seed: int, as_json: bool) -> None:
+    """Fit a predictor to another device, runtime or version with few MEASUREMENTS.
+
+    BASE is a predictor of any device (file or name), or "none": joules per operation and byte. MEASUREMENTS is a
+    dataset of kernels, of whole models only, or of both; twenty to fifty are advisable, and 'deepen dataset plan' says
+    which. What is written is a predictor like any other.
+
+    \b
+    Example:
+      deepen predictor calibrate none phone-models --out phone.deepen
+      deepen predictor calibrate quickstart.deepen phone-models --out phone.deepen
+    """
+    from deepen import predictors
+    from deepen.datasets import Dataset
+
+    start = None if base == "none" else predictors.load(base)
+    predictor = predictors.calibrate(start, Dataset.open(measurements), seed)
+    path = predictor.save(out)
+    emit(
+        {"path": str(path), "card": {k: v for k, v in predictor.card.items() if k != "calibration"}},
         as_json,
         lambda: f"{_card_text(predictor.card)}\n\nwritten to {path}",
     )
@@ -195,6 +226,15 @@ def card(predictor_name: str, as_json: bool) -> None:
     emit(dict(content), as_json, lambda: _card_text(content))
 
 
+def _calibrated(start: Mapping[str, Any]) -> str:
+    base = "the physical form" if start["base"] == "none" else f"{start['base']} ({start['base_runtime_build']})"
+    return (
+        f"calibrated from {base} on {start['models']} models and {start['kernels']} kernels, "
+        f"by {'measured times, then power' if start['way'] == 'time' else 'energies'}; "
+        f"noise {100 * start['noise']:.1f} %"
+    )
+
+
 def _card_text(card: Mapping[str, Any]) -> str:
     lines = [
         f"{card['id']} ({card['source']})",
@@ -203,9 +243,14 @@ def _card_text(card: Mapping[str, Any]) -> str:
         f"{card['features_version']}, recipe {card['recipe']}, seed {card['seed']}, deepen {card['deepen_version']}, "
         f"{card['created']}",
         f"models: {card['context']['note']}",
+        *([_calibrated(card["calibrated_from"])] if "calibrated_from" in card else []),
         *(f"note: {w}" for w in card["warnings"]),
         "",
     ]
+    if "calibrated_from" in card:
+        start = card["calibrated_from"]
+        rows = [("whole models", *numbers(start["left_out_models"]), ""), ("kernels", *numbers(card["held_out"]), "")]
+        return "\n".join(lines) + table(("cross-validated", *MEASURES, ""), rows, right=range(1, 8))
     rows = [("all regressors", *numbers(card["held_out"]), "")]
     rows += [(name, *numbers(f["held_out"]), f["learner"]) for name, f in card["families"].items()]
     return "\n".join(lines) + table(("held out", *MEASURES, "learner"), rows, right=range(1, 8))
