@@ -61,6 +61,7 @@ def test_every_check_is_reachable_by_some_defect(sound, make_record):
     names = {
         "impossible",
         "rank-correlation",
+        "neighbours",
         "unit-slip",
         "power",
         "quantised",
@@ -69,6 +70,23 @@ def test_every_check_is_reachable_by_some_defect(sound, make_record):
         "mixed",
     }
     assert set(CHECKS) == names
+
+
+def test_kernels_alike_must_cost_alike(sound, make_record):
+    """Energies dealt out at random among kernels are told; a bend that no rank correlation follows is not."""
+    rng = np.random.default_rng(3)
+    sizes = np.geomspace(1e4, 1e8, 60)
+    hump = np.exp(-((np.log10(sizes) - 6) ** 2)) * 1e-3  # cheap where small, dear in the middle, cheap where large
+
+    def made(energies):
+        return [
+            make_record(i, id=f"k{i}", energy_j=float(e), gross_energy_j=2 * float(e), params={"size": i},
+                        features={"macs": float(size), "ops": 0.0, "bytes_read": float(size), "bytes_written": 0.0})
+            for i, (size, e) in enumerate(zip(sizes, energies, strict=True))
+        ]  # fmt: skip
+
+    assert [f.severity for f in found(made(rng.permutation(hump)), "neighbours")] == ["error"]
+    assert found(made(hump), "neighbours") == []
 
 
 @pytest.mark.parametrize("seed", range(5))
