@@ -272,9 +272,13 @@ class BenchDevice:
 
         script = self._programs / "crunner"
         through = self._through()
-        if self.link != "local":  # one variable names the runner for every device: each finds its own player, at home
-            through = through.replace(shlex.quote(str(self.player.path)), f'"$HOME/{self.player.path.name}"')
-        _program(script, f'exec {through} {shlex.quote(str(build_runner("native")))} "$@"\n')
+        find = ""
+        if self.link != "local":
+            # One variable names the runner for every device: each finds its own player beside its own programs. They
+            # are the first on its PATH; its HOME is not told alike by sshd and adbd.
+            find = f"own=$(command -v uname)\nown=${{own%/{self._programs.name}/uname}}\n"
+            through = through.replace(shlex.quote(str(self.player.path)), f'"$own/{self.player.path.name}"')
+        _program(script, f'{find}exec {through} {shlex.quote(str(build_runner("native")))} "$@"\n')
         self.environment["DEEPEN_RUNNER"] = str(script)
         library = installed_library("onnxruntime", "capi/libonnxruntime.so*")
         if library is not None and self.link != "local":
