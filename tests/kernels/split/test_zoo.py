@@ -16,7 +16,7 @@ from deepen.kernels.split import split
 GMACS = {
     "resnet50": 4.089, "resnext50_32x4d": 4.230, "googlenet": 1.498, "densenet121": 2.834, "shufflenet_v2": 0.1449,
     "mobilenet_v2": 0.3008, "mobilenet_v3": 0.0565, "efficientnet_b0": 0.3858, "efficientnetv2_s": 2.850,
-    "convnext_tiny": 4.456, "swin_tiny": 4.491, "vit_b_16": 17.56, "resnet50-dynamo": 4.089,
+    "convnext_tiny": 4.456, "swin_tiny": 4.491, "vit_b_16": 17.56, "bert_base": 11.17, "resnet50-dynamo": 4.089,
     "mobilenet_v3-dynamo": 0.0565, "vit_b_16-dynamo": 17.56,
 }  # fmt: skip
 """Multiply-accumulates of convolution, matmul and gemm nodes; onnx-tool's minus its one per biased output element."""
