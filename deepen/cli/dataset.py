@@ -12,6 +12,7 @@ import click
 
 from deepen.cli.conditions import conditions_options, delegate_option, parse_settings
 from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.plan import plan
 from deepen.units import format_si
 
 if TYPE_CHECKING:
@@ -403,3 +404,6 @@ def export(
         as_json,
         lambda: f"{len(opened)} records written to {file} ({chosen})",
     )
+
+
+command.add_command(plan)
