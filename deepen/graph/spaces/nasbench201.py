@@ -15,14 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from math import prod
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from deepen.errors import ConfigError, unknown_name
 from deepen.graph.loader import from_model
-from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.spaces.network import NetworkWriter
 from deepen.graph.types import Graph
 
 if TYPE_CHECKING:
@@ -50,8 +47,6 @@ CELLS = 5
 
 RESOLUTION = 32
 """Height and width of the input; 16 for ImageNet16-120."""
-
-OPSET = 17
 
 _EDGE = re.compile(r"([a-z0-9_]+)~([0-9]+)")
 
@@ -178,7 +173,7 @@ def build_model(
     for what, value, least in (("classes", classes, 1), ("resolution", resolution, 4), ("cells", cells, 1)):
         if value < least:
             raise ConfigError(f"a NAS-Bench-201 network needs {what} of at least {least}, not {value}")
-    net = _Network(weights, seed)
+    net = NetworkWriter(weights, seed)
     x = net.batch_norm(net.conv("image", 3, CHANNELS[0], 3, 1), CHANNELS[0])
     for stage, width in enumerate(CHANNELS):
         if stage:
@@ -191,7 +186,7 @@ def build_model(
     return net.finish(f"nasbench201-{index(cell)}", resolution, logits, classes)
 
 
-def _cell(net: _Network, x: str, operations: Sequence[str], width: int) -> str:
+def _cell(net: NetworkWriter, x: str, operations: Sequence[str], width: int) -> str:
     nodes = {0: x}
     for (source, target), name in zip(EDGES, operations, strict=True):
         y = _edge(net, nodes[source], name, width)
@@ -199,7 +194,7 @@ def _cell(net: _Network, x: str, operations: Sequence[str], width: int) -> str:
     return nodes[len(nodes) - 1]
 
 
-def _edge(net: _Network, x: str, name: str, width: int) -> str:
+def _edge(net: NetworkWriter, x: str, name: str, width: int) -> str:
     if name == "none":
         return net.node("Mul", [x, net.zero()])
     if name == "skip_connect":
@@ -211,86 +206,8 @@ def _edge(net: _Network, x: str, name: str, width: int) -> str:
     return net.relu_conv_bn(x, width, width, 3 if name == "nor_conv_3x3" else 1)
 
 
-def _reduction(net: _Network, x: str, before: int, width: int) -> str:
+def _reduction(net: NetworkWriter, x: str, before: int, width: int) -> str:
     """Basic residual block with stride 2; its shortcut is an average pooling and a 1x1 convolution."""
     y = net.relu_conv_bn(net.relu_conv_bn(x, before, width, 3, 2), width, width, 3)
     shortcut = net.node("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
     return net.node("Add", [net.conv(shortcut, before, width, 1, 1), y])
-
-
-class _Network:
-    """Nodes and weights of a network under construction."""
-
-    def __init__(self, weights: bool, seed: int) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
-        self._drawn = weights
-        self._rng = np.random.default_rng(seed)
-        self._zero = ""
-
-    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node; its only output has its name."""
-        from onnx import helper
-
-        name = f"{op.lower()}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def _tensor(self, shape: Sequence[int]) -> onnx.TensorProto:
-        from onnx import TensorProto
-
-        name = f"weight_{len(self._weights)}"
-        tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT)
-        self._weights.append(tensor)
-        return tensor
-
-    def weight(self, *shape: int, positive: bool = False) -> str:
-        """Add a weight; scaled so that activations neither vanish nor explode (He et al., 2015)."""
-        tensor = self._tensor(shape)
-        if self._drawn or prod(shape) <= SMALL_ELEMENTS:
-            if positive:
-                values = self._rng.random(shape, dtype=np.float32) + np.float32(0.5)
-            else:
-                values = self._rng.standard_normal(shape, dtype=np.float32)
-                values *= np.float32((2 / max(prod(shape[1:]), 1)) ** 0.5)
-            tensor.raw_data = values.tobytes()
-        else:
-            tensor.data_location = tensor.EXTERNAL
-            tensor.external_data.add(key="location", value=WEIGHTLESS)
-        return tensor.name
-
-    def zero(self) -> str:
-        """The constant 0 that ``none`` edges multiply by."""
-        if not self._zero:
-            tensor = self._tensor(())
-            tensor.raw_data = np.float32(0).tobytes()
-            self._zero = tensor.name
-        return self._zero
-
-    def conv(self, x: str, c_in: int, c_out: int, kernel: int, stride: int) -> str:
-        """Convolution without bias, padded to keep the size at stride 1."""
-        return self.node(
-            "Conv", [x, self.weight(c_out, c_in, kernel, kernel)],
-            kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, dilations=[1, 1], group=1,
-        )  # fmt: skip
-
-    def batch_norm(self, x: str, channels: int) -> str:
-        """Batch normalisation in its inference form."""
-        scale, variance = (self.weight(channels, positive=True) for _ in range(2))
-        shift, mean = (self.weight(channels) for _ in range(2))
-        return self.node("BatchNormalization", [x, scale, shift, mean, variance], epsilon=1e-5)
-
-    def relu_conv_bn(self, x: str, c_in: int, c_out: int, kernel: int, stride: int = 1) -> str:
-        """The space's convolution: ReLU, convolution, batch normalisation."""
-        return self.batch_norm(self.conv(self.node("Relu", [x]), c_in, c_out, kernel, stride), c_out)
-
-    def finish(self, name: str, resolution: int, logits: str, classes: int) -> onnx.ModelProto:
-        """The model."""
-        from onnx import TensorProto, helper
-
-        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, resolution, resolution])
-        output = helper.make_tensor_value_info(logits, TensorProto.FLOAT, [1, classes])
-        graph = helper.make_graph(self._nodes, name, [image], [output], initializer=self._weights)
-        return helper.make_model(
-            graph, producer_name="deepen", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
-        )

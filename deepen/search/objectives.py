@@ -1,0 +1,77 @@
+"""What a search minimises: columns of a table, or carbon made of an energy and a grid's intensity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError
+from deepen.search.table.table import Table
+from deepen.search.table.types import Column
+
+__all__ = ["Objective", "points_of", "read_objectives"]
+
+JOULES_PER_KWH = 3.6e6
+CARBON = "carbon_g"
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """An objective.
+
+    Attributes:
+        name: Column, or ``carbon_g``.
+        sign: 1 where smaller is better, -1 where larger is.
+        column: The column it is made of.
+        factor: From the column's unit to the objective's.
+        unit: Its unit.
+    """
+
+    name: str
+    sign: float
+    column: str
+    factor: float = 1.0
+    unit: str = ""
+
+
+def read_objectives(table: Table, names: Sequence[str], grid_g_per_kwh: float | None = None) -> tuple[Objective, ...]:
+    """Read objectives.
+
+    Args:
+        table: The table.
+        names: Columns, with ``:min`` or ``:max`` where the column itself does not say; ``carbon_g`` is made of
+            ``energy_j`` where the table has no such column.
+        grid_g_per_kwh: Carbon intensity of the grid, gCO2e per kWh; for ``carbon_g``.
+
+    Raises:
+        ConfigError: If a column is unknown, says nothing about its direction, or is named twice.
+    """
+    found = []
+    for text in names:
+        name, _, direction = text.partition(":")
+        factor, source = 1.0, name
+        if name == CARBON and CARBON not in table.columns:
+            if grid_g_per_kwh is None or not (math.isfinite(grid_g_per_kwh) and grid_g_per_kwh > 0):
+                raise ConfigError("carbon_g needs the carbon intensity of the grid, gCO2e per kWh; give --grid")
+            source, factor = "energy_j", grid_g_per_kwh / JOULES_PER_KWH
+        column: Column = table.column(source)
+        better = direction or ("min" if name == CARBON else column.better)
+        if better not in ("min", "max"):
+            raise ConfigError(f"column {name} does not say which way is better; write {name}:min or {name}:max")
+        unit = "g" if name == CARBON else column.unit
+        found.append(Objective(name, 1.0 if better == "min" else -1.0, source, factor, unit))
+    if not found:
+        raise ConfigError("a search needs at least one objective, such as energy_j and accuracy")
+    if len({o.name for o in found}) < len(found):
+        raise ConfigError(f"an objective is named twice: {', '.join(names)}")
+    return tuple(found)
+
+
+def points_of(table: Table, objectives: Sequence[Objective], budget: float | None = None) -> NDArray[np.float64]:
+    """Objectives of every network, smaller is better, shape (networks, objectives); NaN where a figure is missing."""
+    columns = [o.sign * o.factor * table.per_network(o.column, budget) for o in objectives]
+    return np.stack(columns, axis=1) if len(table.hashes) else np.zeros((0, len(objectives)))

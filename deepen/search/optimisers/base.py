@@ -1,0 +1,48 @@
+"""What every optimiser is: ask for networks to evaluate, tell what they cost. Smaller is better in every objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Asked", "Optimiser", "Told"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A network to evaluate.
+
+    Attributes:
+        arch: The architecture.
+        budget: Epochs of training; ``None`` for the largest there is.
+    """
+
+    arch: str
+    budget: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A network that was evaluated.
+
+    Attributes:
+        arch: The architecture.
+        values: Objectives, smaller is better.
+        budget: As asked.
+    """
+
+    arch: str
+    values: tuple[float, ...]
+    budget: float | None = None
+
+
+class Optimiser(Protocol):
+    """An optimiser; the same seed and the same answers give the same questions, so a log is enough to resume it."""
+
+    def ask(self) -> list[Asked]:
+        """Networks to evaluate next; empty if it knows none."""
+        ...
+
+    def tell(self, results: list[Told]) -> None:
+        """Hand over the results of everything asked last, in that order."""
+        ...

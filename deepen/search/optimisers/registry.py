@@ -1,0 +1,49 @@
+"""Optimisers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from deepen.errors import ConfigError, unknown_name
+from deepen.search.optimisers.base import Optimiser
+from deepen.search.optimisers.domain import Domain
+
+__all__ = ["OPTIMISERS", "make_optimiser"]
+
+OPTIMISERS: Mapping[str, tuple[str, str]] = {
+    "random": ("deepen.search.optimisers.random_search", "RandomSearch"),
+    "semoa": ("deepen.search.optimisers.semoa", "Semoa"),
+    "sh-emoa": ("deepen.search.optimisers.shemoa", "ShEmoa"),
+    "ms-ehvi": ("deepen.search.optimisers.msehvi", "MsEhvi"),
+    "nsga2": ("deepen.search.optimisers.pymoo_nsga2", "Nsga2"),
+    "tpe": ("deepen.search.optimisers.optuna_tpe", "Motpe"),
+}
+"""Name -> module and class; imported when it is asked for."""
+
+
+def make_optimiser(
+    name: str, domain: Domain, seed: int = 0, population: int | None = None, **options: Any
+) -> Optimiser:
+    """Make an optimiser.
+
+    Args:
+        name: One of :data:`OPTIMISERS`.
+        domain: Where to search.
+        seed: Seed of all draws.
+        population: Networks per question or generation; default: the optimiser's own.
+        options: Of the optimiser alone.
+
+    Raises:
+        ConfigError: If there is no such optimiser, or its package is not installed.
+    """
+    if name not in OPTIMISERS:
+        raise unknown_name("optimiser", name, OPTIMISERS)
+    if population is not None and population < 1:
+        raise ConfigError(f"a population has at least 1 network, not {population}")
+    module, kind = OPTIMISERS[name]
+    if population is not None:
+        options["population"] = population
+    made: Optimiser = getattr(import_module(module), kind)(domain, seed=seed, **options)
+    return made

@@ -1,0 +1,109 @@
+"""SEMOA, the simple evolutionary multi-objective algorithm of EC-NAS (Bakhtiarifard, Igel and Selvan, ICASSP 2024).
+
+::
+
+    P = non-dominated set of a random population
+    repeat
+        O = LinearRankSample(P, lambda)      the extreme of each objective always, the rest by rank
+        perturb and evaluate O
+        P = non-dominated set of P and O
+
+Ranks go by contributing hypervolume, Delta_r(x, P) = S_r(P) - S_r(P without x), largest first; rank i is drawn with
+probability pi_i = (eta - 2 (eta - 1) (i - 1) / (n - 1)) / n, where n is the size of P (arXiv 2210.06015, section 4).
+eta is 2 as in the paper (its code has 1.9).
+
+Where the paper leaves room: objectives are scaled to 0..1 by the worst and best evaluated so far before hypervolumes
+are taken, so that none outweighs another by its unit (contributions keep their order under such a scaling, but the
+reference point has to be somewhere); and a network that was evaluated before is perturbed again, for a table answers
+the same twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.search.optimisers.base import Asked, Told
+from deepen.search.optimisers.domain import Domain
+from deepen.search.pareto import contributions, extremes, front
+
+__all__ = ["Semoa", "linear_ranks", "scaled"]
+
+Floats = NDArray[np.float64]
+
+_MARGIN = 0.1
+"""How far beyond the worst value seen the reference point lies, as a share of the range: the extremes count too."""
+
+
+def linear_ranks(n: int, eta: float = 2.0) -> Floats:
+    """Probability of each rank, best first, shape (n,); they sum to 1."""
+    if n == 1:
+        return np.ones(1)
+    return np.asarray((eta - 2 * (eta - 1) * np.arange(n) / (n - 1)) / n)
+
+
+def scaled(values: Floats) -> tuple[Floats, Floats]:
+    """Points scaled to 0..1 in each objective, and the reference point to go with them."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    return (values - low) / span, np.full(values.shape[1], 1.0 + _MARGIN)
+
+
+class Semoa:
+    """See the module."""
+
+    def __init__(self, domain: Domain, seed: int = 0, population: int = 10, eta: float = 2.0) -> None:
+        """Prepare.
+
+        Args:
+            domain: Where to search.
+            seed: Seed of all draws.
+            population: Networks per generation, lambda; also the size of the first.
+            eta: Selection pressure, 1 (none) to 2.
+        """
+        self._domain = domain
+        self._rng = np.random.default_rng(seed)
+        self._size = population
+        self._eta = eta
+        self._archs: list[str] = []
+        self._values = np.zeros((0, domain.objectives))
+        self._low = np.full(domain.objectives, np.inf)
+        self._high = np.full(domain.objectives, -np.inf)
+        self._seen: set[str] = set()
+
+    def ask(self) -> list[Asked]:
+        """See :class:`~deepen.search.optimisers.base.Optimiser`."""
+        found: list[Asked] = []
+        parents = self._parents()
+        for k in range(self._size):
+            draw = self._domain.mutate(parents[k], self._rng) if parents else self._domain.sample(self._rng)
+            arch = self._domain.fresh(draw, self._seen, self._rng)
+            if arch is None:
+                break
+            self._seen.add(arch)
+            found.append(Asked(arch))
+        return found
+
+    def _parents(self) -> list[str]:
+        """LinearRankSample."""
+        if not self._archs:
+            return []
+        best = list(dict.fromkeys(extremes(self._values).tolist()))[: self._size]
+        span = np.where(self._high > self._low, self._high - self._low, 1.0)
+        points = (self._values - self._low) / span
+        worth = contributions(points, np.full(points.shape[1], 1.0 + _MARGIN))
+        order = np.argsort(-worth, kind="stable")
+        drawn = self._rng.choice(order, self._size - len(best), p=linear_ranks(len(order), self._eta))
+        return [self._archs[i] for i in (*best, *drawn.tolist())]
+
+    def tell(self, results: list[Told]) -> None:
+        """See :class:`~deepen.search.optimisers.base.Optimiser`."""
+        good = [r for r in results if all(np.isfinite(r.values))]
+        if not good:
+            return
+        archs = [*self._archs, *(r.arch for r in good)]
+        new = np.array([r.values for r in good])
+        values = np.concatenate([self._values, new])
+        self._low, self._high = np.minimum(self._low, new.min(axis=0)), np.maximum(self._high, new.max(axis=0))
+        kept = front(values)
+        self._archs, self._values = [archs[i] for i in kept.tolist()], values[kept]

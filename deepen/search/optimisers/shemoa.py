@@ -1,0 +1,107 @@
+"""SH-EMOA: an evolutionary algorithm by hypervolume with successive halving over budgets.
+
+As in "Bag of Baselines for Multi-objective Joint Neural Architecture Search and Hyperparameter Optimization"
+(Izquierdo et al., AutoML workshop at ICML 2021), which EC-NAS compares with: a population is evaluated at the smallest
+budget; while it lasts, one offspring at a time replaces the worst (last front, least hypervolume contribution: SMS-EMOA
+by Beume, Naujoks and Emmerich, EJOR 181, 2007); then the better half goes on to the next budget. After the largest
+budget it starts again with those that survived and new ones. Without budgets it is SMS-EMOA.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepen.search.optimisers.base import Asked, Told
+from deepen.search.optimisers.domain import Domain
+from deepen.search.optimisers.semoa import scaled
+from deepen.search.pareto import contributions, rank_fronts
+
+__all__ = ["ShEmoa"]
+
+Budgeted = float | None
+
+
+class ShEmoa:
+    """See the module."""
+
+    def __init__(self, domain: Domain, seed: int = 0, population: int = 10) -> None:
+        self._domain = domain
+        self._rng = np.random.default_rng(seed)
+        self._size = max(population, 2)
+        self._budgets: tuple[Budgeted, ...] = domain.budgets or (None,)
+        self._level = 0
+        self._steps = 0
+        self._members: list[Told] = []
+        self._seen: dict[Budgeted, set[str]] = {b: set() for b in self._budgets}
+        self._waiting: list[str] = []
+        self._known: dict[Budgeted, dict[str, Told]] = {}
+
+    @property
+    def _budget(self) -> Budgeted:
+        return self._budgets[self._level]
+
+    def ask(self) -> list[Asked]:
+        """See :class:`~deepen.search.optimisers.base.Optimiser`."""
+        if self._waiting:  # those that go on to this budget
+            archs, self._waiting = self._waiting, []
+        elif len(self._members) < self._size and not self._steps:
+            archs = self._draw(self._size - len(self._members))
+        else:
+            archs = [a for a in [self._offspring()] if a is not None]
+        self._seen[self._budget].update(archs)
+        if not archs and self._level + 1 < len(self._budgets):
+            self._advance()
+            return self.ask()
+        return [Asked(arch, self._budget) for arch in archs]
+
+    def _draw(self, count: int) -> list[str]:
+        found: list[str] = []
+        for _ in range(count):
+            taken = self._seen[self._budget] | set(found)
+            arch = self._domain.fresh(self._domain.sample(self._rng), taken, self._rng)
+            if arch is not None:
+                found.append(arch)
+        return found
+
+    def _offspring(self) -> str | None:
+        if len(self._members) < 2:
+            return self._domain.fresh(self._domain.sample(self._rng), self._seen[self._budget], self._rng)
+        order = self._order()
+        place = {member: rank for rank, member in enumerate(order)}
+
+        def parent() -> str:
+            pair = self._rng.choice(len(order), 2, replace=False).tolist()
+            return self._members[min(pair, key=place.__getitem__)].arch
+
+        child = self._domain.mutate(self._domain.cross(parent(), parent(), self._rng), self._rng)
+        return self._domain.fresh(child, self._seen[self._budget], self._rng)
+
+    def _order(self) -> list[int]:
+        """Members, best first: by front, then by hypervolume contribution within the front."""
+        points, reference = scaled(np.array([m.values for m in self._members]))
+        ranks = rank_fronts(points)
+        worth = np.zeros(len(points))
+        for level in range(int(ranks.max()) + 1):
+            rows = np.flatnonzero(ranks == level)
+            worth[rows] = contributions(points[rows], reference)
+        return [int(i) for i in np.lexsort((-worth, ranks))]
+
+    def tell(self, results: list[Told]) -> None:
+        """See :class:`~deepen.search.optimisers.base.Optimiser`."""
+        self._members += [r for r in results if all(np.isfinite(r.values))]
+        self._steps += len(results)
+        self._known.setdefault(self._budget, {}).update((m.arch, m) for m in self._members)
+        while len(self._members) > self._size:
+            self._members.pop(self._order()[-1])
+        if len(self._budgets) > 1 and self._steps >= 2 * self._size and self._members:
+            self._advance()
+
+    def _advance(self) -> None:
+        """The better half goes on to the next budget; after the largest one a new round begins."""
+        order = self._order() if self._members else []
+        better = [self._members[i].arch for i in order[: max(len(order) // 2, 1)]]
+        self._level = (self._level + 1) % len(self._budgets)
+        known = self._known.setdefault(self._budget, {})
+        self._members = [known[a] for a in better if a in known]
+        self._steps = 0
+        self._waiting = [a for a in better if a not in known]

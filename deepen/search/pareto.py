@@ -1,0 +1,295 @@
+"""Fronts and hypervolumes, exactly. Smaller is better in every column throughout.
+
+Two objectives need sorting only (numpy); three and more are handed to moocore (extra ``search``), whose algorithms are
+those of Fonseca, Paquete and Lopez-Ibanez, "An Improved Dimension-Sweep Algorithm for the Hypervolume Indicator"
+(CEC 2006), and Guerreiro and Fonseca, "Computing and Updating Hypervolume Contributions in Up to Four Dimensions"
+(IEEE TEC 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from deepen.errors import ConfigError
+
+__all__ = [
+    "Quality", "as_points", "contributions", "extremes", "front", "front_mask", "hypervolume", "knee", "quality",
+    "rank_fronts",
+]  # fmt: skip
+
+Floats = NDArray[np.float64]
+
+_TWO = 2
+
+
+def as_points(values: ArrayLike) -> Floats:
+    """Check points.
+
+    Args:
+        values: Shape (n, objectives).
+
+    Raises:
+        ConfigError: If the shape is another, or a value is NaN.
+    """
+    points = np.asarray(values, dtype=np.float64)
+    if points.ndim != _TWO or points.shape[1] < 1:
+        raise ConfigError(f"points have shape (n, objectives), not {points.shape}")
+    if np.isnan(points).any():
+        row = int(np.flatnonzero(np.isnan(points).any(axis=1))[0])
+        raise ConfigError(f"point {row} has a value that is missing (NaN); leave such points out")
+    return points
+
+
+def _reference(points: Floats, reference: ArrayLike) -> Floats:
+    ref = np.asarray(reference, dtype=np.float64)
+    if ref.shape != (points.shape[1],) or not np.isfinite(ref).all():
+        raise ConfigError(f"the reference point needs {points.shape[1]} finite values, one per objective")
+    return ref
+
+
+def _moocore(why: str) -> ModuleType:
+    try:
+        import moocore
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{why} needs moocore; pip install 'deepen[search]'") from error
+    module: ModuleType = moocore
+    return module
+
+
+def front_mask(values: ArrayLike) -> NDArray[np.bool_]:
+    """Which points no other dominates; equal points are all kept.
+
+    A point dominates another if it is nowhere larger and somewhere smaller.
+
+    Args:
+        values: Points, shape (n, objectives).
+
+    Returns:
+        Shape (n,).
+
+    Raises:
+        ConfigError: If the points are malformed.
+    """
+    points = as_points(values)
+    n, m = points.shape
+    if n == 0:
+        return np.zeros(0, dtype=bool)
+    if m == 1:
+        return np.asarray(points[:, 0] == points[:, 0].min())
+    order = np.lexsort(points.T[::-1])
+    if m == _TWO:
+        mask = np.zeros(n, dtype=bool)
+        mask[order] = _sweep(points[order])
+        return mask
+    # Distinct points in lexicographic order: nothing is dominated by what comes later.
+    ordered = points[order]
+    first = np.ones(n, dtype=bool)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    distinct = ordered[first]
+    kept = _filter(distinct)
+    mask = np.zeros(n, dtype=bool)
+    mask[order] = kept[np.cumsum(first) - 1]
+    return mask
+
+
+def _sweep(ordered: Floats) -> NDArray[np.bool_]:
+    """The same for two objectives and points in lexicographic order."""
+    y = ordered[:, 1]
+    before = np.concatenate([[np.inf], np.minimum.accumulate(y)[:-1]])
+    kept = y < before
+    # A point equal to its predecessor shares its fate.
+    start = np.ones(len(y), dtype=bool)
+    start[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return np.asarray(kept[np.flatnonzero(start)[np.cumsum(start) - 1]])
+
+
+_BLOCK = 256
+
+
+def _filter(ordered: Floats) -> NDArray[np.bool_]:
+    """The same for distinct points in lexicographic order, any number of objectives: block by block."""
+    try:
+        import moocore
+    except ModuleNotFoundError:
+        pass
+    else:
+        return np.asarray(moocore.is_nondominated(ordered), dtype=bool)
+    kept = np.zeros(len(ordered), dtype=bool)
+    found = ordered[:0]
+    for start in range(0, len(ordered), _BLOCK):
+        block = ordered[start : start + _BLOCK]
+        inside = np.tril((block[:, None, :] >= block[None, :, :]).all(axis=2), -1).any(axis=1)
+        alive = ~inside
+        for chunk in range(0, len(found), 4 * _BLOCK):
+            part = found[chunk : chunk + 4 * _BLOCK]
+            alive[alive] &= ~(block[alive][:, None, :] >= part[None, :, :]).all(axis=2).any(axis=1)
+        kept[start : start + _BLOCK] = alive
+        found = np.concatenate([found, block[alive]])
+    return kept
+
+
+def front(values: ArrayLike) -> NDArray[np.int64]:
+    """Rows of the Pareto front, by the first objective; of equal points the first only.
+
+    Args:
+        values: Points, shape (n, objectives).
+    """
+    points = as_points(values)
+    rows = np.flatnonzero(front_mask(points))
+    _, first = np.unique(points[rows], axis=0, return_index=True)
+    return rows[first].astype(np.int64)
+
+
+def rank_fronts(values: ArrayLike) -> NDArray[np.int64]:
+    """Number of the front each point lies on: 0 for the Pareto front, 1 for that of the rest, and so on."""
+    points = as_points(values)
+    ranks = np.full(len(points), -1, dtype=np.int64)
+    left = np.arange(len(points))
+    level = 0
+    while left.size:
+        mask = front_mask(points[left])
+        ranks[left[mask]] = level
+        left = left[~mask]
+        level += 1
+    return ranks
+
+
+def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
+    """Volume dominated by points up to a reference point; points beyond it count nothing.
+
+    Args:
+        values: Points, shape (n, objectives).
+        reference: Worst value of each objective.
+
+    Raises:
+        ConfigError: If the points are malformed, or there are three objectives or more and moocore is not installed.
+    """
+    points = as_points(values)
+    ref = _reference(points, reference)
+    points = points[(points < ref).all(axis=1)]
+    if not len(points):
+        return 0.0
+    if points.shape[1] == 1:
+        return float(ref[0] - points.min())
+    if points.shape[1] > _TWO:
+        return float(_moocore("the hypervolume of three objectives or more").hypervolume(points, ref=ref))
+    ordered = points[front(points)]
+    below = np.concatenate([[ref[1]], ordered[:-1, 1]])
+    return float(((ref[0] - ordered[:, 0]) * (below - ordered[:, 1])).sum())
+
+
+def contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
+    """Hypervolume that is lost when a point is left out: SEMOA's Delta_r(x, P); zero for dominated and double points.
+
+    Args:
+        values: Points, shape (n, objectives).
+        reference: Worst value of each objective.
+
+    Returns:
+        Shape (n,).
+
+    Raises:
+        ConfigError: As for :func:`hypervolume`.
+    """
+    points = as_points(values)
+    ref = _reference(points, reference)
+    found = np.zeros(len(points))
+    rows = front(points) if len(points) else np.zeros(0, dtype=np.int64)
+    rows = rows[(points[rows] < ref).all(axis=1)]
+    if not rows.size:
+        return found
+    if points.shape[1] == 1:
+        found[rows] = ref[0] - points[rows, 0]
+    elif points.shape[1] == _TWO:
+        x, y = points[rows].T
+        found[rows] = (np.append(x[1:], ref[0]) - x) * (np.append(ref[1], y[:-1]) - y)
+    else:
+        found[rows] = _moocore("the hypervolume of three objectives or more").hv_contributions(points[rows], ref=ref)
+    _, inverse, count = np.unique(points, axis=0, return_inverse=True, return_counts=True)
+    found[count[inverse.reshape(-1)] > 1] = 0.0
+    return found
+
+
+def extremes(values: ArrayLike) -> NDArray[np.int64]:
+    """Row of the best point in each objective alone; among equals the one that is best in the others.
+
+    Returns:
+        Shape (objectives,).
+
+    Raises:
+        ConfigError: If there is no point.
+    """
+    points = as_points(values)
+    if not len(points):
+        raise ConfigError("extremes of no points at all; give at least one")
+    m = points.shape[1]
+    # lexsort's last key is the first to decide.
+    return np.array(
+        [np.lexsort([*(points[:, k] for k in reversed(range(m)) if k != j), points[:, j]])[0] for j in range(m)],
+        dtype=np.int64,
+    )
+
+
+def knee(values: ArrayLike) -> int:
+    """Row of the knee: the point of the front farthest below the plane through the extremes.
+
+    Objectives are scaled so that the front spans 0..1 in each; for two, the line through the extremes is then sum = 1
+    (I. Das, "On characterizing the 'knee' of the Pareto curve based on Normal-Boundary Intersection", Structural
+    Optimization 18, 1999). For more, the plane sum = 1 stands for it.
+
+    Raises:
+        ConfigError: If there is no point.
+    """
+    points = as_points(values)
+    rows = front(points)
+    if not rows.size:
+        raise ConfigError("the knee of no points at all; give at least one")
+    low, high = points[rows].min(axis=0), points[rows].max(axis=0)
+    scaled = (points[rows] - low) / np.where(high > low, high - low, 1.0)
+    return int(rows[np.argmin(scaled.sum(axis=1))])
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How much of a known truth was found.
+
+    Attributes:
+        recall: Share of the true front's points that were found, 0..1.
+        hypervolume: Of the points found, as a share of the box between ideal and reference point.
+        regret: Hypervolume of the true front less that, in the same unit.
+        found: Points of the true front that were found.
+        front: Points of the true front.
+    """
+
+    recall: float
+    hypervolume: float
+    regret: float
+    found: int
+    front: int
+
+
+def quality(found: ArrayLike, truth: ArrayLike, reference: ArrayLike | None = None) -> Quality:
+    """Compare points found with all points that exist.
+
+    Args:
+        found: Points found, shape (k, objectives).
+        truth: All points, shape (n, objectives).
+        reference: Reference point of the hypervolume; default: the worst value of each objective among all points.
+
+    Raises:
+        ConfigError: If points are malformed or there is no truth.
+    """
+    every, some = as_points(truth), as_points(found)
+    if not len(every):
+        raise ConfigError("there is no point to compare with; give the whole table")
+    ref = every.max(axis=0) if reference is None else _reference(every, reference)
+    true = every[front(every)]
+    box = float(np.prod(np.where(ref > true.min(axis=0), ref - true.min(axis=0), 1.0)))
+    best, reached = hypervolume(true, ref) / box, hypervolume(some, ref) / box if len(some) else 0.0
+    have = {tuple(p) for p in some.tolist()}
+    hits = sum(tuple(p) in have for p in true.tolist())
+    return Quality(hits / len(true), reached, best - reached, hits, len(true))

@@ -1,0 +1,277 @@
+"""Running a search: questions to a table, answers to an optimiser, a log that it can be resumed from.
+
+The log has one JSON line for what is searched and one per evaluation. To resume, the optimiser is asked again from
+its seed and told what the log says: it then stands where it stood, whatever is inside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.datasets.disk import storage_error
+from deepen.errors import ConfigError, DatasetError
+from deepen.search.objectives import Objective, points_of
+from deepen.search.optimisers import Asked, Domain, Told, make_optimiser
+from deepen.search.pareto import Quality, extremes, front, knee, quality
+from deepen.search.query import Benchmark, Spent
+from deepen.search.table.table import Table
+
+__all__ = ["SearchResult", "Truth", "search", "truth_of"]
+
+Floats = NDArray[np.float64]
+
+LOG_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What a table knows about its networks, exactly.
+
+    Attributes:
+        archs: Architectures with all objectives known, shape (n,).
+        points: Their objectives, smaller is better, shape (n, objectives).
+        front: Rows of the Pareto front.
+        missing: Networks left out because a figure is missing.
+    """
+
+    archs: tuple[str, ...]
+    points: Floats
+    front: NDArray[np.int64]
+    missing: int
+
+
+def truth_of(table: Table, objectives: Sequence[Objective]) -> Truth:
+    """Exact front of a table.
+
+    Raises:
+        ConfigError: If no network has all objectives.
+    """
+    points = points_of(table, objectives)
+    known = np.isfinite(points).all(axis=1)
+    if not known.any():
+        raise ConfigError(f"no network of the table has {' and '.join(o.name for o in objectives)}; join them first")
+    archs = table.archs_of(table.hashes)
+    rows = np.flatnonzero(known)
+    return Truth(tuple(archs[i] for i in rows.tolist()), points[rows], front(points[rows]), int((~known).sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        optimiser: Its name.
+        seed: Its seed.
+        objectives: What was minimised.
+        archs: Architectures evaluated (at the largest budget), in order, each once.
+        points: Their objectives, smaller is better, shape (k, objectives).
+        front: Rows of the front among them.
+        knee: Row of the knee.
+        extremes: Row of the best in each objective.
+        quality: Against the table's own front.
+        spent: What it would have cost.
+        resumed: Evaluations taken from the log.
+    """
+
+    optimiser: str
+    seed: int
+    objectives: tuple[Objective, ...]
+    archs: tuple[str, ...]
+    points: Floats
+    front: NDArray[np.int64]
+    knee: int
+    extremes: tuple[int, ...]
+    quality: Quality
+    spent: Spent
+    resumed: int
+
+
+def search(
+    table: Table,
+    objectives: Sequence[Objective],
+    optimiser: str = "semoa",
+    queries: int = 500,
+    *,
+    seed: int = 0,
+    population: int | None = None,
+    known: Sequence[str] = (),
+    log: str | Path | None = None,
+    resume: bool = False,
+    truth: Truth | None = None,
+) -> SearchResult:
+    """Search a table.
+
+    Args:
+        table: The table.
+        objectives: What to minimise.
+        optimiser: One of :data:`deepen.search.optimisers.OPTIMISERS`.
+        queries: Evaluations.
+        seed: Seed of all draws, and of the choice among repeats.
+        population: Networks per generation; default: the optimiser's own.
+        known: Objectives that cost nothing to know (``ms-ehvi`` takes them as they are).
+        log: JSON lines to write to.
+        resume: Go on from that log rather than refuse one that exists.
+        truth: :func:`truth_of` the table, if at hand.
+
+    Raises:
+        ConfigError: If a name is unknown, a number makes no sense or a package is missing.
+        DatasetError: If the log is of another search, or damaged.
+        StorageError: If the log cannot be written.
+    """
+    if queries < 1:
+        raise ConfigError(f"a search asks at least once, not {queries} times")
+    chosen = tuple(objectives)
+    real = truth or truth_of(table, chosen)
+    budgets = table.budgets if len(table.budgets) > 1 else ()
+    domain = Domain(table.space, real.archs, objectives=len(chosen), budgets=budgets)
+    options: dict[str, Any] = {}
+    for name in known:
+        place = next((i for i, o in enumerate(chosen) if o.name == name), None)
+        if place is None:
+            raise ConfigError(f"'{name}' is said to be known, but is no objective of this search")
+        if optimiser != "ms-ehvi":
+            raise ConfigError(f"{optimiser} makes no use of known objectives; choose ms-ehvi or leave --known out")
+        options.setdefault("known", {})[place] = dict(zip(real.archs, real.points[:, place].tolist(), strict=True))
+    engine = make_optimiser(optimiser, domain, seed, population, **options)
+    head = {
+        "format": LOG_FORMAT,
+        "table": {"title": table.manifest.title, "networks": len(real.archs), "space": table.manifest.space},
+        "objectives": [f"{o.name}:{'min' if o.sign > 0 else 'max'}:{o.factor:g}" for o in chosen],
+        "optimiser": optimiser,
+        "seed": seed,
+        "population": population,
+        "known": list(known),
+    }
+    journal = _Log(None if log is None else Path(log), head, resume)
+    bench = Benchmark(table, seed)
+    told: list[Told] = []
+    try:
+        while len(told) < queries:
+            asked = engine.ask()
+            if not asked:
+                break
+            results = [
+                _evaluate(bench, chosen, one, journal, number)
+                for number, one in enumerate(asked[: queries - len(told)], start=len(told))
+            ]
+            told += results
+            if len(results) < len(asked):
+                break
+            engine.tell(results)
+    finally:
+        journal.close()
+    return _result(optimiser, seed, chosen, told, real, bench.spent, journal.resumed, budgets)
+
+
+def _evaluate(bench: Benchmark, objectives: Sequence[Objective], one: Asked, journal: _Log, number: int) -> Told:
+    line = bench.query(one.arch, budget=one.budget)
+    values = tuple(o.sign * o.factor * float(line[o.column]) for o in objectives)
+    return journal.record(number, Told(one.arch, values, one.budget))
+
+
+def _result(
+    optimiser: str,
+    seed: int,
+    objectives: tuple[Objective, ...],
+    told: Sequence[Told],
+    truth: Truth,
+    spent: Spent,
+    resumed: int,
+    budgets: Sequence[float],
+) -> SearchResult:
+    """Put the result together: what was evaluated at a smaller budget is no result."""
+    last = budgets[-1] if budgets else None
+    final = {t.arch for t in told if t.budget in (None, last)}
+    place = {arch: i for i, arch in enumerate(truth.archs)}
+    archs = tuple(a for a in dict.fromkeys(t.arch for t in told) if a in final)
+    # Judged by the mean of the repeats, as the table's own front is; a lucky repeat is no better network.
+    points = truth.points[[place[a] for a in archs]]
+    found = front(points) if len(points) else np.zeros(0, dtype=np.int64)
+    middle = knee(points) if len(points) else -1
+    ends = tuple(extremes(points).tolist()) if len(points) else ()
+    return SearchResult(
+        optimiser, seed, objectives, archs, points, found, middle, ends, quality(points, truth.points), spent, resumed
+    )
+
+
+class _Log:
+    """Evaluations as JSON lines: replayed first, then written."""
+
+    def __init__(self, path: Path | None, head: dict[str, Any], resume: bool) -> None:
+        self._path = path
+        self._old: list[dict[str, Any]] = []
+        self._file: Any = None
+        if path is None:
+            return
+        length = 0
+        if path.exists() and not resume:
+            raise ConfigError(f"{path}: is there already; add --resume to go on from it, or name another")
+        if path.exists():
+            length = self._read(path, head)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("r+b" if length else "wb")
+            self._file.truncate(length)
+            self._file.seek(length)
+            if not length:
+                self._write(head)
+        except OSError as error:
+            raise storage_error("write", path, error) from error
+        self.resumed = len(self._old)
+
+    resumed = 0
+
+    def _read(self, path: Path, head: dict[str, Any]) -> int:
+        """Read what is there; a torn last line is dropped. Returns the length that is kept, bytes."""
+        try:
+            data = path.read_bytes()
+            lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+            documents = [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path}: not the log of a search ({error}); name another file") from error
+        if not documents:
+            return 0
+        if documents[0] != json.loads(json.dumps(head)):
+            theirs = documents[0] if isinstance(documents[0], dict) else {}
+            odd = next((k for k in head if theirs.get(k) != json.loads(json.dumps(head[k]))), "format")
+            raise DatasetError(f"{path}: the log of another search (its {odd} differs); name another file")
+        self._old = documents[1:]
+        return sum(map(len, lines))
+
+    def record(self, number: int, told: Told) -> Told:
+        """Write an evaluation, or give back what the log says about it.
+
+        Raises:
+            DatasetError: If the log says something about another network.
+        """
+        if number < len(self._old):
+            old = self._old[number]
+            if old.get("arch") != told.arch or old.get("budget") != told.budget:
+                raise DatasetError(
+                    f"{self._path}: evaluation {number} is another than this version of the optimiser asks for; "
+                    "start again with another file"
+                )
+            return Told(told.arch, tuple(float(v) for v in old["values"]), told.budget)
+        if self._file is not None:
+            self._write({"arch": told.arch, "budget": told.budget, "values": list(told.values)})
+        return told
+
+    def _write(self, document: dict[str, Any]) -> None:
+        try:
+            self._file.write((json.dumps(document, ensure_ascii=False) + "\n").encode())
+            self._file.flush()
+        except OSError as error:
+            assert self._path is not None  # there is a file
+            raise storage_error("write", self._path, error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()

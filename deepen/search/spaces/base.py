@@ -1,0 +1,123 @@
+"""What a search space is: networks with a name each, and what it takes to move among them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepen.errors import ConfigError
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+    from deepen.graph.types import Graph
+    from deepen.kernels.types import Kernel
+
+__all__ = ["Space", "random_codes"]
+
+_TRIES = 10_000
+
+
+class Space(ABC):
+    """A search space. An architecture is a string; two with the same key are the same network.
+
+    Attributes:
+        name: What :func:`deepen.search.spaces.open_space` opens it by.
+        levels: Number of choices at each position of a genome: an architecture as whole numbers.
+    """
+
+    name: str
+    levels: tuple[int, ...]
+
+    @abstractmethod
+    def canonical(self, arch: str) -> str:
+        """The one way this space writes an architecture.
+
+        Raises:
+            ConfigError: If it is no architecture of the space.
+        """
+
+    @abstractmethod
+    def encode(self, arch: str) -> tuple[int, ...]:
+        """Genome of an architecture."""
+
+    @abstractmethod
+    def decode(self, codes: Sequence[int]) -> str | None:
+        """Architecture of a genome; ``None`` where it stands for none."""
+
+    @abstractmethod
+    def key(self, arch: str) -> str:
+        """Identity (a hash, hexadecimal) of an architecture."""
+
+    @abstractmethod
+    def model(self, arch: str) -> onnx.ModelProto:
+        """The network as an ONNX model, with weights."""
+
+    def members(self) -> Sequence[str] | None:
+        """Every architecture, each network once; ``None`` where there are too many to list."""
+        return None
+
+    def mutate(self, arch: str, rng: np.random.Generator) -> str:
+        """Change an architecture a little: two positions are expected to change, at least one does.
+
+        Two are what EC-NAS expects for edges (arXiv 2210.06015, section 4).
+        """
+        codes = np.array(self.encode(arch))
+        levels = np.array(self.levels)
+        free = levels > 1
+        share = min(2.0 / max(int(free.sum()), 1), 1.0)
+        for _ in range(_TRIES):
+            flip = (rng.random(len(codes)) < share) & free
+            changed = np.where(flip, (codes + rng.integers(1, np.maximum(levels, 2))) % levels, codes)
+            found = self.decode(changed.tolist())
+            if found is not None and self.key(found) != self.key(arch):
+                return found
+        raise ConfigError(f"no neighbour of '{arch}' was found in the space {self.name}; it has one network only?")
+
+    def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
+        """Graphs of architectures, for splitting."""
+        from deepen.graph import from_model
+
+        for arch in archs:
+            yield from_model(self.model(arch))
+
+    def kernel_counts(self, archs: Sequence[str], runtime: str) -> tuple[tuple[Kernel, ...], NDArray[Any]]:
+        """Distinct kernels of architectures as a runtime runs them, and how often each runs each.
+
+        Args:
+            archs: The architectures.
+            runtime: As for :func:`deepen.kernels.split`.
+
+        Returns:
+            Kernels (k of them), and counts of shape (len(archs), k).
+
+        Raises:
+            GraphError: If a network cannot be taken as a graph.
+        """
+        from deepen.kernels import split
+
+        place: dict[str, int] = {}
+        kernels: list[Kernel] = []
+        lines: list[dict[int, float]] = []
+        for graph in self.graphs(archs):
+            line: dict[int, float] = {}
+            for kernel in split(graph, runtime).kernels:
+                if kernel.key not in place:
+                    place[kernel.key] = len(kernels)
+                    kernels.append(kernel)
+                at = place[kernel.key]
+                line[at] = line.get(at, 0.0) + kernel.multiplicity
+            lines.append(line)
+        counts = np.zeros((len(lines), len(kernels)))
+        for row, line in enumerate(lines):
+            counts[row, list(line)] = list(line.values())
+        return tuple(kernels), counts
+
+
+def random_codes(levels: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """A random genome."""
+    return [int(v) for v in rng.integers(0, np.asarray(levels))]

@@ -1,0 +1,70 @@
+"""When two networks are the same: a hash of structure and shapes, without names, order of nodes and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from deepen.graph.types import Graph
+
+__all__ = ["graph_hash"]
+
+
+def graph_hash(graph: Graph) -> str:
+    """Hash a graph so that equal networks agree, however they were exported.
+
+    Each tensor is named by what computes it (a Merkle tree). Of constants, whole numbers and single numbers count with
+    their values (axes, shapes, limits), weights by shape and type only: they change no energy.
+
+    Args:
+        graph: The graph.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    known: dict[str, str] = {"": ""}
+    for position, tensor in enumerate(graph.inputs):
+        known[tensor.name] = _digest("input", position, tensor.shape, tensor.dtype)
+
+    def name(tensor: str) -> str:
+        if tensor not in known:
+            found = graph.tensors.get(tensor)
+            value = graph.values.get(tensor)
+            told = value is not None and (value.dtype.kind in "iub" or value.size == 1)
+            known[tensor] = _digest(
+                "constant",
+                None if found is None else found.shape,
+                "" if found is None else found.dtype,
+                np.asarray(value).tolist() if told else None,
+            )
+        return known[tensor]
+
+    nodes = []
+    for node in graph.nodes:
+        attributes = sorted((key, _plain(value)) for key, value in node.attributes.items())
+        parts = (node.op_type, node.domain, attributes, [name(t) for t in node.inputs], node.scope, node.multiplicity)
+        digest = _digest("node", *parts)
+        nodes.append(digest)
+        for position, output in enumerate(node.outputs):
+            if output:
+                known[output] = _digest(digest, position)
+    return _digest("graph", sorted(nodes), [name(t.name) for t in graph.outputs])
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), list(value.shape), value.tolist() if value.size <= 64 else None]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, int | float | str | bool | None) else str(value)

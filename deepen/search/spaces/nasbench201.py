@@ -1,0 +1,67 @@
+"""NAS-Bench-201 as a search space: six edges, five operations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deepen.graph.spaces import nasbench201 as cells
+from deepen.search.spaces.base import Space
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+    from deepen.graph.types import Graph
+    from deepen.kernels.types import Kernel
+
+__all__ = ["NasBench201"]
+
+
+class NasBench201(Space):
+    """All 15,625 cells of NAS-Bench-201; see :mod:`deepen.graph.spaces.nasbench201`.
+
+    Cells that compute the same (behind ``none`` edges) are different architectures here, as in the benchmark: what
+    they cost depends on the runtime.
+    """
+
+    def __init__(self, classes: int = 10, resolution: int = cells.RESOLUTION) -> None:
+        self.classes = classes
+        self.resolution = resolution
+        self.name = f"nasbench201?classes={classes}&resolution={resolution}"
+        self.levels = (len(cells.OPERATIONS),) * len(cells.EDGES)
+
+    def canonical(self, arch: str) -> str:
+        """See :class:`Space`."""
+        return cells.format_cell(cells.parse(arch))
+
+    def encode(self, arch: str) -> tuple[int, ...]:
+        """See :class:`Space`."""
+        return tuple(cells.OPERATIONS.index(name) for name in cells.parse(arch))
+
+    def decode(self, codes: Sequence[int]) -> str:
+        """See :class:`Space`."""
+        return cells.format_cell([cells.OPERATIONS[int(c)] for c in codes])
+
+    def key(self, arch: str) -> str:
+        """See :class:`Space`."""
+        return hashlib.sha256(f"nasbench201 {self.canonical(arch)}".encode()).hexdigest()[:32]
+
+    def model(self, arch: str) -> onnx.ModelProto:
+        """See :class:`Space`."""
+        return cells.build_model(arch, self.classes, self.resolution)
+
+    def members(self) -> Sequence[str]:
+        """See :class:`Space`."""
+        return list(cells.architectures())
+
+    def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
+        """See :class:`Space`."""
+        return (cells.build_graph(arch, self.classes, self.resolution) for arch in archs)
+
+    def kernel_counts(self, archs: Sequence[str], runtime: str) -> tuple[tuple[Kernel, ...], NDArray[Any]]:
+        """See :class:`Space`; counted, not split one by one."""
+        from deepen.kernels.spaces.nasbench201 import kernel_counts
+
+        return kernel_counts(archs, runtime, self.classes, self.resolution)

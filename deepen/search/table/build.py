@@ -1,0 +1,115 @@
+"""Tables filled by prediction: every network of a space, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepen.errors import ConfigError
+from deepen.search.spaces import Space
+from deepen.search.table.table import Table
+from deepen.search.table.types import Column, Manifest
+
+if TYPE_CHECKING:
+    from deepen.predictors.predictor import Predictor
+
+__all__ = ["build_table", "make_table", "now"]
+
+
+def now() -> str:
+    """The time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def make_table(
+    manifest: Manifest, space: Space | None, archs: Sequence[str], data: Mapping[str, Any], **keys: Any
+) -> Table:
+    """Make a table from architectures and figures.
+
+    Args:
+        manifest: What is said about it.
+        space: Gives hashes; without one, an architecture is its own hash.
+        archs: One per row.
+        data: Figures by column name.
+        keys: Other keys, such as ``budget``.
+    """
+    known: dict[str, str] = {}
+    if space is not None:
+        known = {arch: space.key(arch) for arch in dict.fromkeys(archs)}
+    found = {
+        "hash": np.array([known.get(a, a) for a in archs], dtype=object),
+        "arch": np.array(list(archs), dtype=object),
+        **{k: np.asarray(v) for k, v in keys.items()},
+    }
+    return Table(manifest, found, {k: np.asarray(v) for k, v in data.items()})
+
+
+def build_table(
+    space: Space,
+    predictor: Predictor,
+    archs: Sequence[str] | None = None,
+    *,
+    runtime: str | None = None,
+    title: str = "",
+) -> Table:
+    """Predict the energy of a whole space.
+
+    Args:
+        space: The space.
+        predictor: What to predict with.
+        archs: Architectures; default: all of them.
+        runtime: Runtime to split for; default: the predictor's own.
+        title: A line.
+
+    Returns:
+        A table with ``energy_j``, its nominal 90 % interval, ``coverage`` (share of kernels a regressor answered),
+        ``extrapolated`` (kernels outside the training range), ``macs`` and ``kernels``.
+
+    Raises:
+        ConfigError: If the space is too large to list and no architectures are given, or one is unknown.
+        GraphError: If a network cannot be taken as a graph.
+        PredictorError: If it cannot be predicted.
+    """
+    from deepen.kernels.engines import splitter_of
+
+    chosen = space.members() if archs is None else [space.canonical(a) for a in archs]
+    if chosen is None:
+        raise ConfigError(f"the space {space.name} is too large to list; name the architectures (--archs FILE)")
+    engine = runtime or str(predictor.card.get("runtime") or "onnxruntime")
+    kernels, counts = space.kernel_counts(chosen, splitter_of(engine))
+    found = predictor.predict_kernel_counts(kernels, counts)
+    macs = counts @ np.array([k.macs for k in kernels], dtype=np.float64) if kernels else np.zeros(len(chosen))
+    source = predictor.source
+    # A prediction from measurements is modelled, not measured.
+    label = "simulated" if source == "simulated" else "modelled"
+    columns = (
+        Column("energy_j", "J", "min", label, "net energy of one inference"),
+        Column("energy_low_j", "J", "", label, "lower end of the nominal 90 % interval"),
+        Column("energy_high_j", "J", "", label, "upper end of the nominal 90 % interval"),
+        Column("coverage", "", "", "", "share of the kernels that a regressor answered"),
+        Column("extrapolated", "", "", "", "kernels outside the range of the training data"),
+        Column("macs", "", "", "", "multiply-accumulates of convolution, matmul and gemm"),
+        Column("kernels", "", "", "", "kernels executed"),
+    )
+    data = {
+        "energy_j": found.energy_j,
+        "energy_low_j": found.low_j,
+        "energy_high_j": found.high_j,
+        "coverage": found.coverage,
+        "extrapolated": found.extrapolated.astype(np.float64),
+        "macs": np.asarray(macs, dtype=np.float64),
+        "kernels": np.asarray(counts.sum(axis=1), dtype=np.float64),
+    }
+    manifest = Manifest(
+        space=space.name,
+        source=label,  # type: ignore[arg-type]
+        columns=columns,
+        title=title or f"{space.name} by {predictor.id}",
+        predictor=predictor.id,
+        created=now(),
+        origin=f"predicted for {engine} by a predictor trained on {source} data",
+    )
+    return make_table(manifest, space, chosen, data, index=np.arange(len(chosen)))

@@ -1,0 +1,156 @@
+"""EC-NAS: training energy of NAS-Bench-101 cells, one JSON file per training (github.com/saintslab/EC-NAS-Bench).
+
+::
+
+    .../graphs/generated_graphs_*.json                     hash -> adjacency matrix and operations
+    .../N_epochs/HH/HASH/repeat_K/results.json             one training
+    .../N_epochs/HH/HASH/results.json                      the same, of a single training
+
+Energies in kilowatt-hours contain the PUE of 1.59 that its authors multiply by (arXiv 2210.06015, section 3); joules
+per device do not. Both are kept, each saying which it is. Checkpoints are the epochs at which figures were taken.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepen.errors import DatasetError
+from deepen.graph.spaces.nasbench101 import OPERATIONS, Cell
+from deepen.search.spaces import open_space
+from deepen.search.table.build import make_table, now
+from deepen.search.table.table import Table
+from deepen.search.table.types import Column, Manifest
+
+__all__ = ["PUE", "read_ecnas"]
+
+PUE = 1.59
+"""What the kilowatt-hours contain: the global mean of 2020 (the paper's section 3)."""
+
+KWH_J = 3.6e6
+_RESULT = re.compile(r"(\d+)_epochs/[0-9a-f]{2}/([0-9a-f]{32})/(?:repeat_(\d+)/)?results\.json$")
+_GRAPHS = re.compile(r"generated_graphs_\w+\.json$")
+_LARGEST = 64 * 2**20
+
+_COLUMNS = (
+    Column("total_energy_j", "J", "min", "measured", "whole training, GPU and processors, with PUE", PUE),
+    Column("device_energy_j", "J", "min", "measured", "whole training, GPU and processors as read, without PUE"),
+    Column("gpu_energy_j", "J", "min", "measured", "whole training, GPU, without PUE"),
+    Column("cpu_energy_j", "J", "min", "measured", "whole training, processors and their memory, without PUE"),
+    Column("energy_j", "J", "min", "measured", "training up to the checkpoint, with PUE", PUE),
+    Column("co2_g", "g", "min", "measured", "of total_energy_j, at the grid's intensity then", PUE),
+    Column("intensity_g_per_kwh", "g/kWh", "", "measured", "carbon intensity of the grid during training"),
+    Column("mean_power_w", "W", "", "measured", "of GPU and processors, without PUE"),
+    Column("training_time_s", "s", "min", "measured", "up to the checkpoint"),
+    Column("total_time_s", "s", "min", "measured", "whole training with evaluation"),
+    Column("predict_time_s", "s", "min", "measured", "of an evaluation"),
+    Column("train_accuracy", "", "max", "measured"),
+    Column("validation_accuracy", "", "max", "measured"),
+    Column("test_accuracy", "", "max", "measured"),
+    Column("parameters", "", "", "", "trainable"),
+)
+
+
+def read_ecnas(path: Path, space: str | None, source: str) -> Table:
+    """Read a folder or a ``.tar.gz`` of EC-NAS results.
+
+    Raises:
+        DatasetError: If it is not of this layout.
+    """
+    cells: dict[str, Cell] = {}
+    results: list[tuple[float, str, int, Any]] = []
+    damaged = 0
+    for name, text in _files(path):
+        found = _RESULT.search(name)
+        if found is None and not _GRAPHS.search(name):
+            continue
+        try:
+            document = json.loads(text)
+        except ValueError:
+            damaged += 1
+            continue
+        if found is not None:
+            results.append((float(found[1]), found[2], int(found[3] or 1), document))
+        else:
+            for key, (matrix, labels) in document.items():
+                cells[key] = Cell.make(matrix, [OPERATIONS[label] for label in labels[1:-1]])
+    if not results or not cells:
+        raise DatasetError(f"{path}: no EC-NAS results (N_epochs/.../results.json, generated_graphs_*.json) here")
+    opened = open_space(space or f"nasbench101?vertices={max(3, *(len(c.matrix) for c in cells.values()))}")
+    unknown = sum(key not in cells for _, key, _, _ in results)
+    rows: list[tuple[str, float, int, float, dict[str, float]]] = []
+    for budget, key, repeat, document in sorted(results, key=lambda r: r[:3]):
+        if key in cells:
+            try:
+                rows += [(str(cells[key]), budget, repeat, *point) for point in _points(document)]
+            except (KeyError, TypeError, ValueError, IndexError):
+                damaged += 1
+    manifest = Manifest(
+        space=opened.name,
+        source=source,  # type: ignore[arg-type]
+        columns=_COLUMNS,
+        title=f"EC-NAS, {opened.name}",
+        created=now(),
+        origin="EC-NAS-Bench (MIT)",
+        counts={"trainings": len(results), "damaged": damaged, "without a graph": unknown},
+        notes=(f"energy_j, total_energy_j and co2_g contain a PUE of {PUE}; energies of devices do not",),
+    )
+    return make_table(
+        manifest,
+        opened,
+        [r[0] for r in rows],
+        {c.name: np.array([r[4][c.name] for r in rows]) for c in _COLUMNS},
+        budget=np.array([r[1] for r in rows]),
+        repeat=np.array([r[2] for r in rows]),
+        checkpoint=np.array([r[3] for r in rows]),
+    )
+
+
+def _points(document: dict[str, Any]) -> Iterator[tuple[float, dict[str, float]]]:
+    """Checkpoints of a training, and their figures."""
+    used = document["avg_power_usages:"]
+    energy = {d: float(np.sum(used[d]["avg_energy_usages (J)"])) for d in ("gpu", "cpu")}
+    whole = {
+        "total_energy_j": document["total_energy (kWh)"] * KWH_J,
+        "device_energy_j": sum(energy.values()),
+        "gpu_energy_j": energy["gpu"],
+        "cpu_energy_j": energy["cpu"],
+        "co2_g": document["total_co2eq (g)"],
+        "intensity_g_per_kwh": document["avg_intensity (gCO2/kWh)"],
+        "mean_power_w": sum(float(np.mean(np.sum(used[d]["avg_power_usages (W)"], axis=-1))) for d in energy),
+        "total_time_s": document["total_time"],
+        "parameters": document["trainable_params"],
+    }
+    for point in document["evaluation_results"]:
+        yield (
+            float(point["epochs"]),
+            {
+                **{k: float(v) for k, v in whole.items()},
+                "energy_j": float(point["energy (kWh)"]) * KWH_J,
+                "training_time_s": float(point["training_time"]),
+                "predict_time_s": float(point["predict_time"]),
+                **{f"{part}_accuracy": float(point[f"{part}_accuracy"]) for part in ("train", "validation", "test")},
+            },
+        )
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every JSON file of a folder or archive; nothing is unpacked."""
+    try:
+        if path.is_dir():
+            for file in sorted(path.rglob("*.json")):
+                yield file.as_posix(), file.read_bytes()
+            return
+        with tarfile.open(path) as archive:
+            for member in archive:
+                stream = archive.extractfile(member) if member.isfile() and member.size <= _LARGEST else None
+                if stream is not None and member.name.endswith(".json"):
+                    yield member.name, stream.read()
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise DatasetError(f"{path}: not a readable folder or .tar.gz ({error}); fetch it again") from error

@@ -1,0 +1,271 @@
+"""Tables of others: any CSV or Parquet file with an architecture per row, and the layouts that need more than that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepen.errors import ConfigError, DatasetError, unknown_name
+from deepen.search.spaces import Space, open_space
+from deepen.search.table.build import make_table, now
+from deepen.search.table.ecnas import read_ecnas
+from deepen.search.table.table import Table
+from deepen.search.table.types import KEYS, Column, Manifest
+
+__all__ = ["FORMATS", "import_table", "join", "read_rows"]
+
+_UNITS: Mapping[str, tuple[str, float]] = {
+    "_mj": ("_j", 1e-3), "_uj": ("_j", 1e-6), "_kj": ("_j", 1e3), "_wh": ("_j", 3600.0), "_kwh": ("_j", 3.6e6),
+    "_ms": ("_s", 1e-3), "_us": ("_s", 1e-6), "_mw": ("_w", 1e-3), "_kg": ("_g", 1e3),
+}  # fmt: skip
+_ARCHS = ("arch", "arch_str", "architecture", "cell")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV or Parquet file.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
+    import csv
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+            return rows
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: no such file; name a CSV or Parquet file") from error
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors or OSErrors
+        raise DatasetError(f"{path}: not a readable CSV or Parquet file ({error}); export it again") from error
+
+
+def _number(value: Any) -> float:
+    """A figure; NaN for an empty cell.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return math.nan
+    text = str(value).strip()
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
+def _figure(name: str) -> tuple[str, float]:
+    """Name in SI units, and the factor to them."""
+    lower = name.strip().lower()
+    for suffix, (unit, factor) in sorted(_UNITS.items(), key=lambda item: -len(item[0])):
+        if lower.endswith(suffix):
+            return lower.removesuffix(suffix) + unit, factor
+    return lower, 1.0
+
+
+def _rows_table(
+    rows: Sequence[Mapping[str, Any]], where: str, space: Space | None, source: str, name_column: str | None
+) -> Table:
+    """Make a table of rows with an architecture each; columns that hold figures become figures."""
+    if not rows:
+        raise DatasetError(f"{where}: holds no rows")
+    names = list(rows[0])
+    lowered = {n.lower(): n for n in names}
+    arch_column = name_column or next((lowered[n] for n in _ARCHS if n in lowered), None)
+    if arch_column is None or arch_column not in names:
+        raise DatasetError(
+            f"{where}: no column with the architecture ({', '.join(_ARCHS)}); name it with --arch-column"
+        )
+    archs: list[str] = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            arch = str(row[arch_column] or "").strip()
+            if not arch:
+                raise ConfigError(f"no architecture in column {arch_column}")
+            archs.append(space.canonical(arch) if space is not None else arch)
+        except ConfigError as error:
+            raise DatasetError(f"{where}: row {line}: {error}") from error
+    data: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
+    columns: list[Column] = []
+    notes: list[str] = []
+    for name in names:
+        if name == arch_column or name.lower() in ("hash", "arch"):
+            continue
+        try:
+            values = np.array([_number(row.get(name)) for row in rows])
+        except ValueError:
+            notes.append(f"column {name} holds no figures and was left out")
+            continue
+        si, factor = _figure(name)
+        if si in KEYS or name.lower() in ("arch_idx", "arch_index"):
+            if not np.isfinite(values).all():
+                raise DatasetError(f"{where}: column {name} has empty cells; fill them or leave it out")
+            keys["index" if si not in KEYS else si] = values.astype(np.int64 if si != "budget" else np.float64)
+            continue
+        scaled = values * factor
+        if "accuracy" in si and np.nanmax(scaled, initial=0.0) > 1:
+            scaled /= 100
+            notes.append(f"{name} is a percentage and was divided by 100")
+        if si in data:
+            raise DatasetError(f"{where}: two columns become {si}; leave one out")
+        data[si] = scaled
+        columns.append(Column.named(si, source if not si.startswith(("macs", "params", "flops")) else ""))
+    if not data:
+        raise DatasetError(f"{where}: no column with figures beside {arch_column}")
+    manifest = Manifest(
+        space=space.name if space is not None else "",
+        source=source,  # type: ignore[arg-type]
+        columns=tuple(columns),
+        title=Path(where).name,
+        created=now(),
+        origin=Path(where).name,
+        notes=tuple(notes),
+        counts={"rows": len(rows)},
+    )
+    return make_table(manifest, space, archs, data, **keys)
+
+
+def _csv(path: Path, space: str | None, source: str, options: Mapping[str, str]) -> Table:
+    opened = open_space(space) if space else None
+    return _rows_table(read_rows(path), str(path), opened, source, options.get("arch_column"))
+
+
+_PI5_SIZES = {"cifar10": (10, 32), "cifar100": (100, 32), "ImageNet16-120": (120, 16)}
+
+
+def _pi5(path: Path, space: str | None, source: str, options: Mapping[str, str]) -> Table:
+    """HW-NAS-Bench-360: NAS-Bench-201 on a Raspberry Pi 5; a folder with ``measurements.parquet``.
+
+    Networks that compute the same were measured once by its authors; every network is a row here, with the figures of
+    the one that was measured.
+    """
+    cells = {int(r["arch_idx"]): str(r["arch_str"]) for r in read_rows(path / "arch_idx_to_str.csv")}
+    rows = read_rows(path / "measurements.parquet")
+    need = ("arch_idx", "rep_arch_idx", "framework", "task", "lat_ms_median", "energy_mj", "accuracy", "device")
+    if rows and (missing := [n for n in need if n not in rows[0]]):
+        raise DatasetError(f"{path}: lacks the column {', '.join(missing)}; it is no HW-NAS-Bench-360 table")
+    tasks, runtimes = sorted({str(r["task"]) for r in rows}), sorted({str(r["framework"]) for r in rows})
+    task, runtime = options.get("task") or tasks[0], options.get("runtime") or runtimes[0]
+    for what, value, known in (("task", task, tasks), ("runtime", runtime, runtimes)):
+        if value not in known:
+            raise unknown_name(what, value, known)
+    kept: dict[int, tuple[int, float, float, float]] = {}
+    counts = {"other runtime or task": 0, "not usable": 0}
+    for r in rows:
+        if (str(r["task"]), str(r["framework"])) != (task, runtime):
+            counts["other runtime or task"] += 1
+            continue
+        figures = (r["energy_mj"], r["lat_ms_median"], r["accuracy"])
+        good = all(v is not None and math.isfinite(v) and v > 0 for v in figures)
+        if not good or int(r["arch_idx"]) not in cells or str(r.get("status", "ok")) != "ok":
+            counts["not usable"] += 1
+            continue
+        kept[int(r["arch_idx"])] = (int(r["rep_arch_idx"]), *(float(v) for v in figures))  # type: ignore[assignment]
+    classes, resolution = _PI5_SIZES.get(task, (10, 32))
+    opened = open_space(space or f"nasbench201?classes={classes}&resolution={resolution}")
+    order = sorted(kept)
+    columns = (
+        Column("energy_j", "J", "min", source, "net of idle, core rail alone"),
+        Column("latency_s", "s", "min", source, "median"),
+        Column("accuracy", "", "max", source, "test accuracy"),
+        Column("measured_as", "", "", "", "number of the network that was measured for it"),
+    )
+    table = np.array([kept[i] for i in order], dtype=np.float64).reshape(-1, 4)
+    manifest = Manifest(
+        space=opened.name,
+        source=source,  # type: ignore[arg-type]
+        columns=columns,
+        title=f"NAS-Bench-201 on a Raspberry Pi 5, {runtime}, {task}",
+        created=now(),
+        origin="HW-NAS-Bench-360",
+        counts={"rows": len(order), **counts},
+        notes=("networks that compute the same share one measurement (measured_as)",),
+    )
+    data = {
+        "energy_j": table[:, 1] * 1e-3, "latency_s": table[:, 2] * 1e-3, "accuracy": table[:, 3] / 100,
+        "measured_as": table[:, 0],
+    }  # fmt: skip
+    archs = [opened.canonical(cells[i]) for i in order]
+    return make_table(manifest, opened, archs, data, index=np.array(order))
+
+
+def _ecnas(path: Path, space: str | None, source: str, options: Mapping[str, str]) -> Table:
+    return read_ecnas(path, space, source)
+
+
+FORMATS: Mapping[str, Callable[[Path, str | None, str, Mapping[str, str]], Table]] = {
+    "rows": _csv,
+    "pi5-nasbench201": _pi5,
+    "ec-nas": _ecnas,
+}
+"""Layout -> reader."""
+
+
+def import_table(
+    path: str | Path, layout: str = "rows", space: str | None = None, source: str = "measured", **options: str
+) -> Table:
+    """Read a table of others.
+
+    Args:
+        path: A CSV or Parquet file (``rows``), or a folder or archive of a layout.
+        layout: One of :data:`FORMATS`.
+        space: Search space of the architectures; layouts know theirs.
+        source: Label of the figures: ``measured``, ``modelled`` or ``simulated``.
+        options: Of the layout: ``arch_column`` (rows), ``task`` and ``runtime`` (pi5-nasbench201).
+
+    Raises:
+        DatasetError: If the files are not of that layout.
+        ConfigError: If a name is unknown.
+    """
+    if layout not in FORMATS:
+        raise unknown_name("layout", layout, FORMATS)
+    if source not in ("measured", "modelled", "simulated"):
+        raise unknown_name("source", source, ("measured", "modelled", "simulated"))
+    return FORMATS[layout](Path(path), space, source, {k: v for k, v in options.items() if v})
+
+
+def join(table: Table, other: Table, names: Sequence[str] = ()) -> Table:
+    """Add columns of another table, by network; the mean of its repeats at its largest budget.
+
+    Args:
+        table: The table.
+        other: Where the columns come from; networks it lacks get NaN.
+        names: Columns; default: all that ``table`` lacks.
+
+    Raises:
+        ConfigError: If a column is unknown or there already.
+    """
+    import dataclasses
+
+    from deepen.records import weakest_source
+
+    chosen = list(names) or [n for n in other.data if n not in table.data]
+    if twice := [n for n in chosen if n in table.data]:
+        raise ConfigError(f"column {twice[0]} is in the table already; leave it out")
+    place: dict[str, int] = {h: i for i, h in enumerate(other.hashes)}
+    if table.space is not None and other.space is None:  # hashes of a table without space are its architectures
+        place = {table.space.key(table.space.canonical(h)): i for h, i in place.items()}
+    rows = [place.get(h, -1) for h in table.keys["hash"].tolist()]
+    missing = sum(r < 0 for r in rows)
+    data = dict(table.data)
+    for name in chosen:
+        values = np.append(other.per_network(name), np.nan)
+        data[name] = values[rows]
+    columns = (*table.manifest.columns, *(other.column(n) for n in chosen))
+    sources = [c.source for c in columns if c.source]
+    manifest = dataclasses.replace(
+        table.manifest,
+        columns=columns,
+        source=weakest_source(sources),  # type: ignore[arg-type]
+        notes=(
+            *table.manifest.notes,
+            f"{', '.join(chosen)} from {other.manifest.title}" + (f"; {missing} rows without" if missing else ""),
+        ),
+    )
+    return Table(manifest, table.keys, data)

@@ -1,0 +1,99 @@
+"""Tables on disk: a folder with ``rows.parquet`` and ``table.json``; no code in either."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepen.datasets.disk import make_folder, write_atomic
+from deepen.errors import DatasetError
+from deepen.search.table.table import Table
+from deepen.search.table.types import KEYS, Manifest
+
+__all__ = ["read_table", "write_table"]
+
+MANIFEST = "table.json"
+ROWS = "rows.parquet"
+
+
+def write_table(table: Table, folder: str | Path) -> Path:
+    """Write a table; a table that is there is replaced, a folder of something else is not.
+
+    Args:
+        table: The table.
+        folder: Its folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DatasetError: If the folder holds something else.
+        StorageError: If the disk refuses.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(folder)
+    if path.is_dir() and not (path / MANIFEST).exists() and any(path.iterdir()):
+        raise DatasetError(f"{path}: holds files that are no table; name a new folder")
+    make_folder(path)
+    arrays = {k: pa.array(v.tolist() if v.dtype == object else v) for k, v in {**table.keys, **table.data}.items()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(arrays), sink, compression="zstd")
+    rows = sink.getvalue().to_pybytes()
+    document = table.manifest.to_json() | {"rows": len(table), "sha256": hashlib.sha256(rows).hexdigest()}
+    # The rows first: a process that ends in between leaves a sum that does not fit, which is refused.
+    write_atomic(path / ROWS, rows)
+    write_atomic(path / MANIFEST, (json.dumps(_strict(document), indent=1, ensure_ascii=False) + "\n").encode())
+    return path
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def read_table(folder: str | Path) -> Table:
+    """Read a table.
+
+    Raises:
+        DatasetError: If there is none, or it is damaged or of a newer deepen.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(folder)
+    if not (path / MANIFEST).is_file():
+        raise DatasetError(f"{path}: no table here; make one with 'deepen table build' or 'deepen table import'")
+    try:
+        document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        rows = (path / ROWS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); fetch or build the table again") from error
+    manifest = Manifest.from_json(document, str(path / MANIFEST))
+    if hashlib.sha256(rows).hexdigest() != document.get("sha256"):
+        raise DatasetError(f"{path / ROWS}: does not fit {MANIFEST} (SHA-256); fetch or build the table again")
+    try:
+        read = pq.read_table(pa.BufferReader(rows))
+        columns = {name: read[name] for name in read.column_names}
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise DatasetError(f"{path / ROWS}: not readable ({error}); fetch or build the table again") from error
+    keys = {k: _array(v) for k, v in columns.items() if k in KEYS}
+    return Table(manifest, keys, {k: _array(v) for k, v in columns.items() if k not in KEYS})
+
+
+def _array(column: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        return np.array(column.to_pylist(), dtype=object)
+    return column.to_numpy()

@@ -1,0 +1,110 @@
+"""What a table holds: columns with units and labels, and one row per network, budget, repeat and checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from deepen.errors import DatasetError
+from deepen.records import Source
+
+__all__ = ["KEYS", "Column", "Manifest"]
+
+FORMAT = 1
+
+KEYS = ("hash", "arch", "index", "budget", "repeat", "checkpoint")
+"""Columns that say what a row is about: ``budget`` and ``checkpoint`` in epochs of training, ``repeat`` from 1."""
+
+Better = Literal["min", "max", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of figures.
+
+    Attributes:
+        name: With its SI unit (``energy_j``); shares (``accuracy``) are 0..1.
+        unit: ``J``, ``s``, ``W``, ``g``, or empty for counts and shares.
+        better: Which way it is better; empty for neither.
+        source: ``measured``, ``modelled`` or ``simulated``; empty where that has no meaning (a count of parameters).
+        note: What else a reader should know, in a line.
+        pue: PUE of the building that the figures contain; 1 for none.
+    """
+
+    name: str
+    unit: str = ""
+    better: Better = ""
+    source: str = ""
+    note: str = ""
+    pue: float = 1.0
+
+    @classmethod
+    def named(cls, name: str, source: str = "", note: str = "", pue: float = 1.0) -> Column:
+        """Make a column, with unit and direction from its name."""
+        unit = next((u for suffix, u in _UNITS if name.endswith(suffix)), "")
+        better: Better = "max" if any(word in name for word in _LARGER) else "min" if unit in ("J", "s", "g") else ""
+        return cls(name, unit, better, source, note, pue)
+
+
+_UNITS = (
+    ("_g_per_kwh", "g/kWh"), ("_j", "J"), ("_s", "s"), ("_w", "W"), ("_g", "g"), ("_bytes", "B"),
+)  # fmt: skip
+_LARGER = ("accuracy", "coverage")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is said about a table as a whole.
+
+    Attributes:
+        space: Name of the search space (:func:`deepen.search.spaces.open_space`); empty where it has none.
+        source: Weakest label of its columns.
+        columns: The columns of figures.
+        title: A line.
+        predictor: Identity of the predictor that filled it; empty where none did.
+        created: ISO 8601, UTC.
+        origin: Where the figures come from.
+        notes: What a reader should know.
+        counts: Rows imported, rejected and so on, by reason.
+        report: What a surrogate said about itself; empty for other tables.
+    """
+
+    space: str
+    source: Source
+    columns: tuple[Column, ...]
+    title: str = ""
+    predictor: str = ""
+    created: str = ""
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Any, where: str) -> Manifest:
+        """Read what :meth:`to_json` made.
+
+        Raises:
+            DatasetError: If it is something else, or of a newer deepen.
+        """
+        if not isinstance(document, dict) or not isinstance(document.get("format"), int):
+            raise DatasetError(f"{where}: not the manifest of a table; name a folder that 'deepen table build' wrote")
+        if document["format"] > FORMAT:
+            raise DatasetError(f"{where}: written by a newer deepen (format {document['format']}); update deepen")
+        known = {f.name for f in dataclasses.fields(cls)}
+        names = {f.name for f in dataclasses.fields(Column)}
+        try:
+            columns = tuple(Column(**{k: v for k, v in c.items() if k in names}) for c in document["columns"])
+            given = {k: v for k, v in document.items() if k in known}
+            manifest = cls(**(given | {"columns": columns, "notes": tuple(document.get("notes", ()))}))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{where}: the manifest is damaged ({error}); fetch or build the table again") from error
+        if manifest.source not in get_args(Source):
+            raise DatasetError(f"{where}: unknown source label '{manifest.source}'; build the table again")
+        return manifest
