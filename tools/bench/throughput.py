@@ -142,9 +142,7 @@ def main() -> None:
     parser.add_argument("--predictor", help="name or path (default: one trained here on simulated kernels)")
     parser.add_argument("--files", type=Path, help="folder of the model files; kept (default: a temporary one)")
     parser.add_argument("--count", type=int, default=1000, help="model files (1000)")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes that read files (cores)"
-    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that read files (cores)")
     parser.add_argument("--times", type=int, default=3, help="runs to take the median of (3)")
     parser.add_argument("--runtime", default="onnxruntime", help="runtime the networks of the space are split for")
     options = parser.parse_args()
