@@ -21,10 +21,10 @@ from deepen.errors import PredictorError
 __all__ = ["WORK_TERMS", "column_names", "columns", "in_range_test", "size_columns", "smooth_columns", "work_terms"]
 
 _MEASURES = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
-WORK_TERMS = (*_MEASURES, "macs_rest_8", "macs_rest_4", "taps")
+WORK_TERMS = (*_MEASURES, "taps_rest")
 """What a kernel's work is a non-negative combination of, with a constant (see :mod:`deepen.predictors.work`): features;
-the multiply-accumulates on channels beyond the last full block of 8 or 4, which vector code runs one by one (macs x
-(c_out mod 8) / c_out); and ``taps``, macs / c_out: how often addresses and a loop over channels start."""
+and ``taps_rest``, macs / c_out where c_out is no multiple of 8, else 0: how often a loop over the channels beyond the
+last full block starts, which costs about the same for one channel and for seven."""
 
 _RATIOS = (
     ("c_out", "c_in"),
@@ -133,8 +133,8 @@ def work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArra
     terms = np.maximum(raw[:, [index[t] for t in _MEASURES]], 0.0)
     macs = terms[:, 0]
     channels = np.maximum(raw[:, index["c_out"]], 0.0) if "c_out" in index else np.zeros(raw.shape[0])
-    derived = [macs * _rest(channels, 8), macs * _rest(channels, 4), macs / np.maximum(channels, 1.0)]
-    return np.concatenate([terms, np.stack(derived, axis=1), np.ones((raw.shape[0], 1))], axis=1)
+    starts = macs / np.maximum(channels, 1.0) * (_rest(channels, 8) > 0)
+    return np.concatenate([terms, starts[:, None], np.ones((raw.shape[0], 1))], axis=1)
 
 
 def _rest(size: NDArray[np.float64], block: int) -> NDArray[np.float64]:

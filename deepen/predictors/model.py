@@ -4,14 +4,14 @@ All families share one column space, so that one pass over flat tree arrays answ
 
 For a kernel of a family with a regressor::
 
-    log E = log work(family) + (1 - h) * trees + gaussian + constant + (share + h * hand_over) * trend
+    log E = log work(family) + (1 - h) * (trees + gaussian) + constant + (share + h * hand_over) * trend
 
 ``h`` is 0 inside the family's training range and approaches 1 outside it (``h = 1 - exp(-d / 0.7)``, ``d`` the largest
 distance of a feature that varied in training beyond its range, in log units): there the trees' nearest leaf gives way
-to the log-linear trend (``hand_over`` is the share of learners that do not add to the trend anyway, and are not
-processes), whose columns are held within a factor of four of the range and whose values near those seen; a Gaussian
-process returns to zero by itself, and the roofline carries the rest. Other kernels get the roofline of their family
-where the dataset has a few rows of it, else the pooled one.
+to the log-linear trend (``hand_over`` is the share of learners that do not add to the trend anyway), whose columns are
+held within a factor of four of the range and whose values near those seen, and the roofline carries the rest. A process
+shared with other families is not faded: they may have rows there, and where they have none it returns to its constant.
+Other kernels get the roofline of their family where the dataset has a few rows of it, else the pooled one.
 """
 
 from __future__ import annotations
@@ -147,9 +147,11 @@ class Parameters:
         trend = np.einsum("nd,nd->n", (held - mean) / scale, coefficient) + self.trend_intercept[family]
         trend = np.clip(trend, self.trend_low[family], self.trend_high[family])
         trees = evaluate(self.forest, x, self.tree_start[family], self.tree_start[family + 1])
-        smooth = self._gaussian(((held - mean) / scale), family) + self.constant[family]
+        # A process shared with other families may have their rows where this family has none: it stays.
+        shared = self.trend_share[family] + self.hand_over[family] < 1.0 - 1e-6
+        smooth = np.where(shared, 1.0, 1.0 - hand_over) * self._gaussian(((held - mean) / scale), family)
         on_trend = self.trend_share[family] + hand_over * self.hand_over[family]
-        return (1.0 - hand_over) * trees + smooth + on_trend * trend, distance
+        return (1.0 - hand_over) * trees + smooth + self.constant[family] + on_trend * trend, distance
 
     def _gaussian(self, standard: Floats, family: NDArray[np.int64]) -> Floats:
         result = np.zeros(len(family))
