@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "predictor": ("deepen.cli.predictor", "List, train, calibrate and evaluate predictors."),
     "score": ("deepen.cli.score", "Score devices from measurements of applications."),
     "lifecycle": ("deepen.cli.lifecycle", "Rank models by the energy of training and use together."),
+    "table": ("deepen.cli.table", "Tables of networks with their energy: build, import, query, search."),
     "bench": ("deepen.cli.bench", "Measure without hardware, on a bench whose truth is known."),
 }
 """Command name -> (module that exports ``command``, one line of help)."""

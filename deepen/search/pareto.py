@@ -123,10 +123,11 @@ def _filter(ordered: Floats) -> NDArray[np.bool_]:
     for start in range(0, len(ordered), _BLOCK):
         block = ordered[start : start + _BLOCK]
         inside = np.tril((block[:, None, :] >= block[None, :, :]).all(axis=2), -1).any(axis=1)
-        alive = ~inside
+        alive: NDArray[np.bool_] = np.asarray(~inside)
         for chunk in range(0, len(found), 4 * _BLOCK):
             part = found[chunk : chunk + 4 * _BLOCK]
-            alive[alive] &= ~(block[alive][:, None, :] >= part[None, :, :]).all(axis=2).any(axis=1)
+            covered = (block[alive][:, None, :] >= part[None, :, :]).all(axis=2)
+            alive[alive] &= ~np.any(covered, axis=1)
         kept[start : start + _BLOCK] = alive
         found = np.concatenate([found, block[alive]])
     return kept

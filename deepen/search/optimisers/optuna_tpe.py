@@ -41,7 +41,7 @@ class Motpe:
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=20),
         )
         kind = optuna.distributions.CategoricalDistribution
-        self._space = {f"p{k}": kind(list(range(n))) for k, n in enumerate(domain.levels)}
+        self._space: dict[str, Any] = {f"p{k}": kind(list(range(n))) for k, n in enumerate(domain.levels)}
         self._trials: list[Any] = []
 
     def ask(self) -> list[Asked]:

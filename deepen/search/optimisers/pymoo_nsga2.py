@@ -49,11 +49,11 @@ class Nsga2:
 
         domain, rng, fresh = self._domain, self._rng, self._fresh
 
-        class Draw(Sampling):
+        class Draw(Sampling):  # type: ignore[misc]
             def _do(self, problem: Any, n_samples: int, *args: Any, **kwargs: Any) -> Any:
                 return np.array([[fresh(domain.sample(rng))] for _ in range(n_samples)], dtype=object)
 
-        class Cross(Crossover):
+        class Cross(Crossover):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__(n_parents=2, n_offsprings=1, prob=1.0)
 
@@ -61,7 +61,7 @@ class Nsga2:
                 pairs = [(X[0, k, 0], X[1, k, 0]) for k in range(X.shape[1])]
                 return np.array([[[domain.cross(a, b, rng) if a and b else a or b] for a, b in pairs]], dtype=object)
 
-        class Change(Mutation):
+        class Change(Mutation):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__(prob=1.0)
 

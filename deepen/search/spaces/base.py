@@ -98,7 +98,7 @@ class Space(ABC):
         Raises:
             GraphError: If a network cannot be taken as a graph.
         """
-        from deepen.kernels import split
+        from deepen.kernels.split import split
 
         place: dict[str, int] = {}
         kernels: list[Kernel] = []

@@ -80,7 +80,7 @@ class Generated(Space):
             GraphError: If a network cannot be taken as a graph.
         """
         self._make = load_callable(source) if isinstance(source, str) else source
-        self.name = name or (source if isinstance(source, str) else getattr(source, "__qualname__", "generated"))
+        self.name = name or (source if isinstance(source, str) else str(getattr(source, "__qualname__", "generated")))
         self._archs: list[str] = []
         self._keys: dict[str, str] = {}
         self._place: dict[str, int] = {}
@@ -109,14 +109,14 @@ class Generated(Space):
         names = [name for name in names if len(values[name]) > 1]
         if not names:  # networks with names only: one position that names them all
             self.levels = (len(self._archs),)
-            self._codes = {arch: (i,) for i, arch in enumerate(self._archs)}
+            self._codes: dict[str, tuple[int, ...]] = {arch: (i,) for i, arch in enumerate(self._archs)}
         else:
             self.levels = tuple(len(values[name]) for name in names)
             self._codes = {
                 arch: tuple(values[name].index(str(p.get(name))) for name in names)
                 for arch, p in zip(self._archs, parameters, strict=True)
             }
-        self._found = {codes: arch for arch, codes in self._codes.items()}
+        self._found: dict[tuple[int, ...], str] = {codes: arch for arch, codes in self._codes.items()}
 
     def _items(self) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
         try:

@@ -1,0 +1,283 @@
+"""Measure some networks of a space, predict the rest, and say how good that is.
+
+Three models are tried, chosen by five-fold cross-validation on the training part alone:
+
+``additive``  the figure is a sum over kernels: non-negative least squares on kernel counts, relative errors weighted
+              (1/y), with a small ridge; the only one that extrapolates in size, and the one for energies and times
+``gp``        Gaussian process on one-hot genomes; for figures that are no sum, such as accuracies
+``trees``     gradient boosting on genomes and kernel counts, for a hundred networks or more
+
+A part is held out from the choice and from the fit; rank correlations and errors are those on it. The model in the
+table is then fitted to everything that was measured. Intervals are split-conformal: the 90 % quantile of the
+out-of-fold residuals (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Barber et al.,
+"Predictive inference with the jackknife+", 2021).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import ConfigError, DatasetError
+from deepen.search.spaces import Space
+from deepen.search.table.build import make_table, now
+from deepen.search.table.table import Table
+from deepen.search.table.types import Column, Manifest
+
+__all__ = ["SurrogateReport", "build_surrogate"]
+
+Floats = NDArray[np.float64]
+
+FOLDS = 5
+LEAST = 15
+"""Fewest measured networks: below, five folds and a held-out part mean nothing."""
+
+NOMINAL = 0.9
+_GP_ROWS = 1500
+_TREE_ROWS = 100
+_RIDGE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class SurrogateReport:
+    """How good a surrogate is on networks it never saw.
+
+    Attributes:
+        target: What is predicted.
+        model: The model chosen.
+        measured: Networks measured.
+        held_out: Of them, held out.
+        kendall: Kendall's tau-b on the held-out part.
+        spearman: Spearman's rank correlation there.
+        mape: Mean absolute relative error there, a share; NaN for figures that may be zero.
+        r2: Coefficient of determination there.
+        inside: Share of the held-out figures inside their interval; nominal is 0.9.
+        tried: Cross-validated error of each model on the training part, relative for energies and times.
+    """
+
+    target: str
+    model: str
+    measured: int
+    held_out: int
+    kendall: float
+    spearman: float
+    mape: float
+    r2: float
+    inside: float
+    tried: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"tried": dict(self.tried)}
+
+
+Fit = Callable[[Floats, Floats, Floats], Callable[[Floats, Floats], Floats]]
+"""Genomes one-hot, kernel counts, figures -> a function from the first two to figures."""
+
+
+def _additive(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
+    from scipy.optimize import nnls
+
+    weight = 1.0 / np.maximum(np.abs(y), 1e-12 * float(np.abs(y).max(initial=1e-300)))
+    scale = np.maximum(counts.max(axis=0), 1.0)
+    design = np.column_stack([counts / scale, np.ones(len(y))])
+    size = float(np.median(np.abs(y))) or 1.0
+    # Rows for the ridge pull each coefficient towards zero a little, so that equal columns share what they explain.
+    ridge = _RIDGE * np.eye(design.shape[1])
+    left = np.vstack([design * weight[:, None] * size, ridge * math.sqrt(len(y))])
+    found, _ = nnls(left, np.concatenate([y * weight, np.zeros(design.shape[1])]), maxiter=50 * design.shape[1])
+    coefficients = found * size
+    return lambda c, k: np.asarray(np.column_stack([k / scale, np.ones(len(k))]) @ coefficients)
+
+
+def _gp(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    # The hyperparameters of a few hundred rows serve the rest: fitting them costs the cube of the rows.
+    part = np.random.default_rng(0).permutation(len(y))[:300]
+    kernel = ConstantKernel(1.0) * RBF(3.0, (0.3, 100.0)) + WhiteKernel(1e-2, (1e-6, 1.0))
+    with warnings.catch_warnings():  # a hyperparameter at its bound is no harm
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        first = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(codes[part], y[part])
+    model = GaussianProcessRegressor(first.kernel_, optimizer=None, normalize_y=True).fit(codes, y)
+    return lambda c, k: np.asarray(model.predict(c))
+
+
+def _trees(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
+    import lightgbm as lgb
+
+    model = lgb.train(
+        {"objective": "regression", "learning_rate": 0.05, "num_leaves": 15, "min_data_in_leaf": 5, "verbose": -1,
+         "seed": 0, "deterministic": True, "num_threads": 1},
+        lgb.Dataset(np.hstack([codes, counts]), y),
+        num_boost_round=300,
+    )  # fmt: skip
+    return lambda c, k: np.asarray(model.predict(np.hstack([c, k])))
+
+
+def build_surrogate(
+    space: Space,
+    measured: Table,
+    target: str = "energy_j",
+    archs: Sequence[str] | None = None,
+    *,
+    held_out: float = 0.2,
+    seed: int = 0,
+    runtime: str = "onnxruntime",
+) -> tuple[Table, SurrogateReport]:
+    """Predict a figure of all networks of a space from those that were measured.
+
+    Args:
+        space: The space.
+        measured: Table with the figure for some of its networks.
+        target: Column of the figure.
+        archs: Networks to predict; default: all of the space.
+        held_out: Share of the measured networks the report is about.
+        seed: Seed of the parts.
+        runtime: Runtime whose kernels are counted.
+
+    Returns:
+        Table with the predicted figure, its interval, and ``measured_...`` (NaN where not measured), and the report.
+
+    Raises:
+        ConfigError: If the space cannot be listed, a share makes no sense or there is no such column.
+        DatasetError: If too few networks were measured, or their figures are all equal.
+    """
+    from deepen.kernels.engines import splitter_of
+
+    if not 0.0 < held_out < 1.0:
+        raise ConfigError(f"the held-out part is a share between 0 and 1, not {held_out:g}")
+    chosen = space.members() if archs is None else [space.canonical(a) for a in archs]
+    if chosen is None:
+        raise ConfigError(f"the space {space.name} is too large to list; name the architectures (--archs FILE)")
+    column = measured.column(target)
+    figures = measured.per_network(target)
+    good = np.flatnonzero(np.isfinite(figures))
+    names = [space.canonical(a) for a in measured.archs_of(measured.hashes)]
+    samples, y = [names[i] for i in good.tolist()], figures[good]
+    if len(y) < LEAST:
+        raise DatasetError(f"{len(y)} networks with {target} are too few for a surrogate; measure at least {LEAST}")
+    if float(np.ptp(y)) == 0:
+        raise DatasetError(f"{target} is the same for all {len(y)} networks; there is nothing to learn")
+    every = list(dict.fromkeys([*chosen, *samples]))
+    place = {arch: i for i, arch in enumerate(every)}
+    _, raw = space.kernel_counts(every, splitter_of(runtime))
+    genomes = np.array([space.encode(a) for a in every])
+    codes = np.hstack([(genomes[:, k, None] == np.arange(n)) for k, n in enumerate(space.levels)]).astype(np.float64)
+    counts = np.asarray(raw, dtype=np.float64)
+    rows = np.array([place[a] for a in samples])
+    relative = column.unit in ("J", "s", "g", "W") and bool((y > 0).all())
+    order = np.random.default_rng(seed).permutation(len(y))
+    cut = max(round(held_out * len(y)), 3)
+    test, train = order[:cut], order[cut:]
+    name, fit, tried = _choose(codes[rows[train]], counts[rows[train]], y[train], relative, seed)
+    report = _report(target, name, fit, codes[rows], counts[rows], y, train, test, relative, seed, tried)
+    model = fit(codes[rows], counts[rows], y)
+    half = _half_width(fit, codes[rows], counts[rows], y, relative, seed)
+    wanted = [place[a] for a in chosen]
+    values = model(codes[wanted], counts[wanted])
+    if relative:
+        values = np.maximum(values, float(y.min()) * 1e-3)
+    low, high = (values * np.exp(-half), values * np.exp(half)) if relative else (values - half, values + half)
+    have = dict(zip(samples, y.tolist(), strict=True))
+    label = "simulated" if column.source == "simulated" else "modelled"
+    stem, _, unit = target.rpartition("_") if column.unit else (target, "", "")
+    suffix = f"_{unit}" if unit else ""
+    columns = (
+        Column(target, column.unit, column.better, label, f"surrogate ({name})"),
+        Column(f"{stem}_low{suffix}", column.unit, "", label, "lower end of the nominal 90 % interval"),
+        Column(f"{stem}_high{suffix}", column.unit, "", label, "upper end of the nominal 90 % interval"),
+        Column(f"measured_{target}", column.unit, "", column.source, "missing where it was not measured"),
+    )
+    data = {
+        columns[0].name: values, columns[1].name: low, columns[2].name: high,
+        columns[3].name: np.array([have.get(a, np.nan) for a in chosen]),
+    }  # fmt: skip
+    manifest = Manifest(
+        space=space.name, source=label, columns=columns,  # type: ignore[arg-type]
+        title=f"{space.name}, {target} from {len(y)} networks", created=now(),
+        origin=f"surrogate of {measured.manifest.title}", report=report.to_json(),
+        notes=(f"{target} is a surrogate's prediction, also where a network was measured",),
+    )  # fmt: skip
+    return make_table(manifest, space, chosen, data, index=np.arange(len(chosen))), report
+
+
+def _choose(codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> tuple[str, Fit, dict[str, float]]:
+    """The model with the least cross-validated error."""
+    models: dict[str, Fit] = {"additive": _additive} if relative else {}
+    if len(y) <= _GP_ROWS:
+        models["gp"] = _gp
+    if len(y) >= _TREE_ROWS or not models:
+        models["trees"] = _trees
+    if relative:
+        models = {name: _positive(name, fit) for name, fit in models.items()}
+    tried = {
+        name: float(np.mean(np.abs(_residuals(fit, codes, counts, y, relative, seed)))) for name, fit in models.items()
+    }
+    best = min(tried, key=lambda n: tried[n])
+    return best, models[best], tried
+
+
+def _positive(name: str, fit: Fit) -> Fit:
+    """Learn the logarithm, except where figures add up."""
+    if name == "additive":
+        return fit
+
+    def logarithmic(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
+        model = fit(codes, counts, np.log(y))
+        return lambda c, k: np.asarray(np.exp(np.minimum(model(c, k), 700.0)))
+
+    return logarithmic
+
+
+def _residuals(fit: Fit, codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> Floats:
+    """Out-of-fold residuals: of logarithms where errors are relative; shape of ``y``."""
+    fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
+    found = np.empty(len(y))
+    for k in range(FOLDS):
+        inside, outside = fold != k, fold == k
+        found[outside] = fit(codes[inside], counts[inside], y[inside])(codes[outside], counts[outside])
+    return _errors(found, y, relative)
+
+
+def _errors(found: Floats, y: Floats, relative: bool) -> Floats:
+    if not relative:
+        return np.asarray(found - y)
+    return np.asarray(np.log(np.maximum(found, 1e-3 * float(y.min())) / y))
+
+
+def _half_width(fit: Fit, codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> float:
+    errors = np.sort(np.abs(_residuals(fit, codes, counts, y, relative, seed)))
+    return float(errors[min(math.ceil(NOMINAL * (len(errors) + 1)), len(errors)) - 1])
+
+
+def _report(
+    target: str, name: str, fit: Fit, codes: Floats, counts: Floats, y: Floats, train: NDArray[np.int64],
+    test: NDArray[np.int64], relative: bool, seed: int, tried: Mapping[str, float],
+) -> SurrogateReport:  # fmt: skip
+    from scipy.stats import kendalltau, spearmanr
+
+    found = fit(codes[train], counts[train], y[train])(codes[test], counts[test])
+    half = _half_width(fit, codes[train], counts[train], y[train], relative, seed)
+    true = y[test]
+    varied = float(np.ptp(true)) > 0 and float(np.ptp(found)) > 0
+    return SurrogateReport(
+        target=target,
+        model=name,
+        measured=len(y),
+        held_out=len(test),
+        kendall=float(kendalltau(found, true).statistic) if varied else math.nan,
+        spearman=float(spearmanr(found, true).statistic) if varied else math.nan,
+        mape=float(np.mean(np.abs(found / true - 1))) if relative else math.nan,
+        r2=float(1 - ((found - true) ** 2).sum() / ((true - true.mean()) ** 2).sum()) if varied else math.nan,
+        inside=float(np.mean(np.abs(_errors(found, true, relative)) <= half)),
+        tried=dict(tried),
+    )
