@@ -54,8 +54,8 @@ _POWER = (
     Belief(common=0.2, family=0.03, near=0.03), Belief(common=0.2, family=0.4, near=0.2),
 )  # fmt: skip
 """Beliefs tried for power: it differs by some 10 % from kernel to kernel."""
-_BETTER = 0.96
-"""A later belief has to have this share of the error of the best one before it."""
+_CHANCE = 0.7
+"""A later belief has to lower the error of the best one before it by this share over the root of the measurements."""
 _MUCH_BETTER = 0.8
 """The direct way has to have this share of the error of the way by time: on few measurements less is chance."""
 _OVERHEAD_SHARE = 0.02
@@ -92,7 +92,9 @@ class _Way:
     @property
     def log_factor(self) -> Floats:
         """Of every kernel and of the overhead, and the bend, shape (u + 2,)."""
-        return np.asarray(np.sum([s.shift + s.solution.theta for s in self.stages], axis=0), dtype=np.float64)
+        total = np.sum([s.solution.theta for s in self.stages], axis=0, dtype=np.float64)
+        total[:-1] += self.shift  # the bend has none
+        return np.asarray(total)
 
     @property
     def shift(self) -> float:
@@ -229,7 +231,7 @@ def _stage(
     for belief in beliefs:
         prior = covariance(belief, setting.cases.families, setting.position, setting.cases.families, setting.position)
         solution = solve(problem, prior, _OVERHEAD_SD, bend_sd, setting.reference)
-        if best is None or solution.score < _BETTER * best.solution.score:
+        if best is None or solution.score < (1.0 - _CHANCE / np.sqrt(rows.size)) * best.solution.score:
             best = _Stage(common, belief, solution)
     assert best is not None
     return best
