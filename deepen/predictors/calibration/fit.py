@@ -92,9 +92,8 @@ class _Way:
     @property
     def log_factor(self) -> Floats:
         """Of every kernel and of the overhead, and the bend, shape (u + 2,)."""
-        total = np.sum([s.solution.theta for s in self.stages], axis=0, dtype=np.float64)
-        total[:-1] += self.shift  # the bend has none
-        return np.asarray(total)
+        theta = np.array([s.solution.theta for s in self.stages]).sum(axis=0)
+        return np.append(theta[:-1] + self.shift, theta[-1])  # the bend has no shift
 
     @property
     def shift(self) -> float:
