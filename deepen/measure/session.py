@@ -11,27 +11,22 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
-import numpy as np
-
-from deepen.clock import utc_now
 from deepen.devices.protocols import Device, Loaded, Runtime
 from deepen.devices.runtimes.pulses import ShellLoad
 from deepen.errors import ConfigError, LinkError, MeasureError, RunError
 from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
-from deepen.measure.budget import Budget, no_accuracy
+from deepen.measure.bookkeeping import Books, MeterFacts
 from deepen.measure.conditions import Conditions, serial_of
 from deepen.measure.engines import own_model
-from deepen.measure.heat import HeatWatch, Seen
-from deepen.measure.idle import Idle, IdleLine
+from deepen.measure.heat import HeatWatch
+from deepen.measure.idle import Idle
 from deepen.measure.integrate import MAX_LOSS
 from deepen.measure.reference import DriftSeries, ReferencePoint
 from deepen.measure.sync import Pulses
-from deepen.measure.trials import combine, relative_error, trend
 from deepen.measure.workload import make_workload
 from deepen.meters.types import Meter
 from deepen.records import Accuracy, EnergyRecord, StoppingRule, Workload
@@ -42,9 +37,6 @@ __all__ = ["Session", "Sync", "median_energy_j"]
 Sync = Literal["auto", "pulses", "none"]
 """How a session brings the meter's time onto the host's clock."""
 
-_DRIFT = 0.05
-_TREND = 0.05
-_IDLE_CHANGE = 0.1
 _CHIP_S = 0.02  # least length of an element of the sync pattern,
 _CHIP_UPDATES = 10  # and least number of the meter's updates in it
 _LONGEST_PATTERN_S = 1.0
@@ -285,7 +277,7 @@ class Session:
             found = self._collect(loaded, workload.rule, n, before, workload.threads, pulses, watch.look)
             seen = watch.end()
             after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
-            return self._record(workload, found, before, after, loaded.build, seen)
+            return self._books().record(workload, found, before, after, loaded.build, seen)
 
         try:
             yield measure
@@ -320,98 +312,16 @@ class Session:
         pulses = Pulses(chip_s, per_run_s, required=self._sync == "pulses", player=player)
         return pulses if pulses.required or pulses.duration_s <= _LONGEST_PATTERN_S else None
 
-    def _record(
-        self, workload: Workload, found: Collected, before: Idle, after: Idle, build: str, seen: Seen
-    ) -> EnergyRecord:
-        judged, rule = found.judgement, workload.rule
-        accepted = judged.accepted
-        if not accepted or judged.rejected_share > self._max_rejected:
-            raise MeasureError(
-                f"{workload.path.name}: {len(judged.rejected)} of {len(found.trials)} blocks were rejected "
-                f"({judged.rejected[-1]['reason']}); stop other programs on this machine and measure again"
-            )
-        idle = IdleLine.through([before, after])
-        starts = np.array([t.interval.start_s for t in accepted])
-        ends = np.array([t.interval.end_s for t in accepted])
-        # The blocks were judged with the idle power before; what is known now is linear in between.
-        idle_w = idle.energy_j(starts, ends) / (ends - starts)
-        net = [t.net_j - (w - before.power_w) * t.latency_s for t, w in zip(accepted, idle_w.tolist(), strict=True)]
-        accepted = tuple(replace(t, net_j=value) for t, value in zip(accepted, net, strict=True))
-        energy_j = statistics.fmean(net)
-        latency_s = statistics.fmean(t.latency_s for t in accepted)
-        terms = combine(
-            accepted,
-            resolution_j=self.meter.resolution_j,
-            update_s=self.meter.update_s,
-            idle_std_w=float(idle.standard_w(starts, ends).mean()),
+    def _books(self) -> Books:
+        """What this session's records have in common, as of now."""
+        return Books(
+            self.device.profile,
+            MeterFacts.of(self.meter, self._accuracy),
+            self._conditions,
+            self.drift_series,
+            self._max_rejected,
+            (self._no_drift,) if self._no_drift else (),
         )
-        warnings = [*judged.warnings, *self._warnings(found, rule, before, after, terms, energy_j)]
-        warnings += map(str, [*found.cautions, *no_accuracy(self._accuracy, self.meter.source, self.meter.id)])
-        warnings += seen.warnings(self.device.profile.max_temperature_c) + self._conditions.warnings
-        return EnergyRecord(
-            id=workload.id,
-            kind=workload.kind,
-            name=workload.path.stem,
-            energy_j=energy_j,
-            uncertainty_j=terms.standard_j,
-            gross_energy_j=statistics.fmean(t.gross_j for t in accepted),
-            latency_s=latency_s,
-            idle_power_before_w=before.power_w,
-            idle_power_after_w=after.power_w,
-            threads=workload.threads,
-            runtime=workload.runtime,
-            runtime_build=build,
-            device=self.device.profile.id,
-            meter=self.meter.id,
-            source=self.meter.source,
-            runs=len(accepted) * found.runs_per_block,
-            trials=tuple(net),
-            recorded_at=utc_now(),
-            temperature_c=seen.after.temperature_c,
-            frequency_hz=seen.after.frequency_hz,
-            governor=seen.after.governor,
-            rejected=judged.rejected,
-            warnings=tuple(warnings),
-            alignment=found.alignment,
-            budget=terms.terms(),
-            serial=self._conditions.serial,
-            settings=self._conditions.settings,
-            temperature_before_c=seen.before.temperature_c,
-            temperature_max_c=seen.hottest_c,
-            throttled=seen.throttled,
-        )
-
-    def _warnings(
-        self, found: Collected, rule: StoppingRule, before: Idle, after: Idle, terms: Budget, energy_j: float
-    ) -> list[str]:
-        accepted = found.judgement.accepted
-        values = [t.net_j for t in accepted]
-        warnings: list[str] = []
-        if len(accepted) < rule.min_blocks:
-            warnings.append(f"few blocks: {len(accepted)} counted, {rule.min_blocks} wanted")
-        error = relative_error(values)
-        if len(values) > 1 and error > rule.rel_std:
-            warnings.append(f"spread: relative standard error {100 * error:.1f} %, {100 * rule.rel_std:.1f} % wanted")
-        change = trend(values)
-        if abs(change) > _TREND:
-            warnings.append(f"trend: energy changed by {100 * change:+.1f} % while it was measured")
-        block_s = accepted[0].interval.duration_s
-        if block_s < 100 * self.meter.update_s * (1 - 1e-6):
-            warnings.append(
-                f"short blocks: {block_s:.3f} s span {block_s / self.meter.update_s:.0f} updates of {self.meter.id}, "
-                "100 wanted"
-            )
-        if before.power_w > 0 and abs(after.power_w / before.power_w - 1) > _IDLE_CHANGE:
-            warnings.append(f"idle power changed from {before.power_w:.3f} W to {after.power_w:.3f} W")
-        if energy_j <= 2 * terms.standard_j:
-            warnings.append("the workload's energy cannot be told from idle power")
-        moment = accepted[-1].interval.end_s
-        drift = self.drift_series.change_at(moment)
-        if abs(drift) > _DRIFT:
-            warnings.append(f"drift: the reference workload takes {100 * drift:+.1f} % energy since the session began")
-        if self._no_drift:
-            warnings.append(self._no_drift)
-        return warnings
 
     # ---- helpers --------------------------------------------------------------------------------------------------
 

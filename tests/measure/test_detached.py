@@ -13,11 +13,11 @@ import pytest
 from deepen.clock import ClockMap
 from deepen.devices.detached import DetachedJob, Outcome
 from deepen.devices.runtimes.device_clock import RoundTrip
-from deepen.errors import ConfigError, LinkError, MeasureError, MeterError, RunError
+from deepen.errors import ConfigError, LinkError, MeasureError, RunError
 from deepen.measure.conditions import Conditions
 from deepen.measure.detached.cable import MeterCable, QuietCable, UserCable, choose_cable, reconnect
 from deepen.measure.detached.plan import device_clock, make_steps, requests_of, seconds_of
-from deepen.measure.detached.result import RecordedMeter, record_of
+from deepen.measure.detached.result import record_of
 from deepen.measure.detached.store import Pending, detached_folder, keep, pending_runs
 from deepen.measure.sync import Pulses
 from deepen.records import EnergyRecord, PowerTrace
@@ -249,14 +249,6 @@ def test_a_damaged_one_is_told(text: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     (folder / "job.json").write_text(text)
     with pytest.raises(ConfigError, match=r"is damaged .*remove the folder"):
         pending_runs()
-
-
-def test_a_recording_that_is_over_cannot_be_started() -> None:
-    trace = PowerTrace(np.arange(3.0), np.ones(3), 1.0, "lvpm", "c", "simulated")
-    meter = RecordedMeter(trace)
-    assert meter.stop() is trace
-    with pytest.raises(MeterError, match="is over"):
-        meter.start()
 
 
 # ---- cables ---------------------------------------------------------------------------------------------------------

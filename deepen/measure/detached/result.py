@@ -16,8 +16,9 @@ from deepen.devices.detached import Outcome
 from deepen.devices.protocols import Device
 from deepen.devices.runtimes.device_clock import RoundTrip
 from deepen.devices.types import Thermal
-from deepen.errors import MeasureError, MeterError
+from deepen.errors import MeasureError
 from deepen.measure.blocks import Collected
+from deepen.measure.bookkeeping import Books, MeterFacts
 from deepen.measure.budget import Caution, trace_cautions
 from deepen.measure.conditions import Conditions
 from deepen.measure.detached.plan import Timeline, device_clock, stamped, timeline_of
@@ -25,14 +26,13 @@ from deepen.measure.detached.store import Pending
 from deepen.measure.heat import Seen
 from deepen.measure.idle import Idle, IdleLine
 from deepen.measure.integrate import integrate
-from deepen.measure.session import Session
+from deepen.measure.reference import DriftSeries
 from deepen.measure.sync import synchronise
 from deepen.measure.trials import Trial, judge
 from deepen.meters.stream.meter import DEFAULT_MAX_LOSS
-from deepen.meters.types import Scope
-from deepen.records import Accuracy, EnergyRecord, Interval, PowerTrace, StoppingRule, Workload
+from deepen.records import EnergyRecord, Interval, PowerTrace, StoppingRule, Workload
 
-__all__ = ["RecordedMeter", "record_of"]
+__all__ = ["record_of"]
 
 _MAX_REJECTED = 0.5
 _EDGE = 0.1  # of a rest, at both ends, that is left out: what was before has to fade
@@ -40,38 +40,6 @@ _PARTS = 10
 _LEAST_REST = 0.5  # of a rest that the trace has to cover
 _LEAST_BLOCKS = 5
 _REL_STD = 0.01
-
-
-class RecordedMeter:
-    """An instrument whose recording is over; see :class:`deepen.meters.types.Meter`."""
-
-    scope: Scope = "machine"
-    resolution_j: float = 0.0
-
-    def __init__(self, trace: PowerTrace) -> None:
-        """Take what the trace says of it."""
-        self.id = trace.meter_id
-        self.source = trace.source
-        self.calibration_id = trace.calibration_id
-        self.update_s = 1 / trace.rate_hz
-        self._trace = trace
-
-    def start(self) -> None:
-        """Refuse: nothing is left to record."""
-        raise MeterError(f"the recording of {self.id} is over; open the instrument to make another one")
-
-    def mark(self) -> None:
-        """Ignore."""
-
-    def observe(self, interval: Interval) -> None:
-        """Ignore."""
-
-    def stop(self) -> PowerTrace:
-        """The recording."""
-        return self._trace
-
-    def close(self) -> None:
-        """Ignore."""
 
 
 def record_of(
@@ -138,29 +106,13 @@ def record_of(
     if not aligned:
         alignment = {"method": "ping", "error_s": math.hypot(clock.error_s, alignment.get("error_s") or 0.0)}
     once = tuple({(c.code if c.code == "gap" else str(c)): c for c in cautions}.values())
-    session = _Books(
-        device, RecordedMeter(trace), threads=threads, runtime=str(how["runtime"]), reference_every_s=None,
-        max_rejected=_MAX_REJECTED, conditions=conditions,
-    )  # fmt: skip
-    return session.record(
-        _workload(pending),
-        Collected(judged, trials, n, True, alignment, once),
-        (before, later or before),
-        pending.build,
-        _seen(device, pending),
-        trace.accuracy,
+    # A stream's energies have no smallest step, and nobody watched drift while the link was cut.
+    meter = MeterFacts(trace.meter_id, trace.source, 0.0, 1 / trace.rate_hz, trace.accuracy)
+    books = Books(device.profile, meter, conditions, DriftSeries(), _MAX_REJECTED)
+    blocks_found = Collected(judged, trials, n, True, alignment, once)
+    return books.record(
+        _workload(pending), blocks_found, before, later or before, pending.build, _seen(device, pending)
     )
-
-
-class _Books(Session):
-    """A session of which only the bookkeeping is used: it is never entered."""
-
-    def record(
-        self, workload: Workload, found: Collected, idles: tuple[Idle, Idle], build: str, seen: Seen, accuracy: Accuracy
-    ) -> EnergyRecord:
-        """The record of blocks that were run elsewhere."""
-        self._accuracy = accuracy
-        return self._record(workload, found, *idles, build, seen)
 
 
 def _workload(pending: Pending) -> Workload:

@@ -1,0 +1,46 @@
+"""Records made of blocks that were run elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepen.devices.types import DeviceProfile, DeviceState
+from deepen.errors import MeasureError
+from deepen.measure.blocks import Collected
+from deepen.measure.bookkeeping import Books, MeterFacts
+from deepen.measure.conditions import Conditions
+from deepen.measure.heat import Seen
+from deepen.measure.idle import Idle
+from deepen.measure.reference import DriftSeries
+from deepen.measure.trials import Judgement, Trial
+from deepen.records import Accuracy, EnergyRecord, Interval, StoppingRule, Workload
+
+METER = MeterFacts("ppk2", "measured", 0.0, 1e-5, Accuracy())
+STATE = DeviceState("", "aarch64", 8, (0,))
+
+
+def made(link: str, rejected: int = 0, notes: tuple[str, ...] = ()) -> EnergyRecord:
+    trials = tuple(Trial(Interval(t, t + 0.1, "run", runs=10), 3e-3, 2e-3) for t in (1.0, 1.1, 1.2))
+    reasons = tuple({"reason": "outlier", "energy_j": 9.0} for _ in range(rejected))
+    found = Collected(Judgement(trials, reasons, 0, ()), trials * 4, 10, True)
+    books = Books(DeviceProfile("d", link=link), METER, Conditions("S"), DriftSeries(), 0.5, notes)
+    work = Workload("w", Path("m.onnx"), "model", "onnxruntime", 1, {}, rule=StoppingRule(0.1, 0.2, 3, 0.01))
+    # Idle power fell meanwhile: the blocks were judged with 1 W, and the middle one saw 0.9 W.
+    return books.record(work, found, Idle(0.65, 1.0, 0.0), Idle(1.65, 0.8, 0.0), "fake 1", Seen(STATE, STATE, 40.0, ()))
+
+
+def test_net_energy_follows_idle_power_as_it_was_known_at_last() -> None:
+    record = made("adb", notes=("drift: not watched",))
+    assert record.energy_j == pytest.approx(2e-3 + 0.1 * 0.01)
+    assert (record.device, record.serial, record.meter, record.runs) == ("d", "S", "ppk2", 30)
+    assert any(w.startswith("idle power changed from 1.000 W to 0.800 W") for w in record.warnings)
+    assert "drift: not watched" in record.warnings
+    assert any(w.startswith("accuracy") for w in record.warnings)  # nobody states the meter's
+
+
+@pytest.mark.parametrize(("link", "where"), [("local", "on this machine"), ("adb", "on the device")])
+def test_too_many_rejected_blocks_name_the_machine_that_is_busy(link: str, where: str) -> None:
+    with pytest.raises(MeasureError, match=rf"m.onnx: 9 of 12 blocks .*stop other programs {where} and"):
+        made(link, rejected=9)
