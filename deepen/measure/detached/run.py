@@ -238,7 +238,8 @@ def collect_detached(
                 f"with --trace, or remove {pending.folder}"
             )
         asked = tuple(Setting(name, **facts) for name, facts in pending.settings.items())
-        return _collected(opened, pending, recorded, work_s, Conditions(pending.serial, asked))
+        conditions = Conditions(pending.serial, asked)
+        return _collected(opened, pending, recorded, work_s, conditions, keep_failed=trace is not None)
 
 
 def _file(path: str | Path) -> Path:
@@ -337,11 +338,13 @@ def _collected(
     work_s: float,
     conditions: Conditions,
     *,
+    keep_failed: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> EnergyRecord:
     """Wait for the end of a run that can be reached, make the record, and remove the run on both sides.
 
-    What is wrong with the run itself will stay wrong, and it is removed as well; a link that fails is not.
+    What is wrong with the run and its own trace will stay wrong, and they are removed as well; where the link fails,
+    or with ``keep_failed`` (another trace was named, and it may be the wrong one), they are kept.
     """
     link = _link_of(device)
     deadline = Deadline(3 * work_s + 120)
@@ -362,7 +365,7 @@ def _collected(
     try:
         record = record_of(device, pending, found, after, trace, conditions)
     except DeepenError as error:
-        if not error.retryable:
+        if not error.retryable and not keep_failed:
             discard_quietly(link, pending.job)
             pending.forget()
         raise

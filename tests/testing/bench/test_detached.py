@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -19,11 +20,12 @@ from deepen.cli import cli
 from deepen.errors import ConfigError, LinkError, MeterError
 from deepen.measure.detached import collect_detached, profile_detached
 from deepen.measure.detached.store import detached_folder, pending_runs
-from deepen.records import EnergyRecord
+from deepen.records import EnergyRecord, PowerTrace
 from deepen.testing.virtual_bench import BenchDevice, VirtualBench
 from deepen.testing.virtual_bench.bench import environment
 from deepen.testing.virtual_bench.daemons import find_adbd, find_sshd, namespace
 from deepen.testing.virtual_bench.player import Player
+from deepen.traces import write
 
 pytestmark = [
     pytest.mark.serial,
@@ -182,7 +184,12 @@ def test_a_host_killed_meanwhile_loses_nothing_that_was_recorded(
             host.kill()
     (pending,) = pending_runs()
     until(lambda: Path(pending.job.folder, "status").exists(), "the run does not end by itself")
-    done = CliRunner().invoke(cli, ["profile", str(squeezenet), "--device", device.spec, "--collect", "--json"])
+    collect = ["profile", str(squeezenet), "--device", device.spec, "--collect"]
+    write(PowerTrace(np.arange(9.0), np.ones(9), 1.0, "lvpm", "c", "simulated"), tmp_path / "other.trace")
+    done = CliRunner().invoke(cli, [*collect, "--trace", str(tmp_path / "other.trace")])
+    assert done.exit_code == 1, done.output
+    assert pending_runs() == [pending]  # a wrong trace was named: nothing is lost by it
+    done = CliRunner().invoke(cli, [*collect, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     truth = device.truth(Player.key(squeezenet, {}))
