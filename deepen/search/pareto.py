@@ -184,7 +184,9 @@ def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
 
 
 def contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
-    """Hypervolume that is lost when a point is left out: SEMOA's Delta_r(x, P); zero for dominated and double points.
+    """Hypervolume that a front loses without one of its points: SEMOA's Delta_r(x, P).
+
+    Dominated points count neither for nor against: they get zero and hide nothing. Of equal points each gets zero.
 
     Args:
         values: Points, shape (n, objectives).
