@@ -88,7 +88,7 @@ class Books:
             seen: The device meanwhile.
 
         Raises:
-            MeasureError: If too many blocks had to be rejected.
+            MeasureError: If too many blocks had to be rejected, or the meter saw nothing of them.
         """
         judged, rule = found.judgement, workload.rule
         accepted = judged.accepted
@@ -112,6 +112,12 @@ class Books:
             update_s=self.meter.update_s,
             idle_std_w=float(idle.standard_w(starts, ends).mean()),
         )
+        if energy_j <= 2 * terms.standard_j and any(c.code == "alignment" for c in found.cautions):
+            raise MeasureError(
+                f"{workload.path.name}: neither its runs nor the sync pattern can be told from idle power in the trace "
+                f"of {self.meter.id}; is it connected to this device ({self.device.id})? Name the meter that is, or "
+                "measure for longer"
+            )
         warnings = list(judged.warnings)
         if len(accepted) < rule.min_blocks:
             warnings.append(f"few blocks: {len(accepted)} counted, {rule.min_blocks} wanted")

@@ -11,13 +11,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
 from deepen.devices.protocols import Device, Loaded, Runtime
 from deepen.devices.runtimes.pulses import ShellLoad
-from deepen.errors import ConfigError, LinkError, MeasureError, RunError
+from deepen.errors import ConfigError, LinkError, MeasureError, MeterError, RunError
 from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
 from deepen.measure.bookkeeping import Books, MeterFacts
 from deepen.measure.conditions import Conditions, serial_of
@@ -40,6 +41,8 @@ Sync = Literal["auto", "pulses", "none"]
 _CHIP_S = 0.02  # least length of an element of the sync pattern,
 _CHIP_UPDATES = 10  # and least number of the meter's updates in it
 _LONGEST_PATTERN_S = 1.0
+_TRIES = 3
+_SEEN = 4.0  # standard uncertainties of a rise that is one
 _REFERENCE_RULE = StoppingRule(min_duration_s=0.05, max_duration_s=0.3, min_blocks=5, rel_std=0.02)
 _EMPTY_RULE = StoppingRule(min_duration_s=0.1, max_duration_s=1.0, min_blocks=5, rel_std=0.02)
 
@@ -47,6 +50,12 @@ _EMPTY_RULE = StoppingRule(min_duration_s=0.1, max_duration_s=1.0, min_blocks=5,
 def median_energy_j(record: EnergyRecord) -> float:
     """Median of the accepted blocks' net energy per run, joules (the record's own figure is the mean)."""
     return statistics.median(record.trials)
+
+
+def _unseen(rises_w: list[float], idle: Idle) -> bool:
+    """Whether what blocks add to idle power cannot be told from nothing."""
+    spread = statistics.stdev(rises_w) / len(rises_w) ** 0.5 if len(rises_w) > 1 else 0.0
+    return statistics.fmean(rises_w) <= _SEEN * (spread**2 + idle.std_w**2) ** 0.5
 
 
 class Session:
@@ -129,6 +138,7 @@ class Session:
         self._scratch: Scratch | None = None
         self._reference_loaded: Loaded | None = None
         self._reference_runs = 0
+        self._reference_run_s = 0.0
         self._no_drift = ""  # why nobody watches drift though it was asked for
         self._empty: EnergyRecord | None = None
 
@@ -191,16 +201,22 @@ class Session:
 
         Raises:
             RunError: If the runtime does not run it (an accelerator that takes no such operators).
-            LinkError, MeterError: If the device or the meter is gone.
+            LinkError, MeterError: If the device or the meter is gone, or the meter sees nothing of the first one.
         """
         runtime = self._open_runtime()
         if self._reference_loaded is None or not self._reference_loaded.alive:
             path = self._own_model("reference")
             self._reference_loaded = runtime.load(path, threads=self.threads, seed=self.seed)
-            per_run = warm_up(self._reference_loaded, 0.05)
-            self._reference_runs = runs_per_block(per_run, self._block_s / 2, self.meter.update_s, _REFERENCE_RULE)
+            self._reference_run_s = warm_up(self._reference_loaded, 0.05)
+            self._reference_runs = runs_per_block(
+                self._reference_run_s, self._block_s / 2, self.meter.update_s, _REFERENCE_RULE
+            )
         idle = self._fresh_idle()
-        found = self._collect(self._reference_loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads)
+        loaded = self._reference_loaded
+        if self.drift_series.points or not self._own_clock:
+            found = self._collect(loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads)
+        else:
+            found = self._first_seen(loaded, idle)
         kept = found.judgement.accepted or found.trials
         point = ReferencePoint(
             t_s=(kept[0].interval.start_s + kept[-1].interval.end_s) / 2,
@@ -291,6 +307,33 @@ class Session:
         except RunError as error:
             self._reference_every_s = None
             self._no_drift = f"drift: not watched, because the runtime does not run the reference workload ({error})"
+
+    def _first_seen(self, loaded: Loaded, idle: Idle) -> Collected:
+        """Measure the reference with a meter nobody has seen follow this device yet.
+
+        A meter on another device shows power as well, and where that one works too, even a rise. The sync pattern
+        tells them apart; where the meter is too slow for one, the rise has to do.
+
+        Raises:
+            MeterError: If what it shows is not what this device did.
+        """
+        pulses = self._pulses(loaded, self._reference_run_s)
+        if pulses is not None:
+            pulses = replace(pulses, required=True)
+        for _ in range(_TRIES):
+            try:
+                found = self._collect(loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads, pulses)
+            except MeasureError as error:
+                why = str(error).partition(";")[0]
+                continue
+            kept = found.judgement.accepted or found.trials
+            if not _unseen([t.net_j / t.latency_s for t in kept], idle):
+                return found
+            why = "power does not rise with it"
+        raise MeterError(
+            f"what {self.meter.id} shows does not follow the reference workload ({why}); is it connected to this "
+            f"device ({self.device.profile.id})? Name the meter that is, or stop other programs there"
+        )
 
     def _watch_drift(self) -> None:
         if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):

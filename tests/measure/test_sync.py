@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepen.errors import ConfigError, MeasureError
+from deepen.errors import ConfigError, MeasureError, MeterError
 from deepen.measure import make_workload
 from deepen.measure.sync import BARKER, Pulses, find, synchronise
 from deepen.records import Interval, PowerTrace, StoppingRule
+from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost
 from deepen.testing.instruments.signal import Steps
 
@@ -158,7 +159,7 @@ def test_a_runtime_that_brings_its_own_pulses_plays_the_pattern_with_them(sample
 
 
 def test_pulses_lost_in_noise_are_a_caution_or_an_error(sampled_bench, model: Path) -> None:
-    weak = Cost(1e-3, 0.005)
+    weak = Cost(1e-3, 0.06)
     bench = sampled_bench(weak, sample_noise_w=0.5)
     with bench.session(reference_every_s=None) as session:
         record_ = session.measure(make_workload(model, rule=RULE))
@@ -172,9 +173,36 @@ def test_pulses_lost_in_noise_are_a_caution_or_an_error(sampled_bench, model: Pa
         session.measure(make_workload(model, rule=RULE))
 
 
-def test_meters_that_the_host_reads_need_no_pulses_and_slow_models_get_none(sampled_bench, model: Path) -> None:
-    from deepen.testing.bench import SimulatedBench
+def test_a_meter_on_another_device_is_an_error(sampled_bench, model: Path) -> None:
+    def swapped() -> SimulatedBench:
+        bench, other = sampled_bench(Cost(1e-3, 2.0)), sampled_bench(Cost(1e-3, 2.0))
+        bench.meter._timeline = other.timeline  # where nothing runs
+        return bench
 
+    with (
+        swapped().session(reference_every_s=None) as session,
+        pytest.raises(MeasureError, match=r"model.onnx: neither its runs nor the sync pattern .*connected to this dev"),
+    ):
+        session.measure(make_workload(model, rule=RULE))
+    with (
+        pytest.raises(MeterError, match=r"does not follow the reference workload .*\(fake\)\? Name"),
+        swapped().session(),
+    ):
+        pass
+    # Where the other device works too, its power rises now and then, but not with our pattern.
+    bench = swapped()
+    begin_s = bench.clock.now()
+    for number in range(400):
+        bench.meter._timeline.add(begin_s + 0.13 * number, begin_s + 0.13 * number + 0.07, 2.0)
+    with pytest.raises(MeterError, match=r"reference workload \(.*sync pulses"), bench.session():
+        pass
+    slow = swapped()
+    slow.meter.update_s = 0.1  # too slow for a pattern
+    with pytest.raises(MeterError, match="power does not rise"), slow.session():
+        pass
+
+
+def test_meters_that_the_host_reads_need_no_pulses_and_slow_models_get_none(sampled_bench, model: Path) -> None:
     bench = SimulatedBench(lambda path: Cost(1e-3, 2.0))
     with bench.session(reference_every_s=None) as session:
         counted = session.measure(make_workload(model, rule=RULE))
