@@ -20,7 +20,8 @@ def synthetic(count: int = 600, seed: int = 0) -> Table:
     """Networks of NAS-Bench-201 with energies and accuracies by a stated formula."""
     space = NasBench201()
     rng = np.random.default_rng(seed)
-    chosen = [space.members()[i] for i in np.sort(rng.permutation(15625)[:count])]
+    members = space.members()
+    chosen = [members[i] for i in rng.permutation(15625)[:count]]
     codes = np.array([space.encode(a) for a in chosen])
     energy = 1e-3 * (1.0 + WEIGHTS[codes].sum(axis=1))
     worth = np.array([0.0, 0.04, 0.08, 0.12, 0.02])[codes] * np.array([1.0, 0.6, 0.9, 0.7, 0.8, 1.1])

@@ -113,6 +113,6 @@ def test_pi5_knows_its_space_and_both_runtimes(pi5: Table, shared_dir: Path) -> 
     assert pi5.manifest.space == "nasbench201?classes=100&resolution=32"
     onnx = import_table(shared_dir / "data/pi5_nasbench201", "pi5-nasbench201", runtime="onnx")
     assert set(onnx.hashes) == set(pi5.hashes)
-    assert np.corrcoef(onnx.data["energy_j"], pi5.data["energy_j"])[0, 1] > 0.9
+    assert np.corrcoef(onnx.data["energy_j"], pi5.data["energy_j"])[0, 1] > 0.8
     with pytest.raises(ConfigError, match="litert"):
         import_table(shared_dir / "data/pi5_nasbench201", "pi5-nasbench201", runtime="torch")

@@ -98,7 +98,7 @@ def test_budgets_are_spent_from_small_to_large(ecnas: Table) -> None:
     keep.keys["budget"] = keep.keys.pop("checkpoint")
     table = Table(keep.manifest, keep.keys, keep.data)
     goals = read_objectives(table, ["energy_j", "validation_accuracy"])
-    result = search(table, goals, "sh-emoa", 200, seed=0)
+    result = search(table, goals, "sh-emoa", 60, seed=0)
     assert 0 < len(result.archs) < result.spent.distinct
     assert result.spent.epochs < 4 * result.spent.queries
 
@@ -145,7 +145,7 @@ def test_expected_improvement_is_that_of_many_draws(m: int) -> None:
     if m > 2:
         pytest.importorskip("moocore")
     rng = np.random.default_rng(m)
-    points, reference = rng.random((6, m)), np.ones(m)
+    points, reference = 0.4 + 0.5 * rng.random((4, m)), np.ones(m)
     mean, deviation = rng.random((3, m)), 0.2 * rng.random((3, m))
     deviation[0, 0] = 0.0  # an objective that is known
     found = expected_improvement(points, reference, mean, deviation)
@@ -153,7 +153,8 @@ def test_expected_improvement_is_that_of_many_draws(m: int) -> None:
     for k in range(3):
         draws = mean[k] + deviation[k] * rng.standard_normal((4000, m))
         gains = [hypervolume(np.vstack([points, d]), reference) - base for d in draws]
-        assert found[k] == pytest.approx(np.mean(gains), abs=5 * np.std(gains) / 4000**0.5 + 1e-9)
+        assert found[k] == pytest.approx(np.mean(gains), abs=5 * np.std(gains) / 4000**0.5 + 1e-6)
+    assert found.max() > 1e-3
 
 
 def test_known_objectives_are_taken_as_they_are(made: Table, goals: tuple[Objective, ...]) -> None:
