@@ -207,6 +207,8 @@ class Fleet:
             self._cancelled = True
             dropped = sum(len(entries) for entries in self._queues.values())
             self._queues.clear()
+            for name in sorted(self._busy):
+                self._results.put(Notice(name, "finishes what it is measuring, then stops (Ctrl-C drops it)"))
         self._pending -= dropped
         self._acknowledge()
         return dropped

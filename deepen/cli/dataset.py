@@ -53,7 +53,7 @@ def _duration(seconds: float) -> str:
 
 def _progress_line(state: CampaignProgress, several: bool) -> str:
     width = len(str(state.total))
-    head = f"[{state.done:{width}d}/{state.total}] {_duration(state.elapsed_s)} gone, {_duration(state.eta_s)} left"
+    head = f"[{state.done:{width}d}/{state.total}] {_duration(state.elapsed_s)} elapsed, {_duration(state.eta_s)} left"
     if math.isfinite(state.budget_left_s):
         head += f" (budget {_duration(state.budget_left_s)})"
     if several and state.device:

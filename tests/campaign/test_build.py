@@ -137,7 +137,7 @@ def test_progress_tells_the_budget_and_who_did_what(tmp_path, bench):
     result = invoke("--out", tmp_path / "d", "--count", 6, "--minutes", 5, *pairs)
     assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()
-    assert lines[0] == "[0/6] 0:00 gone, ? left (budget 4:59)"
+    assert lines[0] == "[0/6] 0:00 elapsed, ? left (budget 4:59)"
     assert lines[-1].startswith("[6/6] 0:0")
     assert " done):  fc m=1" in lines[-1]
     told = result.stdout.splitlines()[-1]

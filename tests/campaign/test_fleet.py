@@ -491,8 +491,9 @@ def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels):
             raise KeyboardInterrupt
         return False
 
-    report, _ = campaign(Plan.make(kernels(20)), bench.Rig("a"), bench.Rig("b"), stop=stop)
+    report, told = campaign(Plan.make(kernels(20)), bench.Rig("a"), bench.Rig("b"), stop=stop)
     assert report.interrupted
+    assert any(t.device in ("a", "b") and t.notice.startswith("finishes what it is measuring") for t in told)
     assert report.measured == len(dataset)
     assert report.remaining == 20 - len(dataset)
 
