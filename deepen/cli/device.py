@@ -156,9 +156,9 @@ def _state_rows(state: DeviceState) -> list[tuple[str, object]]:
         ("architecture", state.machine or "unknown"),
         ("cores", f"{state.cores}, usable {', '.join(map(str, state.usable_cores))}"),
         ("governor", state.governor or "unknown"),
-        ("frequency", format_si(state.frequency_hz, "Hz")),
-        ("temperature", f"{state.temperature_c:.1f} °C" if state.temperature_c > 0 else "unknown"),
-        ("load", f"{state.load:.2f}"),
+        ("frequency", format_si(state.frequency_hz, "Hz") if math.isfinite(state.frequency_hz) else "unknown"),
+        ("temperature", f"{state.temperature_c:.1f} °C" if math.isfinite(state.temperature_c) else "unknown"),
+        ("load", f"{state.load:.2f}" if math.isfinite(state.load) else "unknown"),
     ]
     for p in state.policies:
         span = f"{format_si(p.min_hz, 'Hz')} to {format_si(p.max_hz, 'Hz')} of {format_si(p.hardware_max_hz, 'Hz')}"

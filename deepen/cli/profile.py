@@ -169,10 +169,11 @@ def render(model: str, record: EnergyRecord) -> str:
     from deepen.measure.conditions import not_set
 
     share = 100 * record.uncertainty_j / record.energy_j if record.energy_j > 0 else float("nan")
+    digits = 1 if share >= 0.1 else 2
     rows = [
         (
             "energy, net of idle",
-            f"{format_si(record.energy_j, 'J')} ± {format_si(record.uncertainty_j, 'J')} ({share:.1f} %)",
+            f"{format_si(record.energy_j, 'J')} ± {format_si(record.uncertainty_j, 'J')} ({share:.{digits}f} %)",
         ),
         ("energy, gross", f"{format_si(record.gross_energy_j, 'J')}"),
         ("latency", format_si(record.latency_s, "s")),

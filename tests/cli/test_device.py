@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def test_probe_tells_state_identity_and_sourced_facts(phone: FakeShell) -> None:
     assert "VIRTUAL-SKIN" in text
     assert "2 x Cortex-X1, 2.80 GHz [LineageOS wiki" in text
     assert "throttled" in text
+
+
+def test_probe_says_unknown_where_nothing_can_be_read(phone: FakeShell) -> None:
+    phone.files = {path: text for path, text in phone.files.items() if "cpufreq" not in path and "thermal" not in path}
+    phone.programs.pop("dumpsys")
+    text = run("probe", "adb:1A2B3C").stdout
+    assert re.search(r"^frequency +unknown$", text, re.MULTILINE)
+    assert re.search(r"^temperature +unknown$", text, re.MULTILINE)
+    assert "nan" not in text.split()
 
 
 def test_prepare_looks_and_changes_nothing(phone: FakeShell) -> None:

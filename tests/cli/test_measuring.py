@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from deepen import measure, meters
 from deepen.cli import cli
+from deepen.cli.profile import render
 from deepen.errors import MeterError
 from deepen.measure import doctor
 from deepen.measure.doctor import Check
@@ -84,7 +86,8 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     found = document(*args)
     assert callable(asked.pop("tell"))
     assert asked == {
-        "delegate": "gpu", "prepare": False, "settings": {"governor": "performance"}, "path": "m.onnx", "device": "d", "meter": "m?x=1", "threads": 2, "seconds": 3.0, "runtime": "r", "sync": "auto",
+        "delegate": "gpu", "prepare": False, "settings": {"governor": "performance"}, "path": "m.onnx",
+        "device": "d", "meter": "m?x=1", "threads": 2, "seconds": 3.0, "runtime": "r", "sync": "auto",
         "shapes": {"a": (1, 3), "b": (7,)},
     }  # fmt: skip
     assert found["power_w"] == pytest.approx(3.0)
@@ -99,6 +102,11 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     assert "repeats 8.00 µJ, idle 6.00 µJ; clock: pulses (± 20.0 µs)" in text
     for piece in ("2.00 mJ ± 10.0 µJ", "3.00 mJ", "1.00 ms", "3.00 W", "rapl (measured)", "1 rejected", "few blocks"):
         assert piece in text
+
+
+def test_a_small_share_of_doubt_is_no_zero() -> None:
+    precise = dataclasses.replace(RECORD, energy_j=20e-3, uncertainty_j=4.6e-6)
+    assert "20.0 mJ ± 4.60 µJ (0.02 %)" in render("m.onnx", precise)
 
 
 @pytest.mark.serial
