@@ -125,4 +125,10 @@ def open_meter(
         if found.available:
             return candidate.open(MeterSpec(name), context)
         reasons.append(f"{name}: {found.cause}")
-    raise MeterError(f"no power source here ({'; '.join(reasons)}); see 'deepen meter list'")
+    told = "; ".join(reasons)
+    if link is not None:
+        raise MeterError(
+            f"the device measures no power by itself ({told}); name the instrument it is connected to: --meter "
+            "NAME:PORT ('deepen meter list')"
+        )
+    raise MeterError(f"no power source here ({told}); see 'deepen meter list'")

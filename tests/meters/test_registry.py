@@ -9,6 +9,7 @@ import pytest
 from deepen.devices import CpuPower
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, Meter, MeterSpec, driver_names, list_meters, open_meter, registry
+from deepen.meters.files import CommandFiles, Output
 from deepen.meters.types import Driver, PowerFacts
 from deepen.testing.power import SimulatedMeter, Timeline
 
@@ -41,6 +42,12 @@ def test_the_best_source_is_chosen(files: dict[str, str], expected: str, sysfs: 
 def test_no_source_at_all_says_why_for_each(tmp_path: Path) -> None:
     with pytest.raises(MeterError, match=r"rapl: no powercap.*battery: no battery.*cpu-model: the device profile"):
         open_meter(root=tmp_path)
+
+
+def test_a_device_without_sensors_wants_an_instrument(tmp_path: Path) -> None:
+    nothing = CommandFiles(lambda argv, timeout_s: Output(1, "", ""))
+    with pytest.raises(MeterError, match=r"device measures no power by itself \(rapl: .*connected to: --meter NAME"):
+        open_meter(link=nothing)
 
 
 def test_every_source_is_listed_with_cause_and_order(tmp_path: Path) -> None:

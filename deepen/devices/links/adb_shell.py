@@ -122,11 +122,14 @@ class _AdbStream:
 class AdbSession:
     """A connection to an ADB daemon."""
 
-    def __init__(self, transport: Any, description: str, signers: list[Any], timeout_s: float, allow_s: float) -> None:
+    def __init__(
+        self, transport: Any, target: str, description: str, signers: list[Any], timeout_s: float, allow_s: float
+    ) -> None:
         """Connect and authenticate.
 
         Args:
             transport: A transport of adb-shell, not yet connected.
+            target: Who is to answer, for messages.
             description: Which way it takes.
             signers: Keys to try, in order.
             timeout_s: Time the connection may take, seconds.
@@ -158,7 +161,7 @@ class AdbSession:
             if isinstance(error, LinkError | ConfigError) or not isinstance(error, Exception):
                 raise
             raise LinkError(
-                f"cannot connect ({_reason(error)}); is the device on, and USB debugging with it?"
+                f"cannot connect to {target} ({_reason(error)}); is the device on, and USB debugging with it?"
             ) from error
         self._threads = [
             threading.Thread(target=self._receive, name="adb-receive", daemon=True),
@@ -424,6 +427,7 @@ def connect_tcp(
     transport = Prompt(host, port)
     return AdbSession(
         transport,
+        f"{host}:{port}",
         "over TCP, without an adb server",
         load_signers(key_files() if keys is None else keys),
         timeout_s,
@@ -446,6 +450,7 @@ def connect_usb(serial: str, timeout_s: float, *, allow_s: float = 10.0, keys: l
         raise LinkError(f"no device {serial} on USB; plug it in and switch USB debugging on") from error
     return AdbSession(
         transport,
+        serial,
         "over USB, without an adb server",
         load_signers(key_files() if keys is None else keys),
         timeout_s,
