@@ -8,6 +8,7 @@ away (:func:`median_energy_j`).
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,8 +55,8 @@ def median_energy_j(record: EnergyRecord) -> float:
 
 def _unseen(rises_w: list[float], idle: Idle) -> bool:
     """Whether what blocks add to idle power cannot be told from nothing."""
-    spread = statistics.stdev(rises_w) / len(rises_w) ** 0.5 if len(rises_w) > 1 else 0.0
-    return statistics.fmean(rises_w) <= _SEEN * (spread**2 + idle.std_w**2) ** 0.5
+    spread = statistics.stdev(rises_w) / math.sqrt(len(rises_w)) if len(rises_w) > 1 else 0.0
+    return statistics.fmean(rises_w) <= _SEEN * math.hypot(spread, idle.std_w)
 
 
 class Session:
