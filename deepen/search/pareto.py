@@ -80,31 +80,34 @@ def front_mask(values: ArrayLike) -> NDArray[np.bool_]:
         return np.zeros(0, dtype=bool)
     if m == 1:
         return np.asarray(points[:, 0] == points[:, 0].min())
-    order = np.lexsort(points.T[::-1])
-    if m == _TWO:
-        mask = np.zeros(n, dtype=bool)
-        mask[order] = _sweep(points[order])
-        return mask
+    if m > _TWO:
+        try:
+            import moocore
+        except ModuleNotFoundError:
+            pass
+        else:
+            return np.asarray(moocore.is_nondominated(points, keep_weakly=True), dtype=bool)
     # Distinct points in lexicographic order: nothing is dominated by what comes later.
-    ordered = points[order]
-    first = np.ones(n, dtype=bool)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    distinct = ordered[first]
-    kept = _filter(distinct)
+    order, first = _sorted(points)
+    distinct = points[order[first]]
+    if m == _TWO:
+        y = distinct[:, 1]
+        kept = y < np.concatenate([[np.inf], np.minimum.accumulate(y)[:-1]])
+    else:
+        kept = _filter(distinct)
     mask = np.zeros(n, dtype=bool)
     mask[order] = kept[np.cumsum(first) - 1]
     return mask
 
 
-def _sweep(ordered: Floats) -> NDArray[np.bool_]:
-    """The same for two objectives and points in lexicographic order."""
-    y = ordered[:, 1]
-    before = np.concatenate([[np.inf], np.minimum.accumulate(y)[:-1]])
-    kept = y < before
-    # A point equal to its predecessor shares its fate.
-    start = np.ones(len(y), dtype=bool)
-    start[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return np.asarray(kept[np.flatnonzero(start)[np.cumsum(start) - 1]])
+def _sorted(points: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows in lexicographic order of the points, and whether each of them is the first of its equals."""
+    order = np.lexsort(points.T[::-1])
+    first = np.ones(len(points), dtype=bool)
+    for column in points.T:
+        first[1:] &= column[order[1:]] == column[order[:-1]]
+    first[1:] = ~first[1:]
+    return order, first
 
 
 _BLOCK = 256
@@ -112,12 +115,6 @@ _BLOCK = 256
 
 def _filter(ordered: Floats) -> NDArray[np.bool_]:
     """The same for distinct points in lexicographic order, any number of objectives: block by block."""
-    try:
-        import moocore
-    except ModuleNotFoundError:
-        pass
-    else:
-        return np.asarray(moocore.is_nondominated(ordered), dtype=bool)
     kept = np.zeros(len(ordered), dtype=bool)
     found = ordered[:0]
     for start in range(0, len(ordered), _BLOCK):
@@ -141,8 +138,8 @@ def front(values: ArrayLike) -> NDArray[np.int64]:
     """
     points = as_points(values)
     rows = np.flatnonzero(front_mask(points))
-    _, first = np.unique(points[rows], axis=0, return_index=True)
-    return rows[first].astype(np.int64)
+    order, first = _sorted(points[rows])
+    return np.asarray(rows[order[first]], dtype=np.int64)
 
 
 def rank_fronts(values: ArrayLike) -> NDArray[np.int64]:
@@ -201,7 +198,12 @@ def contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
     points = as_points(values)
     ref = _reference(points, reference)
     found = np.zeros(len(points))
-    rows = front(points) if len(points) else np.zeros(0, dtype=np.int64)
+    kept = np.flatnonzero(front_mask(points))
+    order, first = _sorted(points[kept])
+    alone = first & np.append(first[1:], True)
+    single = np.zeros(len(points), dtype=bool)
+    single[kept[order[alone]]] = True
+    rows = kept[order[first]]
     rows = rows[(points[rows] < ref).all(axis=1)]
     if not rows.size:
         return found
@@ -212,8 +214,7 @@ def contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
         found[rows] = (np.append(x[1:], ref[0]) - x) * (np.append(ref[1], y[:-1]) - y)
     else:
         found[rows] = _moocore("the hypervolume of three objectives or more").hv_contributions(points[rows], ref=ref)
-    _, inverse, count = np.unique(points, axis=0, return_inverse=True, return_counts=True)
-    found[count[inverse.reshape(-1)] > 1] = 0.0
+    found[~single] = 0.0
     return found
 
 

@@ -101,8 +101,8 @@ def _gp(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], 
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-    # The hyperparameters of a few hundred rows serve the rest: fitting them costs the cube of the rows.
-    part = np.random.default_rng(0).permutation(len(y))[:300]
+    # The hyperparameters of some rows serve the rest: fitting them costs the cube of the rows.
+    part = np.random.default_rng(0).permutation(len(y))[:150]
     kernel = ConstantKernel(1.0) * RBF(3.0, (0.3, 100.0)) + WhiteKernel(1e-2, (1e-6, 1.0))
     with warnings.catch_warnings():  # a hyperparameter at its bound is no harm
         warnings.simplefilter("ignore", ConvergenceWarning)

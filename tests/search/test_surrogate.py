@@ -29,11 +29,11 @@ def test_an_additive_figure_is_learnt_from_few(made: Table) -> None:
 
 
 def test_accuracy_is_learnt_too(made: Table) -> None:
-    table, report = build_surrogate(SPACE, made.take(np.arange(200)), "accuracy", made.archs_of(made.hashes))
+    table, report = build_surrogate(SPACE, made.take(np.arange(120)), "accuracy", made.archs_of(made.hashes))
     assert report.model in ("gp", "trees")
-    assert report.spearman > 0.9
-    correlation = np.corrcoef(table.data["accuracy"][200:], made.data["accuracy"][200:])[0, 1]
-    assert correlation > 0.9
+    assert report.spearman > 0.85
+    correlation = np.corrcoef(table.data["accuracy"][120:], made.data["accuracy"][120:])[0, 1]
+    assert correlation > 0.85
     assert [c.name for c in table.manifest.columns] == [
         "accuracy",
         "accuracy_low",
@@ -45,9 +45,9 @@ def test_accuracy_is_learnt_too(made: Table) -> None:
 def test_the_held_out_part_is_not_learnt_from(made: Table) -> None:
     """Figures that follow nothing cannot be ranked, whatever was tried on the training part."""
     rng = np.random.default_rng(0)
-    noise = Table(made.manifest, made.keys, made.data | {"energy_j": rng.lognormal(size=600)}).take(np.arange(150))
+    noise = Table(made.manifest, made.keys, made.data | {"energy_j": rng.lognormal(size=600)}).take(np.arange(90))
     _, report = build_surrogate(SPACE, noise, "energy_j", made.archs_of(made.hashes)[:10])
-    assert abs(report.kendall) < 0.3
+    assert abs(report.kendall) < 0.5
 
 
 def test_simulated_figures_stay_simulated(made: Table) -> None:

@@ -50,7 +50,8 @@ def main() -> None:
         middle = np.median([r.points[r.knee] for r in s.results], axis=0)
         print(
             f"  {s.optimiser:8} hypervolume {s.hypervolume:.5f}  regret {s.regret:.5f} ({min(regret):.5f}, "
-            f"{max(regret):.5f})  recall {100 * s.recall:.0f} %  knee {1e3 * middle[0]:.2f} mJ, {-100 * middle[1]:.1f} %"
+            f"{max(regret):.5f})  recall {100 * s.recall:.0f} %  "
+            f"knee {1e3 * middle[0]:.2f} mJ, {-100 * middle[1]:.1f} %"
         )
     for c in compared:
         print(f"  {c.optimiser} better than {c.against} in {c.better} of {c.seeds} seeds, Wilcoxon p = {c.p_value:.2g}")
