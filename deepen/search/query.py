@@ -80,6 +80,8 @@ class Benchmark:
             for row in rows:
                 at = plan.setdefault(float(budgets[row]), {}).setdefault(float(points[row]), {})
                 at[int(repeats[row])] = row
+        self._chosen: dict[tuple[str, float | None, bool], dict[int, int]] = {}
+        self._means: dict[tuple[str, float | None, bool], tuple[Any, ...]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -154,6 +156,23 @@ class Benchmark:
         return self.table.find(str(arch))
 
     def _choose(self, key: str, budget: float | None, repeat: int | str, stop_halfway: bool) -> tuple[Any, ...]:
+        asked = (key, budget, stop_halfway)
+        found = self._chosen.get(asked)
+        if found is None:
+            found = self._chosen[asked] = self._find_rows(key, budget, stop_halfway)
+        if repeat == "random":
+            return self._rows[list(found.values())[int(self._rng.random() * len(found))]]
+        if repeat == "mean":
+            line = self._means.get(asked)
+            if line is None:
+                line = self._means[asked] = self._mean(list(found.values()))
+            return line
+        if repeat not in found:
+            raise ConfigError(f"network {key} has no repeat {repeat}; it has {_list(found)}, 'random' and 'mean'")
+        return self._rows[found[int(repeat)]]
+
+    def _find_rows(self, key: str, budget: float | None, stop_halfway: bool) -> dict[int, int]:
+        """Row of each repeat of a network at a budget and checkpoint."""
         if budget is not None and not self.table.budgets:
             raise ConfigError("this table has no budgets; leave budget out")
         trained = self._plans[key]
@@ -170,15 +189,7 @@ class Benchmark:
                 raise ConfigError(
                     f"network {key} has no checkpoint before half of its training; it has {_list(points)}"
                 )
-        found = points[point]
-        if repeat == "random":
-            numbers = list(found)
-            return self._rows[found[numbers[int(self._rng.random() * len(numbers))]]]
-        if repeat == "mean":
-            return self._mean(list(found.values()))
-        if repeat not in found:
-            raise ConfigError(f"network {key} has no repeat {repeat}; it has {_list(found)}, 'random' and 'mean'")
-        return self._rows[found[int(repeat)]]
+        return points[point]
 
     def _mean(self, rows: list[int]) -> tuple[Any, ...]:
         """Mean of the figures; of the keys, what they share."""
