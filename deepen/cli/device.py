@@ -79,10 +79,9 @@ def list_command(as_json: bool) -> None:
                 "deepen device prepare DEVICE --restore"
             )
         for d in detached:
-            parts.append(
-                f"{d['device']} {d['serial']}: the detached run of {d['model']} started {d['started_at']} has not been "
-                f"collected; deepen profile {d['model']} --device DEVICE --collect, or remove {d['folder']}"
-            )
+            which = f"{d['device']} {d['serial']}: the detached run of {d['model']} started {d['started_at']}"
+            cure = f"deepen profile {d['model']} --device DEVICE --collect, or remove {d['folder']}"
+            parts.append(f"{which} is under way" if d["in_progress"] else f"{which} has not been collected; {cure}")
         return "\n\n".join(parts)
 
     emit(document, as_json, render)
@@ -103,12 +102,19 @@ def _connected() -> tuple[list[dict[str, str]], str]:
     return found, note
 
 
-def _pending() -> list[dict[str, str]]:
-    """Detached runs that wait to be collected."""
+def _pending() -> list[dict[str, Any]]:
+    """Detached runs that wait to be collected, or are under way."""
     from deepen.measure.detached.store import pending_runs
 
     return [
-        {"model": p.model, "device": p.device, "serial": p.serial, "started_at": p.started_at, "folder": str(p.folder)}
+        {
+            "model": p.model,
+            "device": p.device,
+            "serial": p.serial,
+            "started_at": p.started_at,
+            "in_progress": p.in_progress,
+            "folder": str(p.folder),
+        }
         for p in pending_runs()
     ]
 

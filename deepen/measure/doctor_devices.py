@@ -161,6 +161,8 @@ def _left_behind() -> Iterator[Check]:
             cure = "deepen device prepare DEVICE --restore"
             yield Check(f"settings of {layer.device}", "note", f"{count} are changed", f"{why} ({path})", cure)
         for run in pending_runs():
+            if run.in_progress:
+                continue
             name = f"detached run of {run.model} on {f'{run.device} {run.serial}'.strip()}"
             cure = f"deepen profile {run.model} --device DEVICE --collect, or remove {run.folder}"
             yield Check(name, "note", f"started {run.started_at}", "it has not been collected", cure)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from deepen.cli import cli
 from deepen.clock import ClockMap
 from deepen.devices.detached import DetachedJob, Outcome
 from deepen.devices.runtimes.device_clock import RoundTrip
@@ -19,6 +21,7 @@ from deepen.measure.detached.cable import MeterCable, QuietCable, UserCable, cho
 from deepen.measure.detached.plan import device_clock, make_steps, requests_of, seconds_of
 from deepen.measure.detached.result import record_of
 from deepen.measure.detached.store import Pending, detached_folder, keep, pending_runs
+from deepen.measure.doctor_devices import device_checks
 from deepen.measure.sync import Pulses
 from deepen.records import EnergyRecord, PowerTrace
 from deepen.testing.clock import VirtualClock
@@ -237,6 +240,28 @@ def test_a_run_is_kept_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         assert pending.trace == detached_folder() / pending.job.token / "power.trace"
         pending.forget()
         assert pending_runs() == []
+
+
+def test_a_run_under_way_is_not_offered_to_be_collected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DEEPEN_STATE", str(tmp_path))
+    pending = simulate().pending
+    keep(pending)
+
+    def offered() -> list[str]:
+        """What ``device list`` and the doctor say of it."""
+        said = CliRunner().invoke(cli, ["device", "list"]).stdout
+        doctor = [c.cure for c in device_checks(tmp_path) if c.name.startswith("detached run")]
+        return [line for line in (*said.splitlines(), *doctor) if "m.onnx" in line]
+
+    with pending.held():
+        assert pending.in_progress
+        (line,) = offered()
+        assert line.endswith("is under way")
+    assert not pending.in_progress
+    assert len(offered()) == 2
+    assert all("--collect" in line for line in offered())
+    pending.forget()
+    assert not pending.in_progress
 
 
 @pytest.mark.parametrize(

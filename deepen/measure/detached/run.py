@@ -182,6 +182,7 @@ def profile_detached(
             host_boot=host_boot_id(),
         )  # fmt: skip
         keep(pending)
+        stack.enter_context(pending.held())
         try:
             start_detached(link, pending.job, argv, env, requests, limit_s=HOLD_S + 3 * work_s + 60)
             _await_hold(link, pending)
@@ -250,7 +251,7 @@ def _file(path: str | Path) -> Path:
 
 
 def _find(opened: Device, model: Path, content: str) -> Pending:
-    known = pending_runs()
+    known = [p for p in pending_runs() if not p.in_progress]
     serial = recorded_serial(serial_of(opened))
     found = [p for p in known if p.content == content and (p.serial, p.device) == (serial, opened.profile.id)]
     if not found:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,31 @@ class Pending:
     def trace(self) -> Path:
         """Its power trace."""
         return self.folder / "power.trace"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Tell other processes for a block that this one is at it; ``flock`` ends with the process however it ends."""
+        fd = os.open(self.folder / _FILE, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether a process is at it, so that it is not to be collected or removed yet."""
+        try:
+            fd = os.open(self.folder / _FILE, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def forget(self) -> None:
         """Remove what is kept."""
