@@ -157,6 +157,7 @@ class FakeChannel:
         words: What stderr holds.
         requests: Every request received.
         killed: Whether it was killed.
+        cut: Whether the link was cut under it.
     """
 
     answer: Callable[[dict[str, Any]], dict[str, Any] | bytes | int | None]
@@ -164,6 +165,7 @@ class FakeChannel:
     words: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     killed: bool = False
+    cut: bool = False
     _replies: deque[bytes] = field(default_factory=deque)
     _status: int | None = None
 

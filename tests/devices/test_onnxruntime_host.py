@@ -168,6 +168,16 @@ def test_a_worker_that_does_not_start_is_a_link_error(hello: Any, message: str, 
     assert channel.killed
 
 
+def test_a_cut_link_is_told_as_such_and_not_as_a_lack_of_memory(model: Path) -> None:
+    channel = worker(run=-int(signal.SIGKILL))
+    loaded = OnnxRuntime(linked(channel)).load(model)
+    channel.cut = True  # as channels of remote links have it
+    with pytest.raises(LinkError) as caught:
+        loaded.run(1)
+    assert "memory" not in str(caught.value)
+    assert not loaded.alive
+
+
 def test_a_crash_while_running_blames_the_model_and_the_next_load_starts_a_fresh_worker(model: Path) -> None:
     first, second = worker(run=-int(signal.SIGSEGV)), worker()
     runtime = OnnxRuntime(linked(first, second))

@@ -83,6 +83,11 @@ class RemoteChannel:
             return self._output.status
         return -9 if self._killed or self._cut else None
 
+    @property
+    def cut(self) -> bool:
+        """Whether the link was cut under it, so that nobody knows how it ended."""
+        return self._cut and self._output.status is None
+
     def kill(self) -> None:
         """End the process and its whole group; where the device cannot be reached, as soon as it can be."""
         if self._killed:

@@ -363,6 +363,9 @@ class WorkerRuntime:
             channel.send(json.dumps({**request, "id": self._count}).encode())
             line = channel.receive(timeout_s)
         except LinkError as error:
+            if getattr(channel, "cut", False):  # it counts as killed, but the cause is what the link says
+                self._drop()
+                raise
             failure = self._post_mortem(channel, request["op"], name)
             self._drop()
             raise failure from error

@@ -226,6 +226,7 @@ def test_a_cut_link_ends_what_runs_without_help_from_the_host(home: Path, tmp_pa
     with pytest.raises(LinkError, match="cut"):
         channel.receive(1)
     assert channel.exit_status() == -9
+    assert channel.cut  # type: ignore[attr-defined]  # which tells it from one that was killed
     transport.close()
     link.close()
 
