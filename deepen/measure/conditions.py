@@ -147,7 +147,7 @@ def hold_device(device: Device, name: str) -> Iterator[None]:
 
     Args:
         device: The device.
-        name: What to call it in an error message.
+        name: What to call it in an error message, where options after ``?`` are left out.
 
     Raises:
         LinkError: If another process or session has it.
@@ -159,7 +159,7 @@ def hold_device(device: Device, name: str) -> Iterator[None]:
         yield
         return
     try:
-        lock = InstrumentLock(f"device {serial}", f"device {name}")
+        lock = InstrumentLock(f"device {serial}", f"device {name.partition('?')[0]}")
     except MeterError as error:
         raise LinkError(str(error)) from error
     try:

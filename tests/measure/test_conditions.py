@@ -17,7 +17,7 @@ from deepen.devices.remote import RemoteDevice
 from deepen.devices.types import Sensor, Thermal
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import api, make_workload, open_session
-from deepen.measure.conditions import conditioned, not_set, recorded_serial
+from deepen.measure.conditions import conditioned, hold_device, not_set, recorded_serial
 from deepen.measure.heat import HeatWatch, Seen, slowed
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
@@ -198,6 +198,9 @@ def test_one_session_at_a_time_for_each_device(session, bench, phone) -> None:
     with session():
         other = Phone(phone.link, bench)
         with pytest.raises(LinkError, match="in use by this process itself"), open_session(other, "m"):
+            pass
+        spec = "ssh:pi@board?key=/home/me/.ssh/id&work=/data"
+        with pytest.raises(LinkError, match=r"^device ssh:pi@board is in use"), hold_device(phone, spec):
             pass
 
 
