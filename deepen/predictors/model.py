@@ -11,6 +11,7 @@ distance of a feature that varied in training beyond its range, in log units): t
 to the log-linear trend (``hand_over`` is the share of learners that do not add to the trend anyway), whose columns are
 held within a factor of four of the range and whose values near those seen, and the roofline carries the rest. A process
 shared with other families is not faded: they may have rows there, and where they have none it returns to its constant.
+Whatever the learners say, ``E / work`` stays within a factor of two of the values seen in training.
 Other kernels get the roofline of their family where the dataset has a few rows of it, else the pooled one.
 """
 
@@ -151,7 +152,8 @@ class Parameters:
         shared = self.trend_share[family] + self.hand_over[family] < 1.0 - 1e-6
         smooth = np.where(shared, 1.0, 1.0 - hand_over) * self._gaussian(((held - mean) / scale), family)
         on_trend = self.trend_share[family] + hand_over * self.hand_over[family]
-        return (1.0 - hand_over) * trees + smooth + self.constant[family] + on_trend * trend, distance
+        total = (1.0 - hand_over) * trees + smooth + self.constant[family] + on_trend * trend
+        return np.clip(total, self.trend_low[family], self.trend_high[family]), distance
 
     def _gaussian(self, standard: Floats, family: NDArray[np.int64]) -> Floats:
         result = np.zeros(len(family))
