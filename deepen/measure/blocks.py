@@ -158,6 +158,8 @@ def collect(
 ) -> Collected:
     """Run blocks until the rule is met or its time is up (two blocks are always taken, else nothing can be compared).
 
+    The rule's time is that of the blocks and what lies between them; starting a meter and sync patterns come on top.
+
     Blocks come in rounds, each with a trace of its own: after a round the energies are judged, and the spread of those
     that count says how many more are needed. With ``pulses`` each round begins and ends with the sync pattern, which
     puts its trace onto the host's clock. ``look`` is called before every block but the first.
@@ -170,12 +172,12 @@ def collect(
     alignment: dict[str, Any] = {}
     cautions: list[Caution] = []
     counted_s = 0.0
-    started = clock.now()
+    spent_s = 0.0  # on blocks and what lies between them, not on starting the meter and playing patterns
     excuse = meter.scope == "process"
     wanted = rule.min_blocks
 
-    def time_left(taken: int) -> bool:
-        return taken < 2 or clock.now() - started < rule.max_duration_s
+    def time_left(taken: int, since_s: float = 0.0) -> bool:
+        return taken < 2 or spent_s + since_s < rule.max_duration_s
 
     while True:
         round_: list[Interval] = []
@@ -183,9 +185,11 @@ def collect(
         meter.start()
         if pulses is not None:
             patterns.append(play(loaded, pulses, clock.sleep, "before"))
+        began = clock.now()
         while True:
             taken = len(trials) + len(round_)
-            if (taken >= wanted and counted_s >= rule.min_duration_s) or not time_left(taken):
+            done = taken >= wanted and counted_s >= rule.min_duration_s
+            if done or not time_left(taken, clock.now() - began):
                 break
             if taken:
                 look()
@@ -195,6 +199,7 @@ def collect(
             meter.observe(interval)
             round_.append(interval)
             counted_s += interval.duration_s
+        spent_s += clock.now() - began
         if pulses is not None:
             patterns.append(play(loaded, pulses, clock.sleep, "after"))
         trace = meter.stop()

@@ -64,6 +64,20 @@ def test_the_stopping_rule_bounds_blocks_and_time(model: Path) -> None:
     assert len(record.trials) > 20
 
 
+def test_a_meter_that_starts_slowly_takes_no_time_from_the_blocks(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = SimulatedBench(only(Cost(1e-3)))
+    start = bench.meter.start
+
+    def start_slowly() -> None:
+        bench.clock.sleep(3.0)
+        start()
+
+    monkeypatch.setattr(bench.meter, "start", start_slowly)
+    record = measure(bench, model, StoppingRule(1.0, 2.0, 5, 0.01))
+    assert record.runs * record.latency_s >= 1.0
+    assert record.warnings == ()
+
+
 def test_out_of_time_is_said(model: Path) -> None:
     bench = SimulatedBench(only(Cost(1e-3, jitter=0.3)))
     record = measure(bench, model, StoppingRule(0.05, 0.2, 5, 0.001))
