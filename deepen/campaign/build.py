@@ -23,6 +23,7 @@ from deepen.measure.engines import AUTO, engine_name
 
 if TYPE_CHECKING:
     from deepen.measure import Session
+    from deepen.measure.session import Sync
 
 __all__ = ["DEFAULT_COUNT", "build_dataset", "check_conditions", "check_session", "model_keys", "plan_kernels"]
 
@@ -147,6 +148,7 @@ def build_dataset(
     threads: int | Sequence[int] = 1,
     runtimes: Sequence[str] = (AUTO,),
     delegate: str = "",
+    sync: Sync = "auto",
     repeats: int = 1,
     prepare: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -172,6 +174,7 @@ def build_dataset(
         runtimes: Inference engines; every kernel is measured by each. ``auto`` alone is the one the dataset was begun
             with, else the first that works of those the device's profile lists.
         delegate: Accelerator of these engines; empty for the CPU.
+        sync: How external meters' time becomes the host's (see :class:`deepen.measure.Session`).
         repeats: Records of each kernel under each condition.
         prepare: Whether the settings of a device's profile are set; those of this machine never are.
         settings: Settings to set besides, on every device.
@@ -200,6 +203,7 @@ def build_dataset(
     known = load_stations(out)
     options: dict[str, Any] = {} if prepare else {"prepare": False}
     options |= {"settings": dict(settings)} if settings else {}
+    options |= {"sync": sync} if sync != "auto" else {}
     options |= {"delegate": delegate} if delegate and names == (AUTO,) else {}
     stations = [
         Station(pair, known=known.get(pair.name), runtime=names[0], threads=counts[0], seed=seed, **options)

@@ -1,4 +1,4 @@
-"""Options of the commands that measure: accelerator, and settings of the device meanwhile."""
+"""Options of the commands that measure: accelerator, clock of the meter, and settings of the device meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from deepen.errors import ConfigError
 
-__all__ = ["conditions_options", "delegate_option", "parse_settings"]
+__all__ = ["conditions_options", "delegate_option", "parse_settings", "sync_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -21,6 +21,17 @@ def delegate_option(command: _Command) -> _Command:
         default="",
         metavar="NAME",
         help="Accelerator of the engine: gpu, nnapi, hexagon, xnnpack, cuda, tensorrt, dla [the CPU].",
+    )(command)
+
+
+def sync_option(command: _Command) -> _Command:
+    """Add ``--sync``."""
+    return click.option(
+        "--sync",
+        type=click.Choice(["auto", "pulses", "none"]),
+        default="auto",
+        show_default=True,
+        help="Put an external meter on the host's clock by a load pattern before and after the runs.",
     )(command)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from deepen.cli.conditions import conditions_options, delegate_option, parse_settings
+from deepen.cli.conditions import conditions_options, delegate_option, parse_settings, sync_option
 from deepen.cli.output import emit, json_option, progress, table
 from deepen.cli.plan import plan
 from deepen.units import format_si
@@ -99,6 +99,7 @@ def _progress_line(state: CampaignProgress, several: bool) -> str:
     help="Inference engine: onnxruntime, crunner, perf_test, or what suits the device; repeatable.",
 )
 @delegate_option
+@sync_option
 @conditions_options
 @click.option(
     "--repeats", default=1, show_default=True, type=click.IntRange(min=1), help="Records per kernel and condition."
@@ -124,6 +125,7 @@ def build(
     threads: tuple[int, ...],
     runtimes: tuple[str, ...],
     delegate: str,
+    sync: Literal["auto", "pulses", "none"],
     prepare: bool,
     wanted: tuple[str, ...],
     repeats: int,
@@ -168,6 +170,7 @@ def build(
         threads=threads,
         runtimes=runtimes,
         delegate=delegate,
+        sync=sync,
         prepare=prepare,
         settings=parse_settings(wanted),
         repeats=repeats,

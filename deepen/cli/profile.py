@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from deepen.cli.conditions import conditions_options, delegate_option, parse_settings
+from deepen.cli.conditions import conditions_options, delegate_option, parse_settings, sync_option
 from deepen.cli.output import emit, json_option, progress, table
 from deepen.units import format_si
 
@@ -36,13 +36,7 @@ __all__ = ["command", "document", "render"]
     help="Time to measure; up to twice this where the spread is above 1 %.",
 )
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
-@click.option(
-    "--sync",
-    type=click.Choice(["auto", "pulses", "none"]),
-    default="auto",
-    show_default=True,
-    help="Put an external meter on the host's clock by a load pattern before and after the runs.",
-)
+@sync_option
 @click.option(
     "--runtime",
     default="auto",

@@ -270,9 +270,10 @@ def test_the_runtime_is_what_suits_the_device_or_what_the_dataset_was_begun_with
 
 def test_accelerator_and_settings_reach_the_sessions(tmp_path, bench):
     arguments = ["--out", tmp_path / "d", "--count", 2, "--runtime", "perf_test", "--delegate", "nnapi"]
-    result = invoke(*arguments, "--no-prepare", "--set", "governor=performance")
+    result = invoke(*arguments, "--no-prepare", "--set", "governor=performance", "--sync", "none")
     assert result.exit_code == 0, result.stderr
     (_, _, options) = bench.session[0]
+    assert options["sync"] == "none"
     assert (options["runtime"], options["prepare"]) == ("perf_test-nnapi", False)
     assert options["settings"] == {"governor": "performance"}
     assert {record.runtime for record in Dataset.open(tmp_path / "d")} == {"perf_test-nnapi"}
