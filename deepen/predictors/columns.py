@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 
-__all__ = ["WORK_TERMS", "column_names", "columns", "in_range_test", "size_columns", "smooth_columns", "work_terms"]
+__all__ = [
+    "WORK_TERMS",
+    "column_names",
+    "columns",
+    "few_columns",
+    "in_range_test",
+    "size_columns",
+    "smooth_columns",
+    "work_terms",
+]
 
 _MEASURES = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
 WORK_TERMS = (*_MEASURES, "taps_rest")
@@ -48,6 +57,15 @@ _SHARES = ("intensity", "waste_")
 """Features (by prefix) that say nothing about extrapolation: they are bounded or follow from the others."""
 _SUMS = ("bytes_read", "bytes_out")
 """Features that follow from others; a smooth function of the others needs no length scale for them."""
+
+_PRODUCT = ("m", "n", "k", "gemm_batch", "groups", "k_h", "k_w", "k_d", "stride_h", "stride_w", "stride_d")
+"""Coordinates of a matrix product: a convolution is one of output channels x output positions x (input channels x
+window), and costs what such a product costs; window and stride say how its operands lie in memory. With groups
+(depthwise) there are as many products."""
+_MOVE = ("elements_in", "elements_out", "n_inputs", "n_outputs", "inner_size", "k_h", "stride_h", "c_out", "c_in")
+"""Coordinates of a kernel that moves data: how much, from and to how many tensors, in pieces of which size."""
+_KINDS = ("has_", "broadcast", "zero_operand", "dtype_bytes", "out_dtype_bytes", "weight_dtype_bytes", *_CODES)
+"""Features (by prefix) that are kinds rather than sizes."""
 
 
 def column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
@@ -79,6 +97,21 @@ def smooth_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
     """
     rests = np.array([n.endswith(_REST) for n in column_names(feature_names)])
     return np.asarray(size_columns(feature_names) | rests)
+
+
+def few_columns(feature_names: Sequence[str], varying: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which columns a physicist would plot energy over, shape (columns,).
+
+    Args:
+        feature_names: Features the columns are made from.
+        varying: Which columns vary within the family, shape (columns,): one with sizes of matrix products gets the
+            coordinates of products, any other those of moving data; both get what kinds there are.
+    """
+    names = column_names(feature_names)
+    product = any(v and n in ("m", "n", "k") for n, v in zip(names, varying.tolist(), strict=True))
+    sizes = _PRODUCT if product else _MOVE
+    few = np.array([n in sizes or (n.startswith(_KINDS) and "/" not in n and "%" not in n) for n in names])
+    return np.asarray(few & varying)
 
 
 def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float32]:

@@ -1,9 +1,12 @@
 """Fitting one family: the competing learners, their cross-validation and the choice among them.
 
-The choice minimises the mean absolute log error, weighted by the square root of energy: in between the error of the
-typical kernel and the error of a model's total, to which large kernels contribute most. Candidates that are far behind
-after two folds are dropped. Means of learners compete too: starting from the best, the learner (drawn with replacement)
-whose addition helps most joins while it helps (Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004).
+The choice minimises the mean absolute log error, weighted by the fourth root of energy: in between the error of the
+typical kernel and the error of a model's total, to which large kernels contribute most. A process with few parameters
+of the family's own is taken wherever it is not worse than the best by more than the standard error of the difference
+(the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984, section 3.4.3): with tens to
+hundreds of rows the lowest score is often luck. Candidates that are far behind after two folds are dropped. Means of
+learners compete too: starting from the first choice, the learner (drawn with replacement) whose addition helps most
+joins while it helps (Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004).
 The errors and intervals kept for the card are those of the held-out predictions; they are optimistic only by the choice
 among a handful of learners.
 """
@@ -17,8 +20,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.predictors.columns import few_columns, smooth_columns
 from deepen.predictors.learners import Budget, Fitted, Trend, fit_learner
-from deepen.predictors.planning import FamilyPlan
+from deepen.predictors.planning import FamilyPlan, stand_ins
 from deepen.predictors.recipes import Recipe
 from deepen.predictors.shared import SharedMember
 from deepen.predictors.work import log_work
@@ -35,8 +39,11 @@ _HOPELESS = 1.3
 _MOST_MEMBERS = 4
 _WORTH_IT = 0.995
 """A further member must lower the score at least to this share."""
-_GAUSSIANS = frozenset(("gaussian-process", "gaussian-aligned", "shared-gaussian"))
+_GAUSSIANS = frozenset(("gaussian-process", "gaussian-aligned", "gaussian-few", "shared-gaussian"))
 """At most one of these per family: the file has room for the length scales of one."""
+
+_FRUGAL = ("shared-gaussian", "gaussian-few")
+"""Learners with the fewest parameters to fit to the family, first the one that has nearly none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +75,19 @@ class FamilyFit:
 
 
 def fit_family(
-    plan: FamilyPlan, recipe: Recipe, smooth: NDArray[np.bool_], shared: SharedMember | None, max_leaves: int, seed: int
+    plan: FamilyPlan,
+    recipe: Recipe,
+    names: Sequence[str],
+    shared: SharedMember | None,
+    max_leaves: int,
+    seed: int,
 ) -> FamilyFit | None:
     """Fit a family.
 
     Args:
         plan: Its rows, folds and rooflines.
         recipe: Which learners compete.
-        smooth: Which columns energy is a smooth function of, shape (d,).
+        names: Names of the features.
         shared: What the process shared with other families says of it.
         max_leaves: Limit on the leaves of one tree.
         seed: Seed of learners.
@@ -90,8 +102,11 @@ def fit_family(
     log_energy = np.log(data.energy_j)
     small = np.median(data.energy_j) / data.energy_j
     candidates = [] if few else _candidates(recipe, len(data.keys), active.size)
+    varying = np.ptp(data.columns, axis=0) > 1e-6
+    few_of_all = stand_ins(data.columns, active, np.flatnonzero(few_columns(names, varying)))
+    used = {"gaussian-process": smooth_columns(names)[active], "gaussian-few": np.isin(active, few_of_all)}
     held_out = {name: np.empty(len(data.keys)) for name in (*candidates, "roofline")}
-    share = np.sqrt(data.energy_j) * data.weight
+    share = data.energy_j**0.25 * data.weight
     seen = np.zeros(len(data.keys), dtype=bool)
     running = list(candidates)
     for number, (fold, inside) in enumerate(zip(plan.folds, plan.inside, strict=True)):
@@ -106,7 +121,7 @@ def fit_family(
         for name in running:
             at = seed + candidates.index(name)
             fitted = fit_learner(
-                name, x, inside.residual, train.weight, inside.trend, trial, at, small[~fold], smooth[active]
+                name, x, inside.residual, train.weight, inside.trend, trial, at, small[~fold], used.get(name)
             )
             held_out[name][fold] = work + fitted.predict(z)
     if shared is not None:
@@ -127,7 +142,7 @@ def fit_family(
             members.append((shared, part))
             continue
         at = seed + candidates.index(name)
-        fitted = fit_learner(name, x, base.residual, data.weight, base.trend, budget, at, small, smooth[active])
+        fitted = fit_learner(name, x, base.residual, data.weight, base.trend, budget, at, small, used.get(name))
         members.append((fitted, part))
     mean = np.mean([held_out[name] for name in chosen], axis=0)
     return FamilyFit(data.name, base.work, active, tuple(members), base.trend, mean, scores)
@@ -153,7 +168,7 @@ def _choose(
     """The best candidate, or several whose mean is better; the mean's score is added to ``scores``."""
     if not candidates:
         return []
-    chosen = [min(candidates, key=lambda n: scores[n])]
+    chosen = [_first(scores, held_out, share, log_energy, candidates)]
     best = scores[chosen[0]]
     while blend and len(chosen) < _MOST_MEMBERS:
         total = np.sum([held_out[n] for n in chosen], axis=0)
@@ -168,6 +183,21 @@ def _choose(
     if len(set(chosen)) > 1:
         scores[" + ".join(dict.fromkeys(chosen))] = best
     return chosen
+
+
+def _first(
+    scores: dict[str, float], held_out: dict[str, Floats], share: Floats, log_energy: Floats, candidates: Sequence[str]
+) -> str:
+    """The best candidate, or a frugal one that is as good as far as one can tell."""
+    best = min(candidates, key=lambda n: scores[n])
+    part = share / share.sum()
+    for name in _FRUGAL:
+        if name in candidates:
+            worse = np.abs(held_out[name] - log_energy) - np.abs(held_out[best] - log_energy)
+            mean = float(part @ worse)
+            if mean <= float(np.sqrt(part**2 @ (worse - mean) ** 2)):
+                return name
+    return best
 
 
 def _score(predicted: Floats, log_energy: Floats, share: Floats) -> float:

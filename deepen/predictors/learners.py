@@ -3,7 +3,8 @@
 ``random-forest`` sees the residual of the roofline alone, as the field does. The others see what the log-linear trend
 (a ridge regression on standardised columns) leaves of it, so that they extrapolate with the trend rather than with the
 value of the nearest leaf. ``log-linear`` is the trend by itself. ``gaussian-process`` sees sizes and kinds only, of
-which energy is a smooth function; ``gaussian-aligned`` sees what paddings waste and ratios too. ``shared-gaussian``
+which energy is a smooth function; ``gaussian-aligned`` sees what paddings waste and ratios too; ``gaussian-few`` sees
+only the coordinates of the matrix product, or of the data moved, that the kernel is. ``shared-gaussian``
 learns from several families at once and is fitted in :mod:`deepen.predictors.shared`.
 """
 
@@ -24,6 +25,7 @@ __all__ = ["Budget", "Fitted", "Trend", "fit_learner", "fit_trend"]
 Floats = NDArray[np.float64]
 
 _MIN_LEAF = 2
+_GAUSSIANS = ("gaussian-process", "gaussian-aligned", "gaussian-few")
 _TREND_REACH = float(np.log(2.0))
 """How far beyond the residuals seen the trend may go, log units."""
 
@@ -144,7 +146,7 @@ def fit_learner(
     budget: Budget,
     seed: int,
     small: Floats | None = None,
-    smooth: NDArray[np.bool_] | None = None,
+    used: NDArray[np.bool_] | None = None,
 ) -> Fitted:
     """Fit one learner.
 
@@ -157,15 +159,17 @@ def fit_learner(
         budget: What it may cost.
         seed: Seed of whatever is random in it.
         small: Median energy over each row's energy, shape (n,); noise may grow with it.
-        smooth: Columns energy is a smooth function of, shape (d,); by default all.
+        used: Columns a Gaussian process looks at, shape (d,); by default all.
     """
     if learner == "random-forest":
         return Fitted(learner, trend, False, forest=_random_forest(x, y, weight, budget, seed))
     rest = y - trend.predict(x)
-    if learner in ("gaussian-process", "gaussian-aligned"):
-        every = learner == "gaussian-aligned" or smooth is None or not smooth.any()
-        used = np.ones(x.shape[1], dtype=bool) if every else smooth
-        return Fitted(learner, trend, True, gaussian=_gaussian(trend.standard(x), rest, weight, small, used))
+    if learner in _GAUSSIANS:
+        every = used is None or not used.any()
+        # With few coordinates the small kernels are neighbours of each other and need no noise of their own.
+        growing = None if learner == "gaussian-few" else small
+        gaussian = _gaussian(trend.standard(x), rest, weight, growing, None if every else used)
+        return Fitted(learner, trend, True, gaussian=gaussian)
     if learner == "log-linear":
         return Fitted(learner, trend, True)
     return Fitted(learner, trend, True, forest=_TREES[learner](x, rest, weight, budget, seed))

@@ -15,7 +15,7 @@ from deepen.predictors.learners import Trend, fit_trend
 from deepen.predictors.recipes import Recipe
 from deepen.predictors.work import fit_work, log_work
 
-__all__ = ["Base", "FamilyData", "FamilyPlan", "active_columns", "deal", "plan_family"]
+__all__ = ["Base", "FamilyData", "FamilyPlan", "active_columns", "deal", "plan_family", "stand_ins"]
 
 Floats = NDArray[np.float64]
 
@@ -110,6 +110,15 @@ def active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
         if not kept or float(np.abs(z[:, kept].T @ z[:, j]).max()) < 0.9999:
             kept.append(j)
     return varying[np.array(kept, dtype=np.int64)] if kept else varying[:1]
+
+
+def stand_ins(columns: NDArray[np.float32], active: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The active columns that wanted ones are, or are copies of."""
+    if not wanted.size:
+        return wanted
+    z = columns.astype(np.float64) - columns.astype(np.float64).mean(0)
+    z /= np.maximum(np.linalg.norm(z, axis=0), 1e-12)
+    return np.unique(active[np.abs(z[:, active].T @ z[:, wanted]).argmax(axis=0)])
 
 
 def deal(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:

@@ -15,7 +15,15 @@ from deepen.errors import ConfigError, unknown_name
 
 __all__ = ["LEARNERS", "SINGLE_LEARNERS", "Recipe", "load_recipe", "recipe_names"]
 
-SINGLE_LEARNERS = ("random-forest", "extra-trees", "lightgbm", "gaussian-process", "gaussian-aligned", "log-linear")
+SINGLE_LEARNERS = (
+    "random-forest",
+    "extra-trees",
+    "lightgbm",
+    "gaussian-process",
+    "gaussian-aligned",
+    "gaussian-few",
+    "log-linear",
+)
 """Learners that need the rows of one family only."""
 LEARNERS = (*SINGLE_LEARNERS, "shared-gaussian")
 _FOLDER = "recipes"

@@ -14,7 +14,7 @@ from deepen.clock import utc_now
 from deepen.errors import PredictorError
 from deepen.predictors.artefact import FORMAT_VERSION
 from deepen.predictors.assembly import Pooled, assemble
-from deepen.predictors.columns import WORK_TERMS, columns, size_columns, smooth_columns, work_terms
+from deepen.predictors.columns import WORK_TERMS, columns, size_columns, work_terms
 from deepen.predictors.context import Context
 from deepen.predictors.context_fit import ModelCase, fit_context
 from deepen.predictors.evaluation import metrics
@@ -83,7 +83,7 @@ def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, in
     family_of = np.array([r.family for r in rows.kernels])
     families = tuple(sorted(set(family_of.tolist())))
     pooled = _fit_pooled(terms, rows, family_of, families)
-    sizes, smooth = size_columns(names), smooth_columns(names)
+    sizes = size_columns(names)
     data: list[FamilyData] = []
     plans: dict[str, FamilyPlan] = {}
     for i, name in enumerate(families):
@@ -101,7 +101,7 @@ def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, in
         plan = plans.get(name)
         able = plan is not None and (len(set(plan.data.keys)) >= recipe.min_rows or name in shared)
         fits.append(
-            fit_family(plan, recipe, smooth, shared.get(name), max(leaves, 8), seed + 101 * i)
+            fit_family(plan, recipe, names, shared.get(name), max(leaves, 8), seed + 101 * i)
             if plan is not None and able
             else None
         )
