@@ -32,13 +32,19 @@ if [ -f "$1/files/$2/$3" ]; then
     h=$(sha256sum <"$1/files/$2/$3")
     [ "${h%% *}" = "$2" ] && { echo there; exit 0; }
 fi
-n=0
-[ -f "$1/files/$2.part" ] && n=$(wc -c <"$1/files/$2.part")
+n=0 tries=20
+if [ -f "$1/files/$2.part" ]; then
+    n=$(wc -c <"$1/files/$2.part")
+    while [ "$tries" -gt 0 ] && sleep 1 && m=$(wc -c <"$1/files/$2.part") && [ $((m)) -ne $((n)) ]; do
+        n=$m tries=$((tries - 1))
+    done
+fi
 echo $((n))
 """
 """Arguments: work folder, hash, name, and its size where this link has seen it whole before, else nothing.
 
-Says ``there``, or how much of the content has come before.
+Says ``there``, or how much of the content has come before. What a cut link left in the buffers may still be on its way
+into the file: it is waited for until the file grows no more.
 """
 
 _TAKE = r"""

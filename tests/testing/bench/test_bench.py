@@ -298,6 +298,9 @@ def test_a_device_that_restarts(up: VirtualBench, squeezenet: Path, link: str) -
         measure(device, squeezenet, seconds=3.0)
     struck.join()
     assert patiently(device, squeezenet, seconds=0.5).error == pytest.approx(0.0, abs=0.01)
+    end = time.monotonic() + 60  # the watchdog of a job looks once a second whether it is over
+    while device.jobs_left() and time.monotonic() < end:
+        time.sleep(0.2)
     assert device.jobs_left() == []  # what the restart left went with the next connection
 
 
