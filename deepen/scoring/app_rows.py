@@ -11,7 +11,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError, DatasetError
 from deepen.records import EnergyRecord, Source, weakest_source
 
-__all__ = ["AppRow", "AppTable", "csv_lines", "open_csv", "read_app_rows"]
+__all__ = ["NO_SOURCE", "AppRow", "AppTable", "csv_lines", "open_csv", "read_app_rows"]
 
 _DEVICE = ("device", "phone")
 _POWER = ("mean_power_w", "power_w")
@@ -124,6 +124,10 @@ class AppTable:
         return cls(devices, workloads, kept, power_w, energy_j, source, tuple(warnings))
 
 
+NO_SOURCE = "the figures do not say whether they were measured, and are taken so; add a column 'source' where not"
+"""What a reader of a file without labels should know."""
+
+
 def _median(values: Iterable[float]) -> float:
     known = [v for v in values if not math.isnan(v)]
     return statistics.median(known) if known else math.nan
@@ -180,7 +184,8 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
             raise DatasetError(f"{file} line {number}: {error}") from error
     if not rows:
         raise DatasetError(f"{file}: no rows below the header; add measurements")
-    return AppTable.of(rows)
+    found = AppTable.of(rows)
+    return found if "source" in columns else replace(found, warnings=(*found.warnings, NO_SOURCE))
 
 
 def open_csv(file: Path) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]]:

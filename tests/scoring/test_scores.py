@@ -19,6 +19,7 @@ from deepen.scoring import (
     read_device_facts,
     relative_scores,
 )
+from deepen.scoring.app_rows import NO_SOURCE
 from deepen.scoring.pcs import published_order
 
 
@@ -294,6 +295,9 @@ def test_an_empty_cell_is_missing_and_extra_columns_do_not_matter(tmp_path: Path
     assert np.isnan(table.energy_j[0, 0])
     assert table.energy_j[0, 1] == 0.5
     assert read_app_rows(file, keys=("note",)).workloads[0] == "first try"
+    assert table.warnings[-1] == NO_SOURCE
+    file.write_text("device,model,energy_j,source\na,m,1,modelled\n")
+    assert (read_app_rows(file).warnings, read_app_rows(file).source) == ((), "modelled")
 
 
 @pytest.mark.parametrize(

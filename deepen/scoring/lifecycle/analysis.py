@@ -239,7 +239,7 @@ def analyse(
     once, each = lines(candidates, held)
     envelope = lower_envelope(once, each)
     envelope = replace(envelope, breaks=_exact_breaks(candidates, held, envelope))
-    warnings = []
+    warnings = list(candidates.notes)
     drawn = None
     if candidates.uncertain:
         which = np.union1d(within_reach(candidates, held), np.array(envelope.lines))

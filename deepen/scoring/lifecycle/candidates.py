@@ -34,6 +34,7 @@ class Candidates:
         inference_u_j: Standard uncertainty of ``inference_j``; shape (n,).
         pue_included: PUE that ``parts_j`` contains already (1 where it is the energy of the machine); shape (n,).
         sources: Label of each; shorter than ``names`` where all have the first one's.
+        notes: What a reader of the result should know of them.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class Candidates:
     inference_u_j: _Floats = field(default_factory=lambda: np.zeros(0))
     pue_included: _Floats = field(default_factory=lambda: np.zeros(0))
     sources: tuple[Source, ...] = ("measured",)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -135,6 +137,7 @@ class Candidates:
             self.inference_u_j[chosen],
             self.pue_included[chosen],
             sources,
+            self.notes,
         )
 
     def above(self, accuracy: float) -> Candidates:

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, DeepenError
 from deepen.records import Source, weakest_source
-from deepen.scoring.app_rows import csv_lines
+from deepen.scoring.app_rows import NO_SOURCE, csv_lines
 from deepen.scoring.lifecycle.candidates import PARTS, Candidates
 from deepen.scoring.lifecycle.quantity import JOULES, energy_factor, parse_energy, parse_fraction
 
@@ -122,9 +122,15 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
             inference_u,
             pue,
             tuple(sources[:1] if len(set(sources)) == 1 else sources),
+            () if "source" in table or not _figures(table) else (NO_SOURCE,),
         )
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from error
+
+
+def _figures(table: Mapping[str, _Column]) -> bool:
+    """Whether any energy is given as a bare figure, not as a file that says what it is."""
+    return any(name in table for name in (*PARTS, "compression", "inference"))
 
 
 def _csv(file: Path) -> tuple[list[str], list[_Column]]:

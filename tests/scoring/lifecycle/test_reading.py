@@ -11,6 +11,7 @@ import pytest
 
 from deepen.errors import ConfigError, DatasetError, DeepenError, GraphError
 from deepen.records import Prediction
+from deepen.scoring.app_rows import NO_SOURCE
 from deepen.scoring.lifecycle import Candidates, read_candidates
 
 
@@ -32,6 +33,7 @@ def test_units_in_the_header_and_in_the_cell(tmp_path: Path) -> None:
     assert found.inference_j.tolist() == [5e-3, 4.0]
     assert not found.uncertain
     assert found.source == "measured"
+    assert found.notes == found.take([1]).notes == (NO_SOURCE,)  # nobody said that it was
 
 
 def test_toml_is_the_same(tmp_path: Path) -> None:
@@ -46,6 +48,7 @@ def test_toml_is_the_same(tmp_path: Path) -> None:
     assert found.inference_u_j.tolist() == pytest.approx([5e-4, 0.0])
     assert found.pue_included.tolist() == [1.0, 1.59]
     assert found.sources == ("measured", "modelled")
+    assert found.notes == ()
 
 
 def test_uncertainties_are_shares_or_energies(tmp_path: Path) -> None:
