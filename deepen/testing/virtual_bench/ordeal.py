@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepen.clock import Deadline, monotonic_s
+from deepen.devices import open_device
 from deepen.errors import ConfigError, MeasureError
 from deepen.measure.budget import COVERAGE
 from deepen.records import EnergyRecord
@@ -382,7 +383,10 @@ class Ordeal:
         if (self.dataset / ".work").exists():
             found.append("the campaign's work folder")
         for device in self.bench.devices:
-            jobs = device.jobs_left()
+            if device.jobs_left():
+                open_device(device.spec).close()  # what died with a device goes with the next connection
+            while (jobs := device.jobs_left()) and not deadline.expired:
+                time.sleep(_LOOK_S)
             found += [f"on {device.link}: {name}" for name in jobs]
         return found
 

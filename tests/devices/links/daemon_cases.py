@@ -425,9 +425,9 @@ def test_an_unknown_adb_key_is_told_with_its_cure(daemons: Daemons) -> None:
 
     stranger = load_signers([daemons.home / "stranger"])
     with pytest.raises(LinkError, match=r"does not know this computer's ADB key .* allow USB debugging"):
-        AdbSession(TcpTransport("127.0.0.1", ADB_PORT), "test", stranger, 20.0, 1.0)
+        AdbSession(TcpTransport("127.0.0.1", ADB_PORT), "test", "test", stranger, 20.0, 1.0)
     both = load_signers([daemons.home / "stranger", daemons.android / "adbkey"])
-    session = AdbSession(TcpTransport("127.0.0.1", ADB_PORT), "test", both, 20.0, 1.0)
+    session = AdbSession(TcpTransport("127.0.0.1", ADB_PORT), "test", "test", both, 20.0, 1.0)
     assert session.connected
     session.close()
 
