@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from deepen.units import format_si
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from deepen.records import Source
     from deepen.search import Objective, SearchResult, Table
 
 __all__ = ["command"]
@@ -124,7 +127,13 @@ def build_command(
     "--layout", default="rows", show_default=True, help="rows (a CSV or Parquet file), pi5-nasbench201 or ec-nas."
 )
 @_SPACE
-@click.option("--source", default="measured", show_default=True, help="measured, modelled or simulated.")
+@click.option(
+    "--source",
+    type=click.Choice(["measured", "modelled", "simulated"]),
+    default="measured",
+    show_default=True,
+    help="What the figures are.",
+)
 @click.option("--arch-column", default="", metavar="COLUMN", help="Column with the architecture, for rows.")
 @click.option("--task", default="", help="For pi5-nasbench201: cifar10, cifar100, ...")
 @click.option("--runtime", default="", help="For pi5-nasbench201: litert or onnx.")
@@ -135,7 +144,7 @@ def import_command(
     out: Path,
     layout: str,
     space: str | None,
-    source: str,
+    source: Source,
     arch_column: str,
     task: str,
     runtime: str,
@@ -347,15 +356,18 @@ def _limits(opened: Table, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _export(shown: Table, path: Path) -> None:
+    from deepen.datasets.disk import write_atomic
+
     names = [*shown.keys, *shown.data]
     if str(path) == "-":
         csv.DictWriter(sys.stdout, names).writeheader()
         csv.DictWriter(sys.stdout, names).writerows(shown)
         return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(shown)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(shown)
+    write_atomic(path, text.getvalue().encode())
     progress(f"wrote {path}: {len(shown)} rows")
 
 
@@ -363,7 +375,7 @@ def _say(opened: Table, name: str, value: Any) -> str:
     column = opened.columns.get(name)
     if column is None or not isinstance(value, float):
         return str(value)
-    if value != value:  # noqa: PLR0124 - NaN
+    if math.isnan(value):
         return "-"
     return format_si(value, column.unit) if column.unit and "/" not in column.unit else f"{value:.6g}"
 

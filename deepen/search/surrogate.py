@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
+from deepen.records import Source
 from deepen.search.spaces import Space
 from deepen.search.table.build import make_table, now
 from deepen.search.table.table import Table
@@ -188,7 +189,7 @@ def build_surrogate(
         values = np.maximum(values, float(y.min()) * 1e-3)
     low, high = (values * np.exp(-half), values * np.exp(half)) if relative else (values - half, values + half)
     have = dict(zip(samples, y.tolist(), strict=True))
-    label = "simulated" if column.source == "simulated" else "modelled"
+    label: Source = "simulated" if column.source == "simulated" else "modelled"
     stem, _, unit = target.rpartition("_") if column.unit else (target, "", "")
     suffix = f"_{unit}" if unit else ""
     columns = (
@@ -202,7 +203,7 @@ def build_surrogate(
         columns[3].name: np.array([have.get(a, np.nan) for a in chosen]),
     }  # fmt: skip
     manifest = Manifest(
-        space=space.name, source=label, columns=columns,  # type: ignore[arg-type]
+        space=space.name, source=label, columns=columns,
         title=f"{space.name}, {target} from {len(y)} networks", created=now(),
         origin=f"surrogate of {measured.manifest.title}", report=report.to_json(),
         notes=(f"{target} is a surrogate's prediction, also where a network was measured",),

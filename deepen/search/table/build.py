@@ -15,6 +15,7 @@ from deepen.search.table.types import Column, Manifest
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
+    from deepen.records import Source
 
 __all__ = ["build_table", "make_table", "now"]
 
@@ -84,7 +85,7 @@ def build_table(
     macs = counts @ np.array([k.macs for k in kernels], dtype=np.float64) if kernels else np.zeros(len(chosen))
     source = predictor.source
     # A prediction from measurements is modelled, not measured.
-    label = "simulated" if source == "simulated" else "modelled"
+    label: Source = "simulated" if source == "simulated" else "modelled"
     columns = (
         Column("energy_j", "J", "min", label, "net energy of one inference"),
         Column("energy_low_j", "J", "", label, "lower end of the nominal 90 % interval"),
@@ -105,7 +106,7 @@ def build_table(
     }
     manifest = Manifest(
         space=space.name,
-        source=label,  # type: ignore[arg-type]
+        source=label,
         columns=columns,
         title=title or f"{space.name} by {predictor.id}",
         predictor=predictor.id,

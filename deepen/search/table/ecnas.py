@@ -23,6 +23,7 @@ import numpy as np
 
 from deepen.errors import DatasetError
 from deepen.graph.spaces.nasbench101 import OPERATIONS, Cell
+from deepen.records import Source
 from deepen.search.spaces import open_space
 from deepen.search.table.build import make_table, now
 from deepen.search.table.table import Table
@@ -57,7 +58,7 @@ _COLUMNS = (
 )
 
 
-def read_ecnas(path: Path, space: str | None, source: str) -> Table:
+def read_ecnas(path: Path, space: str | None, source: Source) -> Table:
     """Read a folder or a ``.tar.gz`` of EC-NAS results.
 
     Raises:
@@ -93,7 +94,7 @@ def read_ecnas(path: Path, space: str | None, source: str) -> Table:
                 damaged += 1
     manifest = Manifest(
         space=opened.name,
-        source=source,  # type: ignore[arg-type]
+        source=source,
         columns=_COLUMNS,
         title=f"EC-NAS, {opened.name}",
         created=now(),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import ConfigError, DatasetError, unknown_name
+from deepen.records import Source
 from deepen.search.spaces import Space, open_space
 from deepen.search.table.build import make_table, now
 from deepen.search.table.ecnas import read_ecnas
@@ -69,7 +70,7 @@ def _figure(name: str) -> tuple[str, float]:
 
 
 def _rows_table(
-    rows: Sequence[Mapping[str, Any]], where: str, space: Space | None, source: str, name_column: str | None
+    rows: Sequence[Mapping[str, Any]], where: str, space: Space | None, source: Source, name_column: str | None
 ) -> Table:
     """Make a table of rows with an architecture each; columns that hold figures become figures."""
     if not rows:
@@ -120,7 +121,7 @@ def _rows_table(
         raise DatasetError(f"{where}: no column with figures beside {arch_column}")
     manifest = Manifest(
         space=space.name if space is not None else "",
-        source=source,  # type: ignore[arg-type]
+        source=source,
         columns=tuple(columns),
         title=Path(where).name,
         created=now(),
@@ -131,7 +132,7 @@ def _rows_table(
     return make_table(manifest, space, archs, data, **keys)
 
 
-def _csv(path: Path, space: str | None, source: str, options: Mapping[str, str]) -> Table:
+def _csv(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> Table:
     opened = open_space(space) if space else None
     return _rows_table(read_rows(path), str(path), opened, source, options.get("arch_column"))
 
@@ -139,7 +140,7 @@ def _csv(path: Path, space: str | None, source: str, options: Mapping[str, str])
 _PI5_SIZES = {"cifar10": (10, 32), "cifar100": (100, 32), "ImageNet16-120": (120, 16)}
 
 
-def _pi5(path: Path, space: str | None, source: str, options: Mapping[str, str]) -> Table:
+def _pi5(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> Table:
     """HW-NAS-Bench-360: NAS-Bench-201 on a Raspberry Pi 5; a folder with ``measurements.parquet``.
 
     Networks that compute the same were measured once by its authors; every network is a row here, with the figures of
@@ -179,7 +180,7 @@ def _pi5(path: Path, space: str | None, source: str, options: Mapping[str, str])
     table = np.array([kept[i] for i in order], dtype=np.float64).reshape(-1, 4)
     manifest = Manifest(
         space=opened.name,
-        source=source,  # type: ignore[arg-type]
+        source=source,
         columns=columns,
         title=f"NAS-Bench-201 on a Raspberry Pi 5, {runtime}, {task}",
         created=now(),
@@ -195,11 +196,11 @@ def _pi5(path: Path, space: str | None, source: str, options: Mapping[str, str])
     return make_table(manifest, opened, archs, data, index=np.array(order))
 
 
-def _ecnas(path: Path, space: str | None, source: str, options: Mapping[str, str]) -> Table:
+def _ecnas(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> Table:
     return read_ecnas(path, space, source)
 
 
-FORMATS: Mapping[str, Callable[[Path, str | None, str, Mapping[str, str]], Table]] = {
+FORMATS: Mapping[str, Callable[[Path, str | None, Source, Mapping[str, str]], Table]] = {
     "rows": _csv,
     "pi5-nasbench201": _pi5,
     "ec-nas": _ecnas,
@@ -208,7 +209,7 @@ FORMATS: Mapping[str, Callable[[Path, str | None, str, Mapping[str, str]], Table
 
 
 def import_table(
-    path: str | Path, layout: str = "rows", space: str | None = None, source: str = "measured", **options: str
+    path: str | Path, layout: str = "rows", space: str | None = None, source: Source = "measured", **options: str
 ) -> Table:
     """Read a table of others.
 
