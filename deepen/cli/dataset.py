@@ -221,8 +221,23 @@ def build(
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset; made here.")
 @click.option("--runtime", help="Take only the records of this runtime, where the source has several.")
 @click.option("--device", help="Take only the records of this device, where the source has several.")
+@click.option(
+    "--configurations",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A further file of what was measured, by id (deepen2023: conv_GPU.json describes rows of the CPU, too).",
+)
 @json_option
-def import_(name: str, source: Path, out: Path, runtime: str | None, device: str | None, as_json: bool) -> None:
+def import_(
+    name: str,
+    source: Path,
+    out: Path,
+    runtime: str | None,
+    device: str | None,
+    configurations: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     """Import what others measured: NAME says what DIR holds.
 
     Each row is checked: energy against power and latency, unit slips, zeros, duplicates. Only what is certain is
@@ -242,12 +257,13 @@ def import_(name: str, source: Path, out: Path, runtime: str | None, device: str
     \b
     Example:
       deepen dataset import deepen2023 downloads/DeepEn --out phone-kernels
+      deepen dataset import deepen2023 downloads/DeepEn --configurations downloads/conv_GPU.json --out more-kernels
       deepen dataset check phone-kernels
       deepen dataset import pi5-nasbench201 downloads/pi5 --runtime onnxruntime --out pi5-onnx
     """
     from deepen.datasets.importers import import_dataset
 
-    found = import_dataset(name, source, out, runtime=runtime, device=device)
+    found = import_dataset(name, source, out, runtime=runtime, device=device, configurations=configurations)
     document = {
         "dataset": str(out),
         "importer": name,

@@ -26,8 +26,8 @@ from deepen.predictors.model import Parameters
 
 __all__ = ["ARRAYS", "FORMAT_VERSION", "MAX_BYTES", "read", "write"]
 
-FORMAT_VERSION = 2
-"""Rises with any change to the arrays or to the columns they are over (2: more columns, one more work term)."""
+FORMAT_VERSION = 3
+"""Rises with any change to the arrays or to the columns they are over (3: sizes of the operands of products)."""
 MAX_BYTES = 10_000_000
 """Greatest size of a predictor file."""
 

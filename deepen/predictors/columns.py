@@ -49,6 +49,9 @@ _BLOCKED = (
     ("c_in", 8), ("c_out", 8), ("m", 8), ("n", 8), ("k", 8), ("c_in", 4), ("c_out", 4), ("w_out", 4), ("m", 6),
 )  # fmt: skip
 _RESTS = (("c_in", 8), ("c_out", 8), ("c_in", 4), ("c_out", 4))
+_OPERANDS = (("m", "k"), ("k", "n"))
+"""Sizes of the two matrices of a product. Whether one fits a cache is a step along the sum of two logarithms, which a
+process with a length scale for each of them can only follow by giving up what it learned across both."""
 _REST = " rest"
 _CODES: Mapping[str, int] = {"op_code": 40, "activation_code": 20}
 """Categorical features and how many one-hot columns each gets; a code goes to column ``code % count``, and codes of one
@@ -58,10 +61,13 @@ _SHARES = ("intensity", "waste_")
 _SUMS = ("bytes_read", "bytes_out")
 """Features that follow from others; a smooth function of the others needs no length scale for them."""
 
-_PRODUCT = ("m", "n", "k", "gemm_batch", "groups", "k_h", "k_w", "k_d", "stride_h", "stride_w", "stride_d")
-"""Coordinates of a matrix product: a convolution is one of output channels x output positions x (input channels x
+_PRODUCT = (
+    "m", "n", "k", "gemm_batch", "groups", "k_h", "k_w", "k_d", "stride_h", "stride_w", "stride_d",
+    "m*k", "k*n", "m%8", "n%8",
+)  # fmt: skip
+"""Coordinates of a matrix product: a convolution is one of output positions x output channels x (input channels x
 window), and costs what such a product costs; window and stride say how its operands lie in memory. With groups
-(depthwise) there are as many products."""
+(depthwise) there are as many products. Then the sizes of the operands, for the caches, and what is lost to blocks."""
 _MOVE = ("elements_in", "elements_out", "n_inputs", "n_outputs", "inner_size", "k_h", "stride_h", "c_out", "c_in")
 """Coordinates of a kernel that moves data: how much, from and to how many tensors, in pieces of which size."""
 _KINDS = ("has_", "broadcast", "zero_operand", "dtype_bytes", "out_dtype_bytes", "weight_dtype_bytes", *_CODES)
@@ -75,19 +81,20 @@ def column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
     flags = [f"{f}={i}" for f, count in _CODES.items() if f in known for i in range(count)]
     ratios = [f"{a}/{b}" for a, b in _RATIOS if a in known and b in known]
     padded = [f"{f}%{block}" for f, block in _BLOCKED if f in known]
-    return (*logs, *flags, *ratios, *padded, *(f"{f}/{block}{_REST}" for f, block in _RESTS if f in known))
+    rests = [f"{f}/{block}{_REST}" for f, block in _RESTS if f in known]
+    return (*logs, *flags, *ratios, *padded, *rests, *(f"{a}*{b}" for a, b in _OPERANDS if a in known and b in known))
 
 
 def in_range_test(feature_names: Sequence[str]) -> NDArray[np.bool_]:
     """Which columns say whether a kernel lies outside the training range, shape (columns,)."""
     names = column_names(feature_names)
-    return np.array([not (n.startswith(_SHARES) or "/" in n or "%" in n) for n in names])
+    return np.array([not (n.startswith(_SHARES) or _made(n)) for n in names])
 
 
 def size_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which columns are sizes or kinds, not ratios or paddings, shape (columns,): what a trend may follow."""
+    """Which columns are sizes or kinds, nothing made from them, shape (columns,): what a trend may follow."""
     follows = (*_SHARES, *_SUMS)
-    return np.array([not (n.startswith(follows) or "/" in n or "%" in n) for n in column_names(feature_names)])
+    return np.array([not (n.startswith(follows) or _made(n)) for n in column_names(feature_names)])
 
 
 def smooth_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
@@ -110,7 +117,7 @@ def few_columns(feature_names: Sequence[str], varying: NDArray[np.bool_]) -> NDA
     names = column_names(feature_names)
     product = any(v and n in ("m", "n", "k") for n, v in zip(names, varying.tolist(), strict=True))
     sizes = _PRODUCT if product else _MOVE
-    few = np.array([n in sizes or (n.startswith(_KINDS) and "/" not in n and "%" not in n) for n in names])
+    few = np.array([n in sizes or (n.startswith(_KINDS) and not _made(n)) for n in names])
     return np.asarray(few & varying)
 
 
@@ -147,6 +154,7 @@ def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[n
             padded = np.ceil(size / block) * block
             parts.append(np.log(np.where(size > 0, padded / np.maximum(size, 1.0), 1.0))[:, None])
     parts += [_rest(raw[:, index[f]], block)[:, None] for f, block in _RESTS if f in index]
+    parts += [(logs[:, index[a]] + logs[:, index[b]])[:, None] for a, b in _OPERANDS if a in index and b in index]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -168,6 +176,11 @@ def work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArra
     channels = np.maximum(raw[:, index["c_out"]], 0.0) if "c_out" in index else np.zeros(raw.shape[0])
     starts = macs / np.maximum(channels, 1.0) * (_rest(channels, 8) > 0)
     return np.concatenate([terms, starts[:, None], np.ones((raw.shape[0], 1))], axis=1)
+
+
+def _made(name: str) -> bool:
+    """Whether a column is made from several features, or from what blocks leave over."""
+    return any(sign in name for sign in "/%*")
 
 
 def _rest(size: NDArray[np.float64], block: int) -> NDArray[np.float64]:

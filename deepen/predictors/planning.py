@@ -6,11 +6,13 @@ that each fold spans the family's range. Everything is refitted inside a fold, t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.predictors.columns import few_columns, size_columns
 from deepen.predictors.learners import Trend, fit_trend
 from deepen.predictors.recipes import Recipe
 from deepen.predictors.work import fit_work, log_work
@@ -83,17 +85,22 @@ class FamilyPlan:
     inside: tuple[Base, ...]
 
 
-def plan_family(data: FamilyData, recipe: Recipe, prior: Floats, sizes: NDArray[np.bool_], seed: int) -> FamilyPlan:
+def plan_family(data: FamilyData, recipe: Recipe, prior: Floats, names: Sequence[str], seed: int) -> FamilyPlan:
     """Make the folds, and fit what every learner starts from.
+
+    The trend follows the few coordinates and kinds only: the other sizes are products of these, and a ridge regression
+    over all of them spends itself on telling them apart.
 
     Args:
         data: The rows.
         recipe: How many folds.
         prior: Coefficients of the roofline pooled over families, shape (t,).
-        sizes: Which columns are sizes or kinds, shape (d,).
+        names: Names of the features.
         seed: Seed of the folds.
     """
     active = active_columns(data.columns)
+    few = few_columns(names, np.ptp(data.columns, axis=0) > 1e-6) & size_columns(names)
+    sizes = np.isin(active, stand_ins(data.columns, active, np.flatnonzero(few)))
     folds = deal(data, recipe.folds, seed)
     inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, prior, sizes) for fold in folds)
     return FamilyPlan(data, active, _fit_base(data, active, prior, sizes), tuple(folds), inside)
@@ -139,4 +146,4 @@ def deal(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
 def _fit_base(data: FamilyData, active: NDArray[np.int64], prior: Floats, sizes: NDArray[np.bool_]) -> Base:
     work = fit_work(data.terms, data.energy_j, data.weight, prior)
     residual = np.log(data.energy_j) - log_work(data.terms, work)
-    return Base(work, fit_trend(data.columns[:, active], residual, data.weight, sizes[active]), residual)
+    return Base(work, fit_trend(data.columns[:, active], residual, data.weight, sizes), residual)

@@ -92,7 +92,7 @@ def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, in
         keys = tuple(k for k, m in zip(rows.keys, mask, strict=True) if m)
         data.append(FamilyData(name, terms[mask], x[mask], rows.energy_j[mask], weight, keys))
         if len(set(keys)) >= _fewest(recipe) and name != _UNBUILDABLE and recipe.learners:
-            plans[name] = plan_family(data[-1], recipe, pooled.work, sizes, seed + 101 * i)
+            plans[name] = plan_family(data[-1], recipe, pooled.work, names, seed + 101 * i)
     shared = fit_shared(list(plans.values()), sizes, recipe)
     fits: list[FamilyFit | None] = []
     for i, name in enumerate(families):

@@ -175,7 +175,7 @@ def test_members_are_checked(forge, original):
         ({"card.json": b"[" * 100_000}, "not JSON"),
         ({"card.json": b"[]"}, "not a predictor file"),
         ({"card.json": b'{"format": "other"}'}, "not a predictor file"),
-        ({"card.json": card_of(original, format_version=1)}, "format 1, this deepen reads 2"),
+        ({"card.json": card_of(original, format_version=1)}, "format 1, this deepen reads 3"),
         ({"card.json": card_of(original, families=[])}, "lacks families"),
         ({"card.json": card_of(original, families={})}, "does not fit"),
         ({"card.json": card_of(original, feature_names=[1])}, "lacks families or feature names"),
@@ -192,7 +192,7 @@ def test_members_are_checked(forge, original):
 
 def test_a_newer_format_with_other_members_says_newer(forge, original):
     path = forge({"card.json": card_of(original, format_version=7), "new.npy": b"x", "work.npy": None})
-    with pytest.raises(PredictorError, match="format 7, this deepen reads 2; upgrade"):
+    with pytest.raises(PredictorError, match="format 7, this deepen reads 3; upgrade"):
         predictors.load(path)
 
 

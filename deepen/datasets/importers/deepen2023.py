@@ -7,18 +7,20 @@
     Kernel_power/TYPE_power.json      {TYPE: {ID: {"power": "mW"}}}
     kernel_config/results/*/*_test.json   {TYPE: {ID: {"config": {"HW": ..., "CIN": ..., ...}}}}
 
-Files are joined on the six-character ids. Energies are gross (the group's published code subtracts no idle power) and
-written to 0.001 mJ, which is kept as their uncertainty: the smallest have one digit. Many rows have no configuration;
-their features are not known, so they are rejected, after their values were checked like the others'.
+Files are joined on the six-character ids. The same kernels ran on several devices, so a file of configurations
+published with another device (``conv_GPU.json``) may describe rows that have none here; it can be named besides.
+Energies are gross (the group's published code subtracts no idle power) and written to 0.001 mJ, which is kept as their
+uncertainty: the smallest have one digit. Many rows have no configuration; their features are not known, so they are
+rejected, after their values were checked like the others'.
 
 Huawei P40 Pro, TensorFlow Lite on the big cores (Tu et al., "Unveiling Energy Efficiency in Deep Learning", SEC 2023).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from deepen.datasets.importers.base import (
     Imported,
@@ -57,32 +59,45 @@ ORIGIN = Origin(
 """Threads and cores as in the group's published scripts (``taskset f0``: the four big cores)."""
 
 
-def read(folder: Path) -> Imported:
+def read(folder: Path, configurations: Sequence[Path] = ()) -> Imported:
     """Read the folder.
+
+    Args:
+        folder: The download.
+        configurations: Further files ``{TYPE: {ID: {"config": {...}}}}``, for rows the folder does not describe.
 
     Raises:
         DatasetError: If it is not of this layout, or a file is damaged.
     """
     energies = need(folder, "Kernel_energy", "deepen2023", HOLDS)
-    configurations = _configurations(need(folder, "kernel_config", "deepen2023", HOLDS))
+    known = _configurations(need(folder, "kernel_config", "deepen2023", HOLDS))
+    further = _further(configurations)
     files = sorted(energies.glob("*_energy.json"))
     if not files:
         raise DatasetError(f"{energies}: no TYPE_energy.json there; give the folder with {HOLDS}")
     records: list[EnergyRecord] = []
     repaired: list[Note] = []
     rejected: list[Note] = []
+    lent = 0
     for file in files:
         kernel = file.name.removesuffix("_energy.json")
+        energy = kernel_values(file, "energy")
+        own = known.get(kernel, {})
+        borrowed = {name: sizes for name, sizes in further.get(kernel, {}).items() if name in energy}
+        lent += len(borrowed.keys() - own.keys())
         latency = kernel_values(folder / "Kernel_latency" / f"{kernel}_latency.json", "latency")
         power = kernel_values(folder / "Kernel_power" / f"{kernel}_power.json", "power")
-        part = join(kernel, kernel_values(file, "energy"), latency, power, configurations.get(kernel, {}), ORIGIN)
+        part = join(kernel, energy, latency, power, borrowed | own, ORIGIN)
         records += part.records
         repaired += part.repaired
         rejected += part.rejected
-    return Imported(tuple(records), tuple(repaired), tuple(rejected), _notes(records, repaired, rejected))
+    notes = _notes(records, repaired)
+    if configurations:
+        notes = (*notes, f"{lent} rows have their configuration from {', '.join(p.name for p in configurations)}")
+    return Imported(tuple(records), tuple(repaired), tuple(rejected), notes)
 
 
-def _notes(records: list[EnergyRecord], repaired: list[Note], rejected: list[Note]) -> tuple[str, ...]:
+def _notes(records: list[EnergyRecord], repaired: list[Note]) -> tuple[str, ...]:
     used = {record.id for record in records}
     only = sum(note.id not in used for note in repaired)
     return (f"{only} of the {len(repaired)} repaired rows were rejected for other reasons",) if only else ()
@@ -171,13 +186,18 @@ def kernel_values(path: Path, field: str) -> dict[str, str]:
 
 
 def _entries(path: Path, field: str) -> dict[str, dict[str, Any]]:
-    document = read_json(path)
     found: dict[str, dict[str, Any]] = {}
+    for rows in _types(path, field).values():
+        found.update(rows)
+    return found
+
+
+def _types(path: Path, field: str) -> dict[str, dict[str, dict[str, Any]]]:
+    document = read_json(path)
     for rows in document.values() if isinstance(document, dict) else [None]:
         if not isinstance(rows, dict) or not all(isinstance(entry, dict) for entry in rows.values()):
             raise DatasetError(f'{path}: not of the layout {{TYPE: {{ID: {{"{field}": ...}}}}}}; fetch it again')
-        found.update(rows)
-    return found
+    return cast(dict[str, dict[str, dict[str, Any]]], document)
 
 
 def _configurations(folder: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -188,11 +208,30 @@ def _configurations(folder: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
     return found
 
 
+def _further(paths: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Type -> id -> sizes of files named besides.
+
+    Raises:
+        DatasetError: If one is not of this layout, or holds no configuration.
+    """
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for path in paths:
+        types = {kernel: _sized(rows) for kernel, rows in _types(path, "config").items()}
+        if not any(types.values()):
+            raise DatasetError(f"{path}: holds no configurations; give a file like conv_GPU.json or TYPE_test.json")
+        for kernel, rows in types.items():
+            found.setdefault(kernel, {}).update(rows)
+    return found
+
+
+def _sized(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {name: entry["config"] for name, entry in entries.items() if isinstance(entry.get("config"), dict)}
+
+
 def kernel_configurations(path: Path) -> dict[str, Mapping[str, Any]]:
     """Id -> sizes of one file.
 
     Raises:
         DatasetError: If the file is not of this layout.
     """
-    entries = _entries(path, "config")
-    return {name: entry["config"] for name, entry in entries.items() if isinstance(entry.get("config"), dict)}
+    return _sized(_entries(path, "config"))

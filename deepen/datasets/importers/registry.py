@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import cast
 
 from deepen.datasets.importers.base import Imported
 from deepen.datasets.store import Dataset
-from deepen.errors import DatasetError, unknown_name
+from deepen.errors import ConfigError, DatasetError, unknown_name
 
 __all__ = ["IMPORTERS", "Importer", "import_dataset", "importer"]
 
@@ -24,23 +24,35 @@ class Importer:
         name: As on the command line.
         about: What it reads, in one line.
         module: Module below :mod:`deepen.datasets.importers` with ``read(folder) -> Imported``.
+        joins: Whether ``read`` also takes further files of configurations.
     """
 
     name: str
     about: str
     module: str
+    joins: bool = False
 
-    def read(self, folder: Path) -> Imported:
+    def read(self, folder: Path, configurations: Sequence[Path] = ()) -> Imported:
         """Read a folder (or file) of the source.
 
+        Args:
+            folder: What the importer reads.
+            configurations: Further files that say what was measured, where the importer takes some.
+
         Raises:
-            DatasetError: If it is absent, not what the importer reads, or damaged.
+            ConfigError: If it takes no further files.
+            DatasetError: If something is absent, not what the importer reads, or damaged.
         """
         if not folder.exists():
             raise DatasetError(f"{folder}: no such folder; give the one that holds the data of {self.name}")
+        if configurations and not self.joins:
+            able = ", ".join(name for name, other in IMPORTERS.items() if other.joins)
+            raise ConfigError(f"importer '{self.name}' takes no further configurations, only {able} does")
         module = import_module(f"deepen.datasets.importers.{self.module}")
         with _readable(folder):
-            return cast(Callable[[Path], Imported], module.read)(folder)
+            if configurations:
+                return cast(Imported, module.read(folder, configurations))
+            return cast(Imported, module.read(folder))
 
 
 @contextmanager
@@ -61,7 +73,10 @@ IMPORTERS: dict[str, Importer] = {
     item.name: item
     for item in (
         Importer(
-            "deepen2023", "DeepEn2023 kernels of a phone's CPU (JSON: Kernel_energy/, kernel_config/)", "deepen2023"
+            "deepen2023",
+            "DeepEn2023 kernels of a phone's CPU (JSON: Kernel_energy/, kernel_config/)",
+            "deepen2023",
+            joins=True,
         ),
         Importer(
             "pi5-nasbench201", "NAS-Bench-201 networks on a Raspberry Pi 5 (measurements.parquet)", "pi5_nasbench201"
@@ -106,7 +121,13 @@ def _only(found: Imported, field: str, wanted: str | None) -> Imported:
 
 
 def import_dataset(
-    name: str, folder: str | Path, out: str | Path, *, runtime: str | None = None, device: str | None = None
+    name: str,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    runtime: str | None = None,
+    device: str | None = None,
+    configurations: Sequence[str | Path] = (),
 ) -> Imported:
     """Import data of others into a new dataset.
 
@@ -116,12 +137,13 @@ def import_dataset(
         out: Folder of the dataset; must not hold one yet, because an import is all of a source or nothing.
         runtime: Take only the records of this runtime.
         device: Take only the records of this device.
+        configurations: Further files that say what was measured, for rows the folder does not describe.
 
     Returns:
         What was imported, repaired and rejected.
 
     Raises:
-        ConfigError: If there is no such importer.
+        ConfigError: If there is no such importer, or it takes no further files.
         DatasetError: If the folder is not what the importer reads, nothing in it can be used, or ``out`` is taken.
         StorageError: If the dataset cannot be written.
     """
@@ -129,7 +151,7 @@ def import_dataset(
     target = Path(out)
     if (target / "card.json").exists():
         raise DatasetError(f"{target}: there is a dataset already; choose another folder for --out, or remove it")
-    found = chosen.read(Path(folder))
+    found = chosen.read(Path(folder), [Path(path) for path in configurations])
     found = _only(_only(found, "runtime", runtime), "device", device)
     if not found.records:
         why = f"; first reason: {found.rejected[0].reason}" if found.rejected else ""

@@ -111,6 +111,33 @@ def test_a_folder_that_is_something_else_is_one_clear_line(tmp_path: Path, downl
     assert len(read_dataset(tmp_path / "out")) == 14
 
 
+def test_configurations_of_another_device_describe_more_rows(download: Path, tmp_path: Path) -> None:
+    """A row without a configuration is taken with one from a further file; the folder's own word goes first."""
+    other = tmp_path / "conv_GPU.json"
+    sizes = {"HW": 14, "CIN": 48, "COUT": 40, "KERNEL_SIZE": 1, "STRIDES": 1}
+    write(other, "conv-bn-relu", {"NOCONF": sizes, "GOOD00": sizes, "ABSENT": sizes}, "config")
+    alone = importer("deepen2023").read(download)
+    found = importer("deepen2023").read(download, [other])
+    added = {r.id: r for r in found.records}.keys() - {r.id for r in alone.records}
+    assert added == {"NOCONF"}
+    taken = {record.id: record.params for record in found.records}
+    assert (taken["NOCONF"]["c_in"], taken["NOCONF"]["c_out"], taken["GOOD00"]["c_in"]) == (48, 40, 8)
+    assert "ABSENT" not in {note.id for note in found.rejected}
+    assert "1 rows have their configuration from conv_GPU.json" in found.notes
+
+
+def test_further_configurations_must_be_some(download: Path, tmp_path: Path) -> None:
+    """A file that describes nothing, that is absent, or that goes to another importer is refused in one line."""
+    empty = tmp_path / "other.json"
+    write(empty, "conv-bn-relu", {"NOCONF": "1"}, "energy")
+    with pytest.raises(DatasetError, match=r"other\.json: holds no configurations; give a file like conv_GPU\.json"):
+        importer("deepen2023").read(download, [empty])
+    with pytest.raises(DatasetError, match=r"absent\.json"):
+        importer("deepen2023").read(download, [tmp_path / "absent.json"])
+    with pytest.raises(ConfigError, match="'deepen2023-gpu' takes no further configurations, only deepen2023"):
+        importer("deepen2023-gpu").read(download, [empty])
+
+
 def test_the_real_kernels(shared_dir: Path, tmp_path: Path) -> None:
     """The published CPU kernels: slips found, nothing invented, and what remains behaves like energy."""
     folder = shared_dir / "data" / "deepen2023" / "kernels_p40pro_cpu"
@@ -121,6 +148,15 @@ def test_the_real_kernels(shared_dir: Path, tmp_path: Path) -> None:
     assert len(found.records) >= 600
     findings = check(Dataset.open(tmp_path / "p40"))
     assert not [finding for finding in findings if finding.severity == "error"]
+
+
+def test_the_real_kernels_that_another_device_describes(shared_dir: Path) -> None:
+    """A hundred convolutions of the CPU are described with the GPU's only."""
+    folder = shared_dir / "data" / "deepen2023"
+    alone = importer("deepen2023").read(folder / "kernels_p40pro_cpu")
+    configurations = folder / "kernels_gpu_conv" / "conv_GPU.json"
+    found = importer("deepen2023").read(folder / "kernels_p40pro_cpu", [configurations])
+    assert len(found.records) - len(alone.records) == 103
 
 
 def test_the_real_gpu_kernels(shared_dir: Path) -> None:
