@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
 from deepen.predictors.calibration.covariance import Belief, covariance, positions
-from deepen.predictors.columns import work_terms
+from deepen.predictors.columns import few_terms, work_terms
 from deepen.predictors.predictor import Predictor
 
 __all__ = ["Candidates", "Proposal", "propose", "rough_joules"]
@@ -70,7 +70,7 @@ def rough_joules(raw: Floats, feature_names: Sequence[str]) -> Floats:
 
     A multiply-accumulate, an operation and a byte count as one, a call as 100,000.
     """
-    terms = work_terms(raw, feature_names)
+    terms = work_terms(raw, feature_names)[:, few_terms()]
     return np.asarray(terms[:, :-1].sum(axis=1) + _CALL)
 
 

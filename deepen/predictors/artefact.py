@@ -27,7 +27,7 @@ from deepen.predictors.model import Parameters
 __all__ = ["ARRAYS", "FORMAT_VERSION", "MAX_BYTES", "read", "write"]
 
 FORMAT_VERSION = 3
-"""Rises with any change to the arrays or to the columns they are over (3: sizes of the operands of products)."""
+"""Rises with any change to the arrays or to the columns they are over (3: operands of products, work of loops)."""
 MAX_BYTES = 10_000_000
 """Greatest size of a predictor file."""
 

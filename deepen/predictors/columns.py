@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
+from deepen.predictors.loops import LOOP_TERMS, loop_terms
 
 __all__ = [
     "WORK_TERMS",
     "column_names",
     "columns",
     "few_columns",
+    "few_terms",
     "in_range_test",
     "size_columns",
     "smooth_columns",
@@ -30,10 +32,12 @@ __all__ = [
 ]
 
 _MEASURES = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
-WORK_TERMS = (*_MEASURES, "taps_rest")
+_FEW_TERMS = (*_MEASURES, "taps_rest")
+WORK_TERMS = (*_FEW_TERMS, *LOOP_TERMS)
 """What a kernel's work is a non-negative combination of, with a constant (see :mod:`deepen.predictors.work`): features;
-and ``taps_rest``, macs / c_out where c_out is no multiple of 8, else 0: how often a loop over the channels beyond the
-last full block starts, which costs about the same for one channel and for seven."""
+``taps_rest``, macs / c_out where c_out is no multiple of 8, else 0: how often a loop over the channels beyond the last
+full block starts, which costs about the same for one channel and for seven; and what loops cost
+(:mod:`deepen.predictors.loops`)."""
 
 _RATIOS = (
     ("c_out", "c_in"),
@@ -175,7 +179,12 @@ def work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArra
     macs = terms[:, 0]
     channels = np.maximum(raw[:, index["c_out"]], 0.0) if "c_out" in index else np.zeros(raw.shape[0])
     starts = macs / np.maximum(channels, 1.0) * (_rest(channels, 8) > 0)
-    return np.concatenate([terms, starts[:, None], np.ones((raw.shape[0], 1))], axis=1)
+    return np.concatenate([terms, starts[:, None], loop_terms(raw, index), np.ones((raw.shape[0], 1))], axis=1)
+
+
+def few_terms() -> NDArray[np.bool_]:
+    """Which terms, the constant included, are of the plain roofline without loops, shape (len(WORK_TERMS) + 1,)."""
+    return np.array([name in _FEW_TERMS for name in WORK_TERMS] + [True])
 
 
 def _made(name: str) -> bool:

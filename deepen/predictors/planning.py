@@ -13,13 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.predictors.columns import few_columns, size_columns
+from deepen.predictors.gaussian import quick_gaussian
 from deepen.predictors.learners import Trend, fit_trend
 from deepen.predictors.recipes import Recipe
 from deepen.predictors.work import fit_work, log_work
 
-__all__ = ["Base", "FamilyData", "FamilyPlan", "active_columns", "deal", "plan_family", "stand_ins"]
+__all__ = ["Base", "FamilyData", "FamilyPlan", "Form", "active_columns", "deal", "plan_family", "stand_ins"]
 
 Floats = NDArray[np.float64]
+
+_ENOUGH_ROWS = 20
+"""With fewer rows, a good many terms fit any of them and held-out ones by luck."""
+_CLEARLY = 2.0
+"""Standard errors; a roofline with more terms has many ways to be better by one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,19 @@ class FamilyData:
         return FamilyData(
             self.name, self.terms[rows], self.columns[rows], self.energy_j[rows], weight / weight.mean(), keys
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Which terms a roofline may have.
+
+    Attributes:
+        terms: Shape (t,).
+        prior: Its coefficients pooled over families, zero for other terms, shape (t,).
+    """
+
+    terms: NDArray[np.bool_]
+    prior: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +104,19 @@ class FamilyPlan:
     inside: tuple[Base, ...]
 
 
-def plan_family(data: FamilyData, recipe: Recipe, prior: Floats, names: Sequence[str], seed: int) -> FamilyPlan:
+def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: Sequence[str], seed: int) -> FamilyPlan:
     """Make the folds, and fit what every learner starts from.
 
+    The roofline with the fewest terms is taken unless one with more, and a smooth regressor on what either leaves,
+    predict held-out rows clearly better: what a regressor learns anyway is no reason for terms,
+    and costs that a runtime does not have, fitted to what rows happen to show, are noise to all learners.
     The trend follows the few coordinates and kinds only: the other sizes are products of these, and a ridge regression
     over all of them spends itself on telling them apart.
 
     Args:
         data: The rows.
         recipe: How many folds.
-        prior: Coefficients of the roofline pooled over families, shape (t,).
+        forms: Rooflines to choose from, the one with the fewest terms first.
         names: Names of the features.
         seed: Seed of the folds.
     """
@@ -102,8 +124,33 @@ def plan_family(data: FamilyData, recipe: Recipe, prior: Floats, names: Sequence
     few = few_columns(names, np.ptp(data.columns, axis=0) > 1e-6) & size_columns(names)
     sizes = np.isin(active, stand_ins(data.columns, active, np.flatnonzero(few)))
     folds = deal(data, recipe.folds, seed)
-    inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, prior, sizes) for fold in folds)
-    return FamilyPlan(data, active, _fit_base(data, active, prior, sizes), tuple(folds), inside)
+    share = data.energy_j**0.25 * data.weight
+    chosen: tuple[Form, tuple[Base, ...], Floats] | None = None
+    for form in forms if len(data.keys) >= _ENOUGH_ROWS else forms[:1]:
+        inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, form, sizes) for fold in folds)
+        error = np.empty(len(data.keys))
+        for fold, base in zip(folds, inside, strict=True):
+            learned = _about_learned(base, data.columns[~fold][:, active], data.columns[fold][:, active], sizes)
+            error[fold] = np.abs(log_work(data.terms[fold], base.work) + learned - np.log(data.energy_j[fold]))
+        if chosen is None or _clearly_better(error, chosen[2], share):
+            chosen = form, inside, error
+    assert chosen is not None  # there is at least one form
+    return FamilyPlan(data, active, _fit_base(data, active, chosen[0], sizes), tuple(folds), chosen[1])
+
+
+def _about_learned(base: Base, x: NDArray[np.float32], z: NDArray[np.float32], smooth: NDArray[np.bool_]) -> Floats:
+    """What regressors will about make of a roofline's residual at other rows: trend and a smooth function of sizes."""
+    rest = base.residual - base.trend.predict(x)
+    fit = quick_gaussian(base.trend.standard(x)[:, smooth], rest, np.ones(len(rest)))
+    return base.trend.predict(z) + fit.predict(base.trend.standard(z)[:, smooth])
+
+
+def _clearly_better(error: Floats, other: Floats, share: Floats) -> bool:
+    """Whether errors are smaller on average by more than twice the standard error of that average."""
+    part = share / share.sum()
+    gain = other - error
+    mean = float(part @ gain)
+    return mean > _CLEARLY * float(np.sqrt(part**2 @ (gain - mean) ** 2))
 
 
 def active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
@@ -143,7 +190,7 @@ def deal(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
     return [m for m in masks if m.any() and not m.all()]
 
 
-def _fit_base(data: FamilyData, active: NDArray[np.int64], prior: Floats, sizes: NDArray[np.bool_]) -> Base:
-    work = fit_work(data.terms, data.energy_j, data.weight, prior)
+def _fit_base(data: FamilyData, active: NDArray[np.int64], form: Form, sizes: NDArray[np.bool_]) -> Base:
+    work = fit_work(data.terms * form.terms, data.energy_j, data.weight, form.prior)
     residual = np.log(data.energy_j) - log_work(data.terms, work)
     return Base(work, fit_trend(data.columns[:, active], residual, data.weight, sizes), residual)

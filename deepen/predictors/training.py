@@ -14,14 +14,14 @@ from deepen.clock import utc_now
 from deepen.errors import PredictorError
 from deepen.predictors.artefact import FORMAT_VERSION
 from deepen.predictors.assembly import Pooled, assemble
-from deepen.predictors.columns import WORK_TERMS, columns, size_columns, work_terms
+from deepen.predictors.columns import WORK_TERMS, columns, few_terms, size_columns, work_terms
 from deepen.predictors.context import Context
 from deepen.predictors.context_fit import ModelCase, fit_context
 from deepen.predictors.evaluation import metrics
 from deepen.predictors.families import FamilyFit, fit_family
 from deepen.predictors.intervals import NOMINAL, conformal_quantile
 from deepen.predictors.model import Parameters
-from deepen.predictors.planning import FamilyData, FamilyPlan, plan_family
+from deepen.predictors.planning import FamilyData, FamilyPlan, Form, plan_family
 from deepen.predictors.predictor import Predictor, distinct, moved_bytes
 from deepen.predictors.recipes import Recipe, load_recipe
 from deepen.predictors.rows import HasRecords, Rows, data_hash, relative_sd, screen
@@ -82,7 +82,7 @@ def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, in
     x = columns(rows.raw, names)
     family_of = np.array([r.family for r in rows.kernels])
     families = tuple(sorted(set(family_of.tolist())))
-    pooled = _fit_pooled(terms, rows, family_of, families)
+    pooled, forms = _fit_pooled(terms, rows, family_of, families)
     sizes = size_columns(names)
     data: list[FamilyData] = []
     plans: dict[str, FamilyPlan] = {}
@@ -92,7 +92,7 @@ def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, in
         keys = tuple(k for k, m in zip(rows.keys, mask, strict=True) if m)
         data.append(FamilyData(name, terms[mask], x[mask], rows.energy_j[mask], weight, keys))
         if len(set(keys)) >= _fewest(recipe) and name != _UNBUILDABLE and recipe.learners:
-            plans[name] = plan_family(data[-1], recipe, pooled.work, names, seed + 101 * i)
+            plans[name] = plan_family(data[-1], recipe, forms, names, seed + 101 * i)
     shared = fit_shared(list(plans.values()), sizes, recipe)
     fits: list[FamilyFit | None] = []
     for i, name in enumerate(families):
@@ -122,16 +122,25 @@ def _fewest(recipe: Recipe) -> int:
     return min(recipe.min_rows, recipe.share_min_rows) if "shared-gaussian" in recipe.learners else recipe.min_rows
 
 
-def _fit_pooled(terms: Floats, rows: Rows, family_of: NDArray[np.str_], families: Sequence[str]) -> Pooled:
-    """Fit the roofline on all families, each with the same weight, and judge it by leaving each family out."""
+def _fit_pooled(
+    terms: Floats, rows: Rows, family_of: NDArray[np.str_], families: Sequence[str]
+) -> tuple[Pooled, tuple[Form, ...]]:
+    """Fit rooflines on all families, each with the same weight, and judge the plain one by leaving each family out.
+
+    Returns:
+        The plain one, for families without data: what loops cost differs most between families; and what families may
+        choose from, the one with the fewest terms first.
+    """
     energy = rows.energy_j
     counts = Counter(family_of.tolist())
     weight = np.array([1.0 / counts[f] for f in family_of.tolist()])
-    work = fit_work(terms, energy, weight)
+    plain, every = few_terms(), np.ones(terms.shape[1], dtype=bool)
+    forms = tuple(Form(used, fit_work(terms * used, energy, weight)) for used in (plain, every))
+    work = forms[0].prior
     held_out = np.empty(len(energy))
     for family in families:
         out = family_of == family
-        others = fit_work(terms[~out], energy[~out], weight[~out]) if len(families) > 1 else work
+        others = fit_work(terms[~out] * plain, energy[~out], weight[~out]) if len(families) > 1 else work
         held_out[out] = log_work(terms[out], others)
     residual = held_out - np.log(energy)
     width = _UNKNOWN_HALF_WIDTH
@@ -139,7 +148,7 @@ def _fit_pooled(terms: Floats, rows: Rows, family_of: NDArray[np.str_], families
         # The median absolute error of each family, so that large families do not decide.
         per_family = np.array([np.median(np.abs(residual[family_of == f])) for f in families])
         width = max(conformal_quantile(per_family), conformal_quantile(residual))
-    return Pooled(work, held_out, width)
+    return Pooled(work, held_out, width), forms
 
 
 def _context(rows: Rows, parameters: Parameters, held_out: Floats) -> Context:

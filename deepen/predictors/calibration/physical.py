@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deepen.predictors.assembly import Pooled, assemble
 from deepen.predictors.calibration.cases import Cases
-from deepen.predictors.columns import WORK_TERMS, work_terms
+from deepen.predictors.columns import few_terms, work_terms
 from deepen.predictors.model import Parameters
 from deepen.predictors.work import fit_work
 
@@ -35,9 +35,11 @@ def physical_form(cases: Cases, feature_names: tuple[str, ...]) -> Parameters:
     Returns:
         Parameters without families: every kernel is answered by the roofline.
     """
-    terms = cases.counts @ work_terms(cases.raw, feature_names)
+    # A few measurements say nothing of loops.
+    terms = cases.counts @ (work_terms(cases.raw, feature_names) * few_terms())
     weight = 1.0 / (0.03**2 + cases.relative_sd**2)
-    ratios = np.array([*np.ones(len(WORK_TERMS)), _CALL])
+    ratios = few_terms().astype(np.float64)
+    ratios[-1] = _CALL
     prior = ratios * float(np.median(cases.energy_j / (terms @ ratios)))
     work = fit_work(terms, cases.energy_j, weight / weight.mean(), prior, prior_rows=1.0)
     # A term the measurements do not show is not free of charge elsewhere.
