@@ -130,7 +130,8 @@ def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: 
         inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, form, sizes) for fold in folds)
         error = np.empty(len(data.keys))
         for fold, base in zip(folds, inside, strict=True):
-            learned = _about_learned(base, data.columns[~fold][:, active], data.columns[fold][:, active], sizes)
+            x, z = data.columns[~fold][:, active], data.columns[fold][:, active]
+            learned = _about_learned(base, x, z, sizes, recipe.gaussian_max_rows)
             error[fold] = np.abs(log_work(data.terms[fold], base.work) + learned - np.log(data.energy_j[fold]))
         if chosen is None or _clearly_better(error, chosen[2], share):
             chosen = form, inside, error
@@ -138,10 +139,16 @@ def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: 
     return FamilyPlan(data, active, _fit_base(data, active, chosen[0], sizes), tuple(folds), chosen[1])
 
 
-def _about_learned(base: Base, x: NDArray[np.float32], z: NDArray[np.float32], smooth: NDArray[np.bool_]) -> Floats:
-    """What regressors will about make of a roofline's residual at other rows: trend and a smooth function of sizes."""
-    rest = base.residual - base.trend.predict(x)
-    fit = quick_gaussian(base.trend.standard(x)[:, smooth], rest, np.ones(len(rest)))
+def _about_learned(
+    base: Base, x: NDArray[np.float32], z: NDArray[np.float32], smooth: NDArray[np.bool_], most: int
+) -> Floats:
+    """What regressors will about make of a roofline's residual at other rows: trend and a smooth function of sizes.
+
+    Of more rows than a process can take, an even part is shown to it.
+    """
+    step = -(-len(x) // most)
+    rest = (base.residual - base.trend.predict(x))[::step]
+    fit = quick_gaussian(base.trend.standard(x[::step])[:, smooth], rest, np.ones(len(rest)))
     return base.trend.predict(z) + fit.predict(base.trend.standard(z)[:, smooth])
 
 

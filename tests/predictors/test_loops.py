@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from deepen.kernels.configure import configure
 from deepen.kernels.features import FEATURE_NAMES, features, matrix
+from deepen.predictors import planning
 from deepen.predictors.columns import WORK_TERMS, columns, few_terms, work_terms
 from deepen.predictors.loops import LOOP_TERMS, loop_terms
 from deepen.predictors.planning import FamilyData, Form, plan_family
@@ -123,3 +125,16 @@ def test_loops_enter_the_roofline_only_where_rows_held_out_show_them():
     assert channels[runs] > 0
     few = _rows("bn", np.stack([rng.integers(8, 900, 12), rng.integers(1, 9, 12)], axis=1))
     assert _plan(few, 1e-6 + 2e-8 * few.terms[:, runs])[runs] == 0
+
+
+def test_the_choice_of_a_roofline_costs_little_with_many_rows(monkeypatch):
+    """A process is fitted to no more rows than a recipe lets processes have."""
+    seen = []
+    fit = planning.quick_gaussian
+    monkeypatch.setattr(planning, "quick_gaussian", lambda x, y, w: seen.append(len(x)) or fit(x, y, w))
+    rng = np.random.default_rng(1)
+    data = _rows("bn", np.stack([rng.integers(8, 900, 90), rng.integers(1, 9, 90)], axis=1))
+    recipe = replace(load_recipe("auto"), gaussian_max_rows=30)
+    forms = [Form(few_terms(), fit_work(data.terms * few_terms(), data.energy_j, data.weight))]
+    planning.plan_family(data, recipe, forms, FEATURE_NAMES, 0)
+    assert seen and 15 <= min(seen) <= max(seen) <= 30
