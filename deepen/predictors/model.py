@@ -8,9 +8,10 @@ For a kernel of a family with a regressor::
 
 ``h`` is 0 inside the family's training range and approaches 1 outside it (``h = 1 - exp(-d / 0.7)``, ``d`` the largest
 distance of a feature that varied in training beyond its range, in log units): there the trees' nearest leaf gives way
-to the log-linear trend (``hand_over`` is the share of learners that do not add to the trend anyway), whose columns are
-held within a factor of four of the range and whose values near those seen, and the roofline carries the rest. A process
-shared with other families is not faded: they may have rows there, and where they have none it returns to its constant.
+to the log-linear trend (``hand_over`` is the share of learners that do not add to the trend anyway) at the edge of the
+range, its values kept near those seen, and the roofline carries the rest: what a trend says beyond the rows it was
+fitted to is worth less than what it says of the last of them. A process shared with other families is not faded: they
+may have rows there.
 Whatever the learners say, ``E / work`` stays within a factor of two of the values seen in training.
 Other kernels get the roofline of their family where the dataset has a few rows of it, else the pooled one.
 """
@@ -35,7 +36,6 @@ Floats = NDArray[np.float64]
 RANGE_MARGIN = float(np.log(1.25))
 """How far beyond the training range a feature may lie (log units) before a kernel counts as extrapolated."""
 _HAND_OVER = 0.7
-_TREND_REACH = float(np.log(4.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Parameters:
         distance = beyond.max(axis=1)
         # A feature that never varied (a flag, a dilation) says nothing about where trees end: it is only reported.
         hand_over = 1.0 - np.exp(-(beyond * (high > low)[:, tested]).max(axis=1) / _HAND_OVER)
-        held = np.clip(x, low - _TREND_REACH, high + _TREND_REACH).astype(np.float64)
+        held = np.clip(x, low, high).astype(np.float64)
         mean, scale = self.trend_mean[family], self.trend_scale[family]
         coefficient = self.trend_coefficient[family]
         trend = np.einsum("nd,nd->n", (held - mean) / scale, coefficient) + self.trend_intercept[family]
