@@ -24,8 +24,6 @@ Floats = NDArray[np.float64]
 
 _ENOUGH_ROWS = 20
 """With fewer rows, a good many terms fit any of them and held-out ones by luck."""
-_CLEARLY = 2.0
-"""Standard errors; a roofline with more terms has many ways to be better by one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +106,8 @@ def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: 
     """Make the folds, and fit what every learner starts from.
 
     The roofline with the fewest terms is taken unless one with more, and a smooth regressor on what either leaves,
-    predict held-out rows clearly better: what a regressor learns anyway is no reason for terms,
-    and costs that a runtime does not have, fitted to what rows happen to show, are noise to all learners.
+    predict held-out rows better: what a regressor learns anyway is no reason for terms, and costs that a runtime does
+    not have, fitted to what rows happen to show, are noise to all learners.
     The trend follows the few coordinates and kinds only: the other sizes are products of these, and a ridge regression
     over all of them spends itself on telling them apart.
 
@@ -125,7 +123,7 @@ def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: 
     sizes = np.isin(active, stand_ins(data.columns, active, np.flatnonzero(few)))
     folds = deal(data, recipe.folds, seed)
     share = data.energy_j**0.25 * data.weight
-    chosen: tuple[Form, tuple[Base, ...], Floats] | None = None
+    chosen: tuple[Form, tuple[Base, ...], float] | None = None
     for form in forms if len(data.keys) >= _ENOUGH_ROWS else forms[:1]:
         inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, form, sizes) for fold in folds)
         error = np.empty(len(data.keys))
@@ -133,8 +131,9 @@ def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: 
             x, z = data.columns[~fold][:, active], data.columns[fold][:, active]
             learned = _about_learned(base, x, z, sizes, recipe.gaussian_max_rows)
             error[fold] = np.abs(log_work(data.terms[fold], base.work) + learned - np.log(data.energy_j[fold]))
-        if chosen is None or _clearly_better(error, chosen[2], share):
-            chosen = form, inside, error
+        mean = float(np.average(error, weights=share))
+        if chosen is None or mean < chosen[2]:
+            chosen = form, inside, mean
     assert chosen is not None  # there is at least one form
     return FamilyPlan(data, active, _fit_base(data, active, chosen[0], sizes), tuple(folds), chosen[1])
 
@@ -150,14 +149,6 @@ def _about_learned(
     rest = (base.residual - base.trend.predict(x))[::step]
     fit = quick_gaussian(base.trend.standard(x[::step])[:, smooth], rest, np.ones(len(rest)))
     return base.trend.predict(z) + fit.predict(base.trend.standard(z)[:, smooth])
-
-
-def _clearly_better(error: Floats, other: Floats, share: Floats) -> bool:
-    """Whether errors are smaller on average by more than twice the standard error of that average."""
-    part = share / share.sum()
-    gain = other - error
-    mean = float(part @ gain)
-    return mean > _CLEARLY * float(np.sqrt(part**2 @ (gain - mean) ** 2))
 
 
 def active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
