@@ -482,20 +482,35 @@ def test_a_budget_of_nothing_measures_nothing(campaign, dataset, kernels):
     assert not report.interrupted
 
 
-def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels):
-    calls = []
+def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels, monkeypatch):
+    measuring, cancelled = threading.Event(), threading.Event()
+    cancel = Fleet.cancel
+
+    class Waiting(bench.Rig):
+        """After two records it stays in its measurement until the campaign is cancelled."""
+
+        def check(self):
+            super().check()
+            if len(dataset) >= 2:
+                measuring.set()
+                assert cancelled.wait(60)
+
+    def cancelling(self):
+        dropped = cancel(self)
+        cancelled.set()
+        return dropped
 
     def stop():
-        calls.append(1)
-        if len(dataset) >= 2:
+        if measuring.is_set():
             raise KeyboardInterrupt
         return False
 
-    report, told = campaign(Plan.make(kernels(20)), bench.Rig("a"), bench.Rig("b"), stop=stop)
+    monkeypatch.setattr(Fleet, "cancel", cancelling)
+    report, told = campaign(Plan.make(kernels(20)), Waiting("a"), Waiting("b"), stop=stop)
     assert report.interrupted
     assert any(t.device in ("a", "b") and t.notice.startswith("finishes what it is measuring") for t in told)
     assert report.measured == len(dataset)
-    assert report.remaining == 20 - len(dataset)
+    assert len(dataset) >= 3 and report.remaining == 20 - len(dataset)
 
 
 def test_ctrl_c_between_an_outcome_and_its_being_counted_does_not_hang(tmp_path, dataset, kernels):
