@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 
 __all__ = [
@@ -243,7 +243,7 @@ class EnergyRecord:
         copies: Copies of the kernel that ran side by side in each inference; energies and latency are per copy.
         recorded_at: UTC, ISO-8601.
         alignment: How the trace's time became the host's, ``{"method", "error_s"}``: a method of
-            :class:`~deepen.clock.ClockMap`, or ``host`` where the host stamped the samples; empty where unknown.
+            :class:`~deepen.clock.host_clock.ClockMap`, or ``host`` where the host stamped the samples; empty where unknown.
         budget: Standard uncertainty of ``energy_j`` by term, joules (``repeats``, ``idle``, ``alignment``, ...);
             ``uncertainty_j`` is the root of the sum of their squares. Empty where no terms were kept.
         serial: Serial number of the device; empty where it tells none.

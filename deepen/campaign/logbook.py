@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deepen.campaign.run import CampaignProgress
 from deepen.campaign.station import Facts, Station
-from deepen.clock import utc_now
+from deepen.clock.host_clock import utc_now
 from deepen.datasets.disk import storage_error, write_atomic
 from deepen.errors import DatasetError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepen.clock import utc_now
+from deepen.clock.host_clock import utc_now
 from deepen.datasets.disk import write_atomic
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.types import params_key

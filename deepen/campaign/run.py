@@ -14,7 +14,7 @@ from deepen.campaign.executor import Executor, Measurer, Notice, Outcome, Serial
 from deepen.campaign.plan import Plan
 from deepen.campaign.prepare import Preparer, Settings
 from deepen.campaign.tasks import Task, missing
-from deepen.clock import Deadline, monotonic_s
+from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.datasets import Dataset
 from deepen.datasets.disk import make_folder
 from deepen.errors import DatasetError, DeepenError, EnvironmentFailure

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deepen import __version__
-from deepen.clock import utc_now
+from deepen.clock.host_clock import utc_now
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord, Source, weakest_source
 

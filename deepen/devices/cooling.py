@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.devices.shell import Shell
 from deepen.devices.thermal import processor_c
 from deepen.devices.types import Thermal

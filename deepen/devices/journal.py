@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deepen.clock import utc_now
+from deepen.clock.host_clock import utc_now
 from deepen.devices.settings import Place
 from deepen.errors import ConfigError, LinkError, StorageError
 

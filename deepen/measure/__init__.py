@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepen.clock import fit_pings
+from deepen.clock.host_clock import fit_pings
 from deepen.measure.align import from_marks
 from deepen.measure.api import open_session, profile
 from deepen.measure.budget import Budget, Caution

@@ -1,6 +1,6 @@
 """Bring a trace onto the host's clock: marks on logic inputs, and what any set of matched moments says.
 
-Both end in a :class:`~deepen.clock.ClockMap` with a stated error, as round trips do (:func:`deepen.clock.fit_pings`);
+Both end in a :class:`~deepen.clock.host_clock.ClockMap` with a stated error, as round trips do (:func:`deepen.clock.host_clock.fit_pings`);
 :func:`retime` applies one to a trace.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import MAX_DRIFT, ClockMap
+from deepen.clock.host_clock import MAX_DRIFT, ClockMap
 from deepen.errors import MeasureError
 from deepen.records import PowerTrace
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.devices.protocols import Loaded
 from deepen.errors import MeasureError
 from deepen.measure.budget import Caution, trace_cautions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepen.clock import utc_now
+from deepen.clock.host_clock import utc_now
 from deepen.devices.types import DeviceProfile
 from deepen.errors import MeasureError
 from deepen.measure.blocks import Collected

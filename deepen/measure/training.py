@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deepen.clock import monotonic_s, utc_now
+from deepen.clock.host_clock import monotonic_s, utc_now
 from deepen.errors import ConfigError, DeepenError, MeasureError, StorageError
 from deepen.measure.accounts import Account, account_of, note
 from deepen.meters import Meter, open_meter

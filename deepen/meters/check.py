@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepen.arrivals import CLOCK_TOLERANCE
+from deepen.clock import CLOCK_TOLERANCE
 from deepen.errors import MeterError
 from deepen.meters.stream.capture import Ending
 from deepen.records import PowerTrace, Source

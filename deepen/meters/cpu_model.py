@@ -15,7 +15,7 @@ import os
 import time
 from pathlib import Path
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.counter import step_trace
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts, Scope

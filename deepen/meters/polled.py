@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deepen.clock import ClockMap, monotonic_s
+from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.sampler import Sampler
 from deepen.meters.types import Scope

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError
 from deepen.meters.stream.capture import Ending, Sink
 from deepen.meters.stream.meter import StreamMeter

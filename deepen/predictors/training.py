@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import utc_now
+from deepen.clock.host_clock import utc_now
 from deepen.errors import PredictorError
 from deepen.predictors.artefact import FORMAT_VERSION
 from deepen.predictors.assembly import Pooled, assemble

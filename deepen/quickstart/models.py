@@ -15,7 +15,7 @@ from deepen.quickstart.results import ModelResult, Progress
 from deepen.records import EnergyRecord, StoppingRule, Workload
 
 if TYPE_CHECKING:
-    from deepen.clock import Deadline
+    from deepen.clock.host_clock import Deadline
     from deepen.datasets import Dataset
     from deepen.measure import Session
     from deepen.quickstart.targets import Target

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deepen.clock import Deadline, monotonic_s
+from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.quickstart.models import measure_models
 from deepen.quickstart.plan import LEAST_S_PER_KERNEL, make_plan
 from deepen.quickstart.results import ModelResult, Options, Progress, QuickstartResult, document

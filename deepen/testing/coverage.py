@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.arrivals import fit_arrivals
+from deepen.clock import fit_arrivals
 from deepen.measure.integrate import WindowEnergy, integrate
 from deepen.records import Accuracy, Interval, PowerTrace
 from deepen.testing.instruments.signal import Steps

@@ -16,7 +16,7 @@ import numpy as np
 
 import deepen.traces
 from deepen import traces
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.records import PowerTrace
 from deepen.testing.fuzz_texts import CallTarget
 from deepen.traces.intervals import read_intervals

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.devices.links.remote import RemoteLink
 from deepen.devices.links.transport import Transport
 from deepen.errors import LinkError

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.counter import step_trace
 from deepen.meters.types import Scope

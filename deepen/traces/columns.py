@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
 from deepen.traces.manifest import Part
 from deepen.traces.types import TraceHeader

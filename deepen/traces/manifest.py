@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deepen.arrivals import Loss
-from deepen.clock import ClockMap
+from deepen.clock import Loss
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Accuracy
 from deepen.traces.types import TraceHeader

@@ -18,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.arrivals import Loss
-from deepen.clock import ClockMap
+from deepen.clock import Loss
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
 from deepen.traces.columns import Columns, part_metadata, positions, table, write_table

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError
 from deepen.records import Accuracy, Interval, PowerTrace, Source
 

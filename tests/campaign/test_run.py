@@ -219,7 +219,7 @@ def test_a_budget_of_nothing_measures_nothing(dataset, fake_session, kernels):
 
 def test_a_budget_is_checked_before_every_item(dataset, fake_session, kernels, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("deepen.clock.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("deepen.clock.host_clock.time.monotonic", lambda: now[0])
 
     def take_ten_seconds(number: int) -> None:
         now[0] += 10

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from deepen import traces
 from deepen.cli import cli
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.records import PowerTrace
 from deepen.traces import TraceHeader, TraceWriter
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from deepen.cli import cli
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.records import Accuracy, PowerTrace
 from deepen.traces import write
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.records import PowerTrace
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
 from deepen.measure.align import Match, fit_matches, from_marks, logic_edges, retime
 from deepen.records import PowerTrace

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from deepen.cli import cli
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
+from deepen.clock.round_trips import RoundTrip
 from deepen.devices.detached import DetachedJob, Outcome
-from deepen.devices.runtimes.device_clock import RoundTrip
 from deepen.errors import ConfigError, LinkError, MeasureError, RunError
 from deepen.measure.conditions import Conditions
 from deepen.measure.detached.cable import MeterCable, QuietCable, UserCable, choose_cable, reconnect

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
 from deepen.measure import integrate
 from deepen.measure.idle import Idle, IdleLine

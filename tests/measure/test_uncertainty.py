@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
 from deepen.measure import integrate
 from deepen.measure.budget import Budget, no_accuracy, trace_cautions

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 from deepen.records import Accuracy, PowerTrace
 
 CLOCK = ClockMap(device_s=2.0, host_s=104_321.123, rate=1 + 37e-6, error_s=4e-4, method="arrival")

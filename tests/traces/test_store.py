@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from deepen import traces
-from deepen.arrivals import Loss, insert_losses
-from deepen.clock import ClockMap
+from deepen.clock import Loss, insert_losses
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError, StorageError
 from deepen.traces import TraceHeader, TraceWriter, store
 

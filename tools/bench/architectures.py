@@ -34,7 +34,7 @@ from common import conditions
 from deepen.campaign import KernelItem, Plan, Settings
 from deepen.campaign import run as run_campaign
 from deepen.cli.output import table
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.datasets import Dataset
 from deepen.measure import open_session
 from deepen.predictors import train

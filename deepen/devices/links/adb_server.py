@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass
 
 from deepen import catalog
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.errors import ConfigError, LinkError
 
 __all__ = ["AdbServer", "AdbServerTransport", "ServerDevice", "phone_rules_cure", "state_cure"]

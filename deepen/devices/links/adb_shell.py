@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.errors import ConfigError, LinkError
 
 __all__ = ["AdbSession", "connect_tcp", "connect_usb", "key_files", "load_signers"]

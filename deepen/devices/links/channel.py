@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.devices.links.jobs import JobOutput
 from deepen.devices.links.transport import Stream
 from deepen.errors import LinkError

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.devices.links.files import arriving, readable_file
 from deepen.devices.quoting import check_argv, env_arguments
 from deepen.devices.types import Completed

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.devices.links.channel import RemoteChannel
 from deepen.devices.links.jobs import JobOutput, job_argv, kill_argv, script_argv
 from deepen.devices.links.transfer import pull, push

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.devices.links.address import host_and_port, split_options
 from deepen.devices.links.remote import RemoteLink
 from deepen.errors import ConfigError, LinkError

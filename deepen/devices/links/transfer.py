@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.devices.links.files import arriving, readable_file
 from deepen.devices.links.jobs import JobOutput
 from deepen.devices.links.transport import Stream

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deepen.clock import Deadline, monotonic_s
+from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.errors import ConfigError, LinkError
 from deepen.records import Interval
 

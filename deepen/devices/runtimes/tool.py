@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from deepen.clock import Deadline, monotonic_s
+from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.devices.links.local import LocalLink
 from deepen.devices.models import push_model
 from deepen.devices.runtimes.parsers.text import lines

@@ -10,7 +10,7 @@ is told apart:
 * the worker ends in any other way: ``LinkError``, which may be retried.
 
 A worker on this machine stamps its blocks with the clock the host uses. Elsewhere the stamps are mapped by round trips
-(:class:`~deepen.devices.runtimes.device_clock.DeviceClock`), and the error of the map is in ``Interval.uncertainty_s``.
+(:class:`~deepen.clock.round_trips.DeviceClock`), and the error of the map is in ``Interval.uncertainty_s``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
+from deepen.clock.round_trips import DeviceClock, RoundTrip
 from deepen.devices.links.local import LocalLink, on_main_thread
 from deepen.devices.models import push_model
-from deepen.devices.runtimes.device_clock import DeviceClock, RoundTrip
 from deepen.devices.state import usable_cores
 from deepen.errors import ConfigError, DeepenError, LinkError, RunError
 from deepen.records import Interval

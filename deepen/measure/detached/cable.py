@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.errors import LinkError
 
 if TYPE_CHECKING:

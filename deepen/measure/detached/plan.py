@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deepen.clock import MAX_DRIFT, ClockMap, fit_pings
-from deepen.devices.runtimes.device_clock import SLEPT_S, RoundTrip
+from deepen.clock.host_clock import MAX_DRIFT, ClockMap, fit_pings
+from deepen.clock.round_trips import SLEPT_S, RoundTrip
 from deepen.errors import LinkError, MeasureError, RunError
 from deepen.measure.sync import BARKER, GUARD, Pulses
 from deepen.records import Interval
@@ -178,7 +178,7 @@ def stamped(
 def device_clock(trips: Sequence[RoundTrip], until_s: float) -> ClockMap:
     """The device's clock on the host's, from round trips on both sides of the cut, or on one alone.
 
-    Outside the stretch they span, the clocks may drift apart by :data:`~deepen.clock.MAX_DRIFT`.
+    Outside the stretch they span, the clocks may drift apart by :data:`~deepen.clock.host_clock.MAX_DRIFT`.
 
     Args:
         trips: Round trips.

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepen.clock import Deadline, monotonic_s, utc_now
+from deepen.clock.host_clock import Deadline, monotonic_s, utc_now
 from deepen.devices import open_device
 from deepen.devices.detached import discard_quietly, hold, job_state, new_job, outcome, start_detached
 from deepen.devices.links.remote import RemoteLink
@@ -35,7 +35,7 @@ from deepen.meters.stream.meter import StreamMeter
 from deepen.records import EnergyRecord, StoppingRule
 
 if TYPE_CHECKING:
-    from deepen.devices.runtimes.device_clock import RoundTrip
+    from deepen.clock.round_trips import RoundTrip
 
 __all__ = ["collect_detached", "profile_detached"]
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deepen.clock.round_trips import RoundTrip
 from deepen.devices.detached import DetachedJob
 from deepen.devices.journal import journal_folder
-from deepen.devices.runtimes.device_clock import RoundTrip
 from deepen.errors import ConfigError, StorageError
 from deepen.measure.detached.plan import Step
 from deepen.measure.sync import Pulses

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import ClockMap, monotonic_s
+from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import ConfigError, DeepenError, MeterError
 from deepen.meters.instruments.supply import choice, option
 from deepen.meters.stream.meter import DEFAULT_MAX_LOSS, number_option

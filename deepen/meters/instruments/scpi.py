@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.meter_profile import accuracy, profile_table, scale
 from deepen.meters.instruments.supply import option

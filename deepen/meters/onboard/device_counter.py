@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import ClockMap, monotonic_s
+from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.counter import step_trace
 from deepen.meters.sampler import Sampler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError
 from deepen.meters.polled import PolledMeter
 from deepen.meters.types import MeterSpec

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.counter import CounterMeter, unwrap
 from deepen.meters.files import Files, numbers, text

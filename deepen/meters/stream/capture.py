@@ -2,7 +2,7 @@
 
 No thread, no port, no clock of its own: :meth:`Capture.pump` is told what came in and when, so a test, a reader thread
 and a simulation in virtual time all run the same code. The time of a sample is its index in the instrument's own
-stream through a clock map fitted to the arrivals (``deepen.arrivals``), never the moment its bytes happened to be read.
+stream through a clock map fitted to the arrivals (``deepen.clock``), never the moment its bytes happened to be read.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.arrivals import ArrivalLog, Arrivals, Loss, fit_arrivals
-from deepen.clock import ClockMap
+from deepen.clock import ArrivalLog, Arrivals, Loss, fit_arrivals
+from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeterError
 from deepen.meters.stream.types import Parser, Tally
 from deepen.records import Accuracy, PowerTrace, Source

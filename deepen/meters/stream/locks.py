@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 
 __all__ = ["InstrumentLock", "command_of", "holders", "lock_folder"]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, DeepenError, MeterError
 from deepen.meters.stream.capture import Capture, Ending, OpenSink
 from deepen.meters.stream.discover import UsbId, availability, choose_port

@@ -26,7 +26,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.testing.instruments.base import Emulator
 from deepen.testing.instruments.faults import Fault, Line

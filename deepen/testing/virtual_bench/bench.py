@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.devices.links.local import LocalLink, PipeChannel
 from deepen.devices.local import LocalDevice
 from deepen.errors import ConfigError

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deepen.clock import Deadline
+from deepen.clock.host_clock import Deadline
 from deepen.errors import ConfigError, LinkError
 from deepen.testing.virtual_bench.keeper import pump
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from deepen.clock import Deadline, monotonic_s
+from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.devices import open_device
 from deepen.errors import ConfigError, MeasureError
 from deepen.measure.budget import COVERAGE

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.arrivals import insert_losses
+from deepen.clock import insert_losses
 from deepen.errors import MeasureError
 from deepen.traces.columns import Columns, open_parquet, read_columns, times
 from deepen.traces.manifest import Manifest, Part

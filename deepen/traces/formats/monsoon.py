@@ -3,7 +3,7 @@
 The column of times is not what it says. Its unit is seconds, milliseconds or microseconds depending on the tool, and it
 is the moment at which the host looked at a packet: packets come in bursts (one read of 128 every 25.6 ms), so that a
 hundred samples carry nearly one time and the next is tens of milliseconds away. Rows are therefore numbered, and the
-clock is fitted under the arrivals of the bursts (:func:`deepen.arrivals.fit_arrivals`), which also tells how many rows
+clock is fitted under the arrivals of the bursts (:func:`deepen.clock.fit_arrivals`), which also tells how many rows
 are missing: the library keeps its instrument's dropped count to itself.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.arrivals import Arrivals, fit_arrivals
+from deepen.clock import Arrivals, fit_arrivals
 from deepen.errors import ConfigError, MeasureError
 from deepen.traces.formats.plain import number_option
 from deepen.traces.table import Table, header_of

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deepen import catalog
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import open_meter
 from deepen.meters.instruments.scpi import DRIVER, ScpiMeter, ScpiProfile

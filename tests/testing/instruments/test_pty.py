@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deepen.clock import monotonic_s
+from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.testing.instruments.faults import LoseFrames, SplitReads
 from deepen.testing.instruments.lvpm import Lvpm, packet

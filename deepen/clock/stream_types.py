@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import ClockMap
+from deepen.clock.host_clock import ClockMap
 
 __all__ = ["Arrivals", "Loss", "insert_losses"]
 

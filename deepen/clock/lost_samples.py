@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.arrivals.line import believed, steady_slope, support
-from deepen.arrivals.types import Loss
+from deepen.clock.delay_floor import believed, steady_slope, support
+from deepen.clock.stream_types import Loss
 
 __all__ = ["explain_steps"]
 

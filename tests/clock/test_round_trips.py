@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepen.devices.runtimes.device_clock import KEEP_S, MOST, DeviceClock, RoundTrip
+from deepen.clock.round_trips import KEEP_S, MOST, DeviceClock, RoundTrip
 from deepen.errors import LinkError, MeasureError
 
 PPM = 40e-6

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepen.arrivals import ArrivalLog, Arrivals, Loss, fit_arrivals, insert_losses
-from deepen.arrivals.steps import _floors
+from deepen.clock import ArrivalLog, Arrivals, Loss, fit_arrivals, insert_losses
+from deepen.clock.lost_samples import _floors
 
 START_S = 100.0
 

@@ -12,8 +12,8 @@ transport catches up: a step of the floor is a loss, and its height over the sam
 
 from __future__ import annotations
 
-from deepen.arrivals.fit import ArrivalLog, fit_arrivals
-from deepen.arrivals.line import CLOCK_TOLERANCE
-from deepen.arrivals.types import Arrivals, Loss, insert_losses
+from deepen.clock.delay_floor import CLOCK_TOLERANCE
+from deepen.clock.stream_clock import ArrivalLog, fit_arrivals
+from deepen.clock.stream_types import Arrivals, Loss, insert_losses
 
 __all__ = ["CLOCK_TOLERANCE", "ArrivalLog", "Arrivals", "Loss", "fit_arrivals", "insert_losses"]

@@ -7,10 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.arrivals.line import UNKNOWN_TRANSPORT_S, Line, floor_line, lowest
-from deepen.arrivals.steps import explain_steps
-from deepen.arrivals.types import Arrivals, Loss
-from deepen.clock import ClockMap
+from deepen.clock.delay_floor import UNKNOWN_TRANSPORT_S, Line, floor_line, lowest
+from deepen.clock.host_clock import ClockMap
+from deepen.clock.lost_samples import explain_steps
+from deepen.clock.stream_types import Arrivals, Loss
 
 __all__ = ["ArrivalLog", "fit_arrivals"]
 

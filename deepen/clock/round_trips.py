@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.clock import MAX_DRIFT, ClockMap, fit_pings
+from deepen.clock.host_clock import MAX_DRIFT, ClockMap, fit_pings
 from deepen.errors import LinkError, MeasureError
 
 __all__ = ["DeviceClock", "RoundTrip"]

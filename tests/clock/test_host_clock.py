@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepen.clock import ClockMap, fit_pings
+from deepen.clock.host_clock import ClockMap, fit_pings
 from deepen.errors import MeasureError
 
 TRUE = ClockMap(500.0, 20_000.0, 1 + 40e-6, 0.0, "given")  # the device's clock, told on the host's
