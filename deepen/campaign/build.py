@@ -16,10 +16,10 @@ from deepen.campaign.run import CampaignProgress, CampaignReport, run_tasks, wor
 from deepen.campaign.station import Facts, Pair, Station
 from deepen.campaign.tasks import Matrix
 from deepen.datasets import Dataset
-from deepen.datasets.disk import make_folder
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.engines import splitter_of
 from deepen.measure.engines import AUTO, engine_name
+from deepen.storage.atomic import make_folder
 
 if TYPE_CHECKING:
     from deepen.measure import Session

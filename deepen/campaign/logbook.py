@@ -13,8 +13,8 @@ from pathlib import Path
 from deepen.campaign.run import CampaignProgress
 from deepen.campaign.station import Facts, Station
 from deepen.clock.host_clock import utc_now
-from deepen.datasets.disk import storage_error, write_atomic
 from deepen.errors import DatasetError
+from deepen.storage.atomic import storage_error, write_atomic
 
 __all__ = ["load_stations", "log_progress", "save_stations"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepen.clock.host_clock import utc_now
-from deepen.datasets.disk import write_atomic
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.types import params_key
+from deepen.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     import onnx

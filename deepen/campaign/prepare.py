@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from deepen.campaign.plan import Item, KernelItem, MadeItem
-from deepen.datasets.disk import storage_error
 from deepen.errors import ConfigError, RunError
 from deepen.kernels.engines import splitter_of
 from deepen.kernels.types import params_key
 from deepen.kernels.weights import WeightPool
 from deepen.records import EnergyRecord, StoppingRule, Workload
+from deepen.storage.atomic import storage_error
 
 if TYPE_CHECKING:
     import onnx

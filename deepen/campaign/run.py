@@ -16,8 +16,8 @@ from deepen.campaign.prepare import Preparer, Settings
 from deepen.campaign.tasks import Task, missing
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.datasets import Dataset
-from deepen.datasets.disk import make_folder
 from deepen.errors import DatasetError, DeepenError, EnvironmentFailure
+from deepen.storage.atomic import make_folder
 
 __all__ = ["CampaignProgress", "CampaignReport", "run", "run_tasks", "work_folder"]
 

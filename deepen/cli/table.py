@@ -356,7 +356,7 @@ def _limits(opened: Table, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _export(shown: Table, path: Path) -> None:
-    from deepen.datasets.disk import write_atomic
+    from deepen.storage.atomic import write_atomic
 
     names = [*shown.keys, *shown.data]
     if str(path) == "-":

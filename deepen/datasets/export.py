@@ -10,11 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from deepen.datasets.disk import OS_DISK, Disk, write_atomic
 from deepen.datasets.encode import FIELDS, canonical_text, to_document
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
+from deepen.storage.atomic import OS_DISK, Disk, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepen.datasets.disk import Disk, make_folder, write_atomic
 from deepen.datasets.encode import from_table, to_table
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
+from deepen.storage.atomic import Disk, make_folder, write_atomic
 
 __all__ = ["Part", "list_parts", "read_part", "write_part"]
 

@@ -23,13 +23,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from deepen.datasets.card import Card, content_hash, make_card, read_card
-from deepen.datasets.disk import OS_DISK, Disk, WriterLock, make_folder, storage_error, sync_folder, write_atomic
 from deepen.datasets.encode import canonical_text, digest, from_document, to_document
 from deepen.datasets.journal import Scan, encode_line, scan
 from deepen.datasets.parts import Part, list_parts, read_part, write_part
 from deepen.errors import DatasetError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
+from deepen.storage.atomic import OS_DISK, Disk, WriterLock, make_folder, storage_error, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -32,7 +32,7 @@ from deepen.measure.sync import Pulses
 from deepen.measure.workload import make_workload
 from deepen.meters.types import Meter
 from deepen.records import Accuracy, EnergyRecord, StoppingRule, Workload
-from deepen.scratch import Scratch
+from deepen.storage.temporary_folders import Scratch
 
 __all__ = ["Session", "Sync", "median_energy_j"]
 

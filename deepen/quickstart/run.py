@@ -55,8 +55,8 @@ def run(options: Options, on_progress: Callable[[Progress], None] = lambda progr
     """
     from deepen.campaign.build import check_session
     from deepen.datasets import Dataset
-    from deepen.datasets.disk import write_atomic
     from deepen.measure import open_session
+    from deepen.storage.atomic import write_atomic
 
     clock = Deadline(60 * options.minutes)
     started_s = monotonic_s()

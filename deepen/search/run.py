@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.datasets.disk import storage_error
 from deepen.errors import ConfigError, DatasetError
 from deepen.search.objectives import Objective, points_of
 from deepen.search.optimisers import Asked, Domain, Told, make_optimiser
 from deepen.search.pareto import Quality, extremes, front, knee, quality
 from deepen.search.query import Benchmark, Spent
 from deepen.search.table.table import Table
+from deepen.storage.atomic import storage_error
 
 __all__ = ["SearchResult", "Truth", "search", "truth_of"]
 

@@ -173,7 +173,7 @@ def test_ctrl_c_ends_cleanly_and_the_next_run_completes(dataset, fake_session, k
 
 def test_ctrl_c_at_any_moment_of_storing_never_repeats_a_record(tmp_path, fake_session, kernels):
     """The signal arrives inside ``append``: before, between and after its disk operations."""
-    from deepen.datasets.disk import OsDisk
+    from deepen.storage.atomic import OsDisk
 
     class Interrupting(OsDisk):
         def __init__(self, at: int) -> None:
@@ -345,7 +345,7 @@ def test_a_model_too_large_to_write_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_the_campaign_and_keeps_what_was_stored(tmp_path, fake_session, kernels):
-    from deepen.datasets.disk import OsDisk
+    from deepen.storage.atomic import OsDisk
 
     class Full(OsDisk):
         writes = 0

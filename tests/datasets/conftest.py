@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from deepen.datasets.disk import OsDisk
 from deepen.records import EnergyRecord
+from deepen.storage.atomic import OsDisk
 
 MakeRecord = Callable[..., EnergyRecord]
 

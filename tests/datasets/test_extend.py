@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from deepen.datasets import Dataset
-from deepen.datasets.disk import OsDisk
 from deepen.errors import DatasetError, MeasureError, StorageError
 from deepen.records import EnergyRecord
+from deepen.storage.atomic import OsDisk
 
 MakeRecord = Callable[..., EnergyRecord]
 

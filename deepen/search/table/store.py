@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from deepen.datasets.disk import make_folder, write_atomic
 from deepen.errors import DatasetError
 from deepen.search.table.table import Table
 from deepen.search.table.types import KEYS, Manifest
+from deepen.storage.atomic import make_folder, write_atomic
 
 __all__ = ["read_table", "write_table"]
 

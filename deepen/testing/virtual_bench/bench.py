@@ -20,7 +20,7 @@ from deepen.devices.links.local import LocalLink, PipeChannel
 from deepen.devices.local import LocalDevice
 from deepen.errors import ConfigError
 from deepen.records import EnergyRecord
-from deepen.scratch import Scratch
+from deepen.storage.temporary_folders import Scratch
 from deepen.testing.instruments.base import Emulator
 from deepen.testing.instruments.lvpm import Lvpm
 from deepen.testing.instruments.ppk2 import Ppk2
