@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deepen.graph.external import weightless_tensors
-from deepen.graph.inputs import parse_shape
-from deepen.graph.loader import from_model, load
-from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.load import from_model, load
+from deepen.graph.onnx_reader.external_data import weightless_tensors
+from deepen.graph.onnx_reader.input_shapes import parse_shape
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
 from deepen.graph.types import DTYPE_BYTES, Graph, Node, Tensor, value_scalar
 
 __all__ = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deepen.graph.protos import iter_graphs, subgraphs
+from deepen.graph.onnx_reader.proto_values import iter_graphs, subgraphs
 from deepen.graph.types import Graph, Node, value_scalar
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from deepen.graph.external import weightless_tensors
-from deepen.graph.protos import dtype_name, iter_graphs
-from deepen.graph.skim import SMALL_ELEMENTS
+from deepen.graph.onnx_reader.external_data import weightless_tensors
+from deepen.graph.onnx_reader.proto_values import dtype_name, iter_graphs
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES, Graph
 from deepen.kernels.numbering import duplicates, standard
 
@@ -147,7 +147,7 @@ def _store_computed(model: onnx.ModelProto, graph: Graph) -> None:
 
 
 def _add_weightless(main: onnx.GraphProto, name: str, shape: tuple[int, ...], number: int) -> None:
-    from deepen.graph.protos import mark_weightless
+    from deepen.graph.onnx_reader.proto_values import mark_weightless
 
     tensor = main.initializer.add(name=name, data_type=number, dims=shape)
     mark_weightless(tensor)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
     import onnx

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deepen.graph.loader import from_model
+from deepen.graph.load import from_model
 from deepen.kernels.features import features
 from deepen.kernels.simplify import Simplification, simplify, zero_tensors
 from deepen.kernels.split import split

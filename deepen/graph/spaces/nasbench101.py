@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from deepen.errors import ConfigError, unknown_name
-from deepen.graph.loader import from_model
+from deepen.graph.load import from_model
 from deepen.graph.spaces.network import NetworkWriter
 from deepen.graph.types import Graph
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
     import onnx

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
-from deepen.graph.skim import SMALL_ELEMENTS
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES
 from deepen.kernels.anatomy.base import Layout, Spec
 from deepen.kernels.weights import DRAWN, draw, placeholder

@@ -135,7 +135,7 @@ def compare(record: EnergyRecord, model: DeviceModel) -> Compared:
     Raises:
         GraphError: If the kernel cannot be built again.
     """
-    from deepen.graph.loader import from_model
+    from deepen.graph.load import from_model
     from deepen.kernels import build
     from deepen.kernels.split import split
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.graph.skim import SMALL_ELEMENTS
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 
 if TYPE_CHECKING:
     import onnx

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from deepen.errors import ConfigError, GraphError
-from deepen.graph.skim import MAX_ELEMENTS
+from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS
 
 if TYPE_CHECKING:
     import onnx

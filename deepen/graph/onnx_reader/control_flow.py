@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import GraphError
-from deepen.graph import protos
-from deepen.graph.protos import Kind
+from deepen.graph.onnx_reader import proto_values
+from deepen.graph.onnx_reader.proto_values import Kind
 from deepen.graph.types import Node, Tensor
 
 if TYPE_CHECKING:
     import onnx
 
-    from deepen.graph.flatten import Flattener, Scope
+    from deepen.graph.onnx_reader.flatten import Flattener, Scope
 
 __all__ = ["run"]
 
@@ -50,7 +50,7 @@ def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -
             return _loop(flattener, scope, node, taken)
         if node.op_type == "Scan" and flattener.opsets.get("", 1) >= 9:
             return _scan(flattener, scope, node, taken)
-    for name, body in protos.subgraphs(node):
+    for name, body in proto_values.subgraphs(node):
         inner = flattener.open_scope(f"{node.name}.{name}", body, scope)
         flattener.define_inputs(inner, {})
         flattener.walk(inner, taken.multiplicity)
@@ -69,7 +69,7 @@ def _if(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -
     Source: https://onnx.ai/onnx/operators/onnx__If.html.
     """
     condition = _scalar(flattener, taken.inputs[0]) if taken.inputs else None
-    bodies = dict(protos.subgraphs(node))
+    bodies = dict(proto_values.subgraphs(node))
     branches: list[str] = [name for name in ("then_branch", "else_branch") if name in bodies]
     if not branches:
         return {}, {}
@@ -131,7 +131,7 @@ def _loop(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
 
     Source: https://onnx.ai/onnx/operators/onnx__Loop.html.
     """
-    body = dict(protos.subgraphs(node)).get("body")
+    body = dict(proto_values.subgraphs(node)).get("body")
     if body is None:
         return {}, {}
     path = f"{node.name}.body"
@@ -187,7 +187,7 @@ def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
 
     Source: https://onnx.ai/onnx/operators/onnx__Scan.html.
     """
-    body = dict(protos.subgraphs(node)).get("body")
+    body = dict(proto_values.subgraphs(node)).get("body")
     if body is None:
         return {}, {}
     path = f"{node.name}.body"

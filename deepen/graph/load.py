@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from deepen.errors import GraphError
-from deepen.graph.external import detach_external_data
-from deepen.graph.flatten import Flattener
-from deepen.graph.infer import first_line, infer, one_line, take_declared
-from deepen.graph.inputs import fix_inputs, model_inputs
-from deepen.graph.schema import check_nodes
-from deepen.graph.skim import skim
-from deepen.graph.structure import prepare
+from deepen.graph.onnx_reader.external_data import detach_external_data
+from deepen.graph.onnx_reader.flatten import Flattener
+from deepen.graph.onnx_reader.input_shapes import fix_inputs, model_inputs
+from deepen.graph.onnx_reader.normalise import prepare
+from deepen.graph.onnx_reader.operator_schemas import check_nodes
+from deepen.graph.onnx_reader.shape_inference import first_line, infer, one_line, take_declared
+from deepen.graph.onnx_reader.without_weights import skim
 from deepen.graph.types import Graph, Tensor
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import GraphError
-from deepen.graph.skim import MAX_ELEMENTS, SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS, SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
     import onnx
@@ -129,7 +129,7 @@ def tensor_elements(tensor: onnx.TensorProto) -> int:
 
 
 def mark_weightless(tensor: onnx.TensorProto) -> None:
-    """Leave the data of a tensor out and say so, as :func:`deepen.graph.skim.skim` does."""
+    """Leave the data of a tensor out and say so, as :func:`deepen.graph.onnx_reader.without_weights.skim` does."""
     for name in ("raw_data", "float_data", "int32_data", "int64_data", "string_data", "double_data", "uint64_data"):
         tensor.ClearField(name)
     del tensor.external_data[:]

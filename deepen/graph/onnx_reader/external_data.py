@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
-from deepen.graph.protos import dtype_name, iter_tensors, mark_weightless, tensor_elements
-from deepen.graph.skim import SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.onnx_reader.proto_values import dtype_name, iter_tensors, mark_weightless, tensor_elements
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
     import onnx

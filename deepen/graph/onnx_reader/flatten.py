@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import GraphError
-from deepen.graph import control, protos
-from deepen.graph.checks import contradiction
-from deepen.graph.fold import NON_DETERMINISTIC, fold, foldable
-from deepen.graph.infer import Declared, first_line
-from deepen.graph.protos import Kind
-from deepen.graph.schema import schema
-from deepen.graph.skim import MAX_ELEMENTS, SMALL_ELEMENTS
+from deepen.graph.onnx_reader import control_flow, proto_values
+from deepen.graph.onnx_reader.constant_folding import NON_DETERMINISTIC, fold, foldable
+from deepen.graph.onnx_reader.operator_schemas import schema
+from deepen.graph.onnx_reader.proto_values import Kind
+from deepen.graph.onnx_reader.shape_checks import contradiction
+from deepen.graph.onnx_reader.shape_inference import Declared, first_line
+from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS, SMALL_ELEMENTS
 from deepen.graph.types import Node, Tensor
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ class Flattener:
         scope.inferred = {value.name: Kind.of(value.type) for value in (*graph.value_info, *graph.output)}
         for tensor in graph.initializer:
             kind = Kind(tensor.data_type, tuple(tensor.dims))
-            self.define(scope, tensor.name, kind, constant=True, value=protos.tensor_value(tensor))
+            self.define(scope, tensor.name, kind, constant=True, value=proto_values.tensor_value(tensor))
         for sparse in graph.sparse_initializer:
             kind = Kind(sparse.values.data_type, tuple(sparse.dims))
-            value = protos.sparse_value(sparse)
+            value = proto_values.sparse_value(sparse)
             self.define(scope, sparse.values.name, kind, constant=True, value=value)
         return scope
 
@@ -163,27 +163,27 @@ class Flattener:
             raise GraphError(f"tensor '{full}' would have {prod(dims):,} elements; check the input shapes")
         if value is not None:
             self.values[full] = value
-        self.tensors[full] = Tensor(full, dims, protos.dtype_name(kind.elem_type), constant or value is not None)
+        self.tensors[full] = Tensor(full, dims, proto_values.dtype_name(kind.elem_type), constant or value is not None)
         return full
 
     def walk(self, scope: Scope, multiplicity: float) -> None:
         """Take the nodes of one graph in order."""
         for node in scope.graph.node:
             inputs = tuple(scope.resolve(name) if name else "" for name in node.input)
-            bodies = protos.subgraphs(node)
+            bodies = proto_values.subgraphs(node)
             taken = Node(
                 name=node.name,
                 op_type=node.op_type,
                 domain=node.domain,
                 inputs=inputs,
                 outputs=tuple(scope.full(name) for name in node.output),
-                attributes=protos.attribute_values(node),
+                attributes=proto_values.attribute_values(node),
                 scope=scope.path,
                 multiplicity=multiplicity,
             )
             self.nodes.append(taken)
             if bodies:
-                kinds, known = control.run(self, scope, node, taken)
+                kinds, known = control_flow.run(self, scope, node, taken)
                 values = [known.get(name) for name in node.output]
                 self._define_outputs(scope, node, kinds, constant=False, values=values)
             else:
@@ -276,7 +276,7 @@ class Flattener:
         if node.domain:
             return None
         if node.op_type == "Constant":
-            value = protos.constant_value(node)
+            value = proto_values.constant_value(node)
             return None if value is None else [value]
         if node.op_type in {"Shape", "Size"}:
             return self._shape_value(taken)

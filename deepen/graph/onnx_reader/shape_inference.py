@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
-from deepen.graph.protos import subgraphs
+from deepen.graph.onnx_reader.proto_values import subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +48,7 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
     """Infer the shapes of a whole model.
 
     Not strictly: what one node makes impossible stays unknown behind it, and
-    :class:`~deepen.graph.flatten.Flattener` then says which node it was.
+    :class:`~deepen.graph.onnx_reader.flatten.Flattener` then says which node it was.
 
     Args:
         model: With static inputs.

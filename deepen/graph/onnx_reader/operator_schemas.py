@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, SupportsInt, cast
 
 from deepen.errors import GraphError
-from deepen.graph.protos import iter_graphs
+from deepen.graph.onnx_reader.proto_values import iter_graphs
 
 if TYPE_CHECKING:
     import onnx

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deepen.errors import GraphError
 from deepen.graph import SMALL_ELEMENTS, WEIGHTLESS
-from deepen.graph.skim import skim
+from deepen.graph.onnx_reader.without_weights import skim
 
 
 def holding(tensor: onnx.TensorProto) -> onnx.ModelProto:

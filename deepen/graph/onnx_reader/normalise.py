@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
-from deepen.graph.infer import first_line
-from deepen.graph.protos import subgraphs
+from deepen.graph.onnx_reader.proto_values import subgraphs
+from deepen.graph.onnx_reader.shape_inference import first_line
 
 if TYPE_CHECKING:
     import onnx
