@@ -129,7 +129,7 @@ def test_installed_program_reads_its_own_catalog(installed: Path, tmp_path: Path
 
 
 def test_installed_program_predicts(installed: Path, tmp_path: Path) -> None:
-    from deepen.kernels.build import build
+    from deepen.kernels.building.single_kernel_model import build
     from deepen.testing.synthetic import train_predictor
 
     predictor = train_predictor(tmp_path / "tiny", ["fc"], count=16, seed=1)

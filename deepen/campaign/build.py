@@ -17,7 +17,7 @@ from deepen.campaign.station import Facts, Pair, Station
 from deepen.campaign.tasks import Matrix
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.engines import splitter_of
+from deepen.kernels.splitting.runtime_names import splitter_of
 from deepen.measure.engines import AUTO, engine_name
 from deepen.storage.atomic import make_folder
 
@@ -43,7 +43,7 @@ def model_keys(models: Collection[Path], runtime: str = "onnxruntime") -> frozen
         GraphError: If a file cannot be taken as a model.
     """
     from deepen.graph import load
-    from deepen.kernels.split import split
+    from deepen.kernels.splitting.split import split
 
     return frozenset(kernel.key for path in models for kernel in split(load(path), runtime).kernels)
 
@@ -77,7 +77,7 @@ def plan_kernels(
         plan = Plan.load(path)
         if plan.spec == spec:
             return plan
-    from deepen.kernels.sample import sample
+    from deepen.kernels.sampling.sampler import sample
 
     chosen = sample(spec["families"], count, seed, exclude, max_macs)
     if not chosen:

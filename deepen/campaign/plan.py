@@ -46,7 +46,7 @@ class KernelItem:
     @property
     def name(self) -> str:
         """Family and the parameters that differ from its defaults, readable."""
-        from deepen.kernels.families import load_families
+        from deepen.kernels.families.catalog import load_families
 
         known = load_families().get(self.family)
         defaults = {name: param.default for name, param in known.schema.items()} if known else {}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from deepen.campaign.plan import Item, KernelItem, MadeItem
 from deepen.errors import ConfigError, RunError
-from deepen.kernels.engines import splitter_of
+from deepen.kernels.families.random_weights import WeightPool
+from deepen.kernels.splitting.runtime_names import splitter_of
 from deepen.kernels.types import params_key
-from deepen.kernels.weights import WeightPool
 from deepen.records import EnergyRecord, StoppingRule, Workload
 from deepen.storage.atomic import storage_error
 
@@ -37,7 +37,7 @@ class Settings:
         kernel_rule: When a kernel has enough blocks.
         model_rule: When a model has enough blocks.
         copies: Copies of a kernel per run; ``None`` for as many as fit the private caches together
-            (:mod:`deepen.kernels.replicate`).
+            (:mod:`deepen.kernels.building.parallel_copies`).
         lookahead: Items prepared by a thread while another is measured. 0 prepares each in its turn, which costs
             5-20 ms per kernel and never disturbs a measurement; above 0 is for devices other than this machine.
         retries: Times an item is tried again after a failure of the surroundings.
@@ -121,9 +121,9 @@ class Preparer:
 
     def _kernel(self, item: KernelItem, how: _How) -> Prepared:
         from deepen.kernels import FEATURES_VERSION, build
-        from deepen.kernels.families import check_params
-        from deepen.kernels.priors import work
-        from deepen.kernels.replicate import copies_for, replicate
+        from deepen.kernels.building.parallel_copies import copies_for, replicate
+        from deepen.kernels.families.catalog import check_params
+        from deepen.kernels.sampling.real_configurations import work
 
         params = check_params(item.family, item.params)
         if params_key(item.family, params) != item.key:
@@ -167,7 +167,7 @@ class Preparer:
 
     def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _How) -> tuple[Kernel, ...]:
         from deepen.graph import load
-        from deepen.kernels.split import split
+        from deepen.kernels.splitting.split import split
 
         return split(load(path, shapes), splitter_of(how.runtime)).kernels
 

@@ -11,7 +11,7 @@ from deepen.cli.output import emit, json_option, progress, table
 from deepen.units import format_count, format_si
 
 if TYPE_CHECKING:
-    from deepen.kernels.sample import SampledKernel
+    from deepen.kernels.sampling.sampler import SampledKernel
     from deepen.kernels.types import Kernel, Split
 
 __all__ = ["command"]
@@ -38,8 +38,8 @@ def list_command(as_json: bool) -> None:
     Example:
       deepen kernel list
     """
-    from deepen.kernels.families import load_families
-    from deepen.kernels.split import runtimes
+    from deepen.kernels.families.catalog import load_families
+    from deepen.kernels.splitting.split import runtimes
 
     families = load_families().values()
     document = {
@@ -79,7 +79,7 @@ def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bo
       deepen kernel split model.onnx --shape input=1x3x224x224 --runtime tflite-cpu
     """
     from deepen import graph
-    from deepen.kernels.split import split
+    from deepen.kernels.splitting.split import split
 
     loaded = graph.load(model, dict(graph.parse_shape(s) for s in shapes) or None)
     found = split(loaded, runtime)
@@ -198,8 +198,8 @@ def sample_command(
       deepen kernel sample --family conv-bn-relu --count 50 --seed 1 --json
     """
     from deepen import graph
-    from deepen.kernels.sample import sample
-    from deepen.kernels.split import split
+    from deepen.kernels.sampling.sampler import sample
+    from deepen.kernels.splitting.split import split
 
     keys = {kernel.key for model in excluded for kernel in split(graph.load(model)).kernels}
     found = sample(list(families) or None, count, seed, keys, max_macs)

@@ -102,8 +102,8 @@ def _candidates(
         kernels = list(found)
         table_of = counts.astype(np.float64)
     else:
-        from deepen.kernels.configure import configure
-        from deepen.kernels.sample import sample
+        from deepen.kernels.building.kernel_from_parameters import configure
+        from deepen.kernels.sampling.sampler import sample
 
         kernels = [configure(s.family, s.params) for s in sample(list(families), _KERNELS, seed)]
         names = tuple(f"{k.family} {_shown(k)}" for k in kernels)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.configure import configure
+from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.features import features
 from deepen.kernels.types import Kernel
 

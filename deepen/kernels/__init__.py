@@ -1,14 +1,14 @@
 """Kernels: what a model is made of on a runtime, what each costs, and how to sample and build them.
 
 The modules ``build``, ``describe`` and ``features`` share their name with their main function. Importing the functions
-here, eagerly, makes ``deepen.kernels.build`` the function whatever is imported first; numpy is the heaviest import.
+here, eagerly, makes ``deepen.kernels.building.single_kernel_model`` the function whatever is imported first; numpy is the heaviest import.
 """
 
 from __future__ import annotations
 
-from deepen.kernels.build import build
+from deepen.kernels.building.single_kernel_model import build
 from deepen.kernels.describe import describe, node_macs
-from deepen.kernels.families import Family, load_families
+from deepen.kernels.families.catalog import Family, load_families
 from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION, features, matrix
 from deepen.kernels.types import Kernel, Split, params_key
 

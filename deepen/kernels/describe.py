@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepen.graph.types import Graph, Node, Tensor
-from deepen.kernels.anatomy.base import Anatomy, Group, Layout, Params, UnknownShapeError
-from deepen.kernels.anatomy.costs import op_cost
-from deepen.kernels.anatomy.macs import node_macs
-from deepen.kernels.anatomy.registry import anatomies, readers
-from deepen.kernels.families import complete
+from deepen.kernels.families.catalog import complete
+from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, UnknownShapeError
+from deepen.kernels.families.multiply_accumulates import node_macs
+from deepen.kernels.families.operator_costs import op_cost
+from deepen.kernels.families.registry import anatomies, readers
 from deepen.kernels.types import Kernel
 
 __all__ = ["boundary", "describe", "node_macs"]

@@ -1,6 +1,6 @@
 """Features of a kernel: one definition, used for sampling, training and prediction.
 
-Most features are functions of the kernel's family and parameters alone (:mod:`deepen.kernels.anatomy`); the rest are
+Most features are functions of the kernel's family and parameters alone (:mod:`deepen.kernels.families`); the rest are
 its multiply-accumulates, operations and bytes. A feature a family does not have is 0.
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 from deepen.graph.types import DTYPE_BYTES
-from deepen.kernels.anatomy.costs import activation_code
-from deepen.kernels.anatomy.registry import anatomies
+from deepen.kernels.families.operator_costs import activation_code
+from deepen.kernels.families.registry import anatomies
 from deepen.kernels.types import Kernel
 
 __all__ = ["FEATURES_VERSION", "FEATURE_NAMES", "features", "matrix"]

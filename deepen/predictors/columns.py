@@ -59,7 +59,7 @@ process with a length scale for each of them can only follow by giving up what i
 _REST = " rest"
 _CODES: Mapping[str, int] = {"op_code": 40, "activation_code": 20}
 """Categorical features and how many one-hot columns each gets; a code goes to column ``code % count``, and codes of one
-family lie within a span of 40 (see ``deepen.kernels.anatomy.costs``)."""
+family lie within a span of 40 (see ``deepen.kernels.families.operator_costs``)."""
 _SHARES = ("intensity", "waste_")
 """Features (by prefix) that say nothing about extrapolation: they are bounded or follow from the others."""
 _SUMS = ("bytes_read", "bytes_out")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DeepenError, EnvironmentFailure
-from deepen.kernels.engines import splitter_of
+from deepen.kernels.splitting.runtime_names import splitter_of
 from deepen.kernels.types import Split
 
 __all__ = ["Described", "describe_file", "describe_files", "describe_split"]
@@ -66,7 +66,7 @@ def describe_file(path: str, shapes: Shapes | None, runtime: str) -> Described:
         ConfigError: If the runtime is unknown.
     """
     from deepen.graph import load
-    from deepen.kernels.split import split
+    from deepen.kernels.splitting.split import split
 
     loaded = load(path, shapes)
     return describe_split(split(loaded, runtime=splitter_of(runtime)), path, loaded.warnings)

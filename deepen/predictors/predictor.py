@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, PredictorError
-from deepen.kernels.engines import engine_of
+from deepen.kernels.splitting.runtime_names import engine_of
 from deepen.kernels.types import Kernel, Split
 from deepen.predictors import artefact
 from deepen.predictors.calibration.layer import Calibration

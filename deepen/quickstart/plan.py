@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepen.campaign import Item
-    from deepen.kernels.sample import SampledKernel
+    from deepen.kernels.sampling.sampler import SampledKernel
     from deepen.quickstart.results import Options
     from deepen.quickstart.targets import Target
 
@@ -33,8 +33,8 @@ FURTHER_WEIGHT = 0.15
 def make_plan(options: Options, targets: Iterable[Target], unseen: Collection[str], count: int) -> list[Item]:
     """Kernels of the families the models need, most from where energy goes, with a network after every few."""
     from deepen.campaign import KernelItem, MadeItem
-    from deepen.kernels.compose import network, network_name
-    from deepen.kernels.sample import sample
+    from deepen.kernels.building.random_networks import network, network_name
+    from deepen.kernels.sampling.sampler import sample
 
     wanted = {kernel.family for target in targets for kernel in target.split.kernels}
     sampled = sample(None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weights(wanted))
@@ -68,7 +68,7 @@ def _weights(wanted: Collection[str]) -> dict[str, float]:
 def _in_turns(wanted: Iterable[str], options: Options, unseen: Collection[str]) -> list[SampledKernel]:
     """The first kernels of every family in use, one of each in turn."""
     from deepen.kernels import load_families
-    from deepen.kernels.sample import sample
+    from deepen.kernels.sampling.sampler import sample
 
     families = load_families()
     known = sorted(name for name in wanted if name in families and families[name].sampling.get("weight", 0.0))

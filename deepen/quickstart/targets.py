@@ -63,7 +63,7 @@ def make_target(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Target:
         GraphError: If the file cannot be taken as a model.
     """
     from deepen.graph import load
-    from deepen.kernels.split import split
+    from deepen.kernels.splitting.split import split
 
     graph = load(path, shapes or None)
     found = split(graph)

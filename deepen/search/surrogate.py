@@ -152,7 +152,7 @@ def build_surrogate(
         ConfigError: If the space cannot be listed, a share makes no sense or there is no such column.
         DatasetError: If too few networks were measured, or their figures are all equal.
     """
-    from deepen.kernels.engines import splitter_of
+    from deepen.kernels.splitting.runtime_names import splitter_of
 
     if not 0.0 < held_out < 1.0:
         raise ConfigError(f"the held-out part is a share between 0 and 1, not {held_out:g}")

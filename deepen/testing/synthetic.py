@@ -48,10 +48,10 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
         seed: Seed of the sampling and of the noise.
     """
     from deepen import graph
-    from deepen.kernels.build import build
+    from deepen.kernels.building.single_kernel_model import build
     from deepen.kernels.features import FEATURES_VERSION, features
-    from deepen.kernels.sample import sample
-    from deepen.kernels.split import split
+    from deepen.kernels.sampling.sampler import sample
+    from deepen.kernels.splitting.split import split
 
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -80,7 +80,7 @@ def fail_with() -> Callable[[Iterable[BaseException | None]], Callable[[int], No
 @pytest.fixture
 def kernels() -> Callable[[int], list[KernelItem]]:
     """Factory of small fully connected kernels, all different."""
-    from deepen.kernels.families import check_params
+    from deepen.kernels.families.catalog import check_params
 
     def make(count: int) -> list[KernelItem]:
         return [

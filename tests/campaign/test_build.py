@@ -19,7 +19,7 @@ from deepen.errors import ConfigError, DatasetError, GraphError, LinkError, Stor
 def bench(monkeypatch, fake_session, kernels):
     """A sampler of small kernels and a session that measures nothing; remembers how they were called."""
     import deepen.measure
-    from deepen.kernels import sample as sampler
+    from deepen.kernels.sampling import sampler
 
     calls = SimpleNamespace(sample=[], session=[], sessions=[], before=lambda number: None, meter_id="fake", suits={})
 
@@ -190,7 +190,7 @@ def test_unknown_family_names_the_nearest(tmp_path):
 
 @pytest.mark.parametrize(("option", "name"), [("--device", "locl"), ("--meter", "no-such-meter")])
 def test_unknown_device_or_meter_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, kernels, option, name):
-    from deepen.kernels import sample as sampler
+    from deepen.kernels.sampling import sampler
 
     planned = [sampler.SampledKernel(i.family, i.params, i.key, 1, 1, "test") for i in kernels(2)]
     monkeypatch.setattr(sampler, "sample", lambda *arguments: planned)

@@ -47,7 +47,7 @@ def test_a_plan_comes_back_from_its_file(tmp_path):
 
 
 def test_names_leave_out_what_is_usual():
-    from deepen.kernels.families import check_params
+    from deepen.kernels.families.catalog import check_params
 
     item = KernelItem("fc", check_params("fc", {"dtype": "float32", "m": 1, "k": 8, "n": 4, "activation": "relu"}))
     assert item.name == "fc m=1 k=8 n=4 activation=relu"
@@ -89,7 +89,7 @@ def test_no_plan_file_is_one_clear_line(tmp_path):
 @pytest.fixture
 def sampled(monkeypatch):
     """Replaces the sampler by one that counts its calls."""
-    from deepen.kernels import sample as module
+    from deepen.kernels.sampling import sampler as module
 
     calls: list[tuple[object, ...]] = []
 

@@ -87,8 +87,8 @@ def test_energies_are_per_copy_and_the_record_says_how_many(dataset, fake_sessio
 
 
 def test_copies_follow_from_the_kernels_size(dataset, fake_session, kernels):
-    from deepen.kernels.priors import work
-    from deepen.kernels.replicate import copies_for
+    from deepen.kernels.building.parallel_copies import copies_for
+    from deepen.kernels.sampling.real_configurations import work
 
     (item,) = kernels(1)
     cost = work(item.family, item.params)
@@ -316,7 +316,7 @@ def test_kernels_that_only_form_alone_on_their_input_get_inputs_of_their_own(tmp
     """The runtime quantises a shared input once, and the kernel that quantises its own input is gone."""
     import onnx
 
-    from deepen.kernels.families import check_params
+    from deepen.kernels.families.catalog import check_params
 
     params = {"op": "DynamicQuantizeMatMul", "m": 3, "k": 64, "n": 64, "bias": True}
     params |= {"dtype": "float32", "out_dtype": "float32"}
@@ -328,7 +328,7 @@ def test_kernels_that_only_form_alone_on_their_input_get_inputs_of_their_own(tmp
 
 def test_copies_the_runtime_merges_are_not_counted_as_copies(tmp_path, kernels, monkeypatch):
     """Whatever replication is asked for, the number of copies is what the runtime runs."""
-    from deepen.kernels import replicate as module
+    from deepen.kernels.building import parallel_copies as module
 
     monkeypatch.setattr(module, "replicate", lambda model, copies, *, share=True: model)
     prepared = Preparer(tmp_path, Settings(copies=4))(kernels(1)[0])

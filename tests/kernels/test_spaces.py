@@ -10,13 +10,13 @@ import pytest
 from deepen.errors import ConfigError
 from deepen.graph import from_model
 from deepen.graph.spaces.nasbench201 import SIZE, architecture, architectures, build_graph
-from deepen.kernels.build import build
-from deepen.kernels.configure import configure
+from deepen.kernels.building.kernel_from_parameters import configure
+from deepen.kernels.building.single_kernel_model import build
 from deepen.kernels.features import features
-from deepen.kernels.priors import prior_families, priors
+from deepen.kernels.sampling.real_configurations import prior_families, priors
 from deepen.kernels.spaces import nasbench201
 from deepen.kernels.spaces.nasbench201 import kernel_counts
-from deepen.kernels.split import split
+from deepen.kernels.splitting.split import split
 
 CELLS = [
     "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|",

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from deepen.kernels.configure import configure
+from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.features import FEATURE_NAMES, features, matrix
 from deepen.predictors import planning
 from deepen.predictors.columns import WORK_TERMS, columns, few_terms, work_terms

@@ -7,8 +7,8 @@ import pytest
 
 from deepen.errors import ConfigError, GraphError, PredictorError
 from deepen.graph import load
-from deepen.kernels.build import build
-from deepen.kernels.split import split
+from deepen.kernels.building.single_kernel_model import build
+from deepen.kernels.splitting.split import split
 from deepen.predictors.tally import predict_models, tally
 
 

@@ -73,8 +73,8 @@ def test_codes_become_flags_and_blocks_become_waste():
 
 def test_operator_codes_of_one_family_never_share_a_flag():
     """The flags are ``code % 40``: every family's operators must differ in that."""
-    from deepen.kernels.anatomy.costs import OPERATORS
-    from deepen.kernels.families import load_families
+    from deepen.kernels.families.catalog import load_families
+    from deepen.kernels.families.operator_costs import OPERATORS
 
     for family in load_families().values():
         codes = [OPERATORS[op].code for op in {*family.ops} if op in OPERATORS]

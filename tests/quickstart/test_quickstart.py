@@ -18,7 +18,7 @@ from deepen.cli import cli
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError, GraphError
 from deepen.graph import load
-from deepen.kernels.split import split
+from deepen.kernels.splitting.split import split
 from deepen.predictors import load as load_predictor
 from deepen.quickstart import Options, document, reference_models, run
 from deepen.testing import Cost, SimulatedBench

@@ -78,7 +78,7 @@ def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     """Train, predict the models, print it; returns how many are near the truth."""
     from deepen.datasets import Dataset
     from deepen.graph import load
-    from deepen.kernels.split import split
+    from deepen.kernels.splitting.split import split
     from deepen.predictors import train
     from deepen.testing.virtual_bench.power_model import kernel_costs
 

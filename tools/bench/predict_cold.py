@@ -26,7 +26,7 @@ import onnx, onnxruntime
 imports = time.perf_counter() - start
 import deepen
 from deepen import graph
-from deepen.kernels.split import split
+from deepen.kernels.splitting.split import split
 model, predictor_path, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
 predictor = deepen.load_predictor(predictor_path)
 times_of = {"load_split": [], "predict": []}

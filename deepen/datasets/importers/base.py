@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.configure import configure
+from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.features import FEATURES_VERSION, features
 from deepen.records import EnergyRecord, Source
 

@@ -38,8 +38,8 @@ from deepen.datasets.importers.base import (
 from deepen.datasets.importers.consistency import Triple, judge
 from deepen.datasets.importers.nn_meter_kernels import kernel_params
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.configure import configure
-from deepen.kernels.families import check_params
+from deepen.kernels.building.kernel_from_parameters import configure
+from deepen.kernels.families.catalog import check_params
 from deepen.records import EnergyRecord
 
 __all__ = ["join", "kernel_configurations", "kernel_values", "read"]

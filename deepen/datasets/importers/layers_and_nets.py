@@ -38,7 +38,7 @@ from deepen.datasets.importers.base import (
     read_csv,
 )  # fmt: skip
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.configure import configure
+from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.records import EnergyRecord
 
 __all__ = ["read"]

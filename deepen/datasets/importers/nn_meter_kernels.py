@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepen.errors import ConfigError
-from deepen.kernels.anatomy.conv import explicit_pads
+from deepen.kernels.families.convolution import explicit_pads
 
 __all__ = ["KERNELS", "kernel_params"]
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from deepen.graph.spaces.nasbench201 import CELLS, CHANNELS, EDGES, RESOLUTION, build_graph, parse
 from deepen.graph.types import Tensor
-from deepen.kernels.anatomy.costs import op_cost
-from deepen.kernels.configure import configure
-from deepen.kernels.split import runtimes, split
+from deepen.kernels.building.kernel_from_parameters import configure
+from deepen.kernels.families.operator_costs import op_cost
+from deepen.kernels.splitting.split import runtimes, split
 from deepen.kernels.types import Kernel
 
 __all__ = ["kernel_counts"]
@@ -77,7 +77,7 @@ def kernel_counts(
 
     Args:
         cells: Cell strings, as :func:`deepen.graph.spaces.nasbench201.parse` reads them.
-        runtime: As for :func:`deepen.kernels.split.split`.
+        runtime: As for :func:`deepen.kernels.splitting.split.split`.
         classes: Classes of the fully connected layer.
         resolution: Height and width of the image.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.kernels.engines import engine_of
+from deepen.kernels.splitting.runtime_names import engine_of
 from deepen.predictors.evaluation.baselines import BASELINES, Baseline, KernelTable, get_baselines
 from deepen.predictors.evaluation.pools import Pool, report, sides_of
 from deepen.predictors.evaluation.splits import Fold, Options, make_folds

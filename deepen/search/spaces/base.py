@@ -90,7 +90,7 @@ class Space(ABC):
 
         Args:
             archs: The architectures.
-            runtime: As for :func:`deepen.kernels.split`.
+            runtime: As for :func:`deepen.kernels.splitting.split`.
 
         Returns:
             Kernels (k of them), and counts of shape (len(archs), k).
@@ -98,7 +98,7 @@ class Space(ABC):
         Raises:
             GraphError: If a network cannot be taken as a graph.
         """
-        from deepen.kernels.split import split
+        from deepen.kernels.splitting.split import split
 
         place: dict[str, int] = {}
         kernels: list[Kernel] = []

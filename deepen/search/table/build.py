@@ -74,7 +74,7 @@ def build_table(
         GraphError: If a network cannot be taken as a graph.
         PredictorError: If it cannot be predicted.
     """
-    from deepen.kernels.engines import splitter_of
+    from deepen.kernels.splitting.runtime_names import splitter_of
 
     chosen = space.members() if archs is None else [space.canonical(a) for a in archs]
     if chosen is None:

@@ -137,7 +137,7 @@ def compare(record: EnergyRecord, model: DeviceModel) -> Compared:
     """
     from deepen.graph.load import from_model
     from deepen.kernels import build
-    from deepen.kernels.split import split
+    from deepen.kernels.splitting.split import split
 
     kernels = split(from_model(build(record.family, dict(record.params), weights=False))).kernels
     one_j = sum(model.kernel_j(kernel) for kernel in kernels)
@@ -151,7 +151,7 @@ def families_of(models: Sequence[tuple[Path, Mapping[str, tuple[int, ...]]]], mo
         GraphError: If a file cannot be split.
     """
     from deepen import graph
-    from deepen.kernels.split import split
+    from deepen.kernels.splitting.split import split
 
     found: set[str] = set()
     for path, shapes in models:

@@ -36,8 +36,8 @@ def model_costs(
         GraphError: If the file cannot be split into kernels.
     """
     from deepen import graph
-    from deepen.kernels.engines import splitter_of
-    from deepen.kernels.split import split
+    from deepen.kernels.splitting.runtime_names import splitter_of
+    from deepen.kernels.splitting.split import split
 
     loaded = graph.load(path, {name: tuple(dims) for name, dims in shapes.items()} or None)
     return kernel_costs(model, split(loaded, splitter_of(runtime)).kernels)

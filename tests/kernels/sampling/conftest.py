@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from deepen.graph import load
-from deepen.kernels.split import split
+from deepen.kernels.splitting.split import split
 from deepen.kernels.types import Kernel
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

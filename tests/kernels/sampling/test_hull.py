@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepen.kernels.anatomy.registry import anatomy
-from deepen.kernels.priors import work
-from deepen.kernels.sample import sample
+from deepen.kernels.families.registry import anatomy
+from deepen.kernels.sampling.real_configurations import work
+from deepen.kernels.sampling.sampler import sample
 
 DIMENSIONS = ("c_in", "c_out", "h_out", "w_out", "k_h", "k")
 COUNT = 600

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.kernels.configure import configure
+from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.features import features
 from deepen.predictors.evaluation import published
 from deepen.predictors.evaluation.baselines import BASELINES, KernelTable, get_baselines

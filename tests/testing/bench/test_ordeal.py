@@ -81,7 +81,7 @@ def record(params: dict[str, object], energy_j: float, copies: int = 1) -> Energ
 
 
 def test_the_truth_of_a_record_is_the_models_law() -> None:
-    from deepen.kernels.families import check_params
+    from deepen.kernels.families.catalog import check_params
 
     params = dict(check_params("fc", {"dtype": "float32", "m": 2, "k": 30, "n": 40}))
     model = DeviceModel()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepen import graph
-from deepen.kernels.split import split
+from deepen.kernels.splitting.split import split
 from deepen.testing.instruments.schedule import Schedule
 from deepen.testing.virtual_bench.power_model import (
     FACTORS,

@@ -1,0 +1,56 @@
+"""From a family and its parameters straight to the kernel: for data that comes as configurations, not as models.
+
+What comes out is what :func:`deepen.kernels.describe` makes of the model :func:`deepen.kernels.building.single_kernel_model` builds for the
+configuration, without building it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepen.graph.types import Tensor
+from deepen.kernels.families.catalog import check_params
+from deepen.kernels.families.definition import Spec
+from deepen.kernels.families.registry import anatomy
+from deepen.kernels.sampling.real_configurations import work
+from deepen.kernels.types import Kernel, params_key
+
+__all__ = ["configure"]
+
+
+def configure(family: str, params: Mapping[str, Any], name: str = "") -> Kernel:
+    """Make the kernel a configuration stands for.
+
+    Args:
+        family: Family name.
+        params: Its parameters; those with a default may be left out.
+        name: Name of the kernel; family and key where empty.
+
+    Raises:
+        ConfigError: If the family is unknown or cannot be built, or a parameter is missing, unknown, of the wrong kind,
+            or does not fit the others; the message names the parameter.
+    """
+    given = check_params(family, params)
+    item = anatomy(family)
+    item.check(given)
+    layout = item.layout(given)
+
+    def tensors(specs: tuple[Spec, ...], constant: bool = False) -> tuple[Tensor, ...]:
+        return tuple(Tensor(spec.name, spec.shape, spec.dtype, constant) for spec in specs)
+
+    name = name or f"{family}-{params_key(family, given)}"
+    return Kernel(
+        name=name,
+        family=family,
+        op_types=(),
+        params=given,
+        inputs=tensors(layout.inputs),
+        weights=tensors(layout.weights, constant=True),
+        outputs=tensors(layout.outputs),
+        node_names=(),
+        macs=work(family, given).macs,
+        ops=int(item.ops(given)),
+        bytes_read=sum(spec.nbytes for spec in (*layout.inputs, *layout.weights)),
+        bytes_written=sum(spec.nbytes for spec in layout.outputs),
+    )

@@ -1,0 +1,46 @@
+"""Builds a runnable single-kernel ONNX model from a family and its parameters.
+
+The model holds original ONNX operators where those exist, so that splitting it gives the kernel back. Activations are
+graph inputs ``x``, ``z``, ...; weights are random initialisers. Tensors of indices are initialisers with valid values,
+so a runner may feed anything to the inputs; for integer inputs (quantised data) zeros are always valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from deepen.kernels.families.catalog import check_params
+from deepen.kernels.families.onnx_writer import Writer
+from deepen.kernels.families.registry import anatomy
+from deepen.kernels.types import params_key
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["build"]
+
+
+def build(family: str, params: Mapping[str, Any], *, seed: int = 0, weights: bool = True) -> onnx.ModelProto:
+    """Build a model that is exactly one kernel.
+
+    Args:
+        family: Family name.
+        params: Its parameters; those with a default may be left out.
+        seed: Seed of the random weights.
+        weights: Whether large float32 weights get values. Without, they are placeholders for a
+            :class:`deepen.kernels.families.random_weights.WeightPool` to fill, and the model does not run before.
+
+    Returns:
+        A checked model; input, weight and output shapes are static.
+
+    Raises:
+        ConfigError: If the family is unknown or cannot be built, or a parameter is missing, unknown, of the wrong kind,
+            or does not fit the others; the message names the parameter.
+    """
+    given = check_params(family, params)
+    item = anatomy(family)
+    item.check(given)
+    writer = Writer(item.layout(given), seed, weights)
+    item.write(given, writer)
+    return writer.finish(f"{family}-{params_key(family, given)}", item.opset(given))

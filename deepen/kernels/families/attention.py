@@ -1,0 +1,202 @@
+"""Attention run as one kernel: the ONNX operator, or what a runtime fuses its parts into."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from deepen.graph.types import Graph, Node
+from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, UnknownShapeError, reject
+from deepen.kernels.families.operator_costs import op_code, op_cost
+
+if TYPE_CHECKING:
+    from deepen.kernels.families.onnx_writer import Writer
+
+__all__ = ["ANATOMIES", "attention_params"]
+
+OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention")
+
+
+def attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
+    """Parameters of a node that is a whole attention; ``None`` where a shape is unknown or the form is not known."""
+
+    def shape(i: int) -> tuple[int, ...]:
+        tensor = graph.tensors.get(node.inputs[i]) if i < len(node.inputs) and node.inputs[i] else None
+        return () if tensor is None or tensor.shape is None else tensor.shape
+
+    def given(*positions: int) -> bool:
+        return any(i < len(node.inputs) and bool(node.inputs[i]) for i in positions)
+
+    first = graph.tensors.get(node.inputs[0])
+    attributes = node.attributes
+    base: dict[str, Any] = {"dtype": first.dtype if first else "", "hidden_in": 0}
+    if node.op_type == "QAttention" or (node.op_type == "Attention" and node.domain == "com.microsoft"):
+        x, w, heads = shape(0), shape(1), int(attributes["num_heads"])
+        if len(x) != 3 or len(w) != 2:
+            return None
+        sizes = attributes.get("qkv_hidden_sizes") or (w[1] // 3,) * 3
+        return {
+            "op": "ProjectedAttention", **base, "batch": x[0], "heads": heads, "kv_heads": heads, "q_len": x[1],
+            "kv_len": x[1], "head_dim": int(sizes[0]) // heads, "v_head_dim": int(sizes[2]) // heads, "hidden_in": x[2],
+            "mask": given(3, 5), "causal": bool(attributes.get("unidirectional", 0)),
+        }  # fmt: skip
+    q, k, v = shape(0), shape(1), shape(2)
+    heads = int(attributes.get("q_num_heads", attributes.get("num_heads", 0))) or (q[1] if len(q) == 4 else 0)
+    kv_heads = int(attributes.get("kv_num_heads", 0)) or (k[1] if len(k) == 4 else heads)
+    if not (q and k and v and heads and kv_heads):
+        return None
+    packed = len(q) == 3
+
+    def size(tensor: tuple[int, ...], count: int) -> int:
+        return tensor[-1] if len(tensor) == 4 else tensor[-1] // count
+
+    past = {"Attention": 4, "MultiHeadAttention": 6, "GroupQueryAttention": 3}[node.op_type]
+    earlier = shape(past)
+    return {
+        "op": "MultiHeadAttention" if node.op_type == "MultiHeadAttention" else "Attention", **base, "batch": q[0],
+        "heads": heads, "kv_heads": kv_heads, "q_len": q[1] if packed else q[2],
+        "kv_len": (k[2] if len(k) == 4 else k[1]) + (earlier[2] if len(earlier) == 4 else 0),
+        "head_dim": size(q, heads), "v_head_dim": size(v, kv_heads),
+        "mask": given(3) if node.op_type == "Attention" else given(4, 5) and node.op_type == "MultiHeadAttention",
+        "causal": node.op_type == "GroupQueryAttention"
+        or bool(attributes.get("is_causal", attributes.get("unidirectional", 0))),
+    }  # fmt: skip
+
+
+def _read(group: Group) -> Params | None:
+    node = group.single(OPS)
+    if node is not None:
+        return attention_params(node, group.graph)
+    return _read_chain(group)
+
+
+def _read_chain(group: Group) -> Params | None:
+    """Attention written as products and a softmax, grouped by the runtime: softmax(q k^T) v, projections or not."""
+    softmax = [n for n in group.compute if n.op_type == "Softmax"]
+    products = [n for n in group.compute if n.op_type in ("MatMul", "Gemm")]
+    plain = [n for n in products if not any(group.is_const(i) for i in n.inputs[:2])]
+    if len(softmax) != 1 or len(plain) != 2:
+        return None
+    scores, mixed = sorted(plain, key=group.compute.index)
+    s, v = group.shape(scores.outputs[0]), group.shape(mixed.inputs[1])
+    if len(s) < 3 or len(v) < 2:
+        return None
+    head_dim = group.shape(scores.inputs[0])[-1]
+    projected = [n for n in products if n not in plain]
+    hidden = group.shape(projected[0].inputs[0])[-1] if projected else 0
+    if projected and (not group.hinted("com.microsoft.Attention") or len({n.inputs[0] for n in projected}) != 1):
+        return None
+    between = {n.op_type for n in group.compute}
+    batch, heads = (s[0], s[1]) if len(s) == 4 else (1, s[0])
+    mask = any(_is_mask(group, n, scores, s[-2:]) for n in group.compute)
+    op = (
+        "ProjectedAttention"
+        if projected
+        else ("MultiHeadAttention" if group.hinted("com.microsoft.MultiHeadAttention") else "Attention")
+    )
+    return {
+        "op": op, "dtype": group.dtype(scores.inputs[0]), "batch": batch * prod(s[2:-2]), "heads": heads,
+        "kv_heads": heads,
+        "q_len": s[-2], "kv_len": s[-1], "head_dim": head_dim, "v_head_dim": v[-1], "hidden_in": hidden,
+        "mask": mask or "Where" in between, "causal": "Trilu" in between,
+    }  # fmt: skip
+
+
+def _is_mask(group: Group, node: Node, scores: Node, size: tuple[int, ...]) -> bool:
+    """Whether a node adds something of the scores' last two sizes to them."""
+    if node.op_type != "Add":
+        return False
+    return any(group.shape(i)[-2:] == size and not _from(group, i, scores) for i in node.inputs)
+
+
+def _from(group: Group, tensor: str, source: Node) -> bool:
+    """Whether a tensor is the source's output behind element-wise scaling."""
+    for _ in range(4):
+        node = group.producer(tensor)
+        if node is None:
+            return False
+        if node.name == source.name:
+            return True
+        if node.op_type not in ("Mul", "Div", "Cast", "Identity"):
+            return False
+        tensor = node.inputs[0]
+    return False
+
+
+def _layout(params: Params) -> Layout:
+    dtype, batch, heads, kv = params["dtype"], params["batch"], params["heads"], params["kv_heads"]
+    lq, lk, d, dv = params["q_len"], params["kv_len"], params["head_dim"], params["v_head_dim"]
+    weights: tuple[Spec, ...] = ()
+    mask_shape: tuple[int, ...] = (1, 1, lq, lk)
+    y = Spec("y", (batch, lq, heads * dv), dtype)
+    if params["op"] == "ProjectedAttention":
+        wide = heads * (2 * d + dv)
+        inputs = [Spec("x", (batch, lq, params["hidden_in"]), dtype)]
+        weights = (Spec("w", (params["hidden_in"], wide), dtype), Spec("b", (wide,), dtype))
+    elif params["op"] == "MultiHeadAttention":
+        sizes = (("q", lq, heads * d), ("k", lk, heads * d), ("v", lk, heads * dv))
+        inputs = [Spec(name, (batch, length, width), dtype) for name, length, width in sizes]
+    else:
+        inputs = [
+            Spec("q", (batch, heads, lq, d), dtype), Spec("k", (batch, kv, lk, d), dtype),
+            Spec("v", (batch, kv, lk, dv), dtype)
+        ]  # fmt: skip
+        y = Spec("y", (batch, heads, lq, dv), dtype)
+        mask_shape = (lq, lk)
+    if params["mask"]:
+        inputs.append(Spec("mask", mask_shape, dtype))
+    return Layout(tuple(inputs), (y,), weights)
+
+
+def _dims(params: Params) -> dict[str, float]:
+    return {
+        "batch": params["batch"], "m": params["q_len"], "n": params["kv_len"], "k": params["head_dim"],
+        "gemm_batch": params["batch"] * params["heads"], "groups": params["heads"] // params["kv_heads"],
+        "axis_size": params["kv_len"], "c_in": params["hidden_in"], "c_out": params["heads"] * params["v_head_dim"],
+        "op_code": op_code(params["op"]), "has_bias": float(params["mask"]),
+    }  # fmt: skip
+
+
+def _ops(params: Params) -> int:
+    scores = params["batch"] * params["heads"] * params["q_len"] * params["kv_len"]
+    return int(scores * (op_cost("Softmax") + 1 + params["mask"]))  # scaling, mask, softmax
+
+
+def _check(params: Params) -> None:
+    op, projected = params["op"], params["op"] == "ProjectedAttention"
+    if params["heads"] % params["kv_heads"] or (op != "Attention" and params["heads"] != params["kv_heads"]):
+        raise reject("attention", "kv_heads", f"must divide heads, and equal them for any op but Attention, not {op}")
+    if bool(params["hidden_in"]) != projected:
+        raise reject("attention", "hidden_in", "must be positive for ProjectedAttention and 0 for any other op")
+    if projected and params["q_len"] != params["kv_len"]:
+        raise reject("attention", "kv_len", "must equal q_len for ProjectedAttention")
+
+
+def _write(params: Params, writer: Writer) -> None:
+    names = [spec.name for spec in writer.layout.inputs if spec.name != "mask"]
+    mask = "mask" if params["mask"] else ""
+    if params["op"] == "Attention":
+        writer.node("Attention", [*names, *([mask] if mask else [])], "y", is_causal=int(params["causal"]))
+        return
+    causal = {"num_heads": params["heads"], "unidirectional": int(params["causal"])}
+    if params["op"] == "MultiHeadAttention":
+        inputs = [*names, "", "", mask] if mask else names
+        writer.node("MultiHeadAttention", inputs, "y", domain="com.microsoft", **causal)
+        return
+    d, dv = params["heads"] * params["head_dim"], params["heads"] * params["v_head_dim"]
+    inputs = ["x", "w", "b", "", "", mask] if mask else ["x", "w", "b"]
+    writer.node("Attention", inputs, "y", domain="com.microsoft", qkv_hidden_sizes=[d, d, dv], **causal)
+
+
+def _read_safely(group: Group) -> Params | None:
+    try:
+        return _read(group)
+    except (UnknownShapeError, KeyError):
+        return None
+
+
+ANATOMIES = (
+    Anatomy(
+        "attention", _read_safely, _layout, _ops, _dims, _write, _check, lambda p: 23 if p["op"] == "Attention" else 17
+    ),
+)

@@ -1,0 +1,367 @@
+"""Data movement: transpose, reshape, slice, pad, resize, gather."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepen.graph.types import Node
+from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
+from deepen.kernels.families.matrix_product import broadcast
+from deepen.kernels.families.operator_costs import op_code, op_cost
+from deepen.kernels.families.shape_features import axis_dims, shape_dims, space
+
+if TYPE_CHECKING:
+    from deepen.kernels.families.onnx_writer import Writer
+
+__all__ = ["ANATOMIES"]
+
+_FAR = 2**62
+
+
+def _to(params: Params, out: tuple[int, ...], dtype: str | None = None) -> Layout:
+    x = Spec("x", tuple(params["shape"]), params["dtype"])
+    return Layout((x,), (Spec("y", out, dtype or params["dtype"]),))
+
+
+def _to_out(params: Params) -> Layout:
+    return _to(params, tuple(params["out_shape"]))
+
+
+def _no_ops(params: Params) -> int:
+    """Moving data is not arithmetic."""
+    return 0 * len(params)
+
+
+def _window(params: Params) -> dict[str, float]:
+    out = _to_out(params).outputs[0].shape if "out_shape" in params else _padded(params)
+    name = params.get("mode", params.get("op", ""))
+    return {**shape_dims(params["shape"]), **space("{}_out", out[2:]), "op_code": op_code(name)}
+
+
+# transpose -------------------------------------------------------------------------------------------------------
+
+
+def _read_transpose(group: Group) -> Params | None:
+    node = group.single(("Transpose", "DepthToSpace", "SpaceToDepth"))
+    if node is None:
+        return None
+    x = list(group.shape(node.inputs[0]))
+    dtype = group.dtype(node.inputs[0])
+    if node.op_type == "Transpose":
+        perm = group.ints(node, "perm")
+        return {"dtype": dtype, "shape": x, "perm": list(perm) if perm else list(reversed(range(len(x))))}
+    # the operator specification defines both as reshape, transpose, reshape
+    size = int(node.attributes["blocksize"])
+    n, c, h, w = x
+    mode = node.attributes.get("mode", "DCR")
+    if node.op_type == "SpaceToDepth":
+        return {"dtype": dtype, "shape": [n, c, h // size, size, w // size, size], "perm": [0, 3, 5, 1, 2, 4]}
+    if mode in ("CRD", b"CRD"):
+        return {"dtype": dtype, "shape": [n, c // size**2, size, size, h, w], "perm": [0, 1, 4, 2, 5, 3]}
+    return {"dtype": dtype, "shape": [n, size, size, c // size**2, h, w], "perm": [0, 3, 4, 1, 5, 2]}
+
+
+def _transpose_layout(params: Params) -> Layout:
+    return _to(params, tuple(params["shape"][a] for a in params["perm"]))
+
+
+def _transpose_dims(params: Params) -> dict[str, float]:
+    # sizes of the innermost run that stays contiguous: the trailing axes a permutation leaves in place
+    shape, perm = params["shape"], params["perm"]
+    kept = len(perm)
+    while kept and perm[kept - 1] == kept - 1:
+        kept -= 1
+    moved = shape[perm[kept - 1]] if kept else 1
+    return {
+        **shape_dims(shape), "inner_size": prod(shape[kept:]), "axis_size": moved,
+        "outer_size": prod(shape[:kept]) / moved,
+    }  # fmt: skip
+
+
+def _transpose_check(params: Params) -> None:
+    if sorted(params["perm"]) != list(range(len(params["shape"]))):
+        raise reject(
+            "transpose", "perm", f"must be a permutation of the {len(params['shape'])} axes, not {params['perm']}"
+        )
+
+
+def _transpose_write(params: Params, writer: Writer) -> None:
+    writer.node("Transpose", ["x"], "y", perm=params["perm"])
+
+
+# reshape ---------------------------------------------------------------------------------------------------------
+
+_RESHAPES = {
+    "Reshape": "Reshape", "Flatten": "Reshape", "Squeeze": "Reshape", "Unsqueeze": "Reshape", "Expand": "Expand",
+    "Tile": "Tile", "Shape": "Shape", "Size": "Shape",
+}  # fmt: skip
+
+
+def _read_reshape(group: Group) -> Params | None:
+    node = group.single(tuple(_RESHAPES))
+    if node is None:
+        return None
+    x = node.inputs[0]
+    return {
+        "op": _RESHAPES[node.op_type], "dtype": group.dtype(x), "shape": list(group.shape(x)),
+        "out_shape": list(group.shape(node.outputs[0])),
+    }  # fmt: skip
+
+
+def _reshape_layout(params: Params) -> Layout:
+    if params["op"] != "Shape":
+        return _to_out(params)
+    x = Spec("x", tuple(params["shape"]), params["dtype"], touched=0)
+    return Layout((x,), (Spec("y", tuple(params["out_shape"]), "int64"),))
+
+
+def _reshape_check(params: Params) -> None:
+    op, shape, out = params["op"], params["shape"], params["out_shape"]
+    if op == "Reshape":
+        ok = prod(shape) == prod(out)
+    elif op == "Shape":
+        ok = out == [] or (len(out) == 1 and out[0] <= len(shape))
+    elif op == "Tile":
+        ok = len(out) == len(shape) and all(o % s == 0 for o, s in zip(out, shape, strict=True))
+    else:
+        try:
+            ok = broadcast(shape, out) == tuple(out)
+        except ValueError:
+            ok = False
+    if not ok:
+        raise reject("reshape", "out_shape", f"{out} cannot come from {shape} by {op}")
+
+
+def _reshape_write(params: Params, writer: Writer) -> None:
+    op, out = params["op"], params["out_shape"]
+    if op == "Shape":
+        writer.node(
+            "Shape" if out else "Size", ["x"], "y", end=out[0] if out and out[0] < len(params["shape"]) else None
+        )
+    elif op == "Tile":
+        repeats = [o // s for o, s in zip(out, params["shape"], strict=True)]
+        writer.node(op, ["x", writer.constant(repeats, "int64")], "y")
+    else:
+        writer.node(op, ["x", writer.constant(np.array(out, dtype=np.int64), "int64")], "y")
+
+
+# slice -----------------------------------------------------------------------------------------------------------
+
+
+def _read_slice(group: Group) -> Params | None:
+    node = group.single(("Slice",))
+    if node is None:
+        return None
+    x, out = list(group.shape(node.inputs[0])), list(group.shape(node.outputs[0]))
+    steps = [1] * len(x)
+    given = group.ints(node, "steps", 4)
+    if given is None and len(node.inputs) > 4 and node.inputs[4]:
+        return None  # steps known only at run time
+    axes = group.ints(node, "axes", 3) or tuple(range(len(given or ())))
+    for axis, step in zip(axes, given or (), strict=False):
+        steps[axis] = step
+    steps = [1 if size == 1 else step for size, step in zip(out, steps, strict=True)]
+    return {"dtype": group.dtype(node.inputs[0]), "shape": x, "out_shape": out, "steps": steps}
+
+
+def _slice_layout(params: Params) -> Layout:
+    out = tuple(params["out_shape"])
+    x = Spec("x", tuple(params["shape"]), params["dtype"], touched=prod(out))
+    return Layout((x,), (Spec("y", out, params["dtype"]),))
+
+
+def _slice_dims(params: Params) -> dict[str, float]:
+    out = params["out_shape"]
+    cut = [i for i, (a, b) in enumerate(zip(params["shape"], out, strict=True)) if a != b or params["steps"][i] != 1]
+    last = cut[-1] if cut else 0
+    return {**_window(params), "inner_size": prod(out[last + 1 :]), "axis_size": out[last] if out else 1}
+
+
+def _slice_check(params: Params) -> None:
+    shape, out, steps = params["shape"], params["out_shape"], params["steps"]
+    if not (len(shape) == len(out) == len(steps)):
+        raise reject("slice", "out_shape", "needs the rank of shape, and so does steps")
+    for size, cut, step in zip(shape, out, steps, strict=True):
+        if step == 0 or (cut == 1 and step != 1):
+            raise reject("slice", "steps", "must not be 0, and must be 1 where the output has size 1")
+        if (cut - 1) * abs(step) + 1 > size:
+            raise reject("slice", "out_shape", f"asks for {cut} of {size} elements at step {step}")
+
+
+def _slice_write(params: Params, writer: Writer) -> None:
+    rank = len(params["shape"])
+    starts, ends = [], []
+    for size, cut, step in zip(params["shape"], params["out_shape"], params["steps"], strict=True):
+        start = 0 if step > 0 else size - 1
+        end = start + (cut - 1) * step + (1 if step > 0 else -1)
+        starts.append(start)
+        ends.append(end if end >= 0 else -_FAR)
+    lists = [writer.constant(v, "int64") for v in (starts, ends, list(range(rank)), params["steps"])]
+    writer.node("Slice", ["x", *lists], "y")
+
+
+# pad -------------------------------------------------------------------------------------------------------------
+
+
+def _read_pad(group: Group) -> Params | None:
+    node = group.single(("Pad",))
+    if node is None:
+        return None
+    x, out = list(group.shape(node.inputs[0])), list(group.shape(node.outputs[0]))
+    rank = len(x)
+    given = group.ints(node, "pads", 1) or group.ints(node, "paddings")
+    mode = node.attributes.get("mode", "constant")
+    pads = [0] * (2 * rank)
+    if given is None:  # known only at run time: the sizes are, and only they count
+        pads[rank:] = [b - a for a, b in zip(x, out, strict=True)]
+    else:
+        axes = group.ints(node, "axes", 3) or tuple(range(rank))
+        for i, axis in enumerate(axes):
+            pads[axis % rank], pads[rank + axis % rank] = given[i], given[len(axes) + i]
+    text = mode.decode() if isinstance(mode, bytes) else str(mode)
+    return {"dtype": group.dtype(node.inputs[0]), "shape": x, "pads": pads, "mode": text}
+
+
+def _padded(params: Params) -> tuple[int, ...]:
+    rank = len(params["shape"])
+    return tuple(s + params["pads"][i] + params["pads"][rank + i] for i, s in enumerate(params["shape"]))
+
+
+def _pad_check(params: Params) -> None:
+    rank = len(params["shape"])
+    if len(params["pads"]) != 2 * rank or any(s < 1 for s in _padded(params)):
+        raise reject("pad", "pads", f"must have {2 * rank} values and leave something over, not {params['pads']}")
+    for i, size in enumerate(params["shape"]):
+        if params["mode"] != "constant" and not all(
+            0 <= p < size for p in (params["pads"][i], params["pads"][rank + i])
+        ):
+            raise reject("pad", "pads", f"must be 0 to {size - 1} along axis {i} in mode {params['mode']}")
+
+
+def _pad_write(params: Params, writer: Writer) -> None:
+    writer.node("Pad", ["x", writer.constant(params["pads"], "int64")], "y", mode=params["mode"])
+
+
+# resize ----------------------------------------------------------------------------------------------------------
+
+
+def _read_resize(group: Group) -> Params | None:
+    node = group.single(("Resize", "Upsample"))
+    if node is None:
+        return None
+    mode = node.attributes.get("mode", "nearest")
+    text = mode.decode() if isinstance(mode, bytes) else str(mode)
+    return {
+        "dtype": group.dtype(node.inputs[0]), "shape": list(group.shape(node.inputs[0])),
+        "out_shape": list(group.shape(node.outputs[0])), "mode": {"bilinear": "linear"}.get(text, text),
+    }  # fmt: skip
+
+
+def _resize_check(params: Params) -> None:
+    shape, out = params["shape"], params["out_shape"]
+    if len(shape) != len(out) or not shape:
+        raise reject("resize", "out_shape", "must have the rank of shape, 1 or more")
+    changed = [i for i, (a, b) in enumerate(zip(shape, out, strict=True)) if a != b]
+    if params["mode"] != "nearest" and (len(shape) != 4 or any(i < 2 for i in changed)):
+        raise reject("resize", "mode", f"{params['mode']} needs rank 4 and may change height and width only")
+
+
+def _resize_write(params: Params, writer: Writer) -> None:
+    sizes = writer.constant(params["out_shape"], "int64")
+    coordinates = "asymmetric" if params["mode"] == "nearest" else "half_pixel"
+    writer.node(
+        "Resize", ["x", "", "", sizes], "y", mode=params["mode"], coordinate_transformation_mode=coordinates,
+        nearest_mode="floor" if params["mode"] == "nearest" else None,
+    )  # fmt: skip
+
+
+# gather ----------------------------------------------------------------------------------------------------------
+
+
+def _read_gather(group: Group) -> Params | None:
+    node = group.single(("Gather", "GatherElements", "GatherND"))
+    if node is None:
+        return None
+    shape = list(group.shape(node.inputs[0]))
+    return {
+        "op": node.op_type, "dtype": group.dtype(node.inputs[0]), "shape": shape,
+        "indices_shape": list(group.shape(node.inputs[1])), "axis": _gather_axis(node, len(shape)),
+        "constant": group.is_const(node.inputs[0]),
+    }  # fmt: skip
+
+
+def _gather_axis(node: Node, rank: int) -> int:
+    if node.op_type == "GatherND":
+        return int(node.attributes.get("batch_dims", 0))
+    return int(node.attributes.get("axis", 0)) % max(rank, 1)
+
+
+def _gathered(params: Params) -> tuple[int, ...]:
+    shape, indices, axis = tuple(params["shape"]), tuple(params["indices_shape"]), params["axis"]
+    if params["op"] == "Gather":
+        return shape[:axis] + indices + shape[axis + 1 :]
+    if params["op"] == "GatherElements":
+        return indices
+    return indices[:-1] + shape[axis + indices[-1] :]
+
+
+def _gather_layout(params: Params) -> Layout:
+    out = _gathered(params)
+    table = Spec("x", tuple(params["shape"]), params["dtype"], touched=prod(out))
+    indices = Spec("indices", tuple(params["indices_shape"]), "int64")
+    y = Spec("y", out, params["dtype"])
+    # a constant table with constant indices would be folded away, so the indices are fed there
+    return Layout((indices,), (y,), (table,)) if params["constant"] else Layout((table,), (y,), (indices,))
+
+
+def _gather_dims(params: Params) -> dict[str, float]:
+    axis = min(params["axis"], len(params["shape"]) - 1)
+    return {**axis_dims(params["shape"], axis), "op_code": op_code(params["op"])}
+
+
+def _gather_check(params: Params) -> None:
+    shape, indices, axis = params["shape"], params["indices_shape"], params["axis"]
+    if not shape or axis >= len(shape):
+        raise reject("gather", "axis", f"must be below the rank {len(shape)} of shape, not {axis}")
+    if params["op"] == "GatherElements" and (
+        len(indices) != len(shape)
+        or any(i > s for k, (i, s) in enumerate(zip(indices, shape, strict=True)) if k != axis)
+    ):
+        raise reject("gather", "indices_shape", "must have the rank of shape and fit into it outside the axis")
+    if params["op"] == "GatherND":
+        if not indices or axis >= len(indices) or indices[:axis] != shape[:axis]:
+            raise reject("gather", "indices_shape", "must begin with the batch sizes of shape")
+        if axis + indices[-1] > len(shape):
+            raise reject("gather", "indices_shape", f"ends in {indices[-1]}, more than the axes shape has left")
+
+
+def _gather_write(params: Params, writer: Writer) -> None:
+    if not params["constant"]:  # spread over the table, so that no cache line is hit twice without need
+        count = prod(params["indices_shape"])
+        if params["op"] == "GatherND":
+            bounds = np.array(params["shape"][params["axis"] : params["axis"] + params["indices_shape"][-1]])
+            values = (np.arange(count).reshape(-1, len(bounds)) * 7919) % bounds
+        else:
+            values = (np.arange(count) * 7919) % params["shape"][params["axis"]]
+        writer.constant(values.reshape(params["indices_shape"]), "int64", "indices")
+    axis = {"batch_dims": params["axis"]} if params["op"] == "GatherND" else {"axis": params["axis"]}
+    writer.node(params["op"], ["x", "indices"], "y", **axis)
+
+
+ANATOMIES = (
+    Anatomy(
+        "transpose", _read_transpose, _transpose_layout, _no_ops, _transpose_dims,
+        _transpose_write, _transpose_check,
+    ),
+    Anatomy("reshape", _read_reshape, _reshape_layout, _no_ops, _window, _reshape_write, _reshape_check),
+    Anatomy("slice", _read_slice, _slice_layout, _no_ops, _slice_dims, _slice_write, _slice_check),
+    Anatomy("pad", _read_pad, lambda p: _to(p, _padded(p)), _no_ops, _window, _pad_write, _pad_check, lambda p: 19),
+    Anatomy(
+        "resize", _read_resize, _to_out, lambda p: prod(p["out_shape"]) * op_cost(p["mode"]), _window, _resize_write,
+        _resize_check,
+    ),
+    Anatomy("gather", _read_gather, _gather_layout, _no_ops, _gather_dims, _gather_write, _gather_check),
+)  # fmt: skip

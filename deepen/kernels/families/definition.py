@@ -1,0 +1,237 @@
+"""What a family's anatomy consists of, and the view of a node group it is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from deepen.errors import ConfigError
+from deepen.graph.types import DTYPE_BYTES, Graph, Node, Tensor, value_scalar
+
+if TYPE_CHECKING:
+    from deepen.kernels.families.onnx_writer import Writer
+
+__all__ = ["IGNORED", "Anatomy", "Group", "Layout", "Params", "Spec", "UnknownShapeError", "qualified", "reject"]
+
+Params = Mapping[str, Any]
+
+IGNORED = frozenset({"Identity", "Dropout", "Constant", "Cast", "CastLike"})
+"""Operators that never decide a family when anything else is in the group (they are folded, or free)."""
+
+
+class UnknownShapeError(Exception):
+    """A tensor whose shape is needed has none; the group becomes family ``other``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A tensor of a kernel as its parameters define it.
+
+    Attributes:
+        name: Name in the built model.
+        shape: Static shape.
+        dtype: Name from :data:`deepen.graph.types.DTYPE_BYTES`.
+        touched: Elements really read or written; ``None`` for all (a gather touches only some rows of its table).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    touched: int | None = None
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes moved."""
+        count = self.elements if self.touched is None else self.touched
+        return int(count * DTYPE_BYTES.get(self.dtype, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tensors of a kernel: activations read, weights read, tensors written. Each appears once."""
+
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    weights: tuple[Spec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Everything the code knows about one family.
+
+    Attributes:
+        family: Family name.
+        read: Parameters of a node group, or ``None`` if the group is not of this family.
+        layout: Tensors, from parameters.
+        ops: Arithmetic beyond multiply-accumulates, from parameters (see :mod:`deepen.kernels.families.operator_costs`).
+        dims: Family-specific features, from parameters (see :mod:`deepen.kernels.features`).
+        write: Adds the family's ONNX nodes to a :class:`~deepen.kernels.families.onnx_writer.Writer`.
+        check: Raises ``ConfigError`` for parameters that do not fit together.
+        opset: ONNX operator set the built model needs.
+    """
+
+    family: str
+    read: Callable[[Group], Params | None]
+    layout: Callable[[Params], Layout]
+    ops: Callable[[Params], int]
+    dims: Callable[[Params], dict[str, float]]
+    write: Callable[[Params, Writer], None]
+    check: Callable[[Params], None] = lambda params: None
+    opset: Callable[[Params], int] = lambda params: 17
+
+
+def reject(family: str, param: str, problem: str) -> ConfigError:
+    """Make the error for a parameter that does not fit the others."""
+    return ConfigError(f"{family}: parameter '{param}' {problem}")
+
+
+def qualified(node: Node) -> str:
+    """Operator with its domain where that is not the ONNX standard, for example ``com.microsoft.FusedConv``."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+class _Index:
+    """Producers and readers of every tensor of one graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.producer = {name: node for node in graph.nodes for name in node.outputs if name}
+        self.readers: dict[str, set[str]] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, set()).add(node.name)
+        self.outputs = {t.name for t in graph.outputs}
+        self.constant: dict[str, bool] = {}
+
+
+_last_index: list[_Index] = []
+
+
+def index_of(graph: Graph) -> _Index:
+    """Index of a graph; the last one is kept, because a splitter describes many groups of one graph in a row."""
+    if not _last_index or _last_index[0].graph is not graph:
+        _last_index[:] = [_Index(graph)]
+    return _last_index[0]
+
+
+@dataclass(slots=True)
+class Group:
+    """A group of nodes the runtime executes as one, as the readers see it.
+
+    Attributes:
+        nodes: The original nodes, in order.
+        graph: The graph they are from.
+        inputs: Activations the group reads.
+        outputs: Tensors it writes.
+        runtime_ops: Operators the runtime executes for it, with domain.
+        compute: The nodes that decide the family: without :data:`IGNORED`, unless nothing else is there.
+    """
+
+    nodes: tuple[Node, ...]
+    graph: Graph
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    runtime_ops: tuple[str, ...] = ()
+    compute: tuple[Node, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        compute = tuple(n for n in self.nodes if n.op_type not in IGNORED and not self._constant_node(n))
+        self.compute = compute or tuple(n for n in self.nodes if n.op_type != "Constant")
+
+    def _constant_node(self, node: Node) -> bool:
+        return bool(node.inputs) and all(self.is_const(name) for name in node.inputs if name)
+
+    @property
+    def op_types(self) -> tuple[str, ...]:
+        """Operators of the compute nodes, in order."""
+        return tuple(n.op_type for n in self.compute)
+
+    def hinted(self, *ops: str) -> bool:
+        """Whether the runtime executes one of these operators (exact names, with domain) for the group."""
+        return any(op in self.runtime_ops for op in ops)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Static shape of a tensor.
+
+        Raises:
+            UnknownShapeError: If it has none.
+        """
+        tensor = self.graph.tensors.get(name)
+        if tensor is None or tensor.shape is None:
+            raise UnknownShapeError(name)
+        return tensor.shape
+
+    def dtype(self, name: str) -> str:
+        """Data type of a tensor; empty where unknown."""
+        tensor = self.graph.tensors.get(name)
+        return "" if tensor is None else tensor.dtype
+
+    def is_const(self, name: str) -> bool:
+        """Whether a tensor is a constant, or computed from constants only (the runtime folds it)."""
+        index = index_of(self.graph)
+        known = index.constant.get(name)
+        if known is None:
+            tensor = self.graph.tensors.get(name)
+            producer = index.producer.get(name)
+            known = tensor is not None and tensor.constant
+            if not known and producer is not None and any(producer.inputs):
+                known = all(self.is_const(i) for i in producer.inputs if i)
+            index.constant[name] = known
+        return known
+
+    def scalar(self, name: str) -> float | None:
+        """Value of a constant with exactly one element, else ``None``."""
+        return value_scalar(self.graph.values, name)
+
+    def ints(self, node: Node, attribute: str, position: int | None = None) -> tuple[int, ...] | None:
+        """Integers given as an attribute or, in newer opsets, as a constant input; ``None`` where neither is known."""
+        value = node.attributes.get(attribute)
+        if value is None and position is not None and position < len(node.inputs) and node.inputs[position]:
+            value = self.graph.values.get(node.inputs[position])
+        if value is None:
+            return None
+        flat = value.reshape(-1).tolist() if hasattr(value, "reshape") else value
+        return tuple(int(v) for v in flat) if isinstance(flat, list | tuple) else (int(flat),)
+
+    def consumers(self, name: str, among: Iterable[Node] | None = None) -> list[Node]:
+        """Nodes of the group that read a tensor."""
+        return [n for n in (self.nodes if among is None else among) if name in n.inputs]
+
+    def producer(self, name: str) -> Node | None:
+        """Node of the whole graph that writes a tensor."""
+        return index_of(self.graph).producer.get(name)
+
+    def single(self, op_types: Sequence[str]) -> Node | None:
+        """The only compute node, if it is one of these operators."""
+        if len(self.compute) == 1 and self.compute[0].op_type in op_types:
+            return self.compute[0]
+        return None
+
+    def quantised(self, op_types: Sequence[str], runtime: str) -> Node | None:
+        """The one node between DequantizeLinear and QuantizeLinear, where the runtime runs them as one on integers.
+
+        Args:
+            op_types: Operators it may be.
+            runtime: What the runtime runs for it; without an answer of a runtime, nodes on both sides decide.
+        """
+        core = [n for n in self.nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear", *IGNORED)]
+        if len(core) != 1 or core[0].op_type not in op_types:
+            return None
+        around = {n.op_type for n in self.nodes} >= {"QuantizeLinear", "DequantizeLinear"}
+        return core[0] if self.hinted(runtime) or (around and not self.runtime_ops) else None
+
+    def before_dequantise(self, name: str) -> str:
+        """The integer tensor a tensor is the dequantised form of, wherever in the graph that happens; else itself."""
+        node = self.producer(name)
+        return node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else name
+
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return int(self.graph.opsets.get("", self.graph.opsets.get("ai.onnx", 17)))

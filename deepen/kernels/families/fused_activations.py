@@ -1,0 +1,214 @@
+"""Recognises what follows an anchor: activations (one node or several), bias, batch normalisation, residual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+from math import prod
+from typing import Any
+
+from deepen.graph.types import Node
+from deepen.kernels.families.definition import IGNORED, Group
+from deepen.kernels.families.operator_costs import activation_named
+
+__all__ = ["EXPRESSIONS", "Tail", "follow", "match_expression", "whole_group_is"]
+
+# An expression is "x" (the bound input), "c" (any constant) or (operator, operand, ...).
+_CLIP3 = ("Clip", ("Add", "x", "c"))
+_ERF_DIV = ("Add", ("Erf", ("Div", "x", "c")), "c")
+_ERF_MUL = ("Add", ("Erf", ("Mul", "x", "c")), "c")
+_CUBE = (("Pow", "x", "c"), ("Mul", ("Mul", "x", "x"), "x"), ("Mul", "x", ("Mul", "x", "x")))
+
+
+def _gelu_forms(inner: Any) -> tuple[Any, ...]:
+    return (
+        ("Mul", ("Mul", "x", inner), "c"),
+        ("Mul", ("Mul", "x", "c"), inner),
+        ("Mul", "x", ("Mul", inner, "c")),
+        ("Mul", "x", ("Div", inner, "c")),
+        ("Div", ("Mul", "x", inner), "c"),
+    )
+
+
+def _tanh_forms() -> tuple[Any, ...]:
+    forms: list[Any] = []
+    for cube in _CUBE:
+        for arg in (
+            ("Mul", ("Add", "x", ("Mul", cube, "c")), "c"),
+            ("Mul", ("Mul", "x", "c"), ("Add", ("Mul", ("Mul", "x", "c"), "x"), "c")),
+        ):
+            forms += _gelu_forms(("Add", ("Tanh", arg), "c"))
+    return tuple(forms)
+
+
+EXPRESSIONS: dict[str, tuple[Any, ...]] = {
+    "hardswish": (
+        ("Mul", "x", ("HardSigmoid", "x")),
+        ("Div", ("Mul", "x", _CLIP3), "c"),
+        ("Mul", "x", ("Div", _CLIP3, "c")),
+        ("Mul", ("Mul", "x", _CLIP3), "c"),
+        ("Mul", "x", ("Mul", _CLIP3, "c")),
+    ),
+    "silu": (("Mul", "x", ("Sigmoid", "x")),),
+    "quickgelu": (("Mul", "x", ("Sigmoid", ("Mul", "x", "c"))),),
+    "gelu": _gelu_forms(_ERF_DIV) + _gelu_forms(_ERF_MUL),
+    "gelutanh": _tanh_forms(),
+    "mish": (("Mul", "x", ("Tanh", ("Softplus", "x"))),),
+}
+"""Activations exporters write as several operators, by activation name."""
+
+_COMMUTATIVE = frozenset({"Add", "Mul"})
+
+
+@cache
+def _size(expression: Any) -> int:
+    return 0 if isinstance(expression, str) else 1 + sum(_size(e) for e in expression[1:])
+
+
+def match_expression(group: Group, output: str, expression: Any, x: str | None = None) -> tuple[str, list[Node]] | None:
+    """Match an expression ending in a tensor; casts and identities between its nodes are looked through.
+
+    Args:
+        group: Only nodes of this group may take part.
+        output: Tensor the expression's root writes.
+        expression: See :data:`EXPRESSIONS`.
+        x: Tensor ``x`` must be, if it is known.
+
+    Returns:
+        The tensor ``x`` stands for and the nodes used, or ``None``.
+    """
+    by_output = {name: n for n in group.nodes for name in n.outputs}
+
+    def skip(name: str) -> str:
+        node = by_output.get(name)
+        while node is not None and node.op_type in IGNORED and node.inputs and not group.is_const(name):
+            name = node.inputs[0]
+            node = by_output.get(name)
+        return name
+
+    def walk(name: str, want: Any, bound: str | None) -> tuple[str | None, list[Node]] | None:
+        if want == "c":
+            return (bound, []) if group.is_const(name) else None
+        if want == "x":
+            if group.is_const(name):
+                return None
+            if bound is None or bound == name or skip(name) == skip(bound):
+                return (bound or name, [])
+            return None
+        node = by_output.get(skip(name))
+        if node is None or node.op_type != want[0]:
+            return None
+        operands = want[1:]
+        if len(node.inputs) < len(operands) or not all(group.is_const(i) for i in node.inputs[len(operands) :] if i):
+            return None
+        given = node.inputs[: len(operands)]
+        orders = permutations(given) if node.op_type in _COMMUTATIVE else [given]
+        for order in orders:
+            state: tuple[str | None, list[Node]] | None = (bound, [node])
+            for tensor, operand in zip(order, operands, strict=True):
+                assert state is not None
+                step = walk(tensor, operand, state[0])
+                if step is None:
+                    state = None
+                    break
+                state = (step[0], state[1] + step[1])
+            if state is not None:
+                return state
+        return None
+
+    found = walk(output, expression, x)
+    return None if found is None or found[0] is None else (found[0], found[1])
+
+
+def whole_group_is(group: Group, forms: Sequence[Any]) -> str | None:
+    """Tensor ``x`` if the group's compute nodes are exactly one of the expressions, else ``None``."""
+    names = {n.name for n in group.compute}
+    for form in forms:
+        if _size(form) < len(names):
+            continue
+        for node in group.compute:
+            found = match_expression(group, node.outputs[0], form)
+            if found and {n.name for n in found[1]} == names:
+                return found[0]
+    return None
+
+
+@dataclass(slots=True)
+class Tail:
+    """What follows an anchor inside its group.
+
+    Attributes:
+        activation: Name from :data:`deepen.kernels.families.operator_costs.ACTIVATIONS`.
+        bias: Whether a constant is added per channel (a folded batch normalisation does).
+        residual: Whether another activation is added.
+        end: Last tensor reached.
+        used: Names of the nodes it consists of.
+    """
+
+    activation: str
+    bias: bool
+    residual: bool
+    end: str
+    used: set[str]
+
+
+_PASS = frozenset({*IGNORED, "QuantizeLinear", "DequantizeLinear"})
+_FOLDED = frozenset({"Mul", "Div", "Add", "Sub"})
+
+
+def _activation_after(group: Group, tensor: str, taken: set[str]) -> tuple[str, str, set[str]] | None:
+    """Activation that starts at a tensor: (name, its output, its nodes)."""
+    direct = [n for n in group.consumers(tensor) if n.name not in taken]
+    if len(direct) == 1 and (name := activation_named(direct[0].op_type)):
+        return name, direct[0].outputs[0], {direct[0].name}
+    if not direct:
+        return None
+    for name, forms in EXPRESSIONS.items():
+        for node in group.compute:
+            if node.name in taken or node.op_type not in ("Mul", "Div"):
+                continue
+            for form in forms:
+                found = match_expression(group, node.outputs[0], form, tensor)
+                if found and not taken & {n.name for n in found[1]}:
+                    return name, node.outputs[0], {n.name for n in found[1]}
+    return None
+
+
+def follow(group: Group, tensor: str, channels: int, taken: set[str]) -> Tail:
+    """Walk from an anchor's output through what is fused behind it.
+
+    Args:
+        group: The node group.
+        tensor: The anchor's output.
+        channels: Its channels, to tell a bias or folded scale from a broadcast tensor.
+        taken: Names of nodes already accounted for.
+    """
+    tail = Tail("none", False, False, tensor, set())
+    while True:
+        seen = taken | tail.used
+        nexts = [n for n in group.consumers(tail.end) if n.name not in seen]
+        if tail.activation == "none" and (found := _activation_after(group, tail.end, seen)):
+            tail.activation, tail.end, names = found
+            tail.used |= names
+            continue
+        if len(nexts) != 1:
+            return tail
+        node = nexts[0]
+        if node.op_type == "BatchNormalization" and tail.activation == "none":
+            tail.bias = True
+        elif node.op_type in _FOLDED and len(node.inputs) == 2:
+            other = node.inputs[1] if node.inputs[0] == tail.end else node.inputs[0]
+            if group.is_const(other):
+                if prod(group.shape(other)) not in (1, channels):
+                    return tail
+                tail.bias = tail.bias or node.op_type in ("Add", "Sub")
+            elif node.op_type == "Add" and not tail.residual and group.shape(other) == group.shape(tail.end):
+                tail.residual = True
+            else:
+                return tail
+        elif node.op_type not in _PASS:
+            return tail
+        tail.used.add(node.name)
+        tail.end = node.outputs[0]

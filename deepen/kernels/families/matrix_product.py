@@ -1,0 +1,255 @@
+"""Matrix products: fully connected layers (constant right side) and products of two activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from deepen.graph.types import Node
+from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
+from deepen.kernels.families.fused_activations import follow
+from deepen.kernels.families.onnx_parts import write_activation
+from deepen.kernels.families.operator_costs import ACTIVATIONS, activation_named, op_code
+from deepen.kernels.families.shape_features import waste
+
+if TYPE_CHECKING:
+    from deepen.kernels.families.onnx_writer import Writer
+
+__all__ = ["ANATOMIES", "broadcast"]
+
+_GEMM = ("Gemm", "FusedGemm")
+_MATMUL = ("MatMul", "FusedMatMul", "TransposeMatMul")
+
+
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """Common shape of tensors under multidirectional (numpy) broadcasting.
+
+    Raises:
+        ValueError: If the shapes do not broadcast.
+    """
+    rank = max((len(s) for s in shapes), default=0)
+    padded = [[1] * (rank - len(s)) + list(s) for s in shapes]
+    out = []
+    for sizes in zip(*padded, strict=True):
+        wide = {s for s in sizes if s != 1}
+        if len(wide) > 1:
+            raise ValueError(f"shapes {', '.join(str(list(s)) for s in shapes)} do not broadcast")
+        out.append(wide.pop() if wide else 1)
+    return tuple(out)
+
+
+def _anchor(group: Group) -> Node | None:
+    anchors = [n for n in group.compute if n.op_type in (*_GEMM, *_MATMUL)]
+    return anchors[0] if len(anchors) == 1 else None
+
+
+def _own_activation(node: Node) -> str:
+    value = node.attributes.get("activation", "")
+    return activation_named(value.decode() if isinstance(value, bytes) else str(value)) or "none"
+
+
+def _read_fc(group: Group) -> Params | None:
+    anchor = _anchor(group)
+    if anchor is None or not group.is_const(anchor.inputs[1]) or group.is_const(anchor.inputs[0]):
+        return None
+    a, b = group.shape(anchor.inputs[0]), group.shape(anchor.inputs[1])
+    if not a or not 1 <= len(b) <= 2:
+        return None
+    gemm = anchor.op_type in _GEMM
+    flip_a = bool(anchor.attributes.get("transA", 0)) and len(a) > 1
+    flip_b = bool(anchor.attributes.get("transB", 0))
+    k = a[0] if flip_a and gemm else (a[-2] if flip_a else a[-1])
+    n = 1 if len(b) == 1 else (b[0] if flip_b else b[1])
+    tail = follow(group, anchor.outputs[0], n, {anchor.name})
+    if {x.name for x in group.compute} - tail.used - {anchor.name}:
+        return None
+    third = anchor.inputs[2] if len(anchor.inputs) > 2 else ""
+    residual = tail.residual or bool(third and not group.is_const(third))
+    bias = tail.bias or bool(third and group.is_const(third))
+    as_gemm = gemm or bias or residual or group.hinted("Gemm", "com.microsoft.FusedGemm")
+    return {
+        "dtype": group.dtype(anchor.inputs[0]), "m": prod(a) // max(k, 1), "k": k, "n": n, "bias": bias,
+        "activation": tail.activation if tail.activation != "none" else _own_activation(anchor), "residual": residual,
+        "trans_a": flip_a, "trans_b": gemm and flip_b, "op": "Gemm" if as_gemm else "MatMul",
+    }  # fmt: skip
+
+
+def _fc_layout(params: Params) -> Layout:
+    dtype, m, k, n = params["dtype"], params["m"], params["k"], params["n"]
+    x = Spec("x", (k, m) if params["trans_a"] else (m, k), dtype)
+    y = Spec("y", (m, n), dtype)
+    weights = [Spec("w", (n, k) if params["trans_b"] else (k, n), dtype)]
+    if params["bias"]:
+        weights.append(Spec("b", (n,), dtype))
+    if params["activation"] == "prelu":
+        weights.append(Spec("slope", (n,), dtype))
+    return Layout((x, Spec("z", (m, n), dtype)) if params["residual"] else (x,), (y,), tuple(weights))
+
+
+def _gemm_dims(m: int, n: int, k: int, batch: int) -> dict[str, float]:
+    wastes = {f"waste_{name}_16": waste(size, 16) for name, size in (("m", m), ("n", n), ("k", k))}
+    return {"m": m, "n": n, "k": k, "gemm_batch": batch, **wastes}
+
+
+def _fc_dims(params: Params) -> dict[str, float]:
+    return {
+        **_gemm_dims(params["m"], params["n"], params["k"], 1), "batch": params["m"], "c_in": params["k"],
+        "c_out": params["n"], "waste_c_in_16": waste(params["k"], 16), "waste_c_out_16": waste(params["n"], 16),
+        "op_code": op_code(params["op"]),
+    }  # fmt: skip
+
+
+def _fc_check(params: Params) -> None:
+    if params["op"] == "MatMul":
+        for name in ("bias", "residual", "trans_a", "trans_b"):
+            if params[name]:
+                raise reject("fc", name, "needs op Gemm: a MatMul has no such input")
+
+
+def _finish(params: Params, writer: Writer, out: str) -> None:
+    if params["activation"] != "none":
+        write_activation(writer, params["activation"], out, "y", params["dtype"])
+
+
+def _fc_write(params: Params, writer: Writer) -> None:
+    last = "y" if params["activation"] == "none" else None
+    if params["op"] == "MatMul":
+        _finish(params, writer, writer.node("MatMul", ["x", "w"], last))
+        return
+    both = params["bias"] and params["residual"]
+    third = ["b"] if params["bias"] else (["z"] if params["residual"] else [])
+    out = writer.node(
+        "Gemm", ["x", "w", *third], None if both else last, transA=int(params["trans_a"]), transB=int(params["trans_b"])
+    )
+    _finish(params, writer, writer.node("Add", [out, "z"], last) if both else out)
+
+
+def _product_ops(params: Params, layout: Layout) -> int:
+    each = ACTIVATIONS[params["activation"]][1] + params["bias"] + params["residual"]
+    return int(layout.outputs[0].elements * each)
+
+
+def _operand(group: Group, name: str) -> tuple[list[int], bool, set[str]]:
+    """Shape an operand is fed with, whether its last two sizes are swapped on the way, and the nodes passed."""
+    shape = list(group.shape(name))
+    used: set[str] = set()
+    flipped = turned = False
+    by_output = {out: n for n in group.compute for out in n.outputs}
+    while (node := by_output.get(name)) is not None:
+        if node.op_type == "Transpose" and not turned:
+            turned = True
+            perm = group.ints(node, "perm") or tuple(reversed(range(len(shape))))
+            flipped = len(perm) > 1 and perm[-2] == len(perm) - 1
+        elif node.op_type not in ("Mul", "Div") or not any(
+            group.is_const(i) and prod(group.shape(i)) == 1 for i in node.inputs
+        ):
+            break
+        used.add(node.name)
+        name = next(i for i in node.inputs if not group.is_const(i))
+    if flipped:
+        shape[-1], shape[-2] = shape[-2], shape[-1]
+    return shape, flipped, used
+
+
+def _read_matmul(group: Group) -> Params | None:
+    anchor = _anchor(group)
+    if anchor is None:
+        return None
+    const_a, const_b = (group.is_const(name) for name in anchor.inputs[:2])
+    a, flip_a, used_a = _operand(group, anchor.inputs[0])
+    b, flip_b, used_b = _operand(group, anchor.inputs[1])
+    if not a or not b or (const_a and const_b):
+        return None
+    for shape, batch in ((a, "transBatchA"), (b, "transBatchB")):
+        if anchor.attributes.get(batch, 0):  # (rows, batch..., columns) is the same work as (batch..., rows, columns)
+            shape.insert(len(shape) - 2, shape.pop(0))
+    flip_a ^= bool(anchor.attributes.get("transA", 0))
+    flip_b ^= bool(anchor.attributes.get("transB", 0))
+    n = 1 if len(b) == 1 else (b[-2] if flip_b else b[-1])
+    tail = follow(group, anchor.outputs[0], n, {anchor.name} | used_a | used_b)
+    if {x.name for x in group.compute} - tail.used - {anchor.name} - used_a - used_b:
+        return None
+    third = anchor.inputs[2] if len(anchor.inputs) > 2 else ""
+    return {
+        "dtype": group.dtype(anchor.inputs[0]), "a_shape": a, "b_shape": b, "trans_a": flip_a, "trans_b": flip_b,
+        "constant": "a" if const_a else "b" if const_b else "none",
+        "bias": tail.bias or bool(third and group.is_const(third)),
+        "residual": tail.residual or bool(third and not group.is_const(third)),
+        "activation": tail.activation if tail.activation != "none" else _own_activation(anchor),
+    }  # fmt: skip
+
+
+def _matmul_sizes(params: Params) -> tuple[tuple[int, ...], int, int, int]:
+    """(batch sizes, m, n, k)."""
+    a, b = list(params["a_shape"]), list(params["b_shape"])
+    a, b = ([1, *a] if len(a) == 1 else a), ([*b, 1] if len(b) == 1 else b)
+    m, k = (a[-1], a[-2]) if params["trans_a"] else (a[-2], a[-1])
+    n = b[-2] if params["trans_b"] else b[-1]
+    return broadcast(a[:-2], b[:-2]), m, n, k
+
+
+def _matmul_layout(params: Params) -> Layout:
+    dtype = params["dtype"]
+    batch, m, n, _ = _matmul_sizes(params)
+    rows = () if len(params["a_shape"]) == 1 else (m,)
+    columns = () if len(params["b_shape"]) == 1 else (n,)
+    y = Spec("y", (*batch, *rows, *columns), dtype)
+    operands = {name: Spec(name, tuple(params[f"{name}_shape"]), dtype) for name in "ab"}
+    weights = [operands.pop(params["constant"])] if params["constant"] != "none" else []
+    if params["bias"]:
+        weights.append(Spec("bias", (n,), dtype))
+    inputs = [*operands.values(), *([Spec("z", y.shape, dtype)] if params["residual"] else [])]
+    return Layout(tuple(inputs), (y,), tuple(weights))
+
+
+def _matmul_dims(params: Params) -> dict[str, float]:
+    batch, m, n, k = _matmul_sizes(params)
+    wide = tuple(params["a_shape"][:-2]) != tuple(params["b_shape"][:-2])
+    return {**_gemm_dims(m, n, k, prod(batch)), "batch": prod(batch), "broadcast": float(wide)}
+
+
+def _matmul_check(params: Params) -> None:
+    a, b = list(params["a_shape"]), list(params["b_shape"])
+    for name, shape in (("a", a), ("b", b)):
+        if not shape:
+            raise reject("matmul", f"{name}_shape", "must have at least one size")
+        if len(shape) == 1 and params[f"trans_{name}"]:
+            raise reject("matmul", f"trans_{name}", "needs an operand of rank 2 or more")
+    rows = b[0] if len(b) == 1 else (b[-1] if params["trans_b"] else b[-2])
+    try:
+        k = _matmul_sizes(params)[3]
+    except ValueError as error:
+        raise reject("matmul", "b_shape", f"does not broadcast with a_shape: {error}") from error
+    if rows != k:
+        raise reject("matmul", "b_shape", f"has {rows} rows for the {k} columns of a_shape")
+    if params["activation"] == "prelu":
+        raise reject("matmul", "activation", "may not be prelu")
+    if params["bias"] and len(b) == 1:
+        raise reject("matmul", "bias", "needs b_shape of rank 2 or more")
+
+
+def _matmul_write(params: Params, writer: Writer) -> None:
+    operands: list[str] = []
+    for name in "ab":
+        rank = len(params[f"{name}_shape"])
+        perm = [*range(rank - 2), rank - 1, rank - 2]
+        operands.append(writer.node("Transpose", [name], perm=perm) if params[f"trans_{name}"] else name)
+    steps: list[tuple[str, list[Any]]] = [("MatMul", operands)]
+    steps += [("Add", ["bias"])] if params["bias"] else []
+    steps += [("Add", ["z"])] if params["residual"] else []
+    out = ""
+    for i, (op, extra) in enumerate(steps):
+        last = "y" if i == len(steps) - 1 and params["activation"] == "none" else None
+        out = writer.node(op, extra if op == "MatMul" else [out, *extra], last)
+    _finish(params, writer, out)
+
+
+ANATOMIES = (
+    Anatomy("fc", _read_fc, _fc_layout, lambda p: _product_ops(p, _fc_layout(p)), _fc_dims, _fc_write, _fc_check),
+    Anatomy(
+        "matmul", _read_matmul, _matmul_layout, lambda p: _product_ops(p, _matmul_layout(p)), _matmul_dims,
+        _matmul_write,
+        _matmul_check,
+    ),
+)  # fmt: skip

@@ -1,0 +1,144 @@
+"""Multiply-accumulates of a node: the only formula there is.
+
+Counted are convolution, transposed convolution, matrix product and gemm, their integer, quantised and contributed
+twins, and operators specified as compositions of those (attention, recurrent layers, Einsum). One multiply-accumulate
+is one multiplication and one addition; the batch is included, the addition of a bias is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+from deepen.graph.types import Graph, Node
+
+__all__ = ["MAC_OPS", "node_macs"]
+
+
+def _shape(graph: Graph, name: str) -> tuple[int, ...]:
+    tensor = graph.tensors.get(name) if name else None
+    return () if tensor is None or tensor.shape is None else tensor.shape
+
+
+def _weight_position(node: Node) -> int:
+    return 3 if node.op_type in ("QLinearConv", "QLinearMatMul") else 1
+
+
+def _conv(node: Node, graph: Graph) -> int:
+    # every output element is a dot product over c_in/groups x kernel; W is (c_out, c_in/groups, *kernel)
+    weight = _shape(graph, node.inputs[_weight_position(node)])
+    return prod(_shape(graph, node.outputs[0])) * prod(weight[1:]) if weight else 0
+
+
+def _conv_transpose(node: Node, graph: Graph) -> int:
+    # every input element is scattered into c_out/groups x kernel; W is (c_in, c_out/groups, *kernel)
+    weight = _shape(graph, node.inputs[1])
+    return prod(_shape(graph, node.inputs[0])) * prod(weight[1:]) if weight else 0
+
+
+def _gemm(node: Node, graph: Graph) -> int:
+    a = _shape(graph, node.inputs[0])
+    out = _shape(graph, node.outputs[0])
+    if len(a) < 2:
+        return 0
+    return prod(out) * (a[0] if node.attributes.get("transA", 0) else a[-1])
+
+
+def _matmul(node: Node, graph: Graph) -> int:
+    # the output holds every broadcast batch, row and column; each element is a dot product over k
+    a = _shape(graph, node.inputs[0])
+    out = _shape(graph, node.outputs[0])
+    if not a:
+        return 0
+    if node.attributes.get("transA", 0) and len(a) > 1:
+        k = a[-3] if node.attributes.get("transBatchA", 0) else a[-2]
+        k = a[0] if node.attributes.get("transBatchA", 0) and len(a) > 2 else k
+    else:
+        k = a[-1]
+    return prod(out) * k
+
+
+def _matmul_n_bits(node: Node, graph: Graph) -> int:
+    return prod(_shape(graph, node.outputs[0])) * int(node.attributes.get("K", 0))
+
+
+def _einsum(node: Node, graph: Graph) -> int:
+    # two operands: every index runs once (what a matmul does); one operand moves or sums data, three or more are
+    # contracted pairwise in an order the runtime chooses, counted as the full index space
+    if len(node.inputs) < 2:
+        return 0
+    equation = node.attributes.get("equation", "")
+    text = equation.decode() if isinstance(equation, bytes) else str(equation)
+    terms = text.replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, name in zip(terms, node.inputs, strict=False):
+        shape = _shape(graph, name)
+        if "..." in term:
+            head, tail = term.split("...")
+            middle = shape[len(head) : len(shape) - len(tail)]
+            for i, size in enumerate(reversed(middle)):
+                sizes[f"...{i}"] = max(sizes.get(f"...{i}", 1), size)
+            pairs = [*zip(head, shape, strict=False), *zip(reversed(tail), reversed(shape), strict=False)]
+        else:
+            pairs = list(zip(term, shape, strict=False))
+        for letter, size in pairs:
+            sizes[letter] = max(sizes.get(letter, 1), size)
+    return prod(sizes.values())
+
+
+def _recurrent(node: Node, graph: Graph) -> int:
+    # W (directions, gates*hidden, input) and R (directions, gates*hidden, hidden), applied at every step of every row
+    x, w, r = (_shape(graph, name) for name in node.inputs[:3])
+    return x[0] * x[1] * (prod(w) + prod(r)) if len(x) == 3 else 0
+
+
+def attention_macs(batch: int, heads: int, q_len: int, kv_len: int, head_dim: int, v_head_dim: int) -> int:
+    """Products with the keys and with the values: ``batch x heads x q_len x kv_len x (head_dim + v_head_dim)``."""
+    return batch * heads * q_len * kv_len * (head_dim + v_head_dim)
+
+
+def _attention(node: Node, graph: Graph) -> int:
+    from deepen.kernels.families.attention import attention_params
+
+    params = attention_params(node, graph)
+    if params is None:
+        return 0
+    batch, heads, q_len = params["batch"], params["heads"], params["q_len"]
+    total = attention_macs(batch, heads, q_len, params["kv_len"], params["head_dim"], params["v_head_dim"])
+    if params["hidden_in"]:
+        width = heads * (2 * params["head_dim"] + params["v_head_dim"])
+        total += batch * q_len * params["hidden_in"] * width
+    return total
+
+
+MAC_OPS: dict[str, Callable[[Node, Graph], int]] = {
+    **dict.fromkeys(("Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcConv", "NhwcFusedConv"), _conv),
+    "ConvTranspose": _conv_transpose,
+    **dict.fromkeys(("Gemm", "FusedGemm", "QGemm"), _gemm),
+    **dict.fromkeys(
+        ("MatMul", "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "MatMulInteger", "QLinearMatMul",
+         "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger16", "GemmFloat8"),
+        _matmul,
+    ),
+    "MatMulNBits": _matmul_n_bits,
+    "Einsum": _einsum,
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _recurrent),
+    **dict.fromkeys(("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"), _attention),
+}  # fmt: skip
+"""Operator type -> its formula. Names are exact; domains other than ONNX and com.microsoft are not counted."""
+
+
+def node_macs(node: Node, graph: Graph) -> int:
+    """Count the multiply-accumulates of one execution of a node.
+
+    Args:
+        node: Any node; those that multiply no matrices count zero.
+        graph: The graph with its tensors' shapes.
+
+    Returns:
+        Multiply-accumulates; zero too where a shape is unknown (the kernel is then family ``other``).
+    """
+    formula = MAC_OPS.get(node.op_type)
+    if formula is None or node.domain not in ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc"):
+        return 0
+    return int(formula(node, graph))

@@ -1,0 +1,73 @@
+"""Pieces several families write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from deepen.kernels.families.operator_costs import ACTIVATIONS, activation_attributes
+
+if TYPE_CHECKING:
+    from deepen.kernels.families.onnx_writer import Writer
+
+__all__ = ["write_activation", "write_quantised"]
+
+
+QUANT_SCALE = 0.02
+"""Scale of quantised tensors; any normal number will do."""
+
+
+def write_quantised(
+    writer: Writer, dtype: str, names: Sequence[str], inner: Callable[[list[str], str], object]
+) -> None:
+    """Add operators on integers the way exporters write them: dequantise, compute, quantise.
+
+    Args:
+        writer: Where to add them.
+        dtype: Integer type of every tensor outside.
+        names: Integer tensors read; one given twice is dequantised once.
+        inner: Adds the operator, given the real tensors it reads and the one it writes.
+    """
+    scale, zero = writer.scalar(QUANT_SCALE, "float32"), writer.scalar(0, dtype)
+    real = {name: writer.node("DequantizeLinear", [name, scale, zero]) for name in dict.fromkeys(names)}
+    out = writer.fresh()
+    inner([real[name] for name in names], out)
+    writer.node("QuantizeLinear", [out, scale, zero], "y")
+
+
+def write_activation(writer: Writer, name: str, x: str, y: str, dtype: str, slope: str = "slope") -> None:
+    """Add an activation in the operators exporters write.
+
+    Args:
+        writer: Where to add it.
+        name: Activation name.
+        x: Tensor it reads.
+        y: Tensor it writes.
+        dtype: Their data type.
+        slope: Weight a PReLU reads.
+    """
+    operator = ACTIVATIONS[name][2]
+    if name == "clip":
+        writer.node("Clip", [x, writer.scalar(0, dtype), writer.scalar(6, dtype)], y)
+    elif name == "prelu":
+        writer.node("PRelu", [x, slope], y)
+    elif operator:
+        writer.node(operator, [x], y, **activation_attributes(name))
+    elif name == "silu":
+        writer.node("Mul", [x, writer.node("Sigmoid", [x])], y)
+    elif name == "quickgelu":
+        scaled = writer.node("Mul", [x, writer.scalar(1.702, dtype)])
+        writer.node("Mul", [x, writer.node("Sigmoid", [scaled])], y)
+    elif name == "mish":
+        writer.node("Mul", [x, writer.node("Tanh", [writer.node("Softplus", [x])])], y)
+    elif name == "gelu":
+        inner = writer.node("Erf", [writer.node("Div", [x, writer.scalar(math.sqrt(2), dtype)])])
+        shifted = writer.node("Add", [inner, writer.scalar(1, dtype)])
+        writer.node("Mul", [writer.node("Mul", [x, shifted]), writer.scalar(0.5, dtype)], y)
+    else:  # gelutanh
+        cube = writer.node("Pow", [x, writer.scalar(3, dtype)])
+        inner = writer.node("Add", [x, writer.node("Mul", [cube, writer.scalar(0.044715, dtype)])])
+        curve = writer.node("Tanh", [writer.node("Mul", [inner, writer.scalar(math.sqrt(2 / math.pi), dtype)])])
+        shifted = writer.node("Add", [curve, writer.scalar(1, dtype)])
+        writer.node("Mul", [writer.node("Mul", [x, shifted]), writer.scalar(0.5, dtype)], y)

@@ -1,0 +1,52 @@
+"""Which anatomy belongs to which family, and the order readers are tried in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+
+from deepen.errors import ConfigError
+from deepen.kernels.families.definition import Anatomy
+
+__all__ = ["anatomies", "anatomy", "readers"]
+
+_MODULES = (
+    "blocks", "attention", "quant", "conv", "dense", "recurrent", "norm", "pool", "pointwise", "binary", "join", "move",
+)  # fmt: skip
+"""Modules in reading order: families of many nodes before the families of their parts."""
+
+
+@cache
+def anatomies() -> Mapping[str, Anatomy]:
+    """Every family's anatomy by name, in reading order."""
+    found: dict[str, Anatomy] = {}
+    for name in _MODULES:
+        for item in import_module(f"deepen.kernels.families.{name}").ANATOMIES:
+            found[item.family] = item
+    return found
+
+
+def anatomy(family: str) -> Anatomy:
+    """Anatomy of a family.
+
+    Raises:
+        ConfigError: If the family has none (``other``, or a TOML file without code).
+    """
+    found = anatomies().get(family)
+    if found is None:
+        raise ConfigError(f"kernel family '{family}' has no anatomy and cannot be built; pick another family")
+    return found
+
+
+@cache
+def readers() -> Mapping[str, tuple[Anatomy, ...]]:
+    """Operator type (without domain) -> anatomies whose family's ``ops`` name it, in reading order."""
+    from deepen.kernels.families.catalog import load_families
+
+    families = load_families()
+    found: dict[str, list[Anatomy]] = {}
+    for name, item in anatomies().items():
+        for op in families[name].ops if name in families else ():
+            found.setdefault(op, []).append(item)
+    return {op: tuple(items) for op, items in found.items()}

@@ -1,0 +1,58 @@
+"""Small helpers that turn parameters into features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from deepen.kernels.families.definition import Params
+
+__all__ = ["axis_dims", "shape_dims", "space", "spatial_dims", "waste"]
+
+
+def waste(size: int, unit: int) -> float:
+    """Share of padding a vector unit of ``unit`` lanes wastes on ``size`` elements, 0..1; 0 for a multiple."""
+    if size <= 0:
+        return 0.0
+    padded = -(-size // unit) * unit
+    return (padded - size) / padded
+
+
+def _three(values: Sequence[int], fill: int) -> tuple[int, int, int]:
+    tail = [*[fill] * (3 - len(values)), *values][-3:]
+    return tail[0], tail[1], tail[2]
+
+
+def space(pattern: str, sizes: Sequence[int]) -> dict[str, float]:
+    """Features d, h, w of up to three spatial sizes; those a kernel does not have are 1 (a 1-D size is w)."""
+    d, h, w = _three(sizes, 1)
+    return {pattern.format("d"): d, pattern.format("h"): h, pattern.format("w"): w}
+
+
+def spatial_dims(params: Params) -> dict[str, float]:
+    """Kernel, stride, dilation and total pads per direction."""
+    rank = len(params["spatial"])
+    k, s = _three(params["kernel"], 1), _three(params["stride"], 1)
+    d = _three(params["dilation"], 1)
+    p = _three([params["pads"][i] + params["pads"][rank + i] for i in range(rank)], 0)
+    named = {"k": k, "stride": s, "dilation": d, "pad": p}
+    return {f"{name}_{axis}": float(v) for name, three in named.items() for axis, v in zip("dhw", three, strict=True)}
+
+
+def shape_dims(shape: Sequence[int], prefix_out: bool = True) -> dict[str, float]:
+    """Read a shape as batch, channels, spatial sizes (channels first; rank 1 is channels only)."""
+    batch = shape[0] if len(shape) > 1 else 1
+    channels = shape[1] if len(shape) > 1 else (shape[0] if shape else 1)
+    found = {"batch": float(batch), "c_in": float(channels), **space("{}_in", shape[2:])}
+    if prefix_out:
+        found |= {"c_out": float(channels), **space("{}_out", shape[2:])}
+    return found
+
+
+def axis_dims(shape: Sequence[int], axis: int) -> dict[str, float]:
+    """Size of an axis, and the products of the sizes before and after it."""
+    return {
+        "axis_size": float(shape[axis]) if shape else 1.0,
+        "outer_size": float(prod(shape[:axis])),
+        "inner_size": float(prod(shape[axis + 1 :])),
+    }

@@ -1,0 +1,313 @@
+"""Moves a real kernel configuration a little, all parameters together, so that it stays one that could be real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from deepen.errors import unknown_name
+from deepen.kernels.families.catalog import family as family_named
+from deepen.kernels.sampling.random_sizes import Draw
+from deepen.kernels.sampling.real_configurations import Prior
+
+__all__ = ["perturb"]
+
+Params = dict[str, Any]
+
+_KEEP_KERNEL, _KEEP_STRIDE, _KEEP_ACTIVATION = 0.9, 0.93, 0.85
+_MAX_KERNEL = 15
+_LOOKS = 8
+"""Configurations looked at for a fitting activation before it is kept."""
+
+
+def _activation(params: Params, draw: Draw, pool: Sequence[Prior]) -> None:
+    """Sometimes take the activation of another real configuration with the same operator and bias.
+
+    What a runtime fuses depends on both: ONNX Runtime fuses an activation into a Gemm, never into a bare MatMul.
+    """
+    if "activation" not in params or not draw.flip(1 - _KEEP_ACTIVATION):
+        return
+    for index in draw.rng.integers(len(pool), size=_LOOKS):
+        other = pool[int(index)].params
+        if all(other.get(name) == params.get(name) for name in ("op", "bias")):
+            params["activation"] = other["activation"]
+            return
+
+
+def _window(params: Params, draw: Draw) -> None:
+    """Sometimes change an odd square kernel to the next size with pads that follow, or the stride."""
+    kernel, pads = params["kernel"], params["pads"]
+    square = len(set(kernel)) == 1 and len(set(pads)) <= 1
+    if square and draw.flip(1 - _KEEP_KERNEL):
+        step = 2 if kernel[0] % 2 else 1
+        new = kernel[0] + step if draw.rng.random() < 0.5 else kernel[0] - step
+        if 1 <= new <= min(_MAX_KERNEL, *params["spatial"]):
+            params["kernel"] = [new] * len(kernel)
+            moved = max(0, pads[0] + (new - kernel[0]) // 2 * params["dilation"][0])
+            params["pads"] = [min(moved, new - 1)] * len(pads)
+    if square and draw.flip(0.04):
+        same = params["kernel"][0] // 2
+        params["pads"] = [0 if pads[0] else same] * len(pads)
+    if len(set(params["stride"])) == 1 and params["kernel"] != params["stride"] and draw.flip(1 - _KEEP_STRIDE):
+        params["stride"] = [2 if params["stride"][0] == 1 else 1] * len(params["stride"])
+
+
+def _conv(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    groups, c_in, c_out = params["groups"], params["c_in"], params["c_out"]
+    both = draw.factor()  # a wide network is wide on both sides of a layer
+    if groups == c_in and groups > 1:  # depthwise
+        params["c_in"] = params["groups"] = draw.width(c_in, both)
+        params["c_out"] = params["c_in"] * (c_out // c_in)
+    else:
+        if groups > 1 and draw.flip(0.25):
+            groups = max(2, groups * 2 if draw.rng.random() < 0.5 else groups // 2)
+        params["groups"] = groups
+        params["c_in"] = draw.width(c_in, both * draw.factor(0.6), groups)
+        params["c_out"] = draw.width(c_out, both * draw.factor(0.6), groups)
+    params["spatial"] = draw.sides(params["spatial"])
+    params["batch"] = draw.batch(params["batch"])
+    _window(params, draw)
+    _activation(params, draw, pool)
+    if draw.flip(0.04):  # a fused residual stays: whether one is fused depends on the runtime
+        params["bias"] = not params["bias"]
+    return params
+
+
+def _fc(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    both = draw.factor()
+    for name in ("k", "n"):
+        params[name] = draw.width(params[name], both * draw.factor(0.7))
+    params["m"] = draw.length(params["m"]) if params["m"] > 1 or not draw.flip(0.06) else int(draw.rng.integers(2, 65))
+    _activation(params, draw, pool)
+    return params
+
+
+def _pool(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    params["c"] = draw.width(params["c"])
+    params["spatial"] = draw.sides(params["spatial"])
+    params["batch"] = draw.batch(params["batch"])
+    if "kernel" not in params:
+        return params
+    _window(params, draw)
+    rank = len(params["spatial"])
+    params["pads"] = [min(p, k - 1) for p, k in zip(params["pads"], params["kernel"] * 2, strict=True)]
+    if "version" in params:
+        params["version"] = 19 if draw.flip(0.25) or any(d > 1 for d in params["dilation"]) else 7
+    # ceil and count_include_pad are canonical: true only where they change the result
+    params["ceil"] = (params["ceil"] or draw.flip(0.1)) and any(
+        (size + params["pads"][i] + params["pads"][rank + i] - params["dilation"][i] * (params["kernel"][i] - 1) - 1)
+        % params["stride"][i]
+        for i, size in enumerate(params["spatial"])
+    )
+    if "count_include_pad" in params:
+        params["count_include_pad"] = any(params["pads"]) and (params["count_include_pad"] or draw.flip(0.1))
+    return params
+
+
+class _Renaming:
+    """Gives each size that occurs in a kernel's shapes one new value, so that shapes that fitted still fit."""
+
+    def __init__(self, draw: Draw, tokens: bool = False) -> None:
+        self.draw = draw
+        self.tokens = tokens
+        self.wide, self.long = draw.factor(), draw.factor()
+        self.new: dict[int, int] = {}
+
+    def shape(self, shape: Sequence[int]) -> list[int]:
+        """Rename a shape; roles by rank: channels second and images after it, or features last, or heads in front."""
+        rank = len(shape)
+        return [self.size(size, self._role(i, rank)) for i, size in enumerate(shape)]
+
+    def _role(self, position: int, rank: int) -> str:
+        if rank >= 4 and not self.tokens:
+            return "side" if position >= 2 else "width" if position == 1 else "batch"
+        return "width" if position == rank - 1 else "length"
+
+    def size(self, size: int, role: str) -> int:
+        """New value of a size; its first role decides."""
+        if size <= 1:
+            return size
+        if size not in self.new:
+            if role == "side":
+                self.new[size] = self.draw.side(size, self.long)
+            elif role == "width":
+                self.new[size] = self.draw.width(size, self.wide * self.draw.factor(0.5))
+            else:
+                self.new[size] = size if size <= 4 else self.draw.length(size, self.long)
+        return self.new[size]
+
+
+_SHAPES = ("shape", "in_shapes", "a_shape", "b_shape", "out_shape", "indices_shape", "slope_shape")
+
+
+def _shapes(params: Params, draw: Draw, pool: Sequence[Prior], *, tokens: bool = False) -> Params:
+    """Rename every size in parameters that are shapes; axes, permutations and pads stay."""
+    renaming = _Renaming(draw, tokens)
+    for name in _SHAPES:
+        if name in params:
+            value = params[name]
+            nested = bool(value) and isinstance(value[0], list)
+            params[name] = [renaming.shape(s) for s in value] if nested else renaming.shape(value)
+    _activation(params, draw, pool)
+    return params
+
+
+def _tokens(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    """As for shapes, where sizes in the middle are heads and tokens, not images."""
+    return _shapes(params, draw, pool, tokens=True)
+
+
+def _concat(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    """Common sizes together, those along the axis each on its own, now and then one part more or less."""
+    axis, shapes = params["axis"], params["in_shapes"]
+    renaming, both = _Renaming(draw), draw.factor()
+    parts = [draw.width(shape[axis], both * draw.factor(0.6)) for shape in shapes]
+    common = renaming.shape([1 if i == axis else size for i, size in enumerate(shapes[0])])
+    sources = list(params["sources"])
+    if draw.flip(0.15) and len(parts) > 1:
+        if draw.rng.random() < 0.5 and len(parts) > 2:
+            parts.pop()
+            sources.pop()
+        else:
+            parts.append(parts[-1])
+            sources.append(max(sources) + 1)
+    params["in_shapes"] = [[*common[:axis], part, *common[axis + 1 :]] for part in parts]
+    order: dict[int, int] = {}
+    params["sources"] = [s if s < 0 else order.setdefault(s, len(order)) for s in sources]
+    for i, source in enumerate(params["sources"]):  # a tensor read twice has one shape
+        params["in_shapes"][i] = (
+            params["in_shapes"][params["sources"].index(source)] if source >= 0 else params["in_shapes"][i]
+        )
+    return params
+
+
+def _split(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    axis = params["axis"]
+    renaming, factor = _Renaming(draw), draw.factor()
+    renamed: dict[int, int] = {}
+    params["sizes"] = [renamed.setdefault(s, draw.width(s, factor)) for s in params["sizes"]]
+    shape = renaming.shape([1 if i == axis else size for i, size in enumerate(params["shape"])])
+    shape[axis] = sum(params["sizes"])
+    params["shape"] = shape
+    return params
+
+
+def _reshape(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    """Cut both shapes where their products agree; in each piece rename the side with more sizes, multiply the other."""
+    if params["op"] != "Reshape":
+        return _shapes(params, draw, pool)
+    old, out = params["shape"], params["out_shape"]
+    renaming = _Renaming(draw)
+    new_old: list[int] = []
+    new_out: list[int] = []
+    i = j = 0
+    while i < len(old) or j < len(out):
+        start = (i, j)
+        left, right = (old[i] if i < len(old) else 1), (out[j] if j < len(out) else 1)
+        i, j = min(i + 1, len(old)), min(j + 1, len(out))
+        while left != right:
+            if left < right:
+                left, i = left * old[i], i + 1
+            else:
+                right, j = right * out[j], j + 1
+        ours, theirs = old[start[0] : i], out[start[1] : j]
+        fine = ours if len(ours) >= len(theirs) else theirs
+        if min(len(ours), len(theirs)) > 1:  # cut differently on both sides: nothing can move alone
+            new_old += ours
+            new_out += theirs
+            continue
+        moved = [renaming.size(size, "width" if size > 64 else "length") for size in fine]
+        whole = [prod(moved)]
+        new_old += moved if fine is ours else whole[: len(ours)]
+        new_out += moved if fine is not ours or len(theirs) == len(ours) else whole[: len(theirs)]
+    params["shape"], params["out_shape"] = new_old, new_out
+    return params
+
+
+def _in_proportion(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    """Rename the input's sizes; the output's keep their ratio to them (slice, resize)."""
+    old, out = params["shape"], params["out_shape"]
+    params["shape"] = new = _Renaming(draw).shape(old)
+    params["out_shape"] = [max(1, -(-o * b // a)) for a, b, o in zip(old, new, out, strict=True)]
+    return params
+
+
+def _normalised(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    _shapes(params, draw, pool)
+    groups = params.get("groups", 0)
+    if groups > 1 and len(params["shape"]) > 1:
+        params["shape"][1] = max(1, round(params["shape"][1] / groups)) * groups
+    return params
+
+
+def _lrn(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    if draw.flip(0.15):
+        params["size"] = int(draw.rng.choice([3, 5, 7, 9]))
+    return _shapes(params, draw, pool)
+
+
+def _attention(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    together = params["heads"] * params["head_dim"]
+    long, own_keys = draw.factor(), params["kv_len"] == params["q_len"]
+    ratio = params["heads"] // params["kv_heads"]
+    params["kv_heads"] = draw.length(params["kv_heads"])
+    params["heads"] = params["kv_heads"] * ratio
+    params["q_len"] = draw.length(params["q_len"], long)
+    params["kv_len"] = params["q_len"] if own_keys else draw.length(params["kv_len"], long)
+    same = params["head_dim"] == params["v_head_dim"]
+    params["head_dim"] = draw.width(params["head_dim"], multiple=8)
+    params["v_head_dim"] = params["head_dim"] if same else draw.width(params["v_head_dim"])
+    if params["hidden_in"] == together:
+        params["hidden_in"] = params["heads"] * params["head_dim"]
+    elif params["hidden_in"]:
+        params["hidden_in"] = draw.width(params["hidden_in"])
+    return params
+
+
+def _recurrent(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    params["seq"] = draw.length(params["seq"])
+    both = draw.factor()
+    for name in ("input", "hidden"):
+        params[name] = draw.width(params[name], both * draw.factor(0.6))
+    return params
+
+
+def _channels(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+    """Multi-node blocks of an image: squeeze-and-excitation, channel shuffle."""
+    both = draw.factor()
+    params["c"] = draw.width(params["c"], both, params.get("groups", 1))
+    params["spatial"] = draw.sides(params["spatial"])
+    if "mid" in params:
+        params["mid"] = draw.width(params["mid"], both * draw.factor(0.4))
+    return params
+
+
+_MOVES: dict[str, Callable[[Params, Draw, Sequence[Prior]], Params]] = {
+    "attention": _attention, "channels": _channels, "concat": _concat, "conv": _conv, "fc": _fc, "lrn": _lrn,
+    "norm": _normalised, "pool": _pool, "proportion": _in_proportion, "recurrent": _recurrent, "reshape": _reshape,
+    "shapes": _shapes, "split": _split, "tokens": _tokens,
+}  # fmt: skip
+"""How configurations of a family move, by ``kind`` of its ``[sampling]`` table."""
+
+
+def perturb(name: str, params: Mapping[str, Any], draw: Draw, pool: Sequence[Prior]) -> Params:
+    """Make a neighbour of a real configuration.
+
+    Args:
+        name: Family; ``kind`` of its ``[sampling]`` table names the move (``shapes`` where it has none).
+        params: The real configuration.
+        draw: Random choices; a spread of 0 returns the configuration itself.
+        pool: All real configurations of the family, for values that are chosen rather than scaled.
+
+    Returns:
+        New parameters. They fit together in most cases; the caller checks.
+
+    Raises:
+        ConfigError: If the family's file names an unknown kind.
+    """
+    kind = str(family_named(name).sampling.get("kind", "shapes"))
+    if kind not in _MOVES:
+        raise unknown_name(f"[sampling] kind in kernels/families/{name}.toml", kind, _MOVES)
+    copy = {key: list(value) if isinstance(value, list) else value for key, value in params.items()}
+    return copy if draw.spread == 0 else _MOVES[kind](copy, draw, pool)

@@ -1,0 +1,125 @@
+"""Configurations of real kernels, collected from architectures (``kernels/priors``), and what each costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import Any
+
+from deepen import catalog
+from deepen.errors import ConfigError
+from deepen.kernels.families.catalog import check_params, complete
+from deepen.kernels.families.definition import Layout, Params
+from deepen.kernels.families.multiply_accumulates import attention_macs
+from deepen.kernels.families.registry import anatomy
+
+__all__ = ["Prior", "Work", "canonical", "prior_families", "priors", "work"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """One configuration seen in real architectures.
+
+    Attributes:
+        params: The family's parameters.
+        sources: Up to three architectures it occurs in.
+        count: Kernels with exactly these parameters, over all architectures.
+    """
+
+    params: Mapping[str, Any]
+    sources: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Cost of a configuration.
+
+    Attributes:
+        macs: Multiply-accumulates.
+        bytes: Activations, weights and outputs, each once.
+    """
+
+    macs: int
+    bytes: int
+
+
+def prior_families() -> list[str]:
+    """Families that have priors."""
+    return catalog.names("kernels", "priors", ".jsonl")
+
+
+@cache
+def priors(family: str) -> tuple[Prior, ...]:
+    """Read the priors of a family; empty where none were collected.
+
+    Raises:
+        ConfigError: If a row is not what tools/collect_priors writes.
+    """
+    file = catalog.path("kernels", "priors", f"{family}.jsonl")
+    if not file.is_file():
+        return ()
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            params = complete(family, row["params"])  # defaults are not written
+            rows.append(Prior(params, tuple(row["sources"]), int(row["count"])))
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            raise ConfigError(f"{file}:{number}: not a prior ({error}); run tools/collect_priors again") from error
+    return tuple(rows)
+
+
+def canonical(family: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Parameters in canonical form (file order, defaults filled in), or ``None`` where they do not fit together."""
+    try:
+        done = check_params(family, params)
+        anatomy(family).check(done)
+    except ConfigError:
+        return None
+    return done
+
+
+def _attention(params: Params) -> int:
+    heads, head, value = params["heads"], params["head_dim"], params["v_head_dim"]
+    total = attention_macs(params["batch"], heads, params["q_len"], params["kv_len"], head, value)
+    return int(total + params["batch"] * params["q_len"] * params["hidden_in"] * heads * (2 * head + value))
+
+
+def _macs(family: str, params: Params, layout: Layout) -> int:
+    """Multiply-accumulates from parameters: what ``anatomy.macs`` counts on the built model (a test compares them)."""
+    x, y = layout.inputs[0], layout.outputs[0]
+    match family:
+        case "conv-bn-relu" | "dwconv-bn-relu" | "groupconv" | "qconv":
+            return int(y.elements * params["c_in"] // params["groups"] * prod(params["kernel"]))
+        case "convtranspose":
+            return int(x.elements * params["c_out"] // params["groups"] * prod(params["kernel"]))
+        case "fc" | "qmatmul":
+            return int(params.get("batch", 1) * params["m"] * params["k"] * params["n"])
+        case "matmul":
+            a = params["a_shape"]
+            return y.elements * int(a[-2] if params["trans_a"] else a[-1])
+        case "attention":
+            return _attention(params)
+        case "recurrent":
+            gates = {"LSTM": 4, "GRU": 3}.get(params["op"], 1) * params["hidden"] * params["directions"]
+            return int(params["seq"] * params["batch"] * gates * (params["input"] + params["hidden"]))
+        case "se":
+            return int(2 * params["batch"] * params["c"] * params["mid"])
+        case _:
+            return 0
+
+
+def work(family: str, params: Mapping[str, Any]) -> Work:
+    """Cost of a configuration, without building it.
+
+    Args:
+        family: Its family.
+        params: Its parameters, in canonical form.
+    """
+    layout = anatomy(family).layout(params)
+    tensors = (*layout.inputs, *layout.weights, *layout.outputs)
+    return Work(_macs(family, params, layout), sum(spec.nbytes for spec in tensors))

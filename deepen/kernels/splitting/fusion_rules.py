@@ -1,0 +1,324 @@
+"""Splits by rules, for runtimes that cannot be asked.
+
+Rules are data (``kernels/rules/*.toml``): every verdict (``fuse``, ``keep`` or ``undecided``) stands beside its
+evidence. ``undecided`` is honest where nothing public settles a question; such nodes stay apart.
+
+First multi-operator patterns are matched, by exact operators and connections. Then chains grow in topological order: a
+node joins the kernel before it if that kernel's last node is read by nothing else and the rules fuse the two operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any, Literal, cast
+
+from deepen import catalog
+from deepen.errors import ConfigError, unknown_name
+from deepen.graph.types import Graph, Node
+from deepen.kernels.splitting.converter_passes import Simplification
+from deepen.kernels.splitting.value_numbering import CONTROL_FLOW
+
+__all__ = ["Pattern", "Rules", "fuse", "load_rules", "rule_names"]
+
+Verdict = Literal["fuse", "keep", "undecided"]
+_VERDICTS = ("fuse", "keep", "undecided")
+_COMMUTATIVE = frozenset({"Add", "Mul"})
+
+
+@dataclass(frozen=True, slots=True)
+class PatternNode:
+    """One node of a pattern: operators it may be, and operands (``x`` bound, ``c`` constant, ``?`` any, or a node)."""
+
+    id: str
+    ops: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A multi-operator pattern; the last node is its root.
+
+    Attributes:
+        name: What it is, for example ``hswish``.
+        nodes: In order; operands refer to earlier nodes.
+        verdict: Whether it runs as one kernel.
+        evidence: Why.
+        same_shape: Whether what it writes must have the shape of ``x``.
+    """
+
+    name: str
+    nodes: tuple[PatternNode, ...]
+    verdict: Verdict
+    evidence: str
+    same_shape: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Fusion rules of one runtime.
+
+    Attributes:
+        runtime: Its name.
+        version: Version of the rule file.
+        classes: Class name -> operators. An operator's own name is a class too; ``DepthwiseConv`` is a ``Conv`` whose
+            groups equal its input channels.
+        pairs: (class, class) -> (verdict, evidence).
+        patterns: Multi-operator patterns, longest first.
+        folded: Operators that do no work at run time.
+        simplification: What the converter removes first.
+    """
+
+    runtime: str
+    version: int
+    classes: Mapping[str, frozenset[str]]
+    pairs: Mapping[tuple[str, str], tuple[Verdict, str]]
+    patterns: tuple[Pattern, ...]
+    folded: frozenset[str]
+    simplification: Simplification = field(default_factory=Simplification)
+
+    @property
+    def evidence(self) -> str:
+        """What a split cites."""
+        return f"kernels/rules/{self.runtime}.toml, version {self.version}"
+
+    def verdict(self, first: Collection[str], second: Collection[str]) -> Verdict:
+        """Verdict on two neighbours, each given by its classes; the most specific pair listed first wins."""
+        for (a, b), (verdict, _) in self.pairs.items():
+            if a in first and b in second:
+                return verdict
+        return "keep"
+
+
+def rule_names() -> list[str]:
+    """Runtimes there are rules for."""
+    return catalog.names("kernels", "rules")
+
+
+def _bad(name: str, problem: str) -> ConfigError:
+    return ConfigError(f"kernels/rules/{name}.toml: {problem}")
+
+
+def _judged(name: str, entry: Mapping[str, Any], where: str) -> tuple[Verdict, str]:
+    verdict, evidence = entry.get("verdict"), str(entry.get("evidence", "")).strip()
+    if verdict not in _VERDICTS:
+        raise _bad(name, f"{where} needs a verdict out of {', '.join(_VERDICTS)}")
+    if not evidence:
+        raise _bad(name, f"{where} gives no evidence for its verdict")
+    return cast(Verdict, verdict), evidence
+
+
+def _pattern(name: str, entry: Mapping[str, Any]) -> Pattern:
+    title = str(entry.get("name", ""))
+    verdict, evidence = _judged(name, entry, f"pattern '{title}'")
+    known: set[str] = set()
+    nodes = []
+    for raw in entry.get("nodes", ()):
+        ops = raw.get("op", ())
+        node = PatternNode(str(raw.get("id", "")), (ops,) if isinstance(ops, str) else tuple(ops), tuple(raw["inputs"]))
+        unknown = [i for i in node.inputs if i not in {"x", "c", "?"} and i not in known]
+        if unknown or not node.ops or not node.id:
+            raise _bad(name, f"pattern '{title}', node '{node.id}': unknown operand {unknown or 'or no operator'}")
+        known.add(node.id)
+        nodes.append(node)
+    if not nodes:
+        raise _bad(name, f"pattern '{title}' has no nodes")
+    return Pattern(title, tuple(nodes), verdict, evidence, bool(entry.get("same_shape", False)))
+
+
+def _simplification(name: str, entry: Mapping[str, Any]) -> Simplification:
+    if not entry:
+        return Simplification()
+    unknown = set(entry) - {"merge", "zeros", "evidence"}
+    if unknown or not str(entry.get("evidence", "")).strip():
+        raise _bad(name, f"[converter] has merge, zeros and evidence, {', '.join(sorted(unknown)) or 'which it lacks'}")
+    if not all(isinstance(entry.get(key, False), bool) for key in ("merge", "zeros")):
+        raise _bad(name, "[converter]: merge and zeros are true or false")
+    return Simplification(bool(entry.get("merge", False)), bool(entry.get("zeros", False)))
+
+
+def load_rules(runtime: str) -> Rules:
+    """Read the rules of a runtime.
+
+    Raises:
+        ConfigError: If there are none (with the nearest names), or the file breaks its format.
+    """
+    if runtime not in rule_names():
+        raise unknown_name("runtime", runtime, {*rule_names(), "onnxruntime"})
+    raw = catalog.load("kernels", "rules", runtime)
+    try:
+        classes = {str(k): frozenset(map(str, v)) for k, v in raw.get("classes", {}).items()}
+        pairs: dict[tuple[str, str], tuple[Verdict, str]] = {}
+        for entry in raw.get("pair", ()):
+            judged = _judged(runtime, entry, f"pair {entry.get('first')} -> {entry.get('second')}")
+            firsts, seconds = entry["first"], entry["second"]
+            for a in [firsts] if isinstance(firsts, str) else firsts:
+                for b in [seconds] if isinstance(seconds, str) else seconds:
+                    pairs.setdefault((a, b), judged)
+        patterns = sorted((_pattern(runtime, e) for e in raw.get("pattern", ())), key=lambda p: -len(p.nodes))
+        return Rules(
+            runtime,
+            int(raw["version"]),
+            classes,
+            pairs,
+            tuple(patterns),
+            frozenset(map(str, raw.get("folded", ()))),
+            _simplification(runtime, raw.get("converter", {})),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _bad(runtime, f"broken entry ({type(error).__name__}: {error}); see kernels/README.md") from error
+
+
+@dataclass(slots=True)
+class _Scope:
+    """One scope, indexed."""
+
+    by_name: dict[str, Node]
+    position: dict[str, int]
+    producer: dict[str, Node]
+    readers: dict[str, list[Node]]
+    constant: Collection[str]
+    kept: Collection[str]  # tensors that must appear: outputs, and what bodies read
+    graph: Graph
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        tensor = self.graph.tensors.get(name)
+        return None if tensor is None else tensor.shape
+
+    def single_reader(self, name: str) -> Node | None:
+        readers = self.readers.get(name, [])
+        distinct = {n.name for n in readers}
+        return readers[0] if len(distinct) == 1 and name not in self.kept else None
+
+
+def _match(pattern: Pattern, root: Node, scope: _Scope, taken: Collection[str]) -> list[Node] | None:
+    """Nodes of a pattern whose last node is ``root``; inner results must not be read from outside."""
+    wanted = {node.id: node for node in pattern.nodes}
+
+    def walk(node: Node, want: PatternNode, bound: dict[str, str]) -> Iterator[dict[str, str]]:
+        if node.op_type not in want.ops or node.name in taken or len(node.inputs) < len(want.inputs):
+            return
+        given = node.inputs[: len(want.inputs)]
+        for order in permutations(given) if node.op_type in _COMMUTATIVE else [given]:
+            states = [{**bound, want.id: node.name}]
+            for name, operand in zip(order, want.inputs, strict=True):
+                states = [s for state in states for s in operand_states(name, operand, state)]
+            yield from states
+
+    def operand_states(name: str, operand: str, bound: dict[str, str]) -> Iterator[dict[str, str]]:
+        if operand == "?":
+            yield bound
+        elif operand == "c":
+            if name in scope.constant:
+                yield bound
+        elif operand == "x":
+            if name not in scope.constant and bound.get("x", name) == name:
+                yield {**bound, "x": name}
+        elif (before := scope.producer.get(name)) is not None and bound.get(operand, before.name) == before.name:
+            yield from walk(before, wanted[operand], bound)
+
+    for state in walk(root, pattern.nodes[-1], {}):
+        members = {name for key, name in state.items() if key != "x"}
+        if len(members) != len(pattern.nodes):
+            continue
+        if pattern.same_shape and scope.shape(state["x"]) != scope.shape(root.outputs[0]):
+            continue
+        inner = [name for member in members if member != root.name for name in scope.by_name[member].outputs if name]
+        if all(
+            name not in scope.kept and all(reader.name in members for reader in scope.readers.get(name, []))
+            for name in inner
+        ):
+            return sorted((scope.by_name[m] for m in members), key=lambda n: scope.position[n.name])
+    return None
+
+
+def _classes(node: Node, graph: Graph, rules: Rules) -> frozenset[str]:
+    kind = node.op_type
+    own = {kind, "any"}
+    if kind == "Conv":
+        data = graph.tensors.get(node.inputs[0])
+        groups = int(node.attributes.get("group", 1))
+        if data is not None and data.shape is not None and len(data.shape) > 1 and groups == data.shape[1] > 1:
+            own = {"DepthwiseConv", "any"}
+    own.update(name for name, members in rules.classes.items() if not own.isdisjoint(members))
+    return frozenset(own)
+
+
+def fuse(
+    nodes: Sequence[Node], graph: Graph, rules: Rules, constant: Collection[str], kept: Collection[str]
+) -> tuple[list[list[Node]], list[str]]:
+    """Group the nodes of one scope.
+
+    Args:
+        nodes: Topological.
+        graph: The graph they are from.
+        rules: What fuses.
+        constant: Tensors that depend on no input.
+        kept: Tensors read outside the scope.
+
+    Returns:
+        Groups in execution order (of their last nodes) and names of folded nodes.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    position = {n.name: i for i, n in enumerate(nodes)}
+    by_name = {n.name: n for n in nodes}
+    scope = _Scope(by_name, position, {o: n for n in nodes for o in n.outputs if o}, readers, constant, kept, graph)
+    folded = [
+        n.name for n in nodes
+        if n.op_type in rules.folded or n.op_type in CONTROL_FLOW or all(not o or o in constant for o in n.outputs)
+    ]  # fmt: skip
+    out = set(folded)
+    group_of: dict[str, list[Node]] = {}
+    for pattern in rules.patterns:
+        if pattern.verdict != "fuse":
+            continue
+        for node in nodes:
+            if node.op_type in pattern.nodes[-1].ops and node.name not in group_of:
+                members = _match(pattern, node, scope, {*group_of, *out})
+                if members:
+                    for member in members:
+                        group_of[member.name] = members
+    for node in nodes:
+        if node.name not in out:
+            group_of.setdefault(node.name, [node])
+    classes = {n.name: _classes(n, graph, rules) for n in nodes if n.name not in out}
+    for node in nodes:
+        group = group_of.get(node.name)
+        if group is None or group[-1] is not node:
+            continue
+        _grow(group, group_of, classes, scope, rules, out)
+    groups = {id(g): g for g in group_of.values()}
+    return sorted(groups.values(), key=lambda g: position[g[-1].name]), folded
+
+
+def _grow(
+    group: list[Node],
+    group_of: dict[str, list[Node]],
+    classes: Mapping[str, frozenset[str]],
+    scope: _Scope,
+    rules: Rules,
+    out: Collection[str],
+) -> None:
+    """Append readers of a group's last node while the rules fuse them."""
+    while True:
+        tail = group[-1]
+        outputs = [o for o in tail.outputs if o and (o in scope.readers or o in scope.kept)]
+        if len(outputs) != 1:
+            return
+        reader = scope.single_reader(outputs[0])
+        while reader is not None and reader.name in out and reader.outputs:
+            reader = scope.single_reader(reader.outputs[0])  # look through folded identities
+        if reader is None or reader.name in out:
+            return
+        other = group_of[reader.name]
+        if other is group or other[0] is not reader:
+            return
+        if rules.verdict(classes[tail.name], classes[reader.name]) != "fuse":
+            return
+        group.extend(other)
+        for node in other:
+            group_of[node.name] = group

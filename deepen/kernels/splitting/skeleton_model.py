@@ -1,0 +1,213 @@
+"""A runnable stand-in for a model without its weights, in which a runtime makes the same fusion decisions.
+
+The weights of a model decide nothing about its fusion, but carrying them costs seconds and gigabytes. The stand-in
+gives every large constant the same region of one sparse, zero-filled file. Three things keep the runtime's work small
+and its verdicts unchanged:
+
+* Large constants the model *computes* (``ConstantOfShape``, ``Transpose`` of a weight, ...) become stored ones. Where
+  equal nodes are merged before constants are folded, as ONNX Runtime does, they are merged here too, or the runtime
+  would see a fusion first that it really never gets to see.
+* Convolution weights in front of a batch normalisation or product are scaled by the runtime, which would write all of
+  them. The scaling looks at the rank and the first dimension only, so they are cut down to ``(c_out, 1, ...)``, with
+  the kernel size written as an attribute.
+* Files older than IR version 4 have constant initialisers although they list them as inputs; the list is removed and
+  the version raised, so that new constants need not be inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from deepen.graph.onnx_reader.external_data import weightless_tensors
+from deepen.graph.onnx_reader.proto_values import dtype_name, iter_graphs
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
+from deepen.graph.types import DTYPE_BYTES, Graph
+from deepen.kernels.splitting.value_numbering import duplicates, standard
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["STAND_IN", "Skeleton", "overridable", "skeleton"]
+
+STAND_IN = "weights.bin"
+"""File, in the folder the runtime is told, that all large constants alias."""
+
+_MOVES = frozenset({
+    "Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split",
+    "Squeeze", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
+_COMPUTES = frozenset({
+    "Abs", "Add", "And", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Floor", "Gemm", "Greater", "Less", "Log",
+    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMean", "ReduceSum",
+    "Relu", "ScatterND", "Sigmoid", "Sin", "Sqrt", "Sub", "Sum", "Tanh", "Trilu", "Where",
+})  # fmt: skip
+_COMPUTED_TYPES = frozenset({"float32", "float64", "int32", "int64", "bool"})
+_SCALES_WEIGHTS = frozenset({"BatchNormalization", "Mul"})
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """A weightless model.
+
+    Attributes:
+        data: Serialised ``ModelProto``.
+        largest_bytes: Size the file :data:`STAND_IN` must have.
+    """
+
+    data: bytes
+    largest_bytes: int
+
+
+def overridable(model: onnx.ModelProto) -> set[str]:
+    """Initialisers of the main graph that are also inputs, so that a caller may replace them: no constants."""
+    if model.ir_version < 4:
+        return set()
+    return {i.name for i in model.graph.input} & {t.name for t in model.graph.initializer}
+
+
+def skeleton(graph: Graph) -> Skeleton:
+    """Make the stand-in of a graph; ``graph.model`` is not changed."""
+    import onnx
+
+    assert graph.model is not None
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    if model.ir_version < 4:
+        weights = {t.name for t in model.graph.initializer}
+        inputs = [i for i in model.graph.input if i.name not in weights]
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = 4
+    _store_computed(model, graph)
+    for body in iter_graphs(model.graph):
+        _cut_scaled_weights(body)
+    largest = 0
+    for tensor in weightless_tensors(model):
+        largest = max(largest, _point_at_stand_in(tensor))
+    return Skeleton(model.SerializeToString(), largest)
+
+
+def _store_computed(model: onnx.ModelProto, graph: Graph) -> None:
+    """Replace the main graph's large computed constants by stored ones, after merging equal nodes."""
+    numbers = _type_numbers()
+    main = model.graph
+    outputs = {o.name for o in main.output}
+    nodes = [n for n in graph.nodes if not n.scope]
+    constant = {t.name for t in main.initializer} - overridable(model)
+    replaced: dict[str, tuple[str, ...]] = {}
+    for node in nodes:
+        if not standard(node.domain) or not outputs.isdisjoint(node.outputs):
+            continue
+        if node.op_type == "Constant":
+            constant.update(node.outputs)
+            continue
+        tensors = [graph.tensors.get(name) for name in node.outputs if name]
+        movable = node.op_type in _MOVES or (
+            node.op_type in _COMPUTES and all(t is not None and t.dtype in _COMPUTED_TYPES for t in tensors)
+        )
+        if not movable or not node.inputs or not all(not name or name in constant for name in node.inputs):
+            continue
+        constant.update(name for name in node.outputs if name)
+        known = all(t is not None and t.shape is not None and t.dtype in numbers for t in tensors)
+        if known and any(t is not None and t.elements > SMALL_ELEMENTS for t in tensors):
+            replaced[node.name] = node.outputs
+    if not replaced:
+        return
+    renamed: dict[str, str] = {}
+    merged = duplicates(nodes, graph.values, outputs)
+    by_name = {n.name: n for n in nodes}
+    for name, earlier in merged.items():
+        renamed.update(zip(by_name[name].outputs, earlier.outputs, strict=True))
+    kept = []
+    for proto in main.node:
+        if proto.name in merged:
+            continue
+        if proto.name in replaced:
+            for output in replaced[proto.name]:
+                if output:
+                    tensor = graph.tensors[output]
+                    _add_weightless(main, output, tensor.shape or (), numbers[tensor.dtype])
+            continue
+        kept.append(proto)
+    # Copies are needed: clearing the repeated field would invalidate the messages still referred to.
+    protos = [type(p).FromString(p.SerializeToString()) for p in kept]
+    del main.node[:]
+    main.node.extend(protos)
+    for body in iter_graphs(main):
+        for proto in body.node:
+            for index, name in enumerate(proto.input):
+                target = name
+                while target in renamed and renamed[target] != target:
+                    target = renamed[target]
+                if target != name:
+                    proto.input[index] = target
+
+
+def _add_weightless(main: onnx.GraphProto, name: str, shape: tuple[int, ...], number: int) -> None:
+    from deepen.graph.onnx_reader.proto_values import mark_weightless
+
+    tensor = main.initializer.add(name=name, data_type=number, dims=shape)
+    mark_weightless(tensor)
+
+
+def _type_numbers() -> dict[str, int]:
+    import onnx
+
+    return {dtype_name(n): n for n in onnx.TensorProto.DataType.values() if dtype_name(n) in DTYPE_BYTES}
+
+
+def _conv_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
+    """Convolutions whose weight the runtime would scale, with the weight's name."""
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    for node in graph.node:
+        if node.op_type != "Conv" or len(node.input) < 2:
+            continue
+        readers = consumers.get(node.output[0], [])
+        if len(readers) != 1 or readers[0].op_type not in _SCALES_WEIGHTS:
+            continue
+        if all(reader.op_type == "Conv" for reader in consumers[node.input[1]]):
+            yield from ((reader, node.input[1]) for reader in consumers[node.input[1]])
+
+
+def _cut_scaled_weights(graph: onnx.GraphProto) -> None:
+    from onnx import helper
+
+    inputs = {value.name for value in graph.input}  # initialisers listed there may be replaced: nothing scales them
+    weights = {t.name: t for t in weightless_tensors_of(graph) if t.name not in inputs}
+    kernels: dict[str, list[int]] = {}
+    for node, name in _conv_weights(graph):
+        tensor = weights.get(name)
+        if tensor is None or len(tensor.dims) < 3:
+            continue
+        if name not in kernels:
+            kernels[name] = list(tensor.dims[2:])
+            channels = tensor.dims[0]
+            del tensor.dims[:]
+            tensor.dims.extend([channels] + [1] * (len(kernels[name]) + 1))
+        if not any(a.name == "kernel_shape" for a in node.attribute):
+            node.attribute.append(helper.make_attribute("kernel_shape", kernels[name]))
+
+
+def weightless_tensors_of(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Initialisers of one scope that hold no data."""
+    return [t for t in graph.initializer if t.data_location == t.EXTERNAL]
+
+
+def _point_at_stand_in(tensor: Any) -> int:
+    """Let a tensor alias the stand-in file; returns the bytes it needs there."""
+    elements = prod(tensor.dims)
+    size = int(-(-elements * DTYPE_BYTES.get(dtype_name(tensor.data_type), 4) // 1))
+    del tensor.external_data[:]
+    if tensor.data_type == tensor.STRING:
+        tensor.data_location = tensor.DEFAULT
+        tensor.string_data.extend([b""] * elements)
+        return 0
+    for key, value in (("location", STAND_IN), ("offset", "0"), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    return size

@@ -1,0 +1,160 @@
+"""Features: one fixed order, sensitive to everything that matters (each defect of the predecessor is a test here)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from deepen.errors import PredictorError
+from deepen.graph import from_model
+from deepen.kernels import FEATURE_NAMES, FEATURES_VERSION, build, describe, features, load_families, matrix
+
+CONV = {
+    "c_in": 32, "c_out": 64, "spatial": [28, 28], "kernel": [3, 3], "stride": [1, 1], "dilation": [1, 1],
+    "pads": [1, 1, 1, 1],
+}  # fmt: skip
+
+
+def of(family, **params):
+    graph = from_model(build(family, params))
+    return features(describe(graph.nodes, graph))
+
+
+def test_names_are_frozen_with_the_version():
+    digest = hashlib.sha256(",".join(FEATURE_NAMES).encode()).hexdigest()[:12]
+    assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES)
+    assert {1: "b7e6d067eb2a", 2: "1a3f72fc59b4"}[FEATURES_VERSION] == digest, (
+        "names or order changed: raise FEATURES_VERSION and add its digest"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spatial": [28, 14]}, {"batch": 2}, {"dtype": "float64"}, {"stride": [1, 2]}, {"dilation": [2, 1]},
+        {"pads": [0, 1, 1, 1]}, {"kernel": [3, 1]}, {"c_in": 33}, {"c_out": 65}, {"bias": True}, {"activation": "relu"},
+        {"residual": True},
+    ],
+)  # fmt: skip
+def test_every_parameter_of_a_convolution_shows(change):
+    """nn-Meter knew square maps, one stride, and neither padding, dilation, batch nor data type."""
+    assert of("conv-bn-relu", **CONV) != of("conv-bn-relu", **{**CONV, **change})
+
+
+def test_height_and_width_are_told_apart():
+    wide, tall = of("conv-bn-relu", **{**CONV, "spatial": [7, 56]}), of("conv-bn-relu", **{**CONV, "spatial": [56, 7]})
+    assert wide["macs"] == tall["macs"]
+    assert (wide["h_in"], wide["w_in"], tall["h_in"], tall["w_in"]) == (7, 56, 56, 7)
+
+
+def test_groups_divide_the_work():
+    """nn-Meter predicted the same for resnext50_32x4d and wide_resnet50_2."""
+    dense, grouped = of("conv-bn-relu", **CONV), of("groupconv", **CONV, groups=4)
+    assert dense["macs"] == 4 * grouped["macs"]
+    assert (grouped["groups"], grouped["gemm_batch"], grouped["n"]) == (4, 4, 16)
+    assert grouped["bytes_weights"] * 4 == dense["bytes_weights"]
+
+
+def test_padding_counts_in_the_work():
+    same, valid = of("conv-bn-relu", **CONV), of("conv-bn-relu", **{**CONV, "pads": [0] * 4})
+    assert same["macs"] / valid["macs"] == pytest.approx(28**2 / 26**2)
+
+
+def test_global_pooling_knows_its_map():
+    """nn-Meter always predicted global pooling with a map of 1 x 1."""
+    small, large = of("global-avgpool", c=64, spatial=[7, 7]), of("global-avgpool", c=64, spatial=[14, 14])
+    assert (small["h_in"], large["h_in"], large["axis_size"]) == (7, 14, 196)
+    assert large["bytes_read"] == 4 * small["bytes_read"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 9])
+def test_concat_of_any_number_has_the_same_columns(count):
+    """nn-Meter trained concat on five features, predicted with six, and took at most four inputs."""
+    found = of("concat", in_shapes=[[1, 16, 8, 8]] * count, sources=list(range(count)), axis=1)
+    assert tuple(found) == FEATURE_NAMES
+    assert (found["n_inputs"], found["c_out"], found["axis_size"]) == (count, 16 * count, 16 * count)
+
+
+def test_tokens_count_in_a_fully_connected_layer():
+    """nn-Meter looked at the last sizes only."""
+    one, many = of("fc", m=1, k=64, n=32), of("fc", m=197, k=64, n=32)
+    assert many["macs"] == 197 * one["macs"]
+    assert (one["m"], many["m"]) == (1, 197)
+
+
+@pytest.mark.parametrize("shape", [[], [8], [3, 8], [2, 3, 8], [1, 2, 3, 8], [1, 2, 3, 4, 5, 6]])
+def test_addition_of_any_rank(shape):
+    """nn-Meter failed with an IndexError below rank 4."""
+    found = of("add", in_shapes=[shape, shape], sources=[0, 1])
+    assert found["rank"] == len(shape)
+    assert found["ops"] == np.prod(shape)
+
+
+def test_broadcasting_shows():
+    full = of("binary", op="Mul", in_shapes=[[1, 8, 4, 4]] * 2, sources=[0, 1])
+    wide = of("binary", op="Mul", in_shapes=[[1, 8, 4, 4], [1, 8, 1, 1]], sources=[0, 1])
+    assert (full["broadcast"], wide["broadcast"]) == (0, 1)
+    assert wide["bytes_read"] == 4 * (128 + 8)
+
+
+def test_operators_of_one_family_have_different_codes():
+    from deepen.kernels.families.operator_costs import op_code
+
+    for family in load_families().values():
+        if "op" in family.schema:
+            codes = [op_code(op) for op in family.schema["op"].choices]
+            assert len(set(codes)) == len(codes), family.name
+            assert min(codes) > 0, family.name
+
+
+def test_activation_codes_differ():
+    from deepen.kernels.families.operator_costs import ACTIVATIONS, OPERATORS
+
+    assert len({code for code, _, _ in ACTIVATIONS.values()}) == len(ACTIVATIONS)
+    assert len({cost.code for cost in OPERATORS.values()}) == len(OPERATORS)
+
+
+def test_im2col_scratch():
+    assert of("conv-bn-relu", **CONV)["im2col_bytes"] == 28 * 28 * 32 * 9 * 4
+    pointwise = {**CONV, "kernel": [1, 1], "pads": [0] * 4}
+    assert of("conv-bn-relu", **pointwise)["im2col_bytes"] == 0
+    assert of("conv-bn-relu", **{**pointwise, "stride": [2, 2]})["im2col_bytes"] == 14 * 14 * 32 * 4
+
+
+def test_waste_is_the_share_of_padding():
+    found = of("fc", m=1, k=16, n=24)
+    assert (found["waste_m_16"], found["waste_k_16"], found["waste_n_16"]) == (15 / 16, 0, 0.25)
+
+
+def test_intensity_is_work_per_byte():
+    found = of("fc", m=2, k=8, n=4, bias=True)
+    assert found["intensity"] == (2 * 8 * 4 + 8) / (4 * (16 + 32 + 4 + 8))
+
+
+def test_embedding_reads_what_it_picks():
+    small, large = (of("gather", shape=[rows, 64], indices_shape=[16], constant=True) for rows in (100, 30000))
+    assert small["bytes_read"] == large["bytes_read"] == 16 * 64 * 4 + 16 * 8
+    assert (small["axis_size"], large["axis_size"]) == (100, 30000)
+
+
+def test_matrix_keeps_order_and_refuses_other_names():
+    rows = [of("fc", m=2, k=8, n=4), of("relu", shape=[1, 8])]
+    array = matrix([dict(reversed(list(r.items()))) for r in rows])
+    assert array.shape == (2, len(FEATURE_NAMES))
+    assert array.dtype == np.float64
+    assert array[0, FEATURE_NAMES.index("macs")] == 64
+    assert matrix([]).shape == (0, len(FEATURE_NAMES))
+    less = {k: v for k, v in rows[0].items() if k != "macs"}
+    with pytest.raises(PredictorError, match=r"row 1 .*version 2.*missing macs"):
+        matrix([rows[0], less])
+    with pytest.raises(PredictorError, match="unknown surprise"):
+        matrix([{**rows[0], "surprise": 1.0}])
+
+
+def test_regressors_are_given_features_that_exist():
+    for family in load_families().values():
+        assert set(family.features) <= set(FEATURE_NAMES), family.name
+        assert len(set(family.features)) == len(family.features) >= 5, family.name
+        assert {"bytes_read", "bytes_written"} <= set(family.features), family.name
