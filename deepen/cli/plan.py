@@ -94,8 +94,8 @@ def _candidates(
         return _models(models, runtime)
     kernels: list[Kernel]
     if space:
-        from deepen.graph.spaces.nasbench201 import architectures
-        from deepen.kernels.spaces.nasbench201 import kernel_counts
+        from deepen.spaces.nasbench201_kernels import kernel_counts
+        from deepen.spaces.nasbench201_networks import architectures
 
         names = tuple(architectures())
         found, counts = kernel_counts(names, runtime)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from deepen.search.objectives import Objective, read_objectives
 from deepen.search.query import Benchmark
 from deepen.search.run import SearchResult, search, truth_of
-from deepen.search.spaces import open_space
 from deepen.search.table import Table, build_table, import_table, join, read_table, write_table
+from deepen.spaces import open_space
 
 __all__ = [
     "Benchmark",

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from deepen.errors import ConfigError, unknown_name
-from deepen.graph.spaces.nasbench101 import Cell
 from deepen.search.table.table import Table
 from deepen.search.table.types import KEYS
+from deepen.spaces.nasbench101_networks import Cell
 
 __all__ = ["COSTS", "Benchmark", "Spent"]
 

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
 from deepen.records import Source
-from deepen.search.spaces import Space
 from deepen.search.table.build import make_table, now
 from deepen.search.table.table import Table
 from deepen.search.table.types import Column, Manifest
+from deepen.spaces import Space
 
 __all__ = ["SurrogateReport", "build_surrogate"]
 

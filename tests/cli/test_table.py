@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deepen.cli import cli
-from deepen.graph.spaces.nasbench201 import SIZE, architecture, parse
+from deepen.spaces.nasbench201_networks import SIZE, architecture, parse
 from deepen.testing.synthetic import train_predictor
 
 COST = {"none": 0.1, "skip_connect": 0.2, "nor_conv_1x1": 1.0, "nor_conv_3x3": 4.0, "avg_pool_3x3": 0.5}
@@ -113,7 +113,7 @@ def test_a_whole_space_is_predicted_with_intervals(folder: Path, predictor: Path
 
 def test_predictions_of_a_table_are_those_of_the_network_itself(folder: Path, predictor: Path) -> None:
     import deepen
-    from deepen.graph.spaces.nasbench201 import build_model
+    from deepen.spaces.nasbench201_networks import build_model
 
     cell = architecture(4321)
     (folder / "archs.txt").write_text(cell + "\n")
@@ -127,7 +127,7 @@ def test_predictions_of_a_table_are_those_of_the_network_itself(folder: Path, pr
 
 def test_a_users_space_is_predicted(folder: Path, predictor: Path) -> None:
     (folder / "mine.py").write_text(
-        "from deepen.graph.spaces.nasbench201 import architecture, build_model\n"
+        "from deepen.spaces.nasbench201_networks import architecture, build_model\n"
         "def networks():\n"
         "    for n in (0, 7000):\n"
         "        yield {'n': n}, build_model(architecture(n), weights=False)\n"

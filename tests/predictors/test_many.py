@@ -100,8 +100,8 @@ def test_counts_that_do_not_fit_are_told(trained, world_of, counts):
 
 
 def test_a_search_space_is_predicted_whole(trained):
-    from deepen.graph.spaces.nasbench201 import architectures
-    from deepen.kernels.spaces.nasbench201 import kernel_counts
+    from deepen.spaces.nasbench201_kernels import kernel_counts
+    from deepen.spaces.nasbench201_networks import architectures
 
     kernels, counts = kernel_counts(list(architectures())[:400])
     found = trained[2].predict_kernel_counts(kernels, counts)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from deepen.search import Table, import_table
-from deepen.search.spaces import NasBench201
 from deepen.search.table.build import make_table
 from deepen.search.table.types import Column, Manifest
+from deepen.spaces import NasBench201
 
 WEIGHTS = np.array([0.1, 0.2, 1.0, 4.0, 0.5])
 """Made-up energy of each operation of an edge, mJ."""

@@ -16,7 +16,7 @@ from deepen.search.optimisers.msehvi import expected_improvement
 from deepen.search.optimisers.semoa import Semoa, linear_ranks
 from deepen.search.pareto import hypervolume
 from deepen.search.run import Truth
-from deepen.search.spaces import open_space
+from deepen.spaces import open_space
 
 NEEDS = {"nsga2": "pymoo", "tpe": "optuna"}
 QUICK = {"ms-ehvi": 40, "tpe": 60}

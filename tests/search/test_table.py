@@ -11,9 +11,9 @@ import pytest
 
 from deepen.errors import ConfigError, DatasetError
 from deepen.search import Benchmark, Table, join, read_table, write_table
-from deepen.search.spaces import NasBench101
 from deepen.search.table.build import make_table
 from deepen.search.table.types import Column, Manifest
+from deepen.spaces import NasBench101
 
 
 @pytest.fixture

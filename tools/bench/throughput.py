@@ -27,9 +27,9 @@ from common import report
 
 from deepen import load_predictor
 from deepen.errors import DeepenError
-from deepen.graph.spaces.nasbench201 import architectures
-from deepen.kernels.spaces.nasbench201 import kernel_counts
 from deepen.predictors import Predictor
+from deepen.spaces.nasbench201_kernels import kernel_counts
+from deepen.spaces.nasbench201_networks import architectures
 from deepen.testing.synthetic import train_predictor
 
 NODES = 100

@@ -24,8 +24,8 @@ from typing import Any
 from deepen.datasets.described import described
 from deepen.datasets.importers.base import Imported, Note, Origin, Row, model_record, need, read_csv
 from deepen.errors import DatasetError
-from deepen.kernels.spaces.nasbench201 import kernel_counts
 from deepen.records import EnergyRecord
+from deepen.spaces.nasbench201_kernels import kernel_counts
 
 __all__ = ["read"]
 

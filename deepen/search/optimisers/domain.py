@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
-from deepen.search.spaces import Space
-from deepen.search.spaces.base import random_codes
+from deepen.spaces import Space
+from deepen.spaces.space import random_codes
 
 __all__ = ["Domain"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.search.spaces import Space
 from deepen.search.table.table import Table
 from deepen.search.table.types import Column, Manifest
+from deepen.spaces import Space
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor

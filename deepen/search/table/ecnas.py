@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import DatasetError
-from deepen.graph.spaces.nasbench101 import OPERATIONS, Cell
 from deepen.records import Source
-from deepen.search.spaces import open_space
 from deepen.search.table.build import make_table, now
 from deepen.search.table.table import Table
 from deepen.search.table.types import Column, Manifest
+from deepen.spaces import open_space
+from deepen.spaces.nasbench101_networks import OPERATIONS, Cell
 
 __all__ = ["PUE", "read_ecnas"]
 

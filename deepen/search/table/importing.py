@@ -11,11 +11,11 @@ import numpy as np
 
 from deepen.errors import ConfigError, DatasetError, unknown_name
 from deepen.records import Source
-from deepen.search.spaces import Space, open_space
 from deepen.search.table.build import make_table, now
 from deepen.search.table.ecnas import read_ecnas
 from deepen.search.table.table import Table
 from deepen.search.table.types import KEYS, Column, Manifest
+from deepen.spaces import Space, open_space
 
 __all__ = ["FORMATS", "import_table", "join", "read_rows"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, unknown_name
-from deepen.search.spaces import Space, open_space
 from deepen.search.table.types import KEYS, Column, Manifest
+from deepen.spaces import Space, open_space
 
 if TYPE_CHECKING:
     import pandas as pd

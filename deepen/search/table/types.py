@@ -59,7 +59,7 @@ class Manifest:
     """What is said about a table as a whole.
 
     Attributes:
-        space: Name of the search space (:func:`deepen.search.spaces.open_space`); empty where it has none.
+        space: Name of the search space (:func:`deepen.spaces.open_space`); empty where it has none.
         source: Weakest label of its columns.
         columns: The columns of figures.
         title: A line.

@@ -11,8 +11,8 @@ from deepen.datasets import Dataset
 from deepen.datasets.importers import import_dataset, importer
 from deepen.datasets.quality import check
 from deepen.errors import DatasetError
-from deepen.graph.spaces.nasbench201 import architecture, build_graph
 from deepen.kernels.splitting.split import split
+from deepen.spaces.nasbench201_networks import architecture, build_graph
 
 
 def _pi5(folder: Path, rows: list[tuple[int, int, str, float, float]]) -> None:

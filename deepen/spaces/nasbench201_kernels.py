@@ -17,12 +17,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.graph.spaces.nasbench201 import CELLS, CHANNELS, EDGES, RESOLUTION, build_graph, parse
 from deepen.graph.types import Tensor
 from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.families.operator_costs import op_cost
 from deepen.kernels.splitting.split import runtimes, split
 from deepen.kernels.types import Kernel
+from deepen.spaces.nasbench201_networks import CELLS, CHANNELS, EDGES, RESOLUTION, build_graph, parse
 
 __all__ = ["kernel_counts"]
 
@@ -76,7 +76,7 @@ def kernel_counts(
     """Count the kernels of networks.
 
     Args:
-        cells: Cell strings, as :func:`deepen.graph.spaces.nasbench201.parse` reads them.
+        cells: Cell strings, as :func:`deepen.spaces.nasbench201_networks.parse` reads them.
         runtime: As for :func:`deepen.kernels.splitting.split.split`.
         classes: Classes of the fully connected layer.
         resolution: Height and width of the image.

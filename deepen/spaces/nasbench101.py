@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.graph.spaces import nasbench101 as cells
-from deepen.graph.spaces.nasbench101 import Cell
-from deepen.search.spaces.base import Space
+from deepen.spaces import nasbench101_networks as cells
+from deepen.spaces.nasbench101_networks import Cell
+from deepen.spaces.space import Space
 
 if TYPE_CHECKING:
     import onnx

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deepen.graph.spaces import nasbench201 as cells
-from deepen.search.spaces.base import Space
+from deepen.spaces import nasbench201_networks as cells
+from deepen.spaces.space import Space
 
 if TYPE_CHECKING:
     import onnx
@@ -20,7 +20,7 @@ __all__ = ["NasBench201"]
 
 
 class NasBench201(Space):
-    """All 15,625 cells of NAS-Bench-201; see :mod:`deepen.graph.spaces.nasbench201`.
+    """All 15,625 cells of NAS-Bench-201; see :mod:`deepen.spaces.nasbench201_networks`.
 
     Cells that compute the same (behind ``none`` edges) are different architectures here, as in the benchmark: what
     they cost depends on the runtime.
@@ -62,6 +62,6 @@ class NasBench201(Space):
 
     def kernel_counts(self, archs: Sequence[str], runtime: str) -> tuple[tuple[Kernel, ...], NDArray[Any]]:
         """See :class:`Space`; counted, not split one by one."""
-        from deepen.kernels.spaces.nasbench201 import kernel_counts
+        from deepen.spaces.nasbench201_kernels import kernel_counts
 
         return kernel_counts(archs, runtime, self.classes, self.resolution)

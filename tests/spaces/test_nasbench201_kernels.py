@@ -9,14 +9,14 @@ import pytest
 
 from deepen.errors import ConfigError
 from deepen.graph import from_model
-from deepen.graph.spaces.nasbench201 import SIZE, architecture, architectures, build_graph
 from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.building.single_kernel_model import build
 from deepen.kernels.features import features
 from deepen.kernels.sampling.real_configurations import prior_families, priors
-from deepen.kernels.spaces import nasbench201
-from deepen.kernels.spaces.nasbench201 import kernel_counts
 from deepen.kernels.splitting.split import split
+from deepen.spaces import nasbench201_kernels
+from deepen.spaces.nasbench201_kernels import kernel_counts
+from deepen.spaces.nasbench201_networks import SIZE, architecture, architectures, build_graph
 
 CELLS = [
     "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|",
@@ -32,7 +32,9 @@ CELLS = [
 def test_counting_equals_splitting(runtime: str) -> None:
     """For every cell of the sample: the same kernels, as often, with the same features."""
     kernels, counts = kernel_counts(CELLS, runtime, classes=100)
-    assert nasbench201._trusted(runtime, 100, 32), "the shortcut does not fit this runtime: the test shows nothing"
+    assert nasbench201_kernels._trusted(runtime, 100, 32), (
+        "the shortcut does not fit this runtime: the test shows nothing"
+    )
     assert len({kernel.key for kernel in kernels}) == len(kernels)
     for cell, line in zip(CELLS, counts, strict=True):
         real = split(build_graph(cell, 100), runtime).kernels
@@ -46,14 +48,14 @@ def test_counting_equals_splitting(runtime: str) -> None:
 def test_a_runtime_that_behaves_otherwise_is_split_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the probes do not agree, the shortcut is not taken, and the answer is the same."""
     expected_kernels, expected = kernel_counts(CELLS[3:5], "tflite-cpu")
-    wrong = nasbench201._Behaviour(False, frozenset())
-    monkeypatch.setitem(nasbench201._BEHAVIOURS, "tflite-cpu", wrong)
-    nasbench201._trusted.cache_clear()
+    wrong = nasbench201_kernels._Behaviour(False, frozenset())
+    monkeypatch.setitem(nasbench201_kernels._BEHAVIOURS, "tflite-cpu", wrong)
+    nasbench201_kernels._trusted.cache_clear()
     try:
-        assert not nasbench201._trusted("tflite-cpu", 10, 32)
+        assert not nasbench201_kernels._trusted("tflite-cpu", 10, 32)
         kernels, counts = kernel_counts(CELLS[3:5], "tflite-cpu")
     finally:
-        nasbench201._trusted.cache_clear()
+        nasbench201_kernels._trusted.cache_clear()
 
     def named(found: tuple[object, ...], matrix: np.ndarray) -> list[dict[str, int]]:
         return [{k.key: int(n) for k, n in zip(found, line, strict=True) if n} for line in matrix]  # type: ignore[attr-defined]

@@ -11,9 +11,9 @@ import pytest
 
 from deepen.errors import ConfigError
 from deepen.graph import from_model
-from deepen.graph.spaces.network import NetworkWriter
-from deepen.search.spaces import Generated, open_space
-from deepen.search.spaces.identity import graph_hash
+from deepen.spaces import Generated, open_space
+from deepen.spaces.graph_hash import graph_hash
+from deepen.spaces.network_writer import NetworkWriter
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
 
@@ -124,7 +124,7 @@ def test_a_users_own_space(tmp_path: Path) -> None:
 def test_a_space_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from deepen.graph.spaces.nasbench101 import build_model, parse\n"
+        "from deepen.spaces.nasbench101_networks import build_model, parse\n"
         "def networks():\n"
         "    for text in ('1:', '11.1:maxpool3x3'):\n"
         "        yield text, build_model(parse(text), resolution=8, weights=False)\n"

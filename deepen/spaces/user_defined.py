@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.errors import ConfigError, DeepenError
 from deepen.graph.types import Graph
-from deepen.search.spaces.base import Space
-from deepen.search.spaces.identity import graph_hash
+from deepen.spaces.graph_hash import graph_hash
+from deepen.spaces.space import Space
 
 if TYPE_CHECKING:
     import onnx

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.graph.spaces import nasbench201 as space
+from deepen.spaces import nasbench201_networks as space
 
 FULL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 EMPTY = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"

@@ -6,10 +6,10 @@ import re
 from urllib.parse import parse_qsl
 
 from deepen.errors import ConfigError, unknown_name
-from deepen.search.spaces.base import Space
-from deepen.search.spaces.generated import Generated
-from deepen.search.spaces.nasbench101 import NasBench101
-from deepen.search.spaces.nasbench201 import NasBench201
+from deepen.spaces.nasbench101 import NasBench101
+from deepen.spaces.nasbench201 import NasBench201
+from deepen.spaces.space import Space
+from deepen.spaces.user_defined import Generated
 
 __all__ = ["SPACES", "open_space"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.graph.spaces.nasbench101 import OPERATIONS, Cell, build_graph, build_model, parse
+from deepen.spaces.nasbench101_networks import OPERATIONS, Cell, build_graph, build_model, parse
 
 
 def trainable(cell: Cell) -> int:

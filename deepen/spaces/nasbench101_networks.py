@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from deepen.errors import ConfigError, unknown_name
 from deepen.graph.load import from_model
-from deepen.graph.spaces.network import NetworkWriter
 from deepen.graph.types import Graph
+from deepen.spaces.network_writer import NetworkWriter
 
 if TYPE_CHECKING:
     import onnx

@@ -26,7 +26,7 @@ class Space(ABC):
     """A search space. An architecture is a string; two with the same key are the same network.
 
     Attributes:
-        name: What :func:`deepen.search.spaces.open_space` opens it by.
+        name: What :func:`deepen.spaces.open_space` opens it by.
         levels: Number of choices at each position of a genome: an architecture as whole numbers.
     """
 
