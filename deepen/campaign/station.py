@@ -273,7 +273,7 @@ class Station:
         cool_down = getattr(device, "cool_down", None)
         if not limits or cool_down is None:
             return ""
-        from deepen.devices.thermal import processor_c
+        from deepen.devices.state.temperatures import processor_c
 
         found = cool_down(patience_s=_COOL_S, **({} if self.sleep is None else {"sleep": self.sleep}))
         end = found.end

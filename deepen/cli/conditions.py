@@ -58,7 +58,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
     Raises:
         ConfigError: If one is not of that form, or a setting or value does not exist.
     """
-    from deepen.devices.knobs import check_wanted
+    from deepen.devices.settings.catalogue import check_wanted
 
     found = {}
     for text in pairs:

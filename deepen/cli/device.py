@@ -41,7 +41,7 @@ def list_command(as_json: bool) -> None:
       deepen device list
     """
     from deepen.devices import load_profile, profile_names
-    from deepen.devices.journal import journals
+    from deepen.devices.settings.restore_journal import journals
 
     profiles = [load_profile(name) for name in profile_names()]
     connected, note = _connected()
@@ -249,7 +249,7 @@ def prepare_command(
 
 def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[Setting, ...]:
     """Change what is asked for, then look at the rest."""
-    from deepen.devices.prepare import prepare
+    from deepen.devices.settings.apply_and_restore import prepare
 
     wanted: dict[str, Any] = {**(device.profile.wanted if apply else {}), **pairs}
     if not wanted:
@@ -261,17 +261,17 @@ def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[Settin
 
 
 def _restore(device: Device) -> tuple[Setting, ...]:
-    from deepen.devices.prepare import restore
+    from deepen.devices.settings.apply_and_restore import restore
 
     return restore(device.link)
 
 
 def _cool(device: Device, patience_s: float) -> Setting:
     """Wait until the device is cool enough."""
-    from deepen.devices.cooling import cool_down
-    from deepen.devices.identity import identify
-    from deepen.devices.shell import Shell
-    from deepen.devices.thermal import processor_c, read_thermal
+    from deepen.devices.state.cool_down import cool_down
+    from deepen.devices.state.identity import identify
+    from deepen.devices.state.shell_files import Shell
+    from deepen.devices.state.temperatures import processor_c, read_thermal
     from deepen.devices.types import Setting
 
     shell = Shell(device.link)

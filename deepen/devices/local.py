@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from deepen.devices.links.local import LocalLink
 from deepen.devices.profiles import load_profile
-from deepen.devices.state import read_state
+from deepen.devices.state.read_state import read_state
 from deepen.devices.types import DeviceProfile, DeviceState, Setting
 from deepen.errors import ConfigError, unknown_name
 
@@ -27,8 +27,8 @@ RUNTIMES: dict[str, str] = {
     "benchmark_model-gpu": "deepen.devices.runtimes.benchmark_model:BenchmarkModelGpu",
     "benchmark_model-hexagon": "deepen.devices.runtimes.benchmark_model:BenchmarkModelHexagon",
     "benchmark_model-nnapi": "deepen.devices.runtimes.benchmark_model:BenchmarkModelNnapi",
-    "crunner": "deepen.devices.runtimes.crunner:COnnxRuntime",
-    "crunner-litert": "deepen.devices.runtimes.crunner:CLiteRuntime",
+    "crunner": "deepen.devices.runtimes.c_runner.runtime:COnnxRuntime",
+    "crunner-litert": "deepen.devices.runtimes.c_runner.runtime:CLiteRuntime",
     "litert": "deepen.devices.runtimes.litert:LiteRt",
     "onnxruntime": "deepen.devices.runtimes.onnxruntime:OnnxRuntime",
     "perf_test": "deepen.devices.runtimes.perf_test:PerfTest",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepen import catalog
-from deepen.devices.identity import Identity, recognise
-from deepen.devices.knobs import check_wanted
+from deepen.devices.settings.catalogue import check_wanted
+from deepen.devices.state.identity import Identity, recognise
 from deepen.devices.types import Cluster, CpuPower, DeviceProfile, DeviceState, Fact, Identify, Rail
 from deepen.errors import ConfigError
 

@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deepen.devices.cooling import CoolDown, cool_down
-from deepen.devices.identity import Identity, identify, recognise
 from deepen.devices.local import open_runtime, runtime_names
-from deepen.devices.prepare import plan_only
 from deepen.devices.profiles import load_profile, profile_of
-from deepen.devices.shell import Shell
-from deepen.devices.state import read_device_state
-from deepen.devices.thermal import read_thermal
+from deepen.devices.settings.apply_and_restore import plan_only
+from deepen.devices.state.cool_down import CoolDown, cool_down
+from deepen.devices.state.identity import Identity, identify, recognise
+from deepen.devices.state.read_state import read_device_state
+from deepen.devices.state.shell_files import Shell
+from deepen.devices.state.temperatures import read_thermal
 from deepen.devices.types import DeviceProfile, DeviceState, Setting
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class RemoteDevice:
         )
 
     def prepare(self) -> tuple[Setting, ...]:
-        """Look at what decides whether results repeat; nothing is changed (``deepen.devices.prepare`` does that).
+        """Look at what decides whether results repeat; nothing is changed (``deepen.devices.settings.apply_and_restore`` does that).
 
         Raises:
             LinkError: If it is gone.

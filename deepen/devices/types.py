@@ -159,7 +159,7 @@ class DeviceProfile:
         max_temperature_c: Hottest temperature at which results count, degrees Celsius.
         power: Idle and full-load power; ``None`` where unknown.
         address: Serial number or host it is reached at; empty for the only one that is connected.
-        prepare: Settings to measure under, by name (see ``deepen.devices.knobs``); empty changes nothing.
+        prepare: Settings to measure under, by name (see ``deepen.devices.settings.catalogue``); empty changes nothing.
         cool_to_c: Temperature at which a measurement may begin, by kind of sensor, degrees Celsius.
         clusters: Its cores.
         rails: Supplies it measures by itself.

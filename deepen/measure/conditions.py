@@ -18,9 +18,9 @@ from deepen.devices.links.local import LocalLink
 from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
 
 if TYPE_CHECKING:
-    from deepen.devices.cooling import CoolDown
-    from deepen.devices.prepare import Preparation
     from deepen.devices.protocols import Device
+    from deepen.devices.settings.apply_and_restore import Preparation
+    from deepen.devices.state.cool_down import CoolDown
     from deepen.devices.types import Setting
 
 __all__ = [
@@ -186,7 +186,7 @@ def conditioned(
     Args:
         device: An open device.
         prepare: Whether the profile's settings are set and the device is waited for.
-        wanted: Settings to set besides, see ``deepen.devices.knobs.KNOBS``; they go before the profile's.
+        wanted: Settings to set besides, see ``deepen.devices.settings.catalogue.KNOBS``; they go before the profile's.
         cool_s: Longest wait for it to cool down, seconds.
         tell: Called with news.
 
@@ -195,8 +195,8 @@ def conditioned(
         LinkError: If the device is gone, or another process is changing its settings.
         StorageError: If the journal of changed settings cannot be kept.
     """
-    from deepen.devices.knobs import check_wanted
-    from deepen.devices.prepare import prepared
+    from deepen.devices.settings.apply_and_restore import prepared
+    from deepen.devices.settings.catalogue import check_wanted
 
     local = isinstance(device.link, LocalLink)
     of_profile = device.profile.wanted if prepare and not local else {}
@@ -257,7 +257,7 @@ def _because(setting: Setting) -> str:
 
 def _left_over() -> bool:
     """Whether any journal lists what an interrupted run has left changed."""
-    from deepen.devices.journal import journals
+    from deepen.devices.settings.restore_journal import journals
 
     try:
         return any(not layer.hold for _, layer, _ in journals())

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deepen.devices.journal import journals
 from deepen.devices.links.adb_server import AdbServer, ServerDevice, phone_rules_cure, state_cure
+from deepen.devices.settings.restore_journal import journals
 from deepen.errors import DeepenError
 from deepen.measure.detached.store import pending_runs
 

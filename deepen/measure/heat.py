@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deepen.devices.cooling import heat
 from deepen.devices.protocols import Device
+from deepen.devices.state.cool_down import heat
 from deepen.devices.types import DeviceState
 
 __all__ = ["HeatWatch", "Seen", "slowed"]

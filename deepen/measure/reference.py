@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepen.devices.models import content_hash
+from deepen.devices.model_files import content_hash
 
 __all__ = ["DriftSeries", "ReferencePoint", "write_empty_model", "write_reference_model"]
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Literal, get_args
 
 from deepen.devices.protocols import Device, Loaded, Runtime
-from deepen.devices.runtimes.pulses import ShellLoad
+from deepen.devices.runtimes.sync_load import ShellLoad
 from deepen.errors import ConfigError, LinkError, MeasureError, MeterError, RunError
 from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
 from deepen.measure.bookkeeping import Books, MeterFacts

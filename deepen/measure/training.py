@@ -91,7 +91,7 @@ def training_meters() -> tuple[list[Meter], list[str]]:
     if found:
         return found, notes if len(found) == 1 else []
     from deepen.devices import detect_power
-    from deepen.devices.state import read_state
+    from deepen.devices.state.read_state import read_state
 
     return [open_meter(power=detect_power(read_state()))], notes
 
@@ -384,7 +384,7 @@ def _open(spec: str) -> Meter:
     if spec.partition("?")[0].partition(":")[0] != "cpu-model":
         return open_meter(spec)
     from deepen.devices import detect_power
-    from deepen.devices.state import read_state
+    from deepen.devices.state.read_state import read_state
 
     return open_meter(spec, power=detect_power(read_state()))
 

@@ -109,7 +109,7 @@ class Rig:
                 return replace(self.current, temperature_c=rig.temperature_c, thermal=thermal)
 
             def cool_down(self, **options):
-                from deepen.devices.cooling import cool_down
+                from deepen.devices.state.cool_down import cool_down
 
                 now = rig.bench.clock.now
                 return cool_down(rig.thermal, self.profile.cool_to_c, now=now, settled_s=1e9, **options)

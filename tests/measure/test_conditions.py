@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from deepen.devices import DeviceState
-from deepen.devices.cooling import CoolDown
-from deepen.devices.journal import journals
 from deepen.devices.local import LocalDevice
 from deepen.devices.remote import RemoteDevice
+from deepen.devices.settings.restore_journal import journals
+from deepen.devices.state.cool_down import CoolDown
 from deepen.devices.types import Sensor, Thermal
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import api, make_workload, open_session
@@ -244,7 +244,7 @@ def test_a_phone_without_a_serial_number_is_measured_and_says_what_was_not_set(s
 
 
 def test_this_machine_is_not_touched_unless_a_setting_is_named(monkeypatch) -> None:
-    from deepen.devices import prepare as preparing
+    from deepen.devices.settings import apply_and_restore as preparing
 
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("this machine was about to be changed")

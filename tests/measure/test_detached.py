@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from deepen.cli import cli
 from deepen.clock.host_clock import ClockMap
 from deepen.clock.round_trips import RoundTrip
-from deepen.devices.detached import DetachedJob, Outcome
+from deepen.devices.background_jobs import DetachedJob, Outcome
 from deepen.errors import ConfigError, LinkError, MeasureError, RunError
 from deepen.measure.conditions import Conditions
 from deepen.measure.detached.cable import MeterCable, QuietCable, UserCable, choose_cable, reconnect

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepen.devices.links.adb_server import AdbServer, AdbServerTransport, state_cure
-from deepen.devices.prepare import prepare
+from deepen.devices.settings.apply_and_restore import prepare
 from deepen.errors import LinkError
 from deepen.measure.doctor_devices import Check, device_checks, usb_phones
 from deepen.testing.phones import fake_phone

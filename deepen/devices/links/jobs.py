@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from deepen.devices.quoting import check_argv, env_arguments
+from deepen.devices.links.quoting import check_argv, env_arguments
 
 __all__ = ["END_OF_A_JOB", "START_OF_A_PROCESS", "JobOutput", "job_argv", "kill_argv", "script_argv"]
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from deepen.clock.host_clock import Deadline
 from deepen.devices.links.files import arriving, readable_file
-from deepen.devices.quoting import check_argv, env_arguments
+from deepen.devices.links.quoting import check_argv, env_arguments
 from deepen.devices.types import Completed
 from deepen.errors import ConfigError, LinkError
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from deepen.clock.host_clock import Deadline
 from deepen.devices.links.channel import RemoteChannel
 from deepen.devices.links.jobs import JobOutput, job_argv, kill_argv, script_argv
+from deepen.devices.links.quoting import check_argv, env_arguments, shell_join
 from deepen.devices.links.transfer import pull, push
 from deepen.devices.links.transport import Stream, Transport
-from deepen.devices.quoting import check_argv, env_arguments, shell_join
 from deepen.devices.types import Completed
 from deepen.errors import ConfigError, LinkError
 

@@ -1,7 +1,7 @@
 """TensorFlow Lite's and LiteRT's ``benchmark_model`` as a runtime.
 
 It prints no time stamps, so a block is placed by the lines before and after it and by its own counts
-(:func:`~deepen.devices.runtimes.placing.place_lines`); the first run of every process is a warm-up and not in the
+(:func:`~deepen.devices.runtimes.locate_in_trace.place_lines`); the first run of every process is a warm-up and not in the
 block. The operator profile is a run of its own (:meth:`BenchmarkModel.profile`) and never part of a block: profiling
 costs energy. Where the graph is to run is in the runtime's name; every block is checked, and a graph that does not run
 there, or for which it cannot be told, is an error.
@@ -14,11 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from deepen.devices.runtimes.benchmark_tool import Model, ToolRuntime, Transcript
+from deepen.devices.runtimes.locate_in_trace import place_lines
 from deepen.devices.runtimes.parsers.benchmark_model import ENDED, STARTED, BenchmarkReport, parse_benchmark_model
 from deepen.devices.runtimes.parsers.op_profile import OpTable
 from deepen.devices.runtimes.parsers.text import Statistics
-from deepen.devices.runtimes.placing import place_lines
-from deepen.devices.runtimes.tool import Model, ToolRuntime, Transcript
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.records import Interval
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepen.devices.runtimes.python import PythonRuntime
+from deepen.devices.runtimes.python_runner import PythonRuntime
 from deepen.errors import ConfigError
 
 __all__ = ["LiteRt"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepen.devices.runtimes.python import PythonRuntime
-from deepen.devices.runtimes.worker import WorkerLoaded
+from deepen.devices.runtimes.python_runner import PythonRuntime
+from deepen.devices.runtimes.worker_process import WorkerLoaded
 from deepen.errors import ConfigError
 
 __all__ = ["OnnxLoaded", "OnnxRuntime"]

@@ -1,7 +1,7 @@
 """``onnxruntime_perf_test`` as a runtime.
 
 It reports after its last run how long session and runs took, so a block is placed by the length it had and by bounds on
-either side (:func:`~deepen.devices.runtimes.placing.place_coupled`). An accelerator has to take every node: the tool is
+either side (:func:`~deepen.devices.runtimes.locate_in_trace.place_coupled`). An accelerator has to take every node: the tool is
 told not to fall back (``session.disable_cpu_ep_fallback``), and what its log says of nodes elsewhere is an error.
 
 Flags: ONNX Runtime ``onnxruntime/test/perftest/README.md``.
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from deepen.devices.runtimes.benchmark_tool import Model, ToolRuntime, Transcript
+from deepen.devices.runtimes.locate_in_trace import place_coupled
 from deepen.devices.runtimes.parsers.perf_test import SUMMARY, PerfReport, parse_perf_test
-from deepen.devices.runtimes.placing import place_coupled
-from deepen.devices.runtimes.tool import Model, ToolRuntime, Transcript
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.records import Interval
 

@@ -2,7 +2,7 @@
 
 Loading builds an engine on the device; every block loads that engine, warms up, and runs queries one after the other,
 whose times it exports. A block is placed by its length and by bounds on either side
-(:func:`~deepen.devices.runtimes.placing.place_coupled`). On the DLA every layer has to run there: falling back to the
+(:func:`~deepen.devices.runtimes.locate_in_trace.place_coupled`). On the DLA every layer has to run there: falling back to the
 GPU is not allowed, and a line that tells of it is an error.
 
 Flags: NVIDIA/TensorRT ``samples/trtexec/README.md``.
@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from deepen.devices.runtimes.benchmark_tool import Model, ToolRuntime, Transcript
+from deepen.devices.runtimes.locate_in_trace import place_coupled
 from deepen.devices.runtimes.parsers.trtexec import (
     STARTING,
     SUMMARY,
@@ -25,8 +27,6 @@ from deepen.devices.runtimes.parsers.trtexec import (
     parse_times,
     parse_trtexec,
 )
-from deepen.devices.runtimes.placing import place_coupled
-from deepen.devices.runtimes.tool import Model, ToolRuntime, Transcript
 from deepen.errors import LinkError, RunError
 from deepen.records import Interval
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from deepen.clock.round_trips import RoundTrip
-from deepen.devices.cooling import heat
-from deepen.devices.detached import Outcome
+from deepen.devices.background_jobs import Outcome
 from deepen.devices.protocols import Device
+from deepen.devices.state.cool_down import heat
 from deepen.devices.types import Thermal
 from deepen.errors import MeasureError
 from deepen.measure.blocks import Collected

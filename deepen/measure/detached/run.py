@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.clock.host_clock import Deadline, monotonic_s, utc_now
 from deepen.devices import open_device
-from deepen.devices.detached import discard_quietly, hold, job_state, new_job, outcome, start_detached
+from deepen.devices.background_jobs import discard_quietly, hold, job_state, new_job, outcome, start_detached
 from deepen.devices.links.remote import RemoteLink
-from deepen.devices.models import content_hash
+from deepen.devices.model_files import content_hash
 from deepen.devices.protocols import Device
-from deepen.devices.runtimes.worker import WorkerRuntime
+from deepen.devices.runtimes.worker_process import WorkerRuntime
 from deepen.devices.types import Setting
 from deepen.errors import ConfigError, DeepenError, LinkError
 from deepen.measure.blocks import runs_per_block, warm_up
@@ -218,7 +218,7 @@ def collect_detached(
         LinkError: If the device is gone.
         MeasureError: If the trace does not cover the run.
     """
-    from deepen.devices.prepare import prepared
+    from deepen.devices.settings.apply_and_restore import prepared
 
     model = _file(path)
     content = content_hash(model)

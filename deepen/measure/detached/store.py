@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deepen.clock.round_trips import RoundTrip
-from deepen.devices.detached import DetachedJob
-from deepen.devices.journal import journal_folder
+from deepen.devices.background_jobs import DetachedJob
+from deepen.devices.settings.restore_journal import journal_folder
 from deepen.errors import ConfigError, StorageError
 from deepen.measure.detached.plan import Step
 from deepen.measure.sync import Pulses

@@ -267,8 +267,8 @@ class BenchDevice:
         Raises:
             ConfigError: If the C runner cannot be built here.
         """
-        from deepen.devices.runtimes.crunner import installed_library
-        from deepen.devices.runtimes.runner_build import build_runner
+        from deepen.devices.runtimes.c_runner.build import build_runner
+        from deepen.devices.runtimes.c_runner.runtime import installed_library
 
         script = self._programs / "crunner"
         through = self._through()

@@ -13,7 +13,7 @@ import pytest
 from deepen.devices.links.local import LocalLink
 from deepen.devices.runtimes.litert import LiteRt
 from deepen.devices.runtimes.onnxruntime import OnnxRuntime
-from deepen.devices.state import usable_cores
+from deepen.devices.state.read_state import usable_cores
 from deepen.errors import ConfigError, RunError
 
 pytestmark = pytest.mark.serial

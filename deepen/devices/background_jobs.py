@@ -1,0 +1,291 @@
+"""Runs that go on without the host: the worker reads its requests from a file on the device and answers into another.
+
+What a link starts ends with the link, on purpose. A detached run is the one exception: it has a session of its own, its
+requests lie beside it, and its answers (each with time stamps of the device) are fetched when the link is back. It ends
+by itself: when its requests do, or when its time is up.
+
+A run begins to measure when its *hold* is gone. The hold is an ordinary process of the link, which its watchdog ends on
+the device when the link is cut, however it is cut; the worker looks for it (operation ``wait``). So nobody has to agree
+on a time, and nothing has to be told to the device at the moment of the cut.
+
+All of a run is in a folder ``detached/TOKEN`` of the link's work folder; nothing is left of it after :func:`discard`.
+What nobody has collected in a month is removed when another run starts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from deepen.devices.links.jobs import END_OF_A_JOB, START_OF_A_PROCESS
+from deepen.devices.links.quoting import env_arguments
+from deepen.devices.links.remote import RemoteLink
+from deepen.errors import ConfigError, LinkError
+
+if TYPE_CHECKING:
+    from deepen.devices.protocols import Channel, Link
+
+__all__ = [
+    "DetachedJob",
+    "JobState",
+    "Outcome",
+    "discard",
+    "discard_quietly",
+    "hold",
+    "job_state",
+    "new_job",
+    "outcome",
+    "start_detached",
+]
+
+_CALL_S = 60.0
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+
+_INNER = (
+    START_OF_A_PROCESS
+    + r"""
+trap '' HUP
+J=$1 limit=$2 n=$3
+shift 3
+l=
+read -r l <"/proc/$$/stat"
+while [ "$n" -gt 0 ]; do
+    export "$1"
+    shift
+    n=$((n - 1))
+done
+echo "$$ $(start ${l##*) })" >"$J/pid.new"
+mv -f "$J/pid.new" "$J/pid"
+{
+    sleep "$limit"
+    kill -9 "-$$"
+} &
+"$@" <"$J/plan" >"$J/answers" 2>"$J/err"
+echo "$?" >"$J/status.new"
+mv -f "$J/status.new" "$J/status"
+kill -9 "-$$"
+"""
+)
+"""Runs the worker; at its end, and when its time is up, the whole group goes, the clock with it."""
+
+_START = r"""
+J=$1 I=$2 plan=$3 limit=$4 inner=$5
+shift 5
+umask 077
+mkdir -p "${J%/*}" && mkdir "$J" && mv -f "$plan" "$J/plan" || exit 1
+rmdir "${plan%/*}" 2>/dev/null
+find "${J%/*}" -mindepth 1 -maxdepth 1 -type d -mtime +30 -exec rm -rf {} \; 2>/dev/null
+(
+    export DEEPEN_JOB="$I"
+    exec setsid sh -c "$inner" deepen "$J" "$limit" "$@" </dev/null >/dev/null 2>&1
+) &
+n=0
+while [ ! -s "$J/pid" ] && [ "$n" -lt 20 ]; do
+    sleep 0.1 || sleep 1
+    n=$((n + 1))
+done
+[ -s "$J/pid" ]
+"""
+
+_LOOK = (
+    START_OF_A_PROCESS
+    + r"""
+J=$1
+[ -d "$J" ] || { echo absent; exit 0; }
+if read -r s <"$J/status"; then echo "ended $s"; exit 0; fi 2>/dev/null
+if read -r p t <"$J/pid" && read -r l <"/proc/$p/stat" && [ "$(start ${l##*) })" = "$t" ]; then
+    echo running
+elif read -r s <"$J/status"; then
+    echo "ended $s"
+else
+    echo lost
+fi 2>/dev/null
+"""
+)
+
+_DISCARD = (
+    "J=$1 I=$2\n"
+    + END_OF_A_JOB
+    + r"""
+[ -d "$J" ] || exit 0
+reap || exit 1
+rm -rf "$J"
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DetachedJob:
+    """A detached run.
+
+    Attributes:
+        token: Its name: 32 hexadecimal digits.
+        folder: Its folder on the device.
+    """
+
+    token: str
+    folder: str
+
+    def __post_init__(self) -> None:
+        if not _TOKEN.fullmatch(self.token) or not self.folder.startswith("/"):
+            raise ConfigError("a detached run needs a token of 32 hexadecimal digits and an absolute folder")
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """How a detached run is.
+
+    Attributes:
+        kind: ``running``; ``ended``; ``lost`` where it stopped without a word (the device was restarted, or ended it);
+            ``absent`` where the device knows nothing of it.
+        status: Exit status of the worker, negative for a signal; ``None`` unless it has ended.
+    """
+
+    kind: Literal["running", "ended", "lost", "absent"]
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a detached run left.
+
+    Attributes:
+        replies: Answers to its requests, in their order; fewer than requests where it was ended before.
+        words: The end of what it wrote on its standard error.
+    """
+
+    replies: tuple[dict[str, Any], ...]
+    words: str
+
+
+def hold(link: Link) -> Channel:
+    """Start the process whose end lets detached runs begin: by ``kill``, or because the link is cut.
+
+    Raises:
+        LinkError: If the device is gone.
+    """
+    return link.spawn(["cat"], {})
+
+
+def new_job(link: Link) -> DetachedJob:
+    """Name a run that is to be started.
+
+    Raises:
+        ConfigError: If the link is to this machine: there is nothing to be detached from.
+        LinkError: If the device does not answer.
+    """
+    if not isinstance(link, RemoteLink):
+        raise ConfigError(f"{link.description}: a detached run needs a device behind a link; use adb: or ssh:")
+    link.run(["true"], timeout_s=_CALL_S)  # the work folder is known from here on
+    token = secrets.token_hex(16)
+    return DetachedJob(token, f"{link.work}/detached/{token}")
+
+
+def start_detached(
+    link: Link,
+    job: DetachedJob,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    requests: Sequence[Mapping[str, Any]],
+    *,
+    limit_s: float,
+) -> None:
+    """Start a worker with all its requests.
+
+    Args:
+        link: How to reach the device.
+        job: Its name and place, from :func:`new_job`: whoever wants to find it after a crash notes them before.
+        argv: How the worker is started there.
+        env: Variables of its environment.
+        requests: What it is asked; each carries its ``id``.
+        limit_s: Time after which it is ended on the device whatever it does, seconds.
+
+    Raises:
+        LinkError: If it could not be started; then nothing of it is there, or it ends by itself.
+    """
+    variables = env_arguments(env)
+    with tempfile.TemporaryDirectory(prefix="deepen-detached-") as folder:
+        plan = Path(folder) / f"plan-{job.token}"
+        plan.write_text("".join(json.dumps(r) + "\n" for r in requests), encoding="utf-8")
+        there = link.push(plan)
+    fixed = ["sh", "-c", _START, "deepen", job.folder, job.token, there, str(max(1, round(limit_s))), _INNER]
+    try:
+        done = link.run([*fixed, str(len(variables)), *variables, *argv], timeout_s=_CALL_S)
+    except LinkError:
+        discard_quietly(link, job)
+        raise
+    if done.status:
+        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()[-200:]
+        discard_quietly(link, job)
+        raise LinkError(
+            f"{link.description}: a detached run could not be started: {said or 'no reason told'}; try again"
+        )
+
+
+def job_state(link: Link, job: DetachedJob) -> JobState:
+    """Ask how a run is.
+
+    Raises:
+        LinkError: If the device is gone.
+    """
+    said = (
+        link.run(["sh", "-c", _LOOK, "deepen", job.folder], timeout_s=_CALL_S).stdout.decode("utf-8", "replace").split()
+    )
+    if said[:1] == ["ended"] and len(said) == 2 and said[1].isdecimal():
+        told = int(said[1])
+        return JobState("ended", 128 - told if 128 < told <= 192 else told)
+    for kind in ("running", "lost", "absent"):
+        if said == [kind]:
+            return JobState(kind)
+    raise LinkError(f"{link.description}: nobody can tell how the detached run {job.token} is; try again")
+
+
+def outcome(link: Link, job: DetachedJob) -> Outcome:
+    """Fetch what a run left; each file's hash is checked on the way.
+
+    Raises:
+        LinkError: If the device is gone, or an answer cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="deepen-detached-") as folder:
+        answers, words = Path(folder) / "answers", Path(folder) / "err"
+        link.pull(f"{job.folder}/answers", answers)
+        link.pull(f"{job.folder}/err", words)
+        lines = answers.read_bytes().split(b"\n")[:-1]  # what follows the last line break is torn
+        told = words.read_bytes()[-2000:].decode("utf-8", "replace").strip()
+    try:
+        replies = tuple(json.loads(line) for line in lines)
+    except ValueError as error:
+        raise LinkError(
+            f"{link.description}: an answer of the detached run cannot be read ({error}); run it again"
+        ) from error
+    if not all(isinstance(r, dict) for r in replies):
+        raise LinkError(f"{link.description}: an answer of the detached run is no object; run it again")
+    return Outcome(replies, told)
+
+
+def discard(link: Link, job: DetachedJob) -> None:
+    """End a run and remove all of it; harmless when there is none.
+
+    Raises:
+        LinkError: If the device is gone, or something of it cannot be ended.
+    """
+    done = link.run(["sh", "-c", _DISCARD, "deepen", job.folder, job.token], timeout_s=_CALL_S)
+    if done.status:
+        raise LinkError(
+            f"{link.description}: something of the detached run {job.token} cannot be ended; restart the device"
+        )
+
+
+def discard_quietly(link: Link, job: DetachedJob) -> bool:
+    """As :func:`discard`; whether it could be done. A run that could not be reached ends by itself."""
+    try:
+        discard(link, job)
+    except LinkError:
+        return False
+    return True

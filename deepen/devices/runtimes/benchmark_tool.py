@@ -1,0 +1,371 @@
+"""Benchmark tools as runtimes: every block is a run of the tool, seen through the lines it prints.
+
+The tool is the one named by an environment variable of the host (a file here, which is pushed), or the first one found
+on the device. Standard output and standard error are read as one, since generations differ in what goes where, and the
+host notes when each line arrives. How long a line takes is measured with quick round trips to a ``cat`` on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from deepen.clock.host_clock import Deadline, monotonic_s
+from deepen.devices.links.local import LocalLink
+from deepen.devices.model_files import push_model
+from deepen.devices.runtimes.parsers.text import lines
+from deepen.devices.runtimes.sync_load import ShellLoad
+from deepen.devices.types import Completed
+from deepen.errors import ConfigError, LinkError, RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from deepen.devices.protocols import Channel, Link
+    from deepen.records import Interval
+
+__all__ = ["Heard", "Model", "ToolLoaded", "ToolRuntime", "Transcript"]
+
+_MERGE = 'exec "$0" "$@" 2>&1'
+_FIND = 'for p in "$@"; do command -v -- "$p" && exit 0; done; exit 1'
+_CALL_S = 20.0
+_PINGS = 12
+_LONGEST_OUTPUT = 200_000  # lines
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A line and when it arrived.
+
+    Attributes:
+        text: The line as it came.
+        at_s: Host time, seconds.
+    """
+
+    text: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a tool printed.
+
+    Attributes:
+        begun_s: Host time just before it was started, seconds.
+        status: Its exit status.
+        heard: Its lines.
+    """
+
+    begun_s: float
+    status: int
+    heard: tuple[Heard, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "\n".join(h.text for h in self.heard)
+
+    def arrivals(self, pattern: re.Pattern[str]) -> list[float]:
+        """When lines of a kind arrived (what loggers put before a line does not count), seconds."""
+        return [h.at_s for h in self.heard for line in lines(h.text) if pattern.match(line.text.strip())]
+
+    @property
+    def complaint(self) -> str:
+        """The last line that tells of an error, else the last line; for messages."""
+        found = [x.text.strip() for h in self.heard for x in lines(h.text) if x.text.strip()]
+        bad = [t for t in found if re.search(r"error|fail|fatal|abort|cannot|unable", t, re.I)]
+        return (bad or found or ["it printed nothing"])[-1][:300]
+
+
+class ToolLoaded:
+    """A model a tool can run.
+
+    Attributes:
+        build: The tool and its settings.
+    """
+
+    def __init__(self, runtime: ToolRuntime, model: Model, build: str, first_run_s: float) -> None:
+        """Remember what is to be run."""
+        self._runtime = runtime
+        self._model = model
+        self._expected_s = first_run_s
+        self._open = True
+        self.build = build
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was not closed."""
+        return self._open and not self._runtime.closed
+
+    @property
+    def pulses(self) -> ShellLoad:
+        """A load with sharp edges for the sync pattern: the tool's own runs begin with loading the model.
+
+        Raises:
+            LinkError: If the device is gone.
+        """
+        return self._runtime.pulses()
+
+    @property
+    def first_run_s(self) -> float:
+        """Duration of one run when the model was tried out, seconds."""
+        return self._expected_s
+
+    def run(self, n: int) -> Interval:
+        """Run n inferences in one run of the tool.
+
+        Returns:
+            The block; ``uncertainty_s`` is what is left unknown about when it was. CPU time is not known.
+
+        Raises:
+            RunError: If the tool fails, runs another number, or falls back to the CPU.
+            LinkError: If the device is gone.
+        """
+        if n < 1:
+            raise ConfigError(f"a block needs at least one run, not {n}")
+        if not self.alive:
+            raise LinkError(f"{self._model.name}: its runtime was closed; load it again")
+        return self._runtime.block(self._model, n, self._runtime.run_timeout_s + 20 * n * self._expected_s)
+
+    def close(self) -> None:
+        """Forget it."""
+        self._open = False
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model on the device, and how to run it.
+
+    Attributes:
+        name: Its file name, for messages.
+        remote: Its path on the device.
+        threads: Threads to run on.
+        shapes: Shapes of inputs, by name.
+        note: What must stay the same from block to block (where the graph runs).
+    """
+
+    name: str
+    remote: str
+    threads: int
+    shapes: Mapping[str, Sequence[int]]
+    note: str = ""
+
+
+class ToolRuntime:
+    """A tool behind a link; what differs between tools is in a few methods to override.
+
+    Attributes:
+        name: Name of the runtime; it says where the graph is to run, so that results of different places never mix.
+        programs: Where the tool is looked for on the device.
+        variable: Environment variable of the host that names it.
+        suffixes: Files it takes.
+    """
+
+    name: ClassVar[str] = ""
+    programs: ClassVar[tuple[str, ...]] = ()
+    variable: ClassVar[str] = ""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, link: Link, *, cpu_mask: Sequence[int] = (), tool: Path | None = None, load_timeout_s: float = 600.0,
+        run_timeout_s: float = 120.0,
+    ) -> None:  # fmt: skip
+        """Describe the runtime; the tool is looked for with the first load.
+
+        Args:
+            link: How to reach the device.
+            cpu_mask: Cores to run on, one per thread; empty for all.
+            tool: The tool, built for the device; ``None`` for the variable's, else one on the device.
+            load_timeout_s: Time a model may take to be loaded and run once, seconds.
+            run_timeout_s: Time granted to a block on top of twenty times what its runs should take, seconds.
+        """
+        self._link = link
+        self._mask = tuple(cpu_mask)
+        self._given = tool
+        self._load_timeout_s = load_timeout_s
+        self.run_timeout_s = run_timeout_s
+        self.closed = False
+        self._program = ""
+        self._identity = ""
+        self._delay_s: float | None = None
+        self._pulses: ShellLoad | None = None
+
+    # ---- what differs ---------------------------------------------------------------------------------------------
+
+    def try_out(self, model: Model) -> tuple[Model, str, float]:
+        """Load a model and run it once: the model with its note, the build string, seconds per run.
+
+        Raises:
+            RunError: If it cannot be run, or not where it should.
+        """
+        raise NotImplementedError
+
+    def block(self, model: Model, n: int, timeout_s: float) -> Interval:
+        """Run n inferences.
+
+        Raises:
+            RunError, LinkError: As :meth:`ToolLoaded.run`.
+        """
+        raise NotImplementedError
+
+    # ---- Runtime ----------------------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int | None:
+        """None: every block is a process of its own."""
+        return None
+
+    def load(
+        self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+    ) -> ToolLoaded:
+        """Bring a model to the device and run it once.
+
+        Args:
+            path: The model file.
+            threads: Threads; with a ``cpu_mask`` it needs as many cores.
+            shapes: Shapes of inputs, by name.
+            seed: Not used: the tools make up input values of their own.
+
+        Raises:
+            ConfigError: If the file is missing or of another kind, there is no such tool, or there are too few cores.
+            RunError: If the model cannot be run, or would fall back to the CPU.
+            LinkError: If the device is gone.
+        """
+        if self.closed:
+            raise LinkError(f"the runtime {self.name} is closed; open it again")
+        if path.suffix.lower() not in self.suffixes:
+            raise ConfigError(f"{path.name}: {self.name} runs {', '.join(self.suffixes)} files only")
+        if not path.is_file():
+            raise ConfigError(f"no such model file: {path}")
+        if self._mask and len(self._mask) < threads:
+            raise ConfigError(f"{threads} threads need as many cores; cpu_mask {list(self._mask)} are fewer")
+        self.find()
+        model = Model(path.name, push_model(self._link, path), threads, dict(shapes or {}))
+        model, build, first_run_s = self.try_out(model)
+        return ToolLoaded(self, model, build, first_run_s)
+
+    def close(self) -> None:
+        """Nothing runs between blocks, so nothing has to be ended but the load for the sync pattern."""
+        self.closed = True
+        if self._pulses is not None:
+            self._pulses.close()
+
+    # ---- for tools --------------------------------------------------------------------------------------------------
+
+    def find(self) -> str:
+        """Path of the tool on the device.
+
+        Raises:
+            ConfigError: If there is none.
+            LinkError: If the device is gone.
+        """
+        if self._program:
+            return self._program
+        named = os.environ.get(self.variable)
+        given = self._given or (Path(named) if named else None)
+        if given is not None:
+            program = self._link.push(given)
+            if self._call(["test", "-x", program]).status != 0:
+                if isinstance(self._link, LocalLink):
+                    raise ConfigError(f"{given} is not executable; chmod +x it")
+                self._call(["chmod", "755", program])
+        else:
+            found = self._call(["sh", "-c", _FIND, "sh", *self.programs])
+            program = found.stdout.decode("utf-8", "replace").strip().split("\n")[0]
+            if found.status != 0 or not program:
+                raise ConfigError(
+                    f"there is no {self.programs[0]} on {self._link.description}; put it at {self.programs[-1]}, or "
+                    f"set {self.variable} to one on this machine that was built for the device"
+                )
+        self._program = program
+        digest = self._call(["sha256sum", program]).stdout.split(b" ")[0].decode("ascii", "replace").lstrip("\\")
+        self._identity = digest[:12] if re.fullmatch(r"[0-9a-f]{64}", digest) else "unknown"
+        return program
+
+    def identity(self) -> str:
+        """The tool in a build string: none of them tells a version, so the hash of the program stands for it."""
+        cores = f" cpus={','.join(map(str, self._mask))}" if self._mask else ""
+        return f"{self.programs[0]} sha256={self._identity}{cores}"
+
+    def pulses(self) -> ShellLoad:
+        """The load for the sync pattern."""
+        if self._pulses is None or not self._pulses.alive:
+            self._pulses = ShellLoad(self._link, self._mask[:1], self.delay_s())
+        return self._pulses
+
+    def delay_s(self) -> float:
+        """Longest time a line takes from the device to the host: the longest of some quick round trips, seconds.
+
+        Raises:
+            LinkError: If the device is gone.
+        """
+        if self._delay_s is None:
+            channel = self._link.spawn(["cat"], {})
+            try:
+                trips = []
+                for k in range(_PINGS):
+                    sent = monotonic_s()
+                    channel.send(b"%d" % k)
+                    if channel.receive(_CALL_S) != b"%d" % k:
+                        raise LinkError(f"{self._link.description}: a line did not come back; try again")
+                    trips.append(monotonic_s() - sent)
+            finally:
+                channel.kill()
+            self._delay_s = max(trips[1:])  # the first one waits for the process to start
+        return self._delay_s
+
+    def listen(self, model: Model, arguments: Sequence[str], timeout_s: float) -> Transcript:
+        """Run the tool to its end and note when its lines arrive.
+
+        Raises:
+            RunError: If it fails, or takes too long.
+            LinkError: If the device is gone.
+        """
+        mask = sum(1 << c for c in self._mask[: max(1, model.threads)])
+        argv = [*(["taskset", f"{mask:x}"] if mask else []), self.find(), *arguments]
+        begun = monotonic_s()
+        channel = self._link.spawn(["sh", "-c", _MERGE, *argv], {})
+        try:
+            done = self._drain(channel, begun, timeout_s, model)
+        finally:
+            channel.kill()
+        if done.status < 0:
+            word = _signal_name(-done.status)
+            if word in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGPIPE"):
+                raise LinkError(f"{model.name}: {self.programs[0]} was ended by {word} ({done.complaint}); try again")
+            raise RunError(f"{model.name}: {self.programs[0]} crashed with {word} ({done.complaint})")
+        return done
+
+    def _drain(self, channel: Channel, begun: float, timeout_s: float, model: Model) -> Transcript:
+        deadline = Deadline(timeout_s)
+        heard: list[Heard] = []
+        while True:
+            try:
+                line = channel.receive(deadline.remaining_s)
+            except LinkError:
+                status = channel.exit_status()
+                if status is None:
+                    raise
+                return Transcript(begun, status, tuple(heard))
+            if line is None:
+                raise RunError(
+                    f"{model.name}: {self.programs[0]} took more than {timeout_s:.0f} s; the model is too slow here"
+                )
+            heard.append(Heard(line.decode("utf-8", "replace"), monotonic_s()))
+            if len(heard) > _LONGEST_OUTPUT:
+                raise RunError(f"{model.name}: {self.programs[0]} prints without end ({heard[-1].text[:80]!r})")
+
+    def _call(self, argv: Sequence[str]) -> Completed:
+        return self._link.run(argv, timeout_s=_CALL_S)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

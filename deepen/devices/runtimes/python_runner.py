@@ -1,0 +1,67 @@
+"""Runtimes behind the portable Python runner (``devices/runner/runner.py``)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from deepen import catalog
+from deepen.devices.runtimes.worker_process import WorkerRuntime
+from deepen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deepen.devices.protocols import Link
+
+__all__ = ["PYTHONS", "PythonRuntime"]
+
+PYTHONS = ("python3", "python", "/data/data/com.termux/files/usr/bin/python3")
+"""Where Python is looked for on a device; the last is Termux, the usual one on Android."""
+_PARTS = ("runner_common.py", "runner_onnx.py", "runner_litert.py")
+_FIND = 'for p in "$@"; do command -v -- "$p" && exit 0; done; exit 1'
+_FIND_S = 20.0
+
+
+class PythonRuntime(WorkerRuntime):
+    """A runtime package in a Python of the device."""
+
+    def __init__(
+        self, link: Link, *, cpu_mask: Sequence[int] = (), python: str = "", level: str = "extended",
+        delegate: Mapping[str, Any] | None = None, **timeouts: float,
+    ) -> None:  # fmt: skip
+        """Describe the runtime; the worker starts with the first load.
+
+        Args:
+            link: How to reach the device.
+            cpu_mask: Cores to run on, one per thread; empty for the last usable ones.
+            python: Interpreter on the device; empty for the one deepen runs in (on this machine) or the first found.
+            level: Graph optimisation level: disable, basic, extended or all.
+            delegate: Accelerator to run on, as the protocol has it; ``None`` for the CPU.
+            timeouts: ``hello_timeout_s``, ``load_timeout_s`` and ``run_timeout_s`` of :class:`WorkerRuntime`.
+        """
+        super().__init__(link, cpu_mask=cpu_mask, level=level, delegate=delegate, **timeouts)
+        self._python = python
+
+    def _command(self) -> list[str]:
+        """Bring the runner to the device; returns how it is started there.
+
+        Raises:
+            ConfigError: If there is no Python there.
+            LinkError: If the device is gone.
+        """
+        python = self._python or (sys.executable if self.local else self._find_python())
+        pushed = [self._link.push(catalog.path("devices", "runner", part)) for part in ("runner.py", *_PARTS)]
+        if not self.local:  # each file has a folder of its own there
+            self._environment["PYTHONPATH"] = ":".join(str(PurePosixPath(p).parent) for p in pushed)
+        return [python, pushed[0]]
+
+    def _find_python(self) -> str:
+        found = self._link.run(["sh", "-c", _FIND, "sh", *PYTHONS], timeout_s=_FIND_S)
+        path = found.stdout.decode("utf-8", "replace").strip()
+        if found.status != 0 or not path:
+            raise ConfigError(
+                f"there is no Python on {self._link.description}; install one there, or use the C runner, which needs "
+                "none (runtime crunner)"
+            )
+        return path.splitlines()[0]

@@ -1,0 +1,134 @@
+"""Clocks of GPUs that the kernel's devfreq rules: Jetsons, Mali, Adreno.
+
+Sources: kernel ``Documentation/ABI/testing/sysfs-class-devfreq`` (``governor``, ``available_governors``, ``min_freq``,
+``max_freq``, ``available_frequencies``, in hertz); Qualcomm's ``kgsl`` driver keeps the same folder below
+``/sys/class/kgsl/kgsl-3d0/devfreq``. Which devfreq device is a GPU is told by its name: Tegra ``57000000.gpu``,
+``17000000.gv11b``, ``17000000.ga10b``; ``13000000.mali``; ``3d00000.qcom,kgsl-3d0``. GPUs whose driver brings a clock
+control of its own (Google Tensor, MediaTek's ``/proc/gpufreq``) have no such folder, and the knobs say so.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepen.devices.settings.access import Place
+from deepen.devices.settings.setting_plan import Context, Plan, Step
+
+__all__ = ["GpuClock", "gpu_guards", "plan_gpu_clock", "plan_gpu_governor", "read_gpus"]
+
+_CLASS = "/sys/class/devfreq"
+_KGSL = "/sys/class/kgsl/kgsl-3d0/devfreq"
+_FILES = ("governor", "available_governors", "cur_freq", "min_freq", "max_freq", "available_frequencies")
+_SET = ("governor", "min_freq", "max_freq")
+_GPU = re.compile(r"gpu|mali|kgsl|gp10b|gv11b|ga10b|gb10b", re.IGNORECASE)
+_NEAR = 0.05
+_NONE = "the device shows no GPU clock (no /sys/class/devfreq with a GPU in it, and no kgsl)"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuClock:
+    """A GPU's clock.
+
+    Attributes:
+        folder: Where it is set.
+        governor: What chooses the clock; empty where it cannot be read.
+        governors: What could.
+        current_hz: Clock now, hertz; ``nan`` where unknown. The same for the limits.
+        min_hz: Lowest clock allowed now.
+        max_hz: Highest clock allowed now.
+        steps_hz: Clocks there are, ascending, hertz; empty where the kernel does not list them.
+    """
+
+    folder: str
+    governor: str
+    governors: tuple[str, ...]
+    current_hz: float
+    min_hz: float
+    max_hz: float
+    steps_hz: tuple[float, ...]
+
+
+def read_gpus(context: Context) -> list[GpuClock]:
+    """Clocks of the device's GPUs.
+
+    Raises:
+        LinkError: If the device is gone.
+    """
+    patterns = [f"{folder}/{name}" for folder in (f"{_CLASS}/*", _KGSL) for name in _FILES]
+    content = context.shell.read(*patterns, root=True).content
+    texts: dict[str, dict[str, str]] = {}
+    for path, text in content.items():
+        folder, _, name = path.rpartition("/")
+        if folder == _KGSL or _GPU.search(folder.rpartition("/")[2]):
+            texts.setdefault(folder, {})[name] = text.strip()
+    if any(folder != _KGSL for folder in texts):  # the same one under another name
+        texts.pop(_KGSL, None)
+    return [_clock(folder, found) for folder, found in sorted(texts.items())]
+
+
+def _clock(folder: str, texts: Mapping[str, str]) -> GpuClock:
+    steps = sorted({hz for word in texts.get("available_frequencies", "").split() if math.isfinite(hz := _hertz(word))})
+    return GpuClock(
+        folder,
+        texts.get("governor", ""),
+        tuple(texts.get("available_governors", "").split()),
+        _hertz(texts.get("cur_freq", "")),
+        _hertz(texts.get("min_freq", "")),
+        _hertz(texts.get("max_freq", "")),
+        tuple(steps),
+    )
+
+
+def _hertz(text: str) -> float:
+    return float(text) if re.fullmatch(r"[0-9]{1,12}", text) and int(text) > 0 else math.nan
+
+
+def gpu_guards(context: Context) -> list[str]:
+    """Files a power mode may move, so that they are put back with it."""
+    return [f"{gpu.folder}/{name}" for gpu in read_gpus(context) for name in _SET]
+
+
+def plan_gpu_governor(context: Context, wanted: str) -> Plan:
+    """Set what chooses the clock."""
+    gpus = read_gpus(context)
+    lacking = [g for g in gpus if g.governors and wanted not in g.governors]
+    if not gpus:
+        return Plan(cause=_NONE)
+    if lacking:
+        return Plan(cause=f"{_name(lacking[0])} has no governor {wanted}; it has {', '.join(lacking[0].governors)}")
+    return Plan(tuple(Step(Place("file", f"{g.folder}/governor"), wanted) for g in gpus))
+
+
+def plan_gpu_clock(context: Context, wanted: Any) -> Plan:
+    """Set both limits to one clock."""
+    gpus = read_gpus(context)
+    if not gpus:
+        return Plan(cause=_NONE)
+    steps: list[Step] = []
+    for gpu in gpus:
+        hz = _target_hz(gpu, wanted)
+        if not math.isfinite(hz):
+            return Plan(cause=f"{_name(gpu)} does not list its clocks", cure="name one in hertz")
+        if isinstance(wanted, float) and abs(hz / wanted - 1) > _NEAR:
+            told = ", ".join(f"{step / 1e6:g}" for step in gpu.steps_hz)
+            return Plan(cause=f"{_name(gpu)} has no clock near {wanted / 1e6:g} MHz; it has {told} MHz")
+        # A lower limit above the upper one is refused, so the limit that makes room goes first.
+        order = ("max_freq", "min_freq") if not hz < gpu.min_hz else ("min_freq", "max_freq")
+        steps += [Step(Place("file", f"{gpu.folder}/{name}"), str(round(hz))) for name in order]
+    return Plan(tuple(steps))
+
+
+def _target_hz(gpu: GpuClock, wanted: Any) -> float:
+    if wanted == "max":
+        return max(gpu.steps_hz, default=math.nan)
+    if wanted == "min":
+        return min(gpu.steps_hz, default=math.nan)
+    return min(gpu.steps_hz, key=lambda hz: abs(hz - wanted), default=float(wanted))
+
+
+def _name(gpu: GpuClock) -> str:
+    return gpu.folder.removesuffix("/devfreq").rpartition("/")[2]

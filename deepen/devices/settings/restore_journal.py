@@ -1,0 +1,271 @@
+"""The journal of changed settings: on the host's disk before the device is touched, gone when all is as it was.
+
+One file per device, named by its serial number; one JSON line per event, synced before the next step. A process that
+holds the journal holds its ``flock``, which the kernel gives back however it dies. Changes are grouped in layers: what
+``device prepare`` sets is held until ``--restore``; what a run sets is restored at its end, and where the run died, by
+whoever opens the journal next. Only the last line can be torn, and a change whose line is torn has not been made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deepen.clock.host_clock import utc_now
+from deepen.devices.settings.access import Place
+from deepen.errors import ConfigError, LinkError, StorageError
+
+__all__ = ["Change", "Journal", "Layer", "holding", "journal_folder", "journals"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Changes made together.
+
+    Attributes:
+        number: Its place, from 1.
+        hold: Whether it is held until somebody asks for it back.
+        boot_id: Start of the device in which it was made; empty where unknown.
+        device: The device, readable.
+        recorded_at: When, ISO-8601 UTC.
+    """
+
+    number: int
+    hold: bool
+    boot_id: str
+    device: str
+    recorded_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting that was changed, or is about to be.
+
+    Attributes:
+        number: Its place in the journal, from 1.
+        layer: The layer it belongs to.
+        knob: What the user asked for, for example ``governor``.
+        place: Where.
+        before: Value to give back.
+        wanted: Value to set; ``None`` for a place that another change may move.
+        after: Value read back; ``None`` if the journal does not say.
+        restored: Whether it has been given back.
+    """
+
+    number: int
+    layer: int
+    knob: str
+    place: Place
+    before: str
+    wanted: str | None
+    after: str | None = None
+    restored: bool = False
+
+
+def journal_folder() -> Path:
+    """Folder of the journals: ``$DEEPEN_STATE/devices``, else below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+    if os.environ.get("DEEPEN_STATE"):
+        return Path(os.environ["DEEPEN_STATE"]) / "devices"
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "deepen" / "devices"
+
+
+def journals(folder: Path | None = None) -> list[tuple[Path, Layer, int]]:
+    """Journals that still list settings to give back: file, its newest layer, and how many settings.
+
+    Raises:
+        ConfigError: If one is damaged.
+    """
+    where = folder or journal_folder()
+    found = []
+    for path in sorted(where.glob("*.jsonl")) if where.is_dir() else []:
+        layers, changes, _ = _scan(path.read_bytes(), path)
+        open_changes = [c for c in changes.values() if not c.restored]
+        if layers and open_changes:
+            found.append((path, max(layers.values(), key=lambda layer: layer.number), len(open_changes)))
+    return found
+
+
+def _scan(data: bytes, path: Path) -> tuple[dict[int, Layer], dict[int, Change], int]:
+    """Layers and changes by number, and how many bytes of the file are sound."""
+    layers: dict[int, Layer] = {}
+    changes: dict[int, Change] = {}
+    sound = 0
+    lines = data.split(b"\n")
+    for index, line in enumerate(lines[:-1]):  # what follows the last line break is torn
+        try:
+            _apply(json.loads(line), layers, changes)
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            if index == len(lines) - 2:
+                break
+            raise ConfigError(
+                f"{path}: line {index + 1} is damaged ({error}); correct or delete that line, then restore again"
+            ) from error
+        sound += len(line) + 1
+    return layers, changes, sound
+
+
+def _apply(event: dict[str, Any], layers: dict[int, Layer], changes: dict[int, Change]) -> None:
+    what, number = event["event"], int(event["number"])
+    if what == "layer":
+        texts = {key: str(event[key]) for key in ("boot_id", "device", "recorded_at")}
+        layers[number] = Layer(number, bool(event["hold"]), **texts)
+    elif what == "change":
+        wanted = event["wanted"]
+        changes[number] = Change(
+            number,
+            int(event["layer"]),
+            str(event["knob"]),
+            Place(str(event["kind"]), str(event["address"])),
+            str(event["before"]),
+            None if wanted is None else str(wanted),
+        )
+    elif what == "set":
+        changes[number] = replace(changes[number], after=None if event["after"] is None else str(event["after"]))
+    elif what == "restored":
+        changes[number] = replace(changes[number], restored=True)
+    else:
+        raise ValueError(f"unknown event {what!r}")
+
+
+class Journal:
+    """The journal of one device, held by this process."""
+
+    def __init__(self, key: str, device: str, folder: Path | None = None) -> None:
+        """Open and lock it.
+
+        Args:
+            key: Name of the device's file (``Identity.key``).
+            device: The device, readable.
+            folder: Where the journals are; ``None`` for the user's.
+
+        Raises:
+            LinkError: If another process holds it: it is changing this device's settings.
+            ConfigError: If it is damaged.
+            StorageError: If the disk does not take it.
+        """
+        where = folder or journal_folder()
+        self.path = where / f"{key}.jsonl"
+        self._device = device
+        self._fd = -1
+        try:
+            where.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = self._lock()
+            data = self._read()
+        except OSError as error:
+            raise self._storage(error) from error
+        try:
+            self.layers, self._changes, sound = _scan(data, self.path)
+            self._end = sound
+            os.ftruncate(self._fd, sound)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _lock(self) -> int:
+        import fcntl  # not on Windows, where devices are not driven
+
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.fstat(fd).st_ino == self.path.stat().st_ino:  # not one its last holder has removed
+                        return fd
+            except BlockingIOError as error:
+                os.close(fd)
+                raise LinkError(
+                    f"another process is changing the settings of {self._device} (it holds {self.path}); end that first"
+                ) from error
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def _read(self) -> bytes:
+        parts = []
+        while part := os.read(self._fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+
+    def pending(self, layer: int | None = None) -> list[Change]:
+        """Changes not given back yet, in the order made; of one layer where one is named."""
+        return [c for c in self._changes.values() if not c.restored and (layer is None or c.layer == layer)]
+
+    def begin(self, *, hold: bool, boot_id: str) -> int:
+        """Start a layer; return its number."""
+        number = max(self.layers, default=0) + 1
+        self._append(
+            event="layer", number=number, hold=hold, boot_id=boot_id, device=self._device, recorded_at=utc_now()
+        )
+        return number
+
+    def change(self, layer: int, knob: str, place: Place, before: str, wanted: str | None) -> int:
+        """Note a change that is about to be made; return its number. It is on the disk when this returns.
+
+        Raises:
+            StorageError: If the disk does not take it: the change must not be made.
+        """
+        number = max(self._changes, default=0) + 1
+        self._append(
+            event="change",
+            number=number,
+            layer=layer,
+            knob=knob,
+            kind=place.kind,
+            address=place.address,
+            before=before,
+            wanted=wanted,
+        )
+        return number
+
+    def set(self, number: int, after: str | None) -> None:
+        """Note what was read back."""
+        self._append(event="set", number=number, after=after)
+
+    def restored(self, number: int) -> None:
+        """Note that a change has been given back."""
+        self._append(event="restored", number=number)
+
+    def close(self) -> None:
+        """Give the lock back; the file goes when nothing is left to restore. Harmless when repeated."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if not self.pending():
+                self.path.unlink(missing_ok=True)
+            os.close(fd)
+
+    def _append(self, **event: Any) -> None:
+        line = json.dumps(event, ensure_ascii=True).encode() + b"\n"
+        try:
+            view = memoryview(line)
+            offset = self._end
+            while view:
+                done = os.pwrite(self._fd, view, offset)
+                view, offset = view[done:], offset + done
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._storage(error) from error
+        self._end = offset
+        _apply(event, self.layers, self._changes)
+
+    def _storage(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"cannot keep the journal {self.path} ({error.strerror}), and without it no setting is changed; "
+            "make its folder writable or set DEEPEN_STATE"
+        )
+
+
+@contextlib.contextmanager
+def holding(key: str, device: str, folder: Path | None = None) -> Iterator[Journal]:
+    """Hold a device's journal for a block."""
+    journal = Journal(key, device, folder)
+    try:
+        yield journal
+    finally:
+        journal.close()

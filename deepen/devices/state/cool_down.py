@@ -1,0 +1,188 @@
+"""What heat did to a run, at which clocks it ran, and waiting until a device is cool.
+
+``cpufreq/stats/time_in_state`` (kernel ``cpu-freq/cpufreq-stats``: units of 10 ms) tells the clocks of a whole run from
+two readings outside it, so that looking does not disturb what is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from deepen.clock.host_clock import monotonic_s
+from deepen.devices.state.shell_files import Shell
+from deepen.devices.state.temperatures import processor_c
+from deepen.devices.types import Thermal
+
+__all__ = ["CoolDown", "Heat", "clock_shares", "cool_down", "heat", "read_clock_times"]
+
+_TIMES = "/sys/devices/system/cpu/cpufreq/policy*/stats/time_in_state"
+_TICK_S = 0.01
+_LEAST_WAIT_S = 0.01
+
+# ---- over a run ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """What heat did between two readings.
+
+    Attributes:
+        before: First reading.
+        after: Last reading.
+        hottest_c: Highest processor temperature of all readings, degrees Celsius; ``nan`` where unknown.
+        rise_c: Rise of the hottest processor temperature from the first to the last, degrees; ``nan`` where unknown.
+        throttled: What slowed the device down in any reading, or was counted between them.
+    """
+
+    before: Thermal
+    after: Thermal
+    hottest_c: float
+    rise_c: float
+    throttled: tuple[str, ...]
+
+
+def heat(readings: Iterable[Thermal]) -> Heat:
+    """Sum up readings taken before, during and after a run, in this order.
+
+    Raises:
+        ValueError: Without any.
+    """
+    taken = list(readings)
+    if not taken:
+        raise ValueError("heat needs at least one reading")
+    first, last = taken[0], taken[-1]
+    words = list(dict.fromkeys(text for reading in taken for text in reading.throttled))
+    for name, count in last.counters.items():
+        grown = count - first.counters.get(name, count)
+        if grown > 0:
+            words.append(f"{name}: {grown} more")
+    temperatures = [t for t in (processor_c(r) for r in taken) if math.isfinite(t)]
+    rise = processor_c(last) - processor_c(first)
+    return Heat(first, last, max(temperatures, default=math.nan), rise, tuple(words))
+
+
+def read_clock_times(shell: Shell) -> dict[str, dict[float, float]]:
+    """Read how long each group of cores has run at each clock since the device started.
+
+    Returns:
+        Policy -> clock in hertz -> seconds; empty where the kernel does not count.
+
+    Raises:
+        LinkError: If the device is gone.
+    """
+    found: dict[str, dict[float, float]] = {}
+    for path, text in shell.read(_TIMES).matching(_TIMES).items():
+        rows = (line.split() for line in text.splitlines())
+        pairs = [row for row in rows if len(row) == 2 and row[0].isdecimal() and row[1].isdecimal()]
+        found[path.split("/")[-3]] = {1e3 * int(khz): _TICK_S * int(ticks) for khz, ticks in pairs}
+    return found
+
+
+def clock_shares(
+    before: Mapping[str, Mapping[float, float]], after: Mapping[str, Mapping[float, float]]
+) -> dict[str, dict[float, float]]:
+    """Share of the time between two readings that each group of cores ran at each clock.
+
+    Returns:
+        Policy -> clock in hertz -> share; a policy without time in between is left out.
+    """
+    shares = {}
+    for policy, times in after.items():
+        spent = {hz: s - before.get(policy, {}).get(hz, 0.0) for hz, s in times.items()}
+        total = sum(spent.values())
+        if total > 0 and all(s >= 0 for s in spent.values()):
+            shares[policy] = {hz: s / total for hz, s in spent.items() if s > 0}
+    return shares
+
+
+# ---- cooling down -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CoolDown:
+    """How waiting for a device to cool down went.
+
+    Attributes:
+        reached: Whether every limit is kept and nothing slows the device down.
+        waited_s: Seconds waited.
+        start: First reading.
+        end: Last reading.
+        cause: Why not reached; empty when it is.
+    """
+
+    reached: bool
+    waited_s: float
+    start: Thermal
+    end: Thermal
+    cause: str = ""
+
+
+def _too_warm(thermal: Thermal, limits_c: Mapping[str, float]) -> list[str]:
+    """What keeps a measurement from beginning, in words."""
+    found = []
+    for kind, limit in limits_c.items():
+        value = processor_c(thermal) if kind == "cpu" else thermal.hottest(kind)
+        if not value <= limit:  # an unknown temperature is not a low one
+            told = f"{value:.1f} °C" if math.isfinite(value) else "not readable"
+            found.append(f"{kind} is {told}, {limit:g} °C wanted")
+    return found + [f"slowed down: {words}" for words in thermal.throttled if "under-voltage" not in words]
+
+
+def cool_down(
+    read: Callable[[], Thermal],
+    limits_c: Mapping[str, float],
+    *,
+    patience_s: float = 600.0,
+    poll_s: float = 5.0,
+    settled_s: float = 120.0,
+    settled_k: float = 0.5,
+    now: Callable[[], float] = monotonic_s,
+    sleep: Callable[[float], None] = time.sleep,
+) -> CoolDown:
+    """Wait until a device is cool enough and nothing slows it down.
+
+    Args:
+        read: Reads its temperatures.
+        limits_c: Kind of sensor -> highest temperature, degrees Celsius.
+        patience_s: Longest wait.
+        poll_s: Time between readings; each one wakes the device a little.
+        settled_s: A temperature that fell by less than ``settled_k`` in so many seconds will not fall further.
+        settled_k: See ``settled_s``, kelvin.
+        now: Clock; for stand-ins.
+        sleep: Wait; for stand-ins.
+
+    Raises:
+        LinkError: If the device is gone.
+    """
+    begin = now()
+    start = last = read()
+    history = [(begin, _warmth(start, limits_c))]
+    while reasons := _too_warm(last, limits_c):
+        waited = now() - begin
+        cause = "; ".join(reasons)
+        unknown = [k for k in limits_c if math.isnan(processor_c(last) if k == "cpu" else last.hottest(k))]
+        if unknown:
+            return CoolDown(False, waited, start, last, f"{cause}: waiting cannot help")
+        if waited >= patience_s:
+            return CoolDown(False, waited, start, last, f"{cause} after {waited:.0f} s; improve its cooling")
+        old = [warmth for t, warmth in history if t <= now() - settled_s]
+        if old and old[-1] - history[-1][1] < settled_k and not last.throttled:
+            return CoolDown(
+                False, waited, start, last, f"{cause}, and it falls no further; cool the room or the device"
+            )
+        # Never for less than a clock can tell: a rest of rounding errors would keep it here for good.
+        sleep(min(poll_s, max(patience_s - waited, _LEAST_WAIT_S)))
+        last = read()
+        history.append((now(), _warmth(last, limits_c)))
+    return CoolDown(True, now() - begin, start, last)
+
+
+def _warmth(thermal: Thermal, limits_c: Mapping[str, float]) -> float:
+    """Highest excess over a limit, kelvin; ``-inf`` without limits."""
+    values = (
+        (processor_c(thermal) if kind == "cpu" else thermal.hottest(kind)) - limit for kind, limit in limits_c.items()
+    )
+    return max((v for v in values if math.isfinite(v)), default=-math.inf)

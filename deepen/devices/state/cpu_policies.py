@@ -1,0 +1,87 @@
+"""Groups of cores that share a clock (kernel ``admin-guide/pm/cpufreq``: kilohertz)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from deepen.devices.state.shell_files import Files
+from deepen.devices.types import CpuPolicy
+
+__all__ = ["POLICY_FILES", "cores_in", "mean_hz", "policies_of", "policy_path"]
+
+_FOLDER = "/sys/devices/system/cpu/cpufreq"
+_NAMES = (
+    "related_cpus",
+    "scaling_governor",
+    "scaling_available_governors",
+    "scaling_available_frequencies",
+    "scaling_boost_frequencies",
+    "scaling_cur_freq",
+    "scaling_min_freq",
+    "scaling_max_freq",
+    "cpuinfo_min_freq",
+    "cpuinfo_max_freq",
+)
+
+POLICY_FILES = tuple(f"{_FOLDER}/policy*/{name}" for name in _NAMES)
+"""What :func:`policies_of` looks at."""
+
+
+def policy_path(policy: str, name: str) -> str:
+    """File of a policy.
+
+    Args:
+        policy: ``policy4``.
+        name: For example ``scaling_governor``.
+    """
+    return f"{_FOLDER}/{policy}/{name}"
+
+
+def cores_in(text: str) -> tuple[int, ...]:
+    """Cores in a list as the kernel writes it: ``0-3,6`` or ``0 1 2``; empty where it is none."""
+    found: list[int] = []
+    for part in re.split(r"[,\s]+", text.strip()):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
+        if match:
+            found.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(found)
+
+
+def policies_of(files: Files) -> tuple[CpuPolicy, ...]:
+    """Read the policies from files read with ``POLICY_FILES``, by their numbers."""
+    found = []
+    for path in files.matching(f"{_FOLDER}/policy*/scaling_governor"):
+        folder = path.rpartition("/")[0]
+
+        def hz(name: str, folder: str = folder) -> float:
+            return _hz(files.text(f"{folder}/{name}"))
+
+        words = [files.text(f"{folder}/scaling_{name}_frequencies").split() for name in ("available", "boost")]
+        steps = sorted({f for f in map(_hz, [*words[0], *words[1]]) if math.isfinite(f)})
+        found.append(
+            CpuPolicy(
+                name=folder.rpartition("/")[2],
+                cores=cores_in(files.text(f"{folder}/related_cpus")),
+                governor=files.text(path),
+                governors=tuple(files.text(f"{folder}/scaling_available_governors").split()),
+                current_hz=hz("scaling_cur_freq"),
+                min_hz=hz("scaling_min_freq"),
+                max_hz=hz("scaling_max_freq"),
+                hardware_min_hz=hz("cpuinfo_min_freq"),
+                hardware_max_hz=hz("cpuinfo_max_freq"),
+                steps_hz=tuple(steps),
+            )
+        )
+    return tuple(found)
+
+
+def _hz(khz: str) -> float:
+    return 1e3 * int(khz) if khz.isdecimal() else math.nan
+
+
+def mean_hz(policies: Sequence[CpuPolicy], cores: Sequence[int]) -> float:
+    """Mean clock over cores, hertz; ``nan`` where none is known."""
+    known = [p.current_hz for p in policies for c in p.cores if c in cores and math.isfinite(p.current_hz)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,131 @@
+"""Which device is at the other end of a link: its kind, model and serial number, as it tells them itself."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from deepen.devices.state.shell_files import Shell
+from deepen.devices.types import Identify
+from deepen.errors import ConfigError
+
+__all__ = ["Identity", "Kind", "identify", "recognise"]
+
+Kind = Literal["android", "jetson", "raspberry-pi", "linux"]
+
+_PROPERTIES = (
+    "ro.serialno",
+    "ro.boot.serialno",
+    "ro.product.model",
+    "ro.product.device",
+    "ro.build.version.sdk",
+    "ro.build.fingerprint",
+    "service.adb.tcp.port",
+    "service.adb.tls.port",
+)
+_TREE_MODEL = "/proc/device-tree/model"
+_TREE_SERIAL = "/proc/device-tree/serial-number"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a device says it is.
+
+    Attributes:
+        kind: Which family of tools it has.
+        model: Model as it names it; empty where unknown.
+        codename: Name of its board (``ro.product.device`` on Android); empty where unknown.
+        serial: What tells it from all others of its model; empty where it tells nothing.
+        system: Operating system and build, readable.
+        machine: Architecture, for example ``aarch64``.
+        sdk: Android API level; 0 elsewhere.
+        boot_id: Different after each start; empty where unknown.
+        facts: What else it told.
+    """
+
+    kind: Kind
+    model: str = ""
+    codename: str = ""
+    serial: str = ""
+    system: str = ""
+    machine: str = ""
+    sdk: int = 0
+    boot_id: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Name for files about this one device: readable, and safe whatever the device calls itself.
+
+        Raises:
+            ConfigError: If it told neither serial number nor machine id: it could not be told from another one.
+        """
+        if not self.serial:
+            what = self.model or "the device"
+            raise ConfigError(
+                f"{what} tells no serial number, so its settings could not be given back; change none of them"
+            )
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", f"{self.model}-{self.serial}").strip("-")[:60]
+        return f"{plain}-{hashlib.sha256(f'{self.kind}/{self.serial}'.encode()).hexdigest()[:12]}"
+
+
+def identify(shell: Shell) -> Identity:
+    """Ask a device who it is.
+
+    Raises:
+        LinkError: If it is gone.
+    """
+    boot_id = shell.output(["cat", "/proc/sys/kernel/random/boot_id"]) or ""
+    machine = shell.output(["uname", "-m"]) or ""
+    if shell.output(["getprop", "ro.build.version.sdk"]):
+        told = {name: shell.output(["getprop", name]) or "" for name in _PROPERTIES}
+        sdk = told["ro.build.version.sdk"]
+        return Identity(
+            kind="android",
+            model=told["ro.product.model"],
+            codename=told["ro.product.device"],
+            serial=told["ro.serialno"] or told["ro.boot.serialno"],
+            system=told["ro.build.fingerprint"],
+            machine=machine,
+            sdk=int(sdk) if sdk.isdecimal() else 0,
+            boot_id=boot_id,
+            facts=told,
+        )
+    tree = shell.output(["cat", _TREE_MODEL]) or ""
+    machine_id = shell.output(["cat", "/etc/machine-id"]) or ""
+    kind: Kind = "linux"
+    if "raspberry pi" in tree.lower():
+        kind = "raspberry-pi"
+    elif "jetson" in tree.lower() or shell.output(["cat", "/etc/nv_tegra_release"]) is not None:
+        kind = "jetson"
+    return Identity(
+        kind=kind,
+        model=tree or shell.output(["uname", "-n"]) or "",
+        serial=(shell.output(["cat", _TREE_SERIAL]) or "") or machine_id,
+        system=shell.output(["uname", "-sr"]) or "",
+        machine=machine,
+        boot_id=boot_id,
+        facts={"device_tree": tree} if tree else {},
+    )
+
+
+def recognise(identity: Identity, profiles: Iterable[tuple[str, Identify]]) -> str:
+    """Find the profile that describes a device.
+
+    Args:
+        identity: Who it is.
+        profiles: Names with their ``Identify`` rules.
+
+    Returns:
+        The profile's name; empty if none or more than one describes it.
+    """
+    found = set()
+    tree = identity.facts.get("device_tree", "")
+    for name, rule in profiles:
+        named = identity.model in rule.models or identity.codename in rule.codenames
+        if (identity.kind == "android" and named) or (tree and rule.device_tree and re.search(rule.device_tree, tree)):
+            found.add(name)
+    return found.pop() if len(found) == 1 else ""

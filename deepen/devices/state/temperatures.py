@@ -1,0 +1,229 @@
+"""Temperatures and throttling of a device now.
+
+Sources: thermal zones and cooling devices (kernel ``driver-api/thermal/sysfs-api``: millidegrees Celsius; a cooling
+device at state 0 does nothing), ``hwmon`` (kernel ``hwmon/sysfs-interface``), ``dumpsys thermalservice`` of Android 10
+and newer (types of ``android.hardware.thermal.TemperatureType``; statuses of ``android.os.ThermalStatus``),
+``vcgencmd get_throttled`` of the Raspberry Pi (low half now, high half since start), and the event counters of
+Jetson's ``soctherm_oc`` and of x86's ``thermal_throttle``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from deepen.devices.state.identity import Kind
+from deepen.devices.state.shell_files import Files, Shell
+from deepen.devices.types import Sensor, Thermal
+
+__all__ = [
+    "STATUSES",
+    "THERMAL_FILES",
+    "THROTTLE_FILES",
+    "parse_thermalservice",
+    "parse_throttled",
+    "processor_c",
+    "read_thermal",
+    "thermal_of",
+]
+
+STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+"""Android's thermal statuses, by number."""
+
+_ZONE = "/sys/class/thermal/thermal_zone*/{}"
+_COOLER = "/sys/class/thermal/cooling_device*/{}"
+_OVER_CURRENT = "/sys/class/hwmon/hwmon*/oc*_event_cnt"
+_X86_COUNT = "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
+
+THROTTLE_FILES = (_COOLER.format("type"), _COOLER.format("cur_state"), _OVER_CURRENT, _X86_COUNT)
+"""What tells :func:`thermal_of` that a machine is slowed down."""
+
+THERMAL_FILES = (
+    _ZONE.format("type"),
+    _ZONE.format("temp"),
+    "/sys/class/hwmon/hwmon*/name",
+    "/sys/class/hwmon/hwmon*/temp*_input",
+    *THROTTLE_FILES,
+)
+"""What :func:`thermal_of` looks at, for reading it together with other files."""
+
+_TYPES = {0: "cpu", 1: "gpu", 2: "battery", 3: "skin", 9: "npu", 10: "npu", 13: "soc"}
+_NO_TEMPERATURE = {6: "volts", 7: "amperes", 8: "per cent"}  # BCL_VOLTAGE, BCL_CURRENT, BCL_PERCENTAGE
+_KINDS = (
+    ("gpu", re.compile(r"gpu|mali|adreno|g3d", re.IGNORECASE)),
+    ("npu", re.compile(r"npu|tpu|nsp|hvx|dla|\bcv\d|^cv|apu", re.IGNORECASE)),
+    ("battery", re.compile(r"batt|(^|[^a-z])bms|fuel", re.IGNORECASE)),
+    ("skin", re.compile(r"skin|tboard|board|quiet|xo[-_]therm|tdiode", re.IGNORECASE)),
+    (
+        "cpu",
+        re.compile(r"cpu|x86_pkg|coretemp|k10temp|zenpower|cluster|kryo|^(big|mid|little)$|a[57]\d-", re.IGNORECASE),
+    ),
+    ("soc", re.compile(r"soc|acpitz|tj\b|^ap$|^ao-|pll", re.IGNORECASE)),
+)
+_SLOWS = re.compile(
+    r"cpufreq|cpu-?\d|cpu-cluster|devfreq|gpu|processor|intel_powerclamp|cpu_balanced|cpu-throttle", re.I
+)
+_LOW_C, _HIGH_C = 1.0, 150.0
+_BITS = {
+    0: "under-voltage",
+    1: "the clock is capped",
+    2: "throttled",
+    3: "at the soft temperature limit",
+}
+_CURRENT = re.compile(
+    r"Temperature\{mValue=(?P<value>[-+.\dENa]+), mType=(?P<type>-?\d+), "
+    r"mName=(?P<name>.*?), mStatus=(?P<status>\d+)\}"
+)
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind, pattern in _KINDS if pattern.search(name)), "other")
+
+
+def parse_thermalservice(text: str) -> Thermal:
+    """Take apart what ``dumpsys thermalservice`` prints.
+
+    The list from the HAL is preferred to the cached one, which is as old as the last event. A status that has been
+    overridden for a test is not believed.
+    """
+    status_match = re.search(r"^\s*Thermal Status: (\d+)\s*$", text, re.MULTILINE)
+    status = int(status_match.group(1)) if status_match else None
+    unreadable = []
+    if re.search(r"IsStatusOverride: true", text):
+        status = None
+        unreadable.append("the thermal status is overridden (cmd thermalservice reset gives it back)")
+    _, _, live = text.partition("Current temperatures from HAL:")
+    rows = list(_CURRENT.finditer(live.split("Current cooling devices", 1)[0]))
+    if not rows:
+        _, _, cached = text.partition("Cached temperatures:")
+        rows = list(_CURRENT.finditer(cached.split("HAL Ready", 1)[0]))
+        if rows:
+            unreadable.append("the HAL told no temperatures now; those are as old as its last event")
+    sensors, ignored, throttled = [], [], []
+    for row in rows:
+        name, number, level = row["name"], int(row["type"]), int(row["status"])
+        if number in _NO_TEMPERATURE:
+            continue
+        try:
+            value = float(row["value"])
+        except ValueError:
+            value = math.nan
+        kind = _TYPES.get(number, "other")
+        if not _LOW_C <= value <= _HIGH_C:
+            ignored.append(f"{name}: {row['value']} °C (thermalservice)")
+        else:
+            sensors.append(Sensor(name, kind, value, "thermalservice"))
+        if level:
+            throttled.append(f"{name}: {_status(level)}")
+    if status:
+        throttled.insert(0, f"thermal status {status} ({_status(status)})")
+    return Thermal(tuple(sensors), status, tuple(throttled), {}, tuple(ignored), tuple(unreadable))
+
+
+def _status(number: int) -> str:
+    return STATUSES[number] if number < len(STATUSES) else f"status {number}"
+
+
+def parse_throttled(text: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Take apart what ``vcgencmd get_throttled`` prints, for example ``throttled=0x50005``.
+
+    Returns:
+        What is the case now, and what has been since the start (1 each).
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    match = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)", text.strip())
+    if not match:
+        raise ValueError(f"not an answer of get_throttled: {text[:40]!r}")
+    bits = int(match.group(1), 16)
+    now = tuple(words for bit, words in _BITS.items() if bits >> bit & 1)
+    return now, {f"{words} since the start": bits >> (bit + 16) & 1 for bit, words in _BITS.items()}
+
+
+def _celsius(raw: str) -> float:
+    try:
+        return int(raw) / 1e3
+    except ValueError:
+        return math.nan
+
+
+def thermal_of(files: Files) -> Thermal:
+    """What kernel files tell; see ``THERMAL_FILES``."""
+    sensors: list[Sensor] = []
+    ignored: list[str] = []
+
+    def take(name: str, raw: str, origin: str) -> None:
+        value = _celsius(raw)
+        if _LOW_C <= value <= _HIGH_C:
+            sensors.append(Sensor(name, _kind(name), value, origin))
+        else:
+            ignored.append(f"{name}: {raw or 'nothing'} ({origin})")
+
+    for path, raw in files.matching(_ZONE.format("temp")).items():
+        take(files.text(path[: -len("temp")] + "type") or path, raw, "thermal zone")
+    for path, raw in files.matching("/sys/class/hwmon/hwmon*/temp*_input").items():
+        chip = files.text(path.rpartition("/")[0] + "/name") or path
+        if _kind(chip) != "other":
+            take(chip, raw, "hwmon")
+    throttled = []
+    for path, raw in files.matching(_COOLER.format("cur_state")).items():
+        name = files.text(path[: -len("cur_state")] + "type")
+        if _SLOWS.search(name) and raw.isdecimal() and int(raw):
+            throttled.append(f"{name} at state {int(raw)}")
+    counted = {**files.matching(_OVER_CURRENT), **files.matching(_X86_COUNT)}
+    counters = {path: int(raw) for path, raw in counted.items() if raw.isdecimal()}
+    unreadable = [
+        f"{path}: {why}"
+        for path, why in files.refused.items()
+        if ("/thermal" in path or "/hwmon" in path) and "No such" not in why
+    ]
+    if not sensors:
+        unreadable.append("no temperature: the device shows none to this user")
+    return Thermal(tuple(sensors), None, tuple(throttled), counters, tuple(ignored), tuple(unreadable))
+
+
+def _merged(first: Thermal, second: Thermal) -> Thermal:
+    return Thermal(
+        first.sensors + second.sensors,
+        second.status if first.status is None else first.status,
+        first.throttled + second.throttled,
+        {**first.counters, **second.counters},
+        first.ignored + second.ignored,
+        first.unreadable + second.unreadable,
+    )
+
+
+def read_thermal(shell: Shell, kind: Kind, files: Files | None = None) -> Thermal:
+    """Read temperatures and throttling of a device.
+
+    Args:
+        shell: How to ask it.
+        kind: Which tools it has.
+        files: ``THERMAL_FILES`` where they have just been read.
+
+    Raises:
+        LinkError: If the device is gone.
+    """
+    found = thermal_of(files if files is not None else shell.read(*THERMAL_FILES))
+    if kind == "android":
+        text = shell.output(["dumpsys", "thermalservice"])
+        if text and "Temperature{" in text:
+            return _merged(parse_thermalservice(text), found)
+        return _merged(found, Thermal(unreadable=("thermalservice does not answer (it came with Android 10)",)))
+    if kind == "raspberry-pi":
+        text = shell.output(["vcgencmd", "get_throttled"])
+        try:
+            now, since = parse_throttled(text or "")
+        except ValueError:
+            return _merged(
+                found, Thermal(unreadable=("vcgencmd get_throttled does not answer; is the user in video?",))
+            )
+        return _merged(found, Thermal(throttled=now, counters=since))
+    return found
+
+
+def processor_c(thermal: Thermal) -> float:
+    """Hottest sensor of the processor, else of the chip it is on, degrees Celsius; ``nan`` where there is none."""
+    found = thermal.hottest("cpu")
+    return found if math.isfinite(found) else thermal.hottest("soc")
