@@ -10,7 +10,7 @@ from deepen.measure.budget import Caution, no_accuracy, trace_cautions
 from deepen.measure.integrate import MAX_LOSS, WindowEnergy, integrate
 from deepen.records import Interval
 from deepen.traces import ReportedWindow, TraceFile
-from deepen.traces.api import cut
+from deepen.traces.open import cut
 from deepen.traces.types import CHUNK
 
 __all__ = ["IDLE", "StoredEnergy", "stored_energy"]

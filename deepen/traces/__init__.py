@@ -7,11 +7,11 @@ bounded memory, ``open_trace(path)`` the facts alone, ``windows(path)`` the stre
 
 from __future__ import annotations
 
-from deepen.traces.api import chunks, open_trace, read, trace_sha256, windows
-from deepen.traces.files import SUFFIXES, write
+from deepen.traces.open import chunks, open_trace, read, trace_sha256, windows
 from deepen.traces.registry import FORMATS
-from deepen.traces.store import TraceWriter
+from deepen.traces.trace_folder_writer import TraceWriter
 from deepen.traces.types import Format, ReportedWindow, TraceFile, TraceHeader, TraceInfo
+from deepen.traces.write_file import SUFFIXES, write
 
 __all__ = [
     "FORMATS",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Interval
-from deepen.traces.table import header_of
+from deepen.traces.csv_columns import header_of
 from deepen.traces.types import ReportedWindow
 
 __all__ = ["is_interval_file", "read_intervals"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.traces.api import cut
+from deepen.traces.open import cut
 from deepen.traces.types import CHUNK, TraceFile
 from deepen.units import format_si
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.traces.columns import META_KEY, open_parquet, read_columns, times
 from deepen.traces.formats.deepen_folder import info_of
 from deepen.traces.manifest import FORMAT_NAME, Manifest
+from deepen.traces.parquet_columns import META_KEY, open_parquet, read_columns, times
 from deepen.traces.types import Format, ReportedWindow, TraceInfo
 
 __all__ = ["JSON", "PARQUET", "JsonFile", "ParquetFile"]

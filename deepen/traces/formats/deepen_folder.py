@@ -1,4 +1,4 @@
-"""Trace folders written by :class:`deepen.traces.store.TraceWriter`, finished or cut short."""
+"""Trace folders written by :class:`deepen.traces.trace_folder_writer.TraceWriter`, finished or cut short."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from deepen.clock import insert_losses
 from deepen.errors import MeasureError
-from deepen.traces.columns import Columns, open_parquet, read_columns, times
 from deepen.traces.manifest import Manifest, Part
-from deepen.traces.store import MANIFEST, part_name
+from deepen.traces.parquet_columns import Columns, open_parquet, read_columns, times
+from deepen.traces.trace_folder_writer import MANIFEST, part_name
 from deepen.traces.types import Format, ReportedWindow, TraceInfo
 
 __all__ = ["FORMAT", "FolderFile", "info_of"]

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
-from deepen.traces.columns import first_line
-from deepen.traces.scan import TimeScan, without_missing
-from deepen.traces.table import Table, header_of
+from deepen.traces.csv_columns import Table, header_of
+from deepen.traces.missing_samples import TimeScan, without_missing
+from deepen.traces.parquet_columns import first_line
 from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceInfo
 
 __all__ = ["CSV", "JLS", "JlsFile", "JoulescopeCsv"]

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Interval
 from deepen.traces.formats.plain import number_option
-from deepen.traces.scan import TimeScan, without_missing
+from deepen.traces.missing_samples import TimeScan, without_missing
 from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceInfo
 
 __all__ = ["BIN", "JSON", "RESULTS", "TRACES", "BinFile", "RunsFile"]

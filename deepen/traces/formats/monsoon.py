@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from deepen.clock import Arrivals, fit_arrivals
 from deepen.errors import ConfigError, MeasureError
+from deepen.traces.csv_columns import Table, header_of
 from deepen.traces.formats.plain import number_option
-from deepen.traces.table import Table, header_of
 from deepen.traces.types import Format, ReportedWindow, TraceInfo
 
 __all__ = ["FORMAT", "MonsoonFile"]

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Source
+from deepen.traces.csv_columns import Table, header_of
 from deepen.traces.formats.deepen_folder import info_of
 from deepen.traces.manifest import Manifest
-from deepen.traces.scan import TimeScan, without_missing
-from deepen.traces.table import Table, header_of
+from deepen.traces.missing_samples import TimeScan, without_missing
 from deepen.traces.types import Format, ReportedWindow, TraceInfo
 
 __all__ = ["FORMAT", "Column", "PlainFile", "number_option", "source_option"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
 from deepen.records import Interval
-from deepen.traces.scan import TimeScan, without_missing
-from deepen.traces.table import Table, header_of
+from deepen.traces.csv_columns import Table, header_of
+from deepen.traces.missing_samples import TimeScan, without_missing
 from deepen.traces.types import Format, ReportedWindow, TraceInfo
 
 __all__ = ["FORMAT", "PtDaemonFile"]

@@ -15,11 +15,11 @@ import numpy as np
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
-from deepen.traces.api import cut
-from deepen.traces.columns import META_KEY, Columns, positions, schema, table, write_options
 from deepen.traces.disk import atomic_file, storage_error, sync_folder
 from deepen.traces.manifest import Manifest, Part
-from deepen.traces.store import MANIFEST, TraceWriter
+from deepen.traces.open import cut
+from deepen.traces.parquet_columns import META_KEY, Columns, positions, schema, table, write_options
+from deepen.traces.trace_folder_writer import MANIFEST, TraceWriter
 from deepen.traces.types import CHUNK, TraceFile, TraceHeader
 
 __all__ = ["SUFFIXES", "write"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from deepen import traces
 from deepen.errors import ConfigError, MeasureError, StorageError
 from deepen.records import PowerTrace
-from deepen.traces import files
+from deepen.traces import write_file
 
 Make = Callable[..., PowerTrace]
 Same = Callable[[PowerTrace, PowerTrace], None]
@@ -152,7 +152,7 @@ def _full_disk(*_: object) -> None:
 def test_a_stored_trace_is_copied_piece_by_piece(
     tmp_path: Path, make_trace: Make, same: Same, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "CHUNK", 64)
+    monkeypatch.setattr(write_file, "CHUNK", 64)
     trace = make_trace()
     path = traces.write(trace, tmp_path / "a.json")
     for suffix in traces.SUFFIXES:

@@ -95,7 +95,7 @@ def test_rows_that_are_no_samples_are_named(tmp_path: Path, rows: str, message: 
 
 
 def test_a_mistake_deep_in_a_file_is_counted_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepen.traces.table._BLOCK", 100)
+    monkeypatch.setattr("deepen.traces.csv_columns._BLOCK", 100)
     rows = "".join(f"{k},{k}\n" for k in range(500))
     path = place(tmp_path, f"t_s,power_w\n{rows}500,oops\n501,3\n")
     with pytest.raises(MeasureError, match=r"row 501, column 'power_w'.*'oops'"):

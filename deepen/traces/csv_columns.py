@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.traces.columns import first_line
+from deepen.traces.parquet_columns import first_line
 
 __all__ = ["Table", "header_of"]
 

@@ -22,9 +22,9 @@ from deepen.clock import Loss
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
-from deepen.traces.columns import Columns, part_metadata, positions, table, write_table
 from deepen.traces.disk import atomic_file, storage_error
 from deepen.traces.manifest import Manifest, Part
+from deepen.traces.parquet_columns import Columns, part_metadata, positions, table, write_table
 from deepen.traces.types import CHUNK, TraceHeader
 
 __all__ = ["MANIFEST", "TraceWriter", "part_name"]

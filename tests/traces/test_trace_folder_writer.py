@@ -16,7 +16,7 @@ from deepen import traces
 from deepen.clock import Loss, insert_losses
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError, StorageError
-from deepen.traces import TraceHeader, TraceWriter, store
+from deepen.traces import TraceHeader, TraceWriter, trace_folder_writer
 
 CLOCK = ClockMap(0.0, 50.0, 1 + 20e-6, 1e-4, "arrival")
 HEADER = TraceHeader("ppk2", "metadata", "simulated", 1000.0, precision="float64", start_s=40.0)
@@ -210,7 +210,7 @@ def test_a_full_disk_comes_out_of_the_next_call(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "write_table", full)
+    monkeypatch.setattr(trace_folder_writer, "write_table", full)
     with pytest.raises(StorageError, match="No space left on device"):
         writer.append(*ramp(10, 10))
         writer.close()
