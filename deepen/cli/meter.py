@@ -14,9 +14,9 @@ from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.meters import Meter
-    from deepen.meters.check import MeterCheck
     from deepen.meters.record import Recording
     from deepen.meters.stream.capture import Ending
+    from deepen.meters.trace_quality import MeterCheck
     from deepen.records import PowerTrace
 
 __all__ = ["command"]
@@ -181,7 +181,7 @@ def _check_target(out: Path) -> None:
 
 
 def _facts_of_trace(trace: PowerTrace) -> dict[str, Any]:
-    from deepen.meters.check import check_trace
+    from deepen.meters.trace_quality import check_trace
 
     found = check_trace(trace)
     return {
@@ -225,7 +225,7 @@ def check_command(spec: str | None, device: str, seconds: float, rate_hz: float,
       deepen meter check --meter rapl --rate 100
       deepen meter check --meter ppk2?voltage_v=3.7 --seconds 30
     """
-    from deepen.meters.check import check_trace
+    from deepen.meters.trace_quality import check_trace
 
     _, recording = _record(spec, device, seconds, rate_hz)
     assert recording.trace is not None  # only recordings to disk have none

@@ -152,7 +152,7 @@ def hold_device(device: Device, name: str) -> Iterator[None]:
     Raises:
         LinkError: If another process or session has it.
     """
-    from deepen.meters.stream.locks import InstrumentLock
+    from deepen.meters.ports.locks import InstrumentLock
 
     serial = serial_of(device)
     if not serial:

@@ -8,7 +8,7 @@ from errno import ETIMEDOUT
 from deepen.devices.links.local import LocalLink
 from deepen.devices.protocols import Device, Link
 from deepen.errors import LinkError
-from deepen.meters.files import CommandFiles, Files, Output
+from deepen.meters.sensor_files import CommandFiles, Files, Output
 
 __all__ = ["device_files", "link_files"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.counter import step_trace
+from deepen.meters.energy_counter import step_trace
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts, Scope
 from deepen.records import Interval, PowerTrace, Source
 

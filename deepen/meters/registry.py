@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deepen import catalog
 from deepen.errors import ConfigError, MeterError, unknown_name
-from deepen.meters.files import Files
+from deepen.meters.sensor_files import Files
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts
 
 __all__ = ["DRIVERS", "driver", "driver_names", "list_meters", "open_meter", "why_not"]
@@ -22,15 +22,15 @@ DRIVERS: dict[str, str] = {
     "nvml": "deepen.meters.onboard.nvml:DRIVER",
     "battery": "deepen.meters.onboard.battery:DRIVER",
     "hwmon": "deepen.meters.onboard.hwmon:DRIVER",
-    "lpm01a": "deepen.meters.instruments.lpm01a:DRIVER",
-    "ppk2": "deepen.meters.instruments.ppk2:DRIVER",
-    "powersensor3": "deepen.meters.instruments.powersensor3:DRIVER",
-    "lvpm": "deepen.meters.instruments.lvpm:DRIVER",
-    "hvpm": "deepen.meters.instruments.hvpm:DRIVER",
-    "joulescope": "deepen.meters.instruments.joulescope:DRIVER",
+    "lpm01a": "deepen.meters.instruments.lpm01a.driver:DRIVER",
+    "ppk2": "deepen.meters.instruments.ppk2.driver:DRIVER",
+    "powersensor3": "deepen.meters.instruments.powersensor3.driver:DRIVER",
+    "lvpm": "deepen.meters.instruments.monsoon.lvpm:DRIVER",
+    "hvpm": "deepen.meters.instruments.monsoon.hvpm:DRIVER",
+    "joulescope": "deepen.meters.instruments.joulescope.driver:DRIVER",
     "otii": "deepen.meters.instruments.otii:DRIVER",
     "scpi": "deepen.meters.instruments.scpi:DRIVER",
-    "line": "deepen.meters.instruments.line:DRIVER",
+    "line": "deepen.meters.instruments.text_lines.driver:DRIVER",
     "cpu-model": "deepen.meters.cpu_model:DRIVER",
 }
 """Driver name -> ``module:attribute``, in the order in which sources are tried."""

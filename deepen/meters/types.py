@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from deepen.errors import ConfigError
-from deepen.meters.files import Files, LocalFiles
+from deepen.meters.sensor_files import Files, LocalFiles
 from deepen.records import Interval, PowerTrace, Source
 
 __all__ = ["Availability", "Context", "Driver", "Found", "Meter", "MeterSpec", "PowerFacts", "Scope"]

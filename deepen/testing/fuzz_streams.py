@@ -18,18 +18,21 @@ from typing import Any
 import numpy as np
 
 import deepen.meters
-from deepen.meters.instruments import hvpm, line_format, lpm01a_stream, lvpm_parser, ppk2_parser
-from deepen.meters.instruments.hvpm_parser import Channel, HvpmParser
-from deepen.meters.instruments.joulescope_parser import INPUT, POWER, JoulescopeParser, block
-from deepen.meters.instruments.line_parser import LineParser
-from deepen.meters.instruments.lpm01a_parser import AsciiParser, BinaryParser
-from deepen.meters.instruments.lvpm_parser import LvpmParser, frame
-from deepen.meters.instruments.meter_profile import Table
-from deepen.meters.instruments.powersensor3_config import RECORD, Sensor
-from deepen.meters.instruments.powersensor3_parser import PowerSensor3Parser
-from deepen.meters.instruments.ppk2_calibration import Calibration
-from deepen.meters.instruments.usb_port import ANSWER, BULK, Unframer
-from deepen.meters.instruments.usb_port import frame as usb_frame
+from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, block
+from deepen.meters.instruments.lpm01a import timestamps
+from deepen.meters.instruments.lpm01a.parser import AsciiParser, BinaryParser
+from deepen.meters.instruments.monsoon import hvpm, lvpm_parser
+from deepen.meters.instruments.monsoon.hvpm_parser import Channel, HvpmParser
+from deepen.meters.instruments.monsoon.lvpm_parser import LvpmParser, frame
+from deepen.meters.instruments.powersensor3.config import RECORD, Sensor
+from deepen.meters.instruments.powersensor3.parser import PowerSensor3Parser
+from deepen.meters.instruments.ppk2 import parser
+from deepen.meters.instruments.ppk2.calibration import Calibration
+from deepen.meters.instruments.profile_file import Table
+from deepen.meters.instruments.text_lines import line_format
+from deepen.meters.instruments.text_lines.parser import LineParser
+from deepen.meters.ports.usb import ANSWER, BULK, Unframer
+from deepen.meters.ports.usb import frame as usb_frame
 from deepen.meters.stream.types import MOST_NOTES, Parser, Samples, Tally
 from deepen.testing.instruments import hvpm as emulated_hvpm
 from deepen.testing.instruments import joulescope, line, lpm01a, lvpm, powersensor3, ppk2
@@ -254,7 +257,7 @@ def _ppk2() -> StreamTarget:
     ]
     tokens = [*words, *(w * 3 for w in words[:4])]
     files = _files("ppk2_parser", "ppk2_calibration", "outliers")
-    return StreamTarget("ppk2", lambda: ppk2_parser.Ppk2Parser(known, 3.3), seeds, tokens, files, 1.5)
+    return StreamTarget("ppk2", lambda: parser.Ppk2Parser(known, 3.3), seeds, tokens, files, 1.5)
 
 
 def _powersensor3() -> StreamTarget:
@@ -296,7 +299,7 @@ def _lpm01a() -> list[StreamTarget]:
             b"end\r\n",
         ]
         tokens = [*stamps, *text, b"\x52\xa0" * 20, b"\xf0\xf4\xff\xff"] if binary else lines
-        scale = lpm01a_stream.Scale(100.0, "current", 3.3, 0.05)
+        scale = timestamps.Scale(100.0, "current", 3.3, 0.05)
         found.append(
             StreamTarget(
                 f"lpm01a ({name})",

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import DeepenError
-from deepen.meters.files import Output
-from deepen.meters.instruments import lvpm_parser, otii, scpi
-from deepen.meters.instruments.powersensor3_config import parse_config
-from deepen.meters.instruments.powersensor3_parser import frame_period_us
-from deepen.meters.instruments.ppk2_calibration import Calibration
+from deepen.meters.instruments import otii, scpi
+from deepen.meters.instruments.monsoon import lvpm_parser
+from deepen.meters.instruments.powersensor3.config import parse_config
+from deepen.meters.instruments.powersensor3.parser import frame_period_us
+from deepen.meters.instruments.ppk2.calibration import Calibration
 from deepen.meters.onboard import battery, hwmon, ina3221, odpm, rapl, rpi_pmic
+from deepen.meters.sensor_files import Output
 from deepen.meters.types import Context, Driver, MeterSpec
 from deepen.records import Accuracy
 from deepen.testing.fuzz_streams import METERS

@@ -11,7 +11,7 @@ import numpy as np
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.counter import step_trace
+from deepen.meters.energy_counter import step_trace
 from deepen.meters.types import Scope
 from deepen.records import Interval, PowerTrace, Source
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepen.meters.instruments.hvpm import Hvpm
-from deepen.meters.instruments.joulescope import Joulescope
-from deepen.meters.instruments.line import LineMeter
-from deepen.meters.instruments.lpm01a import Lpm01a
-from deepen.meters.instruments.lvpm import Lvpm
-from deepen.meters.instruments.powersensor3 import PowerSensor3
-from deepen.meters.instruments.ppk2 import Ppk2
+from deepen.meters.instruments.joulescope.driver import Joulescope
+from deepen.meters.instruments.lpm01a.driver import Lpm01a
+from deepen.meters.instruments.monsoon.hvpm import Hvpm
+from deepen.meters.instruments.monsoon.lvpm import Lvpm
+from deepen.meters.instruments.powersensor3.driver import PowerSensor3
+from deepen.meters.instruments.ppk2.driver import Ppk2
+from deepen.meters.instruments.text_lines.driver import LineMeter
 from deepen.testing.instruments import hvpm, joulescope, line, lpm01a, lvpm, powersensor3, ppk2
 from deepen.testing.instruments.faults import (
     EVERY,

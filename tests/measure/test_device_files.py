@@ -14,8 +14,8 @@ from deepen.devices.types import Completed
 from deepen.errors import LinkError
 from deepen.measure.device_files import device_files, link_files
 from deepen.meters import Context, open_meter
-from deepen.meters.files import Files
 from deepen.meters.onboard.hwmon import DRIVER
+from deepen.meters.sensor_files import Files
 from deepen.testing.device import FakeLink
 from deepen.testing.links import Faults, shell_link
 

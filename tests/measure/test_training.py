@@ -20,8 +20,8 @@ import deepen
 from deepen.errors import ConfigError, MeasureError, MeterError
 from deepen.measure.accounts import StreamAccount, TraceAccount, account_of
 from deepen.measure.training import TrainingRun
-from deepen.meters.counter import CounterMeter
-from deepen.meters.polled import PolledMeter
+from deepen.meters.energy_counter import CounterMeter
+from deepen.meters.polled_meter import PolledMeter
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Interval, PowerTrace
@@ -320,7 +320,7 @@ def test_after_kill_9_the_file_holds_the_energy_so_far(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from deepen.measure.accounts import account_of\n"
         "from deepen.measure.training import TrainingRun\n"
-        "from deepen.meters.counter import CounterMeter\n"
+        "from deepen.meters.energy_counter import CounterMeter\n"
         "meter = CounterMeter('rapl', 'c', lambda: 100 * time.monotonic(), update_s=1e-3, "
         "resolution_j=0, poll_s=0.05)\n"
         "with TrainingRun([account_of(meter)], out=Path(sys.argv[1]), tick_s=0.02, segment_s=0.05):\n"

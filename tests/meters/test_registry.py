@@ -9,7 +9,7 @@ import pytest
 from deepen.devices import CpuPower
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, Meter, MeterSpec, driver_names, list_meters, open_meter, registry
-from deepen.meters.files import CommandFiles, Output
+from deepen.meters.sensor_files import CommandFiles, Output
 from deepen.meters.types import Driver, PowerFacts
 from deepen.testing.power import SimulatedMeter, Timeline
 

@@ -24,11 +24,11 @@ import numpy as np
 from common import conditions
 
 from deepen.measure import integrate
-from deepen.meters.instruments.hvpm import Hvpm
-from deepen.meters.instruments.lpm01a import Lpm01a
-from deepen.meters.instruments.lvpm import Lvpm
-from deepen.meters.instruments.powersensor3 import PowerSensor3
-from deepen.meters.instruments.ppk2 import Ppk2
+from deepen.meters.instruments.lpm01a.driver import Lpm01a
+from deepen.meters.instruments.monsoon.hvpm import Hvpm
+from deepen.meters.instruments.monsoon.lvpm import Lvpm
+from deepen.meters.instruments.powersensor3.driver import PowerSensor3
+from deepen.meters.instruments.ppk2.driver import Ppk2
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import Interval

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import ConfigError, DeepenError, MeterError
-from deepen.meters.instruments.supply import choice, option
 from deepen.meters.stream.meter import DEFAULT_MAX_LOSS, number_option
+from deepen.meters.stream.supply_voltage import choice, option
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, Scope
 from deepen.records import Accuracy, Interval, PowerTrace, Source
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.meter_profile import accuracy, profile_table, scale
-from deepen.meters.instruments.supply import option
-from deepen.meters.instruments.visa_port import VisaPort, is_visa
-from deepen.meters.polled import PolledMeter
-from deepen.meters.stream.discover import choose_port
-from deepen.meters.stream.port import open_port, source_of
+from deepen.meters.instruments.profile_file import accuracy, profile_table, scale
+from deepen.meters.polled_meter import PolledMeter
+from deepen.meters.ports.discover import choose_port
+from deepen.meters.ports.serial import open_port, source_of
+from deepen.meters.ports.visa import VisaPort, is_visa
+from deepen.meters.stream.supply_voltage import option
 from deepen.meters.stream.types import Port
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 from deepen.records import Accuracy, PowerTrace, Source

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.files import Files, number, text
-from deepen.meters.onboard.links import reachable_s
-from deepen.meters.polled import PolledMeter
+from deepen.meters.onboard.polling import reachable_s
+from deepen.meters.polled_meter import PolledMeter
+from deepen.meters.sensor_files import Files, number, text
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 from deepen.records import PowerTrace
 

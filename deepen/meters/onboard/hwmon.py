@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.counter import CounterMeter, rising
-from deepen.meters.files import Files, number, numbers, text
-from deepen.meters.onboard.links import polled, reachable_s
+from deepen.meters.energy_counter import CounterMeter, rising
+from deepen.meters.onboard.polling import polled, reachable_s
+from deepen.meters.sensor_files import Files, number, numbers, text
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "Sensor", "find_sensors"]

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.files import Files, natural, number, numbers, text
-from deepen.meters.onboard.links import names_of, polled
-from deepen.meters.polled import PolledMeter
+from deepen.meters.onboard.polling import names_of, polled
+from deepen.meters.polled_meter import PolledMeter
+from deepen.meters.sensor_files import Files, natural, number, numbers, text
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 from deepen.records import Accuracy
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.counter import CounterMeter, rising
+from deepen.meters.energy_counter import CounterMeter, rising
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "Library", "Nvml", "load_library"]

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.counter import CounterMeter, rising
-from deepen.meters.files import Files, text
-from deepen.meters.onboard.device_counter import DeviceCounterMeter
-from deepen.meters.onboard.links import names_of, reachable_s
+from deepen.meters.energy_counter import CounterMeter, rising
+from deepen.meters.onboard.polling import names_of, reachable_s
+from deepen.meters.onboard.timestamped_counter import DeviceCounterMeter
+from deepen.meters.sensor_files import Files, text
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "Channel", "parse_energy_value", "parse_hal", "parse_powerstats"]

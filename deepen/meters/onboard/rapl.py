@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.counter import CounterMeter, unwrap
-from deepen.meters.files import Files, numbers, text
+from deepen.meters.energy_counter import CounterMeter, unwrap
+from deepen.meters.sensor_files import Files, numbers, text
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "Rapl", "packages"]

@@ -14,8 +14,8 @@ import re
 from collections.abc import Sequence
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.files import Files
-from deepen.meters.onboard.links import names_of, polled
+from deepen.meters.onboard.polling import names_of, polled
+from deepen.meters.sensor_files import Files
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
 
 __all__ = ["DRIVER", "parse_adc"]

@@ -11,10 +11,10 @@ from typing import Literal
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, DeepenError, MeterError
+from deepen.meters.ports.discover import UsbId, availability, choose_port
+from deepen.meters.ports.guard import Guard
+from deepen.meters.ports.serial import SerialPort, open_port, source_of
 from deepen.meters.stream.capture import Capture, Ending, OpenSink
-from deepen.meters.stream.discover import UsbId, availability, choose_port
-from deepen.meters.stream.guard import Guard
-from deepen.meters.stream.port import SerialPort, open_port, source_of
 from deepen.meters.stream.types import Instrument, Port
 from deepen.meters.types import Context, Driver, Meter, MeterSpec, Scope
 from deepen.records import Interval, PowerTrace, Source

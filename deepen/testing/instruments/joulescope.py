@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.meters.instruments.joulescope_parser import POWER, block
+from deepen.meters.instruments.joulescope.parser import POWER, block
 from deepen.testing.instruments.base import SampleClock, Wire
 from deepen.testing.instruments.signal import Signal
 from deepen.testing.instruments.supply import Supply

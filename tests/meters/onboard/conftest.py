@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepen.meters import Meter
-from deepen.meters.files import CommandFiles, Output
+from deepen.meters.sensor_files import CommandFiles, Output
 
 
 class Across:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, open_meter
-from deepen.meters.files import CommandFiles, LocalFiles
 from deepen.meters.onboard.battery import DRIVER, Battery, Gauge, batteries, unit_of, volts
+from deepen.meters.sensor_files import CommandFiles, LocalFiles
 
 Write = Callable[[dict[str, str]], Path]
 BASE = "sys/class/power_supply"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deepen.meters import Context, Meter, open_meter
-from deepen.meters.files import CommandFiles
 from deepen.meters.registry import driver
+from deepen.meters.sensor_files import CommandFiles
 
 Write = Callable[[dict[str, str]], Path]
 

@@ -7,8 +7,8 @@ import pytest
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, Meter, list_meters, open_meter
-from deepen.meters.files import CommandFiles, LocalFiles
 from deepen.meters.onboard.hwmon import DRIVER, find_sensors
+from deepen.meters.sensor_files import CommandFiles, LocalFiles
 
 Write = Callable[[dict[str, str]], Path]
 Energy = Callable[[Meter], float]

@@ -8,8 +8,8 @@ import pytest
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, list_meters, open_meter
-from deepen.meters.files import CommandFiles, LocalFiles
 from deepen.meters.onboard.ina3221 import DRIVER, choose, find_rails
+from deepen.meters.sensor_files import CommandFiles, LocalFiles
 
 Write = Callable[[dict[str, str]], Path]
 OLD = "sys/bus/i2c/drivers/ina3221x"

@@ -7,9 +7,9 @@ import pytest
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, MeterSpec
-from deepen.meters.files import CommandFiles, Output
 from deepen.meters.onboard import nvml
 from deepen.meters.onboard.nvml import Library, Nvml
+from deepen.meters.sensor_files import CommandFiles, Output
 
 
 class FakeNvml:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, Meter, open_meter
-from deepen.meters.files import CommandFiles
-from deepen.meters.onboard.device_counter import DeviceCounterMeter
 from deepen.meters.onboard.odpm import DRIVER, Channel, choose, parse_energy_value, parse_hal, parse_powerstats
+from deepen.meters.onboard.timestamped_counter import DeviceCounterMeter
+from deepen.meters.sensor_files import CommandFiles
 from deepen.testing.clock import VirtualClock
 
 Write = Callable[[dict[str, str]], Path]

@@ -8,9 +8,9 @@ import pytest
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, Meter, MeterSpec, open_meter
-from deepen.meters.files import CommandFiles, LocalFiles
 from deepen.meters.onboard import rapl
 from deepen.meters.onboard.rapl import DRIVER, Rapl, packages
+from deepen.meters.sensor_files import CommandFiles, LocalFiles
 
 Write = Callable[[dict[str, str]], Path]
 BASE = "sys/class/powercap"

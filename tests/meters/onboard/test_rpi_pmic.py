@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, open_meter
-from deepen.meters.files import CommandFiles
 from deepen.meters.onboard.rpi_pmic import DRIVER, parse_adc
+from deepen.meters.sensor_files import CommandFiles
 
 Program = Callable[..., Path]
 

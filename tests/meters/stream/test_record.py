@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from deepen import meters, traces
 from deepen.cli import cli
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.check import check_trace
+from deepen.meters.ports.serial import open_port
 from deepen.meters.record import Recording, record, record_folder
 from deepen.meters.stream.meter import StreamMeter
-from deepen.meters.stream.port import open_port
+from deepen.meters.trace_quality import check_trace
 from deepen.meters.types import Availability, Found
 from deepen.testing.clock import VirtualClock
 

@@ -11,10 +11,10 @@ import pytest
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import Context, MeterSpec
+from deepen.meters.ports.discover import UsbId
+from deepen.meters.ports.serial import open_port
 from deepen.meters.stream import meter as stream_meter
-from deepen.meters.stream.discover import UsbId
 from deepen.meters.stream.meter import StreamMeter, number_option, stream_driver
-from deepen.meters.stream.port import open_port
 from deepen.meters.types import Meter
 from deepen.records import Interval
 from deepen.testing.clock import VirtualClock

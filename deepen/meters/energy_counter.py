@@ -1,0 +1,162 @@
+"""Meters around energy counters: their readings become a power trace that integrates back to their differences."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.clock.host_clock import monotonic_s
+from deepen.errors import MeterError
+from deepen.meters.sampling_thread import Sampler
+from deepen.meters.types import Scope
+from deepen.records import Interval, PowerTrace, Source
+
+__all__ = ["CounterMeter", "rising", "step_trace", "unwrap"]
+
+
+def step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Make a trace whose power is constant between readings.
+
+    A counter tells the mean power between two readings and nothing about its course. Each stretch becomes two points
+    (one just after its start, one at its end), so the trapezoid over any pair of readings gives the counter's own
+    difference.
+
+    Args:
+        t_s: Times of the readings, seconds, ascending; readings at the same time keep the last.
+        energy_j: Counter values at those times, joules, unwrapped.
+
+    Returns:
+        ``(t_s, power_w)``, float64, shape (2m,) for m stretches; empty for fewer than two distinct times.
+    """
+    times = np.asarray(t_s, dtype=np.float64)
+    energy = np.asarray(energy_j, dtype=np.float64)
+    if times.size:
+        last = np.append(np.diff(times) > 0, True)
+        times, energy = times[last], energy[last]
+    if times.size < 2:
+        return np.empty(0), np.empty(0)
+    power = np.diff(energy) / np.diff(times)
+    points = np.empty(2 * power.size)
+    # The first stretch starts at its reading; later ones one representable step after it, as times must ascend.
+    points[0::2] = np.concatenate([times[:1], np.nextafter(times[1:-1], np.inf)])
+    points[1::2] = times[1:]
+    return points, np.repeat(power, 2)
+
+
+def unwrap(previous: int, current: int, limit: int) -> int:
+    """Difference of two counter readings, the second possibly past one wrap.
+
+    Args:
+        previous: Earlier reading.
+        current: Later reading.
+        limit: Largest value before the counter starts again at zero (``max_energy_range_uj``).
+    """
+    return current - previous if current >= previous else limit - previous + current
+
+
+def rising(read_j: Callable[[], float], meter: str, reason: str, slack_j: float = 0.0) -> Callable[[], float]:
+    """Guard a counter that never goes back by itself.
+
+    Args:
+        read_j: Reads the counter, joules.
+        meter: Driver name, for the message.
+        reason: What it means when the counter goes back, for example ``the device restarted``.
+        slack_j: How far rounding may take it back, joules.
+
+    Returns:
+        The same reader, which raises ``MeterError`` when the counter goes back: no energy can be told across that.
+    """
+    last_j = -math.inf
+
+    def guarded_j() -> float:
+        nonlocal last_j
+        before_j, last_j = last_j, read_j()
+        if last_j < before_j - slack_j:
+            raise MeterError(
+                f"{meter}: the counter went back from {before_j:.6g} J to {last_j:.6g} J ({reason}); measure again"
+            )
+        return last_j
+
+    return guarded_j
+
+
+class CounterMeter:
+    """A meter around counters of energy: samples are taken at marks, and often enough in between not to miss a wrap.
+
+    Attributes:
+        id: Name of the power source.
+        calibration_id: Which counters were read.
+        update_s: Time between two updates of the counters, seconds.
+        resolution_j: Smallest step they tell, joules.
+    """
+
+    source: Source = "measured"
+    scope: Scope = "machine"
+
+    def __init__(
+        self,
+        name: str,
+        calibration_id: str,
+        read_j: Callable[[], float],
+        *,
+        update_s: float,
+        resolution_j: float,
+        poll_s: float,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """Describe the counters; nothing is read yet.
+
+        Args:
+            name: Name of the power source.
+            calibration_id: Which counters are read.
+            read_j: Reads the energy so far, joules; called under a lock.
+            update_s: Time between two updates of the counters, seconds.
+            resolution_j: Smallest step they tell, joules.
+            poll_s: Time between two readings of our own, seconds.
+            warnings: What every trace of this meter has to say.
+        """
+        self.id = name
+        self.calibration_id = calibration_id
+        self.update_s = update_s
+        self.resolution_j = resolution_j
+        self._read_j = read_j
+        self._warnings = tuple(warnings)
+        self._times: list[float] = []
+        self._energy_j: list[float] = []
+        self._lock = threading.Lock()
+        self._sampler = Sampler(self.mark, poll_s)
+
+    def start(self) -> None:
+        """Begin a trace."""
+        with self._lock:
+            self._times, self._energy_j = [], []
+        self.mark()
+        self._sampler.start()
+
+    def mark(self) -> None:
+        """Read the counters."""
+        with self._lock:
+            before = monotonic_s()
+            energy_j = self._read_j()
+            self._times.append((before + monotonic_s()) / 2)
+            self._energy_j.append(energy_j)
+
+    def observe(self, interval: Interval) -> None:
+        """Ignore: a counter needs no help."""
+
+    def stop(self) -> PowerTrace:
+        """End the trace."""
+        self._sampler.stop()
+        self.mark()
+        t_s, power_w = step_trace(self._times, self._energy_j)
+        return PowerTrace(
+            t_s, power_w, 1 / self.update_s, self.id, self.calibration_id, self.source, warnings=self._warnings
+        )
+
+    def close(self) -> None:
+        """Stop sampling."""
+        self._sampler.stop()

@@ -1,0 +1,3 @@
+"""Joulescope JS110, JS220 and JS320: driver, parser."""
+
+from __future__ import annotations

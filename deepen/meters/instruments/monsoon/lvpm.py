@@ -1,0 +1,237 @@
+"""Monsoon LVPM (FTA22D) with its first firmware, on a serial port: the conversation.
+
+Stop, empty the port, ask for the status, set limits and voltage, start: as AOSP CTS ``tools/utils/monsoon.py`` and
+mobly ``controllers/monsoon.py`` do (both Apache-2.0). The output keeps what it is set to when the meter is closed or we
+die, because it is what the device under test runs from; ``?leave=off`` switches it off.
+
+``--meter 'lvpm:/dev/ttyACM0?voltage_v=3.85'``.
+Options: ``voltage_v`` (of the output; without it the output stays as it is), ``current_limit_a``, ``power_up_limit_a``,
+``usb`` (passthrough: off, on, auto), ``leave`` (the output when the meter is closed or we die: on, off).
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from deepen.errors import ConfigError, MeterError
+from deepen.meters.instruments.monsoon.lvpm_parser import LvpmParser, Status, frame, parse_status, unframe
+from deepen.meters.ports.discover import UsbId
+from deepen.meters.stream.meter import stream_driver
+from deepen.meters.stream.supply_voltage import PASSTHROUGH, choice, option, ramp
+from deepen.meters.stream.types import Instrument, Parser, Port
+from deepen.meters.types import MeterSpec
+from deepen.records import Accuracy, Source
+
+__all__ = ["DRIVER", "Lvpm"]
+
+MIN_V, MAX_V = 2.01, 4.55
+"""What the byte of the voltage command can say: 2 V and 1 to 255 hundredths (0 is off)."""
+
+MAX_A = 8.0
+RAMP_FROM_V = 3.0
+RAMP_S = 0.1
+
+STOP = frame(b"\x03\x00")
+START = frame(b"\x01\x1b\x01") + frame(b"\x02\xff\xff\xff\xff\x03\xe8")
+"""A setting nobody has explained, which every public reader sends first; then: sample until told to stop."""
+
+_ASK = frame(b"\x01\x00\x00")
+_LONGEST_TALK = 1 << 20
+
+
+class Lvpm:
+    """A Monsoon LVPM on an open port.
+
+    Attributes:
+        name: Driver name.
+        serial: Serial number.
+        rate_hz: Sample rate.
+        calibration_id: Which calibration is applied.
+        accuracy: The maker states none in any source at hand.
+        source: Label.
+        safe_bytes: Stops the stream, restores the USB passthrough, and switches the output off where that was asked.
+        status: What the instrument last told of itself.
+    """
+
+    name = "lvpm"
+
+    def __init__(self, port: Port, spec: MeterSpec, source: Source) -> None:
+        """Find the instrument and set it up.
+
+        Args:
+            port: Open port.
+            spec: Options ``voltage_v``, ``current_limit_a``, ``power_up_limit_a``, ``usb`` (off, on, auto),
+                ``leave`` (the output when the meter is closed or we die: on, off).
+            source: Label.
+
+        Raises:
+            ConfigError: If an option is outside what the instrument allows, or the output is off and no voltage given.
+            MeterError: If something else answers, or nothing.
+        """
+        wanted_v = option(spec, "voltage_v", MIN_V, MAX_V, "V")
+        limits = {
+            register: limit_a
+            for key, register in (("power_up_limit_a", 0x08), ("current_limit_a", 0x0A))
+            if (limit_a := option(spec, key, 0.0, MAX_A, "A")) is not None
+        }
+        usb = choice(spec, "usb", PASSTHROUGH)
+        off = frame(b"\x01\x01\x00") if choice(spec, "leave", ("on", "off")) == "off" else b""
+        self._port = port
+        self.safe_bytes = STOP + off
+        self.source: Source = source
+        self._quiet()
+        self.status = self._ask()
+        if not self.status.rate_hz:
+            raise MeterError(f"{port.name}: the LVPM states a sample rate of 0; switch it off and on")
+        if wanted_v is None and not self.status.setting_v:
+            raise ConfigError(
+                f"{port.name}: the LVPM's output is off; give the device's supply voltage: "
+                f"?voltage_v=3.85 ({MIN_V} to {MAX_V})"
+            )
+        self.serial = str(self.status.serial)
+        self.rate_hz = self.status.rate_hz
+        self.accuracy = Accuracy()
+        try:
+            for register, limit_a in limits.items():
+                self._limit(register, limit_a)
+            if usb is not None:
+                self.safe_bytes += frame(bytes([0x01, 0x10, self.status.passthrough]))
+                self._write(0x10, PASSTHROUGH.index(usb))
+            if wanted_v is not None:
+                self._set_voltage(wanted_v)
+            self._confirm(wanted_v, limits, usb)
+        except BaseException:
+            self.close()
+            raise
+        self.calibration_id = (
+            f"lvpm {self.serial}, firmware {self.status.firmware}, protocol {self.status.protocol}, "
+            f"zero and reference from the stream, {self.status.setting_v:.2f} V"
+        )
+
+    def begin(self) -> Parser:
+        """Start streaming."""
+        self._port.flush_input()
+        parser = LvpmParser(self.status.setting_v, self.rate_hz)
+        if self.status.passthrough == 1:
+            parser.tally.note(
+                "USB passthrough is on: what the device draws over USB is not seen; add ?usb=auto to the meter"
+            )
+        self._port.write(START)
+        return parser
+
+    def mark(self) -> None:
+        """Do nothing: the instrument has no marks."""
+
+    def end(self) -> None:
+        """Stop streaming and wait until it has."""
+        self._quiet()
+
+    def close(self) -> None:
+        """Stop, and leave the output as asked; harmless when the port is gone."""
+        with contextlib.suppress(MeterError):
+            self._port.write(self.safe_bytes)
+
+    def _write(self, register: int, value: int) -> None:
+        self._port.write(frame(bytes([0x01, register, value])))
+
+    def _wait(self, seconds: float) -> None:
+        """Let time pass on the port's own clock, throwing away what comes."""
+        for _ in range(round(seconds / 0.05)):
+            self._port.read(0.05)
+
+    def _quiet(self) -> None:
+        """Stop streaming and read until nothing has come for 0.2 s.
+
+        Raises:
+            MeterError: If it does not fall silent.
+        """
+        self._port.write(STOP)
+        silent = received = 0
+        for _ in range(500):
+            data = self._port.read(0.1)
+            received += len(data)
+            silent = 0 if data else silent + 1
+            if silent == 2:
+                return
+            if received > _LONGEST_TALK:
+                break
+        raise MeterError(f"{self._port.name} keeps sending when told to stop: it is no Monsoon LVPM; check the port")
+
+    def _ask(self) -> Status:
+        """Ask for the status.
+
+        Raises:
+            MeterError: If no status comes.
+        """
+        received = b""
+        for _ in range(3):
+            self._port.write(_ASK)
+            for _ in range(10):
+                received += self._port.read(0.1)
+                found = _status_in(received)
+                if found is not None:
+                    return found
+            if len(received) > _LONGEST_TALK:
+                break
+        heard = f"answers {len(received)} bytes that are no status" if received else "does not answer"
+        raise MeterError(
+            f"{self._port.name} {heard}: no Monsoon LVPM with its first firmware is there; check the port "
+            "('deepen meter list'), switch it off and on; if it was flashed with firmware 25 or later, use hvpm"
+        )
+
+    def _limit(self, register: int, limit_a: float) -> None:
+        raw = 1023 - int(limit_a / MAX_A * 1023)
+        self._write(register, raw & 0xFF)
+        self._write(register + 1, raw >> 8)
+
+    def _set_voltage(self, target_v: float) -> None:
+        """Go to a voltage in steps of 0.1 V, 0.1 s each."""
+        now_v = self.status.setting_v
+        if round(now_v, 2) == round(target_v, 2):
+            return
+        for volts in ramp(now_v, target_v, floor_v=RAMP_FROM_V):
+            self._write(0x01, round((volts - 2.0) * 100))
+            self._wait(RAMP_S)
+
+    def _confirm(self, wanted_v: float | None, limits: dict[int, float], usb: str | None) -> None:
+        """Read back what was set.
+
+        Raises:
+            MeterError: If the instrument did not take it.
+        """
+        self.status = self._ask()
+        told = {0x08: self.status.power_up_limit_a, 0x0A: self.status.run_limit_a}
+        refused = [f"a current limit of {a:g} A" for r, a in limits.items() if abs(told[r] - a) > 0.02]
+        if wanted_v is not None and abs(self.status.setting_v - wanted_v) > 0.0051:
+            refused.append(f"{wanted_v:g} V (it says {self.status.setting_v:.2f} V)")
+        if usb is not None and self.status.passthrough != PASSTHROUGH.index(usb):
+            refused.append(f"USB passthrough {usb}")
+        if refused:
+            raise MeterError(f"{self._port.name}: the LVPM did not take {', '.join(refused)}; switch it off and on")
+
+
+def _make(port: Port, spec: MeterSpec, source: Source) -> Instrument:
+    return Lvpm(port, spec, source)
+
+
+DRIVER = stream_driver(
+    "lvpm",
+    "Monsoon LVPM (FTA22D) with its first firmware, serial",
+    _make,
+    usb_ids=(UsbId(0x2AB9, 0x0001), UsbId(0x04D8, 0xFE23)),
+    options=("voltage_v", "current_limit_a", "power_up_limit_a", "usb", "leave"),
+    safe_bytes=STOP,
+)
+"""USB ids: the maker's driver for the serial port, ``docs/Drivers/LVPM/PC/mchpcdc.inf`` in PyMonsoon."""
+
+
+def _status_in(received: bytes) -> Status | None:
+    """The first status packet in what came."""
+    at = received.find(b"\x3b\x10")  # length 59, type 0x10
+    while at >= 0:
+        body = unframe(received, at)
+        found = parse_status(body) if body is not None else None
+        if found is not None:
+            return found
+        at = received.find(b"\x3b\x10", at + 1)
+    return None

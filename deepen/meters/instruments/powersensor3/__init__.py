@@ -1,0 +1,3 @@
+"""PowerSensor3: driver, configuration, parser."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Nordic Power Profiler Kit II: driver, parser, calibration."""
+
+from __future__ import annotations

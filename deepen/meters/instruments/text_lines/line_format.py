@@ -1,0 +1,151 @@
+"""How an instrument writes its lines, as a profile tells: columns or a regular expression, each value with its unit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from deepen.errors import ConfigError
+from deepen.meters.instruments.profile_file import Table, scale
+
+__all__ = ["LARGEST", "LineFormat", "Shape", "Shapes"]
+
+LARGEST = 1e15
+"""No value of a line is larger, in SI units or in lines."""
+
+_NUMBER = re.compile(r"[+-]?(\d*)(\.\d*)?([eE][+-]?\d{1,2})?")
+_QUANTITIES = {
+    "power": "power",
+    "current": "current",
+    "voltage": "voltage",
+    "energy": "energy",
+    "energy_total": "energy",
+    "time": "time",
+}
+"""Values a line may have, and what they are; ``counter`` beside them has no unit."""
+
+Shape = tuple[int, ...]
+"""How the values of a line are written: whether there are digits before the point, how many characters after it, and in
+the exponent, for each of them."""
+
+_LEARNED, _KNOWN, _MOST_SHAPES = 64, 4, 32
+"""Lines from which shapes are learned as they come, times after which a later one is known, and how many are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineFormat:
+    """How to read a line.
+
+    Attributes:
+        columns: Names of the columns, ``-`` for one to leave out; empty with a pattern.
+        separator: Between columns; empty for any white space.
+        pattern: Must match the whole line; its named groups are the values.
+        ignore: Lines that match are passed over (headings, comments).
+        scales: SI units in the unit of each value, by name.
+        counter_modulus: The counter starts again at zero here; 0 where it never does.
+        decimal: Sign between units and tenths.
+    """
+
+    columns: tuple[str, ...]
+    separator: str
+    pattern: re.Pattern[str] | None
+    ignore: re.Pattern[str] | None
+    scales: Mapping[str, float]
+    counter_modulus: int
+    decimal: str
+
+    @classmethod
+    def read(cls, table: Table) -> LineFormat:
+        """Read the keys of a profile that are about lines.
+
+        Raises:
+            ConfigError: If they are wrong, or tell no power.
+        """
+        columns, pattern = table.texts("columns"), table.pattern("pattern")
+        if bool(columns) == (pattern is not None):
+            raise ConfigError(f"{table.where}: give either columns or a pattern with named groups")
+        names = columns if pattern is None else tuple(pattern.groupindex)
+        units = table.table("units")
+        values = [name for name in names if name != "-"]
+        for name in values:
+            if name != "counter" and name not in _QUANTITIES:
+                known = ", ".join([*_QUANTITIES, "counter"])
+                raise ConfigError(f"{table.where}: '{name}' is nothing known; values are {known}")
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{table.where}: two columns have the same name; call one '-'")
+        scales = {n: scale(_QUANTITIES[n], units.text(n), units.where) for n in values if n != "counter"}
+        units.end()
+        if not {"power", "energy", "energy_total", "current"} & set(values):
+            raise ConfigError(f"{table.where}: no value tells power; name power, energy, energy_total or current")
+        return cls(
+            columns=columns,
+            separator=table.text("separator", ","),
+            pattern=pattern,
+            ignore=table.pattern("ignore"),
+            scales=scales,
+            counter_modulus=int(table.number("counter_modulus", 0.0)),
+            decimal=table.text("decimal", "."),
+        )
+
+    @property
+    def values(self) -> frozenset[str]:
+        """Names of the values a line has."""
+        return frozenset(self.scales) | ({"counter"} & set(self.columns or (self.pattern or re.compile("")).groupindex))
+
+    def split(self, line: str) -> tuple[dict[str, float], Shape] | None:
+        """Values of a line in SI units, and how they are written; ``None`` unless all are there and are numbers."""
+        if self.pattern is not None:
+            found = self.pattern.fullmatch(line)
+            if found is None:
+                return None
+            texts = {name: text or "" for name, text in found.groupdict().items()}
+        else:
+            cells = line.split(self.separator or None)
+            if len(cells) != len(self.columns):
+                return None
+            texts = {name: cell for name, cell in zip(self.columns, cells, strict=True) if name != "-"}
+        values: dict[str, float] = {}
+        shape: list[int] = []
+        for name, text in texts.items():
+            plain = text.strip().replace(self.decimal, ".")
+            parts = _NUMBER.fullmatch(plain)
+            if parts is None or (name == "counter" and not plain.isdecimal()):
+                return None
+            whole, decimals, exponent = (len(part or "") for part in parts.groups())
+            if not whole and decimals < 2:
+                return None
+            shape += whole > 0, decimals, exponent
+            values[name] = float(plain) * self.scales.get(name, 1.0)
+            if abs(values[name]) > LARGEST:
+                return None
+        return values, tuple(shape)
+
+
+class Shapes:
+    """Tells lines that are written like no other: a digit was lost or added.
+
+    A line of another shape than all before it is damaged if the next one is not like it; what comes several times is
+    no damage.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Shape, int] = {}
+        self._count = 0
+        self._waiting: tuple[int, Shape] | None = None
+
+    def take(self, index: int, shape: Shape) -> tuple[int, int] | None:
+        """Take the next line; returns the stretch around the line before where that one was damaged."""
+        self._count += 1
+        waiting, self._waiting = self._waiting, None
+        doubt = None
+        if waiting is not None and waiting[1] != shape:
+            doubt = waiting[0] - 1, index
+        times = self._seen.get(shape, 0)
+        known = times >= _KNOWN or self._count <= _LEARNED or len(self._seen) > _MOST_SHAPES
+        alike = waiting is not None and waiting[1] == shape
+        if times or len(self._seen) <= _MOST_SHAPES:
+            self._seen[shape] = _KNOWN if known or alike else times + 1
+        if not (known or alike):
+            self._waiting = index, shape
+        return doubt

@@ -1,0 +1,263 @@
+"""Lines of text to samples, as a profile describes them: columns or a regular expression, each value with its unit."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepen.meters.instruments.text_lines.line_format import LARGEST, LineFormat, Shape, Shapes
+from deepen.meters.stream.outliers import Outliers
+from deepen.meters.stream.types import Samples, Tally
+
+__all__ = ["LineFormat", "LineParser"]
+
+_LONGEST = 1024
+"""Characters after which a line is given up."""
+
+_MOST = 1 << 62
+"""Positions end here, whatever counters say."""
+
+_STEP = 1e-3  # relative step that is no outlier
+
+_REMEMBERED = 16
+"""Lines among which one that is the same in counter or clock and every value has come twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line that was understood.
+
+    Attributes:
+        place: Counter, or time stamp in sample periods; ``nan`` without either.
+        values: Its values in SI units.
+        shape: How they are written.
+    """
+
+    place: float
+    values: dict[str, float]
+    shape: Shape = ()
+
+
+class LineParser:
+    """Lines in, samples out.
+
+    A counter or time stamp in the line tells losses. A line whose step is not one is held until the next line: it was
+    a loss if that one goes on from it, and a damaged line if that one goes on from the line before. The first line is
+    thrown away, because its beginning may be missing.
+
+    Attributes:
+        tally: What went wrong so far.
+        doubts: Stretches (last position before, first after) whose samples turned out not to be trusted; whoever reads
+            them takes them out.
+    """
+
+    def __init__(
+        self, form: LineFormat, rate_hz: float, *, voltage_v: float = math.nan, max_w: float = math.inf
+    ) -> None:
+        """Begin anywhere in a stream.
+
+        Args:
+            form: How to read a line.
+            rate_hz: Lines per second.
+            voltage_v: Supply, volts, where lines tell only the current.
+            max_w: End of the range, watts; samples above it are clipped.
+        """
+        self.tally = Tally()
+        self.doubts: list[tuple[int, int]] = []
+        self._form = form
+        self._rate_hz = rate_hz
+        self._voltage_v = voltage_v
+        self._max_w = max_w
+        self._counted = "counter" in form.values
+        self._placed = self._counted or "time" in form.values
+        self._rest = b""
+        self._first = True  # it may have lost its beginning
+        self._skipping = False  # whether the line that goes on is too long to be one
+        self._next = 0
+        self._latest = 0  # position of the last sample
+        self._last: _Line | None = None
+        # A counter that starts again soon may come back to the same line.
+        self._recent: deque[_Line] = deque(maxlen=min(_REMEMBERED, form.counter_modulus // 2 or _REMEMBERED))
+        self._held: _Line | None = None
+        self._totals: list[tuple[int, float]] = []  # the last two good ones, with their positions
+        self._fallen: tuple[int, float] | None = None  # one that fell below them
+        self._outliers = Outliers()
+        self._shapes = Shapes()
+        self._index: list[int] = []
+        self._power_w: list[float] = []
+        self._suspect: list[bool] = []
+
+    def feed(self, data: bytes) -> Samples:
+        """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
+        lines = (self._rest + data.replace(b"\r", b"\n")).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            if self._first:
+                self._first = False
+            elif self._skipping or len(line) > _LONGEST:
+                self.tally.skipped_bytes += len(line)
+                self._skipping = False
+            elif line.strip():
+                self._line(line.decode("utf-8", "replace").strip())
+        if self._first:
+            self._rest = b""
+        elif self._skipping or len(self._rest) > _LONGEST:
+            self.tally.skipped_bytes += len(self._rest)
+            self._skipping, self._rest = True, b""
+        return self._taken()
+
+    def _line(self, text: str) -> None:
+        if self._form.ignore is not None and self._form.ignore.search(text):
+            return
+        found = self._form.split(text)
+        if found is None:
+            self.tally.corrupt += 1
+            if not self._placed and self._last is not None:
+                self._lose(1)
+            return
+        values, shape = found
+        if not self._placed:
+            self._accept(_Line(math.nan, values, shape))
+            return
+        line = _Line(values["counter"] if self._counted else values["time"] * self._rate_hz, values, shape)
+        if line in self._recent:
+            self._repeats()
+            self.tally.ambiguous += self._counted and self._form.counter_modulus > 0
+        elif self._last is None:
+            self._accept(line)
+        elif self._held is None:
+            self._judge(line)
+        else:
+            self._settle(line)
+
+    def _judge(self, line: _Line) -> None:
+        """Accept a line that goes on from the last one, hold any other."""
+        assert self._last is not None
+        if self._step(self._last, line) == 1:
+            self._accept(line)
+        elif line.place == self._last.place:
+            self._repeats()
+        else:
+            self._held = line
+
+    def _settle(self, line: _Line) -> None:
+        """Tell from the next line what the one held was."""
+        assert self._last is not None
+        assert self._held is not None
+        held, self._held = self._held, None
+        if self._step(held, line) == 1:
+            step = self._step(self._last, held)
+            if 1 < step < LARGEST:
+                self._lose(step - 1)
+            elif self._counted or held.place < self._last.place:
+                self.tally.ambiguous += 1
+                self.tally.note("the instrument's counter or clock went back; losses at that moment are not counted")
+            self._accept(held)
+            self._accept(line)
+        elif self._step(self._last, line) == 2:
+            # Unsteady stamps fall into place again; a counter that does not count was damaged, and so was its line.
+            self.tally.corrupt += self._counted
+            if self._counted:
+                self._lose(1)
+            else:
+                self._accept(held)
+            self._accept(line)
+        elif line.place == held.place:
+            self.tally.duplicates += 1
+            self._held = held
+        else:
+            self.tally.ambiguous += 1
+            self._accept(held)
+            self._judge(line)
+
+    def _repeats(self) -> None:
+        """Leave out a line that came before; the last one may be made of parts of two, where the repetition began."""
+        self.tally.duplicates += 1
+        self.doubts.append((self._latest - 1, self._latest + 1))
+
+    def _step(self, before: _Line, after: _Line) -> int:
+        """Lines from one to another; negative where counter or clock went back."""
+        step = round(after.place - before.place)
+        modulus = self._form.counter_modulus if self._counted else 0
+        return step % modulus if modulus else step
+
+    def _lose(self, count: int) -> None:
+        count = min(count, _MOST - self._next)
+        self.tally.lost += count
+        self._next += count
+
+    def _accept(self, line: _Line) -> None:
+        """Make a sample of a line."""
+        self._last = line
+        self._recent.append(line)
+        index, self._next = self._next, self._next + 1
+        self._latest = index
+        doubt = self._shapes.take(index, line.shape)
+        if doubt is not None:
+            self.doubts.append((doubt[0], doubt[1] + ("energy_total" in line.values)))  # which spoils the next one, too
+            self.tally.corrupt += 1
+            self.tally.note("lines written like none before or after them (a digit lost or added) are left out as gaps")
+        power_w = self._watts(line.values, index)
+        if math.isnan(power_w):
+            return
+        self._index.append(index)
+        self._power_w.append(power_w)
+        clipped = power_w > self._max_w
+        self.tally.clipped += clipped
+        self._suspect.append(clipped)
+
+    def _watts(self, values: Mapping[str, float], index: int) -> float:
+        """Power of a line; ``nan`` where it takes another line to tell."""
+        if "power" in values:
+            return values["power"]
+        if "energy" in values:
+            return values["energy"] * self._rate_hz
+        if "energy_total" in values:
+            return self._from_total(values["energy_total"], index)
+        return values["current"] * values.get("voltage", self._voltage_v)
+
+    def _from_total(self, total_j: float, index: int) -> float:
+        """Power from a running total. One that falls was damaged, or is the first one after the instrument restarted.
+
+        Args:
+            total_j: The total.
+            index: Position of its line.
+        """
+        totals = self._totals
+        if self._fallen is not None and totals and total_j >= totals[-1][1]:
+            self._fallen = None  # it was damaged: this one goes on from the one before
+        elif self._fallen is not None and total_j >= self._fallen[1]:
+            totals[:], self._fallen = [self._fallen], None
+        before = totals[-1] if totals else None
+        if before is not None and total_j < before[1]:
+            self.tally.ambiguous += 1
+            self.tally.note("the instrument's total of energy went back; the line that was wrong is left out")
+            if len(totals) > 1 and total_j >= totals[-2][1]:
+                self.doubts.append((before[0] - 1, index))  # the one before was too high
+                totals.pop()
+                before = totals[-1]
+            else:
+                self._fallen = index, total_j
+                self.tally.lost += 1
+                return math.nan
+        totals.append((index, total_j))
+        del totals[:-2]
+        if before is None:
+            return math.nan
+        return (total_j - before[1]) * self._rate_hz / (index - before[0])
+
+    def _taken(self) -> Samples:
+        if not self._index:
+            return Samples.none()
+        samples = Samples(
+            np.array(self._index, np.int64), np.array(self._power_w), suspect=np.array(self._suspect, np.bool_)
+        )
+        self._index, self._power_w, self._suspect = [], [], []
+        step = np.abs(samples.power_w) * _STEP
+        self._outliers.feed(samples.power_w, step, np.zeros(step.size, np.uint8))
+        self._outliers.report(self.tally)
+        return samples

@@ -1,0 +1,79 @@
+"""What the drivers of on-board sensors share: a meter polled no faster than its sensor can be reached."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+from deepen.clock.host_clock import monotonic_s
+from deepen.errors import ConfigError
+from deepen.meters.polled_meter import PolledMeter
+from deepen.meters.types import MeterSpec
+from deepen.records import Accuracy
+
+__all__ = ["names_of", "polled", "reachable_s"]
+
+_SHARE = 2.0
+"""Periods are at least this many readings long, so that polling keeps at most half of a link or a processor busy."""
+
+
+def names_of(spec: MeterSpec) -> list[str]:
+    """Names listed after the colon of ``NAME:A,B``; empty where there are none.
+
+    Raises:
+        ConfigError: If one is listed twice: its energy would count twice.
+    """
+    names = [name.strip() for name in spec.port.split(",") if name.strip()]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"meter '{spec.name}:{spec.port}': name everything once")
+    return names
+
+
+def reachable_s(read: Callable[[], object], now: Callable[[], float] = monotonic_s) -> float:
+    """Read three times and return the shortest period at which that can go on, seconds.
+
+    Raises:
+        MeterError: If the sensor does not answer.
+    """
+    trips = []
+    for _ in range(3):
+        before = now()
+        read()
+        trips.append(now() - before)
+    return _SHARE * statistics.median(trips)
+
+
+def polled(
+    name: str,
+    calibration_id: str,
+    read_w: Callable[[], float],
+    *,
+    update_s: float,
+    poll_s: float,
+    resolution_w: float = 0.0,
+    accuracy: Accuracy | None = None,
+) -> PolledMeter:
+    """Make a meter of a sensor, after reading it.
+
+    Args:
+        name: Driver.
+        calibration_id: Which sensors are read, and what they cover.
+        read_w: Reads the power now, watts.
+        update_s: Time between two updates of the sensor, seconds; 0 where every reading is fresh.
+        poll_s: Shortest period of polling, seconds; it is longer where readings take longer.
+        resolution_w: Smallest step of power, watts.
+        accuracy: What is stated of the sensor.
+
+    Raises:
+        MeterError: If the sensor does not answer.
+    """
+    period_s = max(poll_s, update_s, reachable_s(read_w))
+    return PolledMeter(
+        name,
+        calibration_id,
+        read_w,
+        update_s=update_s,
+        resolution_j=resolution_w * period_s,
+        poll_s=period_s,
+        accuracy=accuracy,
+    )

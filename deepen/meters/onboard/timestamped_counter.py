@@ -1,0 +1,226 @@
+"""Meters around energy counters that carry the device's own time: a late answer does not shift the energy it tells."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.clock.host_clock import ClockMap, monotonic_s
+from deepen.errors import MeterError
+from deepen.meters.energy_counter import step_trace
+from deepen.meters.sampling_thread import Sampler
+from deepen.meters.types import Scope
+from deepen.records import Interval, PowerTrace, Source
+
+__all__ = ["DeviceCounterMeter", "fit_ticks"]
+
+_MAX_DRIFT = 300e-6
+"""No crystal is further off; a steeper slope is a change of delay."""
+
+_USUAL_DRIFT = 50e-6
+"""Usual difference of two clocks; what a recording too short to fit drift is uncertain by."""
+
+_STEP_S = 2.0
+"""Device time that passes by faster than the host's by more than this is a step of its clock: far beyond any cache."""
+
+_DRIFT_SPAN_S = 300.0
+"""Shorter recordings tell delay, not drift: 20 ms of delay over five minutes are 70 ppm."""
+
+
+def fit_ticks(
+    device_s: NDArray[np.float64],
+    before_s: NDArray[np.float64],
+    after_s: NDArray[np.float64],
+    update_s: float,
+    quantum_s: float,
+) -> ClockMap:
+    """Map a device's clock from readings of a value that is updated now and then, and tells when it was.
+
+    Every reading bounds the clock from two sides: the time it tells had come when the answer was there, and one update
+    later had not come yet when it was asked. The middle of what all readings allow is the clock, half the width its
+    limit of error (an intersection of intervals, as in Marzullo's algorithm, RFC 5905 section 11.2.1).
+
+    Args:
+        device_s: Device time in each reading, seconds; shape (n,), ascending.
+        before_s: Host time at which it was asked, seconds; shape (n,).
+        after_s: Host time at which it answered, seconds; shape (n,).
+        update_s: Time between two updates, seconds; taken from the readings where their steps have a common divisor.
+        quantum_s: Step of the device time, seconds.
+    """
+    rate, span_s = 1.0, float(device_s[-1] - device_s[0])
+    third = device_s.size // 3
+    drift_s = _USUAL_DRIFT * span_s / 2
+    if third >= 10 and span_s >= _DRIFT_SPAN_S:
+        delay = after_s - device_s
+        first, last = int(np.argmin(delay[:third])), device_s.size - third + int(np.argmin(delay[-third:]))
+        apart_s = float(device_s[last] - device_s[first])
+        if apart_s > span_s / 3:
+            rate += float(np.clip((delay[last] - delay[first]) / apart_s, -_MAX_DRIFT, _MAX_DRIFT))
+            drift_s = 0.0
+    middle_s = float(device_s[0]) + span_s / 2
+    late_s = float(np.min(after_s - rate * (device_s - middle_s)))
+    early_s = float(np.max(before_s - rate * (device_s - middle_s)))
+    steps = np.rint(np.diff(device_s) / quantum_s).astype(np.int64)
+    steps = steps[steps > 0]
+    divisor_s = float(np.gcd.reduce(steps)) * quantum_s if steps.size >= 8 else 0.0
+    ages_s = [divisor_s if divisor_s >= 5 * quantum_s else update_s]
+    ages_s += [float(steps.min()) * quantum_s] if steps.size else []
+    # Updates further apart than told: as far as the readings demand, and as much again.
+    ages_s.append(2 * max(0.0, early_s - late_s))
+    age_s = next((age for age in ages_s if early_s - age <= late_s), ages_s[-1])
+    half_s = (late_s - (early_s - age_s)) / 2
+    error_s = (half_s + quantum_s / 2 + drift_s) / math.sqrt(3)
+    return ClockMap(middle_s, late_s - half_s, rate, error_s, "ping")
+
+
+class DeviceCounterMeter:
+    """A meter around counters of energy, each read together with the device time it was valid at.
+
+    Attributes:
+        id: Name of the power source.
+        calibration_id: Which counters were read.
+        update_s: Time between two updates of the counters, seconds.
+        resolution_j: Smallest step they tell, joules.
+    """
+
+    source: Source = "measured"
+    scope: Scope = "machine"
+
+    def __init__(
+        self,
+        name: str,
+        calibration_id: str,
+        read: Callable[[], Sequence[tuple[float, float]]],
+        *,
+        update_s: float,
+        resolution_j: float,
+        poll_s: float,
+        quantum_s: float = 1e-3,
+        warnings: Sequence[str] = (),
+        now: Callable[[], float] = monotonic_s,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Describe the counters; nothing is read yet.
+
+        Args:
+            name: Name of the power source.
+            calibration_id: Which counters are read.
+            read: Reads (device time in seconds, energy so far in joules) of every counter, always the same ones in the
+                same order; called under a lock.
+            update_s: Time between two updates of the counters, seconds.
+            resolution_j: Smallest step they tell, joules.
+            poll_s: Time between two readings of our own, seconds.
+            quantum_s: Step of the device time, seconds.
+            warnings: What every trace of this meter has to say.
+            now: The monotonic clock; for stand-ins.
+            sleep: Wait for some seconds; for stand-ins.
+        """
+        self.id = name
+        self.calibration_id = calibration_id
+        self.update_s = update_s
+        self.resolution_j = resolution_j
+        self._read = read
+        self._quantum_s = quantum_s
+        self._warnings = tuple(warnings)
+        self._now = now
+        self._sleep = sleep
+        self._trips: list[tuple[float, float]] = []
+        self._readings: list[Sequence[tuple[float, float]]] = []
+        self._lock = threading.Lock()
+        self._sampler = Sampler(self.mark, poll_s)
+
+    def start(self) -> None:
+        """Begin a trace.
+
+        Raises:
+            MeterError: If the counters do not answer.
+        """
+        self._sampler.stop()
+        with self._lock:
+            self._trips, self._readings = [], []
+        self.mark()
+        self._sampler.start()
+
+    def mark(self) -> None:
+        """Read the counters.
+
+        Raises:
+            MeterError: If they do not answer.
+        """
+        with self._lock:
+            before = self._now()
+            reading = self._read()
+            self._trips.append((before, self._now()))
+            self._readings.append(reading)
+
+    def observe(self, interval: Interval) -> None:
+        """Ignore: a counter needs no help."""
+
+    def stop(self) -> PowerTrace:
+        """Read until the counters tell of the moment of this call, and return the trace.
+
+        Raises:
+            MeterError: If they stopped advancing, or went back.
+        """
+        self._sampler.stop()
+        asked = self._now()
+        patience = asked + 2.0 + 10 * self.update_s
+        while True:
+            self.mark()
+            trips, times_s, energy_j = self._arrays()
+            clock = fit_ticks(times_s[:, 0], trips[:, 0], trips[:, 1], self.update_s, self._quantum_s)
+            if clock.to_host(float(times_s[-1].min())) >= asked or self._now() >= patience:
+                break
+            self._sleep(self.update_s / 2)
+        return self._trace(clock, times_s, energy_j)
+
+    def _arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        with self._lock:
+            trips = np.array(self._trips, dtype=np.float64).reshape(-1, 2)
+            readings = np.array(self._readings, dtype=np.float64)
+        times_s, energy_j = readings[:, :, 0], readings[:, :, 1]
+        if bool(np.any(np.diff(times_s, axis=0) < 0)) or bool(np.any(np.diff(energy_j, axis=0) < 0)):
+            raise MeterError(f"{self.id}: its clock or a counter went back, so the device restarted; measure again")
+        # Device time may lag behind (values are cached), but it cannot pass by faster than the host's.
+        most_s = (trips[1:, 1] - trips[:-1, 0]) * (1 + _MAX_DRIFT) + _STEP_S + 2 * self.update_s
+        ahead_s = np.diff(times_s, axis=0) - most_s[:, None]
+        if ahead_s.size and float(ahead_s.max()) > 0:
+            raise MeterError(
+                f"{self.id}: the device's clock jumped ahead by {float(ahead_s.max()) + _STEP_S:.3g} s; measure again"
+            )
+        return trips, times_s, energy_j
+
+    def _trace(self, clock: ClockMap, times_s: NDArray[np.float64], energy_j: NDArray[np.float64]) -> PowerTrace:
+        start, end = float(times_s[0].max()), float(times_s[-1].min())
+        if not end > start:
+            raise MeterError(
+                f"{self.id}: the counters did not advance while recording; see that the device is awake, and record "
+                "for longer"
+            )
+        # Counters tick at moments of their own: each is taken to run evenly between two of its ticks.
+        ticks = np.unique(times_s)
+        ticks = ticks[(ticks >= start) & (ticks <= end)]
+        total_j = np.zeros(ticks.size)
+        for k in range(times_s.shape[1]):
+            fresh = np.append(np.diff(times_s[:, k]) > 0, True)  # of readings with one time the last is complete
+            total_j += np.interp(ticks, times_s[fresh, k], energy_j[fresh, k] - energy_j[0, k])
+        t_s, power_w = step_trace(clock.to_host(ticks).tolist(), total_j.tolist())
+        return PowerTrace(
+            t_s,
+            power_w,
+            1 / self.update_s,
+            self.id,
+            self.calibration_id,
+            self.source,
+            clock=clock,
+            warnings=self._warnings,
+        )
+
+    def close(self) -> None:
+        """Stop sampling."""
+        self._sampler.stop()

@@ -1,0 +1,133 @@
+"""Which instruments are plugged in, told from what USB says of them; no port is opened for it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepen.errors import MeterError
+from deepen.meters.ports.serial import serial_ports, udev_cure
+from deepen.meters.types import Availability, Found
+
+__all__ = ["UsbId", "availability", "choose_port", "find"]
+
+
+@dataclass(frozen=True, slots=True)
+class UsbId:
+    """How an instrument shows up on USB.
+
+    Attributes:
+        vid: Vendor id.
+        pid: Product id.
+        product: Regular expression that the port's product or description must contain, for chips that other things
+            use as well; empty for any.
+        interface: Where one instrument has several ports, the number of the USB interface (the last figure of the
+            port's location) that measures; ``None`` for the first.
+    """
+
+    vid: int
+    pid: int
+    product: str = ""
+    interface: int | None = None
+
+    def matches(self, port: Any) -> bool:
+        """Whether a port (pyserial's ``ListPortInfo``) is of this kind."""
+        if (port.vid, port.pid) != (self.vid, self.pid):
+            return False
+        names = f"{port.product or ''} {port.description or ''}"
+        return not self.product or re.search(self.product, names, re.IGNORECASE) is not None
+
+
+def find(usb_ids: Sequence[UsbId]) -> tuple[Found, ...]:
+    """Instruments that are plugged in, by port.
+
+    Raises:
+        MeterError: If pyserial is not installed.
+    """
+    groups: dict[tuple[UsbId, str], list[Any]] = {}
+    for port in serial_ports():
+        usb_id = next((known for known in usb_ids if known.matches(port)), None)
+        if usb_id is not None:
+            same = port.serial_number or (port.location or port.device).partition(":")[0]
+            groups.setdefault((usb_id, same), []).append(port)
+    found = []
+    for (usb_id, _), ports in groups.items():
+        ports.sort(key=lambda port: (port.location or "", port.device))
+        chosen = next((p for p in ports if _interface(p) == usb_id.interface), ports[0])
+        found.append(Found(chosen.device, chosen.serial_number or "", chosen.product or chosen.description or ""))
+    return tuple(sorted(found, key=lambda one: one.port))
+
+
+def availability(name: str, usb_ids: Sequence[UsbId]) -> Availability:
+    """What ``meter list`` says of a driver.
+
+    Args:
+        name: The driver.
+        usb_ids: How its instruments show up; empty where they cannot be told from other things.
+    """
+    try:
+        found = find(usb_ids)
+    except MeterError as error:
+        cause, _, cure = str(error).partition("; ")
+        return Availability(name, False, "", "measured", cause, cure)
+    if not usb_ids:
+        cause, cure = "it cannot be recognised by itself", f"name its port: --meter {name}:/dev/ttyUSB0"
+        return Availability(name, False, "", "measured", cause, cure)
+    if not found:
+        return Availability(
+            name, False, "", "measured", "none is plugged in", f"plug it in, or name a port: {name}:PORT"
+        )
+    detail = ", ".join(f"{one.port}" + (f" (serial {one.serial})" if one.serial else "") for one in found)
+    if not any(os.access(one.port, os.R_OK | os.W_OK) for one in found):
+        return Availability(name, False, detail, "measured", f"no permission to open {detail}", udev_cure(), found)
+    return Availability(name, True, detail, "measured", found=found)
+
+
+def choose_port(name: str, wanted: str, usb_ids: Sequence[UsbId]) -> str:
+    """Turn what the user wrote after the driver's name into a port.
+
+    Args:
+        name: The driver.
+        wanted: A device file, a URL, a serial number, or nothing.
+        usb_ids: How its instruments show up on USB.
+
+    Returns:
+        A device file or URL. With nothing asked for, that of the only instrument plugged in.
+
+    Raises:
+        MeterError: If there is none, there are several to choose from, or none has that serial number.
+    """
+    if "/" in wanted or wanted.startswith("loop:"):
+        return wanted
+    if wanted and Path("/dev", wanted).exists():
+        return f"/dev/{wanted}"
+    found = find(usb_ids) if usb_ids else ()
+    if not wanted:
+        if len(found) == 1:
+            return found[0].port
+        if not found:
+            raise MeterError(f"{name}: none is plugged in that can be recognised; name its port: {name}:/dev/ttyACM0")
+        raise MeterError(f"{name}: there are {len(found)} here, {_listed(found)}; name one: {name}:{_handle(found[0])}")
+    same = [one for one in found if one.serial.casefold() == wanted.casefold()]
+    if len(same) == 1:
+        return same[0].port
+    here = f"here: {_listed(found)}" if found else "none is plugged in"
+    raise MeterError(f"{name}: no port and no instrument with serial number '{wanted}'; {here}")
+
+
+def _interface(port: Any) -> int | None:
+    """Number of the USB interface a port belongs to: ``1-4:1.2`` is interface 2."""
+    _, _, last = (port.location or "").rpartition(".")
+    return int(last) if ":" in (port.location or "") and last.isdigit() else None
+
+
+def _handle(one: Found) -> str:
+    return one.serial or one.port
+
+
+def _listed(found: Sequence[Found]) -> str:
+    return ", ".join(f"{one.port} (serial {one.serial or 'unknown'})" for one in found)

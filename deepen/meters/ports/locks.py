@@ -1,0 +1,172 @@
+"""One user at a time for each physical instrument.
+
+Two readers of one serial port steal bytes from each other and both get wrong numbers (pyserial issues 86 and 341), so
+an instrument is locked by its identity, its serial number where it has one (an instrument may have several ports),
+else the real path of its port. The lock is ``flock`` on a small file: the kernel gives it back when its holder dies,
+however it dies, so a lock is never stale. The file says who holds it; it is not removed, because removing a lock file
+another process is about to lock breaks the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+
+from deepen.clock.host_clock import monotonic_s
+from deepen.errors import MeterError
+
+__all__ = ["InstrumentLock", "command_of", "holders", "lock_folder"]
+
+
+_GUARD_S = 5.0
+"""Longer than a guard takes to write its safe bytes (see ``deepen.meters.ports.guard``)."""
+
+
+def lock_folder() -> Path:
+    """Folder of the lock files: below ``$XDG_RUNTIME_DIR``, else one of this user's own in the temporary folder.
+
+    Raises:
+        MeterError: If the folder cannot be made, or belongs to somebody else.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime and os.access(runtime, os.W_OK | os.X_OK):
+        folder = Path(runtime) / "deepen-meters"
+    else:
+        folder = Path(tempfile.gettempdir()) / f"deepen-meters-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise MeterError(f"cannot make the lock folder {folder} ({error.strerror}); set XDG_RUNTIME_DIR") from error
+    if folder.is_symlink() or not folder.is_dir() or found.st_uid != os.getuid():
+        raise MeterError(f"the lock folder {folder} belongs to somebody else; set XDG_RUNTIME_DIR to a folder of yours")
+    return folder
+
+
+def command_of(pid: int) -> str:
+    """Command line of a process, shortened; empty where it cannot be read."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    words = " ".join(raw.replace(b"\0", b" ").decode("utf-8", "replace").split())
+    return words if len(words) <= 80 else words[:77] + "..."
+
+
+def holders(path: str) -> list[int]:
+    """Process ids, other than ours, that have a device file open; those we may look into (all, for root).
+
+    Args:
+        path: The device file; links are followed.
+    """
+    real = os.path.realpath(path)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        pid = int(folder.parent.name)
+        if pid == os.getpid():
+            continue
+        if any(_link(entry) == real for entry in _entries(folder)):
+            found.append(pid)
+    return sorted(found)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # another user's process, or one that has just ended
+        return []
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
+
+
+class InstrumentLock:
+    """Holds an instrument from construction to :meth:`release`.
+
+    Attributes:
+        identity: What is locked.
+    """
+
+    def __init__(self, identity: str, name: str) -> None:
+        """Take the lock; a user who has died is waited for until the guard has made the instrument safe.
+
+        Args:
+            identity: What tells this instrument from all others.
+            name: What to call it in an error message.
+
+        Raises:
+            MeterError: If it is taken; the message says by which process.
+        """
+        self.identity = identity
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", identity).strip("-")[-40:]
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        path = lock_folder() / f"{plain}-{digest}.lock"
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise MeterError(f"cannot lock {name}: {path} ({error.strerror}); remove that file") from error
+        end_s = monotonic_s() + _GUARD_S
+        while not _locked(self._fd):
+            pid, command = _holder(self._fd)
+            if pid and not _alive(pid) and monotonic_s() < end_s:
+                time.sleep(0.01)
+                continue
+            os.close(self._fd)
+            self._fd = -1
+            raise MeterError(f"{name} is in use by {_who(pid, command)}; end that first")
+        entry = json.dumps({"pid": os.getpid(), "command": command_of(os.getpid()), "instrument": identity})
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, entry.encode(), 0)
+
+    def fileno(self) -> int:
+        """Descriptor of the lock; a process that inherits it keeps the lock while it lives."""
+        return self._fd
+
+    def release(self) -> None:
+        """Give the lock back; harmless when that is done."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.ftruncate(fd, 0)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    """Try to lock a file."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(fd: int) -> tuple[int, str]:
+    """Process id and command that a lock file names; 0 where it names none."""
+    try:
+        found = json.loads(os.pread(fd, 4096, 0))
+        return int(found["pid"]), str(found["command"])
+    except (ValueError, KeyError, TypeError):
+        return 0, ""
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for has no command line any more."""
+    return bool(command_of(pid))
+
+
+def _who(pid: int, command: str) -> str:
+    if not pid:
+        return "another process"
+    if pid == os.getpid():
+        return "this process itself"
+    return f"process {pid} ({command})" if command else f"process {pid}"
