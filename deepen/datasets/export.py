@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from deepen.datasets.encode import FIELDS, canonical_text, to_document
+from deepen.datasets.record_schema import FIELDS, canonical_text, to_document
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepen.datasets.encode import from_table, to_table
+from deepen.datasets.record_schema import from_table, to_table
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
 from deepen.storage.atomic import Disk, make_folder, write_atomic

@@ -15,8 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.datasets.robust import log_log_residuals, mad_scale, neighbour_correlation, spearman, spearman_bounds
-from deepen.datasets.split import configuration_key
+from deepen.datasets.statistics import log_log_residuals, mad_scale, neighbour_correlation, spearman, spearman_bounds
+from deepen.datasets.train_test_split import configuration_key
 from deepen.records import EnergyRecord
 from deepen.units import format_si
 

@@ -23,9 +23,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from deepen.datasets.card import Card, content_hash, make_card, read_card
-from deepen.datasets.encode import canonical_text, digest, from_document, to_document
 from deepen.datasets.journal import Scan, encode_line, scan
 from deepen.datasets.parts import Part, list_parts, read_part, write_part
+from deepen.datasets.record_schema import canonical_text, digest, from_document, to_document
 from deepen.errors import DatasetError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord

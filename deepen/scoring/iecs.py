@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepen.datasets.robust import spearman
+from deepen.datasets.statistics import spearman
 from deepen.errors import DatasetError
 from deepen.scoring.app_rows import AppTable
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from deepen.datasets import export
-from deepen.datasets.encode import from_document
+from deepen.datasets.record_schema import from_document
 from deepen.errors import ConfigError, DatasetError, StorageError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepen.datasets.quality import CHECKS, check
-from deepen.datasets.robust import log_log_residuals, spearman, spearman_bounds
+from deepen.datasets.statistics import log_log_residuals, spearman, spearman_bounds
 
 
 @pytest.fixture

@@ -477,8 +477,8 @@ def test_records_without_a_card_are_not_taken_for_an_empty_dataset(tmp_path, mak
 
 
 def test_a_record_of_a_newer_schema_is_refused(tmp_path, make_record):
-    from deepen.datasets.encode import canonical_text, to_document
     from deepen.datasets.journal import encode_line
+    from deepen.datasets.record_schema import canonical_text, to_document
 
     journal_only(tmp_path / "d", make_record, 1)
     document = to_document(make_record(1)) | {"schema": RECORD_SCHEMA + 1, "colour": "blue"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepen.datasets.robust import spearman
+from deepen.datasets.statistics import spearman
 from deepen.scoring import AppTable, inferences_per_joule, read_app_rows, relative_scores
 
 

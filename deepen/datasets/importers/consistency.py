@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deepen.datasets.robust import log_log_residuals
+from deepen.datasets.statistics import log_log_residuals
 
 __all__ = ["Triple", "Verdict", "judge"]
 

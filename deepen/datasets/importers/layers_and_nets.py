@@ -25,7 +25,6 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from deepen.datasets.described import described
 from deepen.datasets.importers.base import (
     Imported,
     Note,
@@ -37,6 +36,7 @@ from deepen.datasets.importers.base import (
     number,
     read_csv,
 )  # fmt: skip
+from deepen.datasets.model_kernels import described
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.records import EnergyRecord

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deepen.datasets.described import described
 from deepen.datasets.importers.base import Imported, Note, Origin, Row, model_record, need, read_csv
+from deepen.datasets.model_kernels import described
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
 from deepen.spaces.nasbench201_kernels import kernel_counts

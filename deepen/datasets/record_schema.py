@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from deepen.datasets.described import DescribedKernel, read_parts
+from deepen.datasets.model_kernels import DescribedKernel, read_parts
 from deepen.errors import DatasetError, DeepenError
 from deepen.records import RECORD_SCHEMA, EnergyRecord
 

@@ -13,7 +13,7 @@ import pytest
 from deepen import catalog
 from deepen.datasets import Card, Dataset
 from deepen.datasets.card import read_card
-from deepen.datasets.encode import digest, from_document, from_table, to_document, to_table
+from deepen.datasets.record_schema import digest, from_document, from_table, to_document, to_table
 from deepen.errors import DatasetError
 from deepen.records import RECORD_SCHEMA, EnergyRecord
 

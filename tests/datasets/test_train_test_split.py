@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepen.datasets.split import configuration_key, divide, near_key
+from deepen.datasets.train_test_split import configuration_key, divide, near_key
 from deepen.errors import ConfigError
 
 
