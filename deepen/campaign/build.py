@@ -18,7 +18,7 @@ from deepen.campaign.tasks import Matrix
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.splitting.runtime_names import splitter_of
-from deepen.measure.engines import AUTO, engine_name
+from deepen.measure.conditions.runtime_choice import AUTO, engine_name
 from deepen.storage.atomic import make_folder
 
 if TYPE_CHECKING:

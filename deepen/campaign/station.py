@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
-from deepen.measure.conditions import hold_device, log_news, serial_of
-from deepen.measure.heat import slowed
+from deepen.measure.conditions.device_conditions import hold_device, log_news, serial_of
+from deepen.measure.conditions.thermal_watch import slowed
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:

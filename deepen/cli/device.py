@@ -89,7 +89,7 @@ def list_command(as_json: bool) -> None:
 
 def _connected() -> tuple[list[dict[str, str]], str]:
     """Phones an adb server or the kernel sees, each with what helps where it cannot be used; and why there are none."""
-    from deepen.measure.doctor_devices import device_checks
+    from deepen.doctor.device_checks import device_checks
 
     found, note = [], ""
     for check in device_checks():

@@ -26,7 +26,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     Example:
       deepen doctor
     """
-    from deepen.measure.doctor import examine
+    from deepen.doctor.checks import examine
 
     checks = examine()
     failed = [c for c in checks if c.status == "fail"]

@@ -61,7 +61,7 @@ def list_command(device: str, as_json: bool) -> None:
       deepen meter list
     """
     from deepen.devices import open_device
-    from deepen.measure.device_files import device_files
+    from deepen.measure.conditions.remote_sensors import device_files
     from deepen.meters import Context, list_meters, why_not
     from deepen.meters.registry import driver
 
@@ -91,7 +91,7 @@ def _record(
     from contextlib import ExitStack
 
     from deepen.devices import open_device
-    from deepen.measure.device_files import device_files
+    from deepen.measure.conditions.remote_sensors import device_files
     from deepen.meters import open_meter
     from deepen.meters.record import record, record_folder
     from deepen.meters.stream.meter import StreamMeter

@@ -160,7 +160,7 @@ def document(model: str, record: EnergyRecord) -> dict[str, Any]:
 
 def render(model: str, record: EnergyRecord) -> str:
     """The table for people."""
-    from deepen.measure.conditions import not_set
+    from deepen.measure.conditions.device_conditions import not_set
 
     share = 100 * record.uncertainty_j / record.energy_j if record.energy_j > 0 else float("nan")
     digits = 1 if share >= 0.1 else 2

@@ -239,7 +239,7 @@ def energy_command(
     Example:
       deepen trace energy run.trace --windows windows.csv --max-loss 0.01
     """
-    from deepen.measure.stored import stored_energy
+    from deepen.measure.energy.trace_file_energy import stored_energy
     from deepen.traces import windows
 
     opened = open_given(file, given)

@@ -10,9 +10,9 @@ from typing import Any
 from deepen.devices import open_device
 from deepen.devices.protocols import Device
 from deepen.errors import ConfigError
-from deepen.measure.conditions import COOL_S, Tell, conditioned, hold_device, log_news
-from deepen.measure.device_files import device_files
-from deepen.measure.engines import AUTO, choose_runtime
+from deepen.measure.conditions.device_conditions import COOL_S, Tell, conditioned, hold_device, log_news
+from deepen.measure.conditions.remote_sensors import device_files
+from deepen.measure.conditions.runtime_choice import AUTO, choose_runtime
 from deepen.measure.session import Session, Sync
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
@@ -43,7 +43,7 @@ def open_session(
     """Open a session on a device with a meter, and close all three at the end.
 
     In between the device is brought into the conditions its profile wants (see
-    :func:`deepen.measure.conditions.conditioned`): settings an interrupted run has left are given back, the profile's
+    :func:`deepen.measure.conditions.device_conditions.conditioned`): settings an interrupted run has left are given back, the profile's
     are set and read back, it cools down; at the end all settings are given back, however the session ends. On this
     machine nothing is changed unless ``settings`` names it.
 

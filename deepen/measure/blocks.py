@@ -13,10 +13,10 @@ import numpy as np
 from deepen.clock.host_clock import monotonic_s
 from deepen.devices.protocols import Loaded
 from deepen.errors import MeasureError
-from deepen.measure.budget import Caution, trace_cautions
-from deepen.measure.idle import Idle, IdleLine
-from deepen.measure.integrate import MAX_LOSS, integrate
-from deepen.measure.sync import Pulses, play, synchronise
+from deepen.measure.alignment.load_pattern import Pulses, play, synchronise
+from deepen.measure.energy.idle_power import Idle, IdleLine
+from deepen.measure.energy.integrate import MAX_LOSS, integrate
+from deepen.measure.energy.uncertainty_budget import Caution, trace_cautions
 from deepen.measure.trials import Judgement, Trial, judge, relative_error
 from deepen.meters.types import Meter
 from deepen.records import Interval, PowerTrace, StoppingRule

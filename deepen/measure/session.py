@@ -20,15 +20,15 @@ from typing import Literal, get_args
 from deepen.devices.protocols import Device, Loaded, Runtime
 from deepen.devices.runtimes.sync_load import ShellLoad
 from deepen.errors import ConfigError, LinkError, MeasureError, MeterError, RunError
+from deepen.measure.alignment.load_pattern import Pulses
 from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
-from deepen.measure.bookkeeping import Books, MeterFacts
-from deepen.measure.conditions import Conditions, serial_of
-from deepen.measure.engines import own_model
-from deepen.measure.heat import HeatWatch
-from deepen.measure.idle import Idle
-from deepen.measure.integrate import MAX_LOSS
-from deepen.measure.reference import DriftSeries, ReferencePoint
-from deepen.measure.sync import Pulses
+from deepen.measure.conditions.device_conditions import Conditions, serial_of
+from deepen.measure.conditions.drift_reference import DriftSeries, ReferencePoint
+from deepen.measure.conditions.runtime_choice import own_model
+from deepen.measure.conditions.thermal_watch import HeatWatch
+from deepen.measure.energy.idle_power import Idle
+from deepen.measure.energy.integrate import MAX_LOSS
+from deepen.measure.energy_record import Books, MeterFacts
 from deepen.measure.workload import make_workload
 from deepen.meters.types import Meter
 from deepen.records import Accuracy, EnergyRecord, StoppingRule, Workload

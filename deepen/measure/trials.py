@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.measure.budget import Budget
+from deepen.measure.energy.uncertainty_budget import Budget
 from deepen.records import Interval
 
 __all__ = ["Judgement", "Trial", "combine", "judge", "relative_error", "trend"]

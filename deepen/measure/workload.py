@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepen.errors import ConfigError
-from deepen.measure.reference import model_hash
+from deepen.measure.conditions.drift_reference import model_hash
 from deepen.records import StoppingRule, Workload
 
 __all__ = ["make_workload"]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deepen.errors import DeepenError, MeasureError
-from deepen.measure.integrate import integrate
+from deepen.measure.energy.integrate import integrate
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import Interval, PowerTrace

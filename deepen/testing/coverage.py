@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.clock import fit_arrivals
-from deepen.measure.integrate import WindowEnergy, integrate
+from deepen.measure.energy.integrate import WindowEnergy, integrate
 from deepen.records import Accuracy, Interval, PowerTrace
 from deepen.testing.instruments.signal import Steps
 

@@ -19,10 +19,10 @@ from click.testing import CliRunner, Result
 from deepen import measure, meters
 from deepen.cli import cli
 from deepen.cli.profile import render
+from deepen.doctor import checks as doctor
+from deepen.doctor.checks import Check
 from deepen.errors import MeterError
-from deepen.measure import doctor
-from deepen.measure.doctor import Check
-from deepen.measure.reference import write_empty_model
+from deepen.measure.conditions.drift_reference import write_empty_model
 from deepen.records import EnergyRecord
 
 

@@ -14,10 +14,10 @@ import pytest
 
 import deepen
 from deepen.devices import open_device
+from deepen.doctor.checks import examine
 from deepen.errors import ConfigError, MeterError, RunError
 from deepen.measure import make_workload, open_session, profile
-from deepen.measure.doctor import examine
-from deepen.measure.reference import write_empty_model, write_reference_model
+from deepen.measure.conditions.drift_reference import write_empty_model, write_reference_model
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
 
@@ -128,7 +128,7 @@ def test_the_doctor_finds_what_is_there() -> None:
 def test_the_doctor_names_a_missing_package_and_a_broken_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
-    from deepen.measure import doctor
+    from deepen.doctor import checks as doctor
 
     original = metadata.version
 

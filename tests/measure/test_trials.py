@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepen.measure.budget import Budget
+from deepen.measure.energy.uncertainty_budget import Budget
 from deepen.measure.trials import Trial, combine, judge, relative_error, trend
 from deepen.records import Interval
 

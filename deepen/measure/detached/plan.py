@@ -12,7 +12,7 @@ import numpy as np
 from deepen.clock.host_clock import MAX_DRIFT, ClockMap, fit_pings
 from deepen.clock.round_trips import SLEPT_S, RoundTrip
 from deepen.errors import LinkError, MeasureError, RunError
-from deepen.measure.sync import BARKER, GUARD, Pulses
+from deepen.measure.alignment.load_pattern import BARKER, GUARD, Pulses
 from deepen.records import Interval
 
 __all__ = [
@@ -84,7 +84,7 @@ def make_steps(
 
 
 def _pattern(pulses: Pulses, place: Literal["before", "after"]) -> list[Step]:
-    """The pattern of :func:`deepen.measure.sync.play`, as steps."""
+    """The pattern of :func:`deepen.measure.alignment.load_pattern.play`, as steps."""
     guard = Step("wait", round((GUARD * pulses.chip_s + pulses.max_offset_s) * _NS), "rest")
     edges = [0, *(k for k in range(1, len(BARKER)) if BARKER[k] != BARKER[k - 1]), len(BARKER)]
     steps = [guard]

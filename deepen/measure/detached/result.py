@@ -17,17 +17,17 @@ from deepen.devices.protocols import Device
 from deepen.devices.state.cool_down import heat
 from deepen.devices.types import Thermal
 from deepen.errors import MeasureError
+from deepen.measure.alignment.load_pattern import synchronise
 from deepen.measure.blocks import Collected
-from deepen.measure.bookkeeping import Books, MeterFacts
-from deepen.measure.budget import Caution, trace_cautions
-from deepen.measure.conditions import Conditions
+from deepen.measure.conditions.device_conditions import Conditions
+from deepen.measure.conditions.drift_reference import DriftSeries
+from deepen.measure.conditions.thermal_watch import Seen
 from deepen.measure.detached.plan import Timeline, device_clock, stamped, timeline_of
 from deepen.measure.detached.store import Pending
-from deepen.measure.heat import Seen
-from deepen.measure.idle import Idle, IdleLine
-from deepen.measure.integrate import integrate
-from deepen.measure.reference import DriftSeries
-from deepen.measure.sync import synchronise
+from deepen.measure.energy.idle_power import Idle, IdleLine
+from deepen.measure.energy.integrate import integrate
+from deepen.measure.energy.uncertainty_budget import Caution, trace_cautions
+from deepen.measure.energy_record import Books, MeterFacts
 from deepen.measure.trials import Trial, judge
 from deepen.meters.stream.meter import DEFAULT_MAX_LOSS
 from deepen.records import EnergyRecord, Interval, PowerTrace, StoppingRule, Workload

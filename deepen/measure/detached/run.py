@@ -19,15 +19,23 @@ from deepen.devices.protocols import Device
 from deepen.devices.runtimes.worker_process import WorkerRuntime
 from deepen.devices.types import Setting
 from deepen.errors import ConfigError, DeepenError, LinkError
+from deepen.measure.alignment.load_pattern import BARKER, Pulses
 from deepen.measure.blocks import runs_per_block, warm_up
-from deepen.measure.conditions import Conditions, Tell, conditioned, hold_device, log_news, recorded_serial, serial_of
+from deepen.measure.conditions.device_conditions import (
+    Conditions,
+    Tell,
+    conditioned,
+    hold_device,
+    log_news,
+    recorded_serial,
+    serial_of,
+)
+from deepen.measure.conditions.runtime_choice import AUTO, choose_runtime
 from deepen.measure.detached.cable import METERS_WITH_USB, Cable, choose_cable, reconnect
 from deepen.measure.detached.plan import check_replies, make_steps, requests_of, seconds_of
 from deepen.measure.detached.result import record_of
 from deepen.measure.detached.store import Pending, host_boot_id, keep, pending_runs
-from deepen.measure.engines import AUTO, choose_runtime
 from deepen.measure.session import Sync
-from deepen.measure.sync import BARKER, Pulses
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
 from deepen.meters.record import record_folder

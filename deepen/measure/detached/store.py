@@ -16,8 +16,8 @@ from deepen.clock.round_trips import RoundTrip
 from deepen.devices.background_jobs import DetachedJob
 from deepen.devices.settings.restore_journal import journal_folder
 from deepen.errors import ConfigError, StorageError
+from deepen.measure.alignment.load_pattern import Pulses
 from deepen.measure.detached.plan import Step
-from deepen.measure.sync import Pulses
 
 __all__ = ["Pending", "detached_folder", "host_boot_id", "keep", "pending_runs"]
 

@@ -22,7 +22,7 @@ from typing import Literal
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.devices import open_device
 from deepen.errors import ConfigError, MeasureError
-from deepen.measure.budget import COVERAGE
+from deepen.measure.energy.uncertainty_budget import COVERAGE
 from deepen.records import EnergyRecord
 from deepen.testing.virtual_bench.bench import VirtualBench
 from deepen.testing.virtual_bench.power_model import DeviceModel

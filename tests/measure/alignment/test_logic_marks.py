@@ -5,7 +5,7 @@ import pytest
 
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
-from deepen.measure.align import Match, fit_matches, from_marks, logic_edges, retime
+from deepen.measure.alignment.logic_marks import Match, fit_matches, from_marks, logic_edges, retime
 from deepen.records import PowerTrace
 
 

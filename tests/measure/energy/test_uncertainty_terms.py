@@ -10,8 +10,8 @@ import pytest
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
 from deepen.measure import integrate
-from deepen.measure.budget import Budget, no_accuracy, trace_cautions
-from deepen.measure.idle import Idle, IdleLine
+from deepen.measure.energy.idle_power import Idle, IdleLine
+from deepen.measure.energy.uncertainty_budget import Budget, no_accuracy, trace_cautions
 from deepen.records import Accuracy, Interval, PowerTrace
 from deepen.testing.coverage import Conditions, measure_once
 

@@ -18,8 +18,8 @@ import pytest
 
 import deepen
 from deepen.errors import ConfigError, MeasureError, MeterError
-from deepen.measure.accounts import StreamAccount, TraceAccount, account_of
-from deepen.measure.training import TrainingRun
+from deepen.measure.energy.long_term_energy import StreamAccount, TraceAccount, account_of
+from deepen.measure.training_energy import TrainingRun
 from deepen.meters.energy_counter import CounterMeter
 from deepen.meters.polled_meter import PolledMeter
 from deepen.meters.stream.meter import StreamMeter
@@ -318,8 +318,8 @@ def test_after_kill_9_the_file_holds_the_energy_so_far(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from deepen.measure.accounts import account_of\n"
-        "from deepen.measure.training import TrainingRun\n"
+        "from deepen.measure.energy.long_term_energy import account_of\n"
+        "from deepen.measure.training_energy import TrainingRun\n"
         "from deepen.meters.energy_counter import CounterMeter\n"
         "meter = CounterMeter('rapl', 'c', lambda: 100 * time.monotonic(), update_s=1e-3, "
         "resolution_j=0, poll_s=0.05)\n"

@@ -14,10 +14,10 @@ from typing import Literal
 from deepen import catalog
 from deepen.devices import open_device
 from deepen.devices.protocols import Device
+from deepen.doctor.device_checks import Check, device_checks
 from deepen.errors import DeepenError
-from deepen.measure.device_files import device_files
-from deepen.measure.doctor_devices import Check, device_checks
-from deepen.measure.reference import write_empty_model
+from deepen.measure.conditions.drift_reference import write_empty_model
+from deepen.measure.conditions.remote_sensors import device_files
 from deepen.meters import Context, list_meters, why_not
 
 __all__ = ["Check", "examine"]

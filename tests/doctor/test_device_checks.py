@@ -12,8 +12,8 @@ import pytest
 
 from deepen.devices.links.adb_server import AdbServer, AdbServerTransport, state_cure
 from deepen.devices.settings.apply_and_restore import prepare
+from deepen.doctor.device_checks import Check, device_checks, usb_phones
 from deepen.errors import LinkError
-from deepen.measure.doctor_devices import Check, device_checks, usb_phones
 from deepen.testing.phones import fake_phone
 
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from deepen.devices.protocols import Loaded
 from deepen.errors import MeasureError
-from deepen.measure.align import Match, fit_matches, retime
-from deepen.measure.scan import scan
+from deepen.measure.alignment.logic_marks import Match, fit_matches, retime
+from deepen.measure.energy.running_integrals import scan
 from deepen.records import Interval, PowerTrace
 
 __all__ = ["BARKER", "GUARD", "Pulses", "find", "play", "synchronise"]

@@ -9,7 +9,7 @@ import pytest
 
 from deepen.errors import ConfigError, MeasureError, MeterError
 from deepen.measure import make_workload
-from deepen.measure.sync import BARKER, Pulses, find, synchronise
+from deepen.measure.alignment.load_pattern import BARKER, Pulses, find, synchronise
 from deepen.records import Interval, PowerTrace, StoppingRule
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost

@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deepen.measure.reference import (
+from deepen.measure.conditions.drift_reference import (
     DriftSeries,
     ReferencePoint,
     model_hash,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, MeterError
-from deepen.measure.integrate import integrate
+from deepen.measure.energy.integrate import integrate
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import Meter
 from deepen.records import Interval, PowerTrace

@@ -12,8 +12,8 @@ from deepen.devices import DeviceProfile
 from deepen.devices.local import DELEGATES, LocalDevice
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import make_workload
-from deepen.measure.engines import choose_runtime, engine_name, own_model, takes
-from deepen.measure.lite_models import write_empty_lite_model, write_reference_lite_model
+from deepen.measure.conditions.runtime_choice import choose_runtime, engine_name, own_model, takes
+from deepen.measure.conditions.tflite_reference import write_empty_lite_model, write_reference_lite_model
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost
 

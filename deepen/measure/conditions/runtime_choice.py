@@ -11,9 +11,9 @@ from deepen.devices.links.local import LocalLink
 from deepen.devices.local import DELEGATES, runtime_names
 from deepen.devices.protocols import Device
 from deepen.errors import ConfigError, LinkError, RunError, unknown_name
-from deepen.measure.conditions import Tell, log_news
-from deepen.measure.lite_models import write_empty_lite_model, write_reference_lite_model
-from deepen.measure.reference import write_empty_model, write_reference_model
+from deepen.measure.conditions.device_conditions import Tell, log_news
+from deepen.measure.conditions.drift_reference import write_empty_model, write_reference_model
+from deepen.measure.conditions.tflite_reference import write_empty_lite_model, write_reference_lite_model
 
 __all__ = ["AUTO", "choose_runtime", "engine_name", "own_model", "takes"]
 

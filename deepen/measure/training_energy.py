@@ -31,7 +31,7 @@ from typing import Any, Self
 
 from deepen.clock.host_clock import monotonic_s, utc_now
 from deepen.errors import ConfigError, DeepenError, MeasureError, StorageError
-from deepen.measure.accounts import Account, account_of, note
+from deepen.measure.energy.long_term_energy import Account, account_of, note
 from deepen.meters import Meter, open_meter
 from deepen.meters.registry import driver
 from deepen.meters.types import Context

@@ -9,11 +9,11 @@ import pytest
 from deepen.devices.types import DeviceProfile, DeviceState
 from deepen.errors import MeasureError
 from deepen.measure.blocks import Collected
-from deepen.measure.bookkeeping import Books, MeterFacts
-from deepen.measure.conditions import Conditions
-from deepen.measure.heat import Seen
-from deepen.measure.idle import Idle
-from deepen.measure.reference import DriftSeries
+from deepen.measure.conditions.device_conditions import Conditions
+from deepen.measure.conditions.drift_reference import DriftSeries
+from deepen.measure.conditions.thermal_watch import Seen
+from deepen.measure.energy.idle_power import Idle
+from deepen.measure.energy_record import Books, MeterFacts
 from deepen.measure.trials import Judgement, Trial
 from deepen.records import Accuracy, EnergyRecord, Interval, StoppingRule, Workload
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.measure.budget import Budget, Caution
-from deepen.measure.idle import IdleLine
-from deepen.measure.scan import Scan, pieces, scan
-from deepen.measure.terms import (
+from deepen.measure.energy.idle_power import IdleLine
+from deepen.measure.energy.running_integrals import Scan, pieces, scan
+from deepen.measure.energy.uncertainty_budget import Budget, Caution
+from deepen.measure.energy.uncertainty_terms import (
     Plan,
     alignment_terms,
     gap_term,

@@ -15,14 +15,14 @@ from deepen.cli import cli
 from deepen.clock.host_clock import ClockMap
 from deepen.clock.round_trips import RoundTrip
 from deepen.devices.background_jobs import DetachedJob, Outcome
+from deepen.doctor.device_checks import device_checks
 from deepen.errors import ConfigError, LinkError, MeasureError, RunError
-from deepen.measure.conditions import Conditions
+from deepen.measure.alignment.load_pattern import Pulses
+from deepen.measure.conditions.device_conditions import Conditions
 from deepen.measure.detached.cable import MeterCable, QuietCable, UserCable, choose_cable, reconnect
 from deepen.measure.detached.plan import device_clock, make_steps, requests_of, seconds_of
 from deepen.measure.detached.result import record_of
 from deepen.measure.detached.store import Pending, detached_folder, keep, pending_runs
-from deepen.measure.doctor_devices import device_checks
-from deepen.measure.sync import Pulses
 from deepen.records import EnergyRecord, PowerTrace
 from deepen.testing.clock import VirtualClock
 from deepen.testing.device import FakeDevice, FakeRuntime

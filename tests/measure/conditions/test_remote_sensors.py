@@ -12,7 +12,7 @@ from deepen.devices import open_device
 from deepen.devices.links.remote import RemoteLink
 from deepen.devices.types import Completed
 from deepen.errors import LinkError
-from deepen.measure.device_files import device_files, link_files
+from deepen.measure.conditions.remote_sensors import device_files, link_files
 from deepen.meters import Context, open_meter
 from deepen.meters.onboard.hwmon import DRIVER
 from deepen.meters.sensor_files import Files

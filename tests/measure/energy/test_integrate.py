@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
 from deepen.measure import integrate
-from deepen.measure.idle import Idle, IdleLine
-from deepen.measure.integrate import SHORT_GAP
-from deepen.measure.scan import scan
+from deepen.measure.energy.idle_power import Idle, IdleLine
+from deepen.measure.energy.integrate import SHORT_GAP
+from deepen.measure.energy.running_integrals import scan
 from deepen.records import Accuracy, Interval, PowerTrace
 
 

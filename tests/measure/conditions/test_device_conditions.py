@@ -17,8 +17,8 @@ from deepen.devices.state.cool_down import CoolDown
 from deepen.devices.types import Sensor, Thermal
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import api, make_workload, open_session
-from deepen.measure.conditions import conditioned, hold_device, not_set, recorded_serial
-from deepen.measure.heat import HeatWatch, Seen, slowed
+from deepen.measure.conditions.device_conditions import conditioned, hold_device, not_set, recorded_serial
+from deepen.measure.conditions.thermal_watch import HeatWatch, Seen, slowed
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost

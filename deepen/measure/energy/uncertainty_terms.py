@@ -1,4 +1,4 @@
-"""Terms of the uncertainty of windows, found from a trace; :func:`deepen.measure.integrate.integrate` says how."""
+"""Terms of the uncertainty of windows, found from a trace; :func:`deepen.measure.energy.integrate.integrate` says how."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.measure.idle import Idle, IdleLine
-from deepen.measure.scan import Scan
+from deepen.measure.energy.idle_power import Idle, IdleLine
+from deepen.measure.energy.running_integrals import Scan
 
 __all__ = [
     "Plan",

@@ -12,11 +12,11 @@ from deepen.clock.host_clock import utc_now
 from deepen.devices.types import DeviceProfile
 from deepen.errors import MeasureError
 from deepen.measure.blocks import Collected
-from deepen.measure.budget import Budget, no_accuracy
-from deepen.measure.conditions import Conditions
-from deepen.measure.heat import Seen
-from deepen.measure.idle import Idle, IdleLine
-from deepen.measure.reference import DriftSeries
+from deepen.measure.conditions.device_conditions import Conditions
+from deepen.measure.conditions.drift_reference import DriftSeries
+from deepen.measure.conditions.thermal_watch import Seen
+from deepen.measure.energy.idle_power import Idle, IdleLine
+from deepen.measure.energy.uncertainty_budget import Budget, no_accuracy
 from deepen.measure.trials import Trial, combine, relative_error, trend
 from deepen.records import Accuracy, EnergyRecord, Source, Workload
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deepen.errors import ConfigError, MeasureError
-from deepen.measure.budget import Caution, no_accuracy, trace_cautions
-from deepen.measure.integrate import MAX_LOSS, WindowEnergy, integrate
+from deepen.measure.energy.integrate import MAX_LOSS, WindowEnergy, integrate
+from deepen.measure.energy.uncertainty_budget import Caution, no_accuracy, trace_cautions
 from deepen.records import Interval
 from deepen.traces import ReportedWindow, TraceFile
 from deepen.traces.open import cut

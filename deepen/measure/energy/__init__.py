@@ -1,0 +1,3 @@
+"""Energy: from power traces to joules with their uncertainty."""
+
+from __future__ import annotations
