@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from deepen.campaign.build import build_dataset
 from deepen.campaign.executor import Executor, Measurer, Notice, Outcome, SerialExecutor
-from deepen.campaign.fleet import Fleet, Patience
+from deepen.campaign.parallel_executor import Fleet, Patience
 from deepen.campaign.plan import Item, KernelItem, MadeItem, ModelItem, Plan
-from deepen.campaign.prepare import Preparer, Settings
+from deepen.campaign.prepare_item import Preparer, Settings
 from deepen.campaign.run import CampaignProgress, CampaignReport, run, run_tasks
 from deepen.campaign.station import Facts, Pair, Station, parse_pairs
 from deepen.campaign.tasks import Matrix, Task

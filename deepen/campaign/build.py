@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepen.campaign.fleet import Fleet, Patience
-from deepen.campaign.logbook import load_stations, log_progress, save_stations
+from deepen.campaign.parallel_executor import Fleet, Patience
 from deepen.campaign.plan import KernelItem, Plan
-from deepen.campaign.prepare import Prepare, Preparer, Settings
+from deepen.campaign.prepare_item import Prepare, Preparer, Settings
+from deepen.campaign.progress_log import load_stations, log_progress, save_stations
 from deepen.campaign.run import CampaignProgress, CampaignReport, run_tasks, work_folder
 from deepen.campaign.station import Facts, Pair, Station
 from deepen.campaign.tasks import Matrix

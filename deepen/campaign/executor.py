@@ -1,7 +1,7 @@
 """Who runs a campaign's tasks: a queue behind three verbs.
 
 :class:`SerialExecutor` runs them one after the other in the calling thread on one session;
-:class:`deepen.campaign.fleet.Fleet` on several devices of this host side by side. An engine that spreads them over
+:class:`deepen.campaign.parallel_executor.Fleet` on several devices of this host side by side. An engine that spreads them over
 devices attached to many hosts takes the same place: tasks are plain data, outcomes are records or reasons.
 """
 
@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from deepen.campaign.prepare import Prepare, Prepared, finish
+from deepen.campaign.prepare_item import Prepare, Prepared, finish
 from deepen.campaign.tasks import Task
 from deepen.errors import DeepenError, StorageError
 from deepen.records import EnergyRecord, Workload

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deepen.campaign.executor import Executor, Measurer, Notice, Outcome, SerialExecutor
 from deepen.campaign.plan import Plan
-from deepen.campaign.prepare import Preparer, Settings
+from deepen.campaign.prepare_item import Preparer, Settings
 from deepen.campaign.tasks import Task, missing
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.datasets import Dataset

@@ -299,7 +299,7 @@ def test_budget_is_another_name_for_minutes(tmp_path, bench):
 
 
 def test_a_device_given_up_is_exit_3_and_is_written_down(tmp_path, bench, fail_with, monkeypatch):
-    monkeypatch.setattr("deepen.campaign.fleet.Fleet._wait", lambda self, station, duration_s: None)
+    monkeypatch.setattr("deepen.campaign.parallel_executor.Fleet._wait", lambda self, station, duration_s: None)
     bench.before = fail_with([LinkError("gone")] * 999)
     result = invoke("--out", tmp_path / "d", "--count", 9, "--json")
     assert result.exit_code == 3

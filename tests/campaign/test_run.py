@@ -338,7 +338,7 @@ def test_copies_the_runtime_merges_are_not_counted_as_copies(tmp_path, kernels, 
 def test_a_model_too_large_to_write_is_refused(tmp_path, monkeypatch):
     from deepen.kernels import build
 
-    monkeypatch.setattr("deepen.campaign.prepare.MAX_WEIGHT_BYTES", 100)
+    monkeypatch.setattr("deepen.campaign.prepare_item.MAX_WEIGHT_BYTES", 100)
     preparer = Preparer(tmp_path, Settings())
     with pytest.raises(RunError, match="big: its weights would take"):
         preparer(MadeItem("big", lambda: build("fc", {"dtype": "float32", "m": 1, "k": 64, "n": 64, "bias": False})))

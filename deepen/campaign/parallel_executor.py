@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from deepen.campaign.executor import Notice, Outcome
-from deepen.campaign.prepare import Prepare, finish
+from deepen.campaign.prepare_item import Prepare, finish
 from deepen.campaign.station import Station
 from deepen.campaign.tasks import Task
 from deepen.errors import DeepenError, EnvironmentFailure, StorageError

@@ -28,7 +28,7 @@ from deepen.campaign import (
     parse_pairs,
     run_tasks,
 )
-from deepen.campaign.fleet import MAX_FAILURES
+from deepen.campaign.parallel_executor import MAX_FAILURES
 from deepen.campaign.tasks import missing
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, LinkError, MeterError, RunError, StorageError
