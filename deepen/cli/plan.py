@@ -13,7 +13,7 @@ from deepen.errors import ConfigError
 
 if TYPE_CHECKING:
     from deepen.kernels.types import Kernel
-    from deepen.predictors.acquire import Candidates
+    from deepen.predictors.active_learning import Candidates
 
 __all__ = ["plan"]
 
@@ -54,7 +54,7 @@ def plan(
       deepen dataset plan --family conv-bn-relu --next 30 --base quickstart.deepen
     """
     from deepen import predictors
-    from deepen.predictors.acquire import propose
+    from deepen.predictors.active_learning import propose
 
     if (bool(models), bool(space), bool(families)).count(True) != 1:
         raise click.UsageError("give model files, or --space, or --family: one of the three")
@@ -88,7 +88,7 @@ def _candidates(
     import numpy as np
 
     from deepen.kernels.features import features, matrix
-    from deepen.predictors.acquire import Candidates
+    from deepen.predictors.active_learning import Candidates
 
     if models:
         return _models(models, runtime)
@@ -121,7 +121,7 @@ def _shown(kernel: Kernel) -> str:
 def _models(models: tuple[str, ...], runtime: str) -> Candidates:
     import numpy as np
 
-    from deepen.predictors.acquire import Candidates
+    from deepen.predictors.active_learning import Candidates
     from deepen.predictors.described import Described, describe_files
     from deepen.predictors.predictor import distinct
 

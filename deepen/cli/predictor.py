@@ -176,7 +176,7 @@ def evaluate(
     records = _of_families(list(Dataset.open(names[-1]).records()), families)
     beside = () if "none" in baselines else baselines or tuple(BASELINES)
     if cv:
-        from deepen.predictors.evaluation.crossval import cross_validate
+        from deepen.predictors.evaluation.cross_validation import cross_validate
         from deepen.predictors.evaluation.splits import Options
 
         report = cross_validate(
@@ -190,7 +190,7 @@ def evaluate(
     else:
         report = predictors.evaluate(predictors.load(names[0]), records)
         if trained_on:
-            from deepen.predictors.evaluation.crossval import evaluate_baselines
+            from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 
             given = _of_families(list(Dataset.open(trained_on).records()), families)
             report["baselines"] = evaluate_baselines(given, records, beside)

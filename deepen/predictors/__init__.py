@@ -14,13 +14,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deepen.predictors.calibration.fit import calibrate
-    from deepen.predictors.estimator import LogWorkRegressor
     from deepen.predictors.evaluation import evaluate, metrics
+    from deepen.predictors.fitting.calibrate import calibrate
+    from deepen.predictors.fitting.recipes import Recipe, load_recipe, recipe_names
+    from deepen.predictors.fitting.sklearn_estimator import LogWorkRegressor
+    from deepen.predictors.fitting.train import train
+    from deepen.predictors.library import available, home, load
     from deepen.predictors.predictor import Predictor
-    from deepen.predictors.recipes import Recipe, load_recipe, recipe_names
-    from deepen.predictors.store import available, home, load
-    from deepen.predictors.training import train
 
 __all__ = [
     "LogWorkRegressor",
@@ -39,18 +39,18 @@ __all__ = [
 
 if not TYPE_CHECKING:
     _LAZY = {
-        "LogWorkRegressor": "estimator",
+        "LogWorkRegressor": "fitting.sklearn_estimator",
         "Predictor": "predictor",
-        "Recipe": "recipes",
-        "available": "store",
-        "calibrate": "calibration.fit",
+        "Recipe": "fitting.recipes",
+        "available": "library",
+        "calibrate": "fitting.calibrate",
         "evaluate": "evaluation",
-        "home": "store",
-        "load": "store",
-        "load_recipe": "recipes",
+        "home": "library",
+        "load": "library",
+        "load_recipe": "fitting.recipes",
         "metrics": "evaluation",
-        "recipe_names": "recipes",
-        "train": "training",
+        "recipe_names": "fitting.recipes",
+        "train": "fitting.train",
     }
 
     def __getattr__(name: str) -> object:

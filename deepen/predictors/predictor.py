@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from deepen.errors import DeepenError, PredictorError
 from deepen.kernels.splitting.runtime_names import engine_of
 from deepen.kernels.types import Kernel, Split
-from deepen.predictors import artefact
-from deepen.predictors.calibration.layer import Calibration
-from deepen.predictors.context import Context, in_model
-from deepen.predictors.counted import ModelEnergies, predict_counts
+from deepen.predictors import predictor_file
 from deepen.predictors.described import Described, describe_file, describe_files, describe_split
-from deepen.predictors.intervals import to_interval
-from deepen.predictors.model import KernelEnergies, Parameters
-from deepen.predictors.operands import discount_zeros
+from deepen.predictors.inference.calibration_factors import Calibration
+from deepen.predictors.inference.conformal import to_interval
+from deepen.predictors.inference.family_regressors import KernelEnergies, Parameters
+from deepen.predictors.inference.model_overheads import Context, in_model
+from deepen.predictors.inference.zero_operands import discount_zeros
+from deepen.predictors.kernel_counts import ModelEnergies, predict_counts
 from deepen.records import KernelPrediction, Prediction, Source
 
 __all__ = ["Predictor", "distinct", "moved_bytes"]
@@ -66,7 +66,7 @@ class Predictor:
             PredictorError: If the file is not a predictor, is damaged, or was trained on another version of the
             features.
         """
-        card, parameters = artefact.read(path)
+        card, parameters = predictor_file.read(path)
         if not isinstance(card.get("id"), str) or card.get("source") not in get_args(Source):
             raise PredictorError(f"{path}: the card lacks an id or a known source")
         layer = card.get("calibration")
@@ -91,7 +91,7 @@ class Predictor:
         target = Path(path)
         if target.suffix != ".deepen":
             target = target.with_name(target.name + ".deepen")
-        artefact.write(target, self.card, self.parameters)
+        predictor_file.write(target, self.card, self.parameters)
         return target
 
     def predict(

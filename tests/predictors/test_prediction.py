@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepen import predictors
-from deepen.predictors.context import Context
+from deepen.predictors.inference.model_overheads import Context
 
 
 def described(records, times=None, **more):

@@ -32,7 +32,7 @@ import numpy as np
 from deepen import predictors
 from deepen.datasets.importers.registry import importer
 from deepen.predictors.evaluation import metrics
-from deepen.predictors.evaluation.crossval import evaluate_baselines
+from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 from deepen.records import EnergyRecord
 
 SOURCES = {"p40": ("deepen2023", "kernels_p40pro_cpu"), "gpu": ("deepen2023-gpu", "kernels_gpu_conv")}

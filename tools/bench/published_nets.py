@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from deepen import predictors
 from deepen.datasets.importers.registry import importer
-from deepen.predictors.acquire import Candidates, propose
+from deepen.predictors.active_learning import Candidates, propose
 from deepen.predictors.calibration.cases import Cases, make_cases
 from deepen.predictors.evaluation import metrics
-from deepen.predictors.rows import screen
+from deepen.predictors.measured_rows import screen
 from deepen.records import EnergyRecord
 from deepen.spaces.nasbench201_networks import EDGES, parse
 

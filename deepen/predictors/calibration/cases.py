@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
-from deepen.predictors.calibration.layer import MAX_KERNELS
-from deepen.predictors.rows import Rows, relative_sd
+from deepen.predictors.inference.calibration_factors import MAX_KERNELS
+from deepen.predictors.measured_rows import Rows, relative_sd
 from deepen.records import EnergyRecord
 
 __all__ = ["Cases", "make_cases"]

@@ -7,7 +7,7 @@ compares the sum of measured kernels with measured whole models.
 
 from __future__ import annotations
 
-from deepen.predictors.evaluation.held_out import evaluate
-from deepen.predictors.evaluation.measures import metrics, spearman
+from deepen.predictors.evaluation.evaluate import evaluate
+from deepen.predictors.metrics import metrics, spearman
 
 __all__ = ["evaluate", "metrics", "spearman"]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.evaluation.measures import metrics
-from deepen.predictors.rows import HasRecords, screen
+from deepen.predictors.measured_rows import HasRecords, screen
+from deepen.predictors.metrics import metrics
 from deepen.predictors.tally import predict_models, tally
 from deepen.records import EnergyRecord
 

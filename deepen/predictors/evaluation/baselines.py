@@ -2,7 +2,7 @@
 
 * ``flops``: energy linear in operations; for kernels one line per family, for whole models one line.
 * ``flops+bytes``: operations and bytes, coefficients not negative; likewise.
-* ``deepen2023``, ``nn-meter``: the published recipes (:mod:`deepen.predictors.evaluation.published`), whole models as
+* ``deepen2023``, ``nn-meter``: the published recipes (:mod:`deepen.predictors.evaluation.published_recipes`), whole models as
   the sum of their kernels.
 * ``forest-on-nets``: a random forest on the operations and bytes of a whole model, by family.
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import unknown_name
-from deepen.predictors.evaluation import published
+from deepen.predictors.evaluation import published_recipes
 from deepen.predictors.tally import Tally
 
 __all__ = ["BASELINES", "Baseline", "KernelTable", "get_baselines"]
@@ -161,12 +161,15 @@ def _linear_models(with_bytes: bool) -> Callable[[Tally, Floats, bool], Callable
 # --- forests -------------------------------------------------------------------------------------------------------
 
 
-def _grow(x: Floats, energy_j: Floats, forest: published.Forest) -> Any:
+def _grow(x: Floats, energy_j: Floats, forest: published_recipes.Forest) -> Any:
     from sklearn.ensemble import RandomForestRegressor
 
     features = min(forest.features, x.shape[1]) or None
     grown = RandomForestRegressor(
-        n_estimators=forest.trees, max_depth=forest.depth, max_features=features, random_state=published.RANDOM_STATE
+        n_estimators=forest.trees,
+        max_depth=forest.depth,
+        max_features=features,
+        random_state=published_recipes.RANDOM_STATE,
     )
     return grown.fit(x, energy_j)
 
@@ -177,7 +180,7 @@ def _published_kernels(*, limited: bool, small_pool: bool) -> Callable[[KernelTa
     def rows_of(family: str, table: KernelTable) -> Floats:
         """Features of some type; a family nobody trained on is asked in the features of the simple types."""
         made = [
-            published.published_features(family, f, p, small_pool)
+            published_recipes.published_features(family, f, p, small_pool)
             for f, p in zip(table.features, table.params, strict=True)
         ]
         return np.array(made, dtype=np.float64)
@@ -185,11 +188,15 @@ def _published_kernels(*, limited: bool, small_pool: bool) -> Callable[[KernelTa
     def fit(table: KernelTable, energy_j: Floats, gpu: bool) -> Sources:
         def one(part: KernelTable, joules: Floats) -> Sources:
             target = 1e3 * joules
-            kept = (target != 0) & (target < published.NN_METER_LIMIT) if limited else np.ones(target.size, dtype=bool)
+            kept = (
+                (target != 0) & (target < published_recipes.NN_METER_LIMIT)
+                if limited
+                else np.ones(target.size, dtype=bool)
+            )
             kept = kept if kept.any() else np.ones(target.size, dtype=bool)
             single = part.families[0] if len(set(part.families)) == 1 else "other"
             x = rows_of(single, part)
-            grown = _grow(x[kept], target[kept], published.forest_of(single, gpu and limited))
+            grown = _grow(x[kept], target[kept], published_recipes.forest_of(single, gpu and limited))
             return lambda asked: np.asarray(grown.predict(rows_of(single, asked))) / 1e3
 
         return _by_family(table, energy_j, one)
@@ -210,7 +217,7 @@ def _forest_models(counted: Tally, energy_j: Floats, gpu: bool) -> Callable[[Tal
             columns += [asked.sums(v * (of == family)) for v in (operations, np.ones(of.size))]
         return np.stack(columns, axis=1)
 
-    grown = _grow(rows_of(counted), energy_j, published.Forest(370, 50))
+    grown = _grow(rows_of(counted), energy_j, published_recipes.Forest(370, 50))
     return lambda asked: np.asarray(grown.predict(rows_of(asked)))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, PredictorError, unknown_name
 from deepen.kernels.types import params_key
-from deepen.predictors.rows import Rows
+from deepen.predictors.measured_rows import Rows
 from deepen.records import EnergyRecord
 
 __all__ = ["SPLITS", "Fold", "Options", "architecture_of", "make_folds"]

@@ -52,7 +52,7 @@ def test_models_with_unmeasured_kernels_are_listed_but_not_counted(measured):
 def test_errors_multiply_to_the_whole(measured, trained):
     """prediction / whole = (sum / whole) * (predicted / sum) where the context adds nothing."""
     from deepen.predictors import Predictor
-    from deepen.predictors.context import Context
+    from deepen.predictors.inference.model_overheads import Context
 
     kernels, models = measured
     predictor = Predictor(trained[2].card, trained[2].parameters, Context())

@@ -9,7 +9,7 @@ import pytest
 
 from deepen.errors import ConfigError, PredictorError
 from deepen.predictors.evaluation.splits import Options, architecture_of, make_folds
-from deepen.predictors.rows import screen
+from deepen.predictors.measured_rows import screen
 
 
 @pytest.fixture

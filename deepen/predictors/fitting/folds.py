@@ -1,0 +1,194 @@
+"""What all learners of a family share: its rows, its folds, and roofline and trend inside and outside each fold.
+
+Folds are made of configurations (a configuration measured twice never lies on both sides) and stratified by energy, so
+that each fold spans the family's range. Everything is refitted inside a fold, the roofline and the trend included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.fitting.learners import Trend, fit_trend
+from deepen.predictors.fitting.recipes import Recipe
+from deepen.predictors.inference.columns import few_columns, size_columns
+from deepen.predictors.inference.gaussian_process import quick_gaussian
+from deepen.predictors.inference.roofline import fit_work, log_work
+
+__all__ = ["Base", "FamilyData", "FamilyPlan", "Form", "active_columns", "deal", "plan_family", "stand_ins"]
+
+Floats = NDArray[np.float64]
+
+_ENOUGH_ROWS = 20
+"""With fewer rows, a good many terms fit any of them and held-out ones by luck."""
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyData:
+    """The rows of one family.
+
+    Attributes:
+        name: The family.
+        terms: Work terms, shape (n, t).
+        columns: Regressor columns, float32, shape (n, d).
+        energy_j: Measured energies, positive, shape (n,).
+        weight: Weights with mean 1, shape (n,).
+        keys: Configuration of each row.
+    """
+
+    name: str
+    terms: Floats
+    columns: NDArray[np.float32]
+    energy_j: Floats
+    weight: Floats
+    keys: tuple[str, ...]
+
+    def take(self, rows: NDArray[np.int64]) -> FamilyData:
+        """Some of the rows; weights are scaled back to a mean of 1."""
+        weight = self.weight[rows]
+        keys = tuple(self.keys[int(i)] for i in rows)
+        return FamilyData(
+            self.name, self.terms[rows], self.columns[rows], self.energy_j[rows], weight / weight.mean(), keys
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Which terms a roofline may have.
+
+    Attributes:
+        terms: Shape (t,).
+        prior: Its coefficients pooled over families, zero for other terms, shape (t,).
+    """
+
+    terms: NDArray[np.bool_]
+    prior: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Roofline and trend of some rows.
+
+    Attributes:
+        work: Coefficients of the roofline, shape (t,).
+        trend: Of the residual.
+        residual: log(energy / work) of the rows.
+    """
+
+    work: Floats
+    trend: Trend
+    residual: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyPlan:
+    """A family ready to be learned.
+
+    Attributes:
+        data: Its rows.
+        active: Columns its regressors see.
+        base: From all rows.
+        folds: Masks of held-out rows.
+        inside: From the rows outside each fold.
+    """
+
+    data: FamilyData
+    active: NDArray[np.int64]
+    base: Base
+    folds: tuple[NDArray[np.bool_], ...]
+    inside: tuple[Base, ...]
+
+
+def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: Sequence[str], seed: int) -> FamilyPlan:
+    """Make the folds, and fit what every learner starts from.
+
+    The roofline with the fewest terms is taken unless one with more, and a smooth regressor on what either leaves,
+    predict held-out rows better: what a regressor learns anyway is no reason for terms, and costs that a runtime does
+    not have, fitted to what rows happen to show, are noise to all learners.
+    The trend follows the few coordinates and kinds only: the other sizes are products of these, and a ridge regression
+    over all of them spends itself on telling them apart.
+
+    Args:
+        data: The rows.
+        recipe: How many folds.
+        forms: Rooflines to choose from, the one with the fewest terms first.
+        names: Names of the features.
+        seed: Seed of the folds.
+    """
+    active = active_columns(data.columns)
+    few = few_columns(names, np.ptp(data.columns, axis=0) > 1e-6) & size_columns(names)
+    sizes = np.isin(active, stand_ins(data.columns, active, np.flatnonzero(few)))
+    folds = deal(data, recipe.folds, seed)
+    share = data.energy_j**0.25 * data.weight
+    chosen: tuple[Form, tuple[Base, ...], float] | None = None
+    for form in forms if len(data.keys) >= _ENOUGH_ROWS else forms[:1]:
+        inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, form, sizes) for fold in folds)
+        error = np.empty(len(data.keys))
+        for fold, base in zip(folds, inside, strict=True):
+            x, z = data.columns[~fold][:, active], data.columns[fold][:, active]
+            learned = _about_learned(base, x, z, sizes, recipe.gaussian_max_rows)
+            error[fold] = np.abs(log_work(data.terms[fold], base.work) + learned - np.log(data.energy_j[fold]))
+        mean = float(np.average(error, weights=share))
+        if chosen is None or mean < chosen[2]:
+            chosen = form, inside, mean
+    assert chosen is not None  # there is at least one form
+    return FamilyPlan(data, active, _fit_base(data, active, chosen[0], sizes), tuple(folds), chosen[1])
+
+
+def _about_learned(
+    base: Base, x: NDArray[np.float32], z: NDArray[np.float32], smooth: NDArray[np.bool_], most: int
+) -> Floats:
+    """What regressors will about make of a roofline's residual at other rows: trend and a smooth function of sizes.
+
+    Of more rows than a process can take, an even part is shown to it.
+    """
+    step = -(-len(x) // most)
+    rest = (base.residual - base.trend.predict(x))[::step]
+    fit = quick_gaussian(base.trend.standard(x[::step])[:, smooth], rest, np.ones(len(rest)))
+    return base.trend.predict(z) + fit.predict(base.trend.standard(z)[:, smooth])
+
+
+def active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
+    """Columns that vary, without copies of earlier ones (absolute correlation above 0.9999)."""
+    x = columns.astype(np.float64)
+    varying = np.flatnonzero(np.ptp(x, axis=0) > 1e-6)
+    z = x[:, varying] - x[:, varying].mean(0)
+    z /= np.linalg.norm(z, axis=0)
+    kept: list[int] = []
+    for j in range(varying.size):
+        if not kept or float(np.abs(z[:, kept].T @ z[:, j]).max()) < 0.9999:
+            kept.append(j)
+    return varying[np.array(kept, dtype=np.int64)] if kept else varying[:1]
+
+
+def stand_ins(columns: NDArray[np.float32], active: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The active columns that wanted ones are, or are copies of."""
+    if not wanted.size:
+        return wanted
+    z = columns.astype(np.float64) - columns.astype(np.float64).mean(0)
+    z /= np.maximum(np.linalg.norm(z, axis=0), 1e-12)
+    return np.unique(active[np.abs(z[:, active].T @ z[:, wanted]).argmax(axis=0)])
+
+
+def deal(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
+    """Masks of held-out rows: configurations sorted by energy, dealt in shuffled hands."""
+    groups: dict[str, list[int]] = {}
+    for row, key in enumerate(data.keys):
+        groups.setdefault(key, []).append(row)
+    ordered = sorted(groups.values(), key=lambda rows: float(data.energy_j[rows].mean()))
+    count = min(folds, len(ordered))
+    rng = np.random.default_rng(seed)
+    masks = [np.zeros(len(data.keys), dtype=bool) for _ in range(count)]
+    for hand in range(0, len(ordered), count):
+        for fold, rows in zip(rng.permutation(count), ordered[hand : hand + count], strict=False):
+            masks[int(fold)][rows] = True
+    return [m for m in masks if m.any() and not m.all()]
+
+
+def _fit_base(data: FamilyData, active: NDArray[np.int64], form: Form, sizes: NDArray[np.bool_]) -> Base:
+    work = fit_work(data.terms * form.terms, data.energy_j, data.weight, form.prior)
+    residual = np.log(data.energy_j) - log_work(data.terms, work)
+    return Base(work, fit_trend(data.columns[:, active], residual, data.weight, sizes), residual)

@@ -1,0 +1,253 @@
+"""The learners: each fits ``log(energy / work)`` of one family.
+
+``random-forest`` sees the residual of the roofline alone, as the field does. The others see what the log-linear trend
+(a ridge regression on standardised columns) leaves of it, so that they extrapolate with the trend rather than with the
+value of the nearest leaf. ``log-linear`` is the trend by itself. ``gaussian-process`` sees sizes and kinds only, of
+which energy is a smooth function; ``gaussian-aligned`` sees what paddings waste and ratios too; ``gaussian-few`` sees
+only the coordinates of the matrix product, or of the data moved, that the kernel is. ``shared-gaussian``
+learns from several families at once and is fitted in :mod:`deepen.predictors.fitting.shared_gaussian_process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.inference.gaussian_process import GaussianFit, fit_gaussian
+from deepen.predictors.inference.tree_ensemble import Forest, evaluate, from_lightgbm, from_sklearn
+
+__all__ = ["Budget", "Fitted", "Trend", "fit_learner", "fit_trend"]
+
+Floats = NDArray[np.float64]
+
+_MIN_LEAF = 2
+_GAUSSIANS = ("gaussian-process", "gaussian-aligned", "gaussian-few")
+_TREND_REACH = float(np.log(2.0))
+"""How far beyond the residuals seen the trend may go, log units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a learner may cost.
+
+    Attributes:
+        trees: Trees of a forest.
+        rounds: Boosting rounds.
+        max_leaves: Leaves of one tree of a forest.
+    """
+
+    trees: int
+    rounds: int
+    max_leaves: int
+
+    def leaves(self, rows: int) -> int | None:
+        """The limit as scikit-learn takes it: ``None`` where it cannot be reached."""
+        return None if self.max_leaves >= rows else self.max_leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A ridge regression on standardised columns.
+
+    Attributes:
+        mean: shape (d,).
+        scale: shape (d,), positive.
+        coefficient: per standard unit, shape (d,).
+        intercept: Value at the mean.
+        low: Least value it takes: far outside the range a straight line is no better than its last value.
+        high: Greatest value.
+    """
+
+    mean: Floats
+    scale: Floats
+    coefficient: Floats
+    intercept: float
+    low: float
+    high: float
+
+    def standard(self, x: NDArray[np.float32]) -> Floats:
+        """Columns in standard units."""
+        return np.asarray((x.astype(np.float64) - self.mean) / self.scale)
+
+    def predict(self, x: NDArray[np.float32]) -> Floats:
+        """The trend at rows of shape (n, d)."""
+        return np.asarray(np.clip(self.standard(x) @ self.coefficient + self.intercept, self.low, self.high))
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A fitted learner.
+
+    Attributes:
+        learner: Its name.
+        trend: The family's trend.
+        on_trend: Whether the learner adds to the trend.
+        forest: Trees over the family's columns, if it has any.
+        gaussian: Gaussian process over the standardised columns, if it has one.
+    """
+
+    learner: str
+    trend: Trend
+    on_trend: bool
+    forest: Forest | None = None
+    gaussian: GaussianFit | None = None
+
+    def predict(self, x: NDArray[np.float32]) -> Floats:
+        """log(energy / work) at rows of shape (n, d)."""
+        total = self.trend.predict(x) if self.on_trend else np.zeros(len(x))
+        if self.forest is not None:
+            total = total + evaluate(self.forest, x)
+        if self.gaussian is not None:
+            total = total + self.gaussian.predict(self.trend.standard(x))
+        return total
+
+
+def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats, sizes: NDArray[np.bool_] | None = None) -> Trend:
+    """Fit the ridge regression; its strength by closed-form leave-one-out error.
+
+    Args:
+        x: Columns, float32, shape (n, d).
+        y: log(energy / work), shape (n,).
+        weight: Weights with mean 1, shape (n,).
+        sizes: Columns it may use, shape (d,); by default all. Paddings and ratios extrapolate to nothing.
+    """
+    x64 = x.astype(np.float64)
+    mean = np.average(x64, axis=0, weights=weight)
+    scale = np.sqrt(np.average((x64 - mean) ** 2, axis=0, weights=weight))
+    scale = np.where(scale > 1e-6, scale, 1.0)
+    centre = float(np.average(y, weights=weight))
+    root = np.sqrt(weight)[:, None]
+    used = np.ones(x.shape[1]) if sizes is None or not sizes.any() else sizes.astype(np.float64)
+    u, s, vt = np.linalg.svd((x64 - mean) / scale * root * used, full_matrices=False)
+    target = (y - centre) * root[:, 0]
+    projected = u.T @ target
+    best: tuple[float, Floats] = (np.inf, np.zeros(x.shape[1]))
+    for strength in (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0):
+        shrink = s**2 / (s**2 + strength)
+        leverage = np.minimum((u**2 * shrink).sum(1) + 1.0 / len(y), 0.99)
+        error = (target - u @ (shrink * projected)) / (1.0 - leverage)
+        score = float(np.mean(np.abs(error)))
+        if score < best[0]:
+            best = (score, vt.T @ (s / (s**2 + strength) * projected))
+    reach = _TREND_REACH
+    return Trend(mean, scale, best[1], centre, float(y.min()) - reach, float(y.max()) + reach)
+
+
+def fit_learner(
+    learner: str,
+    x: NDArray[np.float32],
+    y: Floats,
+    weight: Floats,
+    trend: Trend,
+    budget: Budget,
+    seed: int,
+    small: Floats | None = None,
+    used: NDArray[np.bool_] | None = None,
+) -> Fitted:
+    """Fit one learner.
+
+    Args:
+        learner: A name of :data:`deepen.predictors.fitting.recipes.SINGLE_LEARNERS`.
+        x: Columns of the family that vary, float32, shape (n, d).
+        y: log(energy / work), shape (n,).
+        weight: Weights with mean 1, shape (n,).
+        trend: The family's trend on the same rows.
+        budget: What it may cost.
+        seed: Seed of whatever is random in it.
+        small: Median energy over each row's energy, shape (n,); noise may grow with it.
+        used: Columns a Gaussian process looks at, shape (d,); by default all.
+    """
+    if learner == "random-forest":
+        return Fitted(learner, trend, False, forest=_random_forest(x, y, weight, budget, seed))
+    rest = y - trend.predict(x)
+    if learner in _GAUSSIANS:
+        every = used is None or not used.any()
+        # With few coordinates the small kernels are neighbours of each other and need no noise of their own.
+        growing = None if learner == "gaussian-few" else small
+        gaussian = _gaussian(trend.standard(x), rest, weight, growing, None if every else used)
+        return Fitted(learner, trend, True, gaussian=gaussian)
+    if learner == "log-linear":
+        return Fitted(learner, trend, True)
+    return Fitted(learner, trend, True, forest=_TREES[learner](x, rest, weight, budget, seed))
+
+
+def _gaussian(
+    x: Floats, y: Floats, weight: Floats, small: Floats | None, used: NDArray[np.bool_] | None
+) -> GaussianFit:
+    """A process over some of the columns; the others get a length scale without end."""
+    chosen = np.ones(x.shape[1], dtype=bool) if used is None else used
+    fit = fit_gaussian(x[:, chosen], y, weight, small)
+    inverse_length = np.zeros(x.shape[1])
+    inverse_length[chosen] = fit.inverse_length
+    return GaussianFit(x, inverse_length, fit.alpha)
+
+
+def _random_forest(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budget, seed: int) -> Forest:
+    """Bagged trees (Breiman 2001); rows are drawn with probabilities proportional to their weights."""
+    from sklearn.tree import DecisionTreeRegressor
+
+    rng = np.random.RandomState(seed)
+    share = weight / weight.sum()
+    trees = []
+    for _ in range(budget.trees):
+        rows = rng.choice(len(y), len(y), p=share)
+        tree = DecisionTreeRegressor(max_features=0.5, max_leaf_nodes=budget.leaves(len(y)), random_state=rng)
+        trees.append(_grow(tree, x[rows], y[rows], None))
+    return from_sklearn(trees, np.arange(x.shape[1]))
+
+
+def _extra_trees(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budget, seed: int) -> Forest:
+    """Extremely randomised trees (Geurts et al. 2006) on all rows."""
+    from sklearn.tree import ExtraTreeRegressor
+
+    rng = np.random.RandomState(seed)
+    given = None if float(np.ptp(weight)) < 1e-9 else weight
+    trees = []
+    for _ in range(budget.trees):
+        tree = ExtraTreeRegressor(
+            max_features=0.7, min_samples_leaf=_MIN_LEAF, max_leaf_nodes=budget.leaves(len(y)), random_state=rng
+        )
+        trees.append(_grow(tree, x, y, given))
+    return from_sklearn(trees, np.arange(x.shape[1]))
+
+
+def _grow(tree: Any, x: NDArray[np.float32], y: Floats, weight: Floats | None) -> Any:
+    """Fit a scikit-learn tree without its input checks: they cost more than a small family's tree itself."""
+    from sklearn import config_context
+
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        return tree.fit(x, y[:, None], sample_weight=weight, check_input=False)
+
+
+def _lightgbm(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budget, seed: int) -> Forest:
+    import lightgbm
+
+    settings = {
+        "objective": "regression",
+        "learning_rate": 0.08,
+        "num_leaves": min(31, max(4, len(y) // 6)),
+        "min_data_in_leaf": max(_MIN_LEAF, min(8, len(y) // 15)),
+        "min_data_in_bin": 1,
+        "lambda_l2": 1.0,
+        "feature_fraction": 0.7,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 1,
+        "verbosity": -1,
+        "seed": seed,
+    }
+    data = lightgbm.Dataset(x, label=y, weight=weight, params={"verbosity": -1, "min_data_in_bin": 1})
+    booster = lightgbm.train(settings, data, num_boost_round=budget.rounds)
+    return from_lightgbm(booster, np.arange(x.shape[1]))
+
+
+_TREES: Mapping[str, Callable[[NDArray[np.float32], Floats, Floats, Budget, int], Forest]] = {
+    "extra-trees": _extra_trees,
+    "lightgbm": _lightgbm,
+}

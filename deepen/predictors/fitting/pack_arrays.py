@@ -1,0 +1,144 @@
+"""Puts the fits of all families into the dense arrays of :class:`deepen.predictors.inference.family_regressors.Parameters`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.fitting.choose_learner import FamilyFit
+from deepen.predictors.fitting.folds import FamilyData
+from deepen.predictors.fitting.learners import Fitted
+from deepen.predictors.fitting.shared_gaussian_process import SharedMember
+from deepen.predictors.inference.columns import column_names
+from deepen.predictors.inference.conformal import family_half_width
+from deepen.predictors.inference.family_regressors import Parameters
+from deepen.predictors.inference.roofline import log_work
+from deepen.predictors.inference.tree_ensemble import Forest, concatenate
+
+__all__ = ["Pooled", "assemble"]
+
+Floats = NDArray[np.float64]
+
+_SHRINK_ROWS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """The roofline over all families.
+
+    Attributes:
+        work: Its coefficients.
+        held_out: Log energy of each row by the roofline of the other families.
+        half_width: Of families without data.
+    """
+
+    work: Floats
+    held_out: Floats
+    half_width: float
+
+
+def assemble(
+    families: tuple[str, ...],
+    names: tuple[str, ...],
+    data: Sequence[FamilyData],
+    fits: Sequence[FamilyFit | None],
+    pooled: Pooled,
+    residual: Floats,
+    family_of: NDArray[np.str_],
+) -> Parameters:
+    """Put all families' fits into the dense arrays of :class:`Parameters`."""
+    f, d = len(families), len(column_names(names))
+    work = np.tile(pooled.work, (f + 1, 1))
+    half_width = np.full(f + 1, pooled.half_width)
+    matrices = {k: np.zeros((f, d)) for k in ("mean", "coefficient", "inverse_length")}
+    scale = np.ones((f, d))
+    low, high = np.zeros((f, d), np.float32), np.zeros((f, d), np.float32)
+    intercept, share, constant, hand_over = np.zeros(f), np.zeros(f), np.zeros(f), np.zeros(f)
+    trend_low, trend_high = np.zeros(f), np.zeros(f)
+    forests: list[Forest] = []
+    tree_start, gaussian_start = np.zeros(f + 1, np.int32), np.zeros(f + 1, np.int32)
+    gaussian_x: list[Floats] = [np.zeros((0, d))]
+    gaussian_alpha: list[Floats] = [np.zeros(0)]
+    judged = np.array([fit is not None for fit in fits], dtype=np.bool_)
+    covered = np.isin(family_of, np.array(families)[judged])
+    for i, (rows, fit) in enumerate(zip(data, fits, strict=True)):
+        low[i], high[i] = rows.columns.min(0), rows.columns.max(0)
+        trees = gaussians = 0
+        if fit is None:
+            work[i] = _few_rows(rows, pooled)
+        else:
+            work[i] = fit.work
+            half_width[i] = family_half_width(residual[family_of == rows.name], residual[covered])
+        if fit is not None and fit.trend is not None:
+            matrices["mean"][i, fit.active] = fit.trend.mean
+            matrices["coefficient"][i, fit.active] = fit.trend.coefficient
+            scale[i, fit.active] = fit.trend.scale
+            intercept[i] = fit.trend.intercept
+            trend_low[i], trend_high[i] = fit.trend.low, fit.trend.high
+            share[i] = sum(part for m, part in fit.members if isinstance(m, Fitted) and m.on_trend)
+            for member, part in fit.members:
+                if isinstance(member, SharedMember):
+                    constant[i] += member.constant * part
+                    mean_at, scale_at = matrices["mean"][i, member.columns], scale[i, member.columns]
+                    wide = np.zeros((member.alpha.size, d))
+                    wide[:, member.columns] = (member.x - mean_at) / scale_at
+                    matrices["inverse_length"][i, member.columns] = member.inverse_length * scale_at
+                    gaussian_x.append(wide)
+                    gaussian_alpha.append(member.alpha * part)
+                    gaussians += member.alpha.size
+                    continue
+                if not member.on_trend:
+                    hand_over[i] += part
+                if member.forest is not None:
+                    forests.append(_place(member.forest, fit.active, part))
+                    trees += forests[-1].roots.size
+                if member.gaussian is not None:
+                    wide = np.zeros((member.gaussian.alpha.size, d))
+                    wide[:, fit.active] = member.gaussian.x
+                    gaussian_x.append(wide)
+                    gaussian_alpha.append(member.gaussian.alpha * part)
+                    matrices["inverse_length"][i, fit.active] = member.gaussian.inverse_length
+                    gaussians += member.gaussian.alpha.size
+        tree_start[i + 1] = tree_start[i] + trees
+        gaussian_start[i + 1] = gaussian_start[i] + gaussians
+    return Parameters(
+        families=families,
+        feature_names=names,
+        regressor=judged,
+        work=work,
+        half_width=half_width,
+        trend_mean=matrices["mean"],
+        trend_scale=scale,
+        trend_coefficient=matrices["coefficient"],
+        trend_intercept=intercept,
+        trend_share=share,
+        trend_low=trend_low,
+        trend_high=trend_high,
+        constant=constant,
+        hand_over=hand_over,
+        range_low=low,
+        range_high=high,
+        forest=concatenate(forests),
+        tree_start=tree_start,
+        gaussian_x=np.concatenate(gaussian_x).astype(np.float32),
+        gaussian_alpha=np.concatenate(gaussian_alpha),
+        gaussian_start=gaussian_start,
+        gaussian_inverse_length=matrices["inverse_length"],
+    )
+
+
+def _few_rows(rows: FamilyData, pooled: Pooled) -> Floats:
+    """The pooled roofline, scaled by the few rows a family has; shrunk as if three rows had agreed with it."""
+    bias = np.log(rows.energy_j) - log_work(rows.terms, pooled.work)
+    n = len(rows.keys)
+    return np.asarray(pooled.work * np.exp(float(np.median(bias)) * n / (n + _SHRINK_ROWS)))
+
+
+def _place(forest: Forest, active: NDArray[np.int64], factor: float) -> Forest:
+    """Trees over a family's columns as trees over all columns."""
+    feature = np.where(forest.feature >= 0, active[np.maximum(forest.feature, 0)], -1).astype(np.int16)
+    value = (forest.value * factor).astype(np.float32)
+    return Forest(feature, forest.threshold, forest.left, forest.right, value, forest.roots)

@@ -1,0 +1,47 @@
+"""The base of those who have none: joules per multiply-accumulate, operation, byte and call, fitted to measurements.
+
+The physical form is the roofline of :mod:`deepen.predictors.inference.roofline`. Its prior says only that a byte moved and an
+operation cost about what a multiply-accumulate costs, and a call about as much as a hundred thousand of them (some
+microseconds of a core): orders of magnitude that hold from phones to servers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.calibration.cases import Cases
+from deepen.predictors.fitting.pack_arrays import Pooled, assemble
+from deepen.predictors.inference.columns import few_terms, work_terms
+from deepen.predictors.inference.family_regressors import Parameters
+from deepen.predictors.inference.roofline import fit_work
+
+__all__ = ["physical_form"]
+
+Floats = NDArray[np.float64]
+
+_CALL = 1e5
+"""Energy of a call as a multiple of a multiply-accumulate's; every other term of work counts as one."""
+_HALF_WIDTH = float(np.log(3.0))
+
+
+def physical_form(cases: Cases, feature_names: tuple[str, ...]) -> Parameters:
+    """Fit the physical form to measurements of kernels or whole models.
+
+    Args:
+        cases: The measurements.
+        feature_names: Names of the features.
+
+    Returns:
+        Parameters without families: every kernel is answered by the roofline.
+    """
+    # A few measurements say nothing of loops.
+    terms = cases.counts @ (work_terms(cases.raw, feature_names) * few_terms())
+    weight = 1.0 / (0.03**2 + cases.relative_sd**2)
+    ratios = few_terms().astype(np.float64)
+    ratios[-1] = _CALL
+    prior = ratios * float(np.median(cases.energy_j / (terms @ ratios)))
+    work = fit_work(terms, cases.energy_j, weight / weight.mean(), prior, prior_rows=1.0)
+    # A term the measurements do not show is not free of charge elsewhere.
+    pooled = Pooled(np.maximum(work, 0.01 * prior), np.zeros(0), _HALF_WIDTH)
+    return assemble((), feature_names, (), (), pooled, np.zeros(0), np.zeros(0, dtype=np.str_))

@@ -1,0 +1,150 @@
+"""Families with few rows learn together.
+
+Most small families (additions, activations, normalisations, concatenations, pooling) do the same: they move data, and
+what a byte costs depends on how much is moved and how, more than on what is done to it. A Gaussian process over all
+their rows, in what each family's own roofline leaves, lets a family with ten rows follow the shape that sixty rows of
+another show; how far families agree is learned (:func:`deepen.predictors.inference.gaussian_process.fit_grouped`).
+
+Hyperparameters come from all rows once; cross-validation conditions on the rows outside the fold only. There are some
+dozen of them for some hundred rows, so what they know of a fold is little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.fitting.folds import FamilyPlan, active_columns
+from deepen.predictors.fitting.recipes import Recipe
+from deepen.predictors.inference.gaussian_process import GroupedFit, fit_grouped, matern
+from deepen.predictors.inference.roofline import log_work
+
+__all__ = ["SharedMember", "fit_shared"]
+
+Floats = NDArray[np.float64]
+
+_MOST_ROWS = 500
+"""Rows of the whole process: its cost grows with their cube, and every family's part stores all of them."""
+_FEWEST_FAMILIES = 2
+_ITERATIONS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMember:
+    """What a shared process says of one family.
+
+    Attributes:
+        columns: Columns it looks at, shape (c,).
+        x: Training rows of all families in those columns, shape (n, c).
+        inverse_length: One over the length scales, in units of the columns, shape (c,).
+        alpha: Weights of the rows for this family, shape (n,).
+        constant: Added.
+        held_out: Cross-validated log energy of the family's own rows.
+    """
+
+    columns: NDArray[np.int64]
+    x: Floats
+    inverse_length: Floats
+    alpha: Floats
+    constant: float
+    held_out: Floats
+
+    @property
+    def learner(self) -> str:
+        """Name of the learner."""
+        return "shared-gaussian"
+
+    def predict(self, columns: NDArray[np.float32]) -> Floats:
+        """log(energy / work of the family) at rows of all columns, shape (n, d)."""
+        at = columns[:, self.columns].astype(np.float64)
+        return np.asarray(matern(at, self.x, self.inverse_length) @ self.alpha + self.constant)
+
+
+def fit_shared(plans: Sequence[FamilyPlan], sizes: NDArray[np.bool_], recipe: Recipe) -> Mapping[str, SharedMember]:
+    """Fit a process over the families that have few rows.
+
+    Args:
+        plans: Families with folds and rooflines.
+        sizes: Which columns are sizes or kinds, shape (d,).
+        recipe: ``shared-gaussian`` must be among its learners, else nothing is fitted.
+
+    Returns:
+        Family -> its part; empty where fewer than two families qualify.
+    """
+    chosen = _eligible(plans, recipe)
+    if "shared-gaussian" not in recipe.learners or len(chosen) < _FEWEST_FAMILIES:
+        return {}
+    start = np.cumsum([0, *(len(p.data.keys) for p in chosen)])
+    columns = np.concatenate([p.data.columns for p in chosen]).astype(np.float64)
+    used = _used(chosen, columns, sizes)
+    if not used.size:
+        return {}
+    mean, scale = columns[:, used].mean(0), columns[:, used].std(0)
+    energy = np.concatenate([p.data.energy_j for p in chosen])
+    fit = fit_grouped(
+        (columns[:, used] - mean) / scale,
+        np.concatenate([p.base.residual for p in chosen]),
+        np.concatenate([p.data.weight for p in chosen]),
+        np.median(energy) / energy,
+        np.repeat(np.arange(len(chosen)), np.diff(start)),
+        _ITERATIONS,
+    )
+    held_out = _cross_validate(fit, chosen, start)
+    y = np.concatenate([p.base.residual for p in chosen])
+    alpha = fit.solve(y, np.ones(len(y), dtype=bool))
+    found = {}
+    for i, plan in enumerate(chosen):
+        weights, constant = fit.of_group(i, alpha)
+        found[plan.data.name] = SharedMember(
+            used, columns[:, used], fit.inverse_length / scale, weights, constant, held_out[start[i] : start[i + 1]]
+        )
+    return found
+
+
+def _eligible(plans: Sequence[FamilyPlan], recipe: Recipe) -> list[FamilyPlan]:
+    """The smallest families first, as long as their rows fit into one process; back in the order of the names."""
+    few = [p for p in plans if len(set(p.data.keys)) >= recipe.share_min_rows and p.active.size]
+    few = [p for p in few if len(p.data.keys) <= recipe.share_max_rows]
+    chosen, rows = [], 0
+    for plan in sorted(few, key=lambda p: (len(p.data.keys), p.data.name)):
+        rows += len(plan.data.keys)
+        if rows > _MOST_ROWS:
+            break
+        chosen.append(plan)
+    return sorted(chosen, key=lambda p: p.data.name)
+
+
+def _used(plans: Sequence[FamilyPlan], columns: Floats, sizes: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Sizes that vary inside some family: what differs only between families is left to the families' constants."""
+    varies = np.zeros(columns.shape[1], dtype=bool)
+    for plan in plans:
+        varies |= np.ptp(plan.data.columns, axis=0) > 1e-6
+    candidates = np.flatnonzero(varies & sizes)
+    return candidates[active_columns(columns[:, candidates])] if candidates.size else candidates
+
+
+def _cross_validate(fit: GroupedFit, plans: Sequence[FamilyPlan], start: NDArray[np.int64]) -> Floats:
+    """Log energy of every row from the rows outside its fold, with the roofline of those rows."""
+    total = int(start[-1])
+    held_out = np.full(total, np.nan)
+    for number in range(max(len(p.folds) for p in plans)):
+        out = np.zeros(total, dtype=bool)
+        y = np.empty(total)
+        for i, plan in enumerate(plans):
+            rows = slice(start[i], start[i + 1])
+            y[rows] = plan.base.residual
+            if number < len(plan.folds):
+                out[rows] = plan.folds[number]
+                y[rows] = np.log(plan.data.energy_j) - log_work(plan.data.terms, plan.inside[number].work)
+        alpha = fit.solve(y, ~out)
+        for i, plan in enumerate(plans):
+            at = np.flatnonzero(out[start[i] : start[i + 1]])
+            if at.size:
+                weights, constant = fit.of_group(i, alpha)
+                correlation = matern(fit.x[start[i] + at], fit.x, fit.inverse_length)
+                work = log_work(plan.data.terms[at], plan.inside[number].work)
+                held_out[start[i] + at] = work + correlation @ weights + constant
+    return held_out

@@ -1,0 +1,3 @@
+"""Inference: everything a trained predictor needs to predict. Numpy only."""
+
+from __future__ import annotations

@@ -1,0 +1,176 @@
+"""Everything a predictor knows about kernels, as dense arrays, and the evaluator.
+
+All families share one column space, so that one pass over flat tree arrays answers all kernels of all models at once.
+
+For a kernel of a family with a regressor::
+
+    log E = log work(family) + (1 - h) * (trees + gaussian) + constant + (share + h * hand_over) * trend
+
+``h`` is 0 inside the family's training range and approaches 1 outside it (``h = 1 - exp(-d / 0.7)``, ``d`` the largest
+distance of a feature that varied in training beyond its range, in log units): there the trees' nearest leaf gives way
+to the log-linear trend (``hand_over`` is the share of learners that do not add to the trend anyway) at the edge of the
+range, its values kept near those seen, and the roofline carries the rest: what a trend says beyond the rows it was
+fitted to is worth less than what it says of the last of them. A process shared with other families is not faded: they
+may have rows there.
+Whatever the learners say, ``E / work`` stays within a factor of two of the values seen in training.
+Other kernels get the roofline of their family where the dataset has a few rows of it, else the pooled one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.predictors.inference.columns import column_names, columns, in_range_test, work_terms
+from deepen.predictors.inference.gaussian_process import matern
+from deepen.predictors.inference.roofline import log_work
+from deepen.predictors.inference.tree_ensemble import Forest, evaluate
+
+__all__ = ["KernelEnergies", "Parameters"]
+
+Floats = NDArray[np.float64]
+
+RANGE_MARGIN = float(np.log(1.25))
+"""How far beyond the training range a feature may lie (log units) before a kernel counts as extrapolated."""
+_HAND_OVER = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEnergies:
+    """Predictions for a batch of kernels, each executed once.
+
+    Attributes:
+        energy_j: shape (n,), positive.
+        half_width: Half-width of the nominal 90 % interval in log energy, shape (n,).
+        regressor: Whether a regressor answered (else the roofline), shape (n,).
+        extrapolated: Whether a column lies outside the family's training range, shape (n,).
+    """
+
+    energy_j: Floats
+    half_width: Floats
+    regressor: NDArray[np.bool_]
+    extrapolated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The arrays; F families and one pooled entry behind them, D columns, T work terms.
+
+    Attributes:
+        families: Their names.
+        feature_names: Features, in the order of ``deepen.kernels.features`` when it was trained.
+        regressor: Whether a family has one, bool, shape (F,).
+        work: Roofline coefficients, joules per unit, shape (F + 1, T); the last row is pooled over families.
+        half_width: Interval half-widths in log energy, shape (F + 1,).
+        trend_mean: shape (F, D).
+        trend_scale: shape (F, D), positive.
+        trend_coefficient: Zero for columns a family does not use, shape (F, D).
+        trend_intercept: shape (F,).
+        trend_share: Share of the chosen learners that add to the trend, shape (F,).
+        trend_low: Least value of the trend, shape (F,).
+        trend_high: Greatest value, shape (F,).
+        constant: Added (of a process shared with other families), shape (F,).
+        hand_over: Share of the learners that give way to the trend outside the range, shape (F,).
+        range_low: Least value of each column in training, shape (F, D).
+        range_high: Greatest value, shape (F, D).
+        forest: Trees of all families; leaf values already divided by the number of blended learners.
+        tree_start: First tree of each family, and the total, shape (F + 1,).
+        gaussian_x: Training rows of Gaussian processes in standard units, shape (G, D).
+        gaussian_alpha: Their weights, shape (G,).
+        gaussian_start: First row of each family, and the total, shape (F + 1,).
+        gaussian_inverse_length: One over the length scales; zero for unused columns, shape (F, D).
+    """
+
+    families: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    regressor: NDArray[np.bool_]
+    work: Floats
+    half_width: Floats
+    trend_mean: Floats
+    trend_scale: Floats
+    trend_coefficient: Floats
+    trend_intercept: Floats
+    trend_share: Floats
+    trend_low: Floats
+    trend_high: Floats
+    constant: Floats
+    hand_over: Floats
+    range_low: NDArray[np.float32]
+    range_high: NDArray[np.float32]
+    forest: Forest
+    tree_start: NDArray[np.int32]
+    gaussian_x: NDArray[np.float32]
+    gaussian_alpha: Floats
+    gaussian_start: NDArray[np.int32]
+    gaussian_inverse_length: Floats
+
+    def predict(self, families: Sequence[str], raw: Floats) -> KernelEnergies:
+        """Predict kernels executed once, alone.
+
+        Args:
+            families: Family of each kernel.
+            raw: Features, float64, shape (n, len(feature_names)).
+
+        Raises:
+            PredictorError: If a feature is not finite.
+        """
+        count = len(self.families)
+        index = {name: i for i, name in enumerate(self.families)}
+        family = np.array([index.get(f, count) for f in families], dtype=np.int64)
+        terms = work_terms(raw, self.feature_names)
+        log_energy = log_work(terms, self.work[family])
+        covered = np.append(self.regressor, False)[family]
+        half_width = self.half_width[family].copy()
+        outside = np.zeros(len(family), dtype=bool)
+        rows = np.flatnonzero(covered)
+        if rows.size:
+            x = columns(raw[rows], self.feature_names)
+            residual, distance = self._residual(x, family[rows])
+            log_energy[rows] += residual
+            half_width[rows] *= 1.0 + distance
+            outside[rows] = distance > 0
+        return KernelEnergies(np.exp(np.clip(log_energy, -60.0, 60.0)), half_width, covered, outside)
+
+    def _residual(self, x: NDArray[np.float32], family: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """log(E / work) of kernels with a regressor, and their distance outside the training range."""
+        low, high = self.range_low[family], self.range_high[family]
+        tested = in_range_test(self.feature_names)
+        beyond = np.maximum(np.maximum(low - x, x - high)[:, tested].astype(np.float64) - RANGE_MARGIN, 0.0)
+        distance = beyond.max(axis=1)
+        # A feature that never varied (a flag, a dilation) says nothing about where trees end: it is only reported.
+        hand_over = 1.0 - np.exp(-(beyond * (high > low)[:, tested]).max(axis=1) / _HAND_OVER)
+        held = np.clip(x, low, high).astype(np.float64)
+        mean, scale = self.trend_mean[family], self.trend_scale[family]
+        coefficient = self.trend_coefficient[family]
+        trend = np.einsum("nd,nd->n", (held - mean) / scale, coefficient) + self.trend_intercept[family]
+        trend = np.clip(trend, self.trend_low[family], self.trend_high[family])
+        trees = evaluate(self.forest, x, self.tree_start[family], self.tree_start[family + 1])
+        # A process shared with other families may have their rows where this family has none: it stays.
+        shared = self.trend_share[family] + self.hand_over[family] < 1.0 - 1e-6
+        smooth = np.where(shared, 1.0, 1.0 - hand_over) * self._gaussian(((held - mean) / scale), family)
+        on_trend = self.trend_share[family] + hand_over * self.hand_over[family]
+        total = (1.0 - hand_over) * trees + smooth + self.constant[family] + on_trend * trend
+        return np.clip(total, self.trend_low[family], self.trend_high[family]), distance
+
+    def _gaussian(self, standard: Floats, family: NDArray[np.int64]) -> Floats:
+        result = np.zeros(len(family))
+        for f in np.unique(family):
+            start, stop = int(self.gaussian_start[f]), int(self.gaussian_start[f + 1])
+            if stop > start:
+                rows = family == f
+                used = self.gaussian_inverse_length[f] > 0
+                k = matern(
+                    standard[rows][:, used],
+                    self.gaussian_x[start:stop, used].astype(np.float64),
+                    self.gaussian_inverse_length[f, used],
+                )
+                result[rows] = k @ self.gaussian_alpha[start:stop]
+        return result
+
+    @property
+    def column_count(self) -> int:
+        """Columns made from the features."""
+        return len(column_names(self.feature_names))

@@ -1,0 +1,158 @@
+"""From kernels measured alone to a whole model.
+
+::
+
+    E(model) = overhead + sum over kernels of c * (scale(family) * E + a * bytes(act.) + w * bytes(weights) - call)
+
+``c`` is how often the kernel runs. ``call`` is the cost of one call into the runtime, which a kernel measured alone
+pays each time and a kernel inside a model does not; ``overhead`` is the same cost of the whole model's call. ``a`` and
+``w`` are joules per byte for data that is in cache when a kernel repeats alone but not inside a model. Terms are
+fitted on whole models (:mod:`deepen.predictors.fitting.fit_overheads`); without any they are zero and the model is the sum of
+its kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepen.errors import PredictorError
+from deepen.predictors.inference.conformal import DEFAULT_CORRELATION
+from deepen.predictors.inference.model_uncertainty import DEFAULT_FAMILY_CORRELATION, DEFAULT_FLOOR, Spread, variances
+
+__all__ = ["Context", "in_model"]
+
+Floats = NDArray[np.float64]
+
+_LEAST_SHARE = 0.1
+"""A kernel keeps at least this share of what it costs alone, whatever ``call`` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The model-level terms.
+
+    Attributes:
+        overhead_j: Per run of a model.
+        call_j: Subtracted per execution of a kernel.
+        weight_j_per_byte: Added per byte of weights.
+        activation_j_per_byte: Added per byte of activations read and written.
+        scale: Factor per family; 1 for families not named.
+        correlation: Between the errors of kernels in one model.
+        family_correlation: Between the errors of kernels of one family in a model, beyond ``correlation``.
+        floor: Standard deviation of a model's log energy that no kernel explains.
+        kernel_variance: Factor on the variance that kernels bring into a model.
+        inflation: Factor on the half-width of a model's interval.
+        models: Whole models it was fitted on.
+        terms: Which terms were kept: ``sum``, ``call``, ``context`` or ``scale``.
+        scores: Leave-one-model-out mean absolute log error of each choice.
+        note: One line for the card.
+    """
+
+    overhead_j: float = 0.0
+    call_j: float = 0.0
+    weight_j_per_byte: float = 0.0
+    activation_j_per_byte: float = 0.0
+    scale: Mapping[str, float] = field(default_factory=dict)
+    correlation: float = DEFAULT_CORRELATION
+    family_correlation: float = DEFAULT_FAMILY_CORRELATION
+    floor: float = DEFAULT_FLOOR
+    kernel_variance: float = 1.0
+    inflation: float = 1.0
+    models: int = 0
+    terms: str = "sum"
+    scores: Mapping[str, float] = field(default_factory=dict)
+    note: str = "no whole models in the dataset: overhead is zero and a model is the sum of its kernels"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the card."""
+        return {**asdict(self), "scale": dict(self.scale), "scores": dict(self.scores)}
+
+    @staticmethod
+    def from_json(table: Mapping[str, Any]) -> Context:
+        """Read back what :meth:`to_json` wrote.
+
+        Raises:
+            PredictorError: If a term is missing, not a number or out of range.
+        """
+        try:
+            numbers = {
+                name: float(table[name])
+                for name in (
+                    "overhead_j",
+                    "call_j",
+                    "weight_j_per_byte",
+                    "activation_j_per_byte",
+                    "correlation",
+                    "inflation",
+                )
+            }
+            # Cards written before these were known lack them; then nothing was shared by families.
+            later = {"family_correlation": 0.0, "floor": 0.0, "kernel_variance": 1.0}
+            numbers |= {name: float(table.get(name, value)) for name, value in later.items()}
+            scale = {str(k): float(v) for k, v in dict(table["scale"]).items()}
+            scores = {str(k): float(v) for k, v in dict(table["scores"]).items()}
+            models, terms, note = int(table["models"]), str(table["terms"]), str(table["note"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise PredictorError(f"the card's context terms cannot be read ({error})") from error
+        values = np.array([*numbers.values(), *scale.values()])
+        if (
+            not np.isfinite(values).all()
+            or (values < 0).any()
+            or numbers["correlation"] + numbers["family_correlation"] > 1 + 1e-9
+        ):
+            raise PredictorError("the card's context terms are out of range")
+        return Context(**numbers, scale=scale, models=models, terms=terms, scores=scores, note=note)
+
+    @property
+    def spread(self) -> Spread:
+        """Terms of a model's uncertainty."""
+        return Spread(self.correlation, self.family_correlation, self.floor, self.inflation, self.kernel_variance)
+
+    def half_width(self, totals: Floats, half_width: Floats, families: Sequence[str]) -> Floats:
+        """Half-width of models' intervals in log energy (see :mod:`deepen.predictors.inference.model_uncertainty`).
+
+        Args:
+            totals: Energy of each distinct configuration in each model, all its executions, shape (models, k).
+            half_width: Of the interval of each configuration in log energy, shape (k,).
+            families: Family of each configuration.
+
+        Returns:
+            shape (models,); zero for models without kernels.
+        """
+        number = {name: i for i, name in enumerate(dict.fromkeys(families))}
+        codes = np.array([number[f] for f in families], dtype=np.int64)
+        kernels = totals.sum(axis=1)
+        whole = kernels + self.overhead_j
+        # The overhead has no error of its own; what kernels miss weighs less where it is large.
+        share = np.where(kernels > 0, kernels / np.where(whole > 0, whole, 1.0), 0.0) ** 2
+        apart, by_family, together = (share * v for v in variances(totals, half_width, codes))
+        return np.where(kernels > 0, self.spread.half_width(apart, by_family, together), 0.0)
+
+
+def in_model(
+    context: Context,
+    families: Sequence[str],
+    energy_j: Floats,
+    multiplicity: Floats,
+    weight_bytes: Floats,
+    activation_bytes: Floats,
+) -> Floats:
+    """Energy of each kernel inside a model, all its executions; the model costs ``context.overhead_j`` more.
+
+    Args:
+        context: The terms.
+        families: Family of each kernel.
+        energy_j: Energy of one execution alone, shape (n,).
+        multiplicity: Executions per inference, shape (n,).
+        weight_bytes: Bytes of weights read, shape (n,).
+        activation_bytes: Bytes of activations read and written, shape (n,).
+    """
+    scale = np.array([context.scale.get(f, 1.0) for f in families], dtype=np.float64)
+    moved = context.weight_j_per_byte * weight_bytes + context.activation_j_per_byte * activation_bytes
+    once = scale * energy_j + moved - context.call_j
+    return np.asarray(multiplicity * np.maximum(once, _LEAST_SHARE * energy_j))
