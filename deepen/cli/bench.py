@@ -17,8 +17,8 @@ from deepen.errors import ConfigError, DeepenError
 from deepen.units import format_si
 
 if TYPE_CHECKING:
-    from deepen.testing.virtual_bench import BenchDevice, VirtualBench
-    from deepen.testing.virtual_bench.bench import LinkKind, Measured, MeterKind
+    from deepen.bench import BenchDevice, VirtualBench
+    from deepen.bench.bench import LinkKind, Measured, MeterKind
 
 __all__ = ["command"]
 
@@ -71,7 +71,7 @@ def up_command(
     Example:
       deepen bench up --link ssh --meter ppk2
     """
-    from deepen.testing.virtual_bench import VirtualBench
+    from deepen.bench import VirtualBench
 
     with _ended_by_sigterm(), VirtualBench() as bench:
         missing = _start(bench, links, meter, frequency_hz, c_runner)
@@ -248,8 +248,8 @@ def run_command(
     Example:
       deepen bench run model.onnx --link adb --meter lvpm --json
     """
+    from deepen.bench import VirtualBench, measure
     from deepen.graph import parse_shape
-    from deepen.testing.virtual_bench import VirtualBench, measure
 
     wanted = dict(parse_shape(s) for s in shapes)
     with _ended_by_sigterm(), VirtualBench() as bench, ExitStack() as stack:

@@ -14,7 +14,7 @@ from deepen import devices
 from deepen.cli import cli
 from deepen.devices.remote import RemoteDevice
 from deepen.errors import LinkError
-from deepen.testing.phones import fake_phone
+from deepen.testing.fake_boards import fake_phone
 from deepen.testing.shell import FakeShell
 
 GOVERNOR = "/sys/devices/system/cpu/cpufreq/policy0/scaling_governor"

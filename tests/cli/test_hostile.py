@@ -13,7 +13,7 @@ import deepen.devices
 from deepen.cli import cli
 from deepen.cli.output import emit, progress, shown, table
 from deepen.devices.remote import RemoteDevice
-from deepen.testing.phones import fake_phone
+from deepen.testing.fake_boards import fake_phone
 from deepen.testing.shell import FakeShell
 
 EVIL = "\x1b[31mPixel\x07 6\n\x9b2J\u202e../../$(touch was-here)'\"`touch was-here`"

@@ -13,7 +13,7 @@ from deepen.devices.state.identity import Identity, identify, recognise
 from deepen.devices.state.shell_files import Shell
 from deepen.devices.types import Completed, Identify
 from deepen.errors import ConfigError
-from deepen.testing.phones import fake_board, fake_jetson, fake_phone
+from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
 
 
 def test_a_phone_says_who_it_is() -> None:

@@ -14,7 +14,7 @@ from deepen.devices.links.adb_server import AdbServer, AdbServerTransport, state
 from deepen.devices.settings.apply_and_restore import prepare
 from deepen.doctor.device_checks import Check, device_checks, usb_phones
 from deepen.errors import LinkError
-from deepen.testing.phones import fake_phone
+from deepen.testing.fake_boards import fake_phone
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from deepen.records import Accuracy, Interval, PowerTrace
 from deepen.scoring.lifecycle import read_candidates
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.signal import Steps
-from deepen.testing.rigs import rigs
+from tests.support.fault_rigs import rigs
 
 
 class Counter(CounterMeter):

@@ -1,6 +1,6 @@
 """No fault yields a wrong energy without a word: every fault on every driver, end to end in virtual time.
 
-``deepen.testing.acceptance`` says what counts: a window is right within its stated uncertainty, or a gap of the trace
+``tests.support.fault_acceptance`` says what counts: a window is right within its stated uncertainty, or a gap of the trace
 lies in it, or samples are told to be dropped, or there is a warning that a recording without a fault does not have, or
 there is an error. Only what a protocol shows to nobody may pass with a warning that stands on every recording; those
 cases are named here, one by one. ``tools/bench/fault_matrix.py`` runs more moments and seeds.
@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from deepen.errors import MeterError
-from deepen.testing.acceptance import FAULTS, Recorded, Verdict, judge, record
-from deepen.testing.rigs import Rig, fault_of, rigs
+from tests.support.fault_acceptance import FAULTS, Recorded, Verdict, judge, record
+from tests.support.fault_rigs import Rig, fault_of, rigs
 
 RIGS = [
     "lvpm",

@@ -15,10 +15,10 @@ import pytest
 
 from deepen.meters.onboard import odpm, rpi_pmic
 from deepen.meters.stream.types import MOST_NOTES, Samples, Tally
-from deepen.testing.fuzz import Corpus, Report, Target, drive, explore
-from deepen.testing.fuzz_files import file_targets
-from deepen.testing.fuzz_streams import StreamTarget, stream_targets
-from deepen.testing.fuzz_texts import CallTarget, text_targets
+from tests.support.fuzz import Corpus, Report, Target, drive, explore
+from tests.support.fuzz_files import file_targets
+from tests.support.fuzz_streams import StreamTarget, stream_targets
+from tests.support.fuzz_texts import CallTarget, text_targets
 
 STREAMS = {t.name: t for t in stream_targets()}
 TEXTS = {t.name: t for t in text_targets()}

@@ -15,7 +15,6 @@ from deepen.meters.instruments.scpi import ScpiMeter, ScpiProfile
 from deepen.meters.onboard import hwmon
 from deepen.meters.types import Context, MeterSpec
 from deepen.records import Interval, PowerTrace
-from deepen.testing.acceptance import COVER, FAULTS, news
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import (
     EVERY,
@@ -30,6 +29,7 @@ from deepen.testing.instruments.faults import (
 from deepen.testing.instruments.scpi import ScpiAnalyzer
 from deepen.testing.instruments.signal import Steps
 from deepen.testing.instruments.virtual import VirtualPort
+from tests.support.fault_acceptance import COVER, FAULTS, news
 
 PROFILE = """
 [scpi]

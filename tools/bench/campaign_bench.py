@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from importlib import util
 from pathlib import Path
 
-from deepen.testing.virtual_bench import DeviceModel, VirtualBench
-from deepen.testing.virtual_bench.ordeal import Aim, Ordeal, Verdict, draw_strikes, families_of
+from deepen.bench import DeviceModel, VirtualBench
+from tests.support.fault_campaign import Aim, Ordeal, Verdict, draw_strikes, families_of
 
 Models = list[tuple[Path, Mapping[str, tuple[int, ...]]]]
 
@@ -76,11 +76,11 @@ def tell(verdict: Verdict) -> None:
 
 def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     """Train, predict the models, print it; returns how many are near the truth."""
+    from deepen.bench.power_model import kernel_costs
     from deepen.datasets import Dataset
     from deepen.graph import load
     from deepen.kernels.splitting.split import split
     from deepen.predictors import train
-    from deepen.testing.virtual_bench.power_model import kernel_costs
 
     device = DeviceModel()
     opened = Dataset.open(dataset)

@@ -2,7 +2,7 @@
 """Every fault on every meter: is a wrong energy ever told without a word?
 
 Each run is a recording of 1 to 3 seconds in virtual time with one fault at one moment; windows inside, across, before
-and after it are integrated and held against the emulator's true energy (``deepen.testing.acceptance``). A cell counts
+and after it are integrated and held against the emulator's true energy (``tests.support.fault_acceptance``). A cell counts
 the runs by their worst window:
 
     r  right within the stated uncertainty          e  the meter refused (error)
@@ -25,8 +25,8 @@ from pathlib import Path
 
 from common import conditions
 
-from deepen.testing.acceptance import FAULTS, Verdict, judge, record
-from deepen.testing.rigs import fault_of, rigs
+from tests.support.fault_acceptance import FAULTS, Verdict, judge, record
+from tests.support.fault_rigs import fault_of, rigs
 
 LETTERS = {"right": "r", "gap": "g", "told": "t", "blind": "b", "wrong": "!", "error": "e"}
 

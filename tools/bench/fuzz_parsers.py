@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fuzz every parser: streams of instruments, their answers, on-board sensors, trace files.
 
-Coverage-guided at first (inputs that reach new code are kept), then at full speed; see ``deepen.testing.fuzz`` for how,
+Coverage-guided at first (inputs that reach new code are kept), then at full speed; see ``tests.support.fuzz`` for how,
 ``fuzz_streams``, ``fuzz_texts`` and ``fuzz_files`` for what must hold. Prints a line per parser (inputs, size, inputs
 kept, steps from line to line, share of lines reached, slowest batch) and every failure with its input.
 
@@ -21,10 +21,10 @@ from pathlib import Path
 
 from common import conditions
 
-from deepen.testing.fuzz import Corpus, Report, Target, drive, explore
-from deepen.testing.fuzz_files import file_targets
-from deepen.testing.fuzz_streams import stream_targets
-from deepen.testing.fuzz_texts import text_targets
+from tests.support.fuzz import Corpus, Report, Target, drive, explore
+from tests.support.fuzz_files import file_targets
+from tests.support.fuzz_streams import stream_targets
+from tests.support.fuzz_texts import text_targets
 
 HANG_S = 30
 """Seconds after which a batch hangs."""

@@ -22,7 +22,7 @@ from deepen.devices.state.identity import Identity, identify
 from deepen.devices.state.shell_files import Shell
 from deepen.devices.types import Completed, Setting
 from deepen.errors import ConfigError, LinkError, StorageError
-from deepen.testing.phones import fake_board, fake_jetson, fake_phone
+from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
 from deepen.testing.shell import FakeShell, HostDied
 
 PHONE: dict[str, Any] = {
@@ -482,7 +482,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from deepen.devices.settings.apply_and_restore import prepared
-from deepen.testing.phones import fake_phone
+from deepen.testing.fake_boards import fake_phone
 phone = fake_phone()
 with prepared(phone, {"governor": "performance", "brightness": 0}, folder=Path(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ import pytest
 from deepen.devices.settings.apply_and_restore import plan_only, prepare, prepared, restore
 from deepen.devices.settings.catalogue import check_wanted
 from deepen.errors import ConfigError
-from deepen.testing.phones import fake_board, fake_jetson, fake_phone, gpu_clock
+from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone, gpu_clock
 from deepen.testing.shell import FakeShell
 
 GPU = "/sys/class/devfreq/17000000.gpu"

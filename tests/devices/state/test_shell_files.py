@@ -17,8 +17,8 @@ from deepen.devices.state.shell_files import Files, Shell, one_line
 from deepen.devices.types import Completed
 from deepen.errors import ConfigError
 from deepen.testing.device import FakeLink
+from deepen.testing.fake_boards import fake_phone
 from deepen.testing.links import shell_link
-from deepen.testing.phones import fake_phone
 
 HOSTILE = ["a b", "$(touch pwned)", "`id`", "'; rm -rf x; '", 'say "hi"', "-n", "a\nb", "*", "ä€", "\\n%s"]
 

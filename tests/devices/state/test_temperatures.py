@@ -22,7 +22,7 @@ from deepen.devices.state.temperatures import (
 )
 from deepen.devices.types import Sensor, Thermal
 from deepen.testing.clock import VirtualClock
-from deepen.testing.phones import fake_board, fake_jetson, fake_phone
+from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
 from deepen.testing.shell import FakeShell
 
 # The form of Android 10: without a HAL that tells temperatures now, and with thresholds after them.

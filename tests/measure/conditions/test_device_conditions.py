@@ -22,7 +22,7 @@ from deepen.measure.conditions.thermal_watch import HeatWatch, Seen, slowed
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost
-from deepen.testing.phones import fake_phone
+from deepen.testing.fake_boards import fake_phone
 from deepen.testing.shell import FakeShell, HostDied
 
 GOVERNOR = "/sys/devices/system/cpu/cpufreq/policy4/scaling_governor"

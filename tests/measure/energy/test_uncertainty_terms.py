@@ -13,7 +13,7 @@ from deepen.measure import integrate
 from deepen.measure.energy.idle_power import Idle, IdleLine
 from deepen.measure.energy.uncertainty_budget import Budget, no_accuracy, trace_cautions
 from deepen.records import Accuracy, Interval, PowerTrace
-from deepen.testing.coverage import Conditions, measure_once
+from tests.support.interval_coverage import Conditions, measure_once
 
 RUNS = 60
 LEAST = 54  # of 60 runs, each covered with a chance of 0.95: fewer come by chance once in 50

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from deepen.bench import BenchDevice, VirtualBench
+from deepen.bench.bench import environment
+from deepen.bench.daemons import find_adbd, find_sshd, namespace
+from deepen.bench.player import Player
 from deepen.cli import cli
 from deepen.errors import ConfigError, LinkError, MeterError
 from deepen.measure.detached import collect_detached, profile_detached
 from deepen.measure.detached.store import detached_folder, pending_runs
 from deepen.records import EnergyRecord, PowerTrace
-from deepen.testing.virtual_bench import BenchDevice, VirtualBench
-from deepen.testing.virtual_bench.bench import environment
-from deepen.testing.virtual_bench.daemons import find_adbd, find_sshd, namespace
-from deepen.testing.virtual_bench.player import Player
 from deepen.traces import write
 
 pytestmark = [

@@ -27,9 +27,9 @@ from deepen.meters.onboard import battery, hwmon, ina3221, odpm, rapl, rpi_pmic
 from deepen.meters.sensor_files import Output
 from deepen.meters.types import Context, Driver, MeterSpec
 from deepen.records import Accuracy
-from deepen.testing.fuzz_streams import METERS
 from deepen.testing.instruments import lvpm, powersensor3, ppk2
 from deepen.testing.instruments.signal import Steps
+from tests.support.fuzz_streams import METERS
 
 __all__ = ["CallTarget", "text_targets"]
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from deepen.bench.daemons import Daemon, start_adbd, start_sshd
+from deepen.bench.player import PlayedBlock, Player
+from deepen.bench.power_model import DeviceModel
 from deepen.clock.host_clock import monotonic_s
 from deepen.devices.links.local import LocalLink, PipeChannel
 from deepen.devices.local import LocalDevice
@@ -26,9 +29,6 @@ from deepen.testing.instruments.lvpm import Lvpm
 from deepen.testing.instruments.ppk2 import Ppk2
 from deepen.testing.instruments.pty import Served, serve
 from deepen.testing.instruments.schedule import Schedule
-from deepen.testing.virtual_bench.daemons import Daemon, start_adbd, start_sshd
-from deepen.testing.virtual_bench.player import PlayedBlock, Player
-from deepen.testing.virtual_bench.power_model import DeviceModel
 
 __all__ = ["LINKS", "METERS", "BenchDevice", "Measured", "VirtualBench", "measure"]
 

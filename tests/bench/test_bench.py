@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from deepen.bench import BenchDevice, VirtualBench, bench, measure
+from deepen.bench.bench import Measured
+from deepen.bench.daemons import find_adbd, find_sshd, namespace
 from deepen.cli import cli
 from deepen.errors import ConfigError, LinkError, MeasureError, MeterError
-from deepen.testing.virtual_bench import BenchDevice, VirtualBench, bench, measure
-from deepen.testing.virtual_bench.bench import Measured
-from deepen.testing.virtual_bench.daemons import find_adbd, find_sshd, namespace
 
 pytestmark = [
     pytest.mark.serial,

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from deepen.bench import daemon_supervisor, daemons
+from deepen.bench.daemons import Cable, Daemon, find_adbd, find_sshd, namespace, start_adbd
 from deepen.errors import ConfigError, LinkError
-from deepen.testing.virtual_bench import daemons, keeper
-from deepen.testing.virtual_bench.daemons import Cable, Daemon, find_adbd, find_sshd, namespace, start_adbd
 
 pytestmark = [
     pytest.mark.serial,
     pytest.mark.skipif(sys.platform != "linux", reason="the daemons of a bench run on Linux only"),
 ]
-KEEPER = str(Path(keeper.__file__))
+KEEPER = str(Path(daemon_supervisor.__file__))
 
 
 def until(condition: Callable[[], bool], what: str, patience_s: float = 60.0) -> None:
@@ -55,7 +55,7 @@ def echo() -> Iterator[Callable[[], socket.socket]]:
 
     def back(client: socket.socket) -> None:
         with client:
-            keeper.pump(client, client)
+            daemon_supervisor.pump(client, client)
 
     threading.Thread(target=serve, daemon=True).start()
     yield lambda: socket.create_connection(server.getsockname())

@@ -18,8 +18,8 @@ import deepen.traces
 from deepen import traces
 from deepen.clock.host_clock import ClockMap
 from deepen.records import PowerTrace
-from deepen.testing.fuzz_texts import CallTarget
 from deepen.traces.intervals import read_intervals
+from tests.support.fuzz_texts import CallTarget
 
 __all__ = ["file_targets"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from deepen.testing.virtual_bench.player import LEAD_S, Player
-from deepen.testing.virtual_bench.power_model import DeviceModel
-from deepen.testing.virtual_bench.proxy import BenchGone, Proxy, without_parent
+from deepen.bench.player import LEAD_S, Player
+from deepen.bench.power_model import DeviceModel
+from deepen.bench.runner_proxy import BenchGone, Proxy, without_parent
 
 RUN = {"id": 3, "start_ns": 10**9, "end_ns": 10**9 + 40_000_000, "cpu_ns": 20_000_000,
        "start_boot_ns": 10**9 + 7, "end_boot_ns": 10**9 + 40_000_007}  # fmt: skip

@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from deepen.bench.daemon_supervisor import pump
 from deepen.clock.host_clock import Deadline
 from deepen.errors import ConfigError, LinkError
-from deepen.testing.virtual_bench.keeper import pump
 
 __all__ = ["Cable", "Daemon", "find_adbd", "find_sshd", "namespace", "start_adbd", "start_sshd"]
 

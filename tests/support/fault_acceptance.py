@@ -24,7 +24,7 @@ from deepen.records import Interval, PowerTrace
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import EVERY, Fault
 from deepen.testing.instruments.signal import Steps
-from deepen.testing.rigs import Rig
+from tests.support.fault_rigs import Rig
 
 __all__ = ["FAULTS", "WORST", "Recorded", "Verdict", "Way", "judge", "news", "record"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from deepen.bench import DeviceModel, VirtualBench
+from deepen.bench.daemons import find_adbd, find_sshd, namespace
 from deepen.errors import ConfigError
 from deepen.records import EnergyRecord
-from deepen.testing.virtual_bench import DeviceModel, VirtualBench
-from deepen.testing.virtual_bench.daemons import find_adbd, find_sshd, namespace
-from deepen.testing.virtual_bench.ordeal import Aim, Compared, Ordeal, Verdict, compare, draw_strikes, families_of, held
+from tests.support.fault_campaign import Aim, Compared, Ordeal, Verdict, compare, draw_strikes, families_of, held
 
 
 def test_strikes_are_as_many_as_asked_for_and_the_same_for_the_same_seed() -> None:

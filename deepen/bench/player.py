@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepen.bench.power_model import DeviceModel, KernelCost, Thermal, kernel_costs
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import DeepenError, LinkError
-from deepen.testing.virtual_bench.power_model import DeviceModel, KernelCost, Thermal, kernel_costs
 
 __all__ = ["PlayedBlock", "Player", "model_costs"]
 

@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 
 from deepen import graph
+from deepen.bench.power_model import FACTORS, DeviceModel, KernelCost, OperatingPoint, Thermal, kernel_costs
 from deepen.kernels.splitting.split import split
 from deepen.testing.instruments.schedule import Schedule
-from deepen.testing.virtual_bench.power_model import (
-    FACTORS,
-    DeviceModel,
-    KernelCost,
-    OperatingPoint,
-    Thermal,
-    kernel_costs,
-)
 
 PLAIN = DeviceModel(leak_per_k=0.0, run_j=0.0)
 COSTS = (KernelCost("a", "fc", 1e-3, 1.0), KernelCost("b", "relu", 3e-3, 1.0))

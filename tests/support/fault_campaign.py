@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from deepen.bench.bench import VirtualBench
+from deepen.bench.power_model import DeviceModel
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.devices import open_device
 from deepen.errors import ConfigError, MeasureError
 from deepen.measure.energy.uncertainty_budget import COVERAGE
 from deepen.records import EnergyRecord
-from deepen.testing.virtual_bench.bench import VirtualBench
-from deepen.testing.virtual_bench.power_model import DeviceModel
 
 __all__ = ["Aim", "Compared", "Ordeal", "Strike", "Verdict", "compare", "draw_strikes", "families_of", "held"]
 

@@ -20,7 +20,7 @@ Everything measured here is labelled ``simulated``; ``power_model`` says what th
 
 from __future__ import annotations
 
-from deepen.testing.virtual_bench.bench import BenchDevice, VirtualBench, measure
-from deepen.testing.virtual_bench.power_model import DeviceModel
+from deepen.bench.bench import BenchDevice, VirtualBench, measure
+from deepen.bench.power_model import DeviceModel
 
 __all__ = ["BenchDevice", "DeviceModel", "VirtualBench", "measure"]
