@@ -302,7 +302,7 @@ def check(dataset: Path, as_json: bool) -> None:
     from deepen.datasets import quality
 
     opened = _open(dataset)
-    findings = quality.check(opened)
+    findings = quality.check_dataset(opened)
     errors = sum(finding.severity == "error" for finding in findings)
     document = {
         "dataset": str(dataset),
@@ -412,11 +412,11 @@ def export(
       deepen dataset export my-dataset kernels.csv
       deepen dataset export my-dataset kernels.out --format parquet --force
     """
-    from deepen.datasets import export as write
-    from deepen.datasets.export import format_of
+    from deepen.datasets import export_records as write
+    from deepen.datasets.export import infer_format
 
     opened = _open(dataset)
-    chosen = form or format_of(file)
+    chosen = form or infer_format(file)
     write(opened.records(), file, chosen, overwrite=force)
     emit(
         {"dataset": str(dataset), "file": str(file), "format": chosen, "records": len(opened)},

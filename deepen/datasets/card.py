@@ -19,7 +19,7 @@ from deepen.clock.host_clock import utc_now
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord, Source, weakest_source
 
-__all__ = ["DATASET_SCHEMA", "Card", "content_hash", "make_card", "read_card"]
+__all__ = ["DATASET_SCHEMA", "DatasetCard", "hash_record_set", "make_card", "read_card"]
 
 DATASET_SCHEMA = 1
 """Version of the folder's layout; a reader refuses a newer one."""
@@ -28,7 +28,7 @@ FORMAT = "deepen-dataset"
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class DatasetCard:
     """What a dataset is.
 
     Attributes:
@@ -95,26 +95,26 @@ class Card:
         return (json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def content_hash(digests: Iterable[bytes]) -> str:
+def hash_record_set(digests: Iterable[bytes]) -> str:
     """Hash of a set of records, from each one's SHA-256, whatever their order."""
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
-def make_card(created: str, records: Sequence[EnergyRecord], content_sha256: str) -> Card:
+def make_card(created: str, records: Sequence[EnergyRecord], content_sha256: str) -> DatasetCard:
     """Sum up records.
 
     Args:
         created: When the folder was made; empty for now.
         records: All records.
-        content_sha256: Their :func:`content_hash`.
+        content_sha256: Their :func:`hash_record_set`.
     """
     created = created or utc_now()
     if not records:
-        return Card(created=created, content_sha256=content_sha256)
+        return DatasetCard(created=created, content_sha256=content_sha256)
     families = Counter(r.family for r in records if r.kind == "kernel")
     sources = Counter(r.source for r in records)
     times = [r.recorded_at for r in records]
-    return Card(
+    return DatasetCard(
         created=created,
         records=len(records),
         kernels=families.total(),

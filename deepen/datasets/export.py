@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from deepen.datasets.record_schema import FIELDS, canonical_text, to_document
+from deepen.datasets.record_schema import FIELDS, encode_canonical_json, encode_record
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
@@ -19,14 +19,14 @@ from deepen.storage.atomic import OS_DISK, Disk, write_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Format", "export", "format_of", "make_frame"]
+__all__ = ["Format", "export_records", "infer_format", "make_frame"]
 
 Format = Literal["csv", "parquet", "jsonl"]
 
 _NESTED = ("kernels", "trials", "rejected", "warnings", "alignment", "budget", "settings", "throttled")
 
 
-def format_of(path: Path) -> Format:
+def infer_format(path: Path) -> Format:
     """Tell the format from a file's ending.
 
     Raises:
@@ -57,10 +57,10 @@ def make_frame(records: Sequence[EnergyRecord], flatten: bool = False) -> pd.Dat
         row: dict[str, Any] = {name: getattr(record, name) for name in FIELDS}
         row["key"] = params_key(record.family, record.params) if record.kind == "kernel" else ""
         if flatten:
-            document = to_document(record)
+            document = encode_record(record)
             del row["params"], row["features"]
-            row.update({name: canonical_text(document.get(name, {})) for name in _NESTED})
-            row.update({f"params.{name}": _cell(value) for name, value in document["params"].items()})
+            row.update({name: encode_canonical_json(document.get(name, {})) for name in _NESTED})
+            row.update({f"params.{name}": _encode_cell(value) for name, value in document["params"].items()})
             row.update({f"features.{name}": value for name, value in document["features"].items()})
         rows.append(row)
     if rows:
@@ -68,11 +68,11 @@ def make_frame(records: Sequence[EnergyRecord], flatten: bool = False) -> pd.Dat
     return pd.DataFrame(columns=[f.name for f in fields(EnergyRecord)] + ["key"])
 
 
-def _cell(value: Any) -> Any:
-    return canonical_text(value) if isinstance(value, list | dict) else value
+def _encode_cell(value: Any) -> Any:
+    return encode_canonical_json(value) if isinstance(value, list | dict) else value
 
 
-def export(
+def export_records(
     records: Sequence[EnergyRecord], path: Path, form: Format, *, overwrite: bool = False, disk: Disk = OS_DISK
 ) -> None:
     """Write records to one file; it is wholly there or not at all.
@@ -98,29 +98,31 @@ def export(
         raise ConfigError(f"{path} is there already; choose another name or add --force")
     if not path.parent.is_dir():
         raise DatasetError(f"{path.parent} is not a folder; make it first or choose another")
-    write_atomic(path, _encode(records, form), disk)
+    write_atomic(path, _encode_records(records, form), disk)
 
 
-def _encode(records: Sequence[EnergyRecord], form: Format) -> bytes:
+def _encode_records(records: Sequence[EnergyRecord], form: Format) -> bytes:
     if form == "jsonl":
-        lines = (json.dumps(to_document(record), allow_nan=False, ensure_ascii=False) for record in records)
+        lines = (json.dumps(encode_record(record), allow_nan=False, ensure_ascii=False) for record in records)
         return "".join(f"{line}\n" for line in lines).encode()
     frame = make_frame(records, flatten=True)
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n").encode()  # type: ignore[no-any-return]
     buffer = io.BytesIO()
-    _uniform(frame).to_parquet(buffer, index=False)
+    _unify_column_types(frame).to_parquet(buffer, index=False)
     return buffer.getvalue()
 
 
-def _uniform(frame: pd.DataFrame) -> pd.DataFrame:
+def _unify_column_types(frame: pd.DataFrame) -> pd.DataFrame:
     """Make every column one Parquet type: parameters whose type differs between families become JSON text."""
     for name in frame.columns:
-        kinds = {type(value) for value in frame[name] if not _missing(value)}
+        kinds = {type(value) for value in frame[name] if not _is_missing(value)}
         if len(kinds - {int, float}) > 0 and len(kinds) > 1:
-            frame[name] = [None if _missing(v) else v if isinstance(v, str) else canonical_text(v) for v in frame[name]]
+            frame[name] = [
+                None if _is_missing(v) else v if isinstance(v, str) else encode_canonical_json(v) for v in frame[name]
+            ]
     return frame
 
 
-def _missing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))

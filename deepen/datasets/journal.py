@@ -15,11 +15,11 @@ from typing import Any
 
 from deepen.errors import DatasetError
 
-__all__ = ["Scan", "encode_line", "scan"]
+__all__ = ["JournalContents", "encode_journal_line", "parse_journal"]
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class JournalContents:
     """What a journal holds.
 
     Attributes:
@@ -30,16 +30,16 @@ class Scan:
 
     documents: tuple[dict[str, Any], ...]
     ends: tuple[int, ...]
-    torn: int
+    truncated_bytes: int
 
 
-def encode_line(text: str) -> bytes:
+def encode_journal_line(text: str) -> bytes:
     """Make the line for a JSON text without line breaks."""
     body = text.encode()
     return b"%08x %d %s\n" % (zlib.crc32(body), len(body), body)
 
 
-def _decode_line(line: bytes) -> dict[str, Any] | None:
+def _decode_journal_line(line: bytes) -> dict[str, Any] | None:
     """Document of a line without its line break, or ``None`` if the line is not sound."""
     crc, _, rest = line.partition(b" ")
     length, _, body = rest.partition(b" ")
@@ -51,7 +51,7 @@ def _decode_line(line: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def scan(data: bytes, path: Path) -> Scan:
+def parse_journal(data: bytes, path: Path) -> JournalContents:
     """Read a journal.
 
     Args:
@@ -66,7 +66,7 @@ def scan(data: bytes, path: Path) -> Scan:
     start = 0
     while start < len(data):
         stop = data.find(b"\n", start)
-        document = _decode_line(data[start:stop]) if stop >= 0 else None
+        document = _decode_journal_line(data[start:stop]) if stop >= 0 else None
         if document is None:
             if stop >= 0 and stop + 1 < len(data):
                 raise DatasetError(
@@ -77,4 +77,4 @@ def scan(data: bytes, path: Path) -> Scan:
         start = stop + 1
         documents.append(document)
         ends.append(start)
-    return Scan(tuple(documents), tuple(ends), len(data) - start)
+    return JournalContents(tuple(documents), tuple(ends), len(data) - start)

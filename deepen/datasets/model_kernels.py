@@ -15,18 +15,18 @@ from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.features import features
 from deepen.kernels.types import Kernel
 
-__all__ = ["DescribedKernel", "described", "read_parts"]
+__all__ = ["ModelKernelEntry", "make_model_kernel", "restore_features"]
 
 
-class DescribedKernel(dict[str, Any]):
+class ModelKernelEntry(dict[str, Any]):
     """A kernel of a model, ``{"family", "params", "features", "multiplicity"}``, stored without its features."""
 
-    def stored(self) -> dict[str, Any]:
+    def without_features(self) -> dict[str, Any]:
         """What is written."""
         return {name: value for name, value in self.items() if name != "features"}
 
 
-def described(kernel: Kernel, count: float = 1.0) -> dict[str, Any]:
+def make_model_kernel(kernel: Kernel, count: float = 1.0) -> dict[str, Any]:
     """A kernel as a model's record lists it.
 
     Args:
@@ -39,10 +39,10 @@ def described(kernel: Kernel, count: float = 1.0) -> dict[str, Any]:
         "features": features(kernel),
         "multiplicity": float(count) * kernel.multiplicity,
     }
-    return part if kernel.family == "other" else DescribedKernel(part)
+    return part if kernel.family == "other" else ModelKernelEntry(part)
 
 
-def read_parts(parts: tuple[Mapping[str, Any], ...], where: str) -> tuple[Mapping[str, Any], ...]:
+def restore_features(parts: tuple[Mapping[str, Any], ...], where: str) -> tuple[Mapping[str, Any], ...]:
     """Give the kernels of a stored record their features where they were left out.
 
     Args:
@@ -55,12 +55,12 @@ def read_parts(parts: tuple[Mapping[str, Any], ...], where: str) -> tuple[Mappin
     if all("features" in part for part in parts):
         return parts
     try:
-        return tuple(part if "features" in part else _complete(_Key(part)) for part in parts)
+        return tuple(part if "features" in part else _compute_features(_ModelKernelKey(part)) for part in parts)
     except (ConfigError, KeyError, TypeError) as error:
         raise DatasetError(f"{where}: a kernel of the model cannot be described ({error}); import it again") from error
 
 
-class _Key:
+class _ModelKernelKey:
     """A stored kernel, compared by its text, so that equal ones are described once."""
 
     __slots__ = ("part", "text")
@@ -73,13 +73,13 @@ class _Key:
         return hash(self.text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.text == other.text
+        return isinstance(other, _ModelKernelKey) and self.text == other.text
 
 
 @lru_cache(maxsize=65536)
-def _complete(key: _Key) -> DescribedKernel:
+def _compute_features(key: _ModelKernelKey) -> ModelKernelEntry:
     part = key.part
     kernel = configure(part["family"], part["params"])
-    complete = DescribedKernel(part)
+    complete = ModelKernelEntry(part)
     complete["features"] = features(kernel)
     return complete

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepen.datasets.record_schema import from_table, to_table
+from deepen.datasets.record_schema import decode_table, encode_table
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
 from deepen.storage.atomic import Disk, make_folder, write_atomic
 
-__all__ = ["Part", "list_parts", "read_part", "write_part"]
+__all__ = ["ParquetPart", "list_parts", "read_part", "write_part"]
 
 _NAME = re.compile(r"part-(\d+)-(\d+)\.parquet")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Part:
+class ParquetPart:
     """One Parquet file.
 
     Attributes:
@@ -34,11 +34,11 @@ class Part:
     last: int
     path: Path
 
-    def __contains__(self, other: Part) -> bool:
+    def __contains__(self, other: ParquetPart) -> bool:
         return self.first <= other.first and other.last <= self.last
 
 
-def list_parts(folder: Path) -> tuple[list[Part], list[Part]]:
+def list_parts(folder: Path) -> tuple[list[ParquetPart], list[ParquetPart]]:
     """Find the parts of a dataset.
 
     Args:
@@ -54,10 +54,12 @@ def list_parts(folder: Path) -> tuple[list[Part], list[Part]]:
     if not where.is_dir():
         return [], []
     found = [
-        Part(int(match[1]), int(match[2]), path) for path in where.iterdir() if (match := _NAME.fullmatch(path.name))
+        ParquetPart(int(match[1]), int(match[2]), path)
+        for path in where.iterdir()
+        if (match := _NAME.fullmatch(path.name))
     ]
-    current: list[Part] = []
-    merged: list[Part] = []
+    current: list[ParquetPart] = []
+    merged: list[ParquetPart] = []
     for part in sorted(found, key=lambda p: (p.first, -p.last)):
         if current and part in current[-1]:
             merged.append(part)
@@ -71,7 +73,7 @@ def list_parts(folder: Path) -> tuple[list[Part], list[Part]]:
     return current, merged
 
 
-def write_part(folder: Path, rows: Sequence[tuple[int, EnergyRecord]], disk: Disk) -> Part:
+def write_part(folder: Path, rows: Sequence[tuple[int, EnergyRecord]], disk: Disk) -> ParquetPart:
     """Write records as a part, in one step.
 
     Args:
@@ -89,13 +91,13 @@ def write_part(folder: Path, rows: Sequence[tuple[int, EnergyRecord]], disk: Dis
     path = folder / "parts" / f"part-{first:08d}-{last:08d}.parquet"
     make_folder(path.parent)
     buffer = pa.BufferOutputStream()
-    table = to_table([seq for seq, _ in rows], [record for _, record in rows])
+    table = encode_table([seq for seq, _ in rows], [record for _, record in rows])
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     write_atomic(path, buffer.getvalue().to_pybytes(), disk)
-    return Part(first, last, path)
+    return ParquetPart(first, last, path)
 
 
-def read_part(part: Part) -> list[tuple[int, EnergyRecord]]:
+def read_part(part: ParquetPart) -> list[tuple[int, EnergyRecord]]:
     """Read the records of a part with their sequence numbers.
 
     Raises:
@@ -117,7 +119,7 @@ def read_part(part: Part) -> list[tuple[int, EnergyRecord]]:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"{part.path}: damaged ({reason}); {cure}") from error
-    rows = from_table(table, str(part.path))
+    rows = decode_table(table, str(part.path))
     numbers = [seq for seq, _ in rows]
     if not numbers or (numbers[0], numbers[-1]) != (part.first, part.last) or sorted(set(numbers)) != numbers:
         raise DatasetError(f"{part.path}: does not hold the records its name says; {cure}")

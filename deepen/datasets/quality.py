@@ -15,12 +15,18 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.datasets.statistics import log_log_residuals, mad_scale, neighbour_correlation, spearman, spearman_bounds
-from deepen.datasets.train_test_split import configuration_key
+from deepen.datasets.statistics import (
+    compute_log_log_residuals,
+    compute_spearman,
+    compute_spearman_interval,
+    correlate_with_neighbours,
+    estimate_mad_scale,
+)
+from deepen.datasets.train_test_split import make_configuration_key
 from deepen.records import EnergyRecord
 from deepen.units import format_si
 
-__all__ = ["CHECKS", "Finding", "Severity", "check"]
+__all__ = ["CHECKS", "QualityFinding", "Severity", "check_dataset"]
 
 Severity = Literal["error", "warning", "info"]
 
@@ -55,7 +61,7 @@ POWER_RATIO = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class QualityFinding:
     """Something a reader of a dataset should know.
 
     Attributes:
@@ -73,7 +79,7 @@ class Finding:
     message: str
 
 
-def check(records: Iterable[EnergyRecord]) -> list[Finding]:
+def check_dataset(records: Iterable[EnergyRecord]) -> list[QualityFinding]:
     """Check records against each other and against physics.
 
     Args:
@@ -86,10 +92,10 @@ def check(records: Iterable[EnergyRecord]) -> list[Finding]:
     groups: dict[str, list[EnergyRecord]] = defaultdict(list)
     for record in everything:
         groups[record.family if record.kind == "kernel" else "models"].append(record)
-    findings: list[Finding] = []
+    findings: list[QualityFinding] = []
     for name, (_, per_set) in CHECKS.items():
         for family, members in [("", everything)] if per_set else sorted(groups.items()):
-            findings += (Finding(s, name, family, ids, text) for s, ids, text in CHECKS[name][0](members))
+            findings += (QualityFinding(s, name, family, ids, text) for s, ids, text in CHECKS[name][0](members))
     order = get_args(Severity)
     return sorted(findings, key=lambda f: order.index(f.severity))
 
@@ -97,7 +103,7 @@ def check(records: Iterable[EnergyRecord]) -> list[Finding]:
 _Raw = Iterator[tuple[Severity, tuple[str, ...], str]]
 
 
-def _work(record: EnergyRecord) -> tuple[float, float, float]:
+def _sum_work(record: EnergyRecord) -> tuple[float, float, float]:
     """Multiply-accumulates, other operations and bytes moved of a record."""
     parts = [(1.0, record.features)] if record.kind == "kernel" else [
         (float(kernel.get("multiplicity", 1.0)), kernel.get("features", {})) for kernel in record.kernels
@@ -109,26 +115,26 @@ def _work(record: EnergyRecord) -> tuple[float, float, float]:
     return total[0], total[1], total[2]
 
 
-def _arrays(records: Sequence[EnergyRecord]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _make_arrays(records: Sequence[EnergyRecord]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Energies (n,) and work (n, 3)."""
-    return np.array([r.energy_j for r in records]), np.array([_work(r) for r in records]).reshape(-1, 3)
+    return np.array([r.energy_j for r in records]), np.array([_sum_work(r) for r in records]).reshape(-1, 3)
 
 
-def _ids(records: Iterable[EnergyRecord]) -> tuple[str, ...]:
+def _list_ids(records: Iterable[EnergyRecord]) -> tuple[str, ...]:
     return tuple(r.id for r in records)
 
 
-def _rank_correlation(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_rank_correlation(records: Sequence[EnergyRecord]) -> _Raw:
     records = [r for r in records if not math.isnan(r.energy_j)]
     if len(records) < MIN_GROUP:
         return
-    energy, work = _arrays(records)
+    energy, work = _make_arrays(records)
     usable = [column for column in work.T if column.max() > MIN_SPAN * max(1.0, column.min())]
     if not usable:
         return
-    rhos = [spearman(energy, column) for column in usable]
+    rhos = [compute_spearman(energy, column) for column in usable]
     rho = max((value for value in rhos if not math.isnan(value)), default=0.0)
-    low, high = spearman_bounds(rho, len(records))
+    low, high = compute_spearman_interval(rho, len(records))
     if high < WEAK_RHO:
         noise = high < NOISE_RHO
         yield (
@@ -139,18 +145,18 @@ def _rank_correlation(records: Sequence[EnergyRecord]) -> _Raw:
         )
 
 
-def _neighbours(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_neighbours(records: Sequence[EnergyRecord]) -> _Raw:
     """Does energy vary smoothly with work? Kernels of nearly the same work must cost nearly the same."""
     sound = [r for r in records if r.energy_j > 0]
     if len(sound) < MIN_NEIGHBOURS:
         return
-    energy, work = _arrays(sound)
+    energy, work = _make_arrays(sound)
     if not any(column.max() > MIN_SPAN * max(1.0, column.min()) for column in work.T):
         return
     if energy.max() < MIN_SPAN * energy.min():
         return
-    rho = neighbour_correlation(np.log(energy), np.log1p(work))
-    low, high = spearman_bounds(rho, len(sound))
+    rho = correlate_with_neighbours(np.log(energy), np.log1p(work))
+    low, high = compute_spearman_interval(rho, len(sound))
     if high < WEAK_RHO:
         noise = high < NOISE_RHO
         yield (
@@ -162,15 +168,15 @@ def _neighbours(records: Sequence[EnergyRecord]) -> _Raw:
         )
 
 
-def _slips(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_unit_slips(records: Sequence[EnergyRecord]) -> _Raw:
     """Records far from a power law in the family's work."""
-    sound = [r for r in records if r.energy_j > 0 and r.latency_s > 0 and any(_work(r))]
+    sound = [r for r in records if r.energy_j > 0 and r.latency_s > 0 and any(_sum_work(r))]
     if len(sound) < MIN_GROUP:
         return
     for what in ("energy", "latency"):
         values = np.array([r.energy_j if what == "energy" else r.latency_s for r in sound])
-        residuals = log_log_residuals(values, _arrays(sound)[1])
-        scale = mad_scale(residuals)
+        residuals = compute_log_log_residuals(values, _make_arrays(sound)[1])
+        scale = estimate_mad_scale(residuals)
         far = np.abs(residuals) > max(6 * scale, math.log(10))
         slip = far & (np.abs(np.abs(residuals) - math.log(SLIP)) < max(3 * scale, math.log(3)))
         for record, factor in zip(np.array(sound, dtype=object)[slip], np.exp(residuals[slip]), strict=True):
@@ -181,10 +187,14 @@ def _slips(records: Sequence[EnergyRecord]) -> _Raw:
             )
         rest = [r for r, is_far, is_slip in zip(sound, far, slip, strict=True) if is_far and not is_slip]
         if rest:
-            yield "warning", _ids(rest), f"{what} of {len(rest)} of {len(sound)} records is far from its family's trend"
+            yield (
+                "warning",
+                _list_ids(rest),
+                f"{what} of {len(rest)} of {len(sound)} records is far from its family's trend",
+            )
 
 
-def _power(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_power(records: Sequence[EnergyRecord]) -> _Raw:
     sound = [r for r in records if r.energy_j > 0 and r.latency_s > 0]
     power = np.array([r.energy_j / r.latency_s for r in sound])
     middle = float(np.median(power)) if sound else math.nan
@@ -206,19 +216,19 @@ def _power(records: Sequence[EnergyRecord]) -> _Raw:
             )
 
 
-def _impossible(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_impossible_values(records: Sequence[EnergyRecord]) -> _Raw:
     zero = [r for r in records if r.energy_j <= 0]
     if zero:
-        yield "error", _ids(zero), f"{len(zero)} of {len(records)} records have an energy of zero or less"
+        yield "error", _list_ids(zero), f"{len(zero)} of {len(records)} records have an energy of zero or less"
     still = [r for r in records if r.latency_s <= 0]
     if still:
-        yield "error", _ids(still), f"{len(still)} of {len(records)} records have a latency of zero or less"
+        yield "error", _list_ids(still), f"{len(still)} of {len(records)} records have a latency of zero or less"
     above = [r for r in records if r.energy_j > r.gross_energy_j * (1 + 1e-9) and r.gross_energy_j > 0]
     if above:
-        yield "error", _ids(above), f"{len(above)} of {len(records)} records have more net than gross energy"
+        yield "error", _list_ids(above), f"{len(above)} of {len(records)} records have more net than gross energy"
 
 
-def _quantised(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_quantisation(records: Sequence[EnergyRecord]) -> _Raw:
     """Energies on a coarse grid: a step is the largest power of ten of which all energies are multiples."""
     positive = [r for r in records if r.energy_j > 0]
     energy = np.array([r.energy_j for r in positive])
@@ -234,23 +244,23 @@ def _quantised(records: Sequence[EnergyRecord]) -> _Raw:
             if coarse:
                 yield (
                     "warning",
-                    _ids(coarse),
+                    _list_ids(coarse),
                     f"energies are multiples of {format_si(step, 'J')}; {len(coarse)} of {len(positive)} records have "
                     "fewer than 20 steps, so their relative error is above 2.5 %",
                 )
             return
 
 
-def _duplicates(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_duplicates(records: Sequence[EnergyRecord]) -> _Raw:
     groups: dict[tuple[object, ...], list[EnergyRecord]] = defaultdict(list)
     for r in records:
-        groups[configuration_key(r), r.threads, r.runtime_build, r.device, r.meter, r.source].append(r)
+        groups[make_configuration_key(r), r.threads, r.runtime_build, r.device, r.meter, r.source].append(r)
     repeats = [members for members in groups.values() if len(members) > 1]
     copies = [m for m in repeats if len({(r.energy_j, r.latency_s) for r in m}) < len(m)]
     if copies:
         yield (
             "warning",
-            _ids(r for m in copies for r in m),
+            _list_ids(r for m in copies for r in m),
             f"{len(copies)} configurations hold copies of one measurement",
         )
     honest = [m for m in repeats if m not in copies]
@@ -258,7 +268,7 @@ def _duplicates(records: Sequence[EnergyRecord]) -> _Raw:
     if apart:
         yield (
             "warning",
-            _ids(r for m in apart for r in m),
+            _list_ids(r for m in apart for r in m),
             f"{len(apart)} configurations differ by more than 25 % between repeats",
         )
     if len(honest) > len(apart):
@@ -269,7 +279,7 @@ def _duplicates(records: Sequence[EnergyRecord]) -> _Raw:
         )
 
 
-def _repeatability(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_repeatability(records: Sequence[EnergyRecord]) -> _Raw:
     cvs: list[tuple[EnergyRecord, float]] = []
     for record in records:
         trials = np.array([t for t in record.trials if math.isfinite(t)])
@@ -285,13 +295,17 @@ def _repeatability(records: Sequence[EnergyRecord]) -> _Raw:
         yield "warning", (), f"blocks of one record vary by {middle:.0%} (median); the machine was not quiet"
     wild = [record for record, cv in cvs if cv > MAX_CV]
     if wild:
-        yield "warning", _ids(wild), f"{len(wild)} of {len(cvs)} records vary by more than {MAX_CV:.0%} between blocks"
+        yield (
+            "warning",
+            _list_ids(wild),
+            f"{len(wild)} of {len(cvs)} records vary by more than {MAX_CV:.0%} between blocks",
+        )
     thin = [r for r in records if len(r.rejected) > len(r.trials)]
     if thin:
-        yield "warning", _ids(thin), f"{len(thin)} of {len(records)} records rejected more blocks than they kept"
+        yield "warning", _list_ids(thin), f"{len(thin)} of {len(records)} records rejected more blocks than they kept"
 
 
-def _mixed(records: Sequence[EnergyRecord]) -> _Raw:
+def _check_mixed_conditions(records: Sequence[EnergyRecord]) -> _Raw:
     fields: tuple[tuple[str, Callable[[EnergyRecord], object]], ...] = (
         ("labels", lambda r: r.source),
         ("devices", lambda r: r.device),
@@ -308,14 +322,14 @@ def _mixed(records: Sequence[EnergyRecord]) -> _Raw:
 
 
 CHECKS: dict[str, tuple[Callable[[Sequence[EnergyRecord]], _Raw], bool]] = {
-    "impossible": (_impossible, False),
-    "rank-correlation": (_rank_correlation, False),
-    "neighbours": (_neighbours, False),
-    "unit-slip": (_slips, False),
-    "power": (_power, True),
-    "quantised": (_quantised, False),
-    "duplicates": (_duplicates, True),
-    "repeatability": (_repeatability, True),
-    "mixed": (_mixed, True),
+    "impossible": (_check_impossible_values, False),
+    "rank-correlation": (_check_rank_correlation, False),
+    "neighbours": (_check_neighbours, False),
+    "unit-slip": (_check_unit_slips, False),
+    "power": (_check_power, True),
+    "quantised": (_check_quantisation, False),
+    "duplicates": (_check_duplicates, True),
+    "repeatability": (_check_repeatability, True),
+    "mixed": (_check_mixed_conditions, True),
 }
 """Name -> (check, whether it looks at the whole set rather than family by family)."""

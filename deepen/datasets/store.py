@@ -22,10 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from deepen.datasets.card import Card, content_hash, make_card, read_card
-from deepen.datasets.journal import Scan, encode_line, scan
-from deepen.datasets.parts import Part, list_parts, read_part, write_part
-from deepen.datasets.record_schema import canonical_text, digest, from_document, to_document
+from deepen.datasets.card import DatasetCard, hash_record_set, make_card, read_card
+from deepen.datasets.journal import JournalContents, encode_journal_line, parse_journal
+from deepen.datasets.parts import ParquetPart, list_parts, read_part, write_part
+from deepen.datasets.record_schema import decode_record, encode_canonical_json, encode_record, hash_record
 from deepen.errors import DatasetError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
@@ -47,7 +47,7 @@ _ATTEMPTS = 5
 
 
 @dataclass(slots=True)
-class _Row:
+class _StoredRecord:
     """A stored record.
 
     Attributes:
@@ -81,9 +81,9 @@ class Dataset:
         self._compact_every = compact_every
         self._lock: WriterLock | None = None
         self._journal = -1
-        self._rows: list[_Row] = []
-        self._parts: list[Part] = []
-        self._merged: list[Part] = []
+        self._rows: list[_StoredRecord] = []
+        self._parts: list[ParquetPart] = []
+        self._merged: list[ParquetPart] = []
         self._keys: set[str] = set()
         self._features_version = 0
         self._indexed = 0
@@ -113,7 +113,7 @@ class Dataset:
         """
         folder = Path(path)
         if create:
-            _create(folder, disk)
+            _create_dataset(folder, disk)
         dataset = cls(folder, str(read_card(folder / "card.json").get("created", "")), disk, compact_every)
         if create if writable is None else writable:
             dataset._become_writer()
@@ -149,7 +149,7 @@ class Dataset:
         for attempt in range(_ATTEMPTS):
             try:
                 self._load(retry=attempt + 1 < _ATTEMPTS)
-            except _MovedUnderUs:
+            except _ConcurrentWrite:
                 continue
             return
 
@@ -157,26 +157,26 @@ class Dataset:
         path = self.path / "journal.jsonl"
         try:
             # The journal first: what a writer moves from it to a part meanwhile is then found in both, never in none.
-            journal = scan(path.read_bytes() if path.exists() else b"", path)
+            journal = parse_journal(path.read_bytes() if path.exists() else b"", path)
             parts, merged = list_parts(self.path)
-            rows = [_Row(seq, record) for part in parts for seq, record in read_part(part)]
+            rows = [_StoredRecord(seq, record) for part in parts for seq, record in read_part(part)]
         except FileNotFoundError as error:
             if retry:
-                raise _MovedUnderUs from error
+                raise _ConcurrentWrite from error
             raise DatasetError(f"{error.filename}: vanished while being read; try again") from error
         except OSError as error:
             raise DatasetError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from error
         except DatasetError:
             if retry and self._lock is None:
-                raise _MovedUnderUs from None
+                raise _ConcurrentWrite from None
             raise
-        if journal.torn and retry and self._lock is None:
-            raise _MovedUnderUs
+        if journal.truncated_bytes and retry and self._lock is None:
+            raise _ConcurrentWrite
         covered = parts[-1].last if parts else 0
-        rows += _journal_rows(journal, covered, path)
+        rows += _decode_journal_records(journal, covered, path)
         self._rows, self._parts, self._merged = rows, parts, merged
         self._keys, self._features_version, self._indexed = set(), 0, 0
-        self.notes = tuple(_notes(rows, journal, self.path))
+        self.notes = tuple(_list_notes(rows, journal, self.path))
 
     def records(self, kind: str | None = None) -> list[EnergyRecord]:
         """Records in the order stored.
@@ -198,11 +198,11 @@ class Dataset:
     def content_sha256(self) -> str:
         """Hash of the records, whatever their order and wherever in the folder they lie."""
         for row in self._rows:
-            row.digest = row.digest or digest(row.record)
-        return content_hash(row.digest for row in self._rows)
+            row.digest = row.digest or hash_record(row.record)
+        return hash_record_set(row.digest for row in self._rows)
 
     @property
-    def card(self) -> Card:
+    def card(self) -> DatasetCard:
         """What the dataset is, up to date."""
         return make_card(self._created, self.records(), self.content_sha256())
 
@@ -248,19 +248,19 @@ class Dataset:
             StorageError: If the disk refuses (the dataset stays as it was), or another process is writing.
         """
         self._become_writer()
-        document = to_document(record)
+        document = encode_record(record)
         self._check_features(record)
         seq = self._last + 1
-        line = encode_line(canonical_text({"seq": seq, "record": document}))
+        line = encode_journal_line(encode_canonical_json({"seq": seq, "record": document}))
         path = self.path / "journal.jsonl"
         try:
-            end = self._mend_journal()
+            end = self._repair_journal()
             self._disk.write(self._journal, line, end)
             self._disk.sync(self._journal)
-            self._rows.append(_Row(seq, record, end + len(line)))  # the one step that makes it count
+            self._rows.append(_StoredRecord(seq, record, end + len(line)))  # the one step that makes it count
         except BaseException as error:
             with contextlib.suppress(OSError):
-                self._mend_journal()
+                self._repair_journal()
             if isinstance(error, OSError):
                 raise storage_error("write", path, error) from error
             raise
@@ -280,14 +280,14 @@ class Dataset:
         """
         self._become_writer()
         for record in records:
-            to_document(record)
+            encode_record(record)
             self._check_features(record)
         if not records:
             return
         self.compact()
         before = list(self._rows)
         try:
-            self._rows += [_Row(self._last + 1 + i, record) for i, record in enumerate(records)]
+            self._rows += [_StoredRecord(self._last + 1 + i, record) for i, record in enumerate(records)]
             self.compact()
         except BaseException:
             if self._last > self._covered:
@@ -311,7 +311,7 @@ class Dataset:
             self._merged += self._parts[len(kept) :]
             self._parts = [*kept, part]  # from here the journal's content is not needed
         try:
-            self._mend_journal()
+            self._repair_journal()
         except OSError as error:
             raise storage_error("write", self.path / "journal.jsonl", error) from error
         self._remove_merged()
@@ -342,7 +342,7 @@ class Dataset:
         try:
             self._load(retry=False)
             self._journal = self._disk.open(self.path / "journal.jsonl")
-            self._mend_journal()
+            self._repair_journal()
             sync_folder(self.path, self._disk)
             for temporary in [*self.path.glob(".*.tmp"), *self.path.glob("parts/.*.tmp")]:
                 self._disk.remove(temporary)
@@ -362,7 +362,7 @@ class Dataset:
             self._lock.release()
             self._lock = None
 
-    def _mend_journal(self) -> int:
+    def _repair_journal(self) -> int:
         """Cut off what does not count (a failed write, records now in a part); return the offset to write at."""
         end = self._rows[-1].end if self._rows and self._rows[-1].seq > self._covered else 0
         size = os.fstat(self._journal).st_size
@@ -402,7 +402,7 @@ class Dataset:
             )
 
 
-def _create(folder: Path, disk: Disk) -> None:
+def _create_dataset(folder: Path, disk: Disk) -> None:
     """Make an empty dataset where there is none; the card comes first, so no record is ever without one."""
     make_folder(folder)
     names = {path.name for path in folder.iterdir()}
@@ -412,17 +412,17 @@ def _create(folder: Path, disk: Disk) -> None:
         raise DatasetError(f"{folder}: holds records but no card.json; restore it from a copy")
     lock = WriterLock(folder)
     try:
-        write_atomic(folder / "card.json", make_card("", (), content_hash(())).encode(), disk)
+        write_atomic(folder / "card.json", make_card("", (), hash_record_set(())).encode(), disk)
     finally:
         lock.release()
 
 
-class _MovedUnderUs(Exception):
+class _ConcurrentWrite(Exception):
     """A writer changed the folder while it was being read: start over."""
 
 
-def _journal_rows(journal: Scan, covered: int, path: Path) -> list[_Row]:
-    rows: list[_Row] = []
+def _decode_journal_records(journal: JournalContents, covered: int, path: Path) -> list[_StoredRecord]:
+    rows: list[_StoredRecord] = []
     last = covered
     for number, (document, end) in enumerate(zip(journal.documents, journal.ends, strict=True), start=1):
         where = f"{path}, line {number}"
@@ -433,14 +433,14 @@ def _journal_rows(journal: Scan, covered: int, path: Path) -> list[_Row]:
             continue
         if seq <= last:
             raise DatasetError(f"{where}: record {seq} follows record {last}; restore the file from a copy")
-        rows.append(_Row(seq, from_document(body, where), end))
+        rows.append(_StoredRecord(seq, decode_record(body, where), end))
         last = seq
     return rows
 
 
-def _notes(rows: list[_Row], journal: Scan, folder: Path) -> Iterator[str]:
-    if journal.torn:
-        yield f"{folder}: the last line of the journal was torn by a crash; its {journal.torn} bytes were dropped"
+def _list_notes(rows: list[_StoredRecord], journal: JournalContents, folder: Path) -> Iterator[str]:
+    if journal.truncated_bytes:
+        yield f"{folder}: the last line of the journal was torn by a crash; its {journal.truncated_bytes} bytes were dropped"
     missing = (rows[-1].seq if rows else 0) - len(rows)
     if missing:
         yield f"{folder}: {missing} of {rows[-1].seq} records are missing (deleted parts or lines)"

@@ -17,11 +17,11 @@ from deepen.errors import ConfigError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
 
-__all__ = ["TrainSplit", "configuration_key", "divide", "near_key"]
+__all__ = ["TrainTestSplit", "make_approximate_key", "make_configuration_key", "split_records"]
 
 
 @dataclass(frozen=True, slots=True)
-class TrainSplit:
+class TrainTestSplit:
     """Two sets of records that share no configuration.
 
     Attributes:
@@ -33,38 +33,38 @@ class TrainSplit:
     held_out: tuple[EnergyRecord, ...]
 
 
-def configuration_key(record: EnergyRecord) -> str:
+def make_configuration_key(record: EnergyRecord) -> str:
     """Name what was measured: the kernel's key, or the model's name."""
     return params_key(record.family, record.params) if record.kind == "kernel" else f"model:{record.name}"
 
 
-def near_key(record: EnergyRecord) -> str:
+def make_approximate_key(record: EnergyRecord) -> str:
     """Name what was measured roughly: integers of the parameters in steps of the square root of two.
 
     Configurations a few channels apart share a name, so that holding out by it asks for more than a look at the
     nearest neighbour.
     """
     if record.kind != "kernel":
-        return configuration_key(record)
-    return params_key(record.family, {name: _coarse(value) for name, value in record.params.items()})
+        return make_configuration_key(record)
+    return params_key(record.family, {name: _round_to_half_octaves(value) for name, value in record.params.items()})
 
 
-def _coarse(value: Any) -> Any:
+def _round_to_half_octaves(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | list | tuple | Mapping):
         return value
     if isinstance(value, int | float):
         return round(2 * math.log2(value)) if value > 0 else value
     if isinstance(value, Mapping):
-        return {name: _coarse(part) for name, part in value.items()}
-    return [_coarse(part) for part in value]
+        return {name: _round_to_half_octaves(part) for name, part in value.items()}
+    return [_round_to_half_octaves(part) for part in value]
 
 
-def divide(
+def split_records(
     records: Iterable[EnergyRecord],
     held_out: float = 0.2,
     seed: int = 0,
-    key: Callable[[EnergyRecord], str] = configuration_key,
-) -> TrainSplit:
+    key: Callable[[EnergyRecord], str] = make_configuration_key,
+) -> TrainTestSplit:
     """Divide records by the hash of their configuration.
 
     Args:
@@ -72,7 +72,7 @@ def divide(
         held_out: Share of configurations to hold out, 0..1 (each is drawn on its own, so a small family's share
             varies).
         seed: Another seed, another division.
-        key: What records are kept together by; :func:`near_key` for groups of similar configurations.
+        key: What records are kept together by; :func:`make_approximate_key` for groups of similar configurations.
 
     Raises:
         ConfigError: If the share is outside 0..1.
@@ -85,4 +85,4 @@ def divide(
         text = json.dumps([seed, key(record)])
         draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
         (out if draw < held_out else train).append(record)
-    return TrainSplit(tuple(train), tuple(out))
+    return TrainTestSplit(tuple(train), tuple(out))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepen.datasets.statistics import spearman
+from deepen.datasets.statistics import compute_spearman
 from deepen.errors import DatasetError
 from deepen.scoring.app_rows import AppTable
 
@@ -101,7 +101,7 @@ def against_published(scores: Sequence[InferencesPerJoule], published: Mapping[s
     return Agreement(
         len(both),
         pearson,
-        spearman(ours, theirs) if varied else float("nan"),
+        compute_spearman(ours, theirs) if varied else float("nan"),
         float(ratio.min()),
         float(np.median(ratio)),
         float(ratio.max()),

@@ -8,8 +8,8 @@ import json
 import pandas as pd
 import pytest
 
-from deepen.datasets import export
-from deepen.datasets.record_schema import from_document
+from deepen.datasets import export_records
+from deepen.datasets.record_schema import decode_record
 from deepen.errors import ConfigError, DatasetError, StorageError
 
 
@@ -24,9 +24,9 @@ def records(make_record):
 
 
 def test_jsonl_holds_the_records_themselves(tmp_path, records):
-    export(records, tmp_path / "out.jsonl", "jsonl")
+    export_records(records, tmp_path / "out.jsonl", "jsonl")
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
-    back = [from_document(json.loads(line), "line") for line in lines]
+    back = [decode_record(json.loads(line), "line") for line in lines]
     assert [(r.id, r.energy_j, r.params, r.kernels) for r in back] == [
         (r.id, r.energy_j, r.params, r.kernels) for r in records
     ]
@@ -35,7 +35,7 @@ def test_jsonl_holds_the_records_themselves(tmp_path, records):
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_tables_hold_one_row_per_record_and_a_column_per_parameter_and_feature(tmp_path, records, form):
     path = tmp_path / f"out.{form}"
-    export(records, path, form)
+    export_records(records, path, form)
     frame = pd.read_csv(path) if form == "csv" else pd.read_parquet(path)
     assert list(frame["id"].astype(str).str.zfill(16)) == [r.id for r in records]
     assert list(frame["energy_j"]) == [r.energy_j for r in records]
@@ -48,7 +48,7 @@ def test_tables_hold_one_row_per_record_and_a_column_per_parameter_and_feature(t
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
 def test_an_empty_dataset_exports(tmp_path, form):
-    export([], tmp_path / "out", form)
+    export_records([], tmp_path / "out", form)
     assert (tmp_path / "out").exists()
 
 
@@ -56,12 +56,12 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(tmp_path, records):
     path = tmp_path / "out.csv"
     path.write_text("mine")
     with pytest.raises(ConfigError, match=r"is there already.*--force"):
-        export(records, path, "csv")
+        export_records(records, path, "csv")
     assert path.read_text() == "mine"
-    export(records, path, "csv", overwrite=True)
+    export_records(records, path, "csv", overwrite=True)
     assert path.read_text() != "mine"
     with pytest.raises(ConfigError, match="is a folder"):
-        export(records, tmp_path, "csv", overwrite=True)
+        export_records(records, tmp_path, "csv", overwrite=True)
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, records, failing_disk):
@@ -70,13 +70,13 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, records, fai
     disk = failing_disk(errno.ENOSPC, ("write",))
     disk.failing = True
     with pytest.raises(StorageError, match="No space left"):
-        export(records, path, "csv", overwrite=True, disk=disk)
+        export_records(records, path, "csv", overwrite=True, disk=disk)
     assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
     assert path.read_text() == "mine"
 
 
 def test_unknown_forms_and_missing_folders_are_refused(tmp_path, records):
     with pytest.raises(ConfigError, match="unknown export format 'xls'"):
-        export(records, tmp_path / "out.xls", "xls")
+        export_records(records, tmp_path / "out.xls", "xls")
     with pytest.raises(DatasetError, match="not a folder"):
-        export(records, tmp_path / "nowhere" / "out.csv", "csv")
+        export_records(records, tmp_path / "nowhere" / "out.csv", "csv")

@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from deepen.datasets.quality import CHECKS, check
-from deepen.datasets.statistics import log_log_residuals, spearman, spearman_bounds
+from deepen.datasets.quality import CHECKS, check_dataset
+from deepen.datasets.statistics import compute_log_log_residuals, compute_spearman, compute_spearman_interval
 
 
 @pytest.fixture
@@ -45,15 +45,15 @@ def change(records, index, **changes):
 
 
 def found(records, name):
-    return [finding for finding in check(records) if finding.check == name]
+    return [finding for finding in check_dataset(records) if finding.check == name]
 
 
 def test_sound_data_have_no_findings(sound):
-    assert check(sound) == []
+    assert check_dataset(sound) == []
 
 
 def test_an_empty_set_has_no_findings():
-    assert check([]) == []
+    assert check_dataset([]) == []
 
 
 def test_every_check_is_reachable_by_some_defect(sound, make_record):
@@ -247,7 +247,7 @@ def test_models_are_checked_by_the_sum_of_their_kernels(sound, make_record):
 
 def test_findings_come_worst_first(sound):
     defects = change(change([*sound, sound[4]], 3, energy_j=-1.0), 0, source="measured")
-    severities = [finding.severity for finding in check(defects)]
+    severities = [finding.severity for finding in check_dataset(defects)]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
     assert {"error", "warning"} <= set(severities)
 
@@ -259,8 +259,8 @@ def test_spearman_agrees_with_scipy():
     stats = pytest.importorskip("scipy.stats", reason="scipy is only a cross-check")
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 20, 200).astype(float), rng.integers(0, 5, 200).astype(float)
-    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
-    assert math.isnan(spearman(a, np.ones(200)))
+    assert compute_spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+    assert math.isnan(compute_spearman(a, np.ones(200)))
 
 
 def test_bounds_hold_the_true_correlation_about_nine_times_in_ten():
@@ -270,7 +270,7 @@ def test_bounds_hold_the_true_correlation_about_nine_times_in_ten():
     for _ in range(400):
         x = rng.normal(size=60)
         y = 0.6 * x + 0.8 * rng.normal(size=60)
-        low, high = spearman_bounds(spearman(x, y), 60)
+        low, high = compute_spearman_interval(compute_spearman(x, y), 60)
         inside += low < population < high
     assert 0.86 < inside / 400 < 0.95
 
@@ -280,7 +280,7 @@ def test_residuals_ignore_wrong_values():
     values = 1e-9 * work[:, 0] ** 0.9
     wrong = values.copy()
     wrong[::4] *= 1000
-    residuals = log_log_residuals(wrong, work)
+    residuals = compute_log_log_residuals(wrong, work)
     assert np.allclose(residuals[::4], math.log(1000), atol=0.05)
     assert np.abs(np.delete(residuals, np.s_[::4])).max() < 0.05
 
@@ -315,7 +315,7 @@ def test_published_noise_is_flagged(shared_dir, make_record, phone):
         )
         for i, row in enumerate(rows)
     ]
-    errors = [finding for finding in check(records) if finding.severity == "error"]
+    errors = [finding for finding in check_dataset(records) if finding.severity == "error"]
     assert [finding.check for finding in errors if finding.check == "rank-correlation"] == ["rank-correlation"]
 
 

@@ -11,9 +11,9 @@ from dataclasses import fields
 import pytest
 
 from deepen import catalog
-from deepen.datasets import Card, Dataset
+from deepen.datasets import Dataset, DatasetCard
 from deepen.datasets.card import read_card
-from deepen.datasets.record_schema import digest, from_document, from_table, to_document, to_table
+from deepen.datasets.record_schema import decode_record, decode_table, encode_record, encode_table, hash_record
 from deepen.errors import DatasetError
 from deepen.records import RECORD_SCHEMA, EnergyRecord
 
@@ -52,7 +52,7 @@ def test_columns_of_a_part_are_those_of_the_schema(schema, tmp_path, make_record
 def test_the_card_template_has_the_fields_of_a_card():
     path = catalog.path("datasets", "card.template.json")
     template = json.loads(path.read_text())
-    assert list(template) == list(Card(created="").document())
+    assert list(template) == list(DatasetCard(created="").document())
     assert read_card(path)["records"] == 3
 
 
@@ -91,22 +91,22 @@ def test_a_reader_without_the_code_finds_the_same_records_and_hash(tmp_path, mak
 def test_records_of_the_first_schema_keep_their_hash_and_are_read_in_both_forms(make_record):
     """The hash was made by the version that wrote schema 1."""
     record = make_record(0, schema=1)
-    document = to_document(record)
+    document = encode_record(record)
     assert not {"alignment", "budget", "serial", "settings", "throttled", "temperature_max_c"} & set(document)
-    assert {"alignment", "budget"} <= set(to_document(make_record(0, schema=2)))
-    assert "settings" not in to_document(make_record(0, schema=2))
-    assert digest(record).hex() == "aae903c7277a013a8a772118cadb8580b14d0cb213bf1edff42302e7bde00f6a"
-    assert digest(from_document(document, "here")) == digest(record)
+    assert {"alignment", "budget"} <= set(encode_record(make_record(0, schema=2)))
+    assert "settings" not in encode_record(make_record(0, schema=2))
+    assert hash_record(record).hex() == "aae903c7277a013a8a772118cadb8580b14d0cb213bf1edff42302e7bde00f6a"
+    assert hash_record(decode_record(document, "here")) == hash_record(record)
     newer = make_record(
         1, alignment={"method": "pulses", "error_s": 1e-5}, budget={"idle": 1e-9}, throttled=("hot",), serial="S"
     )
     mixed = [(1, record), (2, newer)]
-    back = from_table(to_table([1, 2], [r for _, r in mixed]), "here")
-    assert [(seq, digest(r)) for seq, r in back] == [(seq, digest(r)) for seq, r in mixed]
+    back = decode_table(encode_table([1, 2], [r for _, r in mixed]), "here")
+    assert [(seq, hash_record(r)) for seq, r in back] == [(seq, hash_record(r)) for seq, r in mixed]
     assert back[1][1].budget == {"idle": 1e-9}
     assert (back[0][1].throttled, back[1][1].throttled, back[1][1].serial) == ((), ("hot",), "S")
 
 
 def test_a_record_of_an_unknown_schema_is_not_written(make_record):
     with pytest.raises(DatasetError, match=f"has schema {RECORD_SCHEMA + 1}; this deepen writes {RECORD_SCHEMA}"):
-        to_document(make_record(0, schema=RECORD_SCHEMA + 1))
+        encode_record(make_record(0, schema=RECORD_SCHEMA + 1))

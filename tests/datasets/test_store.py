@@ -477,13 +477,13 @@ def test_records_without_a_card_are_not_taken_for_an_empty_dataset(tmp_path, mak
 
 
 def test_a_record_of_a_newer_schema_is_refused(tmp_path, make_record):
-    from deepen.datasets.journal import encode_line
-    from deepen.datasets.record_schema import canonical_text, to_document
+    from deepen.datasets.journal import encode_journal_line
+    from deepen.datasets.record_schema import encode_canonical_json, encode_record
 
     journal_only(tmp_path / "d", make_record, 1)
-    document = to_document(make_record(1)) | {"schema": RECORD_SCHEMA + 1, "colour": "blue"}
+    document = encode_record(make_record(1)) | {"schema": RECORD_SCHEMA + 1, "colour": "blue"}
     with (tmp_path / "d" / "journal.jsonl").open("ab") as file:
-        file.write(encode_line(canonical_text({"seq": 2, "record": document})))
+        file.write(encode_journal_line(encode_canonical_json({"seq": 2, "record": document})))
     with pytest.raises(DatasetError, match=r"line 2: record schema \d+ is newer .* upgrade deepen"):
         Dataset.open(tmp_path / "d")
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from deepen import predictors
-from deepen.datasets.importers.registry import importer
+from deepen.datasets.importers.registry import get_importer
 from deepen.predictors.evaluation import metrics
 from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 from deepen.records import EnergyRecord
@@ -50,12 +50,12 @@ SPAN = float(np.log(1.4))
 def read(data: Path, source: str, borrow: bool) -> tuple[list[EnergyRecord], list[EnergyRecord]]:
     """Import one of the sources: its own records, and those that another source describes."""
     name, folder = SOURCES[source]
-    own = list(importer(name).read(data / "deepen2023" / folder).records)
-    if not (borrow and importer(name).joins):
+    own = list(get_importer(name).read(data / "deepen2023" / folder).records)
+    if not (borrow and get_importer(name).accepts_configurations):
         return own, []
     configurations = [data / "deepen2023" / "kernels_gpu_conv" / "conv_GPU.json"]
     ids = {record.id for record in own}
-    both = importer(name).read(data / "deepen2023" / folder, configurations).records
+    both = get_importer(name).read(data / "deepen2023" / folder, configurations).records
     return own, [record for record in both if record.id not in ids]
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen import predictors
-from deepen.datasets.importers.registry import importer
+from deepen.datasets.importers.registry import get_importer
 from deepen.predictors.active_learning import Candidates, propose
 from deepen.predictors.calibration.cases import Cases, make_cases
 from deepen.predictors.evaluation import metrics
@@ -100,7 +100,7 @@ def _summary(table: str, data: str, recipe: str, runs: Sequence[dict[str, Any]])
 
 def _networks(folder: Path) -> dict[str, Cases]:
     """Measured networks of each framework that compute something."""
-    records = importer("pi5-nasbench201").read(folder).records
+    records = get_importer("pi5-nasbench201").read(folder).records
     found = {}
     for framework, runtime in RUNTIMES.items():
         kept = [r for r in records if r.runtime == runtime and _computes(_cell(r))]
@@ -199,7 +199,7 @@ def _larger(framework: str, cases: Cases) -> list[dict[str, Any]]:
 
 
 def _layers(folder: Path) -> list[dict[str, Any]]:
-    records = importer("layers-and-nets").read(folder).records
+    records = get_importer("layers-and-nets").read(folder).records
     train = [r for r in records if r.kind == "kernel" and r.id.startswith(LAYERS)]
     nets = [r for r in records if r.kind == "model"]
     measured = np.array([r.energy_j for r in nets])

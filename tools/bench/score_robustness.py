@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepen.datasets.statistics import spearman
+from deepen.datasets.statistics import compute_spearman
 from deepen.scoring import AppTable, inferences_per_joule, read_app_rows, relative_scores
 
 
@@ -63,7 +63,7 @@ def main() -> None:
             changed = damaged(table, kind, np.random.default_rng(seed))
             for name, function in (("relative", ours), ("sum", total)):
                 after = function(changed)
-                cells[name].append(spearman(before[name], after))
+                cells[name].append(compute_spearman(before[name], after))
                 same[name] += int(after.argmax() == before[name].argmax())
         worst = ", ".join(f"{n} {np.median(c):.2f} (worst {min(c):.2f})" for n, c in cells.items())
         stays = ", ".join(f"{n} {100 * s / given.times:.0f} %" for n, s in same.items())

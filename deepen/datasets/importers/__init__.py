@@ -8,7 +8,7 @@ Adding one is a module with a function ``read(folder) -> Imported`` and a line i
 
 from __future__ import annotations
 
-from deepen.datasets.importers.base import Imported, Note
-from deepen.datasets.importers.registry import IMPORTERS, Importer, import_dataset, importer
+from deepen.datasets.importers.base import ImportNote, ImportResult
+from deepen.datasets.importers.registry import IMPORTERS, Importer, get_importer, import_dataset
 
-__all__ = ["IMPORTERS", "Imported", "Importer", "Note", "import_dataset", "importer"]
+__all__ = ["IMPORTERS", "ImportNote", "ImportResult", "Importer", "get_importer", "import_dataset"]

@@ -17,13 +17,24 @@ from deepen.kernels.features import FEATURES_VERSION, features
 from deepen.records import EnergyRecord, Source
 
 __all__ = [
-    "Imported", "Note", "Origin", "Row", "column_step", "kernel_record", "misfit", "model_record", "need", "number",
-    "read_csv", "read_json", "resolution",
-]  # fmt: skip
+    "ImportNote",
+    "ImportResult",
+    "SourceMetadata",
+    "SourceRow",
+    "describe_misfit",
+    "infer_column_step",
+    "infer_resolution",
+    "make_kernel_record",
+    "make_model_record",
+    "parse_number",
+    "read_csv",
+    "read_json",
+    "require_path",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ImportNote:
     """A row that was repaired or rejected, and why.
 
     Attributes:
@@ -36,7 +47,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What an importer made of a source.
 
     Attributes:
@@ -48,13 +59,13 @@ class Imported:
     """
 
     records: tuple[EnergyRecord, ...]
-    repaired: tuple[Note, ...] = ()
-    rejected: tuple[Note, ...] = ()
+    repaired: tuple[ImportNote, ...] = ()
+    rejected: tuple[ImportNote, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SourceMetadata:
     """What all records of a source have in common.
 
     Attributes:
@@ -81,7 +92,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """Values of one row.
 
     Attributes:
@@ -107,7 +118,7 @@ class Row:
     warnings: tuple[str, ...] = field(default=())
 
 
-def _fields(row: Row, origin: Origin) -> dict[str, Any]:
+def _make_common_fields(row: SourceRow, origin: SourceMetadata) -> dict[str, Any]:
     """Fields that kernels and models share.
 
     A value written with a step of q is uncertain by q / sqrt(12), the standard deviation of a uniform distribution
@@ -144,7 +155,7 @@ def _fields(row: Row, origin: Origin) -> dict[str, Any]:
     }
 
 
-def kernel_record(row: Row, origin: Origin, family: str, params: Mapping[str, Any]) -> EnergyRecord:
+def make_kernel_record(row: SourceRow, origin: SourceMetadata, family: str, params: Mapping[str, Any]) -> EnergyRecord:
     """Record of a kernel.
 
     Raises:
@@ -152,16 +163,20 @@ def kernel_record(row: Row, origin: Origin, family: str, params: Mapping[str, An
     """
     kernel = configure(family, params)
     return EnergyRecord(
-        kind="kernel", family=family, params=kernel.params, features=features(kernel), **_fields(row, origin)
+        kind="kernel",
+        family=family,
+        params=kernel.params,
+        features=features(kernel),
+        **_make_common_fields(row, origin),
     )
 
 
-def model_record(row: Row, origin: Origin, parts: Sequence[Mapping[str, Any]]) -> EnergyRecord:
+def make_model_record(row: SourceRow, origin: SourceMetadata, parts: Sequence[Mapping[str, Any]]) -> EnergyRecord:
     """Record of a whole model, given its kernels."""
-    return EnergyRecord(kind="model", kernels=tuple(parts), **_fields(row, origin))
+    return EnergyRecord(kind="model", kernels=tuple(parts), **_make_common_fields(row, origin))
 
 
-def need(folder: Path, name: str, importer: str, holds: str) -> Path:
+def require_path(folder: Path, name: str, importer: str, holds: str) -> Path:
     """Path of a file or folder that must be there.
 
     Args:
@@ -218,7 +233,7 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dic
             raise DatasetError(f"{path}: line {reader.line_num} is not CSV ({error}); fetch the file again") from error
 
 
-def number(text: Any) -> float:
+def parse_number(text: Any) -> float:
     """A value as a number; ``nan`` where it is none."""
     try:
         return float(text)
@@ -226,7 +241,7 @@ def number(text: Any) -> float:
         return math.nan
 
 
-def resolution(text: str, scale: float = 1.0) -> float:
+def infer_resolution(text: str, scale: float = 1.0) -> float:
     """Step of a number as written: one unit of its last decimal place, times ``scale``; 0 where it is no number.
 
     Zeros at the end are often dropped, so a column's step is the smallest of its values'.
@@ -241,12 +256,12 @@ def resolution(text: str, scale: float = 1.0) -> float:
     return float(scale * 10.0 ** (exponent - len(decimals)))
 
 
-def column_step(texts: Iterable[str]) -> float:
+def infer_column_step(texts: Iterable[str]) -> float:
     """Step of a column: that most values with digits behind the point show at least, 0 where none does.
 
     A few values with more digits than the rest do not make the column finer.
     """
-    steps = Counter(resolution(str(text)) for text in texts)
+    steps = Counter(infer_resolution(str(text)) for text in texts)
     steps.pop(0.0, None)
     total = steps.total()
     if not total:
@@ -255,6 +270,6 @@ def column_step(texts: Iterable[str]) -> float:
     return min(finest or steps)
 
 
-def misfit(error: ConfigError) -> str:
+def describe_misfit(error: ConfigError) -> str:
     """Reason for a configuration that is no kernel."""
     return f"not a kernel deepen knows: {error}"

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deepen.datasets.statistics import log_log_residuals
+from deepen.datasets.statistics import compute_log_log_residuals
 
-__all__ = ["Triple", "Verdict", "judge"]
+__all__ = ["ConsistencyResult", "ConsistencyRow", "check_consistency"]
 
 SLIP = 1000.0
 MARGIN = 0.005
@@ -37,7 +37,7 @@ TREND_FACTOR = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Triple:
+class ConsistencyRow:
     """One row.
 
     Attributes:
@@ -57,12 +57,12 @@ class Triple:
     power_w: float
     energy_step_j: float
     latency_step_s: float
-    written_s: float = 0.0
+    latency_resolution_s: float = 0.0
     work: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ConsistencyResult:
     """What became of a row.
 
     Attributes:
@@ -71,12 +71,12 @@ class Verdict:
         reject: Why the row cannot be used; empty if it can.
     """
 
-    row: Triple
+    row: ConsistencyRow
     repair: str = ""
     reject: str = ""
 
 
-def judge(rows: Sequence[Triple]) -> list[Verdict]:
+def check_consistency(rows: Sequence[ConsistencyRow]) -> list[ConsistencyResult]:
     """Judge the rows of one family.
 
     Args:
@@ -85,38 +85,38 @@ def judge(rows: Sequence[Triple]) -> list[Verdict]:
     Returns:
         A verdict for each, in order.
     """
-    sound = [row for row in rows if _product(row, 1.0, MARGIN)]
+    sound = [row for row in rows if _is_energy_consistent(row, 1.0, MARGIN)]
     power = float(np.median([row.power_w for row in sound])) if sound else math.nan
-    return [_judge(row, power, sound) for row in rows]
+    return [_check_row(row, power, sound) for row in rows]
 
 
-def _judge(row: Triple, power_w: float, sound: Sequence[Triple]) -> Verdict:
+def _check_row(row: ConsistencyRow, power_w: float, sound: Sequence[ConsistencyRow]) -> ConsistencyResult:
     if not (math.isfinite(row.energy_j) and row.energy_j > 0):
-        return Verdict(row, reject=f"energy is {row.energy_j:g}, not a positive number")
+        return ConsistencyResult(row, reject=f"energy is {row.energy_j:g}, not a positive number")
     if math.isnan(row.latency_s) or math.isnan(row.power_w):
-        return Verdict(row)
+        return ConsistencyResult(row)
     if row.power_w <= 0 or not math.isfinite(row.power_w):
-        return Verdict(replace(row, power_w=math.nan), repair=f"power is {row.power_w:g}: not used")
+        return ConsistencyResult(replace(row, power_w=math.nan), repair=f"power is {row.power_w:g}: not used")
     if row.latency_s < 0 or math.isinf(row.latency_s):
-        return Verdict(row, reject=f"latency is {row.latency_s:g} s")
+        return ConsistencyResult(row, reject=f"latency is {row.latency_s:g} s")
     if row.latency_s == 0:
         latency_s = row.energy_j / row.power_w
         if latency_s > 1.01 * row.latency_step_s:
             text = f"latency is 0 although energy over power is {latency_s * 1e3:.4g} ms: taken from those"
         else:
             text = f"latency is 0, below its step of {row.latency_step_s * 1e3:g} ms: taken as energy over power"
-        return Verdict(replace(row, latency_s=latency_s), repair=text)
-    if _product(row, 1.0, MARGIN):
-        return _powered(row, power_w, sound)
+        return ConsistencyResult(replace(row, latency_s=latency_s), repair=text)
+    if _is_energy_consistent(row, 1.0, MARGIN):
+        return _check_power_level(row, power_w, sound)
     ratio = row.power_w * row.latency_s / row.energy_j
-    loose = replace(row, latency_step_s=max(row.latency_step_s, row.written_s))
+    loose = replace(row, latency_step_s=max(row.latency_step_s, row.latency_resolution_s))
     for slip in (SLIP, 1 / SLIP):
-        if _product(loose, slip, SLIP_MARGIN):
-            return _slipped(row, slip, ratio, power_w, sound)
-    return _unfit(row, ratio, power_w)
+        if _is_energy_consistent(loose, slip, SLIP_MARGIN):
+            return _resolve_unit_slip(row, slip, ratio, power_w, sound)
+    return _check_mismatch(row, ratio, power_w)
 
 
-def _product(row: Triple, factor: float, margin: float) -> bool:
+def _is_energy_consistent(row: ConsistencyRow, factor: float, margin: float) -> bool:
     """Whether power times latency may be ``factor`` times the energy, given the steps."""
     if not (row.energy_j > 0 and row.latency_s > 0 and row.power_w > 0):
         return False
@@ -125,70 +125,74 @@ def _product(row: Triple, factor: float, margin: float) -> bool:
     return low / (1 + margin) <= factor <= high * (1 + margin)
 
 
-def _powered(row: Triple, power_w: float, sound: Sequence[Triple]) -> Verdict:
+def _check_power_level(row: ConsistencyRow, power_w: float, sound: Sequence[ConsistencyRow]) -> ConsistencyResult:
     """A row that fits in itself, at a power that is perhaps no power of this device."""
     if not math.isfinite(power_w) or 1 / PLAUSIBLE <= row.power_w / power_w <= PLAUSIBLE:
-        return Verdict(row)
+        return ConsistencyResult(row)
     head = f"power is {row.power_w:.4g} W, {row.power_w / power_w:.3g} times the median of its family"
     slip = SLIP if row.power_w > power_w else 1 / SLIP
     if not 1 / PLAUSIBLE <= row.power_w / slip / power_w <= PLAUSIBLE:
-        return Verdict(row, reject=f"{head}, and no unit slip explains it")
+        return ConsistencyResult(row, reject=f"{head}, and no unit slip explains it")
     others = [r for r in sound if r is not row]
-    energy_off = _off_trend(row, others, "energy_j", 1 / slip)
-    latency_off = _off_trend(row, others, "latency_s", slip)
+    energy_off = _is_off_trend(row, others, "energy_j", 1 / slip)
+    latency_off = _is_off_trend(row, others, "latency_s", slip)
     if energy_off and not latency_off:
         fixed = replace(row, energy_j=row.energy_j / slip, power_w=row.power_w / slip)
         text = f"{head}, and so is the energy of its work: power {row.power_w:.4g} W taken as {fixed.power_w:.4g} W, "
-        return Verdict(fixed, repair=text + f"energy {row.energy_j:.4g} J as {fixed.energy_j:.4g} J")
+        return ConsistencyResult(fixed, repair=text + f"energy {row.energy_j:.4g} J as {fixed.energy_j:.4g} J")
     if latency_off and not energy_off:
         fixed = replace(row, latency_s=row.latency_s * slip, power_w=row.power_w / slip)
         text = (
             f"{head}, and the latency is far from its family's: {row.latency_s:.4g} s taken as {fixed.latency_s:.4g} s"
         )
-        return Verdict(fixed, repair=text)
-    return Verdict(row, reject=f"{head}: a unit slip, but nothing tells whose")
+        return ConsistencyResult(fixed, repair=text)
+    return ConsistencyResult(row, reject=f"{head}: a unit slip, but nothing tells whose")
 
 
-def _slipped(row: Triple, slip: float, ratio: float, power_w: float, sound: Sequence[Triple]) -> Verdict:
+def _resolve_unit_slip(
+    row: ConsistencyRow, slip: float, ratio: float, power_w: float, sound: Sequence[ConsistencyRow]
+) -> ConsistencyResult:
     """Decide whose a factor of 1000 is."""
     head = f"power x latency is {ratio:.4g} times the energy"
     if math.isnan(power_w):
-        return Verdict(row, reject=f"{head}: a unit slip, but no other row tells whose")
+        return ConsistencyResult(row, reject=f"{head}: a unit slip, but no other row tells whose")
     if not 1 / PLAUSIBLE <= row.power_w / power_w <= PLAUSIBLE:
         put_right = row.energy_j / row.latency_s
         if 1 / PLAUSIBLE <= put_right / power_w <= PLAUSIBLE:
             way = "divided" if slip > 1 else "multiplied"
             text = f"{head}: power {way} by 1000, {put_right:.4g} W"
-            return Verdict(replace(row, power_w=put_right), repair=text)
-        return Verdict(row, reject=f"{head}, and no single unit slip explains it")
-    energy_off = _off_trend(row, sound, "energy_j", slip)
-    latency_off = _off_trend(row, sound, "latency_s", 1 / slip)
+            return ConsistencyResult(replace(row, power_w=put_right), repair=text)
+        return ConsistencyResult(row, reject=f"{head}, and no single unit slip explains it")
+    energy_off = _is_off_trend(row, sound, "energy_j", slip)
+    latency_off = _is_off_trend(row, sound, "latency_s", 1 / slip)
     if energy_off and not latency_off:
         energy_j = row.power_w * row.latency_s
         text = f"{head}, and the energy is far from its family's: {row.energy_j:.4g} J taken as {energy_j:.4g} J"
-        return Verdict(replace(row, energy_j=energy_j), repair=text)
+        return ConsistencyResult(replace(row, energy_j=energy_j), repair=text)
     if energy_off and latency_off:
-        return Verdict(row, reject=f"{head}, and both energy and latency are far from their family's")
+        return ConsistencyResult(row, reject=f"{head}, and both energy and latency are far from their family's")
     if row.work and not latency_off and len([r for r in sound if r.work]) >= MIN_TREND:
-        return Verdict(row, reject=f"{head}: a unit slip, but neither energy nor latency is far from its family's")
+        return ConsistencyResult(
+            row, reject=f"{head}: a unit slip, but neither energy nor latency is far from its family's"
+        )
     latency_s = row.energy_j / row.power_w
     unit = "seconds for milliseconds" if slip < 1 else "microseconds for milliseconds"
     text = f"{head}: latency in {unit}, {row.latency_s * 1e3:.4g} ms taken as {latency_s * 1e3:.4g} ms"
-    return Verdict(replace(row, latency_s=latency_s), repair=text)
+    return ConsistencyResult(replace(row, latency_s=latency_s), repair=text)
 
 
-def _off_trend(row: Triple, sound: Sequence[Triple], field: str, slip: float) -> bool:
+def _is_off_trend(row: ConsistencyRow, sound: Sequence[ConsistencyRow], field: str, slip: float) -> bool:
     """Whether a value lies off its family's power law in work by about ``1 / slip``; false where nothing tells."""
     known = [r for r in sound if r.work and r.latency_s > 0]
     if not row.work or len(known) < MIN_TREND:
         return False
     rows = [*known, row]
     values = np.array([getattr(r, field) for r in rows])
-    residual = float(log_log_residuals(values, np.array([r.work for r in rows]))[-1])
+    residual = float(compute_log_log_residuals(values, np.array([r.work for r in rows]))[-1])
     return abs(residual + math.log(slip)) < math.log(TREND_FACTOR)
 
 
-def _unfit(row: Triple, ratio: float, power_w: float) -> Verdict:
+def _check_mismatch(row: ConsistencyRow, ratio: float, power_w: float) -> ConsistencyResult:
     """A row whose three values do not fit, by no unit slip."""
     implied = row.energy_j / row.latency_s
     text = f"power x latency is {ratio:.4g} times the energy"
@@ -198,10 +202,10 @@ def _unfit(row: Triple, ratio: float, power_w: float) -> Verdict:
                 text += (
                     f"; with a latency {slip:g} times as long the power is {implied / slip:.3g} W, which does not fit"
                 )
-                return Verdict(row, reject=text + f" the {row.power_w:.3g} W stated")
-        return Verdict(row, reject=f"{text}, and energy over latency is {implied:.3g} W")
+                return ConsistencyResult(row, reject=text + f" the {row.power_w:.3g} W stated")
+        return ConsistencyResult(row, reject=f"{text}, and energy over latency is {implied:.3g} W")
     if (
         1 / 1.25 <= ratio <= 1.25
     ):  # the energy and the latency are plausible; nothing says which of them is a little off
-        return Verdict(row)
-    return Verdict(row, reject=f"{text}: one of the three is wrong, and nothing tells which")
+        return ConsistencyResult(row)
+    return ConsistencyResult(row, reject=f"{text}: one of the three is wrong, and nothing tells which")

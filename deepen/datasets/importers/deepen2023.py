@@ -23,32 +23,32 @@ from pathlib import Path
 from typing import Any, cast
 
 from deepen.datasets.importers.base import (
-    Imported,
-    Note,
-    Origin,
-    Row,
-    column_step,
-    kernel_record,
-    misfit,
-    need,
-    number,
+    ImportNote,
+    ImportResult,
+    SourceMetadata,
+    SourceRow,
+    describe_misfit,
+    infer_column_step,
+    infer_resolution,
+    make_kernel_record,
+    parse_number,
     read_json,
-    resolution,
+    require_path,
 )  # fmt: skip
-from deepen.datasets.importers.consistency import Triple, judge
-from deepen.datasets.importers.nn_meter_kernels import kernel_params
+from deepen.datasets.importers.consistency import ConsistencyRow, check_consistency
+from deepen.datasets.importers.nn_meter_kernels import convert_configuration
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.families.catalog import check_params
 from deepen.records import EnergyRecord
 
-__all__ = ["join", "kernel_configurations", "kernel_values", "read"]
+__all__ = ["join_measurements", "read", "read_kernel_configurations", "read_kernel_values"]
 
 MILLI = 1e-3
 
 HOLDS = "Kernel_energy/, Kernel_latency/, Kernel_power/ and kernel_config/"
 
-ORIGIN = Origin(
+ORIGIN = SourceMetadata(
     device="huawei-p40-pro",
     meter="monsoon",
     runtime="tflite-cpu",
@@ -59,7 +59,7 @@ ORIGIN = Origin(
 """Threads and cores as in the group's published scripts (``taskset f0``: the four big cores)."""
 
 
-def read(folder: Path, configurations: Sequence[Path] = ()) -> Imported:
+def read(folder: Path, configurations: Sequence[Path] = ()) -> ImportResult:
     """Read the folder.
 
     Args:
@@ -69,49 +69,49 @@ def read(folder: Path, configurations: Sequence[Path] = ()) -> Imported:
     Raises:
         DatasetError: If it is not of this layout, or a file is damaged.
     """
-    energies = need(folder, "Kernel_energy", "deepen2023", HOLDS)
-    known = _configurations(need(folder, "kernel_config", "deepen2023", HOLDS))
-    further = _further(configurations)
+    energies = require_path(folder, "Kernel_energy", "deepen2023", HOLDS)
+    known = _read_configurations(require_path(folder, "kernel_config", "deepen2023", HOLDS))
+    further = _read_extra_configurations(configurations)
     files = sorted(energies.glob("*_energy.json"))
     if not files:
         raise DatasetError(f"{energies}: no TYPE_energy.json there; give the folder with {HOLDS}")
     records: list[EnergyRecord] = []
-    repaired: list[Note] = []
-    rejected: list[Note] = []
+    repaired: list[ImportNote] = []
+    rejected: list[ImportNote] = []
     lent = 0
     for file in files:
         kernel = file.name.removesuffix("_energy.json")
-        energy = kernel_values(file, "energy")
+        energy = read_kernel_values(file, "energy")
         own = known.get(kernel, {})
         borrowed = {name: sizes for name, sizes in further.get(kernel, {}).items() if name in energy}
         lent += len(borrowed.keys() - own.keys())
-        latency = kernel_values(folder / "Kernel_latency" / f"{kernel}_latency.json", "latency")
-        power = kernel_values(folder / "Kernel_power" / f"{kernel}_power.json", "power")
-        part = join(kernel, energy, latency, power, borrowed | own, ORIGIN)
+        latency = read_kernel_values(folder / "Kernel_latency" / f"{kernel}_latency.json", "latency")
+        power = read_kernel_values(folder / "Kernel_power" / f"{kernel}_power.json", "power")
+        part = join_measurements(kernel, energy, latency, power, borrowed | own, ORIGIN)
         records += part.records
         repaired += part.repaired
         rejected += part.rejected
-    notes = _notes(records, repaired)
+    notes = _list_notes(records, repaired)
     if configurations:
         notes = (*notes, f"{lent} rows have their configuration from {', '.join(p.name for p in configurations)}")
-    return Imported(tuple(records), tuple(repaired), tuple(rejected), notes)
+    return ImportResult(tuple(records), tuple(repaired), tuple(rejected), notes)
 
 
-def _notes(records: list[EnergyRecord], repaired: list[Note]) -> tuple[str, ...]:
+def _list_notes(records: list[EnergyRecord], repaired: list[ImportNote]) -> tuple[str, ...]:
     used = {record.id for record in records}
     only = sum(note.id not in used for note in repaired)
     return (f"{only} of the {len(repaired)} repaired rows were rejected for other reasons",) if only else ()
 
 
-def join(
+def join_measurements(
     kernel: str,
     energy: Mapping[str, str],
     latency: Mapping[str, str],
     power: Mapping[str, str],
     configurations: Mapping[str, Mapping[str, Any]],
-    origin: Origin,
+    origin: SourceMetadata,
     where: str = "kernel_config",
-) -> Imported:
+) -> ImportResult:
     """Join, check and convert the rows of one type.
 
     Args:
@@ -124,57 +124,59 @@ def join(
         where: What holds the configurations, for messages.
     """
     known: dict[str, tuple[str, dict[str, Any]]] = {}
-    rejected: list[Note] = []
+    rejected: list[ImportNote] = []
     reasons: dict[str, str] = {}
     for name, sizes in configurations.items():
         try:
-            family, params = kernel_params(kernel, sizes)
+            family, params = convert_configuration(kernel, sizes)
             known[name] = (family, check_params(family, params))
             configure(*known[name])
         except ConfigError as error:
             known.pop(name, None)
-            reasons[name] = misfit(error)
-    energy_step = column_step(energy.values()) * MILLI
-    latency_step = column_step(latency.values()) * MILLI
+            reasons[name] = describe_misfit(error)
+    energy_step = infer_column_step(energy.values()) * MILLI
+    latency_step = infer_column_step(latency.values()) * MILLI
     rows = [
-        Triple(
-            name, number(text) * MILLI, number(latency.get(name)) * MILLI, number(power.get(name)) * MILLI,
-            energy_step, latency_step, resolution(latency.get(name, ""), MILLI), _work(known.get(name)),
+        ConsistencyRow(
+            name, parse_number(text) * MILLI, parse_number(latency.get(name)) * MILLI, parse_number(power.get(name)) * MILLI,
+            energy_step, latency_step, infer_resolution(latency.get(name, ""), MILLI), _compute_work(known.get(name)),
         )
         for name, text in energy.items()
     ]  # fmt: skip
     repaired = []
     records = []
-    for verdict in judge(rows):
+    for verdict in check_consistency(rows):
         row = verdict.row
         if verdict.repair:
-            repaired.append(Note(row.id, verdict.repair))
+            repaired.append(ImportNote(row.id, verdict.repair))
         reasons_of = [verdict.reject] if verdict.reject else []
         if row.id not in known:
             reasons_of.append(reasons.get(row.id, f"no configuration in {where}, so its features are not known"))
         if reasons_of:
-            rejected.append(Note(row.id, "; ".join(reasons_of)))
+            rejected.append(ImportNote(row.id, "; ".join(reasons_of)))
             continue
         family, params = known[row.id]
         label = f"{kernel} {row.id}"
-        values = Row(row.id, label, row.energy_j, row.latency_s, energy_step, warnings=_warned(verdict.repair))
-        records.append(kernel_record(values, origin, family, params))
-    rejected += [Note(name, "a configuration without an energy") for name in configurations if name not in energy]
-    return Imported(tuple(records), tuple(repaired), tuple(rejected))
+        values = SourceRow(
+            row.id, label, row.energy_j, row.latency_s, energy_step, warnings=_make_warnings(verdict.repair)
+        )
+        records.append(make_kernel_record(values, origin, family, params))
+    rejected += [ImportNote(name, "a configuration without an energy") for name in configurations if name not in energy]
+    return ImportResult(tuple(records), tuple(repaired), tuple(rejected))
 
 
-def _warned(repair: str) -> tuple[str, ...]:
+def _make_warnings(repair: str) -> tuple[str, ...]:
     return (f"repaired: {repair}",) if repair else ()
 
 
-def _work(known: tuple[str, Mapping[str, Any]] | None) -> tuple[float, ...]:
+def _compute_work(known: tuple[str, Mapping[str, Any]] | None) -> tuple[float, ...]:
     if known is None:
         return ()
     kernel = configure(*known)
     return float(kernel.macs), float(kernel.ops), float(kernel.bytes_read + kernel.bytes_written)
 
 
-def kernel_values(path: Path, field: str) -> dict[str, str]:
+def read_kernel_values(path: Path, field: str) -> dict[str, str]:
     """Id -> value of one file; empty where there is none of the kind.
 
     Raises:
@@ -182,17 +184,19 @@ def kernel_values(path: Path, field: str) -> dict[str, str]:
     """
     if not path.exists():
         return {}
-    return {name: str(entry[field]) for name, entry in _entries(path, field).items() if entry.get(field) is not None}
+    return {
+        name: str(entry[field]) for name, entry in _read_entries(path, field).items() if entry.get(field) is not None
+    }
 
 
-def _entries(path: Path, field: str) -> dict[str, dict[str, Any]]:
+def _read_entries(path: Path, field: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for rows in _types(path, field).values():
+    for rows in _read_types(path, field).values():
         found.update(rows)
     return found
 
 
-def _types(path: Path, field: str) -> dict[str, dict[str, dict[str, Any]]]:
+def _read_types(path: Path, field: str) -> dict[str, dict[str, dict[str, Any]]]:
     document = read_json(path)
     for rows in document.values() if isinstance(document, dict) else [None]:
         if not isinstance(rows, dict) or not all(isinstance(entry, dict) for entry in rows.values()):
@@ -200,15 +204,15 @@ def _types(path: Path, field: str) -> dict[str, dict[str, dict[str, Any]]]:
     return cast(dict[str, dict[str, dict[str, Any]]], document)
 
 
-def _configurations(folder: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
+def _read_configurations(folder: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Type -> id -> sizes, of every file below a folder."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for path in sorted(folder.rglob("*_test.json")):
-        found[path.name.removesuffix("_test.json")] = kernel_configurations(path)
+        found[path.name.removesuffix("_test.json")] = read_kernel_configurations(path)
     return found
 
 
-def _further(paths: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
+def _read_extra_configurations(paths: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Type -> id -> sizes of files named besides.
 
     Raises:
@@ -216,7 +220,7 @@ def _further(paths: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for path in paths:
-        types = {kernel: _sized(rows) for kernel, rows in _types(path, "config").items()}
+        types = {kernel: _extract_configurations(rows) for kernel, rows in _read_types(path, "config").items()}
         if not any(types.values()):
             raise DatasetError(f"{path}: holds no configurations; give a file like conv_GPU.json or TYPE_test.json")
         for kernel, rows in types.items():
@@ -224,14 +228,14 @@ def _further(paths: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
     return found
 
 
-def _sized(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _extract_configurations(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     return {name: entry["config"] for name, entry in entries.items() if isinstance(entry.get("config"), dict)}
 
 
-def kernel_configurations(path: Path) -> dict[str, Mapping[str, Any]]:
+def read_kernel_configurations(path: Path) -> dict[str, Mapping[str, Any]]:
     """Id -> sizes of one file.
 
     Raises:
         DatasetError: If the file is not of this layout.
     """
-    return _sized(_entries(path, "config"))
+    return _extract_configurations(_read_entries(path, "config"))

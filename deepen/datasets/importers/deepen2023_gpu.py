@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepen.datasets.importers.base import Imported, Origin, need
-from deepen.datasets.importers.deepen2023 import join, kernel_configurations, kernel_values
+from deepen.datasets.importers.base import ImportResult, SourceMetadata, require_path
+from deepen.datasets.importers.deepen2023 import join_measurements, read_kernel_configurations, read_kernel_values
 
 __all__ = ["read"]
 
 HOLDS = "conv_energy_GPU.json and conv_GPU.json"
 
-ORIGIN = Origin(
+ORIGIN = SourceMetadata(
     device="deepen2023-phone-gpu",
     meter="monsoon",
     runtime="tflite-gpu",
@@ -29,20 +29,20 @@ ORIGIN = Origin(
 )
 
 
-def read(folder: Path) -> Imported:
+def read(folder: Path) -> ImportResult:
     """Read the folder.
 
     Raises:
         DatasetError: If it is not of this layout, or a file is damaged.
     """
-    energies = need(folder, "conv_energy_GPU.json", "deepen2023-gpu", HOLDS)
-    configurations = need(folder, "conv_GPU.json", "deepen2023-gpu", HOLDS)
-    return join(
+    energies = require_path(folder, "conv_energy_GPU.json", "deepen2023-gpu", HOLDS)
+    configurations = require_path(folder, "conv_GPU.json", "deepen2023-gpu", HOLDS)
+    return join_measurements(
         "conv-bn-relu",
-        kernel_values(energies, "energy"),
+        read_kernel_values(energies, "energy"),
         {},
         {},
-        kernel_configurations(configurations),
+        read_kernel_configurations(configurations),
         ORIGIN,
         "conv_GPU.json",
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from deepen.datasets.importers.base import Imported, Note, Origin, Row, model_record
+from deepen.datasets.importers.base import ImportNote, ImportResult, SourceMetadata, SourceRow, make_model_record
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
 
@@ -40,7 +40,7 @@ MAX_FILE_BYTES = 1 << 22
 _PLACE = re.compile(r"(?P<epochs>\d+)_epochs/(?:.*/)?(?P<cell>[0-9a-f]{32})/repeat_(?P<repeat>\d+)/results\.json$")
 
 
-def read(folder: Path) -> Imported:
+def read(folder: Path) -> ImportResult:
     """Read an archive, a folder with archives, or an unpacked folder.
 
     Raises:
@@ -49,16 +49,16 @@ def read(folder: Path) -> Imported:
     archives = [folder] if folder.is_file() else sorted(folder.glob("*.tar.gz"))
     cells: dict[tuple[int, str], list[tuple[float, float]]] = {}
     devices: dict[tuple[int, str], str] = {}
-    rejected: list[Note] = []
-    for name, text in _texts(folder, archives):
+    rejected: list[ImportNote] = []
+    for name, text in _read_result_files(folder, archives):
         place = _PLACE.search(name)
         if place is None:
             continue
         key = int(place["epochs"]), place["cell"]
         label = f"{place['cell']}/repeat_{place['repeat']}"
-        found = _result(text)
+        found = _parse_result(text)
         if isinstance(found, str):
-            rejected.append(Note(label, found))
+            rejected.append(ImportNote(label, found))
             continue
         joules, seconds, device = found
         cells.setdefault(key, []).append((joules, seconds))
@@ -69,20 +69,20 @@ def read(folder: Path) -> Imported:
     for (epochs, cell), repeats in sorted(cells.items()):
         energies = [joules for joules, _ in repeats]
         spread = stdev(energies) / math.sqrt(len(energies)) if len(energies) > 1 else math.nan
-        origin = Origin(
+        origin = SourceMetadata(
             device=devices[epochs, cell], meter="nvml+rapl", runtime="training",
             runtime_build=f"training, {epochs} epochs", gross=True,
             warnings=(f"energy and time of one training over {epochs} epochs, not of an inference",),
         )  # fmt: skip
-        row = Row(
+        row = SourceRow(
             cell, f"cell {cell} trained {epochs} epochs", fmean(energies), fmean(s for _, s in repeats),
             spread_j=spread, trials=tuple(energies), runs=len(energies),
         )  # fmt: skip
-        records.append(model_record(row, origin, ()))
-    return Imported(tuple(records), (), tuple(rejected))
+        records.append(make_model_record(row, origin, ()))
+    return ImportResult(tuple(records), (), tuple(rejected))
 
 
-def _texts(folder: Path, archives: list[Path]) -> Iterator[tuple[str, bytes]]:
+def _read_result_files(folder: Path, archives: list[Path]) -> Iterator[tuple[str, bytes]]:
     """Name and content of every results.json."""
     for archive in archives:
         try:
@@ -98,7 +98,7 @@ def _texts(folder: Path, archives: list[Path]) -> Iterator[tuple[str, bytes]]:
             yield path.as_posix(), path.read_bytes()
 
 
-def _result(text: bytes) -> tuple[float, float, str] | str:
+def _parse_result(text: bytes) -> tuple[float, float, str] | str:
     """Joules, seconds and device of one training; a reason where the file cannot be used."""
     try:
         document: dict[str, Any] = json.loads(text)

@@ -26,17 +26,17 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from deepen.datasets.importers.base import (
-    Imported,
-    Note,
-    Origin,
-    Row,
-    kernel_record,
-    misfit,
-    model_record,
-    number,
+    ImportNote,
+    ImportResult,
+    SourceMetadata,
+    SourceRow,
+    describe_misfit,
+    make_kernel_record,
+    make_model_record,
+    parse_number,
     read_csv,
 )  # fmt: skip
-from deepen.datasets.model_kernels import described
+from deepen.datasets.model_kernels import make_model_kernel
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.records import EnergyRecord
@@ -45,7 +45,7 @@ __all__ = ["read"]
 
 KWH_J = 3.6e6
 
-ORIGIN = Origin(
+ORIGIN = SourceMetadata(
     device="2x-xeon-gold-5120", meter="rapl", runtime="pytorch", runtime_build="pytorch eager cpu float32", threads=28,
     gross=True,
 )  # fmt: skip
@@ -71,7 +71,7 @@ _VGG = {
 """Channels of the convolutions, M for a max pooling: table 1 of Simonyan and Zisserman (2015)."""
 
 
-def read(folder: Path) -> Imported:
+def read(folder: Path) -> ImportResult:
     """Read the folder.
 
     Raises:
@@ -81,19 +81,19 @@ def read(folder: Path) -> Imported:
     networks = sorted(folder.glob("*architectures*-raw.csv"))
     if not layers and not networks:
         raise DatasetError(f"{folder}: no layers_*.csv and no *architectures*-raw.csv there; give the folder with them")
-    runs: list[_Run] = []
-    rejected: list[Note] = []
+    runs: list[_RepeatedMeasurement] = []
+    rejected: list[ImportNote] = []
     for path in layers:
-        for run in _layers(path):
-            (rejected.append(run) if isinstance(run, Note) else runs.append(run))
+        for run in _read_layers(path):
+            (rejected.append(run) if isinstance(run, ImportNote) else runs.append(run))
     for path in networks:
-        for run in _networks(path):
-            (rejected.append(run) if isinstance(run, Note) else runs.append(run))
-    return _records(runs, rejected)
+        for run in _read_networks(path):
+            (rejected.append(run) if isinstance(run, ImportNote) else runs.append(run))
+    return _make_records(runs, rejected)
 
 
 @dataclass(slots=True)
-class _Run:
+class _RepeatedMeasurement:
     """Repeats of one measurement.
 
     Attributes:
@@ -115,7 +115,7 @@ class _Run:
     parts: Sequence[_Module] = field(default=())
 
 
-def _records(runs: Sequence[_Run], rejected: list[Note]) -> Imported:
+def _make_records(runs: Sequence[_RepeatedMeasurement], rejected: list[ImportNote]) -> ImportResult:
     powers = [e / t for run in runs for e, t in zip(run.energies_j, run.latencies_s, strict=True)]
     middle = median(powers) if powers else math.nan
     records: list[EnergyRecord] = []
@@ -126,55 +126,55 @@ def _records(runs: Sequence[_Run], rejected: list[Note]) -> Imported:
             text = (
                 f"power is {wrong[0]:.3g} W where all runs have about {middle:.3g} W: the energy counter was not read"
             )
-            rejected.append(Note(run.id, f"{text} through the whole run"))
+            rejected.append(ImportNote(run.id, f"{text} through the whole run"))
             continue
         several = len(run.energies_j) > 1
         spread = stdev(run.energies_j) / math.sqrt(len(run.energies_j)) if several else math.nan
-        row = Row(
+        row = SourceRow(
             run.id, run.name, fmean(run.energies_j), fmean(run.latencies_s), spread_j=spread,
             trials=tuple(run.energies_j) if several else (), runs=round(run.passes),
         )  # fmt: skip
         if run.module is None:
-            parts = [described(configure(family, params)) for _, family, params in run.parts if family]
-            records.append(model_record(row, ORIGIN, parts))
+            parts = [make_model_kernel(configure(family, params)) for _, family, params in run.parts if family]
+            records.append(make_model_record(row, ORIGIN, parts))
             continue
         _, family, params = run.module
         if not family:
-            rejected.append(Note(run.id, "Dropout does nothing at inference: no kernel runs"))
+            rejected.append(ImportNote(run.id, "Dropout does nothing at inference: no kernel runs"))
             continue
         try:
-            records.append(kernel_record(row, ORIGIN, family, params))
+            records.append(make_kernel_record(row, ORIGIN, family, params))
         except ConfigError as error:
-            rejected.append(Note(run.id, misfit(error)))
-    return Imported(tuple(records), (), tuple(rejected))
+            rejected.append(ImportNote(run.id, describe_misfit(error)))
+    return ImportResult(tuple(records), (), tuple(rejected))
 
 
-def _layers(path: Path) -> Iterator[_Run | Note]:
+def _read_layers(path: Path) -> Iterator[_RepeatedMeasurement | ImportNote]:
     """Rows of a table of random layers."""
     kind = path.stem.removeprefix("layers_")
     for line, row in read_csv(path, ("batch_size", "cpu_energy", "duration", "forward_passes")):
         name = f"{path.stem}-{line - 1}"
-        energy_j, passes = number(row["cpu_energy"]) * KWH_J, number(row["forward_passes"])
-        latency_s = number(row["duration"]) / passes if passes > 0 else math.nan
+        energy_j, passes = parse_number(row["cpu_energy"]) * KWH_J, parse_number(row["forward_passes"])
+        latency_s = parse_number(row["duration"]) / passes if passes > 0 else math.nan
         if not (energy_j > 0 and latency_s > 0 and math.isfinite(energy_j) and math.isfinite(latency_s)):
-            yield Note(name, f"line {line} has no positive energy, duration and number of forward passes")
+            yield ImportNote(name, f"line {line} has no positive energy, duration and number of forward passes")
             continue
         try:
-            family, params = _layer(kind, row)
+            family, params = _convert_layer(kind, row)
         except ConfigError as error:
-            yield Note(name, misfit(error))
+            yield ImportNote(name, describe_misfit(error))
             continue
         # rep_no is the mean of 1..n over the repeats joined in the row
-        repeats = max(round(2 * number(row.get("rep_no")) - 1), 1) if row.get("rep_no") else 1
+        repeats = max(round(2 * parse_number(row.get("rep_no")) - 1), 1) if row.get("rep_no") else 1
         label = f"random {kind} {line - 1}"
-        yield _Run(name, label, [energy_j], [latency_s], passes * repeats, (kind, family, params))
+        yield _RepeatedMeasurement(name, label, [energy_j], [latency_s], passes * repeats, (kind, family, params))
 
 
-def _layer(kind: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+def _convert_layer(kind: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """Family and parameters of a random layer."""
 
     def size(name: str) -> int:
-        value = number(row.get(name))
+        value = parse_number(row.get(name))
         if not value == round(value):
             raise ConfigError(f"{name} is '{row.get(name, '')}', not a whole number")
         return round(value)
@@ -182,15 +182,17 @@ def _layer(kind: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     batch = size("batch_size")
     match kind:
         case "conv2d":
-            return "conv-bn-relu", _conv(
+            return "conv-bn-relu", _make_conv_params(
                 batch, size("in_channels"), size("out_channels"), size("image_size"), size("kernel_size"),
                 size("stride"), size("padding"),
             )  # fmt: skip
         case "maxpool2d":
             side, window = size("image_size"), size("kernel_size")
-            return "maxpool", _pool(batch, size("in_channels"), side, window, size("stride"), size("padding"))
+            return "maxpool", _make_pool_params(
+                batch, size("in_channels"), side, window, size("stride"), size("padding")
+            )
         case "linear":
-            return "fc", _linear(batch, size("input_size"), size("output_size"))
+            return "fc", _make_linear_params(batch, size("input_size"), size("output_size"))
         case "relu":
             return "relu", {"shape": [batch, size("input_size")]}
         case "sigmoid" | "tanh":
@@ -201,52 +203,54 @@ def _layer(kind: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
             raise ConfigError(f"no layer '{kind}'")
 
 
-def _conv(batch: int, c_in: int, c_out: int, side: int, kernel: int, stride: int, pad: int) -> dict[str, Any]:
+def _make_conv_params(
+    batch: int, c_in: int, c_out: int, side: int, kernel: int, stride: int, pad: int
+) -> dict[str, Any]:
     return {
         "batch": batch, "c_in": c_in, "c_out": c_out, "spatial": [side, side], "kernel": [kernel] * 2,
         "stride": [stride] * 2, "dilation": [1, 1], "pads": [pad] * 4, "bias": True,
     }  # fmt: skip
 
 
-def _pool(batch: int, channels: int, side: int, kernel: int, stride: int, pad: int = 0) -> dict[str, Any]:
+def _make_pool_params(batch: int, channels: int, side: int, kernel: int, stride: int, pad: int = 0) -> dict[str, Any]:
     return {
         "batch": batch, "c": channels, "spatial": [side, side], "kernel": [kernel] * 2, "stride": [stride] * 2,
         "dilation": [1, 1], "pads": [pad] * 4,
     }  # fmt: skip
 
 
-def _linear(batch: int, k: int, n: int) -> dict[str, Any]:
+def _make_linear_params(batch: int, k: int, n: int) -> dict[str, Any]:
     return {"m": batch, "k": k, "n": n, "bias": True, "trans_b": True}
 
 
-def _networks(path: Path) -> Iterator[_Run | Note]:
+def _read_networks(path: Path) -> Iterator[_RepeatedMeasurement | ImportNote]:
     """Rows of a table of networks and their layers, repeats joined."""
-    found: dict[tuple[str, int, int], _Run] = {}
+    found: dict[tuple[str, int, int], _RepeatedMeasurement] = {}
     known: dict[tuple[str, int], list[_Module]] = {}
     for line, row in read_csv(path, ("project_name", "cpu_energy", "duration")):
         match = _PROJECT.fullmatch(row["project_name"])
         name = f"{path.stem}-{line - 1}"
         if match is None:
-            yield Note(name, f"line {line}: project_name does not say what ran")
+            yield ImportNote(name, f"line {line}: project_name does not say what ran")
             continue
         net, batch, layer, passes = match["net"], int(match["batch"]), int(match["layer"]), int(match["passes"])
-        energy_j, seconds = number(row["cpu_energy"]) * KWH_J, number(row["duration"])
+        energy_j, seconds = parse_number(row["cpu_energy"]) * KWH_J, parse_number(row["duration"])
         if not (passes > 0 and energy_j > 0 and seconds > 0):
-            yield Note(name, f"line {line} has no positive energy, duration and number of forward passes")
+            yield ImportNote(name, f"line {line} has no positive energy, duration and number of forward passes")
             continue
         try:
-            modules = known.setdefault((net, batch), _modules(net, batch))
+            modules = known.setdefault((net, batch), _list_modules(net, batch))
         except ConfigError as error:
-            yield Note(name, str(error))
+            yield ImportNote(name, str(error))
             continue
         if layer > len(modules) or (layer and modules[layer - 1][0] != match["module"]):
-            yield Note(name, f"layer {layer} of {net} is no {match['module']}: another version of the network")
+            yield ImportNote(name, f"layer {layer} of {net} is no {match['module']}: another version of the network")
             continue
         key = net, batch, layer
         if key not in found:
             about = f"{net} batch {batch}" + (f" layer {layer} {match['module']}" if layer else "")
             label = f"{path.stem}-{net}-{batch}-{layer}"
-            found[key] = _Run(
+            found[key] = _RepeatedMeasurement(
                 label, about, [], [], 0, modules[layer - 1] if layer else None, () if layer else tuple(modules)
             )  # fmt: skip
         run = found[key]
@@ -256,13 +260,13 @@ def _networks(path: Path) -> Iterator[_Run | Note]:
     yield from found.values()
 
 
-def _modules(net: str, batch: int) -> list[_Module]:
+def _list_modules(net: str, batch: int) -> list[_Module]:
     """Modules of a network in order, as torchvision defines them.
 
     Raises:
         ConfigError: If the network is not known.
     """
-    maker = _Maker(batch)
+    maker = _TorchNetworkBuilder(batch)
     if net == "alexnet":  # Krizhevsky, "One weird trick" (2014), as torchvision has it
         for c_out, kernel, stride, pad, pooled in (
             (64, 11, 4, 2, True), (192, 5, 1, 2, True), (384, 3, 1, 1, False), (256, 3, 1, 1, False),
@@ -296,7 +300,7 @@ def _modules(net: str, batch: int) -> list[_Module]:
     return maker.modules
 
 
-class _Maker:
+class _TorchNetworkBuilder:
     """Modules of a network under construction."""
 
     def __init__(self, batch: int) -> None:
@@ -304,7 +308,7 @@ class _Maker:
         self._batch, self._channels, self._side = batch, 3, 224
 
     def conv(self, c_out: int, kernel: int, stride: int, pad: int) -> None:
-        params = _conv(self._batch, self._channels, c_out, self._side, kernel, stride, pad)
+        params = _make_conv_params(self._batch, self._channels, c_out, self._side, kernel, stride, pad)
         self.modules.append(("Conv2d", "conv-bn-relu", params))
         self._channels, self._side = c_out, (self._side + 2 * pad - kernel) // stride + 1
 
@@ -313,7 +317,7 @@ class _Maker:
         self.modules.append(("ReLU", "relu", {"shape": shape}))
 
     def pool(self, kernel: int, stride: int) -> None:
-        params = _pool(self._batch, self._channels, self._side, kernel, stride)
+        params = _make_pool_params(self._batch, self._channels, self._side, kernel, stride)
         self.modules.append(("MaxPool2d", "maxpool", params))
         self._side = (self._side - kernel) // stride + 1
 
@@ -321,7 +325,7 @@ class _Maker:
         """Adaptive average pooling to the size it has (one element per bin), then a view."""
         if side != self._side:
             raise ConfigError(f"the network ends in {self._side} pixels, not {side}")
-        params = _pool(self._batch, self._channels, side, 1, 1)
+        params = _make_pool_params(self._batch, self._channels, side, 1, 1)
         self.modules.append(("AdaptiveAvgPool2d", "avgpool", params))
         self._channels, self._side = self._channels * side * side, 0
 
@@ -329,5 +333,5 @@ class _Maker:
         self.modules.append(("Dropout", "", {}))
 
     def linear(self, units: int) -> None:
-        self.modules.append(("Linear", "fc", _linear(self._batch, self._channels, units)))
+        self.modules.append(("Linear", "fc", _make_linear_params(self._batch, self._channels, units)))
         self._channels = units

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from deepen.datasets.importers.base import Imported, Note, Origin, Row, model_record
+from deepen.datasets.importers.base import ImportNote, ImportResult, SourceMetadata, SourceRow, make_model_record
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
 
@@ -47,7 +47,7 @@ TOLERANCE = 0.02
 """Share by which energy, power x duration and energy per inference of one window may differ (rounding of durations)."""
 
 
-def read(folder: Path) -> Imported:
+def read(folder: Path) -> ImportResult:
     """Read a folder of one or several versions' results.
 
     Raises:
@@ -57,30 +57,30 @@ def read(folder: Path) -> Imported:
     if not files:
         raise DatasetError(f"{folder}: no .../TASK/energy/results.txt below; give the folder of MLPerf Tiny results")
     records: list[EnergyRecord] = []
-    rejected: list[Note] = []
+    rejected: list[ImportNote] = []
     seen: dict[str, str] = {}
     for path in files:
         name = "/".join(part for part in path.relative_to(folder).parts[:-2] if part not in ("results", "closed"))
         task = _SHORT.get(path.parent.parent.name, path.parent.parent.name)
         if task not in TASKS:
-            rejected.append(Note(name, f"task '{task}' is measured per stream, not per inference"))
+            rejected.append(ImportNote(name, f"task '{task}' is measured per stream, not per inference"))
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
-        log = _parse(text)
-        reason = _problem(log)
+        log = _parse_log(text)
+        reason = _find_rejection_reason(log)
         body = "\n".join(line.partition("ulp-ml:")[2] or line for line in text.splitlines())
         if not reason and body in seen:
             reason = f"the same log as {seen[body]}"
         if reason:
-            rejected.append(Note(name, reason))
+            rejected.append(ImportNote(name, reason))
             continue
         seen[body] = name
-        records.append(_record(name, task, log))
-    return Imported(tuple(records), (), tuple(rejected))
+        records.append(_make_record(name, task, log))
+    return ImportResult(tuple(records), (), tuple(rejected))
 
 
 @dataclass(slots=True)
-class _Window:
+class _MlperfTinyWindow:
     """One window: energy, duration, power, and what the log makes of them."""
 
     duration_s: float = math.nan
@@ -92,20 +92,20 @@ class _Window:
 
 
 @dataclass(slots=True)
-class _Log:
-    windows: dict[int, _Window]
+class _MlperfTinyLog:
+    windows: dict[int, _MlperfTinyWindow]
     median_j: float
 
 
-def _parse(text: str) -> _Log:
-    log = _Log({}, math.nan)
-    current = _Window()
-    for line in _lines(text):
+def _parse_log(text: str) -> _MlperfTinyLog:
+    log = _MlperfTinyLog({}, math.nan)
+    current = _MlperfTinyWindow()
+    for line in _read_sound_lines(text):
         if found := _WINDOW.search(line):
-            current = log.windows.setdefault(int(found[1]), _Window())
+            current = log.windows.setdefault(int(found[1]), _MlperfTinyWindow())
             current.duration_s = float(found[2])
         elif found := _RESULTS.search(line):
-            current = log.windows.setdefault(int(found[1]), _Window())
+            current = log.windows.setdefault(int(found[1]), _MlperfTinyWindow())
         elif found := _COUNT.search(line):
             current.inferences = int(found[1])
         elif found := _RUNTIME.search(line):
@@ -124,14 +124,14 @@ def _parse(text: str) -> _Log:
     return log
 
 
-def _lines(text: str) -> Iterator[str]:
+def _read_sound_lines(text: str) -> Iterator[str]:
     for line in text.splitlines():
         if re.search(r"\d\.\d+\.\d", line):
             continue  # two numbers torn together
         yield line
 
 
-def _problem(log: _Log) -> str:
+def _find_rejection_reason(log: _MlperfTinyLog) -> str:
     """Why a log cannot be used; empty if it can."""
     windows = [w for w in log.windows.values() if math.isfinite(w.per_inference_j)]
     if not windows or not math.isfinite(log.median_j):
@@ -153,7 +153,7 @@ def _problem(log: _Log) -> str:
     return ""
 
 
-def _record(name: str, task: str, log: _Log) -> EnergyRecord:
+def _make_record(name: str, task: str, log: _MlperfTinyLog) -> EnergyRecord:
     windows = [w for w in log.windows.values() if math.isfinite(w.per_inference_j)]
     trials = tuple(w.per_inference_j for w in windows)
     counted = [w for w in windows if w.inferences and math.isfinite(w.runtime_s)]
@@ -163,13 +163,13 @@ def _record(name: str, task: str, log: _Log) -> EnergyRecord:
         latency_s = fmean(powered) if powered else math.nan
     spread = stdev(trials) / math.sqrt(len(trials)) if len(trials) > 1 else math.nan
     system = "/".join(name.split("/")[:-1])
-    origin = Origin(
+    origin = SourceMetadata(
         device=system, meter="mlperf-tiny", runtime="unknown", runtime_build="unknown", gross=True,
         warnings=("the kernels of the network are not known",),
     )  # fmt: skip
     known = math.isfinite(latency_s)
-    row = Row(
+    row = SourceRow(
         name, f"{task} ({TASKS[task]})", log.median_j, latency_s, spread_j=spread, trials=trials if known else (),
         runs=sum(w.inferences for w in windows) if known else 0,
     )  # fmt: skip
-    return model_record(row, origin, ())
+    return make_model_record(row, origin, ())

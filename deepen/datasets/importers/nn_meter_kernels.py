@@ -16,7 +16,7 @@ from typing import Any
 from deepen.errors import ConfigError
 from deepen.kernels.families.convolution import explicit_pads
 
-__all__ = ["KERNELS", "kernel_params"]
+__all__ = ["KERNELS", "convert_configuration"]
 
 _ACTIVATIONS = {"relu": "relu", "relu6": "clip", "hswish": "hardswish"}
 _CONVOLUTIONS = ("conv", "dwconv")
@@ -30,7 +30,7 @@ KERNELS: tuple[str, ...] = (*(kind + variant for kind in _CONVOLUTIONS for varia
 """Kernel types by the builder's names."""
 
 
-def kernel_params(kernel: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def convert_configuration(kernel: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Family and parameters of a configuration.
 
     Args:
@@ -42,17 +42,23 @@ def kernel_params(kernel: str, config: Mapping[str, Any]) -> tuple[str, dict[str
     """
     kind, _, variant = kernel.partition("-")
     if kind in _CONVOLUTIONS and kernel in KERNELS:
-        return _convolution(kind, variant, config)
+        return _convert_convolution(kind, variant, config)
     if kernel not in _OTHERS:
         raise ConfigError(f"no kernel type '{kernel}'")
     if kernel == "fc":
-        return "fc", {"m": 1, "k": _size(config, "CIN"), "n": _size(config, "COUT"), "bias": True, "trans_b": True}
-    side = _size(config, "HW")
+        return "fc", {
+            "m": 1,
+            "k": _parse_size(config, "CIN"),
+            "n": _parse_size(config, "COUT"),
+            "bias": True,
+            "trans_b": True,
+        }
+    side = _parse_size(config, "HW")
     if kernel == "concat":
-        parts = [_size(config, name, least=0) for name in sorted(config) if name.startswith("CIN")]
+        parts = [_parse_size(config, name, least=0) for name in sorted(config) if name.startswith("CIN")]
         shapes = [[1, channels, side, side] for channels in parts if channels]
         return "concat", {"in_shapes": shapes, "sources": list(range(len(shapes))), "axis": 1}
-    channels = _size(config, "CIN")
+    channels = _parse_size(config, "CIN")
     shape = [1, channels, side, side]
     square = {"c": channels, "spatial": [side, side]}
     match kernel:
@@ -61,7 +67,9 @@ def kernel_params(kernel: str, config: Mapping[str, Any]) -> tuple[str, dict[str
         case "addrelu":
             return kernel, {"in_shapes": [shape, shape], "sources": [0, 0], "activation": "relu"}
         case "avgpool" | "maxpool":
-            return kernel, square | _window(config, side, "POOL_STRIDES" if "POOL_STRIDES" in config else "STRIDES")
+            return kernel, square | _convert_window(
+                config, side, "POOL_STRIDES" if "POOL_STRIDES" in config else "STRIDES"
+            )
         case "global-avgpool":
             return kernel, square
         case "bnrelu":
@@ -78,26 +86,26 @@ def kernel_params(kernel: str, config: Mapping[str, Any]) -> tuple[str, dict[str
             return kernel, {"shape": shape}
 
 
-def _convolution(kind: str, variant: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    side, c_in = _size(config, "HW"), _size(config, "CIN")
+def _convert_convolution(kind: str, variant: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    side, c_in = _parse_size(config, "HW"), _parse_size(config, "CIN")
     depthwise = kind == "dwconv"
-    c_out = c_in if depthwise else _size(config, "COUT")
+    c_out = c_in if depthwise else _parse_size(config, "COUT")
     last = "relu" if variant == "block" else variant.rpartition("-")[2]
     params = {
         "c_in": c_in, "c_out": c_out, "spatial": [side, side], "groups": c_in if depthwise else 1, "bias": True,
-        "activation": _ACTIVATIONS.get(last, "none"), **_window(config, side, "STRIDES"),
+        "activation": _ACTIVATIONS.get(last, "none"), **_convert_window(config, side, "STRIDES"),
     }  # fmt: skip
     return "dwconv-bn-relu" if depthwise and c_in > 1 else "conv-bn-relu", params
 
 
-def _window(config: Mapping[str, Any], side: int, stride_name: str) -> dict[str, list[int]]:
+def _convert_window(config: Mapping[str, Any], side: int, stride_name: str) -> dict[str, list[int]]:
     """Kernel, stride and the explicit pads of "same" padding."""
-    kernel, stride = [_size(config, "KERNEL_SIZE")] * 2, [_size(config, stride_name)] * 2
+    kernel, stride = [_parse_size(config, "KERNEL_SIZE")] * 2, [_parse_size(config, stride_name)] * 2
     pads: Sequence[int] = explicit_pads("SAME_UPPER", None, [side, side], kernel, stride, [1, 1])
     return {"kernel": kernel, "stride": stride, "dilation": [1, 1], "pads": list(pads)}
 
 
-def _size(config: Mapping[str, Any], name: str, least: int = 1) -> int:
+def _parse_size(config: Mapping[str, Any], name: str, least: int = 1) -> int:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < least:
         raise ConfigError(f"{name} is {value!r}, not a whole number of at least {least}")

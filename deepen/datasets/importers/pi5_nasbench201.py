@@ -21,8 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deepen.datasets.importers.base import Imported, Note, Origin, Row, model_record, need, read_csv
-from deepen.datasets.model_kernels import described
+from deepen.datasets.importers.base import (
+    ImportNote,
+    ImportResult,
+    SourceMetadata,
+    SourceRow,
+    make_model_record,
+    read_csv,
+    require_path,
+)
+from deepen.datasets.model_kernels import make_model_kernel
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
 from deepen.spaces.nasbench201_kernels import kernel_counts
@@ -42,42 +50,42 @@ _COLUMNS = ("arch_idx", "rep_arch_idx", "device", "framework", "task", "lat_ms_m
 _Group = tuple[str, str, str]
 
 
-def read(folder: Path) -> Imported:
+def read(folder: Path) -> ImportResult:
     """Read the folder.
 
     Raises:
         DatasetError: If it is not of this layout, or a file is damaged.
     """
-    cells = _cells(need(folder, "arch_idx_to_str.csv", "pi5-nasbench201", HOLDS))
-    table = _table(need(folder, "measurements.parquet", "pi5-nasbench201", HOLDS))
+    cells = _read_cells(require_path(folder, "arch_idx_to_str.csv", "pi5-nasbench201", HOLDS))
+    table = _read_table(require_path(folder, "measurements.parquet", "pi5-nasbench201", HOLDS))
     groups: dict[_Group, list[dict[str, Any]]] = {}
     for row in table:
         groups.setdefault((str(row["device"]), str(row["framework"]), str(row["task"])), []).append(row)
     records: list[EnergyRecord] = []
-    rejected: list[Note] = []
+    rejected: list[ImportNote] = []
     for group, rows in sorted(groups.items()):
-        part = _group(group, rows, cells)
+        part = _convert_group(group, rows, cells)
         records += part.records
         rejected += part.rejected
-    return Imported(tuple(records), (), tuple(rejected))
+    return ImportResult(tuple(records), (), tuple(rejected))
 
 
-def _group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[int, str]) -> Imported:
+def _convert_group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[int, str]) -> ImportResult:
     """Rows of one device, framework and task."""
     device, framework, task = group
     if framework not in RUNTIMES or task not in CLASSES:
         reason = f"framework '{framework}' with task '{task}': how it runs these networks is not known"
-        return Imported((), (), tuple(Note(_id(group, row["arch_idx"]), reason) for row in rows))
+        return ImportResult((), (), tuple(ImportNote(_make_id(group, row["arch_idx"]), reason) for row in rows))
     runtime, build = RUNTIMES[framework]
-    origin = Origin(
+    origin = SourceMetadata(
         device=device, meter="vdd-core", runtime=runtime, runtime_build=f"{build}, {task}", threads=1,
         warnings=("energy of the core rail alone",),
     )  # fmt: skip
-    rejected: list[Note] = []
-    kept: dict[int, tuple[Row, str]] = {}
+    rejected: list[ImportNote] = []
+    kept: dict[int, tuple[SourceRow, str]] = {}
     for row in sorted(rows, key=lambda row: (row["arch_idx"] != row["rep_arch_idx"], row["arch_idx"])):
-        name = _id(group, row["arch_idx"])
-        reason = _problem(row, cells)
+        name = _make_id(group, row["arch_idx"])
+        reason = _find_rejection_reason(row, cells)
         representative = int(row["rep_arch_idx"])
         if not reason and representative in kept:
             first = kept[representative][0]
@@ -86,11 +94,11 @@ def _group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[int, str])
                 "shares its measurement" if same else "was to share its measurement, but has another energy"
             )
         if reason:
-            rejected.append(Note(name, reason))
+            rejected.append(ImportNote(name, reason))
             continue
         cell = cells[int(row["arch_idx"])]
         energy_j, latency_s = row["energy_mj"] * 1e-3, row["lat_ms_median"] * 1e-3
-        kept[representative] = (Row(name, cell, energy_j, latency_s), cell)
+        kept[representative] = (SourceRow(name, cell, energy_j, latency_s), cell)
     order = sorted(kept)
     kernels, counts = kernel_counts([kept[i][1] for i in order], runtime, *CLASSES[task])
     parts: dict[tuple[int, int], Any] = {}
@@ -99,17 +107,17 @@ def _group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[int, str])
         for column in line.nonzero()[0]:
             key = int(column), int(line[column])
             if key not in parts:
-                parts[key] = described(kernels[key[0]], key[1])
+                parts[key] = make_model_kernel(kernels[key[0]], key[1])
         found = [parts[int(column), int(line[column])] for column in line.nonzero()[0]]
-        records.append(model_record(kept[i][0], origin, found))
-    return Imported(tuple(records), (), tuple(rejected))
+        records.append(make_model_record(kept[i][0], origin, found))
+    return ImportResult(tuple(records), (), tuple(rejected))
 
 
-def _id(group: _Group, index: Any) -> str:
+def _make_id(group: _Group, index: Any) -> str:
     return f"{group[1]}-{group[2]}-{index}"
 
 
-def _problem(row: dict[str, Any], cells: dict[int, str]) -> str:
+def _find_rejection_reason(row: dict[str, Any], cells: dict[int, str]) -> str:
     """Why a row cannot be used; empty if it can."""
     if str(row.get("status", "ok")) != "ok":
         return f"status is '{row['status']}'"
@@ -126,7 +134,7 @@ def _problem(row: dict[str, Any], cells: dict[int, str]) -> str:
     return ""
 
 
-def _cells(path: Path) -> dict[int, str]:
+def _read_cells(path: Path) -> dict[int, str]:
     found: dict[int, str] = {}
     for line, row in read_csv(path, ("arch_idx", "arch_str")):
         try:
@@ -136,7 +144,7 @@ def _cells(path: Path) -> dict[int, str]:
     return found
 
 
-def _table(path: Path) -> list[dict[str, Any]]:
+def _read_table(path: Path) -> list[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

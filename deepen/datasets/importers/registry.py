@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from deepen.datasets.importers.base import Imported
+from deepen.datasets.importers.base import ImportResult
 from deepen.datasets.store import Dataset
 from deepen.errors import ConfigError, DatasetError, unknown_name
 
-__all__ = ["IMPORTERS", "Importer", "import_dataset", "importer"]
+__all__ = ["IMPORTERS", "Importer", "get_importer", "import_dataset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Importer:
     name: str
     about: str
     module: str
-    joins: bool = False
+    accepts_configurations: bool = False
 
-    def read(self, folder: Path, configurations: Sequence[Path] = ()) -> Imported:
+    def read(self, folder: Path, configurations: Sequence[Path] = ()) -> ImportResult:
         """Read a folder (or file) of the source.
 
         Args:
@@ -45,18 +45,18 @@ class Importer:
         """
         if not folder.exists():
             raise DatasetError(f"{folder}: no such folder; give the one that holds the data of {self.name}")
-        if configurations and not self.joins:
-            able = ", ".join(name for name, other in IMPORTERS.items() if other.joins)
+        if configurations and not self.accepts_configurations:
+            able = ", ".join(name for name, other in IMPORTERS.items() if other.accepts_configurations)
             raise ConfigError(f"importer '{self.name}' takes no further configurations, only {able} does")
         module = import_module(f"deepen.datasets.importers.{self.module}")
-        with _readable(folder):
+        with _translate_read_errors(folder):
             if configurations:
-                return cast(Imported, module.read(folder, configurations))
-            return cast(Imported, module.read(folder))
+                return cast(ImportResult, module.read(folder, configurations))
+            return cast(ImportResult, module.read(folder))
 
 
 @contextmanager
-def _readable(folder: Path) -> Iterator[None]:
+def _translate_read_errors(folder: Path) -> Iterator[None]:
     """Translate what reading files raises."""
     try:
         yield
@@ -76,7 +76,7 @@ IMPORTERS: dict[str, Importer] = {
             "deepen2023",
             "DeepEn2023 kernels of a phone's CPU (JSON: Kernel_energy/, kernel_config/)",
             "deepen2023",
-            joins=True,
+            accepts_configurations=True,
         ),
         Importer(
             "pi5-nasbench201", "NAS-Bench-201 networks on a Raspberry Pi 5 (measurements.parquet)", "pi5_nasbench201"
@@ -92,7 +92,7 @@ IMPORTERS: dict[str, Importer] = {
 """Importer by name."""
 
 
-def importer(name: str) -> Importer:
+def get_importer(name: str) -> Importer:
     """Look an importer up.
 
     Raises:
@@ -103,7 +103,7 @@ def importer(name: str) -> Importer:
     return IMPORTERS[name]
 
 
-def _only(found: Imported, field: str, wanted: str | None) -> Imported:
+def _select_records(found: ImportResult, field: str, wanted: str | None) -> ImportResult:
     """Keep the records of one runtime or device.
 
     Raises:
@@ -128,7 +128,7 @@ def import_dataset(
     runtime: str | None = None,
     device: str | None = None,
     configurations: Sequence[str | Path] = (),
-) -> Imported:
+) -> ImportResult:
     """Import data of others into a new dataset.
 
     Args:
@@ -147,12 +147,12 @@ def import_dataset(
         DatasetError: If the folder is not what the importer reads, nothing in it can be used, or ``out`` is taken.
         StorageError: If the dataset cannot be written.
     """
-    chosen = importer(name)
+    chosen = get_importer(name)
     target = Path(out)
     if (target / "card.json").exists():
         raise DatasetError(f"{target}: there is a dataset already; choose another folder for --out, or remove it")
     found = chosen.read(Path(folder), [Path(path) for path in configurations])
-    found = _only(_only(found, "runtime", runtime), "device", device)
+    found = _select_records(_select_records(found, "runtime", runtime), "device", device)
     if not found.records:
         why = f"; first reason: {found.rejected[0].reason}" if found.rejected else ""
         raise DatasetError(f"{folder}: {name} found nothing to import, {len(found.rejected)} rows rejected{why}")

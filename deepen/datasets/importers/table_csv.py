@@ -30,19 +30,19 @@ from pathlib import Path
 from typing import Any
 
 from deepen.datasets.importers.base import (
-    Imported,
-    Note,
-    Origin,
-    Row,
-    column_step,
-    kernel_record,
-    misfit,
-    number,
+    ImportNote,
+    ImportResult,
+    SourceMetadata,
+    SourceRow,
+    describe_misfit,
+    infer_column_step,
+    infer_resolution,
+    make_kernel_record,
+    parse_number,
     read_csv,
-    resolution,
 )
-from deepen.datasets.importers.consistency import Triple, judge
-from deepen.datasets.importers.nn_meter_kernels import kernel_params
+from deepen.datasets.importers.consistency import ConsistencyRow, check_consistency
+from deepen.datasets.importers.nn_meter_kernels import convert_configuration
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.families.catalog import check_params, load_families
@@ -61,7 +61,7 @@ _ORIGIN = ("device", "meter", "runtime", "runtime_build", "source")
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class _CsvColumnNames:
     """Which column is what, with the factor to SI units."""
 
     family: str
@@ -72,7 +72,7 @@ class _Columns:
     id: str
 
 
-def read(folder: Path) -> Imported:
+def read(folder: Path) -> ImportResult:
     """Read a file, or every ``.csv`` of a folder.
 
     Raises:
@@ -82,36 +82,36 @@ def read(folder: Path) -> Imported:
     if not files:
         raise DatasetError(f"{folder}: no .csv file there; give one with the columns family, parameters, energy_UNIT")
     records: list[EnergyRecord] = []
-    repaired: list[Note] = []
-    rejected: list[Note] = []
+    repaired: list[ImportNote] = []
+    rejected: list[ImportNote] = []
     for file in files:
-        part = _file(file, f"{file.stem}-" if len(files) > 1 else "")
+        part = _read_file(file, f"{file.stem}-" if len(files) > 1 else "")
         records += part.records
         repaired += part.repaired
         rejected += part.rejected
-    return Imported(tuple(records), tuple(repaired), tuple(rejected))
+    return ImportResult(tuple(records), tuple(repaired), tuple(rejected))
 
 
-def _file(path: Path, prefix: str) -> Imported:
+def _read_file(path: Path, prefix: str) -> ImportResult:
     rows = list(read_csv(path))
     if not rows:
-        return Imported((), (), (Note(path.name, "the file has a header and no rows"),))
-    columns = _columns(path, rows[0][1])
-    energy_step = column_step(row[columns.energy[0]] for _, row in rows) * columns.energy[1]
-    latency_step = column_step(row.get(columns.latency[0], "") for _, row in rows) * columns.latency[1]
-    rejected: list[Note] = []
+        return ImportResult((), (), (ImportNote(path.name, "the file has a header and no rows"),))
+    columns = _find_columns(path, rows[0][1])
+    energy_step = infer_column_step(row[columns.energy[0]] for _, row in rows) * columns.energy[1]
+    latency_step = infer_column_step(row.get(columns.latency[0], "") for _, row in rows) * columns.latency[1]
+    rejected: list[ImportNote] = []
     known: dict[str, tuple[str, dict[str, Any], Mapping[str, str]]] = {}
-    families: dict[str, list[Triple]] = {}
+    families: dict[str, list[ConsistencyRow]] = {}
     seen: dict[tuple[str, ...], str] = {}
     for line, row in rows:
         name = prefix + (row.get(columns.id, "").strip() or f"line-{line}")
         try:
             if None in row.values() or "" in row:
                 raise ConfigError("another number of values than the header has columns")
-            family, params = _configuration(row[columns.family].strip(), row)
+            family, params = _parse_configuration(row[columns.family].strip(), row)
             kernel = configure(family, params)
         except ConfigError as error:
-            rejected.append(Note(name, misfit(error)))
+            rejected.append(ImportNote(name, describe_misfit(error)))
             continue
         figures = (
             params_key(family, params), row[columns.energy[0]].strip(),
@@ -119,61 +119,61 @@ def _file(path: Path, prefix: str) -> Imported:
         )  # fmt: skip
         if name in known or figures in seen:
             same = f"the id of line {line} was there before" if name in known else f"a copy of {seen[figures]}"
-            rejected.append(Note(name, f"{same}: the first is kept"))
+            rejected.append(ImportNote(name, f"{same}: the first is kept"))
             continue
         seen[figures] = name
         known[name] = (family, params, row)
         work = (float(kernel.macs), float(kernel.ops), float(kernel.bytes_read + kernel.bytes_written))
         families.setdefault(family, []).append(
-            Triple(
+            ConsistencyRow(
                 name,
-                number(row[columns.energy[0]]) * columns.energy[1],
-                number(row.get(columns.latency[0])) * columns.latency[1],
-                number(row.get(columns.power[0])) * columns.power[1],
+                parse_number(row[columns.energy[0]]) * columns.energy[1],
+                parse_number(row.get(columns.latency[0])) * columns.latency[1],
+                parse_number(row.get(columns.power[0])) * columns.power[1],
                 energy_step,
                 latency_step,
-                resolution(row.get(columns.latency[0], ""), columns.latency[1]),
+                infer_resolution(row.get(columns.latency[0], ""), columns.latency[1]),
                 work,
             )
         )
-    return _judged(path, columns, families, known, energy_step, rejected)
+    return _make_consistent_records(path, columns, families, known, energy_step, rejected)
 
 
-def _judged(
+def _make_consistent_records(
     path: Path,
-    columns: _Columns,
-    families: Mapping[str, Sequence[Triple]],
+    columns: _CsvColumnNames,
+    families: Mapping[str, Sequence[ConsistencyRow]],
     known: Mapping[str, tuple[str, dict[str, Any], Mapping[str, str]]],
     energy_step: float,
-    rejected: list[Note],
-) -> Imported:
-    repaired: list[Note] = []
+    rejected: list[ImportNote],
+) -> ImportResult:
+    repaired: list[ImportNote] = []
     records: list[EnergyRecord] = []
     for triples in families.values():
-        for verdict in judge(triples):
+        for verdict in check_consistency(triples):
             triple = verdict.row
             if verdict.repair:
-                repaired.append(Note(triple.id, verdict.repair))
+                repaired.append(ImportNote(triple.id, verdict.repair))
             if verdict.reject:
-                rejected.append(Note(triple.id, verdict.reject))
+                rejected.append(ImportNote(triple.id, verdict.reject))
                 continue
             family, params, row = known[triple.id]
             latency_s = triple.latency_s
             if not math.isfinite(latency_s) and math.isfinite(triple.power_w):
                 latency_s = triple.energy_j / triple.power_w
-            values = Row(
+            values = SourceRow(
                 triple.id, f"{row[columns.family].strip()} {triple.id}", triple.energy_j, latency_s, energy_step,
-                number(row.get(columns.uncertainty[0])) * columns.uncertainty[1],
+                parse_number(row.get(columns.uncertainty[0])) * columns.uncertainty[1],
                 warnings=(f"repaired: {verdict.repair}",) if verdict.repair else (),
             )  # fmt: skip
             try:
-                records.append(kernel_record(values, _origin(path, row), family, params))
+                records.append(make_kernel_record(values, _parse_origin(path, row), family, params))
             except ConfigError as error:
-                rejected.append(Note(triple.id, str(error)))
-    return Imported(tuple(records), tuple(repaired), tuple(rejected))
+                rejected.append(ImportNote(triple.id, str(error)))
+    return ImportResult(tuple(records), tuple(repaired), tuple(rejected))
 
 
-def _columns(path: Path, row: Mapping[str, str]) -> _Columns:
+def _find_columns(path: Path, row: Mapping[str, str]) -> _CsvColumnNames:
     """Find the columns.
 
     Raises:
@@ -192,29 +192,31 @@ def _columns(path: Path, row: Mapping[str, str]) -> _Columns:
             raise DatasetError(f"{path}: {many}; the unit is part of the name: {names}")
         return hits[0] if hits else ("", 1.0)
 
-    return _Columns(
+    return _CsvColumnNames(
         family, find("energy", ENERGY, needed=True), find("latency", TIME), find("power", POWER),
         find("uncertainty", ENERGY), lower.get("id", ""),
     )  # fmt: skip
 
 
-def _configuration(name: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+def _parse_configuration(name: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """Family and parameters of a row, by the family's own parameters or by nn-Meter's sizes."""
-    sizes = {key: number(value) for key, value in row.items() if key in _SIZES and str(value).strip()}
+    sizes = {key: parse_number(value) for key, value in row.items() if key in _SIZES and str(value).strip()}
     if sizes:
-        family, params = kernel_params(name, sizes)
+        family, params = convert_configuration(name, sizes)
         return family, check_params(family, params)
     spec = load_families().get(name)
     if spec is None:
         known = ", ".join(load_families())
         raise ConfigError(f"no kernel family '{name}'; families are {known}")
     given = {
-        key: _value(row[key].strip(), param.type) for key, param in spec.schema.items() if row.get(key, "").strip()
+        key: _parse_value(row[key].strip(), param.type)
+        for key, param in spec.schema.items()
+        if row.get(key, "").strip()
     }
     return name, check_params(name, given)
 
 
-def _value(text: str, kind: str) -> Any:
+def _parse_value(text: str, kind: str) -> Any:
     """A cell as a value of a parameter's type; as it is where it is none, for the check to name."""
     if kind == "bool":
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
@@ -228,13 +230,13 @@ def _value(text: str, kind: str) -> Any:
         return text
 
 
-def _origin(path: Path, row: Mapping[str, str]) -> Origin:
+def _parse_origin(path: Path, row: Mapping[str, str]) -> SourceMetadata:
     """What a row says of its measurement."""
-    origin = Origin(device=path.stem, meter="unknown", runtime="unknown", runtime_build="unknown")
+    origin = SourceMetadata(device=path.stem, meter="unknown", runtime="unknown", runtime_build="unknown")
     given: dict[str, Any] = {name: row[name].strip() for name in _ORIGIN if row.get(name, "").strip()}
     if given.get("source", "measured") not in ("measured", "modelled", "simulated"):
         raise ConfigError(f"source is '{given['source']}', not measured, modelled or simulated")
-    threads = number(row.get("threads"))
+    threads = parse_number(row.get("threads"))
     if math.isfinite(threads) and threads >= 1:
         given["threads"] = round(threads)
     if "runtime" in given:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from deepen.datasets import Dataset, read_dataset
-from deepen.datasets.importers import import_dataset, importer
-from deepen.datasets.quality import check
+from deepen.datasets.importers import get_importer, import_dataset
+from deepen.datasets.quality import check_dataset
 from deepen.errors import ConfigError, DatasetError
 
 SIZES = [(8, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 96), (96, 128), (128, 128), (128, 192)]
@@ -56,7 +56,7 @@ def download(tmp_path: Path) -> Path:
 
 def test_only_what_is_certain_is_repaired_and_everything_is_said(download: Path) -> None:
     """Each defect ends as it must: put right with its reason, or left out with its reason."""
-    found = importer("deepen2023").read(download)
+    found = get_importer("deepen2023").read(download)
     records = {record.id: record for record in found.records}
     repaired = {note.id: note.reason for note in found.repaired}
     rejected = {note.id: note.reason for note in found.rejected}
@@ -78,7 +78,7 @@ def test_only_what_is_certain_is_repaired_and_everything_is_said(download: Path)
 
 def test_records_say_what_was_measured(download: Path) -> None:
     """SI units, family, parameters, and the step of the values as uncertainty."""
-    record = importer("deepen2023").read(download).records[0]
+    record = get_importer("deepen2023").read(download).records[0]
     assert (record.family, record.params["c_in"], record.params["pads"]) == ("conv-bn-relu", 8, [1, 1, 1, 1])
     assert record.features["macs"] == 28 * 28 * 9 * 8 * 16
     assert record.energy_j == pytest.approx(28 * 28 * 9 * 8 * 16 * 1e-10, rel=0.05)
@@ -116,8 +116,8 @@ def test_configurations_of_another_device_describe_more_rows(download: Path, tmp
     other = tmp_path / "conv_GPU.json"
     sizes = {"HW": 14, "CIN": 48, "COUT": 40, "KERNEL_SIZE": 1, "STRIDES": 1}
     write(other, "conv-bn-relu", {"NOCONF": sizes, "GOOD00": sizes, "ABSENT": sizes}, "config")
-    alone = importer("deepen2023").read(download)
-    found = importer("deepen2023").read(download, [other])
+    alone = get_importer("deepen2023").read(download)
+    found = get_importer("deepen2023").read(download, [other])
     added = {r.id: r for r in found.records}.keys() - {r.id for r in alone.records}
     assert added == {"NOCONF"}
     taken = {record.id: record.params for record in found.records}
@@ -131,11 +131,11 @@ def test_further_configurations_must_be_some(download: Path, tmp_path: Path) -> 
     empty = tmp_path / "other.json"
     write(empty, "conv-bn-relu", {"NOCONF": "1"}, "energy")
     with pytest.raises(DatasetError, match=r"other\.json: holds no configurations; give a file like conv_GPU\.json"):
-        importer("deepen2023").read(download, [empty])
+        get_importer("deepen2023").read(download, [empty])
     with pytest.raises(DatasetError, match=r"absent\.json"):
-        importer("deepen2023").read(download, [tmp_path / "absent.json"])
+        get_importer("deepen2023").read(download, [tmp_path / "absent.json"])
     with pytest.raises(ConfigError, match="'deepen2023-gpu' takes no further configurations, only deepen2023"):
-        importer("deepen2023-gpu").read(download, [empty])
+        get_importer("deepen2023-gpu").read(download, [empty])
 
 
 def test_the_real_kernels(shared_dir: Path, tmp_path: Path) -> None:
@@ -146,22 +146,22 @@ def test_the_real_kernels(shared_dir: Path, tmp_path: Path) -> None:
     assert len(slips) >= 35
     assert "concat" in {r.family for r in found.records if "repaired" in "".join(r.warnings)}
     assert len(found.records) >= 600
-    findings = check(Dataset.open(tmp_path / "p40"))
+    findings = check_dataset(Dataset.open(tmp_path / "p40"))
     assert not [finding for finding in findings if finding.severity == "error"]
 
 
 def test_the_real_kernels_that_another_device_describes(shared_dir: Path) -> None:
     """A hundred convolutions of the CPU are described with the GPU's only."""
     folder = shared_dir / "data" / "deepen2023"
-    alone = importer("deepen2023").read(folder / "kernels_p40pro_cpu")
+    alone = get_importer("deepen2023").read(folder / "kernels_p40pro_cpu")
     configurations = folder / "kernels_gpu_conv" / "conv_GPU.json"
-    found = importer("deepen2023").read(folder / "kernels_p40pro_cpu", [configurations])
+    found = get_importer("deepen2023").read(folder / "kernels_p40pro_cpu", [configurations])
     assert len(found.records) - len(alone.records) == 103
 
 
 def test_the_real_gpu_kernels(shared_dir: Path) -> None:
     """The published GPU kernels have energies and no latencies."""
-    found = importer("deepen2023-gpu").read(shared_dir / "data" / "deepen2023" / "kernels_gpu_conv")
+    found = get_importer("deepen2023-gpu").read(shared_dir / "data" / "deepen2023" / "kernels_gpu_conv")
     assert len(found.records) >= 400
     assert all(math.isnan(record.latency_s) and record.energy_j > 0 for record in found.records)
-    assert not [finding for finding in check(found.records) if finding.severity == "error"]
+    assert not [finding for finding in check_dataset(found.records) if finding.severity == "error"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deepen.datasets import Dataset
-from deepen.datasets.importers import import_dataset, importer
-from deepen.datasets.quality import check
+from deepen.datasets.importers import get_importer, import_dataset
+from deepen.datasets.quality import check_dataset
 from deepen.errors import DatasetError
 from deepen.kernels.splitting.split import split
 from deepen.spaces.nasbench201_networks import architecture, build_graph
@@ -98,7 +98,7 @@ def test_layers_and_networks(tmp_path: Path) -> None:
             (name("Conv2d", 1, net="lenet"), 30.0, 2250.0), (name("ReLU", 2), 30.0, 700.0), ("nonsense", 30.0, 2250.0),
         ],
     )  # fmt: skip
-    found = importer("layers-and-nets").read(tmp_path)
+    found = get_importer("layers-and-nets").read(tmp_path)
     net, layer = sorted(found.records, key=lambda record: record.kind, reverse=True)
     assert net.energy_j == pytest.approx(226.0)
     assert net.trials == pytest.approx((225.0, 227.0))
@@ -113,10 +113,10 @@ def test_layers_and_networks(tmp_path: Path) -> None:
 
 def test_the_real_layers_and_networks(shared_dir: Path) -> None:
     """Nearly all rows are used, and no set of them looks wrong."""
-    found = importer("layers-and-nets").read(shared_dir / "data" / "layers_and_nets_cpu")
+    found = get_importer("layers-and-nets").read(shared_dir / "data" / "layers_and_nets_cpu")
     assert len(found.records) > 6000
     assert sum(record.kind == "model" for record in found.records) >= 90
-    assert not [finding for finding in check(found.records) if finding.severity == "error"]
+    assert not [finding for finding in check_dataset(found.records) if finding.severity == "error"]
 
 
 LOG = """00776.007 ulp-ml: Energy data for window 2 at time 87.08 for 12.81 sec.:
@@ -143,7 +143,7 @@ def test_mlperf_tiny(tmp_path: Path) -> None:
         folder = tmp_path / place / "energy"
         folder.mkdir(parents=True)
         (folder / "results.txt").write_text(text)
-    found = importer("mlperf-tiny").read(tmp_path)
+    found = get_importer("mlperf-tiny").read(tmp_path)
     (record,) = found.records
     assert record.energy_j == pytest.approx(71.711e-6)
     assert record.latency_s == pytest.approx(12.806e-3)
@@ -165,12 +165,12 @@ def test_latencies_are_no_energies(tmp_path: Path) -> None:
     assert [(r.id, r.latency_s) for r in stored] == [("cpu/x_1", 0.0105), ("cpu/x_1#2", 0.0115)]
     assert all(math.isnan(record.energy_j) for record in stored)
     assert len(found.rejected) == 3
-    assert not [finding for finding in check(stored) if finding.severity == "error"]
+    assert not [finding for finding in check_dataset(stored) if finding.severity == "error"]
 
 
 def test_training_energies_say_so(shared_dir: Path, tmp_path: Path) -> None:
     """EC-NAS: repeats joined, joules without the data centre's factor, and the label on every record."""
-    found = importer("ec-nas").read(shared_dir / "data" / "ec_nas")
+    found = get_importer("ec-nas").read(shared_dir / "data" / "ec_nas")
     assert len(found.records) >= 80
     assert all("not of an inference" in "".join(record.warnings) for record in found.records)
     record = next(r for r in found.records if r.id == "001a6fcc8b38cbc515be788a86bdc804")
@@ -178,4 +178,4 @@ def test_training_energies_say_so(shared_dir: Path, tmp_path: Path) -> None:
     assert any(trial == pytest.approx(42371, abs=1) for trial in record.trials)
     (tmp_path / "x.tar.gz").write_bytes(b"no archive")
     with pytest.raises(DatasetError, match="not a readable archive"):
-        importer("ec-nas").read(tmp_path)
+        get_importer("ec-nas").read(tmp_path)

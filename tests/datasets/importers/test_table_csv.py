@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepen.datasets.importers import importer
-from deepen.datasets.quality import check
+from deepen.datasets.importers import get_importer
+from deepen.datasets.quality import check_dataset
 from deepen.errors import DatasetError
 
 HEADER = "id,family,c_in,c_out,spatial,kernel,stride,dilation,pads,bias,activation,energy_uJ,latency_us,power_mW"
@@ -19,7 +19,7 @@ ROW = "conv-bn-relu,16,32,28x28,3x3,1x1,1x1,1x1x1x1,true,relu"
 def read(path: Path, *lines: str):  # type: ignore[no-untyped-def]
     """Import a file of these lines."""
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return importer("csv").read(path)
+    return get_importer("csv").read(path)
 
 
 def test_units_lists_and_defaults(tmp_path: Path) -> None:
@@ -79,9 +79,12 @@ def _sizes(count: int, energy, tmp_path: Path):  # type: ignore[no-untyped-def]
 def test_energy_is_told_from_noise(tmp_path: Path) -> None:
     """Energy with 30 % of scatter passes; numbers without relation to the work are an error, twice over."""
     good = _sizes(150, lambda macs, rng: macs * 1e-7 * math.exp(0.3 * rng.standard_normal()), tmp_path)
-    assert not [f for f in check(good.records) if f.severity == "error"]
+    assert not [f for f in check_dataset(good.records) if f.severity == "error"]
     noise = _sizes(150, lambda macs, rng: math.exp(2 * rng.standard_normal()), tmp_path)
-    assert {f.check for f in check(noise.records) if f.severity == "error"} >= {"rank-correlation", "neighbours"}
+    assert {f.check for f in check_dataset(noise.records) if f.severity == "error"} >= {
+        "rank-correlation",
+        "neighbours",
+    }
 
 
 def test_the_published_noise_is_flagged(shared_dir: Path) -> None:
@@ -89,5 +92,5 @@ def test_the_published_noise_is_flagged(shared_dir: Path) -> None:
     files = sorted((shared_dir / "data" / "noise_control").glob("*.csv"))
     assert files
     for path in files:
-        findings = check(importer("csv").read(path).records)
+        findings = check_dataset(get_importer("csv").read(path).records)
         assert {"rank-correlation", "neighbours"} <= {f.check for f in findings if f.severity == "error"}, path.name

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepen import predictors
-from deepen.datasets.importers.registry import importer
+from deepen.datasets.importers.registry import get_importer
 from deepen.predictors.evaluation import metrics
 from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 
@@ -16,7 +16,9 @@ def kernels(shared_dir):
     folder = shared_dir / "data" / "deepen2023" / "kernels_p40pro_cpu"
     if not folder.exists():
         pytest.skip(f"no {folder.name}: this needs the measurements of others")
-    return [r for r in importer("deepen2023").read(folder).records if r.family in ("conv-bn-relu", "dwconv-bn-relu")]
+    return [
+        r for r in get_importer("deepen2023").read(folder).records if r.family in ("conv-bn-relu", "dwconv-bn-relu")
+    ]
 
 
 def judge(predictor, records):
