@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepen import errors
     from deepen.datasets import read_dataset
     from deepen.measure import measure_training, profile
-    from deepen.predictors import load as load_predictor
+    from deepen.predictors import load_predictor
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ from deepen.errors import ConfigError
 
 if TYPE_CHECKING:
     from deepen.kernels.types import Kernel
-    from deepen.predictors.active_learning import Candidates
+    from deepen.predictors.active_learning import MeasurementCandidates
 
 __all__ = ["plan"]
 
@@ -54,11 +54,11 @@ def plan(
       deepen dataset plan --family conv-bn-relu --next 30 --base quickstart.deepen
     """
     from deepen import predictors
-    from deepen.predictors.active_learning import propose
+    from deepen.predictors.active_learning import propose_kernels
 
     if (bool(models), bool(space), bool(families)).count(True) != 1:
         raise click.UsageError("give model files, or --space, or --family: one of the three")
-    start = None if base == "none" else predictors.load(base)
+    start = None if base == "none" else predictors.load_predictor(base)
     wanted = runtime or (str(start.card.get("runtime")) if start is not None else "onnxruntime")
     candidates = _candidates(models, space, families, wanted, seed)
     number = {name: i for i, name in enumerate(candidates.names)}
@@ -66,7 +66,7 @@ def plan(
     for name in measured:
         if name not in number:
             progress(f"note: '{name}' is not among the candidates")
-    chosen = propose(candidates, count, start, known, seed=seed)
+    chosen = propose_kernels(candidates, count, start, known, seed=seed)
     document = {
         "candidates": len(candidates.names),
         "runtime": wanted,
@@ -84,11 +84,11 @@ def plan(
 
 def _candidates(
     models: tuple[str, ...], space: str | None, families: tuple[str, ...], runtime: str, seed: int
-) -> Candidates:
+) -> MeasurementCandidates:
     import numpy as np
 
     from deepen.kernels.features import features, matrix
-    from deepen.predictors.active_learning import Candidates
+    from deepen.predictors.active_learning import MeasurementCandidates
 
     if models:
         return _models(models, runtime)
@@ -109,7 +109,7 @@ def _candidates(
         names = tuple(f"{k.family} {_shown(k)}" for k in kernels)
         table_of = np.eye(len(kernels))
     raw = np.asarray(matrix([features(k) for k in kernels]), dtype=np.float64)
-    return Candidates(names, tuple(k.family for k in kernels), raw, table_of)
+    return MeasurementCandidates(names, tuple(k.family for k in kernels), raw, table_of)
 
 
 def _shown(kernel: Kernel) -> str:
@@ -118,16 +118,16 @@ def _shown(kernel: Kernel) -> str:
     return json.dumps(kept, separators=(",", ":"))
 
 
-def _models(models: tuple[str, ...], runtime: str) -> Candidates:
+def _models(models: tuple[str, ...], runtime: str) -> MeasurementCandidates:
     import numpy as np
 
-    from deepen.predictors.active_learning import Candidates
-    from deepen.predictors.described import Described, describe_files
-    from deepen.predictors.predictor import distinct
+    from deepen.predictors.active_learning import MeasurementCandidates
+    from deepen.predictors.described import ModelKernels, describe_files
+    from deepen.predictors.predictor import find_distinct_kernels
 
-    read: list[Described] = []
+    read: list[ModelKernels] = []
     for path, one in zip(models, describe_files([str(Path(m)) for m in models], None, runtime, 1), strict=True):
-        if isinstance(one, Described):
+        if isinstance(one, ModelKernels):
             read.append(one)
         else:
             progress(f"note: {path} is left out: {one}")
@@ -135,10 +135,10 @@ def _models(models: tuple[str, ...], runtime: str) -> Candidates:
         raise ConfigError("none of the models can be read; see the notes above")
     families = [f for m in read for f in m.families]
     raw = np.concatenate([m.raw for m in read])
-    first, group = distinct(families, raw)
+    first, group = find_distinct_kernels(families, raw)
     counts = np.zeros((len(read), len(first)))
     end = 0
     for row, model in enumerate(read):
         start, end = end, end + len(model.families)
         np.add.at(counts[row], group[start:end], model.multiplicity)
-    return Candidates(tuple(m.model for m in read), tuple(families[i] for i in first), raw[first], counts)
+    return MeasurementCandidates(tuple(m.model for m in read), tuple(families[i] for i in first), raw[first], counts)

@@ -56,7 +56,7 @@ def command(
     from deepen import graph, predictors
 
     wanted = dict(graph.parse_shape(s) for s in shapes)
-    predictor = predictors.load(predictor_name)
+    predictor = predictors.load_predictor(predictor_name)
     failures: dict[str, DeepenError] = {}
     done = predictor.predict_many(models, shapes=wanted or None, runtime=runtime, workers=jobs, failures=failures)
     failed = [error if model in str(error) else _named(model, error) for model, error in failures.items()]

@@ -39,10 +39,10 @@ def list_(as_json: bool) -> None:
     from deepen import predictors
 
     entries: list[dict[str, Any]] = []
-    for name, path in predictors.available().items():
+    for name, path in predictors.list_predictors().items():
         entry: dict[str, Any] = {"name": name, "path": str(path)}
         try:
-            card = predictors.load(path).card
+            card = predictors.load_predictor(path).card
             entry |= {k: card[k] for k in ("id", "device", "meter", "runtime_build", "source", "rows", "created")}
         except DeepenError as error:
             entry["error"] = str(error)
@@ -50,9 +50,7 @@ def list_(as_json: bool) -> None:
 
     def render() -> str:
         if not entries:
-            return (
-                f"no predictors; 'deepen predictor train DATASET --out {predictors.home() / 'NAME.deepen'}' makes one"
-            )
+            return f"no predictors; 'deepen predictor train DATASET --out {predictors.get_predictor_folder() / 'NAME.deepen'}' makes one"
         rows = [
             (e["name"], e.get("device", "-"), e.get("source", "-"), e.get("rows", "-"), e.get("error", e["path"]))
             for e in entries
@@ -78,7 +76,7 @@ def train(dataset: str, out: str, recipe: str, seed: int, as_json: bool) -> None
     from deepen import predictors
     from deepen.datasets import Dataset
 
-    predictor = predictors.train(
+    predictor = predictors.train_predictor(
         Dataset.open(dataset), recipe, seed, on_progress=lambda i, n, name: progress(f"[{i}/{n}] {name}")
     )
     path = predictor.save(out)
@@ -110,8 +108,8 @@ def calibrate(base: str, measurements: str, out: str, seed: int, as_json: bool) 
     from deepen import predictors
     from deepen.datasets import Dataset
 
-    start = None if base == "none" else predictors.load(base)
-    predictor = predictors.calibrate(start, Dataset.open(measurements), seed)
+    start = None if base == "none" else predictors.load_predictor(base)
+    predictor = predictors.calibrate_predictor(start, Dataset.open(measurements), seed)
     path = predictor.save(out)
     emit(
         {"path": str(path), "card": {k: v for k, v in predictor.card.items() if k != "calibration"}},
@@ -177,18 +175,18 @@ def evaluate(
     beside = () if "none" in baselines else baselines or tuple(BASELINES)
     if cv:
         from deepen.predictors.evaluation.cross_validation import cross_validate
-        from deepen.predictors.evaluation.splits import Options
+        from deepen.predictors.evaluation.splits import SplitOptions
 
         report = cross_validate(
             records,
             split,
-            Options(share, repeats, seed),
+            SplitOptions(share, repeats, seed),
             recipe,
             beside,
             on_progress=lambda i, n, name: progress(f"[{i}/{n}] {name}"),
         )
     else:
-        report = predictors.evaluate(predictors.load(names[0]), records)
+        report = predictors.evaluate_predictor(predictors.load_predictor(names[0]), records)
         if trained_on:
             from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 
@@ -222,7 +220,7 @@ def card(predictor_name: str, as_json: bool) -> None:
     """
     from deepen import predictors
 
-    content = predictors.load(predictor_name).card
+    content = predictors.load_predictor(predictor_name).card
     emit(dict(content), as_json, lambda: _card_text(content))
 
 

@@ -103,9 +103,9 @@ def build_command(
     if archs is not None:
         listed = [line.strip() for line in archs.read_text(encoding="utf-8").splitlines() if line.strip()]
     if predictor is not None:
-        from deepen.predictors import load
+        from deepen.predictors import load_predictor
 
-        made = build_table(opened, load(predictor), listed, runtime=runtime)
+        made = build_table(opened, load_predictor(predictor), listed, runtime=runtime)
     else:
         from deepen.search.surrogate import build_surrogate
 

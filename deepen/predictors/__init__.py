@@ -2,9 +2,9 @@
 
 ::
 
-    predictor = deepen.predictors.train(dataset)
+    predictor = deepen.predictors.train_predictor(dataset)
     predictor.save("mine.deepen")
-    deepen.predictors.load("mine.deepen").predict("model.onnx").energy_j
+    deepen.predictors.load_predictor("mine.deepen").predict("model.onnx").energy_j
 
 Loading and predicting need numpy only; training also needs scikit-learn, LightGBM and scipy. Names load on first use.
 """
@@ -14,27 +14,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deepen.predictors.evaluation import evaluate, metrics
-    from deepen.predictors.fitting.calibrate import calibrate
-    from deepen.predictors.fitting.recipes import Recipe, load_recipe, recipe_names
+    from deepen.predictors.evaluation import compute_metrics, evaluate_predictor
+    from deepen.predictors.fitting.calibrate import calibrate_predictor
+    from deepen.predictors.fitting.recipes import Recipe, list_recipe_names, load_recipe
     from deepen.predictors.fitting.sklearn_estimator import LogWorkRegressor
-    from deepen.predictors.fitting.train import train
-    from deepen.predictors.library import available, home, load
+    from deepen.predictors.fitting.train import train_predictor
+    from deepen.predictors.library import get_predictor_folder, list_predictors, load_predictor
     from deepen.predictors.predictor import Predictor
 
 __all__ = [
     "LogWorkRegressor",
     "Predictor",
     "Recipe",
-    "available",
-    "calibrate",
-    "evaluate",
-    "home",
-    "load",
+    "calibrate_predictor",
+    "compute_metrics",
+    "evaluate_predictor",
+    "get_predictor_folder",
+    "list_predictors",
+    "list_recipe_names",
+    "load_predictor",
     "load_recipe",
-    "metrics",
-    "recipe_names",
-    "train",
+    "train_predictor",
 ]
 
 if not TYPE_CHECKING:
@@ -42,15 +42,15 @@ if not TYPE_CHECKING:
         "LogWorkRegressor": "fitting.sklearn_estimator",
         "Predictor": "predictor",
         "Recipe": "fitting.recipes",
-        "available": "library",
-        "calibrate": "fitting.calibrate",
-        "evaluate": "evaluation",
-        "home": "library",
-        "load": "library",
+        "list_predictors": "library",
+        "calibrate_predictor": "fitting.calibrate",
+        "evaluate_predictor": "evaluation",
+        "get_predictor_folder": "library",
+        "load_predictor": "library",
         "load_recipe": "fitting.recipes",
-        "metrics": "evaluation",
-        "recipe_names": "fitting.recipes",
-        "train": "fitting.train",
+        "compute_metrics": "evaluation",
+        "list_recipe_names": "fitting.recipes",
+        "train_predictor": "fitting.train",
     }
 
     def __getattr__(name: str) -> object:

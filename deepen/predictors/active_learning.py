@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
-from deepen.predictors.inference.columns import few_terms, work_terms
-from deepen.predictors.inference.factor_covariance import Belief, covariance, positions
+from deepen.predictors.inference.columns import compute_work_terms, select_base_roofline_terms
+from deepen.predictors.inference.factor_covariance import FactorPrior, compute_factor_covariance, compute_log_positions
 from deepen.predictors.predictor import Predictor
 
-__all__ = ["Candidates", "Proposal", "propose", "rough_joules"]
+__all__ = ["MeasurementCandidates", "MeasurementProposal", "estimate_untrained_energy", "propose_kernels"]
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ _CALL = 1e5
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class MeasurementCandidates:
     """n candidates made of u distinct kernels.
 
     Attributes:
@@ -49,7 +49,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class MeasurementProposal:
     """One candidate to measure.
 
     Attributes:
@@ -65,23 +65,23 @@ class Proposal:
     left: float
 
 
-def rough_joules(raw: Floats, feature_names: Sequence[str]) -> Floats:
+def estimate_untrained_energy(raw: Floats, feature_names: Sequence[str]) -> Floats:
     """Energy of kernels in arbitrary units, shape (n,), where there is no predictor.
 
     A multiply-accumulate, an operation and a byte count as one, a call as 100,000.
     """
-    terms = work_terms(raw, feature_names)[:, few_terms()]
+    terms = compute_work_terms(raw, feature_names)[:, select_base_roofline_terms()]
     return np.asarray(terms[:, :-1].sum(axis=1) + _CALL)
 
 
-def propose(
-    candidates: Candidates,
+def propose_kernels(
+    candidates: MeasurementCandidates,
     count: int,
     base: Predictor | None = None,
     measured: Sequence[int] = (),
-    belief: Belief | None = None,
+    belief: FactorPrior | None = None,
     seed: int = 0,
-) -> list[Proposal]:
+) -> list[MeasurementProposal]:
     """Choose what to measure next, best first.
 
     Args:
@@ -101,13 +101,13 @@ def propose(
         raise ConfigError("a plan needs at least one candidate and a count of at least 1")
     n = len(candidates.names)
     if base is None:
-        joules = rough_joules(candidates.raw, FEATURE_NAMES)
+        joules = estimate_untrained_energy(candidates.raw, FEATURE_NAMES)
     else:
         joules = base.energies(candidates.families, candidates.raw).energy_j
     parts = candidates.counts * joules
     share = parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-300)
-    place = positions(candidates.raw, FEATURE_NAMES)
-    prior = covariance(belief or Belief(), candidates.families, place, candidates.families, place)
+    place = compute_log_positions(candidates.raw, FEATURE_NAMES)
+    prior = compute_factor_covariance(belief or FactorPrior(), candidates.families, place, candidates.families, place)
     targets = np.arange(n)
     if n > _MOST_TARGETS:
         targets = np.sort(np.random.default_rng(seed).choice(n, _MOST_TARGETS, replace=False))
@@ -116,7 +116,7 @@ def propose(
     variance = np.einsum("ij,ij->i", covered, share)
     target_variance = variance[targets].copy()
     free = np.ones(n, dtype=bool)
-    found: list[Proposal] = []
+    found: list[MeasurementProposal] = []
     waiting = list(dict.fromkeys(int(i) for i in measured))
     while waiting or (len(found) < count and free.any()):
         gain = (cross**2).sum(axis=1) / (variance + _NOISE**2)
@@ -134,5 +134,5 @@ def propose(
         free[best] = False
         if not known:
             left = float(np.sqrt(np.maximum(target_variance, 0.0)).mean())
-            found.append(Proposal(best, candidates.names[best], before, left))
+            found.append(MeasurementProposal(best, candidates.names[best], before, left))
     return found

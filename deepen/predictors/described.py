@@ -13,7 +13,7 @@ from deepen.errors import ConfigError, DeepenError, EnvironmentFailure
 from deepen.kernels.splitting.runtime_names import splitter_of
 from deepen.kernels.types import Split
 
-__all__ = ["Described", "describe_file", "describe_files", "describe_split"]
+__all__ = ["ModelKernels", "describe_file", "describe_files", "describe_split"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,7 +23,7 @@ _CHUNK = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class ModelKernels:
     """A model as kernels with features.
 
     Attributes:
@@ -43,12 +43,12 @@ class Described:
     warnings: tuple[str, ...] = field(default=())
 
 
-def describe_split(split: Split, model: str, warnings: Sequence[str] = ()) -> Described:
+def describe_split(split: Split, model: str, warnings: Sequence[str] = ()) -> ModelKernels:
     """Describe a model that is already split into kernels."""
     from deepen.kernels.features import features, matrix
 
     kernels = split.kernels
-    return Described(
+    return ModelKernels(
         model,
         tuple(k.name for k in kernels),
         tuple(k.family for k in kernels),
@@ -58,7 +58,7 @@ def describe_split(split: Split, model: str, warnings: Sequence[str] = ()) -> De
     )
 
 
-def describe_file(path: str, shapes: Shapes | None, runtime: str) -> Described:
+def describe_file(path: str, shapes: Shapes | None, runtime: str) -> ModelKernels:
     """Read and split a model file.
 
     Raises:
@@ -74,7 +74,7 @@ def describe_file(path: str, shapes: Shapes | None, runtime: str) -> Described:
 
 def describe_files(
     paths: Sequence[str], shapes: Shapes | None, runtime: str, workers: int
-) -> Iterator[Described | DeepenError]:
+) -> Iterator[ModelKernels | DeepenError]:
     """Describe many files, in order; what fails becomes its error instead of ending the others.
 
     Args:
@@ -92,7 +92,7 @@ def describe_files(
     workers = min(workers, len(paths) // MIN_FILES_PER_WORKER)
     jobs = [(path, shapes, runtime) for path in paths]
     if workers <= 1:
-        yield from map(_attempt, jobs)
+        yield from map(_try_describe_file, jobs)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -101,9 +101,9 @@ def describe_files(
     # Fresh interpreters: a copy of this one would share its threads' locks (a runtime may hold some).
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_configure_worker) as pool:
             try:
-                yield from pool.map(_attempt, jobs, chunksize=_CHUNK)
+                yield from pool.map(_try_describe_file, jobs, chunksize=_CHUNK)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
     except (BrokenProcessPool, OSError) as error:
@@ -112,7 +112,7 @@ def describe_files(
         ) from error
 
 
-def _prepare() -> None:
+def _configure_worker() -> None:
     """Settle a fresh process: graphs are many small objects without cycles, little for the collector to find."""
     import gc
     import signal
@@ -121,7 +121,7 @@ def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
 
 
-def _attempt(job: tuple[str, Shapes | None, str]) -> Described | DeepenError:
+def _try_describe_file(job: tuple[str, Shapes | None, str]) -> ModelKernels | DeepenError:
     try:
         return describe_file(*job)
     except DeepenError as error:

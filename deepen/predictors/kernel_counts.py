@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 from deepen.predictors.inference.conformal import NOMINAL
-from deepen.predictors.inference.model_overheads import in_model
+from deepen.predictors.inference.model_overheads import compute_in_model_energy
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
@@ -58,7 +58,7 @@ def predict_counts(predictor: Predictor, families: Sequence[str], raw: Floats, c
     Raises:
         PredictorError: If shapes do not fit or a count is negative or not finite.
     """
-    from deepen.predictors.predictor import moved_bytes
+    from deepen.predictors.predictor import compute_moved_bytes
 
     table = np.asarray(counts)
     if table.ndim != 2 or table.shape[1] != len(families) or raw.shape[0] != len(families):
@@ -68,8 +68,10 @@ def predict_counts(predictor: Predictor, families: Sequence[str], raw: Floats, c
     if table.size and not (np.isfinite(table).all() and float(table.min()) >= 0):
         raise PredictorError("counts of kernels must be finite and not negative")
     alone = predictor.energies(families, raw)
-    weights, activations = moved_bytes(predictor.parameters.feature_names, raw)
-    once = in_model(predictor.context, families, alone.energy_j, np.ones(len(families)), weights, activations)
+    weights, activations = compute_moved_bytes(predictor.parameters.feature_names, raw)
+    once = compute_in_model_energy(
+        predictor.context, families, alone.energy_j, np.ones(len(families)), weights, activations
+    )
     n = table.shape[0]
     energy, half = np.empty(n), np.empty(n)
     inside, regressed, outside = np.empty(n), np.empty(n), np.zeros(n, dtype=np.int64)

@@ -17,7 +17,7 @@ from deepen.errors import PredictorError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
 
-__all__ = ["HasRecords", "Rows", "data_hash", "screen"]
+__all__ = ["MeasuredRows", "RecordSource", "hash_training_data", "select_usable_rows"]
 
 _NOISE_FLOOR = 0.1
 """Relative error of a single kernel that no care in measuring removes (drift, placement, and what a regressor cannot
@@ -25,7 +25,7 @@ express of it); limits the weights. Kernels of microseconds with an uncertainty 
 nothing else does."""
 
 
-class HasRecords(Protocol):
+class RecordSource(Protocol):
     """A dataset: anything that hands out its records."""
 
     def records(self) -> Iterable[EnergyRecord]:
@@ -34,7 +34,7 @@ class HasRecords(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class MeasuredRows:
     """Usable records.
 
     Attributes:
@@ -59,7 +59,7 @@ class Rows:
         return np.array([r.energy_j for r in self.kernels])
 
 
-def screen(dataset: HasRecords | Sequence[EnergyRecord]) -> Rows:
+def select_usable_rows(dataset: RecordSource | Sequence[EnergyRecord]) -> MeasuredRows:
     """Take the usable records of a dataset and count the others with reasons.
 
     Raises:
@@ -72,7 +72,7 @@ def screen(dataset: HasRecords | Sequence[EnergyRecord]) -> Rows:
     kernels: list[EnergyRecord] = []
     models: list[EnergyRecord] = []
     for record in records:
-        reason = _reason(record)
+        reason = _find_rejection_reason(record)
         if reason:
             left_out[reason] += 1
             continue
@@ -85,32 +85,32 @@ def screen(dataset: HasRecords | Sequence[EnergyRecord]) -> Rows:
     raw = np.zeros((0, len(FEATURE_NAMES)))
     if kernels:
         raw = np.asarray(matrix([r.features for r in kernels]), dtype=np.float64)
-    return Rows(
+    return MeasuredRows(
         tuple(kernels),
         tuple(models),
         raw,
         tuple(params_key(r.family, r.params) if r.params else r.id for r in kernels),
-        np.array([1.0 / (_NOISE_FLOOR**2 + relative_sd(r) ** 2) for r in kernels]),
+        np.array([1.0 / (_NOISE_FLOOR**2 + compute_relative_sd(r) ** 2) for r in kernels]),
         dict(left_out),
     )
 
 
-def relative_sd(record: EnergyRecord) -> float:
+def compute_relative_sd(record: EnergyRecord) -> float:
     """Relative standard uncertainty of a record's energy; zero where unknown."""
     sd = record.uncertainty_j
     return sd / record.energy_j if math.isfinite(sd) and sd > 0 else 0.0
 
 
-def data_hash(rows: Rows) -> str:
+def hash_training_data(rows: MeasuredRows) -> str:
     """SHA-256 over what training uses of the records, whatever their order."""
     lines = sorted(
-        json.dumps(_content(r), sort_keys=True, separators=(",", ":"), default=list)
+        json.dumps(_list_training_content(r), sort_keys=True, separators=(",", ":"), default=list)
         for r in (*rows.kernels, *rows.models)
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _content(record: EnergyRecord) -> list[Any]:
+def _list_training_content(record: EnergyRecord) -> list[Any]:
     parts = [[k.get("family"), dict(k.get("features") or {}), k.get("multiplicity", 1.0)] for k in record.kernels]
     return [
         record.kind,
@@ -123,7 +123,7 @@ def _content(record: EnergyRecord) -> list[Any]:
     ]
 
 
-def _reason(record: EnergyRecord) -> str:
+def _find_rejection_reason(record: EnergyRecord) -> str:
     """Why a record cannot be used; empty if it can."""
     if math.isnan(record.energy_j):
         return "no energy"

@@ -1,7 +1,7 @@
 """The field's error measures, and how sure one can be of them.
 
 All shares and errors are in percent. ``acc10`` is the share within 10 % of the measured energy; ``mape`` the mean
-absolute percentage error; ``rmspe`` the root mean square percentage error; ``spearman`` the rank correlation (-1..1);
+absolute percentage error; ``rmspe`` the root mean square percentage error; ``compute_spearman`` the rank correlation (-1..1);
 ``in_interval`` the share inside the nominal 90 % interval.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MEASURES", "confidence", "metrics", "spearman"]
+__all__ = ["MEASURES", "bootstrap_confidence_intervals", "compute_metrics", "compute_spearman"]
 
 Floats = NDArray[np.float64]
 
@@ -24,7 +24,7 @@ _RANK_RESAMPLES = 200
 """Ranks are computed anew in each resample, which costs more than a mean."""
 
 
-def metrics(measured: Floats, predicted: Floats) -> dict[str, Any]:
+def compute_metrics(measured: Floats, predicted: Floats) -> dict[str, Any]:
     """Compute the error measures.
 
     Args:
@@ -32,8 +32,8 @@ def metrics(measured: Floats, predicted: Floats) -> dict[str, Any]:
         predicted: shape (n,).
 
     Returns:
-        ``n``, ``acc5``, ``acc10``, ``acc20``, ``mape``, ``rmspe`` in percent and ``spearman``; ``None`` without rows
-        (for ``spearman``: with fewer than three, or where one side is constant).
+        ``n``, ``acc5``, ``acc10``, ``acc20``, ``mape``, ``rmspe`` in percent and ``compute_spearman``; ``None`` without rows
+        (for ``compute_spearman``: with fewer than three, or where one side is constant).
     """
     n = int(measured.size)
     if not n:
@@ -45,11 +45,11 @@ def metrics(measured: Floats, predicted: Floats) -> dict[str, Any]:
         **shares,
         "mape": 100.0 * float(error.mean()),
         "rmspe": 100.0 * float(np.sqrt(np.mean(error**2))),
-        "spearman": spearman(measured, predicted),
+        "spearman": compute_spearman(measured, predicted),
     }
 
 
-def confidence(
+def bootstrap_confidence_intervals(
     measured: Floats,
     predicted: Floats,
     keys: Sequence[str],
@@ -86,34 +86,34 @@ def confidence(
     found: dict[str, list[float]] = {}
     for name, values in per_row.items():
         means = drawn @ np.bincount(group, weights=values, minlength=groups) / rows
-        found[name] = _ends(100.0 * np.sqrt(means) if name == "rmspe" else means)
-    ranks = [spearman(np.repeat(measured, t), np.repeat(predicted, t)) for t in _times(drawn, group)]
+        found[name] = _compute_interval(100.0 * np.sqrt(means) if name == "rmspe" else means)
+    ranks = [compute_spearman(np.repeat(measured, t), np.repeat(predicted, t)) for t in _count_row_draws(drawn, group)]
     defined = np.array([r for r in ranks if r is not None])
     if defined.size == len(ranks):
-        found["spearman"] = _ends(defined)
+        found["spearman"] = _compute_interval(defined)
     return found
 
 
-def _times(drawn: Floats, group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _count_row_draws(drawn: Floats, group: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [draw.astype(np.int64)[group] for draw in drawn[:_RANK_RESAMPLES]]
 
 
-def _ends(values: Floats) -> list[float]:
+def _compute_interval(values: Floats) -> list[float]:
     low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return [float(low), float(high)]
 
 
-def spearman(a: Floats, b: Floats) -> float | None:
+def compute_spearman(a: Floats, b: Floats) -> float | None:
     """Rank correlation with ties at their mean rank; ``None`` where it is not defined."""
     if a.size < 3:
         return None
-    p, q = _ranks(a), _ranks(b)
+    p, q = _rank_values(a), _rank_values(b)
     p, q = p - p.mean(), q - q.mean()
     norm = float(np.sqrt((p @ p) * (q @ q)))
     return float(p @ q) / norm if norm > 0 else None
 
 
-def _ranks(values: Floats) -> Floats:
+def _rank_values(values: Floats) -> Floats:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray(((2 * last - counts + 1) / 2.0)[inverse.reshape(-1)])

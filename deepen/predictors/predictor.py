@@ -14,16 +14,16 @@ from deepen.errors import DeepenError, PredictorError
 from deepen.kernels.splitting.runtime_names import engine_of
 from deepen.kernels.types import Kernel, Split
 from deepen.predictors import predictor_file
-from deepen.predictors.described import Described, describe_file, describe_files, describe_split
-from deepen.predictors.inference.calibration_factors import Calibration
-from deepen.predictors.inference.conformal import to_interval
-from deepen.predictors.inference.family_regressors import KernelEnergies, Parameters
-from deepen.predictors.inference.model_overheads import Context, in_model
-from deepen.predictors.inference.zero_operands import discount_zeros
+from deepen.predictors.described import ModelKernels, describe_file, describe_files, describe_split
+from deepen.predictors.inference.calibration_factors import CalibrationFactors
+from deepen.predictors.inference.conformal import make_interval
+from deepen.predictors.inference.family_regressors import KernelEnergies, PredictorParameters
+from deepen.predictors.inference.model_overheads import ModelOverheads, compute_in_model_energy
+from deepen.predictors.inference.zero_operands import apply_zero_operand_factor
 from deepen.predictors.kernel_counts import ModelEnergies, predict_counts
 from deepen.records import KernelPrediction, Prediction, Source
 
-__all__ = ["Predictor", "distinct", "moved_bytes"]
+__all__ = ["Predictor", "compute_moved_bytes", "find_distinct_kernels"]
 
 _MANY_OUTSIDE = 0.25
 
@@ -44,9 +44,9 @@ class Predictor:
     """
 
     card: Mapping[str, Any]
-    parameters: Parameters = field(repr=False)
-    context: Context = field(repr=False)
-    calibration: Calibration | None = field(default=None, repr=False)
+    parameters: PredictorParameters = field(repr=False)
+    context: ModelOverheads = field(repr=False)
+    calibration: CalibrationFactors | None = field(default=None, repr=False)
 
     @property
     def id(self) -> str:
@@ -66,12 +66,12 @@ class Predictor:
             PredictorError: If the file is not a predictor, is damaged, or was trained on another version of the
             features.
         """
-        card, parameters = predictor_file.read(path)
+        card, parameters = predictor_file.read_predictor_file(path)
         if not isinstance(card.get("id"), str) or card.get("source") not in get_args(Source):
             raise PredictorError(f"{path}: the card lacks an id or a known source")
         layer = card.get("calibration")
-        calibration = None if layer is None else Calibration.from_json(layer)
-        predictor = cls(card, parameters, Context.from_json(card.get("context") or {}), calibration)
+        calibration = None if layer is None else CalibrationFactors.from_json(layer)
+        predictor = cls(card, parameters, ModelOverheads.from_json(card.get("context") or {}), calibration)
         predictor._check_features(path)
         return predictor
 
@@ -91,7 +91,7 @@ class Predictor:
         target = Path(path)
         if target.suffix != ".deepen":
             target = target.with_name(target.name + ".deepen")
-        predictor_file.write(target, self.card, self.parameters)
+        predictor_file.write_predictor_file(target, self.card, self.parameters)
         return target
 
     def predict(
@@ -140,13 +140,13 @@ class Predictor:
         listed = list(models)
         wanted = self._runtime(runtime)
         read = describe_files([str(m) for m in listed if not isinstance(m, Split)], shapes, wanted, workers)
-        found: list[Described] = []
+        found: list[ModelKernels] = []
         for number, model in enumerate(listed):
             if isinstance(model, Split):
                 found.append(describe_split(model, f"model_{number}"))
                 continue
             one = next(read)
-            if isinstance(one, Described):
+            if isinstance(one, ModelKernels):
                 found.append(one)
             elif failures is None:
                 raise one
@@ -206,13 +206,13 @@ class Predictor:
             warnings: Handed on.
         """
         times = np.asarray(multiplicity, dtype=np.float64)
-        one = Described(model, tuple(names), tuple(families), self.matrix(features), times, tuple(warnings))
+        one = ModelKernels(model, tuple(names), tuple(families), self.matrix(features), times, tuple(warnings))
         return self._predict([one])[0]
 
     def _runtime(self, runtime: str | None) -> str:
         return runtime or str(self.card.get("runtime") or "onnxruntime")
 
-    def _predict(self, models: Sequence[Described], runtime: str | None = None) -> list[Prediction]:
+    def _predict(self, models: Sequence[ModelKernels], runtime: str | None = None) -> list[Prediction]:
         """Predict the distinct kernels of all models together, then put each model together."""
         trained_on = self._runtime(None)
         foreign: tuple[str, ...] = ()
@@ -220,7 +220,7 @@ class Predictor:
             foreign = (f"the predictor was trained on {trained_on}, kernels are split for {runtime}",)
         families = [f for m in models for f in m.families]
         raw = np.concatenate([m.raw for m in models]) if models else self.matrix([])
-        first, group = distinct(families, raw)
+        first, group = find_distinct_kernels(families, raw)
         alone = self.energies([families[i] for i in first], raw[first])
         done = []
         end = 0
@@ -230,11 +230,13 @@ class Predictor:
         return done
 
     def _assemble(
-        self, model: Described, alone: KernelEnergies, group: NDArray[np.int64], foreign: tuple[str, ...]
+        self, model: ModelKernels, alone: KernelEnergies, group: NDArray[np.int64], foreign: tuple[str, ...]
     ) -> Prediction:
         """Put a model together from kernels predicted alone; ``group`` says which of them each of its kernels is."""
-        weights, activations = moved_bytes(self.parameters.feature_names, model.raw)
-        energy = in_model(self.context, model.families, alone.energy_j[group], model.multiplicity, weights, activations)
+        weights, activations = compute_moved_bytes(self.parameters.feature_names, model.raw)
+        energy = compute_in_model_energy(
+            self.context, model.families, alone.energy_j[group], model.multiplicity, weights, activations
+        )
         overhead = self.context.overhead_j
         if self.calibration is not None:
             bend = float(self.calibration.bend.factor(np.array([energy.sum() + overhead]))[0])
@@ -263,7 +265,7 @@ class Predictor:
         return Prediction(
             model=model.model,
             energy_j=total,
-            interval_j=to_interval(total, float(spread[0])),
+            interval_j=make_interval(total, float(spread[0])),
             overhead_j=overhead,
             kernels=kernels,
             coverage=1.0 - len(uncovered) / len(kernels) if kernels else 1.0,
@@ -271,7 +273,7 @@ class Predictor:
             extrapolated=outside,
             predictor_id=self.id,
             source=self.source,
-            warnings=tuple(dict.fromkeys((*model.warnings, *foreign, *_remarks(kernels, total, outside)))),
+            warnings=tuple(dict.fromkeys((*model.warnings, *foreign, *_list_remarks(kernels, total, outside)))),
         )
 
     def energies(self, families: Sequence[str], raw: NDArray[np.float64]) -> KernelEnergies:
@@ -281,7 +283,7 @@ class Predictor:
             families: Family of each kernel.
             raw: Features, float64, shape (n, features).
         """
-        found = discount_zeros(self.parameters.predict(families, raw), raw, self.parameters.feature_names)
+        found = apply_zero_operand_factor(self.parameters.predict(families, raw), raw, self.parameters.feature_names)
         if self.calibration is None:
             return found
         return self.calibration.apply(found, families, raw, self.parameters.feature_names)
@@ -307,7 +309,7 @@ class Predictor:
             raise PredictorError(f"{path}: its features are not those of features version {version}; train it again")
 
 
-def moved_bytes(
+def compute_moved_bytes(
     feature_names: Sequence[str], raw: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bytes a kernel may find colder in a model than alone: weights, and activations read and written.
@@ -321,7 +323,7 @@ def moved_bytes(
     return np.where(weights <= LAST_LEVEL_CACHE_BYTES, weights, 0.0), moved
 
 
-def distinct(families: Sequence[str], raw: NDArray[np.float64]) -> tuple[list[int], NDArray[np.int64]]:
+def find_distinct_kernels(families: Sequence[str], raw: NDArray[np.float64]) -> tuple[list[int], NDArray[np.int64]]:
     """First row of each distinct configuration, and which of them each row is."""
     seen: dict[tuple[str, bytes], int] = {}
     first: list[int] = []
@@ -335,7 +337,7 @@ def distinct(families: Sequence[str], raw: NDArray[np.float64]) -> tuple[list[in
     return first, group
 
 
-def _remarks(kernels: Sequence[KernelPrediction], total_j: float, outside: int) -> list[str]:
+def _list_remarks(kernels: Sequence[KernelPrediction], total_j: float, outside: int) -> list[str]:
     remarks = []
     roofline = sum(k.energy_j for k in kernels if k.method == "roofline")
     if roofline > 0:

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import PredictorError, StorageError
-from deepen.predictors.inference.family_regressors import Parameters
-from deepen.predictors.inference.tree_ensemble import Forest, validate
+from deepen.predictors.inference.family_regressors import PredictorParameters
+from deepen.predictors.inference.tree_ensemble import TreeEnsemble, validate_trees
 
-__all__ = ["ARRAYS", "FORMAT_VERSION", "MAX_BYTES", "read", "write"]
+__all__ = ["ARRAYS", "FORMAT_VERSION", "MAX_BYTES", "read_predictor_file", "write_predictor_file"]
 
 FORMAT_VERSION = 3
 """Rises with any change to the arrays or to the columns they are over (3: operands of products, work of loops)."""
@@ -68,7 +68,7 @@ ARRAYS: Mapping[str, tuple[str, str]] = {
 """Array name -> (data type, dimensions): F families, P = F + 1, D columns, T work terms, G rows, N nodes, R trees."""
 
 
-def write(path: Path, card: Mapping[str, Any], parameters: Parameters) -> None:
+def write_predictor_file(path: Path, card: Mapping[str, Any], parameters: PredictorParameters) -> None:
     """Write a predictor file; the file appears whole or not at all.
 
     Raises:
@@ -78,11 +78,13 @@ def write(path: Path, card: Mapping[str, Any], parameters: Parameters) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         text = json.dumps(card, indent=1, sort_keys=True, allow_nan=False)
-        archive.writestr(_info(_CARD), text, zipfile.ZIP_DEFLATED)
+        archive.writestr(_make_zip_info(_CARD), text, zipfile.ZIP_DEFLATED)
         for name, (dtype, _) in ARRAYS.items():
             payload = io.BytesIO()
-            np.lib.format.write_array(payload, np.ascontiguousarray(_get(parameters, name), dtype), allow_pickle=False)
-            archive.writestr(_info(f"{name}.npy"), payload.getvalue(), zipfile.ZIP_DEFLATED)
+            np.lib.format.write_array(
+                payload, np.ascontiguousarray(_get_array(parameters, name), dtype), allow_pickle=False
+            )
+            archive.writestr(_make_zip_info(f"{name}.npy"), payload.getvalue(), zipfile.ZIP_DEFLATED)
     content = buffer.getvalue()
     if len(content) > MAX_BYTES:
         raise PredictorError(
@@ -108,7 +110,7 @@ def write(path: Path, card: Mapping[str, Any], parameters: Parameters) -> None:
         ) from error
 
 
-def read(path: Path) -> tuple[dict[str, Any], Parameters]:
+def read_predictor_file(path: Path) -> tuple[dict[str, Any], PredictorParameters]:
     """Read and check a predictor file.
 
     Raises:
@@ -119,9 +121,11 @@ def read(path: Path) -> tuple[dict[str, Any], Parameters]:
         if size > MAX_BYTES:
             raise PredictorError(f"{path}: {size} bytes is more than a predictor may have ({MAX_BYTES})")
         with zipfile.ZipFile(path) as archive:
-            members = _members(path, archive)
-            card = _card(path, archive, members)
-            arrays = {name: _array(path, archive, members[f"{name}.npy"], dtype) for name, (dtype, _) in ARRAYS.items()}
+            members = _list_members(path, archive)
+            card = _read_card(path, archive, members)
+            arrays = {
+                name: _read_array(path, archive, members[f"{name}.npy"], dtype) for name, (dtype, _) in ARRAYS.items()
+            }
     except FileNotFoundError:
         raise PredictorError(f"{path}: no such file; see 'deepen predictor list'") from None
     except OSError as error:
@@ -130,23 +134,23 @@ def read(path: Path) -> tuple[dict[str, Any], Parameters]:
         raise PredictorError(
             f"{path}: not a predictor file, or a damaged one ({error}); get or train it again"
         ) from error
-    parameters = _assemble(path, card, arrays)
+    parameters = _assemble_parameters(path, card, arrays)
     return card, parameters
 
 
-def _info(name: str) -> zipfile.ZipInfo:
+def _make_zip_info(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, _EPOCH)
     info.external_attr = 0o644 << 16
     return info
 
 
-def _get(parameters: Parameters, name: str) -> NDArray[Any]:
+def _get_array(parameters: PredictorParameters, name: str) -> NDArray[Any]:
     owner, attribute = (parameters.forest, name[7:]) if name.startswith("forest_") else (parameters, name)
     array: NDArray[Any] = getattr(owner, attribute)
     return array
 
 
-def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _list_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     expected = {_CARD, *(f"{name}.npy" for name in ARRAYS)}
     infos = archive.infolist()
     names = [i.filename for i in infos]
@@ -154,7 +158,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
         raise PredictorError(f"{path}: not a predictor file (it has no card)")
     if sorted(names) != sorted(expected):
         # A newer format may hold other members; its card says so.
-        _check_version(path, _card(path, archive, {i.filename: i for i in infos}))
+        _check_version(path, _read_card(path, archive, {i.filename: i for i in infos}))
         odd = sorted(set(names) ^ expected) or sorted(names)
         raise PredictorError(f"{path}: not a predictor file: unexpected or missing member '{odd[0]}'")
     if sum(i.file_size for i in infos) > _MAX_ARRAYS:
@@ -162,7 +166,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     return {i.filename: i for i in infos}
 
 
-def _bounded(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
+def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     with archive.open(info) as stream:
         content = stream.read(min(info.file_size, limit) + 1)
     if len(content) > limit or len(content) != info.file_size:
@@ -170,9 +174,9 @@ def _bounded(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit:
     return content
 
 
-def _card(path: Path, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> dict[str, Any]:
+def _read_card(path: Path, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> dict[str, Any]:
     try:
-        card = json.loads(_bounded(path, archive, members[_CARD], _MAX_CARD))
+        card = json.loads(_read_member(path, archive, members[_CARD], _MAX_CARD))
     except (ValueError, RecursionError) as error:
         raise PredictorError(f"{path}: the card is not JSON ({error})") from error
     if not isinstance(card, dict) or card.get("format") != "deepen-predictor":
@@ -189,9 +193,9 @@ def _check_version(path: Path, card: Mapping[str, Any]) -> None:
         )
 
 
-def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: str) -> NDArray[Any]:
+def _read_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: str) -> NDArray[Any]:
     """Parse a ``.npy`` member (format 1.0) of exactly this data type whose size agrees with its header."""
-    content = _bounded(path, archive, info, _MAX_ARRAYS)
+    content = _read_member(path, archive, info, _MAX_ARRAYS)
     start = _NPY_PREFIX + int.from_bytes(content[8:_NPY_PREFIX], "little")
     try:
         if not content.startswith(b"\x93NUMPY\x01\x00") or start > _NPY_PREFIX + _MAX_HEADER:
@@ -212,7 +216,9 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: s
     return np.frombuffer(content, dtype=dtype, count=count, offset=start).reshape(shape)
 
 
-def _assemble(path: Path, card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Parameters:
+def _assemble_parameters(
+    path: Path, card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> PredictorParameters:
     names, features = card.get("families"), card.get("feature_names")
     if not isinstance(names, dict) or not (
         isinstance(features, list) and features and all(isinstance(f, str) for f in features)
@@ -225,8 +231,8 @@ def _assemble(path: Path, card: Mapping[str, Any], arrays: Mapping[str, NDArray[
             sizes.setdefault(d, n) != n for d, n in zip(dimensions, shape, strict=False)
         ):
             raise PredictorError(f"{path}: array '{name}' has shape {shape}, which does not fit the others")
-    forest = Forest(**{k[7:]: v for k, v in arrays.items() if k.startswith("forest_")})
-    parameters = Parameters(
+    forest = TreeEnsemble(**{k[7:]: v for k, v in arrays.items() if k.startswith("forest_")})
+    parameters = PredictorParameters(
         families=tuple(sorted(names)),
         feature_names=tuple(features),
         forest=forest,
@@ -239,7 +245,7 @@ def _assemble(path: Path, card: Mapping[str, Any], arrays: Mapping[str, NDArray[
     return parameters
 
 
-def _check_values(p: Parameters, sizes: Mapping[str, int], arrays: Mapping[str, NDArray[Any]]) -> None:
+def _check_values(p: PredictorParameters, sizes: Mapping[str, int], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Ranges that the evaluator relies on."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -251,4 +257,4 @@ def _check_values(p: Parameters, sizes: Mapping[str, int], arrays: Mapping[str, 
     for name, start, total in (("tree", p.tree_start, sizes["R"]), ("gaussian", p.gaussian_start, sizes["G"])):
         if int(start[0]) != 0 or int(start[-1]) != total or bool(np.any(np.diff(start) < 0)):
             raise PredictorError(f"the {name} ranges of the families do not add up")
-    validate(p.forest, sizes["D"])
+    validate_trees(p.forest, sizes["D"])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deepen.predictors.predictor import Predictor
 from deepen.records import EnergyRecord
 
-__all__ = ["Tally", "predict_models", "tally"]
+__all__ = ["SparseKernelCounts", "count_record_kernels", "predict_models"]
 
 Floats = NDArray[np.float64]
 
@@ -20,7 +20,7 @@ _CHUNK_ELEMENTS = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class SparseKernelCounts:
     """Kernels of models; e entries, k distinct kernels.
 
     Attributes:
@@ -51,7 +51,7 @@ class Tally:
         return np.array([float(f[name]) for f in self.features], dtype=np.float64)
 
 
-def tally(records: Sequence[EnergyRecord]) -> Tally:
+def count_record_kernels(records: Sequence[EnergyRecord]) -> SparseKernelCounts:
     """Count the kernels of whole-model records."""
     number: dict[tuple[str, tuple[float, ...]], int] = {}
     features: list[Mapping[str, float]] = []
@@ -66,7 +66,7 @@ def tally(records: Sequence[EnergyRecord]) -> Tally:
                 params.append(kernel.get("params") or {})
             entries.append((i, number[key], float(kernel.get("multiplicity", 1.0))))
     table = np.array(entries, dtype=np.float64).reshape(-1, 3)
-    return Tally(
+    return SparseKernelCounts(
         tuple(family for family, _ in number),
         tuple(features),
         tuple(params),
@@ -77,7 +77,7 @@ def tally(records: Sequence[EnergyRecord]) -> Tally:
     )
 
 
-def predict_models(predictor: Predictor, counted: Tally) -> tuple[Floats, Floats, Floats, Floats]:
+def predict_models(predictor: Predictor, counted: SparseKernelCounts) -> tuple[Floats, Floats, Floats, Floats]:
     """Predict whole models.
 
     Returns:

@@ -152,9 +152,9 @@ def _measure_kernels(
 
 
 def _train(kernels: Dataset, options: Options) -> Predictor:
-    from deepen.predictors import train
+    from deepen.predictors import train_predictor
 
-    predictor = train(kernels, seed=options.seed)
+    predictor = train_predictor(kernels, seed=options.seed)
     predictor.save(options.out / "quickstart.deepen")
     return predictor
 

@@ -115,4 +115,4 @@ def train_predictor(
     with tempfile.TemporaryDirectory() as folder, Dataset.open(Path(folder) / "kernels", create=True) as dataset:
         for record in kernel_records(families, count, seed):
             dataset.append(record)
-        return predictors.train(dataset, recipe, seed).save(path)
+        return predictors.train_predictor(dataset, recipe, seed).save(path)

@@ -81,7 +81,7 @@ def test_what_others_did_not_measure_is_unknown(tmp_path: Path, make_record: Mak
         dataclasses.replace(foreign, energy_j=math.nan, latency_s=math.nan)
     with pytest.raises(MeasureError, match="no finite energy"):
         make_record(0, latency_s=math.nan)
-    from deepen.predictors.measured_rows import screen
+    from deepen.predictors.measured_rows import select_usable_rows
 
     unknown = dataclasses.replace(foreign, energy_j=math.nan)
-    assert screen([unknown]).left_out == {"no energy": 1}
+    assert select_usable_rows([unknown]).left_out == {"no energy": 1}

@@ -15,7 +15,7 @@ POWER_W = 1.5
 
 
 @dataclass
-class Device:
+class PowerLawDevice:
     """Makes records. ``factor`` is joules per unit of work and family; time is energy over a nearly constant power."""
 
     seed: int = 0
@@ -100,4 +100,4 @@ class Device:
 @pytest.fixture
 def device_of():
     """Factory of devices: ``device_of(seed=..., noise=...)``."""
-    return Device
+    return PowerLawDevice

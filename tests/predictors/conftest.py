@@ -160,4 +160,4 @@ def trained():
 
     world = World(seed=1)
     records = world.kernels(40) + [world.model(f"train-{i}", 30, 30e-6) for i in range(12)]
-    return world, records, predictors.train(FakeDataset(records), seed=3)
+    return world, records, predictors.train_predictor(FakeDataset(records), seed=3)

@@ -9,7 +9,7 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import ConfigError
-from deepen.predictors.active_learning import Candidates, propose
+from deepen.predictors.active_learning import MeasurementCandidates, propose_kernels
 
 
 def _candidates(device, n):
@@ -17,47 +17,49 @@ def _candidates(device, n):
     # Most candidates are alike; few have many additions.
     counts[: n - 5, 3::4] = 1.0
     raw = np.array([list(f.values()) for f in device.described])
-    return Candidates(tuple(f"net-{i}" for i in range(n)), tuple(k.family for k in device.kernels), raw, counts)
+    return MeasurementCandidates(
+        tuple(f"net-{i}" for i in range(n)), tuple(k.family for k in device.kernels), raw, counts
+    )
 
 
 def test_any_first_part_of_the_plan_is_the_plan_for_that_many(device_of):
     candidates = _candidates(device_of(seed=2), 60)
-    assert [p.index for p in propose(candidates, 4)] == [p.index for p in propose(candidates, 9)][:4]
+    assert [p.index for p in propose_kernels(candidates, 4)] == [p.index for p in propose_kernels(candidates, 9)][:4]
 
 
 def test_every_measurement_leaves_less_uncertainty_and_none_is_proposed_twice(device_of):
-    found = propose(_candidates(device_of(seed=2), 60), 30)
+    found = propose_kernels(_candidates(device_of(seed=2), 60), 30)
     left = [p.left for p in found]
     assert all(b <= a + 1e-12 for a, b in pairwise(left))
     assert len({p.index for p in found}) == 30
 
 
 def test_the_rare_kind_is_asked_for_early(device_of):
-    found = propose(_candidates(device_of(seed=2), 60), 6)
+    found = propose_kernels(_candidates(device_of(seed=2), 60), 6)
     assert any(p.index >= 55 for p in found)
 
 
 def test_a_copy_of_what_is_measured_is_not_asked_for_first(device_of):
     candidates = _candidates(device_of(seed=2), 40)
-    first = propose(candidates, 1)[0].index
+    first = propose_kernels(candidates, 1)[0].index
     counts = np.concatenate([candidates.counts, candidates.counts[first : first + 1]])
-    twice = Candidates((*candidates.names, "copy"), candidates.families, candidates.raw, counts)
-    found = propose(twice, 10, measured=[first])
+    twice = MeasurementCandidates((*candidates.names, "copy"), candidates.families, candidates.raw, counts)
+    found = propose_kernels(twice, 10, measured=[first])
     assert first not in [p.index for p in found]
     assert found[0].name != "copy"
 
 
 def test_more_than_there_are_gives_all(device_of):
-    assert len(propose(_candidates(device_of(), 7), 50)) == 7
+    assert len(propose_kernels(_candidates(device_of(), 7), 50)) == 7
 
 
 def test_a_base_may_be_given(device_of):
     device = device_of(seed=3)
-    base = predictors.calibrate(None, device.models(20)[0])
-    assert len(propose(_candidates(device, 20), 5, base)) == 5
+    base = predictors.calibrate_predictor(None, device.models(20)[0])
+    assert len(propose_kernels(_candidates(device, 20), 5, base)) == 5
 
 
 def test_nothing_to_choose_is_refused(device_of):
-    empty = Candidates((), (), np.zeros((0, 1)), np.zeros((0, 0)))
+    empty = MeasurementCandidates((), (), np.zeros((0, 1)), np.zeros((0, 0)))
     with pytest.raises(ConfigError, match="candidate"):
-        propose(empty, 3)
+        propose_kernels(empty, 3)

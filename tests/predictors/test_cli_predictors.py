@@ -124,7 +124,7 @@ def test_predict_without_a_model_or_predictor_is_wrong_usage(run, model_file):
 
 
 def test_uncovered_kernels_are_named_and_counted(run, model_file, world_of, dataset_of, tmp_path):
-    path = predictors.train(dataset_of(world_of(60).kernels(20, ("relu", "fc")))).save(tmp_path / "p")
+    path = predictors.train_predictor(dataset_of(world_of(60).kernels(20, ("relu", "fc")))).save(tmp_path / "p")
     code, out, err = run("predict", model_file, "-p", path, "--json")
     document = json.loads(out)
     assert code == 0 and document["coverage"] == 0.0 and len(document["uncovered"]) == 1

@@ -9,11 +9,11 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import PredictorError
-from deepen.predictors.evaluation import metrics, spearman
+from deepen.predictors.evaluation import compute_metrics, compute_spearman
 
 
 def test_measures_by_hand():
-    result = metrics(np.array([1.0, 1.0, 1.0, 2.0]), np.array([1.04, 0.91, 1.5, 2.4]))
+    result = compute_metrics(np.array([1.0, 1.0, 1.0, 2.0]), np.array([1.04, 0.91, 1.5, 2.4]))
     assert result["n"] == 4
     assert (result["acc5"], result["acc10"], result["acc20"]) == (25.0, 50.0, 75.0)
     assert result["mape"] == pytest.approx(100 * (0.04 + 0.09 + 0.5 + 0.2) / 4)
@@ -25,13 +25,13 @@ def test_rank_correlation_equals_scipy_with_ties():
 
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 6, 40).astype(float), rng.integers(0, 6, 40).astype(float)
-    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
-    assert spearman(a, -a) == pytest.approx(-1.0)
-    assert spearman(np.ones(5), a[:5]) is None and spearman(a[:2], b[:2]) is None
+    assert compute_spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert compute_spearman(a, -a) == pytest.approx(-1.0)
+    assert compute_spearman(np.ones(5), a[:5]) is None and compute_spearman(a[:2], b[:2]) is None
 
 
 def test_without_rows_measures_are_absent():
-    assert metrics(np.zeros(0), np.zeros(0)) == {
+    assert compute_metrics(np.zeros(0), np.zeros(0)) == {
         "n": 0,
         **dict.fromkeys(("acc5", "acc10", "acc20", "mape", "rmspe", "spearman")),
     }
@@ -42,7 +42,7 @@ def test_evaluation_agrees_with_its_parts(trained, world_of):
     world = world_of(40)
     records = [*world.kernels(10, ("fc", "add", "softmax")), world.model("net", 9, 30e-6)]
     records.append(replace(world.kernel("fc"), family="unheard-of"))
-    report = predictors.evaluate(predictor, records)
+    report = predictors.evaluate_predictor(predictor, records)
     assert report["overall"]["n"] == 31 and report["models"]["n"] == 1
     assert {n: m["n"] for n, m in report["families"].items()} == {"fc": 10, "add": 10, "softmax": 10, "unheard-of": 1}
     assert report["families"]["unheard-of"]["method"] == "roofline"
@@ -54,24 +54,24 @@ def test_evaluation_agrees_with_its_parts(trained, world_of):
 
 def test_evaluating_on_the_training_data_is_said(trained, dataset_of):
     _, records, predictor = trained
-    assert "not held out" in predictors.evaluate(predictor, dataset_of(records))["warnings"][0]
+    assert "not held out" in predictors.evaluate_predictor(predictor, dataset_of(records))["warnings"][0]
 
 
 def test_evaluating_on_another_device_is_said(trained, world_of):
     _, _, predictor = trained
-    report = predictors.evaluate(predictor, world_of(41, device="phone").kernels(3, ("fc",)))
+    report = predictors.evaluate_predictor(predictor, world_of(41, device="phone").kernels(3, ("fc",)))
     assert "measured on phone" in report["warnings"][0]
 
 
 def test_nothing_to_evaluate_is_an_error(trained):
     _, _, predictor = trained
     with pytest.raises(PredictorError, match="nothing to evaluate"):
-        predictors.evaluate(predictor, [])
+        predictors.evaluate_predictor(predictor, [])
 
 
 def test_kernels_only_and_models_only(trained, world_of):
     _, _, predictor = trained
     world = world_of(42)
-    only_models = predictors.evaluate(predictor, [world.model("net", 5, 0.0)])
+    only_models = predictors.evaluate_predictor(predictor, [world.model("net", 5, 0.0)])
     assert only_models["overall"]["n"] == 0 and only_models["coverage"] is None
-    assert predictors.evaluate(predictor, [world.kernel("fc")])["models"]["n"] == 0
+    assert predictors.evaluate_predictor(predictor, [world.kernel("fc")])["models"]["n"] == 0

@@ -9,7 +9,7 @@ from deepen.errors import ConfigError, GraphError, PredictorError
 from deepen.graph import load
 from deepen.kernels.building.single_kernel_model import build
 from deepen.kernels.splitting.split import split
-from deepen.predictors.tally import predict_models, tally
+from deepen.predictors.tally import count_record_kernels, predict_models
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_a_search_space_is_predicted_whole(trained):
 def test_tallies_equal_the_models_of_records(trained, world_of):
     predictor, world = trained[2], world_of(33)
     models = [world.model(f"m{i}", 5 + i, 1e-5) for i in range(4)]
-    counted = tally([*models, models[0]])
+    counted = count_record_kernels([*models, models[0]])
     assert counted.models == 5 and len(counted.families) == len({tuple(f.values()) for f in counted.features})
     energy, low, high, coverage = predict_models(predictor, counted)
     assert energy[0] == energy[4] and (coverage == 1).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepen import predictors
-from deepen.predictors.inference.model_overheads import Context
+from deepen.predictors.inference.model_overheads import ModelOverheads
 
 
 def described(records, times=None, **more):
@@ -27,7 +27,7 @@ def described(records, times=None, **more):
 def plain(trained):
     """The trained predictor without model-level terms."""
     _, _, predictor = trained
-    return predictors.Predictor(predictor.card, predictor.parameters, Context())
+    return predictors.Predictor(predictor.card, predictor.parameters, ModelOverheads())
 
 
 def test_a_model_is_its_kernels_plus_overhead(trained, world_of):
@@ -109,7 +109,7 @@ def test_a_model_file_is_loaded_split_and_predicted(trained, relu_file):
     prediction = predictor.predict(relu_file)
     assert [k.family for k in prediction.kernels] == ["relu"] and prediction.model == str(relu_file)
     # 16 * 14 * 14 elements of the world: 60 pJ per operation, 40 pJ per byte moved, 8 uJ per call.
-    alone = predictors.Predictor(predictor.card, predictor.parameters, Context()).predict(relu_file)
+    alone = predictors.Predictor(predictor.card, predictor.parameters, ModelOverheads()).predict(relu_file)
     assert alone.energy_j == pytest.approx(8e-6 + 3136 * (60e-12 + 8 * 40e-12), rel=0.1)
 
 

@@ -55,7 +55,7 @@ def array_of(path, name):
 
 def test_what_is_read_predicts_the_same(trained, original, world_of):
     _, _, predictor = trained
-    again = predictors.load(original)
+    again = predictors.load_predictor(original)
     test = world_of(30).kernels(20)
     raw = predictor.matrix([r.features for r in test])
     before = predictor.energies([r.family for r in test], raw)
@@ -69,8 +69,8 @@ def test_what_is_read_predicts_the_same(trained, original, world_of):
 def test_predictions_equal_those_of_the_learners_that_were_fitted(world_of, dataset_of, tmp_path):
     """File, flat arrays and evaluator against the fitted family itself, to a millionth."""
     from deepen.predictors.fitting import train
-    from deepen.predictors.inference.columns import columns
-    from deepen.predictors.inference.roofline import log_work
+    from deepen.predictors.inference.columns import make_columns
+    from deepen.predictors.inference.roofline import compute_log_roofline
 
     world = world_of(31)
     fits = {}
@@ -83,19 +83,22 @@ def test_predictions_equal_those_of_the_learners_that_were_fitted(world_of, data
     train.fit_family = spy
     try:
         records = world.kernels(60, ("conv-bn-relu", "dwconv-bn-relu", "elementwise"))
-        path = predictors.train(dataset_of(records)).save(tmp_path / "p")
+        path = predictors.train_predictor(dataset_of(records)).save(tmp_path / "p")
     finally:
         train.fit_family = real
-    loaded = predictors.load(path)
+    loaded = predictors.load_predictor(path)
     raw = loaded.matrix([r.features for r in records])
     got = loaded.energies([r.family for r in records], raw).energy_j
-    x = columns(raw, loaded.parameters.feature_names)
+    x = make_columns(raw, loaded.parameters.feature_names)
     for name, fit in fits.items():
         rows = np.array([r.family == name for r in records])
         whole, own = x[rows], x[rows][:, fit.active]
         residual = sum(part * m.predict(whole if m.learner == "shared-gaussian" else own) for m, part in fit.members)
         assert sum(part for _, part in fit.members) == pytest.approx(1.0)
-        expected = np.exp(log_work(train.work_terms(raw[rows], loaded.parameters.feature_names), fit.work) + residual)
+        expected = np.exp(
+            compute_log_roofline(train.compute_work_terms(raw[rows], loaded.parameters.feature_names), fit.work)
+            + residual
+        )
         np.testing.assert_allclose(got[rows], expected, rtol=2e-6)
 
 
@@ -135,7 +138,7 @@ def test_foreign_files_are_refused_in_one_line(tmp_path, content):
     path = tmp_path / "x.deepen"
     path.write_bytes(content)
     with pytest.raises(PredictorError, match=r"x\.deepen.*not a predictor file") as caught:
-        predictors.load(path)
+        predictors.load_predictor(path)
     assert "\n" not in str(caught.value)
 
 
@@ -145,7 +148,7 @@ def test_truncated_files_are_refused(original, tmp_path, share):
     path = tmp_path / "x.deepen"
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(PredictorError, match="not a predictor file"):
-        predictors.load(path)
+        predictors.load_predictor(path)
 
 
 def test_any_flipped_byte_is_refused_or_harmless(original, tmp_path):
@@ -158,7 +161,7 @@ def test_any_flipped_byte_is_refused_or_harmless(original, tmp_path):
         changed[at] ^= 1 << int(rng.integers(0, 8))
         path.write_bytes(changed)
         try:
-            predictors.load(path)
+            predictors.load_predictor(path)
         except PredictorError as error:
             assert "x.deepen" in str(error)
 
@@ -185,21 +188,21 @@ def test_members_are_checked(forge, original):
     ]
     for changes, message in cases:
         with pytest.raises(PredictorError, match=message):
-            predictors.load(forge(changes))
+            predictors.load_predictor(forge(changes))
 
 
 def test_a_newer_format_with_other_members_says_newer(forge, original):
     path = forge({"card.json": card_of(original, format_version=7), "new.npy": b"x", "work.npy": None})
     with pytest.raises(PredictorError, match="format 7, this deepen reads 3; upgrade"):
-        predictors.load(path)
+        predictors.load_predictor(path)
 
 
 def test_another_version_of_the_features_names_both_and_the_cure(forge, original):
     with pytest.raises(PredictorError, match=r"features version 99, this deepen has \d+; train it again"):
-        predictors.load(forge({"card.json": card_of(original, features_version=99)}))
+        predictors.load_predictor(forge({"card.json": card_of(original, features_version=99)}))
     names = json.loads(card_of(original))["feature_names"]
     with pytest.raises(PredictorError, match="its features are not those"):
-        predictors.load(forge({"card.json": card_of(original, feature_names=[*names[1:], names[0]])}))
+        predictors.load_predictor(forge({"card.json": card_of(original, feature_names=[*names[1:], names[0]])}))
 
 
 def test_arrays_are_checked(forge, original):
@@ -225,7 +228,7 @@ def test_arrays_are_checked(forge, original):
     ]
     for name, content, message in cases:
         with pytest.raises(PredictorError, match=message):
-            predictors.load(forge({f"{name}.npy": content}))
+            predictors.load_predictor(forge({f"{name}.npy": content}))
 
 
 def test_a_header_that_promises_terabytes_allocates_nothing(forge, original):
@@ -233,15 +236,15 @@ def test_a_header_that_promises_terabytes_allocates_nothing(forge, original):
     huge = header.replace(b"(8,), }" + b" " * 12, b"(9000000000000,), }")
     assert len(huge) == len(header) and huge != header
     with pytest.raises(PredictorError, match="not as large as its header says"):
-        predictors.load(forge({"gaussian_alpha.npy": huge}))
+        predictors.load_predictor(forge({"gaussian_alpha.npy": huge}))
 
 
 def test_zip_bombs_are_refused(forge):
     bomb = npy(np.zeros((10**7,)))
     with pytest.raises(PredictorError, match="unpacks to more than"):
-        predictors.load(forge({"work.npy": bomb}))
+        predictors.load_predictor(forge({"work.npy": bomb}))
     with pytest.raises(PredictorError, match="not as large as it says"):
-        predictors.load(forge({"card.json": b" " * 3_000_000}))
+        predictors.load_predictor(forge({"card.json": b" " * 3_000_000}))
 
 
 def test_files_larger_than_a_predictor_may_be_are_not_opened(tmp_path):
@@ -249,7 +252,7 @@ def test_files_larger_than_a_predictor_may_be_are_not_opened(tmp_path):
     with path.open("wb") as stream:
         stream.truncate(predictor_file.MAX_BYTES + 1)
     with pytest.raises(PredictorError, match="more than a predictor may have"):
-        predictors.load(path)
+        predictors.load_predictor(path)
 
 
 def test_duplicate_and_encrypted_members_are_refused(forge, original, tmp_path):
@@ -258,33 +261,33 @@ def test_duplicate_and_encrypted_members_are_refused(forge, original, tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("card.json", b"{}")
     with pytest.raises(PredictorError):
-        predictors.load(path)
+        predictors.load_predictor(path)
     content = bytearray(original.read_bytes())
     at = content.index(b"PK\x01\x02")
     content[at + 8] |= 1
     path.write_bytes(content)
     with pytest.raises(PredictorError, match="not a predictor file"):
-        predictors.load(path)
+        predictors.load_predictor(path)
 
 
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(PredictorError, match=r"none\.deepen: no such file"):
-        predictors.load(tmp_path / "none.deepen")
+        predictors.load_predictor(tmp_path / "none.deepen")
     (tmp_path / "folder.deepen").mkdir()
     with pytest.raises(PredictorError, match=r"folder\.deepen"):
-        predictors.load(tmp_path / "folder.deepen")
+        predictors.load_predictor(tmp_path / "folder.deepen")
 
 
 def test_names_are_looked_up_and_unknown_ones_get_the_nearest(trained, tmp_path, monkeypatch):
     _, _, predictor = trained
     monkeypatch.setenv("DEEPEN_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match="unknown predictor 'benhc'; known: "):
-        predictors.load("benhc")
+        predictors.load_predictor("benhc")
     predictor.save(tmp_path / "predictors" / "bench")
-    assert predictors.load("bench").id == predictor.id
-    assert list(predictors.available()) == ["bench"]
+    assert predictors.load_predictor("bench").id == predictor.id
+    assert list(predictors.list_predictors()) == ["bench"]
     with pytest.raises(ConfigError, match="did you mean bench"):
-        predictors.load("benhc")
+        predictors.load_predictor("benhc")
 
 
 def test_published_predictors_are_found_and_hidden_by_the_users_own(trained, tmp_path, monkeypatch):
@@ -293,6 +296,6 @@ def test_published_predictors_are_found_and_hidden_by_the_users_own(trained, tmp
     published = predictor.save(catalog / "predictors" / "published" / "bench")
     monkeypatch.setenv("DEEPEN_CATALOG", str(catalog))
     monkeypatch.setenv("DEEPEN_HOME", str(tmp_path / "home"))
-    assert predictors.available() == {"bench": published}
+    assert predictors.list_predictors() == {"bench": published}
     own = predictor.save(tmp_path / "home" / "predictors" / "bench")
-    assert predictors.available() == {"bench": own}
+    assert predictors.list_predictors() == {"bench": own}

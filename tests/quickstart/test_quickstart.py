@@ -19,7 +19,7 @@ from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError, GraphError
 from deepen.graph import load
 from deepen.kernels.splitting.split import split
-from deepen.predictors import load as load_predictor
+from deepen.predictors import load_predictor
 from deepen.quickstart import Options, document, reference_models, run
 from deepen.testing import Cost, SimulatedBench
 

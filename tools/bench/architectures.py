@@ -37,8 +37,8 @@ from deepen.cli.output import table
 from deepen.clock.host_clock import Deadline
 from deepen.datasets import Dataset
 from deepen.measure import open_session
-from deepen.predictors import train
-from deepen.predictors.evaluation import metrics
+from deepen.predictors import train_predictor
+from deepen.predictors.evaluation import compute_metrics
 from deepen.quickstart import reference_models
 from deepen.quickstart.models import measure_models
 from deepen.quickstart.plan import make_plan
@@ -179,7 +179,7 @@ def report(run: Path, targets: Sequence[Target], seed: int) -> list[Row]:
     for family, members in sorted(by_family.items()):
         held_out = frozenset().union(*(target.keys for target in members))
         kept = [r for r in records if r.kind != "kernel" or _key(r) not in held_out]
-        predictor = train(kept, seed=seed)
+        predictor = train_predictor(kept, seed=seed)
         for target in members:
             record = whole.get(target.name)
             if record is None:
@@ -240,7 +240,7 @@ def show(rows: Sequence[Row]) -> None:
     header += ("predicted", "error", "in interval")
     print(conditions(), "\n")
     print(table(header, cells, right=(2, 3, 4, 5, 6, 7, 8)))
-    found = metrics(np.array([r.measured_j for r in rows]), np.array([r.predicted_j for r in rows]))
+    found = compute_metrics(np.array([r.measured_j for r in rows]), np.array([r.predicted_j for r in rows]))
     errors = [abs(r.error) for r in rows]
     sums = [abs(r.additivity - 1) for r in rows if not np.isnan(r.additivity)]
     regress = [abs(r.kernels - 1) for r in rows if not np.isnan(r.kernels)]

@@ -80,12 +80,12 @@ def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     from deepen.datasets import Dataset
     from deepen.graph import load
     from deepen.kernels.splitting.split import split
-    from deepen.predictors import train
+    from deepen.predictors import train_predictor
 
     device = DeviceModel()
     opened = Dataset.open(dataset)
     measured = opened.keys()
-    predictor = train(opened, seed=seed)
+    predictor = train_predictor(opened, seed=seed)
     good, errors = 0, []
     print("\n| model | predicted | true | error | kernels seen |\n| --- | ---: | ---: | ---: | ---: |")
     for path, shapes in models:

@@ -31,7 +31,7 @@ import numpy as np
 
 from deepen import predictors
 from deepen.datasets.importers.registry import get_importer
-from deepen.predictors.evaluation import metrics
+from deepen.predictors.evaluation import compute_metrics
 from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 from deepen.records import EnergyRecord
 
@@ -79,7 +79,7 @@ def score(
     """Figures of the groups for one split of one source."""
     train, test = split(records, seed)
     train += borrowed
-    predictor = predictors.train(train, seed=seed)
+    predictor = predictors.train_predictor(train, seed=seed)
     found = {}
     for name in only:
         belongs = GROUPS[name][1]
@@ -90,7 +90,7 @@ def score(
         inside = np.abs(np.log(measured / answer.energy_j)) <= answer.half_width
         published = evaluate_baselines(given, own, ("deepen2023",))["deepen2023"]["overall"]
         found[name] = {
-            "ours": metrics(measured, answer.energy_j) | {"in_interval": 100.0 * float(inside.mean())},
+            "ours": compute_metrics(measured, answer.energy_j) | {"in_interval": 100.0 * float(inside.mean())},
             "published": published,
             "rows": [len(given), len(own)],
         }

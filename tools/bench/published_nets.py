@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from deepen import predictors
 from deepen.datasets.importers.registry import get_importer
-from deepen.predictors.active_learning import Candidates, propose
-from deepen.predictors.calibration.cases import Cases, make_cases
-from deepen.predictors.evaluation import metrics
-from deepen.predictors.measured_rows import screen
+from deepen.predictors.active_learning import MeasurementCandidates, propose_kernels
+from deepen.predictors.calibration.cases import CalibrationCases, make_calibration_cases
+from deepen.predictors.evaluation import compute_metrics
+from deepen.predictors.measured_rows import select_usable_rows
 from deepen.records import EnergyRecord
 from deepen.spaces.nasbench201_networks import EDGES, parse
 
@@ -98,13 +98,13 @@ def _summary(table: str, data: str, recipe: str, runs: Sequence[dict[str, Any]])
 # --- networks of NAS-Bench-201 on a Raspberry Pi 5 ------------------------------------------------------------------
 
 
-def _networks(folder: Path) -> dict[str, Cases]:
+def _networks(folder: Path) -> dict[str, CalibrationCases]:
     """Measured networks of each framework that compute something."""
     records = get_importer("pi5-nasbench201").read(folder).records
     found = {}
     for framework, runtime in RUNTIMES.items():
         kept = [r for r in records if r.runtime == runtime and _computes(_cell(r))]
-        found[framework] = make_cases(screen(kept))
+        found[framework] = make_calibration_cases(select_usable_rows(kept))
     return found
 
 
@@ -121,12 +121,12 @@ def _computes(cell: tuple[str, ...]) -> bool:
     return 3 in reached
 
 
-def _predict(cases: Cases, train: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], Floats]:
-    predictor = predictors.calibrate(None, [cases.records[int(i)] for i in train])
+def _predict(cases: CalibrationCases, train: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], Floats]:
+    predictor = predictors.calibrate_predictor(None, [cases.records[int(i)] for i in train])
     return lambda rows: predictor.predict_counts(cases.families, cases.raw, cases.counts[rows]).energy_j
 
 
-def _published(cases: Cases, train: NDArray[np.int64], rows: NDArray[np.int64]) -> Floats:
+def _published(cases: CalibrationCases, train: NDArray[np.int64], rows: NDArray[np.int64]) -> Floats:
     """Least squares on counts of live operations and additions, weighted by 1 / y^2."""
     design = np.array([_operations(_cell(r)) for r in cases.records])
     y = cases.energy_j[train]
@@ -153,44 +153,46 @@ def _operations(cell: tuple[str, ...]) -> list[float]:
     return [*(float(sum(o == kind for _, o in live)) for kind in kinds), float(adds), 1.0]
 
 
-def _few(framework: str, cases: Cases, seeds: int) -> list[dict[str, Any]]:
+def _few(framework: str, cases: CalibrationCases, seeds: int) -> list[dict[str, Any]]:
     ours, theirs = [], []
     for seed in range(seeds):
         order = np.random.default_rng(seed).permutation(len(cases.records))
         train, test = order[:CALIBRATED_FROM], order[CALIBRATED_FROM:]
-        ours.append(metrics(cases.energy_j[test], _predict(cases, train)(test)))
-        theirs.append(metrics(cases.energy_j[test], _published(cases, train, test)))
+        ours.append(compute_metrics(cases.energy_j[test], _predict(cases, train)(test)))
+        theirs.append(compute_metrics(cases.energy_j[test], _published(cases, train, test)))
     return [
         _summary("few", framework, "counts of operations, 1/y^2", theirs),
         _summary("few", framework, f"deepen, {CALIBRATED_FROM} by chance", ours),
     ]
 
 
-def _planned(framework: str, cases: Cases, seeds: int) -> dict[str, Any]:
+def _planned(framework: str, cases: CalibrationCases, seeds: int) -> dict[str, Any]:
     runs = []
     for seed in range(seeds):
         pool = np.random.default_rng(1000 + seed).permutation(len(cases.records))[:POOL]
         names = tuple(cases.records[int(i)].name for i in pool)
-        chosen = propose(Candidates(names, cases.families, cases.raw, cases.counts[pool]), CALIBRATED_FROM)
+        chosen = propose_kernels(
+            MeasurementCandidates(names, cases.families, cases.raw, cases.counts[pool]), CALIBRATED_FROM
+        )
         train = pool[[p.index for p in chosen]]
         test = np.setdiff1d(np.arange(len(cases.records)), train)
-        runs.append(metrics(cases.energy_j[test], _predict(cases, train)(test)))
+        runs.append(compute_metrics(cases.energy_j[test], _predict(cases, train)(test)))
     return _summary("planned", framework, f"deepen, {CALIBRATED_FROM} planned", runs)
 
 
-def _larger(framework: str, cases: Cases) -> list[dict[str, Any]]:
+def _larger(framework: str, cases: CalibrationCases) -> list[dict[str, Any]]:
     convolutions = np.array([_cell(r).count("nor_conv_3x3") for r in cases.records])
     train, test = np.flatnonzero(convolutions <= SMALLER), np.flatnonzero(convolutions >= LARGER)
     measured = cases.energy_j[test]
     power = measured / cases.latency_s[test]
     ceiling = max(
-        (metrics(measured, f * np.median(power) * cases.latency_s[test]) for f in np.linspace(0.85, 1.15, 121)),
+        (compute_metrics(measured, f * np.median(power) * cases.latency_s[test]) for f in np.linspace(0.85, 1.15, 121)),
         key=lambda m: m["acc10"],
     )
     return [
         _summary("larger", framework, "counts of operations, 1/y^2",
-                 [metrics(measured, _published(cases, train, test))]),
-        _summary("larger", framework, "deepen", [metrics(measured, _predict(cases, train)(test))]),
+                 [compute_metrics(measured, _published(cases, train, test))]),
+        _summary("larger", framework, "deepen", [compute_metrics(measured, _predict(cases, train)(test))]),
         _summary("larger", framework, "(ceiling: true latency, best power)", [ceiling]),
     ]  # fmt: skip
 
@@ -203,7 +205,7 @@ def _layers(folder: Path) -> list[dict[str, Any]]:
     train = [r for r in records if r.kind == "kernel" and r.id.startswith(LAYERS)]
     nets = [r for r in records if r.kind == "model"]
     measured = np.array([r.energy_j for r in nets])
-    predictor = predictors.train(train)
+    predictor = predictors.train_predictor(train)
     lines = _lines(train)
     ours, theirs = [], []
     for net in nets:
@@ -213,8 +215,10 @@ def _layers(folder: Path) -> list[dict[str, Any]]:
         ours.append(predictor.predict_described([net.name] * len(times), families, features, times, net.name).energy_j)
         theirs.append(sum(t * lines(f, x) for t, f, x in zip(times, families, features, strict=True)))
     return [
-        _summary("layers", "cpu", "log energy on log work per kind, summed", [metrics(measured, np.array(theirs))]),
-        _summary("layers", "cpu", "deepen, trained on random layers", [metrics(measured, np.array(ours))]),
+        _summary(
+            "layers", "cpu", "log energy on log work per kind, summed", [compute_metrics(measured, np.array(theirs))]
+        ),
+        _summary("layers", "cpu", "deepen, trained on random layers", [compute_metrics(measured, np.array(ours))]),
     ]
 
 

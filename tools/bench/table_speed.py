@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import arguments, report
 
-from deepen.predictors import load
+from deepen.predictors import load_predictor
 from deepen.search import Benchmark, build_table, open_space, read_table, write_table
 from deepen.search.pareto import contributions, front, hypervolume
 from deepen.testing.synthetic import train_predictor
@@ -61,7 +61,7 @@ def main() -> None:
             ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(given.predictor) if given.predictor else train_predictor(Path(folder) / "made.deepen")
-        predictor, space = load(path), open_space("nasbench201?classes=100")
+        predictor, space = load_predictor(path), open_space("nasbench201?classes=100")
         table = build_table(space, predictor)
         rows.append(("predict 15,625 networks", timed(lambda: build_table(space, predictor), times), "s", 5.0))
         place = Path(folder) / "table"

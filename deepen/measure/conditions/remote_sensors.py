@@ -36,5 +36,5 @@ def link_files(link: Link) -> CommandFiles:
 
 
 def device_files(device: Device) -> Files | None:
-    """Files and commands of a device, for ``open_meter`` and ``Context``; ``None`` where it is this machine."""
+    """Files and commands of a device, for ``open_meter`` and ``ModelOverheads``; ``None`` where it is this machine."""
     return None if isinstance(device.link, LocalLink) else link_files(device.link)

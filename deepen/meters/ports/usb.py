@@ -105,7 +105,7 @@ class Unframer:
 
 
 def usb_instruments(ids: Sequence[tuple[int, int]]) -> list[Any]:
-    """Devices with these vendor and product ids that have no serial port instead (class CDC), as pyusb's ``Device``.
+    """Devices with these vendor and product ids that have no serial port instead (class CDC), as pyusb's ``PowerLawDevice``.
 
     Raises:
         MeterError: If pyusb or libusb is not installed.
@@ -139,7 +139,7 @@ class UsbPort:
         """Take a device over.
 
         Args:
-            device: pyusb's ``Device``.
+            device: pyusb's ``PowerLawDevice``.
             name: What to call it in messages.
             lock: Lock of the instrument; released with the port.
 

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 from deepen.predictors.inference.calibration_factors import MAX_KERNELS
-from deepen.predictors.measured_rows import Rows, relative_sd
+from deepen.predictors.measured_rows import MeasuredRows, compute_relative_sd
 from deepen.records import EnergyRecord
 
-__all__ = ["Cases", "make_cases"]
+__all__ = ["CalibrationCases", "make_calibration_cases"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Cases:
+class CalibrationCases:
     """n measurements of u distinct kernels.
 
     Attributes:
@@ -43,7 +43,7 @@ class Cases:
     relative_sd: Floats
     latency_s: Floats
 
-    def part(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Cases:
+    def part(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> CalibrationCases:
         """Some of the measurements, of all kernels."""
         numbers = np.arange(len(self.records))[rows]
         return replace(
@@ -57,7 +57,7 @@ class Cases:
         )
 
 
-def make_cases(rows: Rows) -> Cases:
+def make_calibration_cases(rows: MeasuredRows) -> CalibrationCases:
     """Count the kernels of the measurements.
 
     Args:
@@ -100,22 +100,22 @@ def make_cases(rows: Rows) -> Cases:
     for row, parts in enumerate(used):
         for column, times_run in parts:
             counts[row, column] += times_run
-    return Cases(
+    return CalibrationCases(
         records,
         np.array([r.kind == "model" for r in records]),
         tuple(families),
         np.array(kept),
         counts,
         np.array([r.energy_j for r in records]),
-        np.array([relative_sd(r) for r in records]),
-        np.array([_latency(r) for r in records]),
+        np.array([compute_relative_sd(r) for r in records]),
+        np.array([_get_latency(r) for r in records]),
     )
 
 
-def _latency(record: EnergyRecord) -> float:
+def _get_latency(record: EnergyRecord) -> float:
     return record.latency_s if math.isfinite(record.latency_s) and record.latency_s > 0 else math.nan
 
 
-def whole_models(records: Sequence[EnergyRecord]) -> int:
+def count_whole_models(records: Sequence[EnergyRecord]) -> int:
     """How many of the records are whole models."""
     return sum(r.kind == "model" for r in records)

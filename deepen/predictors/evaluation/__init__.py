@@ -7,7 +7,7 @@ compares the sum of measured kernels with measured whole models.
 
 from __future__ import annotations
 
-from deepen.predictors.evaluation.evaluate import evaluate
-from deepen.predictors.metrics import metrics, spearman
+from deepen.predictors.evaluation.evaluate import evaluate_predictor
+from deepen.predictors.metrics import compute_metrics, compute_spearman
 
-__all__ = ["evaluate", "metrics", "spearman"]
+__all__ = ["compute_metrics", "compute_spearman", "evaluate_predictor"]

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.measured_rows import HasRecords, screen
-from deepen.predictors.metrics import metrics
-from deepen.predictors.tally import predict_models, tally
+from deepen.predictors.measured_rows import RecordSource, select_usable_rows
+from deepen.predictors.metrics import compute_metrics
+from deepen.predictors.tally import count_record_kernels, predict_models
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
 
-__all__ = ["additivity"]
+__all__ = ["evaluate_additivity"]
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,9 @@ _WHOLE = 0.999
 """A model counts as wholly measured if kernels with this share of its predicted energy (or work) were."""
 
 
-def additivity(dataset: HasRecords | Sequence[EnergyRecord], predictor: Predictor | None = None) -> dict[str, Any]:
+def evaluate_additivity(
+    dataset: RecordSource | Sequence[EnergyRecord], predictor: Predictor | None = None
+) -> dict[str, Any]:
     """Compare sums of measured kernels with measured models.
 
     Args:
@@ -40,7 +42,7 @@ def additivity(dataset: HasRecords | Sequence[EnergyRecord], predictor: Predicto
         predictor: Tells the parts of its error apart, too.
 
     Returns:
-        ``additivity``: measures of the sum of measured kernels against the whole, over models all of whose kernels were
+        ``evaluate_additivity``: measures of the sum of measured kernels against the whole, over models all of whose kernels were
         measured; ``ratio``: median of that ratio; with a predictor ``kernels`` (sum of predicted against sum of
         measured kernels) and ``prediction`` (prediction against the whole) over the same models; ``rows`` with one
         entry per model, those partly measured included (``measured_share`` of their kernels' executions);
@@ -49,8 +51,8 @@ def additivity(dataset: HasRecords | Sequence[EnergyRecord], predictor: Predicto
     Raises:
         PredictorError: If features have another version.
     """
-    rows = screen(dataset)
-    counted = tally(rows.models)
+    rows = select_usable_rows(dataset)
+    counted = count_record_kernels(rows.models)
     known: dict[tuple[str, tuple[float, ...]], list[float]] = {}
     for record in rows.kernels:
         known.setdefault((record.family, tuple(record.features.values())), []).append(record.energy_j)
@@ -70,16 +72,16 @@ def additivity(dataset: HasRecords | Sequence[EnergyRecord], predictor: Predicto
         "models": int(complete.sum()),
         "incomplete": int((~complete).sum()),
         "ratio": float(np.median(total[complete] / whole[complete])) if complete.any() else None,
-        "additivity": metrics(whole[complete], total[complete]),
+        "additivity": compute_metrics(whole[complete], total[complete]),
     }
     predicted = sums = None
     if predictor is not None and rows.models:
         predicted = predict_models(predictor, counted)[0]
         sums = counted.sums(predictor.energies(counted.families, predictor.matrix(counted.features)).energy_j)
-        report["kernels"] = metrics(total[complete], sums[complete])
-        report["prediction"] = metrics(whole[complete], predicted[complete])
+        report["kernels"] = compute_metrics(total[complete], sums[complete])
+        report["prediction"] = compute_metrics(whole[complete], predicted[complete])
     report["rows"] = [
-        _row(
+        _make_model_row(
             record.name,
             float(share[i]),
             float(whole[i]),
@@ -92,7 +94,7 @@ def additivity(dataset: HasRecords | Sequence[EnergyRecord], predictor: Predicto
     return report
 
 
-def _row(
+def _make_model_row(
     name: str, share: float, whole: float, total: float | None, sums: float | None, predicted: float | None
 ) -> dict[str, Any]:
     """One model; errors in percent."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import unknown_name
 from deepen.predictors.evaluation import published_recipes
-from deepen.predictors.tally import Tally
+from deepen.predictors.tally import SparseKernelCounts
 
 __all__ = ["BASELINES", "Baseline", "KernelTable", "get_baselines"]
 
@@ -71,7 +71,7 @@ class Baseline:
     name: str
     title: str
     kernels: Callable[[KernelTable, Floats, bool], Sources] | None = None
-    models: Callable[[Tally, Floats, bool], Callable[[Tally], Floats]] | None = None
+    models: Callable[[SparseKernelCounts, Floats, bool], Callable[[SparseKernelCounts], Floats]] | None = None
 
 
 def get_baselines(names: Sequence[str]) -> list[Baseline]:
@@ -86,7 +86,7 @@ def get_baselines(names: Sequence[str]) -> list[Baseline]:
     return [BASELINES[name] for name in names]
 
 
-def _by_family(table: KernelTable, energy_j: Floats, fit: Callable[[KernelTable, Floats], Sources]) -> Sources:
+def _fit_by_family(table: KernelTable, energy_j: Floats, fit: Callable[[KernelTable, Floats], Sources]) -> Sources:
     """Fit each family by itself, and all together for families without rows."""
     families = np.array(table.families, dtype=str)
     fits = {}
@@ -114,16 +114,16 @@ def _by_family(table: KernelTable, energy_j: Floats, fit: Callable[[KernelTable,
 # --- linear --------------------------------------------------------------------------------------------------------
 
 
-def _operations(table: KernelTable) -> Floats:
+def _count_operations(table: KernelTable) -> Floats:
     return 2.0 * table.column("macs") + table.column("ops")
 
 
-def _design(operations: Floats, moved: Floats | None) -> Floats:
+def _make_design_matrix(operations: Floats, moved: Floats | None) -> Floats:
     columns = [operations, np.ones(operations.size)]
     return np.stack(columns if moved is None else [operations, moved, np.ones(operations.size)], axis=1)
 
 
-def _solve(design: Floats, energy_j: Floats, positive: bool) -> Floats:
+def _solve_least_squares(design: Floats, energy_j: Floats, positive: bool) -> Floats:
     """Least squares in joules, as a first attempt would have it; columns scaled for the solver only."""
     from scipy.optimize import nnls
 
@@ -133,26 +133,30 @@ def _solve(design: Floats, energy_j: Floats, positive: bool) -> Floats:
     return np.asarray(np.linalg.lstsq(design / scale, energy_j, rcond=None)[0] / scale)
 
 
-def _linear_kernels(with_bytes: bool) -> Callable[[KernelTable, Floats, bool], Sources]:
+def _make_linear_kernel_fit(with_bytes: bool) -> Callable[[KernelTable, Floats, bool], Sources]:
     def design(table: KernelTable) -> Floats:
-        return _design(_operations(table), table.column("bytes_read", "bytes_written") if with_bytes else None)
+        return _make_design_matrix(
+            _count_operations(table), table.column("bytes_read", "bytes_written") if with_bytes else None
+        )
 
     def one(table: KernelTable, energy_j: Floats) -> Sources:
-        coefficients = _solve(design(table), energy_j, with_bytes)
+        coefficients = _solve_least_squares(design(table), energy_j, with_bytes)
         return lambda asked: np.asarray(design(asked) @ coefficients)
 
-    return lambda table, energy_j, gpu: _by_family(table, energy_j, one)
+    return lambda table, energy_j, gpu: _fit_by_family(table, energy_j, one)
 
 
-def _linear_models(with_bytes: bool) -> Callable[[Tally, Floats, bool], Callable[[Tally], Floats]]:
-    def design(counted: Tally) -> Floats:
+def _make_linear_model_fit(
+    with_bytes: bool,
+) -> Callable[[SparseKernelCounts, Floats, bool], Callable[[SparseKernelCounts], Floats]]:
+    def design(counted: SparseKernelCounts) -> Floats:
         operations = counted.sums(2.0 * counted.column("macs") + counted.column("ops"))
         moved = counted.sums(counted.column("bytes_read") + counted.column("bytes_written"))
-        return _design(operations, moved if with_bytes else None)
+        return _make_design_matrix(operations, moved if with_bytes else None)
 
-    def fit(counted: Tally, energy_j: Floats, gpu: bool) -> Callable[[Tally], Floats]:
+    def fit(counted: SparseKernelCounts, energy_j: Floats, gpu: bool) -> Callable[[SparseKernelCounts], Floats]:
         del gpu
-        coefficients = _solve(design(counted), energy_j, with_bytes)
+        coefficients = _solve_least_squares(design(counted), energy_j, with_bytes)
         return lambda asked: np.asarray(design(asked) @ coefficients)
 
     return fit
@@ -161,7 +165,7 @@ def _linear_models(with_bytes: bool) -> Callable[[Tally, Floats, bool], Callable
 # --- forests -------------------------------------------------------------------------------------------------------
 
 
-def _grow(x: Floats, energy_j: Floats, forest: published_recipes.Forest) -> Any:
+def _fit_forest(x: Floats, energy_j: Floats, forest: published_recipes.PublishedForestSettings) -> Any:
     from sklearn.ensemble import RandomForestRegressor
 
     features = min(forest.features, x.shape[1]) or None
@@ -174,13 +178,13 @@ def _grow(x: Floats, energy_j: Floats, forest: published_recipes.Forest) -> Any:
     return grown.fit(x, energy_j)
 
 
-def _published_kernels(*, limited: bool, small_pool: bool) -> Callable[[KernelTable, Floats, bool], Sources]:
+def _make_published_kernel_fit(*, limited: bool, small_pool: bool) -> Callable[[KernelTable, Floats, bool], Sources]:
     """Forests per family on published features and the target as it is, in millijoules."""
 
     def rows_of(family: str, table: KernelTable) -> Floats:
         """Features of some type; a family nobody trained on is asked in the features of the simple types."""
         made = [
-            published_recipes.published_features(family, f, p, small_pool)
+            published_recipes.compute_published_features(family, f, p, small_pool)
             for f, p in zip(table.features, table.params, strict=True)
         ]
         return np.array(made, dtype=np.float64)
@@ -196,19 +200,21 @@ def _published_kernels(*, limited: bool, small_pool: bool) -> Callable[[KernelTa
             kept = kept if kept.any() else np.ones(target.size, dtype=bool)
             single = part.families[0] if len(set(part.families)) == 1 else "other"
             x = rows_of(single, part)
-            grown = _grow(x[kept], target[kept], published_recipes.forest_of(single, gpu and limited))
+            grown = _fit_forest(x[kept], target[kept], published_recipes.get_published_forest(single, gpu and limited))
             return lambda asked: np.asarray(grown.predict(rows_of(single, asked))) / 1e3
 
-        return _by_family(table, energy_j, one)
+        return _fit_by_family(table, energy_j, one)
 
     return fit
 
 
-def _forest_models(counted: Tally, energy_j: Floats, gpu: bool) -> Callable[[Tally], Floats]:
+def _fit_forest_on_models(
+    counted: SparseKernelCounts, energy_j: Floats, gpu: bool
+) -> Callable[[SparseKernelCounts], Floats]:
     del gpu
     families = sorted(set(counted.families))
 
-    def rows_of(asked: Tally) -> Floats:
+    def rows_of(asked: SparseKernelCounts) -> Floats:
         of = np.array(asked.families, dtype=str)
         operations = 2.0 * asked.column("macs") + asked.column("ops")
         moved = asked.column("bytes_read") + asked.column("bytes_written")
@@ -217,18 +223,18 @@ def _forest_models(counted: Tally, energy_j: Floats, gpu: bool) -> Callable[[Tal
             columns += [asked.sums(v * (of == family)) for v in (operations, np.ones(of.size))]
         return np.stack(columns, axis=1)
 
-    grown = _grow(rows_of(counted), energy_j, published_recipes.Forest(370, 50))
+    grown = _fit_forest(rows_of(counted), energy_j, published_recipes.PublishedForestSettings(370, 50))
     return lambda asked: np.asarray(grown.predict(rows_of(asked)))
 
 
 BASELINES: Mapping[str, Baseline] = {
     b.name: b
     for b in (
-        Baseline("flops", "linear in operations", _linear_kernels(False), _linear_models(False)),
-        Baseline("flops+bytes", "operations and bytes", _linear_kernels(True), _linear_models(True)),
-        Baseline("deepen2023", "DeepEn2023 recipe", _published_kernels(limited=False, small_pool=True)),
-        Baseline("nn-meter", "nn-Meter recipe", _published_kernels(limited=True, small_pool=False)),
-        Baseline("forest-on-nets", "random forest on whole models", None, _forest_models),
+        Baseline("flops", "linear in operations", _make_linear_kernel_fit(False), _make_linear_model_fit(False)),
+        Baseline("flops+bytes", "operations and bytes", _make_linear_kernel_fit(True), _make_linear_model_fit(True)),
+        Baseline("deepen2023", "DeepEn2023 recipe", _make_published_kernel_fit(limited=False, small_pool=True)),
+        Baseline("nn-meter", "nn-Meter recipe", _make_published_kernel_fit(limited=True, small_pool=False)),
+        Baseline("forest-on-nets", "random forest on whole models", None, _fit_forest_on_models),
     )
 }
 """By name, in the order of tables."""

@@ -10,16 +10,20 @@ from numpy.typing import NDArray
 
 from deepen.kernels.splitting.runtime_names import engine_of
 from deepen.predictors.evaluation.baselines import BASELINES, Baseline, KernelTable, get_baselines
-from deepen.predictors.evaluation.held_out_predictions import Pool, report, sides_of
-from deepen.predictors.evaluation.splits import Fold, Options, make_folds
-from deepen.predictors.measured_rows import HasRecords, Rows, screen
-from deepen.predictors.tally import Tally, predict_models, tally
+from deepen.predictors.evaluation.held_out_predictions import (
+    HeldOutPredictions,
+    collect_measured_values,
+    report_metrics,
+)
+from deepen.predictors.evaluation.splits import Fold, SplitOptions, make_folds
+from deepen.predictors.measured_rows import MeasuredRows, RecordSource, select_usable_rows
+from deepen.predictors.tally import SparseKernelCounts, count_record_kernels, predict_models
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
 
-__all__ = ["OWN", "Fit", "cross_validate", "evaluate_baselines", "fit_records"]
+__all__ = ["OWN", "Fit", "cross_validate", "evaluate_baselines", "make_recipe_fit"]
 
 Floats = NDArray[np.float64]
 Fit = Callable[[Sequence[EnergyRecord], int], "Predictor"]
@@ -30,25 +34,25 @@ _FEW_MODELS = 3
 """Fewer whole models than this fit no line."""
 
 
-def fit_records(recipe: str = "auto") -> Fit:
+def make_recipe_fit(recipe: str = "auto") -> Fit:
     """Train by a recipe; where there are whole models only, calibrate the physical form to them."""
 
     def fit(records: Sequence[EnergyRecord], seed: int) -> Predictor:
-        from deepen.predictors.fitting.train import train
+        from deepen.predictors.fitting.train import train_predictor
 
         if any(r.kind == "kernel" for r in records):
-            return train(records, recipe, seed)
-        from deepen.predictors.fitting.calibrate import calibrate
+            return train_predictor(records, recipe, seed)
+        from deepen.predictors.fitting.calibrate import calibrate_predictor
 
-        return calibrate(None, records)
+        return calibrate_predictor(None, records)
 
     return fit
 
 
 def cross_validate(
-    dataset: HasRecords | Sequence[EnergyRecord],
+    dataset: RecordSource | Sequence[EnergyRecord],
     split: str = "random",
-    options: Options | None = None,
+    options: SplitOptions | None = None,
     recipe: str = "auto",
     baselines: Sequence[str] = tuple(BASELINES),
     fit: Fit | None = None,
@@ -74,21 +78,21 @@ def cross_validate(
         ConfigError: If a split, recipe or baseline is unknown.
         PredictorError: If nothing can be trained on or held out.
     """
-    chosen = options or Options()
+    chosen = options or SplitOptions()
     beside = get_baselines(baselines)
-    rows = screen(dataset)
+    rows = select_usable_rows(dataset)
     folds = make_folds(rows, split, chosen)
-    learn = fit or fit_records(recipe)
-    gpu = _on_gpu(rows)
-    kernels = {name: Pool() for name in (OWN, *(b.name for b in beside))}
-    models = {name: Pool() for name in kernels}
-    everything = _kernel_table(rows)
+    learn = fit or make_recipe_fit(recipe)
+    gpu = _is_on_gpu(rows)
+    kernels = {name: HeldOutPredictions() for name in (OWN, *(b.name for b in beside))}
+    models = {name: HeldOutPredictions() for name in kernels}
+    everything = _make_kernel_table(rows)
     for number, fold in enumerate(folds):
         train = [r for r, t in zip(rows.kernels, fold.train_kernels, strict=True) if t]
         train += [r for r, t in zip(rows.models, fold.train_models, strict=True) if t]
         predictor = learn(train, chosen.seed)
         tests = np.flatnonzero(fold.test_models)
-        counted = tally([rows.models[i] for i in tests.tolist()])
+        counted = count_record_kernels([rows.models[i] for i in tests.tolist()])
         _predict_own(predictor, rows, fold, number, counted, kernels[OWN], models[OWN])
         for baseline in beside:
             _predict_baseline(
@@ -98,11 +102,11 @@ def cross_validate(
             on_progress(number + 1, len(folds), fold.name)
     repeated = split == "random"
     times = len(folds) if repeated else 1
-    sides = sides_of(rows)
-    reports = {name: report(kernels[name], models[name], sides, times, chosen.seed) for name in kernels}
+    sides = collect_measured_values(rows)
+    reports = {name: report_metrics(kernels[name], models[name], sides, times, chosen.seed) for name in kernels}
     own = reports.pop(OWN)
     if not repeated:
-        own["models"]["rows"] = _listed(models[OWN], rows.models)
+        own["models"]["rows"] = _list_model_errors(models[OWN], rows.models)
     return {
         "split": split,
         "share": chosen.share if split != "leave-family-out" else None,
@@ -113,13 +117,13 @@ def cross_validate(
         **own,
         "baselines": {b.name: {"title": b.title, **reports[b.name]} for b in beside},
         "left_out": dict(rows.left_out),
-        "warnings": _warnings(rows),
+        "warnings": _list_warnings(rows),
     }
 
 
 def evaluate_baselines(
-    train: HasRecords | Sequence[EnergyRecord],
-    test: HasRecords | Sequence[EnergyRecord],
+    train: RecordSource | Sequence[EnergyRecord],
+    test: RecordSource | Sequence[EnergyRecord],
     baselines: Sequence[str] = tuple(BASELINES),
 ) -> dict[str, Any]:
     """Fit baselines to one dataset and judge them on another, as a trained predictor is.
@@ -131,33 +135,43 @@ def evaluate_baselines(
         ConfigError: If a baseline is unknown.
         PredictorError: If features have another version.
     """
-    given, asked = screen(train), screen(test)
-    rows = screen([*given.kernels, *asked.kernels, *given.models, *asked.models])
+    given, asked = select_usable_rows(train), select_usable_rows(test)
+    rows = select_usable_rows([*given.kernels, *asked.kernels, *given.models, *asked.models])
     kernels = np.arange(len(rows.kernels)) >= len(given.kernels)
     models = np.arange(len(rows.models)) >= len(given.models)
     fold = Fold("test", ~kernels, kernels, ~models, models)
-    counted, everything, sides = tally(asked.models), _kernel_table(rows), sides_of(rows)
+    counted, everything, sides = (
+        count_record_kernels(asked.models),
+        _make_kernel_table(rows),
+        collect_measured_values(rows),
+    )
     done = {}
     for baseline in get_baselines(baselines):
-        pools = Pool(), Pool()
-        _predict_baseline(baseline, rows, everything, fold, 0, counted, _on_gpu(rows), *pools)
-        done[baseline.name] = {"title": baseline.title, **report(*pools, sides, 1, 0)}
+        pools = HeldOutPredictions(), HeldOutPredictions()
+        _predict_baseline(baseline, rows, everything, fold, 0, counted, _is_on_gpu(rows), *pools)
+        done[baseline.name] = {"title": baseline.title, **report_metrics(*pools, sides, 1, 0)}
     return done
 
 
-def _kernel_table(rows: Rows) -> KernelTable:
+def _make_kernel_table(rows: MeasuredRows) -> KernelTable:
     records = rows.kernels
     return KernelTable(
         tuple(r.family for r in records), tuple(r.features for r in records), tuple(r.params for r in records)
     )
 
 
-def _on_gpu(rows: Rows) -> bool:
+def _is_on_gpu(rows: MeasuredRows) -> bool:
     return any("gpu" in r.runtime.lower() or "gpu" in r.device.lower() for r in rows.kernels[:1])
 
 
 def _predict_own(
-    predictor: Predictor, rows: Rows, fold: Fold, number: int, counted: Tally, kernels: Pool, models: Pool
+    predictor: Predictor,
+    rows: MeasuredRows,
+    fold: Fold,
+    number: int,
+    counted: SparseKernelCounts,
+    kernels: HeldOutPredictions,
+    models: HeldOutPredictions,
 ) -> None:
     tests = np.flatnonzero(fold.test_kernels)
     if tests.size:
@@ -173,14 +187,14 @@ def _predict_own(
 
 def _predict_baseline(
     baseline: Baseline,
-    rows: Rows,
+    rows: MeasuredRows,
     everything: KernelTable,
     fold: Fold,
     number: int,
-    counted: Tally,
+    counted: SparseKernelCounts,
     gpu: bool,
-    kernels: Pool,
-    models: Pool,
+    kernels: HeldOutPredictions,
+    models: HeldOutPredictions,
 ) -> None:
     """Fit and predict one baseline; what it cannot be fitted to is left out."""
     train, tests = np.flatnonzero(fold.train_kernels), np.flatnonzero(fold.test_kernels)
@@ -195,14 +209,14 @@ def _predict_baseline(
     given = np.flatnonzero(fold.train_models)
     if baseline.models and given.size >= _FEW_MODELS:
         records = [rows.models[i] for i in given.tolist()]
-        predict = baseline.models(tally(records), np.array([r.energy_j for r in records]), gpu)
+        predict = baseline.models(count_record_kernels(records), np.array([r.energy_j for r in records]), gpu)
         models.add(whole, number, predict(counted), None)
     elif source is not None:
         distinct = KernelTable(counted.families, counted.features, counted.params)
         models.add(whole, number, counted.sums(source(distinct)), None)
 
 
-def _listed(pool: Pool, records: Sequence[EnergyRecord]) -> list[dict[str, Any]]:
+def _list_model_errors(pool: HeldOutPredictions, records: Sequence[EnergyRecord]) -> list[dict[str, Any]]:
     """Each held-out model, where each is held out once."""
     if not pool.row:
         return []
@@ -221,7 +235,7 @@ def _listed(pool: Pool, records: Sequence[EnergyRecord]) -> list[dict[str, Any]]
     ]
 
 
-def _warnings(rows: Rows) -> list[str]:
+def _list_warnings(rows: MeasuredRows) -> list[str]:
     devices = sorted({f"{r.device}, {engine_of(r.runtime)}" for r in (*rows.kernels, *rows.models)})
     if len(devices) > 1:
         return [f"records of {len(devices)} devices or runtimes were mixed: {'; '.join(devices[:4])}"]

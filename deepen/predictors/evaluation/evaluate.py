@@ -9,31 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
-from deepen.predictors.evaluation.additivity import additivity
-from deepen.predictors.measured_rows import HasRecords, data_hash, screen
-from deepen.predictors.metrics import confidence, metrics
-from deepen.predictors.tally import predict_models, tally
+from deepen.predictors.evaluation.additivity import evaluate_additivity
+from deepen.predictors.measured_rows import RecordSource, hash_training_data, select_usable_rows
+from deepen.predictors.metrics import bootstrap_confidence_intervals, compute_metrics
+from deepen.predictors.tally import count_record_kernels, predict_models
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate_predictor"]
 
 
-def evaluate(predictor: Predictor, dataset: HasRecords | Sequence[EnergyRecord]) -> dict[str, Any]:
+def evaluate_predictor(predictor: Predictor, dataset: RecordSource | Sequence[EnergyRecord]) -> dict[str, Any]:
     """Compare a predictor with a dataset of the same kind of records it was trained on.
 
     Returns:
         ``overall`` and ``families`` (kernels), ``models`` with one entry per whole model, ``coverage`` (share of
         kernels answered by a regressor, percent), ``in_interval`` (share inside the nominal 90 % interval, percent),
-        ``additivity`` (where there are models: see :mod:`deepen.predictors.evaluation.additivity`), ``left_out``, and
+        ``evaluate_additivity`` (where there are models: see :mod:`deepen.predictors.evaluation.additivity`), ``left_out``, and
         ``warnings``, which say so if the predictor was trained on this very data.
 
     Raises:
         PredictorError: If the dataset has no usable record.
     """
-    rows = screen(dataset)
+    rows = select_usable_rows(dataset)
     if not rows.kernels and not rows.models:
         raise PredictorError("nothing to evaluate: the dataset has no record with features and positive energy")
     families = [r.family for r in rows.kernels]
@@ -44,25 +44,29 @@ def evaluate(predictor: Predictor, dataset: HasRecords | Sequence[EnergyRecord])
     by_family = {}
     for name in sorted(set(families)):
         mask = of == name
-        by_family[name] = _measure(measured[mask], found.energy_j[mask], rows.keys, inside, mask) | {
+        by_family[name] = _compute_row_metrics(measured[mask], found.energy_j[mask], rows.keys, inside, mask) | {
             "method": "regressor" if bool(found.regressor[mask].all()) else "roofline",
             "extrapolated": int(found.extrapolated[mask].sum()),
         }
     return {
         "predictor": predictor.id,
         "source": predictor.source,
-        "overall": _measure(measured, found.energy_j, rows.keys, inside, np.ones(measured.size, dtype=bool)),
+        "overall": _compute_row_metrics(
+            measured, found.energy_j, rows.keys, inside, np.ones(measured.size, dtype=bool)
+        ),
         "families": by_family,
         "coverage": 100.0 * float(found.regressor.mean()) if measured.size else None,
         "in_interval": 100.0 * float(np.mean(inside)) if measured.size else None,
-        "models": _models(predictor, rows.models),
-        "additivity": additivity([*rows.kernels, *rows.models], predictor) if rows.models else None,
+        "models": _evaluate_models(predictor, rows.models),
+        "additivity": evaluate_additivity([*rows.kernels, *rows.models], predictor) if rows.models else None,
         "left_out": dict(rows.left_out),
-        "warnings": _warnings(predictor, data_hash(rows), {r.device for r in (*rows.kernels, *rows.models)}),
+        "warnings": _list_warnings(
+            predictor, hash_training_data(rows), {r.device for r in (*rows.kernels, *rows.models)}
+        ),
     }
 
 
-def _measure(
+def _compute_row_metrics(
     measured: NDArray[np.float64],
     predicted: NDArray[np.float64],
     keys: Sequence[str],
@@ -71,15 +75,17 @@ def _measure(
 ) -> dict[str, Any]:
     """Measures of the rows of a mask; the first two hold those rows only."""
     chosen = [k for k, m in zip(keys, mask, strict=True) if m]
-    return metrics(measured, predicted) | {
+    return compute_metrics(measured, predicted) | {
         "in_interval": 100.0 * float(np.mean(inside[mask])) if chosen else None,
-        "confidence": confidence(measured, predicted, chosen, inside[mask]),
+        "confidence": bootstrap_confidence_intervals(measured, predicted, chosen, inside[mask]),
     }
 
 
-def _models(predictor: Predictor, records: Sequence[EnergyRecord]) -> dict[str, Any]:
+def _evaluate_models(predictor: Predictor, records: Sequence[EnergyRecord]) -> dict[str, Any]:
     measured = np.array([r.energy_j for r in records])
-    energy, low, high, coverage = predict_models(predictor, tally(records)) if records else [np.zeros(0)] * 4
+    energy, low, high, coverage = (
+        predict_models(predictor, count_record_kernels(records)) if records else [np.zeros(0)] * 4
+    )
     inside = (low <= measured) & (measured <= high)
     listed = [
         {
@@ -93,14 +99,14 @@ def _models(predictor: Predictor, records: Sequence[EnergyRecord]) -> dict[str, 
         }
         for i, record in enumerate(records)
     ]
-    return metrics(measured, energy) | {
+    return compute_metrics(measured, energy) | {
         "in_interval": 100.0 * float(np.mean(inside)) if listed else None,
-        "confidence": confidence(measured, energy, [r.name for r in records], inside),
+        "confidence": bootstrap_confidence_intervals(measured, energy, [r.name for r in records], inside),
         "rows": listed,
     }
 
 
-def _warnings(predictor: Predictor, digest: str, devices: set[str]) -> list[str]:
+def _list_warnings(predictor: Predictor, digest: str, devices: set[str]) -> list[str]:
     warnings = []
     if digest == predictor.card.get("data_sha256"):
         warnings.append("the predictor was trained on this dataset: these errors are not held out (its card has those)")

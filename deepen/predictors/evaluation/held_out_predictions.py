@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.measured_rows import Rows
-from deepen.predictors.metrics import MEASURES, confidence, metrics
+from deepen.predictors.measured_rows import MeasuredRows
+from deepen.predictors.metrics import MEASURES, bootstrap_confidence_intervals, compute_metrics
 
-__all__ = ["Pool", "Side", "report", "sides_of"]
+__all__ = ["HeldOutPredictions", "MeasuredValues", "collect_measured_values", "report_metrics"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(slots=True)
-class Pool:
+class HeldOutPredictions:
     """Held-out predictions of one method, over all folds."""
 
     row: list[NDArray[np.int64]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class MeasuredValues:
     """Kernels or models of a dataset, as results are grouped."""
 
     measured: Floats
@@ -43,11 +43,11 @@ class Side:
     group: NDArray[np.str_]
 
 
-def sides_of(rows: Rows) -> tuple[Side, Side]:
+def collect_measured_values(rows: MeasuredRows) -> tuple[MeasuredValues, MeasuredValues]:
     """The kernels and the whole models of a dataset."""
     return (
-        Side(rows.energy_j, rows.keys, np.array([r.family for r in rows.kernels], dtype=str)),
-        Side(
+        MeasuredValues(rows.energy_j, rows.keys, np.array([r.family for r in rows.kernels], dtype=str)),
+        MeasuredValues(
             np.array([r.energy_j for r in rows.models]),
             tuple(r.name for r in rows.models),
             np.array([""] * len(rows.models), dtype=str),
@@ -55,7 +55,13 @@ def sides_of(rows: Rows) -> tuple[Side, Side]:
     )
 
 
-def report(kernels: Pool, models: Pool, sides: tuple[Side, Side], repeats: int, seed: int) -> dict[str, Any]:
+def report_metrics(
+    kernels: HeldOutPredictions,
+    models: HeldOutPredictions,
+    sides: tuple[MeasuredValues, MeasuredValues],
+    repeats: int,
+    seed: int,
+) -> dict[str, Any]:
     """Measures of kernels, their families and whole models; over repeats their medians and ranges.
 
     Args:
@@ -70,18 +76,20 @@ def report(kernels: Pool, models: Pool, sides: tuple[Side, Side], repeats: int, 
     if kernels.row:
         of = side.group[np.concatenate(kernels.row)]
         for name in sorted(set(of.tolist())):
-            families[str(name)] = _measure(kernels, side, repeats, seed, of == name)
+            families[str(name)] = _compute_pool_metrics(kernels, side, repeats, seed, of == name)
     return {
-        "overall": _measure(kernels, side, repeats, seed),
+        "overall": _compute_pool_metrics(kernels, side, repeats, seed),
         "families": families,
-        "models": _measure(models, whole, repeats, seed),
+        "models": _compute_pool_metrics(models, whole, repeats, seed),
     }
 
 
-def _measure(pool: Pool, side: Side, repeats: int, seed: int, mask: NDArray[np.bool_] | None = None) -> dict[str, Any]:
+def _compute_pool_metrics(
+    pool: HeldOutPredictions, side: MeasuredValues, repeats: int, seed: int, mask: NDArray[np.bool_] | None = None
+) -> dict[str, Any]:
     """Measures of a pool, or of a part of it."""
     if not pool.row or (mask is not None and not mask.any()):
-        return metrics(np.zeros(0), np.zeros(0)) | {"in_interval": None}
+        return compute_metrics(np.zeros(0), np.zeros(0)) | {"in_interval": None}
     row, fold = np.concatenate(pool.row), np.concatenate(pool.fold)
     predicted = np.concatenate(pool.predicted)
     inside = np.concatenate(pool.inside) if pool.inside else None
@@ -89,10 +97,10 @@ def _measure(pool: Pool, side: Side, repeats: int, seed: int, mask: NDArray[np.b
         row, fold, predicted = row[mask], fold[mask], predicted[mask]
         inside = None if inside is None else inside[mask]
     measured = side.measured[row]
-    done = metrics(measured, predicted)
+    done = compute_metrics(measured, predicted)
     done["in_interval"] = None if inside is None else 100.0 * float(inside.mean())
     if repeats > 1:
-        each = [metrics(measured[fold == i], predicted[fold == i]) for i in np.unique(fold)]
+        each = [compute_metrics(measured[fold == i], predicted[fold == i]) for i in np.unique(fold)]
         if inside is not None:
             for one, i in zip(each, np.unique(fold), strict=True):
                 one["in_interval"] = 100.0 * float(inside[fold == i].mean())
@@ -103,5 +111,7 @@ def _measure(pool: Pool, side: Side, repeats: int, seed: int, mask: NDArray[np.b
                 done[name] = float(np.median(values))
                 done["range"][name] = [float(min(values)), float(max(values))]
         done["n"] = round(row.size / len(each))
-    done["confidence"] = confidence(measured, predicted, [side.keys[i] for i in row.tolist()], inside, seed)
+    done["confidence"] = bootstrap_confidence_intervals(
+        measured, predicted, [side.keys[i] for i in row.tolist()], inside, seed
+    )
     return done

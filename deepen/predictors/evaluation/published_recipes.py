@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Forest", "forest_of", "published_features"]
+__all__ = ["PublishedForestSettings", "compute_published_features", "get_published_forest"]
 
 RANDOM_STATE = 10
 """Of every forest, and of nn-Meter's own split."""
@@ -29,7 +29,7 @@ NN_METER_LIMIT = 200.0
 
 
 @dataclass(frozen=True, slots=True)
-class Forest:
+class PublishedForestSettings:
     """Hyper-parameters of a random forest (scikit-learn); leaves of one row, no limit on leaves.
 
     Attributes:
@@ -43,23 +43,23 @@ class Forest:
     features: int = 0
 
 
-_DEFAULT = Forest(370, 50)
+_DEFAULT = PublishedForestSettings(370, 50)
 
-_CPU: Mapping[str, Forest] = {
-    "conv": Forest(320, 70, 6), "dwconv": Forest(240, 50, 6), "fc": Forest(370, 50, 2),
-    "channelshuffle": Forest(370, 50, 2), "se": Forest(290, 20, 2), "maxpool": Forest(210, 50, 5),
-    "global-avgpool": Forest(370, 70, 2), "hswish": Forest(190, 50, 2), "avgpool": Forest(370, 50, 5),
-    "bnrelu": Forest(370, 50, 2), "relu": Forest(370, 50, 2), "bn": Forest(370, 50, 2), "concat": Forest(690, 100, 5),
-    "addrelu": Forest(570, 50, 3), "add": Forest(570, 50, 3), "split": Forest(190, 50, 2),
+_CPU: Mapping[str, PublishedForestSettings] = {
+    "conv": PublishedForestSettings(320, 70, 6), "dwconv": PublishedForestSettings(240, 50, 6), "fc": PublishedForestSettings(370, 50, 2),
+    "channelshuffle": PublishedForestSettings(370, 50, 2), "se": PublishedForestSettings(290, 20, 2), "maxpool": PublishedForestSettings(210, 50, 5),
+    "global-avgpool": PublishedForestSettings(370, 70, 2), "hswish": PublishedForestSettings(190, 50, 2), "avgpool": PublishedForestSettings(370, 50, 5),
+    "bnrelu": PublishedForestSettings(370, 50, 2), "relu": PublishedForestSettings(370, 50, 2), "bn": PublishedForestSettings(370, 50, 2), "concat": PublishedForestSettings(690, 100, 5),
+    "addrelu": PublishedForestSettings(570, 50, 3), "add": PublishedForestSettings(570, 50, 3), "split": PublishedForestSettings(190, 50, 2),
 }  # fmt: skip
-_GPU: Mapping[str, Forest] = {
+_GPU: Mapping[str, PublishedForestSettings] = {
     **_CPU,
-    "conv": Forest(550, 80, 5), "dwconv": Forest(240, 40, 7), "fc": Forest(330, 70, 4), "se": Forest(190, 50, 2),
-    "maxpool": Forest(370, 50, 5), "bnrelu": Forest(190, 50, 2), "relu": Forest(190, 50, 2), "bn": Forest(190, 50, 2),
+    "conv": PublishedForestSettings(550, 80, 5), "dwconv": PublishedForestSettings(240, 40, 7), "fc": PublishedForestSettings(330, 70, 4), "se": PublishedForestSettings(190, 50, 2),
+    "maxpool": PublishedForestSettings(370, 50, 5), "bnrelu": PublishedForestSettings(190, 50, 2), "relu": PublishedForestSettings(190, 50, 2), "bn": PublishedForestSettings(190, 50, 2),
 }  # fmt: skip
 
 
-def kernel_type(family: str) -> str:
+def get_published_type(family: str) -> str:
     """The published type a family of ours is: all convolutions share one, as do all depthwise ones."""
     for name in ("dwconv", "conv"):
         if family.startswith(name) and family != "convtranspose":
@@ -67,12 +67,12 @@ def kernel_type(family: str) -> str:
     return family
 
 
-def forest_of(family: str, gpu: bool) -> Forest:
+def get_published_forest(family: str, gpu: bool) -> PublishedForestSettings:
     """Hyper-parameters for a family."""
-    return (_GPU if gpu else _CPU).get(kernel_type(family), _DEFAULT)
+    return (_GPU if gpu else _CPU).get(get_published_type(family), _DEFAULT)
 
 
-def published_features(
+def compute_published_features(
     family: str, features: Mapping[str, float], params: Mapping[str, Any], small_pool: bool = False
 ) -> list[float]:
     """Features of a kernel as published.
@@ -83,7 +83,7 @@ def published_features(
         params: Our parameters, for the operands of a concatenation.
         small_pool: Take the input of a global average pooling as 1 x 1.
     """
-    kind = kernel_type(family)
+    kind = get_published_type(family)
     hw, c_in, c_out = features["h_in"], features["c_in"], features["c_out"]
     if kind in ("conv", "dwconv"):
         k, stride = features["k_h"], max(features["stride_h"], 1.0)

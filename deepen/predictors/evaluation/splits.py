@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, PredictorError, unknown_name
 from deepen.kernels.types import params_key
-from deepen.predictors.measured_rows import Rows
+from deepen.predictors.measured_rows import MeasuredRows
 from deepen.records import EnergyRecord
 
-__all__ = ["SPLITS", "Fold", "Options", "architecture_of", "make_folds"]
+__all__ = ["SPLITS", "Fold", "SplitOptions", "infer_architecture", "make_folds"]
 
 Mask = NDArray[np.bool_]
 
@@ -26,7 +26,7 @@ _LEADING = re.compile(r"[a-z]+?(?=v?\d|[^a-z]|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SplitOptions:
     """How to divide.
 
     Attributes:
@@ -65,7 +65,7 @@ class Fold:
     test_models: Mask
 
 
-def make_folds(rows: Rows, split: str, options: Options) -> list[Fold]:
+def make_folds(rows: MeasuredRows, split: str, options: SplitOptions) -> list[Fold]:
     """Divide.
 
     Args:
@@ -85,7 +85,7 @@ def make_folds(rows: Rows, split: str, options: Options) -> list[Fold]:
     return folds
 
 
-def architecture_of(record: EnergyRecord) -> str:
+def infer_architecture(record: EnergyRecord) -> str:
     """Architecture a whole model belongs to: its family where the record has one, else what its name begins with.
 
     ``resnet50`` and ``ResNet-18`` are both ``resnet``, ``mobilenet_v2`` and ``mobilenetv3`` both ``mobilenet``.
@@ -97,12 +97,12 @@ def architecture_of(record: EnergyRecord) -> str:
     return match[0] if match else name
 
 
-def kernel_keys(record: EnergyRecord) -> set[str]:
-    """Configurations of a whole model's kernels, as :class:`Rows` names those measured alone."""
+def list_kernel_keys(record: EnergyRecord) -> set[str]:
+    """Configurations of a whole model's kernels, as :class:`MeasuredRows` names those measured alone."""
     return {params_key(str(k["family"]), k["params"]) for k in record.kernels if k.get("params")}
 
 
-def _random(rows: Rows, options: Options) -> list[Fold]:
+def _split_at_random(rows: MeasuredRows, options: SplitOptions) -> list[Fold]:
     """Configurations of each family, and models, at random, several times."""
     families = np.array([r.family for r in rows.kernels], dtype=str)
     everywhere = np.zeros(len(rows.kernels), dtype=bool)
@@ -112,13 +112,13 @@ def _random(rows: Rows, options: Options) -> list[Fold]:
         test = everywhere.copy()
         for family in np.unique(families):
             members = np.flatnonzero(families == family)
-            test[members] = _draw([rows.keys[i] for i in members], options.share, rng)
-        models = _draw([r.name for r in rows.models], options.share, rng)
+            test[members] = _draw_held_out([rows.keys[i] for i in members], options.share, rng)
+        models = _draw_held_out([r.name for r in rows.models], options.share, rng)
         folds.append(Fold(f"repeat {repeat + 1}", ~test, test, ~models, models))
     return folds
 
 
-def _draw(keys: Sequence[str], share: float, rng: np.random.Generator) -> Mask:
+def _draw_held_out(keys: Sequence[str], share: float, rng: np.random.Generator) -> Mask:
     """Which rows to hold out: ``1 - share`` of the distinct keys, at least one of two or more."""
     distinct = sorted(set(keys))
     count = len(distinct) - round(share * len(distinct))
@@ -128,11 +128,11 @@ def _draw(keys: Sequence[str], share: float, rng: np.random.Generator) -> Mask:
     return np.array([k in out for k in keys], dtype=bool)
 
 
-def _families(rows: Rows, options: Options) -> list[Fold]:
+def _leave_families_out(rows: MeasuredRows, options: SplitOptions) -> list[Fold]:
     """Each family of kernels in turn; and each architecture with every kernel configuration that occurs in it."""
     del options
     families = np.array([r.family for r in rows.kernels], dtype=str)
-    architectures = np.array([architecture_of(r) for r in rows.models], dtype=str)
+    architectures = np.array([infer_architecture(r) for r in rows.models], dtype=str)
     no_kernels, no_models = np.zeros(families.size, dtype=bool), np.zeros(architectures.size, dtype=bool)
     folds = []
     if len(set(families)) > 1:
@@ -142,43 +142,46 @@ def _families(rows: Rows, options: Options) -> list[Fold]:
     if len(set(architectures)) > 1:
         for name in sorted(set(architectures)):
             out = architectures == name
-            own = set().union(*(kernel_keys(r) for r, o in zip(rows.models, out, strict=True) if o))
+            own = set().union(*(list_kernel_keys(r) for r, o in zip(rows.models, out, strict=True) if o))
             apart = np.array([k not in own for k in rows.keys], dtype=bool)
             folds.append(Fold(f"models {name}", apart, no_kernels, ~out, out))
     return folds
 
 
-def _sizes(rows: Rows, options: Options) -> list[Fold]:
+def _leave_sizes_out(rows: MeasuredRows, options: SplitOptions) -> list[Fold]:
     """The largest configurations of each family, and the largest models."""
     families = np.array([r.family for r in rows.kernels], dtype=str)
     test = np.zeros(families.size, dtype=bool)
-    size = np.array([_work(r.features) for r in rows.kernels])
+    size = np.array([_count_operations(r.features) for r in rows.kernels])
     for family in np.unique(families):
         members = families == family
-        test[members] = _largest(size[members], options.share)
+        test[members] = _select_largest(size[members], options.share)
     total = np.array(
-        [sum(float(k.get("multiplicity", 1.0)) * _work(k["features"]) for k in r.kernels) for r in rows.models]
+        [
+            sum(float(k.get("multiplicity", 1.0)) * _count_operations(k["features"]) for k in r.kernels)
+            for r in rows.models
+        ]
     )
-    models = _largest(total, options.share)
+    models = _select_largest(total, options.share)
     return [Fold("largest", ~test, test, ~models, models)]
 
 
-def _largest(size: NDArray[np.float64], share: float) -> Mask:
+def _select_largest(size: NDArray[np.float64], share: float) -> Mask:
     """Which rows are above the quantile ``share``; equal sizes stay together, below."""
     if not size.size:
         return np.zeros(0, dtype=bool)
     return np.asarray(size > np.quantile(size, share, method="lower"))
 
 
-def _work(features: Mapping[str, float]) -> float:
+def _count_operations(features: Mapping[str, float]) -> float:
     """Operations, and for what has none the bytes it moves."""
     operations = 2.0 * features["macs"] + features["ops"]
     return operations or features["bytes_read"] + features["bytes_written"]
 
 
-SPLITS: Mapping[str, Callable[[Rows, Options], list[Fold]]] = {
-    "random": _random,
-    "leave-family-out": _families,
-    "leave-size-out": _sizes,
+SPLITS: Mapping[str, Callable[[MeasuredRows, SplitOptions], list[Fold]]] = {
+    "random": _split_at_random,
+    "leave-family-out": _leave_families_out,
+    "leave-size-out": _leave_sizes_out,
 }
 """Names of splits: random divisions, repeated; each family in turn; the largest configurations."""

@@ -1,4 +1,4 @@
-"""``calibrate``: a base and a few measurements become a predictor for what was measured.
+"""``calibrate_predictor``: a base and a few measurements become a predictor for what was measured.
 
 Every kernel's energy is the base's times a factor (:mod:`deepen.predictors.inference.factor_covariance` says what is
 believed of factors, :mod:`deepen.predictors.fitting.map_estimate` finds them from sums). Where the measurements hold times
@@ -22,36 +22,40 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import utc_now
 from deepen.errors import PredictorError
-from deepen.predictors.calibration.cases import Cases, make_cases
-from deepen.predictors.evaluation import metrics
-from deepen.predictors.fitting.map_estimate import Problem, Solution, solve
-from deepen.predictors.fitting.physical_base import physical_form
-from deepen.predictors.inference.calibration_factors import Bend, Calibration, Term
+from deepen.predictors.calibration.cases import CalibrationCases, make_calibration_cases
+from deepen.predictors.evaluation import compute_metrics
+from deepen.predictors.fitting.map_estimate import FactorEstimate, FactorProblem, estimate_factors
+from deepen.predictors.fitting.physical_base import fit_physical_base
+from deepen.predictors.inference.calibration_factors import CalibrationFactors, FactorTerm, LengthCorrection
 from deepen.predictors.inference.columns import WORK_TERMS
 from deepen.predictors.inference.conformal import NOMINAL
-from deepen.predictors.inference.factor_covariance import Belief, covariance, positions
-from deepen.predictors.inference.model_overheads import Context
-from deepen.predictors.inference.model_uncertainty import MIN_MODELS_FOR_SPREAD, fit_spread, variances
-from deepen.predictors.inference.zero_operands import discount_zeros
-from deepen.predictors.measured_rows import HasRecords, Rows, data_hash, screen
-from deepen.predictors.predictor import Predictor, moved_bytes
+from deepen.predictors.inference.factor_covariance import FactorPrior, compute_factor_covariance, compute_log_positions
+from deepen.predictors.inference.model_overheads import ModelOverheads
+from deepen.predictors.inference.model_uncertainty import (
+    MIN_MODELS_FOR_SPREAD,
+    compute_model_variances,
+    fit_model_uncertainty,
+)
+from deepen.predictors.inference.zero_operands import apply_zero_operand_factor
+from deepen.predictors.measured_rows import MeasuredRows, RecordSource, hash_training_data, select_usable_rows
+from deepen.predictors.predictor import Predictor, compute_moved_bytes
 from deepen.predictors.predictor_file import FORMAT_VERSION
 from deepen.records import EnergyRecord, weakest_source
 
-__all__ = ["MIN_MEASUREMENTS", "calibrate"]
+__all__ = ["MIN_MEASUREMENTS", "calibrate_predictor"]
 
 Floats = NDArray[np.float64]
 
 MIN_MEASUREMENTS = 3
 _FOLDS = 5
 _FREE = (
-    Belief(family=0.3, near=0.3), Belief(family=1.0, near=0.5), Belief(family=0.3, near=1.0),
-    Belief(family=0.1, near=0.1), Belief(family=0.02, near=0.02),
+    FactorPrior(family=0.3, near=0.3), FactorPrior(family=1.0, near=0.5), FactorPrior(family=0.3, near=1.0),
+    FactorPrior(family=0.1, near=0.1), FactorPrior(family=0.02, near=0.02),
 )  # fmt: skip
 """Beliefs tried for what separates two devices."""
 _POWER = (
-    Belief(common=0.2, family=0.1, near=0.05), Belief(common=0.2, family=0.2, near=0.1),
-    Belief(common=0.2, family=0.03, near=0.03), Belief(common=0.2, family=0.4, near=0.2),
+    FactorPrior(common=0.2, family=0.1, near=0.05), FactorPrior(common=0.2, family=0.2, near=0.1),
+    FactorPrior(common=0.2, family=0.03, near=0.03), FactorPrior(common=0.2, family=0.4, near=0.2),
 )  # fmt: skip
 """Beliefs tried for power: it differs by some 10 % from kernel to kernel."""
 _CHANCE = 0.7
@@ -68,7 +72,7 @@ _CONDITIONS = ("device", "meter", "runtime", "runtime_build", "threads")
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
+class _FactorFit:
     """One set of factors: from joules (or seconds) by the base to joules (or seconds) measured.
 
     Attributes:
@@ -78,16 +82,16 @@ class _Stage:
     """
 
     shift: float
-    belief: Belief
-    solution: Solution
+    belief: FactorPrior
+    solution: FactorEstimate
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _CalibrationRoute:
     """A way from the base to the energies: its stages, one after the other."""
 
     name: str
-    stages: tuple[_Stage, ...]
+    stages: tuple[_FactorFit, ...]
 
     @property
     def log_factor(self) -> Floats:
@@ -102,7 +106,7 @@ class _Way:
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
+class _CalibrationSetup:
     """What stays the same while ways are tried.
 
     Attributes:
@@ -115,7 +119,7 @@ class _Setting:
         position: Of each distinct kernel, shape (u, p).
     """
 
-    cases: Cases
+    cases: CalibrationCases
     joules: Floats
     fixed: Floats
     scale: Floats
@@ -123,12 +127,14 @@ class _Setting:
     reference: float
     position: Floats
 
-    def problem(self, rows: NDArray[np.int64], measured: Floats, log_factor: Floats, shift: float) -> Problem:
+    def make_problem(
+        self, rows: NDArray[np.int64], measured: Floats, log_factor: Floats, shift: float
+    ) -> FactorProblem:
         """The base times factors found so far, against measured values of some rows."""
         part = self.cases.part(rows)
         inside = part.model[:, None]
         joules = self.joules * np.exp(log_factor[:-2])
-        return Problem(
+        return FactorProblem(
             part.counts * joules * np.where(inside, self.scale, 1.0),
             np.where(part.model, part.counts @ self.fixed * np.exp(shift), 0.0),
             np.where(part.model, self.overhead_j * np.exp(log_factor[-2]), 0.0),
@@ -137,15 +143,17 @@ class _Setting:
             part.model,
         )
 
-    def total(self, rows: NDArray[np.int64], way: _Way) -> Floats:
+    def total(self, rows: NDArray[np.int64], way: _CalibrationRoute) -> Floats:
         """Energies of some rows by a way."""
-        problem = self.problem(rows, self.cases.energy_j, way.log_factor, way.shift)
+        problem = self.make_problem(rows, self.cases.energy_j, way.log_factor, way.shift)
         bend = np.zeros(len(self.joules) + 2)
         bend[-1] = way.log_factor[-1]
         return np.asarray(np.exp(problem.log_total(bend, self.reference)))
 
 
-def calibrate(base: Predictor | None, measurements: HasRecords | Sequence[EnergyRecord], seed: int = 0) -> Predictor:
+def calibrate_predictor(
+    base: Predictor | None, measurements: RecordSource | Sequence[EnergyRecord], seed: int = 0
+) -> Predictor:
     """Calibrate a predictor with measurements of kernels, of whole models, or both.
 
     Args:
@@ -160,38 +168,38 @@ def calibrate(base: Predictor | None, measurements: HasRecords | Sequence[Energy
         PredictorError: If there are fewer than :data:`MIN_MEASUREMENTS` usable measurements, too many distinct
             kernels, or features have another version.
     """
-    rows = screen(measurements)
-    cases = make_cases(rows)
+    rows = select_usable_rows(measurements)
+    cases = make_calibration_cases(rows)
     if len(cases.records) < MIN_MEASUREMENTS:
         raise PredictorError(
             f"{len(cases.records)} usable measurements are too few to calibrate with ({MIN_MEASUREMENTS} needed, "
             "20 to 50 advisable); measure more kernels or models"
         )
-    setting, parameters, context = _setting(base, cases)
+    setting, parameters, context = _prepare_setup(base, cases)
     everything = np.arange(len(cases.records))
-    ways = [_direct(setting, everything)]
+    ways = [_fit_direct_route(setting, everything)]
     if bool(np.isfinite(cases.latency_s).all()):
-        ways.append(_by_time(setting, everything))
-    folds = _folds(cases, seed)
-    left_out = [_left_out(setting, way, folds) for way in ways]
+        ways.append(_fit_time_route(setting, everything))
+    folds = _make_folds(cases, seed)
+    left_out = [_cross_validate_route(setting, way, folds) for way in ways]
     scores = {w.name: float(np.mean(np.abs(e))) for w, e in zip(ways, left_out, strict=True)}
     best = len(ways) - 1
     if scores["direct"] < _MUCH_BETTER * scores[ways[best].name]:
         best = 0
     way, errors = ways[best], left_out[best]
-    calibration = _calibration(setting, way)
-    context = _context(setting, way, calibration, context, errors)
-    card = _card(base, rows, cases, way, errors, scores, calibration, context, seed)
+    calibration = _make_calibration_factors(setting, way)
+    context = _calibrate_overheads(setting, way, calibration, context, errors)
+    card = _make_card(base, rows, cases, way, errors, scores, calibration, context, seed)
     return Predictor(card, parameters, context, calibration)
 
 
-def _setting(base: Predictor | None, cases: Cases) -> tuple[_Setting, Any, Context]:
+def _prepare_setup(base: Predictor | None, cases: CalibrationCases) -> tuple[_CalibrationSetup, Any, ModelOverheads]:
     from deepen.kernels.features import FEATURE_NAMES
 
     names = tuple(FEATURE_NAMES)
     if base is None:
-        parameters, context = physical_form(cases, names), Context()
-        joules = discount_zeros(parameters.predict(cases.families, cases.raw), cases.raw, names).energy_j
+        parameters, context = fit_physical_base(cases, names), ModelOverheads()
+        joules = apply_zero_operand_factor(parameters.predict(cases.families, cases.raw), cases.raw, names).energy_j
     else:
         if base.calibration is not None:
             raise PredictorError(
@@ -200,7 +208,7 @@ def _setting(base: Predictor | None, cases: Cases) -> tuple[_Setting, Any, Conte
             )
         parameters, context = base.parameters, base.context
         joules = base.energies(cases.families, cases.raw).energy_j
-    weights, activations = moved_bytes(names, cases.raw)
+    weights, activations = compute_moved_bytes(names, cases.raw)
     fixed = context.weight_j_per_byte * weights + context.activation_j_per_byte * activations - context.call_j
     scale = np.array([context.scale.get(f, 1.0) for f in cases.families])
     overhead = context.overhead_j
@@ -208,50 +216,70 @@ def _setting(base: Predictor | None, cases: Cases) -> tuple[_Setting, Any, Conte
         sums = cases.counts @ joules
         overhead = _OVERHEAD_SHARE * float(np.median(sums))
     reference = float(np.mean(np.log(cases.energy_j[cases.model]))) if cases.model.any() else 0.0
-    return _Setting(cases, joules, fixed, scale, overhead, reference, positions(cases.raw, names)), parameters, context
+    return (
+        _CalibrationSetup(cases, joules, fixed, scale, overhead, reference, compute_log_positions(cases.raw, names)),
+        parameters,
+        context,
+    )
 
 
-def _stage(
-    setting: _Setting,
+def _fit_factors(
+    setting: _CalibrationSetup,
     rows: NDArray[np.int64],
     measured: Floats,
-    before: tuple[_Stage, ...],
-    beliefs: Sequence[Belief],
+    before: tuple[_FactorFit, ...],
+    beliefs: Sequence[FactorPrior],
     bend_sd: float = 0.0,
-) -> _Stage:
+) -> _FactorFit:
     """Find factors on top of those found before; the belief by the error of measurements left out."""
     u = len(setting.joules)
-    factor = _Way("", before).log_factor if before else np.zeros(u + 2)
+    factor = _CalibrationRoute("", before).log_factor if before else np.zeros(u + 2)
     shift = sum(s.shift for s in before)
-    start = setting.problem(rows, measured, factor, shift)
+    start = setting.make_problem(rows, measured, factor, shift)
     common = float(np.median(np.log(measured[rows] / start.sums(np.zeros(u + 2))[0])))
-    problem = setting.problem(rows, measured, factor + common, shift + common)
-    best: _Stage | None = None
+    problem = setting.make_problem(rows, measured, factor + common, shift + common)
+    best: _FactorFit | None = None
     for belief in beliefs:
-        prior = covariance(belief, setting.cases.families, setting.position, setting.cases.families, setting.position)
-        solution = solve(problem, prior, _OVERHEAD_SD, bend_sd, setting.reference)
+        prior = compute_factor_covariance(
+            belief, setting.cases.families, setting.position, setting.cases.families, setting.position
+        )
+        solution = estimate_factors(problem, prior, _OVERHEAD_SD, bend_sd, setting.reference)
         if best is None or solution.score < (1.0 - _CHANCE / np.sqrt(rows.size)) * best.solution.score:
-            best = _Stage(common, belief, solution)
+            best = _FactorFit(common, belief, solution)
     assert best is not None
     return best
 
 
-def _direct(setting: _Setting, rows: NDArray[np.int64], beliefs: Sequence[Belief] = _FREE) -> _Way:
-    return _Way("direct", (_stage(setting, rows, setting.cases.energy_j, (), beliefs, _bend_sd(setting, rows)),))
+def _fit_direct_route(
+    setting: _CalibrationSetup, rows: NDArray[np.int64], beliefs: Sequence[FactorPrior] = _FREE
+) -> _CalibrationRoute:
+    return _CalibrationRoute(
+        "direct",
+        (_fit_factors(setting, rows, setting.cases.energy_j, (), beliefs, _choose_length_prior_sd(setting, rows)),),
+    )
 
 
-def _by_time(
-    setting: _Setting, rows: NDArray[np.int64], free: Sequence[Belief] = _FREE, power: Sequence[Belief] = _POWER
-) -> _Way:
-    time = _stage(setting, rows, setting.cases.latency_s, (), free)
-    return _Way("time", (time, _stage(setting, rows, setting.cases.energy_j, (time,), power, _bend_sd(setting, rows))))
+def _fit_time_route(
+    setting: _CalibrationSetup,
+    rows: NDArray[np.int64],
+    free: Sequence[FactorPrior] = _FREE,
+    power: Sequence[FactorPrior] = _POWER,
+) -> _CalibrationRoute:
+    time = _fit_factors(setting, rows, setting.cases.latency_s, (), free)
+    return _CalibrationRoute(
+        "time",
+        (
+            time,
+            _fit_factors(setting, rows, setting.cases.energy_j, (time,), power, _choose_length_prior_sd(setting, rows)),
+        ),
+    )
 
 
-def _bend_sd(setting: _Setting, rows: NDArray[np.int64]) -> float:
+def _choose_length_prior_sd(setting: _CalibrationSetup, rows: NDArray[np.int64]) -> float:
     return _BEND_SD if int(setting.cases.model[rows].sum()) >= _MODELS_FOR_BEND else 0.0
 
 
-def _folds(cases: Cases, seed: int) -> list[NDArray[np.int64]]:
+def _make_folds(cases: CalibrationCases, seed: int) -> list[NDArray[np.int64]]:
     """Rows of each fold; measurements of the same thing are in the same fold."""
     _, group = np.unique(cases.counts, axis=0, return_inverse=True)
     group = group.reshape(-1)
@@ -260,7 +288,9 @@ def _folds(cases: Cases, seed: int) -> list[NDArray[np.int64]]:
     return [rows for k in range(count) if (rows := np.flatnonzero(np.isin(group, order[k::count]))).size]
 
 
-def _left_out(setting: _Setting, way: _Way, folds: Sequence[NDArray[np.int64]]) -> Floats:
+def _cross_validate_route(
+    setting: _CalibrationSetup, way: _CalibrationRoute, folds: Sequence[NDArray[np.int64]]
+) -> Floats:
     """log(predicted / measured) of every measurement by a fit without its fold; beliefs stay as chosen."""
     n = len(setting.cases.records)
     errors = np.zeros(n)
@@ -269,31 +299,41 @@ def _left_out(setting: _Setting, way: _Way, folds: Sequence[NDArray[np.int64]]) 
         if not rows.size:
             continue
         beliefs = [(s.belief,) for s in way.stages]
-        again = _direct(setting, rows, *beliefs) if len(beliefs) == 1 else _by_time(setting, rows, *beliefs)
+        again = (
+            _fit_direct_route(setting, rows, *beliefs)
+            if len(beliefs) == 1
+            else _fit_time_route(setting, rows, *beliefs)
+        )
         errors[fold] = np.log(setting.total(fold, again) / setting.cases.energy_j[fold])
     return errors
 
 
-def _calibration(setting: _Setting, way: _Way) -> Calibration:
+def _make_calibration_factors(setting: _CalibrationSetup, way: _CalibrationRoute) -> CalibrationFactors:
     families, position = setting.cases.families, setting.position
     terms = []
     for stage in way.stages:
-        prior = covariance(stage.belief, families, position, families, position)
+        prior = compute_factor_covariance(stage.belief, families, position, families, position)
         weight = np.asarray(np.linalg.lstsq(prior, stage.solution.theta[:-2], rcond=None)[0], dtype=np.float64)
-        terms.append(Term(stage.shift, stage.belief, weight, stage.solution.sd[:-2]))
-    return Calibration(families, position, tuple(terms), _bend(setting, way))
+        terms.append(FactorTerm(stage.shift, stage.belief, weight, stage.solution.sd[:-2]))
+    return CalibrationFactors(families, position, tuple(terms), _make_length_correction(setting, way))
 
 
-def _bend(setting: _Setting, way: _Way) -> Bend:
+def _make_length_correction(setting: _CalibrationSetup, way: _CalibrationRoute) -> LengthCorrection:
     exponent = float(way.log_factor[-1])
     if not exponent:
-        return Bend()
+        return LengthCorrection()
     log_energy = np.log(setting.cases.energy_j[setting.cases.model])
     low, high = float(log_energy.min()) - _BEND_REACH, float(log_energy.max()) + _BEND_REACH
-    return Bend(exponent, setting.reference, low, high)
+    return LengthCorrection(exponent, setting.reference, low, high)
 
 
-def _context(setting: _Setting, way: _Way, calibration: Calibration, base: Context, errors: Floats) -> Context:
+def _calibrate_overheads(
+    setting: _CalibrationSetup,
+    way: _CalibrationRoute,
+    calibration: CalibrationFactors,
+    base: ModelOverheads,
+    errors: Floats,
+) -> ModelOverheads:
     """Model-level terms on the new device's scale, and intervals from the measurements left out."""
     cases = setting.cases
     factor = float(np.exp(way.shift))
@@ -321,9 +361,9 @@ def _context(setting: _Setting, way: _Way, calibration: Calibration, base: Conte
     # As Context.half_width has it: the overhead has no error of its own.
     kernels = totals.sum(axis=1)
     share = (kernels / (kernels + context.overhead_j)) ** 2
-    apart, by_family, together = (share * v for v in variances(totals, half_width, codes))
+    apart, by_family, together = (share * v for v in compute_model_variances(totals, half_width, codes))
     own = errors[cases.model]
-    spread = fit_spread(own, part.relative_sd, list(zip(apart, by_family, together, strict=True)))
+    spread = fit_model_uncertainty(own, part.relative_sd, list(zip(apart, by_family, together, strict=True)))
     return replace(
         context,
         correlation=spread.correlation,
@@ -334,15 +374,15 @@ def _context(setting: _Setting, way: _Way, calibration: Calibration, base: Conte
     )
 
 
-def _card(
+def _make_card(
     base: Predictor | None,
-    rows: Rows,
-    cases: Cases,
-    way: _Way,
+    rows: MeasuredRows,
+    cases: CalibrationCases,
+    way: _CalibrationRoute,
     errors: Floats,
     scores: Mapping[str, float],
-    calibration: Calibration,
-    context: Context,
+    calibration: CalibrationFactors,
+    context: ModelOverheads,
     seed: int,
 ) -> dict[str, Any]:
     from deepen import __version__
@@ -350,7 +390,7 @@ def _card(
 
     conditions = {key: Counter(str(getattr(r, key)) for r in cases.records) for key in _CONDITIONS}
     main = {key: counts.most_common(1)[0][0] for key, counts in conditions.items()}
-    digest = data_hash(rows)
+    digest = hash_training_data(rows)
     base_id = "none" if base is None else base.id
     identity = hashlib.sha256(f"{digest}/{base_id}/{seed}/{__version__}".encode()).hexdigest()[:8]
     sources = [r.source for r in cases.records]
@@ -385,7 +425,7 @@ def _card(
         "nominal": NOMINAL,
         "nodes": inherited.get("nodes", 0),
         "families": inherited.get("families", {}),
-        "held_out": metrics(cases.energy_j[kernels], predicted[kernels]),
+        "held_out": compute_metrics(cases.energy_j[kernels], predicted[kernels]),
         "context": context.to_json(),
         "calibrated_from": {
             "base": base_id,
@@ -397,7 +437,7 @@ def _card(
             "scores": dict(scores),
             "factor": float(np.exp(way.shift)),
             "noise": way.stages[-1].solution.noise,
-            "left_out_models": metrics(cases.energy_j[models], predicted[models]),
+            "left_out_models": compute_metrics(cases.energy_j[models], predicted[models]),
         },
         "calibration": calibration.to_json(),
         "warnings": warnings + [f"{n} records left out: {reason}" for reason, n in rows.left_out.items()],

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.fitting.folds import FamilyPlan, stand_ins
-from deepen.predictors.fitting.learners import Budget, Fitted, Trend, fit_learner
+from deepen.predictors.fitting.folds import FamilyPlan, find_correlated_active_columns
+from deepen.predictors.fitting.learners import FittedLearner, RidgeTrend, TrainingBudget, fit_learner
 from deepen.predictors.fitting.recipes import Recipe
-from deepen.predictors.fitting.shared_gaussian_process import SharedMember
-from deepen.predictors.inference.columns import few_columns, smooth_columns
-from deepen.predictors.inference.roofline import log_work
+from deepen.predictors.fitting.shared_gaussian_process import SharedProcessPart
+from deepen.predictors.inference.columns import select_physical_coordinates, select_smooth_columns
+from deepen.predictors.inference.roofline import compute_log_roofline
 
 __all__ = ["FamilyFit", "fit_family"]
 
@@ -63,8 +63,8 @@ class FamilyFit:
     name: str
     work: Floats
     active: NDArray[np.int64]
-    members: tuple[tuple[Fitted | SharedMember, float], ...]
-    trend: Trend | None
+    members: tuple[tuple[FittedLearner | SharedProcessPart, float], ...]
+    trend: RidgeTrend | None
     held_out: Floats
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ def fit_family(
     plan: FamilyPlan,
     recipe: Recipe,
     names: Sequence[str],
-    shared: SharedMember | None,
+    shared: SharedProcessPart | None,
     max_leaves: int,
     seed: int,
 ) -> FamilyFit | None:
@@ -97,26 +97,28 @@ def fit_family(
     """
     data, active, base = plan.data, plan.active, plan.base
     few = len(set(data.keys)) < recipe.min_rows
-    budget = Budget(recipe.trees, recipe.rounds, max_leaves)
-    trial = Budget(min(recipe.trees, _TRIAL_TREES), recipe.rounds, max_leaves)
+    budget = TrainingBudget(recipe.trees, recipe.rounds, max_leaves)
+    trial = TrainingBudget(min(recipe.trees, _TRIAL_TREES), recipe.rounds, max_leaves)
     log_energy = np.log(data.energy_j)
     small = np.median(data.energy_j) / data.energy_j
-    candidates = [] if few else _candidates(recipe, len(data.keys), active.size)
+    candidates = [] if few else _list_candidates(recipe, len(data.keys), active.size)
     varying = np.ptp(data.columns, axis=0) > 1e-6
-    few_of_all = stand_ins(data.columns, active, np.flatnonzero(few_columns(names, varying)))
-    used = {"gaussian-process": smooth_columns(names)[active], "gaussian-few": np.isin(active, few_of_all)}
+    few_of_all = find_correlated_active_columns(
+        data.columns, active, np.flatnonzero(select_physical_coordinates(names, varying))
+    )
+    used = {"gaussian-process": select_smooth_columns(names)[active], "gaussian-few": np.isin(active, few_of_all)}
     held_out = {name: np.empty(len(data.keys)) for name in (*candidates, "roofline")}
     share = data.energy_j**0.25 * data.weight
     seen = np.zeros(len(data.keys), dtype=bool)
     running = list(candidates)
     for number, (fold, inside) in enumerate(zip(plan.folds, plan.inside, strict=True)):
         if number == _TRIAL_FOLDS and running:
-            partial = {n: _score(held_out[n][seen], log_energy[seen], share[seen]) for n in running}
+            partial = {n: _compute_score(held_out[n][seen], log_energy[seen], share[seen]) for n in running}
             running = [n for n in running if partial[n] <= _HOPELESS * min(partial.values())]
         seen |= fold
         train = data.take(np.flatnonzero(~fold))
         x, z = train.columns[:, active], data.columns[fold][:, active]
-        work = log_work(data.terms[fold], inside.work)
+        work = compute_log_roofline(data.terms[fold], inside.work)
         held_out["roofline"][fold] = work + inside.trend.intercept
         for name in running:
             at = seed + candidates.index(name)
@@ -127,15 +129,15 @@ def fit_family(
     if shared is not None:
         held_out[shared.learner] = shared.held_out
         running.append(shared.learner)
-    scores = {name: _score(held_out[name], log_energy, share) for name in (*running, "roofline")}
-    chosen = _choose(scores, held_out, share, log_energy, running, recipe.blend)
+    scores = {name: _compute_score(held_out[name], log_energy, share) for name in (*running, "roofline")}
+    chosen = _choose_learners(scores, held_out, share, log_energy, running, recipe.blend)
     if few and (not chosen or scores["roofline"] <= min(scores[n] for n in chosen)):
         return None
     if not chosen:
         centred = base.work * np.exp(base.trend.intercept)
         return FamilyFit(data.name, centred, active, (), None, held_out["roofline"], scores)
     x = data.columns[:, active]
-    members: list[tuple[Fitted | SharedMember, float]] = []
+    members: list[tuple[FittedLearner | SharedProcessPart, float]] = []
     for name, times in Counter(chosen).items():
         part = times / len(chosen)
         if shared is not None and name == shared.learner:
@@ -148,7 +150,7 @@ def fit_family(
     return FamilyFit(data.name, base.work, active, tuple(members), base.trend, mean, scores)
 
 
-def _candidates(recipe: Recipe, rows: int, columns: int) -> list[str]:
+def _list_candidates(recipe: Recipe, rows: int, columns: int) -> list[str]:
     """Learners that may compete; Gaussian processes are left out of large families, and everything without columns."""
     if not columns:
         return []
@@ -157,7 +159,7 @@ def _candidates(recipe: Recipe, rows: int, columns: int) -> list[str]:
     return names or (["log-linear"] if recipe.learners else [])
 
 
-def _choose(
+def _choose_learners(
     scores: dict[str, float],
     held_out: dict[str, Floats],
     share: Floats,
@@ -168,13 +170,13 @@ def _choose(
     """The best candidate, or several whose mean is better; the mean's score is added to ``scores``."""
     if not candidates:
         return []
-    chosen = [_first(scores, held_out, share, log_energy, candidates)]
+    chosen = [_choose_first_learner(scores, held_out, share, log_energy, candidates)]
     best = scores[chosen[0]]
     while blend and len(chosen) < _MOST_MEMBERS:
         total = np.sum([held_out[n] for n in chosen], axis=0)
         taken = _GAUSSIANS.intersection(chosen)
         allowed = [n for n in candidates if n in chosen or not (taken and n in _GAUSSIANS)]
-        tried = {n: _score((total + held_out[n]) / (len(chosen) + 1), log_energy, share) for n in allowed}
+        tried = {n: _compute_score((total + held_out[n]) / (len(chosen) + 1), log_energy, share) for n in allowed}
         name = min(tried, key=lambda n: tried[n])
         if tried[name] > _WORTH_IT * best:
             break
@@ -185,7 +187,7 @@ def _choose(
     return chosen
 
 
-def _first(
+def _choose_first_learner(
     scores: dict[str, float], held_out: dict[str, Floats], share: Floats, log_energy: Floats, candidates: Sequence[str]
 ) -> str:
     """The best candidate, or a frugal one that is as good as far as one can tell."""
@@ -200,6 +202,6 @@ def _first(
     return best
 
 
-def _score(predicted: Floats, log_energy: Floats, share: Floats) -> float:
+def _compute_score(predicted: Floats, log_energy: Floats, share: Floats) -> float:
     """Weighted mean absolute log error."""
     return float(np.average(np.abs(predicted - log_energy), weights=share))

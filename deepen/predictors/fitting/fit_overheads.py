@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.inference.model_overheads import Context, in_model
-from deepen.predictors.inference.model_uncertainty import fit_spread, variances
+from deepen.predictors.inference.model_overheads import ModelOverheads, compute_in_model_energy
+from deepen.predictors.inference.model_uncertainty import compute_model_variances, fit_model_uncertainty
 
-__all__ = ["MIN_MODELS", "ModelCase", "fit_context"]
+__all__ = ["MIN_MODELS", "MeasuredModel", "fit_overheads"]
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ _HUBER = 1.345
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCase:
+class MeasuredModel:
     """A measured model and its kernels as predicted alone.
 
     Attributes:
@@ -59,17 +59,17 @@ class ModelCase:
     weight_bytes: Floats
     activation_bytes: Floats
 
-    def kernels(self, context: Context) -> Floats:
+    def kernels(self, context: ModelOverheads) -> Floats:
         """Energy of each kernel inside the model under some terms."""
-        return in_model(
+        return compute_in_model_energy(
             context, self.families, self.energy_j, self.multiplicity, self.weight_bytes, self.activation_bytes
         )
 
-    def total(self, context: Context) -> float:
+    def total(self, context: ModelOverheads) -> float:
         """Predicted energy of the model under some terms."""
         return context.overhead_j + float(self.kernels(context).sum())
 
-    def variances(self, context: Context) -> tuple[float, float, float]:
+    def variances(self, context: ModelOverheads) -> tuple[float, float, float]:
         """Relative variance of the model for errors that are apart, shared by families, or by all kernels."""
         totals = np.bincount(self.group, weights=self.kernels(context)).astype(np.float64)
         widths, codes = np.zeros(totals.size), np.zeros(totals.size, dtype=np.int64)
@@ -77,11 +77,11 @@ class ModelCase:
         number = {name: i for i, name in enumerate(dict.fromkeys(self.families))}
         codes[self.group] = [number[f] for f in self.families]
         share = (totals.sum() / self.total(context)) ** 2
-        apart, by_family, together = variances(totals[None, :], widths, codes)
+        apart, by_family, together = compute_model_variances(totals[None, :], widths, codes)
         return float(share * apart[0]), float(share * by_family[0]), float(share * together[0])
 
 
-def fit_context(cases: Sequence[ModelCase], call_limit_j: float) -> Context:
+def fit_overheads(cases: Sequence[MeasuredModel], call_limit_j: float) -> ModelOverheads:
     """Fit the terms, decide which to keep, and estimate correlation and inflation of intervals.
 
     Args:
@@ -90,20 +90,20 @@ def fit_context(cases: Sequence[ModelCase], call_limit_j: float) -> Context:
     """
     if len(cases) < MIN_MODELS:
         if not cases:
-            return Context()
+            return ModelOverheads()
         note = (
             f"only {len(cases)} whole models in the dataset ({MIN_MODELS} needed): overhead is zero, a model is the sum"
         )
-        return Context(models=len(cases), note=note)
-    left_out = {choice: _leave_one_out(cases, choice, call_limit_j) for choice in _CHOICES}
-    errors = {choice: _log_errors(cases, fits) for choice, fits in left_out.items()}
+        return ModelOverheads(models=len(cases), note=note)
+    left_out = {choice: _fit_leave_one_out(cases, choice, call_limit_j) for choice in _CHOICES}
+    errors = {choice: _compute_log_errors(cases, fits) for choice, fits in left_out.items()}
     scores = {choice: float(np.mean(np.abs(e))) for choice, e in errors.items()}
     kept = _CHOICES[0]
     for choice in _CHOICES[1:]:
         if scores[choice] < _BETTER * scores[kept]:
             kept = choice
-    context = _fit(cases, kept, call_limit_j)
-    spread = fit_spread(
+    context = _fit_terms(cases, kept, call_limit_j)
+    spread = fit_model_uncertainty(
         errors[kept],
         np.array([c.relative_sd for c in cases]),
         [c.variances(f) for c, f in zip(cases, left_out[kept], strict=True)],
@@ -125,20 +125,20 @@ def fit_context(cases: Sequence[ModelCase], call_limit_j: float) -> Context:
     )
 
 
-def _leave_one_out(cases: Sequence[ModelCase], choice: str, limit: float) -> list[Context]:
+def _fit_leave_one_out(cases: Sequence[MeasuredModel], choice: str, limit: float) -> list[ModelOverheads]:
     if choice == "sum":
-        return [Context()] * len(cases)
-    return [_fit([c for c in cases if c is not left], choice, limit) for left in cases]
+        return [ModelOverheads()] * len(cases)
+    return [_fit_terms([c for c in cases if c is not left], choice, limit) for left in cases]
 
 
-def _log_errors(cases: Sequence[ModelCase], fits: Sequence[Context]) -> Floats:
+def _compute_log_errors(cases: Sequence[MeasuredModel], fits: Sequence[ModelOverheads]) -> Floats:
     return np.array([np.log(c.total(f) / c.measured_j) for c, f in zip(cases, fits, strict=True)])
 
 
-def _fit(cases: Sequence[ModelCase], choice: str, limit: float) -> Context:
+def _fit_terms(cases: Sequence[MeasuredModel], choice: str, limit: float) -> ModelOverheads:
     """Solve for the terms of one choice; linear in all of them."""
     if choice == "sum":
-        return Context()
+        return ModelOverheads()
     measured = np.array([c.measured_j for c in cases])
     base = np.array([float(c.multiplicity @ c.energy_j) for c in cases])
     design = [np.ones(len(cases)), -np.array([float(c.multiplicity.sum()) for c in cases])]
@@ -155,29 +155,31 @@ def _fit(cases: Sequence[ModelCase], choice: str, limit: float) -> Context:
             high.append(np.inf)
     families = sorted({f for c in cases for f in c.families}) if choice == "scale" else []
     if families:
-        parts = np.array([[_share(c, f) for f in families] for c in cases])
+        parts = np.array([[_sum_family_energy(c, f) for f in families] for c in cases])
         design += [base, *parts.T]
         sd += [_COMMON_SD] + [_FAMILY_SD] * len(families)
         low += [-_SCALE_BOUND] * (1 + len(families))
         high += [_SCALE_BOUND] * (1 + len(families))
-    theta = _solve(np.array(design).T, measured, base, np.array(sd), (np.array(low), np.array(high)), cases)
+    theta = _solve_least_squares(
+        np.array(design).T, measured, base, np.array(sd), (np.array(low), np.array(high)), cases
+    )
     extra = theta[2:4] if choice in ("context", "scale") else np.zeros(2)
     scale = {f: float(1.0 + theta[4] + theta[5 + i]) for i, f in enumerate(families)}
-    return Context(float(theta[0]), float(theta[1]), float(extra[0]), float(extra[1]), scale=scale)
+    return ModelOverheads(float(theta[0]), float(theta[1]), float(extra[0]), float(extra[1]), scale=scale)
 
 
-def _share(case: ModelCase, family: str) -> float:
+def _sum_family_energy(case: MeasuredModel, family: str) -> float:
     mask = np.array([f == family for f in case.families])
     return float((case.multiplicity * case.energy_j)[mask].sum())
 
 
-def _solve(
+def _solve_least_squares(
     design: Floats,
     measured: Floats,
     base: Floats,
     sd: Floats,
     bounds: tuple[Floats, Floats],
-    cases: Sequence[ModelCase],
+    cases: Sequence[MeasuredModel],
 ) -> Floats:
     """Bounded, prior-weighted, robust least squares of ``measured - base`` in relative error."""
     from scipy.optimize import lsq_linear

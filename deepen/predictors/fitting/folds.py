@@ -12,13 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.fitting.learners import Trend, fit_trend
+from deepen.predictors.fitting.learners import RidgeTrend, fit_trend
 from deepen.predictors.fitting.recipes import Recipe
-from deepen.predictors.inference.columns import few_columns, size_columns
-from deepen.predictors.inference.gaussian_process import quick_gaussian
-from deepen.predictors.inference.roofline import fit_work, log_work
+from deepen.predictors.inference.columns import select_physical_coordinates, select_size_columns
+from deepen.predictors.inference.gaussian_process import fit_gaussian_at_prior
+from deepen.predictors.inference.roofline import compute_log_roofline, fit_roofline
 
-__all__ = ["Base", "FamilyData", "FamilyPlan", "Form", "active_columns", "deal", "plan_family", "stand_ins"]
+__all__ = [
+    "FamilyData",
+    "FamilyPlan",
+    "RooflineAndTrend",
+    "RooflineTerms",
+    "find_correlated_active_columns",
+    "make_stratified_group_folds",
+    "plan_family",
+    "select_active_columns",
+]
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +65,7 @@ class FamilyData:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class RooflineTerms:
     """Which terms a roofline may have.
 
     Attributes:
@@ -69,7 +78,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class RooflineAndTrend:
     """Roofline and trend of some rows.
 
     Attributes:
@@ -79,7 +88,7 @@ class Base:
     """
 
     work: Floats
-    trend: Trend
+    trend: RidgeTrend
     residual: Floats
 
 
@@ -97,12 +106,14 @@ class FamilyPlan:
 
     data: FamilyData
     active: NDArray[np.int64]
-    base: Base
+    base: RooflineAndTrend
     folds: tuple[NDArray[np.bool_], ...]
-    inside: tuple[Base, ...]
+    inside: tuple[RooflineAndTrend, ...]
 
 
-def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: Sequence[str], seed: int) -> FamilyPlan:
+def plan_family(
+    data: FamilyData, recipe: Recipe, forms: Sequence[RooflineTerms], names: Sequence[str], seed: int
+) -> FamilyPlan:
     """Make the folds, and fit what every learner starts from.
 
     The roofline with the fewest terms is taken unless one with more, and a smooth regressor on what either leaves,
@@ -118,28 +129,30 @@ def plan_family(data: FamilyData, recipe: Recipe, forms: Sequence[Form], names: 
         names: Names of the features.
         seed: Seed of the folds.
     """
-    active = active_columns(data.columns)
-    few = few_columns(names, np.ptp(data.columns, axis=0) > 1e-6) & size_columns(names)
-    sizes = np.isin(active, stand_ins(data.columns, active, np.flatnonzero(few)))
-    folds = deal(data, recipe.folds, seed)
+    active = select_active_columns(data.columns)
+    few = select_physical_coordinates(names, np.ptp(data.columns, axis=0) > 1e-6) & select_size_columns(names)
+    sizes = np.isin(active, find_correlated_active_columns(data.columns, active, np.flatnonzero(few)))
+    folds = make_stratified_group_folds(data, recipe.folds, seed)
     share = data.energy_j**0.25 * data.weight
-    chosen: tuple[Form, tuple[Base, ...], float] | None = None
+    chosen: tuple[RooflineTerms, tuple[RooflineAndTrend, ...], float] | None = None
     for form in forms if len(data.keys) >= _ENOUGH_ROWS else forms[:1]:
-        inside = tuple(_fit_base(data.take(np.flatnonzero(~fold)), active, form, sizes) for fold in folds)
+        inside = tuple(_fit_roofline_and_trend(data.take(np.flatnonzero(~fold)), active, form, sizes) for fold in folds)
         error = np.empty(len(data.keys))
         for fold, base in zip(folds, inside, strict=True):
             x, z = data.columns[~fold][:, active], data.columns[fold][:, active]
-            learned = _about_learned(base, x, z, sizes, recipe.gaussian_max_rows)
-            error[fold] = np.abs(log_work(data.terms[fold], base.work) + learned - np.log(data.energy_j[fold]))
+            learned = _approximate_regressor(base, x, z, sizes, recipe.gaussian_max_rows)
+            error[fold] = np.abs(
+                compute_log_roofline(data.terms[fold], base.work) + learned - np.log(data.energy_j[fold])
+            )
         mean = float(np.average(error, weights=share))
         if chosen is None or mean < chosen[2]:
             chosen = form, inside, mean
     assert chosen is not None  # there is at least one form
-    return FamilyPlan(data, active, _fit_base(data, active, chosen[0], sizes), tuple(folds), chosen[1])
+    return FamilyPlan(data, active, _fit_roofline_and_trend(data, active, chosen[0], sizes), tuple(folds), chosen[1])
 
 
-def _about_learned(
-    base: Base, x: NDArray[np.float32], z: NDArray[np.float32], smooth: NDArray[np.bool_], most: int
+def _approximate_regressor(
+    base: RooflineAndTrend, x: NDArray[np.float32], z: NDArray[np.float32], smooth: NDArray[np.bool_], most: int
 ) -> Floats:
     """What regressors will about make of a roofline's residual at other rows: trend and a smooth function of sizes.
 
@@ -147,11 +160,11 @@ def _about_learned(
     """
     step = -(-len(x) // most)
     rest = (base.residual - base.trend.predict(x))[::step]
-    fit = quick_gaussian(base.trend.standard(x[::step])[:, smooth], rest, np.ones(len(rest)))
+    fit = fit_gaussian_at_prior(base.trend.standard(x[::step])[:, smooth], rest, np.ones(len(rest)))
     return base.trend.predict(z) + fit.predict(base.trend.standard(z)[:, smooth])
 
 
-def active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
+def select_active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
     """Columns that vary, without copies of earlier ones (absolute correlation above 0.9999)."""
     x = columns.astype(np.float64)
     varying = np.flatnonzero(np.ptp(x, axis=0) > 1e-6)
@@ -164,7 +177,9 @@ def active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
     return varying[np.array(kept, dtype=np.int64)] if kept else varying[:1]
 
 
-def stand_ins(columns: NDArray[np.float32], active: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def find_correlated_active_columns(
+    columns: NDArray[np.float32], active: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """The active columns that wanted ones are, or are copies of."""
     if not wanted.size:
         return wanted
@@ -173,7 +188,7 @@ def stand_ins(columns: NDArray[np.float32], active: NDArray[np.int64], wanted: N
     return np.unique(active[np.abs(z[:, active].T @ z[:, wanted]).argmax(axis=0)])
 
 
-def deal(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
+def make_stratified_group_folds(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
     """Masks of held-out rows: configurations sorted by energy, dealt in shuffled hands."""
     groups: dict[str, list[int]] = {}
     for row, key in enumerate(data.keys):
@@ -188,7 +203,9 @@ def deal(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
     return [m for m in masks if m.any() and not m.all()]
 
 
-def _fit_base(data: FamilyData, active: NDArray[np.int64], form: Form, sizes: NDArray[np.bool_]) -> Base:
-    work = fit_work(data.terms * form.terms, data.energy_j, data.weight, form.prior)
-    residual = np.log(data.energy_j) - log_work(data.terms, work)
-    return Base(work, fit_trend(data.columns[:, active], residual, data.weight, sizes), residual)
+def _fit_roofline_and_trend(
+    data: FamilyData, active: NDArray[np.int64], form: RooflineTerms, sizes: NDArray[np.bool_]
+) -> RooflineAndTrend:
+    work = fit_roofline(data.terms * form.terms, data.energy_j, data.weight, form.prior)
+    residual = np.log(data.energy_j) - compute_log_roofline(data.terms, work)
+    return RooflineAndTrend(work, fit_trend(data.columns[:, active], residual, data.weight, sizes), residual)

@@ -18,9 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.predictors.inference.gaussian_process import GaussianFit, fit_gaussian
-from deepen.predictors.inference.tree_ensemble import Forest, evaluate, from_lightgbm, from_sklearn
+from deepen.predictors.inference.tree_ensemble import (
+    TreeEnsemble,
+    convert_lightgbm_booster,
+    convert_sklearn_trees,
+    evaluate_trees,
+)
 
-__all__ = ["Budget", "Fitted", "Trend", "fit_learner", "fit_trend"]
+__all__ = ["FittedLearner", "RidgeTrend", "TrainingBudget", "fit_learner", "fit_trend"]
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +36,7 @@ _TREND_REACH = float(np.log(2.0))
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class TrainingBudget:
     """What a learner may cost.
 
     Attributes:
@@ -50,7 +55,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Trend:
+class RidgeTrend:
     """A ridge regression on standardised columns.
 
     Attributes:
@@ -79,7 +84,7 @@ class Trend:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FittedLearner:
     """A fitted learner.
 
     Attributes:
@@ -91,22 +96,22 @@ class Fitted:
     """
 
     learner: str
-    trend: Trend
-    on_trend: bool
-    forest: Forest | None = None
+    trend: RidgeTrend
+    adds_to_trend: bool
+    forest: TreeEnsemble | None = None
     gaussian: GaussianFit | None = None
 
     def predict(self, x: NDArray[np.float32]) -> Floats:
         """log(energy / work) at rows of shape (n, d)."""
-        total = self.trend.predict(x) if self.on_trend else np.zeros(len(x))
+        total = self.trend.predict(x) if self.adds_to_trend else np.zeros(len(x))
         if self.forest is not None:
-            total = total + evaluate(self.forest, x)
+            total = total + evaluate_trees(self.forest, x)
         if self.gaussian is not None:
             total = total + self.gaussian.predict(self.trend.standard(x))
         return total
 
 
-def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats, sizes: NDArray[np.bool_] | None = None) -> Trend:
+def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats, sizes: NDArray[np.bool_] | None = None) -> RidgeTrend:
     """Fit the ridge regression; its strength by closed-form leave-one-out error.
 
     Args:
@@ -134,7 +139,7 @@ def fit_trend(x: NDArray[np.float32], y: Floats, weight: Floats, sizes: NDArray[
         if score < best[0]:
             best = (score, vt.T @ (s / (s**2 + strength) * projected))
     reach = _TREND_REACH
-    return Trend(mean, scale, best[1], centre, float(y.min()) - reach, float(y.max()) + reach)
+    return RidgeTrend(mean, scale, best[1], centre, float(y.min()) - reach, float(y.max()) + reach)
 
 
 def fit_learner(
@@ -142,12 +147,12 @@ def fit_learner(
     x: NDArray[np.float32],
     y: Floats,
     weight: Floats,
-    trend: Trend,
-    budget: Budget,
+    trend: RidgeTrend,
+    budget: TrainingBudget,
     seed: int,
     small: Floats | None = None,
     used: NDArray[np.bool_] | None = None,
-) -> Fitted:
+) -> FittedLearner:
     """Fit one learner.
 
     Args:
@@ -162,20 +167,20 @@ def fit_learner(
         used: Columns a Gaussian process looks at, shape (d,); by default all.
     """
     if learner == "random-forest":
-        return Fitted(learner, trend, False, forest=_random_forest(x, y, weight, budget, seed))
+        return FittedLearner(learner, trend, False, forest=_fit_random_forest(x, y, weight, budget, seed))
     rest = y - trend.predict(x)
     if learner in _GAUSSIANS:
         every = used is None or not used.any()
         # With few coordinates the small kernels are neighbours of each other and need no noise of their own.
         growing = None if learner == "gaussian-few" else small
-        gaussian = _gaussian(trend.standard(x), rest, weight, growing, None if every else used)
-        return Fitted(learner, trend, True, gaussian=gaussian)
+        gaussian = _fit_gaussian_columns(trend.standard(x), rest, weight, growing, None if every else used)
+        return FittedLearner(learner, trend, True, gaussian=gaussian)
     if learner == "log-linear":
-        return Fitted(learner, trend, True)
-    return Fitted(learner, trend, True, forest=_TREES[learner](x, rest, weight, budget, seed))
+        return FittedLearner(learner, trend, True)
+    return FittedLearner(learner, trend, True, forest=_TREES[learner](x, rest, weight, budget, seed))
 
 
-def _gaussian(
+def _fit_gaussian_columns(
     x: Floats, y: Floats, weight: Floats, small: Floats | None, used: NDArray[np.bool_] | None
 ) -> GaussianFit:
     """A process over some of the columns; the others get a length scale without end."""
@@ -186,7 +191,9 @@ def _gaussian(
     return GaussianFit(x, inverse_length, fit.alpha)
 
 
-def _random_forest(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budget, seed: int) -> Forest:
+def _fit_random_forest(
+    x: NDArray[np.float32], y: Floats, weight: Floats, budget: TrainingBudget, seed: int
+) -> TreeEnsemble:
     """Bagged trees (Breiman 2001); rows are drawn with probabilities proportional to their weights."""
     from sklearn.tree import DecisionTreeRegressor
 
@@ -196,11 +203,13 @@ def _random_forest(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Bu
     for _ in range(budget.trees):
         rows = rng.choice(len(y), len(y), p=share)
         tree = DecisionTreeRegressor(max_features=0.5, max_leaf_nodes=budget.leaves(len(y)), random_state=rng)
-        trees.append(_grow(tree, x[rows], y[rows], None))
-    return from_sklearn(trees, np.arange(x.shape[1]))
+        trees.append(_fit_tree(tree, x[rows], y[rows], None))
+    return convert_sklearn_trees(trees, np.arange(x.shape[1]))
 
 
-def _extra_trees(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budget, seed: int) -> Forest:
+def _fit_extra_trees(
+    x: NDArray[np.float32], y: Floats, weight: Floats, budget: TrainingBudget, seed: int
+) -> TreeEnsemble:
     """Extremely randomised trees (Geurts et al. 2006) on all rows."""
     from sklearn.tree import ExtraTreeRegressor
 
@@ -211,11 +220,11 @@ def _extra_trees(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budg
         tree = ExtraTreeRegressor(
             max_features=0.7, min_samples_leaf=_MIN_LEAF, max_leaf_nodes=budget.leaves(len(y)), random_state=rng
         )
-        trees.append(_grow(tree, x, y, given))
-    return from_sklearn(trees, np.arange(x.shape[1]))
+        trees.append(_fit_tree(tree, x, y, given))
+    return convert_sklearn_trees(trees, np.arange(x.shape[1]))
 
 
-def _grow(tree: Any, x: NDArray[np.float32], y: Floats, weight: Floats | None) -> Any:
+def _fit_tree(tree: Any, x: NDArray[np.float32], y: Floats, weight: Floats | None) -> Any:
     """Fit a scikit-learn tree without its input checks: they cost more than a small family's tree itself."""
     from sklearn import config_context
 
@@ -223,7 +232,7 @@ def _grow(tree: Any, x: NDArray[np.float32], y: Floats, weight: Floats | None) -
         return tree.fit(x, y[:, None], sample_weight=weight, check_input=False)
 
 
-def _lightgbm(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budget, seed: int) -> Forest:
+def _fit_lightgbm(x: NDArray[np.float32], y: Floats, weight: Floats, budget: TrainingBudget, seed: int) -> TreeEnsemble:
     import lightgbm
 
     settings = {
@@ -244,10 +253,10 @@ def _lightgbm(x: NDArray[np.float32], y: Floats, weight: Floats, budget: Budget,
     }
     data = lightgbm.Dataset(x, label=y, weight=weight, params={"verbosity": -1, "min_data_in_bin": 1})
     booster = lightgbm.train(settings, data, num_boost_round=budget.rounds)
-    return from_lightgbm(booster, np.arange(x.shape[1]))
+    return convert_lightgbm_booster(booster, np.arange(x.shape[1]))
 
 
-_TREES: Mapping[str, Callable[[NDArray[np.float32], Floats, Floats, Budget, int], Forest]] = {
-    "extra-trees": _extra_trees,
-    "lightgbm": _lightgbm,
+_TREES: Mapping[str, Callable[[NDArray[np.float32], Floats, Floats, TrainingBudget, int], TreeEnsemble]] = {
+    "extra-trees": _fit_extra_trees,
+    "lightgbm": _fit_lightgbm,
 }

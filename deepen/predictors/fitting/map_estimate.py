@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Problem", "Solution", "solve"]
+__all__ = ["FactorEstimate", "FactorProblem", "estimate_factors"]
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ _MOST_LEVERAGE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class FactorProblem:
     """n measurements of u kernels.
 
     Attributes:
@@ -69,7 +69,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
+class FactorEstimate:
     """The most probable factors.
 
     Attributes:
@@ -90,7 +90,9 @@ class Solution:
         return float(np.mean(np.abs(self.left_out)))
 
 
-def solve(problem: Problem, prior: Floats, overhead_sd: float, bend_sd: float, reference: float) -> Solution:
+def estimate_factors(
+    problem: FactorProblem, prior: Floats, overhead_sd: float, bend_sd: float, reference: float
+) -> FactorEstimate:
     """Find the factors.
 
     Args:
@@ -102,7 +104,7 @@ def solve(problem: Problem, prior: Floats, overhead_sd: float, bend_sd: float, r
     """
     n, u = problem.joules.shape
     root = np.zeros((u + 2, u + 2))
-    root[:u, :u] = _root(prior)
+    root[:u, :u] = _compute_covariance_root(prior)
     root[u, u], root[u + 1, u + 1] = overhead_sd, bend_sd
     whitened = np.zeros(u + 2)
     log_measured = np.log(problem.measured)
@@ -125,20 +127,20 @@ def solve(problem: Problem, prior: Floats, overhead_sd: float, bend_sd: float, r
         residual = log_measured - problem.log_total(root @ whitened, reference)
         standard = residual**2 / (noise**2 + problem.relative_sd**2)
         weight = (_FREEDOM + 1.0) / (_FREEDOM + standard)
-        noise = _noise(residual, weight, hat, problem.relative_sd)
+        noise = _estimate_noise(residual, weight, hat, problem.relative_sd)
     residual = log_measured - problem.log_total(root @ whitened, reference)
     posterior = np.einsum("ij,jk,ik->i", root, inverse, root)
-    return Solution(root @ whitened, np.sqrt(np.maximum(posterior, 0.0)), noise, -residual / (1.0 - hat))
+    return FactorEstimate(root @ whitened, np.sqrt(np.maximum(posterior, 0.0)), noise, -residual / (1.0 - hat))
 
 
-def _noise(residual: Floats, weight: Floats, hat: Floats, relative_sd: Floats) -> float:
+def _estimate_noise(residual: Floats, weight: Floats, hat: Floats, relative_sd: Floats) -> float:
     """Noise that measurements do not state, from weighted residuals and the degrees of freedom that are left."""
     freedom = max(float(residual.size - hat.sum()), 0.25 * residual.size, 1.0)
     variance = float((weight * (residual**2 - np.minimum(relative_sd**2, residual**2))).sum()) / freedom
     return max(float(np.sqrt(max(variance, 0.0))), _LEAST_NOISE)
 
 
-def _root(prior: Floats) -> Floats:
+def _compute_covariance_root(prior: Floats) -> Floats:
     """A square root of the covariance; eigenvalues that rounding made negative are nothing."""
     value, vector = np.linalg.eigh(prior)
     return np.asarray(vector * np.sqrt(np.maximum(value, _JITTER * float(value.max(initial=1.0)))))

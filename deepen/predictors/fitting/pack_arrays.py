@@ -1,4 +1,4 @@
-"""Puts the fits of all families into the dense arrays of :class:`deepen.predictors.inference.family_regressors.Parameters`."""
+"""Puts the fits of all families into the dense arrays of :class:`deepen.predictors.inference.family_regressors.PredictorParameters`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from deepen.predictors.fitting.choose_learner import FamilyFit
 from deepen.predictors.fitting.folds import FamilyData
-from deepen.predictors.fitting.learners import Fitted
-from deepen.predictors.fitting.shared_gaussian_process import SharedMember
-from deepen.predictors.inference.columns import column_names
-from deepen.predictors.inference.conformal import family_half_width
-from deepen.predictors.inference.family_regressors import Parameters
-from deepen.predictors.inference.roofline import log_work
-from deepen.predictors.inference.tree_ensemble import Forest, concatenate
+from deepen.predictors.fitting.learners import FittedLearner
+from deepen.predictors.fitting.shared_gaussian_process import SharedProcessPart
+from deepen.predictors.inference.columns import list_column_names
+from deepen.predictors.inference.conformal import compute_family_half_width
+from deepen.predictors.inference.family_regressors import PredictorParameters
+from deepen.predictors.inference.roofline import compute_log_roofline
+from deepen.predictors.inference.tree_ensemble import TreeEnsemble, concatenate_ensembles
 
-__all__ = ["Pooled", "assemble"]
+__all__ = ["PooledRoofline", "pack_parameters"]
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ _SHRINK_ROWS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pooled:
+class PooledRoofline:
     """The roofline over all families.
 
     Attributes:
@@ -40,17 +40,17 @@ class Pooled:
     half_width: float
 
 
-def assemble(
+def pack_parameters(
     families: tuple[str, ...],
     names: tuple[str, ...],
     data: Sequence[FamilyData],
     fits: Sequence[FamilyFit | None],
-    pooled: Pooled,
+    pooled: PooledRoofline,
     residual: Floats,
     family_of: NDArray[np.str_],
-) -> Parameters:
-    """Put all families' fits into the dense arrays of :class:`Parameters`."""
-    f, d = len(families), len(column_names(names))
+) -> PredictorParameters:
+    """Put all families' fits into the dense arrays of :class:`PredictorParameters`."""
+    f, d = len(families), len(list_column_names(names))
     work = np.tile(pooled.work, (f + 1, 1))
     half_width = np.full(f + 1, pooled.half_width)
     matrices = {k: np.zeros((f, d)) for k in ("mean", "coefficient", "inverse_length")}
@@ -58,7 +58,7 @@ def assemble(
     low, high = np.zeros((f, d), np.float32), np.zeros((f, d), np.float32)
     intercept, share, constant, hand_over = np.zeros(f), np.zeros(f), np.zeros(f), np.zeros(f)
     trend_low, trend_high = np.zeros(f), np.zeros(f)
-    forests: list[Forest] = []
+    forests: list[TreeEnsemble] = []
     tree_start, gaussian_start = np.zeros(f + 1, np.int32), np.zeros(f + 1, np.int32)
     gaussian_x: list[Floats] = [np.zeros((0, d))]
     gaussian_alpha: list[Floats] = [np.zeros(0)]
@@ -68,19 +68,19 @@ def assemble(
         low[i], high[i] = rows.columns.min(0), rows.columns.max(0)
         trees = gaussians = 0
         if fit is None:
-            work[i] = _few_rows(rows, pooled)
+            work[i] = _scale_pooled_roofline(rows, pooled)
         else:
             work[i] = fit.work
-            half_width[i] = family_half_width(residual[family_of == rows.name], residual[covered])
+            half_width[i] = compute_family_half_width(residual[family_of == rows.name], residual[covered])
         if fit is not None and fit.trend is not None:
             matrices["mean"][i, fit.active] = fit.trend.mean
             matrices["coefficient"][i, fit.active] = fit.trend.coefficient
             scale[i, fit.active] = fit.trend.scale
             intercept[i] = fit.trend.intercept
             trend_low[i], trend_high[i] = fit.trend.low, fit.trend.high
-            share[i] = sum(part for m, part in fit.members if isinstance(m, Fitted) and m.on_trend)
+            share[i] = sum(part for m, part in fit.members if isinstance(m, FittedLearner) and m.adds_to_trend)
             for member, part in fit.members:
-                if isinstance(member, SharedMember):
+                if isinstance(member, SharedProcessPart):
                     constant[i] += member.constant * part
                     mean_at, scale_at = matrices["mean"][i, member.columns], scale[i, member.columns]
                     wide = np.zeros((member.alpha.size, d))
@@ -90,10 +90,10 @@ def assemble(
                     gaussian_alpha.append(member.alpha * part)
                     gaussians += member.alpha.size
                     continue
-                if not member.on_trend:
+                if not member.adds_to_trend:
                     hand_over[i] += part
                 if member.forest is not None:
-                    forests.append(_place(member.forest, fit.active, part))
+                    forests.append(_expand_tree_columns(member.forest, fit.active, part))
                     trees += forests[-1].roots.size
                 if member.gaussian is not None:
                     wide = np.zeros((member.gaussian.alpha.size, d))
@@ -104,7 +104,7 @@ def assemble(
                     gaussians += member.gaussian.alpha.size
         tree_start[i + 1] = tree_start[i] + trees
         gaussian_start[i + 1] = gaussian_start[i] + gaussians
-    return Parameters(
+    return PredictorParameters(
         families=families,
         feature_names=names,
         regressor=judged,
@@ -121,7 +121,7 @@ def assemble(
         hand_over=hand_over,
         range_low=low,
         range_high=high,
-        forest=concatenate(forests),
+        forest=concatenate_ensembles(forests),
         tree_start=tree_start,
         gaussian_x=np.concatenate(gaussian_x).astype(np.float32),
         gaussian_alpha=np.concatenate(gaussian_alpha),
@@ -130,15 +130,15 @@ def assemble(
     )
 
 
-def _few_rows(rows: FamilyData, pooled: Pooled) -> Floats:
+def _scale_pooled_roofline(rows: FamilyData, pooled: PooledRoofline) -> Floats:
     """The pooled roofline, scaled by the few rows a family has; shrunk as if three rows had agreed with it."""
-    bias = np.log(rows.energy_j) - log_work(rows.terms, pooled.work)
+    bias = np.log(rows.energy_j) - compute_log_roofline(rows.terms, pooled.work)
     n = len(rows.keys)
     return np.asarray(pooled.work * np.exp(float(np.median(bias)) * n / (n + _SHRINK_ROWS)))
 
 
-def _place(forest: Forest, active: NDArray[np.int64], factor: float) -> Forest:
+def _expand_tree_columns(forest: TreeEnsemble, active: NDArray[np.int64], factor: float) -> TreeEnsemble:
     """Trees over a family's columns as trees over all columns."""
     feature = np.where(forest.feature >= 0, active[np.maximum(forest.feature, 0)], -1).astype(np.int16)
     value = (forest.value * factor).astype(np.float32)
-    return Forest(feature, forest.threshold, forest.left, forest.right, value, forest.roots)
+    return TreeEnsemble(feature, forest.threshold, forest.left, forest.right, value, forest.roots)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.calibration.cases import Cases
-from deepen.predictors.fitting.pack_arrays import Pooled, assemble
-from deepen.predictors.inference.columns import few_terms, work_terms
-from deepen.predictors.inference.family_regressors import Parameters
-from deepen.predictors.inference.roofline import fit_work
+from deepen.predictors.calibration.cases import CalibrationCases
+from deepen.predictors.fitting.pack_arrays import PooledRoofline, pack_parameters
+from deepen.predictors.inference.columns import compute_work_terms, select_base_roofline_terms
+from deepen.predictors.inference.family_regressors import PredictorParameters
+from deepen.predictors.inference.roofline import fit_roofline
 
-__all__ = ["physical_form"]
+__all__ = ["fit_physical_base"]
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ _CALL = 1e5
 _HALF_WIDTH = float(np.log(3.0))
 
 
-def physical_form(cases: Cases, feature_names: tuple[str, ...]) -> Parameters:
+def fit_physical_base(cases: CalibrationCases, feature_names: tuple[str, ...]) -> PredictorParameters:
     """Fit the physical form to measurements of kernels or whole models.
 
     Args:
@@ -36,12 +36,12 @@ def physical_form(cases: Cases, feature_names: tuple[str, ...]) -> Parameters:
         Parameters without families: every kernel is answered by the roofline.
     """
     # A few measurements say nothing of loops.
-    terms = cases.counts @ (work_terms(cases.raw, feature_names) * few_terms())
+    terms = cases.counts @ (compute_work_terms(cases.raw, feature_names) * select_base_roofline_terms())
     weight = 1.0 / (0.03**2 + cases.relative_sd**2)
-    ratios = few_terms().astype(np.float64)
+    ratios = select_base_roofline_terms().astype(np.float64)
     ratios[-1] = _CALL
     prior = ratios * float(np.median(cases.energy_j / (terms @ ratios)))
-    work = fit_work(terms, cases.energy_j, weight / weight.mean(), prior, prior_rows=1.0)
+    work = fit_roofline(terms, cases.energy_j, weight / weight.mean(), prior, prior_rows=1.0)
     # A term the measurements do not show is not free of charge elsewhere.
-    pooled = Pooled(np.maximum(work, 0.01 * prior), np.zeros(0), _HALF_WIDTH)
-    return assemble((), feature_names, (), (), pooled, np.zeros(0), np.zeros(0, dtype=np.str_))
+    pooled = PooledRoofline(np.maximum(work, 0.01 * prior), np.zeros(0), _HALF_WIDTH)
+    return pack_parameters((), feature_names, (), (), pooled, np.zeros(0), np.zeros(0, dtype=np.str_))

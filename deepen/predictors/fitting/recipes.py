@@ -13,7 +13,7 @@ from typing import Any
 from deepen import catalog
 from deepen.errors import ConfigError, unknown_name
 
-__all__ = ["LEARNERS", "SINGLE_LEARNERS", "Recipe", "load_recipe", "recipe_names"]
+__all__ = ["LEARNERS", "SINGLE_LEARNERS", "Recipe", "list_recipe_names", "load_recipe"]
 
 SINGLE_LEARNERS = (
     "random-forest",
@@ -72,7 +72,7 @@ class Recipe:
             raise ConfigError(f"recipe '{self.name}' needs max_nodes between 1000 and 500000")
 
 
-def recipe_names() -> list[str]:
+def list_recipe_names() -> list[str]:
     """Names of the recipes in the catalog."""
     return catalog.names("predictors", _FOLDER)
 
@@ -83,12 +83,12 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         ConfigError: If the name is unknown (with the nearest names), or the file has unknown keys or wrong types.
     """
-    if name not in recipe_names():
-        raise unknown_name("recipe", name, recipe_names())
-    return _parse(name, catalog.load("predictors", _FOLDER, name))
+    if name not in list_recipe_names():
+        raise unknown_name("recipe", name, list_recipe_names())
+    return _parse_recipe(name, catalog.load("predictors", _FOLDER, name))
 
 
-def _parse(name: str, table: Mapping[str, Any]) -> Recipe:
+def _parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
     types = {f.name: str(f.type) for f in fields(Recipe) if f.name != "name"}
     for key, value in table.items():
         if key not in types:

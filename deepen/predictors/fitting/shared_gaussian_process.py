@@ -3,7 +3,7 @@
 Most small families (additions, activations, normalisations, concatenations, pooling) do the same: they move data, and
 what a byte costs depends on how much is moved and how, more than on what is done to it. A Gaussian process over all
 their rows, in what each family's own roofline leaves, lets a family with ten rows follow the shape that sixty rows of
-another show; how far families agree is learned (:func:`deepen.predictors.inference.gaussian_process.fit_grouped`).
+another show; how far families agree is learned (:func:`deepen.predictors.inference.gaussian_process.fit_grouped_gaussian`).
 
 Hyperparameters come from all rows once; cross-validation conditions on the rows outside the fold only. There are some
 dozen of them for some hundred rows, so what they know of a fold is little.
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.fitting.folds import FamilyPlan, active_columns
+from deepen.predictors.fitting.folds import FamilyPlan, select_active_columns
 from deepen.predictors.fitting.recipes import Recipe
-from deepen.predictors.inference.gaussian_process import GroupedFit, fit_grouped, matern
-from deepen.predictors.inference.roofline import log_work
+from deepen.predictors.inference.gaussian_process import GroupedGaussianFit, compute_matern, fit_grouped_gaussian
+from deepen.predictors.inference.roofline import compute_log_roofline
 
-__all__ = ["SharedMember", "fit_shared"]
+__all__ = ["SharedProcessPart", "fit_shared_process"]
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ _ITERATIONS = 25
 
 
 @dataclass(frozen=True, slots=True)
-class SharedMember:
+class SharedProcessPart:
     """What a shared process says of one family.
 
     Attributes:
@@ -60,10 +60,12 @@ class SharedMember:
     def predict(self, columns: NDArray[np.float32]) -> Floats:
         """log(energy / work of the family) at rows of all columns, shape (n, d)."""
         at = columns[:, self.columns].astype(np.float64)
-        return np.asarray(matern(at, self.x, self.inverse_length) @ self.alpha + self.constant)
+        return np.asarray(compute_matern(at, self.x, self.inverse_length) @ self.alpha + self.constant)
 
 
-def fit_shared(plans: Sequence[FamilyPlan], sizes: NDArray[np.bool_], recipe: Recipe) -> Mapping[str, SharedMember]:
+def fit_shared_process(
+    plans: Sequence[FamilyPlan], sizes: NDArray[np.bool_], recipe: Recipe
+) -> Mapping[str, SharedProcessPart]:
     """Fit a process over the families that have few rows.
 
     Args:
@@ -74,17 +76,17 @@ def fit_shared(plans: Sequence[FamilyPlan], sizes: NDArray[np.bool_], recipe: Re
     Returns:
         Family -> its part; empty where fewer than two families qualify.
     """
-    chosen = _eligible(plans, recipe)
+    chosen = _select_families(plans, recipe)
     if "shared-gaussian" not in recipe.learners or len(chosen) < _FEWEST_FAMILIES:
         return {}
     start = np.cumsum([0, *(len(p.data.keys) for p in chosen)])
     columns = np.concatenate([p.data.columns for p in chosen]).astype(np.float64)
-    used = _used(chosen, columns, sizes)
+    used = _select_shared_columns(chosen, columns, sizes)
     if not used.size:
         return {}
     mean, scale = columns[:, used].mean(0), columns[:, used].std(0)
     energy = np.concatenate([p.data.energy_j for p in chosen])
-    fit = fit_grouped(
+    fit = fit_grouped_gaussian(
         (columns[:, used] - mean) / scale,
         np.concatenate([p.base.residual for p in chosen]),
         np.concatenate([p.data.weight for p in chosen]),
@@ -92,19 +94,19 @@ def fit_shared(plans: Sequence[FamilyPlan], sizes: NDArray[np.bool_], recipe: Re
         np.repeat(np.arange(len(chosen)), np.diff(start)),
         _ITERATIONS,
     )
-    held_out = _cross_validate(fit, chosen, start)
+    held_out = _cross_validate_process(fit, chosen, start)
     y = np.concatenate([p.base.residual for p in chosen])
     alpha = fit.solve(y, np.ones(len(y), dtype=bool))
     found = {}
     for i, plan in enumerate(chosen):
-        weights, constant = fit.of_group(i, alpha)
-        found[plan.data.name] = SharedMember(
+        weights, constant = fit.weights_for_group(i, alpha)
+        found[plan.data.name] = SharedProcessPart(
             used, columns[:, used], fit.inverse_length / scale, weights, constant, held_out[start[i] : start[i + 1]]
         )
     return found
 
 
-def _eligible(plans: Sequence[FamilyPlan], recipe: Recipe) -> list[FamilyPlan]:
+def _select_families(plans: Sequence[FamilyPlan], recipe: Recipe) -> list[FamilyPlan]:
     """The smallest families first, as long as their rows fit into one process; back in the order of the names."""
     few = [p for p in plans if len(set(p.data.keys)) >= recipe.share_min_rows and p.active.size]
     few = [p for p in few if len(p.data.keys) <= recipe.share_max_rows]
@@ -117,16 +119,16 @@ def _eligible(plans: Sequence[FamilyPlan], recipe: Recipe) -> list[FamilyPlan]:
     return sorted(chosen, key=lambda p: p.data.name)
 
 
-def _used(plans: Sequence[FamilyPlan], columns: Floats, sizes: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _select_shared_columns(plans: Sequence[FamilyPlan], columns: Floats, sizes: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Sizes that vary inside some family: what differs only between families is left to the families' constants."""
     varies = np.zeros(columns.shape[1], dtype=bool)
     for plan in plans:
         varies |= np.ptp(plan.data.columns, axis=0) > 1e-6
     candidates = np.flatnonzero(varies & sizes)
-    return candidates[active_columns(columns[:, candidates])] if candidates.size else candidates
+    return candidates[select_active_columns(columns[:, candidates])] if candidates.size else candidates
 
 
-def _cross_validate(fit: GroupedFit, plans: Sequence[FamilyPlan], start: NDArray[np.int64]) -> Floats:
+def _cross_validate_process(fit: GroupedGaussianFit, plans: Sequence[FamilyPlan], start: NDArray[np.int64]) -> Floats:
     """Log energy of every row from the rows outside its fold, with the roofline of those rows."""
     total = int(start[-1])
     held_out = np.full(total, np.nan)
@@ -138,13 +140,13 @@ def _cross_validate(fit: GroupedFit, plans: Sequence[FamilyPlan], start: NDArray
             y[rows] = plan.base.residual
             if number < len(plan.folds):
                 out[rows] = plan.folds[number]
-                y[rows] = np.log(plan.data.energy_j) - log_work(plan.data.terms, plan.inside[number].work)
+                y[rows] = np.log(plan.data.energy_j) - compute_log_roofline(plan.data.terms, plan.inside[number].work)
         alpha = fit.solve(y, ~out)
         for i, plan in enumerate(plans):
             at = np.flatnonzero(out[start[i] : start[i + 1]])
             if at.size:
-                weights, constant = fit.of_group(i, alpha)
-                correlation = matern(fit.x[start[i] + at], fit.x, fit.inverse_length)
-                work = log_work(plan.data.terms[at], plan.inside[number].work)
+                weights, constant = fit.weights_for_group(i, alpha)
+                correlation = compute_matern(fit.x[start[i] + at], fit.x, fit.inverse_length)
+                work = compute_log_roofline(plan.data.terms[at], plan.inside[number].work)
                 held_out[start[i] + at] = work + correlation @ weights + constant
     return held_out

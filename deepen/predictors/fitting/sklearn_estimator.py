@@ -14,10 +14,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from deepen.errors import unknown_name
-from deepen.predictors.fitting.folds import active_columns
-from deepen.predictors.fitting.learners import Budget, Fitted, fit_learner, fit_trend
+from deepen.predictors.fitting.folds import select_active_columns
+from deepen.predictors.fitting.learners import FittedLearner, TrainingBudget, fit_learner, fit_trend
 from deepen.predictors.fitting.recipes import SINGLE_LEARNERS
-from deepen.predictors.inference.roofline import fit_work, log_work
+from deepen.predictors.inference.roofline import compute_log_roofline, fit_roofline
 
 __all__ = ["LogWorkRegressor"]
 
@@ -70,15 +70,17 @@ class LogWorkRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         if (target <= 0).any():
             raise ValueError("LogWorkRegressor needs positive targets")
         weight = np.ones(len(target))
-        terms, columns = self._terms(x), _log_columns(x)
-        self.work_ = fit_work(terms, target, weight)
-        self.active_ = active_columns(columns)
-        residual = np.log(target) - log_work(terms, self.work_)
+        terms, columns = self._terms(x), _compute_log_columns(x)
+        self.work_ = fit_roofline(terms, target, weight)
+        self.active_ = select_active_columns(columns)
+        residual = np.log(target) - compute_log_roofline(terms, self.work_)
         trend = fit_trend(columns[:, self.active_], residual, weight)
         learner = self.learner if self.active_.size else "log-linear"
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        budget = Budget(self.trees, self.rounds, max_leaves=4096)
-        self.fitted_: Fitted = fit_learner(learner, columns[:, self.active_], residual, weight, trend, budget, seed)
+        budget = TrainingBudget(self.trees, self.rounds, max_leaves=4096)
+        self.fitted_: FittedLearner = fit_learner(
+            learner, columns[:, self.active_], residual, weight, trend, budget, seed
+        )
         return self
 
     def predict(self, X: Any) -> Floats:  # the estimator contract's names
@@ -92,8 +94,8 @@ class LogWorkRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         """
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
-        residual = self.fitted_.predict(_log_columns(x)[:, self.active_])
-        return np.asarray(np.exp(log_work(self._terms(x), self.work_) + residual))
+        residual = self.fitted_.predict(_compute_log_columns(x)[:, self.active_])
+        return np.asarray(np.exp(compute_log_roofline(self._terms(x), self.work_) + residual))
 
     def _terms(self, x: Floats) -> Floats:
         chosen = x if self.work_columns is None else x[:, list(self.work_columns)]
@@ -107,5 +109,5 @@ class LogWorkRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         return tags
 
 
-def _log_columns(x: Floats) -> NDArray[np.float32]:
+def _compute_log_columns(x: Floats) -> NDArray[np.float32]:
     return np.asarray(np.sign(x) * np.log1p(np.abs(x)), dtype=np.float32)

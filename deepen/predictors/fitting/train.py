@@ -12,24 +12,36 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import utc_now
 from deepen.errors import PredictorError
-from deepen.predictors.evaluation import metrics
+from deepen.predictors.evaluation import compute_metrics
 from deepen.predictors.fitting.choose_learner import FamilyFit, fit_family
-from deepen.predictors.fitting.fit_overheads import ModelCase, fit_context
-from deepen.predictors.fitting.folds import FamilyData, FamilyPlan, Form, plan_family
-from deepen.predictors.fitting.pack_arrays import Pooled, assemble
+from deepen.predictors.fitting.fit_overheads import MeasuredModel, fit_overheads
+from deepen.predictors.fitting.folds import FamilyData, FamilyPlan, RooflineTerms, plan_family
+from deepen.predictors.fitting.pack_arrays import PooledRoofline, pack_parameters
 from deepen.predictors.fitting.recipes import Recipe, load_recipe
-from deepen.predictors.fitting.shared_gaussian_process import fit_shared
-from deepen.predictors.inference.columns import WORK_TERMS, columns, few_terms, size_columns, work_terms
-from deepen.predictors.inference.conformal import NOMINAL, conformal_quantile
-from deepen.predictors.inference.family_regressors import Parameters
-from deepen.predictors.inference.model_overheads import Context
-from deepen.predictors.inference.roofline import fit_work, log_work
-from deepen.predictors.measured_rows import HasRecords, Rows, data_hash, relative_sd, screen
-from deepen.predictors.predictor import Predictor, distinct, moved_bytes
+from deepen.predictors.fitting.shared_gaussian_process import fit_shared_process
+from deepen.predictors.inference.columns import (
+    WORK_TERMS,
+    compute_work_terms,
+    make_columns,
+    select_base_roofline_terms,
+    select_size_columns,
+)
+from deepen.predictors.inference.conformal import NOMINAL, compute_conformal_quantile
+from deepen.predictors.inference.family_regressors import PredictorParameters
+from deepen.predictors.inference.model_overheads import ModelOverheads
+from deepen.predictors.inference.roofline import compute_log_roofline, fit_roofline
+from deepen.predictors.measured_rows import (
+    MeasuredRows,
+    RecordSource,
+    compute_relative_sd,
+    hash_training_data,
+    select_usable_rows,
+)
+from deepen.predictors.predictor import Predictor, compute_moved_bytes, find_distinct_kernels
 from deepen.predictors.predictor_file import FORMAT_VERSION
 from deepen.records import EnergyRecord, weakest_source
 
-__all__ = ["train"]
+__all__ = ["train_predictor"]
 
 Floats = NDArray[np.float64]
 
@@ -40,8 +52,8 @@ _UNKNOWN_HALF_WIDTH = float(np.log(3.0))
 """Half-width for the roofline where a single family is all there is to judge it by."""
 
 
-def train(
-    dataset: HasRecords | Sequence[EnergyRecord],
+def train_predictor(
+    dataset: RecordSource | Sequence[EnergyRecord],
     recipe: str | Recipe = "auto",
     seed: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -66,24 +78,26 @@ def train(
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    rows = screen(dataset)
+    rows = select_usable_rows(dataset)
     if not rows.kernels:
         reasons = ", ".join(f"{n} x {r}" for r, n in rows.left_out.items()) or "the dataset has no kernel records"
         raise PredictorError(f"nothing to train on: {reasons}; measure kernels with 'deepen dataset build'")
     with threadpool_limits(1):
-        return _train(rows, chosen, seed, on_progress)
+        return _train_on_rows(rows, chosen, seed, on_progress)
 
 
-def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, int, str], None] | None) -> Predictor:
+def _train_on_rows(
+    rows: MeasuredRows, recipe: Recipe, seed: int, on_progress: Callable[[int, int, str], None] | None
+) -> Predictor:
     from deepen.kernels.features import FEATURE_NAMES
 
     names = tuple(FEATURE_NAMES)
-    terms = work_terms(rows.raw, names)
-    x = columns(rows.raw, names)
+    terms = compute_work_terms(rows.raw, names)
+    x = make_columns(rows.raw, names)
     family_of = np.array([r.family for r in rows.kernels])
     families = tuple(sorted(set(family_of.tolist())))
     pooled, forms = _fit_pooled(terms, rows, family_of, families)
-    sizes = size_columns(names)
+    sizes = select_size_columns(names)
     data: list[FamilyData] = []
     plans: dict[str, FamilyPlan] = {}
     for i, name in enumerate(families):
@@ -91,9 +105,9 @@ def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, in
         weight = rows.weight[mask] / rows.weight[mask].mean()
         keys = tuple(k for k, m in zip(rows.keys, mask, strict=True) if m)
         data.append(FamilyData(name, terms[mask], x[mask], rows.energy_j[mask], weight, keys))
-        if len(set(keys)) >= _fewest(recipe) and name != _UNBUILDABLE and recipe.learners:
+        if len(set(keys)) >= _minimum_rows(recipe) and name != _UNBUILDABLE and recipe.learners:
             plans[name] = plan_family(data[-1], recipe, forms, names, seed + 101 * i)
-    shared = fit_shared(list(plans.values()), sizes, recipe)
+    shared = fit_shared_process(list(plans.values()), sizes, recipe)
     fits: list[FamilyFit | None] = []
     for i, name in enumerate(families):
         # A tree of n leaves has 2 n nodes, and four forests may be blended, two kinds of them with all their trees.
@@ -111,20 +125,20 @@ def _train(rows: Rows, recipe: Recipe, seed: int, on_progress: Callable[[int, in
     for name, fit in zip(families, fits, strict=True):
         mask = family_of == name
         held_out[mask] = pooled.held_out[mask] if fit is None else fit.held_out
-    parameters = assemble(families, names, data, fits, pooled, held_out - np.log(rows.energy_j), family_of)
-    context = _context(rows, parameters, held_out)
-    card = _card(rows, recipe, seed, families, fits, held_out, parameters, context, family_of)
+    parameters = pack_parameters(families, names, data, fits, pooled, held_out - np.log(rows.energy_j), family_of)
+    context = _fit_model_overheads(rows, parameters, held_out)
+    card = _make_card(rows, recipe, seed, families, fits, held_out, parameters, context, family_of)
     return Predictor(card, parameters, context)
 
 
-def _fewest(recipe: Recipe) -> int:
+def _minimum_rows(recipe: Recipe) -> int:
     """Rows below which a family is certainly answered by the roofline."""
     return min(recipe.min_rows, recipe.share_min_rows) if "shared-gaussian" in recipe.learners else recipe.min_rows
 
 
 def _fit_pooled(
-    terms: Floats, rows: Rows, family_of: NDArray[np.str_], families: Sequence[str]
-) -> tuple[Pooled, tuple[Form, ...]]:
+    terms: Floats, rows: MeasuredRows, family_of: NDArray[np.str_], families: Sequence[str]
+) -> tuple[PooledRoofline, tuple[RooflineTerms, ...]]:
     """Fit rooflines on all families, each with the same weight, and judge the plain one by leaving each family out.
 
     Returns:
@@ -134,24 +148,24 @@ def _fit_pooled(
     energy = rows.energy_j
     counts = Counter(family_of.tolist())
     weight = np.array([1.0 / counts[f] for f in family_of.tolist()])
-    plain, every = few_terms(), np.ones(terms.shape[1], dtype=bool)
-    forms = tuple(Form(used, fit_work(terms * used, energy, weight)) for used in (plain, every))
+    plain, every = select_base_roofline_terms(), np.ones(terms.shape[1], dtype=bool)
+    forms = tuple(RooflineTerms(used, fit_roofline(terms * used, energy, weight)) for used in (plain, every))
     work = forms[0].prior
     held_out = np.empty(len(energy))
     for family in families:
         out = family_of == family
-        others = fit_work(terms[~out] * plain, energy[~out], weight[~out]) if len(families) > 1 else work
-        held_out[out] = log_work(terms[out], others)
+        others = fit_roofline(terms[~out] * plain, energy[~out], weight[~out]) if len(families) > 1 else work
+        held_out[out] = compute_log_roofline(terms[out], others)
     residual = held_out - np.log(energy)
     width = _UNKNOWN_HALF_WIDTH
     if len(families) > 1:
         # The median absolute error of each family, so that large families do not decide.
         per_family = np.array([np.median(np.abs(residual[family_of == f])) for f in families])
-        width = max(conformal_quantile(per_family), conformal_quantile(residual))
-    return Pooled(work, held_out, width), forms
+        width = max(compute_conformal_quantile(per_family), compute_conformal_quantile(residual))
+    return PooledRoofline(work, held_out, width), forms
 
 
-def _context(rows: Rows, parameters: Parameters, held_out: Floats) -> Context:
+def _fit_model_overheads(rows: MeasuredRows, parameters: PredictorParameters, held_out: Floats) -> ModelOverheads:
     """Fit the model-level terms; kernels that were trained on count with their held-out prediction."""
     from deepen.kernels.features import matrix
 
@@ -163,19 +177,19 @@ def _context(rows: Rows, parameters: Parameters, held_out: Floats) -> Context:
     for record in rows.models:
         families = tuple(str(k["family"]) for k in record.kernels)
         raw = np.asarray(matrix([k["features"] for k in record.kernels]), dtype=np.float64)
-        first, group = distinct(families, raw)
+        first, group = find_distinct_kernels(families, raw)
         alone = parameters.predict([families[i] for i in first], raw[first])
         energy = alone.energy_j.copy()
         for j, i in enumerate(first):
             if families[i] in covered:
                 energy[j] = known.get((families[i], raw[i].tobytes()), energy[j])
-        weights, activations = moved_bytes(parameters.feature_names, raw)
+        weights, activations = compute_moved_bytes(parameters.feature_names, raw)
         times = np.array([float(k.get("multiplicity", 1.0)) for k in record.kernels])
         cases.append(
-            ModelCase(
+            MeasuredModel(
                 record.name,
                 record.energy_j,
-                relative_sd(record),
+                compute_relative_sd(record),
                 families,
                 energy[group],
                 alone.half_width[group],
@@ -185,25 +199,25 @@ def _context(rows: Rows, parameters: Parameters, held_out: Floats) -> Context:
                 activations,
             )
         )
-    return fit_context(cases, float(np.quantile(rows.energy_j, 0.05)))
+    return fit_overheads(cases, float(np.quantile(rows.energy_j, 0.05)))
 
 
-def _card(
-    rows: Rows,
+def _make_card(
+    rows: MeasuredRows,
     recipe: Recipe,
     seed: int,
     families: Sequence[str],
     fits: Sequence[FamilyFit | None],
     held_out: Floats,
-    parameters: Parameters,
-    context: Context,
+    parameters: PredictorParameters,
+    context: ModelOverheads,
     family_of: NDArray[np.str_],
 ) -> dict[str, Any]:
     from deepen import __version__
     from deepen.kernels.features import FEATURES_VERSION
 
     records = (*rows.kernels, *rows.models)
-    digest = data_hash(rows)
+    digest = hash_training_data(rows)
     conditions = {key: Counter(str(getattr(r, key)) for r in records) for key in _CONDITIONS}
     main = {key: counts.most_common(1)[0][0] for key, counts in conditions.items()}
     identity = hashlib.sha256(f"{digest}/{recipe}/{seed}/{__version__}".encode()).hexdigest()[:8]
@@ -217,7 +231,7 @@ def _card(
             "learner": "roofline" if fit is None else fit.learner,
             "half_width": float(parameters.half_width[i]),
             "scores": {} if fit is None else {k: round(v, 5) for k, v in fit.scores.items()},
-            "held_out": metrics(rows.energy_j[mask], predicted[mask]),
+            "held_out": compute_metrics(rows.energy_j[mask], predicted[mask]),
         }
     regressed = np.isin(family_of, [n for n, fit in zip(families, fits, strict=True) if fit is not None])
     sources = Counter[str](r.source for r in records)
@@ -246,13 +260,13 @@ def _card(
         "nominal": NOMINAL,
         "nodes": int(parameters.forest.feature.size),
         "families": by_family,
-        "held_out": metrics(rows.energy_j[regressed], predicted[regressed]),
+        "held_out": compute_metrics(rows.energy_j[regressed], predicted[regressed]),
         "context": context.to_json(),
-        "warnings": _warnings(conditions, sources, rows.left_out),
+        "warnings": _list_warnings(conditions, sources, rows.left_out),
     }
 
 
-def _warnings(
+def _list_warnings(
     conditions: Mapping[str, Counter[str]], sources: Mapping[str, int], left_out: Mapping[str, int]
 ) -> list[str]:
     warnings = []

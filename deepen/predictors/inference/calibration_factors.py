@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 from deepen.predictors.inference.conformal import Z
-from deepen.predictors.inference.factor_covariance import Belief, covariance, positions
+from deepen.predictors.inference.factor_covariance import FactorPrior, compute_factor_covariance, compute_log_positions
 from deepen.predictors.inference.family_regressors import KernelEnergies
 
-__all__ = ["MAX_KERNELS", "Bend", "Calibration", "Term"]
+__all__ = ["MAX_KERNELS", "CalibrationFactors", "FactorTerm", "LengthCorrection"]
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ _KNOWN_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class FactorTerm:
     """One log factor: ``shift + sum over measured kernels of weight * covariance``.
 
     Attributes:
@@ -40,13 +40,13 @@ class Term:
     """
 
     shift: float
-    belief: Belief
+    belief: FactorPrior
     weight: Floats
     sd: Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Bend:
+class LengthCorrection:
     """How the energy of a whole model departs from the sum as models get longer: ``s * (s / s0) ** exponent``.
 
     Attributes:
@@ -70,7 +70,7 @@ class Bend:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class CalibrationFactors:
     """Log factors of kernels, as sums of terms.
 
     Attributes:
@@ -82,8 +82,8 @@ class Calibration:
 
     families: tuple[str, ...]
     position: Floats
-    terms: tuple[Term, ...]
-    bend: Bend = field(default_factory=Bend)
+    terms: tuple[FactorTerm, ...]
+    bend: LengthCorrection = field(default_factory=LengthCorrection)
 
     def apply(
         self, found: KernelEnergies, families: Sequence[str], raw: Floats, feature_names: Sequence[str]
@@ -96,7 +96,7 @@ class Calibration:
             raw: Their features, shape (n, len(feature_names)).
             feature_names: Names of the features.
         """
-        log_factor, variance, known = self.factors(families, positions(raw, feature_names))
+        log_factor, variance, known = self.factors(families, compute_log_positions(raw, feature_names))
         # The base's own error counts as far as measurements leave it standing.
         base = (found.half_width / Z) ** 2 * (1.0 - known)
         return KernelEnergies(
@@ -115,7 +115,7 @@ class Calibration:
         log_factor, variance = np.zeros(len(families)), np.zeros(len(families))
         known = np.zeros(len(families))
         for term in self.terms:
-            gram = covariance(term.belief, families, position, self.families, self.position)
+            gram = compute_factor_covariance(term.belief, families, position, self.families, self.position)
             log_factor += term.shift + gram @ term.weight
             # Of the measured kernels the most alike one says most: an upper bound of the exact variance.
             alike = np.minimum(gram / term.belief.variance, 1.0) ** 2
@@ -143,7 +143,7 @@ class Calibration:
         }
 
     @staticmethod
-    def from_json(table: Mapping[str, Any]) -> Calibration:
+    def from_json(table: Mapping[str, Any]) -> CalibrationFactors:
         """Read back what :meth:`to_json` wrote.
 
         Raises:
@@ -152,17 +152,17 @@ class Calibration:
         try:
             families = tuple(str(f) for f in table["families"])
             position = np.array(table["position"], dtype=np.float64).reshape(len(families), -1)
-            names = {f.name for f in fields(Belief)}
+            names = {f.name for f in fields(FactorPrior)}
             terms = tuple(
-                Term(
+                FactorTerm(
                     float(t["shift"]),
-                    Belief(**{k: float(v) for k, v in t["belief"].items() if k in names}),
+                    FactorPrior(**{k: float(v) for k, v in t["belief"].items() if k in names}),
                     np.array(t["weight"], dtype=np.float64).reshape(len(families)),
                     np.array(t["sd"], dtype=np.float64).reshape(len(families)),
                 )
                 for t in table["terms"]
             )
-            bend = Bend(**{str(k): float(v) for k, v in table["bend"].items()})
+            bend = LengthCorrection(**{str(k): float(v) for k, v in table["bend"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PredictorError(f"the card's calibration cannot be read ({error}); calibrate again") from error
         arrays = [position, *(t.weight for t in terms), *(t.sd for t in terms)]
@@ -173,4 +173,4 @@ class Calibration:
             t.belief.length <= 0 or t.belief.variance <= 0 or (t.sd < 0).any() for t in terms
         ):
             raise PredictorError("the card's calibration is out of range; calibrate again")
-        return Calibration(families, position, terms, bend)
+        return CalibrationFactors(families, position, terms, bend)

@@ -17,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
-from deepen.predictors.inference.loop_costs import LOOP_TERMS, loop_terms
+from deepen.predictors.inference.loop_costs import LOOP_TERMS, compute_loop_terms
 
 __all__ = [
     "WORK_TERMS",
-    "column_names",
-    "columns",
-    "few_columns",
-    "few_terms",
-    "in_range_test",
-    "size_columns",
-    "smooth_columns",
-    "work_terms",
+    "compute_work_terms",
+    "list_column_names",
+    "make_columns",
+    "select_base_roofline_terms",
+    "select_extrapolation_columns",
+    "select_physical_coordinates",
+    "select_size_columns",
+    "select_smooth_columns",
 ]
 
 _MEASURES = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
@@ -78,7 +78,7 @@ _KINDS = ("has_", "broadcast", "zero_operand", "dtype_bytes", "out_dtype_bytes",
 """Features (by prefix) that are kinds rather than sizes."""
 
 
-def column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
+def list_column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
     """Names of the columns made from these features, in order."""
     known = set(feature_names)
     logs = [f for f in feature_names if f not in _CODES]
@@ -89,28 +89,28 @@ def column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
     return (*logs, *flags, *ratios, *padded, *rests, *(f"{a}*{b}" for a, b in _OPERANDS if a in known and b in known))
 
 
-def in_range_test(feature_names: Sequence[str]) -> NDArray[np.bool_]:
+def select_extrapolation_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
     """Which columns say whether a kernel lies outside the training range, shape (columns,)."""
-    names = column_names(feature_names)
-    return np.array([not (n.startswith(_SHARES) or _made(n)) for n in names])
+    names = list_column_names(feature_names)
+    return np.array([not (n.startswith(_SHARES) or _is_derived(n)) for n in names])
 
 
-def size_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
+def select_size_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
     """Which columns are sizes or kinds, nothing made from them, shape (columns,): what a trend may follow."""
     follows = (*_SHARES, *_SUMS)
-    return np.array([not (n.startswith(follows) or _made(n)) for n in column_names(feature_names)])
+    return np.array([not (n.startswith(follows) or _is_derived(n)) for n in list_column_names(feature_names)])
 
 
-def smooth_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
+def select_smooth_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
     """Which columns energy is a smooth function of, shape (columns,): sizes, and channels beyond the last full block.
 
     A process over these alone needs fewer length scales.
     """
-    rests = np.array([n.endswith(_REST) for n in column_names(feature_names)])
-    return np.asarray(size_columns(feature_names) | rests)
+    rests = np.array([n.endswith(_REST) for n in list_column_names(feature_names)])
+    return np.asarray(select_size_columns(feature_names) | rests)
 
 
-def few_columns(feature_names: Sequence[str], varying: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def select_physical_coordinates(feature_names: Sequence[str], varying: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which columns a physicist would plot energy over, shape (columns,).
 
     Args:
@@ -118,14 +118,14 @@ def few_columns(feature_names: Sequence[str], varying: NDArray[np.bool_]) -> NDA
         varying: Which columns vary within the family, shape (columns,): one with sizes of matrix products gets the
             coordinates of products, any other those of moving data; both get what kinds there are.
     """
-    names = column_names(feature_names)
+    names = list_column_names(feature_names)
     product = any(v and n in ("m", "n", "k") for n, v in zip(names, varying.tolist(), strict=True))
     sizes = _PRODUCT if product else _MOVE
-    few = np.array([n in sizes or (n.startswith(_KINDS) and not _made(n)) for n in names])
+    few = np.array([n in sizes or (n.startswith(_KINDS) and not _is_derived(n)) for n in names])
     return np.asarray(few & varying)
 
 
-def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float32]:
+def make_columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float32]:
     """Make the columns.
 
     Args:
@@ -157,12 +157,12 @@ def columns(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[n
             size = np.maximum(raw[:, index[f]], 0.0)
             padded = np.ceil(size / block) * block
             parts.append(np.log(np.where(size > 0, padded / np.maximum(size, 1.0), 1.0))[:, None])
-    parts += [_rest(raw[:, index[f]], block)[:, None] for f, block in _RESTS if f in index]
+    parts += [_compute_block_remainder(raw[:, index[f]], block)[:, None] for f, block in _RESTS if f in index]
     parts += [(logs[:, index[a]] + logs[:, index[b]])[:, None] for a, b in _OPERANDS if a in index and b in index]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float64]:
+def compute_work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArray[np.float64]:
     """Take the terms of work and append the constant.
 
     Returns:
@@ -178,21 +178,21 @@ def work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -> NDArra
     terms = np.maximum(raw[:, [index[t] for t in _MEASURES]], 0.0)
     macs = terms[:, 0]
     channels = np.maximum(raw[:, index["c_out"]], 0.0) if "c_out" in index else np.zeros(raw.shape[0])
-    starts = macs / np.maximum(channels, 1.0) * (_rest(channels, 8) > 0)
-    return np.concatenate([terms, starts[:, None], loop_terms(raw, index), np.ones((raw.shape[0], 1))], axis=1)
+    starts = macs / np.maximum(channels, 1.0) * (_compute_block_remainder(channels, 8) > 0)
+    return np.concatenate([terms, starts[:, None], compute_loop_terms(raw, index), np.ones((raw.shape[0], 1))], axis=1)
 
 
-def few_terms() -> NDArray[np.bool_]:
+def select_base_roofline_terms() -> NDArray[np.bool_]:
     """Which terms, the constant included, are of the plain roofline without loops, shape (len(WORK_TERMS) + 1,)."""
     return np.array([name in _FEW_TERMS for name in WORK_TERMS] + [True])
 
 
-def _made(name: str) -> bool:
+def _is_derived(name: str) -> bool:
     """Whether a column is made from several features, or from what blocks leave over."""
     return any(sign in name for sign in "/%*")
 
 
-def _rest(size: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+def _compute_block_remainder(size: NDArray[np.float64], block: int) -> NDArray[np.float64]:
     """Share of a dimension beyond its last full block."""
     size = np.maximum(size, 0.0)
     return np.asarray(np.mod(size, block) / np.maximum(size, 1.0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DEFAULT_CORRELATION", "NOMINAL", "conformal_quantile", "family_half_width", "to_interval"]
+__all__ = ["DEFAULT_CORRELATION", "NOMINAL", "compute_conformal_quantile", "compute_family_half_width", "make_interval"]
 
 Floats = NDArray[np.float64]
 
@@ -22,14 +22,14 @@ DEFAULT_CORRELATION = 0.3
 _ENOUGH = 20
 
 
-def conformal_quantile(residuals: Floats) -> float:
+def compute_conformal_quantile(residuals: Floats) -> float:
     """Quantile of absolute residuals with the finite-sample correction ``ceil((n + 1) * 0.9) / n``."""
     n = residuals.size
     rank = min(int(np.ceil((n + 1) * NOMINAL)), n)
     return float(np.sort(np.abs(residuals))[rank - 1])
 
 
-def family_half_width(own: Floats, pooled: Floats) -> float:
+def compute_family_half_width(own: Floats, pooled: Floats) -> float:
     """Half-width in log energy for a family.
 
     Args:
@@ -37,10 +37,10 @@ def family_half_width(own: Floats, pooled: Floats) -> float:
         pooled: Held-out residuals of all families.
     """
     share = min(own.size / _ENOUGH, 1.0)
-    return share * conformal_quantile(own) + (1.0 - share) * conformal_quantile(pooled)
+    return share * compute_conformal_quantile(own) + (1.0 - share) * compute_conformal_quantile(pooled)
 
 
-def to_interval(energy_j: float, log_half_width: float) -> tuple[float, float]:
+def make_interval(energy_j: float, log_half_width: float) -> tuple[float, float]:
     """(low, high) around an energy; never below zero."""
     factor = float(np.exp(min(log_half_width, 20.0)))
     return energy_j / factor, energy_j * factor

@@ -7,7 +7,7 @@ one is a configuration's own::
     k(a, b) = common^2 + [same family] * (family^2 + near^2 * m(|p_a - p_b| / length)) + [a = b] * own^2
 
 ``m`` is the Matern covariance with smoothness 5/2 (Rasmussen and Williams, Gaussian Processes for Machine Learning,
-2006, equation 4.17), ``p`` a kernel's :func:`positions`.
+2006, equation 4.17), ``p`` a kernel's :func:`compute_log_positions`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Belief", "covariance", "positions"]
+__all__ = ["FactorPrior", "compute_factor_covariance", "compute_log_positions"]
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ _SAME = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Belief:
+class FactorPrior:
     """Standard deviations of the parts of a log factor.
 
     Attributes:
@@ -54,7 +54,7 @@ class Belief:
         return self.common**2 + self.family**2 + self.near**2 + self.own**2
 
 
-def positions(raw: Floats, feature_names: Sequence[str]) -> Floats:
+def compute_log_positions(raw: Floats, feature_names: Sequence[str]) -> Floats:
     """Where kernels lie, in log units.
 
     Args:
@@ -70,8 +70,8 @@ def positions(raw: Floats, feature_names: Sequence[str]) -> Floats:
     return np.asarray(np.round(np.sign(chosen) * np.log1p(np.abs(chosen)), 6), dtype=np.float64)
 
 
-def covariance(
-    belief: Belief, families: Sequence[str], x: Floats, other_families: Sequence[str], other: Floats
+def compute_factor_covariance(
+    belief: FactorPrior, families: Sequence[str], x: Floats, other_families: Sequence[str], other: Floats
 ) -> Floats:
     """Prior covariance of the log factors of two lists of kernels, shape (n, m).
 
@@ -88,13 +88,13 @@ def covariance(
         rows, columns = np.flatnonzero(own == name), np.flatnonzero(theirs == name)
         if not columns.size:
             continue
-        gap = _distances(x[rows], other[columns])
-        block = belief.family**2 + belief.near**2 * _matern(gap / belief.length) + belief.own**2 * (gap < _SAME)
+        gap = _compute_distances(x[rows], other[columns])
+        block = belief.family**2 + belief.near**2 * _compute_matern(gap / belief.length) + belief.own**2 * (gap < _SAME)
         found[np.ix_(rows, columns)] += block
     return found
 
 
-def _distances(a: Floats, b: Floats) -> Floats:
+def _compute_distances(a: Floats, b: Floats) -> Floats:
     # Differences first: the expanded square does not put a configuration at distance zero from itself.
     found = np.zeros((len(a), len(b)))
     for column in range(a.shape[1]):
@@ -102,6 +102,6 @@ def _distances(a: Floats, b: Floats) -> Floats:
     return np.asarray(np.sqrt(found))
 
 
-def _matern(scaled: Floats) -> Floats:
+def _compute_matern(scaled: Floats) -> Floats:
     root = np.sqrt(5.0) * scaled
     return np.asarray((1.0 + root + root**2 / 3.0) * np.exp(-root))

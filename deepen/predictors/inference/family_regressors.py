@@ -24,12 +24,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.inference.columns import column_names, columns, in_range_test, work_terms
-from deepen.predictors.inference.gaussian_process import matern
-from deepen.predictors.inference.roofline import log_work
-from deepen.predictors.inference.tree_ensemble import Forest, evaluate
+from deepen.predictors.inference.columns import (
+    compute_work_terms,
+    list_column_names,
+    make_columns,
+    select_extrapolation_columns,
+)
+from deepen.predictors.inference.gaussian_process import compute_matern
+from deepen.predictors.inference.roofline import compute_log_roofline
+from deepen.predictors.inference.tree_ensemble import TreeEnsemble, evaluate_trees
 
-__all__ = ["KernelEnergies", "Parameters"]
+__all__ = ["KernelEnergies", "PredictorParameters"]
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +61,7 @@ class KernelEnergies:
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
+class PredictorParameters:
     """The arrays; F families and one pooled entry behind them, D columns, T work terms.
 
     Attributes:
@@ -100,7 +105,7 @@ class Parameters:
     hand_over: Floats
     range_low: NDArray[np.float32]
     range_high: NDArray[np.float32]
-    forest: Forest
+    forest: TreeEnsemble
     tree_start: NDArray[np.int32]
     gaussian_x: NDArray[np.float32]
     gaussian_alpha: Floats
@@ -120,14 +125,14 @@ class Parameters:
         count = len(self.families)
         index = {name: i for i, name in enumerate(self.families)}
         family = np.array([index.get(f, count) for f in families], dtype=np.int64)
-        terms = work_terms(raw, self.feature_names)
-        log_energy = log_work(terms, self.work[family])
+        terms = compute_work_terms(raw, self.feature_names)
+        log_energy = compute_log_roofline(terms, self.work[family])
         covered = np.append(self.regressor, False)[family]
         half_width = self.half_width[family].copy()
         outside = np.zeros(len(family), dtype=bool)
         rows = np.flatnonzero(covered)
         if rows.size:
-            x = columns(raw[rows], self.feature_names)
+            x = make_columns(raw[rows], self.feature_names)
             residual, distance = self._residual(x, family[rows])
             log_energy[rows] += residual
             half_width[rows] *= 1.0 + distance
@@ -137,7 +142,7 @@ class Parameters:
     def _residual(self, x: NDArray[np.float32], family: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """log(E / work) of kernels with a regressor, and their distance outside the training range."""
         low, high = self.range_low[family], self.range_high[family]
-        tested = in_range_test(self.feature_names)
+        tested = select_extrapolation_columns(self.feature_names)
         beyond = np.maximum(np.maximum(low - x, x - high)[:, tested].astype(np.float64) - RANGE_MARGIN, 0.0)
         distance = beyond.max(axis=1)
         # A feature that never varied (a flag, a dilation) says nothing about where trees end: it is only reported.
@@ -147,7 +152,7 @@ class Parameters:
         coefficient = self.trend_coefficient[family]
         trend = np.einsum("nd,nd->n", (held - mean) / scale, coefficient) + self.trend_intercept[family]
         trend = np.clip(trend, self.trend_low[family], self.trend_high[family])
-        trees = evaluate(self.forest, x, self.tree_start[family], self.tree_start[family + 1])
+        trees = evaluate_trees(self.forest, x, self.tree_start[family], self.tree_start[family + 1])
         # A process shared with other families may have their rows where this family has none: it stays.
         shared = self.trend_share[family] + self.hand_over[family] < 1.0 - 1e-6
         smooth = np.where(shared, 1.0, 1.0 - hand_over) * self._gaussian(((held - mean) / scale), family)
@@ -162,7 +167,7 @@ class Parameters:
             if stop > start:
                 rows = family == f
                 used = self.gaussian_inverse_length[f] > 0
-                k = matern(
+                k = compute_matern(
                     standard[rows][:, used],
                     self.gaussian_x[start:stop, used].astype(np.float64),
                     self.gaussian_inverse_length[f, used],
@@ -173,4 +178,4 @@ class Parameters:
     @property
     def column_count(self) -> int:
         """Columns made from the features."""
-        return len(column_names(self.feature_names))
+        return len(list_column_names(self.feature_names))

@@ -26,7 +26,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GaussianFit", "GroupedFit", "fit_gaussian", "fit_grouped", "matern", "quick_gaussian"]
+__all__ = [
+    "GaussianFit",
+    "GroupedGaussianFit",
+    "compute_matern",
+    "fit_gaussian",
+    "fit_gaussian_at_prior",
+    "fit_grouped_gaussian",
+]
 
 Floats = NDArray[np.float64]
 
@@ -58,11 +65,11 @@ class GaussianFit:
 
     def predict(self, x: Floats) -> Floats:
         """Posterior mean at rows of shape (m, d)."""
-        return np.asarray(matern(x, self.x, self.inverse_length) @ self.alpha)
+        return np.asarray(compute_matern(x, self.x, self.inverse_length) @ self.alpha)
 
 
 @dataclass(frozen=True, slots=True)
-class GroupedFit:
+class GroupedGaussianFit:
     """A process that groups share.
 
     Attributes:
@@ -94,13 +101,13 @@ class GroupedFit:
         Returns:
             Weights of the rows, zero for the others, shape (n,).
         """
-        space = _Space(self.x[keep], y[keep], self.small[keep], self.group[keep])
+        space = _CovarianceModel(self.x[keep], y[keep], self.small[keep], self.group[keep])
         _, full = space.covariance(self.theta, self.noise[keep])
         alpha = np.zeros(len(y))
         alpha[keep] = np.linalg.solve(full, y[keep])
         return alpha
 
-    def of_group(self, group: int, alpha: Floats) -> tuple[Floats, float]:
+    def weights_for_group(self, group: int, alpha: Floats) -> tuple[Floats, float]:
         """Weights of all rows in the correlation, and the constant, that predict one group."""
         d = self.x.shape[1]
         shared, own_signal, own_constant = np.exp(2 * self.theta[[d, d + 3, d + 4]])
@@ -109,9 +116,9 @@ class GroupedFit:
         return np.asarray(alpha * (shared + own * own_signal)), constant
 
 
-def matern(a: Floats, b: Floats, inverse_length: Floats) -> Floats:
+def compute_matern(a: Floats, b: Floats, inverse_length: Floats) -> Floats:
     """Matern-5/2 correlation between rows, shape (len(a), len(b))."""
-    s = _distance(a * inverse_length, b * inverse_length)
+    s = _compute_scaled_distance(a * inverse_length, b * inverse_length)
     return np.asarray((1.0 + s + s * s / 3.0) * np.exp(-s))
 
 
@@ -127,15 +134,15 @@ def fit_gaussian(
         small: How small a row's energy is (median energy / energy), shape (n,); by default all rows are alike.
         iterations: Most iterations of the optimiser (L-BFGS).
     """
-    space = _Space(x, y, np.ones(len(y)) if small is None else small, None)
-    theta, noise = _fit(space, weight, iterations)
+    space = _CovarianceModel(x, y, np.ones(len(y)) if small is None else small, None)
+    theta, noise = _optimise_hyperparameters(space, weight, iterations)
     _, full = space.covariance(theta, noise)
     d = x.shape[1]
     alpha = np.linalg.solve(full, y) * np.exp(2 * theta[d])
     return GaussianFit(x, np.exp(-theta[:d]), np.asarray(alpha))
 
 
-def quick_gaussian(x: Floats, y: Floats, weight: Floats) -> GaussianFit:
+def fit_gaussian_at_prior(x: Floats, y: Floats, weight: Floats) -> GaussianFit:
     """A process with hyperparameters at the centre of their priors: what a smooth regressor would about make of rows.
 
     Args:
@@ -143,16 +150,16 @@ def quick_gaussian(x: Floats, y: Floats, weight: Floats) -> GaussianFit:
         y: Targets with mean about zero, shape (n,).
         weight: Weights with mean 1, shape (n,).
     """
-    space = _Space(x, y, np.ones(len(y)), None)
+    space = _CovarianceModel(x, y, np.ones(len(y)), None)
     _, full = space.covariance(space.centre, 1.0 / weight)
     d = x.shape[1]
     alpha = np.linalg.solve(full, y) * np.exp(2 * space.centre[d])
     return GaussianFit(x, np.exp(-space.centre[:d]), np.asarray(alpha))
 
 
-def fit_grouped(
+def fit_grouped_gaussian(
     x: Floats, y: Floats, weight: Floats, small: Floats, group: NDArray[np.int64], iterations: int = 25
-) -> GroupedFit:
+) -> GroupedGaussianFit:
     """Fit a process that groups share.
 
     Args:
@@ -163,12 +170,12 @@ def fit_grouped(
         group: Group of each row, shape (n,).
         iterations: Most iterations of the optimiser.
     """
-    space = _Space(x, y, small, group)
-    theta, noise = _fit(space, weight, iterations)
-    return GroupedFit(x, group, theta, noise, small)
+    space = _CovarianceModel(x, y, small, group)
+    theta, noise = _optimise_hyperparameters(space, weight, iterations)
+    return GroupedGaussianFit(x, group, theta, noise, small)
 
 
-class _Space:
+class _CovarianceModel:
     """Rows and the covariance over them.
 
     Hyperparameters (logarithms): d length scales, signal, noise, noise of small energies; with groups also the signal
@@ -189,7 +196,7 @@ class _Space:
     def covariance(self, theta: Floats, noise: Floats) -> tuple[Floats, Floats]:
         """The smooth part and the whole."""
         d = self.d
-        correlation = matern(self.x, self.x, np.exp(-theta[:d]))
+        correlation = compute_matern(self.x, self.x, np.exp(-theta[:d]))
         smooth = self._signal(theta) * correlation
         full = smooth.copy()
         if self.same is not None:
@@ -210,7 +217,7 @@ class _Space:
         outer = np.outer(alpha, alpha) - inverse
         # d k / d log(length_c) = variance * 5/3 * (1 + s) * exp(-s) * (difference_c / length_c)^2
         scaled = self.x * np.exp(-theta[:d])
-        s = _distance(scaled, scaled)
+        s = _compute_scaled_distance(scaled, scaled)
         w = outer * self._signal(theta) * ((5.0 / 3.0) * (1.0 + s) * np.exp(-s))
         gradient = np.empty(len(theta))
         gradient[:d] = -((w.sum(1) @ (scaled * scaled)) - ((w @ scaled) * scaled).sum(0))
@@ -240,7 +247,7 @@ class _Space:
         return np.asarray((np.exp(2 * theta[d + 1]) + np.exp(2 * theta[d + 2]) * self.small) * noise)
 
 
-def _fit(space: _Space, weight: Floats, iterations: int) -> tuple[Floats, Floats]:
+def _optimise_hyperparameters(space: _CovarianceModel, weight: Floats, iterations: int) -> tuple[Floats, Floats]:
     """Hyperparameters, and the factors on the rows' noise."""
     from scipy.optimize import minimize
 
@@ -258,7 +265,7 @@ def _fit(space: _Space, weight: Floats, iterations: int) -> tuple[Floats, Floats
     return theta, noise
 
 
-def _distance(p: Floats, q: Floats) -> Floats:
+def _compute_scaled_distance(p: Floats, q: Floats) -> Floats:
     """Root of 5 times the Euclidean distance."""
     square = (p * p).sum(1)[:, None] + (q * q).sum(1)[None, :] - 2.0 * (p @ q.T)
     return np.asarray(_SQRT5 * np.sqrt(np.maximum(square, 0.0)))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LOOP_TERMS", "loop_terms"]
+__all__ = ["LOOP_TERMS", "compute_loop_terms"]
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ _MOST_TAPS = 64
 """Windows with more taps in a direction are taken to lie inside."""
 
 
-def loop_terms(raw: Floats, index: Mapping[str, int]) -> Floats:
+def compute_loop_terms(raw: Floats, index: Mapping[str, int]) -> Floats:
     """Compute the counts.
 
     Args:
@@ -54,10 +54,10 @@ def loop_terms(raw: Floats, index: Mapping[str, int]) -> Floats:
     positions = np.where(window, of("m") / images, 0.0)
     # One position alone is a product of a matrix and a vector, which has code of its own.
     idle = np.where(positions > 1, np.ceil(positions / _LANES) * _LANES / np.maximum(positions, 1.0) - 1.0, 0.0)
-    unrolled = of("im2col_bytes") * _inside(raw, index)
+    unrolled = of("im2col_bytes") * _compute_unpadded_share(raw, index)
     moved = of("bytes_in") + of("bytes_weights") + of("bytes_written")
     terms = (
-        _runs(of),
+        _count_memory_runs(of),
         unrolled,
         unrolled * (of("stride_w") > 1),
         of("macs") * np.maximum(idle, 0.0),
@@ -67,7 +67,7 @@ def loop_terms(raw: Floats, index: Mapping[str, int]) -> Floats:
     return np.stack(terms, axis=1)
 
 
-def _runs(of: Callable[[str], Floats]) -> Floats:
+def _count_memory_runs(of: Callable[[str], Floats]) -> Floats:
     """Stretches of memory walked along."""
     elements, inner, outer = of("elements_out"), of("inner_size"), of("outer_size")
     rows = np.maximum(of("w_out"), 1.0)
@@ -85,7 +85,7 @@ def _runs(of: Callable[[str], Floats]) -> Floats:
     return np.where(unrolled > 0, elementary / rows, np.where(operands, spread, moved))
 
 
-def _inside(raw: Floats, index: Mapping[str, int]) -> Floats:
+def _compute_unpadded_share(raw: Floats, index: Mapping[str, int]) -> Floats:
     """Share of a window's taps that meet the map rather than its padding, over all output positions, shape (n,)."""
     share = np.ones(raw.shape[0])
     for axis in "hw":

@@ -22,9 +22,14 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 from deepen.predictors.inference.conformal import DEFAULT_CORRELATION
-from deepen.predictors.inference.model_uncertainty import DEFAULT_FAMILY_CORRELATION, DEFAULT_FLOOR, Spread, variances
+from deepen.predictors.inference.model_uncertainty import (
+    DEFAULT_FAMILY_CORRELATION,
+    DEFAULT_FLOOR,
+    ModelUncertainty,
+    compute_model_variances,
+)
 
-__all__ = ["Context", "in_model"]
+__all__ = ["ModelOverheads", "compute_in_model_energy"]
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +38,7 @@ _LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ModelOverheads:
     """The model-level terms.
 
     Attributes:
@@ -73,7 +78,7 @@ class Context:
         return {**asdict(self), "scale": dict(self.scale), "scores": dict(self.scores)}
 
     @staticmethod
-    def from_json(table: Mapping[str, Any]) -> Context:
+    def from_json(table: Mapping[str, Any]) -> ModelOverheads:
         """Read back what :meth:`to_json` wrote.
 
         Raises:
@@ -106,12 +111,14 @@ class Context:
             or numbers["correlation"] + numbers["family_correlation"] > 1 + 1e-9
         ):
             raise PredictorError("the card's context terms are out of range")
-        return Context(**numbers, scale=scale, models=models, terms=terms, scores=scores, note=note)
+        return ModelOverheads(**numbers, scale=scale, models=models, terms=terms, scores=scores, note=note)
 
     @property
-    def spread(self) -> Spread:
+    def spread(self) -> ModelUncertainty:
         """Terms of a model's uncertainty."""
-        return Spread(self.correlation, self.family_correlation, self.floor, self.inflation, self.kernel_variance)
+        return ModelUncertainty(
+            self.correlation, self.family_correlation, self.floor, self.inflation, self.kernel_variance
+        )
 
     def half_width(self, totals: Floats, half_width: Floats, families: Sequence[str]) -> Floats:
         """Half-width of models' intervals in log energy (see :mod:`deepen.predictors.inference.model_uncertainty`).
@@ -130,12 +137,12 @@ class Context:
         whole = kernels + self.overhead_j
         # The overhead has no error of its own; what kernels miss weighs less where it is large.
         share = np.where(kernels > 0, kernels / np.where(whole > 0, whole, 1.0), 0.0) ** 2
-        apart, by_family, together = (share * v for v in variances(totals, half_width, codes))
+        apart, by_family, together = (share * v for v in compute_model_variances(totals, half_width, codes))
         return np.where(kernels > 0, self.spread.half_width(apart, by_family, together), 0.0)
 
 
-def in_model(
-    context: Context,
+def compute_in_model_energy(
+    context: ModelOverheads,
     families: Sequence[str],
     energy_j: Floats,
     multiplicity: Floats,

@@ -23,9 +23,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.inference.conformal import DEFAULT_CORRELATION, Z, conformal_quantile
+from deepen.predictors.inference.conformal import DEFAULT_CORRELATION, Z, compute_conformal_quantile
 
-__all__ = ["DEFAULT_FAMILY_CORRELATION", "DEFAULT_FLOOR", "MIN_MODELS_FOR_SPREAD", "Spread", "fit_spread", "variances"]
+__all__ = [
+    "DEFAULT_FAMILY_CORRELATION",
+    "DEFAULT_FLOOR",
+    "MIN_MODELS_FOR_SPREAD",
+    "ModelUncertainty",
+    "compute_model_variances",
+    "fit_model_uncertainty",
+]
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +62,7 @@ _FLOORS = np.array([0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class ModelUncertainty:
     """Terms of a model's uncertainty.
 
     Attributes:
@@ -73,13 +80,15 @@ class Spread:
     kernels: float = 1.0
 
     def half_width(self, apart: Floats, by_family: Floats, together: Floats) -> Floats:
-        """Half-width of the nominal 90 % interval in log energy, from the three results of :func:`variances`."""
+        """Half-width of the nominal 90 % interval in log energy, from the three results of :func:`compute_model_variances`."""
         own = 1.0 - self.correlation - self.family_correlation
         shared = own * apart + self.family_correlation * by_family + self.correlation * together
         return np.asarray(self.inflation * Z * np.sqrt(self.floor**2 + self.kernels * np.maximum(shared, 0.0)))
 
 
-def variances(totals: Floats, half_width: Floats, families: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+def compute_model_variances(
+    totals: Floats, half_width: Floats, families: NDArray[np.int64]
+) -> tuple[Floats, Floats, Floats]:
     """Relative variance of models if errors were independent, shared within families, or shared by all kernels.
 
     Args:
@@ -99,16 +108,18 @@ def variances(totals: Floats, half_width: Floats, families: NDArray[np.int64]) -
     return (error**2).sum(axis=1) * scale, by_family * scale, error.sum(axis=1) ** 2 * scale
 
 
-def fit_spread(errors: Floats, noise: Floats, terms: Sequence[tuple[float, float, float]]) -> Spread:
+def fit_model_uncertainty(
+    errors: Floats, noise: Floats, terms: Sequence[tuple[float, float, float]]
+) -> ModelUncertainty:
     """Estimate the terms from models that took no part in the fit.
 
     Args:
         errors: log(predicted / measured) of each model, shape (n,).
         noise: Relative standard uncertainty of each measurement, shape (n,).
-        terms: Results of :func:`variances` for each model.
+        terms: Results of :func:`compute_model_variances` for each model.
     """
     if errors.size < MIN_MODELS_FOR_SPREAD:
-        return Spread()
+        return ModelUncertainty()
     apart, by_family, together = np.array(terms, dtype=np.float64).T
     factors = _KERNELS if errors.size >= _ENOUGH_TO_NARROW else _KERNELS[-1:]
     grid = np.meshgrid(_SHARES, _SHARES, factors, _FLOORS, indexing="ij")
@@ -120,9 +131,9 @@ def fit_spread(errors: Floats, noise: Floats, terms: Sequence[tuple[float, float
     prior = ((r - DEFAULT_CORRELATION) / _PRIOR_SD) ** 2 + ((f - DEFAULT_FAMILY_CORRELATION) / _PRIOR_SD) ** 2
     prior += (floor / _FLOOR_PRIOR_SD) ** 2 + (np.log(np.maximum(k, _KERNELS[1])) / _KERNELS_PRIOR_SD) ** 2
     best = int(np.argmin(fit.sum(axis=1) + 0.5 * prior))
-    found = Spread(float(r[best]), float(f[best]), float(floor[best]), kernels=float(k[best]))
+    found = ModelUncertainty(float(r[best]), float(f[best]), float(floor[best]), kernels=float(k[best]))
     half = np.maximum(found.half_width(apart, by_family, together), 1e-6)
-    factor = conformal_quantile(errors / half)
+    factor = compute_conformal_quantile(errors / half)
     if errors.size < _ENOUGH_TO_NARROW:
         narrowest = 1.0
     else:

@@ -12,16 +12,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fit_work", "log_work"]
+__all__ = ["compute_log_roofline", "fit_roofline"]
 
 _FLOOR_J = 1e-15
 
 
-def log_work(terms: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+def compute_log_roofline(terms: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
     """Natural logarithm of the work.
 
     Args:
-        terms: shape (n, t), from :func:`deepen.predictors.inference.columns.work_terms`.
+        terms: shape (n, t), from :func:`deepen.predictors.inference.columns.compute_work_terms`.
         coefficients: joules per unit of each term; shape (t,) or (n, t).
 
     Returns:
@@ -31,7 +31,7 @@ def log_work(terms: NDArray[np.float64], coefficients: NDArray[np.float64]) -> N
     return np.asarray(np.log(np.maximum(joules, _FLOOR_J)), dtype=np.float64)
 
 
-def fit_work(
+def fit_roofline(
     terms: NDArray[np.float64],
     energy_j: NDArray[np.float64],
     weight: NDArray[np.float64],
@@ -61,12 +61,12 @@ def fit_work(
     scale = np.maximum(terms.max(axis=0), 1e-300)
     design = terms / scale
     t = terms.shape[1]
-    anchor = np.zeros((0, t)) if prior is None else np.diag(_prior_strength(terms, energy_j, prior))
+    anchor = np.zeros((0, t)) if prior is None else np.diag(_compute_prior_strength(terms, energy_j, prior))
     target = np.zeros(0) if prior is None else anchor @ (prior * scale)
     predicted = energy_j
     solution = np.zeros(t)
     for _ in range(iterations):
-        row = np.sqrt(weight / (predicted * _logarithmic_mean(predicted, energy_j)))
+        row = np.sqrt(weight / (predicted * _compute_logarithmic_mean(predicted, energy_j)))
         a = np.concatenate([design * row[:, None], np.sqrt(prior_rows) * anchor])
         b = np.concatenate([energy_j * row, np.sqrt(prior_rows) * target])
         solution, _ = nnls(a, b, maxiter=50 * t)
@@ -76,13 +76,13 @@ def fit_work(
     return np.asarray(coefficients, dtype=np.float64)
 
 
-def _logarithmic_mean(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def _compute_logarithmic_mean(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     ratio = np.log(a / b)
     near = np.abs(ratio) < 1e-4
     return np.asarray(np.where(near, (a + b) / 2, (a - b) / np.where(near, 1.0, ratio)), dtype=np.float64)
 
 
-def _prior_strength(
+def _compute_prior_strength(
     terms: NDArray[np.float64], energy_j: NDArray[np.float64], prior: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """One over the spread allowed to each scaled coefficient: 100 % of the prior, or of a tenth of the energy."""

@@ -16,14 +16,21 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 
-__all__ = ["Forest", "concatenate", "evaluate", "from_lightgbm", "from_sklearn", "validate"]
+__all__ = [
+    "TreeEnsemble",
+    "concatenate_ensembles",
+    "convert_lightgbm_booster",
+    "convert_sklearn_trees",
+    "evaluate_trees",
+    "validate_trees",
+]
 
 _LEAF = -1
 _MAX_DEPTH = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Forest:
+class TreeEnsemble:
     """Trees whose sum is the prediction.
 
     Attributes:
@@ -43,21 +50,21 @@ class Forest:
     roots: NDArray[np.int32]
 
     @staticmethod
-    def empty() -> Forest:
+    def empty() -> TreeEnsemble:
         """A forest without trees; it predicts zero."""
         i = np.zeros(0, np.int32)
         f = np.zeros(0, np.float32)
-        return Forest(np.zeros(0, np.int16), f, i, i, f, i)
+        return TreeEnsemble(np.zeros(0, np.int16), f, i, i, f, i)
 
 
-def floor_float32(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
+def round_down_to_float32(threshold: NDArray[np.float64]) -> NDArray[np.float32]:
     """Largest float32 not above each value."""
     rounded = threshold.astype(np.float32)
     above = rounded.astype(np.float64) > threshold
     return np.where(above, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float32)
 
 
-def from_sklearn(estimators: Sequence[Any], columns: NDArray[np.int64], weight: float = 1.0) -> Forest:
+def convert_sklearn_trees(estimators: Sequence[Any], columns: NDArray[np.int64], weight: float = 1.0) -> TreeEnsemble:
     """Flatten a fitted scikit-learn forest; the mean over its trees becomes a sum.
 
     Args:
@@ -71,19 +78,19 @@ def from_sklearn(estimators: Sequence[Any], columns: NDArray[np.int64], weight: 
         inner = tree.children_left != _LEAF
         value = np.where(inner, 0.0, tree.value[:, 0, 0]) * (weight / len(estimators))
         parts.append(
-            Forest(
+            TreeEnsemble(
                 np.where(inner, columns[np.where(inner, tree.feature, 0)], _LEAF).astype(np.int16),
-                floor_float32(np.where(inner, tree.threshold, 0.0)),
+                round_down_to_float32(np.where(inner, tree.threshold, 0.0)),
                 np.where(inner, tree.children_left, 0).astype(np.int32),
                 np.where(inner, tree.children_right, 0).astype(np.int32),
                 value.astype(np.float32),
                 np.zeros(1, np.int32),
             )
         )
-    return concatenate(parts)
+    return concatenate_ensembles(parts)
 
 
-def from_lightgbm(booster: Any, columns: NDArray[np.int64], weight: float = 1.0) -> Forest:
+def convert_lightgbm_booster(booster: Any, columns: NDArray[np.int64], weight: float = 1.0) -> TreeEnsemble:
     """Flatten a LightGBM booster trained on finite numerical columns.
 
     Reads LightGBM's text form (``Tree::ToString`` in its sources): inner nodes are numbered from 0 in the order of
@@ -99,10 +106,10 @@ def from_lightgbm(booster: Any, columns: NDArray[np.int64], weight: float = 1.0)
         PredictorError: If the booster uses categorical splits or missing values, which deepen never trains.
     """
     blocks = booster.model_to_string().split("\nTree=")[1:]
-    return concatenate([_lightgbm_tree(block, columns, weight) for block in blocks])
+    return concatenate_ensembles([_convert_lightgbm_tree(block, columns, weight) for block in blocks])
 
 
-def _lightgbm_tree(block: str, columns: NDArray[np.int64], weight: float) -> Forest:
+def _convert_lightgbm_tree(block: str, columns: NDArray[np.int64], weight: float) -> TreeEnsemble:
     fields = dict(line.split("=", 1) for line in block.split("\n\n", 1)[0].splitlines() if "=" in line)
 
     def numbers(name: str) -> NDArray[np.float64]:
@@ -119,9 +126,9 @@ def _lightgbm_tree(block: str, columns: NDArray[np.int64], weight: float) -> For
         at = np.where(index >= 0, index, inner - index - 1)
         return np.concatenate([at, np.zeros(value.size)]).astype(np.int32)
 
-    return Forest(
+    return TreeEnsemble(
         np.concatenate([columns[split], np.full(value.size, _LEAF)]).astype(np.int16),
-        np.concatenate([floor_float32(numbers("threshold")[:inner]), np.zeros(value.size, np.float32)]),
+        np.concatenate([round_down_to_float32(numbers("threshold")[:inner]), np.zeros(value.size, np.float32)]),
         child("left_child"),
         child("right_child"),
         np.concatenate([np.zeros(inner), value]).astype(np.float32),
@@ -129,17 +136,17 @@ def _lightgbm_tree(block: str, columns: NDArray[np.int64], weight: float) -> For
     )
 
 
-def concatenate(forests: Sequence[Forest]) -> Forest:
+def concatenate_ensembles(forests: Sequence[TreeEnsemble]) -> TreeEnsemble:
     """Put forests behind each other; their predictions add."""
     forests = [f for f in forests if f.roots.size]
     if not forests:
-        return Forest.empty()
+        return TreeEnsemble.empty()
     sizes = [f.feature.size for f in forests]
     offsets = np.cumsum([0, *sizes[:-1]])
     shift = np.repeat(offsets, sizes)
     feature = np.concatenate([f.feature for f in forests])
     inner = feature >= 0
-    return Forest(
+    return TreeEnsemble(
         feature,
         np.concatenate([f.threshold for f in forests]),
         np.where(inner, np.concatenate([f.left for f in forests]) + shift, 0).astype(np.int32),
@@ -149,8 +156,8 @@ def concatenate(forests: Sequence[Forest]) -> Forest:
     )
 
 
-def evaluate(
-    forest: Forest,
+def evaluate_trees(
+    forest: TreeEnsemble,
     columns: NDArray[np.float32],
     tree_start: NDArray[np.int32] | None = None,
     tree_stop: NDArray[np.int32] | None = None,
@@ -187,7 +194,7 @@ def evaluate(
     return np.bincount(row, weights=forest.value[node], minlength=n).astype(np.float64)
 
 
-def validate(forest: Forest, columns: int) -> None:
+def validate_trees(forest: TreeEnsemble, columns: int) -> None:
     """Check arrays that come from outside: every index in range, every tree finite and without cycles.
 
     Raises:

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from deepen.predictors.inference.family_regressors import KernelEnergies
 
-__all__ = ["ZERO_OPERAND_FACTOR", "discount_zeros"]
+__all__ = ["ZERO_OPERAND_FACTOR", "apply_zero_operand_factor"]
 
 ZERO_OPERAND_FACTOR = 0.8
 """Energy of a kernel that multiplies by zeros only, over that of the same kernel with other values."""
 
 
-def discount_zeros(found: KernelEnergies, raw: NDArray[np.float64], feature_names: Sequence[str]) -> KernelEnergies:
+def apply_zero_operand_factor(
+    found: KernelEnergies, raw: NDArray[np.float64], feature_names: Sequence[str]
+) -> KernelEnergies:
     """Lower the energy of kernels that multiply by zeros.
 
     Args:

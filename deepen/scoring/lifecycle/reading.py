@@ -346,7 +346,7 @@ def _models(
     if isinstance(predictor, str):
         from deepen import predictors
 
-        predictor = predictors.load(predictor)
+        predictor = predictors.load_predictor(predictor)
     for k in wanted:
         try:
             found = predictor.predict(base / texts[k])

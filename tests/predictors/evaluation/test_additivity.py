@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from deepen.predictors import evaluate
-from deepen.predictors.evaluation.additivity import additivity
+from deepen.predictors import evaluate_predictor
+from deepen.predictors.evaluation.additivity import evaluate_additivity
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def measured(world_of):
 
 def test_the_sum_of_measured_kernels_is_compared(measured):
     kernels, models = measured
-    found = additivity([*kernels, *models])
+    found = evaluate_additivity([*kernels, *models])
     assert found["models"] == 4 and found["incomplete"] == 0
     assert found["ratio"] == pytest.approx(1 / 1.04)
     assert found["additivity"]["mape"] == pytest.approx(100 * (1 - 1 / 1.04))
@@ -38,12 +38,12 @@ def test_the_sum_of_measured_kernels_is_compared(measured):
 def test_repeats_count_as_their_median(measured):
     kernels, models = measured
     odd = [replace(kernels[0], energy_j=9 * kernels[0].energy_j), kernels[0]]
-    assert additivity([*kernels, *odd, *models])["ratio"] == pytest.approx(1 / 1.04)
+    assert evaluate_additivity([*kernels, *odd, *models])["ratio"] == pytest.approx(1 / 1.04)
 
 
 def test_models_with_unmeasured_kernels_are_listed_but_not_counted(measured):
     kernels, models = measured
-    found = additivity([*kernels[1:], *models])
+    found = evaluate_additivity([*kernels[1:], *models])
     assert found["models"] == 3 and found["incomplete"] == 1
     assert found["rows"][0]["measured_share"] == pytest.approx(2 / 3)
     assert found["rows"][0]["additivity_error"] is None and found["rows"][0]["kernels_j"] is None
@@ -52,17 +52,17 @@ def test_models_with_unmeasured_kernels_are_listed_but_not_counted(measured):
 def test_errors_multiply_to_the_whole(measured, trained):
     """prediction / whole = (sum / whole) * (predicted / sum) where the context adds nothing."""
     from deepen.predictors import Predictor
-    from deepen.predictors.inference.model_overheads import Context
+    from deepen.predictors.inference.model_overheads import ModelOverheads
 
     kernels, models = measured
-    predictor = Predictor(trained[2].card, trained[2].parameters, Context())
-    for row in additivity([*kernels, *models], predictor)["rows"]:
+    predictor = Predictor(trained[2].card, trained[2].parameters, ModelOverheads())
+    for row in evaluate_additivity([*kernels, *models], predictor)["rows"]:
         parts = (1 + row["additivity_error"] / 100) * (1 + row["kernel_error"] / 100)
         assert 1 + row["prediction_error"] / 100 == pytest.approx(parts)
 
 
 def test_without_whole_models_there_is_nothing_to_add(measured, trained):
     kernels, models = measured
-    assert additivity(kernels)["models"] == 0 and additivity(kernels)["ratio"] is None
-    assert evaluate(trained[2], kernels)["additivity"] is None
-    assert evaluate(trained[2], [*kernels, *models])["additivity"]["models"] == 4
+    assert evaluate_additivity(kernels)["models"] == 0 and evaluate_additivity(kernels)["ratio"] is None
+    assert evaluate_predictor(trained[2], kernels)["additivity"] is None
+    assert evaluate_predictor(trained[2], [*kernels, *models])["additivity"]["models"] == 4

@@ -10,7 +10,7 @@ from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.features import features
 from deepen.predictors.evaluation import published_recipes
 from deepen.predictors.evaluation.baselines import BASELINES, KernelTable, get_baselines
-from deepen.predictors.tally import tally
+from deepen.predictors.tally import count_record_kernels
 
 
 def table(records):
@@ -26,7 +26,7 @@ def conv(**changes):
 
 def test_features_of_a_convolution_are_those_of_the_published_code():
     kernel = conv()
-    found = published_recipes.published_features(kernel.family, features(kernel), kernel.params)
+    found = published_recipes.compute_published_features(kernel.family, features(kernel), kernel.params)
     weights = 64 * (9 * 32 + 1)
     assert found == pytest.approx([28, 32, 64, 3, 2, 2 * 14**2 * weights / 2e6, weights / 1e6])
 
@@ -34,22 +34,30 @@ def test_features_of_a_convolution_are_those_of_the_published_code():
 def test_a_depthwise_convolution_counts_one_input_channel():
     f = features(conv()) | {"c_in": 64.0, "c_out": 64.0}
     weights = 64 * (9 + 1)
-    assert published_recipes.published_features("dwconv-bn-relu", f, {})[-1] == pytest.approx(weights / 1e6)
+    assert published_recipes.compute_published_features("dwconv-bn-relu", f, {})[-1] == pytest.approx(weights / 1e6)
 
 
 def test_a_concatenation_lists_four_inputs_and_a_global_pooling_loses_its_size():
     f = features(conv())
     params = {"in_shapes": [[1, 8, 28, 28], [1, 16, 28, 28]]}
-    assert published_recipes.published_features("concat", f, params) == [28, 8, 16, 0, 0]
-    assert published_recipes.published_features("global-avgpool", f, {}) == [28, 32]
-    assert published_recipes.published_features("global-avgpool", f, {}, small_pool=True) == [1, 32]
+    assert published_recipes.compute_published_features("concat", f, params) == [28, 8, 16, 0, 0]
+    assert published_recipes.compute_published_features("global-avgpool", f, {}) == [28, 32]
+    assert published_recipes.compute_published_features("global-avgpool", f, {}, small_pool=True) == [1, 32]
 
 
 def test_forests_are_those_published():
-    assert published_recipes.forest_of("conv-bn-relu", gpu=False) == published_recipes.Forest(320, 70, 6)
-    assert published_recipes.forest_of("conv-bn-relu", gpu=True) == published_recipes.Forest(550, 80, 5)
-    assert published_recipes.forest_of("softmax", gpu=False) == published_recipes.Forest(370, 50)
-    assert published_recipes.forest_of("convtranspose", gpu=False) == published_recipes.Forest(370, 50)
+    assert published_recipes.get_published_forest(
+        "conv-bn-relu", gpu=False
+    ) == published_recipes.PublishedForestSettings(320, 70, 6)
+    assert published_recipes.get_published_forest(
+        "conv-bn-relu", gpu=True
+    ) == published_recipes.PublishedForestSettings(550, 80, 5)
+    assert published_recipes.get_published_forest("softmax", gpu=False) == published_recipes.PublishedForestSettings(
+        370, 50
+    )
+    assert published_recipes.get_published_forest(
+        "convtranspose", gpu=False
+    ) == published_recipes.PublishedForestSettings(370, 50)
 
 
 @pytest.mark.parametrize("name", ["flops", "flops+bytes"])
@@ -103,8 +111,8 @@ def test_whole_models(world_of, name):
     world = world_of(7)
     models = [world.model(f"m{i}", 10, 1e-5) for i in range(12)]
     energy = np.array([r.energy_j for r in models])
-    predict = BASELINES[name].models(tally(models), energy, False)
-    assert np.median(np.abs(predict(tally(models)) / energy - 1)) < 0.5
+    predict = BASELINES[name].models(count_record_kernels(models), energy, False)
+    assert np.median(np.abs(predict(count_record_kernels(models)) / energy - 1)) < 0.5
 
 
 def test_unknown_baselines_are_told():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, PredictorError
-from deepen.predictors import train
+from deepen.predictors import train_predictor
 from deepen.predictors.evaluation.cross_validation import cross_validate, evaluate_baselines
-from deepen.predictors.evaluation.splits import Options
+from deepen.predictors.evaluation.splits import SplitOptions
 
 FAMILIES = ("conv-bn-relu", "fc")
 
@@ -22,7 +22,9 @@ def records(world_of):
 
 @pytest.fixture(scope="module")
 def report(records):
-    return cross_validate(records, options=Options(repeats=2), recipe="extra-trees", baselines=("flops", "deepen2023"))
+    return cross_validate(
+        records, options=SplitOptions(repeats=2), recipe="extra-trees", baselines=("flops", "deepen2023")
+    )
 
 
 def test_measures_are_those_of_the_held_out_rows(report):
@@ -47,7 +49,9 @@ def test_baselines_are_judged_on_the_same_rows(report):
 
 
 def test_equal_seeds_give_equal_reports(records, report):
-    again = cross_validate(records, options=Options(repeats=2), recipe="extra-trees", baselines=("flops", "deepen2023"))
+    again = cross_validate(
+        records, options=SplitOptions(repeats=2), recipe="extra-trees", baselines=("flops", "deepen2023")
+    )
     assert again == report
 
 
@@ -56,9 +60,9 @@ def test_held_out_rows_are_never_trained_on(records):
 
     def fit(given, seed):
         seen.append(given)
-        return train(given, "roofline", seed)
+        return train_predictor(given, "roofline", seed)
 
-    cross_validate(records, options=Options(repeats=3), baselines=(), fit=fit)
+    cross_validate(records, options=SplitOptions(repeats=3), baselines=(), fit=fit)
     for given in seen:
         kernels = [r for r in given if r.kind == "kernel"]
         assert len(kernels) == 2 * round(0.7 * 24) and len(given) - len(kernels) == 7
@@ -83,7 +87,7 @@ def test_large_ones_are_predicted_from_small_ones(records):
 def test_whole_models_alone_are_calibrated_to(world_of):
     world = world_of(12)
     models = [world.model(f"net{i}", 12, 2e-5, FAMILIES) for i in range(40)]
-    found = cross_validate(models, options=Options(repeats=1), baselines=("flops", "deepen2023", "forest-on-nets"))
+    found = cross_validate(models, options=SplitOptions(repeats=1), baselines=("flops", "deepen2023", "forest-on-nets"))
     assert found["overall"]["n"] == 0 and found["models"]["n"] == 12
     assert found["models"]["mape"] < found["baselines"]["forest-on-nets"]["models"]["mape"]
     assert found["baselines"]["deepen2023"]["models"]["n"] == 0  # it knows kernels only
@@ -109,9 +113,9 @@ def test_coverage_is_counted_per_row(records):
     from dataclasses import replace
 
     def fit(given, seed):
-        predictor = train(given, "roofline", seed)
+        predictor = train_predictor(given, "roofline", seed)
         narrow = replace(predictor.parameters, half_width=np.zeros_like(predictor.parameters.half_width))
         return replace(predictor, parameters=narrow)
 
-    found = cross_validate(records, options=Options(repeats=1), baselines=(), fit=fit)
+    found = cross_validate(records, options=SplitOptions(repeats=1), baselines=(), fit=fit)
     assert found["overall"]["in_interval"] == 0.0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, PredictorError
-from deepen.predictors.evaluation.splits import Options, architecture_of, make_folds
-from deepen.predictors.measured_rows import screen
+from deepen.predictors.evaluation.splits import SplitOptions, infer_architecture, make_folds
+from deepen.predictors.measured_rows import select_usable_rows
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def rows(world_of):
     kernels = world.kernels(20, ("fc", "add", "relu"))
     kernels += [replace(r, energy_j=1.01 * r.energy_j) for r in kernels[:30]]  # measured twice
     models = [world.model(f"{name}{i}", 6, 0.0) for name in ("resnet", "vgg") for i in (18, 50)]
-    return screen([*kernels, *models])
+    return select_usable_rows([*kernels, *models])
 
 
 @pytest.mark.parametrize("split", ["random", "leave-family-out", "leave-size-out"])
 def test_no_row_is_on_both_sides_and_no_configuration_either(rows, split):
-    for fold in make_folds(rows, split, Options()):
+    for fold in make_folds(rows, split, SplitOptions()):
         assert not (fold.train_kernels & fold.test_kernels).any()
         assert not (fold.train_models & fold.test_models).any()
         train = {k for k, t in zip(rows.keys, fold.train_kernels, strict=True) if t}
@@ -32,7 +32,7 @@ def test_no_row_is_on_both_sides_and_no_configuration_either(rows, split):
 
 def test_random_splits_hold_out_a_share_of_every_family(rows):
     families = np.array([r.family for r in rows.kernels])
-    folds = make_folds(rows, "random", Options(share=0.7, repeats=3))
+    folds = make_folds(rows, "random", SplitOptions(share=0.7, repeats=3))
     assert len(folds) == 3 and not np.array_equal(folds[0].test_kernels, folds[1].test_kernels)
     for fold in folds:
         for name in ("fc", "add", "relu"):
@@ -44,12 +44,12 @@ def test_random_splits_hold_out_a_share_of_every_family(rows):
 
 
 def test_equal_seeds_divide_equally(rows):
-    one, two, other = (make_folds(rows, "random", Options(seed=s))[0].test_kernels for s in (3, 3, 4))
+    one, two, other = (make_folds(rows, "random", SplitOptions(seed=s))[0].test_kernels for s in (3, 3, 4))
     assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
 def test_each_family_is_left_out_once(rows):
-    folds = [f for f in make_folds(rows, "leave-family-out", Options()) if f.test_kernels.any()]
+    folds = [f for f in make_folds(rows, "leave-family-out", SplitOptions()) if f.test_kernels.any()]
     assert sum(f.test_kernels.astype(int) for f in folds).tolist() == [1] * len(rows.kernels)
     for fold in folds:
         assert len({r.family for r, t in zip(rows.kernels, fold.test_kernels, strict=True) if t}) == 1
@@ -62,14 +62,14 @@ def test_an_architecture_goes_with_its_kernels(world_of):
     part = {"family": "fc", "params": kernels[0].params, "features": kernels[0].features, "multiplicity": 1.0}
     models = [world.record("model", n, 1e-3, kernels=(part,)) for n in ("resnet18", "resnet50")]
     models.append(world.model("vgg16", 4, 0.0, ("fc",)))
-    rows = screen([*kernels, *models])
-    fold = next(f for f in make_folds(rows, "leave-family-out", Options()) if f.name == "models resnet")
+    rows = select_usable_rows([*kernels, *models])
+    fold = next(f for f in make_folds(rows, "leave-family-out", SplitOptions()) if f.name == "models resnet")
     assert fold.test_models.tolist() == [True, True, False]
     assert fold.train_kernels.tolist() == [False] + [True] * 11
 
 
 def test_the_largest_are_held_out(rows):
-    (fold,) = make_folds(rows, "leave-size-out", Options(share=0.7))
+    (fold,) = make_folds(rows, "leave-size-out", SplitOptions(share=0.7))
     size = np.array([2 * r.features["macs"] + r.features["ops"] for r in rows.kernels])
     families = np.array([r.family for r in rows.kernels])
     for name in ("fc", "add", "relu"):
@@ -90,24 +90,24 @@ def test_the_largest_are_held_out(rows):
     ],
 )
 def test_architectures_by_name(world_of, name, architecture):
-    assert architecture_of(world_of(1).model(name, 2, 0.0)) == architecture
+    assert infer_architecture(world_of(1).model(name, 2, 0.0)) == architecture
 
 
 def test_an_architecture_that_is_stated_wins(world_of):
-    assert architecture_of(replace(world_of(1).model("resnet50", 2, 0.0), family="backbone")) == "backbone"
+    assert infer_architecture(replace(world_of(1).model("resnet50", 2, 0.0), family="backbone")) == "backbone"
 
 
 def test_bad_options_are_told(rows):
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        Options(share=1.0)
+        SplitOptions(share=1.0)
     with pytest.raises(ConfigError, match="at least 1"):
-        Options(repeats=0)
+        SplitOptions(repeats=0)
     with pytest.raises(ConfigError, match="did you mean random"):
-        make_folds(rows, "randon", Options())
+        make_folds(rows, "randon", SplitOptions())
 
 
 def test_what_cannot_be_divided_is_told(world_of):
     with pytest.raises(PredictorError, match="nothing would be held out"):
-        make_folds(screen([world_of(2).kernel("fc")]), "random", Options())
+        make_folds(select_usable_rows([world_of(2).kernel("fc")]), "random", SplitOptions())
     with pytest.raises(PredictorError, match="leave-family-out"):
-        make_folds(screen(world_of(2).kernels(5, ("fc",))), "leave-family-out", Options())
+        make_folds(select_usable_rows(world_of(2).kernels(5, ("fc",))), "leave-family-out", SplitOptions())

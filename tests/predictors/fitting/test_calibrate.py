@@ -10,7 +10,7 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import PredictorError
-from deepen.predictors.fitting import Calibration
+from deepen.predictors.fitting import CalibrationFactors
 from deepen.predictors.inference.zero_operands import ZERO_OPERAND_FACTOR
 
 
@@ -18,7 +18,7 @@ from deepen.predictors.inference.zero_operands import ZERO_OPERAND_FACTOR
 def calibrated(device_of):
     device = device_of(seed=1)
     records, _ = device.models(40)
-    return device, records, predictors.calibrate(None, records)
+    return device, records, predictors.calibrate_predictor(None, records)
 
 
 def test_whole_models_alone_are_enough(calibrated):
@@ -43,7 +43,7 @@ def test_times_help_where_power_is_noisy(device_of):
         for seed in range(3, 7):
             device = device_of(seed=seed, noise=0.08)
             records, _ = device.models(25, times=times)
-            predictor = predictors.calibrate(None, records)
+            predictor = predictors.calibrate_predictor(None, records)
             assert predictor.card["calibrated_from"]["way"] == ("time" if times else "direct")
             off = device.errors(predictor)
             errors[times].append(np.abs(off - np.median(off)).mean())
@@ -54,13 +54,13 @@ def test_an_odd_measurement_does_not_decide(device_of):
     device = device_of(seed=4)
     records, _ = device.models(30)
     records[0] = dataclasses.replace(records[0], energy_j=records[0].energy_j * 20)
-    assert np.abs(device.errors(predictors.calibrate(None, records))).mean() < 0.03
+    assert np.abs(device.errors(predictors.calibrate_predictor(None, records))).mean() < 0.03
 
 
 def test_a_calibrated_predictor_is_no_base(calibrated):
     _, records, predictor = calibrated
     with pytest.raises(PredictorError, match="calibrated already"):
-        predictors.calibrate(predictor, records)
+        predictors.calibrate_predictor(predictor, records)
 
 
 def test_a_trained_base_is_carried_over(trained, dataset_of):
@@ -69,7 +69,7 @@ def test_a_trained_base_is_carried_over(trained, dataset_of):
         dataclasses.replace(r, energy_j=2.5 * r.energy_j, latency_s=2.5 * r.latency_s, device="other")
         for r in [world.model(f"new-{i}", 30, 30e-6) for i in range(12)]
     ]
-    predictor = predictors.calibrate(base, dataset_of(scaled[:6]))
+    predictor = predictors.calibrate_predictor(base, dataset_of(scaled[:6]))
     off = []
     for record in scaled[6:]:
         found = predictor.predict_described(
@@ -88,7 +88,7 @@ def test_a_trained_base_is_carried_over(trained, dataset_of):
 
 def test_kernels_alone_calibrate_too(device_of):
     device = device_of(seed=7)
-    predictor = predictors.calibrate(None, device.alone())
+    predictor = predictors.calibrate_predictor(None, device.alone())
     families = [k.family for k in device.kernels]
     found = predictor.energies(families, predictor.matrix(device.described))
     assert np.abs(np.log(found.energy_j / device.kernel_j())).max() < 0.1
@@ -98,7 +98,7 @@ def test_kernels_alone_calibrate_too(device_of):
 def test_power_that_sinks_with_length_is_found_and_held_far_outside(device_of):
     device = device_of(seed=8, noise=0.005, bend=-0.05)
     records, _ = device.models(60)
-    bend = predictors.calibrate(None, records).calibration.bend
+    bend = predictors.calibrate_predictor(None, records).calibration.bend
     assert -0.09 < bend.exponent < -0.01
     energies = np.array([1e3, 1e6])
     assert bend.factor(energies)[0] == bend.factor(energies)[1]
@@ -106,7 +106,7 @@ def test_power_that_sinks_with_length_is_found_and_held_far_outside(device_of):
 
 def test_the_file_gives_the_same_predictions(calibrated, tmp_path):
     device, _, predictor = calibrated
-    again = predictors.load(predictor.save(tmp_path / "board.deepen"))
+    again = predictors.load_predictor(predictor.save(tmp_path / "board.deepen"))
     counts = device.draw(20)
     families = [k.family for k in device.kernels]
     raw = predictor.matrix(device.described)
@@ -135,7 +135,7 @@ def test_models_one_by_one_are_what_counts_give(calibrated):
 
 def test_equal_measurements_give_an_equal_predictor(device_of):
     records, _ = device_of(seed=9).models(12)
-    a, b = (predictors.calibrate(None, records) for _ in range(2))
+    a, b = (predictors.calibrate_predictor(None, records) for _ in range(2))
     assert json.dumps(a.calibration.to_json()) == json.dumps(b.calibration.to_json())
     assert a.id == b.id
 
@@ -145,7 +145,7 @@ def test_intervals_cover_new_models(device_of):
     for seed in range(6):
         device = device_of(seed=20 + seed)
         records, _ = device.models(40)
-        predictor = predictors.calibrate(None, records)
+        predictor = predictors.calibrate_predictor(None, records)
         new, counts = device.models(150)
         raw = predictor.matrix(device.described)
         found = predictor.predict_counts([k.family for k in device.kernels], raw, counts)
@@ -164,7 +164,7 @@ def test_kernels_that_multiply_by_zeros_cost_less(calibrated):
 @pytest.mark.parametrize("count", [0, 2])
 def test_too_few_measurements_are_refused(device_of, count):
     with pytest.raises(PredictorError, match="measure"):
-        predictors.calibrate(None, device_of().models(count)[0] if count else [])
+        predictors.calibrate_predictor(None, device_of().models(count)[0] if count else [])
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_too_few_measurements_are_refused(device_of, count):
 )
 def test_a_damaged_layer_is_refused(calibrated, damage):
     table = json.loads(json.dumps(calibrated[2].calibration.to_json()))
-    assert Calibration.from_json(table).to_json() == calibrated[2].calibration.to_json()
+    assert CalibrationFactors.from_json(table).to_json() == calibrated[2].calibration.to_json()
     damage(table)
     with pytest.raises(PredictorError, match="calibrate again"):
-        Calibration.from_json(table)
+        CalibrationFactors.from_json(table)

@@ -29,7 +29,7 @@ def test_calibrate_writes_a_predictor_that_says_where_it_is_from(measured, tmp_p
     card = json.loads(result.stdout)["card"]
     assert card["calibrated_from"]["base"] == "none"
     assert card["calibrated_from"]["models"] == 20
-    assert predictors.load(tmp_path / "board.deepen").calibration is not None
+    assert predictors.load_predictor(tmp_path / "board.deepen").calibration is not None
     shown = _run("predictor", "card", tmp_path / "board.deepen")
     assert "calibrated from the physical form on 20 models" in shown.output
     judged = _run("predictor", "evaluate", tmp_path / "board.deepen", measured, "--json")

@@ -9,7 +9,7 @@ import pytest
 
 from deepen import predictors
 from deepen.predictors.fitting.recipes import Recipe
-from deepen.predictors.inference.gaussian_process import fit_gaussian, fit_grouped, matern
+from deepen.predictors.inference.gaussian_process import compute_matern, fit_gaussian, fit_grouped_gaussian
 
 ALONE = Recipe("alone", learners=("gaussian-process",))
 TOGETHER = Recipe("together", learners=("gaussian-process", "shared-gaussian"))
@@ -31,7 +31,7 @@ def mean_error(predictor, records):
 def test_a_family_of_six_rows_borrows_the_shape_of_a_large_one(world_of, dataset_of):
     world = world_of(41)
     records = [cached(r) for r in (*world.kernels(80, ("relu",)), *world.kernels(6, ("add", "softmax")))]
-    together, alone = (predictors.train(dataset_of(records), r) for r in (TOGETHER, ALONE))
+    together, alone = (predictors.train_predictor(dataset_of(records), r) for r in (TOGETHER, ALONE))
     families = together.card["families"]
     assert "shared-gaussian" in families["add"]["learner"] and families["add"]["method"] == "regressor"
     assert alone.card["families"]["add"]["method"] == "roofline"
@@ -44,18 +44,18 @@ def test_a_family_of_six_rows_borrows_the_shape_of_a_large_one(world_of, dataset
 def test_a_shared_family_survives_the_file(world_of, dataset_of, tmp_path):
     world = world_of(43)
     records = [cached(r) for r in (*world.kernels(40, ("relu",)), *world.kernels(6, ("add",)))]
-    predictor = predictors.train(dataset_of(records), Recipe("shared", learners=("shared-gaussian",)))
+    predictor = predictors.train_predictor(dataset_of(records), Recipe("shared", learners=("shared-gaussian",)))
     assert {f["learner"] for f in predictor.card["families"].values()} == {"shared-gaussian"}
-    again = predictors.load(predictor.save(tmp_path / "p"))
+    again = predictors.load_predictor(predictor.save(tmp_path / "p"))
     assert mean_error(again, records)[1] == mean_error(predictor, records)[1] < 0.05
 
 
 def test_large_families_and_single_ones_learn_alone(world_of, dataset_of):
     world = world_of(44)
     recipe = replace(TOGETHER, share_max_rows=20)
-    many = predictors.train(dataset_of(world.kernels(30, ("relu",)) + world.kernels(10, ("add",))), recipe)
+    many = predictors.train_predictor(dataset_of(world.kernels(30, ("relu",)) + world.kernels(10, ("add",))), recipe)
     assert not [f for f in many.card["families"].values() if "shared" in f["learner"]]
-    one = predictors.train(dataset_of(world.kernels(5, ("relu",))), TOGETHER)
+    one = predictors.train_predictor(dataset_of(world.kernels(5, ("relu",))), TOGETHER)
     assert one.card["families"]["relu"]["method"] == "roofline"
 
 
@@ -66,10 +66,10 @@ def test_groups_deviate_from_what_they_share():
     group = np.repeat([0, 1], [60, 4])
     y = np.sin(2 * x[:, 0]) + np.where(group == 1, 0.8, 0.0) + 0.01 * rng.standard_normal(64)
     ones = np.ones(64)
-    fit = fit_grouped(x, y, ones, ones, group, 60)
-    weights, constant = fit.of_group(1, fit.solve(y, np.ones(64, dtype=bool)))
+    fit = fit_grouped_gaussian(x, y, ones, ones, group, 60)
+    weights, constant = fit.weights_for_group(1, fit.solve(y, np.ones(64, dtype=bool)))
     z = np.linspace(-1.9, 1.9, 50)[:, None]
-    found = matern(z, fit.x, fit.inverse_length) @ weights + constant
+    found = compute_matern(z, fit.x, fit.inverse_length) @ weights + constant
     assert np.abs(found - np.sin(2 * z[:, 0]) - 0.8).mean() < 0.1
     without = fit.solve(y, group == 0)
     assert not without[group == 1].any()

@@ -9,7 +9,7 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import ConfigError, PredictorError
-from deepen.predictors.fitting.folds import FamilyData, deal
+from deepen.predictors.fitting.folds import FamilyData, make_stratified_group_folds
 from deepen.predictors.fitting.recipes import Recipe
 
 
@@ -45,8 +45,8 @@ def test_every_single_learner_recipe_beats_the_roofline(recipe, world_of, datase
     world = world_of(4)
     train = world.kernels(60, ("conv-bn-relu", "dwconv-bn-relu"))
     test = world.kernels(60, ("conv-bn-relu", "dwconv-bn-relu"))
-    learned = predictors.train(dataset_of(train), recipe)
-    baseline = predictors.train(dataset_of(train), "roofline")
+    learned = predictors.train_predictor(dataset_of(train), recipe)
+    baseline = predictors.train_predictor(dataset_of(train), "roofline")
     assert errors(learned, test)[1].mean() < 0.75 * errors(baseline, test)[1].mean()
     assert {f["learner"] for f in learned.card["families"].values()} <= {recipe, "log-linear"}
     assert not errors(baseline, test)[0].regressor.any()
@@ -57,11 +57,11 @@ def test_equal_seeds_give_equal_predictors_and_different_seeds_do_not(tmp_path, 
 
     monkeypatch.setattr(train, "utc_now", lambda: "2026-01-01T00:00:00Z")
     records = world_of(5).kernels(25, ("conv-bn-relu", "fc")) + [world_of(6).model(f"m{i}", 8, 1e-5) for i in range(6)]
-    first = predictors.train(dataset_of(records), seed=1).save(tmp_path / "a")
-    again = predictors.train(dataset_of(records), seed=1).save(tmp_path / "b")
+    first = predictors.train_predictor(dataset_of(records), seed=1).save(tmp_path / "a")
+    again = predictors.train_predictor(dataset_of(records), seed=1).save(tmp_path / "b")
     assert first.read_bytes() == again.read_bytes()
-    a = predictors.train(dataset_of(records), "extra-trees", seed=1)
-    b = predictors.train(dataset_of(records), "extra-trees", seed=2)
+    a = predictors.train_predictor(dataset_of(records), "extra-trees", seed=1)
+    b = predictors.train_predictor(dataset_of(records), "extra-trees", seed=2)
     test = world_of(7).kernels(5, ("conv-bn-relu",))
     assert not np.array_equal(errors(a, test)[0].energy_j, errors(b, test)[0].energy_j)
     assert a.id != b.id
@@ -69,16 +69,16 @@ def test_equal_seeds_give_equal_predictors_and_different_seeds_do_not(tmp_path, 
 
 def test_order_of_records_does_not_change_the_data_hash(trained, dataset_of):
     _, records, predictor = trained
-    again = predictors.train(dataset_of(records[::-1]), Recipe("quick", learners=()))
+    again = predictors.train_predictor(dataset_of(records[::-1]), Recipe("quick", learners=()))
     assert again.card["data_sha256"] == predictor.card["data_sha256"]
-    fewer = predictors.train(dataset_of(records[1:]), Recipe("quick", learners=()))
+    fewer = predictors.train_predictor(dataset_of(records[1:]), Recipe("quick", learners=()))
     assert fewer.card["data_sha256"] != predictor.card["data_sha256"]
 
 
 def test_families_with_few_rows_are_answered_by_the_roofline_and_counted(world_of, dataset_of):
     world = world_of(8)
     records = world.kernels(40, ("conv-bn-relu", "relu", "elementwise")) + world.kernels(3, ("add",))
-    predictor = predictors.train(dataset_of(records))
+    predictor = predictors.train_predictor(dataset_of(records))
     assert predictor.card["families"]["add"]["method"] == "roofline"
     test = world.kernels(30, ("add", "softmax", "conv-bn-relu"))
     found, error = errors(predictor, test)
@@ -95,13 +95,13 @@ def test_repeated_configurations_do_not_count_as_rows(world_of, dataset_of):
     records = world.kernels(20, ("conv-bn-relu",)) + [
         replace(same, energy_j=same.energy_j * (1 + i / 100)) for i in range(20)
     ]
-    assert predictors.train(dataset_of(records)).card["families"]["add"]["method"] == "roofline"
+    assert predictors.train_predictor(dataset_of(records)).card["families"]["add"]["method"] == "roofline"
 
 
 def test_a_configuration_is_never_on_both_sides_of_a_fold():
     keys = tuple(f"k{i // 3}" for i in range(60))
     data = FamilyData("f", np.ones((60, 6)), np.ones((60, 2), np.float32), np.linspace(1, 9, 60), np.ones(60), keys)
-    masks = deal(data, 5, seed=0)
+    masks = make_stratified_group_folds(data, 5, seed=0)
     assert len(masks) == 5 and np.sum(masks, axis=0).tolist() == [1] * 60
     for mask in masks:
         assert not {k for k, m in zip(keys, mask, strict=True) if m} & {
@@ -114,7 +114,7 @@ def test_uncertain_rows_count_less(world_of, dataset_of):
     world = world_of(10)
     good = world.kernels(60, ("fc",))
     bad = [replace(r, energy_j=1.4 * r.energy_j, uncertainty_j=0.5 * r.energy_j) for r in world.kernels(60, ("fc",))]
-    predictor = predictors.train(dataset_of(good + bad))
+    predictor = predictors.train_predictor(dataset_of(good + bad))
     assert errors(predictor, world.kernels(40, ("fc",)))[1].mean() < 0.06
 
 
@@ -126,29 +126,29 @@ def test_unusable_records_are_left_out_and_counted(world_of, dataset_of):
         replace(records[1], features={}),
         replace(world.model("m", 2, 0.0), kernels=()),
     ]
-    card = predictors.train(dataset_of(records)).card
+    card = predictors.train_predictor(dataset_of(records)).card
     assert sum(card["left_out"].values()) == 3 and card["rows"] == 10
     assert len([w for w in card["warnings"] if "left out" in w]) == 3
 
 
 def test_nothing_to_train_on_is_an_error_with_the_reason(world_of, dataset_of):
     with pytest.raises(PredictorError, match="no kernel records"):
-        predictors.train(dataset_of([]))
+        predictors.train_predictor(dataset_of([]))
     with pytest.raises(PredictorError, match="not positive"):
-        predictors.train(dataset_of([replace(world_of(0).kernel("relu"), energy_j=0.0)]))
+        predictors.train_predictor(dataset_of([replace(world_of(0).kernel("relu"), energy_j=0.0)]))
 
 
 def test_another_version_of_the_features_is_refused(world_of, dataset_of):
     record = replace(world_of(0).kernel("relu"), features_version=999)
     with pytest.raises(PredictorError, match=r"999.*computes"):
-        predictors.train(dataset_of([record]))
+        predictors.train_predictor(dataset_of([record]))
 
 
 def test_labels_and_conditions_that_mix_are_named(world_of, dataset_of):
     records = world_of(12).kernels(10, ("relu",)) + world_of(13, source="simulated", device="other").kernels(
         9, ("relu",)
     )
-    card = predictors.train(dataset_of(records)).card
+    card = predictors.train_predictor(dataset_of(records)).card
     assert card["source"] == "simulated" and card["sources"] == {"modelled": 10, "simulated": 9}
     assert any("device" in w and "other" in w for w in card["warnings"])
     assert any("labels were mixed" in w for w in card["warnings"])
@@ -156,7 +156,7 @@ def test_labels_and_conditions_that_mix_are_named(world_of, dataset_of):
 
 def test_the_family_other_never_gets_a_regressor(world_of, dataset_of):
     records = [replace(r, family="other") for r in world_of(14).kernels(30, ("relu",))]
-    card = predictors.train(dataset_of(records + world_of(15).kernels(10, ("add",)))).card
+    card = predictors.train_predictor(dataset_of(records + world_of(15).kernels(10, ("add",)))).card
     assert card["families"]["other"]["method"] == "roofline" and card["families"]["add"]["method"] == "regressor"
 
 
@@ -164,13 +164,13 @@ def test_a_family_whose_features_are_all_equal_is_trained(world_of, dataset_of):
     """Configurations may differ in what no feature shows."""
     record = world_of(16).kernel("softmax")
     same = [replace(record, params={"i": i}, energy_j=1e-5 * (1 + i / 1000)) for i in range(12)]
-    predictor = predictors.train(dataset_of(same + world_of(17).kernels(10, ("relu",))))
+    predictor = predictors.train_predictor(dataset_of(same + world_of(17).kernels(10, ("relu",))))
     assert errors(predictor, same)[1].max() < 0.02
 
 
 def test_progress_names_each_family(world_of, dataset_of):
     seen = []
-    predictors.train(
+    predictors.train_predictor(
         dataset_of(world_of(18).kernels(8, ("relu", "add"))),
         Recipe("q", learners=("log-linear",)),
         on_progress=lambda *a: seen.append(a),
@@ -181,7 +181,7 @@ def test_progress_names_each_family(world_of, dataset_of):
 def test_large_datasets_stay_within_the_node_budget(world_of, dataset_of):
     records = world_of(19).kernels(150, ("conv-bn-relu", "fc"))
     recipe = Recipe("small", learners=("random-forest", "extra-trees"), trees=20, max_nodes=3000)
-    predictor = predictors.train(dataset_of(records), recipe)
+    predictor = predictors.train_predictor(dataset_of(records), recipe)
     assert 0 < predictor.card["nodes"] <= 3000
 
 
@@ -199,7 +199,7 @@ def test_impossible_recipes_are_refused(options, message):
 
 
 def test_every_recipe_of_the_catalog_loads_and_unknown_ones_name_the_nearest():
-    names = predictors.recipe_names()
+    names = predictors.list_recipe_names()
     assert {"auto", "random-forest", "lightgbm"} <= set(names)
     assert all(predictors.load_recipe(n).title for n in names)
     with pytest.raises(ConfigError, match="did you mean"):

@@ -7,8 +7,8 @@ import pytest
 
 from deepen import predictors
 from deepen.predictors.fitting.recipes import LEARNERS, Recipe
-from deepen.predictors.inference.columns import work_terms
-from deepen.predictors.inference.roofline import log_work
+from deepen.predictors.inference.columns import compute_work_terms
+from deepen.predictors.inference.roofline import compute_log_roofline
 
 _FACTOR = 6.0
 _SMALLEST = 10_000
@@ -43,12 +43,12 @@ def test_one_element_from_eight_large_additions(learner, seed, world_of, dataset
     world = world_of(seed, noise=0.15)
     records = large_adds(world, 8) + world.kernels(20, ("relu",))
     recipe = "auto" if learner == "auto" else Recipe("one", learners=(learner,))
-    predictor = predictors.train(dataset_of(records), recipe)
+    predictor = predictors.train_predictor(dataset_of(records), recipe)
     kernels = [of_size(world, n) for n in (1, 3, 100, 10**7, 10**10)]
     raw = predictor.matrix(kernels)
     found = predictor.energies(["add"] * len(kernels), raw)
     p = predictor.parameters
-    physical = np.exp(log_work(work_terms(raw, p.feature_names), p.work[p.families.index("add")]))
+    physical = np.exp(compute_log_roofline(compute_work_terms(raw, p.feature_names), p.work[p.families.index("add")]))
     assert (found.energy_j / physical < _FACTOR).all() and (found.energy_j / physical > 1 / _FACTOR).all()
     smallest = min(r.energy_j for r in records if r.family == "add")
     assert (found.energy_j[:3] < 2 * smallest).all(), "less work never costs more than twice the least seen"
@@ -69,5 +69,5 @@ def test_no_answer_leaves_what_was_seen(trained):
     kernels = [r for r in records if r.family == "relu"]
     raw = predictor.matrix([r.features for r in kernels])
     found = wild.predict(["relu"] * len(kernels), raw)
-    physical = np.exp(log_work(work_terms(raw, p.feature_names), p.work[p.families.index("relu")]))
+    physical = np.exp(compute_log_roofline(compute_work_terms(raw, p.feature_names), p.work[p.families.index("relu")]))
     assert (found.energy_j / physical < _FACTOR).all()

@@ -13,7 +13,7 @@ def test_trained_small_predicts_large(recipe, world_of, dataset_of):
     """Channels up to 8 times larger (64 times the work of a convolution) than any in training."""
     world = world_of(20)
     families = ("conv-bn-relu", "fc", "relu")
-    predictor = predictors.train(dataset_of(world.kernels(60, families, size=0.5)), recipe)
+    predictor = predictors.train_predictor(dataset_of(world.kernels(60, families, size=0.5)), recipe)
     large = world.kernels(40, families, size=4.0)
     found = predictor.energies([r.family for r in large], predictor.matrix([r.features for r in large]))
     truth = np.array([r.energy_j for r in large])

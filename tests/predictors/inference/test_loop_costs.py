@@ -11,18 +11,18 @@ import pytest
 from deepen.kernels.building.kernel_from_parameters import configure
 from deepen.kernels.features import FEATURE_NAMES, features, matrix
 from deepen.predictors.fitting import folds
-from deepen.predictors.fitting.folds import FamilyData, Form, plan_family
+from deepen.predictors.fitting.folds import FamilyData, RooflineTerms, plan_family
 from deepen.predictors.fitting.recipes import load_recipe
-from deepen.predictors.inference.columns import WORK_TERMS, columns, few_terms, work_terms
-from deepen.predictors.inference.loop_costs import LOOP_TERMS, loop_terms
-from deepen.predictors.inference.roofline import fit_work
+from deepen.predictors.inference.columns import WORK_TERMS, compute_work_terms, make_columns, select_base_roofline_terms
+from deepen.predictors.inference.loop_costs import LOOP_TERMS, compute_loop_terms
+from deepen.predictors.inference.roofline import fit_roofline
 
 INDEX = {name: i for i, name in enumerate(FEATURE_NAMES)}
 
 
 def counts(family: str, **params: object) -> dict[str, float]:
     kernel = configure(family, params)
-    found = loop_terms(np.asarray(matrix([features(kernel)]), dtype=np.float64), INDEX)
+    found = compute_loop_terms(np.asarray(matrix([features(kernel)]), dtype=np.float64), INDEX)
     return dict(zip(LOOP_TERMS, found[0].tolist(), strict=True))
 
 
@@ -93,24 +93,27 @@ def test_bytes_beyond_the_cache():
 
 
 def test_features_that_are_missing_count_as_nothing():
-    assert not loop_terms(np.ones((2, 1)), {"macs": 0}).any()
-    terms = work_terms(np.ones((1, len(FEATURE_NAMES))), FEATURE_NAMES)
-    assert few_terms().sum() == terms.shape[1] - len(LOOP_TERMS) and few_terms()[-1]
+    assert not compute_loop_terms(np.ones((2, 1)), {"macs": 0}).any()
+    terms = compute_work_terms(np.ones((1, len(FEATURE_NAMES))), FEATURE_NAMES)
+    assert select_base_roofline_terms().sum() == terms.shape[1] - len(LOOP_TERMS) and select_base_roofline_terms()[-1]
 
 
 def _rows(family: str, sizes: np.ndarray) -> FamilyData:
     kernels = [features(configure(family, {"shape": [1, int(c), int(s), int(s)]})) for c, s in sizes]
     raw = np.asarray(matrix(kernels), dtype=np.float64)
-    terms = work_terms(raw, FEATURE_NAMES)
+    terms = compute_work_terms(raw, FEATURE_NAMES)
     keys = tuple(str(i) for i in range(len(sizes)))
     count = len(sizes)
-    return FamilyData(family, terms, columns(raw, FEATURE_NAMES), np.ones(count), np.ones(count), keys)
+    return FamilyData(family, terms, make_columns(raw, FEATURE_NAMES), np.ones(count), np.ones(count), keys)
 
 
 def _plan(data: FamilyData, energy: np.ndarray) -> np.ndarray:
     shown = FamilyData(data.name, data.terms, data.columns, energy, data.weight, data.keys)
     every = np.ones(data.terms.shape[1], dtype=bool)
-    forms = [Form(used, fit_work(data.terms * used, energy, data.weight)) for used in (few_terms(), every)]
+    forms = [
+        RooflineTerms(used, fit_roofline(data.terms * used, energy, data.weight))
+        for used in (select_base_roofline_terms(), every)
+    ]
     return plan_family(shown, load_recipe("auto"), forms, FEATURE_NAMES, 0).base.work
 
 
@@ -130,11 +133,16 @@ def test_loops_enter_the_roofline_only_where_rows_held_out_show_them():
 def test_the_choice_of_a_roofline_costs_little_with_many_rows(monkeypatch):
     """A process is fitted to no more rows than a recipe lets processes have."""
     seen = []
-    fit = folds.quick_gaussian
-    monkeypatch.setattr(folds, "quick_gaussian", lambda x, y, w: seen.append(len(x)) or fit(x, y, w))
+    fit = folds.fit_gaussian_at_prior
+    monkeypatch.setattr(folds, "fit_gaussian_at_prior", lambda x, y, w: seen.append(len(x)) or fit(x, y, w))
     rng = np.random.default_rng(1)
     data = _rows("bn", np.stack([rng.integers(8, 900, 90), rng.integers(1, 9, 90)], axis=1))
     recipe = replace(load_recipe("auto"), gaussian_max_rows=30)
-    forms = [Form(few_terms(), fit_work(data.terms * few_terms(), data.energy_j, data.weight))]
+    forms = [
+        RooflineTerms(
+            select_base_roofline_terms(),
+            fit_roofline(data.terms * select_base_roofline_terms(), data.energy_j, data.weight),
+        )
+    ]
     folds.plan_family(data, recipe, forms, FEATURE_NAMES, 0)
     assert seen and 15 <= min(seen) <= max(seen) <= 30

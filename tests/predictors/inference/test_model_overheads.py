@@ -7,14 +7,14 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import PredictorError
-from deepen.predictors.fitting.fit_overheads import ModelCase, fit_context
+from deepen.predictors.fitting.fit_overheads import MeasuredModel, fit_overheads
 from deepen.predictors.inference.conformal import (
     DEFAULT_CORRELATION,
-    conformal_quantile,
-    family_half_width,
-    to_interval,
+    compute_conformal_quantile,
+    compute_family_half_width,
+    make_interval,
 )
-from deepen.predictors.inference.model_overheads import Context, in_model
+from deepen.predictors.inference.model_overheads import ModelOverheads, compute_in_model_energy
 
 CALL = 8e-6
 
@@ -36,7 +36,7 @@ def cases(count, seed=0, *, overhead=0.0, call=0.0, cold=0.0, scale=None, noise=
         measured = truth * float(np.exp(noise * rng.standard_normal()))
         width = np.full(n, 1.645 * max(kernel_error, 0.01))
         made.append(
-            ModelCase(f"m{i}", measured, noise, families, seen, width, np.arange(n), times, weights, activations)
+            MeasuredModel(f"m{i}", measured, noise, families, seen, width, np.arange(n), times, weights, activations)
         )
     return made
 
@@ -46,7 +46,7 @@ def miss(context, made):
 
 
 def test_overhead_and_call_cost_are_recovered():
-    context = fit_context(cases(25, overhead=60e-6, call=6e-6), CALL)
+    context = fit_overheads(cases(25, overhead=60e-6, call=6e-6), CALL)
     assert context.terms == "call" and context.models == 25
     assert context.call_j == pytest.approx(6e-6, rel=0.1)
     assert context.overhead_j == pytest.approx(60e-6, rel=0.3)
@@ -55,29 +55,29 @@ def test_overhead_and_call_cost_are_recovered():
 
 def test_cold_bytes_are_recovered_and_unseen_models_get_better():
     options = {"call": 6e-6, "cold": 40e-12}
-    context = fit_context(cases(25, **options), CALL)
+    context = fit_overheads(cases(25, **options), CALL)
     assert context.weight_j_per_byte == pytest.approx(40e-12, rel=0.15)
     assert miss(context, cases(20, seed=9, **options)) < 0.012
-    assert miss(Context(), cases(20, seed=9, **options)) > 0.06
+    assert miss(ModelOverheads(), cases(20, seed=9, **options)) > 0.06
 
 
 def test_family_scales_are_used_only_where_they_help():
-    scaled = fit_context(cases(30, scale={"conv": 1.15, "fc": 0.9}), CALL)
+    scaled = fit_overheads(cases(30, scale={"conv": 1.15, "fc": 0.9}), CALL)
     assert scaled.terms == "scale"
     assert scaled.scale["conv"] > 1.05
     assert scaled.scale["fc"] < 0.97
-    assert fit_context(cases(30), CALL).scale == {}
+    assert fit_overheads(cases(30), CALL).scale == {}
 
 
 def test_without_any_effect_the_sum_is_kept():
-    context = fit_context(cases(12, noise=0.02), CALL)
+    context = fit_overheads(cases(12, noise=0.02), CALL)
     assert context.terms == "sum" and context.overhead_j == context.call_j == 0.0
     assert set(context.scores) == {"sum", "call", "context", "scale"} and "sum" in context.note
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "no whole models"), (3, "only 3 whole models")])
 def test_few_models_fit_nothing_and_say_so(count, words):
-    context = fit_context(cases(count, overhead=60e-6, call=6e-6), CALL)
+    context = fit_overheads(cases(count, overhead=60e-6, call=6e-6), CALL)
     assert context.overhead_j == context.call_j == 0.0 and context.terms == "sum"
     assert words in context.note and context.correlation == DEFAULT_CORRELATION
 
@@ -85,29 +85,33 @@ def test_few_models_fit_nothing_and_say_so(count, words):
 def test_one_wild_model_does_not_decide():
     made = cases(20, call=6e-6)
     wild = cases(1, seed=50, call=6e-6)[0]
-    made.append(ModelCase(wild.name, 5 * wild.measured_j, *[getattr(wild, f) for f in ModelCase.__slots__[2:]]))
-    assert miss(fit_context(made, CALL), cases(20, seed=9, call=6e-6)) < 0.03
+    made.append(MeasuredModel(wild.name, 5 * wild.measured_j, *[getattr(wild, f) for f in MeasuredModel.__slots__[2:]]))
+    assert miss(fit_overheads(made, CALL), cases(20, seed=9, call=6e-6)) < 0.03
 
 
 def test_correlation_is_low_for_independent_errors_and_high_for_a_common_one():
-    independent = fit_context(cases(40, kernel_error=0.1), CALL)
+    independent = fit_overheads(cases(40, kernel_error=0.1), CALL)
     assert independent.correlation < 0.15
     common = [
-        ModelCase(c.name, c.measured_j * float(np.exp(0.1 * z)), *[getattr(c, f) for f in ModelCase.__slots__[2:]])
+        MeasuredModel(
+            c.name, c.measured_j * float(np.exp(0.1 * z)), *[getattr(c, f) for f in MeasuredModel.__slots__[2:]]
+        )
         for c, z in zip(cases(40, kernel_error=0.1), np.random.default_rng(5).standard_normal(40), strict=True)
     ]
-    assert fit_context(common, CALL).correlation > 0.45
+    assert fit_overheads(common, CALL).correlation > 0.45
 
 
 def test_a_kernel_never_becomes_free_or_negative():
-    context = Context(call_j=1.0)
-    energy = in_model(context, ["a", "b"], np.array([1e-6, 3.0]), np.array([1.0, 2.0]), np.zeros(2), np.zeros(2))
+    context = ModelOverheads(call_j=1.0)
+    energy = compute_in_model_energy(
+        context, ["a", "b"], np.array([1e-6, 3.0]), np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    )
     assert energy.tolist() == [pytest.approx(1e-7), pytest.approx(4.0)]
 
 
 def test_context_survives_the_card_and_refuses_nonsense():
-    context = fit_context(cases(10, call=6e-6), CALL)
-    assert Context.from_json(context.to_json()) == context
+    context = fit_overheads(cases(10, call=6e-6), CALL)
+    assert ModelOverheads.from_json(context.to_json()) == context
     for key, value in (
         ("call_j", -1.0),
         ("correlation", 2.0),
@@ -116,39 +120,39 @@ def test_context_survives_the_card_and_refuses_nonsense():
         ("scale", 3),
     ):
         with pytest.raises(PredictorError, match="context terms"):
-            Context.from_json(context.to_json() | {key: value})
+            ModelOverheads.from_json(context.to_json() | {key: value})
     with pytest.raises(PredictorError, match="context terms"):
-        Context.from_json({})
+        ModelOverheads.from_json({})
 
 
 def test_conformal_quantile_corrects_for_few_residuals():
-    assert conformal_quantile(np.arange(1.0, 101.0)) == 91.0
-    assert conformal_quantile(np.array([-3.0, 1.0])) == 3.0
+    assert compute_conformal_quantile(np.arange(1.0, 101.0)) == 91.0
+    assert compute_conformal_quantile(np.array([-3.0, 1.0])) == 3.0
 
 
 def test_small_families_lean_on_all_residuals():
     own, pooled = np.full(10, 0.1), np.full(200, 0.3)
-    assert family_half_width(own, pooled) == pytest.approx(0.2)
-    assert family_half_width(np.full(50, 0.1), pooled) == pytest.approx(0.1)
+    assert compute_family_half_width(own, pooled) == pytest.approx(0.2)
+    assert compute_family_half_width(np.full(50, 0.1), pooled) == pytest.approx(0.1)
 
 
 def test_intervals_are_never_negative():
-    low, high = to_interval(1e-6, 5.0)
+    low, high = make_interval(1e-6, 5.0)
     assert 0 < low < 1e-6 < high
-    assert to_interval(1e-6, 1e9)[1] < np.inf
+    assert make_interval(1e-6, 1e9)[1] < np.inf
 
 
 def test_kernel_intervals_cover_what_they_say(trained, world_of):
     """Nominal 90 % on 960 unseen kernels; the world's own scatter of such a share is about 1 %."""
     _, _, predictor = trained
-    report = predictors.evaluate(predictor, world_of(77).kernels(120))
+    report = predictors.evaluate_predictor(predictor, world_of(77).kernels(120))
     assert 85.0 <= report["in_interval"] <= 97.0
 
 
 def test_model_intervals_cover_what_they_say(trained, world_of):
     _, _, predictor = trained
     world = world_of(78)
-    report = predictors.evaluate(predictor, [world.model(f"t{i}", 30, 30e-6) for i in range(60)])
+    report = predictors.evaluate_predictor(predictor, [world.model(f"t{i}", 30, 30e-6) for i in range(60)])
     assert report["models"]["in_interval"] >= 80.0
     widths = [m["interval_j"][1] / m["interval_j"][0] for m in report["models"]["rows"]]
     assert np.median(widths) < 1.25
@@ -158,19 +162,19 @@ def test_unseen_models_are_predicted_from_their_kernels(trained, world_of):
     _, _, predictor = trained
     world = world_of(79)
     models = [world.model(f"t{i}", 30, 30e-6) for i in range(20)]
-    report = predictors.evaluate(predictor, models)["models"]
+    report = predictors.evaluate_predictor(predictor, models)["models"]
     assert report["mape"] < 4.0 and report["acc10"] == 100.0
-    naive = predictors.Predictor(predictor.card, predictor.parameters, Context())
-    assert report["mape"] < predictors.evaluate(naive, models)["models"]["mape"]
+    naive = predictors.Predictor(predictor.card, predictor.parameters, ModelOverheads())
+    assert report["mape"] < predictors.evaluate_predictor(naive, models)["models"]["mape"]
 
 
 def test_small_models_show_their_overhead(world_of, dataset_of):
     world = world_of(80)
     small = ("relu", "add", "elementwise")
     records = world.kernels(60, small) + [world.model(f"m{i}", int(2 + i), 200e-6, small) for i in range(16)]
-    predictor = predictors.train(dataset_of(records))
+    predictor = predictors.train_predictor(dataset_of(records))
     assert predictor.context.overhead_j == pytest.approx(200e-6, rel=0.3)
-    report = predictors.evaluate(predictor, [world.model(f"t{i}", 4, 200e-6, small) for i in range(10)])
+    report = predictors.evaluate_predictor(predictor, [world.model(f"t{i}", 4, 200e-6, small) for i in range(10)])
     assert report["models"]["mape"] < 10.0
 
 
@@ -179,15 +183,15 @@ def test_kernels_that_were_trained_on_count_with_their_held_out_prediction(world
     from deepen.predictors.fitting import train
 
     seen = []
-    real = train.fit_context
-    monkeypatch.setattr(train, "fit_context", lambda cases, limit: seen.extend(cases) or real(cases, limit))
+    real = train.fit_overheads
+    monkeypatch.setattr(train, "fit_overheads", lambda cases, limit: seen.extend(cases) or real(cases, limit))
     world = world_of(81)
     known = world.kernels(30, ("conv-bn-relu",))
     parts = tuple(
         {"family": r.family, "features": r.features, "params": r.params, "multiplicity": 1.0} for r in known[:3]
     )
     model = world.record("model", "m", 1.0, kernels=parts)
-    predictor = predictors.train(dataset_of([*known, model]), "extra-trees")
+    predictor = predictors.train_predictor(dataset_of([*known, model]), "extra-trees")
     plain = predictor.energies(
         [r.family for r in known[:3]], predictor.matrix([r.features for r in known[:3]])
     ).energy_j

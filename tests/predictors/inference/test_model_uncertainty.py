@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from deepen.predictors.inference.conformal import Z
-from deepen.predictors.inference.model_overheads import Context
-from deepen.predictors.inference.model_uncertainty import Spread, fit_spread, variances
+from deepen.predictors.inference.model_overheads import ModelOverheads
+from deepen.predictors.inference.model_uncertainty import (
+    ModelUncertainty,
+    compute_model_variances,
+    fit_model_uncertainty,
+)
 
 FAMILY_OF = np.repeat(np.arange(4), 5)
 
@@ -24,7 +28,7 @@ def world(models, seed, *, own=0.0, family=0.0, common=0.0, floor=0.0):
     log_error += family * rng.standard_normal((models, 4))[:, FAMILY_OF] + common * rng.standard_normal((models, 1))
     errors = (totals * log_error).sum(1) / totals.sum(1) + floor * rng.standard_normal(models)
     sd = np.sqrt(own**2 + family**2 + common**2) or 0.01
-    parts = variances(totals, np.full(20, Z * sd), FAMILY_OF)
+    parts = compute_model_variances(totals, np.full(20, Z * sd), FAMILY_OF)
     return errors, parts
 
 
@@ -33,15 +37,17 @@ def covered(spread, errors, parts):
 
 
 def test_the_three_sums_by_hand():
-    apart, by_family, together = variances(np.full((1, 4), 2.0), np.full(4, Z * 0.1), np.array([0, 0, 1, 1]))
+    apart, by_family, together = compute_model_variances(
+        np.full((1, 4), 2.0), np.full(4, Z * 0.1), np.array([0, 0, 1, 1])
+    )
     assert apart == pytest.approx(4 * 0.2**2 / 64)
     assert by_family == pytest.approx(2 * 0.4**2 / 64)
     assert together == pytest.approx(0.8**2 / 64)
 
 
 def test_a_model_without_energy_has_no_spread():
-    assert [float(v[0]) for v in variances(np.zeros((1, 2)), np.ones(2), np.zeros(2, int))] == [0, 0, 0]
-    assert Context().half_width(np.zeros((1, 0)), np.zeros(0), []).tolist() == [0.0]
+    assert [float(v[0]) for v in compute_model_variances(np.zeros((1, 2)), np.ones(2), np.zeros(2, int))] == [0, 0, 0]
+    assert ModelOverheads().half_width(np.zeros((1, 0)), np.zeros(0), []).tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +60,7 @@ def test_a_model_without_energy_has_no_spread():
 )
 def test_what_errors_share_is_recognised(kind, dominant):
     errors, parts = world(300, 1, **kind)
-    found = fit_spread(errors, np.full(300, 0.001), list(zip(*parts, strict=True)))
+    found = fit_model_uncertainty(errors, np.full(300, 0.001), list(zip(*parts, strict=True)))
     shares = {"correlation": found.correlation, "family_correlation": found.family_correlation}
     shares["own"] = 1 - sum(shares.values())
     assert max(shares, key=shares.get) == dominant
@@ -72,28 +78,28 @@ def test_nine_in_ten_unseen_models_lie_inside(count, kind):
     shares = []
     for seed in range(20):
         errors, parts = world(count, seed, **kind)
-        found = fit_spread(errors, np.zeros(count), list(zip(*parts, strict=True)))
+        found = fit_model_uncertainty(errors, np.zeros(count), list(zip(*parts, strict=True)))
         shares.append(covered(found, *world(400, 1000 + seed, **kind)))
     assert 0.88 <= np.mean(shares) <= 0.95
 
 
 def test_few_models_are_never_narrowed_and_too_few_fit_nothing():
     errors, parts = world(8, 3, own=1e-4)
-    assert fit_spread(errors, np.zeros(8), list(zip(*parts, strict=True))).inflation >= 1.0
-    assert fit_spread(errors[:4], np.zeros(4), list(zip(*parts, strict=True))[:4]) == Spread()
+    assert fit_model_uncertainty(errors, np.zeros(8), list(zip(*parts, strict=True))).inflation >= 1.0
+    assert fit_model_uncertainty(errors[:4], np.zeros(4), list(zip(*parts, strict=True))[:4]) == ModelUncertainty()
 
 
 def test_one_wild_model_does_not_widen_all():
     errors, parts = world(40, 4, own=0.1)
-    usual = fit_spread(errors, np.zeros(40), list(zip(*parts, strict=True)))
+    usual = fit_model_uncertainty(errors, np.zeros(40), list(zip(*parts, strict=True)))
     errors[7] = 1.5
-    wild = fit_spread(errors, np.zeros(40), list(zip(*parts, strict=True)))
+    wild = fit_model_uncertainty(errors, np.zeros(40), list(zip(*parts, strict=True)))
     one = [p[:1] for p in parts]
     assert wild.half_width(*one)[0] < 1.6 * usual.half_width(*one)[0]
 
 
 def test_kernels_of_one_family_are_less_certain_together_than_those_of_many():
-    context = Context(correlation=0.0, family_correlation=0.8, floor=0.0)
+    context = ModelOverheads(correlation=0.0, family_correlation=0.8, floor=0.0)
     totals, width = np.full((1, 10), 1.0), np.full(10, 0.2)
     one = context.half_width(totals, width, ["conv"] * 10)[0]
     many = context.half_width(totals, width, [f"f{i}" for i in range(10)])[0]
@@ -102,12 +108,12 @@ def test_kernels_of_one_family_are_less_certain_together_than_those_of_many():
 
 def test_a_large_overhead_narrows_what_kernels_widen():
     totals, width = np.ones((1, 3)), np.full(3, 0.2)
-    plain = Context(floor=0.0).half_width(totals, width, ["a", "b", "c"])[0]
-    heavy = Context(floor=0.0, overhead_j=3.0).half_width(totals, width, ["a", "b", "c"])[0]
+    plain = ModelOverheads(floor=0.0).half_width(totals, width, ["a", "b", "c"])[0]
+    heavy = ModelOverheads(floor=0.0, overhead_j=3.0).half_width(totals, width, ["a", "b", "c"])[0]
     assert heavy == pytest.approx(plain / 2)
 
 
 def test_cards_of_before_are_read():
-    old = {k: v for k, v in Context().to_json().items() if k not in ("family_correlation", "floor")}
-    context = Context.from_json(old)
+    old = {k: v for k, v in ModelOverheads().to_json().items() if k not in ("family_correlation", "floor")}
+    context = ModelOverheads.from_json(old)
     assert context.family_correlation == 0.0 and context.floor == 0.0

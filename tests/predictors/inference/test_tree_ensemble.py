@@ -9,13 +9,13 @@ import pytest
 
 from deepen.errors import PredictorError
 from deepen.predictors.inference.tree_ensemble import (
-    Forest,
-    concatenate,
-    evaluate,
-    floor_float32,
-    from_lightgbm,
-    from_sklearn,
-    validate,
+    TreeEnsemble,
+    concatenate_ensembles,
+    convert_lightgbm_booster,
+    convert_sklearn_trees,
+    evaluate_trees,
+    round_down_to_float32,
+    validate_trees,
 )
 
 
@@ -32,15 +32,15 @@ def forest_of(data, **options):
 
     x, y = data
     model = RandomForestRegressor(20, random_state=0, **options).fit(x, y)
-    return model, from_sklearn(model.estimators_, np.arange(x.shape[1]))
+    return model, convert_sklearn_trees(model.estimators_, np.arange(x.shape[1]))
 
 
 @pytest.mark.parametrize("options", [{}, {"max_leaf_nodes": 17}, {"max_depth": 1}, {"min_samples_leaf": 200}])
 def test_equals_scikit_learn(data, options):
     model, forest = forest_of(data, **options)
     x = np.random.default_rng(1).standard_normal((500, 7)).astype(np.float32) * 2
-    np.testing.assert_allclose(evaluate(forest, x), model.predict(x), rtol=1e-6, atol=1e-6)
-    validate(forest, 7)
+    np.testing.assert_allclose(evaluate_trees(forest, x), model.predict(x), rtol=1e-6, atol=1e-6)
+    validate_trees(forest, 7)
 
 
 def test_equals_scikit_learn_exactly_at_its_thresholds(data):
@@ -51,7 +51,7 @@ def test_equals_scikit_learn_exactly_at_its_thresholds(data):
     for column in range(x.shape[1]):
         edge = np.random.default_rng(column).choice(thresholds, 50)
         x[:, column] = np.stack([np.nextafter(edge, -np.inf), edge, np.nextafter(edge, np.inf)], axis=1).ravel()
-        np.testing.assert_allclose(evaluate(forest, x), model.predict(x), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(evaluate_trees(forest, x), model.predict(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("rounds", [1, 60])
@@ -61,11 +61,11 @@ def test_equals_lightgbm(data, rounds):
     x, y = data
     settings = {"verbosity": -1, "num_leaves": 15, "min_data_in_leaf": 2, "num_threads": 1, "seed": 1}
     booster = lightgbm.train(settings, lightgbm.Dataset(x, label=y), num_boost_round=rounds)
-    forest = from_lightgbm(booster, np.arange(7))
+    forest = convert_lightgbm_booster(booster, np.arange(7))
     z = np.concatenate([x, np.random.default_rng(2).standard_normal((500, 7)).astype(np.float32) * 2, np.zeros((1, 7))])
     z = z.astype(np.float32)
-    np.testing.assert_allclose(evaluate(forest, z), booster.predict(z), rtol=1e-6, atol=1e-6)
-    validate(forest, 7)
+    np.testing.assert_allclose(evaluate_trees(forest, z), booster.predict(z), rtol=1e-6, atol=1e-6)
+    validate_trees(forest, 7)
 
 
 def test_equals_lightgbm_that_found_nothing_to_split():
@@ -74,7 +74,9 @@ def test_equals_lightgbm_that_found_nothing_to_split():
     x = np.ones((30, 2), np.float32)
     settings = {"verbosity": -1, "num_threads": 1}
     booster = lightgbm.train(settings, lightgbm.Dataset(x, label=np.full(30, 2.5)), num_boost_round=3)
-    np.testing.assert_allclose(evaluate(from_lightgbm(booster, np.arange(2)), x), booster.predict(x), rtol=1e-6)
+    np.testing.assert_allclose(
+        evaluate_trees(convert_lightgbm_booster(booster, np.arange(2)), x), booster.predict(x), rtol=1e-6
+    )
 
 
 def test_a_booster_with_missing_values_is_refused(data):
@@ -84,41 +86,46 @@ def test_a_booster_with_missing_values_is_refused(data):
     x[::3, 0] = np.nan
     booster = lightgbm.train({"verbosity": -1, "num_threads": 1}, lightgbm.Dataset(x, label=y), num_boost_round=5)
     with pytest.raises(PredictorError, match="missing-value"):
-        from_lightgbm(booster, np.arange(7))
+        convert_lightgbm_booster(booster, np.arange(7))
 
 
 def test_columns_are_renamed_and_leaves_weighted(data):
     model, forest = forest_of(data)
-    moved = from_sklearn(model.estimators_, np.array([9, 8, 7, 6, 5, 4, 3]), weight=0.5)
+    moved = convert_sklearn_trees(model.estimators_, np.array([9, 8, 7, 6, 5, 4, 3]), weight=0.5)
     wide = np.zeros((300, 10), np.float32)
     wide[:, [9, 8, 7, 6, 5, 4, 3]] = data[0]
-    np.testing.assert_allclose(evaluate(moved, wide), 0.5 * evaluate(forest, data[0]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(evaluate_trees(moved, wide), 0.5 * evaluate_trees(forest, data[0]), rtol=1e-5, atol=1e-6)
 
 
 def test_each_row_can_have_its_own_trees(data):
     _, a = forest_of(data)
     _, b = forest_of(data, max_depth=3)
-    both = concatenate([a, Forest.empty(), b])
+    both = concatenate_ensembles([a, TreeEnsemble.empty(), b])
     x = data[0][:4]
-    result = evaluate(both, x, np.array([0, 20, 0, 40]), np.array([20, 40, 40, 40]))
-    expected = [evaluate(a, x)[0], evaluate(b, x)[1], evaluate(a, x)[2] + evaluate(b, x)[2], 0.0]
+    result = evaluate_trees(both, x, np.array([0, 20, 0, 40]), np.array([20, 40, 40, 40]))
+    expected = [
+        evaluate_trees(a, x)[0],
+        evaluate_trees(b, x)[1],
+        evaluate_trees(a, x)[2] + evaluate_trees(b, x)[2],
+        0.0,
+    ]
     np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 def test_no_trees_and_no_rows_are_zero(data):
-    assert evaluate(Forest.empty(), data[0][:3]).tolist() == [0.0, 0.0, 0.0]
-    assert evaluate(forest_of(data)[1], data[0][:0]).shape == (0,)
-    validate(Forest.empty(), 7)
+    assert evaluate_trees(TreeEnsemble.empty(), data[0][:3]).tolist() == [0.0, 0.0, 0.0]
+    assert evaluate_trees(forest_of(data)[1], data[0][:0]).shape == (0,)
+    validate_trees(TreeEnsemble.empty(), 7)
 
 
 def test_thresholds_are_rounded_down():
     values = np.array([0.1, -0.1, 1.0, 1e-35, 16777217.0])
-    floored = floor_float32(values).astype(np.float64)
+    floored = round_down_to_float32(values).astype(np.float64)
     assert (floored <= values).all()
     assert (np.nextafter(floored.astype(np.float32), np.float32(np.inf)).astype(np.float64) > values).all()
 
 
-def broken(forest: Forest, **changes: tuple[int, float]) -> Forest:
+def broken(forest: TreeEnsemble, **changes: tuple[int, float]) -> TreeEnsemble:
     arrays = {}
     for name, (at, value) in changes.items():
         arrays[name] = getattr(forest, name).copy()
@@ -144,14 +151,14 @@ def broken(forest: Forest, **changes: tuple[int, float]) -> Forest:
 )
 def test_arrays_that_are_not_trees_are_refused(data, changes, message):
     with pytest.raises(PredictorError, match=message):
-        validate(broken(forest_of(data)[1], **changes), 7)
+        validate_trees(broken(forest_of(data)[1], **changes), 7)
 
 
 def test_a_child_in_another_tree_is_refused(data):
     forest = forest_of(data)[1]
     second = int(forest.roots[1])
     with pytest.raises(PredictorError, match="child index"):
-        validate(broken(forest, left=(0, second + 1)), 7)
+        validate_trees(broken(forest, left=(0, second + 1)), 7)
 
 
 def test_a_tree_as_deep_as_a_list_is_refused():
@@ -162,10 +169,10 @@ def test_a_tree_as_deep_as_a_list_is_refused():
     right = np.where(feature >= 0, np.arange(n) + 2, 0).astype(np.int32)
     zeros = np.zeros(n, np.float32)
     with pytest.raises(PredictorError, match="deeper"):
-        validate(Forest(feature, zeros, left, right, zeros, np.zeros(1, np.int32)), 1)
+        validate_trees(TreeEnsemble(feature, zeros, left, right, zeros, np.zeros(1, np.int32)), 1)
 
 
 def test_arrays_of_different_length_are_refused(data):
     forest = forest_of(data)[1]
     with pytest.raises(PredictorError, match="length"):
-        validate(replace(forest, value=forest.value[:-1]), 7)
+        validate_trees(replace(forest, value=forest.value[:-1]), 7)
