@@ -2,7 +2,7 @@
 
 adbd listens on every interface there is, so it only ever runs in a namespace whose only interface is loopback; where
 none can be made, or adbd is not built, it is refused with the cure. Both daemons are kept by ``keeper.py``, which ends
-them with everything that came of them as soon as the bench is gone, and both are reached through a :class:`Cable`.
+them with everything that came of them as soon as the bench is gone, and both are reached through a :class:`DeviceCable`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from deepen.campaign.tasks import Matrix
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.splitting.runtime_names import splitter_of
-from deepen.measure.conditions.runtime_choice import AUTO, engine_name
+from deepen.measure.conditions.runtime_choice import AUTO, resolve_runtime_name
 from deepen.storage.atomic import make_folder
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def _named_runtimes(out: Path, runtimes: Sequence[str], delegate: str) -> tuple[
     if tuple(runtimes) != (AUTO,):
         if AUTO in runtimes:
             raise ConfigError("the runtime 'auto' goes alone; name all of them, or none")
-        names = tuple(engine_name(name, delegate) for name in runtimes)
+        names = tuple(resolve_runtime_name(name, delegate) for name in runtimes)
         _check_runtimes(names)
         return names
     begun = {record.runtime for record in Dataset.open(out)} if (out / "card.json").exists() else set()

@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
-from deepen.measure.conditions.device_conditions import hold_device, log_news, serial_of
-from deepen.measure.conditions.thermal_watch import slowed
+from deepen.measure.conditions.device_conditions import get_device_serial, lock_device, log_device_message
+from deepen.measure.conditions.thermal_watch import select_heat_throttling
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Station:
         self.name = pair.name
         self.facts = known
         self.sleep = sleep
-        self.tell: Callable[[str], None] = log_news
+        self.tell: Callable[[str], None] = log_device_message
         self._told: set[str] = set()
         self._open_session = open_session
         self._options = options
@@ -218,13 +218,13 @@ class Station:
     @contextmanager
     def _claim(self, device: Device, serials: list[str], strict: bool) -> Iterator[None]:
         """Check which device answered, and keep every other campaign away from it."""
-        serial = serial_of(device)
+        serial = get_device_serial(device)
         serials.append(serial)
         if strict and self.facts is not None and serial != self.facts.device_serial:
             raise LinkError(
                 f"{self.name}: device '{serial}' answers where '{self.facts.device_serial}' was; connect that one again"
             )
-        with hold_device(device, self.name):
+        with lock_device(device, self.name):
             yield
 
     def _tell_once(self, text: str) -> None:
@@ -294,7 +294,7 @@ class Station:
         hottest_c = max(record.temperature_c, record.temperature_max_c, key=lambda t: -math.inf if math.isnan(t) else t)
         if hottest_c > limit:
             return f"too hot: {hottest_c:.0f} °C, the profile allows {limit:g} °C"
-        words = slowed(record.throttled)
+        words = select_heat_throttling(record.throttled)
         if words and session.device.profile.link != "local":  # a laptop throttles often; its records say so
             return f"it throttled: {'; '.join(words[:2])}"
         if session.drift and abs(session.drift[-1][1]) > max_drift:

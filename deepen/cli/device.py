@@ -104,7 +104,7 @@ def _connected() -> tuple[list[dict[str, str]], str]:
 
 def _pending() -> list[dict[str, Any]]:
     """Detached runs that wait to be collected, or are under way."""
-    from deepen.measure.detached.store import pending_runs
+    from deepen.measure.detached.store import list_pending_runs
 
     return [
         {
@@ -115,7 +115,7 @@ def _pending() -> list[dict[str, Any]]:
             "in_progress": p.in_progress,
             "folder": str(p.folder),
         }
-        for p in pending_runs()
+        for p in list_pending_runs()
     ]
 
 

@@ -61,13 +61,13 @@ def list_command(device: str, as_json: bool) -> None:
       deepen meter list
     """
     from deepen.devices import open_device
-    from deepen.measure.conditions.remote_sensors import device_files
+    from deepen.measure.conditions.remote_sensors import access_device_files
     from deepen.meters import Context, list_meters, why_not
     from deepen.meters.registry import driver
 
     opened = open_device(device)
     try:
-        found = list_meters(Context(power=opened.profile.power, link=device_files(opened)))
+        found = list_meters(Context(power=opened.profile.power, link=access_device_files(opened)))
     finally:
         opened.close()
 
@@ -91,7 +91,7 @@ def _record(
     from contextlib import ExitStack
 
     from deepen.devices import open_device
-    from deepen.measure.conditions.remote_sensors import device_files
+    from deepen.measure.conditions.remote_sensors import access_device_files
     from deepen.meters import open_meter
     from deepen.meters.record import record, record_folder
     from deepen.meters.stream.meter import StreamMeter
@@ -99,7 +99,7 @@ def _record(
     with ExitStack() as stack:
         opened = open_device(device)
         stack.callback(opened.close)
-        meter = open_meter(spec, power=opened.profile.power, link=device_files(opened))
+        meter = open_meter(spec, power=opened.profile.power, link=access_device_files(opened))
         stack.callback(meter.close)
         progress(
             f"recording {meter.id} ({meter.source}) for {seconds:g} s; Ctrl-C ends it early and keeps what there is"

@@ -160,7 +160,7 @@ def document(model: str, record: EnergyRecord) -> dict[str, Any]:
 
 def render(model: str, record: EnergyRecord) -> str:
     """The table for people."""
-    from deepen.measure.conditions.device_conditions import not_set
+    from deepen.measure.conditions.device_conditions import describe_unset_settings
 
     share = 100 * record.uncertainty_j / record.energy_j if record.energy_j > 0 else float("nan")
     digits = 1 if share >= 0.1 else 2
@@ -182,7 +182,7 @@ def render(model: str, record: EnergyRecord) -> str:
         ("runtime", f"{record.runtime}: {record.runtime_build}"),
         ("blocks", f"{len(record.trials)} counted, {len(record.rejected)} rejected, {record.runs} runs"),
     ]
-    left = not_set(record.settings)
+    left = describe_unset_settings(record.settings)
     notes = [f"warning: {w}" for w in ([left] if left else []) + list(record.warnings)]
     return "\n".join([table([Path(model).name, "per inference"], rows), *notes])
 

@@ -239,12 +239,12 @@ def energy_command(
     Example:
       deepen trace energy run.trace --windows windows.csv --max-loss 0.01
     """
-    from deepen.measure.energy.trace_file_energy import stored_energy
+    from deepen.measure.energy.trace_file_energy import integrate_trace_file
     from deepen.traces import windows
 
     opened = open_given(file, given)
     wanted = windows(windows_file) if windows_file is not None else ()
-    found = stored_energy(opened, wanted, idle_w=idle_w, max_loss=max_loss, edge_error_s=edge_error_s)
+    found = integrate_trace_file(opened, wanted, idle_w=idle_w, max_loss=max_loss, edge_error_s=edge_error_s)
     info = opened.info
     clock = info.clock
     document = {

@@ -17,7 +17,7 @@ from deepen.devices.protocols import Device
 from deepen.doctor.device_checks import Check, device_checks
 from deepen.errors import DeepenError
 from deepen.measure.conditions.drift_reference import write_empty_model
-from deepen.measure.conditions.remote_sensors import device_files
+from deepen.measure.conditions.remote_sensors import access_device_files
 from deepen.meters import Context, list_meters, why_not
 
 __all__ = ["Check", "examine"]
@@ -80,7 +80,7 @@ def _runtime(device: Device) -> Check:
 
 
 def _meters(device: Device) -> Iterator[Check]:
-    found = list_meters(Context(power=device.profile.power, link=device_files(device)))
+    found = list_meters(Context(power=device.profile.power, link=access_device_files(device)))
     for meter in found:
         if meter.available:
             yield Check(f"meter {meter.name}", "ok", f"{meter.source}: {meter.detail}")

@@ -13,7 +13,7 @@ from typing import Literal
 from deepen.devices.links.adb_server import AdbServer, ServerDevice, phone_rules_cure, state_cure
 from deepen.devices.settings.restore_journal import journals
 from deepen.errors import DeepenError
-from deepen.measure.detached.store import pending_runs
+from deepen.measure.detached.store import list_pending_runs
 
 __all__ = ["Check", "UsbPhone", "device_checks", "usb_phones"]
 
@@ -160,7 +160,7 @@ def _left_behind() -> Iterator[Check]:
             why = "held since 'device prepare'" if layer.hold else "left by a run that was interrupted"
             cure = "deepen device prepare DEVICE --restore"
             yield Check(f"settings of {layer.device}", "note", f"{count} are changed", f"{why} ({path})", cure)
-        for run in pending_runs():
+        for run in list_pending_runs():
             if run.in_progress:
                 continue
             name = f"detached run of {run.model} on {f'{run.device} {run.serial}'.strip()}"

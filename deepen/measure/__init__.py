@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from deepen.clock.host_clock import fit_pings
-from deepen.measure.alignment.logic_marks import from_marks
+from deepen.measure.alignment.logic_marks import fit_logic_marks
 from deepen.measure.api import open_session, profile
-from deepen.measure.energy.idle_power import Idle, IdleLine
-from deepen.measure.energy.integrate import WindowEnergy, integrate
-from deepen.measure.energy.trace_file_energy import StoredEnergy, stored_energy
-from deepen.measure.energy.uncertainty_budget import Budget, Caution
-from deepen.measure.session import Session, median_energy_j
+from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
+from deepen.measure.energy.integrate import WindowEnergy, integrate_power
+from deepen.measure.energy.trace_file_energy import TraceFileEnergy, integrate_trace_file
+from deepen.measure.energy.uncertainty_budget import MeasurementWarning, UncertaintyBudget
+from deepen.measure.session import Session, compute_median_energy_j
 from deepen.measure.training_energy import TrainingRun, measure_training
 from deepen.measure.workload import make_workload
 
 __all__ = [
-    "Budget",
-    "Caution",
-    "Idle",
-    "IdleLine",
+    "IdlePower",
+    "IdlePowerLine",
+    "MeasurementWarning",
     "Session",
-    "StoredEnergy",
+    "TraceFileEnergy",
     "TrainingRun",
+    "UncertaintyBudget",
     "WindowEnergy",
+    "compute_median_energy_j",
+    "fit_logic_marks",
     "fit_pings",
-    "from_marks",
-    "integrate",
+    "integrate_power",
+    "integrate_trace_file",
     "make_workload",
     "measure_training",
-    "median_energy_j",
     "open_session",
     "profile",
-    "stored_energy",
 ]

@@ -10,8 +10,14 @@ from typing import Any
 from deepen.devices import open_device
 from deepen.devices.protocols import Device
 from deepen.errors import ConfigError
-from deepen.measure.conditions.device_conditions import COOL_S, Tell, conditioned, hold_device, log_news
-from deepen.measure.conditions.remote_sensors import device_files
+from deepen.measure.conditions.device_conditions import (
+    COOL_S,
+    MessageHandler,
+    apply_device_conditions,
+    lock_device,
+    log_device_message,
+)
+from deepen.measure.conditions.remote_sensors import access_device_files
 from deepen.measure.conditions.runtime_choice import AUTO, choose_runtime
 from deepen.measure.session import Session, Sync
 from deepen.measure.workload import make_workload
@@ -37,13 +43,13 @@ def open_session(
     runtime: str = AUTO,
     delegate: str = "",
     model_suffix: str = ".onnx",
-    tell: Tell = log_news,
+    tell: MessageHandler = log_device_message,
     **options: Any,
 ) -> Iterator[Session]:
     """Open a session on a device with a meter, and close all three at the end.
 
     In between the device is brought into the conditions its profile wants (see
-    :func:`deepen.measure.conditions.device_conditions.conditioned`): settings an interrupted run has left are given back, the profile's
+    :func:`deepen.measure.conditions.device_conditions.apply_device_conditions`): settings an interrupted run has left are given back, the profile's
     are set and read back, it cools down; at the end all settings are given back, however the session ends. On this
     machine nothing is changed unless ``settings`` names it.
 
@@ -69,15 +75,15 @@ def open_session(
         opened = open_device(device) if isinstance(device, str) else device
         stack.callback(opened.close)
         name = device if isinstance(device, str) else opened.profile.id
-        stack.enter_context(hold_device(opened, name) if claim is None else claim(opened))
+        stack.enter_context(lock_device(opened, name) if claim is None else claim(opened))
         engine = choose_runtime(opened, runtime, delegate=delegate, suffix=model_suffix, tell=tell)
         chosen = meter or opened.profile.meter or None
-        source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid, link=device_files(opened))
+        source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid, link=access_device_files(opened))
         stack.callback(source.close)
         if isinstance(source, StreamMeter):
             options.setdefault("block_s", STREAM_BLOCK_S)
         conditions = stack.enter_context(
-            conditioned(opened, prepare=prepare, wanted=settings, cool_s=cool_s, tell=tell)
+            apply_device_conditions(opened, prepare=prepare, wanted=settings, cool_s=cool_s, tell=tell)
         )
         yield stack.enter_context(Session(opened, source, runtime=engine, conditions=conditions, **options))
 
@@ -97,7 +103,7 @@ def profile(
     cool_s: float = COOL_S,
     seed: int = 0,
     sync: Sync = "auto",
-    tell: Tell = log_news,
+    tell: MessageHandler = log_device_message,
 ) -> EnergyRecord:
     """Measure the energy of one inference of a model.
 

@@ -13,15 +13,15 @@ import numpy as np
 from deepen.clock.host_clock import monotonic_s
 from deepen.devices.protocols import Loaded
 from deepen.errors import MeasureError
-from deepen.measure.alignment.load_pattern import Pulses, play, synchronise
-from deepen.measure.energy.idle_power import Idle, IdleLine
-from deepen.measure.energy.integrate import MAX_LOSS, integrate
-from deepen.measure.energy.uncertainty_budget import Caution, trace_cautions
-from deepen.measure.trials import Judgement, Trial, judge, relative_error
+from deepen.measure.alignment.load_pattern import SyncPulses, play_load_pattern, synchronise_trace
+from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
+from deepen.measure.energy.integrate import MAX_LOSS, integrate_power
+from deepen.measure.energy.uncertainty_budget import MeasurementWarning, classify_trace_warnings
+from deepen.measure.trials import Trial, TrialSelection, compute_relative_error, select_trials
 from deepen.meters.types import Meter
 from deepen.records import Interval, PowerTrace, StoppingRule
 
-__all__ = ["Clock", "Collected", "Idle", "collect", "measure_idle", "warm_up"]
+__all__ = ["IdlePower", "MeasuredBlocks", "SessionClock", "measure_blocks", "measure_idle_power", "warm_up_model"]
 
 SETTLED = 0.05
 """Warm-up is over when two stretches in a row differ by less than this share."""
@@ -30,7 +30,7 @@ UPDATES_PER_BLOCK = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class SessionClock:
     """Time as a session sees it; stand-ins bring their own.
 
     Attributes:
@@ -43,7 +43,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class MeasuredBlocks:
     """Blocks of one workload.
 
     Attributes:
@@ -55,17 +55,17 @@ class Collected:
         cautions: What the traces and the alignment had to say.
     """
 
-    judgement: Judgement
+    selection: TrialSelection
     trials: tuple[Trial, ...]
     runs_per_block: int
     met: bool
     alignment: Mapping[str, Any] = field(default_factory=dict)
-    cautions: tuple[Caution, ...] = ()
+    cautions: tuple[MeasurementWarning, ...] = ()
 
 
-def measure_idle(
-    meter: Meter, duration_s: float, clock: Clock, parts: int = 10, *, max_loss: float = MAX_LOSS
-) -> tuple[Idle, PowerTrace]:
+def measure_idle_power(
+    meter: Meter, duration_s: float, clock: SessionClock, parts: int = 10, *, max_loss: float = MAX_LOSS
+) -> tuple[IdlePower, PowerTrace]:
     """Measure power while the worker waits.
 
     Args:
@@ -93,16 +93,16 @@ def measure_idle(
     inside = [Interval(max(i.start_s, first), min(i.end_s, last), "idle") for i in spans]
     watts = [
         w.gross_j / w.interval.duration_s
-        for w in integrate(trace, inside, max_loss=max_loss)
+        for w in integrate_power(trace, inside, max_loss=max_loss)
         if w.interval.duration_s > 0
     ]
     if not watts:
         raise MeasureError(f"idle power: {meter.id} gave no samples in {duration_s:g} s; measure idle for longer")
     std = float(np.std(watts, ddof=1)) / math.sqrt(len(watts)) if len(watts) > 1 else 0.0
-    return Idle((first + last) / 2, float(np.mean(watts)), std), trace
+    return IdlePower((first + last) / 2, float(np.mean(watts)), std), trace
 
 
-def warm_up(loaded: Loaded, warmup_s: float) -> float:
+def warm_up_model(loaded: Loaded, warmup_s: float) -> float:
     """Run until the time is up and the run time has settled.
 
     At least two runs; stretches of a quarter of the warm-up time each; once the time is up, it goes on until two
@@ -131,7 +131,7 @@ def warm_up(loaded: Loaded, warmup_s: float) -> float:
         n = max(1, min(4 * n + 1, round(warmup_s / 4 / per_run)))
 
 
-def runs_per_block(per_run_s: float, block_s: float, update_s: float, rule: StoppingRule) -> int:
+def choose_runs_per_block(per_run_s: float, block_s: float, update_s: float, rule: StoppingRule) -> int:
     """Choose how many runs make a block.
 
     A block lasts ``block_s``, or long enough for the meter's updates, yet short enough for the rule's least number
@@ -142,20 +142,20 @@ def runs_per_block(per_run_s: float, block_s: float, update_s: float, rule: Stop
     return max(1, math.ceil(min(wanted, fits) / per_run_s))
 
 
-def collect(
+def measure_blocks(
     loaded: Loaded,
     meter: Meter,
     rule: StoppingRule,
     n: int,
     *,
-    idle: Idle,
+    idle: IdlePower,
     threads: int,
     max_rejected: float,
     max_loss: float,
-    clock: Clock,
-    pulses: Pulses | None = None,
+    clock: SessionClock,
+    pulses: SyncPulses | None = None,
     look: Callable[[], None] = lambda: None,
-) -> Collected:
+) -> MeasuredBlocks:
     """Run blocks until the rule is met or its time is up (two blocks are always taken, else nothing can be compared).
 
     The rule's time is that of the blocks and what lies between them; starting a meter and sync patterns come on top.
@@ -170,7 +170,7 @@ def collect(
     """
     trials: list[Trial] = []
     alignment: dict[str, Any] = {}
-    cautions: list[Caution] = []
+    cautions: list[MeasurementWarning] = []
     counted_s = 0.0
     spent_s = 0.0  # on blocks and what lies between them, not on starting the meter and playing patterns
     excuse = meter.scope == "process"
@@ -184,7 +184,7 @@ def collect(
         patterns: list[tuple[Interval, ...]] = []
         meter.start()
         if pulses is not None:
-            patterns.append(play(loaded, pulses, clock.sleep, "before"))
+            patterns.append(play_load_pattern(loaded, pulses, clock.sleep, "before"))
         began = clock.now()
         while True:
             taken = len(trials) + len(round_)
@@ -201,41 +201,41 @@ def collect(
             counted_s += interval.duration_s
         spent_s += clock.now() - began
         if pulses is not None:
-            patterns.append(play(loaded, pulses, clock.sleep, "after"))
+            patterns.append(play_load_pattern(loaded, pulses, clock.sleep, "after"))
         trace = meter.stop()
         if pulses is not None:
-            trace, said = _synchronised(trace, patterns, pulses)
+            trace, said = _synchronise_or_warn(trace, patterns, pulses)
             cautions += said
-        alignment = _worse(alignment, trace)
-        cautions += trace_cautions(trace.warnings)
-        windows = integrate(trace, round_, IdleLine((idle,)), max_loss=max_loss)
+        alignment = _choose_worse_alignment(alignment, trace)
+        cautions += classify_trace_warnings(trace.warnings)
+        windows = integrate_power(trace, round_, IdlePowerLine((idle,)), max_loss=max_loss)
         cautions += [c for w in windows for c in w.warnings if c.code == "gap"]
         trials += [Trial(w.interval, w.gross_j / n, w.net_j / n, w.budget.per_run(n)) for w in windows]
-        judgement = judge(trials, threads, excuse_preemption=excuse, max_rejected=max_rejected)
+        judgement = select_trials(trials, threads, excuse_preemption=excuse, max_rejected=max_rejected)
         values = [t.net_j for t in judgement.accepted]
-        error = relative_error(values)
+        error = compute_relative_error(values)
         met = len(values) >= rule.min_blocks and counted_s >= rule.min_duration_s and error <= rule.rel_std
         if met or not time_left(len(trials)):
             said_once = {(c.code if c.code == "gap" else str(c)): c for c in reversed(cautions)}
-            return Collected(judgement, tuple(trials), n, met, alignment, tuple(reversed(said_once.values())))
+            return MeasuredBlocks(judgement, tuple(trials), n, met, alignment, tuple(reversed(said_once.values())))
         factor = (error / rule.rel_std) ** 2 if math.isfinite(error) else 2.0
         more = math.ceil(len(values) * min(max(factor - 1, 0.0), 1.0))
         wanted = len(trials) + max(more, rule.min_blocks - len(values), 2)
 
 
-def _synchronised(
-    trace: PowerTrace, patterns: list[tuple[Interval, ...]], pulses: Pulses
-) -> tuple[PowerTrace, list[Caution]]:
+def _synchronise_or_warn(
+    trace: PowerTrace, patterns: list[tuple[Interval, ...]], pulses: SyncPulses
+) -> tuple[PowerTrace, list[MeasurementWarning]]:
     """The trace on the host's clock by its sync pulses; as it was, and a caution, where they are not found."""
     try:
-        return synchronise(trace, patterns, pulses.max_offset_s), []
+        return synchronise_trace(trace, patterns, pulses.max_offset_s), []
     except MeasureError as error:
         if pulses.required:
             raise
-        return trace, [Caution("alignment", f"{error}; the clock fitted to arrival times was used")]
+        return trace, [MeasurementWarning("alignment", f"{error}; the clock fitted to arrival times was used")]
 
 
-def _worse(known: dict[str, Any], trace: PowerTrace) -> dict[str, Any]:
+def _choose_worse_alignment(known: dict[str, Any], trace: PowerTrace) -> dict[str, Any]:
     """The alignment with the larger error; where the host stamped the samples nobody knows one."""
     if trace.clock is None:
         return {"method": "host", "error_s": None}

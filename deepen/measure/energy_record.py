@@ -11,19 +11,19 @@ import numpy as np
 from deepen.clock.host_clock import utc_now
 from deepen.devices.types import DeviceProfile
 from deepen.errors import MeasureError
-from deepen.measure.blocks import Collected
-from deepen.measure.conditions.device_conditions import Conditions
+from deepen.measure.blocks import MeasuredBlocks
+from deepen.measure.conditions.device_conditions import DeviceConditions
 from deepen.measure.conditions.drift_reference import DriftSeries
-from deepen.measure.conditions.thermal_watch import Seen
-from deepen.measure.energy.idle_power import Idle, IdleLine
-from deepen.measure.energy.uncertainty_budget import Budget, no_accuracy
-from deepen.measure.trials import Trial, combine, relative_error, trend
+from deepen.measure.conditions.thermal_watch import ThermalHistory
+from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
+from deepen.measure.energy.uncertainty_budget import UncertaintyBudget, warn_missing_accuracy
+from deepen.measure.trials import Trial, combine_trials, compute_relative_error, estimate_trend
 from deepen.records import Accuracy, EnergyRecord, Source, Workload
 
 if TYPE_CHECKING:
     from deepen.meters.types import Meter
 
-__all__ = ["Books", "MeterFacts"]
+__all__ = ["RecordBuilder", "RecordedMeter"]
 
 _DRIFT = 0.05
 _TREND = 0.05
@@ -31,7 +31,7 @@ _IDLE_CHANGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class MeterFacts:
+class RecordedMeter:
     """What a record takes from the meter.
 
     Attributes:
@@ -49,13 +49,13 @@ class MeterFacts:
     accuracy: Accuracy
 
     @classmethod
-    def of(cls, meter: Meter, accuracy: Accuracy) -> MeterFacts:
+    def of(cls, meter: Meter, accuracy: Accuracy) -> RecordedMeter:
         """Facts of a meter whose traces state an accuracy."""
         return cls(meter.id, meter.source, meter.resolution_j, meter.update_s, accuracy)
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class RecordBuilder:
     """What records of one session have in common.
 
     Attributes:
@@ -68,14 +68,20 @@ class Books:
     """
 
     device: DeviceProfile
-    meter: MeterFacts
-    conditions: Conditions
+    meter: RecordedMeter
+    conditions: DeviceConditions
     drift: DriftSeries
     max_rejected: float
     notes: tuple[str, ...] = ()
 
     def record(
-        self, workload: Workload, found: Collected, before: Idle, after: Idle, build: str, seen: Seen
+        self,
+        workload: Workload,
+        found: MeasuredBlocks,
+        before: IdlePower,
+        after: IdlePower,
+        build: str,
+        seen: ThermalHistory,
     ) -> EnergyRecord:
         """Make a workload's record.
 
@@ -90,7 +96,7 @@ class Books:
         Raises:
             MeasureError: If too many blocks had to be rejected, or the meter saw nothing of them.
         """
-        judged, rule = found.judgement, workload.rule
+        judged, rule = found.selection, workload.rule
         accepted = judged.accepted
         if not accepted or judged.rejected_share > self.max_rejected:
             where = "on this machine" if self.device.link == "local" else "on the device"
@@ -98,7 +104,7 @@ class Books:
                 f"{workload.path.name}: {len(judged.rejected)} of {len(found.trials)} blocks were rejected "
                 f"({judged.rejected[-1]['reason']}); stop other programs {where} and measure again"
             )
-        idle = IdleLine.through([before, after])
+        idle = IdlePowerLine.through([before, after])
         starts = np.array([t.interval.start_s for t in accepted])
         ends = np.array([t.interval.end_s for t in accepted])
         # The blocks were judged with the idle power before; what is known now is linear in between.
@@ -106,7 +112,7 @@ class Books:
         net = [t.net_j - (w - before.power_w) * t.latency_s for t, w in zip(accepted, idle_w.tolist(), strict=True)]
         accepted = tuple(replace(t, net_j=value) for t, value in zip(accepted, net, strict=True))
         energy_j = statistics.fmean(net)
-        terms = combine(
+        terms = combine_trials(
             accepted,
             resolution_j=self.meter.resolution_j,
             update_s=self.meter.update_s,
@@ -122,7 +128,9 @@ class Books:
         if len(accepted) < rule.min_blocks:
             warnings.append(f"few blocks: {len(accepted)} counted, {rule.min_blocks} wanted")
         warnings += self._spread(net, rule.rel_std) + self._doubts(accepted, before, after, terms, energy_j)
-        warnings += map(str, [*found.cautions, *no_accuracy(self.meter.accuracy, self.meter.source, self.meter.id)])
+        warnings += map(
+            str, [*found.cautions, *warn_missing_accuracy(self.meter.accuracy, self.meter.source, self.meter.id)]
+        )
         warnings += seen.warnings(self.device.max_temperature_c) + self.conditions.warnings
         return EnergyRecord(
             id=workload.id,
@@ -161,16 +169,21 @@ class Books:
     def _spread(values: list[float], wanted: float) -> list[str]:
         """What the blocks say of each other."""
         warnings = []
-        error = relative_error(values)
+        error = compute_relative_error(values)
         if len(values) > 1 and error > wanted:
             warnings.append(f"spread: relative standard error {100 * error:.1f} %, {100 * wanted:.1f} % wanted")
-        change = trend(values)
+        change = estimate_trend(values)
         if abs(change) > _TREND:
             warnings.append(f"trend: energy changed by {100 * change:+.1f} % while it was measured")
         return warnings
 
     def _doubts(
-        self, accepted: tuple[Trial, ...], before: Idle, after: Idle, terms: Budget, energy_j: float
+        self,
+        accepted: tuple[Trial, ...],
+        before: IdlePower,
+        after: IdlePower,
+        terms: UncertaintyBudget,
+        energy_j: float,
     ) -> list[str]:
         """What meter, idle power and reference workload say of them."""
         warnings = []

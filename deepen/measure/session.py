@@ -3,7 +3,7 @@
 The energy of a workload is the **mean** over the blocks that count, not the median: energies of blocks add up to the
 energy of a long run, and only means add; what would pull a mean away (interrupted blocks, outliers) is rejected by a
 stated rule and listed in the record. The blocks themselves are in ``EnergyRecord.trials``, so the median is one call
-away (:func:`median_energy_j`).
+away (:func:`compute_median_energy_j`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,28 @@ from typing import Literal, get_args
 from deepen.devices.protocols import Device, Loaded, Runtime
 from deepen.devices.runtimes.sync_load import ShellLoad
 from deepen.errors import ConfigError, LinkError, MeasureError, MeterError, RunError
-from deepen.measure.alignment.load_pattern import Pulses
-from deepen.measure.blocks import Clock, Collected, collect, measure_idle, runs_per_block, warm_up
-from deepen.measure.conditions.device_conditions import Conditions, serial_of
+from deepen.measure.alignment.load_pattern import SyncPulses
+from deepen.measure.blocks import (
+    MeasuredBlocks,
+    SessionClock,
+    choose_runs_per_block,
+    measure_blocks,
+    measure_idle_power,
+    warm_up_model,
+)
+from deepen.measure.conditions.device_conditions import DeviceConditions, get_device_serial
 from deepen.measure.conditions.drift_reference import DriftSeries, ReferencePoint
-from deepen.measure.conditions.runtime_choice import own_model
-from deepen.measure.conditions.thermal_watch import HeatWatch
-from deepen.measure.energy.idle_power import Idle
+from deepen.measure.conditions.runtime_choice import write_session_model
+from deepen.measure.conditions.thermal_watch import ThermalWatch
+from deepen.measure.energy.idle_power import IdlePower
 from deepen.measure.energy.integrate import MAX_LOSS
-from deepen.measure.energy_record import Books, MeterFacts
+from deepen.measure.energy_record import RecordBuilder, RecordedMeter
 from deepen.measure.workload import make_workload
 from deepen.meters.types import Meter
 from deepen.records import Accuracy, EnergyRecord, StoppingRule, Workload
 from deepen.storage.temporary_folders import Scratch
 
-__all__ = ["Session", "Sync", "median_energy_j"]
+__all__ = ["Session", "Sync", "compute_median_energy_j"]
 
 Sync = Literal["auto", "pulses", "none"]
 """How a session brings the meter's time onto the host's clock."""
@@ -48,12 +55,12 @@ _REFERENCE_RULE = StoppingRule(min_duration_s=0.05, max_duration_s=0.3, min_bloc
 _EMPTY_RULE = StoppingRule(min_duration_s=0.1, max_duration_s=1.0, min_blocks=5, rel_std=0.02)
 
 
-def median_energy_j(record: EnergyRecord) -> float:
+def compute_median_energy_j(record: EnergyRecord) -> float:
     """Median of the accepted blocks' net energy per run, joules (the record's own figure is the mean)."""
     return statistics.median(record.trials)
 
 
-def _unseen(rises_w: list[float], idle: Idle) -> bool:
+def _is_hidden_in_idle_power(rises_w: list[float], idle: IdlePower) -> bool:
     """Whether what blocks add to idle power cannot be told from nothing."""
     spread = statistics.stdev(rises_w) / math.sqrt(len(rises_w)) if len(rises_w) > 1 else 0.0
     return statistics.fmean(rises_w) <= _SEEN * math.hypot(spread, idle.std_w)
@@ -84,8 +91,8 @@ class Session:
         max_rejected: float = 0.5,
         sync: Sync = "auto",
         max_loss: float | None = None,
-        conditions: Conditions | None = None,
-        clock: Clock | None = None,
+        conditions: DeviceConditions | None = None,
+        clock: SessionClock | None = None,
     ) -> None:
         """Describe the session; nothing runs before it is entered.
 
@@ -120,7 +127,7 @@ class Session:
         self.threads = threads
         self.seed = seed
         self.drift_series = DriftSeries()
-        self.idles: list[Idle] = []
+        self.idles: list[IdlePower] = []
         self._runtime_name = runtime
         self._cpu_mask = cpu_mask
         self._block_s = block_s
@@ -132,8 +139,8 @@ class Session:
         self._max_loss: float = getattr(meter, "max_loss", MAX_LOSS) if max_loss is None else max_loss
         self._own_clock = False  # whether the meter's samples are timed by a clock of its own
         self._accuracy = Accuracy()
-        self._conditions = conditions or Conditions(serial_of(device))
-        self._clock = clock or Clock()
+        self._conditions = conditions or DeviceConditions(get_device_serial(device))
+        self._clock = clock or SessionClock()
         self._runtime: Runtime | None = None
         self._folder: Path | None = None
         self._scratch: Scratch | None = None
@@ -152,7 +159,7 @@ class Session:
         try:
             self._runtime = self.device.runtime(self._runtime_name, self._cpu_mask)
             if self._reference_every_s is not None:
-                self._begin_drift()  # starts the worker, so idle power is that of a machine with a waiting worker
+                self._start_drift_series()  # starts the worker, so idle power is that of a machine with a waiting worker
             if not self.idles:
                 self.idle()
         except BaseException:
@@ -186,10 +193,10 @@ class Session:
         """Name of the runtime this session was asked for; workloads carry it."""
         return self._runtime_name
 
-    def idle(self) -> Idle:
+    def idle(self) -> IdlePower:
         """Measure idle power now and remember it."""
         self._open_runtime()
-        found, trace = measure_idle(self.meter, self._idle_s, self._clock, max_loss=self._max_loss)
+        found, trace = measure_idle_power(self.meter, self._idle_s, self._clock, max_loss=self._max_loss)
         self._own_clock = trace.clock is not None and trace.clock.method == "arrival"
         self._accuracy = trace.accuracy
         self.idles.append(found)
@@ -206,19 +213,19 @@ class Session:
         """
         runtime = self._open_runtime()
         if self._reference_loaded is None or not self._reference_loaded.alive:
-            path = self._own_model("reference")
+            path = self._write_own_model("reference")
             self._reference_loaded = runtime.load(path, threads=self.threads, seed=self.seed)
-            self._reference_run_s = warm_up(self._reference_loaded, 0.05)
-            self._reference_runs = runs_per_block(
+            self._reference_run_s = warm_up_model(self._reference_loaded, 0.05)
+            self._reference_runs = choose_runs_per_block(
                 self._reference_run_s, self._block_s / 2, self.meter.update_s, _REFERENCE_RULE
             )
-        idle = self._fresh_idle()
+        idle = self._get_recent_idle_power()
         loaded = self._reference_loaded
         if self.drift_series.points or not self._own_clock:
             found = self._collect(loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads)
         else:
-            found = self._first_seen(loaded, idle)
-        kept = found.judgement.accepted or found.trials
+            found = self._measure_first_reference(loaded, idle)
+        kept = found.selection.accepted or found.trials
         point = ReferencePoint(
             t_s=(kept[0].interval.start_s + kept[-1].interval.end_s) / 2,
             latency_s=statistics.median(t.latency_s for t in kept),
@@ -239,7 +246,7 @@ class Session:
     def empty_run(self) -> EnergyRecord:
         """Measure one run of a model that does nothing (once per session): the cost of a call."""
         if self._empty is None:
-            path = self._own_model("empty")
+            path = self._write_own_model("empty")
             work = make_workload(path, kind="model", runtime=self._runtime_name, threads=self.threads, rule=_EMPTY_RULE)
             self._empty = self.measure(work)
         return self._empty
@@ -280,28 +287,28 @@ class Session:
         runtime = self._open_runtime()
         if workload.runtime not in (self._runtime_name, runtime.name):
             raise MeasureError(f"this session runs {self._runtime_name}; open another one for {workload.runtime}")
-        self._watch_drift()
+        self._update_drift_series()
         loaded = runtime.load(workload.path, threads=workload.threads, shapes=workload.shapes, seed=self.seed)
 
         def measure(idle_after: bool = False) -> EnergyRecord:
-            self._watch_drift()
-            before = self._fresh_idle()
-            per_run = warm_up(loaded, workload.warmup_s)
-            n = runs_per_block(per_run, self._block_s, self.meter.update_s, workload.rule)
+            self._update_drift_series()
+            before = self._get_recent_idle_power()
+            per_run = warm_up_model(loaded, workload.warmup_s)
+            n = choose_runs_per_block(per_run, self._block_s, self.meter.update_s, workload.rule)
             self._conditions.check(self._clock.now())
             pulses = self._pulses(loaded, per_run)
-            watch = HeatWatch(self.device, self._clock.now)
-            found = self._collect(loaded, workload.rule, n, before, workload.threads, pulses, watch.look)
+            watch = ThermalWatch(self.device, self._clock.now)
+            found = self._collect(loaded, workload.rule, n, before, workload.threads, pulses, watch.read_if_due)
             seen = watch.end()
             after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
-            return self._books().record(workload, found, before, after, loaded.build, seen)
+            return self._make_record_builder().record(workload, found, before, after, loaded.build, seen)
 
         try:
             yield measure
         finally:
             self._unload(loaded)
 
-    def _begin_drift(self) -> None:
+    def _start_drift_series(self) -> None:
         """Measure the reference for the first time; where the runtime cannot run it, drift is not watched."""
         try:
             self.reference()
@@ -309,7 +316,7 @@ class Session:
             self._reference_every_s = None
             self._no_drift = f"drift: not watched, because the runtime does not run the reference workload ({error})"
 
-    def _first_seen(self, loaded: Loaded, idle: Idle) -> Collected:
+    def _measure_first_reference(self, loaded: Loaded, idle: IdlePower) -> MeasuredBlocks:
         """Measure the reference with a meter nobody has seen follow this device yet.
 
         A meter on another device shows power as well, and where that one works too, even a rise. The sync pattern
@@ -327,8 +334,8 @@ class Session:
             except MeasureError as error:
                 why = str(error).partition(";")[0]
                 continue
-            kept = found.judgement.accepted or found.trials
-            if not _unseen([t.net_j / t.latency_s for t in kept], idle):
+            kept = found.selection.accepted or found.trials
+            if not _is_hidden_in_idle_power([t.net_j / t.latency_s for t in kept], idle):
                 return found
             why = "power does not rise with it"
         raise MeterError(
@@ -336,11 +343,11 @@ class Session:
             f"device ({self.device.profile.id})? Name the meter that is, or stop other programs there"
         )
 
-    def _watch_drift(self) -> None:
+    def _update_drift_series(self) -> None:
         if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
             self.reference()
 
-    def _pulses(self, loaded: Loaded, per_run_s: float) -> Pulses | None:
+    def _pulses(self, loaded: Loaded, per_run_s: float) -> SyncPulses | None:
         """How to play the sync pattern; ``None`` for not at all.
 
         Raises:
@@ -353,14 +360,14 @@ class Session:
         if player is not None:
             player.start()
             per_run_s = player.per_run_s
-        pulses = Pulses(chip_s, per_run_s, required=self._sync == "pulses", player=player)
+        pulses = SyncPulses(chip_s, per_run_s, required=self._sync == "pulses", player=player)
         return pulses if pulses.required or pulses.duration_s <= _LONGEST_PATTERN_S else None
 
-    def _books(self) -> Books:
+    def _make_record_builder(self) -> RecordBuilder:
         """What this session's records have in common, as of now."""
-        return Books(
+        return RecordBuilder(
             self.device.profile,
-            MeterFacts.of(self.meter, self._accuracy),
+            RecordedMeter.of(self.meter, self._accuracy),
             self._conditions,
             self.drift_series,
             self._max_rejected,
@@ -374,12 +381,12 @@ class Session:
         loaded: Loaded,
         rule: StoppingRule,
         n: int,
-        idle: Idle,
+        idle: IdlePower,
         threads: int,
-        pulses: Pulses | None = None,
+        pulses: SyncPulses | None = None,
         look: Callable[[], None] = lambda: None,
-    ) -> Collected:
-        return collect(
+    ) -> MeasuredBlocks:
+        return measure_blocks(
             loaded,
             self.meter,
             rule,
@@ -403,14 +410,14 @@ class Session:
             raise LinkError("the session is closed; open it with 'with Session(...) as session'")
         return self._runtime
 
-    def _own_model(self, name: str) -> Path:
+    def _write_own_model(self, name: str) -> Path:
         """One of our own models, in a form this session's runtime takes."""
         runtime = self._open_runtime()
         assert self._folder is not None
-        return own_model(self._folder, name, getattr(runtime, "suffixes", (".onnx",)))
+        return write_session_model(self._folder, name, getattr(runtime, "suffixes", (".onnx",)))
 
-    def _due(self, series: list[Idle] | list[ReferencePoint], every_s: float) -> bool:
+    def _due(self, series: list[IdlePower] | list[ReferencePoint], every_s: float) -> bool:
         return not series or self._clock.now() - series[-1].t_s >= every_s
 
-    def _fresh_idle(self) -> Idle:
+    def _get_recent_idle_power(self) -> IdlePower:
         return self.idle() if self._due(self.idles, self._idle_every_s) else self.idles[-1]

@@ -31,14 +31,14 @@ from typing import Any, Self
 
 from deepen.clock.host_clock import monotonic_s, utc_now
 from deepen.errors import ConfigError, DeepenError, MeasureError, StorageError
-from deepen.measure.energy.long_term_energy import Account, account_of, note
+from deepen.measure.energy.long_term_energy import EnergyTotal, add_note, make_energy_total
 from deepen.meters import Meter, open_meter
 from deepen.meters.registry import driver
 from deepen.meters.types import Context
 from deepen.records import Source, weakest_source
 from deepen.traces.disk import atomic_file
 
-__all__ = ["Lap", "TrainingRun", "measure_training", "training_meters"]
+__all__ = ["TrainingLap", "TrainingRun", "measure_training", "open_training_meters"]
 
 TRAINING_SCHEMA = 1
 """Version of the document :meth:`TrainingRun.document` makes."""
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Lap:
+class TrainingLap:
     """A part of a run, for example an epoch.
 
     Attributes:
@@ -69,7 +69,7 @@ class Lap:
     duration_s: float
 
 
-def training_meters() -> tuple[list[Meter], list[str]]:
+def open_training_meters() -> tuple[list[Meter], list[str]]:
     """Open what sees a training run on this machine: processor and GPU counters, else the best source there is.
 
     Returns:
@@ -111,7 +111,7 @@ class TrainingRun:
 
     def __init__(
         self,
-        accounts: Sequence[Account],
+        accounts: Sequence[EnergyTotal],
         *,
         label: str = "",
         pue: float = 1.0,
@@ -128,7 +128,7 @@ class TrainingRun:
         self.grid_g_per_kwh = grid_g_per_kwh
         self.ended = "not started"
         self.started_at = ""
-        self.laps: list[Lap] = []
+        self.laps: list[TrainingLap] = []
         self.notes = list(notes)
         self._accounts = list(accounts)
         self._out = out
@@ -207,7 +207,7 @@ class TrainingRun:
             "schema": TRAINING_SCHEMA,
             "label": self.label,
             "energy_j": self.energy_j if measured else None,
-            "uncertainty_j": _or_none(self.uncertainty_j),
+            "uncertainty_j": _nan_to_none(self.uncertainty_j),
             "duration_s": self.duration_s,
             "unmeasured_s": self.unmeasured_s,
             "mean_power_w": self.mean_power_w if measured else None,
@@ -216,8 +216,8 @@ class TrainingRun:
             "ended": self.ended,
             "pue": self.pue,
             "facility_energy_j": self.facility_energy_j if measured else None,
-            "grid_g_per_kwh": _or_none(self.grid_g_per_kwh),
-            "carbon_g": _or_none(self.carbon_g) if measured else None,
+            "grid_g_per_kwh": _nan_to_none(self.grid_g_per_kwh),
+            "carbon_g": _nan_to_none(self.carbon_g) if measured else None,
             "meters": [
                 {
                     "meter": a.meter.id,
@@ -236,7 +236,7 @@ class TrainingRun:
 
     # ---- while it runs -----------------------------------------------------------------------------------------------
 
-    def lap(self, label: str) -> Lap:
+    def lap(self, label: str) -> TrainingLap:
         """End a part of the run and begin the next one.
 
         Args:
@@ -250,7 +250,7 @@ class TrainingRun:
                 raise MeasureError(f"lap '{label}': the run is not going on; call it inside the with block")
             self._roll()
             now_s, energy_j = self._now(), sum(a.counted.energy_j for a in self._accounts)
-            done = Lap(label, energy_j - self._lap_j, now_s - self._lap_s)
+            done = TrainingLap(label, energy_j - self._lap_j, now_s - self._lap_s)
             self._lap_s, self._lap_j = now_s, energy_j
             self.laps.append(done)
             return done
@@ -285,7 +285,7 @@ class TrainingRun:
             for account in self._accounts:
                 self._try(account, account.meter.close)
             if self.unmeasured_s > self._tolerated_s:
-                note(
+                add_note(
                     self.notes, f"{self.unmeasured_s:.3g} s of {self.duration_s:.3g} s were not measured by every meter"
                 )
             self._save()
@@ -305,7 +305,7 @@ class TrainingRun:
         self._rolled_s = self._now()
         self._save()
 
-    def _try(self, account: Account, action: Callable[[], None]) -> None:
+    def _try(self, account: EnergyTotal, action: Callable[[], None]) -> None:
         """Let no meter end a training run: what fails becomes a note."""
         try:
             action()
@@ -313,7 +313,7 @@ class TrainingRun:
             text = str(error) if isinstance(error, DeepenError) else f"{type(error).__name__}: {error}"
             if text not in account.notes:
                 _log.warning("training: %s: %s", account.meter.id, text)
-            note(account.notes, text if text.startswith(account.meter.id) else f"{account.meter.id}: {text}")
+            add_note(account.notes, text if text.startswith(account.meter.id) else f"{account.meter.id}: {text}")
 
     def _save(self) -> None:
         if self._out is None:
@@ -324,7 +324,7 @@ class TrainingRun:
         except StorageError as error:
             if str(error) not in self.notes:
                 _log.warning("training: %s", error)
-            note(self.notes, str(error))
+            add_note(self.notes, str(error))
 
 
 def measure_training(
@@ -362,24 +362,24 @@ def measure_training(
     notes: list[str] = []
     with ExitStack() as undo:
         if meter is None:
-            meters, notes = training_meters()
+            meters, notes = open_training_meters()
         else:
             given = [meter] if isinstance(meter, str) or not isinstance(meter, Sequence) else list(meter)
             if not given:
                 raise ConfigError("no meter is named; leave it out for the best source here")
             meters = []
             for one in given:
-                meters.append(_open(one) if isinstance(one, str) else one)
+                meters.append(_open_meter_by_name(one) if isinstance(one, str) else one)
                 undo.callback(meters[-1].close)
         undo.pop_all()
     if len(meters) > 1 and any(m.id not in ("rapl", "nvml") for m in meters):
         names = ", ".join(m.id for m in meters)
         notes.append(f"the energies of {names} are added: none of them may see what another one counts already")
-    accounts = [account_of(m) for m in meters]
+    accounts = [make_energy_total(m) for m in meters]
     return TrainingRun(accounts, label=label, pue=pue, grid_g_per_kwh=grid_g_per_kwh, out=file, notes=notes)
 
 
-def _open(spec: str) -> Meter:
+def _open_meter_by_name(spec: str) -> Meter:
     """Open a meter by name; the modelled one gets the power figures of this machine."""
     if spec.partition("?")[0].partition(":")[0] != "cpu-model":
         return open_meter(spec)
@@ -389,5 +389,5 @@ def _open(spec: str) -> Meter:
     return open_meter(spec, power=detect_power(read_state()))
 
 
-def _or_none(value: float) -> float | None:
+def _nan_to_none(value: float) -> float | None:
     return None if math.isnan(value) else value

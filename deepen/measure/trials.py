@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from deepen.measure.energy.uncertainty_budget import Budget
+from deepen.measure.energy.uncertainty_budget import UncertaintyBudget
 from deepen.records import Interval
 
-__all__ = ["Judgement", "Trial", "combine", "judge", "relative_error", "trend"]
+__all__ = ["Trial", "TrialSelection", "combine_trials", "compute_relative_error", "estimate_trend", "select_trials"]
 
 PREEMPTED = 0.95
 """A single-threaded block whose CPU time is below this share of its wall time was interrupted by other work."""
@@ -37,7 +37,7 @@ class Trial:
     interval: Interval
     gross_j: float
     net_j: float
-    budget: Budget = field(default_factory=Budget)
+    budget: UncertaintyBudget = field(default_factory=UncertaintyBudget)
 
     @property
     def latency_s(self) -> float:
@@ -46,7 +46,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class TrialSelection:
     """Which trials count.
 
     Attributes:
@@ -68,7 +68,7 @@ class Judgement:
         return len(self.rejected) / total if total else 0.0
 
 
-def _outliers(values: Sequence[float]) -> list[str]:
+def _find_outliers(values: Sequence[float]) -> list[str]:
     """Reason to reject each value, empty for none; needs five values to say anything."""
     if len(values) < 5:
         return [""] * len(values)
@@ -84,7 +84,9 @@ def _outliers(values: Sequence[float]) -> list[str]:
     ]
 
 
-def judge(trials: Sequence[Trial], threads: int, *, excuse_preemption: bool, max_rejected: float) -> Judgement:
+def select_trials(
+    trials: Sequence[Trial], threads: int, *, excuse_preemption: bool, max_rejected: float
+) -> TrialSelection:
     """Decide which trials count.
 
     A single-threaded block that got much less processor time than wall time was interrupted: its latency is not that of
@@ -114,9 +116,9 @@ def judge(trials: Sequence[Trial], threads: int, *, excuse_preemption: bool, max
             "source counts this worker alone; the latency is too long"
         )
     kept = [i for i, reason in enumerate(reasons) if not reason]
-    for i, reason in zip(kept, _outliers([trials[i].net_j for i in kept]), strict=True):
+    for i, reason in zip(kept, _find_outliers([trials[i].net_j for i in kept]), strict=True):
         reasons[i] = reason
-    return Judgement(
+    return TrialSelection(
         accepted=tuple(t for t, reason in zip(trials, reasons, strict=True) if not reason),
         rejected=tuple(
             {"reason": reason, "energy_j": t.net_j} for t, reason in zip(trials, reasons, strict=True) if reason
@@ -126,7 +128,7 @@ def judge(trials: Sequence[Trial], threads: int, *, excuse_preemption: bool, max
     )
 
 
-def relative_error(values: Sequence[float]) -> float:
+def compute_relative_error(values: Sequence[float]) -> float:
     """Relative standard error of the mean; infinite for fewer than two values or a mean that is not positive."""
     if len(values) < 2:
         return math.inf
@@ -134,7 +136,7 @@ def relative_error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) / mean if mean > 0 else math.inf
 
 
-def trend(values: Sequence[float]) -> float:
+def estimate_trend(values: Sequence[float]) -> float:
     """Relative change from the first to the last value along a fitted line, if it is significant, else 0.
 
     Ordinary least squares; significant means a slope of more than three of its standard errors.
@@ -152,7 +154,9 @@ def trend(values: Sequence[float]) -> float:
     return slope * (n - 1) / mean if mean and abs(slope) > 3 * error else 0.0
 
 
-def combine(accepted: Sequence[Trial], *, resolution_j: float, update_s: float, idle_std_w: float) -> Budget:
+def combine_trials(
+    accepted: Sequence[Trial], *, resolution_j: float, update_s: float, idle_std_w: float
+) -> UncertaintyBudget:
     """Form the uncertainty of the mean net energy per run from that of the blocks.
 
     What is wrong with the instrument, the clock or idle power is wrong in every block alike, so these terms are means
@@ -180,7 +184,7 @@ def combine(accepted: Sequence[Trial], *, resolution_j: float, update_s: float, 
     def alike(term: str) -> float:
         return float(np.mean([getattr(t.budget, term) for t in accepted]))
 
-    return Budget(
+    return UncertaintyBudget(
         gain=alike("gain"),
         offset=alike("offset"),
         alignment=alike("alignment"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepen.errors import ConfigError
-from deepen.measure.conditions.drift_reference import model_hash
+from deepen.measure.conditions.drift_reference import hash_model_file
 from deepen.records import StoppingRule, Workload
 
 __all__ = ["make_workload"]
@@ -32,7 +32,7 @@ def make_workload(
     """
     file = Path(path)
     try:
-        content = model_hash(file)
+        content = hash_model_file(file)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}; name a readable ONNX file") from error
     how = json.dumps([content, {k: list(v) for k, v in (shapes or {}).items()}, runtime, threads], sort_keys=True)

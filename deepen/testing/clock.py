@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepen.measure.blocks import Clock
+from deepen.measure.blocks import SessionClock
 
 __all__ = ["VirtualClock"]
 
@@ -22,6 +22,6 @@ class VirtualClock:
         """Let time pass."""
         self._now_s += max(0.0, duration_s)
 
-    def as_clock(self) -> Clock:
+    def as_clock(self) -> SessionClock:
         """What a session takes."""
-        return Clock(now=self.now, sleep=self.sleep)
+        return SessionClock(now=self.now, sleep=self.sleep)

@@ -23,7 +23,7 @@ from deepen.bench.player import Player
 from deepen.cli import cli
 from deepen.errors import ConfigError, LinkError, MeterError
 from deepen.measure.detached import collect_detached, profile_detached
-from deepen.measure.detached.store import detached_folder, pending_runs
+from deepen.measure.detached.store import get_detached_folder, list_pending_runs
 from deepen.records import EnergyRecord, PowerTrace
 from deepen.traces import write
 
@@ -87,7 +87,7 @@ def clean(device: BenchDevice) -> None:
     while any((work / "detached").iterdir()) or any((work / "jobs").iterdir()):
         assert time.monotonic() < end, list(work.rglob("*"))
         time.sleep(0.1)
-    assert pending_runs() == []
+    assert list_pending_runs() == []
 
 
 def until(condition: Callable[[], bool], what: str, patience_s: float = 120.0) -> None:
@@ -149,7 +149,7 @@ def test_a_device_that_does_not_come_back_in_time_is_collected_later(up: Virtual
             squeezenet, device=device.spec, meter=device.meter, seconds=1, runtime="onnxruntime", cable=Late(device),
             back_s=1.0,
         )  # fmt: skip
-    assert [p.model for p in pending_runs()] == [squeezenet.name]
+    assert [p.model for p in list_pending_runs()] == [squeezenet.name]
     device.mend()
     record = collect_detached(squeezenet, device=device.spec)
     assert error_of(device, squeezenet, record) == pytest.approx(0.0, abs=0.01)
@@ -182,13 +182,13 @@ def test_a_host_killed_meanwhile_loses_nothing_that_was_recorded(
             assert host.stdout.readline() == "recorded\n"
         finally:
             host.kill()
-    (pending,) = pending_runs()
+    (pending,) = list_pending_runs()
     until(lambda: Path(pending.job.folder, "status").exists(), "the run does not end by itself")
     collect = ["profile", str(squeezenet), "--device", device.spec, "--collect"]
     write(PowerTrace(np.arange(9.0), np.ones(9), 1.0, "lvpm", "c", "simulated"), tmp_path / "other.trace")
     done = CliRunner().invoke(cli, [*collect, "--trace", str(tmp_path / "other.trace")])
     assert done.exit_code == 1, done.output
-    assert pending_runs() == [pending]  # a wrong trace was named: nothing is lost by it
+    assert list_pending_runs() == [pending]  # a wrong trace was named: nothing is lost by it
     done = CliRunner().invoke(cli, [*collect, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -206,10 +206,10 @@ def test_a_host_killed_before_the_trace_leaves_no_process(up: VirtualBench, sque
     argv = [sys.executable, "-c", _DIES, str(squeezenet), device.spec, device.meter]
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as host:
         try:
-            until(lambda: any(detached_folder().glob("*/power.trace")), "nothing is recorded")
+            until(lambda: any(get_detached_folder().glob("*/power.trace")), "nothing is recorded")
         finally:
             os.kill(host.pid, signal.SIGKILL)
-    (pending,) = pending_runs()
+    (pending,) = list_pending_runs()
     until(lambda: Path(pending.job.folder, "status").exists(), "the run does not end by itself")
     done = CliRunner().invoke(cli, ["profile", str(squeezenet), "--device", device.spec, "--collect"])
     assert done.exit_code == 1

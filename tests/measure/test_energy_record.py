@@ -8,27 +8,34 @@ import pytest
 
 from deepen.devices.types import DeviceProfile, DeviceState
 from deepen.errors import MeasureError
-from deepen.measure.blocks import Collected
-from deepen.measure.conditions.device_conditions import Conditions
+from deepen.measure.blocks import MeasuredBlocks
+from deepen.measure.conditions.device_conditions import DeviceConditions
 from deepen.measure.conditions.drift_reference import DriftSeries
-from deepen.measure.conditions.thermal_watch import Seen
-from deepen.measure.energy.idle_power import Idle
-from deepen.measure.energy_record import Books, MeterFacts
-from deepen.measure.trials import Judgement, Trial
+from deepen.measure.conditions.thermal_watch import ThermalHistory
+from deepen.measure.energy.idle_power import IdlePower
+from deepen.measure.energy_record import RecordBuilder, RecordedMeter
+from deepen.measure.trials import Trial, TrialSelection
 from deepen.records import Accuracy, EnergyRecord, Interval, StoppingRule, Workload
 
-METER = MeterFacts("ppk2", "measured", 0.0, 1e-5, Accuracy())
+METER = RecordedMeter("ppk2", "measured", 0.0, 1e-5, Accuracy())
 STATE = DeviceState("", "aarch64", 8, (0,))
 
 
 def made(link: str, rejected: int = 0, notes: tuple[str, ...] = ()) -> EnergyRecord:
     trials = tuple(Trial(Interval(t, t + 0.1, "run", runs=10), 3e-3, 2e-3) for t in (1.0, 1.1, 1.2))
     reasons = tuple({"reason": "outlier", "energy_j": 9.0} for _ in range(rejected))
-    found = Collected(Judgement(trials, reasons, 0, ()), trials * 4, 10, True)
-    books = Books(DeviceProfile("d", link=link), METER, Conditions("S"), DriftSeries(), 0.5, notes)
+    found = MeasuredBlocks(TrialSelection(trials, reasons, 0, ()), trials * 4, 10, True)
+    books = RecordBuilder(DeviceProfile("d", link=link), METER, DeviceConditions("S"), DriftSeries(), 0.5, notes)
     work = Workload("w", Path("m.onnx"), "model", "onnxruntime", 1, {}, rule=StoppingRule(0.1, 0.2, 3, 0.01))
     # Idle power fell meanwhile: the blocks were judged with 1 W, and the middle one saw 0.9 W.
-    return books.record(work, found, Idle(0.65, 1.0, 0.0), Idle(1.65, 0.8, 0.0), "fake 1", Seen(STATE, STATE, 40.0, ()))
+    return books.record(
+        work,
+        found,
+        IdlePower(0.65, 1.0, 0.0),
+        IdlePower(1.65, 0.8, 0.0),
+        "fake 1",
+        ThermalHistory(STATE, STATE, 40.0, ()),
+    )
 
 
 def test_net_energy_follows_idle_power_as_it_was_known_at_last() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from deepen.devices import DeviceState
 from deepen.errors import ConfigError, LinkError, MeasureError, MeterError, RunError
-from deepen.measure import make_workload, median_energy_j
+from deepen.measure import compute_median_energy_j, make_workload
 from deepen.measure.session import Session
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
@@ -351,7 +351,7 @@ def test_shapes_and_threads_reach_the_runtime_and_the_median_is_at_hand(model: P
         record = session.measure(make_workload(model, threads=3, shapes={"x": (1, 4)}))
     assert bench.runtime.loads[-1] == (model, 3, {"x": (1, 4)})
     assert record.threads == 3
-    assert median_energy_j(record) == statistics.median(record.trials)
+    assert compute_median_energy_j(record) == statistics.median(record.trials)
 
 
 def test_sessions_are_typed_for_stand_ins() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 import deepen
 from deepen.errors import ConfigError, MeasureError, MeterError
-from deepen.measure.energy.long_term_energy import StreamAccount, TraceAccount, account_of
+from deepen.measure.energy.long_term_energy import StreamEnergyTotal, TraceEnergyTotal, make_energy_total
 from deepen.measure.training_energy import TrainingRun
 from deepen.meters.energy_counter import CounterMeter
 from deepen.meters.polled_meter import PolledMeter
@@ -84,7 +84,7 @@ class ByHand:
 
 
 def run_of(*meters: Any, **options: Any) -> TrainingRun:
-    return TrainingRun([account_of(m) for m in meters], **{"tick_s": 0.01, "segment_s": 0.05, **options})
+    return TrainingRun([make_energy_total(m) for m in meters], **{"tick_s": 0.01, "segment_s": 0.05, **options})
 
 
 # ---- accounts --------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def run_of(*meters: Any, **options: Any) -> TrainingRun:
 def test_segments_add_up_to_the_integral_and_memory_stays_bounded() -> None:
     """A ramp over 10,000 s, in segments of 10 s: the trapezoid of a straight line is exact."""
     meter = ByHand(lambda t: 100 + 0.01 * t)
-    account = TraceAccount(meter)
+    account = TraceEnergyTotal(meter)
     account.start()
     for second in range(1, 10_001):
         meter.now_s = float(second)
@@ -111,7 +111,7 @@ def test_segments_add_up_to_the_integral_and_memory_stays_bounded() -> None:
 
 def test_the_moment_between_segments_is_bridged() -> None:
     meter = ByHand(lambda t: 50 + 0 * t)
-    account = TraceAccount(meter)
+    account = TraceEnergyTotal(meter)
     account.start()
     for second in range(1, 11):
         meter.now_s += 1
@@ -131,7 +131,7 @@ def test_the_moment_between_segments_is_bridged() -> None:
 
 def test_a_segment_that_failed_is_counted_nowhere() -> None:
     meter = ByHand(lambda t: 50 + 0 * t)
-    account = TraceAccount(meter)
+    account = TraceEnergyTotal(meter)
     account.start()
     meter.now_s = 10.0
     account.roll()
@@ -157,8 +157,8 @@ def test_an_instrument_that_streams_keeps_only_its_sum(name: str, tmp_path: Path
     port = rig.port(rig.emulator(load, 1), clock, latency_s=5e-4, jitter_s=1e-3, seed=1, faults=())
     instrument = rig.make(port, MeterSpec("meter", "port", dict(rig.options)), "simulated")
     meter = StreamMeter(instrument, port, now=clock.now, max_loss=1.0, threaded=False)
-    account = account_of(meter)
-    assert isinstance(account, StreamAccount)
+    account = make_energy_total(meter)
+    assert isinstance(account, StreamEnergyTotal)
     account.start()
     for _ in range(2):
         meter.run_until(clock.now() + 2.0)

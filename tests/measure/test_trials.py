@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepen.measure.energy.uncertainty_budget import Budget
-from deepen.measure.trials import Trial, combine, judge, relative_error, trend
+from deepen.measure.energy.uncertainty_budget import UncertaintyBudget
+from deepen.measure.trials import Trial, combine_trials, compute_relative_error, estimate_trend, select_trials
 from deepen.records import Interval
 
 
@@ -17,7 +17,7 @@ def trial(net_j: float, *, cpu: float = 1.0, latency_s: float = 1e-3, runs: int 
 
 
 def verdict(trials: list[Trial], threads: int = 1, excuse: bool = False, limit: float = 0.5):
-    return judge(trials, threads, excuse_preemption=excuse, max_rejected=limit)
+    return select_trials(trials, threads, excuse_preemption=excuse, max_rejected=limit)
 
 
 def test_an_outlier_is_rejected_with_its_distance() -> None:
@@ -68,25 +68,25 @@ def test_a_busy_machine_is_excused_only_where_the_meter_counts_the_worker_alone(
 
 
 def test_relative_error() -> None:
-    assert relative_error([1.0, 3.0]) == pytest.approx(math.sqrt(2) / math.sqrt(2) / 2)
-    assert relative_error([2.0] * 10) == 0.0
-    assert math.isinf(relative_error([1.0]))
-    assert math.isinf(relative_error([1.0, -1.0]))
+    assert compute_relative_error([1.0, 3.0]) == pytest.approx(math.sqrt(2) / math.sqrt(2) / 2)
+    assert compute_relative_error([2.0] * 10) == 0.0
+    assert math.isinf(compute_relative_error([1.0]))
+    assert math.isinf(compute_relative_error([1.0, -1.0]))
 
 
 def test_trend_is_reported_only_when_it_stands_out_of_the_noise() -> None:
     rng = np.random.default_rng(3)
-    assert trend([1.0 + 0.01 * i for i in range(11)]) == pytest.approx(0.1 / 1.05)
+    assert estimate_trend([1.0 + 0.01 * i for i in range(11)]) == pytest.approx(0.1 / 1.05)
     noise = rng.normal(1.0, 0.05, 12)
-    assert trend(noise.tolist()) == 0.0
-    assert trend([1.0, 2.0, 3.0]) == 0.0  # too few
-    assert trend([1.0] * 10) == 0.0
+    assert estimate_trend(noise.tolist()) == 0.0
+    assert estimate_trend([1.0, 2.0, 3.0]) == 0.0  # too few
+    assert estimate_trend([1.0] * 10) == 0.0
 
 
 def test_what_is_wrong_alike_stays_and_what_differs_between_blocks_shrinks() -> None:
-    each = Budget(gain=0.1, alignment=0.2, gaps=0.3, noise=0.4, sampling=0.5, offset=0.6)
+    each = UncertaintyBudget(gain=0.1, alignment=0.2, gaps=0.3, noise=0.4, sampling=0.5, offset=0.6)
     trials = [replace(trial(e), budget=each) for e in (1.0, 1.1, 0.9, 1.0)]
-    found = combine(trials, resolution_j=0.02, update_s=0.0, idle_std_w=0.5)
+    found = combine_trials(trials, resolution_j=0.02, update_s=0.0, idle_std_w=0.5)
     assert (found.gain, found.alignment, found.gaps, found.offset) == pytest.approx((0.1, 0.2, 0.3, 0.6))
     assert (found.noise, found.sampling) == pytest.approx((0.2, 0.5))
     assert found.repeats == pytest.approx(np.std([1.0, 1.1, 0.9, 1.0], ddof=1) / 2)
@@ -97,9 +97,9 @@ def test_what_is_wrong_alike_stays_and_what_differs_between_blocks_shrinks() -> 
 
 def test_a_counters_step_and_update_interval_are_a_floor_of_the_sampling_term() -> None:
     trials = [trial(e) for e in (1.0, 1.1, 0.9, 1.0)]
-    found = combine(trials, resolution_j=0.02, update_s=1e-5, idle_std_w=0.0)
+    found = combine_trials(trials, resolution_j=0.02, update_s=1e-5, idle_std_w=0.0)
     assert found.sampling == pytest.approx(math.hypot(0.02, 1000.0 * 1e-5) / math.sqrt(6) / 20 / 2)
-    one = combine(trials[:1], resolution_j=0.0, update_s=0.0, idle_std_w=0.0)
+    one = combine_trials(trials[:1], resolution_j=0.0, update_s=0.0, idle_std_w=0.0)
     assert one.standard_j == 0.0
 
 
@@ -108,5 +108,5 @@ def test_edge_uncertainty_matches_a_simulated_counter() -> None:
     rng = np.random.default_rng(11)
     power_w, update_s = 1000.0, 1e-5
     errors = power_w * (rng.uniform(0, update_s, 20_000) - rng.uniform(0, update_s, 20_000))
-    found = combine([trial(1.0, runs=1)], resolution_j=0.0, update_s=update_s, idle_std_w=0.0)
+    found = combine_trials([trial(1.0, runs=1)], resolution_j=0.0, update_s=update_s, idle_std_w=0.0)
     assert found.sampling == pytest.approx(float(np.std(errors)), rel=0.03)

@@ -13,7 +13,7 @@ import pytest
 
 from deepen.devices import CpuPower
 from deepen.errors import MeterError
-from deepen.measure import integrate
+from deepen.measure import integrate_power
 from deepen.meters import Context, cpu_model, open_meter
 from deepen.meters.cpu_model import CpuModel, machine_cpu_s, process_cpu_s
 from deepen.records import Interval
@@ -46,12 +46,12 @@ def test_energy_of_an_observed_block_is_idle_plus_its_cpu_time(clocks: dict[str,
         blocks.append((block, dt, cpu))
     clocks["now"] += 0.01
     trace = meter.stop()
-    for window, (_, dt, cpu) in zip(integrate(trace, [b for b, _, _ in blocks], 4.0), blocks, strict=True):
+    for window, (_, dt, cpu) in zip(integrate_power(trace, [b for b, _, _ in blocks], 4.0), blocks, strict=True):
         assert window.gross_j == pytest.approx(4.0 * dt + 2.0 * cpu, rel=1e-6)
         assert window.net_j == pytest.approx(2.0 * cpu, rel=1e-6)
     whole = Interval(float(trace.t_s[0]), float(trace.t_s[-1]), "all")
     total = sum(cpu + 2e-4 for _, _, cpu in blocks)
-    assert integrate(trace, [whole], 4.0)[0].net_j == pytest.approx(2.0 * total, rel=1e-6)
+    assert integrate_power(trace, [whole], 4.0)[0].net_j == pytest.approx(2.0 * total, rel=1e-6)
     assert (trace.source, trace.meter_id) == ("modelled", "cpu-model")
     assert trace.calibration_id == "test: idle 4 W, full load 20 W, 8 cores"
 
@@ -68,7 +68,7 @@ def test_marked_stretches_without_an_observed_block_use_the_process_clock(clocks
         edges.append(clocks["now"])
     trace = meter.stop()
     spans = [Interval(a, b, "span") for a, b in itertools.pairwise(edges)]
-    assert [w.net_j for w in integrate(trace, spans, 4.0)] == pytest.approx([0.5, 0.0, 3.0], abs=1e-6)
+    assert [w.net_j for w in integrate_power(trace, spans, 4.0)] == pytest.approx([0.5, 0.0, 3.0], abs=1e-6)
 
 
 def test_without_a_process_clock_blocks_alone_count(clocks: dict[str, float]) -> None:
@@ -83,7 +83,7 @@ def test_without_a_process_clock_blocks_alone_count(clocks: dict[str, float]) ->
         meter.mark()
         meter.observe(blocks[-1])
         clocks["now"] += 0.05
-    assert [w.net_j for w in integrate(meter.stop(), blocks, 4.0)] == pytest.approx([0.2] * 3, rel=1e-6)
+    assert [w.net_j for w in integrate_power(meter.stop(), blocks, 4.0)] == pytest.approx([0.2] * 3, rel=1e-6)
 
 
 def test_a_replaced_worker_neither_adds_nor_takes_away(clocks: dict[str, float]) -> None:
@@ -100,7 +100,7 @@ def test_a_replaced_worker_neither_adds_nor_takes_away(clocks: dict[str, float])
     clocks["now"] += 1.0
     trace = meter.stop()
     spans = [Interval(100.0 + i, 101.0 + i, "span") for i in range(4)]
-    assert [w.net_j for w in integrate(trace, spans, 4.0)] == pytest.approx([2.0, 0.0, 1.0, 0.0], abs=1e-6)
+    assert [w.net_j for w in integrate_power(trace, spans, 4.0)] == pytest.approx([2.0, 0.0, 1.0, 0.0], abs=1e-6)
 
 
 def test_a_block_outside_its_marks_is_refused(clocks: dict[str, float]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import MeterError
-from deepen.measure import integrate
+from deepen.measure import integrate_power
 from deepen.meters.instruments.scpi import ScpiMeter, ScpiProfile
 from deepen.meters.onboard import hwmon
 from deepen.meters.types import Context, MeterSpec
@@ -89,7 +89,7 @@ def _wrong(trace: PowerTrace, emulator: Any, struck_s: float) -> list[str]:
     found = []
     for a, b in ((first, last), (struck_s - 1.5, struck_s + 1.5), (struck_s - 3.0, struck_s - 0.5), (last - 2.0, last)):
         start, end = max(a, first), min(b, last)
-        (window,) = integrate(trace, [Interval(start, end, "w")], max_loss=1.0)
+        (window,) = integrate_power(trace, [Interval(start, end, "w")], max_loss=1.0)
         off_j = window.gross_j - emulator.energy_j(start, end)
         gap = any(x <= end and y >= start for x, y in trace.gaps)
         if abs(off_j) > COVER * window.gross_budget.expanded_j and not gap:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deepen.errors import DeepenError, MeasureError
-from deepen.measure.energy.integrate import integrate
+from deepen.measure.energy.integrate import integrate_power
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import Interval, PowerTrace
@@ -175,7 +175,7 @@ def judge(rig: Rig, name: str, done: Recorded, clean: Iterable[str]) -> Verdict:
         true_j = done.emulator.energy_j(a, b)
         gap = any(start <= b and end >= a for start, end in trace.gaps)
         try:
-            (window,) = integrate(trace, [Interval(a, b, label)], max_loss=1.0)
+            (window,) = integrate_power(trace, [Interval(a, b, label)], max_loss=1.0)
         except MeasureError:
             windows[label] = ("gap", math.nan, math.nan)  # refused: that is word enough
             continue

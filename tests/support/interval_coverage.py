@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.clock import fit_arrivals
-from deepen.measure.energy.integrate import WindowEnergy, integrate
+from deepen.measure.energy.integrate import WindowEnergy, integrate_power
 from deepen.records import Accuracy, Interval, PowerTrace
 from deepen.testing.instruments.signal import Steps
 
@@ -145,7 +145,7 @@ def measure_once(window_s: float, c: Conditions, seed: int) -> Outcome:
     )
     idles = [Interval(start_s + 0.1, -0.05, "idle"), Interval(window_s + 0.05, end_s - 0.1, "idle")]
     window = Interval(0.0, window_s, "run")
-    (found,) = integrate(trace, [window], idle=idles)
+    (found,) = integrate_power(trace, [window], idle=idles)
     gross_j = power.energy_j(0.0, window_s)
     middle = window_s / 2
     exact = float(np.interp(middle, edges[:-1] + ahead * period_s, np.arange(n)))

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from common import conditions
 
-from deepen.measure import integrate
+from deepen.measure import integrate_power
 from deepen.meters.instruments.lpm01a.driver import Lpm01a
 from deepen.meters.instruments.monsoon.hvpm import Hvpm
 from deepen.meters.instruments.monsoon.lvpm import Lvpm
@@ -120,7 +120,7 @@ def run(kind: Kind, seed: int, queue: bool = False) -> Outcome:
     meter.close()
     window = Interval(start_s, start_s + window_s, "run")
     idle = [Interval(start_s - 1.2, start_s - 0.1, "idle"), Interval(window.end_s + 0.1, window.end_s + 1.2, "idle")]
-    found = integrate(trace, [window], idle=idle)[0]
+    found = integrate_power(trace, [window], idle=idle)[0]
     truth = emulator.energy_j(window.start_s, window.end_s) - kind.idle_w * window_s
     return Outcome(window_s, found.net_j / truth - 1, found.uncertainty_j / truth, found.standard_j / truth)
 

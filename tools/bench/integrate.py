@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from common import conditions
 
-from deepen.measure import integrate
+from deepen.measure import integrate_power
 from deepen.records import Interval, PowerTrace
 
 RATE_HZ = 1e5
@@ -61,7 +61,7 @@ def in_memory(samples: int, count: int) -> dict[str, float]:
     parts = list(pieces(samples))
     wanted = windows(count, samples)
     wall, cpu = time.monotonic(), time.process_time()
-    found = integrate(parts, wanted)
+    found = integrate_power(parts, wanted)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     return {
         "samples_per_s": samples / wall,
@@ -73,7 +73,7 @@ def in_memory(samples: int, count: int) -> dict[str, float]:
 def streamed(samples: int, count: int) -> dict[str, float]:
     """Integrate a trace of which one piece at a time is in memory."""
     before = peak_bytes()
-    found = integrate(pieces(samples), windows(count, samples))
+    found = integrate_power(pieces(samples), windows(count, samples))
     return {
         "peak_bytes": peak_bytes(),
         "peak_bytes_before": before,

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from deepen.devices.protocols import Loaded
 from deepen.errors import MeasureError
-from deepen.measure.alignment.logic_marks import Match, fit_matches, retime
-from deepen.measure.energy.running_integrals import scan
+from deepen.measure.alignment.logic_marks import ClockMatch, fit_matches, retime_trace
+from deepen.measure.energy.running_integrals import compute_running_integrals
 from deepen.records import Interval, PowerTrace
 
-__all__ = ["BARKER", "GUARD", "Pulses", "find", "play", "synchronise"]
+__all__ = ["BARKER", "GUARD", "SyncPulses", "find_load_pattern", "play_load_pattern", "synchronise_trace"]
 
 BARKER = (1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 0, 1)
 """Work and rest."""
@@ -41,7 +41,7 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Pulses:
+class SyncPulses:
     """How to play the pattern.
 
     Attributes:
@@ -66,15 +66,15 @@ class Pulses:
         return work + (len(BARKER) - sum(BARKER) + 2 * GUARD) * self.chip_s + self.max_offset_s
 
 
-def _runs() -> list[tuple[int, int]]:
+def _list_code_runs() -> list[tuple[int, int]]:
     """The code as (level, length)."""
     edges = np.flatnonzero(np.diff(BARKER)) + 1
     bounds = [0, *edges.tolist(), len(BARKER)]
     return [(BARKER[a], b - a) for a, b in pairwise(bounds)]
 
 
-def play(
-    loaded: Loaded, pulses: Pulses, sleep: Callable[[float], None], place: Literal["before", "after"]
+def play_load_pattern(
+    loaded: Loaded, pulses: SyncPulses, sleep: Callable[[float], None], place: Literal["before", "after"]
 ) -> tuple[Interval, ...]:
     """Play the pattern with a loaded workload, or the player the pulses bring; returns when it worked.
 
@@ -87,7 +87,7 @@ def play(
     player = pulses.player or loaded
     guard_s = GUARD * pulses.chip_s
     sleep(guard_s + (pulses.max_offset_s if place == "before" else 0.0))
-    for level, length in _runs():
+    for level, length in _list_code_runs():
         if level:
             worked.append(player.run(max(length, round(length * pulses.chip_s / pulses.per_run_s))))
         else:
@@ -96,7 +96,7 @@ def play(
     return tuple(worked)
 
 
-def find(trace: PowerTrace, worked: Sequence[Interval], max_offset_s: float) -> Match:
+def find_load_pattern(trace: PowerTrace, worked: Sequence[Interval], max_offset_s: float) -> ClockMatch:
     """Find a pattern in a trace.
 
     Args:
@@ -116,11 +116,11 @@ def find(trace: PowerTrace, worked: Sequence[Interval], max_offset_s: float) -> 
             f"them at least {_SAMPLES_PER_CHIP} samples long"
         )
     edges = np.stack([starts, ends], axis=1)
-    offset = _coarse(trace, edges, shortest, max_offset_s)
-    moved, scatter = _displacements(trace, edges + offset, shortest / 2)
+    offset = _search_coarse_offset(trace, edges, shortest, max_offset_s)
+    moved, scatter = _estimate_edge_displacement(trace, edges + offset, shortest / 2)
     # A second look around the improved place, so that each edge lies in the middle of what is integrated around it.
     offset += moved
-    moved, scatter = _displacements(trace, edges + offset, shortest / 2)
+    moved, scatter = _estimate_edge_displacement(trace, edges + offset, shortest / 2)
     offset += moved
     if not scatter < shortest / 4:
         raise MeasureError(
@@ -129,10 +129,10 @@ def find(trace: PowerTrace, worked: Sequence[Interval], max_offset_s: float) -> 
         )
     middle = float((edges[0, 0] + edges[-1, 1]) / 2)
     own = max(i.uncertainty_s for i in worked)  # of one clock map, one transport: common to all edges
-    return Match(middle + offset, middle, math.hypot(scatter, own))
+    return ClockMatch(middle + offset, middle, math.hypot(scatter, own))
 
 
-def _coarse(trace: PowerTrace, edges: _Floats, shortest: float, max_offset_s: float) -> float:
+def _search_coarse_offset(trace: PowerTrace, edges: _Floats, shortest: float, max_offset_s: float) -> float:
     """Offset with the best correlation on a grid of an eighth of the shortest element."""
     guard = GUARD * shortest
     low, high = edges[0, 0] - guard, edges[-1, 1] + guard
@@ -147,7 +147,7 @@ def _coarse(trace: PowerTrace, edges: _Floats, shortest: float, max_offset_s: fl
     # Every moment of the pattern at every offset, shape (moments, offsets): work begins at even rows and ends at odd
     # ones; the last two are the ends of the whole.
     at = np.concatenate([edges.ravel(), [low, high]])[:, None] + shifts
-    found = scan([trace], at.ravel())
+    found = compute_running_integrals([trace], at.ravel())
     energy = found.energy_j.reshape(at.shape)
     square = found.square.reshape(at.shape)
     whole_s, on_s = high - low, float((edges[:, 1] - edges[:, 0]).sum())
@@ -174,14 +174,14 @@ def _coarse(trace: PowerTrace, edges: _Floats, shortest: float, max_offset_s: fl
     return float(shifts[best])
 
 
-def _displacements(trace: PowerTrace, edges: _Floats, half_s: float) -> tuple[float, float]:
+def _estimate_edge_displacement(trace: PowerTrace, edges: _Floats, half_s: float) -> tuple[float, float]:
     """How far the edges lie behind where they are expected: mean, and standard error of the mean, seconds.
 
     Around an edge the energy is that of the level before up to the edge, and that of the level after from there on: one
     unknown. The levels are those beside this very edge, so that pulses of different height do no harm.
     """
     at = edges.ravel()[:, None] + half_s * np.array([-1.5, -0.5, 0.5, 1.5, -1.0, 1.0])
-    energy = scan([trace], at.ravel()).energy_j.reshape(at.shape)
+    energy = compute_running_integrals([trace], at.ravel()).energy_j.reshape(at.shape)
     before_w = (energy[:, 1] - energy[:, 0]).astype(np.float64) / half_s
     after_w = (energy[:, 3] - energy[:, 2]).astype(np.float64) / half_s
     around_j = (energy[:, 5] - energy[:, 4]).astype(np.float64)
@@ -194,7 +194,7 @@ def _displacements(trace: PowerTrace, edges: _Floats, half_s: float) -> tuple[fl
     return float(moved.mean()), _STUDENT * float(moved.std(ddof=1)) / math.sqrt(moved.size)
 
 
-def synchronise(trace: PowerTrace, patterns: Sequence[Sequence[Interval]], max_offset_s: float) -> PowerTrace:
+def synchronise_trace(trace: PowerTrace, patterns: Sequence[Sequence[Interval]], max_offset_s: float) -> PowerTrace:
     """Correct the clock of a trace by the patterns in it.
 
     Args:
@@ -208,4 +208,6 @@ def synchronise(trace: PowerTrace, patterns: Sequence[Sequence[Interval]], max_o
     Raises:
         MeasureError: If a pattern is not clearly found, or the two contradict each other.
     """
-    return retime(trace, fit_matches([find(trace, worked, max_offset_s) for worked in patterns], "pulses"))
+    return retime_trace(
+        trace, fit_matches([find_load_pattern(trace, worked, max_offset_s) for worked in patterns], "pulses")
+    )

@@ -1,7 +1,7 @@
 """Bring a trace onto the host's clock: marks on logic inputs, and what any set of matched moments says.
 
 Both end in a :class:`~deepen.clock.host_clock.ClockMap` with a stated error, as round trips do (:func:`deepen.clock.host_clock.fit_pings`);
-:func:`retime` applies one to a trace.
+:func:`retime_trace` applies one to a trace.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from deepen.clock.host_clock import MAX_DRIFT, ClockMap
 from deepen.errors import MeasureError
 from deepen.records import PowerTrace
 
-__all__ = ["Match", "fit_matches", "from_marks", "logic_edges", "retime"]
+__all__ = ["ClockMatch", "find_logic_edges", "fit_logic_marks", "fit_matches", "retime_trace"]
 
 _SHARE = 0.5  # of the marks that must be found
 _Floats = NDArray[np.float64]
 
 
-def retime(trace: PowerTrace, clock: ClockMap) -> PowerTrace:
+def retime_trace(trace: PowerTrace, clock: ClockMap) -> PowerTrace:
     """Move a trace onto another clock.
 
     Args:
@@ -44,7 +44,7 @@ def retime(trace: PowerTrace, clock: ClockMap) -> PowerTrace:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class ClockMatch:
     """A moment on both clocks.
 
     Attributes:
@@ -58,7 +58,7 @@ class Match:
     error_s: float
 
 
-def fit_matches(matches: Sequence[Match], method: str, *, max_drift: float = MAX_DRIFT) -> ClockMap:
+def fit_matches(matches: Sequence[ClockMatch], method: str, *, max_drift: float = MAX_DRIFT) -> ClockMap:
     """Fit a clock map to matched moments by weighted least squares.
 
     Where they are too few or too near each other to tell a drift, the rate stays 1 and what the largest believable
@@ -108,7 +108,7 @@ def fit_matches(matches: Sequence[Match], method: str, *, max_drift: float = MAX
 # ---- marks ----------------------------------------------------------------------------------------------------------
 
 
-def logic_edges(trace: PowerTrace, bit: int) -> tuple[_Floats, NDArray[np.bool_]]:
+def find_logic_edges(trace: PowerTrace, bit: int) -> tuple[_Floats, NDArray[np.bool_]]:
     """Moments at which a logic input changed: in the middle between two samples.
 
     Args:
@@ -129,7 +129,7 @@ def logic_edges(trace: PowerTrace, bit: int) -> tuple[_Floats, NDArray[np.bool_]
     return times, level[at + 1].astype(bool)
 
 
-def from_marks(
+def fit_logic_marks(
     edges_s: _Floats,
     marks_s: _Floats,
     *,
@@ -183,9 +183,9 @@ def from_marks(
         )
     pairs = order[best : upto[best]]
     sigma = resolution_s / math.sqrt(12)
-    matches: dict[int, Match] = {}
+    matches: dict[int, ClockMatch] = {}
     centre = float(np.median(offsets[pairs]))
     for p in sorted(pairs.tolist(), key=lambda p: abs(offsets[p] - centre), reverse=True):  # the nearest one stays
-        matches[int(mark[p])] = Match(float(edges_s[which[p]]), float(marks_s[mark[p]]), sigma)
+        matches[int(mark[p])] = ClockMatch(float(edges_s[which[p]]), float(marks_s[mark[p]]), sigma)
     found = fit_matches(list(matches.values()), "marks", max_drift=max_drift)
     return replace(found, error_s=math.hypot(found.error_s, error_s))

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COOL_S",
-    "Conditions",
-    "Tell",
-    "conditioned",
-    "hold_device",
-    "log_news",
-    "not_set",
-    "recorded_serial",
-    "serial_of",
+    "DeviceConditions",
+    "MessageHandler",
+    "anonymise_serial",
+    "apply_device_conditions",
+    "describe_unset_settings",
+    "get_device_serial",
+    "lock_device",
+    "log_device_message",
 ]
 
 _LOG = logging.getLogger("deepen.measure")
 
-Tell = Callable[[str], None]
+MessageHandler = Callable[[str], None]
 """Whom news of a device are told, one line at a time."""
 
 COOL_S = 600.0
@@ -47,17 +47,17 @@ CHECK_EVERY_S = 60.0
 """How often settings are read back during a session, seconds."""
 
 
-def log_news(text: str) -> None:
+def log_device_message(text: str) -> None:
     """What becomes of news where the caller names nobody: the log has them, as warnings."""
     _LOG.warning("%s", text)
 
 
-def serial_of(device: Device) -> str:
+def get_device_serial(device: Device) -> str:
     """Serial number of a device; empty where it tells none, and for this machine."""
     return str(getattr(getattr(device, "identity", None), "serial", ""))
 
 
-def recorded_serial(serial: str) -> str:
+def anonymise_serial(serial: str) -> str:
     """Serial number as records have it: a machine id is no serial number and must not be published (machine-id(5)).
 
     It is replaced by a hash of it that is the same for every record of the machine.
@@ -67,7 +67,7 @@ def recorded_serial(serial: str) -> str:
     return f"machine-{hashlib.sha256(f'deepen/{serial}'.encode()).hexdigest()[:16]}"
 
 
-def not_set(settings: Mapping[str, Mapping[str, Any]]) -> str:
+def describe_unset_settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
     """What is not as it was asked for, in one line; empty where all is."""
     left = [
         f"{name} ({s['actual']}, wanted {s['wanted']})" if s["actual"] else f"{name} ({s['cause']})"
@@ -77,7 +77,7 @@ def not_set(settings: Mapping[str, Mapping[str, Any]]) -> str:
     return f"not set: {', '.join(left)}" if left else ""
 
 
-class Conditions:
+class DeviceConditions:
     """What a session's records say about the device.
 
     Attributes:
@@ -88,14 +88,14 @@ class Conditions:
     def __init__(
         self, serial: str = "", asked: tuple[Setting, ...] = (), preparation: Preparation | None = None
     ) -> None:
-        """Take over what was set; :func:`conditioned` does that.
+        """Take over what was set; :func:`apply_device_conditions` does that.
 
         Args:
             serial: Serial number of the device.
             asked: Settings asked for, and what became of them.
             preparation: Reads them back later.
         """
-        self.serial = recorded_serial(serial)
+        self.serial = anonymise_serial(serial)
         self.cooled: CoolDown | None = None
         self._preparation = preparation
         self._asked = {setting.name: setting for setting in asked}
@@ -142,7 +142,7 @@ class Conditions:
 
 
 @contextmanager
-def hold_device(device: Device, name: str) -> Iterator[None]:
+def lock_device(device: Device, name: str) -> Iterator[None]:
     """Keep every other session of this host away from a device that tells its serial number.
 
     Args:
@@ -154,7 +154,7 @@ def hold_device(device: Device, name: str) -> Iterator[None]:
     """
     from deepen.meters.ports.locks import InstrumentLock
 
-    serial = serial_of(device)
+    serial = get_device_serial(device)
     if not serial:
         yield
         return
@@ -169,14 +169,14 @@ def hold_device(device: Device, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def conditioned(
+def apply_device_conditions(
     device: Device,
     *,
     prepare: bool = True,
     wanted: Mapping[str, Any] | None = None,
     cool_s: float = COOL_S,
-    tell: Tell = log_news,
-) -> Iterator[Conditions]:
+    tell: MessageHandler = log_device_message,
+) -> Iterator[DeviceConditions]:
     """Bring a device into the conditions its profile wants for a block, and give everything back at its end.
 
     What an interrupted run has left changed is given back first. Then the settings of the profile and ``wanted`` are
@@ -201,36 +201,38 @@ def conditioned(
     local = isinstance(device.link, LocalLink)
     of_profile = device.profile.wanted if prepare and not local else {}
     asked = check_wanted({**of_profile, **(wanted or {})})
-    serial = serial_of(device)
+    serial = get_device_serial(device)
     remote = hasattr(device, "identity")
     if remote and not serial and not wanted:
         cause = "the device tells no serial number, so it could not be given back"
-        conditions = Conditions(serial, tuple(_refused(name, value, cause) for name, value in asked.items()))
-        _wait(device, conditions, prepare, cool_s, tell)
+        conditions = DeviceConditions(
+            serial, tuple(_make_refused_setting(name, value, cause) for name, value in asked.items())
+        )
+        _wait_until_cool(device, conditions, prepare, cool_s, tell)
         yield conditions
         return
-    if not asked and not (prepare and (_left_over() if local else remote)):
-        conditions = Conditions(serial)
-        _wait(device, conditions, prepare, cool_s, tell)
+    if not asked and not (prepare and (_has_leftover_changes() if local else remote)):
+        conditions = DeviceConditions(serial)
+        _wait_until_cool(device, conditions, prepare, cool_s, tell)
         yield conditions
         return
     name = device.profile.id
-    with _kept(prepared(device.link, asked), name, tell) as preparation:
+    with _report_failed_restore(prepared(device.link, asked), name, tell) as preparation:
         own = tuple(s for s in preparation.settings if "changed" in s.details)
         for setting in preparation.settings:
             if setting not in own:
-                _tell_left_over(setting, tell)
-        conditions = Conditions(serial, own, preparation)
+                _report_leftover_change(setting, tell)
+        conditions = DeviceConditions(serial, own, preparation)
         for setting in own:
-            _LOG.info("%s: %s, wanted %s%s", setting.name, setting.actual, setting.wanted, _because(setting))
-        if line := not_set(conditions.settings):
+            _LOG.info("%s: %s, wanted %s%s", setting.name, setting.actual, setting.wanted, _format_cause(setting))
+        if line := describe_unset_settings(conditions.settings):
             tell(line)
-        _wait(device, conditions, prepare, cool_s, tell)
+        _wait_until_cool(device, conditions, prepare, cool_s, tell)
         yield conditions
 
 
 @contextmanager
-def _kept(preparing: Any, name: str, tell: Tell) -> Iterator[Preparation]:
+def _report_failed_restore(preparing: Any, name: str, tell: MessageHandler) -> Iterator[Preparation]:
     """A preparation whose way back may fail without taking what was measured with it: it is told, and kept."""
     done = False
     try:
@@ -250,34 +252,36 @@ def _kept(preparing: Any, name: str, tell: Tell) -> Iterator[Preparation]:
             )
 
 
-def _because(setting: Setting) -> str:
+def _format_cause(setting: Setting) -> str:
     cure = f"; {setting.cure}" if setting.cure else ""
     return f" ({setting.cause}{cure})" if setting.cause else ""
 
 
-def _left_over() -> bool:
+def _has_leftover_changes() -> bool:
     """Whether any journal lists what an interrupted run has left changed."""
     from deepen.devices.settings.restore_journal import journals
 
     try:
         return any(not layer.hold for _, layer, _ in journals())
     except ConfigError as error:
-        log_news(str(error))
+        log_device_message(str(error))
         return False
 
 
-def _tell_left_over(setting: Setting, tell: Tell) -> None:
+def _report_leftover_change(setting: Setting, tell: MessageHandler) -> None:
     became = "given back" if setting.ok else "not given back"
     tell(f"{setting.name} {became} ({setting.actual or 'not readable'}): {setting.cause}")
 
 
-def _refused(name: str, value: Any, cause: str) -> Setting:
+def _make_refused_setting(name: str, value: Any, cause: str) -> Setting:
     from deepen.devices.types import Setting
 
     return Setting(name, str(value), "", False, cause)
 
 
-def _wait(device: Device, conditions: Conditions, prepare: bool, cool_s: float, tell: Tell) -> None:
+def _wait_until_cool(
+    device: Device, conditions: DeviceConditions, prepare: bool, cool_s: float, tell: MessageHandler
+) -> None:
     """Wait until a device is as cool as its profile wants, for at most ``cool_s``.
 
     Raises:

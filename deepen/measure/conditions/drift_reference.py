@@ -108,6 +108,6 @@ def write_empty_model(path: Path) -> Path:
     return path
 
 
-def model_hash(path: Path) -> str:
+def hash_model_file(path: Path) -> str:
     """Content hash of a model file and of the data files it names, 64 hexadecimal characters."""
     return content_hash(path)

@@ -10,13 +10,13 @@ from deepen.devices.protocols import Device, Link
 from deepen.errors import LinkError
 from deepen.meters.sensor_files import CommandFiles, Files, Output
 
-__all__ = ["device_files", "link_files"]
+__all__ = ["access_device_files", "access_link_files"]
 
 _GRACE_S = 5.0
 """A command over a link has to start and to be told of its end as well, seconds."""
 
 
-def link_files(link: Link) -> CommandFiles:
+def access_link_files(link: Link) -> CommandFiles:
     """Files and commands of what is at the other end of a link.
 
     They raise ``LinkError`` when the device is gone, and ``TimeoutError`` where only the command did not end in time.
@@ -35,6 +35,6 @@ def link_files(link: Link) -> CommandFiles:
     return CommandFiles(run)
 
 
-def device_files(device: Device) -> Files | None:
+def access_device_files(device: Device) -> Files | None:
     """Files and commands of a device, for ``open_meter`` and ``ModelOverheads``; ``None`` where it is this machine."""
-    return None if isinstance(device.link, LocalLink) else link_files(device.link)
+    return None if isinstance(device.link, LocalLink) else access_link_files(device.link)

@@ -11,11 +11,11 @@ from deepen.devices.links.local import LocalLink
 from deepen.devices.local import DELEGATES, runtime_names
 from deepen.devices.protocols import Device
 from deepen.errors import ConfigError, LinkError, RunError, unknown_name
-from deepen.measure.conditions.device_conditions import Tell, log_news
+from deepen.measure.conditions.device_conditions import MessageHandler, log_device_message
 from deepen.measure.conditions.drift_reference import write_empty_model, write_reference_model
 from deepen.measure.conditions.tflite_reference import write_empty_lite_model, write_reference_lite_model
 
-__all__ = ["AUTO", "choose_runtime", "engine_name", "own_model", "takes"]
+__all__ = ["AUTO", "choose_runtime", "get_file_suffixes", "resolve_runtime_name", "write_session_model"]
 
 AUTO = "auto"
 """Name that leaves the runtime to the device's profile."""
@@ -29,7 +29,7 @@ _WRITERS = {
 }
 
 
-def own_model(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
+def write_session_model(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
     """Write one of the session's own models, unless it is there.
 
     Args:
@@ -42,7 +42,7 @@ def own_model(folder: Path, name: str, suffixes: tuple[str, ...]) -> Path:
     return path if path.exists() else _WRITERS[name, suffix](path)
 
 
-def takes(name: str) -> tuple[str, ...]:
+def get_file_suffixes(name: str) -> tuple[str, ...]:
     """Endings of the files a runtime takes.
 
     Raises:
@@ -55,7 +55,7 @@ def takes(name: str) -> tuple[str, ...]:
     return tuple(getattr(getattr(importlib.import_module(module), attribute), "suffixes", _ONNX))
 
 
-def engine_name(runtime: str, delegate: str) -> str:
+def resolve_runtime_name(runtime: str, delegate: str) -> str:
     """Name of a runtime with an accelerator, for example ``benchmark_model`` with ``gpu``.
 
     Raises:
@@ -77,7 +77,12 @@ def engine_name(runtime: str, delegate: str) -> str:
 
 
 def choose_runtime(
-    device: Device, asked: str = AUTO, *, delegate: str = "", suffix: str = ".onnx", tell: Tell = log_news
+    device: Device,
+    asked: str = AUTO,
+    *,
+    delegate: str = "",
+    suffix: str = ".onnx",
+    tell: MessageHandler = log_device_message,
 ) -> str:
     """Name the runtime to measure with.
 
@@ -96,36 +101,36 @@ def choose_runtime(
         LinkError: If the device is gone.
     """
     if asked != AUTO:
-        return engine_name(asked, delegate)
-    candidates = list(_candidates(device, delegate, suffix.lower()))
+        return resolve_runtime_name(asked, delegate)
+    candidates = list(_find_candidates(device, delegate, suffix.lower()))
     if not candidates:
         listed = ", ".join(device.profile.runtimes)
         what = f"{suffix} files" + (f" with the delegate '{delegate}'" if delegate else "")
         raise ConfigError(f"device '{device.profile.id}' has no runtime for {what}; its profile lists {listed}")
     if len(candidates) == 1 or isinstance(device.link, LocalLink):
-        return engine_name(candidates[0], delegate)
+        return resolve_runtime_name(candidates[0], delegate)
     reasons: list[str] = []
     with tempfile.TemporaryDirectory(prefix="deepen-try-") as folder:
         for name in candidates:
-            reason = _try(device, name, Path(folder))
+            reason = _try_runtime(device, name, Path(folder))
             if not reason:
                 if reasons:
                     tell(f"runtime {name} is taken, because {'; '.join(reasons)}")
-                return engine_name(name, delegate)
+                return resolve_runtime_name(name, delegate)
             reasons.append(f"{name} does not work: {reason}")
     raise ConfigError(f"no runtime of device '{device.profile.id}' works; {'; '.join(reasons)}")
 
 
-def _candidates(device: Device, delegate: str, suffix: str) -> Iterator[str]:
+def _find_candidates(device: Device, delegate: str, suffix: str) -> Iterator[str]:
     known = runtime_names()
     for name in device.profile.runtimes:
-        if name not in known or name in DELEGATES or suffix not in takes(name):
+        if name not in known or name in DELEGATES or suffix not in get_file_suffixes(name):
             continue
         if delegate in ("", "cpu") or DELEGATES.get(f"{name}-{delegate}") == name:
             yield name
 
 
-def _try(device: Device, name: str, folder: Path) -> str:
+def _try_runtime(device: Device, name: str, folder: Path) -> str:
     """Why a runtime does not work on a device; empty where it does.
 
     Raises:
@@ -133,7 +138,7 @@ def _try(device: Device, name: str, folder: Path) -> str:
     """
     runtime = device.runtime(name)
     try:
-        runtime.load(own_model(folder, "empty", takes(name))).close()
+        runtime.load(write_session_model(folder, "empty", get_file_suffixes(name))).close()
     except (ConfigError, RunError) as error:
         return str(error)
     except LinkError as error:

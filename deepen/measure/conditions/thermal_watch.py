@@ -10,7 +10,7 @@ from deepen.devices.protocols import Device
 from deepen.devices.state.cool_down import heat
 from deepen.devices.types import DeviceState
 
-__all__ = ["HeatWatch", "Seen", "slowed"]
+__all__ = ["ThermalHistory", "ThermalWatch", "select_heat_throttling"]
 
 LOOK_EVERY_S = 10.0
 """How often temperatures are read between the blocks of a long measurement, seconds: over a link a reading takes
@@ -21,7 +21,7 @@ _SHOWN = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ThermalHistory:
     """What was seen of a device over a measurement.
 
     Attributes:
@@ -54,12 +54,12 @@ class Seen:
         return found
 
 
-def slowed(throttled: tuple[str, ...]) -> tuple[str, ...]:
+def select_heat_throttling(throttled: tuple[str, ...]) -> tuple[str, ...]:
     """What of it cooling down can help against: not a supply that is too weak."""
     return tuple(words for words in throttled if "under-voltage" not in words)
 
 
-class HeatWatch:
+class ThermalWatch:
     """Reads a device's state before, between and after blocks; made when a measurement begins."""
 
     def __init__(self, device: Device, now: Callable[[], float]) -> None:
@@ -77,7 +77,7 @@ class HeatWatch:
         self._states = [device.state()]
         self._last_s = now()
 
-    def look(self) -> None:
+    def read_if_due(self) -> None:
         """Take a reading if the last one is old; called between blocks.
 
         Raises:
@@ -87,7 +87,7 @@ class HeatWatch:
             self._states.append(self._device.state())
             self._last_s = self._now()
 
-    def end(self) -> Seen:
+    def end(self) -> ThermalHistory:
         """Take the last reading and sum up.
 
         Raises:
@@ -96,7 +96,7 @@ class HeatWatch:
         self._states.append(self._device.state())
         readings = [s.thermal for s in self._states if s.thermal is not None]
         temperatures = [s.temperature_c for s in self._states if math.isfinite(s.temperature_c)]
-        return Seen(
+        return ThermalHistory(
             self._states[0],
             self._states[-1],
             max(temperatures, default=math.nan),

@@ -7,7 +7,7 @@ that died meanwhile has left.
 
 from __future__ import annotations
 
-from deepen.measure.detached.cable import Cable, MeterCable, QuietCable, UserCable
+from deepen.measure.detached.cable import DeviceCable, MeterCable, QuietCable, UserCable
 from deepen.measure.detached.run import collect_detached, profile_detached
 
-__all__ = ["Cable", "MeterCable", "QuietCable", "UserCable", "collect_detached", "profile_detached"]
+__all__ = ["DeviceCable", "MeterCable", "QuietCable", "UserCable", "collect_detached", "profile_detached"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from deepen.devices.links.remote import RemoteLink
     from deepen.devices.protocols import Channel
 
-__all__ = ["Cable", "MeterCable", "QuietCable", "UserCable", "choose_cable", "reconnect"]
+__all__ = ["DeviceCable", "MeterCable", "QuietCable", "UserCable", "choose_cable", "wait_until_reachable"]
 
 METERS_WITH_USB = ("lvpm", "hvpm")
 """Instruments a phone's USB cable runs through: set to ``auto`` they cut it while they sample."""
@@ -23,7 +23,7 @@ _USER_S = 600.0
 _POLL_S = 1.0
 
 
-class Cable(Protocol):
+class DeviceCable(Protocol):
     """A way to leave a device alone."""
 
     def cut(self, link: RemoteLink, held: Channel) -> None:
@@ -81,7 +81,7 @@ class UserCable:
         self._tell("done: plug the USB cable in again; the results are collected by themselves")
 
 
-def choose_cable(link: RemoteLink, meter: str, charging_off: bool, tell: Callable[[str], None]) -> Cable:
+def choose_cable(link: RemoteLink, meter: str, charging_off: bool, tell: Callable[[str], None]) -> DeviceCable:
     """How to leave a device alone.
 
     Args:
@@ -98,7 +98,7 @@ def choose_cable(link: RemoteLink, meter: str, charging_off: bool, tell: Callabl
     return QuietCable() if charging_off else UserCable(tell)
 
 
-def reconnect(link: RemoteLink, patience_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+def wait_until_reachable(link: RemoteLink, patience_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Wait until a device answers again.
 
     Raises:

@@ -12,28 +12,28 @@ import numpy as np
 from deepen.clock.host_clock import MAX_DRIFT, ClockMap, fit_pings
 from deepen.clock.round_trips import SLEPT_S, RoundTrip
 from deepen.errors import LinkError, MeasureError, RunError
-from deepen.measure.alignment.load_pattern import BARKER, GUARD, Pulses
+from deepen.measure.alignment.load_pattern import BARKER, GUARD, SyncPulses
 from deepen.records import Interval
 
 __all__ = [
-    "Step",
-    "Timeline",
+    "DetachedStep",
+    "DetachedTimeline",
     "check_replies",
-    "device_clock",
+    "estimate_duration_s",
+    "fit_device_clock",
     "make_steps",
-    "requests_of",
-    "seconds_of",
-    "stamped",
-    "timeline_of",
+    "make_timeline",
+    "make_worker_requests",
+    "read_step_times",
 ]
 
-Label = Literal["settle", "warm", "rest", "idle-before", "before", "block", "after", "idle-after"]
+StepLabel = Literal["settle", "warm", "rest", "idle-before", "before", "block", "after", "idle-after"]
 
 _NS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DetachedStep:
     """One thing the worker does.
 
     Attributes:
@@ -44,11 +44,11 @@ class Step:
 
     op: Literal["run", "wait"]
     amount: int
-    label: Label
+    label: StepLabel
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class DetachedTimeline:
     """When a run did what, on the host's clock.
 
     Attributes:
@@ -67,43 +67,43 @@ class Timeline:
 
 
 def make_steps(
-    *, runs: int, blocks: int, warm_runs: int, settle_s: float, idle_s: float, pulses: Pulses | None
-) -> tuple[Step, ...]:
+    *, runs: int, blocks: int, warm_runs: int, settle_s: float, idle_s: float, pulses: SyncPulses | None
+) -> tuple[DetachedStep, ...]:
     """Lay a run out: let the device settle, rest, warm up, sync pattern, blocks, sync pattern, rest."""
     steps = [
-        Step("wait", round(settle_s * _NS), "settle"),
-        Step("wait", round(idle_s * _NS), "idle-before"),
-        Step("run", warm_runs, "warm"),
+        DetachedStep("wait", round(settle_s * _NS), "settle"),
+        DetachedStep("wait", round(idle_s * _NS), "idle-before"),
+        DetachedStep("run", warm_runs, "warm"),
     ]
     if pulses is not None:
-        steps += _pattern(pulses, "before")
-    steps += [Step("run", runs, "block")] * blocks
+        steps += _make_pattern_steps(pulses, "before")
+    steps += [DetachedStep("run", runs, "block")] * blocks
     if pulses is not None:
-        steps += _pattern(pulses, "after")
-    return (*steps, Step("wait", round(idle_s * _NS), "idle-after"))
+        steps += _make_pattern_steps(pulses, "after")
+    return (*steps, DetachedStep("wait", round(idle_s * _NS), "idle-after"))
 
 
-def _pattern(pulses: Pulses, place: Literal["before", "after"]) -> list[Step]:
-    """The pattern of :func:`deepen.measure.alignment.load_pattern.play`, as steps."""
-    guard = Step("wait", round((GUARD * pulses.chip_s + pulses.max_offset_s) * _NS), "rest")
+def _make_pattern_steps(pulses: SyncPulses, place: Literal["before", "after"]) -> list[DetachedStep]:
+    """The pattern of :func:`deepen.measure.alignment.load_pattern.play_load_pattern`, as steps."""
+    guard = DetachedStep("wait", round((GUARD * pulses.chip_s + pulses.max_offset_s) * _NS), "rest")
     edges = [0, *(k for k in range(1, len(BARKER)) if BARKER[k] != BARKER[k - 1]), len(BARKER)]
     steps = [guard]
     for first, end in pairwise(edges):
         length = end - first
         if BARKER[first]:
-            steps.append(Step("run", max(length, round(length * pulses.chip_s / pulses.per_run_s)), place))
+            steps.append(DetachedStep("run", max(length, round(length * pulses.chip_s / pulses.per_run_s)), place))
         else:
-            steps.append(Step("wait", round(length * pulses.chip_s * _NS), "rest"))
+            steps.append(DetachedStep("wait", round(length * pulses.chip_s * _NS), "rest"))
     return [*steps, guard]
 
 
-def seconds_of(steps: Iterable[Step], per_run_s: float) -> float:
+def estimate_duration_s(steps: Iterable[DetachedStep], per_run_s: float) -> float:
     """About how long steps take, seconds."""
     return sum(s.amount * per_run_s if s.op == "run" else s.amount / _NS for s in steps)
 
 
-def requests_of(
-    steps: Sequence[Step], first: Sequence[Mapping[str, Any]], *, hold_pid: int, hold_s: float
+def make_worker_requests(
+    steps: Sequence[DetachedStep], first: Sequence[Mapping[str, Any]], *, hold_pid: int, hold_s: float
 ) -> list[dict[str, Any]]:
     """What the worker is asked: to load the model, to wait for the hold's end, the steps, and to end.
 
@@ -141,9 +141,9 @@ def check_replies(replies: Sequence[Mapping[str, Any]], first: int) -> None:
             raise RunError(f"the model {what} in the detached run: {str(reply['error'])[:400]}")
 
 
-def stamped(
-    steps: Sequence[Step], replies: Sequence[Mapping[str, Any]], first: int, words: str
-) -> list[tuple[Step, RoundTrip, float]]:
+def read_step_times(
+    steps: Sequence[DetachedStep], replies: Sequence[Mapping[str, Any]], first: int, words: str
+) -> list[tuple[DetachedStep, RoundTrip, float]]:
     """Steps that were done, with their stamps on the device's clock and their processor time, seconds.
 
     Args:
@@ -175,7 +175,7 @@ def stamped(
     return found
 
 
-def device_clock(trips: Sequence[RoundTrip], until_s: float) -> ClockMap:
+def fit_device_clock(trips: Sequence[RoundTrip], until_s: float) -> ClockMap:
     """The device's clock on the host's, from round trips on both sides of the cut, or on one alone.
 
     Outside the stretch they span, the clocks may drift apart by :data:`~deepen.clock.host_clock.MAX_DRIFT`.
@@ -195,7 +195,9 @@ def device_clock(trips: Sequence[RoundTrip], until_s: float) -> ClockMap:
     return replace(found, error_s=found.error_s + MAX_DRIFT * beyond_s)
 
 
-def timeline_of(done: Sequence[tuple[Step, RoundTrip, float]], clock: ClockMap, uncertainty_s: float) -> Timeline:
+def make_timeline(
+    done: Sequence[tuple[DetachedStep, RoundTrip, float]], clock: ClockMap, uncertainty_s: float
+) -> DetachedTimeline:
     """Put what was done on the host's clock.
 
     Args:
@@ -214,7 +216,7 @@ def timeline_of(done: Sequence[tuple[Step, RoundTrip, float]], clock: ClockMap, 
     def one(label: str) -> Interval | None:
         return found[label][0] if label in found else None
 
-    return Timeline(
+    return DetachedTimeline(
         one("idle-before"),
         tuple(found.get("before", ())),
         tuple(found.get("block", ())),

@@ -17,22 +17,22 @@ from deepen.devices.protocols import Device
 from deepen.devices.state.cool_down import heat
 from deepen.devices.types import Thermal
 from deepen.errors import MeasureError
-from deepen.measure.alignment.load_pattern import synchronise
-from deepen.measure.blocks import Collected
-from deepen.measure.conditions.device_conditions import Conditions
+from deepen.measure.alignment.load_pattern import synchronise_trace
+from deepen.measure.blocks import MeasuredBlocks
+from deepen.measure.conditions.device_conditions import DeviceConditions
 from deepen.measure.conditions.drift_reference import DriftSeries
-from deepen.measure.conditions.thermal_watch import Seen
-from deepen.measure.detached.plan import Timeline, device_clock, stamped, timeline_of
-from deepen.measure.detached.store import Pending
-from deepen.measure.energy.idle_power import Idle, IdleLine
-from deepen.measure.energy.integrate import integrate
-from deepen.measure.energy.uncertainty_budget import Caution, trace_cautions
-from deepen.measure.energy_record import Books, MeterFacts
-from deepen.measure.trials import Trial, judge
+from deepen.measure.conditions.thermal_watch import ThermalHistory
+from deepen.measure.detached.plan import DetachedTimeline, fit_device_clock, make_timeline, read_step_times
+from deepen.measure.detached.store import PendingRun
+from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
+from deepen.measure.energy.integrate import integrate_power
+from deepen.measure.energy.uncertainty_budget import MeasurementWarning, classify_trace_warnings
+from deepen.measure.energy_record import RecordBuilder, RecordedMeter
+from deepen.measure.trials import Trial, select_trials
 from deepen.meters.stream.meter import DEFAULT_MAX_LOSS
 from deepen.records import EnergyRecord, Interval, PowerTrace, StoppingRule, Workload
 
-__all__ = ["record_of"]
+__all__ = ["make_detached_record"]
 
 _MAX_REJECTED = 0.5
 _EDGE = 0.1  # of a rest, at both ends, that is left out: what was before has to fade
@@ -42,13 +42,13 @@ _LEAST_BLOCKS = 5
 _REL_STD = 0.01
 
 
-def record_of(
+def make_detached_record(
     device: Device,
-    pending: Pending,
+    pending: PendingRun,
     found: Outcome,
     after: Sequence[RoundTrip],
     path: Path,
-    conditions: Conditions,
+    conditions: DeviceConditions,
 ) -> EnergyRecord:
     """Make the record.
 
@@ -68,21 +68,21 @@ def record_of(
     """
     from deepen.traces import read
 
-    done = stamped(pending.steps, found.replies, pending.first, found.words)
-    clock = device_clock([*pending.trips, *after], done[-1][1].end_s)
+    done = read_step_times(pending.steps, found.replies, pending.first, found.words)
+    clock = fit_device_clock([*pending.trips, *after], done[-1][1].end_s)
     if path.is_dir() and not any(path.glob("part-*")):
         raise MeasureError(f"{path.name}: holds nothing: the host died before any power was on its disk; run it again")
     trace = read(path)
-    cautions = list(trace_cautions(trace.warnings))
+    cautions = list(classify_trace_warnings(trace.warnings))
     if len(done) < len(pending.steps):
         text = f"the run was ended on the device after {len(done)} of {len(pending.steps)} steps"
-        cautions.append(Caution("trace", text))
-    timeline = timeline_of(done, clock, 0.0)
-    trace, said, aligned = _aligned(trace, timeline, pending, clock.error_s)
+        cautions.append(MeasurementWarning("trace", text))
+    timeline = make_timeline(done, clock, 0.0)
+    trace, said, aligned = _align_trace(trace, timeline, pending, clock.error_s)
     cautions += said
     if not aligned:
-        timeline = timeline_of(done, clock, clock.error_s)
-    before, later = _idle(trace, timeline.idle_before), _idle(trace, timeline.idle_after)
+        timeline = make_timeline(done, clock, clock.error_s)
+    before, later = _average_rest_power(trace, timeline.idle_before), _average_rest_power(trace, timeline.idle_after)
     if before is None:
         raise MeasureError(f"{path.name}: does not cover the rest before the run; record from the cut of the link on")
     blocks = [b for b in timeline.blocks if trace.t_s[0] <= b.start_s and b.end_s <= trace.t_s[-1]]
@@ -90,16 +90,16 @@ def record_of(
         raise MeasureError(f"{path.name}: covers {len(blocks)} of {len(timeline.blocks)} blocks; record longer")
     if len(blocks) < len(timeline.blocks):
         text = f"the trace covers {len(blocks)} of {len(timeline.blocks)} blocks"
-        cautions.append(Caution("trace", text))
+        cautions.append(MeasurementWarning("trace", text))
     if later is None:
-        cautions.append(Caution("idle-drift", "idle power was measured before the run only"))
-    windows = integrate(trace, blocks, IdleLine((before,)), max_loss=DEFAULT_MAX_LOSS)
+        cautions.append(MeasurementWarning("idle-drift", "idle power was measured before the run only"))
+    windows = integrate_power(trace, blocks, IdlePowerLine((before,)), max_loss=DEFAULT_MAX_LOSS)
     cautions += [c for w in windows for c in w.warnings if c.code == "gap"]
     n = pending.runs
     trials = tuple(Trial(w.interval, w.gross_j / n, w.net_j / n, w.budget.per_run(n)) for w in windows)
     how = pending.workload
     threads = int(how["threads"])
-    judged = judge(trials, threads, excuse_preemption=False, max_rejected=_MAX_REJECTED)
+    judged = select_trials(trials, threads, excuse_preemption=False, max_rejected=_MAX_REJECTED)
     alignment: dict[str, Any] = (
         {"method": trace.clock.method, "error_s": trace.clock.error_s} if trace.clock is not None else {}
     )
@@ -107,15 +107,20 @@ def record_of(
         alignment = {"method": "ping", "error_s": math.hypot(clock.error_s, alignment.get("error_s") or 0.0)}
     once = tuple({(c.code if c.code == "gap" else str(c)): c for c in cautions}.values())
     # A stream's energies have no smallest step, and nobody watched drift while the link was cut.
-    meter = MeterFacts(trace.meter_id, trace.source, 0.0, 1 / trace.rate_hz, trace.accuracy)
-    books = Books(device.profile, meter, conditions, DriftSeries(), _MAX_REJECTED)
-    blocks_found = Collected(judged, trials, n, True, alignment, once)
+    meter = RecordedMeter(trace.meter_id, trace.source, 0.0, 1 / trace.rate_hz, trace.accuracy)
+    books = RecordBuilder(device.profile, meter, conditions, DriftSeries(), _MAX_REJECTED)
+    blocks_found = MeasuredBlocks(judged, trials, n, True, alignment, once)
     return books.record(
-        _workload(pending), blocks_found, before, later or before, pending.build, _seen(device, pending)
+        _make_workload(pending),
+        blocks_found,
+        before,
+        later or before,
+        pending.build,
+        _make_thermal_history(device, pending),
     )
 
 
-def _workload(pending: Pending) -> Workload:
+def _make_workload(pending: PendingRun) -> Workload:
     how = pending.workload
     seconds = float(how["seconds"])
     return Workload(
@@ -129,9 +134,9 @@ def _workload(pending: Pending) -> Workload:
     )
 
 
-def _aligned(
-    trace: PowerTrace, timeline: Timeline, pending: Pending, error_s: float
-) -> tuple[PowerTrace, list[Caution], bool]:
+def _align_trace(
+    trace: PowerTrace, timeline: DetachedTimeline, pending: PendingRun, error_s: float
+) -> tuple[PowerTrace, list[MeasurementWarning], bool]:
     """The trace on the clock of the round trips by its sync patterns; whether they were found."""
     pulses = pending.pulses
     if pulses is None:
@@ -142,14 +147,18 @@ def _aligned(
     try:
         if not patterns:
             raise MeasureError("no sync pattern lies in the trace")
-        return synchronise(trace, patterns, offset_s), [], True
+        return synchronise_trace(trace, patterns, offset_s), [], True
     except MeasureError as error:
         if pulses.required:
             raise
-        return trace, [Caution("alignment", f"{error}; round trips before and after the run were used")], False
+        return (
+            trace,
+            [MeasurementWarning("alignment", f"{error}; round trips before and after the run were used")],
+            False,
+        )
 
 
-def _idle(trace: PowerTrace, rest: Interval | None) -> Idle | None:
+def _average_rest_power(trace: PowerTrace, rest: Interval | None) -> IdlePower | None:
     """Power during a rest, without its edges; ``None`` where the trace does not cover enough of it."""
     if rest is None:
         return None
@@ -160,11 +169,11 @@ def _idle(trace: PowerTrace, rest: Interval | None) -> Idle | None:
         return None
     edges = np.linspace(start_s, end_s, _PARTS + 1).tolist()
     parts = [Interval(a, b, "idle") for a, b in pairwise(edges)]
-    watts = [w.gross_j / w.interval.duration_s for w in integrate(trace, parts, max_loss=1.0)]
-    return Idle((start_s + end_s) / 2, float(np.mean(watts)), float(np.std(watts, ddof=1)) / math.sqrt(_PARTS))
+    watts = [w.gross_j / w.interval.duration_s for w in integrate_power(trace, parts, max_loss=1.0)]
+    return IdlePower((start_s + end_s) / 2, float(np.mean(watts)), float(np.std(watts, ddof=1)) / math.sqrt(_PARTS))
 
 
-def _seen(device: Device, pending: Pending) -> Seen:
+def _make_thermal_history(device: Device, pending: PendingRun) -> ThermalHistory:
     """The device before and after; in between nobody could look."""
     now = device.state()
     told: Any = pending.state["temperature_c"]
@@ -173,4 +182,4 @@ def _seen(device: Device, pending: Pending) -> Seen:
     if now.thermal is not None:
         readings.append(now.thermal)
     hottest = max((c for c in (before_c, now.temperature_c) if math.isfinite(c)), default=math.nan)
-    return Seen(replace(now, temperature_c=before_c), now, hottest, heat(readings).throttled)
+    return ThermalHistory(replace(now, temperature_c=before_c), now, hottest, heat(readings).throttled)

@@ -19,22 +19,22 @@ from deepen.devices.protocols import Device
 from deepen.devices.runtimes.worker_process import WorkerRuntime
 from deepen.devices.types import Setting
 from deepen.errors import ConfigError, DeepenError, LinkError
-from deepen.measure.alignment.load_pattern import BARKER, Pulses
-from deepen.measure.blocks import runs_per_block, warm_up
+from deepen.measure.alignment.load_pattern import BARKER, SyncPulses
+from deepen.measure.blocks import choose_runs_per_block, warm_up_model
 from deepen.measure.conditions.device_conditions import (
-    Conditions,
-    Tell,
-    conditioned,
-    hold_device,
-    log_news,
-    recorded_serial,
-    serial_of,
+    DeviceConditions,
+    MessageHandler,
+    anonymise_serial,
+    apply_device_conditions,
+    get_device_serial,
+    lock_device,
+    log_device_message,
 )
 from deepen.measure.conditions.runtime_choice import AUTO, choose_runtime
-from deepen.measure.detached.cable import METERS_WITH_USB, Cable, choose_cable, reconnect
-from deepen.measure.detached.plan import check_replies, make_steps, requests_of, seconds_of
-from deepen.measure.detached.result import record_of
-from deepen.measure.detached.store import Pending, host_boot_id, keep, pending_runs
+from deepen.measure.detached.cable import METERS_WITH_USB, DeviceCable, choose_cable, wait_until_reachable
+from deepen.measure.detached.plan import check_replies, estimate_duration_s, make_steps, make_worker_requests
+from deepen.measure.detached.result import make_detached_record
+from deepen.measure.detached.store import PendingRun, list_pending_runs, read_host_boot_id, save_pending_run
 from deepen.measure.session import Sync
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
@@ -81,10 +81,10 @@ def profile_detached(
     delegate: str = "",
     seed: int = 0,
     sync: Sync = "auto",
-    cable: Cable | None = None,
+    cable: DeviceCable | None = None,
     prepare: bool = True,
     settings: Mapping[str, Any] | None = None,
-    tell: Tell = log_news,
+    tell: MessageHandler = log_device_message,
     settle_s: float = SETTLE_S,
     idle_s: float = IDLE_S,
     back_s: float = BACK_S,
@@ -124,16 +124,16 @@ def profile_detached(
         LinkError: If the device does not come back (then it can be collected later) or its run was ended.
         MeterError: If the meter fails.
     """
-    model = _file(path)
+    model = _check_model_file(path)
     with ExitStack() as stack:
         opened = open_device(device) if isinstance(device, str) else device
         stack.callback(opened.close)
-        link = _link_of(opened)
-        stack.enter_context(hold_device(opened, device if isinstance(device, str) else opened.profile.id))
+        link = _require_remote_link(opened)
+        stack.enter_context(lock_device(opened, device if isinstance(device, str) else opened.profile.id))
         source = _open_meter(meter or opened.profile.meter, opened)
         stack.callback(source.close)
-        conditions = stack.enter_context(conditioned(opened, prepare=prepare, wanted=settings, tell=tell))
-        used = cable or choose_cable(link, source.id, _charging_off(conditions), tell)
+        conditions = stack.enter_context(apply_device_conditions(opened, prepare=prepare, wanted=settings, tell=tell))
+        used = cable or choose_cable(link, source.id, _is_charging_off(conditions), tell)
         engine = choose_runtime(opened, runtime, delegate=delegate, suffix=model.suffix, tell=tell)
         worker = opened.runtime(engine)
         if not isinstance(worker, WorkerRuntime):
@@ -142,16 +142,16 @@ def profile_detached(
                 "crunner-litert"
             )
         loaded = worker.load(model, threads=threads, shapes=shapes, seed=seed)
-        per_run_s = warm_up(loaded, min(0.5, seconds / 4))
+        per_run_s = warm_up_model(loaded, min(0.5, seconds / 4))
         rule = StoppingRule(min_duration_s=0.0, max_duration_s=seconds, min_blocks=_LEAST_BLOCKS)
-        runs = runs_per_block(per_run_s, BLOCK_S, source.update_s, rule)
+        runs = choose_runs_per_block(per_run_s, BLOCK_S, source.update_s, rule)
         steps = make_steps(
             runs=runs,
             blocks=min(_MOST_BLOCKS, max(_LEAST_BLOCKS, math.ceil(seconds / (runs * per_run_s)))),
             warm_runs=max(1, round(min(1.0, seconds / 4) / per_run_s)),
             settle_s=settle_s,
             idle_s=idle_s,
-            pulses=(pulses := _pulses(sync, per_run_s, source.update_s)),
+            pulses=(pulses := _choose_sync_pulses(sync, per_run_s, source.update_s)),
         )
         argv, env, first = worker.unattended(model, threads=threads, shapes=shapes, seed=seed)
         trips = worker.round_trips(_TRIPS)
@@ -160,11 +160,11 @@ def profile_detached(
         longer = max(1.0, (monotonic_s() - asked_s) / max(took_s, 1e-9))  # a block takes, with what is not run time
         state = opened.state()
         worker.close()  # what runs beside the run would be measured with it
-        work_s = seconds_of(steps, longer * per_run_s)
+        work_s = estimate_duration_s(steps, longer * per_run_s)
         held = hold(link)
         stack.callback(held.kill)
-        requests = requests_of(steps, first, hold_pid=held.pid or 0, hold_s=HOLD_S)
-        pending = Pending(
+        requests = make_worker_requests(steps, first, hold_pid=held.pid or 0, hold_s=HOLD_S)
+        pending = PendingRun(
             job=new_job(link),
             device=opened.profile.id,
             serial=conditions.serial,
@@ -187,13 +187,13 @@ def profile_detached(
             },
             settings=conditions.settings,
             started_at=utc_now(),
-            host_boot=host_boot_id(),
+            host_boot=read_host_boot_id(),
         )  # fmt: skip
-        keep(pending)
+        save_pending_run(pending)
         stack.enter_context(pending.held())
         try:
             start_detached(link, pending.job, argv, env, requests, limit_s=HOLD_S + 3 * work_s + 60)
-            _await_hold(link, pending)
+            _wait_until_model_loaded(link, pending)
             try:
                 seconds = work_s * _SLOWER + _MARGIN_S
                 tell(f"recording power for {seconds:.0f} s; nobody speaks with the device meanwhile")
@@ -204,14 +204,18 @@ def profile_detached(
             finally:
                 used.mend()
         except BaseException:
-            _give_up(link, pending)
+            _abandon_run(link, pending)
             raise
-        _come_back(link, pending, back_s)
-        return _collected(opened, pending, pending.trace, work_s, conditions)
+        _wait_for_device(link, pending, back_s)
+        return _collect_record(opened, pending, pending.trace, work_s, conditions)
 
 
 def collect_detached(
-    path: str | Path, *, device: str | Device, trace: str | Path | None = None, tell: Tell = log_news
+    path: str | Path,
+    *,
+    device: str | Device,
+    trace: str | Path | None = None,
+    tell: MessageHandler = log_device_message,
 ) -> EnergyRecord:
     """Collect a detached run whose host has died, or whose device had not come back.
 
@@ -228,18 +232,18 @@ def collect_detached(
     """
     from deepen.devices.settings.apply_and_restore import prepared
 
-    model = _file(path)
+    model = _check_model_file(path)
     content = content_hash(model)
     with ExitStack() as stack:
         opened = open_device(device) if isinstance(device, str) else device
         stack.callback(opened.close)
-        link = _link_of(opened)
-        stack.enter_context(hold_device(opened, device if isinstance(device, str) else opened.profile.id))
-        if serial_of(opened):  # what the run that died had set
+        link = _require_remote_link(opened)
+        stack.enter_context(lock_device(opened, device if isinstance(device, str) else opened.profile.id))
+        if get_device_serial(opened):  # what the run that died had set
             stack.enter_context(prepared(link, {}))
-        pending = _find(opened, model, content)
+        pending = _find_pending_run(opened, model, content)
         tell(f"collecting the run of {pending.model} started at {pending.started_at}")
-        work_s = seconds_of(pending.steps, BLOCK_S / pending.runs)
+        work_s = estimate_duration_s(pending.steps, BLOCK_S / pending.runs)
         recorded = Path(trace) if trace is not None else pending.trace
         if not recorded.exists():
             raise ConfigError(
@@ -247,20 +251,20 @@ def collect_detached(
                 f"with --trace, or remove {pending.folder}"
             )
         asked = tuple(Setting(name, **facts) for name, facts in pending.settings.items())
-        conditions = Conditions(pending.serial, asked)
-        return _collected(opened, pending, recorded, work_s, conditions, keep_failed=trace is not None)
+        conditions = DeviceConditions(pending.serial, asked)
+        return _collect_record(opened, pending, recorded, work_s, conditions, keep_failed=trace is not None)
 
 
-def _file(path: str | Path) -> Path:
+def _check_model_file(path: str | Path) -> Path:
     model = Path(path)
     if not model.is_file():
         raise ConfigError(f"{model}: no such file; name a readable ONNX or TFLite file")
     return model
 
 
-def _find(opened: Device, model: Path, content: str) -> Pending:
-    known = [p for p in pending_runs() if not p.in_progress]
-    serial = recorded_serial(serial_of(opened))
+def _find_pending_run(opened: Device, model: Path, content: str) -> PendingRun:
+    known = [p for p in list_pending_runs() if not p.in_progress]
+    serial = anonymise_serial(get_device_serial(opened))
     found = [p for p in known if p.content == content and (p.serial, p.device) == (serial, opened.profile.id)]
     if not found:
         others = ", ".join(f"{p.model} on {p.device} {p.serial}".strip() for p in known) or "none"
@@ -268,7 +272,7 @@ def _find(opened: Device, model: Path, content: str) -> Pending:
     return found[-1]
 
 
-def _link_of(device: Device) -> RemoteLink:
+def _require_remote_link(device: Device) -> RemoteLink:
     link = device.link
     if not isinstance(link, RemoteLink):
         raise ConfigError(f"{link.description} has no link that could be cut; name a device with adb: or ssh:")
@@ -291,20 +295,20 @@ def _open_meter(spec: str, device: Device) -> StreamMeter:
     return opened
 
 
-def _charging_off(conditions: Conditions) -> bool:
+def _is_charging_off(conditions: DeviceConditions) -> bool:
     found = conditions.settings.get("charging")
     return found is not None and found["ok"] and found["wanted"] == "false"
 
 
-def _pulses(sync: Sync, per_run_s: float, update_s: float) -> Pulses | None:
+def _choose_sync_pulses(sync: Sync, per_run_s: float, update_s: float) -> SyncPulses | None:
     if sync == "none":
         return None
-    pulses = Pulses(max(_CHIP_S, _CHIP_UPDATES * update_s), per_run_s, _OFFSET_S, required=sync == "pulses")
+    pulses = SyncPulses(max(_CHIP_S, _CHIP_UPDATES * update_s), per_run_s, _OFFSET_S, required=sync == "pulses")
     longest_s = sum(BARKER) * max(pulses.chip_s, per_run_s)
     return pulses if pulses.required or longest_s <= _LONGEST_PATTERN_S else None
 
 
-def _await_hold(link: RemoteLink, pending: Pending) -> None:
+def _wait_until_model_loaded(link: RemoteLink, pending: PendingRun) -> None:
     """Wait until a run has loaded its model: then it waits for the link to be cut.
 
     Raises:
@@ -325,27 +329,27 @@ def _await_hold(link: RemoteLink, pending: Pending) -> None:
     raise LinkError(f"{link.name}: the detached run did not load the model within {_LOAD_S:.0f} s; use a smaller one")
 
 
-def _give_up(link: RemoteLink, pending: Pending) -> None:
+def _abandon_run(link: RemoteLink, pending: PendingRun) -> None:
     """End the run on the device, if it can be reached; else it ends by itself."""
     discard_quietly(link, pending.job)
     pending.forget()
 
 
-def _come_back(link: RemoteLink, pending: Pending, patience_s: float) -> None:
+def _wait_for_device(link: RemoteLink, pending: PendingRun, patience_s: float) -> None:
     try:
-        reconnect(link, patience_s)
+        wait_until_reachable(link, patience_s)
     except LinkError as error:
         raise LinkError(
             f"{error}; then collect the run: deepen profile {pending.model} --device ... --collect"
         ) from error
 
 
-def _collected(
+def _collect_record(
     device: Device,
-    pending: Pending,
+    pending: PendingRun,
     trace: Path,
     work_s: float,
-    conditions: Conditions,
+    conditions: DeviceConditions,
     *,
     keep_failed: bool = False,
     sleep: Callable[[float], None] = time.sleep,
@@ -355,7 +359,7 @@ def _collected(
     What is wrong with the run and its own trace will stay wrong, and they are removed as well; where the link fails,
     or with ``keep_failed`` (another trace was named, and it may be the wrong one), they are kept.
     """
-    link = _link_of(device)
+    link = _require_remote_link(device)
     deadline = Deadline(3 * work_s + 120)
     while (state := job_state(link, pending.job)).kind == "running" and not deadline.expired:
         sleep(min(1.0, deadline.remaining_s))
@@ -364,7 +368,7 @@ def _collected(
         raise LinkError(f"{link.name} knows nothing of the run started at {pending.started_at}; run it again")
     found = outcome(link, pending.job)
     after: list[RoundTrip] = []
-    if pending.host_boot == host_boot_id():
+    if pending.host_boot == read_host_boot_id():
         worker = device.runtime(str(pending.workload["runtime"]))
         try:
             assert isinstance(worker, WorkerRuntime)  # it was one when the run began
@@ -372,7 +376,7 @@ def _collected(
         finally:
             worker.close()
     try:
-        record = record_of(device, pending, found, after, trace, conditions)
+        record = make_detached_record(device, pending, found, after, trace, conditions)
     except DeepenError as error:
         if not error.retryable and not keep_failed:
             discard_quietly(link, pending.job)

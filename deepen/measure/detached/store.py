@@ -16,17 +16,17 @@ from deepen.clock.round_trips import RoundTrip
 from deepen.devices.background_jobs import DetachedJob
 from deepen.devices.settings.restore_journal import journal_folder
 from deepen.errors import ConfigError, StorageError
-from deepen.measure.alignment.load_pattern import Pulses
-from deepen.measure.detached.plan import Step
+from deepen.measure.alignment.load_pattern import SyncPulses
+from deepen.measure.detached.plan import DetachedStep
 
-__all__ = ["Pending", "detached_folder", "host_boot_id", "keep", "pending_runs"]
+__all__ = ["PendingRun", "get_detached_folder", "list_pending_runs", "read_host_boot_id", "save_pending_run"]
 
 _FILE = "job.json"
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingRun:
     """A detached run that has not been collected.
 
     Attributes:
@@ -56,9 +56,9 @@ class Pending:
     workload: Mapping[str, Any]
     build: str
     runs: int
-    steps: tuple[Step, ...]
+    steps: tuple[DetachedStep, ...]
     first: int
-    pulses: Pulses | None
+    pulses: SyncPulses | None
     trips: tuple[RoundTrip, ...]
     state: Mapping[str, Any]
     settings: Mapping[str, Mapping[str, Any]]
@@ -68,7 +68,7 @@ class Pending:
     @property
     def folder(self) -> Path:
         """Where it is kept on this machine."""
-        return detached_folder() / self.job.token
+        return get_detached_folder() / self.job.token
 
     @property
     def trace(self) -> Path:
@@ -105,12 +105,12 @@ class Pending:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def detached_folder() -> Path:
+def get_detached_folder() -> Path:
     """Folder of the runs to be collected, beside the journals of settings."""
     return journal_folder().parent / "detached"
 
 
-def host_boot_id() -> str:
+def read_host_boot_id() -> str:
     """Start of this machine; empty where it does not tell. The monotonic clock means nothing beyond it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -118,7 +118,7 @@ def host_boot_id() -> str:
         return ""
 
 
-def keep(pending: Pending) -> None:
+def save_pending_run(pending: PendingRun) -> None:
     """Write a run down; it is on the disk when this returns.
 
     Raises:
@@ -140,31 +140,31 @@ def keep(pending: Pending) -> None:
         file.write(json.dumps(document).encode())
 
 
-def pending_runs() -> list[Pending]:
+def list_pending_runs() -> list[PendingRun]:
     """Runs that have not been collected, the oldest first.
 
     Raises:
         ConfigError: If one is damaged.
     """
     found = []
-    folder = detached_folder()
+    folder = get_detached_folder()
     for path in sorted(folder.glob(f"*/{_FILE}")) if folder.is_dir() else []:
         try:
-            found.append(_read(json.loads(path.read_bytes())))
+            found.append(_decode_pending_run(json.loads(path.read_bytes())))
         except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
             raise ConfigError(f"{path}: is damaged ({error}); remove the folder {path.parent}") from error
     return sorted(found, key=lambda p: p.started_at)
 
 
-def _read(document: dict[str, Any]) -> Pending:
+def _decode_pending_run(document: dict[str, Any]) -> PendingRun:
     if document.pop("version") != _VERSION:
         raise ValueError("another version of deepen wrote it")
-    return Pending(
+    return PendingRun(
         **{
             **document,
             "job": DetachedJob(**document["job"]),
-            "steps": tuple(Step(*step) for step in document["steps"]),
-            "pulses": None if document["pulses"] is None else Pulses(**document["pulses"]),
+            "steps": tuple(DetachedStep(*step) for step in document["steps"]),
+            "pulses": None if document["pulses"] is None else SyncPulses(**document["pulses"]),
             "trips": tuple(RoundTrip(**trip) for trip in document["trips"]),
         }
     )

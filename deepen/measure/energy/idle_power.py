@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
 
-__all__ = ["Idle", "IdleLine"]
+__all__ = ["IdlePower", "IdlePowerLine"]
 
 _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Idle:
+class IdlePower:
     """Idle power at one moment.
 
     Attributes:
@@ -32,7 +32,7 @@ class Idle:
 
 
 @dataclass(frozen=True, slots=True)
-class IdleLine:
+class IdlePowerLine:
     """Idle power through several measurements: linear between two, constant before the first and after the last.
 
     Attributes:
@@ -40,7 +40,7 @@ class IdleLine:
         same_meter: Whether the meter that measures the energy measured these, so that its offset cancels.
     """
 
-    points: tuple[Idle, ...]
+    points: tuple[IdlePower, ...]
     same_meter: bool = True
 
     def __post_init__(self) -> None:
@@ -49,14 +49,14 @@ class IdleLine:
             raise MeasureError("idle power needs at least one measurement, and their times must ascend")
 
     @classmethod
-    def through(cls, points: Sequence[Idle]) -> IdleLine:
+    def through(cls, points: Sequence[IdlePower]) -> IdlePowerLine:
         """Make a line through measurements in any order; of several at one time the last counts."""
         return cls(tuple(sorted({p.t_s: p for p in points}.values(), key=lambda p: p.t_s)))
 
     @classmethod
-    def constant(cls, power_w: float) -> IdleLine:
+    def constant(cls, power_w: float) -> IdlePowerLine:
         """Idle power known from elsewhere, taken as exact."""
-        return cls((Idle(0.0, power_w, 0.0),), same_meter=False)
+        return cls((IdlePower(0.0, power_w, 0.0),), same_meter=False)
 
     def power_w(self, t_s: _Floats) -> _Floats:
         """Idle power at moments, watts; float64, same shape."""

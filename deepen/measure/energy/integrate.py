@@ -2,7 +2,7 @@
 
 The exact integral of what the trace says of power: a line between ``point`` samples, constant in the bin of a ``mean``
 sample, with the edges of a window wherever they fall. The uncertainty comes from the trace itself and from what the
-instrument and the clock map state; :func:`integrate` says how each term is formed.
+instrument and the clock map state; :func:`integrate_power` says how each term is formed.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.measure.energy.idle_power import IdleLine
-from deepen.measure.energy.running_integrals import Scan, pieces, scan
-from deepen.measure.energy.uncertainty_budget import Budget, Caution
+from deepen.measure.energy.idle_power import IdlePowerLine
+from deepen.measure.energy.running_integrals import RunningIntegrals, compute_running_integrals, iterate_pieces
+from deepen.measure.energy.uncertainty_budget import MeasurementWarning, UncertaintyBudget
 from deepen.measure.energy.uncertainty_terms import (
-    Plan,
-    alignment_terms,
-    gap_term,
-    idle_points,
-    missing_time,
-    noise_term,
-    sampling_terms,
-    with_edges,
+    SamplePoints,
+    add_edge_covariance,
+    compute_alignment_terms,
+    compute_gap_term,
+    compute_missing_time,
+    compute_noise_term,
+    compute_sampling_terms,
+    estimate_idle_power,
 )
 from deepen.records import Interval, PowerTrace
 from deepen.units import format_si
 
-__all__ = ["MAX_LOSS", "UPDATES", "WindowEnergy", "integrate"]
+__all__ = ["MAX_LOSS", "UPDATES", "WindowEnergy", "integrate_power"]
 
 MAX_LOSS = 1e-3
 """Largest share of samples that may be lost from a trace or a window (EEMBC run rules: 0.1 %)."""
@@ -65,9 +65,9 @@ class WindowEnergy:
     interval: Interval
     gross_j: float
     net_j: float
-    budget: Budget = field(default_factory=Budget)
-    gross_budget: Budget = field(default_factory=Budget)
-    warnings: tuple[Caution, ...] = ()
+    budget: UncertaintyBudget = field(default_factory=UncertaintyBudget)
+    gross_budget: UncertaintyBudget = field(default_factory=UncertaintyBudget)
+    warnings: tuple[MeasurementWarning, ...] = ()
 
     @property
     def standard_j(self) -> float:
@@ -80,10 +80,10 @@ class WindowEnergy:
         return self.budget.expanded_j
 
 
-def integrate(
+def integrate_power(
     trace: PowerTrace | Iterable[PowerTrace],
     intervals: Sequence[Interval],
-    idle_w: float | IdleLine = 0.0,
+    idle_w: float | IdlePowerLine = 0.0,
     *,
     idle: Sequence[Interval] = (),
     max_loss: float = MAX_LOSS,
@@ -127,7 +127,7 @@ def integrate(
     """
     if not intervals:
         return ()
-    parts = pieces(trace)
+    parts = iterate_pieces(trace)
     first = next(parts, None)
     if first is None:
         raise MeasureError("the trace has no pieces; measure for longer")
@@ -137,19 +137,19 @@ def integrate(
     period_s = 1.0 / first.rate_hz if first.rate_hz > 0 else 0.0
     quiet = [i for i in idle if i.duration_s > 0]
     quiet_edges = np.array([(i.start_s, i.end_s) for i in quiet], dtype=np.float64).reshape(-1, 2)
-    plan = Plan(edges, own_s, quiet_edges, clock_s, period_s)
-    found = scan(chain((first,), parts), plan.moments(), gaps)
+    plan = SamplePoints(edges, own_s, quiet_edges, clock_s, period_s)
+    found = compute_running_integrals(chain((first,), parts), plan.all_moments(), gaps)
     every, all_edges = [*intervals, *quiet], np.concatenate([edges, quiet_edges])
-    _check(found, every, all_edges, first.meter_id, period_s, max_loss)
+    _check_windows(found, every, all_edges, first.meter_id, period_s, max_loss)
     if quiet:
-        line: IdleLine | None = IdleLine.through(idle_points(found, plan))
+        line: IdlePowerLine | None = IdlePowerLine.through(estimate_idle_power(found, plan))
     else:
-        line = idle_w if isinstance(idle_w, IdleLine) else IdleLine.constant(idle_w) if idle_w else None
-    return _windows(first, found, plan, intervals, line)
+        line = idle_w if isinstance(idle_w, IdlePowerLine) else IdlePowerLine.constant(idle_w) if idle_w else None
+    return _compute_windows(first, found, plan, intervals, line)
 
 
-def _check(
-    found: Scan, intervals: Sequence[Interval], edges: _Floats, meter: str, period_s: float, max_loss: float
+def _check_windows(
+    found: RunningIntegrals, intervals: Sequence[Interval], edges: _Floats, meter: str, period_s: float, max_loss: float
 ) -> None:
     # Edges computed from the trace's own ends may be off by rounding; a sample period more is none of the trace.
     slack = 4 * np.spacing(max(abs(found.start_s), abs(found.end_s)))
@@ -166,7 +166,7 @@ def _check(
             f"the trace of {meter} lost {100 * share:.3g} % of its samples, {100 * max_loss:g} % are allowed; "
             "measure again, or raise max_loss"
         )
-    missing = missing_time(found, edges)
+    missing = compute_missing_time(found, edges)
     lost = missing / np.maximum(edges[:, 1] - edges[:, 0], np.finfo(float).tiny)
     lost[missing <= (SHORT_GAP + 0.5) * period_s] = 0.0
     if (lost > max_loss).any():
@@ -181,8 +181,12 @@ def _check(
         )
 
 
-def _windows(
-    first: PowerTrace, found: Scan, plan: Plan, intervals: Sequence[Interval], idle: IdleLine | None
+def _compute_windows(
+    first: PowerTrace,
+    found: RunningIntegrals,
+    plan: SamplePoints,
+    intervals: Sequence[Interval],
+    idle: IdlePowerLine | None,
 ) -> tuple[WindowEnergy, ...]:
     start, end = plan.edges[:, 0], plan.edges[:, 1]
     duration = end - start
@@ -192,13 +196,15 @@ def _windows(
     accuracy = first.accuracy
     same = idle is None or idle.same_meter
     n = gross.size
-    inside, at_edges = sampling_terms(found, plan, first.sampling == "mean")
-    alignment, net_alignment = (with_edges(a, at_edges) for a in alignment_terms(found, plan, energy, idle))
-    missing = missing_time(found, plan.edges)
+    inside, at_edges = compute_sampling_terms(found, plan, first.sampling == "mean")
+    alignment, net_alignment = (
+        add_edge_covariance(a, at_edges) for a in compute_alignment_terms(found, plan, energy, idle)
+    )
+    missing = compute_missing_time(found, plan.edges)
     shared = {
         "sampling": np.hypot(inside, at_edges),
-        "noise": noise_term(found, plan, duration),
-        "gaps": gap_term(found, plan, missing, duration),
+        "noise": compute_noise_term(found, plan, duration),
+        "gaps": compute_gap_term(found, plan, missing, duration),
     }
     gross_terms = {
         **shared,
@@ -216,26 +222,32 @@ def _windows(
     drift = np.abs(idle.change_w(start, end)) / 2 * duration if idle is not None else np.zeros(n)
     windows = []
     for k, interval in enumerate(intervals):
-        gross_budget = Budget(**{name: float(values[k]) for name, values in gross_terms.items()})
-        budget = Budget(**{name: float(values[k]) for name, values in net_terms.items()}) if idle else gross_budget
-        cautions = _cautions(interval, found, float(missing[k]), float(drift[k]), float(net[k]))
+        gross_budget = UncertaintyBudget(**{name: float(values[k]) for name, values in gross_terms.items()})
+        budget = (
+            UncertaintyBudget(**{name: float(values[k]) for name, values in net_terms.items()})
+            if idle
+            else gross_budget
+        )
+        cautions = _collect_warnings(interval, found, float(missing[k]), float(drift[k]), float(net[k]))
         windows.append(WindowEnergy(interval, float(gross[k]), float(net[k]), budget, gross_budget, cautions))
     return tuple(windows)
 
 
-def _cautions(interval: Interval, found: Scan, missing_s: float, drift_j: float, net_j: float) -> tuple[Caution, ...]:
+def _collect_warnings(
+    interval: Interval, found: RunningIntegrals, missing_s: float, drift_j: float, net_j: float
+) -> tuple[MeasurementWarning, ...]:
     cautions = []
     updates = interval.duration_s / found.period_s if found.period_s else math.inf
     if updates < UPDATES * (1 - 1e-6):
         text = f"{format_si(interval.duration_s, 's')} span {updates:.3g} samples, {UPDATES} wanted"
-        cautions.append(Caution("short-window", text))
+        cautions.append(MeasurementWarning("short-window", text))
     if missing_s > 0:
         share = 100 * missing_s / interval.duration_s
         text = f"{format_si(missing_s, 's')} ({share:.3g} %) have no samples; their energy is interpolated"
-        cautions.append(Caution("gap", text))
+        cautions.append(MeasurementWarning("gap", text))
     if drift_j > _IDLE_DRIFT * abs(net_j):
         text = (
             f"idle power changed around it by {100 * 2 * drift_j / abs(net_j) if net_j else math.inf:.2g} % of its net"
         )
-        cautions.append(Caution("idle-drift", text))
+        cautions.append(MeasurementWarning("idle-drift", text))
     return tuple(cautions)

@@ -1,7 +1,7 @@
 """Energy accounts: what a meter has counted so far, over hours or weeks, in bounded memory.
 
-A meter gives a trace when it is stopped. :class:`TraceAccount` stops it every so often, adds up the trace's energy, and
-starts it anew; :class:`StreamAccount` lets an instrument stream into a running sum. Neither ever loses what was counted
+A meter gives a trace when it is stopped. :class:`TraceEnergyTotal` stops it every so often, adds up the trace's energy, and
+starts it anew; :class:`StreamEnergyTotal` lets an instrument stream into a running sum. Neither ever loses what was counted
 before a meter failed.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, MeterError
-from deepen.measure.energy.integrate import integrate
+from deepen.measure.energy.integrate import integrate_power
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import Meter
 from deepen.records import Interval, PowerTrace
 
-__all__ = ["Account", "Counted", "StreamAccount", "TraceAccount", "account_of"]
+__all__ = ["EnergyCount", "EnergyTotal", "StreamEnergyTotal", "TraceEnergyTotal", "make_energy_total"]
 
 _LINEAR = ("gain", "offset")
 """Terms that are the same error in every segment, and so add up; the others are independent."""
@@ -30,7 +30,7 @@ _MOST_NOTES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class EnergyCount:
     """What a meter has counted.
 
     Attributes:
@@ -52,9 +52,9 @@ class Counted:
         """Standard uncertainty, joules."""
         return math.hypot(self.linear_j, self.random_j)
 
-    def plus(self, other: Counted) -> Counted:
+    def plus(self, other: EnergyCount) -> EnergyCount:
         """Both, one after the other."""
-        return Counted(
+        return EnergyCount(
             self.energy_j + other.energy_j,
             self.covered_s + other.covered_s,
             self.linear_j + other.linear_j,
@@ -63,7 +63,7 @@ class Counted:
         )
 
 
-class Account(Protocol):
+class EnergyTotal(Protocol):
     """A meter and what it has counted.
 
     Attributes:
@@ -74,7 +74,7 @@ class Account(Protocol):
     """
 
     meter: Meter
-    counted: Counted
+    counted: EnergyCount
     notes: list[str]
     states_accuracy: bool
 
@@ -107,18 +107,18 @@ class Account(Protocol):
         """
 
 
-def account_of(meter: Meter) -> Account:
+def make_energy_total(meter: Meter) -> EnergyTotal:
     """The kind of account a meter needs."""
-    return StreamAccount(meter) if isinstance(meter, StreamMeter) else TraceAccount(meter)
+    return StreamEnergyTotal(meter) if isinstance(meter, StreamMeter) else TraceEnergyTotal(meter)
 
 
-class TraceAccount:
+class TraceEnergyTotal:
     """Account of a meter that is stopped and started anew every so often."""
 
     def __init__(self, meter: Meter) -> None:
         """Describe it; nothing is measured before :meth:`start`."""
         self.meter = meter
-        self.counted = Counted()
+        self.counted = EnergyCount()
         self.notes: list[str] = []
         self.states_accuracy = False
         self._running = False
@@ -164,16 +164,16 @@ class TraceAccount:
         if self._last is not None:
             self._bridge(self._last, start_s, float(trace.power_w[0]))
         # However much a trace has lost, its energy is told, with the loss in its uncertainty and in the notes.
-        window = integrate(trace, [Interval(start_s, end_s, "training")], max_loss=1.0)[0]
+        window = integrate_power(trace, [Interval(start_s, end_s, "training")], max_loss=1.0)[0]
         terms = window.gross_budget.terms()
         linear = math.hypot(*(terms.pop(name) for name in _LINEAR))
         rest = math.hypot(*terms.values())
         missing_s = sum(b - a for a, b in trace.gaps)
-        self.counted = self.counted.plus(Counted(window.gross_j, end_s - start_s, linear, rest, missing_s))
+        self.counted = self.counted.plus(EnergyCount(window.gross_j, end_s - start_s, linear, rest, missing_s))
         self._last = end_s, float(trace.power_w[-1])
         self.states_accuracy = bool(trace.accuracy.reference)
         for warning in trace.warnings:
-            note(self.notes, f"{self.meter.id}: {warning}")
+            add_note(self.notes, f"{self.meter.id}: {warning}")
 
     def _bridge(self, last: tuple[float, float], start_s: float, power_w: float) -> None:
         """Count the moment between two segments with the power on both sides of it."""
@@ -183,10 +183,10 @@ class TraceAccount:
         energy_j = (last[1] + power_w) / 2 * length_s
         doubt_j = abs(power_w - last[1]) * length_s / math.sqrt(12)
         linear_j = self.counted.linear_j / self.counted.covered_s * length_s  # as in the segments so far
-        self.counted = self.counted.plus(Counted(energy_j, length_s, linear_j, doubt_j, length_s))
+        self.counted = self.counted.plus(EnergyCount(energy_j, length_s, linear_j, doubt_j, length_s))
 
 
-class _Sum:
+class _PowerIntegral:
     """Sink of a stream: the integral of power over positions, and nothing else."""
 
     def __init__(self) -> None:
@@ -211,22 +211,22 @@ class _Sum:
             self._last = int(index[-1]), float(power_w[-1])
 
 
-class StreamAccount:
+class StreamEnergyTotal:
     """Account of an instrument that streams: thousands of samples a second, of which only the sum is kept."""
 
     def __init__(self, meter: StreamMeter) -> None:
         """Describe it; nothing is measured before :meth:`start`."""
         self.meter: Meter = meter
-        self.counted = Counted()
+        self.counted = EnergyCount()
         self.notes: list[str] = []
         self.states_accuracy = bool(meter.instrument.accuracy.reference)
         self._stream = meter
-        self._before = Counted()  # streams that have ended
-        self._sum: _Sum | None = None
+        self._before = EnergyCount()  # streams that have ended
+        self._sum: _PowerIntegral | None = None
 
     def start(self) -> None:
         """Start the stream."""
-        sink = _Sum()
+        sink = _PowerIntegral()
         self._stream.start(lambda _inputs, _start_s: sink)
         self._sum = sink
 
@@ -252,30 +252,30 @@ class StreamAccount:
         try:
             self._stream.stop_sink()
         except DeepenError as error:
-            note(self.notes, f"{self.meter.id}: {error}")
+            add_note(self.notes, f"{self.meter.id}: {error}")
         ending = self._stream.ending
         length_s = sink.span * self.meter.update_s
         if ending is not None:
             length_s = ending.end_s - ending.start_s
             for warning in ending.warnings:
-                note(self.notes, f"{self.meter.id}: {warning}")
+                add_note(self.notes, f"{self.meter.id}: {warning}")
         now = self._so_far(sink, length_s)
         if ending is not None and ending.samples and sink.span:
             lost_s = length_s * ending.loss
             doubt_j = lost_s * (ending.max_w - ending.min_w) / math.sqrt(12)
-            now = now.plus(Counted(random_j=doubt_j, bridged_s=lost_s))
+            now = now.plus(EnergyCount(random_j=doubt_j, bridged_s=lost_s))
         self._before = self.counted = self._before.plus(now)
 
-    def _so_far(self, sink: _Sum, length_s: float) -> Counted:
+    def _so_far(self, sink: _PowerIntegral, length_s: float) -> EnergyCount:
         if not sink.span:
-            return Counted()
+            return EnergyCount()
         energy_j = sink.integral / sink.span * length_s
         accuracy = self._stream.instrument.accuracy
         linear_j = math.hypot(accuracy.gain * energy_j, accuracy.offset_w * length_s)
-        return Counted(energy_j, length_s, linear_j)
+        return EnergyCount(energy_j, length_s, linear_j)
 
 
-def note(notes: list[str], text: str) -> None:
+def add_note(notes: list[str], text: str) -> None:
     """Add a note once; the last place is for saying that there were more."""
     if text in notes or len(notes) >= _MOST_NOTES:
         return

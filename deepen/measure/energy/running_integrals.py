@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepen.errors import MeasureError
 from deepen.records import PowerTrace
 
-__all__ = ["Bridges", "Scan", "pieces", "scan"]
+__all__ = ["GapBridges", "RunningIntegrals", "compute_running_integrals", "iterate_pieces"]
 
 BLOCK = 1 << 16
 """Samples per block: six arrays of this many float64 take 3 MiB."""
@@ -30,7 +30,7 @@ _TAIL = 3  # samples of the block before that the noise sum looks back at
 
 
 @dataclass(frozen=True, slots=True)
-class Bridges:
+class GapBridges:
     """Stretches without trustworthy samples whose energy was interpolated; arrays of shape (k,), ascending.
 
     Attributes:
@@ -47,7 +47,7 @@ class Bridges:
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class RunningIntegrals:
     """Running sums at the moments asked for; arrays of shape (m,), in the order of the moments.
 
     Sums run from the start of the trace; a difference of two is the sum over the stretch between.
@@ -78,16 +78,18 @@ class Scan:
     noise: _Floats
     segment_s: _Floats
     segment_j: _Floats
-    into: _Floats
+    segment_fraction: _Floats
     start_s: float
     end_s: float
     period_s: float
     samples: int
     dropped: int
-    bridges: Bridges
+    bridges: GapBridges
 
 
-def scan(chunks: Iterable[PowerTrace], at_s: _Floats, gaps: tuple[tuple[float, float], ...] = ()) -> Scan:
+def compute_running_integrals(
+    chunks: Iterable[PowerTrace], at_s: _Floats, gaps: tuple[tuple[float, float], ...] = ()
+) -> RunningIntegrals:
     """Pass over a trace once.
 
     Moments outside the trace get the power of the nearest sample, so that a moment shifted a little past the end (to
@@ -104,13 +106,13 @@ def scan(chunks: Iterable[PowerTrace], at_s: _Floats, gaps: tuple[tuple[float, f
             or a gap is told too late.
     """
     order = np.argsort(at_s, kind="stable")
-    pass_ = _Pass(np.ascontiguousarray(at_s[order], dtype=np.float64), gaps)
+    pass_ = _IntegrationPass(np.ascontiguousarray(at_s[order], dtype=np.float64), gaps)
     for chunk in chunks:
         pass_.take(chunk)
     return pass_.finish(order)
 
 
-class _Pass:
+class _IntegrationPass:
     """State between blocks."""
 
     def __init__(self, at_s: _Floats, gaps: tuple[tuple[float, float], ...]) -> None:
@@ -150,14 +152,14 @@ class _Pass:
                 self.period_s = 1.0 / chunk.rate_hz
             elif t_s.size > 1:
                 self.period_s = float(np.median(np.diff(t_s)))
-        gaps = _merged([*chunk.gaps, *self.gaps])
-        self._check_told_in_time(gaps)
+        gaps = _merge_gaps([*chunk.gaps, *self.gaps])
+        self._check_gap_order(gaps)
         self.gaps = tuple(g for g in gaps.tolist() if g[1] > t_s[-1])  # what goes on in the next chunk
         for start in range(0, t_s.size, BLOCK):
             with np.errstate(invalid="ignore", over="ignore"):  # what is no number is found in the sums
                 self._add(t_s, power_w, start, min(start + BLOCK, t_s.size), gaps)
 
-    def _check_told_in_time(self, gaps: _Floats) -> None:
+    def _check_gap_order(self, gaps: _Floats) -> None:
         if not self.tail[0].size:
             return
         last = self.tail[0][-1]
@@ -261,10 +263,10 @@ class _Pass:
             columns[1 + row] = summed[at]
             self.totals[row] = summed[-1]
         self.total_j = running[-1]
-        self._inside(at_s, i + fresh, t_s, power_w, change, columns)
+        self._add_partial_segments(at_s, i + fresh, t_s, power_w, change, columns)
         self.next = last
 
-    def _inside(
+    def _add_partial_segments(
         self, at_s: _Floats, i: NDArray[np.int64], t_s: _Floats, power_w: _Floats, change: _Floats, columns: _Floats
     ) -> None:
         """Add the part of the segment that a moment lies in."""
@@ -285,7 +287,7 @@ class _Pass:
         columns[5] = change[i]
         columns[6] = into / length
 
-    def finish(self, order: NDArray[np.int64]) -> Scan:
+    def finish(self, order: NDArray[np.int64]) -> RunningIntegrals:
         """Tell the moments at and after the end, and bring all into the caller's order."""
         t_s, power_w = self.tail
         if self.samples < 2:
@@ -305,7 +307,7 @@ class _Pass:
         back[order] = np.arange(order.size)
         power, square, steps, noise, segment_s, segment_j, into = self.columns[:, back]
         bridges = np.array(self.bridges, dtype=np.float64).reshape(-1, 4)
-        return Scan(
+        return RunningIntegrals(
             energy_j=self.energy_j[back],
             power_w=power,
             square=square,
@@ -313,17 +315,17 @@ class _Pass:
             noise=noise,
             segment_s=segment_s,
             segment_j=segment_j,
-            into=into,
+            segment_fraction=into,
             start_s=self.start_s,
             end_s=float(t_s[-1]),
             period_s=self.period_s,
             samples=self.samples,
             dropped=self.dropped,
-            bridges=Bridges(*(bridges[:, k] for k in range(4))),
+            bridges=GapBridges(*(bridges[:, k] for k in range(4))),
         )
 
 
-def _merged(gaps: Iterable[Sequence[float]]) -> _Floats:
+def _merge_gaps(gaps: Iterable[Sequence[float]]) -> _Floats:
     """Gaps in order, those that overlap as one, empty ones left out; shape (g, 2)."""
     merged: list[list[float]] = []
     for start, end in sorted((g[0], g[1]) for g in gaps):
@@ -334,6 +336,6 @@ def _merged(gaps: Iterable[Sequence[float]]) -> _Floats:
     return np.array(merged, dtype=np.float64).reshape(-1, 2)
 
 
-def pieces(trace: PowerTrace | Iterable[PowerTrace]) -> Iterator[PowerTrace]:
+def iterate_pieces(trace: PowerTrace | Iterable[PowerTrace]) -> Iterator[PowerTrace]:
     """A whole trace as its only piece, or the pieces themselves."""
     return iter((trace,)) if isinstance(trace, PowerTrace) else iter(trace)

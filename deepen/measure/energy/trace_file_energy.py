@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deepen.errors import ConfigError, MeasureError
-from deepen.measure.energy.integrate import MAX_LOSS, WindowEnergy, integrate
-from deepen.measure.energy.uncertainty_budget import Caution, no_accuracy, trace_cautions
+from deepen.measure.energy.integrate import MAX_LOSS, WindowEnergy, integrate_power
+from deepen.measure.energy.uncertainty_budget import MeasurementWarning, classify_trace_warnings, warn_missing_accuracy
 from deepen.records import Interval
 from deepen.traces import ReportedWindow, TraceFile
 from deepen.traces.open import cut
 from deepen.traces.types import CHUNK
 
-__all__ = ["IDLE", "StoredEnergy", "stored_energy"]
+__all__ = ["IDLE", "TraceFileEnergy", "integrate_trace_file"]
 
 IDLE = "idle"
 """Windows of this label are stretches in which nothing ran: they tell idle power, linear in between."""
 
 
 @dataclass(frozen=True, slots=True)
-class StoredEnergy:
+class TraceFileEnergy:
     """Windows of a stored trace.
 
     Attributes:
@@ -31,17 +31,17 @@ class StoredEnergy:
 
     windows: tuple[WindowEnergy, ...]
     reported_j: tuple[float, ...]
-    cautions: tuple[Caution, ...]
+    cautions: tuple[MeasurementWarning, ...]
 
 
-def stored_energy(
+def integrate_trace_file(
     file: TraceFile,
     windows: Sequence[ReportedWindow] = (),
     *,
     idle_w: float | None = None,
     max_loss: float = MAX_LOSS,
     edge_error_s: float = 0.0,
-) -> StoredEnergy:
+) -> TraceFileEnergy:
     """Integrate windows of an opened trace, one piece of the file in memory at a time.
 
     Windows labelled ``idle`` give idle power; all are on the trace's own clock.
@@ -76,9 +76,12 @@ def stored_energy(
     idle = [i for i in intervals if i.label.strip().lower() == IDLE]
     if idle and idle_w is not None:
         raise ConfigError("idle power is given twice: as a number and as windows labelled 'idle'; leave one out")
-    found = integrate(cut(file, CHUNK), intervals, idle_w or 0.0, idle=idle, max_loss=max_loss, gaps=info.gaps)
-    cautions = [*trace_cautions(info.warnings), *no_accuracy(info.accuracy, info.source, info.meter_id)]
+    found = integrate_power(cut(file, CHUNK), intervals, idle_w or 0.0, idle=idle, max_loss=max_loss, gaps=info.gaps)
+    cautions = [
+        *classify_trace_warnings(info.warnings),
+        *warn_missing_accuracy(info.accuracy, info.source, info.meter_id),
+    ]
     if info.dropped and not any(c.code == "loss" for c in cautions):
         text = f"{info.dropped} samples ({100 * info.loss:.2g} %) are lost in {len(info.gaps)} gaps"
-        cautions.append(Caution("loss", text))
-    return StoredEnergy(found, tuple(w.energy_j for w in chosen), tuple(cautions))
+        cautions.append(MeasurementWarning("loss", text))
+    return TraceFileEnergy(found, tuple(w.energy_j for w in chosen), tuple(cautions))

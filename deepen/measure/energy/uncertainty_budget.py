@@ -12,14 +12,14 @@ from dataclasses import dataclass, fields
 
 from deepen.records import Accuracy, Source
 
-__all__ = ["COVERAGE", "Budget", "Caution", "no_accuracy", "trace_cautions"]
+__all__ = ["COVERAGE", "MeasurementWarning", "UncertaintyBudget", "classify_trace_warnings", "warn_missing_accuracy"]
 
 COVERAGE = 2.0
 """Coverage factor of expanded uncertainties: about 95 % for a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class UncertaintyBudget:
     """Standard uncertainty of an energy, term by term, joules.
 
     Attributes:
@@ -46,9 +46,9 @@ class Budget:
         """Every term by name, joules."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def per_run(self, runs: int) -> Budget:
+    def per_run(self, runs: int) -> UncertaintyBudget:
         """The same for one of so many runs."""
-        return Budget(**{name: value / runs for name, value in self.terms().items()})
+        return UncertaintyBudget(**{name: value / runs for name, value in self.terms().items()})
 
     @property
     def standard_j(self) -> float:
@@ -61,15 +61,15 @@ class Budget:
         return COVERAGE * self.standard_j
 
 
-def no_accuracy(accuracy: Accuracy, source: Source, meter: str) -> tuple[Caution, ...]:
+def warn_missing_accuracy(accuracy: Accuracy, source: Source, meter: str) -> tuple[MeasurementWarning, ...]:
     """Say it where an instrument that measures states nothing about its accuracy."""
     if source != "measured" or accuracy.reference:
         return ()
-    return (Caution("accuracy", f"{meter} states no accuracy; gain and offset are not in the uncertainty"),)
+    return (MeasurementWarning("accuracy", f"{meter} states no accuracy; gain and offset are not in the uncertainty"),)
 
 
 @dataclass(frozen=True, slots=True)
-class Caution:
+class MeasurementWarning:
     """Something a reader of a number should know.
 
     Attributes:
@@ -98,11 +98,11 @@ _WORDS = {
 }
 
 
-def trace_cautions(warnings: Iterable[str]) -> tuple[Caution, ...]:
+def classify_trace_warnings(warnings: Iterable[str]) -> tuple[MeasurementWarning, ...]:
     """Give a trace's own warnings their codes, by the words in them; each text once."""
-    found: dict[str, Caution] = {}
+    found: dict[str, MeasurementWarning] = {}
     for text in warnings:
         low = text.lower()
         code = next((c for c, words in _WORDS.items() if any(w in low for w in words)), "trace")
-        found.setdefault(text, Caution(code, text))
+        found.setdefault(text, MeasurementWarning(code, text))
     return tuple(found.values())

@@ -1,4 +1,4 @@
-"""Terms of the uncertainty of windows, found from a trace; :func:`deepen.measure.energy.integrate.integrate` says how."""
+"""Terms of the uncertainty of windows, found from a trace; :func:`deepen.measure.energy.integrate.integrate_power` says how."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.measure.energy.idle_power import Idle, IdleLine
-from deepen.measure.energy.running_integrals import Scan
+from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
+from deepen.measure.energy.running_integrals import RunningIntegrals
 
 __all__ = [
-    "Plan",
-    "alignment_terms",
-    "gap_term",
-    "idle_points",
-    "missing_time",
-    "noise_term",
-    "sampling_terms",
-    "with_edges",
+    "SamplePoints",
+    "add_edge_covariance",
+    "compute_alignment_terms",
+    "compute_gap_term",
+    "compute_missing_time",
+    "compute_noise_term",
+    "compute_sampling_terms",
+    "estimate_idle_power",
 ]
 
 _Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ _NOISE_REACH = 32  # sample periods on both sides of a window from which noise i
 _IDLE_PARTS = 10  # parts of an idle stretch whose spread gives its uncertainty
 
 
-class Plan:
+class SamplePoints:
     """Which moments of the trace the windows need, and where their answers lie; all in one array."""
 
     def __init__(self, edges: _Floats, own_s: _Floats, quiet: _Floats, clock_s: float, period_s: float) -> None:
@@ -57,11 +57,11 @@ class Plan:
             self._where[name] = (slice(start, start + block.size), block.shape)
             start += block.size
 
-    def moments(self) -> _Floats:
+    def all_moments(self) -> _Floats:
         """All moments, shape (m,)."""
         return np.concatenate([block.ravel() for block in self._blocks.values()])
 
-    def has(self, name: str) -> bool:
+    def has_group(self, name: str) -> bool:
         """Whether a block of moments was asked for."""
         return name in self._blocks
 
@@ -75,7 +75,7 @@ class Plan:
         return self._blocks[name]
 
 
-def _overlaps(found: Scan, edges: _Floats) -> tuple[_Floats, NDArray[np.int64], NDArray[np.int64]]:
+def _compute_overlaps(found: RunningIntegrals, edges: _Floats) -> tuple[_Floats, NDArray[np.int64], NDArray[np.int64]]:
     """Seconds of every bridge that lie in a window: (overlaps, windows, bridges), each shape (k,)."""
     b = found.bridges
     if not b.start_s.size:
@@ -90,62 +90,65 @@ def _overlaps(found: Scan, edges: _Floats) -> tuple[_Floats, NDArray[np.int64], 
     return np.maximum(seconds, 0.0), windows, bridges
 
 
-def missing_time(found: Scan, edges: _Floats) -> _Floats:
+def compute_missing_time(found: RunningIntegrals, edges: _Floats) -> _Floats:
     """Time without samples in every window, seconds; shape (n,)."""
-    seconds, windows, bridges = _overlaps(found, edges)
+    seconds, windows, bridges = _compute_overlaps(found, edges)
     share = found.bridges.missing_s / (found.bridges.end_s - found.bridges.start_s)
     total = np.bincount(windows, weights=seconds * share[bridges], minlength=edges.shape[0])
     return np.asarray(total, dtype=np.float64)
 
 
-def idle_points(found: Scan, plan: Plan) -> list[Idle]:
+def estimate_idle_power(found: RunningIntegrals, plan: SamplePoints) -> list[IdlePower]:
     """Idle power of every idle stretch, with the spread of its parts as the uncertainty."""
     t_s, energy = plan.at("idle")[:, 0], plan.of("idle", found.energy_j)[:, 0]
     watts = (np.diff(energy, axis=1) / np.diff(t_s, axis=1)).astype(np.float64)
     std = watts.std(axis=1, ddof=1) / math.sqrt(_IDLE_PARTS)
     return [
-        Idle(float(t), float(w), float(u)) for t, w, u in zip(t_s.mean(axis=1), watts.mean(axis=1), std, strict=True)
+        IdlePower(float(t), float(w), float(u))
+        for t, w, u in zip(t_s.mean(axis=1), watts.mean(axis=1), std, strict=True)
     ]
 
 
-def alignment_terms(found: Scan, plan: Plan, energy: _Floats, idle: IdleLine | None) -> tuple[_Floats, _Floats]:
+def compute_alignment_terms(
+    found: RunningIntegrals, plan: SamplePoints, energy: _Floats, idle: IdlePowerLine | None
+) -> tuple[_Floats, _Floats]:
     """Alignment term of gross and of net energy, joules; shape (n,) each."""
     gross, net = np.zeros(energy.shape[0]), np.zeros(energy.shape[0])
-    if plan.has("shifted"):
+    if plan.has_group("shifted"):
         change = (plan.of("shifted", found.energy_j) - energy[:, :, None]).astype(np.float64)
-        whole = (_largest(change[:, 1] - change[:, 0]) / _REACH) ** 2
+        whole = (_bound_largest_change(change[:, 1] - change[:, 0]) / _REACH) ** 2
         gross += whole
         net += whole
-    if plan.has("jittered"):
+    if plan.has_group("jittered"):
         change = (plan.of("jittered", found.energy_j) - energy[:, :, None]).astype(np.float64)
-        gross += ((_largest(change) / _REACH) ** 2).sum(axis=1)
+        gross += ((_bound_largest_change(change) / _REACH) ** 2).sum(axis=1)
         if idle is not None:
             shift = plan.at("jittered") - plan.edges[:, :, None]
             change = change - idle.power_w(plan.edges)[:, :, None] * shift
-        net += ((_largest(change) / _REACH) ** 2).sum(axis=1)
+        net += ((_bound_largest_change(change) / _REACH) ** 2).sum(axis=1)
     return np.sqrt(gross), np.sqrt(net)
 
 
-def _largest(change: _Floats) -> _Floats:
+def _bound_largest_change(change: _Floats) -> _Floats:
     """Largest change over the shifts (last axis); between two of them it may be larger by half their difference."""
     between = np.abs(np.diff(change, axis=-1)).max(axis=-1) / 2
     largest: _Floats = np.abs(change).max(axis=-1) + between
     return largest
 
 
-def with_edges(alignment: _Floats, at_edges: _Floats) -> _Floats:
+def add_edge_covariance(alignment: _Floats, at_edges: _Floats) -> _Floats:
     """The alignment term with its covariance with the sampling of edges, which is full: both lose what a jump gives."""
     total: _Floats = np.sqrt(alignment**2 + 2 * alignment * at_edges)
     return total
 
 
-def sampling_terms(found: Scan, plan: Plan, mean: bool) -> tuple[_Floats, _Floats]:
+def compute_sampling_terms(found: RunningIntegrals, plan: SamplePoints, mean: bool) -> tuple[_Floats, _Floats]:
     """Sampling term inside windows and at their edges, joules; shape (n,) each."""
     around = plan.of("around", found.power_w)
     spread = around.max(axis=2) - around.min(axis=2)
     length = plan.of("edges", found.segment_s)[:, :, 0]
     if mean:
-        f = plan.of("edges", found.into)[:, :, 0]
+        f = plan.of("edges", found.segment_fraction)[:, :, 0]
         return np.zeros(f.shape[0]), np.sqrt(((spread * length * f * (1 - f)) ** 2).sum(axis=1))
     own = np.abs(plan.of("edges", found.segment_j)[:, :, 0])
     at_edges = (np.maximum(spread * found.period_s, own) ** 2).sum(axis=1)
@@ -154,7 +157,7 @@ def sampling_terms(found: Scan, plan: Plan, mean: bool) -> tuple[_Floats, _Float
     return np.sqrt(np.maximum(inside, 0.0) / 12), np.sqrt(at_edges / 12)
 
 
-def noise_term(found: Scan, plan: Plan, duration: _Floats) -> _Floats:
+def compute_noise_term(found: RunningIntegrals, plan: SamplePoints, duration: _Floats) -> _Floats:
     """Noise term, from the window and from what lies around it, joules; shape (n,)."""
     own = plan.of("edges", found.noise)[:, :, 0]
     wide = plan.of("reach", found.noise)[:, :, 0]
@@ -167,7 +170,7 @@ def noise_term(found: Scan, plan: Plan, duration: _Floats) -> _Floats:
     return term
 
 
-def gap_term(found: Scan, plan: Plan, missing: _Floats, duration: _Floats) -> _Floats:
+def compute_gap_term(found: RunningIntegrals, plan: SamplePoints, missing: _Floats, duration: _Floats) -> _Floats:
     """What interpolation over gaps may be off by, joules; shape (n,)."""
     if not missing.any():
         return np.zeros(missing.size)
@@ -177,7 +180,7 @@ def gap_term(found: Scan, plan: Plan, missing: _Floats, duration: _Floats) -> _F
     energy = plan.of("reach", found.energy_j)[:, :, 0]
     mean = (energy[:, 1] - energy[:, 0]).astype(np.float64) / length
     variance = np.maximum((square[:, 1] - square[:, 0]) / length - mean**2, 0.0)
-    seconds, windows, bridges = _overlaps(found, plan.edges)
+    seconds, windows, bridges = _compute_overlaps(found, plan.edges)
     steps = np.bincount(windows, weights=(found.bridges.step_w[bridges] * seconds) ** 2 / 12, minlength=duration.size)
     # Losses come when there is much to do, so that the spread of several gaps adds up instead of averaging out.
     term: _Floats = np.sqrt(variance * missing**2 + steps)

@@ -9,7 +9,7 @@ import pytest
 
 from deepen.errors import ConfigError, MeasureError, MeterError
 from deepen.measure import make_workload
-from deepen.measure.alignment.load_pattern import BARKER, Pulses, find, synchronise
+from deepen.measure.alignment.load_pattern import BARKER, SyncPulses, find_load_pattern, synchronise_trace
 from deepen.records import Interval, PowerTrace, StoppingRule
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost
@@ -51,7 +51,7 @@ def test_the_offset_is_found_within_its_stated_error(rate_hz: float, noise_w: fl
         rng = np.random.default_rng(seed)
         worked = pattern(10.0, 0.02, rng)
         offset = rng.uniform(-0.05, 0.05)
-        found = find(record(worked, rng, rate_hz=rate_hz, offset_s=offset, noise_w=noise_w), worked, 0.1)
+        found = find_load_pattern(record(worked, rng, rate_hz=rate_hz, offset_s=offset, noise_w=noise_w), worked, 0.1)
         off = found.trace_s - found.host_s - offset
         within += abs(off) <= 2 * found.error_s
         errors.append(found.error_s)
@@ -63,7 +63,7 @@ def test_patterns_before_and_after_correct_offset_and_drift() -> None:
     rng = np.random.default_rng(5)
     before, after = pattern(10.0, 0.02, rng), pattern(14.0, 0.02, rng)
     trace = record([*before, *after], rng, rate_hz=5e3, offset_s=0.03, noise_w=0.02, drift=80e-6)
-    fixed = synchronise(trace, [before, after], 0.1)
+    fixed = synchronise_trace(trace, [before, after], 0.1)
     assert fixed.clock is not None
     assert fixed.clock.method == "pulses"
     for at in (10.0, 12.0, 14.2):
@@ -78,13 +78,13 @@ def test_a_trace_without_the_pattern_is_refused() -> None:
     trace = record(worked, rng, rate_hz=5e3, offset_s=0.0, noise_w=0.1)
     flat = replace(trace, power_w=rng.normal(1.0, 0.1, trace.t_s.size))
     with pytest.raises(MeasureError, match=r"not clear in the trace of meter"):
-        find(flat, worked, 0.1)
+        find_load_pattern(flat, worked, 0.1)
     still = replace(trace, power_w=np.ones(trace.t_s.size))
     with pytest.raises(MeasureError, match=r"not clear|where they were played"):
-        find(still, worked, 0.1)
+        find_load_pattern(still, worked, 0.1)
     beat = replace(trace, power_w=1.0 + (np.sin(2 * np.pi * 25 * trace.t_s) > 0))  # a load as regular as a clock
     with pytest.raises(MeasureError, match=r"not clear|where they were played|known to"):
-        find(beat, worked, 0.1)
+        find_load_pattern(beat, worked, 0.1)
 
 
 def test_pulses_that_cannot_be_resolved_or_lie_at_the_end_are_refused() -> None:
@@ -92,13 +92,13 @@ def test_pulses_that_cannot_be_resolved_or_lie_at_the_end_are_refused() -> None:
     worked = pattern(10.0, 0.02, rng)
     slow = record(worked, rng, rate_hz=100.0, offset_s=0.0, noise_w=0.0)
     with pytest.raises(MeasureError, match=r"too short for meter at 100 Hz"):
-        find(slow, worked, 0.1)
+        find_load_pattern(slow, worked, 0.1)
     trace = record(worked, rng, rate_hz=5e3, offset_s=0.0, noise_w=0.0)
     keep = trace.t_s > 10.01
     with pytest.raises(MeasureError, match=r"too near the ends"):
-        find(replace(trace, t_s=trace.t_s[keep], power_w=trace.power_w[keep]), worked, 0.1)
+        find_load_pattern(replace(trace, t_s=trace.t_s[keep], power_w=trace.power_w[keep]), worked, 0.1)
     with pytest.raises(MeasureError, match=r"look further|not clear"):
-        find(replace(trace, t_s=trace.t_s + 0.2), worked, 0.02)
+        find_load_pattern(replace(trace, t_s=trace.t_s + 0.2), worked, 0.02)
 
 
 def test_a_session_corrects_the_meters_clock_by_pulses(sampled_bench, model: Path) -> None:
@@ -230,5 +230,5 @@ def test_what_the_trace_says_and_a_change_of_temperature_reach_the_record(sample
 
 
 def test_a_pattern_lasts_as_long_as_said() -> None:
-    assert Pulses(0.02, 1e-3).duration_s == pytest.approx(17 * 0.02 + 0.05)
-    assert Pulses(0.02, 1.0).duration_s == pytest.approx(9 * 1.0 + 8 * 0.02 + 0.05)
+    assert SyncPulses(0.02, 1e-3).duration_s == pytest.approx(17 * 0.02 + 0.05)
+    assert SyncPulses(0.02, 1.0).duration_s == pytest.approx(9 * 1.0 + 8 * 0.02 + 0.05)

@@ -5,27 +5,33 @@ import pytest
 
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
-from deepen.measure.alignment.logic_marks import Match, fit_matches, from_marks, logic_edges, retime
+from deepen.measure.alignment.logic_marks import (
+    ClockMatch,
+    find_logic_edges,
+    fit_logic_marks,
+    fit_matches,
+    retime_trace,
+)
 from deepen.records import PowerTrace
 
 
 def test_matches_that_scatter_more_than_stated_widen_the_error() -> None:
     rng = np.random.default_rng(3)
     t = np.linspace(0, 100, 40)
-    exact = [Match(float(x), float(x * (1 + 20e-6) + 7.0), 1e-6) for x in t]
+    exact = [ClockMatch(float(x), float(x * (1 + 20e-6) + 7.0), 1e-6) for x in t]
     found = fit_matches(exact, "marks")
     assert found.to_host(50.0) == pytest.approx(50.0 * (1 + 20e-6) + 7.0, abs=1e-7)
     assert found.rate == pytest.approx(1 + 20e-6, abs=1e-9)
-    loose = [Match(m.trace_s, m.host_s + rng.normal(0, 1e-4), 1e-6) for m in exact]
+    loose = [ClockMatch(m.trace_s, m.host_s + rng.normal(0, 1e-4), 1e-6) for m in exact]
     assert fit_matches(loose, "marks").error_s == pytest.approx(1e-4 * 2 / 40**0.5, rel=0.5)
     assert found.error_s < 1e-6
 
 
 def test_one_match_keeps_the_rate_and_an_impossible_drift_is_refused() -> None:
-    found = fit_matches([Match(1.0, 5.0, 1e-3)], "pulses")
+    found = fit_matches([ClockMatch(1.0, 5.0, 1e-3)], "pulses")
     assert (found.rate, found.to_host(2.0), found.error_s) == (1.0, pytest.approx(6.0), pytest.approx(1e-3))
     with pytest.raises(MeasureError, match=r"drift apart by 10000 ppm.*samples were lost"):
-        fit_matches([Match(0.0, 0.0, 1e-4), Match(1.0, 1.01, 1e-4)], "pulses")
+        fit_matches([ClockMatch(0.0, 0.0, 1e-4), ClockMatch(1.0, 1.01, 1e-4)], "pulses")
     with pytest.raises(MeasureError, match=r"no moment"):
         fit_matches([], "marks")
 
@@ -44,30 +50,30 @@ def test_marks_are_matched_though_some_are_missing_and_others_are_too_many(seed:
     kept = np.delete(seen, rng.choice(seen.size, 8, replace=False))
     edges = np.sort(np.concatenate([kept, rng.uniform(seen[0], seen[-1], 10)]))
     edges = (np.floor(edges / period) + 0.5) * period
-    found = from_marks(edges, made, resolution_s=period)
+    found = fit_logic_marks(edges, made, resolution_s=period)
     off = found.to_host(seen) - made
     assert found.method == "marks"
     assert np.abs(off).max() <= 2 * found.error_s
     assert found.error_s < 5e-5
-    assert from_marks(edges, made, resolution_s=period, error_s=1e-3).error_s == pytest.approx(1e-3, rel=0.01)
+    assert fit_logic_marks(edges, made, resolution_s=period, error_s=1e-3).error_s == pytest.approx(1e-3, rel=0.01)
 
 
 def test_marks_at_equal_distances_are_ambiguous_unless_the_offset_is_bounded() -> None:
     made = np.arange(20) * 0.1 + 50.0
     with pytest.raises(MeasureError, match=r"fit at two offsets .*equal distances; vary"):
-        from_marks(made + 0.01, made, resolution_s=1e-3)
-    found = from_marks(made + 0.01, made, resolution_s=1e-3, max_offset_s=0.04)
+        fit_logic_marks(made + 0.01, made, resolution_s=1e-3)
+    found = fit_logic_marks(made + 0.01, made, resolution_s=1e-3, max_offset_s=0.04)
     assert found.to_host(51.01) == pytest.approx(51.0, abs=1e-6)
 
 
 def test_marks_that_are_not_there_are_an_error() -> None:
     made = np.array([1.0, 2.1, 3.3, 4.6])
     with pytest.raises(MeasureError, match=r"1 of 4 marks are found"):
-        from_marks(np.array([1.5]), made, resolution_s=1e-3)
+        fit_logic_marks(np.array([1.5]), made, resolution_s=1e-3)
     with pytest.raises(MeasureError, match=r"0 of 4 marks"):
-        from_marks(np.array([100.0]), made, resolution_s=1e-3)
+        fit_logic_marks(np.array([100.0]), made, resolution_s=1e-3)
     with pytest.raises(MeasureError, match=r"0 edges on the logic input"):
-        from_marks(np.array([]), made, resolution_s=1e-3)
+        fit_logic_marks(np.array([]), made, resolution_s=1e-3)
 
 
 def logic_trace(level: list[int], bit: int) -> PowerTrace:
@@ -76,13 +82,13 @@ def logic_trace(level: list[int], bit: int) -> PowerTrace:
 
 
 def test_edges_of_a_logic_input() -> None:
-    times, rose = logic_edges(logic_trace([0, 1, 1, 0, 0, 1], 3), 3)
+    times, rose = find_logic_edges(logic_trace([0, 1, 1, 0, 0, 1], 3), 3)
     assert times.tolist() == [0.5, 2.5, 4.5]
     assert rose.tolist() == [True, False, True]
-    assert logic_edges(logic_trace([0, 1, 1], 3), 2)[0].size == 0
+    assert find_logic_edges(logic_trace([0, 1, 1], 3), 2)[0].size == 0
     bare = PowerTrace(np.array([0.0]), np.array([1.0]), 1.0, "m", "c", "measured")
     with pytest.raises(MeasureError, match=r"no logic inputs"):
-        logic_edges(bare, 0)
+        find_logic_edges(bare, 0)
 
 
 def test_a_trace_moves_with_its_gaps_and_its_clock_map_still_leads_from_the_device() -> None:
@@ -90,7 +96,7 @@ def test_a_trace_moves_with_its_gaps_and_its_clock_map_still_leads_from_the_devi
     t = first.to_host(np.arange(5.0))
     trace = PowerTrace(t, np.ones(5), 1.0, "m", "c", "measured", gaps=((101.0, 103.0),), clock=first)
     correction = ClockMap(100.0, 100.5, 1 + 1e-4, 1e-5, "pulses")
-    moved = retime(trace, correction)
+    moved = retime_trace(trace, correction)
     assert moved.t_s == pytest.approx(correction.to_host(t))
     assert moved.gaps == ((pytest.approx(101.5001), pytest.approx(103.5003)),)
     assert moved.clock is not None

@@ -17,8 +17,13 @@ from deepen.devices.state.cool_down import CoolDown
 from deepen.devices.types import Sensor, Thermal
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import api, make_workload, open_session
-from deepen.measure.conditions.device_conditions import conditioned, hold_device, not_set, recorded_serial
-from deepen.measure.conditions.thermal_watch import HeatWatch, Seen, slowed
+from deepen.measure.conditions.device_conditions import (
+    anonymise_serial,
+    apply_device_conditions,
+    describe_unset_settings,
+    lock_device,
+)
+from deepen.measure.conditions.thermal_watch import ThermalHistory, ThermalWatch, select_heat_throttling
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost
@@ -37,7 +42,7 @@ def own_state(tmp_path, monkeypatch):
     return tmp_path / "state" / "devices"
 
 
-class Phone(RemoteDevice):
+class ConditionedPhone(RemoteDevice):
     """A Pixel 6 whose shell is played from tables, and whose runtime is that of a bench."""
 
     def __init__(self, shell: FakeShell, bench: SimulatedBench) -> None:
@@ -66,7 +71,7 @@ def bench():
 
 @pytest.fixture
 def phone(bench):
-    return Phone(fake_phone(), bench)
+    return ConditionedPhone(fake_phone(), bench)
 
 
 @pytest.fixture
@@ -116,7 +121,7 @@ def test_what_cannot_be_set_is_told_in_one_line_and_recorded(session, phone, mod
     assert record.settings["governor"]["ok"] is False
     assert "ermission denied" in record.settings["governor"]["cause"]
     assert record.settings["brightness"]["ok"] is True
-    assert not_set(record.settings) == news[0]
+    assert describe_unset_settings(record.settings) == news[0]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("no"), LinkError("gone"), ValueError("a bug")])
@@ -196,11 +201,11 @@ def test_a_setting_something_else_changes_meanwhile_is_flagged(session, bench, p
 
 def test_one_session_at_a_time_for_each_device(session, bench, phone) -> None:
     with session():
-        other = Phone(phone.link, bench)
+        other = ConditionedPhone(phone.link, bench)
         with pytest.raises(LinkError, match="in use by this process itself"), open_session(other, "m"):
             pass
         spec = "ssh:pi@board?key=/home/me/.ssh/id&work=/data"
-        with pytest.raises(LinkError, match=r"^device ssh:pi@board is in use"), hold_device(phone, spec):
+        with pytest.raises(LinkError, match=r"^device ssh:pi@board is in use"), lock_device(phone, spec):
             pass
 
 
@@ -219,24 +224,27 @@ def test_a_warm_device_is_waited_for_and_the_wait_is_told(session, phone, model)
 
 
 def test_a_machine_id_is_not_published() -> None:
-    assert recorded_serial("1A2B3C") == "1A2B3C"
-    hidden = recorded_serial("3d1219c7c4c5404aaa1f6d2a48adfda4")
+    assert anonymise_serial("1A2B3C") == "1A2B3C"
+    hidden = anonymise_serial("3d1219c7c4c5404aaa1f6d2a48adfda4")
     assert hidden.startswith("machine-")
     assert "3d1219" not in hidden
-    assert hidden == recorded_serial("3d1219c7c4c5404aaa1f6d2a48adfda4")
-    assert hidden != recorded_serial("4d1219c7c4c5404aaa1f6d2a48adfda4")
+    assert hidden == anonymise_serial("3d1219c7c4c5404aaa1f6d2a48adfda4")
+    assert hidden != anonymise_serial("4d1219c7c4c5404aaa1f6d2a48adfda4")
 
 
 def test_a_phone_without_a_serial_number_is_measured_and_says_what_was_not_set(session, bench, model) -> None:
     shell = fake_phone()
     shell.properties.pop("ro.serialno")
     before = content(shell)
-    nameless = Phone(shell, bench)
-    with conditioned(nameless) as conditions:
+    nameless = ConditionedPhone(shell, bench)
+    with apply_device_conditions(nameless) as conditions:
         assert content(shell) == before
         assert {s["ok"] for s in conditions.settings.values()} == {False}
         assert "no serial number" in conditions.settings["airplane"]["cause"]
-    with pytest.raises(ConfigError, match="no serial number"), conditioned(nameless, wanted={"brightness": 1}):
+    with (
+        pytest.raises(ConfigError, match="no serial number"),
+        apply_device_conditions(nameless, wanted={"brightness": 1}),
+    ):
         pass
 
 
@@ -252,11 +260,11 @@ def test_this_machine_is_not_touched_unless_a_setting_is_named(monkeypatch) -> N
     monkeypatch.setattr(preparing, "prepared", refuse)
     device = LocalDevice()
     object.__setattr__(device.profile, "governor", "performance")
-    with conditioned(device) as conditions:
+    with apply_device_conditions(device) as conditions:
         assert (conditions.settings, conditions.warnings, conditions.serial) == ({}, [], "")
     with (
         pytest.raises(AssertionError, match="about to be changed"),
-        conditioned(device, wanted={"governor": "performance"}),
+        apply_device_conditions(device, wanted={"governor": "performance"}),
     ):
         pass  # fmt: skip
 
@@ -274,9 +282,9 @@ def test_throttling_and_the_highest_temperature_between_blocks_are_seen() -> Non
             thermal = Thermal(throttled=next(words))
             return DeviceState("x", "arm64", 1, (0,), temperature_c=next(temperatures), thermal=thermal)
 
-    watch = HeatWatch(Device(), lambda: now[0])  # type: ignore[arg-type]
+    watch = ThermalWatch(Device(), lambda: now[0])  # type: ignore[arg-type]
     for now[0] in (3.0, 9.0, 10.0, 15.0):
-        watch.look()  # takes one reading, at 10 s
+        watch.read_if_due()  # takes one reading, at 10 s
     seen = watch.end()
     assert (seen.before.temperature_c, seen.hottest_c, seen.after.temperature_c) == (40.0, 55.0, 48.0)
     assert seen.throttled == ("thermal-cpufreq-0 at state 3",)
@@ -290,9 +298,9 @@ def test_throttling_and_the_highest_temperature_between_blocks_are_seen() -> Non
 
 def test_many_causes_are_shortened_and_a_weak_supply_is_not_heat() -> None:
     state = DeviceState("x", "arm64", 1, (0,))
-    seen = Seen(state, state, math.nan, ("a", "b", "c", "d"))
+    seen = ThermalHistory(state, state, math.nan, ("a", "b", "c", "d"))
     assert seen.warnings(80.0) == ["throttled: a; b and 2 more"]
-    assert slowed(("under-voltage", "throttled")) == ("throttled",)
+    assert select_heat_throttling(("under-voltage", "throttled")) == ("throttled",)
 
 
 def test_a_long_measurement_looks_at_the_device_now_and_then(bench, model) -> None:

@@ -12,7 +12,7 @@ from deepen.devices import open_device
 from deepen.devices.links.remote import RemoteLink
 from deepen.devices.types import Completed
 from deepen.errors import LinkError
-from deepen.measure.conditions.remote_sensors import device_files, link_files
+from deepen.measure.conditions.remote_sensors import access_device_files, access_link_files
 from deepen.meters import Context, open_meter
 from deepen.meters.onboard.hwmon import DRIVER
 from deepen.meters.sensor_files import Files
@@ -31,12 +31,12 @@ def link(tmp_path: Path) -> Iterator[RemoteLink]:
 
 def test_this_machine_is_read_directly() -> None:
     device = open_device("local")
-    assert device_files(device) is None
+    assert access_device_files(device) is None
     device.close()
 
 
 def test_files_and_commands_over_a_link(link: RemoteLink, tmp_path: Path) -> None:
-    files = link_files(link)
+    files = access_link_files(link)
     assert isinstance(files, Files)
     folder = tmp_path / "sensor '$(id)` x"
     folder.mkdir()
@@ -55,26 +55,26 @@ def test_files_and_commands_over_a_link(link: RemoteLink, tmp_path: Path) -> Non
 def test_a_command_that_does_not_end_is_told_from_a_device_that_is_gone() -> None:
     link = FakeLink(answer=lambda argv: LinkError("no answer"))
     with pytest.raises(TimeoutError, match="gave no answer"):
-        link_files(link).run(["tegrastats"], 1.0)
+        access_link_files(link).run(["tegrastats"], 1.0)
     link.closed = True
     with pytest.raises(LinkError):
-        link_files(link).run(["tegrastats"], 1.0)
+        access_link_files(link).run(["tegrastats"], 1.0)
 
 
 def test_words_of_the_c_locale_are_asked_for(link: RemoteLink) -> None:
     code = "import os; print(os.environ['LC_ALL'])"
-    assert link_files(link).run([sys.executable, "-c", code], 60.0).stdout == "C\n"
+    assert access_link_files(link).run([sys.executable, "-c", code], 60.0).stdout == "C\n"
 
 
 def test_messages_of_a_device_without_answers_are_no_files() -> None:
     link = FakeLink(answer=lambda argv: Completed(127, b"", b"sh: not found\n"))
     with pytest.raises(FileNotFoundError):
-        link_files(link).run(["cat", "/x"])
+        access_link_files(link).run(["cat", "/x"])
 
 
 def test_a_meter_is_probed_across_a_link(link: RemoteLink) -> None:
     """The same driver says the same of this machine, read directly and read across a link."""
-    here, there = DRIVER.probe(Context()), DRIVER.probe(Context(link=link_files(link)))
+    here, there = DRIVER.probe(Context()), DRIVER.probe(Context(link=access_link_files(link)))
     assert (there.available, there.cause) == (here.available, here.cause)
 
 
@@ -84,5 +84,5 @@ def test_a_meter_whose_device_goes_says_so(tmp_path: Path) -> None:
     faults = Faults(refuse=1000)
     link = shell_link(str(home), faults)
     with pytest.raises(LinkError):
-        open_meter("hwmon", link=link_files(link))
+        open_meter("hwmon", link=access_link_files(link))
     link.close()

@@ -12,7 +12,12 @@ from deepen.devices import DeviceProfile
 from deepen.devices.local import DELEGATES, LocalDevice
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import make_workload
-from deepen.measure.conditions.runtime_choice import choose_runtime, engine_name, own_model, takes
+from deepen.measure.conditions.runtime_choice import (
+    choose_runtime,
+    get_file_suffixes,
+    resolve_runtime_name,
+    write_session_model,
+)
 from deepen.measure.conditions.tflite_reference import write_empty_lite_model, write_reference_lite_model
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import Cost
@@ -87,11 +92,11 @@ def test_an_accelerator_is_asked_for_by_name() -> None:
     ):
         choose(board, delegate="gpu")
     with pytest.raises(ConfigError, match="no delegate 'gpu': it has none; 'gpu' comes with benchmark_model"):
-        engine_name("litert", "gpu")
+        resolve_runtime_name("litert", "gpu")
     with pytest.raises(ConfigError, match="has no delegate 'gpux': it has gpu, hexagon, nnapi"):
-        engine_name("benchmark_model", "gpux")
+        resolve_runtime_name("benchmark_model", "gpux")
     with pytest.raises(ConfigError, match="did you mean crunner"):
-        engine_name("crunnner", "")
+        resolve_runtime_name("crunnner", "")
 
 
 def test_a_runtime_with_an_accelerator_is_listed_by_the_one_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +111,9 @@ def test_a_runtime_with_an_accelerator_is_listed_by_the_one_it_is_of(monkeypatch
 def test_every_runtime_says_which_files_it_takes() -> None:
     from deepen.devices.local import runtime_names
 
-    lite = {name for name in runtime_names() if ".tflite" in takes(name)}
+    lite = {name for name in runtime_names() if ".tflite" in get_file_suffixes(name)}
     assert lite == {"litert", "crunner-litert", *(n for n in runtime_names() if n.startswith("benchmark_model"))}
-    assert all(".onnx" in takes(name) for name in set(runtime_names()) - lite)
+    assert all(".onnx" in get_file_suffixes(name) for name in set(runtime_names()) - lite)
 
 
 # Our own models
@@ -152,10 +157,10 @@ def test_where_the_reference_does_not_run_drift_is_not_watched_and_that_is_said(
 
 
 def test_own_models_are_written_once(tmp_path: Path) -> None:
-    path = own_model(tmp_path, "empty", (".tflite",))
+    path = write_session_model(tmp_path, "empty", (".tflite",))
     path.write_bytes(b"as it was")
-    assert own_model(tmp_path, "empty", (".tflite",)).read_bytes() == b"as it was"
-    assert own_model(tmp_path, "reference", (".onnx", ".ort")).name == "reference.onnx"
+    assert write_session_model(tmp_path, "empty", (".tflite",)).read_bytes() == b"as it was"
+    assert write_session_model(tmp_path, "reference", (".onnx", ".ort")).name == "reference.onnx"
 
 
 def test_lite_models_are_what_the_schema_says(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from deepen.clock.round_trips import RoundTrip
 from deepen.devices.background_jobs import DetachedJob, Outcome
 from deepen.doctor.device_checks import device_checks
 from deepen.errors import ConfigError, LinkError, MeasureError, RunError
-from deepen.measure.alignment.load_pattern import Pulses
-from deepen.measure.conditions.device_conditions import Conditions
-from deepen.measure.detached.cable import MeterCable, QuietCable, UserCable, choose_cable, reconnect
-from deepen.measure.detached.plan import device_clock, make_steps, requests_of, seconds_of
-from deepen.measure.detached.result import record_of
-from deepen.measure.detached.store import Pending, detached_folder, keep, pending_runs
+from deepen.measure.alignment.load_pattern import SyncPulses
+from deepen.measure.conditions.device_conditions import DeviceConditions
+from deepen.measure.detached.cable import MeterCable, QuietCable, UserCable, choose_cable, wait_until_reachable
+from deepen.measure.detached.plan import estimate_duration_s, fit_device_clock, make_steps, make_worker_requests
+from deepen.measure.detached.result import make_detached_record
+from deepen.measure.detached.store import PendingRun, get_detached_folder, list_pending_runs, save_pending_run
 from deepen.records import EnergyRecord, PowerTrace
 from deepen.testing.clock import VirtualClock
 from deepen.testing.device import FakeDevice, FakeRuntime
@@ -35,7 +35,7 @@ IDLE_W, WORK_W, RUN_S = 0.6, 2.0, 2e-3
 OFFSET_S, RATE = 4321.0, 1 + 25e-6  # of the device's clock
 METER_S = 0.013  # how far the meter's clock is off
 RUNS = 50
-PULSES = Pulses(0.02, RUN_S, 0.05)
+PULSES = SyncPulses(0.02, RUN_S, 0.05)
 
 
 def device_s(host_s: float) -> float:
@@ -51,7 +51,7 @@ def trip(at_s: float, slept_s: float = 100.0) -> RoundTrip:
 class Simulated:
     """A run as it went: what it answered, and the power meanwhile."""
 
-    pending: Pending
+    pending: PendingRun
     replies: list[dict[str, Any]]
     edges: list[float] = field(default_factory=list)
     end_s: float = 0.0
@@ -68,11 +68,11 @@ class Simulated:
 
 
 def simulate(
-    *, pulses: Pulses | None = PULSES, blocks: int = 12, change: Callable[[int, dict[str, Any]], None] | None = None
+    *, pulses: SyncPulses | None = PULSES, blocks: int = 12, change: Callable[[int, dict[str, Any]], None] | None = None
 ) -> Simulated:
     """Play the steps one after the other; ``change`` may change an answer, by the number of its step."""
     steps = make_steps(runs=RUNS, blocks=blocks, warm_runs=100, settle_s=0.5, idle_s=1.0, pulses=pulses)
-    pending = Pending(
+    pending = PendingRun(
         job=DetachedJob("0" * 32, "/data/detached/x"), device="fake", serial="S1", model="m.onnx", content="c",
         workload={"runtime": "onnxruntime", "threads": 1, "seconds": 1.0, "shapes": {"x": [1, 3]}, "id": "w"},
         build="fake 1.0", runs=RUNS, steps=steps, first=3, pulses=pulses, trips=(trip(999.0), trip(1000.0)),
@@ -106,7 +106,7 @@ def device() -> FakeDevice:
 def record(device: FakeDevice, run: Simulated, path: Path, after: bool = True, replies: Any = None) -> EnergyRecord:
     later = [trip(run.end_s + 5.0 + k) for k in range(2)] if after else []
     found = Outcome(tuple(run.replies if replies is None else replies), "last words")
-    return record_of(device, run.pending, found, later, path, Conditions("S1"))
+    return make_detached_record(device, run.pending, found, later, path, DeviceConditions("S1"))
 
 
 def test_the_energy_is_found_whatever_the_clocks_show(device: FakeDevice, tmp_path: Path) -> None:
@@ -209,22 +209,22 @@ def test_a_device_that_was_restarted_is_told(device: FakeDevice, tmp_path: Path)
     found = Outcome(tuple(run.replies), "")
     restarted = [replace(trip(run.end_s + 5), start_s=12.0, end_s=12.0)]
     with pytest.raises(MeasureError, match="a clock was set or stopped"):
-        record_of(device, run.pending, found, restarted, path, Conditions())
+        make_detached_record(device, run.pending, found, restarted, path, DeviceConditions())
 
 
 def test_beyond_the_round_trips_the_clock_is_known_less() -> None:
     trips = [trip(1000.0), trip(1010.0)]
-    near, far = device_clock(trips, device_s(1010.0)), device_clock(trips, device_s(1110.0))
+    near, far = fit_device_clock(trips, device_s(1010.0)), fit_device_clock(trips, device_s(1110.0))
     assert far.error_s == pytest.approx(near.error_s + 300e-6 * 100, rel=0.01)
 
 
 def test_requests_are_numbered_and_wait_for_the_hold() -> None:
     steps = make_steps(runs=3, blocks=2, warm_runs=5, settle_s=1.0, idle_s=2.0, pulses=None)
-    asked = requests_of(steps, [{"op": "hello"}, {"op": "load"}], hold_pid=77, hold_s=9.0)
+    asked = make_worker_requests(steps, [{"op": "hello"}, {"op": "load"}], hold_pid=77, hold_s=9.0)
     assert [r["id"] for r in asked] == list(range(len(asked)))
     assert [r["op"] for r in asked] == ["hello", "load", "wait", "wait", "wait", "run", "run", "run", "wait", "bye"]
     assert asked[2] == {"op": "wait", "ns": 9 * 10**9, "pid": 77, "id": 2}
-    assert seconds_of(steps, 0.5) == pytest.approx(1 + 2 + 2.5 + 3 + 2)
+    assert estimate_duration_s(steps, 0.5) == pytest.approx(1 + 2 + 2.5 + 3 + 2)
 
 
 # ---- what the host keeps --------------------------------------------------------------------------------------------
@@ -232,20 +232,20 @@ def test_requests_are_numbered_and_wait_for_the_hold() -> None:
 
 def test_a_run_is_kept_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DEEPEN_STATE", str(tmp_path))
-    assert pending_runs() == []
+    assert list_pending_runs() == []
     for pulses in (PULSES, None):
         pending = simulate(pulses=pulses).pending
-        keep(pending)
-        assert pending_runs() == [pending]
-        assert pending.trace == detached_folder() / pending.job.token / "power.trace"
+        save_pending_run(pending)
+        assert list_pending_runs() == [pending]
+        assert pending.trace == get_detached_folder() / pending.job.token / "power.trace"
         pending.forget()
-        assert pending_runs() == []
+        assert list_pending_runs() == []
 
 
 def test_a_run_under_way_is_not_offered_to_be_collected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DEEPEN_STATE", str(tmp_path))
     pending = simulate().pending
-    keep(pending)
+    save_pending_run(pending)
 
     def offered() -> list[str]:
         """What ``device list`` and the doctor say of it."""
@@ -269,11 +269,11 @@ def test_a_run_under_way_is_not_offered_to_be_collected(monkeypatch: pytest.Monk
 )
 def test_a_damaged_one_is_told(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DEEPEN_STATE", str(tmp_path))
-    folder = detached_folder() / "x"
+    folder = get_detached_folder() / "x"
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(text)
     with pytest.raises(ConfigError, match=r"is damaged .*remove the folder"):
-        pending_runs()
+        list_pending_runs()
 
 
 # ---- cables ---------------------------------------------------------------------------------------------------------
@@ -317,8 +317,8 @@ def test_a_user_is_asked_and_waited_for(tmp_path: Path) -> None:
 
 def test_a_device_that_stays_away_is_told(tmp_path: Path) -> None:
     link = shell_link(str(tmp_path))
-    reconnect(link, 10.0)
+    wait_until_reachable(link, 10.0)
     link.close()
     waited: list[float] = []
     with pytest.raises(LinkError, match="has not come back"):
-        reconnect(link, 0.05, sleep=waited.append)
+        wait_until_reachable(link, 0.05, sleep=waited.append)

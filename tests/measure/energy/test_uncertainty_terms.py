@@ -9,9 +9,9 @@ import pytest
 
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
-from deepen.measure import integrate
-from deepen.measure.energy.idle_power import Idle, IdleLine
-from deepen.measure.energy.uncertainty_budget import Budget, no_accuracy, trace_cautions
+from deepen.measure import integrate_power
+from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
+from deepen.measure.energy.uncertainty_budget import UncertaintyBudget, classify_trace_warnings, warn_missing_accuracy
 from deepen.records import Accuracy, Interval, PowerTrace
 from tests.support.interval_coverage import Conditions, measure_once
 
@@ -61,26 +61,26 @@ def step(n: int = 1000) -> PowerTrace:
 
 def test_gain_and_offset_come_from_the_instrument() -> None:
     trace = flat(accuracy=Accuracy(0.01, 0.1, "data sheet"))
-    (gross,) = integrate(trace, [Interval(0.1, 0.6, "w")])
-    assert gross.budget == Budget(gain=0.01, offset=0.05)
-    (net,) = integrate(trace, [Interval(0.1, 0.6, "w")], IdleLine((Idle(0.0, 0.5, 0.02),)))
+    (gross,) = integrate_power(trace, [Interval(0.1, 0.6, "w")])
+    assert gross.budget == UncertaintyBudget(gain=0.01, offset=0.05)
+    (net,) = integrate_power(trace, [Interval(0.1, 0.6, "w")], IdlePowerLine((IdlePower(0.0, 0.5, 0.02),)))
     assert net.budget.gain == pytest.approx(0.01 * 0.75)
     assert net.budget.offset == 0.0  # the same meter measured idle power, so its offset cancels
     assert net.budget.idle == pytest.approx(0.02 * 0.5)
     assert net.gross_budget == gross.budget
-    (given,) = integrate(trace, [Interval(0.1, 0.6, "w")], 0.5)
+    (given,) = integrate_power(trace, [Interval(0.1, 0.6, "w")], 0.5)
     assert (given.budget.gain, given.budget.offset, given.budget.idle) == pytest.approx((0.01, 0.05, 0.0))
 
 
 def test_a_clock_error_costs_its_time_the_jump_of_power() -> None:
     trace = replace(step(), clock=ClockMap(0.0, 0.0, 1.0, 0.005, "arrival"))
-    inside, burst, beside = integrate(
+    inside, burst, beside = integrate_power(
         trace, [Interval(0.45, 0.55, "inside"), Interval(0.3995, 0.5995, "burst"), Interval(0.1, 0.2, "beside")]
     )
     assert inside.budget.alignment == pytest.approx(0.0, abs=1e-12)
     assert beside.budget.alignment == pytest.approx(0.0, abs=1e-12)
     assert burst.budget.alignment == pytest.approx(0.005 * 2.0, rel=0.15)
-    own = integrate(step(), [Interval(0.3995, 0.5995, "burst", uncertainty_s=0.005)], 1.0)[0]
+    own = integrate_power(step(), [Interval(0.3995, 0.5995, "burst", uncertainty_s=0.005)], 1.0)[0]
     assert own.gross_budget.alignment == pytest.approx(0.005 * 3.0 * 2**0.5, rel=0.15)  # each edge for itself
     assert own.budget.alignment == pytest.approx(0.005 * 2.0 * 2**0.5, rel=0.15)  # what is gained is above idle
 
@@ -90,14 +90,14 @@ def test_an_idle_moment_beside_the_window_counts_however_short_it_is() -> None:
     t = np.arange(10_000) / 1e5
     busy = np.where((t >= 0.03) & (t < 0.03 + 2e-4), 0.0, 2.0)
     trace = PowerTrace(t, busy, 1e5, "m", "c", "measured", clock=ClockMap(0.0, 0.0, 1.0, 3e-3, "arrival"))
-    (found,) = integrate(trace, [Interval(0.0302, 0.05, "block")])
+    (found,) = integrate_power(trace, [Interval(0.0302, 0.05, "block")])
     assert 2e-4 * 2.0 / 2 <= found.budget.alignment <= 1.6 * 2e-4 * 2.0 / 2
 
 
 def test_a_step_between_samples_costs_what_a_uniform_place_costs() -> None:
-    (found,) = integrate(step(), [Interval(0.2, 0.8, "w")])
+    (found,) = integrate_power(step(), [Interval(0.2, 0.8, "w")])
     assert found.budget.sampling == pytest.approx(2.0 * 1e-3 * (2 / 12) ** 0.5, rel=1e-6)
-    (still,) = integrate(flat(), [Interval(0.2, 0.8, "w")])
+    (still,) = integrate_power(flat(), [Interval(0.2, 0.8, "w")])
     assert still.budget.standard_j == 0.0
 
 
@@ -112,14 +112,14 @@ def test_what_lies_in_a_gap_is_uncertain_by_the_spread_of_power_around_it() -> N
         lost = rng.integers(2, 40)
         trace = PowerTrace(t, p, 1000.0, "m", "c", "measured", gaps=((t[at], t[at + lost]),))
         hole = replace(trace, power_w=np.where((t > t[at]) & (t < t[at + lost]), 1e9, p))
-        (found,) = integrate(hole, [Interval(0.1, 0.9, "w")], max_loss=0.1)
-        (true,) = integrate(replace(trace, gaps=()), [Interval(0.1, 0.9, "w")])
+        (found,) = integrate_power(hole, [Interval(0.1, 0.9, "w")], max_loss=0.1)
+        (true,) = integrate_power(replace(trace, gaps=()), [Interval(0.1, 0.9, "w")])
         covered += abs(found.gross_j - true.gross_j) <= found.uncertainty_j
     assert covered >= 185
 
 
 def test_repeats_and_terms_combine_as_the_root_of_squares() -> None:
-    budget = Budget(gain=3.0, repeats=4.0)
+    budget = UncertaintyBudget(gain=3.0, repeats=4.0)
     assert (budget.standard_j, budget.expanded_j) == (5.0, 10.0)
     assert budget.per_run(10).terms()["gain"] == pytest.approx(0.3)
     assert list(budget.terms()) == ["gain", "offset", "alignment", "sampling", "noise", "idle", "gaps", "repeats"]
@@ -133,7 +133,7 @@ def test_warnings_of_a_trace_get_their_codes() -> None:
         "5 samples lost",
         "board temperature high",
     ]
-    found = trace_cautions([*texts, "resynchronised once", "5 samples lost"])
+    found = classify_trace_warnings([*texts, "resynchronised once", "5 samples lost"])
     codes = [c.code for c in found]
     assert codes == ["clipping", "range-switching", "clipping", "loss", "temperature", "trace"]
     assert str(found[0]) == "clipping: 3 samples clipped"
@@ -141,13 +141,13 @@ def test_warnings_of_a_trace_get_their_codes() -> None:
 
 
 def test_an_instrument_that_states_nothing_is_said_so() -> None:
-    assert no_accuracy(Accuracy(), "measured", "m")[0].code == "accuracy"
-    assert no_accuracy(Accuracy(0.01, 0.0, "data sheet"), "measured", "m") == ()
-    assert no_accuracy(Accuracy(), "simulated", "m") == ()
+    assert warn_missing_accuracy(Accuracy(), "measured", "m")[0].code == "accuracy"
+    assert warn_missing_accuracy(Accuracy(0.01, 0.0, "data sheet"), "measured", "m") == ()
+    assert warn_missing_accuracy(Accuracy(), "simulated", "m") == ()
 
 
 def test_idle_power_runs_linearly_between_its_measurements() -> None:
-    line = IdleLine.through([Idle(10.0, 2.0, 0.1), Idle(0.0, 1.0, 0.2)])
+    line = IdlePowerLine.through([IdlePower(10.0, 2.0, 0.1), IdlePower(0.0, 1.0, 0.2)])
     start, end = np.array([0.0, -2.0, 9.0, 4.0]), np.array([10.0, 0.0, 12.0, 6.0])
     assert line.energy_j(start, end) == pytest.approx([15.0, 2.0, 1.95 + 4.0, 3.0])
     assert line.power_w(np.array([-1.0, 5.0, 20.0])) == pytest.approx([1.0, 1.5, 2.0])
@@ -155,4 +155,4 @@ def test_idle_power_runs_linearly_between_its_measurements() -> None:
     assert line.standard_w(np.array([-5.0]), np.array([-3.0]))[0] == pytest.approx(0.2)
     assert line.change_w(np.array([1.0, -5.0]), np.array([2.0, -3.0])) == pytest.approx([1.0, 0.0])
     with pytest.raises(MeasureError, match="at least one measurement"):
-        IdleLine(())
+        IdlePowerLine(())
