@@ -89,10 +89,10 @@ def list_command(as_json: bool) -> None:
 
 def _connected() -> tuple[list[dict[str, str]], str]:
     """Phones an adb server or the kernel sees, each with what helps where it cannot be used; and why there are none."""
-    from deepen.doctor.device_checks import device_checks
+    from deepen.doctor.device_checks import check_devices
 
     found, note = [], ""
-    for check in device_checks():
+    for check in check_devices():
         kind, _, name = check.name.partition(" ")
         if kind == "phone":
             state = "device" if check.status == "ok" else check.found or check.cause

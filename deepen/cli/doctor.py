@@ -26,9 +26,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
     Example:
       deepen doctor
     """
-    from deepen.doctor.checks import examine
+    from deepen.doctor.checks import check_machine
 
-    checks = examine()
+    checks = check_machine()
     failed = [c for c in checks if c.status == "fail"]
 
     def render() -> str:

@@ -14,104 +14,114 @@ from typing import Literal
 from deepen import catalog
 from deepen.devices import open_device
 from deepen.devices.protocols import Device
-from deepen.doctor.device_checks import Check, device_checks
+from deepen.doctor.device_checks import DoctorCheck, check_devices
 from deepen.errors import DeepenError
 from deepen.measure.conditions.drift_reference import write_empty_model
 from deepen.measure.conditions.remote_sensors import access_device_files
 from deepen.meters import Context, list_meters, why_not
 
-__all__ = ["Check", "examine"]
+__all__ = ["DoctorCheck", "check_machine"]
 
 _PACKAGES = ("click", "lightgbm", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow", "scikit-learn")
 _MIN_PYTHON = (3, 11)
 
 
-def _python() -> Check:
+def _check_python() -> DoctorCheck:
     found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info[:2] < _MIN_PYTHON:
-        return Check("python", "fail", found, "Python 3.11 or later is needed", "install it and make a new environment")
+        return DoctorCheck(
+            "python", "fail", found, "Python 3.11 or later is needed", "install it and make a new environment"
+        )
     if sys.platform != "linux":
-        return Check("python", "note", found, "measuring is tested on Linux only", "predict here, measure on Linux")
-    return Check("python", "ok", found)
+        return DoctorCheck(
+            "python", "note", found, "measuring is tested on Linux only", "predict here, measure on Linux"
+        )
+    return DoctorCheck("python", "ok", found)
 
 
-def _packages() -> Iterator[Check]:
+def _check_packages() -> Iterator[DoctorCheck]:
     for name in _PACKAGES:
         try:
-            yield Check(f"package {name}", "ok", metadata.version(name))
+            yield DoctorCheck(f"package {name}", "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Check(f"package {name}", "fail", "", "not installed", f"pip install {name}")
+            yield DoctorCheck(f"package {name}", "fail", "", "not installed", f"pip install {name}")
 
 
-def _folders() -> Iterator[Check]:
+def _check_folders() -> Iterator[DoctorCheck]:
     missing = [n for n in ("kernels", "devices", "predictors", "datasets") if not (catalog.root() / n).is_dir()]
     if missing:
         cause = f"no folder {', '.join(missing)} in {catalog.root()}"
-        yield Check("catalog", "fail", str(catalog.root()), cause, "reinstall deepen, or correct DEEPEN_CATALOG")
+        yield DoctorCheck("catalog", "fail", str(catalog.root()), cause, "reinstall deepen, or correct DEEPEN_CATALOG")
     else:
-        yield Check("catalog", "ok", str(catalog.root()))
+        yield DoctorCheck("catalog", "ok", str(catalog.root()))
     folder = Path(tempfile.gettempdir())
     if os.access(folder, os.W_OK):
-        yield Check("temporary folder", "ok", str(folder))
+        yield DoctorCheck("temporary folder", "ok", str(folder))
     else:
-        yield Check("temporary folder", "fail", str(folder), "not writable", "set TMPDIR to a folder you can write to")
+        yield DoctorCheck(
+            "temporary folder", "fail", str(folder), "not writable", "set TMPDIR to a folder you can write to"
+        )
 
 
-def _cores(device: Device) -> Check:
+def _check_cores(device: Device) -> DoctorCheck:
     state = device.state()
     found = f"{len(state.usable_cores)} of {state.cores} usable ({state.cpu_model or state.machine})"
     if len(state.usable_cores) < 2:
         cause = "the worker shares its only core with everything else, so results vary"
-        return Check("cores", "note", found, cause, "give this machine a second core")
-    return Check("cores", "ok", found)
+        return DoctorCheck("cores", "note", found, cause, "give this machine a second core")
+    return DoctorCheck("cores", "ok", found)
 
 
-def _runtime(device: Device) -> Check:
+def _check_runtime(device: Device) -> DoctorCheck:
     with tempfile.TemporaryDirectory(prefix="deepen-doctor-") as folder:
         try:
             runtime = device.runtime()
             loaded = runtime.load(write_empty_model(Path(folder) / "empty.onnx"))
             loaded.run(1)
             loaded.close()
-            return Check("runtime onnxruntime", "ok", loaded.build)
+            return DoctorCheck("runtime onnxruntime", "ok", loaded.build)
         except DeepenError as error:
             cause, _, cure = str(error).partition("; ")
-            return Check("runtime onnxruntime", "fail", "", cause, cure or "pip install --force-reinstall onnxruntime")
+            return DoctorCheck(
+                "runtime onnxruntime", "fail", "", cause, cure or "pip install --force-reinstall onnxruntime"
+            )
 
 
-def _meters(device: Device) -> Iterator[Check]:
+def _check_meters(device: Device) -> Iterator[DoctorCheck]:
     found = list_meters(Context(power=device.profile.power, link=access_device_files(device)))
     for meter in found:
         if meter.available:
-            yield Check(f"meter {meter.name}", "ok", f"{meter.source}: {meter.detail}")
+            yield DoctorCheck(f"meter {meter.name}", "ok", f"{meter.source}: {meter.detail}")
     for names, cause, cure in why_not(found):
-        yield Check(f"meter {names}", "note", "not available", cause, cure)
+        yield DoctorCheck(f"meter {names}", "note", "not available", cause, cure)
     if not any(m.available for m in found):
-        yield Check("meters", "fail", "", "no power source at all", "add [power] to the profile in devices/profiles")
+        yield DoctorCheck(
+            "meters", "fail", "", "no power source at all", "add [power] to the profile in devices/profiles"
+        )
     elif not any(m.available and m.source == "measured" for m in found):
         cause = "no sensor here: energy will be modelled from processor time"
-        yield Check("meters", "note", "cpu-model", cause, "see the cures above, or use a machine with RAPL")
+        yield DoctorCheck("meters", "note", "cpu-model", cause, "see the cures above, or use a machine with RAPL")
 
 
-def examine(device: Device | None = None) -> tuple[Check, ...]:
+def check_machine(device: Device | None = None) -> tuple[DoctorCheck, ...]:
     """Look at everything measuring needs.
 
     Args:
         device: Device to look at; ``None`` for the local one, opened and closed here.
     """
-    checks = [_python(), *_packages()]
+    checks = [_check_python(), *_check_packages()]
     opened: Device | None = None
     try:
-        checks += _folders()
+        checks += _check_folders()
         opened = device if device is not None else open_device("local")
-        checks += [_cores(opened), _runtime(opened), *_meters(opened)]
+        checks += [_check_cores(opened), _check_runtime(opened), *_check_meters(opened)]
         for setting in opened.prepare():
             status: Literal["ok", "note"] = "ok" if setting.ok else "note"
             found = setting.actual or "not readable"
-            checks.append(Check(setting.name, status, found, setting.cause, setting.cure))
-        checks += device_checks()
+            checks.append(DoctorCheck(setting.name, status, found, setting.cause, setting.cure))
+        checks += check_devices()
     except DeepenError as error:
-        checks.append(Check("device local", "fail", "", str(error), "correct what the message names"))
+        checks.append(DoctorCheck("device local", "fail", "", str(error), "correct what the message names"))
     finally:
         if opened is not None and device is None:
             opened.close()

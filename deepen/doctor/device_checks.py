@@ -15,14 +15,14 @@ from deepen.devices.settings.restore_journal import journals
 from deepen.errors import DeepenError
 from deepen.measure.detached.store import list_pending_runs
 
-__all__ = ["Check", "UsbPhone", "device_checks", "usb_phones"]
+__all__ = ["DoctorCheck", "UsbPhone", "check_devices", "find_usb_phones"]
 
 _ADB = ("ff", "42", "01")
 """USB interface of a phone with USB debugging: class, subclass and protocol (AOSP ``adb.h``)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class DoctorCheck:
     """One line of the doctor's report.
 
     Attributes:
@@ -55,7 +55,7 @@ class UsbPhone:
     node: Path
 
 
-def usb_phones(root: Path = Path("/")) -> list[UsbPhone]:
+def find_usb_phones(root: Path = Path("/")) -> list[UsbPhone]:
     """Phones with USB debugging that the kernel sees, whether they may be used or not (Linux).
 
     Args:
@@ -65,106 +65,107 @@ def usb_phones(root: Path = Path("/")) -> list[UsbPhone]:
     for folder in sorted((root / "sys/bus/usb/devices").glob("*")):
         interfaces = folder.glob(f"{folder.name}:*")
         if any(
-            tuple(_text(i / f"bInterface{n}") for n in ("Class", "SubClass", "Protocol")) == _ADB for i in interfaces
+            tuple(_read_text(i / f"bInterface{n}") for n in ("Class", "SubClass", "Protocol")) == _ADB
+            for i in interfaces
         ):
-            bus, number = _text(folder / "busnum"), _text(folder / "devnum")
+            bus, number = _read_text(folder / "busnum"), _read_text(folder / "devnum")
             if bus.isdecimal() and number.isdecimal():
                 node = root / f"dev/bus/usb/{int(bus):03d}/{int(number):03d}"
-                found.append(UsbPhone(_text(folder / "serial"), _text(folder / "product"), node))
+                found.append(UsbPhone(_read_text(folder / "serial"), _read_text(folder / "product"), node))
     return found
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8", "replace").strip()
     except OSError:
         return ""
 
 
-def device_checks(root: Path = Path("/"), server: AdbServer | None = None) -> Iterator[Check]:
+def check_devices(root: Path = Path("/"), server: AdbServer | None = None) -> Iterator[DoctorCheck]:
     """Look for phones and boards, and for what runs that were interrupted left behind.
 
     Args:
         root: Where ``/sys`` and ``/dev`` are; another root is for tests.
         server: The adb server to ask; ``None`` for this machine's.
     """
-    yield from _packages()
-    phones = usb_phones(root)
+    yield from _check_link_packages()
+    phones = find_usb_phones(root)
     asked = server or AdbServer()
     if asked.running():
-        yield from _of_server(asked, phones)
+        yield from _check_server_phones(asked, phones)
     else:
-        yield from _of_usb(phones)
-    yield from _left_behind()
+        yield from _check_usb_phones(phones)
+    yield from _check_leftovers()
 
 
-def _packages() -> Iterator[Check]:
+def _check_link_packages() -> Iterator[DoctorCheck]:
     links = {"adb_shell": ("adb", "phones without an adb server"), "asyncssh": ("ssh", "boards over SSH")}
     for module, (extra, what) in links.items():
         if importlib.util.find_spec(module) is None:
-            yield Check(f"link {extra}", "note", "", f"{what} need a package", f"pip install 'deepen[{extra}]'")
+            yield DoctorCheck(f"link {extra}", "note", "", f"{what} need a package", f"pip install 'deepen[{extra}]'")
         else:
-            yield Check(f"link {extra}", "ok", f"{what} can be reached")
+            yield DoctorCheck(f"link {extra}", "ok", f"{what} can be reached")
 
 
-def _of_server(server: AdbServer, phones: list[UsbPhone]) -> Iterator[Check]:
+def _check_server_phones(server: AdbServer, phones: list[UsbPhone]) -> Iterator[DoctorCheck]:
     """Phones as an adb server has them; it owns the USB, so what it does not have cannot be used."""
     try:
         known = server.devices(5.0)
     except DeepenError as error:
-        yield Check("adb server", "note", "", str(error), "'adb kill-server', then 'adb devices'")
+        yield DoctorCheck("adb server", "note", "", str(error), "'adb kill-server', then 'adb devices'")
         return
     for device in known:
-        yield _of_state(device)
+        yield _check_phone_state(device)
     serials = {device.serial for device in known}
     for phone in phones:
         if phone.serial not in serials:
-            yield _not_seen(phone, f"the adb server on port {server.port} does not see it")
+            yield _describe_unseen_phone(phone, f"the adb server on port {server.port} does not see it")
     if not known and not phones:
         cause = "no phone is connected, or USB debugging is off on it"
         cure = "plug it in; on it: developer options, USB debugging on (tap the build number seven times to get them)"
-        yield Check("phones", "note", "none", cause, cure)
+        yield DoctorCheck("phones", "note", "none", cause, cure)
 
 
-def _of_state(device: ServerDevice) -> Check:
+def _check_phone_state(device: ServerDevice) -> DoctorCheck:
     name = f"phone adb:{device.serial}"
     if device.state == "device":
-        return Check(name, "ok", f"can be used; 'deepen device probe adb:{device.serial}' tells what it is")
-    return Check(name, "note", device.state, "it cannot be used yet", state_cure(device.state))
+        return DoctorCheck(name, "ok", f"can be used; 'deepen device probe adb:{device.serial}' tells what it is")
+    return DoctorCheck(name, "note", device.state, "it cannot be used yet", state_cure(device.state))
 
 
-def _of_usb(phones: list[UsbPhone]) -> Iterator[Check]:
+def _check_usb_phones(phones: list[UsbPhone]) -> Iterator[DoctorCheck]:
     """Phones as the kernel has them: without an adb server deepen speaks to them itself."""
     for phone in phones:
         if not os.access(phone.node, os.R_OK | os.W_OK):
-            yield _not_seen(phone, f"no permission to open {phone.node}")
+            yield _describe_unseen_phone(phone, f"no permission to open {phone.node}")
         else:
-            yield Check(f"phone adb:{phone.serial}", "ok", f"{phone.product or 'a phone'} on USB")
+            yield DoctorCheck(f"phone adb:{phone.serial}", "ok", f"{phone.product or 'a phone'} on USB")
     if not phones:
         how = "'adb devices' starts one" if shutil.which("adb") else "sudo apt install adb, then 'adb devices'"
         cause = "no phone with USB debugging is on USB, and no adb server runs that could know one over the network"
-        yield Check("phones", "note", "none", cause, f"plug one in; for one over the network: {how}")
+        yield DoctorCheck("phones", "note", "none", cause, f"plug one in; for one over the network: {how}")
 
 
-def _not_seen(phone: UsbPhone, cause: str) -> Check:
+def _describe_unseen_phone(phone: UsbPhone, cause: str) -> DoctorCheck:
     found = phone.product or "on USB"
     if os.access(phone.node, os.R_OK | os.W_OK):
-        return Check(f"phone adb:{phone.serial}", "note", found, cause, "'adb kill-server', then 'adb devices'")
+        return DoctorCheck(f"phone adb:{phone.serial}", "note", found, cause, "'adb kill-server', then 'adb devices'")
     cause = cause if "permission" in cause else f"{cause}: no permission to open {phone.node}"
-    return Check(f"phone adb:{phone.serial}", "note", found, cause, phone_rules_cure())
+    return DoctorCheck(f"phone adb:{phone.serial}", "note", found, cause, phone_rules_cure())
 
 
-def _left_behind() -> Iterator[Check]:
+def _check_leftovers() -> Iterator[DoctorCheck]:
     try:
         for path, layer, count in journals():
             why = "held since 'device prepare'" if layer.hold else "left by a run that was interrupted"
             cure = "deepen device prepare DEVICE --restore"
-            yield Check(f"settings of {layer.device}", "note", f"{count} are changed", f"{why} ({path})", cure)
+            yield DoctorCheck(f"settings of {layer.device}", "note", f"{count} are changed", f"{why} ({path})", cure)
         for run in list_pending_runs():
             if run.in_progress:
                 continue
             name = f"detached run of {run.model} on {f'{run.device} {run.serial}'.strip()}"
             cure = f"deepen profile {run.model} --device DEVICE --collect, or remove {run.folder}"
-            yield Check(name, "note", f"started {run.started_at}", "it has not been collected", cure)
+            yield DoctorCheck(name, "note", f"started {run.started_at}", "it has not been collected", cure)
     except DeepenError as error:
-        yield Check("what was left behind", "note", "", str(error), "correct what the message names")
+        yield DoctorCheck("what was left behind", "note", "", str(error), "correct what the message names")

@@ -20,7 +20,7 @@ from deepen import measure, meters
 from deepen.cli import cli
 from deepen.cli.profile import render
 from deepen.doctor import checks as doctor
-from deepen.doctor.checks import Check
+from deepen.doctor.checks import DoctorCheck
 from deepen.errors import MeterError
 from deepen.measure.conditions.drift_reference import write_empty_model
 from deepen.records import EnergyRecord
@@ -237,8 +237,11 @@ def test_doctor_here() -> None:
 
 
 def test_doctor_exits_with_3_when_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = (Check("python", "ok", "3.11"), Check("package x", "fail", "", "not installed", "pip install x"))
-    monkeypatch.setattr(doctor, "examine", lambda: checks)
+    checks = (
+        DoctorCheck("python", "ok", "3.11"),
+        DoctorCheck("package x", "fail", "", "not installed", "pip install x"),
+    )
+    monkeypatch.setattr(doctor, "check_machine", lambda: checks)
     result = run("doctor")
     assert result.exit_code == 3
     assert "FAIL  package x" in result.stdout

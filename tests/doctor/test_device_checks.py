@@ -12,7 +12,7 @@ import pytest
 
 from deepen.devices.links.adb_server import AdbServer, AdbServerTransport, state_cure
 from deepen.devices.settings.apply_and_restore import prepare
-from deepen.doctor.device_checks import Check, device_checks, usb_phones
+from deepen.doctor.device_checks import DoctorCheck, check_devices, find_usb_phones
 from deepen.errors import LinkError
 from deepen.testing.fake_boards import fake_phone
 
@@ -67,7 +67,7 @@ def _state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DEEPEN_STATE", str(tmp_path / "state"))
 
 
-def phones(checks: Iterator[Check]) -> dict[str, Check]:
+def phones(checks: Iterator[DoctorCheck]) -> dict[str, DoctorCheck]:
     return {c.name: c for c in checks if c.name.startswith("phone")}
 
 
@@ -80,7 +80,7 @@ def test_phones_of_a_server_each_with_its_state_and_cure(tmp_path: Path) -> None
         ("B", "bootloader"),
     ]
     with adb_server(*known) as server:
-        found = phones(device_checks(tmp_path, server))
+        found = phones(check_devices(tmp_path, server))
     assert found["phone adb:GOOD"].status == "ok"
     assert "deepen device probe adb:GOOD" in found["phone adb:GOOD"].found
     assert (found["phone adb:NEW"].found, found["phone adb:NEW"].status) == ("unauthorized", "note")
@@ -97,7 +97,7 @@ def test_a_phone_the_server_does_not_see(tmp_path: Path) -> None:
     plug(tmp_path, "1-2", "UNSEEN", number=6)
     plug(tmp_path, "1-3", "CLOSED", number=7, may=False)
     with adb_server(("SEEN", "device")) as server:
-        found = phones(device_checks(tmp_path, server))
+        found = phones(check_devices(tmp_path, server))
     assert found["phone adb:SEEN"].status == "ok"
     assert "does not see it" in found["phone adb:UNSEEN"].cause
     assert "adb kill-server" in found["phone adb:UNSEEN"].cure
@@ -109,24 +109,24 @@ def test_phones_without_a_server(tmp_path: Path) -> None:
     plug(tmp_path, "1-1", "MINE")
     plug(tmp_path, "1-2", "CLOSED", number=6, may=False)
     plug(tmp_path, "1-4", "CAMERA", adb=False, number=8)
-    assert [p.serial for p in usb_phones(tmp_path)] == ["MINE", "CLOSED"]
-    found = phones(device_checks(tmp_path, no_server()))
+    assert [p.serial for p in find_usb_phones(tmp_path)] == ["MINE", "CLOSED"]
+    found = phones(check_devices(tmp_path, no_server()))
     assert found["phone adb:MINE"].status == "ok"
     assert "udevadm" in found["phone adb:CLOSED"].cure
     assert "phone adb:CAMERA" not in found
 
 
 def test_no_phone_at_all_is_said_with_what_to_do(tmp_path: Path) -> None:
-    found = phones(device_checks(tmp_path, no_server()))
+    found = phones(check_devices(tmp_path, no_server()))
     assert found["phones"].found == "none"
     assert "adb devices" in found["phones"].cure
     with adb_server() as server:
-        assert "USB debugging on" in phones(device_checks(tmp_path, server))["phones"].cure
+        assert "USB debugging on" in phones(check_devices(tmp_path, server))["phones"].cure
 
 
 def test_what_was_left_changed_is_said(tmp_path: Path) -> None:
     prepare(fake_phone(), {"brightness": 0}, hold=True).close()
-    (left,) = [c for c in device_checks(tmp_path, no_server()) if c.name.startswith("settings")]
+    (left,) = [c for c in check_devices(tmp_path, no_server()) if c.name.startswith("settings")]
     assert left.name == "settings of Pixel 6 1A2B3C"
     assert "--restore" in left.cure
 

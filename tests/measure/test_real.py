@@ -14,7 +14,7 @@ import pytest
 
 import deepen
 from deepen.devices import open_device
-from deepen.doctor.checks import examine
+from deepen.doctor.checks import check_machine
 from deepen.errors import ConfigError, MeterError, RunError
 from deepen.measure import make_workload, open_session, profile
 from deepen.measure.conditions.drift_reference import write_empty_model, write_reference_model
@@ -115,7 +115,7 @@ def test_an_interrupted_measurement_leaves_no_worker(how: signal.Signals, refere
 
 
 def test_the_doctor_finds_what_is_there() -> None:
-    checks = {c.name: c for c in examine()}
+    checks = {c.name: c for c in check_machine()}
     assert checks["python"].status in ("ok", "note")
     assert checks["package numpy"].status == "ok"
     assert checks["runtime onnxruntime"].status == "ok"
@@ -144,7 +144,7 @@ def test_the_doctor_names_a_missing_package_and_a_broken_runtime(monkeypatch: py
         raise MeterError("the worker ended; reinstall onnxruntime")
 
     monkeypatch.setattr(bench.device, "runtime", broken)
-    checks = {c.name: c for c in examine(bench.device)}
+    checks = {c.name: c for c in check_machine(bench.device)}
     assert (checks["package pyarrow"].status, checks["package pyarrow"].cure) == ("fail", "pip install pyarrow")
     assert (checks["runtime onnxruntime"].status, checks["runtime onnxruntime"].cure) == (
         "fail",
@@ -155,7 +155,7 @@ def test_the_doctor_names_a_missing_package_and_a_broken_runtime(monkeypatch: py
 
 def test_the_doctor_survives_a_broken_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPEN_CATALOG", str(tmp_path))
-    failed = {c.name: c for c in examine() if c.status == "fail"}
+    failed = {c.name: c for c in check_machine() if c.status == "fail"}
     assert set(failed) == {"catalog", "device local"}
     assert "DEEPEN_CATALOG" in failed["catalog"].cure
 

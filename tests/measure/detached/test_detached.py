@@ -15,7 +15,7 @@ from deepen.cli import cli
 from deepen.clock.host_clock import ClockMap
 from deepen.clock.round_trips import RoundTrip
 from deepen.devices.background_jobs import DetachedJob, Outcome
-from deepen.doctor.device_checks import device_checks
+from deepen.doctor.device_checks import check_devices
 from deepen.errors import ConfigError, LinkError, MeasureError, RunError
 from deepen.measure.alignment.load_pattern import SyncPulses
 from deepen.measure.conditions.device_conditions import DeviceConditions
@@ -250,7 +250,7 @@ def test_a_run_under_way_is_not_offered_to_be_collected(monkeypatch: pytest.Monk
     def offered() -> list[str]:
         """What ``device list`` and the doctor say of it."""
         said = CliRunner().invoke(cli, ["device", "list"]).stdout
-        doctor = [c.cure for c in device_checks(tmp_path) if c.name.startswith("detached run")]
+        doctor = [c.cure for c in check_devices(tmp_path) if c.name.startswith("detached run")]
         return [line for line in (*said.splitlines(), *doctor) if "m.onnx" in line]
 
     with pending.held():
