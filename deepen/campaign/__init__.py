@@ -1,45 +1,45 @@
 """Campaigns: a plan of kernels and models, measured into a dataset, whatever interrupts it.
 
 ``plan`` says what and in which order, ``tasks`` under which conditions, ``prepare`` makes a workload of an item,
-``executor`` is who runs it: one session, or a ``fleet`` of ``station``s (a device and its meter each). ``run`` stores
+``executor`` is who runs it: one session, or a ``fleet`` of ``station``s (a device and its meter each). ``run_plan`` stores
 the records, ``build`` is the whole of ``deepen dataset build``.
 """
 
 from __future__ import annotations
 
 from deepen.campaign.build import build_dataset
-from deepen.campaign.executor import Executor, Measurer, Notice, Outcome, SerialExecutor
-from deepen.campaign.parallel_executor import Fleet, Patience
-from deepen.campaign.plan import Item, KernelItem, MadeItem, ModelItem, Plan
-from deepen.campaign.prepare_item import Preparer, Settings
-from deepen.campaign.run import CampaignProgress, CampaignReport, run, run_tasks
-from deepen.campaign.station import Facts, Pair, Station, parse_pairs
-from deepen.campaign.tasks import Matrix, Task
+from deepen.campaign.executor import DeviceNotice, Measurer, SerialExecutor, TaskExecutor, TaskOutcome
+from deepen.campaign.parallel_executor import Fleet, RetryPolicy
+from deepen.campaign.plan import CampaignPlan, GeneratedModelItem, Item, KernelItem, ModelItem
+from deepen.campaign.prepare_item import CampaignSettings, ItemPreparer
+from deepen.campaign.run import CampaignProgress, CampaignReport, run_plan, run_tasks
+from deepen.campaign.station import DeviceWithMeter, Station, StationIdentity, parse_device_meter_pairs
+from deepen.campaign.tasks import ConditionGrid, Task
 
 __all__ = [
+    "CampaignPlan",
     "CampaignProgress",
     "CampaignReport",
-    "Executor",
-    "Facts",
+    "CampaignSettings",
+    "ConditionGrid",
+    "DeviceNotice",
+    "DeviceWithMeter",
     "Fleet",
+    "GeneratedModelItem",
     "Item",
+    "ItemPreparer",
     "KernelItem",
-    "MadeItem",
-    "Matrix",
     "Measurer",
     "ModelItem",
-    "Notice",
-    "Outcome",
-    "Pair",
-    "Patience",
-    "Plan",
-    "Preparer",
+    "RetryPolicy",
     "SerialExecutor",
-    "Settings",
     "Station",
+    "StationIdentity",
     "Task",
+    "TaskExecutor",
+    "TaskOutcome",
     "build_dataset",
-    "parse_pairs",
-    "run",
+    "parse_device_meter_pairs",
+    "run_plan",
     "run_tasks",
 ]

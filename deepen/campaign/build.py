@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepen.campaign.parallel_executor import Fleet, Patience
-from deepen.campaign.plan import KernelItem, Plan
-from deepen.campaign.prepare_item import Prepare, Preparer, Settings
+from deepen.campaign.parallel_executor import Fleet, RetryPolicy
+from deepen.campaign.plan import CampaignPlan, KernelItem
+from deepen.campaign.prepare_item import CampaignSettings, ItemPreparer, PrepareFunction
 from deepen.campaign.progress_log import load_stations, log_progress, save_stations
-from deepen.campaign.run import CampaignProgress, CampaignReport, run_tasks, work_folder
-from deepen.campaign.station import Facts, Pair, Station
-from deepen.campaign.tasks import Matrix
+from deepen.campaign.run import CampaignProgress, CampaignReport, open_work_folder, run_tasks
+from deepen.campaign.station import DeviceWithMeter, Station, StationIdentity
+from deepen.campaign.tasks import ConditionGrid
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.splitting.runtime_names import splitter_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deepen.measure import Session
     from deepen.measure.session import Sync
 
-__all__ = ["DEFAULT_COUNT", "build_dataset", "check_conditions", "check_session", "model_keys", "plan_kernels"]
+__all__ = ["DEFAULT_COUNT", "build_dataset", "check_conditions", "check_session", "plan_kernels", "read_kernel_keys"]
 
 DEFAULT_COUNT = 400
 """Kernels measured where neither a number nor a time is given."""
@@ -36,7 +36,7 @@ _PER_MINUTE = 600
 _MOST = 20_000
 
 
-def model_keys(models: Collection[Path], runtime: str = "onnxruntime") -> frozenset[str]:
+def read_kernel_keys(models: Collection[Path], runtime: str = "onnxruntime") -> frozenset[str]:
     """Keys of the kernels of model files, to keep them out of a sample.
 
     Raises:
@@ -50,7 +50,7 @@ def model_keys(models: Collection[Path], runtime: str = "onnxruntime") -> frozen
 
 def plan_kernels(
     path: Path, families: Sequence[str] | None, count: int, seed: int, exclude: Collection[str], max_macs: int | None
-) -> Plan:
+) -> CampaignPlan:
     """Continue the plan stored beside a dataset where it was made from the same arguments, else make one.
 
     Args:
@@ -74,7 +74,7 @@ def plan_kernels(
         "max_macs": max_macs,
     }
     if path.exists():
-        plan = Plan.load(path)
+        plan = CampaignPlan.load(path)
         if plan.spec == spec:
             return plan
     from deepen.kernels.sampling.sampler import sample
@@ -84,7 +84,7 @@ def plan_kernels(
         raise ConfigError(
             "there is no kernel to measure: every configuration of these families is excluded or too large"
         )
-    return Plan.make((KernelItem(kernel.family, kernel.params) for kernel in chosen), seed, spec)
+    return CampaignPlan.make((KernelItem(kernel.family, kernel.params) for kernel in chosen), seed, spec)
 
 
 def check_session(dataset: Dataset, session: Session, threads: int) -> None:
@@ -93,11 +93,11 @@ def check_session(dataset: Dataset, session: Session, threads: int) -> None:
     Raises:
         DatasetError: Naming what differs.
     """
-    facts = Facts(session.device.profile.id, session.meter.id, session.meter.source)
-    check_conditions(dataset, [facts], Matrix(threads=(threads,)))
+    facts = StationIdentity(session.device.profile.id, session.meter.id, session.meter.source)
+    check_conditions(dataset, [facts], ConditionGrid(threads=(threads,)))
 
 
-def check_conditions(dataset: Dataset | None, facts: Sequence[Facts], matrix: Matrix) -> None:
+def check_conditions(dataset: Dataset | None, facts: Sequence[StationIdentity], matrix: ConditionGrid) -> None:
     """Refuse to mix power sources or labels in one dataset, and devices, runtimes or threads other than asked for.
 
     Args:
@@ -143,7 +143,7 @@ def build_dataset(
     minutes: float | None = None,
     device: str = "local",
     meter: str | None = None,
-    pairs: Sequence[Pair] = (),
+    pairs: Sequence[DeviceWithMeter] = (),
     seed: int = 0,
     threads: int | Sequence[int] = 1,
     runtimes: Sequence[str] = (AUTO,),
@@ -155,7 +155,7 @@ def build_dataset(
     exclude: Sequence[Path] = (),
     max_macs: int | None = None,
     on_progress: Callable[[CampaignProgress], None] | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
 ) -> CampaignReport:
     """Measure sampled kernels into a dataset; running it again resumes.
 
@@ -194,12 +194,12 @@ def build_dataset(
     if minutes is not None and not 0 < minutes < 1e6:
         raise ConfigError(f"the time must be a positive number of minutes, not {minutes:g}")
     counts = (threads,) if isinstance(threads, int) else tuple(threads)
-    names = _named_runtimes(out, runtimes, delegate)
-    Matrix(names, counts, repeats)  # refuses what makes no sense before anything is opened
+    names = _resolve_runtime_names(out, runtimes, delegate)
+    ConditionGrid(names, counts, repeats)  # refuses what makes no sense before anything is opened
     if count is None:
         count = DEFAULT_COUNT if minutes is None else min(_MOST, max(1, int(minutes * _PER_MINUTE)))
     plan_path = out / "plan.json"
-    plan = plan_kernels(plan_path, families, count, seed, model_keys(exclude), max_macs)
+    plan = plan_kernels(plan_path, families, count, seed, read_kernel_keys(exclude), max_macs)
     known = load_stations(out)
     options: dict[str, Any] = {} if prepare else {"prepare": False}
     options |= {"settings": dict(settings)} if settings else {}
@@ -207,27 +207,27 @@ def build_dataset(
     options |= {"delegate": delegate} if delegate and names == (AUTO,) else {}
     stations = [
         Station(pair, known=known.get(pair.name), runtime=names[0], threads=counts[0], seed=seed, **options)
-        for pair in pairs or (Pair(device, meter),)
+        for pair in pairs or (DeviceWithMeter(device, meter),)
     ]
     with ExitStack() as stack:
         # Whoever is writing there is found before the sessions disturb it; a folder is made after all else is well.
         there = (out / "card.json").exists()
         dataset = stack.enter_context(Dataset.open(out, create=True)) if there else None
-        preparers: dict[str, Prepare] = {}
-        fleet = stack.enter_context(Fleet(stations, preparers, retries=Settings().retries, patience=patience))
+        preparers: dict[str, PrepareFunction] = {}
+        fleet = stack.enter_context(Fleet(stations, preparers, retries=CampaignSettings().retries, patience=patience))
         fleet.start()
-        matrix = Matrix(_agreed(names, stations), counts, repeats)
-        how = Settings(runtime=matrix.runtimes[0], threads=counts[0])
+        matrix = ConditionGrid(_resolve_auto_runtime(names, stations), counts, repeats)
+        how = CampaignSettings(runtime=matrix.runtimes[0], threads=counts[0])
         facts = [station.facts for station in stations if station.facts]
         check_conditions(dataset, facts, matrix)
         dataset = dataset or stack.enter_context(Dataset.open(out, create=True))
         plan.save(plan_path)
         save_stations(out, stations)
-        folder = stack.enter_context(work_folder(out))
+        folder = stack.enter_context(open_work_folder(out))
         stack.callback(fleet.close)  # before the folder its threads write in is removed
         for number, station in enumerate(stations):
             make_folder(folder / str(number))
-            preparers[station.name] = Preparer(folder / str(number), how)
+            preparers[station.name] = ItemPreparer(folder / str(number), how)
 
         def tell(state: CampaignProgress) -> None:
             log_progress(out, state)
@@ -244,7 +244,7 @@ def build_dataset(
         )
 
 
-def _named_runtimes(out: Path, runtimes: Sequence[str], delegate: str) -> tuple[str, ...]:
+def _resolve_runtime_names(out: Path, runtimes: Sequence[str], delegate: str) -> tuple[str, ...]:
     """Runtimes by name; ``auto`` stays where no dataset says what it was begun with.
 
     Raises:
@@ -261,7 +261,7 @@ def _named_runtimes(out: Path, runtimes: Sequence[str], delegate: str) -> tuple[
     return (begun.pop(),) if len(begun) == 1 else (AUTO,)
 
 
-def _agreed(names: tuple[str, ...], stations: Sequence[Station]) -> tuple[str, ...]:
+def _resolve_auto_runtime(names: tuple[str, ...], stations: Sequence[Station]) -> tuple[str, ...]:
     """What ``auto`` has become on the devices that are there.
 
     Raises:

@@ -12,12 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from deepen.campaign.prepare_item import Prepare, Prepared, finish
+from deepen.campaign.prepare_item import PreparedItem, PrepareFunction, complete_record
 from deepen.campaign.tasks import Task
 from deepen.errors import DeepenError, StorageError
 from deepen.records import EnergyRecord, Workload
 
-__all__ = ["Executor", "Measurer", "Notice", "Outcome", "SerialExecutor"]
+__all__ = ["DeviceNotice", "Measurer", "SerialExecutor", "TaskExecutor", "TaskOutcome"]
 
 
 class Measurer(Protocol):
@@ -34,7 +34,7 @@ class Measurer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TaskOutcome:
     """What became of a task.
 
     Attributes:
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class DeviceNotice:
     """What an executor has to say about a device.
 
     Attributes:
@@ -69,7 +69,7 @@ class Notice:
     returned: int = 0
 
 
-class Executor(Protocol):
+class TaskExecutor(Protocol):
     """A queue of tasks being measured.
 
     Attributes:
@@ -82,7 +82,7 @@ class Executor(Protocol):
         """Take a task; returns at once."""
         ...
 
-    def collect(self, timeout_s: float | None = None) -> Outcome | Notice | None:
+    def collect(self, timeout_s: float | None = None) -> TaskOutcome | DeviceNotice | None:
         """Wait for the next task that is done, in any order, or for news; what was collected before counts as stored.
 
         Args:
@@ -112,21 +112,21 @@ class SerialExecutor:
         lookahead: Items prepared by a thread meanwhile; 0 prepares in turn.
     """
 
-    def __init__(self, session: Measurer, prepare: Prepare, *, retries: int = 2, lookahead: int = 0) -> None:
+    def __init__(self, session: Measurer, prepare: PrepareFunction, *, retries: int = 2, lookahead: int = 0) -> None:
         self.capacity = 1 + lookahead
         self._session = session
         self._prepare = prepare
         self._retries = retries
         self._pool = ThreadPoolExecutor(1, "deepen-prepare") if lookahead else None
-        self._queue: deque[tuple[Task, Future[Prepared] | None]] = deque()
+        self._queue: deque[tuple[Task, Future[PreparedItem] | None]] = deque()
 
     def submit(self, task: Task) -> None:
-        """See :class:`Executor`."""
+        """See :class:`TaskExecutor`."""
         wanted = (task.item, task.runtime, task.threads)
         self._queue.append((task, self._pool.submit(self._prepare, *wanted) if self._pool else None))
 
-    def collect(self, timeout_s: float | None = None) -> Outcome | None:
-        """See :class:`Executor`."""
+    def collect(self, timeout_s: float | None = None) -> TaskOutcome | None:
+        """See :class:`TaskExecutor`."""
         if not self._queue:
             return None
         task, future = self._queue.popleft()
@@ -137,7 +137,9 @@ class SerialExecutor:
                 while True:
                     attempts += 1
                     try:
-                        return Outcome(task, finish(self._session.measure(prepared.workload), prepared), None, attempts)
+                        return TaskOutcome(
+                            task, complete_record(self._session.measure(prepared.workload), prepared), None, attempts
+                        )
                     except DeepenError as error:
                         if not error.retryable or isinstance(error, StorageError) or attempts > self._retries:
                             raise
@@ -146,10 +148,10 @@ class SerialExecutor:
         except StorageError:
             raise
         except DeepenError as error:
-            return Outcome(task, None, error, attempts)
+            return TaskOutcome(task, None, error, attempts)
 
     def cancel(self) -> int:
-        """See :class:`Executor`."""
+        """See :class:`TaskExecutor`."""
         dropped = len(self._queue)
         futures = [future for _, future in self._queue if future]
         self._queue.clear()

@@ -24,13 +24,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
-from deepen.campaign.executor import Notice, Outcome
-from deepen.campaign.prepare_item import Prepare, finish
+from deepen.campaign.executor import DeviceNotice, TaskOutcome
+from deepen.campaign.prepare_item import PrepareFunction, complete_record
 from deepen.campaign.station import Station
 from deepen.campaign.tasks import Task
 from deepen.errors import DeepenError, EnvironmentFailure, StorageError
 
-__all__ = ["MAX_FAILURES", "MAX_RESTS", "Fleet", "Patience"]
+__all__ = ["MAX_FAILURES", "MAX_RESTS", "Fleet", "RetryPolicy"]
 
 MAX_FAILURES = 6
 """Tasks in a row that may fail for the surroundings on a station that can be opened each time."""
@@ -42,7 +42,7 @@ MAX_RESTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long a fleet bears with a station.
 
     Attributes:
@@ -61,29 +61,29 @@ class Patience:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _QueuedTask:
     task: Task
     attempts: int = 0
 
 
 @dataclass(slots=True)
-class _Health:
+class _StationHealth:
     """What a station has been through since its last good record."""
 
     failures: int = 0
     rests: int = 0
 
 
-class _Stopped(Exception):
+class _StationStopped(Exception):
     """The station takes no more tasks; the text says why."""
 
 
-class _Halted(Exception):
+class _FleetHalted(Exception):
     """The fleet is being closed."""
 
 
 class Fleet:
-    """Runs tasks on several stations; see :class:`deepen.campaign.executor.Executor`.
+    """Runs tasks on several stations; see :class:`deepen.campaign.executor.TaskExecutor`.
 
     Use it as a context manager: :meth:`start` opens the stations, leaving it ends their threads and closes them.
 
@@ -99,22 +99,22 @@ class Fleet:
     def __init__(
         self,
         stations: Sequence[Station],
-        prepare: Mapping[str, Prepare],
+        prepare: Mapping[str, PrepareFunction],
         *,
         retries: int = 2,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
     ) -> None:
         self.stations = tuple(stations)
         self._prepare = prepare
         self._retries = retries
-        self._patience = patience or Patience()
-        self._queues: dict[str, deque[_Entry]] = defaultdict(deque)
+        self._patience = patience or RetryPolicy()
+        self._queues: dict[str, deque[_QueuedTask]] = defaultdict(deque)
         self._changed = threading.Condition()
         self._halt = threading.Event()
         self._cancelled = False
         self._working: set[str] = set()
         self._busy: set[str] = set()  # stations with a task whose outcome is not told yet
-        self._results: queue.SimpleQueue[Outcome | Notice | BaseException] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[TaskOutcome | DeviceNotice | BaseException] = queue.SimpleQueue()
         self._stored: dict[str, threading.Event] = {s.name: threading.Event() for s in self.stations}
         self._unstored = ""
         self._pending = 0
@@ -164,20 +164,20 @@ class Fleet:
     @property
     def drift(self) -> tuple[tuple[float, float], ...]:
         """Drift series of the station that drifted most."""
-        return max((s.drift for s in self.stations), key=_span, default=())
+        return max((s.drift for s in self.stations), key=_compute_drift_span, default=())
 
     def submit(self, task: Task) -> None:
-        """See :class:`Executor`."""
+        """See :class:`TaskExecutor`."""
         self._pending += 1
         with self._changed:
-            if self._serving(task.device):
-                self._queues[task.device].append(_Entry(task))
+            if self._has_station_for(task.device):
+                self._queues[task.device].append(_QueuedTask(task))
                 self._changed.notify_all()
                 return
-        self._results.put(Notice(task.device, "no device is left for it", returned=1))
+        self._results.put(DeviceNotice(task.device, "no device is left for it", returned=1))
 
-    def collect(self, timeout_s: float | None = None) -> Outcome | Notice | None:
-        """See :class:`Executor`."""
+    def collect(self, timeout_s: float | None = None) -> TaskOutcome | DeviceNotice | None:
+        """See :class:`TaskExecutor`."""
         self._acknowledge()
         if not self._pending:
             return None
@@ -194,7 +194,7 @@ class Fleet:
                 return None
         if isinstance(found, BaseException):
             raise found
-        if isinstance(found, Outcome):
+        if isinstance(found, TaskOutcome):
             self._unstored = found.device
             self._pending -= 1
         else:
@@ -202,13 +202,13 @@ class Fleet:
         return found
 
     def cancel(self) -> int:
-        """See :class:`Executor`."""
+        """See :class:`TaskExecutor`."""
         with self._changed:
             self._cancelled = True
             dropped = sum(len(entries) for entries in self._queues.values())
             self._queues.clear()
             for name in sorted(self._busy):
-                self._results.put(Notice(name, "finishes what it is measuring, then stops (Ctrl-C drops it)"))
+                self._results.put(DeviceNotice(name, "finishes what it is measuring, then stops (Ctrl-C drops it)"))
         self._pending -= dropped
         self._acknowledge()
         return dropped
@@ -230,14 +230,14 @@ class Fleet:
             self._stored[self._unstored].set()
             self._unstored = ""
 
-    def _serving(self, profile: str) -> bool:
+    def _has_station_for(self, profile: str) -> bool:
         """Whether a working station has devices of this profile; call it with the lock held."""
         return any(s.name in self._working and s.facts and profile in ("", s.facts.profile) for s in self.stations)
 
     # ---- a station's side -------------------------------------------------------------------------------------------
 
     def _work(self, station: Station, opened: Future[None]) -> None:
-        health, in_hand = _Health(), 0
+        health, in_hand = _StationHealth(), 0
         try:
             self._first(station, opened)
             while not self._halt.is_set():
@@ -247,13 +247,13 @@ class Fleet:
                 self._run_one(station, entry, health)
                 in_hand = 0
                 self._busy.discard(station.name)
-        except _Halted:
+        except _FleetHalted:
             pass
-        except _Stopped as stopped:
-            self._retire(station, str(stopped))
+        except _StationStopped as stopped:
+            self._stop_station(station, str(stopped))
         except BaseException as error:  # a bug, a full disk, or Ctrl-C: the caller's to see
             self._results.put(error)
-            self._retire(station, f"ended by {type(error).__name__}", in_hand)
+            self._stop_station(station, f"ended by {type(error).__name__}", in_hand)
         finally:
             station.close()
 
@@ -263,13 +263,13 @@ class Fleet:
         except DeepenError as error:
             if not isinstance(error, EnvironmentFailure) or station.facts is None:
                 opened.set_exception(error)
-                raise _Halted from error
+                raise _FleetHalted from error
         except BaseException as error:
             opened.set_exception(error)
-            raise _Halted from error
+            raise _FleetHalted from error
         opened.set_result(None)
 
-    def _next(self, station: Station) -> _Entry:
+    def _next(self, station: Station) -> _QueuedTask:
         """Wait for a task."""
         assert station.facts is not None
         with self._changed:
@@ -279,62 +279,64 @@ class Fleet:
                         self._busy.add(station.name)
                         return self._queues[profile].popleft()
                 self._changed.wait()
-        raise _Halted
+        raise _FleetHalted
 
-    def _run_one(self, station: Station, entry: _Entry, health: _Health) -> None:
+    def _run_one(self, station: Station, entry: _QueuedTask, health: _StationHealth) -> None:
         task = entry.task
         try:
             session = station.session(task.runtime)
         except EnvironmentFailure:
-            self._give_back(entry, first=True)  # the station is gone; the loop opens it again
+            self._requeue(entry, first=True)  # the station is gone; the loop opens it again
             return
         except DeepenError as error:
-            self._deliver(Outcome(task, None, error, entry.attempts, station.name))
+            self._deliver(TaskOutcome(task, None, error, entry.attempts, station.name))
             return
         entry.attempts += 1
         try:
-            if reason := station.too_warm():
+            if reason := station.wait_until_cool():
                 entry.attempts -= 1
-                self._give_back(entry, first=True)
+                self._requeue(entry, first=True)
                 self._rest(station, health, reason)
                 return
             prepared = self._prepare[station.name](task.item, task.runtime, task.threads)
             try:
-                record = finish(session.measure(prepared.workload), prepared)
+                record = complete_record(session.measure(prepared.workload), prepared)
             finally:
                 prepared.discard()
         except StorageError:
             raise
         except EnvironmentFailure as error:
             station.close()
-            self._failed(station, entry, health, error)
+            self._handle_failure(station, entry, health, error)
             return
         except DeepenError as error:
-            self._deliver(Outcome(task, None, error, entry.attempts, station.name))
+            self._deliver(TaskOutcome(task, None, error, entry.attempts, station.name))
             return
-        reason = station.unfit(record, self._patience.max_drift)
+        reason = station.find_record_fault(record, self._patience.max_drift)
         if reason:
             entry.attempts -= 1
-            self._give_back(entry, first=True)
+            self._requeue(entry, first=True)
             self._rest(station, health, reason)
             return
         health.failures = health.rests = 0
-        self._deliver(Outcome(task, record, None, entry.attempts, station.name))
+        self._deliver(TaskOutcome(task, record, None, entry.attempts, station.name))
 
-    def _failed(self, station: Station, entry: _Entry, health: _Health, error: EnvironmentFailure) -> None:
+    def _handle_failure(
+        self, station: Station, entry: _QueuedTask, health: _StationHealth, error: EnvironmentFailure
+    ) -> None:
         health.failures += 1
         self._tell(station, f"{entry.task.name} failed: {error}")
         if entry.attempts > self._retries:
-            self._deliver(Outcome(entry.task, None, error, entry.attempts, station.name))
+            self._deliver(TaskOutcome(entry.task, None, error, entry.attempts, station.name))
         else:
-            self._give_back(entry)  # behind the others, so that one bad stretch of time does not hit it twice
+            self._requeue(entry)  # behind the others, so that one bad stretch of time does not hit it twice
         if health.failures >= MAX_FAILURES:
-            raise _Stopped(f"{health.failures} measurements in a row failed; the last: {error}") from error
+            raise _StationStopped(f"{health.failures} measurements in a row failed; the last: {error}") from error
         self._wait(station, self._patience.first_s)
 
-    def _rest(self, station: Station, health: _Health, reason: str) -> None:
+    def _rest(self, station: Station, health: _StationHealth, reason: str) -> None:
         if health.rests >= MAX_RESTS:
-            raise _Stopped(f"{reason}, also after {health.rests} rests")
+            raise _StationStopped(f"{reason}, also after {health.rests} rests")
         rest_s = self._patience.rest_s * 2**health.rests
         health.rests += 1
         self._tell(station, f"{reason}; it rests for {rest_s:.0f} s")
@@ -348,12 +350,12 @@ class Fleet:
                 station.session()
             except EnvironmentFailure as error:
                 if waited_s >= self._patience.gone_s:
-                    raise _Stopped(f"gone for {waited_s / 60:.0f} minutes: {error}") from error
+                    raise _StationStopped(f"gone for {waited_s / 60:.0f} minutes: {error}") from error
                 if not told:
                     self._tell(station, f"gone, tried again until it is back: {error}")
                     told = True
             except DeepenError as error:
-                raise _Stopped(str(error)) from error
+                raise _StationStopped(str(error)) from error
             else:
                 if told:
                     self._tell(station, "back")
@@ -368,9 +370,9 @@ class Fleet:
         else:
             station.sleep(duration_s)
         if self._halt.is_set():
-            raise _Halted
+            raise _FleetHalted
 
-    def _give_back(self, entry: _Entry, first: bool = False) -> None:
+    def _requeue(self, entry: _QueuedTask, first: bool = False) -> None:
         """Put a task back into the queue; to the caller where nothing more is to begin."""
         with self._changed:
             if not self._cancelled:
@@ -378,9 +380,9 @@ class Fleet:
                 (entries.appendleft if first else entries.append)(entry)
                 self._changed.notify_all()
                 return
-        self._results.put(Notice(entry.task.device, "a task was given back", returned=1))
+        self._results.put(DeviceNotice(entry.task.device, "a task was given back", returned=1))
 
-    def _deliver(self, outcome: Outcome) -> None:
+    def _deliver(self, outcome: TaskOutcome) -> None:
         """Hand an outcome over and wait until it is stored."""
         stored = self._stored[outcome.device]
         stored.clear()
@@ -388,23 +390,23 @@ class Fleet:
         self._busy.discard(outcome.device)
         while not stored.wait(1.0):
             if self._halt.is_set():
-                raise _Halted
+                raise _FleetHalted
         if self._halt.is_set():
-            raise _Halted
+            raise _FleetHalted
 
     def _tell(self, station: Station, text: str) -> None:
-        self._results.put(Notice(station.name, text))
+        self._results.put(DeviceNotice(station.name, text))
 
-    def _retire(self, station: Station, reason: str, in_hand: int = 0) -> None:
+    def _stop_station(self, station: Station, reason: str, in_hand: int = 0) -> None:
         """Take a station out; what only it could have done goes back to the caller."""
         with self._changed:
             self._working.discard(station.name)
             self._busy.discard(station.name)
-            stranded = [profile for profile in self._queues if not self._serving(profile)]
+            stranded = [profile for profile in self._queues if not self._has_station_for(profile)]
             returned = in_hand + sum(len(self._queues.pop(profile)) for profile in stranded)
-        self._results.put(Notice(station.name, reason, stopped=True, returned=returned))
+        self._results.put(DeviceNotice(station.name, reason, stopped=True, returned=returned))
 
 
-def _span(series: Sequence[tuple[float, float]]) -> float:
+def _compute_drift_span(series: Sequence[tuple[float, float]]) -> float:
     shares = [share for _, share in series]
     return max(shares) - min(shares) if shares else 0.0

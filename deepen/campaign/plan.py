@@ -17,7 +17,7 @@ from deepen.storage.atomic import write_atomic
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["PLAN_SCHEMA", "Item", "KernelItem", "MadeItem", "ModelItem", "Plan"]
+__all__ = ["PLAN_SCHEMA", "CampaignPlan", "GeneratedModelItem", "Item", "KernelItem", "ModelItem"]
 
 PLAN_SCHEMA = 1
 """Version of the plan file; a reader refuses a newer one."""
@@ -50,7 +50,9 @@ class KernelItem:
 
         known = load_families().get(self.family)
         defaults = {name: param.default for name, param in known.schema.items()} if known else {}
-        told = (f"{n}={_short(v)}" for n, v in self.params.items() if v != defaults.get(n) and v != "float32")
+        told = (
+            f"{n}={_format_parameter(v)}" for n, v in self.params.items() if v != defaults.get(n) and v != "float32"
+        )
         return " ".join([self.family, *told])
 
 
@@ -80,7 +82,7 @@ class ModelItem:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeItem:
+class GeneratedModelItem:
     """A model made when its turn comes, so that a plan of many large ones needs no disk. Cannot be stored in a file.
 
     Attributes:
@@ -97,18 +99,18 @@ class MadeItem:
         return self.name
 
 
-Item = KernelItem | ModelItem | MadeItem
+Item = KernelItem | ModelItem | GeneratedModelItem
 """Something a campaign measures."""
 
 
-def _short(value: Any) -> str:
+def _format_parameter(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return "x".join(_short(part) for part in value) or "-"
+        return "x".join(_format_parameter(part) for part in value) or "-"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CampaignPlan:
     """Items in the order they are measured.
 
     Attributes:
@@ -122,7 +124,7 @@ class Plan:
     created: str = field(default_factory=utc_now)
 
     @classmethod
-    def make(cls, items: Iterable[Item], seed: int = 0, spec: Mapping[str, Any] | None = None) -> Plan:
+    def make(cls, items: Iterable[Item], seed: int = 0, spec: Mapping[str, Any] | None = None) -> CampaignPlan:
         """Put items in random order, so that drift does not pass for an effect of size or family.
 
         Args:
@@ -143,16 +145,16 @@ class Plan:
         """Write the plan, in one step.
 
         Raises:
-            ConfigError: If it holds a :class:`MadeItem`.
+            ConfigError: If it holds a :class:`GeneratedModelItem`.
             StorageError: If the disk refuses.
         """
-        lines = [json.dumps(_encode(item)) for item in self.items]
+        lines = [json.dumps(_encode_item(item)) for item in self.items]
         head = json.dumps({"format": "deepen-plan", "schema": PLAN_SCHEMA, "created": self.created, "spec": self.spec})
         body = ",\n".join(lines)
         write_atomic(path, f'{head[:-1]}, "items": [\n{body}\n]}}\n'.encode())
 
     @classmethod
-    def load(cls, path: Path) -> Plan:
+    def load(cls, path: Path) -> CampaignPlan:
         """Read a plan.
 
         Raises:
@@ -166,7 +168,7 @@ class Plan:
                 raise DatasetError(
                     f"{path}: plan schema {document['schema']} is newer than {PLAN_SCHEMA}; upgrade deepen"
                 )
-            items = tuple(_decode(entry) for entry in document["items"])
+            items = tuple(_decode_item(entry) for entry in document["items"])
             return cls(items, document["spec"], document["created"])
         except OSError as error:
             raise DatasetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
@@ -176,7 +178,7 @@ class Plan:
             ) from error
 
 
-def _encode(item: Item) -> dict[str, Any]:
+def _encode_item(item: Item) -> dict[str, Any]:
     if isinstance(item, KernelItem):
         return {"family": item.family, "params": dict(item.params)}
     if isinstance(item, ModelItem):
@@ -184,7 +186,7 @@ def _encode(item: Item) -> dict[str, Any]:
     raise ConfigError(f"'{item.name}' is made on the fly and cannot be stored in a plan; write it to a file first")
 
 
-def _decode(entry: Mapping[str, Any]) -> Item:
+def _decode_item(entry: Mapping[str, Any]) -> Item:
     if "family" in entry:
         return KernelItem(str(entry["family"]), dict(entry["params"]))
     shapes = {str(k): tuple(int(d) for d in v) for k, v in entry["shapes"].items()}

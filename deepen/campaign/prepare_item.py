@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from deepen.campaign.plan import Item, KernelItem, MadeItem
+from deepen.campaign.plan import GeneratedModelItem, Item, KernelItem
 from deepen.errors import ConfigError, RunError
 from deepen.kernels.families.random_weights import WeightPool
 from deepen.kernels.splitting.runtime_names import splitter_of
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from deepen.kernels.types import Kernel
 
-__all__ = ["Prepare", "Prepared", "Preparer", "Settings", "finish"]
+__all__ = ["CampaignSettings", "ItemPreparer", "PrepareFunction", "PreparedItem", "complete_record"]
 
 MAX_WEIGHT_BYTES = 1 << 30
 """Most weights of a model that a campaign writes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class CampaignSettings:
     """How a campaign measures.
 
     Attributes:
@@ -54,7 +54,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedItem:
     """An item ready to be measured.
 
     Attributes:
@@ -77,14 +77,14 @@ class Prepared:
             self.workload.path.unlink(missing_ok=True)
 
 
-class _How(NamedTuple):
+class _RuntimeAndThreads(NamedTuple):
     """Runtime and threads an item is prepared for."""
 
     runtime: str
     threads: int
 
 
-class Preparer:
+class ItemPreparer:
     """Prepares items one after the other.
 
     Args:
@@ -92,13 +92,13 @@ class Preparer:
         settings: How the campaign measures.
     """
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: CampaignSettings) -> None:
         self.folder = folder
         self.settings = settings
         self._weights = WeightPool(folder)
         self._count = 0
 
-    def __call__(self, item: Item, runtime: str = "", threads: int = 0) -> Prepared:
+    def __call__(self, item: Item, runtime: str = "", threads: int = 0) -> PreparedItem:
         """Prepare an item.
 
         Args:
@@ -111,15 +111,15 @@ class Preparer:
             GraphError, ConfigError: If a model or a configuration cannot be taken.
             StorageError: If the disk refuses.
         """
-        how = _How(runtime or self.settings.runtime, threads or self.settings.threads)
+        how = _RuntimeAndThreads(runtime or self.settings.runtime, threads or self.settings.threads)
         if isinstance(item, KernelItem):
             return self._kernel(item, how)
-        if isinstance(item, MadeItem):
+        if isinstance(item, GeneratedModelItem):
             path = self._write(item.make(), item.name)
             return self._model(item, path, {}, how, owned=True)
         return self._model(item, item.path, item.shapes, how, owned=False)
 
-    def _kernel(self, item: KernelItem, how: _How) -> Prepared:
+    def _kernel(self, item: KernelItem, how: _RuntimeAndThreads) -> PreparedItem:
         from deepen.kernels import FEATURES_VERSION, build
         from deepen.kernels.building.parallel_copies import copies_for, replicate
         from deepen.kernels.families.catalog import check_params
@@ -139,8 +139,8 @@ class Preparer:
             try:
                 kernels = self._split(path, {}, how)
                 if len(kernels) == n and {kernel.key for kernel in kernels} == {item.key}:
-                    fill = {**_kernel_fields(kernels[0]), "name": item.name, "features_version": FEATURES_VERSION}
-                    return Prepared(item, self._workload(path, "kernel", {}, how), fill, n)
+                    fill = {**_make_kernel_fields(kernels[0]), "name": item.name, "features_version": FEATURES_VERSION}
+                    return PreparedItem(item, self._workload(path, "kernel", {}, how), fill, n)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -149,30 +149,34 @@ class Preparer:
         raise RunError(f"{item.name}: the runtime runs {len(kernels)} kernels for it ({found}); not measured")
 
     def _model(
-        self, item: Item, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _How, *, owned: bool
-    ) -> Prepared:
+        self, item: Item, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _RuntimeAndThreads, *, owned: bool
+    ) -> PreparedItem:
         from deepen.kernels import FEATURES_VERSION
 
         try:
             kernels = tuple(
-                {**_kernel_fields(kernel), "multiplicity": kernel.multiplicity}
+                {**_make_kernel_fields(kernel), "multiplicity": kernel.multiplicity}
                 for kernel in self._split(path, shapes, how)
             )
             fill = {"name": item.name, "kernels": kernels, "features_version": FEATURES_VERSION}
-            return Prepared(item, self._workload(path, "model", shapes, how), fill, owned=owned)
+            return PreparedItem(item, self._workload(path, "model", shapes, how), fill, owned=owned)
         except BaseException:
             if owned:
                 path.unlink(missing_ok=True)
             raise
 
-    def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _How) -> tuple[Kernel, ...]:
+    def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _RuntimeAndThreads) -> tuple[Kernel, ...]:
         from deepen.graph import load
         from deepen.kernels.splitting.split import split
 
         return split(load(path, shapes), splitter_of(how.runtime)).kernels
 
     def _workload(
-        self, path: Path, kind: Literal["kernel", "model"], shapes: Mapping[str, tuple[int, ...]], how: _How
+        self,
+        path: Path,
+        kind: Literal["kernel", "model"],
+        shapes: Mapping[str, tuple[int, ...]],
+        how: _RuntimeAndThreads,
     ) -> Workload:
         from deepen.measure import make_workload
 
@@ -201,13 +205,13 @@ class Preparer:
         return path
 
 
-def _kernel_fields(kernel: Kernel) -> dict[str, Any]:
+def _make_kernel_fields(kernel: Kernel) -> dict[str, Any]:
     from deepen.kernels import features
 
     return {"family": kernel.family, "params": dict(kernel.params), "features": features(kernel)}
 
 
-def finish(record: EnergyRecord, prepared: Prepared) -> EnergyRecord:
+def complete_record(record: EnergyRecord, prepared: PreparedItem) -> EnergyRecord:
     """Complete a record: what was measured, per copy."""
     n = prepared.copies
     return replace(
@@ -221,18 +225,18 @@ def finish(record: EnergyRecord, prepared: Prepared) -> EnergyRecord:
         latency_s=record.latency_s / n,
         trials=tuple(value / n for value in record.trials),
         budget={term: value / n for term, value in record.budget.items()},
-        rejected=tuple(_per_copy(entry, n) for entry in record.rejected),
+        rejected=tuple(_divide_by_copies(entry, n) for entry in record.rejected),
         **prepared.fill,
     )
 
 
-def _per_copy(entry: Mapping[str, Any], copies: int) -> dict[str, Any]:
+def _divide_by_copies(entry: Mapping[str, Any], copies: int) -> dict[str, Any]:
     return {k: v / copies if k == "energy_j" and isinstance(v, float) else v for k, v in entry.items()}
 
 
-class Prepare(Protocol):
+class PrepareFunction(Protocol):
     """What an executor calls to prepare an item; raises a ``DeepenError`` where it cannot."""
 
-    def __call__(self, item: Item, runtime: str = "", threads: int = 0) -> Prepared:
+    def __call__(self, item: Item, runtime: str = "", threads: int = 0) -> PreparedItem:
         """Prepare an item for a runtime and a thread count; empty and 0 for those of the campaign's settings."""
         ...

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deepen.campaign.run import CampaignProgress
-from deepen.campaign.station import Facts, Station
+from deepen.campaign.station import Station, StationIdentity
 from deepen.clock.host_clock import utc_now
 from deepen.errors import DatasetError
 from deepen.storage.atomic import storage_error, write_atomic
@@ -19,7 +19,7 @@ from deepen.storage.atomic import storage_error, write_atomic
 __all__ = ["load_stations", "log_progress", "save_stations"]
 
 
-def load_stations(folder: Path) -> dict[str, Facts]:
+def load_stations(folder: Path) -> dict[str, StationIdentity]:
     """Who was at which station in earlier runs, by station name.
 
     Raises:
@@ -30,7 +30,7 @@ def load_stations(folder: Path) -> dict[str, Facts]:
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): Facts.read(facts) for name, facts in document["stations"].items()}
+        return {str(name): StationIdentity.read(facts) for name, facts in document["stations"].items()}
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepen.campaign.executor import Executor, Measurer, Notice, Outcome, SerialExecutor
-from deepen.campaign.plan import Plan
-from deepen.campaign.prepare_item import Preparer, Settings
-from deepen.campaign.tasks import Task, missing
+from deepen.campaign.executor import DeviceNotice, Measurer, SerialExecutor, TaskExecutor, TaskOutcome
+from deepen.campaign.plan import CampaignPlan
+from deepen.campaign.prepare_item import CampaignSettings, ItemPreparer
+from deepen.campaign.tasks import Task, select_missing_tasks
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.datasets import Dataset
 from deepen.errors import DatasetError, DeepenError, EnvironmentFailure
 from deepen.storage.atomic import make_folder
 
-__all__ = ["CampaignProgress", "CampaignReport", "run", "run_tasks", "work_folder"]
+__all__ = ["CampaignProgress", "CampaignReport", "open_work_folder", "run_plan", "run_tasks"]
 
 GIVE_UP_AFTER = 3
 """Items in a row that may fail for the surroundings, retries included, before the campaign stops."""
@@ -98,16 +98,16 @@ class CampaignReport:
         return max(shares) - min(shares) if shares else 0.0
 
 
-def run(
-    plan: Plan,
+def run_plan(
+    plan: CampaignPlan,
     session: Measurer,
     dataset: Dataset,
     *,
     budget_s: float | None = None,
     on_progress: Callable[[CampaignProgress], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    settings: Settings | None = None,
-    executor: Executor | None = None,
+    settings: CampaignSettings | None = None,
+    executor: TaskExecutor | None = None,
 ) -> CampaignReport:
     """Measure a plan's items into a dataset.
 
@@ -130,24 +130,24 @@ def run(
         StorageError: If the disk refuses, or another process is writing; what was stored stays.
         EnvironmentFailure: If several items in a row fail for the surroundings (device or meter gone).
     """
-    settings = settings or Settings()
-    limits = _Limits(budget_s, on_progress, stop, GIVE_UP_AFTER)
+    settings = settings or CampaignSettings()
+    limits = _RunLimits(budget_s, on_progress, stop, GIVE_UP_AFTER)
     tasks = [Task(item) for item in plan.items]
     if executor is not None:
-        return _run(tasks, executor, dataset, limits, lambda: session.drift)
+        return _run_missing_tasks(tasks, executor, dataset, limits, lambda: session.drift)
     dataset.claim()  # before its work folder is emptied
-    with work_folder(dataset.path) as folder:
-        prepare = Preparer(folder, settings)
+    with open_work_folder(dataset.path) as folder:
+        prepare = ItemPreparer(folder, settings)
         serial = SerialExecutor(session, prepare, retries=settings.retries, lookahead=settings.lookahead)
         try:
-            return _run(tasks, serial, dataset, limits, lambda: session.drift)
+            return _run_missing_tasks(tasks, serial, dataset, limits, lambda: session.drift)
         finally:
             serial.close()
 
 
 def run_tasks(
     tasks: Sequence[Task],
-    executor: Executor,
+    executor: TaskExecutor,
     dataset: Dataset,
     *,
     budget_s: float | None = None,
@@ -173,11 +173,11 @@ def run_tasks(
         DatasetError: If the dataset's features have another version than this deepen computes.
         StorageError: If the disk refuses, or another process is writing; what was stored stays.
     """
-    return _run(tasks, executor, dataset, _Limits(budget_s, on_progress, stop), drift)
+    return _run_missing_tasks(tasks, executor, dataset, _RunLimits(budget_s, on_progress, stop), drift)
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
+class _RunLimits:
     """When a run ends, and whom it tells."""
 
     budget_s: float | None
@@ -186,29 +186,29 @@ class _Limits:
     give_up_after: float = math.inf
 
 
-def _run(
+def _run_missing_tasks(
     tasks: Sequence[Task],
-    executor: Executor,
+    executor: TaskExecutor,
     dataset: Dataset,
-    limits: _Limits,
+    limits: _RunLimits,
     drift: Callable[[], tuple[tuple[float, float], ...]],
 ) -> CampaignReport:
     dataset.claim()
-    _check_features(dataset)
-    todo = missing(tasks, dataset)
-    state = _State(len(tasks), todo, limits)
+    _check_features_version(dataset)
+    todo = select_missing_tasks(tasks, dataset)
+    state = _RunState(len(tasks), todo, limits)
     try:
         state.tell()
-        _loop(iter(todo), executor, dataset, state, limits.stop)
+        _run_task_queue(iter(todo), executor, dataset, state, limits.stop)
     except KeyboardInterrupt:
         state.interrupted = True
         executor.cancel()
         while (found := executor.collect()) is not None:
-            _take(found, dataset, state)
+            _store_outcome(found, dataset, state)
     return state.report(drift())
 
 
-def _check_features(dataset: Dataset) -> None:
+def _check_features_version(dataset: Dataset) -> None:
     from deepen.kernels import FEATURES_VERSION
 
     if dataset.features_version not in (0, FEATURES_VERSION):
@@ -218,10 +218,10 @@ def _check_features(dataset: Dataset) -> None:
         )
 
 
-class _State:
+class _RunState:
     """Counts of a run, and what is told about them."""
 
-    def __init__(self, total: int, todo: Sequence[Task], limits: _Limits) -> None:
+    def __init__(self, total: int, todo: Sequence[Task], limits: _RunLimits) -> None:
         self.total, self.todo = total, len(todo)
         self.started_s = monotonic_s()
         self.deadline = Deadline(math.inf if limits.budget_s is None else limits.budget_s)
@@ -258,7 +258,7 @@ class _State:
         self.unlucky = 0
         self.tell(task.name, device=device)
 
-    def note(self, notice: Notice) -> None:
+    def note(self, notice: DeviceNotice) -> None:
         """Note news of a device."""
         if notice.stopped:
             self.stopped.append((notice.device, notice.text))
@@ -276,7 +276,7 @@ class _State:
         found = CampaignProgress(*counts, elapsed_s, eta_s, last, error, device, notice, dict(self.by_device), left_s)
         self.on_progress(found)
 
-    def tell_quietly(self) -> None:
+    def tell_if_due(self) -> None:
         """Call the listener if it was not called for a while."""
         if monotonic_s() - self._told_s >= TELL_EVERY_S:
             self.tell()
@@ -308,8 +308,8 @@ class _State:
         )
 
 
-def _loop(
-    todo: Iterator[Task], executor: Executor, dataset: Dataset, state: _State, stop: Callable[[], bool] | None
+def _run_task_queue(
+    todo: Iterator[Task], executor: TaskExecutor, dataset: Dataset, state: _RunState, stop: Callable[[], bool] | None
 ) -> None:
     in_flight = 0
     exhausted = cancelled = False
@@ -327,15 +327,15 @@ def _loop(
                 in_flight += 1
         if in_flight <= 0:
             return
-        found = executor.collect(_wake_up_s(state, stop, cancelled))
+        found = executor.collect(_compute_wait_s(state, stop, cancelled))
         if found is not None:
-            in_flight -= found.returned if isinstance(found, Notice) else 1
-            _take(found, dataset, state)
+            in_flight -= found.returned if isinstance(found, DeviceNotice) else 1
+            _store_outcome(found, dataset, state)
         else:
-            state.tell_quietly()
+            state.tell_if_due()
 
 
-def _wake_up_s(state: _State, stop: Callable[[], bool] | None, cancelled: bool) -> float | None:
+def _compute_wait_s(state: _RunState, stop: Callable[[], bool] | None, cancelled: bool) -> float | None:
     """Seconds after which progress, the budget and ``stop`` want to be looked at; ``None`` for never."""
     if cancelled:
         return None
@@ -344,9 +344,9 @@ def _wake_up_s(state: _State, stop: Callable[[], bool] | None, cancelled: bool) 
     return wait_s if math.isfinite(wait_s) else None
 
 
-def _take(found: Outcome | Notice, dataset: Dataset, state: _State) -> None:
+def _store_outcome(found: TaskOutcome | DeviceNotice, dataset: Dataset, state: _RunState) -> None:
     """Store a record, or note why there is none."""
-    if isinstance(found, Notice):
+    if isinstance(found, DeviceNotice):
         state.note(found)
         return
     if found.record is None:
@@ -361,7 +361,7 @@ def _take(found: Outcome | Notice, dataset: Dataset, state: _State) -> None:
 
 
 @contextmanager
-def work_folder(dataset: Path) -> Iterator[Path]:
+def open_work_folder(dataset: Path) -> Iterator[Path]:
     """A folder beside the records for model files; what a killed run left there is removed."""
     folder = dataset / ".work"
     shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepen.devices.protocols import Device
     from deepen.measure import Session
 
-__all__ = ["Facts", "OpenSession", "Pair", "Station", "parse_pairs"]
+__all__ = ["DeviceWithMeter", "SessionOpener", "Station", "StationIdentity", "parse_device_meter_pairs"]
 
 
 _COOL_S = 60.0
@@ -26,7 +26,7 @@ _COOL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class DeviceWithMeter:
     """A device and its meter, as the user names them.
 
     Attributes:
@@ -43,7 +43,7 @@ class Pair:
         return self.device.partition("?")[0]
 
 
-def parse_pairs(texts: list[str] | tuple[str, ...]) -> tuple[Pair, ...]:
+def parse_device_meter_pairs(texts: list[str] | tuple[str, ...]) -> tuple[DeviceWithMeter, ...]:
     """Read ``DEVICE,METER`` pairs: the first comma ends the device.
 
     Raises:
@@ -54,7 +54,7 @@ def parse_pairs(texts: list[str] | tuple[str, ...]) -> tuple[Pair, ...]:
         device, comma, meter = (part.strip() for part in text.partition(","))
         if not device or (comma and not meter):
             raise ConfigError(f"'{text}' is no pair; write DEVICE,METER, for example adb:0A1B2C,lvpm:12345")
-        pairs.append(Pair(device, meter or None))
+        pairs.append(DeviceWithMeter(device, meter or None))
     for what, names in (
         ("device", [pair.name for pair in pairs]),
         ("meter", [pair.meter.partition("?")[0] for pair in pairs if pair.meter and ":" in pair.meter]),
@@ -66,7 +66,7 @@ def parse_pairs(texts: list[str] | tuple[str, ...]) -> tuple[Pair, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class StationIdentity:
     """Who is at a station; the same ones must answer whenever it is opened again.
 
     Attributes:
@@ -88,7 +88,7 @@ class Facts:
         return asdict(self)
 
     @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Facts:
+    def read(cls, document: Mapping[str, Any]) -> StationIdentity:
         """From JSON values.
 
         Raises:
@@ -97,7 +97,7 @@ class Facts:
         return cls(**{name: str(document[name]) for name in cls.__slots__})
 
 
-class OpenSession(Protocol):
+class SessionOpener(Protocol):
     """How a station opens device, meter and session; :func:`deepen.measure.open_session` is one."""
 
     def __call__(
@@ -112,7 +112,7 @@ class OpenSession(Protocol):
         ...
 
 
-def _default_open_session() -> OpenSession:
+def _make_default_opener() -> SessionOpener:
     """Opens without waiting for the device to cool down: that is done before each task, and told as a rest."""
     from deepen.measure import open_session
 
@@ -133,10 +133,10 @@ class Station:
 
     def __init__(
         self,
-        pair: Pair,
+        pair: DeviceWithMeter,
         *,
-        open_session: OpenSession | None = None,
-        known: Facts | None = None,
+        open_session: SessionOpener | None = None,
+        known: StationIdentity | None = None,
         runtime: str = "onnxruntime",
         sleep: Callable[[float], None] | None = None,
         **options: Any,
@@ -196,7 +196,7 @@ class Station:
             return self._session
         wanted = runtime or self._runtime
         self.close()
-        opener = self._open_session or _default_open_session()
+        opener = self._open_session or _make_default_opener()
         strict, self._tried = self._tried, True
         with ExitStack() as stack:
             serials: list[str] = []
@@ -205,7 +205,7 @@ class Station:
                 self.pair.meter,
                 claim=lambda device: self._claim(device, serials, strict),
                 runtime=wanted,
-                tell=self._tell_once,
+                tell=self._report_once,
                 **self._options,
             )
             session = stack.enter_context(opened)
@@ -227,7 +227,7 @@ class Station:
         with lock_device(device, self.name):
             yield
 
-    def _tell_once(self, text: str) -> None:
+    def _report_once(self, text: str) -> None:
         """Pass news on, but not again each time the station is opened."""
         if text not in self._told:
             self._told.add(text)
@@ -236,7 +236,7 @@ class Station:
     def _check(self, session: Session, serial: str, strict: bool) -> None:
         meter = session.meter
         meter_serial = str(getattr(getattr(meter, "instrument", None), "serial", ""))
-        found = Facts(session.device.profile.id, meter.id, meter.source, serial, meter_serial)
+        found = StationIdentity(session.device.profile.id, meter.id, meter.source, serial, meter_serial)
         if self.facts is None or not strict:
             self.facts = found
         elif found.meter_serial != self.facts.meter_serial:
@@ -257,7 +257,7 @@ class Station:
         if first is not points[0]:
             points.insert(0, first)
 
-    def too_warm(self) -> str:
+    def wait_until_cool(self) -> str:
         """Wait until the device is cool enough to begin, where its profile says how cool (``cool_to_c``).
 
         Returns:
@@ -280,7 +280,7 @@ class Station:
         unknown = any(math.isnan(processor_c(end) if kind == "cpu" else end.hottest(kind)) for kind in limits)
         return "" if found.reached or unknown else f"too warm to begin: {found.cause}"
 
-    def unfit(self, record: EnergyRecord, max_drift: float) -> str:
+    def find_record_fault(self, record: EnergyRecord, max_drift: float) -> str:
         """Why what was just measured must not count, in words; empty where it may.
 
         Args:

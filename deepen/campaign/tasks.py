@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from deepen.campaign.plan import BLOCK, Item, KernelItem, Plan
+from deepen.campaign.plan import BLOCK, CampaignPlan, Item, KernelItem
 from deepen.errors import ConfigError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
 
-__all__ = ["Matrix", "Task", "missing"]
+__all__ = ["ConditionGrid", "Task", "select_missing_tasks"]
 
 _Identity = tuple[bool, str, str, str, int]
 
@@ -42,7 +42,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class ConditionGrid:
     """Conditions every item is measured under.
 
     Attributes:
@@ -62,7 +62,7 @@ class Matrix:
             if len(set(values)) < len(values):
                 raise ConfigError(f"name each runtime and each thread count once, not {', '.join(map(str, values))}")
 
-    def tasks(self, plan: Plan, devices: Sequence[str], seed: int = 0) -> list[Task]:
+    def tasks(self, plan: CampaignPlan, devices: Sequence[str], seed: int = 0) -> list[Task]:
         """Put a plan's items under every condition, in the order in which they are measured.
 
         A repetition begins when the one before is through, so that a cut campaign has measured everything equally
@@ -86,20 +86,20 @@ class Matrix:
         return found
 
 
-def _known_as(record: EnergyRecord) -> tuple[bool, str]:
+def _identify_record(record: EnergyRecord) -> tuple[bool, str]:
     """Whether a record is of a kernel, and its key as :attr:`Item.key` has it."""
     kernel = record.kind == "kernel"
     return kernel, params_key(record.family, record.params) if kernel else record.name
 
 
-def missing(tasks: Iterable[Task], records: Iterable[EnergyRecord]) -> list[Task]:
+def select_missing_tasks(tasks: Iterable[Task], records: Iterable[EnergyRecord]) -> list[Task]:
     """Tasks without a record: of n tasks alike and m records of them, the last n - m are left.
 
     A task that leaves device, runtime or threads open is met by a record with any.
     """
     there: Counter[_Identity] = Counter()
     for record in records:
-        known = _known_as(record)
+        known = _identify_record(record)
         there[*known, "", "", 0] += 1
         there[*known, record.device, record.runtime, record.threads] += 1
     left = []

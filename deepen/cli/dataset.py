@@ -152,7 +152,7 @@ def build(
       deepen dataset build --out phones --budget 480 --threads 1 --threads 4 \\
         --on 'adb:0A1B2C,lvpm:12345?voltage_v=4.2' --on 'adb:0D3E4F,lvpm:12346?voltage_v=4.2'
     """
-    from deepen.campaign import build_dataset, parse_pairs
+    from deepen.campaign import build_dataset, parse_device_meter_pairs
     from deepen.datasets import Dataset
 
     if pairs and (device != "local" or meter):
@@ -165,7 +165,7 @@ def build(
         minutes=minutes,
         device=device,
         meter=meter,
-        pairs=parse_pairs(pairs),
+        pairs=parse_device_meter_pairs(pairs),
         seed=seed,
         threads=threads,
         runtimes=runtimes,

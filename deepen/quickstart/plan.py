@@ -32,7 +32,7 @@ FURTHER_WEIGHT = 0.15
 
 def make_plan(options: Options, targets: Iterable[Target], unseen: Collection[str], count: int) -> list[Item]:
     """Kernels of the families the models need, most from where energy goes, with a network after every few."""
-    from deepen.campaign import KernelItem, MadeItem
+    from deepen.campaign import GeneratedModelItem, KernelItem
     from deepen.kernels.building.random_networks import network, network_name
     from deepen.kernels.sampling.sampler import sample
 
@@ -51,7 +51,7 @@ def make_plan(options: Options, targets: Iterable[Target], unseen: Collection[st
             def make(number: int = number) -> Any:
                 return network(number, options.seed, unseen).model
 
-            items.append(MadeItem(network_name(number), make))
+            items.append(GeneratedModelItem(network_name(number), make))
     return items
 
 

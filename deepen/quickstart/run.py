@@ -128,20 +128,20 @@ def _measure_kernels(
     clock: Deadline,
     on_progress: Callable[[Progress], None],
 ) -> CampaignReport:
-    from deepen.campaign import Plan, Settings
-    from deepen.campaign import run as run_campaign
+    from deepen.campaign import CampaignPlan, CampaignSettings
+    from deepen.campaign import run_plan as run_campaign
 
     total_s = 60 * options.minutes
     later_s = MODEL_SHARE * total_s + min(max(TRAIN_SHARE * total_s, TRAIN_LEAST_S), TRAIN_MOST_S)
     budget_s = max(1.0, clock.remaining_s - later_s)
     count = len(kernels.keys()) + max(200, int(budget_s / LEAST_S_PER_KERNEL))
-    plan = Plan.make(make_plan(options, targets, unseen, count), options.seed)
+    plan = CampaignPlan.make(make_plan(options, targets, unseen, count), options.seed)
 
     def tell(state: CampaignProgress) -> None:
         detail = state.last if not state.error else f"{state.last}: {state.error}"
         on_progress(Progress("measuring kernels", detail, state.done, state.total, clock.remaining_s))
 
-    settings = Settings(
+    settings = CampaignSettings(
         runtime=session.runtime,
         threads=options.threads,
         warmup_s=WARMUP_S,

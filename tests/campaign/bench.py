@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deepen.campaign import Pair, Station
+from deepen.campaign import DeviceWithMeter, Station
 from deepen.errors import LinkError, MeterError
 from deepen.testing import Cost, FakeRuntime, SimulatedBench
 
@@ -32,7 +32,7 @@ def cost(path: Path) -> Cost:
     return Cost(latency_s=1e-5 * size, power_w=POWER_W)
 
 
-class Rig:
+class CampaignRig:
     """A device and a meter in virtual time, opened anew after each loss.
 
     Attributes:
@@ -114,7 +114,7 @@ class Rig:
                 now = rig.bench.clock.now
                 return cool_down(rig.thermal, self.profile.cool_to_c, now=now, settled_s=1e9, **options)
 
-        opened = Device(Runtime(self, runtime), state=state, id=self.profile, **self.limits)
+        opened = Device(CampaignRuntime(self, runtime), state=state, id=self.profile, **self.limits)
         bench = self.bench
 
         class Meter(SimulatedMeter):
@@ -137,13 +137,15 @@ class Rig:
 
     def station(self, **options: Any) -> Station:
         """The station of this rig."""
-        return Station(Pair(self.name, None), open_session=self.open_session, sleep=self.bench.clock.sleep, **options)
+        return Station(
+            DeviceWithMeter(self.name, None), open_session=self.open_session, sleep=self.bench.clock.sleep, **options
+        )
 
 
-class Runtime(FakeRuntime):
+class CampaignRuntime(FakeRuntime):
     """A runtime on a rig: fails while something is gone, and makes it vanish in the middle of a block."""
 
-    def __init__(self, rig: Rig, name: str = "onnxruntime") -> None:
+    def __init__(self, rig: CampaignRig, name: str = "onnxruntime") -> None:
         super().__init__(rig.bench.clock, rig.bench.timeline, cost, slow_down=lambda t_s: rig.speed)
         self.rig = rig
         self.name = name

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from deepen.campaign import build_dataset, parse_pairs
+from deepen.campaign import build_dataset, parse_device_meter_pairs
 from deepen.cli import cli
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError, GraphError, LinkError, StorageError
@@ -73,11 +73,11 @@ def test_the_size_of_the_plan_follows_from_number_and_time(tmp_path, bench, monk
 
 
 def test_configurations_of_excluded_models_are_left_out(tmp_path, bench, model_file):
-    from deepen.campaign.build import model_keys
+    from deepen.campaign.build import read_kernel_keys
 
     build_dataset(tmp_path / "d", count=3, exclude=[model_file])
-    assert bench.sample[0][3] == model_keys([model_file])
-    assert len(model_keys([model_file])) == 2
+    assert bench.sample[0][3] == read_kernel_keys([model_file])
+    assert len(read_kernel_keys([model_file])) == 2
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_the_runtime_is_what_suits_the_device_or_what_the_dataset_was_begun_with
     assert {record.runtime for record in Dataset.open(out)} == {"crunner"}
     bench.suits["other"] = "crunner"
     with pytest.raises(ConfigError, match=r"name the runtime .* \(phone: onnxruntime, other: crunner\)"):
-        build_dataset(tmp_path / "e", count=2, pairs=parse_pairs(["phone,lvpm:1", "other,lvpm:2"]))
+        build_dataset(tmp_path / "e", count=2, pairs=parse_device_meter_pairs(["phone,lvpm:1", "other,lvpm:2"]))
     bench.suits["phone"] = "trtexec"
     with pytest.raises(ConfigError, match="which 'trtexec' does not run like that"):
         build_dataset(tmp_path / "f", count=2, device="phone")
@@ -312,15 +312,15 @@ def test_a_device_given_up_is_exit_3_and_is_written_down(tmp_path, bench, fail_w
 
 
 def test_meters_that_cannot_stand_beside_each_other_are_refused(tmp_path):
-    from deepen.campaign import Facts, Matrix
+    from deepen.campaign import ConditionGrid, StationIdentity
     from deepen.campaign.build import check_conditions
 
-    phone = Facts("phone", "lvpm", "measured")
-    check_conditions(None, [phone, Facts("board", "ppk2", "measured")], Matrix())
+    phone = StationIdentity("phone", "lvpm", "measured")
+    check_conditions(None, [phone, StationIdentity("board", "ppk2", "measured")], ConditionGrid())
     with pytest.raises(ConfigError, match="do not mix"):
-        check_conditions(None, [phone, Facts("board", "ppk2", "simulated")], Matrix())
+        check_conditions(None, [phone, StationIdentity("board", "ppk2", "simulated")], ConditionGrid())
     with pytest.raises(ConfigError, match=r"different meters \(lvpm, ppk2\)"):
-        check_conditions(None, [phone, Facts("phone", "ppk2", "measured")], Matrix())
+        check_conditions(None, [phone, StationIdentity("phone", "ppk2", "measured")], ConditionGrid())
 
 
 def test_a_damaged_file_of_stations_is_one_clear_line(tmp_path, bench):

@@ -16,20 +16,20 @@ from pathlib import Path
 import pytest
 
 from deepen.campaign import (
+    CampaignPlan,
+    CampaignSettings,
+    ConditionGrid,
+    DeviceNotice,
+    DeviceWithMeter,
     Fleet,
-    Matrix,
-    Notice,
-    Pair,
-    Patience,
-    Plan,
-    Preparer,
-    Settings,
+    ItemPreparer,
+    RetryPolicy,
     Task,
-    parse_pairs,
+    parse_device_meter_pairs,
     run_tasks,
 )
 from deepen.campaign.parallel_executor import MAX_FAILURES
-from deepen.campaign.tasks import missing
+from deepen.campaign.tasks import select_missing_tasks
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, LinkError, MeterError, RunError, StorageError
 
@@ -60,12 +60,12 @@ def campaign(tmp_path, dataset):
     """Run a plan on rigs; returns the report and everything progress told."""
 
     def run(plan, *rigs, matrix=None, patience=None, prepare=None, **options):
-        matrix = matrix or Matrix()
+        matrix = matrix or ConditionGrid()
         folder = tmp_path / "work"
         preparers = {}
         for rig in rigs:
             (folder / rig.name).mkdir(parents=True, exist_ok=True)
-            preparers[rig.name] = prepare or Preparer(folder / rig.name, Settings(copies=1))
+            preparers[rig.name] = prepare or ItemPreparer(folder / rig.name, CampaignSettings(copies=1))
         told = []
         stations = [rig.station(known=options.pop("known", None)) for rig in rigs]
         with Fleet(stations, preparers, patience=patience) as fleet:
@@ -85,7 +85,7 @@ def names(dataset) -> list[str]:
 
 
 def test_devices_of_one_profile_share_the_items_and_each_is_measured_once(campaign, dataset, kernels):
-    plan = Plan.make(kernels(12))
+    plan = CampaignPlan.make(kernels(12))
     a, b = bench.Rig("a"), bench.Rig("b")
     report, told = campaign(plan, a, b)
     assert (report.measured, report.failed, report.remaining, report.stopped) == (12, (), 0, ())
@@ -99,7 +99,7 @@ def test_devices_of_one_profile_share_the_items_and_each_is_measured_once(campai
 
 
 def test_devices_of_different_profiles_measure_everything_each(campaign, dataset, kernels):
-    plan = Plan.make(kernels(4))
+    plan = CampaignPlan.make(kernels(4))
     report, told = campaign(plan, bench.Rig("a"), bench.Rig("b", profile="board"))
     assert report.measured == 8
     assert Counter(record.device for record in dataset) == {"phone": 4, "board": 4}
@@ -109,20 +109,22 @@ def test_devices_of_different_profiles_measure_everything_each(campaign, dataset
 
 
 def test_every_item_is_measured_under_every_condition_as_often_as_asked(campaign, dataset, kernels):
-    plan = Plan.make(kernels(3))
-    matrix = Matrix(("onnxruntime", "crunner"), (1, 2), repeats=2)
+    plan = CampaignPlan.make(kernels(3))
+    matrix = ConditionGrid(("onnxruntime", "crunner"), (1, 2), repeats=2)
     report, _ = campaign(plan, bench.Rig("a"), matrix=matrix)
     assert report.failed == ()
     assert report.measured == 24
     counts = Counter((r.name, r.runtime, r.threads) for r in dataset)
     assert set(counts.values()) == {2}
     assert len(counts) == 12
-    more, _ = campaign(plan, bench.Rig("a"), matrix=Matrix(("onnxruntime", "crunner"), (1, 2), repeats=3))
+    more, _ = campaign(plan, bench.Rig("a"), matrix=ConditionGrid(("onnxruntime", "crunner"), (1, 2), repeats=3))
     assert (more.measured, more.skipped_done) == (12, 24)
 
 
 def test_a_repetition_begins_when_the_one_before_is_through(kernels):
-    tasks = Matrix(("onnxruntime", "crunner"), (1, 4), repeats=2).tasks(Plan(tuple(kernels(60))), ["a"], seed=1)
+    tasks = ConditionGrid(("onnxruntime", "crunner"), (1, 4), repeats=2).tasks(
+        CampaignPlan(tuple(kernels(60))), ["a"], seed=1
+    )
     assert [task.repeat for task in tasks] == [0] * 240 + [1] * 240
     changes = sum(x.runtime != y.runtime for x, y in itertools.pairwise(tasks))
     assert changes <= 16  # per block of items, not per item
@@ -131,17 +133,17 @@ def test_a_repetition_begins_when_the_one_before_is_through(kernels):
 @pytest.mark.parametrize("bad", [{"repeats": 0}, {"threads": ()}, {"threads": (0,)}, {"threads": (1, 1)}])
 def test_a_matrix_that_makes_no_sense_is_refused(bad):
     with pytest.raises(ConfigError):
-        Matrix(**bad)
+        ConditionGrid(**bad)
 
 
 def test_records_of_other_conditions_do_not_count(campaign, dataset, kernels):
-    plan = Plan.make(kernels(2))
+    plan = CampaignPlan.make(kernels(2))
     campaign(plan, bench.Rig("a"))
-    assert missing(Matrix().tasks(plan, ["phone"]), dataset) == []
-    assert len(missing(Matrix().tasks(plan, ["board"]), dataset)) == 2
-    assert len(missing(Matrix(threads=(2,)).tasks(plan, ["phone"]), dataset)) == 2
-    assert len(missing(Matrix(repeats=2).tasks(plan, ["phone"]), dataset)) == 2
-    assert missing([Task(item) for item in plan.items], dataset) == []
+    assert select_missing_tasks(ConditionGrid().tasks(plan, ["phone"]), dataset) == []
+    assert len(select_missing_tasks(ConditionGrid().tasks(plan, ["board"]), dataset)) == 2
+    assert len(select_missing_tasks(ConditionGrid(threads=(2,)).tasks(plan, ["phone"]), dataset)) == 2
+    assert len(select_missing_tasks(ConditionGrid(repeats=2).tasks(plan, ["phone"]), dataset)) == 2
+    assert select_missing_tasks([Task(item) for item in plan.items], dataset) == []
 
 
 # Loss
@@ -149,7 +151,7 @@ def test_records_of_other_conditions_do_not_count(campaign, dataset, kernels):
 
 @pytest.mark.parametrize("what", ["device", "meter"])
 def test_what_is_gone_is_waited_for_and_nothing_is_lost_or_wrong(campaign, dataset, kernels, what):
-    plan = Plan.make(kernels(10))
+    plan = CampaignPlan.make(kernels(10))
     rig = bench.Rig("a")
     rig.lose = {60: (what, 100.0), 150: (what, 5.0)}
     report, told = campaign(plan, rig)
@@ -164,7 +166,7 @@ def test_what_is_gone_is_waited_for_and_nothing_is_lost_or_wrong(campaign, datas
 
 
 def test_a_device_gone_for_good_is_stopped_and_its_like_takes_its_items(campaign, dataset, kernels):
-    plan = Plan.make(kernels(10))
+    plan = CampaignPlan.make(kernels(10))
     a, b = bench.Rig("a"), bench.Rig("b")
     b.lose = {30: ("device", 1e9)}
     report, _ = campaign(plan, a, b)
@@ -174,10 +176,10 @@ def test_a_device_gone_for_good_is_stopped_and_its_like_takes_its_items(campaign
 
 
 def test_items_no_device_is_left_for_remain_and_the_others_go_on(campaign, dataset, kernels):
-    plan = Plan.make(kernels(6))
+    plan = CampaignPlan.make(kernels(6))
     a, b = bench.Rig("a"), bench.Rig("b", profile="board")
     b.lose = {40: ("device", 1e9)}
-    report, told = campaign(plan, a, b, patience=Patience(gone_s=600))
+    report, told = campaign(plan, a, b, patience=RetryPolicy(gone_s=600))
     ((name, reason),) = report.stopped
     assert name == "b"
     assert "gone for" in reason
@@ -191,10 +193,10 @@ def test_items_no_device_is_left_for_remain_and_the_others_go_on(campaign, datas
 
 
 def test_an_item_that_kills_its_device_each_time_fails_alone(campaign, dataset, kernels):
-    plan = Plan.make(kernels(5))
+    plan = CampaignPlan.make(kernels(5))
     deadly = plan.items[2]
     rig = bench.Rig("a")
-    real = Preparer
+    real = ItemPreparer
     tried = []
 
     def prepare(item, runtime="", threads=0):
@@ -203,7 +205,7 @@ def test_an_item_that_kills_its_device_each_time_fails_alone(campaign, dataset, 
             raise LinkError("the phone restarted")
         folder = dataset.path.parent / "p"
         folder.mkdir(exist_ok=True)
-        return real(folder, Settings(copies=1))(item, runtime, threads)
+        return real(folder, CampaignSettings(copies=1))(item, runtime, threads)
 
     report, _ = campaign(plan, rig, prepare=prepare)
     assert report.failed == ((deadly.name, "the phone restarted"),)
@@ -214,7 +216,7 @@ def test_a_station_on_which_everything_fails_is_at_fault_not_the_items(campaign,
     def prepare(item, runtime="", threads=0):
         raise MeterError("no samples")
 
-    report, _ = campaign(Plan.make(kernels(20)), bench.Rig("a"), prepare=prepare)
+    report, _ = campaign(CampaignPlan.make(kernels(20)), bench.Rig("a"), prepare=prepare)
     assert report.failed == ()
     assert report.remaining == 20
     ((_, reason),) = report.stopped
@@ -225,7 +227,7 @@ def test_a_cable_that_is_loose_again_and_again_does_not_stop_a_station(campaign,
     rig = bench.Rig("a")
     losses = 2 * MAX_FAILURES
     rig.lose = {60 * (n + 1): ("device", 1.0) for n in range(losses)}
-    report, _ = campaign(Plan.make(kernels(150)), rig)
+    report, _ = campaign(CampaignPlan.make(kernels(150)), rig)
     assert rig.lose == {}
     assert (report.measured, report.failed, report.stopped) == (150, (), ())
     assert rig.opened == losses + 1
@@ -237,7 +239,7 @@ def test_failures_for_good_are_noted_at_once(campaign, dataset, kernels):
         raise RunError("crashes")
 
     rig = bench.Rig("a")
-    report, _ = campaign(Plan.make(kernels(3)), rig, prepare=prepare)
+    report, _ = campaign(CampaignPlan.make(kernels(3)), rig, prepare=prepare)
     assert [reason for _, reason in report.failed] == ["crashes"] * 3
     assert rig.opened == 1
 
@@ -247,7 +249,7 @@ def test_a_full_disk_ends_the_campaign(campaign, dataset, kernels):
         raise StorageError("no space left")
 
     with pytest.raises(StorageError, match="no space left"):
-        campaign(Plan.make(kernels(3)), bench.Rig("a"), bench.Rig("b"), prepare=prepare)
+        campaign(CampaignPlan.make(kernels(3)), bench.Rig("a"), bench.Rig("b"), prepare=prepare)
 
 
 def test_a_defect_is_not_swallowed(campaign, dataset, kernels):
@@ -255,7 +257,7 @@ def test_a_defect_is_not_swallowed(campaign, dataset, kernels):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        campaign(Plan.make(kernels(3)), bench.Rig("a"), prepare=prepare)
+        campaign(CampaignPlan.make(kernels(3)), bench.Rig("a"), prepare=prepare)
 
 
 # Who is there
@@ -268,7 +270,7 @@ def test_another_device_or_meter_in_the_same_place_is_not_measured_with(campaign
     rig = bench.Rig("a")
     rig.lose = {40: ("device", 10.0)}
     rig.on_open = lambda: rig.opened and setattr(rig, field, "other")
-    report, _ = campaign(Plan.make(kernels(6)), rig)
+    report, _ = campaign(CampaignPlan.make(kernels(6)), rig)
     ((_, reason),) = report.stopped
     assert error in reason
     assert report.remaining > 0
@@ -290,7 +292,7 @@ def test_a_device_never_seen_must_be_there_at_the_start_and_all_are_closed_other
     a, b = bench.Rig("a"), bench.Rig("b")
     b.vanish("device", 1e9)
     with pytest.raises(LinkError, match="b is gone"):
-        campaign(Plan.make(kernels(2)), a, b)
+        campaign(CampaignPlan.make(kernels(2)), a, b)
     assert len(dataset) == 0
     assert not [t for t in threading.enumerate() if t.name in ("deepen-a", "deepen-b")]
 
@@ -301,23 +303,23 @@ def test_a_device_known_from_an_earlier_run_may_come_later(campaign, dataset, ke
     station.session()
     station.close()
     rig.vanish("device", 50.0)
-    report, _ = campaign(Plan.make(kernels(3)), rig, known=station.facts)
+    report, _ = campaign(CampaignPlan.make(kernels(3)), rig, known=station.facts)
     assert (report.measured, report.stopped) == (3, ())
 
 
 @pytest.mark.parametrize(
     ("texts", "pairs"),
     [
-        (["local"], (Pair("local"),)),
+        (["local"], (DeviceWithMeter("local"),)),
         (
             ["adb:A,lvpm:1?voltage_v=4.2", "adb:B,lvpm:2"],
-            (Pair("adb:A", "lvpm:1?voltage_v=4.2"), Pair("adb:B", "lvpm:2")),
+            (DeviceWithMeter("adb:A", "lvpm:1?voltage_v=4.2"), DeviceWithMeter("adb:B", "lvpm:2")),
         ),
-        (["ssh:me@host:22, line:/dev/x?a=1,2"], (Pair("ssh:me@host:22", "line:/dev/x?a=1,2"),)),
+        (["ssh:me@host:22, line:/dev/x?a=1,2"], (DeviceWithMeter("ssh:me@host:22", "line:/dev/x?a=1,2"),)),
     ],
 )
 def test_pairs_are_a_device_and_its_meter(texts, pairs):
-    assert parse_pairs(texts) == pairs
+    assert parse_device_meter_pairs(texts) == pairs
 
 
 @pytest.mark.parametrize(
@@ -332,11 +334,11 @@ def test_pairs_are_a_device_and_its_meter(texts, pairs):
 )
 def test_a_pair_that_makes_no_sense_is_refused(texts):
     with pytest.raises(ConfigError):
-        parse_pairs(texts)
+        parse_device_meter_pairs(texts)
 
 
 def test_progress_names_a_device_without_its_options():
-    (pair,) = parse_pairs(["ssh:me@board?key=/home/me/.ssh/id&work=/tmp/x,lvpm:1"])
+    (pair,) = parse_device_meter_pairs(["ssh:me@board?key=/home/me/.ssh/id&work=/tmp/x,lvpm:1"])
     assert pair.name == "ssh:me@board"
     assert pair.device == "ssh:me@board?key=/home/me/.ssh/id&work=/tmp/x"
 
@@ -356,7 +358,7 @@ def test_a_hot_device_rests_and_nothing_measured_hot_counts(campaign, dataset, k
             rig.temperature_c = 50.0
 
     rig.bench.clock.sleep = cool
-    report, told = campaign(Plan.make(kernels(4)), rig)
+    report, told = campaign(CampaignPlan.make(kernels(4)), rig)
     assert (report.measured, report.stopped) == (4, ())
     assert rig.bench.clock.now() - begin_s > 180
     assert [s.notice for s in told if s.notice] == [
@@ -368,7 +370,7 @@ def test_a_hot_device_rests_and_nothing_measured_hot_counts(campaign, dataset, k
 def test_a_device_that_stays_hot_is_stopped_while_the_others_go_on(campaign, dataset, kernels):
     hot, cool = bench.Rig("hot", max_temperature_c=80.0), bench.Rig("cool")
     hot.temperature_c = 95.0
-    report, _ = campaign(Plan.make(kernels(40)), hot, cool)
+    report, _ = campaign(CampaignPlan.make(kernels(40)), hot, cool)
     assert (report.measured, report.remaining) == (40, 0)
     assert all(record.temperature_c == 40.0 for record in dataset)
     assert report.stopped in ((), (("hot", "too hot: 95 °C, the profile allows 80 °C, also after 3 rests"),))
@@ -384,7 +386,7 @@ def test_an_item_begins_when_the_device_is_as_cool_as_its_profile_wants(campaign
         rig.temperature_c -= 0.1 * duration_s * (duration_s >= 5)  # while it waits or rests
 
     rig.bench.clock.sleep = cool
-    report, told = campaign(Plan.make(kernels(3)), rig)
+    report, told = campaign(CampaignPlan.make(kernels(3)), rig)
     assert (report.measured, report.stopped) == (3, ())
     assert max(record.temperature_c for record in dataset) <= 45.0
     assert "too warm to begin: cpu is 64.0 °C, 45 °C wanted after 60 s; improve its cooling; it rests for 60 s" in [
@@ -395,7 +397,7 @@ def test_an_item_begins_when_the_device_is_as_cool_as_its_profile_wants(campaign
 def test_a_device_that_tells_no_temperature_is_measured_all_the_same(campaign, dataset, kernels):
     rig = bench.Rig("a", cool_to_c={"cpu": 45.0})
     rig.temperature_c = float("nan")
-    report, _ = campaign(Plan.make(kernels(3)), rig)
+    report, _ = campaign(CampaignPlan.make(kernels(3)), rig)
     assert (report.measured, report.stopped) == (3, ())
 
 
@@ -410,7 +412,7 @@ def test_what_a_device_measured_while_it_throttled_does_not_count(campaign, data
             rig.throttled = ("under-voltage",)  # which resting does not help against: it is in the record alone
 
     rig.bench.clock.sleep = cool
-    report, told = campaign(Plan.make(kernels(3)), rig)
+    report, told = campaign(CampaignPlan.make(kernels(3)), rig)
     assert (report.measured, report.stopped) == (3, ())
     assert [s.notice for s in told if s.notice] == [
         f"it throttled: thermal status 2 (moderate); it rests for {s} s" for s in (60, 120)
@@ -422,7 +424,7 @@ def test_what_a_device_measured_while_it_throttled_does_not_count(campaign, data
 def test_this_machine_throttling_is_in_its_records_and_stops_nothing(campaign, dataset, kernels):
     rig = bench.Rig("a", link="local")
     rig.throttled = ("cpu-freq at state 1",)
-    report, told = campaign(Plan.make(kernels(3)), rig)
+    report, told = campaign(CampaignPlan.make(kernels(3)), rig)
     assert (report.measured, [s.notice for s in told if s.notice]) == (3, [])
     assert {record.throttled for record in dataset} == {("cpu-freq at state 1",)}
 
@@ -431,7 +433,7 @@ def test_news_of_a_device_are_told_once(campaign, dataset, kernels):
     rig = bench.Rig("a")
     rig.news = ("not set: governor (schedutil, wanted performance)",)
     rig.lose = {40: ("device", 3.0)}
-    report, told = campaign(Plan.make(kernels(4)), rig)
+    report, told = campaign(CampaignPlan.make(kernels(4)), rig)
     assert report.measured == 4
     assert rig.opened > 1
     assert [s.notice for s in told].count(rig.news[0]) == 1
@@ -439,14 +441,14 @@ def test_news_of_a_device_are_told_once(campaign, dataset, kernels):
 
 def test_a_device_that_drifts_is_stopped_and_says_so(campaign, dataset, kernels):
     rig = bench.Rig("a")
-    plan = Plan.make(kernels(300))
+    plan = CampaignPlan.make(kernels(300))
 
     def slower(number):
         if len(dataset) >= 5:
             rig.speed = 1.5
         return False
 
-    report, told = campaign(plan, rig, stop=lambda: slower(0), patience=Patience(rest_s=30))
+    report, told = campaign(plan, rig, stop=lambda: slower(0), patience=RetryPolicy(rest_s=30))
     ((name, reason),) = report.stopped
     assert name == "a"
     assert "it drifts: the reference workload takes +50 %" in reason
@@ -469,14 +471,14 @@ def test_drift_is_told_against_the_first_session_also_after_a_loss(campaign, dat
 
 
 def test_stop_finishes_what_runs_and_keeps_it(campaign, dataset, kernels):
-    report, _ = campaign(Plan.make(kernels(30)), bench.Rig("a"), bench.Rig("b"), stop=lambda: len(dataset) >= 3)
+    report, _ = campaign(CampaignPlan.make(kernels(30)), bench.Rig("a"), bench.Rig("b"), stop=lambda: len(dataset) >= 3)
     assert report.interrupted
     assert 3 <= report.measured == len(dataset) <= 5
     assert report.remaining == 30 - report.measured
 
 
 def test_a_budget_of_nothing_measures_nothing(campaign, dataset, kernels):
-    report, _ = campaign(Plan.make(kernels(3)), bench.Rig("a"), budget_s=0)
+    report, _ = campaign(CampaignPlan.make(kernels(3)), bench.Rig("a"), budget_s=0)
     assert report.measured <= 1
     assert report.remaining == 3 - report.measured
     assert not report.interrupted
@@ -506,7 +508,7 @@ def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels, monkeypatch
         return False
 
     monkeypatch.setattr(Fleet, "cancel", cancelling)
-    report, told = campaign(Plan.make(kernels(20)), Waiting("a"), Waiting("b"), stop=stop)
+    report, told = campaign(CampaignPlan.make(kernels(20)), Waiting("a"), Waiting("b"), stop=stop)
     assert report.interrupted
     assert any(t.device in ("a", "b") and t.notice.startswith("finishes what it is measuring") for t in told)
     assert report.measured == len(dataset)
@@ -530,11 +532,11 @@ def test_ctrl_c_between_an_outcome_and_its_being_counted_does_not_hang(tmp_path,
 
     rig = bench.Rig("a")
     (tmp_path / "p").mkdir()
-    plan = Plan.make(kernels(6))
-    with Fleet([rig.station()], {"a": Preparer(tmp_path / "p", Settings(copies=1))}) as fleet:
+    plan = CampaignPlan.make(kernels(6))
+    with Fleet([rig.station()], {"a": ItemPreparer(tmp_path / "p", CampaignSettings(copies=1))}) as fleet:
         fleet._results = Interrupting(fleet._results)
         fleet.start()
-        report = run_tasks(Matrix().tasks(plan, fleet.profiles), fleet, dataset)
+        report = run_tasks(ConditionGrid().tasks(plan, fleet.profiles), fleet, dataset)
     assert report.interrupted
     assert (report.measured, len(dataset)) == (2, 2)
 
@@ -544,7 +546,7 @@ def test_tasks_for_a_device_that_is_not_there_are_given_back(tmp_path):
     with Fleet([rig.station()], {}) as fleet:
         fleet.start()
         fleet.submit(Task(None, "board"))  # type: ignore[arg-type]  # never looked at
-        assert fleet.collect() == Notice("board", "no device is left for it", returned=1)
+        assert fleet.collect() == DeviceNotice("board", "no device is left for it", returned=1)
         assert fleet.collect() is None
 
 
@@ -581,7 +583,7 @@ print("through", flush=True)
 def test_two_devices_host_killed_five_times_devices_and_meters_gone_twice(tmp_path, kernels):
     """200 kernels; every record is there exactly once in the end, and says the truth."""
     rng = random.Random(11)
-    plan, folder = Plan.make(kernels(200)), tmp_path / "d"
+    plan, folder = CampaignPlan.make(kernels(200)), tmp_path / "d"
     plan.save(tmp_path / "plan.json")
     faults = [
         {"a": {rng.randrange(60, 120): ("device", 40.0)}},

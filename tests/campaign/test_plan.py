@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepen.campaign import KernelItem, MadeItem, ModelItem, Plan
+from deepen.campaign import CampaignPlan, GeneratedModelItem, KernelItem, ModelItem
 from deepen.campaign.build import plan_kernels
 from deepen.campaign.plan import BLOCK
 from deepen.errors import ConfigError, DatasetError
@@ -19,7 +19,7 @@ def items(count: int) -> list[KernelItem]:
 
 
 def test_order_is_random_but_follows_from_the_seed():
-    made = [Plan.make(items(200), seed).items for seed in (0, 0, 1)]
+    made = [CampaignPlan.make(items(200), seed).items for seed in (0, 0, 1)]
     assert made[0] == made[1] != made[2]
     assert made[0] != tuple(items(200))
     assert set(map(str, made[0])) == set(map(str, items(200)))
@@ -27,23 +27,23 @@ def test_order_is_random_but_follows_from_the_seed():
 
 def test_any_prefix_keeps_the_mixture_of_the_source():
     source = [KernelItem("a" if i % 4 else "b", {"i": i}) for i in range(10 * BLOCK)]
-    plan = Plan.make(source, 3)
+    plan = CampaignPlan.make(source, 3)
     for blocks in range(1, 10):
         families = Counter(item.family for item in plan.items[: blocks * BLOCK])
         assert families == {"a": blocks * BLOCK * 3 // 4, "b": blocks * BLOCK // 4}
 
 
 def test_repeated_items_are_planned_once():
-    plan = Plan.make([*items(5), *items(5), ModelItem(Path("m.onnx")), ModelItem(Path("m.onnx"))])
+    plan = CampaignPlan.make([*items(5), *items(5), ModelItem(Path("m.onnx")), ModelItem(Path("m.onnx"))])
     assert len(plan.items) == 6
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path):
-    plan = Plan.make(
+    plan = CampaignPlan.make(
         [*items(60), ModelItem(Path("a.onnx"), "alias", {"x": (1, 3)})], 5, {"count": 60, "families": None}
     )
     plan.save(tmp_path / "plan.json")
-    assert Plan.load(tmp_path / "plan.json") == plan
+    assert CampaignPlan.load(tmp_path / "plan.json") == plan
 
 
 def test_names_leave_out_what_is_usual():
@@ -55,7 +55,7 @@ def test_names_leave_out_what_is_usual():
 
 
 def test_what_is_made_on_the_fly_cannot_be_stored(tmp_path):
-    plan = Plan.make([MadeItem("net", lambda: None)])  # type: ignore[arg-type, return-value]
+    plan = CampaignPlan.make([GeneratedModelItem("net", lambda: None)])  # type: ignore[arg-type, return-value]
     with pytest.raises(ConfigError, match="'net' is made on the fly"):
         plan.save(tmp_path / "plan.json")
     assert not (tmp_path / "plan.json").exists()
@@ -74,13 +74,13 @@ def test_what_is_made_on_the_fly_cannot_be_stored(tmp_path):
 def test_a_bad_plan_file_is_one_clear_line(tmp_path, content, message):
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(DatasetError, match=message) as caught:
-        Plan.load(tmp_path / "plan.json")
+        CampaignPlan.load(tmp_path / "plan.json")
     assert "\n" not in str(caught.value)
 
 
 def test_no_plan_file_is_one_clear_line(tmp_path):
     with pytest.raises(DatasetError, match="cannot be read"):
-        Plan.load(tmp_path / "plan.json")
+        CampaignPlan.load(tmp_path / "plan.json")
 
 
 # Plans of sampled kernels

@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from deepen.campaign import (
+    CampaignPlan,
+    CampaignSettings,
+    GeneratedModelItem,
+    ItemPreparer,
     KernelItem,
-    MadeItem,
     ModelItem,
-    Outcome,
-    Plan,
-    Preparer,
     SerialExecutor,
-    Settings,
     Task,
-    run,
+    TaskOutcome,
+    run_plan,
 )
 from deepen.datasets import Dataset
 from deepen.errors import (
@@ -55,9 +55,9 @@ def leftovers(dataset: Dataset) -> list[str]:
 def test_every_item_is_measured_once_and_described(dataset, fake_session, kernels, lookahead):
     from deepen.kernels import FEATURE_NAMES, FEATURES_VERSION
 
-    plan = Plan.make(kernels(6))
+    plan = CampaignPlan.make(kernels(6))
     session = fake_session()
-    report = run(plan, session, dataset, settings=Settings(lookahead=lookahead, threads=2))
+    report = run_plan(plan, session, dataset, settings=CampaignSettings(lookahead=lookahead, threads=2))
     assert (report.measured, report.skipped_done, report.failed, report.remaining) == (6, 0, (), 0)
     assert not report.interrupted
     assert report.drift_span == pytest.approx(0.03)
@@ -77,7 +77,7 @@ def test_every_item_is_measured_once_and_described(dataset, fake_session, kernel
 
 
 def test_energies_are_per_copy_and_the_record_says_how_many(dataset, fake_session, kernels):
-    run(Plan.make(kernels(1)), fake_session(), dataset, settings=Settings(copies=4))
+    run_plan(CampaignPlan.make(kernels(1)), fake_session(), dataset, settings=CampaignSettings(copies=4))
     (record,) = dataset.records()
     assert record.copies == 4
     assert (record.energy_j, record.uncertainty_j, record.gross_energy_j) == (2.0, 0.2, 4.0)
@@ -92,15 +92,15 @@ def test_copies_follow_from_the_kernels_size(dataset, fake_session, kernels):
 
     (item,) = kernels(1)
     cost = work(item.family, item.params)
-    run(Plan.make([item]), fake_session(), dataset)
+    run_plan(CampaignPlan.make([item]), fake_session(), dataset)
     assert dataset.records()[0].copies == copies_for(cost.bytes, cost.macs) > 1
 
 
 def test_models_are_described_by_their_kernels_and_their_file_is_kept(dataset, fake_session, model_file):
     import onnx
 
-    made = MadeItem("made", lambda: onnx.load(model_file))
-    report = run(Plan.make([ModelItem(model_file, "alias"), made]), fake_session(), dataset)
+    made = GeneratedModelItem("made", lambda: onnx.load(model_file))
+    report = run_plan(CampaignPlan.make([ModelItem(model_file, "alias"), made]), fake_session(), dataset)
     assert report.measured == 2
     assert dataset.model_names() == {"alias", "made"}
     for record in dataset.records("model"):
@@ -114,7 +114,7 @@ def test_models_are_described_by_their_kernels_and_their_file_is_kept(dataset, f
 
 def test_progress_is_told_now_and_then_while_nothing_happens(dataset, fake_session, kernels, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["deepen.campaign.run"], "TELL_EVERY_S", 0.0)
-    prepare = Preparer(tmp_path, Settings(copies=1))
+    prepare = ItemPreparer(tmp_path, CampaignSettings(copies=1))
 
     class Slow(SerialExecutor):
         quiet = 3
@@ -126,7 +126,9 @@ def test_progress_is_told_now_and_then_while_nothing_happens(dataset, fake_sessi
 
     seen = []
     executor = Slow(fake_session(), prepare)
-    report = run(Plan.make(kernels(1)), fake_session(), dataset, executor=executor, on_progress=seen.append)
+    report = run_plan(
+        CampaignPlan.make(kernels(1)), fake_session(), dataset, executor=executor, on_progress=seen.append
+    )
     assert report.measured == 1
     assert [(state.done, state.last) for state in seen[:-1]] == [(0, "")] * 4
     assert seen[-1].done == 1
@@ -134,8 +136,8 @@ def test_progress_is_told_now_and_then_while_nothing_happens(dataset, fake_sessi
 
 def test_progress_counts_up_and_names_what_finished(dataset, fake_session, kernels):
     seen = []
-    plan = Plan.make(kernels(3))
-    run(plan, fake_session(), dataset, on_progress=seen.append)
+    plan = CampaignPlan.make(kernels(3))
+    run_plan(plan, fake_session(), dataset, on_progress=seen.append)
     assert [state.done for state in seen] == [0, 1, 2, 3]
     assert [state.last for state in seen] == ["", *(item.name for item in plan.items)]
     assert {state.total for state in seen} == {3}
@@ -147,26 +149,26 @@ def test_progress_counts_up_and_names_what_finished(dataset, fake_session, kerne
 
 
 def test_what_is_there_is_passed_over(dataset, fake_session, kernels, model_file):
-    plan = Plan.make([*kernels(5), ModelItem(model_file)])
-    first = run(Plan(plan.items[:3]), fake_session(), dataset)
+    plan = CampaignPlan.make([*kernels(5), ModelItem(model_file)])
+    first = run_plan(CampaignPlan(plan.items[:3]), fake_session(), dataset)
     session = fake_session()
-    second = run(plan, session, dataset)
+    second = run_plan(plan, session, dataset)
     assert (first.measured, second.measured, second.skipped_done) == (3, 3, 3)
     assert len(session.workloads) == 3
-    third = run(plan, fake_session(), dataset)
+    third = run_plan(plan, fake_session(), dataset)
     assert (third.measured, third.skipped_done) == (0, 6)
     assert len(dataset) == 6
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
 def test_ctrl_c_ends_cleanly_and_the_next_run_completes(dataset, fake_session, kernels, fail_with, lookahead):
-    plan = Plan.make(kernels(6))
+    plan = CampaignPlan.make(kernels(6))
     session = fake_session(fail_with([None, None, KeyboardInterrupt()]))
-    report = run(plan, session, dataset, settings=Settings(lookahead=lookahead))
+    report = run_plan(plan, session, dataset, settings=CampaignSettings(lookahead=lookahead))
     assert (report.interrupted, report.measured, report.remaining) == (True, 2, 4)
     assert leftovers(dataset) == []
     assert len(Dataset.open(dataset.path)) == 2
-    again = run(plan, fake_session(), dataset)
+    again = run_plan(plan, fake_session(), dataset)
     assert (again.measured, again.skipped_done, again.interrupted) == (4, 2, False)
     assert len({record.id for record in dataset}) == len(dataset) == 6
 
@@ -192,7 +194,7 @@ def test_ctrl_c_at_any_moment_of_storing_never_repeats_a_record(tmp_path, fake_s
             super().sync(descriptor)
             self.hit()
 
-    plan = Plan.make(kernels(3))
+    plan = CampaignPlan.make(kernels(3))
     interrupted = 0
     for at in range(25):
         folder = tmp_path / str(at)
@@ -200,20 +202,20 @@ def test_ctrl_c_at_any_moment_of_storing_never_repeats_a_record(tmp_path, fake_s
         disk = Interrupting(at)
         try:
             with Dataset.open(folder, create=True, disk=disk, compact_every=2) as dataset:
-                report = run(plan, fake_session(), dataset)
+                report = run_plan(plan, fake_session(), dataset)
                 interrupted += report.interrupted
-                run(plan, fake_session(), dataset)
+                run_plan(plan, fake_session(), dataset)
                 assert dataset.keys() == {item.key for item in plan.items}
         except KeyboardInterrupt:
             with Dataset.open(folder, create=True) as dataset:
-                run(plan, fake_session(), dataset)
+                run_plan(plan, fake_session(), dataset)
         names = [record.name for record in Dataset.open(folder)]
         assert sorted(names) == sorted(item.name for item in plan.items)
     assert interrupted > 5
 
 
 def test_a_budget_of_nothing_measures_nothing(dataset, fake_session, kernels):
-    report = run(Plan.make(kernels(3)), fake_session(), dataset, budget_s=0)
+    report = run_plan(CampaignPlan.make(kernels(3)), fake_session(), dataset, budget_s=0)
     assert (report.measured, report.remaining, report.interrupted) == (0, 3, False)
 
 
@@ -225,14 +227,16 @@ def test_a_budget_is_checked_before_every_item(dataset, fake_session, kernels, m
         now[0] += 10
 
     seen = []
-    report = run(Plan.make(kernels(9)), fake_session(take_ten_seconds), dataset, budget_s=35, on_progress=seen.append)
+    report = run_plan(
+        CampaignPlan.make(kernels(9)), fake_session(take_ten_seconds), dataset, budget_s=35, on_progress=seen.append
+    )
     assert (report.measured, report.remaining, report.elapsed_s) == (4, 5, 40.0)
     assert [state.eta_s for state in seen[1:]] == [25.0, 15.0, 5.0, 0.0]
 
 
 def test_stop_ends_before_the_next_item(dataset, fake_session, kernels):
     session = fake_session()
-    report = run(Plan.make(kernels(5)), session, dataset, stop=lambda: len(session.workloads) >= 2)
+    report = run_plan(CampaignPlan.make(kernels(5)), session, dataset, stop=lambda: len(session.workloads) >= 2)
     assert (report.measured, report.interrupted, report.remaining) == (2, True, 3)
 
 
@@ -242,7 +246,7 @@ def test_stop_ends_before_the_next_item(dataset, fake_session, kernels):
 @pytest.mark.parametrize("error", [LinkError("gone"), MeterError("silent")])
 def test_a_failure_of_the_surroundings_is_tried_again(dataset, fake_session, kernels, fail_with, error):
     session = fake_session(fail_with([error, error]))
-    report = run(Plan.make(kernels(2)), session, dataset)
+    report = run_plan(CampaignPlan.make(kernels(2)), session, dataset)
     assert (report.measured, report.failed) == (2, ())
     assert len(session.workloads) == 4
     assert session.workloads[0][0] == session.workloads[2][0]
@@ -252,20 +256,20 @@ def test_a_failure_of_the_surroundings_is_tried_again(dataset, fake_session, ker
 def test_after_the_retries_the_item_has_failed_with_its_reason(dataset, fake_session, kernels, fail_with):
     session = fake_session(fail_with([LinkError("gone")] * 3))
     seen = []
-    plan = Plan.make(kernels(3))
-    report = run(plan, session, dataset, on_progress=seen.append)
+    plan = CampaignPlan.make(kernels(3))
+    report = run_plan(plan, session, dataset, on_progress=seen.append)
     assert report.failed == ((plan.items[0].name, "gone"),)
     assert report.measured == 2
     assert [state.error for state in seen] == ["", "gone", "", ""]
     assert (seen[-1].failed, seen[-1].done) == (1, 3)
-    again = run(plan, fake_session(), dataset)
+    again = run_plan(plan, fake_session(), dataset)
     assert (again.measured, again.skipped_done) == (1, 2)
 
 
 @pytest.mark.parametrize("error", [RunError("crashes"), MeasureError("too noisy"), GraphError("odd")])
 def test_other_failures_are_noted_at_once(dataset, fake_session, kernels, fail_with, error):
     session = fake_session(fail_with([error]))
-    report = run(Plan.make(kernels(2)), session, dataset)
+    report = run_plan(CampaignPlan.make(kernels(2)), session, dataset)
     assert [reason for _, reason in report.failed] == [str(error)]
     assert len(session.workloads) == 2
     assert leftovers(dataset) == []
@@ -274,7 +278,7 @@ def test_other_failures_are_noted_at_once(dataset, fake_session, kernels, fail_w
 def test_surroundings_that_keep_failing_end_the_campaign(dataset, fake_session, kernels, fail_with):
     session = fake_session(fail_with([None, *[LinkError("gone")] * 99]))
     with pytest.raises(LinkError, match="3 items in a row failed; the last: gone"):
-        run(Plan.make(kernels(9)), session, dataset)
+        run_plan(CampaignPlan.make(kernels(9)), session, dataset)
     assert len(dataset) == 1
     assert len(session.workloads) == 1 + 3 * 3
     assert leftovers(dataset) == []
@@ -290,7 +294,7 @@ def test_items_that_cannot_be_prepared_fail_alone(dataset, fake_session, kernels
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
     items = (unknown, good[0], wrong, not_canonical, absent, ModelItem(broken), good[1])
-    report = run(Plan(items), fake_session(), dataset, settings=Settings(lookahead=lookahead))
+    report = run_plan(CampaignPlan(items), fake_session(), dataset, settings=CampaignSettings(lookahead=lookahead))
     assert report.measured == 2
     assert [name for name, _ in report.failed] == [i.name for i in (unknown, wrong, not_canonical, absent, items[5])]
     assert all(reason and "\n" not in reason for _, reason in report.failed)
@@ -306,7 +310,7 @@ def test_a_kernel_that_does_not_come_back_as_itself_is_not_measured(dataset, fak
         other.family, other.params, **options
     ))  # fmt: skip
     session = fake_session()
-    report = run(Plan((plain,)), session, dataset, settings=Settings(copies=1))
+    report = run_plan(CampaignPlan((plain,)), session, dataset, settings=CampaignSettings(copies=1))
     assert session.workloads == []
     assert report.failed[0][0] == plain.name
     assert "the runtime runs 1 kernels for it (fc); not measured" in report.failed[0][1]
@@ -320,7 +324,9 @@ def test_kernels_that_only_form_alone_on_their_input_get_inputs_of_their_own(tmp
 
     params = {"op": "DynamicQuantizeMatMul", "m": 3, "k": 64, "n": 64, "bias": True}
     params |= {"dtype": "float32", "out_dtype": "float32"}
-    prepared = Preparer(tmp_path, Settings(copies=3))(KernelItem("qmatmul", check_params("qmatmul", params)))
+    prepared = ItemPreparer(tmp_path, CampaignSettings(copies=3))(
+        KernelItem("qmatmul", check_params("qmatmul", params))
+    )
     assert prepared.copies == 3
     assert len(onnx.load(prepared.workload.path).graph.input) == 3
     assert [path.name for path in tmp_path.iterdir()] == [prepared.workload.path.name]
@@ -331,7 +337,7 @@ def test_copies_the_runtime_merges_are_not_counted_as_copies(tmp_path, kernels, 
     from deepen.kernels.building import parallel_copies as module
 
     monkeypatch.setattr(module, "replicate", lambda model, copies, *, share=True: model)
-    prepared = Preparer(tmp_path, Settings(copies=4))(kernels(1)[0])
+    prepared = ItemPreparer(tmp_path, CampaignSettings(copies=4))(kernels(1)[0])
     assert prepared.copies == 1
 
 
@@ -339,9 +345,13 @@ def test_a_model_too_large_to_write_is_refused(tmp_path, monkeypatch):
     from deepen.kernels import build
 
     monkeypatch.setattr("deepen.campaign.prepare_item.MAX_WEIGHT_BYTES", 100)
-    preparer = Preparer(tmp_path, Settings())
+    preparer = ItemPreparer(tmp_path, CampaignSettings())
     with pytest.raises(RunError, match="big: its weights would take"):
-        preparer(MadeItem("big", lambda: build("fc", {"dtype": "float32", "m": 1, "k": 64, "n": 64, "bias": False})))
+        preparer(
+            GeneratedModelItem(
+                "big", lambda: build("fc", {"dtype": "float32", "m": 1, "k": 64, "n": 64, "bias": False})
+            )
+        )
 
 
 def test_a_full_disk_ends_the_campaign_and_keeps_what_was_stored(tmp_path, fake_session, kernels):
@@ -359,7 +369,7 @@ def test_a_full_disk_ends_the_campaign_and_keeps_what_was_stored(tmp_path, fake_
     folder = tmp_path / "d"
     Dataset.open(folder, create=True).close()
     with pytest.raises(StorageError, match="No space left"), Dataset.open(folder, create=True, disk=Full()) as dataset:
-        run(Plan.make(kernels(5)), fake_session(), dataset)
+        run_plan(CampaignPlan.make(kernels(5)), fake_session(), dataset)
     assert len(Dataset.open(folder)) == 2
 
 
@@ -371,33 +381,33 @@ def test_a_full_disk_while_preparing_ends_the_campaign(dataset, fake_session, ke
     monkeypatch.setattr(Path, "write_bytes", full)
     session = fake_session()
     with pytest.raises(StorageError, match=r"item-000001\.onnx: No space left"):
-        run(Plan.make(kernels(5)), session, dataset)
+        run_plan(CampaignPlan.make(kernels(5)), session, dataset)
     assert session.workloads == []
     assert leftovers(dataset) == []
 
 
 def test_a_dataset_with_other_features_is_refused_before_measuring(dataset, fake_session, kernels):
-    run(Plan.make(kernels(1)), fake_session(), dataset)
+    run_plan(CampaignPlan.make(kernels(1)), fake_session(), dataset)
     record = dataset.records()[0]
     with Dataset.open(dataset.path.parent / "old", create=True) as old:
         old.append(dataclasses.replace(record, features_version=record.features_version + 1))
         session = fake_session()
         with pytest.raises(DatasetError, match="holds features of version"):
-            run(Plan.make(kernels(3)), session, old)
+            run_plan(CampaignPlan.make(kernels(3)), session, old)
         assert session.workloads == []
 
 
 def test_a_dataset_being_written_is_refused_before_measuring(dataset, fake_session, kernels):
     session = fake_session()
     with pytest.raises(StorageError, match="being written by process"):
-        run(Plan.make(kernels(3)), session, Dataset.open(dataset.path))
+        run_plan(CampaignPlan.make(kernels(3)), session, Dataset.open(dataset.path))
     assert session.workloads == []
 
 
 def test_what_a_killed_run_left_in_the_work_folder_is_removed(dataset, fake_session, kernels):
     (dataset.path / ".work").mkdir()
     (dataset.path / ".work" / "item-000001.onnx").write_bytes(b"x")
-    run(Plan.make(kernels(1)), fake_session(), dataset)
+    run_plan(CampaignPlan.make(kernels(1)), fake_session(), dataset)
     assert leftovers(dataset) == []
 
 
@@ -418,7 +428,7 @@ with Dataset.open(sys.argv[1], create=True, compact_every=3) as dataset:
 print("through", flush=True)
 """
     rng = random.Random(5)
-    folder, plan = tmp_path / "d", Plan.make(kernels(40))
+    folder, plan = tmp_path / "d", CampaignPlan.make(kernels(40))
     plan.save(tmp_path / "plan.json")
     fakes = Path(__file__).with_name("conftest.py")
     through, kills = False, 0
@@ -459,7 +469,7 @@ def test_any_executor_may_take_the_place_of_the_serial_one(dataset, fake_session
         def submit(self, task) -> None:
             self.held.append(task)
 
-        def collect(self, timeout_s=None) -> Outcome:
+        def collect(self, timeout_s=None) -> TaskOutcome:
             self.inner.submit(self.held.pop())
             return self.inner.collect()
 
@@ -471,16 +481,16 @@ def test_any_executor_may_take_the_place_of_the_serial_one(dataset, fake_session
     folder = dataset.path.parent / "work"
     folder.mkdir()
     session = fake_session()
-    executor = LastFirst(SerialExecutor(session, Preparer(folder, Settings())))
-    plan = Plan(tuple(kernels(5)))
-    report = run(plan, session, dataset, executor=executor)
+    executor = LastFirst(SerialExecutor(session, ItemPreparer(folder, CampaignSettings())))
+    plan = CampaignPlan(tuple(kernels(5)))
+    report = run_plan(plan, session, dataset, executor=executor)
     assert report.measured == 5
     assert [r.name for r in dataset] != [item.name for item in plan.items]
     assert dataset.keys() == {item.key for item in plan.items}
 
 
 def test_cancelling_drops_what_was_not_begun_and_its_files(tmp_path, fake_session, kernels):
-    executor = SerialExecutor(fake_session(), Preparer(tmp_path, Settings()), lookahead=3)
+    executor = SerialExecutor(fake_session(), ItemPreparer(tmp_path, CampaignSettings()), lookahead=3)
     for item in kernels(4):
         executor.submit(Task(item))
     executor.collect()

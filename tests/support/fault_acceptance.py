@@ -35,7 +35,7 @@ further off by chance, with k = 2 one in 20."""
 Way = Literal["right", "gap", "told", "blind", "wrong"]
 """How a window fared: right within its stated uncertainty; wrong, with a gap of the trace in it; wrong, with samples
 dropped or a warning that a recording without a fault does not have; wrong, where the protocol leaves no reader a chance
-and every recording says so (``Rig.blind``); wrong without a word."""
+and every recording says so (``CampaignRig.blind``); wrong without a word."""
 
 WORST: tuple[Way, ...] = ("right", "gap", "told", "blind", "wrong")
 

@@ -348,13 +348,13 @@ class Ordeal:
     # ---- what is there afterwards -----------------------------------------------------------------------------------
 
     def _verdict(self, struck: tuple[Strike, ...], elapsed_s: float) -> Verdict:
-        from deepen.campaign.plan import KernelItem, Plan
+        from deepen.campaign.plan import CampaignPlan, KernelItem
         from deepen.kernels.types import params_key
 
         records = self._records()
         wanted = {
             (item.key, runtime): item.name
-            for item in Plan.load(self.dataset / "plan.json").items
+            for item in CampaignPlan.load(self.dataset / "plan.json").items
             if isinstance(item, KernelItem)
             for runtime in self.aim.runtimes
         }

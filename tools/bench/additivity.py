@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from deepen.campaign import KernelItem, Preparer, Settings
+from deepen.campaign import CampaignSettings, ItemPreparer, KernelItem
 from deepen.cli.output import table
 from deepen.errors import DeepenError
 from deepen.measure import Session, make_workload, open_session
@@ -37,7 +37,7 @@ def compare(target: Target, session: Session, folder: Path, rounds: int, copies:
         Name, kernels, distinct kernels, median energy of the whole and its spread, sum of kernels over whole, and how
         many distinct kernels could not be measured alone.
     """
-    prepare = Preparer(folder, Settings(kernel_rule=KERNEL_RULE, warmup_s=0.02, copies=copies))
+    prepare = ItemPreparer(folder, CampaignSettings(kernel_rule=KERNEL_RULE, warmup_s=0.02, copies=copies))
     counts = Counter(kernel.key for kernel in target.split.kernels)
     distinct = {kernel.key: kernel for kernel in target.split.kernels}
     whole: list[float] = []

@@ -31,8 +31,8 @@ from typing import NamedTuple
 import numpy as np
 from common import conditions
 
-from deepen.campaign import KernelItem, Plan, Settings
-from deepen.campaign import run as run_campaign
+from deepen.campaign import CampaignPlan, CampaignSettings, KernelItem
+from deepen.campaign import run_plan as run_campaign
 from deepen.cli.output import table
 from deepen.clock.host_clock import Deadline
 from deepen.datasets import Dataset
@@ -132,7 +132,7 @@ def family_of(name: str) -> str:
 
 def measure(run: Path, targets: Sequence[Target], minutes: float, seed: int) -> None:
     """Stages 1 to 3; the minutes are split 45 : 30 : 25."""
-    settings = Settings(warmup_s=WARMUP_S, kernel_rule=KERNEL_RULE, model_rule=NETWORK_RULE)
+    settings = CampaignSettings(warmup_s=WARMUP_S, kernel_rule=KERNEL_RULE, model_rule=NETWORK_RULE)
     options = Options(run, minutes=max(minutes, 0.2), seed=seed)
     exact = {k.key: KernelItem(k.family, k.params) for target in targets for k in target.split.kernels}
     with (
@@ -143,8 +143,8 @@ def measure(run: Path, targets: Sequence[Target], minutes: float, seed: int) -> 
     ):
         clock = Deadline(60 * minutes)
         count = len(kernels.keys()) + max(200, int(0.45 * 60 * minutes / 0.1))
-        plan = Plan.make(make_plan(options, targets, frozenset(), count), seed)
-        for dataset, items, share in ((kernels, plan, 0.45), (alone, Plan.make(exact.values(), seed), 0.30)):
+        plan = CampaignPlan.make(make_plan(options, targets, frozenset(), count), seed)
+        for dataset, items, share in ((kernels, plan, 0.45), (alone, CampaignPlan.make(exact.values(), seed), 0.30)):
             report = run_campaign(items, session, dataset, budget_s=share * 60 * minutes, settings=settings)
             print(
                 f"{dataset.path.name}: {report.measured} measured, {len(report.failed)} failed, {report.remaining} left"

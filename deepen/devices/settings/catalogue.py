@@ -4,7 +4,7 @@ Each knob turns a wanted value into steps: places and the texts to write there, 
 thing. Nothing is written here (see :mod:`deepen.devices.settings.apply_and_restore`).
 
 Sources: kernel ``admin-guide/pm/cpufreq``, ``core-api/cpu_hotplug``, ``hwmon/sysfs-interface`` (``pwm1`` 0 to 255,
-``pwm1_enable`` 1 for manual); Android ``Settings.System`` and ``Settings.Global`` as used by devlib's
+``pwm1_enable`` 1 for manual); Android ``CampaignSettings.System`` and ``CampaignSettings.Global`` as used by devlib's
 ``AndroidTarget``; ``cmd power set-fixed-performance-mode-enabled`` (developer.android.com, ADPF: Android 11 and newer);
 charging nodes:
 ``input_suspend`` and ``batt_slate_mode`` with their values from LineageOS's ``lineage_health`` configurations,
