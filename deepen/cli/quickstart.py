@@ -15,7 +15,7 @@ from deepen.cli.output import emit, json_option, table
 from deepen.units import format_si
 
 if TYPE_CHECKING:
-    from deepen.quickstart import ModelResult, Progress, QuickstartResult
+    from deepen.quickstart import ModelResult, QuickstartProgress, QuickstartResult
 
 __all__ = ["command"]
 
@@ -64,16 +64,16 @@ def command(
       deepen quickstart my-model.onnx --minutes 15
     """
     from deepen import graph
-    from deepen.quickstart import Options, document, run
+    from deepen.quickstart import QuickstartOptions, make_result_document, run_quickstart
 
     wanted = dict(graph.parse_shape(s) for s in shapes)
-    options = Options(out, minutes, models, device, meter, threads, seed, wanted)
+    options = QuickstartOptions(out, minutes, models, device, meter, threads, seed, wanted)
     line = _StatusLine()
     try:
-        found = run(options, line)
+        found = run_quickstart(options, line)
     finally:
         line.end()
-    emit(document(found), as_json, lambda: render(found))
+    emit(make_result_document(found), as_json, lambda: render(found))
     if found.interrupted:
         sys.exit(130)
 
@@ -86,7 +86,7 @@ class _StatusLine:
         self._last = ("", -1)
         self._drawn = False
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: QuickstartProgress) -> None:
         left = f", {_minutes(progress.eta_s)} left" if math.isfinite(progress.eta_s) else ""
         count = f" {progress.done}/{progress.total}" if progress.total else ""
         if self._terminal:

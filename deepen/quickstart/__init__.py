@@ -6,8 +6,22 @@ Everything is written below one folder and can be resumed: ``kernels/`` (dataset
 
 from __future__ import annotations
 
-from deepen.quickstart.results import ModelResult, Options, Progress, QuickstartResult, document
-from deepen.quickstart.run import run
-from deepen.quickstart.targets import reference_models
+from deepen.quickstart.results import (
+    ModelResult,
+    QuickstartOptions,
+    QuickstartProgress,
+    QuickstartResult,
+    make_result_document,
+)
+from deepen.quickstart.run import run_quickstart
+from deepen.quickstart.targets import list_reference_models
 
-__all__ = ["ModelResult", "Options", "Progress", "QuickstartResult", "document", "reference_models", "run"]
+__all__ = [
+    "ModelResult",
+    "QuickstartOptions",
+    "QuickstartProgress",
+    "QuickstartResult",
+    "list_reference_models",
+    "make_result_document",
+    "run_quickstart",
+]

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepen.errors import MeasureError, RunError
-from deepen.quickstart.results import ModelResult, Progress
+from deepen.quickstart.results import ModelResult, QuickstartProgress
 from deepen.records import EnergyRecord, StoppingRule, Workload
 
 if TYPE_CHECKING:
     from deepen.clock.host_clock import Deadline
     from deepen.datasets import Dataset
     from deepen.measure import Session
-    from deepen.quickstart.targets import Target
+    from deepen.quickstart.targets import TargetModel
 
 __all__ = ["ROUNDS", "measure_models"]
 
@@ -38,12 +38,12 @@ MEMORY_SHARE = 0.4
 
 
 def measure_models(
-    targets: Sequence[Target],
+    targets: Sequence[TargetModel],
     results: tuple[ModelResult, ...],
     session: Session,
     models: Dataset,
     clock: Deadline,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[QuickstartProgress], None],
 ) -> tuple[tuple[ModelResult, ...], bool]:
     """Measure every model in several rounds; returns the completed results and whether Ctrl-C ended it."""
     found = {result.name: result for result in results}
@@ -54,17 +54,17 @@ def measure_models(
 
     def tell(stage: str, name: str) -> None:
         nonlocal done
-        on_progress(Progress(stage, name, done, total, clock.remaining_s))
+        on_progress(QuickstartProgress(stage, name, done, total, clock.remaining_s))
         done += stage == MEASURING
 
     interrupted = False
-    for group in _loads(targets):
+    for group in _group_by_memory(targets):
         records, failures, interrupted = _measure_group(group, session, rule, tell)
         for target in group:
             if records[target.name]:
-                record = _combine(target, records[target.name])
+                record = _combine_rounds(target, records[target.name])
                 models.append(record)
-                found[target.name] = _measured(found[target.name], record, records[target.name])
+                found[target.name] = _add_measurement(found[target.name], record, records[target.name])
             else:
                 found[target.name] = replace(found[target.name], failure=failures.get(target.name, ""))
         if interrupted:
@@ -73,7 +73,7 @@ def measure_models(
 
 
 def _measure_group(
-    group: Sequence[Target], session: Session, rule: StoppingRule, tell: Callable[[str, str], None]
+    group: Sequence[TargetModel], session: Session, rule: StoppingRule, tell: Callable[[str, str], None]
 ) -> tuple[dict[str, list[EnergyRecord]], dict[str, str], bool]:
     """Keep the models of a group loaded and measure them in turns.
 
@@ -87,7 +87,7 @@ def _measure_group(
         for target in group:
             tell("loading models", target.name)
             try:
-                held[target.name] = stack.enter_context(session.hold(_workload(target, session, rule)))
+                held[target.name] = stack.enter_context(session.hold(_make_workload(target, session, rule)))
             except RunError as error:
                 failures[target.name] = str(error)
         for turn in range(ROUNDS):
@@ -101,10 +101,10 @@ def _measure_group(
     return records, failures, True
 
 
-def _loads(targets: Sequence[Target]) -> list[list[Target]]:
+def _group_by_memory(targets: Sequence[TargetModel]) -> list[list[TargetModel]]:
     """Divide models into groups that fit into memory together; large ones first to come, first to go."""
-    limit = MEMORY_SHARE * _free_bytes()
-    groups: list[list[Target]] = [[]]
+    limit = MEMORY_SHARE * _read_free_bytes()
+    groups: list[list[TargetModel]] = [[]]
     used = 0.0
     for target in targets:
         needed = 3.0 * target.weight_bytes + 100e6  # weights as read, as laid out for the machine, and activations
@@ -116,7 +116,7 @@ def _loads(targets: Sequence[Target]) -> list[list[Target]]:
     return groups
 
 
-def _free_bytes() -> float:
+def _read_free_bytes() -> float:
     """Memory that can be had without swapping; 2 GB where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -125,7 +125,7 @@ def _free_bytes() -> float:
         return 2e9
 
 
-def _workload(target: Target, session: Session, rule: StoppingRule) -> Workload:
+def _make_workload(target: TargetModel, session: Session, rule: StoppingRule) -> Workload:
     from deepen.measure import make_workload
 
     return make_workload(
@@ -133,7 +133,7 @@ def _workload(target: Target, session: Session, rule: StoppingRule) -> Workload:
     )
 
 
-def _combine(target: Target, rounds: Sequence[EnergyRecord]) -> EnergyRecord:
+def _combine_rounds(target: TargetModel, rounds: Sequence[EnergyRecord]) -> EnergyRecord:
     """One record of several rounds: their median, because a shared machine is slowed down for seconds at a time."""
     from deepen.kernels import FEATURES_VERSION, features
 
@@ -167,7 +167,7 @@ def _combine_budgets(rounds: Sequence[EnergyRecord], spread: float) -> dict[str,
     return {**terms, "repeats": max(terms.get("repeats", 0.0), spread)} if terms else {}
 
 
-def _measured(result: ModelResult, record: EnergyRecord, rounds: Sequence[EnergyRecord]) -> ModelResult:
+def _add_measurement(result: ModelResult, record: EnergyRecord, rounds: Sequence[EnergyRecord]) -> ModelResult:
     values = [r.energy_j for r in rounds]
     return replace(
         result,

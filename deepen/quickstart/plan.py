@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deepen.campaign import Item
     from deepen.kernels.sampling.sampler import SampledKernel
-    from deepen.quickstart.results import Options
-    from deepen.quickstart.targets import Target
+    from deepen.quickstart.results import QuickstartOptions
+    from deepen.quickstart.targets import TargetModel
 
-__all__ = ["LEAST_S_PER_KERNEL", "make_plan"]
+__all__ = ["LEAST_S_PER_KERNEL", "plan_items"]
 
 KERNELS_PER_NETWORK = 28
 """Kernels measured between two calibration networks."""
@@ -30,15 +30,17 @@ FURTHER_WEIGHT = 0.15
 """Weight in the sample of families that none of the models has, against those they have."""
 
 
-def make_plan(options: Options, targets: Iterable[Target], unseen: Collection[str], count: int) -> list[Item]:
+def plan_items(
+    options: QuickstartOptions, targets: Iterable[TargetModel], unseen: Collection[str], count: int
+) -> list[Item]:
     """Kernels of the families the models need, most from where energy goes, with a network after every few."""
     from deepen.campaign import GeneratedModelItem, KernelItem
     from deepen.kernels.building.random_networks import network, network_name
     from deepen.kernels.sampling.sampler import sample
 
     wanted = {kernel.family for target in targets for kernel in target.split.kernels}
-    sampled = sample(None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weights(wanted))
-    needed = _in_turns(wanted, options, unseen)
+    sampled = sample(None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weight_families(wanted))
+    needed = _sample_in_turns(wanted, options, unseen)
     keys = {kernel.key for kernel in needed}
     rest = [kernel for kernel in sampled if kernel.key not in keys]
     mixed = [kernel for pair in zip_longest(needed, rest[: len(needed)]) for kernel in pair if kernel is not None]
@@ -55,7 +57,7 @@ def make_plan(options: Options, targets: Iterable[Target], unseen: Collection[st
     return items
 
 
-def _weights(wanted: Collection[str]) -> dict[str, float]:
+def _weight_families(wanted: Collection[str]) -> dict[str, float]:
     from deepen.kernels import load_families
 
     return {
@@ -65,7 +67,7 @@ def _weights(wanted: Collection[str]) -> dict[str, float]:
     }
 
 
-def _in_turns(wanted: Iterable[str], options: Options, unseen: Collection[str]) -> list[SampledKernel]:
+def _sample_in_turns(wanted: Iterable[str], options: QuickstartOptions, unseen: Collection[str]) -> list[SampledKernel]:
     """The first kernels of every family in use, one of each in turn."""
     from deepen.kernels import load_families
     from deepen.kernels.sampling.sampler import sample

@@ -12,11 +12,11 @@ from typing import Any
 from deepen.errors import ConfigError
 from deepen.records import Prediction
 
-__all__ = ["ModelResult", "Options", "Progress", "QuickstartResult", "document"]
+__all__ = ["ModelResult", "QuickstartOptions", "QuickstartProgress", "QuickstartResult", "make_result_document"]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class QuickstartOptions:
     """What to do.
 
     Attributes:
@@ -45,7 +45,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class QuickstartProgress:
     """Where the run is.
 
     Attributes:
@@ -128,7 +128,7 @@ class QuickstartResult:
     warnings: tuple[str, ...] = ()
 
 
-def document(found: QuickstartResult) -> dict[str, Any]:
+def make_result_document(found: QuickstartResult) -> dict[str, Any]:
     """The JSON contract's document."""
     errors = [abs(m.error) for m in found.models if math.isfinite(m.error)]
     return {

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING
 
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.quickstart.models import measure_models
-from deepen.quickstart.plan import LEAST_S_PER_KERNEL, make_plan
-from deepen.quickstart.results import ModelResult, Options, Progress, QuickstartResult, document
-from deepen.quickstart.targets import Target, make_target, reference_models
+from deepen.quickstart.plan import LEAST_S_PER_KERNEL, plan_items
+from deepen.quickstart.results import (
+    ModelResult,
+    QuickstartOptions,
+    QuickstartProgress,
+    QuickstartResult,
+    make_result_document,
+)
+from deepen.quickstart.targets import TargetModel, list_reference_models, load_target_model
 from deepen.records import StoppingRule
 
 if TYPE_CHECKING:
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
     from deepen.measure import Session
     from deepen.predictors import Predictor
 
-__all__ = ["run"]
+__all__ = ["run_quickstart"]
 
 MODEL_SHARE = 0.23
 """Share of the minutes spent on measuring the models."""
@@ -37,7 +43,9 @@ WARMUP_S = 0.02
 NETWORK_RULE = StoppingRule(min_duration_s=0.4, max_duration_s=1.2, min_blocks=5, rel_std=0.01)
 
 
-def run(options: Options, on_progress: Callable[[Progress], None] = lambda progress: None) -> QuickstartResult:
+def run_quickstart(
+    options: QuickstartOptions, on_progress: Callable[[QuickstartProgress], None] = lambda progress: None
+) -> QuickstartResult:
     """Measure kernels, train, predict, measure the models, compare.
 
     Ctrl-C while kernels are measured ends that stage: what there is is trained on and predicted from. Running again on
@@ -60,9 +68,9 @@ def run(options: Options, on_progress: Callable[[Progress], None] = lambda progr
 
     clock = Deadline(60 * options.minutes)
     started_s = monotonic_s()
-    on_progress(Progress("splitting the models", eta_s=clock.remaining_s))
-    reference = [make_target(path, {}) for path in reference_models()]
-    targets = _named_apart([*reference, *(make_target(path, options.shapes) for path in options.models)])
+    on_progress(QuickstartProgress("splitting the models", eta_s=clock.remaining_s))
+    reference = [load_target_model(path, {}) for path in list_reference_models()]
+    targets = _number_duplicates([*reference, *(load_target_model(path, options.shapes) for path in options.models)])
     unseen = frozenset().union(*(target.keys for target in reference))
     with (
         open_session(
@@ -72,7 +80,7 @@ def run(options: Options, on_progress: Callable[[Progress], None] = lambda progr
             seed=options.seed,
             reference_every_s=20.0,
             block_s=BLOCK_S,
-            tell=lambda text: on_progress(Progress(text, eta_s=clock.remaining_s)),
+            tell=lambda text: on_progress(QuickstartProgress(text, eta_s=clock.remaining_s)),
         ) as session,
         Dataset.open(options.out / "kernels", create=True) as kernels,
         Dataset.open(options.out / "models", create=True) as models,
@@ -82,10 +90,10 @@ def run(options: Options, on_progress: Callable[[Progress], None] = lambda progr
         report = _measure_kernels(options, targets, unseen, session, kernels, clock, on_progress)
         if report.interrupted and not kernels.keys():
             raise KeyboardInterrupt  # there is nothing to go on with
-        on_progress(Progress("training", f"{len(kernels)} records", eta_s=clock.remaining_s))
-        predictor = _train(kernels, options)
-        on_progress(Progress("predicting", eta_s=clock.remaining_s))
-        results = _predict(targets, predictor, kernels.keys())
+        on_progress(QuickstartProgress("training", f"{len(kernels)} records", eta_s=clock.remaining_s))
+        predictor = _train_predictor(kernels, options)
+        on_progress(QuickstartProgress("predicting", eta_s=clock.remaining_s))
+        results = _predict_models(targets, predictor, kernels.keys())
         interrupted = report.interrupted
         if not interrupted:
             results, interrupted = measure_models(targets, results, session, models, clock, on_progress)
@@ -98,17 +106,17 @@ def run(options: Options, on_progress: Callable[[Progress], None] = lambda progr
             runtime_build=str(predictor.card["runtime_build"]),
             kernels_measured=len(kernels.keys()),
             networks_measured=len(kernels.model_names()),
-            drift=_span(session.drift),
+            drift=_compute_drift_span(session.drift),
             elapsed_s=monotonic_s() - started_s,
             interrupted=interrupted,
             failed=report.failed,
             warnings=tuple(str(warning) for warning in predictor.card.get("warnings", ())),
         )
-    write_atomic(options.out / "result.json", (json.dumps(document(found), indent=2) + "\n").encode())
+    write_atomic(options.out / "result.json", (json.dumps(make_result_document(found), indent=2) + "\n").encode())
     return found
 
 
-def _named_apart(targets: Sequence[Target]) -> list[Target]:
+def _number_duplicates(targets: Sequence[TargetModel]) -> list[TargetModel]:
     """Give models of the same name numbers."""
     seen: Counter[str] = Counter()
     apart = []
@@ -120,13 +128,13 @@ def _named_apart(targets: Sequence[Target]) -> list[Target]:
 
 
 def _measure_kernels(
-    options: Options,
-    targets: Iterable[Target],
+    options: QuickstartOptions,
+    targets: Iterable[TargetModel],
     unseen: Collection[str],
     session: Session,
     kernels: Dataset,
     clock: Deadline,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[QuickstartProgress], None],
 ) -> CampaignReport:
     from deepen.campaign import CampaignPlan, CampaignSettings
     from deepen.campaign import run_plan as run_campaign
@@ -135,11 +143,11 @@ def _measure_kernels(
     later_s = MODEL_SHARE * total_s + min(max(TRAIN_SHARE * total_s, TRAIN_LEAST_S), TRAIN_MOST_S)
     budget_s = max(1.0, clock.remaining_s - later_s)
     count = len(kernels.keys()) + max(200, int(budget_s / LEAST_S_PER_KERNEL))
-    plan = CampaignPlan.make(make_plan(options, targets, unseen, count), options.seed)
+    plan = CampaignPlan.make(plan_items(options, targets, unseen, count), options.seed)
 
     def tell(state: CampaignProgress) -> None:
         detail = state.last if not state.error else f"{state.last}: {state.error}"
-        on_progress(Progress("measuring kernels", detail, state.done, state.total, clock.remaining_s))
+        on_progress(QuickstartProgress("measuring kernels", detail, state.done, state.total, clock.remaining_s))
 
     settings = CampaignSettings(
         runtime=session.runtime,
@@ -151,7 +159,7 @@ def _measure_kernels(
     return run_campaign(plan, session, kernels, budget_s=budget_s, on_progress=tell, settings=settings)
 
 
-def _train(kernels: Dataset, options: Options) -> Predictor:
+def _train_predictor(kernels: Dataset, options: QuickstartOptions) -> Predictor:
     from deepen.predictors import train_predictor
 
     predictor = train_predictor(kernels, seed=options.seed)
@@ -159,7 +167,9 @@ def _train(kernels: Dataset, options: Options) -> Predictor:
     return predictor
 
 
-def _predict(targets: Iterable[Target], predictor: Predictor, measured: Collection[str]) -> tuple[ModelResult, ...]:
+def _predict_models(
+    targets: Iterable[TargetModel], predictor: Predictor, measured: Collection[str]
+) -> tuple[ModelResult, ...]:
     results = []
     for target in targets:
         seen = sum(kernel.key in measured for kernel in target.split.kernels)
@@ -168,6 +178,6 @@ def _predict(targets: Iterable[Target], predictor: Predictor, measured: Collecti
     return tuple(results)
 
 
-def _span(drift: Sequence[tuple[float, float]]) -> float:
+def _compute_drift_span(drift: Sequence[tuple[float, float]]) -> float:
     shares = [share for _, share in drift]
     return max(shares) - min(shares) if shares else 0.0

@@ -12,11 +12,11 @@ from deepen.errors import ConfigError
 if TYPE_CHECKING:
     from deepen.kernels import Split
 
-__all__ = ["Target", "make_target", "reference_models"]
+__all__ = ["TargetModel", "list_reference_models", "load_target_model"]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetModel:
     """A model to predict and measure.
 
     Attributes:
@@ -41,7 +41,7 @@ class Target:
         return frozenset(kernel.key for kernel in self.split.kernels)
 
 
-def reference_models() -> tuple[Path, ...]:
+def list_reference_models() -> tuple[Path, ...]:
     """The nine full architectures inside the ``onnx`` package, by file name.
 
     Raises:
@@ -56,7 +56,7 @@ def reference_models() -> tuple[Path, ...]:
     return found
 
 
-def make_target(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Target:
+def load_target_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> TargetModel:
     """Split a model file into kernels.
 
     Raises:
@@ -68,4 +68,4 @@ def make_target(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Target:
     graph = load(path, shapes or None)
     found = split(graph)
     weights = {w.name: w.nbytes for kernel in found.kernels for w in kernel.weights}
-    return Target(path.stem.removeprefix("light_"), path, shapes, found, sum(weights.values()), graph.warnings)
+    return TargetModel(path.stem.removeprefix("light_"), path, shapes, found, sum(weights.values()), graph.warnings)

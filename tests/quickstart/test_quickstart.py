@@ -20,7 +20,7 @@ from deepen.errors import ConfigError, DatasetError, GraphError
 from deepen.graph import load
 from deepen.kernels.splitting.split import split
 from deepen.predictors import load_predictor
-from deepen.quickstart import Options, document, reference_models, run
+from deepen.quickstart import QuickstartOptions, list_reference_models, make_result_document, run_quickstart
 from deepen.testing import Cost, SimulatedBench
 
 POWER_W = 2.0
@@ -94,7 +94,7 @@ class StopAfter:
 @pytest.mark.slow
 def test_unseen_models_are_predicted_near_the_known_energy_and_a_second_run_adds(tmp_path, bench, own_model):
     out = tmp_path / "out"
-    found = run(Options(out, minutes=0.8, models=(own_model,), shapes=OWN_SHAPES, meter="m"))
+    found = run_quickstart(QuickstartOptions(out, minutes=0.8, models=(own_model,), shapes=OWN_SHAPES, meter="m"))
     assert bench[0][:2] == ("local", "m")
     names = [model.name for model in found.models]
     assert len(names) == len(set(names)) == 10
@@ -111,35 +111,35 @@ def test_unseen_models_are_predicted_near_the_known_energy_and_a_second_run_adds
     assert not found.interrupted
     written = json.loads((out / "result.json").read_text())
     assert written["models"][0]["predicted_j"] == found.models[0].prediction.energy_j
-    again = load_predictor(out / "quickstart.deepen").predict(reference_models()[0])
+    again = load_predictor(out / "quickstart.deepen").predict(list_reference_models()[0])
     assert again.energy_j == pytest.approx(found.models[0].prediction.energy_j, rel=1e-6)
 
-    more = run(Options(out, minutes=0.3, meter="m"))
+    more = run_quickstart(QuickstartOptions(out, minutes=0.3, meter="m"))
     assert more.kernels_measured > found.kernels_measured
     with pytest.raises(DatasetError, match="thread"):
-        run(Options(out, minutes=0.3, meter="m", threads=2))
+        run_quickstart(QuickstartOptions(out, minutes=0.3, meter="m", threads=2))
 
 
 def test_ctrl_c_while_kernels_are_measured_leaves_a_usable_predictor(tmp_path, bench):
     out = tmp_path / "out"
-    found = run(Options(out, minutes=5), StopAfter("measuring kernels", 60))
+    found = run_quickstart(QuickstartOptions(out, minutes=5), StopAfter("measuring kernels", 60))
     assert found.interrupted
     assert found.kernels_measured >= 55
     assert all(math.isnan(model.measured_j) for model in found.models)
     assert all(model.prediction.energy_j > 0 for model in found.models)
-    assert len(document(found)["models"]) == 9
+    assert len(make_result_document(found)["models"]) == 9
     assert load_predictor(out / "quickstart.deepen").card["rows"] == found.kernels_measured
 
 
 def test_ctrl_c_before_the_first_kernel_ends_it(tmp_path, bench):
     with pytest.raises(KeyboardInterrupt):
-        run(Options(tmp_path / "out", minutes=5), StopAfter("measuring kernels", 0))
+        run_quickstart(QuickstartOptions(tmp_path / "out", minutes=5), StopAfter("measuring kernels", 0))
     assert not (tmp_path / "out" / "result.json").exists()
 
 
 def test_ctrl_c_while_models_are_measured_keeps_the_predictions(tmp_path, bench):
     out = tmp_path / "out"
-    found = run(Options(out, minutes=0.3), StopAfter("measuring models", 4))
+    found = run_quickstart(QuickstartOptions(out, minutes=0.3), StopAfter("measuring models", 4))
     assert found.interrupted
     assert [math.isfinite(model.measured_j) for model in found.models] == [True] * 4 + [False] * 5
     with Dataset.open(out / "models") as kept:
@@ -149,14 +149,14 @@ def test_ctrl_c_while_models_are_measured_keeps_the_predictions(tmp_path, bench)
 
 def test_a_model_that_cannot_be_taken_stops_it_before_anything_is_measured(tmp_path, bench, own_model):
     with pytest.raises(GraphError, match=r"'x'.*--shape"):
-        run(Options(tmp_path / "out", models=(own_model,)))
+        run_quickstart(QuickstartOptions(tmp_path / "out", models=(own_model,)))
     assert not bench
     assert not (tmp_path / "out").exists()
 
 
 def test_unfitting_minutes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="minutes"):
-        Options(tmp_path, minutes=0)
+        QuickstartOptions(tmp_path, minutes=0)
 
 
 def test_the_command_prints_table_breakdown_and_places(tmp_path, bench):
@@ -181,7 +181,7 @@ def test_what_predicting_had_to_warn_of_is_printed_and_in_the_document(tmp_path)
         (ModelResult("m", prediction, 0.0),), tmp_path, "local", "m", "simulated", "fake", 1, 0, 0.0, 1.0, False
     )
     assert "m: a loop of unknown length" in render(found)
-    assert document(found)["models"][0]["warnings"] == ["a loop of unknown length"]
+    assert make_result_document(found)["models"][0]["warnings"] == ["a loop of unknown length"]
     silent = replace(found, models=(ModelResult("m", replace(prediction, warnings=()), 0.0),))
     assert "m: " not in render(silent)
 
@@ -189,9 +189,9 @@ def test_what_predicting_had_to_warn_of_is_printed_and_in_the_document(tmp_path)
 def test_the_command_prints_one_document_with_json_and_exits_130_when_interrupted(tmp_path, bench, monkeypatch):
     import deepen.quickstart
 
-    real = deepen.quickstart.run
+    real = deepen.quickstart.run_quickstart
     monkeypatch.setattr(
-        deepen.quickstart, "run", lambda options, tell: real(options, StopAfter("measuring kernels", 40))
+        deepen.quickstart, "run_quickstart", lambda options, tell: real(options, StopAfter("measuring kernels", 40))
     )
     done = CliRunner().invoke(cli, ["quickstart", "--out", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 130

@@ -21,8 +21,8 @@ from deepen.campaign import CampaignSettings, ItemPreparer, KernelItem
 from deepen.cli.output import table
 from deepen.errors import DeepenError
 from deepen.measure import Session, make_workload, open_session
-from deepen.quickstart import reference_models
-from deepen.quickstart.targets import Target, make_target
+from deepen.quickstart import list_reference_models
+from deepen.quickstart.targets import TargetModel, load_target_model
 from deepen.records import StoppingRule
 from deepen.units import format_si
 
@@ -30,7 +30,7 @@ KERNEL_RULE = StoppingRule(min_duration_s=0.036, max_duration_s=0.12, min_blocks
 MODEL_RULE = StoppingRule(min_duration_s=0.5, max_duration_s=1.0, min_blocks=3, rel_std=0.01)
 
 
-def compare(target: Target, session: Session, folder: Path, rounds: int, copies: int | None) -> tuple[object, ...]:
+def compare(target: TargetModel, session: Session, folder: Path, rounds: int, copies: int | None) -> tuple[object, ...]:
     """Measure a model and its kernels in turns.
 
     Returns:
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--copies", type=int, help="copies of a kernel per run (default: as a campaign chooses)")
     options = parser.parse_args()
-    targets = [make_target(path, {}) for path in reference_models()]
+    targets = [load_target_model(path, {}) for path in list_reference_models()]
     names = options.models or [t.name for t in targets if t.name not in ("vgg19", "zfnet512")]
     rows = []
     with open_session() as session, tempfile.TemporaryDirectory() as folder:

@@ -39,12 +39,12 @@ from deepen.datasets import Dataset
 from deepen.measure import open_session
 from deepen.predictors import train_predictor
 from deepen.predictors.evaluation import compute_metrics
-from deepen.quickstart import reference_models
+from deepen.quickstart import list_reference_models
 from deepen.quickstart.models import measure_models
-from deepen.quickstart.plan import make_plan
-from deepen.quickstart.results import ModelResult, Options, Progress
+from deepen.quickstart.plan import plan_items
+from deepen.quickstart.results import ModelResult, QuickstartOptions, QuickstartProgress
 from deepen.quickstart.run import BLOCK_S, KERNEL_RULE, NETWORK_RULE, WARMUP_S
-from deepen.quickstart.targets import Target, make_target
+from deepen.quickstart.targets import TargetModel, load_target_model
 from deepen.records import EnergyRecord
 from deepen.units import format_si
 
@@ -103,26 +103,26 @@ class Row(NamedTuple):
         return self.predicted_j / self.measured_j - 1
 
 
-def find_targets(zoo: Path | None) -> list[Target]:
+def find_targets(zoo: Path | None) -> list[TargetModel]:
     """The nine of the onnx package, those inside other packages, and exports in a folder (without dynamo twins)."""
-    found = [make_target(path, {}) for path in reference_models()]
+    found = [load_target_model(path, {}) for path in list_reference_models()]
     for name, (package, inside, shapes) in PACKAGED.items():
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             print(f"{name}: package {package} is not installed (tools/models.txt); left out", file=sys.stderr)
             continue
-        target = make_target(Path(spec.submodule_search_locations[0]) / inside, shapes)
+        target = load_target_model(Path(spec.submodule_search_locations[0]) / inside, shapes)
         found.append(_renamed(target, name))
     names = {target.name for target in found}
     for path in sorted(zoo.glob("*.onnx")) if zoo else ():
         if not path.stem.endswith("-dynamo"):
-            target = make_target(path, {})
+            target = load_target_model(path, {})
             found.append(_renamed(target, f"{target.name}-torch") if target.name in names else target)
     return found
 
 
-def _renamed(target: Target, name: str) -> Target:
-    return Target(name, target.path, target.shapes, target.split, target.weight_bytes, target.warnings)
+def _renamed(target: TargetModel, name: str) -> TargetModel:
+    return TargetModel(name, target.path, target.shapes, target.split, target.weight_bytes, target.warnings)
 
 
 def family_of(name: str) -> str:
@@ -130,10 +130,10 @@ def family_of(name: str) -> str:
     return next((family for family, names in FAMILIES.items() if name in names), name)
 
 
-def measure(run: Path, targets: Sequence[Target], minutes: float, seed: int) -> None:
+def measure(run: Path, targets: Sequence[TargetModel], minutes: float, seed: int) -> None:
     """Stages 1 to 3; the minutes are split 45 : 30 : 25."""
     settings = CampaignSettings(warmup_s=WARMUP_S, kernel_rule=KERNEL_RULE, model_rule=NETWORK_RULE)
-    options = Options(run, minutes=max(minutes, 0.2), seed=seed)
+    options = QuickstartOptions(run, minutes=max(minutes, 0.2), seed=seed)
     exact = {k.key: KernelItem(k.family, k.params) for target in targets for k in target.split.kernels}
     with (
         open_session(reference_every_s=20.0, block_s=BLOCK_S) as session,
@@ -143,7 +143,7 @@ def measure(run: Path, targets: Sequence[Target], minutes: float, seed: int) -> 
     ):
         clock = Deadline(60 * minutes)
         count = len(kernels.keys()) + max(200, int(0.45 * 60 * minutes / 0.1))
-        plan = CampaignPlan.make(make_plan(options, targets, frozenset(), count), seed)
+        plan = CampaignPlan.make(plan_items(options, targets, frozenset(), count), seed)
         for dataset, items, share in ((kernels, plan, 0.45), (alone, CampaignPlan.make(exact.values(), seed), 0.30)):
             report = run_campaign(items, session, dataset, budget_s=share * 60 * minutes, settings=settings)
             print(
@@ -155,7 +155,7 @@ def measure(run: Path, targets: Sequence[Target], minutes: float, seed: int) -> 
         measure_models(targets, blank, session, models, clock, _tell)
 
 
-def _tell(progress: Progress) -> None:
+def _tell(progress: QuickstartProgress) -> None:
     print(f"\r{progress.done}/{progress.total} {progress.stage} {progress.detail:<30}", end="", file=sys.stderr)
 
 
@@ -164,7 +164,7 @@ def latest(records: Iterable[EnergyRecord]) -> dict[str, EnergyRecord]:
     return {record.name: record for record in records}
 
 
-def report(run: Path, targets: Sequence[Target], seed: int) -> list[Row]:
+def report(run: Path, targets: Sequence[TargetModel], seed: int) -> list[Row]:
     """Stage 4."""
     with Dataset.open(run / "kernels") as dataset:
         records = list(dataset.records())
@@ -172,7 +172,7 @@ def report(run: Path, targets: Sequence[Target], seed: int) -> list[Row]:
         alone = {_key(r): r.energy_j for r in dataset.records() if r.kind == "kernel"}
     with Dataset.open(run / "models") as dataset:
         whole = latest(dataset.records())
-    by_family: dict[str, list[Target]] = {}
+    by_family: dict[str, list[TargetModel]] = {}
     for target in targets:
         by_family.setdefault(family_of(target.name), []).append(target)
     rows = []

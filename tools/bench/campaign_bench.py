@@ -40,9 +40,9 @@ INSIDE: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
 
 def real_models() -> Models:
     """The nine architectures of the onnx package, and the models of the packages that are installed."""
-    from deepen.quickstart.targets import reference_models
+    from deepen.quickstart.targets import list_reference_models
 
-    found: Models = [(path, {}) for path in reference_models()]
+    found: Models = [(path, {}) for path in list_reference_models()]
     for package, files in INSIDE.items():
         spec = util.find_spec(package)
         for folder in spec.submodule_search_locations or () if spec else ():
