@@ -14,6 +14,6 @@ from __future__ import annotations
 
 from deepen.clock.delay_floor import CLOCK_TOLERANCE
 from deepen.clock.stream_clock import ArrivalLog, fit_arrivals
-from deepen.clock.stream_types import Arrivals, Loss, insert_losses
+from deepen.clock.stream_types import ArrivalFit, SampleLoss, insert_losses
 
-__all__ = ["CLOCK_TOLERANCE", "ArrivalLog", "Arrivals", "Loss", "fit_arrivals", "insert_losses"]
+__all__ = ["CLOCK_TOLERANCE", "ArrivalFit", "ArrivalLog", "SampleLoss", "fit_arrivals", "insert_losses"]

@@ -14,12 +14,12 @@ _Values = TypeVar("_Values", float, NDArray[np.float64])
 __all__ = [
     "CLOCK_TOLERANCE",
     "UNKNOWN_TRANSPORT_S",
-    "Line",
-    "believed",
-    "floor_line",
-    "lowest",
-    "steady_slope",
-    "support",
+    "DelayFloor",
+    "combine_with_clock_prior",
+    "estimate_robust_slope",
+    "fit_delay_floor",
+    "fit_supporting_line",
+    "select_least_delayed",
 ]
 
 UNKNOWN_TRANSPORT_S = 1e-3
@@ -32,7 +32,7 @@ _WANDER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DelayFloor:
     """Floor of the arrival delays: ``intercept + slope * x``."""
 
     slope: float
@@ -45,7 +45,7 @@ class Line:
         return self.intercept + self.slope * x
 
 
-def lowest(
+def select_least_delayed(
     t_s: NDArray[np.float64], y: NDArray[np.float64], among: NDArray[np.int64] | None = None, bin_s: float = 0.01
 ) -> NDArray[np.int64]:
     """Indices of the least delayed arrival of every stretch of ``bin_s``, in order of time."""
@@ -57,7 +57,7 @@ def lowest(
     return found
 
 
-def _hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
+def _find_lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
     """Indices of the lower convex hull, left to right (Andrew's monotone chain)."""
     hull: list[int] = []
     xs, ys = x.tolist(), y.tolist()
@@ -72,9 +72,9 @@ def _hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
     return hull
 
 
-def support(x: NDArray[np.float64], y: NDArray[np.float64], middle: float) -> tuple[float, float]:
+def fit_supporting_line(x: NDArray[np.float64], y: NDArray[np.float64], middle: float) -> tuple[float, float]:
     """Slope and intercept of the hull's edge above ``middle``."""
-    hull = _hull(x, y)
+    hull = _find_lower_hull(x, y)
     if len(hull) == 1:
         return 0.0, float(y[hull[0]])
     right = next((k for k in range(1, len(hull)) if x[hull[k]] >= middle), len(hull) - 1)
@@ -85,7 +85,7 @@ def support(x: NDArray[np.float64], y: NDArray[np.float64], middle: float) -> tu
     return slope, float(y[a] - slope * x[a])
 
 
-def floor_line(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: float) -> Line:
+def fit_delay_floor(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: float) -> DelayFloor:
     """Fit the floor.
 
     The least delays of single pieces of the stream scatter around the line; their scatter tells how well it is known.
@@ -93,7 +93,7 @@ def floor_line(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: float)
     more the less the stream tells. In long streams the floor of the pieces also tells how far the clock wanders.
     """
     span = float(x[-1] - x[0])
-    slope, intercept = support(x, y, float(x.mean()))
+    slope, intercept = fit_supporting_line(x, y, float(x.mean()))
     above = y - intercept - slope * x
     pieces = min(16, x.size // 8)
     if pieces >= 4:
@@ -104,13 +104,13 @@ def floor_line(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: float)
         scatter, wander = max(float(np.median(above)), UNKNOWN_TRANSPORT_S) / math.sqrt(x.size), 0.0
     slope_error = scatter * math.sqrt(12) / span if span > 0 else math.inf
     if abs(slope) < max_drift + 5 * slope_error:
-        slope, slope_error = believed(slope, slope_error)
+        slope, slope_error = combine_with_clock_prior(slope, slope_error)
         intercept = float(np.min(y - slope * x))
     error_s = math.hypot(scatter, slope_error * span / math.sqrt(12), wander)
-    return Line(slope, intercept, error_s, slope_error)
+    return DelayFloor(slope, intercept, error_s, slope_error)
 
 
-def believed(slope: float, error: float) -> tuple[float, float]:
+def combine_with_clock_prior(slope: float, error: float) -> tuple[float, float]:
     """Combine a slope that was found with what is known of clocks (both normal): the mean and its error."""
     if not math.isfinite(error):
         return 0.0, CLOCK_TOLERANCE
@@ -118,7 +118,7 @@ def believed(slope: float, error: float) -> tuple[float, float]:
     return trust * slope, CLOCK_TOLERANCE * math.sqrt(1 - trust)
 
 
-def steady_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+def estimate_robust_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
     """Slope of the floor and its error, little moved by a few steps.
 
     The median slope between the floors of pieces some distance apart; of the distances the one with the least spread
@@ -126,7 +126,7 @@ def steady_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float,
     """
     pieces = min(64, x.size // 24)
     if pieces < 8:
-        return support(x, y, float(x.mean()))[0], math.inf
+        return fit_supporting_line(x, y, float(x.mean()))[0], math.inf
     lowest = np.array([part[np.argmin(y[part])] for part in np.array_split(np.arange(x.size), pieces)])
     best = (0.0, math.inf)
     for lag in (1, 2, 4, 8, 16):

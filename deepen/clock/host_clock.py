@@ -123,7 +123,7 @@ def fit_pings(
     first, span = float(device_s.min()), float(np.ptp(device_s))
     x = (device_s - first) / span if span > 0 else np.zeros(device_s.size)
     limit = max_drift * span
-    slack, corners = _least_slack(x, low, high, limit, float(trip_s.min()))
+    slack, corners = _find_least_slack(x, low, high, limit, float(trip_s.min()))
     start, end = corners[:, 0], corners[:, 1]
     left, right = (start.min() + start.max()) / 2, (end.min() + end.max()) / 2
     # Half a bound's width over sqrt(3); the slack stands for a clock that wanders.
@@ -132,15 +132,15 @@ def fit_pings(
     return ClockMap(first, first + reference + left, float(rate), error_s, "ping")
 
 
-def _least_slack(
+def _find_least_slack(
     x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], limit: float, most: float
 ) -> tuple[float, NDArray[np.float64]]:
     """Corners of the allowed lines, with the bounds widened by as little as it takes for there to be one."""
-    corners = _allowed(x, low, high, limit)
+    corners = _find_allowed_lines(x, low, high, limit)
     if corners.size:
         return 0.0, corners
     slack = most
-    widest = _allowed(x, low - slack, high + slack, limit)
+    widest = _find_allowed_lines(x, low - slack, high + slack, limit)
     if not widest.size:
         raise MeasureError(
             f"round trips contradict each other by more than the shortest of them ({1e3 * most:.3f} ms): a clock was "
@@ -149,7 +149,7 @@ def _least_slack(
     least = 0.0
     for _ in range(20):  # to a millionth of the shortest round trip
         middle = (least + slack) / 2
-        found = _allowed(x, low - middle, high + middle, limit)
+        found = _find_allowed_lines(x, low - middle, high + middle, limit)
         if found.size:
             slack, widest = middle, found
         else:
@@ -157,7 +157,7 @@ def _least_slack(
     return slack, widest
 
 
-def _allowed(
+def _find_allowed_lines(
     x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], limit: float
 ) -> NDArray[np.float64]:
     """Corners of the set of lines between bounds, as offsets (at x = 0, at x = 1); shape (k, 2), k = 0 where empty."""

@@ -7,10 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock.delay_floor import believed, steady_slope, support
-from deepen.clock.stream_types import Loss
+from deepen.clock.delay_floor import combine_with_clock_prior, estimate_robust_slope, fit_supporting_line
+from deepen.clock.stream_types import SampleLoss
 
-__all__ = ["explain_steps"]
+__all__ = ["find_lost_samples"]
 
 _SCALES = {1: (16, 32, 64, 128, 256, 512), 4: (8, 16, 32), 16: (4, 8, 16, 32), 64: (4, 8, 16, 32)}
 """Steps are looked for among the least delayed of every so many arrivals, over stretches of so many of those."""
@@ -20,28 +20,28 @@ _TRANSFERS_S = 2e-3
 _MAX_PASSES = 64
 
 
-def explain_steps(
+def find_lost_samples(
     at: NDArray[np.int64],
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     rate_hz: float,
     quantum: int,
     max_drift: float,
-) -> tuple[tuple[Loss, ...], NDArray[np.float64]]:
+) -> tuple[tuple[SampleLoss, ...], NDArray[np.float64]]:
     """Tell steps from slope: with few steps both look alike, so the clock is taken as believable first.
 
     Where that leaves far more delay unexplained than a slope of any size does, the stream is off throughout.
     """
     believable = _remove_steps(at, x, y, rate_hz, quantum, max_drift)
-    if abs(support(x, y, float(x.mean()))[0]) <= max_drift:
+    if abs(fit_supporting_line(x, y, float(x.mean()))[0]) <= max_drift:
         return believable
     free = _remove_steps(at, x, y, rate_hz, quantum, math.inf)
-    return believable if _unexplained_s(x, believable[1]) <= 1.1 * _unexplained_s(x, free[1]) else free
+    return believable if _mean_excess_delay_s(x, believable[1]) <= 1.1 * _mean_excess_delay_s(x, free[1]) else free
 
 
-def _unexplained_s(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+def _mean_excess_delay_s(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Mean delay above the floor, seconds."""
-    slope, intercept = support(x, y, float(x.mean()))
+    slope, intercept = fit_supporting_line(x, y, float(x.mean()))
     return float(np.mean(y - intercept - slope * x))
 
 
@@ -52,7 +52,7 @@ def _remove_steps(
     rate_hz: float,
     quantum: int,
     max_drift: float,
-) -> tuple[tuple[Loss, ...], NDArray[np.float64]]:
+) -> tuple[tuple[SampleLoss, ...], NDArray[np.float64]]:
     """Find lasting steps of the floor and take them out.
 
     At every point the floor of the stretch before is compared with that of the stretch after; a stall raises neither
@@ -61,7 +61,7 @@ def _remove_steps(
     believed below one chance in a million per stream. Short stretches find large losses where they are, long ones find
     small ones at all, and where most arrivals are late the least delayed of every few tell more than all of them.
     """
-    found: list[Loss] = []
+    found: list[SampleLoss] = []
     y = y.copy()
     if x.size < 8:
         return (), y
@@ -71,35 +71,35 @@ def _remove_steps(
     least_s = max(0.6 * quantum, 1.5 if together else 0.0) / rate_hz
     for m, n in tests:
         for _ in range(_MAX_PASSES):
-            slope, slope_error = steady_slope(x, y)
+            slope, slope_error = estimate_robust_slope(x, y)
             if math.isfinite(max_drift):
-                slope, slope_error = believed(min(max(slope, -max_drift), max_drift), slope_error)
+                slope, slope_error = combine_with_clock_prior(min(max(slope, -max_drift), max_drift), slope_error)
             level = y - slope * x
             slack = 4 * slope_error * m * n * float(np.median(np.diff(x))) if math.isfinite(slope_error) else 0.0
-            lowest = _lowest_of_each(level, m)
-            chosen = _steps(level[lowest], n, least_s, slack, _CHANCE / (x.size * len(tests)))
-            losses = [_take_out(at, y, level, int(lowest[k]), m * n, rate_hz, quantum, least_s) for k in chosen]
+            lowest = _find_group_minima(level, m)
+            chosen = _detect_steps(level[lowest], n, least_s, slack, _CHANCE / (x.size * len(tests)))
+            losses = [_remove_one_step(at, y, level, int(lowest[k]), m * n, rate_hz, quantum, least_s) for k in chosen]
             found += losses
             if not any(loss.samples for loss in losses):
                 break
     return tuple(sorted((loss for loss in found if loss.samples), key=lambda loss: loss.before_index)), y
 
 
-def _lowest_of_each(level: NDArray[np.float64], m: int) -> NDArray[np.int64]:
+def _find_group_minima(level: NDArray[np.float64], m: int) -> NDArray[np.int64]:
     """Index of the least of every ``m`` points in a row (the last ones may be fewer)."""
     padded = np.concatenate([level, np.full(-level.size % m, np.inf)]).reshape(-1, m)
     least: NDArray[np.int64] = padded.argmin(axis=1) + np.arange(0, padded.size, m)
     return least
 
 
-def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, chance: float) -> list[int]:
+def _detect_steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, chance: float) -> list[int]:
     """Points after which the floor is another, the surest first, no two within ``2 n`` of each other.
 
     Steps much smaller than the largest wait until that one is out: it tilts the slope they are judged by.
     """
-    before, after = _floors(level, n)
+    before, after = _compute_side_minima(level, n)
     # What lasts: a stall or a busy spell is over before the longest stretch is.
-    long_before, long_after = _floors(level, min(level.size, 512))
+    long_before, long_after = _compute_side_minima(level, min(level.size, 512))
     step = np.where(after > before, np.maximum(long_after - before, 0), np.minimum(after - long_before, 0))
     height = np.maximum(np.abs(step) - slack_s, 0.0)
     place = np.arange(level.size)
@@ -112,7 +112,7 @@ def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, c
         excess = excess[inner]
     counts = np.where(step > 0, np.minimum(n, level.size - 1 - place), np.minimum(n, 1 + place))
     later = 1 - np.searchsorted(np.sort(excess), height, side="right") / (excess.size + 1)
-    log_chance = counts / _together(excess) * np.log(later)
+    log_chance = counts / _estimate_correlation_length(excess) * np.log(later)
     log_chance[height < least_s] = 0.0
     sure = log_chance < math.log(chance)
     suspects = np.flatnonzero(sure & (height >= 0.5 * height.max(where=sure, initial=0.0)))
@@ -123,7 +123,7 @@ def _steps(level: NDArray[np.float64], n: int, least_s: float, slack_s: float, c
     return chosen
 
 
-def _together(excess: NDArray[np.float64]) -> float:
+def _estimate_correlation_length(excess: NDArray[np.float64]) -> float:
     """How many neighbouring arrivals are late together (the integrated autocorrelation of a first-order process)."""
     centred = excess - excess.mean()
     power = float(centred @ centred)
@@ -133,7 +133,7 @@ def _together(excess: NDArray[np.float64]) -> float:
     return (1 + rho) / (1 - rho)
 
 
-def _floors(level: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _compute_side_minima(level: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Least level of the ``n`` points up to and including each point, and of the ``n`` points after it."""
     from scipy.ndimage import minimum_filter1d
 
@@ -146,7 +146,7 @@ def _floors(level: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], ND
     return before, np.where(np.isfinite(after), after, before)
 
 
-def _take_out(
+def _remove_one_step(
     at: NDArray[np.int64],
     y: NDArray[np.float64],
     level: NDArray[np.float64],
@@ -155,7 +155,7 @@ def _take_out(
     rate_hz: float,
     quantum: int,
     least_s: float,
-) -> Loss:
+) -> SampleLoss:
     """Place and size the step near point ``k``, lower everything after it in ``y``, and say what was lost.
 
     Of a loss, the last arrival below the middle of the step is before it; of a double count, the first one is after
@@ -181,4 +181,4 @@ def _take_out(
     error = math.hypot(spread / max(edge - first, 1), spread / max(last - edge, 1)) * rate_hz
     after_index, before_index = int(at[max(edge - 1, 0)]) - 1, int(at[known_after]) - 1
     after_index = min(after_index, before_index + 2 * samples)  # room for what was counted twice
-    return Loss(after_index, samples, max(error, abs(height * rate_hz - samples)), before_index)
+    return SampleLoss(after_index, samples, max(error, abs(height * rate_hz - samples)), before_index)

@@ -94,7 +94,7 @@ class DeviceClock:
         self._map: ClockMap | None = None
 
     @property
-    def quickest_s(self) -> float:
+    def least_slack_s(self) -> float:
         """Slack of the quickest round trip kept, seconds; 0 without one."""
         return max(0.0, min((t.slack_s for t in self._trips), default=0.0))
 

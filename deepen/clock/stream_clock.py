@@ -7,10 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock.delay_floor import UNKNOWN_TRANSPORT_S, Line, floor_line, lowest
+from deepen.clock.delay_floor import UNKNOWN_TRANSPORT_S, DelayFloor, fit_delay_floor, select_least_delayed
 from deepen.clock.host_clock import ClockMap
-from deepen.clock.lost_samples import explain_steps
-from deepen.clock.stream_types import Arrivals, Loss
+from deepen.clock.lost_samples import find_lost_samples
+from deepen.clock.stream_types import ArrivalFit, SampleLoss
 
 __all__ = ["ArrivalLog", "fit_arrivals"]
 
@@ -56,7 +56,7 @@ def fit_arrivals(
     begun: tuple[int, float] | None = None,
     max_drift: float = 300e-6,
     quantum: int = 1,
-) -> Arrivals:
+) -> ArrivalFit:
     """Fit the clock of a stream and find what was lost from it.
 
     Args:
@@ -76,22 +76,22 @@ def fit_arrivals(
         raise ValueError("arrivals need positions and times, as many of one as of the other")
     x = index / rate_hz
     y = host_s - x
-    keep = lowest(host_s, y, lowest(x, y))  # a backlog that comes in at once is one arrival
+    keep = select_least_delayed(host_s, y, select_least_delayed(x, y))  # a backlog that comes in at once is one arrival
     at, x, y = index[keep], x[keep], y[keep]
-    losses, y = explain_steps(at, x, y, rate_hz, quantum, max_drift)
-    line = floor_line(x, y, max_drift)
+    losses, y = find_lost_samples(at, x, y, rate_hz, quantum, max_drift)
+    line = fit_delay_floor(x, y, max_drift)
     delay_s = float(np.median(y - line.at(x)))
     # Where transfers queue, even the least delayed one has waited: about as long as they usually do, at most.
     floor_s = max(UNKNOWN_TRANSPORT_S, delay_s) if round_trip_s is None else round_trip_s
     if begun is not None:
-        excess = _too_many_at_first(at, y - line.at(x), begun, line, rate_hz)
+        excess = _find_initial_double_count(at, y - line.at(x), begun, line, rate_hz)
         if excess is not None:
             losses = (excess, *losses)
             y[x > excess.before_index / rate_hz] -= excess.samples / rate_hz
-            line = floor_line(x, y, max_drift)
+            line = fit_delay_floor(x, y, max_drift)
         first_s = begun[0] / rate_hz
         since_s = first_s + line.at(first_s) - begun[1]
-        if since_s > -_slack_s(line, rate_hz):  # else it was streaming before
+        if since_s > -_start_tolerance_s(line, rate_hz):  # else it was streaming before
             floor_s = min(floor_s, max(since_s, 0.0))
     transport_s, transport_error_s = floor_s / 2, floor_s / math.sqrt(12)
     span_s = float(x[-1] - x[0])
@@ -105,7 +105,7 @@ def fit_arrivals(
         problems.append(
             f"{-100 * line.slope:.3f} % more samples than {rate_hz:g} Hz: counted twice, or the clock is off"
         )
-    problems += [_describe(loss) for loss in losses]
+    problems += [_describe_loss(loss) for loss in losses]
     middle = float(x.mean())
     clock = ClockMap(
         device_s=middle,
@@ -115,17 +115,17 @@ def fit_arrivals(
         method="arrival",
     )
     true_hz = rate_hz / (1 + line.slope)
-    return Arrivals(clock, losses, throughout, delay_s, true_hz, line.slope_error, rate_hz, tuple(problems))
+    return ArrivalFit(clock, losses, throughout, delay_s, true_hz, line.slope_error, rate_hz, tuple(problems))
 
 
-def _slack_s(line: Line, rate_hz: float) -> float:
+def _start_tolerance_s(line: DelayFloor, rate_hz: float) -> float:
     """How much earlier than it was asked for a stream may seem to have begun: it may be in the middle of a period."""
     return 1.5 / rate_hz + 4 * line.error_s
 
 
-def _too_many_at_first(
-    at: NDArray[np.int64], late_s: NDArray[np.float64], begun: tuple[int, float], line: Line, rate_hz: float
-) -> Loss | None:
+def _find_initial_double_count(
+    at: NDArray[np.int64], late_s: NDArray[np.float64], begun: tuple[int, float], line: DelayFloor, rate_hz: float
+) -> SampleLoss | None:
     """What was counted twice right after the start, where too few arrivals came before to show it.
 
     The stream then seems to have begun before it was asked for, although the very first arrivals were late by as much.
@@ -140,13 +140,13 @@ def _too_many_at_first(
     first_s = begun[0] / rate_hz
     early_s = begun[1] - first_s - line.at(first_s)
     known_after = int(np.argmax(late_s < early_s / 2))
-    if early_s <= _slack_s(line, rate_hz) or known_after == 0:
+    if early_s <= _start_tolerance_s(line, rate_hz) or known_after == 0:
         return None
     before_index = int(at[known_after]) - 1
-    return Loss(begun[0], -round(early_s * rate_hz), line.error_s * rate_hz, max(before_index, begun[0] + 1))
+    return SampleLoss(begun[0], -round(early_s * rate_hz), line.error_s * rate_hz, max(before_index, begun[0] + 1))
 
 
-def _describe(loss: Loss) -> str:
+def _describe_loss(loss: SampleLoss) -> str:
     if loss.samples > 0:
         about = f" (± {loss.error_samples:.0f})" if loss.error_samples >= 0.5 else ""
         return f"{loss.samples}{about} samples lost after sample {loss.after_index}, unseen by the counters"

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import ClockMap
 
-__all__ = ["Arrivals", "Loss", "insert_losses"]
+__all__ = ["ArrivalFit", "SampleLoss", "insert_losses"]
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class SampleLoss:
     """Samples lost without the instrument's counters saying so.
 
     Attributes:
@@ -31,7 +31,7 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrivals:
+class ArrivalFit:
     """What arrival times say about a stream.
 
     Attributes:
@@ -46,8 +46,8 @@ class Arrivals:
     """
 
     clock: ClockMap
-    losses: tuple[Loss, ...]
-    throughout: int
+    losses: tuple[SampleLoss, ...]
+    unlocated_losses: int
     delay_s: float
     rate_hz: float
     rate_error: float
@@ -67,7 +67,7 @@ class Arrivals:
         return self.clock.to_host(self.positions(index) / self.nominal_hz)
 
 
-def insert_losses(index: NDArray[np.int64], losses: Sequence[Loss]) -> NDArray[np.float64]:
+def insert_losses(index: NDArray[np.int64], losses: Sequence[SampleLoss]) -> NDArray[np.float64]:
     """Positions with losses inserted; float64, same shape, strictly ascending.
 
     What lies after a loss moves on by what is missing. Where something was counted twice, the doubtful stretch is
@@ -80,7 +80,7 @@ def insert_losses(index: NDArray[np.int64], losses: Sequence[Loss]) -> NDArray[n
     at: list[int] = []
     moved: list[int] = []
     total = 0
-    for start, end, samples in _doubtful(losses):
+    for start, end, samples in _merge_loss_ranges(losses):
         at += [start if samples < 0 else end - 1, end]
         moved += [total, total + samples]
         total += samples
@@ -89,7 +89,7 @@ def insert_losses(index: NDArray[np.int64], losses: Sequence[Loss]) -> NDArray[n
     return np.asarray(index + np.interp(index, at, moved), np.float64)
 
 
-def _doubtful(losses: Sequence[Loss]) -> list[tuple[int, int, int]]:
+def _merge_loss_ranges(losses: Sequence[SampleLoss]) -> list[tuple[int, int, int]]:
     """Stretches (after, before, samples) of losses, ascending, apart, and long enough for what is taken out of them."""
     found: list[tuple[int, int, int]] = []
     for loss in losses:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deepen.clock import Loss
+from deepen.clock import SampleLoss
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Accuracy
@@ -61,7 +61,7 @@ class Manifest:
     warnings: tuple[str, ...] = ()
     complete: bool = False
     parts: tuple[Part, ...] = field(default=())
-    losses: tuple[Loss, ...] = ()
+    losses: tuple[SampleLoss, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -188,7 +188,7 @@ def _parse(d: Mapping[str, Any]) -> Manifest:
         parts=tuple(
             Part(_name(p["file"]), int(p["samples"]), _finite(p["first"]), _finite(p["last"])) for p in d["parts"]
         ),
-        losses=tuple(Loss(int(a), int(n), _finite(error), int(b)) for a, n, error, b in d.get("losses", ())),
+        losses=tuple(SampleLoss(int(a), int(n), _finite(error), int(b)) for a, n, error, b in d.get("losses", ())),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import Loss
+from deepen.clock import SampleLoss
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
@@ -170,7 +170,7 @@ class TraceWriter:
         gaps: tuple[tuple[float, float], ...] = (),
         dropped: int = 0,
         warnings: tuple[str, ...] = (),
-        losses: tuple[Loss, ...] = (),
+        losses: tuple[SampleLoss, ...] = (),
     ) -> Path:
         """Write what is left and close the recording in order.
 

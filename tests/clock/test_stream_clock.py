@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepen.clock import ArrivalLog, Arrivals, Loss, fit_arrivals, insert_losses
-from deepen.clock.lost_samples import _floors
+from deepen.clock import ArrivalFit, ArrivalLog, SampleLoss, fit_arrivals, insert_losses
+from deepen.clock.lost_samples import _compute_side_minima
 
 START_S = 100.0
 
@@ -23,7 +23,7 @@ class Stream:
     true_s: NDArray[np.float64]
     rate_hz: float
 
-    def error_s(self, found: Arrivals) -> NDArray[np.float64]:
+    def error_s(self, found: ArrivalFit) -> NDArray[np.float64]:
         return np.abs(found.times(self.index - 1) + 1 / self.rate_hz - self.true_s)
 
 
@@ -63,7 +63,7 @@ def test_times_are_true_within_the_stated_error(seed: int, ppm: float, duration_
     given = stream(ppm=ppm, duration_s=duration_s, seed=seed)
     found = fit_arrivals(given.index, given.host_s, given.rate_hz, round_trip_s=0.001, quantum=64)
     assert found.losses == ()
-    assert found.throughout == 0
+    assert found.unlocated_losses == 0
     assert np.quantile(given.error_s(found), 0.95) < 3 * found.clock.error_s
     assert found.clock.error_s < 1e-3
 
@@ -145,7 +145,7 @@ def test_a_stream_slower_than_any_clock_has_lost_samples_throughout() -> None:
     given = stream()
     kept = given.index * 32 // 100  # a third arrives, as users of one instrument report
     found = fit_arrivals(kept, given.host_s, given.rate_hz, round_trip_s=0.001, quantum=64)
-    total = found.throughout + sum(loss.samples for loss in found.losses)
+    total = found.unlocated_losses + sum(loss.samples for loss in found.losses)
     assert total == pytest.approx(int(given.index[-1] - kept[-1]), rel=0.01)
     assert any("fewer samples" in problem for problem in found.problems)
 
@@ -198,7 +198,7 @@ def test_the_log_keeps_the_least_delayed_arrival_of_every_stretch() -> None:
 def test_floors_are_the_least_of_each_side() -> None:
     level = np.random.default_rng(0).random(40)
     for n in (1, 2, 3, 8):
-        before, after = _floors(level, n)
+        before, after = _compute_side_minima(level, n)
         for k in range(39):
             assert before[k] == level[max(0, k - n + 1) : k + 1].min()
             assert after[k] == level[k + 1 : k + 1 + n].min()
@@ -208,7 +208,7 @@ def test_floors_are_the_least_of_each_side() -> None:
 @pytest.mark.parametrize("samples", [-40, -5, -1, 1, 5, 40])
 def test_what_lies_after_a_loss_or_a_double_count_is_at_its_true_place(samples: int, width: int) -> None:
     index = np.arange(1000, dtype=np.int64)
-    moved = insert_losses(index, (Loss(500, samples, 0.5, 500 + width),))
+    moved = insert_losses(index, (SampleLoss(500, samples, 0.5, 500 + width),))
     assert moved[500 + width :].tolist() == (index[500 + width :] + samples).tolist()
     untouched = min(500, 500 + width + samples - 1)
     assert moved[:untouched].tolist() == index[:untouched].tolist()
@@ -217,7 +217,7 @@ def test_what_lies_after_a_loss_or_a_double_count_is_at_its_true_place(samples: 
 
 def test_doubtful_stretches_that_overlap_are_one() -> None:
     index = np.arange(300, dtype=np.int64)
-    losses = (Loss(90, 7, 0.5, 120), Loss(110, -30, 0.5, 125), Loss(130, -3, 0.5, 131))
+    losses = (SampleLoss(90, 7, 0.5, 120), SampleLoss(110, -30, 0.5, 125), SampleLoss(130, -3, 0.5, 131))
     moved = insert_losses(index, losses)
     assert np.all(np.diff(moved) > 0)
     assert moved[131:].tolist() == (index[131:] - 26).tolist()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deepen import traces
-from deepen.clock import Loss, insert_losses
+from deepen.clock import SampleLoss, insert_losses
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError, StorageError
 from deepen.traces import TraceHeader, TraceWriter, trace_folder_writer
@@ -74,7 +74,7 @@ def test_stamps_and_inputs_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("samples", [(7, 3), (5, -4), (-6, 2), (3, -40)])
 def test_losses_found_by_the_clock_are_inserted_on_reading(tmp_path: Path, samples: tuple[int, int]) -> None:
-    losses = (Loss(100, samples[0], 0.5, 110), Loss(470, samples[1], 0.5, 480))
+    losses = (SampleLoss(100, samples[0], 0.5, 110), SampleLoss(470, samples[1], 0.5, 480))
     with TraceWriter(tmp_path / "a.trace", HEADER, part_samples=64) as writer:
         writer.append(*ramp(0, 500))
         writer.finish(CLOCK, ((50.1, 50.11), (50.47, 50.48)), 7, losses=losses)

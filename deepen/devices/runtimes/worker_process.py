@@ -316,7 +316,7 @@ class WorkerRuntime:
         """
         if self.local:
             return trip.start_s, trip.end_s, 0.0
-        if _PING_SHARE * (trip.receive_s - self._pinged_s) > _PINGS * self.clock.quickest_s:
+        if _PING_SHARE * (trip.receive_s - self._pinged_s) > _PINGS * self.clock.least_slack_s:
             self._ping(handle, _PINGS)
         return self.clock.locate(trip)
 

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import ArrivalLog, Arrivals, Loss, fit_arrivals
+from deepen.clock import ArrivalFit, ArrivalLog, SampleLoss, fit_arrivals
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeterError
 from deepen.meters.stream.types import Parser, Tally
@@ -63,7 +63,7 @@ class Ending:
         max_w: Largest sample, watts.
     """
 
-    arrivals: Arrivals
+    arrivals: ArrivalFit
     samples: int
     dropped: int
     doubled: int
@@ -259,7 +259,7 @@ class Capture:
         missing = self._last - self._first + 1 - self.samples
         counted = max(missing - tally.paused, tally.lost - self._first_tally_lost, 0)
         counted = max(counted - refuted, 0)
-        by_clock = sum(max(0, loss.samples) for loss in arrivals.losses) + arrivals.throughout
+        by_clock = sum(max(0, loss.samples) for loss in arrivals.losses) + arrivals.unlocated_losses
         if refuted:
             extra = (f"counter: it jumped by {refuted} samples that are not missing by the clock", *extra)
         warnings = [*self._warnings(counted), *arrivals.problems, *extra]
@@ -360,7 +360,7 @@ class Capture:
             keep &= (index <= start + 1) | (index > end)
         return (index[keep], host_s[keep]) if keep.any() else (index, host_s)
 
-    def _reconcile(self, arrivals: Arrivals) -> tuple[Arrivals, int]:
+    def _reconcile(self, arrivals: ArrivalFit) -> tuple[ArrivalFit, int]:
         """Where the clock finds too many samples just after the counter missed some, the counter was wrong.
 
         Returns:
@@ -381,11 +381,11 @@ class Capture:
             refuted += min(size, -samples)
             error = math.hypot(*(n.error_samples for n in near))
             losses = [n for n in losses if n not in near]
-            losses.append(Loss(min(start, end + samples - 1), samples, error, end))
+            losses.append(SampleLoss(min(start, end + samples - 1), samples, error, end))
         losses.sort(key=lambda loss: loss.before_index)
         return replace(arrivals, losses=tuple(losses)), refuted
 
-    def _gaps(self, arrivals: Arrivals) -> tuple[tuple[int, int], ...]:
+    def _gaps(self, arrivals: ArrivalFit) -> tuple[tuple[int, int], ...]:
         """Stretches without trustworthy samples, within the stream, those that overlap made one."""
         unsure = [(loss.after_index, max(loss.before_index, loss.after_index + 1)) for loss in arrivals.losses]
         merged: list[tuple[int, int]] = []

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock import Arrivals, fit_arrivals
+from deepen.clock import ArrivalFit, fit_arrivals
 from deepen.errors import ConfigError, MeasureError
 from deepen.traces.csv_columns import Table, header_of
 from deepen.traces.formats.plain import number_option
@@ -45,7 +45,7 @@ class MonsoonFile:
 
     info: TraceInfo
     table: Table
-    arrivals: Arrivals
+    arrivals: ArrivalFit
     skipped: NDArray[np.int64]
     voltage_v: float
 
@@ -204,7 +204,7 @@ def _facts(opened: MonsoonFile, unit: str, sizes: NDArray[np.int64], count: int)
             gaps.append((float(edges[0]), float(edges[1])))
     gaps += [(time_of(row - 1), time_of(row)) for row in skipped.tolist()]
     gaps.sort()
-    unseen = sum(max(loss.samples, 0) for loss in arrivals.losses) + arrivals.throughout
+    unseen = sum(max(loss.samples, 0) for loss in arrivals.losses) + arrivals.unlocated_losses
     warnings = [*opened.table.warnings]
     warnings.append(
         f"times are rows counted at {arrivals.rate_hz:.3f} a second, from the arrival of {sizes.size + 1} reads of "
