@@ -12,15 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 
-__all__ = ["Noun", "load", "names", "path", "root"]
+__all__ = ["ContentKind", "find_path", "find_root", "list_names", "load_toml"]
 
-Noun = Literal["kernels", "devices", "predictors", "datasets", "apps"]
+ContentKind = Literal["kernels", "devices", "predictors", "datasets", "apps"]
 
 
 @cache
-def _installed_root() -> Path:
+def _find_installed_root() -> Path:
     package = Path(__file__).resolve().parent
     checkout = package.parent
     if (checkout / "setup.cfg").is_file() and (checkout / "kernels").is_dir():
@@ -28,7 +28,7 @@ def _installed_root() -> Path:
     return package / "_catalog"
 
 
-def root() -> Path:
+def find_root() -> Path:
     """Folder that holds the content folders.
 
     Raises:
@@ -36,44 +36,44 @@ def root() -> Path:
     """
     override = os.environ.get("DEEPEN_CATALOG")
     if not override:
-        return _installed_root()
+        return _find_installed_root()
     folder = Path(override)
     if not folder.is_dir():
         raise ConfigError(f"DEEPEN_CATALOG names '{override}', which is not a folder; unset it or correct it")
     return folder
 
 
-def path(noun: Noun, *parts: str) -> Path:
+def find_path(noun: ContentKind, *parts: str) -> Path:
     """Path of a content file or folder.
 
     Raises:
         ConfigError: If the path would leave the content folder.
     """
-    base = (root() / noun).resolve()
+    base = (find_root() / noun).resolve()
     target = base.joinpath(*parts).resolve()
     if not target.is_relative_to(base):
         raise ConfigError(f"'{'/'.join(parts)}' leaves the folder {noun}; use a plain name")
     return target
 
 
-def names(noun: Noun, folder: str = "", suffix: str = ".toml") -> list[str]:
+def list_names(noun: ContentKind, folder: str = "", suffix: str = ".toml") -> list[str]:
     """Sorted names (without suffix) of the content files in a folder; empty if the folder is absent."""
-    where = path(noun, folder) if folder else path(noun)
+    where = find_path(noun, folder) if folder else find_path(noun)
     if not where.is_dir():
         return []
     return sorted(p.name[: -len(suffix)] for p in where.iterdir() if p.name.endswith(suffix))
 
 
-def load(noun: Noun, folder: str, name: str) -> dict[str, Any]:
+def load_toml(noun: ContentKind, folder: str, name: str) -> dict[str, Any]:
     """Read one TOML content file.
 
     Raises:
         ConfigError: If there is no such file (with the nearest names) or it is not TOML.
     """
-    file = path(noun, folder, f"{name}.toml")
+    file = find_path(noun, folder, f"{name}.toml")
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise unknown_name(f"{noun} entry", name, names(noun, folder)) from None
+        raise make_unknown_name_error(f"{noun} entry", name, list_names(noun, folder)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid TOML ({error}); correct the file") from error

@@ -35,7 +35,7 @@ __all__ = [
     "PredictorError",
     "RunError",
     "StorageError",
-    "unknown_name",
+    "make_unknown_name_error",
 ]
 
 
@@ -99,7 +99,7 @@ class StorageError(EnvironmentFailure):
     """The disk is full, read-only, or the file is locked by another process."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Make the error for a name that is not known, with the nearest names.
 
     Args:

@@ -30,7 +30,7 @@ __all__ = [
     "Source",
     "StoppingRule",
     "Workload",
-    "weakest_source",
+    "find_weakest_source",
 ]
 
 Source = Literal["measured", "modelled", "simulated"]
@@ -45,7 +45,7 @@ and ``throttled``.
 _STRENGTH: dict[str, int] = {"measured": 2, "modelled": 1, "simulated": 0}
 
 
-def weakest_source(sources: list[Source]) -> Source:
+def find_weakest_source(sources: list[Source]) -> Source:
     """Name the label a sum of numbers carries: the weakest of its parts (simulated < modelled < measured)."""
     if not sources:
         raise ValueError("a label needs at least one part")

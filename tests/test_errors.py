@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepen.errors import ConfigError, DeepenError, MeterError, unknown_name
+from deepen.errors import ConfigError, DeepenError, MeterError, make_unknown_name_error
 
 
 @pytest.mark.parametrize("kind", [DeepenError, ConfigError, MeterError])
@@ -18,4 +18,4 @@ def test_a_printable_message_stays_as_it_is(text: str) -> None:
 
 
 def test_names_with_line_ends_are_told_in_one_line() -> None:
-    assert "\n" not in str(unknown_name("device", "pi\nxel", ["pixel\n8", "pixel 7"]))
+    assert "\n" not in str(make_unknown_name_error("device", "pi\nxel", ["pixel\n8", "pixel 7"]))

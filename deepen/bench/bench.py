@@ -23,7 +23,7 @@ from deepen.devices.links.local import LocalLink, PipeChannel
 from deepen.devices.local import LocalDevice
 from deepen.errors import ConfigError
 from deepen.records import EnergyRecord
-from deepen.storage.temporary_folders import Scratch
+from deepen.storage.temporary_folders import TemporaryFolder
 from deepen.testing.instruments.base import Emulator
 from deepen.testing.instruments.lvpm import Lvpm
 from deepen.testing.instruments.ppk2 import Ppk2
@@ -333,12 +333,12 @@ class VirtualBench:
         """Make a bench without devices."""
         self.devices: list[BenchDevice] = []
         self._folder: Path | None = None
-        self._scratch: Scratch | None = None
+        self._scratch: TemporaryFolder | None = None
         self._count = 0  # also of those that did not start
 
     def __enter__(self) -> VirtualBench:
         """Make the folder; that of a bench which was killed is removed."""
-        self._scratch = Scratch("deepen-bench-")
+        self._scratch = TemporaryFolder("deepen-bench-")
         self._folder = self._scratch.path
         return self
 

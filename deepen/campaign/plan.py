@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepen.clock.host_clock import utc_now
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.types import params_key
-from deepen.storage.atomic import write_atomic
+from deepen.storage.atomic import write_file_atomically
 
 if TYPE_CHECKING:
     import onnx
@@ -151,7 +151,7 @@ class CampaignPlan:
         lines = [json.dumps(_encode_item(item)) for item in self.items]
         head = json.dumps({"format": "deepen-plan", "schema": PLAN_SCHEMA, "created": self.created, "spec": self.spec})
         body = ",\n".join(lines)
-        write_atomic(path, f'{head[:-1]}, "items": [\n{body}\n]}}\n'.encode())
+        write_file_atomically(path, f'{head[:-1]}, "items": [\n{body}\n]}}\n'.encode())
 
     @classmethod
     def load(cls, path: Path) -> CampaignPlan:

@@ -13,7 +13,7 @@ from deepen.kernels.families.random_weights import WeightPool
 from deepen.kernels.splitting.runtime_names import splitter_of
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord, StoppingRule, Workload
-from deepen.storage.atomic import storage_error
+from deepen.storage.atomic import make_storage_error
 
 if TYPE_CHECKING:
     import onnx
@@ -201,7 +201,7 @@ class ItemPreparer:
             path.write_bytes(model.SerializeToString())
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise storage_error("write", path, error) from error
+            raise make_storage_error("write", path, error) from error
         return path
 
 

@@ -14,7 +14,7 @@ from deepen.campaign.run import CampaignProgress
 from deepen.campaign.station import Station, StationIdentity
 from deepen.clock.host_clock import utc_now
 from deepen.errors import DatasetError
-from deepen.storage.atomic import storage_error, write_atomic
+from deepen.storage.atomic import make_storage_error, write_file_atomically
 
 __all__ = ["load_stations", "log_progress", "save_stations"]
 
@@ -45,7 +45,7 @@ def save_stations(folder: Path, stations: Iterable[Station]) -> None:
     """
     known = load_stations(folder) | {s.name: s.facts for s in stations if s.facts}
     document = {"format": "deepen-stations", "stations": {name: facts.document() for name, facts in known.items()}}
-    write_atomic(folder / "stations.json", (json.dumps(document, indent=2) + "\n").encode())
+    write_file_atomically(folder / "stations.json", (json.dumps(document, indent=2) + "\n").encode())
 
 
 def log_progress(folder: Path, state: CampaignProgress) -> None:
@@ -63,4 +63,4 @@ def log_progress(folder: Path, state: CampaignProgress) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
-        raise storage_error("write", path, error) from error
+        raise make_storage_error("write", path, error) from error

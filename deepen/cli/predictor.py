@@ -9,7 +9,7 @@ import click
 
 from deepen.cli.evaluation import MEASURES, cv_text, held_out_text, numbers
 from deepen.cli.output import emit, json_option, progress, table
-from deepen.errors import DeepenError, unknown_name
+from deepen.errors import DeepenError, make_unknown_name_error
 
 if TYPE_CHECKING:
     from deepen.records import EnergyRecord
@@ -204,7 +204,7 @@ def _of_families(records: list[EnergyRecord], families: tuple[str, ...]) -> list
     known = {r.family for r in records if r.kind == "kernel"}
     for name in families:
         if name not in known:
-            raise unknown_name("family of this dataset", name, known)
+            raise make_unknown_name_error("family of this dataset", name, known)
     return [r for r in records if r.kind == "kernel" and r.family in families]
 
 

@@ -356,7 +356,7 @@ def _limits(opened: Table, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _export(shown: Table, path: Path) -> None:
-    from deepen.storage.atomic import write_atomic
+    from deepen.storage.atomic import write_file_atomically
 
     names = [*shown.keys, *shown.data]
     if str(path) == "-":
@@ -367,7 +367,7 @@ def _export(shown: Table, path: Path) -> None:
     writer = csv.DictWriter(text, names)
     writer.writeheader()
     writer.writerows(shown)
-    write_atomic(path, text.getvalue().encode())
+    write_file_atomically(path, text.getvalue().encode())
     progress(f"wrote {path}: {len(shown)} rows")
 
 

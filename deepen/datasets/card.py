@@ -17,7 +17,7 @@ from typing import Any
 from deepen import __version__
 from deepen.clock.host_clock import utc_now
 from deepen.errors import DatasetError
-from deepen.records import EnergyRecord, Source, weakest_source
+from deepen.records import EnergyRecord, Source, find_weakest_source
 
 __all__ = ["DATASET_SCHEMA", "DatasetCard", "hash_record_set", "make_card", "read_card"]
 
@@ -120,7 +120,7 @@ def make_card(created: str, records: Sequence[EnergyRecord], content_sha256: str
         kernels=families.total(),
         models=len(records) - families.total(),
         families=dict(sorted(families.items())),
-        source=weakest_source(list(sources)),
+        source=find_weakest_source(list(sources)),
         sources=dict(sorted(sources.items())),
         devices=tuple(sorted({r.device for r in records})),
         meters=tuple(sorted({r.meter for r in records})),

@@ -14,7 +14,7 @@ from deepen.datasets.record_schema import FIELDS, encode_canonical_json, encode_
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
-from deepen.storage.atomic import OS_DISK, Disk, write_atomic
+from deepen.storage.atomic import OS_DISK, Disk, write_file_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def export_records(
         raise ConfigError(f"{path} is there already; choose another name or add --force")
     if not path.parent.is_dir():
         raise DatasetError(f"{path.parent} is not a folder; make it first or choose another")
-    write_atomic(path, _encode_records(records, form), disk)
+    write_file_atomically(path, _encode_records(records, form), disk)
 
 
 def _encode_records(records: Sequence[EnergyRecord], form: Format) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from deepen.datasets.record_schema import decode_table, encode_table
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
-from deepen.storage.atomic import Disk, make_folder, write_atomic
+from deepen.storage.atomic import Disk, make_folder, write_file_atomically
 
 __all__ = ["ParquetPart", "list_parts", "read_part", "write_part"]
 
@@ -93,7 +93,7 @@ def write_part(folder: Path, rows: Sequence[tuple[int, EnergyRecord]], disk: Dis
     buffer = pa.BufferOutputStream()
     table = encode_table([seq for seq, _ in rows], [record for _, record in rows])
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    write_atomic(path, buffer.getvalue().to_pybytes(), disk)
+    write_file_atomically(path, buffer.getvalue().to_pybytes(), disk)
     return ParquetPart(first, last, path)
 
 

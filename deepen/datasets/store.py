@@ -29,7 +29,15 @@ from deepen.datasets.record_schema import decode_record, encode_canonical_json, 
 from deepen.errors import DatasetError
 from deepen.kernels.types import params_key
 from deepen.records import EnergyRecord
-from deepen.storage.atomic import OS_DISK, Disk, WriterLock, make_folder, storage_error, sync_folder, write_atomic
+from deepen.storage.atomic import (
+    OS_DISK,
+    Disk,
+    WriterLock,
+    make_folder,
+    make_storage_error,
+    sync_folder,
+    write_file_atomically,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -262,7 +270,7 @@ class Dataset:
             with contextlib.suppress(OSError):
                 self._repair_journal()
             if isinstance(error, OSError):
-                raise storage_error("write", path, error) from error
+                raise make_storage_error("write", path, error) from error
             raise
         if seq - self._covered >= self._compact_every:
             self.compact()
@@ -313,9 +321,9 @@ class Dataset:
         try:
             self._repair_journal()
         except OSError as error:
-            raise storage_error("write", self.path / "journal.jsonl", error) from error
+            raise make_storage_error("write", self.path / "journal.jsonl", error) from error
         self._remove_merged()
-        write_atomic(self.path / "card.json", self.card.encode(), self._disk)
+        write_file_atomically(self.path / "card.json", self.card.encode(), self._disk)
 
     def close(self) -> None:
         """Compact, where anything was written, and let others write; may be called again."""
@@ -349,7 +357,7 @@ class Dataset:
             self._remove_merged()
         except OSError as error:
             self._release()
-            raise storage_error("write in", self.path, error) from error
+            raise make_storage_error("write in", self.path, error) from error
         except BaseException:
             self._release()
             raise
@@ -381,7 +389,7 @@ class Dataset:
                 self._disk.remove(part.path)
             sync_folder(self.path / "parts", self._disk)
         except OSError as error:
-            raise storage_error("write in", self.path / "parts", error) from error
+            raise make_storage_error("write in", self.path / "parts", error) from error
         self._merged = []
 
     def _index(self) -> None:
@@ -412,7 +420,7 @@ def _create_dataset(folder: Path, disk: Disk) -> None:
         raise DatasetError(f"{folder}: holds records but no card.json; restore it from a copy")
     lock = WriterLock(folder)
     try:
-        write_atomic(folder / "card.json", make_card("", (), hash_record_set(())).encode(), disk)
+        write_file_atomically(folder / "card.json", make_card("", (), hash_record_set(())).encode(), disk)
     finally:
         lock.release()
 

@@ -15,7 +15,7 @@ from deepen.devices.links.local import LocalLink
 from deepen.devices.profiles import load_profile
 from deepen.devices.state.read_state import read_state
 from deepen.devices.types import DeviceProfile, DeviceState, Setting
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Link, Runtime
@@ -71,7 +71,7 @@ def open_runtime(link: Link, profile: DeviceProfile, name: str, cpu_mask: Sequen
     """
     known = runtime_names()
     if name not in known:
-        raise unknown_name("runtime", name, known)
+        raise make_unknown_name_error("runtime", name, known)
     if name not in profile.runtimes and DELEGATES.get(name, name) not in profile.runtimes:
         raise ConfigError(f"device '{profile.id}' has no runtime '{name}'; it lists {', '.join(profile.runtimes)}")
     module, _, attribute = known[name].partition(":")

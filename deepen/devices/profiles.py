@@ -24,7 +24,7 @@ _IDENTIFY_KEYS = {"models", "codenames", "device_tree"}
 
 def profile_names() -> list[str]:
     """Names of the device profiles."""
-    return catalog.names("devices", _FOLDER)
+    return catalog.list_names("devices", _FOLDER)
 
 
 def _power(name: str, data: Any) -> CpuPower:
@@ -93,7 +93,7 @@ def profile_of(identity: Identity) -> str:
     Raises:
         ConfigError: If a profile is not readable.
     """
-    rules = ((name, catalog.load("devices", _FOLDER, name).get("identify")) for name in profile_names())
+    rules = ((name, catalog.load_toml("devices", _FOLDER, name).get("identify")) for name in profile_names())
     return recognise(identity, ((name, _identify(name, rule)) for name, rule in rules if rule is not None))
 
 
@@ -108,7 +108,7 @@ def detect_power(state: DeviceState) -> CpuPower:
     """
     best: tuple[int, str, Mapping[str, Any]] | None = None
     for name in profile_names():
-        data = catalog.load("devices", _FOLDER, name)
+        data = catalog.load_toml("devices", _FOLDER, name)
         rule = data.get("match")
         if isinstance(rule, dict) and _matches(rule, state):
             rank = int(rule.get("rank", 0))
@@ -130,7 +130,7 @@ def load_profile(name: str, state: DeviceState | None = None) -> DeviceProfile:
     Raises:
         ConfigError: If there is no such profile or a field is wrong.
     """
-    data = catalog.load("devices", _FOLDER, name)
+    data = catalog.load_toml("devices", _FOLDER, name)
     extra = sorted(set(data) - _KEYS)
     if extra:
         known = ", ".join(sorted(_KEYS))

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from deepen.devices.profiles import load_profile, profile_names
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Device
@@ -60,7 +60,7 @@ def open_device(spec: str = "local") -> Device:
         return _open(links[scheme], rest)
     if spec not in profile_names():
         others = [f"{name}:ADDRESS" for name in links if name != "local"]
-        raise unknown_name("device", spec, [*profile_names(), *others])
+        raise make_unknown_name_error("device", spec, [*profile_names(), *others])
     profile = load_profile(spec)
     if profile.link not in links:
         known = ", ".join(sorted(links))

@@ -48,12 +48,14 @@ def _check_packages() -> Iterator[DoctorCheck]:
 
 
 def _check_folders() -> Iterator[DoctorCheck]:
-    missing = [n for n in ("kernels", "devices", "predictors", "datasets") if not (catalog.root() / n).is_dir()]
+    missing = [n for n in ("kernels", "devices", "predictors", "datasets") if not (catalog.find_root() / n).is_dir()]
     if missing:
-        cause = f"no folder {', '.join(missing)} in {catalog.root()}"
-        yield DoctorCheck("catalog", "fail", str(catalog.root()), cause, "reinstall deepen, or correct DEEPEN_CATALOG")
+        cause = f"no folder {', '.join(missing)} in {catalog.find_root()}"
+        yield DoctorCheck(
+            "catalog", "fail", str(catalog.find_root()), cause, "reinstall deepen, or correct DEEPEN_CATALOG"
+        )
     else:
-        yield DoctorCheck("catalog", "ok", str(catalog.root()))
+        yield DoctorCheck("catalog", "ok", str(catalog.find_root()))
     folder = Path(tempfile.gettempdir())
     if os.access(folder, os.W_OK):
         yield DoctorCheck("temporary folder", "ok", str(folder))

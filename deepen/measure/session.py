@@ -39,7 +39,7 @@ from deepen.measure.energy_record import RecordBuilder, RecordedMeter
 from deepen.measure.workload import make_workload
 from deepen.meters.types import Meter
 from deepen.records import Accuracy, EnergyRecord, StoppingRule, Workload
-from deepen.storage.temporary_folders import Scratch
+from deepen.storage.temporary_folders import TemporaryFolder
 
 __all__ = ["Session", "Sync", "compute_median_energy_j"]
 
@@ -143,7 +143,7 @@ class Session:
         self._clock = clock or SessionClock()
         self._runtime: Runtime | None = None
         self._folder: Path | None = None
-        self._scratch: Scratch | None = None
+        self._scratch: TemporaryFolder | None = None
         self._reference_loaded: Loaded | None = None
         self._reference_runs = 0
         self._reference_run_s = 0.0
@@ -154,7 +154,7 @@ class Session:
         """Open the runtime and measure idle power."""
         if self._runtime is not None:
             raise MeasureError("this session is open already; open another one")
-        self._scratch = Scratch("deepen-session-")
+        self._scratch = TemporaryFolder("deepen-session-")
         self._folder = self._scratch.path
         try:
             self._runtime = self.device.runtime(self._runtime_name, self._cpu_mask)

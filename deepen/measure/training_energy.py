@@ -35,7 +35,7 @@ from deepen.measure.energy.long_term_energy import EnergyTotal, add_note, make_e
 from deepen.meters import Meter, open_meter
 from deepen.meters.registry import driver
 from deepen.meters.types import Context
-from deepen.records import Source, weakest_source
+from deepen.records import Source, find_weakest_source
 from deepen.traces.disk import atomic_file
 
 __all__ = ["TrainingLap", "TrainingRun", "measure_training", "open_training_meters"]
@@ -188,7 +188,7 @@ class TrainingRun:
     @property
     def source(self) -> Source:
         """The weakest label among the meters."""
-        return weakest_source([a.meter.source for a in self._accounts])
+        return find_weakest_source([a.meter.source for a in self._accounts])
 
     @property
     def facility_energy_j(self) -> float:

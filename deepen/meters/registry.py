@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from deepen import catalog
-from deepen.errors import ConfigError, MeterError, unknown_name
+from deepen.errors import ConfigError, MeterError, make_unknown_name_error
 from deepen.meters.sensor_files import Files
 from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts
 
@@ -49,7 +49,7 @@ def driver(name: str) -> Driver:
     """
     known = driver_names()
     if name not in known:
-        raise unknown_name("meter", name, [*known, *catalog.names("devices", "meters")])
+        raise make_unknown_name_error("meter", name, [*known, *catalog.list_names("devices", "meters")])
     module, _, attribute = known[name].partition(":")
     found: Driver = getattr(importlib.import_module(module), attribute)
     return found
@@ -78,9 +78,9 @@ def why_not(found: Iterable[Availability]) -> list[tuple[str, str, str]]:
 
 def _spec(text: str) -> MeterSpec:
     spec = MeterSpec.parse(text)
-    if spec.name in driver_names() or spec.name not in catalog.names("devices", "meters"):
+    if spec.name in driver_names() or spec.name not in catalog.list_names("devices", "meters"):
         return spec
-    data = catalog.load("devices", "meters", spec.name)
+    data = catalog.load_toml("devices", "meters", spec.name)
     if not isinstance(data.get("meter"), str):
         raise ConfigError(
             f"meter profile '{spec.name}' has no field 'meter'; write meter = \"NAME[:PORT][?key=value]\""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deepen import catalog
-from deepen.errors import unknown_name
+from deepen.errors import make_unknown_name_error
 from deepen.predictors.predictor import Predictor
 
 __all__ = ["get_predictor_folder", "list_predictors", "load_predictor"]
@@ -24,7 +24,7 @@ def get_predictor_folder() -> Path:
 def list_predictors() -> Mapping[str, Path]:
     """Name -> file of every predictor that can be called by name; the user's own hide published ones of that name."""
     found: dict[str, Path] = {}
-    for folder in (catalog.path("predictors", "published"), get_predictor_folder()):
+    for folder in (catalog.find_path("predictors", "published"), get_predictor_folder()):
         if folder.is_dir():
             found |= {p.name.removesuffix(_SUFFIX): p for p in sorted(folder.glob(f"*{_SUFFIX}")) if p.is_file()}
     return dict(sorted(found.items()))
@@ -45,5 +45,5 @@ def load_predictor(name_or_path: str | Path) -> Predictor:
         return Predictor.read(path)
     known = list_predictors()
     if str(name_or_path) not in known:
-        raise unknown_name("predictor", str(name_or_path), known)
+        raise make_unknown_name_error("predictor", str(name_or_path), known)
     return Predictor.read(known[str(name_or_path)])

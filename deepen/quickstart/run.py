@@ -64,7 +64,7 @@ def run_quickstart(
     from deepen.campaign.build import check_session
     from deepen.datasets import Dataset
     from deepen.measure import open_session
-    from deepen.storage.atomic import write_atomic
+    from deepen.storage.atomic import write_file_atomically
 
     clock = Deadline(60 * options.minutes)
     started_s = monotonic_s()
@@ -112,7 +112,9 @@ def run_quickstart(
             failed=report.failed,
             warnings=tuple(str(warning) for warning in predictor.card.get("warnings", ())),
         )
-    write_atomic(options.out / "result.json", (json.dumps(make_result_document(found), indent=2) + "\n").encode())
+    write_file_atomically(
+        options.out / "result.json", (json.dumps(make_result_document(found), indent=2) + "\n").encode()
+    )
     return found
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.records import EnergyRecord, Source, weakest_source
+from deepen.records import EnergyRecord, Source, find_weakest_source
 
 __all__ = ["NO_SOURCE", "AppRow", "AppTable", "csv_lines", "open_csv", "read_app_rows"]
 
@@ -119,7 +119,7 @@ class AppTable:
         if missing:
             lacking = [f"{d} {n}" for d in devices if (n := sum((d, w) not in cells for w in workloads))]
             warnings.append(f"{missing} of {len(devices) * len(workloads)} rows are missing: {', '.join(lacking)}")
-        source = weakest_source([r.source for r in every])
+        source = find_weakest_source([r.source for r in every])
         kept = tuple(groups[w] for w in workloads)
         return cls(devices, workloads, kept, power_w, energy_j, source, tuple(warnings))
 

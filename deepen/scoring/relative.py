@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import ConfigError, DatasetError, unknown_name
+from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
 from deepen.scoring.app_rows import AppTable
 
 __all__ = ["RelativeScore", "RelativeScores", "relative_scores"]
@@ -121,7 +121,7 @@ def relative_scores(
     if not 0 < confidence < 1 or resamples < 20:
         raise ConfigError("the bootstrap needs a confidence between 0 and 1 and at least 20 samples")
     if reference is not None and reference not in table.devices:
-        raise unknown_name("device", reference, table.devices)
+        raise make_unknown_name_error("device", reference, table.devices)
     present = ~np.isnan(table.energy_j)
     shared = present.sum(axis=0) >= 2  # a row one device has alone tells nothing of the others
     y = np.log(np.where(present, table.energy_j, 1.0))[:, shared]

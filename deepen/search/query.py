@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.search.table.table import Table
 from deepen.search.table.types import KEYS
 from deepen.spaces.nasbench101_networks import Cell
@@ -151,7 +151,7 @@ class Benchmark:
             return self.table.by_index[index]
         if hash_ is not None:
             if hash_ not in self._by_hash:
-                raise unknown_name("hash", hash_, list(self._by_hash)[:1000])
+                raise make_unknown_name_error("hash", hash_, list(self._by_hash)[:1000])
             return hash_
         return self.table.find(str(arch))
 

@@ -21,7 +21,7 @@ from deepen.search.optimisers import Asked, Domain, Told, make_optimiser
 from deepen.search.pareto import Quality, extremes, front, knee, quality
 from deepen.search.query import Benchmark, Spent
 from deepen.search.table.table import Table
-from deepen.storage.atomic import storage_error
+from deepen.storage.atomic import make_storage_error
 
 __all__ = ["SearchResult", "Truth", "search", "truth_of"]
 
@@ -223,7 +223,7 @@ class _Log:
             if not length:
                 self._write(head)
         except OSError as error:
-            raise storage_error("write", path, error) from error
+            raise make_storage_error("write", path, error) from error
         self.resumed = len(self._old)
 
     resumed = 0
@@ -269,7 +269,7 @@ class _Log:
             self._file.flush()
         except OSError as error:
             assert self._path is not None  # there is a file
-            raise storage_error("write", self._path, error) from error
+            raise make_storage_error("write", self._path, error) from error
 
     def close(self) -> None:
         """Close the file."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.graph.load import from_model
 from deepen.graph.types import Graph
 from deepen.spaces.network_writer import NetworkWriter
@@ -85,7 +85,7 @@ class Cell:
             raise ConfigError(f"a NAS-Bench-101 cell of {size} vertices has {size - 2} operations, not {len(inner)}")
         for name in inner:
             if name not in OPERATIONS:
-                raise unknown_name("NAS-Bench-101 operation", name, OPERATIONS)
+                raise make_unknown_name_error("NAS-Bench-101 operation", name, OPERATIONS)
         kept = sorted(_reached(rows, 0, True) & _reached(rows, size - 1, False))
         if not kept:
             raise ConfigError("no way leads from the input to the output of this NAS-Bench-101 cell; add an edge")

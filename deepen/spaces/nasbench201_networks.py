@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.graph.load import from_model
 from deepen.graph.types import Graph
 from deepen.spaces.network_writer import NetworkWriter
@@ -79,7 +79,7 @@ def _parse(text: str) -> tuple[str, ...]:
             if match is None or int(match[2]) != source:
                 raise _malformed(text)
             if match[1] not in OPERATIONS:
-                raise unknown_name("NAS-Bench-201 operation", match[1], OPERATIONS)
+                raise make_unknown_name_error("NAS-Bench-201 operation", match[1], OPERATIONS)
             found.append(match[1])
     if len(found) != len(EDGES):
         raise _malformed(text)
@@ -100,7 +100,7 @@ def format_cell(operations: Sequence[str]) -> str:
         raise ConfigError(f"a NAS-Bench-201 cell has {len(EDGES)} operations, not {len(operations)}")
     for name in operations:
         if name not in OPERATIONS:
-            raise unknown_name("NAS-Bench-201 operation", name, OPERATIONS)
+            raise make_unknown_name_error("NAS-Bench-201 operation", name, OPERATIONS)
     parts: dict[int, str] = {}
     for (source, target), name in zip(EDGES, operations, strict=True):
         parts[target] = parts.get(target, "|") + f"{name}~{source}|"

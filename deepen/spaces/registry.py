@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl
 
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.spaces.nasbench101 import NasBench101
 from deepen.spaces.nasbench201 import NasBench201
 from deepen.spaces.space import Space
@@ -33,12 +33,12 @@ def open_space(text: str) -> Space:
         return Generated(text)
     name, _, settings = text.partition("?")
     if name not in SPACES:
-        raise unknown_name("space", name, [*SPACES, "path/to/file.py:function"])
+        raise make_unknown_name_error("space", name, [*SPACES, "path/to/file.py:function"])
     kind, known = SPACES[name]
     given: dict[str, int] = {}
     for key, value in parse_qsl(settings, keep_blank_values=True):
         if key not in known:
-            raise unknown_name(f"setting of {name}", key, known)
+            raise make_unknown_name_error(f"setting of {name}", key, known)
         if not value.isdecimal():
             raise ConfigError(f"{text}: {key} is a whole number, not '{value}'")
         given[key] = int(value)

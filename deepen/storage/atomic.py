@@ -13,7 +13,16 @@ from typing import Protocol
 
 from deepen.errors import DatasetError, StorageError
 
-__all__ = ["OS_DISK", "Disk", "OsDisk", "WriterLock", "make_folder", "storage_error", "sync_folder", "write_atomic"]
+__all__ = [
+    "OS_DISK",
+    "Disk",
+    "OsDisk",
+    "WriterLock",
+    "make_folder",
+    "make_storage_error",
+    "sync_folder",
+    "write_file_atomically",
+]
 
 
 class Disk(Protocol):
@@ -78,7 +87,7 @@ class OsDisk:
 OS_DISK: Disk = OsDisk()
 
 
-def storage_error(action: str, path: Path, error: OSError) -> StorageError:
+def make_storage_error(action: str, path: Path, error: OSError) -> StorageError:
     """Make the error for a disk that refused: ``cannot <action> <path>: <why>; <what to do>``."""
     return StorageError(
         f"cannot {action} {path}: {error.strerror or error}; free space, make the folder writable or choose another"
@@ -97,7 +106,7 @@ def make_folder(path: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise DatasetError(f"{path}: a file stands where a folder is needed; choose another folder") from error
     except OSError as error:
-        raise storage_error("make the folder", path, error) from error
+        raise make_storage_error("make the folder", path, error) from error
 
 
 def sync_folder(path: Path, disk: Disk) -> None:
@@ -111,7 +120,7 @@ def sync_folder(path: Path, disk: Disk) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes, disk: Disk = OS_DISK) -> None:
+def write_file_atomically(path: Path, data: bytes, disk: Disk = OS_DISK) -> None:
     """Write a file so that it is either wholly there or as it was before.
 
     Args:
@@ -137,7 +146,7 @@ def write_atomic(path: Path, data: bytes, disk: Disk = OS_DISK) -> None:
         with contextlib.suppress(OSError):
             disk.remove(temporary)
         if isinstance(error, OSError):
-            raise storage_error("write", path, error) from error
+            raise make_storage_error("write", path, error) from error
         raise
 
 
@@ -161,7 +170,7 @@ class WriterLock:
         try:
             descriptor = OS_DISK.open(path)
         except OSError as error:
-            raise storage_error("write in", folder, error) from error
+            raise make_storage_error("write in", folder, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

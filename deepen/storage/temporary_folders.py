@@ -14,14 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["Scratch"]
+__all__ = ["TemporaryFolder"]
 
 _OWNER = ".owner"
 _UNOWNED_S = 86400.0
 """A folder without the file is just being made, or was made by an older deepen; so long after, it is the latter."""
 
 
-class Scratch:
+class TemporaryFolder:
     """A temporary folder of this process.
 
     Attributes:
@@ -37,7 +37,7 @@ class Scratch:
         Raises:
             OSError: If it cannot be made.
         """
-        sweep(Path(tempfile.gettempdir()), prefix)
+        remove_orphaned_folders(Path(tempfile.gettempdir()), prefix)
         self.path = Path(tempfile.mkdtemp(prefix=prefix))
         self._fd = os.open(self.path / f"{_OWNER}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
@@ -51,7 +51,7 @@ class Scratch:
             os.close(fd)
 
 
-def sweep(parent: Path, prefix: str) -> None:
+def remove_orphaned_folders(parent: Path, prefix: str) -> None:
     """Remove this user's folders of a kind whose owners have ended; what cannot be removed stays."""
     for folder in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import ConfigError, MeasureError, unknown_name
+from deepen.errors import ConfigError, MeasureError, make_unknown_name_error
 from deepen.records import PowerTrace
 from deepen.traces.formats.mlperf import RESULTS, TRACES
 from deepen.traces.intervals import is_interval_file, read_intervals
@@ -39,7 +39,7 @@ def find_format(path: Path, name: str = "") -> Format:
         raise ConfigError(f"no trace at {path}; check the name")
     if name:
         if name not in FORMATS:
-            raise unknown_name("trace format", name, FORMATS)
+            raise make_unknown_name_error("trace format", name, FORMATS)
         return FORMATS[name]
     head = b""
     if path.is_file():

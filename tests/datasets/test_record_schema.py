@@ -22,7 +22,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 @pytest.fixture
 def schema():
-    return catalog.load("datasets", "", "schema")
+    return catalog.load_toml("datasets", "", "schema")
 
 
 def test_every_field_is_described_in_order(schema):
@@ -50,7 +50,7 @@ def test_columns_of_a_part_are_those_of_the_schema(schema, tmp_path, make_record
 
 
 def test_the_card_template_has_the_fields_of_a_card():
-    path = catalog.path("datasets", "card.template.json")
+    path = catalog.find_path("datasets", "card.template.json")
     template = json.loads(path.read_text())
     assert list(template) == list(DatasetCard(created="").document())
     assert read_card(path)["records"] == 3

@@ -31,7 +31,7 @@ from deepen.testing.links import Faults, shell_link
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="devices run Linux")
 
-RUNNER = [sys.executable, str(catalog.path("devices", "runner", "runner.py"))]
+RUNNER = [sys.executable, str(catalog.find_path("devices", "runner", "runner.py"))]
 WAIT = {"op": "wait", "ns": 0}
 
 

@@ -97,7 +97,7 @@ def test_defaults_of_a_profile() -> None:
 
 
 def test_the_runner_is_part_of_the_catalog() -> None:
-    assert catalog.path("devices", "runner", "runner.py").is_file()
+    assert catalog.find_path("devices", "runner", "runner.py").is_file()
 
 
 @pytest.mark.parametrize("name", profile_names())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deepen.storage.temporary_folders import Scratch, sweep
+from deepen.storage.temporary_folders import TemporaryFolder, remove_orphaned_folders
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_is_there_until_it_is_closed(here: Path) -> None:
-    scratch = Scratch("deepen-test-")
+    scratch = TemporaryFolder("deepen-test-")
     assert scratch.path.parent == here
     (scratch.path / "file").write_text("x")
     scratch.close()
@@ -46,7 +46,7 @@ def test_the_next_one_removes_what_a_killed_owner_left_and_nothing_else(here: Pa
         owners[0].wait()
         with_link = here / "deepen-test-link"
         with_link.symlink_to(other)
-        made = Scratch("deepen-test-")
+        made = TemporaryFolder("deepen-test-")
         assert not killed.exists()
         assert {p.name for p in here.iterdir()} == {
             living.name, made.path.name, other.name, young.name, with_link.name
@@ -63,5 +63,5 @@ def test_old_folders_without_an_owner_go(here: Path) -> None:
     old.mkdir()
     (old / "reference.onnx").write_text("x")
     os.utime(old, (1, 1))
-    sweep(here, "deepen-test-")
+    remove_orphaned_folders(here, "deepen-test-")
     assert not old.exists()

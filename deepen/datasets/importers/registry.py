@@ -11,7 +11,7 @@ from typing import cast
 
 from deepen.datasets.importers.base import ImportResult
 from deepen.datasets.store import Dataset
-from deepen.errors import ConfigError, DatasetError, unknown_name
+from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
 
 __all__ = ["IMPORTERS", "Importer", "get_importer", "import_dataset"]
 
@@ -99,7 +99,7 @@ def get_importer(name: str) -> Importer:
         ConfigError: If there is none of that name (with the nearest names).
     """
     if name not in IMPORTERS:
-        raise unknown_name("importer", name, IMPORTERS)
+        raise make_unknown_name_error("importer", name, IMPORTERS)
     return IMPORTERS[name]
 
 
@@ -113,7 +113,7 @@ def _select_records(found: ImportResult, field: str, wanted: str | None) -> Impo
     if wanted is None or not names:
         return found
     if wanted not in names:
-        raise unknown_name(f"{field} of this source", wanted, names)
+        raise make_unknown_name_error(f"{field} of this source", wanted, names)
     kept = tuple(record for record in found.records if getattr(record, field) == wanted)
     left = len(found.records) - len(kept)
     note = f"{left} records of other {field}s were left out: asked for {wanted} only"

@@ -126,7 +126,7 @@ class SocketStream:
 
 def phone_rules_cure() -> str:
     """How access to phones on USB is given to users, with the command to copy."""
-    rules = catalog.path("devices", "udev", "60-deepen-phones.rules")
+    rules = catalog.find_path("devices", "udev", "60-deepen-phones.rules")
     return (
         f"sudo cp {rules} /etc/udev/rules.d/ && sudo udevadm control --reload && sudo udevadm trigger, then "
         "'adb kill-server' and plug it in again"

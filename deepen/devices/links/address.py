@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 
 __all__ = ["host_and_port", "split_options"]
 
@@ -31,7 +31,7 @@ def split_options(text: str, known: Iterable[str]) -> tuple[str, dict[str, str]]
         raise ConfigError(f"'{text}': after '?' write key=value, with '&' between several") from error
     for key, value in pairs:
         if key not in known:
-            raise unknown_name("option of a device", key, known)
+            raise make_unknown_name_error("option of a device", key, known)
         if key in options or not value:
             raise ConfigError(f"'{text}': give '{key}' once, with a value")
         options[key] = value

@@ -51,7 +51,7 @@ class PythonRuntime(WorkerRuntime):
             LinkError: If the device is gone.
         """
         python = self._python or (sys.executable if self.local else self._find_python())
-        pushed = [self._link.push(catalog.path("devices", "runner", part)) for part in ("runner.py", *_PARTS)]
+        pushed = [self._link.push(catalog.find_path("devices", "runner", part)) for part in ("runner.py", *_PARTS)]
         if not self.local:  # each file has a folder of its own there
             self._environment["PYTHONPATH"] = ":".join(str(PurePosixPath(p).parent) for p in pushed)
         return [python, pushed[0]]

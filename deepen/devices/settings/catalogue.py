@@ -26,7 +26,7 @@ from deepen.devices.settings.setting_plan import Context, Plan, Step
 from deepen.devices.state.cpu_policies import POLICY_FILES, cores_in, policies_of, policy_path
 from deepen.devices.state.shell_files import one_line
 from deepen.devices.types import CpuPolicy
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 
 __all__ = ["CHARGING_NODES", "KNOBS", "Context", "Knob", "Plan", "Step", "check_wanted"]
 
@@ -328,7 +328,7 @@ def check_wanted(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in wanted:
         if name not in KNOBS:
-            raise unknown_name("setting", name, KNOBS)
+            raise make_unknown_name_error("setting", name, KNOBS)
     checked = {}
     for name, knob in KNOBS.items():
         if name in wanted:

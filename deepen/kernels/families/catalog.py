@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from deepen import catalog
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.graph.types import DTYPE_BYTES
 
 __all__ = ["Family", "Param", "check_params", "complete", "family", "load_families"]
@@ -108,10 +108,10 @@ def load_families() -> Mapping[str, Family]:
     Raises:
         ConfigError: If a file is not TOML or lacks something.
     """
-    names = catalog.names("kernels", "families")
-    found = {name: _parse(name, catalog.load("kernels", "families", name)) for name in names}
+    names = catalog.list_names("kernels", "families")
+    found = {name: _parse(name, catalog.load_toml("kernels", "families", name)) for name in names}
     if not found:
-        raise ConfigError(f"no kernel family under {catalog.path('kernels', 'families')}; check DEEPEN_CATALOG")
+        raise ConfigError(f"no kernel family under {catalog.find_path('kernels', 'families')}; check DEEPEN_CATALOG")
     return MappingProxyType(found)
 
 
@@ -123,7 +123,7 @@ def family(name: str) -> Family:
     """
     families = load_families()
     if name not in families:
-        raise unknown_name("kernel family", name, families)
+        raise make_unknown_name_error("kernel family", name, families)
     return families[name]
 
 
@@ -151,7 +151,7 @@ def complete(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     spec = family(name)
     unknown = [key for key in params if key not in spec.schema]
     if unknown:
-        raise unknown_name(f"parameter of {name}", unknown[0], spec.params)
+        raise make_unknown_name_error(f"parameter of {name}", unknown[0], spec.params)
     done = {}
     for key, param in spec.schema.items():
         if key in params:

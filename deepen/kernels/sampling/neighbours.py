@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from deepen.errors import unknown_name
+from deepen.errors import make_unknown_name_error
 from deepen.kernels.families.catalog import family as family_named
 from deepen.kernels.sampling.random_sizes import Draw
 from deepen.kernels.sampling.real_configurations import Prior
@@ -308,6 +308,6 @@ def perturb(name: str, params: Mapping[str, Any], draw: Draw, pool: Sequence[Pri
     """
     kind = str(family_named(name).sampling.get("kind", "shapes"))
     if kind not in _MOVES:
-        raise unknown_name(f"[sampling] kind in kernels/families/{name}.toml", kind, _MOVES)
+        raise make_unknown_name_error(f"[sampling] kind in kernels/families/{name}.toml", kind, _MOVES)
     copy = {key: list(value) if isinstance(value, list) else value for key, value in params.items()}
     return copy if draw.spread == 0 else _MOVES[kind](copy, draw, pool)

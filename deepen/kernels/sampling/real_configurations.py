@@ -49,7 +49,7 @@ class Work:
 
 def prior_families() -> list[str]:
     """Families that have priors."""
-    return catalog.names("kernels", "priors", ".jsonl")
+    return catalog.list_names("kernels", "priors", ".jsonl")
 
 
 @cache
@@ -59,7 +59,7 @@ def priors(family: str) -> tuple[Prior, ...]:
     Raises:
         ConfigError: If a row is not what tools/collect_priors writes.
     """
-    file = catalog.path("kernels", "priors", f"{family}.jsonl")
+    file = catalog.find_path("kernels", "priors", f"{family}.jsonl")
     if not file.is_file():
         return ()
     rows = []

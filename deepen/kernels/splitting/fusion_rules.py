@@ -15,7 +15,7 @@ from itertools import permutations
 from typing import Any, Literal, cast
 
 from deepen import catalog
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.graph.types import Graph, Node
 from deepen.kernels.splitting.converter_passes import Simplification
 from deepen.kernels.splitting.value_numbering import CONTROL_FLOW
@@ -93,7 +93,7 @@ class Rules:
 
 def rule_names() -> list[str]:
     """Runtimes there are rules for."""
-    return catalog.names("kernels", "rules")
+    return catalog.list_names("kernels", "rules")
 
 
 def _bad(name: str, problem: str) -> ConfigError:
@@ -145,8 +145,8 @@ def load_rules(runtime: str) -> Rules:
         ConfigError: If there are none (with the nearest names), or the file breaks its format.
     """
     if runtime not in rule_names():
-        raise unknown_name("runtime", runtime, {*rule_names(), "onnxruntime"})
-    raw = catalog.load("kernels", "rules", runtime)
+        raise make_unknown_name_error("runtime", runtime, {*rule_names(), "onnxruntime"})
+    raw = catalog.load_toml("kernels", "rules", runtime)
     try:
         classes = {str(k): frozenset(map(str, v)) for k, v in raw.get("classes", {}).items()}
         pairs: dict[tuple[str, str], tuple[Verdict, str]] = {}

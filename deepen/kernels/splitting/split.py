@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from deepen.errors import GraphError, unknown_name
+from deepen.errors import GraphError, make_unknown_name_error
 from deepen.graph.types import Graph, Node, Tensor
 from deepen.kernels.describe import describe, node_macs
 from deepen.kernels.splitting import fusion_rules, onnxruntime_graph
@@ -52,7 +52,7 @@ def split(graph: Graph, runtime: str = ORACLE) -> Split:
         StorageError: If the temporary folder cannot be written.
     """
     if runtime not in runtimes():
-        raise unknown_name("runtime", runtime, runtimes())
+        raise make_unknown_name_error("runtime", runtime, runtimes())
     if runtime == ORACLE and onnxruntime_graph.available():
         work, answer = _ask(graph)
         work.from_oracle(answer.model.graph)

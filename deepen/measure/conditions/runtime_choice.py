@@ -10,7 +10,7 @@ from pathlib import Path
 from deepen.devices.links.local import LocalLink
 from deepen.devices.local import DELEGATES, runtime_names
 from deepen.devices.protocols import Device
-from deepen.errors import ConfigError, LinkError, RunError, unknown_name
+from deepen.errors import ConfigError, LinkError, RunError, make_unknown_name_error
 from deepen.measure.conditions.device_conditions import MessageHandler, log_device_message
 from deepen.measure.conditions.drift_reference import write_empty_model, write_reference_model
 from deepen.measure.conditions.tflite_reference import write_empty_lite_model, write_reference_lite_model
@@ -50,7 +50,7 @@ def get_file_suffixes(name: str) -> tuple[str, ...]:
     """
     known = runtime_names()
     if name not in known:
-        raise unknown_name("runtime", name, known)
+        raise make_unknown_name_error("runtime", name, known)
     module, _, attribute = known[name].partition(":")
     return tuple(getattr(getattr(importlib.import_module(module), attribute), "suffixes", _ONNX))
 
@@ -63,7 +63,7 @@ def resolve_runtime_name(runtime: str, delegate: str) -> str:
     """
     known = runtime_names()
     if runtime not in known:
-        raise unknown_name("runtime", runtime, known)
+        raise make_unknown_name_error("runtime", runtime, known)
     if delegate in ("", "cpu"):
         return runtime
     name = f"{runtime}-{delegate}"

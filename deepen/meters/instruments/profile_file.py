@@ -153,7 +153,9 @@ def profile_table(spec: MeterSpec, name: str) -> tuple[str, Table]:
     """
     profile = spec.options.get("profile", "")
     if not profile:
-        known = ", ".join(p for p in catalog.names("devices", "meters") if name in catalog.load("devices", "meters", p))
+        known = ", ".join(
+            p for p in catalog.list_names("devices", "meters") if name in catalog.load_toml("devices", "meters", p)
+        )
         raise ConfigError(
             f"meter '{spec.name}' needs a profile of the instrument; add ?profile=FILE.toml, or ?profile=NAME of one "
             f"in devices/meters: {known or 'none is there'}"
@@ -162,7 +164,7 @@ def profile_table(spec: MeterSpec, name: str) -> tuple[str, Table]:
         data = _read(Path(profile))
         profile = Path(profile).stem
     else:
-        data = catalog.load("devices", "meters", profile)
+        data = catalog.load_toml("devices", "meters", profile)
     if not isinstance(data.get(name), dict):
         raise ConfigError(f"meter profile '{profile}' has no table [{name}]; it is for another driver")
     return profile, Table(f"meter profile '{profile}', [{name}]", data[name])

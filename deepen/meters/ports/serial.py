@@ -63,7 +63,7 @@ def serial_ports() -> list[Any]:
 
 def udev_cure() -> str:
     """What to do about a missing permission, with the path of the rule file we ship."""
-    rule = catalog.root() / "devices" / "udev" / "60-deepen-meters.rules"
+    rule = catalog.find_root() / "devices" / "udev" / "60-deepen-meters.rules"
     return (
         f"sudo cp {rule} /etc/udev/rules.d/ && sudo udevadm control --reload && sudo udevadm trigger, then plug it in "
         'again; or sudo usermod -aG dialout "$USER" and log in again'

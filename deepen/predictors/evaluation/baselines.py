@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import unknown_name
+from deepen.errors import make_unknown_name_error
 from deepen.predictors.evaluation import published_recipes
 from deepen.predictors.tally import SparseKernelCounts
 
@@ -82,7 +82,7 @@ def get_baselines(names: Sequence[str]) -> list[Baseline]:
     """
     for name in names:
         if name not in BASELINES:
-            raise unknown_name("baseline", name, BASELINES)
+            raise make_unknown_name_error("baseline", name, BASELINES)
     return [BASELINES[name] for name in names]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import ConfigError, PredictorError, unknown_name
+from deepen.errors import ConfigError, PredictorError, make_unknown_name_error
 from deepen.kernels.types import params_key
 from deepen.predictors.measured_rows import MeasuredRows
 from deepen.records import EnergyRecord
@@ -78,7 +78,7 @@ def make_folds(rows: MeasuredRows, split: str, options: SplitOptions) -> list[Fo
         PredictorError: If the dataset has too little to be divided so.
     """
     if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+        raise make_unknown_name_error("split", split, SPLITS)
     folds = [f for f in SPLITS[split](rows, options) if f.test_kernels.any() or f.test_models.any()]
     if not folds:
         raise PredictorError(f"the dataset cannot be divided by '{split}': nothing would be held out; measure more")

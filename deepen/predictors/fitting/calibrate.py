@@ -40,7 +40,7 @@ from deepen.predictors.inference.zero_operands import apply_zero_operand_factor
 from deepen.predictors.measured_rows import MeasuredRows, RecordSource, hash_training_data, select_usable_rows
 from deepen.predictors.predictor import Predictor, compute_moved_bytes
 from deepen.predictors.predictor_file import FORMAT_VERSION
-from deepen.records import EnergyRecord, weakest_source
+from deepen.records import EnergyRecord, find_weakest_source
 
 __all__ = ["MIN_MEASUREMENTS", "calibrate_predictor"]
 
@@ -411,7 +411,7 @@ def _make_card(
         "deepen_version": __version__,
         "created": utc_now(),
         **main,
-        "source": weakest_source(sources),
+        "source": find_weakest_source(sources),
         "sources": dict(Counter[str](r.source for r in cases.records)),
         "features_version": FEATURES_VERSION,
         "feature_names": list(FEATURE_NAMES),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from deepen import catalog
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 
 __all__ = ["LEARNERS", "SINGLE_LEARNERS", "Recipe", "list_recipe_names", "load_recipe"]
 
@@ -65,7 +65,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for learner in self.learners:
             if learner not in LEARNERS:
-                raise unknown_name("learner", learner, LEARNERS)
+                raise make_unknown_name_error("learner", learner, LEARNERS)
         if self.folds < 2 or self.min_rows < 4 or self.trees < 1 or self.rounds < 1:
             raise ConfigError(f"recipe '{self.name}' needs folds >= 2, min_rows >= 4, trees >= 1 and rounds >= 1")
         if not 1_000 <= self.max_nodes <= 500_000:
@@ -74,7 +74,7 @@ class Recipe:
 
 def list_recipe_names() -> list[str]:
     """Names of the recipes in the catalog."""
-    return catalog.names("predictors", _FOLDER)
+    return catalog.list_names("predictors", _FOLDER)
 
 
 def load_recipe(name: str) -> Recipe:
@@ -84,15 +84,15 @@ def load_recipe(name: str) -> Recipe:
         ConfigError: If the name is unknown (with the nearest names), or the file has unknown keys or wrong types.
     """
     if name not in list_recipe_names():
-        raise unknown_name("recipe", name, list_recipe_names())
-    return _parse_recipe(name, catalog.load("predictors", _FOLDER, name))
+        raise make_unknown_name_error("recipe", name, list_recipe_names())
+    return _parse_recipe(name, catalog.load_toml("predictors", _FOLDER, name))
 
 
 def _parse_recipe(name: str, table: Mapping[str, Any]) -> Recipe:
     types = {f.name: str(f.type) for f in fields(Recipe) if f.name != "name"}
     for key, value in table.items():
         if key not in types:
-            raise unknown_name(f"key of recipe {name}", key, types)
+            raise make_unknown_name_error(f"key of recipe {name}", key, types)
         wanted = {"str": str, "bool": bool, "int": int}.get(types[key], list)
         if type(value) is not wanted:
             raise ConfigError(f"recipe '{name}': {key} must be of type {wanted.__name__}, not {type(value).__name__}")

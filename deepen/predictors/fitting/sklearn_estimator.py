@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from deepen.errors import unknown_name
+from deepen.errors import make_unknown_name_error
 from deepen.predictors.fitting.folds import select_active_columns
 from deepen.predictors.fitting.learners import FittedLearner, TrainingBudget, fit_learner, fit_trend
 from deepen.predictors.fitting.recipes import SINGLE_LEARNERS
@@ -64,7 +64,7 @@ class LogWorkRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
             ValueError: If a target is not positive (the estimator contract's exception).
         """
         if self.learner not in SINGLE_LEARNERS:
-            raise unknown_name("learner", self.learner, SINGLE_LEARNERS)
+            raise make_unknown_name_error("learner", self.learner, SINGLE_LEARNERS)
         x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         target = np.asarray(target, dtype=np.float64)
         if (target <= 0).any():

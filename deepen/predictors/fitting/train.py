@@ -39,7 +39,7 @@ from deepen.predictors.measured_rows import (
 )
 from deepen.predictors.predictor import Predictor, compute_moved_bytes, find_distinct_kernels
 from deepen.predictors.predictor_file import FORMAT_VERSION
-from deepen.records import EnergyRecord, weakest_source
+from deepen.records import EnergyRecord, find_weakest_source
 
 __all__ = ["train_predictor"]
 
@@ -246,7 +246,7 @@ def _make_card(
         "runtime": main["runtime"],
         "runtime_build": main["runtime_build"],
         "threads": main["threads"],
-        "source": weakest_source([r.source for r in records]),
+        "source": find_weakest_source([r.source for r in records]),
         "sources": dict(sources),
         "features_version": FEATURES_VERSION,
         "feature_names": list(parameters.feature_names),

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import ConfigError, DatasetError, unknown_name
-from deepen.records import Source, weakest_source
+from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
+from deepen.records import Source, find_weakest_source
 
 __all__ = ["PARTS", "Candidates"]
 
@@ -104,7 +104,7 @@ class Candidates:
     @property
     def source(self) -> Source:
         """The weakest label among them."""
-        return weakest_source(list(set(self.sources)))
+        return find_weakest_source(list(set(self.sources)))
 
     def index(self, name: str) -> int:
         """Position of a candidate.
@@ -115,7 +115,7 @@ class Candidates:
         try:
             return self.names.index(name)
         except ValueError:
-            raise unknown_name("candidate", name, self.names[:1000]) from None
+            raise make_unknown_name_error("candidate", name, self.names[:1000]) from None
 
     def take(self, which: Sequence[int] | NDArray[np.intp]) -> Candidates:
         """Some of the candidates, in the order given.

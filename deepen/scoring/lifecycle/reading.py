@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, DeepenError
-from deepen.records import Source, weakest_source
+from deepen.records import Source, find_weakest_source
 from deepen.scoring.app_rows import NO_SOURCE, csv_lines
 from deepen.scoring.lifecycle.candidates import PARTS, Candidates
 from deepen.scoring.lifecycle.quantity import JOULES, energy_factor, parse_energy, parse_fraction
@@ -313,7 +313,7 @@ def _training_runs(
         if parts[k, 0]:
             raise DatasetError(f"{place}: both training and training_run; keep one of them")
         parts[k, 0], parts_u[k, 0], source = _json(base / text, place, "deepen.measure_training")
-        sources[k] = weakest_source([sources[k], source])
+        sources[k] = find_weakest_source([sources[k], source])
 
 
 def _records(
@@ -325,7 +325,7 @@ def _records(
         if not math.isnan(energy[k]):
             raise DatasetError(f"{place}: both inference and record; keep one of them")
         energy[k], u[k], source = _json(base / text, place, "'deepen profile --json'")
-        sources[k] = weakest_source([sources[k], source])
+        sources[k] = find_weakest_source([sources[k], source])
 
 
 def _models(
@@ -353,4 +353,4 @@ def _models(
         except DeepenError as error:
             raise type(error)(f"{places[k]}: {error}") from error
         energy[k], u[k] = found.energy_j, (found.interval_j[1] - found.interval_j[0]) / _FOR_90
-        sources[k] = weakest_source([sources[k], found.source])
+        sources[k] = find_weakest_source([sources[k], found.source])

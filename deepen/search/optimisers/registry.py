@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from deepen.errors import ConfigError, unknown_name
+from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.search.optimisers.base import Optimiser
 from deepen.search.optimisers.domain import Domain
 
@@ -39,7 +39,7 @@ def make_optimiser(
         ConfigError: If there is no such optimiser, or its package is not installed.
     """
     if name not in OPTIMISERS:
-        raise unknown_name("optimiser", name, OPTIMISERS)
+        raise make_unknown_name_error("optimiser", name, OPTIMISERS)
     if population is not None and population < 1:
         raise ConfigError(f"a population has at least 1 network, not {population}")
     module, kind = OPTIMISERS[name]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.errors import ConfigError, DatasetError, unknown_name
+from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
 from deepen.records import Source
 from deepen.search.table.build import make_table, now
 from deepen.search.table.ecnas import read_ecnas
@@ -155,7 +155,7 @@ def _pi5(path: Path, space: str | None, source: Source, options: Mapping[str, st
     task, runtime = options.get("task") or tasks[0], options.get("runtime") or runtimes[0]
     for what, value, known in (("task", task, tasks), ("runtime", runtime, runtimes)):
         if value not in known:
-            raise unknown_name(what, value, known)
+            raise make_unknown_name_error(what, value, known)
     kept: dict[int, tuple[int, float, float, float]] = {}
     counts = {"other runtime or task": 0, "not usable": 0}
     for r in rows:
@@ -225,9 +225,9 @@ def import_table(
         ConfigError: If a name is unknown.
     """
     if layout not in FORMATS:
-        raise unknown_name("layout", layout, FORMATS)
+        raise make_unknown_name_error("layout", layout, FORMATS)
     if source not in ("measured", "modelled", "simulated"):
-        raise unknown_name("source", source, ("measured", "modelled", "simulated"))
+        raise make_unknown_name_error("source", source, ("measured", "modelled", "simulated"))
     return FORMATS[layout](Path(path), space, source, {k: v for k, v in options.items() if v})
 
 
@@ -244,7 +244,7 @@ def join(table: Table, other: Table, names: Sequence[str] = ()) -> Table:
     """
     import dataclasses
 
-    from deepen.records import weakest_source
+    from deepen.records import find_weakest_source
 
     chosen = list(names) or [n for n in other.data if n not in table.data]
     if twice := [n for n in chosen if n in table.data]:
@@ -263,7 +263,7 @@ def join(table: Table, other: Table, names: Sequence[str] = ()) -> Table:
     manifest = dataclasses.replace(
         table.manifest,
         columns=columns,
-        source=weakest_source(sources),  # type: ignore[arg-type]
+        source=find_weakest_source(sources),  # type: ignore[arg-type]
         notes=(
             *table.manifest.notes,
             f"{', '.join(chosen)} from {other.manifest.title}" + (f"; {missing} rows without" if missing else ""),

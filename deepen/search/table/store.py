@@ -12,7 +12,7 @@ import numpy as np
 from deepen.errors import DatasetError
 from deepen.search.table.table import Table
 from deepen.search.table.types import KEYS, Manifest
-from deepen.storage.atomic import make_folder, write_atomic
+from deepen.storage.atomic import make_folder, write_file_atomically
 
 __all__ = ["read_table", "write_table"]
 
@@ -47,8 +47,10 @@ def write_table(table: Table, folder: str | Path) -> Path:
     rows = sink.getvalue().to_pybytes()
     document = table.manifest.to_json() | {"rows": len(table), "sha256": hashlib.sha256(rows).hexdigest()}
     # The rows first: a process that ends in between leaves a sum that does not fit, which is refused.
-    write_atomic(path / ROWS, rows)
-    write_atomic(path / MANIFEST, (json.dumps(_strict(document), indent=1, ensure_ascii=False) + "\n").encode())
+    write_file_atomically(path / ROWS, rows)
+    write_file_atomically(
+        path / MANIFEST, (json.dumps(_strict(document), indent=1, ensure_ascii=False) + "\n").encode()
+    )
     return path
 
 

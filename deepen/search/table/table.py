@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import ConfigError, DatasetError, unknown_name
+from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
 from deepen.search.table.types import KEYS, Column, Manifest
 from deepen.spaces import Space, open_space
 
@@ -99,7 +99,7 @@ class Table:
             ConfigError: If there is none.
         """
         if name not in self.columns:
-            raise unknown_name("column", name, self.columns)
+            raise make_unknown_name_error("column", name, self.columns)
         return self.columns[name]
 
     def values(self, key: str) -> Array:

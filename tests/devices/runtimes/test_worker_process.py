@@ -162,7 +162,7 @@ def test_two_threads_get_a_core_each(runtime: OnnxRuntime, models: Path) -> None
 def test_library_output_cannot_corrupt_the_protocol(models: Path, tmp_path: Path) -> None:
     """What a library prints goes to stderr, at Python's level and below it; answers stay JSON."""
     script = tmp_path / "run.py"
-    runner = catalog.path("devices", "runner", "runner.py")
+    runner = catalog.find_path("devices", "runner", "runner.py")
     script.write_text(
         textwrap.dedent(f"""
         import importlib.util, os, sys
@@ -197,7 +197,7 @@ def test_library_output_cannot_corrupt_the_protocol(models: Path, tmp_path: Path
      b'{"op": "__class__"}', b"\xff\xfe", b'{"op": "unload", "handle": null}'],
 )  # fmt: skip
 def test_malformed_requests_are_answered_and_survived(line: bytes) -> None:
-    channel = PipeChannel([sys.executable, str(catalog.path("devices", "runner", "runner.py"))], {})
+    channel = PipeChannel([sys.executable, str(catalog.find_path("devices", "runner", "runner.py"))], {})
     try:
         channel.send(line)
         reply = channel.receive(60.0)

@@ -13,7 +13,7 @@ from deepen.kernels.types import params_key
 
 
 def provenance() -> dict:
-    return tomllib.loads(catalog.path("kernels", "priors", "PROVENANCE.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(catalog.find_path("kernels", "priors", "PROVENANCE.toml").read_text(encoding="utf-8"))
 
 
 def test_every_family_has_priors():
@@ -54,7 +54,7 @@ def test_no_network_of_the_onnx_wheel_is_a_source():
 
 
 def test_priors_stay_small():
-    assert sum(path.stat().st_size for path in catalog.path("kernels", "priors").iterdir()) < 1_500_000
+    assert sum(path.stat().st_size for path in catalog.find_path("kernels", "priors").iterdir()) < 1_500_000
 
 
 def test_large_fully_connected_layers_and_first_layers_are_there():
@@ -70,9 +70,9 @@ def test_a_broken_row_is_named_with_file_and_line(tmp_path, monkeypatch, line):
     target = tmp_path / "kernels"
     for folder in ("families", "priors"):
         (target / folder).mkdir(parents=True)
-    for file in catalog.path("kernels", "families").glob("*.toml"):
+    for file in catalog.find_path("kernels", "families").glob("*.toml"):
         (target / "families" / file.name).write_bytes(file.read_bytes())
-    good = catalog.path("kernels", "priors", "lrn.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    good = catalog.find_path("kernels", "priors", "lrn.jsonl").read_text(encoding="utf-8").splitlines()[0]
     (target / "priors" / "lrn.jsonl").write_text(f"{good}\n{line}\n", encoding="utf-8")
     monkeypatch.setenv("DEEPEN_CATALOG", str(tmp_path))
     priors.cache_clear()

@@ -30,7 +30,7 @@ def rules_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         folder = tmp_path / "catalog" / "kernels"
         (folder / "rules").mkdir(parents=True)
         (folder / "rules" / "mine.toml").write_text(BASE + text, encoding="utf-8")
-        shutil.copytree(catalog.path("kernels", "families"), folder / "families")
+        shutil.copytree(catalog.find_path("kernels", "families"), folder / "families")
         monkeypatch.setenv("DEEPEN_CATALOG", str(folder.parent))
 
     return install

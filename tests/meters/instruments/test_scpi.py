@@ -271,7 +271,7 @@ def test_a_current_needs_a_voltage(profile: Callable[..., str]):
 @pytest.mark.parametrize("name", ["scpi-example", "yokogawa-wt300"])
 def test_shipped_profiles_are_right(name: str):
     assert ScpiProfile.load(MeterSpec("scpi", "x", {"profile": name})).name == name
-    assert catalog.load("devices", "meters", name)["meter"] == f"scpi?profile={name}"
+    assert catalog.load_toml("devices", "meters", name)["meter"] == f"scpi?profile={name}"
 
 
 def test_it_is_listed_with_what_to_write():

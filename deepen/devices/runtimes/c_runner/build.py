@@ -42,7 +42,7 @@ def cache_folder() -> Path:
 def _place(target: str) -> Path:
     if target not in TARGETS:
         raise ConfigError(f"the C runner has no target '{target}'; known: {', '.join(TARGETS)}")
-    sources = catalog.path("devices", "runner", "c")
+    sources = catalog.find_path("devices", "runner", "c")
     total = hashlib.sha256()
     for file in sorted(p for p in sources.iterdir() if p.suffix in (".c", ".h", ".sh")):
         total.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
@@ -95,7 +95,7 @@ def build_runner(target: str = "native") -> Path:
     if place.is_file():
         return place
     environment = _environment(target)
-    script = catalog.path("devices", "runner", "c", "build.sh")
+    script = catalog.find_path("devices", "runner", "c", "build.sh")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:

@@ -52,7 +52,7 @@ def native() -> Path:
 
 
 def _compile(sources: list[Path], made: Path, *flags: str) -> Path:
-    folder = catalog.path("devices", "runner", "c")
+    folder = catalog.find_path("devices", "runner", "c")
     subprocess.run(
         ["cc", "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off",
          f"-I{folder}", *flags, "-o", str(made), *map(str, sources)],
@@ -70,7 +70,7 @@ def sanitized(native: Path) -> Path:
 @pytest.fixture(scope="session")
 def check(native: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``check.c``, sanitized."""
-    folder = catalog.path("devices", "runner", "c")
+    folder = catalog.find_path("devices", "runner", "c")
     sources = [HERE / "check.c", *(folder / name for name in ("json.c", "text.c", "random.c"))]
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     return _compile(sources, tmp_path_factory.mktemp("check") / "check", *flags)
@@ -116,4 +116,4 @@ def c_worker(start: Start, sanitized: Path, ort_library: Path) -> Worker:
 @pytest.fixture
 def python_worker(start: Start) -> Worker:
     """The Python runner."""
-    return start(sys.executable, catalog.path("devices", "runner", "runner.py"))
+    return start(sys.executable, catalog.find_path("devices", "runner", "runner.py"))

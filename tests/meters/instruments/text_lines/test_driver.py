@@ -403,7 +403,7 @@ def test_over_a_terminal(profile: Callable[..., str]):
 def test_shipped_profiles_are_right(name: str):
     spec = MeterSpec("line", "x", {"profile": name})
     assert LineProfile.load(spec).name == name
-    assert catalog.load("devices", "meters", name)["meter"] == f"line?profile={name}"
+    assert catalog.load_toml("devices", "meters", name)["meter"] == f"line?profile={name}"
 
 
 def test_ptdaemon_lines():
