@@ -268,7 +268,7 @@ class BenchDevice:
             ConfigError: If the C runner cannot be built here.
         """
         from deepen.devices.runtimes.c_runner.build import build_runner
-        from deepen.devices.runtimes.c_runner.runtime import installed_library
+        from deepen.devices.runtimes.c_runner.runtime import find_installed_library
 
         script = self._programs / "crunner"
         through = self._through()
@@ -280,7 +280,7 @@ class BenchDevice:
             through = through.replace(shlex.quote(str(self.player.path)), f'"$own/{self.player.path.name}"')
         _program(script, f'{find}exec {through} {shlex.quote(str(build_runner("native")))} "$@"\n')
         self.environment["DEEPEN_RUNNER"] = str(script)
-        library = installed_library("onnxruntime", "capi/libonnxruntime.so*")
+        library = find_installed_library("onnxruntime", "capi/libonnxruntime.so*")
         if library is not None and self.link != "local":
             self.environment["DEEPEN_RUNNER_LIBRARY"] = str(library)
 

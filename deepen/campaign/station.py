@@ -273,11 +273,13 @@ class Station:
         cool_down = getattr(device, "cool_down", None)
         if not limits or cool_down is None:
             return ""
-        from deepen.devices.state.temperatures import processor_c
+        from deepen.devices.state.temperatures import find_processor_temperature
 
         found = cool_down(patience_s=_COOL_S, **({} if self.sleep is None else {"sleep": self.sleep}))
         end = found.end
-        unknown = any(math.isnan(processor_c(end) if kind == "cpu" else end.hottest(kind)) for kind in limits)
+        unknown = any(
+            math.isnan(find_processor_temperature(end) if kind == "cpu" else end.hottest(kind)) for kind in limits
+        )
         return "" if found.reached or unknown else f"too warm to begin: {found.cause}"
 
     def find_record_fault(self, record: EnergyRecord, max_drift: float) -> str:

@@ -58,7 +58,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
     Raises:
         ConfigError: If one is not of that form, or a setting or value does not exist.
     """
-    from deepen.devices.settings.catalogue import check_wanted
+    from deepen.devices.settings.catalogue import check_settings
 
     found = {}
     for text in pairs:
@@ -66,5 +66,5 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
         if not (equals and name and value):
             raise ConfigError(f"--set takes NAME=VALUE, not '{text}'")
         found[name] = value
-    check_wanted(found)
+    check_settings(found)
     return found

@@ -16,7 +16,7 @@ from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.devices import Device
-    from deepen.devices.types import DeviceProfile, DeviceState, Setting
+    from deepen.devices.types import DeviceProfile, DeviceState, SettingStatus
 
 __all__ = ["command"]
 
@@ -40,10 +40,10 @@ def list_command(as_json: bool) -> None:
     Example:
       deepen device list
     """
-    from deepen.devices import load_profile, profile_names
-    from deepen.devices.settings.restore_journal import journals
+    from deepen.devices import list_profile_names, load_profile
+    from deepen.devices.settings.restore_journal import list_open_journals
 
-    profiles = [load_profile(name) for name in profile_names()]
+    profiles = [load_profile(name) for name in list_profile_names()]
     connected, note = _connected()
     changed = [
         {
@@ -53,7 +53,7 @@ def list_command(as_json: bool) -> None:
             "held": layer.hold,
             "journal": str(path),
         }
-        for path, layer, count in journals()
+        for path, layer, count in list_open_journals()
     ]
     document = {
         "devices": [
@@ -247,46 +247,46 @@ def prepare_command(
         raise SystemExit(1)
 
 
-def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[Setting, ...]:
+def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[SettingStatus, ...]:
     """Change what is asked for, then look at the rest."""
-    from deepen.devices.settings.apply_and_restore import prepare
+    from deepen.devices.settings.apply_and_restore import apply_settings
 
     wanted: dict[str, Any] = {**(device.profile.wanted if apply else {}), **pairs}
     if not wanted:
         return device.prepare()
-    preparation = prepare(device.link, wanted, hold=True)
+    preparation = apply_settings(device.link, wanted, hold=True)
     preparation.close()
     done = {s.name for s in preparation.settings}
     return (*preparation.settings, *(s for s in device.prepare() if s.name not in done))
 
 
-def _restore(device: Device) -> tuple[Setting, ...]:
-    from deepen.devices.settings.apply_and_restore import restore
+def _restore(device: Device) -> tuple[SettingStatus, ...]:
+    from deepen.devices.settings.apply_and_restore import restore_settings
 
-    return restore(device.link)
+    return restore_settings(device.link)
 
 
-def _cool(device: Device, patience_s: float) -> Setting:
+def _cool(device: Device, patience_s: float) -> SettingStatus:
     """Wait until the device is cool enough."""
-    from deepen.devices.state.cool_down import cool_down
-    from deepen.devices.state.identity import identify
+    from deepen.devices.state.cool_down import wait_for_cool_down
+    from deepen.devices.state.identity import identify_device
     from deepen.devices.state.shell_files import Shell
-    from deepen.devices.state.temperatures import processor_c, read_thermal
-    from deepen.devices.types import Setting
+    from deepen.devices.state.temperatures import find_processor_temperature, read_thermal
+    from deepen.devices.types import SettingStatus
 
     shell = Shell(device.link)
-    kind = identify(shell).kind
+    kind = identify_device(shell).kind
     limits = device.profile.cool_to_c
     told = ", ".join(f"{k} {v:g} °C" for k, v in limits.items()) or "not throttled"
     progress(f"waiting until {told}, {patience_s:.0f} s at most")
-    found = cool_down(lambda: read_thermal(shell, kind), limits, patience_s=patience_s)
-    now = processor_c(found.end)
+    found = wait_for_cool_down(lambda: read_thermal(shell, kind), limits, patience_s=patience_s)
+    now = find_processor_temperature(found.end)
     actual = f"{now:.1f} °C after {found.waited_s:.0f} s" if math.isfinite(now) else f"after {found.waited_s:.0f} s"
-    details = {"waited_s": found.waited_s, "start_c": processor_c(found.start), "end_c": now}
-    return Setting("cool_down", told, actual, found.reached, found.cause, "", details)
+    details = {"waited_s": found.waited_s, "start_c": find_processor_temperature(found.start), "end_c": now}
+    return SettingStatus("cool_down", told, actual, found.reached, found.cause, "", details)
 
 
-def _told(settings: Sequence[Setting], restore: bool) -> str:
+def _told(settings: Sequence[SettingStatus], restore: bool) -> str:
     """Settings for people."""
     if restore and not settings:
         return "nothing to give back"

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from deepen.devices.profiles import detect_power, load_profile, profile_names
-from deepen.devices.protocols import Channel, Device, Link, Loaded, Runtime
-from deepen.devices.registry import device_names, open_device
-from deepen.devices.types import CpuPower, DeviceProfile, DeviceState, Setting
+from deepen.devices.profiles import detect_power, list_profile_names, load_profile
+from deepen.devices.protocols import Device, Link, LoadedModel, ProcessChannel, Runtime
+from deepen.devices.registry import list_device_names, open_device
+from deepen.devices.types import CpuPower, DeviceProfile, DeviceState, SettingStatus
 
 __all__ = [
-    "Channel",
     "CpuPower",
     "Device",
     "DeviceProfile",
     "DeviceState",
     "Link",
-    "Loaded",
+    "LoadedModel",
+    "ProcessChannel",
     "Runtime",
-    "Setting",
+    "SettingStatus",
     "detect_power",
-    "device_names",
+    "list_device_names",
+    "list_profile_names",
     "load_profile",
     "open_device",
-    "profile_names",
 ]

@@ -8,7 +8,7 @@ A run begins to measure when its *hold* is gone. The hold is an ordinary process
 the device when the link is cut, however it is cut; the worker looks for it (operation ``wait``). So nobody has to agree
 on a time, and nothing has to be told to the device at the moment of the cut.
 
-All of a run is in a folder ``detached/TOKEN`` of the link's work folder; nothing is left of it after :func:`discard`.
+All of a run is in a folder ``detached/TOKEN`` of the link's work folder; nothing is left of it after :func:`discard_job`.
 What nobody has collected in a month is removed when another run starts.
 """
 
@@ -24,24 +24,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepen.devices.links.jobs import END_OF_A_JOB, START_OF_A_PROCESS
-from deepen.devices.links.quoting import env_arguments
+from deepen.devices.links.quoting import format_env_arguments
 from deepen.devices.links.remote import RemoteLink
 from deepen.errors import ConfigError, LinkError
 
 if TYPE_CHECKING:
-    from deepen.devices.protocols import Channel, Link
+    from deepen.devices.protocols import Link, ProcessChannel
 
 __all__ = [
     "DetachedJob",
+    "DetachedOutput",
     "JobState",
-    "Outcome",
-    "discard",
-    "discard_quietly",
-    "hold",
-    "job_state",
-    "new_job",
-    "outcome",
+    "create_job",
+    "discard_job",
+    "fetch_job_output",
+    "query_job_state",
     "start_detached",
+    "start_gate_process",
+    "try_discard_job",
 ]
 
 _CALL_S = 60.0
@@ -152,7 +152,7 @@ class JobState:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DetachedOutput:
     """What a detached run left.
 
     Attributes:
@@ -164,7 +164,7 @@ class Outcome:
     words: str
 
 
-def hold(link: Link) -> Channel:
+def start_gate_process(link: Link) -> ProcessChannel:
     """Start the process whose end lets detached runs begin: by ``kill``, or because the link is cut.
 
     Raises:
@@ -173,7 +173,7 @@ def hold(link: Link) -> Channel:
     return link.spawn(["cat"], {})
 
 
-def new_job(link: Link) -> DetachedJob:
+def create_job(link: Link) -> DetachedJob:
     """Name a run that is to be started.
 
     Raises:
@@ -200,7 +200,7 @@ def start_detached(
 
     Args:
         link: How to reach the device.
-        job: Its name and place, from :func:`new_job`: whoever wants to find it after a crash notes them before.
+        job: Its name and place, from :func:`create_job`: whoever wants to find it after a crash notes them before.
         argv: How the worker is started there.
         env: Variables of its environment.
         requests: What it is asked; each carries its ``id``.
@@ -209,7 +209,7 @@ def start_detached(
     Raises:
         LinkError: If it could not be started; then nothing of it is there, or it ends by itself.
     """
-    variables = env_arguments(env)
+    variables = format_env_arguments(env)
     with tempfile.TemporaryDirectory(prefix="deepen-detached-") as folder:
         plan = Path(folder) / f"plan-{job.token}"
         plan.write_text("".join(json.dumps(r) + "\n" for r in requests), encoding="utf-8")
@@ -218,17 +218,17 @@ def start_detached(
     try:
         done = link.run([*fixed, str(len(variables)), *variables, *argv], timeout_s=_CALL_S)
     except LinkError:
-        discard_quietly(link, job)
+        try_discard_job(link, job)
         raise
     if done.status:
         said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()[-200:]
-        discard_quietly(link, job)
+        try_discard_job(link, job)
         raise LinkError(
             f"{link.description}: a detached run could not be started: {said or 'no reason told'}; try again"
         )
 
 
-def job_state(link: Link, job: DetachedJob) -> JobState:
+def query_job_state(link: Link, job: DetachedJob) -> JobState:
     """Ask how a run is.
 
     Raises:
@@ -246,7 +246,7 @@ def job_state(link: Link, job: DetachedJob) -> JobState:
     raise LinkError(f"{link.description}: nobody can tell how the detached run {job.token} is; try again")
 
 
-def outcome(link: Link, job: DetachedJob) -> Outcome:
+def fetch_job_output(link: Link, job: DetachedJob) -> DetachedOutput:
     """Fetch what a run left; each file's hash is checked on the way.
 
     Raises:
@@ -266,10 +266,10 @@ def outcome(link: Link, job: DetachedJob) -> Outcome:
         ) from error
     if not all(isinstance(r, dict) for r in replies):
         raise LinkError(f"{link.description}: an answer of the detached run is no object; run it again")
-    return Outcome(replies, told)
+    return DetachedOutput(replies, told)
 
 
-def discard(link: Link, job: DetachedJob) -> None:
+def discard_job(link: Link, job: DetachedJob) -> None:
     """End a run and remove all of it; harmless when there is none.
 
     Raises:
@@ -282,10 +282,10 @@ def discard(link: Link, job: DetachedJob) -> None:
         )
 
 
-def discard_quietly(link: Link, job: DetachedJob) -> bool:
-    """As :func:`discard`; whether it could be done. A run that could not be reached ends by itself."""
+def try_discard_job(link: Link, job: DetachedJob) -> bool:
+    """As :func:`discard_job`; whether it could be done. A run that could not be reached ends by itself."""
     try:
-        discard(link, job)
+        discard_job(link, job)
     except LinkError:
         return False
     return True

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from deepen.devices.links.local import LocalLink
 from deepen.devices.profiles import load_profile
 from deepen.devices.state.read_state import read_state
-from deepen.devices.types import DeviceProfile, DeviceState, Setting
+from deepen.devices.types import DeviceProfile, DeviceState, SettingStatus
 from deepen.errors import ConfigError, make_unknown_name_error
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Link, Runtime
 
-__all__ = ["DELEGATES", "RUNTIMES", "LocalDevice", "open_runtime", "runtime_names"]
+__all__ = ["DELEGATES", "RUNTIMES", "LocalDevice", "collect_runtimes", "open_runtime"]
 
 RUNTIMES: dict[str, str] = {
     "benchmark_model": "deepen.devices.runtimes.benchmark_model:BenchmarkModel",
@@ -52,7 +52,7 @@ _STEADY = ("performance", "userspace")
 _BUSY_LOAD = 0.5
 
 
-def runtime_names() -> dict[str, str]:
+def collect_runtimes() -> dict[str, str]:
     """Every runtime known: ours and those of the entry-point group ``deepen.runtimes``."""
     return {**{e.name: e.value for e in entry_points(group="deepen.runtimes")}, **RUNTIMES}
 
@@ -69,7 +69,7 @@ def open_runtime(link: Link, profile: DeviceProfile, name: str, cpu_mask: Sequen
     Raises:
         ConfigError: If there is no such runtime or the profile does not list it.
     """
-    known = runtime_names()
+    known = collect_runtimes()
     if name not in known:
         raise make_unknown_name_error("runtime", name, known)
     if name not in profile.runtimes and DELEGATES.get(name, name) not in profile.runtimes:
@@ -112,7 +112,7 @@ class LocalDevice:
         """Read temperatures, frequencies and load."""
         return read_state(self._root)
 
-    def prepare(self) -> tuple[Setting, ...]:
+    def prepare(self) -> tuple[SettingStatus, ...]:
         """Look at what decides whether results repeat; nothing is changed, so nothing has to be restored."""
         state = self.state()
         return (
@@ -148,41 +148,43 @@ class LocalDevice:
             self._runtimes.pop().close()
         self._link.close()
 
-    def _check_affinity(self, state: DeviceState) -> Setting:
+    def _check_affinity(self, state: DeviceState) -> SettingStatus:
         usable = list(state.usable_cores)
         text = f"{len(usable)} of {state.cores} cores usable"
         if not hasattr(os, "sched_setaffinity"):
-            return Setting(
+            return SettingStatus(
                 "affinity", "threads pinned", "not available", False,
                 "this system cannot pin a process to cores", "measure on Linux for repeatable results",
             )  # fmt: skip
-        return Setting("affinity", "threads pinned", text, True, details={"usable_cores": usable})
+        return SettingStatus("affinity", "threads pinned", text, True, details={"usable_cores": usable})
 
-    def _check_governor(self, state: DeviceState) -> Setting:
+    def _check_governor(self, state: DeviceState) -> SettingStatus:
         wanted = self._profile.governor or "performance"
         if not state.governor:
             cause = "no cpufreq in /sys (a virtual machine, or a kernel without it)"
-            return Setting("governor", wanted, "", True, cause, "nothing to set; frequency is the host's to decide")
+            return SettingStatus(
+                "governor", wanted, "", True, cause, "nothing to set; frequency is the host's to decide"
+            )
         if state.governor == wanted or (not self._profile.governor and state.governor in _STEADY):
-            return Setting("governor", wanted, state.governor, True)
+            return SettingStatus("governor", wanted, state.governor, True)
         cure = f"echo {wanted} | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
         cause = "the clock follows the load, so short runs are slower than long ones"
-        return Setting("governor", wanted, state.governor, False, cause, cure)
+        return SettingStatus("governor", wanted, state.governor, False, cause, cure)
 
-    def _check_temperature(self, state: DeviceState) -> Setting:
+    def _check_temperature(self, state: DeviceState) -> SettingStatus:
         limit = self._profile.max_temperature_c
         wanted = f"at most {limit:g} °C"
         if math.isnan(state.temperature_c):
             cause = "no processor sensor in /sys, so throttling cannot be seen"
-            return Setting("temperature", wanted, "", True, cause)
+            return SettingStatus("temperature", wanted, "", True, cause)
         ok = state.temperature_c <= limit
         cause, cure = ("", "") if ok else ("the processor may throttle", "let it cool down, or improve its cooling")
-        return Setting("temperature", wanted, f"{state.temperature_c:.1f} °C", ok, cause, cure)
+        return SettingStatus("temperature", wanted, f"{state.temperature_c:.1f} °C", ok, cause, cure)
 
-    def _check_load(self, state: DeviceState) -> Setting:
+    def _check_load(self, state: DeviceState) -> SettingStatus:
         wanted = f"below {_BUSY_LOAD}"
         if math.isnan(state.load):
-            return Setting("load", wanted, "", True, "no load average on this system")
+            return SettingStatus("load", wanted, "", True, "no load average on this system")
         ok = state.load < _BUSY_LOAD
         cause, cure = ("", "") if ok else ("other programs use the processor", "stop them; see the top of 'top'")
-        return Setting("load", wanted, f"{state.load:.2f}", ok, cause, cure)
+        return SettingStatus("load", wanted, f"{state.load:.2f}", ok, cause, cure)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from deepen.devices.protocols import Link
 
-__all__ = ["content_hash", "data_files", "push_model"]
+__all__ = ["find_external_data", "hash_model", "push_model"]
 
 _MARK = b"location"  # the key that names a data file; a model without it has none
 _CHUNK = 1 << 24
@@ -45,7 +45,7 @@ _PAIRS = 200
 """Pairs per call: argument lists have a limit."""
 
 
-def data_files(path: Path) -> dict[str, Path]:
+def find_external_data(path: Path) -> dict[str, Path]:
     """Data files an ONNX model names, by the place it names; empty for other files and for models that have none.
 
     Files that are not there are named as well: whoever needs them says so.
@@ -66,28 +66,28 @@ def data_files(path: Path) -> dict[str, Path]:
     except (DecodeError, ValueError, OSError):
         return {}  # no ONNX model: whoever is to run it will say so
     found: dict[str, Path] = {}
-    for tensor in _tensors(model):
+    for tensor in _iterate_tensors(model):
         if tensor.data_location == tensor.EXTERNAL:
             for entry in tensor.external_data:
                 if entry.key == "location" and entry.value not in found:
-                    found[entry.value] = _inside(path, entry.value)
+                    found[entry.value] = _resolve_data_file(path, entry.value)
     return found
 
 
-def content_hash(path: Path) -> str:
+def hash_model(path: Path) -> str:
     """Hash of a model with its data files, 64 hexadecimal characters; that of the file alone where it has none.
 
     Raises:
         OSError: If a file cannot be read.
         ConfigError: If the model names data outside its own folder.
     """
-    own = _file_hash(path)
-    present = {place: file for place, file in data_files(path).items() if file.is_file()}
+    own = _hash_file(path)
+    present = {place: file for place, file in find_external_data(path).items() if file.is_file()}
     if not present:
         return own
     digest = hashlib.sha256(own.encode())
     for place in sorted(present):
-        digest.update(f"\0{place}\0{_file_hash(present[place])}".encode("utf-8", "surrogateescape"))
+        digest.update(f"\0{place}\0{_hash_file(present[place])}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -101,7 +101,7 @@ def push_model(link: Link, path: Path) -> str:
         ConfigError: If a file is missing, or the model names data outside its own folder.
         LinkError: If it could not be copied; the next call goes on where this one ended.
     """
-    data = {} if isinstance(link, LocalLink) else data_files(path)
+    data = {} if isinstance(link, LocalLink) else find_external_data(path)
     for place, file in data.items():
         if not file.is_file():
             raise ConfigError(
@@ -116,11 +116,11 @@ def push_model(link: Link, path: Path) -> str:
     places = {path.name: model, **{str(PurePosixPath(place)): remote for place, remote in there.items()}}
     if len(places) != 1 + len(there):
         raise ConfigError(f"{path.name}: two of its data files, or the model and one of them, share a place")
-    _gather(link, folder, places, path.name)
+    _gather_files(link, folder, places, path.name)
     return f"{folder}/{path.name}"
 
 
-def _gather(link: Link, folder: str, places: Mapping[str, str], name: str) -> None:
+def _gather_files(link: Link, folder: str, places: Mapping[str, str], name: str) -> None:
     pairs = [[remote, place] for place, remote in places.items()]
     for first in range(0, len(pairs), _PAIRS):
         words = [word for pair in pairs[first : first + _PAIRS] for word in pair]
@@ -146,12 +146,12 @@ def _mentions_data(path: Path) -> bool:
     return False
 
 
-def _file_hash(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _inside(path: Path, place: str) -> Path:
+def _resolve_data_file(path: Path, place: str) -> Path:
     """Where a data file is, inside the model's folder."""
     outside = any(f.anchor or ".." in f.parts for f in (PurePosixPath(place), PureWindowsPath(place)))
     if not place or "\0" in place or outside or not PurePosixPath(place).parts:
@@ -168,7 +168,7 @@ def _inside(path: Path, place: str) -> Path:
     return file
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def _iterate_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of a model, in its graphs, their attributes and its functions."""
     graphs = [model.graph]
     nodes = [node for function in model.functions for node in function.node]

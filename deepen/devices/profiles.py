@@ -7,12 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepen import catalog
-from deepen.devices.settings.catalogue import check_wanted
-from deepen.devices.state.identity import Identity, recognise
-from deepen.devices.types import Cluster, CpuPower, DeviceProfile, DeviceState, Fact, Identify, Rail
+from deepen.devices.settings.catalogue import check_settings
+from deepen.devices.state.identity import Identity, recognise_profile
+from deepen.devices.types import (
+    CoreCluster,
+    CpuPower,
+    DeviceFact,
+    DeviceProfile,
+    DeviceState,
+    PowerRail,
+    RecognitionRule,
+)
 from deepen.errors import ConfigError
 
-__all__ = ["detect_power", "load_profile", "profile_names", "profile_of"]
+__all__ = ["detect_power", "find_profile_name", "list_profile_names", "load_profile"]
 
 _FOLDER = "profiles"
 _KEYS = {
@@ -22,12 +30,12 @@ _KEYS = {
 _IDENTIFY_KEYS = {"models", "codenames", "device_tree"}
 
 
-def profile_names() -> list[str]:
+def list_profile_names() -> list[str]:
     """Names of the device profiles."""
     return catalog.list_names("devices", _FOLDER)
 
 
-def _power(name: str, data: Any) -> CpuPower:
+def _parse_power(name: str, data: Any) -> CpuPower:
     try:
         return CpuPower(
             id=name,
@@ -41,12 +49,12 @@ def _power(name: str, data: Any) -> CpuPower:
         raise ConfigError(f"device profile '{name}': {what} ({error})") from error
 
 
-def _matches(rule: Mapping[str, Any], state: DeviceState) -> bool:
+def _matches_rule(rule: Mapping[str, Any], state: DeviceState) -> bool:
     machines = rule.get("machine") or [state.machine]
     return state.machine in machines and re.search(str(rule.get("cpu", "")), state.cpu_model) is not None
 
 
-def _rows(name: str, data: Mapping[str, Any], table: str, keys: set[str]) -> list[dict[str, Any]]:
+def _parse_rows(name: str, data: Mapping[str, Any], table: str, keys: set[str]) -> list[dict[str, Any]]:
     """Rows of an array of tables, each with exactly these keys and its source spelled out.
 
     A source is written out in the row, or is a name of the table ``[sources]``.
@@ -65,7 +73,7 @@ def _rows(name: str, data: Mapping[str, Any], table: str, keys: set[str]) -> lis
     return found
 
 
-def _identify(name: str, rule: Any) -> Identify:
+def _parse_identify(name: str, rule: Any) -> RecognitionRule:
     if not isinstance(rule, dict) or set(rule) - _IDENTIFY_KEYS:
         raise ConfigError(f"device profile '{name}': [identify] takes {', '.join(sorted(_IDENTIFY_KEYS))}")
     tree = str(rule.get("device_tree", ""))
@@ -75,26 +83,28 @@ def _identify(name: str, rule: Any) -> Identify:
         raise ConfigError(
             f"device profile '{name}': identify.device_tree is no regular expression ({error})"
         ) from error
-    return Identify(tuple(map(str, rule.get("models", ()))), tuple(map(str, rule.get("codenames", ()))), tree)
+    return RecognitionRule(tuple(map(str, rule.get("models", ()))), tuple(map(str, rule.get("codenames", ()))), tree)
 
 
-def _prepare(name: str, wanted: Any) -> dict[str, Any]:
+def _parse_prepare(name: str, wanted: Any) -> dict[str, Any]:
     if not isinstance(wanted, dict):
         raise ConfigError(f"device profile '{name}': [prepare] is a table of settings")
     try:
-        return check_wanted(wanted)
+        return check_settings(wanted)
     except ConfigError as error:
         raise ConfigError(f"device profile '{name}', [prepare]: {error}") from error
 
 
-def profile_of(identity: Identity) -> str:
+def find_profile_name(identity: Identity) -> str:
     """Name of the profile that describes a device; empty if none or more than one does.
 
     Raises:
         ConfigError: If a profile is not readable.
     """
-    rules = ((name, catalog.load_toml("devices", _FOLDER, name).get("identify")) for name in profile_names())
-    return recognise(identity, ((name, _identify(name, rule)) for name, rule in rules if rule is not None))
+    rules = ((name, catalog.load_toml("devices", _FOLDER, name).get("identify")) for name in list_profile_names())
+    return recognise_profile(
+        identity, ((name, _parse_identify(name, rule)) for name, rule in rules if rule is not None)
+    )
 
 
 def detect_power(state: DeviceState) -> CpuPower:
@@ -107,16 +117,16 @@ def detect_power(state: DeviceState) -> CpuPower:
         ConfigError: If no profile matches (the shipped ``generic`` always does).
     """
     best: tuple[int, str, Mapping[str, Any]] | None = None
-    for name in profile_names():
+    for name in list_profile_names():
         data = catalog.load_toml("devices", _FOLDER, name)
         rule = data.get("match")
-        if isinstance(rule, dict) and _matches(rule, state):
+        if isinstance(rule, dict) and _matches_rule(rule, state):
             rank = int(rule.get("rank", 0))
             if best is None or rank > best[0]:
                 best = (rank, name, data)
     if best is None:
         raise ConfigError("no profile in devices/profiles matches this machine; restore 'generic.toml' or add a class")
-    return _power(best[1], best[2].get("power")).scaled(state.cores)
+    return _parse_power(best[1], best[2].get("power")).scaled(state.cores)
 
 
 def load_profile(name: str, state: DeviceState | None = None) -> DeviceProfile:
@@ -139,7 +149,7 @@ def load_profile(name: str, state: DeviceState | None = None) -> DeviceProfile:
     if data.get("power") == "detect":
         power = None if state is None else detect_power(state)
     elif "power" in data:
-        power = _power(name, data["power"])
+        power = _parse_power(name, data["power"])
         power = power if state is None else power.scaled(state.cores)
     try:
         return DeviceProfile(
@@ -155,21 +165,21 @@ def load_profile(name: str, state: DeviceState | None = None) -> DeviceProfile:
             max_temperature_c=float(data.get("max_temperature_c", float("inf"))),
             power=power,
             address=str(data.get("address", "")),
-            prepare=_prepare(name, data.get("prepare", {})),
+            prepare=_parse_prepare(name, data.get("prepare", {})),
             cool_to_c={str(k): float(v) for k, v in data.get("cool_to_c", {}).items()},
             clusters=tuple(
-                Cluster(str(r["core"]), int(r["count"]), float(r["max_hz"]), r["source"])
-                for r in _rows(name, data, "cluster", {"core", "count", "max_hz", "source"})
+                CoreCluster(str(r["core"]), int(r["count"]), float(r["max_hz"]), r["source"])
+                for r in _parse_rows(name, data, "cluster", {"core", "count", "max_hz", "source"})
             ),
             rails=tuple(
-                Rail(str(r["name"]), str(r["what"]), r["source"])
-                for r in _rows(name, data, "rail", {"name", "what", "source"})
+                PowerRail(str(r["name"]), str(r["what"]), r["source"])
+                for r in _parse_rows(name, data, "rail", {"name", "what", "source"})
             ),
             facts=tuple(
-                Fact(str(r["name"]), str(r["value"]), r["source"])
-                for r in _rows(name, data, "fact", {"name", "value", "source"})
+                DeviceFact(str(r["name"]), str(r["value"]), r["source"])
+                for r in _parse_rows(name, data, "fact", {"name", "value", "source"})
             ),
-            identify=_identify(name, data.get("identify", {})),
+            identify=_parse_identify(name, data.get("identify", {})),
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"device profile '{name}': {error}; correct devices/profiles/{name}.toml") from error

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from deepen.devices.types import Completed, DeviceProfile, DeviceState, Setting
+from deepen.devices.types import CompletedCommand, DeviceProfile, DeviceState, SettingStatus
 from deepen.records import Interval
 
-__all__ = ["Channel", "Device", "Link", "Loaded", "Runtime"]
+__all__ = ["Device", "Link", "LoadedModel", "ProcessChannel", "Runtime"]
 
 
 @runtime_checkable
-class Channel(Protocol):
+class ProcessChannel(Protocol):
     """A process on the device that answers lines with lines.
 
     Attributes:
@@ -64,7 +64,7 @@ class Link(Protocol):
     @property
     def description(self) -> str: ...  # noqa: D102
 
-    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> Completed:
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
         """Run a command to its end, without input; what it leaves in its process group is ended with it.
 
         Args:
@@ -101,7 +101,7 @@ class Link(Protocol):
             StorageError: If the host's disk does not take it.
         """
 
-    def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> Channel:
+    def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> ProcessChannel:
         """Start a process that speaks lines; it ends at the latest when its channel is killed or the link is cut.
 
         Raises:
@@ -116,7 +116,7 @@ class Link(Protocol):
 
 
 @runtime_checkable
-class Loaded(Protocol):
+class LoadedModel(Protocol):
     """A model loaded into a runtime.
 
     Attributes:
@@ -158,7 +158,7 @@ class Runtime(Protocol):
 
     def load(
         self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
-    ) -> Loaded:
+    ) -> LoadedModel:
         """Load a model and run it once.
 
         Raises:
@@ -189,7 +189,7 @@ class Device(Protocol):
     def state(self) -> DeviceState:
         """Read temperatures, frequencies and load."""
 
-    def prepare(self) -> tuple[Setting, ...]:
+    def prepare(self) -> tuple[SettingStatus, ...]:
         """Look at everything that decides whether results repeat; changes nothing it cannot restore."""
 
     def runtime(self, name: str = "onnxruntime", cpu_mask: Sequence[int] | None = None) -> Runtime:

@@ -6,34 +6,34 @@ import importlib
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from deepen.devices.profiles import load_profile, profile_names
+from deepen.devices.profiles import list_profile_names, load_profile
 from deepen.errors import ConfigError, make_unknown_name_error
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Device
 
-__all__ = ["LINKS", "device_names", "link_names", "open_device"]
+__all__ = ["LINKS", "collect_links", "list_device_names", "open_device"]
 
 LINKS: dict[str, str] = {
-    "adb": "deepen.devices.connect:adb_device",
+    "adb": "deepen.devices.connect:open_adb_device",
     "local": "deepen.devices.local:LocalDevice",
-    "ssh": "deepen.devices.connect:ssh_device",
+    "ssh": "deepen.devices.connect:open_ssh_device",
 }
 """Link name -> ``module:callable``, which makes a device of an address and, as ``profile=NAME``, of the profile that
 names the link; the local one takes the profile's name alone."""
 
 
-def link_names() -> dict[str, str]:
+def collect_links() -> dict[str, str]:
     """Every link known: ours and those of the entry-point group ``deepen.links``."""
     return {**{e.name: e.value for e in entry_points(group="deepen.links")}, **LINKS}
 
 
-def device_names() -> list[str]:
+def list_device_names() -> list[str]:
     """Names ``open_device`` takes."""
-    return profile_names()
+    return list_profile_names()
 
 
-def _open(target: str, *arguments: str, **options: str) -> Device:
+def _open_target(target: str, *arguments: str, **options: str) -> Device:
     module, _, attribute = target.partition(":")
     device: Device = getattr(importlib.import_module(module), attribute)(*arguments, **options)
     return device
@@ -50,21 +50,21 @@ def open_device(spec: str = "local") -> Device:
         ConfigError: If the name is unknown (with the nearest names), an address is malformed, or a package is missing.
         LinkError: If the device cannot be reached.
     """
-    links = link_names()
+    links = collect_links()
     scheme, colon, rest = spec.partition(":")
     if scheme in links and scheme != "local" and (not colon or not rest):
         raise ConfigError(f"device '{spec}': say which one, '{scheme}:ADDRESS'; 'deepen device list' shows those here")
     if colon and scheme in links:
         if scheme == "local":
             raise ConfigError(f"device '{spec}': 'local' is this machine and takes no address")
-        return _open(links[scheme], rest)
-    if spec not in profile_names():
+        return _open_target(links[scheme], rest)
+    if spec not in list_profile_names():
         others = [f"{name}:ADDRESS" for name in links if name != "local"]
-        raise make_unknown_name_error("device", spec, [*profile_names(), *others])
+        raise make_unknown_name_error("device", spec, [*list_profile_names(), *others])
     profile = load_profile(spec)
     if profile.link not in links:
         known = ", ".join(sorted(links))
         raise ConfigError(f"device '{spec}' is reached over '{profile.link}', which is not here; links: {known}")
     if profile.link == "local":
-        return _open(links["local"], spec)
-    return _open(links[profile.link], profile.address, profile=spec)
+        return _open_target(links["local"], spec)
+    return _open_target(links[profile.link], profile.address, profile=spec)

@@ -7,27 +7,27 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deepen.devices.local import open_runtime, runtime_names
-from deepen.devices.profiles import load_profile, profile_of
-from deepen.devices.settings.apply_and_restore import plan_only
-from deepen.devices.state.cool_down import CoolDown, cool_down
-from deepen.devices.state.identity import Identity, identify, recognise
+from deepen.devices.local import collect_runtimes, open_runtime
+from deepen.devices.profiles import find_profile_name, load_profile
+from deepen.devices.settings.apply_and_restore import preview_settings
+from deepen.devices.state.cool_down import CoolDownResult, wait_for_cool_down
+from deepen.devices.state.identity import Identity, identify_device, recognise_profile
 from deepen.devices.state.read_state import read_device_state
 from deepen.devices.state.shell_files import Shell
 from deepen.devices.state.temperatures import read_thermal
-from deepen.devices.types import DeviceProfile, DeviceState, Setting
+from deepen.devices.types import DeviceProfile, DeviceState, SettingStatus
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Link, Runtime
 
-__all__ = ["RemoteDevice", "check_mask"]
+__all__ = ["RemoteDevice", "check_cpu_mask"]
 
 _BUSY_LOAD = 0.5
 _ON_PHONES = ("crunner", "crunner-litert", "benchmark_model", "perf_test", "onnxruntime", "litert")
 _ON_BOARDS = ("onnxruntime", "litert", "crunner", "crunner-litert", "benchmark_model", "perf_test", "trtexec")
 
 
-def check_mask(shell: Shell, cores: Sequence[int]) -> Setting:
+def check_cpu_mask(shell: Shell, cores: Sequence[int]) -> SettingStatus:
     """Try a set of cores: a process is put on them and tells where it may run.
 
     Nothing has to be given back: the set is that process's own.
@@ -41,14 +41,14 @@ def check_mask(shell: Shell, cores: Sequence[int]) -> Setting:
     told = re.search(rb"Cpus_allowed:\s*([0-9a-f,]+)", done.stdout)
     if done.status or not told:
         cure = "name cores that are online, or switch them on (cores_online)"
-        return Setting("cpu_mask", wanted, "", False, shell.complaint(done), cure)
+        return SettingStatus("cpu_mask", wanted, "", False, shell.complaint(done), cure)
     allowed = int(told.group(1).replace(b",", b""), 16)
     actual = ",".join(str(core) for core in range(allowed.bit_length()) if allowed >> core & 1)
     ok = allowed == int(mask, 16)
     cause, cure = (
         ("", "") if ok else ("some of these cores are off or closed to this user", "name cores that are online")
     )
-    return Setting("cpu_mask", wanted, actual, ok, cause, cure)
+    return SettingStatus("cpu_mask", wanted, actual, ok, cause, cure)
 
 
 class RemoteDevice:
@@ -69,8 +69,8 @@ class RemoteDevice:
         self.shell = Shell(link)
         self._runtimes: list[Runtime] = []
         try:
-            self.identity: Identity = identify(self.shell)
-            name = profile_name or profile_of(self.identity)
+            self.identity: Identity = identify_device(self.shell)
+            name = profile_name or find_profile_name(self.identity)
             self._profile = load_profile(name) if name else self._unknown()
         except BaseException:
             link.close()
@@ -82,7 +82,7 @@ class RemoteDevice:
         kind = "adb" if self.identity.kind == "android" else "ssh"
         # Best first: a board usually has a Python, a phone does not, and the C runner needs none.
         first = _ON_PHONES if kind == "adb" else _ON_BOARDS
-        runtimes = (*first, *(name for name in runtime_names() if name not in first))
+        runtimes = (*first, *(name for name in collect_runtimes() if name not in first))
         return DeviceProfile(id=slug or "unknown", title=self.identity.model, link=kind, runtimes=runtimes)
 
     @property
@@ -103,19 +103,19 @@ class RemoteDevice:
         """
         return read_device_state(self.shell, self.identity)
 
-    def cool_down(self, **options: float) -> CoolDown:
+    def cool_down(self, **options: float) -> CoolDownResult:
         """Wait until it is within the profile's limits; options are those of ``cooling.cool_down``.
 
         Raises:
             LinkError: If it is gone.
         """
-        return cool_down(
+        return wait_for_cool_down(
             lambda: read_thermal(self.shell, self.identity.kind),
             self._profile.cool_to_c,
             **options,  # type: ignore[arg-type]  # all of them are seconds and kelvin
         )
 
-    def prepare(self) -> tuple[Setting, ...]:
+    def prepare(self) -> tuple[SettingStatus, ...]:
         """Look at what decides whether results repeat; nothing is changed (``deepen.devices.settings.apply_and_restore`` does that).
 
         Raises:
@@ -124,22 +124,24 @@ class RemoteDevice:
         state = self.state()
         found = [self._check_profile()]
         if self._profile.cpu_mask:
-            found.append(check_mask(self.shell, self._profile.cpu_mask))
-        found += plan_only(self._link, self._profile.wanted)
+            found.append(check_cpu_mask(self.shell, self._profile.cpu_mask))
+        found += preview_settings(self._link, self._profile.wanted)
         found += [self._check_heat(state), self._check_load(state)]
         return tuple(found)
 
-    def _check_profile(self) -> Setting:
+    def _check_profile(self) -> SettingStatus:
         rule, who = self._profile.identify, self.identity
         wanted = self._profile.title or self._profile.id
         if not (rule.models or rule.codenames or rule.device_tree):
-            return Setting("profile", wanted, who.model, True, "the profile does not say how to recognise its device")
-        if recognise(who, [(self._profile.id, rule)]):
-            return Setting("profile", wanted, who.model, True)
+            return SettingStatus(
+                "profile", wanted, who.model, True, "the profile does not say how to recognise its device"
+            )
+        if recognise_profile(who, [(self._profile.id, rule)]):
+            return SettingStatus("profile", wanted, who.model, True)
         cure = "name the right profile ('deepen device list'): it says with which voltage the device may be fed"
-        return Setting("profile", wanted, who.model, False, "the device says it is another one", cure)
+        return SettingStatus("profile", wanted, who.model, False, "the device says it is another one", cure)
 
-    def _check_heat(self, state: DeviceState) -> Setting:
+    def _check_heat(self, state: DeviceState) -> SettingStatus:
         limit, now = self._profile.max_temperature_c, state.temperature_c
         wanted = f"at most {limit:g} °C, not throttled" if math.isfinite(limit) else "not throttled"
         thermal = state.thermal
@@ -150,15 +152,15 @@ class RemoteDevice:
             causes.append("the processor is too hot")
         cure = "let it cool down, or improve its cooling" if causes else ""
         told = "" if math.isnan(now) else f"{now:.1f} °C"
-        return Setting("temperature", wanted, told, not causes, "; ".join(causes), cure)
+        return SettingStatus("temperature", wanted, told, not causes, "; ".join(causes), cure)
 
-    def _check_load(self, state: DeviceState) -> Setting:
+    def _check_load(self, state: DeviceState) -> SettingStatus:
         wanted = f"below {_BUSY_LOAD}"
         if math.isnan(state.load):
-            return Setting("load", wanted, "", True, "the device does not tell its load to this user")
+            return SettingStatus("load", wanted, "", True, "the device does not tell its load to this user")
         ok = state.load < _BUSY_LOAD
         cause, cure = ("", "") if ok else ("other programs use the processor", "close them, or restart the device")
-        return Setting("load", wanted, f"{state.load:.2f}", ok, cause, cure)
+        return SettingStatus("load", wanted, f"{state.load:.2f}", ok, cause, cure)
 
     def runtime(self, name: str = "onnxruntime", cpu_mask: Sequence[int] | None = None) -> Runtime:
         """Open a runtime on the device.

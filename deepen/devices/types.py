@@ -11,18 +11,18 @@ from deepen.errors import ConfigError
 
 __all__ = [
     "SENSOR_KINDS",
-    "Cluster",
-    "Completed",
+    "CompletedCommand",
+    "CoreCluster",
     "CpuPolicy",
     "CpuPower",
+    "DeviceFact",
     "DeviceProfile",
     "DeviceState",
-    "Fact",
-    "Identify",
-    "Rail",
-    "Sensor",
-    "Setting",
-    "Thermal",
+    "PowerRail",
+    "RecognitionRule",
+    "SettingStatus",
+    "TemperatureReading",
+    "ThermalState",
 ]
 
 
@@ -67,7 +67,7 @@ class CpuPower:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class DeviceFact:
     """One thing known about a device, and who says so.
 
     Attributes:
@@ -88,7 +88,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class CoreCluster:
     """Cores of one kind.
 
     Attributes:
@@ -109,7 +109,7 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
-class Rail:
+class PowerRail:
     """A supply whose power the device can tell by itself.
 
     Attributes:
@@ -128,7 +128,7 @@ class Rail:
 
 
 @dataclass(frozen=True, slots=True)
-class Identify:
+class RecognitionRule:
     """How a connected device is recognised as the one a profile describes.
 
     Attributes:
@@ -181,10 +181,10 @@ class DeviceProfile:
     address: str = ""
     prepare: Mapping[str, Any] = field(default_factory=dict)
     cool_to_c: Mapping[str, float] = field(default_factory=dict)
-    clusters: tuple[Cluster, ...] = ()
-    rails: tuple[Rail, ...] = ()
-    facts: tuple[Fact, ...] = ()
-    identify: Identify = Identify()
+    clusters: tuple[CoreCluster, ...] = ()
+    rails: tuple[PowerRail, ...] = ()
+    facts: tuple[DeviceFact, ...] = ()
+    identify: RecognitionRule = RecognitionRule()
 
     @property
     def wanted(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ SENSOR_KINDS = ("cpu", "gpu", "npu", "skin", "battery", "soc", "other")
 
 
 @dataclass(frozen=True, slots=True)
-class Sensor:
+class TemperatureReading:
     """One temperature.
 
     Attributes:
@@ -226,7 +226,7 @@ class Sensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Thermal:
+class ThermalState:
     """How hot a device is and whether it slows itself down because of it.
 
     Attributes:
@@ -238,7 +238,7 @@ class Thermal:
         unreadable: What could not be read, and why: an empty ``throttled`` says nothing about these.
     """
 
-    sensors: tuple[Sensor, ...] = ()
+    sensors: tuple[TemperatureReading, ...] = ()
     status: int | None = None
     throttled: tuple[str, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
@@ -305,11 +305,11 @@ class DeviceState:
     temperature_c: float = math.nan
     load: float = math.nan
     policies: tuple[CpuPolicy, ...] = ()
-    thermal: Thermal | None = None
+    thermal: ThermalState | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SettingStatus:
     """One thing ``prepare`` looked at.
 
     Attributes:
@@ -332,7 +332,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
+class CompletedCommand:
     """What a command that has ended on a device left.
 
     Attributes:

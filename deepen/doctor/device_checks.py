@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deepen.devices.links.adb_server import AdbServer, ServerDevice, phone_rules_cure, state_cure
-from deepen.devices.settings.restore_journal import journals
+from deepen.devices.links.adb_server import AdbServer, ServerDevice, describe_state_cure, describe_usb_access_cure
+from deepen.devices.settings.restore_journal import list_open_journals
 from deepen.errors import DeepenError
 from deepen.measure.detached.store import list_pending_runs
 
@@ -131,7 +131,7 @@ def _check_phone_state(device: ServerDevice) -> DoctorCheck:
     name = f"phone adb:{device.serial}"
     if device.state == "device":
         return DoctorCheck(name, "ok", f"can be used; 'deepen device probe adb:{device.serial}' tells what it is")
-    return DoctorCheck(name, "note", device.state, "it cannot be used yet", state_cure(device.state))
+    return DoctorCheck(name, "note", device.state, "it cannot be used yet", describe_state_cure(device.state))
 
 
 def _check_usb_phones(phones: list[UsbPhone]) -> Iterator[DoctorCheck]:
@@ -152,12 +152,12 @@ def _describe_unseen_phone(phone: UsbPhone, cause: str) -> DoctorCheck:
     if os.access(phone.node, os.R_OK | os.W_OK):
         return DoctorCheck(f"phone adb:{phone.serial}", "note", found, cause, "'adb kill-server', then 'adb devices'")
     cause = cause if "permission" in cause else f"{cause}: no permission to open {phone.node}"
-    return DoctorCheck(f"phone adb:{phone.serial}", "note", found, cause, phone_rules_cure())
+    return DoctorCheck(f"phone adb:{phone.serial}", "note", found, cause, describe_usb_access_cure())
 
 
 def _check_leftovers() -> Iterator[DoctorCheck]:
     try:
-        for path, layer, count in journals():
+        for path, layer, count in list_open_journals():
             why = "held since 'device prepare'" if layer.hold else "left by a run that was interrupted"
             cure = "deepen device prepare DEVICE --restore"
             yield DoctorCheck(f"settings of {layer.device}", "note", f"{count} are changed", f"{why} ({path})", cure)

@@ -59,7 +59,7 @@ def open_session(
         claim: Called with the opened device, and what it returns is held until the device is closed: a place to check
             which device it is and to keep others away from it; ``None`` to hold it by its serial number.
         prepare: Whether the profile's settings are set and the device is waited for until it is cool.
-        settings: Settings to set besides, see ``deepen.devices.settings.catalogue.KNOBS``.
+        settings: Settings to set besides, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``.
         cool_s: Longest wait for it to cool down, seconds.
         runtime: Inference engine; ``auto`` for the first of the device's profile that works.
         delegate: Accelerator of that engine; empty for the CPU.
@@ -120,7 +120,7 @@ def profile(
             take the model, that is an error: the CPU is not measured in its place.
         prepare: Whether the settings of the device's profile are set (and given back at the end), and the device is
             waited for until it is cool; this machine is never changed by it.
-        settings: Settings to set besides, see ``deepen.devices.settings.catalogue.KNOBS``.
+        settings: Settings to set besides, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``.
         cool_s: Longest wait for it to cool down, seconds.
         seed: Seed of the input values.
         sync: How an external meter's time becomes the host's: ``auto``, ``pulses`` or ``none`` (see :class:`Session`).

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from deepen.clock.host_clock import monotonic_s
-from deepen.devices.protocols import Loaded
+from deepen.devices.protocols import LoadedModel
 from deepen.errors import MeasureError
 from deepen.measure.alignment.load_pattern import SyncPulses, play_load_pattern, synchronise_trace
 from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
@@ -102,7 +102,7 @@ def measure_idle_power(
     return IdlePower((first + last) / 2, float(np.mean(watts)), std), trace
 
 
-def warm_up_model(loaded: Loaded, warmup_s: float) -> float:
+def warm_up_model(loaded: LoadedModel, warmup_s: float) -> float:
     """Run until the time is up and the run time has settled.
 
     At least two runs; stretches of a quarter of the warm-up time each; once the time is up, it goes on until two
@@ -143,7 +143,7 @@ def choose_runs_per_block(per_run_s: float, block_s: float, update_s: float, rul
 
 
 def measure_blocks(
-    loaded: Loaded,
+    loaded: LoadedModel,
     meter: Meter,
     rule: StoppingRule,
     n: int,

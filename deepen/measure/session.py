@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
-from deepen.devices.protocols import Device, Loaded, Runtime
+from deepen.devices.protocols import Device, LoadedModel, Runtime
 from deepen.devices.runtimes.sync_load import ShellLoad
 from deepen.errors import ConfigError, LinkError, MeasureError, MeterError, RunError
 from deepen.measure.alignment.load_pattern import SyncPulses
@@ -144,7 +144,7 @@ class Session:
         self._runtime: Runtime | None = None
         self._folder: Path | None = None
         self._scratch: TemporaryFolder | None = None
-        self._reference_loaded: Loaded | None = None
+        self._reference_loaded: LoadedModel | None = None
         self._reference_runs = 0
         self._reference_run_s = 0.0
         self._no_drift = ""  # why nobody watches drift though it was asked for
@@ -316,7 +316,7 @@ class Session:
             self._reference_every_s = None
             self._no_drift = f"drift: not watched, because the runtime does not run the reference workload ({error})"
 
-    def _measure_first_reference(self, loaded: Loaded, idle: IdlePower) -> MeasuredBlocks:
+    def _measure_first_reference(self, loaded: LoadedModel, idle: IdlePower) -> MeasuredBlocks:
         """Measure the reference with a meter nobody has seen follow this device yet.
 
         A meter on another device shows power as well, and where that one works too, even a rise. The sync pattern
@@ -347,7 +347,7 @@ class Session:
         if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
             self.reference()
 
-    def _pulses(self, loaded: Loaded, per_run_s: float) -> SyncPulses | None:
+    def _pulses(self, loaded: LoadedModel, per_run_s: float) -> SyncPulses | None:
         """How to play the sync pattern; ``None`` for not at all.
 
         Raises:
@@ -378,7 +378,7 @@ class Session:
 
     def _collect(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         rule: StoppingRule,
         n: int,
         idle: IdlePower,
@@ -401,7 +401,7 @@ class Session:
         )
 
     @staticmethod
-    def _unload(loaded: Loaded) -> None:
+    def _unload(loaded: LoadedModel) -> None:
         if loaded.alive:
             loaded.close()
 

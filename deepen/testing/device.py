@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepen.devices.protocols import Runtime
-from deepen.devices.types import Completed, CpuPower, DeviceProfile, DeviceState, Setting
+from deepen.devices.types import CompletedCommand, CpuPower, DeviceProfile, DeviceState, SettingStatus
 from deepen.errors import ConfigError, DeepenError, LinkError
 from deepen.records import Interval
 from deepen.testing.clock import VirtualClock
@@ -221,7 +221,7 @@ class FakeLink:
     """
 
     channels: list[FakeChannel] = field(default_factory=list)
-    answer: Callable[[Sequence[str]], Completed | DeepenError] | None = None
+    answer: Callable[[Sequence[str]], CompletedCommand | DeepenError] | None = None
     files: dict[str, bytes] = field(default_factory=dict)
     spawned: list[list[str]] = field(default_factory=list)
     ran: list[list[str]] = field(default_factory=list)
@@ -229,12 +229,14 @@ class FakeLink:
     closed: bool = False
     description: str = "a stand-in"
 
-    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> Completed:
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
         """What the function answers."""
         self.ran.append(list(argv))
         if self.closed:
             raise LinkError("the link is closed")
-        found = Completed(127, b"", f"{argv[0]}: not found\n".encode()) if self.answer is None else self.answer(argv)
+        found = (
+            CompletedCommand(127, b"", f"{argv[0]}: not found\n".encode()) if self.answer is None else self.answer(argv)
+        )
         if isinstance(found, DeepenError):
             raise found
         return found
@@ -283,9 +285,9 @@ class FakeDevice:
         """The state set."""
         return self.current
 
-    def prepare(self) -> tuple[Setting, ...]:
+    def prepare(self) -> tuple[SettingStatus, ...]:
         """Nothing to prepare."""
-        return (Setting("affinity", "threads pinned", "4 of 4 cores usable", True),)
+        return (SettingStatus("affinity", "threads pinned", "4 of 4 cores usable", True),)
 
     def runtime(self, name: str = "onnxruntime", cpu_mask: Sequence[int] | None = None) -> Runtime:
         """The wrapped runtime."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deepen.devices.types import Completed
+from deepen.devices.types import CompletedCommand
 from deepen.testing.shell import FakeShell, answer, failure
 
 __all__ = ["fake_board", "fake_jetson", "fake_phone", "gpu_clock"]
@@ -106,10 +106,10 @@ def fake_phone(**changes: object) -> FakeShell:
     heat = {"status": 0, "cpu": "41.5"}
     shell.tools["fixed performance"] = "false"
 
-    def dumpsys(argv: Sequence[str], root: bool) -> Completed:
+    def dumpsys(argv: Sequence[str], root: bool) -> CompletedCommand:
         return answer(_THERMALSERVICE.format(**heat)) if argv[1] == "thermalservice" else failure("Can't find service")
 
-    def cmd(argv: Sequence[str], root: bool) -> Completed:
+    def cmd(argv: Sequence[str], root: bool) -> CompletedCommand:
         if argv[1:3] == ["power", "set-fixed-performance-mode-enabled"]:
             shell.tools["fixed performance"] = argv[3]
             return answer()
@@ -153,7 +153,7 @@ def fake_jetson(**changes: object) -> FakeShell:
     def limits() -> dict[str, str]:
         return {p: t for p, t in shell.files.items() if p.endswith(("scaling_min_freq", "scaling_max_freq"))}
 
-    def nvpmodel(argv: Sequence[str], root: bool) -> Completed:
+    def nvpmodel(argv: Sequence[str], root: bool) -> CompletedCommand:
         if argv[1] == "-p":
             return answer("".join(f"NVPM VERB: POWER_MODEL: ID={n} NAME={name}\n" for n, name in modes.items()))
         if argv[1] == "-q":
@@ -169,7 +169,7 @@ def fake_jetson(**changes: object) -> FakeShell:
         shell.files["/sys/class/devfreq/17000000.gpu/max_freq"] = "612000000"
         return answer()
 
-    def jetson_clocks(argv: Sequence[str], root: bool) -> Completed:
+    def jetson_clocks(argv: Sequence[str], root: bool) -> CompletedCommand:
         if not root:
             return failure("Please run as root")
         if argv[1:2] == ["--show"]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from deepen.devices.protocols import Channel
+from deepen.devices.protocols import ProcessChannel
 from deepen.devices.state.shell_files import READ, WRITE, Root
-from deepen.devices.types import Completed
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, LinkError
 
 __all__ = ["FakeShell", "HostDied", "answer", "failure"]
@@ -50,7 +50,7 @@ class FakeShell:
     properties: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
-    programs: dict[str, Callable[[Sequence[str], bool], Completed]] = field(default_factory=dict)
+    programs: dict[str, Callable[[Sequence[str], bool], CompletedCommand]] = field(default_factory=dict)
     way: Root = "su -c"
     closed: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class FakeShell:
     die_after: int | None = None
     description: str = "a stand-in"
 
-    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> Completed:
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
         """Play a command."""
         if self.die_after is not None and len(self.ran) >= self.die_after:
             raise HostDied
@@ -72,7 +72,7 @@ class FakeShell:
         """Start the device anew: kernel files are as in ``before``, settings stay."""
         self.files = {**before, "/proc/sys/kernel/random/boot_id": f"boot-{len(self.ran)}"}
 
-    def _play(self, argv: list[str], *, root: bool) -> Completed:
+    def _play(self, argv: list[str], *, root: bool) -> CompletedCommand:
         if argv[:2] == ["su", "-c"] and self.way == "su -c":
             return self._play(shlex.split(argv[2]), root=True)
         if argv[:2] == ["su", "0"] and self.way == "su 0":
@@ -100,9 +100,9 @@ class FakeShell:
         if name == "rm":
             self.files.pop(argv[-1], None)
             return answer()
-        return Completed(127, b"", f"{name}: not found\n".encode())
+        return CompletedCommand(127, b"", f"{name}: not found\n".encode())
 
-    def _read(self, patterns: Sequence[str], root: bool) -> Completed:
+    def _read(self, patterns: Sequence[str], root: bool) -> CompletedCommand:
         out, complaints = [], []
         for pattern in patterns:
             found = sorted(path for path in self.files if _matches(pattern, path))
@@ -114,9 +114,9 @@ class FakeShell:
             if not found:
                 complaints.append(f"grep: {pattern}: No such file or directory")
         text = "".join(f"{line}\n" for line in out)
-        return Completed(2 if complaints else 0, text.encode(), "".join(f"{c}\n" for c in complaints).encode())
+        return CompletedCommand(2 if complaints else 0, text.encode(), "".join(f"{c}\n" for c in complaints).encode())
 
-    def _write(self, value: str, path: str, root: bool) -> Completed:
+    def _write(self, value: str, path: str, root: bool) -> CompletedCommand:
         if path not in self.files:
             return failure(f"sh: can't create {path}: {_DENIED if not root else 'No such file or directory'}")
         if not root:
@@ -144,7 +144,7 @@ class FakeShell:
             return "Invalid argument"
         return ""
 
-    def _setting(self, argv: Sequence[str]) -> Completed:
+    def _setting(self, argv: Sequence[str]) -> CompletedCommand:
         verb, address = argv[1], f"{argv[2]}/{argv[3]}"
         if verb == "get":
             return answer(self.settings.get(address, "null") + "\n")
@@ -162,7 +162,7 @@ class FakeShell:
         """No files are kept."""
         raise ConfigError("this stand-in has no files to fetch")
 
-    def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> Channel:
+    def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> ProcessChannel:
         """No processes are kept."""
         raise LinkError("this stand-in starts no processes")
 
@@ -174,14 +174,14 @@ class FakeShell:
         """Nothing to release."""
 
 
-def answer(text: str = "") -> Completed:
+def answer(text: str = "") -> CompletedCommand:
     """A program that prints this and ends with status 0."""
-    return Completed(0, text.encode(), b"")
+    return CompletedCommand(0, text.encode(), b"")
 
 
-def failure(words: str, status: int = 1) -> Completed:
+def failure(words: str, status: int = 1) -> CompletedCommand:
     """A program that complains and ends with a status."""
-    return Completed(status, b"", f"{words}\n".encode())
+    return CompletedCommand(status, b"", f"{words}\n".encode())
 
 
 @cache

@@ -76,19 +76,19 @@ class CampaignRig:
 
     def thermal(self):
         """What its sensors tell."""
-        from deepen.devices.types import Sensor, Thermal
+        from deepen.devices.types import TemperatureReading, ThermalState
 
         self.check()
         if self.temperature_c != self.temperature_c:
-            return Thermal()
-        return Thermal((Sensor("cpu0", "cpu", self.temperature_c, "thermal zone"),))
+            return ThermalState()
+        return ThermalState((TemperatureReading("cpu0", "cpu", self.temperature_c, "thermal zone"),))
 
     @contextmanager
     def open_session(self, device="local", meter=None, *, claim, runtime, tell, **options):
         """What a station calls."""
         from types import SimpleNamespace
 
-        from deepen.devices.types import DeviceState, Thermal
+        from deepen.devices.types import DeviceState, ThermalState
         from deepen.testing import FakeDevice, SimulatedMeter
 
         self.on_open()
@@ -105,14 +105,14 @@ class CampaignRig:
             def state(self):
                 from dataclasses import replace
 
-                thermal = Thermal(throttled=rig.throttled)
+                thermal = ThermalState(throttled=rig.throttled)
                 return replace(self.current, temperature_c=rig.temperature_c, thermal=thermal)
 
             def cool_down(self, **options):
-                from deepen.devices.state.cool_down import cool_down
+                from deepen.devices.state.cool_down import wait_for_cool_down
 
                 now = rig.bench.clock.now
-                return cool_down(rig.thermal, self.profile.cool_to_c, now=now, settled_s=1e9, **options)
+                return wait_for_cool_down(rig.thermal, self.profile.cool_to_c, now=now, settled_s=1e9, **options)
 
         opened = Device(CampaignRuntime(self, runtime), state=state, id=self.profile, **self.limits)
         bench = self.bench

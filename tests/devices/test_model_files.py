@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepen.devices.links.local import LocalLink
-from deepen.devices.model_files import content_hash, data_files, push_model
+from deepen.devices.model_files import find_external_data, hash_model, push_model
 from deepen.devices.runtimes.onnxruntime import OnnxRuntime
 from deepen.errors import ConfigError, LinkError
 from deepen.testing.links import shell_link
@@ -54,7 +54,7 @@ def link(tmp_path: Path) -> Any:
 
 def test_data_files_are_found_where_the_model_names_them(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", "a.bin", "sub/b.bin", ODD)
-    assert data_files(path) == {p: (tmp_path / p).resolve() for p in ("a.bin", "sub/b.bin", ODD)}
+    assert find_external_data(path) == {p: (tmp_path / p).resolve() for p in ("a.bin", "sub/b.bin", ODD)}
 
 
 def test_tensors_of_inner_graphs_count(tmp_path: Path) -> None:
@@ -68,15 +68,15 @@ def test_tensors_of_inner_graphs_count(tmp_path: Path) -> None:
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     model = helper.make_model(helper.make_graph([node], "g", [], []))
     onnx.save(model, str(tmp_path / "m.onnx"))
-    assert list(data_files(tmp_path / "m.onnx")) == ["inner.bin"]
+    assert list(find_external_data(tmp_path / "m.onnx")) == ["inner.bin"]
 
 
 def test_files_without_data_have_none(models: Path, tmp_path: Path) -> None:
-    assert data_files(models / "matmul.onnx") == {}
-    assert data_files(models / "garbage.onnx") == {}
+    assert find_external_data(models / "matmul.onnx") == {}
+    assert find_external_data(models / "garbage.onnx") == {}
     (tmp_path / "m.tflite").write_bytes(b"\x1c\0\0\0TFL3 location")
     (tmp_path / "words.onnx").write_bytes(b"location, location, location")
-    assert data_files(tmp_path / "m.tflite") == data_files(tmp_path / "words.onnx") == {}
+    assert find_external_data(tmp_path / "m.tflite") == find_external_data(tmp_path / "words.onnx") == {}
 
 
 @pytest.mark.parametrize("place", ["/etc/passwd", "../w.bin", "a/../../w.bin", "..\\w.bin", "C:\\w.bin", ".", ""])
@@ -90,7 +90,7 @@ def test_nothing_outside_the_folder_is_followed(place: str, tmp_path: Path) -> N
     model.graph.initializer[0].external_data[0].value = place
     onnx.save(model, str(path))
     with pytest.raises(ConfigError, match="outside its own folder"):
-        data_files(path)
+        find_external_data(path)
 
 
 def test_a_symbolic_link_that_leads_outside_is_not_followed(tmp_path: Path) -> None:
@@ -99,18 +99,18 @@ def test_a_symbolic_link_that_leads_outside_is_not_followed(tmp_path: Path) -> N
     (tmp_path / "in" / "w.bin").unlink()
     (tmp_path / "in" / "w.bin").symlink_to(tmp_path / "secret")
     with pytest.raises(ConfigError, match="leads outside"):
-        data_files(path)
+        find_external_data(path)
 
 
 def test_the_hash_covers_the_data(tmp_path: Path, models: Path) -> None:
     path = write(tmp_path / "m.onnx", "a.bin")
-    before = content_hash(path)
+    before = hash_model(path)
     (tmp_path / "a.bin").write_bytes(bytes(256))
-    assert content_hash(path) != before
+    assert hash_model(path) != before
     import hashlib
 
     plain = models / "add.onnx"
-    assert content_hash(plain) == hashlib.sha256(plain.read_bytes()).hexdigest()
+    assert hash_model(plain) == hashlib.sha256(plain.read_bytes()).hexdigest()
 
 
 def test_a_model_and_its_data_arrive_together(link: Any, tmp_path: Path) -> None:

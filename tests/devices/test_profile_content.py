@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deepen.devices import DeviceProfile, load_profile, profile_names
-from deepen.devices.profiles import profile_of
-from deepen.devices.settings.catalogue import KNOBS
+from deepen.devices import DeviceProfile, list_profile_names, load_profile
+from deepen.devices.profiles import find_profile_name
+from deepen.devices.settings.catalogue import SETTING_DEFINITIONS
 from deepen.devices.state.identity import Identity
-from deepen.devices.types import Cluster, Fact, Identify, Rail
+from deepen.devices.types import CoreCluster, DeviceFact, PowerRail, RecognitionRule
 from deepen.errors import ConfigError
 
 PHONES = [
@@ -25,7 +25,7 @@ CORES = {"huawei-p40-lite": (2, 6), "jetson-agx-orin": (12,), "jetson-orin-nano"
 
 
 def test_the_named_phones_and_boards_are_there() -> None:
-    assert set(PHONES) | set(BOARDS) == {name for name in profile_names() if load_profile(name).link != "local"}
+    assert set(PHONES) | set(BOARDS) == {name for name in list_profile_names() if load_profile(name).link != "local"}
 
 
 @pytest.mark.parametrize("name", PHONES + BOARDS)
@@ -45,7 +45,7 @@ def test_a_profile_says_what_it_knows_and_from_whom(name: str) -> None:
     assert soc.value == profile.soc
     sources = [item.source for item in (*profile.facts, *profile.clusters, *profile.rails)]
     assert all(len(source) >= 20 for source in sources), sources  # written out, not a name of [sources]
-    assert set(profile.prepare) <= set(KNOBS)
+    assert set(profile.prepare) <= set(SETTING_DEFINITIONS)
     assert 0 < profile.cool_to_c["cpu"] < profile.max_temperature_c < 100
 
 
@@ -60,9 +60,9 @@ def test_cores_add_up(name: str) -> None:
 def test_a_device_is_recognised_as_its_profile_and_no_other(name: str) -> None:
     rule = load_profile(name).identify
     for model in rule.models:
-        assert profile_of(Identity("android", model=model)) == name
+        assert find_profile_name(Identity("android", model=model)) == name
     for codename in rule.codenames:
-        assert profile_of(Identity("android", codename=codename)) == name
+        assert find_profile_name(Identity("android", codename=codename)) == name
     if not (rule.models or rule.codenames or rule.device_tree):
         assert any("name the profile" in fact.value for fact in load_profile(name).facts)
 
@@ -84,7 +84,7 @@ def test_a_device_is_recognised_as_its_profile_and_no_other(name: str) -> None:
     ],
 )
 def test_boards_are_recognised_by_their_device_tree(tree: str, name: str) -> None:
-    assert profile_of(Identity("linux", model=tree, facts={"device_tree": tree})) == name
+    assert find_profile_name(Identity("linux", model=tree, facts={"device_tree": tree})) == name
 
 
 GOOD = """
@@ -127,11 +127,11 @@ def test_a_profile_of_ones_own(write) -> None:  # type: ignore[no-untyped-def]
     write(GOOD)
     profile = load_profile("mine")
     assert (profile.address, profile.prepare) == ("0A1B2C", {"frequency_hz": {"policy4": 1.8e9}, "brightness": 0})
-    assert profile.facts == (Fact("soc", "chip", "the data sheet"),)
-    assert profile.clusters == (Cluster("Cortex-X", 4, 2e9, "measured here"),)
-    assert profile.rails == (Rail("VDD", "all of it", "the data sheet"),)
+    assert profile.facts == (DeviceFact("soc", "chip", "the data sheet"),)
+    assert profile.clusters == (CoreCluster("Cortex-X", 4, 2e9, "measured here"),)
+    assert profile.rails == (PowerRail("VDD", "all of it", "the data sheet"),)
     assert profile.cool_to_c == {"cpu": 40.0, "skin": 35.0}
-    assert profile_of(Identity("android", model="Mine")) == "mine"
+    assert find_profile_name(Identity("android", model="Mine")) == "mine"
 
 
 @pytest.mark.parametrize(
@@ -168,4 +168,4 @@ def test_the_governor_of_a_profile_is_wanted_unless_prepare_names_one() -> None:
 
 
 def test_an_empty_rule_recognises_nothing() -> None:
-    assert DeviceProfile("x").identify == Identify()
+    assert DeviceProfile("x").identify == RecognitionRule()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deepen import catalog
-from deepen.devices import CpuPower, DeviceProfile, DeviceState, detect_power, load_profile, profile_names
+from deepen.devices import CpuPower, DeviceProfile, DeviceState, detect_power, list_profile_names, load_profile
 from deepen.devices.local import DELEGATES, RUNTIMES
 from deepen.errors import ConfigError
 
@@ -15,7 +15,7 @@ def state(cpu: str, machine: str = "x86_64", cores: int = 8) -> DeviceState:
     return DeviceState(cpu, machine, cores, tuple(range(cores)))
 
 
-CLASSES = [name for name in profile_names() if load_profile(name).link == "local"]
+CLASSES = [name for name in list_profile_names() if load_profile(name).link == "local"]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -100,7 +100,7 @@ def test_the_runner_is_part_of_the_catalog() -> None:
     assert catalog.find_path("devices", "runner", "runner.py").is_file()
 
 
-@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("name", list_profile_names())
 def test_every_profile_lists_runtimes_that_exist_best_first(name: str) -> None:
     profile = load_profile(name)
     assert set(profile.runtimes) <= set(RUNTIMES)

@@ -7,45 +7,45 @@ import math
 import pytest
 
 from deepen.devices import Device
-from deepen.devices.remote import RemoteDevice, check_mask
-from deepen.devices.state.cpu_policies import cores_in
-from deepen.devices.state.identity import Identity, identify, recognise
+from deepen.devices.remote import RemoteDevice, check_cpu_mask
+from deepen.devices.state.cpu_policies import parse_core_list
+from deepen.devices.state.identity import Identity, identify_device, recognise_profile
 from deepen.devices.state.shell_files import Shell
-from deepen.devices.types import Completed, Identify
+from deepen.devices.types import CompletedCommand, RecognitionRule
 from deepen.errors import ConfigError
 from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
 
 
 def test_a_phone_says_who_it_is() -> None:
-    found = identify(Shell(fake_phone()))
+    found = identify_device(Shell(fake_phone()))
     assert (found.kind, found.model, found.codename, found.serial) == ("android", "Pixel 6", "oriole", "1A2B3C")
     assert (found.sdk, found.machine, found.boot_id) == (33, "aarch64", "boot-0")
     assert found.key.startswith("Pixel-6-1A2B3C-")
 
 
 def test_boards_say_who_they_are() -> None:
-    assert identify(Shell(fake_jetson())).kind == "jetson"
-    assert identify(Shell(fake_board())).kind == "raspberry-pi"
+    assert identify_device(Shell(fake_jetson())).kind == "jetson"
+    assert identify_device(Shell(fake_board())).kind == "raspberry-pi"
     plain = fake_board()
     del plain.files["/proc/device-tree/model"], plain.files["/proc/device-tree/serial-number"]
-    found = identify(Shell(plain))
+    found = identify_device(Shell(plain))
     assert (found.kind, found.model, found.serial) == ("linux", "board", "")
     with pytest.raises(ConfigError, match="board tells no serial number"):
         _ = found.key
     plain.files["/etc/machine-id"] = "0123"
-    assert identify(Shell(plain)).serial == "0123"
+    assert identify_device(Shell(plain)).serial == "0123"
 
 
 def test_a_device_is_recognised_by_exactly_one_profile() -> None:
     phone = Identity("android", model="Pixel 6", codename="oriole")
-    rules = [("six", Identify(("Pixel 6",))), ("seven", Identify(codenames=("panther",)))]
-    assert recognise(phone, rules) == "six"
-    assert recognise(phone, [*rules, ("again", Identify(codenames=("oriole",)))]) == ""
+    rules = [("six", RecognitionRule(("Pixel 6",))), ("seven", RecognitionRule(codenames=("panther",)))]
+    assert recognise_profile(phone, rules) == "six"
+    assert recognise_profile(phone, [*rules, ("again", RecognitionRule(codenames=("oriole",)))]) == ""
     board = Identity("linux", model="x", facts={"device_tree": "Raspberry Pi 4 Model B Rev 1.4"})
-    assert recognise(board, [("pi", Identify(device_tree="Raspberry Pi 4"))]) == "pi"
+    assert recognise_profile(board, [("pi", RecognitionRule(device_tree="Raspberry Pi 4"))]) == "pi"
     # A board that calls itself like a phone is none.
-    assert recognise(Identity("linux", model="Pixel 6"), rules) == ""
-    assert recognise(Identity("android"), [("none", Identify())]) == ""
+    assert recognise_profile(Identity("linux", model="Pixel 6"), rules) == ""
+    assert recognise_profile(Identity("android"), [("none", RecognitionRule())]) == ""
 
 
 @pytest.mark.parametrize(
@@ -123,18 +123,18 @@ def test_a_set_of_cores_is_tried() -> None:
     phone = fake_phone()
     allowed = {"mask": "f0"}
 
-    def taskset(argv: list[str], root: bool) -> Completed:
+    def taskset(argv: list[str], root: bool) -> CompletedCommand:
         assert argv[1] == "f0"
-        return Completed(0, f"Cpus_allowed:\t{allowed['mask']}\n".encode(), b"")
+        return CompletedCommand(0, f"Cpus_allowed:\t{allowed['mask']}\n".encode(), b"")
 
     phone.programs["taskset"] = taskset  # type: ignore[assignment]
     shell = Shell(phone)
-    assert check_mask(shell, [4, 5, 6, 7]).ok
+    assert check_cpu_mask(shell, [4, 5, 6, 7]).ok
     allowed["mask"] = "00000000,00000030"
-    found = check_mask(shell, [4, 5, 6, 7])
+    found = check_cpu_mask(shell, [4, 5, 6, 7])
     assert (found.ok, found.actual) == (False, "4,5")
-    phone.programs["taskset"] = lambda argv, root: Completed(1, b"", b"taskset: failed: Invalid argument\n")
-    assert "Invalid argument" in check_mask(shell, [4, 5, 6, 7]).cause
+    phone.programs["taskset"] = lambda argv, root: CompletedCommand(1, b"", b"taskset: failed: Invalid argument\n")
+    assert "Invalid argument" in check_cpu_mask(shell, [4, 5, 6, 7]).cause
 
 
 def test_a_runtime_the_profile_does_not_list_is_refused() -> None:
@@ -149,4 +149,4 @@ def test_a_runtime_the_profile_does_not_list_is_refused() -> None:
     ("text", "cores"), [("0-3,6", (0, 1, 2, 3, 6)), ("0 1 2", (0, 1, 2)), ("", ()), ("x", ()), ("5", (5,)), ("3-1", ())]
 )
 def test_lists_of_cores(text: str, cores: tuple[int, ...]) -> None:
-    assert cores_in(text) == cores
+    assert parse_core_list(text) == cores

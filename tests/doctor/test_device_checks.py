@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deepen.devices.links.adb_server import AdbServer, AdbServerTransport, state_cure
-from deepen.devices.settings.apply_and_restore import prepare
+from deepen.devices.links.adb_server import AdbServer, AdbServerTransport, describe_state_cure
+from deepen.devices.settings.apply_and_restore import apply_settings
 from deepen.doctor.device_checks import DoctorCheck, check_devices, find_usb_phones
 from deepen.errors import LinkError
 from deepen.testing.fake_boards import fake_phone
@@ -125,7 +125,7 @@ def test_no_phone_at_all_is_said_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_what_was_left_changed_is_said(tmp_path: Path) -> None:
-    prepare(fake_phone(), {"brightness": 0}, hold=True).close()
+    apply_settings(fake_phone(), {"brightness": 0}, hold=True).close()
     (left,) = [c for c in check_devices(tmp_path, no_server()) if c.name.startswith("settings")]
     assert left.name == "settings of Pixel 6 1A2B3C"
     assert "--restore" in left.cure
@@ -137,5 +137,5 @@ def test_the_link_says_the_same_cures() -> None:
             AdbServerTransport(server, "NEW", 5.0)
         with pytest.raises(LinkError, match=r"is not there; the adb server does not see it"):
             AdbServerTransport(server, "OTHER", 5.0)
-    assert state_cure("no permissions (user in plugdev group)") == state_cure("no permissions")
-    assert state_cure("$(id)") == "wait until it is ready"
+    assert describe_state_cure("no permissions (user in plugdev group)") == describe_state_cure("no permissions")
+    assert describe_state_cure("$(id)") == "wait until it is ready"

@@ -12,12 +12,12 @@ from typing import Literal, get_args
 
 from deepen.devices.links.adb_server import AdbServer, AdbServerTransport
 from deepen.devices.links.adb_shell import connect_tcp, connect_usb
-from deepen.devices.links.address import host_and_port, split_options
+from deepen.devices.links.address import parse_host_and_port, split_options
 from deepen.devices.links.remote import RemoteLink
 from deepen.devices.links.transport import Transport
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["Via", "adb_link", "connect_adb"]
+__all__ = ["Via", "connect_adb", "open_adb_link"]
 
 Via = Literal["auto", "server", "direct"]
 """Which way to take: the server when it has the device, only the server, or never the server."""
@@ -25,7 +25,7 @@ Via = Literal["auto", "server", "direct"]
 _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
-def adb_link(spec: str) -> RemoteLink:
+def open_adb_link(spec: str) -> RemoteLink:
     """Open a link.
 
     Args:
@@ -43,7 +43,7 @@ def adb_link(spec: str) -> RemoteLink:
     via = options.get("via", "auto")
     if via not in get_args(Via):
         raise ConfigError(f"'{spec}': via is {' or '.join(get_args(Via))}, not '{via}'")
-    where = host_and_port(address)
+    where = parse_host_and_port(address)
     if where is None and address and not _SERIAL.fullmatch(address):
         raise ConfigError(f"'{address}' is neither a serial number nor HOST:PORT; see 'adb devices'")
 
@@ -65,7 +65,7 @@ def connect_adb(
     server = AdbServer()
     if via == "server" or (via == "auto" and server.running()):
         known = {d.serial: d.state for d in server.devices(min(timeout_s, 5.0))}
-        chosen = serial or _only(known)
+        chosen = serial or _pick_only_device(known)
         if via == "server" or where is None or known.get(serial) == "device":
             return AdbServerTransport(server, chosen, timeout_s)
     if where is not None:
@@ -73,7 +73,7 @@ def connect_adb(
     return connect_usb(serial, timeout_s, keys=keys)
 
 
-def _only(known: dict[str, str]) -> str:
+def _pick_only_device(known: dict[str, str]) -> str:
     if not known:
         raise LinkError("the adb server sees no device; plug one in and switch USB debugging on")
     if len(known) > 1:

@@ -17,7 +17,7 @@ from deepen import catalog
 from deepen.clock.host_clock import Deadline
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["AdbServer", "AdbServerTransport", "ServerDevice", "phone_rules_cure", "state_cure"]
+__all__ = ["AdbServer", "AdbServerTransport", "ServerDevice", "describe_state_cure", "describe_usb_access_cure"]
 
 _PORT = 5037
 
@@ -56,7 +56,7 @@ class AdbServer:
         """
         deadline = Deadline(timeout_s)
         with self._request("host:devices", deadline) as connection:
-            text = _exactly(connection, _length(connection, deadline), deadline)
+            text = _receive_exactly(connection, _receive_length(connection, deadline), deadline)
         found = (line.split("\t", 1) for line in text.decode("utf-8", "replace").splitlines() if "\t" in line)
         return [ServerDevice(serial, state) for serial, state in found]
 
@@ -77,7 +77,7 @@ class AdbServer:
         deadline = Deadline(timeout_s)
         connection = self._request(f"host:transport:{serial}", deadline)
         try:
-            _ask(connection, f"exec:{command}", deadline)
+            _request_service(connection, f"exec:{command}", deadline)
         except BaseException:
             connection.close()
             raise
@@ -90,7 +90,7 @@ class AdbServer:
             raise LinkError(f"no adb server on port {self.port} ({error}); start it: adb start-server") from error
         try:
             connection.setblocking(False)
-            _ask(connection, text, deadline)
+            _request_service(connection, text, deadline)
         except BaseException:
             connection.close()
             raise
@@ -106,12 +106,12 @@ class SocketStream:
 
     def write(self, data: bytes, timeout_s: float) -> None:
         """Write all of it."""
-        _send(self._socket, data, Deadline(timeout_s))
+        _send_all(self._socket, data, Deadline(timeout_s))
 
     def read(self, timeout_s: float) -> bytes | None:
         """Read what there is; ``None`` when nothing came in time, empty at the end."""
         try:
-            if not _wait(self._socket, Deadline(timeout_s), reading=True):
+            if not _wait_ready(self._socket, Deadline(timeout_s), reading=True):
                 return None
             return self._socket.recv(1 << 16)
         except (OSError, ValueError) as error:  # ValueError: it was closed by another thread
@@ -124,7 +124,7 @@ class SocketStream:
         self._socket.close()
 
 
-def phone_rules_cure() -> str:
+def describe_usb_access_cure() -> str:
     """How access to phones on USB is given to users, with the command to copy."""
     rules = catalog.find_path("devices", "udev", "60-deepen-phones.rules")
     return (
@@ -133,10 +133,10 @@ def phone_rules_cure() -> str:
     )
 
 
-def state_cure(state: str) -> str:
+def describe_state_cure(state: str) -> str:
     """What helps where an adb server says that a device is in a state other than ``device``; empty: it has none."""
     if state.startswith("no permissions"):
-        return phone_rules_cure()
+        return describe_usb_access_cure()
     cures = {
         "": "the adb server does not see it; plug it in and switch USB debugging on, or 'adb connect HOST:PORT'",
         "unauthorized": "unlock its screen and allow USB debugging in the dialog",
@@ -165,7 +165,7 @@ class AdbServerTransport:
         state = next((d.state for d in server.devices(timeout_s) if d.serial == serial), "")
         if state == "device":
             return
-        raise LinkError(f"the device is {state or 'not there'}; {state_cure(state)}")
+        raise LinkError(f"the device is {state or 'not there'}; {describe_state_cure(state)}")
 
     def open(self, command: str, timeout_s: float) -> SocketStream:
         """Start a command."""
@@ -180,27 +180,27 @@ class AdbServerTransport:
         self.connected = False
 
 
-def _wait(connection: socket.socket, deadline: Deadline, *, reading: bool) -> bool:
+def _wait_ready(connection: socket.socket, deadline: Deadline, *, reading: bool) -> bool:
     ready = select.select([connection] if reading else [], [] if reading else [connection], [], deadline.remaining_s)
     return bool(ready[0] or ready[1])
 
 
-def _send(connection: socket.socket, data: bytes, deadline: Deadline) -> None:
+def _send_all(connection: socket.socket, data: bytes, deadline: Deadline) -> None:
     view = memoryview(data)
     try:
         while view:
-            if not _wait(connection, deadline, reading=False):
+            if not _wait_ready(connection, deadline, reading=False):
                 raise LinkError(f"the device took nothing within {deadline.duration_s:g} s; check the cable, try again")
             view = view[connection.send(view) :]
     except (OSError, ValueError) as error:
         raise LinkError(f"the connection to the adb server was cut ({error})") from error
 
 
-def _exactly(connection: socket.socket, size: int, deadline: Deadline) -> bytes:
+def _receive_exactly(connection: socket.socket, size: int, deadline: Deadline) -> bytes:
     data = b""
     try:
         while len(data) < size:
-            if not _wait(connection, deadline, reading=True):
+            if not _wait_ready(connection, deadline, reading=True):
                 raise LinkError(f"the adb server did not answer within {deadline.duration_s:g} s; is the device there?")
             got = connection.recv(size - len(data))
             if not got:
@@ -211,23 +211,23 @@ def _exactly(connection: socket.socket, size: int, deadline: Deadline) -> bytes:
     return data
 
 
-def _length(connection: socket.socket, deadline: Deadline) -> int:
-    text = _exactly(connection, 4, deadline)
+def _receive_length(connection: socket.socket, deadline: Deadline) -> int:
+    text = _receive_exactly(connection, 4, deadline)
     try:
         return int(text, 16)
     except ValueError as error:
         raise LinkError(f"what answers on the adb server's port is none ({text!r})") from error
 
 
-def _ask(connection: socket.socket, text: str, deadline: Deadline) -> None:
+def _request_service(connection: socket.socket, text: str, deadline: Deadline) -> None:
     data = text.encode("utf-8", "surrogateescape")
     if len(data) > 0xFFFF:
         raise ConfigError("the command is longer than an adb server takes; push a file instead")
-    _send(connection, b"%04x" % len(data) + data, deadline)
-    answer = _exactly(connection, 4, deadline)
+    _send_all(connection, b"%04x" % len(data) + data, deadline)
+    answer = _receive_exactly(connection, 4, deadline)
     if answer == b"OKAY":
         return
     if answer != b"FAIL":
         raise LinkError(f"what answers on the adb server's port is none ({answer!r})")
-    reason = _exactly(connection, _length(connection, deadline), deadline).decode("utf-8", "replace")
+    reason = _receive_exactly(connection, _receive_length(connection, deadline), deadline).decode("utf-8", "replace")
     raise LinkError(f"the adb server says: {reason.splitlines()[0] if reason else 'no'}; see 'adb devices'")

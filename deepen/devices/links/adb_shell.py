@@ -19,14 +19,14 @@ from typing import Any
 from deepen.clock.host_clock import Deadline
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["AdbSession", "connect_tcp", "connect_usb", "key_files", "load_signers"]
+__all__ = ["AdbSession", "connect_tcp", "connect_usb", "find_adb_keys", "load_signers"]
 
 _VERSION = 0x01000000  # with checksums; what every daemon speaks
 _MAX_DATA = 1 << 18
 _POLL_S = 0.5
 
 
-def _import(name: str) -> Any:
+def _import_module(name: str) -> Any:
     import importlib
 
     usb = name.endswith("usb_transport")
@@ -40,7 +40,7 @@ def _import(name: str) -> Any:
         ) from error
 
 
-def key_files() -> list[Path]:
+def find_adb_keys() -> list[Path]:
     """Private ADB keys of this user: ``$ADB_VENDOR_KEYS`` (files, separated by colons), then ``~/.android/adbkey``."""
     import os
 
@@ -54,7 +54,7 @@ def load_signers(files: list[Path]) -> list[Any]:
     Raises:
         ConfigError: If a key or its public half cannot be read.
     """
-    sign = _import("adb_shell.auth.sign_pythonrsa")
+    sign = _import_module("adb_shell.auth.sign_pythonrsa")
     signers = []
     for path in files:
         public = path.with_name(f"{path.name}.pub")
@@ -149,8 +149,8 @@ class AdbSession:
         self._streams: dict[int, _AdbStream] = {}
         self._next_id = 1
         self._outbox: queue.SimpleQueue[tuple[str, int, int] | None] = queue.SimpleQueue()
-        self._constants = _import("adb_shell.constants")
-        self._message = _import("adb_shell.adb_message").AdbMessage
+        self._constants = _import_module("adb_shell.constants")
+        self._message = _import_module("adb_shell.adb_message").AdbMessage
         self._names = {wire: name.decode() for name, wire in self._constants.ID_TO_WIRE.items()}
         deadline = Deadline(timeout_s)
         try:
@@ -161,7 +161,7 @@ class AdbSession:
             if isinstance(error, LinkError | ConfigError) or not isinstance(error, Exception):
                 raise
             raise LinkError(
-                f"cannot connect to {target} ({_reason(error)}); is the device on, and USB debugging with it?"
+                f"cannot connect to {target} ({_describe_error(error)}); is the device on, and USB debugging with it?"
             ) from error
         self._threads = [
             threading.Thread(target=self._receive, name="adb-receive", daemon=True),
@@ -231,8 +231,10 @@ class AdbSession:
                     # A transport may take a part of what it is given.
                     view = view[self._transport.bulk_write(bytes(view), max(deadline.remaining_s, 0.05)) :]
         except Exception as error:
-            self._shut(_reason(error))
-            raise LinkError(f"the connection was cut ({_reason(error)}); check the cable, then try again") from error
+            self._shut(_describe_error(error))
+            raise LinkError(
+                f"the connection was cut ({_describe_error(error)}); check the cable, then try again"
+            ) from error
         finally:
             self._write_lock.release()
         if not self.connected:
@@ -351,7 +353,7 @@ class AdbSession:
             while self.connected:
                 self._dispatch(*self._packet(Deadline(float("inf"))))
         except Exception as error:  # whatever a transport raises ends the connection; readers are told why
-            self._shut(_reason(error))
+            self._shut(_describe_error(error))
 
     def _dispatch(self, name: str, arg0: int, arg1: int, data: bytes) -> None:
         with self.changed:
@@ -395,7 +397,7 @@ class AdbSession:
             self._transport.close()
 
 
-def _reason(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
@@ -415,7 +417,7 @@ def connect_tcp(
         LinkError: If nobody answers, or the device does not (yet) allow the key.
         ConfigError: If a package or a key is missing.
     """
-    base: Any = _import("adb_shell.transport.tcp_transport").TcpTransport
+    base: Any = _import_module("adb_shell.transport.tcp_transport").TcpTransport
 
     class Prompt(base):  # type: ignore[misc]  # its base is known at run time only
         """Sends at once: a message is a header and its data, which would wait 40 ms for the header's receipt."""
@@ -429,7 +431,7 @@ def connect_tcp(
         transport,
         f"{host}:{port}",
         "over TCP, without an adb server",
-        load_signers(key_files() if keys is None else keys),
+        load_signers(find_adb_keys() if keys is None else keys),
         timeout_s,
         allow_s,
     )
@@ -442,8 +444,8 @@ def connect_usb(serial: str, timeout_s: float, *, allow_s: float = 10.0, keys: l
         LinkError: If there is no such device or somebody else uses it.
         ConfigError: If a package or a key is missing.
     """
-    usb = _import("adb_shell.transport.usb_transport").UsbTransport
-    exceptions = _import("adb_shell.exceptions")
+    usb = _import_module("adb_shell.transport.usb_transport").UsbTransport
+    exceptions = _import_module("adb_shell.exceptions")
     try:
         transport = usb.find_adb(serial=serial)
     except exceptions.UsbDeviceNotFoundError as error:
@@ -452,7 +454,7 @@ def connect_usb(serial: str, timeout_s: float, *, allow_s: float = 10.0, keys: l
         transport,
         serial,
         "over USB, without an adb server",
-        load_signers(key_files() if keys is None else keys),
+        load_signers(find_adb_keys() if keys is None else keys),
         timeout_s,
         allow_s,
     )

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from deepen.errors import ConfigError, make_unknown_name_error
 
-__all__ = ["host_and_port", "split_options"]
+__all__ = ["parse_host_and_port", "split_options"]
 
 _HOST_PORT = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\]|(?P<host>[^\s:\[\]/]+)):(?P<port>\d{1,5})"
@@ -38,7 +38,7 @@ def split_options(text: str, known: Iterable[str]) -> tuple[str, dict[str, str]]
     return address, options
 
 
-def host_and_port(text: str) -> tuple[str, int] | None:
+def parse_host_and_port(text: str) -> tuple[str, int] | None:
     """Take ``HOST:PORT`` or ``[IPv6]:PORT`` apart; ``None`` where it is neither.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deepen.clock.host_clock import Deadline
-from deepen.devices.links.jobs import JobOutput
-from deepen.devices.links.transport import Stream
+from deepen.devices.links.jobs import JobOutputParser
+from deepen.devices.links.transport import CommandStream
 from deepen.errors import LinkError
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ _LAST_WORDS = 2000
 class RemoteChannel:
     """A job (see :mod:`deepen.devices.links.jobs`) whose input and output are a stream."""
 
-    def __init__(self, link: RemoteLink, token: str, stream: Stream, output: JobOutput, program: str) -> None:
+    def __init__(
+        self, link: RemoteLink, token: str, stream: CommandStream, output: JobOutputParser, program: str
+    ) -> None:
         """Take over a job that has been started."""
         self.pid: int | None = None
         self._link = link
@@ -105,7 +107,7 @@ class RemoteChannel:
             return self._words
         if self._output.done:
             return self._output.stderr[-_LAST_WORDS:].decode("utf-8", "replace").strip()
-        return "" if self._killed or self._cut else self._link.words_of(self._token)
+        return "" if self._killed or self._cut else self._link.read_job_stderr(self._token)
 
     def _check(self) -> None:
         if self._killed:

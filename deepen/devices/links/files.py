@@ -11,11 +11,11 @@ from typing import IO
 
 from deepen.errors import ConfigError, StorageError
 
-__all__ = ["arriving", "readable_file"]
+__all__ = ["open_atomic_file", "require_readable_file"]
 
 
 @contextmanager
-def arriving(path: Path) -> Iterator[IO[bytes]]:
+def open_atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` which takes its place when the block ends without an error.
 
     Raises:
@@ -40,7 +40,7 @@ def arriving(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def readable_file(path: Path) -> Path:
+def require_readable_file(path: Path) -> Path:
     """Check that a file can be read.
 
     Raises:

@@ -4,7 +4,7 @@ A connection gives one stream of bytes, in ADB without an exit status. The scrip
 random number no program can guess: ``begin``, then what the command writes, ``end`` with its status, then what it wrote
 on its standard error, then ``done``. Without ``done`` nothing is believed.
 
-A job (:func:`job_argv`) runs in a session of its own, carries a random token in its environment, and is watched from
+A job (:func:`make_job_argv`) runs in a session of its own, carries a random token in its environment, and is watched from
 the device: when its connection goes, for whatever reason, its whole group is killed there, without the host.
 
 All values reach the scripts as arguments; the scripts themselves are constants. They need a POSIX shell and small
@@ -16,9 +16,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from deepen.devices.links.quoting import check_argv, env_arguments
+from deepen.devices.links.quoting import check_argv, format_env_arguments
 
-__all__ = ["END_OF_A_JOB", "START_OF_A_PROCESS", "JobOutput", "job_argv", "kill_argv", "script_argv"]
+__all__ = [
+    "END_OF_A_JOB",
+    "START_OF_A_PROCESS",
+    "JobOutputParser",
+    "make_job_argv",
+    "make_kill_argv",
+    "make_script_argv",
+]
 
 START_OF_A_PROCESS = r"""
 start() { shift 19; echo "$1"; }
@@ -133,12 +140,12 @@ echo "$M done"
 """
 
 
-def script_argv(marker: str, body: str, *arguments: str) -> list[str]:
+def make_script_argv(marker: str, body: str, *arguments: str) -> list[str]:
     """A short script, whose standard error goes to its output; its arguments are ``$1`` and so on."""
     return ["sh", "-c", _SCRIPT, "deepen", marker, body, *arguments]
 
 
-def job_argv(
+def make_job_argv(
     work: str, token: str, marker: str, argv: Sequence[str], env: Mapping[str, str], *, reads: bool
 ) -> list[str]:
     """A command in a session of its own.
@@ -151,18 +158,18 @@ def job_argv(
         env: Variables to add to its environment.
         reads: Whether it reads the connection; if not, its input is empty.
     """
-    variables = env_arguments(env)
+    variables = format_env_arguments(env)
     mode = "pipe" if reads else "null"
     fixed = ["sh", "-c", _JOB, "deepen", work, token, marker, mode, _INNER]
     return [*fixed, str(len(variables)), *variables, *check_argv(argv)]
 
 
-def kill_argv(work: str, token: str, marker: str) -> list[str]:
+def make_kill_argv(work: str, token: str, marker: str) -> list[str]:
     """End a job; the status is 0 when nothing of it is left, and the output is the end of what it said."""
-    return script_argv(marker, _KILL, work, token)
+    return make_script_argv(marker, _KILL, work, token)
 
 
-class JobOutput:
+class JobOutputParser:
     """Takes apart what a script says.
 
     Attributes:
@@ -234,7 +241,7 @@ class JobOutput:
         found = self._end.search(self._pending)
         if found:
             self.stdout += self._pending[: found.start()]
-            self.status = signal_or_status(int(found[1]))
+            self.status = decode_exit_status(int(found[1]))
             del self._pending[: found.end()]
             return
         keep = self._possible_mark()
@@ -252,6 +259,6 @@ class JobOutput:
         return 0
 
 
-def signal_or_status(told: int) -> int:
+def decode_exit_status(told: int) -> int:
     """Meaning of a shell's exit status: above 128 it is the signal that ended the command (POSIX XCU 2.8.2), ``-n``."""
     return 128 - told if 128 < told <= 128 + 64 else told

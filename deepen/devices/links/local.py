@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from deepen.clock.host_clock import Deadline
-from deepen.devices.links.files import arriving, readable_file
-from deepen.devices.links.quoting import check_argv, env_arguments
-from deepen.devices.types import Completed
+from deepen.devices.links.files import open_atomic_file, require_readable_file
+from deepen.devices.links.quoting import check_argv, format_env_arguments
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, LinkError
 
 __all__ = ["LocalLink", "PipeChannel"]
@@ -27,7 +27,7 @@ _LAST_WORDS = 2000
 _REAP_S = 10.0
 
 
-class _Child:
+class _ChildProcess:
     """A process in a session of its own, so that Ctrl-C in the terminal does not reach it and all of it can be ended.
 
     It is not waited for before :meth:`end`: until then its number, which is that of its group too, belongs to nobody
@@ -38,7 +38,7 @@ class _Child:
         self, argv: Sequence[str], env: Mapping[str, str], *, stdin: int, stdout: int | IO[bytes], stderr: IO[bytes]
     ) -> None:
         """Start it; raises what ``subprocess.Popen`` raises."""
-        env_arguments(env)
+        format_env_arguments(env)
         self.process = subprocess.Popen(
             check_argv(argv),
             stdin=stdin,
@@ -94,7 +94,7 @@ class PipeChannel:
         """
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in kill()
         try:
-            self._child = _Child(argv, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr)
+            self._child = _ChildProcess(argv, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr)
         except OSError as error:
             self._stderr.close()
             raise LinkError(f"cannot start {argv[0]}: {error.strerror}; is it installed and executable?") from error
@@ -175,7 +175,7 @@ class LocalLink:
 
     description = "this machine"
 
-    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> Completed:
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
         """Run a command to its end, without input; what it leaves in its process group is ended with it.
 
         Raises:
@@ -184,11 +184,11 @@ class LocalLink:
         """
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             try:
-                child = _Child(argv, env or {}, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+                child = _ChildProcess(argv, env or {}, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
             except (FileNotFoundError, NotADirectoryError) as error:
-                return Completed(127, b"", f"{argv[0]}: {error.strerror}\n".encode())
+                return CompletedCommand(127, b"", f"{argv[0]}: {error.strerror}\n".encode())
             except PermissionError as error:
-                return Completed(126, b"", f"{argv[0]}: {error.strerror}\n".encode())
+                return CompletedCommand(126, b"", f"{argv[0]}: {error.strerror}\n".encode())
             except OSError as error:
                 raise LinkError(f"cannot start {argv[0]}: {error.strerror}; try again") from error
             try:
@@ -199,7 +199,7 @@ class LocalLink:
                 raise LinkError(f"{argv[0]} did not end within {timeout_s:g} s and was killed; allow it more time")
             stdout.seek(0)
             stderr.seek(0)
-            return Completed(status, stdout.read(), stderr.read())
+            return CompletedCommand(status, stdout.read(), stderr.read())
 
     def push(self, path: Path, *, name: str | None = None) -> str:
         """Return the absolute path: the file is already here, whatever its name.
@@ -207,7 +207,7 @@ class LocalLink:
         Raises:
             ConfigError: If there is no such file.
         """
-        return str(readable_file(path).resolve())
+        return str(require_readable_file(path).resolve())
 
     def pull(self, remote: str, path: Path) -> None:
         """Copy a file; ``path`` holds all of it or what it held before.
@@ -216,11 +216,11 @@ class LocalLink:
             ConfigError: If there is no such file.
             StorageError: If the disk does not take it.
         """
-        source = readable_file(Path(remote))
+        source = require_readable_file(Path(remote))
         with contextlib.suppress(OSError):  # there is no such file yet
             if path.samefile(source):
                 return
-        with source.open("rb") as content, arriving(path) as target:
+        with source.open("rb") as content, open_atomic_file(path) as target:
             shutil.copyfileobj(content, target)
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> PipeChannel:
@@ -239,6 +239,6 @@ class LocalLink:
         """Nothing to release."""
 
 
-def on_main_thread() -> bool:
+def is_main_thread() -> bool:
     """Whether the caller is the main thread (a parent-death signal follows the thread, not the process)."""
     return threading.current_thread() is threading.main_thread()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from deepen.errors import ConfigError
 
-__all__ = ["MAX_TEXT", "check_argv", "env_arguments", "shell_join"]
+__all__ = ["MAX_TEXT", "check_argv", "format_env_arguments", "shell_join"]
 
 MAX_TEXT = 60_000
 """Longest shell text in bytes: the adb server takes a service name of at most 0xffff bytes (ADB's OVERVIEW.TXT)."""
@@ -52,7 +52,7 @@ def shell_join(argv: Sequence[str]) -> str:
     return text
 
 
-def env_arguments(env: Mapping[str, str]) -> list[str]:
+def format_env_arguments(env: Mapping[str, str]) -> list[str]:
     """``NAME=value`` arguments for ``env``.
 
     Raises:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from deepen.clock.host_clock import Deadline
 from deepen.devices.links.channel import RemoteChannel
-from deepen.devices.links.jobs import JobOutput, job_argv, kill_argv, script_argv
-from deepen.devices.links.quoting import check_argv, env_arguments, shell_join
-from deepen.devices.links.transfer import pull, push
-from deepen.devices.links.transport import Stream, Transport
-from deepen.devices.types import Completed
+from deepen.devices.links.jobs import JobOutputParser, make_job_argv, make_kill_argv, make_script_argv
+from deepen.devices.links.quoting import check_argv, format_env_arguments, shell_join
+from deepen.devices.links.transfer import pull_file, push_file
+from deepen.devices.links.transport import CommandStream, Transport
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, LinkError
 
 __all__ = ["MOST_OUTPUT", "RemoteLink"]
@@ -113,7 +113,7 @@ class RemoteLink:
         """The link's folder on the device; known once it has connected."""
         return self._work
 
-    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> Completed:
+    def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
         """Run a command to its end, without input; what it leaves in its process group is ended with it.
 
         Raises:
@@ -136,7 +136,7 @@ class RemoteLink:
                     self.end_job(token)
                     raise LinkError(f"{self.name}: {argv[0]} wrote more than {MOST_OUTPUT >> 20} MiB; use a file")
             assert output.status is not None  # what is done has ended
-            return Completed(output.status, output.take(), output.stderr)
+            return CompletedCommand(output.status, output.take(), output.stderr)
 
     def push(self, path: Path, *, name: str | None = None) -> str:
         """Bring a file to the device's work folder; skipped if the same content is there, resumed after a cut.
@@ -145,7 +145,7 @@ class RemoteLink:
             ConfigError: If there is no such file or the name is not the name of a file.
             LinkError: If it could not be copied; the next call goes on where this one ended.
         """
-        return push(self, path, path.name if name is None else name)
+        return push_file(self, path, path.name if name is None else name)
 
     def pull(self, remote: str, path: Path) -> None:
         """Fetch a file; ``path`` holds all of it (its hash checked) or what it held before.
@@ -155,7 +155,7 @@ class RemoteLink:
             LinkError: If it could not be copied.
             StorageError: If the host's disk does not take it.
         """
-        pull(self, remote, path)
+        pull_file(self, remote, path)
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> RemoteChannel:
         """Start a process that speaks lines; it ends at the latest when its channel is killed or the link is cut.
@@ -214,7 +214,7 @@ class RemoteLink:
 
     # ---- for the parts of a link ----------------------------------------------------------------------------------
 
-    def script(self, body: str, *arguments: str, timeout_s: float | None = None) -> Completed:
+    def script(self, body: str, *arguments: str, timeout_s: float | None = None) -> CompletedCommand:
         """Run a short script that needs no watching.
 
         Raises:
@@ -224,12 +224,12 @@ class RemoteLink:
         return self._script_on(transport, body, arguments, Deadline(self.call_s if timeout_s is None else timeout_s))
 
     @contextmanager
-    def script_stream(self, body: str, *arguments: str) -> Iterator[tuple[Stream, JobOutput]]:
+    def script_stream(self, body: str, *arguments: str) -> Iterator[tuple[CommandStream, JobOutputParser]]:
         """Run a script that reads or writes a stream of bytes; it is let go of at the end."""
-        marker = _marker()
-        stream = self._session().open(shell_join(script_argv(marker, body, *arguments)), self.call_s)
+        marker = _make_marker()
+        stream = self._session().open(shell_join(make_script_argv(marker, body, *arguments)), self.call_s)
         try:
-            yield stream, JobOutput(marker)
+            yield stream, JobOutputParser(marker)
         finally:
             stream.close()
 
@@ -247,7 +247,7 @@ class RemoteLink:
             return ""
         return done.stdout.decode("utf-8", "replace").strip()
 
-    def words_of(self, token: str) -> str:
+    def read_job_stderr(self, token: str) -> str:
         """The end of what a running job has written on its standard error so far; empty while the link is cut."""
         try:
             done = self.script('tail -c 2000 "$1/jobs/$2/err" 2>/dev/null', self._work, token)
@@ -296,20 +296,22 @@ class RemoteLink:
             raise LinkError(f"{self.name}: {said[-200:] or 'no work folder'}; free some space, or remove that folder")
         return said
 
-    def _kill_on(self, transport: Transport, token: str) -> Completed:
-        marker = _marker()
-        done = self._exchange(transport, kill_argv(self._work, token, marker), marker, Deadline(_KILL_S))
+    def _kill_on(self, transport: Transport, token: str) -> CompletedCommand:
+        marker = _make_marker()
+        done = self._exchange(transport, make_kill_argv(self._work, token, marker), marker, Deadline(_KILL_S))
         if done.status == 0:
             with self._lock:
                 self._unsure.discard(token)
         return done
 
-    def _script_on(self, transport: Transport, body: str, arguments: Sequence[str], deadline: Deadline) -> Completed:
-        marker = _marker()
-        return self._exchange(transport, script_argv(marker, body, *arguments), marker, deadline)
+    def _script_on(
+        self, transport: Transport, body: str, arguments: Sequence[str], deadline: Deadline
+    ) -> CompletedCommand:
+        marker = _make_marker()
+        return self._exchange(transport, make_script_argv(marker, body, *arguments), marker, deadline)
 
-    def _exchange(self, transport: Transport, argv: Sequence[str], marker: str, deadline: Deadline) -> Completed:
-        output = JobOutput(marker)
+    def _exchange(self, transport: Transport, argv: Sequence[str], marker: str, deadline: Deadline) -> CompletedCommand:
+        output = JobOutputParser(marker)
         stream = transport.open(shell_join(argv), deadline.remaining_s)
         try:
             while not output.done:
@@ -323,20 +325,20 @@ class RemoteLink:
         finally:
             stream.close()
         assert output.status is not None  # what is done has ended
-        return Completed(output.status, output.take(), b"")
+        return CompletedCommand(output.status, output.take(), b"")
 
     def _start(
         self, argv: Sequence[str], env: Mapping[str, str], timeout_s: float, *, reads: bool
-    ) -> tuple[str, Stream, JobOutput, Deadline]:
+    ) -> tuple[str, CommandStream, JobOutputParser, Deadline]:
         """Start a job; its time counts from here, not from before the connection was made."""
         check_argv(argv)
-        env_arguments(env)
+        format_env_arguments(env)
         transport = self._session()
-        token, marker = secrets.token_hex(16), _marker()
-        command = shell_join(job_argv(self._work, token, marker, argv, env, reads=reads))
+        token, marker = secrets.token_hex(16), _make_marker()
+        command = shell_join(make_job_argv(self._work, token, marker, argv, env, reads=reads))
         deadline = Deadline(timeout_s)
         try:
-            return token, transport.open(command, max(timeout_s, 1.0)), JobOutput(marker), deadline
+            return token, transport.open(command, max(timeout_s, 1.0)), JobOutputParser(marker), deadline
         except LinkError:
             self._doubt(token)  # it may have been started all the same
             raise
@@ -344,7 +346,7 @@ class RemoteLink:
     @contextmanager
     def _job(
         self, argv: Sequence[str], env: Mapping[str, str], timeout_s: float
-    ) -> Iterator[tuple[str, Stream, JobOutput, Deadline]]:
+    ) -> Iterator[tuple[str, CommandStream, JobOutputParser, Deadline]]:
         token, stream, output, deadline = self._start(argv, env, timeout_s, reads=False)
         try:
             yield token, stream, output, deadline
@@ -356,7 +358,7 @@ class RemoteLink:
         finally:
             stream.close()
 
-    def _read(self, stream: Stream, deadline: Deadline, token: str) -> bytes | None:
+    def _read(self, stream: CommandStream, deadline: Deadline, token: str) -> bytes | None:
         try:
             return stream.read(deadline.remaining_s)
         except LinkError:
@@ -367,7 +369,7 @@ class RemoteLink:
         with self._lock:
             self._unsure.add(token)
 
-    def _cut(self, what: str, output: JobOutput) -> str:
+    def _cut(self, what: str, output: JobOutputParser) -> str:
         if output.failure:
             return f"{self.name}: {output.failure}; free some space there"
         noise = output.noise.decode("utf-8", "replace").strip().splitlines()
@@ -375,5 +377,5 @@ class RemoteLink:
         return f"{self.name}: the link was cut while {what} ran{said}; check cable and power, then try again"
 
 
-def _marker() -> str:
+def _make_marker() -> str:
     return f"@{secrets.token_hex(16)}"

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deepen.clock.host_clock import Deadline
-from deepen.devices.links.address import host_and_port, split_options
+from deepen.devices.links.address import parse_host_and_port, split_options
 from deepen.devices.links.remote import RemoteLink
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["SshAddress", "SshTransport", "ssh_link"]
+__all__ = ["SshAddress", "SshTransport", "open_ssh_link"]
 
 _KEEPALIVE_S = 5
 _KEEPALIVES = 3
@@ -72,9 +72,9 @@ class SshAddress:
         return chosen
 
 
-def _address(text: str, **options: Any) -> SshAddress:
+def _parse_ssh_address(text: str, **options: Any) -> SshAddress:
     user, at, place = text.rpartition("@")
-    where = host_and_port(place)
+    where = parse_host_and_port(place)
     host, port = (place, 0) if where is None else where
     host = host.removeprefix("[").removesuffix("]")
     if not host or host.startswith("-") or (at and not user) or not host.isprintable() or " " in host or "/" in host:
@@ -82,7 +82,7 @@ def _address(text: str, **options: Any) -> SshAddress:
     return SshAddress(host, user, port, **options)
 
 
-def ssh_link(spec: str) -> RemoteLink:
+def open_ssh_link(spec: str) -> RemoteLink:
     """Open a link.
 
     Args:
@@ -100,14 +100,14 @@ def ssh_link(spec: str) -> RemoteLink:
             if not file.is_file():
                 raise ConfigError(f"'{spec}': no such file: {file}")
             login["keys" if name == "key" else name] = (file,) if name == "key" else file
-    jump = _address(options["jump"], **login) if "jump" in options else None
-    address = _address(text, jump=jump, **login)
+    jump = _parse_ssh_address(options["jump"], **login) if "jump" in options else None
+    address = _parse_ssh_address(text, jump=jump, **login)
     return RemoteLink(
         lambda timeout_s: SshTransport(address, timeout_s), f"ssh {address}", work=options.get("work", "")
     )
 
 
-class _Loop:
+class _EventLoopThread:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
@@ -224,7 +224,7 @@ class SshTransport:
                 f"the package asyncssh is needed to reach {address} ({error}); install it: pip install 'deepen[ssh]'"
             ) from error
         self.description = "over SSH" if address.jump is None else f"over SSH through {address.jump}"
-        self.loop = _Loop()
+        self.loop = _EventLoopThread()
         self._ssh = asyncssh
         self._address = address
         self._connections: list[Any] = []

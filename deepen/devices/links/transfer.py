@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from deepen.clock.host_clock import Deadline
-from deepen.devices.links.files import arriving, readable_file
-from deepen.devices.links.jobs import JobOutput
-from deepen.devices.links.transport import Stream
+from deepen.devices.links.files import open_atomic_file, require_readable_file
+from deepen.devices.links.jobs import JobOutputParser
+from deepen.devices.links.transport import CommandStream
 from deepen.errors import ConfigError, LinkError
 
 if TYPE_CHECKING:
     from deepen.devices.links.remote import RemoteLink
 
-__all__ = ["pull", "push"]
+__all__ = ["pull_file", "push_file"]
 
 _CHUNK = 1 << 16
 _LAST_S = 5.0
@@ -71,11 +71,11 @@ head -c "$s" <"$1"
 """
 
 
-def push(link: RemoteLink, path: Path, name: str) -> str:
+def push_file(link: RemoteLink, path: Path, name: str) -> str:
     """Bring a file to ``WORK/files/HASH/NAME``; see :meth:`deepen.devices.protocols.Link.push`."""
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > 255:
         raise ConfigError(f"{name[:80]!r} is not the name of a file; give push another name")
-    readable_file(path)
+    require_readable_file(path)
     with link.transfer_lock, path.open("rb") as source:
         digest, size = _known_digest(link, path, source)
         for attempt in (1, 2):
@@ -95,12 +95,12 @@ def _known_digest(link: RemoteLink, path: Path, source: IO[bytes]) -> tuple[str,
     state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     known = link.digests.get(path)
     if known is None or known[0] != state:
-        known = (state, *_digest(source))
+        known = (state, *_hash_stream(source))
         link.digests[path] = known
     return known[1:]
 
 
-def _digest(source: IO[bytes]) -> tuple[str, int]:
+def _hash_stream(source: IO[bytes]) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     while chunk := source.read(1 << 20):
         digest.update(chunk)
@@ -126,14 +126,14 @@ def _push_once(
     kind = "program" if program else "plain"
     with link.script_stream(_TAKE, link.work, digest, name, str(size - offset), str(offset), kind) as (stream, output):
         try:
-            _send(link, stream, output, source, size - offset)
+            _send_source(link, stream, output, source, size - offset)
         except LinkError:
             # A script that gave up before it had read everything says why; a cut link says nothing.
             with contextlib.suppress(LinkError):
-                _drain(stream, output, Deadline(_LAST_S), f"{link.name}: {name} was not stored")
+                _read_to_end(stream, output, Deadline(_LAST_S), f"{link.name}: {name} was not stored")
             if not output.done:
                 raise
-        _drain(stream, output, Deadline(patience_s), f"{link.name}: {name} was not stored")
+        _read_to_end(stream, output, Deadline(patience_s), f"{link.name}: {name} was not stored")
     if output.status == 0:
         return True
     if output.status == 3:
@@ -144,7 +144,9 @@ def _push_once(
     )
 
 
-def _send(link: RemoteLink, stream: Stream, output: JobOutput, source: IO[bytes], left: int) -> None:
+def _send_source(
+    link: RemoteLink, stream: CommandStream, output: JobOutputParser, source: IO[bytes], left: int
+) -> None:
     """Send what is left, unless the script has ended before."""
     while left and (chunk := source.read(min(_CHUNK, left))):
         data = stream.read(0.0)
@@ -156,7 +158,7 @@ def _send(link: RemoteLink, stream: Stream, output: JobOutput, source: IO[bytes]
         left -= len(chunk)
 
 
-def _drain(stream: Stream, output: JobOutput, deadline: Deadline, what: str) -> None:
+def _read_to_end(stream: CommandStream, output: JobOutputParser, deadline: Deadline, what: str) -> None:
     """Read to the end of a script.
 
     Raises:
@@ -171,12 +173,12 @@ def _drain(stream: Stream, output: JobOutput, deadline: Deadline, what: str) -> 
         output.feed(data)
 
 
-def pull(link: RemoteLink, remote: str, path: Path) -> None:
+def pull_file(link: RemoteLink, remote: str, path: Path) -> None:
     """Fetch a file; see :meth:`deepen.devices.protocols.Link.pull`."""
     if not remote or "\0" in remote:
         raise ConfigError(f"{remote[:80]!r} is not the name of a file on the device")
     for _ in range(2):
-        with contextlib.suppress(_Changed):
+        with contextlib.suppress(_FileChanged):
             _pull_once(link, remote, path)
             return
     raise LinkError(f"{link.name}: {remote} changes while it is copied; end what writes it, then try again")
@@ -186,7 +188,7 @@ def _pull_once(link: RemoteLink, remote: str, path: Path) -> None:
     """Copy a file; raises _Changed, and leaves nothing, if it is not as it was when the copy began."""
     digest, size, expected = hashlib.sha256(), 0, b""
     head = bytearray()
-    with arriving(path) as target, link.script_stream(_GIVE, remote) as (stream, output):
+    with open_atomic_file(path) as target, link.script_stream(_GIVE, remote) as (stream, output):
         deadline = Deadline(max(link.stall_s, 600.0))  # its hash is computed first, and its size is not known here
         while not output.done:
             data = stream.read(deadline.remaining_s)
@@ -213,8 +215,8 @@ def _pull_once(link: RemoteLink, remote: str, path: Path) -> None:
         if output.status == 5:
             raise ConfigError(f"{link.name}: no permission to read {remote}; change its mode there")
         if expected != f"{size} {digest.hexdigest()}".encode():
-            raise _Changed
+            raise _FileChanged
 
 
-class _Changed(Exception):
+class _FileChanged(Exception):
     """What came is not what was there."""

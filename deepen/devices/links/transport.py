@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Stream", "Transport"]
+__all__ = ["CommandStream", "Transport"]
 
 
-class Stream(Protocol):
+class CommandStream(Protocol):
     """A shell command that runs on the device: its standard input, and its output and errors in one."""
 
     def write(self, data: bytes, timeout_s: float) -> None:
@@ -41,7 +41,7 @@ class Transport(Protocol):
     @property
     def connected(self) -> bool: ...  # noqa: D102
 
-    def open(self, command: str, timeout_s: float) -> Stream:
+    def open(self, command: str, timeout_s: float) -> CommandStream:
         """Start a command line, made by ``shell_join``, in the device's shell.
 
         Raises:

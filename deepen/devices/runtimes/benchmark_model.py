@@ -1,7 +1,7 @@
 """TensorFlow Lite's and LiteRT's ``benchmark_model`` as a runtime.
 
 It prints no time stamps, so a block is placed by the lines before and after it and by its own counts
-(:func:`~deepen.devices.runtimes.locate_in_trace.place_lines`); the first run of every process is a warm-up and not in the
+(:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_between_lines`); the first run of every process is a warm-up and not in the
 block. The operator profile is a run of its own (:meth:`BenchmarkModel.profile`) and never part of a block: profiling
 costs energy. Where the graph is to run is in the runtime's name; every block is checked, and a graph that does not run
 there, or for which it cannot be told, is an error.
@@ -14,11 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from deepen.devices.runtimes.benchmark_tool import Model, ToolRuntime, Transcript
-from deepen.devices.runtimes.locate_in_trace import place_lines
+from deepen.devices.runtimes.benchmark_tool import ToolLog, ToolModel, ToolRuntime
+from deepen.devices.runtimes.locate_in_trace import locate_block_between_lines
 from deepen.devices.runtimes.parsers.benchmark_model import ENDED, STARTED, BenchmarkReport, parse_benchmark_model
 from deepen.devices.runtimes.parsers.op_profile import OpTable
-from deepen.devices.runtimes.parsers.text import Statistics
+from deepen.devices.runtimes.parsers.text import RunStatistics
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.records import Interval
 
@@ -43,7 +43,7 @@ class BenchmarkModel(ToolRuntime):
     accelerator: ClassVar[str] = ""
     flags: ClassVar[tuple[str, ...]] = ()
 
-    def arguments(self, model: Model, n: int) -> list[str]:
+    def arguments(self, model: ToolModel, n: int) -> list[str]:
         """Command line for n runs after one warm-up run."""
         found = [
             f"--graph={model.remote}", f"--num_threads={model.threads}", f"--num_runs={n}", "--min_secs=0",
@@ -58,7 +58,7 @@ class BenchmarkModel(ToolRuntime):
             found.append("--input_layer_shape=" + ":".join(shapes))
         return found
 
-    def try_out(self, model: Model) -> tuple[Model, str, float]:
+    def try_out(self, model: ToolModel) -> tuple[ToolModel, str, float]:
         """Run it once.
 
         Raises:
@@ -67,9 +67,9 @@ class BenchmarkModel(ToolRuntime):
         _, report, runs = self._measure(model, 1, self._load_timeout_s)
         note = self._placement(model, report)
         build = f"{self.identity()} {note} threads={model.threads}"
-        return Model(model.name, model.remote, model.threads, model.shapes, note), build, runs.mean_s or 0.0
+        return ToolModel(model.name, model.remote, model.threads, model.shapes, note), build, runs.mean_s or 0.0
 
-    def block(self, model: Model, n: int, timeout_s: float) -> Interval:
+    def block(self, model: ToolModel, n: int, timeout_s: float) -> Interval:
         """Run n inferences.
 
         Raises:
@@ -87,7 +87,7 @@ class BenchmarkModel(ToolRuntime):
         if not starts or not ends or runs.total_s is None:
             raise RunError(f"{model.name}: benchmark_model did not say when its runs began and ended")
         before_s = (report.init_s or 0.0) + ((report.warmup.total_s or 0.0) if report.warmup else 0.0)
-        found = place_lines(said.begun_s + before_s, starts[-1], ends[-1], runs.total_s, delay_s)
+        found = locate_block_between_lines(said.begun_s + before_s, starts[-1], ends[-1], runs.total_s, delay_s)
         return Interval(found.start_s, found.end_s, "run", runs=n, uncertainty_s=found.uncertainty_s)
 
     def profile(self, path: Path, *, threads: int = 1, runs: int = 50) -> tuple[OpTable, ...]:
@@ -99,7 +99,7 @@ class BenchmarkModel(ToolRuntime):
         if not path.is_file():
             raise ConfigError(f"no such model file: {path}")
         self.find()
-        model = Model(path.name, self._link.push(path), threads, {})
+        model = ToolModel(path.name, self._link.push(path), threads, {})
         arguments = [*self.arguments(model, runs), "--enable_op_profiling=true"]
         said = self.listen(model, arguments, self._load_timeout_s)
         tables = parse_benchmark_model(said.text).tables
@@ -107,7 +107,7 @@ class BenchmarkModel(ToolRuntime):
             raise RunError(f"{path.name}: benchmark_model printed no operator profile ({said.complaint})")
         return tables
 
-    def _measure(self, model: Model, n: int, timeout_s: float) -> tuple[Transcript, BenchmarkReport, Statistics]:
+    def _measure(self, model: ToolModel, n: int, timeout_s: float) -> tuple[ToolLog, BenchmarkReport, RunStatistics]:
         said = self.listen(model, self.arguments(model, n), timeout_s)
         report = parse_benchmark_model(said.text)
         if said.status != 0 or report.regular is None:
@@ -119,7 +119,7 @@ class BenchmarkModel(ToolRuntime):
             raise RunError(f"{model.name}: benchmark_model ran {report.regular.count} inferences instead of {n}")
         return said, report, report.regular
 
-    def _refuse_fallback(self, model: Model, report: BenchmarkReport) -> None:
+    def _refuse_fallback(self, model: ToolModel, report: BenchmarkReport) -> None:
         """Raise where the accelerator took nothing."""
         if not self.accelerator:
             return
@@ -130,7 +130,7 @@ class BenchmarkModel(ToolRuntime):
                 "measure it with the runtime benchmark_model, or use a model the accelerator takes"
             )
 
-    def _placement(self, model: Model, report: BenchmarkReport) -> str:
+    def _placement(self, model: ToolModel, report: BenchmarkReport) -> str:
         """Where the graph ran, for the build string."""
         if not self.accelerator:
             return str(report.delegation("xnnpack"))

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, ClassVar
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.devices.links.local import LocalLink
 from deepen.devices.model_files import push_model
-from deepen.devices.runtimes.parsers.text import lines
+from deepen.devices.runtimes.parsers.text import parse_log_lines
 from deepen.devices.runtimes.sync_load import ShellLoad
-from deepen.devices.types import Completed
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, LinkError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from deepen.devices.protocols import Channel, Link
+    from deepen.devices.protocols import Link, ProcessChannel
     from deepen.records import Interval
 
-__all__ = ["Heard", "Model", "ToolLoaded", "ToolRuntime", "Transcript"]
+__all__ = ["ToolLine", "ToolLoadedModel", "ToolLog", "ToolModel", "ToolRuntime"]
 
 _MERGE = 'exec "$0" "$@" 2>&1'
 _FIND = 'for p in "$@"; do command -v -- "$p" && exit 0; done; exit 1'
@@ -39,7 +39,7 @@ _LONGEST_OUTPUT = 200_000  # lines
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ToolLine:
     """A line and when it arrived.
 
     Attributes:
@@ -52,7 +52,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Transcript:
+class ToolLog:
     """What a tool printed.
 
     Attributes:
@@ -63,33 +63,33 @@ class Transcript:
 
     begun_s: float
     status: int
-    heard: tuple[Heard, ...]
+    log_lines: tuple[ToolLine, ...]
 
     @property
     def text(self) -> str:
         """All of it."""
-        return "\n".join(h.text for h in self.heard)
+        return "\n".join(h.text for h in self.log_lines)
 
     def arrivals(self, pattern: re.Pattern[str]) -> list[float]:
         """When lines of a kind arrived (what loggers put before a line does not count), seconds."""
-        return [h.at_s for h in self.heard for line in lines(h.text) if pattern.match(line.text.strip())]
+        return [h.at_s for h in self.log_lines for line in parse_log_lines(h.text) if pattern.match(line.text.strip())]
 
     @property
     def complaint(self) -> str:
         """The last line that tells of an error, else the last line; for messages."""
-        found = [x.text.strip() for h in self.heard for x in lines(h.text) if x.text.strip()]
+        found = [x.text.strip() for h in self.log_lines for x in parse_log_lines(h.text) if x.text.strip()]
         bad = [t for t in found if re.search(r"error|fail|fatal|abort|cannot|unable", t, re.I)]
         return (bad or found or ["it printed nothing"])[-1][:300]
 
 
-class ToolLoaded:
+class ToolLoadedModel:
     """A model a tool can run.
 
     Attributes:
         build: The tool and its settings.
     """
 
-    def __init__(self, runtime: ToolRuntime, model: Model, build: str, first_run_s: float) -> None:
+    def __init__(self, runtime: ToolRuntime, model: ToolModel, build: str, first_run_s: float) -> None:
         """Remember what is to be run."""
         self._runtime = runtime
         self._model = model
@@ -138,7 +138,7 @@ class ToolLoaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ToolModel:
     """A model on the device, and how to run it.
 
     Attributes:
@@ -197,7 +197,7 @@ class ToolRuntime:
 
     # ---- what differs ---------------------------------------------------------------------------------------------
 
-    def try_out(self, model: Model) -> tuple[Model, str, float]:
+    def try_out(self, model: ToolModel) -> tuple[ToolModel, str, float]:
         """Load a model and run it once: the model with its note, the build string, seconds per run.
 
         Raises:
@@ -205,11 +205,11 @@ class ToolRuntime:
         """
         raise NotImplementedError
 
-    def block(self, model: Model, n: int, timeout_s: float) -> Interval:
+    def block(self, model: ToolModel, n: int, timeout_s: float) -> Interval:
         """Run n inferences.
 
         Raises:
-            RunError, LinkError: As :meth:`ToolLoaded.run`.
+            RunError, LinkError: As :meth:`ToolLoadedModel.run`.
         """
         raise NotImplementedError
 
@@ -222,7 +222,7 @@ class ToolRuntime:
 
     def load(
         self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
-    ) -> ToolLoaded:
+    ) -> ToolLoadedModel:
         """Bring a model to the device and run it once.
 
         Args:
@@ -245,9 +245,9 @@ class ToolRuntime:
         if self._mask and len(self._mask) < threads:
             raise ConfigError(f"{threads} threads need as many cores; cpu_mask {list(self._mask)} are fewer")
         self.find()
-        model = Model(path.name, push_model(self._link, path), threads, dict(shapes or {}))
+        model = ToolModel(path.name, push_model(self._link, path), threads, dict(shapes or {}))
         model, build, first_run_s = self.try_out(model)
-        return ToolLoaded(self, model, build, first_run_s)
+        return ToolLoadedModel(self, model, build, first_run_s)
 
     def close(self) -> None:
         """Nothing runs between blocks, so nothing has to be ended but the load for the sync pattern."""
@@ -319,7 +319,7 @@ class ToolRuntime:
             self._delay_s = max(trips[1:])  # the first one waits for the process to start
         return self._delay_s
 
-    def listen(self, model: Model, arguments: Sequence[str], timeout_s: float) -> Transcript:
+    def listen(self, model: ToolModel, arguments: Sequence[str], timeout_s: float) -> ToolLog:
         """Run the tool to its end and note when its lines arrive.
 
         Raises:
@@ -341,9 +341,9 @@ class ToolRuntime:
             raise RunError(f"{model.name}: {self.programs[0]} crashed with {word} ({done.complaint})")
         return done
 
-    def _drain(self, channel: Channel, begun: float, timeout_s: float, model: Model) -> Transcript:
+    def _drain(self, channel: ProcessChannel, begun: float, timeout_s: float, model: ToolModel) -> ToolLog:
         deadline = Deadline(timeout_s)
-        heard: list[Heard] = []
+        heard: list[ToolLine] = []
         while True:
             try:
                 line = channel.receive(deadline.remaining_s)
@@ -351,16 +351,16 @@ class ToolRuntime:
                 status = channel.exit_status()
                 if status is None:
                     raise
-                return Transcript(begun, status, tuple(heard))
+                return ToolLog(begun, status, tuple(heard))
             if line is None:
                 raise RunError(
                     f"{model.name}: {self.programs[0]} took more than {timeout_s:.0f} s; the model is too slow here"
                 )
-            heard.append(Heard(line.decode("utf-8", "replace"), monotonic_s()))
+            heard.append(ToolLine(line.decode("utf-8", "replace"), monotonic_s()))
             if len(heard) > _LONGEST_OUTPUT:
                 raise RunError(f"{model.name}: {self.programs[0]} prints without end ({heard[-1].text[:80]!r})")
 
-    def _call(self, argv: Sequence[str]) -> Completed:
+    def _call(self, argv: Sequence[str]) -> CompletedCommand:
         return self._link.run(argv, timeout_s=_CALL_S)
 
 

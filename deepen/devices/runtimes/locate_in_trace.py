@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from deepen.errors import LinkError
 
-__all__ = ["Place", "place_coupled", "place_lines"]
+__all__ = ["BlockTimes", "locate_block_between_lines", "locate_block_of_known_length"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BlockTimes:
     """Where a block lies on the host's clock.
 
     Attributes:
@@ -31,7 +31,9 @@ class Place:
     uncertainty_s: float
 
 
-def place_lines(begun_s: float, start_line_s: float, end_line_s: float, least_s: float, delay_s: float) -> Place:
+def locate_block_between_lines(
+    begun_s: float, start_line_s: float, end_line_s: float, least_s: float, delay_s: float
+) -> BlockTimes:
     """Place a block between a line printed just before its first run and one printed just after its last.
 
     A tool whose output is held back in a buffer prints both at once; then the lines say only that the block was before,
@@ -61,10 +63,10 @@ def place_lines(begun_s: float, start_line_s: float, end_line_s: float, least_s:
         earliest_end = max(earliest_end, end_line_s - delay_s)
     earliest_end = min(earliest_end, end_line_s)
     width = max(latest_start - earliest_start, end_line_s - earliest_end)
-    return Place((earliest_start + latest_start) / 2, (earliest_end + end_line_s) / 2, width / math.sqrt(12))
+    return BlockTimes((earliest_start + latest_start) / 2, (earliest_end + end_line_s) / 2, width / math.sqrt(12))
 
 
-def place_coupled(begun_s: float, end_line_s: float, wall_s: float, delay_s: float) -> Place:
+def locate_block_of_known_length(begun_s: float, end_line_s: float, wall_s: float, delay_s: float) -> BlockTimes:
     """Place a block whose length is known, but which is bounded on one side only by lines printed some time later.
 
     Args:
@@ -84,4 +86,4 @@ def place_coupled(begun_s: float, end_line_s: float, wall_s: float, delay_s: flo
         )
     earliest = min(earliest, latest)
     start_s = (earliest + latest) / 2
-    return Place(start_s, start_s + wall_s, (latest - earliest) / math.sqrt(12))
+    return BlockTimes(start_s, start_s + wall_s, (latest - earliest) / math.sqrt(12))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepen.devices.runtimes.python_runner import PythonRuntime
-from deepen.devices.runtimes.worker_process import WorkerLoaded
+from deepen.devices.runtimes.worker_process import WorkerLoadedModel
 from deepen.errors import ConfigError
 
 __all__ = ["OnnxLoaded", "OnnxRuntime"]
 
-OnnxLoaded = WorkerLoaded
+OnnxLoaded = WorkerLoadedModel
 
 
 class OnnxRuntime(PythonRuntime):

@@ -1,7 +1,7 @@
 """``onnxruntime_perf_test`` as a runtime.
 
 It reports after its last run how long session and runs took, so a block is placed by the length it had and by bounds on
-either side (:func:`~deepen.devices.runtimes.locate_in_trace.place_coupled`). An accelerator has to take every node: the tool is
+either side (:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_of_known_length`). An accelerator has to take every node: the tool is
 told not to fall back (``session.disable_cpu_ep_fallback``), and what its log says of nodes elsewhere is an error.
 
 Flags: ONNX Runtime ``onnxruntime/test/perftest/README.md``.
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from deepen.devices.runtimes.benchmark_tool import Model, ToolRuntime, Transcript
-from deepen.devices.runtimes.locate_in_trace import place_coupled
+from deepen.devices.runtimes.benchmark_tool import ToolLog, ToolModel, ToolRuntime
+from deepen.devices.runtimes.locate_in_trace import locate_block_of_known_length
 from deepen.devices.runtimes.parsers.perf_test import SUMMARY, PerfReport, parse_perf_test
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.records import Interval
@@ -36,7 +36,7 @@ class PerfTest(ToolRuntime):
     suffixes = (".onnx", ".ort")
     provider: ClassVar[str] = "cpu"
 
-    def arguments(self, model: Model, n: int) -> list[str]:
+    def arguments(self, model: ToolModel, n: int) -> list[str]:
         """Command line for n runs after one warm-up run, with input values made up by the tool."""
         if model.shapes:
             raise ConfigError(
@@ -49,7 +49,7 @@ class PerfTest(ToolRuntime):
             "-o", str(_LEVEL), *strict, "-s", model.remote,
         ]  # fmt: skip
 
-    def try_out(self, model: Model) -> tuple[Model, str, float]:
+    def try_out(self, model: ToolModel) -> tuple[ToolModel, str, float]:
         """Run it once.
 
         Raises:
@@ -59,7 +59,7 @@ class PerfTest(ToolRuntime):
         build = f"{self.identity()} provider={self.provider} level=extended threads={model.threads}"
         return model, build, (report.runs.mean_s if report.runs else None) or 0.0
 
-    def block(self, model: Model, n: int, timeout_s: float) -> Interval:
+    def block(self, model: ToolModel, n: int, timeout_s: float) -> Interval:
         """Run n inferences.
 
         Raises:
@@ -73,10 +73,10 @@ class PerfTest(ToolRuntime):
             raise RunError(f"{model.name}: onnxruntime_perf_test did not say how long its runs took")
         # The first inference is told in whole milliseconds, cut off.
         before_s = (report.session_s or 0.0) + (report.first_s or 0.0)
-        found = place_coupled(said.begun_s + before_s, ends[0], report.wall_s, delay_s)
+        found = locate_block_of_known_length(said.begun_s + before_s, ends[0], report.wall_s, delay_s)
         return Interval(found.start_s, found.end_s, "run", runs=n, uncertainty_s=found.uncertainty_s)
 
-    def _measure(self, model: Model, n: int, timeout_s: float) -> tuple[Transcript, PerfReport]:
+    def _measure(self, model: ToolModel, n: int, timeout_s: float) -> tuple[ToolLog, PerfReport]:
         said = self.listen(model, self.arguments(model, n), timeout_s)
         report = parse_perf_test(said.text)
         if report.fallback and self.provider != "cpu":

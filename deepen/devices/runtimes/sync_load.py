@@ -15,7 +15,7 @@ from deepen.errors import ConfigError, LinkError
 from deepen.records import Interval
 
 if TYPE_CHECKING:
-    from deepen.devices.protocols import Channel, Link
+    from deepen.devices.protocols import Link, ProcessChannel
 
 __all__ = ["ShellLoad"]
 
@@ -54,7 +54,7 @@ class ShellLoad:
         self._link = link
         self._cpus = tuple(cpus)
         self._delay_s = delay_s
-        self._channel: Channel | None = None
+        self._channel: ProcessChannel | None = None
         self._counts = 0
         self._closed = False
         self.per_run_s = 0.0
@@ -108,7 +108,7 @@ class ShellLoad:
         if channel is not None:
             channel.kill()
 
-    def _play(self, channel: Channel, n: int) -> Interval:
+    def _play(self, channel: ProcessChannel, n: int) -> Interval:
         sent = monotonic_s()
         channel.send(b"%d" % (n * self._counts))
         begun = self._expect(channel, b"begin")
@@ -119,7 +119,7 @@ class ShellLoad:
         start, end = (earliest_start + begun) / 2, (earliest_end + ended) / 2
         return Interval(start, max(start, end), "pulse", runs=n, uncertainty_s=width / math.sqrt(12))
 
-    def _expect(self, channel: Channel, word: bytes) -> float:
+    def _expect(self, channel: ProcessChannel, word: bytes) -> float:
         deadline = Deadline(_PATIENCE_S)
         line = channel.receive(deadline.remaining_s)
         arrived = monotonic_s()

@@ -2,7 +2,7 @@
 
 Loading builds an engine on the device; every block loads that engine, warms up, and runs queries one after the other,
 whose times it exports. A block is placed by its length and by bounds on either side
-(:func:`~deepen.devices.runtimes.locate_in_trace.place_coupled`). On the DLA every layer has to run there: falling back to the
+(:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_of_known_length`). On the DLA every layer has to run there: falling back to the
 GPU is not allowed, and a line that tells of it is an error.
 
 Flags: NVIDIA/TensorRT ``samples/trtexec/README.md``.
@@ -17,14 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from deepen.devices.runtimes.benchmark_tool import Model, ToolRuntime, Transcript
-from deepen.devices.runtimes.locate_in_trace import place_coupled
+from deepen.devices.runtimes.benchmark_tool import ToolLog, ToolModel, ToolRuntime
+from deepen.devices.runtimes.locate_in_trace import locate_block_of_known_length
 from deepen.devices.runtimes.parsers.trtexec import (
     STARTING,
     SUMMARY,
-    Query,
+    TrtQuery,
     TrtReport,
-    parse_times,
+    parse_query_times,
     parse_trtexec,
 )
 from deepen.errors import LinkError, RunError
@@ -54,7 +54,7 @@ class TrtExec(ToolRuntime):
     _folder = ""
     _engines = 0
 
-    def build_arguments(self, model: Model, engine: str, build_only: str) -> list[str]:
+    def build_arguments(self, model: ToolModel, engine: str, build_only: str) -> list[str]:
         """Command line that builds an engine."""
         found = [f"--onnx={model.remote}", f"--saveEngine={engine}", build_only, *self.flags]
         if model.shapes:
@@ -62,7 +62,7 @@ class TrtExec(ToolRuntime):
             found.append("--shapes=" + ",".join(shapes))
         return found
 
-    def arguments(self, model: Model, n: int, times: str) -> list[str]:
+    def arguments(self, model: ToolModel, n: int, times: str) -> list[str]:
         """Command line for n queries after the warm-up; the model is an engine."""
         found = [
             f"--loadEngine={model.remote}", f"--iterations={n}", "--duration=0", f"--warmUp={_WARM_UP_MS}",
@@ -73,7 +73,7 @@ class TrtExec(ToolRuntime):
             found.append("--shapes=" + ",".join(shapes))
         return found
 
-    def try_out(self, model: Model) -> tuple[Model, str, float]:
+    def try_out(self, model: ToolModel) -> tuple[ToolModel, str, float]:
         """Build an engine and run it once.
 
         Raises:
@@ -95,7 +95,7 @@ class TrtExec(ToolRuntime):
         build = f"{self.identity()} tensorrt={version} {self.where} threads={model.threads}"
         return built, build, queries[0].end_s - queries[0].start_s
 
-    def block(self, model: Model, n: int, timeout_s: float) -> Interval:
+    def block(self, model: ToolModel, n: int, timeout_s: float) -> Interval:
         """Run n queries.
 
         Raises:
@@ -112,7 +112,7 @@ class TrtExec(ToolRuntime):
             begun_s = max(begun_s, starts[0] - delay_s)
         # trtexec's own clock begins after that line, and warm-up queries (older versions export them, too) come first.
         whole_s = queries[-1].end_s - queries[0].start_s
-        found = place_coupled(begun_s + max(0.0, queries[0].start_s), ends[0], whole_s, delay_s)
+        found = locate_block_of_known_length(begun_s + max(0.0, queries[0].start_s), ends[0], whole_s, delay_s)
         start_s = found.end_s - (queries[-1].end_s - queries[-n].start_s)  # it may run more than asked for: the last n
         return Interval(start_s, found.end_s, "run", runs=n, uncertainty_s=found.uncertainty_s)
 
@@ -124,15 +124,15 @@ class TrtExec(ToolRuntime):
             with contextlib.suppress(LinkError):  # the system cleans its temporary folder
                 self._call(["rm", "-rf", folder])
 
-    def _build(self, model: Model, engine: str) -> Transcript:
-        said = Transcript(0.0, 1, ())
+    def _build(self, model: ToolModel, engine: str) -> ToolLog:
+        said = ToolLog(0.0, 1, ())
         for build_only in _BUILD_ONLY:
             said = self.listen(model, self.build_arguments(model, engine, build_only), self._load_timeout_s)
             if said.status == 0 or build_only.strip("-") not in said.text or "nknown option" not in said.text:
                 break
         return said
 
-    def _checked(self, model: Model, said: Transcript) -> TrtReport:
+    def _checked(self, model: ToolModel, said: ToolLog) -> TrtReport:
         report = parse_trtexec(said.text)
         if report.fallbacks:
             raise RunError(
@@ -144,14 +144,14 @@ class TrtExec(ToolRuntime):
             raise RunError(f"{model.name}: trtexec failed with status {said.status} ({cause})")
         return report
 
-    def _measure(self, model: Model, n: int, timeout_s: float) -> tuple[Transcript, TrtReport, tuple[Query, ...]]:
+    def _measure(self, model: ToolModel, n: int, timeout_s: float) -> tuple[ToolLog, TrtReport, tuple[TrtQuery, ...]]:
         times = posixpath.join(self._folder, "times.json")
         said = self.listen(model, self.arguments(model, n, times), timeout_s)
         report = self._checked(model, said)
         with tempfile.TemporaryDirectory(prefix="deepen-trtexec-") as folder:
             local = Path(folder) / "times.json"
             self._link.pull(times, local)
-            queries = parse_times(local.read_text(encoding="utf-8", errors="replace"))
+            queries = parse_query_times(local.read_text(encoding="utf-8", errors="replace"))
         if len(queries) < n:
             raise RunError(f"{model.name}: trtexec exported {len(queries)} queries instead of {n}")
         return said, report, queries

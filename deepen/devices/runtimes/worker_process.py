@@ -25,16 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.clock.round_trips import DeviceClock, RoundTrip
-from deepen.devices.links.local import LocalLink, on_main_thread
+from deepen.devices.links.local import LocalLink, is_main_thread
 from deepen.devices.model_files import push_model
-from deepen.devices.state.read_state import usable_cores
+from deepen.devices.state.read_state import get_usable_cores
 from deepen.errors import ConfigError, DeepenError, LinkError, RunError
 from deepen.records import Interval
 
 if TYPE_CHECKING:
-    from deepen.devices.protocols import Channel, Link
+    from deepen.devices.protocols import Link, ProcessChannel
 
-__all__ = ["QUIET", "WorkerLoaded", "WorkerRuntime"]
+__all__ = ["QUIET", "WorkerLoadedModel", "WorkerRuntime"]
 
 QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 """Environment of a worker: no library starts threads that were not asked for."""
@@ -45,7 +45,7 @@ _PINGS = 4  # and after a block, where they take at most
 _PING_SHARE = 0.05  # of the time since the last ones
 
 
-class WorkerLoaded:
+class WorkerLoadedModel:
     """A model loaded in a worker.
 
     Attributes:
@@ -55,7 +55,7 @@ class WorkerLoaded:
         placement: What came of the accelerator asked for (see the protocol); ``None`` where none was.
     """
 
-    def __init__(self, runtime: WorkerRuntime, channel: Channel, reply: Mapping[str, Any], name: str) -> None:
+    def __init__(self, runtime: WorkerRuntime, channel: ProcessChannel, reply: Mapping[str, Any], name: str) -> None:
         """Take over a handle the worker has just answered with."""
         self._runtime = runtime
         self._channel = channel
@@ -71,7 +71,7 @@ class WorkerLoaded:
     @property
     def alive(self) -> bool:
         """Whether the model is still loaded."""
-        return self._open and self._runtime.serves(self._channel)
+        return self._open and self._runtime.is_serving(self._channel)
 
     @property
     def first_run_s(self) -> float:
@@ -94,7 +94,7 @@ class WorkerLoaded:
         if not self.alive:
             raise LinkError(f"{self._name}: its worker has ended; load it again")
         timeout_s = self._runtime.run_timeout_s + 20 * n * self._expected_s
-        trip, reply = self._runtime.stamped(self._handle, n, timeout_s, self._name)
+        trip, reply = self._runtime.run_with_timestamps(self._handle, n, timeout_s, self._name)
         start_s, end_s, uncertainty_s = self._runtime.locate(trip, self._handle)
         return Interval(start_s, end_s, "run", runs=n, uncertainty_s=uncertainty_s, cpu_s=reply["cpu_ns"] / 1e9)
 
@@ -147,7 +147,7 @@ class WorkerRuntime:
         self._hello_timeout_s = hello_timeout_s
         self._load_timeout_s = load_timeout_s
         self.run_timeout_s = run_timeout_s
-        self._channel: Channel | None = None
+        self._channel: ProcessChannel | None = None
         self._count = 0
         self._busy = False
         self._pinged_s = 0.0
@@ -185,7 +185,7 @@ class WorkerRuntime:
         """The worker's process id; ``None`` while there is none."""
         return None if self._channel is None else self._channel.pid
 
-    def serves(self, channel: Channel) -> bool:
+    def is_serving(self, channel: ProcessChannel) -> bool:
         """Whether a channel is the worker's current one, the worker runs, and no request was left unanswered."""
         return self._channel is channel and not self._busy and channel.exit_status() is None
 
@@ -196,11 +196,11 @@ class WorkerRuntime:
             LinkError: If it cannot be started or does not answer.
             ConfigError: If the runtime is not installed there.
         """
-        if self._channel is not None and self.serves(self._channel):
+        if self._channel is not None and self.is_serving(self._channel):
             return
         self._drop()
         argv = self._command()
-        if self.local and on_main_thread():
+        if self.local and is_main_thread():
             argv = [*argv, "--parent", str(os.getpid())]
         self.clock = DeviceClock()
         self._channel = self._link.spawn(argv, {**QUIET, **self._environment})
@@ -219,7 +219,7 @@ class WorkerRuntime:
         Raises:
             ConfigError: If there are fewer cores than threads.
         """
-        usable = usable_cores() if self.local else tuple(int(c) for c in self.versions.get("cpus") or ())
+        usable = get_usable_cores() if self.local else tuple(int(c) for c in self.versions.get("cpus") or ())
         if not usable and not self.local:
             if self._mask:
                 raise ConfigError("this device cannot pin a process to cores; leave cpu_mask out")
@@ -235,7 +235,7 @@ class WorkerRuntime:
 
     def load(
         self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
-    ) -> WorkerLoaded:
+    ) -> WorkerLoadedModel:
         """Load a model and run it once.
 
         Args:
@@ -259,7 +259,7 @@ class WorkerRuntime:
         reply = self.ask(request, self._load_timeout_s, path.name)
         if self._channel is None:
             raise LinkError("the worker ended while it loaded a model; try again")
-        loaded = WorkerLoaded(self, self._channel, reply, path.name)
+        loaded = WorkerLoadedModel(self, self._channel, reply, path.name)
         if not self.local:
             self._ping(int(reply["handle"]), _FIRST_PINGS)
         return loaded
@@ -278,7 +278,7 @@ class WorkerRuntime:
         }
         return {**request, "delegate": self._delegate} if self._delegate else request
 
-    def unattended(
+    def plan_unattended_run(
         self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
     ) -> tuple[list[str], dict[str, str], list[dict[str, Any]]]:
         """How a worker of its own runs a model without the host: its command, environment and first requests.
@@ -294,7 +294,7 @@ class WorkerRuntime:
 
     # ---- time -----------------------------------------------------------------------------------------------------
 
-    def stamped(self, handle: int, n: int, timeout_s: float, name: str) -> tuple[RoundTrip, dict[str, Any]]:
+    def run_with_timestamps(self, handle: int, n: int, timeout_s: float, name: str) -> tuple[RoundTrip, dict[str, Any]]:
         """Run n inferences (0: just read the clocks): the round trip, and the answer.
 
         Raises:
@@ -336,7 +336,7 @@ class WorkerRuntime:
 
     def _ping(self, handle: int, count: int) -> None:
         for _ in range(count):
-            self.stamped(handle, 0, self.run_timeout_s, "")
+            self.run_with_timestamps(handle, 0, self.run_timeout_s, "")
         self._pinged_s = monotonic_s()
 
     # ---- requests -------------------------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ class WorkerRuntime:
 
     def close(self) -> None:
         """End the worker: politely when it is idle, else at once."""
-        if self._channel is not None and self.serves(self._channel):
+        if self._channel is not None and self.is_serving(self._channel):
             with contextlib.suppress(LinkError):
                 self.ask({"op": "bye"}, 2.0, "")
         self._drop()
@@ -421,7 +421,7 @@ class WorkerRuntime:
         return LinkError(f"{where}the worker refused the request: {short}")
 
     @staticmethod
-    def _post_mortem(channel: Channel, op: str, name: str) -> DeepenError:
+    def _post_mortem(channel: ProcessChannel, op: str, name: str) -> DeepenError:
         status = channel.exit_status()
         words = channel.last_words().splitlines()
         last = f" ({words[-1][:200]})" if words else ""

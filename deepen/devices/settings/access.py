@@ -1,7 +1,7 @@
 """Places on a device that hold a setting: read as text, write as text.
 
 What a setting means is the business of :mod:`deepen.devices.settings.catalogue`; here is only how a value is read and written back
-exactly as it was. A :class:`Place` is plain data, so that a journal on the host can name it and another process can
+exactly as it was. A :class:`SettingLocation` is plain data, so that a journal on the host can name it and another process can
 restore it.
 
 Sources: kernel ``admin-guide/pm/cpufreq`` and ``core-api/cpu_hotplug`` (files below ``/sys``); Android's ``settings``,
@@ -16,18 +16,18 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deepen.devices.state.shell_files import Shell, one_line
+from deepen.devices.state.shell_files import Shell, format_one_line
 from deepen.errors import ConfigError
 
-__all__ = ["KINDS", "Place", "Value", "read_place", "same", "write_place"]
+__all__ = ["LOCATION_KINDS", "SettingLocation", "SettingValue", "is_same_value", "read_setting", "write_setting"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SettingLocation:
     """Where a setting lives.
 
     Attributes:
-        kind: One of ``KINDS``.
+        kind: One of ``LOCATION_KINDS``.
         address: Which of that kind: a path, ``system/screen_brightness``, or empty where there is one only.
     """
 
@@ -35,20 +35,20 @@ class Place:
     address: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS or not KINDS[self.kind].address.fullmatch(self.address):
+        if self.kind not in LOCATION_KINDS or not LOCATION_KINDS[self.kind].address.fullmatch(self.address):
             raise ConfigError(f"'{self.kind}:{self.address[:80]}' is no place a setting can be in")
 
     @property
     def volatile(self) -> bool:
         """Whether a restart of the device undoes a change."""
-        return KINDS[self.kind].volatile
+        return LOCATION_KINDS[self.kind].volatile
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.address}" if self.address else self.kind
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class SettingValue:
     """What was read.
 
     Attributes:
@@ -60,16 +60,16 @@ class Value:
     cause: str = ""
 
 
-def read_place(shell: Shell, place: Place) -> Value:
+def read_setting(shell: Shell, place: SettingLocation) -> SettingValue:
     """Read a setting.
 
     Raises:
         LinkError: If the device is gone.
     """
-    return KINDS[place.kind].read(shell, place.address)
+    return LOCATION_KINDS[place.kind].read(shell, place.address)
 
 
-def write_place(shell: Shell, place: Place, text: str) -> str:
+def write_setting(shell: Shell, place: SettingLocation, text: str) -> str:
     """Write a setting.
 
     Returns:
@@ -78,10 +78,10 @@ def write_place(shell: Shell, place: Place, text: str) -> str:
     Raises:
         LinkError: If the device is gone.
     """
-    return KINDS[place.kind].write(shell, place.address, text)
+    return LOCATION_KINDS[place.kind].write(shell, place.address, text)
 
 
-def same(first: str | None, second: str | None) -> bool:
+def is_same_value(first: str | None, second: str | None) -> bool:
     """Whether two values mean the same: equal, or equal numbers."""
     if first is None or second is None:
         return False
@@ -94,11 +94,11 @@ def same(first: str | None, second: str | None) -> bool:
 # ---- files of the kernel ------------------------------------------------------------------------------------------
 
 
-def _read_file(shell: Shell, path: str) -> Value:
+def _read_file(shell: Shell, path: str) -> SettingValue:
     files = shell.read(path, root=True)
     if path in files.content:
-        return Value(files.text(path))
-    return Value(None, files.refused.get(path, "it is empty"))
+        return SettingValue(files.text(path))
+    return SettingValue(None, files.refused.get(path, "it is empty"))
 
 
 def _write_file(shell: Shell, path: str, text: str) -> str:
@@ -111,16 +111,16 @@ _ABSENT = "null"
 """What ``settings get`` prints for a key that is not set; putting it back means deleting the key."""
 
 
-def _read_setting(shell: Shell, address: str) -> Value:
+def _read_android_setting(shell: Shell, address: str) -> SettingValue:
     namespace, _, key = address.partition("/")
     done = shell.run(["settings", "get", namespace, key])
     text = done.stdout.decode("utf-8", "replace").strip()
     if done.status or not text:
-        return Value(None, shell.complaint(done))
-    return Value(text)
+        return SettingValue(None, shell.complaint(done))
+    return SettingValue(text)
 
 
-def _write_setting(shell: Shell, address: str, text: str) -> str:
+def _write_android_setting(shell: Shell, address: str, text: str) -> str:
     namespace, _, key = address.partition("/")
     if text == _ABSENT:
         done = shell.run(["settings", "delete", namespace, key])
@@ -130,16 +130,16 @@ def _write_setting(shell: Shell, address: str, text: str) -> str:
     return shell.complaint(done) if done.status or b"xception" in done.stderr + done.stdout else ""
 
 
-def _read_airplane(shell: Shell, address: str) -> Value:
-    return _read_setting(shell, "global/airplane_mode_on")
+def _read_airplane(shell: Shell, address: str) -> SettingValue:
+    return _read_android_setting(shell, "global/airplane_mode_on")
 
 
 def _write_airplane(shell: Shell, address: str, text: str) -> str:
     done = shell.run(["cmd", "connectivity", "airplane-mode", "enable" if text == "1" else "disable"])
-    if done.status == 0 and b"nknown command" not in done.stdout + done.stderr and _reads(shell, text):
+    if done.status == 0 and b"nknown command" not in done.stdout + done.stderr and _reads_airplane_as(shell, text):
         return ""
     # Before Android 11: the setting alone does nothing; the broadcast that makes it work needs root since Android 7.
-    put = _write_setting(shell, "global/airplane_mode_on", text)
+    put = _write_android_setting(shell, "global/airplane_mode_on", text)
     state = "true" if text == "1" else "false"
     argv = ["am", "broadcast", "-a", "android.intent.action.AIRPLANE_MODE", "--ez", "state", state]
     told = shell.run(argv, root=True)
@@ -148,19 +148,19 @@ def _write_airplane(shell: Shell, address: str, text: str) -> str:
     return ""
 
 
-def _reads(shell: Shell, text: str) -> bool:
-    return same(_read_airplane(shell, "").text, text)
+def _reads_airplane_as(shell: Shell, text: str) -> bool:
+    return is_same_value(_read_airplane(shell, "").text, text)
 
 
 FIXED_PERFORMANCE_AT_START = "false"
 """Fixed performance mode after a start of the device: nothing tells it, so this is what is restored."""
 
 
-def _read_fixed(shell: Shell, address: str) -> Value:
-    return Value(None, "Android sets it but does not tell it")
+def _read_fixed_performance(shell: Shell, address: str) -> SettingValue:
+    return SettingValue(None, "Android sets it but does not tell it")
 
 
-def _write_fixed(shell: Shell, address: str, text: str) -> str:
+def _write_fixed_performance(shell: Shell, address: str, text: str) -> str:
     done = shell.run(["cmd", "power", "set-fixed-performance-mode-enabled", text])
     bad = done.status or re.search(rb"Failed|nknown|xception", done.stdout + done.stderr)
     return shell.complaint(done) if bad else ""
@@ -169,34 +169,34 @@ def _write_fixed(shell: Shell, address: str, text: str) -> str:
 # ---- Jetson -------------------------------------------------------------------------------------------------------
 
 
-def _read_mode(shell: Shell, address: str) -> Value:
+def _read_power_mode(shell: Shell, address: str) -> SettingValue:
     done = shell.run(["nvpmodel", "-q"], root=True)
     match = re.search(rb"NV Power Mode: .*\n\s*(\d+)\s*$", done.stdout.rstrip() + b"\n", re.MULTILINE)
     if done.status or not match:
-        return Value(None, shell.complaint(done))
-    return Value(match.group(1).decode())
+        return SettingValue(None, shell.complaint(done))
+    return SettingValue(match.group(1).decode())
 
 
-def _write_mode(shell: Shell, address: str, text: str) -> str:
+def _write_power_mode(shell: Shell, address: str, text: str) -> str:
     # Some modes ask "REBOOT required ... (YES/NO)": without input that is a no, and reading back shows the old mode.
     done = shell.run(["nvpmodel", "-m", text], root=True, timeout_s=60.0)
     out = done.stdout + done.stderr
     if done.status or b"NVPM ERROR" in out:
         return shell.complaint(done)
     if re.search(rb"reboot", out, re.IGNORECASE):
-        return f"this mode needs a restart of the device: {one_line(out)}"
+        return f"this mode needs a restart of the device: {format_one_line(out)}"
     return ""
 
 
-def _read_clocks(shell: Shell, address: str) -> Value:
+def _read_jetson_clocks(shell: Shell, address: str) -> SettingValue:
     done = shell.run(["jetson_clocks", "--show"], root=True)
     rows = re.findall(rb"^cpu\d+:.*?MinFreq=(\d+) MaxFreq=(\d+)", done.stdout, re.MULTILINE)
     if done.status or not rows:
-        return Value(None, shell.complaint(done))
-    return Value("on" if all(low == high for low, high in rows) else "off")
+        return SettingValue(None, shell.complaint(done))
+    return SettingValue("on" if all(low == high for low, high in rows) else "off")
 
 
-def _write_clocks(shell: Shell, address: str, text: str) -> str:
+def _write_jetson_clocks(shell: Shell, address: str, text: str) -> str:
     """Switch the clocks to their highest, or back to what is stored in the file ``address`` on the device."""
     if text == "on":
         done = shell.run(["jetson_clocks", "--store", address], root=True, timeout_s=60.0)
@@ -212,10 +212,10 @@ def _write_clocks(shell: Shell, address: str, text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class _LocationKind:
     """How places of a kind are read and written, what their addresses look like, and whether a restart undoes them."""
 
-    read: Callable[[Shell, str], Value]
+    read: Callable[[Shell, str], SettingValue]
     write: Callable[[Shell, str, str], str]
     address: re.Pattern[str]
     volatile: bool
@@ -223,12 +223,14 @@ class _Kind:
 
 _STORE = re.compile(r"/tmp/deepen-[0-9a-f]+\.conf")  # noqa: S108 - on the device, under a name nobody can foresee
 
-KINDS: dict[str, _Kind] = {
-    "file": _Kind(_read_file, _write_file, re.compile(r"/sys/(?!.*\.\.)[A-Za-z0-9_.,:@+/-]+"), True),
-    "setting": _Kind(_read_setting, _write_setting, re.compile(r"(system|global|secure)/[A-Za-z0-9_.]+"), False),
-    "airplane": _Kind(_read_airplane, _write_airplane, re.compile(""), False),
-    "fixed_performance": _Kind(_read_fixed, _write_fixed, re.compile(""), True),
-    "nvpmodel": _Kind(_read_mode, _write_mode, re.compile(""), False),
-    "jetson_clocks": _Kind(_read_clocks, _write_clocks, _STORE, True),
+LOCATION_KINDS: dict[str, _LocationKind] = {
+    "file": _LocationKind(_read_file, _write_file, re.compile(r"/sys/(?!.*\.\.)[A-Za-z0-9_.,:@+/-]+"), True),
+    "setting": _LocationKind(
+        _read_android_setting, _write_android_setting, re.compile(r"(system|global|secure)/[A-Za-z0-9_.]+"), False
+    ),
+    "airplane": _LocationKind(_read_airplane, _write_airplane, re.compile(""), False),
+    "fixed_performance": _LocationKind(_read_fixed_performance, _write_fixed_performance, re.compile(""), True),
+    "nvpmodel": _LocationKind(_read_power_mode, _write_power_mode, re.compile(""), False),
+    "jetson_clocks": _LocationKind(_read_jetson_clocks, _write_jetson_clocks, _STORE, True),
 }
 """Kinds of places."""

@@ -20,15 +20,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepen.devices.settings.access import Place
-from deepen.devices.settings.gpu_clocks import gpu_guards, plan_gpu_clock, plan_gpu_governor
-from deepen.devices.settings.setting_plan import Context, Plan, Step
-from deepen.devices.state.cpu_policies import POLICY_FILES, cores_in, policies_of, policy_path
-from deepen.devices.state.shell_files import one_line
+from deepen.devices.settings.access import SettingLocation
+from deepen.devices.settings.gpu_clocks import list_gpu_clock_files, plan_gpu_clock, plan_gpu_governor
+from deepen.devices.settings.setting_plan import PlanningContext, SettingPlan, SettingStep
+from deepen.devices.state.cpu_policies import POLICY_FILES, get_policy_path, parse_core_list, parse_cpu_policies
+from deepen.devices.state.shell_files import format_one_line
 from deepen.devices.types import CpuPolicy
 from deepen.errors import ConfigError, make_unknown_name_error
 
-__all__ = ["CHARGING_NODES", "KNOBS", "Context", "Knob", "Plan", "Step", "check_wanted"]
+__all__ = [
+    "CHARGING_NODES",
+    "SETTING_DEFINITIONS",
+    "PlanningContext",
+    "SettingDefinition",
+    "SettingPlan",
+    "SettingStep",
+    "check_settings",
+]
 
 CHARGING_NODES: dict[str, tuple[str, str]] = {
     "/sys/class/power_supply/battery/input_suspend": ("1", "0"),
@@ -47,7 +55,7 @@ _ROOT = "give deepen root on the device (adb root, a rooted build, or sudo witho
 
 
 @dataclass(frozen=True, slots=True)
-class Knob:
+class SettingDefinition:
     """A setting a user can ask for.
 
     Attributes:
@@ -61,14 +69,14 @@ class Knob:
     name: str
     title: str
     parse: Callable[[Any], Any]
-    plan: Callable[[Context, Any], Plan]
+    plan: Callable[[PlanningContext, Any], SettingPlan]
     cure: str
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
 
 
-def _flag(value: Any) -> bool:
+def _parse_flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     if str(value).lower() in ("true", "on", "1", "yes"):
@@ -78,7 +86,7 @@ def _flag(value: Any) -> bool:
     raise ValueError("true or false")
 
 
-def _byte(value: Any) -> int:
+def _parse_byte(value: Any) -> int:
     if value == "max":
         return 255
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,3}", str(value)) or int(value) > 255:
@@ -86,30 +94,32 @@ def _byte(value: Any) -> int:
     return int(value)
 
 
-def _word(value: Any) -> str:
+def _parse_governor(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", value):
         raise ValueError("the name of a governor")
     return value
 
 
-def _mode(value: Any) -> str:
+def _parse_power_mode(value: Any) -> str:
     if isinstance(value, bool) or not re.fullmatch(r"[A-Za-z0-9_.+-]{1,32}", str(value)):
         raise ValueError("the number or name of a power mode")
     return str(value)
 
 
-def _cores(value: Any) -> tuple[int, ...]:
-    cores = cores_in(value) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+def _parse_cores(value: Any) -> tuple[int, ...]:
+    cores = (
+        parse_core_list(value) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    )
     if not cores or not all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < 4096 for c in cores):
         raise ValueError("a list of cores, for example [0, 1] or 0-3")
     return tuple(sorted(set(cores)))
 
 
-def _clock(value: Any) -> Any:
+def _parse_clock(value: Any) -> Any:
     if value in ("max", "min"):
         return value
     if isinstance(value, Mapping) and value and all(re.fullmatch(r"policy\d+", str(k)) for k in value):
-        return {str(k): _clock(v) for k, v in value.items()}
+        return {str(k): _parse_clock(v) for k, v in value.items()}
     try:
         hz = float(value)
     except (TypeError, ValueError):
@@ -119,30 +129,36 @@ def _clock(value: Any) -> Any:
     return hz
 
 
-def _one_clock(value: Any) -> Any:
+def _parse_single_clock(value: Any) -> Any:
     if isinstance(value, Mapping):
         raise ValueError("hertz, max or min")
-    return _clock(value)
+    return _parse_clock(value)
 
 
 # ---- plans --------------------------------------------------------------------------------------------------------
 
 
-def _policies(context: Context) -> tuple[CpuPolicy, ...]:
-    return policies_of(context.shell.read(*POLICY_FILES, root=True))
+def _read_policies(context: PlanningContext) -> tuple[CpuPolicy, ...]:
+    return parse_cpu_policies(context.shell.read(*POLICY_FILES, root=True))
 
 
 _NO_CPUFREQ = "the device shows no cpufreq (a virtual machine, or a kernel that hides it)"
 
 
-def _governor(context: Context, wanted: str) -> Plan:
-    policies = _policies(context)
+def _plan_governor(context: PlanningContext, wanted: str) -> SettingPlan:
+    policies = _read_policies(context)
     lacking = [p for p in policies if p.governors and wanted not in p.governors]
     if not policies:
-        return Plan(cause=_NO_CPUFREQ)
+        return SettingPlan(cause=_NO_CPUFREQ)
     if lacking:
-        return Plan(cause=f"{lacking[0].name} has no governor {wanted}; it has {', '.join(lacking[0].governors)}")
-    return Plan(tuple(Step(Place("file", policy_path(p.name, "scaling_governor")), wanted) for p in policies))
+        return SettingPlan(
+            cause=f"{lacking[0].name} has no governor {wanted}; it has {', '.join(lacking[0].governors)}"
+        )
+    return SettingPlan(
+        tuple(
+            SettingStep(SettingLocation("file", get_policy_path(p.name, "scaling_governor")), wanted) for p in policies
+        )
+    )
 
 
 def _target_hz(policy: CpuPolicy, wanted: Any) -> float:
@@ -155,169 +171,178 @@ def _target_hz(policy: CpuPolicy, wanted: Any) -> float:
     return min(policy.steps_hz, key=lambda hz: abs(hz - wanted))
 
 
-def _frequency(context: Context, wanted: Any) -> Plan:
-    policies = _policies(context)
+def _plan_frequency(context: PlanningContext, wanted: Any) -> SettingPlan:
+    policies = _read_policies(context)
     if not policies:
-        return Plan(cause=_NO_CPUFREQ)
+        return SettingPlan(cause=_NO_CPUFREQ)
     if isinstance(wanted, Mapping):
         missing = sorted(set(wanted) - {p.name for p in policies})
         if missing:
-            return Plan(cause=f"no {', '.join(missing)}; there are {', '.join(p.name for p in policies)}")
+            return SettingPlan(cause=f"no {', '.join(missing)}; there are {', '.join(p.name for p in policies)}")
         chosen = [(p, wanted[p.name]) for p in policies if p.name in wanted]
     else:
         chosen = [(p, wanted) for p in policies]
-    steps: list[Step] = []
+    steps: list[SettingStep] = []
     for policy, value in chosen:
         hz = _target_hz(policy, value)
         low, high = policy.hardware_min_hz, policy.hardware_max_hz
         off = not math.isfinite(hz) or hz < low * (1 - _NEAR) or hz > high * (1 + _NEAR)
         if off or (isinstance(value, float) and abs(hz / value - 1) > _NEAR):
             spans = f"{low / 1e9:g} to {high / 1e9:g} GHz"
-            return Plan(
+            return SettingPlan(
                 cause=f"{policy.name} has no clock near {value} Hz; it has {spans}, so name one for each policy"
             )
         limits = ["scaling_max_freq", "scaling_min_freq"]
         # A lower limit above the upper one is refused, so the limit that makes room goes first.
         order = limits if not hz < policy.min_hz else limits[::-1]
-        steps += [Step(Place("file", policy_path(policy.name, name)), str(round(hz / 1e3))) for name in order]
-    return Plan(tuple(steps))
+        steps += [
+            SettingStep(SettingLocation("file", get_policy_path(policy.name, name)), str(round(hz / 1e3)))
+            for name in order
+        ]
+    return SettingPlan(tuple(steps))
 
 
-def _online(context: Context, wanted: tuple[int, ...]) -> Plan:
+def _plan_online_cores(context: PlanningContext, wanted: tuple[int, ...]) -> SettingPlan:
     files = context.shell.read(f"{_CPU}/cpu*/online", f"{_CPU}/present", root=True)
-    present = cores_in(files.text(f"{_CPU}/present"))
+    present = parse_core_list(files.text(f"{_CPU}/present"))
     switches = {c: f"{_CPU}/cpu{c}/online" for c in present if f"{_CPU}/cpu{c}/online" in files.content}
     absent = sorted(set(wanted) - set(present))
     if absent:
-        return Plan(
+        return SettingPlan(
             cause=f"there is no core {', '.join(map(str, absent))}; present are {files.text(f'{_CPU}/present')}"
         )
     fixed = [c for c in present if c not in switches and c not in wanted]
     if fixed:
-        return Plan(cause=f"core {', '.join(map(str, fixed))} cannot be switched off; name it among those online")
+        return SettingPlan(
+            cause=f"core {', '.join(map(str, fixed))} cannot be switched off; name it among those online"
+        )
     order = [c for c in switches if c in wanted] + [c for c in switches if c not in wanted]
-    return Plan(tuple(Step(Place("file", switches[c]), str(int(c in wanted))) for c in order))
+    return SettingPlan(tuple(SettingStep(SettingLocation("file", switches[c]), str(int(c in wanted))) for c in order))
 
 
-def _fan(context: Context, wanted: int) -> Plan:
+def _plan_fan(context: PlanningContext, wanted: int) -> SettingPlan:
     shell = context.shell
     patterns = [f"/sys/class/hwmon/hwmon*/{name}" for name in ("name", "pwm1", "pwm1_enable")]
     files = shell.read(*patterns, f"{_OLD_FAN}/target_pwm", f"{_OLD_FAN}/temp_control", root=True)
     steps = []
     if f"{_OLD_FAN}/temp_control" in files.content:
-        steps.append(Step(Place("file", f"{_OLD_FAN}/temp_control"), "0"))
+        steps.append(SettingStep(SettingLocation("file", f"{_OLD_FAN}/temp_control"), "0"))
     if f"{_OLD_FAN}/target_pwm" in files.content:
-        steps.append(Step(Place("file", f"{_OLD_FAN}/target_pwm"), str(wanted)))
+        steps.append(SettingStep(SettingLocation("file", f"{_OLD_FAN}/target_pwm"), str(wanted)))
     for path, name in files.matching("/sys/class/hwmon/hwmon*/name").items():
         folder = path.rpartition("/")[0]
         if name in _FAN_NAMES and f"{folder}/pwm1" in files.content:
             if f"{folder}/pwm1_enable" in files.content:
-                steps.append(Step(Place("file", f"{folder}/pwm1_enable"), "1"))
-            steps.append(Step(Place("file", f"{folder}/pwm1"), str(wanted)))
-    return Plan(tuple(steps), "" if steps else "the device shows no fan it could set")
+                steps.append(SettingStep(SettingLocation("file", f"{folder}/pwm1_enable"), "1"))
+            steps.append(SettingStep(SettingLocation("file", f"{folder}/pwm1"), str(wanted)))
+    return SettingPlan(tuple(steps), "" if steps else "the device shows no fan it could set")
 
 
-def _power_mode(context: Context, wanted: str) -> Plan:
+def _plan_power_mode(context: PlanningContext, wanted: str) -> SettingPlan:
     number = wanted
     if not wanted.isdecimal():
         done = context.shell.run(["nvpmodel", "-p", "--verbose"], root=True)
         modes = dict(re.findall(r"POWER_MODEL: ID=(\d+) NAME=(\S+)", done.stdout.decode("utf-8", "replace")))
         numbers = [n for n, name in modes.items() if name.lower() == wanted.lower()]
         if not numbers:
-            told = ", ".join(f"{n} {name}" for n, name in modes.items()) or one_line(done.stderr) or "none"
-            return Plan(
+            told = ", ".join(f"{n} {name}" for n, name in modes.items()) or format_one_line(done.stderr) or "none"
+            return SettingPlan(
                 cause=f"no power mode {wanted}; nvpmodel lists {told}", cure="name one of those; see nvpmodel -p"
             )
         number = numbers[0]
     # A mode switches cores and moves the limits of clocks; where the user had set those, they are put back after it.
     online = context.shell.read(f"{_CPU}/cpu*/online", root=True).matching(f"{_CPU}/cpu*/online")
     names = ("scaling_governor", "scaling_max_freq", "scaling_min_freq")
-    moved = [policy_path(p.name, name) for p in _policies(context) for name in names]
-    guards = [Step(Place("file", path), None) for path in [*moved, *online, *gpu_guards(context)]]
-    return Plan((*guards, Step(Place("nvpmodel"), number)))
+    moved = [get_policy_path(p.name, name) for p in _read_policies(context) for name in names]
+    guards = [
+        SettingStep(SettingLocation("file", path), None) for path in [*moved, *online, *list_gpu_clock_files(context)]
+    ]
+    return SettingPlan((*guards, SettingStep(SettingLocation("nvpmodel"), number)))
 
 
-def _jetson_clocks(context: Context, wanted: bool) -> Plan:
+def _plan_jetson_clocks(context: PlanningContext, wanted: bool) -> SettingPlan:
     # On the device, where a restart clears both the file and the clocks; the name cannot be foreseen by others there.
-    place = Place("jetson_clocks", f"/tmp/deepen-{secrets.token_hex(8)}.conf")  # noqa: S108
-    return Plan((Step(place, "on" if wanted else "off"),))
+    place = SettingLocation("jetson_clocks", f"/tmp/deepen-{secrets.token_hex(8)}.conf")  # noqa: S108
+    return SettingPlan((SettingStep(place, "on" if wanted else "off"),))
 
 
-def _settings(*pairs: tuple[str, str]) -> Plan:
-    return Plan(tuple(Step(Place("setting", address), text) for address, text in pairs))
+def _plan_android_settings(*pairs: tuple[str, str]) -> SettingPlan:
+    return SettingPlan(tuple(SettingStep(SettingLocation("setting", address), text) for address, text in pairs))
 
 
-def _brightness(context: Context, wanted: int) -> Plan:
-    return _settings(("system/screen_brightness_mode", "0"), ("system/screen_brightness", str(wanted)))
+def _plan_brightness(context: PlanningContext, wanted: int) -> SettingPlan:
+    return _plan_android_settings(("system/screen_brightness_mode", "0"), ("system/screen_brightness", str(wanted)))
 
 
-def _stay_awake(context: Context, wanted: bool) -> Plan:
+def _plan_stay_awake(context: PlanningContext, wanted: bool) -> SettingPlan:
     if not wanted:
-        return _settings(("global/stay_on_while_plugged_in", "0"))
+        return _plan_android_settings(("global/stay_on_while_plugged_in", "0"))
     # 7 is AC, USB and wireless; on an external supply nothing is plugged in, and only the timeout keeps it awake.
-    return _settings(("global/stay_on_while_plugged_in", "7"), ("system/screen_off_timeout", _AWAKE_MS))
+    return _plan_android_settings(("global/stay_on_while_plugged_in", "7"), ("system/screen_off_timeout", _AWAKE_MS))
 
 
-def _airplane(context: Context, wanted: bool) -> Plan:
+def _plan_airplane(context: PlanningContext, wanted: bool) -> SettingPlan:
     if wanted and context.network:
         cause = "the link itself runs over the device's network, which airplane mode would cut"
-        return Plan(cause=cause, cure="connect over USB, or switch the other radios off by hand")
-    return Plan((Step(Place("airplane"), str(int(wanted))),))
+        return SettingPlan(cause=cause, cure="connect over USB, or switch the other radios off by hand")
+    return SettingPlan((SettingStep(SettingLocation("airplane"), str(int(wanted))),))
 
 
-def _fixed(context: Context, wanted: bool) -> Plan:
+def _plan_fixed_performance(context: PlanningContext, wanted: bool) -> SettingPlan:
     if 0 < context.identity.sdk < 30:
-        return Plan(cause=f"it came with Android 11 (API level 30); the device has {context.identity.sdk}")
-    return Plan((Step(Place("fixed_performance"), str(wanted).lower()),))
+        return SettingPlan(cause=f"it came with Android 11 (API level 30); the device has {context.identity.sdk}")
+    return SettingPlan((SettingStep(SettingLocation("fixed_performance"), str(wanted).lower()),))
 
 
-def _charging(context: Context, wanted: bool) -> Plan:
+def _plan_charging(context: PlanningContext, wanted: bool) -> SettingPlan:
     files = context.shell.read(*CHARGING_NODES, root=True)
     for path, (stop, go) in CHARGING_NODES.items():
         if path in files.content:
-            return Plan((Step(Place("file", path), go if wanted else stop),))
+            return SettingPlan((SettingStep(SettingLocation("file", path), go if wanted else stop),))
     closed = [f"{path}: {why}" for path, why in files.refused.items() if "No such" not in why]
     cure = "cut the USB supply at the hub, or feed the phone from the meter alone"
     if closed:
-        return Plan(cause="; ".join(closed), cure=f"{_ROOT}, {cure}")
-    return Plan(cause="the device has none of the files that are known to stop charging", cure=cure)
+        return SettingPlan(cause="; ".join(closed), cure=f"{_ROOT}, {cure}")
+    return SettingPlan(cause="the device has none of the files that are known to stop charging", cure=cure)
 
 
-def _only(kind: str, name: str, plan: Callable[[Context, Any], Plan]) -> Callable[[Context, Any], Plan]:
-    def planned(context: Context, wanted: Any) -> Plan:
+def _restrict_to_kind(
+    kind: str, name: str, plan: Callable[[PlanningContext, Any], SettingPlan]
+) -> Callable[[PlanningContext, Any], SettingPlan]:
+    def planned(context: PlanningContext, wanted: Any) -> SettingPlan:
         if context.identity.kind != kind:
-            return Plan(cause=f"only {name} have it")
+            return SettingPlan(cause=f"only {name} have it")
         return plan(context, wanted)
 
     return planned
 
 
 _LIST = [
-    Knob("power_mode", "nvpmodel's power mode", _mode, _only("jetson", "Jetsons", _power_mode), _ROOT),
-    Knob("cores_online", "cores switched on", _cores, _online, _ROOT),
-    Knob("governor", "what chooses the processor's clock", _word, _governor, f"{_ROOT}, or use fixed_performance"),
-    Knob("frequency_hz", "the processor's clock", _clock, _frequency, f"{_ROOT}, or use fixed_performance"),
-    Knob("gpu_governor", "what chooses the GPU's clock", _word, plan_gpu_governor, _ROOT),
-    Knob("gpu_frequency_hz", "the GPU's clock", _one_clock, plan_gpu_clock, _ROOT),
-    Knob("jetson_clocks", "all clocks at their highest", _flag, _only("jetson", "Jetsons", _jetson_clocks), _ROOT),
-    Knob("fan", "speed of the fan", _byte, _fan, f"{_ROOT}; stop what else drives the fan (nvfancontrol)"),
-    Knob("charging", "charging the battery", _flag, _only("android", "phones", _charging),
+    SettingDefinition("power_mode", "nvpmodel's power mode", _parse_power_mode, _restrict_to_kind("jetson", "Jetsons", _plan_power_mode), _ROOT),
+    SettingDefinition("cores_online", "cores switched on", _parse_cores, _plan_online_cores, _ROOT),
+    SettingDefinition("governor", "what chooses the processor's clock", _parse_governor, _plan_governor, f"{_ROOT}, or use fixed_performance"),
+    SettingDefinition("frequency_hz", "the processor's clock", _parse_clock, _plan_frequency, f"{_ROOT}, or use fixed_performance"),
+    SettingDefinition("gpu_governor", "what chooses the GPU's clock", _parse_governor, plan_gpu_governor, _ROOT),
+    SettingDefinition("gpu_frequency_hz", "the GPU's clock", _parse_single_clock, plan_gpu_clock, _ROOT),
+    SettingDefinition("jetson_clocks", "all clocks at their highest", _parse_flag, _restrict_to_kind("jetson", "Jetsons", _plan_jetson_clocks), _ROOT),
+    SettingDefinition("fan", "speed of the fan", _parse_byte, _plan_fan, f"{_ROOT}; stop what else drives the fan (nvfancontrol)"),
+    SettingDefinition("charging", "charging the battery", _parse_flag, _restrict_to_kind("android", "phones", _plan_charging),
          f"{_ROOT}, cut the USB supply at the hub, or feed the phone from the meter alone"),
-    Knob("stay_awake", "the screen's time-out", _flag, _only("android", "phones", _stay_awake),
+    SettingDefinition("stay_awake", "the screen's time-out", _parse_flag, _restrict_to_kind("android", "phones", _plan_stay_awake),
          "allow USB debugging (security settings) in the developer options"),
-    Knob("brightness", "brightness of the screen", _byte, _only("android", "phones", _brightness),
+    SettingDefinition("brightness", "brightness of the screen", _parse_byte, _restrict_to_kind("android", "phones", _plan_brightness),
          "allow USB debugging (security settings) in the developer options"),
-    Knob("fixed_performance", "clocks at a level the device can sustain", _flag, _only("android", "phones", _fixed),
+    SettingDefinition("fixed_performance", "clocks at a level the device can sustain", _parse_flag, _restrict_to_kind("android", "phones", _plan_fixed_performance),
          "nothing: the device has no such mode; watch its temperature instead"),
-    Knob("airplane", "radios switched off", _flag, _only("android", "phones", _airplane),
+    SettingDefinition("airplane", "radios switched off", _parse_flag, _restrict_to_kind("android", "phones", _plan_airplane),
          "connect over USB, or switch it on by hand in the quick settings"),
 ]  # fmt: skip
 
-KNOBS: dict[str, Knob] = {knob.name: knob for knob in _LIST}
+SETTING_DEFINITIONS: dict[str, SettingDefinition] = {knob.name: knob for knob in _LIST}
 """Knobs in the order they are set; they are restored in the opposite order."""
 
 
-def check_wanted(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def check_settings(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Check settings asked for by name.
 
     Returns:
@@ -327,10 +352,10 @@ def check_wanted(wanted: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: If there is no such setting, or a value is not one it can have.
     """
     for name in wanted:
-        if name not in KNOBS:
-            raise make_unknown_name_error("setting", name, KNOBS)
+        if name not in SETTING_DEFINITIONS:
+            raise make_unknown_name_error("setting", name, SETTING_DEFINITIONS)
     checked = {}
-    for name, knob in KNOBS.items():
+    for name, knob in SETTING_DEFINITIONS.items():
         if name in wanted:
             try:
                 checked[name] = knob.parse(wanted[name])

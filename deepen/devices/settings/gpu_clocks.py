@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepen.devices.settings.access import Place
-from deepen.devices.settings.setting_plan import Context, Plan, Step
+from deepen.devices.settings.access import SettingLocation
+from deepen.devices.settings.setting_plan import PlanningContext, SettingPlan, SettingStep
 
-__all__ = ["GpuClock", "gpu_guards", "plan_gpu_clock", "plan_gpu_governor", "read_gpus"]
+__all__ = ["GpuClock", "list_gpu_clock_files", "plan_gpu_clock", "plan_gpu_governor", "read_gpus"]
 
 _CLASS = "/sys/class/devfreq"
 _KGSL = "/sys/class/kgsl/kgsl-3d0/devfreq"
@@ -52,7 +52,7 @@ class GpuClock:
     steps_hz: tuple[float, ...]
 
 
-def read_gpus(context: Context) -> list[GpuClock]:
+def read_gpus(context: PlanningContext) -> list[GpuClock]:
     """Clocks of the device's GPUs.
 
     Raises:
@@ -67,59 +67,63 @@ def read_gpus(context: Context) -> list[GpuClock]:
             texts.setdefault(folder, {})[name] = text.strip()
     if any(folder != _KGSL for folder in texts):  # the same one under another name
         texts.pop(_KGSL, None)
-    return [_clock(folder, found) for folder, found in sorted(texts.items())]
+    return [_parse_gpu_clock(folder, found) for folder, found in sorted(texts.items())]
 
 
-def _clock(folder: str, texts: Mapping[str, str]) -> GpuClock:
-    steps = sorted({hz for word in texts.get("available_frequencies", "").split() if math.isfinite(hz := _hertz(word))})
+def _parse_gpu_clock(folder: str, texts: Mapping[str, str]) -> GpuClock:
+    steps = sorted(
+        {hz for word in texts.get("available_frequencies", "").split() if math.isfinite(hz := _parse_hertz(word))}
+    )
     return GpuClock(
         folder,
         texts.get("governor", ""),
         tuple(texts.get("available_governors", "").split()),
-        _hertz(texts.get("cur_freq", "")),
-        _hertz(texts.get("min_freq", "")),
-        _hertz(texts.get("max_freq", "")),
+        _parse_hertz(texts.get("cur_freq", "")),
+        _parse_hertz(texts.get("min_freq", "")),
+        _parse_hertz(texts.get("max_freq", "")),
         tuple(steps),
     )
 
 
-def _hertz(text: str) -> float:
+def _parse_hertz(text: str) -> float:
     return float(text) if re.fullmatch(r"[0-9]{1,12}", text) and int(text) > 0 else math.nan
 
 
-def gpu_guards(context: Context) -> list[str]:
+def list_gpu_clock_files(context: PlanningContext) -> list[str]:
     """Files a power mode may move, so that they are put back with it."""
     return [f"{gpu.folder}/{name}" for gpu in read_gpus(context) for name in _SET]
 
 
-def plan_gpu_governor(context: Context, wanted: str) -> Plan:
+def plan_gpu_governor(context: PlanningContext, wanted: str) -> SettingPlan:
     """Set what chooses the clock."""
     gpus = read_gpus(context)
     lacking = [g for g in gpus if g.governors and wanted not in g.governors]
     if not gpus:
-        return Plan(cause=_NONE)
+        return SettingPlan(cause=_NONE)
     if lacking:
-        return Plan(cause=f"{_name(lacking[0])} has no governor {wanted}; it has {', '.join(lacking[0].governors)}")
-    return Plan(tuple(Step(Place("file", f"{g.folder}/governor"), wanted) for g in gpus))
+        return SettingPlan(
+            cause=f"{_gpu_name(lacking[0])} has no governor {wanted}; it has {', '.join(lacking[0].governors)}"
+        )
+    return SettingPlan(tuple(SettingStep(SettingLocation("file", f"{g.folder}/governor"), wanted) for g in gpus))
 
 
-def plan_gpu_clock(context: Context, wanted: Any) -> Plan:
+def plan_gpu_clock(context: PlanningContext, wanted: Any) -> SettingPlan:
     """Set both limits to one clock."""
     gpus = read_gpus(context)
     if not gpus:
-        return Plan(cause=_NONE)
-    steps: list[Step] = []
+        return SettingPlan(cause=_NONE)
+    steps: list[SettingStep] = []
     for gpu in gpus:
         hz = _target_hz(gpu, wanted)
         if not math.isfinite(hz):
-            return Plan(cause=f"{_name(gpu)} does not list its clocks", cure="name one in hertz")
+            return SettingPlan(cause=f"{_gpu_name(gpu)} does not list its clocks", cure="name one in hertz")
         if isinstance(wanted, float) and abs(hz / wanted - 1) > _NEAR:
             told = ", ".join(f"{step / 1e6:g}" for step in gpu.steps_hz)
-            return Plan(cause=f"{_name(gpu)} has no clock near {wanted / 1e6:g} MHz; it has {told} MHz")
+            return SettingPlan(cause=f"{_gpu_name(gpu)} has no clock near {wanted / 1e6:g} MHz; it has {told} MHz")
         # A lower limit above the upper one is refused, so the limit that makes room goes first.
         order = ("max_freq", "min_freq") if not hz < gpu.min_hz else ("min_freq", "max_freq")
-        steps += [Step(Place("file", f"{gpu.folder}/{name}"), str(round(hz))) for name in order]
-    return Plan(tuple(steps))
+        steps += [SettingStep(SettingLocation("file", f"{gpu.folder}/{name}"), str(round(hz))) for name in order]
+    return SettingPlan(tuple(steps))
 
 
 def _target_hz(gpu: GpuClock, wanted: Any) -> float:
@@ -130,5 +134,5 @@ def _target_hz(gpu: GpuClock, wanted: Any) -> float:
     return min(gpu.steps_hz, key=lambda hz: abs(hz - wanted), default=float(wanted))
 
 
-def _name(gpu: GpuClock) -> str:
+def _gpu_name(gpu: GpuClock) -> str:
     return gpu.folder.removesuffix("/devfreq").rpartition("/")[2]

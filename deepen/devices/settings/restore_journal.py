@@ -17,14 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from deepen.clock.host_clock import utc_now
-from deepen.devices.settings.access import Place
+from deepen.devices.settings.access import SettingLocation
 from deepen.errors import ConfigError, LinkError, StorageError
 
-__all__ = ["Change", "Journal", "Layer", "holding", "journal_folder", "journals"]
+__all__ = [
+    "JournalLayer",
+    "RestoreJournal",
+    "SettingChange",
+    "get_journal_folder",
+    "hold_journal",
+    "list_open_journals",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class JournalLayer:
     """Changes made together.
 
     Attributes:
@@ -43,7 +50,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SettingChange:
     """One setting that was changed, or is about to be.
 
     Attributes:
@@ -60,14 +67,14 @@ class Change:
     number: int
     layer: int
     knob: str
-    place: Place
+    place: SettingLocation
     before: str
     wanted: str | None
     after: str | None = None
     restored: bool = False
 
 
-def journal_folder() -> Path:
+def get_journal_folder() -> Path:
     """Folder of the journals: ``$DEEPEN_STATE/devices``, else below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
     if os.environ.get("DEEPEN_STATE"):
         return Path(os.environ["DEEPEN_STATE"]) / "devices"
@@ -75,31 +82,31 @@ def journal_folder() -> Path:
     return Path(base) / "deepen" / "devices"
 
 
-def journals(folder: Path | None = None) -> list[tuple[Path, Layer, int]]:
+def list_open_journals(folder: Path | None = None) -> list[tuple[Path, JournalLayer, int]]:
     """Journals that still list settings to give back: file, its newest layer, and how many settings.
 
     Raises:
         ConfigError: If one is damaged.
     """
-    where = folder or journal_folder()
+    where = folder or get_journal_folder()
     found = []
     for path in sorted(where.glob("*.jsonl")) if where.is_dir() else []:
-        layers, changes, _ = _scan(path.read_bytes(), path)
+        layers, changes, _ = _parse_journal(path.read_bytes(), path)
         open_changes = [c for c in changes.values() if not c.restored]
         if layers and open_changes:
             found.append((path, max(layers.values(), key=lambda layer: layer.number), len(open_changes)))
     return found
 
 
-def _scan(data: bytes, path: Path) -> tuple[dict[int, Layer], dict[int, Change], int]:
+def _parse_journal(data: bytes, path: Path) -> tuple[dict[int, JournalLayer], dict[int, SettingChange], int]:
     """Layers and changes by number, and how many bytes of the file are sound."""
-    layers: dict[int, Layer] = {}
-    changes: dict[int, Change] = {}
+    layers: dict[int, JournalLayer] = {}
+    changes: dict[int, SettingChange] = {}
     sound = 0
     lines = data.split(b"\n")
     for index, line in enumerate(lines[:-1]):  # what follows the last line break is torn
         try:
-            _apply(json.loads(line), layers, changes)
+            _apply_event(json.loads(line), layers, changes)
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             if index == len(lines) - 2:
                 break
@@ -110,18 +117,18 @@ def _scan(data: bytes, path: Path) -> tuple[dict[int, Layer], dict[int, Change],
     return layers, changes, sound
 
 
-def _apply(event: dict[str, Any], layers: dict[int, Layer], changes: dict[int, Change]) -> None:
+def _apply_event(event: dict[str, Any], layers: dict[int, JournalLayer], changes: dict[int, SettingChange]) -> None:
     what, number = event["event"], int(event["number"])
     if what == "layer":
         texts = {key: str(event[key]) for key in ("boot_id", "device", "recorded_at")}
-        layers[number] = Layer(number, bool(event["hold"]), **texts)
+        layers[number] = JournalLayer(number, bool(event["hold"]), **texts)
     elif what == "change":
         wanted = event["wanted"]
-        changes[number] = Change(
+        changes[number] = SettingChange(
             number,
             int(event["layer"]),
             str(event["knob"]),
-            Place(str(event["kind"]), str(event["address"])),
+            SettingLocation(str(event["kind"]), str(event["address"])),
             str(event["before"]),
             None if wanted is None else str(wanted),
         )
@@ -133,7 +140,7 @@ def _apply(event: dict[str, Any], layers: dict[int, Layer], changes: dict[int, C
         raise ValueError(f"unknown event {what!r}")
 
 
-class Journal:
+class RestoreJournal:
     """The journal of one device, held by this process."""
 
     def __init__(self, key: str, device: str, folder: Path | None = None) -> None:
@@ -149,7 +156,7 @@ class Journal:
             ConfigError: If it is damaged.
             StorageError: If the disk does not take it.
         """
-        where = folder or journal_folder()
+        where = folder or get_journal_folder()
         self.path = where / f"{key}.jsonl"
         self._device = device
         self._fd = -1
@@ -160,7 +167,7 @@ class Journal:
         except OSError as error:
             raise self._storage(error) from error
         try:
-            self.layers, self._changes, sound = _scan(data, self.path)
+            self.layers, self._changes, sound = _parse_journal(data, self.path)
             self._end = sound
             os.ftruncate(self._fd, sound)
         except BaseException:
@@ -193,7 +200,7 @@ class Journal:
             parts.append(part)
         return b"".join(parts)
 
-    def pending(self, layer: int | None = None) -> list[Change]:
+    def pending(self, layer: int | None = None) -> list[SettingChange]:
         """Changes not given back yet, in the order made; of one layer where one is named."""
         return [c for c in self._changes.values() if not c.restored and (layer is None or c.layer == layer)]
 
@@ -205,7 +212,7 @@ class Journal:
         )
         return number
 
-    def change(self, layer: int, knob: str, place: Place, before: str, wanted: str | None) -> int:
+    def change(self, layer: int, knob: str, place: SettingLocation, before: str, wanted: str | None) -> int:
         """Note a change that is about to be made; return its number. It is on the disk when this returns.
 
         Raises:
@@ -252,7 +259,7 @@ class Journal:
         except OSError as error:
             raise self._storage(error) from error
         self._end = offset
-        _apply(event, self.layers, self._changes)
+        _apply_event(event, self.layers, self._changes)
 
     def _storage(self, error: OSError) -> StorageError:
         return StorageError(
@@ -262,9 +269,9 @@ class Journal:
 
 
 @contextlib.contextmanager
-def holding(key: str, device: str, folder: Path | None = None) -> Iterator[Journal]:
+def hold_journal(key: str, device: str, folder: Path | None = None) -> Iterator[RestoreJournal]:
     """Hold a device's journal for a block."""
-    journal = Journal(key, device, folder)
+    journal = RestoreJournal(key, device, folder)
     try:
         yield journal
     finally:

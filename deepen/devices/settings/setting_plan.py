@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepen.devices.settings.access import Place
+from deepen.devices.settings.access import SettingLocation
 from deepen.devices.state.identity import Identity
 from deepen.devices.state.shell_files import Shell
 
-__all__ = ["Context", "Plan", "Step"]
+__all__ = ["PlanningContext", "SettingPlan", "SettingStep"]
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class PlanningContext:
     """What a knob may ask while it plans.
 
     Attributes:
@@ -27,17 +27,17 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SettingStep:
     """One place to set; ``text`` is ``None`` where another step may move it, so that it must be put back with it."""
 
-    place: Place
+    place: SettingLocation
     text: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SettingPlan:
     """Steps in their order, or why there are none and what helps."""
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[SettingStep, ...] = ()
     cause: str = ""
     cure: str = "ask for something the device has, or leave it out"

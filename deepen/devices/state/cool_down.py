@@ -13,10 +13,17 @@ from dataclasses import dataclass
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.devices.state.shell_files import Shell
-from deepen.devices.state.temperatures import processor_c
-from deepen.devices.types import Thermal
+from deepen.devices.state.temperatures import find_processor_temperature
+from deepen.devices.types import ThermalState
 
-__all__ = ["CoolDown", "Heat", "clock_shares", "cool_down", "heat", "read_clock_times"]
+__all__ = [
+    "CoolDownResult",
+    "ThermalSummary",
+    "compute_clock_shares",
+    "read_clock_times",
+    "summarise_temperatures",
+    "wait_for_cool_down",
+]
 
 _TIMES = "/sys/devices/system/cpu/cpufreq/policy*/stats/time_in_state"
 _TICK_S = 0.01
@@ -26,7 +33,7 @@ _LEAST_WAIT_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Heat:
+class ThermalSummary:
     """What heat did between two readings.
 
     Attributes:
@@ -37,14 +44,14 @@ class Heat:
         throttled: What slowed the device down in any reading, or was counted between them.
     """
 
-    before: Thermal
-    after: Thermal
+    before: ThermalState
+    after: ThermalState
     hottest_c: float
     rise_c: float
     throttled: tuple[str, ...]
 
 
-def heat(readings: Iterable[Thermal]) -> Heat:
+def summarise_temperatures(readings: Iterable[ThermalState]) -> ThermalSummary:
     """Sum up readings taken before, during and after a run, in this order.
 
     Raises:
@@ -59,9 +66,9 @@ def heat(readings: Iterable[Thermal]) -> Heat:
         grown = count - first.counters.get(name, count)
         if grown > 0:
             words.append(f"{name}: {grown} more")
-    temperatures = [t for t in (processor_c(r) for r in taken) if math.isfinite(t)]
-    rise = processor_c(last) - processor_c(first)
-    return Heat(first, last, max(temperatures, default=math.nan), rise, tuple(words))
+    temperatures = [t for t in (find_processor_temperature(r) for r in taken) if math.isfinite(t)]
+    rise = find_processor_temperature(last) - find_processor_temperature(first)
+    return ThermalSummary(first, last, max(temperatures, default=math.nan), rise, tuple(words))
 
 
 def read_clock_times(shell: Shell) -> dict[str, dict[float, float]]:
@@ -81,7 +88,7 @@ def read_clock_times(shell: Shell) -> dict[str, dict[float, float]]:
     return found
 
 
-def clock_shares(
+def compute_clock_shares(
     before: Mapping[str, Mapping[float, float]], after: Mapping[str, Mapping[float, float]]
 ) -> dict[str, dict[float, float]]:
     """Share of the time between two readings that each group of cores ran at each clock.
@@ -102,7 +109,7 @@ def clock_shares(
 
 
 @dataclass(frozen=True, slots=True)
-class CoolDown:
+class CoolDownResult:
     """How waiting for a device to cool down went.
 
     Attributes:
@@ -115,24 +122,24 @@ class CoolDown:
 
     reached: bool
     waited_s: float
-    start: Thermal
-    end: Thermal
+    start: ThermalState
+    end: ThermalState
     cause: str = ""
 
 
-def _too_warm(thermal: Thermal, limits_c: Mapping[str, float]) -> list[str]:
+def _list_heat_reasons(thermal: ThermalState, limits_c: Mapping[str, float]) -> list[str]:
     """What keeps a measurement from beginning, in words."""
     found = []
     for kind, limit in limits_c.items():
-        value = processor_c(thermal) if kind == "cpu" else thermal.hottest(kind)
+        value = find_processor_temperature(thermal) if kind == "cpu" else thermal.hottest(kind)
         if not value <= limit:  # an unknown temperature is not a low one
             told = f"{value:.1f} °C" if math.isfinite(value) else "not readable"
             found.append(f"{kind} is {told}, {limit:g} °C wanted")
     return found + [f"slowed down: {words}" for words in thermal.throttled if "under-voltage" not in words]
 
 
-def cool_down(
-    read: Callable[[], Thermal],
+def wait_for_cool_down(
+    read: Callable[[], ThermalState],
     limits_c: Mapping[str, float],
     *,
     patience_s: float = 600.0,
@@ -141,7 +148,7 @@ def cool_down(
     settled_k: float = 0.5,
     now: Callable[[], float] = monotonic_s,
     sleep: Callable[[float], None] = time.sleep,
-) -> CoolDown:
+) -> CoolDownResult:
     """Wait until a device is cool enough and nothing slows it down.
 
     Args:
@@ -159,30 +166,33 @@ def cool_down(
     """
     begin = now()
     start = last = read()
-    history = [(begin, _warmth(start, limits_c))]
-    while reasons := _too_warm(last, limits_c):
+    history = [(begin, _excess_over_limits(start, limits_c))]
+    while reasons := _list_heat_reasons(last, limits_c):
         waited = now() - begin
         cause = "; ".join(reasons)
-        unknown = [k for k in limits_c if math.isnan(processor_c(last) if k == "cpu" else last.hottest(k))]
+        unknown = [
+            k for k in limits_c if math.isnan(find_processor_temperature(last) if k == "cpu" else last.hottest(k))
+        ]
         if unknown:
-            return CoolDown(False, waited, start, last, f"{cause}: waiting cannot help")
+            return CoolDownResult(False, waited, start, last, f"{cause}: waiting cannot help")
         if waited >= patience_s:
-            return CoolDown(False, waited, start, last, f"{cause} after {waited:.0f} s; improve its cooling")
+            return CoolDownResult(False, waited, start, last, f"{cause} after {waited:.0f} s; improve its cooling")
         old = [warmth for t, warmth in history if t <= now() - settled_s]
         if old and old[-1] - history[-1][1] < settled_k and not last.throttled:
-            return CoolDown(
+            return CoolDownResult(
                 False, waited, start, last, f"{cause}, and it falls no further; cool the room or the device"
             )
         # Never for less than a clock can tell: a rest of rounding errors would keep it here for good.
         sleep(min(poll_s, max(patience_s - waited, _LEAST_WAIT_S)))
         last = read()
-        history.append((now(), _warmth(last, limits_c)))
-    return CoolDown(True, now() - begin, start, last)
+        history.append((now(), _excess_over_limits(last, limits_c)))
+    return CoolDownResult(True, now() - begin, start, last)
 
 
-def _warmth(thermal: Thermal, limits_c: Mapping[str, float]) -> float:
+def _excess_over_limits(thermal: ThermalState, limits_c: Mapping[str, float]) -> float:
     """Highest excess over a limit, kelvin; ``-inf`` without limits."""
     values = (
-        (processor_c(thermal) if kind == "cpu" else thermal.hottest(kind)) - limit for kind, limit in limits_c.items()
+        (find_processor_temperature(thermal) if kind == "cpu" else thermal.hottest(kind)) - limit
+        for kind, limit in limits_c.items()
     )
     return max((v for v in values if math.isfinite(v)), default=-math.inf)

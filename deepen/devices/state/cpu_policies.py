@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from deepen.devices.state.shell_files import Files
+from deepen.devices.state.shell_files import FileContents
 from deepen.devices.types import CpuPolicy
 
-__all__ = ["POLICY_FILES", "cores_in", "mean_hz", "policies_of", "policy_path"]
+__all__ = ["POLICY_FILES", "average_clock_hz", "get_policy_path", "parse_core_list", "parse_cpu_policies"]
 
 _FOLDER = "/sys/devices/system/cpu/cpufreq"
 _NAMES = (
@@ -26,10 +26,10 @@ _NAMES = (
 )
 
 POLICY_FILES = tuple(f"{_FOLDER}/policy*/{name}" for name in _NAMES)
-"""What :func:`policies_of` looks at."""
+"""What :func:`parse_cpu_policies` looks at."""
 
 
-def policy_path(policy: str, name: str) -> str:
+def get_policy_path(policy: str, name: str) -> str:
     """File of a policy.
 
     Args:
@@ -39,7 +39,7 @@ def policy_path(policy: str, name: str) -> str:
     return f"{_FOLDER}/{policy}/{name}"
 
 
-def cores_in(text: str) -> tuple[int, ...]:
+def parse_core_list(text: str) -> tuple[int, ...]:
     """Cores in a list as the kernel writes it: ``0-3,6`` or ``0 1 2``; empty where it is none."""
     found: list[int] = []
     for part in re.split(r"[,\s]+", text.strip()):
@@ -49,7 +49,7 @@ def cores_in(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def policies_of(files: Files) -> tuple[CpuPolicy, ...]:
+def parse_cpu_policies(files: FileContents) -> tuple[CpuPolicy, ...]:
     """Read the policies from files read with ``POLICY_FILES``, by their numbers."""
     found = []
     for path in files.matching(f"{_FOLDER}/policy*/scaling_governor"):
@@ -63,7 +63,7 @@ def policies_of(files: Files) -> tuple[CpuPolicy, ...]:
         found.append(
             CpuPolicy(
                 name=folder.rpartition("/")[2],
-                cores=cores_in(files.text(f"{folder}/related_cpus")),
+                cores=parse_core_list(files.text(f"{folder}/related_cpus")),
                 governor=files.text(path),
                 governors=tuple(files.text(f"{folder}/scaling_available_governors").split()),
                 current_hz=hz("scaling_cur_freq"),
@@ -81,7 +81,7 @@ def _hz(khz: str) -> float:
     return 1e3 * int(khz) if khz.isdecimal() else math.nan
 
 
-def mean_hz(policies: Sequence[CpuPolicy], cores: Sequence[int]) -> float:
+def average_clock_hz(policies: Sequence[CpuPolicy], cores: Sequence[int]) -> float:
     """Mean clock over cores, hertz; ``nan`` where none is known."""
     known = [p.current_hz for p in policies for c in p.cores if c in cores and math.isfinite(p.current_hz)]
     return sum(known) / len(known) if known else math.nan

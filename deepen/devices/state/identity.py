@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deepen.devices.state.shell_files import Shell
-from deepen.devices.types import Identify
+from deepen.devices.types import RecognitionRule
 from deepen.errors import ConfigError
 
-__all__ = ["Identity", "Kind", "identify", "recognise"]
+__all__ = ["DeviceKind", "Identity", "identify_device", "recognise_profile"]
 
-Kind = Literal["android", "jetson", "raspberry-pi", "linux"]
+DeviceKind = Literal["android", "jetson", "raspberry-pi", "linux"]
 
 _PROPERTIES = (
     "ro.serialno",
@@ -46,7 +46,7 @@ class Identity:
         facts: What else it told.
     """
 
-    kind: Kind
+    kind: DeviceKind
     model: str = ""
     codename: str = ""
     serial: str = ""
@@ -72,7 +72,7 @@ class Identity:
         return f"{plain}-{hashlib.sha256(f'{self.kind}/{self.serial}'.encode()).hexdigest()[:12]}"
 
 
-def identify(shell: Shell) -> Identity:
+def identify_device(shell: Shell) -> Identity:
     """Ask a device who it is.
 
     Raises:
@@ -96,7 +96,7 @@ def identify(shell: Shell) -> Identity:
         )
     tree = shell.output(["cat", _TREE_MODEL]) or ""
     machine_id = shell.output(["cat", "/etc/machine-id"]) or ""
-    kind: Kind = "linux"
+    kind: DeviceKind = "linux"
     if "raspberry pi" in tree.lower():
         kind = "raspberry-pi"
     elif "jetson" in tree.lower() or shell.output(["cat", "/etc/nv_tegra_release"]) is not None:
@@ -112,12 +112,12 @@ def identify(shell: Shell) -> Identity:
     )
 
 
-def recognise(identity: Identity, profiles: Iterable[tuple[str, Identify]]) -> str:
+def recognise_profile(identity: Identity, profiles: Iterable[tuple[str, RecognitionRule]]) -> str:
     """Find the profile that describes a device.
 
     Args:
         identity: Who it is.
-        profiles: Names with their ``Identify`` rules.
+        profiles: Names with their ``RecognitionRule`` rules.
 
     Returns:
         The profile's name; empty if none or more than one describes it.

@@ -14,10 +14,10 @@ from typing import Literal
 
 from deepen.devices.links.quoting import shell_join
 from deepen.devices.protocols import Link
-from deepen.devices.types import Completed
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["READ", "WRITE", "Files", "Root", "Shell", "one_line"]
+__all__ = ["READ", "WRITE", "FileContents", "Root", "Shell", "format_one_line"]
 
 READ = """IFS=
 exec grep -H "" $@ /dev/null"""
@@ -34,14 +34,14 @@ _WAYS: tuple[Root, ...] = ("su -c", "su 0", "sudo")
 _COMPLAINT = re.compile(r"(?:\S*: )?(?P<path>/.*?): (?P<why>[A-Z][^:/]*)$")
 
 
-def one_line(data: bytes, limit: int = 200) -> str:
+def format_one_line(data: bytes, limit: int = 200) -> str:
     """Output of a command as one printable line, shortened."""
     words = " ".join("".join(c if c.isprintable() else " " for c in data.decode("utf-8", "replace")).split())
     return words if len(words) <= limit else words[: limit - 3] + "..."
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class FileContents:
     """Files read at one moment.
 
     Attributes:
@@ -58,16 +58,16 @@ class Files:
 
     def matching(self, pattern: str) -> dict[str, str]:
         """Files whose path matches a pattern (``*`` stops at a slash), in the order of the numbers in their names."""
-        compiled = _compile(pattern)
+        compiled = _compile_pattern(pattern)
         found = [path for path in self.content if compiled.fullmatch(path)]
-        return {path: self.text(path) for path in sorted(found, key=_natural)}
+        return {path: self.text(path) for path in sorted(found, key=_natural_sort_key)}
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join("[^/]*" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern)))
 
 
-def _natural(path: str) -> list[str | int]:
+def _natural_sort_key(path: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
 
 
@@ -101,14 +101,14 @@ class Shell:
             return "self"
         for way in _WAYS:
             try:
-                if _is_zero(self.link.run(_as_root(way, ["id", "-u"]), timeout_s=self._timeout_s)):
+                if _is_zero(self.link.run(_wrap_as_root(way, ["id", "-u"]), timeout_s=self._timeout_s)):
                     return way
             except LinkError:  # su may wait for somebody to allow it on the screen
                 if not self.link.alive():
                     raise
         return ""
 
-    def run(self, argv: Sequence[str], *, root: bool = False, timeout_s: float | None = None) -> Completed:
+    def run(self, argv: Sequence[str], *, root: bool = False, timeout_s: float | None = None) -> CompletedCommand:
         """Run a command.
 
         Args:
@@ -119,7 +119,7 @@ class Shell:
         Raises:
             LinkError: If the device is gone or the command did not end in time.
         """
-        line = _as_root(self.root, argv) if root else list(argv)
+        line = _wrap_as_root(self.root, argv) if root else list(argv)
         return self.link.run(line, timeout_s=self._timeout_s if timeout_s is None else timeout_s)
 
     def output(self, argv: Sequence[str], *, root: bool = False) -> str | None:
@@ -131,7 +131,7 @@ class Shell:
         done = self.run(argv, root=root)
         return done.stdout.decode("utf-8", "replace").strip(" \t\r\n\x00") if done.status == 0 else None
 
-    def read(self, *patterns: str, root: bool = False) -> Files:
+    def read(self, *patterns: str, root: bool = False) -> FileContents:
         """Read small text files; ``*`` in a pattern stands for part of a name.
 
         Args:
@@ -148,14 +148,14 @@ class Shell:
             return found
         again = self._read(closed, root=True)
         refused = {p: why for p, why in found.refused.items() if p not in closed}
-        return Files({**found.content, **again.content}, {**refused, **again.refused})
+        return FileContents({**found.content, **again.content}, {**refused, **again.refused})
 
-    def _read(self, patterns: Sequence[str], *, root: bool) -> Files:
+    def _read(self, patterns: Sequence[str], *, root: bool) -> FileContents:
         done = self.run(["sh", "-c", READ, "sh", *patterns], root=root)
         if done.status == 127:
-            raise ConfigError(f"the device has no grep ({one_line(done.stderr)}); install it, or busybox")
+            raise ConfigError(f"the device has no grep ({format_one_line(done.stderr)}); install it, or busybox")
         # Only what matches a pattern asked for is taken: a name made by a device can hold anything, a colon too.
-        compiled = [re.compile(f"({_compile(pattern).pattern}):(.*)", re.DOTALL) for pattern in patterns]
+        compiled = [re.compile(f"({_compile_pattern(pattern).pattern}):(.*)", re.DOTALL) for pattern in patterns]
         content: dict[str, str] = {}
         for line in done.stdout.decode("utf-8", "replace").replace("\x00", "").split("\n"):
             match = next((m for m in (c.fullmatch(line) for c in compiled) if m), None)
@@ -164,7 +164,7 @@ class Shell:
                 content[path] = f"{content[path]}\n{text}" if path in content else text
         complaints = (_COMPLAINT.search(line) for line in done.stderr.decode("utf-8", "replace").split("\n"))
         refused = {m["path"]: m["why"].strip() for m in complaints if m}
-        return Files(content, {path: why for path, why in refused.items() if path not in content})
+        return FileContents(content, {path: why for path, why in refused.items() if path not in content})
 
     def write(self, path: str, value: str) -> str:
         """Write a line into a file, as root where that is possible.
@@ -178,15 +178,15 @@ class Shell:
         done = self.run(["sh", "-c", WRITE, "sh", value, path], root=True)
         return "" if done.status == 0 else self.complaint(done)
 
-    def complaint(self, done: Completed) -> str:
+    def complaint(self, done: CompletedCommand) -> str:
         """Why a command failed, and whether root could help."""
-        why = one_line(done.stderr) or one_line(done.stdout) or f"it ended with status {done.status}"
+        why = format_one_line(done.stderr) or format_one_line(done.stdout) or f"it ended with status {done.status}"
         if not self.root and re.search(r"denied|not permitted|[Rr]ead-only|[Ss]ecurity|root", why):
             why += " (this needs root, and the device gives none)"
         return why
 
 
-def _as_root(way: Root, argv: Sequence[str]) -> list[str]:
+def _wrap_as_root(way: Root, argv: Sequence[str]) -> list[str]:
     if way == "su -c":
         return ["su", "-c", shell_join(argv)]
     if way == "su 0":
@@ -196,5 +196,5 @@ def _as_root(way: Root, argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
-def _is_zero(done: Completed) -> bool:
+def _is_zero(done: CompletedCommand) -> bool:
     return done.status == 0 and done.stdout.strip() == b"0"

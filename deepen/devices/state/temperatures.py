@@ -12,19 +12,19 @@ from __future__ import annotations
 import math
 import re
 
-from deepen.devices.state.identity import Kind
-from deepen.devices.state.shell_files import Files, Shell
-from deepen.devices.types import Sensor, Thermal
+from deepen.devices.state.identity import DeviceKind
+from deepen.devices.state.shell_files import FileContents, Shell
+from deepen.devices.types import TemperatureReading, ThermalState
 
 __all__ = [
     "STATUSES",
     "THERMAL_FILES",
     "THROTTLE_FILES",
+    "find_processor_temperature",
+    "parse_thermal_files",
     "parse_thermalservice",
     "parse_throttled",
-    "processor_c",
     "read_thermal",
-    "thermal_of",
 ]
 
 STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
@@ -36,7 +36,7 @@ _OVER_CURRENT = "/sys/class/hwmon/hwmon*/oc*_event_cnt"
 _X86_COUNT = "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
 
 THROTTLE_FILES = (_COOLER.format("type"), _COOLER.format("cur_state"), _OVER_CURRENT, _X86_COUNT)
-"""What tells :func:`thermal_of` that a machine is slowed down."""
+"""What tells :func:`parse_thermal_files` that a machine is slowed down."""
 
 THERMAL_FILES = (
     _ZONE.format("type"),
@@ -45,7 +45,7 @@ THERMAL_FILES = (
     "/sys/class/hwmon/hwmon*/temp*_input",
     *THROTTLE_FILES,
 )
-"""What :func:`thermal_of` looks at, for reading it together with other files."""
+"""What :func:`parse_thermal_files` looks at, for reading it together with other files."""
 
 _TYPES = {0: "cpu", 1: "gpu", 2: "battery", 3: "skin", 9: "npu", 10: "npu", 13: "soc"}
 _NO_TEMPERATURE = {6: "volts", 7: "amperes", 8: "per cent"}  # BCL_VOLTAGE, BCL_CURRENT, BCL_PERCENTAGE
@@ -76,11 +76,11 @@ _CURRENT = re.compile(
 )
 
 
-def _kind(name: str) -> str:
+def _sensor_kind(name: str) -> str:
     return next((kind for kind, pattern in _KINDS if pattern.search(name)), "other")
 
 
-def parse_thermalservice(text: str) -> Thermal:
+def parse_thermalservice(text: str) -> ThermalState:
     """Take apart what ``dumpsys thermalservice`` prints.
 
     The list from the HAL is preferred to the cached one, which is as old as the last event. A status that has been
@@ -112,15 +112,15 @@ def parse_thermalservice(text: str) -> Thermal:
         if not _LOW_C <= value <= _HIGH_C:
             ignored.append(f"{name}: {row['value']} °C (thermalservice)")
         else:
-            sensors.append(Sensor(name, kind, value, "thermalservice"))
+            sensors.append(TemperatureReading(name, kind, value, "thermalservice"))
         if level:
-            throttled.append(f"{name}: {_status(level)}")
+            throttled.append(f"{name}: {_status_name(level)}")
     if status:
-        throttled.insert(0, f"thermal status {status} ({_status(status)})")
-    return Thermal(tuple(sensors), status, tuple(throttled), {}, tuple(ignored), tuple(unreadable))
+        throttled.insert(0, f"thermal status {status} ({_status_name(status)})")
+    return ThermalState(tuple(sensors), status, tuple(throttled), {}, tuple(ignored), tuple(unreadable))
 
 
-def _status(number: int) -> str:
+def _status_name(number: int) -> str:
     return STATUSES[number] if number < len(STATUSES) else f"status {number}"
 
 
@@ -141,22 +141,22 @@ def parse_throttled(text: str) -> tuple[tuple[str, ...], dict[str, int]]:
     return now, {f"{words} since the start": bits >> (bit + 16) & 1 for bit, words in _BITS.items()}
 
 
-def _celsius(raw: str) -> float:
+def _parse_celsius(raw: str) -> float:
     try:
         return int(raw) / 1e3
     except ValueError:
         return math.nan
 
 
-def thermal_of(files: Files) -> Thermal:
+def parse_thermal_files(files: FileContents) -> ThermalState:
     """What kernel files tell; see ``THERMAL_FILES``."""
-    sensors: list[Sensor] = []
+    sensors: list[TemperatureReading] = []
     ignored: list[str] = []
 
     def take(name: str, raw: str, origin: str) -> None:
-        value = _celsius(raw)
+        value = _parse_celsius(raw)
         if _LOW_C <= value <= _HIGH_C:
-            sensors.append(Sensor(name, _kind(name), value, origin))
+            sensors.append(TemperatureReading(name, _sensor_kind(name), value, origin))
         else:
             ignored.append(f"{name}: {raw or 'nothing'} ({origin})")
 
@@ -164,7 +164,7 @@ def thermal_of(files: Files) -> Thermal:
         take(files.text(path[: -len("temp")] + "type") or path, raw, "thermal zone")
     for path, raw in files.matching("/sys/class/hwmon/hwmon*/temp*_input").items():
         chip = files.text(path.rpartition("/")[0] + "/name") or path
-        if _kind(chip) != "other":
+        if _sensor_kind(chip) != "other":
             take(chip, raw, "hwmon")
     throttled = []
     for path, raw in files.matching(_COOLER.format("cur_state")).items():
@@ -180,11 +180,11 @@ def thermal_of(files: Files) -> Thermal:
     ]
     if not sensors:
         unreadable.append("no temperature: the device shows none to this user")
-    return Thermal(tuple(sensors), None, tuple(throttled), counters, tuple(ignored), tuple(unreadable))
+    return ThermalState(tuple(sensors), None, tuple(throttled), counters, tuple(ignored), tuple(unreadable))
 
 
-def _merged(first: Thermal, second: Thermal) -> Thermal:
-    return Thermal(
+def _merge_states(first: ThermalState, second: ThermalState) -> ThermalState:
+    return ThermalState(
         first.sensors + second.sensors,
         second.status if first.status is None else first.status,
         first.throttled + second.throttled,
@@ -194,7 +194,7 @@ def _merged(first: Thermal, second: Thermal) -> Thermal:
     )
 
 
-def read_thermal(shell: Shell, kind: Kind, files: Files | None = None) -> Thermal:
+def read_thermal(shell: Shell, kind: DeviceKind, files: FileContents | None = None) -> ThermalState:
     """Read temperatures and throttling of a device.
 
     Args:
@@ -205,25 +205,27 @@ def read_thermal(shell: Shell, kind: Kind, files: Files | None = None) -> Therma
     Raises:
         LinkError: If the device is gone.
     """
-    found = thermal_of(files if files is not None else shell.read(*THERMAL_FILES))
+    found = parse_thermal_files(files if files is not None else shell.read(*THERMAL_FILES))
     if kind == "android":
         text = shell.output(["dumpsys", "thermalservice"])
         if text and "Temperature{" in text:
-            return _merged(parse_thermalservice(text), found)
-        return _merged(found, Thermal(unreadable=("thermalservice does not answer (it came with Android 10)",)))
+            return _merge_states(parse_thermalservice(text), found)
+        return _merge_states(
+            found, ThermalState(unreadable=("thermalservice does not answer (it came with Android 10)",))
+        )
     if kind == "raspberry-pi":
         text = shell.output(["vcgencmd", "get_throttled"])
         try:
             now, since = parse_throttled(text or "")
         except ValueError:
-            return _merged(
-                found, Thermal(unreadable=("vcgencmd get_throttled does not answer; is the user in video?",))
+            return _merge_states(
+                found, ThermalState(unreadable=("vcgencmd get_throttled does not answer; is the user in video?",))
             )
-        return _merged(found, Thermal(throttled=now, counters=since))
+        return _merge_states(found, ThermalState(throttled=now, counters=since))
     return found
 
 
-def processor_c(thermal: Thermal) -> float:
+def find_processor_temperature(thermal: ThermalState) -> float:
     """Hottest sensor of the processor, else of the chip it is on, degrees Celsius; ``nan`` where there is none."""
     found = thermal.hottest("cpu")
     return found if math.isfinite(found) else thermal.hottest("soc")

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.devices.protocols import Loaded
+from deepen.devices.protocols import LoadedModel
 from deepen.errors import MeasureError
 from deepen.measure.alignment.logic_marks import ClockMatch, fit_matches, retime_trace
 from deepen.measure.energy.running_integrals import compute_running_integrals
@@ -57,7 +57,7 @@ class SyncPulses:
     per_run_s: float
     max_offset_s: float = 0.05
     required: bool = False
-    player: Loaded | None = None
+    player: LoadedModel | None = None
 
     @property
     def duration_s(self) -> float:
@@ -74,7 +74,7 @@ def _list_code_runs() -> list[tuple[int, int]]:
 
 
 def play_load_pattern(
-    loaded: Loaded, pulses: SyncPulses, sleep: Callable[[float], None], place: Literal["before", "after"]
+    loaded: LoadedModel, pulses: SyncPulses, sleep: Callable[[float], None], place: Literal["before", "after"]
 ) -> tuple[Interval, ...]:
     """Play the pattern with a loaded workload, or the player the pulses bring; returns when it worked.
 

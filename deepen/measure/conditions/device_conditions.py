@@ -19,9 +19,9 @@ from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Device
-    from deepen.devices.settings.apply_and_restore import Preparation
-    from deepen.devices.state.cool_down import CoolDown
-    from deepen.devices.types import Setting
+    from deepen.devices.settings.apply_and_restore import AppliedSettings
+    from deepen.devices.state.cool_down import CoolDownResult
+    from deepen.devices.types import SettingStatus
 
 __all__ = [
     "COOL_S",
@@ -86,7 +86,7 @@ class DeviceConditions:
     """
 
     def __init__(
-        self, serial: str = "", asked: tuple[Setting, ...] = (), preparation: Preparation | None = None
+        self, serial: str = "", asked: tuple[SettingStatus, ...] = (), preparation: AppliedSettings | None = None
     ) -> None:
         """Take over what was set; :func:`apply_device_conditions` does that.
 
@@ -96,7 +96,7 @@ class DeviceConditions:
             preparation: Reads them back later.
         """
         self.serial = anonymise_serial(serial)
-        self.cooled: CoolDown | None = None
+        self.cooled: CoolDownResult | None = None
         self._preparation = preparation
         self._asked = {setting.name: setting for setting in asked}
         self._checked_s = -math.inf
@@ -186,7 +186,7 @@ def apply_device_conditions(
     Args:
         device: An open device.
         prepare: Whether the profile's settings are set and the device is waited for.
-        wanted: Settings to set besides, see ``deepen.devices.settings.catalogue.KNOBS``; they go before the profile's.
+        wanted: Settings to set besides, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``; they go before the profile's.
         cool_s: Longest wait for it to cool down, seconds.
         tell: Called with news.
 
@@ -195,12 +195,12 @@ def apply_device_conditions(
         LinkError: If the device is gone, or another process is changing its settings.
         StorageError: If the journal of changed settings cannot be kept.
     """
-    from deepen.devices.settings.apply_and_restore import prepared
-    from deepen.devices.settings.catalogue import check_wanted
+    from deepen.devices.settings.apply_and_restore import apply_settings_temporarily
+    from deepen.devices.settings.catalogue import check_settings
 
     local = isinstance(device.link, LocalLink)
     of_profile = device.profile.wanted if prepare and not local else {}
-    asked = check_wanted({**of_profile, **(wanted or {})})
+    asked = check_settings({**of_profile, **(wanted or {})})
     serial = get_device_serial(device)
     remote = hasattr(device, "identity")
     if remote and not serial and not wanted:
@@ -217,7 +217,7 @@ def apply_device_conditions(
         yield conditions
         return
     name = device.profile.id
-    with _report_failed_restore(prepared(device.link, asked), name, tell) as preparation:
+    with _report_failed_restore(apply_settings_temporarily(device.link, asked), name, tell) as preparation:
         own = tuple(s for s in preparation.settings if "changed" in s.details)
         for setting in preparation.settings:
             if setting not in own:
@@ -232,7 +232,7 @@ def apply_device_conditions(
 
 
 @contextmanager
-def _report_failed_restore(preparing: Any, name: str, tell: MessageHandler) -> Iterator[Preparation]:
+def _report_failed_restore(preparing: Any, name: str, tell: MessageHandler) -> Iterator[AppliedSettings]:
     """A preparation whose way back may fail without taking what was measured with it: it is told, and kept."""
     done = False
     try:
@@ -252,31 +252,31 @@ def _report_failed_restore(preparing: Any, name: str, tell: MessageHandler) -> I
             )
 
 
-def _format_cause(setting: Setting) -> str:
+def _format_cause(setting: SettingStatus) -> str:
     cure = f"; {setting.cure}" if setting.cure else ""
     return f" ({setting.cause}{cure})" if setting.cause else ""
 
 
 def _has_leftover_changes() -> bool:
     """Whether any journal lists what an interrupted run has left changed."""
-    from deepen.devices.settings.restore_journal import journals
+    from deepen.devices.settings.restore_journal import list_open_journals
 
     try:
-        return any(not layer.hold for _, layer, _ in journals())
+        return any(not layer.hold for _, layer, _ in list_open_journals())
     except ConfigError as error:
         log_device_message(str(error))
         return False
 
 
-def _report_leftover_change(setting: Setting, tell: MessageHandler) -> None:
+def _report_leftover_change(setting: SettingStatus, tell: MessageHandler) -> None:
     became = "given back" if setting.ok else "not given back"
     tell(f"{setting.name} {became} ({setting.actual or 'not readable'}): {setting.cause}")
 
 
-def _make_refused_setting(name: str, value: Any, cause: str) -> Setting:
-    from deepen.devices.types import Setting
+def _make_refused_setting(name: str, value: Any, cause: str) -> SettingStatus:
+    from deepen.devices.types import SettingStatus
 
-    return Setting(name, str(value), "", False, cause)
+    return SettingStatus(name, str(value), "", False, cause)
 
 
 def _wait_until_cool(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepen.devices.model_files import content_hash
+from deepen.devices.model_files import hash_model
 
 __all__ = ["DriftSeries", "ReferencePoint", "write_empty_model", "write_reference_model"]
 
@@ -110,4 +110,4 @@ def write_empty_model(path: Path) -> Path:
 
 def hash_model_file(path: Path) -> str:
     """Content hash of a model file and of the data files it names, 64 hexadecimal characters."""
-    return content_hash(path)
+    return hash_model(path)

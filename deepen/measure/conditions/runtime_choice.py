@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deepen.devices.links.local import LocalLink
-from deepen.devices.local import DELEGATES, runtime_names
+from deepen.devices.local import DELEGATES, collect_runtimes
 from deepen.devices.protocols import Device
 from deepen.errors import ConfigError, LinkError, RunError, make_unknown_name_error
 from deepen.measure.conditions.device_conditions import MessageHandler, log_device_message
@@ -48,7 +48,7 @@ def get_file_suffixes(name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: If there is no such runtime.
     """
-    known = runtime_names()
+    known = collect_runtimes()
     if name not in known:
         raise make_unknown_name_error("runtime", name, known)
     module, _, attribute = known[name].partition(":")
@@ -61,7 +61,7 @@ def resolve_runtime_name(runtime: str, delegate: str) -> str:
     Raises:
         ConfigError: If there is no such runtime, or it has no such accelerator.
     """
-    known = runtime_names()
+    known = collect_runtimes()
     if runtime not in known:
         raise make_unknown_name_error("runtime", runtime, known)
     if delegate in ("", "cpu"):
@@ -122,7 +122,7 @@ def choose_runtime(
 
 
 def _find_candidates(device: Device, delegate: str, suffix: str) -> Iterator[str]:
-    known = runtime_names()
+    known = collect_runtimes()
     for name in device.profile.runtimes:
         if name not in known or name in DELEGATES or suffix not in get_file_suffixes(name):
             continue

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deepen.devices.protocols import Device
-from deepen.devices.state.cool_down import heat
+from deepen.devices.state.cool_down import summarise_temperatures
 from deepen.devices.types import DeviceState
 
 __all__ = ["ThermalHistory", "ThermalWatch", "select_heat_throttling"]
@@ -100,5 +100,5 @@ class ThermalWatch:
             self._states[0],
             self._states[-1],
             max(temperatures, default=math.nan),
-            heat(readings).throttled if readings else (),
+            summarise_temperatures(readings).throttled if readings else (),
         )

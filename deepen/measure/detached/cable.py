@@ -12,7 +12,7 @@ from deepen.errors import LinkError
 
 if TYPE_CHECKING:
     from deepen.devices.links.remote import RemoteLink
-    from deepen.devices.protocols import Channel
+    from deepen.devices.protocols import ProcessChannel
 
 __all__ = ["DeviceCable", "MeterCable", "QuietCable", "UserCable", "choose_cable", "wait_until_reachable"]
 
@@ -26,7 +26,7 @@ _POLL_S = 1.0
 class DeviceCable(Protocol):
     """A way to leave a device alone."""
 
-    def cut(self, link: RemoteLink, held: Channel) -> None:
+    def cut(self, link: RemoteLink, held: ProcessChannel) -> None:
         """Leave it alone; called when power is being recorded. The hold goes with its connection.
 
         Raises:
@@ -40,7 +40,7 @@ class DeviceCable(Protocol):
 class QuietCable:
     """Lets the connection go and says nothing: over a network, or where charging is switched off by a setting."""
 
-    def cut(self, link: RemoteLink, held: Channel) -> None:
+    def cut(self, link: RemoteLink, held: ProcessChannel) -> None:
         """Let go: the hold ends with its connection."""
         link.disconnect()
 
@@ -60,7 +60,7 @@ class UserCable:
         self._tell = tell
         self._patience_s = patience_s
 
-    def cut(self, link: RemoteLink, held: Channel) -> None:
+    def cut(self, link: RemoteLink, held: ProcessChannel) -> None:
         """Ask, and wait until the link is gone.
 
         Raises:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from deepen.clock.round_trips import RoundTrip
-from deepen.devices.background_jobs import Outcome
+from deepen.devices.background_jobs import DetachedOutput
 from deepen.devices.protocols import Device
-from deepen.devices.state.cool_down import heat
-from deepen.devices.types import Thermal
+from deepen.devices.state.cool_down import summarise_temperatures
+from deepen.devices.types import ThermalState
 from deepen.errors import MeasureError
 from deepen.measure.alignment.load_pattern import synchronise_trace
 from deepen.measure.blocks import MeasuredBlocks
@@ -45,7 +45,7 @@ _REL_STD = 0.01
 def make_detached_record(
     device: Device,
     pending: PendingRun,
-    found: Outcome,
+    found: DetachedOutput,
     after: Sequence[RoundTrip],
     path: Path,
     conditions: DeviceConditions,
@@ -178,8 +178,10 @@ def _make_thermal_history(device: Device, pending: PendingRun) -> ThermalHistory
     now = device.state()
     told: Any = pending.state["temperature_c"]
     before_c = math.nan if told is None else float(told)
-    readings = [Thermal(counters=dict(pending.state["counters"]))]
+    readings = [ThermalState(counters=dict(pending.state["counters"]))]
     if now.thermal is not None:
         readings.append(now.thermal)
     hottest = max((c for c in (before_c, now.temperature_c) if math.isfinite(c)), default=math.nan)
-    return ThermalHistory(replace(now, temperature_c=before_c), now, hottest, heat(readings).throttled)
+    return ThermalHistory(
+        replace(now, temperature_c=before_c), now, hottest, summarise_temperatures(readings).throttled
+    )

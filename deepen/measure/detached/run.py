@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.clock.host_clock import Deadline, monotonic_s, utc_now
 from deepen.devices import open_device
-from deepen.devices.background_jobs import discard_quietly, hold, job_state, new_job, outcome, start_detached
+from deepen.devices.background_jobs import (
+    create_job,
+    fetch_job_output,
+    query_job_state,
+    start_detached,
+    start_gate_process,
+    try_discard_job,
+)
 from deepen.devices.links.remote import RemoteLink
-from deepen.devices.model_files import content_hash
+from deepen.devices.model_files import hash_model
 from deepen.devices.protocols import Device
 from deepen.devices.runtimes.worker_process import WorkerRuntime
-from deepen.devices.types import Setting
+from deepen.devices.types import SettingStatus
 from deepen.errors import ConfigError, DeepenError, LinkError
 from deepen.measure.alignment.load_pattern import BARKER, SyncPulses
 from deepen.measure.blocks import choose_runs_per_block, warm_up_model
@@ -153,7 +160,7 @@ def profile_detached(
             idle_s=idle_s,
             pulses=(pulses := _choose_sync_pulses(sync, per_run_s, source.update_s)),
         )
-        argv, env, first = worker.unattended(model, threads=threads, shapes=shapes, seed=seed)
+        argv, env, first = worker.plan_unattended_run(model, threads=threads, shapes=shapes, seed=seed)
         trips = worker.round_trips(_TRIPS)
         asked_s = monotonic_s()
         took_s = loaded.run(runs).duration_s
@@ -161,15 +168,15 @@ def profile_detached(
         state = opened.state()
         worker.close()  # what runs beside the run would be measured with it
         work_s = estimate_duration_s(steps, longer * per_run_s)
-        held = hold(link)
+        held = start_gate_process(link)
         stack.callback(held.kill)
         requests = make_worker_requests(steps, first, hold_pid=held.pid or 0, hold_s=HOLD_S)
         pending = PendingRun(
-            job=new_job(link),
+            job=create_job(link),
             device=opened.profile.id,
             serial=conditions.serial,
             model=model.name,
-            content=content_hash(model),
+            content=hash_model(model),
             workload={
                 "runtime": engine, "threads": threads, "seconds": seconds,
                 "shapes": {k: list(v) for k, v in (shapes or {}).items()},
@@ -230,17 +237,17 @@ def collect_detached(
         LinkError: If the device is gone.
         MeasureError: If the trace does not cover the run.
     """
-    from deepen.devices.settings.apply_and_restore import prepared
+    from deepen.devices.settings.apply_and_restore import apply_settings_temporarily
 
     model = _check_model_file(path)
-    content = content_hash(model)
+    content = hash_model(model)
     with ExitStack() as stack:
         opened = open_device(device) if isinstance(device, str) else device
         stack.callback(opened.close)
         link = _require_remote_link(opened)
         stack.enter_context(lock_device(opened, device if isinstance(device, str) else opened.profile.id))
         if get_device_serial(opened):  # what the run that died had set
-            stack.enter_context(prepared(link, {}))
+            stack.enter_context(apply_settings_temporarily(link, {}))
         pending = _find_pending_run(opened, model, content)
         tell(f"collecting the run of {pending.model} started at {pending.started_at}")
         work_s = estimate_duration_s(pending.steps, BLOCK_S / pending.runs)
@@ -250,7 +257,7 @@ def collect_detached(
                 f"no power was recorded for the run of {pending.model} started at {pending.started_at}: name a trace "
                 f"with --trace, or remove {pending.folder}"
             )
-        asked = tuple(Setting(name, **facts) for name, facts in pending.settings.items())
+        asked = tuple(SettingStatus(name, **facts) for name, facts in pending.settings.items())
         conditions = DeviceConditions(pending.serial, asked)
         return _collect_record(opened, pending, recorded, work_s, conditions, keep_failed=trace is not None)
 
@@ -317,8 +324,8 @@ def _wait_until_model_loaded(link: RemoteLink, pending: PendingRun) -> None:
     """
     deadline = Deadline(_LOAD_S)
     while not deadline.expired:
-        state = job_state(link, pending.job).kind
-        found = outcome(link, pending.job)
+        state = query_job_state(link, pending.job).kind
+        found = fetch_job_output(link, pending.job)
         check_replies(found.replies, pending.first)
         if len(found.replies) >= pending.first - 1:
             return
@@ -331,7 +338,7 @@ def _wait_until_model_loaded(link: RemoteLink, pending: PendingRun) -> None:
 
 def _abandon_run(link: RemoteLink, pending: PendingRun) -> None:
     """End the run on the device, if it can be reached; else it ends by itself."""
-    discard_quietly(link, pending.job)
+    try_discard_job(link, pending.job)
     pending.forget()
 
 
@@ -361,12 +368,12 @@ def _collect_record(
     """
     link = _require_remote_link(device)
     deadline = Deadline(3 * work_s + 120)
-    while (state := job_state(link, pending.job)).kind == "running" and not deadline.expired:
+    while (state := query_job_state(link, pending.job)).kind == "running" and not deadline.expired:
         sleep(min(1.0, deadline.remaining_s))
     if state.kind == "absent":
         pending.forget()
         raise LinkError(f"{link.name} knows nothing of the run started at {pending.started_at}; run it again")
-    found = outcome(link, pending.job)
+    found = fetch_job_output(link, pending.job)
     after: list[RoundTrip] = []
     if pending.host_boot == read_host_boot_id():
         worker = device.runtime(str(pending.workload["runtime"]))
@@ -379,9 +386,9 @@ def _collect_record(
         record = make_detached_record(device, pending, found, after, trace, conditions)
     except DeepenError as error:
         if not error.retryable and not keep_failed:
-            discard_quietly(link, pending.job)
+            try_discard_job(link, pending.job)
             pending.forget()
         raise
-    discard_quietly(link, pending.job)
+    try_discard_job(link, pending.job)
     pending.forget()
     return record

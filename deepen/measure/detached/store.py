@@ -14,7 +14,7 @@ from typing import Any
 
 from deepen.clock.round_trips import RoundTrip
 from deepen.devices.background_jobs import DetachedJob
-from deepen.devices.settings.restore_journal import journal_folder
+from deepen.devices.settings.restore_journal import get_journal_folder
 from deepen.errors import ConfigError, StorageError
 from deepen.measure.alignment.load_pattern import SyncPulses
 from deepen.measure.detached.plan import DetachedStep
@@ -107,7 +107,7 @@ class PendingRun:
 
 def get_detached_folder() -> Path:
     """Folder of the runs to be collected, beside the journals of settings."""
-    return journal_folder().parent / "detached"
+    return get_journal_folder().parent / "detached"
 
 
 def read_host_boot_id() -> str:
@@ -124,7 +124,7 @@ def save_pending_run(pending: PendingRun) -> None:
     Raises:
         StorageError: If the disk refuses.
     """
-    from deepen.devices.links.files import arriving
+    from deepen.devices.links.files import open_atomic_file
 
     steps = [[s.op, s.amount, s.label] for s in pending.steps]
     document = {**asdict(pending), "version": _VERSION, "steps": steps}
@@ -136,7 +136,7 @@ def save_pending_run(pending: PendingRun) -> None:
         raise StorageError(
             f"cannot make {pending.folder} ({error.strerror}); make its parent writable, or set DEEPEN_STATE"
         ) from error
-    with arriving(pending.folder / _FILE) as file:
+    with open_atomic_file(pending.folder / _FILE) as file:
         file.write(json.dumps(document).encode())
 
 

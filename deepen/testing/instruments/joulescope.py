@@ -257,7 +257,7 @@ class Stream:
 
 
 class StreamPort(VirtualPort):
-    """The driver's port on a :class:`Stream`.
+    """The driver's port on a :class:`CommandStream`.
 
     Attributes:
         path: The maker's name of the instrument.

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from deepen.devices.links.adb import adb_link
+from deepen.devices.links.adb import open_adb_link
 from deepen.devices.links.adb_server import AdbServer, AdbServerTransport
 from deepen.devices.links.adb_shell import AdbSession, connect_tcp, load_signers
 from deepen.devices.links.local import LocalLink
-from deepen.devices.links.ssh import SshAddress, SshTransport, ssh_link
+from deepen.devices.links.ssh import SshAddress, SshTransport, open_ssh_link
 from deepen.devices.protocols import Link
 from deepen.errors import ConfigError, LinkError
 
@@ -181,9 +181,9 @@ class Daemons:
             return LocalLink()
         if kind == "ssh":
             login = f"key={self.ssh}/id_ed25519&known_hosts={self.ssh}/known_hosts"
-            return ssh_link(f"{getpass.getuser()}@127.0.0.1:{SSH_PORT}?{login}&work={work}")
+            return open_ssh_link(f"{getpass.getuser()}@127.0.0.1:{SSH_PORT}?{login}&work={work}")
         via = "server" if kind == "adb-server" else "direct"
-        return adb_link(f"127.0.0.1:{ADB_PORT}?via={via}&work={work}")
+        return open_adb_link(f"127.0.0.1:{ADB_PORT}?via={via}&work={work}")
 
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -455,15 +455,15 @@ def test_an_adb_server_whose_device_is_absent(daemons: Daemons) -> None:
 def test_the_way_is_chosen_and_told(daemons: Daemons) -> None:
     daemons.need("adb-server")
     work = f"work={daemons.home}/other"
-    only = adb_link(f"?{work}")  # the only device there is
+    only = open_adb_link(f"?{work}")  # the only device there is
     assert only.alive()
     assert only.description == "adb through the adb server on port 5037"
     only.close()
-    auto = adb_link(f"127.0.0.1:{ADB_PORT}?{work}")
+    auto = open_adb_link(f"127.0.0.1:{ADB_PORT}?{work}")
     assert auto.alive()
     assert auto.description == f"adb 127.0.0.1:{ADB_PORT} through the adb server on port 5037"
     auto.close()
-    direct = adb_link(f"127.0.0.1:{ADB_PORT}?via=direct&{work}")
+    direct = open_adb_link(f"127.0.0.1:{ADB_PORT}?via=direct&{work}")
     assert direct.alive()
     assert direct.description == f"adb 127.0.0.1:{ADB_PORT} over TCP, without an adb server"
     direct.close()

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from deepen.devices import open_device
-from deepen.devices.links.adb import adb_link
+from deepen.devices.links.adb import open_adb_link
 from deepen.devices.links.adb_server import AdbServer
-from deepen.devices.links.adb_shell import connect_usb, key_files, load_signers
-from deepen.devices.links.address import host_and_port, split_options
-from deepen.devices.links.ssh import SshAddress, ssh_link
+from deepen.devices.links.adb_shell import connect_usb, find_adb_keys, load_signers
+from deepen.devices.links.address import parse_host_and_port, split_options
+from deepen.devices.links.ssh import SshAddress, open_ssh_link
 from deepen.errors import ConfigError
 
 
@@ -29,13 +29,13 @@ from deepen.errors import ConfigError
     ],
 )
 def test_host_and_port(text: str, expected: tuple[str, int] | None) -> None:
-    assert host_and_port(text) == expected
+    assert parse_host_and_port(text) == expected
 
 
 @pytest.mark.parametrize("text", ["host:0", "host:65536", "host:99999"])
 def test_a_port_that_is_none(text: str) -> None:
     with pytest.raises(ConfigError, match="between 1 and 65535"):
-        host_and_port(text)
+        parse_host_and_port(text)
 
 
 def test_options() -> None:
@@ -51,7 +51,7 @@ def test_options() -> None:
 @pytest.mark.parametrize("spec", ["a b", "$(id)", "a;b", "-s", "x?via=usb", "x?via=direct&via=server", "x?work=rel"])
 def test_adb_addresses_that_are_none(spec: str) -> None:
     with pytest.raises(ConfigError):
-        adb_link(spec)
+        open_adb_link(spec)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_adb_addresses_that_are_none(spec: str) -> None:
 )
 def test_ssh_addresses_that_are_none(spec: str) -> None:
     with pytest.raises(ConfigError):
-        ssh_link(spec)
+        open_ssh_link(spec)
 
 
 def test_ssh_addresses() -> None:
-    assert ssh_link("pi@board").description == "ssh pi@board"
-    assert ssh_link("pi@board:2222").description == "ssh pi@board:2222"
-    assert ssh_link("pi@[fe80::1]:22").description == "ssh pi@[fe80::1]:22"
-    assert ssh_link("board").description == "ssh board"
+    assert open_ssh_link("pi@board").description == "ssh pi@board"
+    assert open_ssh_link("pi@board:2222").description == "ssh pi@board:2222"
+    assert open_ssh_link("pi@[fe80::1]:22").description == "ssh pi@[fe80::1]:22"
+    assert open_ssh_link("board").description == "ssh board"
     assert SshAddress("h").options()["keepalive_interval"] > 0
     assert "known_hosts" not in SshAddress("h").options()  # the default verifies; None would not
 
@@ -92,19 +92,19 @@ def test_packages_that_are_missing_are_named_with_the_cure(monkeypatch: pytest.M
     with pytest.raises(ConfigError, match=r"adb start-server.*pip install 'deepen\[adb\]', and the system's libusb"):
         connect_usb("X", 1.0)
     with pytest.raises(ConfigError, match=r"pip install 'deepen\[ssh\]'"):
-        ssh_link("u@h").run(["true"], timeout_s=1)
+        open_ssh_link("u@h").run(["true"], timeout_s=1)
 
 
 def test_keys_are_taken_from_where_adb_has_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("ADB_VENDOR_KEYS", raising=False)
-    assert key_files() == []
+    assert find_adb_keys() == []
     (tmp_path / ".android").mkdir()
     own, other = tmp_path / ".android" / "adbkey", tmp_path / "vendor"
     own.write_text("x")
     other.write_text("x")
     monkeypatch.setenv("ADB_VENDOR_KEYS", f"{other}:/nonexistent:")
-    assert key_files() == [other, own]
+    assert find_adb_keys() == [other, own]
 
 
 def test_the_port_of_the_adb_server(monkeypatch: pytest.MonkeyPatch) -> None:

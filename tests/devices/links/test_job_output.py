@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepen.devices.links.jobs import JobOutput
+from deepen.devices.links.jobs import JobOutputParser
 
 M = "@0123456789abcdef"
 
@@ -14,7 +14,7 @@ def whole(stdout: bytes, stderr: bytes = b"", status: int = 0, noise: bytes = b"
 
 
 def test_parts_are_told_apart() -> None:
-    output = JobOutput(M)
+    output = JobOutputParser(M)
     output.feed(whole(b"out", b"err", 7, b"profile says hi\n"))
     assert (output.pid, output.status, output.take(), output.stderr, output.done) == (42, 7, b"out", b"err", True)
     assert output.noise == b"profile says hi\n"
@@ -23,24 +23,24 @@ def test_parts_are_told_apart() -> None:
 
 def test_signals_are_negative() -> None:
     for told, meant in ((0, 0), (127, 127), (128, 128), (137, -9), (143, -15), (192, -64), (193, 193), (255, 255)):
-        output = JobOutput(M)
+        output = JobOutputParser(M)
         output.feed(whole(b"", status=told))
         assert output.status == meant
 
 
 def test_what_comes_before_the_command() -> None:
-    output = JobOutput(M)
+    output = JobOutputParser(M)
     output.feed(f"{M} none\n{M} begin 7\n".encode())
     assert output.missing
     assert output.pid == 7
-    failed = JobOutput(M)
+    failed = JobOutputParser(M)
     failed.feed(f"x\n{M} fail cannot make the folder /a\n".encode())
     assert failed.failure == "cannot make the folder /a"
     assert failed.pid is None
 
 
 def test_output_comes_at_once_but_for_what_may_be_a_mark() -> None:
-    output = JobOutput(M)
+    output = JobOutputParser(M)
     output.feed(f"{M} begin 1\nline\n@01".encode())
     assert output.take() == b"line\n"
     output.feed(b"2 not a mark\n")
@@ -54,7 +54,7 @@ def test_output_comes_at_once_but_for_what_may_be_a_mark() -> None:
 
 
 def test_nothing_is_kept_of_endless_noise() -> None:
-    output = JobOutput(M)
+    output = JobOutputParser(M)
     for _ in range(100):
         output.feed(b"x" * 10_000)
     assert len(output.noise) <= 4000
@@ -76,7 +76,7 @@ def test_the_result_does_not_depend_on_how_the_bytes_are_split(
     if M.encode() + b" done\n" in stderr:
         return
     data = whole(stdout, stderr, status)
-    output, taken, at = JobOutput(M), b"", 0
+    output, taken, at = JobOutputParser(M), b"", 0
     for length in [*cuts, len(data)]:
         output.feed(data[at : at + length])
         taken += output.take()
@@ -88,6 +88,6 @@ def test_the_result_does_not_depend_on_how_the_bytes_are_split(
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_survived(data: bytes) -> None:
-    output = JobOutput(M)
+    output = JobOutputParser(M)
     output.feed(data)
     assert not output.done

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.devices.links.quoting import MAX_TEXT, env_arguments, shell_join
+from deepen.devices.links.quoting import MAX_TEXT, format_env_arguments, shell_join
 from deepen.errors import ConfigError
 
 SHELLS = [s for s in ("dash", "bash", "busybox", "mksh", "zsh") if shutil.which(s)] or ["sh"]
@@ -61,10 +61,10 @@ def test_what_is_no_command_is_refused(argv: list[str]) -> None:
 @pytest.mark.parametrize("name", ["", "1A", "A B", "A;B", "A=B", "$(id)", "É"])
 def test_what_is_no_variable_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="not the name of an environment variable"):
-        env_arguments({name: "1"})
+        format_env_arguments({name: "1"})
 
 
 def test_values_of_variables_are_free_except_for_nul() -> None:
-    assert env_arguments({"A": "x\n'$(id)"}) == ["A=x\n'$(id)"]
+    assert format_env_arguments({"A": "x\n'$(id)"}) == ["A=x\n'$(id)"]
     with pytest.raises(ConfigError, match="NUL"):
-        env_arguments({"A": "\0"})
+        format_env_arguments({"A": "\0"})

@@ -13,7 +13,7 @@ import pytest
 
 from deepen.devices.links.local import LocalLink
 from deepen.devices.local import RUNTIMES
-from deepen.devices.protocols import Loaded, Runtime
+from deepen.devices.protocols import LoadedModel, Runtime
 from deepen.devices.runtimes.benchmark_model import BenchmarkModel, BenchmarkModelGpu
 from deepen.devices.runtimes.benchmark_tool import ToolRuntime
 from deepen.devices.runtimes.perf_test import PerfTest, PerfTestCuda
@@ -161,7 +161,7 @@ def test_a_block_lies_within_the_life_of_its_process(
         monkeypatch.setenv("HELD", "1")
     runtime = kind(LocalLink(), tool=tool(body))
     loaded = runtime.load(request.getfixturevalue(model))
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, LoadedModel)
     assert loaded.first_run_s > 0
     before = time.monotonic()
     interval = loaded.run(10)

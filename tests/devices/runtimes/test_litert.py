@@ -13,7 +13,7 @@ import pytest
 from deepen.devices.links.local import LocalLink
 from deepen.devices.runtimes.litert import LiteRt
 from deepen.devices.runtimes.onnxruntime import OnnxRuntime
-from deepen.devices.state.read_state import usable_cores
+from deepen.devices.state.read_state import get_usable_cores
 from deepen.errors import ConfigError, RunError
 
 pytestmark = pytest.mark.serial
@@ -82,13 +82,13 @@ def test_a_bad_file_is_a_run_error_and_the_next_model_runs(name: str, runtime: L
 
 
 @pytest.mark.skipif(
-    len(usable_cores()) < 2 or not hasattr(os, "sched_setaffinity"), reason="needs two cores and affinity"
+    len(get_usable_cores()) < 2 or not hasattr(os, "sched_setaffinity"), reason="needs two cores and affinity"
 )
 def test_every_thread_has_a_core_of_its_own(runtime: LiteRt, lite_models: Path) -> None:
     runtime.load(lite_models / "sum.tflite", threads=2).run(1)
     assert runtime.pid is not None
     masks = [os.sched_getaffinity(int(t.name)) for t in Path(f"/proc/{runtime.pid}/task").iterdir()]
-    first, second = usable_cores()[-2:]
+    first, second = get_usable_cores()[-2:]
     assert {first} in masks
     assert {second} in masks
 

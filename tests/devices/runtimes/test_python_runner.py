@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from deepen.devices import Channel, Device, Link, Loaded, Runtime
+from deepen.devices import Device, Link, LoadedModel, ProcessChannel, Runtime
 from deepen.devices.links.local import LocalLink, PipeChannel
 from deepen.devices.runtimes.litert import LiteRt
 from deepen.devices.runtimes.onnxruntime import OnnxRuntime
-from deepen.devices.types import Completed
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, DeepenError, LinkError, RunError
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import FakeChannel, FakeLink
@@ -42,7 +42,7 @@ def worker(words: str = "", **answers: Any) -> FakeChannel:
 
 def linked(*channels: FakeChannel) -> FakeLink:
     """A link to a device with Python."""
-    return FakeLink(list(channels), answer=lambda argv: Completed(0, b"/usr/bin/python3\n", b""))
+    return FakeLink(list(channels), answer=lambda argv: CompletedCommand(0, b"/usr/bin/python3\n", b""))
 
 
 @pytest.fixture
@@ -276,12 +276,12 @@ def test_stand_ins_satisfy_the_protocols() -> None:
     assert isinstance(bench.device, Device)
     assert isinstance(bench.runtime, Runtime)
     assert isinstance(bench.device.link, Link)
-    assert isinstance(worker(), Channel)
+    assert isinstance(worker(), ProcessChannel)
     loaded = bench.runtime.load(Path(__file__))
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, LoadedModel)
 
 
-@pytest.mark.parametrize("protocol", [Channel, Device, Link, Loaded, Runtime])
+@pytest.mark.parametrize("protocol", [ProcessChannel, Device, Link, LoadedModel, Runtime])
 def test_protocols_have_at_most_six_verbs(protocol: type) -> None:
     verbs = [n for n, v in vars(protocol).items() if callable(v) and not n.startswith("_")]
     assert 1 <= len(verbs) <= 6

@@ -40,13 +40,13 @@ def test_stamps_are_mapped_within_the_stated_error(
     assert not runtime.local
     loaded = runtime.load(request.getfixturevalue(folder) / name)
     seen = []
-    stamped = runtime.stamped
+    stamped = runtime.run_with_timestamps
 
     def spy(*args):
         seen.append(stamped(*args))
         return seen[-1]
 
-    runtime.stamped = spy
+    runtime.run_with_timestamps = spy
     for n in (1, 50, 500):
         seen.clear()
         interval = loaded.run(n)

@@ -19,7 +19,7 @@ from deepen import catalog
 from deepen.devices import open_device
 from deepen.devices.links.local import LocalLink, PipeChannel
 from deepen.devices.runtimes.onnxruntime import OnnxRuntime
-from deepen.devices.state.read_state import usable_cores
+from deepen.devices.state.read_state import get_usable_cores
 from deepen.errors import ConfigError, LinkError, RunError
 
 pytestmark = pytest.mark.serial
@@ -134,7 +134,7 @@ def test_several_models_stay_loaded_side_by_side(runtime: OnnxRuntime, models: P
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
 def test_the_worker_is_pinned_to_the_core_asked_for(models: Path) -> None:
-    core = usable_cores()[0]
+    core = get_usable_cores()[0]
     runtime = OnnxRuntime(LocalLink(), cpu_mask=(core,))
     try:
         runtime.load(models / "add.onnx")
@@ -144,12 +144,12 @@ def test_the_worker_is_pinned_to_the_core_asked_for(models: Path) -> None:
         runtime.close()
 
 
-@pytest.mark.skipif(len(usable_cores()) < 2, reason="needs two cores")
+@pytest.mark.skipif(len(get_usable_cores()) < 2, reason="needs two cores")
 def test_two_threads_get_a_core_each(runtime: OnnxRuntime, models: Path) -> None:
     loaded = runtime.load(models / "matmul.onnx", threads=2, shapes={"x": (64, 64)})
     assert loaded.build.endswith("threads=2")
     assert runtime.pid is not None
-    wanted = {frozenset({c}) for c in usable_cores()[-2:]}
+    wanted = {frozenset({c}) for c in get_usable_cores()[-2:]}
     masks: set[frozenset[int]] = set()
     deadline = time.monotonic() + 20
     while not wanted <= masks and time.monotonic() < deadline:  # a pool thread pins itself once it has started

@@ -14,13 +14,19 @@ from typing import Any
 import pytest
 
 from deepen.devices import Link
-from deepen.devices.settings.access import Place, same
-from deepen.devices.settings.apply_and_restore import on_network, plan_only, prepare, prepared, restore
-from deepen.devices.settings.catalogue import CHARGING_NODES, KNOBS, check_wanted
-from deepen.devices.settings.restore_journal import Journal, journals
-from deepen.devices.state.identity import Identity, identify
+from deepen.devices.settings.access import SettingLocation, is_same_value
+from deepen.devices.settings.apply_and_restore import (
+    apply_settings,
+    apply_settings_temporarily,
+    preview_settings,
+    restore_settings,
+    uses_device_network,
+)
+from deepen.devices.settings.catalogue import CHARGING_NODES, SETTING_DEFINITIONS, check_settings
+from deepen.devices.settings.restore_journal import RestoreJournal, list_open_journals
+from deepen.devices.state.identity import Identity, identify_device
 from deepen.devices.state.shell_files import Shell
-from deepen.devices.types import Completed, Setting
+from deepen.devices.types import CompletedCommand, SettingStatus
 from deepen.errors import ConfigError, LinkError, StorageError
 from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
 from deepen.testing.shell import FakeShell, HostDied
@@ -38,7 +44,7 @@ JETSON: dict[str, Any] = {"power_mode": "MAXN", "cores_online": [0, 1, 2, 3], "j
 GOVERNOR = "/sys/devices/system/cpu/cpufreq/policy4/scaling_governor"
 
 
-def by_name(settings: Sequence[Setting]) -> dict[str, Setting]:
+def by_name(settings: Sequence[SettingStatus]) -> dict[str, SettingStatus]:
     return {s.name: s for s in settings}
 
 
@@ -55,9 +61,9 @@ def test_the_stand_in_is_a_link() -> None:
 def test_a_phone_is_set_read_back_and_given_back(tmp_path: Path) -> None:
     phone = fake_phone()
     before = state(phone)
-    with prepared(phone, PHONE, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, PHONE, folder=tmp_path) as preparation:
         found = by_name(preparation.settings)
-        assert list(found) == [name for name in KNOBS if name in PHONE]
+        assert list(found) == [name for name in SETTING_DEFINITIONS if name in PHONE]
         assert all(s.ok for s in found.values())
         assert {phone.files[f"/sys/devices/system/cpu/cpufreq/policy{n}/scaling_min_freq"] for n in (0, 4, 6)} == {
             "1803000", "2253000", "2802000"
@@ -80,7 +86,7 @@ def test_a_phone_is_set_read_back_and_given_back(tmp_path: Path) -> None:
 def test_a_setting_that_was_absent_is_absent_again(tmp_path: Path) -> None:
     phone = fake_phone()
     assert "global/stay_on_while_plugged_in" not in phone.settings
-    with prepared(phone, {"stay_awake": True}, folder=tmp_path):
+    with apply_settings_temporarily(phone, {"stay_awake": True}, folder=tmp_path):
         assert "global/stay_on_while_plugged_in" in phone.settings
     assert "global/stay_on_while_plugged_in" not in phone.settings
 
@@ -90,7 +96,7 @@ def test_a_jetson_is_given_back_with_the_limits_its_user_had_set(tmp_path: Path)
     limit = "/sys/devices/system/cpu/cpufreq/policy4/scaling_max_freq"
     jetson.files[limit] = "1420800"  # switching the power mode moves it
     before = state(jetson)
-    with prepared(jetson, JETSON, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(jetson, JETSON, folder=tmp_path) as preparation:
         found = by_name(preparation.settings)
         assert all(s.ok for s in found.values()), found
         assert jetson.tools["power mode"] == "0"
@@ -109,14 +115,14 @@ def test_limits_of_clocks_are_moved_in_an_order_the_kernel_takes(
     folder = "/sys/devices/system/cpu/cpufreq/policy0"
     phone.files.update({f"{folder}/scaling_min_freq": str(low), f"{folder}/scaling_max_freq": str(high)})
     before = state(phone)
-    with prepared(phone, {"frequency_hz": wanted}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"frequency_hz": wanted}, folder=tmp_path) as preparation:
         assert all(s.ok for s in preparation.settings)
     assert state(phone) == before
 
 
 def test_a_clock_between_two_steps_is_the_nearest_one(tmp_path: Path) -> None:
     phone = fake_phone()
-    with prepared(phone, {"frequency_hz": {"policy4": 1.41e9}}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"frequency_hz": {"policy4": 1.41e9}}, folder=tmp_path) as preparation:
         assert preparation.settings[0].ok
         assert phone.files["/sys/devices/system/cpu/cpufreq/policy4/scaling_max_freq"] == "1400000"
         assert phone.files["/sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq"] == "1803000"
@@ -128,7 +134,7 @@ def test_a_clock_between_two_steps_is_the_nearest_one(tmp_path: Path) -> None:
 def test_without_root_the_rest_is_set_and_the_reason_recorded(tmp_path: Path) -> None:
     phone = fake_phone(way="")
     before = state(phone)
-    with prepared(phone, PHONE, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, PHONE, folder=tmp_path) as preparation:
         found = by_name(preparation.settings)
         for name in ("governor", "frequency_hz", "charging"):
             assert not found[name].ok
@@ -141,7 +147,7 @@ def test_without_root_the_rest_is_set_and_the_reason_recorded(tmp_path: Path) ->
 
 def test_a_write_that_is_taken_and_ignored_is_not_called_set(tmp_path: Path) -> None:
     phone = fake_phone(fixed=(GOVERNOR,))
-    with prepared(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
         (found,) = preparation.settings
         assert not found.ok
         assert f"file:{GOVERNOR} took schedutil instead of performance" in found.cause
@@ -152,7 +158,7 @@ def test_what_cannot_be_read_is_not_changed(tmp_path: Path) -> None:
     phone = fake_phone(way="", closed=(GOVERNOR,))
     node = "/sys/class/power_supply/battery/charging_enabled"
     phone.closed = (node,)
-    with prepared(phone, {"charging": False}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"charging": False}, folder=tmp_path) as preparation:
         (found,) = preparation.settings
         assert (found.ok, found.cause) == (False, f"{node}: Permission denied")
     assert phone.files[node] == "1"
@@ -177,7 +183,7 @@ def test_what_cannot_be_read_is_not_changed(tmp_path: Path) -> None:
 def test_what_a_device_does_not_have(device: Any, wanted: dict[str, Any], words: str, tmp_path: Path) -> None:
     shell = device()
     before = state(shell)
-    with prepared(shell, wanted, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(shell, wanted, folder=tmp_path) as preparation:
         (found,) = preparation.settings
         assert not found.ok
         assert words in found.cause
@@ -188,7 +194,7 @@ def test_what_a_device_does_not_have(device: Any, wanted: dict[str, Any], words:
 def test_an_old_android_has_no_fixed_performance_mode(tmp_path: Path) -> None:
     phone = fake_phone()
     phone.properties["ro.build.version.sdk"] = "29"
-    with prepared(phone, {"fixed_performance": True}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"fixed_performance": True}, folder=tmp_path) as preparation:
         assert "Android 11" in preparation.settings[0].cause
     assert not [argv for argv in phone.ran if argv[0] == "cmd"]
 
@@ -196,11 +202,11 @@ def test_an_old_android_has_no_fixed_performance_mode(tmp_path: Path) -> None:
 def test_airplane_mode_is_refused_where_it_would_cut_the_link(tmp_path: Path) -> None:
     phone = fake_phone()
     phone.properties["service.adb.tcp.port"] = "5555"
-    with prepared(phone, {"airplane": True}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"airplane": True}, folder=tmp_path) as preparation:
         assert "would cut" in preparation.settings[0].cause
     assert phone.settings["global/airplane_mode_on"] == "0"
-    assert not on_network(Identity("android", facts={"service.adb.tcp.port": "-1"}))
-    with prepared(phone, {"airplane": True}, folder=tmp_path, network=False) as preparation:
+    assert not uses_device_network(Identity("android", facts={"service.adb.tcp.port": "-1"}))
+    with apply_settings_temporarily(phone, {"airplane": True}, folder=tmp_path, network=False) as preparation:
         assert preparation.settings[0].ok
 
 
@@ -208,12 +214,12 @@ def test_airplane_mode_before_android_11_needs_a_broadcast_from_root(tmp_path: P
     phone = fake_phone()
     sent: list[tuple[list[str], bool]] = []
 
-    def am(argv: Sequence[str], root: bool) -> Completed:
+    def am(argv: Sequence[str], root: bool) -> CompletedCommand:
         sent.append((list(argv), root))
-        return Completed(0, b"Broadcast completed: result=0\n", b"")
+        return CompletedCommand(0, b"Broadcast completed: result=0\n", b"")
 
-    phone.programs.update(am=am, cmd=lambda argv, root: Completed(255, b"", b"Unknown command: airplane-mode\n"))
-    with prepared(phone, {"airplane": True}, folder=tmp_path) as preparation:
+    phone.programs.update(am=am, cmd=lambda argv, root: CompletedCommand(255, b"", b"Unknown command: airplane-mode\n"))
+    with apply_settings_temporarily(phone, {"airplane": True}, folder=tmp_path) as preparation:
         assert preparation.settings[0].ok
         assert phone.settings["global/airplane_mode_on"] == "1"
     assert phone.settings["global/airplane_mode_on"] == "0"
@@ -227,7 +233,7 @@ def test_charging_is_stopped_with_the_text_each_file_wants(node: str, tmp_path: 
     phone = fake_phone()
     del phone.files["/sys/class/power_supply/battery/charging_enabled"]
     phone.files[node] = go
-    with prepared(phone, {"charging": False}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"charging": False}, folder=tmp_path) as preparation:
         assert preparation.settings[0].ok
         assert phone.files[node] == stop
     assert phone.files[node] == go
@@ -236,9 +242,9 @@ def test_charging_is_stopped_with_the_text_each_file_wants(node: str, tmp_path: 
 def test_clocks_that_were_high_before_cannot_be_lowered_and_that_is_said(tmp_path: Path) -> None:
     jetson = fake_jetson()
     jetson.run(["sudo", "-n", "--", "jetson_clocks"], timeout_s=1)
-    with prepared(jetson, {"jetson_clocks": False}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(jetson, {"jetson_clocks": False}, folder=tmp_path) as preparation:
         assert "file not found" in preparation.settings[0].cause
-    with prepared(jetson, {"jetson_clocks": True}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(jetson, {"jetson_clocks": True}, folder=tmp_path) as preparation:
         assert preparation.settings[0].ok
         assert not preparation.changes
 
@@ -247,14 +253,14 @@ def test_every_way_to_root(tmp_path: Path) -> None:
     for way in ("self", "su -c", "su 0", "sudo"):
         phone = fake_phone(way=way)
         assert Shell(phone).root == way
-        with prepared(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
+        with apply_settings_temporarily(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
             assert preparation.settings[0].ok
     assert Shell(fake_phone(way="")).root == ""
 
 
 def test_a_su_that_waits_for_somebody_is_no_root_and_a_lost_device_is_an_error() -> None:
     class Waiting(FakeShell):
-        def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        def run(self, argv: Sequence[str], **options: Any) -> CompletedCommand:
             if argv[0] == "su":
                 raise LinkError("su did not end within 20 s and was killed")
             return super().run(argv, **options)
@@ -284,13 +290,13 @@ def test_a_su_that_waits_for_somebody_is_no_root_and_a_lost_device_is_an_error()
 def test_wrong_values_are_refused_before_the_device_is_asked(wanted: dict[str, Any], words: str) -> None:
     phone = fake_phone()
     with pytest.raises(ConfigError, match=words.replace("(", "\\(").replace("$", "\\$")):
-        prepare(phone, wanted)
+        apply_settings(phone, wanted)
     assert phone.ran == []
 
 
 def test_values_from_the_command_line_mean_what_those_of_a_profile_mean() -> None:
     texts = {"brightness": "0", "airplane": "on", "cores_online": "0-2,4", "frequency_hz": "1.8e9", "fan": "max"}
-    assert check_wanted(texts) == {
+    assert check_settings(texts) == {
         "cores_online": (0, 1, 2, 4), "frequency_hz": 1.8e9, "fan": 255, "brightness": 0, "airplane": True
     }  # fmt: skip
 
@@ -300,9 +306,9 @@ def test_a_device_without_a_serial_number_is_not_changed(tmp_path: Path) -> None
     phone.properties["ro.serialno"] = ""
     before = state(phone)
     with pytest.raises(ConfigError, match="tells no serial number"):
-        prepare(phone, {"brightness": 0}, folder=tmp_path)
+        apply_settings(phone, {"brightness": 0}, folder=tmp_path)
     assert state(phone) == before
-    with prepared(phone, {}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {}, folder=tmp_path) as preparation:
         assert preparation.settings == ()
 
 
@@ -311,14 +317,14 @@ def test_a_journal_that_cannot_be_kept_changes_nothing(tmp_path: Path) -> None:
     phone = fake_phone()
     before = state(phone)
     with pytest.raises(StorageError, match="without it no setting is changed"):
-        prepare(phone, {"brightness": 0}, folder=tmp_path / "file" / "journal")
+        apply_settings(phone, {"brightness": 0}, folder=tmp_path / "file" / "journal")
     assert state(phone) == before
 
 
 def test_planning_changes_nothing_and_says_how_to() -> None:
     phone = fake_phone()
     before = state(phone)
-    found = by_name(plan_only(phone, {"governor": "performance", "brightness": 128, "fan": 1}))
+    found = by_name(preview_settings(phone, {"governor": "performance", "brightness": 128, "fan": 1}))
     assert state(phone) == before
     assert not found["governor"].ok
     assert found["governor"].cure == "deepen device prepare DEVICE --set governor=performance"
@@ -341,14 +347,14 @@ def test_a_host_killed_at_any_moment_leaves_nothing_that_cannot_be_given_back(
         shell.die_after = moment
         folder = tmp_path / str(moment)
         try:
-            with prepared(shell, wanted, folder=folder):
+            with apply_settings_temporarily(shell, wanted, folder=folder):
                 pass
         except HostDied:
             pass
         else:
             break  # it lived through all of it
         shell.die_after = None
-        found = restore(shell, folder=folder)
+        found = restore_settings(shell, folder=folder)
         assert all(s.ok for s in found), (moment, found)
         assert state(shell) == before, moment
         assert list(folder.glob("*")) == [] if folder.exists() else True
@@ -362,14 +368,14 @@ def test_a_device_that_goes_is_given_back_when_it_returns(moment: int, tmp_path:
     phone = fake_phone(lost_after=moment)
     before = fake_phone()
     try:
-        with prepared(phone, PHONE, folder=tmp_path):
+        with apply_settings_temporarily(phone, PHONE, folder=tmp_path):
             pass
     except LinkError as error:
         assert "the device is gone" in str(error)
         phone.lost_after = None
-        if journals(tmp_path):
+        if list_open_journals(tmp_path):
             assert "device prepare DEVICE --restore" in str(error) or moment > 55
-        restore(phone, folder=tmp_path)
+        restore_settings(phone, folder=tmp_path)
     else:
         pytest.fail("it was to go before the end")
     assert state(phone) == state(before)
@@ -378,12 +384,12 @@ def test_a_device_that_goes_is_given_back_when_it_returns(moment: int, tmp_path:
 def test_the_next_run_repairs_what_an_interrupted_one_left(tmp_path: Path) -> None:
     phone = fake_phone()
     before = state(phone)
-    preparation = prepare(phone, {"governor": "performance", "brightness": 0}, folder=tmp_path)
+    preparation = apply_settings(phone, {"governor": "performance", "brightness": 0}, folder=tmp_path)
     preparation.close()  # as if the host had died here
-    ((path, layer, left),) = journals(tmp_path)
+    ((path, layer, left),) = list_open_journals(tmp_path)
     assert (layer.hold, layer.device, left) == (False, "Pixel 6 1A2B3C", 5)
     assert "1A2B3C" in path.name
-    with prepared(phone, {"brightness": 10}, folder=tmp_path) as second:
+    with apply_settings_temporarily(phone, {"brightness": 10}, folder=tmp_path) as second:
         found = [s for s in second.settings if "left over from a run that was interrupted" in s.cause]
         assert {s.name for s in found} == {"governor", "brightness"}
         assert phone.files[GOVERNOR] == "schedutil"
@@ -393,23 +399,23 @@ def test_the_next_run_repairs_what_an_interrupted_one_left(tmp_path: Path) -> No
 def test_what_is_held_outlives_a_run_and_its_crash(tmp_path: Path) -> None:
     phone = fake_phone()
     before = state(phone)
-    prepare(phone, {"governor": "performance"}, folder=tmp_path, hold=True).close()
-    with prepared(phone, {"governor": "powersave"}, folder=tmp_path):
+    apply_settings(phone, {"governor": "performance"}, folder=tmp_path, hold=True).close()
+    with apply_settings_temporarily(phone, {"governor": "powersave"}, folder=tmp_path):
         assert phone.files[GOVERNOR] == "powersave"
     assert phone.files[GOVERNOR] == "performance"
-    prepare(phone, {"governor": "powersave"}, folder=tmp_path).close()
-    with prepared(phone, {}, folder=tmp_path):
+    apply_settings(phone, {"governor": "powersave"}, folder=tmp_path).close()
+    with apply_settings_temporarily(phone, {}, folder=tmp_path):
         assert phone.files[GOVERNOR] == "performance"
-    assert all(s.ok for s in restore(phone, folder=tmp_path))
+    assert all(s.ok for s in restore_settings(phone, folder=tmp_path))
     assert state(phone) == before
 
 
 def test_a_restart_undoes_kernel_files_and_keeps_settings(tmp_path: Path) -> None:
     phone = fake_phone()
     files, settings, _ = state(phone)
-    prepare(phone, {"governor": "performance", "brightness": 0}, folder=tmp_path).close()
+    apply_settings(phone, {"governor": "performance", "brightness": 0}, folder=tmp_path).close()
     phone.restart({**files, GOVERNOR: "powersave"})  # what somebody set after the restart is not ours to undo
-    found = restore(phone, folder=tmp_path)
+    found = restore_settings(phone, folder=tmp_path)
     assert all(s.ok for s in found)
     assert any("started anew" in s.cause for s in found)
     assert phone.files[GOVERNOR] == "powersave"
@@ -419,15 +425,15 @@ def test_a_restart_undoes_kernel_files_and_keeps_settings(tmp_path: Path) -> Non
 def test_a_power_mode_outlives_a_restart_and_is_given_back(tmp_path: Path) -> None:
     jetson = fake_jetson()
     files = state(jetson)[0]
-    prepare(jetson, {"power_mode": 0}, folder=tmp_path).close()
+    apply_settings(jetson, {"power_mode": 0}, folder=tmp_path).close()
     jetson.restart(files)
-    assert all(s.ok for s in restore(jetson, folder=tmp_path))
+    assert all(s.ok for s in restore_settings(jetson, folder=tmp_path))
     assert jetson.tools["power mode"] == "2"
 
 
 def test_what_somebody_else_changed_is_seen_and_still_given_back(tmp_path: Path) -> None:
     phone = fake_phone()
-    with prepared(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
         phone.files[GOVERNOR] = "powersave"
         changed = [s for s in preparation.check() if not s.ok]
         assert [(s.name, s.actual) for s in changed] == [("governor", "powersave")]
@@ -438,28 +444,28 @@ def test_what_somebody_else_changed_is_seen_and_still_given_back(tmp_path: Path)
 
 def test_what_cannot_be_given_back_is_said_and_stays_in_the_journal(tmp_path: Path) -> None:
     phone = fake_phone()
-    with prepared(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
+    with apply_settings_temporarily(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
         phone.fixed = (GOVERNOR,)
     (bad,) = [s for s in preparation.restored if not s.ok]
     assert (bad.name, bad.wanted, bad.actual) == ("governor", "schedutil", "performance")
-    assert journals(tmp_path)[0][2] == 1
+    assert list_open_journals(tmp_path)[0][2] == 1
     phone.fixed = ()
-    assert all(s.ok for s in restore(phone, folder=tmp_path))
+    assert all(s.ok for s in restore_settings(phone, folder=tmp_path))
     assert phone.files[GOVERNOR] == "schedutil"
-    assert not journals(tmp_path)
+    assert not list_open_journals(tmp_path)
 
 
 def test_an_error_inside_the_block_tells_what_could_not_be_given_back(tmp_path: Path) -> None:
     phone = fake_phone()
     with (
         pytest.raises(ConfigError, match=r"broken; governor could not be given back: run '.*--restore'"),
-        prepared(phone, {"governor": "powersave"}, folder=tmp_path),
+        apply_settings_temporarily(phone, {"governor": "powersave"}, folder=tmp_path),
     ):
         phone.fixed = (GOVERNOR,)
         raise ConfigError("broken")
     with (
         pytest.raises(KeyboardInterrupt) as caught,
-        prepared(phone, {"brightness": 1}, folder=tmp_path),
+        apply_settings_temporarily(phone, {"brightness": 1}, folder=tmp_path),
     ):
         raise KeyboardInterrupt
     assert not getattr(caught.value, "__notes__", [])
@@ -468,13 +474,16 @@ def test_an_error_inside_the_block_tells_what_could_not_be_given_back(tmp_path: 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     phone = fake_phone()
-    with prepared(phone, {"brightness": 0}, folder=tmp_path):
+    with apply_settings_temporarily(phone, {"brightness": 0}, folder=tmp_path):
         with pytest.raises(LinkError, match="another process is changing the settings of Pixel 6 1A2B3C"):
-            prepare(phone, {"brightness": 1}, folder=tmp_path)
+            apply_settings(phone, {"brightness": 1}, folder=tmp_path)
         assert phone.settings["system/screen_brightness"] == "0"
     other = fake_phone()
     other.properties["ro.serialno"] = "OTHER"
-    with prepared(phone, {"brightness": 0}, folder=tmp_path), prepared(other, {"brightness": 0}, folder=tmp_path):
+    with (
+        apply_settings_temporarily(phone, {"brightness": 0}, folder=tmp_path),
+        apply_settings_temporarily(other, {"brightness": 0}, folder=tmp_path),
+    ):
         assert len(list(tmp_path.glob("*.jsonl"))) == 2
 
 
@@ -492,25 +501,25 @@ with prepared(phone, {"governor": "performance", "brightness": 0}, folder=Path(s
 def test_a_process_really_killed_leaves_a_journal_that_another_one_restores(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], cwd=Path.cwd(), timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert journals(tmp_path)[0][2] == 5
+    assert list_open_journals(tmp_path)[0][2] == 5
     phone = fake_phone()
     phone.settings["system/screen_brightness"] = "0"
     phone.files[GOVERNOR] = "performance"
-    assert all(s.ok for s in restore(phone, folder=tmp_path))
+    assert all(s.ok for s in restore_settings(phone, folder=tmp_path))
     assert (phone.settings["system/screen_brightness"], phone.files[GOVERNOR]) == ("128", "schedutil")
 
 
 # ---- the journal file ----------------------------------------------------------------------------------------------
 
 
-def journal(folder: Path) -> Journal:
-    return Journal("k", "a phone", folder)
+def journal(folder: Path) -> RestoreJournal:
+    return RestoreJournal("k", "a phone", folder)
 
 
 def test_a_torn_last_line_is_a_change_that_was_not_made(tmp_path: Path) -> None:
     opened = journal(tmp_path)
     layer = opened.begin(hold=False, boot_id="b")
-    opened.change(layer, "brightness", Place("setting", "system/screen_brightness"), "128", "0")
+    opened.change(layer, "brightness", SettingLocation("setting", "system/screen_brightness"), "128", "0")
     opened.close()
     whole = opened.path.read_bytes()
     lines = whole.splitlines(keepends=True)
@@ -519,7 +528,7 @@ def test_a_torn_last_line_is_a_change_that_was_not_made(tmp_path: Path) -> None:
         again = journal(tmp_path)
         assert again.pending() == []
         assert again.path.stat().st_size == len(lines[0])
-        again.change(1, "brightness", Place("setting", "system/screen_brightness"), "128", "0")
+        again.change(1, "brightness", SettingLocation("setting", "system/screen_brightness"), "128", "0")
         assert len(again.pending()) == 1
         again.restored(1)
         again.close()
@@ -541,21 +550,21 @@ def test_a_torn_last_line_is_a_change_that_was_not_made(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named_and_nothing_is_written_from_it(line: bytes, tmp_path: Path) -> None:
     opened = journal(tmp_path)
     opened.begin(hold=True, boot_id="b")
-    opened.change(1, "brightness", Place("setting", "system/screen_brightness"), "128", "0")
+    opened.change(1, "brightness", SettingLocation("setting", "system/screen_brightness"), "128", "0")
     opened.close()
     lines = opened.path.read_bytes().splitlines()
     opened.path.write_bytes(b"\n".join([lines[0], line, lines[1], b""]))
     with pytest.raises(ConfigError, match="line 2 is damaged"):
         journal(tmp_path)
     with pytest.raises(ConfigError, match="line 2 is damaged"):
-        journals(tmp_path)
+        list_open_journals(tmp_path)
 
 
 def test_each_change_is_on_the_disk_before_it_is_made(tmp_path: Path) -> None:
     phone = fake_phone()
     seen: list[tuple[str, str]] = []
 
-    def watching(argv: Sequence[str], **options: Any) -> Completed:
+    def watching(argv: Sequence[str], **options: Any) -> CompletedCommand:
         if argv[:2] == ["settings", "put"]:
             (file,) = tmp_path.glob("*.jsonl")
             event = json.loads(file.read_bytes().splitlines()[-1])
@@ -563,7 +572,7 @@ def test_each_change_is_on_the_disk_before_it_is_made(tmp_path: Path) -> None:
         return FakeShell.run(phone, argv, **options)
 
     phone.run = watching  # type: ignore[method-assign]
-    prepare(phone, {"brightness": 0}, folder=tmp_path).close()
+    apply_settings(phone, {"brightness": 0}, folder=tmp_path).close()
     assert seen == [("change", "system/screen_brightness_mode"), ("change", "system/screen_brightness")]
 
 
@@ -588,10 +597,10 @@ def test_a_link_in_the_place_of_a_journal_is_not_followed(tmp_path: Path) -> Non
 def test_a_hostile_serial_number_makes_a_plain_file_name() -> None:
     phone = fake_phone()
     phone.properties["ro.serialno"] = "../../x; $(reboot) '\n\""
-    key = identify(Shell(phone)).key
+    key = identify_device(Shell(phone)).key
     assert key.replace("-", "").isalnum()
     phone.properties["ro.serialno"] = "../../x; $(reboot) '\n\"2"
-    assert identify(Shell(phone)).key != key
+    assert identify_device(Shell(phone)).key != key
 
 
 @pytest.mark.parametrize(
@@ -601,9 +610,14 @@ def test_a_hostile_serial_number_makes_a_plain_file_name() -> None:
 )  # fmt: skip
 def test_places_that_are_none(kind: str, address: str) -> None:
     with pytest.raises(ConfigError, match="no place a setting can be in"):
-        Place(kind, address)
+        SettingLocation(kind, address)
 
 
 def test_values_are_compared_by_what_they_mean() -> None:
-    assert same("1", "1.0") and same("schedutil", "schedutil")
-    assert not same("1", "0") and not same(None, "1") and not same("1", None) and not same("a", "b")
+    assert is_same_value("1", "1.0") and is_same_value("schedutil", "schedutil")
+    assert (
+        not is_same_value("1", "0")
+        and not is_same_value(None, "1")
+        and not is_same_value("1", None)
+        and not is_same_value("a", "b")
+    )

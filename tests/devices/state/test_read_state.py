@@ -7,7 +7,7 @@ import pytest
 
 from deepen.devices import open_device
 from deepen.devices.local import LocalDevice
-from deepen.devices.state.read_state import cpu_model, read_state, usable_cores
+from deepen.devices.state.read_state import get_usable_cores, read_cpu_model, read_state
 from deepen.errors import ConfigError
 
 
@@ -23,11 +23,11 @@ def test_everything_absent_reads_as_unknown(tmp_path: Path) -> None:
     assert state.governor == ""
     assert math.isnan(state.frequency_hz)
     assert math.isnan(state.temperature_c)
-    assert state.usable_cores == usable_cores()
+    assert state.usable_cores == get_usable_cores()
 
 
 def test_reads_governor_frequency_and_the_hottest_processor_sensor(tmp_path: Path) -> None:
-    cores = usable_cores()
+    cores = get_usable_cores()
     for i, core in enumerate(cores):
         write(
             tmp_path,
@@ -71,9 +71,9 @@ def test_throttling_of_this_machine_is_read(tmp_path: Path) -> None:
 
 
 def test_clock_comes_from_cpuinfo_where_there_is_no_cpufreq(tmp_path: Path) -> None:
-    lines = "".join(f"processor : {i}\ncpu MHz\t\t: {2000 + i}.5\n" for i in range(max(usable_cores()) + 1))
+    lines = "".join(f"processor : {i}\ncpu MHz\t\t: {2000 + i}.5\n" for i in range(max(get_usable_cores()) + 1))
     write(tmp_path, {"proc/cpuinfo": lines})
-    assert 2000.5e6 <= read_state(tmp_path).frequency_hz <= (2000.5 + max(usable_cores())) * 1e6
+    assert 2000.5e6 <= read_state(tmp_path).frequency_hz <= (2000.5 + max(get_usable_cores())) * 1e6
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_clock_comes_from_cpuinfo_where_there_is_no_cpufreq(tmp_path: Path) -> N
 )  # fmt: skip
 def test_processor_name(files: dict[str, str], expected: str, tmp_path: Path) -> None:
     write(tmp_path, files)
-    assert cpu_model(tmp_path) == expected
+    assert read_cpu_model(tmp_path) == expected
 
 
 @pytest.mark.parametrize(("governor", "ok"), [("performance", True), ("powersave", False)])
 def test_prepare_reports_the_governor_with_a_cure_and_changes_nothing(governor: str, ok: bool, tmp_path: Path) -> None:
-    file = f"sys/devices/system/cpu/cpu{usable_cores()[0]}/cpufreq/scaling_governor"
+    file = f"sys/devices/system/cpu/cpu{get_usable_cores()[0]}/cpufreq/scaling_governor"
     write(tmp_path, {file: governor})
     device = LocalDevice(root=tmp_path)
     found = {s.name: s for s in device.prepare()}

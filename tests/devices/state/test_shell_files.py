@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from deepen.devices import Link
 from deepen.devices.links.local import LocalLink
-from deepen.devices.state.shell_files import Files, Shell, one_line
-from deepen.devices.types import Completed
+from deepen.devices.state.shell_files import FileContents, Shell, format_one_line
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError
 from deepen.testing.device import FakeLink
 from deepen.testing.fake_boards import fake_phone
@@ -33,7 +33,7 @@ class OtherShell(LocalLink):
         """Name the shell."""
         self._shell = list(shell)
 
-    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+    def run(self, argv: Sequence[str], **options: Any) -> CompletedCommand:
         """Run a command, the shell's with the other shell."""
         return super().run([*self._shell, *argv[1:]] if argv[0] == "sh" else argv, **options)
 
@@ -109,21 +109,21 @@ def test_a_write_that_is_refused_says_why(tmp_path: Path) -> None:
 def test_closed_files_are_read_as_root_where_that_is_asked_for() -> None:
     path = "/sys/class/thermal/thermal_zone0/temp"
     phone = fake_phone(closed=(path,))
-    assert Shell(phone).read(path) == Files({}, {path: "Permission denied"})
-    assert Shell(phone).read(path, root=True) == Files({path: "36000"}, {})
+    assert Shell(phone).read(path) == FileContents({}, {path: "Permission denied"})
+    assert Shell(phone).read(path, root=True) == FileContents({path: "36000"}, {})
     assert Shell(fake_phone(closed=(path,), way="")).read(path, root=True).refused == {path: "Permission denied"}
 
 
 def test_a_device_without_grep_is_told() -> None:
-    link = FakeLink(answer=lambda argv: Completed(127, b"", b"sh: exec: grep: not found\n"))
+    link = FakeLink(answer=lambda argv: CompletedCommand(127, b"", b"sh: exec: grep: not found\n"))
     with pytest.raises(ConfigError, match="has no grep"):
         Shell(link).read("/sys/x")
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.integers(-5, 255))
 def test_any_answer_of_a_device_is_taken_apart(out: bytes, err: bytes, status: int) -> None:
-    link = FakeLink(answer=lambda argv: Completed(0 if status == 127 else status, out, err))
+    link = FakeLink(answer=lambda argv: CompletedCommand(0 if status == 127 else status, out, err))
     found = Shell(link).read("/sys/class/x*/temp", "/sys/y")
     assert all(path == "/sys/y" or path.startswith("/sys/class/x") for path in found.content)
-    assert "\n" not in one_line(err)
-    assert len(one_line(err)) <= 200
+    assert "\n" not in format_one_line(err)
+    assert len(format_one_line(err)) <= 200

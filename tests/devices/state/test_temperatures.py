@@ -10,17 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepen.devices.state.cool_down import clock_shares, cool_down, heat, read_clock_times
-from deepen.devices.state.identity import identify
-from deepen.devices.state.shell_files import Files, Shell
+from deepen.devices.state.cool_down import (
+    compute_clock_shares,
+    read_clock_times,
+    summarise_temperatures,
+    wait_for_cool_down,
+)
+from deepen.devices.state.identity import identify_device
+from deepen.devices.state.shell_files import FileContents, Shell
 from deepen.devices.state.temperatures import (
+    find_processor_temperature,
+    parse_thermal_files,
     parse_thermalservice,
     parse_throttled,
-    processor_c,
     read_thermal,
-    thermal_of,
 )
-from deepen.devices.types import Sensor, Thermal
+from deepen.devices.types import TemperatureReading, ThermalState
 from deepen.testing.clock import VirtualClock
 from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
 from deepen.testing.shell import FakeShell
@@ -48,9 +53,9 @@ Temperature static thresholds from HAL:
 """
 
 
-def ask(shell: FakeShell) -> Thermal:
+def ask(shell: FakeShell) -> ThermalState:
     asked = Shell(shell)
-    return read_thermal(asked, identify(asked).kind)
+    return read_thermal(asked, identify_device(asked).kind)
 
 
 def test_a_phone_tells_live_temperatures_of_each_kind() -> None:
@@ -61,7 +66,7 @@ def test_a_phone_tells_live_temperatures_of_each_kind() -> None:
     assert zones == [("BIG", "cpu", 36.0), ("G3D", "gpu", 35.0), ("battery", "battery", 29.5)]
     assert (found.status, found.throttled) == (0, ())
     assert set(found.ignored) == {"GPU: 0.0 °C (thermalservice)", "broken: -274000 (thermal zone)"}
-    assert processor_c(found) == 41.5
+    assert find_processor_temperature(found) == 41.5
     assert found.hottest() == 41.5
     assert math.isnan(found.hottest("npu"))
 
@@ -93,14 +98,14 @@ def test_a_phone_without_thermalservice_says_so() -> None:
     found = ask(phone)
     assert found.status is None
     assert any("thermalservice does not answer" in words for words in found.unreadable)
-    assert processor_c(found) == 36.0
+    assert find_processor_temperature(found) == 36.0
 
 
 def test_a_device_that_shows_nothing_says_so() -> None:
-    found = thermal_of(Files({}, {"/sys/class/thermal/thermal_zone*/temp": "Permission denied"}))
+    found = parse_thermal_files(FileContents({}, {"/sys/class/thermal/thermal_zone*/temp": "Permission denied"}))
     assert found.unreadable[0] == "/sys/class/thermal/thermal_zone*/temp: Permission denied"
     assert "no temperature" in found.unreadable[1]
-    assert math.isnan(processor_c(found))
+    assert math.isnan(find_processor_temperature(found))
 
 
 def test_cooling_devices_that_work_mean_throttling() -> None:
@@ -138,17 +143,19 @@ def test_a_raspberry_pi_tells_what_is_and_what_has_been() -> None:
 # ---- over a run ----------------------------------------------------------------------------------------------------
 
 
-def reading(temperature_c: float, *, throttled: tuple[str, ...] = (), **counters: int) -> Thermal:
-    return Thermal((Sensor("cpu", "cpu", temperature_c, "thermal zone"),), None, throttled, counters)
+def reading(temperature_c: float, *, throttled: tuple[str, ...] = (), **counters: int) -> ThermalState:
+    return ThermalState((TemperatureReading("cpu", "cpu", temperature_c, "thermal zone"),), None, throttled, counters)
 
 
 def test_what_heat_did_to_a_run() -> None:
-    found = heat([reading(40, oc=2), reading(71, throttled=("cpu0 at state 1",), oc=3), reading(65, oc=5, new=1)])
+    found = summarise_temperatures(
+        [reading(40, oc=2), reading(71, throttled=("cpu0 at state 1",), oc=3), reading(65, oc=5, new=1)]
+    )
     assert (found.hottest_c, found.rise_c) == (71, 25)
     assert found.throttled == ("cpu0 at state 1", "oc: 3 more")
-    assert heat([reading(40)]).throttled == ()
+    assert summarise_temperatures([reading(40)]).throttled == ()
     with pytest.raises(ValueError, match="at least one"):
-        heat([])
+        summarise_temperatures([])
 
 
 def test_clocks_of_a_run_from_two_readings() -> None:
@@ -156,21 +163,21 @@ def test_clocks_of_a_run_from_two_readings() -> None:
     before = read_clock_times(Shell(phone))
     assert before["policy4"] == {4e8: 0.0, 1.4e9: 1.0, 2.253e9: 2.0}
     phone.files["/sys/devices/system/cpu/cpufreq/policy4/stats/time_in_state"] = "400000 0\n1400000 400\n2253000 300"
-    shares = clock_shares(before, read_clock_times(Shell(phone)))
+    shares = compute_clock_shares(before, read_clock_times(Shell(phone)))
     assert shares == {"policy4": {1.4e9: 0.75, 2.253e9: 0.25}}  # the others did not run
-    assert clock_shares(read_clock_times(Shell(phone)), before) == {}  # a counter that fell has been reset
+    assert compute_clock_shares(read_clock_times(Shell(phone)), before) == {}  # a counter that fell has been reset
 
 
 # ---- cooling down --------------------------------------------------------------------------------------------------
 
 
-def falling(clock: VirtualClock, start_c: float, floor_c: float, tau_s: float) -> Callable[[], Thermal]:
+def falling(clock: VirtualClock, start_c: float, floor_c: float, tau_s: float) -> Callable[[], ThermalState]:
     begin = clock.now()
     return lambda: reading(floor_c + (start_c - floor_c) * math.exp(-(clock.now() - begin) / tau_s))
 
 
-def wait(clock: VirtualClock, read: Callable[[], Thermal], limits: dict[str, float], **options: Any) -> Any:
-    return cool_down(read, limits, now=clock.now, sleep=clock.sleep, **options)
+def wait(clock: VirtualClock, read: Callable[[], ThermalState], limits: dict[str, float], **options: Any) -> Any:
+    return wait_for_cool_down(read, limits, now=clock.now, sleep=clock.sleep, **options)
 
 
 def test_waiting_ends_at_the_limit() -> None:
@@ -178,8 +185,8 @@ def test_waiting_ends_at_the_limit() -> None:
     found = wait(clock, falling(clock, 70, 30, 60), {"cpu": 40.0})
     assert found.reached
     assert found.waited_s == pytest.approx(60 * math.log(4), abs=5.0)
-    assert (processor_c(found.start), found.cause) == (70, "")
-    assert processor_c(found.end) <= 40
+    assert (find_processor_temperature(found.start), found.cause) == (70, "")
+    assert find_processor_temperature(found.end) <= 40
 
 
 def test_a_cool_device_is_not_waited_for() -> None:
@@ -221,7 +228,7 @@ def test_an_unknown_temperature_is_not_a_low_one() -> None:
 def test_throttling_is_waited_for_although_the_device_is_cool() -> None:
     clock = VirtualClock()
 
-    def readings() -> Iterator[Thermal]:
+    def readings() -> Iterator[ThermalState]:
         for _ in range(50):
             yield reading(30, throttled=("thermal status 1 (light)",))
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepen.devices.local import runtime_names
+from deepen.devices.local import collect_runtimes
 from deepen.kernels.splitting.runtime_names import engine_of, splitter_of
 from deepen.kernels.splitting.split import runtimes
 
@@ -29,5 +29,5 @@ def test_programs_that_run_one_engine_have_its_name(runtime: str, engine: str, s
 
 
 def test_every_runtime_but_tensorrt_can_be_split_for() -> None:
-    without = {name for name in runtime_names() if splitter_of(name) not in runtimes()}
+    without = {name for name in collect_runtimes() if splitter_of(name) not in runtimes()}
     assert without == {"trtexec", "trtexec-dla"}

@@ -12,9 +12,9 @@ import pytest
 from deepen.devices import DeviceState
 from deepen.devices.local import LocalDevice
 from deepen.devices.remote import RemoteDevice
-from deepen.devices.settings.restore_journal import journals
-from deepen.devices.state.cool_down import CoolDown
-from deepen.devices.types import Sensor, Thermal
+from deepen.devices.settings.restore_journal import list_open_journals
+from deepen.devices.state.cool_down import CoolDownResult
+from deepen.devices.types import TemperatureReading, ThermalState
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import api, make_workload, open_session
 from deepen.measure.conditions.device_conditions import (
@@ -57,9 +57,9 @@ class ConditionedPhone(RemoteDevice):
 
     def cool_down(self, **options):
         self.waits.append(options["patience_s"])
-        thermal = Thermal((Sensor("BIG", "cpu", 60.0, "zone"),))
+        thermal = ThermalState((TemperatureReading("BIG", "cpu", 60.0, "zone"),))
         warm = self.warm and options["patience_s"] < 30
-        return CoolDown(
+        return CoolDownResult(
             not warm, 12.0 if self.warm and not warm else 0.0, thermal, thermal, "cpu is 60.0 °C, 40 °C wanted" * warm
         )
 
@@ -100,7 +100,7 @@ def test_a_phone_is_measured_under_its_profiles_settings_and_given_back(session,
         assert shell.settings["system/screen_brightness"] == "0"
         record = opened.measure(make_workload(model))
     assert content(shell) == before
-    assert journals(own_state) == []
+    assert list_open_journals(own_state) == []
     assert record.serial == "1A2B3C"
     assert record.device == "pixel-6"
     assert record.settings["airplane"] == {"wanted": "true", "actual": "1", "ok": True, "cause": ""}
@@ -131,7 +131,7 @@ def test_an_error_inside_gives_everything_back(session, phone, error, own_state)
         assert phone.link.files[GOVERNOR] == "performance"
         raise error
     assert content(phone.link) == before
-    assert journals(own_state) == []
+    assert list_open_journals(own_state) == []
 
 
 def test_a_meter_that_is_not_there_changes_nothing(session, phone, monkeypatch) -> None:
@@ -153,14 +153,14 @@ def test_what_a_killed_host_left_is_given_back_by_the_next_session(session, phon
     with pytest.raises(HostDied), session(settings={"governor": "performance"}):
         while True:
             shell.run(["true"], timeout_s=1)
-    left = sum(count for _, _, count in journals(own_state))
+    left = sum(count for _, _, count in list_open_journals(own_state))
     assert left > 0 or content(shell) == before  # what is changed is in the journal
     shell.die_after = None
     news: list[str] = []
     with session(news):
         assert shell.settings["global/airplane_mode_on"] == "1"
     assert content(shell) == before
-    assert journals(own_state) == []
+    assert list_open_journals(own_state) == []
     assert len([text for text in news if "left over from a run that was interrupted" in text]) == left
 
 
@@ -184,7 +184,7 @@ def test_a_device_that_goes_at_the_end_takes_no_record_with_it(session, phone, m
     assert record.energy_j > 0
     assert "settings are still changed" in news[-1]
     assert "deepen device prepare DEVICE --restore" in news[-1]
-    ((_, _, count),) = journals(own_state)
+    ((_, _, count),) = list_open_journals(own_state)
     assert count > 0
 
 
@@ -257,7 +257,7 @@ def test_this_machine_is_not_touched_unless_a_setting_is_named(monkeypatch) -> N
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("this machine was about to be changed")
 
-    monkeypatch.setattr(preparing, "prepared", refuse)
+    monkeypatch.setattr(preparing, "apply_settings_temporarily", refuse)
     device = LocalDevice()
     object.__setattr__(device.profile, "governor", "performance")
     with apply_device_conditions(device) as conditions:
@@ -279,7 +279,7 @@ def test_throttling_and_the_highest_temperature_between_blocks_are_seen() -> Non
 
     class Device:
         def state(self) -> DeviceState:
-            thermal = Thermal(throttled=next(words))
+            thermal = ThermalState(throttled=next(words))
             return DeviceState("x", "arm64", 1, (0,), temperature_c=next(temperatures), thermal=thermal)
 
     watch = ThermalWatch(Device(), lambda: now[0])  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 
 from deepen.devices import open_device
 from deepen.devices.links.remote import RemoteLink
-from deepen.devices.types import Completed
+from deepen.devices.types import CompletedCommand
 from deepen.errors import LinkError
 from deepen.measure.conditions.remote_sensors import access_device_files, access_link_files
 from deepen.meters import Context, open_meter
@@ -67,7 +67,7 @@ def test_words_of_the_c_locale_are_asked_for(link: RemoteLink) -> None:
 
 
 def test_messages_of_a_device_without_answers_are_no_files() -> None:
-    link = FakeLink(answer=lambda argv: Completed(127, b"", b"sh: not found\n"))
+    link = FakeLink(answer=lambda argv: CompletedCommand(127, b"", b"sh: not found\n"))
     with pytest.raises(FileNotFoundError):
         access_link_files(link).run(["cat", "/x"])
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from deepen.cli import cli
 from deepen.clock.host_clock import ClockMap
 from deepen.clock.round_trips import RoundTrip
-from deepen.devices.background_jobs import DetachedJob, Outcome
+from deepen.devices.background_jobs import DetachedJob, DetachedOutput
 from deepen.doctor.device_checks import check_devices
 from deepen.errors import ConfigError, LinkError, MeasureError, RunError
 from deepen.measure.alignment.load_pattern import SyncPulses
@@ -105,7 +105,7 @@ def device() -> FakeDevice:
 
 def record(device: FakeDevice, run: Simulated, path: Path, after: bool = True, replies: Any = None) -> EnergyRecord:
     later = [trip(run.end_s + 5.0 + k) for k in range(2)] if after else []
-    found = Outcome(tuple(run.replies if replies is None else replies), "last words")
+    found = DetachedOutput(tuple(run.replies if replies is None else replies), "last words")
     return make_detached_record(device, run.pending, found, later, path, DeviceConditions("S1"))
 
 
@@ -206,7 +206,7 @@ def test_a_model_that_failed_is_told(device: FakeDevice, tmp_path: Path) -> None
 def test_a_device_that_was_restarted_is_told(device: FakeDevice, tmp_path: Path) -> None:
     run = simulate()
     path = run.trace(tmp_path / "p.trace")
-    found = Outcome(tuple(run.replies), "")
+    found = DetachedOutput(tuple(run.replies), "")
     restarted = [replace(trip(run.end_s + 5), start_s=12.0, end_s=12.0)]
     with pytest.raises(MeasureError, match="a clock was set or stopped"):
         make_detached_record(device, run.pending, found, restarted, path, DeviceConditions())

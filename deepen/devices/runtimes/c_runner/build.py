@@ -16,7 +16,7 @@ from pathlib import Path
 from deepen import catalog
 from deepen.errors import ConfigError, StorageError
 
-__all__ = ["TARGETS", "build_runner", "built_runner", "cache_folder"]
+__all__ = ["TARGETS", "build_runner", "find_built_runner", "get_cache_folder"]
 
 TARGETS = ("native", "sanitize", "aarch64", "x86_64", "android")
 """What ``devices/runner/c/build.sh`` builds for."""
@@ -31,7 +31,7 @@ _CURES = {
 _BUILD_S = 600.0
 
 
-def cache_folder() -> Path:
+def get_cache_folder() -> Path:
     """Where builds are kept: ``$DEEPEN_CACHE``, else ``$XDG_CACHE_HOME/deepen``, else ``~/.cache/deepen``."""
     chosen = os.environ.get("DEEPEN_CACHE")
     if chosen:
@@ -39,27 +39,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepen"
 
 
-def _place(target: str) -> Path:
+def _runner_path(target: str) -> Path:
     if target not in TARGETS:
         raise ConfigError(f"the C runner has no target '{target}'; known: {', '.join(TARGETS)}")
     sources = catalog.find_path("devices", "runner", "c")
     total = hashlib.sha256()
     for file in sorted(p for p in sources.iterdir() if p.suffix in (".c", ".h", ".sh")):
         total.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
-    return cache_folder() / f"runner-{total.hexdigest()[:12]}" / target / "deepen-runner"
+    return get_cache_folder() / f"runner-{total.hexdigest()[:12]}" / target / "deepen-runner"
 
 
-def built_runner(target: str) -> Path | None:
+def find_built_runner(target: str) -> Path | None:
     """The build for a target if it has been made.
 
     Raises:
         ConfigError: If there is no such target.
     """
-    place = _place(target)
+    place = _runner_path(target)
     return place if place.is_file() else None
 
 
-def _environment(target: str) -> dict[str, str]:
+def _build_environment(target: str) -> dict[str, str]:
     """Environment of the build script: where the compiler is.
 
     Raises:
@@ -91,10 +91,10 @@ def build_runner(target: str = "native") -> Path:
         ConfigError: If there is no such target, no compiler for it, or the compiler refuses.
         StorageError: If the build cannot be kept.
     """
-    place = _place(target)
+    place = _runner_path(target)
     if place.is_file():
         return place
-    environment = _environment(target)
+    environment = _build_environment(target)
     script = catalog.find_path("devices", "runner", "c", "build.sh")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

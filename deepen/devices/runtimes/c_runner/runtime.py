@@ -26,14 +26,14 @@ from deepen.errors import ConfigError
 if TYPE_CHECKING:
     from deepen.devices.protocols import Link
 
-__all__ = ["CLiteRuntime", "COnnxRuntime", "device_target", "installed_library"]
+__all__ = ["CLiteRuntime", "COnnxRuntime", "find_installed_library", "find_runner_target"]
 
 _MACHINES = {"aarch64": "aarch64", "arm64": "aarch64", "x86_64": "x86_64", "amd64": "x86_64"}
 _ASK = "uname -m; if [ -e /system/bin/linker64 ]; then echo android; fi"
 _ASK_S = 20.0
 
 
-def device_target(link: Link) -> str:
+def find_runner_target(link: Link) -> str:
     """For which target the runner has to be built to run behind a link.
 
     Raises:
@@ -52,7 +52,7 @@ def device_target(link: Link) -> str:
     return "android" if android else target
 
 
-def installed_library(package: str, pattern: str) -> Path | None:
+def find_installed_library(package: str, pattern: str) -> Path | None:
     """A shared library of an installed package, found without importing it.
 
     Args:
@@ -106,7 +106,7 @@ class _CRuntime(WorkerRuntime):
         named = os.environ.get("DEEPEN_RUNNER")
         runner = self._runner or (Path(named) if named else None)
         if runner is None:
-            return build_runner("native" if self.local else device_target(self._link))
+            return build_runner("native" if self.local else find_runner_target(self._link))
         if not runner.is_file():
             raise ConfigError(f"there is no C runner at {runner}; build it with tools/build-runner")
         return runner
@@ -117,7 +117,7 @@ class _CRuntime(WorkerRuntime):
         if not library and named:
             library = Path(named) if Path(named).is_file() else named
         if not library and self.local:
-            library = installed_library(self._package, self._pattern) or ""
+            library = find_installed_library(self._package, self._pattern) or ""
         if isinstance(library, Path) and not library.is_file():
             raise ConfigError(f"there is no library {library}; {self._missing_cure}")
         return library

@@ -10,13 +10,13 @@ from deepen.devices.runtimes.parsers.benchmark_model import BenchmarkReport, Del
 from deepen.devices.runtimes.parsers.op_profile import OpRow, OpTable, parse_op_profile
 from deepen.devices.runtimes.parsers.ort_profile import NodeTime, parse_ort_profile
 from deepen.devices.runtimes.parsers.perf_test import PerfReport, parse_perf_test
-from deepen.devices.runtimes.parsers.text import Statistics
+from deepen.devices.runtimes.parsers.text import RunStatistics
 from deepen.devices.runtimes.parsers.trtexec import (
     LayerTime,
-    Query,
+    TrtQuery,
     TrtReport,
-    parse_layers,
-    parse_times,
+    parse_layer_times,
+    parse_query_times,
     parse_trtexec,
 )
 
@@ -28,14 +28,14 @@ __all__ = [
     "OpRow",
     "OpTable",
     "PerfReport",
-    "Query",
-    "Statistics",
+    "RunStatistics",
+    "TrtQuery",
     "TrtReport",
     "parse_benchmark_model",
-    "parse_layers",
+    "parse_layer_times",
     "parse_op_profile",
     "parse_ort_profile",
     "parse_perf_test",
-    "parse_times",
+    "parse_query_times",
     "parse_trtexec",
 ]

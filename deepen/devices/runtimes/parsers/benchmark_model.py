@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deepen.devices.runtimes.parsers.op_profile import OpTable, parse_op_profile
-from deepen.devices.runtimes.parsers.text import NUMBER, Line, Statistics, lines, number
+from deepen.devices.runtimes.parsers.text import NUMBER, LogLine, RunStatistics, parse_finite_number, parse_log_lines
 
 __all__ = ["ENDED", "STARTED", "BenchmarkReport", "Delegation", "parse_benchmark_model", "parse_statistics"]
 
@@ -91,15 +91,15 @@ class BenchmarkReport:
         problems: What contradicts itself.
     """
 
-    warmup: Statistics | None
-    regular: Statistics | None
+    warmup: RunStatistics | None
+    regular: RunStatistics | None
     init_s: float | None
     model_bytes: float | None
     memory_bytes: float | None
     tables: tuple[OpTable, ...]
     errors: tuple[str, ...]
     problems: tuple[str, ...]
-    _lines: tuple[Line, ...] = ()
+    _lines: tuple[LogLine, ...] = ()
 
     def delegation(self, asked: str) -> Delegation:
         """Find out what became of an accelerator.
@@ -107,12 +107,12 @@ class BenchmarkReport:
         NNAPI's ``nnapi-reference`` runs on the CPU: where it is the only accelerator, a graph "executed by NNAPI" has
         fallen back all the same.
         """
-        return _delegation(self._lines, self.tables, asked.lower())
+        return _find_delegation(self._lines, self.tables, asked.lower())
 
 
-def parse_statistics(text: str) -> Statistics | None:
+def parse_statistics(text: str) -> RunStatistics | None:
     """Take a ``count=... avg=...`` line apart; ``None`` if it is none or lacks what matters."""
-    found = {k: number(v) for k, v in _FIELD.findall(text)}
+    found = {k: parse_finite_number(v) for k, v in _FIELD.findall(text)}
     count = found.get("count")
     if count is None or count < 1 or not count.is_integer():
         return None
@@ -126,7 +126,7 @@ def parse_statistics(text: str) -> Statistics | None:
 
     alone = ("curr",) if count == 1 else ()
     percentiles = {p: seconds(n) for p, n in ((5.0, "p5"), (50.0, "median"), (95.0, "p95"))}
-    return Statistics(
+    return RunStatistics(
         count=int(count),
         mean_s=mean * 1e-6,
         min_s=seconds("min", *alone),
@@ -140,8 +140,8 @@ def parse_statistics(text: str) -> Statistics | None:
 
 def parse_benchmark_model(text: str) -> BenchmarkReport:
     """Take apart what the tool printed, standard output and standard error together."""
-    said = tuple(lines(text))
-    phases: list[Statistics | None] = []
+    said = tuple(parse_log_lines(text))
+    phases: list[RunStatistics | None] = []
     problems: list[str] = []
     summary: dict[str, float | None] = {}
     init_s = size = memory = None
@@ -158,14 +158,14 @@ def parse_benchmark_model(text: str) -> BenchmarkReport:
             elif phases[-1] is None:
                 phases[-1] = found
         elif match := _INITIALISED.match(plain):
-            init_s = _scaled(match[1], 1e-3)
+            init_s = _parse_scaled(match[1], 1e-3)
         elif match := _SUMMARY.match(plain):
-            summary = {k: _scaled(v, 1e-6) for k, v in _PAIR.findall(match["rest"])}
+            summary = {k: _parse_scaled(v, 1e-6) for k, v in _PAIR.findall(match["rest"])}
         elif match := _SIZE.match(plain):
-            size = _scaled(match[1], 1e6)
+            size = _parse_scaled(match[1], 1e6)
         elif match := _MEMORY.search(plain):
-            memory = _scaled(match[2], 2.0**20)
-    warmup, regular = _phases(phases, bool(summary))
+            memory = _parse_scaled(match[2], 2.0**20)
+    warmup, regular = _split_phases(phases, bool(summary))
     claimed = summary.get("Inference", summary.get("no stats"))
     mean_s = None if regular is None else regular.mean_s
     # Both are printed with six significant digits; "no stats" is cut to whole microseconds.
@@ -184,12 +184,14 @@ def parse_benchmark_model(text: str) -> BenchmarkReport:
     )
 
 
-def _scaled(text: str, unit: float) -> float | None:
-    value = number(text)
+def _parse_scaled(text: str, unit: float) -> float | None:
+    value = parse_finite_number(text)
     return None if value is None else value * unit
 
 
-def _phases(phases: Sequence[Statistics | None], ended: bool) -> tuple[Statistics | None, Statistics | None]:
+def _split_phases(
+    phases: Sequence[RunStatistics | None], ended: bool
+) -> tuple[RunStatistics | None, RunStatistics | None]:
     """Warm-up and what counts. One phase alone is what counts if the tool came to its end: it warmed nothing up."""
     if len(phases) >= 2:
         return phases[0], phases[1]
@@ -198,7 +200,7 @@ def _phases(phases: Sequence[Statistics | None], ended: bool) -> tuple[Statistic
     return (phases[0] if phases else None), None
 
 
-def _delegation(said: Sequence[Line], tables: Sequence[OpTable], asked: str) -> Delegation:
+def _find_delegation(said: Sequence[LogLine], tables: Sequence[OpTable], asked: str) -> Delegation:
     kernels = _KERNELS.get(asked)
     taken = nodes = None
     replaced = ""
@@ -225,12 +227,12 @@ def _delegation(said: Sequence[Line], tables: Sequence[OpTable], asked: str) -> 
         return Delegation(asked, verdict.state, taken, nodes, verdict.evidence)
     if taken is not None:
         return Delegation(asked, "full" if taken == nodes else "partial" if taken else "none", taken, nodes, replaced)
-    return _by_profile(tables, asked, kernels)
+    return _find_delegation_by_profile(tables, asked, kernels)
 
 
-def _by_profile(tables: Sequence[OpTable], asked: str, kernels: tuple[str, ...] | None) -> Delegation:
+def _find_delegation_by_profile(tables: Sequence[OpTable], asked: str, kernels: tuple[str, ...] | None) -> Delegation:
     """Where the log says nothing, the operator profile does: a delegate's kernels are nodes of their own."""
-    rows = [r for t in tables if t.of_runs and t.title == "Run Order" and not t.part for r in t.rows]
+    rows = [r for t in tables if t.covers_inference and t.title == "Run Order" and not t.part for r in t.rows]
     if not rows or kernels is None:
         return Delegation(asked, "unknown")
     ours = [r for r in rows if r.node_type.startswith(kernels)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from deepen.devices.runtimes.parsers.text import NUMBER, lines, number
+from deepen.devices.runtimes.parsers.text import NUMBER, parse_finite_number, parse_log_lines
 
 __all__ = ["OpRow", "OpTable", "parse_op_profile"]
 
@@ -69,13 +69,13 @@ class OpTable:
     problems: tuple[str, ...] = ()
 
     @property
-    def of_runs(self) -> bool:
+    def covers_inference(self) -> bool:
         """Whether it is about inferences, not about initialisation."""
         return "Initialization" not in self.phase
 
 
 @dataclass(slots=True)
-class _Columns:
+class _OpTableHeader:
     """A header: which number is what, and how to take a row apart."""
 
     names: list[str]
@@ -83,7 +83,7 @@ class _Columns:
     row: re.Pattern[str]
 
     @classmethod
-    def of(cls, line: str) -> _Columns | None:
+    def of(cls, line: str) -> _OpTableHeader | None:
         brackets = _BRACKETS.findall(line)
         csv = not brackets
         cells = [c.strip().lower() for c in (line.split(",") if csv else brackets)]
@@ -102,7 +102,7 @@ class _Columns:
             return None
         # The groups are type, the numbers, and (where there is one) the name.
         values = dict(zip(self.names, found.groups()[1 : 1 + len(self.names)], strict=True))
-        cells = {k.replace("_", " "): number(v.rstrip("%")) for k, v in values.items()}
+        cells = {k.replace("_", " "): parse_finite_number(v.rstrip("%")) for k, v in values.items()}
         first, mean, start, memory = (cells.get(k) for k in ("first", "avg ms", "start", "mem kb"))
         share = cells.get("%", cells.get("avg %"))
         count, called = cells.get("count"), cells.get("times called")
@@ -124,7 +124,7 @@ def parse_op_profile(text: str) -> tuple[OpTable, ...]:
     """Find every table in the output of ``--enable_op_profiling``, or in the file it wrote as CSV."""
     tables: list[OpTable] = []
     phase = part = title = ""
-    columns: _Columns | None = None
+    columns: _OpTableHeader | None = None
     rows: list[OpRow] = []
     strange: list[str] = []
 
@@ -136,7 +136,7 @@ def parse_op_profile(text: str) -> tuple[OpTable, ...]:
         rows.clear()
         strange.clear()
 
-    for line in lines(text):
+    for line in parse_log_lines(text):
         plain = line.text.strip()
         heading, stage, inner = _TITLE.match(plain), _PHASE.match(plain), _PART.match(plain)
         if heading is not None:
@@ -151,7 +151,7 @@ def parse_op_profile(text: str) -> tuple[OpTable, ...]:
         elif not plain:
             finish()
         elif columns is None:
-            columns = _Columns.of(plain) if title else None
+            columns = _OpTableHeader.of(plain) if title else None
         else:
             row = columns.take(line.text)
             if row is not None:

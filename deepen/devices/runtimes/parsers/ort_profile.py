@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from deepen.devices.runtimes.parsers.text import number
+from deepen.devices.runtimes.parsers.text import parse_finite_number
 
 __all__ = ["NodeTime", "parse_ort_profile"]
 
@@ -47,12 +47,12 @@ def parse_ort_profile(text: str) -> tuple[NodeTime, ...]:
     A file cut short (the process was killed) gives what is in its complete lines.
     """
     found: dict[str, NodeTime] = {}
-    for event in _events(text):
+    for event in _load_events(text):
         name, arguments = event.get("name"), event.get("args")
         if event.get("cat") != "Node" or not isinstance(name, str) or not name.endswith(_SUFFIX):
             continue
         duration = event.get("dur")
-        took = number(str(duration)) if isinstance(duration, int | float) else None
+        took = parse_finite_number(str(duration)) if isinstance(duration, int | float) else None
         if took is None or took < 0:
             continue
         known = arguments if isinstance(arguments, dict) else {}
@@ -62,7 +62,7 @@ def parse_ort_profile(text: str) -> tuple[NodeTime, ...]:
     return tuple(found.values())
 
 
-def _events(text: str) -> list[dict[str, Any]]:
+def _load_events(text: str) -> list[dict[str, Any]]:
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):

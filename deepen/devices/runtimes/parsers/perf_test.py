@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from deepen.devices.runtimes.parsers.text import NUMBER, Statistics, lines, number
+from deepen.devices.runtimes.parsers.text import NUMBER, RunStatistics, parse_finite_number, parse_log_lines
 
 __all__ = ["SUMMARY", "PerfReport", "parse_perf_test"]
 
@@ -51,7 +51,7 @@ class PerfReport:
         problems: What contradicts itself.
     """
 
-    runs: Statistics | None
+    runs: RunStatistics | None
     session_s: float | None
     first_s: float | None
     total_s: float | None
@@ -69,14 +69,14 @@ def parse_perf_test(text: str) -> PerfReport:
     latency: dict[str, float] = {}
     fallback = ""
     errors: list[str] = []
-    for line in lines(text):
+    for line in parse_log_lines(text):
         plain = line.text.strip()
         if match := _LATENCY.match(plain):
-            value = number(match["value"])
+            value = parse_finite_number(match["value"])
             if value is not None:
                 latency[match["which"]] = value
         elif match := _PAIR.match(plain):
-            key, value = _KEYS.get(match["key"]), number(match["value"])
+            key, value = _KEYS.get(match["key"]), parse_finite_number(match["value"])
             # "Avg CPU usage" is printed twice, the second time without its unit; the first one stays.
             if key is not None and value is not None and not (key == "cpu" and match["unit"] is None):
                 found.setdefault(key, value * _UNITS[match["unit"]])
@@ -93,8 +93,8 @@ def parse_perf_test(text: str) -> PerfReport:
         mean = total / count
     runs = None
     if count is not None and count >= 1 and mean is not None:
-        percentiles = {_percent(k): v for k, v in latency.items() if k.startswith("P")}
-        runs = Statistics(
+        percentiles = {_parse_percentile(k): v for k, v in latency.items() if k.startswith("P")}
+        runs = RunStatistics(
             count=int(count),
             mean_s=mean,
             min_s=latency.get("Min"),
@@ -116,7 +116,7 @@ def parse_perf_test(text: str) -> PerfReport:
     )
 
 
-def _percent(name: str) -> float:
+def _parse_percentile(name: str) -> float:
     """P90 is 90, P999 is 99.9."""
     digits = name[1:]
     return float(digits) if len(digits) <= 2 else float(f"{digits[:2]}.{digits[2:]}")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["NUMBER", "Line", "Statistics", "lines", "number"]
+__all__ = ["NUMBER", "LogLine", "RunStatistics", "parse_finite_number", "parse_log_lines"]
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf)"
 """What C++ streams and printf write for a number (without a group)."""
@@ -21,7 +21,7 @@ _PREFIXES = (_WORD, _TENSORRT, _LOGCAT, _TF)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """A line without what a logger put before it.
 
     Attributes:
@@ -34,7 +34,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class RunStatistics:
     """Durations of a number of runs, in seconds; ``None`` where the tool does not say.
 
     Attributes:
@@ -63,20 +63,20 @@ class Statistics:
         return None if self.count is None or self.mean_s is None else self.count * self.mean_s
 
 
-def lines(text: str) -> Iterator[Line]:
+def parse_log_lines(text: str) -> Iterator[LogLine]:
     """Lines of a log: prefixes of the loggers in use (plain words, logcat, TensorFlow, TensorRT) taken off."""
     for raw in text.splitlines():
         clean = _ANSI.sub("", raw.rstrip("\r"))
         for prefix in _PREFIXES:
             found = prefix.match(clean)
             if found is not None:
-                yield Line(clean[found.end() :], found["level"][0])
+                yield LogLine(clean[found.end() :], found["level"][0])
                 break
         else:
-            yield Line(clean)
+            yield LogLine(clean)
 
 
-def number(text: str | None) -> float | None:
+def parse_finite_number(text: str | None) -> float | None:
     """A finite number, or ``None``."""
     if text is None:
         return None

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepen.devices.runtimes.parsers.text import NUMBER, Statistics, lines, number
+from deepen.devices.runtimes.parsers.text import NUMBER, RunStatistics, parse_finite_number, parse_log_lines
 
 __all__ = [
-    "STARTING", "SUMMARY", "LayerTime", "Query", "TrtReport", "parse_layers", "parse_times", "parse_trtexec",
+    "STARTING", "SUMMARY", "LayerTime", "TrtQuery", "TrtReport", "parse_layer_times", "parse_query_times", "parse_trtexec",
 ]  # fmt: skip
 
 STARTING = re.compile(r"^Starting inference")
@@ -57,7 +57,7 @@ class TrtReport:
 
     passed: bool | None
     version: str
-    quantities: Mapping[str, Statistics]
+    quantities: Mapping[str, RunStatistics]
     queries: int | None
     rate_hz: float | None
     wall_s: float | None
@@ -68,13 +68,13 @@ class TrtReport:
 
 
 @dataclass(slots=True)
-class _Found:
+class _TrtQuantity:
     values: dict[str, float] = field(default_factory=dict)
     percentiles: dict[float, float] = field(default_factory=dict)
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> RunStatistics:
         get = self.values.get
-        return Statistics(
+        return RunStatistics(
             mean_s=get("mean"), min_s=get("min"), max_s=get("max"), median_s=get("median"),
             percentiles_s=self.percentiles,
         )  # fmt: skip
@@ -82,14 +82,14 @@ class _Found:
 
 def parse_trtexec(text: str) -> TrtReport:
     """Take apart what the tool printed, standard output and standard error together."""
-    found: dict[str, _Found] = {}
+    found: dict[str, _TrtQuantity] = {}
     totals: dict[str, float] = {}
     fallbacks: list[str] = []
     warnings: list[str] = []
     errors: list[str] = []
     passed: bool | None = None
     version, block = "", ""
-    for line in lines(text):
+    for line in parse_log_lines(text):
         plain = line.text.strip()
         if _DLA.search(plain):
             fallbacks.append(plain)
@@ -100,16 +100,16 @@ def parse_trtexec(text: str) -> TrtReport:
         if match := _VERDICT.match(plain):
             passed, version = match["verdict"] == "PASSED", match["version"] or version
         elif match := _QUANTITY.match(plain):
-            _take(found.setdefault(match["name"], _Found()), "min = " + match["rest"])
+            _read_values(found.setdefault(match["name"], _TrtQuantity()), "min = " + match["rest"])
         elif plain in _OLD_NAMES:
             block = {"Host Latency": "Latency", "GPU Compute": "GPU Compute Time"}.get(plain, plain)
         elif block and (match := _OLD_VALUE.match(plain)):
-            found.setdefault(block, _Found()).values.setdefault(match["key"], float(match["value"]) * 1e-3)
+            found.setdefault(block, _TrtQuantity()).values.setdefault(match["key"], float(match["value"]) * 1e-3)
         elif block and (match := _OLD_PERCENTILE.match(plain)):
-            found.setdefault(block, _Found()).percentiles[float(match["p"])] = float(match["value"]) * 1e-3
+            found.setdefault(block, _TrtQuantity()).percentiles[float(match["p"])] = float(match["value"]) * 1e-3
         else:
             for key, pattern in (("rate", _RATE), ("wall", _WALL), ("gpu", _GPU)):
-                if (match := pattern.match(plain)) and (value := number(match["value"])) is not None:
+                if (match := pattern.match(plain)) and (value := parse_finite_number(match["value"])) is not None:
                     totals[key] = value
             if match := _QUERIES.match(plain):
                 totals["queries"] = int(match["n"])
@@ -128,9 +128,9 @@ def parse_trtexec(text: str) -> TrtReport:
     )
 
 
-def _take(found: _Found, text: str) -> None:
+def _read_values(found: _TrtQuantity, text: str) -> None:
     for match in _VALUE.finditer(text):
-        value = number(match["value"])
+        value = parse_finite_number(match["value"])
         if value is None:
             continue
         if match["p"] is not None:
@@ -143,7 +143,7 @@ def _take(found: _Found, text: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class TrtQuery:
     """One query of ``--exportTimes``, in seconds on trtexec's own clock (0 where its timing began).
 
     Attributes:
@@ -176,7 +176,7 @@ class LayerTime:
     share: float | None
 
 
-def _entries(text: str) -> list[dict[str, Any]]:
+def _load_entries(text: str) -> list[dict[str, Any]]:
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
@@ -184,38 +184,38 @@ def _entries(text: str) -> list[dict[str, Any]]:
     return [e for e in whole if isinstance(e, dict)] if isinstance(whole, list) else []
 
 
-def _milliseconds(entry: Mapping[str, Any], *keys: str) -> float | None:
+def _read_milliseconds(entry: Mapping[str, Any], *keys: str) -> float | None:
     for key in keys:
         value = entry.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            found = number(str(value))
+            found = parse_finite_number(str(value))
             return None if found is None else found * 1e-3
     return None
 
 
-def parse_times(text: str) -> tuple[Query, ...]:
+def parse_query_times(text: str) -> tuple[TrtQuery, ...]:
     """Queries of ``--exportTimes``, in order; empty if the file is none or is cut short."""
     queries = []
-    for entry in _entries(text):
-        start = _milliseconds(entry, "startEnqMs", "startInMs")
-        end = _milliseconds(entry, "endD2hMs", "endOutMs")
-        compute = _milliseconds(entry, "computeMs")
+    for entry in _load_entries(text):
+        start = _read_milliseconds(entry, "startEnqMs", "startInMs")
+        end = _read_milliseconds(entry, "endD2hMs", "endOutMs")
+        compute = _read_milliseconds(entry, "computeMs")
         if start is None or end is None or compute is None or end < start:
             return ()
-        queries.append(Query(start, end, compute, _milliseconds(entry, "latencyMs", "latency")))
+        queries.append(TrtQuery(start, end, compute, _read_milliseconds(entry, "latencyMs", "latency")))
     return tuple(queries)
 
 
-def parse_layers(text: str) -> tuple[int | None, tuple[LayerTime, ...]]:
+def parse_layer_times(text: str) -> tuple[int | None, tuple[LayerTime, ...]]:
     """Number of runs and layers of ``--exportProfile``; (``None``, ()) if the file is none."""
     count: int | None = None
     layers = []
-    for entry in _entries(text):
-        name, mean = entry.get("name"), _milliseconds(entry, "averageMs")
+    for entry in _load_entries(text):
+        name, mean = entry.get("name"), _read_milliseconds(entry, "averageMs")
         if isinstance(entry.get("count"), int) and name is None:
             count = entry["count"]
         elif isinstance(name, str) and mean is not None:
-            percentage = number(str(entry.get("percentage")))
+            percentage = parse_finite_number(str(entry.get("percentage")))
             share = None if percentage is None else percentage / 100
-            layers.append(LayerTime(name, mean, _milliseconds(entry, "medianMs"), share))
+            layers.append(LayerTime(name, mean, _read_milliseconds(entry, "medianMs"), share))
     return count, tuple(layers)

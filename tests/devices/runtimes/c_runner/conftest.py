@@ -16,7 +16,7 @@ import pytest
 from deepen import catalog
 from deepen.devices.links.local import PipeChannel
 from deepen.devices.runtimes.c_runner.build import build_runner
-from deepen.devices.runtimes.c_runner.runtime import installed_library
+from deepen.devices.runtimes.c_runner.runtime import find_installed_library
 
 HERE = Path(__file__).parent
 SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
@@ -84,7 +84,7 @@ def lite_library(native: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def ort_library() -> Path:
-    library = installed_library("onnxruntime", "capi/libonnxruntime.so*")
+    library = find_installed_library("onnxruntime", "capi/libonnxruntime.so*")
     if library is None:
         pytest.skip("no libonnxruntime.so in the installed onnxruntime")
     return library

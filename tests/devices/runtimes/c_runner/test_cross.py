@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from deepen.devices.runtimes.c_runner.build import build_runner, cache_folder
+from deepen.devices.runtimes.c_runner.build import build_runner, get_cache_folder
 
 EM_X86_64, EM_AARCH64 = 62, 183  # elf.h
 
@@ -49,7 +49,7 @@ def test_the_cross_build_for_this_machine_runs(
 @pytest.fixture(scope="session")
 def qemu() -> list[str]:
     """A command to run aarch64 programs with, and the library there; made by ``tools/build-runner qemu``."""
-    folder = cache_folder() / f"qemu-aarch64-{onnxruntime.__version__}"
+    folder = get_cache_folder() / f"qemu-aarch64-{onnxruntime.__version__}"
     program = shutil.which("qemu-aarch64-static")
     if program is None or not (folder / "done").exists():
         pytest.skip("nothing to run aarch64 programs with; run tools/build-runner qemu (as root: Debian packages)")

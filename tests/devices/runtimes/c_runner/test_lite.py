@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepen.devices.runtimes.c_runner.runtime import installed_library
+from deepen.devices.runtimes.c_runner.runtime import find_installed_library
 
 SANITIZERS = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=1"}
 
@@ -71,7 +71,7 @@ def test_an_onnx_model_needs_onnx_runtime(lite: Any, models: Path) -> None:
 
 @pytest.fixture
 def litert(start: Any, sanitized: Path) -> Any:
-    library = installed_library("ai_edge_litert", "libLiteRt.so")
+    library = find_installed_library("ai_edge_litert", "libLiteRt.so")
     if library is None:
         pytest.skip("ai-edge-litert is not installed: pip install 'deepen[litert]'")
     return start(sanitized, "--library", library, **SANITIZERS)

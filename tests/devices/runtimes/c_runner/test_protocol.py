@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deepen.devices.state.read_state import usable_cores
+from deepen.devices.state.read_state import get_usable_cores
 
 GOOD = ["add", "f16", "bf16", "f64", "i8", "i64", "u8", "bool", "gather", "nonzero", "misdeclared"]
 TIMES = {"start_ns", "end_ns", "start_boot_ns", "end_boot_ns", "cpu_ns"}
@@ -212,9 +212,9 @@ def test_a_file_name_that_is_no_text(c_worker: Any, more_models: Path, tmp_path:
         assert "handle" in c_worker.ask(op="load", id=1, path=os.fsdecode(path))
 
 
-@pytest.mark.skipif(len(usable_cores()) < 2, reason="needs two cores")
+@pytest.mark.skipif(len(get_usable_cores()) < 2, reason="needs two cores")
 def test_each_thread_gets_its_core(c_worker: Any, more_models: Path) -> None:
-    cores = list(usable_cores()[-2:])
+    cores = list(get_usable_cores()[-2:])
     pid = c_worker.channel.pid
     c_worker.ask(op="hello", id=0)
     before = set(Path(f"/proc/{pid}/task").iterdir())

@@ -14,9 +14,14 @@ import pytest
 from deepen.devices import Runtime
 from deepen.devices.links.local import LocalLink
 from deepen.devices.runtimes.c_runner import build
-from deepen.devices.runtimes.c_runner.build import TARGETS, build_runner, built_runner, cache_folder
-from deepen.devices.runtimes.c_runner.runtime import CLiteRuntime, COnnxRuntime, device_target, installed_library
-from deepen.devices.types import Completed
+from deepen.devices.runtimes.c_runner.build import TARGETS, build_runner, find_built_runner, get_cache_folder
+from deepen.devices.runtimes.c_runner.runtime import (
+    CLiteRuntime,
+    COnnxRuntime,
+    find_installed_library,
+    find_runner_target,
+)
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, RunError, StorageError
 
 
@@ -67,7 +72,7 @@ def test_failures_are_told_apart(runtime: COnnxRuntime, models: Path) -> None:
 
 
 def test_litert(native: Path, shared_dir: Path) -> None:
-    if installed_library("ai_edge_litert", "libLiteRt.so") is None:
+    if find_installed_library("ai_edge_litert", "libLiteRt.so") is None:
         pytest.skip("ai-edge-litert is not installed: pip install 'deepen[litert]'")
     runtime = CLiteRuntime(LocalLink())
     try:
@@ -80,7 +85,7 @@ def test_litert(native: Path, shared_dir: Path) -> None:
         runtime.close()
 
 
-class Device:
+class RunnerDevice:
     """A link to a device that says what it is and keeps what is pushed to it."""
 
     description = "adb 0A1B2C"
@@ -89,8 +94,8 @@ class Device:
         self.answer = answer
         self.pushed: list[Path] = []
 
-    def run(self, argv: Sequence[str], *, env: Any = None, timeout_s: float) -> Completed:
-        return Completed(0, self.answer.encode(), b"")
+    def run(self, argv: Sequence[str], *, env: Any = None, timeout_s: float) -> CompletedCommand:
+        return CompletedCommand(0, self.answer.encode(), b"")
 
     def push(self, path: Path, *, name: str | None = None) -> str:
         self.pushed.append(path)
@@ -102,20 +107,20 @@ class Device:
     [("x86_64\n", "x86_64"), ("aarch64\n", "aarch64"), ("arm64\n", "aarch64"), ("aarch64\nandroid\n", "android")],
 )
 def test_the_target_follows_the_device(answer: str, target: str) -> None:
-    assert device_target(Device(answer)) == target  # type: ignore[arg-type]
+    assert find_runner_target(RunnerDevice(answer)) == target  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("answer", ["", "armv7l\n", "x86_64\nandroid\n", "$(reboot)\n"])
 def test_a_device_no_runner_is_built_for(answer: str) -> None:
     with pytest.raises(ConfigError, match=r"adb 0A1B2C says its processor is .* set DEEPEN_RUNNER"):
-        device_target(Device(answer))  # type: ignore[arg-type]
+        find_runner_target(RunnerDevice(answer))  # type: ignore[arg-type]
 
 
 def test_what_is_pushed_and_how_the_runner_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, library = tmp_path / "deepen-runner", tmp_path / "libonnxruntime.so"
     runner.touch()
     library.touch()
-    device: Any = Device("aarch64\n")
+    device: Any = RunnerDevice("aarch64\n")
 
     def command(**options: Any) -> list[str]:
         device.pushed.clear()
@@ -162,11 +167,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_build_is_made_once(cache: Path) -> None:
-    assert built_runner("native") is None
+    assert find_built_runner("native") is None
     made = build_runner("native")
     assert made.read_text() == "built\n"
     assert os.access(made, os.X_OK)
-    assert build_runner("native") == built_runner("native") == made
+    assert build_runner("native") == find_built_runner("native") == made
     assert len(cache.read_text().splitlines()) == 1
     assert [p.name for p in made.parent.iterdir()] == ["deepen-runner"]
 
@@ -209,7 +214,7 @@ def test_failed_builds_say_why_and_leave_nothing(cache: Path, tmp_path: Path, mo
     monkeypatch.setenv("CC", str(bad))
     with pytest.raises(ConfigError, match=r"for native: json\.c:3:1: error: it is Monday; install"):
         build_runner("native")
-    assert built_runner("native") is None
+    assert find_built_runner("native") is None
     monkeypatch.delenv("ZIG")
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install ziglang"):
@@ -223,9 +228,9 @@ def test_failed_builds_say_why_and_leave_nothing(cache: Path, tmp_path: Path, mo
 def test_where_builds_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DEEPEN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "deepen"
+    assert get_cache_folder() == tmp_path / "deepen"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "deepen"
+    assert get_cache_folder() == Path.home() / ".cache" / "deepen"
 
 
 def test_the_script_knows_the_same_targets(repo_root: Path) -> None:

@@ -237,7 +237,7 @@ def flatten(text: str) -> str:
 
 def test_a_profile_as_text() -> None:
     tables = parse_op_profile(TEXT_NEW)
-    assert [(t.title, t.of_runs, len(t.rows)) for t in tables] == [
+    assert [(t.title, t.covers_inference, len(t.rows)) for t in tables] == [
         ("Run Order", False, 1), ("Run Order", True, 2), ("Top by Computation Time", True, 1),
         ("Summary by node type", True, 2),
     ]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepen.devices.runtimes.parsers import parse_layers, parse_times, parse_trtexec
+from deepen.devices.runtimes.parsers import parse_layer_times, parse_query_times, parse_trtexec
 
 TEN = """\
 [I] === Performance summary ===
@@ -121,18 +121,18 @@ def query(start: float, end: float, **more: float) -> dict[str, float]:
 
 
 def test_exported_times() -> None:
-    first, second = parse_times(json.dumps([query(0.5, 3.0, latencyMs=2.25), query(3.5, 6.0)]))
+    first, second = parse_query_times(json.dumps([query(0.5, 3.0, latencyMs=2.25), query(3.5, 6.0)]))
     assert (first.start_s, first.end_s, first.compute_s) == (0.0005, 0.003, 0.0015)
     assert (first.latency_s, second.latency_s) == (pytest.approx(0.00225), None)
     older = {"startInMs": 1.0, "endOutMs": 2.0, "computeMs": 0.5}
-    assert parse_times(json.dumps([older]))[0].end_s == 0.002
+    assert parse_query_times(json.dumps([older]))[0].end_s == 0.002
 
 
 @pytest.mark.parametrize(
     "text", ["", "[", "{}", "[1]", json.dumps([query(0, 1), query(3, 2)]), '[{"startEnqMs": true}]', "[" * 9999]
 )
 def test_exported_times_that_make_no_sense_give_none(text: str) -> None:
-    assert parse_times(text) == ()
+    assert parse_query_times(text) == ()
 
 
 def test_an_exported_profile() -> None:
@@ -142,16 +142,16 @@ def test_an_exported_profile() -> None:
         {"name": "old", "timeMs": 11.0, "averageMs": 0.125, "percentage": 20.0},
         {"name": "torn"},
     ]
-    count, found = parse_layers(json.dumps(layers))
+    count, found = parse_layer_times(json.dumps(layers))
     assert count == 88
     assert [(x.name, x.mean_s, x.median_s, x.share) for x in found] == [
         ("conv + relu", 0.0005, pytest.approx(0.00045), 0.8), ("old", 0.000125, None, 0.2)
     ]  # fmt: skip
-    assert parse_layers("x") == (None, ())
+    assert parse_layer_times("x") == (None, ())
 
 
 @given(st.text(max_size=300), st.integers(0, 900))
 def test_nothing_makes_the_parser_raise(junk: str, at: int) -> None:
     parse_trtexec(TEN[:at] + junk + TEN[at:])
     parse_trtexec(SEVEN[:at] + junk + SEVEN[at:])
-    assert parse_times(junk) == ()
+    assert parse_query_times(junk) == ()
