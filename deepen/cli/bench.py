@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.errors import ConfigError, DeepenError
 from deepen.units import format_si
 
@@ -73,8 +73,8 @@ def up_command(
     """
     from deepen.bench import VirtualBench
 
-    with _ended_by_sigterm(), VirtualBench() as bench:
-        missing = _start(bench, links, meter, frequency_hz, c_runner)
+    with _exit_on_sigterm(), VirtualBench() as bench:
+        missing = _start_devices(bench, links, meter, frequency_hz, c_runner)
         document = {
             "devices": [
                 {"link": d.link, "device": d.spec or "local", "meter": d.meter, "environment": d.environment}
@@ -83,13 +83,13 @@ def up_command(
             "missing": missing,
             "source": "simulated",
         }
-        emit(document, as_json, lambda: _welcome(bench))
+        emit_result(document, as_json, lambda: _render_welcome(bench))
         sys.stdout.flush()
-        _obey(bench)
+        _process_orders(bench)
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _exit_on_sigterm() -> Iterator[None]:
     """Clean up on SIGTERM too."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -98,7 +98,7 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start(
+def _start_devices(
     bench: VirtualBench, links: tuple[LinkKind, ...], meter: MeterKind, frequency_hz: float | None, c_runner: bool
 ) -> list[dict[str, str]]:
     """Start devices; those that were not asked for by name may be missing."""
@@ -113,14 +113,14 @@ def _start(
             if links:
                 raise
             missing.append({"link": link, "reason": str(error)})
-            progress(f"no {link}: {error}")
+            print_progress(f"no {link}: {error}")
     if not bench.devices:
-        progress("neither adb nor ssh can be used here; the local device takes its place, with the C runner")
+        print_progress("neither adb nor ssh can be used here; the local device takes its place, with the C runner")
         bench.add("local", meter, frequency_hz=frequency_hz).use_c_runner()
     return missing
 
 
-def _welcome(bench: VirtualBench) -> str:
+def _render_welcome(bench: VirtualBench) -> str:
     lines = ["the bench is up; everything measured on it is simulated. Ctrl-C ends it. In another terminal:"]
     for number, device in enumerate(bench.devices):
         variables = "".join(f"{name}={value} " for name, value in device.environment.items())
@@ -132,7 +132,7 @@ def _welcome(bench: VirtualBench) -> str:
     return "\n".join(lines)
 
 
-def _obey(bench: VirtualBench) -> None:
+def _process_orders(bench: VirtualBench) -> None:
     """Take orders from standard input until the end; where there is none, just wait."""
     for line in iter(sys.stdin.readline, ""):
         words = line.split()
@@ -140,14 +140,14 @@ def _obey(bench: VirtualBench) -> None:
             return
         if words:
             try:
-                progress(_order(bench, words))
+                print_progress(_execute_order(bench, words))
             except (DeepenError, ValueError, IndexError) as error:
-                progress(f"not done: {error}")
+                print_progress(f"not done: {error}")
     while True:
         threading.Event().wait(3600)
 
 
-def _order(bench: VirtualBench, words: list[str]) -> str:
+def _execute_order(bench: VirtualBench, words: list[str]) -> str:
     """Carry an order out; returns what to say."""
     verb, *rest = words
     if verb not in (*_FAULTS, "truth"):
@@ -155,11 +155,11 @@ def _order(bench: VirtualBench, words: list[str]) -> str:
     seconds = float(rest.pop(0)) if verb in _LASTING and len(rest) > (len(bench.devices) > 1) else 0.0
     device = bench.devices[int(rest[0]) if rest else 0]
     if verb == "truth":
-        return "\n".join(_truth(device)) or "nothing was played yet"
-    return _strike(device, verb, seconds)
+        return "\n".join(_summarise_truth(device)) or "nothing was played yet"
+    return _inject_fault(device, verb, seconds)
 
 
-def _truth(device: BenchDevice) -> list[str]:
+def _summarise_truth(device: BenchDevice) -> list[str]:
     """One line for every model that was played."""
     lines = []
     for model in dict.fromkeys(b.model for b in device.truth()):
@@ -170,7 +170,7 @@ def _truth(device: BenchDevice) -> list[str]:
     return lines
 
 
-def _strike(device: BenchDevice, verb: str, seconds: float = 0.0) -> str:
+def _inject_fault(device: BenchDevice, verb: str, seconds: float = 0.0) -> str:
     """Let something go wrong, or right again; returns what was done."""
     if verb == "kill":
         return f"killed {device.kill_runner()} runners"
@@ -181,19 +181,21 @@ def _strike(device: BenchDevice, verb: str, seconds: float = 0.0) -> str:
     return f"{verb}: done"
 
 
-def _later(device: BenchDevice, verb: str, moment: float, over: threading.Event) -> None:
+def _inject_fault_later(device: BenchDevice, verb: str, moment: float, over: threading.Event) -> None:
     """Let something go wrong so long after the first block was played."""
     while not device.player.blocks:
         if over.wait(0.01):
             return
     if not over.wait(moment):
         try:
-            progress(f"fault: {_strike(device, verb)}")
+            print_progress(f"fault: {_inject_fault(device, verb)}")
         except DeepenError as error:
-            progress(f"fault: {verb} could not be done: {error}")
+            print_progress(f"fault: {verb} could not be done: {error}")
 
 
-def _fault(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, float]]:
+def _parse_faults(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[str, float]]:
     """Read ``VERB@SECONDS``."""
     found = []
     for value in values:
@@ -223,7 +225,7 @@ def _fault(context: click.Context, parameter: click.Parameter, values: tuple[str
     "--fault",
     "faults",
     multiple=True,
-    callback=_fault,
+    callback=_parse_faults,
     metavar="VERB@SECONDS",
     help="cut, mend, restart, unplug, plug or kill so long after the first block; repeatable.",
 )
@@ -252,21 +254,21 @@ def run_command(
     from deepen.graph import parse_shape
 
     wanted = dict(parse_shape(s) for s in shapes)
-    with _ended_by_sigterm(), VirtualBench() as bench, ExitStack() as stack:
-        progress(f"starting a device over {link} and its {meter}")
+    with _exit_on_sigterm(), VirtualBench() as bench, ExitStack() as stack:
+        print_progress(f"starting a device over {link} and its {meter}")
         device = bench.add(link, meter, frequency_hz=frequency_hz, seed=seed)
-        progress(f"measuring {Path(model).name} for about {2 * seconds:g} s")
+        print_progress(f"measuring {Path(model).name} for about {2 * seconds:g} s")
         over = threading.Event()
         stack.callback(over.set)
         for verb, moment in faults:
-            threading.Thread(target=_later, args=(device, verb, moment, over), daemon=True).start()
+            threading.Thread(target=_inject_fault_later, args=(device, verb, moment, over), daemon=True).start()
         found = measure(device, model, shapes=wanted or None, seconds=seconds, runtime=runtime, threads=threads)
-    emit(_document(model, link, found), as_json, lambda: _render(model, link, found))
+    emit_result(_build_document(model, link, found), as_json, lambda: _render_comparison(model, link, found))
 
 
-def _document(model: str, link: str, found: Measured) -> dict[str, Any]:
+def _build_document(model: str, link: str, found: Measured) -> dict[str, Any]:
     """The JSON document: the measurement as ``deepen profile`` has it, beside the truth."""
-    from deepen.cli.profile import document
+    from deepen.cli.profile import build_measurement_document
 
     return {
         "model": model,
@@ -284,11 +286,11 @@ def _document(model: str, link: str, found: Measured) -> dict[str, Any]:
             for b in found.blocks
         ],
         "kernels": [{"name": k.name, "family": k.family, "energy_j": k.energy_j} for k in found.kernels],
-        "measured": document(model, found.record),
+        "measured": build_measurement_document(model, found.record),
     }  # fmt: skip
 
 
-def _render(model: str, link: str, found: Measured) -> str:
+def _render_comparison(model: str, link: str, found: Measured) -> str:
     record = found.record
     rows = [
         ("measured, net", f"{format_si(record.energy_j, 'J')} ± {format_si(record.uncertainty_j, 'J')}"),
@@ -300,4 +302,4 @@ def _render(model: str, link: str, found: Measured) -> str:
         ("blocks", f"{len(record.trials)} counted, {len(record.rejected)} rejected, {record.runs} runs"),
     ]
     notes = [f"warning: {w}" for w in record.warnings]
-    return "\n".join([table([Path(model).name, "per inference"], rows), *notes])
+    return "\n".join([format_table([Path(model).name, "per inference"], rows), *notes])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from deepen.cli.conditions import conditions_options, delegate_option, parse_settings, sync_option
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.cli.plan import plan
 from deepen.units import format_si
 
@@ -36,26 +36,26 @@ def command() -> None:
     """
 
 
-def _open(path: Path) -> Dataset:
+def _open_dataset(path: Path) -> Dataset:
     from deepen.datasets import Dataset
 
     dataset = Dataset.open(path)
     for note in dataset.notes:
-        progress(f"note: {note}")
+        print_progress(f"note: {note}")
     return dataset
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "?"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _progress_line(state: CampaignProgress, several: bool) -> str:
+def _format_progress(state: CampaignProgress, several: bool) -> str:
     width = len(str(state.total))
-    head = f"[{state.done:{width}d}/{state.total}] {_duration(state.elapsed_s)} elapsed, {_duration(state.eta_s)} left"
+    head = f"[{state.done:{width}d}/{state.total}] {_format_duration(state.elapsed_s)} elapsed, {_format_duration(state.eta_s)} left"
     if math.isfinite(state.budget_left_s):
-        head += f" (budget {_duration(state.budget_left_s)})"
+        head += f" (budget {_format_duration(state.budget_left_s)})"
     if several and state.device:
         head += f"  {state.device} ({state.by_device.get(state.device, 0)} done):"
     if state.notice:
@@ -176,7 +176,7 @@ def build(
         repeats=repeats,
         exclude=exclude,
         max_macs=max_macs,
-        on_progress=lambda state: progress(_progress_line(state, len(pairs) > 1)),
+        on_progress=lambda state: print_progress(_format_progress(state, len(pairs) > 1)),
     )
     card = Dataset.open(out).card
     document = {
@@ -195,7 +195,7 @@ def build(
 
     def render() -> str:
         lines = [
-            f"{report.measured} kernels measured in {_duration(report.elapsed_s)}, {report.skipped_done} were there, "
+            f"{report.measured} kernels measured in {_format_duration(report.elapsed_s)}, {report.skipped_done} were there, "
             f"{len(report.failed)} failed, {report.remaining} not begun",
             f"{card.records} records ({card.source or 'none'}) on {card.device or '-'} by {card.meter or '-'} in {out}",
         ]
@@ -206,7 +206,7 @@ def build(
             lines.append("run the same command again to go on")
         return "\n".join(lines)
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
     if report.interrupted:
         sys.exit(130)
     if report.stopped and report.remaining:
@@ -283,7 +283,7 @@ def import_(
                 lines.append(f"  and {len(notes) - _SHOWN_NOTES} more {title}: --json lists all")
         return "\n".join(lines)
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
 @command.command()
@@ -301,7 +301,7 @@ def check(dataset: Path, as_json: bool) -> None:
     """
     from deepen.datasets import quality
 
-    opened = _open(dataset)
+    opened = _open_dataset(dataset)
     findings = quality.check_dataset(opened)
     errors = sum(finding.severity == "error" for finding in findings)
     document = {
@@ -315,15 +315,15 @@ def check(dataset: Path, as_json: bool) -> None:
     def render() -> str:
         if not findings:
             return f"{len(opened)} records, nothing found"
-        rows = [(f.severity, f.check, f.family or "-", f.message + _some(f.ids)) for f in findings]
-        return table(("", "check", "family", "finding"), rows) + f"\n\n{len(opened)} records, {errors} errors"
+        rows = [(f.severity, f.check, f.family or "-", f.message + _format_ids(f.ids)) for f in findings]
+        return format_table(("", "check", "family", "finding"), rows) + f"\n\n{len(opened)} records, {errors} errors"
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
     if errors:
         sys.exit(1)
 
 
-def _some(ids: tuple[str, ...]) -> str:
+def _format_ids(ids: tuple[str, ...]) -> str:
     if not ids:
         return ""
     more = f", and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
@@ -340,9 +340,9 @@ def summary(dataset: Path, as_json: bool) -> None:
     Example:
       deepen dataset summary my-dataset
     """
-    opened = _open(dataset)
+    opened = _open_dataset(dataset)
     card = opened.card
-    families = _families(opened)
+    families = _summarise_families(opened)
     document = {**card.document(), "dataset": str(dataset), "notes": list(opened.notes), "groups": families}
 
     def render() -> str:
@@ -370,12 +370,12 @@ def summary(dataset: Path, as_json: bool) -> None:
             for name, entry in families.items()
         ]
         titles = ("family", "records", "least energy", "median", "most", "median power")
-        return "\n".join([*head, "", table(titles, rows, right=range(1, 6))] if rows else head)
+        return "\n".join([*head, "", format_table(titles, rows, right=range(1, 6))] if rows else head)
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
-def _families(dataset: Dataset) -> dict[str, dict[str, Any]]:
+def _summarise_families(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Counts, energies and powers per family; models under ``models``."""
     from statistics import median
 
@@ -415,10 +415,10 @@ def export(
     from deepen.datasets import export_records as write
     from deepen.datasets.export import infer_format
 
-    opened = _open(dataset)
+    opened = _open_dataset(dataset)
     chosen = form or infer_format(file)
     write(opened.records(), file, chosen, overwrite=force)
-    emit(
+    emit_result(
         {"dataset": str(dataset), "file": str(file), "format": chosen, "records": len(opened)},
         as_json,
         lambda: f"{len(opened)} records written to {file} ({chosen})",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepen.cli.conditions import parse_settings
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_si
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def list_command(as_json: bool) -> None:
     from deepen.devices.settings.restore_journal import list_open_journals
 
     profiles = [load_profile(name) for name in list_profile_names()]
-    connected, note = _connected()
+    connected, note = _list_connected_phones()
     changed = [
         {
             "device": layer.device,
@@ -62,13 +62,13 @@ def list_command(as_json: bool) -> None:
         "connected": connected,
         "connected_note": note,
         "changed": changed,
-        "detached": (detached := _pending()),
+        "detached": (detached := _list_pending_runs()),
     }
 
     def render() -> str:
-        parts = [table(["device", "link", "what"], [(p.id, p.link, p.title) for p in profiles])]
+        parts = [format_table(["device", "link", "what"], [(p.id, p.link, p.title) for p in profiles])]
         if connected:
-            parts.append(table(["connected", "state"], [(c["device"], c["state"]) for c in connected]))
+            parts.append(format_table(["connected", "state"], [(c["device"], c["state"]) for c in connected]))
             parts += [f"{c['device']}: {c['cause']}; {c['cure']}" for c in connected if c["cure"]]
         if note:
             parts.append(f"connected phones: {note}")
@@ -84,10 +84,10 @@ def list_command(as_json: bool) -> None:
             parts.append(f"{which} is under way" if d["in_progress"] else f"{which} has not been collected; {cure}")
         return "\n\n".join(parts)
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
-def _connected() -> tuple[list[dict[str, str]], str]:
+def _list_connected_phones() -> tuple[list[dict[str, str]], str]:
     """Phones an adb server or the kernel sees, each with what helps where it cannot be used; and why there are none."""
     from deepen.doctor.device_checks import check_devices
 
@@ -102,7 +102,7 @@ def _connected() -> tuple[list[dict[str, str]], str]:
     return found, note
 
 
-def _pending() -> list[dict[str, Any]]:
+def _list_pending_runs() -> list[dict[str, Any]]:
     """Detached runs that wait to be collected, or are under way."""
     from deepen.measure.detached.store import list_pending_runs
 
@@ -150,9 +150,9 @@ def probe_command(name: str, as_json: bool) -> None:
         if identity is not None:
             rows += [("model", identity.model or "unknown"), ("serial number", identity.serial or "unknown")]
             rows += [("system", identity.system or "unknown")]
-        return table([profile.id, ""], [*rows, *_state_rows(state), *_profile_rows(profile)])
+        return format_table([profile.id, ""], [*rows, *_state_rows(state), *_profile_rows(profile)])
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
 def _state_rows(state: DeviceState) -> list[tuple[str, object]]:
@@ -231,9 +231,9 @@ def prepare_command(
     pairs = parse_settings(wanted)
     device = open_device(name)
     try:
-        settings = _restore(device) if restore else _prepare(device, apply, pairs)
+        settings = _restore_device(device) if restore else _apply_and_check(device, apply, pairs)
         if cool_down is not None:
-            settings = (*settings, _cool(device, cool_down))
+            settings = (*settings, _wait_until_cool(device, cool_down))
     finally:
         device.close()
     # The command to copy names this device.
@@ -242,12 +242,12 @@ def prepare_command(
     document = {"device": device.profile.id, "ready": ready, "settings": [asdict(s) for s in settings]}
     if restore:
         document["restored"] = ready
-    emit(document, as_json, lambda: _told(settings, restore))
+    emit_result(document, as_json, lambda: _render_settings(settings, restore))
     if restore and not ready:
         raise SystemExit(1)
 
 
-def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[SettingStatus, ...]:
+def _apply_and_check(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[SettingStatus, ...]:
     """Change what is asked for, then look at the rest."""
     from deepen.devices.settings.apply_and_restore import apply_settings
 
@@ -260,13 +260,13 @@ def _prepare(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[Settin
     return (*preparation.settings, *(s for s in device.prepare() if s.name not in done))
 
 
-def _restore(device: Device) -> tuple[SettingStatus, ...]:
+def _restore_device(device: Device) -> tuple[SettingStatus, ...]:
     from deepen.devices.settings.apply_and_restore import restore_settings
 
     return restore_settings(device.link)
 
 
-def _cool(device: Device, patience_s: float) -> SettingStatus:
+def _wait_until_cool(device: Device, patience_s: float) -> SettingStatus:
     """Wait until the device is cool enough."""
     from deepen.devices.state.cool_down import wait_for_cool_down
     from deepen.devices.state.identity import identify_device
@@ -278,7 +278,7 @@ def _cool(device: Device, patience_s: float) -> SettingStatus:
     kind = identify_device(shell).kind
     limits = device.profile.cool_to_c
     told = ", ".join(f"{k} {v:g} °C" for k, v in limits.items()) or "not throttled"
-    progress(f"waiting until {told}, {patience_s:.0f} s at most")
+    print_progress(f"waiting until {told}, {patience_s:.0f} s at most")
     found = wait_for_cool_down(lambda: read_thermal(shell, kind), limits, patience_s=patience_s)
     now = find_processor_temperature(found.end)
     actual = f"{now:.1f} °C after {found.waited_s:.0f} s" if math.isfinite(now) else f"after {found.waited_s:.0f} s"
@@ -286,7 +286,7 @@ def _cool(device: Device, patience_s: float) -> SettingStatus:
     return SettingStatus("cool_down", told, actual, found.reached, found.cause, "", details)
 
 
-def _told(settings: Sequence[SettingStatus], restore: bool) -> str:
+def _render_settings(settings: Sequence[SettingStatus], restore: bool) -> str:
     """Settings for people."""
     if restore and not settings:
         return "nothing to give back"

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from deepen.cli.output import emit, json_option
+from deepen.cli.output import emit_result, json_option
 from deepen.errors import EnvironmentFailure
 
 __all__ = ["command"]
@@ -42,6 +42,6 @@ def command(ctx: click.Context, as_json: bool) -> None:
         lines.append(f"{len(failed)} failed." if failed else "Ready to measure.")
         return "\n".join(lines)
 
-    emit({"ready": not failed, "checks": [asdict(c) for c in checks]}, as_json, render)
+    emit_result({"ready": not failed, "checks": [asdict(c) for c in checks]}, as_json, render)
     if failed:
         ctx.exit(EnvironmentFailure.exit_code)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_count, format_si
 
 if TYPE_CHECKING:
@@ -51,16 +51,16 @@ def list_command(as_json: bool) -> None:
     }
 
     def render() -> str:
-        rows = [(f.name, f.title, _listed(f.ops)) for f in families]
+        rows = [(f.name, f.title, _format_names(f.ops)) for f in families]
         return "\n".join(
             [
-                table(("family", "what", "operators"), rows),
+                format_table(("family", "what", "operators"), rows),
                 "",
                 f"{len(rows)} families; runtimes to split for: {', '.join(runtimes())}",
             ]
         )
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
 @command.command(name="split")
@@ -83,12 +83,12 @@ def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bo
 
     loaded = graph.load(model, dict(graph.parse_shape(s) for s in shapes) or None)
     found = split(loaded, runtime)
-    emit(document(model, found), as_json, lambda: render(model, found))
+    emit_result(build_split_document(model, found), as_json, lambda: render_split(model, found))
     for warning in found.warnings if not as_json else ():
-        progress(f"note: {warning}")
+        print_progress(f"note: {warning}")
 
 
-def document(model: str, found: Split) -> dict[str, Any]:
+def build_split_document(model: str, found: Split) -> dict[str, Any]:
     """The JSON contract's document of a split."""
     return {
         "model": model,
@@ -118,7 +118,7 @@ def document(model: str, found: Split) -> dict[str, Any]:
     }
 
 
-def render(model: str, found: Split) -> str:
+def render_split(model: str, found: Split) -> str:
     """Headline, one line per kernel in execution order, totals by family."""
     total = sum(k.macs * k.multiplicity for k in found.kernels)
     nodes = sum(len(k.node_names) for k in found.kernels)
@@ -133,18 +133,18 @@ def render(model: str, found: Split) -> str:
     rows = [
         (
             index,
-            _cut(_short(k.name), _NAME_WIDTH),
+            _shorten_middle(_shorten_name(k.name), _NAME_WIDTH),
             k.family,
-            _cut("+".join(_squeezed(k.op_types)), 32),
-            _shape(k),
+            _shorten_middle("+".join(_collapse_runs(k.op_types)), 32),
+            _format_shape(k),
             *((f"{k.multiplicity:g}",) if often else ()),
-            _count(k.macs),
+            _format_macs(k.macs),
             format_si(k.bytes_read, "B"),
             format_si(k.bytes_written, "B"),
         )
         for index, k in enumerate(found.kernels, 1)
     ]
-    lines += [table(header, rows, right=(0, *range(5, len(header)))), "", _by_family(found.kernels, total)]
+    lines += [format_table(header, rows, right=(0, *range(5, len(header)))), "", _render_families(found.kernels, total)]
     if found.unassigned:
         names = ", ".join(f"{name} ({'+'.join(ops)})" for name, ops in found.unassigned[:5])
         more = f" and {len(found.unassigned) - 5} more" if len(found.unassigned) > 5 else ""
@@ -152,7 +152,7 @@ def render(model: str, found: Split) -> str:
     return "\n".join(lines)
 
 
-def _by_family(kernels: Sequence[Kernel], total: float) -> str:
+def _render_families(kernels: Sequence[Kernel], total: float) -> str:
     families: dict[str, list[Kernel]] = {}
     for kernel in kernels:
         families.setdefault(kernel.family, []).append(kernel)
@@ -168,13 +168,15 @@ def _by_family(kernels: Sequence[Kernel], total: float) -> str:
         ((name, members, *sums(members)) for name, members in families.items()), key=lambda r: (-r[2], -r[3])
     )
     rows = [
-        (name, len(members), len({k.key for k in members}), _count(macs), _share(macs, total), format_si(moves, "B"),
-         _share(moves, moved))
+        (name, len(members), len({k.key for k in members}), _format_macs(macs), _format_share(macs, total), format_si(moves, "B"),
+         _format_share(moves, moved))
         for name, members, macs, moves in ranked
     ]  # fmt: skip
-    rows.append(("total", len(kernels), len({k.key for k in kernels}), _count(total), "", format_si(moved, "B"), ""))
+    rows.append(
+        ("total", len(kernels), len({k.key for k in kernels}), _format_macs(total), "", format_si(moved, "B"), "")
+    )
     header = ("family", "kernels", "distinct", "MACs", "share", "bytes moved", "share")
-    return table(header, rows, right=range(1, len(header)))
+    return format_table(header, rows, right=range(1, len(header)))
 
 
 @command.command(name="sample")
@@ -203,7 +205,7 @@ def sample_command(
 
     keys = {kernel.key for model in excluded for kernel in split(graph.load(model)).kernels}
     found = sample(list(families) or None, count, seed, keys, max_macs)
-    emit(
+    emit_result(
         {
             "kernels": [
                 {"family": s.family, "key": s.key, "params": dict(s.params), "macs": s.macs, "source": s.source}
@@ -214,15 +216,15 @@ def sample_command(
         lambda: _render_sample(found),
     )
     if len(found) < count:
-        progress(f"note: only {len(found)} distinct configurations are left")
+        print_progress(f"note: only {len(found)} distinct configurations are left")
 
 
 def _render_sample(found: Sequence[SampledKernel]) -> str:
-    rows = [(s.key, s.family, _count(s.macs), _described(s.params)) for s in found]
-    return table(("key", "family", "MACs", "configuration"), rows, right=(2,))
+    rows = [(s.key, s.family, _format_macs(s.macs), _format_params(s.params)) for s in found]
+    return format_table(("key", "family", "MACs", "configuration"), rows, right=(2,))
 
 
-def _described(params: Mapping[str, Any]) -> str:
+def _format_params(params: Mapping[str, Any]) -> str:
     def text(value: Any) -> str:
         if isinstance(value, list | tuple):
             return ("," if value and isinstance(value[0], list | tuple) else "x").join(map(text, value))
@@ -232,12 +234,12 @@ def _described(params: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={text(value)}" for name, value in params.items() if value not in dull)
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
+def _format_names(names: Sequence[str], most: int = 4) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
-def _squeezed(op_types: Sequence[str]) -> list[str]:
+def _collapse_runs(op_types: Sequence[str]) -> list[str]:
     """Operators with runs of the same one written as ``3xSlice``."""
     runs: list[tuple[str, int]] = []
     for op in op_types:
@@ -248,7 +250,7 @@ def _squeezed(op_types: Sequence[str]) -> list[str]:
     return [op if times == 1 else f"{times}x{op}" for op, times in runs]
 
 
-def _short(name: str) -> str:
+def _shorten_name(name: str) -> str:
     """Leave out path segments that the next one repeats (``/block/block.3/block.3.0/Conv`` -> ``/block.3.0/Conv``)."""
     parts = name.split("/")
     kept = [
@@ -257,22 +259,22 @@ def _short(name: str) -> str:
     return "/".join(kept)
 
 
-def _shape(kernel: Kernel) -> str:
+def _format_shape(kernel: Kernel) -> str:
     if not kernel.outputs or kernel.outputs[0].shape is None:
         return "?"
     first = "x".join(map(str, kernel.outputs[0].shape)) or "scalar"
     return first if len(kernel.outputs) == 1 else f"{first} +{len(kernel.outputs) - 1}"
 
 
-def _count(value: float) -> str:
+def _format_macs(value: float) -> str:
     return format_count(value) if value else "-"
 
 
-def _share(part: float, whole: float) -> str:
+def _format_share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if part and whole else "-"
 
 
-def _cut(text: str, width: int) -> str:
+def _shorten_middle(text: str, width: int) -> str:
     """Shorten from the middle: the ends of node names tell most."""
     if len(text) <= width:
         return text

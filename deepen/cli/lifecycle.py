@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.scoring.lifecycle import BreakEven, Lifecycle, Ranked
     from deepen.scoring.lifecycle.spread import Crossing
 
-__all__ = ["command", "document"]
+__all__ = ["build_lifecycle_document", "command"]
 
 _TOP = 10
 _MOST_PAIRS = 6
@@ -107,13 +107,17 @@ def command(
     if plot_file is not None:
         from deepen.scoring.lifecycle.plot import plot
 
-        progress(f"wrote {plot(result, plot_file)}")
-    emit(document(result, compared, rankings, every), as_json, lambda: _render(result, compared, rankings, every))
+        print_progress(f"wrote {plot(result, plot_file)}")
+    emit_result(
+        build_lifecycle_document(result, compared, rankings, every),
+        as_json,
+        lambda: _render_lifecycle(result, compared, rankings, every),
+    )
     for warning in () if as_json else result.warnings:
-        progress(f"note: {warning}")
+        print_progress(f"note: {warning}")
 
 
-def _crossing(spread: Crossing | None) -> dict[str, Any] | None:
+def _build_crossing_document(spread: Crossing | None) -> dict[str, Any] | None:
     return (
         None
         if spread is None
@@ -125,7 +129,7 @@ def _crossing(spread: Crossing | None) -> dict[str, Any] | None:
     )
 
 
-def document(
+def build_lifecycle_document(
     result: Lifecycle,
     compared: list[BreakEven],
     rankings: dict[float, list[Ranked]],
@@ -153,12 +157,18 @@ def document(
                 "equal": r.equal,
                 "words": r.words,
                 "confidence": r.confidence,
-                "from_spread": _crossing(r.start_spread),
+                "from_spread": _build_crossing_document(r.start_spread),
             }
             for r in result.regimes
         ],
         "break_even": [
-            {"a": b.a, "b": b.b, "inferences": b.inferences, "spread": _crossing(b.spread), "words": b.words}
+            {
+                "a": b.a,
+                "b": b.b,
+                "inferences": b.inferences,
+                "spread": _build_crossing_document(b.spread),
+                "words": b.words,
+            }
             for b in compared
         ],
         "at": [
@@ -188,7 +198,7 @@ def document(
     }
 
 
-def _render(
+def _render_lifecycle(
     result: Lifecycle,
     compared: list[BreakEven],
     rankings: dict[float, list[Ranked]],
@@ -214,12 +224,12 @@ def _render(
     if compared:
         lines += ["", *(b.words for b in compared)]
     for count, ranking in rankings.items():
-        lines += ["", f"at {say_count(count)} inferences:", _ranking(ranking, result)]
+        lines += ["", f"at {say_count(count)} inferences:", _render_ranking(ranking, result)]
         if len(ranking) > _TOP:
             lines.append(f"... and {len(ranking) - _TOP} more")
     if orders is not None:
         rows = [(say_count(a), say_count(b), " < ".join(names)) for a, b, names in orders]
-        lines += ["", table(("from", "to", "order, best first"), rows, right=(0, 1))]
+        lines += ["", format_table(("from", "to", "order, best first"), rows, right=(0, 1))]
     c = result.conditions
     used = [f"tau {c.tau:g}", f"PUE {c.training_pue:g} for training and {c.inference_pue:g} for inference"]
     if c.with_carbon:
@@ -228,7 +238,7 @@ def _render(
     return "\n".join(lines)
 
 
-def _ranking(ranking: list[Ranked], result: Lifecycle) -> str:
+def _render_ranking(ranking: list[Ranked], result: Lifecycle) -> str:
     carbon, sure = result.conditions.with_carbon, result.draws is not None
     titles = ["rank", "candidate", "training", "inference", "together", "CO2e", "greenness", "best in"]
     rows = [
@@ -240,4 +250,6 @@ def _ranking(ranking: list[Ranked], result: Lifecycle) -> str:
         for r in ranking[:_TOP]
     ]
     kept = [k for k in range(len(titles)) if (k != 5 or carbon) and (k != 7 or sure)]
-    return table([titles[k] for k in kept], [[row[k] for k in kept] for row in rows], right=[0, *range(2, len(kept))])
+    return format_table(
+        [titles[k] for k in kept], [[row[k] for k in kept] for row in rows], right=[0, *range(2, len(kept))]
+    )

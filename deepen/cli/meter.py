@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepen.cli.output import INTERRUPTED, emit, json_option, progress, table
+from deepen.cli.output import INTERRUPTED, emit_result, format_table, json_option, print_progress
 from deepen.units import format_si
 
 if TYPE_CHECKING:
@@ -73,18 +73,18 @@ def list_command(device: str, as_json: bool) -> None:
 
     def render() -> str:
         rows = [(m.name, "yes" if m.available else "no", m.source, driver(m.name).title) for m in found]
-        lines = [table(["meter", "here", "numbers", "what"], rows), ""]
+        lines = [format_table(["meter", "here", "numbers", "what"], rows), ""]
         plugged = [(f"{m.name}:{f.serial or f.port}", f.port, f.serial, f.product) for m in found for f in m.found]
         if plugged:
-            lines += [table(["--meter", "port", "serial number", "instrument"], plugged), ""]
+            lines += [format_table(["--meter", "port", "serial number", "instrument"], plugged), ""]
         lines += [f"{m.name}: {m.detail}" for m in found if m.available]
         lines += [f"{names}: {cause}" + (f". Cure: {cure}" if cure else "") for names, cause, cure in why_not(found)]
         return "\n".join(lines)
 
-    emit({"meters": [asdict(m) for m in found]}, as_json, render)
+    emit_result({"meters": [asdict(m) for m in found]}, as_json, render)
 
 
-def _record(
+def _record_power(
     spec: str | None, device: str, seconds: float, rate_hz: float, folder: Path | None = None
 ) -> tuple[Meter, Recording]:
     """Record, to a trace folder while it runs where one is named and the source streams."""
@@ -101,7 +101,7 @@ def _record(
         stack.callback(opened.close)
         meter = open_meter(spec, power=opened.profile.power, link=access_device_files(opened))
         stack.callback(meter.close)
-        progress(
+        print_progress(
             f"recording {meter.id} ({meter.source}) for {seconds:g} s; Ctrl-C ends it early and keeps what there is"
         )
         if folder is not None and isinstance(meter, StreamMeter):
@@ -132,11 +132,13 @@ def record_command(
     from deepen.traces import write
 
     if out is not None:
-        _check_target(out)
-    meter, found = _record(spec, device, seconds, rate_hz, out if out is not None and out.suffix == ".trace" else None)
+        _check_output_path(out)
+    meter, found = _record_power(
+        spec, device, seconds, rate_hz, out if out is not None and out.suffix == ".trace" else None
+    )
     if out is not None and found.trace is not None:
         write(found.trace, out)
-    facts = _facts_of_trace(found.trace) if found.trace is not None else _facts_of_stream(found.ending)
+    facts = _summarise_trace(found.trace) if found.trace is not None else _summarise_stream(found.ending)
     document: dict[str, Any] = {
         "meter": meter.id,
         "source": meter.source,
@@ -159,13 +161,13 @@ def record_command(
             text += f"; written to {out}"
         return "\n".join([text, *(f"note: {w}" for w in facts["warnings"])])
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
     if found.interrupted:
-        progress("interrupted: the recording is shorter than asked for")
+        print_progress("interrupted: the recording is shorter than asked for")
         sys.exit(INTERRUPTED)
 
 
-def _check_target(out: Path) -> None:
+def _check_output_path(out: Path) -> None:
     """Refuse what cannot be written before anything is recorded."""
     from deepen.errors import ConfigError
     from deepen.traces import SUFFIXES
@@ -180,7 +182,7 @@ def _check_target(out: Path) -> None:
         raise ConfigError(f"{out} is a folder; name a file")
 
 
-def _facts_of_trace(trace: PowerTrace) -> dict[str, Any]:
+def _summarise_trace(trace: PowerTrace) -> dict[str, Any]:
     from deepen.meters.trace_quality import check_trace
 
     found = check_trace(trace)
@@ -196,7 +198,7 @@ def _facts_of_trace(trace: PowerTrace) -> dict[str, Any]:
     }
 
 
-def _facts_of_stream(ending: Ending | None) -> dict[str, Any]:
+def _summarise_stream(ending: Ending | None) -> dict[str, Any]:
     assert ending is not None  # every stream that was recorded has ended
     duration_s = ending.end_s - ending.start_s
     return {
@@ -227,15 +229,15 @@ def check_command(spec: str | None, device: str, seconds: float, rate_hz: float,
     """
     from deepen.meters.trace_quality import check_trace
 
-    _, recording = _record(spec, device, seconds, rate_hz)
+    _, recording = _record_power(spec, device, seconds, rate_hz)
     assert recording.trace is not None  # only recordings to disk have none
     found = check_trace(recording.trace, recording.ending)
-    emit(asdict(found), as_json, lambda: _report(found))
+    emit_result(asdict(found), as_json, lambda: _render_check(found))
     if recording.interrupted:
         sys.exit(INTERRUPTED)
 
 
-def _report(found: MeterCheck) -> str:
+def _render_check(found: MeterCheck) -> str:
     from math import isfinite
 
     rows = [
@@ -253,4 +255,4 @@ def _report(found: MeterCheck) -> str:
     if isfinite(found.clock_error_s):
         drift = f"{found.drift_ppm:+.1f} ppm" if isfinite(found.drift_ppm) else "unknown"
         rows.insert(3, ("clock", f"drift {drift}, a sample's time is known to {format_si(found.clock_error_s, 's')}"))
-    return "\n".join([table([found.meter, ""], rows), *(f"note: {w}" for w in found.warnings)])
+    return "\n".join([format_table([found.meter, ""], rows), *(f"note: {w}" for w in found.warnings)])

@@ -13,7 +13,15 @@ import click
 
 from deepen.errors import DeepenError, StorageError
 
-__all__ = ["INTERRUPTED", "ErrorMapper", "emit", "json_option", "progress", "shown", "table"]
+__all__ = [
+    "INTERRUPTED",
+    "ErrorMapper",
+    "emit_result",
+    "escape_control_characters",
+    "format_table",
+    "json_option",
+    "print_progress",
+]
 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
@@ -24,31 +32,31 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells count it (128 + SIGINT)."""
 
 
-def _plain(value: Any) -> Any:
+def _to_strict_json(value: Any) -> Any:
     """Make a value strict JSON: NaN and infinities become null, arrays and tuples lists."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _to_strict_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in value]
+        return [_to_strict_json(v) for v in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return _to_strict_json(value.tolist())
     return value
 
 
-def emit(document: Any, as_json: bool, render: Callable[[], str]) -> None:
+def emit_result(document: Any, as_json: bool, render: Callable[[], str]) -> None:
     """Print a result: the JSON document with ``--json``, else what ``render`` makes of it."""
     if as_json:
-        text = json.dumps(_plain(document), indent=2, ensure_ascii=False)
+        text = json.dumps(_to_strict_json(document), indent=2, ensure_ascii=False)
         click.echo(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
     else:
-        click.echo(shown(render()))
+        click.echo(escape_control_characters(render()))
 
 
-def progress(text: str) -> None:
+def print_progress(text: str) -> None:
     """Print a line of progress on stderr."""
-    click.echo(shown(text), err=True)
+    click.echo(escape_control_characters(text), err=True)
 
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -56,7 +64,7 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 direction of writing; and halves of characters, which it cannot show."""
 
 
-def shown(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """A text as a terminal shows it, whatever a device, an instrument or a file name put into it."""
     return _COMMANDS.sub("\ufffd", text)
 
@@ -64,7 +72,7 @@ def shown(text: str) -> str:
 _LONGEST_RULE = 60
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> str:
+def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> str:
     """Lay out a plain-text table.
 
     Args:
@@ -92,17 +100,17 @@ class ErrorMapper(click.Group):
         try:
             return super().invoke(ctx)
         except DeepenError as error:
-            _fail(str(error), error.exit_code)
+            _exit_with_error(str(error), error.exit_code)
         except KeyboardInterrupt:
-            _fail("interrupted", INTERRUPTED)
+            _exit_with_error("interrupted", INTERRUPTED)
         except BrokenPipeError:
             raise  # the reader went away: click ends quietly
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            _fail(f"{error.strerror or error}: {error.filename or 'I/O'}", DeepenError.exit_code)
+            _exit_with_error(f"{error.strerror or error}: {error.filename or 'I/O'}", DeepenError.exit_code)
         except OSError as error:
-            _fail(f"{error.strerror or error}: {error.filename or 'I/O'}", StorageError.exit_code)
+            _exit_with_error(f"{error.strerror or error}: {error.filename or 'I/O'}", StorageError.exit_code)
 
 
-def _fail(message: str, code: int) -> None:
+def _exit_with_error(message: str, code: int) -> None:
     click.echo("error: " + " ".join(message.split()), err=True)
     sys.exit(code)

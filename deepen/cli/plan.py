@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def plan(
         raise click.UsageError("give model files, or --space, or --family: one of the three")
     start = None if base == "none" else predictors.load_predictor(base)
     wanted = runtime or (str(start.card.get("runtime")) if start is not None else "onnxruntime")
-    candidates = _candidates(models, space, families, wanted, seed)
+    candidates = _make_candidates(models, space, families, wanted, seed)
     number = {name: i for i, name in enumerate(candidates.names)}
     known = [number[name] for name in measured if name in number]
     for name in measured:
         if name not in number:
-            progress(f"note: '{name}' is not among the candidates")
+            print_progress(f"note: '{name}' is not among the candidates")
     chosen = propose_kernels(candidates, count, start, known, seed=seed)
     document = {
         "candidates": len(candidates.names),
@@ -77,12 +77,12 @@ def plan(
     def render() -> str:
         rows = [(i + 1, p.name, f"{100 * p.sd:.1f} %", f"{100 * p.left:.1f} %") for i, p in enumerate(chosen)]
         head = ("", "measure", "uncertain by", "all then by")
-        return f"{len(chosen)} of {len(candidates.names)} candidates\n\n" + table(head, rows, right=(0, 2, 3))
+        return f"{len(chosen)} of {len(candidates.names)} candidates\n\n" + format_table(head, rows, right=(0, 2, 3))
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
-def _candidates(
+def _make_candidates(
     models: tuple[str, ...], space: str | None, families: tuple[str, ...], runtime: str, seed: int
 ) -> MeasurementCandidates:
     import numpy as np
@@ -91,7 +91,7 @@ def _candidates(
     from deepen.predictors.active_learning import MeasurementCandidates
 
     if models:
-        return _models(models, runtime)
+        return _read_models(models, runtime)
     kernels: list[Kernel]
     if space:
         from deepen.spaces.nasbench201_kernels import kernel_counts
@@ -106,19 +106,19 @@ def _candidates(
         from deepen.kernels.sampling.sampler import sample
 
         kernels = [configure(s.family, s.params) for s in sample(list(families), _KERNELS, seed)]
-        names = tuple(f"{k.family} {_shown(k)}" for k in kernels)
+        names = tuple(f"{k.family} {_format_params(k)}" for k in kernels)
         table_of = np.eye(len(kernels))
     raw = np.asarray(matrix([features(k) for k in kernels]), dtype=np.float64)
     return MeasurementCandidates(names, tuple(k.family for k in kernels), raw, table_of)
 
 
-def _shown(kernel: Kernel) -> str:
+def _format_params(kernel: Kernel) -> str:
     """Parameters of a kernel as JSON, without those that are at rest."""
     kept = {key: value for key, value in kernel.params.items() if value not in (False, "none", "", None)}
     return json.dumps(kept, separators=(",", ":"))
 
 
-def _models(models: tuple[str, ...], runtime: str) -> MeasurementCandidates:
+def _read_models(models: tuple[str, ...], runtime: str) -> MeasurementCandidates:
     import numpy as np
 
     from deepen.predictors.active_learning import MeasurementCandidates
@@ -130,7 +130,7 @@ def _models(models: tuple[str, ...], runtime: str) -> MeasurementCandidates:
         if isinstance(one, ModelKernels):
             read.append(one)
         else:
-            progress(f"note: {path} is left out: {one}")
+            print_progress(f"note: {path} is left out: {one}")
     if not read:
         raise ConfigError("none of the models can be read; see the notes above")
     families = [f for m in read for f in m.families]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.errors import DeepenError, GraphError
 from deepen.units import format_si
 
@@ -59,33 +59,35 @@ def command(
     predictor = predictors.load_predictor(predictor_name)
     failures: dict[str, DeepenError] = {}
     done = predictor.predict_many(models, shapes=wanted or None, runtime=runtime, workers=jobs, failures=failures)
-    failed = [error if model in str(error) else _named(model, error) for model, error in failures.items()]
+    failed = [error if model in str(error) else _prefix_error(model, error) for model, error in failures.items()]
     if not (failed and (as_json or not done)):
-        documents = [document(p) for p in done]
-        emit(documents[0] if len(models) == 1 else documents, as_json, lambda: "\n\n".join(map(render, done)))
+        documents = [build_prediction_document(p) for p in done]
+        emit_result(
+            documents[0] if len(models) == 1 else documents, as_json, lambda: "\n\n".join(map(render_prediction, done))
+        )
     for failure in failed[1:]:
-        progress(f"error: {failure}")
+        print_progress(f"error: {failure}")
     if failed:
         raise failed[0]
     for prediction in done:
         for warning in prediction.warnings if not as_json else ():
-            progress(f"note: {prediction.model}: {warning}")
+            print_progress(f"note: {prediction.model}: {warning}")
 
 
-def _named(model: str, error: DeepenError) -> DeepenError:
+def _prefix_error(model: str, error: DeepenError) -> DeepenError:
     """The same kind of error, with the model's name in front."""
     kind = type(error) if type(error).__init__ is Exception.__init__ else GraphError
     return kind(f"{model}: {error}")
 
 
-def document(prediction: Prediction) -> dict[str, Any]:
+def build_prediction_document(prediction: Prediction) -> dict[str, Any]:
     """The JSON contract's document of a prediction."""
     plain = asdict(prediction)
     plain["predictor"] = plain.pop("predictor_id")
     return plain
 
 
-def render(prediction: Prediction) -> str:
+def render_prediction(prediction: Prediction) -> str:
     """Headline, shares by family, and the costliest kernels."""
     p = prediction
     low, high = p.interval_j
@@ -101,14 +103,14 @@ def render(prediction: Prediction) -> str:
     for kernel in p.kernels:
         families.setdefault(kernel.family, []).append(kernel.energy_j)
     by_share = sorted(families.items(), key=lambda item: -sum(item[1]))
-    share_rows = [(f, len(e), format_si(sum(e), "J"), _share(sum(e), p.energy_j)) for f, e in by_share]
+    share_rows = [(f, len(e), format_si(sum(e), "J"), _format_share(sum(e), p.energy_j)) for f, e in by_share]
     top = sorted(p.kernels, key=lambda k: -k.energy_j)[:_TOP]
     kernel_rows = [
         (
             k.name,
             k.family,
             format_si(k.energy_j, "J"),
-            _share(k.energy_j, p.energy_j),
+            _format_share(k.energy_j, p.energy_j),
             "roofline" if k.method == "roofline" else ("extrapolated" if k.extrapolated else ""),
         )
         for k in top
@@ -117,12 +119,12 @@ def render(prediction: Prediction) -> str:
         [
             *lines,
             "",
-            table(("family", "kernels", "energy", "share"), share_rows, right=(1, 2, 3)),
+            format_table(("family", "kernels", "energy", "share"), share_rows, right=(1, 2, 3)),
             "",
-            table(("costliest kernels", "family", "energy", "share", ""), kernel_rows, right=(2, 3)),
+            format_table(("costliest kernels", "family", "energy", "share", ""), kernel_rows, right=(2, 3)),
         ]
     )
 
 
-def _share(part: float, whole: float) -> str:
+def _format_share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole > 0 else "-"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepen.cli.evaluation import MEASURES, cv_text, held_out_text, numbers
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.evaluation import MEASURES, format_measures, render_cross_validation, render_held_out
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.errors import DeepenError, make_unknown_name_error
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def list_(as_json: bool) -> None:
             (e["name"], e.get("device", "-"), e.get("source", "-"), e.get("rows", "-"), e.get("error", e["path"]))
             for e in entries
         ]
-        return table(("name", "device", "source", "rows", "file"), rows, right=(3,))
+        return format_table(("name", "device", "source", "rows", "file"), rows, right=(3,))
 
-    emit(entries, as_json, render)
+    emit_result(entries, as_json, render)
 
 
 @command.command("train")
@@ -77,13 +77,13 @@ def train(dataset: str, out: str, recipe: str, seed: int, as_json: bool) -> None
     from deepen.datasets import Dataset
 
     predictor = predictors.train_predictor(
-        Dataset.open(dataset), recipe, seed, on_progress=lambda i, n, name: progress(f"[{i}/{n}] {name}")
+        Dataset.open(dataset), recipe, seed, on_progress=lambda i, n, name: print_progress(f"[{i}/{n}] {name}")
     )
     path = predictor.save(out)
-    emit(
+    emit_result(
         {"path": str(path), "card": predictor.card},
         as_json,
-        lambda: f"{_card_text(predictor.card)}\n\nwritten to {path}",
+        lambda: f"{_render_card(predictor.card)}\n\nwritten to {path}",
     )
 
 
@@ -111,10 +111,10 @@ def calibrate(base: str, measurements: str, out: str, seed: int, as_json: bool) 
     start = None if base == "none" else predictors.load_predictor(base)
     predictor = predictors.calibrate_predictor(start, Dataset.open(measurements), seed)
     path = predictor.save(out)
-    emit(
+    emit_result(
         {"path": str(path), "card": {k: v for k, v in predictor.card.items() if k != "calibration"}},
         as_json,
-        lambda: f"{_card_text(predictor.card)}\n\nwritten to {path}",
+        lambda: f"{_render_card(predictor.card)}\n\nwritten to {path}",
     )
 
 
@@ -171,7 +171,7 @@ def evaluate(
     from deepen.datasets import Dataset
     from deepen.predictors.evaluation.baselines import BASELINES
 
-    records = _of_families(list(Dataset.open(names[-1]).records()), families)
+    records = _select_families(list(Dataset.open(names[-1]).records()), families)
     beside = () if "none" in baselines else baselines or tuple(BASELINES)
     if cv:
         from deepen.predictors.evaluation.cross_validation import cross_validate
@@ -183,21 +183,21 @@ def evaluate(
             SplitOptions(share, repeats, seed),
             recipe,
             beside,
-            on_progress=lambda i, n, name: progress(f"[{i}/{n}] {name}"),
+            on_progress=lambda i, n, name: print_progress(f"[{i}/{n}] {name}"),
         )
     else:
         report = predictors.evaluate_predictor(predictors.load_predictor(names[0]), records)
         if trained_on:
             from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 
-            given = _of_families(list(Dataset.open(trained_on).records()), families)
+            given = _select_families(list(Dataset.open(trained_on).records()), families)
             report["baselines"] = evaluate_baselines(given, records, beside)
-    emit(report, as_json, lambda: cv_text(report) if cv else held_out_text(report))
+    emit_result(report, as_json, lambda: render_cross_validation(report) if cv else render_held_out(report))
     for warning in report["warnings"] if not as_json else ():
-        progress(f"note: {warning}")
+        print_progress(f"note: {warning}")
 
 
-def _of_families(records: list[EnergyRecord], families: tuple[str, ...]) -> list[EnergyRecord]:
+def _select_families(records: list[EnergyRecord], families: tuple[str, ...]) -> list[EnergyRecord]:
     """Records of some kernel families only; all of them where none is named."""
     if not families:
         return records
@@ -221,10 +221,10 @@ def card(predictor_name: str, as_json: bool) -> None:
     from deepen import predictors
 
     content = predictors.load_predictor(predictor_name).card
-    emit(dict(content), as_json, lambda: _card_text(content))
+    emit_result(dict(content), as_json, lambda: _render_card(content))
 
 
-def _calibrated(start: Mapping[str, Any]) -> str:
+def _render_calibration(start: Mapping[str, Any]) -> str:
     base = "the physical form" if start["base"] == "none" else f"{start['base']} ({start['base_runtime_build']})"
     return (
         f"calibrated from {base} on {start['models']} models and {start['kernels']} kernels, "
@@ -233,7 +233,7 @@ def _calibrated(start: Mapping[str, Any]) -> str:
     )
 
 
-def _card_text(card: Mapping[str, Any]) -> str:
+def _render_card(card: Mapping[str, Any]) -> str:
     lines = [
         f"{card['id']} ({card['source']})",
         f"device {card['device']}, meter {card['meter']}, {card['runtime_build']}, {card['threads']} thread(s)",
@@ -241,14 +241,17 @@ def _card_text(card: Mapping[str, Any]) -> str:
         f"{card['features_version']}, recipe {card['recipe']}, seed {card['seed']}, deepen {card['deepen_version']}, "
         f"{card['created']}",
         f"models: {card['context']['note']}",
-        *([_calibrated(card["calibrated_from"])] if "calibrated_from" in card else []),
+        *([_render_calibration(card["calibrated_from"])] if "calibrated_from" in card else []),
         *(f"note: {w}" for w in card["warnings"]),
         "",
     ]
     if "calibrated_from" in card:
         start = card["calibrated_from"]
-        rows = [("whole models", *numbers(start["left_out_models"]), ""), ("kernels", *numbers(card["held_out"]), "")]
-        return "\n".join(lines) + table(("cross-validated", *MEASURES, ""), rows, right=range(1, 8))
-    rows = [("all regressors", *numbers(card["held_out"]), "")]
-    rows += [(name, *numbers(f["held_out"]), f["learner"]) for name, f in card["families"].items()]
-    return "\n".join(lines) + table(("held out", *MEASURES, "learner"), rows, right=range(1, 8))
+        rows = [
+            ("whole models", *format_measures(start["left_out_models"]), ""),
+            ("kernels", *format_measures(card["held_out"]), ""),
+        ]
+        return "\n".join(lines) + format_table(("cross-validated", *MEASURES, ""), rows, right=range(1, 8))
+    rows = [("all regressors", *format_measures(card["held_out"]), "")]
+    rows += [(name, *format_measures(f["held_out"]), f["learner"]) for name, f in card["families"].items()]
+    return "\n".join(lines) + format_table(("held out", *MEASURES, "learner"), rows, right=range(1, 8))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from deepen.cli.conditions import conditions_options, delegate_option, parse_settings, sync_option
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.records import EnergyRecord
 
-__all__ = ["command", "document", "render"]
+__all__ = ["build_measurement_document", "command", "render_measurement"]
 
 
 @click.command(name="profile")
@@ -102,10 +102,10 @@ def command(
     dims = dict(parse_shape(s) for s in shapes)
     settings = parse_settings(wanted)
     if collect:
-        fetched = collect_detached(model, device=device, trace=trace, tell=progress)
-        emit(document(model, fetched), as_json, lambda: render(model, fetched))
+        fetched = collect_detached(model, device=device, trace=trace, tell=print_progress)
+        emit_result(build_measurement_document(model, fetched), as_json, lambda: render_measurement(model, fetched))
         return
-    progress(f"measuring {model} on {device.partition('?')[0]} for about {seconds:g} s")
+    print_progress(f"measuring {model} on {device.partition('?')[0]} for about {seconds:g} s")
     record = (profile_detached if detached else profile)(
         model,
         device=device,
@@ -118,12 +118,12 @@ def command(
         prepare=prepare,
         settings=settings,
         sync=sync,
-        tell=progress,
+        tell=print_progress,
     )
-    emit(document(model, record), as_json, lambda: render(model, record))
+    emit_result(build_measurement_document(model, record), as_json, lambda: render_measurement(model, record))
 
 
-def document(model: str, record: EnergyRecord) -> dict[str, Any]:
+def build_measurement_document(model: str, record: EnergyRecord) -> dict[str, Any]:
     """The JSON document: energies in joules per inference, power in watts."""
     return {
         "model": model,
@@ -158,7 +158,7 @@ def document(model: str, record: EnergyRecord) -> dict[str, Any]:
     }
 
 
-def render(model: str, record: EnergyRecord) -> str:
+def render_measurement(model: str, record: EnergyRecord) -> str:
     """The table for people."""
     from deepen.measure.conditions.device_conditions import describe_unset_settings
 
@@ -177,17 +177,17 @@ def render(model: str, record: EnergyRecord) -> str:
             f"{format_si(record.idle_power_before_w, 'W')}, {format_si(record.idle_power_after_w, 'W')} after",
         ),
         ("meter", f"{record.meter} ({record.source})"),
-        ("uncertainty from", _largest_terms(record)),
-        ("device", _device(record)),
+        ("uncertainty from", _format_largest_terms(record)),
+        ("device", _describe_device(record)),
         ("runtime", f"{record.runtime}: {record.runtime_build}"),
         ("blocks", f"{len(record.trials)} counted, {len(record.rejected)} rejected, {record.runs} runs"),
     ]
     left = describe_unset_settings(record.settings)
     notes = [f"warning: {w}" for w in ([left] if left else []) + list(record.warnings)]
-    return "\n".join([table([Path(model).name, "per inference"], rows), *notes])
+    return "\n".join([format_table([Path(model).name, "per inference"], rows), *notes])
 
 
-def _device(record: EnergyRecord) -> str:
+def _describe_device(record: EnergyRecord) -> str:
     """Which device, how hot and at which clock, and which settings were made."""
     parts = [f"{record.device} {record.serial}".strip()]
     before, after, hottest = record.temperature_before_c, record.temperature_c, record.temperature_max_c
@@ -203,7 +203,7 @@ def _device(record: EnergyRecord) -> str:
     return "; ".join(parts)
 
 
-def _largest_terms(record: EnergyRecord) -> str:
+def _format_largest_terms(record: EnergyRecord) -> str:
     """The three terms that make up most of the uncertainty, and how the trace was aligned."""
     terms = sorted(((v, k) for k, v in record.budget.items() if v > 0), reverse=True)[:3]
     named = ", ".join(f"{name} {format_si(value, 'J')}" for value, name in terms) or "no term is known"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepen.cli.output import emit, json_option, table
+from deepen.cli.output import emit_result, format_table, json_option
 from deepen.units import format_si
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def command(
         found = run_quickstart(options, line)
     finally:
         line.end()
-    emit(make_result_document(found), as_json, lambda: render(found))
+    emit_result(make_result_document(found), as_json, lambda: render_quickstart(found))
     if found.interrupted:
         sys.exit(130)
 
@@ -87,7 +87,7 @@ class _StatusLine:
         self._drawn = False
 
     def __call__(self, progress: QuickstartProgress) -> None:
-        left = f", {_minutes(progress.eta_s)} left" if math.isfinite(progress.eta_s) else ""
+        left = f", {_format_minutes(progress.eta_s)} left" if math.isfinite(progress.eta_s) else ""
         count = f" {progress.done}/{progress.total}" if progress.total else ""
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -106,11 +106,11 @@ class _StatusLine:
             click.echo("\r\x1b[K", err=True, nl=False)
 
 
-def _minutes(seconds: float) -> str:
+def _format_minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def render(found: QuickstartResult) -> str:
+def render_quickstart(found: QuickstartResult) -> str:
     """What a person reads at the end."""
     measured = [m for m in found.models if math.isfinite(m.measured_j)]
     source = found.source
@@ -120,9 +120,9 @@ def render(found: QuickstartResult) -> str:
         "no model below was among them.",
         *([_MODELLED] if source == "modelled" else []),
         "",
-        table(
+        format_table(
             ("model", "predicted", "90 % interval", source, "error", "repeat", "coverage", "seen"),
-            [_row(m) for m in found.models],
+            [_format_row(m) for m in found.models],
             right=(1, 2, 3, 4, 5, 6, 7),
         ),
         "",
@@ -140,7 +140,7 @@ def render(found: QuickstartResult) -> str:
         ]
     lines += [f"{m.name}: not measured, {m.failure}" for m in found.models if m.failure]
     lines += [f"{m.name}: {warning}" for m in found.models for warning in m.prediction.warnings]
-    lines += ["", *_breakdown(_example(found))]
+    lines += ["", *_render_breakdown(_choose_example(found))]
     lines += [f"note: {warning}" for warning in found.warnings]
     if found.failed:
         lines.append(
@@ -152,14 +152,14 @@ def render(found: QuickstartResult) -> str:
         f"Predictor  {found.out / 'quickstart.deepen'}   "
         f"(deepen predict MODEL.onnx --predictor {found.out / 'quickstart.deepen'})",
         f"Result     {found.out / 'result.json'}",
-        f"Took {_minutes(found.elapsed_s)}. Run it again with the same --out to add kernels.",
+        f"Took {_format_minutes(found.elapsed_s)}. Run it again with the same --out to add kernels.",
     ]
     if found.interrupted:
         lines.append("Interrupted: what was measured is kept; run it again to go on.")
     return "\n".join(lines)
 
 
-def _row(m: ModelResult) -> tuple[str, ...]:
+def _format_row(m: ModelResult) -> tuple[str, ...]:
     low, high = m.prediction.interval_j
     return (
         m.name,
@@ -173,13 +173,13 @@ def _row(m: ModelResult) -> tuple[str, ...]:
     )
 
 
-def _example(found: QuickstartResult) -> ModelResult:
+def _choose_example(found: QuickstartResult) -> ModelResult:
     """The model to show kernel by kernel: the user's first, else ResNet-50, else the first."""
     named = {m.name: m for m in found.models}
     return found.models[9] if len(found.models) > 9 else named.get("resnet50", found.models[0])
 
 
-def _breakdown(model: ModelResult) -> list[str]:
+def _render_breakdown(model: ModelResult) -> list[str]:
     p = model.prediction
     groups: dict[str, list[float]] = {}
     for kernel in p.kernels:
@@ -189,13 +189,13 @@ def _breakdown(model: ModelResult) -> list[str]:
     top = sorted(p.kernels, key=lambda k: -k.energy_j)[:_TOP]
     return [
         f"{model.name}, predicted: {len(p.kernels)} kernels, overhead {format_si(p.overhead_j, 'J')}",
-        table(
+        format_table(
             ("family", "kernels", "energy", "share"),
             [(f, len(e), format_si(sum(e), "J"), f"{100 * sum(e) / total:.1f} %") for f, e in families],
             right=(1, 2, 3),
         ),
         "",
-        table(
+        format_table(
             ("costliest kernels", "family", "energy", "share"),
             [(k.name, k.family, format_si(k.energy_j, "J"), f"{100 * k.energy_j / total:.1f} %") for k in top],
             right=(2, 3),

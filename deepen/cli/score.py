@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 
 if TYPE_CHECKING:
     from deepen.scoring.iecs import Agreement
@@ -104,7 +104,7 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
         ]
         if not facts.pcs:
             titles, cells = titles[:-1], [c[:-1] for c in cells]
-        lines = [table(titles, cells, right=range(1, len(titles)))]
+        lines = [format_table(titles, cells, right=range(1, len(titles)))]
         chosen = own if tdp_order == "own" else dealt
         lines.append(f"score: {chosen}; larger is better; {measured.source}")
         compared = [s for s in scores if s.device in facts.pcs]
@@ -117,8 +117,8 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
             )
         return "\n".join(lines)
 
-    emit(document, as_json, render)
-    _notes(measured.warnings, as_json)
+    emit_result(document, as_json, render)
+    _print_notes(measured.warnings, as_json)
 
 
 @command.command(name="iecs")
@@ -165,7 +165,7 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
             }
             for s in scores
         ],
-        "agreement": None if agreement is None else _agreement(agreement),
+        "agreement": None if agreement is None else _build_agreement_document(agreement),
         "warnings": measured.warnings,
     }
 
@@ -180,7 +180,7 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
         ]
         if agreement is None:
             titles, cells = titles[:-1], [c[:-1] for c in cells]
-        lines = [table(titles, cells, right=(1, 2, 3, 5))]
+        lines = [format_table(titles, cells, right=(1, 2, 3, 5))]
         lines.append(
             f"score: sum over rows of inferences per joule, a stand-in for IECS; larger is better; {measured.source}"
         )
@@ -192,11 +192,11 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
             )
         return "\n".join(lines)
 
-    emit(document, as_json, render)
-    _notes(measured.warnings, as_json)
+    emit_result(document, as_json, render)
+    _print_notes(measured.warnings, as_json)
 
 
-def _agreement(agreement: Agreement) -> dict[str, float]:
+def _build_agreement_document(agreement: Agreement) -> dict[str, float]:
     return {
         "devices": agreement.devices,
         "pearson": agreement.pearson,
@@ -285,17 +285,17 @@ def relative_command(
         reference_name = "the median device" if found.reference == "median" else found.reference
         return "\n".join(
             [
-                table(titles, cells, right=(0, 2, 3, 4, 5, 6)),
+                format_table(titles, cells, right=(0, 2, 3, 4, 5, 6)),
                 f"score: 100 is {reference_name}, 200 does the same work with half the energy; {measured.source}",
                 f"rows scatter by {100 * found.scale:.0f} % around the fit; intervals from {found.resamples} bootstrap "
                 f"samples of {found.groups} networks",
             ]
         )
 
-    emit(document, as_json, render)
-    _notes(found.warnings, as_json)
+    emit_result(document, as_json, render)
+    _print_notes(found.warnings, as_json)
 
 
-def _notes(warnings: tuple[str, ...], as_json: bool) -> None:
+def _print_notes(warnings: tuple[str, ...], as_json: bool) -> None:
     for warning in () if as_json else warnings:
-        progress(f"note: {warning}")
+        print_progress(f"note: {warning}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.errors import ConfigError
 from deepen.units import format_si
 
@@ -117,7 +117,7 @@ def build_command(
     if joined is not None:
         made = join(made, read_table(joined))
     write_table(made, out)
-    emit(made.info() | {"table": str(out)}, as_json, lambda: _info(made, str(out)))
+    emit_result(made.info() | {"table": str(out)}, as_json, lambda: _render_info(made, str(out)))
 
 
 @command.command(name="import")
@@ -168,7 +168,7 @@ def import_command(
     if joined is not None:
         made = join(made, read_table(joined))
     write_table(made, out)
-    emit(made.info() | {"table": str(out)}, as_json, lambda: _info(made, str(out)))
+    emit_result(made.info() | {"table": str(out)}, as_json, lambda: _render_info(made, str(out)))
 
 
 @command.command(name="query")
@@ -222,21 +222,25 @@ def query_command(
         line = Benchmark(opened).query(
             arch, hash=hash_, index=index, budget=budget, repeat=chosen, stop_halfway=stop_halfway
         )
-        emit(line, as_json, lambda: table(["column", "value"], [(k, _say(opened, k, v)) for k, v in line.items()]))
+        emit_result(
+            line,
+            as_json,
+            lambda: format_table(["column", "value"], [(k, _format_value(opened, k, v)) for k, v in line.items()]),
+        )
         return
-    shown = opened.filter(**_limits(opened, limits)) if limits else opened
+    shown = opened.filter(**_parse_limits(opened, limits)) if limits else opened
     if export is not None:
-        _export(shown, export)
+        _export_rows(shown, export)
     if front:
         objectives = read_objectives(shown, names or _DEFAULT, grid)
-        document, text = _front(shown, objectives, limit)
-        emit(document, as_json, lambda: text)
+        document, text = _summarise_front(shown, objectives, limit)
+        emit_result(document, as_json, lambda: text)
     elif limits:
         rows = [shown.row(i) for i in range(min(limit, len(shown)))]
         document = {"rows": len(shown), "shown": rows}
-        emit(document, as_json, lambda: _rows(shown, rows))
+        emit_result(document, as_json, lambda: _render_rows(shown, rows))
     elif export is None or as_json:
-        emit(opened.info(), as_json, lambda: _info(opened, str(folder)))
+        emit_result(opened.info(), as_json, lambda: _render_info(opened, str(folder)))
 
 
 @command.command(name="search")
@@ -286,7 +290,7 @@ def search_command(
     from deepen.search.compare import compare
 
     opened = read_table(folder)
-    opened = opened.filter(**_limits(opened, limits)) if limits else opened
+    opened = opened.filter(**_parse_limits(opened, limits)) if limits else opened
     objectives = read_objectives(opened, names or _DEFAULT, grid)
     chosen = optimisers or ("semoa",)
     if seeds == 1 and len(chosen) == 1:
@@ -294,13 +298,13 @@ def search_command(
             opened, objectives, chosen[0], queries,
             seed=seed, population=population, known=known, log=log, resume=resume,
         )  # fmt: skip
-        emit(_result(result), as_json, lambda: _render(result))
+        emit_result(_build_result_document(result), as_json, lambda: _render_result(result))
         return
     if log is not None or resume:
         raise ConfigError("a log is kept of one run: one optimiser, one seed")
     series, compared = compare(
         opened, objectives, chosen, queries, seeds, first_seed=seed, population=population, known=known,
-        done=lambda name, number: progress(f"{name}: seed {number}") if seeds > 1 and number % 10 == 9 else None,
+        done=lambda name, number: print_progress(f"{name}: seed {number}") if seeds > 1 and number % 10 == 9 else None,
     )  # fmt: skip
     document = {
         "queries": queries,
@@ -312,7 +316,7 @@ def search_command(
                 "hypervolume": s.hypervolume,
                 "regret": s.regret,
                 "recall": s.recall,
-                "runs": [_result(r) for r in s.results],
+                "runs": [_build_result_document(r) for r in s.results],
             }
             for s in series
         ],
@@ -323,7 +327,7 @@ def search_command(
         cells = [
             (s.optimiser, f"{s.hypervolume:.4f}", f"{s.regret:.4f}", f"{100 * s.recall:.0f} %") for s in series
         ]  # fmt: skip
-        lines = [table(["optimiser", "hypervolume", "regret", "recall"], cells, right=(1, 2, 3))]
+        lines = [format_table(["optimiser", "hypervolume", "regret", "recall"], cells, right=(1, 2, 3))]
         lines.append(f"medians over {seeds} seeds of {queries} queries; 1 is the box between best and worst figures")
         lines += [
             f"{c.optimiser} has the larger hypervolume than {c.against} in {c.better} of {c.seeds} seeds "
@@ -332,10 +336,10 @@ def search_command(
         ]
         return "\n".join(lines)
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
-def _limits(opened: Table, texts: Sequence[str]) -> dict[str, Any]:
+def _parse_limits(opened: Table, texts: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, limit = text.partition("=")
@@ -355,7 +359,7 @@ def _limits(opened: Table, texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _export(shown: Table, path: Path) -> None:
+def _export_rows(shown: Table, path: Path) -> None:
     from deepen.storage.atomic import write_file_atomically
 
     names = [*shown.keys, *shown.data]
@@ -368,10 +372,10 @@ def _export(shown: Table, path: Path) -> None:
     writer.writeheader()
     writer.writerows(shown)
     write_file_atomically(path, text.getvalue().encode())
-    progress(f"wrote {path}: {len(shown)} rows")
+    print_progress(f"wrote {path}: {len(shown)} rows")
 
 
-def _say(opened: Table, name: str, value: Any) -> str:
+def _format_value(opened: Table, name: str, value: Any) -> str:
     column = opened.columns.get(name)
     if column is None or not isinstance(value, float):
         return str(value)
@@ -380,17 +384,17 @@ def _say(opened: Table, name: str, value: Any) -> str:
     return format_si(value, column.unit) if column.unit and "/" not in column.unit else f"{value:.6g}"
 
 
-def _rows(shown: Table, rows: Sequence[dict[str, Any]]) -> str:
+def _render_rows(shown: Table, rows: Sequence[dict[str, Any]]) -> str:
     names = [*(n for n in shown.keys if n != "hash"), *shown.data]
-    cells = [[_say(shown, n, row[n]) for n in names] for row in rows]
-    text = table(names, cells, right=range(1, len(names)))
+    cells = [[_format_value(shown, n, row[n]) for n in names] for row in rows]
+    text = format_table(names, cells, right=range(1, len(names)))
     return text + f"\n{len(rows)} of {len(shown)} rows"
 
 
-def _info(opened: Table, where: str) -> str:
+def _render_info(opened: Table, where: str) -> str:
     info = opened.info()
     cells = [
-        (c["name"], *(_say(opened, c["name"], c.get(k, float("nan"))) for k in ("min", "median", "max")),
+        (c["name"], *(_format_value(opened, c["name"], c.get(k, float("nan"))) for k in ("min", "median", "max")),
          c["rows"], c["source"], c["note"])
         for c in info["columns"]
     ]  # fmt: skip
@@ -398,7 +402,7 @@ def _info(opened: Table, where: str) -> str:
         f"{where}: {info['title']}",
         f"{info['networks']} networks, {info['rows']} rows, {info['source']}"
         + (f", predictor {info['predictor']}" if info["predictor"] else ""),
-        table(["column", "min", "median", "max", "rows", "source", "note"], cells, right=(1, 2, 3, 4)),
+        format_table(["column", "min", "median", "max", "rows", "source", "note"], cells, right=(1, 2, 3, 4)),
     ]
     if info["report"]:
         r = info["report"]
@@ -410,16 +414,16 @@ def _info(opened: Table, where: str) -> str:
     return "\n".join(lines)
 
 
-def _figures(objectives: Sequence[Objective], point: Any) -> dict[str, float]:
+def _objective_values(objectives: Sequence[Objective], point: Any) -> dict[str, float]:
     return {o.name: float(o.sign * v) for o, v in zip(objectives, point, strict=True)}
 
 
-def _words(objectives: Sequence[Objective], point: Any) -> list[str]:
-    found = _figures(objectives, point)
+def _format_objectives(objectives: Sequence[Objective], point: Any) -> list[str]:
+    found = _objective_values(objectives, point)
     return [format_si(found[o.name], o.unit) if o.unit else f"{found[o.name]:.4g}" for o in objectives]
 
 
-def _front(shown: Table, objectives: Sequence[Objective], limit: int) -> tuple[dict[str, Any], str]:
+def _summarise_front(shown: Table, objectives: Sequence[Objective], limit: int) -> tuple[dict[str, Any], str]:
     from deepen.search import truth_of
     from deepen.search.pareto import extremes, knee
 
@@ -427,7 +431,7 @@ def _front(shown: Table, objectives: Sequence[Objective], limit: int) -> tuple[d
     middle, ends = knee(truth.points), extremes(truth.points).tolist()
 
     def entry(row: int) -> dict[str, Any]:
-        return {"arch": truth.archs[row], **_figures(objectives, truth.points[row])}
+        return {"arch": truth.archs[row], **_objective_values(objectives, truth.points[row])}
 
     document = {
         "objectives": [o.name for o in objectives],
@@ -437,17 +441,17 @@ def _front(shown: Table, objectives: Sequence[Objective], limit: int) -> tuple[d
         "knee": entry(middle),
         "extremes": {o.name: entry(r) for o, r in zip(objectives, ends, strict=True)},
     }
-    cells = [(*_words(objectives, truth.points[r]), truth.archs[r]) for r in truth.front.tolist()[:limit]]
-    lines = [table([*(o.name for o in objectives), "architecture"], cells, right=range(len(objectives)))]
+    cells = [(*_format_objectives(objectives, truth.points[r]), truth.archs[r]) for r in truth.front.tolist()[:limit]]
+    lines = [format_table([*(o.name for o in objectives), "architecture"], cells, right=range(len(objectives)))]
     lines.append(f"{len(truth.front)} of {len(truth.archs)} networks are on the front")
     for what, row in (("knee", middle), *((f"best {o.name}", r) for o, r in zip(objectives, ends, strict=True))):
-        lines.append(f"{what}: {', '.join(_words(objectives, truth.points[row]))}  {truth.archs[row]}")
+        lines.append(f"{what}: {', '.join(_format_objectives(objectives, truth.points[row]))}  {truth.archs[row]}")
     return document, "\n".join(lines)
 
 
-def _result(result: SearchResult) -> dict[str, Any]:
+def _build_result_document(result: SearchResult) -> dict[str, Any]:
     def entry(row: int) -> dict[str, Any]:
-        return {"arch": result.archs[row], **_figures(result.objectives, result.points[row])}
+        return {"arch": result.archs[row], **_objective_values(result.objectives, result.points[row])}
 
     none = result.knee < 0
     return {
@@ -468,13 +472,13 @@ def _result(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _render(result: SearchResult) -> str:
+def _render_result(result: SearchResult) -> str:
     q = result.quality
-    cells = [(*_words(result.objectives, result.points[r]), result.archs[r]) for r in result.front.tolist()]
+    cells = [(*_format_objectives(result.objectives, result.points[r]), result.archs[r]) for r in result.front.tolist()]
     names = [o.name for o in result.objectives]
-    lines = [table([*names, "architecture"], cells, right=range(len(names)))]
+    lines = [format_table([*names, "architecture"], cells, right=range(len(names)))]
     if result.knee >= 0:
-        lines.append(f"knee: {', '.join(_words(result.objectives, result.points[result.knee]))}")
+        lines.append(f"knee: {', '.join(_format_objectives(result.objectives, result.points[result.knee]))}")
     lines.append(
         f"{result.optimiser}, seed {result.seed}: {len(result.archs)} networks evaluated, {q.found} of the {q.front} "
         f"on the true front found; hypervolume {q.hypervolume:.4f}, regret {q.regret:.4f}"

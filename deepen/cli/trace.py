@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from deepen.cli.output import emit, json_option, progress, table
+from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.traces import TraceFile
 
-__all__ = ["command", "open_given", "reading_options"]
+__all__ = ["command", "open_trace_with_options", "reading_options"]
 
 _ROLES = ("time", "power", "current", "voltage")
 
@@ -31,7 +31,7 @@ def command() -> None:
 
 
 def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how a trace is to be read; they arrive in ``given`` (see :func:`open_given`)."""
+    """Add the options that say how a trace is to be read; they arrive in ``given`` (see :func:`open_trace_with_options`)."""
     options = (
         click.option("--format", "format_", metavar="NAME", help="Format of FILE; found from its content by default."),
         click.option("--voltage-v", type=float, help="Supply voltage, for files that hold only current."),
@@ -52,7 +52,7 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def open_given(file: Path, given: dict[str, Any]) -> TraceFile:
+def open_trace_with_options(file: Path, given: dict[str, Any]) -> TraceFile:
     """Open a trace with the options of :func:`reading_options`.
 
     Raises:
@@ -85,7 +85,7 @@ def show_command(file: Path, as_json: bool, **given: Any) -> None:
     """
     from deepen.traces.summary import plot, summarise
 
-    opened = open_given(file, given)
+    opened = open_trace_with_options(file, given)
     found = summarise(opened)
     info = opened.info
     windows = opened.windows()
@@ -148,17 +148,17 @@ def show_command(file: Path, as_json: bool, **given: Any) -> None:
         if clock is not None:
             error = format_si(clock.error_s, "s")
             rows.append(("clock", f"{clock.method}, {(clock.rate - 1) * 1e6:+.1f} ppm, error {error}"))
-        lines = [table([info.meter_id or str(file), ""], rows), "", plot(found)]
+        lines = [format_table([info.meter_id or str(file), ""], rows), "", plot(found)]
         lines += [f"note: {w}" for w in info.warnings]
         if windows:
             cells = [
                 (w.interval.label, f"{w.interval.start_s:.6f}", f"{w.interval.end_s:.6f}", format_si(w.energy_j, "J"))
                 for w in windows
             ]
-            lines += ["", table(["window", "start s", "end s", "reported"], cells, right=(1, 2, 3))]
+            lines += ["", format_table(["window", "start s", "end s", "reported"], cells, right=(1, 2, 3))]
         return "\n".join(lines)
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
 @command.command(name="convert")
@@ -184,8 +184,8 @@ def convert_command(
     """
     from deepen.traces import open_trace, trace_sha256, write
 
-    opened = open_given(file, given)
-    progress(f"writing {opened.info.samples} samples to {out}")
+    opened = open_trace_with_options(file, given)
+    print_progress(f"writing {opened.info.samples} samples to {out}")
     write(opened, out, precision=precision)
     written = open_trace(out)
     document = {
@@ -202,7 +202,7 @@ def convert_command(
             [f"{opened.info.samples} samples written to {out}", *(f"note: {w}" for w in opened.info.warnings)]
         )
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)
 
 
 @command.command(name="energy")
@@ -242,7 +242,7 @@ def energy_command(
     from deepen.measure.energy.trace_file_energy import integrate_trace_file
     from deepen.traces import windows
 
-    opened = open_given(file, given)
+    opened = open_trace_with_options(file, given)
     wanted = windows(windows_file) if windows_file is not None else ()
     found = integrate_trace_file(opened, wanted, idle_w=idle_w, max_loss=max_loss, edge_error_s=edge_error_s)
     info = opened.info
@@ -290,10 +290,10 @@ def energy_command(
         titles = ["window", "start s", "length", "energy", "net of idle", "reported by the file (difference)"]
         used = [k for k, _ in enumerate(titles) if k < 4 or any(row[k] for row in rows)]
         cells = [tuple(row[k] for k in used) for row in rows]
-        lines = [table([titles[k] for k in used], cells, right=tuple(range(1, len(used))))]
+        lines = [format_table([titles[k] for k in used], cells, right=tuple(range(1, len(used))))]
         lines.append(f"{info.meter_id or file} ({info.source}); uncertainties are for 95 %")
         lines += [f"{w.interval.label}: {c}" for w in found.windows for c in w.warnings]
         lines += [f"warning: {c}" for c in found.cautions]
         return "\n".join(lines)
 
-    emit(document, as_json, render)
+    emit_result(document, as_json, render)

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 import deepen
 from deepen import errors
 from deepen.cli import COMMANDS, LazyGroup, cli
-from deepen.cli.output import emit, json_option
+from deepen.cli.output import emit_result, json_option
 
 MODULE = '''
 import logging
@@ -183,7 +183,7 @@ def test_emit_turns_arrays_and_sets_into_lists(capsys: pytest.CaptureFixture[str
         def tolist(self) -> list[float]:
             return [1.0, float("inf")]
 
-    emit({"array": Array(), "tuple": (1, 2), 3: {4}}, True, str)
+    emit_result({"array": Array(), "tuple": (1, 2), 3: {4}}, True, str)
     assert json.loads(capsys.readouterr().out) == {"array": [1.0, None], "tuple": [1, 2], "3": [4]}
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 import deepen.devices
 from deepen.cli import cli
-from deepen.cli.output import emit, progress, shown, table
+from deepen.cli.output import emit_result, escape_control_characters, format_table, print_progress
 from deepen.devices.remote import RemoteDevice
 from deepen.testing.fake_boards import fake_phone
 from deepen.testing.shell import FakeShell
@@ -67,15 +67,15 @@ def test_a_cure_names_the_device_as_it_was_given(phone: FakeShell) -> None:
 
 
 def test_what_is_shown_has_no_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert shown("a\tb\nc é → ✓") == "a\tb\nc é → ✓"
-    assert shown("\x1b[2J\r\x00\ud800") == "\ufffd[2J\ufffd\ufffd\ufffd"
-    progress("\x1b]0;title\x07")
-    emit({"a": "\x9b\u202e"}, True, str)
-    emit({}, False, lambda: "\x1b[1m")
+    assert escape_control_characters("a\tb\nc é → ✓") == "a\tb\nc é → ✓"
+    assert escape_control_characters("\x1b[2J\r\x00\ud800") == "\ufffd[2J\ufffd\ufffd\ufffd"
+    print_progress("\x1b]0;title\x07")
+    emit_result({"a": "\x9b\u202e"}, True, str)
+    emit_result({}, False, lambda: "\x1b[1m")
     told: Any = capsys.readouterr()
     assert told.err == "\ufffd]0;title\ufffd\n"
     assert told.out == '{\n  "a": "\\u009b\\u202e"\n}\n\ufffd[1m\n'
 
 
 def test_a_cell_stays_in_its_row() -> None:
-    assert table(["a", "b"], [("x\ny", 1)]).splitlines()[2:] == ["x y  1"]
+    assert format_table(["a", "b"], [("x\ny", 1)]).splitlines()[2:] == ["x y  1"]

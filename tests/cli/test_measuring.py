@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from deepen import measure, meters
 from deepen.cli import cli
-from deepen.cli.profile import render
+from deepen.cli.profile import render_measurement
 from deepen.doctor import checks as doctor
 from deepen.doctor.checks import DoctorCheck
 from deepen.errors import MeterError
@@ -106,7 +106,7 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
 
 def test_a_small_share_of_doubt_is_no_zero() -> None:
     precise = dataclasses.replace(RECORD, energy_j=20e-3, uncertainty_j=4.6e-6)
-    assert "20.0 mJ ± 4.60 µJ (0.02 %)" in render("m.onnx", precise)
+    assert "20.0 mJ ± 4.60 µJ (0.02 %)" in render_measurement("m.onnx", precise)
 
 
 @pytest.mark.serial

@@ -171,7 +171,7 @@ def test_the_command_prints_table_breakdown_and_places(tmp_path, bench):
 def test_what_predicting_had_to_warn_of_is_printed_and_in_the_document(tmp_path):
     from dataclasses import replace
 
-    from deepen.cli.quickstart import render
+    from deepen.cli.quickstart import render_quickstart
     from deepen.quickstart import ModelResult, QuickstartResult
     from deepen.records import Prediction
 
@@ -180,10 +180,10 @@ def test_what_predicting_had_to_warn_of_is_printed_and_in_the_document(tmp_path)
     found = QuickstartResult(
         (ModelResult("m", prediction, 0.0),), tmp_path, "local", "m", "simulated", "fake", 1, 0, 0.0, 1.0, False
     )
-    assert "m: a loop of unknown length" in render(found)
+    assert "m: a loop of unknown length" in render_quickstart(found)
     assert make_result_document(found)["models"][0]["warnings"] == ["a loop of unknown length"]
     silent = replace(found, models=(ModelResult("m", replace(prediction, warnings=()), 0.0),))
-    assert "m: " not in render(silent)
+    assert "m: " not in render_quickstart(silent)
 
 
 def test_the_command_prints_one_document_with_json_and_exits_130_when_interrupted(tmp_path, bench, monkeypatch):

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from deepen.campaign import CampaignSettings, ItemPreparer, KernelItem
-from deepen.cli.output import table
+from deepen.cli.output import format_table
 from deepen.errors import DeepenError
 from deepen.measure import Session, make_workload, open_session
 from deepen.quickstart import list_reference_models
@@ -87,7 +87,7 @@ def main() -> None:
                 rows.append(compare(target, session, Path(folder), options.rounds, options.copies))
         print(f"{session.meter.id}, {session.meter.source}; {options.rounds} rounds")
     header = ("model", "kernels", "distinct", "whole", "its spread", "sum / whole", "not measured alone")
-    print(table(header, rows, right=(1, 2, 3, 4, 5, 6)))
+    print(format_table(header, rows, right=(1, 2, 3, 4, 5, 6)))
 
 
 if __name__ == "__main__":

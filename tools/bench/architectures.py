@@ -33,7 +33,7 @@ from common import conditions
 
 from deepen.campaign import CampaignPlan, CampaignSettings, KernelItem
 from deepen.campaign import run_plan as run_campaign
-from deepen.cli.output import table
+from deepen.cli.output import format_table
 from deepen.clock.host_clock import Deadline
 from deepen.datasets import Dataset
 from deepen.measure import open_session
@@ -239,7 +239,7 @@ def show(rows: Sequence[Row]) -> None:
     header = ("model", "left out", "records", "measured", "repeat", "sum / whole", "predicted / sum")
     header += ("predicted", "error", "in interval")
     print(conditions(), "\n")
-    print(table(header, cells, right=(2, 3, 4, 5, 6, 7, 8)))
+    print(format_table(header, cells, right=(2, 3, 4, 5, 6, 7, 8)))
     found = compute_metrics(np.array([r.measured_j for r in rows]), np.array([r.predicted_j for r in rows]))
     errors = [abs(r.error) for r in rows]
     sums = [abs(r.additivity - 1) for r in rows if not np.isnan(r.additivity)]
