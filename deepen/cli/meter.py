@@ -15,8 +15,8 @@ from deepen.units import format_si
 if TYPE_CHECKING:
     from deepen.meters import Meter
     from deepen.meters.record import Recording
-    from deepen.meters.stream.capture import Ending
-    from deepen.meters.trace_quality import MeterCheck
+    from deepen.meters.stream.capture import StreamSummary
+    from deepen.meters.trace_quality import TraceQuality
     from deepen.records import PowerTrace
 
 __all__ = ["command"]
@@ -62,23 +62,26 @@ def list_command(device: str, as_json: bool) -> None:
     """
     from deepen.devices import open_device
     from deepen.measure.conditions.remote_sensors import access_device_files
-    from deepen.meters import Context, list_meters, why_not
-    from deepen.meters.registry import driver
+    from deepen.meters import MeterContext, explain_unavailable, list_meters
+    from deepen.meters.registry import load_driver
 
     opened = open_device(device)
     try:
-        found = list_meters(Context(power=opened.profile.power, link=access_device_files(opened)))
+        found = list_meters(MeterContext(power=opened.profile.power, link=access_device_files(opened)))
     finally:
         opened.close()
 
     def render() -> str:
-        rows = [(m.name, "yes" if m.available else "no", m.source, driver(m.name).title) for m in found]
+        rows = [(m.name, "yes" if m.available else "no", m.source, load_driver(m.name).title) for m in found]
         lines = [format_table(["meter", "here", "numbers", "what"], rows), ""]
         plugged = [(f"{m.name}:{f.serial or f.port}", f.port, f.serial, f.product) for m in found for f in m.found]
         if plugged:
             lines += [format_table(["--meter", "port", "serial number", "instrument"], plugged), ""]
         lines += [f"{m.name}: {m.detail}" for m in found if m.available]
-        lines += [f"{names}: {cause}" + (f". Cure: {cure}" if cure else "") for names, cause, cure in why_not(found)]
+        lines += [
+            f"{names}: {cause}" + (f". Cure: {cure}" if cure else "")
+            for names, cause, cure in explain_unavailable(found)
+        ]
         return "\n".join(lines)
 
     emit_result({"meters": [asdict(m) for m in found]}, as_json, render)
@@ -93,7 +96,7 @@ def _record_power(
     from deepen.devices import open_device
     from deepen.measure.conditions.remote_sensors import access_device_files
     from deepen.meters import open_meter
-    from deepen.meters.record import record, record_folder
+    from deepen.meters.record import record_folder, record_trace
     from deepen.meters.stream.meter import StreamMeter
 
     with ExitStack() as stack:
@@ -106,7 +109,7 @@ def _record_power(
         )
         if folder is not None and isinstance(meter, StreamMeter):
             return meter, record_folder(meter, folder, seconds)
-        return meter, record(meter, seconds, rate_hz)
+        return meter, record_trace(meter, seconds, rate_hz)
 
 
 @command.command(name="record")
@@ -183,9 +186,9 @@ def _check_output_path(out: Path) -> None:
 
 
 def _summarise_trace(trace: PowerTrace) -> dict[str, Any]:
-    from deepen.meters.trace_quality import check_trace
+    from deepen.meters.trace_quality import check_trace_quality
 
-    found = check_trace(trace)
+    found = check_trace_quality(trace)
     return {
         "samples": found.samples,
         "mean_w": found.mean_w,
@@ -198,7 +201,7 @@ def _summarise_trace(trace: PowerTrace) -> dict[str, Any]:
     }
 
 
-def _summarise_stream(ending: Ending | None) -> dict[str, Any]:
+def _summarise_stream(ending: StreamSummary | None) -> dict[str, Any]:
     assert ending is not None  # every stream that was recorded has ended
     duration_s = ending.end_s - ending.start_s
     return {
@@ -227,17 +230,17 @@ def check_command(spec: str | None, device: str, seconds: float, rate_hz: float,
       deepen meter check --meter rapl --rate 100
       deepen meter check --meter ppk2?voltage_v=3.7 --seconds 30
     """
-    from deepen.meters.trace_quality import check_trace
+    from deepen.meters.trace_quality import check_trace_quality
 
     _, recording = _record_power(spec, device, seconds, rate_hz)
     assert recording.trace is not None  # only recordings to disk have none
-    found = check_trace(recording.trace, recording.ending)
+    found = check_trace_quality(recording.trace, recording.ending)
     emit_result(asdict(found), as_json, lambda: _render_check(found))
     if recording.interrupted:
         sys.exit(INTERRUPTED)
 
 
-def _render_check(found: MeterCheck) -> str:
+def _render_check(found: TraceQuality) -> str:
     from math import isfinite
 
     rows = [

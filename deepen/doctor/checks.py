@@ -18,7 +18,7 @@ from deepen.doctor.device_checks import DoctorCheck, check_devices
 from deepen.errors import DeepenError
 from deepen.measure.conditions.drift_reference import write_empty_model
 from deepen.measure.conditions.remote_sensors import access_device_files
-from deepen.meters import Context, list_meters, why_not
+from deepen.meters import MeterContext, explain_unavailable, list_meters
 
 __all__ = ["DoctorCheck", "check_machine"]
 
@@ -90,11 +90,11 @@ def _check_runtime(device: Device) -> DoctorCheck:
 
 
 def _check_meters(device: Device) -> Iterator[DoctorCheck]:
-    found = list_meters(Context(power=device.profile.power, link=access_device_files(device)))
+    found = list_meters(MeterContext(power=device.profile.power, link=access_device_files(device)))
     for meter in found:
         if meter.available:
             yield DoctorCheck(f"meter {meter.name}", "ok", f"{meter.source}: {meter.detail}")
-    for names, cause, cure in why_not(found):
+    for names, cause, cure in explain_unavailable(found):
         yield DoctorCheck(f"meter {names}", "note", "not available", cause, cure)
     if not any(m.available for m in found):
         yield DoctorCheck(

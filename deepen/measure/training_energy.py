@@ -33,8 +33,8 @@ from deepen.clock.host_clock import monotonic_s, utc_now
 from deepen.errors import ConfigError, DeepenError, MeasureError, StorageError
 from deepen.measure.energy.long_term_energy import EnergyTotal, add_note, make_energy_total
 from deepen.meters import Meter, open_meter
-from deepen.meters.registry import driver
-from deepen.meters.types import Context
+from deepen.meters.registry import load_driver
+from deepen.meters.types import MeterContext
 from deepen.records import Source, find_weakest_source
 from deepen.traces.disk import atomic_file
 
@@ -81,7 +81,7 @@ def open_training_meters() -> tuple[list[Meter], list[str]]:
     found: list[Meter] = []
     notes = []
     for name in ("rapl", "nvml"):
-        available = driver(name).probe(Context())
+        available = load_driver(name).probe(MeterContext())
         if available.available:
             found.append(open_meter(name))
         elif available.cause:

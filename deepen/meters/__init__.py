@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from deepen.meters.registry import driver_names, list_meters, open_meter, why_not
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts
+from deepen.meters.registry import explain_unavailable, list_driver_names, list_meters, open_meter
+from deepen.meters.types import Availability, Driver, MachinePower, Meter, MeterContext, MeterSpec
 
 __all__ = [
     "Availability",
-    "Context",
     "Driver",
+    "MachinePower",
     "Meter",
+    "MeterContext",
     "MeterSpec",
-    "PowerFacts",
-    "driver_names",
+    "explain_unavailable",
+    "list_driver_names",
     "list_meters",
     "open_meter",
-    "why_not",
 ]

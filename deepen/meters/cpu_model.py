@@ -17,16 +17,16 @@ from pathlib import Path
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.energy_counter import step_trace
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts, Scope
+from deepen.meters.energy_counter import make_step_trace
+from deepen.meters.types import Availability, Driver, MachinePower, Meter, MeterContext, MeterSpec, Scope
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["DRIVER", "CpuModel", "machine_cpu_s", "process_cpu_s"]
+__all__ = ["DRIVER", "CpuModelMeter", "read_machine_cpu_s", "read_process_cpu_s"]
 
 _HERE_ONLY = "it counts processor time of this machine, not of a device across a link"
 
 
-def process_cpu_s(pid: int) -> float:
+def read_process_cpu_s(pid: int) -> float:
     """CPU time a process has used, all threads, seconds; ``nan`` where it has ended or cannot be told.
 
     Linux encodes the CPU clock of a process as ``(~pid << 3) | 2`` (``clock_getcpuclockid(3)``; 2 is CPUCLOCK_SCHED).
@@ -37,7 +37,7 @@ def process_cpu_s(pid: int) -> float:
         return float("nan")
 
 
-def machine_cpu_s(root: Path = Path("/")) -> float:
+def read_machine_cpu_s(root: Path = Path("/")) -> float:
     """CPU time all processes of the machine have used, seconds (``/proc/stat``, to 10 ms); ``nan`` where unknown."""
     try:
         with (root / "proc/stat").open(encoding="ascii") as stat:
@@ -48,7 +48,7 @@ def machine_cpu_s(root: Path = Path("/")) -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-class CpuModel:
+class CpuModelMeter:
     """Modelled power of the machine while the worker (or everything) runs."""
 
     id = "cpu-model"
@@ -56,7 +56,7 @@ class CpuModel:
     update_s = 0.0
     resolution_j = 0.0
 
-    def __init__(self, power: PowerFacts, context: Context) -> None:
+    def __init__(self, power: MachinePower, context: MeterContext) -> None:
         """Choose what to count.
 
         Args:
@@ -77,19 +77,19 @@ class CpuModel:
         self._seen_s = 0.0
         if self._pid is None:
             self.update_s = 0.01
-            if math.isnan(machine_cpu_s(self._root)):
+            if math.isnan(read_machine_cpu_s(self._root)):
                 raise MeterError("cpu-model: /proc/stat cannot be read here; name another meter")
 
     def _cpu_s(self) -> float:
         """Cumulative CPU time, seconds; continues where a replaced worker left off."""
         if self._pid is None:
-            return machine_cpu_s(self._root)
+            return read_machine_cpu_s(self._root)
         pid = self._pid()
         if pid != self._worker:
             self._base_s, self._worker = self._seen_s, pid
-            self._base_s -= 0.0 if pid is None else _or_zero(process_cpu_s(pid))
+            self._base_s -= 0.0 if pid is None else _replace_nan_by_zero(read_process_cpu_s(pid))
         if pid is not None:
-            used = process_cpu_s(pid)
+            used = read_process_cpu_s(pid)
             if not math.isnan(used):
                 self._seen_s = max(self._seen_s, self._base_s + used)
         return self._seen_s
@@ -138,7 +138,7 @@ class CpuModel:
         times = [t for t, _ in self._knots]
         first_t, first_c = self._knots[0]
         energy = [self._power.idle_w * (t - first_t) + self._power.per_core_w * (c - first_c) for t, c in self._knots]
-        t_s, power_w = step_trace(times, energy)
+        t_s, power_w = make_step_trace(times, energy)
         rate_hz = len(times) / max(times[-1] - first_t, 1e-9)
         return PowerTrace(t_s, power_w, rate_hz, self.id, self.calibration_id, self.source)
 
@@ -146,11 +146,11 @@ class CpuModel:
         """Nothing to release."""
 
 
-def _or_zero(value: float) -> float:
+def _replace_nan_by_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     if context.link is not None:
         return Availability("cpu-model", False, "", "modelled", _HERE_ONLY, "")
     if context.power is None:
@@ -160,13 +160,13 @@ def _probe(context: Context) -> Availability:
     return Availability("cpu-model", True, detail, "modelled")
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
     if context.link is not None:
         raise MeterError(f"cpu-model: {_HERE_ONLY}; use a meter of the device, or an external one")
     if context.power is None:
         raise MeterError("cpu-model: the device profile has no power figures; add [power] to it in devices/profiles")
-    return CpuModel(context.power, context)
+    return CpuModelMeter(context.power, context)
 
 
 DRIVER = Driver("cpu-model", "modelled from processor time", _probe, _open, automatic=True)

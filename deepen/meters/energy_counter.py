@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.sampling_thread import Sampler
+from deepen.meters.sampling_thread import SamplingThread
 from deepen.meters.types import Scope
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["CounterMeter", "rising", "step_trace", "unwrap"]
+__all__ = ["CounterMeter", "guard_counter_monotonic", "make_step_trace", "unwrap_counter"]
 
 
-def step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def make_step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Make a trace whose power is constant between readings.
 
     A counter tells the mean power between two readings and nothing about its course. Each stretch becomes two points
@@ -47,7 +47,7 @@ def step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[NDArray
     return points, np.repeat(power, 2)
 
 
-def unwrap(previous: int, current: int, limit: int) -> int:
+def unwrap_counter(previous: int, current: int, limit: int) -> int:
     """Difference of two counter readings, the second possibly past one wrap.
 
     Args:
@@ -58,7 +58,9 @@ def unwrap(previous: int, current: int, limit: int) -> int:
     return current - previous if current >= previous else limit - previous + current
 
 
-def rising(read_j: Callable[[], float], meter: str, reason: str, slack_j: float = 0.0) -> Callable[[], float]:
+def guard_counter_monotonic(
+    read_j: Callable[[], float], meter: str, reason: str, slack_j: float = 0.0
+) -> Callable[[], float]:
     """Guard a counter that never goes back by itself.
 
     Args:
@@ -128,7 +130,7 @@ class CounterMeter:
         self._times: list[float] = []
         self._energy_j: list[float] = []
         self._lock = threading.Lock()
-        self._sampler = Sampler(self.mark, poll_s)
+        self._sampler = SamplingThread(self.mark, poll_s)
 
     def start(self) -> None:
         """Begin a trace."""
@@ -152,7 +154,7 @@ class CounterMeter:
         """End the trace."""
         self._sampler.stop()
         self.mark()
-        t_s, power_w = step_trace(self._times, self._energy_j)
+        t_s, power_w = make_step_trace(self._times, self._energy_j)
         return PowerTrace(
             t_s, power_w, 1 / self.update_s, self.id, self.calibration_id, self.source, warnings=self._warnings
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.sampling_thread import Sampler
+from deepen.meters.sampling_thread import SamplingThread
 from deepen.meters.types import Scope
 from deepen.records import Accuracy, Interval, PowerTrace, Source
 
@@ -85,7 +85,7 @@ class PolledMeter:
         self._now = now
         self._on_close = on_close
         self._lock = threading.Lock()
-        self._sampler = Sampler(self.mark, poll_s)
+        self._sampler = SamplingThread(self.mark, poll_s)
         self._t_s, self._power_w, self._trip_s = array("d"), array("d"), array("d")
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError
-from deepen.meters.stream.capture import Ending, Sink
+from deepen.meters.stream.capture import SampleSink, StreamSummary
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import Meter
 from deepen.records import PowerTrace
@@ -18,7 +18,7 @@ from deepen.records import PowerTrace
 if TYPE_CHECKING:
     from deepen.traces import TraceWriter
 
-__all__ = ["Recording", "record", "record_folder"]
+__all__ = ["Recording", "record_folder", "record_trace"]
 
 _LOOK_S = 0.1
 
@@ -35,10 +35,10 @@ class Recording:
 
     trace: PowerTrace | None
     interrupted: bool = False
-    ending: Ending | None = None
+    ending: StreamSummary | None = None
 
 
-def record(
+def record_trace(
     meter: Meter,
     duration_s: float,
     rate_hz: float = 10.0,
@@ -62,9 +62,9 @@ def record(
     _check_settings(duration_s, rate_hz)
     meter.start()
     if isinstance(meter, StreamMeter):
-        interrupted = _watch(meter, duration_s, now, sleep)
+        interrupted = _wait_while_streaming(meter, duration_s, now, sleep)
     else:
-        interrupted = _poll(meter, duration_s, rate_hz, now, sleep)
+        interrupted = _poll_meter(meter, duration_s, rate_hz, now, sleep)
     trace = meter.stop()
     return Recording(trace, interrupted, meter.ending if isinstance(meter, StreamMeter) else None)
 
@@ -105,7 +105,7 @@ def record_folder(
         raise ConfigError(f"{path} exists; name another file or remove it first")
     writers: list[TraceWriter] = []
 
-    def open_sink(inputs: bool, start_s: float) -> Sink:
+    def open_sink(inputs: bool, start_s: float) -> SampleSink:
         header = TraceHeader(
             meter_id=meter.id,
             calibration_id=meter.calibration_id,
@@ -123,7 +123,7 @@ def record_folder(
     try:
         meter.start(open_sink)
         begun()
-        interrupted = _watch(meter, duration_s, now, sleep)
+        interrupted = _wait_while_streaming(meter, duration_s, now, sleep)
         try:
             ending = meter.stop_sink()
         finally:
@@ -141,18 +141,20 @@ def _check_settings(duration_s: float, rate_hz: float) -> None:
         raise ConfigError("recording needs a time and a rate above zero")
 
 
-def _watch(meter: StreamMeter, duration_s: float, now: Callable[[], float], sleep: Callable[[float], None]) -> bool:
+def _wait_while_streaming(
+    meter: StreamMeter, duration_s: float, now: Callable[[], float], sleep: Callable[[float], None]
+) -> bool:
     """Wait while a meter streams; returns whether Ctrl-C ended it. A stream that broke off is told by ``stop``."""
     end_s = now() + duration_s
     try:
-        while (left_s := end_s - now()) > 0 and meter.flowing:
+        while (left_s := end_s - now()) > 0 and meter.is_streaming:
             sleep(min(left_s, _LOOK_S))
     except KeyboardInterrupt:
         return True
     return False
 
 
-def _poll(
+def _poll_meter(
     meter: Meter, duration_s: float, rate_hz: float, now: Callable[[], float], sleep: Callable[[float], None]
 ) -> bool:
     """Read a meter at a rate; returns whether Ctrl-C ended it."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from deepen import catalog
 from deepen.errors import ConfigError, MeterError, make_unknown_name_error
-from deepen.meters.sensor_files import Files
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, PowerFacts
+from deepen.meters.sensor_files import SensorFiles
+from deepen.meters.types import Availability, Driver, MachinePower, Meter, MeterContext, MeterSpec
 
-__all__ = ["DRIVERS", "driver", "driver_names", "list_meters", "open_meter", "why_not"]
+__all__ = ["DRIVERS", "explain_unavailable", "list_driver_names", "list_meters", "load_driver", "open_meter"]
 
 DRIVERS: dict[str, str] = {
     "rapl": "deepen.meters.onboard.rapl:DRIVER",
@@ -36,18 +36,18 @@ DRIVERS: dict[str, str] = {
 """Driver name -> ``module:attribute``, in the order in which sources are tried."""
 
 
-def driver_names() -> dict[str, str]:
+def list_driver_names() -> dict[str, str]:
     """Every driver known: ours in their order, then those of the entry-point group ``deepen.meters``."""
     return {**DRIVERS, **{e.name: e.value for e in entry_points(group="deepen.meters") if e.name not in DRIVERS}}
 
 
-def driver(name: str) -> Driver:
+def load_driver(name: str) -> Driver:
     """Import a driver.
 
     Raises:
         ConfigError: If there is none of that name, with the nearest names.
     """
-    known = driver_names()
+    known = list_driver_names()
     if name not in known:
         raise make_unknown_name_error("meter", name, [*known, *catalog.list_names("devices", "meters")])
     module, _, attribute = known[name].partition(":")
@@ -55,12 +55,12 @@ def driver(name: str) -> Driver:
     return found
 
 
-def list_meters(context: Context | None = None) -> list[Availability]:
+def list_meters(context: MeterContext | None = None) -> list[Availability]:
     """Look which sources exist here, in the order in which they are tried."""
-    return [driver(name).probe(context or Context()) for name in driver_names()]
+    return [load_driver(name).probe(context or MeterContext()) for name in list_driver_names()]
 
 
-def why_not(found: Iterable[Availability]) -> list[tuple[str, str, str]]:
+def explain_unavailable(found: Iterable[Availability]) -> list[tuple[str, str, str]]:
     """Say why sources are not available, those with the same reason together.
 
     Returns:
@@ -76,9 +76,9 @@ def why_not(found: Iterable[Availability]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _spec(text: str) -> MeterSpec:
+def _resolve_meter_spec(text: str) -> MeterSpec:
     spec = MeterSpec.parse(text)
-    if spec.name in driver_names() or spec.name not in catalog.list_names("devices", "meters"):
+    if spec.name in list_driver_names() or spec.name not in catalog.list_names("devices", "meters"):
         return spec
     data = catalog.load_toml("devices", "meters", spec.name)
     if not isinstance(data.get("meter"), str):
@@ -92,10 +92,10 @@ def _spec(text: str) -> MeterSpec:
 def open_meter(
     spec: str | None = None,
     *,
-    power: PowerFacts | None = None,
+    power: MachinePower | None = None,
     pid: Callable[[], int | None] | None = None,
     root: Path = Path("/"),
-    link: Files | None = None,
+    link: SensorFiles | None = None,
 ) -> Meter:
     """Open a power source.
 
@@ -112,13 +112,13 @@ def open_meter(
         ConfigError: If the name or an option is unknown.
         MeterError: If the source does not answer; the message has the cure.
     """
-    context = Context(power, pid, root, link)
+    context = MeterContext(power, pid, root, link)
     if spec:
-        parsed = _spec(spec)
-        return driver(parsed.name).open(parsed, context)
+        parsed = _resolve_meter_spec(spec)
+        return load_driver(parsed.name).open(parsed, context)
     reasons: list[str] = []
-    for name in driver_names():
-        candidate = driver(name)
+    for name in list_driver_names():
+        candidate = load_driver(name)
         if not candidate.automatic:
             continue
         found = candidate.probe(context)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 
-__all__ = ["Sampler"]
+__all__ = ["SamplingThread"]
 
 
-class Sampler:
+class SamplingThread:
     """Calls a function every ``period_s`` until stopped; the first exception ends it and is reported by ``stop``."""
 
     def __init__(self, sample: Callable[[], None], period_s: float) -> None:

@@ -22,7 +22,16 @@ from typing import Protocol, runtime_checkable
 
 from deepen.errors import MeterError
 
-__all__ = ["CommandFiles", "Files", "LocalFiles", "Output", "natural", "number", "numbers", "text"]
+__all__ = [
+    "CommandFiles",
+    "CommandOutput",
+    "LocalFiles",
+    "SensorFiles",
+    "natural_sort_key",
+    "read_number",
+    "read_numbers",
+    "read_text_or_empty",
+]
 
 _COMMAND_S = 10.0
 """How long a command of a sensor may take before it counts as not answering, seconds."""
@@ -34,7 +43,7 @@ _MAGIC = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class CommandOutput:
     """What a command left.
 
     Attributes:
@@ -49,7 +58,7 @@ class Output:
 
 
 @runtime_checkable
-class Files(Protocol):
+class SensorFiles(Protocol):
     """Small files and commands of one machine. Paths are absolute and written with ``/``.
 
     Errors are those of the operating system (``FileNotFoundError``, ``PermissionError``, any other ``OSError``),
@@ -73,7 +82,7 @@ class Files(Protocol):
             OSError: If one of them cannot be read.
         """
 
-    def run(self, argv: Sequence[str], timeout_s: float = _COMMAND_S) -> Output:
+    def run(self, argv: Sequence[str], timeout_s: float = _COMMAND_S) -> CommandOutput:
         """Run a command to its end.
 
         Raises:
@@ -81,7 +90,7 @@ class Files(Protocol):
         """
 
 
-def natural(path: str) -> list[tuple[int, str]]:
+def natural_sort_key(path: str) -> list[tuple[int, str]]:
     """Sort key that takes runs of digits as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
@@ -107,7 +116,7 @@ class LocalFiles:
     def glob(self, pattern: str) -> list[str]:
         """Paths that match a shell pattern, in natural order."""
         found = self._root.glob(pattern.lstrip("/"))
-        return sorted((f"/{path.relative_to(self._root).as_posix()}" for path in found), key=natural)
+        return sorted((f"/{path.relative_to(self._root).as_posix()}" for path in found), key=natural_sort_key)
 
     def read(self, path: str) -> str:
         """Content of a small text file, stripped.
@@ -125,7 +134,7 @@ class LocalFiles:
         """
         return [self.read(path) for path in paths]
 
-    def run(self, argv: Sequence[str], timeout_s: float = _COMMAND_S) -> Output:
+    def run(self, argv: Sequence[str], timeout_s: float = _COMMAND_S) -> CommandOutput:
         """Run a command to its end.
 
         Raises:
@@ -146,7 +155,9 @@ class LocalFiles:
             )
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(errno.ETIMEDOUT, f"gave no answer within {timeout_s:g} s", argv[0]) from error
-        return Output(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+        return CommandOutput(
+            done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
 
 
 class CommandFiles:
@@ -156,22 +167,22 @@ class CommandFiles:
     level of a pattern and each batch of files costs one command, however many files it touches.
 
     Args:
-        run: Runs an argument list on the machine within so many seconds and returns its :class:`Output`. It must
+        run: Runs an argument list on the machine within so many seconds and returns its :class:`CommandOutput`. It must
             pass the arguments on one by one, or quote them where its link knows only shell strings. Raises
             ``LinkError`` when the machine is gone.
     """
 
-    def __init__(self, run: Callable[[Sequence[str], float], Output]) -> None:
+    def __init__(self, run: Callable[[Sequence[str], float], CommandOutput]) -> None:
         self._run = run
 
     def glob(self, pattern: str) -> list[str]:
         """Paths that match a shell pattern, in natural order."""
         if not _MAGIC.search(pattern):
             return [p for p in self._run(["ls", "-1d", pattern], _COMMAND_S).stdout.splitlines() if p == pattern]
-        fixed, rest = _split(pattern)
+        fixed, rest = _split_at_wildcard(pattern)
         found = [fixed]
         while rest and found:
-            part, below, rest = _split_level(rest)
+            part, below, rest = _split_first_level(rest)
             # The slash at the end makes find enter a folder that is a symbolic link, as most of /sys/class is.
             listed = self._run(
                 ["find", *(f"{folder}/" for folder in found), "-mindepth", "1", "-maxdepth", "1"], _COMMAND_S
@@ -183,7 +194,7 @@ class CommandFiles:
                 wanted = [f"{entry}/{below}" for entry in found]
                 there = set(self._run(["ls", "-1d", *wanted], _COMMAND_S).stdout.splitlines())
                 found = [path for path in wanted if path in there]
-        return sorted(found, key=natural)
+        return sorted(found, key=natural_sort_key)
 
     def read(self, path: str) -> str:
         """Content of a small text file, stripped.
@@ -193,7 +204,7 @@ class CommandFiles:
         """
         done = self._run(["cat", path], _COMMAND_S)
         if done.code != 0:
-            raise _os_error(f"{done.stderr}\n{done.stdout}", path)
+            raise _make_os_error(f"{done.stderr}\n{done.stdout}", path)
         return done.stdout.strip()
 
     def read_all(self, paths: Sequence[str]) -> list[str]:
@@ -217,10 +228,10 @@ class CommandFiles:
         for path, content in lines.items():
             complaint = [line for line in trouble if f"{path}:" in line or line.endswith(path)]
             if not content and (complaint or done.code > 1):
-                raise _os_error("\n".join(complaint or trouble), path)
+                raise _make_os_error("\n".join(complaint or trouble), path)
         return ["\n".join(lines[path]).strip() for path in paths]
 
-    def run(self, argv: Sequence[str], timeout_s: float = _COMMAND_S) -> Output:
+    def run(self, argv: Sequence[str], timeout_s: float = _COMMAND_S) -> CommandOutput:
         """Run a command to its end.
 
         Raises:
@@ -235,14 +246,14 @@ class CommandFiles:
         return done
 
 
-def _split(pattern: str) -> tuple[str, str]:
+def _split_at_wildcard(pattern: str) -> tuple[str, str]:
     """Take a pattern apart at its first level with a wildcard: the folder before it, and the rest."""
     parts = pattern.split("/")
     first = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
     return "/".join(parts[:first]), "/".join(parts[first:])
 
 
-def _split_level(rest: str) -> tuple[str, str, str]:
+def _split_first_level(rest: str) -> tuple[str, str, str]:
     """Take the first level off: its pattern, the fixed levels below it, and what follows with wildcards."""
     first, *others = rest.split("/")
     fixed: list[str] = []
@@ -251,7 +262,7 @@ def _split_level(rest: str) -> tuple[str, str, str]:
     return first, "/".join(fixed), "/".join(others)
 
 
-def _os_error(said: str, path: str) -> OSError:
+def _make_os_error(said: str, path: str) -> OSError:
     """The error a command's complaint stands for (the wording of ``strerror`` in GNU, BusyBox and toybox)."""
     low = said.lower()
     if "permission denied" in low or "operation not permitted" in low:
@@ -262,7 +273,7 @@ def _os_error(said: str, path: str) -> OSError:
     return OSError(errno.EIO, reason, path)
 
 
-def text(files: Files, path: str) -> str:
+def read_text_or_empty(files: SensorFiles, path: str) -> str:
     """Content of a small file; empty where it is not there or cannot be read."""
     try:
         return files.read(path)
@@ -270,15 +281,15 @@ def text(files: Files, path: str) -> str:
         return ""
 
 
-def number(files: Files, path: str) -> float | None:
+def read_number(files: SensorFiles, path: str) -> float | None:
     """Number in a small file; ``None`` where it is not there, cannot be read or holds something else."""
     try:
-        return _finite(text(files, path))
+        return _parse_finite_number(read_text_or_empty(files, path))
     except ValueError:
         return None
 
 
-def _finite(content: str) -> float:
+def _parse_finite_number(content: str) -> float:
     """The number a file holds.
 
     Raises:
@@ -290,7 +301,7 @@ def _finite(content: str) -> float:
     return value
 
 
-def numbers(files: Files, paths: Sequence[str], meter: str, cure: str = "try again") -> list[float]:
+def read_numbers(files: SensorFiles, paths: Sequence[str], meter: str, cure: str = "try again") -> list[float]:
     """Numbers in several small files, read close together.
 
     Args:
@@ -314,7 +325,7 @@ def numbers(files: Files, paths: Sequence[str], meter: str, cure: str = "try aga
     found = []
     for path, content in zip(paths, contents, strict=True):
         try:
-            found.append(_finite(content))
+            found.append(_parse_finite_number(content))
         except ValueError as error:
             raise MeterError(f"{meter}: {path} holds '{content[:40]}', no number; see 'deepen meter list'") from error
     return found

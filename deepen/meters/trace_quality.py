@@ -9,14 +9,14 @@ import numpy as np
 
 from deepen.clock import CLOCK_TOLERANCE
 from deepen.errors import MeterError
-from deepen.meters.stream.capture import Ending
+from deepen.meters.stream.capture import StreamSummary
 from deepen.records import PowerTrace, Source
 
-__all__ = ["MeterCheck", "check_trace"]
+__all__ = ["TraceQuality", "check_trace_quality"]
 
 
 @dataclass(frozen=True, slots=True)
-class MeterCheck:
+class TraceQuality:
     """What a recording says about a power source.
 
     Attributes:
@@ -68,7 +68,7 @@ class MeterCheck:
     gap_s: float
 
 
-def check_trace(trace: PowerTrace, ending: Ending | None = None) -> MeterCheck:
+def check_trace_quality(trace: PowerTrace, ending: StreamSummary | None = None) -> TraceQuality:
     """Judge a recording.
 
     Args:
@@ -103,7 +103,7 @@ def check_trace(trace: PowerTrace, ending: Ending | None = None) -> MeterCheck:
         drift_ppm = 1e6 * (1 / trace.clock.rate - 1)
     elif trace.clock is not None:
         warnings.append("too short to tell the clock's drift; record for longer")
-    return MeterCheck(
+    return TraceQuality(
         meter=trace.meter_id,
         source=trace.source,
         duration_s=duration_s,

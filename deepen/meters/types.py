@@ -9,10 +9,19 @@ from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from deepen.errors import ConfigError
-from deepen.meters.sensor_files import Files, LocalFiles
+from deepen.meters.sensor_files import LocalFiles, SensorFiles
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["Availability", "Context", "Driver", "Found", "Meter", "MeterSpec", "PowerFacts", "Scope"]
+__all__ = [
+    "Availability",
+    "DetectedInstrument",
+    "Driver",
+    "MachinePower",
+    "Meter",
+    "MeterContext",
+    "MeterSpec",
+    "Scope",
+]
 
 Scope = Literal["machine", "process"]
 """What a meter sees: the whole machine with everything that runs on it, or the worker process alone."""
@@ -63,7 +72,7 @@ class Meter(Protocol):
 
 
 @runtime_checkable
-class PowerFacts(Protocol):
+class MachinePower(Protocol):
     """Idle and full-load power of a machine (``deepen.devices.CpuPower`` is one)."""
 
     @property
@@ -123,7 +132,7 @@ class MeterSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class MeterContext:
     """What drivers may need from their surroundings.
 
     Attributes:
@@ -133,19 +142,19 @@ class Context:
         link: Files and commands of the device where it is not this machine; ``None`` where it is.
     """
 
-    power: PowerFacts | None = None
+    power: MachinePower | None = None
     pid: Callable[[], int | None] | None = None
     root: Path = Path("/")
-    link: Files | None = None
+    link: SensorFiles | None = None
 
     @property
-    def files(self) -> Files:
+    def files(self) -> SensorFiles:
         """Files and commands of the machine the on-board sensors sit in."""
         return self.link or LocalFiles(self.root)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DetectedInstrument:
     """An instrument that is plugged in.
 
     Attributes:
@@ -179,7 +188,7 @@ class Availability:
     source: Source
     cause: str = ""
     cure: str = ""
-    found: tuple[Found, ...] = ()
+    found: tuple[DetectedInstrument, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,6 @@ class Driver:
 
     name: str
     title: str
-    probe: Callable[[Context], Availability]
-    open: Callable[[MeterSpec, Context], Meter]
+    probe: Callable[[MeterContext], Availability]
+    open: Callable[[MeterSpec, MeterContext], Meter]
     automatic: bool = False

@@ -11,7 +11,7 @@ import numpy as np
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.energy_counter import step_trace
+from deepen.meters.energy_counter import make_step_trace
 from deepen.meters.types import Scope
 from deepen.records import Interval, PowerTrace, Source
 
@@ -120,7 +120,7 @@ class SimulatedMeter:
                 e + self._rng.normal(0.0, self._noise_w) * (b - a)
                 for e, a, b in zip(steps, times[:-1], times[1:], strict=True)
             ]
-        t_s, power_w = step_trace(times, np.concatenate([[0.0], np.cumsum(steps)]).tolist())
+        t_s, power_w = make_step_trace(times, np.concatenate([[0.0], np.cumsum(steps)]).tolist())
         return PowerTrace(t_s, power_w, 1e6, self.id, self.calibration_id, self.source, gaps=self.gaps)
 
     def close(self) -> None:

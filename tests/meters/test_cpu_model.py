@@ -14,8 +14,8 @@ import pytest
 from deepen.devices import CpuPower
 from deepen.errors import MeterError
 from deepen.measure import integrate_power
-from deepen.meters import Context, cpu_model, open_meter
-from deepen.meters.cpu_model import CpuModel, machine_cpu_s, process_cpu_s
+from deepen.meters import MeterContext, cpu_model, open_meter
+from deepen.meters.cpu_model import CpuModelMeter, read_machine_cpu_s, read_process_cpu_s
 from deepen.records import Interval
 
 POWER = CpuPower("test", idle_w=4.0, full_w=20.0, cores=8, source="a figure for tests")  # 2 W per core
@@ -26,13 +26,13 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """A wall clock and CPU clocks by process id, set by hand."""
     values: dict[str, float] = {"now": 100.0}
     monkeypatch.setattr(cpu_model, "monotonic_s", lambda: values["now"])
-    monkeypatch.setattr(cpu_model, "process_cpu_s", lambda pid: values.get(f"cpu{pid}", math.nan))
+    monkeypatch.setattr(cpu_model, "read_process_cpu_s", lambda pid: values.get(f"cpu{pid}", math.nan))
     return values
 
 
 def test_energy_of_an_observed_block_is_idle_plus_its_cpu_time(clocks: dict[str, float]) -> None:
     clocks["cpu7"] = 50.0
-    meter = CpuModel(POWER, Context(pid=lambda: 7))
+    meter = CpuModelMeter(POWER, MeterContext(pid=lambda: 7))
     meter.start()
     blocks = []
     for dt, cpu, before, after in [(0.02, 0.0199, 1e-4, 3e-4), (0.5, 0.7, 0.0, 1e-3), (0.02, 0.001, 5e-5, 0.0)]:
@@ -58,7 +58,7 @@ def test_energy_of_an_observed_block_is_idle_plus_its_cpu_time(clocks: dict[str,
 
 def test_marked_stretches_without_an_observed_block_use_the_process_clock(clocks: dict[str, float]) -> None:
     clocks["cpu7"] = 1.0
-    meter = CpuModel(POWER, Context(pid=lambda: 7))
+    meter = CpuModelMeter(POWER, MeterContext(pid=lambda: 7))
     meter.start()
     edges = [100.0]
     for dt, cpu in [(1.0, 0.25), (2.0, 0.0), (0.5, 1.5)]:
@@ -72,7 +72,7 @@ def test_marked_stretches_without_an_observed_block_use_the_process_clock(clocks
 
 
 def test_without_a_process_clock_blocks_alone_count(clocks: dict[str, float]) -> None:
-    meter = CpuModel(POWER, Context(pid=lambda: None))
+    meter = CpuModelMeter(POWER, MeterContext(pid=lambda: None))
     meter.start()
     blocks = []
     for _ in range(3):
@@ -89,7 +89,7 @@ def test_without_a_process_clock_blocks_alone_count(clocks: dict[str, float]) ->
 def test_a_replaced_worker_neither_adds_nor_takes_away(clocks: dict[str, float]) -> None:
     clocks |= {"cpu7": 5.0, "cpu8": 90.0}
     worker = [7]
-    meter = CpuModel(POWER, Context(pid=lambda: worker[0]))
+    meter = CpuModelMeter(POWER, MeterContext(pid=lambda: worker[0]))
     meter.start()
     for pid, cpu in [(7, 1.0), (8, 0.0), (8, 0.5)]:
         worker[0] = pid
@@ -104,7 +104,7 @@ def test_a_replaced_worker_neither_adds_nor_takes_away(clocks: dict[str, float])
 
 
 def test_a_block_outside_its_marks_is_refused(clocks: dict[str, float]) -> None:
-    meter = CpuModel(POWER, Context(pid=lambda: None))
+    meter = CpuModelMeter(POWER, MeterContext(pid=lambda: None))
     meter.start()
     meter.mark()
     clocks["now"] += 1.0
@@ -117,27 +117,27 @@ def test_a_block_outside_its_marks_is_refused(clocks: dict[str, float]) -> None:
 
 
 def test_the_cpu_clock_of_a_process_moves_with_its_work() -> None:
-    before = process_cpu_s(os.getpid())
+    before = read_process_cpu_s(os.getpid())
     end = time.process_time() + 0.02
     while time.process_time() < end:
         pass
-    assert process_cpu_s(os.getpid()) - before >= 0.019
+    assert read_process_cpu_s(os.getpid()) - before >= 0.019
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    assert math.isnan(process_cpu_s(ended.pid))
-    assert math.isnan(process_cpu_s(2**30))
+    assert math.isnan(read_process_cpu_s(ended.pid))
+    assert math.isnan(read_process_cpu_s(2**30))
 
 
 def test_whole_machine_from_proc_stat(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     stat = tmp_path / "proc" / "stat"
     stat.write_text("cpu  100 10 50 9999 77 3 2 5 40 0\ncpu0 1 1 1 1\n")
-    assert machine_cpu_s(tmp_path) == pytest.approx(170 / os.sysconf("SC_CLK_TCK"))  # guest time lies inside user
+    assert read_machine_cpu_s(tmp_path) == pytest.approx(170 / os.sysconf("SC_CLK_TCK"))  # guest time lies inside user
     meter = open_meter("cpu-model", power=POWER, root=tmp_path)
     assert meter.scope == "machine"
     assert meter.update_s == 0.01
     stat.unlink()
-    assert math.isnan(machine_cpu_s(tmp_path))
+    assert math.isnan(read_machine_cpu_s(tmp_path))
     with pytest.raises(MeterError, match="/proc/stat"):
         open_meter("cpu-model", power=POWER, root=tmp_path)
 
@@ -145,8 +145,8 @@ def test_whole_machine_from_proc_stat(tmp_path: Path) -> None:
 def test_needs_power_figures(pid: Callable[[], int | None] = lambda: 1) -> None:
     with pytest.raises(MeterError, match="no power figures"):
         open_meter("cpu-model", pid=pid)
-    assert not cpu_model.DRIVER.probe(Context()).available
-    found = cpu_model.DRIVER.probe(Context(power=POWER))
+    assert not cpu_model.DRIVER.probe(MeterContext()).available
+    found = cpu_model.DRIVER.probe(MeterContext(power=POWER))
     assert found.available
     assert "a figure for tests" in found.detail
     assert open_meter("cpu-model", power=POWER, pid=pid).scope == "process"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from deepen.meters.onboard import odpm, rpi_pmic
-from deepen.meters.stream.types import MOST_NOTES, Samples, Tally
+from deepen.meters.stream.types import MOST_NOTES, Samples, StreamCounts
 from tests.support.fuzz import Corpus, Report, Target, drive, explore
 from tests.support.fuzz_files import file_targets
 from tests.support.fuzz_streams import StreamTarget, stream_targets
@@ -70,7 +70,7 @@ class Broken:
     """A parser with a defect."""
 
     def __init__(self, defect: str) -> None:
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self._defect = defect
         self._next = 0
         self._all = b""
@@ -155,12 +155,12 @@ def test_the_same_seed_makes_the_same_inputs() -> None:
 @pytest.mark.parametrize(
     ("read", "text"),
     [
-        (odpm.parse_hal, "PowerStats HAL 2.0 energy meter ==\n" + "\n" * 200_000),
-        (odpm.parse_hal, "PowerStats HAL 2.0 energy meter ==\na" + " " * 200_000 + "x"),
-        (odpm.parse_hal, "=" * 200_000),
+        (odpm.parse_hal_dump, "PowerStats HAL 2.0 energy meter ==\n" + "\n" * 200_000),
+        (odpm.parse_hal_dump, "PowerStats HAL 2.0 energy meter ==\na" + " " * 200_000 + "x"),
+        (odpm.parse_hal_dump, "=" * 200_000),
         (odpm.parse_powerstats, "ChannelId: 1, ChannelName: a, ChannelSubsystem: " + " " * 200_000 + "x"),
         (lambda text: odpm.parse_energy_value("", text), "CH0[a]:" + " " * 200_000 + "x"),
-        (rpi_pmic.parse_adc, "\n" * 200_000),
+        (rpi_pmic.parse_pmic_adc, "\n" * 200_000),
     ],
 )
 def test_long_answers_are_read_in_time_that_grows_with_their_length(read: Callable[[str], Any], text: str) -> None:
@@ -169,7 +169,7 @@ def test_long_answers_are_read_in_time_that_grows_with_their_length(read: Callab
 
 
 def test_notes_have_an_end() -> None:
-    tally = Tally()
+    tally = StreamCounts()
     for k in range(1000):
         tally.note(f"event {k}")
     tally.note("event 3")

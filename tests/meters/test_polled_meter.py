@@ -13,7 +13,7 @@ from deepen.errors import MeterError
 from deepen.measure import integrate_power
 from deepen.meters.instruments.scpi import ScpiMeter, ScpiProfile
 from deepen.meters.onboard import hwmon
-from deepen.meters.types import Context, MeterSpec
+from deepen.meters.types import MeterContext, MeterSpec
 from deepen.records import Interval, PowerTrace
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import (
@@ -125,7 +125,7 @@ def test_a_sensor_that_goes_wrong_ends_in_an_error_that_names_it(tmp_path: Path,
     folder.mkdir(parents=True)
     (folder / "name").write_text("ina226")
     (folder / "power1_input").write_text("1250000")
-    meter = hwmon.DRIVER.open(MeterSpec("hwmon", "", {}), Context(root=tmp_path))
+    meter = hwmon.DRIVER.open(MeterSpec("hwmon", "", {}), MeterContext(root=tmp_path))
     meter.mark()
     if wrong is None:  # its driver is unloaded
         (folder / "power1_input").unlink()

@@ -8,9 +8,9 @@ import pytest
 
 from deepen.devices import CpuPower
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, Meter, MeterSpec, driver_names, list_meters, open_meter, registry
-from deepen.meters.sensor_files import CommandFiles, Output
-from deepen.meters.types import Driver, PowerFacts
+from deepen.meters import Meter, MeterContext, MeterSpec, list_driver_names, list_meters, open_meter, registry
+from deepen.meters.sensor_files import CommandFiles, CommandOutput
+from deepen.meters.types import Driver, MachinePower
 from deepen.testing.power import SimulatedMeter, Timeline
 
 POWER = CpuPower("test", 4.0, 20.0, 8, "a figure for tests")
@@ -45,13 +45,13 @@ def test_no_source_at_all_says_why_for_each(tmp_path: Path) -> None:
 
 
 def test_a_device_without_sensors_wants_an_instrument(tmp_path: Path) -> None:
-    nothing = CommandFiles(lambda argv, timeout_s: Output(1, "", ""))
+    nothing = CommandFiles(lambda argv, timeout_s: CommandOutput(1, "", ""))
     with pytest.raises(MeterError, match=r"device measures no power by itself \(rapl: .*connected to: --meter NAME"):
         open_meter(link=nothing)
 
 
 def test_every_source_is_listed_with_cause_and_order(tmp_path: Path) -> None:
-    found = list_meters(Context(power=POWER, root=tmp_path))
+    found = list_meters(MeterContext(power=POWER, root=tmp_path))
     names = [m.name for m in found]
     assert names == list(registry.DRIVERS)
     assert names[0] == "rapl"
@@ -107,8 +107,8 @@ def test_meters_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     points = EntryPoints([EntryPoint("acme", "acme_meter:DRIVER", "deepen.meters"),
                           EntryPoint("rapl", "evil:DRIVER", "deepen.meters")])  # fmt: skip
     monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
-    assert list(driver_names()) == [*registry.DRIVERS, "acme"]
-    assert driver_names()["rapl"] == "deepen.meters.onboard.rapl:DRIVER"  # ours cannot be replaced unseen
+    assert list(list_driver_names()) == [*registry.DRIVERS, "acme"]
+    assert list_driver_names()["rapl"] == "deepen.meters.onboard.rapl:DRIVER"  # ours cannot be replaced unseen
     meter = open_meter("acme?idle_w=3")
     assert meter.id == "acme"
     assert list_meters()[-1].available
@@ -116,7 +116,7 @@ def test_meters_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", registry.DRIVERS)
 def test_drivers_are_complete(name: str) -> None:
-    found = registry.driver(name)
+    found = registry.load_driver(name)
     assert isinstance(found, Driver)
     assert found.name == name
     assert found.title
@@ -148,4 +148,4 @@ def test_every_meter_keeps_the_contract(name: str, sysfs: Write) -> None:
 def test_the_meter_protocol_has_at_most_six_verbs() -> None:
     verbs = [n for n, v in vars(Meter).items() if callable(v) and not n.startswith("_")]
     assert sorted(verbs) == ["close", "mark", "observe", "start", "stop"]
-    assert isinstance(POWER, PowerFacts)
+    assert isinstance(POWER, MachinePower)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepen.meters.instruments.joulescope.driver import Joulescope
-from deepen.meters.instruments.lpm01a.driver import Lpm01a
-from deepen.meters.instruments.monsoon.hvpm import Hvpm
-from deepen.meters.instruments.monsoon.lvpm import Lvpm
-from deepen.meters.instruments.powersensor3.driver import PowerSensor3
-from deepen.meters.instruments.ppk2.driver import Ppk2
-from deepen.meters.instruments.text_lines.driver import LineMeter
+from deepen.meters.instruments.joulescope.driver import JoulescopeInstrument
+from deepen.meters.instruments.lpm01a.driver import Lpm01aInstrument
+from deepen.meters.instruments.monsoon.hvpm import HvpmInstrument
+from deepen.meters.instruments.monsoon.lvpm import LvpmInstrument
+from deepen.meters.instruments.powersensor3.driver import PowerSensor3Instrument
+from deepen.meters.instruments.ppk2.driver import Ppk2Instrument
+from deepen.meters.instruments.text_lines.driver import LineInstrument
 from deepen.testing.instruments import hvpm, joulescope, line, lpm01a, lvpm, powersensor3, ppk2
 from deepen.testing.instruments.faults import (
     EVERY,
@@ -98,15 +98,17 @@ def rigs(folder: Path) -> dict[str, Rig]:
         folder: Where profiles of the line meter are written.
     """
     monsoon: dict[str, Any] = {"options": {"voltage_v": "3.85"}, "least_w": 0.05, "most_w": 3.0}
-    board: dict[str, Any] = {"make": Lpm01a, "least_w": 0.004, "most_w": 0.1, "emulator": _board}
+    board: dict[str, Any] = {"make": Lpm01aInstrument, "least_w": 0.004, "most_w": 0.1, "emulator": _board}
     unseen = {"voltage droop": "voltage:"}
     found = {
-        "lvpm": Rig(lambda s, k: lvpm.Lvpm(s, noise_a=1e-3, ppm=_ppm(k), seed=k), Lvpm, **monsoon),
-        "hvpm": Rig(lambda s, k: hvpm.Hvpm(s, noise_a=1e-3, ppm=_ppm(k), seed=k), Hvpm, **monsoon),
-        "hvpm (LVPM)": Rig(lambda s, k: hvpm.Hvpm(s, model="LVPM", noise_a=1e-3, ppm=_ppm(k), seed=k), Hvpm, **monsoon),
+        "lvpm": Rig(lambda s, k: lvpm.Lvpm(s, noise_a=1e-3, ppm=_ppm(k), seed=k), LvpmInstrument, **monsoon),
+        "hvpm": Rig(lambda s, k: hvpm.Hvpm(s, noise_a=1e-3, ppm=_ppm(k), seed=k), HvpmInstrument, **monsoon),
+        "hvpm (LVPM)": Rig(
+            lambda s, k: hvpm.Hvpm(s, model="LVPM", noise_a=1e-3, ppm=_ppm(k), seed=k), HvpmInstrument, **monsoon
+        ),
         "ppk2": Rig(
             lambda s, k: ppk2.Ppk2(s, noise_a=2e-3, ppm=_ppm(k), seed=k),
-            Ppk2,
+            Ppk2Instrument,
             {"voltage_v": "3.3"},
             0.3,
             1.5,
@@ -116,7 +118,7 @@ def rigs(folder: Path) -> dict[str, Rig]:
         ),
         "ppk2 (ranges)": Rig(
             lambda s, k: ppk2.Ppk2(s, noise_a=5e-5, ppm=_ppm(k), seed=k),
-            Ppk2,
+            Ppk2Instrument,
             {"voltage_v": "3.3"},
             1e-3,
             0.15,
@@ -126,7 +128,7 @@ def rigs(folder: Path) -> dict[str, Rig]:
         ),
         "powersensor3": Rig(
             lambda s, k: powersensor3.PowerSensor3(s, noise_a=0.03, noise_v=0.04, ppm=_ppm(k), seed=k),
-            PowerSensor3,
+            PowerSensor3Instrument,
             {},
             5.0,
             60.0,
@@ -142,7 +144,7 @@ def rigs(folder: Path) -> dict[str, Rig]:
         ),
         "joulescope": Rig(
             lambda s, k: joulescope.Stream(s, rate_hz=20_000.0, ppm=_ppm(k)),
-            Joulescope,
+            JoulescopeInstrument,
             {"rate_hz": "20000"},
             0.05,
             3.0,
@@ -156,7 +158,7 @@ def rigs(folder: Path) -> dict[str, Rig]:
         path.write_text(_PROFILE.format(columns=columns, units=units))
         found[f"line ({kind})"] = Rig(
             _printer(template, 256 if kind == "wrapping" else 0),
-            LineMeter,
+            LineInstrument,
             {"profile": str(path)},
             0.5,
             5.0,

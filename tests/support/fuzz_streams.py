@@ -18,22 +18,22 @@ from typing import Any
 import numpy as np
 
 import deepen.meters
-from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, block
+from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, frame_block
 from deepen.meters.instruments.lpm01a import timestamps
-from deepen.meters.instruments.lpm01a.parser import AsciiParser, BinaryParser
+from deepen.meters.instruments.lpm01a.parser import Lpm01aAsciiParser, Lpm01aBinaryParser
 from deepen.meters.instruments.monsoon import hvpm, lvpm_parser
-from deepen.meters.instruments.monsoon.hvpm_parser import Channel, HvpmParser
-from deepen.meters.instruments.monsoon.lvpm_parser import LvpmParser, frame
-from deepen.meters.instruments.powersensor3.config import RECORD, Sensor
+from deepen.meters.instruments.monsoon.hvpm_parser import HvpmChannelCalibration, HvpmParser
+from deepen.meters.instruments.monsoon.lvpm_parser import LvpmParser, frame_packet
+from deepen.meters.instruments.powersensor3.config import RECORD, SensorConfig
 from deepen.meters.instruments.powersensor3.parser import PowerSensor3Parser
 from deepen.meters.instruments.ppk2 import parser
-from deepen.meters.instruments.ppk2.calibration import Calibration
-from deepen.meters.instruments.profile_file import Table
+from deepen.meters.instruments.ppk2.calibration import Ppk2Calibration
+from deepen.meters.instruments.profile_file import ProfileTable
 from deepen.meters.instruments.text_lines import line_format
 from deepen.meters.instruments.text_lines.parser import LineParser
-from deepen.meters.ports.usb import ANSWER, BULK, Unframer
-from deepen.meters.ports.usb import frame as usb_frame
-from deepen.meters.stream.types import MOST_NOTES, Parser, Samples, Tally
+from deepen.meters.ports.usb import ANSWER, BULK, UsbFrameDecoder
+from deepen.meters.ports.usb import frame_usb_packet as usb_frame
+from deepen.meters.stream.types import MOST_NOTES, Parser, Samples, StreamCounts
 from deepen.testing.instruments import hvpm as emulated_hvpm
 from deepen.testing.instruments import joulescope, line, lpm01a, lvpm, powersensor3, ppk2
 from deepen.testing.instruments.signal import Steps
@@ -136,7 +136,7 @@ def _joined(parts: Sequence[Samples]) -> dict[str, Any]:
     }
 
 
-def _counts(tally: Tally) -> dict[str, Any]:
+def _counts(tally: StreamCounts) -> dict[str, Any]:
     found = {f.name: getattr(tally, f.name) for f in fields(tally)}
     assert all(v >= 0 for k, v in found.items() if k != "notes"), f"a count is negative: {found}"
     assert len(tally.notes) <= MOST_NOTES + 1, "notes have no end"
@@ -185,7 +185,7 @@ def _files(*names: str) -> list[Path]:
 
 
 def _lvpm(rng: random.Random) -> StreamTarget:
-    start = frame(b"\x02\xff\xff\xff\xff\x03\xe8")
+    start = frame_packet(b"\x02\xff\xff\xff\xff\x03\xe8")
     seeds = [
         _stream(lvpm.Lvpm(_load(0.01, 3.0), volts=v, records=n, noise_a=1e-3), start, 0.1)
         for v, n in ((4.0, 7), (2.5, 3))
@@ -194,7 +194,7 @@ def _lvpm(rng: random.Random) -> StreamTarget:
         bytes([0x20 | k % 16, kind]) + rng.randbytes(2 + 8 * n + 1) for k in range(8) for kind, n in ((0, 7), (1, 2))
     ]
     bodies += [b"\x20\x02" + rng.randbytes(2 + 8 * n + 1) for n in (0, 1, 2, 5)] + [rng.randbytes(13), b"\x10" * 58]
-    tokens = [*map(frame, bodies), b"\0", lvpm_parser.frame(b"\x31\x00" + bytes(2 + 8 * 30 + 1))]
+    tokens = [*map(frame_packet, bodies), b"\0", lvpm_parser.frame_packet(b"\x31\x00" + bytes(2 + 8 * 30 + 1))]
     return StreamTarget("lvpm", lambda: LvpmParser(4.0), seeds, tokens, _files("lvpm_parser", "monsoon"))
 
 
@@ -212,7 +212,7 @@ def _usb(rng: random.Random) -> list[StreamTarget]:
     ]
     packets += [b"", b"\0\0\x20\x03", struct.pack("<HBB", 65535, 0x3F, 255) + rng.randbytes(200)]
     tokens = [usb_frame(rng.choice((BULK, BULK, BULK, ANSWER)), p) for p in packets]
-    channel = Channel(0.0365, 6.4, 15.0, 15.0)
+    channel = HvpmChannelCalibration(0.0365, 6.4, 15.0, 15.0)
     watched = _files("hvpm_parser", "monsoon")
     return [
         StreamTarget("hvpm", lambda: HvpmParser(hvpm.HVPM, channel, 4.0), seeds, tokens, watched),
@@ -225,8 +225,8 @@ class _Frames:
     """The unframer as a parser: a sample is a frame, its power the sum of its bytes."""
 
     def __init__(self) -> None:
-        self.tally = Tally()
-        self._frames = Unframer()
+        self.tally = StreamCounts()
+        self._frames = UsbFrameDecoder()
         self._next = 0
 
     def feed(self, data: bytes) -> Samples:
@@ -239,7 +239,7 @@ class _Frames:
 
 def _ppk2() -> StreamTarget:
     unit = ppk2.Ppk2(_load(1e-4, 1.0), noise_a=1e-6)
-    calibration = Calibration.parse(unit.metadata().decode())
+    calibration = Ppk2Calibration.parse(unit.metadata().decode())
     assert calibration is not None
     table = calibration.current_a(3.3)
     known: Any = SimpleNamespace(
@@ -263,7 +263,7 @@ def _ppk2() -> StreamTarget:
 def _powersensor3() -> StreamTarget:
     unit = powersensor3.PowerSensor3(_load(1.0, 60.0), noise_a=0.03, noise_v=0.04)
     records = [RECORD.unpack(unit.config[k : k + RECORD.size]) for k in range(0, len(unit.config), RECORD.size)]
-    sensors = [Sensor(a.decode().strip("\0"), b.decode().strip("\0"), r, s, use) for a, b, r, s, use in records]
+    sensors = [SensorConfig(a.decode().strip("\0"), b.decode().strip("\0"), r, s, use) for a, b, r, s, use in records]
     seeds = [_stream(powersensor3.PowerSensor3(_load(1.0, 60.0), noise_a=n), b"SM", 0.02) for n in (0.0, 0.03)]
     tokens = [
         b"\xff\x3f",
@@ -277,7 +277,7 @@ def _powersensor3() -> StreamTarget:
 
 def _lpm01a() -> list[StreamTarget]:
     found = []
-    makers: list[tuple[str, Any]] = [("ASCII", AsciiParser), ("binary", BinaryParser)]
+    makers: list[tuple[str, Any]] = [("ASCII", Lpm01aAsciiParser), ("binary", Lpm01aBinaryParser)]
     for name, parser in makers:
         binary = name == "binary"
         board = lpm01a.Lpm01aBoard(_load(0.001, 0.1))
@@ -299,7 +299,7 @@ def _lpm01a() -> list[StreamTarget]:
             b"end\r\n",
         ]
         tokens = [*stamps, *text, b"\x52\xa0" * 20, b"\xf0\xf4\xff\xff"] if binary else lines
-        scale = timestamps.Scale(100.0, "current", 3.3, 0.05)
+        scale = timestamps.Lpm01aScale(100.0, "current", 3.3, 0.05)
         found.append(
             StreamTarget(
                 f"lpm01a ({name})",
@@ -346,7 +346,7 @@ def _lines() -> list[StreamTarget]:
     found = []
     for name, template in templates.items():
         printer = line.LinePrinter(_load(0.1, 5.0), template, rate_hz=100.0, modulus=256 if name == "counter" else 0)
-        form = line_format.LineFormat.read(Table("fuzz", dict(_FORMATS[name])))
+        form = line_format.LineFormat.read(ProfileTable("fuzz", dict(_FORMATS[name])))
         seeds = [_stream(printer, b"start\n", 1.0)]
         if name == "pattern":
             seeds.append(seeds[0].replace(b".", b","))
@@ -365,9 +365,9 @@ def _lines() -> list[StreamTarget]:
 def _joulescope(rng: random.Random) -> StreamTarget:
     seeds = [_stream(joulescope.Stream(_load(0.1, 5.0), elements=n, rate_hz=1e5), b"1", 0.003) for n in (20, 50)]
     power = struct.pack("<4f", 1.0, float("nan"), float("inf"), -2.0)
-    tokens = [block(POWER, k, d, power) for k in (0, 40, 5000, 1 << 63) for d in (0, 1, 10)]
-    tokens += [block(INPUT + k, 10 * n, 10, rng.randbytes(3)) for k in (0, 3, 5) for n in (0, 4, 500)]
-    tokens += [block(POWER, 5000, 10, b"abc"), block(0x33, 1, 1, b""), b"JS", b"JS" + b"\xff" * 18]
+    tokens = [frame_block(POWER, k, d, power) for k in (0, 40, 5000, 1 << 63) for d in (0, 1, 10)]
+    tokens += [frame_block(INPUT + k, 10 * n, 10, rng.randbytes(3)) for k in (0, 3, 5) for n in (0, 4, 500)]
+    tokens += [frame_block(POWER, 5000, 10, b"abc"), frame_block(0x33, 1, 1, b""), b"JS", b"JS" + b"\xff" * 18]
     return StreamTarget(
         "joulescope", lambda: JoulescopeParser(1000.0, (0, 3)), seeds, tokens, _files("joulescope_parser")
     )

@@ -21,11 +21,11 @@ from deepen.errors import DeepenError
 from deepen.meters.instruments import otii, scpi
 from deepen.meters.instruments.monsoon import lvpm_parser
 from deepen.meters.instruments.powersensor3.config import parse_config
-from deepen.meters.instruments.powersensor3.parser import frame_period_us
-from deepen.meters.instruments.ppk2.calibration import Calibration
+from deepen.meters.instruments.powersensor3.parser import measure_frame_period_us
+from deepen.meters.instruments.ppk2.calibration import Ppk2Calibration
 from deepen.meters.onboard import battery, hwmon, ina3221, odpm, rapl, rpi_pmic
-from deepen.meters.sensor_files import Output
-from deepen.meters.types import Context, Driver, MeterSpec
+from deepen.meters.sensor_files import CommandOutput
+from deepen.meters.types import Driver, MeterContext, MeterSpec
 from deepen.records import Accuracy
 from deepen.testing.instruments import lvpm, powersensor3, ppk2
 from deepen.testing.instruments.signal import Steps
@@ -80,7 +80,7 @@ def _meters(*names: str) -> list[Path]:
 
 def _answers() -> list[CallTarget]:
     def metadata(data: bytes) -> None:
-        found = Calibration.parse(data.decode("ascii", "replace"))
+        found = Ppk2Calibration.parse(data.decode("ascii", "replace"))
         if found is not None:
             assert all(np.isfinite(column).all() for column in found.values.values()), "a coefficient is not finite"
             assert all(r > 0 for r in found.values["R"]), "a resistor is not positive"
@@ -91,7 +91,7 @@ def _answers() -> list[CallTarget]:
 
     def status(data: bytes) -> None:
         at = data.find(b"\x3b\x10")
-        body = lvpm_parser.unframe(data, at) if at >= 0 else None
+        body = lvpm_parser.unframe_packet(data, at) if at >= 0 else None
         found = lvpm_parser.parse_status(body) if body is not None else lvpm_parser.parse_status(data)
         assert found is None or 0 <= found.setting_v < 5, "a voltage the instrument cannot have"
 
@@ -116,7 +116,7 @@ def _answers() -> list[CallTarget]:
         ("powersensor3 config", config, [unit.config], floats, "instruments/powersensor3_config"),
         (
             "powersensor3 period",
-            frame_period_us,
+            measure_frame_period_us,
             [frames],
             [frames[:18], b"\xff\x3f"],
             "instruments/powersensor3_parser",
@@ -188,7 +188,7 @@ def _otii() -> CallTarget:
             return
         if not isinstance(answers, list):
             return
-        meter = otii.Otii(
+        meter = otii.OtiiMeter(
             _anything(), _Device(), MeterSpec.parse("otii?inputs=1"), now=lambda: 100.0, disconnect=lambda: None
         )
         recording = SimpleNamespace(
@@ -246,11 +246,11 @@ class _Machine:
     def read_all(self, paths: Sequence[str]) -> list[str]:
         return [self.read(p) for p in paths]
 
-    def run(self, argv: Sequence[str], timeout_s: float = 5.0) -> Output:
+    def run(self, argv: Sequence[str], timeout_s: float = 5.0) -> CommandOutput:
         name = " ".join(argv)
         if name not in self._texts:
             raise FileNotFoundError(2, "No such file or directory", argv[0])
-        return Output(0, self._texts[name], "")
+        return CommandOutput(0, self._texts[name], "")
 
 
 def _board(
@@ -266,7 +266,7 @@ def _board(
     """
 
     def measure(data: bytes) -> None:
-        context = Context(link=_Machine(names, data))
+        context = MeterContext(link=_Machine(names, data))
         driver.probe(context)
         meter = driver.open(MeterSpec(driver.name, "", {}), context)
         try:

@@ -24,11 +24,11 @@ import numpy as np
 from common import conditions
 
 from deepen.measure import integrate_power
-from deepen.meters.instruments.lpm01a.driver import Lpm01a
-from deepen.meters.instruments.monsoon.hvpm import Hvpm
-from deepen.meters.instruments.monsoon.lvpm import Lvpm
-from deepen.meters.instruments.powersensor3.driver import PowerSensor3
-from deepen.meters.instruments.ppk2.driver import Ppk2
+from deepen.meters.instruments.lpm01a.driver import Lpm01aInstrument
+from deepen.meters.instruments.monsoon.hvpm import HvpmInstrument
+from deepen.meters.instruments.monsoon.lvpm import LvpmInstrument
+from deepen.meters.instruments.powersensor3.driver import PowerSensor3Instrument
+from deepen.meters.instruments.ppk2.driver import Ppk2Instrument
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import Interval
@@ -70,15 +70,19 @@ def noisy(emulator: Callable[..., Any], **noise: float) -> Callable[..., Any]:
 
 
 KINDS = {
-    "lvpm": Kind(noisy(lvpm.Lvpm, noise_a=3e-4), Lvpm, "voltage_v=4.2", 0.4, (0.5, 4.0)),
-    "hvpm": Kind(noisy(hvpm.Hvpm, noise_a=2e-4), Hvpm, "voltage_v=4.2", 0.4, (0.5, 4.0)),
-    "ppk2": Kind(noisy(ppk2.Ppk2, noise_a=3e-4), Ppk2, "voltage_v=3.3&mode=source", 0.05, (0.4, 1.5)),
+    "lvpm": Kind(noisy(lvpm.Lvpm, noise_a=3e-4), LvpmInstrument, "voltage_v=4.2", 0.4, (0.5, 4.0)),
+    "hvpm": Kind(noisy(hvpm.Hvpm, noise_a=2e-4), HvpmInstrument, "voltage_v=4.2", 0.4, (0.5, 4.0)),
+    "ppk2": Kind(noisy(ppk2.Ppk2, noise_a=3e-4), Ppk2Instrument, "voltage_v=3.3&mode=source", 0.05, (0.4, 1.5)),
     "powersensor3": Kind(
-        noisy(powersensor3.PowerSensor3, noise_a=0.03, noise_v=0.03), PowerSensor3, "", 3.0, (2.0, 15.0)
+        noisy(powersensor3.PowerSensor3, noise_a=0.03, noise_v=0.03), PowerSensor3Instrument, "", 3.0, (2.0, 15.0)
     ),
-    "lpm01a": Kind(lpm01a.Lpm01aBoard, Lpm01a, "voltage_v=3.3&rate_hz=5000", 0.004, (0.01, 0.1)),
+    "lpm01a": Kind(lpm01a.Lpm01aBoard, Lpm01aInstrument, "voltage_v=3.3&rate_hz=5000", 0.004, (0.01, 0.1)),
     "lpm01a-100k": Kind(
-        lpm01a.Lpm01aBoard, Lpm01a, "voltage_v=3.3&rate_hz=100000&format=bin_hexa&output=current", 0.004, (0.01, 0.1)
+        lpm01a.Lpm01aBoard,
+        Lpm01aInstrument,
+        "voltage_v=3.3&rate_hz=100000&format=bin_hexa&output=current",
+        0.004,
+        (0.01, 0.1),
     ),
 }
 

@@ -70,9 +70,9 @@ CASES = (
 
 def measure(case: Case, seconds: float, disk: Path | None) -> list[str]:
     """Record for a while; returns the cells of a row."""
-    from deepen.meters.record import record, record_folder
-    from deepen.meters.registry import driver
-    from deepen.meters.types import Context, MeterSpec
+    from deepen.meters.record import record_folder, record_trace
+    from deepen.meters.registry import load_driver
+    from deepen.meters.types import MeterContext, MeterSpec
     from deepen.testing.instruments.pty import serve
 
     looks: list[tuple[float, float]] = []
@@ -82,10 +82,10 @@ def measure(case: Case, seconds: float, disk: Path | None) -> list[str]:
         looks.append((time.process_time(), time.monotonic()))
 
     with serve(case.emulator()) as served:
-        meter: Any = driver(case.name).open(MeterSpec(case.name, served.path, case.options), Context())
+        meter: Any = load_driver(case.name).open(MeterSpec(case.name, served.path, case.options), MeterContext())
         try:
             if disk is None:
-                found = record(meter, seconds, sleep=sleep).ending
+                found = record_trace(meter, seconds, sleep=sleep).ending
             else:
                 found = record_folder(meter, disk / f"{case.name}.trace", seconds, sleep=sleep).ending
         finally:

@@ -8,7 +8,7 @@ from errno import ETIMEDOUT
 from deepen.devices.links.local import LocalLink
 from deepen.devices.protocols import Device, Link
 from deepen.errors import LinkError
-from deepen.meters.sensor_files import CommandFiles, Files, Output
+from deepen.meters.sensor_files import CommandFiles, CommandOutput, SensorFiles
 
 __all__ = ["access_device_files", "access_link_files"]
 
@@ -22,7 +22,7 @@ def access_link_files(link: Link) -> CommandFiles:
     They raise ``LinkError`` when the device is gone, and ``TimeoutError`` where only the command did not end in time.
     """
 
-    def run(argv: Sequence[str], timeout_s: float) -> Output:
+    def run(argv: Sequence[str], timeout_s: float) -> CommandOutput:
         try:
             # Messages are compared with the wording of the C locale.
             done = link.run(argv, env={"LC_ALL": "C"}, timeout_s=timeout_s + _GRACE_S)
@@ -30,11 +30,13 @@ def access_link_files(link: Link) -> CommandFiles:
             if not link.alive():
                 raise
             raise TimeoutError(ETIMEDOUT, f"gave no answer within {timeout_s + _GRACE_S:g} s", argv[0]) from error
-        return Output(done.status, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+        return CommandOutput(
+            done.status, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
 
     return CommandFiles(run)
 
 
-def access_device_files(device: Device) -> Files | None:
+def access_device_files(device: Device) -> SensorFiles | None:
     """Files and commands of a device, for ``open_meter`` and ``ModelOverheads``; ``None`` where it is this machine."""
     return None if isinstance(device.link, LocalLink) else access_link_files(device.link)

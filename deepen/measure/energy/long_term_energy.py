@@ -232,12 +232,12 @@ class StreamEnergyTotal:
 
     def tick(self) -> None:
         """Say whether the stream has broken off."""
-        if self._sum is not None and not self._stream.flowing:
+        if self._sum is not None and not self._stream.is_streaming:
             raise MeterError(f"{self.meter.id}: the stream broke off; check its cable and supply")
 
     def roll(self) -> None:
         """Bring the sum up to now; a stream that broke off is started anew."""
-        if self._sum is not None and not self._stream.flowing:
+        if self._sum is not None and not self._stream.is_streaming:
             self.finish()
         if self._sum is None:
             self.start()

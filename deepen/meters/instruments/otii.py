@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import ConfigError, DeepenError, MeterError
-from deepen.meters.stream.meter import DEFAULT_MAX_LOSS, number_option
-from deepen.meters.stream.supply_voltage import choice, option
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec, Scope
+from deepen.meters.stream.meter import DEFAULT_MAX_LOSS, read_number_option
+from deepen.meters.stream.supply_voltage import read_choice_option, read_optional_number
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec, Scope
 from deepen.records import Accuracy, Interval, PowerTrace, Source
 
-__all__ = ["DRIVER", "Otii"]
+__all__ = ["DRIVER", "OtiiMeter"]
 
 PORT = 1905
 CONNECT_S = 5
@@ -51,7 +51,7 @@ _LATE_S = 0.5
 
 
 @contextlib.contextmanager
-def _talking(what: str) -> Iterator[None]:
+def _translate_package_errors(what: str) -> Iterator[None]:
     """Turn the exceptions of the maker's package into ours; what it prints goes to stderr."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -67,8 +67,8 @@ def _talking(what: str) -> Iterator[None]:
         raise MeterError(f"otii: {what} failed ({text}); {cure}") from error
 
 
-def _connect(host: str, port: int) -> Any:
-    """Connect to the server; returns the maker's ``Otii``.
+def _connect_to_server(host: str, port: int) -> Any:
+    """Connect to the server; returns the maker's ``OtiiMeter``.
 
     Raises:
         MeterError: If the package is missing or nothing answers.
@@ -77,11 +77,11 @@ def _connect(host: str, port: int) -> Any:
         from otii_tcp_client.otii_client import LicensingMode, OtiiClient
     except ImportError as error:
         raise MeterError("an Otii needs its client; pip install 'deepen[otii]'") from error
-    with _talking(f"connecting to {host}:{port}"):
+    with _translate_package_errors(f"connecting to {host}:{port}"):
         return OtiiClient().connect(host=host, port=port, try_for_seconds=CONNECT_S, licensing=LicensingMode.MANUAL)
 
 
-class _Access:
+class _OtiiLogin:
     """Login and licence of a connection, taken where they are missing and given back at the end.
 
     The package would do so itself, but leaves its connection open when it fails.
@@ -96,7 +96,7 @@ class _Access:
         self._server = server
         self._license: int | None = None
         self._logged_in = False
-        with _talking("getting a licence"):
+        with _translate_package_errors("getting a licence"):
             if not server.is_logged_in():
                 name, password = os.environ.get("OTII_USERNAME"), os.environ.get("OTII_PASSWORD")
                 if not (name and password):
@@ -115,16 +115,16 @@ class _Access:
 
     def close(self) -> None:
         """Give back what was taken, and disconnect."""
-        with contextlib.suppress(MeterError), _talking("returning the licence"):
+        with contextlib.suppress(MeterError), _translate_package_errors("returning the licence"):
             if self._license is not None:
                 self._server.return_license(self._license)
             if self._logged_in:
                 self._server.logout()
-        with contextlib.suppress(MeterError), _talking("disconnecting"):
+        with contextlib.suppress(MeterError), _translate_package_errors("disconnecting"):
             self._server.disconnect()
 
 
-class Otii:
+class OtiiMeter:
     """An Arc or Ace behind a server.
 
     Attributes:
@@ -154,7 +154,7 @@ class Otii:
         """Set an instrument up.
 
         Args:
-            server: The maker's ``Otii``, connected.
+            server: The maker's ``OtiiMeter``, connected.
             device: The maker's ``Arc``.
             spec: Options, see the module.
             disconnect: Leaves the server; called by :meth:`close`.
@@ -166,12 +166,12 @@ class Otii:
             MeterError: If the server or the instrument refuses.
         """
         low, high = LIMITS_V.get(device.type, LIMITS_V["Arc"])
-        wanted_v = option(spec, "voltage_v", low, high, "V")
-        limit_a = option(spec, "current_limit_a", 0.001, MAX_A, "A")
-        self._off_at_end = choice(spec, "leave", ("on", "off")) == "off"
-        self._inputs = _inputs(spec.options.get("inputs", ""))
+        wanted_v = read_optional_number(spec, "voltage_v", low, high, "V")
+        limit_a = read_optional_number(spec, "current_limit_a", 0.001, MAX_A, "A")
+        self._off_at_end = read_choice_option(spec, "leave", ("on", "off")) == "off"
+        self._inputs = _parse_inputs(spec.options.get("inputs", ""))
         self.source: Source = "simulated" if device.type == "Simulator" else "measured"
-        if (given := choice(spec, "source", ("measured", "simulated"))) is not None:
+        if (given := read_choice_option(spec, "source", ("measured", "simulated"))) is not None:
             self.source = "measured" if given == "measured" else "simulated"
         self._server, self._device = server, device
         self._disconnect = disconnect
@@ -180,7 +180,7 @@ class Otii:
         self._max_loss = max_loss
         self._project: Any = None
         self._started: tuple[float, float] | None = None
-        with _talking("setting the instrument up"):
+        with _translate_package_errors("setting the instrument up"):
             device.add_to_project()
             if limit_a is not None:
                 device.set_max_current(limit_a)
@@ -224,7 +224,7 @@ class Otii:
         """
         if self._started is not None:
             raise MeterError("otii is recording already; stop it first")
-        with _talking("starting a recording"):
+        with _translate_package_errors("starting a recording"):
             if self._project is None:
                 self._project = self._server.get_active_project()
             before = self._now()
@@ -246,7 +246,7 @@ class Otii:
         if self._started is None:
             raise MeterError("otii was stopped before it was started; start it first")
         started, self._started = self._started, None
-        with _talking("fetching the recording"):
+        with _translate_package_errors("fetching the recording"):
             before = self._now()
             self._project.stop_recording()
             stopped = before, self._now()
@@ -257,7 +257,7 @@ class Otii:
             voltage_v = self._channel(recording, "mv")
             edges = {k: recording.get_channel_data(self._device.id, f"i{k}", 0, self._count(recording, f"i{k}"))
                      for k in self._inputs}  # fmt: skip
-        with _talking("reading the recording"):
+        with _translate_package_errors("reading the recording"):
             return self._trace(current_a, voltage_v, edges, started, stopped)
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ class Otii:
             return
         self._closed = True
         try:
-            with contextlib.suppress(MeterError), _talking("stopping"):
+            with contextlib.suppress(MeterError), _translate_package_errors("stopping"):
                 if self._started is not None:
                     self._project.stop_recording()
                 if self._off_at_end:
@@ -343,14 +343,14 @@ class Otii:
             source=self.source,
             gaps=tuple((float(host_times[k]), float(host_times[k + 1])) for k in holes),
             dropped=lost,
-            logic=_logic(kept, edges) if edges else None,
+            logic=_sample_logic_levels(kept, edges) if edges else None,
             clock=clock,
             accuracy=self.accuracy,
             warnings=tuple(warnings),
         )
 
 
-def _logic(times: NDArray[np.float64], edges: dict[int, Any]) -> NDArray[np.uint8]:
+def _sample_logic_levels(times: NDArray[np.float64], edges: dict[int, Any]) -> NDArray[np.uint8]:
     """Levels of the digital inputs at sample times; input k is bit k."""
     logic = np.zeros(times.size, np.uint8)
     for k, data in edges.items():
@@ -362,14 +362,14 @@ def _logic(times: NDArray[np.float64], edges: dict[int, Any]) -> NDArray[np.uint
     return logic
 
 
-def _inputs(text: str) -> tuple[int, ...]:
+def _parse_inputs(text: str) -> tuple[int, ...]:
     numbers = [part.strip() for part in text.split(",") if part.strip()]
     if any(n not in ("1", "2") for n in numbers):
         raise ConfigError(f"meter 'otii': inputs={text} names inputs 1 and 2 of the expansion port, for example 1,2")
     return tuple(sorted({int(n) for n in numbers}))
 
 
-def _address(port: str) -> tuple[str, int]:
+def _parse_address(port: str) -> tuple[str, int]:
     """Host and port of the server.
 
     Raises:
@@ -382,7 +382,7 @@ def _address(port: str) -> tuple[str, int]:
         raise ConfigError(f"meter 'otii:{port}': write otii:HOST:PORT with a number for PORT") from error
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     try:
         import otii_tcp_client  # noqa: F401
     except ImportError:
@@ -391,15 +391,15 @@ def _probe(context: Context) -> Availability:
     return Availability("otii", False, "", "measured", cause, cure)
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only("source", "max_loss", "device", "voltage_v", "current_limit_a", "inputs", "leave")
-    max_loss = number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
-    server = _connect(*_address(spec.port))
+    max_loss = read_number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
+    server = _connect_to_server(*_parse_address(spec.port))
     leave: Callable[[], None] = server.disconnect
     try:
-        access = _Access(server)
+        access = _OtiiLogin(server)
         leave = access.close
-        with _talking("listing instruments"):
+        with _translate_package_errors("listing instruments"):
             devices = server.get_devices()
         wanted = spec.options.get("device", "")
         chosen = [d for d in devices if not wanted or wanted in (d.id, d.name)]
@@ -409,7 +409,7 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
             raise MeterError(f"otii: {what} is connected to the Otii program; here: {here}; plug it in there")
         if len(chosen) > 1:
             raise MeterError(f"otii: there are {len(chosen)} here, {here}; name one: ?device={chosen[0].id}")
-        return Otii(server, chosen[0], spec, disconnect=leave, max_loss=max_loss)
+        return OtiiMeter(server, chosen[0], spec, disconnect=leave, max_loss=max_loss)
     except BaseException:
         leave()
         raise

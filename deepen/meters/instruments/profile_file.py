@@ -14,7 +14,7 @@ from deepen.errors import ConfigError
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy
 
-__all__ = ["Table", "accuracy", "profile_table", "scale"]
+__all__ = ["ProfileTable", "get_unit_scale", "load_profile_table", "read_accuracy"]
 
 _PREFIXES = {
     "": 1.0,
@@ -29,7 +29,7 @@ _BASES = {"power": ("W",), "current": ("A",), "voltage": ("V",), "energy": ("J",
 _FACTORS = {"Wh": 3600.0}
 
 
-def scale(quantity: str, unit: str, where: str) -> float:
+def get_unit_scale(quantity: str, unit: str, where: str) -> float:
     """SI units in one unit: 0.001 for ``mW``.
 
     Args:
@@ -47,7 +47,7 @@ def scale(quantity: str, unit: str, where: str) -> float:
     raise ConfigError(f"{where}: '{unit}' is no unit of {quantity}; use one of {known}")
 
 
-class Table:
+class ProfileTable:
     """A table of a profile, read key by key; what is left over is refused.
 
     Attributes:
@@ -107,7 +107,7 @@ class Table:
         except re.error as error:
             raise ConfigError(f"{self.where}: {key} is no regular expression ({error}); correct it") from error
 
-    def table(self, key: str) -> Table:
+    def table(self, key: str) -> ProfileTable:
         """A table inside, empty by default.
 
         Raises:
@@ -116,7 +116,7 @@ class Table:
         value = self._take(key, {})
         if not isinstance(value, dict):
             raise ConfigError(f"{self.where}: {key} must be a table; write [...{key}]")
-        return Table(f"{self.where}.{key}", value)
+        return ProfileTable(f"{self.where}.{key}", value)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ class Table:
         return self._data.pop(key, default)
 
 
-def profile_table(spec: MeterSpec, name: str) -> tuple[str, Table]:
+def load_profile_table(spec: MeterSpec, name: str) -> tuple[str, ProfileTable]:
     """The table a driver needs of the profile that a specification names.
 
     Args:
@@ -161,16 +161,16 @@ def profile_table(spec: MeterSpec, name: str) -> tuple[str, Table]:
             f"in devices/meters: {known or 'none is there'}"
         )
     if profile.endswith(".toml"):
-        data = _read(Path(profile))
+        data = _read_toml(Path(profile))
         profile = Path(profile).stem
     else:
         data = catalog.load_toml("devices", "meters", profile)
     if not isinstance(data.get(name), dict):
         raise ConfigError(f"meter profile '{profile}' has no table [{name}]; it is for another driver")
-    return profile, Table(f"meter profile '{profile}', [{name}]", data[name])
+    return profile, ProfileTable(f"meter profile '{profile}', [{name}]", data[name])
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -179,7 +179,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: not valid TOML ({error}); correct the file") from error
 
 
-def accuracy(table: Table) -> Accuracy:
+def read_accuracy(table: ProfileTable) -> Accuracy:
     """What a maker states: limits in the profile, standard uncertainties out of here (limit over the square root of 3).
 
     Raises:

@@ -16,17 +16,17 @@ from dataclasses import dataclass, replace
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.profile_file import accuracy, profile_table, scale
+from deepen.meters.instruments.profile_file import get_unit_scale, load_profile_table, read_accuracy
 from deepen.meters.polled_meter import PolledMeter
 from deepen.meters.ports.discover import choose_port
-from deepen.meters.ports.serial import open_port, source_of
-from deepen.meters.ports.visa import VisaPort, is_visa
-from deepen.meters.stream.supply_voltage import option
+from deepen.meters.ports.serial import get_source_label, open_port
+from deepen.meters.ports.visa import VisaPort, is_visa_resource
+from deepen.meters.stream.supply_voltage import read_optional_number
 from deepen.meters.stream.types import Port
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 from deepen.records import Accuracy, PowerTrace, Source
 
-__all__ = ["DRIVER", "Conversation", "ScpiMeter", "ScpiProfile"]
+__all__ = ["DRIVER", "ScpiConnection", "ScpiMeter", "ScpiProfile"]
 
 _BAUD = 9600
 _TIMEOUT_S = 2.0
@@ -82,7 +82,7 @@ class ScpiProfile:
         Raises:
             ConfigError: If there is none, or it is wrong.
         """
-        name, table = profile_table(spec, "scpi")
+        name, table = load_profile_table(spec, "scpi")
         identity = table.pattern("identity")
         if identity is None:
             raise ConfigError(f"{table.where}: identity is missing; add what the answer to *IDN? must contain")
@@ -98,20 +98,20 @@ class ScpiProfile:
             finish=table.texts("finish"),
             query=table.text("query"),
             field=int(table.number("field", 1.0)),
-            scale=scale("current" if tells_current else "power", unit, table.where),
+            scale=get_unit_scale("current" if tells_current else "power", unit, table.where),
             tells_current=tells_current,
             ranges=table.texts("ranges"),
             errors=table.text("errors", "SYST:ERR?"),
             update_s=update_s,
             poll_s=table.number("poll_s", update_s),
             resolution_w=table.number("resolution_w", 0.0),
-            accuracy=accuracy(table.table("accuracy")),
+            accuracy=read_accuracy(table.table("accuracy")),
         )
         table.end()
         return profile
 
 
-class Conversation:
+class ScpiConnection:
     """Questions and answers over a port."""
 
     def __init__(self, port: Port, line_end: str) -> None:
@@ -204,7 +204,7 @@ class ScpiMeter(PolledMeter):
         Raises:
             MeterError: If something else answers, or it refuses a command.
         """
-        self._talk = Conversation(port, profile.line_end)
+        self._talk = ScpiConnection(port, profile.line_end)
         self._profile = profile
         self._volts = voltage_v
         # TCP, USBTMC and GPIB check what they carry; a serial line does not.
@@ -310,11 +310,11 @@ class ScpiMeter(PolledMeter):
             self._talk.close()
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only("profile", "rate_hz", "voltage_v", "source")
     profile = ScpiProfile.load(spec)
-    rate_hz = option(spec, "rate_hz", 1e-3, 1e3, "Hz")
-    voltage_v = option(spec, "voltage_v", 0.0, 1000.0, "V")
+    rate_hz = read_optional_number(spec, "rate_hz", 1e-3, 1e3, "Hz")
+    voltage_v = read_optional_number(spec, "voltage_v", 0.0, 1000.0, "V")
     if profile.tells_current and not voltage_v:
         raise ConfigError(
             f"meter profile '{profile.name}' tells the current alone; measure the supply and add ?voltage_v=5.0"
@@ -327,7 +327,7 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
             "scpi:VISA_NAME"
         )
     port: Port
-    if is_visa(spec.port):
+    if is_visa_resource(spec.port):
         port = VisaPort(spec.port, profile.line_end)
     else:
         name = re.sub(r"^tcp://", "socket://", spec.port)
@@ -336,7 +336,7 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
         return ScpiMeter(
             port,
             profile,
-            source_of(port, spec),
+            get_source_label(port, spec),
             voltage_v=voltage_v or math.nan,
             poll_s=1 / rate_hz if rate_hz else None,
         )
@@ -345,7 +345,7 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
         raise
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     cure = "name it: --meter 'scpi:tcp://HOST:PORT?profile=NAME'"
     return Availability("scpi", False, "", "measured", "it cannot be recognised by itself", cure)
 

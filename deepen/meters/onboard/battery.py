@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.onboard.polling import reachable_s
+from deepen.meters.onboard.polling import measure_poll_period_s
 from deepen.meters.polled_meter import PolledMeter
-from deepen.meters.sensor_files import Files, number, text
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.meters.sensor_files import SensorFiles, read_number, read_text_or_empty
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 from deepen.records import PowerTrace
 
-__all__ = ["DRIVER", "Battery", "Gauge", "batteries", "unit_of", "volts"]
+__all__ = ["DRIVER", "BatteryGauge", "BatteryMeter", "convert_to_volts", "find_batteries", "infer_reading_unit"]
 
 _BASE = "/sys/class/power_supply"
 _UPDATE_S = 1.0
@@ -45,37 +45,39 @@ _DISAGREE = 10.0
 """Charge counters are coarse; a wrong unit is off by 1000."""
 
 
-def batteries(files: Files) -> list[str]:
+def find_batteries(files: SensorFiles) -> list[str]:
     """Folders of the system's batteries (those of mice and the like are left out), Android's main one first."""
     found = [
         folder
         for folder in files.glob(f"{_BASE}/*")
-        if text(files, f"{folder}/type") == "Battery" and text(files, f"{folder}/scope") != "Device"
+        if read_text_or_empty(files, f"{folder}/type") == "Battery"
+        and read_text_or_empty(files, f"{folder}/scope") != "Device"
     ]
-    return sorted(found, key=lambda folder: _name(folder).lower() not in ("battery", "mainbattery"))
+    return sorted(found, key=lambda folder: _get_battery_name(folder).lower() not in ("battery", "mainbattery"))
 
 
-def _name(folder: str) -> str:
+def _get_battery_name(folder: str) -> str:
     return folder.rpartition("/")[2]
 
 
-def _chargers(files: Files) -> list[str]:
+def _find_charger_files(files: SensorFiles) -> list[str]:
     """Files that tell whether power comes from outside."""
     return [
         f"{folder}/online"
         for folder in files.glob(f"{_BASE}/*")
-        if text(files, f"{folder}/type").startswith(("Mains", "USB", "Wireless")) and text(files, f"{folder}/online")
+        if read_text_or_empty(files, f"{folder}/type").startswith(("Mains", "USB", "Wireless"))
+        and read_text_or_empty(files, f"{folder}/online")
     ]
 
 
-def volts(raw: float) -> float:
+def convert_to_volts(raw: float) -> float:
     """Voltage from a gauge's reading: batteries give 2 to 100 V, so volts, millivolts or microvolts by magnitude."""
     if raw < 100:
         return raw
     return raw / 1e3 if raw < 100_000 else raw / 1e6
 
 
-def unit_of(micro_w: float, cells: int) -> float | None:
+def infer_reading_unit(micro_w: float, cells: int) -> float | None:
     """Unit of a reading, by which power is possible.
 
     Args:
@@ -91,7 +93,7 @@ def unit_of(micro_w: float, cells: int) -> float | None:
 
 
 @dataclass(slots=True)
-class Gauge:
+class BatteryGauge:
     """How one battery's readings are to be taken; learnt from the first one that tells something.
 
     Attributes:
@@ -119,7 +121,7 @@ class Gauge:
         Raises:
             MeterError: If the unit cannot be told, the power is impossible, or the current flows into the battery.
         """
-        volt = volts(voltage) if voltage > 0 else math.nan
+        volt = convert_to_volts(voltage) if voltage > 0 else math.nan
         cells = max(1, round(volt / _CELL_V)) if volt > 0 else 1
         if not self.file:
             # An unused power_now reads 0 for ever; a unit named by the user is that of the current.
@@ -149,7 +151,7 @@ class Gauge:
         return watts
 
     def _learn(self, raw: float, micro_w: float, cells: int) -> None:
-        unit = unit_of(micro_w, cells)
+        unit = infer_reading_unit(micro_w, cells)
         if unit is None:
             raise MeterError(
                 f"battery: {self.file} {raw:g} of {self.name} could be {micro_w * 1e3:.3g} mW or as many W; name the "
@@ -161,10 +163,10 @@ class Gauge:
         )
 
 
-class Battery(PolledMeter):
+class BatteryMeter(PolledMeter):
     """The system's battery gauges, read once a second."""
 
-    def __init__(self, files: Files, folders: Sequence[str], unit: float = 0.0) -> None:
+    def __init__(self, files: SensorFiles, folders: Sequence[str], unit: float = 0.0) -> None:
         """Open the gauges.
 
         Args:
@@ -176,20 +178,23 @@ class Battery(PolledMeter):
             MeterError: If none discharges, a charger is at work, or they tell no power.
         """
         self._files = files
-        self._gauges = [Gauge(_name(f), unit, evidence="named by the user" if unit else "") for f in folders]
-        self._present = [
-            [f"{folder}/{file}" if text(files, f"{folder}/{file}") else "" for file in _FILES] for folder in folders
+        self._gauges = [
+            BatteryGauge(_get_battery_name(f), unit, evidence="named by the user" if unit else "") for f in folders
         ]
-        self._online = _chargers(files)
+        self._present = [
+            [f"{folder}/{file}" if read_text_or_empty(files, f"{folder}/{file}") else "" for file in _FILES]
+            for folder in folders
+        ]
+        self._online = _find_charger_files(files)
         self._paths = list(dict.fromkeys(path for row in [*self._present, self._online] for path in row if path))
-        self._charges = [c for folder in folders if (c := _charge_file(files, folder))]
-        self._full_ah = sum(math.prod(_full(files, folder)) for folder in folders)
+        self._charges = [c for folder in folders if (c := _find_charge_file(files, folder))]
+        self._full_ah = sum(math.prod(_read_full_charge(files, folder)) for folder in folders)
         self._start_ah = math.nan
-        period_s = max(_UPDATE_S, reachable_s(self._read))
+        period_s = max(_UPDATE_S, measure_poll_period_s(self._read))
         if not self._read() > 0:
             raise MeterError("battery: the gauge tells no current; wait until it does, or use another meter")
         known = "; ".join(f"{g.name}: {g.unit:g} per count, {g.evidence}" for g in self._gauges if g.unit)
-        models = " ".join(text(files, f"{folder}/model_name") for folder in folders).strip()
+        models = " ".join(read_text_or_empty(files, f"{folder}/model_name") for folder in folders).strip()
         super().__init__(
             "battery",
             f"power_supply {'+'.join(g.name for g in self._gauges)} {models}".strip() + f" ({known})",
@@ -219,7 +224,7 @@ class Battery(PolledMeter):
         total_w = 0.0
         for gauge, row, status in zip(self._gauges, self._present, statuses, strict=True):
             if status == "Discharging":
-                total_w += gauge.power_w(*(_float(values.get(path, "")) for path in row[1:]))
+                total_w += gauge.power_w(*(_parse_float(values.get(path, "")) for path in row[1:]))
         return total_w if total_w > 0 else math.nan  # a machine that runs draws something: this is no reading
 
     def start(self) -> None:
@@ -238,7 +243,9 @@ class Battery(PolledMeter):
             MeterError: If the battery did not discharge all the time, or the unit of the current was wrong.
         """
         trace = super().stop()
-        volt = [volts(v) for row in self._present if row[3] and (v := number(self._files, row[3])) and v > 0]
+        volt = [
+            convert_to_volts(v) for row in self._present if row[3] and (v := read_number(self._files, row[3])) and v > 0
+        ]
         fallen_ah = self._start_ah - self._charge_ah()
         if volt and math.isfinite(fallen_ah) and self._full_ah > 0:
             step_s = np.diff(trace.t_s)
@@ -255,7 +262,7 @@ class Battery(PolledMeter):
 
     def _charge_ah(self) -> float:
         """Charge left, ampere-hours; ``nan`` where it is not told."""
-        values = [number(self._files, path) for path, _ in self._charges]
+        values = [read_number(self._files, path) for path, _ in self._charges]
         known = [v * scale for v, (_, scale) in zip(values, self._charges, strict=True) if v is not None]
         return sum(known) if known and len(known) == len(values) else math.nan
 
@@ -263,7 +270,7 @@ class Battery(PolledMeter):
 _FILES = ("status", "power_now", "current_now", "voltage_now")
 
 
-def _float(content: str) -> float:
+def _parse_float(content: str) -> float:
     """The number in a file; ``nan`` where it holds none, or an infinite one."""
     try:
         value = float(content)
@@ -272,26 +279,26 @@ def _float(content: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _full(files: Files, folder: str) -> tuple[float, float]:
+def _read_full_charge(files: SensorFiles, folder: str) -> tuple[float, float]:
     """Charge of a full battery, counts, and ampere-hours per count: batteries hold 0.1 to 100 Ah."""
-    full = number(files, f"{folder}/charge_full") or 0.0
+    full = read_number(files, f"{folder}/charge_full") or 0.0
     return full, 1e-6 if full >= 100_000 else 1e-3
 
 
-def _charge_file(files: Files, folder: str) -> tuple[str, float] | None:
+def _find_charge_file(files: SensorFiles, folder: str) -> tuple[str, float] | None:
     """File with the charge left, and ampere-hours per count; ``None`` where none is in the unit of a full charge."""
-    full, scale = _full(files, folder)
+    full, scale = _read_full_charge(files, folder)
     for file in ("charge_now", "charge_counter"):
-        left = number(files, f"{folder}/{file}")
+        left = read_number(files, f"{folder}/{file}")
         if left is not None and full / 500 < left < 1.5 * full:
             return f"{folder}/{file}", scale
     return None
 
 
-def _choose(files: Files, port: str) -> list[str]:
+def _choose_batteries(files: SensorFiles, port: str) -> list[str]:
     """The battery named, or Android's main one, or all packs of a laptop."""
-    found = batteries(files)
-    names = [_name(folder) for folder in found]
+    found = find_batteries(files)
+    names = [_get_battery_name(folder) for folder in found]
     if not found:
         raise MeterError("battery: there is none in /sys/class/power_supply; use another meter")
     if port:
@@ -306,26 +313,26 @@ def _choose(files: Files, port: str) -> list[str]:
     raise MeterError(f"battery: {', '.join(names)} may all show one battery; name one: --meter battery:{names[0]}")
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     files = context.files
-    if not batteries(files):
+    if not find_batteries(files):
         return Availability("battery", False, "", "measured", "no battery in /sys/class/power_supply", "")
     try:
-        folders = _choose(files, "")
-        Battery(files, folders)
+        folders = _choose_batteries(files, "")
+        BatteryMeter(files, folders)
     except MeterError as error:
         cause, _, cure = str(error).removeprefix("battery: ").partition("; ")
-        return Availability("battery", False, _name(batteries(files)[0]), "measured", cause, cure)
-    names = "+".join(_name(folder) for folder in folders)
+        return Availability("battery", False, _get_battery_name(find_batteries(files)[0]), "measured", cause, cure)
+    names = "+".join(_get_battery_name(folder) for folder in folders)
     return Availability("battery", True, f"{names}; one reading a second, so kernels take minutes", "measured")
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only("current_unit")
     unit = spec.options.get("current_unit", "")
     if unit and unit not in _UNITS:
         raise ConfigError(f"meter 'battery': current_unit is uA or mA, not '{unit}'")
-    return Battery(context.files, _choose(context.files, spec.port), _UNITS.get(unit, 0.0))
+    return BatteryMeter(context.files, _choose_batteries(context.files, spec.port), _UNITS.get(unit, 0.0))
 
 
 DRIVER = Driver("battery", "battery gauge while discharging", _probe, _open, automatic=True)

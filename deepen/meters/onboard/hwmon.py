@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.energy_counter import CounterMeter, rising
-from deepen.meters.onboard.polling import polled, reachable_s
-from deepen.meters.sensor_files import Files, number, numbers, text
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.meters.energy_counter import CounterMeter, guard_counter_monotonic
+from deepen.meters.onboard.polling import make_polled_meter, measure_poll_period_s
+from deepen.meters.sensor_files import SensorFiles, read_number, read_numbers, read_text_or_empty
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 
-__all__ = ["DRIVER", "Sensor", "find_sensors"]
+__all__ = ["DRIVER", "HwmonSensor", "find_sensors"]
 
 _UPDATE_S = 0.1
 """Time between updates where a chip does not tell it, seconds."""
@@ -41,7 +41,7 @@ current register, times the step of the shunt voltage (TI SBOS448, SBOS547, SBOS
 
 
 @dataclass(frozen=True, slots=True)
-class Sensor:
+class HwmonSensor:
     """One thing that can be read.
 
     Attributes:
@@ -59,46 +59,53 @@ class Sensor:
     resolution_w: float = 0.0
 
 
-def _chip_sensors(files: Files, folder: str, chip: str) -> list[Sensor]:
-    interval_ms = number(files, f"{folder}/update_interval")
+def _find_chip_sensors(files: SensorFiles, folder: str, chip: str) -> list[HwmonSensor]:
+    interval_ms = read_number(files, f"{folder}/update_interval")
     update_s = interval_ms / 1e3 if interval_ms else _UPDATE_S
     there = {path.rpartition("/")[2] for path in files.glob(f"{folder}/*_*")}
-    shunt_uohm = number(files, f"{folder}/shunt_resistor")
+    shunt_uohm = read_number(files, f"{folder}/shunt_resistor")
     resolution_w = _POWER_LSB.get(chip, 0.0) / (shunt_uohm / 1e6) if shunt_uohm else 0.0
     if chip == "ina260":
         resolution_w = 10e-3  # its shunt is inside (TI SBOS656)
     found = []
     for n in sorted({int(m[1]) for name in there if (m := re.fullmatch(r"power(\d+)_(?:input|average)", name))}):
         file = f"power{n}_input" if f"power{n}_input" in there else f"power{n}_average"
-        step_ms = number(files, f"{folder}/power{n}_average_interval") if file.endswith("average") else None
-        label = text(files, f"{folder}/power{n}_label") or f"power{n}"
+        step_ms = read_number(files, f"{folder}/power{n}_average_interval") if file.endswith("average") else None
+        label = read_text_or_empty(files, f"{folder}/power{n}_label") or f"power{n}"
         found.append(
-            Sensor(
+            HwmonSensor(
                 f"{chip}/{label}", "power", (f"{folder}/{file}",), step_ms / 1e3 if step_ms else update_s, resolution_w
             )
         )
     for n in sorted({int(m[1]) for name in there if (m := re.fullmatch(r"energy(\d+)_input", name))}):
-        label = text(files, f"{folder}/energy{n}_label") or f"energy{n}"
-        found.append(Sensor(f"{chip}/{label}", "energy", (f"{folder}/energy{n}_input",), update_s))
+        label = read_text_or_empty(files, f"{folder}/energy{n}_label") or f"energy{n}"
+        found.append(HwmonSensor(f"{chip}/{label}", "energy", (f"{folder}/energy{n}_input",), update_s))
     if not found and _INA2XX.fullmatch(chip) and {"in1_input", "curr1_input"} <= there:
-        label = text(files, f"{folder}/in1_label") or "in1xcurr1"
-        found.append(Sensor(f"{chip}/{label}", "product", (f"{folder}/in1_input", f"{folder}/curr1_input"), update_s))
+        label = read_text_or_empty(files, f"{folder}/in1_label") or "in1xcurr1"
+        found.append(
+            HwmonSensor(f"{chip}/{label}", "product", (f"{folder}/in1_input", f"{folder}/curr1_input"), update_s)
+        )
     return found
 
 
-def find_sensors(files: Files) -> list[Sensor]:
+def find_sensors(files: SensorFiles) -> list[HwmonSensor]:
     """Sensors of power and energy on the machine, each under a name of its own.
 
     Batteries (they have a driver that knows whether they discharge) and what USB ports have negotiated (which is no
     measurement; the ``ucsi`` supplies) are left out.
     """
-    found: list[tuple[str, Sensor]] = []
+    found: list[tuple[str, HwmonSensor]] = []
     for path in files.glob("/sys/class/hwmon/hwmon*/name"):
         folder = path.rpartition("/")[0]
-        chip = text(files, path)
-        if chip.startswith("ucsi") or text(files, f"{folder}/device/type") in ("Battery", "USB", "Mains", "UPS"):
+        chip = read_text_or_empty(files, path)
+        if chip.startswith("ucsi") or read_text_or_empty(files, f"{folder}/device/type") in (
+            "Battery",
+            "USB",
+            "Mains",
+            "UPS",
+        ):
             continue
-        found.extend((folder.rpartition("/")[2], sensor) for sensor in _chip_sensors(files, folder, chip))
+        found.extend((folder.rpartition("/")[2], sensor) for sensor in _find_chip_sensors(files, folder, chip))
     count = Counter(sensor.name for _, sensor in found)
     # Two chips of a kind are told apart by their device number: stable enough within one session, and said.
     return [
@@ -107,13 +114,13 @@ def find_sensors(files: Files) -> list[Sensor]:
     ]
 
 
-def _open_sensor(files: Files, sensor: Sensor) -> Meter:
+def _open_sensor(files: SensorFiles, sensor: HwmonSensor) -> Meter:
     def read() -> float:
-        return math.prod(numbers(files, sensor.paths, "hwmon", "sudo chmod a+r it until the next boot")) / 1e6
+        return math.prod(read_numbers(files, sensor.paths, "hwmon", "sudo chmod a+r it until the next boot")) / 1e6
 
     calibration = f"hwmon {sensor.name}"
     if sensor.kind != "energy":
-        return polled(
+        return make_polled_meter(
             "hwmon",
             calibration,
             read,
@@ -124,25 +131,25 @@ def _open_sensor(files: Files, sensor: Sensor) -> Meter:
     return CounterMeter(
         "hwmon",
         calibration,
-        rising(read, "hwmon", "it wrapped, or its driver was loaded anew"),
+        guard_counter_monotonic(read, "hwmon", "it wrapped, or its driver was loaded anew"),
         update_s=sensor.update_s,
         resolution_j=1e-6,
-        poll_s=max(1.0, reachable_s(read)),
+        poll_s=max(1.0, measure_poll_period_s(read)),
     )
 
 
-def _listing(sensors: Sequence[Sensor]) -> str:
+def _list_sensor_names(sensors: Sequence[HwmonSensor]) -> str:
     return ", ".join(sensor.name for sensor in sensors)
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     sensors = find_sensors(context.files)
     if not sensors:
         return Availability("hwmon", False, "", "measured", "no power sensor in /sys/class/hwmon", "")
     if len(sensors) > 1:
         cure = f"name one: --meter hwmon:{sensors[0].name}"
-        cause = f"{len(sensors)} power sensors: {_listing(sensors)}"
-        return Availability("hwmon", False, _listing(sensors), "measured", cause, cure)
+        cause = f"{len(sensors)} power sensors: {_list_sensor_names(sensors)}"
+        return Availability("hwmon", False, _list_sensor_names(sensors), "measured", cause, cure)
     try:
         _open_sensor(context.files, sensors[0]).close()
     except MeterError as error:
@@ -151,7 +158,7 @@ def _probe(context: Context) -> Availability:
     return Availability("hwmon", True, f"{sensors[0].name}; what it covers, the board's maker says", "measured")
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
     sensors = find_sensors(context.files)
     if not sensors:
@@ -160,10 +167,10 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
         [s for s in sensors if spec.port in (s.name, s.name.partition("/")[0], s.paths[0])] if spec.port else sensors
     )
     if spec.port and not matching:
-        raise ConfigError(f"meter 'hwmon:{spec.port}': there is no such sensor; found: {_listing(sensors)}")
+        raise ConfigError(f"meter 'hwmon:{spec.port}': there is no such sensor; found: {_list_sensor_names(sensors)}")
     if len(matching) > 1:
         raise ConfigError(
-            f"meter 'hwmon': name one sensor, as in hwmon:{matching[0].name}; found: {_listing(matching)}"
+            f"meter 'hwmon': name one sensor, as in hwmon:{matching[0].name}; found: {_list_sensor_names(matching)}"
         )
     return _open_sensor(context.files, matching[0])
 

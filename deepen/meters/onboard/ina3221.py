@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.onboard.polling import names_of, polled
+from deepen.meters.onboard.polling import make_polled_meter, parse_names
 from deepen.meters.polled_meter import PolledMeter
-from deepen.meters.sensor_files import Files, natural, number, numbers, text
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.meters.sensor_files import SensorFiles, natural_sort_key, read_number, read_numbers, read_text_or_empty
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 from deepen.records import Accuracy
 
-__all__ = ["DRIVER", "Rail", "choose", "find_rails"]
+__all__ = ["DRIVER", "Ina3221Rail", "choose_rails", "find_rails"]
 
 TOTALS: dict[str, str] = {
     "VIN": "board input",
@@ -63,7 +63,7 @@ _LSB_V = 40e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Rail:
+class Ina3221Rail:
     """One channel of a monitor.
 
     Attributes:
@@ -83,37 +83,41 @@ class Rail:
     voltage_path: str = ""
 
 
-def _connected(label: str) -> bool:
+def _is_connected(label: str) -> bool:
     return bool(label) and "NC" not in re.split(r"[^A-Za-z0-9]+", label) and "shunt" not in label.lower()
 
 
-def _old_rails(files: Files) -> list[Rail]:
+def _find_iio_rails(files: SensorFiles) -> list[Ina3221Rail]:
     found = []
     for path in files.glob("/sys/bus/i2c/drivers/ina3221x/*/iio?device*/rail_name_*"):
         folder, _, file = path.rpartition("/")
-        n, label = file.removeprefix("rail_name_"), text(files, path)
-        if not _connected(label):
+        n, label = file.removeprefix("rail_name_"), read_text_or_empty(files, path)
+        if not _is_connected(label):
             continue
         voltage, current, power = (f"{folder}/in_{what}{n}_input" for what in ("voltage", "current", "power"))
-        if text(files, power):
-            found.append(Rail(label, (power,), 1e-3, _OLD_UPDATE_S, voltage_path=voltage))
+        if read_text_or_empty(files, power):
+            found.append(Ina3221Rail(label, (power,), 1e-3, _OLD_UPDATE_S, voltage_path=voltage))
         else:
-            found.append(Rail(label, (voltage, current), 1e-6, _OLD_UPDATE_S, voltage_path=voltage))
+            found.append(Ina3221Rail(label, (voltage, current), 1e-6, _OLD_UPDATE_S, voltage_path=voltage))
     return found
 
 
-def _new_rails(files: Files) -> list[Rail]:
+def _find_hwmon_rails(files: SensorFiles) -> list[Ina3221Rail]:
     found = []
     for path in files.glob("/sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label"):
         folder, _, file = path.rpartition("/")
-        n, label = file[2:].removesuffix("_label"), text(files, path)
-        if n not in ("1", "2", "3") or not _connected(label) or text(files, f"{folder}/in{n}_enable") == "0":
+        n, label = file[2:].removesuffix("_label"), read_text_or_empty(files, path)
+        if (
+            n not in ("1", "2", "3")
+            or not _is_connected(label)
+            or read_text_or_empty(files, f"{folder}/in{n}_enable") == "0"
+        ):
             continue
-        interval_ms = number(files, f"{folder}/update_interval")
-        shunt_uohm = number(files, f"{folder}/shunt{n}_resistor")
+        interval_ms = read_number(files, f"{folder}/update_interval")
+        shunt_uohm = read_number(files, f"{folder}/shunt{n}_resistor")
         voltage = f"{folder}/in{n}_input"
         found.append(
-            Rail(
+            Ina3221Rail(
                 label,
                 (voltage, f"{folder}/curr{n}_input"),
                 1e-6,
@@ -125,25 +129,31 @@ def _new_rails(files: Files) -> list[Rail]:
     return found
 
 
-def _input_rails(files: Files) -> list[Rail]:
+def _find_input_rails(files: SensorFiles) -> list[Ina3221Rail]:
     """The INA238 at the input of a board: power in microwatts (Linux ``Documentation/hwmon/ina238.rst``)."""
     found = []
     for path in files.glob("/sys/bus/i2c/drivers/ina238/*/hwmon/hwmon*/power1_input"):
         folder = path.rpartition("/")[0]
-        label = text(files, f"{folder}/in1_label") or text(files, f"{folder}/power1_label") or "VIN"
-        interval_ms = number(files, f"{folder}/update_interval")
-        found.append(Rail(label, (path,), 1e-6, interval_ms / 1e3 if interval_ms else _RESET_UPDATE_S))
+        label = (
+            read_text_or_empty(files, f"{folder}/in1_label")
+            or read_text_or_empty(files, f"{folder}/power1_label")
+            or "VIN"
+        )
+        interval_ms = read_number(files, f"{folder}/update_interval")
+        found.append(Ina3221Rail(label, (path,), 1e-6, interval_ms / 1e3 if interval_ms else _RESET_UPDATE_S))
     return found
 
 
-def find_rails(files: Files) -> list[Rail]:
+def find_rails(files: SensorFiles) -> list[Ina3221Rail]:
     """Rails of the board, of whichever generation, without channels that are not connected or switched off."""
-    monitors = [*_old_rails(files), *_new_rails(files)]
+    monitors = [*_find_iio_rails(files), *_find_hwmon_rails(files)]
     # An INA238 alone is no Jetson; the driver for hwmon has it.
-    return sorted([*_input_rails(files), *monitors], key=lambda r: natural(r.paths[0])) if monitors else []
+    return (
+        sorted([*_find_input_rails(files), *monitors], key=lambda r: natural_sort_key(r.paths[0])) if monitors else []
+    )
 
 
-def choose(rails: Sequence[Rail], wanted: Sequence[str] = ()) -> tuple[tuple[Rail, ...], str]:
+def choose_rails(rails: Sequence[Ina3221Rail], wanted: Sequence[str] = ()) -> tuple[tuple[Ina3221Rail, ...], str]:
     """Choose the rails that make up the total, or those the user named.
 
     Args:
@@ -183,14 +193,16 @@ def choose(rails: Sequence[Rail], wanted: Sequence[str] = ()) -> tuple[tuple[Rai
     )
 
 
-def _open_rails(files: Files, rails: Sequence[Rail], scope: str) -> PolledMeter:
+def _open_rails(files: SensorFiles, rails: Sequence[Ina3221Rail], scope: str) -> PolledMeter:
     paths = [path for rail in rails for path in rail.paths]
 
     def read_w() -> float:
-        values = iter(numbers(files, paths, "ina3221"))
+        values = iter(read_numbers(files, paths, "ina3221"))
         return sum(rail.scale * math.prod(next(values) for _ in rail.paths) for rail in rails)
 
-    volts = [(number(files, rail.voltage_path) or math.nan) / 1e3 if rail.voltage_path else math.nan for rail in rails]
+    volts = [
+        (read_number(files, rail.voltage_path) or math.nan) / 1e3 if rail.voltage_path else math.nan for rail in rails
+    ]
     per_volt = [v / rail.shunt_ohm for v, rail in zip(volts, rails, strict=True)]  # watts per volt across the shunt
     known = all(math.isfinite(w) and w > 0 for w in per_volt)
     reference = "TI SBOS576 limits of gain and offset, 1 % sense resistors"
@@ -198,7 +210,7 @@ def _open_rails(files: Files, rails: Sequence[Rail], scope: str) -> PolledMeter:
         reference = "TI SBOS576 limits of gain, 1 % sense resistors; offset unknown, as the resistors are not told"
     # Gain is taken as common to the rails (one kind of chip and resistor), offsets as independent.
     offset_w = _OFFSET_V / math.sqrt(3) * math.hypot(*per_volt) if known else 0.0
-    return polled(
+    return make_polled_meter(
         "ina3221",
         f"ina3221 {'+'.join(rail.name for rail in rails)} ({scope})",
         read_w,
@@ -209,12 +221,12 @@ def _open_rails(files: Files, rails: Sequence[Rail], scope: str) -> PolledMeter:
     )
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     rails = find_rails(context.files)
     if not rails:
         return Availability("ina3221", False, "", "measured", "no INA3221 monitor of a Jetson board", "")
     try:
-        chosen, scope = choose(rails)
+        chosen, scope = choose_rails(rails)
         _open_rails(context.files, chosen, scope)
     except MeterError as error:
         cause, _, cure = str(error).removeprefix("ina3221: ").partition("; ")
@@ -224,7 +236,7 @@ def _probe(context: Context) -> Availability:
     return Availability("ina3221", True, detail + (f"; other rails: {', '.join(others)}" if others else ""), "measured")
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
     rails = find_rails(context.files)
     if not rails:
@@ -232,7 +244,7 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
             "ina3221: no monitor below /sys/bus/i2c/drivers/ina3221 or ina3221x; run on the Jetson itself, or use "
             "--meter hwmon for other boards"
         )
-    chosen, scope = choose(rails, names_of(spec))
+    chosen, scope = choose_rails(rails, parse_names(spec))
     return _open_rails(context.files, chosen, scope)
 
 

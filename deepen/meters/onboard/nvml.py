@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.energy_counter import CounterMeter, rising
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.meters.energy_counter import CounterMeter, guard_counter_monotonic
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 
-__all__ = ["DRIVER", "Library", "Nvml", "load_library"]
+__all__ = ["DRIVER", "NvmlLibrary", "NvmlMeter", "load_library"]
 
 _UPDATE_S = 0.1
 _HERE_ONLY = "it reads the GPUs of this machine, not those of a device across a link"
@@ -30,7 +30,7 @@ _MESSAGES = {
 """Return codes of ``nvmlReturn_t``."""
 
 
-class Library:
+class NvmlLibrary:
     """The few calls used of libnvidia-ml, with errors translated."""
 
     def __init__(self, raw: Any) -> None:
@@ -86,10 +86,10 @@ def load_library() -> Any:
         raise MeterError("nvml: libnvidia-ml.so.1 is not installed; install the NVIDIA driver") from error
 
 
-class Nvml(CounterMeter):
+class NvmlMeter(CounterMeter):
     """Sum of the energy counters of some GPUs."""
 
-    def __init__(self, library: Library, handles: list[ctypes.c_void_p]) -> None:
+    def __init__(self, library: NvmlLibrary, handles: list[ctypes.c_void_p]) -> None:
         """Open the counters.
 
         Raises:
@@ -101,15 +101,15 @@ class Nvml(CounterMeter):
 
         read_j()
         names = ", ".join(library.name(handle) for handle in handles)
-        guarded_j = rising(read_j, "nvml", "the driver was loaded anew")
+        guarded_j = guard_counter_monotonic(read_j, "nvml", "the driver was loaded anew")
         super().__init__("nvml", f"nvml {names}", guarded_j, update_s=_UPDATE_S, resolution_j=1e-3, poll_s=_UPDATE_S)
 
 
-def _probe(context: Context, loader: Callable[[], Any] = load_library) -> Availability:
+def _probe(context: MeterContext, loader: Callable[[], Any] = load_library) -> Availability:
     if context.link is not None:
         return Availability("nvml", False, "", "measured", _HERE_ONLY, "")
     try:
-        library = Library(loader())
+        library = NvmlLibrary(loader())
         handles = library.handles()
         for handle in handles:
             library.energy_mj(handle)
@@ -122,11 +122,11 @@ def _probe(context: Context, loader: Callable[[], Any] = load_library) -> Availa
     return Availability("nvml", True, detail, "measured")
 
 
-def _open(spec: MeterSpec, context: Context, loader: Callable[[], Any] = load_library) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext, loader: Callable[[], Any] = load_library) -> Meter:
     spec.only()
     if context.link is not None:
         raise MeterError(f"nvml: {_HERE_ONLY}; use a meter of the device, such as ina3221, hwmon or rapl")
-    library = Library(loader())
+    library = NvmlLibrary(loader())
     handles = library.handles()
     if not handles:
         raise MeterError("nvml: no NVIDIA GPU found; see nvidia-smi")
@@ -134,7 +134,7 @@ def _open(spec: MeterSpec, context: Context, loader: Callable[[], Any] = load_li
         if not spec.port.isdigit() or int(spec.port) >= len(handles):
             raise ConfigError(f"meter 'nvml:{spec.port}': there are GPUs 0 to {len(handles) - 1}")
         handles = [handles[int(spec.port)]]
-    return Nvml(library, handles)
+    return NvmlMeter(library, handles)
 
 
 DRIVER = Driver("nvml", "NVIDIA GPU energy counters", _probe, _open)

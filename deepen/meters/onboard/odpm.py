@@ -25,13 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.energy_counter import CounterMeter, rising
-from deepen.meters.onboard.polling import names_of, reachable_s
-from deepen.meters.onboard.timestamped_counter import DeviceCounterMeter
-from deepen.meters.sensor_files import Files, text
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.meters.energy_counter import CounterMeter, guard_counter_monotonic
+from deepen.meters.onboard.polling import measure_poll_period_s, parse_names
+from deepen.meters.onboard.timestamped_counter import TimestampedCounterMeter
+from deepen.meters.sensor_files import SensorFiles, read_text_or_empty
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 
-__all__ = ["DRIVER", "Channel", "parse_energy_value", "parse_hal", "parse_powerstats"]
+__all__ = ["DRIVER", "OdpmReading", "parse_energy_value", "parse_hal_dump", "parse_powerstats"]
 
 _POLL_S = 1.0
 """Perfetto's own default; counters lose nothing in between."""
@@ -46,7 +46,7 @@ _HOLDS_OTHERS = re.compile(r"VBAT")
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
+class OdpmReading:
     """One rail's counter at one moment.
 
     Attributes:
@@ -62,15 +62,15 @@ class Channel:
     device_s: float = math.nan
 
 
-def parse_energy_value(content: str, enabled_rails: str = "") -> list[Channel]:
+def parse_energy_value(content: str, enabled_rails: str = "") -> list[OdpmReading]:
     """Read one ``energy_value`` file, with the subsystems from ``enabled_rails`` (``CH0[S10M_VDD_TPU]:TPU``)."""
     named = re.findall(r"^CH\d+\[([^\]]+)\]:(.+)$", enabled_rails, re.MULTILINE)
     subsystems = {rail: subsystem.strip() for rail, subsystem in named}
     found = re.findall(r"^CH\d+\(T=(\d+)\)\[([^\]]+)\],\s*(\d+)\s*$", content, re.MULTILINE)
-    return [Channel(name, subsystems.get(name, ""), int(uws) / 1e6, int(ms) / 1e3) for ms, name, uws in found]
+    return [OdpmReading(name, subsystems.get(name, ""), int(uws) / 1e6, int(ms) / 1e3) for ms, name, uws in found]
 
 
-def parse_powerstats(output: str) -> list[Channel]:
+def parse_powerstats(output: str) -> list[OdpmReading]:
     """Read what ``dumpsys powerstats`` printed; empty where it names channels without their energy.
 
     Where a channel is printed more than once (a log), the latest counts.
@@ -88,12 +88,12 @@ def parse_powerstats(output: str) -> list[Channel]:
     ):
         latest[number] = max(latest.get(number, (0, 0)), (int(ms), int(uws)))
     return [
-        Channel(*infos.get(number, (f"channel {number}", "")), uws / 1e6, ms / 1e3)
+        OdpmReading(*infos.get(number, (f"channel {number}", "")), uws / 1e6, ms / 1e3)
         for number, (ms, uws) in latest.items()
     ]
 
 
-def parse_hal(output: str) -> list[Channel]:
+def parse_hal_dump(output: str) -> list[OdpmReading]:
     """Read the table "energy meter" of the power statistics service's own dump."""
     start = re.search(r"PowerStats HAL [\d.]+ energy meter =+\n", output)
     section = output[start.end() :].partition("= End of")[0] if start else ""
@@ -106,43 +106,43 @@ def parse_hal(output: str) -> list[Channel]:
         name = "  ".join(cells[:value])
         tagged = re.fullmatch(r"\[([^\]]+)\]:(.*)", name)
         rail, subsystem = (tagged[1], tagged[2]) if tagged else (name, "")
-        found.append(Channel(rail, subsystem, float(cells[value].partition(" ")[0]) / 1e3))
+        found.append(OdpmReading(rail, subsystem, float(cells[value].partition(" ")[0]) / 1e3))
     return found
 
 
-def _dump(files: Files, service: str) -> str:
+def _run_dumpsys(files: SensorFiles, service: str) -> str:
     try:
         return files.run(["dumpsys", service]).stdout
     except OSError:
         return ""
 
 
-def _readers(files: Files) -> list[tuple[str, Callable[[], list[Channel]]]]:
+def _list_readers(files: SensorFiles) -> list[tuple[str, Callable[[], list[OdpmReading]]]]:
     """Ways to read the counters, the best first; files that are there, but not for us, are no way."""
-    ways: list[tuple[str, Callable[[], list[Channel]]]] = []
+    ways: list[tuple[str, Callable[[], list[OdpmReading]]]] = []
     paths = files.glob("/sys/bus/iio/devices/iio:device*/energy_value")
     if paths:
-        rails = [text(files, path.rpartition("/")[0] + "/enabled_rails") for path in paths]
+        rails = [read_text_or_empty(files, path.rpartition("/")[0] + "/enabled_rails") for path in paths]
 
-        def read_files() -> list[Channel]:
+        def read_files() -> list[OdpmReading]:
             contents = files.read_all(paths)
             return [c for content, r in zip(contents, rails, strict=True) for c in parse_energy_value(content, r)]
 
         ways.append(("energy_value", read_files))
-    ways.append(("power statistics service", lambda: parse_hal(_dump(files, _HAL))))
-    ways.append(("dumpsys powerstats", lambda: parse_powerstats(_dump(files, "powerstats"))))
+    ways.append(("power statistics service", lambda: parse_hal_dump(_run_dumpsys(files, _HAL))))
+    ways.append(("dumpsys powerstats", lambda: parse_powerstats(_run_dumpsys(files, "powerstats"))))
     return ways
 
 
-def _find(files: Files) -> tuple[str, Callable[[], list[Channel]], list[Channel]]:
-    for way, read in _readers(files):
+def _find_reader(files: SensorFiles) -> tuple[str, Callable[[], list[OdpmReading]], list[OdpmReading]]:
+    for way, read in _list_readers(files):
         try:
             found = read()
         except OSError:
             continue  # not for this user; the services may be
         if found:
             return way, read, found
-    if text(files, "/system/build.prop") or "Channel" in _dump(files, "powerstats"):
+    if read_text_or_empty(files, "/system/build.prop") or "Channel" in _run_dumpsys(files, "powerstats"):
         raise MeterError(
             "odpm: this phone tells no energy of its rails (Pixel 6 and later do); use --meter battery, or an external "
             "meter"
@@ -150,7 +150,7 @@ def _find(files: Files) -> tuple[str, Callable[[], list[Channel]], list[Channel]
     raise MeterError("odpm: no power rails here: this is no Android device with an on-device power monitor")
 
 
-def choose(channels: Sequence[Channel], wanted: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+def choose_rail_names(channels: Sequence[OdpmReading], wanted: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Names of the channels to add up, and of those left out because they are part of others or hold others.
 
     Args:
@@ -176,7 +176,7 @@ def choose(channels: Sequence[Channel], wanted: Sequence[str] = ()) -> tuple[lis
     return [c.name for c in channels if {c.name, c.subsystem} & set(wanted)], []
 
 
-def _selected(read: Callable[[], list[Channel]], names: Sequence[str]) -> list[Channel]:
+def _read_selected_rails(read: Callable[[], list[OdpmReading]], names: Sequence[str]) -> list[OdpmReading]:
     try:
         found = {c.name: c for c in read()}
     except OSError as error:
@@ -191,23 +191,23 @@ def _selected(read: Callable[[], list[Channel]], names: Sequence[str]) -> list[C
     return [found[n] for n in names]
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
-    way, read, channels = _find(context.files)
-    names, left_out = choose(channels, names_of(spec))
+    way, read, channels = _find_reader(context.files)
+    names, left_out = choose_rail_names(channels, parse_names(spec))
     warnings = []
     if not spec.port:
         warnings.append(f"partial sum: {len(names)} monitored rails, not the whole device")
     if left_out:
         warnings.append(f"rails left out, as they are part of others or hold others: {', '.join(left_out)}")
     what = spec.port or f"{len(names)} rails: {'+'.join(names)}"
-    poll_s = max(_POLL_S, reachable_s(lambda: _selected(read, names)))
-    first = _selected(read, names)
+    poll_s = max(_POLL_S, measure_poll_period_s(lambda: _read_selected_rails(read, names)))
+    first = _read_selected_rails(read, names)
     if all(math.isfinite(c.device_s) for c in first):
-        return DeviceCounterMeter(
+        return TimestampedCounterMeter(
             "odpm",
             f"odpm {what} ({way})",
-            lambda: [(c.device_s, c.energy_j) for c in _selected(read, names)],
+            lambda: [(c.device_s, c.energy_j) for c in _read_selected_rails(read, names)],
             update_s=_UPDATE_S,
             resolution_j=1e-6 * math.sqrt(len(names)),
             poll_s=poll_s,
@@ -219,7 +219,9 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
     return CounterMeter(
         "odpm",
         f"odpm {what} ({way})",
-        rising(lambda: sum(c.energy_j for c in _selected(read, names)), "odpm", "the device restarted", step_j),
+        guard_counter_monotonic(
+            lambda: sum(c.energy_j for c in _read_selected_rails(read, names)), "odpm", "the device restarted", step_j
+        ),
         update_s=_UPDATE_S,
         resolution_j=step_j,
         poll_s=poll_s,
@@ -227,10 +229,10 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
     )
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     try:
-        way, _, channels = _find(context.files)
-        names, left_out = choose(channels)
+        way, _, channels = _find_reader(context.files)
+        names, left_out = choose_rail_names(channels)
     except MeterError as error:
         cause, _, cure = str(error).removeprefix("odpm: ").partition("; ")
         return Availability("odpm", False, "", "measured", cause, cure)

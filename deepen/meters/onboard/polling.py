@@ -11,13 +11,13 @@ from deepen.meters.polled_meter import PolledMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy
 
-__all__ = ["names_of", "polled", "reachable_s"]
+__all__ = ["make_polled_meter", "measure_poll_period_s", "parse_names"]
 
 _SHARE = 2.0
 """Periods are at least this many readings long, so that polling keeps at most half of a link or a processor busy."""
 
 
-def names_of(spec: MeterSpec) -> list[str]:
+def parse_names(spec: MeterSpec) -> list[str]:
     """Names listed after the colon of ``NAME:A,B``; empty where there are none.
 
     Raises:
@@ -29,7 +29,7 @@ def names_of(spec: MeterSpec) -> list[str]:
     return names
 
 
-def reachable_s(read: Callable[[], object], now: Callable[[], float] = monotonic_s) -> float:
+def measure_poll_period_s(read: Callable[[], object], now: Callable[[], float] = monotonic_s) -> float:
     """Read three times and return the shortest period at which that can go on, seconds.
 
     Raises:
@@ -43,7 +43,7 @@ def reachable_s(read: Callable[[], object], now: Callable[[], float] = monotonic
     return _SHARE * statistics.median(trips)
 
 
-def polled(
+def make_polled_meter(
     name: str,
     calibration_id: str,
     read_w: Callable[[], float],
@@ -67,7 +67,7 @@ def polled(
     Raises:
         MeterError: If the sensor does not answer.
     """
-    period_s = max(poll_s, update_s, reachable_s(read_w))
+    period_s = max(poll_s, update_s, measure_poll_period_s(read_w))
     return PolledMeter(
         name,
         calibration_id,

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.energy_counter import CounterMeter, unwrap
-from deepen.meters.sensor_files import Files, numbers, text
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.meters.energy_counter import CounterMeter, unwrap_counter
+from deepen.meters.sensor_files import SensorFiles, read_numbers, read_text_or_empty
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 
-__all__ = ["DRIVER", "Rapl", "packages"]
+__all__ = ["DRIVER", "RaplMeter", "find_packages"]
 
 _UPDATE_S = 1e-3
 _POLL_S = 20.0  # far below the fastest wrap: 65 kJ at 1 kW take a minute
@@ -32,27 +32,27 @@ _SLACK_J = 20.0
 """What a processor may have used beyond that between two readings that happen to be close."""
 
 
-def packages(files: Files) -> list[str]:
+def find_packages(files: SensorFiles) -> list[str]:
     """Folders of the package domains, one per socket."""
     found: dict[str, str] = {}
     for path in files.glob("/sys/class/powercap/intel-rapl:*/name"):
         zone = path.rpartition("/")[0]
         if zone.count(":") != 1:
             continue  # nested: core, uncore, dram
-        name = text(files, path)
+        name = read_text_or_empty(files, path)
         if name.startswith("package"):
             found.setdefault(name, zone)
     return list(found.values())
 
 
-def _read(files: Files, zones: Sequence[str], name: str) -> list[int]:
-    return [int(value) for value in numbers(files, [f"{zone}/{name}" for zone in zones], "rapl", _CURE)]
+def _read_zones(files: SensorFiles, zones: Sequence[str], name: str) -> list[int]:
+    return [int(value) for value in read_numbers(files, [f"{zone}/{name}" for zone in zones], "rapl", _CURE)]
 
 
-class Rapl(CounterMeter):
+class RaplMeter(CounterMeter):
     """Sum of the package counters."""
 
-    def __init__(self, files: Files, zones: Sequence[str]) -> None:
+    def __init__(self, files: SensorFiles, zones: Sequence[str]) -> None:
         """Open the counters.
 
         Args:
@@ -64,8 +64,8 @@ class Rapl(CounterMeter):
         """
         self._files = files
         self._zones = list(zones)
-        self._limits = _read(files, zones, "max_energy_range_uj")
-        self._last = _read(files, zones, "energy_uj")
+        self._limits = _read_zones(files, zones, "max_energy_range_uj")
+        self._last = _read_zones(files, zones, "energy_uj")
         self._last_s = monotonic_s()
         self._total_uj = 0
         names = ",".join(zone.rpartition("/")[2] for zone in zones)
@@ -79,12 +79,12 @@ class Rapl(CounterMeter):
         )
 
     def _unwrapped_j(self) -> float:
-        values = _read(self._files, self._zones, "energy_uj")
+        values = _read_zones(self._files, self._zones, "energy_uj")
         now_s = monotonic_s()
         passed_s, self._last_s = now_s - self._last_s, now_s
         before, self._last = self._last, values
         for zone, last, value, limit in zip(self._zones, before, values, self._limits, strict=True):
-            used_uj = unwrap(last, value, limit)
+            used_uj = unwrap_counter(last, value, limit)
             if used_uj > (_MOST_W * passed_s + _SLACK_J) * 1e6:
                 raise MeterError(
                     f"rapl: {zone} went from {last} to {value} uJ in {passed_s:.3g} s, which is no wrap (the counter "
@@ -96,35 +96,35 @@ class Rapl(CounterMeter):
     def start(self) -> None:
         """Begin a trace; whatever the counters did since the last one does not matter."""
         self.close()
-        self._last = _read(self._files, self._zones, "energy_uj")
+        self._last = _read_zones(self._files, self._zones, "energy_uj")
         self._last_s = monotonic_s()
         super().start()
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     files = context.files
     if not files.glob("/sys/class/powercap"):
         cause = "no powercap interface in /sys (a virtual machine, or a processor without RAPL)"
         return Availability(
             "rapl", False, "", "measured", cause, "run on the machine itself; sudo modprobe intel_rapl_msr"
         )
-    zones = packages(files)
+    zones = find_packages(files)
     if not zones:
         cause = "powercap lists no package domain"
         return Availability("rapl", False, "", "measured", cause, "sudo modprobe intel_rapl_msr intel_rapl_common")
     try:
-        _read(files, zones, "energy_uj")
+        _read_zones(files, zones, "energy_uj")
     except MeterError as error:
         return Availability("rapl", False, f"{len(zones)} packages", "measured", str(error).split(";", 1)[0], _CURE)
     return Availability("rapl", True, f"{len(zones)} package domain(s)", "measured")
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
     found = _probe(context)
     if not found.available:
         raise MeterError(f"rapl: {found.cause}; {found.cure}")
-    return Rapl(context.files, packages(context.files))
+    return RaplMeter(context.files, find_packages(context.files))
 
 
 DRIVER = Driver("rapl", "processor energy counters (powercap)", _probe, _open, automatic=True)

@@ -14,11 +14,11 @@ import re
 from collections.abc import Sequence
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.onboard.polling import names_of, polled
-from deepen.meters.sensor_files import Files
-from deepen.meters.types import Availability, Context, Driver, Meter, MeterSpec
+from deepen.meters.onboard.polling import make_polled_meter, parse_names
+from deepen.meters.sensor_files import SensorFiles
+from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 
-__all__ = ["DRIVER", "parse_adc"]
+__all__ = ["DRIVER", "parse_pmic_adc"]
 
 _ARGV = ("vcgencmd", "pmic_read_adc")
 _POLL_S = 0.1
@@ -29,7 +29,7 @@ _CORE_STEP_A = 0.00893
 _LINE = re.compile(r"^[ \t]*(\S+)_([AV])[ \t]+(?:current|volt)\(\d+\)=(\S+?)\2[ \t\r]*$", re.MULTILINE)
 
 
-def parse_adc(output: str) -> dict[str, tuple[float, float]]:
+def parse_pmic_adc(output: str) -> dict[str, tuple[float, float]]:
     """Read what ``vcgencmd pmic_read_adc`` printed.
 
     Returns:
@@ -44,7 +44,7 @@ def parse_adc(output: str) -> dict[str, tuple[float, float]]:
     return {r: (a, channels[r, "V"]) for (r, kind), a in channels.items() if kind == "A" and (r, "V") in channels}
 
 
-def _read(files: Files) -> dict[str, tuple[float, float]]:
+def _read_rails(files: SensorFiles) -> dict[str, tuple[float, float]]:
     try:
         done = files.run(_ARGV)
     except FileNotFoundError as error:
@@ -57,7 +57,7 @@ def _read(files: Files) -> dict[str, tuple[float, float]]:
     said = " ".join(f"{done.stderr} {done.stdout}".split())
     if "vcio" in said or "VCHI" in said:
         raise MeterError("rpi-pmic: no access to /dev/vcio; sudo usermod -aG video $USER, then log in again")
-    rails = parse_adc(done.stdout)
+    rails = parse_pmic_adc(done.stdout)
     if done.code != 0 or not rails:
         raise MeterError(
             f"rpi-pmic: vcgencmd pmic_read_adc tells no rail with current and voltage ({said[:60] or 'no output'}); it "
@@ -66,16 +66,16 @@ def _read(files: Files) -> dict[str, tuple[float, float]]:
     return rails
 
 
-def _total_w(rails: dict[str, tuple[float, float]], names: Sequence[str]) -> float:
+def _sum_power_w(rails: dict[str, tuple[float, float]], names: Sequence[str]) -> float:
     missing = [name for name in names if name not in rails]
     if missing:
         raise MeterError(f"rpi-pmic: rail {missing[0]} is missing from the reading; measure again")
     return sum(rails[name][0] * rails[name][1] for name in names)
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     try:
-        rails = _read(context.files)
+        rails = _read_rails(context.files)
     except MeterError as error:
         cause, _, cure = str(error).removeprefix("rpi-pmic: ").partition("; ")
         return Availability("rpi-pmic", False, "", "measured", cause, cure)
@@ -83,21 +83,21 @@ def _probe(context: Context) -> Availability:
     return Availability("rpi-pmic", True, detail, "measured")
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
     files = context.files
-    rails = _read(files)
-    names = names_of(spec)
+    rails = _read_rails(files)
+    names = parse_names(spec)
     for name in names:
         if name not in rails:
             raise ConfigError(f"meter 'rpi-pmic:{spec.port}': there is no rail '{name}'; found: {', '.join(rails)}")
     chosen = names or list(rails)
     what = "+".join(names) if names else f"{len(chosen)} rails, without what hangs on the 5 V input"
     core_v = rails["VDD_CORE"][1] if "VDD_CORE" in chosen else 0.0
-    return polled(
+    return make_polled_meter(
         "rpi-pmic",
         f"rpi-pmic {what}",
-        lambda: _total_w(_read(files), chosen),
+        lambda: _sum_power_w(_read_rails(files), chosen),
         update_s=0.0,
         poll_s=_POLL_S,
         resolution_w=_CORE_STEP_A * core_v,

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.energy_counter import step_trace
-from deepen.meters.sampling_thread import Sampler
+from deepen.meters.energy_counter import make_step_trace
+from deepen.meters.sampling_thread import SamplingThread
 from deepen.meters.types import Scope
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["DeviceCounterMeter", "fit_ticks"]
+__all__ = ["TimestampedCounterMeter", "fit_counter_clock"]
 
 _MAX_DRIFT = 300e-6
 """No crystal is further off; a steeper slope is a change of delay."""
@@ -32,7 +32,7 @@ _DRIFT_SPAN_S = 300.0
 """Shorter recordings tell delay, not drift: 20 ms of delay over five minutes are 70 ppm."""
 
 
-def fit_ticks(
+def fit_counter_clock(
     device_s: NDArray[np.float64],
     before_s: NDArray[np.float64],
     after_s: NDArray[np.float64],
@@ -78,7 +78,7 @@ def fit_ticks(
     return ClockMap(middle_s, late_s - half_s, rate, error_s, "ping")
 
 
-class DeviceCounterMeter:
+class TimestampedCounterMeter:
     """A meter around counters of energy, each read together with the device time it was valid at.
 
     Attributes:
@@ -132,7 +132,7 @@ class DeviceCounterMeter:
         self._trips: list[tuple[float, float]] = []
         self._readings: list[Sequence[tuple[float, float]]] = []
         self._lock = threading.Lock()
-        self._sampler = Sampler(self.mark, poll_s)
+        self._sampler = SamplingThread(self.mark, poll_s)
 
     def start(self) -> None:
         """Begin a trace.
@@ -173,7 +173,7 @@ class DeviceCounterMeter:
         while True:
             self.mark()
             trips, times_s, energy_j = self._arrays()
-            clock = fit_ticks(times_s[:, 0], trips[:, 0], trips[:, 1], self.update_s, self._quantum_s)
+            clock = fit_counter_clock(times_s[:, 0], trips[:, 0], trips[:, 1], self.update_s, self._quantum_s)
             if clock.to_host(float(times_s[-1].min())) >= asked or self._now() >= patience:
                 break
             self._sleep(self.update_s / 2)
@@ -209,7 +209,7 @@ class DeviceCounterMeter:
         for k in range(times_s.shape[1]):
             fresh = np.append(np.diff(times_s[:, k]) > 0, True)  # of readings with one time the last is complete
             total_j += np.interp(ticks, times_s[fresh, k], energy_j[fresh, k] - energy_j[0, k])
-        t_s, power_w = step_trace(clock.to_host(ticks).tolist(), total_j.tolist())
+        t_s, power_w = make_step_trace(clock.to_host(ticks).tolist(), total_j.tolist())
         return PowerTrace(
             t_s,
             power_w,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from deepen.errors import MeterError
-from deepen.meters.ports.serial import serial_ports, udev_cure
-from deepen.meters.types import Availability, Found
+from deepen.meters.ports.serial import describe_udev_fix, list_serial_ports
+from deepen.meters.types import Availability, DetectedInstrument
 
-__all__ = ["UsbId", "availability", "choose_port", "find"]
+__all__ = ["UsbId", "check_availability", "choose_port", "find_instruments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class UsbId:
         return not self.product or re.search(self.product, names, re.IGNORECASE) is not None
 
 
-def find(usb_ids: Sequence[UsbId]) -> tuple[Found, ...]:
+def find_instruments(usb_ids: Sequence[UsbId]) -> tuple[DetectedInstrument, ...]:
     """Instruments that are plugged in, by port.
 
     Raises:
         MeterError: If pyserial is not installed.
     """
     groups: dict[tuple[UsbId, str], list[Any]] = {}
-    for port in serial_ports():
+    for port in list_serial_ports():
         usb_id = next((known for known in usb_ids if known.matches(port)), None)
         if usb_id is not None:
             same = port.serial_number or (port.location or port.device).partition(":")[0]
@@ -57,12 +57,14 @@ def find(usb_ids: Sequence[UsbId]) -> tuple[Found, ...]:
     found = []
     for (usb_id, _), ports in groups.items():
         ports.sort(key=lambda port: (port.location or "", port.device))
-        chosen = next((p for p in ports if _interface(p) == usb_id.interface), ports[0])
-        found.append(Found(chosen.device, chosen.serial_number or "", chosen.product or chosen.description or ""))
+        chosen = next((p for p in ports if _parse_interface_number(p) == usb_id.interface), ports[0])
+        found.append(
+            DetectedInstrument(chosen.device, chosen.serial_number or "", chosen.product or chosen.description or "")
+        )
     return tuple(sorted(found, key=lambda one: one.port))
 
 
-def availability(name: str, usb_ids: Sequence[UsbId]) -> Availability:
+def check_availability(name: str, usb_ids: Sequence[UsbId]) -> Availability:
     """What ``meter list`` says of a driver.
 
     Args:
@@ -70,7 +72,7 @@ def availability(name: str, usb_ids: Sequence[UsbId]) -> Availability:
         usb_ids: How its instruments show up; empty where they cannot be told from other things.
     """
     try:
-        found = find(usb_ids)
+        found = find_instruments(usb_ids)
     except MeterError as error:
         cause, _, cure = str(error).partition("; ")
         return Availability(name, False, "", "measured", cause, cure)
@@ -83,7 +85,9 @@ def availability(name: str, usb_ids: Sequence[UsbId]) -> Availability:
         )
     detail = ", ".join(f"{one.port}" + (f" (serial {one.serial})" if one.serial else "") for one in found)
     if not any(os.access(one.port, os.R_OK | os.W_OK) for one in found):
-        return Availability(name, False, detail, "measured", f"no permission to open {detail}", udev_cure(), found)
+        return Availability(
+            name, False, detail, "measured", f"no permission to open {detail}", describe_udev_fix(), found
+        )
     return Availability(name, True, detail, "measured", found=found)
 
 
@@ -105,29 +109,31 @@ def choose_port(name: str, wanted: str, usb_ids: Sequence[UsbId]) -> str:
         return wanted
     if wanted and Path("/dev", wanted).exists():
         return f"/dev/{wanted}"
-    found = find(usb_ids) if usb_ids else ()
+    found = find_instruments(usb_ids) if usb_ids else ()
     if not wanted:
         if len(found) == 1:
             return found[0].port
         if not found:
             raise MeterError(f"{name}: none is plugged in that can be recognised; name its port: {name}:/dev/ttyACM0")
-        raise MeterError(f"{name}: there are {len(found)} here, {_listed(found)}; name one: {name}:{_handle(found[0])}")
+        raise MeterError(
+            f"{name}: there are {len(found)} here, {_format_instruments(found)}; name one: {name}:{_get_instrument_name(found[0])}"
+        )
     same = [one for one in found if one.serial.casefold() == wanted.casefold()]
     if len(same) == 1:
         return same[0].port
-    here = f"here: {_listed(found)}" if found else "none is plugged in"
+    here = f"here: {_format_instruments(found)}" if found else "none is plugged in"
     raise MeterError(f"{name}: no port and no instrument with serial number '{wanted}'; {here}")
 
 
-def _interface(port: Any) -> int | None:
+def _parse_interface_number(port: Any) -> int | None:
     """Number of the USB interface a port belongs to: ``1-4:1.2`` is interface 2."""
     _, _, last = (port.location or "").rpartition(".")
     return int(last) if ":" in (port.location or "") and last.isdigit() else None
 
 
-def _handle(one: Found) -> str:
+def _get_instrument_name(one: DetectedInstrument) -> str:
     return one.serial or one.port
 
 
-def _listed(found: Sequence[Found]) -> str:
+def _format_instruments(found: Sequence[DetectedInstrument]) -> str:
     return ", ".join(f"{one.port} (serial {one.serial or 'unknown'})" for one in found)

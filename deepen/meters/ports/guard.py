@@ -20,14 +20,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-__all__ = ["Guard"]
+__all__ = ["PortGuard"]
 
 _POLL_S = 0.5
 _WRITE_S = 2.0
 _END_S = 5.0
 
 
-class Guard:
+class PortGuard:
     """Watches over one port from construction to :meth:`close`."""
 
     def __init__(self, fd: int, safe_bytes: bytes, *, keep: Sequence[int] = ()) -> None:
@@ -81,7 +81,7 @@ class Guard:
             self._process.wait()
 
 
-def _watch(pipe: int, parent: int) -> bytes:
+def _wait_for_parent_exit(pipe: int, parent: int) -> bytes:
     """Wait until the parent is gone; returns what it last set."""
     received = b""
     while True:
@@ -95,7 +95,7 @@ def _watch(pipe: int, parent: int) -> bytes:
     return bytes.fromhex(lines[-2].decode("ascii")) if len(lines) > 1 else b""
 
 
-def _write(fd: int, data: bytes) -> None:
+def _write_bounded(fd: int, data: bytes) -> None:
     """Write to a port that may be full or gone, for a bounded time."""
     end = time.monotonic() + _WRITE_S
     os.set_blocking(fd, False)
@@ -111,4 +111,4 @@ def _write(fd: int, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    _write(int(sys.argv[1]), _watch(int(sys.argv[2]), int(sys.argv[3])))
+    _write_bounded(int(sys.argv[1]), _wait_for_parent_exit(int(sys.argv[2]), int(sys.argv[3])))

@@ -21,14 +21,14 @@ from pathlib import Path
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 
-__all__ = ["InstrumentLock", "command_of", "holders", "lock_folder"]
+__all__ = ["InstrumentLock", "find_device_users", "get_lock_folder", "read_command_line"]
 
 
 _GUARD_S = 5.0
 """Longer than a guard takes to write its safe bytes (see ``deepen.meters.ports.guard``)."""
 
 
-def lock_folder() -> Path:
+def get_lock_folder() -> Path:
     """Folder of the lock files: below ``$XDG_RUNTIME_DIR``, else one of this user's own in the temporary folder.
 
     Raises:
@@ -49,7 +49,7 @@ def lock_folder() -> Path:
     return folder
 
 
-def command_of(pid: int) -> str:
+def read_command_line(pid: int) -> str:
     """Command line of a process, shortened; empty where it cannot be read."""
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -59,7 +59,7 @@ def command_of(pid: int) -> str:
     return words if len(words) <= 80 else words[:77] + "..."
 
 
-def holders(path: str) -> list[int]:
+def find_device_users(path: str) -> list[int]:
     """Process ids, other than ours, that have a device file open; those we may look into (all, for root).
 
     Args:
@@ -71,19 +71,19 @@ def holders(path: str) -> list[int]:
         pid = int(folder.parent.name)
         if pid == os.getpid():
             continue
-        if any(_link(entry) == real for entry in _entries(folder)):
+        if any(_read_link(entry) == real for entry in _list_entries(folder)):
             found.append(pid)
     return sorted(found)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _list_entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError:  # another user's process, or one that has just ended
         return []
 
 
-def _link(path: Path) -> str:
+def _read_link(path: Path) -> str:
     try:
         return str(path.readlink())
     except OSError:
@@ -110,21 +110,21 @@ class InstrumentLock:
         self.identity = identity
         plain = re.sub(r"[^A-Za-z0-9]+", "-", identity).strip("-")[-40:]
         digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-        path = lock_folder() / f"{plain}-{digest}.lock"
+        path = get_lock_folder() / f"{plain}-{digest}.lock"
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise MeterError(f"cannot lock {name}: {path} ({error.strerror}); remove that file") from error
         end_s = monotonic_s() + _GUARD_S
-        while not _locked(self._fd):
-            pid, command = _holder(self._fd)
-            if pid and not _alive(pid) and monotonic_s() < end_s:
+        while not _try_lock(self._fd):
+            pid, command = _read_lock_holder(self._fd)
+            if pid and not _is_process_alive(pid) and monotonic_s() < end_s:
                 time.sleep(0.01)
                 continue
             os.close(self._fd)
             self._fd = -1
-            raise MeterError(f"{name} is in use by {_who(pid, command)}; end that first")
-        entry = json.dumps({"pid": os.getpid(), "command": command_of(os.getpid()), "instrument": identity})
+            raise MeterError(f"{name} is in use by {_describe_process(pid, command)}; end that first")
+        entry = json.dumps({"pid": os.getpid(), "command": read_command_line(os.getpid()), "instrument": identity})
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, entry.encode(), 0)
 
@@ -141,7 +141,7 @@ class InstrumentLock:
             os.close(fd)
 
 
-def _locked(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     """Try to lock a file."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,7 +150,7 @@ def _locked(fd: int) -> bool:
     return True
 
 
-def _holder(fd: int) -> tuple[int, str]:
+def _read_lock_holder(fd: int) -> tuple[int, str]:
     """Process id and command that a lock file names; 0 where it names none."""
     try:
         found = json.loads(os.pread(fd, 4096, 0))
@@ -159,12 +159,12 @@ def _holder(fd: int) -> tuple[int, str]:
         return 0, ""
 
 
-def _alive(pid: int) -> bool:
+def _is_process_alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and was not waited for has no command line any more."""
-    return bool(command_of(pid))
+    return bool(read_command_line(pid))
 
 
-def _who(pid: int, command: str) -> str:
+def _describe_process(pid: int, command: str) -> str:
     if not pid:
         return "another process"
     if pid == os.getpid():

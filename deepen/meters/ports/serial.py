@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 
 from deepen import catalog
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.ports.locks import InstrumentLock, command_of, holders
+from deepen.meters.ports.locks import InstrumentLock, find_device_users, read_command_line
 from deepen.meters.stream.types import Port
 from deepen.meters.types import MeterSpec
 from deepen.records import Source
 
-__all__ = ["SerialPort", "open_port", "pyserial", "serial_ports", "source_of", "udev_cure"]
+__all__ = ["SerialPort", "describe_udev_fix", "get_source_label", "import_pyserial", "list_serial_ports", "open_port"]
 
 _READ_LIMIT = 1 << 20
 _CHUNK = 1 << 16
@@ -36,7 +36,7 @@ _WRAPPERS = ("spy", "alt")
 """URL schemes of pyserial around a device file: ``spy:///dev/ttyACM0?file=log``."""
 
 
-def pyserial() -> Any:
+def import_pyserial() -> Any:
     """Import pyserial.
 
     Raises:
@@ -49,19 +49,19 @@ def pyserial() -> Any:
     return serial
 
 
-def serial_ports() -> list[Any]:
+def list_serial_ports() -> list[Any]:
     """The serial ports of this machine, as pyserial's ``ListPortInfo``; USB ones first.
 
     Raises:
         MeterError: If pyserial is not installed.
     """
-    pyserial()
+    import_pyserial()
     from serial.tools import list_ports
 
     return sorted(list_ports.comports(), key=lambda port: (port.vid is None, port.device))
 
 
-def udev_cure() -> str:
+def describe_udev_fix() -> str:
     """What to do about a missing permission, with the path of the rule file we ship."""
     rule = catalog.find_root() / "devices" / "udev" / "60-deepen-meters.rules"
     return (
@@ -87,7 +87,7 @@ class SerialPort:
         self.pseudo = pseudo
         self.lock = lock
         self._raw = raw
-        self._fd = _descriptor(raw)
+        self._fd = _get_file_descriptor(raw)
         self._poll: select.poll | None = None
         # Wrappers such as spy:// must see the bytes go by, so they are read through pyserial, all others at once.
         if self._fd is not None and type(raw).__module__ in ("serial.serialposix", "serial.urlhandler.protocol_socket"):
@@ -106,7 +106,7 @@ class SerialPort:
             if not self._poll.poll(max(0, math.ceil(timeout_s * 1000))):
                 return b""
             return self._drain()
-        except (OSError, pyserial().SerialException) as error:
+        except (OSError, import_pyserial().SerialException) as error:
             raise self._gone(error) from error
 
     def _drain(self) -> bytes:
@@ -144,7 +144,7 @@ class SerialPort:
         Raises:
             MeterError: If the port is gone or does not take them.
         """
-        serial = pyserial()
+        serial = import_pyserial()
         try:
             self._raw.write(data)
         except serial.SerialTimeoutException as error:
@@ -172,7 +172,7 @@ class SerialPort:
         self._poll = None
         self._fd = None
         try:
-            with contextlib.suppress(OSError, pyserial().SerialException), warnings.catch_warnings():
+            with contextlib.suppress(OSError, import_pyserial().SerialException), warnings.catch_warnings():
                 # pyserial 3.5 leaves a socket for the collector when its peer went first.
                 warnings.simplefilter("ignore", ResourceWarning)
                 self._raw.close()
@@ -193,7 +193,7 @@ def _close_log(raw: Any) -> None:
         output.close()
 
 
-def _descriptor(raw: Any) -> int | None:
+def _get_file_descriptor(raw: Any) -> int | None:
     try:
         return int(raw.fileno())
     except (OSError, AttributeError, TypeError):  # loop:// and rfc2217:// have none
@@ -214,15 +214,15 @@ def open_port(name: str, *, baud: int = 115200, exclusive: bool = True) -> Seria
     """
     if not name:
         raise ConfigError("no port was named; write NAME:/dev/ttyACM0 (see 'deepen meter list')")
-    serial = pyserial()
+    serial = import_pyserial()
     url = re.sub("%3f", "?", name, flags=re.IGNORECASE) if "://" in name else name
-    device = _device_file(url)
+    device = _get_device_file(url)
     pseudo = _is_pseudo(url, device)
     if device:
         _check_device(name, device)
     lock = None
     if exclusive and not url.lower().startswith("loop:"):
-        lock = InstrumentLock(_identity(url, device), name)
+        lock = InstrumentLock(_identify_instrument(url, device), name)
     try:
         if exclusive and device and not pseudo:
             _refuse_other_holders(name, device)
@@ -237,12 +237,12 @@ def open_port(name: str, *, baud: int = 115200, exclusive: bool = True) -> Seria
         if lock is not None:
             lock.release()
         if isinstance(error, OSError | ValueError | serial.SerialException):
-            raise _translate(name, baud, error) from error
+            raise _translate_open_error(name, baud, error) from error
         raise
     return SerialPort(name, raw, pseudo=pseudo, lock=lock)
 
 
-def source_of(port: Port, spec: MeterSpec) -> Source:
+def get_source_label(port: Port, spec: MeterSpec) -> Source:
     """Label of what comes through a port: the option ``source``, else ``simulated`` where only software can answer.
 
     Raises:
@@ -258,7 +258,7 @@ def source_of(port: Port, spec: MeterSpec) -> Source:
     return "simulated" if getattr(port, "pseudo", False) else "measured"
 
 
-def _device_file(url: str) -> str:
+def _get_device_file(url: str) -> str:
     """Device file behind a name or URL; empty where there is none."""
     if "://" not in url:
         return url
@@ -280,12 +280,12 @@ def _is_pseudo(url: str, device: str) -> bool:
         return False
 
 
-def _identity(url: str, device: str) -> str:
+def _identify_instrument(url: str, device: str) -> str:
     """What tells the instrument behind a port from all others: its USB serial number, else the port's real path."""
     if not device:
         return url
     real = os.path.realpath(device)
-    for port in serial_ports():
+    for port in list_serial_ports():
         if port.serial_number and os.path.realpath(port.device) == real:
             return f"usb {port.vid:04x}:{port.pid:04x} {port.serial_number}"
     return real
@@ -298,35 +298,37 @@ def _check_device(name: str, device: str) -> None:
     except OSError:
         there, special = True, True  # let opening it tell
     if not there:
-        raise MeterError(f"there is no port {name}; {_known_ports()}")
+        raise MeterError(f"there is no port {name}; {_describe_known_ports()}")
     if not special:
-        raise MeterError(f"{name} is not a serial port but a {'folder' if path.is_dir() else 'file'}; {_known_ports()}")
+        raise MeterError(
+            f"{name} is not a serial port but a {'folder' if path.is_dir() else 'file'}; {_describe_known_ports()}"
+        )
 
 
-def _known_ports() -> str:
-    found = [f"{p.device} ({p.description})" if p.vid is not None else p.device for p in serial_ports()]
+def _describe_known_ports() -> str:
+    found = [f"{p.device} ({p.description})" if p.vid is not None else p.device for p in list_serial_ports()]
     return f"ports here: {', '.join(found)}" if found else "there are no serial ports here: plug the instrument in"
 
 
 def _refuse_other_holders(name: str, device: str) -> None:
-    pids = holders(device)
+    pids = find_device_users(device)
     if pids:
-        who = ", ".join(f"process {pid} ({command_of(pid) or 'unknown'})" for pid in pids)
+        who = ", ".join(f"process {pid} ({read_command_line(pid) or 'unknown'})" for pid in pids)
         raise MeterError(f"{name} is in use by {who}; end that first (kill {pids[0]})")
 
 
-def _translate(name: str, baud: int, error: Exception) -> MeterError:
+def _translate_open_error(name: str, baud: int, error: Exception) -> MeterError:
     """Cause and cure of a failure to open a port."""
     inner = error.__context__ if getattr(error, "errno", None) is None else error
     code = getattr(inner, "errno", None)
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return MeterError(f"there is no port {name}; {_known_ports()}")
+        return MeterError(f"there is no port {name}; {_describe_known_ports()}")
     if code in (errno.EACCES, errno.EPERM):
-        return MeterError(f"no permission to open {name}; {udev_cure()}")
+        return MeterError(f"no permission to open {name}; {describe_udev_fix()}")
     if code in (errno.EBUSY, errno.EAGAIN):
         return MeterError(f"{name} is in use by another program; end it ('fuser -v {name}' names it)")
     if code in (errno.ENOTTY, errno.EINVAL):
-        return MeterError(f"{name} is not a serial port, or cannot do {baud} baud; {_known_ports()}")
+        return MeterError(f"{name} is not a serial port, or cannot do {baud} baud; {_describe_known_ports()}")
     if code == errno.ECONNREFUSED or isinstance(inner, TimeoutError):
         return MeterError(f"nothing answers at {name}; start the server there, or correct host and port")
     if isinstance(error, ValueError):

@@ -24,12 +24,12 @@ from typing import Any
 
 from deepen.errors import MeterError
 from deepen.meters.ports import usb_guard
-from deepen.meters.ports.guard import Guard
+from deepen.meters.ports.guard import PortGuard
 from deepen.meters.ports.locks import InstrumentLock
-from deepen.meters.ports.serial import udev_cure
-from deepen.meters.ports.usb_guard import CONTROL_TIMEOUT_MS, requests
+from deepen.meters.ports.serial import describe_udev_fix
+from deepen.meters.ports.usb_guard import CONTROL_TIMEOUT_MS, split_control_requests
 
-__all__ = ["ANSWER", "BULK", "Unframer", "UsbPort", "frame", "pyusb", "usb_instruments"]
+__all__ = ["ANSWER", "BULK", "UsbFrameDecoder", "UsbPort", "find_usb_instruments", "frame_usb_packet", "import_pyusb"]
 
 BULK, ANSWER = 0x81, 0x80
 PACKET = 64
@@ -40,7 +40,7 @@ _END_S = 2.0
 _QUEUE = 1 << 16
 
 
-def pyusb() -> Any:
+def import_pyusb() -> Any:
     """Import pyusb.
 
     Raises:
@@ -54,17 +54,17 @@ def pyusb() -> Any:
     return usb
 
 
-def frame(kind: int, payload: bytes) -> bytes:
+def frame_usb_packet(kind: int, payload: bytes) -> bytes:
     """Frame a packet or an answer of up to 255 bytes."""
     data = bytes((kind, len(payload))) + payload
-    return data + _crc(data)
+    return data + _compute_crc(data)
 
 
-def _crc(data: bytes) -> bytes:
+def _compute_crc(data: bytes) -> bytes:
     return binascii.crc_hqx(data, 0xFFFF).to_bytes(2, "little")
 
 
-class Unframer:
+class UsbFrameDecoder:
     """Takes frames out of a stream of bytes, and finds the next one when something is wrong.
 
     Attributes:
@@ -91,7 +91,7 @@ class Unframer:
             end = at + 4 + view[at + 1] if plausible else 0
             if end > len(view):
                 break
-            if plausible and _crc(view[at : end - 2]) == view[end - 2 : end]:
+            if plausible and _compute_crc(view[at : end - 2]) == view[end - 2 : end]:
                 found.append((view[at], view[at + 2 : end - 2]))
                 self._locked = True
                 at = end
@@ -104,13 +104,13 @@ class Unframer:
         return found
 
 
-def usb_instruments(ids: Sequence[tuple[int, int]]) -> list[Any]:
+def find_usb_instruments(ids: Sequence[tuple[int, int]]) -> list[Any]:
     """Devices with these vendor and product ids that have no serial port instead (class CDC), as pyusb's ``PowerLawDevice``.
 
     Raises:
         MeterError: If pyusb or libusb is not installed.
     """
-    usb = pyusb()
+    usb = import_pyusb()
     found: list[Any] = []
     try:
         for vid, pid in ids:
@@ -146,7 +146,7 @@ class UsbPort:
         Raises:
             MeterError: If it cannot be opened; with the cure.
         """
-        usb = pyusb()
+        usb = import_pyusb()
         self.name = name
         self.lock = lock
         self._device = device
@@ -192,12 +192,12 @@ class UsbPort:
             MeterError: If the device is gone or refuses one.
         """
         try:
-            for kind, request, value, index, length, body in requests(data):
+            for kind, request, value, index, length, body in split_control_requests(data):
                 answer = self._device.ctrl_transfer(
                     kind, request, value, index, length if kind & 0x80 else body, CONTROL_TIMEOUT_MS
                 )
                 if kind & 0x80:
-                    self._put(frame(ANSWER, bytes(answer)))
+                    self._put(frame_usb_packet(ANSWER, bytes(answer)))
         except self._usb_error as error:
             raise self._translate(error) from error
 
@@ -223,11 +223,11 @@ class UsbPort:
                 os.close(reader)
         return self._pipe
 
-    def guard(self, safe_bytes: bytes) -> Guard:
+    def guard(self, safe_bytes: bytes) -> PortGuard:
         """Start a process that makes the instrument safe when ours dies."""
         fd = self.fileno()
         assert fd is not None
-        return Guard(fd, safe_bytes, keep=() if self.lock is None else (self.lock.fileno(),))
+        return PortGuard(fd, safe_bytes, keep=() if self.lock is None else (self.lock.fileno(),))
 
     def close(self) -> None:
         """Release the device and its lock; harmless when closed."""
@@ -244,7 +244,7 @@ class UsbPort:
                 self._helper.wait()
         try:
             with contextlib.suppress(self._usb_error):
-                pyusb().util.dispose_resources(self._device)
+                import_pyusb().util.dispose_resources(self._device)
         finally:
             if self.lock is not None:
                 self.lock.release()
@@ -266,12 +266,12 @@ class UsbPort:
                     self._error = error
                     self._ready.notify()
                 return
-            self._put(frame(BULK, bytes(packet)))
+            self._put(frame_usb_packet(BULK, bytes(packet)))
 
     def _translate(self, error: Exception) -> MeterError:
         code = getattr(error, "errno", None)
         if code in (errno.EACCES, errno.EPERM):
-            return MeterError(f"no permission to open {self.name}; {udev_cure()}")
+            return MeterError(f"no permission to open {self.name}; {describe_udev_fix()}")
         if code == errno.EBUSY:
             return MeterError(f"{self.name} is in use by another program; end it")
         if code == errno.EPIPE:

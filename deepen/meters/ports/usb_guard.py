@@ -11,7 +11,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-__all__ = ["CONTROL_TIMEOUT_MS", "SETUP", "requests"]
+__all__ = ["CONTROL_TIMEOUT_MS", "SETUP", "split_control_requests"]
 
 SETUP = struct.Struct("<BBHHH")
 """bmRequestType, bRequest, wValue, wIndex, wLength (USB 2.0 specification, 9.3)."""
@@ -19,7 +19,7 @@ SETUP = struct.Struct("<BBHHH")
 CONTROL_TIMEOUT_MS = 2000
 
 
-def requests(data: bytes) -> Iterator[tuple[int, int, int, int, int, bytes]]:
+def split_control_requests(data: bytes) -> Iterator[tuple[int, int, int, int, int, bytes]]:
     """Take written bytes apart: (bmRequestType, bRequest, wValue, wIndex, wLength, data) of every request.
 
     A request that is cut off is left out.
@@ -43,7 +43,7 @@ def main() -> None:
     import usb.core
 
     device = usb.core.find(bus=int(sys.argv[1]), address=int(sys.argv[2]))
-    for kind, request, value, index, length, body in requests(left):
+    for kind, request, value, index, length, body in split_control_requests(left):
         with contextlib.suppress(usb.core.USBError):
             device.ctrl_transfer(kind, request, value, index, length if kind & 0x80 else body, CONTROL_TIMEOUT_MS)
 

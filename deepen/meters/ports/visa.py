@@ -9,12 +9,12 @@ from typing import Any
 
 from deepen.errors import MeterError
 
-__all__ = ["VisaPort", "is_visa"]
+__all__ = ["VisaPort", "is_visa_resource"]
 
 _RESOURCE = re.compile(r"(USB|TCPIP|GPIB|ASRL|VICP|PRLGX\w*)\d*::.+", re.IGNORECASE)
 
 
-def is_visa(name: str) -> bool:
+def is_visa_resource(name: str) -> bool:
     """Whether a name is a VISA resource such as ``USB0::0x0B21::0x0025::C2PC1234::INSTR``."""
     return _RESOURCE.fullmatch(name) is not None
 
@@ -42,7 +42,7 @@ class VisaPort:
         except ImportError as error:
             raise MeterError(f"{name} needs pyvisa and pyvisa-py; install them: pip install 'deepen[visa]'") from error
         self.name = name
-        self.pseudo = _on_this_machine(name)
+        self.pseudo = _is_local_resource(name)
         self._errors: tuple[type[Exception], ...] = (pyvisa.errors.Error, OSError, ValueError)
         self._timed_out = pyvisa.constants.StatusCode.error_timeout
         self._stale = False
@@ -107,7 +107,7 @@ class VisaPort:
         return MeterError(f"{self.name} does not answer ({text}); check its cable and address, and that it is on")
 
 
-def _on_this_machine(name: str) -> bool:
+def _is_local_resource(name: str) -> bool:
     parts = name.split("::")
     host = parts[1] if parts[0].upper().startswith("TCPIP") and len(parts) > 1 else ""
     try:

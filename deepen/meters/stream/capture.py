@@ -1,6 +1,6 @@
 """From bytes with arrival times to a power trace: the engine of every streaming meter.
 
-No thread, no port, no clock of its own: :meth:`Capture.pump` is told what came in and when, so a test, a reader thread
+No thread, no port, no clock of its own: :meth:`StreamCapture.pump` is told what came in and when, so a test, a reader thread
 and a simulation in virtual time all run the same code. The time of a sample is its index in the instrument's own
 stream through a clock map fitted to the arrivals (``deepen.clock``), never the moment its bytes happened to be read.
 """
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from deepen.clock import ArrivalFit, ArrivalLog, SampleLoss, fit_arrivals
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeterError
-from deepen.meters.stream.types import Parser, Tally
+from deepen.meters.stream.types import Parser, StreamCounts
 from deepen.records import Accuracy, PowerTrace, Source
 
-__all__ = ["Capture", "Ending", "OpenSink", "Sink", "Stretches", "tally_warnings"]
+__all__ = ["OpenSink", "PositionIntervals", "SampleSink", "StreamCapture", "StreamSummary", "describe_stream_counts"]
 
 _RECENT = 64
 _RECONCILE_S = 0.25
@@ -31,7 +31,7 @@ _COVER_MARGIN_S = 5e-3
 """Margin over the estimated time of the last sample: the floor of the delay is known to about this, while it runs."""
 
 
-class Sink(Protocol):
+class SampleSink(Protocol):
     """Where samples go that memory shall not hold (``deepen.traces.TraceWriter``)."""
 
     def append(
@@ -40,12 +40,12 @@ class Sink(Protocol):
         """Take samples: positions in the instrument's stream, power in watts, digital inputs; each of shape (n,)."""
 
 
-OpenSink = Callable[[bool, float], Sink]
+OpenSink = Callable[[bool, float], SampleSink]
 """Makes a sink once the first samples are there: do they have digital inputs, and about when was position 0 (s)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class StreamSummary:
     """What is known once a stream has ended.
 
     Attributes:
@@ -87,7 +87,7 @@ class Ending:
         return self.dropped / (self.dropped + self.samples)
 
 
-class Stretches:
+class PositionIntervals:
     """Stretches of positions in bounded memory: when there are too many, near ones become one (they only ever grow)."""
 
     def __init__(self, limit: int = 8192) -> None:
@@ -114,7 +114,7 @@ class Stretches:
         return tuple(self._items)
 
 
-class Capture:
+class StreamCapture:
     """Collects one stream.
 
     Attributes:
@@ -147,7 +147,7 @@ class Capture:
         self._parser = parser
         self._rate_hz = rate_hz
         self._open_sink = open_sink
-        self._sink: Sink | None = None
+        self._sink: SampleSink | None = None
         self._inputs = False
         self._sampling: Literal["point", "mean"] = sampling
         self._quantum = quantum
@@ -157,9 +157,9 @@ class Capture:
         self._first_s = float("nan")
         self._first_tally_lost = 0
         self._chunks: list[tuple[int, NDArray[np.int64] | None, NDArray[np.float64], NDArray[np.uint8] | None]] = []
-        self._holes = Stretches()
-        self._suspects = Stretches()
-        self._doubts = Stretches()
+        self._holes = PositionIntervals()
+        self._suspects = PositionIntervals()
+        self._doubts = PositionIntervals()
         self._received = 0
         self._suspect = self._repeated = self._invalid = 0
         self._sum_w, self._min_w, self._max_w = 0.0, float("inf"), float("-inf")
@@ -175,7 +175,7 @@ class Capture:
             How many samples they completed.
         """
         found = self._parser.feed(data)
-        for start, end in _take(getattr(self._parser, "doubts", None)):
+        for start, end in _pop_all(getattr(self._parser, "doubts", None)):
             self._doubts.add(start, end)
         # A parser that holds samples back until they are confirmed says how far the stream has come.
         received: int | None = getattr(self._parser, "received", None)
@@ -185,7 +185,7 @@ class Capture:
         index, power_w, logic = found.index, found.power_w, found.logic
         if not index.size:
             return 0
-        keep = self._trustworthy_order(index, power_w)
+        keep = self._select_valid_samples(index, power_w)
         if keep is not None:
             index, power_w = index[keep], power_w[keep]
             logic = None if logic is None else logic[keep]
@@ -223,16 +223,16 @@ class Capture:
 
     def started(self) -> bool:
         """Whether the stream covers the moment at which its first samples came in."""
-        return self.samples > 0 and self.covers(self._first_s)
+        return self.samples > 0 and self.has_reached(self._first_s)
 
-    def covers(self, host_s: float) -> bool:
+    def has_reached(self, host_s: float) -> bool:
         """Whether samples taken at a moment of host time have come in, as well as this is known while it runs."""
         if not self._recent:
             return False
         floor_s = min(tuple(self._recent))
         return (self._last + 1) / self._rate_hz + floor_s >= host_s + _COVER_MARGIN_S + 2 / self._rate_hz
 
-    def finish(self, name: str, extra: Iterable[str] = ()) -> Ending:
+    def finish(self, name: str, extra: Iterable[str] = ()) -> StreamSummary:
         """Fit the clock, and account for what was lost.
 
         Args:
@@ -243,7 +243,7 @@ class Capture:
             MeterError: If not one sample came in.
         """
         if not self.samples:
-            what = "; ".join(tally_warnings(self._parser.tally)) or "nothing could be decoded"
+            what = "; ".join(describe_stream_counts(self._parser.tally)) or "nothing could be decoded"
             raise MeterError(
                 f"{name} gave no samples ({what}); check that it is the right instrument, and its settings"
             )
@@ -266,7 +266,7 @@ class Capture:
         index_gaps = self._gaps(arrivals)
         at, back = np.unique(np.array([*index_gaps, (self._first, self._last)], dtype=np.int64), return_inverse=True)
         edges = [(float(a), float(b)) for a, b in arrivals.times(at)[back.reshape(-1, 2)]]
-        return Ending(
+        return StreamSummary(
             arrivals=arrivals,
             samples=self.samples,
             dropped=counted + by_clock,
@@ -283,7 +283,7 @@ class Capture:
 
     def trace(
         self,
-        ending: Ending,
+        ending: StreamSummary,
         *,
         meter_id: str,
         calibration_id: str,
@@ -321,7 +321,7 @@ class Capture:
             warnings=ending.warnings,
         )
 
-    def _trustworthy_order(self, index: NDArray[np.int64], power_w: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    def _select_valid_samples(self, index: NDArray[np.int64], power_w: NDArray[np.float64]) -> NDArray[np.bool_] | None:
         """Which samples to keep: those with a number, at positions not seen yet; ``None`` for all."""
         finite = np.isfinite(power_w)
         ahead = np.maximum.accumulate(np.concatenate([[self._last], index[:-1]])) < index
@@ -407,10 +407,10 @@ class Capture:
             lines.append(f"duplicates: {self._repeated} samples came at positions seen before and were left out")
         if self._invalid:
             lines.append(f"invalid: {self._invalid} samples had no number and count as lost")
-        return [*lines, *tally_warnings(self._parser.tally)]
+        return [*lines, *describe_stream_counts(self._parser.tally)]
 
 
-def _take(doubts: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
+def _pop_all(doubts: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
     """What is in a list, which is empty afterwards."""
     if not doubts:
         return []
@@ -419,7 +419,7 @@ def _take(doubts: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
     return found
 
 
-def tally_warnings(tally: Tally) -> list[str]:
+def describe_stream_counts(tally: StreamCounts) -> list[str]:
     """What went wrong in a stream, one line each, beginning with a stable word."""
     counted = (
         (tally.ambiguous, "ambiguous: {} breaks are longer than the counter can tell; their length is the clock's"),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from deepen.meters.stream.types import Port
 
-__all__ = ["ask", "falls_silent", "wait"]
+__all__ = ["drain_port", "query_instrument", "wait_until_silent"]
 
 _STEP_S = 0.05
 _LONGEST = 1 << 21
@@ -18,13 +18,13 @@ _LONGEST = 1 << 21
 buffer in between holds."""
 
 
-def wait(port: Port, seconds: float) -> None:
+def drain_port(port: Port, seconds: float) -> None:
     """Let time pass, throwing away what comes."""
     for _ in range(max(1, round(seconds / _STEP_S))):
         port.read(_STEP_S)
 
 
-def falls_silent(port: Port, quiet_s: float = 0.15) -> bool:
+def wait_until_silent(port: Port, quiet_s: float = 0.15) -> bool:
     """Read until nothing has come for a while.
 
     Args:
@@ -46,7 +46,7 @@ def falls_silent(port: Port, quiet_s: float = 0.15) -> bool:
     return False
 
 
-def ask(port: Port, question: bytes, done: Callable[[bytes], bool], *, timeout_s: float = 1.0) -> bytes:
+def query_instrument(port: Port, question: bytes, done: Callable[[bytes], bool], *, timeout_s: float = 1.0) -> bytes:
     """Send a question and collect what comes until it is an answer, or nothing more comes for ``timeout_s``.
 
     Args:

@@ -11,15 +11,15 @@ from typing import Literal
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, DeepenError, MeterError
-from deepen.meters.ports.discover import UsbId, availability, choose_port
-from deepen.meters.ports.guard import Guard
-from deepen.meters.ports.serial import SerialPort, open_port, source_of
-from deepen.meters.stream.capture import Capture, Ending, OpenSink
+from deepen.meters.ports.discover import UsbId, check_availability, choose_port
+from deepen.meters.ports.guard import PortGuard
+from deepen.meters.ports.serial import SerialPort, get_source_label, open_port
+from deepen.meters.stream.capture import OpenSink, StreamCapture, StreamSummary
 from deepen.meters.stream.types import Instrument, Port
-from deepen.meters.types import Context, Driver, Meter, MeterSpec, Scope
+from deepen.meters.types import Driver, Meter, MeterContext, MeterSpec, Scope
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["COMMON_OPTIONS", "DEFAULT_MAX_LOSS", "StreamMeter", "number_option", "stream_driver"]
+__all__ = ["COMMON_OPTIONS", "DEFAULT_MAX_LOSS", "StreamMeter", "make_stream_driver", "read_number_option"]
 
 COMMON_OPTIONS = ("source", "max_loss")
 """Options every streaming driver takes beside its own."""
@@ -73,7 +73,7 @@ class StreamMeter:
         now: Callable[[], float] = monotonic_s,
         max_loss: float = DEFAULT_MAX_LOSS,
         threaded: bool = True,
-        guard: Guard | None = None,
+        guard: PortGuard | None = None,
     ) -> None:
         """Take over an instrument and its port; :meth:`close` closes both.
 
@@ -95,13 +95,13 @@ class StreamMeter:
         self.update_s = 1 / instrument.rate_hz
         self.instrument = instrument
         self.sampling: Literal["point", "mean"] = getattr(instrument, "sampling", "point")
-        self.ending: Ending | None = None
+        self.ending: StreamSummary | None = None
         self._port = port
         self._now = now
         self.max_loss = max_loss
         self._threaded = threaded
         self._guard = guard
-        self._capture: Capture | None = None
+        self._capture: StreamCapture | None = None
         self._data_s = 0.0
         self._stall_s = max(_STALL_S, 5 * self.update_s)
         self._end = threading.Event()
@@ -126,7 +126,7 @@ class StreamMeter:
         self._data_s = began = self._now()
         self._error = None
         self.ending = None
-        self._capture = Capture(
+        self._capture = StreamCapture(
             parser,
             self.instrument.rate_hz,
             sampling=self.sampling,
@@ -176,7 +176,7 @@ class StreamMeter:
             accuracy=self.instrument.accuracy,
         )
 
-    def stop_sink(self) -> Ending:
+    def stop_sink(self) -> StreamSummary:
         """End a stream that goes to a sink; what is in the sink stays whatever is raised here.
 
         Raises:
@@ -244,7 +244,7 @@ class StreamMeter:
             self.pump(min(left_s, 0.1))
 
     @property
-    def flowing(self) -> bool:
+    def is_streaming(self) -> bool:
         """Whether the stream still runs, as far as is known; :meth:`stop` says what ended it."""
         return self._capture is not None and self._error is None
 
@@ -285,7 +285,7 @@ class StreamMeter:
             thread.join()
             self._thread = None
 
-    def _finish(self) -> tuple[Ending, Capture]:
+    def _finish(self) -> tuple[StreamSummary, StreamCapture]:
         moment_s = self._now()
         capture = self._capture
         if capture is None:
@@ -293,8 +293,8 @@ class StreamMeter:
         broken: Exception | None = None
         late = []
         try:
-            self._await(lambda: capture.covers(moment_s), moment_s + max(_DRAIN_S, self._stall_s + 1))
-            if not capture.covers(moment_s):
+            self._await(lambda: capture.has_reached(moment_s), moment_s + max(_DRAIN_S, self._stall_s + 1))
+            if not capture.has_reached(moment_s):
                 late.append(
                     f"late: the stream had not reached the end after {_DRAIN_S:g} s more; the last part is missing"
                 )
@@ -323,7 +323,7 @@ class StreamMeter:
             with contextlib.suppress(MeterError):
                 self.instrument.end()
 
-    def _refuse_losses(self, ending: Ending) -> None:
+    def _refuse_losses(self, ending: StreamSummary) -> None:
         wrong, all_of_them = ending.dropped + ending.doubled, ending.dropped + ending.samples
         if wrong > self.max_loss * all_of_them:
             what = f"{ending.dropped} of {all_of_them} samples were lost"
@@ -335,7 +335,7 @@ class StreamMeter:
             )
 
 
-def number_option(
+def read_number_option(
     spec: MeterSpec, key: str, low: float, high: float, *, unit: str = "", default: float | None = None, why: str = ""
 ) -> float:
     """Read a number among the options of a specification.
@@ -369,7 +369,7 @@ def number_option(
     return value
 
 
-def stream_driver(
+def make_stream_driver(
     name: str,
     title: str,
     make: Callable[[Port, MeterSpec, Source], Instrument],
@@ -392,34 +392,34 @@ def stream_driver(
         safe_bytes: What makes the instrument safe while ``make`` still runs; from then on its own ``safe_bytes`` hold.
     """
 
-    def open_meter(spec: MeterSpec, context: Context) -> Meter:
+    def open_meter(spec: MeterSpec, context: MeterContext) -> Meter:
         spec.only(*COMMON_OPTIONS, *options)
-        max_loss = number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
+        max_loss = read_number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
         speed = baud if isinstance(baud, int) else baud(spec)
         port = open_port(choose_port(name, spec.port, usb_ids), baud=speed)
-        guard: Guard | None = None
+        guard: PortGuard | None = None
         try:
-            source = source_of(port, spec)
-            guard = _guard(port, safe_bytes)
+            source = get_source_label(port, spec)
+            guard = _start_guard(port, safe_bytes)
             instrument = make(port, spec, source)
             if guard is not None:
                 guard.arm(instrument.safe_bytes)
         except BaseException:
-            _leave(port, guard, safe_bytes)
+            _abandon_port(port, guard, safe_bytes)
             raise
         return StreamMeter(instrument, port, max_loss=max_loss, guard=guard)
 
-    return Driver(name, title, lambda context: availability(name, usb_ids), open_meter)
+    return Driver(name, title, lambda context: check_availability(name, usb_ids), open_meter)
 
 
-def _guard(port: SerialPort, safe_bytes: bytes) -> Guard | None:
+def _start_guard(port: SerialPort, safe_bytes: bytes) -> PortGuard | None:
     fd = port.fileno()
     if fd is None:
         return None
-    return Guard(fd, safe_bytes, keep=() if port.lock is None else (port.lock.fileno(),))
+    return PortGuard(fd, safe_bytes, keep=() if port.lock is None else (port.lock.fileno(),))
 
 
-def _leave(port: SerialPort, guard: Guard | None, safe_bytes: bytes) -> None:
+def _abandon_port(port: SerialPort, guard: PortGuard | None, safe_bytes: bytes) -> None:
     """Make an instrument safe whose conversation broke off, and let go of its port."""
     try:
         if safe_bytes:

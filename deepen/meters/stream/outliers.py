@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.stream.types import Tally
+from deepen.meters.stream.types import StreamCounts
 
-__all__ = ["Outliers"]
+__all__ = ["OutlierCounter"]
 
 MEMORY = 64
 """Steps over which the usual step is averaged (exponentially)."""
@@ -21,7 +21,7 @@ TIMES = 10.0
 usual step is 1.13 s, so this is 11 s and never happens by chance."""
 
 
-class Outliers:
+class OutlierCounter:
     """Counts samples far from both neighbours while the neighbours agree.
 
     The result does not depend on how the samples are split into batches.
@@ -76,7 +76,7 @@ class Outliers:
         unknown = MEMORY - (self._seen - x.size)
         self.count += int(np.count_nonzero(alone[max(0, unknown) :]))
 
-    def report(self, tally: Tally) -> None:
+    def report(self, tally: StreamCounts) -> None:
         """Keep the one line about these samples in a tally's notes up to date."""
         if not self.count:
             return

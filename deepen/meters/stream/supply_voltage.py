@@ -5,28 +5,28 @@ from __future__ import annotations
 import math
 
 from deepen.errors import ConfigError
-from deepen.meters.stream.meter import number_option
+from deepen.meters.stream.meter import read_number_option
 from deepen.meters.types import MeterSpec
 
-__all__ = ["PASSTHROUGH", "choice", "option", "ramp"]
+__all__ = ["PASSTHROUGH", "plan_voltage_ramp", "read_choice_option", "read_optional_number"]
 
 PASSTHROUGH = ("off", "on", "auto")
 """Modes of a Monsoon's USB passthrough, by number; automatic is off while sampling."""
 
 
-def option(spec: MeterSpec, key: str, low: float, high: float, unit: str) -> float | None:
+def read_optional_number(spec: MeterSpec, key: str, low: float, high: float, unit: str) -> float | None:
     """A number among the options that may be left out.
 
     Returns:
         The number; ``None`` where it is not given.
 
     Raises:
-        ConfigError: If it is no number, or outside the limits (see ``number_option``).
+        ConfigError: If it is no number, or outside the limits (see ``read_number_option``).
     """
-    return number_option(spec, key, low, high, unit=unit) if spec.options.get(key) else None
+    return read_number_option(spec, key, low, high, unit=unit) if spec.options.get(key) else None
 
 
-def choice(spec: MeterSpec, key: str, values: tuple[str, ...]) -> str | None:
+def read_choice_option(spec: MeterSpec, key: str, values: tuple[str, ...]) -> str | None:
     """An option that is one of some words; ``None`` where it is not given.
 
     Raises:
@@ -38,7 +38,7 @@ def choice(spec: MeterSpec, key: str, values: tuple[str, ...]) -> str | None:
     return text
 
 
-def ramp(start_v: float, target_v: float, *, floor_v: float, step_v: float = 0.1) -> tuple[float, ...]:
+def plan_voltage_ramp(start_v: float, target_v: float, *, floor_v: float, step_v: float = 0.1) -> tuple[float, ...]:
     """Voltages to set one after the other so that a load with large capacitors does not trip the over-current limit.
 
     The public readers of Monsoon's first protocol (AOSP CTS ``monsoon.py``, ``RampVoltage``) go up in steps of 0.1 V,

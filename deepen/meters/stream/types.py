@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepen.records import Accuracy, Source
 
-__all__ = ["MOST_NOTES", "Instrument", "Parser", "Port", "Samples", "Tally"]
+__all__ = ["MOST_NOTES", "Instrument", "Parser", "Port", "Samples", "StreamCounts"]
 
 
 MOST_NOTES = 40
@@ -69,7 +69,7 @@ class Samples:
 
 
 @dataclass(slots=True)
-class Tally:
+class StreamCounts:
     """What went wrong in a stream so far; a parser counts, the trace reports.
 
     Attributes:
@@ -120,7 +120,7 @@ class Parser(Protocol):
         tally: What went wrong so far.
     """
 
-    tally: Tally
+    tally: StreamCounts
 
     def feed(self, data: bytes) -> Samples:
         """Take the next bytes of the stream, split anywhere, and return the samples they complete."""

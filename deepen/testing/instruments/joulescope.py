@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.meters.instruments.joulescope.parser import POWER, block
+from deepen.meters.instruments.joulescope.parser import POWER, frame_block
 from deepen.testing.instruments.base import SampleClock, Wire
 from deepen.testing.instruments.signal import Signal
 from deepen.testing.instruments.supply import Supply
@@ -235,7 +235,7 @@ class Stream:
             power = self.supply.mean_w(start_s, end_s).astype("<f4")
             for at in range(0, power.size, n):
                 sample_id = self._first_id + (first + at + self.wire.jumped) * self._decimate
-                frame = block(POWER, sample_id, self._decimate, power[at : at + n].tobytes())
+                frame = frame_block(POWER, sample_id, self._decimate, power[at : at + n].tobytes())
                 if self.wire.losing([n]):
                     continue
                 if self.wire.spoiling([n]):

@@ -13,9 +13,9 @@ from deepen.devices.links.remote import RemoteLink
 from deepen.devices.types import CompletedCommand
 from deepen.errors import LinkError
 from deepen.measure.conditions.remote_sensors import access_device_files, access_link_files
-from deepen.meters import Context, open_meter
+from deepen.meters import MeterContext, open_meter
 from deepen.meters.onboard.hwmon import DRIVER
-from deepen.meters.sensor_files import Files
+from deepen.meters.sensor_files import SensorFiles
 from deepen.testing.device import FakeLink
 from deepen.testing.links import Faults, shell_link
 
@@ -37,7 +37,7 @@ def test_this_machine_is_read_directly() -> None:
 
 def test_files_and_commands_over_a_link(link: RemoteLink, tmp_path: Path) -> None:
     files = access_link_files(link)
-    assert isinstance(files, Files)
+    assert isinstance(files, SensorFiles)
     folder = tmp_path / "sensor '$(id)` x"
     folder.mkdir()
     for n in (2, 10):
@@ -74,7 +74,7 @@ def test_messages_of_a_device_without_answers_are_no_files() -> None:
 
 def test_a_meter_is_probed_across_a_link(link: RemoteLink) -> None:
     """The same driver says the same of this machine, read directly and read across a link."""
-    here, there = DRIVER.probe(Context()), DRIVER.probe(Context(link=access_link_files(link)))
+    here, there = DRIVER.probe(MeterContext()), DRIVER.probe(MeterContext(link=access_link_files(link)))
     assert (there.available, there.cause) == (here.available, here.cause)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from deepen.meters.instruments.powersensor3.config import Sensor
-from deepen.meters.instruments.ppk2.calibration import Calibration
+from deepen.meters.instruments.powersensor3.config import SensorConfig
+from deepen.meters.instruments.ppk2.calibration import Ppk2Calibration
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.stream.types import Instrument, Parser, Port, Samples
 from deepen.meters.types import MeterSpec
@@ -102,7 +102,7 @@ class TalkPort:
         pass
 
 
-class VirtualBench:
+class VirtualMeterSetup:
     """An emulator, its driver and a meter without a thread, in virtual time."""
 
     def __init__(
@@ -142,8 +142,8 @@ def energy_j(trace: PowerTrace) -> float:
 
 
 @pytest.fixture(scope="session")
-def virtual_bench() -> type[VirtualBench]:
-    return VirtualBench
+def virtual_bench() -> type[VirtualMeterSetup]:
+    return VirtualMeterSetup
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +154,7 @@ def energy_of() -> Callable[[PowerTrace], float]:
 @pytest.fixture(scope="session")
 def ppk2() -> SimpleNamespace:
     """``text``, ``words``, their bytes ``closed`` by one more word, and the ``calibration`` of the text."""
-    calibration = Calibration.parse(ppk2_text())
+    calibration = Ppk2Calibration.parse(ppk2_text())
     return SimpleNamespace(text=ppk2_text, words=words, closed=closed, calibration=calibration, resistors=RESISTORS)
 
 
@@ -162,11 +162,11 @@ def ppk2() -> SimpleNamespace:
 def ps3() -> SimpleNamespace:
     """``frames``, and ``sensors``: pair 0 is 12 V (0.12 V/A at 1.65 V), pair 1 is 5 V (0.4 V/A), the rest unused."""
     sensors = (
-        Sensor("I10", "12V", 1.65, 0.12, True),
-        Sensor("U20", "12V", 0.0, 0.0877, True),
-        Sensor("I5", "USB", 1.65, 0.4, True),
-        Sensor("U5", "USB", 0.0, 0.5, True),
-        *[Sensor("", "", 0.0, 1.0, False)] * 4,
+        SensorConfig("I10", "12V", 1.65, 0.12, True),
+        SensorConfig("U20", "12V", 0.0, 0.0877, True),
+        SensorConfig("I5", "USB", 1.65, 0.4, True),
+        SensorConfig("U5", "USB", 0.0, 0.5, True),
+        *[SensorConfig("", "", 0.0, 1.0, False)] * 4,
     )
     return SimpleNamespace(frames=ps3_frames, sensors=sensors)
 

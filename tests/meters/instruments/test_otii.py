@@ -12,7 +12,7 @@ import pytest
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments import otii
 from deepen.meters.registry import open_meter
-from deepen.meters.types import Context
+from deepen.meters.types import MeterContext
 from deepen.testing.instruments.otii import OtiiServer
 from deepen.testing.instruments.signal import Steps
 
@@ -217,6 +217,6 @@ def test_starting_twice_and_stopping_early_are_refused() -> None:
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in sys.modules if n.startswith("otii_tcp_client")]:
         monkeypatch.setitem(sys.modules, name, None)
-    assert r"deepen[otii]" in otii.DRIVER.probe(Context()).cure
+    assert r"deepen[otii]" in otii.DRIVER.probe(MeterContext()).cure
     with pytest.raises(MeterError, match=r"deepen\[otii\]"):
         open_meter("otii")

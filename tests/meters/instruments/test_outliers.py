@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepen.meters.stream.outliers import Outliers
-from deepen.meters.stream.types import Tally
+from deepen.meters.stream.outliers import OutlierCounter
+from deepen.meters.stream.types import StreamCounts
 
 
 def count(values: np.ndarray, groups: np.ndarray | None = None, step: float = 0.0, batch: int = 0) -> int:
-    outliers = Outliers()
+    outliers = OutlierCounter()
     groups = np.zeros(values.size, np.uint8) if groups is None else groups
     size = batch or values.size
     for k in range(0, values.size, size):
@@ -61,7 +61,7 @@ def test_steps_of_the_converter_are_none() -> None:
 
 
 def test_the_note_is_one_line_that_stays_up_to_date() -> None:
-    outliers, tally = Outliers(), Tally()
+    outliers, tally = OutlierCounter(), StreamCounts()
     values = noise()
     values[[100, 3000]] += 1
     for half in (values[:2500], values[2500:]):

@@ -16,8 +16,8 @@ from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import open_meter
 from deepen.meters.instruments.scpi import DRIVER, ScpiMeter, ScpiProfile
-from deepen.meters.ports.visa import is_visa
-from deepen.meters.types import Context, Meter, MeterSpec
+from deepen.meters.ports.visa import is_visa_resource
+from deepen.meters.types import Meter, MeterContext, MeterSpec
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import BadChecksum, LoseFrames, Unplug
 from deepen.testing.instruments.pty import serve
@@ -51,7 +51,7 @@ def profile(tmp_path: Path) -> Callable[..., str]:
     return write
 
 
-class Bench:
+class ScpiBench:
     """A meter in virtual time; the test does what its thread would do."""
 
     def __init__(self, emulator: ScpiAnalyzer, path: str, faults: list[Any] | None = None, **options: Any) -> None:
@@ -71,7 +71,7 @@ class Bench:
 
 
 def test_it_reads_the_power_and_says_what_it_is(profile: Callable[..., str]):
-    bench = Bench(ScpiAnalyzer(Steps([], [2.5])), profile())
+    bench = ScpiBench(ScpiAnalyzer(Steps([], [2.5])), profile())
     trace = bench.record(2.0)
     assert isinstance(bench.meter, Meter)
     assert trace.power_w == pytest.approx(2.5)
@@ -83,20 +83,20 @@ def test_it_reads_the_power_and_says_what_it_is(profile: Callable[..., str]):
 
 
 def test_the_error_of_time_covers_round_trip_and_update(profile: Callable[..., str]):
-    trace = Bench(ScpiAnalyzer(Steps([], [1.0])), profile()).record(2.0)
+    trace = ScpiBench(ScpiAnalyzer(Steps([], [1.0])), profile()).record(2.0)
     assert trace.clock is not None
     assert trace.clock.method == "ping"
     assert 0.1 / math.sqrt(3) < trace.clock.error_s < 0.11 / math.sqrt(3)
 
 
 def test_a_field_of_several_values_in_amperes(profile: Callable[..., str]):
-    bench = Bench(ScpiAnalyzer(Steps([], [2.5])), profile(query="MEAS:ALL?", field=2, unit="A"), voltage_v=5.0)
+    bench = ScpiBench(ScpiAnalyzer(Steps([], [2.5])), profile(query="MEAS:ALL?", field=2, unit="A"), voltage_v=5.0)
     assert bench.record(1.0).power_w == pytest.approx(2.5)
 
 
 def test_setup_is_sent_and_local_control_given_back(profile: Callable[..., str]):
     emulator = ScpiAnalyzer(Steps([], [0.5]))
-    bench = Bench(emulator, profile(setup='["RANGE 1"]'))
+    bench = ScpiBench(emulator, profile(setup='["RANGE 1"]'))
     bench.meter.close()
     assert emulator.range_w == 1.0
     assert emulator.received[-1] == "SYST:LOC"
@@ -104,13 +104,13 @@ def test_setup_is_sent_and_local_control_given_back(profile: Callable[..., str])
 
 def test_a_command_that_is_refused_is_named(profile: Callable[..., str]):
     with pytest.raises(MeterError, match=r"refuses 'RANGE 7' \(-113"):
-        Bench(ScpiAnalyzer(Steps([], [0.5])), profile(setup='["RANGE 7"]'))
+        ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(setup='["RANGE 7"]'))
 
 
 def test_old_errors_are_cleared_and_new_ones_reported(profile: Callable[..., str]):
     emulator = ScpiAnalyzer(Steps([], [0.5]))
     emulator.queue.extend(['-100,"old"'] * 3)
-    bench = Bench(emulator, profile())
+    bench = ScpiBench(emulator, profile())
     assert not emulator.queue
     emulator.uncalibrate()
     assert any("-340" in w for w in bench.record(1.0).warnings)
@@ -118,7 +118,7 @@ def test_old_errors_are_cleared_and_new_ones_reported(profile: Callable[..., str
 
 def test_over_the_range_readings_are_gaps(profile: Callable[..., str]):
     emulator = ScpiAnalyzer(Steps([1002.0, 1003.0], [2.0, 20.0, 2.0]))
-    trace = Bench(emulator, profile()).record(5.0)
+    trace = ScpiBench(emulator, profile()).record(5.0)
     assert trace.power_w == pytest.approx(2.0)
     assert trace.dropped > 5
     assert trace.gaps[0][0] < 1002.2
@@ -127,27 +127,27 @@ def test_over_the_range_readings_are_gaps(profile: Callable[..., str]):
 
 def test_a_range_that_changed_is_told(profile: Callable[..., str]):
     emulator = ScpiAnalyzer(Steps([1002.0], [0.5, 20.0]), range_w=1.0, auto=True)
-    trace = Bench(emulator, profile()).record(3.0)
+    trace = ScpiBench(emulator, profile()).record(3.0)
     assert any("the ranges went from 1 to 100" in w for w in trace.warnings)
 
 
 def test_another_instrument_is_named(profile: Callable[..., str]):
     with pytest.raises(MeterError, match=r"is 'FLUKE,8846A.*choose its profile"):
-        Bench(ScpiAnalyzer(Steps([], [0.5]), identity="FLUKE,8846A,1,1"), profile())
+        ScpiBench(ScpiAnalyzer(Steps([], [0.5]), identity="FLUKE,8846A,1,1"), profile())
 
 
 def test_wrong_line_ends_are_the_usual_cause_of_silence(profile: Callable[..., str]):
     with pytest.raises(MeterError, match=r"no answer to '\*IDN\?'.*line_end"):
-        Bench(ScpiAnalyzer(Steps([], [0.5]), line_end=b"\r"), profile())
+        ScpiBench(ScpiAnalyzer(Steps([], [0.5]), line_end=b"\r"), profile())
 
 
 def test_a_question_it_does_not_understand_is_named(profile: Callable[..., str]):
     with pytest.raises(MeterError, match="no number in field 4"):
-        Bench(ScpiAnalyzer(Steps([], [0.5])), profile(query="MEAS:ALL?", field=4))
+        ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(query="MEAS:ALL?", field=4))
 
 
 def test_a_garbled_answer_is_a_lost_reading(profile: Callable[..., str]):
-    trace = Bench(ScpiAnalyzer(Steps([], [0.5])), profile(), [BadChecksum(1.0)]).record(3.0)
+    trace = ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(), [BadChecksum(1.0)]).record(3.0)
     assert trace.dropped == 1
     assert len(trace.gaps) == 1
     assert trace.power_w == pytest.approx(0.5)
@@ -155,18 +155,18 @@ def test_a_garbled_answer_is_a_lost_reading(profile: Callable[..., str]):
 
 def test_an_answer_that_does_not_come_ends_the_measurement(profile: Callable[..., str]):
     with pytest.raises(MeterError, match="no answer to 'MEAS:POW"):
-        Bench(ScpiAnalyzer(Steps([], [0.5])), profile(), [LoseFrames(1.0, 1)]).record(3.0)
+        ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(), [LoseFrames(1.0, 1)]).record(3.0)
 
 
 def test_an_answer_that_comes_late_is_not_taken_for_the_next(profile: Callable[..., str]):
-    bench = Bench(ScpiAnalyzer(Steps([], [0.5])), profile())
+    bench = ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile())
     bench.port.write(b"*IDN?\n")  # somebody's question whose answer nobody read
     bench.clock.sleep(0.1)
     assert bench.record(1.0).dropped == 0
 
 
 def test_unplugging_ends_in_an_error_and_close_still_works(profile: Callable[..., str]):
-    bench = Bench(ScpiAnalyzer(Steps([], [0.5])), profile(), [Unplug(1.0)])
+    bench = ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(), [Unplug(1.0)])
     with pytest.raises(MeterError, match="gone"):
         bench.record(3.0)
     bench.meter.close()
@@ -244,9 +244,9 @@ def test_without_pyvisa_the_cure_is_named(profile: Callable[..., str], monkeypat
 
 @pytest.mark.parametrize("name", ["USB0::1::2::3::INSTR", "tcpip::host::INSTR", "GPIB::5::INSTR"])
 def test_visa_names_are_known(name: str):
-    assert is_visa(name)
-    assert not is_visa("/dev/ttyUSB0")
-    assert not is_visa("tcp://host:5025")
+    assert is_visa_resource(name)
+    assert not is_visa_resource("/dev/ttyUSB0")
+    assert not is_visa_resource("tcp://host:5025")
 
 
 @pytest.mark.parametrize(
@@ -275,6 +275,6 @@ def test_shipped_profiles_are_right(name: str):
 
 
 def test_it_is_listed_with_what_to_write():
-    found = DRIVER.probe(Context())
+    found = DRIVER.probe(MeterContext())
     assert not found.available
     assert "scpi:tcp://" in found.cure

@@ -16,7 +16,7 @@ from deepen.testing.instruments.virtual import VirtualPort
 
 
 @dataclass
-class Rig:
+class TextInstrumentRig:
     clock: VirtualClock
     port: VirtualPort
     meter: StreamMeter
@@ -30,7 +30,7 @@ Make = Callable[[Port, MeterSpec, Source], Instrument]
 
 
 @pytest.fixture
-def connect() -> Callable[..., Rig]:
+def connect() -> Callable[..., TextInstrumentRig]:
     """Open an instrument on an emulator in virtual time."""
 
     def opened(
@@ -42,10 +42,12 @@ def connect() -> Callable[..., Rig]:
         jitter_s: float = 1e-3,
         seed: int = 0,
         **options: str,
-    ) -> Rig:
+    ) -> TextInstrumentRig:
         clock = VirtualClock()
         port = VirtualPort(emulator, clock, latency_s=1e-3, jitter_s=jitter_s, batch_s=8e-3, seed=seed, faults=faults)
         instrument = make(port, MeterSpec("meter", "port", options), "simulated")
-        return Rig(clock, port, StreamMeter(instrument, port, now=clock.now, max_loss=max_loss, threaded=False))
+        return TextInstrumentRig(
+            clock, port, StreamMeter(instrument, port, now=clock.now, max_loss=max_loss, threaded=False)
+        )
 
     return opened

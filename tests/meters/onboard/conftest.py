@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepen.meters import Meter
-from deepen.meters.sensor_files import CommandFiles, Output
+from deepen.meters.sensor_files import CommandFiles, CommandOutput
 
 
 class Across:
@@ -20,13 +20,13 @@ class Across:
         self.merge = merge
         self.commands: list[list[str]] = []
 
-    def __call__(self, argv: Sequence[str], timeout_s: float) -> Output:
+    def __call__(self, argv: Sequence[str], timeout_s: float) -> CommandOutput:
         self.commands.append(list(argv))
         assert all(isinstance(a, str) for a in argv)
         folders = ("usr/bin", "system/bin")
         program = next((p for f in folders if (p := self.root / f / argv[0]).exists()), self.root / "nothing")
         if argv[0] not in ("find", "grep", "ls", "cat") and not program.exists():
-            return Output(127, "", f"sh: {argv[0]}: not found")
+            return CommandOutput(127, "", f"sh: {argv[0]}: not found")
         moved = [str(program) if program.exists() else argv[0], *(self._there(a) for a in argv[1:])]
         done = subprocess.run(
             moved,
@@ -37,7 +37,7 @@ class Across:
             env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
         )
         out, err = (text.replace(str(self.root), "") for text in (done.stdout, done.stderr))
-        return Output(done.returncode, out + err, "") if self.merge else Output(done.returncode, out, err)
+        return CommandOutput(done.returncode, out + err, "") if self.merge else CommandOutput(done.returncode, out, err)
 
     def _there(self, argument: str) -> str:
         return f"{self.root}{argument}" if argument.startswith("/") else argument

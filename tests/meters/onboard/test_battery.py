@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, open_meter
-from deepen.meters.onboard.battery import DRIVER, Battery, Gauge, batteries, unit_of, volts
+from deepen.meters import MeterContext, open_meter
+from deepen.meters.onboard.battery import (
+    DRIVER,
+    BatteryGauge,
+    BatteryMeter,
+    convert_to_volts,
+    find_batteries,
+    infer_reading_unit,
+)
 from deepen.meters.sensor_files import CommandFiles, LocalFiles
 
 Write = Callable[[dict[str, str]], Path]
@@ -59,7 +66,7 @@ def test_every_possible_draw_is_read_right_whatever_the_unit(
 ) -> None:
     volt = 3.85 * cells
     raw = sign * per_cell_w * cells / volt / unit
-    found = Gauge("BAT0")
+    found = BatteryGauge("BAT0")
     assert found.power_w(math.nan, raw, volt * 1e6) == pytest.approx(per_cell_w * cells)
     assert (found.unit, found.sign, found.file) == (unit, sign, "current_now")
     assert found.evidence
@@ -70,7 +77,7 @@ def test_every_possible_draw_is_read_right_whatever_the_unit(
     [(0.05, 1, 1e-6), (0.049, 1, None), (0.026, 1, None), (0.025, 1, 1e-3), (0.05, 2, 1e-3), (0.09, 2, None)],
 )
 def test_between_the_units_nothing_is_guessed(micro_w: float, cells: int, unit: float | None) -> None:
-    assert unit_of(micro_w, cells) == unit
+    assert infer_reading_unit(micro_w, cells) == unit
 
 
 def test_an_ambiguous_reading_asks_for_the_unit(sysfs: Write) -> None:
@@ -111,7 +118,7 @@ def test_the_charge_counter_has_the_last_word(
     now = [1000.0]
     root = sysfs(battery(current_now=current, voltage_now=3_850_000, charge_counter=left[0], charge_full=full))
     meter = open_meter("battery", root=root)
-    assert isinstance(meter, Battery)
+    assert isinstance(meter, BatteryMeter)
     monkeypatch.setattr(meter, "_now", lambda: now[0])
     meter.start()
     for _ in range(60):
@@ -128,7 +135,7 @@ def test_the_charge_counter_has_the_last_word(
 
 @pytest.mark.parametrize(("raw", "expected"), [(12, 12.0), (3850, 3.85), (19_200, 19.2), (3_850_000, 3.85)])
 def test_volts(raw: int, expected: float) -> None:
-    assert volts(raw) == pytest.approx(expected)
+    assert convert_to_volts(raw) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +152,7 @@ def test_volts(raw: int, expected: float) -> None:
 )
 def test_a_battery_that_cannot_tell(files: dict[str, object], cause: str, sysfs: Write) -> None:
     root = sysfs(battery(**files))
-    found = DRIVER.probe(Context(root=root))
+    found = DRIVER.probe(MeterContext(root=root))
     assert not found.available
     assert cause in found.cause
     assert found.cure
@@ -205,7 +212,7 @@ def test_a_gauge_that_falls_silent_counts_as_lost(sysfs: Write) -> None:
 
 def test_mice_and_chargers_are_no_batteries(sysfs: Write) -> None:
     root = sysfs({**battery("hidpp_battery_0", scope="Device"), f"{BASE}/AC/type": "Mains\n"})
-    assert batteries(LocalFiles(root)) == []
+    assert find_batteries(LocalFiles(root)) == []
     with pytest.raises(MeterError, match="there is none"):
         open_meter("battery", root=root)
     root = sysfs(battery("BAT1", power_now=2_000_000))
@@ -230,7 +237,7 @@ def test_views_of_one_phone_battery_are_never_added_up(sysfs: Write) -> None:
     root = sysfs({**battery("ds2784-fuelgauge", **gauge), **battery("smb347-battery", **gauge)})
     with pytest.raises(MeterError, match="may all show one battery; name one: --meter battery:ds2784-fuelgauge"):
         open_meter("battery", root=root)
-    assert not DRIVER.probe(Context(root=root)).available
+    assert not DRIVER.probe(MeterContext(root=root)).available
     root = sysfs(battery("Battery", **gauge))  # Android's main node, however it is spelt
     assert mean_w(root) == pytest.approx(0.4 * 3.9)
 

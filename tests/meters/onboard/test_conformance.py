@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepen.meters import Context, Meter, open_meter
-from deepen.meters.registry import driver
+from deepen.meters import Meter, MeterContext, open_meter
+from deepen.meters.registry import load_driver
 from deepen.meters.sensor_files import CommandFiles
 
 Write = Callable[[dict[str, str]], Path]
@@ -47,8 +47,8 @@ def test_start_mark_stop_twice(
     root = sysfs(MACHINES[name])
     for path in tmp_path.glob("*/bin/*"):
         path.chmod(0o755)
-    context = Context(link=across()) if linked else Context(root=root)
-    found = driver(name).probe(context)
+    context = MeterContext(link=across()) if linked else MeterContext(root=root)
+    found = load_driver(name).probe(context)
     assert (found.available, found.source, found.cause, found.cure) == (True, "measured", "", "")
     meter = open_meter(name, link=context.link, root=context.root)
     assert isinstance(meter, Meter)
@@ -75,8 +75,8 @@ def test_start_mark_stop_twice(
 def test_an_empty_machine_has_no_such_source_and_says_so_in_one_line(
     name: str, tmp_path: Path, across: Callable[..., CommandFiles]
 ) -> None:
-    for context in (Context(root=tmp_path), Context(link=across())):
-        found = driver(name).probe(context)
+    for context in (MeterContext(root=tmp_path), MeterContext(link=across())):
+        found = load_driver(name).probe(context)
         assert not found.available
         assert found.cause
         assert "\n" not in found.cause + found.cure

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, Meter, list_meters, open_meter
+from deepen.meters import Meter, MeterContext, list_meters, open_meter
 from deepen.meters.onboard.hwmon import DRIVER, find_sensors
 from deepen.meters.sensor_files import CommandFiles, LocalFiles
 
@@ -68,7 +68,7 @@ def test_several_sensors_are_never_added_up(sysfs: Write) -> None:
     assert [s.name for s in find_sensors(LocalFiles(root))] == ["hwmon4/power1", "hwmon5/power1", "amdgpu/power1"]
     with pytest.raises(ConfigError, match=r"name one sensor, as in hwmon:hwmon4/power1; found: .*amdgpu/power1"):
         open_meter("hwmon", root=root)
-    found = DRIVER.probe(Context(root=root))
+    found = DRIVER.probe(MeterContext(root=root))
     assert not found.available
     assert found.cure == "name one: --meter hwmon:hwmon4/power1"
     assert mean_w(root, "hwmon:hwmon5/power1") == pytest.approx(1.0)
@@ -110,7 +110,7 @@ def test_a_sensor_that_vanishes_is_an_error(sysfs: Write) -> None:
 
 def test_nothing_here(sysfs: Write) -> None:
     root = sysfs(OTHERS)
-    assert "no power sensor" in DRIVER.probe(Context(root=root)).cause
+    assert "no power sensor" in DRIVER.probe(MeterContext(root=root)).cause
     with pytest.raises(MeterError, match="no power sensor in /sys/class/hwmon; load its driver"):
         open_meter("hwmon", root=root)
     with pytest.raises(ConfigError, match="no option 'rate'"):
@@ -119,7 +119,7 @@ def test_nothing_here(sysfs: Write) -> None:
 
 def test_it_is_listed_but_not_chosen_by_itself(sysfs: Write) -> None:
     assert DRIVER.automatic is False
-    found = {m.name: m for m in list_meters(Context(root=sysfs(INA226)))}
+    found = {m.name: m for m in list_meters(MeterContext(root=sysfs(INA226)))}
     assert found["hwmon"].available
     assert "ina226/power1" in found["hwmon"].detail
 

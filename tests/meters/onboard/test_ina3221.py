@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, list_meters, open_meter
-from deepen.meters.onboard.ina3221 import DRIVER, choose, find_rails
+from deepen.meters import MeterContext, list_meters, open_meter
+from deepen.meters.onboard.ina3221 import DRIVER, choose_rails, find_rails
 from deepen.meters.sensor_files import CommandFiles, LocalFiles
 
 Write = Callable[[dict[str, str]], Path]
@@ -108,7 +108,7 @@ def test_the_total_of_every_board_counts_each_joule_once(
     root = sysfs(board)
     assert mean_w(root) == pytest.approx(power_w, rel=1e-9)
     assert open_meter("ina3221", root=root).calibration_id.startswith(f"ina3221 {chosen} (")
-    found = DRIVER.probe(Context(root=root))
+    found = DRIVER.probe(MeterContext(root=root))
     assert found.available
     assert found.detail.startswith(chosen.replace("+", " + "))
 
@@ -146,7 +146,7 @@ def test_a_board_that_is_not_known_is_never_summed(sysfs: Write) -> None:
     root = sysfs(new("1-0040", "hwmon3", ("VDD_A", 5000, 100), ("VDD_B", 5000, 200)))
     with pytest.raises(MeterError, match=r"not known to have a total among its rails \(VDD_A, VDD_B\); name those"):
         open_meter("ina3221", root=root)
-    found = DRIVER.probe(Context(root=root))
+    found = DRIVER.probe(MeterContext(root=root))
     assert not found.available
     assert "--meter ina3221:VDD_A,VDD_B" in found.cure
     assert mean_w(root, "ina3221:VDD_A,VDD_B") == pytest.approx(1.5)
@@ -181,7 +181,7 @@ def test_a_total_plus_its_parts_is_refused(board: dict[str, str], pair: str, sys
 def test_two_rails_of_one_name_are_not_confused(sysfs: Write) -> None:
     root = sysfs({**new("1-0040", "hwmon3", ("VDD_IN", 5000, 100)), **new("1-0041", "hwmon4", ("VDD_IN", 5000, 200))})
     with pytest.raises(MeterError, match="not known to have a total"):
-        choose(find_rails(LocalFiles(root)))
+        choose_rails(find_rails(LocalFiles(root)))
     with pytest.raises(ConfigError, match="there is 2 rails 'VDD_IN'"):
         open_meter("ina3221:VDD_IN", root=root)
 
@@ -224,16 +224,16 @@ def test_a_rail_that_stops_answering_is_an_error_never_a_smaller_sum(content: st
     path.unlink()
     with pytest.raises(MeterError, match=r"cannot read .*curr2_input"):
         open_meter("ina3221", root=root)
-    assert not DRIVER.probe(Context(root=root)).available
+    assert not DRIVER.probe(MeterContext(root=root)).available
 
 
 def test_it_is_chosen_by_itself_on_a_jetson_and_nowhere_else(sysfs: Write, tmp_path: Path) -> None:
     with pytest.raises(MeterError, match="no monitor below"):
         open_meter("ina3221", root=tmp_path)
-    assert not DRIVER.probe(Context(root=sysfs(THOR_INPUT))).available  # an INA238 on some other board
+    assert not DRIVER.probe(MeterContext(root=sysfs(THOR_INPUT))).available  # an INA238 on some other board
     root = sysfs(ORIN_NX)
     assert open_meter(root=root).id == "ina3221"
-    assert {m.name: m.available for m in list_meters(Context(root=root))}["ina3221"]
+    assert {m.name: m.available for m in list_meters(MeterContext(root=root))}["ina3221"]
 
 
 @pytest.mark.parametrize("merge", [False, True])

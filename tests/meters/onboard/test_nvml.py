@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, MeterSpec
+from deepen.meters import MeterContext, MeterSpec
 from deepen.meters.onboard import nvml
-from deepen.meters.onboard.nvml import Library, Nvml
-from deepen.meters.sensor_files import CommandFiles, Output
+from deepen.meters.onboard.nvml import NvmlLibrary, NvmlMeter
+from deepen.meters.sensor_files import CommandFiles, CommandOutput
 
 
 class FakeNvml:
@@ -39,13 +39,13 @@ class FakeNvml:
         return self.codes.get("energy", 0)
 
 
-def open_nvml(fake: FakeNvml, spec: str = "nvml") -> Nvml:
-    meter = nvml._open(MeterSpec.parse(spec), Context(), lambda: fake)
-    assert isinstance(meter, Nvml)
+def open_nvml(fake: FakeNvml, spec: str = "nvml") -> NvmlMeter:
+    meter = nvml._open(MeterSpec.parse(spec), MeterContext(), lambda: fake)
+    assert isinstance(meter, NvmlMeter)
     return meter
 
 
-def energy_j(meter: Nvml) -> float:
+def energy_j(meter: NvmlMeter) -> float:
     trace = meter.stop()
     steps = trace.t_s[1:] - trace.t_s[:-1]
     return float((steps * (trace.power_w[1:] + trace.power_w[:-1]) / 2).sum())
@@ -80,7 +80,7 @@ def test_errors_are_named(codes: dict[str, int], message: str) -> None:
     fake = FakeNvml(codes=codes)
     with pytest.raises(MeterError, match=message):
         open_nvml(fake)
-    found = nvml._probe(Context(), lambda: fake)
+    found = nvml._probe(MeterContext(), lambda: fake)
     assert not found.available
     assert message in found.cause
     assert "nvidia-smi" in found.cure
@@ -88,7 +88,7 @@ def test_errors_are_named(codes: dict[str, int], message: str) -> None:
 
 def test_no_gpu() -> None:
     fake = FakeNvml(energy_mj=())
-    assert not nvml._probe(Context(), lambda: fake).available
+    assert not nvml._probe(MeterContext(), lambda: fake).available
     with pytest.raises(MeterError, match="no NVIDIA GPU"):
         open_nvml(fake)
 
@@ -98,7 +98,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
-    found = nvml.DRIVER.probe(Context())
+    found = nvml.DRIVER.probe(MeterContext())
     assert not found.available
     assert "not installed" in found.cause
     assert "driver" in found.cure
@@ -106,7 +106,7 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_never_chosen_by_itself() -> None:
     assert nvml.DRIVER.automatic is False
-    assert Library(FakeNvml()).name(ctypes.c_void_p(2)) == "GPU 2"
+    assert NvmlLibrary(FakeNvml()).name(ctypes.c_void_p(2)) == "GPU 2"
 
 
 def test_a_driver_that_was_loaded_anew_is_an_error_not_negative_energy() -> None:
@@ -120,9 +120,9 @@ def test_a_driver_that_was_loaded_anew_is_an_error_not_negative_energy() -> None
 
 
 def test_it_never_stands_in_for_a_device_across_a_link() -> None:
-    link = CommandFiles(lambda argv, timeout_s: Output(127, ""))
-    found = nvml._probe(Context(link=link), FakeNvml)
+    link = CommandFiles(lambda argv, timeout_s: CommandOutput(127, ""))
+    found = nvml._probe(MeterContext(link=link), FakeNvml)
     assert not found.available
     assert "this machine" in found.cause
     with pytest.raises(MeterError, match="not those of a device across a link; use"):
-        nvml._open(MeterSpec("nvml"), Context(link=link), FakeNvml)
+        nvml._open(MeterSpec("nvml"), MeterContext(link=link), FakeNvml)

@@ -9,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, Meter, open_meter
-from deepen.meters.onboard.odpm import DRIVER, Channel, choose, parse_energy_value, parse_hal, parse_powerstats
-from deepen.meters.onboard.timestamped_counter import DeviceCounterMeter
+from deepen.meters import Meter, MeterContext, open_meter
+from deepen.meters.onboard.odpm import (
+    DRIVER,
+    OdpmReading,
+    choose_rail_names,
+    parse_energy_value,
+    parse_hal_dump,
+    parse_powerstats,
+)
+from deepen.meters.onboard.timestamped_counter import TimestampedCounterMeter
 from deepen.meters.sensor_files import CommandFiles
 from deepen.testing.clock import VirtualClock
 
@@ -106,7 +113,7 @@ def dumpsys(tmp_path: Path, **services: str) -> None:
 
 def at_hand(meter: Meter) -> VirtualClock:
     """Give a meter a clock that moves only when told."""
-    assert isinstance(meter, DeviceCounterMeter)
+    assert isinstance(meter, TimestampedCounterMeter)
     clock = VirtualClock()
     meter._now, meter._sleep = clock.now, clock.sleep
     return clock
@@ -115,14 +122,14 @@ def at_hand(meter: Meter) -> VirtualClock:
 def test_energy_values_are_microwatt_seconds_with_their_own_time() -> None:
     files = iio(349_894)
     found = parse_energy_value(files[f"{IIO}/iio:device0/energy_value"], files[f"{IIO}/iio:device0/enabled_rails"])
-    assert found[0] == Channel("S10M_VDD_TPU", "TPU", pytest.approx(5.578756), 349.894)  # type: ignore[arg-type]
+    assert found[0] == OdpmReading("S10M_VDD_TPU", "TPU", pytest.approx(5.578756), 349.894)  # type: ignore[arg-type]
     assert [c.subsystem for c in found] == ["TPU", "Modem", "CPU(BIG)", "CPU(LITTLE)"]
     assert parse_energy_value("t=5\nCH0(T=5)[X], 7\n")[0].subsystem == ""
 
 
 @pytest.mark.parametrize("delta", [False, True])
 def test_the_service_prints_milliwatt_seconds_and_only_its_meter_counts(delta: bool) -> None:
-    found = parse_hal(hal(delta=delta))
+    found = parse_hal_dump(hal(delta=delta))
     assert [c.name for c in found] == list(RAILS)
     assert [c.subsystem for c in found] == [s for _, s, _ in RAILS.values()]
     assert [c.energy_j for c in found] == pytest.approx([e / 1e6 for _, _, e in RAILS.values()], abs=1e-5)
@@ -140,16 +147,21 @@ def test_power_statistics_text_tells_the_latest_of_each_channel(duration: bool) 
 @given(st.text(alphabet="CHanelId: (0)T=[S]M,tmWs\n12.-=> EndPowerStats HAL energy meter", max_size=300))
 def test_no_text_breaks_the_parsers(text: str) -> None:
     wrapped = f"=== PowerStats HAL 2.0 energy meter ===\n{text}\n=== End of"
-    for found in (parse_energy_value(text, text), parse_powerstats(text), parse_hal(text), parse_hal(wrapped)):
+    for found in (
+        parse_energy_value(text, text),
+        parse_powerstats(text),
+        parse_hal_dump(text),
+        parse_hal_dump(wrapped),
+    ):
         assert all(math.isfinite(c.energy_j) for c in found)
 
 
 def test_rails_fed_by_others_and_the_battery_are_left_out_and_named() -> None:
-    channels = [Channel(n, "", 0.0) for n in ("S1M_A", "L2S_B", "VSYS_PWR_VBATT", "VSYS_PWR_WLAN_BT", "LDO_NAME")]
-    assert choose(channels) == (["S1M_A", "VSYS_PWR_WLAN_BT", "LDO_NAME"], ["L2S_B", "VSYS_PWR_VBATT"])
-    assert choose(channels, ["L2S_B"]) == (["L2S_B"], [])
+    channels = [OdpmReading(n, "", 0.0) for n in ("S1M_A", "L2S_B", "VSYS_PWR_VBATT", "VSYS_PWR_WLAN_BT", "LDO_NAME")]
+    assert choose_rail_names(channels) == (["S1M_A", "VSYS_PWR_WLAN_BT", "LDO_NAME"], ["L2S_B", "VSYS_PWR_VBATT"])
+    assert choose_rail_names(channels, ["L2S_B"]) == (["L2S_B"], [])
     with pytest.raises(MeterError, match="two rails 'S1M_A'"):
-        choose([channels[0], channels[0]])
+        choose_rail_names([channels[0], channels[0]])
 
 
 def test_files_give_exact_energy_on_the_devices_time(sysfs: Write, tmp_path: Path) -> None:
@@ -181,7 +193,7 @@ def test_without_the_files_the_service_is_asked(tmp_path: Path, energy_j: Energy
     # The service's numbers pass through a float of 24 bits: 8 uJ at 81 J, in steps of 10 uJ as printed.
     assert meter.resolution_j == pytest.approx(1e-5 * math.sqrt(6), rel=1e-6)
     assert "power statistics service" in meter.calibration_id
-    assert "power statistics service" in DRIVER.probe(Context(root=tmp_path)).detail
+    assert "power statistics service" in DRIVER.probe(MeterContext(root=tmp_path)).detail
 
 
 def test_long_uptime_makes_the_service_coarse(tmp_path: Path) -> None:
@@ -234,7 +246,7 @@ def test_a_restart_is_an_error(tmp_path: Path) -> None:
 
 
 def test_machines_without_rails_say_so(tmp_path: Path) -> None:
-    found = DRIVER.probe(Context(root=tmp_path))
+    found = DRIVER.probe(MeterContext(root=tmp_path))
     assert not found.available
     assert "no power rails here" in found.cause
     dumpsys(tmp_path, powerstats=powerstats())

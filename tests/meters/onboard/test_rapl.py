@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, Meter, MeterSpec, open_meter
+from deepen.meters import Meter, MeterContext, MeterSpec, open_meter
 from deepen.meters.onboard import rapl
-from deepen.meters.onboard.rapl import DRIVER, Rapl, packages
+from deepen.meters.onboard.rapl import DRIVER, RaplMeter, find_packages
 from deepen.meters.sensor_files import CommandFiles, LocalFiles
 
 Write = Callable[[dict[str, str]], Path]
@@ -46,7 +46,7 @@ def total_j(meter: Meter) -> float:
 
 def test_only_packages_count_never_what_lies_inside_or_around_them(sysfs: Write) -> None:
     root = sysfs(TREE)
-    assert packages(LocalFiles(root)) == [f"/{BASE}/intel-rapl:0", f"/{BASE}/intel-rapl:1"]
+    assert find_packages(LocalFiles(root)) == [f"/{BASE}/intel-rapl:0", f"/{BASE}/intel-rapl:1"]
     meter = open_meter("rapl", root=root)
     meter.start()
     energy(root, "intel-rapl:0", 1_500_000)
@@ -60,7 +60,7 @@ def test_only_packages_count_never_what_lies_inside_or_around_them(sysfs: Write)
 
 def test_a_wrap_of_one_counter_is_followed(sysfs: Write) -> None:
     root = sysfs(zone("intel-rapl:0", "package-0", 999_000, limit=1_000_000))
-    meter = Rapl(LocalFiles(root), packages(LocalFiles(root)))
+    meter = RaplMeter(LocalFiles(root), find_packages(LocalFiles(root)))
     meter.start()
     energy(root, "intel-rapl:0", 500)
     meter.mark()
@@ -70,7 +70,7 @@ def test_a_wrap_of_one_counter_is_followed(sysfs: Write) -> None:
 
 def test_a_second_trace_does_not_count_the_time_between(sysfs: Write) -> None:
     root = sysfs(TREE)
-    meter = Rapl(LocalFiles(root), packages(LocalFiles(root)))
+    meter = RaplMeter(LocalFiles(root), find_packages(LocalFiles(root)))
     meter.start()
     meter.stop()
     energy(root, "intel-rapl:0", 900_000_000)
@@ -80,14 +80,14 @@ def test_a_second_trace_does_not_count_the_time_between(sysfs: Write) -> None:
 
 
 def test_not_there(sysfs: Write, tmp_path: Path) -> None:
-    found = DRIVER.probe(Context(root=tmp_path))
+    found = DRIVER.probe(MeterContext(root=tmp_path))
     assert not found.available
     assert "no powercap" in found.cause
     assert found.cure
     with pytest.raises(MeterError, match=r"no powercap.*; .*modprobe"):
         open_meter("rapl", root=tmp_path)
     root = sysfs(zone("intel-rapl:0", "psys", 1))
-    assert "no package domain" in DRIVER.probe(Context(root=root)).cause
+    assert "no package domain" in DRIVER.probe(MeterContext(root=root)).cause
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -108,7 +108,7 @@ def test_no_permission_names_the_cure(sysfs: Write, monkeypatch: pytest.MonkeyPa
         return original(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    found = DRIVER.probe(Context(root=root))
+    found = DRIVER.probe(MeterContext(root=root))
     assert not found.available
     assert "no permission" in found.cause
     assert "chmod a+r" in found.cure
@@ -118,7 +118,7 @@ def test_no_permission_names_the_cure(sysfs: Write, monkeypatch: pytest.MonkeyPa
 
 def test_a_counter_that_vanishes_is_an_error_not_a_zero(sysfs: Write) -> None:
     root = sysfs(TREE)
-    meter = Rapl(LocalFiles(root), packages(LocalFiles(root)))
+    meter = RaplMeter(LocalFiles(root), find_packages(LocalFiles(root)))
     meter.start()
     (root / BASE / "intel-rapl:1/energy_uj").unlink()
     with pytest.raises(MeterError, match="cannot read"):
@@ -128,7 +128,7 @@ def test_a_counter_that_vanishes_is_an_error_not_a_zero(sysfs: Write) -> None:
 
 def test_options_are_refused(sysfs: Write) -> None:
     with pytest.raises(ConfigError, match="no option 'rate'"):
-        DRIVER.open(MeterSpec.parse("rapl?rate=5"), Context(root=sysfs(TREE)))
+        DRIVER.open(MeterSpec.parse("rapl?rate=5"), MeterContext(root=sysfs(TREE)))
 
 
 def test_a_reset_is_an_error_not_a_wrap_worth_kilojoules(sysfs: Write) -> None:
@@ -149,7 +149,7 @@ def test_a_real_wrap_of_a_busy_processor_passes(sysfs: Write, monkeypatch: pytes
     now = [50.0]
     monkeypatch.setattr(rapl, "monotonic_s", lambda: now[0])
     root = sysfs(zone("intel-rapl:0", "package-0", 262_143_328_850 - 1_000_000_000))
-    meter = Rapl(LocalFiles(root), packages(LocalFiles(root)))
+    meter = RaplMeter(LocalFiles(root), find_packages(LocalFiles(root)))
     meter.start()
     now[0] += 20.0
     energy(root, "intel-rapl:0", 9_000_000_000)  # 10 kJ in 20 s
@@ -163,4 +163,4 @@ def test_it_reads_a_server_across_a_link(sysfs: Write, across: Callable[..., Com
     energy(root, "intel-rapl:0", 3_000_000)
     energy(root, "intel-rapl:1", 5_500_000)
     assert total_j(meter) == pytest.approx(2.5, rel=1e-6)
-    assert DRIVER.probe(Context(link=across(merge=True))).available
+    assert DRIVER.probe(MeterContext(link=across(merge=True))).available

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, open_meter
-from deepen.meters.onboard.rpi_pmic import DRIVER, parse_adc
+from deepen.meters import MeterContext, open_meter
+from deepen.meters.onboard.rpi_pmic import DRIVER, parse_pmic_adc
 from deepen.meters.sensor_files import CommandFiles
 
 Program = Callable[..., Path]
@@ -40,7 +40,7 @@ def output(rails: dict[str, tuple[int, float, int, float]] | None = None) -> str
 
 
 def test_channels_pair_by_name_and_inputs_without_a_current_are_left_out() -> None:
-    rails = parse_adc(output())
+    rails = parse_pmic_adc(output())
     assert list(rails) == list(RAILS)
     assert rails["VDD_CORE"] == (2.8576, 0.8617)
     assert sum(a * v for a, v in rails.values()) == pytest.approx(TOTAL_W)
@@ -58,12 +58,12 @@ def test_channels_pair_by_name_and_inputs_without_a_current_are_left_out() -> No
     ],
 )  # fmt: skip
 def test_odd_output(text: str, rails: dict[str, tuple[float, float]]) -> None:
-    assert parse_adc(text) == rails
+    assert parse_pmic_adc(text) == rails
 
 
 @given(st.text(alphabet="VDD_CORE_A current(7)=1.5\nV nan-e"))
 def test_no_text_breaks_the_parser(text: str) -> None:
-    for current, voltage in parse_adc(text).values():
+    for current, voltage in parse_pmic_adc(text).values():
         assert isinstance(current, float)
         assert isinstance(voltage, float)
 
@@ -78,7 +78,7 @@ def test_the_sum_of_the_rails_is_read(program: Program, tmp_path: Path) -> None:
     assert "12 rails, without what hangs on the 5 V input" in trace.calibration_id
     assert meter.update_s >= 0.1
     assert meter.resolution_j == pytest.approx(0.00893 * 0.8617 * meter.update_s)
-    assert "without USB" in DRIVER.probe(Context(root=tmp_path)).detail
+    assert "without USB" in DRIVER.probe(MeterContext(root=tmp_path)).detail
     assert open_meter(root=tmp_path).id == "rpi-pmic"
 
 
@@ -120,7 +120,7 @@ def test_what_is_wrong_is_said(prints: str, code: int, cause: str, cure: str, pr
     with pytest.raises(MeterError, match=cause) as caught:
         open_meter("rpi-pmic", root=tmp_path)
     assert cure in str(caught.value)
-    found = DRIVER.probe(Context(root=tmp_path))
+    found = DRIVER.probe(MeterContext(root=tmp_path))
     assert not found.available
     assert cause in found.cause
     assert cure in found.cure
@@ -129,7 +129,7 @@ def test_what_is_wrong_is_said(prints: str, code: int, cause: str, cure: str, pr
 def test_other_machines_have_no_such_command(tmp_path: Path) -> None:
     with pytest.raises(MeterError, match="no vcgencmd here; run on a Raspberry Pi 5"):
         open_meter("rpi-pmic", root=tmp_path)
-    assert not DRIVER.probe(Context(root=tmp_path)).available
+    assert not DRIVER.probe(MeterContext(root=tmp_path)).available
 
 
 def test_across_a_link(program: Program, tmp_path: Path, across: Callable[..., CommandFiles]) -> None:

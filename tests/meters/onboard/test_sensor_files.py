@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepen.errors import LinkError, MeterError
-from deepen.meters.sensor_files import CommandFiles, Files, LocalFiles, Output, natural, number, numbers, text
+from deepen.meters.sensor_files import (
+    CommandFiles,
+    CommandOutput,
+    LocalFiles,
+    SensorFiles,
+    natural_sort_key,
+    read_number,
+    read_numbers,
+    read_text_or_empty,
+)
 
 Write = Callable[[dict[str, str]], Path]
 
@@ -25,7 +34,9 @@ TREE = {
 
 
 @pytest.fixture(params=["local", "across", "across, one output"])
-def files(request: pytest.FixtureRequest, sysfs: Write, across: Callable[..., CommandFiles], tmp_path: Path) -> Files:
+def files(
+    request: pytest.FixtureRequest, sysfs: Write, across: Callable[..., CommandFiles], tmp_path: Path
+) -> SensorFiles:
     """The same machine, here and across links."""
     root = sysfs(TREE)
     for name, folder in (("hwmon2", "1-0040/hwmon/hwmon2"), ("hwmon10", "1-0041/hwmon/hwmon10")):
@@ -36,8 +47,8 @@ def files(request: pytest.FixtureRequest, sysfs: Write, across: Callable[..., Co
     return across(merge=request.param.endswith("output"))
 
 
-def test_both_are_files(files: Files) -> None:
-    assert isinstance(files, Files)
+def test_both_are_files(files: SensorFiles) -> None:
+    assert isinstance(files, SensorFiles)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +70,11 @@ def test_both_are_files(files: Files) -> None:
         ("/sys/*/hwmon/hwmon?/in1_*", ["/sys/class/hwmon/hwmon2/in1_input", "/sys/class/hwmon/hwmon2/in1_label"]),
     ],
 )
-def test_patterns_follow_links_and_sort_by_number(files: Files, pattern: str, expected: list[str]) -> None:
+def test_patterns_follow_links_and_sort_by_number(files: SensorFiles, pattern: str, expected: list[str]) -> None:
     assert files.glob(pattern) == expected
 
 
-def test_contents_come_stripped_and_in_the_order_asked(files: Files) -> None:
+def test_contents_come_stripped_and_in_the_order_asked(files: SensorFiles) -> None:
     base = "/sys/class/hwmon/hwmon2"
     assert files.read(f"{base}/in1_input") == "5000"
     paths = [f"{base}/name", "/sys/bus/iio/devices/iio:device0/name", f"{base}/in1_input", f"{base}/name"]
@@ -74,36 +85,36 @@ def test_contents_come_stripped_and_in_the_order_asked(files: Files) -> None:
 
 
 @pytest.mark.parametrize("paths", [["/nothing"], ["/proc/stat", "/nothing"], ["/nothing", "/proc/stat"]])
-def test_what_is_not_there_is_an_error_never_an_empty_text(files: Files, paths: list[str]) -> None:
+def test_what_is_not_there_is_an_error_never_an_empty_text(files: SensorFiles, paths: list[str]) -> None:
     with pytest.raises(FileNotFoundError):
         files.read_all(paths)
     with pytest.raises(FileNotFoundError):
         files.read("/nothing")
-    assert text(files, "/nothing") == ""
-    assert number(files, "/nothing") is None
+    assert read_text_or_empty(files, "/nothing") == ""
+    assert read_number(files, "/nothing") is None
     with pytest.raises(MeterError, match=r"x: cannot read .*nothing"):
-        numbers(files, paths, "x")
+        read_numbers(files, paths, "x")
 
 
-def test_numbers_are_numbers_or_an_error(files: Files) -> None:
+def test_numbers_are_numbers_or_an_error(files: SensorFiles) -> None:
     base = "/sys/class/hwmon/hwmon2"
-    assert numbers(files, [f"{base}/in1_input"], "x") == [5000.0]
-    assert number(files, f"{base}/name") is None
+    assert read_numbers(files, [f"{base}/in1_input"], "x") == [5000.0]
+    assert read_number(files, f"{base}/name") is None
     with pytest.raises(MeterError, match=r"name holds 'ina3221', no number"):
-        numbers(files, [f"{base}/in1_input", f"{base}/name"], "x")
+        read_numbers(files, [f"{base}/in1_input", f"{base}/name"], "x")
 
 
 @pytest.mark.parametrize("content", ["inf", "-inf", "nan", "1e999"])
 def test_what_is_not_finite_is_no_number(tmp_path: Path, content: str) -> None:
     (tmp_path / "value").write_text(content)
     files = LocalFiles(tmp_path)
-    assert number(files, "/value") is None
+    assert read_number(files, "/value") is None
     with pytest.raises(MeterError, match="no number"):
-        numbers(files, ["/value"], "x")
+        read_numbers(files, ["/value"], "x")
 
 
 def test_commands_come_from_the_machine_itself(
-    files: Files, program: Callable[[str, str], Path], tmp_path: Path
+    files: SensorFiles, program: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     program("vcgencmd", "hello\n")
     assert files.run(["vcgencmd", "a b", "; rm -rf /"]).stdout == "hello\n"
@@ -146,7 +157,7 @@ def test_a_batch_costs_one_command_and_a_pattern_one_per_level(
 )
 @pytest.mark.parametrize("merged", [False, True])
 def test_complaints_become_the_errors_of_the_system(stderr: str, error: type[OSError], merged: bool) -> None:
-    answer = Output(1, stderr, "") if merged else Output(1, "", stderr)
+    answer = CommandOutput(1, stderr, "") if merged else CommandOutput(1, "", stderr)
     with pytest.raises(error) as caught:
         CommandFiles(lambda argv, timeout_s: answer).read("/x")
     assert type(caught.value) is error
@@ -154,21 +165,21 @@ def test_complaints_become_the_errors_of_the_system(stderr: str, error: type[OSE
 
 
 def test_a_complaint_about_one_of_many_names_it() -> None:
-    files = CommandFiles(lambda argv, timeout_s: Output(2, "/a:1\n", "grep: /b: Permission denied\n"))
+    files = CommandFiles(lambda argv, timeout_s: CommandOutput(2, "/a:1\n", "grep: /b: Permission denied\n"))
     with pytest.raises(PermissionError) as caught:
         files.read_all(["/a", "/b"])
     assert caught.value.filename == "/b"
     with pytest.raises(MeterError, match="no permission to read /b; ask root"):
-        numbers(files, ["/a", "/b"], "x", "ask root")
+        read_numbers(files, ["/a", "/b"], "x", "ask root")
 
 
 def test_a_link_that_breaks_is_no_missing_file() -> None:
-    def gone(argv: Sequence[str], timeout_s: float) -> Output:
+    def gone(argv: Sequence[str], timeout_s: float) -> CommandOutput:
         raise LinkError("the device is gone")
 
     files = CommandFiles(gone)
     with pytest.raises(LinkError):
-        text(files, "/x")
+        read_text_or_empty(files, "/x")
     with pytest.raises(LinkError):
         files.glob("/sys/*")
 
@@ -176,14 +187,16 @@ def test_a_link_that_breaks_is_no_missing_file() -> None:
 @pytest.mark.parametrize(("code", "error"), [(127, FileNotFoundError), (126, PermissionError)])
 def test_commands_a_shell_could_not_run(code: int, error: type[OSError]) -> None:
     with pytest.raises(error):
-        CommandFiles(lambda argv, timeout_s: Output(code, "", "sh: nope")).run(["nope"])
+        CommandFiles(lambda argv, timeout_s: CommandOutput(code, "", "sh: nope")).run(["nope"])
 
 
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=20))
 def test_natural_order_is_that_of_the_numbers(numbers_: list[int]) -> None:
-    assert sorted((f"/a/hwmon{n}/x" for n in numbers_), key=natural) == [f"/a/hwmon{n}/x" for n in sorted(numbers_)]
+    assert sorted((f"/a/hwmon{n}/x" for n in numbers_), key=natural_sort_key) == [
+        f"/a/hwmon{n}/x" for n in sorted(numbers_)
+    ]
 
 
 def test_a_path_that_begins_like_another_keeps_its_own_content() -> None:
-    files = CommandFiles(lambda argv, timeout_s: Output(0, "/a:b:1\n/a:2\n"))
+    files = CommandFiles(lambda argv, timeout_s: CommandOutput(0, "/a:b:1\n/a:2\n"))
     assert files.read_all(["/a", "/a:b"]) == ["2", "1"]

@@ -7,12 +7,12 @@ import pytest
 
 from deepen.errors import MeterError
 from deepen.meters import Meter
-from deepen.meters.onboard.timestamped_counter import DeviceCounterMeter, fit_ticks
+from deepen.meters.onboard.timestamped_counter import TimestampedCounterMeter, fit_counter_clock
 from deepen.records import PowerTrace
 from deepen.testing.clock import VirtualClock
 
 
-class Phone:
+class CounterPhone:
     """Counters that advance in steps, on a clock of their own, behind a slow link; it knows the true energy.
 
     Power is 2 W, and 5 W from 10 s to 20 s after the start; two counters share it 1 to 3.
@@ -51,9 +51,9 @@ class Phone:
         return ticks
 
 
-def record(phone: Phone, seconds: float, period_s: float = 0.5) -> tuple[PowerTrace, float]:
+def record(phone: CounterPhone, seconds: float, period_s: float = 0.5) -> tuple[PowerTrace, float]:
     clock = phone.clock
-    meter = DeviceCounterMeter(
+    meter = TimestampedCounterMeter(
         "odpm", "test", phone.read, update_s=0.05, resolution_j=1e-6, poll_s=1e6, now=clock.now, sleep=clock.sleep
     )
     meter.start()
@@ -74,7 +74,7 @@ def energy_between(trace: PowerTrace, start_s: float, end_s: float) -> float:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ppm", [0.0, 80.0, -80.0])
 def test_a_slow_link_does_not_shift_the_energy(ppm: float, seed: int) -> None:
-    phone = Phone(VirtualClock(), ppm=ppm, seed=seed)
+    phone = CounterPhone(VirtualClock(), ppm=ppm, seed=seed)
     trace, asked = record(phone, 30.0)
     start = phone.start_s
     # The step at 10 s lies between two readings; windows well off it are exact to a clock error of some 20 ms.
@@ -88,7 +88,7 @@ def test_a_slow_link_does_not_shift_the_energy(ppm: float, seed: int) -> None:
 
 
 def test_drift_is_fitted_over_long_recordings() -> None:
-    phone = Phone(VirtualClock(), ppm=100.0, seed=5)
+    phone = CounterPhone(VirtualClock(), ppm=100.0, seed=5)
     trace, _ = record(phone, 1200.0, 1.0)
     assert trace.clock is not None
     assert trace.clock.rate == pytest.approx(1 - 100e-6, abs=30e-6)
@@ -100,7 +100,7 @@ def test_drift_is_fitted_over_long_recordings() -> None:
 def test_the_stated_clock_error_covers_the_true_one(step_s: float, jitter_s: float) -> None:
     errors, stated = [], []
     for seed in range(40):
-        phone = Phone(VirtualClock(), step_s=step_s, jitter_s=jitter_s, ppm=20.0, seed=seed)
+        phone = CounterPhone(VirtualClock(), step_s=step_s, jitter_s=jitter_s, ppm=20.0, seed=seed)
         trace, _ = record(phone, 20.0)
         assert trace.clock is not None
         off = trace.clock.to_host(phone.device_s(phone.start_s + 10.0)) - (phone.start_s + 10.0)
@@ -112,7 +112,7 @@ def test_the_stated_clock_error_covers_the_true_one(step_s: float, jitter_s: flo
 
 def test_counters_that_stand_still_are_an_error() -> None:
     clock = VirtualClock()
-    meter = DeviceCounterMeter(
+    meter = TimestampedCounterMeter(
         "odpm", "t", lambda: [(5.0, 1.0)], update_s=0.1, resolution_j=0, poll_s=1e6, now=clock.now, sleep=clock.sleep
     )
     meter.start()
@@ -126,7 +126,7 @@ def test_counters_that_stand_still_are_an_error() -> None:
 def test_a_restart_is_an_error(readings: list[tuple[float, float]]) -> None:
     clock = VirtualClock()
     answers = itertools.chain(readings, itertools.repeat(readings[-1]))
-    meter = DeviceCounterMeter(
+    meter = TimestampedCounterMeter(
         "odpm", "t", lambda: [next(answers)], update_s=0.1, resolution_j=0, poll_s=1e6, now=clock.now, sleep=clock.sleep
     )
     meter.start()
@@ -137,9 +137,9 @@ def test_a_restart_is_an_error(readings: list[tuple[float, float]]) -> None:
 
 
 def test_a_step_of_the_devices_clock_is_an_error() -> None:
-    phone = Phone(VirtualClock())
+    phone = CounterPhone(VirtualClock())
     clock = phone.clock
-    meter = DeviceCounterMeter(
+    meter = TimestampedCounterMeter(
         "odpm", "t", phone.read, update_s=0.05, resolution_j=0, poll_s=1e6, now=clock.now, sleep=clock.sleep
     )
     meter.start()
@@ -153,9 +153,9 @@ def test_a_step_of_the_devices_clock_is_an_error() -> None:
 
 
 def test_it_is_a_meter_and_can_start_again() -> None:
-    phone = Phone(VirtualClock())
+    phone = CounterPhone(VirtualClock())
     clock = phone.clock
-    meter = DeviceCounterMeter(
+    meter = TimestampedCounterMeter(
         "odpm", "t", phone.read, update_s=0.05, resolution_j=1e-6, poll_s=1e6, now=clock.now, sleep=clock.sleep,
         warnings=["partial sum"],
     )  # fmt: skip
@@ -174,17 +174,17 @@ def test_it_is_a_meter_and_can_start_again() -> None:
 def test_the_clock_is_the_middle_of_what_all_readings_allow() -> None:
     device = np.array([1.0, 2.0, 3.0])
     before, after = np.array([101.0, 102.0, 103.02]), np.array([101.5, 102.1, 103.4])
-    clock = fit_ticks(device, before, after, update_s=0.0, quantum_s=1e-3)
+    clock = fit_counter_clock(device, before, after, update_s=0.0, quantum_s=1e-3)
     assert clock.to_host(2.0) == pytest.approx(
         (102.02 + 102.1) / 2
     )  # asked at 103.02 for 3.0, answered at 102.1 for 2.0
     assert clock.rate == 1.0
     assert clock.error_s == pytest.approx((0.04 + 0.0005 + 50e-6) / 3**0.5)
-    slow = fit_ticks(device, before, after, update_s=0.1, quantum_s=1e-3)
+    slow = fit_counter_clock(device, before, after, update_s=0.1, quantum_s=1e-3)
     assert slow.to_host(2.0) == pytest.approx((101.92 + 102.1) / 2)  # what was told may have been 0.1 s old
 
 
 def test_readings_that_contradict_the_stated_update_widen_the_error() -> None:
     device = np.array([1.0, 2.0, 3.0])
-    clock = fit_ticks(device, np.array([101.0, 102.9, 103.0]), np.array([101.1, 103.0, 103.1]), 0.1, 1e-3)
+    clock = fit_counter_clock(device, np.array([101.0, 102.9, 103.0]), np.array([101.1, 103.0, 103.1]), 0.1, 1e-3)
     assert clock.error_s > 0.04  # the second is 0.8 s older than the others

@@ -10,8 +10,8 @@ import pytest
 
 from deepen.errors import MeterError
 from deepen.meters.ports import discover
-from deepen.meters.ports.discover import UsbId, availability, choose_port, find
-from deepen.meters.types import Found
+from deepen.meters.ports.discover import UsbId, check_availability, choose_port, find_instruments
+from deepen.meters.types import DetectedInstrument
 
 ONE = UsbId(0x1915, 0xC00A, interface=1)
 SHARED = UsbId(0x0483, 0x5740, product="powersensor")
@@ -26,7 +26,7 @@ def usb(device: str, vid: int, pid: int, serial: str | None, location: str, prod
 @pytest.fixture
 def plugged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def plug(*ports: Any) -> None:
-        monkeypatch.setattr(discover, "serial_ports", lambda: list(ports))
+        monkeypatch.setattr(discover, "list_serial_ports", lambda: list(ports))
         monkeypatch.setattr(discover.os, "access", lambda path, mode: "denied" not in str(path))
 
     return plug
@@ -41,19 +41,19 @@ OTHER = usb("/dev/ttyACM2", 0x0483, 0x5740, "S", "1-5:1.0", "STM32 Virtual ComPo
 
 def test_of_two_ports_of_one_instrument_the_one_that_measures_is_taken(plugged: Callable[..., None]) -> None:
     plugged(*TWO_PORTS, OTHER)
-    assert find([ONE]) == (Found("/dev/ttyACM1", "AB12", "Toy"),)
+    assert find_instruments([ONE]) == (DetectedInstrument("/dev/ttyACM1", "AB12", "Toy"),)
     plugged(TWO_PORTS[0])  # older firmware has one port only
-    assert find([ONE]) == (Found("/dev/ttyACM0", "AB12", "Toy"),)
+    assert find_instruments([ONE]) == (DetectedInstrument("/dev/ttyACM0", "AB12", "Toy"),)
 
 
 def test_chips_that_others_use_too_are_told_by_their_name(plugged: Callable[..., None]) -> None:
     plugged(OTHER, usb("/dev/ttyACM3", 0x0483, 0x5740, None, "1-6:1.0", "PowerSensor3"))
-    assert find([SHARED]) == (Found("/dev/ttyACM3", "", "PowerSensor3"),)
+    assert find_instruments([SHARED]) == (DetectedInstrument("/dev/ttyACM3", "", "PowerSensor3"),)
 
 
 def test_instruments_without_serial_numbers_are_told_apart_by_their_place(plugged: Callable[..., None]) -> None:
     plugged(usb("/dev/b", 0x1915, 0xC00A, None, "1-2:1.1"), usb("/dev/a", 0x1915, 0xC00A, None, "1-3:1.1"))
-    assert [f.port for f in find([ONE])] == ["/dev/a", "/dev/b"]
+    assert [f.port for f in find_instruments([ONE])] == ["/dev/a", "/dev/b"]
 
 
 def test_the_only_instrument_needs_no_name(plugged: Callable[..., None]) -> None:
@@ -94,26 +94,26 @@ def test_a_device_may_be_named_without_its_folder(plugged: Callable[..., None]) 
 
 def test_availability_says_what_is_there_and_what_to_do(plugged: Callable[..., None]) -> None:
     plugged(*TWO_PORTS)
-    found = availability("ppk2", [ONE])
+    found = check_availability("ppk2", [ONE])
     assert found.available
     assert found.detail == "/dev/ttyACM1 (serial AB12)"
-    assert found.found == (Found("/dev/ttyACM1", "AB12", "Toy"),)
+    assert found.found == (DetectedInstrument("/dev/ttyACM1", "AB12", "Toy"),)
     plugged(usb("/dev/denied", 0x1915, 0xC00A, "AB12", "1-4:1.1"))
-    found = availability("ppk2", [ONE])
+    found = check_availability("ppk2", [ONE])
     assert not found.available
     assert "no permission" in found.cause
     assert "udevadm" in found.cure
     plugged()
-    found = availability("ppk2", [ONE])
+    found = check_availability("ppk2", [ONE])
     assert (found.available, found.cause) == (False, "none is plugged in")
     assert "ppk2:PORT" in found.cure
-    found = availability("line", [])
+    found = check_availability("line", [])
     assert not found.available
     assert "--meter line:/dev/ttyUSB0" in found.cure
 
 
 def test_without_the_package_availability_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "serial", None)
-    found = availability("ppk2", [ONE])
+    found = check_availability("ppk2", [ONE])
     assert not found.available
     assert found.cure == "pip install 'deepen[serial]'"

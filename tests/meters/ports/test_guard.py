@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deepen.meters.ports.guard import Guard
+from deepen.meters.ports.guard import PortGuard
 from deepen.meters.ports.serial import open_port
 
 HOST = """
@@ -130,7 +130,7 @@ def test_an_orderly_end_writes_nothing(terminal: tuple[int, str], repo_root: Pat
 
 def test_a_guard_that_was_killed_is_no_trouble(terminal: tuple[int, str]) -> None:
     fd = os.open(terminal[1], os.O_RDWR | os.O_NOCTTY)
-    guard = Guard(fd, b"x")
+    guard = PortGuard(fd, b"x")
     guard._process.kill()
     guard._process.wait()
     guard.arm(b"y")
@@ -141,7 +141,7 @@ def test_a_guard_that_was_killed_is_no_trouble(terminal: tuple[int, str]) -> Non
 def test_a_guard_fires_on_demand_and_holds_what_it_is_given(terminal: tuple[int, str]) -> None:
     fd = os.open(terminal[1], os.O_RDWR | os.O_NOCTTY)
     reader, writer = os.pipe()
-    guard = Guard(fd, b"safe", keep=[writer])
+    guard = PortGuard(fd, b"safe", keep=[writer])
     os.close(writer)
     assert select.select([reader], [], [], 0.0)[0] == []  # the guard still has the other end
     guard.fire()
@@ -153,7 +153,7 @@ def test_a_guard_fires_on_demand_and_holds_what_it_is_given(terminal: tuple[int,
 
 def test_a_guard_of_a_port_that_is_gone_ends_quietly(terminal: tuple[int, str]) -> None:
     fd = os.open(terminal[1], os.O_RDWR | os.O_NOCTTY)
-    guard = Guard(fd, b"safe")
+    guard = PortGuard(fd, b"safe")
     os.close(terminal[0])
     guard.fire()
     assert guard._process.returncode == 0

@@ -21,7 +21,7 @@ from deepen.errors import ConfigError, MeterError
 from deepen.meters import MeterSpec
 from deepen.meters.ports import locks
 from deepen.meters.ports import serial as port
-from deepen.meters.ports.serial import open_port, source_of
+from deepen.meters.ports.serial import get_source_label, open_port
 from deepen.meters.stream.types import Port
 
 
@@ -143,7 +143,7 @@ def usb(device: str, serial_number: str | None = "S1", **fields: Any) -> Any:
 @pytest.fixture
 def ports(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def set_ports(*found: Any) -> None:
-        monkeypatch.setattr(port, "serial_ports", lambda: list(found))
+        monkeypatch.setattr(port, "list_serial_ports", lambda: list(found))
 
     return set_ports
 
@@ -201,7 +201,7 @@ def test_failures_to_open_say_cause_and_cure(
 
 
 def test_the_rule_file_named_by_the_cure_is_well_formed_and_knows_the_instruments() -> None:
-    text = Path(port.udev_cure().split()[2]).read_text()
+    text = Path(port.describe_udev_fix().split()[2]).read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     term = r'[A-Z_]+(\{[A-Za-z_]+\})?(==|\+=|=)"[^"]*"'
     assert all(re.fullmatch(rf"{term}(, {term})*", line) for line in lines)
@@ -283,18 +283,18 @@ def test_a_lock_whose_file_tells_nothing_still_locks() -> None:
 
 def test_the_lock_folder_is_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    folder = locks.lock_folder()
+    folder = locks.get_lock_folder()
     assert folder == tmp_path / "deepen-meters"
     assert folder.stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "absent"))
     monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert locks.lock_folder() == tmp_path / f"deepen-meters-{os.getuid()}"
+    assert locks.get_lock_folder() == tmp_path / f"deepen-meters-{os.getuid()}"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    locks.lock_folder().rmdir()
+    locks.get_lock_folder().rmdir()
     (tmp_path / f"deepen-meters-{os.getuid()}").symlink_to(elsewhere)
     with pytest.raises(MeterError, match="belongs to somebody else"):
-        locks.lock_folder()
+        locks.get_lock_folder()
 
 
 def test_programs_that_lock_nothing_are_seen_too(
@@ -306,7 +306,7 @@ def test_programs_that_lock_nothing_are_seen_too(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
-        assert process.pid in locks.holders(terminal[1])
+        assert process.pid in locks.find_device_users(terminal[1])
         monkeypatch.setattr(port, "_is_pseudo", lambda url, device: False)  # as if it were real
         with pytest.raises(MeterError, match=rf"in use by process {process.pid} \(.*\); end that first"):
             open_port(terminal[1])
@@ -325,7 +325,7 @@ def test_programs_that_lock_nothing_are_seen_too(
 )
 def test_labels(pseudo: bool, given: str, label: str) -> None:
     options = {"source": given} if given else {}
-    assert source_of(SimpleNamespace(pseudo=pseudo), MeterSpec("m", options=options)) == label  # type: ignore[arg-type]
+    assert get_source_label(SimpleNamespace(pseudo=pseudo), MeterSpec("m", options=options)) == label  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -345,4 +345,4 @@ def test_labels(pseudo: bool, given: str, label: str) -> None:
     ],
 )
 def test_what_only_software_can_answer(url: str, pseudo: bool) -> None:
-    assert port._is_pseudo(url, port._device_file(url)) is pseudo
+    assert port._is_pseudo(url, port._get_device_file(url)) is pseudo

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import MeterError
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.stream.types import Samples, StreamCounts
 from deepen.records import Accuracy, Source
 from deepen.testing.clock import VirtualClock
 
@@ -30,7 +30,7 @@ class ToyParser:
     """Reads the frames; 65535 is a suspect value."""
 
     def __init__(self) -> None:
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self._rest = b""
         self._next: int | None = None
 

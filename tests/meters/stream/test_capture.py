@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepen.errors import MeterError
-from deepen.meters.stream.capture import Capture, Ending, Stretches, tally_warnings
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.stream.capture import PositionIntervals, StreamCapture, StreamSummary, describe_stream_counts
+from deepen.meters.stream.types import Samples, StreamCounts
 from deepen.records import Accuracy, PowerTrace
 
 RATE = 1000.0
@@ -22,8 +22,8 @@ RATE = 1000.0
 class Given:
     """A parser whose answers are written down."""
 
-    def __init__(self, *answers: Samples, tally: Tally | None = None) -> None:
-        self.tally = tally or Tally()
+    def __init__(self, *answers: Samples, tally: StreamCounts | None = None) -> None:
+        self.tally = tally or StreamCounts()
         self._answers = list(answers)
 
     def feed(self, data: bytes) -> Samples:
@@ -35,16 +35,18 @@ def samples(index: list[int], power: list[float] | None = None, **fields: Any) -
     return Samples(found, np.full(found.size, 2.0) if power is None else np.array(power, dtype=float), **fields)
 
 
-def captured(*answers: Samples, tally: Tally | None = None, **options: Any) -> tuple[Capture, Ending]:
+def captured(
+    *answers: Samples, tally: StreamCounts | None = None, **options: Any
+) -> tuple[StreamCapture, StreamSummary]:
     """Pump the answers, each arriving 1 ms after its last sample."""
-    capture = Capture(Given(*answers, tally=tally), RATE, **options)
+    capture = StreamCapture(Given(*answers, tally=tally), RATE, **options)
     for answer in answers:
         last = int(answer.index[-1]) if answer.index.size else 0
         capture.pump(b"x", 100.0 + (last + 1) / RATE + 1e-3)
     return capture, capture.finish("toy")
 
 
-def trace_of(capture: Capture, ending: Ending) -> PowerTrace:
+def trace_of(capture: StreamCapture, ending: StreamSummary) -> PowerTrace:
     return capture.trace(
         ending, meter_id="toy", calibration_id="c", source="simulated", accuracy=Accuracy(0.1, 0.2, "sheet")
     )
@@ -53,7 +55,7 @@ def trace_of(capture: Capture, ending: Ending) -> PowerTrace:
 def test_times_come_from_the_index_and_not_from_the_reads() -> None:
     rng = np.random.default_rng(3)
     answers = [samples(list(range(k, k + 10))) for k in range(0, 5000, 10)]
-    capture = Capture(Given(*answers), RATE)
+    capture = StreamCapture(Given(*answers), RATE)
     for answer in answers:
         capture.pump(b"x", 100.0 + (int(answer.index[-1]) + 1) / RATE + 5e-4 + rng.exponential(2e-3))
     ending = capture.finish("toy")
@@ -70,7 +72,7 @@ def test_times_come_from_the_index_and_not_from_the_reads() -> None:
 
 
 def test_a_hole_in_the_index_is_a_loss_and_a_gap() -> None:
-    capture, ending = captured(samples([0, 1, 2, 6]), samples([9, 10]), tally=Tally(lost=5))
+    capture, ending = captured(samples([0, 1, 2, 6]), samples([9, 10]), tally=StreamCounts(lost=5))
     trace = trace_of(capture, ending)
     assert trace.dropped == ending.dropped == 5
     assert ending.loss == 5 / 11
@@ -93,15 +95,15 @@ def test_a_mean_carries_the_end_of_its_period_and_a_point_the_middle() -> None:
 
 
 def test_self_calibration_is_a_gap_but_no_loss() -> None:
-    _, ending = captured(samples([0, 1, 3, 4, 8]), tally=Tally(lost=3, paused=1))
+    _, ending = captured(samples([0, 1, 3, 4, 8]), tally=StreamCounts(lost=3, paused=1))
     assert ending.dropped == 3
     assert ending.index_gaps == ((1, 3), (4, 8))
     assert any(w.startswith("paused: ") for w in ending.warnings)
 
 
 def test_a_pause_after_the_last_sample_hides_no_loss() -> None:
-    tally = Tally()
-    capture = Capture(Given(samples([0]), samples([1, 3]), tally=tally), RATE)
+    tally = StreamCounts()
+    capture = StreamCapture(Given(samples([0]), samples([1, 3]), tally=tally), RATE)
     capture.pump(b"x", 100.0)
     tally.lost, tally.paused = 1, 1
     capture.pump(b"x", 100.01)
@@ -109,8 +111,8 @@ def test_a_pause_after_the_last_sample_hides_no_loss() -> None:
 
 
 def test_a_loss_the_parser_counts_without_moving_its_index_is_told() -> None:
-    tally = Tally()
-    capture = Capture(Given(samples([0, 1]), samples([2, 3]), tally=tally), RATE)
+    tally = StreamCounts()
+    capture = StreamCapture(Given(samples([0, 1]), samples([2, 3]), tally=tally), RATE)
     capture.pump(b"x", 100.0)
     tally.lost = 7
     capture.pump(b"x", 100.002)
@@ -118,7 +120,7 @@ def test_a_loss_the_parser_counts_without_moving_its_index_is_told() -> None:
 
 
 def test_what_was_lost_before_the_first_sample_does_not_count() -> None:
-    _, ending = captured(samples([40, 41]), tally=Tally(lost=40))
+    _, ending = captured(samples([40, 41]), tally=StreamCounts(lost=40))
     assert ending.dropped == 0
 
 
@@ -128,7 +130,7 @@ def test_losses_no_counter_saw_are_found_by_the_clock_and_times_stay_true() -> N
 
     answers = [samples([index_at(k) for k in range(a, a + 10)]) for a in (*range(0, 2000, 10), *range(2256, 6000, 10))]
     rng = np.random.default_rng(5)
-    capture = Capture(Given(*answers), RATE, quantum=256)
+    capture = StreamCapture(Given(*answers), RATE, quantum=256)
     true = [*range(0, 2000, 10), *range(2256, 6000, 10)]
     for a in true:
         capture.pump(b"x", 100.0 + (a + 10) / RATE + rng.uniform(1e-3, 4e-3))
@@ -149,8 +151,8 @@ def test_a_counter_that_jumps_without_a_loss_is_found_out_by_the_clock(jump: int
     rng = np.random.default_rng(jump)
     starts = range(0, 8000, 10)
     answers = [samples(list(range(k, k + 10))) for k in (k + (jump if k >= 4000 else 0) for k in starts)]
-    tally = Tally()
-    capture = Capture(Given(*answers, tally=tally), RATE, quantum=quantum)
+    tally = StreamCounts()
+    capture = StreamCapture(Given(*answers, tally=tally), RATE, quantum=quantum)
     for k in starts:
         late = k >= 4000
         tally.lost = jump if late else 0
@@ -175,7 +177,7 @@ def test_doubts_that_come_later_are_gaps_and_tell_no_time() -> None:
     answers = [samples(list(range(k, k + 10))) for k in range(0, 4000, 10)]
     parser = Doubting(*answers)
     parser.doubts = []
-    capture = Capture(parser, RATE)
+    capture = StreamCapture(parser, RATE)
     for k in range(0, 4000, 10):
         early = 0.02 if 1000 <= k < 2000 else 0.0  # positions in this stretch were 20 too high
         capture.pump(b"x", 100.0 + (k + 10) / RATE + 5e-4 - early)
@@ -257,31 +259,31 @@ def test_a_sink_gets_every_sample_and_memory_none() -> None:
 
 
 def test_a_stream_without_samples_is_an_error_that_says_what_came_instead() -> None:
-    capture = Capture(Given(samples([]), tally=Tally(skipped_bytes=300)), RATE)
+    capture = StreamCapture(Given(samples([]), tally=StreamCounts(skipped_bytes=300)), RATE)
     capture.pump(b"junk", 100.0)
-    assert not capture.covers(0.0)
+    assert not capture.has_reached(0.0)
     with pytest.raises(MeterError, match=r"toy gave no samples.*300 bytes.*right instrument"):
         capture.finish("toy")
 
 
 def test_covering_a_moment_needs_samples_taken_after_it() -> None:
-    capture = Capture(Given(samples(list(range(100))), samples(list(range(100, 120)))), RATE)
+    capture = StreamCapture(Given(samples(list(range(100))), samples(list(range(100, 120)))), RATE)
     capture.pump(b"x", 100.1)  # floor of the delay: position 0 was at 100.0
-    assert not capture.covers(100.1)
+    assert not capture.has_reached(100.1)
     capture.pump(b"x", 100.12)
-    assert capture.covers(100.1)
-    assert not capture.covers(100.12)
+    assert capture.has_reached(100.1)
+    assert not capture.has_reached(100.12)
 
 
 def test_every_count_of_a_tally_becomes_a_line_that_begins_with_a_stable_word() -> None:
     names = ("ambiguous", "corrupt", "skipped_bytes", "duplicates", "uncalibrated", "paused", "clipped")
-    words = {tally_warnings(Tally(**{name: 3}))[0].split(":")[0] for name in (*names, "range_switches")}
+    words = {describe_stream_counts(StreamCounts(**{name: 3}))[0].split(":")[0] for name in (*names, "range_switches")}
     assert words == {
         *("ambiguous", "corrupt", "resynchronised", "duplicates", "uncalibrated", "paused", "clipped"),
         "range switches",
     }
-    assert tally_warnings(Tally(lost=3)) == []  # told with the trace's own count
-    assert tally_warnings(Tally(notes=["n"])) == ["n"]
+    assert describe_stream_counts(StreamCounts(lost=3)) == []  # told with the trace's own count
+    assert describe_stream_counts(StreamCounts(notes=["n"])) == ["n"]
 
 
 @given(
@@ -289,7 +291,7 @@ def test_every_count_of_a_tally_becomes_a_line_that_begins_with_a_stable_word() 
     st.integers(1, 8),
 )
 def test_stretches_never_lose_one_and_stay_few(steps: list[tuple[int, int]], limit: int) -> None:
-    kept = Stretches(limit)
+    kept = PositionIntervals(limit)
     added = []
     start = 0
     for step, length in steps:
@@ -306,7 +308,7 @@ def test_stretches_never_lose_one_and_stay_few(steps: list[tuple[int, int]], lim
 
 
 def test_few_stretches_are_kept_exactly() -> None:
-    kept = Stretches(10)
+    kept = PositionIntervals(10)
     for stretch in ((1, 2), (2, 5), (7, 8)):
         kept.add(*stretch)
     assert kept.items == ((1, 2), (2, 5), (7, 8))

@@ -16,10 +16,10 @@ from deepen import meters, traces
 from deepen.cli import cli
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.ports.serial import open_port
-from deepen.meters.record import Recording, record, record_folder
+from deepen.meters.record import Recording, record_folder, record_trace
 from deepen.meters.stream.meter import StreamMeter
-from deepen.meters.trace_quality import check_trace
-from deepen.meters.types import Availability, Found
+from deepen.meters.trace_quality import check_trace_quality
+from deepen.meters.types import Availability, DetectedInstrument
 from deepen.testing.clock import VirtualClock
 
 Toy = Callable[..., tuple[Any, Any]]
@@ -39,11 +39,11 @@ def bench(clock: VirtualClock, toy: Toy) -> Callable[..., tuple[StreamMeter, Any
 
 def test_a_stream_is_recorded_for_the_time_asked(bench: Any) -> None:
     meter, _, options = bench(ppm=120.0)
-    found = record(meter, 20.0, **options)
+    found = record_trace(meter, 20.0, **options)
     assert not found.interrupted
     assert found.trace is not None
     assert found.trace.t_s[-1] - found.trace.t_s[0] > 20.0
-    checked = check_trace(found.trace, found.ending)
+    checked = check_trace_quality(found.trace, found.ending)
     assert checked.nominal_hz == 1000.0
     assert checked.rate_hz == pytest.approx(1000.12, abs=0.03)
     assert checked.drift_ppm == pytest.approx(120.0, abs=30.0)
@@ -56,8 +56,8 @@ def test_a_stream_is_recorded_for_the_time_asked(bench: Any) -> None:
 
 def test_a_check_tells_losses_and_gaps(bench: Any) -> None:
     meter, _, options = bench(max_loss=1.0, missing=frozenset({100, 101, 102, 700}))
-    found = record(meter, 2.0, **options)
-    checked = check_trace(found.trace, found.ending)
+    found = record_trace(meter, 2.0, **options)
+    checked = check_trace_quality(found.trace, found.ending)
     assert (checked.dropped, checked.gaps) == (4, 2)
     assert checked.loss == pytest.approx(4 / (4 + checked.samples))
     assert checked.gap_s == pytest.approx(6e-3, rel=1e-3)
@@ -66,8 +66,8 @@ def test_a_check_tells_losses_and_gaps(bench: Any) -> None:
 
 def test_the_drift_of_a_short_recording_is_not_made_up(bench: Any) -> None:
     meter, _, options = bench(ppm=40.0)
-    found = record(meter, 0.3, **options)
-    checked = check_trace(found.trace, found.ending)
+    found = record_trace(meter, 0.3, **options)
+    checked = check_trace_quality(found.trace, found.ending)
     assert math.isnan(checked.drift_ppm)
     assert any("too short" in w for w in checked.warnings)
 
@@ -80,7 +80,7 @@ def test_ctrl_c_keeps_what_was_recorded(bench: Any, clock: VirtualClock) -> None
             raise KeyboardInterrupt
         options["sleep"](duration_s)
 
-    found = record(meter, 60.0, now=clock.now, sleep=sleep)
+    found = record_trace(meter, 60.0, now=clock.now, sleep=sleep)
     assert found.interrupted
     assert found.trace is not None
     assert 1.0 < found.trace.t_s[-1] - found.trace.t_s[0] < 2.0
@@ -98,7 +98,7 @@ def test_ctrl_c_keeps_what_a_polled_source_gave() -> None:
             raise KeyboardInterrupt
         clock.sleep(duration_s)
 
-    found = record(SimulatedMeter(Timeline(2.0), clock.now), 60.0, 10.0, now=clock.now, sleep=sleep)
+    found = record_trace(SimulatedMeter(Timeline(2.0), clock.now), 60.0, 10.0, now=clock.now, sleep=sleep)
     assert found.interrupted
     assert found.ending is None
     assert found.trace is not None
@@ -243,10 +243,10 @@ def test_an_interrupted_recording_is_written_and_exits_with_130(
     from deepen.meters import record as module
 
     def cut(meter: StreamMeter, seconds: float, rate_hz: float) -> Recording:
-        whole = record(meter, 0.05)
+        whole = record_trace(meter, 0.05)
         return Recording(whole.trace, True, whole.ending)
 
-    monkeypatch.setattr(module, "record", cut)
+    monkeypatch.setattr(module, "record_trace", cut)
     target = tmp_path / "a.csv"
     found = document("meter", "record", "--meter", "toy", "--out", str(target), code=130)
     assert found["interrupted"]
@@ -256,7 +256,11 @@ def test_an_interrupted_recording_is_written_and_exits_with_130(
 
 def test_list_shows_port_and_serial_number_of_what_is_plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Availability(
-        "ppk2", True, "/dev/ttyACM0 (serial AB12)", "measured", found=(Found("/dev/ttyACM0", "AB12", "PPK2"),)
+        "ppk2",
+        True,
+        "/dev/ttyACM0 (serial AB12)",
+        "measured",
+        found=(DetectedInstrument("/dev/ttyACM0", "AB12", "PPK2"),),
     )
     monkeypatch.setattr(meters, "list_meters", lambda context: [found])
     assert document("meter", "list")["meters"][0]["found"] == [

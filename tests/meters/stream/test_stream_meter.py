@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Context, MeterSpec
+from deepen.meters import MeterContext, MeterSpec
 from deepen.meters.ports.discover import UsbId
 from deepen.meters.ports.serial import open_port
 from deepen.meters.stream import meter as stream_meter
-from deepen.meters.stream.meter import StreamMeter, number_option, stream_driver
+from deepen.meters.stream.meter import StreamMeter, make_stream_driver, read_number_option
 from deepen.meters.types import Meter
 from deepen.records import Interval
 from deepen.testing.clock import VirtualClock
@@ -245,18 +245,18 @@ def made(toy_instrument: Callable[..., Any], **options: Any) -> tuple[Any, list[
 
     def make(port: Any, spec: MeterSpec, source: Any) -> Any:
         seen.append((port, spec, source))
-        number_option(spec, "voltage_v", 1.8, 4.2, unit="V", default=3.7)
+        read_number_option(spec, "voltage_v", 1.8, 4.2, unit="V", default=3.7)
         return toy_instrument(port, source=source)
 
-    return stream_driver("toy", "a toy", make, options=("voltage_v",), **options), seen
+    return make_stream_driver("toy", "a toy", make, options=("voltage_v",), **options), seen
 
 
 def test_a_driver_opens_what_is_named_and_labels_it(terminal: tuple[int, str], toy_instrument: Any) -> None:
     driver, seen = made(toy_instrument)
-    with_default = driver.open(MeterSpec("toy", terminal[1]), Context())
+    with_default = driver.open(MeterSpec("toy", terminal[1]), MeterContext())
     assert with_default.source == "simulated"
     with_default.close()
-    told = driver.open(MeterSpec("toy", terminal[1], {"source": "measured", "max_loss": "0.5"}), Context())
+    told = driver.open(MeterSpec("toy", terminal[1], {"source": "measured", "max_loss": "0.5"}), MeterContext())
     assert told.source == "measured"
     told.close()
     assert [source for _, _, source in seen] == ["simulated", "measured"]
@@ -278,14 +278,14 @@ def test_wrong_options_are_refused_and_release_the_port(
 ) -> None:
     driver, _ = made(toy_instrument)
     with pytest.raises(ConfigError, match=message):
-        driver.open(MeterSpec("toy", terminal[1], options), Context())
-    driver.open(MeterSpec("toy", terminal[1]), Context()).close()
+        driver.open(MeterSpec("toy", terminal[1], options), MeterContext())
+    driver.open(MeterSpec("toy", terminal[1]), MeterContext()).close()
 
 
 def test_a_number_without_a_default_is_required() -> None:
     with pytest.raises(ConfigError, match=r"needs voltage_v \(it sets the supply\); write toy:PORT\?voltage_v=4.2"):
-        number_option(MeterSpec("toy"), "voltage_v", 1.8, 4.2, why="it sets the supply")
-    assert number_option(MeterSpec("toy", options={"voltage_v": "3.3"}), "voltage_v", 1.8, 4.2) == 3.3
+        read_number_option(MeterSpec("toy"), "voltage_v", 1.8, 4.2, why="it sets the supply")
+    assert read_number_option(MeterSpec("toy", options={"voltage_v": "3.3"}), "voltage_v", 1.8, 4.2) == 3.3
 
 
 def test_a_conversation_that_fails_leaves_the_instrument_safe(terminal: tuple[int, str]) -> None:
@@ -295,15 +295,15 @@ def test_a_conversation_that_fails_leaves_the_instrument_safe(terminal: tuple[in
         port.write(b"on")
         raise MeterError("toy: something else answers")
 
-    driver = stream_driver("toy", "a toy", make, safe_bytes=b"off")
+    driver = make_stream_driver("toy", "a toy", make, safe_bytes=b"off")
     with pytest.raises(MeterError, match="something else"):
-        driver.open(MeterSpec("toy", terminal[1]), Context())
+        driver.open(MeterSpec("toy", terminal[1]), MeterContext())
     assert os.read(terminal[0], 64) == b"onoff"
 
 
 def test_loop_has_no_guard_and_works(toy_instrument: Any) -> None:
     driver, seen = made(toy_instrument)
-    meter = driver.open(MeterSpec("toy", "loop://"), Context())
+    meter = driver.open(MeterSpec("toy", "loop://"), MeterContext())
     assert seen[0][2] == "simulated"
     meter.close()
 
@@ -316,7 +316,7 @@ def test_the_guard_takes_over_where_closing_fails(terminal: tuple[int, str], toy
         instrument.close = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
         return instrument
 
-    meter = stream_driver("toy", "a toy", make).open(MeterSpec("toy", terminal[1]), Context())
+    meter = make_stream_driver("toy", "a toy", make).open(MeterSpec("toy", terminal[1]), MeterContext())
     with pytest.raises(KeyboardInterrupt):
         meter.close()
     assert os.read(terminal[0], 64) == b"-!"
@@ -324,6 +324,6 @@ def test_the_guard_takes_over_where_closing_fails(terminal: tuple[int, str], toy
 
 def test_the_probe_says_what_usb_says(monkeypatch: pytest.MonkeyPatch, toy_instrument: Any) -> None:
     driver, _ = made(toy_instrument, usb_ids=[UsbId(0x1234, 1)])
-    found = driver.probe(Context())
+    found = driver.probe(MeterContext())
     assert (found.available, found.cause) == (False, "none is plugged in")
     assert stream_meter.COMMON_OPTIONS == ("source", "max_loss")

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, block
+from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, frame_block
 from deepen.meters.ports.locks import InstrumentLock
-from deepen.meters.ports.serial import source_of, udev_cure
-from deepen.meters.stream.meter import COMMON_OPTIONS, DEFAULT_MAX_LOSS, StreamMeter, number_option
+from deepen.meters.ports.serial import describe_udev_fix, get_source_label
+from deepen.meters.stream.meter import COMMON_OPTIONS, DEFAULT_MAX_LOSS, StreamMeter, read_number_option
 from deepen.meters.stream.types import Parser
-from deepen.meters.types import Availability, Context, Driver, Found, Meter, MeterSpec
+from deepen.meters.types import Availability, DetectedInstrument, Driver, Meter, MeterContext, MeterSpec
 from deepen.records import Accuracy, Source
 
-__all__ = ["DRIVER", "Joulescope", "JoulescopePort"]
+__all__ = ["DRIVER", "JoulescopeInstrument", "JoulescopePort"]
 
 RATES_HZ = (
     1_000_000,
@@ -55,7 +55,7 @@ MODELS = ("js110", "js220", "js320")
 _QUEUE = 4096
 
 
-def vendor() -> Any:
+def import_joulescope_driver() -> Any:
     """Import the maker's package.
 
     Raises:
@@ -71,14 +71,14 @@ def vendor() -> Any:
 
 
 @contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
+def _translate_driver_errors(what: str) -> Iterator[None]:
     """Turn the driver's exceptions into ours."""
     try:
         yield
     except TimeoutError as error:
         raise MeterError(f"joulescope: {what} took too long ({error}); plug it in again") from error
     except (RuntimeError, ValueError, OSError) as error:
-        raise MeterError(f"joulescope: {what} failed ({error}); {udev_cure()}") from error
+        raise MeterError(f"joulescope: {what} failed ({error}); {describe_udev_fix()}") from error
 
 
 class JoulescopePort:
@@ -110,7 +110,7 @@ class JoulescopePort:
         self._topics: list[str] = []
         self._kinds: dict[str, int] = {}
         self._hear, self._lose = self._on_data, self._on_remove  # the driver tells callbacks by identity
-        with _translated("opening"):
+        with _translate_driver_errors("opening"):
             driver.open(path, "defaults")
             driver.subscribe("@/!remove", "pub", self._lose)
 
@@ -120,7 +120,7 @@ class JoulescopePort:
         Raises:
             MeterError: If it refuses or does not answer.
         """
-        with _translated(f"setting {topic}"):
+        with _translate_driver_errors(f"setting {topic}"):
             self._driver.publish(f"{self.path}/{topic}", value)
 
     def listen(self, signal: str, kind: int) -> None:
@@ -132,7 +132,7 @@ class JoulescopePort:
         topic = f"{self.path}/{signal}/!data"
         self._kinds[topic] = kind
         self._topics.append(signal)
-        with _translated(f"starting {signal}"):
+        with _translate_driver_errors(f"starting {signal}"):
             self._driver.subscribe(topic, "pub", self._hear)
             self._driver.publish(f"{self.path}/{signal}/ctrl", 1)
 
@@ -143,7 +143,7 @@ class JoulescopePort:
             MeterError: If the instrument does not answer.
         """
         topics, self._topics = self._topics, []
-        with _translated("stopping"):
+        with _translate_driver_errors("stopping"):
             for signal in topics:
                 self._driver.publish(f"{self.path}/{signal}/ctrl", 0)
                 self._driver.unsubscribe(f"{self.path}/{signal}/!data", self._hear)
@@ -191,7 +191,7 @@ class JoulescopePort:
 
     def _on_data(self, topic: str, value: Any) -> None:
         data = np.ascontiguousarray(value["data"]).tobytes()
-        framed = block(self._kinds[topic], int(value["sample_id"]), int(value["decimate_factor"]), data)
+        framed = frame_block(self._kinds[topic], int(value["sample_id"]), int(value["decimate_factor"]), data)
         with self._ready:
             self._blocks.append(framed)
             self._ready.notify()
@@ -203,7 +203,7 @@ class JoulescopePort:
                 self._ready.notify()
 
 
-class Joulescope:
+class JoulescopeInstrument:
     """An instrument the maker's driver has open.
 
     Attributes:
@@ -226,10 +226,10 @@ class Joulescope:
             ConfigError: If an option is wrong.
             MeterError: If the instrument refuses.
         """
-        rate_hz = number_option(spec, "rate_hz", RATES_HZ[-1], RATES_HZ[0], unit="Hz", default=DEFAULT_HZ)
+        rate_hz = read_number_option(spec, "rate_hz", RATES_HZ[-1], RATES_HZ[0], unit="Hz", default=DEFAULT_HZ)
         if rate_hz not in RATES_HZ:
             raise ConfigError(f"meter 'joulescope': rate_hz is one of {', '.join(map(str, sorted(RATES_HZ)))}")
-        self._inputs = _inputs(spec.options.get("inputs", ""))
+        self._inputs = _parse_inputs(spec.options.get("inputs", ""))
         self._port = port
         _, model, self.serial = port.path.split("/")
         self.source: Source = source
@@ -265,24 +265,24 @@ class Joulescope:
             self._port.silence()
 
 
-def _inputs(text: str) -> tuple[int, ...]:
+def _parse_inputs(text: str) -> tuple[int, ...]:
     numbers = [part.strip() for part in text.split(",") if part.strip()]
     if any(n not in ("0", "1", "2", "3", "7") for n in numbers):
         raise ConfigError(f"meter 'joulescope': inputs={text} names inputs 0 to 3 and 7 (the trigger), for example 0,1")
     return tuple(sorted({int(n) for n in numbers}))
 
 
-def _paths(driver: Any) -> list[str]:
-    with _translated("listing"):
+def _list_device_paths(driver: Any) -> list[str]:
+    with _translate_driver_errors("listing"):
         return [str(p) for p in driver.device_paths() if str(p).split("/")[1] in MODELS]
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     try:
-        with _translated("starting the driver"):
-            driver = vendor().Driver()
+        with _translate_driver_errors("starting the driver"):
+            driver = import_joulescope_driver().Driver()
         try:
-            paths = _paths(driver)
+            paths = _list_device_paths(driver)
         finally:
             driver.finalize()
     except MeterError as error:
@@ -290,18 +290,18 @@ def _probe(context: Context) -> Availability:
         return Availability("joulescope", False, "", "measured", cause, cure)
     if not paths:
         return Availability("joulescope", False, "", "measured", "none is plugged in", "plug it in")
-    found = tuple(Found(p, p.rpartition("/")[2], p.split("/")[1].upper()) for p in paths)
+    found = tuple(DetectedInstrument(p, p.rpartition("/")[2], p.split("/")[1].upper()) for p in paths)
     return Availability("joulescope", True, ", ".join(paths), "measured", found=found)
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only(*COMMON_OPTIONS, "rate_hz", "inputs")
-    max_loss = number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
-    with _translated("starting the driver"):
-        driver = vendor().Driver()
+    max_loss = read_number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
+    with _translate_driver_errors("starting the driver"):
+        driver = import_joulescope_driver().Driver()
     lock: InstrumentLock | None = None
     try:
-        paths = _paths(driver)
+        paths = _list_device_paths(driver)
         wanted = spec.port.casefold()
         chosen = [p for p in paths if not wanted or wanted in (p.casefold(), p.rpartition("/")[2].casefold())]
         here = ", ".join(paths) or "none"
@@ -318,7 +318,7 @@ def _open(spec: MeterSpec, context: Context) -> Meter:
             lock.release()
         raise
     try:
-        instrument = Joulescope(port, spec, source_of(port, spec))
+        instrument = JoulescopeInstrument(port, spec, get_source_label(port, spec))
     except BaseException:
         port.close()
         raise

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.stream.types import Samples, StreamCounts
 
-__all__ = ["INPUT", "POWER", "JoulescopeParser", "block"]
+__all__ = ["INPUT", "POWER", "JoulescopeParser", "frame_block"]
 
 POWER, INPUT = 0x40, 0x80
 
@@ -28,7 +28,7 @@ _MAX_BYTES = 1 << 20
 _FURTHEST = 1 << 62
 
 
-def block(kind: int, sample_id: int, decimate: int, data: bytes) -> bytes:
+def frame_block(kind: int, sample_id: int, decimate: int, data: bytes) -> bytes:
     """Frame a block of the driver: magic, kind, decimation, number of the first sample, size, data, CRC-32.
 
     Args:
@@ -41,7 +41,7 @@ def block(kind: int, sample_id: int, decimate: int, data: bytes) -> bytes:
     return head + data + _CRC.pack(zlib.crc32(data, zlib.crc32(head)))
 
 
-class _Track:
+class _InputBits:
     """The bits of one input that have come, from position ``start`` on."""
 
     def __init__(self) -> None:
@@ -81,9 +81,9 @@ class JoulescopeParser:
             rate_hz: Samples in a second; power waits for inputs for at most as many.
             inputs: Inputs that are recorded.
         """
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self._limit = int(rate_hz)
-        self._tracks = {k: _Track() for k in inputs}
+        self._tracks = {k: _InputBits() for k in inputs}
         self._buffer = b""
         self._locked = True
         self._next = -1

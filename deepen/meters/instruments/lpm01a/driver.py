@@ -18,16 +18,16 @@ import re
 from typing import Literal
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.lpm01a.parser import PROMPT, AsciiParser, BinaryParser, Scale
+from deepen.meters.instruments.lpm01a.parser import PROMPT, Lpm01aAsciiParser, Lpm01aBinaryParser, Lpm01aScale
 from deepen.meters.ports.discover import UsbId
-from deepen.meters.stream.dialogue import falls_silent
-from deepen.meters.stream.meter import stream_driver
-from deepen.meters.stream.supply_voltage import choice, option
+from deepen.meters.stream.dialogue import wait_until_silent
+from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.supply_voltage import read_choice_option, read_optional_number
 from deepen.meters.stream.types import Parser, Port
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
-__all__ = ["DRIVER", "Lpm01a"]
+__all__ = ["DRIVER", "Lpm01aInstrument"]
 
 RATES_HZ = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 """Sample rates the firmware takes (help text of ``freq``)."""
@@ -51,7 +51,7 @@ ACCURACY = Accuracy(gain=0.02 / math.sqrt(3), reference="ST UM2243 Rev 2, sectio
 """The maker states a limit of 2 % in both modes."""
 
 
-class Lpm01a:
+class Lpm01aInstrument:
     """The conversation with one board.
 
     Attributes:
@@ -81,16 +81,18 @@ class Lpm01a:
         """
         self._port = port
         self._buffer = b""
-        voltage_v = option(spec, "voltage_v", LOW_V, HIGH_V, "V")
+        voltage_v = read_optional_number(spec, "voltage_v", LOW_V, HIGH_V, "V")
         self._output: Literal["energy", "current"] = (
-            "current" if choice(spec, "output", ("energy", "current")) == "current" else "energy"
+            "current" if read_choice_option(spec, "output", ("energy", "current")) == "current" else "energy"
         )
-        self.rate_hz = _rate(spec, self._output, choice(spec, "format", ("ascii_dec", "bin_hexa")))
-        self._format = choice(spec, "format", ("ascii_dec", "bin_hexa")) or (
+        self.rate_hz = _parse_sample_rate(
+            spec, self._output, read_choice_option(spec, "format", ("ascii_dec", "bin_hexa"))
+        )
+        self._format = read_choice_option(spec, "format", ("ascii_dec", "bin_hexa")) or (
             "ascii_dec" if self.rate_hz <= 5000 else "bin_hexa"
         )
-        mode = choice(spec, "mode", ("dyn", "stat")) or "dyn"
-        calibrate = choice(spec, "calibrate", ("yes", "no")) == "yes"
+        mode = read_choice_option(spec, "mode", ("dyn", "stat")) or "dyn"
+        calibrate = read_choice_option(spec, "calibrate", ("yes", "no")) == "yes"
         self.source: Source = source
         self.accuracy = ACCURACY
         self.sampling: Literal["mean", "point"] = "mean" if self._output == "energy" else "point"
@@ -106,7 +108,7 @@ class Lpm01a:
             "eventsrc d7 fal",
             f"output {self._output}",
             f"format {self._format}",
-            f"freq {_written(self.rate_hz)}",
+            f"freq {_format_rate(self.rate_hz)}",
             "pwr on nostatus",
         ):
             self._ask(command)
@@ -116,7 +118,7 @@ class Lpm01a:
             f"firmware {self._firmware}, {self.voltage_v:.3f} V, {self._output} {self._format}, mode {mode}, "
             f"{self._temperature_c:.1f} C"
         )
-        self._parser: AsciiParser | BinaryParser | None = None
+        self._parser: Lpm01aAsciiParser | Lpm01aBinaryParser | None = None
 
     # ---- streaming ---------------------------------------------------------------------------------------------------
 
@@ -129,9 +131,9 @@ class Lpm01a:
         self._buffer = b""
         self._port.flush_input()
         self._ask("start")
-        scale = Scale(self.rate_hz, self._output, self.voltage_v, self._limit_a)
+        scale = Lpm01aScale(self.rate_hz, self._output, self.voltage_v, self._limit_a)
         rest, self._buffer = self._buffer, b""
-        self._parser = (AsciiParser if self._format == "ascii_dec" else BinaryParser)(scale, rest)
+        self._parser = (Lpm01aAsciiParser if self._format == "ascii_dec" else Lpm01aBinaryParser)(scale, rest)
         if self._output == "current":
             self._parser.tally.note(
                 f"voltage: read once, not measured with the current; power is current times {self.voltage_v:.3f} V"
@@ -150,7 +152,7 @@ class Lpm01a:
         self._port.write(b"stop\r\n")
         self._buffer = b""
         self._await(rb"completed|\xf0\xf4\xff\xff|ack stop", 3.0, "stop")
-        falls_silent(self._port)
+        wait_until_silent(self._port)
         warmed = abs(self._temperature() - self._temperature_c)
         if self._parser is not None and warmed > _RECALIBRATE_C:
             self._parser.tally.note(
@@ -167,7 +169,7 @@ class Lpm01a:
     def _take_control(self) -> str:
         """Stop whatever runs, and take control; returns the board's unique id."""
         self._port.write(b"\r\nstop\r\n")  # from a host that died; the empty line ends a torn command
-        quiet = falls_silent(self._port)
+        quiet = wait_until_silent(self._port)
         try:
             if not quiet:
                 raise MeterError("it does not stop sending")
@@ -277,13 +279,13 @@ class Lpm01a:
         return found
 
 
-def _rate(spec: MeterSpec, output: str, format_name: str | None) -> float:
+def _parse_sample_rate(spec: MeterSpec, output: str, format_name: str | None) -> float:
     """The sample rate, checked against what the board can do.
 
     Raises:
         ConfigError: If it cannot.
     """
-    rate_hz = option(spec, "rate_hz", RATES_HZ[0], RATES_HZ[-1], "Hz")
+    rate_hz = read_optional_number(spec, "rate_hz", RATES_HZ[0], RATES_HZ[-1], "Hz")
     if rate_hz is None:
         return 1000.0
     if rate_hz not in RATES_HZ:
@@ -295,15 +297,15 @@ def _rate(spec: MeterSpec, output: str, format_name: str | None) -> float:
     return rate_hz
 
 
-def _written(rate_hz: float) -> str:
+def _format_rate(rate_hz: float) -> str:
     """A rate as the firmware takes it: ``500``, ``5k``."""
     return f"{rate_hz / 1000:g}k" if rate_hz >= 1000 else f"{rate_hz:g}"
 
 
-DRIVER = stream_driver(
+DRIVER = make_stream_driver(
     "lpm01a",
     "ST X-NUCLEO-LPM01A (PowerShield), 1.8 to 3.3 V, up to 100 kHz",
-    Lpm01a,
+    Lpm01aInstrument,
     baud=3_686_400,
     usb_ids=_USB,
     options=("voltage_v", "rate_hz", "output", "format", "mode", "calibrate"),

@@ -21,10 +21,10 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.instruments.lpm01a.timestamps import Scale, StampCheck, Stream
+from deepen.meters.instruments.lpm01a.timestamps import Lpm01aParser, Lpm01aScale, TimestampCheck
 from deepen.meters.stream.types import Samples
 
-__all__ = ["PROMPT", "AsciiParser", "BinaryParser", "Scale", "StampCheck"]
+__all__ = ["PROMPT", "Lpm01aAsciiParser", "Lpm01aBinaryParser", "Lpm01aScale", "TimestampCheck"]
 
 PROMPT = "PowerShield > "
 
@@ -36,7 +36,7 @@ _META_FIXED = {0xF3: 5, 0xF4: 0, 0xF5: 0, 0xF6: 0, 0xF7: 2}  # bytes between the
 _TEXT_LONGEST = 512
 
 
-class AsciiParser(Stream):
+class Lpm01aAsciiParser(Lpm01aParser):
     """Parser of ``format ascii_dec``.
 
     Attributes:
@@ -44,7 +44,7 @@ class AsciiParser(Stream):
         finished: Whether the instrument said that the acquisition is over.
     """
 
-    def __init__(self, scale: Scale, rest: bytes = b"") -> None:
+    def __init__(self, scale: Lpm01aScale, rest: bytes = b"") -> None:
         """Start a stream.
 
         Args:
@@ -95,10 +95,10 @@ class AsciiParser(Stream):
                 self.tally.skipped_bytes += int(ends[i] - starts[i]) + 1
                 self._damaged(int(ends[i] - starts[i]), 0)
                 continue
-            self._other(data[starts[i] : ends[i]].decode("ascii", "replace"))
+            self._parse_other_line(data[starts[i] : ends[i]].decode("ascii", "replace"))
         self._emit(values[done:], self._level)
 
-    def _other(self, raw: str) -> None:
+    def _parse_other_line(self, raw: str) -> None:
         line = raw.strip("\r\x00 ").removeprefix(PROMPT.strip()).strip()
         if re.fullmatch(r"\d{4}[+-]\d{2}", line):  # behind a prompt or a NUL
             self._emit(np.array([float(f"{line[:4]}e{line[4:]}")]), self._level)
@@ -120,7 +120,7 @@ class AsciiParser(Stream):
         self._damaged(len(line), max(1, round((len(line) + 2) / _LINE)) if looks else 0)
 
 
-class BinaryParser(Stream):
+class Lpm01aBinaryParser(Lpm01aParser):
     """Parser of ``format bin_hexa``; samples come out when a stamp has confirmed them, so up to a second late.
 
     Attributes:
@@ -128,7 +128,7 @@ class BinaryParser(Stream):
         finished: Whether the instrument said that the acquisition is over.
     """
 
-    def __init__(self, scale: Scale, rest: bytes = b"") -> None:
+    def __init__(self, scale: Lpm01aScale, rest: bytes = b"") -> None:
         """Start a stream.
 
         Args:
@@ -157,7 +157,7 @@ class BinaryParser(Stream):
         done, at = 0, self._searched
         while (head := _META_HEAD.search(buffer, at)) is not None:
             at = head.start()
-            end = _meta_end(buffer, at)
+            end = _find_metadata_end(buffer, at)
             if end is None:
                 break
             if end == at:  # two bytes that only look like it
@@ -233,7 +233,7 @@ class BinaryParser(Stream):
         self.doubts.append((before, max(self._next, before + held // 2 + 1)))
 
 
-def _meta_end(buffer: bytes, at: int) -> int | None:
+def _find_metadata_end(buffer: bytes, at: int) -> int | None:
     """Where other data that may begin at a place ends; the place itself for none; ``None`` if too little is there."""
     fixed = _META_FIXED.get(buffer[at + 1])
     if fixed is not None:

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.stream.outliers import Outliers
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.stream.outliers import OutlierCounter
+from deepen.meters.stream.types import Samples, StreamCounts
 
-__all__ = ["Scale", "StampCheck", "Stream"]
+__all__ = ["Lpm01aParser", "Lpm01aScale", "TimestampCheck"]
 
 _EVENT = re.compile(r"event (\d+) (ris|fal)", re.IGNORECASE)
 _STEP = 2e-3  # largest relative step of a number with four digits, or with twelve bits that are not normalised
@@ -21,7 +21,7 @@ _BUFFER_FULL = 90  # per cent
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class Lpm01aScale:
     """What a number in the stream stands for.
 
     Attributes:
@@ -41,7 +41,7 @@ class Scale:
         return values * (self.rate_hz if self.output == "energy" else self.voltage_v)
 
 
-class StampCheck:
+class TimestampCheck:
     """Holds the number of samples against the instrument's time stamps.
 
     A stamp that asks for more than a second's worth of samples, or goes back, is believed once the next one agrees with
@@ -52,7 +52,7 @@ class StampCheck:
         exact: Whether the last stamp agreed with the number of samples without using the tolerance.
     """
 
-    def __init__(self, rate_hz: float, wrap_ms: int, tally: Tally) -> None:
+    def __init__(self, rate_hz: float, wrap_ms: int, tally: StreamCounts) -> None:
         """Start without a stamp.
 
         Args:
@@ -70,7 +70,7 @@ class StampCheck:
         self._doubt: tuple[int, int] | None = None
 
     @property
-    def doubtful(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether a stamp waits for the next one to agree with it."""
         return self._doubt is not None
 
@@ -112,7 +112,7 @@ class StampCheck:
         return missing
 
 
-class Stream:
+class Lpm01aParser:
     """What both formats share: numbering, marks, range and faults.
 
     Attributes:
@@ -122,7 +122,7 @@ class Stream:
             them takes them out.
     """
 
-    def __init__(self, scale: Scale, wrap_ms: int, least_bytes: int) -> None:
+    def __init__(self, scale: Lpm01aScale, wrap_ms: int, least_bytes: int) -> None:
         """Begin a stream.
 
         Args:
@@ -130,12 +130,12 @@ class Stream:
             wrap_ms: Stamps start again at zero here.
             least_bytes: Bytes of a sample.
         """
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self._least_bytes = least_bytes
         self.finished = False
         self.doubts: list[tuple[int, int]] = []
         self._scale = scale
-        self._check = StampCheck(scale.rate_hz, wrap_ms, self.tally)
+        self._check = TimestampCheck(scale.rate_hz, wrap_ms, self.tally)
         self._next = 0
         self._surplus = 0
         self._sure = 0  # position at the last stamp that agreed
@@ -144,7 +144,7 @@ class Stream:
         self._events = -1
         self._fault = False
         self._out: list[Samples] = []
-        self._outliers = Outliers()
+        self._outliers = OutlierCounter()
 
     def _emit(self, values: NDArray[np.float64], level: int) -> None:
         """Number values, taken while the mark was at a level, and keep them for the answer."""
@@ -164,7 +164,7 @@ class Stream:
                 power_w=power,
                 current_a=values if self._scale.output == "current" else None,
                 logic=np.full(values.size, level, np.uint8),
-                suspect=over | (self._fault or self._check.doubtful),
+                suspect=over | (self._fault or self._check.is_pending),
             )
         )
         self._next += values.size

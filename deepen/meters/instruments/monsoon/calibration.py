@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.stream.types import Tally
+from deepen.meters.stream.types import StreamCounts
 
-__all__ = ["CUT_OFF_NOTE", "NO_VOLTAGE_NOTE", "Judge", "Records"]
+__all__ = ["CUT_OFF_NOTE", "NO_VOLTAGE_NOTE", "RawRecordBuffer", "SuspectSampleDetector"]
 
 CUT_OFF_NOTE = "the over-current or thermal protection has cut the output off; switch it on again"
 NO_VOLTAGE_NOTE = "the output was not at its voltage; set it with ?voltage_v=, or look for a short"
@@ -19,7 +19,7 @@ _SAME = 0.02
 """Share by which a calibration may differ from the one before without a note."""
 
 
-class Records:
+class RawRecordBuffer:
     """Raw records that wait to be converted.
 
     Attributes:
@@ -71,10 +71,10 @@ class Records:
         return index, b"".join(data for _, data in parts), doubtful
 
 
-class Judge:
+class SuspectSampleDetector:
     """Decides which samples are not to be trusted, and counts why."""
 
-    def __init__(self, tally: Tally, setting_v: float) -> None:
+    def __init__(self, tally: StreamCounts, setting_v: float) -> None:
         """Watch over a stream.
 
         Args:
@@ -118,16 +118,16 @@ class Judge:
             found = away if found is None else found | away
         return found
 
-    def recalibrated(self, before: tuple[float, float], after: tuple[float, float]) -> None:
+    def note_calibration_change(self, before: tuple[float, float], after: tuple[float, float]) -> None:
         """Note a calibration that differs much from the one before it (slopes of both ranges)."""
         if max(abs(a / b - 1) for a, b in zip(after, before, strict=True)) > _SAME:
             self._tally.note(f"the calibration changed by more than {_SAME:.0%} from one to the next")
 
-    def refused_calibration(self) -> None:
+    def note_refused_calibration(self) -> None:
         """Count a calibration that makes no sense."""
         self._tally.corrupt += 1
         self._tally.note("a calibration made no sense and was left out")
 
-    def missing_calibration(self, seconds: float) -> None:
+    def note_missing_calibration(self, seconds: float) -> None:
         """Note that calibration has been missing for so long."""
         self._tally.note(f"calibration was missing for {seconds:g} s; switch the instrument off and on")

@@ -17,24 +17,24 @@ import contextlib
 from typing import Any
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.monsoon.hvpm_parser import Channel, HvpmParser, Model
+from deepen.meters.instruments.monsoon.hvpm_parser import HvpmChannelCalibration, HvpmModel, HvpmParser
 from deepen.meters.ports.locks import InstrumentLock
-from deepen.meters.ports.serial import SerialPort, open_port, source_of
-from deepen.meters.ports.usb import ANSWER, Unframer, UsbPort, usb_instruments
+from deepen.meters.ports.serial import SerialPort, get_source_label, open_port
+from deepen.meters.ports.usb import ANSWER, UsbFrameDecoder, UsbPort, find_usb_instruments
 from deepen.meters.ports.usb_guard import SETUP
-from deepen.meters.stream.meter import COMMON_OPTIONS, DEFAULT_MAX_LOSS, StreamMeter, number_option
-from deepen.meters.stream.supply_voltage import PASSTHROUGH, choice, option, ramp
+from deepen.meters.stream.meter import COMMON_OPTIONS, DEFAULT_MAX_LOSS, StreamMeter, read_number_option
+from deepen.meters.stream.supply_voltage import PASSTHROUGH, plan_voltage_ramp, read_choice_option, read_optional_number
 from deepen.meters.stream.types import Parser, Port
-from deepen.meters.types import Availability, Context, Driver, Found, Meter, MeterSpec
+from deepen.meters.types import Availability, DetectedInstrument, Driver, Meter, MeterContext, MeterSpec
 from deepen.records import Accuracy, Source
 
-__all__ = ["DRIVER", "HVPM", "LVPM", "Hvpm"]
+__all__ = ["DRIVER", "HVPM", "LVPM", "HvpmInstrument"]
 
 IDS = ((0x2AB9, 0x0001),)
 BOOTLOADER_IDS = ((0x2AB9, 0xFFFF),)
 
-HVPM = Model("HVPM", signed=False, fine_below=64_000, voltage_scale=4.0)
-LVPM = Model("LVPM", signed=True, fine_below=30_000, voltage_scale=2.0)
+HVPM = HvpmModel("HVPM", signed=False, fine_below=64_000, voltage_scale=4.0)
+LVPM = HvpmModel("LVPM", signed=True, fine_below=30_000, voltage_scale=2.0)
 
 LIMITS_V = {"HVPM": (0.8, 13.5), "LVPM": (2.01, 4.55)}
 """What each model may be set to at once (ACTS ``monsoon_lib/api``, ``MIN_VOLTAGE`` and ``MAX_VOLTAGE``)."""
@@ -65,7 +65,7 @@ _LVPM_FINE_A, _LVPM_COARSE_A, _LVPM_OHM = 35946e-6, 3.1034, 0.05
 """Reference currents of the re-flashed LVPM for resistors of 0.05 ohm (PyMonsoon ``LVPM.py``)."""
 
 
-def set_request(opcode: int, value: int) -> bytes:
+def make_set_request(opcode: int, value: int) -> bytes:
     """Control request that sets a value: its bytes 0-1 are wValue, byte 2 is in wIndex beside the opcode."""
     data = value.to_bytes(4, "little")
     index = opcode | data[2] << 8
@@ -75,7 +75,7 @@ def set_request(opcode: int, value: int) -> bytes:
 STOP = SETUP.pack(_SET, _STOP, 0, 0, 0)
 
 
-class Hvpm:
+class HvpmInstrument:
     """A Monsoon power monitor behind a USB port.
 
     Attributes:
@@ -106,8 +106,8 @@ class Hvpm:
             ConfigError: If an option is outside what the instrument allows, or the output is off and no voltage given.
             MeterError: If something else answers, or nothing, or its calibration makes setting a voltage unsafe.
         """
-        usb = choice(spec, "usb", PASSTHROUGH)
-        off = set_request(_VOLTAGE, 0) if choice(spec, "leave", ("on", "off")) == "off" else b""
+        usb = read_choice_option(spec, "usb", PASSTHROUGH)
+        off = make_set_request(_VOLTAGE, 0) if read_choice_option(spec, "leave", ("on", "off")) == "off" else b""
         self._port = port
         self.safe_bytes = STOP + off
         self.source: Source = source
@@ -119,11 +119,11 @@ class Hvpm:
             raise MeterError(f"{port.name} is no Monsoon HVPM or LVPM (model {number}); check the port")
         self.model = models[number]
         self.serial = str(self._get(_SERIAL) & 0xFFFF)
-        wanted_v = option(spec, "voltage_v", *LIMITS_V[self.model.name], "V")
+        wanted_v = read_optional_number(spec, "voltage_v", *LIMITS_V[self.model.name], "V")
         limits = {
             opcode: limit_a
             for key, opcode in (("power_up_limit_a", _POWER_UP_LIMIT), ("current_limit_a", _RUN_LIMIT))
-            if (limit_a := option(spec, key, 0.0, LIMITS_A[self.model.name], "A")) is not None
+            if (limit_a := read_optional_number(spec, key, 0.0, LIMITS_A[self.model.name], "A")) is not None
         }
         self.setting_v = self._get(_VOLTAGE) / COUNTS_PER_VOLT
         if wanted_v is None and not self.setting_v:
@@ -138,7 +138,7 @@ class Hvpm:
             for opcode, limit_a in limits.items():
                 self._set(opcode, self._limit(limit_a), what=f"a current limit of {limit_a:g} A", width=16)
             if usb is not None:
-                self.safe_bytes += set_request(_PASSTHROUGH, self._get(_PASSTHROUGH) & 0xFF)
+                self.safe_bytes += make_set_request(_PASSTHROUGH, self._get(_PASSTHROUGH) & 0xFF)
                 self._set(_PASSTHROUGH, PASSTHROUGH.index(usb), what=f"USB passthrough {usb}", width=8)
             if wanted_v is not None:
                 self._set_voltage(wanted_v)
@@ -195,7 +195,7 @@ class Hvpm:
             MeterError: If no answer comes, or the instrument refuses.
         """
         self._port.write(SETUP.pack(_GET, _VALUE, 0, opcode, 4))
-        frames = Unframer()
+        frames = UsbFrameDecoder()
         for _ in range(20):
             for kind, payload in frames.feed(self._port.read(0.1)):
                 if kind == ANSWER:
@@ -214,12 +214,12 @@ class Hvpm:
         Raises:
             MeterError: If the instrument did not take it.
         """
-        self._port.write(set_request(opcode, value))
+        self._port.write(make_set_request(opcode, value))
         mask = (1 << width) - 1
         if what and (told := self._get(opcode) & mask) != value & mask:
             raise MeterError(f"{self._port.name}: the {self.model.name} did not take {what}, but {told}; restart it")
 
-    def _read_channel(self) -> Channel:
+    def _read_channel(self) -> HvpmChannelCalibration:
         """Factory calibration of the main channel.
 
         Raises:
@@ -227,17 +227,17 @@ class Hvpm:
         """
         if self.model is LVPM:
             fine_ohm, coarse_ohm = (
-                _LVPM_OHM + 1e-4 * _signed(self._get(opcode), 8) for opcode in (_FINE_RESISTOR, _COARSE_RESISTOR)
+                _LVPM_OHM + 1e-4 * _sign_extend(self._get(opcode), 8) for opcode in (_FINE_RESISTOR, _COARSE_RESISTOR)
             )
-            return Channel(_LVPM_FINE_A * _LVPM_OHM / fine_ohm, _LVPM_COARSE_A * _LVPM_OHM / coarse_ohm)
+            return HvpmChannelCalibration(_LVPM_FINE_A * _LVPM_OHM / fine_ohm, _LVPM_COARSE_A * _LVPM_OHM / coarse_ohm)
         fine, coarse = self._get(_FINE_SCALE) & 0xFFFF, self._get(_COARSE_SCALE) & 0xFFFF
         if not (fine and coarse) or 0xFFFF in (fine, coarse):
             raise MeterError(
                 f"{self._port.name}: the HVPM has no factory calibration (scales {fine} and {coarse}); have it "
                 "calibrated by Monsoon"
             )
-        offsets = (_signed(self._get(opcode), 16) for opcode in (_FINE_ZERO, _COARSE_ZERO))
-        return Channel(fine * 1e-6, coarse * 1e-3, *offsets)
+        offsets = (_sign_extend(self._get(opcode), 16) for opcode in (_FINE_ZERO, _COARSE_ZERO))
+        return HvpmChannelCalibration(fine * 1e-6, coarse * 1e-3, *offsets)
 
     def _limit(self, limit_a: float) -> int:
         if self.model is LVPM:
@@ -261,7 +261,7 @@ class Hvpm:
                         "voltage could be wildly wrong and was not set; update the HVPM to firmware 32 and calibrate "
                         "its voltage"
                     )
-        for volts in ramp(self.setting_v, target_v, floor_v=RAMP_FROM_V):
+        for volts in plan_voltage_ramp(self.setting_v, target_v, floor_v=RAMP_FROM_V):
             self._set(_VOLTAGE, round(volts * COUNTS_PER_VOLT))
             self._port.read(RAMP_S)
         told_v = self._get(_VOLTAGE) / COUNTS_PER_VOLT
@@ -272,21 +272,21 @@ class Hvpm:
         self.setting_v = told_v
 
 
-def _signed(value: int, bits: int) -> int:
+def _sign_extend(value: int, bits: int) -> int:
     value &= (1 << bits) - 1
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
-def _found(device: Any) -> Found:
-    return Found(
+def _describe_usb_device(device: Any) -> DetectedInstrument:
+    return DetectedInstrument(
         f"usb:{device.bus}.{device.address}", str(device.serial_number or ""), str(device.product or "Monsoon")
     )
 
 
-def _probe(context: Context) -> Availability:
+def _probe(context: MeterContext) -> Availability:
     try:
-        found = tuple(_found(device) for device in usb_instruments(IDS))
-        asleep = usb_instruments(BOOTLOADER_IDS)
+        found = tuple(_describe_usb_device(device) for device in find_usb_instruments(IDS))
+        asleep = find_usb_instruments(BOOTLOADER_IDS)
     except MeterError as error:
         cause, _, cure = str(error).partition("; ")
         return Availability("hvpm", False, "", "measured", cause, cure)
@@ -306,7 +306,7 @@ def _open_usb(wanted: str) -> UsbPort:
     Raises:
         MeterError: If there is none, or several to choose from.
     """
-    devices = {_found(device): device for device in usb_instruments(IDS)}
+    devices = {_describe_usb_device(device): device for device in find_usb_instruments(IDS)}
     chosen = [f for f in devices if not wanted or wanted.casefold() in (f.serial.casefold(), f.port)]
     here = ", ".join(f"{f.port} (serial {f.serial})" for f in devices) or "none"
     if not chosen:
@@ -323,12 +323,12 @@ def _open_usb(wanted: str) -> UsbPort:
         raise
 
 
-def _open(spec: MeterSpec, context: Context) -> Meter:
+def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only(*COMMON_OPTIONS, "voltage_v", "current_limit_a", "power_up_limit_a", "usb", "leave")
-    max_loss = number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
+    max_loss = read_number_option(spec, "max_loss", 0.0, 1.0, default=DEFAULT_MAX_LOSS)
     port: UsbPort | SerialPort = open_port(spec.port) if "/" in spec.port else _open_usb(spec.port)
     try:
-        instrument = Hvpm(port, spec, source_of(port, spec))
+        instrument = HvpmInstrument(port, spec, get_source_label(port, spec))
         guard = port.guard(instrument.safe_bytes) if isinstance(port, UsbPort) else None
     except BaseException:
         with contextlib.suppress(MeterError):

@@ -16,11 +16,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.instruments.monsoon.calibration import CUT_OFF_NOTE, NO_VOLTAGE_NOTE, Judge, Records
-from deepen.meters.ports.usb import BULK, Unframer
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.instruments.monsoon.calibration import (
+    CUT_OFF_NOTE,
+    NO_VOLTAGE_NOTE,
+    RawRecordBuffer,
+    SuspectSampleDetector,
+)
+from deepen.meters.ports.usb import BULK, UsbFrameDecoder
+from deepen.meters.stream.types import Samples, StreamCounts
 
-__all__ = ["HELD", "Channel", "HvpmParser", "Model"]
+__all__ = ["HELD", "HvpmChannelCalibration", "HvpmModel", "HvpmParser"]
 
 VOLTS_PER_COUNT = 62.5e-6
 CALIBRATIONS = 5
@@ -35,7 +40,7 @@ _MISSING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class HvpmModel:
     """What differs between the two models (PyMonsoon ``HVPM.py``, ``LVPM.py``).
 
     Attributes:
@@ -52,7 +57,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
+class HvpmChannelCalibration:
     """Factory calibration of one channel.
 
     Attributes:
@@ -69,13 +74,13 @@ class Channel:
 
 
 @dataclass(slots=True)
-class _Readings:
+class _CalibrationReadings:
     """The last calibration readings: (coarse, fine) raw."""
 
     zero: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=CALIBRATIONS))
     reference: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=CALIBRATIONS))
 
-    def lines(self, channel: Channel) -> tuple[float, float, float, float] | None:
+    def lines(self, channel: HvpmChannelCalibration) -> tuple[float, float, float, float] | None:
         """Zero (counts) and slope (A per count), coarse then fine; ``None`` while unknown or senseless."""
         if not self.zero or not self.reference:
             return None
@@ -92,7 +97,9 @@ class HvpmParser:
     Every measurement takes one sample period, whatever it measured.
     """
 
-    def __init__(self, model: Model, channel: Channel, setting_v: float = 0.0, rate_hz: float = 5000.0) -> None:
+    def __init__(
+        self, model: HvpmModel, channel: HvpmChannelCalibration, setting_v: float = 0.0, rate_hz: float = 5000.0
+    ) -> None:
         """Begin a stream.
 
         Args:
@@ -102,20 +109,20 @@ class HvpmParser:
                 no such check.
             rate_hz: Measurements in a second, to say how long calibration has been missing.
         """
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self._model = model
         self._channel = channel
         self._rate_hz = rate_hz
-        self._frames = Unframer()
-        self._readings = _Readings()
+        self._frames = UsbFrameDecoder()
+        self._readings = _CalibrationReadings()
         self._lines: tuple[float, float, float, float] | None = None
         self._next = 0
         self._sequence = -1
         self._dropped = 0
         self._last = b""
         self._begun = False
-        self._records = Records(SIZE)
-        self._judge = Judge(self.tally, setting_v)
+        self._records = RawRecordBuffer(SIZE)
+        self._judge = SuspectSampleDetector(self.tally, setting_v)
         self._done: list[Samples] = []
 
     def feed(self, data: bytes) -> Samples:
@@ -184,7 +191,7 @@ class HvpmParser:
             self.tally.uncalibrated += count
             self._records.trim(HELD)
             if self._records.count > self._rate_hz * _MISSING_S:
-                self._judge.missing_calibration(_MISSING_S)
+                self._judge.note_missing_calibration(_MISSING_S)
 
     def _calibrate(self, kind: int, data: bytes) -> None:
         words = np.frombuffer(data, dtype=">i2" if self._model.signed else ">u2", count=2).tolist()
@@ -195,9 +202,9 @@ class HvpmParser:
         if before is not None:
             if after is None:
                 readings.pop()
-                self._judge.refused_calibration()
+                self._judge.note_refused_calibration()
                 return
-            self._judge.recalibrated((before[1], before[3]), (after[1], after[3]))
+            self._judge.note_calibration_change((before[1], before[3]), (after[1], after[3]))
         elif after is not None:
             self.tally.uncalibrated -= self._records.count
         self._lines = after

@@ -14,15 +14,21 @@ from __future__ import annotations
 import contextlib
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.monsoon.lvpm_parser import LvpmParser, Status, frame, parse_status, unframe
+from deepen.meters.instruments.monsoon.lvpm_parser import (
+    LvpmParser,
+    LvpmStatus,
+    frame_packet,
+    parse_status,
+    unframe_packet,
+)
 from deepen.meters.ports.discover import UsbId
-from deepen.meters.stream.meter import stream_driver
-from deepen.meters.stream.supply_voltage import PASSTHROUGH, choice, option, ramp
+from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.supply_voltage import PASSTHROUGH, plan_voltage_ramp, read_choice_option, read_optional_number
 from deepen.meters.stream.types import Instrument, Parser, Port
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
-__all__ = ["DRIVER", "Lvpm"]
+__all__ = ["DRIVER", "LvpmInstrument"]
 
 MIN_V, MAX_V = 2.01, 4.55
 """What the byte of the voltage command can say: 2 V and 1 to 255 hundredths (0 is off)."""
@@ -31,15 +37,15 @@ MAX_A = 8.0
 RAMP_FROM_V = 3.0
 RAMP_S = 0.1
 
-STOP = frame(b"\x03\x00")
-START = frame(b"\x01\x1b\x01") + frame(b"\x02\xff\xff\xff\xff\x03\xe8")
+STOP = frame_packet(b"\x03\x00")
+START = frame_packet(b"\x01\x1b\x01") + frame_packet(b"\x02\xff\xff\xff\xff\x03\xe8")
 """A setting nobody has explained, which every public reader sends first; then: sample until told to stop."""
 
-_ASK = frame(b"\x01\x00\x00")
+_ASK = frame_packet(b"\x01\x00\x00")
 _LONGEST_TALK = 1 << 20
 
 
-class Lvpm:
+class LvpmInstrument:
     """A Monsoon LVPM on an open port.
 
     Attributes:
@@ -68,14 +74,14 @@ class Lvpm:
             ConfigError: If an option is outside what the instrument allows, or the output is off and no voltage given.
             MeterError: If something else answers, or nothing.
         """
-        wanted_v = option(spec, "voltage_v", MIN_V, MAX_V, "V")
+        wanted_v = read_optional_number(spec, "voltage_v", MIN_V, MAX_V, "V")
         limits = {
             register: limit_a
             for key, register in (("power_up_limit_a", 0x08), ("current_limit_a", 0x0A))
-            if (limit_a := option(spec, key, 0.0, MAX_A, "A")) is not None
+            if (limit_a := read_optional_number(spec, key, 0.0, MAX_A, "A")) is not None
         }
-        usb = choice(spec, "usb", PASSTHROUGH)
-        off = frame(b"\x01\x01\x00") if choice(spec, "leave", ("on", "off")) == "off" else b""
+        usb = read_choice_option(spec, "usb", PASSTHROUGH)
+        off = frame_packet(b"\x01\x01\x00") if read_choice_option(spec, "leave", ("on", "off")) == "off" else b""
         self._port = port
         self.safe_bytes = STOP + off
         self.source: Source = source
@@ -95,7 +101,7 @@ class Lvpm:
             for register, limit_a in limits.items():
                 self._limit(register, limit_a)
             if usb is not None:
-                self.safe_bytes += frame(bytes([0x01, 0x10, self.status.passthrough]))
+                self.safe_bytes += frame_packet(bytes([0x01, 0x10, self.status.passthrough]))
                 self._write(0x10, PASSTHROUGH.index(usb))
             if wanted_v is not None:
                 self._set_voltage(wanted_v)
@@ -132,7 +138,7 @@ class Lvpm:
             self._port.write(self.safe_bytes)
 
     def _write(self, register: int, value: int) -> None:
-        self._port.write(frame(bytes([0x01, register, value])))
+        self._port.write(frame_packet(bytes([0x01, register, value])))
 
     def _wait(self, seconds: float) -> None:
         """Let time pass on the port's own clock, throwing away what comes."""
@@ -157,7 +163,7 @@ class Lvpm:
                 break
         raise MeterError(f"{self._port.name} keeps sending when told to stop: it is no Monsoon LVPM; check the port")
 
-    def _ask(self) -> Status:
+    def _ask(self) -> LvpmStatus:
         """Ask for the status.
 
         Raises:
@@ -168,7 +174,7 @@ class Lvpm:
             self._port.write(_ASK)
             for _ in range(10):
                 received += self._port.read(0.1)
-                found = _status_in(received)
+                found = _find_status(received)
                 if found is not None:
                     return found
             if len(received) > _LONGEST_TALK:
@@ -189,7 +195,7 @@ class Lvpm:
         now_v = self.status.setting_v
         if round(now_v, 2) == round(target_v, 2):
             return
-        for volts in ramp(now_v, target_v, floor_v=RAMP_FROM_V):
+        for volts in plan_voltage_ramp(now_v, target_v, floor_v=RAMP_FROM_V):
             self._write(0x01, round((volts - 2.0) * 100))
             self._wait(RAMP_S)
 
@@ -210,14 +216,14 @@ class Lvpm:
             raise MeterError(f"{self._port.name}: the LVPM did not take {', '.join(refused)}; switch it off and on")
 
 
-def _make(port: Port, spec: MeterSpec, source: Source) -> Instrument:
-    return Lvpm(port, spec, source)
+def _make_instrument(port: Port, spec: MeterSpec, source: Source) -> Instrument:
+    return LvpmInstrument(port, spec, source)
 
 
-DRIVER = stream_driver(
+DRIVER = make_stream_driver(
     "lvpm",
     "Monsoon LVPM (FTA22D) with its first firmware, serial",
-    _make,
+    _make_instrument,
     usb_ids=(UsbId(0x2AB9, 0x0001), UsbId(0x04D8, 0xFE23)),
     options=("voltage_v", "current_limit_a", "power_up_limit_a", "usb", "leave"),
     safe_bytes=STOP,
@@ -225,11 +231,11 @@ DRIVER = stream_driver(
 """USB ids: the maker's driver for the serial port, ``docs/Drivers/LVPM/PC/mchpcdc.inf`` in PyMonsoon."""
 
 
-def _status_in(received: bytes) -> Status | None:
+def _find_status(received: bytes) -> LvpmStatus | None:
     """The first status packet in what came."""
     at = received.find(b"\x3b\x10")  # length 59, type 0x10
     while at >= 0:
-        body = unframe(received, at)
+        body = unframe_packet(received, at)
         found = parse_status(body) if body is not None else None
         if found is not None:
             return found

@@ -19,10 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.instruments.monsoon.calibration import CUT_OFF_NOTE, NO_VOLTAGE_NOTE, Judge, Records
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.instruments.monsoon.calibration import (
+    CUT_OFF_NOTE,
+    NO_VOLTAGE_NOTE,
+    RawRecordBuffer,
+    SuspectSampleDetector,
+)
+from deepen.meters.stream.types import Samples, StreamCounts
 
-__all__ = ["LvpmParser", "Status", "frame", "parse_status", "unframe"]
+__all__ = ["LvpmParser", "LvpmStatus", "frame_packet", "parse_status", "unframe_packet"]
 
 FINE_A, COARSE_A = 0.0332, 2.88
 """Currents of the internal references of both ranges, amperes; they belong to this protocol (CTS ``monsoon.py``)."""
@@ -42,7 +47,7 @@ _CUT_OFF, _AT_VOLTAGE = 0x10, 0x20
 _STATUS = struct.Struct(">BBBhhhHhhhHBBBxBbHBHHHHBbbHHBBBbbbbbbbbbBH")
 
 
-def frame(body: bytes) -> bytes:
+def frame_packet(body: bytes) -> bytes:
     """Put a body between its length and its checksum.
 
     Args:
@@ -52,7 +57,7 @@ def frame(body: bytes) -> bytes:
     return head + bytes([sum(head) & 0xFF])
 
 
-def unframe(data: bytes, start: int) -> bytes | None:
+def unframe_packet(data: bytes, start: int) -> bytes | None:
     """Body of the frame that begins at a place; ``None`` unless all of it is there and its checksum is right."""
     if start >= len(data):
         return None
@@ -63,7 +68,7 @@ def unframe(data: bytes, start: int) -> bytes | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class LvpmStatus:
     """What a status packet tells (41 fields; those that are used).
 
     Attributes:
@@ -91,12 +96,12 @@ class Status:
     passthrough: int
 
 
-def parse_status(body: bytes) -> Status | None:
+def parse_status(body: bytes) -> LvpmStatus | None:
     """Take a status packet apart; ``None`` if it is none."""
     if len(body) != _STATUS.size or body[0] != 0x10:
         return None
     f = _STATUS.unpack(body)
-    return Status(
+    return LvpmStatus(
         firmware=f[1],
         protocol=f[2],
         setting_v=round(2.0 + 0.01 * f[11], 2) if f[11] else 0.0,
@@ -125,7 +130,7 @@ class LvpmParser:
                 no such check.
             rate_hz: Records in a second, to say how long calibration has been missing.
         """
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self._setting_v = setting_v
         self._volts_per_count = 0.0
         self._rate_hz = rate_hz
@@ -138,8 +143,8 @@ class LvpmParser:
         self._zero: list[int] = []
         self._reference: list[int] = []
         self._scales: tuple[float, float] | None = None
-        self._records = Records(8)
-        self._judge = Judge(self.tally, setting_v)
+        self._records = RawRecordBuffer(8)
+        self._judge = SuspectSampleDetector(self.tally, setting_v)
         self._done: list[Samples] = []
 
     def feed(self, data: bytes) -> Samples:
@@ -159,7 +164,7 @@ class LvpmParser:
         if at >= len(view):
             return None
         if not self._locked:
-            lock = _locks(view, at)
+            lock = _begins_two_packets(view, at)
             if lock is None:
                 return None
             if not lock:
@@ -171,7 +176,7 @@ class LvpmParser:
         end = at + 1 + view[at]
         if end > len(view):
             return None
-        body = unframe(view, at)
+        body = unframe_packet(view, at)
         if body is None:
             self.tally.corrupt += 1
             self.tally.skipped_bytes += 1
@@ -181,7 +186,7 @@ class LvpmParser:
         return end - at
 
     def _packet(self, body: bytes) -> None:
-        if not _is_data(body) or not self._follow(body):
+        if not _is_data_packet(body) or not self._follow(body):
             return  # a status packet, one of a kind the reference readers discard as well, or one that came twice
         good = body[0] & 0x30 == _AT_VOLTAGE
         if not good:
@@ -216,7 +221,7 @@ class LvpmParser:
         self.tally.uncalibrated += records
         self._records.trim(HELD_RECORDS)
         if self._records.count > self._rate_hz * _MISSING_S:
-            self._judge.missing_calibration(_MISSING_S)
+            self._judge.note_missing_calibration(_MISSING_S)
 
     def _calibrate(self, kind: int, payload: bytes) -> None:
         words = np.frombuffer(payload, dtype=">i2").reshape(-1, 4)[:2, 0].tolist()
@@ -231,9 +236,9 @@ class LvpmParser:
         before = self._scales
         if before is not None:
             if scales is None:
-                self._judge.refused_calibration()
+                self._judge.note_refused_calibration()
                 return
-            self._judge.recalibrated(before, scales)
+            self._judge.note_calibration_change(before, scales)
         elif scales is not None:
             self.tally.uncalibrated -= self._records.count
         self._zero, self._reference, self._scales = zero, reference, scales
@@ -264,28 +269,28 @@ class LvpmParser:
         return volts
 
 
-def _is_data(body: bytes) -> bool:
+def _is_data_packet(body: bytes) -> bool:
     """Whether a body is a data packet: flags 00 in bits 6-7, then records; the status packet has another length."""
     if len(body) < 13 or body[0] >> 6:
         return False
     return body[0] >> 4 == 2 or (body[1] <= 2 and len(body) % 8 == 5)
 
 
-def _locks(view: bytes, at: int) -> bool | None:
+def _begins_two_packets(view: bytes, at: int) -> bool | None:
     """Whether two data packets that follow each other begin here; ``None`` when more bytes are needed to tell.
 
     A checksum of 8 bits alone would be met by one place of rubbish in 256.
     """
-    first = _plausible(view, at)
+    first = _begins_packet(view, at)
     if not first:
         return first
-    second = _plausible(view, at + 1 + view[at])
+    second = _begins_packet(view, at + 1 + view[at])
     if not second:
         return second
     return (view[at + 1 + view[at] + 1] - view[at + 1]) & 0x0F == 1
 
 
-def _plausible(view: bytes, at: int) -> bool | None:
+def _begins_packet(view: bytes, at: int) -> bool | None:
     """Whether a data packet with a right checksum begins here; ``None`` when more bytes are needed to tell."""
     head = view[at : at + 3]
     if len(head) > 0 and head[0] < 14:
@@ -296,5 +301,5 @@ def _plausible(view: bytes, at: int) -> bool | None:
         return False
     if len(head) < 3 or at + 1 + head[0] > len(view):
         return None
-    body = unframe(view, at)
-    return body is not None and _is_data(body)
+    body = unframe_packet(view, at)
+    return body is not None and _is_data_packet(body)

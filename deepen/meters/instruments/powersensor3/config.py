@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ADC_V", "CONFIG_BYTES", "LEVELS", "RECORD", "SENSORS", "Sensor", "parse_config"]
+__all__ = ["ADC_V", "CONFIG_BYTES", "LEVELS", "RECORD", "SENSORS", "SensorConfig", "parse_config"]
 
 SENSORS = 8
 LEVELS = 1024
@@ -23,7 +23,7 @@ CONFIG_BYTES = SENSORS * RECORD.size
 
 
 @dataclass(frozen=True, slots=True)
-class Sensor:
+class SensorConfig:
     """One sensor's configuration.
 
     Attributes:
@@ -54,7 +54,7 @@ class Sensor:
         return ""
 
 
-def parse_config(data: bytes) -> tuple[Sensor, ...] | None:
+def parse_config(data: bytes) -> tuple[SensorConfig, ...] | None:
     """Read the configuration of all sensors.
 
     Args:
@@ -73,5 +73,5 @@ def parse_config(data: bytes) -> tuple[Sensor, ...] | None:
         if record[-1] > 1 or (in_use and any(b < 0x20 for name in names for b in name)):
             return None
         kind, pair = (name.decode("utf-8", "replace").strip() for name in names)
-        sensors.append(Sensor(kind, pair, reference_v, sensitivity, in_use))
+        sensors.append(SensorConfig(kind, pair, reference_v, sensitivity, in_use))
     return tuple(sensors)

@@ -13,17 +13,17 @@ import contextlib
 import math
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.powersensor3.config import ADC_V, LEVELS, RECORD, SENSORS, Sensor, parse_config
-from deepen.meters.instruments.powersensor3.parser import FRAME, PowerSensor3Parser, frame_period_us
+from deepen.meters.instruments.powersensor3.config import ADC_V, LEVELS, RECORD, SENSORS, SensorConfig, parse_config
+from deepen.meters.instruments.powersensor3.parser import FRAME, PowerSensor3Parser, measure_frame_period_us
 from deepen.meters.ports.discover import UsbId
-from deepen.meters.stream.dialogue import ask, falls_silent
-from deepen.meters.stream.meter import stream_driver
-from deepen.meters.stream.supply_voltage import option
+from deepen.meters.stream.dialogue import query_instrument, wait_until_silent
+from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.supply_voltage import read_optional_number
 from deepen.meters.stream.types import Parser, Port
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
-__all__ = ["DRIVER", "PowerSensor3"]
+__all__ = ["DRIVER", "PowerSensor3Instrument"]
 
 CONFIG, MARK, START, STOP, VERSION = b"R", b"M", b"S", b"T", b"V"
 CONTINUE = b"\0"
@@ -33,7 +33,7 @@ PROBE_FRAMES = 2000
 """Frames read to tell the rate: 0.1 s, which tells it to 10 ppm of the instrument's own clock."""
 
 
-class PowerSensor3:
+class PowerSensor3Instrument:
     """A PowerSensor3 on an open port.
 
     Attributes:
@@ -67,12 +67,16 @@ class PowerSensor3:
             ConfigError: If an option does not fit the sensors.
             MeterError: If something else answers, or nothing, or no sensor can be used.
         """
-        voltage_v = option(spec, "voltage_v", 0.0, 400.0, "V")
+        voltage_v = read_optional_number(spec, "voltage_v", 0.0, 400.0, "V")
         self._port = port
         self.source: Source = source
         self._quiet()
         self.sensors = self._read_config()
-        firmware = ask(port, VERSION, lambda received: received.endswith(b"\n")).decode("ascii", "replace").strip()
+        firmware = (
+            query_instrument(port, VERSION, lambda received: received.endswith(b"\n"))
+            .decode("ascii", "replace")
+            .strip()
+        )
         self.pairs = self._choose(spec.options.get("pairs", ""), voltage_v)
         self._voltage_v = math.nan if voltage_v is None else voltage_v
         self._period_us = self._probe()
@@ -80,8 +84,8 @@ class PowerSensor3:
         self.accuracy = self._resolution()
         self.quantum = self._parser().quantum
         told = ", ".join(
-            f"pair {p} {self.sensors[2 * p].pair!r}: {_coefficients(self.sensors[2 * p])}, "
-            + (_coefficients(self.sensors[2 * p + 1]) if self.sensors[2 * p + 1].in_use else f"{voltage_v:g} V")
+            f"pair {p} {self.sensors[2 * p].pair!r}: {_format_coefficients(self.sensors[2 * p])}, "
+            + (_format_coefficients(self.sensors[2 * p + 1]) if self.sensors[2 * p + 1].in_use else f"{voltage_v:g} V")
             for p in self.pairs
         )
         self.calibration_id = f"powersensor3 {firmware or 'of unknown firmware'}, {told}"
@@ -118,12 +122,12 @@ class PowerSensor3:
             MeterError: If it does not fall silent.
         """
         self._port.write(STOP)
-        if not falls_silent(self._port):
+        if not wait_until_silent(self._port):
             raise MeterError(
                 f"{self._port.name} keeps sending when told to stop: it is no PowerSensor3; check the port"
             )
 
-    def _read_config(self) -> tuple[Sensor, ...]:
+    def _read_config(self) -> tuple[SensorConfig, ...]:
         """Read the configuration, answering each record at once: the device resets itself when kept waiting for 2 s.
 
         Raises:
@@ -131,13 +135,13 @@ class PowerSensor3:
         """
         records, question, answer = b"", CONFIG, b""
         for _ in range(SENSORS):
-            answer = ask(self._port, question, lambda received: len(received) >= RECORD.size)
+            answer = query_instrument(self._port, question, lambda received: len(received) >= RECORD.size)
             if len(answer) != RECORD.size:
                 break
             records += answer
             question = CONTINUE
         else:
-            answer = ask(self._port, CONTINUE, lambda received: received.endswith(b"D"))
+            answer = query_instrument(self._port, CONTINUE, lambda received: received.endswith(b"D"))
             sensors = parse_config(records)
             if answer == b"D" and sensors is not None:
                 return sensors
@@ -190,9 +194,11 @@ class PowerSensor3:
         Raises:
             MeterError: If there are no frames.
         """
-        self._probed = data = ask(self._port, START, lambda received: len(received) >= FRAME * PROBE_FRAMES)
+        self._probed = data = query_instrument(
+            self._port, START, lambda received: len(received) >= FRAME * PROBE_FRAMES
+        )
         self._quiet()
-        period_us = frame_period_us(data)
+        period_us = measure_frame_period_us(data)
         if not period_us > 1:
             raise MeterError(
                 f"{self._port.name}: the PowerSensor3 sends no frames; plug it in again, update its firmware"
@@ -217,14 +223,14 @@ class PowerSensor3:
         return Accuracy(gain, offset_w, "steps of the 10-bit converter; the sensors' own accuracy is not stated")
 
 
-def _coefficients(sensor: Sensor) -> str:
+def _format_coefficients(sensor: SensorConfig) -> str:
     return f"{sensor.type} {sensor.reference_v:g} V {sensor.sensitivity:g}"
 
 
-DRIVER = stream_driver(
+DRIVER = make_stream_driver(
     "powersensor3",
     "PowerSensor3, four pairs at 20 kS/s, over serial",
-    PowerSensor3,
+    PowerSensor3Instrument,
     # The serial port of ST's Arduino core; the product names the board (a Black Pill), as that port is common.
     usb_ids=(UsbId(0x0483, 0x5740, product="black.?pill|power.?sensor"),),
     options=("pairs", "voltage_v"),

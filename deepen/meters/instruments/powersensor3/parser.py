@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.instruments.powersensor3.config import ADC_V, LEVELS, SENSORS, Sensor
-from deepen.meters.stream.outliers import Outliers
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.instruments.powersensor3.config import ADC_V, LEVELS, SENSORS, SensorConfig
+from deepen.meters.stream.outliers import OutlierCounter
+from deepen.meters.stream.types import Samples, StreamCounts
 
-__all__ = ["FRAME", "PowerSensor3Parser", "frame_period_us"]
+__all__ = ["FRAME", "PowerSensor3Parser", "measure_frame_period_us"]
 
 FRAME = 2 + 2 * SENSORS
 WRAP_US = 1024
@@ -33,7 +33,7 @@ RECENT = 16
 """Frames within which one that is the same to the last bit, stamp included, came twice: stamps repeat later."""
 
 
-def frame_period_us(data: bytes) -> float:
+def measure_frame_period_us(data: bytes) -> float:
     """Time between two frames of a stream, from its time stamps.
 
     Args:
@@ -43,16 +43,16 @@ def frame_period_us(data: bytes) -> float:
         The mean of the steps near the median one, microseconds; ``nan`` with fewer than 16 frames, or where none is.
     """
     raw = np.frombuffer(data, np.uint8)
-    stamps = _levels(_frames(raw)[1])[:, 0].astype(np.int64)
+    stamps = _unpack_levels(_find_frames(raw)[1])[:, 0].astype(np.int64)
     if stamps.size < 16:
         return math.nan
     steps = np.diff(stamps) % WRAP_US
     middle = float(np.median(steps))
-    near = steps[np.abs(steps - middle) <= _tolerance_us(middle)]
+    near = steps[np.abs(steps - middle) <= _compute_tolerance_us(middle)]
     return float(near.mean()) if near.size else math.nan
 
 
-def _tolerance_us(period_us: float) -> float:
+def _compute_tolerance_us(period_us: float) -> float:
     return min(TOLERANCE * period_us, TOLERANCE_US)
 
 
@@ -64,7 +64,7 @@ _CHECKED = np.array([0xF0, 0x80, 0xF0, 0x80, *(0xF0, 0xC0) * (SENSORS - 1)], np.
 _EXPECTED = np.array([0xF0, 0x00, *(b for k in range(SENSORS) for b in (0x80 | k << 4, 0x00))], np.uint8)
 
 
-def _frames(raw: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
+def _find_frames(raw: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
     """Find whole frames: a time stamp and the eight sensors in order, with no byte missing or added.
 
     Args:
@@ -83,7 +83,7 @@ def _frames(raw: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8
     return starts[:complete][~wrong], frames[~wrong], np.concatenate([starts[:complete][wrong], starts[complete:]])
 
 
-def _levels(frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
+def _unpack_levels(frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """Time stamp, levels of the sensors, and marker of whole frames of shape (m, 18); shape (m, 10)."""
     levels = np.empty((len(frames), 2 + SENSORS), np.uint16)
     np.bitwise_and(frames[:, 0::2], 0x0F, out=levels[:, :-1])
@@ -93,7 +93,7 @@ def _levels(frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return levels
 
 
-def _step_table(period_us: float) -> tuple[NDArray[np.int64], int]:
+def _build_step_table(period_us: float) -> tuple[NDArray[np.int64], int]:
     """How many periods a difference of time stamps stands for: the fewest that fit.
 
     Losses longer than the 1024 us after which stamps repeat still leave a remainder that mostly fits one number of
@@ -110,10 +110,10 @@ def _step_table(period_us: float) -> tuple[NDArray[np.int64], int]:
     for n in range(1, 2 + math.ceil(2 * WRAP_US / period_us)):
         away = np.abs((np.arange(WRAP_US) - n * period_us + WRAP_US / 2) % WRAP_US - WRAP_US / 2)
         # The first number that fits stays; a difference that fits none (a damaged stamp) takes the nearest.
-        better = (away < far) & (far > _tolerance_us(period_us))
+        better = (away < far) & (far > _compute_tolerance_us(period_us))
         steps[better], far[better] = n, away[better]
     further = np.arange(1, 1 + math.ceil(8 * WRAP_US / period_us)) * period_us % WRAP_US
-    unseen = np.flatnonzero(np.minimum(further, WRAP_US - further) <= _tolerance_us(period_us))
+    unseen = np.flatnonzero(np.minimum(further, WRAP_US - further) <= _compute_tolerance_us(period_us))
     return steps, int(unseen[0]) + 1 if unseen.size else 1
 
 
@@ -127,7 +127,12 @@ class PowerSensor3Parser:
     """
 
     def __init__(
-        self, sensors: Sequence[Sensor], pairs: Sequence[int], *, period_us: float = 50.0, voltage_v: float = math.nan
+        self,
+        sensors: Sequence[SensorConfig],
+        pairs: Sequence[int],
+        *,
+        period_us: float = 50.0,
+        voltage_v: float = math.nan,
     ) -> None:
         """Prepare the tables.
 
@@ -137,9 +142,9 @@ class PowerSensor3Parser:
             period_us: Time between two frames, microseconds, 1 to 1023.
             voltage_v: Voltage of pairs whose voltage sensor is not in use.
         """
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self._period_us = round(period_us)
-        self._steps, self.quantum = _step_table(period_us)
+        self._steps, self.quantum = _build_step_table(period_us)
         self._pairs = tuple(pairs)
         self._values = {2 * p: sensors[2 * p].values() for p in pairs}
         for k in (2 * p + 1 for p in pairs):
@@ -149,7 +154,7 @@ class PowerSensor3Parser:
         for k, ends in self._ends.items():
             # The lowest level of a sensor whose zero lies above it is a limit; else it is 0 V.
             ends[-1], ends[0] = True, sensors[k].reference_v > ADC_V / (LEVELS - 1)
-        self._outliers = Outliers()
+        self._outliers = OutlierCounter()
         self._rest = b""
         self._taken = 0  # bytes of the stream before the rest
         self._end = 0  # where the last whole frame ended in the stream
@@ -162,14 +167,14 @@ class PowerSensor3Parser:
     def feed(self, data: bytes) -> Samples:
         """Take the next bytes."""
         raw = np.frombuffer(self._rest + data, np.uint8)
-        starts, frames, torn = _frames(raw)
+        starts, frames, torn = _find_frames(raw)
         unfinished = torn[torn + FRAME > raw.size]
         end = int(unfinished[0]) if unfinished.size else raw.size - int(raw.size and raw[-1] >= 0xF0)
         self._count(raw[:end], starts, torn.size - unfinished.size)
         ends = np.concatenate([[self._end], starts + (self._taken + FRAME)])
         thrown = np.diff(ends) - FRAME
         self._rest, self._taken, self._end = raw[end:].tobytes(), self._taken + end, int(ends[-1])
-        return self._place(*self._new(_levels(frames), thrown))
+        return self._place(*self._new(_unpack_levels(frames), thrown))
 
     def _count(self, raw: NDArray[np.uint8], starts: NDArray[np.int64], torn: int) -> None:
         """Count what is in no frame.
@@ -194,7 +199,7 @@ class PowerSensor3Parser:
         """Put the held frame before new ones, and leave out those that came twice.
 
         Args:
-            frames: As of :func:`_levels`, shape (m, 10).
+            frames: As of :func:`_unpack_levels`, shape (m, 10).
             thrown: Bytes thrown away before each, shape (m,).
         """
         known = np.concatenate([self._recent, frames])

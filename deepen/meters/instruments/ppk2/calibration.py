@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AMPERE_METER", "RANGES", "SOURCE_METER", "Calibration", "SpikeFilter"]
+__all__ = ["AMPERE_METER", "RANGES", "SOURCE_METER", "Ppk2Calibration", "SpikeFilter"]
 
 RANGES = 5
 ADC_A = 1.8 / 163840
@@ -42,7 +42,7 @@ FILTERED, HELD = 3, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Ppk2Calibration:
     """What the instrument tells about itself.
 
     Attributes:
@@ -67,7 +67,7 @@ class Calibration:
         return tuple(k for k in range(RANGES) if not any(key.endswith(str(k)) for key in self.nominal))
 
     @classmethod
-    def parse(cls, text: str) -> Calibration | None:
+    def parse(cls, text: str) -> Ppk2Calibration | None:
         """Read the metadata.
 
         Values that are not finite or absurd, and zero where zero cannot be (``R``, ``UG``, or ``GI`` with ``GS``, as no
@@ -90,19 +90,19 @@ class Calibration:
         missing = []
         for key, column in values.items():
             for k in range(RANGES):
-                value = _number(told.get(f"{key}{k}", ""))
-                useless = key in {"R", "UG"} or (key == "GI" and not _number(told.get(f"GS{k}", "")))
+                value = _parse_number(told.get(f"{key}{k}", ""))
+                useless = key in {"R", "UG"} or (key == "GI" and not _parse_number(told.get(f"GS{k}", "")))
                 if abs(value) < _LARGEST and not (useless and value == 0) and not (key == "R" and value < 0):
                     column[k] = value
                 else:
                     missing.append(f"{key}{k}")
         coefficients = {key: tuple(column) for key, column in values.items()}
-        mode = _number(told.get("mode", ""))
+        mode = _parse_number(told.get("mode", ""))
         return cls(
             values=coefficients,
             nominal=tuple(missing),
             hardware=told.get("HW", ""),
-            voltage_v=_number(told.get("VDD", "")) / 1000,
+            voltage_v=_parse_number(told.get("VDD", "")) / 1000,
             mode=int(mode) if mode in {AMPERE_METER, SOURCE_METER} else 0,
             id=hashlib.sha256(repr(coefficients).encode()).hexdigest()[:8],
         )
@@ -125,7 +125,7 @@ class Calibration:
         return np.concatenate([table, np.repeat(table[-1:], 8 - RANGES, axis=0)]).ravel()
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """A number of the metadata; ``nan`` where it is none (real units write ``-nan``)."""
     try:
         return float(text)

@@ -19,17 +19,17 @@ import math
 import re
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.ppk2.calibration import AMPERE_METER, SOURCE_METER, Calibration
+from deepen.meters.instruments.ppk2.calibration import AMPERE_METER, SOURCE_METER, Ppk2Calibration
 from deepen.meters.instruments.ppk2.parser import MODULUS, RATE_HZ, Ppk2Parser
 from deepen.meters.ports.discover import UsbId
-from deepen.meters.stream.dialogue import ask, falls_silent, wait
-from deepen.meters.stream.meter import stream_driver
-from deepen.meters.stream.supply_voltage import choice, option, ramp
+from deepen.meters.stream.dialogue import drain_port, query_instrument, wait_until_silent
+from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.supply_voltage import plan_voltage_ramp, read_choice_option, read_optional_number
 from deepen.meters.stream.types import Parser, Port
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
-__all__ = ["DRIVER", "Ppk2"]
+__all__ = ["DRIVER", "Ppk2Instrument"]
 
 MIN_V, MAX_V = 0.8, 5.0
 """What the regulator can be set to (the command takes 800 to 5000 mV); held for the other supply as well."""
@@ -42,7 +42,7 @@ START, STOP, OUTPUT, REGULATOR, MODE, METADATA = b"\x06", b"\x07", b"\x0c", b"\x
 _MODES = {"ampere": AMPERE_METER, "source": SOURCE_METER}
 
 
-class Ppk2:
+class Ppk2Instrument:
     """A PPK2 on an open port.
 
     Attributes:
@@ -78,13 +78,13 @@ class Ppk2:
             ConfigError: If an option is outside what the instrument allows, or needed and missing.
             MeterError: If something else answers, or nothing.
         """
-        wanted_v = option(spec, "voltage_v", MIN_V, MAX_V, "V")
-        mode = choice(spec, "mode", tuple(_MODES))
-        off = OUTPUT + b"\x00" if choice(spec, "leave", ("on", "off")) == "off" else b""
-        self._filter = choice(spec, "filter", ("on", "off")) != "off"
+        wanted_v = read_optional_number(spec, "voltage_v", MIN_V, MAX_V, "V")
+        mode = read_choice_option(spec, "mode", tuple(_MODES))
+        off = OUTPUT + b"\x00" if read_choice_option(spec, "leave", ("on", "off")) == "off" else b""
+        self._filter = read_choice_option(spec, "filter", ("on", "off")) != "off"
         self._port = port
         self._notes: list[str] = []
-        nominal = choice(spec, "calibration", ("own", "nominal")) == "nominal"
+        nominal = read_choice_option(spec, "calibration", ("own", "nominal")) == "nominal"
         self.source: Source = source
         self._quiet()
         self.calibration = self._ask()
@@ -135,10 +135,10 @@ class Ppk2:
             MeterError: If it does not fall silent.
         """
         self._port.write(STOP)
-        if not falls_silent(self._port):
+        if not wait_until_silent(self._port):
             raise MeterError(f"{self._port.name} keeps sending when told to stop: it is no PPK2; check the port")
 
-    def _ask(self) -> Calibration:
+    def _ask(self) -> Ppk2Calibration:
         """Ask for the metadata.
 
         Raises:
@@ -146,9 +146,9 @@ class Ppk2:
         """
         answer = b""
         for _ in range(2):
-            answer = ask(self._port, METADATA, lambda received: _end(received) >= 0)
-            if _end(answer) >= 0:
-                found = Calibration.parse(answer[: _end(answer)].decode("ascii", "replace"))
+            answer = query_instrument(self._port, METADATA, lambda received: _find_metadata_end(received) >= 0)
+            if _find_metadata_end(answer) >= 0:
+                found = Ppk2Calibration.parse(answer[: _find_metadata_end(answer)].decode("ascii", "replace"))
                 if found is not None:
                     return found
         heard = f"answers {answer[:24]!r}, no metadata of a PPK2" if answer else "does not answer"
@@ -189,11 +189,11 @@ class Ppk2:
         if self._mode == SOURCE_METER:
             told_v = self.calibration.voltage_v
             start_v = told_v if MIN_V <= told_v <= MAX_V else MIN_V
-            for volts in ramp(start_v, self.voltage_v, floor_v=MIN_V):
+            for volts in plan_voltage_ramp(start_v, self.voltage_v, floor_v=MIN_V):
                 self._port.write(REGULATOR + round(volts * 1000).to_bytes(2, "big"))
-                wait(self._port, RAMP_S)
+                drain_port(self._port, RAMP_S)
         self._port.write(OUTPUT + b"\x01")
-        wait(self._port, RAMP_S)
+        drain_port(self._port, RAMP_S)
         self._confirm()
 
     def _confirm(self) -> None:
@@ -206,16 +206,16 @@ class Ppk2:
             self._notes.append(f"voltage: {self.voltage_v:.3f} V was set, the instrument tells {told_v:.3f} V")
 
 
-def _end(answer: bytes) -> int:
+def _find_metadata_end(answer: bytes) -> int:
     """Where the line ``END`` that closes the metadata begins; -1 where it has not come yet."""
     found = re.search(rb"(?:\A|[\r\n])END", answer)
     return -1 if found is None else found.start()
 
 
-DRIVER = stream_driver(
+DRIVER = make_stream_driver(
     "ppk2",
     "Nordic Power Profiler Kit II, 100 kS/s, over serial",
-    Ppk2,
+    Ppk2Instrument,
     usb_ids=(UsbId(0x1915, 0xC00A, interface=1),),
     options=("voltage_v", "mode", "leave", "calibration", "filter"),
     safe_bytes=STOP,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.meters.instruments.ppk2.calibration import RANGES, Calibration, SpikeFilter
-from deepen.meters.stream.outliers import Outliers
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.instruments.ppk2.calibration import RANGES, Ppk2Calibration, SpikeFilter
+from deepen.meters.stream.outliers import OutlierCounter
+from deepen.meters.stream.types import Samples, StreamCounts
 
 __all__ = ["MODULUS", "RATE_HZ", "Ppk2Parser"]
 
@@ -40,7 +40,7 @@ class Ppk2Parser:
             made of parts of two.
     """
 
-    def __init__(self, calibration: Calibration, voltage_v: float, *, spike_filter: bool = True) -> None:
+    def __init__(self, calibration: Ppk2Calibration, voltage_v: float, *, spike_filter: bool = True) -> None:
         """Prepare the tables.
 
         Args:
@@ -48,7 +48,7 @@ class Ppk2Parser:
             voltage_v: Voltage of the supply.
             spike_filter: Whether to replace the samples after a change of range.
         """
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self._voltage_v = voltage_v
         self._table = calibration.current_a(voltage_v)
         by_range = self._table.reshape(8, -1)
@@ -64,7 +64,7 @@ class Ppk2Parser:
         self._nominal = calibration.nominal
         self._filter = SpikeFilter()
         self._filtered = spike_filter
-        self._outliers = Outliers()
+        self._outliers = OutlierCounter()
         self._rest = b""
         self._index = 0
         self._next = -1  # counter the next word should have; -1 before the first
@@ -87,7 +87,7 @@ class Ppk2Parser:
                 if not self._locked:
                     break
             here = raw[at : at + min((raw.size - at) // 4, block) * 4].view("<u4")
-            good = self._following(here)
+            good = self._count_consecutive_words(here)
             broken = good < here.size
             # The last word waits for the next one: it is only as good as what follows it.
             taken = good if broken else max(good - 1, 0)
@@ -117,7 +117,7 @@ class Ppk2Parser:
             return Samples.none()
         return self._convert(np.concatenate(words), np.concatenate(index), doubtful)
 
-    def _following(self, words: NDArray[np.uint32]) -> int:
+    def _count_consecutive_words(self, words: NDArray[np.uint32]) -> int:
         """How many words from the first on have the counters they should have."""
         counter = (words >> 18).astype(np.uint8)
         # The eight-bit sum wraps at 256, a multiple of 64; the two upper bits belong to the logic inputs.
@@ -153,7 +153,7 @@ class Ppk2Parser:
         if self._next >= 0:
             missing = (counter - self._next) % MODULUS
             self.tally.corrupt += -(-self._thrown // 4)
-            self._repeated = self._came_before(words, MODULUS - missing) if missing else 0
+            self._repeated = self._count_repeated_words(words, MODULUS - missing) if missing else 0
             if self._repeated:
                 self.tally.duplicates += self._repeated
                 self.tally.ambiguous += 1
@@ -167,7 +167,7 @@ class Ppk2Parser:
                 self._doubtful = True
         self._next = counter
 
-    def _came_before(self, words: NDArray[np.uint32], back: int) -> int:
+    def _count_repeated_words(self, words: NDArray[np.uint32], back: int) -> int:
         """How many of the next words are a repetition of the latest ones; 0 when they are new.
 
         Args:

@@ -25,16 +25,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.profile_file import accuracy, profile_table
+from deepen.meters.instruments.profile_file import load_profile_table, read_accuracy
 from deepen.meters.instruments.text_lines.parser import LineFormat, LineParser
-from deepen.meters.stream.dialogue import ask, falls_silent
-from deepen.meters.stream.meter import stream_driver
-from deepen.meters.stream.supply_voltage import option
+from deepen.meters.stream.dialogue import query_instrument, wait_until_silent
+from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.supply_voltage import read_optional_number
 from deepen.meters.stream.types import Parser, Port
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
-__all__ = ["DRIVER", "LineMeter", "LineProfile"]
+__all__ = ["DRIVER", "LineInstrument", "LineProfile"]
 
 _BAUD = 115_200
 _ANSWER_S = 2.0
@@ -79,7 +79,7 @@ class LineProfile:
         Raises:
             ConfigError: If there is none, or it is wrong.
         """
-        name, table = profile_table(spec, "line")
+        name, table = load_profile_table(spec, "line")
         form = LineFormat.read(table)
         means = bool({"energy", "energy_total"} & form.values)
         sampling = table.text("sampling", "mean" if means else "point")
@@ -97,7 +97,7 @@ class LineProfile:
             identity=table.pattern("identity"),
             sampling="mean" if sampling == "mean" else "point",
             max_w=table.number("max_w", math.inf) if "max_w" in table.keys else math.inf,
-            accuracy=accuracy(table.table("accuracy")),
+            accuracy=read_accuracy(table.table("accuracy")),
         )
         table.end()
         if bool(profile.identify) != (profile.identity is not None):
@@ -109,7 +109,7 @@ class LineProfile:
         return "".join(line + self.line_end for line in lines).encode("utf-8")
 
 
-class LineMeter:
+class LineInstrument:
     """The conversation with one instrument.
 
     Attributes:
@@ -136,8 +136,8 @@ class LineMeter:
         """
         profile = self._profile = LineProfile.load(spec)
         self._port = port
-        self.rate_hz = option(spec, "rate_hz", 1e-3, 1e5, "Hz") or profile.rate_hz
-        self._voltage_v = _voltage(spec, profile)
+        self.rate_hz = read_optional_number(spec, "rate_hz", 1e-3, 1e5, "Hz") or profile.rate_hz
+        self._voltage_v = _parse_supply_voltage(spec, profile)
         self.source: Source = source
         self.accuracy = profile.accuracy
         self.sampling = profile.sampling
@@ -169,7 +169,7 @@ class LineMeter:
         if not self._profile.stop:
             return
         self._port.write(self.safe_bytes)
-        if not falls_silent(self._port, max(0.15, 3 / self.rate_hz)):
+        if not wait_until_silent(self._port, max(0.15, 3 / self.rate_hz)):
             raise MeterError(
                 f"line: {self._port.name} goes on sending; correct 'stop' in meter profile {self._profile.name}"
             )
@@ -186,7 +186,7 @@ class LineMeter:
             return ""
         if profile.stop:
             self._port.write(self.safe_bytes)
-            falls_silent(self._port)
+            wait_until_silent(self._port)
         question = profile.sent((profile.identify,))
         wanted = profile.identity
 
@@ -194,7 +194,7 @@ class LineMeter:
             whole = data[: data.rfind(b"\n") + 1].decode("utf-8", "replace")
             return wanted.search(whole) is not None
 
-        answer = ask(self._port, question, answered, timeout_s=_ANSWER_S).decode("utf-8", "replace")
+        answer = query_instrument(self._port, question, answered, timeout_s=_ANSWER_S).decode("utf-8", "replace")
         for line in answer.splitlines():
             if wanted.search(line):
                 return "".join(c for c in line.strip() if c.isprintable())[:80]
@@ -206,7 +206,7 @@ class LineMeter:
         )
 
 
-def _voltage(spec: MeterSpec, profile: LineProfile) -> float:
+def _parse_supply_voltage(spec: MeterSpec, profile: LineProfile) -> float:
     """Supply given by the user; ``nan`` where lines tell enough.
 
     Raises:
@@ -214,7 +214,7 @@ def _voltage(spec: MeterSpec, profile: LineProfile) -> float:
     """
     values = profile.form.values
     needed = "current" in values and not {"power", "energy", "energy_total", "voltage"} & values
-    given = option(spec, "voltage_v", 0.0, 1000.0, "V")
+    given = read_optional_number(spec, "voltage_v", 0.0, 1000.0, "V")
     if needed and not given:
         raise ConfigError(
             f"meter profile '{profile.name}' tells the current alone; measure the supply and add ?voltage_v=3.3"
@@ -224,10 +224,10 @@ def _voltage(spec: MeterSpec, profile: LineProfile) -> float:
     return given if given else math.nan
 
 
-DRIVER = stream_driver(
+DRIVER = make_stream_driver(
     "line",
     "any instrument that sends lines of text (CSV or a pattern, from a profile)",
-    LineMeter,
+    LineInstrument,
     baud=lambda spec: LineProfile.load(spec).baud,
     options=("profile", "rate_hz", "voltage_v"),
 )

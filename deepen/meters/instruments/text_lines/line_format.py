@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deepen.errors import ConfigError
-from deepen.meters.instruments.profile_file import Table, scale
+from deepen.meters.instruments.profile_file import ProfileTable, get_unit_scale
 
-__all__ = ["LARGEST", "LineFormat", "Shape", "Shapes"]
+__all__ = ["LARGEST", "LineFormat", "LineShapeCheck", "Shape"]
 
 LARGEST = 1e15
 """No value of a line is larger, in SI units or in lines."""
@@ -56,7 +56,7 @@ class LineFormat:
     decimal: str
 
     @classmethod
-    def read(cls, table: Table) -> LineFormat:
+    def read(cls, table: ProfileTable) -> LineFormat:
         """Read the keys of a profile that are about lines.
 
         Raises:
@@ -74,7 +74,7 @@ class LineFormat:
                 raise ConfigError(f"{table.where}: '{name}' is nothing known; values are {known}")
         if len(set(values)) < len(values):
             raise ConfigError(f"{table.where}: two columns have the same name; call one '-'")
-        scales = {n: scale(_QUANTITIES[n], units.text(n), units.where) for n in values if n != "counter"}
+        scales = {n: get_unit_scale(_QUANTITIES[n], units.text(n), units.where) for n in values if n != "counter"}
         units.end()
         if not {"power", "energy", "energy_total", "current"} & set(values):
             raise ConfigError(f"{table.where}: no value tells power; name power, energy, energy_total or current")
@@ -122,7 +122,7 @@ class LineFormat:
         return values, tuple(shape)
 
 
-class Shapes:
+class LineShapeCheck:
     """Tells lines that are written like no other: a digit was lost or added.
 
     A line of another shape than all before it is damaged if the next one is not like it; what comes several times is

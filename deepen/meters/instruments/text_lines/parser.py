@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepen.meters.instruments.text_lines.line_format import LARGEST, LineFormat, Shape, Shapes
-from deepen.meters.stream.outliers import Outliers
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.instruments.text_lines.line_format import LARGEST, LineFormat, LineShapeCheck, Shape
+from deepen.meters.stream.outliers import OutlierCounter
+from deepen.meters.stream.types import Samples, StreamCounts
 
 __all__ = ["LineFormat", "LineParser"]
 
@@ -28,7 +28,7 @@ _REMEMBERED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _ParsedLine:
     """A line that was understood.
 
     Attributes:
@@ -66,7 +66,7 @@ class LineParser:
             voltage_v: Supply, volts, where lines tell only the current.
             max_w: End of the range, watts; samples above it are clipped.
         """
-        self.tally = Tally()
+        self.tally = StreamCounts()
         self.doubts: list[tuple[int, int]] = []
         self._form = form
         self._rate_hz = rate_hz
@@ -79,14 +79,14 @@ class LineParser:
         self._skipping = False  # whether the line that goes on is too long to be one
         self._next = 0
         self._latest = 0  # position of the last sample
-        self._last: _Line | None = None
+        self._last: _ParsedLine | None = None
         # A counter that starts again soon may come back to the same line.
-        self._recent: deque[_Line] = deque(maxlen=min(_REMEMBERED, form.counter_modulus // 2 or _REMEMBERED))
-        self._held: _Line | None = None
+        self._recent: deque[_ParsedLine] = deque(maxlen=min(_REMEMBERED, form.counter_modulus // 2 or _REMEMBERED))
+        self._held: _ParsedLine | None = None
         self._totals: list[tuple[int, float]] = []  # the last two good ones, with their positions
         self._fallen: tuple[int, float] | None = None  # one that fell below them
-        self._outliers = Outliers()
-        self._shapes = Shapes()
+        self._outliers = OutlierCounter()
+        self._shapes = LineShapeCheck()
         self._index: list[int] = []
         self._power_w: list[float] = []
         self._suspect: list[bool] = []
@@ -121,11 +121,11 @@ class LineParser:
             return
         values, shape = found
         if not self._placed:
-            self._accept(_Line(math.nan, values, shape))
+            self._accept(_ParsedLine(math.nan, values, shape))
             return
-        line = _Line(values["counter"] if self._counted else values["time"] * self._rate_hz, values, shape)
+        line = _ParsedLine(values["counter"] if self._counted else values["time"] * self._rate_hz, values, shape)
         if line in self._recent:
-            self._repeats()
+            self._reject_repeated_line()
             self.tally.ambiguous += self._counted and self._form.counter_modulus > 0
         elif self._last is None:
             self._accept(line)
@@ -134,17 +134,17 @@ class LineParser:
         else:
             self._settle(line)
 
-    def _judge(self, line: _Line) -> None:
+    def _judge(self, line: _ParsedLine) -> None:
         """Accept a line that goes on from the last one, hold any other."""
         assert self._last is not None
         if self._step(self._last, line) == 1:
             self._accept(line)
         elif line.place == self._last.place:
-            self._repeats()
+            self._reject_repeated_line()
         else:
             self._held = line
 
-    def _settle(self, line: _Line) -> None:
+    def _settle(self, line: _ParsedLine) -> None:
         """Tell from the next line what the one held was."""
         assert self._last is not None
         assert self._held is not None
@@ -174,12 +174,12 @@ class LineParser:
             self._accept(held)
             self._judge(line)
 
-    def _repeats(self) -> None:
+    def _reject_repeated_line(self) -> None:
         """Leave out a line that came before; the last one may be made of parts of two, where the repetition began."""
         self.tally.duplicates += 1
         self.doubts.append((self._latest - 1, self._latest + 1))
 
-    def _step(self, before: _Line, after: _Line) -> int:
+    def _step(self, before: _ParsedLine, after: _ParsedLine) -> int:
         """Lines from one to another; negative where counter or clock went back."""
         step = round(after.place - before.place)
         modulus = self._form.counter_modulus if self._counted else 0
@@ -190,7 +190,7 @@ class LineParser:
         self.tally.lost += count
         self._next += count
 
-    def _accept(self, line: _Line) -> None:
+    def _accept(self, line: _ParsedLine) -> None:
         """Make a sample of a line."""
         self._last = line
         self._recent.append(line)
@@ -217,10 +217,10 @@ class LineParser:
         if "energy" in values:
             return values["energy"] * self._rate_hz
         if "energy_total" in values:
-            return self._from_total(values["energy_total"], index)
+            return self._power_from_total(values["energy_total"], index)
         return values["current"] * values.get("voltage", self._voltage_v)
 
-    def _from_total(self, total_j: float, index: int) -> float:
+    def _power_from_total(self, total_j: float, index: int) -> float:
         """Power from a running total. One that falls was damaged, or is the first one after the instrument restarted.
 
         Args:

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.joulescope import driver
-from deepen.meters.instruments.joulescope.driver import Joulescope, JoulescopePort
-from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, block
+from deepen.meters.instruments.joulescope.driver import JoulescopeInstrument, JoulescopePort
+from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, frame_block
 from deepen.meters.registry import open_meter
 from deepen.meters.stream.types import Samples
-from deepen.meters.types import Context, MeterSpec
+from deepen.meters.types import MeterContext, MeterSpec
 from deepen.testing.instruments.joulescope import FakeDriver
 from deepen.testing.instruments.signal import Blocks, Steps
 
@@ -43,11 +43,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeDriver], FakeDrive
 
 
 def power(first: int, values: list[float], decimate: int = 10) -> bytes:
-    return block(POWER, first * decimate, decimate, np.array(values, "<f4").tobytes())
+    return frame_block(POWER, first * decimate, decimate, np.array(values, "<f4").tobytes())
 
 
 def bits(k: int, first: int, levels: list[int], decimate: int = 10) -> bytes:
-    return block(INPUT + k, first * decimate, decimate, np.packbits(levels, bitorder="little").tobytes())
+    return frame_block(INPUT + k, first * decimate, decimate, np.packbits(levels, bitorder="little").tobytes())
 
 
 def test_blocks_become_samples_at_their_own_numbers() -> None:
@@ -144,14 +144,14 @@ def test_how_bytes_are_split_makes_no_difference(seed: int, damage: int, cuts: l
         st.one_of(
             st.binary(max_size=60),
             st.builds(
-                block,
+                frame_block,
                 st.sampled_from([POWER, INPUT, INPUT + 3, 7]),
                 st.integers(0, 2**64 - 1),
                 st.integers(0, 2**32 - 1),
                 st.binary(max_size=40),
             ),
             st.builds(
-                block,
+                frame_block,
                 st.sampled_from([POWER, INPUT, INPUT + 3]),
                 st.integers(0, 400),
                 st.integers(1, 3),
@@ -175,7 +175,7 @@ def test_any_bytes_are_taken(parts: list[bytes]) -> None:
 def test_what_is_set_and_started(install: Any) -> None:
     driver = install(FakeDriver(Steps([], [1.0])))
     port = JoulescopePort(driver, "u/js220/000415")
-    instrument = Joulescope(port, MeterSpec.parse("joulescope?rate_hz=20000&inputs=0,3"), "measured")
+    instrument = JoulescopeInstrument(port, MeterSpec.parse("joulescope?rate_hz=20000&inputs=0,3"), "measured")
     assert (instrument.serial, instrument.rate_hz) == ("000415", 20000)
     instrument.begin()
     instrument.end()
@@ -189,7 +189,7 @@ def test_what_is_set_and_started(install: Any) -> None:
 
 def test_a_js110_has_its_own_topics(install: Any) -> None:
     driver = install(FakeDriver(Steps([], [1.0]), ("u/js110/002557",)))
-    Joulescope(JoulescopePort(driver, "u/js110/002557"), MeterSpec.parse("joulescope"), "measured")
+    JoulescopeInstrument(JoulescopePort(driver, "u/js110/002557"), MeterSpec.parse("joulescope"), "measured")
     assert ("u/js110/002557/s/i/range/select", "auto") in driver.published
 
 
@@ -225,7 +225,7 @@ def test_a_recording_has_the_energy_and_the_marks(install: Any) -> None:
 def test_samples_the_instrument_lost_are_counted(install: Any) -> None:
     driver = install(FakeDriver(Blocks(0.5, 1.0, [(0.0, 1.0)])))
     port = JoulescopePort(driver, "u/js220/000415")
-    instrument = Joulescope(port, MeterSpec.parse("joulescope?rate_hz=10000"), "measured")
+    instrument = JoulescopeInstrument(port, MeterSpec.parse("joulescope?rate_hz=10000"), "measured")
     parser = instrument.begin()
     driver.lost, driver.skipped = [(100, 150)], [(3000, 3001)]
     driver.advance(1.0)
@@ -247,16 +247,16 @@ def test_unplugging_is_told(install: Any) -> None:
 
 def test_finding_one_of_none_one_and_several(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     install(FakeDriver(Steps([], [1.0]), ()))
-    assert driver.DRIVER.probe(Context()).cause == "none is plugged in"
+    assert driver.DRIVER.probe(MeterContext()).cause == "none is plugged in"
     with pytest.raises(MeterError, match="no instrument is plugged in"):
         open_meter("joulescope")
     install(FakeDriver(Steps([], [1.0]), ("u/js220/1", "u/js110/2", "u/mb/3")))
-    assert [f.serial for f in driver.DRIVER.probe(Context()).found] == ["1", "2"]
+    assert [f.serial for f in driver.DRIVER.probe(MeterContext()).found] == ["1", "2"]
     with pytest.raises(MeterError, match=r"several here.*name one"):
         open_meter("joulescope")
     open_meter("joulescope:2").close()
     monkeypatch.setitem(sys.modules, "pyjoulescope_driver", None)
-    assert "Python 3.12" in driver.DRIVER.probe(Context()).cure
+    assert "Python 3.12" in driver.DRIVER.probe(MeterContext()).cure
     with pytest.raises(MeterError, match=r"deepen\[joulescope\]"):
         open_meter("joulescope")
 

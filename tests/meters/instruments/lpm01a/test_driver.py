@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.lpm01a.driver import DRIVER, Lpm01a
+from deepen.meters.instruments.lpm01a.driver import DRIVER, Lpm01aInstrument
 from deepen.meters.stream.types import Instrument
-from deepen.meters.types import Context, MeterSpec
+from deepen.meters.types import MeterContext, MeterSpec
 from deepen.records import PowerTrace
 from deepen.testing.instruments.faults import EVERY, ClockPause, LoseBytes, LoseFrames, Unplug
 from deepen.testing.instruments.lpm01a import Lpm01aBoard
@@ -43,7 +43,7 @@ def energy_j(trace: PowerTrace, start_s: float, end_s: float) -> float:
 
 
 def test_it_is_an_instrument(connect: Connect):
-    rig = connect(Lpm01a, board())
+    rig = connect(Lpm01aInstrument, board())
     assert isinstance(rig.instrument, Instrument)
     assert rig.instrument.serial == "004B003A3137510533333639"
     assert "3.292 V" in rig.instrument.calibration_id
@@ -61,7 +61,7 @@ def test_it_is_an_instrument(connect: Connect):
 )
 def test_energy_of_windows_is_right_in_every_format(connect: Connect, options: dict[str, str]):
     emulator = board(ppm=50.0)
-    trace = record(connect(Lpm01a, emulator, **options))
+    trace = record(connect(Lpm01aInstrument, emulator, **options))
     assert trace.dropped == 0
     assert not trace.gaps
     told = [w.split(":")[0] for w in trace.warnings]
@@ -76,7 +76,7 @@ def test_energy_of_windows_is_right_in_every_format(connect: Connect, options: d
 
 def test_the_conversation_takes_control_and_sets_the_voltage_with_the_target_off(connect: Connect):
     emulator = board()
-    rig = connect(Lpm01a, emulator, voltage_v="1.8", rate_hz="500")
+    rig = connect(Lpm01aInstrument, emulator, voltage_v="1.8", rate_hz="500")
     said = emulator.commands
     assert said[:2] == ["stop", "htc"]
     assert said.index("pwr off") < said.index("volt 1800m") < said.index("pwr on nostatus")
@@ -88,13 +88,13 @@ def test_the_conversation_takes_control_and_sets_the_voltage_with_the_target_off
 
 def test_a_target_that_has_its_voltage_is_not_switched_off(connect: Connect):
     emulator = board(setting_v=3.0)
-    connect(Lpm01a, emulator, voltage_v="3.0")
+    connect(Lpm01aInstrument, emulator, voltage_v="3.0")
     assert "pwr off" not in emulator.commands
 
 
 def test_without_a_voltage_the_setting_stays_and_is_read(connect: Connect):
     emulator = board(setting_v=2.5)
-    rig = connect(Lpm01a, emulator)
+    rig = connect(Lpm01aInstrument, emulator)
     assert rig.instrument.voltage_v == pytest.approx(2.492)
     assert not [c for c in emulator.commands if c.startswith("volt") and c != "volt get"]
 
@@ -102,7 +102,7 @@ def test_without_a_voltage_the_setting_stays_and_is_read(connect: Connect):
 def test_a_voltage_that_does_not_come_leaves_the_target_off(connect: Connect):
     emulator = board(error_v=-0.2)
     with pytest.raises(MeterError, match=r"reads back 2\.800 V"):
-        connect(Lpm01a, emulator, voltage_v="3.0")
+        connect(Lpm01aInstrument, emulator, voltage_v="3.0")
     assert emulator.supply.volts == 0.0
 
 
@@ -123,18 +123,18 @@ def test_options_outside_what_the_board_can_do_are_refused_before_anything_is_se
 ):
     emulator = board()
     with pytest.raises(ConfigError, match=words):
-        connect(Lpm01a, emulator, **options)
+        connect(Lpm01aInstrument, emulator, **options)
     assert emulator.commands == []
 
 
 def test_a_board_that_refuses_a_command_is_told_with_its_reason(connect: Connect):
     with pytest.raises(MeterError, match=r"refuses 'freq 1k' \(too fast\)"):
-        connect(Lpm01a, board(refused="freq", detail="too fast"))
+        connect(Lpm01aInstrument, board(refused="freq", detail="too fast"))
 
 
 def test_a_failed_calibration_is_told(connect: Connect):
     with pytest.raises(MeterError, match="calibration failed"):
-        connect(Lpm01a, board(), [EVERY["missing calibration"](0.0)])
+        connect(Lpm01aInstrument, board(), [EVERY["missing calibration"](0.0)])
 
 
 def test_something_else_at_the_port_is_named(connect: Connect):
@@ -143,20 +143,20 @@ def test_something_else_at_the_port_is_named(connect: Connect):
             return b""
 
     with pytest.raises(MeterError, match=r"no PowerShield answers at virtual:lpm01a.*name another port"):
-        connect(Lpm01a, Mute(Steps([], [0.01])))
+        connect(Lpm01aInstrument, Mute(Steps([], [0.01])))
 
 
 def test_a_stream_left_behind_by_another_host_is_stopped_first(connect: Connect):
     emulator = board()
     emulator.controlled = True
     emulator.receive(b"pwr on\r\nstart\r\n", 1000.0)
-    trace = record(connect(Lpm01a, emulator))
+    trace = record(connect(Lpm01aInstrument, emulator))
     assert trace.dropped == 0
 
 
 def test_closing_gives_control_back_and_leaves_the_target_on(connect: Connect):
     emulator = board()
-    record(connect(Lpm01a, emulator))
+    record(connect(Lpm01aInstrument, emulator))
     assert emulator.commands[-2:] == ["stop", "hrc"]
     assert not emulator.controlled
     assert emulator.supply.volts > 0
@@ -167,7 +167,7 @@ def test_events_on_d7_mark_the_trace(connect: Connect):
     for start, end in WINDOWS:
         emulator.logic.pulse(start - 0.01, start, 7)
         emulator.logic.pulse(end - 0.01, end, 7)
-    trace = record(connect(Lpm01a, emulator))
+    trace = record(connect(Lpm01aInstrument, emulator))
     assert trace.logic is not None
     edges = np.flatnonzero(np.diff(trace.logic.astype(int)) != 0)
     assert trace.t_s[edges + 1] == pytest.approx([t for window in WINDOWS for t in window], abs=3e-3)
@@ -177,7 +177,7 @@ def test_events_on_d7_mark_the_trace(connect: Connect):
 def test_overcurrent_spoils_the_rest(connect: Connect, rate: str):
     emulator = Lpm01aBoard(Steps([1005.0], [0.01, 0.3]))
     options = {"rate_hz": rate, "output": "current"}
-    trace = record(connect(Lpm01a, emulator, max_loss=1.0, **options))
+    trace = record(connect(Lpm01aInstrument, emulator, max_loss=1.0, **options))
     assert any("overcurrent" in w for w in trace.warnings)
     assert trace.gaps[-1][0] < 1005.01
     assert trace.gaps[-1][1] == pytest.approx(trace.t_s[-1])
@@ -185,37 +185,39 @@ def test_overcurrent_spoils_the_rest(connect: Connect, rate: str):
 
 def test_currents_above_the_range_are_clipped(connect: Connect):
     emulator = Lpm01aBoard(Steps([1004.0, 1004.1], [0.01, 0.055 * 3.292, 0.01]))
-    trace = record(connect(Lpm01a, emulator))
+    trace = record(connect(Lpm01aInstrument, emulator))
     assert any(re.match("clipped: (99|100) samples", w) for w in trace.warnings)
     assert trace.gaps == (pytest.approx((1004.0, 1004.1), abs=5e-3),)
 
 
 def test_a_board_that_warms_up_asks_for_a_new_calibration(connect: Connect):
     emulator = board()
-    rig = connect(Lpm01a, emulator)
+    rig = connect(Lpm01aInstrument, emulator)
     emulator.celsius += 6.0
     assert any("calibrate it again" in w for w in record(rig).warnings)
 
 
 def test_calibration_is_done_when_asked_for(connect: Connect):
     emulator = board()
-    connect(Lpm01a, emulator, calibrate="yes")
+    connect(Lpm01aInstrument, emulator, calibrate="yes")
     assert "calib" in emulator.commands
 
 
 def test_swallowed_samples_are_counted_by_the_stamps(connect: Connect):
     fault = LoseFrames(5.3, 40)
-    trace = record(connect(Lpm01a, board(), [fault], max_loss=0.05))
+    trace = record(connect(Lpm01aInstrument, board(), [fault], max_loss=0.05))
     assert fault.lost == 40
     assert trace.dropped == 40
     with pytest.raises(MeterError, match="40 of"):
-        record(connect(Lpm01a, board(), [LoseFrames(5.3, 40)]))
+        record(connect(Lpm01aInstrument, board(), [LoseFrames(5.3, 40)]))
 
 
 @pytest.mark.parametrize("rate", ["1000", "10000"])
 def test_the_second_in_which_samples_were_swallowed_is_a_gap(connect: Connect, rate: str):
     trace = record(
-        connect(Lpm01a, board(), [LoseFrames(5.3, 40)], max_loss=0.05 if rate == "1000" else 1.0, rate_hz=rate)
+        connect(
+            Lpm01aInstrument, board(), [LoseFrames(5.3, 40)], max_loss=0.05 if rate == "1000" else 1.0, rate_hz=rate
+        )
     )
     assert len(trace.gaps) == 1
     start_s, end_s = trace.gaps[0]
@@ -223,13 +225,15 @@ def test_the_second_in_which_samples_were_swallowed_is_a_gap(connect: Connect, r
 
 
 def test_a_damaged_line_tells_where_its_samples_are_missing(connect: Connect):
-    trace = record(connect(Lpm01a, board(), [LoseBytes(5.3, 1, skip=8)], max_loss=0.05))  # two lines become one
+    trace = record(
+        connect(Lpm01aInstrument, board(), [LoseBytes(5.3, 1, skip=8)], max_loss=0.05)
+    )  # two lines become one
     assert trace.dropped == 2
     assert trace.gaps[0][1] - trace.gaps[0][0] < 0.01
 
 
 def test_a_pause_of_the_clock_between_two_stamps_is_seen_in_held_back_samples(connect: Connect):
-    trace = record(connect(Lpm01a, board(), [ClockPause(5.3, 0.05)], max_loss=0.05, rate_hz="10000"))
+    trace = record(connect(Lpm01aInstrument, board(), [ClockPause(5.3, 0.05)], max_loss=0.05, rate_hz="10000"))
     assert trace.dropped == pytest.approx(500, abs=20)
     start_s, end_s = trace.gaps[-1]
     assert trace.t_s[0] + 5.2 < start_s < trace.t_s[0] + 5.302 < end_s < trace.t_s[0] + 5.5
@@ -237,7 +241,7 @@ def test_a_pause_of_the_clock_between_two_stamps_is_seen_in_held_back_samples(co
 
 def test_unplugging_ends_in_an_error(connect: Connect):
     with pytest.raises(MeterError, match="plug it in"):
-        record(connect(Lpm01a, board(), [Unplug(3.0)]))
+        record(connect(Lpm01aInstrument, board(), [Unplug(3.0)]))
 
 
 SILENT = {"bad checksums", "split reads", "voltage droop"}  # nothing to check; harmless; means are energies
@@ -248,7 +252,7 @@ SILENT = {"bad checksums", "split reads", "voltage droop"}  # nothing to check; 
 def test_no_fault_yields_a_wrong_energy_without_a_word(connect: Connect, name: str, rate: str):
     emulator = board()
     try:
-        trace = record(connect(Lpm01a, emulator, [EVERY[name](4.2)], max_loss=1.0, rate_hz=rate))
+        trace = record(connect(Lpm01aInstrument, emulator, [EVERY[name](4.2)], max_loss=1.0, rate_hz=rate))
     except MeterError:
         return
     wrong = any(
@@ -263,7 +267,7 @@ def test_no_fault_yields_a_wrong_energy_without_a_word(connect: Connect, name: s
 
 def test_over_a_terminal_with_a_load_that_switches():
     with serve(Lpm01aBoard(Live(0.005))) as served:
-        meter = DRIVER.open(MeterSpec("lpm01a", served.path, {"rate_hz": "5000"}), Context())
+        meter = DRIVER.open(MeterSpec("lpm01a", served.path, {"rate_hz": "5000"}), MeterContext())
         try:
             meter.start()
             time.sleep(0.1)
@@ -283,4 +287,4 @@ def test_over_a_terminal_with_a_load_that_switches():
 
 def test_a_wrong_option_is_refused_by_the_driver():
     with pytest.raises(ConfigError, match="no option 'volts'"):
-        DRIVER.open(MeterSpec("lpm01a", "/dev/null", {"volts": "3"}), Context())
+        DRIVER.open(MeterSpec("lpm01a", "/dev/null", {"volts": "3"}), MeterContext())

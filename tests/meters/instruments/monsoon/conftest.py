@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepen.meters.instruments.monsoon.hvpm import Hvpm
-from deepen.meters.instruments.monsoon.lvpm import Lvpm
+from deepen.meters.instruments.monsoon.hvpm import HvpmInstrument
+from deepen.meters.instruments.monsoon.lvpm import LvpmInstrument
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import PowerTrace
@@ -22,14 +22,14 @@ from deepen.testing.instruments.signal import Blocks
 from deepen.testing.instruments.virtual import VirtualPort
 
 KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = {
-    "lvpm": (emulated_lvpm.Lvpm, Lvpm, {}),
-    "hvpm": (emulated_hvpm.Hvpm, Hvpm, {}),
-    "hvpm-lvpm": (emulated_hvpm.Hvpm, Hvpm, {"model": "LVPM"}),
+    "lvpm": (emulated_lvpm.Lvpm, LvpmInstrument, {}),
+    "hvpm": (emulated_hvpm.Hvpm, HvpmInstrument, {}),
+    "hvpm-lvpm": (emulated_hvpm.Hvpm, HvpmInstrument, {"model": "LVPM"}),
 }
 
 
 @dataclass
-class Bench:
+class MonsoonBench:
     """An emulator, its port, and the instrument that talks to it."""
 
     emulator: Any
@@ -60,17 +60,17 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Callable[..., Bench]:
+def bench() -> Callable[..., MonsoonBench]:
     """Makes benches: ``bench(kind, faults=..., **emulator options)``."""
 
     def make(
         kind: str, *, faults: Sequence[Fault] = (), jitter_s: float = 2e-3, signal: Any = None, **options: Any
-    ) -> Bench:
+    ) -> MonsoonBench:
         emulator, instrument, fixed = KINDS[kind]
         clock = VirtualClock()
         load = signal or Blocks(0.05, 1.5, [(1003.0, 1003.4), (1004.0, 1004.3)])
         made = emulator(load, **{**fixed, **options})
-        return Bench(
+        return MonsoonBench(
             made, VirtualPort(made, clock, latency_s=1e-3, jitter_s=jitter_s, faults=faults), clock, instrument
         )
 

@@ -15,9 +15,9 @@ from deepen.errors import MeterError
 from deepen.meters.instruments.monsoon import hvpm
 from deepen.meters.ports import usb
 from deepen.meters.ports.usb import UsbPort
-from deepen.meters.ports.usb_guard import SETUP, requests
+from deepen.meters.ports.usb_guard import SETUP, split_control_requests
 from deepen.meters.registry import open_meter
-from deepen.meters.types import Context
+from deepen.meters.types import MeterContext
 from deepen.testing.instruments.hvpm import FakeUsb, Hvpm
 from deepen.testing.instruments.pty import serve
 from deepen.testing.instruments.signal import Steps
@@ -163,14 +163,14 @@ def test_a_device_is_taken_from_the_kernel_and_answers(port: tuple[UsbPort, Fake
     made, device = port
     assert not device.kernel_driver
     made.write(SETUP.pack(0xC0, 0x01, 0, 0x45, 4))
-    assert made.read(1.0) == usb.frame(usb.ANSWER, (2).to_bytes(4, "little"))
+    assert made.read(1.0) == usb.frame_usb_packet(usb.ANSWER, (2).to_bytes(4, "little"))
     assert made.read(0.0) == b""
 
 
 def test_packets_keep_their_boundaries(port: tuple[UsbPort, FakeUsb]) -> None:
     made, _ = port
     made.write(SETUP.pack(0x40, 0x02, 1250, 0, 4) + (300).to_bytes(4, "little"))
-    unframer, packets = usb.Unframer(), []
+    unframer, packets = usb.UsbFrameDecoder(), []
     end = time.monotonic() + 5
     while len(packets) < 100 and time.monotonic() < end:
         packets += unframer.feed(made.read(0.1))
@@ -191,7 +191,7 @@ def test_a_device_that_is_unplugged_says_so(port: tuple[UsbPort, FakeUsb]) -> No
 def test_the_driver_finds_records_and_labels(plug: Callable[..., None]) -> None:
     device = FakeUsb(Hvpm(Steps([], [2.0]), volts=3.85))
     plug(device)
-    found = hvpm.DRIVER.probe(Context())
+    found = hvpm.DRIVER.probe(MeterContext())
     assert found.available
     assert found.found[0].serial == "23171"
     meter = open_meter("hvpm:23171?source=simulated")
@@ -216,14 +216,14 @@ def test_one_of_several_must_be_named(plug: Callable[..., None]) -> None:
 
 def test_a_unit_with_a_serial_port_is_left_to_the_other_driver(plug: Callable[..., None]) -> None:
     plug(FakeUsb(Hvpm(Steps([], [1.0])), interface_class=0x02))
-    assert hvpm.DRIVER.probe(Context()).cause == "none is plugged in"
+    assert hvpm.DRIVER.probe(MeterContext()).cause == "none is plugged in"
 
 
 def test_a_unit_in_its_bootloader_is_recognised(plug: Callable[..., None]) -> None:
     device = FakeUsb(Hvpm(Steps([], [1.0])))
     device.idProduct = 0xFFFF  # type: ignore[misc]
     plug(device)
-    assert "bootloader" in hvpm.DRIVER.probe(Context()).cause
+    assert "bootloader" in hvpm.DRIVER.probe(MeterContext()).cause
 
 
 @pytest.mark.parametrize(("number", "words"), [(13, "60-deepen-meters.rules"), (16, "in use by another program")])
@@ -248,7 +248,7 @@ def test_without_libusb_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         raise usb_core.NoBackendError("No backend available")
 
     monkeypatch.setattr(usb_core, "find", find)
-    found = hvpm.DRIVER.probe(Context())
+    found = hvpm.DRIVER.probe(MeterContext())
     assert not found.available
     assert "libusb-1.0-0" in found.cure
 
@@ -280,7 +280,7 @@ def test_requests_are_carried_out_for_a_process_that_died(tmp_path: Any) -> None
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     subprocess.run(command, input=b"", env=environment, check=True)
     assert not log.exists()
-    safe = hvpm.STOP + hvpm.set_request(0x41, 0)
+    safe = hvpm.STOP + hvpm.make_set_request(0x41, 0)
     subprocess.run(command, input=safe, env=environment, check=True)
     assert log.read_text().splitlines() == [
         "1.7",
@@ -308,8 +308,8 @@ def test_the_guard_reaches_the_helper(port: tuple[UsbPort, FakeUsb], monkeypatch
 
 def test_requests_that_are_cut_off_are_left_out() -> None:
     whole = SETUP.pack(0x40, 1, 2, 3, 4) + b"abcd"
-    assert list(requests(whole + whole[:-1])) == [(0x40, 1, 2, 3, 4, b"abcd")]
-    assert list(requests(whole[:5])) == []
+    assert list(split_control_requests(whole + whole[:-1])) == [(0x40, 1, 2, 3, 4, b"abcd")]
+    assert list(split_control_requests(whole[:5])) == []
 
 
 def test_over_a_pseudo_terminal() -> None:

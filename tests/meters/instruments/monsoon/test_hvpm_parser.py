@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepen.meters.instruments.monsoon.hvpm import HVPM, LVPM
-from deepen.meters.instruments.monsoon.hvpm_parser import HELD, Channel, HvpmParser
-from deepen.meters.ports.usb import ANSWER, BULK, Unframer, frame
+from deepen.meters.instruments.monsoon.hvpm_parser import HELD, HvpmChannelCalibration, HvpmParser
+from deepen.meters.ports.usb import ANSWER, BULK, UsbFrameDecoder, frame_usb_packet
 from deepen.meters.stream.types import Samples
 
-CHANNEL = Channel(fine_a=0.0365, coarse_a=6.4, fine_offset=15, coarse_offset=10)
+CHANNEL = HvpmChannelCalibration(fine_a=0.0365, coarse_a=6.4, fine_offset=15, coarse_offset=10)
 VOLTS = 15400  # 3.85 V
 ZERO, REFERENCE = (1500, 2000), (31510, 50015)  # coarse, fine
 
@@ -29,7 +29,7 @@ ZERO_CAL, REFERENCE_CAL = measured(*ZERO, kind=0x10), measured(*REFERENCE, kind=
 
 def packet(sequence: int, *measurements: bytes, dropped: int = 0, flags: int = 0x20) -> bytes:
     head = struct.pack("<HBB", dropped, flags | sequence & 15, len(measurements))
-    return frame(BULK, head + b"".join(measurements))
+    return frame_usb_packet(BULK, head + b"".join(measurements))
 
 
 def feed(*frames: bytes, setting_v: float = 3.85) -> tuple[HvpmParser, Samples]:
@@ -59,7 +59,7 @@ def test_currents_follow_offsets_calibration_and_range() -> None:
 
 
 def test_currents_of_a_flashed_lvpm_are_signed() -> None:
-    parser = HvpmParser(LVPM, Channel(0.035946, 3.1034), 3.85)
+    parser = HvpmParser(LVPM, HvpmChannelCalibration(0.035946, 3.1034), 3.85)
     calibration = packet(0, measured(-20, -40, 0x10), measured(9980, 19960, 0x30))
     volts = VOLTS * 2
     found = parser.feed(calibration + packet(1, measured(-520, -1040, volts=volts), measured(4980, 30000, volts=volts)))
@@ -165,13 +165,13 @@ def test_a_voltage_far_from_the_setting_and_a_full_scale_current_are_suspect() -
     [b"", b"\x00\x00\x20", b"\x00\x00\x20\x00", b"\x00\x00\x20\x04" + bytes(80), b"\x00\x00\x20\x03" + bytes(53)],
 )
 def test_packets_of_another_shape_are_refused(payload: bytes) -> None:
-    parser, found = feed(frame(BULK, payload))
+    parser, found = feed(frame_usb_packet(BULK, payload))
     assert (found.index.size, parser.tally.corrupt) == (0, 1)
 
 
 def test_bytes_after_the_measurements_are_left_out() -> None:
     """The maker's native backend pads packets to 64 bytes."""
-    padded = frame(BULK, packet(1, measured(1510, 2015))[2:-2] + bytes(42))
+    padded = frame_usb_packet(BULK, packet(1, measured(1510, 2015))[2:-2] + bytes(42))
     parser, found = feed(packet(0, ZERO_CAL, REFERENCE_CAL), padded)
     assert (found.index.size, parser.tally.corrupt) == (1, 0)
 
@@ -190,7 +190,7 @@ def stream(seed: int, damage: int) -> bytes:
             for kind in kinds
         ]
         frames.append(packet(k, *values, flags=rng.choice([0x20] * 9 + [0x30])))
-        frames += [frame(ANSWER, b"\x01\x02\x03\x04")] * rng.choice([0, 0, 1])
+        frames += [frame_usb_packet(ANSWER, b"\x01\x02\x03\x04")] * rng.choice([0, 0, 1])
     out = bytearray(b"".join(frames))
     for _ in range(damage):
         at = rng.randrange(len(out))
@@ -223,7 +223,11 @@ def test_damage_never_goes_unseen(seed: int, damage: int) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.one_of(st.binary(max_size=80), st.binary(max_size=64).map(lambda b: frame(BULK, b))), max_size=12))
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=80), st.binary(max_size=64).map(lambda b: frame_usb_packet(BULK, b))), max_size=12
+    )
+)
 def test_any_bytes_are_taken(parts: list[bytes]) -> None:
     parser = HvpmParser(HVPM, CHANNEL, 3.85)
     last = -1
@@ -236,8 +240,8 @@ def test_any_bytes_are_taken(parts: list[bytes]) -> None:
 
 @given(st.lists(st.binary(max_size=64), max_size=6), st.lists(st.integers(0, 500), max_size=6))
 def test_frames_survive_any_split(payloads: list[bytes], cuts: list[int]) -> None:
-    whole = b"".join(frame(BULK, p) for p in payloads)
-    unframer = Unframer()
+    whole = b"".join(frame_usb_packet(BULK, p) for p in payloads)
+    unframer = UsbFrameDecoder()
     edges = [0, *sorted(c % (len(whole) + 1) for c in cuts), len(whole)]
     found = [f for a, b in pairwise(edges) for f in unframer.feed(whole[a:b])]
     assert found == [(BULK, p) for p in payloads]

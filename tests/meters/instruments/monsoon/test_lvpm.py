@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deepen.errors import MeterError
-from deepen.meters.registry import driver, open_meter
+from deepen.meters.registry import load_driver, open_meter
 from deepen.testing.instruments.lvpm import Lvpm
 from deepen.testing.instruments.pty import serve
 from deepen.testing.instruments.signal import Steps
@@ -168,7 +168,7 @@ def test_the_driver_knows_both_usb_ids_of_the_serial_port(monkeypatch: pytest.Mo
     from types import SimpleNamespace
 
     from deepen.meters.ports import discover
-    from deepen.meters.types import Context
+    from deepen.meters.types import MeterContext
 
     ports = [
         SimpleNamespace(
@@ -182,5 +182,5 @@ def test_the_driver_knows_both_usb_ids_of_the_serial_port(monkeypatch: pytest.Mo
         )
         for k, (vid, pid, serial) in enumerate([(0x2AB9, 1, "12"), (0x04D8, 0xFE23, "13"), (0x1915, 0xC00A, "14")])
     ]
-    monkeypatch.setattr(discover, "serial_ports", lambda: ports)
-    assert [one.serial for one in driver("lvpm").probe(Context()).found] == ["12", "13"]
+    monkeypatch.setattr(discover, "list_serial_ports", lambda: ports)
+    assert [one.serial for one in load_driver("lvpm").probe(MeterContext()).found] == ["12", "13"]

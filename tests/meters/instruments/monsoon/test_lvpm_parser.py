@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.meters.instruments.monsoon.lvpm_parser import HELD_RECORDS, LvpmParser, frame, parse_status, unframe
+from deepen.meters.instruments.monsoon.lvpm_parser import (
+    HELD_RECORDS,
+    LvpmParser,
+    frame_packet,
+    parse_status,
+    unframe_packet,
+)
 from deepen.meters.stream.types import Samples
 
 ZERO, REFERENCE = (20, 30), (20020, 28830)
@@ -21,7 +27,7 @@ def data(
     sequence: int, kind: int, mains: list[int], volts: int = VOLTS, flags: int = 0x20, tail: bytes = b"\x00"
 ) -> bytes:
     records = b"".join(struct.pack(">hhhH", main, 0, 0, volts) for main in mains)
-    return frame(bytes([flags | sequence & 15, kind, 0, 0]) + records + tail)
+    return frame_packet(bytes([flags | sequence & 15, kind, 0, 0]) + records + tail)
 
 
 def calibration(sequence: int) -> bytes:
@@ -34,9 +40,9 @@ def feed(*frames: bytes, setting_v: float = 3.85) -> tuple[LvpmParser, Samples]:
 
 
 def test_a_frame_carries_its_length_and_the_sum_of_everything_before_the_checksum() -> None:
-    assert frame(b"\x03\x00") == b"\x03\x03\x00\x06"
-    assert unframe(frame(b"\x01\x0a\xff"), 0) == b"\x01\x0a\xff"
-    assert unframe(b"\x03\x03\x00\x07", 0) is None
+    assert frame_packet(b"\x03\x00") == b"\x03\x03\x00\x06"
+    assert unframe_packet(frame_packet(b"\x01\x0a\xff"), 0) == b"\x01\x0a\xff"
+    assert unframe_packet(b"\x03\x03\x00\x07", 0) is None
 
 
 def test_currents_follow_the_calibration_of_their_range() -> None:
@@ -134,7 +140,7 @@ def test_rubbish_between_packets_is_skipped_and_counted() -> None:
 
 
 def test_empty_packets_and_status_packets_are_no_data() -> None:
-    parser, found = feed(calibration(0), b"\x00\x00", frame(b"\x10" + bytes(57)), data(2, 0, [20]))
+    parser, found = feed(calibration(0), b"\x00\x00", frame_packet(b"\x10" + bytes(57)), data(2, 0, [20]))
     assert found.index.tolist() == [0]
     assert parser.tally.corrupt == parser.tally.skipped_bytes == 0
 

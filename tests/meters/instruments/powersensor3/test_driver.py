@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.powersensor3.driver import DRIVER, PowerSensor3
+from deepen.meters.instruments.powersensor3.driver import DRIVER, PowerSensor3Instrument
 from deepen.meters.stream.types import Instrument, Parser
-from deepen.meters.types import Context, MeterSpec
+from deepen.meters.types import MeterContext, MeterSpec
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import EVERY, CounterJump, Fault, NoCalibration, SplitReads, Unplug
 from deepen.testing.instruments.powersensor3 import Pair
@@ -41,7 +41,7 @@ def bench(virtual_bench) -> Callable[..., Any]:
         emulator = Emulator(signal or Steps([], [20.0]), **{"noise_a": 0.05, "noise_v": 0.03, **unit})
         if blind:  # the voltage sensor of the first pair is not plugged in
             emulator.config = emulator.config[:81] + b"\0" + emulator.config[82:]
-        return virtual_bench(emulator, VirtualClock(), PowerSensor3, options or {}, faults, max_loss)
+        return virtual_bench(emulator, VirtualClock(), PowerSensor3Instrument, options or {}, faults, max_loss)
 
     return make
 
@@ -117,7 +117,7 @@ def test_a_pair_without_a_voltage_sensor_takes_the_voltage_told(bench) -> None:
 def test_other_instruments_are_told(talk_port, answer: Callable[[bytes], bytes | None], heard: str) -> None:
     port = talk_port(answer)
     with pytest.raises(MeterError, match=heard):
-        PowerSensor3(port, MeterSpec("powersensor3", "port"), "measured")
+        PowerSensor3Instrument(port, MeterSpec("powersensor3", "port"), "measured")
     assert set(port.sent) <= {b"T", b"R", b"\0"}
     assert port.waited_s < 10
 
@@ -134,7 +134,9 @@ def test_a_sensor_without_calibration_is_refused_unless_it_is_left_out(sensitivi
         bad = struct.pack("<f", sensitivity)
         emulator.config = emulator.config[: 82 + 36] + bad + emulator.config[82 + 40 :]
         clock = VirtualClock()
-        return PowerSensor3(VirtualPort(emulator, clock), MeterSpec("powersensor3", "port", options), "simulated")
+        return PowerSensor3Instrument(
+            VirtualPort(emulator, clock), MeterSpec("powersensor3", "port", options), "simulated"
+        )
 
     with pytest.raises(MeterError, match=r"sensor 2 .*pairs=0"):
         broken()
@@ -145,7 +147,7 @@ def test_nothing_in_use_is_told(virtual_bench) -> None:
     emulator = Emulator(Steps([], [20.0]))
     emulator.config = struct.pack("<16s16sff?", b"", b"", 0.0, 1.0, False) * 8
     with pytest.raises(MeterError, match="no current sensor"):
-        virtual_bench(emulator, VirtualClock(), PowerSensor3, {})
+        virtual_bench(emulator, VirtualClock(), PowerSensor3Instrument, {})
 
 
 def test_closing_stops_the_stream_and_is_harmless_when_the_port_is_gone(bench) -> None:
@@ -218,7 +220,7 @@ def test_no_fault_gives_a_wrong_number_without_a_word(bench, energy_of, name: st
 @pytest.mark.serial
 def test_the_driver_on_a_pseudo_terminal() -> None:
     with serve(Emulator(Steps([], [20.0]), noise_a=0.05)) as served:
-        meter = DRIVER.open(MeterSpec("powersensor3", served.path), Context())
+        meter = DRIVER.open(MeterSpec("powersensor3", served.path), MeterContext())
         try:
             meter.start()
             meter.mark()

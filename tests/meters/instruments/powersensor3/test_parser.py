@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.meters.instruments.powersensor3.config import Sensor, parse_config
-from deepen.meters.instruments.powersensor3.parser import PowerSensor3Parser, frame_period_us
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.instruments.powersensor3.config import SensorConfig, parse_config
+from deepen.meters.instruments.powersensor3.parser import PowerSensor3Parser, measure_frame_period_us
+from deepen.meters.stream.types import Samples, StreamCounts
 
 
 def noisy(n: int, seed: int = 0) -> np.ndarray:
@@ -21,8 +21,8 @@ def noisy(n: int, seed: int = 0) -> np.ndarray:
     return levels
 
 
-def state(tally: Tally) -> dict[str, object]:
-    return {name: getattr(tally, name) for name in Tally.__slots__} | {"notes": sorted(tally.notes)}
+def state(tally: StreamCounts) -> dict[str, object]:
+    return {name: getattr(tally, name) for name in StreamCounts.__slots__} | {"notes": sorted(tally.notes)}
 
 
 def same(a: Samples, b: Samples) -> bool:
@@ -38,7 +38,7 @@ def record(kind: bytes = b"MLX", pair: bytes = b"12V", vref: float = 1.65, gain:
 
 def test_the_configuration_is_read() -> None:
     sensors = parse_config(record() + record(b"ACPL\0junk\x01", b"12V", 0.0, 0.5) + 6 * record(b"", b"", 0, 1, 0))
-    assert sensors[0] == Sensor("MLX", "12V", pytest.approx(1.65), pytest.approx(0.12), True)
+    assert sensors[0] == SensorConfig("MLX", "12V", pytest.approx(1.65), pytest.approx(0.12), True)
     assert (sensors[1].type, sensors[1].sensitivity, sensors[7].in_use) == ("ACPL", 0.5, False)
 
 
@@ -66,7 +66,7 @@ def test_rubbish_in_unused_records_does_not_matter() -> None:
     ],
 )
 def test_useless_coefficients_are_found(vref: float, gain: float, found: str) -> None:
-    defect = Sensor("a", "b", vref, gain, True).defect
+    defect = SensorConfig("a", "b", vref, gain, True).defect
     assert found in defect
     assert bool(defect) == bool(found)
 
@@ -92,7 +92,7 @@ def test_pairs_are_added_up(ps3) -> None:
 
 
 def test_a_pair_without_a_voltage_sensor_takes_the_voltage_told(ps3) -> None:
-    sensors = (ps3.sensors[0], Sensor("", "", 0.0, 1.0, False), *ps3.sensors[2:])
+    sensors = (ps3.sensors[0], SensorConfig("", "", 0.0, 1.0, False), *ps3.sensors[2:])
     levels = noisy(101)
     levels[:, 1] = 0
     found = PowerSensor3Parser(sensors, [0], voltage_v=12.5).feed(ps3.frames(levels).tobytes())
@@ -137,10 +137,10 @@ def test_a_loss_that_leaves_no_trace_is_the_quantum(ps3) -> None:
 @pytest.mark.parametrize("period_us", [50.0, 51.2, 62.5, 100.0, 250.0, 1000.0])
 def test_any_rate_the_stamps_can_tell(ps3, period_us: float) -> None:
     frames = ps3.frames(noisy(301), period_us=period_us, first_us=7)
-    assert frame_period_us(frames.tobytes()[5:]) == pytest.approx(period_us, rel=1e-2)
+    assert measure_frame_period_us(frames.tobytes()[5:]) == pytest.approx(period_us, rel=1e-2)
     parser = PowerSensor3Parser(ps3.sensors, [0], period_us=period_us)
     assert parser.feed(frames[:100].tobytes()).index.size == 99
-    assert state(parser.tally) == state(Tally())
+    assert state(parser.tally) == state(StreamCounts())
     parser.feed(frames[101:].tobytes())
     assert parser.tally.lost == 1
 
@@ -151,7 +151,7 @@ def test_stamps_that_jitter_are_no_losses(ps3) -> None:
     frames[:, 0, 0], frames[:, 0, 1] = 0xF0 | stamps >> 6, 0x40 | stamps & 63
     parser = PowerSensor3Parser(ps3.sensors, [0])
     assert parser.feed(frames.tobytes()).index.tolist() == list(range(500))
-    assert state(parser.tally) == state(Tally())
+    assert state(parser.tally) == state(StreamCounts())
 
 
 @pytest.mark.parametrize("at", range(1800, 1818))
@@ -188,7 +188,7 @@ def test_a_frame_that_came_twice_is_left_out(ps3) -> None:
     parser = PowerSensor3Parser(ps3.sensors, [0])
     found = parser.feed(np.insert(frames, 100, frames[99], axis=0).tobytes())
     assert found.index.tolist() == list(range(300))
-    assert state(parser.tally) == {**state(Tally()), "duplicates": 1}
+    assert state(parser.tally) == {**state(StreamCounts()), "duplicates": 1}
 
 
 def test_a_damaged_stamp_moves_nothing(ps3) -> None:
@@ -212,7 +212,7 @@ def test_the_signal_that_the_stream_has_stopped_is_no_damage(ps3) -> None:
     parser = PowerSensor3Parser(ps3.sensors, [0])
     parser.feed(ps3.frames(noisy(101)).tobytes() + b"\xff\x3f\xff\x3f")
     parser.feed(ps3.frames(noisy(50), first_us=101 * 50).tobytes())
-    assert state(parser.tally) == state(Tally())
+    assert state(parser.tally) == state(StreamCounts())
 
 
 def test_a_stream_that_starts_within_a_frame_is_found(ps3) -> None:
@@ -223,12 +223,12 @@ def test_a_stream_that_starts_within_a_frame_is_found(ps3) -> None:
 
 
 def test_the_period_is_not_told_by_noise(ps3) -> None:
-    assert math.isnan(frame_period_us(b""))
+    assert math.isnan(measure_frame_period_us(b""))
     frames = ps3.frames(np.full((17, 8), 500)).reshape(-1, 18)
     at = np.concatenate([[0], np.cumsum([10, 400] * 8)]) % 1024  # the middle of the steps is none of them
     frames[:, 0], frames[:, 1] = 0xF0 | at >> 6, 0x40 | at & 63
-    assert math.isnan(frame_period_us(frames.tobytes()))
-    assert math.isnan(frame_period_us(np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()))
+    assert math.isnan(measure_frame_period_us(frames.tobytes()))
+    assert math.isnan(measure_frame_period_us(np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()))
 
 
 # ---- any bytes, split anywhere ---------------------------------------------------------------------------------------

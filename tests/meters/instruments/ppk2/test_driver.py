@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.instruments.ppk2.driver import DRIVER, Ppk2
+from deepen.meters.instruments.ppk2.driver import DRIVER, Ppk2Instrument
 from deepen.meters.stream.types import Instrument, Parser
-from deepen.meters.types import Context, MeterSpec
+from deepen.meters.types import MeterContext, MeterSpec
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import EVERY, Fault, NoCalibration, SplitReads, Unplug
 from deepen.testing.instruments.ppk2 import Ppk2 as Emulator
@@ -40,7 +40,7 @@ def bench(virtual_bench) -> Callable[..., Any]:
     ) -> Any:
         emulator = Emulator(signal or Steps([], [0.2]), **{"noise_a": 2e-5, **unit})
         given = {"voltage_v": "3.3"} if options is None else options
-        return virtual_bench(emulator, VirtualClock(), Ppk2, given, faults, max_loss)
+        return virtual_bench(emulator, VirtualClock(), Ppk2Instrument, given, faults, max_loss)
 
     return make
 
@@ -108,7 +108,7 @@ def test_unsafe_or_unclear_options_are_refused_before_anything_is_set(options, u
     clock = VirtualClock()
     port = VirtualPort(Emulator(Steps([], [0.2]), **unit), clock)
     with pytest.raises(ConfigError, match=named):
-        Ppk2(port, spec(**options), "simulated")
+        Ppk2Instrument(port, spec(**options), "simulated")
     assert {c[:1] for c in [data for _, data in port.written]} <= {b"\x07", b"\x19"}
 
 
@@ -125,7 +125,7 @@ def test_unsafe_or_unclear_options_are_refused_before_anything_is_set(options, u
 def test_other_instruments_are_told(talk_port, answer: Callable[[bytes], bytes | None], heard: str) -> None:
     port = talk_port(answer)
     with pytest.raises(MeterError, match=heard) as caught:
-        Ppk2(port, spec(voltage_v="3.3"), "measured")
+        Ppk2Instrument(port, spec(voltage_v="3.3"), "measured")
     assert "port" in str(caught.value)
     assert set(port.sent) <= {b"\x07", b"\x19"}
     assert port.waited_s < 10
@@ -133,7 +133,7 @@ def test_other_instruments_are_told(talk_port, answer: Callable[[bytes], bytes |
 
 def test_metadata_in_pieces_behind_the_rest_of_a_stream(talk_port, ppk2) -> None:
     port = talk_port(lambda sent: b"\x12\x34" + ppk2.text().encode() + b"END\r\n" if sent == b"\x19" else b"\x99" * 50)
-    assert Ppk2(port, spec(), "measured").calibration.values["R"][4] == 0.05
+    assert Ppk2Instrument(port, spec(), "measured").calibration.values["R"][4] == 0.05
 
 
 def test_what_is_left_behind(bench) -> None:
@@ -255,7 +255,7 @@ def test_no_fault_gives_a_wrong_number_without_a_word(energy_of, bench, name: st
 def test_the_driver_on_a_pseudo_terminal() -> None:
     emulator = Emulator(Steps([], [0.25]), noise_a=2e-5)
     with serve(emulator) as served:
-        meter = DRIVER.open(MeterSpec("ppk2", served.path, {"voltage_v": "3.6", "leave": "off"}), Context())
+        meter = DRIVER.open(MeterSpec("ppk2", served.path, {"voltage_v": "3.6", "leave": "off"}), MeterContext())
         try:
             assert served.volts() == 3.6
             meter.start()

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepen.meters.instruments.ppk2.calibration import Calibration, SpikeFilter
+from deepen.meters.instruments.ppk2.calibration import Ppk2Calibration, SpikeFilter
 from deepen.meters.instruments.ppk2.parser import Ppk2Parser
-from deepen.meters.stream.types import Samples, Tally
+from deepen.meters.stream.types import Samples, StreamCounts
 
 
 def noisy(n: int, seed: int = 0, level: int = 2000) -> np.ndarray:
@@ -22,8 +22,8 @@ def same(a: Samples, b: Samples) -> bool:
     return all(np.array_equal(getattr(a, c), getattr(b, c)) for c in columns)
 
 
-def state(tally: Tally) -> dict[str, object]:
-    return {name: getattr(tally, name) for name in Tally.__slots__} | {"notes": sorted(tally.notes)}
+def state(tally: StreamCounts) -> dict[str, object]:
+    return {name: getattr(tally, name) for name in StreamCounts.__slots__} | {"notes": sorted(tally.notes)}
 
 
 # ---- calibration and conversion --------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def test_current_follows_the_formula_with_every_coefficient(ppk2) -> None:
         "I2": "-0.0000122",
         "UG2": "1.02",
     }
-    calibration = Calibration.parse(ppk2.text(**given_))
+    calibration = Ppk2Calibration.parse(ppk2.text(**given_))
     found = Ppk2Parser(calibration, 3.7).feed(ppk2.closed(ppk2.words([5000] * 10, 2)))
     r = (4 * 5000 - 64.6) * (1.8 / 163840) / 9.8
     expected_a = 1.02 * (r * (14.5 * r + 0.96) + 5.3e-6 * 3.7 - 12.2e-6)
@@ -57,7 +57,7 @@ def test_the_metadata_tell_supply_hardware_and_mode(ppk2) -> None:
     calibration = ppk2.calibration
     assert (calibration.voltage_v, calibration.hardware, calibration.mode) == (3.3, "9173", 2)
     assert calibration.nominal == ()
-    assert calibration.id != Calibration.parse(ppk2.text(R0="1001.0")).id
+    assert calibration.id != Ppk2Calibration.parse(ppk2.text(R0="1001.0")).id
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_metadata_tell_supply_hardware_and_mode(ppk2) -> None:
     ],
 )
 def test_defects_of_the_metadata_give_nominal_values_and_are_told(ppk2, key: str, text: str) -> None:
-    calibration = Calibration.parse(ppk2.text(**{key: text}))
+    calibration = Ppk2Calibration.parse(ppk2.text(**{key: text}))
     assert calibration.nominal == (key,)
     assert all(math.isfinite(v) for column in calibration.values.values() for v in column)
     parser = Ppk2Parser(calibration, 3.3)
@@ -86,13 +86,13 @@ def test_defects_of_the_metadata_give_nominal_values_and_are_told(ppk2, key: str
 
 
 def test_a_gain_of_zero_is_a_defect_only_where_no_current_could_be_told(ppk2) -> None:
-    assert Calibration.parse(ppk2.text(GI1="0.0")).nominal == ("GI1",)
-    assert Calibration.parse(ppk2.text(GI1="0.0", GS1="2.5")).nominal == ()
+    assert Ppk2Calibration.parse(ppk2.text(GI1="0.0")).nominal == ("GI1",)
+    assert Ppk2Calibration.parse(ppk2.text(GI1="0.0", GS1="2.5")).nominal == ()
 
 
 @pytest.mark.parametrize("text", ["", "END\n", "hello: 1\nworld: 2\n", "\ufffd\ufffd\n: \n"])
 def test_other_text_is_no_calibration(text: str) -> None:
-    assert Calibration.parse(text) is None
+    assert Ppk2Calibration.parse(text) is None
 
 
 def test_logic_inputs_come_with_the_samples(ppk2) -> None:
@@ -111,7 +111,7 @@ def test_readings_at_the_ends_are_clipped(ppk2) -> None:
 
 
 def test_zero_counts_are_no_current_where_there_is_no_offset(ppk2) -> None:
-    parser = Ppk2Parser(Calibration.parse(ppk2.text(O1="0.0")), 3.3)
+    parser = Ppk2Parser(Ppk2Calibration.parse(ppk2.text(O1="0.0")), 3.3)
     found = parser.feed(ppk2.closed(ppk2.words([0] * 100, 1)))
     assert (parser.tally.clipped, found.suspect) == (0, None)
     assert not found.current_a.any()

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from deepen import catalog
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import open_meter
-from deepen.meters.instruments.profile_file import Table
-from deepen.meters.instruments.text_lines.driver import DRIVER, LineMeter, LineProfile
+from deepen.meters.instruments.profile_file import ProfileTable
+from deepen.meters.instruments.text_lines.driver import DRIVER, LineInstrument, LineProfile
 from deepen.meters.instruments.text_lines.parser import LineFormat, LineParser
 from deepen.meters.stream.types import Instrument, Samples
-from deepen.meters.types import Context, MeterSpec
+from deepen.meters.types import MeterContext, MeterSpec
 from deepen.records import PowerTrace
 from deepen.testing.instruments.faults import EVERY, LoseFrames
 from deepen.testing.instruments.line import LinePrinter
@@ -30,7 +30,7 @@ WINDOWS = [(1004.0, 1005.0), (1007.0, 1008.5)]
 
 
 def form(**data: Any) -> LineFormat:
-    table = Table("here", data)
+    table = ProfileTable("here", data)
     found = LineFormat.read(table)
     table.end()
     return found
@@ -333,7 +333,7 @@ def energy_j(trace: PowerTrace, start_s: float, end_s: float) -> float:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_energy_of_windows_is_right(connect: Connect, profile: Callable[..., str], kind: str):
     emulator = printer(kind, ppm=-40.0)
-    rig = connect(LineMeter, emulator, profile=profile(kind))
+    rig = connect(LineInstrument, emulator, profile=profile(kind))
     assert isinstance(rig.instrument, Instrument)
     trace = record(rig)
     assert trace.dropped == 0
@@ -349,18 +349,18 @@ def test_energy_of_windows_is_right(connect: Connect, profile: Callable[..., str
 
 def test_the_conversation(connect: Connect, profile: Callable[..., str]):
     emulator = printer()
-    record(connect(LineMeter, emulator, profile=profile()))
+    record(connect(LineInstrument, emulator, profile=profile()))
     assert emulator.received == ["stop", "id?", "start", "stop", "stop"]
     assert not emulator.clock.running
 
 
 def test_something_else_at_the_port_is_named(connect: Connect, profile: Callable[..., str]):
     with pytest.raises(MeterError, match=r"asked 'id\?', got 'OTHER 1'\); check port"):
-        connect(LineMeter, printer(identity="OTHER 1"), profile=profile())
+        connect(LineInstrument, printer(identity="OTHER 1"), profile=profile())
 
 
 def test_lost_lines_are_counted(connect: Connect, profile: Callable[..., str]):
-    trace = record(connect(LineMeter, printer(), [LoseFrames(5.0, 7)], max_loss=0.1, profile=profile()))
+    trace = record(connect(LineInstrument, printer(), [LoseFrames(5.0, 7)], max_loss=0.1, profile=profile()))
     assert trace.dropped == 7
     assert len(trace.gaps) == 1
 
@@ -372,7 +372,7 @@ def test_no_fault_yields_a_wrong_energy_without_a_word(
 ):
     emulator = printer(kind)
     try:
-        trace = record(connect(LineMeter, emulator, [EVERY[name](4.2)], max_loss=1.0, profile=profile(kind)))
+        trace = record(connect(LineInstrument, emulator, [EVERY[name](4.2)], max_loss=1.0, profile=profile(kind)))
     except MeterError:
         return
     wrong = any(
@@ -416,10 +416,10 @@ def test_current_alone_needs_the_voltage_and_power_refuses_it(tmp_path: Path):
     path = tmp_path / "amps.toml"
     path.write_text('[line]\nrate_hz = 10\ncolumns = ["current"]\nunits = { current = "mA" }\n')
     with pytest.raises(ConfigError, match=r"add \?voltage_v"):
-        LineMeter(None, MeterSpec("line", "x", {"profile": str(path)}), "measured")  # type: ignore[arg-type]
+        LineInstrument(None, MeterSpec("line", "x", {"profile": str(path)}), "measured")  # type: ignore[arg-type]
     path.write_text('[line]\nrate_hz = 10\ncolumns = ["power"]\nunits = { power = "mW" }\n')
     with pytest.raises(ConfigError, match="leave voltage_v out"):
-        LineMeter(None, MeterSpec("line", "x", {"profile": str(path), "voltage_v": "5"}), "measured")  # type: ignore[arg-type]
+        LineInstrument(None, MeterSpec("line", "x", {"profile": str(path), "voltage_v": "5"}), "measured")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -444,11 +444,11 @@ def test_wrong_profiles_are_refused(tmp_path: Path, text: str, words: str):
 
 def test_without_a_profile_the_ones_there_are_named():
     with pytest.raises(ConfigError, match="csv-example"):
-        DRIVER.open(MeterSpec("line", "/dev/null"), Context())
+        DRIVER.open(MeterSpec("line", "/dev/null"), MeterContext())
 
 
 def test_a_profile_that_is_not_there():
     with pytest.raises(ConfigError, match="cannot read meter profile"):
-        DRIVER.open(MeterSpec("line", "/dev/null", {"profile": "/nowhere/x.toml"}), Context())
+        DRIVER.open(MeterSpec("line", "/dev/null", {"profile": "/nowhere/x.toml"}), MeterContext())
     with pytest.raises(ConfigError, match="csv-example"):
-        DRIVER.open(MeterSpec("line", "/dev/null", {"profile": "csv-exampl"}), Context())
+        DRIVER.open(MeterSpec("line", "/dev/null", {"profile": "csv-exampl"}), MeterContext())
