@@ -132,7 +132,7 @@ def record_command(
       deepen meter record --seconds 10 --out idle.csv
       deepen meter record --meter ppk2?voltage_v=3.7 --seconds 3600 --out hour.trace
     """
-    from deepen.traces import write
+    from deepen.traces import write_trace
 
     if out is not None:
         _check_output_path(out)
@@ -140,7 +140,7 @@ def record_command(
         spec, device, seconds, rate_hz, out if out is not None and out.suffix == ".trace" else None
     )
     if out is not None and found.trace is not None:
-        write(found.trace, out)
+        write_trace(found.trace, out)
     facts = _summarise_trace(found.trace) if found.trace is not None else _summarise_stream(found.ending)
     document: dict[str, Any] = {
         "meter": meter.id,

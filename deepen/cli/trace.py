@@ -83,10 +83,10 @@ def show_command(file: Path, as_json: bool, **given: Any) -> None:
       deepen trace show idle.csv
       deepen trace show ppk2-export.csv --voltage-v 3.3
     """
-    from deepen.traces.summary import plot, summarise
+    from deepen.traces.summary import plot_summary, summarise_trace
 
     opened = open_trace_with_options(file, given)
-    found = summarise(opened)
+    found = summarise_trace(opened)
     info = opened.info
     windows = opened.windows()
     document = {
@@ -148,7 +148,7 @@ def show_command(file: Path, as_json: bool, **given: Any) -> None:
         if clock is not None:
             error = format_si(clock.error_s, "s")
             rows.append(("clock", f"{clock.method}, {(clock.rate - 1) * 1e6:+.1f} ppm, error {error}"))
-        lines = [format_table([info.meter_id or str(file), ""], rows), "", plot(found)]
+        lines = [format_table([info.meter_id or str(file), ""], rows), "", plot_summary(found)]
         lines += [f"note: {w}" for w in info.warnings]
         if windows:
             cells = [
@@ -182,18 +182,18 @@ def convert_command(
     Example:
       deepen trace convert monsoon.csv run.trace
     """
-    from deepen.traces import open_trace, trace_sha256, write
+    from deepen.traces import hash_trace, open_trace, write_trace
 
     opened = open_trace_with_options(file, given)
     print_progress(f"writing {opened.info.samples} samples to {out}")
-    write(opened, out, precision=precision)
+    write_trace(opened, out, precision=precision)
     written = open_trace(out)
     document = {
         "file": str(out),
         "samples": opened.info.samples,
         "dropped": opened.info.dropped,
         "source": opened.info.source,
-        "sha256": trace_sha256(written),
+        "sha256": hash_trace(written),
         "warnings": opened.info.warnings,
     }
 
@@ -240,10 +240,10 @@ def energy_command(
       deepen trace energy run.trace --windows windows.csv --max-loss 0.01
     """
     from deepen.measure.energy.trace_file_energy import integrate_trace_file
-    from deepen.traces import windows
+    from deepen.traces import read_windows
 
     opened = open_trace_with_options(file, given)
-    wanted = windows(windows_file) if windows_file is not None else ()
+    wanted = read_windows(windows_file) if windows_file is not None else ()
     found = integrate_trace_file(opened, wanted, idle_w=idle_w, max_loss=max_loss, edge_error_s=edge_error_s)
     info = opened.info
     clock = info.clock

@@ -13,15 +13,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.traces.parquet_columns import first_line
+from deepen.traces.parquet_columns import get_first_line
 
-__all__ = ["Table", "header_of"]
+__all__ = ["CsvTable", "parse_csv_header"]
 
 _BLOCK = 1 << 22
 """Bytes parsed at once."""
 
 
-def header_of(head: bytes, delimiters: str = ",;\t") -> tuple[str, list[str]]:
+def parse_csv_header(head: bytes, delimiters: str = ",;\t") -> tuple[str, list[str]]:
     """First line of a CSV file.
 
     Args:
@@ -40,7 +40,7 @@ def header_of(head: bytes, delimiters: str = ",;\t") -> tuple[str, list[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class CsvTable:
     """A CSV file.
 
     Attributes:
@@ -62,7 +62,7 @@ class Table:
     @classmethod
     def open(
         cls, path: Path, names: Sequence[str], delimiter: str = ",", skip: int = 1, numbers: Sequence[str] = ()
-    ) -> Table:
+    ) -> CsvTable:
         """Look at the end of a file: a last line that is cut short is left out, and said.
 
         Args:
@@ -128,7 +128,7 @@ class Table:
                 # From memory: a Python file would be read by a thread of Arrow's, which may outlive the interpreter.
                 batch = pv.read_csv(pa.BufferReader(data), read, parse, convert)
             except pa.ArrowException as error:
-                raise MeasureError(f"{self.path}: {self._plain(first_line(error), rows)}") from error
+                raise MeasureError(f"{self.path}: {self._plain(get_first_line(error), rows)}") from error
             rows += batch.num_rows
             yield [c.to_numpy() for c in batch.columns]
         if not rows:

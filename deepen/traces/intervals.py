@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Interval
-from deepen.traces.csv_columns import header_of
+from deepen.traces.csv_columns import parse_csv_header
 from deepen.traces.types import ReportedWindow
 
 __all__ = ["is_interval_file", "read_intervals"]
@@ -17,9 +17,9 @@ __all__ = ["is_interval_file", "read_intervals"]
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
-def _columns(head: bytes) -> tuple[str, list[str], str]:
+def _parse_interval_header(head: bytes) -> tuple[str, list[str], str]:
     """Delimiter, column names, and the unit of the edges (empty if this is no interval file)."""
-    delimiter, names = header_of(head)
+    delimiter, names = parse_csv_header(head)
     unit = next((u for u in _UNITS if f"start_{u}" in names and f"end_{u}" in names), "")
     return delimiter, names, unit
 
@@ -29,7 +29,7 @@ def is_interval_file(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return bool(_columns(file.read(1 << 12))[2])
+        return bool(_parse_interval_header(file.read(1 << 12))[2])
 
 
 def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
@@ -53,7 +53,7 @@ def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MeasureError(f"{path}: cannot be read as text ({error}); an interval file is CSV") from error
-    delimiter, _, unit = _columns(text.encode())
+    delimiter, _, unit = _parse_interval_header(text.encode())
     if not unit:
         raise MeasureError(f"{path}: has no columns start_s and end_s; write start_s,end_s,label in its first line")
     found: list[ReportedWindow] = []
@@ -62,7 +62,7 @@ def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
         rows.fieldnames = [n.strip() for n in rows.fieldnames or []]
         for row in rows:
             if any(v for v in row.values() if isinstance(v, str) and v.strip()):
-                found.append(_window(row, unit, len(found)))
+                found.append(_parse_window(row, unit, len(found)))
     except (csv.Error, ValueError, TypeError, MeasureError) as error:
         raise MeasureError(f"{path}, line {rows.line_num}: {error}") from error
     if not found:
@@ -70,7 +70,7 @@ def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
     return tuple(found)
 
 
-def _window(row: Mapping[str, str | None], unit: str, number: int) -> ReportedWindow:
+def _parse_window(row: Mapping[str, str | None], unit: str, number: int) -> ReportedWindow:
     def seconds(name: str) -> float:
         text = row[f"{name}_{unit}"]
         if text is None or not math.isfinite(value := float(text)):

@@ -15,7 +15,7 @@ from deepen.errors import ConfigError, MeasureError
 from deepen.records import Accuracy
 from deepen.traces.types import TraceHeader
 
-__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "Manifest", "Part"]
+__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "TraceManifest", "TracePart"]
 
 FORMAT_NAME = "deepen-trace"
 FORMAT_VERSION = 1
@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TracePart:
     """One Parquet file of a trace folder.
 
     Attributes:
@@ -40,7 +40,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class TraceManifest:
     """Everything about a trace but its samples.
 
     Attributes:
@@ -60,7 +60,7 @@ class Manifest:
     dropped: int = 0
     warnings: tuple[str, ...] = ()
     complete: bool = False
-    parts: tuple[Part, ...] = field(default=())
+    parts: tuple[TracePart, ...] = field(default=())
     losses: tuple[SampleLoss, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Manifest:
             raise ConfigError(f"trace of {self.header.meter_id}: its facts hold a number that is not finite") from error
 
     @classmethod
-    def load(cls, text: str | bytes, where: Path) -> Manifest:
+    def load(cls, text: str | bytes, where: Path) -> TraceManifest:
         """Read JSON text.
 
         Raises:
@@ -121,7 +121,7 @@ class Manifest:
         return cls.from_json(document, where)
 
     @classmethod
-    def from_json(cls, document: Any, where: Path) -> Manifest:
+    def from_json(cls, document: Any, where: Path) -> TraceManifest:
         """Read JSON values.
 
         Raises:
@@ -134,25 +134,25 @@ class Manifest:
                 f"{where}: is of version {document.get('version')}, this deepen reads {FORMAT_VERSION}; update deepen"
             )
         try:
-            return _parse(document)
+            return _parse_manifest(document)
         except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
             raise MeasureError(
                 f"{where}: its facts are damaged ({type(error).__name__}: {error}); restore it from a copy"
             ) from error
 
-    def closed(self, **changes: Any) -> Manifest:
+    def closed(self, **changes: Any) -> TraceManifest:
         """The same, finished in order, with some facts changed."""
         return replace(self, complete=True, **changes)
 
 
-def _finite(value: Any) -> float:
+def _parse_finite_number(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value} is not finite")
     return number
 
 
-def _parse(d: Mapping[str, Any]) -> Manifest:
+def _parse_manifest(d: Mapping[str, Any]) -> TraceManifest:
     accuracy, clock = d["accuracy"], d["clock"]
     if d["sampling"] not in ("point", "mean") or d["times"] not in ("index", "stamps"):
         raise ValueError(f"sampling '{d['sampling']}', times '{d['times']}'")
@@ -162,37 +162,49 @@ def _parse(d: Mapping[str, Any]) -> Manifest:
         meter_id=str(d["meter"]),
         calibration_id=str(d["calibration"]),
         source=d["source"],
-        rate_hz=_finite(d["rate_hz"]),
+        rate_hz=_parse_finite_number(d["rate_hz"]),
         sampling=d["sampling"],
-        accuracy=Accuracy(_finite(accuracy["gain"]), _finite(accuracy["offset_w"]), str(accuracy["reference"])),
+        accuracy=Accuracy(
+            _parse_finite_number(accuracy["gain"]),
+            _parse_finite_number(accuracy["offset_w"]),
+            str(accuracy["reference"]),
+        ),
         times=d["times"],
         precision=d["precision"],
         logic=bool(d["logic"]),
-        start_s=_finite(d["start_s"]),
+        start_s=_parse_finite_number(d["start_s"]),
     )
-    return Manifest(
+    return TraceManifest(
         header=header,
         clock=None
         if clock is None
         else ClockMap(
-            _finite(clock["device_s"]),
-            _finite(clock["host_s"]),
-            _finite(clock["rate"]),
-            math.inf if clock["error_s"] is None else _finite(clock["error_s"]),
+            _parse_finite_number(clock["device_s"]),
+            _parse_finite_number(clock["host_s"]),
+            _parse_finite_number(clock["rate"]),
+            math.inf if clock["error_s"] is None else _parse_finite_number(clock["error_s"]),
             str(clock["method"]),
         ),
-        gaps=tuple((_finite(start), _finite(end)) for start, end in d["gaps"]),
+        gaps=tuple((_parse_finite_number(start), _parse_finite_number(end)) for start, end in d["gaps"]),
         dropped=int(d["dropped"]),
         warnings=tuple(str(w) for w in d["warnings"]),
         complete=bool(d["complete"]),
         parts=tuple(
-            Part(_name(p["file"]), int(p["samples"]), _finite(p["first"]), _finite(p["last"])) for p in d["parts"]
+            TracePart(
+                _check_part_name(p["file"]),
+                int(p["samples"]),
+                _parse_finite_number(p["first"]),
+                _parse_finite_number(p["last"]),
+            )
+            for p in d["parts"]
         ),
-        losses=tuple(SampleLoss(int(a), int(n), _finite(error), int(b)) for a, n, error, b in d.get("losses", ())),
+        losses=tuple(
+            SampleLoss(int(a), int(n), _parse_finite_number(error), int(b)) for a, n, error, b in d.get("losses", ())
+        ),
     )
 
 
-def _name(value: Any) -> str:
+def _check_part_name(value: Any) -> str:
     name = str(value)
     if not name or Path(name).name != name:
         raise ValueError(f"part '{name}' is not a plain file name")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
 
-__all__ = ["TimeScan", "without_missing"]
+__all__ = ["TimeScan", "drop_missing_samples"]
 
 _REGULAR = 0.9
 """Share of steps within a tenth of the median from which times count as regular, so that a longer step is a loss."""
@@ -114,7 +114,7 @@ class TimeScan:
         return notes
 
 
-def without_missing(
+def drop_missing_samples(
     t_s: NDArray[np.float64], power_w: NDArray[np.float64], logic: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]:
     """Leave out samples without a value."""

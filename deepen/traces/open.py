@@ -17,14 +17,14 @@ from deepen.records import PowerTrace
 from deepen.traces.formats.mlperf import RESULTS, TRACES
 from deepen.traces.intervals import is_interval_file, read_intervals
 from deepen.traces.registry import FORMATS
-from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceFile, cut_chunk
+from deepen.traces.types import CHUNK, ReportedWindow, TraceFile, TraceFormat, make_chunk
 
-__all__ = ["chunks", "cut", "find_format", "open_trace", "read", "trace_sha256", "windows"]
+__all__ = ["find_format", "hash_trace", "iterate_chunks", "open_trace", "read_chunks", "read_trace", "read_windows"]
 
 _HEAD = 1 << 16
 
 
-def find_format(path: Path, name: str = "") -> Format:
+def find_format(path: Path, name: str = "") -> TraceFormat:
     """Find the format of a file by what is in it.
 
     Args:
@@ -84,7 +84,7 @@ def open_trace(path: str | Path, *, format: str = "", **options: str) -> TraceFi
         raise MeasureError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
 
 
-def read(path: str | Path, *, format: str = "", **options: str) -> PowerTrace:
+def read_trace(path: str | Path, *, format: str = "", **options: str) -> PowerTrace:
     """Read a whole trace into memory.
 
     Args:
@@ -97,11 +97,11 @@ def read(path: str | Path, *, format: str = "", **options: str) -> PowerTrace:
         MeasureError: As :func:`open_trace`, or if its times do not increase.
     """
     file = open_trace(path, format=format, **options)
-    pieces = list(cut(file, max(1, file.info.samples)))
-    return pieces[0] if pieces else cut_chunk(file.info, np.empty(0), np.empty(0), None, -math.inf)
+    pieces = list(iterate_chunks(file, max(1, file.info.samples)))
+    return pieces[0] if pieces else make_chunk(file.info, np.empty(0), np.empty(0), None, -math.inf)
 
 
-def chunks(
+def read_chunks(
     path: str | Path,
     size: int = CHUNK,
     *,
@@ -124,13 +124,15 @@ def chunks(
 
     Raises:
         ConfigError: As :func:`open_trace`, or if ``size`` is below 1.
-        MeasureError: As :func:`read`.
+        MeasureError: As :func:`read_trace`.
     """
-    return cut(open_trace(path, format=format, **options), size, start_s, end_s)
+    return iterate_chunks(open_trace(path, format=format, **options), size, start_s, end_s)
 
 
-def cut(file: TraceFile, size: int, start_s: float = -math.inf, end_s: float = math.inf) -> Iterator[PowerTrace]:
-    """The samples of an opened trace in pieces; see :func:`chunks`."""
+def iterate_chunks(
+    file: TraceFile, size: int, start_s: float = -math.inf, end_s: float = math.inf
+) -> Iterator[PowerTrace]:
+    """The samples of an opened trace in pieces; see :func:`read_chunks`."""
     if size < 1:
         raise ConfigError(f"a chunk needs at least one sample, not {size}")
     held: list[_Block] = []
@@ -141,30 +143,30 @@ def cut(file: TraceFile, size: int, start_s: float = -math.inf, end_s: float = m
         if a:
             after_s = float(t_s[a - 1])
         if b > a:
-            held.append(_slice((t_s, power_w, logic), a, b))
+            held.append(_slice_block((t_s, power_w, logic), a, b))
             count += b - a
         if count >= size:
-            whole = _joined(held)
+            whole = _join_blocks(held)
             for i in range(0, count - size + 1, size):
-                yield cut_chunk(file.info, *_slice(whole, i, i + size), after_s)
+                yield make_chunk(file.info, *_slice_block(whole, i, i + size), after_s)
                 after_s = float(whole[0][i + size - 1])
-            held = [_slice(whole, count - count % size, count)]
+            held = [_slice_block(whole, count - count % size, count)]
             count %= size
         if ended:
             break
     if count:
-        yield cut_chunk(file.info, *_joined(held), after_s)
+        yield make_chunk(file.info, *_join_blocks(held), after_s)
 
 
 _Block = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]
 
 
-def _slice(block: _Block, a: int, b: int) -> _Block:
+def _slice_block(block: _Block, a: int, b: int) -> _Block:
     t_s, power_w, logic = block
     return t_s[a:b], power_w[a:b], None if logic is None else logic[a:b]
 
 
-def _joined(blocks: list[_Block]) -> _Block:
+def _join_blocks(blocks: list[_Block]) -> _Block:
     if len(blocks) == 1:
         return blocks[0]
     logic = [b[2] for b in blocks if b[2] is not None]
@@ -172,7 +174,7 @@ def _joined(blocks: list[_Block]) -> _Block:
     return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks]), joined
 
 
-def windows(path: str | Path, *, format: str = "", **options: str) -> tuple[ReportedWindow, ...]:
+def read_windows(path: str | Path, *, format: str = "", **options: str) -> tuple[ReportedWindow, ...]:
     """Read windows: those a trace file reports itself, or those of an interval file.
 
     Args:
@@ -193,7 +195,7 @@ def windows(path: str | Path, *, format: str = "", **options: str) -> tuple[Repo
     return open_trace(path, format=format, **options).windows()
 
 
-def trace_sha256(trace: PowerTrace | TraceFile) -> str:
+def hash_trace(trace: PowerTrace | TraceFile) -> str:
     """Hash what a trace says: samples, times, label, calibration, gaps and losses; not how it is stored.
 
     A stored trace has the hash of the trace in memory as long as its power is stored as ``float64``.

@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
-from deepen.traces.manifest import Part
+from deepen.traces.manifest import TracePart
 from deepen.traces.types import TraceHeader
 
 __all__ = [
     "META_KEY",
-    "Columns",
-    "first_line",
+    "SampleColumns",
+    "compute_positions",
+    "compute_times",
+    "get_first_line",
+    "get_parquet_options",
+    "make_arrow_schema",
+    "make_arrow_table",
+    "make_part_metadata",
     "open_parquet",
-    "part_metadata",
-    "positions",
     "read_columns",
-    "schema",
-    "table",
-    "times",
-    "write_options",
     "write_table",
 ]
 
@@ -38,7 +38,7 @@ _ROWS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class SampleColumns:
     """Samples as stored.
 
     Attributes:
@@ -52,13 +52,13 @@ class Columns:
     logic: NDArray[np.uint8] | None
 
 
-def first_line(error: BaseException) -> str:
+def get_first_line(error: BaseException) -> str:
     """First line of another library's message, or the name of its class."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def times(header: TraceHeader, clock: ClockMap | None, position: NDArray[Any]) -> NDArray[np.float64]:
+def compute_times(header: TraceHeader, clock: ClockMap | None, position: NDArray[Any]) -> NDArray[np.float64]:
     """Times of stored positions, seconds, shape (n,)."""
     if header.times == "stamps":
         return np.asarray(position, dtype=np.float64)
@@ -66,17 +66,19 @@ def times(header: TraceHeader, clock: ClockMap | None, position: NDArray[Any]) -
     return header.start_s + device_s if clock is None else clock.to_host(device_s)
 
 
-def positions(header: TraceHeader, clock: ClockMap | None, t_s: NDArray[np.float64]) -> NDArray[np.int64] | None:
-    """Positions whose :func:`times` are exactly these times; ``None`` where there are none."""
+def compute_positions(
+    header: TraceHeader, clock: ClockMap | None, t_s: NDArray[np.float64]
+) -> NDArray[np.int64] | None:
+    """Positions whose :func:`compute_times` are exactly these times; ``None`` where there are none."""
     device_s = t_s - header.start_s if clock is None else clock.to_device(t_s)
     scaled = np.rint(device_s * header.rate_hz)
     if not bool(np.all(np.abs(scaled) < 2**53)):
         return None
     index = scaled.astype(np.int64)
-    return index if np.array_equal(times(header, clock, index), t_s) else None
+    return index if np.array_equal(compute_times(header, clock, index), t_s) else None
 
 
-def schema(header: TraceHeader) -> Any:
+def make_arrow_schema(header: TraceHeader) -> Any:
     """Arrow schema of the samples."""
     import pyarrow as pa
 
@@ -85,16 +87,16 @@ def schema(header: TraceHeader) -> Any:
     return pa.schema([first, ("power_w", power), *([("logic", pa.uint8())] if header.logic else [])])
 
 
-def table(header: TraceHeader, columns: Columns, metadata: dict[bytes, bytes] | None = None) -> Any:
+def make_arrow_table(header: TraceHeader, columns: SampleColumns, metadata: dict[bytes, bytes] | None = None) -> Any:
     """Arrow table of samples."""
     import pyarrow as pa
 
-    shape = schema(header).with_metadata(metadata)
+    shape = make_arrow_schema(header).with_metadata(metadata)
     arrays = [columns.position, columns.power_w, *([columns.logic] if header.logic else [])]
     return pa.table([pa.array(a, type=f.type) for a, f in zip(arrays, shape, strict=True)], schema=shape)
 
 
-def write_options(header: TraceHeader) -> dict[str, Any]:
+def get_parquet_options(header: TraceHeader) -> dict[str, Any]:
     """Parquet settings: positions cost next to nothing as differences, power compresses best with its bytes apart."""
     first = {"index": "DELTA_BINARY_PACKED"} if header.times == "index" else {"t_s": "BYTE_STREAM_SPLIT"}
     return {
@@ -107,7 +109,7 @@ def write_options(header: TraceHeader) -> dict[str, Any]:
     }
 
 
-def part_metadata(part: Part) -> dict[bytes, bytes]:
+def make_part_metadata(part: TracePart) -> dict[bytes, bytes]:
     """First and last position, which a reader wants without decoding the part."""
     return {b"first": repr(part.first).encode(), b"last": repr(part.last).encode()}
 
@@ -116,7 +118,7 @@ def write_table(path: Path, samples: Any, header: TraceHeader) -> None:
     """Write a table as one Parquet file."""
     import pyarrow.parquet as pq
 
-    pq.write_table(samples, path, row_group_size=_ROWS, **write_options(header))
+    pq.write_table(samples, path, row_group_size=_ROWS, **get_parquet_options(header))
 
 
 def open_parquet(path: Path) -> Any:
@@ -132,11 +134,11 @@ def open_parquet(path: Path) -> Any:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MeasureError(
-            f"{path}: cannot be read as Parquet ({first_line(error)}); restore it from a copy"
+            f"{path}: cannot be read as Parquet ({get_first_line(error)}); restore it from a copy"
         ) from error
 
 
-def read_columns(file: Any, path: Path, header: TraceHeader, run: int | None = None) -> Iterator[Columns]:
+def read_columns(file: Any, path: Path, header: TraceHeader, run: int | None = None) -> Iterator[SampleColumns]:
     """Read the samples of a Parquet file in pieces.
 
     Args:
@@ -150,7 +152,7 @@ def read_columns(file: Any, path: Path, header: TraceHeader, run: int | None = N
     """
     import pyarrow as pa
 
-    expected = schema(header)
+    expected = make_arrow_schema(header)
     found = file.schema_arrow
     if found.names != expected.names or found.types != expected.types:
         raise MeasureError(
@@ -167,6 +169,6 @@ def read_columns(file: Any, path: Path, header: TraceHeader, run: int | None = N
             else:
                 position = np.arange(run, run + power_w.size, dtype=np.int64)
                 run += power_w.size
-            yield Columns(position, power_w, batch.column("logic").to_numpy() if header.logic else None)
+            yield SampleColumns(position, power_w, batch.column("logic").to_numpy() if header.logic else None)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise MeasureError(f"{path}: damaged ({first_line(error)}); restore it from a copy") from error
+        raise MeasureError(f"{path}: damaged ({get_first_line(error)}); restore it from a copy") from error

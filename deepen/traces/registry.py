@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deepen.traces.formats import deepen_files, deepen_folder, joulescope, mlperf, monsoon, plain, ppk2, ptdaemon
-from deepen.traces.types import Format
+from deepen.traces.types import TraceFormat
 
 __all__ = ["FORMATS"]
 
-FORMATS: Mapping[str, Format] = {
+FORMATS: Mapping[str, TraceFormat] = {
     f.name: f
     for f in (
         deepen_folder.FORMAT,

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.traces.open import cut
+from deepen.traces.open import iterate_chunks
 from deepen.traces.types import CHUNK, TraceFile
 from deepen.units import format_si
 
-__all__ = ["Summary", "plot", "summarise"]
+__all__ = ["TraceSummary", "plot_summary", "summarise_trace"]
 
 _BINS = 72
 """Columns of the plot: with the scale beside them, a line of a terminal of 80."""
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class TraceSummary:
     """What a trace amounts to.
 
     Attributes:
@@ -45,7 +45,7 @@ class Summary:
     high_w: NDArray[np.float64]
 
 
-def summarise(file: TraceFile, bins: int = _BINS) -> Summary:
+def summarise_trace(file: TraceFile, bins: int = _BINS) -> TraceSummary:
     """Look through an opened trace once, in bounded memory.
 
     Args:
@@ -64,7 +64,7 @@ def summarise(file: TraceFile, bins: int = _BINS) -> Summary:
     if info.sampling == "mean" and info.rate_hz > 0:
         start_s, t_last, p_last = start_s - 1 / info.rate_hz, start_s - 1 / info.rate_hz, 0.0  # the first period
     width_s = max(info.end_s - start_s, 1e-12) / bins
-    for piece in cut(file, CHUNK):
+    for piece in iterate_chunks(file, CHUNK):
         t_s, power_w = piece.t_s, piece.power_w
         at = np.clip(((t_s - start_s) / width_s).astype(np.int64), 0, bins - 1)
         first = np.flatnonzero(np.diff(at, prepend=-1))
@@ -78,8 +78,8 @@ def summarise(file: TraceFile, bins: int = _BINS) -> Summary:
         energy_j += float(steps @ (power_w[1:] if mean else (power_w[1:] + power_w[:-1]) / 2))
         t_last, p_last = float(t_s[-1]), float(power_w[-1])
     least_w, most_w = float(low.min()), float(high.max())
-    _bridge(low, high, start_s + (np.arange(bins) + 0.5) * width_s, info.gaps)
-    return Summary(
+    _fill_empty_bins(low, high, start_s + (np.arange(bins) + 0.5) * width_s, info.gaps)
+    return TraceSummary(
         min_w=least_w,
         mean_w=energy_j / (info.end_s - start_s) if info.end_s > start_s else math.nan,
         max_w=most_w,
@@ -91,7 +91,7 @@ def summarise(file: TraceFile, bins: int = _BINS) -> Summary:
     )
 
 
-def _bridge(
+def _fill_empty_bins(
     low: NDArray[np.float64],
     high: NDArray[np.float64],
     at_s: NDArray[np.floating[Any]],
@@ -106,7 +106,7 @@ def _bridge(
         low[hole] = high[hole] = np.nan
 
 
-def plot(summary: Summary, height: int = 10) -> str:
+def plot_summary(summary: TraceSummary, height: int = 10) -> str:
     """Draw the range of the power over time with characters.
 
     Args:

@@ -23,11 +23,17 @@ from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
 from deepen.traces.disk import atomic_file, storage_error
-from deepen.traces.manifest import Manifest, Part
-from deepen.traces.parquet_columns import Columns, part_metadata, positions, table, write_table
+from deepen.traces.manifest import TraceManifest, TracePart
+from deepen.traces.parquet_columns import (
+    SampleColumns,
+    compute_positions,
+    make_arrow_table,
+    make_part_metadata,
+    write_table,
+)
 from deepen.traces.types import CHUNK, TraceHeader
 
-__all__ = ["MANIFEST", "TraceWriter", "part_name"]
+__all__ = ["MANIFEST", "TraceWriter", "make_part_name"]
 
 MANIFEST = "manifest.json"
 
@@ -35,7 +41,7 @@ _PENDING = 4
 """Parts that may wait for a slow disk before a writer waits with them."""
 
 
-def part_name(number: int) -> str:
+def make_part_name(number: int) -> str:
     """Name of the file of a part, counted from 0."""
     return f"part-{number:06d}.parquet"
 
@@ -76,7 +82,7 @@ class TraceWriter:
             raise ConfigError(f"no folder {self.path.parent} to write {self.path.name} into; make it first") from error
         except OSError as error:
             raise storage_error("make", self.path, error) from error
-        self._manifest = Manifest(header)
+        self._manifest = TraceManifest(header)
         self._flush_s = flush_s
         stamped = header.times == "stamps"
         self._position: NDArray[Any] = np.empty(part_samples, np.float64 if stamped else np.int64)
@@ -84,11 +90,11 @@ class TraceWriter:
         self._logic = np.empty(part_samples, np.uint8) if header.logic else None
         self._filled = 0
         self._flushed = 0
-        self._done: list[Part] = []
+        self._done: list[TracePart] = []
         self._open = True
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="trace-writer")
         self._waiting: deque[Future[None]] = deque()
-        _write(self.path, header, None, None, self._manifest.dump())
+        _write_part_and_manifest(self.path, header, None, None, self._manifest.dump())
 
     @property
     def samples(self) -> int:
@@ -147,7 +153,7 @@ class TraceWriter:
         if header.times == "stamps":
             self.append(chunk.t_s, chunk.power_w, chunk.logic)
             return
-        index = positions(header, chunk.clock, chunk.t_s)
+        index = compute_positions(header, chunk.clock, chunk.t_s)
         if index is None:
             raise MeasureError(f"{self.path}: times of {chunk.meter_id} lie beside its sample positions; store stamps")
         self.append(index, chunk.power_w, chunk.logic)
@@ -187,7 +193,7 @@ class TraceWriter:
         Raises:
             StorageError: If the disk refuses.
         """
-        self._need_open()
+        self._require_open()
         self._manifest = self._manifest.closed(
             clock=clock, gaps=gaps, dropped=dropped, warnings=warnings, losses=losses
         )
@@ -219,12 +225,12 @@ class TraceWriter:
         with contextlib.suppress(Exception):  # the error on its way out says more than a second one here
             self.close()
 
-    def _need_open(self) -> None:
+    def _require_open(self) -> None:
         if not self._open:
             raise MeasureError(f"{self.path} is closed; start another recording")
 
     def _check(self, position: NDArray[Any], power_w: NDArray[np.float64], logic: NDArray[np.uint8] | None) -> None:
-        self._need_open()
+        self._require_open()
         header = self._manifest.header
         shapes = {position.shape, power_w.shape, *(() if logic is None else (logic.shape,))}
         if position.ndim != 1 or len(shapes) != 1:
@@ -246,9 +252,9 @@ class TraceWriter:
         n, part, columns = self._filled, None, None
         header = self._manifest.header
         if n > self._flushed:
-            part = Part(part_name(len(self._done)), n, self._position[0].item(), self._position[n - 1].item())
+            part = TracePart(make_part_name(len(self._done)), n, self._position[0].item(), self._position[n - 1].item())
             logic = None if self._logic is None else self._logic[:n].copy()
-            columns = Columns(self._position[:n].copy(), self._power[:n].copy(), logic)
+            columns = SampleColumns(self._position[:n].copy(), self._power[:n].copy(), logic)
             self._manifest = replace(self._manifest, parts=(*self._done, part))
             self._flushed = n
             if n == self._position.size:
@@ -256,7 +262,7 @@ class TraceWriter:
                 self._filled = self._flushed = 0
         self._settle(_PENDING)
         text = self._manifest.dump()
-        self._waiting.append(self._disk.submit(_write, self.path, header, part, columns, text))
+        self._waiting.append(self._disk.submit(_write_part_and_manifest, self.path, header, part, columns, text))
 
     def _settle(self, allowed: int) -> None:
         """Wait until at most so many writes are under way, and raise what any of them raised."""
@@ -271,10 +277,12 @@ class TraceWriter:
             self._disk.shutdown(cancel_futures=True)
 
 
-def _write(path: Path, header: TraceHeader, part: Part | None, columns: Columns | None, manifest: str) -> None:
+def _write_part_and_manifest(
+    path: Path, header: TraceHeader, part: TracePart | None, columns: SampleColumns | None, manifest: str
+) -> None:
     """Write a part, then the manifest that names it."""
     if part is not None and columns is not None:
         with atomic_file(path / part.file) as place:
-            write_table(place, table(header, columns, part_metadata(part)), header)
+            write_table(place, make_arrow_table(header, columns, make_part_metadata(part)), header)
     with atomic_file(path / MANIFEST) as place:
         place.write_text(manifest, encoding="utf-8")

@@ -15,7 +15,7 @@ from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError
 from deepen.records import Accuracy, Interval, PowerTrace, Source
 
-__all__ = ["CHUNK", "Format", "ReportedWindow", "TraceFile", "TraceHeader", "TraceInfo", "cut_chunk"]
+__all__ = ["CHUNK", "ReportedWindow", "TraceFile", "TraceFormat", "TraceHeader", "TraceInfo", "make_chunk"]
 
 CHUNK = 1 << 20
 """Samples per chunk where the caller does not say: 16 MiB of times and powers."""
@@ -142,7 +142,7 @@ class TraceFile(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class TraceFormat:
     """One kind of trace file; every module of ``deepen.traces.formats`` exports one as ``FORMAT``.
 
     Attributes:
@@ -160,7 +160,7 @@ class Format:
     options: tuple[str, ...] = ()
 
 
-def cut_chunk(
+def make_chunk(
     info: TraceInfo,
     t_s: NDArray[np.float64],
     power_w: NDArray[np.float64],
@@ -191,7 +191,7 @@ def cut_chunk(
         calibration_id=info.calibration_id,
         source=info.source,
         gaps=gaps,
-        dropped=_lost_until(info, until_s) - _lost_until(info, after_s),
+        dropped=_count_lost_until(info, until_s) - _count_lost_until(info, after_s),
         sampling=info.sampling,
         logic=logic,
         clock=info.clock,
@@ -200,7 +200,7 @@ def cut_chunk(
     )
 
 
-def _lost_until(info: TraceInfo, t_s: float) -> int:
+def _count_lost_until(info: TraceInfo, t_s: float) -> int:
     """Lost samples up to a time: each gap holds a share of them by its length; without gaps all come at the end."""
     if t_s == math.inf:
         return info.dropped

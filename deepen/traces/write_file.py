@@ -16,13 +16,20 @@ import numpy as np
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
 from deepen.traces.disk import atomic_file, storage_error, sync_folder
-from deepen.traces.manifest import Manifest, Part
-from deepen.traces.open import cut
-from deepen.traces.parquet_columns import META_KEY, Columns, positions, schema, table, write_options
+from deepen.traces.manifest import TraceManifest, TracePart
+from deepen.traces.open import iterate_chunks
+from deepen.traces.parquet_columns import (
+    META_KEY,
+    SampleColumns,
+    compute_positions,
+    get_parquet_options,
+    make_arrow_schema,
+    make_arrow_table,
+)
 from deepen.traces.trace_folder_writer import MANIFEST, TraceWriter
 from deepen.traces.types import CHUNK, TraceFile, TraceHeader
 
-__all__ = ["SUFFIXES", "write"]
+__all__ = ["SUFFIXES", "write_trace"]
 
 SUFFIXES = (".trace", ".parquet", ".csv", ".json")
 """What a trace can be written as."""
@@ -31,7 +38,7 @@ CSV_FACTS = "facts"
 """Column of a CSV file of ours whose first row holds the facts of the trace as JSON."""
 
 
-def write(
+def write_trace(
     trace: PowerTrace | TraceFile, path: str | Path, *, precision: Literal["float32", "float64"] = "float64"
 ) -> Path:
     """Write a trace; a file that is there is replaced in one step.
@@ -57,12 +64,12 @@ def write(
     if not path.parent.is_dir():
         raise ConfigError(f"no folder {path.parent} to write {path.name} into; make it first")
     stamped = path.suffix in (".csv", ".json")  # these hold the times themselves
-    header = replace(_header(trace, stamped=stamped), precision=precision)
-    manifest = Manifest(header).closed(
-        clock=_facts(trace).clock,
-        gaps=_facts(trace).gaps,
-        dropped=_facts(trace).dropped,
-        warnings=_facts(trace).warnings,
+    header = replace(_choose_header(trace, stamped=stamped), precision=precision)
+    manifest = TraceManifest(header).closed(
+        clock=_get_facts(trace).clock,
+        gaps=_get_facts(trace).gaps,
+        dropped=_get_facts(trace).dropped,
+        warnings=_get_facts(trace).warnings,
     )
     manifest.dump()  # facts that cannot be stored are refused before anything is written
     if path.suffix == ".trace":
@@ -75,25 +82,25 @@ def write(
     return path
 
 
-def _facts(trace: PowerTrace | TraceFile) -> Any:
+def _get_facts(trace: PowerTrace | TraceFile) -> Any:
     return trace if isinstance(trace, PowerTrace) else trace.info
 
 
-def _pieces(trace: PowerTrace | TraceFile) -> Iterator[PowerTrace]:
+def _iterate_checked_pieces(trace: PowerTrace | TraceFile) -> Iterator[PowerTrace]:
     """The samples, looked at: what is no number must not reach a file.
 
     Raises:
         MeasureError: If the power of a sample is not finite.
     """
-    for piece in (trace,) if isinstance(trace, PowerTrace) else cut(trace, CHUNK):
+    for piece in (trace,) if isinstance(trace, PowerTrace) else iterate_chunks(trace, CHUNK):
         if not bool(np.all(np.isfinite(piece.power_w))):
             raise MeasureError(f"trace of {piece.meter_id}: power of a sample is not a number; leave it out as a gap")
         yield piece
 
 
-def _header(trace: PowerTrace | TraceFile, *, stamped: bool) -> TraceHeader:
+def _choose_header(trace: PowerTrace | TraceFile, *, stamped: bool) -> TraceHeader:
     """Header under which a trace is stored: by position where that gives back the very same times, else with stamps."""
-    f = _facts(trace)
+    f = _get_facts(trace)
     header = TraceHeader(
         meter_id=f.meter_id,
         calibration_id=f.calibration_id,
@@ -109,36 +116,36 @@ def _header(trace: PowerTrace | TraceFile, *, stamped: bool) -> TraceHeader:
         return header
     candidates = [replace(header, times="index")]
     if f.clock is None:
-        first_s = float(trace.t_s[0]) if isinstance(trace, PowerTrace) and trace.t_s.size else _start_s(trace)
+        first_s = float(trace.t_s[0]) if isinstance(trace, PowerTrace) and trace.t_s.size else _get_start_s(trace)
         candidates.append(replace(candidates[0], start_s=first_s))
-    for piece in _pieces(trace):
-        candidates = [h for h in candidates if positions(h, f.clock, piece.t_s) is not None]
+    for piece in _iterate_checked_pieces(trace):
+        candidates = [h for h in candidates if compute_positions(h, f.clock, piece.t_s) is not None]
     return candidates[0] if candidates else header
 
 
-def _start_s(trace: PowerTrace | TraceFile) -> float:
+def _get_start_s(trace: PowerTrace | TraceFile) -> float:
     if isinstance(trace, PowerTrace) or not np.isfinite(trace.info.start_s):
         return 0.0
     return trace.info.start_s
 
 
-def _position(header: TraceHeader, piece: PowerTrace) -> Any:
+def _get_positions(header: TraceHeader, piece: PowerTrace) -> Any:
     if header.times == "stamps":
         return piece.t_s
-    index = positions(header, piece.clock, piece.t_s)
+    index = compute_positions(header, piece.clock, piece.t_s)
     assert index is not None  # _header looked at every piece
     return index
 
 
-def _write_folder(trace: PowerTrace | TraceFile, path: Path, manifest: Manifest) -> None:
+def _write_folder(trace: PowerTrace | TraceFile, path: Path, manifest: TraceManifest) -> None:
     if path.exists() and not (path / MANIFEST).is_file():
         raise ConfigError(f"{path} exists and is no trace; name another file or remove it first")
     place = path.with_name(f".{path.stem}.{os.getpid()}.trace")
     old = path.with_name(f".{path.stem}.{os.getpid()}.old")
     try:
         with TraceWriter(place, manifest.header) as writer:
-            for piece in _pieces(trace):
-                writer.append(_position(manifest.header, piece), piece.power_w, piece.logic)
+            for piece in _iterate_checked_pieces(trace):
+                writer.append(_get_positions(manifest.header, piece), piece.power_w, piece.logic)
             writer.finish(manifest.clock, manifest.gaps, manifest.dropped, manifest.warnings)
         if path.exists():
             path.rename(old)
@@ -153,43 +160,45 @@ def _write_folder(trace: PowerTrace | TraceFile, path: Path, manifest: Manifest)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_parquet(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
+def _write_parquet(trace: PowerTrace | TraceFile, place: Path, manifest: TraceManifest) -> None:
     import pyarrow.parquet as pq
 
     header, samples = manifest.header, 0
     first = last = 0.0
-    with pq.ParquetWriter(place, schema(header), **write_options(header)) as writer:
-        for piece in _pieces(trace):
+    with pq.ParquetWriter(place, make_arrow_schema(header), **get_parquet_options(header)) as writer:
+        for piece in _iterate_checked_pieces(trace):
             if not piece.t_s.size:
                 continue
-            position = _position(header, piece)
+            position = _get_positions(header, piece)
             first, last = first if samples else position[0].item(), position[-1].item()
             samples += piece.t_s.size
-            writer.write_table(table(header, Columns(position, piece.power_w, piece.logic)), row_group_size=1 << 18)
-        facts = replace(manifest, parts=(Part("self", samples, first, last),))
+            writer.write_table(
+                make_arrow_table(header, SampleColumns(position, piece.power_w, piece.logic)), row_group_size=1 << 18
+            )
+        facts = replace(manifest, parts=(TracePart("self", samples, first, last),))
         writer.add_key_value_metadata({META_KEY.decode(): facts.dump()})
 
 
-def _write_csv(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
+def _write_csv(trace: PowerTrace | TraceFile, place: Path, manifest: TraceManifest) -> None:
     h = manifest.header
     samples = trace.t_s.size if isinstance(trace, PowerTrace) else trace.info.samples
     if not samples:
         raise MeasureError(f"trace of {h.meter_id}: without samples it cannot be kept as CSV; write a .trace")
     # The count tells a reader of a file that lost its end.
-    facts = replace(manifest, parts=(Part("self", samples, 0.0, 0.0),)).dump()
+    facts = replace(manifest, parts=(TracePart("self", samples, 0.0, 0.0),)).dump()
     meter = " ".join(h.meter_id.split())  # one line for every row; the facts keep the name as it is
     with place.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["t_s", "power_w", "meter", "source", *(["logic"] if h.logic else []), CSV_FACTS])
-        for piece in _pieces(trace):
+        for piece in _iterate_checked_pieces(trace):
             logic = [] if piece.logic is None else [piece.logic.tolist()]
             for t, p, *inputs in zip(piece.t_s.tolist(), piece.power_w.tolist(), *logic, strict=True):
                 rows.writerow([repr(t), repr(p), meter, h.source, *inputs, facts])
                 facts = ""
 
 
-def _write_json(trace: PowerTrace | TraceFile, place: Path, manifest: Manifest) -> None:
-    pieces = list(_pieces(trace))
+def _write_json(trace: PowerTrace | TraceFile, place: Path, manifest: TraceManifest) -> None:
+    pieces = list(_iterate_checked_pieces(trace))
     document = manifest.to_json()
     document["t_s"] = [t for piece in pieces for t in piece.t_s.tolist()]
     document["power_w"] = [p for piece in pieces for p in piece.power_w.tolist()]

@@ -25,7 +25,7 @@ from deepen.errors import ConfigError, LinkError, MeterError
 from deepen.measure.detached import collect_detached, profile_detached
 from deepen.measure.detached.store import get_detached_folder, list_pending_runs
 from deepen.records import EnergyRecord, PowerTrace
-from deepen.traces import write
+from deepen.traces import write_trace
 
 pytestmark = [
     pytest.mark.serial,
@@ -185,7 +185,7 @@ def test_a_host_killed_meanwhile_loses_nothing_that_was_recorded(
     (pending,) = list_pending_runs()
     until(lambda: Path(pending.job.folder, "status").exists(), "the run does not end by itself")
     collect = ["profile", str(squeezenet), "--device", device.spec, "--collect"]
-    write(PowerTrace(np.arange(9.0), np.ones(9), 1.0, "lvpm", "c", "simulated"), tmp_path / "other.trace")
+    write_trace(PowerTrace(np.arange(9.0), np.ones(9), 1.0, "lvpm", "c", "simulated"), tmp_path / "other.trace")
     done = CliRunner().invoke(cli, [*collect, "--trace", str(tmp_path / "other.trace")])
     assert done.exit_code == 1, done.output
     assert list_pending_runs() == [pending]  # a wrong trace was named: nothing is lost by it

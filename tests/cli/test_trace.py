@@ -47,7 +47,7 @@ def stored(tmp_path: Path) -> Path:
     trace = PowerTrace(
         clock.to_host(index / 1000), power_w, 1000.0, "ppk2", "cal", "simulated", (gap,), 10, clock=clock
     )
-    return traces.write(trace, tmp_path / "a.trace")
+    return traces.write_trace(trace, tmp_path / "a.trace")
 
 
 def test_show_tells_every_fact(stored: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_plot_shows_the_step_and_leaves_a_gap_empty(tmp_path: Path) -> None:
     trace = PowerTrace(t_s, np.where(t_s < 5, 1.0, 2.0), 100.0, "m", "c", "measured", ((3.99, 6.0),), 200)
     rows = [
         line.split("┤")[1]
-        for line in run("show", traces.write(trace, tmp_path / "a.json")).stdout.splitlines()
+        for line in run("show", traces.write_trace(trace, tmp_path / "a.json")).stdout.splitlines()
         if "┤" in line
     ]
     drawn = [[k for k, c in enumerate(row) if c == "█"] for row in rows]
@@ -126,7 +126,7 @@ def test_convert_keeps_everything(stored: Path, tmp_path: Path, suffix: str) -> 
     out = tmp_path / f"b{suffix}"
     found = document("convert", stored, out)
     assert (found["samples"], found["dropped"], found["source"]) == (1990, 10, "simulated")
-    assert found["sha256"] == traces.trace_sha256(traces.read(stored))
+    assert found["sha256"] == traces.hash_trace(traces.read_trace(stored))
     before, after = document("show", stored), document("show", out)
     changed = {k for k in before if before[k] != after[k]}
     assert changed <= {"file", "format"}

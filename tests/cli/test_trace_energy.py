@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from deepen.cli import cli
 from deepen.clock.host_clock import ClockMap
 from deepen.records import Accuracy, PowerTrace
-from deepen.traces import write
+from deepen.traces import write_trace
 
 RATE_HZ = 1000.0
 
@@ -24,7 +24,7 @@ def stored(tmp_path: Path):
     def make(name: str = "run.trace", **options) -> Path:
         t = np.arange(10_001) / RATE_HZ
         p = np.where((t >= 4) & (t < 6), 3.0, 1.0)
-        write(PowerTrace(t, p, RATE_HZ, "bench", "c", "simulated", **options), tmp_path / name)
+        write_trace(PowerTrace(t, p, RATE_HZ, "bench", "c", "simulated", **options), tmp_path / name)
         return tmp_path / name
 
     return make

@@ -53,7 +53,7 @@ def file_targets(folder: Path) -> list[CallTarget]:
     stored = {}
     for suffix in ("json", "csv", "parquet"):
         path = folder / f"seed.{suffix}"
-        traces.write(trace, path)
+        traces.write_trace(trace, path)
         stored[suffix] = path.read_bytes()
     rows = range(60)
     monsoon = "Time(ms),Main(mA),Main Voltage(V),\n" + "".join(
@@ -124,7 +124,7 @@ def file_targets(folder: Path) -> list[CallTarget]:
         call = _reader(path, options)
         found.append(CallTarget(name, call, seeds, tokens, watched, 0.15, 20))
     manifest, table = folder / "a.trace", folder / "i.csv"
-    traces.write(trace, manifest)
+    traces.write_trace(trace, manifest)
     whole = (manifest / "manifest.json").read_bytes()
     call = _reader(manifest, {}, manifest / "manifest.json")
     found.append(
@@ -147,10 +147,10 @@ def _reader(path: Path, options: dict[str, Any], written: Path | None = None) ->
 
     def read(data: bytes) -> None:
         (written or path).write_bytes(data)
-        trace = traces.read(path, **options)
+        trace = traces.read_trace(path, **options)
         assert bool(np.isfinite(trace.power_w).all()), "a power is no number"
         assert bool(np.isfinite(trace.t_s).all()), "a time is no number"
-        pieces = list(traces.chunks(path, 7, **options))
+        pieces = list(traces.read_chunks(path, 7, **options))
         parts = [p.t_s for p in pieces]
         assert np.array_equal(np.concatenate(parts or [np.empty(0)]), trace.t_s), "times differ when read in pieces"
         parts = [p.power_w for p in pieces]
@@ -158,7 +158,7 @@ def _reader(path: Path, options: dict[str, Any], written: Path | None = None) ->
             "powers differ when read in pieces"
         )
         assert sum(p.dropped for p in pieces) == trace.dropped, "losses differ when read in pieces"
-        for window in traces.windows(path, **options):
+        for window in traces.read_windows(path, **options):
             _finite(window.interval.start_s + window.interval.end_s)
 
     return read

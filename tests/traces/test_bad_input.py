@@ -38,7 +38,7 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path: Path, start: bytes,
     options = {"voltage_v": "3"} if name == "ppk2-csv" else {}
     try:
         file = traces.open_trace(path, format=name, **options)
-        read = traces.read(path, format=name, **options)
+        read = traces.read_trace(path, format=name, **options)
         file.windows()
     except DeepenError as error:
         assert str(error)
@@ -52,14 +52,14 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path: Path, start: bytes,
 
 def test_files_that_are_not_there_or_hold_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no trace at"):
-        traces.read(tmp_path / "none.csv")
+        traces.read_trace(tmp_path / "none.csv")
     (tmp_path / "empty").touch()
     with pytest.raises(MeasureError, match="is empty"):
-        traces.read(tmp_path / "empty")
+        traces.read_trace(tmp_path / "empty")
     with pytest.raises(MeasureError, match=r"no trace of a known format; known: trace, parquet"):
-        traces.read(tmp_path)
+        traces.read_trace(tmp_path)
     with pytest.raises(ConfigError, match="unknown trace format 'cvs'; did you mean csv"):
-        traces.read(tmp_path / "empty", format="cvs")
+        traces.read_trace(tmp_path / "empty", format="cvs")
 
 
 def test_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
@@ -73,4 +73,4 @@ def test_a_parquet_file_of_another_program_is_refused(tmp_path: Path) -> None:
 
     pq.write_table(pa.table({"t_s": [0.0], "power_w": [1.0]}), tmp_path / "a.parquet")
     with pytest.raises(MeasureError, match="without the facts of a trace"):
-        traces.read(tmp_path / "a.parquet")
+        traces.read_trace(tmp_path / "a.parquet")

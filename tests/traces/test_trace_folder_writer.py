@@ -37,7 +37,7 @@ def test_a_recording_reads_back_over_several_parts(tmp_path: Path) -> None:
         "manifest.json",
         *(f"part-00000{k}.parquet" for k in range(4)),
     ]
-    back = traces.read(tmp_path / "a.trace")
+    back = traces.read_trace(tmp_path / "a.trace")
     np.testing.assert_array_equal(back.t_s, CLOCK.to_host(np.arange(3500) / 1000.0))
     np.testing.assert_array_equal(back.power_w, ramp(0, 3500)[1])
     assert (back.gaps, back.dropped, back.warnings, back.clock) == (((51.0, 51.5),), 2, ("w",), CLOCK)
@@ -57,7 +57,7 @@ def test_a_recording_without_clock_starts_where_its_header_says(tmp_path: Path) 
     with TraceWriter(tmp_path / "a.trace", HEADER) as writer:
         writer.append(*ramp(0, 10))
         writer.finish()
-    np.testing.assert_array_equal(traces.read(tmp_path / "a.trace").t_s, 40.0 + np.arange(10) / 1000.0)
+    np.testing.assert_array_equal(traces.read_trace(tmp_path / "a.trace").t_s, 40.0 + np.arange(10) / 1000.0)
 
 
 def test_stamps_and_inputs_are_kept(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_stamps_and_inputs_are_kept(tmp_path: Path) -> None:
     with TraceWriter(tmp_path / "a.trace", header) as writer:
         writer.append(t_s, t_s * 2, np.array([0, 1, 128, 255], np.uint8))
         writer.finish()
-    back = traces.read(tmp_path / "a.trace")
+    back = traces.read_trace(tmp_path / "a.trace")
     assert back.t_s.tolist() == t_s.tolist()
     assert back.logic is not None
     assert back.logic.tolist() == [0, 1, 128, 255]
@@ -78,12 +78,12 @@ def test_losses_found_by_the_clock_are_inserted_on_reading(tmp_path: Path, sampl
     with TraceWriter(tmp_path / "a.trace", HEADER, part_samples=64) as writer:
         writer.append(*ramp(0, 500))
         writer.finish(CLOCK, ((50.1, 50.11), (50.47, 50.48)), 7, losses=losses)
-    whole = traces.read(tmp_path / "a.trace")
+    whole = traces.read_trace(tmp_path / "a.trace")
     expected = CLOCK.to_host(insert_losses(np.arange(500), losses) / 1000.0)
     np.testing.assert_array_equal(whole.t_s, expected)
     info = traces.open_trace(tmp_path / "a.trace").info
     assert (info.start_s, info.end_s) == (expected[0], expected[-1])
-    pieces = list(traces.chunks(tmp_path / "a.trace", 33))
+    pieces = list(traces.read_chunks(tmp_path / "a.trace", 33))
     np.testing.assert_array_equal(np.concatenate([p.t_s for p in pieces]), expected)
     assert sum(p.dropped for p in pieces) == 7
     assert sum(len(p.gaps) for p in pieces) == 2
@@ -103,7 +103,7 @@ def test_leaving_early_keeps_what_came_and_says_so(tmp_path: Path) -> None:
     assert (info.samples, info.dropped) == (290, 10)
     assert info.gaps == ((40.0 + 0.249, 40.26),)
     assert any("cut short" in w and "0.3 s" in w and "nominal rate" in w for w in info.warnings)
-    assert traces.read(tmp_path / "a.trace").power_w.size == 290
+    assert traces.read_trace(tmp_path / "a.trace").power_w.size == 290
 
 
 def test_facts_known_while_recording_survive(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_what_was_written_survives_a_killed_process(tmp_path: Path) -> None:
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     child.stdout.close()
-    back = traces.read(place)
+    back = traces.read_trace(place)
     assert back.t_s.size >= 500  # at most four parts wait for the disk
     assert back.t_s.size % 50 == 0
     assert set(back.power_w.tolist()) == {1.5}
@@ -154,7 +154,7 @@ def test_a_part_that_the_manifest_does_not_know_yet_is_read(tmp_path: Path) -> N
     manifest["parts"][0]["samples"] = 60  # written when the part was shorter
     manifest["parts"][0]["last"] = 59
     (place / "manifest.json").write_text(json.dumps(manifest))
-    assert traces.read(place).t_s.size == 150
+    assert traces.read_trace(place).t_s.size == 150
 
 
 def test_an_unfinished_part_is_written_in_time(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_samples_that_are_none_are_refused(tmp_path: Path, samples: tuple[np.nda
         writer.finish(CLOCK)
         with pytest.raises(MeasureError, match="is closed"):
             writer.append(*ramp(10, 1))
-    assert traces.read(tmp_path / "a.trace").t_s.size == 10
+    assert traces.read_trace(tmp_path / "a.trace").t_s.size == 10
 
 
 def test_names_that_cannot_be_recorded_into(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_full_disk_comes_out_of_the_next_call(tmp_path: Path, monkeypatch: pyt
         writer.append(*ramp(10, 10))
         writer.close()
     monkeypatch.undo()
-    assert traces.read(tmp_path / "a.trace").t_s.size == 10
+    assert traces.read_trace(tmp_path / "a.trace").t_s.size == 10
     assert not list((tmp_path / "a.trace").glob(".*"))
 
 
@@ -225,7 +225,7 @@ def test_every_damaged_byte_is_noticed_or_harmless(tmp_path: Path, name: str) ->
     with TraceWriter(place, HEADER, part_samples=64) as writer:
         writer.append(*ramp(0, 128))
         writer.finish(CLOCK)
-    good = traces.read(place)
+    good = traces.read_trace(place)
     whole = (place / name).read_bytes()
     rng = np.random.default_rng(3)
     for at in rng.choice(len(whole), 120, replace=False).tolist():
@@ -233,7 +233,7 @@ def test_every_damaged_byte_is_noticed_or_harmless(tmp_path: Path, name: str) ->
         torn[at] ^= int(rng.integers(1, 256))
         (place / name).write_bytes(torn)
         try:
-            back = traces.read(place)
+            back = traces.read_trace(place)
         except MeasureError:
             continue
         if name.startswith("part"):
@@ -249,14 +249,14 @@ def test_missing_and_foreign_parts_of_a_finished_trace_are_noticed(tmp_path: Pat
     part = (place / "part-000001.parquet").read_bytes()
     (place / "part-000002.parquet").write_bytes(part)
     with pytest.raises(MeasureError, match="parts are not those of its manifest"):
-        traces.read(place)
+        traces.read_trace(place)
     (place / "part-000002.parquet").unlink()
     (place / "part-000001.parquet").unlink()
     with pytest.raises(MeasureError, match="parts are not those of its manifest"):
-        traces.read(place)
+        traces.read_trace(place)
     (place / "part-000001.parquet").write_bytes(part[: len(part) // 2])
     with pytest.raises(MeasureError, match="cannot be read as Parquet"):
-        traces.read(place)
+        traces.read_trace(place)
 
 
 def test_a_newer_or_foreign_manifest_is_refused(tmp_path: Path) -> None:
@@ -273,4 +273,4 @@ def test_a_newer_or_foreign_manifest_is_refused(tmp_path: Path) -> None:
     ]:
         (place / "manifest.json").write_text(json.dumps(manifest | change))
         with pytest.raises(MeasureError, match=message):
-            traces.read(place)
+            traces.read_trace(place)

@@ -66,13 +66,13 @@ def make_detached_record(
         MeasureError: If the device slept or was restarted, the trace does not cover the run, or too many blocks had to
             be rejected.
     """
-    from deepen.traces import read
+    from deepen.traces import read_trace
 
     done = read_step_times(pending.steps, found.replies, pending.first, found.words)
     clock = fit_device_clock([*pending.trips, *after], done[-1][1].end_s)
     if path.is_dir() and not any(path.glob("part-*")):
         raise MeasureError(f"{path.name}: holds nothing: the host died before any power was on its disk; run it again")
-    trace = read(path)
+    trace = read_trace(path)
     cautions = list(classify_trace_warnings(trace.warnings))
     if len(done) < len(pending.steps):
         text = f"the run was ended on the device after {len(done)} of {len(pending.steps)} steps"

@@ -10,7 +10,7 @@ from deepen.measure.energy.integrate import MAX_LOSS, WindowEnergy, integrate_po
 from deepen.measure.energy.uncertainty_budget import MeasurementWarning, classify_trace_warnings, warn_missing_accuracy
 from deepen.records import Interval
 from deepen.traces import ReportedWindow, TraceFile
-from deepen.traces.open import cut
+from deepen.traces.open import iterate_chunks
 from deepen.traces.types import CHUNK
 
 __all__ = ["IDLE", "TraceFileEnergy", "integrate_trace_file"]
@@ -76,7 +76,9 @@ def integrate_trace_file(
     idle = [i for i in intervals if i.label.strip().lower() == IDLE]
     if idle and idle_w is not None:
         raise ConfigError("idle power is given twice: as a number and as windows labelled 'idle'; leave one out")
-    found = integrate_power(cut(file, CHUNK), intervals, idle_w or 0.0, idle=idle, max_loss=max_loss, gaps=info.gaps)
+    found = integrate_power(
+        iterate_chunks(file, CHUNK), intervals, idle_w or 0.0, idle=idle, max_loss=max_loss, gaps=info.gaps
+    )
     cautions = [
         *classify_trace_warnings(info.warnings),
         *warn_missing_accuracy(info.accuracy, info.source, info.meter_id),

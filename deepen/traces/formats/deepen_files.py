@@ -1,4 +1,4 @@
-"""Single files written by :func:`deepen.traces.write`: Parquet and JSON with all facts inside."""
+"""Single files written by :func:`deepen.traces.write_trace`: Parquet and JSON with all facts inside."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.traces.formats.deepen_folder import info_of
-from deepen.traces.manifest import FORMAT_NAME, Manifest
-from deepen.traces.parquet_columns import META_KEY, open_parquet, read_columns, times
-from deepen.traces.types import Format, ReportedWindow, TraceInfo
+from deepen.traces.formats.deepen_folder import make_trace_info
+from deepen.traces.manifest import FORMAT_NAME, TraceManifest
+from deepen.traces.parquet_columns import META_KEY, compute_times, open_parquet, read_columns
+from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 
-__all__ = ["JSON", "PARQUET", "JsonFile", "ParquetFile"]
+__all__ = ["JSON", "PARQUET", "JsonTraceFile", "ParquetTraceFile"]
 
 _LARGEST_JSON = 1 << 30
 """Bytes of a JSON file that is still read at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetFile:
+class ParquetTraceFile:
     """An opened Parquet file of ours; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -32,34 +32,36 @@ class ParquetFile:
     """
 
     info: TraceInfo
-    manifest: Manifest
+    manifest: TraceManifest
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         header = self.manifest.header
         for c in read_columns(open_parquet(self.info.path), self.info.path, header):
-            yield times(header, self.manifest.clock, c.position), c.power_w, c.logic
+            yield compute_times(header, self.manifest.clock, c.position), c.power_w, c.logic
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """None: the format holds samples only."""
         return ()
 
 
-def _open_parquet_file(path: Path, options: Mapping[str, str]) -> ParquetFile:
+def _open_parquet_file(path: Path, options: Mapping[str, str]) -> ParquetTraceFile:
     file = open_parquet(path)
     metadata = file.metadata.metadata or {}
     if META_KEY not in metadata:
         raise MeasureError(
             f"{path}: a Parquet file without the facts of a trace; convert it to CSV and name its columns"
         )
-    manifest = Manifest.load(metadata[META_KEY], path)
+    manifest = TraceManifest.load(metadata[META_KEY], path)
     if len(manifest.parts) != 1 or manifest.parts[0].samples != file.metadata.num_rows:
         raise MeasureError(f"{path}: does not hold the samples its facts tell of; restore it from a copy")
     part = manifest.parts[0]
-    return ParquetFile(info_of(path, PARQUET.name, manifest, part.samples, part.first, part.last), manifest)
+    return ParquetTraceFile(
+        make_trace_info(path, PARQUET.name, manifest, part.samples, part.first, part.last), manifest
+    )
 
 
-PARQUET = Format(
+PARQUET = TraceFormat(
     name="parquet",
     title="deepen trace in one Parquet file",
     matches=lambda path, head: head.startswith(b"PAR1"),
@@ -68,7 +70,7 @@ PARQUET = Format(
 
 
 @dataclass(frozen=True, slots=True)
-class JsonFile:
+class JsonTraceFile:
     """An opened JSON trace of ours; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -92,14 +94,14 @@ class JsonFile:
         return ()
 
 
-def _open_json(path: Path, options: Mapping[str, str]) -> JsonFile:
+def _open_json(path: Path, options: Mapping[str, str]) -> JsonTraceFile:
     if path.stat().st_size > _LARGEST_JSON:
         raise MeasureError(f"{path}: too large for JSON; record into a .trace folder instead")
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise MeasureError(f"{path}: torn or no JSON ({error}); restore it from a copy") from error
-    manifest = Manifest.from_json(document, path)
+    manifest = TraceManifest.from_json(document, path)
     try:
         t_s = np.asarray(document["t_s"], dtype=np.float64)
         power_w = np.asarray(document["power_w"], dtype=np.float64)
@@ -110,11 +112,11 @@ def _open_json(path: Path, options: Mapping[str, str]) -> JsonFile:
     if t_s.ndim != 1 or t_s.shape != power_w.shape or (logic is not None and logic.shape != t_s.shape):
         raise MeasureError(f"{path}: its lists differ in length; restore it from a copy")
     ends = (float(t_s[0]), float(t_s[-1])) if t_s.size else (0.0, 0.0)
-    info = info_of(path, JSON.name, manifest, int(t_s.size), *ends)
-    return JsonFile(info, t_s, power_w, logic)
+    info = make_trace_info(path, JSON.name, manifest, int(t_s.size), *ends)
+    return JsonTraceFile(info, t_s, power_w, logic)
 
 
-JSON = Format(
+JSON = TraceFormat(
     name="json",
     title="deepen trace as JSON",
     matches=lambda path, head: head.lstrip().startswith(b"{") and f'"format": "{FORMAT_NAME}"'.encode() in head,

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from deepen.clock import insert_losses
 from deepen.errors import MeasureError
-from deepen.traces.manifest import Manifest, Part
-from deepen.traces.parquet_columns import Columns, open_parquet, read_columns, times
-from deepen.traces.trace_folder_writer import MANIFEST, part_name
-from deepen.traces.types import Format, ReportedWindow, TraceInfo
+from deepen.traces.manifest import TraceManifest, TracePart
+from deepen.traces.parquet_columns import SampleColumns, compute_times, open_parquet, read_columns
+from deepen.traces.trace_folder_writer import MANIFEST, make_part_name
+from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 
-__all__ = ["FORMAT", "FolderFile", "info_of"]
+__all__ = ["FORMAT", "TraceFolder", "make_trace_info"]
 
 
-def info_of(path: Path, name: str, manifest: Manifest, samples: int, first: float, last: float) -> TraceInfo:
+def make_trace_info(
+    path: Path, name: str, manifest: TraceManifest, samples: int, first: float, last: float
+) -> TraceInfo:
     """Facts of a trace of ours.
 
     Args:
@@ -35,7 +37,7 @@ def info_of(path: Path, name: str, manifest: Manifest, samples: int, first: floa
     h = manifest.header
     start_s, end_s = np.nan, np.nan
     if samples:
-        start_s, end_s = times(h, manifest.clock, np.array([first, last])).tolist()
+        start_s, end_s = compute_times(h, manifest.clock, np.array([first, last])).tolist()
     return TraceInfo(
         path=path,
         format=name,
@@ -58,7 +60,7 @@ def info_of(path: Path, name: str, manifest: Manifest, samples: int, first: floa
 
 
 @dataclass(frozen=True, slots=True)
-class FolderFile:
+class TraceFolder:
     """An opened trace folder; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -67,14 +69,14 @@ class FolderFile:
     """
 
     info: TraceInfo
-    manifest: Manifest
+    manifest: TraceManifest
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for c in self.columns():
-            yield times(self.manifest.header, self.manifest.clock, c.position), c.power_w, c.logic
+            yield compute_times(self.manifest.header, self.manifest.clock, c.position), c.power_w, c.logic
 
-    def columns(self) -> Iterator[Columns]:
+    def columns(self) -> Iterator[SampleColumns]:
         """Samples with their positions, losses found by the clock inserted."""
         header, losses = self.manifest.header, self.manifest.losses
         for part in self.manifest.parts:
@@ -89,7 +91,7 @@ class FolderFile:
         return ()
 
 
-def _open_part(path: Path, part: Part) -> Any:
+def _open_part(path: Path, part: TracePart) -> Any:
     file = open_parquet(path)
     if file.metadata.num_rows != part.samples:
         raise MeasureError(
@@ -99,21 +101,21 @@ def _open_part(path: Path, part: Part) -> Any:
     return file
 
 
-def _found_parts(folder: Path, listed: tuple[Part, ...]) -> tuple[Part, ...]:
+def _find_parts(folder: Path, listed: tuple[TracePart, ...]) -> tuple[TracePart, ...]:
     """Parts that are there: a process killed between a part and its manifest leaves one more, or a longer one."""
     parts = list(listed[:-1])
-    while (path := folder / part_name(len(parts))).is_file():
+    while (path := folder / make_part_name(len(parts))).is_file():
         file = open_parquet(path)
         metadata = file.metadata.metadata or {}
         try:
             first, last = float(metadata[b"first"]), float(metadata[b"last"])
         except (KeyError, ValueError) as error:
             raise MeasureError(f"{path}: was not written by deepen; remove it from the folder") from error
-        parts.append(Part(path.name, file.metadata.num_rows, first, last))
+        parts.append(TracePart(path.name, file.metadata.num_rows, first, last))
     return tuple(parts)
 
 
-def _holes(trace: FolderFile) -> tuple[int, tuple[tuple[float, float], ...]]:
+def _find_missing_positions(trace: TraceFolder) -> tuple[int, tuple[tuple[float, float], ...]]:
     """Positions that are missing, and the gaps they leave: what a recording cut short could not write down."""
     lost = 0
     gaps: list[tuple[float, float]] = []
@@ -128,21 +130,21 @@ def _holes(trace: FolderFile) -> tuple[int, tuple[tuple[float, float], ...]]:
             joined = np.concatenate([before, position])
             at = np.flatnonzero(np.diff(joined) > 1)
             lost += int((joined[at + 1] - joined[at] - 1).sum())
-            gaps += map(tuple, times(header, clock, np.stack([joined[at], joined[at + 1]], axis=1)).tolist())
+            gaps += map(tuple, compute_times(header, clock, np.stack([joined[at], joined[at + 1]], axis=1)).tolist())
             before = joined[-1:]
         before = np.array([part.last])
     return lost, tuple(gaps)
 
 
-def _open(path: Path, options: Mapping[str, str]) -> FolderFile:
+def _open(path: Path, options: Mapping[str, str]) -> TraceFolder:
     try:
         text = (path / MANIFEST).read_bytes()
     except OSError as error:
         raise MeasureError(f"{path / MANIFEST}: cannot be read ({error.strerror}); restore it from a copy") from error
-    manifest = Manifest.load(text, path / MANIFEST)
+    manifest = TraceManifest.load(text, path / MANIFEST)
     if not manifest.complete:
-        manifest = replace(manifest, parts=_found_parts(path, manifest.parts))
-        told = f"cut short: the recording was never finished; what came after {_length(manifest)} is missing"
+        manifest = replace(manifest, parts=_find_parts(path, manifest.parts))
+        told = f"cut short: the recording was never finished; what came after {_describe_duration(manifest)} is missing"
         if manifest.clock is None and manifest.header.times == "index":
             told += ", and times follow the nominal rate of the instrument"
         manifest = replace(manifest, warnings=(*manifest.warnings, told))
@@ -152,18 +154,20 @@ def _open(path: Path, options: Mapping[str, str]) -> FolderFile:
             raise MeasureError(f"{path}: its parts are not those of its manifest; restore the folder from a copy")
     parts = manifest.parts
     first, last = (parts[0].first, parts[-1].last) if parts else (0.0, 0.0)
-    trace = FolderFile(info_of(path, FORMAT.name, manifest, sum(p.samples for p in parts), first, last), manifest)
+    trace = TraceFolder(
+        make_trace_info(path, FORMAT.name, manifest, sum(p.samples for p in parts), first, last), manifest
+    )
     if manifest.losses and parts:
         first, last = insert_losses(np.array([first, last], np.int64), manifest.losses).tolist()
-        return FolderFile(info_of(path, FORMAT.name, manifest, trace.info.samples, first, last), manifest)
+        return TraceFolder(make_trace_info(path, FORMAT.name, manifest, trace.info.samples, first, last), manifest)
     if manifest.complete or manifest.header.times != "index":
         return trace
-    lost, gaps = _holes(trace)
+    lost, gaps = _find_missing_positions(trace)
     manifest = replace(manifest, dropped=max(manifest.dropped, lost), gaps=manifest.gaps or gaps)
-    return FolderFile(info_of(path, FORMAT.name, manifest, trace.info.samples, first, last), manifest)
+    return TraceFolder(make_trace_info(path, FORMAT.name, manifest, trace.info.samples, first, last), manifest)
 
 
-def _length(manifest: Manifest) -> str:
+def _describe_duration(manifest: TraceManifest) -> str:
     parts, h = manifest.parts, manifest.header
     if not parts:
         return "the start"
@@ -171,7 +175,7 @@ def _length(manifest: Manifest) -> str:
     return f"{span / h.rate_hz if h.times == 'index' else span:.1f} s"
 
 
-FORMAT = Format(
+FORMAT = TraceFormat(
     name="trace",
     title="deepen trace folder (Parquet parts and a manifest)",
     matches=lambda path, head: path.is_dir() and (path / MANIFEST).is_file(),

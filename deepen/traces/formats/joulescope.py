@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
-from deepen.traces.csv_columns import Table, header_of
-from deepen.traces.missing_samples import TimeScan, without_missing
-from deepen.traces.parquet_columns import first_line
-from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceInfo
+from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.traces.missing_samples import TimeScan, drop_missing_samples
+from deepen.traces.parquet_columns import get_first_line
+from deepen.traces.types import CHUNK, ReportedWindow, TraceFormat, TraceInfo
 
-__all__ = ["CSV", "JLS", "JlsFile", "JoulescopeCsv"]
+__all__ = ["CSV", "JLS", "JlsFile", "JoulescopeCsvFile"]
 
 _SAMPLES = ["#time (s)", "current (A)", "voltage (V)"]
 _STATISTICS = ["#time", "current", "voltage", "power"]
@@ -29,7 +29,7 @@ _JLS_MAGIC = b"jlsfmt"
 
 
 @dataclass(frozen=True, slots=True)
-class JoulescopeCsv:
+class JoulescopeCsvFile:
     """An opened CSV export; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -39,7 +39,7 @@ class JoulescopeCsv:
     """
 
     info: TraceInfo
-    table: Table
+    table: CsvTable
     columns: tuple[str, ...]
 
     def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -51,28 +51,28 @@ class JoulescopeCsv:
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for t_s, power_w in self.rows():
-            yield without_missing(t_s, power_w)
+            yield drop_missing_samples(t_s, power_w)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """None: the export holds samples only."""
         return ()
 
 
-def _open_csv(path: Path, options: Mapping[str, str]) -> JoulescopeCsv:
+def _open_csv(path: Path, options: Mapping[str, str]) -> JoulescopeCsvFile:
     with path.open("rb") as file:
-        delimiter, names = header_of(file.read(1 << 12))
+        delimiter, names = parse_csv_header(file.read(1 << 12))
     statistics = names[:4] == _STATISTICS
     columns = ("#time", "power") if statistics else tuple(_SAMPLES)
     if not set(columns) <= set(names):
         raise MeasureError(f"{path}: is no CSV export of a Joulescope; its columns: {', '.join(names)}")
-    table = Table.open(path, names, delimiter, numbers=columns)
+    table = CsvTable.open(path, names, delimiter, numbers=columns)
     sampling: Literal["point", "mean"] = "mean" if statistics else "point"
     info = TraceInfo(path, CSV.name, "joulescope", "as in the file", "measured", 0.0, 0, sampling=sampling)
-    opened = JoulescopeCsv(info, table, columns)
-    return replace(opened, info=_scanned(info, opened.rows(), table.warnings))
+    opened = JoulescopeCsvFile(info, table, columns)
+    return replace(opened, info=_scan_samples(info, opened.rows(), table.warnings))
 
 
-def _scanned(
+def _scan_samples(
     info: TraceInfo,
     rows: Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]],
     warnings: tuple[str, ...],
@@ -96,11 +96,11 @@ def _scanned(
 
 
 def _matches_csv(path: Path, head: bytes) -> bool:
-    _, names = header_of(head)
+    _, names = parse_csv_header(head)
     return names[:3] == _SAMPLES or names[:4] == _STATISTICS
 
 
-CSV = Format(
+CSV = TraceFormat(
     name="joulescope-csv",
     title="CSV export of a Joulescope (samples or statistics)",
     matches=_matches_csv,
@@ -124,26 +124,26 @@ class JlsFile:
 
     def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Times and powers, ``nan`` where there is none."""
-        with _reader(self.info.path) as reader:
+        with _open_jls_reader(self.info.path) as reader:
             for start in range(0, self.length, CHUNK):
                 n = min(CHUNK, self.length - start)
                 power_w = np.ones(n)
                 for signal, _ in self.signals:
-                    power_w *= _samples(self.info.path, reader, signal, start, n)
+                    power_w *= _read_samples(self.info.path, reader, signal, start, n)
                 t_s = np.arange(start, start + n) / self.info.rate_hz
                 yield t_s, np.where(np.isfinite(power_w), power_w, np.nan)
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for t_s, power_w in self.rows():
-            yield without_missing(t_s, power_w)
+            yield drop_missing_samples(t_s, power_w)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """None: annotations of a recording are not read."""
         return ()
 
 
-def _reader(path: Path) -> Any:
+def _open_jls_reader(path: Path) -> Any:
     try:
         from pyjls import Reader
     except ImportError as error:
@@ -151,18 +151,18 @@ def _reader(path: Path) -> Any:
     try:
         return Reader(str(path))
     except (RuntimeError, ValueError, OSError) as error:
-        raise MeasureError(f"{path}: cannot be read by pyjls ({first_line(error)}); record again") from error
+        raise MeasureError(f"{path}: cannot be read by pyjls ({get_first_line(error)}); record again") from error
 
 
-def _samples(path: Path, reader: Any, signal: int, start: int, n: int) -> NDArray[np.float64]:
+def _read_samples(path: Path, reader: Any, signal: int, start: int, n: int) -> NDArray[np.float64]:
     try:
         return np.asarray(reader.fsr(signal, start, n), dtype=np.float64)
     except (RuntimeError, ValueError, OSError) as error:
-        raise MeasureError(f"{path}: damaged at sample {start} ({first_line(error)}); record again") from error
+        raise MeasureError(f"{path}: damaged at sample {start} ({get_first_line(error)}); record again") from error
 
 
 def _open_jls(path: Path, options: Mapping[str, str]) -> JlsFile:
-    with _reader(path) as reader:
+    with _open_jls_reader(path) as reader:
         found: dict[str, Any] = {s.name: s for s in reader.signals.values() if s.sample_rate}
     names = ("power",) if "power" in found else ("current", "voltage")
     if not set(names) <= set(found):
@@ -176,10 +176,10 @@ def _open_jls(path: Path, options: Mapping[str, str]) -> JlsFile:
         raise MeasureError(f"{path}: current and voltage do not lie on the same samples; record power instead")
     info = TraceInfo(path, JLS.name, "joulescope", "as in the file", "measured", rates.pop(), 0)
     opened = JlsFile(info, tuple((int(s.signal_id), offsets.copy().pop()) for s in chosen), min(lengths))
-    return replace(opened, info=_scanned(info, opened.rows(), (), info.rate_hz))
+    return replace(opened, info=_scan_samples(info, opened.rows(), (), info.rate_hz))
 
 
-JLS = Format(
+JLS = TraceFormat(
     name="jls",
     title="Joulescope recording (.jls, through pyjls)",
     matches=lambda path, head: head.startswith(_JLS_MAGIC),

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Interval
-from deepen.traces.formats.plain import number_option
-from deepen.traces.missing_samples import TimeScan, without_missing
-from deepen.traces.types import CHUNK, Format, ReportedWindow, TraceInfo
+from deepen.traces.formats.plain import parse_number_option
+from deepen.traces.missing_samples import TimeScan, drop_missing_samples
+from deepen.traces.types import CHUNK, ReportedWindow, TraceFormat, TraceInfo
 
-__all__ = ["BIN", "JSON", "RESULTS", "TRACES", "BinFile", "RunsFile"]
+__all__ = ["BIN", "JSON", "RESULTS", "TRACES", "MlperfBinFile", "MlperfRunsFile"]
 
 _MAGIC = 0xF1
 _HEADER = 5
@@ -56,7 +56,7 @@ _TRIAL = re.compile(
 )
 
 
-def _beside(path: Path, name: str) -> str:
+def _read_sibling_text(path: Path, name: str) -> str:
     """Text of a file in the same folder; empty where there is none."""
     place = path.with_name(name)
     try:
@@ -66,7 +66,7 @@ def _beside(path: Path, name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class BinFile:
+class MlperfBinFile:
     """An opened ``trace1-energy.bin``; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -91,7 +91,7 @@ class BinFile:
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for t_s, power_w in self._raw():
-            yield without_missing(t_s, power_w)
+            yield drop_missing_samples(t_s, power_w)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """Windows between consecutive GPIO edges of ``trace1-timestamps.json``.
@@ -104,7 +104,7 @@ class BinFile:
         """
         path = self.info.path
         name = path.name.replace("-energy.bin", "-timestamps.json")
-        text = _beside(path, name) if name != path.name else ""
+        text = _read_sibling_text(path, name) if name != path.name else ""
         if not text:
             return ()
         try:
@@ -113,7 +113,7 @@ class BinFile:
             raise MeasureError(f"{path.with_name(name)}: is no list of times ({error})") from error
         if any(not b > a for a, b in pairwise(edges)):
             raise MeasureError(f"{path.with_name(name)}: its times do not increase")
-        results = _beside(path, RESULTS)
+        results = _read_sibling_text(path, RESULTS)
         runs = {int(number): int(count) for number, count in _RUNS.findall(results)}
         reported = {int(m["number"]): m for m in _WINDOW.finditer(results)}
         for number, m in reported.items():
@@ -131,7 +131,7 @@ class BinFile:
         )
 
 
-def _open_bin(path: Path, options: Mapping[str, str]) -> BinFile:
+def _open_bin(path: Path, options: Mapping[str, str]) -> MlperfBinFile:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(_HEADER)
@@ -142,11 +142,11 @@ def _open_bin(path: Path, options: Mapping[str, str]) -> BinFile:
     if not (math.isfinite(rate_hz) and 0 < rate_hz <= 1e7) or not count:
         raise MeasureError(f"{path}: states {rate_hz:g} samples a second and holds {count}; restore it from a copy")
     warnings = ["the last sample is cut short and was left out"] if left else []
-    opened = BinFile(_info(path, BIN.name, rate_hz, count, (), 0, ()), count)
-    return BinFile(_scanned(opened.info, opened._raw(), warnings), count)
+    opened = MlperfBinFile(_make_info(path, BIN.name, rate_hz, count, (), 0, ()), count)
+    return MlperfBinFile(_scan_samples(opened.info, opened._raw(), warnings), count)
 
 
-def _info(
+def _make_info(
     path: Path,
     name: str,
     rate_hz: float,
@@ -173,7 +173,7 @@ def _info(
     )
 
 
-def _scanned(
+def _scan_samples(
     info: TraceInfo, raw: Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]], warnings: Sequence[str]
 ) -> TraceInfo:
     """Facts of samples, looked through once: those without a value are lost."""
@@ -182,7 +182,7 @@ def _scanned(
         scan.feed(t_s, power_w)
     if not scan.samples:
         raise MeasureError(f"{info.path}: holds no sample with a value; restore it from a copy")
-    return _info(
+    return _make_info(
         info.path,
         info.format,
         info.rate_hz,
@@ -194,7 +194,7 @@ def _scanned(
     )
 
 
-BIN = Format(
+BIN = TraceFormat(
     name="mlperf-bin",
     title="MLPerf Tiny energy trace (trace1-energy.bin, to v1.2)",
     matches=lambda path, head: len(head) >= _HEADER and head[0] == _MAGIC and b"PAR1" not in head[:4],
@@ -203,7 +203,7 @@ BIN = Format(
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _MlperfRun:
     """One run of a ``results.json``: energies per sample, and the marks that bound its window."""
 
     number: int
@@ -218,7 +218,7 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class RunsFile:
+class MlperfRunsFile:
     """An opened ``results.json``; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -227,12 +227,12 @@ class RunsFile:
     """
 
     info: TraceInfo
-    runs: tuple[_Run, ...]
+    runs: tuple[_MlperfRun, ...]
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for run in self.runs:
-            yield without_missing(*run.samples(self.info.rate_hz))
+            yield drop_missing_samples(*run.samples(self.info.rate_hz))
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """The window of every run, between its last two marks, with the energy that ``results.txt`` reports.
@@ -240,7 +240,7 @@ class RunsFile:
         Raises:
             MeasureError: If a run has fewer than two marks.
         """
-        results = _beside(self.info.path, RESULTS)
+        results = _read_sibling_text(self.info.path, RESULTS)
         reported = {int(m["number"]): float(m["energy"]) / 1e6 for m in _TRIAL.finditer(results)}
         found = []
         for run in self.runs:
@@ -252,7 +252,7 @@ class RunsFile:
         return tuple(found)
 
 
-def _open_json(path: Path, options: Mapping[str, str]) -> RunsFile:
+def _open_json(path: Path, options: Mapping[str, str]) -> MlperfRunsFile:
     if path.stat().st_size > _LARGEST_JSON:
         raise MeasureError(f"{path}: too large for a results file of MLPerf Tiny")
     try:
@@ -268,27 +268,27 @@ def _open_json(path: Path, options: Mapping[str, str]) -> RunsFile:
         entries = [(k, d) for k, d in entries if str(k) == options["run"]]
         if not entries:
             raise ConfigError(f"{path}: has no run {options['run']}; it has 0 to {len(runs_found) - 1}")
-    rate_hz = number_option(options, "rate_hz", path)
-    parsed = [_parse(path, k, entry) for k, entry in entries]
+    rate_hz = parse_number_option(options, "rate_hz", path)
+    parsed = [_parse_run(path, k, entry) for k, entry in entries]
     if not rate_hz:
-        rate_hz = _rate(path, parsed, warnings)
-    runs: list[_Run] = []
+        rate_hz = _find_sample_rate(path, parsed, warnings)
+    runs: list[_MlperfRun] = []
     offset_s = 0.0
     for number, energy_j, marks, count in parsed:
-        runs.append(_Run(number, energy_j * rate_hz, marks, count, offset_s))
+        runs.append(_MlperfRun(number, energy_j * rate_hz, marks, count, offset_s))
         offset_s += energy_j.size / rate_hz + _BETWEEN_S
     if len(runs) > 1:
         warnings.append(
             f"{len(runs)} runs, whose distance in time is not in the file: each is put {_BETWEEN_S:g} s after the one "
             "before, with a gap (run=N takes one)"
         )
-    info = _info(path, JSON.name, rate_hz, 0, (), 0, ())
-    pieces = [_scanned(info, iter([run.samples(rate_hz)]), ()) for run in runs]
+    info = _make_info(path, JSON.name, rate_hz, 0, (), 0, ())
+    pieces = [_scan_samples(info, iter([run.samples(rate_hz)]), ()) for run in runs]
     gaps = [*pieces[0].gaps]
     for before, after in pairwise(pieces):
         gaps += [(before.end_s, after.start_s), *after.gaps]
-    return RunsFile(
-        _info(
+    return MlperfRunsFile(
+        _make_info(
             path,
             JSON.name,
             rate_hz,
@@ -302,7 +302,9 @@ def _open_json(path: Path, options: Mapping[str, str]) -> RunsFile:
     )
 
 
-def _parse(path: Path, number: int, entry: Mapping[str, Any]) -> tuple[int, NDArray[np.float64], tuple[int, ...], int]:
+def _parse_run(
+    path: Path, number: int, entry: Mapping[str, Any]
+) -> tuple[int, NDArray[np.float64], tuple[int, ...], int]:
     """Energies (J, ``nan`` where there is none), marks and inferences of one run."""
     power = entry["power"]
     try:
@@ -324,9 +326,11 @@ def _parse(path: Path, number: int, entry: Mapping[str, Any]) -> tuple[int, NDAr
     return number, np.where(np.isfinite(energy_j), energy_j, np.nan), marks, count
 
 
-def _rate(path: Path, parsed: Sequence[tuple[int, Any, tuple[int, ...], int]], warnings: list[str]) -> float:
+def _find_sample_rate(
+    path: Path, parsed: Sequence[tuple[int, Any, tuple[int, ...], int]], warnings: list[str]
+) -> float:
     """Sample rate: from the elapsed times of ``results.txt``, else what the runner sets."""
-    elapsed = {int(m["number"]): float(m["elapsed"]) for m in _TRIAL.finditer(_beside(path, RESULTS))}
+    elapsed = {int(m["number"]): float(m["elapsed"]) for m in _TRIAL.finditer(_read_sibling_text(path, RESULTS))}
     rates = [
         (marks[-1] - marks[-2]) / elapsed[number]
         for number, _, marks, _ in parsed
@@ -345,7 +349,7 @@ def _rate(path: Path, parsed: Sequence[tuple[int, Any, tuple[int, ...], int]], w
     return float(round(rate_hz)) if abs(rate_hz / round(rate_hz) - 1) < 1e-6 else rate_hz
 
 
-JSON = Format(
+JSON = TraceFormat(
     name="mlperf-json",
     title="MLPerf Tiny results of the open runner (results.json, v1.3)",
     matches=lambda path, head: head.lstrip().startswith(b"[") and re.search(rb'"(power|infer)"\s*:', head) is not None,

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from deepen.clock import ArrivalFit, fit_arrivals
 from deepen.errors import ConfigError, MeasureError
-from deepen.traces.csv_columns import Table, header_of
-from deepen.traces.formats.plain import number_option
-from deepen.traces.types import Format, ReportedWindow, TraceInfo
+from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.traces.formats.plain import parse_number_option
+from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 
-__all__ = ["FORMAT", "MonsoonFile"]
+__all__ = ["FORMAT", "MonsoonCsvFile"]
 
 _NATIVE_HZ = 5000.0
 """One sample every 200 µs (facts of the USB protocol; ``sampleEngine.py`` of the library)."""
@@ -32,7 +32,7 @@ _TIME, _CURRENT, _VOLTAGE = "Time(ms)", "Main(mA)", "Main Voltage(V)"
 
 
 @dataclass(frozen=True, slots=True)
-class MonsoonFile:
+class MonsoonCsvFile:
     """An opened Monsoon CSV; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -44,7 +44,7 @@ class MonsoonFile:
     """
 
     info: TraceInfo
-    table: Table
+    table: CsvTable
     arrivals: ArrivalFit
     skipped: NDArray[np.int64]
     voltage_v: float
@@ -52,7 +52,7 @@ class MonsoonFile:
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         done = 0
-        for _, power_w in _rows(self.table, self.voltage_v):
+        for _, power_w in _read_rows(self.table, self.voltage_v):
             row = np.arange(done, done + power_w.size, dtype=np.int64)
             done += power_w.size
             position = row + np.searchsorted(self.skipped, row, side="right")
@@ -63,7 +63,7 @@ class MonsoonFile:
         return ()
 
 
-def _rows(table: Table, voltage_v: float) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def _read_rows(table: CsvTable, voltage_v: float) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Stamps as in the file, and powers in watts."""
     names = [_TIME, _CURRENT, *([] if voltage_v else [_VOLTAGE])]
     done = 0
@@ -77,7 +77,7 @@ def _rows(table: Table, voltage_v: float) -> Iterator[tuple[NDArray[np.float64],
 
 
 @dataclass(slots=True)
-class _Bursts:
+class _RowBursts:
     """Rows that came in together, found block by block.
 
     Attributes:
@@ -92,8 +92,8 @@ class _Bursts:
     last: float = -math.inf
 
 
-def _scan(
-    table: Table, voltage_v: float, rate_hz: float
+def _find_bursts(
+    table: CsvTable, voltage_v: float, rate_hz: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], int, str, float]:
     """Find the bursts, the unit of time and the rate.
 
@@ -101,7 +101,7 @@ def _scan(
         First row and stamp (seconds) of each burst, number of rows, the unit, and the nominal rate (hertz).
     """
     first_stamp, last_stamp, count = math.nan, math.nan, 0
-    for stamp, _ in _rows(table, voltage_v):
+    for stamp, _ in _read_rows(table, voltage_v):
         steps = np.diff(stamp, prepend=last_stamp if count else stamp[0])
         if (steps < 0).any():
             row = count + int(np.argmax(steps < 0)) + 1
@@ -112,9 +112,9 @@ def _scan(
         count += stamp.size
     if count < 2 or last_stamp == first_stamp:
         raise MeasureError(f"{table.path}: {count} rows at one time are no trace; record for longer")
-    unit, rate_hz = _unit(table.path, (count - 1) / float(last_stamp - first_stamp), rate_hz)
+    unit, rate_hz = _infer_time_unit(table.path, (count - 1) / float(last_stamp - first_stamp), rate_hz)
     firsts, stamps, done, last = [], [], 0, -math.inf
-    for stamp, _ in _rows(table, voltage_v):
+    for stamp, _ in _read_rows(table, voltage_v):
         t_s = stamp / _UNITS[unit]
         starts = np.flatnonzero(np.diff(t_s, prepend=last) > 0.5 / rate_hz)
         firsts.append(starts + done)
@@ -123,7 +123,7 @@ def _scan(
     return np.concatenate(firsts), np.concatenate(stamps), count, unit, rate_hz
 
 
-def _unit(path: Path, per_stamp: float, rate_hz: float) -> tuple[str, float]:
+def _infer_time_unit(path: Path, per_stamp: float, rate_hz: float) -> tuple[str, float]:
     """Unit of the stamps: the one in which the rows come about as often as the instrument samples.
 
     Args:
@@ -149,7 +149,7 @@ def _unit(path: Path, per_stamp: float, rate_hz: float) -> tuple[str, float]:
     return unit, _NATIVE_HZ / every
 
 
-def _short_reads(first: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def _find_short_reads(first: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Rows before which one is missing: reads of a fixed number of packets that hold fewer measurements.
 
     The instrument calibrates itself within the stream, and the library leaves those samples out of the file.
@@ -165,32 +165,32 @@ def _short_reads(first: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.repeat(first[1:-1] + sizes // 2, lacking).astype(np.int64)
 
 
-def _open(path: Path, options: Mapping[str, str]) -> MonsoonFile:
+def _open(path: Path, options: Mapping[str, str]) -> MonsoonCsvFile:
     with path.open("rb") as file:
-        delimiter, names = header_of(file.read(1 << 12))
-    voltage_v = number_option(options, "voltage_v", path)
+        delimiter, names = parse_csv_header(file.read(1 << 12))
+    voltage_v = parse_number_option(options, "voltage_v", path)
     if _VOLTAGE not in names and not voltage_v:
         raise ConfigError(f"{path}: has no column '{_VOLTAGE}'; say voltage_v=VOLTS")
     if _VOLTAGE in names and voltage_v:
         raise ConfigError(f"{path}: has a column '{_VOLTAGE}'; voltage_v is not needed")
     numbers = [_TIME, _CURRENT, *([] if voltage_v else [_VOLTAGE])]
-    table = Table.open(path, names, delimiter, numbers=numbers)
-    first, stamp_s, count, unit, rate_hz = _scan(table, voltage_v, number_option(options, "rate_hz", path))
-    skipped = _short_reads(first, count)
+    table = CsvTable.open(path, names, delimiter, numbers=numbers)
+    first, stamp_s, count, unit, rate_hz = _find_bursts(table, voltage_v, parse_number_option(options, "rate_hz", path))
+    skipped = _find_short_reads(first, count)
     # A read was complete when its first packet was looked at.
     end = np.append(first[1:], count)
     arrivals = fit_arrivals(end + np.searchsorted(skipped, end - 1, side="right"), stamp_s, rate_hz)
-    opened = MonsoonFile(
+    opened = MonsoonCsvFile(
         TraceInfo(path, FORMAT.name, "monsoon", "as in the file", "measured", rate_hz, count),
         table,
         arrivals,
         skipped,
         voltage_v,
     )
-    return replace(opened, info=_facts(opened, unit, np.diff(first), count))
+    return replace(opened, info=_make_info(opened, unit, np.diff(first), count))
 
 
-def _facts(opened: MonsoonFile, unit: str, sizes: NDArray[np.int64], count: int) -> TraceInfo:
+def _make_info(opened: MonsoonCsvFile, unit: str, sizes: NDArray[np.int64], count: int) -> TraceInfo:
     arrivals, skipped = opened.arrivals, opened.skipped
 
     def time_of(row: int) -> float:
@@ -227,11 +227,11 @@ def _facts(opened: MonsoonFile, unit: str, sizes: NDArray[np.int64], count: int)
 
 
 def _matches(path: Path, head: bytes) -> bool:
-    _, names = header_of(head)
+    _, names = parse_csv_header(head)
     return _TIME in names and _CURRENT in names
 
 
-FORMAT = Format(
+FORMAT = TraceFormat(
     name="monsoon-csv",
     title="CSV of Monsoon's Python library (Time(ms),Main(mA),Main Voltage(V))",
     matches=_matches,

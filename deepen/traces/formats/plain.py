@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Source
-from deepen.traces.csv_columns import Table, header_of
-from deepen.traces.formats.deepen_folder import info_of
-from deepen.traces.manifest import Manifest
-from deepen.traces.missing_samples import TimeScan, without_missing
-from deepen.traces.types import Format, ReportedWindow, TraceInfo
+from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.traces.formats.deepen_folder import make_trace_info
+from deepen.traces.manifest import TraceManifest
+from deepen.traces.missing_samples import TimeScan, drop_missing_samples
+from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 
-__all__ = ["FORMAT", "Column", "PlainFile", "number_option", "source_option"]
+__all__ = ["FORMAT", "CsvColumn", "PlainCsvFile", "parse_number_option", "parse_source_option"]
 
 _UNITS: Mapping[str, Mapping[str, float]] = {
     "time": {"s": 1.0, "ms": 1e3, "us": 1e6, "µs": 1e6, "ns": 1e9},
@@ -47,7 +47,7 @@ _FACTS_START = ',"{""format"": ""deepen-trace""'
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class CsvColumn:
     """A column and its unit.
 
     Attributes:
@@ -59,7 +59,7 @@ class Column:
     per_si: float
 
 
-def number_option(options: Mapping[str, str], name: str, path: Path) -> float:
+def parse_number_option(options: Mapping[str, str], name: str, path: Path) -> float:
     """Read an option that is a number above zero; 0 where it is not given.
 
     Raises:
@@ -77,7 +77,7 @@ def number_option(options: Mapping[str, str], name: str, path: Path) -> float:
     return value
 
 
-def source_option(text: str, path: Path) -> Source:
+def parse_source_option(text: str, path: Path) -> Source:
     """Check a label.
 
     Raises:
@@ -92,16 +92,16 @@ def source_option(text: str, path: Path) -> Source:
     raise ConfigError(f"{path}: source must be measured, modelled or simulated, not '{text}'")
 
 
-def _unit(role: str, text: str) -> float | None:
+def _get_unit_factor(role: str, text: str) -> float | None:
     units = _UNITS[role]
     return units.get(text.replace("μ", "µ"))
 
 
-def _declared(role: str, name: str) -> float | None:
+def _parse_declared_unit(role: str, name: str) -> float | None:
     """How many of a header's unit make one SI unit: ``power_mw`` or ``power (mW)``; ``None`` if it declares none."""
     match = re.fullmatch(r"(.+?)\s*[\[(]\s*([^\])]+?)\s*[\])]", name)
     if match:
-        base, unit = match[1], _unit(role, match[2])
+        base, unit = match[1], _get_unit_factor(role, match[2])
     else:
         base, _, suffix = name.rpartition("_")
         lower = {u.lower(): n for u, n in _UNITS[role].items()}
@@ -110,7 +110,7 @@ def _declared(role: str, name: str) -> float | None:
     return unit if known else None
 
 
-def _choose(role: str, names: list[str], option: str | None, path: Path) -> Column | None:
+def _choose_column(role: str, names: list[str], option: str | None, path: Path) -> CsvColumn | None:
     """The column of a role: as told, else the only header that declares it.
 
     Raises:
@@ -118,15 +118,15 @@ def _choose(role: str, names: list[str], option: str | None, path: Path) -> Colu
     """
     if option is not None:
         name, _, unit_name = option.rpartition(":")
-        unit = _unit(role, unit_name)
+        unit = _get_unit_factor(role, unit_name)
         if not name or unit is None:
             raise ConfigError(
                 f"{path}: {role}={option}: write {role}=COLUMN:UNIT with a unit of {', '.join(_UNITS[role])}"
             )
         if names.count(name) != 1:
             raise ConfigError(f"{path}: has {names.count(name)} columns '{name}'; its columns: {', '.join(names)}")
-        return Column(name, unit)
-    found = [Column(n, unit) for n in names if (unit := _declared(role, n)) is not None]
+        return CsvColumn(name, unit)
+    found = [CsvColumn(n, unit) for n in names if (unit := _parse_declared_unit(role, n)) is not None]
     if len(found) > 1:
         raise ConfigError(
             f"{path}: several columns tell a {role} ({', '.join(c.name for c in found)}); say {role}=COLUMN:UNIT"
@@ -135,7 +135,7 @@ def _choose(role: str, names: list[str], option: str | None, path: Path) -> Colu
 
 
 @dataclass(frozen=True, slots=True)
-class PlainFile:
+class PlainCsvFile:
     """An opened CSV file; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -148,8 +148,8 @@ class PlainFile:
     """
 
     info: TraceInfo
-    table: Table
-    roles: Mapping[str, Column]
+    table: CsvTable
+    roles: Mapping[str, CsvColumn]
     voltage_v: float = 0.0
     rate_hz: float = 0.0
     logic: bool = False
@@ -163,34 +163,38 @@ class PlainFile:
             t_s = (done + np.arange(block[0].size)) / self.rate_hz if self.rate_hz else value["time"]
             power_w = value["power"] if "power" in value else value["current"] * value.get("voltage", self.voltage_v)
             done += block[0].size
-            yield t_s, np.where(np.isfinite(power_w), power_w, np.nan), _inputs(block[-1], self) if self.logic else None
+            yield (
+                t_s,
+                np.where(np.isfinite(power_w), power_w, np.nan),
+                _check_logic_inputs(block[-1], self) if self.logic else None,
+            )
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for block in self.rows():
-            yield without_missing(*block)
+            yield drop_missing_samples(*block)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """None: a table holds samples only."""
         return ()
 
 
-def _inputs(column: NDArray[np.float64], file: PlainFile) -> NDArray[np.uint8]:
+def _check_logic_inputs(column: NDArray[np.float64], file: PlainCsvFile) -> NDArray[np.uint8]:
     if not bool(np.all((column >= 0) & (column <= 255) & (column == np.floor(column)))):
         raise MeasureError(f"{file.table.path}: column 'logic' must hold whole numbers from 0 to 255")
     return column.astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _CsvFacts:
     """What a CSV file says beside its numbers, in the columns of our own writer."""
 
     meter: str = ""
     source: str = ""
-    manifest: Manifest | None = None
+    manifest: TraceManifest | None = None
 
 
-def _told(path: Path, delimiter: str, names: list[str]) -> _Told:
+def _read_csv_facts(path: Path, delimiter: str, names: list[str]) -> _CsvFacts:
     """Read what the first row says in the columns ``meter``, ``source`` and ``facts``."""
     with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
         file.readline()
@@ -198,17 +202,17 @@ def _told(path: Path, delimiter: str, names: list[str]) -> _Told:
     facts = line.find(_FACTS_START) if names[-1:] == ["facts"] else -1
     manifest = None
     if facts >= 0:  # not through the csv module, whose fields end at 128 KiB
-        manifest = Manifest.load(line[facts + 2 : -1].replace('""', '"'), path)
+        manifest = TraceManifest.load(line[facts + 2 : -1].replace('""', '"'), path)
         line = line[:facts]
     row = dict(zip(names, next(csv.reader([line], delimiter=delimiter), []), strict=False))
-    return _Told(row.get("meter", "").strip(), row.get("source", "").strip(), manifest)
+    return _CsvFacts(row.get("meter", "").strip(), row.get("source", "").strip(), manifest)
 
 
-def _open(path: Path, options: Mapping[str, str]) -> PlainFile:
+def _open(path: Path, options: Mapping[str, str]) -> PlainCsvFile:
     with path.open("rb") as file:
-        delimiter, names = header_of(file.read(1 << 16))
-    roles = {r: c for r in _UNITS if (c := _choose(r, names, options.get(r), path)) is not None}
-    voltage_v, rate_hz = number_option(options, "voltage_v", path), number_option(options, "rate_hz", path)
+        delimiter, names = parse_csv_header(file.read(1 << 16))
+    roles = {r: c for r in _UNITS if (c := _choose_column(r, names, options.get(r), path)) is not None}
+    voltage_v, rate_hz = parse_number_option(options, "voltage_v", path), parse_number_option(options, "rate_hz", path)
     if rate_hz:
         roles.pop("time", None)
     elif "time" not in roles:
@@ -229,17 +233,17 @@ def _open(path: Path, options: Mapping[str, str]) -> PlainFile:
         raise ConfigError(
             f"{path}: a current without a voltage is no power; say voltage=COLUMN:UNIT or voltage_v=VOLTS"
         )
-    told = _told(path, delimiter, names)
-    table = Table.open(path, names, delimiter, numbers=[c.name for c in roles.values()])
-    opened = PlainFile(_nothing(path), table, roles, voltage_v, rate_hz, names.count("logic") == 1)
-    return replace(opened, info=_look(opened, told, options))
+    told = _read_csv_facts(path, delimiter, names)
+    table = CsvTable.open(path, names, delimiter, numbers=[c.name for c in roles.values()])
+    opened = PlainCsvFile(_make_empty_info(path), table, roles, voltage_v, rate_hz, names.count("logic") == 1)
+    return replace(opened, info=_scan_rows(opened, told, options))
 
 
-def _nothing(path: Path) -> TraceInfo:
+def _make_empty_info(path: Path) -> TraceInfo:
     return TraceInfo(path, FORMAT.name, "", "", "measured", 0.0, 0)
 
 
-def _look(file: PlainFile, told: _Told, options: Mapping[str, str]) -> TraceInfo:
+def _scan_rows(file: PlainCsvFile, told: _CsvFacts, options: Mapping[str, str]) -> TraceInfo:
     """Scan the rows once."""
     path = file.table.path
     scan = TimeScan(path, file.rate_hz or (told.manifest.header.rate_hz if told.manifest else 0.0))
@@ -248,7 +252,7 @@ def _look(file: PlainFile, told: _Told, options: Mapping[str, str]) -> TraceInfo
     if not scan.samples:
         raise MeasureError(f"{path}: has no rows with a value; record again")
     if told.manifest is not None:
-        info = info_of(path, FORMAT.name, told.manifest, scan.samples, 0.0, 0.0)
+        info = make_trace_info(path, FORMAT.name, told.manifest, scan.samples, 0.0, 0.0)
         said = [*info.warnings, *file.table.warnings]
         written = sum(part.samples for part in told.manifest.parts)
         if scan.samples != written:
@@ -265,7 +269,7 @@ def _look(file: PlainFile, told: _Told, options: Mapping[str, str]) -> TraceInfo
         format=FORMAT.name,
         meter_id=options.get("meter") or told.meter or path.stem,
         calibration_id="as in the file",
-        source=source_option(label or "measured", path),
+        source=parse_source_option(label or "measured", path),
         rate_hz=file.rate_hz or scan.rate_hz,
         samples=scan.samples,
         start_s=scan.start_s,
@@ -285,11 +289,11 @@ def _matches(path: Path, head: bytes) -> bool:
         head[: head.rfind(b"\n") + 1].decode("utf-8-sig")
     except UnicodeDecodeError:
         return False
-    _, names = header_of(head)
+    _, names = parse_csv_header(head)
     return len(names) > 1 and any(re.search(r"[A-Za-z]", n) for n in names)
 
 
-FORMAT = Format(
+FORMAT = TraceFormat(
     name="csv",
     title="CSV with declared units (t_s,power_w; power (mW); or columns named by options)",
     matches=_matches,

@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
-from deepen.traces.csv_columns import Table, header_of
-from deepen.traces.formats.plain import number_option
-from deepen.traces.missing_samples import TimeScan, without_missing
-from deepen.traces.types import Format, ReportedWindow, TraceInfo
+from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.traces.formats.plain import parse_number_option
+from deepen.traces.missing_samples import TimeScan, drop_missing_samples
+from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 
-__all__ = ["FORMAT", "Ppk2File"]
+__all__ = ["FORMAT", "Ppk2CsvFile"]
 
 _TIME, _CURRENT, _BITS = "Timestamp(ms)", "Current(uA)", "D0-D7"
 _INPUTS = tuple(f"D{k}" for k in range(8))
 
 
 @dataclass(frozen=True, slots=True)
-class Ppk2File:
+class Ppk2CsvFile:
     """An opened export; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -38,28 +38,28 @@ class Ppk2File:
     """
 
     info: TraceInfo
-    table: Table
+    table: CsvTable
     voltage_v: float
     inputs: tuple[str, ...]
 
     def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None, bool]]:
         """Times, powers (``nan`` where there is none), inputs, and whether an input was neither 0 nor 1."""
         for stamp_ms, current_ua, *inputs in self.table.blocks([_TIME, _CURRENT], texts=self.inputs):
-            logic, unsure = _logic(self.table.path, inputs) if inputs else (None, False)
+            logic, unsure = _pack_logic(self.table.path, inputs) if inputs else (None, False)
             power_w = np.where(np.isfinite(current_ua), current_ua / 1e6 * self.voltage_v, np.nan)
             yield stamp_ms / 1e3, power_w, logic, unsure
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for t_s, power_w, logic, _ in self.rows():
-            yield without_missing(t_s, power_w, logic)
+            yield drop_missing_samples(t_s, power_w, logic)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """None: the export holds samples only."""
         return ()
 
 
-def _logic(path: Path, columns: list[NDArray[np.object_]]) -> tuple[NDArray[np.uint8], bool]:
+def _pack_logic(path: Path, columns: list[NDArray[np.object_]]) -> tuple[NDArray[np.uint8], bool]:
     """Digital inputs as bits (bit k is Dk; ``X`` counts as 1), and whether any was ``X`` or ``-``."""
     if len(columns) == 1:
         text = np.asarray(columns[0], dtype="U8")
@@ -74,15 +74,15 @@ def _logic(path: Path, columns: list[NDArray[np.object_]]) -> tuple[NDArray[np.u
     return np.packbits(high, axis=1, bitorder="little")[:, 0], bool(np.isin(letters, ("X", "-")).any())
 
 
-def _open(path: Path, options: Mapping[str, str]) -> Ppk2File:
-    voltage_v = number_option(options, "voltage_v", path)
+def _open(path: Path, options: Mapping[str, str]) -> Ppk2CsvFile:
+    voltage_v = parse_number_option(options, "voltage_v", path)
     if not voltage_v:
         raise ConfigError(f"{path}: a PPK2 measures no voltage; say voltage_v=VOLTS, the supply it was set to")
     with path.open("rb") as file:
-        delimiter, names = header_of(file.read(1 << 12))
+        delimiter, names = parse_csv_header(file.read(1 << 12))
     inputs = (_BITS,) if _BITS in names else _INPUTS if set(_INPUTS) <= set(names) else ()
-    table = Table.open(path, names, delimiter, numbers=(_TIME, _CURRENT))
-    opened = Ppk2File(TraceInfo(path, FORMAT.name, "ppk2", "", "measured", 0.0, 0), table, voltage_v, inputs)
+    table = CsvTable.open(path, names, delimiter, numbers=(_TIME, _CURRENT))
+    opened = Ppk2CsvFile(TraceInfo(path, FORMAT.name, "ppk2", "", "measured", 0.0, 0), table, voltage_v, inputs)
     scan = TimeScan(path)
     unsure = False
     for t_s, power_w, _, doubt in opened.rows():
@@ -109,11 +109,11 @@ def _open(path: Path, options: Mapping[str, str]) -> Ppk2File:
 
 
 def _matches(path: Path, head: bytes) -> bool:
-    _, names = header_of(head)
+    _, names = parse_csv_header(head)
     return names[:2] == [_TIME, _CURRENT]
 
 
-FORMAT = Format(
+FORMAT = TraceFormat(
     name="ppk2-csv",
     title="CSV export of Nordic's Power Profiler app (needs voltage_v)",
     matches=_matches,

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
 from deepen.records import Interval
-from deepen.traces.csv_columns import Table, header_of
-from deepen.traces.missing_samples import TimeScan, without_missing
-from deepen.traces.types import Format, ReportedWindow, TraceInfo
+from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.traces.missing_samples import TimeScan, drop_missing_samples
+from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 
-__all__ = ["FORMAT", "PtDaemonFile"]
+__all__ = ["FORMAT", "PtDaemonLog"]
 
 _STAMP = "%m-%d-%Y %H:%M:%S"
 
 
 @dataclass(frozen=True, slots=True)
-class PtDaemonFile:
+class PtDaemonLog:
     """An opened log; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
@@ -36,7 +36,7 @@ class PtDaemonFile:
     """
 
     info: TraceInfo
-    table: Table
+    table: CsvTable
     watts: str
     mark: str
 
@@ -46,7 +46,7 @@ class PtDaemonFile:
         for power_w, stamps, *marks in self.table.blocks(
             [self.watts], texts=["Time", *([self.mark] if self.mark else [])]
         ):
-            t_s = _seconds(self.table.path, stamps, done)
+            t_s = _parse_timestamps(self.table.path, stamps, done)
             # A negative power stands for no reading: MLPerf's own tools average values above zero only.
             yield (
                 t_s,
@@ -58,7 +58,7 @@ class PtDaemonFile:
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
         """See :class:`~deepen.traces.types.TraceFile`."""
         for t_s, power_w, _ in self.rows():
-            yield without_missing(t_s, power_w)
+            yield drop_missing_samples(t_s, power_w)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
         """Stretches of rows with the same mark, from the end of their first interval to that of their last."""
@@ -67,17 +67,17 @@ class PtDaemonFile:
         for t_s, _, marks in self.rows():
             for t, mark in zip(t_s.tolist(), marks, strict=False):
                 if mark != open_mark:
-                    found += _window(open_mark, start_s, end_s)
+                    found += _make_window(open_mark, start_s, end_s)
                     open_mark, start_s = mark, t
                 end_s = t
-        return (*found, *_window(open_mark, start_s, end_s))
+        return (*found, *_make_window(open_mark, start_s, end_s))
 
 
-def _window(mark: str, start_s: float, end_s: float) -> list[ReportedWindow]:
+def _make_window(mark: str, start_s: float, end_s: float) -> list[ReportedWindow]:
     return [ReportedWindow(Interval(start_s, end_s, mark))] if mark not in ("", "notset") and end_s > start_s else []
 
 
-def _seconds(path: Path, stamps: NDArray[np.object_], done: int) -> NDArray[np.float64]:
+def _parse_timestamps(path: Path, stamps: NDArray[np.object_], done: int) -> NDArray[np.float64]:
     """Seconds since 1970 of the log's own clock."""
     from datetime import UTC, datetime
 
@@ -93,16 +93,16 @@ def _seconds(path: Path, stamps: NDArray[np.object_], done: int) -> NDArray[np.f
     return found
 
 
-def _open(path: Path, options: Mapping[str, str]) -> PtDaemonFile:
+def _open(path: Path, options: Mapping[str, str]) -> PtDaemonLog:
     with path.open("rb") as file:
-        delimiter, first = header_of(file.read(1 << 12))
+        delimiter, first = parse_csv_header(file.read(1 << 12))
     # Every second field names the next one: Time,<t>,Watts,<w>,...
-    names = [label if k % 2 else f"#{label}" for k, label in enumerate(_labels(first))]
+    names = [label if k % 2 else f"#{label}" for k, label in enumerate(_get_field_labels(first))]
     watts = next((n for n in names if n in ("Watts", "AvgWatts")), "")
     if len(first) < 4 or not watts:
         raise MeasureError(f"{path}: is no PTDaemon log (Time,<time>,Watts,<watts>,...)")
-    table = Table.open(path, names, delimiter, skip=0, numbers=[watts])
-    opened = PtDaemonFile(
+    table = CsvTable.open(path, names, delimiter, skip=0, numbers=[watts])
+    opened = PtDaemonLog(
         TraceInfo(path, FORMAT.name, "ptdaemon", "as in the file", "measured", 0.0, 0, sampling="mean"),
         table,
         watts,
@@ -131,12 +131,12 @@ def _open(path: Path, options: Mapping[str, str]) -> PtDaemonFile:
     return replace(opened, info=info)
 
 
-def _labels(first: list[str]) -> list[str]:
+def _get_field_labels(first: list[str]) -> list[str]:
     """Name of every field of a row: that of the label before it."""
     return [first[k - k % 2] for k in range(len(first))]
 
 
-FORMAT = Format(
+FORMAT = TraceFormat(
     name="ptdaemon",
     title="log of SPEC PTDaemon (Time,...,Watts,...)",
     matches=lambda path, head: head.startswith(b"Time,") and b",Watts," in head.split(b"\n", 1)[0],

@@ -29,7 +29,7 @@ from deepen.testing.device import FakeDevice, FakeRuntime
 from deepen.testing.instruments.signal import Steps
 from deepen.testing.links import shell_link
 from deepen.testing.power import Timeline
-from deepen.traces import write
+from deepen.traces import write_trace
 
 IDLE_W, WORK_W, RUN_S = 0.6, 2.0, 2e-3
 OFFSET_S, RATE = 4321.0, 1 + 25e-6  # of the device's clock
@@ -63,7 +63,7 @@ class Simulated:
         power += np.random.default_rng(3).normal(0.0, noise_w, power.size)
         clock = ClockMap(0.0, 0.0, 1.0, 1e-3, "arrival")
         middles = (bounds[1:] + bounds[:-1]) / 2 + METER_S
-        write(PowerTrace(middles, power, 5000.0, "lvpm", "c", "simulated", clock=clock), path)
+        write_trace(PowerTrace(middles, power, 5000.0, "lvpm", "c", "simulated", clock=clock), path)
         return path
 
 

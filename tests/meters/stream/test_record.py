@@ -110,7 +110,7 @@ def test_a_folder_holds_what_memory_would(bench: Any, tmp_path: Path) -> None:
     found = record_folder(meter, tmp_path / "a.trace", 3.0, **options)
     assert found.trace is None
     assert found.ending is not None
-    trace = traces.read(tmp_path / "a.trace")
+    trace = traces.read_trace(tmp_path / "a.trace")
     assert trace.t_s.size == found.ending.samples
     true = np.array([line.time_of(k) for k in range(trace.t_s.size)])
     assert np.abs(trace.t_s - true).max() < 1.5e-3
@@ -125,7 +125,7 @@ def test_a_folder_holds_what_memory_would(bench: Any, tmp_path: Path) -> None:
 def test_losses_the_clock_finds_at_the_end_are_in_the_times_of_the_folder(bench: Any, tmp_path: Path) -> None:
     meter, line, options = bench(max_loss=1.0, silent=frozenset(range(3000, 3256)))
     record_folder(meter, tmp_path / "a.trace", 8.0, **options)
-    trace = traces.read(tmp_path / "a.trace")
+    trace = traces.read_trace(tmp_path / "a.trace")
     assert trace.dropped == 256
     assert len(trace.gaps) == 1
     numbers = [k for k in range(trace.t_s.size + 256) if k not in line.silent]
@@ -203,7 +203,7 @@ def test_the_command_records_a_stream_in_every_form(suffix: str, plugged: None, 
     assert (found["meter"], found["source"], found["interrupted"]) == ("toy", "simulated", False)
     assert found["mean_w"] == pytest.approx(2.0)
     assert found["energy_j"] == pytest.approx(2.0 * found["duration_s"])
-    trace = traces.read(target)
+    trace = traces.read_trace(target)
     assert trace.t_s.size == found["samples"]
     assert trace.dropped == found["dropped"]
     assert set(trace.power_w.tolist()) == {2.0}
@@ -250,7 +250,7 @@ def test_an_interrupted_recording_is_written_and_exits_with_130(
     target = tmp_path / "a.csv"
     found = document("meter", "record", "--meter", "toy", "--out", str(target), code=130)
     assert found["interrupted"]
-    assert traces.read(target).t_s.size == found["samples"]
+    assert traces.read_trace(target).t_s.size == found["samples"]
     assert document("meter", "check", "--meter", "toy", code=130)["samples"] > 0
 
 

@@ -58,7 +58,7 @@ def write_bursts(
 
 def test_times_are_those_of_the_samples_and_not_of_their_bursts(tmp_path: Path) -> None:
     true_s = write_bursts(tmp_path / "a.csv", ppm=40)
-    trace = traces.read(tmp_path / "a.csv")
+    trace = traces.read_trace(tmp_path / "a.csv")
     assert (trace.dropped, trace.gaps, trace.rate_hz, trace.source) == (0, (), 5000.0, "measured")
     assert trace.clock is not None
     assert trace.clock.rate == pytest.approx(1 + 40e-6, abs=10e-6)
@@ -71,14 +71,14 @@ def test_times_are_those_of_the_samples_and_not_of_their_bursts(tmp_path: Path) 
 @pytest.mark.parametrize(("unit", "name"), [(1.0, "(s)"), (1e3, "(ms)"), (1e6, "(µs)"), (1e9, "(ns)")])
 def test_the_unit_of_time_is_found_and_not_believed(tmp_path: Path, unit: float, name: str) -> None:
     true_s = write_bursts(tmp_path / "a.csv", 2.0, unit=unit)
-    trace = traces.read(tmp_path / "a.csv")
+    trace = traces.read_trace(tmp_path / "a.csv")
     assert np.abs(trace.t_s - true_s).max() < 2e-3
     assert any(name in w for w in trace.warnings)
 
 
 def test_samples_lost_without_a_word_are_found_and_placed(tmp_path: Path) -> None:
     true_s = write_bursts(tmp_path / "a.csv", 8.0, lost=(20_000, 300), jitter_s=5e-5)
-    trace = traces.read(tmp_path / "a.csv")
+    trace = traces.read_trace(tmp_path / "a.csv")
     assert abs(trace.dropped - 300) <= 5
     start_s, end_s = trace.gaps[0][0], trace.gaps[-1][1]
     assert end_s - start_s < 0.1
@@ -89,7 +89,7 @@ def test_samples_lost_without_a_word_are_found_and_placed(tmp_path: Path) -> Non
 
 def test_samples_taken_for_calibration_are_gaps_and_no_losses(tmp_path: Path) -> None:
     true_s = write_bursts(tmp_path / "a.csv", 8.0, calibration=1250, jitter_s=5e-5)
-    trace = traces.read(tmp_path / "a.csv")
+    trace = traces.read_trace(tmp_path / "a.csv")
     assert trace.dropped == 0
     assert len(trace.gaps) == 32
     assert any("32 rows are missing from full reads" in w for w in trace.warnings)
@@ -101,7 +101,7 @@ def test_thinned_out_rows_and_single_stamps_are_read(tmp_path: Path) -> None:
         file.write("Time(ms),Main(mA)\n")
         for k in range(3000):
             file.write(f"{k * 2e-3:.6f},{100}\n")  # every tenth row, in seconds
-    trace = traces.read(tmp_path / "a.csv", voltage_v="4.2")
+    trace = traces.read_trace(tmp_path / "a.csv", voltage_v="4.2")
     assert trace.rate_hz == 500.0
     assert np.diff(trace.t_s) == pytest.approx(2e-3)
     assert trace.power_w == pytest.approx(0.42)
@@ -109,8 +109,8 @@ def test_thinned_out_rows_and_single_stamps_are_read(tmp_path: Path) -> None:
 
 def test_pieces_are_those_of_the_whole(tmp_path: Path) -> None:
     write_bursts(tmp_path / "a.csv", 2.0, lost=(3000, 500), calibration=1250)
-    whole = traces.read(tmp_path / "a.csv")
-    pieces = list(traces.chunks(tmp_path / "a.csv", 777))
+    whole = traces.read_trace(tmp_path / "a.csv")
+    pieces = list(traces.read_chunks(tmp_path / "a.csv", 777))
     np.testing.assert_array_equal(np.concatenate([p.t_s for p in pieces]), whole.t_s)
     assert sum(p.dropped for p in pieces) == whole.dropped
     assert [g for p in pieces for g in p.gaps] == list(whole.gaps)
@@ -139,7 +139,7 @@ def test_files_that_are_no_trace(
 ) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(error, match=message):
-        traces.read(tmp_path / "a.csv", **options)
+        traces.read_trace(tmp_path / "a.csv", **options)
 
 
 def test_the_real_traces_read_with_true_times_and_stated_loss(shared_dir: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_real_traces_read_with_true_times_and_stated_loss(shared_dir: Path) 
     assert len(files) == 6
     for file in files:
         stamps_s = np.loadtxt(file, delimiter=",", skiprows=1, usecols=0) / 1e6
-        trace = traces.read(file)
+        trace = traces.read_trace(file)
         assert trace.t_s.size == stamps_s.size
         assert trace.clock is not None
         # Every sample comes in after it was taken, at most one read of 128 and the delay of a read later.
@@ -171,7 +171,7 @@ def test_the_real_traces_read_with_true_times_and_stated_loss(shared_dir: Path) 
 def test_the_inferences_of_the_real_traces_lie_inside_them(shared_dir: Path) -> None:
     folder = shared_dir / "data" / "monsoon_traces"
     for file in sorted(folder.rglob("*_inference_time.csv")):
-        found = traces.windows(file)
+        found = traces.read_windows(file)
         info = traces.open_trace(file.with_name(file.name.replace("_inference_time", "_power"))).info
         assert len(found) > 199
         assert all(info.start_s < w.interval.start_s < w.interval.end_s < info.end_s for w in found)
