@@ -36,11 +36,11 @@ def model_costs(
         GraphError: If the file cannot be split into kernels.
     """
     from deepen import graph
-    from deepen.kernels.splitting.runtime_names import splitter_of
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.splitting.runtime_names import resolve_splitter
+    from deepen.kernels.splitting.split import split_graph
 
     loaded = graph.load(path, {name: tuple(dims) for name, dims in shapes.items()} or None)
-    return kernel_costs(model, split(loaded, splitter_of(runtime)).kernels)
+    return kernel_costs(model, split_graph(loaded, resolve_splitter(runtime)).kernels)
 
 
 @dataclass(frozen=True, slots=True)

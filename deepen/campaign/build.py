@@ -17,7 +17,7 @@ from deepen.campaign.station import DeviceWithMeter, Station, StationIdentity
 from deepen.campaign.tasks import ConditionGrid
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.splitting.runtime_names import splitter_of
+from deepen.kernels.splitting.runtime_names import resolve_splitter
 from deepen.measure.conditions.runtime_choice import AUTO, resolve_runtime_name
 from deepen.storage.atomic import make_folder
 
@@ -43,9 +43,9 @@ def read_kernel_keys(models: Collection[Path], runtime: str = "onnxruntime") -> 
         GraphError: If a file cannot be taken as a model.
     """
     from deepen.graph import load
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.splitting.split import split_graph
 
-    return frozenset(kernel.key for path in models for kernel in split(load(path), runtime).kernels)
+    return frozenset(kernel.key for path in models for kernel in split_graph(load(path), runtime).kernels)
 
 
 def plan_kernels(
@@ -77,9 +77,9 @@ def plan_kernels(
         plan = CampaignPlan.load(path)
         if plan.spec == spec:
             return plan
-    from deepen.kernels.sampling.sampler import sample
+    from deepen.kernels.sampling.sampler import sample_kernels
 
-    chosen = sample(spec["families"], count, seed, exclude, max_macs)
+    chosen = sample_kernels(spec["families"], count, seed, exclude, max_macs)
     if not chosen:
         raise ConfigError(
             "there is no kernel to measure: every configuration of these families is excluded or too large"
@@ -281,7 +281,7 @@ def _resolve_auto_runtime(names: tuple[str, ...], stations: Sequence[Station]) -
 def _check_runtimes(runtimes: Sequence[str]) -> None:
     """Refuse runtimes that do not run what kernels are built as: ONNX models, split as ONNX Runtime fuses them."""
     for name in runtimes:
-        if splitter_of(name) != "onnxruntime":
+        if resolve_splitter(name) != "onnxruntime":
             raise ConfigError(
                 f"kernels are made as ONNX models and as ONNX Runtime fuses them, which '{name}' does not run like "
                 "that; use onnxruntime, crunner or perf_test"

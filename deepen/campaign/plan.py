@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.clock.host_clock import utc_now
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.storage.atomic import write_file_atomically
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class KernelItem:
     @property
     def key(self) -> str:
         """What it is known by in a dataset."""
-        return params_key(self.family, self.params)
+        return hash_params(self.family, self.params)
 
     @property
     def name(self) -> str:

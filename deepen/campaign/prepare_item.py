@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from deepen.campaign.plan import GeneratedModelItem, Item, KernelItem
 from deepen.errors import ConfigError, RunError
 from deepen.kernels.families.random_weights import WeightPool
-from deepen.kernels.splitting.runtime_names import splitter_of
-from deepen.kernels.types import params_key
+from deepen.kernels.splitting.runtime_names import resolve_splitter
+from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord, StoppingRule, Workload
 from deepen.storage.atomic import make_storage_error
 
@@ -120,22 +120,22 @@ class ItemPreparer:
         return self._model(item, item.path, item.shapes, how, owned=False)
 
     def _kernel(self, item: KernelItem, how: _RuntimeAndThreads) -> PreparedItem:
-        from deepen.kernels import FEATURES_VERSION, build
-        from deepen.kernels.building.parallel_copies import copies_for, replicate
+        from deepen.kernels import FEATURES_VERSION, build_kernel_model
+        from deepen.kernels.building.parallel_copies import choose_copies, replicate_model
         from deepen.kernels.families.catalog import check_params
-        from deepen.kernels.sampling.real_configurations import work
+        from deepen.kernels.sampling.real_configurations import compute_kernel_work
 
         params = check_params(item.family, item.params)
-        if params_key(item.family, params) != item.key:
+        if hash_params(item.family, params) != item.key:
             raise ConfigError(f"{item.name}: parameters are not in canonical form; complete them with check_params")
         copies = self.settings.copies
         if copies is None:
-            cost = work(item.family, params)
-            copies = copies_for(cost.bytes, cost.macs)
-        model = build(item.family, params, weights=False)
+            cost = compute_kernel_work(item.family, params)
+            copies = choose_copies(cost.bytes, cost.macs)
+        model = build_kernel_model(item.family, params, weights=False)
         # Where the runtime fuses or merges copies into something else, they get inputs of their own, or stay alone.
         for n, share in dict.fromkeys([(copies, True), (copies, False), (1, True)]):
-            path = self._write(replicate(model, n, share=share), item.name)
+            path = self._write(replicate_model(model, n, share=share), item.name)
             try:
                 kernels = self._split(path, {}, how)
                 if len(kernels) == n and {kernel.key for kernel in kernels} == {item.key}:
@@ -167,9 +167,9 @@ class ItemPreparer:
 
     def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _RuntimeAndThreads) -> tuple[Kernel, ...]:
         from deepen.graph import load
-        from deepen.kernels.splitting.split import split
+        from deepen.kernels.splitting.split import split_graph
 
-        return split(load(path, shapes), splitter_of(how.runtime)).kernels
+        return split_graph(load(path, shapes), resolve_splitter(how.runtime)).kernels
 
     def _workload(
         self,
@@ -197,7 +197,7 @@ class ItemPreparer:
         self._count += 1
         path = self.folder / f"item-{self._count:06d}.onnx"
         try:
-            self._weights.adopt(model)
+            self._weights.externalise_weights(model)
             path.write_bytes(model.SerializeToString())
         except OSError as error:
             path.unlink(missing_ok=True)
@@ -206,9 +206,9 @@ class ItemPreparer:
 
 
 def _make_kernel_fields(kernel: Kernel) -> dict[str, Any]:
-    from deepen.kernels import features
+    from deepen.kernels import compute_features
 
-    return {"family": kernel.family, "params": dict(kernel.params), "features": features(kernel)}
+    return {"family": kernel.family, "params": dict(kernel.params), "features": compute_features(kernel)}
 
 
 def complete_record(record: EnergyRecord, prepared: PreparedItem) -> EnergyRecord:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from deepen.campaign.plan import BLOCK, CampaignPlan, Item, KernelItem
 from deepen.errors import ConfigError
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 
 __all__ = ["ConditionGrid", "Task", "select_missing_tasks"]
@@ -89,7 +89,7 @@ class ConditionGrid:
 def _identify_record(record: EnergyRecord) -> tuple[bool, str]:
     """Whether a record is of a kernel, and its key as :attr:`Item.key` has it."""
     kernel = record.kind == "kernel"
-    return kernel, params_key(record.family, record.params) if kernel else record.name
+    return kernel, hash_params(record.family, record.params) if kernel else record.name
 
 
 def select_missing_tasks(tasks: Iterable[Task], records: Iterable[EnergyRecord]) -> list[Task]:

@@ -12,7 +12,7 @@ from deepen.units import format_count, format_si
 
 if TYPE_CHECKING:
     from deepen.kernels.sampling.sampler import SampledKernel
-    from deepen.kernels.types import Kernel, Split
+    from deepen.kernels.types import Kernel, ModelSplit
 
 __all__ = ["command"]
 
@@ -39,7 +39,7 @@ def list_command(as_json: bool) -> None:
       deepen kernel list
     """
     from deepen.kernels.families.catalog import load_families
-    from deepen.kernels.splitting.split import runtimes
+    from deepen.kernels.splitting.split import list_split_runtimes
 
     families = load_families().values()
     document = {
@@ -47,7 +47,7 @@ def list_command(as_json: bool) -> None:
             {"name": f.name, "title": f.title, "ops": list(f.ops), "params": list(f.params), "about": f.about}
             for f in families
         ],
-        "runtimes": runtimes(),
+        "runtimes": list_split_runtimes(),
     }
 
     def render() -> str:
@@ -56,7 +56,7 @@ def list_command(as_json: bool) -> None:
             [
                 format_table(("family", "what", "operators"), rows),
                 "",
-                f"{len(rows)} families; runtimes to split for: {', '.join(runtimes())}",
+                f"{len(rows)} families; runtimes to split for: {', '.join(list_split_runtimes())}",
             ]
         )
 
@@ -79,16 +79,16 @@ def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bo
       deepen kernel split model.onnx --shape input=1x3x224x224 --runtime tflite-cpu
     """
     from deepen import graph
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.splitting.split import split_graph
 
     loaded = graph.load(model, dict(graph.parse_shape(s) for s in shapes) or None)
-    found = split(loaded, runtime)
+    found = split_graph(loaded, runtime)
     emit_result(build_split_document(model, found), as_json, lambda: render_split(model, found))
     for warning in found.warnings if not as_json else ():
         print_progress(f"note: {warning}")
 
 
-def build_split_document(model: str, found: Split) -> dict[str, Any]:
+def build_split_document(model: str, found: ModelSplit) -> dict[str, Any]:
     """The JSON contract's document of a split."""
     return {
         "model": model,
@@ -118,7 +118,7 @@ def build_split_document(model: str, found: Split) -> dict[str, Any]:
     }
 
 
-def render_split(model: str, found: Split) -> str:
+def render_split(model: str, found: ModelSplit) -> str:
     """Headline, one line per kernel in execution order, totals by family."""
     total = sum(k.macs * k.multiplicity for k in found.kernels)
     nodes = sum(len(k.node_names) for k in found.kernels)
@@ -200,11 +200,11 @@ def sample_command(
       deepen kernel sample --family conv-bn-relu --count 50 --seed 1 --json
     """
     from deepen import graph
-    from deepen.kernels.sampling.sampler import sample
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.sampling.sampler import sample_kernels
+    from deepen.kernels.splitting.split import split_graph
 
-    keys = {kernel.key for model in excluded for kernel in split(graph.load(model)).kernels}
-    found = sample(list(families) or None, count, seed, keys, max_macs)
+    keys = {kernel.key for model in excluded for kernel in split_graph(graph.load(model)).kernels}
+    found = sample_kernels(list(families) or None, count, seed, keys, max_macs)
     emit_result(
         {
             "kernels": [

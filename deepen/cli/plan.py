@@ -87,7 +87,7 @@ def _make_candidates(
 ) -> MeasurementCandidates:
     import numpy as np
 
-    from deepen.kernels.features import features, matrix
+    from deepen.kernels.features import build_feature_matrix, compute_features
     from deepen.predictors.active_learning import MeasurementCandidates
 
     if models:
@@ -102,13 +102,13 @@ def _make_candidates(
         kernels = list(found)
         table_of = counts.astype(np.float64)
     else:
-        from deepen.kernels.building.kernel_from_parameters import configure
-        from deepen.kernels.sampling.sampler import sample
+        from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
+        from deepen.kernels.sampling.sampler import sample_kernels
 
-        kernels = [configure(s.family, s.params) for s in sample(list(families), _KERNELS, seed)]
+        kernels = [make_kernel_from_params(s.family, s.params) for s in sample_kernels(list(families), _KERNELS, seed)]
         names = tuple(f"{k.family} {_format_params(k)}" for k in kernels)
         table_of = np.eye(len(kernels))
-    raw = np.asarray(matrix([features(k) for k in kernels]), dtype=np.float64)
+    raw = np.asarray(build_feature_matrix([compute_features(k) for k in kernels]), dtype=np.float64)
     return MeasurementCandidates(names, tuple(k.family for k in kernels), raw, table_of)
 
 

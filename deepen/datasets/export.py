@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from deepen.datasets.record_schema import FIELDS, encode_canonical_json, encode_record
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 from deepen.storage.atomic import OS_DISK, Disk, write_file_atomically
 
@@ -55,7 +55,7 @@ def make_frame(records: Sequence[EnergyRecord], flatten: bool = False) -> pd.Dat
     rows: list[dict[str, Any]] = []
     for record in records:
         row: dict[str, Any] = {name: getattr(record, name) for name in FIELDS}
-        row["key"] = params_key(record.family, record.params) if record.kind == "kernel" else ""
+        row["key"] = hash_params(record.family, record.params) if record.kind == "kernel" else ""
         if flatten:
             document = encode_record(record)
             del row["params"], row["features"]

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.building.kernel_from_parameters import configure
-from deepen.kernels.features import features
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
+from deepen.kernels.features import compute_features
 from deepen.kernels.types import Kernel
 
 __all__ = ["ModelKernelEntry", "make_model_kernel", "restore_features"]
@@ -36,7 +36,7 @@ def make_model_kernel(kernel: Kernel, count: float = 1.0) -> dict[str, Any]:
     part = {
         "family": kernel.family,
         "params": kernel.params,
-        "features": features(kernel),
+        "features": compute_features(kernel),
         "multiplicity": float(count) * kernel.multiplicity,
     }
     return part if kernel.family == "other" else ModelKernelEntry(part)
@@ -79,7 +79,7 @@ class _ModelKernelKey:
 @lru_cache(maxsize=65536)
 def _compute_features(key: _ModelKernelKey) -> ModelKernelEntry:
     part = key.part
-    kernel = configure(part["family"], part["params"])
+    kernel = make_kernel_from_params(part["family"], part["params"])
     complete = ModelKernelEntry(part)
-    complete["features"] = features(kernel)
+    complete["features"] = compute_features(kernel)
     return complete

@@ -27,7 +27,7 @@ from deepen.datasets.journal import JournalContents, encode_journal_line, parse_
 from deepen.datasets.parts import ParquetPart, list_parts, read_part, write_part
 from deepen.datasets.record_schema import decode_record, encode_canonical_json, encode_record, hash_record
 from deepen.errors import DatasetError
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 from deepen.storage.atomic import (
     OS_DISK,
@@ -195,7 +195,7 @@ class Dataset:
         return [record for record in self if kind is None or record.kind == kind]
 
     def keys(self) -> frozenset[str]:
-        """Keys (:func:`deepen.kernels.types.params_key`) of the kernel configurations stored."""
+        """Keys (:func:`deepen.kernels.types.hash_params`) of the kernel configurations stored."""
         self._index()
         return frozenset(self._keys)
 
@@ -397,7 +397,7 @@ class Dataset:
         while self._indexed < len(self._rows):
             record = self._rows[self._indexed].record
             if record.kind == "kernel":
-                self._keys.add(params_key(record.family, record.params))
+                self._keys.add(hash_params(record.family, record.params))
             self._features_version = max(self._features_version, record.features_version)
             self._indexed += 1
 

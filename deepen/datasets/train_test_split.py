@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepen.errors import ConfigError
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 
 __all__ = ["TrainTestSplit", "make_approximate_key", "make_configuration_key", "split_records"]
@@ -35,7 +35,7 @@ class TrainTestSplit:
 
 def make_configuration_key(record: EnergyRecord) -> str:
     """Name what was measured: the kernel's key, or the model's name."""
-    return params_key(record.family, record.params) if record.kind == "kernel" else f"model:{record.name}"
+    return hash_params(record.family, record.params) if record.kind == "kernel" else f"model:{record.name}"
 
 
 def make_approximate_key(record: EnergyRecord) -> str:
@@ -46,7 +46,7 @@ def make_approximate_key(record: EnergyRecord) -> str:
     """
     if record.kind != "kernel":
         return make_configuration_key(record)
-    return params_key(record.family, {name: _round_to_half_octaves(value) for name, value in record.params.items()})
+    return hash_params(record.family, {name: _round_to_half_octaves(value) for name, value in record.params.items()})
 
 
 def _round_to_half_octaves(value: Any) -> Any:

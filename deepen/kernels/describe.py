@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepen.graph.types import Graph, Node, Tensor
-from deepen.kernels.families.catalog import complete
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, UnknownShapeError
-from deepen.kernels.families.multiply_accumulates import node_macs
-from deepen.kernels.families.operator_costs import op_cost
-from deepen.kernels.families.registry import anatomies, readers
+from deepen.kernels.families.catalog import complete_params
+from deepen.kernels.families.definition import FamilyDefinition, KernelLayout, NodeGroup, Params, UnknownShapeError
+from deepen.kernels.families.multiply_accumulates import count_node_macs
+from deepen.kernels.families.operator_costs import get_operator_cost
+from deepen.kernels.families.registry import load_family_definitions, map_operators_to_readers
 from deepen.kernels.types import Kernel
 
-__all__ = ["boundary", "describe", "node_macs"]
+__all__ = ["count_node_macs", "describe_kernel", "find_boundary_tensors"]
 
 
-def describe(
+def describe_kernel(
     nodes: Sequence[Node],
     graph: Graph,
     *,
@@ -44,24 +44,24 @@ def describe(
     Returns:
         The kernel; of family ``other`` where no family matches or a shape is unknown, never nothing.
     """
-    edge_in, edge_out = boundary(nodes, graph) if inputs is None or outputs is None else ((), ())
-    group = Group(
+    edge_in, edge_out = find_boundary_tensors(nodes, graph) if inputs is None or outputs is None else ((), ())
+    group = NodeGroup(
         tuple(nodes),
         graph,
         tuple(edge_in if inputs is None else inputs),
         tuple(edge_out if outputs is None else outputs),
         tuple(runtime_ops),
     )
-    weights = _weights(group)
-    item, params = _identify(group)
+    weights = _find_weights(group)
+    item, params = _identify_family(group)
     if item is None:
-        family, ops = "other", _other_ops(group)
+        family, ops = "other", _count_other_ops(group)
         read = sum(t.nbytes for t in {t.name: t for t in (*group.inputs, *weights)}.values())
         written = sum(t.nbytes for t in group.outputs)
     else:
-        family, params = item.family, complete(item.family, params)
+        family, params = item.family, complete_params(item.family, params)
         layout, ops = item.layout(params), item.ops(params)
-        read, written = _bytes(layout)
+        read, written = _count_bytes(layout)
     return Kernel(
         name=name or nodes[0].name,
         family=family,
@@ -71,7 +71,7 @@ def describe(
         weights=weights,
         outputs=group.outputs,
         node_names=tuple(n.name for n in nodes),
-        macs=sum(node_macs(n, graph) for n in nodes),
+        macs=sum(count_node_macs(n, graph) for n in nodes),
         ops=int(ops),
         bytes_read=read,
         bytes_written=written,
@@ -80,54 +80,54 @@ def describe(
     )
 
 
-def boundary(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def find_boundary_tensors(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Work out which activations a group exchanges with the rest of the graph.
 
     Returns:
         Activations read; and tensors written that somebody outside reads, or nobody at all.
     """
     members = {n.name for n in nodes}
-    group = Group(tuple(nodes), graph, (), ())
+    group = NodeGroup(tuple(nodes), graph, (), ())
     outside = {t.name for t in graph.outputs} | {i for n in graph.nodes if n.name not in members for i in n.inputs}
     inside = {i for n in nodes for i in n.inputs}
     written = [o for n in nodes for o in n.outputs if o and (o in outside or o not in inside)]
-    read = [name for name in _read_from_outside(group) if not group.is_const(name)]
-    return tuple(_tensor(graph, name) for name in read), tuple(_tensor(graph, name) for name in written)
+    read = [name for name in _list_external_reads(group) if not group.is_const(name)]
+    return tuple(_get_tensor(graph, name) for name in read), tuple(_get_tensor(graph, name) for name in written)
 
 
-def _tensor(graph: Graph, name: str) -> Tensor:
+def _get_tensor(graph: Graph, name: str) -> Tensor:
     return graph.tensors.get(name) or Tensor(name, None, "")
 
 
-def _read_from_outside(group: Group) -> list[str]:
+def _list_external_reads(group: NodeGroup) -> list[str]:
     own = {name for n in group.nodes for name in n.outputs if name}
     return list(dict.fromkeys(i for n in group.nodes for i in n.inputs if i and i not in own))
 
 
-def _weights(group: Group) -> tuple[Tensor, ...]:
-    return tuple(_tensor(group.graph, name) for name in _read_from_outside(group) if group.is_const(name))
+def _find_weights(group: NodeGroup) -> tuple[Tensor, ...]:
+    return tuple(_get_tensor(group.graph, name) for name in _list_external_reads(group) if group.is_const(name))
 
 
-def _bytes(layout: Layout) -> tuple[int, int]:
+def _count_bytes(layout: KernelLayout) -> tuple[int, int]:
     return sum(s.nbytes for s in (*layout.inputs, *layout.weights)), sum(s.nbytes for s in layout.outputs)
 
 
-def _identify(group: Group) -> tuple[Anatomy | None, Params]:
+def _identify_family(group: NodeGroup) -> tuple[FamilyDefinition | None, Params]:
     try:
-        for item in _candidates(group):
+        for item in _list_candidate_families(group):
             params = item.read(group)
             if params is not None:
                 return item, params
     except UnknownShapeError:
         pass
-    return None, _other_params(group)
+    return None, _make_other_params(group)
 
 
-def _candidates(group: Group) -> list[Anatomy]:
+def _list_candidate_families(group: NodeGroup) -> list[FamilyDefinition]:
     """Readers to try: those of what the runtime executes, then those of the nodes, each in reading order."""
-    by_op = readers()
-    order = {name: i for i, name in enumerate(anatomies())}
-    found: dict[str, Anatomy] = {}
+    by_op = map_operators_to_readers()
+    order = {name: i for i, name in enumerate(load_family_definitions())}
+    found: dict[str, FamilyDefinition] = {}
     runtime = [op.rpartition(".")[2] for op in group.runtime_ops]
     for ops in (runtime, group.op_types):
         named = {item.family: item for op in ops for item in by_op.get(op, ())}
@@ -136,7 +136,7 @@ def _candidates(group: Group) -> list[Anatomy]:
     return list(found.values())
 
 
-def _other_params(group: Group) -> dict[str, Any]:
+def _make_other_params(group: NodeGroup) -> dict[str, Any]:
     def shapes(tensors: Sequence[Tensor]) -> list[list[int] | None]:
         return [None if t.shape is None else list(t.shape) for t in tensors]
 
@@ -149,9 +149,9 @@ def _other_params(group: Group) -> dict[str, Any]:
     }
 
 
-def _other_ops(group: Group) -> int:
+def _count_other_ops(group: NodeGroup) -> int:
     total = 0
     for node in group.compute:
         tensors = [group.graph.tensors.get(name) for name in node.outputs[:1]]
-        total += sum(t.elements for t in tensors if t is not None) * op_cost(node.op_type)
+        total += sum(t.elements for t in tensors if t is not None) * get_operator_cost(node.op_type)
     return total

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 from deepen.graph.types import DTYPE_BYTES
-from deepen.kernels.families.operator_costs import activation_code
-from deepen.kernels.families.registry import anatomies
+from deepen.kernels.families.operator_costs import get_activation_code
+from deepen.kernels.families.registry import load_family_definitions
 from deepen.kernels.types import Kernel
 
-__all__ = ["FEATURES_VERSION", "FEATURE_NAMES", "features", "matrix"]
+__all__ = ["FEATURES_VERSION", "FEATURE_NAMES", "build_feature_matrix", "compute_features"]
 
 FEATURES_VERSION = 2
 """Version of the definition below; it rises with any change to a name, the order or a value."""
@@ -42,7 +42,7 @@ FEATURE_NAMES: tuple[str, ...] = (
     # share of padding a 16-lane vector unit wastes, 0..1
     "waste_c_in_16", "waste_c_out_16", "waste_m_16", "waste_n_16", "waste_k_16",
 )  # fmt: skip
-"""Every feature, in the one order :func:`matrix` uses.
+"""Every feature, in the one order :func:`build_feature_matrix` uses.
 
 Bytes are per execution, each tensor once. ``intensity`` is (macs + ops) / (bytes_read + bytes_written).
 ``im2col_bytes`` is the scratch a convolution by matrix product needs (batch x groups x k x output positions x bytes per
@@ -56,7 +56,7 @@ input is): it runs as long as any other, on less power.
 _KNOWN = frozenset(FEATURE_NAMES)
 
 
-def features(kernel: Kernel) -> dict[str, float]:
+def compute_features(kernel: Kernel) -> dict[str, float]:
     """Compute the features of a kernel.
 
     Args:
@@ -66,7 +66,7 @@ def features(kernel: Kernel) -> dict[str, float]:
         Every name of :data:`FEATURE_NAMES`, in that order.
     """
     found: dict[str, float] = dict.fromkeys(FEATURE_NAMES, 0.0)
-    item = anatomies().get(kernel.family)
+    item = load_family_definitions().get(kernel.family)
     if item is None:
         inputs, weights, outputs = kernel.inputs, kernel.weights, kernel.outputs
         found["bytes_in"] = sum(t.nbytes for t in inputs)
@@ -89,7 +89,7 @@ def features(kernel: Kernel) -> dict[str, float]:
         found["out_dtype_bytes"] = DTYPE_BYTES.get(layout.outputs[0].dtype, 0)
         found["weight_dtype_bytes"] = DTYPE_BYTES.get(layout.weights[0].dtype, 0) if layout.weights else 0
         found["n_weights"] = len(layout.weights)
-        found |= _flags(params)
+        found |= _encode_flags(params)
         found |= item.dims(params)
     found["macs"], found["ops"] = kernel.macs, kernel.ops
     found["zero_operand"] = float(kernel.zero_operand)
@@ -100,21 +100,21 @@ def features(kernel: Kernel) -> dict[str, float]:
     return dict(zip(found, map(float, found.values()), strict=True))
 
 
-def _flags(params: Mapping[str, Any]) -> dict[str, float]:
+def _encode_flags(params: Mapping[str, Any]) -> dict[str, float]:
     return {
         "has_bias": float(bool(params.get("bias", False))),
         "has_residual": float(bool(params.get("residual", False) or params.get("skip", False))),
         "trans_a": float(bool(params.get("trans_a", False))),
         "trans_b": float(bool(params.get("trans_b", False))),
-        "activation_code": float(activation_code(params.get("activation", "none"))),
+        "activation_code": float(get_activation_code(params.get("activation", "none"))),
     }
 
 
-def matrix(rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
+def build_feature_matrix(rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
     """Put feature dictionaries in one array.
 
     Args:
-        rows: What :func:`features` returned, here or in a stored dataset.
+        rows: What :func:`compute_features` returned, here or in a stored dataset.
 
     Returns:
         float64, shape (len(rows), len(FEATURE_NAMES)), columns in the order of :data:`FEATURE_NAMES`.

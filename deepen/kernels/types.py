@@ -10,10 +10,10 @@ from typing import Any
 
 from deepen.graph.types import Tensor
 
-__all__ = ["Kernel", "Split", "params_key"]
+__all__ = ["Kernel", "ModelSplit", "hash_params"]
 
 
-def params_key(family: str, params: Mapping[str, Any]) -> str:
+def hash_params(family: str, params: Mapping[str, Any]) -> str:
     """Content hash (16 hex characters) of a kernel configuration; equal configurations have equal keys."""
     text = json.dumps([family, dict(params)], sort_keys=True, separators=(",", ":"), default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -61,12 +61,12 @@ class Kernel:
     def key(self) -> str:
         """Content hash of family and parameters; of kernels that multiply by zeros another one."""
         if self.zero_operand:
-            return params_key(self.family, {**self.params, "zero_operand": True})
-        return params_key(self.family, self.params)
+            return hash_params(self.family, {**self.params, "zero_operand": True})
+        return hash_params(self.family, self.params)
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class ModelSplit:
     """A model as kernels.
 
     Attributes:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DeepenError, EnvironmentFailure
-from deepen.kernels.splitting.runtime_names import splitter_of
-from deepen.kernels.types import Split
+from deepen.kernels.splitting.runtime_names import resolve_splitter
+from deepen.kernels.types import ModelSplit
 
 __all__ = ["ModelKernels", "describe_file", "describe_files", "describe_split"]
 
@@ -43,16 +43,16 @@ class ModelKernels:
     warnings: tuple[str, ...] = field(default=())
 
 
-def describe_split(split: Split, model: str, warnings: Sequence[str] = ()) -> ModelKernels:
+def describe_split(split: ModelSplit, model: str, warnings: Sequence[str] = ()) -> ModelKernels:
     """Describe a model that is already split into kernels."""
-    from deepen.kernels.features import features, matrix
+    from deepen.kernels.features import build_feature_matrix, compute_features
 
     kernels = split.kernels
     return ModelKernels(
         model,
         tuple(k.name for k in kernels),
         tuple(k.family for k in kernels),
-        matrix([features(k) for k in kernels]),
+        build_feature_matrix([compute_features(k) for k in kernels]),
         np.array([k.multiplicity for k in kernels], dtype=np.float64),
         (*warnings, *split.warnings),
     )
@@ -66,10 +66,10 @@ def describe_file(path: str, shapes: Shapes | None, runtime: str) -> ModelKernel
         ConfigError: If the runtime is unknown.
     """
     from deepen.graph import load
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.splitting.split import split_graph
 
     loaded = load(path, shapes)
-    return describe_split(split(loaded, runtime=splitter_of(runtime)), path, loaded.warnings)
+    return describe_split(split_graph(loaded, runtime=resolve_splitter(runtime)), path, loaded.warnings)
 
 
 def describe_files(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 
 __all__ = ["MeasuredRows", "RecordSource", "hash_training_data", "select_usable_rows"]
@@ -65,7 +65,7 @@ def select_usable_rows(dataset: RecordSource | Sequence[EnergyRecord]) -> Measur
     Raises:
         PredictorError: If records carry another version of the features than this deepen computes.
     """
-    from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION, matrix
+    from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION, build_feature_matrix
 
     records = list(dataset.records() if hasattr(dataset, "records") else dataset)
     left_out: Counter[str] = Counter()
@@ -84,12 +84,12 @@ def select_usable_rows(dataset: RecordSource | Sequence[EnergyRecord]) -> Measur
         (kernels if record.kind == "kernel" else models).append(record)
     raw = np.zeros((0, len(FEATURE_NAMES)))
     if kernels:
-        raw = np.asarray(matrix([r.features for r in kernels]), dtype=np.float64)
+        raw = np.asarray(build_feature_matrix([r.features for r in kernels]), dtype=np.float64)
     return MeasuredRows(
         tuple(kernels),
         tuple(models),
         raw,
-        tuple(params_key(r.family, r.params) if r.params else r.id for r in kernels),
+        tuple(hash_params(r.family, r.params) if r.params else r.id for r in kernels),
         np.array([1.0 / (_NOISE_FLOOR**2 + compute_relative_sd(r) ** 2) for r in kernels]),
         dict(left_out),
     )

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, PredictorError
-from deepen.kernels.splitting.runtime_names import engine_of
-from deepen.kernels.types import Kernel, Split
+from deepen.kernels.splitting.runtime_names import resolve_engine
+from deepen.kernels.types import Kernel, ModelSplit
 from deepen.predictors import predictor_file
 from deepen.predictors.described import ModelKernels, describe_file, describe_files, describe_split
 from deepen.predictors.inference.calibration_factors import CalibrationFactors
@@ -113,7 +113,7 @@ class Predictor:
 
     def predict_many(
         self,
-        models: Iterable[str | Path | Split],
+        models: Iterable[str | Path | ModelSplit],
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         runtime: str | None = None,
         workers: int = 1,
@@ -139,10 +139,10 @@ class Predictor:
         """
         listed = list(models)
         wanted = self._runtime(runtime)
-        read = describe_files([str(m) for m in listed if not isinstance(m, Split)], shapes, wanted, workers)
+        read = describe_files([str(m) for m in listed if not isinstance(m, ModelSplit)], shapes, wanted, workers)
         found: list[ModelKernels] = []
         for number, model in enumerate(listed):
-            if isinstance(model, Split):
+            if isinstance(model, ModelSplit):
                 found.append(describe_split(model, f"model_{number}"))
                 continue
             one = next(read)
@@ -177,12 +177,12 @@ class Predictor:
         Raises:
             PredictorError: If shapes do not fit or a count is negative.
         """
-        from deepen.kernels.features import features
+        from deepen.kernels.features import compute_features
 
-        raw = self.matrix([features(kernel) for kernel in kernels])
+        raw = self.matrix([compute_features(kernel) for kernel in kernels])
         return predict_counts(self, [kernel.family for kernel in kernels], raw, counts)
 
-    def predict_split(self, split: Split, model: str, warnings: Sequence[str] = ()) -> Prediction:
+    def predict_split(self, split: ModelSplit, model: str, warnings: Sequence[str] = ()) -> Prediction:
         """Predict a model that is already split into kernels."""
         return self._predict([describe_split(split, model, warnings)])[0]
 
@@ -216,7 +216,7 @@ class Predictor:
         """Predict the distinct kernels of all models together, then put each model together."""
         trained_on = self._runtime(None)
         foreign: tuple[str, ...] = ()
-        if runtime and engine_of(runtime) != engine_of(trained_on):
+        if runtime and resolve_engine(runtime) != resolve_engine(trained_on):
             foreign = (f"the predictor was trained on {trained_on}, kernels are split for {runtime}",)
         families = [f for m in models for f in m.families]
         raw = np.concatenate([m.raw for m in models]) if models else self.matrix([])
@@ -290,11 +290,11 @@ class Predictor:
 
     def matrix(self, features: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
         """Features of kernels as a matrix in this predictor's order, float64, shape (n, features)."""
-        from deepen.kernels.features import matrix
+        from deepen.kernels.features import build_feature_matrix
 
         if not features:
             return np.zeros((0, len(self.parameters.feature_names)))
-        return np.asarray(matrix(list(features)), dtype=np.float64)
+        return np.asarray(build_feature_matrix(list(features)), dtype=np.float64)
 
     def _check_features(self, path: Path) -> None:
         from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION

@@ -135,12 +135,12 @@ def _make_workload(target: TargetModel, session: Session, rule: StoppingRule) ->
 
 def _combine_rounds(target: TargetModel, rounds: Sequence[EnergyRecord]) -> EnergyRecord:
     """One record of several rounds: their median, because a shared machine is slowed down for seconds at a time."""
-    from deepen.kernels import FEATURES_VERSION, features
+    from deepen.kernels import FEATURES_VERSION, compute_features
 
     values = [record.energy_j for record in rounds]
     spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     kernels = tuple(
-        {"family": k.family, "params": dict(k.params), "features": features(k), "multiplicity": k.multiplicity}
+        {"family": k.family, "params": dict(k.params), "features": compute_features(k), "multiplicity": k.multiplicity}
         for k in target.split.kernels
     )
     return replace(

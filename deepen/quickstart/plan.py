@@ -35,11 +35,13 @@ def plan_items(
 ) -> list[Item]:
     """Kernels of the families the models need, most from where energy goes, with a network after every few."""
     from deepen.campaign import GeneratedModelItem, KernelItem
-    from deepen.kernels.building.random_networks import network, network_name
-    from deepen.kernels.sampling.sampler import sample
+    from deepen.kernels.building.random_networks import compose_network, get_network_name
+    from deepen.kernels.sampling.sampler import sample_kernels
 
     wanted = {kernel.family for target in targets for kernel in target.split.kernels}
-    sampled = sample(None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weight_families(wanted))
+    sampled = sample_kernels(
+        None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weight_families(wanted)
+    )
     needed = _sample_in_turns(wanted, options, unseen)
     keys = {kernel.key for kernel in needed}
     rest = [kernel for kernel in sampled if kernel.key not in keys]
@@ -51,9 +53,9 @@ def plan_items(
             number = index // KERNELS_PER_NETWORK
 
             def make(number: int = number) -> Any:
-                return network(number, options.seed, unseen).model
+                return compose_network(number, options.seed, unseen).model
 
-            items.append(GeneratedModelItem(network_name(number), make))
+            items.append(GeneratedModelItem(get_network_name(number), make))
     return items
 
 
@@ -70,9 +72,9 @@ def _weight_families(wanted: Collection[str]) -> dict[str, float]:
 def _sample_in_turns(wanted: Iterable[str], options: QuickstartOptions, unseen: Collection[str]) -> list[SampledKernel]:
     """The first kernels of every family in use, one of each in turn."""
     from deepen.kernels import load_families
-    from deepen.kernels.sampling.sampler import sample
+    from deepen.kernels.sampling.sampler import sample_kernels
 
     families = load_families()
     known = sorted(name for name in wanted if name in families and families[name].sampling.get("weight", 0.0))
-    each = [sample([name], LEAST_ROWS, options.seed, exclude=unseen, max_macs=MAX_MACS) for name in known]
+    each = [sample_kernels([name], LEAST_ROWS, options.seed, exclude=unseen, max_macs=MAX_MACS) for name in known]
     return [kernel for turn in zip_longest(*each) for kernel in turn if kernel is not None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from deepen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deepen.kernels import Split
+    from deepen.kernels import ModelSplit
 
 __all__ = ["TargetModel", "list_reference_models", "load_target_model"]
 
@@ -31,7 +31,7 @@ class TargetModel:
     name: str
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
-    split: Split
+    split: ModelSplit
     weight_bytes: int
     warnings: tuple[str, ...] = ()
 
@@ -63,9 +63,9 @@ def load_target_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Targ
         GraphError: If the file cannot be taken as a model.
     """
     from deepen.graph import load
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.splitting.split import split_graph
 
     graph = load(path, shapes or None)
-    found = split(graph)
+    found = split_graph(graph)
     weights = {w.name: w.nbytes for kernel in found.kernels for w in kernel.weights}
     return TargetModel(path.stem.removeprefix("light_"), path, shapes, found, sum(weights.values()), graph.warnings)

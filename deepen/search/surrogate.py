@@ -152,7 +152,7 @@ def build_surrogate(
         ConfigError: If the space cannot be listed, a share makes no sense or there is no such column.
         DatasetError: If too few networks were measured, or their figures are all equal.
     """
-    from deepen.kernels.splitting.runtime_names import splitter_of
+    from deepen.kernels.splitting.runtime_names import resolve_splitter
 
     if not 0.0 < held_out < 1.0:
         raise ConfigError(f"the held-out part is a share between 0 and 1, not {held_out:g}")
@@ -170,7 +170,7 @@ def build_surrogate(
         raise DatasetError(f"{target} is the same for all {len(y)} networks; there is nothing to learn")
     every = list(dict.fromkeys([*chosen, *samples]))
     place = {arch: i for i, arch in enumerate(every)}
-    _, raw = space.kernel_counts(every, splitter_of(runtime))
+    _, raw = space.kernel_counts(every, resolve_splitter(runtime))
     genomes = np.array([space.encode(a) for a in every])
     codes = np.hstack([(genomes[:, k, None] == np.arange(n)) for k, n in enumerate(space.levels)]).astype(np.float64)
     counts = np.asarray(raw, dtype=np.float64)

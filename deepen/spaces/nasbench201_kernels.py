@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.graph.types import Tensor
-from deepen.kernels.building.kernel_from_parameters import configure
-from deepen.kernels.families.operator_costs import op_cost
-from deepen.kernels.splitting.split import runtimes, split
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
+from deepen.kernels.families.operator_costs import get_operator_cost
+from deepen.kernels.splitting.split import list_split_runtimes, split_graph
 from deepen.kernels.types import Kernel
 from deepen.spaces.nasbench201_networks import CELLS, CHANNELS, EDGES, RESOLUTION, build_graph, parse
 
@@ -77,7 +77,7 @@ def kernel_counts(
 
     Args:
         cells: Cell strings, as :func:`deepen.spaces.nasbench201_networks.parse` reads them.
-        runtime: As for :func:`deepen.kernels.splitting.split.split`.
+        runtime: As for :func:`deepen.kernels.splitting.split.split_graph`.
         classes: Classes of the fully connected layer.
         resolution: Height and width of the image.
 
@@ -107,7 +107,7 @@ def kernel_counts(
 def _split_counts(cell: str, runtime: str, classes: int, resolution: int) -> dict[str, tuple[Kernel, int]]:
     """Kernels of a network that is really split, by key."""
     found: dict[str, tuple[Kernel, int]] = {}
-    for kernel in split(build_graph(cell, classes, resolution), runtime).kernels:
+    for kernel in split_graph(build_graph(cell, classes, resolution), runtime).kernels:
         found[kernel.key] = (kernel, found[kernel.key][1] + 1 if kernel.key in found else 1)
     return found
 
@@ -134,7 +134,7 @@ class _Cell:
 @cache
 def _trusted(runtime: str, classes: int, resolution: int) -> bool:
     """Whether counting gives what splitting gives, on the probes."""
-    if runtime not in runtimes():
+    if runtime not in list_split_runtimes():
         return False
     for cell in _PROBES:
         kernels, matrix = _counted([parse(cell)], runtime, classes, resolution)
@@ -342,20 +342,24 @@ def _kernel(kind: _Kind, width: int, size: int) -> Kernel:
         case "conv1" | "conv3":
             return replace(_conv(width, width, size, int(name[-1]), 1, relu=relu), zero_operand=zeros)
         case "relu":
-            return configure("relu", {"shape": shape})
+            return make_kernel_from_params("relu", {"shape": shape})
         case "pool":
             return _pool_relu(width, size) if relu else _pool(width, size, 3, 1, 1)
         case "mul":
-            return configure("binary", {"op": "Mul", "in_shapes": [shape, []], "sources": [0, -1]})
+            return make_kernel_from_params("binary", {"op": "Mul", "in_shapes": [shape, []], "sources": [0, -1]})
         case _:
             both = {"in_shapes": [shape, shape], "sources": [0, 0 if twice else 1]}
-            return configure("addrelu", {**both, "activation": "relu"}) if relu else configure("add", both)
+            return (
+                make_kernel_from_params("addrelu", {**both, "activation": "relu"})
+                if relu
+                else make_kernel_from_params("add", both)
+            )
 
 
 def _conv(
     c_in: int, c_out: int, size: int, kernel: int, stride: int, *, relu: bool = False, bias: bool = True
 ) -> Kernel:
-    return configure(
+    return make_kernel_from_params(
         "conv-bn-relu",
         {
             "c_in": c_in, "c_out": c_out, "spatial": [size] * 2, "kernel": [kernel] * 2, "stride": [stride] * 2,
@@ -365,7 +369,7 @@ def _conv(
 
 
 def _pool(width: int, size: int, kernel: int, stride: int, pad: int) -> Kernel:
-    return configure(
+    return make_kernel_from_params(
         "avgpool",
         {
             "c": width, "spatial": [size] * 2, "kernel": [kernel] * 2, "stride": [stride] * 2, "dilation": [1, 1],
@@ -390,7 +394,7 @@ def _pool_relu(width: int, size: int) -> Kernel:
         outputs=(replace(given, name="y"),),
         node_names=(),
         macs=0,
-        ops=given.elements * (op_cost("AveragePool") + op_cost("Relu")),
+        ops=given.elements * (get_operator_cost("AveragePool") + get_operator_cost("Relu")),
         bytes_read=given.nbytes,
         bytes_written=given.nbytes,
     )  # fmt: skip
@@ -404,12 +408,12 @@ def _reductions(resolution: int, zeros: bool) -> list[Kernel]:
         half = size // 2
         shape = [1, width, half, half]
         found += [
-            configure("relu", {"shape": [1, before, size, size]}),
+            make_kernel_from_params("relu", {"shape": [1, before, size, size]}),
             replace(_conv(before, width, size, 3, 2, relu=True), zero_operand=zeros),
             _conv(width, width, half, 3, 1),
             _pool(before, size, 2, 2, 0),
             replace(_conv(before, width, half, 1, 1, bias=False), zero_operand=zeros),
-            configure("add", {"in_shapes": [shape, shape], "sources": [0, 1]}),
+            make_kernel_from_params("add", {"in_shapes": [shape, shape], "sources": [0, 1]}),
         ]
     return found
 
@@ -419,12 +423,15 @@ def _head(behaviour: _Behaviour, classes: int, resolution: int) -> list[Kernel]:
     last, size = CHANNELS[-1], resolution >> (len(CHANNELS) - 1)
     shape = [1, last, size, size]
     if "bn" in behaviour.fused:
-        normalised = [configure("bnrelu", {"shape": shape, "activation": "relu"})]
+        normalised = [make_kernel_from_params("bnrelu", {"shape": shape, "activation": "relu"})]
     else:
-        normalised = [configure("bn", {"shape": shape}), configure("relu", {"shape": shape})]
+        normalised = [
+            make_kernel_from_params("bn", {"shape": shape}),
+            make_kernel_from_params("relu", {"shape": shape}),
+        ]
     return [
         *normalised,
-        configure("global-avgpool", {"c": last, "spatial": [size] * 2}),
-        configure("reshape", {"shape": [1, last, 1, 1], "out_shape": [1, last]}),
-        configure("fc", {"m": 1, "k": last, "n": classes, "bias": True, "trans_b": True}),
+        make_kernel_from_params("global-avgpool", {"c": last, "spatial": [size] * 2}),
+        make_kernel_from_params("reshape", {"shape": [1, last, 1, 1], "out_shape": [1, last]}),
+        make_kernel_from_params("fc", {"m": 1, "k": last, "n": classes, "bias": True, "trans_b": True}),
     ]

@@ -98,14 +98,14 @@ class Space(ABC):
         Raises:
             GraphError: If a network cannot be taken as a graph.
         """
-        from deepen.kernels.splitting.split import split
+        from deepen.kernels.splitting.split import split_graph
 
         place: dict[str, int] = {}
         kernels: list[Kernel] = []
         lines: list[dict[int, float]] = []
         for graph in self.graphs(archs):
             line: dict[int, float] = {}
-            for kernel in split(graph, runtime).kernels:
+            for kernel in split_graph(graph, runtime).kernels:
                 if kernel.key not in place:
                     place[kernel.key] = len(kernels)
                     kernels.append(kernel)

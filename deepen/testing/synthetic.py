@@ -48,17 +48,17 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
         seed: Seed of the sampling and of the noise.
     """
     from deepen import graph
-    from deepen.kernels.building.single_kernel_model import build
-    from deepen.kernels.features import FEATURES_VERSION, features
-    from deepen.kernels.sampling.sampler import sample
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.building.single_kernel_model import build_kernel_model
+    from deepen.kernels.features import FEATURES_VERSION, compute_features
+    from deepen.kernels.sampling.sampler import sample_kernels
+    from deepen.kernels.splitting.split import split_graph
 
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
-        for drawn in sample(families, count, seed, exclude=()):
+        for drawn in sample_kernels(families, count, seed, exclude=()):
             file = Path(folder) / f"{drawn.key}.onnx"
-            file.write_bytes(build(drawn.family, drawn.params).SerializeToString())
-            kernels = split(graph.load(file)).kernels
+            file.write_bytes(build_kernel_model(drawn.family, drawn.params).SerializeToString())
+            kernels = split_graph(graph.load(file)).kernels
             file.unlink()
             if len(kernels) != 1:  # this runtime does not run the configuration as one kernel
                 continue
@@ -85,7 +85,7 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
                 recorded_at="2026-01-01T00:00:00Z",
                 family=kernel.family,
                 params=kernel.params,
-                features=features(kernel),
+                features=compute_features(kernel),
                 features_version=FEATURES_VERSION,
             )
 

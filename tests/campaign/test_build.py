@@ -38,7 +38,7 @@ def bench(monkeypatch, fake_session, kernels):
         calls.sessions.append(session)
         yield session
 
-    monkeypatch.setattr(sampler, "sample", sample)
+    monkeypatch.setattr(sampler, "sample_kernels", sample)
     monkeypatch.setattr(deepen.measure, "open_session", open_session)
     return calls
 
@@ -193,7 +193,7 @@ def test_unknown_device_or_meter_is_one_line_and_leaves_nothing(tmp_path, monkey
     from deepen.kernels.sampling import sampler
 
     planned = [sampler.SampledKernel(i.family, i.params, i.key, 1, 1, "test") for i in kernels(2)]
-    monkeypatch.setattr(sampler, "sample", lambda *arguments: planned)
+    monkeypatch.setattr(sampler, "sample_kernels", lambda *arguments: planned)
     result = invoke("--out", tmp_path / "d", option, name)
     assert result.exit_code == 1
     assert f"'{name}'" in result.stderr

@@ -101,7 +101,7 @@ def sampled(monkeypatch):
             if f"{i}" not in exclude
         ]
 
-    monkeypatch.setattr(module, "sample", sample)
+    monkeypatch.setattr(module, "sample_kernels", sample)
     return calls
 
 

@@ -87,13 +87,13 @@ def test_energies_are_per_copy_and_the_record_says_how_many(dataset, fake_sessio
 
 
 def test_copies_follow_from_the_kernels_size(dataset, fake_session, kernels):
-    from deepen.kernels.building.parallel_copies import copies_for
-    from deepen.kernels.sampling.real_configurations import work
+    from deepen.kernels.building.parallel_copies import choose_copies
+    from deepen.kernels.sampling.real_configurations import compute_kernel_work
 
     (item,) = kernels(1)
-    cost = work(item.family, item.params)
+    cost = compute_kernel_work(item.family, item.params)
     run_plan(CampaignPlan.make([item]), fake_session(), dataset)
-    assert dataset.records()[0].copies == copies_for(cost.bytes, cost.macs) > 1
+    assert dataset.records()[0].copies == choose_copies(cost.bytes, cost.macs) > 1
 
 
 def test_models_are_described_by_their_kernels_and_their_file_is_kept(dataset, fake_session, model_file):
@@ -305,8 +305,8 @@ def test_a_kernel_that_does_not_come_back_as_itself_is_not_measured(dataset, fak
     import deepen.kernels
 
     plain, other = kernels(2)
-    real = deepen.kernels.build
-    monkeypatch.setattr(deepen.kernels, "build", lambda family, params, **options: real(
+    real = deepen.kernels.build_kernel_model
+    monkeypatch.setattr(deepen.kernels, "build_kernel_model", lambda family, params, **options: real(
         other.family, other.params, **options
     ))  # fmt: skip
     session = fake_session()
@@ -336,20 +336,20 @@ def test_copies_the_runtime_merges_are_not_counted_as_copies(tmp_path, kernels, 
     """Whatever replication is asked for, the number of copies is what the runtime runs."""
     from deepen.kernels.building import parallel_copies as module
 
-    monkeypatch.setattr(module, "replicate", lambda model, copies, *, share=True: model)
+    monkeypatch.setattr(module, "replicate_model", lambda model, copies, *, share=True: model)
     prepared = ItemPreparer(tmp_path, CampaignSettings(copies=4))(kernels(1)[0])
     assert prepared.copies == 1
 
 
 def test_a_model_too_large_to_write_is_refused(tmp_path, monkeypatch):
-    from deepen.kernels import build
+    from deepen.kernels import build_kernel_model
 
     monkeypatch.setattr("deepen.campaign.prepare_item.MAX_WEIGHT_BYTES", 100)
     preparer = ItemPreparer(tmp_path, CampaignSettings())
     with pytest.raises(RunError, match="big: its weights would take"):
         preparer(
             GeneratedModelItem(
-                "big", lambda: build("fc", {"dtype": "float32", "m": 1, "k": 64, "n": 64, "bias": False})
+                "big", lambda: build_kernel_model("fc", {"dtype": "float32", "m": 1, "k": 64, "n": 64, "bias": False})
             )
         )
 

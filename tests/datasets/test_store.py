@@ -89,14 +89,14 @@ def test_a_value_that_cannot_be_stored_is_refused_and_leaves_nothing(tmp_path, m
 
 
 def test_keys_model_names_and_kinds(tmp_path, make_record):
-    from deepen.kernels.types import params_key
+    from deepen.kernels.types import hash_params
 
     kernel, model = make_record(1), make_record(2, kind="model")
     with Dataset.open(tmp_path / "d", create=True) as dataset:
         assert dataset.keys() == frozenset()
         dataset.append(kernel)
         dataset.append(model)
-        assert dataset.keys() == {params_key(kernel.family, kernel.params)}
+        assert dataset.keys() == {hash_params(kernel.family, kernel.params)}
         assert dataset.model_names() == {"model 2"}
         assert [record.kind for record in dataset.records("model")] == ["model"]
         assert len(dataset) == 2

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from deepen.kernels.building.kernel_from_parameters import configure
-from deepen.kernels.features import FEATURES_VERSION, features
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
+from deepen.kernels.features import FEATURES_VERSION, compute_features
 from deepen.records import EnergyRecord
 
 POWER_W = 1.5
@@ -32,17 +32,17 @@ class PowerLawDevice:
         for c, h in ((16, 32), (32, 16), (64, 8)):
             shape = [1, c, h, h]
             self.kernels += [
-                configure(
+                make_kernel_from_params(
                     "conv-bn-relu",
                     {**conv, "c_in": c, "c_out": c, "spatial": [h, h], "kernel": [k, k], "pads": [k // 2] * 4},
                 )
                 for k in (1, 3)
             ]
             self.kernels += [
-                configure("relu", {"shape": shape}),
-                configure("add", {"in_shapes": [shape, shape], "sources": [0, 1]}),
+                make_kernel_from_params("relu", {"shape": shape}),
+                make_kernel_from_params("add", {"in_shapes": [shape, shape], "sources": [0, 1]}),
             ]
-        self.described = [features(k) for k in self.kernels]
+        self.described = [compute_features(k) for k in self.kernels]
 
     def kernel_j(self) -> np.ndarray:
         """The truth for each kernel."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 
 CALL_J = 8e-6
@@ -118,7 +118,7 @@ class World:
 
     def record(self, kind: str, name: str, energy_j: float, **more: Any) -> EnergyRecord:
         return EnergyRecord(
-            id=params_key(name, more.get("params", {"n": name})),
+            id=hash_params(name, more.get("params", {"n": name})),
             kind=kind,
             name=name,
             energy_j=energy_j,

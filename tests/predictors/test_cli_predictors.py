@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from deepen import predictors
 from deepen.cli import cli
 from deepen.datasets import Dataset
-from deepen.kernels import build
+from deepen.kernels import build_kernel_model
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def model_file(tmp_path_factory):
         "stride": [1, 1], "dilation": [1, 1], "pads": [1, 1, 1, 1], "groups": 1, "bias": True, "activation": "relu",
     }  # fmt: skip
     path = tmp_path_factory.mktemp("models") / "conv.onnx"
-    onnx.save(build("conv-bn-relu", params), path)
+    onnx.save(build_kernel_model("conv-bn-relu", params), path)
     return str(path)
 
 

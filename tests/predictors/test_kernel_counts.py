@@ -7,8 +7,8 @@ import pytest
 
 from deepen.errors import ConfigError, GraphError, PredictorError
 from deepen.graph import load
-from deepen.kernels.building.single_kernel_model import build
-from deepen.kernels.splitting.split import split
+from deepen.kernels.building.single_kernel_model import build_kernel_model
+from deepen.kernels.splitting.split import split_graph
 from deepen.predictors.tally import count_record_kernels, predict_models
 
 
@@ -21,7 +21,7 @@ def files(tmp_path_factory):
     paths = []
     for i in range(18):
         path = folder / f"relu{i:02d}.onnx"
-        onnx.save(build("relu", {"op": "Relu", "dtype": "float32", "shape": [1, 8 + i % 9, 14, 14]}), path)
+        onnx.save(build_kernel_model("relu", {"op": "Relu", "dtype": "float32", "shape": [1, 8 + i % 9, 14, 14]}), path)
         paths.append(path)
     return paths
 
@@ -39,7 +39,7 @@ def test_many_files_are_predicted_as_each_alone(trained, files, workers):
 
 
 def test_files_and_splits_mix(trained, files):
-    parts = split(load(files[0]))
+    parts = split_graph(load(files[0]))
     named, plain = trained[2].predict_many([files[0], parts])
     assert plain.model == "model_1" and plain.energy_j == named.energy_j
 

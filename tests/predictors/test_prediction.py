@@ -97,10 +97,10 @@ def test_a_batch_equals_its_parts(trained, world_of):
 def relu_file(tmp_path_factory):
     import onnx
 
-    from deepen.kernels import build
+    from deepen.kernels import build_kernel_model
 
     path = tmp_path_factory.mktemp("m") / "relu.onnx"
-    onnx.save(build("relu", {"op": "Relu", "dtype": "float32", "shape": [1, 16, 14, 14]}), path)
+    onnx.save(build_kernel_model("relu", {"op": "Relu", "dtype": "float32", "shape": [1, 16, 14, 14]}), path)
     return path
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from deepen.errors import ConfigError
 from deepen.graph import from_model
-from deepen.kernels.building.kernel_from_parameters import configure
-from deepen.kernels.building.single_kernel_model import build
-from deepen.kernels.features import features
-from deepen.kernels.sampling.real_configurations import prior_families, priors
-from deepen.kernels.splitting.split import split
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
+from deepen.kernels.building.single_kernel_model import build_kernel_model
+from deepen.kernels.features import compute_features
+from deepen.kernels.sampling.real_configurations import list_families_with_configurations, load_real_configurations
+from deepen.kernels.splitting.split import split_graph
 from deepen.spaces import nasbench201_kernels
 from deepen.spaces.nasbench201_kernels import kernel_counts
 from deepen.spaces.nasbench201_networks import SIZE, architecture, architectures, build_graph
@@ -37,12 +37,12 @@ def test_counting_equals_splitting(runtime: str) -> None:
     )
     assert len({kernel.key for kernel in kernels}) == len(kernels)
     for cell, line in zip(CELLS, counts, strict=True):
-        real = split(build_graph(cell, 100), runtime).kernels
+        real = split_graph(build_graph(cell, 100), runtime).kernels
         counted = {kernel.key: int(times) for kernel, times in zip(kernels, line, strict=True) if times}
         assert counted == Counter(kernel.key for kernel in real), cell
         by_key = {kernel.key: kernel for kernel in kernels}
         for kernel in real:
-            assert features(by_key[kernel.key]) == features(kernel), kernel.params
+            assert compute_features(by_key[kernel.key]) == compute_features(kernel), kernel.params
 
 
 def test_a_runtime_that_behaves_otherwise_is_split_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,24 +75,24 @@ def test_the_whole_space_is_counted_at_once() -> None:
     assert kernel_counts([])[1].shape == (0, 0)
 
 
-@pytest.mark.parametrize("family", prior_families())
+@pytest.mark.parametrize("family", list_families_with_configurations())
 def test_a_configured_kernel_has_the_features_of_the_built_one(family: str) -> None:
     """Configuring by parameters alone gives what describing the built model gives."""
-    rows = priors(family)
+    rows = load_real_configurations(family)
     for row in (rows[0], rows[len(rows) // 2], rows[-1]):
-        made = configure(family, row.params)
-        graph = from_model(build(family, row.params, weights=False))
-        from deepen.kernels.describe import describe
+        made = make_kernel_from_params(family, row.params)
+        graph = from_model(build_kernel_model(family, row.params, weights=False))
+        from deepen.kernels.describe import describe_kernel
 
-        built = describe([n for n in graph.nodes if n.op_type != "Constant"], graph)
+        built = describe_kernel([n for n in graph.nodes if n.op_type != "Constant"], graph)
         if built.family != family:
             continue  # one of the few that only the runtime's own operators identify
-        assert features(made) == features(built), row.params
+        assert compute_features(made) == compute_features(built), row.params
 
 
 def test_a_wrong_configuration_names_its_parameter() -> None:
     """Unknown families and parameters that do not fit are refused."""
     with pytest.raises(ConfigError, match="no-such"):
-        configure("no-such", {})
+        make_kernel_from_params("no-such", {})
     with pytest.raises(ConfigError, match="c_in"):
-        configure("conv-bn-relu", {"c_out": 4, "spatial": [8, 8], "kernel": [1, 1], "stride": [1, 1]})
+        make_kernel_from_params("conv-bn-relu", {"c_out": 4, "spatial": [8, 8], "kernel": [1, 1], "stride": [1, 1]})

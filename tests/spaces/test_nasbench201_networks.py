@@ -47,10 +47,10 @@ def test_the_network_is_the_published_one() -> None:
         sum(int(np.prod(t.dims)) for t in counted) - statistics
     )  # running means and variances are no parameters
     assert parameters / 1e6 == pytest.approx(1.531, abs=0.002)
-    from deepen.kernels.describe import node_macs
+    from deepen.kernels.describe import count_node_macs
 
     graph = space.build_graph(FULL)
-    assert sum(node_macs(node, graph) for node in graph.nodes) / 1e6 == pytest.approx(220.1, rel=0.005)
+    assert sum(count_node_macs(node, graph) for node in graph.nodes) / 1e6 == pytest.approx(220.1, rel=0.005)
 
 
 def test_the_model_runs_and_its_weightless_twin_has_the_same_graph() -> None:

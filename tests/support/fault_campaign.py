@@ -136,10 +136,10 @@ def compare(record: EnergyRecord, model: DeviceModel) -> Compared:
         GraphError: If the kernel cannot be built again.
     """
     from deepen.graph.load import from_model
-    from deepen.kernels import build
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels import build_kernel_model
+    from deepen.kernels.splitting.split import split_graph
 
-    kernels = split(from_model(build(record.family, dict(record.params), weights=False))).kernels
+    kernels = split_graph(from_model(build_kernel_model(record.family, dict(record.params), weights=False))).kernels
     one_j = sum(model.kernel_j(kernel) for kernel in kernels)
     return Compared(record.name, record.energy_j, record.uncertainty_j, one_j + model.run_j / record.copies)
 
@@ -151,12 +151,12 @@ def families_of(models: Sequence[tuple[Path, Mapping[str, tuple[int, ...]]]], mo
         GraphError: If a file cannot be split.
     """
     from deepen import graph
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.splitting.split import split_graph
 
     found: set[str] = set()
     for path, shapes in models:
         spent: Counter[str] = Counter()
-        for kernel in split(graph.load(path, dict(shapes) or None)).kernels:
+        for kernel in split_graph(graph.load(path, dict(shapes) or None)).kernels:
             spent[kernel.family] += model.kernel_j(kernel)  # type: ignore[assignment]  # joules are no whole numbers
         whole = sum(spent.values())
         found |= {family for family, joules in spent.items() if joules >= _LEAST_FAMILY * whole}
@@ -349,7 +349,7 @@ class Ordeal:
 
     def _verdict(self, struck: tuple[Strike, ...], elapsed_s: float) -> Verdict:
         from deepen.campaign.plan import CampaignPlan, KernelItem
-        from deepen.kernels.types import params_key
+        from deepen.kernels.types import hash_params
 
         records = self._records()
         wanted = {
@@ -358,7 +358,7 @@ class Ordeal:
             if isinstance(item, KernelItem)
             for runtime in self.aim.runtimes
         }
-        found = Counter((params_key(r.family, r.params), r.runtime) for r in records)
+        found = Counter((hash_params(r.family, r.params), r.runtime) for r in records)
         model = self.bench.devices[0].player.model
         return Verdict(
             records=len(records),

@@ -210,9 +210,9 @@ def report(run: Path, targets: Sequence[TargetModel], seed: int) -> list[Row]:
 
 
 def _key(record: EnergyRecord) -> str:
-    from deepen.kernels.types import params_key
+    from deepen.kernels.types import hash_params
 
-    return params_key(record.family, record.params)
+    return hash_params(record.family, record.params)
 
 
 def show(rows: Sequence[Row]) -> None:

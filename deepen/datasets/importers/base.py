@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.building.kernel_from_parameters import configure
-from deepen.kernels.features import FEATURES_VERSION, features
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
+from deepen.kernels.features import FEATURES_VERSION, compute_features
 from deepen.records import EnergyRecord, Source
 
 __all__ = [
@@ -161,12 +161,12 @@ def make_kernel_record(row: SourceRow, origin: SourceMetadata, family: str, para
     Raises:
         ConfigError: If the parameters are not those of such a kernel.
     """
-    kernel = configure(family, params)
+    kernel = make_kernel_from_params(family, params)
     return EnergyRecord(
         kind="kernel",
         family=family,
         params=kernel.params,
-        features=features(kernel),
+        features=compute_features(kernel),
         **_make_common_fields(row, origin),
     )
 

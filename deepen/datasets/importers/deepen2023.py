@@ -38,7 +38,7 @@ from deepen.datasets.importers.base import (
 from deepen.datasets.importers.consistency import ConsistencyRow, check_consistency
 from deepen.datasets.importers.nn_meter_kernels import convert_configuration
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.building.kernel_from_parameters import configure
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.families.catalog import check_params
 from deepen.records import EnergyRecord
 
@@ -130,7 +130,7 @@ def join_measurements(
         try:
             family, params = convert_configuration(kernel, sizes)
             known[name] = (family, check_params(family, params))
-            configure(*known[name])
+            make_kernel_from_params(*known[name])
         except ConfigError as error:
             known.pop(name, None)
             reasons[name] = describe_misfit(error)
@@ -172,7 +172,7 @@ def _make_warnings(repair: str) -> tuple[str, ...]:
 def _compute_work(known: tuple[str, Mapping[str, Any]] | None) -> tuple[float, ...]:
     if known is None:
         return ()
-    kernel = configure(*known)
+    kernel = make_kernel_from_params(*known)
     return float(kernel.macs), float(kernel.ops), float(kernel.bytes_read + kernel.bytes_written)
 
 

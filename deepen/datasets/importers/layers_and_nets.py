@@ -38,7 +38,7 @@ from deepen.datasets.importers.base import (
 )  # fmt: skip
 from deepen.datasets.model_kernels import make_model_kernel
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.building.kernel_from_parameters import configure
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.records import EnergyRecord
 
 __all__ = ["read"]
@@ -135,7 +135,9 @@ def _make_records(runs: Sequence[_RepeatedMeasurement], rejected: list[ImportNot
             trials=tuple(run.energies_j) if several else (), runs=round(run.passes),
         )  # fmt: skip
         if run.module is None:
-            parts = [make_model_kernel(configure(family, params)) for _, family, params in run.parts if family]
+            parts = [
+                make_model_kernel(make_kernel_from_params(family, params)) for _, family, params in run.parts if family
+            ]
             records.append(make_model_record(row, ORIGIN, parts))
             continue
         _, family, params = run.module

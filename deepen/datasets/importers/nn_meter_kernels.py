@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepen.errors import ConfigError
-from deepen.kernels.families.convolution import explicit_pads
+from deepen.kernels.families.convolution import resolve_pads
 
 __all__ = ["KERNELS", "convert_configuration"]
 
@@ -101,7 +101,7 @@ def _convert_convolution(kind: str, variant: str, config: Mapping[str, Any]) -> 
 def _convert_window(config: Mapping[str, Any], side: int, stride_name: str) -> dict[str, list[int]]:
     """Kernel, stride and the explicit pads of "same" padding."""
     kernel, stride = [_parse_size(config, "KERNEL_SIZE")] * 2, [_parse_size(config, stride_name)] * 2
-    pads: Sequence[int] = explicit_pads("SAME_UPPER", None, [side, side], kernel, stride, [1, 1])
+    pads: Sequence[int] = resolve_pads("SAME_UPPER", None, [side, side], kernel, stride, [1, 1])
     return {"kernel": kernel, "stride": stride, "dilation": [1, 1], "pads": list(pads)}
 
 

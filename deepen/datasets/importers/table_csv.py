@@ -44,9 +44,9 @@ from deepen.datasets.importers.base import (
 from deepen.datasets.importers.consistency import ConsistencyRow, check_consistency
 from deepen.datasets.importers.nn_meter_kernels import convert_configuration
 from deepen.errors import ConfigError, DatasetError
-from deepen.kernels.building.kernel_from_parameters import configure
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.families.catalog import check_params, load_families
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 
 __all__ = ["read"]
@@ -109,12 +109,12 @@ def _read_file(path: Path, prefix: str) -> ImportResult:
             if None in row.values() or "" in row:
                 raise ConfigError("another number of values than the header has columns")
             family, params = _parse_configuration(row[columns.family].strip(), row)
-            kernel = configure(family, params)
+            kernel = make_kernel_from_params(family, params)
         except ConfigError as error:
             rejected.append(ImportNote(name, describe_misfit(error)))
             continue
         figures = (
-            params_key(family, params), row[columns.energy[0]].strip(),
+            hash_params(family, params), row[columns.energy[0]].strip(),
             *(row.get(column, "").strip() for column in (columns.latency[0], *_ORIGIN)),
         )  # fmt: skip
         if name in known or figures in seen:

@@ -11,15 +11,15 @@ from typing import Any
 
 from deepen.graph.types import Tensor
 from deepen.kernels.families.catalog import check_params
-from deepen.kernels.families.definition import Spec
-from deepen.kernels.families.registry import anatomy
-from deepen.kernels.sampling.real_configurations import work
-from deepen.kernels.types import Kernel, params_key
+from deepen.kernels.families.definition import TensorSpec
+from deepen.kernels.families.registry import get_family_definition
+from deepen.kernels.sampling.real_configurations import compute_kernel_work
+from deepen.kernels.types import Kernel, hash_params
 
-__all__ = ["configure"]
+__all__ = ["make_kernel_from_params"]
 
 
-def configure(family: str, params: Mapping[str, Any], name: str = "") -> Kernel:
+def make_kernel_from_params(family: str, params: Mapping[str, Any], name: str = "") -> Kernel:
     """Make the kernel a configuration stands for.
 
     Args:
@@ -32,14 +32,14 @@ def configure(family: str, params: Mapping[str, Any], name: str = "") -> Kernel:
             or does not fit the others; the message names the parameter.
     """
     given = check_params(family, params)
-    item = anatomy(family)
+    item = get_family_definition(family)
     item.check(given)
     layout = item.layout(given)
 
-    def tensors(specs: tuple[Spec, ...], constant: bool = False) -> tuple[Tensor, ...]:
+    def tensors(specs: tuple[TensorSpec, ...], constant: bool = False) -> tuple[Tensor, ...]:
         return tuple(Tensor(spec.name, spec.shape, spec.dtype, constant) for spec in specs)
 
-    name = name or f"{family}-{params_key(family, given)}"
+    name = name or f"{family}-{hash_params(family, given)}"
     return Kernel(
         name=name,
         family=family,
@@ -49,7 +49,7 @@ def configure(family: str, params: Mapping[str, Any], name: str = "") -> Kernel:
         weights=tensors(layout.weights, constant=True),
         outputs=tensors(layout.outputs),
         node_names=(),
-        macs=work(family, given).macs,
+        macs=compute_kernel_work(family, given).macs,
         ops=int(item.ops(given)),
         bytes_read=sum(spec.nbytes for spec in (*layout.inputs, *layout.weights)),
         bytes_written=sum(spec.nbytes for spec in layout.outputs),

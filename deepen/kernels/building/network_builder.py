@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Net"]
+__all__ = ["NetworkBuilder"]
 
 OPSET = 17
 """Newest operator set that every supported runtime of the last years reads."""
@@ -19,13 +19,13 @@ OPSET = 17
 Shape = tuple[int, ...]
 
 
-def _window(size: int, kernel: int, stride: int, before: int, after: int, *, ceil: bool = False) -> int:
+def _compute_window_count(size: int, kernel: int, stride: int, before: int, after: int, *, ceil: bool = False) -> int:
     """Output size along one dimension (ONNX operator documentation of Conv and MaxPool)."""
     room = size + before + after - kernel
     return (-(-room // stride) if ceil else room // stride) + 1
 
 
-class Net:
+class NetworkBuilder:
     """A network under construction (batch 1, float32, NCHW).
 
     Methods take and return tensor names and add what they name. In a dry run weights are counted, not drawn.
@@ -95,7 +95,7 @@ class Net:
         """Convolution, batch normalisation where asked, activation; ``pad`` defaults to "same" for stride 1."""
         n, c_in, *spatial = self.shapes[x]
         p = kernel // 2 if pad is None else pad
-        out = tuple(_window(s, kernel, stride, p, p) for s in spatial)
+        out = tuple(_compute_window_count(s, kernel, stride, p, p) for s in spatial)
         taps = c_in // groups * kernel ** len(spatial)
         inputs = [x, self.weight((c_out, c_in // groups, *([kernel] * len(spatial))), taps)]
         if bias and not bn:
@@ -149,14 +149,14 @@ class Net:
     def pool(self, x: str, kind: str, kernel: int, stride: int, pad: int = 0, *, ceil: bool = False) -> str:
         """Max or average pooling (``kind`` "max" or "avg")."""
         n, c, *spatial = self.shapes[x]
-        out = tuple(_window(s, kernel, stride, pad, pad, ceil=ceil) for s in spatial)
+        out = tuple(_compute_window_count(s, kernel, stride, pad, pad, ceil=ceil) for s in spatial)
         return self.node(
             "MaxPool" if kind == "max" else "AveragePool", [x], [(n, c, *out)],
             kernel_shape=[kernel] * len(spatial), strides=[stride] * len(spatial), pads=[pad] * 2 * len(spatial),
             ceil_mode=int(ceil),
         )[0]  # fmt: skip
 
-    def gap(self, x: str, *, keep: bool = False) -> str:
+    def global_average_pool(self, x: str, *, keep: bool = False) -> str:
         """Global average pooling, flattened to (n, c) unless ``keep``."""
         n, c, *spatial = self.shapes[x]
         y = self.node("GlobalAveragePool", [x], [(n, c, *([1] * len(spatial)))])[0]
@@ -233,7 +233,7 @@ class Net:
     def squeeze_excite(self, x: str, ratio: int, gate: str = "sigmoid") -> str:
         """Squeeze-and-excitation (Hu et al., 2018) from 1x1 convolutions."""
         c = self.shapes[x][1]
-        y = self.conv(self.gap(x, keep=True), max(8, c // ratio // 8 * 8), 1, act="relu")
+        y = self.conv(self.global_average_pool(x, keep=True), max(8, c // ratio // 8 * 8), 1, act="relu")
         return self.binary("Mul", x, self.conv(y, c, 1, act=gate))
 
     def layernorm(self, x: str) -> str:

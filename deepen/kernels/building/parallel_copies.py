@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["copies_for", "replicate"]
+__all__ = ["choose_copies", "replicate_model"]
 
 FOOTPRINT_BYTES = 2 * 2**20
 """Data all copies touch together: about the private caches of today's cores (0.5-2 MB)."""
@@ -24,7 +24,7 @@ MAX_MACS = 100_000_000
 """Work per run past which more copies only cost time."""
 
 
-def copies_for(footprint_bytes: int, macs: int) -> int:
+def choose_copies(footprint_bytes: int, macs: int) -> int:
     """Choose how many copies of a kernel one run should hold.
 
     Args:
@@ -38,7 +38,7 @@ def copies_for(footprint_bytes: int, macs: int) -> int:
     return int(max(1, min(fits, MAX_COPIES)))
 
 
-def replicate(model: onnx.ModelProto, copies: int, *, share: bool = True) -> onnx.ModelProto:
+def replicate_model(model: onnx.ModelProto, copies: int, *, share: bool = True) -> onnx.ModelProto:
     """Repeat a single-kernel model side by side.
 
     Copies with weights share the activations they read (in a model these were just written, so they are warm); copies

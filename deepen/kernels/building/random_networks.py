@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.kernels.building.network_builder import Net
+from deepen.kernels.building.network_builder import NetworkBuilder
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["STYLES", "ComposedNetwork", "network", "network_name", "networks"]
+__all__ = ["STYLES", "ComposedNetwork", "compose_network", "compose_networks", "get_network_name"]
 
 MIN_MACS, MAX_MACS = 10_000_000, 3_000_000_000
 MAX_BYTES = 300 * 2**20
@@ -34,7 +34,7 @@ class ComposedNetwork:
     """A random network.
 
     Attributes:
-        name: Style and index, for example ``residual-007``.
+        name: Style and index, for example ``build_resnet_like-007``.
         model: Runnable ONNX model with random weights; one float32 input.
         macs: Multiply-accumulates of its convolution, matmul and gemm nodes.
         keys: Keys of its kernels, as ONNX Runtime splits it.
@@ -46,7 +46,7 @@ class ComposedNetwork:
     keys: frozenset[str]
 
 
-class _Draw:
+class _ArchitectureSampler:
     """Random choices of one network: channels, resolutions, depths."""
 
     def __init__(self, rng: np.random.Generator, width: float) -> None:
@@ -72,7 +72,7 @@ class _Draw:
         """Biased coin."""
         return bool(self.rng.random() < probability)
 
-    def image(self, net: Net) -> str:
+    def image(self, net: NetworkBuilder) -> str:
         """Declare an image input of 96 to 256 pixels a side."""
         side = self.integer(6, 16) * 16
         return net.input(1, 3, side + (self.integer(-7, 7) if self.flip(0.3) else 0), side)
@@ -82,7 +82,7 @@ class _Draw:
         return int(np.exp(self.rng.uniform(np.log(5), np.log(3000))))
 
 
-def _head(net: Net, draw: _Draw, x: str, hidden: tuple[int, ...] = ()) -> str:
+def _add_classifier_head(net: NetworkBuilder, draw: _ArchitectureSampler, x: str, hidden: tuple[int, ...] = ()) -> str:
     """Fully connected layers and, often, a softmax."""
     for units in hidden:
         x = net.gemm(x, units, "relu")
@@ -90,7 +90,7 @@ def _head(net: Net, draw: _Draw, x: str, hidden: tuple[int, ...] = ()) -> str:
     return net.softmax(x) if draw.flip(0.7) else x
 
 
-def plain(net: Net, draw: _Draw) -> str:
+def build_vgg_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """VGG-like (Simonyan and Zisserman, 2015): 3x3 convolutions, 2x2 max pools, large fully connected layers."""
     x, bn = draw.image(net), draw.flip()
     stages = draw.integer(4, 5)
@@ -100,11 +100,13 @@ def plain(net: Net, draw: _Draw) -> str:
             x = net.conv(x, c, bn=bn, act="relu")
         x = net.pool(x, "max", 2, 2)
     if draw.flip(0.3):
-        return _head(net, draw, net.gap(x))
-    return _head(net, draw, net.flatten(x), tuple(draw.channels(1500) for _ in range(draw.integer(1, 2))))
+        return _add_classifier_head(net, draw, net.global_average_pool(x))
+    return _add_classifier_head(
+        net, draw, net.flatten(x), tuple(draw.channels(1500) for _ in range(draw.integer(1, 2)))
+    )
 
 
-def classic(net: Net, draw: _Draw) -> str:
+def build_alexnet_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """AlexNet-like (Krizhevsky et al., 2012): large first kernels, LRN, often groups, large dense layers."""
     x, groups = draw.image(net), 2 if draw.flip() else 1
     kernel = 2 * draw.integer(3, 5) + 1
@@ -120,10 +122,10 @@ def classic(net: Net, draw: _Draw) -> str:
         x = net.conv(x, wide, groups=groups if c_in % groups == 0 else 1, act="relu")
     if min(net.shapes[x][2:]) > 4:
         x = net.pool(x, "max", 3, 2)
-    return _head(net, draw, net.flatten(x), (draw.channels(2500), draw.channels(2500)))
+    return _add_classifier_head(net, draw, net.flatten(x), (draw.channels(2500), draw.channels(2500)))
 
 
-def _stem(net: Net, draw: _Draw, base: float) -> str:
+def _add_stem(net: NetworkBuilder, draw: _ArchitectureSampler, base: float) -> str:
     """First layers of residual-like networks: stride-2 convolution, then a max pool or a second stride."""
     x = draw.image(net)
     kernel = 2 * draw.integer(1, 3) + 1
@@ -133,9 +135,9 @@ def _stem(net: Net, draw: _Draw, base: float) -> str:
     )
 
 
-def residual(net: Net, draw: _Draw) -> str:
+def build_resnet_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """ResNet-like (He et al., 2016): basic or bottleneck blocks, sometimes grouped (ResNeXt) or squeeze-and-excited."""
-    x = _stem(net, draw, 56)
+    x = _add_stem(net, draw, 56)
     bottleneck, excite = draw.flip(), draw.flip(0.2)
     groups = draw.integer(2, 32) if bottleneck and draw.flip(0.3) else 1
     act = draw.one_of("relu", "relu", "relu", "leakyrelu")
@@ -153,12 +155,12 @@ def residual(net: Net, draw: _Draw) -> str:
             if net.shapes[x] != net.shapes[y]:
                 x = net.conv(x, out, 1, stride, bn=True)
             x = net.add(y, x, act)
-    return _head(net, draw, net.gap(x))
+    return _add_classifier_head(net, draw, net.global_average_pool(x))
 
 
-def dense(net: Net, draw: _Draw) -> str:
+def build_densenet_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """DenseNet-like (Huang et al., 2017): pre-activation, concatenation of every layer, average-pool transitions."""
-    x, scaled = _stem(net, draw, 48), draw.flip(0.6)
+    x, scaled = _add_stem(net, draw, 48), draw.flip(0.6)
     growth = draw.channels(28)
 
     def pre(y: str) -> str:
@@ -172,10 +174,10 @@ def dense(net: Net, draw: _Draw) -> str:
             x = net.concat([x, net.conv(pre(y), growth, bias=not scaled)])
         if stage < stages - 1:
             x = net.pool(net.conv(pre(x), max(8, net.shapes[x][1] // 2), 1, bias=not scaled), "avg", 2, 2)
-    return _head(net, draw, net.gap(pre(x)))
+    return _add_classifier_head(net, draw, net.global_average_pool(pre(x)))
 
 
-def inception(net: Net, draw: _Draw) -> str:
+def build_googlenet_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """GoogLeNet-like (Szegedy et al., 2015): four parallel branches and a concatenation, with LRN or batch norm."""
     x, bn = draw.image(net), draw.flip()
     lrn = not bn and draw.flip(0.7)
@@ -198,10 +200,10 @@ def inception(net: Net, draw: _Draw) -> str:
             y = net.pool(x, pool, 3, 1, 1)
             branches.append(net.conv(y, draw.channels(40 * grow), 1, bn=bn, act="relu"))
             x = net.concat(branches)
-    return _head(net, draw, net.gap(x))
+    return _add_classifier_head(net, draw, net.global_average_pool(x))
 
 
-def separable(net: Net, draw: _Draw) -> str:
+def build_mobilenet_v1_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """MobileNet-v1-like (Howard et al., 2017): depthwise 3x3 and pointwise 1x1 convolutions in turn."""
     act = draw.one_of("relu", "relu6", "relu6", "hswish")
     x = net.conv(draw.image(net), draw.channels(32), 3, 2, bn=True, act=act)
@@ -211,10 +213,10 @@ def separable(net: Net, draw: _Draw) -> str:
             c = net.shapes[x][1]
             x = net.conv(x, c, kernel, stride, groups=c, bn=True, act=act)
             x = net.conv(x, draw.channels(56 * 2**stage), 1, bn=True, act=act)
-    return _head(net, draw, net.gap(x))
+    return _add_classifier_head(net, draw, net.global_average_pool(x))
 
 
-def inverted(net: Net, draw: _Draw) -> str:
+def build_mobilenet_v2_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """MobileNet-v2/v3- and EfficientNet-like (Sandler et al., 2018): expand, depthwise, project, add."""
     act, excite = draw.one_of("relu6", "hswish", "silu"), draw.flip()
     x = net.conv(draw.image(net), draw.channels(28), 3, 2, bn=True, act=act)
@@ -229,10 +231,12 @@ def inverted(net: Net, draw: _Draw) -> str:
             y = net.squeeze_excite(y, 4, "hsigmoid" if act == "hswish" else "sigmoid") if excite else y
             y = net.conv(y, out, 1, bn=True)
             x = net.add(x, y) if net.shapes[x] == net.shapes[y] else y
-    return _head(net, draw, net.gap(net.conv(x, draw.channels(600), 1, bn=True, act=act)))
+    return _add_classifier_head(
+        net, draw, net.global_average_pool(net.conv(x, draw.channels(600), 1, bn=True, act=act))
+    )
 
 
-def shuffled(net: Net, draw: _Draw) -> str:
+def build_shufflenet_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """ShuffleNet-like (Zhang et al., 2018): grouped 1x1 convolutions, channel shuffle, depthwise, add or concat."""
     groups, width = draw.integer(2, 8), 0
     x = net.conv(draw.image(net), 24, 3, 2, bn=True, act="relu")
@@ -249,10 +253,10 @@ def shuffled(net: Net, draw: _Draw) -> str:
             y = net.conv(y, own, 1, groups=groups if own % groups == 0 else 1, bn=True)
             x = net.act(net.concat([net.pool(x, "avg", 3, 2, 1), y]) if down else net.add(x, y), "relu")
         width = net.shapes[x][1] // (4 * groups) * 4 * groups
-    return _head(net, draw, net.gap(x))
+    return _add_classifier_head(net, draw, net.global_average_pool(x))
 
 
-def fire(net: Net, draw: _Draw) -> str:
+def build_squeezenet_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """SqueezeNet-like (Iandola et al., 2016): squeeze, two expanding convolutions, concat; convolutional head."""
     x = net.conv(draw.image(net), draw.channels(80), 2 * draw.integer(1, 3) + 1, 2, pad=draw.integer(0, 1), act="relu")
     for stage in range(3):
@@ -261,11 +265,11 @@ def fire(net: Net, draw: _Draw) -> str:
             y = net.conv(x, draw.channels(24 * (stage + 1)), 1, act="relu")
             wide = draw.channels(90 * (stage + 1))
             x = net.concat([net.conv(y, wide, 1, act="relu"), net.conv(y, wide, 3, act="relu")])
-    x = net.gap(net.conv(x, draw.classes(), 1, act="relu"), keep=True)
+    x = net.global_average_pool(net.conv(x, draw.classes(), 1, act="relu"), keep=True)
     return net.softmax(net.flatten(x))
 
 
-def transformer(net: Net, draw: _Draw) -> str:
+def build_vision_transformer_like(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """Small vision transformer (Dosovitskiy et al., 2021): patches, pre-norm attention and GELU blocks."""
     heads, patch = draw.integer(2, 8), 16
     width = heads * draw.channels(36)
@@ -283,34 +287,34 @@ def transformer(net: Net, draw: _Draw) -> str:
         x = net.add(x, net.linear(net.reshape(y, 1, tokens, width), width))
         x = net.add(x, net.linear(net.linear(net.layernorm(x), width * draw.integer(2, 4), "gelu"), width))
     x = net.transpose(net.layernorm(x), 0, 2, 1)
-    return _head(net, draw, net.gap(x))
+    return _add_classifier_head(net, draw, net.global_average_pool(x))
 
 
-def perceptron(net: Net, draw: _Draw) -> str:
+def build_perceptron(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
     """Multi-layer perceptron."""
     act = draw.one_of("relu", "relu", "tanh", "sigmoid", "silu")
     x = net.input(draw.integer(1, 4), draw.channels(1000))
     for _ in range(draw.integer(3, 7)):
         x = net.gemm(x, draw.channels(1500), act)
-    return _head(net, draw, x)
+    return _add_classifier_head(net, draw, x)
 
 
-STYLES: dict[str, tuple[Callable[[Net, _Draw], str], float, float]] = {
-    "plain": (plain, 2e8, MAX_MACS), "residual": (residual, 1e8, MAX_MACS), "inception": (inception, 1e8, 2.5e9),
-    "separable": (separable, 2e7, 1e9), "dense": (dense, 2e8, MAX_MACS), "classic": (classic, 1e8, 2e9),
-    "shuffle": (shuffled, 2e7, 7e8), "inverted": (inverted, 2e7, 1e9), "fire": (fire, 8e7, 1.5e9),
-    "transformer": (transformer, 5e7, 2.5e9), "mlp": (perceptron, MIN_MACS, 5e7),
+STYLES: dict[str, tuple[Callable[[NetworkBuilder, _ArchitectureSampler], str], float, float]] = {
+    "plain": (build_vgg_like, 2e8, MAX_MACS), "residual": (build_resnet_like, 1e8, MAX_MACS), "inception": (build_googlenet_like, 1e8, 2.5e9),
+    "separable": (build_mobilenet_v1_like, 2e7, 1e9), "dense": (build_densenet_like, 2e8, MAX_MACS), "classic": (build_alexnet_like, 1e8, 2e9),
+    "shuffle": (build_shufflenet_like, 2e7, 7e8), "inverted": (build_mobilenet_v2_like, 2e7, 1e9), "fire": (build_squeezenet_like, 8e7, 1.5e9),
+    "transformer": (build_vision_transformer_like, 5e7, 2.5e9), "mlp": (build_perceptron, MIN_MACS, 5e7),
 }  # fmt: skip
 """Styles by name, in the order they are taken in turn, with the multiply-accumulates networks of the style have."""
 
 
-def _width(style: str, seed: list[int]) -> float | None:
+def _tune_width(style: str, seed: list[int]) -> float | None:
     """Scale of the widths that gives one draw of a style a drawn amount of work; ``None`` where it fits no limit."""
     _, low, high = STYLES[style]
     target = float(np.exp(np.random.default_rng(seed).uniform(np.log(low), np.log(high))))
     width = 1.0
     for step in range(_TUNING_STEPS):
-        net = _compose(style, seed, width, dry=True)[0]
+        net = _draw_network(style, seed, width, dry=True)[0]
         if MIN_MACS <= net.macs <= MAX_MACS and 0.5 < net.macs / target < 2:
             break
         if step < _TUNING_STEPS - 1:
@@ -320,26 +324,26 @@ def _width(style: str, seed: list[int]) -> float | None:
     return width if fits and not pooled_away else None
 
 
-def _compose(style: str, seed: list[int], width: float, *, dry: bool = False) -> tuple[Net, str]:
+def _draw_network(style: str, seed: list[int], width: float, *, dry: bool = False) -> tuple[NetworkBuilder, str]:
     """One draw of a style: the network and its output."""
-    net = Net(np.random.default_rng([*seed, 1]), dry=dry)
-    return net, STYLES[style][0](net, _Draw(np.random.default_rng([*seed, 2]), width))
+    net = NetworkBuilder(np.random.default_rng([*seed, 1]), dry=dry)
+    return net, STYLES[style][0](net, _ArchitectureSampler(np.random.default_rng([*seed, 2]), width))
 
 
-def _keys(model: onnx.ModelProto) -> frozenset[str]:
+def _list_kernel_keys(model: onnx.ModelProto) -> frozenset[str]:
     """Kernel keys of a model as ONNX Runtime splits it."""
     from deepen.graph import from_model
-    from deepen.kernels.splitting.split import split
+    from deepen.kernels.splitting.split import split_graph
 
-    return frozenset(kernel.key for kernel in split(from_model(model)).kernels)
+    return frozenset(kernel.key for kernel in split_graph(from_model(model)).kernels)
 
 
-def network_name(index: int) -> str:
+def get_network_name(index: int) -> str:
     """Name of network ``index``: styles take turns."""
     return f"{list(STYLES)[index % len(STYLES)]}-{index:03d}"
 
 
-def network(index: int, seed: int = 0, exclude: Collection[str] = frozenset()) -> ComposedNetwork:
+def compose_network(index: int, seed: int = 0, exclude: Collection[str] = frozenset()) -> ComposedNetwork:
     """Compose one network; it depends on its index and the seed alone (and on what had to be avoided).
 
     Args:
@@ -354,21 +358,21 @@ def network(index: int, seed: int = 0, exclude: Collection[str] = frozenset()) -
         ConfigError: If ``exclude`` rules out every draw.
     """
     banned = frozenset(exclude)
-    name = network_name(index)
+    name = get_network_name(index)
     style = name.rpartition("-")[0]
     for attempt in range(MAX_ATTEMPTS):
         draw = [seed, index, attempt]
-        width = _width(style, draw)
+        width = _tune_width(style, draw)
         if width is None:
             continue
-        net, output = _compose(style, draw, width)
+        net, output = _draw_network(style, draw, width)
         model = net.model(name, output)
-        keys = _keys(model)
+        keys = _list_kernel_keys(model)
         if not keys & banned:
             return ComposedNetwork(name, model, net.macs, keys)
     raise ConfigError(f"no {style} network without an excluded kernel in {MAX_ATTEMPTS} draws; exclude fewer")
 
 
-def networks(count: int, seed: int = 0, exclude: Collection[str] = frozenset()) -> list[ComposedNetwork]:
-    """Compose networks 0 to ``count`` - 1 (each may hold 300 MB of weights; see :func:`network`)."""
-    return [network(index, seed, exclude) for index in range(count)]
+def compose_networks(count: int, seed: int = 0, exclude: Collection[str] = frozenset()) -> list[ComposedNetwork]:
+    """Compose networks 0 to ``count`` - 1 (each may hold 300 MB of weights; see :func:`compose_network`)."""
+    return [compose_network(index, seed, exclude) for index in range(count)]

@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deepen.kernels.families.catalog import check_params
-from deepen.kernels.families.onnx_writer import Writer
-from deepen.kernels.families.registry import anatomy
-from deepen.kernels.types import params_key
+from deepen.kernels.families.onnx_writer import KernelModelWriter
+from deepen.kernels.families.registry import get_family_definition
+from deepen.kernels.types import hash_params
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["build"]
+__all__ = ["build_kernel_model"]
 
 
-def build(family: str, params: Mapping[str, Any], *, seed: int = 0, weights: bool = True) -> onnx.ModelProto:
+def build_kernel_model(
+    family: str, params: Mapping[str, Any], *, seed: int = 0, weights: bool = True
+) -> onnx.ModelProto:
     """Build a model that is exactly one kernel.
 
     Args:
@@ -39,8 +41,8 @@ def build(family: str, params: Mapping[str, Any], *, seed: int = 0, weights: boo
             or does not fit the others; the message names the parameter.
     """
     given = check_params(family, params)
-    item = anatomy(family)
+    item = get_family_definition(family)
     item.check(given)
-    writer = Writer(item.layout(given), seed, weights)
+    writer = KernelModelWriter(item.layout(given), seed, weights)
     item.write(given, writer)
-    return writer.finish(f"{family}-{params_key(family, given)}", item.opset(given))
+    return writer.finish(f"{family}-{hash_params(family, given)}", item.opset(given))

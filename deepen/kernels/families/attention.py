@@ -6,18 +6,26 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from deepen.graph.types import Graph, Node
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, UnknownShapeError, reject
-from deepen.kernels.families.operator_costs import op_code, op_cost
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    UnknownShapeError,
+    make_param_error,
+)
+from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES", "attention_params"]
+__all__ = ["FAMILY_DEFINITIONS", "read_attention_params"]
 
 OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention")
 
 
-def attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
+def read_attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
     """Parameters of a node that is a whole attention; ``None`` where a shape is unknown or the form is not known."""
 
     def shape(i: int) -> tuple[int, ...]:
@@ -63,14 +71,14 @@ def attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _read(group: Group) -> Params | None:
-    node = group.single(OPS)
+def _read(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(OPS)
     if node is not None:
-        return attention_params(node, group.graph)
+        return read_attention_params(node, group.graph)
     return _read_chain(group)
 
 
-def _read_chain(group: Group) -> Params | None:
+def _read_chain(group: NodeGroup) -> Params | None:
     """Attention written as products and a softmax, grouped by the runtime: softmax(q k^T) v, projections or not."""
     softmax = [n for n in group.compute if n.op_type == "Softmax"]
     products = [n for n in group.compute if n.op_type in ("MatMul", "Gemm")]
@@ -84,7 +92,9 @@ def _read_chain(group: Group) -> Params | None:
     head_dim = group.shape(scores.inputs[0])[-1]
     projected = [n for n in products if n not in plain]
     hidden = group.shape(projected[0].inputs[0])[-1] if projected else 0
-    if projected and (not group.hinted("com.microsoft.Attention") or len({n.inputs[0] for n in projected}) != 1):
+    if projected and (
+        not group.runtime_executes("com.microsoft.Attention") or len({n.inputs[0] for n in projected}) != 1
+    ):
         return None
     between = {n.op_type for n in group.compute}
     batch, heads = (s[0], s[1]) if len(s) == 4 else (1, s[0])
@@ -92,7 +102,7 @@ def _read_chain(group: Group) -> Params | None:
     op = (
         "ProjectedAttention"
         if projected
-        else ("MultiHeadAttention" if group.hinted("com.microsoft.MultiHeadAttention") else "Attention")
+        else ("MultiHeadAttention" if group.runtime_executes("com.microsoft.MultiHeadAttention") else "Attention")
     )
     return {
         "op": op, "dtype": group.dtype(scores.inputs[0]), "batch": batch * prod(s[2:-2]), "heads": heads,
@@ -102,14 +112,14 @@ def _read_chain(group: Group) -> Params | None:
     }  # fmt: skip
 
 
-def _is_mask(group: Group, node: Node, scores: Node, size: tuple[int, ...]) -> bool:
+def _is_mask(group: NodeGroup, node: Node, scores: Node, size: tuple[int, ...]) -> bool:
     """Whether a node adds something of the scores' last two sizes to them."""
     if node.op_type != "Add":
         return False
-    return any(group.shape(i)[-2:] == size and not _from(group, i, scores) for i in node.inputs)
+    return any(group.shape(i)[-2:] == size and not _is_scaled_from(group, i, scores) for i in node.inputs)
 
 
-def _from(group: Group, tensor: str, source: Node) -> bool:
+def _is_scaled_from(group: NodeGroup, tensor: str, source: Node) -> bool:
     """Whether a tensor is the source's output behind element-wise scaling."""
     for _ in range(4):
         node = group.producer(tensor)
@@ -123,29 +133,29 @@ def _from(group: Group, tensor: str, source: Node) -> bool:
     return False
 
 
-def _layout(params: Params) -> Layout:
+def _layout(params: Params) -> KernelLayout:
     dtype, batch, heads, kv = params["dtype"], params["batch"], params["heads"], params["kv_heads"]
     lq, lk, d, dv = params["q_len"], params["kv_len"], params["head_dim"], params["v_head_dim"]
-    weights: tuple[Spec, ...] = ()
+    weights: tuple[TensorSpec, ...] = ()
     mask_shape: tuple[int, ...] = (1, 1, lq, lk)
-    y = Spec("y", (batch, lq, heads * dv), dtype)
+    y = TensorSpec("y", (batch, lq, heads * dv), dtype)
     if params["op"] == "ProjectedAttention":
         wide = heads * (2 * d + dv)
-        inputs = [Spec("x", (batch, lq, params["hidden_in"]), dtype)]
-        weights = (Spec("w", (params["hidden_in"], wide), dtype), Spec("b", (wide,), dtype))
+        inputs = [TensorSpec("x", (batch, lq, params["hidden_in"]), dtype)]
+        weights = (TensorSpec("w", (params["hidden_in"], wide), dtype), TensorSpec("b", (wide,), dtype))
     elif params["op"] == "MultiHeadAttention":
         sizes = (("q", lq, heads * d), ("k", lk, heads * d), ("v", lk, heads * dv))
-        inputs = [Spec(name, (batch, length, width), dtype) for name, length, width in sizes]
+        inputs = [TensorSpec(name, (batch, length, width), dtype) for name, length, width in sizes]
     else:
         inputs = [
-            Spec("q", (batch, heads, lq, d), dtype), Spec("k", (batch, kv, lk, d), dtype),
-            Spec("v", (batch, kv, lk, dv), dtype)
+            TensorSpec("q", (batch, heads, lq, d), dtype), TensorSpec("k", (batch, kv, lk, d), dtype),
+            TensorSpec("v", (batch, kv, lk, dv), dtype)
         ]  # fmt: skip
-        y = Spec("y", (batch, heads, lq, dv), dtype)
+        y = TensorSpec("y", (batch, heads, lq, dv), dtype)
         mask_shape = (lq, lk)
     if params["mask"]:
-        inputs.append(Spec("mask", mask_shape, dtype))
-    return Layout(tuple(inputs), (y,), weights)
+        inputs.append(TensorSpec("mask", mask_shape, dtype))
+    return KernelLayout(tuple(inputs), (y,), weights)
 
 
 def _dims(params: Params) -> dict[str, float]:
@@ -153,26 +163,30 @@ def _dims(params: Params) -> dict[str, float]:
         "batch": params["batch"], "m": params["q_len"], "n": params["kv_len"], "k": params["head_dim"],
         "gemm_batch": params["batch"] * params["heads"], "groups": params["heads"] // params["kv_heads"],
         "axis_size": params["kv_len"], "c_in": params["hidden_in"], "c_out": params["heads"] * params["v_head_dim"],
-        "op_code": op_code(params["op"]), "has_bias": float(params["mask"]),
+        "op_code": get_operator_code(params["op"]), "has_bias": float(params["mask"]),
     }  # fmt: skip
 
 
 def _ops(params: Params) -> int:
     scores = params["batch"] * params["heads"] * params["q_len"] * params["kv_len"]
-    return int(scores * (op_cost("Softmax") + 1 + params["mask"]))  # scaling, mask, softmax
+    return int(scores * (get_operator_cost("Softmax") + 1 + params["mask"]))  # scaling, mask, softmax
 
 
 def _check(params: Params) -> None:
     op, projected = params["op"], params["op"] == "ProjectedAttention"
     if params["heads"] % params["kv_heads"] or (op != "Attention" and params["heads"] != params["kv_heads"]):
-        raise reject("attention", "kv_heads", f"must divide heads, and equal them for any op but Attention, not {op}")
+        raise make_param_error(
+            "attention", "kv_heads", f"must divide heads, and equal them for any op but Attention, not {op}"
+        )
     if bool(params["hidden_in"]) != projected:
-        raise reject("attention", "hidden_in", "must be positive for ProjectedAttention and 0 for any other op")
+        raise make_param_error(
+            "attention", "hidden_in", "must be positive for ProjectedAttention and 0 for any other op"
+        )
     if projected and params["q_len"] != params["kv_len"]:
-        raise reject("attention", "kv_len", "must equal q_len for ProjectedAttention")
+        raise make_param_error("attention", "kv_len", "must equal q_len for ProjectedAttention")
 
 
-def _write(params: Params, writer: Writer) -> None:
+def _write(params: Params, writer: KernelModelWriter) -> None:
     names = [spec.name for spec in writer.layout.inputs if spec.name != "mask"]
     mask = "mask" if params["mask"] else ""
     if params["op"] == "Attention":
@@ -188,15 +202,22 @@ def _write(params: Params, writer: Writer) -> None:
     writer.node("Attention", inputs, "y", domain="com.microsoft", qkv_hidden_sizes=[d, d, dv], **causal)
 
 
-def _read_safely(group: Group) -> Params | None:
+def _read_if_known(group: NodeGroup) -> Params | None:
     try:
         return _read(group)
     except (UnknownShapeError, KeyError):
         return None
 
 
-ANATOMIES = (
-    Anatomy(
-        "attention", _read_safely, _layout, _ops, _dims, _write, _check, lambda p: 23 if p["op"] == "Attention" else 17
+FAMILY_DEFINITIONS = (
+    FamilyDefinition(
+        "attention",
+        _read_if_known,
+        _layout,
+        _ops,
+        _dims,
+        _write,
+        _check,
+        lambda p: 23 if p["op"] == "Attention" else 17,
     ),
 )

@@ -16,13 +16,13 @@ from deepen import catalog
 from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.graph.types import DTYPE_BYTES
 
-__all__ = ["Family", "Param", "check_params", "complete", "family", "load_families"]
+__all__ = ["FamilyParameter", "KernelFamily", "check_params", "complete_params", "get_family", "load_families"]
 
 _TYPES = ("int", "ints", "shape", "shapes", "bool", "str", "dtype")
 
 
 @dataclass(frozen=True, slots=True)
-class Param:
+class FamilyParameter:
     """What one parameter of a family may be.
 
     Attributes:
@@ -44,7 +44,7 @@ class Param:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class KernelFamily:
     """One kernel family.
 
     Attributes:
@@ -55,7 +55,7 @@ class Family:
         params: Parameter names, in order.
         features: Names of the features its regressor uses.
         sampling: The ``[sampling]`` table of its file.
-        schema: Parameter name -> :class:`Param`.
+        schema: Parameter name -> :class:`FamilyParameter`.
     """
 
     name: str
@@ -65,10 +65,10 @@ class Family:
     params: tuple[str, ...]
     features: tuple[str, ...]
     sampling: Mapping[str, Any]
-    schema: Mapping[str, Param] = field(default_factory=dict)
+    schema: Mapping[str, FamilyParameter] = field(default_factory=dict)
 
 
-def _parse_param(family_name: str, name: str, table: Mapping[str, Any]) -> Param:
+def _parse_param(family_name: str, name: str, table: Mapping[str, Any]) -> FamilyParameter:
     kind = table.get("type")
     unknown = set(table) - {"type", "about", "default", "min", "choices"}
     if kind not in _TYPES or unknown or not table.get("about"):
@@ -76,17 +76,17 @@ def _parse_param(family_name: str, name: str, table: Mapping[str, Any]) -> Param
             f"kernels/families/{family_name}.toml: '{name}' needs an about line and a type ({', '.join(_TYPES)})"
             + (f" and has the unknown field {', '.join(sorted(unknown))}" if unknown else "")
         )
-    return Param(
+    return FamilyParameter(
         name, str(kind), str(table["about"]), table.get("default"), table.get("min"), tuple(table.get("choices", ()))
     )
 
 
-def _parse(name: str, table: Mapping[str, Any]) -> Family:
+def _parse_family(name: str, table: Mapping[str, Any]) -> KernelFamily:
     missing = [key for key in ("title", "about", "ops", "params", "features", "sampling") if key not in table]
     if missing:
         raise ConfigError(f"kernels/families/{name}.toml: lacks {', '.join(missing)}; add what is missing")
     schema = {key: _parse_param(name, key, value) for key, value in table["params"].items()}
-    return Family(
+    return KernelFamily(
         name=name,
         title=str(table["title"]),
         about=str(table["about"]),
@@ -99,7 +99,7 @@ def _parse(name: str, table: Mapping[str, Any]) -> Family:
 
 
 @cache
-def load_families() -> Mapping[str, Family]:
+def load_families() -> Mapping[str, KernelFamily]:
     """Read every family of ``kernels/families``.
 
     Returns:
@@ -109,13 +109,13 @@ def load_families() -> Mapping[str, Family]:
         ConfigError: If a file is not TOML or lacks something.
     """
     names = catalog.list_names("kernels", "families")
-    found = {name: _parse(name, catalog.load_toml("kernels", "families", name)) for name in names}
+    found = {name: _parse_family(name, catalog.load_toml("kernels", "families", name)) for name in names}
     if not found:
         raise ConfigError(f"no kernel family under {catalog.find_path('kernels', 'families')}; check DEEPEN_CATALOG")
     return MappingProxyType(found)
 
 
-def family(name: str) -> Family:
+def get_family(name: str) -> KernelFamily:
     """Look a family up.
 
     Raises:
@@ -127,18 +127,18 @@ def family(name: str) -> Family:
     return families[name]
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     """Turn tuples and numpy scalars into what JSON would give back."""
     if isinstance(value, str | bool) or value is None:
         return value
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_to_json_value(v) for v in value]
     if hasattr(value, "item"):
         return value.item()
     return value
 
 
-def complete(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def complete_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Put parameters in canonical form: file order, defaults filled in, tuples as lists.
 
     Args:
@@ -148,16 +148,16 @@ def complete(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: If a parameter is unknown to the family, or one without default is missing.
     """
-    spec = family(name)
+    spec = get_family(name)
     unknown = [key for key in params if key not in spec.schema]
     if unknown:
         raise make_unknown_name_error(f"parameter of {name}", unknown[0], spec.params)
     done = {}
     for key, param in spec.schema.items():
         if key in params:
-            done[key] = _plain(params[key])
+            done[key] = _to_json_value(params[key])
         elif param.default is not None:
-            done[key] = _plain(param.default)
+            done[key] = _to_json_value(param.default)
         else:
             raise ConfigError(f"{name}: parameter '{key}' is missing ({param.about}); give it")
     return done
@@ -167,7 +167,7 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _problem(param: Param, value: Any) -> str | None:
+def _find_param_problem(param: FamilyParameter, value: Any) -> str | None:
     least = param.min
     if param.choices and value not in param.choices:
         return f"must be one of {', '.join(map(str, param.choices))}"
@@ -203,9 +203,9 @@ def check_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: Naming the parameter and what it must be.
     """
-    done = complete(name, params)
+    done = complete_params(name, params)
     for key, value in done.items():
-        problem = _problem(family(name).schema[key], value)
+        problem = _find_param_problem(get_family(name).schema[key], value)
         if problem:
             raise ConfigError(f"{name}: parameter '{key}' {problem}, not {value!r}")
     return done

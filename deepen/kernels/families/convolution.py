@@ -8,16 +8,30 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from deepen.graph.types import DTYPE_BYTES, Node
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.families.fused_activations import follow
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
+from deepen.kernels.families.fused_activations import match_fused_tail
 from deepen.kernels.families.onnx_parts import write_activation
 from deepen.kernels.families.operator_costs import ACTIVATIONS
-from deepen.kernels.families.shape_features import space, spatial_dims, waste
+from deepen.kernels.families.shape_features import compute_lane_waste, compute_spatial_features, compute_window_features
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES", "conv_dims", "conv_geometry", "conv_out", "explicit_pads", "leading_pads"]
+__all__ = [
+    "FAMILY_DEFINITIONS",
+    "compute_conv_features",
+    "compute_conv_output_size",
+    "read_conv_geometry",
+    "read_leading_pads",
+    "resolve_pads",
+]
 
 CONV_OPS = ("Conv", "FusedConv")
 _RUNTIME_ACTIVATION = {
@@ -26,7 +40,7 @@ _RUNTIME_ACTIVATION = {
 }  # fmt: skip
 
 
-def explicit_pads(
+def resolve_pads(
     auto_pad: str, pads: Sequence[int] | None, spatial: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
     dilation: Sequence[int],
 ) -> list[int]:  # fmt: skip
@@ -43,22 +57,27 @@ def explicit_pads(
     return begin + end
 
 
-def _text(value: Any, default: str = "") -> str:
+def _decode_text(value: Any, default: str = "") -> str:
     return value.decode() if isinstance(value, bytes) else str(value or default)
 
 
-def conv_geometry(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> dict[str, list[int]]:
+def read_conv_geometry(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> dict[str, list[int]]:
     """Stride, dilation and explicit pads of a convolution or pooling node."""
     rank = len(spatial)
     stride = [int(v) for v in node.attributes.get("strides") or [1] * rank]
     dilation = [int(v) for v in node.attributes.get("dilations") or [1] * rank]
-    pads = explicit_pads(
-        _text(node.attributes.get("auto_pad"), "NOTSET"), node.attributes.get("pads"), spatial, kernel, stride, dilation
+    pads = resolve_pads(
+        _decode_text(node.attributes.get("auto_pad"), "NOTSET"),
+        node.attributes.get("pads"),
+        spatial,
+        kernel,
+        stride,
+        dilation,
     )
     return {"stride": stride, "dilation": dilation, "pads": [int(p) for p in pads]}
 
 
-def conv_out(params: Params) -> tuple[int, ...]:
+def compute_conv_output_size(params: Params) -> tuple[int, ...]:
     """Output spatial size of a convolution: ``floor((in + pads - dilation*(kernel-1) - 1)/stride) + 1``."""
     rank = len(params["spatial"])
     return tuple(
@@ -69,7 +88,7 @@ def conv_out(params: Params) -> tuple[int, ...]:
     )
 
 
-def _transposed_out(params: Params) -> tuple[int, ...]:
+def _compute_transposed_output_size(params: Params) -> tuple[int, ...]:
     rank = len(params["spatial"])
     return tuple(
         (size - 1) * params["stride"][i] + params["output_padding"][i] + params["dilation"][i] * (k - 1) + 1
@@ -78,7 +97,7 @@ def _transposed_out(params: Params) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def leading_pads(group: Group, anchor: Node, rank: int) -> tuple[list[int], str, set[str]]:
+def read_leading_pads(group: NodeGroup, anchor: Node, rank: int) -> tuple[list[int], str, set[str]]:
     """Pads a Pad node in front of the anchor adds, the tensor before it, and its name."""
     data = anchor.inputs[0]
     node = next((n for n in group.compute if n.op_type == "Pad" and data in n.outputs), None)
@@ -90,7 +109,7 @@ def leading_pads(group: Group, anchor: Node, rank: int) -> tuple[list[int], str,
     return [*pads[2 : rank + 2], *pads[rank + 4 :]], node.inputs[0], {node.name}
 
 
-def _read_conv(group: Group, transposed: bool) -> dict[str, Any] | None:
+def _read_conv(group: NodeGroup, transposed: bool) -> dict[str, Any] | None:
     wanted = ("ConvTranspose",) if transposed else CONV_OPS
     anchors = [n for n in group.compute if n.op_type in wanted]
     if len(anchors) != 1:
@@ -98,35 +117,35 @@ def _read_conv(group: Group, transposed: bool) -> dict[str, Any] | None:
     anchor = anchors[0]
     weight = group.shape(anchor.inputs[1])
     rank = len(weight) - 2
-    extra, data, before = leading_pads(group, anchor, rank)
+    extra, data, before = read_leading_pads(group, anchor, rank)
     x = group.shape(data)
     padded = [s + extra[i] + extra[rank + i] for i, s in enumerate(x[2:])]
     groups = int(anchor.attributes.get("group", 1))
     kernel = list(weight[2:])
-    geometry = conv_geometry(anchor, padded, kernel)
+    geometry = read_conv_geometry(anchor, padded, kernel)
     geometry["pads"] = [a + b for a, b in zip(geometry["pads"], extra, strict=True)]
     c_out = weight[1] * groups if transposed else weight[0]
     taken = {anchor.name} | before
-    tail = follow(group, anchor.outputs[0], c_out, taken)
+    tail = match_fused_tail(group, anchor.outputs[0], c_out, taken)
     if {n.name for n in group.compute} - taken - tail.used:
         return None
     bias = tail.bias or (len(anchor.inputs) > 2 and bool(anchor.inputs[2]))
-    own = _RUNTIME_ACTIVATION.get(_text(anchor.attributes.get("activation")), "none")
+    own = _RUNTIME_ACTIVATION.get(_decode_text(anchor.attributes.get("activation")), "none")
     found: dict[str, Any] = {
         "dtype": group.dtype(data), "batch": x[0], "c_in": x[1], "c_out": c_out, "spatial": list(x[2:]),
         "kernel": kernel,
         **geometry, "groups": groups, "bias": bias,
         "activation": tail.activation if tail.activation != "none" else own,
-        "residual": tail.residual or _has_sum(anchor),
+        "residual": tail.residual or _adds_residual(anchor),
     }  # fmt: skip
     if transposed:
         found["output_padding"] = list(anchor.attributes.get("output_padding") or [0] * rank)
         out = group.shape(anchor.outputs[0])[2:]
-        _resolve_transposed(found, out, _text(anchor.attributes.get("auto_pad"), "NOTSET"))
+        _resolve_transposed(found, out, _decode_text(anchor.attributes.get("auto_pad"), "NOTSET"))
     return found
 
 
-def _has_sum(node: Node) -> bool:
+def _adds_residual(node: Node) -> bool:
     """Whether a FusedConv (com.microsoft) adds its fourth input."""
     return node.op_type == "FusedConv" and len(node.inputs) > 3 and bool(node.inputs[3])
 
@@ -135,10 +154,10 @@ def _resolve_transposed(found: dict[str, Any], out: Sequence[int], auto_pad: str
     """Make pads explicit where ``output_shape`` or ``auto_pad`` decided them: the output size is what counts."""
     rank = len(out)
     found["pads"] = found["pads"] if auto_pad in ("NOTSET", "") else [0] * (2 * rank)
-    if _transposed_out(found) == tuple(out):
+    if _compute_transposed_output_size(found) == tuple(out):
         return
     found["pads"] = [0] * (2 * rank)
-    for i, (size, full) in enumerate(zip(out, _transposed_out(found), strict=True)):
+    for i, (size, full) in enumerate(zip(out, _compute_transposed_output_size(found), strict=True)):
         total = full - size
         if total < 0:  # the output was asked to be larger than the kernel reaches
             found["output_padding"][i] -= total
@@ -147,38 +166,38 @@ def _resolve_transposed(found: dict[str, Any], out: Sequence[int], auto_pad: str
         found["pads"][i], found["pads"][rank + i] = (small, large) if auto_pad == "SAME_UPPER" else (large, small)
 
 
-def _kind(params: Params) -> str:
+def _choose_conv_family(params: Params) -> str:
     if params["groups"] == 1:
         return "conv-bn-relu"
     return "dwconv-bn-relu" if params["groups"] == params["c_in"] else "groupconv"
 
 
-def _read(group: Group, family: str) -> Params | None:
+def _read(group: NodeGroup, family: str) -> Params | None:
     found = _read_conv(group, transposed=family == "convtranspose")
-    if found is None or (family != "convtranspose" and _kind(found) != family):
+    if found is None or (family != "convtranspose" and _choose_conv_family(found) != family):
         return None
     return found
 
 
-def _out(params: Params) -> tuple[int, ...]:
-    return _transposed_out(params) if "output_padding" in params else conv_out(params)
+def _compute_output_size(params: Params) -> tuple[int, ...]:
+    return _compute_transposed_output_size(params) if "output_padding" in params else compute_conv_output_size(params)
 
 
-def _layout(params: Params) -> Layout:
+def _layout(params: Params) -> KernelLayout:
     dtype, groups = params["dtype"], params["groups"]
-    x = Spec("x", (params["batch"], params["c_in"], *params["spatial"]), dtype)
-    y = Spec("y", (params["batch"], params["c_out"], *_out(params)), dtype)
+    x = TensorSpec("x", (params["batch"], params["c_in"], *params["spatial"]), dtype)
+    y = TensorSpec("y", (params["batch"], params["c_out"], *_compute_output_size(params)), dtype)
     if "output_padding" in params:
         shape = (params["c_in"], params["c_out"] // groups, *params["kernel"])
     else:
         shape = (params["c_out"], params["c_in"] // groups, *params["kernel"])
-    weights = [Spec("w", shape, dtype)]
+    weights = [TensorSpec("w", shape, dtype)]
     if params["bias"]:
-        weights.append(Spec("b", (params["c_out"],), dtype))
+        weights.append(TensorSpec("b", (params["c_out"],), dtype))
     if params["activation"] == "prelu":
-        weights.append(Spec("slope", (params["c_out"], *[1] * len(params["spatial"])), dtype))
-    inputs = (x, Spec("z", y.shape, dtype)) if params["residual"] else (x,)
-    return Layout(inputs, (y,), tuple(weights))
+        weights.append(TensorSpec("slope", (params["c_out"], *[1] * len(params["spatial"])), dtype))
+    inputs = (x, TensorSpec("z", y.shape, dtype)) if params["residual"] else (x,)
+    return KernelLayout(inputs, (y,), tuple(weights))
 
 
 def _ops(params: Params) -> int:
@@ -186,9 +205,9 @@ def _ops(params: Params) -> int:
     return int(elements * (ACTIVATIONS[params["activation"]][1] + params["bias"] + params["residual"]))
 
 
-def conv_dims(params: Params) -> dict[str, float]:
+def compute_conv_features(params: Params) -> dict[str, float]:
     """Features of a convolution: shapes, window, and the matrix product it is per group."""
-    out = _out(params)
+    out = _compute_output_size(params)
     groups, positions = params["groups"], prod(out)
     k = params["c_in"] // groups * prod(params["kernel"])
     m, n = params["batch"] * positions, params["c_out"] // groups
@@ -203,11 +222,11 @@ def conv_dims(params: Params) -> dict[str, float]:
         scratch = 0 if pointwise else m * k * groups
     return {
         "batch": params["batch"], "c_in": params["c_in"], "c_out": params["c_out"], "groups": groups,
-        **space("{}_in", params["spatial"]), **space("{}_out", out), **spatial_dims(params),
+        **compute_spatial_features("{}_in", params["spatial"]), **compute_spatial_features("{}_out", out), **compute_window_features(params),
         "m": m, "n": n, "k": k, "gemm_batch": groups, "is_1x1": float(all(v == 1 for v in params["kernel"])),
         "im2col_bytes": scratch * DTYPE_BYTES.get(params["dtype"], 0),
-        "waste_c_in_16": waste(params["c_in"] // groups, 16), "waste_c_out_16": waste(params["c_out"] // groups, 16),
-        "waste_m_16": waste(m, 16), "waste_n_16": waste(n, 16), "waste_k_16": waste(k, 16),
+        "waste_c_in_16": compute_lane_waste(params["c_in"] // groups, 16), "waste_c_out_16": compute_lane_waste(params["c_out"] // groups, 16),
+        "waste_m_16": compute_lane_waste(m, 16), "waste_n_16": compute_lane_waste(n, 16), "waste_k_16": compute_lane_waste(k, 16),
     }  # fmt: skip
 
 
@@ -219,10 +238,12 @@ def check_geometry(family: str, params: Params) -> None:
     """
     rank = len(params["spatial"])
     if not 1 <= rank <= 3:
-        raise reject(family, "spatial", f"must have 1 to 3 sizes, not {rank}")
+        raise make_param_error(family, "spatial", f"must have 1 to 3 sizes, not {rank}")
     for name, length in (("kernel", rank), ("stride", rank), ("dilation", rank), ("pads", 2 * rank)):
         if name in params and len(params[name]) != length:
-            raise reject(family, name, f"must have {length} values for {rank} spatial sizes, not {len(params[name])}")
+            raise make_param_error(
+                family, name, f"must have {length} values for {rank} spatial sizes, not {len(params[name])}"
+            )
 
 
 def _check(params: Params, family: str) -> None:
@@ -230,22 +251,24 @@ def _check(params: Params, family: str) -> None:
     groups = params["groups"]
     for name in ("c_in", "c_out"):
         if params[name] % groups:
-            raise reject(family, name, f"must be a multiple of groups ({groups}), not {params[name]}")
-    if family != "convtranspose" and _kind(params) != family:
-        raise reject(family, "groups", f"of {groups} with c_in {params['c_in']} is family {_kind(params)}")
+            raise make_param_error(family, name, f"must be a multiple of groups ({groups}), not {params[name]}")
+    if family != "convtranspose" and _choose_conv_family(params) != family:
+        raise make_param_error(
+            family, "groups", f"of {groups} with c_in {params['c_in']} is family {_choose_conv_family(params)}"
+        )
     if family == "convtranspose" and len(params["output_padding"]) != len(params["spatial"]):
-        raise reject(family, "output_padding", "must have one value per spatial size")
+        raise make_param_error(family, "output_padding", "must have one value per spatial size")
     if family == "convtranspose" and any(
         p >= max(s, d) for p, s, d in zip(params["output_padding"], params["stride"], params["dilation"], strict=True)
     ):
-        raise reject(family, "output_padding", "must be smaller than stride or dilation")
-    if any(size < 1 for size in _out(params)):
-        raise reject(
+        raise make_param_error(family, "output_padding", "must be smaller than stride or dilation")
+    if any(size < 1 for size in _compute_output_size(params)):
+        raise make_param_error(
             family, "spatial", f"{params['spatial']} is too small for kernel, dilation and pads: nothing comes out"
         )
 
 
-def _write(params: Params, writer: Writer) -> None:
+def _write(params: Params, writer: KernelModelWriter) -> None:
     op = "ConvTranspose" if "output_padding" in params else "Conv"
     plain = params["activation"] == "none" and not params["residual"]
     inputs = ["x", "w", *(["b"] if params["bias"] else [])]
@@ -260,10 +283,12 @@ def _write(params: Params, writer: Writer) -> None:
         write_activation(writer, params["activation"], out, "y", params["dtype"], slope="slope")
 
 
-def _anatomy(family: str) -> Anatomy:
-    return Anatomy(
-        family, partial(_read, family=family), _layout, _ops, conv_dims, _write, partial(_check, family=family)
+def _define_family(family: str) -> FamilyDefinition:
+    return FamilyDefinition(
+        family, partial(_read, family=family), _layout, _ops, compute_conv_features, _write, partial(_check, family=family)
     )  # fmt: skip
 
 
-ANATOMIES = tuple(_anatomy(name) for name in ("conv-bn-relu", "dwconv-bn-relu", "groupconv", "convtranspose"))
+FAMILY_DEFINITIONS = tuple(
+    _define_family(name) for name in ("conv-bn-relu", "dwconv-bn-relu", "groupconv", "convtranspose")
+)

@@ -8,44 +8,59 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.families.matrix_product import broadcast
-from deepen.kernels.families.operator_costs import op_code, op_cost
-from deepen.kernels.families.shape_features import axis_dims, shape_dims, space
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
+from deepen.kernels.families.matrix_product import broadcast_shapes
+from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
+from deepen.kernels.families.shape_features import (
+    compute_axis_features,
+    compute_shape_features,
+    compute_spatial_features,
+)
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES"]
+__all__ = ["FAMILY_DEFINITIONS"]
 
 _FAR = 2**62
 
 
-def _to(params: Params, out: tuple[int, ...], dtype: str | None = None) -> Layout:
-    x = Spec("x", tuple(params["shape"]), params["dtype"])
-    return Layout((x,), (Spec("y", out, dtype or params["dtype"]),))
+def _make_unary_layout(params: Params, out: tuple[int, ...], dtype: str | None = None) -> KernelLayout:
+    x = TensorSpec("x", tuple(params["shape"]), params["dtype"])
+    return KernelLayout((x,), (TensorSpec("y", out, dtype or params["dtype"]),))
 
 
-def _to_out(params: Params) -> Layout:
-    return _to(params, tuple(params["out_shape"]))
+def _make_output_shape_layout(params: Params) -> KernelLayout:
+    return _make_unary_layout(params, tuple(params["out_shape"]))
 
 
-def _no_ops(params: Params) -> int:
+def _count_no_ops(params: Params) -> int:
     """Moving data is not arithmetic."""
     return 0 * len(params)
 
 
-def _window(params: Params) -> dict[str, float]:
-    out = _to_out(params).outputs[0].shape if "out_shape" in params else _padded(params)
+def _compute_output_window_features(params: Params) -> dict[str, float]:
+    out = _make_output_shape_layout(params).outputs[0].shape if "out_shape" in params else _compute_padded_shape(params)
     name = params.get("mode", params.get("op", ""))
-    return {**shape_dims(params["shape"]), **space("{}_out", out[2:]), "op_code": op_code(name)}
+    return {
+        **compute_shape_features(params["shape"]),
+        **compute_spatial_features("{}_out", out[2:]),
+        "op_code": get_operator_code(name),
+    }
 
 
 # transpose -------------------------------------------------------------------------------------------------------
 
 
-def _read_transpose(group: Group) -> Params | None:
-    node = group.single(("Transpose", "DepthToSpace", "SpaceToDepth"))
+def _read_transpose(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(("Transpose", "DepthToSpace", "SpaceToDepth"))
     if node is None:
         return None
     x = list(group.shape(node.inputs[0]))
@@ -64,8 +79,8 @@ def _read_transpose(group: Group) -> Params | None:
     return {"dtype": dtype, "shape": [n, size, size, c // size**2, h, w], "perm": [0, 3, 4, 1, 5, 2]}
 
 
-def _transpose_layout(params: Params) -> Layout:
-    return _to(params, tuple(params["shape"][a] for a in params["perm"]))
+def _transpose_layout(params: Params) -> KernelLayout:
+    return _make_unary_layout(params, tuple(params["shape"][a] for a in params["perm"]))
 
 
 def _transpose_dims(params: Params) -> dict[str, float]:
@@ -76,19 +91,19 @@ def _transpose_dims(params: Params) -> dict[str, float]:
         kept -= 1
     moved = shape[perm[kept - 1]] if kept else 1
     return {
-        **shape_dims(shape), "inner_size": prod(shape[kept:]), "axis_size": moved,
+        **compute_shape_features(shape), "inner_size": prod(shape[kept:]), "axis_size": moved,
         "outer_size": prod(shape[:kept]) / moved,
     }  # fmt: skip
 
 
 def _transpose_check(params: Params) -> None:
     if sorted(params["perm"]) != list(range(len(params["shape"]))):
-        raise reject(
+        raise make_param_error(
             "transpose", "perm", f"must be a permutation of the {len(params['shape'])} axes, not {params['perm']}"
         )
 
 
-def _transpose_write(params: Params, writer: Writer) -> None:
+def _transpose_write(params: Params, writer: KernelModelWriter) -> None:
     writer.node("Transpose", ["x"], "y", perm=params["perm"])
 
 
@@ -100,8 +115,8 @@ _RESHAPES = {
 }  # fmt: skip
 
 
-def _read_reshape(group: Group) -> Params | None:
-    node = group.single(tuple(_RESHAPES))
+def _read_reshape(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(tuple(_RESHAPES))
     if node is None:
         return None
     x = node.inputs[0]
@@ -111,11 +126,11 @@ def _read_reshape(group: Group) -> Params | None:
     }  # fmt: skip
 
 
-def _reshape_layout(params: Params) -> Layout:
+def _reshape_layout(params: Params) -> KernelLayout:
     if params["op"] != "Shape":
-        return _to_out(params)
-    x = Spec("x", tuple(params["shape"]), params["dtype"], touched=0)
-    return Layout((x,), (Spec("y", tuple(params["out_shape"]), "int64"),))
+        return _make_output_shape_layout(params)
+    x = TensorSpec("x", tuple(params["shape"]), params["dtype"], touched=0)
+    return KernelLayout((x,), (TensorSpec("y", tuple(params["out_shape"]), "int64"),))
 
 
 def _reshape_check(params: Params) -> None:
@@ -128,14 +143,14 @@ def _reshape_check(params: Params) -> None:
         ok = len(out) == len(shape) and all(o % s == 0 for o, s in zip(out, shape, strict=True))
     else:
         try:
-            ok = broadcast(shape, out) == tuple(out)
+            ok = broadcast_shapes(shape, out) == tuple(out)
         except ValueError:
             ok = False
     if not ok:
-        raise reject("reshape", "out_shape", f"{out} cannot come from {shape} by {op}")
+        raise make_param_error("reshape", "out_shape", f"{out} cannot come from {shape} by {op}")
 
 
-def _reshape_write(params: Params, writer: Writer) -> None:
+def _reshape_write(params: Params, writer: KernelModelWriter) -> None:
     op, out = params["op"], params["out_shape"]
     if op == "Shape":
         writer.node(
@@ -151,8 +166,8 @@ def _reshape_write(params: Params, writer: Writer) -> None:
 # slice -----------------------------------------------------------------------------------------------------------
 
 
-def _read_slice(group: Group) -> Params | None:
-    node = group.single(("Slice",))
+def _read_slice(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(("Slice",))
     if node is None:
         return None
     x, out = list(group.shape(node.inputs[0])), list(group.shape(node.outputs[0]))
@@ -167,31 +182,35 @@ def _read_slice(group: Group) -> Params | None:
     return {"dtype": group.dtype(node.inputs[0]), "shape": x, "out_shape": out, "steps": steps}
 
 
-def _slice_layout(params: Params) -> Layout:
+def _slice_layout(params: Params) -> KernelLayout:
     out = tuple(params["out_shape"])
-    x = Spec("x", tuple(params["shape"]), params["dtype"], touched=prod(out))
-    return Layout((x,), (Spec("y", out, params["dtype"]),))
+    x = TensorSpec("x", tuple(params["shape"]), params["dtype"], touched=prod(out))
+    return KernelLayout((x,), (TensorSpec("y", out, params["dtype"]),))
 
 
 def _slice_dims(params: Params) -> dict[str, float]:
     out = params["out_shape"]
     cut = [i for i, (a, b) in enumerate(zip(params["shape"], out, strict=True)) if a != b or params["steps"][i] != 1]
     last = cut[-1] if cut else 0
-    return {**_window(params), "inner_size": prod(out[last + 1 :]), "axis_size": out[last] if out else 1}
+    return {
+        **_compute_output_window_features(params),
+        "inner_size": prod(out[last + 1 :]),
+        "axis_size": out[last] if out else 1,
+    }
 
 
 def _slice_check(params: Params) -> None:
     shape, out, steps = params["shape"], params["out_shape"], params["steps"]
     if not (len(shape) == len(out) == len(steps)):
-        raise reject("slice", "out_shape", "needs the rank of shape, and so does steps")
+        raise make_param_error("slice", "out_shape", "needs the rank of shape, and so does steps")
     for size, cut, step in zip(shape, out, steps, strict=True):
         if step == 0 or (cut == 1 and step != 1):
-            raise reject("slice", "steps", "must not be 0, and must be 1 where the output has size 1")
+            raise make_param_error("slice", "steps", "must not be 0, and must be 1 where the output has size 1")
         if (cut - 1) * abs(step) + 1 > size:
-            raise reject("slice", "out_shape", f"asks for {cut} of {size} elements at step {step}")
+            raise make_param_error("slice", "out_shape", f"asks for {cut} of {size} elements at step {step}")
 
 
-def _slice_write(params: Params, writer: Writer) -> None:
+def _slice_write(params: Params, writer: KernelModelWriter) -> None:
     rank = len(params["shape"])
     starts, ends = [], []
     for size, cut, step in zip(params["shape"], params["out_shape"], params["steps"], strict=True):
@@ -206,8 +225,8 @@ def _slice_write(params: Params, writer: Writer) -> None:
 # pad -------------------------------------------------------------------------------------------------------------
 
 
-def _read_pad(group: Group) -> Params | None:
-    node = group.single(("Pad",))
+def _read_pad(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(("Pad",))
     if node is None:
         return None
     x, out = list(group.shape(node.inputs[0])), list(group.shape(node.outputs[0]))
@@ -225,31 +244,33 @@ def _read_pad(group: Group) -> Params | None:
     return {"dtype": group.dtype(node.inputs[0]), "shape": x, "pads": pads, "mode": text}
 
 
-def _padded(params: Params) -> tuple[int, ...]:
+def _compute_padded_shape(params: Params) -> tuple[int, ...]:
     rank = len(params["shape"])
     return tuple(s + params["pads"][i] + params["pads"][rank + i] for i, s in enumerate(params["shape"]))
 
 
 def _pad_check(params: Params) -> None:
     rank = len(params["shape"])
-    if len(params["pads"]) != 2 * rank or any(s < 1 for s in _padded(params)):
-        raise reject("pad", "pads", f"must have {2 * rank} values and leave something over, not {params['pads']}")
+    if len(params["pads"]) != 2 * rank or any(s < 1 for s in _compute_padded_shape(params)):
+        raise make_param_error(
+            "pad", "pads", f"must have {2 * rank} values and leave something over, not {params['pads']}"
+        )
     for i, size in enumerate(params["shape"]):
         if params["mode"] != "constant" and not all(
             0 <= p < size for p in (params["pads"][i], params["pads"][rank + i])
         ):
-            raise reject("pad", "pads", f"must be 0 to {size - 1} along axis {i} in mode {params['mode']}")
+            raise make_param_error("pad", "pads", f"must be 0 to {size - 1} along axis {i} in mode {params['mode']}")
 
 
-def _pad_write(params: Params, writer: Writer) -> None:
+def _pad_write(params: Params, writer: KernelModelWriter) -> None:
     writer.node("Pad", ["x", writer.constant(params["pads"], "int64")], "y", mode=params["mode"])
 
 
 # resize ----------------------------------------------------------------------------------------------------------
 
 
-def _read_resize(group: Group) -> Params | None:
-    node = group.single(("Resize", "Upsample"))
+def _read_resize(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(("Resize", "Upsample"))
     if node is None:
         return None
     mode = node.attributes.get("mode", "nearest")
@@ -263,13 +284,13 @@ def _read_resize(group: Group) -> Params | None:
 def _resize_check(params: Params) -> None:
     shape, out = params["shape"], params["out_shape"]
     if len(shape) != len(out) or not shape:
-        raise reject("resize", "out_shape", "must have the rank of shape, 1 or more")
+        raise make_param_error("resize", "out_shape", "must have the rank of shape, 1 or more")
     changed = [i for i, (a, b) in enumerate(zip(shape, out, strict=True)) if a != b]
     if params["mode"] != "nearest" and (len(shape) != 4 or any(i < 2 for i in changed)):
-        raise reject("resize", "mode", f"{params['mode']} needs rank 4 and may change height and width only")
+        raise make_param_error("resize", "mode", f"{params['mode']} needs rank 4 and may change height and width only")
 
 
-def _resize_write(params: Params, writer: Writer) -> None:
+def _resize_write(params: Params, writer: KernelModelWriter) -> None:
     sizes = writer.constant(params["out_shape"], "int64")
     coordinates = "asymmetric" if params["mode"] == "nearest" else "half_pixel"
     writer.node(
@@ -281,25 +302,25 @@ def _resize_write(params: Params, writer: Writer) -> None:
 # gather ----------------------------------------------------------------------------------------------------------
 
 
-def _read_gather(group: Group) -> Params | None:
-    node = group.single(("Gather", "GatherElements", "GatherND"))
+def _read_gather(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(("Gather", "GatherElements", "GatherND"))
     if node is None:
         return None
     shape = list(group.shape(node.inputs[0]))
     return {
         "op": node.op_type, "dtype": group.dtype(node.inputs[0]), "shape": shape,
-        "indices_shape": list(group.shape(node.inputs[1])), "axis": _gather_axis(node, len(shape)),
+        "indices_shape": list(group.shape(node.inputs[1])), "axis": _normalise_gather_axis(node, len(shape)),
         "constant": group.is_const(node.inputs[0]),
     }  # fmt: skip
 
 
-def _gather_axis(node: Node, rank: int) -> int:
+def _normalise_gather_axis(node: Node, rank: int) -> int:
     if node.op_type == "GatherND":
         return int(node.attributes.get("batch_dims", 0))
     return int(node.attributes.get("axis", 0)) % max(rank, 1)
 
 
-def _gathered(params: Params) -> tuple[int, ...]:
+def _compute_gather_shape(params: Params) -> tuple[int, ...]:
     shape, indices, axis = tuple(params["shape"]), tuple(params["indices_shape"]), params["axis"]
     if params["op"] == "Gather":
         return shape[:axis] + indices + shape[axis + 1 :]
@@ -308,37 +329,41 @@ def _gathered(params: Params) -> tuple[int, ...]:
     return indices[:-1] + shape[axis + indices[-1] :]
 
 
-def _gather_layout(params: Params) -> Layout:
-    out = _gathered(params)
-    table = Spec("x", tuple(params["shape"]), params["dtype"], touched=prod(out))
-    indices = Spec("indices", tuple(params["indices_shape"]), "int64")
-    y = Spec("y", out, params["dtype"])
+def _gather_layout(params: Params) -> KernelLayout:
+    out = _compute_gather_shape(params)
+    table = TensorSpec("x", tuple(params["shape"]), params["dtype"], touched=prod(out))
+    indices = TensorSpec("indices", tuple(params["indices_shape"]), "int64")
+    y = TensorSpec("y", out, params["dtype"])
     # a constant table with constant indices would be folded away, so the indices are fed there
-    return Layout((indices,), (y,), (table,)) if params["constant"] else Layout((table,), (y,), (indices,))
+    return KernelLayout((indices,), (y,), (table,)) if params["constant"] else KernelLayout((table,), (y,), (indices,))
 
 
 def _gather_dims(params: Params) -> dict[str, float]:
     axis = min(params["axis"], len(params["shape"]) - 1)
-    return {**axis_dims(params["shape"], axis), "op_code": op_code(params["op"])}
+    return {**compute_axis_features(params["shape"], axis), "op_code": get_operator_code(params["op"])}
 
 
 def _gather_check(params: Params) -> None:
     shape, indices, axis = params["shape"], params["indices_shape"], params["axis"]
     if not shape or axis >= len(shape):
-        raise reject("gather", "axis", f"must be below the rank {len(shape)} of shape, not {axis}")
+        raise make_param_error("gather", "axis", f"must be below the rank {len(shape)} of shape, not {axis}")
     if params["op"] == "GatherElements" and (
         len(indices) != len(shape)
         or any(i > s for k, (i, s) in enumerate(zip(indices, shape, strict=True)) if k != axis)
     ):
-        raise reject("gather", "indices_shape", "must have the rank of shape and fit into it outside the axis")
+        raise make_param_error(
+            "gather", "indices_shape", "must have the rank of shape and fit into it outside the axis"
+        )
     if params["op"] == "GatherND":
         if not indices or axis >= len(indices) or indices[:axis] != shape[:axis]:
-            raise reject("gather", "indices_shape", "must begin with the batch sizes of shape")
+            raise make_param_error("gather", "indices_shape", "must begin with the batch sizes of shape")
         if axis + indices[-1] > len(shape):
-            raise reject("gather", "indices_shape", f"ends in {indices[-1]}, more than the axes shape has left")
+            raise make_param_error(
+                "gather", "indices_shape", f"ends in {indices[-1]}, more than the axes shape has left"
+            )
 
 
-def _gather_write(params: Params, writer: Writer) -> None:
+def _gather_write(params: Params, writer: KernelModelWriter) -> None:
     if not params["constant"]:  # spread over the table, so that no cache line is hit twice without need
         count = prod(params["indices_shape"])
         if params["op"] == "GatherND":
@@ -351,17 +376,17 @@ def _gather_write(params: Params, writer: Writer) -> None:
     writer.node(params["op"], ["x", "indices"], "y", **axis)
 
 
-ANATOMIES = (
-    Anatomy(
-        "transpose", _read_transpose, _transpose_layout, _no_ops, _transpose_dims,
+FAMILY_DEFINITIONS = (
+    FamilyDefinition(
+        "transpose", _read_transpose, _transpose_layout, _count_no_ops, _transpose_dims,
         _transpose_write, _transpose_check,
     ),
-    Anatomy("reshape", _read_reshape, _reshape_layout, _no_ops, _window, _reshape_write, _reshape_check),
-    Anatomy("slice", _read_slice, _slice_layout, _no_ops, _slice_dims, _slice_write, _slice_check),
-    Anatomy("pad", _read_pad, lambda p: _to(p, _padded(p)), _no_ops, _window, _pad_write, _pad_check, lambda p: 19),
-    Anatomy(
-        "resize", _read_resize, _to_out, lambda p: prod(p["out_shape"]) * op_cost(p["mode"]), _window, _resize_write,
+    FamilyDefinition("reshape", _read_reshape, _reshape_layout, _count_no_ops, _compute_output_window_features, _reshape_write, _reshape_check),
+    FamilyDefinition("slice", _read_slice, _slice_layout, _count_no_ops, _slice_dims, _slice_write, _slice_check),
+    FamilyDefinition("pad", _read_pad, lambda p: _make_unary_layout(p, _compute_padded_shape(p)), _count_no_ops, _compute_output_window_features, _pad_write, _pad_check, lambda p: 19),
+    FamilyDefinition(
+        "resize", _read_resize, _make_output_shape_layout, lambda p: prod(p["out_shape"]) * get_operator_cost(p["mode"]), _compute_output_window_features, _resize_write,
         _resize_check,
     ),
-    Anatomy("gather", _read_gather, _gather_layout, _no_ops, _gather_dims, _gather_write, _gather_check),
+    FamilyDefinition("gather", _read_gather, _gather_layout, _count_no_ops, _gather_dims, _gather_write, _gather_check),
 )  # fmt: skip

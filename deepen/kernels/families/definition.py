@@ -11,9 +11,19 @@ from deepen.errors import ConfigError
 from deepen.graph.types import DTYPE_BYTES, Graph, Node, Tensor, value_scalar
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["IGNORED", "Anatomy", "Group", "Layout", "Params", "Spec", "UnknownShapeError", "qualified", "reject"]
+__all__ = [
+    "IGNORED",
+    "FamilyDefinition",
+    "KernelLayout",
+    "NodeGroup",
+    "Params",
+    "TensorSpec",
+    "UnknownShapeError",
+    "make_param_error",
+    "qualify_operator",
+]
 
 Params = Mapping[str, Any]
 
@@ -26,7 +36,7 @@ class UnknownShapeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class TensorSpec:
     """A tensor of a kernel as its parameters define it.
 
     Attributes:
@@ -54,16 +64,16 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class KernelLayout:
     """The tensors of a kernel: activations read, weights read, tensors written. Each appears once."""
 
-    inputs: tuple[Spec, ...]
-    outputs: tuple[Spec, ...]
-    weights: tuple[Spec, ...] = ()
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[TensorSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
+class FamilyDefinition:
     """Everything the code knows about one family.
 
     Attributes:
@@ -72,32 +82,32 @@ class Anatomy:
         layout: Tensors, from parameters.
         ops: Arithmetic beyond multiply-accumulates, from parameters (see :mod:`deepen.kernels.families.operator_costs`).
         dims: Family-specific features, from parameters (see :mod:`deepen.kernels.features`).
-        write: Adds the family's ONNX nodes to a :class:`~deepen.kernels.families.onnx_writer.Writer`.
+        write: Adds the family's ONNX nodes to a :class:`~deepen.kernels.families.onnx_writer.KernelModelWriter`.
         check: Raises ``ConfigError`` for parameters that do not fit together.
         opset: ONNX operator set the built model needs.
     """
 
     family: str
-    read: Callable[[Group], Params | None]
-    layout: Callable[[Params], Layout]
+    read: Callable[[NodeGroup], Params | None]
+    layout: Callable[[Params], KernelLayout]
     ops: Callable[[Params], int]
     dims: Callable[[Params], dict[str, float]]
-    write: Callable[[Params, Writer], None]
+    write: Callable[[Params, KernelModelWriter], None]
     check: Callable[[Params], None] = lambda params: None
     opset: Callable[[Params], int] = lambda params: 17
 
 
-def reject(family: str, param: str, problem: str) -> ConfigError:
+def make_param_error(family: str, param: str, problem: str) -> ConfigError:
     """Make the error for a parameter that does not fit the others."""
     return ConfigError(f"{family}: parameter '{param}' {problem}")
 
 
-def qualified(node: Node) -> str:
+def qualify_operator(node: Node) -> str:
     """Operator with its domain where that is not the ONNX standard, for example ``com.microsoft.FusedConv``."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
-class _Index:
+class _GraphIndex:
     """Producers and readers of every tensor of one graph."""
 
     def __init__(self, graph: Graph) -> None:
@@ -111,18 +121,18 @@ class _Index:
         self.constant: dict[str, bool] = {}
 
 
-_last_index: list[_Index] = []
+_last_graph_index: list[_GraphIndex] = []
 
 
-def index_of(graph: Graph) -> _Index:
+def index_graph(graph: Graph) -> _GraphIndex:
     """Index of a graph; the last one is kept, because a splitter describes many groups of one graph in a row."""
-    if not _last_index or _last_index[0].graph is not graph:
-        _last_index[:] = [_Index(graph)]
-    return _last_index[0]
+    if not _last_graph_index or _last_graph_index[0].graph is not graph:
+        _last_graph_index[:] = [_GraphIndex(graph)]
+    return _last_graph_index[0]
 
 
 @dataclass(slots=True)
-class Group:
+class NodeGroup:
     """A group of nodes the runtime executes as one, as the readers see it.
 
     Attributes:
@@ -153,7 +163,7 @@ class Group:
         """Operators of the compute nodes, in order."""
         return tuple(n.op_type for n in self.compute)
 
-    def hinted(self, *ops: str) -> bool:
+    def runtime_executes(self, *ops: str) -> bool:
         """Whether the runtime executes one of these operators (exact names, with domain) for the group."""
         return any(op in self.runtime_ops for op in ops)
 
@@ -175,7 +185,7 @@ class Group:
 
     def is_const(self, name: str) -> bool:
         """Whether a tensor is a constant, or computed from constants only (the runtime folds it)."""
-        index = index_of(self.graph)
+        index = index_graph(self.graph)
         known = index.constant.get(name)
         if known is None:
             tensor = self.graph.tensors.get(name)
@@ -206,9 +216,9 @@ class Group:
 
     def producer(self, name: str) -> Node | None:
         """Node of the whole graph that writes a tensor."""
-        return index_of(self.graph).producer.get(name)
+        return index_graph(self.graph).producer.get(name)
 
-    def single(self, op_types: Sequence[str]) -> Node | None:
+    def find_single_node(self, op_types: Sequence[str]) -> Node | None:
         """The only compute node, if it is one of these operators."""
         if len(self.compute) == 1 and self.compute[0].op_type in op_types:
             return self.compute[0]
@@ -225,9 +235,9 @@ class Group:
         if len(core) != 1 or core[0].op_type not in op_types:
             return None
         around = {n.op_type for n in self.nodes} >= {"QuantizeLinear", "DequantizeLinear"}
-        return core[0] if self.hinted(runtime) or (around and not self.runtime_ops) else None
+        return core[0] if self.runtime_executes(runtime) or (around and not self.runtime_ops) else None
 
-    def before_dequantise(self, name: str) -> str:
+    def find_integer_source(self, name: str) -> str:
         """The integer tensor a tensor is the dequantised form of, wherever in the graph that happens; else itself."""
         node = self.producer(name)
         return node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else name

@@ -7,16 +7,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.families.matrix_product import broadcast
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
+from deepen.kernels.families.matrix_product import broadcast_shapes
 from deepen.kernels.families.onnx_parts import write_activation, write_quantised
-from deepen.kernels.families.operator_costs import ACTIVATIONS, activation_named, op_code, op_cost
-from deepen.kernels.families.shape_features import shape_dims
+from deepen.kernels.families.operator_costs import ACTIVATIONS, find_activation, get_operator_code, get_operator_cost
+from deepen.kernels.families.shape_features import compute_shape_features
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES", "operands", "operands_layout"]
+__all__ = ["FAMILY_DEFINITIONS", "make_operands_layout", "read_operands"]
 
 _COMPARE = ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual")
 _LOGIC = ("And", "Or", "Xor")
@@ -27,7 +34,7 @@ OPS = (
 _VARIADIC = ("Min", "Max", "Mean", "Sum")
 
 
-def operands(group: Group, names: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+def read_operands(group: NodeGroup, names: Sequence[str]) -> tuple[list[list[int]], list[int]]:
     """Shapes of the operands and where each comes from.
 
     Returns:
@@ -39,20 +46,20 @@ def operands(group: Group, names: Sequence[str]) -> tuple[list[list[int]], list[
     return [list(group.shape(name)) for name in names], sources
 
 
-def operands_layout(params: Params, dtypes: Sequence[str], out: Spec) -> Layout:
+def make_operands_layout(params: Params, dtypes: Sequence[str], out: TensorSpec) -> KernelLayout:
     """Layout of a kernel given by ``in_shapes`` and ``sources``: a tensor read twice appears once."""
-    inputs: dict[int, Spec] = {}
+    inputs: dict[int, TensorSpec] = {}
     weights = []
     for i, (shape, source) in enumerate(zip(params["in_shapes"], params["sources"], strict=True)):
-        spec = Spec(operand_name(i, source), tuple(shape), dtypes[i])
+        spec = TensorSpec(name_operand(i, source), tuple(shape), dtypes[i])
         if source < 0:
             weights.append(spec)
         else:
             inputs.setdefault(source, spec)
-    return Layout(tuple(inputs.values()), (out,), tuple(weights))
+    return KernelLayout(tuple(inputs.values()), (out,), tuple(weights))
 
 
-def operand_name(position: int, source: int) -> str:
+def name_operand(position: int, source: int) -> str:
     """Tensor name of an operand in the built model."""
     return f"c{position}" if source < 0 else f"x{source}"
 
@@ -65,20 +72,22 @@ def check_sources(family: str, params: Params) -> None:
     """
     shapes, sources = params["in_shapes"], params["sources"]
     if len(sources) != len(shapes):
-        raise reject(family, "sources", f"must have one value for each of the {len(shapes)} shapes in in_shapes")
+        raise make_param_error(
+            family, "sources", f"must have one value for each of the {len(shapes)} shapes in in_shapes"
+        )
     first: dict[int, list[int]] = {}
     for shape, source in zip(shapes, sources, strict=True):
         if source < 0:
             continue
         if source > len(first):
-            raise reject(family, "sources", "must number the distinct activations 0, 1, 2, ... in order")
+            raise make_param_error(family, "sources", "must number the distinct activations 0, 1, 2, ... in order")
         if first.setdefault(source, shape) != shape:
-            raise reject(family, "sources", f"gives tensor {source} two shapes, {first[source]} and {shape}")
+            raise make_param_error(family, "sources", f"gives tensor {source} two shapes, {first[source]} and {shape}")
     if not first:
-        raise reject(family, "sources", "must name at least one activation (0)")
+        raise make_param_error(family, "sources", "must name at least one activation (0)")
 
 
-def _data_dtype(group: Group, node: Node) -> str:
+def _data_dtype(group: NodeGroup, node: Node) -> str:
     return group.dtype(node.inputs[1] if node.op_type == "Where" else node.inputs[0])
 
 
@@ -86,25 +95,25 @@ _QUANTISED = {"add": ("Add", "QLinearAdd"), "binary": ("Mul", "QLinearMul")}
 _INTEGERS = ("uint8", "int8")
 
 
-def _read_quantised(group: Group, family: str) -> Params | None:
+def _read_quantised(group: NodeGroup, family: str) -> Params | None:
     """An addition or multiplication on 8-bit integers: the runtime's operator, or one between (de)quantisations."""
     op, fused = _QUANTISED[family]
-    node = group.single((fused,))
+    node = group.find_single_node((fused,))
     if node is not None:
         names = [node.inputs[0], node.inputs[3]]
     else:
         node = group.quantised((op,), f"com.microsoft.{fused}")
         if node is None:
             return None
-        names = [group.before_dequantise(name) for name in node.inputs]
-    shapes, sources = operands(group, names)
+        names = [group.find_integer_source(name) for name in node.inputs]
+    shapes, sources = read_operands(group, names)
     found = {"dtype": group.dtype(names[0]), "in_shapes": shapes, "sources": sources}
     if found["dtype"] not in _INTEGERS or all(s < 0 for s in sources):
         return None
     return {"op": op, **found} if family == "binary" else found
 
 
-def _eliminated(group: Group) -> set[str]:
+def _find_eliminated_additions(group: NodeGroup) -> set[str]:
     """Names of additions of a constant the runtime left out (``0 + x``, which Python's ``sum`` begins with)."""
     additions = [n for n in group.compute if n.op_type == "Add"]
     spare = len(additions) - group.runtime_ops.count("Add")
@@ -113,11 +122,11 @@ def _eliminated(group: Group) -> set[str]:
     return {n.name for n in additions if any((group.scalar(i) == 0) for i in n.inputs)}
 
 
-def _read(group: Group, family: str) -> Params | None:
+def _read(group: NodeGroup, family: str) -> Params | None:
     if family in _QUANTISED and (quantised := _read_quantised(group, family)) is not None:
         return quantised
     wanted = OPS if family == "binary" else ("Add",)
-    neutral = _eliminated(group)
+    neutral = _find_eliminated_additions(group)
     nodes = [n for n in group.compute if n.name not in neutral]
     node = nodes[0]
     if node.op_type not in wanted and not (family == "add" and node.op_type == "Sum" and len(node.inputs) == 2):
@@ -126,12 +135,12 @@ def _read(group: Group, family: str) -> Params | None:
         return None
     activation = "none"
     if len(nodes) == 2 and nodes[1].inputs[0] == node.outputs[0]:
-        activation = activation_named(nodes[1].op_type) or ""
+        activation = find_activation(nodes[1].op_type) or ""
     elif len(nodes) != 1:
         return None
     if not activation or activation == "prelu" or (activation == "none") != (family != "addrelu"):
         return None
-    shapes, sources = operands(group, node.inputs)
+    shapes, sources = read_operands(group, node.inputs)
     if all(s < 0 for s in sources):
         return None
     found: dict[str, Any] = {"dtype": _data_dtype(group, node), "in_shapes": shapes, "sources": sources}
@@ -140,58 +149,68 @@ def _read(group: Group, family: str) -> Params | None:
     return {**found, "activation": activation} if family == "addrelu" else found
 
 
-def _out_dtype(params: Params) -> str:
+def _get_output_dtype(params: Params) -> str:
     return "bool" if params.get("op") in (*_COMPARE, *_LOGIC) else params["dtype"]
 
 
-def _layout(params: Params) -> Layout:
+def _layout(params: Params) -> KernelLayout:
     dtypes = [params["dtype"]] * len(params["in_shapes"])
     if params.get("op") == "Where":
         dtypes[0] = "bool"
-    return operands_layout(params, dtypes, Spec("y", broadcast(*params["in_shapes"]), _out_dtype(params)))
+    return make_operands_layout(
+        params, dtypes, TensorSpec("y", broadcast_shapes(*params["in_shapes"]), _get_output_dtype(params))
+    )
 
 
 def _ops(params: Params) -> int:
     steps = max(len(params["in_shapes"]) - 1, 1) if params.get("op", "Sum") in _VARIADIC else 1
-    each = op_cost(params.get("op", "Add")) * steps + ACTIVATIONS[params.get("activation", "none")][1]
+    each = get_operator_cost(params.get("op", "Add")) * steps + ACTIVATIONS[params.get("activation", "none")][1]
     return _layout(params).outputs[0].elements * each
 
 
 def _dims(params: Params) -> dict[str, float]:
-    out = broadcast(*params["in_shapes"])
+    out = broadcast_shapes(*params["in_shapes"])
     wide = any(tuple(shape) != out for shape in params["in_shapes"])
-    return {**shape_dims(out), "op_code": op_code(params.get("op", "Add")), "broadcast": float(wide)}
+    return {
+        **compute_shape_features(out),
+        "op_code": get_operator_code(params.get("op", "Add")),
+        "broadcast": float(wide),
+    }
 
 
 def _check(params: Params, family: str) -> None:
     op, count = params.get("op", "Add"), len(params["in_shapes"])
     check_sources(family, params)
     if params["dtype"] in _INTEGERS and (family == "addrelu" or op in ("Sub", "Div", "Pow", "Mean", "Sum")):
-        raise reject(family, "dtype", f"of {op} may be {params['dtype']} for Add and Mul only (as quantised operators)")
+        raise make_param_error(
+            family, "dtype", f"of {op} may be {params['dtype']} for Add and Mul only (as quantised operators)"
+        )
     exact = 3 if op == "Where" else None if op in _VARIADIC else 2
     if (exact is not None and count != exact) or count < 1:
-        raise reject(family, "in_shapes", f"of {op} must have {exact or 'at least one'} shapes, not {count}")
+        raise make_param_error(family, "in_shapes", f"of {op} must have {exact or 'at least one'} shapes, not {count}")
     if op == "Sum" and count == 2:
-        raise reject(family, "op", "Sum of two is family add")
+        raise make_param_error(family, "op", "Sum of two is family add")
     if op in _LOGIC and params["dtype"] != "bool":
-        raise reject(family, "dtype", f"of {op} must be bool, not {params['dtype']}")
+        raise make_param_error(family, "dtype", f"of {op} must be bool, not {params['dtype']}")
     if op == "Where" and 0 in params["sources"][1:] and params["sources"][0] == 0:
-        raise reject(family, "sources", "of Where may not use the condition as data")
-    if params.get("activation") in ("none", "prelu") or (family == "addrelu" and not _one_node(params)):
-        raise reject(family, "activation", f"must be one operator other than PRelu, not {params['activation']}")
+        raise make_param_error(family, "sources", "of Where may not use the condition as data")
+    if params.get("activation") in ("none", "prelu") or (family == "addrelu" and not _is_single_operator(params)):
+        raise make_param_error(
+            family, "activation", f"must be one operator other than PRelu, not {params['activation']}"
+        )
     try:
-        broadcast(*params["in_shapes"])
+        broadcast_shapes(*params["in_shapes"])
     except ValueError as error:
-        raise reject(family, "in_shapes", f"must broadcast: {error}") from error
+        raise make_param_error(family, "in_shapes", f"must broadcast: {error}") from error
 
 
-def _one_node(params: Params) -> bool:
+def _is_single_operator(params: Params) -> bool:
     return bool(ACTIVATIONS[params["activation"]][2])
 
 
-def _write(params: Params, writer: Writer) -> None:
+def _write(params: Params, writer: KernelModelWriter) -> None:
     op = params.get("op", "Add")
-    names = [operand_name(i, s) for i, s in enumerate(params["sources"])]
+    names = [name_operand(i, s) for i, s in enumerate(params["sources"])]
     if params["dtype"] in _INTEGERS and op in ("Add", "Mul"):
         write_quantised(writer, params["dtype"], names, lambda real, out: writer.node(op, real, out))
         return
@@ -204,7 +223,9 @@ def _write(params: Params, writer: Writer) -> None:
         write_activation(writer, activation, out, "y", params["dtype"])
 
 
-ANATOMIES = tuple(
-    Anatomy(name, partial(_read, family=name), _layout, _ops, _dims, _write, partial(_check, family=name), lambda p: 18)
+FAMILY_DEFINITIONS = tuple(
+    FamilyDefinition(
+        name, partial(_read, family=name), _layout, _ops, _dims, _write, partial(_check, family=name), lambda p: 18
+    )
     for name in ("add", "addrelu", "binary")
 )

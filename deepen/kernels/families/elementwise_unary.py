@@ -5,16 +5,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.families.fused_activations import EXPRESSIONS, match_expression, whole_group_is
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
+from deepen.kernels.families.fused_activations import EXPRESSIONS, match_expression, match_whole_group
 from deepen.kernels.families.onnx_parts import write_activation
-from deepen.kernels.families.operator_costs import op_code, op_cost
-from deepen.kernels.families.shape_features import shape_dims
+from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
+from deepen.kernels.families.shape_features import compute_shape_features
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES", "RECTIFIERS", "UNARY"]
+__all__ = ["FAMILY_DEFINITIONS", "RECTIFIERS", "UNARY"]
 
 RECTIFIERS = ("Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu")
 UNARY = (
@@ -25,24 +32,24 @@ UNARY = (
 _TO_BOOL = ("IsNaN", "IsInf")
 
 
-def _same(params: Params) -> Layout:
+def _make_same_shape_layout(params: Params) -> KernelLayout:
     shape = tuple(params["shape"])
-    return Layout((Spec("x", shape, params["dtype"]),), (Spec("y", shape, params["dtype"]),))
+    return KernelLayout((TensorSpec("x", shape, params["dtype"]),), (TensorSpec("y", shape, params["dtype"]),))
 
 
-def _elements(params: Params) -> int:
-    return _same(params).inputs[0].elements
+def _count_elements(params: Params) -> int:
+    return _make_same_shape_layout(params).inputs[0].elements
 
 
 def _dims(params: Params) -> dict[str, float]:
-    return {**shape_dims(params["shape"]), "op_code": op_code(params.get("op", ""))}
+    return {**compute_shape_features(params["shape"]), "op_code": get_operator_code(params.get("op", ""))}
 
 
 # relu ------------------------------------------------------------------------------------------------------------
 
 
-def _read_relu(group: Group) -> Params | None:
-    node = group.single(RECTIFIERS)
+def _read_relu(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(RECTIFIERS)
     if node is None:
         return None
     x = group.shape(node.inputs[0])
@@ -52,11 +59,13 @@ def _read_relu(group: Group) -> Params | None:
     return found
 
 
-def _relu_layout(params: Params) -> Layout:
-    base = _same(params)
+def _relu_layout(params: Params) -> KernelLayout:
+    base = _make_same_shape_layout(params)
     if params["op"] != "PRelu":
         return base
-    return Layout(base.inputs, base.outputs, (Spec("slope", tuple(params["slope_shape"]), params["dtype"]),))
+    return KernelLayout(
+        base.inputs, base.outputs, (TensorSpec("slope", tuple(params["slope_shape"]), params["dtype"]),)
+    )
 
 
 def _relu_check(params: Params) -> None:
@@ -64,12 +73,12 @@ def _relu_check(params: Params) -> None:
     tail = [s for s in slope if s != 1]
     fits = len(slope) <= len(shape) and all(s in (1, t) for s, t in zip(reversed(slope), reversed(shape), strict=False))
     if params["op"] == "PRelu" and not fits:
-        raise reject("relu", "slope_shape", f"{slope} does not broadcast to shape {shape}")
+        raise make_param_error("relu", "slope_shape", f"{slope} does not broadcast to shape {shape}")
     if params["op"] != "PRelu" and tail:
-        raise reject("relu", "slope_shape", "is for PRelu only; leave it empty")
+        raise make_param_error("relu", "slope_shape", "is for PRelu only; leave it empty")
 
 
-def _relu_write(params: Params, writer: Writer) -> None:
+def _relu_write(params: Params, writer: KernelModelWriter) -> None:
     name = {"Relu": "relu", "Clip": "clip", "LeakyRelu": "leakyrelu", "PRelu": "prelu"}.get(
         params["op"], "thresholdedrelu"
     )
@@ -79,29 +88,29 @@ def _relu_write(params: Params, writer: Writer) -> None:
 # hswish, silu, gelu ----------------------------------------------------------------------------------------------
 
 
-def _activation_input(
-    group: Group, forms: tuple[object, ...], ops: tuple[str, ...], hints: tuple[str, ...]
+def _find_activation_input(
+    group: NodeGroup, forms: tuple[object, ...], ops: tuple[str, ...], hints: tuple[str, ...]
 ) -> str | None:
     """The activation a group applies one function to: a single operator, a known chain, or what the runtime names."""
-    node = group.single(ops)
+    node = group.find_single_node(ops)
     if node is not None:
         return node.inputs[0]
-    found = whole_group_is(group, forms)
-    if found is None and group.hinted(*hints) and len(group.inputs) == 1 and len(group.outputs) == 1:
+    found = match_whole_group(group, forms)
+    if found is None and group.runtime_executes(*hints) and len(group.inputs) == 1 and len(group.outputs) == 1:
         found = group.inputs[0].name
     return found
 
 
-def _read_hswish(group: Group) -> Params | None:
-    x = _activation_input(group, EXPRESSIONS["hardswish"], ("HardSwish",), ())
+def _read_hswish(group: NodeGroup) -> Params | None:
+    x = _find_activation_input(group, EXPRESSIONS["hardswish"], ("HardSwish",), ())
     return None if x is None else {"dtype": group.dtype(x), "shape": list(group.shape(x))}
 
 
-def _read_silu(group: Group) -> Params | None:
-    node = group.single(("QuickGelu",))
+def _read_silu(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(("QuickGelu",))
     if node is not None and float(node.attributes.get("alpha", 1.702)) != 1.0:
         return None
-    x = _activation_input(group, EXPRESSIONS["silu"], ("Swish", "QuickGelu"), ())
+    x = _find_activation_input(group, EXPRESSIONS["silu"], ("Swish", "QuickGelu"), ())
     return None if x is None else {"dtype": group.dtype(x), "shape": list(group.shape(x))}
 
 
@@ -111,33 +120,33 @@ _GELU_HINTS = {
 }  # fmt: skip
 
 
-def _read_gelu(group: Group) -> Params | None:
-    node = group.single(("Gelu", "FastGelu", "QuickGelu", "BiasGelu"))
+def _read_gelu(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(("Gelu", "FastGelu", "QuickGelu", "BiasGelu"))
     if node is not None:
         raw = node.attributes.get("approximate", "none")
         tanh = (raw.decode() if isinstance(raw, bytes) else raw) == "tanh"
         op = {"FastGelu": "tanh", "QuickGelu": "quick"}.get(node.op_type, "tanh" if tanh else "erf")
         bias = len(node.inputs) > 1 and bool(node.inputs[1])
-        return _gelu(group, node.inputs[0], op, bias)
+        return _make_gelu_params(group, node.inputs[0], op, bias)
     for op, name in (("erf", "gelu"), ("tanh", "gelutanh"), ("quick", "quickgelu")):
-        x = whole_group_is(group, EXPRESSIONS[name])
+        x = match_whole_group(group, EXPRESSIONS[name])
         if x is not None:
-            return _gelu(group, x, op, False)
-        found = _biased(group, EXPRESSIONS[name])
+            return _make_gelu_params(group, x, op, False)
+        found = _find_biased_input(group, EXPRESSIONS[name])
         if found is not None:
-            return _gelu(group, found, op, True)
-    hint = next((h for h in _GELU_HINTS if group.hinted(h)), None)
+            return _make_gelu_params(group, found, op, True)
+    hint = next((h for h in _GELU_HINTS if group.runtime_executes(h)), None)
     erf_like = {"Erf", "Tanh", "Sigmoid"} & set(group.op_types)
     if hint is None or not erf_like or len(group.inputs) != 1 or len(group.outputs) != 1:
         return None
-    return _gelu(group, group.inputs[0].name, _GELU_HINTS[hint], hint == "com.microsoft.BiasGelu")
+    return _make_gelu_params(group, group.inputs[0].name, _GELU_HINTS[hint], hint == "com.microsoft.BiasGelu")
 
 
-def _gelu(group: Group, x: str, op: str, bias: bool) -> Params:
+def _make_gelu_params(group: NodeGroup, x: str, op: str, bias: bool) -> Params:
     return {"op": op, "dtype": group.dtype(x), "shape": list(group.shape(x)), "bias": bias}
 
 
-def _biased(group: Group, forms: tuple[object, ...]) -> str | None:
+def _find_biased_input(group: NodeGroup, forms: tuple[object, ...]) -> str | None:
     """Input of ``Add(x, constant)`` followed by exactly one of the forms."""
     for add in (n for n in group.compute if n.op_type == "Add"):
         data = [i for i in add.inputs if not group.is_const(i)]
@@ -152,25 +161,25 @@ def _biased(group: Group, forms: tuple[object, ...]) -> str | None:
     return None
 
 
-def _gelu_layout(params: Params) -> Layout:
-    base = _same(params)
+def _gelu_layout(params: Params) -> KernelLayout:
+    base = _make_same_shape_layout(params)
     if not params["bias"]:
         return base
-    return Layout(base.inputs, base.outputs, (Spec("b", (params["shape"][-1],), params["dtype"]),))
+    return KernelLayout(base.inputs, base.outputs, (TensorSpec("b", (params["shape"][-1],), params["dtype"]),))
 
 
 def _gelu_check(params: Params) -> None:
     if params["bias"] and not params["shape"]:
-        raise reject("gelu", "bias", "needs a shape of rank 1 or more")
+        raise make_param_error("gelu", "bias", "needs a shape of rank 1 or more")
 
 
-def _one_operator(params: Params) -> bool:
+def _is_single_gelu_operator(params: Params) -> bool:
     """Whether a GELU is built as the operator: runtimes fuse the chain of the exact form, not that of the tanh form."""
     return bool(params["op"] == "tanh" and not params["bias"])
 
 
-def _gelu_write(params: Params, writer: Writer) -> None:
-    if _one_operator(params):
+def _gelu_write(params: Params, writer: KernelModelWriter) -> None:
+    if _is_single_gelu_operator(params):
         writer.node("Gelu", ["x"], "y", approximate="tanh")
         return
     x = writer.node("Add", ["x", "b"]) if params["bias"] else "x"
@@ -181,10 +190,10 @@ def _gelu_write(params: Params, writer: Writer) -> None:
 # elementwise -----------------------------------------------------------------------------------------------------
 
 
-def _read_unary(group: Group) -> Params | None:
-    node = group.single(UNARY)
+def _read_unary(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(UNARY)
     if node is None:
-        x = whole_group_is(group, EXPRESSIONS["mish"])
+        x = match_whole_group(group, EXPRESSIONS["mish"])
         if x is None:
             return None
         dtype = group.dtype(x)
@@ -196,52 +205,52 @@ def _read_unary(group: Group) -> Params | None:
     }  # fmt: skip
 
 
-def _unary_layout(params: Params) -> Layout:
+def _unary_layout(params: Params) -> KernelLayout:
     shape = tuple(params["shape"])
-    return Layout((Spec("x", shape, params["dtype"]),), (Spec("y", shape, params["out_dtype"]),))
+    return KernelLayout((TensorSpec("x", shape, params["dtype"]),), (TensorSpec("y", shape, params["out_dtype"]),))
 
 
 def _unary_check(params: Params) -> None:
     op, dtype, out = params["op"], params["dtype"], params["out_dtype"]
     wanted = "bool" if op in _TO_BOOL else dtype
     if op != "Cast" and out != wanted:
-        raise reject("elementwise", "out_dtype", f"of {op} on {dtype} must be {wanted}, not {out}")
+        raise make_param_error("elementwise", "out_dtype", f"of {op} on {dtype} must be {wanted}, not {out}")
     if op == "Not" and dtype != "bool":
-        raise reject("elementwise", "dtype", f"of Not must be bool, not {dtype}")
+        raise make_param_error("elementwise", "dtype", f"of Not must be bool, not {dtype}")
     if op == "CumSum" and not params["shape"]:
-        raise reject("elementwise", "shape", "of CumSum must have at least one size")
+        raise make_param_error("elementwise", "shape", "of CumSum must have at least one size")
 
 
-def _unary_write(params: Params, writer: Writer) -> None:
-    from deepen.kernels.families.onnx_writer import onnx_type
+def _unary_write(params: Params, writer: KernelModelWriter) -> None:
+    from deepen.kernels.families.onnx_writer import get_onnx_type
 
     op = params["op"]
     if op == "CumSum":
         writer.node(op, ["x", writer.scalar(len(params["shape"]) - 1, "int64")], "y")
     else:
-        writer.node(op, ["x"], "y", to=onnx_type(params["out_dtype"]) if op == "Cast" else None)
+        writer.node(op, ["x"], "y", to=get_onnx_type(params["out_dtype"]) if op == "Cast" else None)
 
 
-def _named_ops(params: Params, name: str) -> int:
-    return _elements(params) * op_cost(name)
+def _count_operator_ops(params: Params, name: str) -> int:
+    return _count_elements(params) * get_operator_cost(name)
 
 
-ANATOMIES = (
-    Anatomy("relu", _read_relu, _relu_layout, lambda p: _named_ops(p, p["op"]), _dims, _relu_write, _relu_check),
-    Anatomy(
-        "hswish", _read_hswish, _same, lambda p: _named_ops(p, "HardSwish"), _dims,
+FAMILY_DEFINITIONS = (
+    FamilyDefinition("relu", _read_relu, _relu_layout, lambda p: _count_operator_ops(p, p["op"]), _dims, _relu_write, _relu_check),
+    FamilyDefinition(
+        "hswish", _read_hswish, _make_same_shape_layout, lambda p: _count_operator_ops(p, "HardSwish"), _dims,
         lambda p, w: write_activation(w, "hardswish", "x", "y", p["dtype"]),
     ),
-    Anatomy(
-        "silu", _read_silu, _same, partial(_named_ops, name="quick"), _dims,
+    FamilyDefinition(
+        "silu", _read_silu, _make_same_shape_layout, partial(_count_operator_ops, name="quick"), _dims,
         lambda p, w: write_activation(w, "silu", "x", "y", p["dtype"]),
     ),
-    Anatomy(
-        "gelu", _read_gelu, _gelu_layout, lambda p: _named_ops(p, p["op"]) + _elements(p) * p["bias"], _dims,
-        _gelu_write, _gelu_check, lambda p: 20 if _one_operator(p) else 17,
+    FamilyDefinition(
+        "gelu", _read_gelu, _gelu_layout, lambda p: _count_operator_ops(p, p["op"]) + _count_elements(p) * p["bias"], _dims,
+        _gelu_write, _gelu_check, lambda p: 20 if _is_single_gelu_operator(p) else 17,
     ),
-    Anatomy(
-        "elementwise", _read_unary, _unary_layout, lambda p: _named_ops(p, p["op"]), _dims, _unary_write, _unary_check,
+    FamilyDefinition(
+        "elementwise", _read_unary, _unary_layout, lambda p: _count_operator_ops(p, p["op"]), _dims, _unary_write, _unary_check,
         lambda p: 18,
     ),
 )  # fmt: skip

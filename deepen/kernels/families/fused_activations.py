@@ -10,10 +10,10 @@ from math import prod
 from typing import Any
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import IGNORED, Group
-from deepen.kernels.families.operator_costs import activation_named
+from deepen.kernels.families.definition import IGNORED, NodeGroup
+from deepen.kernels.families.operator_costs import find_activation
 
-__all__ = ["EXPRESSIONS", "Tail", "follow", "match_expression", "whole_group_is"]
+__all__ = ["EXPRESSIONS", "FusedTail", "match_expression", "match_fused_tail", "match_whole_group"]
 
 # An expression is "x" (the bound input), "c" (any constant) or (operator, operand, ...).
 _CLIP3 = ("Clip", ("Add", "x", "c"))
@@ -22,7 +22,7 @@ _ERF_MUL = ("Add", ("Erf", ("Mul", "x", "c")), "c")
 _CUBE = (("Pow", "x", "c"), ("Mul", ("Mul", "x", "x"), "x"), ("Mul", "x", ("Mul", "x", "x")))
 
 
-def _gelu_forms(inner: Any) -> tuple[Any, ...]:
+def _make_gelu_forms(inner: Any) -> tuple[Any, ...]:
     return (
         ("Mul", ("Mul", "x", inner), "c"),
         ("Mul", ("Mul", "x", "c"), inner),
@@ -32,14 +32,14 @@ def _gelu_forms(inner: Any) -> tuple[Any, ...]:
     )
 
 
-def _tanh_forms() -> tuple[Any, ...]:
+def _make_tanh_gelu_forms() -> tuple[Any, ...]:
     forms: list[Any] = []
     for cube in _CUBE:
         for arg in (
             ("Mul", ("Add", "x", ("Mul", cube, "c")), "c"),
             ("Mul", ("Mul", "x", "c"), ("Add", ("Mul", ("Mul", "x", "c"), "x"), "c")),
         ):
-            forms += _gelu_forms(("Add", ("Tanh", arg), "c"))
+            forms += _make_gelu_forms(("Add", ("Tanh", arg), "c"))
     return tuple(forms)
 
 
@@ -53,8 +53,8 @@ EXPRESSIONS: dict[str, tuple[Any, ...]] = {
     ),
     "silu": (("Mul", "x", ("Sigmoid", "x")),),
     "quickgelu": (("Mul", "x", ("Sigmoid", ("Mul", "x", "c"))),),
-    "gelu": _gelu_forms(_ERF_DIV) + _gelu_forms(_ERF_MUL),
-    "gelutanh": _tanh_forms(),
+    "gelu": _make_gelu_forms(_ERF_DIV) + _make_gelu_forms(_ERF_MUL),
+    "gelutanh": _make_tanh_gelu_forms(),
     "mish": (("Mul", "x", ("Tanh", ("Softplus", "x"))),),
 }
 """Activations exporters write as several operators, by activation name."""
@@ -63,11 +63,13 @@ _COMMUTATIVE = frozenset({"Add", "Mul"})
 
 
 @cache
-def _size(expression: Any) -> int:
-    return 0 if isinstance(expression, str) else 1 + sum(_size(e) for e in expression[1:])
+def _count_pattern_nodes(expression: Any) -> int:
+    return 0 if isinstance(expression, str) else 1 + sum(_count_pattern_nodes(e) for e in expression[1:])
 
 
-def match_expression(group: Group, output: str, expression: Any, x: str | None = None) -> tuple[str, list[Node]] | None:
+def match_expression(
+    group: NodeGroup, output: str, expression: Any, x: str | None = None
+) -> tuple[str, list[Node]] | None:
     """Match an expression ending in a tensor; casts and identities between its nodes are looked through.
 
     Args:
@@ -122,11 +124,11 @@ def match_expression(group: Group, output: str, expression: Any, x: str | None =
     return None if found is None or found[0] is None else (found[0], found[1])
 
 
-def whole_group_is(group: Group, forms: Sequence[Any]) -> str | None:
+def match_whole_group(group: NodeGroup, forms: Sequence[Any]) -> str | None:
     """Tensor ``x`` if the group's compute nodes are exactly one of the expressions, else ``None``."""
     names = {n.name for n in group.compute}
     for form in forms:
-        if _size(form) < len(names):
+        if _count_pattern_nodes(form) < len(names):
             continue
         for node in group.compute:
             found = match_expression(group, node.outputs[0], form)
@@ -136,7 +138,7 @@ def whole_group_is(group: Group, forms: Sequence[Any]) -> str | None:
 
 
 @dataclass(slots=True)
-class Tail:
+class FusedTail:
     """What follows an anchor inside its group.
 
     Attributes:
@@ -158,10 +160,10 @@ _PASS = frozenset({*IGNORED, "QuantizeLinear", "DequantizeLinear"})
 _FOLDED = frozenset({"Mul", "Div", "Add", "Sub"})
 
 
-def _activation_after(group: Group, tensor: str, taken: set[str]) -> tuple[str, str, set[str]] | None:
+def _match_activation_after(group: NodeGroup, tensor: str, taken: set[str]) -> tuple[str, str, set[str]] | None:
     """Activation that starts at a tensor: (name, its output, its nodes)."""
     direct = [n for n in group.consumers(tensor) if n.name not in taken]
-    if len(direct) == 1 and (name := activation_named(direct[0].op_type)):
+    if len(direct) == 1 and (name := find_activation(direct[0].op_type)):
         return name, direct[0].outputs[0], {direct[0].name}
     if not direct:
         return None
@@ -176,7 +178,7 @@ def _activation_after(group: Group, tensor: str, taken: set[str]) -> tuple[str, 
     return None
 
 
-def follow(group: Group, tensor: str, channels: int, taken: set[str]) -> Tail:
+def match_fused_tail(group: NodeGroup, tensor: str, channels: int, taken: set[str]) -> FusedTail:
     """Walk from an anchor's output through what is fused behind it.
 
     Args:
@@ -185,11 +187,11 @@ def follow(group: Group, tensor: str, channels: int, taken: set[str]) -> Tail:
         channels: Its channels, to tell a bias or folded scale from a broadcast tensor.
         taken: Names of nodes already accounted for.
     """
-    tail = Tail("none", False, False, tensor, set())
+    tail = FusedTail("none", False, False, tensor, set())
     while True:
         seen = taken | tail.used
         nexts = [n for n in group.consumers(tail.end) if n.name not in seen]
-        if tail.activation == "none" and (found := _activation_after(group, tail.end, seen)):
+        if tail.activation == "none" and (found := _match_activation_after(group, tail.end, seen)):
             tail.activation, tail.end, names = found
             tail.used |= names
             continue

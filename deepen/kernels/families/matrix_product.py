@@ -7,22 +7,29 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.families.fused_activations import follow
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
+from deepen.kernels.families.fused_activations import match_fused_tail
 from deepen.kernels.families.onnx_parts import write_activation
-from deepen.kernels.families.operator_costs import ACTIVATIONS, activation_named, op_code
-from deepen.kernels.families.shape_features import waste
+from deepen.kernels.families.operator_costs import ACTIVATIONS, find_activation, get_operator_code
+from deepen.kernels.families.shape_features import compute_lane_waste
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES", "broadcast"]
+__all__ = ["FAMILY_DEFINITIONS", "broadcast_shapes"]
 
 _GEMM = ("Gemm", "FusedGemm")
 _MATMUL = ("MatMul", "FusedMatMul", "TransposeMatMul")
 
 
-def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
     """Common shape of tensors under multidirectional (numpy) broadcasting.
 
     Raises:
@@ -39,18 +46,18 @@ def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
     return tuple(out)
 
 
-def _anchor(group: Group) -> Node | None:
+def _find_product_node(group: NodeGroup) -> Node | None:
     anchors = [n for n in group.compute if n.op_type in (*_GEMM, *_MATMUL)]
     return anchors[0] if len(anchors) == 1 else None
 
 
-def _own_activation(node: Node) -> str:
+def _read_node_activation(node: Node) -> str:
     value = node.attributes.get("activation", "")
-    return activation_named(value.decode() if isinstance(value, bytes) else str(value)) or "none"
+    return find_activation(value.decode() if isinstance(value, bytes) else str(value)) or "none"
 
 
-def _read_fc(group: Group) -> Params | None:
-    anchor = _anchor(group)
+def _read_fc(group: NodeGroup) -> Params | None:
+    anchor = _find_product_node(group)
     if anchor is None or not group.is_const(anchor.inputs[1]) or group.is_const(anchor.inputs[0]):
         return None
     a, b = group.shape(anchor.inputs[0]), group.shape(anchor.inputs[1])
@@ -61,42 +68,42 @@ def _read_fc(group: Group) -> Params | None:
     flip_b = bool(anchor.attributes.get("transB", 0))
     k = a[0] if flip_a and gemm else (a[-2] if flip_a else a[-1])
     n = 1 if len(b) == 1 else (b[0] if flip_b else b[1])
-    tail = follow(group, anchor.outputs[0], n, {anchor.name})
+    tail = match_fused_tail(group, anchor.outputs[0], n, {anchor.name})
     if {x.name for x in group.compute} - tail.used - {anchor.name}:
         return None
     third = anchor.inputs[2] if len(anchor.inputs) > 2 else ""
     residual = tail.residual or bool(third and not group.is_const(third))
     bias = tail.bias or bool(third and group.is_const(third))
-    as_gemm = gemm or bias or residual or group.hinted("Gemm", "com.microsoft.FusedGemm")
+    as_gemm = gemm or bias or residual or group.runtime_executes("Gemm", "com.microsoft.FusedGemm")
     return {
         "dtype": group.dtype(anchor.inputs[0]), "m": prod(a) // max(k, 1), "k": k, "n": n, "bias": bias,
-        "activation": tail.activation if tail.activation != "none" else _own_activation(anchor), "residual": residual,
+        "activation": tail.activation if tail.activation != "none" else _read_node_activation(anchor), "residual": residual,
         "trans_a": flip_a, "trans_b": gemm and flip_b, "op": "Gemm" if as_gemm else "MatMul",
     }  # fmt: skip
 
 
-def _fc_layout(params: Params) -> Layout:
+def _fc_layout(params: Params) -> KernelLayout:
     dtype, m, k, n = params["dtype"], params["m"], params["k"], params["n"]
-    x = Spec("x", (k, m) if params["trans_a"] else (m, k), dtype)
-    y = Spec("y", (m, n), dtype)
-    weights = [Spec("w", (n, k) if params["trans_b"] else (k, n), dtype)]
+    x = TensorSpec("x", (k, m) if params["trans_a"] else (m, k), dtype)
+    y = TensorSpec("y", (m, n), dtype)
+    weights = [TensorSpec("w", (n, k) if params["trans_b"] else (k, n), dtype)]
     if params["bias"]:
-        weights.append(Spec("b", (n,), dtype))
+        weights.append(TensorSpec("b", (n,), dtype))
     if params["activation"] == "prelu":
-        weights.append(Spec("slope", (n,), dtype))
-    return Layout((x, Spec("z", (m, n), dtype)) if params["residual"] else (x,), (y,), tuple(weights))
+        weights.append(TensorSpec("slope", (n,), dtype))
+    return KernelLayout((x, TensorSpec("z", (m, n), dtype)) if params["residual"] else (x,), (y,), tuple(weights))
 
 
-def _gemm_dims(m: int, n: int, k: int, batch: int) -> dict[str, float]:
-    wastes = {f"waste_{name}_16": waste(size, 16) for name, size in (("m", m), ("n", n), ("k", k))}
+def _compute_gemm_features(m: int, n: int, k: int, batch: int) -> dict[str, float]:
+    wastes = {f"waste_{name}_16": compute_lane_waste(size, 16) for name, size in (("m", m), ("n", n), ("k", k))}
     return {"m": m, "n": n, "k": k, "gemm_batch": batch, **wastes}
 
 
 def _fc_dims(params: Params) -> dict[str, float]:
     return {
-        **_gemm_dims(params["m"], params["n"], params["k"], 1), "batch": params["m"], "c_in": params["k"],
-        "c_out": params["n"], "waste_c_in_16": waste(params["k"], 16), "waste_c_out_16": waste(params["n"], 16),
-        "op_code": op_code(params["op"]),
+        **_compute_gemm_features(params["m"], params["n"], params["k"], 1), "batch": params["m"], "c_in": params["k"],
+        "c_out": params["n"], "waste_c_in_16": compute_lane_waste(params["k"], 16), "waste_c_out_16": compute_lane_waste(params["n"], 16),
+        "op_code": get_operator_code(params["op"]),
     }  # fmt: skip
 
 
@@ -104,33 +111,33 @@ def _fc_check(params: Params) -> None:
     if params["op"] == "MatMul":
         for name in ("bias", "residual", "trans_a", "trans_b"):
             if params[name]:
-                raise reject("fc", name, "needs op Gemm: a MatMul has no such input")
+                raise make_param_error("fc", name, "needs op Gemm: a MatMul has no such input")
 
 
-def _finish(params: Params, writer: Writer, out: str) -> None:
+def _write_final_activation(params: Params, writer: KernelModelWriter, out: str) -> None:
     if params["activation"] != "none":
         write_activation(writer, params["activation"], out, "y", params["dtype"])
 
 
-def _fc_write(params: Params, writer: Writer) -> None:
+def _fc_write(params: Params, writer: KernelModelWriter) -> None:
     last = "y" if params["activation"] == "none" else None
     if params["op"] == "MatMul":
-        _finish(params, writer, writer.node("MatMul", ["x", "w"], last))
+        _write_final_activation(params, writer, writer.node("MatMul", ["x", "w"], last))
         return
     both = params["bias"] and params["residual"]
     third = ["b"] if params["bias"] else (["z"] if params["residual"] else [])
     out = writer.node(
         "Gemm", ["x", "w", *third], None if both else last, transA=int(params["trans_a"]), transB=int(params["trans_b"])
     )
-    _finish(params, writer, writer.node("Add", [out, "z"], last) if both else out)
+    _write_final_activation(params, writer, writer.node("Add", [out, "z"], last) if both else out)
 
 
-def _product_ops(params: Params, layout: Layout) -> int:
+def _count_product_ops(params: Params, layout: KernelLayout) -> int:
     each = ACTIVATIONS[params["activation"]][1] + params["bias"] + params["residual"]
     return int(layout.outputs[0].elements * each)
 
 
-def _operand(group: Group, name: str) -> tuple[list[int], bool, set[str]]:
+def _trace_operand(group: NodeGroup, name: str) -> tuple[list[int], bool, set[str]]:
     """Shape an operand is fed with, whether its last two sizes are swapped on the way, and the nodes passed."""
     shape = list(group.shape(name))
     used: set[str] = set()
@@ -152,13 +159,13 @@ def _operand(group: Group, name: str) -> tuple[list[int], bool, set[str]]:
     return shape, flipped, used
 
 
-def _read_matmul(group: Group) -> Params | None:
-    anchor = _anchor(group)
+def _read_matmul(group: NodeGroup) -> Params | None:
+    anchor = _find_product_node(group)
     if anchor is None:
         return None
     const_a, const_b = (group.is_const(name) for name in anchor.inputs[:2])
-    a, flip_a, used_a = _operand(group, anchor.inputs[0])
-    b, flip_b, used_b = _operand(group, anchor.inputs[1])
+    a, flip_a, used_a = _trace_operand(group, anchor.inputs[0])
+    b, flip_b, used_b = _trace_operand(group, anchor.inputs[1])
     if not a or not b or (const_a and const_b):
         return None
     for shape, batch in ((a, "transBatchA"), (b, "transBatchB")):
@@ -167,7 +174,7 @@ def _read_matmul(group: Group) -> Params | None:
     flip_a ^= bool(anchor.attributes.get("transA", 0))
     flip_b ^= bool(anchor.attributes.get("transB", 0))
     n = 1 if len(b) == 1 else (b[-2] if flip_b else b[-1])
-    tail = follow(group, anchor.outputs[0], n, {anchor.name} | used_a | used_b)
+    tail = match_fused_tail(group, anchor.outputs[0], n, {anchor.name} | used_a | used_b)
     if {x.name for x in group.compute} - tail.used - {anchor.name} - used_a - used_b:
         return None
     third = anchor.inputs[2] if len(anchor.inputs) > 2 else ""
@@ -176,60 +183,60 @@ def _read_matmul(group: Group) -> Params | None:
         "constant": "a" if const_a else "b" if const_b else "none",
         "bias": tail.bias or bool(third and group.is_const(third)),
         "residual": tail.residual or bool(third and not group.is_const(third)),
-        "activation": tail.activation if tail.activation != "none" else _own_activation(anchor),
+        "activation": tail.activation if tail.activation != "none" else _read_node_activation(anchor),
     }  # fmt: skip
 
 
-def _matmul_sizes(params: Params) -> tuple[tuple[int, ...], int, int, int]:
+def _compute_matmul_sizes(params: Params) -> tuple[tuple[int, ...], int, int, int]:
     """(batch sizes, m, n, k)."""
     a, b = list(params["a_shape"]), list(params["b_shape"])
     a, b = ([1, *a] if len(a) == 1 else a), ([*b, 1] if len(b) == 1 else b)
     m, k = (a[-1], a[-2]) if params["trans_a"] else (a[-2], a[-1])
     n = b[-2] if params["trans_b"] else b[-1]
-    return broadcast(a[:-2], b[:-2]), m, n, k
+    return broadcast_shapes(a[:-2], b[:-2]), m, n, k
 
 
-def _matmul_layout(params: Params) -> Layout:
+def _matmul_layout(params: Params) -> KernelLayout:
     dtype = params["dtype"]
-    batch, m, n, _ = _matmul_sizes(params)
+    batch, m, n, _ = _compute_matmul_sizes(params)
     rows = () if len(params["a_shape"]) == 1 else (m,)
     columns = () if len(params["b_shape"]) == 1 else (n,)
-    y = Spec("y", (*batch, *rows, *columns), dtype)
-    operands = {name: Spec(name, tuple(params[f"{name}_shape"]), dtype) for name in "ab"}
+    y = TensorSpec("y", (*batch, *rows, *columns), dtype)
+    operands = {name: TensorSpec(name, tuple(params[f"{name}_shape"]), dtype) for name in "ab"}
     weights = [operands.pop(params["constant"])] if params["constant"] != "none" else []
     if params["bias"]:
-        weights.append(Spec("bias", (n,), dtype))
-    inputs = [*operands.values(), *([Spec("z", y.shape, dtype)] if params["residual"] else [])]
-    return Layout(tuple(inputs), (y,), tuple(weights))
+        weights.append(TensorSpec("bias", (n,), dtype))
+    inputs = [*operands.values(), *([TensorSpec("z", y.shape, dtype)] if params["residual"] else [])]
+    return KernelLayout(tuple(inputs), (y,), tuple(weights))
 
 
 def _matmul_dims(params: Params) -> dict[str, float]:
-    batch, m, n, k = _matmul_sizes(params)
+    batch, m, n, k = _compute_matmul_sizes(params)
     wide = tuple(params["a_shape"][:-2]) != tuple(params["b_shape"][:-2])
-    return {**_gemm_dims(m, n, k, prod(batch)), "batch": prod(batch), "broadcast": float(wide)}
+    return {**_compute_gemm_features(m, n, k, prod(batch)), "batch": prod(batch), "broadcast": float(wide)}
 
 
 def _matmul_check(params: Params) -> None:
     a, b = list(params["a_shape"]), list(params["b_shape"])
     for name, shape in (("a", a), ("b", b)):
         if not shape:
-            raise reject("matmul", f"{name}_shape", "must have at least one size")
+            raise make_param_error("matmul", f"{name}_shape", "must have at least one size")
         if len(shape) == 1 and params[f"trans_{name}"]:
-            raise reject("matmul", f"trans_{name}", "needs an operand of rank 2 or more")
+            raise make_param_error("matmul", f"trans_{name}", "needs an operand of rank 2 or more")
     rows = b[0] if len(b) == 1 else (b[-1] if params["trans_b"] else b[-2])
     try:
-        k = _matmul_sizes(params)[3]
+        k = _compute_matmul_sizes(params)[3]
     except ValueError as error:
-        raise reject("matmul", "b_shape", f"does not broadcast with a_shape: {error}") from error
+        raise make_param_error("matmul", "b_shape", f"does not broadcast with a_shape: {error}") from error
     if rows != k:
-        raise reject("matmul", "b_shape", f"has {rows} rows for the {k} columns of a_shape")
+        raise make_param_error("matmul", "b_shape", f"has {rows} rows for the {k} columns of a_shape")
     if params["activation"] == "prelu":
-        raise reject("matmul", "activation", "may not be prelu")
+        raise make_param_error("matmul", "activation", "may not be prelu")
     if params["bias"] and len(b) == 1:
-        raise reject("matmul", "bias", "needs b_shape of rank 2 or more")
+        raise make_param_error("matmul", "bias", "needs b_shape of rank 2 or more")
 
 
-def _matmul_write(params: Params, writer: Writer) -> None:
+def _matmul_write(params: Params, writer: KernelModelWriter) -> None:
     operands: list[str] = []
     for name in "ab":
         rank = len(params[f"{name}_shape"])
@@ -242,13 +249,13 @@ def _matmul_write(params: Params, writer: Writer) -> None:
     for i, (op, extra) in enumerate(steps):
         last = "y" if i == len(steps) - 1 and params["activation"] == "none" else None
         out = writer.node(op, extra if op == "MatMul" else [out, *extra], last)
-    _finish(params, writer, out)
+    _write_final_activation(params, writer, out)
 
 
-ANATOMIES = (
-    Anatomy("fc", _read_fc, _fc_layout, lambda p: _product_ops(p, _fc_layout(p)), _fc_dims, _fc_write, _fc_check),
-    Anatomy(
-        "matmul", _read_matmul, _matmul_layout, lambda p: _product_ops(p, _matmul_layout(p)), _matmul_dims,
+FAMILY_DEFINITIONS = (
+    FamilyDefinition("fc", _read_fc, _fc_layout, lambda p: _count_product_ops(p, _fc_layout(p)), _fc_dims, _fc_write, _fc_check),
+    FamilyDefinition(
+        "matmul", _read_matmul, _matmul_layout, lambda p: _count_product_ops(p, _matmul_layout(p)), _matmul_dims,
         _matmul_write,
         _matmul_check,
     ),

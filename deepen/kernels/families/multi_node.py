@@ -7,23 +7,30 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.families.fused_activations import follow
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
+from deepen.kernels.families.fused_activations import match_fused_tail
 from deepen.kernels.families.onnx_parts import write_activation
 from deepen.kernels.families.operator_costs import ACTIVATIONS
-from deepen.kernels.families.shape_features import axis_dims, shape_dims
+from deepen.kernels.families.shape_features import compute_axis_features, compute_shape_features
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES"]
+__all__ = ["FAMILY_DEFINITIONS"]
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _SHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _GATES = {"Sigmoid": "sigmoid", "HardSigmoid": "hardsigmoid"}
 
 
-def _read_se(group: Group) -> Params | None:
+def _read_se(group: NodeGroup) -> Params | None:
     pools = [n for n in group.compute if n.op_type in ("GlobalAveragePool", "ReduceMean")]
     products = [n for n in group.compute if n.op_type in _PRODUCTS]
     gates = [n for n in group.compute if n.op_type in _GATES]
@@ -38,8 +45,8 @@ def _read_se(group: Group) -> Params | None:
     mid = group.shape(products[0].outputs[0])[1]
     taken = {n.name for n in (pool, gate, *products, *last)}
     taken |= {n.name for n in group.compute if n.op_type in _SHAPING}
-    between = follow(group, products[0].outputs[0], mid, set(taken))
-    after = follow(group, products[1].outputs[0], shape[1], set(taken))
+    between = match_fused_tail(group, products[0].outputs[0], mid, set(taken))
+    after = match_fused_tail(group, products[1].outputs[0], shape[1], set(taken))
     if {n.name for n in group.compute} - taken - between.used - after.used or between.activation in ("none", "prelu"):
         return None
     bias = between.bias or any(len(n.inputs) > 2 and n.inputs[2] for n in products)
@@ -50,15 +57,15 @@ def _read_se(group: Group) -> Params | None:
     }  # fmt: skip
 
 
-def _se_layout(params: Params) -> Layout:
+def _se_layout(params: Params) -> KernelLayout:
     shape, dtype = (params["batch"], params["c"], *params["spatial"]), params["dtype"]
     ones = (1,) * len(params["spatial"])
     weights = [
-        Spec("w1", (params["mid"], params["c"], *ones), dtype), Spec("w2", (params["c"], params["mid"], *ones), dtype)
+        TensorSpec("w1", (params["mid"], params["c"], *ones), dtype), TensorSpec("w2", (params["c"], params["mid"], *ones), dtype)
     ]  # fmt: skip
     if params["bias"]:
-        weights += [Spec("b1", (params["mid"],), dtype), Spec("b2", (params["c"],), dtype)]
-    return Layout((Spec("x", shape, dtype),), (Spec("y", shape, dtype),), tuple(weights))
+        weights += [TensorSpec("b1", (params["mid"],), dtype), TensorSpec("b2", (params["c"],), dtype)]
+    return KernelLayout((TensorSpec("x", shape, dtype),), (TensorSpec("y", shape, dtype),), tuple(weights))
 
 
 def _se_ops(params: Params) -> int:
@@ -69,15 +76,15 @@ def _se_ops(params: Params) -> int:
 
 
 def _se_dims(params: Params) -> dict[str, float]:
-    return {**shape_dims((params["batch"], params["c"], *params["spatial"])), "k": params["mid"]}
+    return {**compute_shape_features((params["batch"], params["c"], *params["spatial"])), "k": params["mid"]}
 
 
 def _se_check(params: Params) -> None:
     if not 1 <= len(params["spatial"]) <= 3:
-        raise reject("se", "spatial", f"must have 1 to 3 sizes, not {len(params['spatial'])}")
+        raise make_param_error("se", "spatial", f"must have 1 to 3 sizes, not {len(params['spatial'])}")
 
 
-def _se_write(params: Params, writer: Writer) -> None:
+def _se_write(params: Params, writer: KernelModelWriter) -> None:
     def layer(x: str, i: int) -> str:
         return writer.node(
             "Conv", [x, f"w{i}", *([f"b{i}"] if params["bias"] else [])], kernel_shape=[1] * len(params["spatial"])
@@ -91,14 +98,19 @@ def _se_write(params: Params, writer: Writer) -> None:
     writer.node("Mul", ["x", gate], "y")
 
 
-def _read_shuffle(group: Group) -> Params | None:
+def _read_shuffle(group: NodeGroup) -> Params | None:
     if group.op_types != ("Reshape", "Transpose", "Reshape"):
         return None
     first, middle, last = group.compute
     shape, fine = group.shape(first.inputs[0]), group.shape(first.outputs[0])
     perm = group.ints(middle, "perm")
     swapped = [0, 2, 1, *range(3, len(fine))]
-    if len(fine) != len(shape) + 1 or perm is None or list(perm) != swapped or not _chained(first, middle, last):
+    if (
+        len(fine) != len(shape) + 1
+        or perm is None
+        or list(perm) != swapped
+        or not _are_consecutive(first, middle, last)
+    ):
         return None
     if group.shape(last.outputs[0]) != shape or fine[1] * fine[2] != shape[1] or fine[0] != shape[0] or fine[1] < 2:
         return None
@@ -108,29 +120,29 @@ def _read_shuffle(group: Group) -> Params | None:
     }  # fmt: skip
 
 
-def _chained(*nodes: Node) -> bool:
+def _are_consecutive(*nodes: Node) -> bool:
     return all(b.inputs[0] in a.outputs for a, b in pairwise(nodes))
 
 
-def _shuffle_layout(params: Params) -> Layout:
+def _shuffle_layout(params: Params) -> KernelLayout:
     shape = (params["batch"], params["c"], *params["spatial"])
-    return Layout((Spec("x", shape, params["dtype"]),), (Spec("y", shape, params["dtype"]),))
+    return KernelLayout((TensorSpec("x", shape, params["dtype"]),), (TensorSpec("y", shape, params["dtype"]),))
 
 
 def _shuffle_dims(params: Params) -> dict[str, float]:
     shape: tuple[Any, ...] = (params["batch"], params["groups"], params["c"] // params["groups"], *params["spatial"])
     plain = (params["batch"], params["c"], *params["spatial"])
-    return {**shape_dims(plain), **axis_dims(shape, 2), "groups": params["groups"]}
+    return {**compute_shape_features(plain), **compute_axis_features(shape, 2), "groups": params["groups"]}
 
 
 def _shuffle_check(params: Params) -> None:
     if params["c"] % params["groups"]:
-        raise reject("channelshuffle", "groups", f"must divide the {params['c']} channels")
+        raise make_param_error("channelshuffle", "groups", f"must divide the {params['c']} channels")
     if not 1 <= len(params["spatial"]) <= 3:
-        raise reject("channelshuffle", "spatial", f"must have 1 to 3 sizes, not {len(params['spatial'])}")
+        raise make_param_error("channelshuffle", "spatial", f"must have 1 to 3 sizes, not {len(params['spatial'])}")
 
 
-def _shuffle_write(params: Params, writer: Writer) -> None:
+def _shuffle_write(params: Params, writer: KernelModelWriter) -> None:
     plain = [params["batch"], params["c"], *params["spatial"]]
     fine = [params["batch"], params["groups"], params["c"] // params["groups"], *params["spatial"]]
     split = writer.node("Reshape", ["x", writer.constant(fine, "int64")])
@@ -138,9 +150,9 @@ def _shuffle_write(params: Params, writer: Writer) -> None:
     writer.node("Reshape", [swapped, writer.constant(plain, "int64")], "y")
 
 
-ANATOMIES = (
-    Anatomy("se", _read_se, _se_layout, _se_ops, _se_dims, _se_write, _se_check),
-    Anatomy(
+FAMILY_DEFINITIONS = (
+    FamilyDefinition("se", _read_se, _se_layout, _se_ops, _se_dims, _se_write, _se_check),
+    FamilyDefinition(
         "channelshuffle", _read_shuffle, _shuffle_layout, lambda p: 0, _shuffle_dims, _shuffle_write, _shuffle_check
     ),
 )

@@ -12,42 +12,42 @@ from math import prod
 
 from deepen.graph.types import Graph, Node
 
-__all__ = ["MAC_OPS", "node_macs"]
+__all__ = ["MAC_OPS", "count_node_macs"]
 
 
-def _shape(graph: Graph, name: str) -> tuple[int, ...]:
+def _get_shape(graph: Graph, name: str) -> tuple[int, ...]:
     tensor = graph.tensors.get(name) if name else None
     return () if tensor is None or tensor.shape is None else tensor.shape
 
 
-def _weight_position(node: Node) -> int:
+def _find_weight_position(node: Node) -> int:
     return 3 if node.op_type in ("QLinearConv", "QLinearMatMul") else 1
 
 
-def _conv(node: Node, graph: Graph) -> int:
+def _count_conv(node: Node, graph: Graph) -> int:
     # every output element is a dot product over c_in/groups x kernel; W is (c_out, c_in/groups, *kernel)
-    weight = _shape(graph, node.inputs[_weight_position(node)])
-    return prod(_shape(graph, node.outputs[0])) * prod(weight[1:]) if weight else 0
+    weight = _get_shape(graph, node.inputs[_find_weight_position(node)])
+    return prod(_get_shape(graph, node.outputs[0])) * prod(weight[1:]) if weight else 0
 
 
-def _conv_transpose(node: Node, graph: Graph) -> int:
+def _count_conv_transpose(node: Node, graph: Graph) -> int:
     # every input element is scattered into c_out/groups x kernel; W is (c_in, c_out/groups, *kernel)
-    weight = _shape(graph, node.inputs[1])
-    return prod(_shape(graph, node.inputs[0])) * prod(weight[1:]) if weight else 0
+    weight = _get_shape(graph, node.inputs[1])
+    return prod(_get_shape(graph, node.inputs[0])) * prod(weight[1:]) if weight else 0
 
 
-def _gemm(node: Node, graph: Graph) -> int:
-    a = _shape(graph, node.inputs[0])
-    out = _shape(graph, node.outputs[0])
+def _count_gemm(node: Node, graph: Graph) -> int:
+    a = _get_shape(graph, node.inputs[0])
+    out = _get_shape(graph, node.outputs[0])
     if len(a) < 2:
         return 0
     return prod(out) * (a[0] if node.attributes.get("transA", 0) else a[-1])
 
 
-def _matmul(node: Node, graph: Graph) -> int:
+def _count_matmul(node: Node, graph: Graph) -> int:
     # the output holds every broadcast batch, row and column; each element is a dot product over k
-    a = _shape(graph, node.inputs[0])
-    out = _shape(graph, node.outputs[0])
+    a = _get_shape(graph, node.inputs[0])
+    out = _get_shape(graph, node.outputs[0])
     if not a:
         return 0
     if node.attributes.get("transA", 0) and len(a) > 1:
@@ -58,11 +58,11 @@ def _matmul(node: Node, graph: Graph) -> int:
     return prod(out) * k
 
 
-def _matmul_n_bits(node: Node, graph: Graph) -> int:
-    return prod(_shape(graph, node.outputs[0])) * int(node.attributes.get("K", 0))
+def _count_matmul_n_bits(node: Node, graph: Graph) -> int:
+    return prod(_get_shape(graph, node.outputs[0])) * int(node.attributes.get("K", 0))
 
 
-def _einsum(node: Node, graph: Graph) -> int:
+def _count_einsum(node: Node, graph: Graph) -> int:
     # two operands: every index runs once (what a matmul does); one operand moves or sums data, three or more are
     # contracted pairwise in an order the runtime chooses, counted as the full index space
     if len(node.inputs) < 2:
@@ -72,7 +72,7 @@ def _einsum(node: Node, graph: Graph) -> int:
     terms = text.replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
     for term, name in zip(terms, node.inputs, strict=False):
-        shape = _shape(graph, name)
+        shape = _get_shape(graph, name)
         if "..." in term:
             head, tail = term.split("...")
             middle = shape[len(head) : len(shape) - len(tail)]
@@ -86,25 +86,25 @@ def _einsum(node: Node, graph: Graph) -> int:
     return prod(sizes.values())
 
 
-def _recurrent(node: Node, graph: Graph) -> int:
+def _count_recurrent(node: Node, graph: Graph) -> int:
     # W (directions, gates*hidden, input) and R (directions, gates*hidden, hidden), applied at every step of every row
-    x, w, r = (_shape(graph, name) for name in node.inputs[:3])
+    x, w, r = (_get_shape(graph, name) for name in node.inputs[:3])
     return x[0] * x[1] * (prod(w) + prod(r)) if len(x) == 3 else 0
 
 
-def attention_macs(batch: int, heads: int, q_len: int, kv_len: int, head_dim: int, v_head_dim: int) -> int:
+def count_attention_macs(batch: int, heads: int, q_len: int, kv_len: int, head_dim: int, v_head_dim: int) -> int:
     """Products with the keys and with the values: ``batch x heads x q_len x kv_len x (head_dim + v_head_dim)``."""
     return batch * heads * q_len * kv_len * (head_dim + v_head_dim)
 
 
-def _attention(node: Node, graph: Graph) -> int:
-    from deepen.kernels.families.attention import attention_params
+def _count_attention(node: Node, graph: Graph) -> int:
+    from deepen.kernels.families.attention import read_attention_params
 
-    params = attention_params(node, graph)
+    params = read_attention_params(node, graph)
     if params is None:
         return 0
     batch, heads, q_len = params["batch"], params["heads"], params["q_len"]
-    total = attention_macs(batch, heads, q_len, params["kv_len"], params["head_dim"], params["v_head_dim"])
+    total = count_attention_macs(batch, heads, q_len, params["kv_len"], params["head_dim"], params["v_head_dim"])
     if params["hidden_in"]:
         width = heads * (2 * params["head_dim"] + params["v_head_dim"])
         total += batch * q_len * params["hidden_in"] * width
@@ -112,23 +112,23 @@ def _attention(node: Node, graph: Graph) -> int:
 
 
 MAC_OPS: dict[str, Callable[[Node, Graph], int]] = {
-    **dict.fromkeys(("Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcConv", "NhwcFusedConv"), _conv),
-    "ConvTranspose": _conv_transpose,
-    **dict.fromkeys(("Gemm", "FusedGemm", "QGemm"), _gemm),
+    **dict.fromkeys(("Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcConv", "NhwcFusedConv"), _count_conv),
+    "ConvTranspose": _count_conv_transpose,
+    **dict.fromkeys(("Gemm", "FusedGemm", "QGemm"), _count_gemm),
     **dict.fromkeys(
         ("MatMul", "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "MatMulInteger", "QLinearMatMul",
          "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger16", "GemmFloat8"),
-        _matmul,
+        _count_matmul,
     ),
-    "MatMulNBits": _matmul_n_bits,
-    "Einsum": _einsum,
-    **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _recurrent),
-    **dict.fromkeys(("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"), _attention),
+    "MatMulNBits": _count_matmul_n_bits,
+    "Einsum": _count_einsum,
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _count_recurrent),
+    **dict.fromkeys(("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"), _count_attention),
 }  # fmt: skip
 """Operator type -> its formula. Names are exact; domains other than ONNX and com.microsoft are not counted."""
 
 
-def node_macs(node: Node, graph: Graph) -> int:
+def count_node_macs(node: Node, graph: Graph) -> int:
     """Count the multiply-accumulates of one execution of a node.
 
     Args:

@@ -9,24 +9,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.families.fused_activations import follow, match_expression
-from deepen.kernels.families.matrix_product import broadcast
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
+from deepen.kernels.families.fused_activations import match_expression, match_fused_tail
+from deepen.kernels.families.matrix_product import broadcast_shapes
 from deepen.kernels.families.onnx_parts import write_activation
-from deepen.kernels.families.operator_costs import ACTIVATIONS, op_code, op_cost
-from deepen.kernels.families.shape_features import axis_dims, shape_dims
+from deepen.kernels.families.operator_costs import ACTIVATIONS, get_operator_code, get_operator_cost
+from deepen.kernels.families.shape_features import compute_axis_features, compute_shape_features
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES"]
+__all__ = ["FAMILY_DEFINITIONS"]
 
 _SOFT = ("Softmax", "LogSoftmax", "Hardmax")
 
 _CENTRED = ("Sub", "x", ("ReduceMean", "x"))
 
 
-def _layer_forms() -> tuple[Any, ...]:
+def _make_layer_norm_forms() -> tuple[Any, ...]:
     forms: list[Any] = []
     for square in (("Pow", _CENTRED, "c"), ("Mul", _CENTRED, _CENTRED)):
         deviation = ("Sqrt", ("Add", ("ReduceMean", square), "c"))
@@ -35,7 +42,7 @@ def _layer_forms() -> tuple[Any, ...]:
     return tuple(forms)
 
 
-def _rms_forms() -> tuple[Any, ...]:
+def _make_rms_norm_forms() -> tuple[Any, ...]:
     forms: list[Any] = []
     for square in (("Pow", "x", "c"), ("Mul", "x", "x")):
         mean = ("Add", ("ReduceMean", square), "c")
@@ -46,14 +53,14 @@ def _rms_forms() -> tuple[Any, ...]:
     return tuple(forms)
 
 
-_LAYER_FORMS, _RMS_FORMS = _layer_forms(), _rms_forms()
+_LAYER_FORMS, _RMS_FORMS = _make_layer_norm_forms(), _make_rms_norm_forms()
 _WITH_BIAS = {form for form in _LAYER_FORMS if form[0] == "Add"}
 
 
 # softmax ---------------------------------------------------------------------------------------------------------
 
 
-def _read_softmax(group: Group) -> Params | None:
+def _read_softmax(group: NodeGroup) -> Params | None:
     nodes = [n for n in group.compute if n.op_type in _SOFT]
     if len(nodes) != 1:
         return None
@@ -75,32 +82,32 @@ def _read_softmax(group: Group) -> Params | None:
     return {"op": node.op_type, "dtype": group.dtype(x), "shape": shape, "axis": axis, "bias_shape": bias}
 
 
-def _softmax_layout(params: Params) -> Layout:
+def _softmax_layout(params: Params) -> KernelLayout:
     shape, dtype = tuple(params["shape"]), params["dtype"]
-    inputs = [Spec("x", shape, dtype)]
+    inputs = [TensorSpec("x", shape, dtype)]
     if params["bias_shape"]:
-        inputs.append(Spec("z", tuple(params["bias_shape"]), dtype))
-    return Layout(tuple(inputs), (Spec("y", shape, dtype),))
+        inputs.append(TensorSpec("z", tuple(params["bias_shape"]), dtype))
+    return KernelLayout(tuple(inputs), (TensorSpec("y", shape, dtype),))
 
 
 def _softmax_check(params: Params) -> None:
-    _axis_check(params, "softmax")
+    _check_axis(params, "softmax")
     try:
-        wide = broadcast(params["shape"], params["bias_shape"])
+        wide = broadcast_shapes(params["shape"], params["bias_shape"])
     except ValueError as error:
-        raise reject("softmax", "bias_shape", f"must broadcast to shape: {error}") from error
+        raise make_param_error("softmax", "bias_shape", f"must broadcast to shape: {error}") from error
     if wide != tuple(params["shape"]):
-        raise reject("softmax", "bias_shape", "must not be larger than shape")
+        raise make_param_error("softmax", "bias_shape", "must not be larger than shape")
 
 
-def _softmax_write(params: Params, writer: Writer) -> None:
+def _softmax_write(params: Params, writer: KernelModelWriter) -> None:
     x = writer.node("Add", ["x", "z"]) if params["bias_shape"] else "x"
     writer.node(params["op"], [x], "y", axis=params["axis"])
 
 
-def _axis_check(params: Params, family: str) -> None:
+def _check_axis(params: Params, family: str) -> None:
     if params["axis"] >= len(params["shape"]):
-        raise reject(family, "axis", f"must be below the rank {len(params['shape'])}, not {params['axis']}")
+        raise make_param_error(family, "axis", f"must be below the rank {len(params['shape'])}, not {params['axis']}")
 
 
 # layernorm, rmsnorm ----------------------------------------------------------------------------------------------
@@ -112,7 +119,9 @@ _LAYER_OPS = (
 _RMS_OPS = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 
-def _core(group: Group, ops: tuple[str, ...], forms: tuple[Any, ...]) -> tuple[str, Node, set[str], bool] | None:
+def _find_normalisation(
+    group: NodeGroup, ops: tuple[str, ...], forms: tuple[Any, ...]
+) -> tuple[str, Node, set[str], bool] | None:
     """Normalisation inside a group: its input, its first node, its nodes' names, whether it ends in a bias."""
     single = [n for n in group.compute if n.op_type in ops]
     if len(single) == 1:
@@ -128,7 +137,7 @@ def _core(group: Group, ops: tuple[str, ...], forms: tuple[Any, ...]) -> tuple[s
     return None
 
 
-def _skip(group: Group, x: str, core: set[str]) -> tuple[str, bool] | None:
+def _find_added_input(group: NodeGroup, x: str, core: set[str]) -> tuple[str, bool] | None:
     """What is added in front of a normalisation: (tensor of the full shape, whether a residual is); None if unknown."""
     rest = {n.name: n for n in group.compute if n.name not in core}
     residual = False
@@ -148,7 +157,7 @@ def _skip(group: Group, x: str, core: set[str]) -> tuple[str, bool] | None:
     return x, residual
 
 
-def _last_axes(group: Group, node: Node, rank: int) -> int | None:
+def _find_first_normalised_axis(group: NodeGroup, node: Node, rank: int) -> int | None:
     """First of the normalised axes, if they are the last ones."""
     if node.op_type == "ReduceMean":
         axes = group.ints(node, "axes", 1)
@@ -161,20 +170,20 @@ def _last_axes(group: Group, node: Node, rank: int) -> int | None:
     return int(node.attributes.get("axis", -1)) % rank
 
 
-def _read_norm(group: Group, family: str) -> Params | None:
+def _read_norm(group: NodeGroup, family: str) -> Params | None:
     layer = family == "layernorm"
-    found = _core(group, _LAYER_OPS if layer else _RMS_OPS, _LAYER_FORMS if layer else _RMS_FORMS)
+    found = _find_normalisation(group, _LAYER_OPS if layer else _RMS_OPS, _LAYER_FORMS if layer else _RMS_FORMS)
     if found is None:
         return None
     x, node, names, bias = found
-    ahead = _skip(group, x, names)
+    ahead = _find_added_input(group, x, names)
     if ahead is None:
         return None
     contrib = node.op_type.startswith("Skip")
     x, residual = ahead[0], ahead[1] or contrib
     shape = list(group.shape(x))
     channels = node.op_type in ("InstanceNormalization", "GroupNormalization", "GroupNorm", "MeanVarianceNormalization")
-    axis = 1 if channels else _last_axes(group, node, max(len(shape), 1))
+    axis = 1 if channels else _find_first_normalised_axis(group, node, max(len(shape), 1))
     if axis is None or not shape:
         return None
     written = [o for o in group.outputs if o.shape == tuple(shape)]
@@ -192,16 +201,16 @@ def _read_norm(group: Group, family: str) -> Params | None:
     return {"op": op, **common, "groups": groups, "bias": own_bias or (bias and op == "LayerNormalization")}
 
 
-def _norm_layout(params: Params) -> Layout:
+def _norm_layout(params: Params) -> KernelLayout:
     shape, dtype = tuple(params["shape"]), params["dtype"]
     op = params.get("op", "RMSNormalization")
     wide = (shape[1],) if op in ("InstanceNormalization", "GroupNormalization") else shape[params["axis"] :]
-    weights = [] if op == "MeanVarianceNormalization" else [Spec("scale", wide, dtype)]
+    weights = [] if op == "MeanVarianceNormalization" else [TensorSpec("scale", wide, dtype)]
     if params.get("bias"):
-        weights.append(Spec("b", wide, dtype))
-    x, y = Spec("x", shape, dtype), Spec("y", shape, dtype)
-    inputs = (x, Spec("z", shape, dtype)) if params["skip"] else (x,)
-    return Layout(inputs, (y, Spec("sum", shape, dtype)) if params["skip_output"] else (y,), tuple(weights))
+        weights.append(TensorSpec("b", wide, dtype))
+    x, y = TensorSpec("x", shape, dtype), TensorSpec("y", shape, dtype)
+    inputs = (x, TensorSpec("z", shape, dtype)) if params["skip"] else (x,)
+    return KernelLayout(inputs, (y, TensorSpec("sum", shape, dtype)) if params["skip_output"] else (y,), tuple(weights))
 
 
 def _norm_dims(params: Params) -> dict[str, float]:
@@ -212,32 +221,37 @@ def _norm_dims(params: Params) -> dict[str, float]:
         sizes = {"axis_size": prod(shape[1:]) / groups, "outer_size": float(shape[0] * groups), "inner_size": 1.0}
     else:
         sizes = {"axis_size": float(prod(shape[axis:])), "outer_size": float(prod(shape[:axis])), "inner_size": 1.0}
-    return {**shape_dims(shape), **sizes, "op_code": op_code(op), "groups": params.get("groups", 0)}
+    return {
+        **compute_shape_features(shape),
+        **sizes,
+        "op_code": get_operator_code(op),
+        "groups": params.get("groups", 0),
+    }
 
 
 def _norm_check(params: Params, family: str) -> None:
-    _axis_check(params, family)
+    _check_axis(params, family)
     op = params.get("op", "RMSNormalization")
     if params["skip_output"] and not params["skip"]:
-        raise reject(family, "skip_output", "needs skip")
+        raise make_param_error(family, "skip_output", "needs skip")
     if op in ("LayerNormalization", "RMSNormalization"):
         if params.get("groups"):
-            raise reject(family, "groups", f"must be 0 for {op}")
+            raise make_param_error(family, "groups", f"must be 0 for {op}")
         return
     if params["skip"]:
-        raise reject(family, "skip", f"is not known of {op}")
+        raise make_param_error(family, "skip", f"is not known of {op}")
     if params["axis"] != 1 or len(params["shape"]) < 3:
-        raise reject(family, "axis", f"of {op} must be 1, with a shape of rank 3 or more")
+        raise make_param_error(family, "axis", f"of {op} must be 1, with a shape of rank 3 or more")
     if params["bias"] != (op != "MeanVarianceNormalization"):
-        raise reject(family, "bias", f"is always {str(op != 'MeanVarianceNormalization').lower()} for {op}")
+        raise make_param_error(family, "bias", f"is always {str(op != 'MeanVarianceNormalization').lower()} for {op}")
     if op == "GroupNormalization":
         if not params["groups"] or params["shape"][1] % params["groups"]:
-            raise reject(family, "groups", f"must divide the {params['shape'][1]} channels")
+            raise make_param_error(family, "groups", f"must divide the {params['shape'][1]} channels")
     elif params["groups"]:
-        raise reject(family, "groups", f"must be 0 for {op}")
+        raise make_param_error(family, "groups", f"must be 0 for {op}")
 
 
-def _norm_write(params: Params, writer: Writer) -> None:
+def _norm_write(params: Params, writer: KernelModelWriter) -> None:
     op = params.get("op", "RMSNormalization")
     x = "x"
     if params["skip"]:
@@ -255,54 +269,58 @@ def _norm_opset(params: Params) -> int:
 
 
 def _norm_ops(params: Params, op: str | None) -> int:
-    return int(prod(params["shape"]) * (op_cost(op or params["op"]) + params["skip"]))
+    return int(prod(params["shape"]) * (get_operator_cost(op or params["op"]) + params["skip"]))
 
 
 # lrn, bn, bnrelu -------------------------------------------------------------------------------------------------
 
 
-def _plain(params: Params, weights: tuple[Spec, ...] = ()) -> Layout:
+def _make_plain_layout(params: Params, weights: tuple[TensorSpec, ...] = ()) -> KernelLayout:
     shape, dtype = tuple(params["shape"]), params["dtype"]
-    return Layout((Spec("x", shape, dtype),), (Spec("y", shape, dtype),), weights)
+    return KernelLayout((TensorSpec("x", shape, dtype),), (TensorSpec("y", shape, dtype),), weights)
 
 
-def _channel_dims(params: Params) -> dict[str, float]:
-    return {**shape_dims(params["shape"]), **axis_dims(params["shape"], 1), "k_d": float(params.get("size", 0))}
+def _compute_channel_features(params: Params) -> dict[str, float]:
+    return {
+        **compute_shape_features(params["shape"]),
+        **compute_axis_features(params["shape"], 1),
+        "k_d": float(params.get("size", 0)),
+    }
 
 
-def _rank_check(params: Params, family: str, least: int) -> None:
+def _check_rank(params: Params, family: str, least: int) -> None:
     if len(params["shape"]) < least:
-        raise reject(family, "shape", f"must have rank {least} or more, not {len(params['shape'])}")
+        raise make_param_error(family, "shape", f"must have rank {least} or more, not {len(params['shape'])}")
 
 
-def _read_lrn(group: Group) -> Params | None:
-    node = group.single(("LRN",))
+def _read_lrn(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(("LRN",))
     if node is None:
         return None
     x = node.inputs[0]
     return {"dtype": group.dtype(x), "shape": list(group.shape(x)), "size": int(node.attributes.get("size", 1))}
 
 
-def _lrn_write(params: Params, writer: Writer) -> None:
+def _lrn_write(params: Params, writer: KernelModelWriter) -> None:
     writer.node("LRN", ["x"], "y", size=params["size"])
 
 
 _BN = ("scale", "b", "mean", "var")
 
 
-def _bn_layout(params: Params) -> Layout:
+def _bn_layout(params: Params) -> KernelLayout:
     shape = tuple(params["shape"])
-    return _plain(params, tuple(Spec(name, (shape[1],), params["dtype"]) for name in _BN))
+    return _make_plain_layout(params, tuple(TensorSpec(name, (shape[1],), params["dtype"]) for name in _BN))
 
 
-def _read_bn(group: Group, family: str) -> Params | None:
+def _read_bn(group: NodeGroup, family: str) -> Params | None:
     node = group.compute[0]
     if node.op_type != "BatchNormalization":
         return None
     shape = list(group.shape(node.inputs[0]))
     if len(shape) < 2:
         return None
-    tail = follow(group, node.outputs[0], shape[1], {node.name})
+    tail = match_fused_tail(group, node.outputs[0], shape[1], {node.name})
     if {n.name for n in group.compute} - tail.used - {node.name} or tail.residual or tail.activation == "prelu":
         return None
     if (family == "bn") != (tail.activation == "none"):
@@ -311,7 +329,7 @@ def _read_bn(group: Group, family: str) -> Params | None:
     return found if family == "bn" else {**found, "activation": tail.activation}
 
 
-def _bn_write(params: Params, writer: Writer) -> None:
+def _bn_write(params: Params, writer: KernelModelWriter) -> None:
     activation = params.get("activation", "none")
     writer.constant(np.ones(params["shape"][1]), params["dtype"], "var")
     out = writer.node("BatchNormalization", ["x", *_BN], "y" if activation == "none" else None)
@@ -320,34 +338,36 @@ def _bn_write(params: Params, writer: Writer) -> None:
 
 
 def _bn_ops(params: Params) -> int:
-    return prod(params["shape"]) * (op_cost("BatchNormalization") + ACTIVATIONS[params.get("activation", "none")][1])
+    return prod(params["shape"]) * (
+        get_operator_cost("BatchNormalization") + ACTIVATIONS[params.get("activation", "none")][1]
+    )
 
 
-ANATOMIES = (
-    Anatomy(
+FAMILY_DEFINITIONS = (
+    FamilyDefinition(
         "softmax", _read_softmax, _softmax_layout,
-        lambda p: prod(p["shape"]) * (op_cost(p["op"]) + bool(p["bias_shape"])),
-        lambda p: {**shape_dims(p["shape"]), **axis_dims(p["shape"], p["axis"]), "op_code": op_code(p["op"])},
+        lambda p: prod(p["shape"]) * (get_operator_cost(p["op"]) + bool(p["bias_shape"])),
+        lambda p: {**compute_shape_features(p["shape"]), **compute_axis_features(p["shape"], p["axis"]), "op_code": get_operator_code(p["op"])},
         _softmax_write, _softmax_check,
     ),
-    Anatomy(
+    FamilyDefinition(
         "layernorm", partial(_read_norm, family="layernorm"), _norm_layout, partial(_norm_ops, op=None), _norm_dims,
         _norm_write, partial(_norm_check, family="layernorm"), _norm_opset,
     ),
-    Anatomy(
+    FamilyDefinition(
         "rmsnorm", partial(_read_norm, family="rmsnorm"), _norm_layout,
         partial(_norm_ops, op="RMSNormalization"), _norm_dims,
         _norm_write, partial(_norm_check, family="rmsnorm"), _norm_opset,
     ),
-    Anatomy(
-        "lrn", _read_lrn, _plain, lambda p: prod(p["shape"]) * (2 * p["size"] + op_cost("Pow") + op_cost("Div")),
-        _channel_dims, _lrn_write,
-        partial(_rank_check, family="lrn", least=3),
+    FamilyDefinition(
+        "lrn", _read_lrn, _make_plain_layout, lambda p: prod(p["shape"]) * (2 * p["size"] + get_operator_cost("Pow") + get_operator_cost("Div")),
+        _compute_channel_features, _lrn_write,
+        partial(_check_rank, family="lrn", least=3),
     ),
     *(
-        Anatomy(
-            name, partial(_read_bn, family=name), _bn_layout, _bn_ops, _channel_dims, _bn_write,
-            partial(_rank_check, family=name, least=2),
+        FamilyDefinition(
+            name, partial(_read_bn, family=name), _bn_layout, _bn_ops, _compute_channel_features, _bn_write,
+            partial(_check_rank, family=name, least=2),
         )
         for name in ("bn", "bnrelu")
     ),

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from deepen.kernels.families.operator_costs import ACTIVATIONS, activation_attributes
+from deepen.kernels.families.operator_costs import ACTIVATIONS, get_activation_attributes
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
 __all__ = ["write_activation", "write_quantised"]
 
@@ -19,7 +19,7 @@ QUANT_SCALE = 0.02
 
 
 def write_quantised(
-    writer: Writer, dtype: str, names: Sequence[str], inner: Callable[[list[str], str], object]
+    writer: KernelModelWriter, dtype: str, names: Sequence[str], inner: Callable[[list[str], str], object]
 ) -> None:
     """Add operators on integers the way exporters write them: dequantise, compute, quantise.
 
@@ -36,7 +36,7 @@ def write_quantised(
     writer.node("QuantizeLinear", [out, scale, zero], "y")
 
 
-def write_activation(writer: Writer, name: str, x: str, y: str, dtype: str, slope: str = "slope") -> None:
+def write_activation(writer: KernelModelWriter, name: str, x: str, y: str, dtype: str, slope: str = "slope") -> None:
     """Add an activation in the operators exporters write.
 
     Args:
@@ -53,7 +53,7 @@ def write_activation(writer: Writer, name: str, x: str, y: str, dtype: str, slop
     elif name == "prelu":
         writer.node("PRelu", [x, slope], y)
     elif operator:
-        writer.node(operator, [x], y, **activation_attributes(name))
+        writer.node(operator, [x], y, **get_activation_attributes(name))
     elif name == "silu":
         writer.node("Mul", [x, writer.node("Sigmoid", [x])], y)
     elif name == "quickgelu":

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES
-from deepen.kernels.families.definition import Layout, Spec
-from deepen.kernels.families.random_weights import DRAWN, draw, placeholder
+from deepen.kernels.families.definition import KernelLayout, TensorSpec
+from deepen.kernels.families.random_weights import DRAWN, draw_weights, make_placeholder
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Writer", "onnx_type"]
+__all__ = ["KernelModelWriter", "get_onnx_type"]
 
 _ONNX_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
 
@@ -30,14 +30,14 @@ _MOST_BYTES = 1_900_000_000
 """Weights beyond this do not fit into one protobuf message (2 GiB)."""
 
 
-def onnx_type(dtype: str) -> int:
+def get_onnx_type(dtype: str) -> int:
     """ONNX ``TensorProto.DataType`` number of a data type's name."""
     import onnx
 
     return int(getattr(onnx.TensorProto, _ONNX_NAMES.get(dtype, dtype.upper())))
 
 
-class Writer:
+class KernelModelWriter:
     """Collects the nodes and constants of one kernel's model.
 
     Args:
@@ -46,7 +46,7 @@ class Writer:
         weights: Whether large float32 weights get their values; without, they are placeholders.
     """
 
-    def __init__(self, layout: Layout, seed: int, weights: bool = True) -> None:
+    def __init__(self, layout: KernelLayout, seed: int, weights: bool = True) -> None:
         self.layout = layout
         self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
@@ -69,7 +69,7 @@ class Writer:
         """
         from onnx import helper, numpy_helper
 
-        array = np.asarray(values, dtype=helper.tensor_dtype_to_np_dtype(onnx_type(dtype)))
+        array = np.asarray(values, dtype=helper.tensor_dtype_to_np_dtype(get_onnx_type(dtype)))
         name = name or self.fresh("c")
         self.initializers.append(numpy_helper.from_array(array, name))
         self._given.add(name)
@@ -79,7 +79,7 @@ class Writer:
         """Add a rank-0 initialiser."""
         return self.constant(np.array(value), dtype)
 
-    def random(self, spec: Spec) -> NDArray[Any]:
+    def random(self, spec: TensorSpec) -> NDArray[Any]:
         """Draw weights for a tensor; integers cover their type's range, sparing the ends.
 
         Beyond :data:`deepen.kernels.families.random_weights.DRAWN` elements the draw repeats: what the values are does not matter,
@@ -87,7 +87,7 @@ class Writer:
         """
         count = min(spec.elements, DRAWN)
         low, high = _INTEGER_RANGE.get(spec.dtype, (0, 0))
-        values: NDArray[Any] = self._random.integers(low, high, count) if high else draw(self._random, count)
+        values: NDArray[Any] = self._random.integers(low, high, count) if high else draw_weights(self._random, count)
         return np.resize(values, spec.shape)
 
     def node(
@@ -133,15 +133,15 @@ class Writer:
             if spec.name in self._given:
                 continue
             if not self.weights and spec.dtype == "float32" and spec.elements > SMALL_ELEMENTS:
-                self.initializers.append(placeholder(spec.name, tuple(spec.shape)))
+                self.initializers.append(make_placeholder(spec.name, tuple(spec.shape)))
             else:
                 self.constant(self.random(spec), spec.dtype, spec.name)
         read = {tensor for node in self.nodes for tensor in node.input}
         graph = helper.make_graph(
             self.nodes,
             name,
-            [_info(spec) for spec in self.layout.inputs],
-            [_info(spec) for spec in self.layout.outputs],
+            [_make_value_info(spec) for spec in self.layout.inputs],
+            [_make_value_info(spec) for spec in self.layout.outputs],
             [tensor for tensor in self.initializers if tensor.name in read],
         )
         opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, v) for d, v in self.domains.items())]
@@ -150,7 +150,7 @@ class Writer:
         )
 
 
-def _info(spec: Spec) -> onnx.ValueInfoProto:
+def _make_value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
     from onnx import helper
 
-    return helper.make_tensor_value_info(spec.name, onnx_type(spec.dtype), list(spec.shape))
+    return helper.make_tensor_value_info(spec.name, get_onnx_type(spec.dtype), list(spec.shape))

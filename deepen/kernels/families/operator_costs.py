@@ -18,11 +18,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ACTIVATIONS", "OPERATORS", "Cost", "activation_attributes", "activation_code", "op_code", "op_cost"]
+__all__ = [
+    "ACTIVATIONS",
+    "OPERATORS",
+    "OperatorCost",
+    "get_activation_attributes",
+    "get_activation_code",
+    "get_operator_code",
+    "get_operator_cost",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class OperatorCost:
     """Code and cost of one operator.
 
     Attributes:
@@ -61,45 +69,45 @@ ACTIVATIONS: dict[str, tuple[int, int, str]] = {
 
 _BY_OPERATOR = {operator: name for name, (_, _, operator) in ACTIVATIONS.items() if operator}
 
-OPERATORS: dict[str, Cost] = {
-    "Gemm": Cost(1, 0), "MatMul": Cost(2, 0), "Attention": Cost(3, 0), "MultiHeadAttention": Cost(4, 0),
-    "ProjectedAttention": Cost(5, 0),
-    "Softmax": Cost(10, 15), "LogSoftmax": Cost(11, 16), "Hardmax": Cost(12, 2),
-    "LayerNormalization": Cost(15, 7), "InstanceNormalization": Cost(16, 7), "GroupNormalization": Cost(17, 7),
-    "RMSNormalization": Cost(18, 4), "LpNormalization": Cost(19, 4), "MeanVarianceNormalization": Cost(20, 7),
-    "BatchNormalization": Cost(21, 2),
-    "Relu": Cost(30, 1), "Clip": Cost(31, 2), "LeakyRelu": Cost(32, 2), "PRelu": Cost(33, 2),
-    "ThresholdedRelu": Cost(34, 1),
-    "Sigmoid": Cost(40, 14), "Tanh": Cost(41, 14), "Exp": Cost(42, 10), "Log": Cost(43, 10), "Sqrt": Cost(44, 4),
-    "Erf": Cost(45, 12), "Neg": Cost(46, 1), "Abs": Cost(47, 1), "Floor": Cost(48, 1), "Ceil": Cost(49, 1),
-    "Round": Cost(50, 1), "Reciprocal": Cost(51, 4), "Sin": Cost(52, 20), "Cos": Cost(53, 20), "Tan": Cost(54, 24),
-    "Asin": Cost(55, 20), "Acos": Cost(56, 20), "Atan": Cost(57, 20), "Sinh": Cost(58, 20), "Cosh": Cost(59, 20),
-    "Asinh": Cost(60, 24), "Acosh": Cost(61, 24), "Atanh": Cost(62, 20), "Sign": Cost(63, 1), "Not": Cost(64, 1),
-    "IsNaN": Cost(65, 1), "IsInf": Cost(66, 1), "Elu": Cost(67, 12), "Selu": Cost(68, 13), "Celu": Cost(69, 13),
-    "Softplus": Cost(70, 20), "Softsign": Cost(71, 6), "HardSigmoid": Cost(72, 4), "Mish": Cost(73, 35),
-    "Cast": Cost(74, 1), "Identity": Cost(75, 0), "BitwiseNot": Cost(76, 1), "CumSum": Cost(77, 1),
-    "HardSwish": Cost(78, 5), "Trilu": Cost(79, 1),
-    "Add": Cost(90, 1), "Sub": Cost(91, 1), "Mul": Cost(92, 1), "Div": Cost(93, 4), "Pow": Cost(94, 20),
-    "Mod": Cost(95, 6), "Min": Cost(96, 1), "Max": Cost(97, 1), "Mean": Cost(98, 1), "Sum": Cost(99, 1),
-    "Where": Cost(100, 1), "Equal": Cost(101, 1), "Less": Cost(102, 1), "Greater": Cost(103, 1),
-    "LessOrEqual": Cost(104, 1), "GreaterOrEqual": Cost(105, 1), "And": Cost(106, 1), "Or": Cost(107, 1),
-    "Xor": Cost(108, 1), "BitShift": Cost(109, 1), "BitwiseAnd": Cost(110, 1), "BitwiseOr": Cost(111, 1),
-    "BitwiseXor": Cost(112, 1),
-    "GlobalAveragePool": Cost(120, 1), "GlobalMaxPool": Cost(121, 1), "AveragePool": Cost(122, 1),
-    "MaxPool": Cost(123, 1), "AveragePool19": Cost(124, 1),
-    "ReduceMean": Cost(130, 1), "ReduceSum": Cost(131, 1), "ReduceMax": Cost(132, 1), "ReduceMin": Cost(133, 1),
-    "ReduceProd": Cost(134, 1), "ReduceL1": Cost(135, 2), "ReduceL2": Cost(136, 2), "ReduceSumSquare": Cost(137, 2),
-    "ReduceLogSum": Cost(138, 1), "ReduceLogSumExp": Cost(139, 11), "ArgMax": Cost(140, 1), "ArgMin": Cost(141, 1),
-    "nearest": Cost(150, 0), "linear": Cost(151, 11), "cubic": Cost(152, 35),
-    "Gather": Cost(160, 0), "GatherElements": Cost(161, 0), "GatherND": Cost(162, 0),
-    "Reshape": Cost(170, 0), "Expand": Cost(171, 0), "Tile": Cost(172, 0), "Shape": Cost(173, 0),
-    "constant": Cost(180, 0), "reflect": Cost(181, 0), "edge": Cost(182, 0), "wrap": Cost(183, 0),
-    "LSTM": Cost(190, 60), "GRU": Cost(191, 50), "RNN": Cost(192, 16),
-    "QuantizeLinear": Cost(200, 4), "DynamicQuantizeLinear": Cost(201, 6), "DequantizeLinear": Cost(202, 2),
-    "QLinearConv": Cost(203, 4), "ConvInteger": Cost(204, 0), "QLinearMatMul": Cost(205, 4),
-    "MatMulInteger": Cost(206, 0), "QGemm": Cost(207, 4), "DynamicQuantizeMatMul": Cost(208, 3),
-    "MatMulIntegerToFloat": Cost(209, 3), "MatMulNBits": Cost(210, 0),
-    "erf": Cost(220, 16), "tanh": Cost(221, 20), "quick": Cost(222, 16),
+OPERATORS: dict[str, OperatorCost] = {
+    "Gemm": OperatorCost(1, 0), "MatMul": OperatorCost(2, 0), "Attention": OperatorCost(3, 0), "MultiHeadAttention": OperatorCost(4, 0),
+    "ProjectedAttention": OperatorCost(5, 0),
+    "Softmax": OperatorCost(10, 15), "LogSoftmax": OperatorCost(11, 16), "Hardmax": OperatorCost(12, 2),
+    "LayerNormalization": OperatorCost(15, 7), "InstanceNormalization": OperatorCost(16, 7), "GroupNormalization": OperatorCost(17, 7),
+    "RMSNormalization": OperatorCost(18, 4), "LpNormalization": OperatorCost(19, 4), "MeanVarianceNormalization": OperatorCost(20, 7),
+    "BatchNormalization": OperatorCost(21, 2),
+    "Relu": OperatorCost(30, 1), "Clip": OperatorCost(31, 2), "LeakyRelu": OperatorCost(32, 2), "PRelu": OperatorCost(33, 2),
+    "ThresholdedRelu": OperatorCost(34, 1),
+    "Sigmoid": OperatorCost(40, 14), "Tanh": OperatorCost(41, 14), "Exp": OperatorCost(42, 10), "Log": OperatorCost(43, 10), "Sqrt": OperatorCost(44, 4),
+    "Erf": OperatorCost(45, 12), "Neg": OperatorCost(46, 1), "Abs": OperatorCost(47, 1), "Floor": OperatorCost(48, 1), "Ceil": OperatorCost(49, 1),
+    "Round": OperatorCost(50, 1), "Reciprocal": OperatorCost(51, 4), "Sin": OperatorCost(52, 20), "Cos": OperatorCost(53, 20), "Tan": OperatorCost(54, 24),
+    "Asin": OperatorCost(55, 20), "Acos": OperatorCost(56, 20), "Atan": OperatorCost(57, 20), "Sinh": OperatorCost(58, 20), "Cosh": OperatorCost(59, 20),
+    "Asinh": OperatorCost(60, 24), "Acosh": OperatorCost(61, 24), "Atanh": OperatorCost(62, 20), "Sign": OperatorCost(63, 1), "Not": OperatorCost(64, 1),
+    "IsNaN": OperatorCost(65, 1), "IsInf": OperatorCost(66, 1), "Elu": OperatorCost(67, 12), "Selu": OperatorCost(68, 13), "Celu": OperatorCost(69, 13),
+    "Softplus": OperatorCost(70, 20), "Softsign": OperatorCost(71, 6), "HardSigmoid": OperatorCost(72, 4), "Mish": OperatorCost(73, 35),
+    "Cast": OperatorCost(74, 1), "Identity": OperatorCost(75, 0), "BitwiseNot": OperatorCost(76, 1), "CumSum": OperatorCost(77, 1),
+    "HardSwish": OperatorCost(78, 5), "Trilu": OperatorCost(79, 1),
+    "Add": OperatorCost(90, 1), "Sub": OperatorCost(91, 1), "Mul": OperatorCost(92, 1), "Div": OperatorCost(93, 4), "Pow": OperatorCost(94, 20),
+    "Mod": OperatorCost(95, 6), "Min": OperatorCost(96, 1), "Max": OperatorCost(97, 1), "Mean": OperatorCost(98, 1), "Sum": OperatorCost(99, 1),
+    "Where": OperatorCost(100, 1), "Equal": OperatorCost(101, 1), "Less": OperatorCost(102, 1), "Greater": OperatorCost(103, 1),
+    "LessOrEqual": OperatorCost(104, 1), "GreaterOrEqual": OperatorCost(105, 1), "And": OperatorCost(106, 1), "Or": OperatorCost(107, 1),
+    "Xor": OperatorCost(108, 1), "BitShift": OperatorCost(109, 1), "BitwiseAnd": OperatorCost(110, 1), "BitwiseOr": OperatorCost(111, 1),
+    "BitwiseXor": OperatorCost(112, 1),
+    "GlobalAveragePool": OperatorCost(120, 1), "GlobalMaxPool": OperatorCost(121, 1), "AveragePool": OperatorCost(122, 1),
+    "MaxPool": OperatorCost(123, 1), "AveragePool19": OperatorCost(124, 1),
+    "ReduceMean": OperatorCost(130, 1), "ReduceSum": OperatorCost(131, 1), "ReduceMax": OperatorCost(132, 1), "ReduceMin": OperatorCost(133, 1),
+    "ReduceProd": OperatorCost(134, 1), "ReduceL1": OperatorCost(135, 2), "ReduceL2": OperatorCost(136, 2), "ReduceSumSquare": OperatorCost(137, 2),
+    "ReduceLogSum": OperatorCost(138, 1), "ReduceLogSumExp": OperatorCost(139, 11), "ArgMax": OperatorCost(140, 1), "ArgMin": OperatorCost(141, 1),
+    "nearest": OperatorCost(150, 0), "linear": OperatorCost(151, 11), "cubic": OperatorCost(152, 35),
+    "Gather": OperatorCost(160, 0), "GatherElements": OperatorCost(161, 0), "GatherND": OperatorCost(162, 0),
+    "Reshape": OperatorCost(170, 0), "Expand": OperatorCost(171, 0), "Tile": OperatorCost(172, 0), "Shape": OperatorCost(173, 0),
+    "constant": OperatorCost(180, 0), "reflect": OperatorCost(181, 0), "edge": OperatorCost(182, 0), "wrap": OperatorCost(183, 0),
+    "LSTM": OperatorCost(190, 60), "GRU": OperatorCost(191, 50), "RNN": OperatorCost(192, 16),
+    "QuantizeLinear": OperatorCost(200, 4), "DynamicQuantizeLinear": OperatorCost(201, 6), "DequantizeLinear": OperatorCost(202, 2),
+    "QLinearConv": OperatorCost(203, 4), "ConvInteger": OperatorCost(204, 0), "QLinearMatMul": OperatorCost(205, 4),
+    "MatMulInteger": OperatorCost(206, 0), "QGemm": OperatorCost(207, 4), "DynamicQuantizeMatMul": OperatorCost(208, 3),
+    "MatMulIntegerToFloat": OperatorCost(209, 3), "MatMulNBits": OperatorCost(210, 0),
+    "erf": OperatorCost(220, 16), "tanh": OperatorCost(221, 20), "quick": OperatorCost(222, 16),
 }  # fmt: skip
 """Operators and modes by the name parameters use.
 
@@ -110,28 +118,28 @@ gate set: three sigmoids (two for GRU), one or two tanh, and the blend.
 """
 
 
-def op_code(name: str) -> int:
+def get_operator_code(name: str) -> int:
     """Stable code of an operator or mode; 0 where it has none."""
     found = OPERATORS.get(name)
     return found.code if found else 0
 
 
-def op_cost(name: str) -> int:
+def get_operator_cost(name: str) -> int:
     """Operations per element of an operator; 1 where the table has none."""
     found = OPERATORS.get(name)
     return found.ops if found else 1
 
 
-def activation_code(name: str) -> int:
+def get_activation_code(name: str) -> int:
     """Stable code of an activation."""
     return ACTIVATIONS[name][0]
 
 
-def activation_named(operator: str) -> str | None:
+def find_activation(operator: str) -> str | None:
     """Activation a single ONNX operator is, or ``None``."""
     return _BY_OPERATOR.get(operator)
 
 
-def activation_attributes(name: str) -> dict[str, Any]:
+def get_activation_attributes(name: str) -> dict[str, Any]:
     """Attributes the operator of an activation is built with (they do not change its cost)."""
     return {"leakyrelu": {"alpha": 0.1}, "thresholdedrelu": {"alpha": 0.1}}.get(name, {})

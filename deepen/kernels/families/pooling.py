@@ -7,16 +7,28 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
-from deepen.kernels.families.convolution import check_geometry, conv_geometry, leading_pads
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
+from deepen.kernels.families.convolution import check_geometry, read_conv_geometry, read_leading_pads
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
 from deepen.kernels.families.onnx_parts import write_quantised
-from deepen.kernels.families.operator_costs import op_code, op_cost
-from deepen.kernels.families.shape_features import shape_dims, space, spatial_dims, waste
+from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
+from deepen.kernels.families.shape_features import (
+    compute_lane_waste,
+    compute_shape_features,
+    compute_spatial_features,
+    compute_window_features,
+)
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES", "REDUCTIONS"]
+__all__ = ["FAMILY_DEFINITIONS", "REDUCTIONS"]
 
 _POOL = {"maxpool": "MaxPool", "avgpool": "AveragePool"}
 _AVERAGE = {7: "AveragePool", 19: "AveragePool19"}
@@ -31,7 +43,7 @@ REDUCTIONS = (
 )  # fmt: skip
 
 
-def _rounded_up(params: Params, i: int) -> int:
+def _count_windows_rounded_up(params: Params, i: int) -> int:
     """Windows in one direction when the size is rounded up, one that starts in the end padding included."""
     rank = len(params["spatial"])
     free = params["spatial"][i] + params["pads"][i] + params["pads"][rank + i]
@@ -39,7 +51,7 @@ def _rounded_up(params: Params, i: int) -> int:
     return steps + 1
 
 
-def _pooled(params: Params) -> tuple[int, ...]:
+def _compute_pooled_size(params: Params) -> tuple[int, ...]:
     """Output size; with ``ceil`` a window that would start in the end padding is left out.
 
     ONNX Runtime does so for every opset, the shape inference of the onnx package from opset 22 on.
@@ -57,18 +69,18 @@ def _pooled(params: Params) -> tuple[int, ...]:
     return tuple(out)
 
 
-def _read_pool(group: Group, family: str) -> Params | None:
+def _read_pool(group: NodeGroup, family: str) -> Params | None:
     anchors = [n for n in group.compute if n.op_type == _POOL[family]]
     if len(anchors) != 1:
         return None
     node = anchors[0]
     rank = len(group.shape(node.inputs[0])) - 2
-    extra, data, before = leading_pads(group, node, rank)
+    extra, data, before = read_leading_pads(group, node, rank)
     if len(group.compute) != 1 + len(before):
         return None
     x = group.shape(data)
     kernel = [int(v) for v in node.attributes["kernel_shape"]]
-    geometry = conv_geometry(node, [s + extra[i] + extra[rank + i] for i, s in enumerate(x[2:])], kernel)
+    geometry = read_conv_geometry(node, [s + extra[i] + extra[rank + i] for i, s in enumerate(x[2:])], kernel)
     geometry["pads"] = [a + b for a, b in zip(geometry["pads"], extra, strict=True)]
     found = {
         "dtype": group.dtype(node.inputs[0]), "batch": x[0], "c": x[1], "spatial": list(x[2:]),
@@ -76,7 +88,7 @@ def _read_pool(group: Group, family: str) -> Params | None:
         "ceil": False,
     }  # fmt: skip
     asked = bool(node.attributes.get("ceil_mode", 0))
-    found["ceil"] = asked and _pooled({**found, "ceil": True}) != _pooled(found)
+    found["ceil"] = asked and _compute_pooled_size({**found, "ceil": True}) != _compute_pooled_size(found)
     if family == "avgpool":
         found["count_include_pad"] = bool(node.attributes.get("count_include_pad", 0)) and any(geometry["pads"])
         found["version"] = 19 if group.opset() >= 19 else 7
@@ -85,11 +97,11 @@ def _read_pool(group: Group, family: str) -> Params | None:
     return found
 
 
-def _pool_layout(params: Params) -> Layout:
+def _pool_layout(params: Params) -> KernelLayout:
     shape = (params["batch"], params["c"], *params["spatial"])
-    y = Spec("y", (params["batch"], params["c"], *_pooled(params)), params["dtype"])
-    outputs = (y, Spec("index", y.shape, "int64")) if params.get("indices") else (y,)
-    return Layout((Spec("x", shape, params["dtype"]),), outputs)
+    y = TensorSpec("y", (params["batch"], params["c"], *_compute_pooled_size(params)), params["dtype"])
+    outputs = (y, TensorSpec("index", y.shape, "int64")) if params.get("indices") else (y,)
+    return KernelLayout((TensorSpec("x", shape, params["dtype"]),), outputs)
 
 
 def _pool_ops(params: Params) -> int:
@@ -99,9 +111,9 @@ def _pool_ops(params: Params) -> int:
 
 def _pool_dims(params: Params) -> dict[str, float]:
     return {
-        "batch": params["batch"], "c_in": params["c"], "c_out": params["c"], **space("{}_in", params["spatial"]),
-        **space("{}_out", _pooled(params)), **spatial_dims(params), "waste_c_in_16": waste(params["c"], 16),
-        "op_code": op_code(_AVERAGE[params["version"]]) if "version" in params else 0,
+        "batch": params["batch"], "c_in": params["c"], "c_out": params["c"], **compute_spatial_features("{}_in", params["spatial"]),
+        **compute_spatial_features("{}_out", _compute_pooled_size(params)), **compute_window_features(params), "waste_c_in_16": compute_lane_waste(params["c"], 16),
+        "op_code": get_operator_code(_AVERAGE[params["version"]]) if "version" in params else 0,
     }  # fmt: skip
 
 
@@ -114,21 +126,29 @@ def _pool_check(params: Params, family: str) -> None:
     rank = len(params["spatial"])
     for i, k in enumerate(params["kernel"]):
         if max(params["pads"][i], params["pads"][rank + i]) >= k:
-            raise reject(family, "pads", f"must be smaller than the kernel ({k}), or a window sees padding only")
-    if any(size < 1 for size in (*_pooled(params), *_pooled({**params, "ceil": False}))):
-        raise reject(family, "spatial", f"{params['spatial']} is too small for kernel and pads: nothing comes out")
-    if params["ceil"] and _pooled(params) == _pooled({**params, "ceil": False}):
-        raise reject(family, "ceil", "makes no difference for these sizes; leave it false")
+            raise make_param_error(
+                family, "pads", f"must be smaller than the kernel ({k}), or a window sees padding only"
+            )
+    if any(size < 1 for size in (*_compute_pooled_size(params), *_compute_pooled_size({**params, "ceil": False}))):
+        raise make_param_error(
+            family, "spatial", f"{params['spatial']} is too small for kernel and pads: nothing comes out"
+        )
+    if params["ceil"] and _compute_pooled_size(params) == _compute_pooled_size({**params, "ceil": False}):
+        raise make_param_error(family, "ceil", "makes no difference for these sizes; leave it false")
     if params.get("version") == 7:
         if any(d > 1 for d in params["dilation"]):
-            raise reject(family, "version", "must be 19 for a dilated window")
-        if params["ceil"] and _pooled(params) != tuple(_rounded_up(params, i) for i in range(rank)):
-            raise reject(family, "ceil", "gives another size in shape inference than at run time before opset 22")
+            raise make_param_error(family, "version", "must be 19 for a dilated window")
+        if params["ceil"] and _compute_pooled_size(params) != tuple(
+            _count_windows_rounded_up(params, i) for i in range(rank)
+        ):
+            raise make_param_error(
+                family, "ceil", "gives another size in shape inference than at run time before opset 22"
+            )
     if params.get("count_include_pad") and not any(params["pads"]):
-        raise reject(family, "count_include_pad", "makes no difference without pads; leave it false")
+        raise make_param_error(family, "count_include_pad", "makes no difference without pads; leave it false")
 
 
-def _pool_write(params: Params, writer: Writer) -> None:
+def _pool_write(params: Params, writer: KernelModelWriter) -> None:
     common = {
         "kernel_shape": params["kernel"], "strides": params["stride"], "pads": params["pads"],
         "ceil_mode": int(params["ceil"]), "dilations": params["dilation"],
@@ -141,14 +161,14 @@ def _pool_write(params: Params, writer: Writer) -> None:
         writer.node("AveragePool", ["x"], "y", count_include_pad=int(params["count_include_pad"]), **common)
 
 
-def _read_global(group: Group) -> Params | None:
-    node = group.single((*_GLOBAL, _QLINEAR))
+def _read_global(group: NodeGroup) -> Params | None:
+    node = group.find_single_node((*_GLOBAL, _QLINEAR))
     name = "" if node is None else node.inputs[0]
     if node is None:
         node = group.quantised(_GLOBAL[:1], f"com.microsoft.{_QLINEAR}")
         if node is None:
             return None
-        name = group.before_dequantise(node.inputs[0])
+        name = group.find_integer_source(node.inputs[0])
     elif node.op_type == _QLINEAR and node.attributes.get("channels_last", 0):
         return None
     x = group.shape(name)
@@ -156,22 +176,22 @@ def _read_global(group: Group) -> Params | None:
     return {"op": op, "dtype": group.dtype(name), "batch": x[0], "c": x[1], "spatial": list(x[2:])}
 
 
-def _global_layout(params: Params) -> Layout:
+def _global_layout(params: Params) -> KernelLayout:
     head, rank = (params["batch"], params["c"]), len(params["spatial"])
-    x = Spec("x", (*head, *params["spatial"]), params["dtype"])
-    return Layout((x,), (Spec("y", (*head, *[1] * rank), params["dtype"]),))
+    x = TensorSpec("x", (*head, *params["spatial"]), params["dtype"])
+    return KernelLayout((x,), (TensorSpec("y", (*head, *[1] * rank), params["dtype"]),))
 
 
 def _global_dims(params: Params) -> dict[str, float]:
     window = prod(params["spatial"])
     return {
-        **shape_dims(_global_layout(params).inputs[0].shape, prefix_out=False), "c_out": params["c"],
+        **compute_shape_features(_global_layout(params).inputs[0].shape, prefix_out=False), "c_out": params["c"],
         "axis_size": window, "outer_size": params["batch"] * params["c"], "inner_size": 1,
-        "op_code": op_code(params["op"]),
+        "op_code": get_operator_code(params["op"]),
     }  # fmt: skip
 
 
-def _global_write(params: Params, writer: Writer) -> None:
+def _global_write(params: Params, writer: KernelModelWriter) -> None:
     if params["dtype"] in _INTEGERS:
         write_quantised(writer, params["dtype"], ["x"], lambda real, out: writer.node(params["op"], real, out))
     else:
@@ -180,15 +200,15 @@ def _global_write(params: Params, writer: Writer) -> None:
 
 def _global_check(params: Params) -> None:
     if params["dtype"] in _INTEGERS and params["op"] != _GLOBAL[0]:
-        raise reject("global-avgpool", "dtype", f"of {params['op']} may not be {params['dtype']}")
+        raise make_param_error("global-avgpool", "dtype", f"of {params['op']} may not be {params['dtype']}")
 
 
-def _axes(group_axes: Sequence[int] | None, rank: int) -> list[int]:
+def _normalise_axes(group_axes: Sequence[int] | None, rank: int) -> list[int]:
     return sorted(a % rank for a in group_axes) if group_axes else list(range(rank))
 
 
-def _read_reduce(group: Group) -> Params | None:
-    node = group.single(REDUCTIONS)
+def _read_reduce(group: NodeGroup) -> Params | None:
+    node = group.find_single_node(REDUCTIONS)
     if node is None:
         return None
     x = group.shape(node.inputs[0])
@@ -200,25 +220,27 @@ def _read_reduce(group: Group) -> Params | None:
             return None  # axes known only at run time
         if not given and node.attributes.get("noop_with_empty_axes", 0):
             return None
-        axes = _axes(given, len(x))
+        axes = _normalise_axes(given, len(x))
     return {
         "op": node.op_type, "dtype": group.dtype(node.inputs[0]), "shape": list(x), "axes": axes,
         "keepdims": bool(node.attributes.get("keepdims", 1)),
     }  # fmt: skip
 
 
-def _reduce_layout(params: Params) -> Layout:
+def _reduce_layout(params: Params) -> KernelLayout:
     axes = set(params["axes"])
     keep = [1 if i in axes else s for i, s in enumerate(params["shape"]) if params["keepdims"] or i not in axes]
     dtype = "int64" if params["op"] in _ARG else params["dtype"]
-    return Layout((Spec("x", tuple(params["shape"]), params["dtype"]),), (Spec("y", tuple(keep), dtype),))
+    return KernelLayout(
+        (TensorSpec("x", tuple(params["shape"]), params["dtype"]),), (TensorSpec("y", tuple(keep), dtype),)
+    )
 
 
 def _reduce_dims(params: Params) -> dict[str, float]:
     axes = params["axes"]
     shape = params["shape"]
     return {
-        **shape_dims(shape, prefix_out=False), "op_code": op_code(params["op"]),
+        **compute_shape_features(shape, prefix_out=False), "op_code": get_operator_code(params["op"]),
         "axis_size": prod(shape[a] for a in axes),
         "outer_size": prod(shape[: axes[0]]) if axes else 1, "inner_size": prod(shape[axes[-1] + 1 :]) if axes else 1,
     }  # fmt: skip
@@ -227,12 +249,12 @@ def _reduce_dims(params: Params) -> dict[str, float]:
 def _reduce_check(params: Params) -> None:
     rank, axes = len(params["shape"]), params["axes"]
     if rank and (not axes or axes != sorted(set(axes)) or axes[-1] >= rank):
-        raise reject("reduce", "axes", f"must be distinct, ascending and below the rank {rank}, not {axes}")
+        raise make_param_error("reduce", "axes", f"must be distinct, ascending and below the rank {rank}, not {axes}")
     if params["op"] in _ARG and len(axes) != 1:
-        raise reject("reduce", "axes", f"of {params['op']} must be exactly one")
+        raise make_param_error("reduce", "axes", f"of {params['op']} must be exactly one")
 
 
-def _reduce_write(params: Params, writer: Writer) -> None:
+def _reduce_write(params: Params, writer: KernelModelWriter) -> None:
     keep = int(params["keepdims"])
     if params["op"] in _ARG:
         writer.node(params["op"], ["x"], "y", axis=params["axes"][0], keepdims=keep)
@@ -240,20 +262,20 @@ def _reduce_write(params: Params, writer: Writer) -> None:
         writer.node(params["op"], ["x", writer.constant(params["axes"], "int64")], "y", keepdims=keep)
 
 
-ANATOMIES = (
+FAMILY_DEFINITIONS = (
     *(
-        Anatomy(
+        FamilyDefinition(
             name, partial(_read_pool, family=name), _pool_layout, _pool_ops, _pool_dims, _pool_write,
             partial(_pool_check, family=name), _pool_opset,
         )
         for name in _POOL
     ),
-    Anatomy(
+    FamilyDefinition(
         "global-avgpool", _read_global, _global_layout, lambda p: _global_layout(p).inputs[0].elements, _global_dims,
         _global_write, _global_check,
     ),
-    Anatomy(
-        "reduce", _read_reduce, _reduce_layout, lambda p: _reduce_layout(p).inputs[0].elements * op_cost(p["op"]),
+    FamilyDefinition(
+        "reduce", _read_reduce, _reduce_layout, lambda p: _reduce_layout(p).inputs[0].elements * get_operator_cost(p["op"]),
         _reduce_dims, _reduce_write, _reduce_check, lambda p: 18,
     ),
 )  # fmt: skip

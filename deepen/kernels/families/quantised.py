@@ -10,19 +10,26 @@ import numpy as np
 
 from deepen.graph.types import Node
 from deepen.kernels.families import convolution
-from deepen.kernels.families.definition import Anatomy, Group, Layout, Params, Spec, reject
-from deepen.kernels.families.operator_costs import op_code, op_cost
-from deepen.kernels.families.shape_features import shape_dims, waste
+from deepen.kernels.families.definition import (
+    FamilyDefinition,
+    KernelLayout,
+    NodeGroup,
+    Params,
+    TensorSpec,
+    make_param_error,
+)
+from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
+from deepen.kernels.families.shape_features import compute_lane_waste, compute_shape_features
 
 if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import Writer
+    from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["ANATOMIES"]
+__all__ = ["FAMILY_DEFINITIONS"]
 
 _SCALE = 0.02
 
 
-def _unquantised(group: Group, name: str) -> tuple[str, str] | None:
+def _find_dequantised_source(group: NodeGroup, name: str) -> tuple[str, str] | None:
     """Tensor and scale a DequantizeLinear turns into this tensor, wherever in the graph it lies."""
     node = group.producer(name)
     if node is None or node.op_type != "DequantizeLinear":
@@ -30,20 +37,20 @@ def _unquantised(group: Group, name: str) -> tuple[str, str] | None:
     return node.inputs[0], node.inputs[1]
 
 
-def _many(group: Group, scale: str) -> bool:
+def _is_per_channel(group: NodeGroup, scale: str) -> bool:
     return bool(scale) and prod(group.shape(scale)) > 1
 
 
 # quantize, dequantize --------------------------------------------------------------------------------------------
 
 
-def _read_scale(group: Group, family: str) -> Params | None:
+def _read_scale(group: NodeGroup, family: str) -> Params | None:
     names = ("QuantizeLinear", "DynamicQuantizeLinear") if family == "quantize" else ("DequantizeLinear",)
-    node = group.single(names)
+    node = group.find_single_node(names)
     if node is None:
         return None
     x = group.shape(node.inputs[0])
-    per_axis = len(node.inputs) > 1 and _many(group, node.inputs[1])
+    per_axis = len(node.inputs) > 1 and _is_per_channel(group, node.inputs[1])
     found = {
         "dtype": group.dtype(node.inputs[0]), "out_dtype": group.dtype(node.outputs[0]), "shape": list(x),
         "axis": int(node.attributes.get("axis", 1)) % len(x) if per_axis else -1,
@@ -51,33 +58,36 @@ def _read_scale(group: Group, family: str) -> Params | None:
     return {"op": node.op_type, **found} if family == "quantize" else found
 
 
-def _scale_layout(params: Params) -> Layout:
+def _scale_layout(params: Params) -> KernelLayout:
     shape, integer = tuple(params["shape"]), params["out_dtype"] if "op" in params else params["dtype"]
-    x, y = Spec("x", shape, params["dtype"]), Spec("y", shape, params["out_dtype"])
+    x, y = TensorSpec("x", shape, params["dtype"]), TensorSpec("y", shape, params["out_dtype"])
     if params.get("op") == "DynamicQuantizeLinear":
-        return Layout((x,), (y, Spec("scale", (), "float32"), Spec("zero", (), "uint8")))
+        return KernelLayout((x,), (y, TensorSpec("scale", (), "float32"), TensorSpec("zero", (), "uint8")))
     wide = (shape[params["axis"]],) if params["axis"] >= 0 else ()
     real = params["dtype"] if "op" in params else params["out_dtype"]
-    return Layout((x,), (y,), (Spec("scale", wide, real), Spec("zero", wide, integer)))
+    return KernelLayout((x,), (y,), (TensorSpec("scale", wide, real), TensorSpec("zero", wide, integer)))
 
 
 def _scale_dims(params: Params) -> dict[str, float]:
-    return {**shape_dims(params["shape"]), "op_code": op_code(params.get("op", "DequantizeLinear"))}
+    return {
+        **compute_shape_features(params["shape"]),
+        "op_code": get_operator_code(params.get("op", "DequantizeLinear")),
+    }
 
 
 def _scale_check(params: Params, family: str) -> None:
     if params["axis"] >= len(params["shape"]):
-        raise reject(family, "axis", f"must be below the rank {len(params['shape'])}, not {params['axis']}")
+        raise make_param_error(family, "axis", f"must be below the rank {len(params['shape'])}, not {params['axis']}")
     if params["axis"] >= 0 and params["shape"][params["axis"]] == 1:
-        raise reject(family, "axis", "of size 1 has one scale; use -1")
+        raise make_param_error(family, "axis", "of size 1 has one scale; use -1")
     if params.get("op") == "DynamicQuantizeLinear" and (params["axis"] >= 0 or params["out_dtype"] != "uint8"):
-        raise reject(family, "out_dtype", "of DynamicQuantizeLinear must be uint8, with axis -1")
+        raise make_param_error(family, "out_dtype", "of DynamicQuantizeLinear must be uint8, with axis -1")
     side = "out_dtype" if family == "quantize" else "dtype"
     if params[side] not in ("uint8", "int8", "uint16", "int16", *(("int32",) if family == "dequantize" else ())):
-        raise reject(family, side, f"must be an integer type, not {params[side]}")
+        raise make_param_error(family, side, f"must be an integer type, not {params[side]}")
 
 
-def _scales(writer: Writer) -> list[str]:
+def _add_scale_constants(writer: KernelModelWriter) -> list[str]:
     scale, zero = writer.layout.weights
     return [
         writer.constant(np.full(scale.shape, _SCALE), scale.dtype, "scale"),
@@ -85,22 +95,22 @@ def _scales(writer: Writer) -> list[str]:
     ]
 
 
-def _scale_write(params: Params, writer: Writer) -> None:
+def _scale_write(params: Params, writer: KernelModelWriter) -> None:
     op = params.get("op", "DequantizeLinear")
     if op == "DynamicQuantizeLinear":
         writer.node(op, ["x"], ["y", "scale", "zero"])
     else:
-        writer.node(op, ["x", *_scales(writer)], "y", axis=params["axis"] if params["axis"] >= 0 else None)
+        writer.node(op, ["x", *_add_scale_constants(writer)], "y", axis=params["axis"] if params["axis"] >= 0 else None)
 
 
 def _scale_ops(params: Params) -> int:
-    return prod(params["shape"]) * op_cost(params.get("op", "DequantizeLinear"))
+    return prod(params["shape"]) * get_operator_cost(params.get("op", "DequantizeLinear"))
 
 
 # qconv -----------------------------------------------------------------------------------------------------------
 
 
-def _read_qconv(group: Group) -> Params | None:
+def _read_qconv(group: NodeGroup) -> Params | None:
     anchors = [n for n in group.compute if n.op_type in ("QLinearConv", "ConvInteger", "Conv")]
     if len(anchors) != 1:
         return None
@@ -111,9 +121,9 @@ def _read_qconv(group: Group) -> Params | None:
     elif node.op_type == "ConvInteger":
         bias = False
     else:
-        left, right = _unquantised(group, x), _unquantised(group, w)
+        left, right = _find_dequantised_source(group, x), _find_dequantised_source(group, w)
         written = [n for n in group.nodes if n.op_type == "QuantizeLinear"]
-        if left is None or right is None or not (written or group.hinted("QLinearConv")):
+        if left is None or right is None or not (written or group.runtime_executes("QLinearConv")):
             return None
         bias = len(node.inputs) > 2 and bool(node.inputs[2])
         x, (w, scale) = left[0], right
@@ -123,44 +133,46 @@ def _read_qconv(group: Group) -> Params | None:
     return {
         "op": "ConvInteger" if node.op_type == "ConvInteger" else "QLinearConv", "dtype": group.dtype(x),
         "weight_dtype": group.dtype(w), "out_dtype": group.dtype(out) or group.dtype(x),
-        "per_channel": _many(group, scale),
+        "per_channel": _is_per_channel(group, scale),
         "batch": shape[0], "c_in": shape[1], "c_out": weight[0], "spatial": list(shape[2:]), "kernel": kernel,
-        **convolution.conv_geometry(node, shape[2:], kernel), "groups": int(node.attributes.get("group", 1)), "bias": bias,
+        **convolution.read_conv_geometry(node, shape[2:], kernel), "groups": int(node.attributes.get("group", 1)), "bias": bias,
     }  # fmt: skip
 
 
-def _qconv_layout(params: Params) -> Layout:
+def _qconv_layout(params: Params) -> KernelLayout:
     c_out = params["c_out"]
-    x = Spec("x", (params["batch"], params["c_in"], *params["spatial"]), params["dtype"])
-    y = Spec("y", (params["batch"], c_out, *convolution.conv_out(params)), params["out_dtype"])
-    weights = [Spec("w", (c_out, params["c_in"] // params["groups"], *params["kernel"]), params["weight_dtype"])]
+    x = TensorSpec("x", (params["batch"], params["c_in"], *params["spatial"]), params["dtype"])
+    y = TensorSpec("y", (params["batch"], c_out, *convolution.compute_conv_output_size(params)), params["out_dtype"])
+    weights = [TensorSpec("w", (c_out, params["c_in"] // params["groups"], *params["kernel"]), params["weight_dtype"])]
     if params["op"] == "QLinearConv":
         wide = (c_out,) if params["per_channel"] else ()
-        weights += [Spec("w_scale", wide, "float32"), Spec("w_zero", wide, params["weight_dtype"])]
-        weights += [Spec("b", (c_out,), "int32")] if params["bias"] else []
-    return Layout((x,), (y,), tuple(weights))
+        weights += [TensorSpec("w_scale", wide, "float32"), TensorSpec("w_zero", wide, params["weight_dtype"])]
+        weights += [TensorSpec("b", (c_out,), "int32")] if params["bias"] else []
+    return KernelLayout((x,), (y,), tuple(weights))
 
 
 def _qconv_check(params: Params) -> None:
     convolution.check_geometry("qconv", params)
     for name in ("c_in", "c_out"):
         if params[name] % params["groups"]:
-            raise reject("qconv", name, f"must be a multiple of groups ({params['groups']}), not {params[name]}")
-    if any(size < 1 for size in convolution.conv_out(params)):
-        raise reject("qconv", "spatial", f"{params['spatial']} is too small for kernel, dilation and pads")
+            raise make_param_error(
+                "qconv", name, f"must be a multiple of groups ({params['groups']}), not {params[name]}"
+            )
+    if any(size < 1 for size in convolution.compute_conv_output_size(params)):
+        raise make_param_error("qconv", "spatial", f"{params['spatial']} is too small for kernel, dilation and pads")
     if params["op"] == "ConvInteger":
         for name, want in (("bias", False), ("per_channel", False), ("out_dtype", "int32")):
             if params[name] != want:
-                raise reject("qconv", name, f"of ConvInteger must be {want}, not {params[name]}")
+                raise make_param_error("qconv", name, f"of ConvInteger must be {want}, not {params[name]}")
     elif params["out_dtype"] != params["dtype"]:
-        raise reject("qconv", "out_dtype", "of QLinearConv must equal dtype")
+        raise make_param_error("qconv", "out_dtype", "of QLinearConv must equal dtype")
     if params["per_channel"] and params["c_out"] == 1:
-        raise reject("qconv", "per_channel", "makes no difference with one output channel; leave it false")
+        raise make_param_error("qconv", "per_channel", "makes no difference with one output channel; leave it false")
     if params["dtype"] == "int8" and params["weight_dtype"] != "int8":
-        raise reject("qconv", "weight_dtype", "of int8 activations must be int8")
+        raise make_param_error("qconv", "weight_dtype", "of int8 activations must be int8")
 
 
-def _qconv_write(params: Params, writer: Writer) -> None:
+def _qconv_write(params: Params, writer: KernelModelWriter) -> None:
     attributes = {
         "kernel_shape": params["kernel"], "strides": params["stride"], "dilations": params["dilation"],
         "pads": params["pads"],
@@ -179,7 +191,7 @@ def _qconv_write(params: Params, writer: Writer) -> None:
 
 
 def _qconv_dims(params: Params) -> dict[str, float]:
-    return {**convolution.conv_dims(params), "op_code": op_code(params["op"])}
+    return {**convolution.compute_conv_features(params), "op_code": get_operator_code(params["op"])}
 
 
 # qmatmul ---------------------------------------------------------------------------------------------------------
@@ -189,7 +201,7 @@ _INTEGER = ("QLinearMatMul", "MatMulInteger", "QGemm", "DynamicQuantizeMatMul", 
 _TO_FLOAT = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits")
 
 
-def _read_qmatmul(group: Group) -> Params | None:
+def _read_qmatmul(group: NodeGroup) -> Params | None:
     anchors = [n for n in group.compute if n.op_type in (*_INTEGER, *_PLAIN)]
     if len(anchors) != 1:
         return None
@@ -211,11 +223,11 @@ def _read_qmatmul(group: Group) -> Params | None:
     return {
         "op": op, "dtype": group.dtype(a), "weight_dtype": group.dtype(b), "out_dtype": out_dtype,
         "batch": batch, "m": rows,
-        "k": k, "n": n, "constant": constant, "per_channel": _many(group, scale), "bias": bias, "block": 0,
+        "k": k, "n": n, "constant": constant, "per_channel": _is_per_channel(group, scale), "bias": bias, "block": 0,
     }  # fmt: skip
 
 
-def _qmatmul_operands(group: Group, node: Node) -> tuple[str, str, str, str, bool, str] | None:
+def _qmatmul_operands(group: NodeGroup, node: Node) -> tuple[str, str, str, str, bool, str] | None:
     """(op, left, right, right scale, bias, output type) of a quantised product."""
     out = group.dtype(node.outputs[0])
     at: dict[str, tuple[int, int, int]] = {  # positions of right side, its scale, bias
@@ -227,19 +239,19 @@ def _qmatmul_operands(group: Group, node: Node) -> tuple[str, str, str, str, boo
         bias = len(node.inputs) > c and bool(node.inputs[c])
         return node.op_type, node.inputs[0], node.inputs[b], node.inputs[s], bias, out
     if node.op_type == "MatMulInteger":
-        return _dynamic(group, node)
-    left, right = _unquantised(group, node.inputs[0]), _unquantised(group, node.inputs[1])
+        return _read_matmul_integer(group, node)
+    left, right = _find_dequantised_source(group, node.inputs[0]), _find_dequantised_source(group, node.inputs[1])
     written = [n for n in group.nodes if n.op_type == "QuantizeLinear"]
     hints = ("QLinearMatMul", "com.microsoft.QGemm", "com.microsoft.MatMulIntegerToFloat")
-    if left is None or right is None or not (written or group.hinted(*hints)):
+    if left is None or right is None or not (written or group.runtime_executes(*hints)):
         return None
     bias = len(node.inputs) > 2 and bool(node.inputs[2])
-    op = "QGemm" if node.op_type == "Gemm" or group.hinted("com.microsoft.QGemm") else "QLinearMatMul"
+    op = "QGemm" if node.op_type == "Gemm" or group.runtime_executes("com.microsoft.QGemm") else "QLinearMatMul"
     out = group.dtype(written[-1].outputs[0]) if written else group.dtype(left[0])
     return op, left[0], right[0], right[1], bias, out
 
 
-def _dynamic(group: Group, node: Node) -> tuple[str, str, str, str, bool, str]:
+def _read_matmul_integer(group: NodeGroup, node: Node) -> tuple[str, str, str, str, bool, str]:
     """MatMulInteger, alone or with the scaling (and the quantisation in front) that makes it a float product."""
     scaled = any(n.op_type == "Mul" for n in group.nodes)
     bias = any(n.op_type == "Add" for n in group.compute)
@@ -254,7 +266,7 @@ def _dynamic(group: Group, node: Node) -> tuple[str, str, str, str, bool, str]:
     return "MatMulIntegerToFloat", node.inputs[0], node.inputs[1], scale, bias, "float32"
 
 
-def _read_n_bits(group: Group, node: Node) -> Params | None:
+def _read_n_bits(group: NodeGroup, node: Node) -> Params | None:
     bits = int(node.attributes.get("bits", 4))
     k, n = int(node.attributes["K"]), int(node.attributes["N"])
     dtype = group.dtype(node.inputs[0])
@@ -265,32 +277,35 @@ def _read_n_bits(group: Group, node: Node) -> Params | None:
     }  # fmt: skip
 
 
-def _qmatmul_layout(params: Params) -> Layout:
+def _qmatmul_layout(params: Params) -> KernelLayout:
     m, k, n = params["m"], params["k"], params["n"]
     lead = () if params["batch"] == 1 else (params["batch"],)
-    a, y = Spec("a", (*lead, m, k), params["dtype"]), Spec("y", (*lead, m, n), params["out_dtype"])
+    a, y = TensorSpec("a", (*lead, m, k), params["dtype"]), TensorSpec("y", (*lead, m, n), params["out_dtype"])
     inputs, weights = [a], []
     if params["op"] == "MatMulNBits":
         blocks = -(-k // params["block"])
-        weights = [Spec("b", (n, blocks, params["block"] // 2), "uint8"), Spec("scale", (n, blocks), params["dtype"])]
+        weights = [
+            TensorSpec("b", (n, blocks, params["block"] // 2), "uint8"),
+            TensorSpec("scale", (n, blocks), params["dtype"]),
+        ]
     else:
-        b = Spec("b", (*lead, k, n), params["weight_dtype"])
+        b = TensorSpec("b", (*lead, k, n), params["weight_dtype"])
         (weights if params["constant"] else inputs).append(b)
     if params["op"] == "MatMulIntegerToFloat":
-        inputs.append(Spec("a_scale", (), "float32"))
+        inputs.append(TensorSpec("a_scale", (), "float32"))
     if params["per_channel"]:
-        weights.append(Spec("b_scale", (n,), "float32"))
+        weights.append(TensorSpec("b_scale", (n,), "float32"))
     if params["bias"]:
-        weights.append(Spec("bias", (n,), "int32" if params["op"] == "QGemm" else "float32"))
-    return Layout(tuple(inputs), (y,), tuple(weights))
+        weights.append(TensorSpec("bias", (n,), "int32" if params["op"] == "QGemm" else "float32"))
+    return KernelLayout(tuple(inputs), (y,), tuple(weights))
 
 
 def _qmatmul_dims(params: Params) -> dict[str, float]:
     m, n, k = params["m"], params["n"], params["k"]
     return {
         "batch": params["batch"], "m": m, "n": n, "k": k, "gemm_batch": params["batch"], "c_in": k, "c_out": n,
-        "op_code": op_code(params["op"]), "waste_m_16": waste(m, 16), "waste_n_16": waste(n, 16),
-        "waste_k_16": waste(k, 16),
+        "op_code": get_operator_code(params["op"]), "waste_m_16": compute_lane_waste(m, 16), "waste_n_16": compute_lane_waste(n, 16),
+        "waste_k_16": compute_lane_waste(k, 16),
     }  # fmt: skip
 
 
@@ -298,31 +313,33 @@ def _qmatmul_check(params: Params) -> None:
     op = params["op"]
     out = "int32" if op == "MatMulInteger" else "float32" if op in _TO_FLOAT else params["dtype"]
     if params["out_dtype"] != out:
-        raise reject("qmatmul", "out_dtype", f"of {op} must be {out}, not {params['out_dtype']}")
+        raise make_param_error("qmatmul", "out_dtype", f"of {op} must be {out}, not {params['out_dtype']}")
     wanted = ("float32",) if op in ("DynamicQuantizeMatMul", "MatMulNBits") else ("uint8", "int8")
     if params["dtype"] not in wanted:
-        raise reject("qmatmul", "dtype", f"of {op} must be {' or '.join(wanted)}, not {params['dtype']}")
+        raise make_param_error("qmatmul", "dtype", f"of {op} must be {' or '.join(wanted)}, not {params['dtype']}")
     if params["weight_dtype"] not in (("uint4",) if op == "MatMulNBits" else ("uint8", "int8")):
-        raise reject("qmatmul", "weight_dtype", f"of {op} may not be {params['weight_dtype']}")
+        raise make_param_error("qmatmul", "weight_dtype", f"of {op} may not be {params['weight_dtype']}")
     if params["dtype"] == "int8" and params["weight_dtype"] != "int8":
-        raise reject("qmatmul", "weight_dtype", "of an int8 left operand must be int8")
+        raise make_param_error("qmatmul", "weight_dtype", "of an int8 left operand must be int8")
     if params["bias"] and op in ("QLinearMatMul", "MatMulInteger"):
-        raise reject("qmatmul", "bias", f"is not known of {op}")
+        raise make_param_error("qmatmul", "bias", f"is not known of {op}")
     if params["per_channel"] and (op in ("MatMulInteger", "MatMulNBits") or not params["constant"] or params["n"] == 1):
-        raise reject(
+        raise make_param_error(
             "qmatmul", "per_channel", "needs a constant right operand of 2 or more columns and an op with scales"
         )
     if (op == "MatMulNBits") != bool(params["block"]) or (
         params["block"] and params["block"] not in (16, 32, 64, 128, 256)
     ):
-        raise reject("qmatmul", "block", "must be 16, 32, 64, 128 or 256 for MatMulNBits and 0 for any other op")
+        raise make_param_error(
+            "qmatmul", "block", "must be 16, 32, 64, 128 or 256 for MatMulNBits and 0 for any other op"
+        )
     if params["batch"] > 1 and op in ("QGemm", "MatMulNBits"):
-        raise reject("qmatmul", "batch", f"of {op} must be 1")
+        raise make_param_error("qmatmul", "batch", f"of {op} must be 1")
     if op in ("QGemm", "MatMulNBits") and not params["constant"]:
-        raise reject("qmatmul", "constant", f"must be true for {op}")
+        raise make_param_error("qmatmul", "constant", f"must be true for {op}")
 
 
-def _qmatmul_write(params: Params, writer: Writer) -> None:
+def _qmatmul_write(params: Params, writer: KernelModelWriter) -> None:
     op, n = params["op"], params["n"]
     if op == "MatMulNBits":
         extra = ["", "", "bias"] if params["bias"] else []
@@ -355,7 +372,7 @@ def _qmatmul_write(params: Params, writer: Writer) -> None:
             writer.node("Add", [out, "bias"], "y")
 
 
-def _write_qgemm(params: Params, writer: Writer, parts: tuple[str, str, str, tuple[int, ...]]) -> None:
+def _write_qgemm(params: Params, writer: KernelModelWriter, parts: tuple[str, str, str, tuple[int, ...]]) -> None:
     scale, a_zero, b_scale, wide = parts
     b_zero = writer.constant(np.zeros(wide), params["weight_dtype"])
     real = [
@@ -371,19 +388,19 @@ def _write_qgemm(params: Params, writer: Writer, parts: tuple[str, str, str, tup
 
 
 def _qmatmul_ops(params: Params) -> int:
-    return int(params["batch"] * params["m"] * params["n"] * (op_cost(params["op"]) + params["bias"]))
+    return int(params["batch"] * params["m"] * params["n"] * (get_operator_cost(params["op"]) + params["bias"]))
 
 
 def _qconv_ops(params: Params) -> int:
-    return int(_qconv_layout(params).outputs[0].elements * (op_cost(params["op"]) + params["bias"]))
+    return int(_qconv_layout(params).outputs[0].elements * (get_operator_cost(params["op"]) + params["bias"]))
 
 
 _SCALED: tuple[Any, ...] = ("quantize", "dequantize")
-ANATOMIES = (
-    Anatomy("qconv", _read_qconv, _qconv_layout, _qconv_ops, _qconv_dims, _qconv_write, _qconv_check),
-    Anatomy("qmatmul", _read_qmatmul, _qmatmul_layout, _qmatmul_ops, _qmatmul_dims, _qmatmul_write, _qmatmul_check),
+FAMILY_DEFINITIONS = (
+    FamilyDefinition("qconv", _read_qconv, _qconv_layout, _qconv_ops, _qconv_dims, _qconv_write, _qconv_check),
+    FamilyDefinition("qmatmul", _read_qmatmul, _qmatmul_layout, _qmatmul_ops, _qmatmul_dims, _qmatmul_write, _qmatmul_check),
     *(
-        Anatomy(
+        FamilyDefinition(
             name, partial(_read_scale, family=name), _scale_layout, _scale_ops, _scale_dims, _scale_write,
             partial(_scale_check, family=name), lambda p: 21,
         )

@@ -18,7 +18,7 @@ from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DRAWN", "WeightPool", "draw", "placeholder"]
+__all__ = ["DRAWN", "WeightPool", "draw_weights", "make_placeholder"]
 
 _PAGE = 1 << 16
 """Stretches begin at multiples of this: the largest common page size, as mapping a file demands."""
@@ -30,7 +30,7 @@ SPAN = 0.05
 """Weights lie in [0.25, 1] x this, either sign: far from the denormal range, whose arithmetic is many times slower."""
 
 
-def draw(random: np.random.Generator, count: int) -> NDArray[np.float32]:
+def draw_weights(random: np.random.Generator, count: int) -> NDArray[np.float32]:
     """Draw float32 weights, shape (count,): either sign, between a quarter of :data:`SPAN` and all of it."""
     spread = random.uniform(-1.0, 1.0, count)
     return ((np.copysign(0.25, spread) + 0.75 * spread) * SPAN).astype(np.float32)
@@ -51,7 +51,7 @@ class WeightPool:
         self._seed = seed
         self._block = b""
 
-    def adopt(self, model: onnx.ModelProto) -> None:
+    def externalise_weights(self, model: onnx.ModelProto) -> None:
         """Let every large float32 initialiser of a model refer to a stretch of the file of its own.
 
         Initialisers without data (see ``build(..., weights=False)``) get some; data they carry is dropped.
@@ -63,8 +63,8 @@ class WeightPool:
             OSError: If the file cannot be extended.
         """
         end = 0
-        for tensor in _large(model):
-            offset, size = -(-end // _PAGE) * _PAGE, _bytes(tensor)
+        for tensor in _iter_large_initialisers(model):
+            offset, size = -(-end // _PAGE) * _PAGE, _count_tensor_bytes(tensor)
             end = offset + size
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
@@ -77,31 +77,31 @@ class WeightPool:
     @staticmethod
     def size(model: onnx.ModelProto) -> int:
         """Bytes of the initialisers that :meth:`adopt` would let refer to the file."""
-        return sum(_bytes(tensor) for tensor in _large(model))
+        return sum(_count_tensor_bytes(tensor) for tensor in _iter_large_initialisers(model))
 
     def _extend(self, size: int) -> None:
         present = self.path.stat().st_size if self.path.exists() else 0
         if present >= size:
             return
         if not self._block:
-            self._block = draw(np.random.default_rng(self._seed), DRAWN).tobytes()
+            self._block = draw_weights(np.random.default_rng(self._seed), DRAWN).tobytes()
         with self.path.open("r+b" if present else "wb") as file:
             file.seek(present - present % len(self._block))
             while file.tell() < size:
                 file.write(self._block)
 
 
-def _bytes(tensor: onnx.TensorProto) -> int:
+def _count_tensor_bytes(tensor: onnx.TensorProto) -> int:
     return 4 * int(np.prod(tensor.dims, dtype=np.int64))
 
 
-def _large(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def _iter_large_initialisers(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for tensor in model.graph.initializer:
-        if tensor.data_type == tensor.FLOAT and _bytes(tensor) > 4 * SMALL_ELEMENTS:
+        if tensor.data_type == tensor.FLOAT and _count_tensor_bytes(tensor) > 4 * SMALL_ELEMENTS:
             yield tensor
 
 
-def placeholder(name: str, dims: tuple[int, ...]) -> onnx.TensorProto:
+def make_placeholder(name: str, dims: tuple[int, ...]) -> onnx.TensorProto:
     """A float32 initialiser without data, for :meth:`WeightPool.adopt` to fill."""
     import onnx
 

@@ -7,9 +7,9 @@ from functools import cache
 from importlib import import_module
 
 from deepen.errors import ConfigError
-from deepen.kernels.families.definition import Anatomy
+from deepen.kernels.families.definition import FamilyDefinition
 
-__all__ = ["anatomies", "anatomy", "readers"]
+__all__ = ["get_family_definition", "load_family_definitions", "map_operators_to_readers"]
 
 _MODULES = (
     "blocks", "attention", "quant", "conv", "dense", "recurrent", "norm", "pool", "pointwise", "binary", "join", "move",
@@ -18,35 +18,35 @@ _MODULES = (
 
 
 @cache
-def anatomies() -> Mapping[str, Anatomy]:
+def load_family_definitions() -> Mapping[str, FamilyDefinition]:
     """Every family's anatomy by name, in reading order."""
-    found: dict[str, Anatomy] = {}
+    found: dict[str, FamilyDefinition] = {}
     for name in _MODULES:
         for item in import_module(f"deepen.kernels.families.{name}").ANATOMIES:
             found[item.family] = item
     return found
 
 
-def anatomy(family: str) -> Anatomy:
+def get_family_definition(family: str) -> FamilyDefinition:
     """Anatomy of a family.
 
     Raises:
         ConfigError: If the family has none (``other``, or a TOML file without code).
     """
-    found = anatomies().get(family)
+    found = load_family_definitions().get(family)
     if found is None:
         raise ConfigError(f"kernel family '{family}' has no anatomy and cannot be built; pick another family")
     return found
 
 
 @cache
-def readers() -> Mapping[str, tuple[Anatomy, ...]]:
+def map_operators_to_readers() -> Mapping[str, tuple[FamilyDefinition, ...]]:
     """Operator type (without domain) -> anatomies whose family's ``ops`` name it, in reading order."""
     from deepen.kernels.families.catalog import load_families
 
     families = load_families()
-    found: dict[str, list[Anatomy]] = {}
-    for name, item in anatomies().items():
+    found: dict[str, list[FamilyDefinition]] = {}
+    for name, item in load_family_definitions().items():
         for op in families[name].ops if name in families else ():
             found.setdefault(op, []).append(item)
     return {op: tuple(items) for op, items in found.items()}

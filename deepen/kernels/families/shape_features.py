@@ -7,10 +7,16 @@ from math import prod
 
 from deepen.kernels.families.definition import Params
 
-__all__ = ["axis_dims", "shape_dims", "space", "spatial_dims", "waste"]
+__all__ = [
+    "compute_axis_features",
+    "compute_lane_waste",
+    "compute_shape_features",
+    "compute_spatial_features",
+    "compute_window_features",
+]
 
 
-def waste(size: int, unit: int) -> float:
+def compute_lane_waste(size: int, unit: int) -> float:
     """Share of padding a vector unit of ``unit`` lanes wastes on ``size`` elements, 0..1; 0 for a multiple."""
     if size <= 0:
         return 0.0
@@ -18,38 +24,38 @@ def waste(size: int, unit: int) -> float:
     return (padded - size) / padded
 
 
-def _three(values: Sequence[int], fill: int) -> tuple[int, int, int]:
+def _pad_to_three(values: Sequence[int], fill: int) -> tuple[int, int, int]:
     tail = [*[fill] * (3 - len(values)), *values][-3:]
     return tail[0], tail[1], tail[2]
 
 
-def space(pattern: str, sizes: Sequence[int]) -> dict[str, float]:
+def compute_spatial_features(pattern: str, sizes: Sequence[int]) -> dict[str, float]:
     """Features d, h, w of up to three spatial sizes; those a kernel does not have are 1 (a 1-D size is w)."""
-    d, h, w = _three(sizes, 1)
+    d, h, w = _pad_to_three(sizes, 1)
     return {pattern.format("d"): d, pattern.format("h"): h, pattern.format("w"): w}
 
 
-def spatial_dims(params: Params) -> dict[str, float]:
+def compute_window_features(params: Params) -> dict[str, float]:
     """Kernel, stride, dilation and total pads per direction."""
     rank = len(params["spatial"])
-    k, s = _three(params["kernel"], 1), _three(params["stride"], 1)
-    d = _three(params["dilation"], 1)
-    p = _three([params["pads"][i] + params["pads"][rank + i] for i in range(rank)], 0)
+    k, s = _pad_to_three(params["kernel"], 1), _pad_to_three(params["stride"], 1)
+    d = _pad_to_three(params["dilation"], 1)
+    p = _pad_to_three([params["pads"][i] + params["pads"][rank + i] for i in range(rank)], 0)
     named = {"k": k, "stride": s, "dilation": d, "pad": p}
     return {f"{name}_{axis}": float(v) for name, three in named.items() for axis, v in zip("dhw", three, strict=True)}
 
 
-def shape_dims(shape: Sequence[int], prefix_out: bool = True) -> dict[str, float]:
+def compute_shape_features(shape: Sequence[int], prefix_out: bool = True) -> dict[str, float]:
     """Read a shape as batch, channels, spatial sizes (channels first; rank 1 is channels only)."""
     batch = shape[0] if len(shape) > 1 else 1
     channels = shape[1] if len(shape) > 1 else (shape[0] if shape else 1)
-    found = {"batch": float(batch), "c_in": float(channels), **space("{}_in", shape[2:])}
+    found = {"batch": float(batch), "c_in": float(channels), **compute_spatial_features("{}_in", shape[2:])}
     if prefix_out:
-        found |= {"c_out": float(channels), **space("{}_out", shape[2:])}
+        found |= {"c_out": float(channels), **compute_spatial_features("{}_out", shape[2:])}
     return found
 
 
-def axis_dims(shape: Sequence[int], axis: int) -> dict[str, float]:
+def compute_axis_features(shape: Sequence[int], axis: int) -> dict[str, float]:
     """Size of an axis, and the products of the sizes before and after it."""
     return {
         "axis_size": float(shape[axis]) if shape else 1.0,

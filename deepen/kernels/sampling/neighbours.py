@@ -7,11 +7,11 @@ from math import prod
 from typing import Any
 
 from deepen.errors import make_unknown_name_error
-from deepen.kernels.families.catalog import family as family_named
-from deepen.kernels.sampling.random_sizes import Draw
-from deepen.kernels.sampling.real_configurations import Prior
+from deepen.kernels.families.catalog import get_family as family_named
+from deepen.kernels.sampling.random_sizes import SizeSampler
+from deepen.kernels.sampling.real_configurations import RealConfiguration
 
-__all__ = ["perturb"]
+__all__ = ["perturb_params"]
 
 Params = dict[str, Any]
 
@@ -21,7 +21,7 @@ _LOOKS = 8
 """Configurations looked at for a fitting activation before it is kept."""
 
 
-def _activation(params: Params, draw: Draw, pool: Sequence[Prior]) -> None:
+def _swap_activation(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> None:
     """Sometimes take the activation of another real configuration with the same operator and bias.
 
     What a runtime fuses depends on both: ONNX Runtime fuses an activation into a Gemm, never into a bare MatMul.
@@ -35,7 +35,7 @@ def _activation(params: Params, draw: Draw, pool: Sequence[Prior]) -> None:
             return
 
 
-def _window(params: Params, draw: Draw) -> None:
+def _perturb_window(params: Params, draw: SizeSampler) -> None:
     """Sometimes change an odd square kernel to the next size with pads that follow, or the stride."""
     kernel, pads = params["kernel"], params["pads"]
     square = len(set(kernel)) == 1 and len(set(pads)) <= 1
@@ -53,7 +53,7 @@ def _window(params: Params, draw: Draw) -> None:
         params["stride"] = [2 if params["stride"][0] == 1 else 1] * len(params["stride"])
 
 
-def _conv(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_conv(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     groups, c_in, c_out = params["groups"], params["c_in"], params["c_out"]
     both = draw.factor()  # a wide network is wide on both sides of a layer
     if groups == c_in and groups > 1:  # depthwise
@@ -67,29 +67,29 @@ def _conv(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
         params["c_out"] = draw.width(c_out, both * draw.factor(0.6), groups)
     params["spatial"] = draw.sides(params["spatial"])
     params["batch"] = draw.batch(params["batch"])
-    _window(params, draw)
-    _activation(params, draw, pool)
+    _perturb_window(params, draw)
+    _swap_activation(params, draw, pool)
     if draw.flip(0.04):  # a fused residual stays: whether one is fused depends on the runtime
         params["bias"] = not params["bias"]
     return params
 
 
-def _fc(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_fc(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     both = draw.factor()
     for name in ("k", "n"):
         params[name] = draw.width(params[name], both * draw.factor(0.7))
     params["m"] = draw.length(params["m"]) if params["m"] > 1 or not draw.flip(0.06) else int(draw.rng.integers(2, 65))
-    _activation(params, draw, pool)
+    _swap_activation(params, draw, pool)
     return params
 
 
-def _pool(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_pool(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     params["c"] = draw.width(params["c"])
     params["spatial"] = draw.sides(params["spatial"])
     params["batch"] = draw.batch(params["batch"])
     if "kernel" not in params:
         return params
-    _window(params, draw)
+    _perturb_window(params, draw)
     rank = len(params["spatial"])
     params["pads"] = [min(p, k - 1) for p, k in zip(params["pads"], params["kernel"] * 2, strict=True)]
     if "version" in params:
@@ -105,10 +105,10 @@ def _pool(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     return params
 
 
-class _Renaming:
+class _SizeMapping:
     """Gives each size that occurs in a kernel's shapes one new value, so that shapes that fitted still fit."""
 
-    def __init__(self, draw: Draw, tokens: bool = False) -> None:
+    def __init__(self, draw: SizeSampler, tokens: bool = False) -> None:
         self.draw = draw
         self.tokens = tokens
         self.wide, self.long = draw.factor(), draw.factor()
@@ -141,27 +141,29 @@ class _Renaming:
 _SHAPES = ("shape", "in_shapes", "a_shape", "b_shape", "out_shape", "indices_shape", "slope_shape")
 
 
-def _shapes(params: Params, draw: Draw, pool: Sequence[Prior], *, tokens: bool = False) -> Params:
+def _perturb_shapes(
+    params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration], *, tokens: bool = False
+) -> Params:
     """Rename every size in parameters that are shapes; axes, permutations and pads stay."""
-    renaming = _Renaming(draw, tokens)
+    renaming = _SizeMapping(draw, tokens)
     for name in _SHAPES:
         if name in params:
             value = params[name]
             nested = bool(value) and isinstance(value[0], list)
             params[name] = [renaming.shape(s) for s in value] if nested else renaming.shape(value)
-    _activation(params, draw, pool)
+    _swap_activation(params, draw, pool)
     return params
 
 
-def _tokens(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_token_shapes(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     """As for shapes, where sizes in the middle are heads and tokens, not images."""
-    return _shapes(params, draw, pool, tokens=True)
+    return _perturb_shapes(params, draw, pool, tokens=True)
 
 
-def _concat(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_concat(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     """Common sizes together, those along the axis each on its own, now and then one part more or less."""
     axis, shapes = params["axis"], params["in_shapes"]
-    renaming, both = _Renaming(draw), draw.factor()
+    renaming, both = _SizeMapping(draw), draw.factor()
     parts = [draw.width(shape[axis], both * draw.factor(0.6)) for shape in shapes]
     common = renaming.shape([1 if i == axis else size for i, size in enumerate(shapes[0])])
     sources = list(params["sources"])
@@ -182,9 +184,9 @@ def _concat(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     return params
 
 
-def _split(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_split(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     axis = params["axis"]
-    renaming, factor = _Renaming(draw), draw.factor()
+    renaming, factor = _SizeMapping(draw), draw.factor()
     renamed: dict[int, int] = {}
     params["sizes"] = [renamed.setdefault(s, draw.width(s, factor)) for s in params["sizes"]]
     shape = renaming.shape([1 if i == axis else size for i, size in enumerate(params["shape"])])
@@ -193,12 +195,12 @@ def _split(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     return params
 
 
-def _reshape(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_reshape(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     """Cut both shapes where their products agree; in each piece rename the side with more sizes, multiply the other."""
     if params["op"] != "Reshape":
-        return _shapes(params, draw, pool)
+        return _perturb_shapes(params, draw, pool)
     old, out = params["shape"], params["out_shape"]
-    renaming = _Renaming(draw)
+    renaming = _SizeMapping(draw)
     new_old: list[int] = []
     new_out: list[int] = []
     i = j = 0
@@ -225,29 +227,29 @@ def _reshape(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     return params
 
 
-def _in_proportion(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_in_proportion(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     """Rename the input's sizes; the output's keep their ratio to them (slice, resize)."""
     old, out = params["shape"], params["out_shape"]
-    params["shape"] = new = _Renaming(draw).shape(old)
+    params["shape"] = new = _SizeMapping(draw).shape(old)
     params["out_shape"] = [max(1, -(-o * b // a)) for a, b, o in zip(old, new, out, strict=True)]
     return params
 
 
-def _normalised(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
-    _shapes(params, draw, pool)
+def _perturb_norm(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
+    _perturb_shapes(params, draw, pool)
     groups = params.get("groups", 0)
     if groups > 1 and len(params["shape"]) > 1:
         params["shape"][1] = max(1, round(params["shape"][1] / groups)) * groups
     return params
 
 
-def _lrn(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_lrn(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     if draw.flip(0.15):
         params["size"] = int(draw.rng.choice([3, 5, 7, 9]))
-    return _shapes(params, draw, pool)
+    return _perturb_shapes(params, draw, pool)
 
 
-def _attention(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_attention(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     together = params["heads"] * params["head_dim"]
     long, own_keys = draw.factor(), params["kv_len"] == params["q_len"]
     ratio = params["heads"] // params["kv_heads"]
@@ -265,7 +267,7 @@ def _attention(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     return params
 
 
-def _recurrent(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_recurrent(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     params["seq"] = draw.length(params["seq"])
     both = draw.factor()
     for name in ("input", "hidden"):
@@ -273,7 +275,7 @@ def _recurrent(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     return params
 
 
-def _channels(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
+def _perturb_channels(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     """Multi-node blocks of an image: squeeze-and-excitation, channel shuffle."""
     both = draw.factor()
     params["c"] = draw.width(params["c"], both, params.get("groups", 1))
@@ -283,15 +285,17 @@ def _channels(params: Params, draw: Draw, pool: Sequence[Prior]) -> Params:
     return params
 
 
-_MOVES: dict[str, Callable[[Params, Draw, Sequence[Prior]], Params]] = {
-    "attention": _attention, "channels": _channels, "concat": _concat, "conv": _conv, "fc": _fc, "lrn": _lrn,
-    "norm": _normalised, "pool": _pool, "proportion": _in_proportion, "recurrent": _recurrent, "reshape": _reshape,
-    "shapes": _shapes, "split": _split, "tokens": _tokens,
+_PERTURBATIONS: dict[str, Callable[[Params, SizeSampler, Sequence[RealConfiguration]], Params]] = {
+    "attention": _perturb_attention, "channels": _perturb_channels, "concat": _perturb_concat, "conv": _perturb_conv, "fc": _perturb_fc, "lrn": _perturb_lrn,
+    "norm": _perturb_norm, "pool": _perturb_pool, "proportion": _perturb_in_proportion, "recurrent": _perturb_recurrent, "reshape": _perturb_reshape,
+    "shapes": _perturb_shapes, "split": _perturb_split, "tokens": _perturb_token_shapes,
 }  # fmt: skip
 """How configurations of a family move, by ``kind`` of its ``[sampling]`` table."""
 
 
-def perturb(name: str, params: Mapping[str, Any], draw: Draw, pool: Sequence[Prior]) -> Params:
+def perturb_params(
+    name: str, params: Mapping[str, Any], draw: SizeSampler, pool: Sequence[RealConfiguration]
+) -> Params:
     """Make a neighbour of a real configuration.
 
     Args:
@@ -307,7 +311,7 @@ def perturb(name: str, params: Mapping[str, Any], draw: Draw, pool: Sequence[Pri
         ConfigError: If the family's file names an unknown kind.
     """
     kind = str(family_named(name).sampling.get("kind", "shapes"))
-    if kind not in _MOVES:
-        raise make_unknown_name_error(f"[sampling] kind in kernels/families/{name}.toml", kind, _MOVES)
+    if kind not in _PERTURBATIONS:
+        raise make_unknown_name_error(f"[sampling] kind in kernels/families/{name}.toml", kind, _PERTURBATIONS)
     copy = {key: list(value) if isinstance(value, list) else value for key, value in params.items()}
-    return copy if draw.spread == 0 else _MOVES[kind](copy, draw, pool)
+    return copy if draw.spread == 0 else _PERTURBATIONS[kind](copy, draw, pool)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["Draw"]
+__all__ = ["SizeSampler"]
 
 SIDES = (
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 24, 25, 26, 27, 28, 30, 32, 35, 36, 38, 40,
@@ -19,7 +19,7 @@ _SNAP = 0.85
 """Share of widths snapped to a multiple in use; the rest are odd values, which runtimes treat worse."""
 
 
-class Draw:
+class SizeSampler:
     """Seeded choices around a real configuration.
 
     Args:

@@ -11,16 +11,23 @@ from typing import Any
 
 from deepen import catalog
 from deepen.errors import ConfigError
-from deepen.kernels.families.catalog import check_params, complete
-from deepen.kernels.families.definition import Layout, Params
-from deepen.kernels.families.multiply_accumulates import attention_macs
-from deepen.kernels.families.registry import anatomy
+from deepen.kernels.families.catalog import check_params, complete_params
+from deepen.kernels.families.definition import KernelLayout, Params
+from deepen.kernels.families.multiply_accumulates import count_attention_macs
+from deepen.kernels.families.registry import get_family_definition
 
-__all__ = ["Prior", "Work", "canonical", "prior_families", "priors", "work"]
+__all__ = [
+    "KernelWork",
+    "RealConfiguration",
+    "canonicalise_params",
+    "compute_kernel_work",
+    "list_families_with_configurations",
+    "load_real_configurations",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Prior:
+class RealConfiguration:
     """One configuration seen in real architectures.
 
     Attributes:
@@ -35,7 +42,7 @@ class Prior:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class KernelWork:
     """Cost of a configuration.
 
     Attributes:
@@ -47,13 +54,13 @@ class Work:
     bytes: int
 
 
-def prior_families() -> list[str]:
+def list_families_with_configurations() -> list[str]:
     """Families that have priors."""
     return catalog.list_names("kernels", "priors", ".jsonl")
 
 
 @cache
-def priors(family: str) -> tuple[Prior, ...]:
+def load_real_configurations(family: str) -> tuple[RealConfiguration, ...]:
     """Read the priors of a family; empty where none were collected.
 
     Raises:
@@ -66,31 +73,31 @@ def priors(family: str) -> tuple[Prior, ...]:
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
-            params = complete(family, row["params"])  # defaults are not written
-            rows.append(Prior(params, tuple(row["sources"]), int(row["count"])))
+            params = complete_params(family, row["params"])  # defaults are not written
+            rows.append(RealConfiguration(params, tuple(row["sources"]), int(row["count"])))
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise ConfigError(f"{file}:{number}: not a prior ({error}); run tools/collect_priors again") from error
     return tuple(rows)
 
 
-def canonical(family: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
+def canonicalise_params(family: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
     """Parameters in canonical form (file order, defaults filled in), or ``None`` where they do not fit together."""
     try:
         done = check_params(family, params)
-        anatomy(family).check(done)
+        get_family_definition(family).check(done)
     except ConfigError:
         return None
     return done
 
 
-def _attention(params: Params) -> int:
+def _count_attention_layer_macs(params: Params) -> int:
     heads, head, value = params["heads"], params["head_dim"], params["v_head_dim"]
-    total = attention_macs(params["batch"], heads, params["q_len"], params["kv_len"], head, value)
+    total = count_attention_macs(params["batch"], heads, params["q_len"], params["kv_len"], head, value)
     return int(total + params["batch"] * params["q_len"] * params["hidden_in"] * heads * (2 * head + value))
 
 
-def _macs(family: str, params: Params, layout: Layout) -> int:
-    """Multiply-accumulates from parameters: what ``anatomy.macs`` counts on the built model (a test compares them)."""
+def _count_macs_from_params(family: str, params: Params, layout: KernelLayout) -> int:
+    """Multiply-accumulates from parameters: what ``get_family_definition.macs`` counts on the built model (a test compares them)."""
     x, y = layout.inputs[0], layout.outputs[0]
     match family:
         case "conv-bn-relu" | "dwconv-bn-relu" | "groupconv" | "qconv":
@@ -103,7 +110,7 @@ def _macs(family: str, params: Params, layout: Layout) -> int:
             a = params["a_shape"]
             return y.elements * int(a[-2] if params["trans_a"] else a[-1])
         case "attention":
-            return _attention(params)
+            return _count_attention_layer_macs(params)
         case "recurrent":
             gates = {"LSTM": 4, "GRU": 3}.get(params["op"], 1) * params["hidden"] * params["directions"]
             return int(params["seq"] * params["batch"] * gates * (params["input"] + params["hidden"]))
@@ -113,13 +120,13 @@ def _macs(family: str, params: Params, layout: Layout) -> int:
             return 0
 
 
-def work(family: str, params: Mapping[str, Any]) -> Work:
+def compute_kernel_work(family: str, params: Mapping[str, Any]) -> KernelWork:
     """Cost of a configuration, without building it.
 
     Args:
         family: Its family.
         params: Its parameters, in canonical form.
     """
-    layout = anatomy(family).layout(params)
+    layout = get_family_definition(family).layout(params)
     tensors = (*layout.inputs, *layout.weights, *layout.outputs)
-    return Work(_macs(family, params, layout), sum(spec.nbytes for spec in tensors))
+    return KernelWork(_count_macs_from_params(family, params, layout), sum(spec.nbytes for spec in tensors))

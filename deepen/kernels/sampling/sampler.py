@@ -18,14 +18,20 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.kernels.families.catalog import family as family_named
+from deepen.kernels.families.catalog import get_family as family_named
 from deepen.kernels.families.catalog import load_families
-from deepen.kernels.sampling.neighbours import perturb
-from deepen.kernels.sampling.random_sizes import Draw
-from deepen.kernels.sampling.real_configurations import Prior, Work, canonical, priors, work
-from deepen.kernels.types import params_key
+from deepen.kernels.sampling.neighbours import perturb_params
+from deepen.kernels.sampling.random_sizes import SizeSampler
+from deepen.kernels.sampling.real_configurations import (
+    KernelWork,
+    RealConfiguration,
+    canonicalise_params,
+    compute_kernel_work,
+    load_real_configurations,
+)
+from deepen.kernels.types import hash_params
 
-__all__ = ["MAX_BYTES", "SampledKernel", "category", "sample", "stratum", "stream"]
+__all__ = ["MAX_BYTES", "SampledKernel", "categorise_params", "compute_stratum", "sample_kernels", "stream_kernels"]
 
 MAX_BYTES = 512 * 2**20
 """Weights and activations of the largest kernel sampled (VGG's first fully connected layer has 392 MiB)."""
@@ -34,7 +40,7 @@ STRATA_PER_DECADE = 2
 _ATTEMPTS = 40
 """Draws without a new configuration after which a cell is taken to be exhausted."""
 
-_Cell = tuple[Any, ...]
+_SamplingCell = tuple[Any, ...]
 """A stratum of work and a category."""
 
 _COST_EXPONENT = 0.25
@@ -54,7 +60,7 @@ class SampledKernel:
     Attributes:
         family: Kernel family.
         params: Its parameters, in canonical form.
-        key: Content hash of both (:func:`deepen.kernels.types.params_key`).
+        key: Content hash of both (:func:`deepen.kernels.types.hash_params`).
         macs: Multiply-accumulates.
         bytes: Weights, activations and outputs, each once.
         source: Architecture whose kernel it lies around.
@@ -68,7 +74,7 @@ class SampledKernel:
     source: str
 
 
-class _Turns:
+class _StrideScheduler:
     """Takes options in turn in proportion to their weights, spread evenly: any prefix has each option's fair share.
 
     Every option has its own clock that ticks once per 1/weight, from a random phase (systematic sampling; as a
@@ -94,12 +100,12 @@ class _Turns:
         del self.due[option]
 
 
-def stratum(cost: Work) -> int:
+def compute_stratum(cost: KernelWork) -> int:
     """Number of the half-decade a cost lies in: of multiply-accumulates, or of bytes where there are none."""
     return floor(STRATA_PER_DECADE * log10(max(cost.macs or cost.bytes, 1)))
 
 
-def category(params: Mapping[str, Any]) -> tuple[Any, ...]:
+def categorise_params(params: Mapping[str, Any]) -> tuple[Any, ...]:
     """What kind of kernel of its family a configuration is: kinds are stratified like sizes, so rare ones are not lost.
 
     For example a first convolution of an image, a pointwise one, one with a large window or a stride, one with wide
@@ -123,7 +129,7 @@ def category(params: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(kind)
 
 
-class _FamilyStream:
+class _FamilySampler:
     """Endless new configurations of one family, until none is left."""
 
     def __init__(self, name: str, seed: int, exclude: Collection[str], max_macs: int | None) -> None:
@@ -131,30 +137,31 @@ class _FamilyStream:
         self.rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         self.max_macs = max_macs
         self.seen = set(exclude)
-        self.pool = priors(name)
-        self.rows: dict[_Cell, list[Prior]] = {}
+        self.pool = load_real_configurations(name)
+        self.rows: dict[_SamplingCell, list[RealConfiguration]] = {}
         for row in self.pool:
-            cost = work(name, row.params)
+            cost = compute_kernel_work(name, row.params)
             if self._fits(cost):
-                self.rows.setdefault((stratum(cost), *category(row.params)), []).append(row)
-        self.turns = _Turns(self._shares(), self.rng)
-        self.queues: dict[_Cell, list[Prior]] = {}
+                self.rows.setdefault((compute_stratum(cost), *categorise_params(row.params)), []).append(row)
+        self.turns = _StrideScheduler(self._compute_cell_shares(), self.rng)
+        self.queues: dict[_SamplingCell, list[RealConfiguration]] = {}
 
-    def _fits(self, cost: Work) -> bool:
+    def _fits(self, cost: KernelWork) -> bool:
         return cost.bytes <= MAX_BYTES and (self.max_macs is None or cost.macs <= self.max_macs)
 
-    def _shares(self) -> dict[_Cell, float]:
+    def _compute_cell_shares(self) -> dict[_SamplingCell, float]:
         """Share of each cell: by how often models use it and what a use costs, both damped; a tenth is even."""
         use = {}
         for cell, rows in self.rows.items():
             costs = [
-                max(cost.macs, _MACS_PER_BYTE * cost.bytes) for cost in (work(self.name, row.params) for row in rows)
+                max(cost.macs, _MACS_PER_BYTE * cost.bytes)
+                for cost in (compute_kernel_work(self.name, row.params) for row in rows)
             ]
             use[cell] = sum(row.count**0.5 for row in rows) ** 0.5 * float(np.mean(costs)) ** _COST_EXPONENT
         total = sum(use.values())
         return {cell: 0.9 * share / total + 0.1 / len(use) for cell, share in use.items()}
 
-    def _row(self, cell: _Cell) -> Prior:
+    def _take_configuration(self, cell: _SamplingCell) -> RealConfiguration:
         """Next real configuration of a cell: all once, frequent ones tend to come first, then all again."""
         if not self.queues.get(cell):
             rows = self.rows[cell]
@@ -169,13 +176,13 @@ class _FamilyStream:
         while self.turns:
             cell = self.turns.take()
             for _ in range(_ATTEMPTS):
-                row = self._row(cell)
-                moved = perturb(self.name, row.params, Draw(self.rng, self._spread()), self.pool)
-                params = canonical(self.name, moved)
+                row = self._take_configuration(cell)
+                moved = perturb_params(self.name, row.params, SizeSampler(self.rng, self._spread()), self.pool)
+                params = canonicalise_params(self.name, moved)
                 if params is None:
                     continue
-                key = params_key(self.name, params)
-                cost = work(self.name, params)
+                key = hash_params(self.name, params)
+                cost = compute_kernel_work(self.name, params)
                 if key in self.seen or not self._fits(cost):
                     continue
                 self.seen.add(key)
@@ -185,7 +192,7 @@ class _FamilyStream:
                 self.turns.drop(cell)
 
 
-def _chosen(families: Sequence[str] | None, weights: Mapping[str, float] | None) -> dict[str, float]:
+def _select_families(families: Sequence[str] | None, weights: Mapping[str, float] | None) -> dict[str, float]:
     """Families to sample and their weights; those without priors are left out unless they were asked for."""
     known = load_families()
     for name in [*(families or ()), *(weights or ())]:
@@ -196,26 +203,26 @@ def _chosen(families: Sequence[str] | None, weights: Mapping[str, float] | None)
         weight = float((weights or {}).get(name, weight if families is None else weight or 1.0))
         if weight < 0:
             raise ConfigError(f"weight of family '{name}' is {weight:g}; give a number of at least 0")
-        if families is not None and not priors(name):
+        if families is not None and not load_real_configurations(name):
             raise ConfigError(
                 f"family '{name}' has no priors to sample around; run tools/collect_priors or leave it out"
             )
-        if weight and priors(name):
+        if weight and load_real_configurations(name):
             chosen[name] = weight
     return chosen
 
 
-def stream(
+def stream_kernels(
     families: Sequence[str] | None = None,
     seed: int = 0,
     exclude: Collection[str] = frozenset(),
     max_macs: int | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> Iterator[SampledKernel]:
-    """Sample without end (until every cell of every family is exhausted); arguments as for :func:`sample`."""
-    chosen = _chosen(families, weights)
-    turns = _Turns(chosen, np.random.default_rng([seed, 0]))
-    streams = {name: iter(_FamilyStream(name, seed, exclude, max_macs)) for name in chosen}
+    """Sample without end (until every cell of every family is exhausted); arguments as for :func:`sample_kernels`."""
+    chosen = _select_families(families, weights)
+    turns = _StrideScheduler(chosen, np.random.default_rng([seed, 0]))
+    streams = {name: iter(_FamilySampler(name, seed, exclude, max_macs)) for name in chosen}
     while turns:
         name = turns.take()
         found = next(streams[name], None)
@@ -225,7 +232,7 @@ def stream(
             yield found
 
 
-def sample(
+def sample_kernels(
     families: Sequence[str] | None = None,
     count: int = 1000,
     seed: int = 0,
@@ -252,5 +259,5 @@ def sample(
     """
     if count < 0:
         raise ConfigError(f"count is {count}; give a number of at least 0")
-    source = stream(families, seed, exclude, max_macs, weights)
+    source = stream_kernels(families, seed, exclude, max_macs, weights)
     return [kernel for _, kernel in zip(range(count), source, strict=False)]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.graph.types import Graph, Node
-from deepen.kernels.splitting.value_numbering import CONTROL_FLOW, attribute_key, repeatable
+from deepen.kernels.splitting.value_numbering import CONTROL_FLOW, is_deterministic, make_attribute_key
 
-__all__ = ["Simplification", "simplify", "zero_tensors"]
+__all__ = ["ConverterPasses", "apply_converter_passes", "find_zero_tensors"]
 
 _KEEPS_ZERO = frozenset({
     "Relu", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout", "Neg", "Abs", "Sqrt",
@@ -26,7 +26,7 @@ _KEEPS_ZERO = frozenset({
 
 
 @dataclass(frozen=True, slots=True)
-class Simplification:
+class ConverterPasses:
     """What a converter does.
 
     Attributes:
@@ -41,7 +41,7 @@ class Simplification:
         return self.merge or self.zeros
 
 
-def zero_tensors(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]]) -> set[str]:
+def find_zero_tensors(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]]) -> set[str]:
     """Tensors that hold nothing but zeros whatever the input: a product with the constant 0 and what follows from it.
 
     Args:
@@ -68,7 +68,7 @@ def _is_zero(value: NDArray[Any]) -> bool:
     return value.size > 0 and value.dtype.kind in "fiu" and not bool(np.any(value))
 
 
-def simplify(graph: Graph, wanted: Simplification) -> tuple[Graph, tuple[str, ...]]:
+def apply_converter_passes(graph: Graph, wanted: ConverterPasses) -> tuple[Graph, tuple[str, ...]]:
     """Leave out what a converter removes.
 
     Only graphs without control flow are touched: a body may read anything.
@@ -83,35 +83,35 @@ def simplify(graph: Graph, wanted: Simplification) -> tuple[Graph, tuple[str, ..
     if not wanted or any(node.scope or node.op_type in CONTROL_FLOW for node in graph.nodes):
         return graph, ()
     outputs = {t.name for t in graph.outputs}
-    zero = zero_tensors(graph.nodes, graph.values) if wanted.zeros else set()
+    zero = find_zero_tensors(graph.nodes, graph.values) if wanted.zeros else set()
     alias: dict[str, str] = {}
     first: dict[Any, Node] = {}
     kept: list[Node] = []
     for original in graph.nodes:
         node = replace(original, inputs=tuple(alias.get(name, name) for name in original.inputs))
         if outputs.isdisjoint(node.outputs):
-            if zero and _vanishes(node, zero):
+            if zero and _computes_only_zeros(node, zero):
                 continue
-            same = _other_term(node, graph, zero) if zero else None
+            same = _find_nonzero_term(node, graph, zero) if zero else None
             if same is not None:
                 alias[node.outputs[0]] = same
                 continue
-            earlier = _earlier(node, first) if wanted.merge else None
+            earlier = _find_equal_earlier_node(node, first) if wanted.merge else None
             if earlier is not None:
                 alias.update(zip(node.outputs, earlier.outputs, strict=True))
                 continue
         kept.append(node)
-    kept = _read(kept, outputs)
+    kept = _keep_live_nodes(kept, outputs)
     names = {node.name for node in kept}
     return replace(graph, nodes=tuple(kept)), tuple(n.name for n in graph.nodes if n.name not in names)
 
 
-def _vanishes(node: Node, zero: Collection[str]) -> bool:
+def _computes_only_zeros(node: Node, zero: Collection[str]) -> bool:
     """Whether a node computes zeros from constants alone once zeros are folded."""
     return all(name in zero for name in node.outputs if name)
 
 
-def _other_term(node: Node, graph: Graph, zero: Collection[str]) -> str | None:
+def _find_nonzero_term(node: Node, graph: Graph, zero: Collection[str]) -> str | None:
     """What a sum with zeros amounts to: its other term, where that has the shape of the sum."""
     if node.op_type not in ("Add", "Sub") or len(node.inputs) != 2:
         return None
@@ -125,9 +125,9 @@ def _other_term(node: Node, graph: Graph, zero: Collection[str]) -> str | None:
     return term
 
 
-def _earlier(node: Node, first: dict[Any, Node]) -> Node | None:
+def _find_equal_earlier_node(node: Node, first: dict[Any, Node]) -> Node | None:
     """An earlier node that computes the same value; remembers the node if there is none."""
-    key = attribute_key(node) if repeatable(node) else None
+    key = make_attribute_key(node) if is_deterministic(node) else None
     if key is None:
         return None
     try:
@@ -137,7 +137,7 @@ def _earlier(node: Node, first: dict[Any, Node]) -> Node | None:
     return None if found is node else found
 
 
-def _read(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
+def _keep_live_nodes(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
     """Nodes whose result reaches an output."""
     wanted = set(outputs)
     kept = []

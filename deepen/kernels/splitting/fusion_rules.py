@@ -1,6 +1,6 @@
 """Splits by rules, for runtimes that cannot be asked.
 
-Rules are data (``kernels/rules/*.toml``): every verdict (``fuse``, ``keep`` or ``undecided``) stands beside its
+Rules are data (``kernels/rules/*.toml``): every verdict (``fuse_nodes``, ``keep`` or ``undecided``) stands beside its
 evidence. ``undecided`` is honest where nothing public settles a question; such nodes stay apart.
 
 First multi-operator patterns are matched, by exact operators and connections. Then chains grow in topological order: a
@@ -17,18 +17,18 @@ from typing import Any, Literal, cast
 from deepen import catalog
 from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.graph.types import Graph, Node
-from deepen.kernels.splitting.converter_passes import Simplification
+from deepen.kernels.splitting.converter_passes import ConverterPasses
 from deepen.kernels.splitting.value_numbering import CONTROL_FLOW
 
-__all__ = ["Pattern", "Rules", "fuse", "load_rules", "rule_names"]
+__all__ = ["FusionPattern", "FusionRules", "fuse_nodes", "list_rule_names", "load_rules"]
 
-Verdict = Literal["fuse", "keep", "undecided"]
+FusionVerdict = Literal["fuse", "keep", "undecided"]
 _VERDICTS = ("fuse", "keep", "undecided")
 _COMMUTATIVE = frozenset({"Add", "Mul"})
 
 
 @dataclass(frozen=True, slots=True)
-class PatternNode:
+class FusionPatternNode:
     """One node of a pattern: operators it may be, and operands (``x`` bound, ``c`` constant, ``?`` any, or a node)."""
 
     id: str
@@ -37,7 +37,7 @@ class PatternNode:
 
 
 @dataclass(frozen=True, slots=True)
-class Pattern:
+class FusionPattern:
     """A multi-operator pattern; the last node is its root.
 
     Attributes:
@@ -49,14 +49,14 @@ class Pattern:
     """
 
     name: str
-    nodes: tuple[PatternNode, ...]
-    verdict: Verdict
+    nodes: tuple[FusionPatternNode, ...]
+    verdict: FusionVerdict
     evidence: str
     same_shape: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class FusionRules:
     """Fusion rules of one runtime.
 
     Attributes:
@@ -73,17 +73,17 @@ class Rules:
     runtime: str
     version: int
     classes: Mapping[str, frozenset[str]]
-    pairs: Mapping[tuple[str, str], tuple[Verdict, str]]
-    patterns: tuple[Pattern, ...]
+    pairs: Mapping[tuple[str, str], tuple[FusionVerdict, str]]
+    patterns: tuple[FusionPattern, ...]
     folded: frozenset[str]
-    simplification: Simplification = field(default_factory=Simplification)
+    simplification: ConverterPasses = field(default_factory=ConverterPasses)
 
     @property
     def evidence(self) -> str:
         """What a split cites."""
         return f"kernels/rules/{self.runtime}.toml, version {self.version}"
 
-    def verdict(self, first: Collection[str], second: Collection[str]) -> Verdict:
+    def verdict(self, first: Collection[str], second: Collection[str]) -> FusionVerdict:
         """Verdict on two neighbours, each given by its classes; the most specific pair listed first wins."""
         for (a, b), (verdict, _) in self.pairs.items():
             if a in first and b in second:
@@ -91,87 +91,95 @@ class Rules:
         return "keep"
 
 
-def rule_names() -> list[str]:
+def list_rule_names() -> list[str]:
     """Runtimes there are rules for."""
     return catalog.list_names("kernels", "rules")
 
 
-def _bad(name: str, problem: str) -> ConfigError:
+def _make_rule_error(name: str, problem: str) -> ConfigError:
     return ConfigError(f"kernels/rules/{name}.toml: {problem}")
 
 
-def _judged(name: str, entry: Mapping[str, Any], where: str) -> tuple[Verdict, str]:
+def _parse_verdict(name: str, entry: Mapping[str, Any], where: str) -> tuple[FusionVerdict, str]:
     verdict, evidence = entry.get("verdict"), str(entry.get("evidence", "")).strip()
     if verdict not in _VERDICTS:
-        raise _bad(name, f"{where} needs a verdict out of {', '.join(_VERDICTS)}")
+        raise _make_rule_error(name, f"{where} needs a verdict out of {', '.join(_VERDICTS)}")
     if not evidence:
-        raise _bad(name, f"{where} gives no evidence for its verdict")
-    return cast(Verdict, verdict), evidence
+        raise _make_rule_error(name, f"{where} gives no evidence for its verdict")
+    return cast(FusionVerdict, verdict), evidence
 
 
-def _pattern(name: str, entry: Mapping[str, Any]) -> Pattern:
+def _parse_pattern(name: str, entry: Mapping[str, Any]) -> FusionPattern:
     title = str(entry.get("name", ""))
-    verdict, evidence = _judged(name, entry, f"pattern '{title}'")
+    verdict, evidence = _parse_verdict(name, entry, f"pattern '{title}'")
     known: set[str] = set()
     nodes = []
     for raw in entry.get("nodes", ()):
         ops = raw.get("op", ())
-        node = PatternNode(str(raw.get("id", "")), (ops,) if isinstance(ops, str) else tuple(ops), tuple(raw["inputs"]))
+        node = FusionPatternNode(
+            str(raw.get("id", "")), (ops,) if isinstance(ops, str) else tuple(ops), tuple(raw["inputs"])
+        )
         unknown = [i for i in node.inputs if i not in {"x", "c", "?"} and i not in known]
         if unknown or not node.ops or not node.id:
-            raise _bad(name, f"pattern '{title}', node '{node.id}': unknown operand {unknown or 'or no operator'}")
+            raise _make_rule_error(
+                name, f"pattern '{title}', node '{node.id}': unknown operand {unknown or 'or no operator'}"
+            )
         known.add(node.id)
         nodes.append(node)
     if not nodes:
-        raise _bad(name, f"pattern '{title}' has no nodes")
-    return Pattern(title, tuple(nodes), verdict, evidence, bool(entry.get("same_shape", False)))
+        raise _make_rule_error(name, f"pattern '{title}' has no nodes")
+    return FusionPattern(title, tuple(nodes), verdict, evidence, bool(entry.get("same_shape", False)))
 
 
-def _simplification(name: str, entry: Mapping[str, Any]) -> Simplification:
+def _parse_converter_passes(name: str, entry: Mapping[str, Any]) -> ConverterPasses:
     if not entry:
-        return Simplification()
+        return ConverterPasses()
     unknown = set(entry) - {"merge", "zeros", "evidence"}
     if unknown or not str(entry.get("evidence", "")).strip():
-        raise _bad(name, f"[converter] has merge, zeros and evidence, {', '.join(sorted(unknown)) or 'which it lacks'}")
+        raise _make_rule_error(
+            name, f"[converter] has merge, zeros and evidence, {', '.join(sorted(unknown)) or 'which it lacks'}"
+        )
     if not all(isinstance(entry.get(key, False), bool) for key in ("merge", "zeros")):
-        raise _bad(name, "[converter]: merge and zeros are true or false")
-    return Simplification(bool(entry.get("merge", False)), bool(entry.get("zeros", False)))
+        raise _make_rule_error(name, "[converter]: merge and zeros are true or false")
+    return ConverterPasses(bool(entry.get("merge", False)), bool(entry.get("zeros", False)))
 
 
-def load_rules(runtime: str) -> Rules:
+def load_rules(runtime: str) -> FusionRules:
     """Read the rules of a runtime.
 
     Raises:
         ConfigError: If there are none (with the nearest names), or the file breaks its format.
     """
-    if runtime not in rule_names():
-        raise make_unknown_name_error("runtime", runtime, {*rule_names(), "onnxruntime"})
+    if runtime not in list_rule_names():
+        raise make_unknown_name_error("runtime", runtime, {*list_rule_names(), "onnxruntime"})
     raw = catalog.load_toml("kernels", "rules", runtime)
     try:
         classes = {str(k): frozenset(map(str, v)) for k, v in raw.get("classes", {}).items()}
-        pairs: dict[tuple[str, str], tuple[Verdict, str]] = {}
+        pairs: dict[tuple[str, str], tuple[FusionVerdict, str]] = {}
         for entry in raw.get("pair", ()):
-            judged = _judged(runtime, entry, f"pair {entry.get('first')} -> {entry.get('second')}")
+            judged = _parse_verdict(runtime, entry, f"pair {entry.get('first')} -> {entry.get('second')}")
             firsts, seconds = entry["first"], entry["second"]
             for a in [firsts] if isinstance(firsts, str) else firsts:
                 for b in [seconds] if isinstance(seconds, str) else seconds:
                     pairs.setdefault((a, b), judged)
-        patterns = sorted((_pattern(runtime, e) for e in raw.get("pattern", ())), key=lambda p: -len(p.nodes))
-        return Rules(
+        patterns = sorted((_parse_pattern(runtime, e) for e in raw.get("pattern", ())), key=lambda p: -len(p.nodes))
+        return FusionRules(
             runtime,
             int(raw["version"]),
             classes,
             pairs,
             tuple(patterns),
             frozenset(map(str, raw.get("folded", ()))),
-            _simplification(runtime, raw.get("converter", {})),
+            _parse_converter_passes(runtime, raw.get("converter", {})),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _bad(runtime, f"broken entry ({type(error).__name__}: {error}); see kernels/README.md") from error
+        raise _make_rule_error(
+            runtime, f"broken entry ({type(error).__name__}: {error}); see kernels/README.md"
+        ) from error
 
 
 @dataclass(slots=True)
-class _Scope:
+class _IndexedScope:
     """One scope, indexed."""
 
     by_name: dict[str, Node]
@@ -192,11 +200,13 @@ class _Scope:
         return readers[0] if len(distinct) == 1 and name not in self.kept else None
 
 
-def _match(pattern: Pattern, root: Node, scope: _Scope, taken: Collection[str]) -> list[Node] | None:
+def _match_pattern(
+    pattern: FusionPattern, root: Node, scope: _IndexedScope, taken: Collection[str]
+) -> list[Node] | None:
     """Nodes of a pattern whose last node is ``root``; inner results must not be read from outside."""
     wanted = {node.id: node for node in pattern.nodes}
 
-    def walk(node: Node, want: PatternNode, bound: dict[str, str]) -> Iterator[dict[str, str]]:
+    def walk(node: Node, want: FusionPatternNode, bound: dict[str, str]) -> Iterator[dict[str, str]]:
         if node.op_type not in want.ops or node.name in taken or len(node.inputs) < len(want.inputs):
             return
         given = node.inputs[: len(want.inputs)]
@@ -233,7 +243,7 @@ def _match(pattern: Pattern, root: Node, scope: _Scope, taken: Collection[str]) 
     return None
 
 
-def _classes(node: Node, graph: Graph, rules: Rules) -> frozenset[str]:
+def _classify_operator(node: Node, graph: Graph, rules: FusionRules) -> frozenset[str]:
     kind = node.op_type
     own = {kind, "any"}
     if kind == "Conv":
@@ -245,8 +255,8 @@ def _classes(node: Node, graph: Graph, rules: Rules) -> frozenset[str]:
     return frozenset(own)
 
 
-def fuse(
-    nodes: Sequence[Node], graph: Graph, rules: Rules, constant: Collection[str], kept: Collection[str]
+def fuse_nodes(
+    nodes: Sequence[Node], graph: Graph, rules: FusionRules, constant: Collection[str], kept: Collection[str]
 ) -> tuple[list[list[Node]], list[str]]:
     """Group the nodes of one scope.
 
@@ -266,7 +276,9 @@ def fuse(
             readers.setdefault(name, []).append(node)
     position = {n.name: i for i, n in enumerate(nodes)}
     by_name = {n.name: n for n in nodes}
-    scope = _Scope(by_name, position, {o: n for n in nodes for o in n.outputs if o}, readers, constant, kept, graph)
+    scope = _IndexedScope(
+        by_name, position, {o: n for n in nodes for o in n.outputs if o}, readers, constant, kept, graph
+    )
     folded = [
         n.name for n in nodes
         if n.op_type in rules.folded or n.op_type in CONTROL_FLOW or all(not o or o in constant for o in n.outputs)
@@ -278,29 +290,29 @@ def fuse(
             continue
         for node in nodes:
             if node.op_type in pattern.nodes[-1].ops and node.name not in group_of:
-                members = _match(pattern, node, scope, {*group_of, *out})
+                members = _match_pattern(pattern, node, scope, {*group_of, *out})
                 if members:
                     for member in members:
                         group_of[member.name] = members
     for node in nodes:
         if node.name not in out:
             group_of.setdefault(node.name, [node])
-    classes = {n.name: _classes(n, graph, rules) for n in nodes if n.name not in out}
+    classes = {n.name: _classify_operator(n, graph, rules) for n in nodes if n.name not in out}
     for node in nodes:
         group = group_of.get(node.name)
         if group is None or group[-1] is not node:
             continue
-        _grow(group, group_of, classes, scope, rules, out)
+        _extend_group(group, group_of, classes, scope, rules, out)
     groups = {id(g): g for g in group_of.values()}
     return sorted(groups.values(), key=lambda g: position[g[-1].name]), folded
 
 
-def _grow(
+def _extend_group(
     group: list[Node],
     group_of: dict[str, list[Node]],
     classes: Mapping[str, frozenset[str]],
-    scope: _Scope,
-    rules: Rules,
+    scope: _IndexedScope,
+    rules: FusionRules,
     out: Collection[str],
 ) -> None:
     """Append readers of a group's last node while the rules fuse them."""

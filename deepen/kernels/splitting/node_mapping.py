@@ -13,9 +13,9 @@ from typing import Any
 
 from deepen.errors import GraphError
 from deepen.graph.types import Node
-from deepen.kernels.splitting.value_numbering import CONTROL_FLOW, duplicates, standard
+from deepen.kernels.splitting.value_numbering import CONTROL_FLOW, find_duplicate_nodes, is_standard_domain
 
-__all__ = ["LAYOUT", "Executed", "Group", "Mapped", "map_scope"]
+__all__ = ["LAYOUT", "ExecutedNode", "MappedGroup", "MappedScope", "map_scope"]
 
 LAYOUT = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Expand"})
 """Operators a runtime inserts, moves or cancels because they compute nothing."""
@@ -28,7 +28,7 @@ VANISHING = frozenset({"Identity", "Dropout", "Constant"})
 
 
 @dataclass(frozen=True, slots=True)
-class Executed:
+class ExecutedNode:
     """One node of the graph the runtime executes; tensor names as in ``Graph``."""
 
     name: str
@@ -41,11 +41,11 @@ class Executed:
     @property
     def qualified(self) -> str:
         """Operator with its domain where that is not the ONNX standard."""
-        return self.op_type if standard(self.domain) else f"{self.domain}.{self.op_type}"
+        return self.op_type if is_standard_domain(self.domain) else f"{self.domain}.{self.op_type}"
 
 
 @dataclass(slots=True)
-class Group:
+class MappedGroup:
     """Nodes of the model that run as one kernel.
 
     Attributes:
@@ -55,12 +55,12 @@ class Group:
     """
 
     nodes: list[Node]
-    runtime: list[Executed]
+    runtime: list[ExecutedNode]
     order: int
 
 
 @dataclass(slots=True)
-class Mapped:
+class MappedScope:
     """One scope of a model, mapped.
 
     Attributes:
@@ -71,23 +71,23 @@ class Mapped:
         warnings: What a reader should know.
     """
 
-    groups: list[Group] = field(default_factory=list)
+    groups: list[MappedGroup] = field(default_factory=list)
     folded: list[str] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
-    containers: dict[str, Executed] = field(default_factory=dict)
+    containers: dict[str, ExecutedNode] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
 def map_scope(
     nodes: Sequence[Node],
-    executed: Sequence[Executed],
+    executed: Sequence[ExecutedNode],
     *,
     constant: Collection[str],
     outputs: Collection[str],
     captured: Collection[str] = (),
     values: Mapping[str, Any],
     neutral: Callable[[Node], bool] = lambda node: False,
-) -> Mapped:
+) -> MappedScope:
     """Map one scope.
 
     Args:
@@ -102,14 +102,14 @@ def map_scope(
     Raises:
         GraphError: If a node that computes something cannot be attributed to anything executed.
     """
-    return _Mapper(nodes, executed, constant, {*outputs, *captured}, set(outputs), values, neutral).run()
+    return _ScopeMapper(nodes, executed, constant, {*outputs, *captured}, set(outputs), values, neutral).run()
 
 
-class _Mapper:
+class _ScopeMapper:
     def __init__(
         self,
         nodes: Sequence[Node],
-        executed: Sequence[Executed],
+        executed: Sequence[ExecutedNode],
         constant: Collection[str],
         used: set[str],
         outputs: set[str],
@@ -130,11 +130,11 @@ class _Mapper:
         self.equal: dict[str, str] = {}  # node -> the equal node that the runtime kept
         self.owner: dict[str, int] = {}  # node name -> index into executed
         self.home: list[int] = list(range(len(executed)))  # executed -> executed it is merged into
-        self.result = Mapped()
+        self.result = MappedScope()
 
     # --- ties ---------------------------------------------------------------------------------------------------
 
-    def tie(self) -> None:
+    def match_by_name(self) -> None:
         """Tie executed nodes to tensors of the model: by tensor names, else by node name."""
         by_name = {node.name: node for node in self.nodes}
         for index, done in enumerate(self.executed):
@@ -158,11 +158,11 @@ class _Mapper:
                 self.anchors[index] = ()
                 self.home[index] = min(rivals)
 
-    def find_equal(self) -> None:
+    def find_merged_nodes(self) -> None:
         """Find nodes the runtime merges with an equal one; which of them it keeps shows in what is tied."""
         tied = {self.producer[name].name for names in self.anchors for name in names}
         classes: dict[str, list[str]] = {}
-        for name, earlier in duplicates(self.nodes, self.values, self.outputs).items():
+        for name, earlier in find_duplicate_nodes(self.nodes, self.values, self.outputs).items():
             classes.setdefault(earlier.name, [earlier.name]).append(name)
         for names in classes.values():
             # A merged result has several readers, so it is a tensor of the executed graph. Where none of these is, the
@@ -194,7 +194,7 @@ class _Mapper:
     def _is_constant(self, node: Node) -> bool:
         return all(not name or name in self.constant for name in node.outputs)
 
-    def merge_untied(self) -> None:
+    def merge_unmatched(self) -> None:
         """Merge executed nodes without nodes of their own into the node they serve: the reader, else the writer."""
         owners = set(self.owner.values())
         readers: dict[str, list[int]] = {}
@@ -225,12 +225,12 @@ class _Mapper:
             index = self.home[index]
         return index
 
-    def group(self) -> dict[int, Group]:
+    def group(self) -> dict[int, MappedGroup]:
         """Collect nodes and executed nodes by root."""
-        groups: dict[int, Group] = {}
+        groups: dict[int, MappedGroup] = {}
         for index, done in enumerate(self.executed):
             root = self._root(index)
-            made = groups.setdefault(root, Group([], [], index))
+            made = groups.setdefault(root, MappedGroup([], [], index))
             made.runtime.append(done)
         for node in self.nodes:
             if node.name in self.owner:
@@ -239,7 +239,7 @@ class _Mapper:
 
     # --- what is left -------------------------------------------------------------------------------------------
 
-    def live(self, *, merged: bool) -> set[str]:
+    def find_live_nodes(self, *, merged: bool) -> set[str]:
         """Names of nodes whose outputs reach an output of the scope.
 
         Args:
@@ -258,13 +258,13 @@ class _Mapper:
             stack += [self.producer[name] for name in node.inputs if name in self.producer]
         return needed
 
-    def place_rest(self, groups: Mapping[int, Group]) -> None:
+    def attribute_unexecuted_nodes(self, groups: Mapping[int, MappedGroup]) -> None:
         """Nodes nothing executed stands for: eliminated, merged with an equal one, dead, or attached to a neighbour."""
         rest = [node for node in self.nodes if node.name not in self.owner]
         if not rest:
             return
-        used = self.live(merged=False)
-        needed = self.live(merged=True)
+        used = self.find_live_nodes(merged=False)
+        needed = self.find_live_nodes(merged=True)
         attached = []
         for node in rest:
             if node.op_type in VANISHING or self._is_constant(node):
@@ -313,7 +313,7 @@ class _Mapper:
 
     # --- refinement ---------------------------------------------------------------------------------------------
 
-    def _absorbed(self, group: Group) -> set[str]:
+    def _find_absorbed_transposes(self, group: MappedGroup) -> set[str]:
         """Names of the transposes a product reads its operands through: the nearest in front of each such operand."""
         done = next((r for r in group.runtime if r.op_type in TRANSPOSING and r.proto is not None), None)
         product = next((n for n in reversed(group.nodes) if n.op_type == "MatMul"), None)
@@ -332,7 +332,7 @@ class _Mapper:
                 node = self.producer.get(before[0]) if len(before) == 1 else None
         return found
 
-    def trim(self, group: Group) -> list[Group]:
+    def trim(self, group: MappedGroup) -> list[MappedGroup]:
         """Take out of a group what the runtime eliminated, and give moved layout operators a kernel of their own."""
         run = {r.op_type for r in group.runtime}
         gone = [
@@ -342,12 +342,12 @@ class _Mapper:
         if 0 < len(gone) < len(group.nodes):
             self.result.folded += [n.name for n in gone]
             group.nodes = [n for n in group.nodes if n not in gone]
-        absorbed = self._absorbed(group)
+        absorbed = self._find_absorbed_transposes(group)
         layout = [n for n in group.nodes if n.op_type in LAYOUT and n.name not in absorbed]
         other = [n for n in group.nodes if n not in layout]
         spare = [r for r in group.runtime if r.op_type in LAYOUT]
         core = [r for r in group.runtime if r.op_type not in LAYOUT]
-        pairs: list[tuple[Node, Executed]] = []
+        pairs: list[tuple[Node, ExecutedNode]] = []
         for node in layout:
             same = next((r for r in spare if r.op_type == node.op_type), None)
             if same is not None:
@@ -360,21 +360,21 @@ class _Mapper:
             return [group]
         paired = {node.name for node, _ in pairs}
         self.result.folded += [n.name for n in layout if n.name not in paired]
-        made = [Group([node], [same], self.rank[id(same)]) for node, same in pairs]
+        made = [MappedGroup([node], [same], self.rank[id(same)]) for node, same in pairs]
         if other:
             rest.sort(key=lambda r: self.rank[id(r)])
-            made.append(Group(other, rest, self.rank[id(rest[0])]))
+            made.append(MappedGroup(other, rest, self.rank[id(rest[0])]))
         else:
             made[0].runtime += rest
         return made
 
-    def run(self) -> Mapped:
-        self.tie()
-        self.find_equal()
+    def run(self) -> MappedScope:
+        self.match_by_name()
+        self.find_merged_nodes()
         self.walk()
-        self.merge_untied()
+        self.merge_unmatched()
         groups = self.group()
-        self.place_rest(groups)
+        self.attribute_unexecuted_nodes(groups)
         for root in sorted(groups, key=lambda r: groups[r].order):
             group = groups[root]
             group.nodes.sort(key=lambda n: self.position[n.name])
@@ -392,7 +392,7 @@ class _Mapper:
         self.result.groups.sort(key=lambda g: g.order)
         return self.result
 
-    def _surplus(self, group: Group) -> None:
+    def _surplus(self, group: MappedGroup) -> None:
         """Executed nodes that could not be tied to anything: attach to the kernel before, so that none is lost."""
         names = ", ".join(r.qualified for r in group.runtime)
         if self.result.groups:

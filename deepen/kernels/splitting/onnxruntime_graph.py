@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError, StorageError
 from deepen.graph.types import Graph
-from deepen.kernels.splitting.skeleton_model import STAND_IN, Skeleton, skeleton
+from deepen.kernels.splitting.skeleton_model import STAND_IN, SkeletonModel, build_skeleton_model
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LEVEL", "Answer", "ask", "available"]
+__all__ = ["LEVEL", "ExecutedGraph", "get_executed_graph", "is_onnxruntime_available"]
 
 LEVEL = "extended"
 """Optimisation level asked for. ``all`` adds layouts that depend on the processor, so it is never saved or compared."""
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ExecutedGraph:
     """What the runtime executes.
 
     Attributes:
@@ -36,14 +36,14 @@ class Answer:
     evidence: str
 
 
-def available() -> bool:
+def is_onnxruntime_available() -> bool:
     """Whether ONNX Runtime can be imported."""
     import importlib.util
 
     return importlib.util.find_spec("onnxruntime") is not None
 
 
-def ask(graph: Graph) -> Answer:
+def get_executed_graph(graph: Graph) -> ExecutedGraph:
     """Get the graph ONNX Runtime executes for a model, on the CPU, at level :data:`LEVEL`.
 
     The model is created without its weights (see :mod:`deepen.kernels.splitting.skeleton_model`) in a temporary folder that is gone
@@ -55,10 +55,10 @@ def ask(graph: Graph) -> Answer:
     """
     if graph.model is None:
         raise GraphError(f"{graph.source_path}: the graph holds no model to ask a runtime about; load it from its file")
-    stand_in = skeleton(graph)
+    stand_in = build_skeleton_model(graph)
     try:
         with tempfile.TemporaryDirectory(prefix="deepen-split-", ignore_cleanup_errors=True) as folder:
-            return _optimise(stand_in, Path(folder), graph.source_path)
+            return _optimise_model(stand_in, Path(folder), graph.source_path)
     except OSError as error:
         raise StorageError(
             f"cannot write to the temporary folder {tempfile.gettempdir()} ({error.strerror or error}); "
@@ -66,7 +66,7 @@ def ask(graph: Graph) -> Answer:
         ) from error
 
 
-def _optimise(stand_in: Skeleton, folder: Path, source: Path) -> Answer:
+def _optimise_model(stand_in: SkeletonModel, folder: Path, source: Path) -> ExecutedGraph:
     import onnx
     import onnxruntime as ort
 
@@ -91,4 +91,4 @@ def _optimise(stand_in: Skeleton, folder: Path, source: Path) -> Answer:
             "correct the model, or split it for another runtime"
         ) from error
     model = onnx.ModelProto.FromString(optimised.read_bytes())
-    return Answer(model, f"onnxruntime {ort.__version__}, level {LEVEL}, CPUExecutionProvider")
+    return ExecutedGraph(model, f"onnxruntime {ort.__version__}, level {LEVEL}, CPUExecutionProvider")

@@ -8,7 +8,7 @@ there too, but its energy is that of another processor.
 
 from __future__ import annotations
 
-__all__ = ["engine_of", "splitter_of"]
+__all__ = ["resolve_engine", "resolve_splitter"]
 
 _PROGRAMS = {
     "benchmark_model": "litert",
@@ -21,7 +21,7 @@ _PROGRAMS = {
 _SPLITTERS = {"litert": "tflite-cpu"}
 
 
-def _parts(runtime: str) -> tuple[str, str]:
+def _split_runtime_name(runtime: str) -> tuple[str, str]:
     """Engine and accelerator of a runtime's name; a name nobody knows is its own engine."""
     if runtime in _PROGRAMS:
         return _PROGRAMS[runtime], ""
@@ -29,21 +29,21 @@ def _parts(runtime: str) -> tuple[str, str]:
     return (_PROGRAMS[program], accelerator) if program in _PROGRAMS else (runtime, "")
 
 
-def engine_of(runtime: str) -> str:
+def resolve_engine(runtime: str) -> str:
     """Engine that runs the kernels, with its accelerator: records of the same one belong together.
 
     >>> engine_of("crunner"), engine_of("perf_test-cuda"), engine_of("benchmark_model")
     ('onnxruntime', 'onnxruntime-cuda', 'litert')
     """
-    engine, accelerator = _parts(runtime)
+    engine, accelerator = _split_runtime_name(runtime)
     return f"{engine}-{accelerator}" if accelerator else engine
 
 
-def splitter_of(runtime: str) -> str:
-    """Name under which :func:`deepen.kernels.splitting.split.split` knows how a runtime fuses.
+def resolve_splitter(runtime: str) -> str:
+    """Name under which :func:`deepen.kernels.splitting.split.split_graph` knows how a runtime fuses.
 
     >>> splitter_of("perf_test-cuda"), splitter_of("crunner-litert")
     ('onnxruntime', 'tflite-cpu')
     """
-    engine, _ = _parts(runtime)
+    engine, _ = _split_runtime_name(runtime)
     return _SPLITTERS.get(engine, engine)

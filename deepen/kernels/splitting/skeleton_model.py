@@ -25,12 +25,12 @@ from deepen.graph.onnx_reader.external_data import weightless_tensors
 from deepen.graph.onnx_reader.proto_values import dtype_name, iter_graphs
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES, Graph
-from deepen.kernels.splitting.value_numbering import duplicates, standard
+from deepen.kernels.splitting.value_numbering import find_duplicate_nodes, is_standard_domain
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["STAND_IN", "Skeleton", "overridable", "skeleton"]
+__all__ = ["STAND_IN", "SkeletonModel", "build_skeleton_model", "list_overridable_initialisers"]
 
 STAND_IN = "weights.bin"
 """File, in the folder the runtime is told, that all large constants alias."""
@@ -49,7 +49,7 @@ _SCALES_WEIGHTS = frozenset({"BatchNormalization", "Mul"})
 
 
 @dataclass(frozen=True, slots=True)
-class Skeleton:
+class SkeletonModel:
     """A weightless model.
 
     Attributes:
@@ -61,14 +61,14 @@ class Skeleton:
     largest_bytes: int
 
 
-def overridable(model: onnx.ModelProto) -> set[str]:
+def list_overridable_initialisers(model: onnx.ModelProto) -> set[str]:
     """Initialisers of the main graph that are also inputs, so that a caller may replace them: no constants."""
     if model.ir_version < 4:
         return set()
     return {i.name for i in model.graph.input} & {t.name for t in model.graph.initializer}
 
 
-def skeleton(graph: Graph) -> Skeleton:
+def build_skeleton_model(graph: Graph) -> SkeletonModel:
     """Make the stand-in of a graph; ``graph.model`` is not changed."""
     import onnx
 
@@ -81,25 +81,25 @@ def skeleton(graph: Graph) -> Skeleton:
         del model.graph.input[:]
         model.graph.input.extend(inputs)
         model.ir_version = 4
-    _store_computed(model, graph)
+    _store_computed_constants(model, graph)
     for body in iter_graphs(model.graph):
         _cut_scaled_weights(body)
     largest = 0
     for tensor in weightless_tensors(model):
-        largest = max(largest, _point_at_stand_in(tensor))
-    return Skeleton(model.SerializeToString(), largest)
+        largest = max(largest, _redirect_to_stand_in(tensor))
+    return SkeletonModel(model.SerializeToString(), largest)
 
 
-def _store_computed(model: onnx.ModelProto, graph: Graph) -> None:
+def _store_computed_constants(model: onnx.ModelProto, graph: Graph) -> None:
     """Replace the main graph's large computed constants by stored ones, after merging equal nodes."""
-    numbers = _type_numbers()
+    numbers = _map_dtype_to_number()
     main = model.graph
     outputs = {o.name for o in main.output}
     nodes = [n for n in graph.nodes if not n.scope]
-    constant = {t.name for t in main.initializer} - overridable(model)
+    constant = {t.name for t in main.initializer} - list_overridable_initialisers(model)
     replaced: dict[str, tuple[str, ...]] = {}
     for node in nodes:
-        if not standard(node.domain) or not outputs.isdisjoint(node.outputs):
+        if not is_standard_domain(node.domain) or not outputs.isdisjoint(node.outputs):
             continue
         if node.op_type == "Constant":
             constant.update(node.outputs)
@@ -117,7 +117,7 @@ def _store_computed(model: onnx.ModelProto, graph: Graph) -> None:
     if not replaced:
         return
     renamed: dict[str, str] = {}
-    merged = duplicates(nodes, graph.values, outputs)
+    merged = find_duplicate_nodes(nodes, graph.values, outputs)
     by_name = {n.name: n for n in nodes}
     for name, earlier in merged.items():
         renamed.update(zip(by_name[name].outputs, earlier.outputs, strict=True))
@@ -129,7 +129,7 @@ def _store_computed(model: onnx.ModelProto, graph: Graph) -> None:
             for output in replaced[proto.name]:
                 if output:
                     tensor = graph.tensors[output]
-                    _add_weightless(main, output, tensor.shape or (), numbers[tensor.dtype])
+                    _add_weightless_initialiser(main, output, tensor.shape or (), numbers[tensor.dtype])
             continue
         kept.append(proto)
     # Copies are needed: clearing the repeated field would invalidate the messages still referred to.
@@ -146,20 +146,20 @@ def _store_computed(model: onnx.ModelProto, graph: Graph) -> None:
                     proto.input[index] = target
 
 
-def _add_weightless(main: onnx.GraphProto, name: str, shape: tuple[int, ...], number: int) -> None:
+def _add_weightless_initialiser(main: onnx.GraphProto, name: str, shape: tuple[int, ...], number: int) -> None:
     from deepen.graph.onnx_reader.proto_values import mark_weightless
 
     tensor = main.initializer.add(name=name, data_type=number, dims=shape)
     mark_weightless(tensor)
 
 
-def _type_numbers() -> dict[str, int]:
+def _map_dtype_to_number() -> dict[str, int]:
     import onnx
 
     return {dtype_name(n): n for n in onnx.TensorProto.DataType.values() if dtype_name(n) in DTYPE_BYTES}
 
 
-def _conv_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
+def _iter_scaled_conv_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
     """Convolutions whose weight the runtime would scale, with the weight's name."""
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -179,9 +179,9 @@ def _cut_scaled_weights(graph: onnx.GraphProto) -> None:
     from onnx import helper
 
     inputs = {value.name for value in graph.input}  # initialisers listed there may be replaced: nothing scales them
-    weights = {t.name: t for t in weightless_tensors_of(graph) if t.name not in inputs}
+    weights = {t.name: t for t in list_weightless_initialisers(graph) if t.name not in inputs}
     kernels: dict[str, list[int]] = {}
-    for node, name in _conv_weights(graph):
+    for node, name in _iter_scaled_conv_weights(graph):
         tensor = weights.get(name)
         if tensor is None or len(tensor.dims) < 3:
             continue
@@ -194,12 +194,12 @@ def _cut_scaled_weights(graph: onnx.GraphProto) -> None:
             node.attribute.append(helper.make_attribute("kernel_shape", kernels[name]))
 
 
-def weightless_tensors_of(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+def list_weightless_initialisers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Initialisers of one scope that hold no data."""
     return [t for t in graph.initializer if t.data_location == t.EXTERNAL]
 
 
-def _point_at_stand_in(tensor: Any) -> int:
+def _redirect_to_stand_in(tensor: Any) -> int:
     """Let a tensor alias the stand-in file; returns the bytes it needs there."""
     elements = prod(tensor.dims)
     size = int(-(-elements * DTYPE_BYTES.get(dtype_name(tensor.data_type), 4) // 1))

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.errors import GraphError, make_unknown_name_error
 from deepen.graph.types import Graph, Node, Tensor
-from deepen.kernels.describe import describe, node_macs
+from deepen.kernels.describe import count_node_macs, describe_kernel
 from deepen.kernels.splitting import fusion_rules, onnxruntime_graph
-from deepen.kernels.splitting.converter_passes import simplify, zero_tensors
-from deepen.kernels.splitting.node_mapping import Executed, map_scope
-from deepen.kernels.splitting.static_branches import dissolve
-from deepen.kernels.splitting.value_numbering import CONTROL_FLOW, changes_nothing, constant_tensors
-from deepen.kernels.types import Kernel, Split
+from deepen.kernels.splitting.converter_passes import apply_converter_passes, find_zero_tensors
+from deepen.kernels.splitting.node_mapping import ExecutedNode, map_scope
+from deepen.kernels.splitting.static_branches import inline_if_branches
+from deepen.kernels.splitting.value_numbering import CONTROL_FLOW, find_constant_tensors, may_pass_input_through
+from deepen.kernels.types import Kernel, ModelSplit
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["runtimes", "split"]
+__all__ = ["list_split_runtimes", "split_graph"]
 
 ORACLE = "onnxruntime"
 
@@ -33,12 +33,12 @@ _PASSED_THROUGH = frozenset({"Identity", "Dropout", "Expand"})
 """Operators whose input the next kernel reads where they are eliminated (an Expand, in favour of broadcasting)."""
 
 
-def runtimes() -> list[str]:
-    """Runtimes :func:`split` knows."""
-    return sorted({ORACLE, *fusion_rules.rule_names()})
+def list_split_runtimes() -> list[str]:
+    """Runtimes :func:`split_graph` knows."""
+    return sorted({ORACLE, *fusion_rules.list_rule_names()})
 
 
-def split(graph: Graph, runtime: str = ORACLE) -> Split:
+def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
     """Split a graph into the kernels a runtime executes.
 
     Args:
@@ -51,25 +51,25 @@ def split(graph: Graph, runtime: str = ORACLE) -> Split:
         GraphError: If the runtime does not accept the model, or an invariant does not hold.
         StorageError: If the temporary folder cannot be written.
     """
-    if runtime not in runtimes():
-        raise make_unknown_name_error("runtime", runtime, runtimes())
-    if runtime == ORACLE and onnxruntime_graph.available():
-        work, answer = _ask(graph)
-        work.from_oracle(answer.model.graph)
+    if runtime not in list_split_runtimes():
+        raise make_unknown_name_error("runtime", runtime, list_split_runtimes())
+    if runtime == ORACLE and onnxruntime_graph.is_onnxruntime_available():
+        work, answer = _query_onnxruntime(graph)
+        work.map_executed_graph(answer.model.graph)
         method, evidence = "oracle", answer.evidence
     else:
         found = fusion_rules.load_rules(runtime)
-        whole, gone = dissolve(graph)
-        flat, removed = simplify(whole, found.simplification)
-        work = _Work(flat, [*gone, *removed], zero=zero_tensors(whole.nodes, whole.values))
-        work.from_rules(found)
+        whole, gone = inline_if_branches(graph)
+        flat, removed = apply_converter_passes(whole, found.simplification)
+        work = _GraphSplitter(flat, [*gone, *removed], zero=find_zero_tensors(whole.nodes, whole.values))
+        work.apply_fusion_rules(found)
         method, evidence = "rules", found.evidence
         if runtime == ORACLE:
             work.warnings.append("onnxruntime is not installed: split by rules instead; pip install onnxruntime")
     kernels = work.kernels()
-    _check(graph, kernels, work)
+    _check_invariants(graph, kernels, work)
     names = {n.name for n in graph.nodes}
-    return Split(
+    return ModelSplit(
         kernels=kernels,
         folded=tuple(name for name in work.folded if name in names),
         unassigned=tuple((k.name, k.op_types) for k in kernels if k.family == "other"),
@@ -80,17 +80,17 @@ def split(graph: Graph, runtime: str = ORACLE) -> Split:
     )
 
 
-def _ask(graph: Graph) -> tuple[_Work, onnxruntime_graph.Answer]:
+def _query_onnxruntime(graph: Graph) -> tuple[_GraphSplitter, onnxruntime_graph.ExecutedGraph]:
     """Ask the runtime; where it refuses the branch of an If that is not counted, ask without that branch."""
-    flat, gone = dissolve(graph)
+    flat, gone = inline_if_branches(graph)
     try:
-        return _Work(flat, gone), onnxruntime_graph.ask(flat)
+        return _GraphSplitter(flat, gone), onnxruntime_graph.get_executed_graph(flat)
     except GraphError:
-        without, more = dissolve(graph, assume=True)
+        without, more = inline_if_branches(graph, assume=True)
         if len(more) == len(gone):
             raise
-        work = _Work(without, more)
-        answer = onnxruntime_graph.ask(without)
+        work = _GraphSplitter(without, more)
+        answer = onnxruntime_graph.get_executed_graph(without)
         work.warnings.append(
             "the runtime refuses a branch of an If for these input shapes; only the branches counted were split"
         )
@@ -98,7 +98,7 @@ def _ask(graph: Graph) -> tuple[_Work, onnxruntime_graph.Answer]:
 
 
 @dataclass(slots=True)
-class _Piece:
+class _KernelNodes:
     """Nodes that run as one kernel, and what the runtime executes for them."""
 
     nodes: Sequence[Node]
@@ -106,7 +106,7 @@ class _Piece:
 
 
 @dataclass(slots=True)
-class _Work:
+class _GraphSplitter:
     """One split in progress.
 
     Attributes:
@@ -121,7 +121,7 @@ class _Work:
 
     graph: Graph
     gone: Sequence[str]
-    pieces: list[_Piece] = field(default_factory=list)
+    pieces: list[_KernelNodes] = field(default_factory=list)
     folded: list[str] = field(init=False)
     idle: set[str] = field(init=False)
     warnings: list[str] = field(default_factory=list)
@@ -132,7 +132,7 @@ class _Work:
     captured: dict[str, set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.zero = self.zero or zero_tensors(self.graph.nodes, self.graph.values)
+        self.zero = self.zero or find_zero_tensors(self.graph.nodes, self.graph.values)
         self.folded = list(self.gone)
         self.idle = set(self.gone)
         self.scopes = {}
@@ -142,12 +142,12 @@ class _Work:
         produced = {name for n in self.graph.nodes if n.op_type != "Constant" for name in n.outputs}
         replaceable = {t.name for t in self.graph.inputs}
         if self.graph.model is not None:
-            from deepen.kernels.splitting.skeleton_model import overridable
+            from deepen.kernels.splitting.skeleton_model import list_overridable_initialisers
 
-            replaceable |= overridable(self.graph.model)
+            replaceable |= list_overridable_initialisers(self.graph.model)
         stored = {t.name for t in tensors.values() if t.constant and t.name not in produced} - replaceable
         static = {t.name for t in tensors.values() if t.shape is not None}
-        self.constant = constant_tensors(self.graph.nodes, stored, static=static)
+        self.constant = find_constant_tensors(self.graph.nodes, stored, static=static)
         self.idle.update(n.name for n in self.graph.nodes if all(not o or o in self.constant for o in n.outputs))
         self.captured = {}
         if len(self.scopes) > 1:
@@ -156,11 +156,11 @@ class _Work:
 
     # --- by the oracle ------------------------------------------------------------------------------------------
 
-    def from_oracle(self, answer: onnx.GraphProto) -> None:
+    def map_executed_graph(self, answer: onnx.GraphProto) -> None:
         """Map the runtime's graph."""
         assert self.graph.model is not None
         self._map("", self.graph.model.graph, answer, {})
-        self._map_rest()
+        self._split_unexecuted_bodies()
 
     def _map(self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]) -> None:
         self.entered.add(scope)
@@ -173,7 +173,7 @@ class _Work:
             full = prefix + name
             names[name] = name if full not in tensors and name in tensors else full  # of a dissolved branch
         done = [
-            Executed(
+            ExecutedNode(
                 proto.name, proto.op_type, proto.domain,
                 tuple(names.get(i, i) for i in proto.input), tuple(names.get(o, o) for o in proto.output), proto,
             )
@@ -183,21 +183,21 @@ class _Work:
         outputs = {names.get(o.name, prefix + o.name) for o in original.output}
         mapped = map_scope(
             nodes, done, constant=self.constant, outputs=outputs, captured=self.captured.get(scope, ()),
-            values=self.graph.values, neutral=lambda node: changes_nothing(node, self.graph),
+            values=self.graph.values, neutral=lambda node: may_pass_input_through(node, self.graph),
         )  # fmt: skip
         self.folded += mapped.folded
         self.idle.update(mapped.idle)
         self.warnings += mapped.warnings
         bodies = {proto.name: proto for proto in original.node if proto.op_type in CONTROL_FLOW}
         for group in mapped.groups:
-            self.pieces.append(_Piece(group.nodes, tuple(r.qualified for r in group.runtime)))
+            self.pieces.append(_KernelNodes(group.nodes, tuple(r.qualified for r in group.runtime)))
         for name, executed in mapped.containers.items():
             taken = {a.name: a.g for a in executed.proto.attribute if a.HasField("g")}
             for attribute in bodies[name].attribute:
                 if attribute.HasField("g"):
                     self._map(f"{name}.{attribute.name}", attribute.g, taken[attribute.name], names)
 
-    def _map_rest(self) -> None:
+    def _split_unexecuted_bodies(self) -> None:
         """Bodies the runtime does not execute as such (it dissolved the node they belong to): node by node."""
         for scope, nodes in self.scopes.items():
             if scope in self.entered:
@@ -208,7 +208,7 @@ class _Work:
                     self.folded.append(node.name)
                 else:
                     names.append(node.name)
-                    self.pieces.append(_Piece([node], ()))
+                    self.pieces.append(_KernelNodes([node], ()))
             if names:
                 self.warnings.append(
                     f"the runtime rewrites the node around '{scope}'; its {len(names)} nodes are split one by one"
@@ -216,27 +216,27 @@ class _Work:
 
     # --- by rules -----------------------------------------------------------------------------------------------
 
-    def from_rules(self, found: fusion_rules.Rules) -> None:
+    def apply_fusion_rules(self, found: fusion_rules.FusionRules) -> None:
         """Apply rules to every scope."""
         main_outputs = {t.name for t in self.graph.outputs}
         for scope, nodes in self.scopes.items():
             read = {i for n in nodes for i in n.inputs}
             ends = {o for n in nodes for o in n.outputs if o and o not in read}
             kept = self.captured.get(scope, set()) | (main_outputs if not scope else ends)
-            groups, folded = fusion_rules.fuse(nodes, self.graph, found, self.constant, kept)
+            groups, folded = fusion_rules.fuse_nodes(nodes, self.graph, found, self.constant, kept)
             self.folded += folded
-            self.pieces += [_Piece(group, ()) for group in groups]
+            self.pieces += [_KernelNodes(group, ()) for group in groups]
 
     # --- kernels ------------------------------------------------------------------------------------------------
 
     def kernels(self) -> tuple[Kernel, ...]:
         """Describe every piece."""
-        edges = _Edges(self.graph, self.folded)
+        edges = _GroupBoundaries(self.graph, self.folded)
         found = []
         for piece in self.pieces:
             read, written = edges.of(piece.nodes, self.constant)
-            kernel = describe(
-                edges.rewired(piece.nodes),
+            kernel = describe_kernel(
+                edges.rewire_inputs(piece.nodes),
                 self.graph,
                 name=piece.nodes[0].name,
                 inputs=read,
@@ -248,7 +248,7 @@ class _Work:
         return tuple(found)
 
 
-def _multiplies_zeros(kernel: Kernel, piece: _Piece, zero: set[str]) -> bool:
+def _multiplies_zeros(kernel: Kernel, piece: _KernelNodes, zero: set[str]) -> bool:
     """Whether a kernel's multiplications all have a zero: all it reads is zeros, or a factor of 0 is in its weights."""
     if not kernel.macs:
         return False
@@ -258,7 +258,7 @@ def _multiplies_zeros(kernel: Kernel, piece: _Piece, zero: set[str]) -> bool:
     return any(n.op_type == "Mul" and not zero.isdisjoint(n.inputs) for n in piece.nodes)
 
 
-class _Edges:
+class _GroupBoundaries:
     """What groups of nodes exchange."""
 
     def __init__(self, graph: Graph, folded: Collection[str]) -> None:
@@ -276,7 +276,7 @@ class _Edges:
             if node.name in gone
             and node.inputs
             and node.outputs
-            and (node.op_type in _PASSED_THROUGH or changes_nothing(node, graph))
+            and (node.op_type in _PASSED_THROUGH or may_pass_input_through(node, graph))
         }
 
     def source(self, name: str) -> str:
@@ -285,7 +285,7 @@ class _Edges:
             name = self.alias[name]
         return name
 
-    def rewired(self, nodes: Sequence[Node]) -> list[Node]:
+    def rewire_inputs(self, nodes: Sequence[Node]) -> list[Node]:
         """The nodes, reading what they really read."""
         if not self.alias:
             return list(nodes)
@@ -315,7 +315,7 @@ class _Edges:
         return self.graph.tensors.get(name) or Tensor(name, None, "")
 
 
-def _check(graph: Graph, kernels: Sequence[Kernel], work: Any) -> None:
+def _check_invariants(graph: Graph, kernels: Sequence[Kernel], work: Any) -> None:
     """Check the invariants.
 
     Raises:
@@ -336,7 +336,7 @@ def _check(graph: Graph, kernels: Sequence[Kernel], work: Any) -> None:
         names = sorted(lost or both)
         problem = "belong to no kernel" if lost else "are both folded and in a kernel"
         raise GraphError(f"{len(names)} nodes {problem}, first '{names[0]}'; please report the model")
-    expected = sum(node_macs(n, work.graph) for n in work.graph.nodes if n.name not in work.idle)
+    expected = sum(count_node_macs(n, work.graph) for n in work.graph.nodes if n.name not in work.idle)
     found = sum(k.macs for k in kernels)
     if expected != found:
         raise GraphError(f"kernels sum to {found} multiply-accumulates, nodes to {expected}; please report the model")

@@ -12,10 +12,10 @@ from deepen.graph.types import Graph, Node, value_scalar
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["dissolve"]
+__all__ = ["inline_if_branches"]
 
 
-def dissolve(graph: Graph, *, assume: bool = False) -> tuple[Graph, tuple[str, ...]]:
+def inline_if_branches(graph: Graph, *, assume: bool = False) -> tuple[Graph, tuple[str, ...]]:
     """Dissolve every If whose condition is a known constant.
 
     Nodes keep their names. Tensors of a dissolved branch keep their full name (``scope/name``) and bear it in the model
@@ -45,12 +45,14 @@ def dissolve(graph: Graph, *, assume: bool = False) -> tuple[Graph, tuple[str, .
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     outputs: dict[str, list[str]] = {}
-    _rewrite(model.graph, taken, outputs)
-    nodes, gone = _flatten(graph, taken, outputs)
+    _inline_in_proto(model.graph, taken, outputs)
+    nodes, gone = _inline_branch_nodes(graph, taken, outputs)
     return replace(graph, nodes=tuple(nodes), model=model), tuple(gone)
 
 
-def _flatten(graph: Graph, taken: Mapping[str, str], outputs: Mapping[str, list[str]]) -> tuple[list[Node], list[str]]:
+def _inline_branch_nodes(
+    graph: Graph, taken: Mapping[str, str], outputs: Mapping[str, list[str]]
+) -> tuple[list[Node], list[str]]:
     """Move the nodes of branches taken to the scope around them."""
     home: dict[str, str] = {}  # scope of a taken branch -> scope it dissolves into
     skipped: list[str] = []  # scopes of branches not taken
@@ -93,13 +95,13 @@ def _flatten(graph: Graph, taken: Mapping[str, str], outputs: Mapping[str, list[
     return found, gone
 
 
-def _rewrite(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: dict[str, list[str]]) -> None:
+def _inline_in_proto(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: dict[str, list[str]]) -> None:
     """Dissolve in the protobuf message; ``outputs`` collects what each dissolved If hands out, by full name."""
     kept: list[onnx.NodeProto] = []
     changed = False
     for node in list(graph.node):
         for _, body in subgraphs(node):
-            _rewrite(body, taken, outputs)
+            _inline_in_proto(body, taken, outputs)
         if node.name not in taken:
             kept.append(node)
             continue
@@ -109,7 +111,7 @@ def _rewrite(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: dict[str
         local = {name for inner in body.node for name in inner.output if name}
         local |= {tensor.name for tensor in body.initializer}
         names = {name: name if name.startswith(f"{node.name}.") else f"{scope}/{name}" for name in local}
-        _rename(body, names)
+        _rename_tensors(body, names)
         graph.initializer.extend(body.initializer)
         graph.value_info.extend(body.value_info)
         kept.extend(body.node)
@@ -126,7 +128,7 @@ def _rewrite(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: dict[str
         graph.node.extend(copies)
 
 
-def _rename(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def _rename_tensors(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for graph in iter_graphs(body):
         for tensor in graph.initializer:
             tensor.name = names.get(tensor.name, tensor.name)

@@ -15,8 +15,14 @@ from numpy.typing import NDArray
 from deepen.graph.types import Graph, Node, value_scalar
 
 __all__ = [
-    "CONTROL_FLOW", "attribute_key", "changes_nothing", "constant_tensors", "duplicates", "repeatable", "standard",
-]  # fmt: skip
+    "CONTROL_FLOW",
+    "find_constant_tensors",
+    "find_duplicate_nodes",
+    "is_deterministic",
+    "is_standard_domain",
+    "make_attribute_key",
+    "may_pass_input_through",
+]
 
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
@@ -33,12 +39,12 @@ _SHARED = frozenset(map(np.dtype, ("float32", "float16", "float64", "int32", "in
 _SHARED_ELEMENTS = 8
 
 
-def standard(domain: str) -> bool:
+def is_standard_domain(domain: str) -> bool:
     """Whether a domain is the ONNX standard one."""
     return domain in ("", "ai.onnx")
 
 
-def constant_tensors(nodes: Iterable[Node], known: Collection[str], *, static: Collection[str] = ()) -> set[str]:
+def find_constant_tensors(nodes: Iterable[Node], known: Collection[str], *, static: Collection[str] = ()) -> set[str]:
     """Tensors whose value does not depend on any input.
 
     Args:
@@ -65,12 +71,12 @@ def constant_tensors(nodes: Iterable[Node], known: Collection[str], *, static: C
     return constant
 
 
-def repeatable(node: Node) -> bool:
+def is_deterministic(node: Node) -> bool:
     """Whether a node computes the same again from the same inputs."""
     return node.op_type not in _RANDOM and node.op_type not in CONTROL_FLOW and bool(node.inputs)
 
 
-def attribute_key(node: Node) -> tuple[Any, ...] | None:
+def make_attribute_key(node: Node) -> tuple[Any, ...] | None:
     """Hashable attributes, or ``None`` where the value of one is not known."""
     items: list[tuple[str, Any]] = []
     for name, value in sorted(node.attributes.items()):
@@ -85,13 +91,15 @@ def attribute_key(node: Node) -> tuple[Any, ...] | None:
     return tuple(items)
 
 
-def _shared_value(array: NDArray[Any]) -> tuple[Any, ...] | None:
+def _make_value_key(array: NDArray[Any]) -> tuple[Any, ...] | None:
     if array.size > _SHARED_ELEMENTS or array.dtype not in _SHARED:
         return None
     return (array.dtype.char, array.shape, array.tobytes())
 
 
-def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: Collection[str]) -> dict[str, Node]:
+def find_duplicate_nodes(
+    nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: Collection[str]
+) -> dict[str, Node]:
     """Nodes that compute what an earlier node of the same scope computes.
 
     Initialisers are equal if they are the same one, or equal with at most eight elements.
@@ -113,11 +121,11 @@ def duplicates(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: 
         for name in node.inputs:
             if name not in number:
                 array = None if name in computed else values.get(name)
-                number[name] = (None if array is None else _shared_value(array)) or name
+                number[name] = (None if array is None else _make_value_key(array)) or name
             inputs.append(number[name])
         attributes = None
-        if repeatable(node):
-            attributes = attribute_key(node)
+        if is_deterministic(node):
+            attributes = make_attribute_key(node)
         if attributes is None:
             continue
         key = (node.op_type, node.domain, attributes, tuple(inputs), len(node.outputs))
@@ -139,7 +147,7 @@ _RESHAPES = frozenset({"Slice", "Reshape", "Expand", "Pad", "Tile", "Resize", "U
 _JOINS = frozenset({"Concat", "Sum", "Max", "Min", "Mean"})
 
 
-def changes_nothing(node: Node, graph: Graph) -> bool:
+def may_pass_input_through(node: Node, graph: Graph) -> bool:
     """Whether a node may hand on its first input unchanged, so that a runtime may eliminate it.
 
     A slice, reshape or pad to the same shape, a join of one input, a sum with 0 or a product with 1. Only asked about

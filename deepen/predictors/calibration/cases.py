@@ -66,7 +66,7 @@ def make_calibration_cases(rows: MeasuredRows) -> CalibrationCases:
     Raises:
         PredictorError: If there are none, or too many distinct kernels.
     """
-    from deepen.kernels.features import matrix
+    from deepen.kernels.features import build_feature_matrix
 
     records = (*rows.kernels, *rows.models)
     if not records:
@@ -88,7 +88,7 @@ def make_calibration_cases(rows: MeasuredRows) -> CalibrationCases:
     for record, features in zip(rows.kernels, rows.raw, strict=True):
         used.append([(number(record.family, features), 1.0)])
     for record in rows.models:
-        raw = np.asarray(matrix([k["features"] for k in record.kernels]), dtype=np.float64)
+        raw = np.asarray(build_feature_matrix([k["features"] for k in record.kernels]), dtype=np.float64)
         times = [float(k.get("multiplicity", 1.0)) for k in record.kernels]
         used.append([(number(str(k["family"]), f), t) for k, f, t in zip(record.kernels, raw, times, strict=True)])
     if len(kept) > MAX_KERNELS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.kernels.splitting.runtime_names import engine_of
+from deepen.kernels.splitting.runtime_names import resolve_engine
 from deepen.predictors.evaluation.baselines import BASELINES, Baseline, KernelTable, get_baselines
 from deepen.predictors.evaluation.held_out_predictions import (
     HeldOutPredictions,
@@ -236,7 +236,7 @@ def _list_model_errors(pool: HeldOutPredictions, records: Sequence[EnergyRecord]
 
 
 def _list_warnings(rows: MeasuredRows) -> list[str]:
-    devices = sorted({f"{r.device}, {engine_of(r.runtime)}" for r in (*rows.kernels, *rows.models)})
+    devices = sorted({f"{r.device}, {resolve_engine(r.runtime)}" for r in (*rows.kernels, *rows.models)})
     if len(devices) > 1:
         return [f"records of {len(devices)} devices or runtimes were mixed: {'; '.join(devices[:4])}"]
     return []

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, PredictorError, make_unknown_name_error
-from deepen.kernels.types import params_key
+from deepen.kernels.types import hash_params
 from deepen.predictors.measured_rows import MeasuredRows
 from deepen.records import EnergyRecord
 
@@ -99,7 +99,7 @@ def infer_architecture(record: EnergyRecord) -> str:
 
 def list_kernel_keys(record: EnergyRecord) -> set[str]:
     """Configurations of a whole model's kernels, as :class:`MeasuredRows` names those measured alone."""
-    return {params_key(str(k["family"]), k["params"]) for k in record.kernels if k.get("params")}
+    return {hash_params(str(k["family"]), k["params"]) for k in record.kernels if k.get("params")}
 
 
 def _split_at_random(rows: MeasuredRows, options: SplitOptions) -> list[Fold]:

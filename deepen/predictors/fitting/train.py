@@ -167,7 +167,7 @@ def _fit_pooled(
 
 def _fit_model_overheads(rows: MeasuredRows, parameters: PredictorParameters, held_out: Floats) -> ModelOverheads:
     """Fit the model-level terms; kernels that were trained on count with their held-out prediction."""
-    from deepen.kernels.features import matrix
+    from deepen.kernels.features import build_feature_matrix
 
     known: dict[tuple[str, bytes], float] = {}
     for record, raw, value in zip(rows.kernels, rows.raw, held_out, strict=True):
@@ -176,7 +176,7 @@ def _fit_model_overheads(rows: MeasuredRows, parameters: PredictorParameters, he
     cases = []
     for record in rows.models:
         families = tuple(str(k["family"]) for k in record.kernels)
-        raw = np.asarray(matrix([k["features"] for k in record.kernels]), dtype=np.float64)
+        raw = np.asarray(build_feature_matrix([k["features"] for k in record.kernels]), dtype=np.float64)
         first, group = find_distinct_kernels(families, raw)
         alone = parameters.predict([families[i] for i in first], raw[first])
         energy = alone.energy_j.copy()

@@ -74,13 +74,13 @@ def build_table(
         GraphError: If a network cannot be taken as a graph.
         PredictorError: If it cannot be predicted.
     """
-    from deepen.kernels.splitting.runtime_names import splitter_of
+    from deepen.kernels.splitting.runtime_names import resolve_splitter
 
     chosen = space.members() if archs is None else [space.canonical(a) for a in archs]
     if chosen is None:
         raise ConfigError(f"the space {space.name} is too large to list; name the architectures (--archs FILE)")
     engine = runtime or str(predictor.card.get("runtime") or "onnxruntime")
-    kernels, counts = space.kernel_counts(chosen, splitter_of(engine))
+    kernels, counts = space.kernel_counts(chosen, resolve_splitter(engine))
     found = predictor.predict_kernel_counts(kernels, counts)
     macs = counts @ np.array([k.macs for k in kernels], dtype=np.float64) if kernels else np.zeros(len(chosen))
     source = predictor.source

@@ -11,7 +11,7 @@ from deepen.datasets import Dataset
 from deepen.datasets.importers import get_importer, import_dataset
 from deepen.datasets.quality import check_dataset
 from deepen.errors import DatasetError
-from deepen.kernels.splitting.split import split
+from deepen.kernels.splitting.split import split_graph
 from deepen.spaces.nasbench201_networks import architecture, build_graph
 
 
@@ -51,7 +51,7 @@ def test_networks_of_a_search_space(tmp_path: Path) -> None:
     assert set(stored) == {"onnx-cifar100-1", "litert-cifar100-1"}
     record = stored["onnx-cifar100-1"]
     assert (record.energy_j, record.latency_s) == pytest.approx((6e-3, 4e-3))
-    kernels = split(build_graph(architecture(1001), 100)).kernels
+    kernels = split_graph(build_graph(architecture(1001), 100)).kernels
     assert sum(part["multiplicity"] for part in record.kernels) == len(kernels)
     macs = sum(part["multiplicity"] * part["features"]["macs"] for part in record.kernels)
     assert macs == sum(kernel.macs for kernel in kernels)

@@ -8,8 +8,8 @@ import pytest
 from deepen.errors import ConfigError
 from deepen.graph import load
 from deepen.kernels.building import random_networks
-from deepen.kernels.building.random_networks import STYLES, network, network_name, networks
-from deepen.kernels.splitting.split import split
+from deepen.kernels.building.random_networks import STYLES, compose_network, compose_networks, get_network_name
+from deepen.kernels.splitting.split import split_graph
 
 
 @pytest.mark.parametrize("index", range(len(STYLES)), ids=list(STYLES))
@@ -17,12 +17,12 @@ def test_each_style_splits_completely_counts_its_work_and_runs(index: int, tmp_p
     import onnx
     import onnxruntime
 
-    made = network(index, seed=4)
-    assert made.name == network_name(index)
+    made = compose_network(index, seed=4)
+    assert made.name == get_network_name(index)
     onnx.checker.check_model(made.model, full_check=True)
     path = tmp_path / "network.onnx"
     onnx.save(made.model, path)
-    found = split(load(path))
+    found = split_graph(load(path))
     assert not found.unassigned
     assert found.macs == made.macs
     assert random_networks.MIN_MACS <= made.macs <= random_networks.MAX_MACS
@@ -38,51 +38,53 @@ def test_each_style_splits_completely_counts_its_work_and_runs(index: int, tmp_p
 
 
 def test_equal_seeds_give_equal_networks_and_others_do_not():
-    first, again = network(3, seed=1), network(3, seed=1)
+    first, again = compose_network(3, seed=1), compose_network(3, seed=1)
     assert first.keys == again.keys
     assert first.model == again.model
-    assert network(3, seed=2).keys != first.keys
+    assert compose_network(3, seed=2).keys != first.keys
 
 
 def test_networks_are_a_prefix_of_more_networks():
     def shapes(made):
         return [(m.name, m.macs, m.keys) for m in made]
 
-    assert shapes(networks(4, seed=6)) == shapes(networks(2, seed=6)) + shapes([network(i, 6) for i in (2, 3)])
+    assert shapes(compose_networks(4, seed=6)) == shapes(compose_networks(2, seed=6)) + shapes(
+        [compose_network(i, 6) for i in (2, 3)]
+    )
 
 
 def test_networks_of_one_style_differ():
-    assert not network(8, seed=0).keys & network(8 + len(STYLES), seed=0).keys
+    assert not compose_network(8, seed=0).keys & compose_network(8 + len(STYLES), seed=0).keys
 
 
 def test_a_network_with_an_excluded_kernel_is_drawn_again():
-    first = network(3, seed=1)
+    first = compose_network(3, seed=1)
     banned = {next(iter(first.keys))}
-    other = network(3, seed=1, exclude=banned)
+    other = compose_network(3, seed=1, exclude=banned)
     assert other.name == first.name
     assert not banned & other.keys
     assert other.keys != first.keys
 
 
 def test_what_cannot_be_avoided_is_an_error(monkeypatch):
-    keys = network(3, seed=1).keys
+    keys = compose_network(3, seed=1).keys
     monkeypatch.setattr(random_networks, "MAX_ATTEMPTS", 1)
     with pytest.raises(ConfigError, match=r"no separable network without an excluded kernel in 1 draws"):
-        network(3, seed=1, exclude=keys)
+        compose_network(3, seed=1, exclude=keys)
 
 
 def test_networks_avoid_the_networks_of_the_onnx_wheel(unseen):
     for index in range(0, len(STYLES), 2):
-        assert not set(unseen) & network(index, seed=9, exclude=unseen).keys
+        assert not set(unseen) & compose_network(index, seed=9, exclude=unseen).keys
 
 
 def test_work_is_spread_over_the_range_of_each_style():
     sizes = []
     for index in range(60):
-        style, seed = network_name(index).rpartition("-")[0], [0, index, 0]
-        width = random_networks._width(style, seed)
+        style, seed = get_network_name(index).rpartition("-")[0], [0, index, 0]
+        width = random_networks._tune_width(style, seed)
         if width is not None:
-            sizes.append(random_networks._compose(style, seed, width, dry=True)[0].macs)
+            sizes.append(random_networks._draw_network(style, seed, width, dry=True)[0].macs)
     assert len(sizes) > 45
     assert min(sizes) < 5e7
     assert max(sizes) > 1e9

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from deepen.graph import from_model
 from deepen.graph.types import Graph
-from deepen.kernels import Kernel, describe
+from deepen.kernels import Kernel, describe_kernel
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -59,7 +59,7 @@ def kernel_of(graph_of: Callable[..., Graph]) -> Callable[..., Kernel]:
 
     def make(*args: Any, runtime_ops: Sequence[str] = (), **kwargs: Any) -> Kernel:
         graph = graph_of(*args, **kwargs)
-        return describe(graph.nodes, graph, runtime_ops=runtime_ops)
+        return describe_kernel(graph.nodes, graph, runtime_ops=runtime_ops)
 
     return make
 

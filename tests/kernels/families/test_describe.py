@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from deepen.graph import from_model
-from deepen.kernels import build, describe, features
+from deepen.kernels import build_kernel_model, compute_features, describe_kernel
 
 node = helper.make_node
 X = {"x": [1, 8, 10, 12]}
@@ -29,7 +29,7 @@ def test_batch_norm_folded_into_a_convolution_only_adds_a_bias(kernel_of):
     biased = kernel_of([node("Conv", ["x", "w", "b"], ["y"], name="conv")], X, ["y"], W)
     assert folded.params["bias"] is True
     assert folded.key == biased.key
-    assert features(folded) == features(biased)
+    assert compute_features(folded) == compute_features(biased)
     assert folded.op_types == ("Conv", "BatchNormalization")
 
 
@@ -148,7 +148,7 @@ def test_auto_pad_becomes_the_same_explicit_padding(build_model, run_model, op, 
     constants = {"w": np.random.default_rng(0).random((4, 8, *kernel), np.float32)} if op == "Conv" else {}
     original = build_model([node(op, inputs, ["y"], name="n", **attributes)], X, ["y"], constants)
     graph = from_model(original)
-    params = describe(graph.nodes, graph).params
+    params = describe_kernel(graph.nodes, graph).params
     explicit = {k: v for k, v in attributes.items() if k != "auto_pad"} | {"pads": params["pads"]}
     rebuilt = build_model([node(op, inputs, ["y"], name="n", **explicit)], X, ["y"], constants)
     data = {"x": np.random.default_rng(1).random((1, 8, 10, 12), np.float32)}
@@ -167,9 +167,9 @@ def test_transposed_convolution_keeps_its_output_size(graph_of, run_model, build
     nodes = [node("ConvTranspose", ["x", "w"], ["y"], name="n", strides=[2, 2], kernel_shape=[3, 3], **extra)]
     model = build_model(nodes, X, ["y"], {"w": [8, 4, 3, 3]})
     graph = from_model(model)
-    kernel = describe(graph.nodes, graph)
+    kernel = describe_kernel(graph.nodes, graph)
     assert kernel.family == "convtranspose"
-    assert run_model(build("convtranspose", kernel.params))[0].shape == run_model(model)[0].shape
+    assert run_model(build_kernel_model("convtranspose", kernel.params))[0].shape == run_model(model)[0].shape
 
 
 def test_depthwise_grouped_and_transposed_are_families_of_their_own(kernel_of):
@@ -205,11 +205,11 @@ def test_quantise_dequantise_around_a_convolution_is_an_integer_convolution(kern
     }  # fmt: skip
     u8 = onnx.TensorProto.UINT8
     kernel = kernel_of(nodes, {"x": ([1, 8, 10, 12], u8)}, {"y": (None, u8)}, constants, runtime_ops=["QLinearConv"])
-    want = from_model(build("qconv", {
+    want = from_model(build_kernel_model("qconv", {
         "c_in": 8, "c_out": 16, "spatial": [10, 12], "kernel": [3, 3], "stride": [1, 1], "dilation": [1, 1],
         "pads": [0, 0, 0, 0], "bias": True,
     }))  # fmt: skip
-    assert kernel.key == describe(want.nodes, want).key
+    assert kernel.key == describe_kernel(want.nodes, want).key
     assert kernel.macs == 16 * 8 * 10 * 8 * 9
     assert kernel.bytes_written == 16 * 8 * 10
 
@@ -232,7 +232,7 @@ def test_layer_norm_written_out(kernel_of):
     )
     assert kernel.family == "layernorm"
     assert kernel.key == whole.key
-    assert features(kernel) == features(whole)
+    assert compute_features(kernel) == compute_features(whole)
 
 
 def test_rms_norm_written_out_with_a_skip(kernel_of):
@@ -285,8 +285,8 @@ def test_attention_written_out(kernel_of):
     params = {"batch": 2, "heads": 4, "kv_heads": 4, "q_len": 6, "kv_len": 9, "head_dim": 8, "v_head_dim": 10}
     assert {k: kernel.params[k] for k in params} == params
     assert kernel.params["mask"] is True
-    rebuilt = from_model(build("attention", kernel.params))
-    again = describe(rebuilt.nodes, rebuilt)
+    rebuilt = from_model(build_kernel_model("attention", kernel.params))
+    again = describe_kernel(rebuilt.nodes, rebuilt)
     assert again.key == kernel.key
     assert again.macs == kernel.macs == 2 * 4 * 6 * 9 * (8 + 10)
 
@@ -327,7 +327,7 @@ def test_old_softmax_works_on_a_matrix(kernel_of):
 def test_depth_to_space_is_the_transpose_it_is_defined_as(build_model, run_model, op, attributes):
     model = build_model([node(op, ["x"], ["y"], name="d", blocksize=2, **attributes)], X, ["y"])
     graph = from_model(model)
-    kernel = describe(graph.nodes, graph)
+    kernel = describe_kernel(graph.nodes, graph)
     assert kernel.family == "transpose"
     data = np.arange(8 * 10 * 12, dtype=np.float32).reshape(X["x"])
     moved = np.transpose(data.reshape(kernel.params["shape"]), kernel.params["perm"])
@@ -348,8 +348,8 @@ def test_slices_that_make_up_a_split(kernel_of):
 
 
 def test_squeeze_and_excitation_as_a_whole_group(graph_of):
-    graph = from_model(build("se", {"c": 8, "spatial": [7, 9], "mid": 2}))
-    kernel = describe(graph.nodes, graph)
+    graph = from_model(build_kernel_model("se", {"c": 8, "spatial": [7, 9], "mid": 2}))
+    kernel = describe_kernel(graph.nodes, graph)
     assert kernel.family == "se"
     assert kernel.macs == 2 * 8 * 2
     assert kernel.bytes_written == 4 * 8 * 63
@@ -361,7 +361,7 @@ def test_what_no_family_matches_is_other_with_its_tensors(kernel_of):
     assert kernel.params["op_types"] == ["NonZero"]
     assert kernel.params["in_shapes"] == [[3, 4]]
     assert kernel.bytes_read == 48
-    assert features(kernel)["bytes_read"] == 48
+    assert compute_features(kernel)["bytes_read"] == 48
 
 
 def test_a_group_with_something_left_over_is_not_forced_into_a_family(kernel_of):
@@ -372,9 +372,9 @@ def test_a_group_with_something_left_over_is_not_forced_into_a_family(kernel_of)
 def test_boundary_and_weights_are_worked_out(graph_of):
     nodes = [conv(), node("Relu", ["c"], ["r"], name="relu"), node("Exp", ["r"], ["y"], name="exp")]
     graph = graph_of(nodes, X, ["y"], W)
-    kernel = describe(graph.nodes[:2], graph)
+    kernel = describe_kernel(graph.nodes[:2], graph)
     assert [t.name for t in kernel.inputs] == ["x"]
     assert [t.name for t in kernel.weights] == ["w"]
     assert [t.name for t in kernel.outputs] == ["r"]
     assert kernel.name == "conv"
-    assert describe(graph.nodes[:2], graph, multiplicity=3.0).multiplicity == 3.0
+    assert describe_kernel(graph.nodes[:2], graph, multiplicity=3.0).multiplicity == 3.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.kernels import build, load_families
-from deepen.kernels.families.catalog import check_params, complete, family
-from deepen.kernels.families.registry import anatomies, readers
+from deepen.kernels import build_kernel_model, load_families
+from deepen.kernels.families.catalog import check_params, complete_params, get_family
+from deepen.kernels.families.registry import load_family_definitions, map_operators_to_readers
 
 CANONICAL = {
     "conv-bn-relu", "dwconv-bn-relu", "groupconv", "convtranspose", "fc", "matmul", "attention", "softmax",
@@ -25,7 +25,7 @@ ATTENTION = {"heads": 4, "kv_heads": 4, "q_len": 6, "kv_len": 6, "head_dim": 8, 
 
 
 def test_every_family_has_a_file_and_code():
-    assert set(load_families()) == CANONICAL == set(anatomies())
+    assert set(load_families()) == CANONICAL == set(load_family_definitions())
 
 
 def test_every_family_says_what_its_parameters_mean():
@@ -41,7 +41,7 @@ def test_every_family_says_what_its_parameters_mean():
 def test_every_declared_operator_leads_to_its_family():
     for item in load_families().values():
         for op in item.ops:
-            assert item.name in {a.family for a in readers()[op]}
+            assert item.name in {a.family for a in map_operators_to_readers()[op]}
 
 
 def test_defaults_fit_their_own_rules():
@@ -52,10 +52,10 @@ def test_defaults_fit_their_own_rules():
 
 
 def test_complete_orders_fills_and_turns_tuples_into_lists():
-    done = complete("fc", {"n": 3, "k": 2, "m": 1})
-    assert list(done) == list(family("fc").params)
+    done = complete_params("fc", {"n": 3, "k": 2, "m": 1})
+    assert list(done) == list(get_family("fc").params)
     assert done["op"] == "Gemm"
-    assert complete("relu", {"shape": (1, 2)})["shape"] == [1, 2]
+    assert complete_params("relu", {"shape": (1, 2)})["shape"] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_complete_orders_fills_and_turns_tuples_into_lists():
 )
 def test_build_names_the_parameter_that_is_wrong(name, params, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        build(name, params)
+        build_kernel_model(name, params)
     assert "\n" not in str(caught.value)
 
 

@@ -9,7 +9,15 @@ import pytest
 
 from deepen.errors import PredictorError
 from deepen.graph import from_model
-from deepen.kernels import FEATURE_NAMES, FEATURES_VERSION, build, describe, features, load_families, matrix
+from deepen.kernels import (
+    FEATURE_NAMES,
+    FEATURES_VERSION,
+    build_feature_matrix,
+    build_kernel_model,
+    compute_features,
+    describe_kernel,
+    load_families,
+)
 
 CONV = {
     "c_in": 32, "c_out": 64, "spatial": [28, 28], "kernel": [3, 3], "stride": [1, 1], "dilation": [1, 1],
@@ -18,8 +26,8 @@ CONV = {
 
 
 def of(family, **params):
-    graph = from_model(build(family, params))
-    return features(describe(graph.nodes, graph))
+    graph = from_model(build_kernel_model(family, params))
+    return compute_features(describe_kernel(graph.nodes, graph))
 
 
 def test_names_are_frozen_with_the_version():
@@ -100,11 +108,11 @@ def test_broadcasting_shows():
 
 
 def test_operators_of_one_family_have_different_codes():
-    from deepen.kernels.families.operator_costs import op_code
+    from deepen.kernels.families.operator_costs import get_operator_code
 
     for family in load_families().values():
         if "op" in family.schema:
-            codes = [op_code(op) for op in family.schema["op"].choices]
+            codes = [get_operator_code(op) for op in family.schema["op"].choices]
             assert len(set(codes)) == len(codes), family.name
             assert min(codes) > 0, family.name
 
@@ -141,16 +149,16 @@ def test_embedding_reads_what_it_picks():
 
 def test_matrix_keeps_order_and_refuses_other_names():
     rows = [of("fc", m=2, k=8, n=4), of("relu", shape=[1, 8])]
-    array = matrix([dict(reversed(list(r.items()))) for r in rows])
+    array = build_feature_matrix([dict(reversed(list(r.items()))) for r in rows])
     assert array.shape == (2, len(FEATURE_NAMES))
     assert array.dtype == np.float64
     assert array[0, FEATURE_NAMES.index("macs")] == 64
-    assert matrix([]).shape == (0, len(FEATURE_NAMES))
+    assert build_feature_matrix([]).shape == (0, len(FEATURE_NAMES))
     less = {k: v for k, v in rows[0].items() if k != "macs"}
     with pytest.raises(PredictorError, match=r"row 1 .*version 2.*missing macs"):
-        matrix([rows[0], less])
+        build_feature_matrix([rows[0], less])
     with pytest.raises(PredictorError, match="unknown surprise"):
-        matrix([{**rows[0], "surprise": 1.0}])
+        build_feature_matrix([{**rows[0], "surprise": 1.0}])
 
 
 def test_regressors_are_given_features_that_exist():

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from deepen.graph import from_model, load
-from deepen.kernels import node_macs
+from deepen.kernels import count_node_macs
 
 node = helper.make_node
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -19,7 +19,7 @@ LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 def only(graph):
     (found,) = graph.nodes
-    return node_macs(found, graph)
+    return count_node_macs(found, graph)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_agrees_with_onnx_tool_node_by_node(name, capfd):
     pytest.importorskip("onnx_tool")
     path = LIGHT / f"light_{name}.onnx"
     graph = load(path)
-    mine = {n.outputs[0]: node_macs(n, graph) for n in graph.nodes if n.op_type in ("Conv", "Gemm", "MatMul")}
+    mine = {n.outputs[0]: count_node_macs(n, graph) for n in graph.nodes if n.op_type in ("Conv", "Gemm", "MatMul")}
     theirs = _onnx_tool_macs(onnx.load(path), ("Conv", "Gemm", "MatMul"))
     capfd.readouterr()
     assert mine.keys() == theirs.keys()
@@ -142,7 +142,7 @@ def test_agrees_with_onnx_tool_node_by_node(name, capfd):
 
 
 def test_built_kernels_agree_too():
-    from deepen.kernels import build
+    from deepen.kernels import build_kernel_model
 
-    graph = from_model(build("fc", {"m": 197, "k": 768, "n": 3072, "bias": True}))
-    assert sum(node_macs(n, graph) for n in graph.nodes) == 197 * 768 * 3072
+    graph = from_model(build_kernel_model("fc", {"m": 197, "k": 768, "n": 3072, "bias": True}))
+    assert sum(count_node_macs(n, graph) for n in graph.nodes) == 197 * 768 * 3072

@@ -7,8 +7,8 @@ from onnx import TensorProto, helper
 
 from deepen.errors import ConfigError
 from deepen.graph import load
-from deepen.kernels import build, features
-from deepen.kernels.splitting.split import split
+from deepen.kernels import build_kernel_model, compute_features
+from deepen.kernels.splitting.split import split_graph
 
 
 def pooled(tmp_path, opset, **attributes):
@@ -20,19 +20,19 @@ def pooled(tmp_path, opset, **attributes):
     )
     path = tmp_path / f"{opset}.onnx"
     path.write_bytes(model.SerializeToString())
-    (kernel,) = split(load(path)).kernels
+    (kernel,) = split_graph(load(path)).kernels
     return kernel
 
 
 def test_versions_are_told_apart_and_rebuilt_as_they_were(tmp_path):
     old, same, new = (pooled(tmp_path, opset) for opset in (9, 18, 19))
     assert old.key == same.key != new.key
-    assert features(old)["op_code"] != features(new)["op_code"]
+    assert compute_features(old)["op_code"] != compute_features(new)["op_code"]
     for kernel, lowest, highest in ((old, 7, 18), (new, 19, 30)):
-        model = build("avgpool", kernel.params)
+        model = build_kernel_model("avgpool", kernel.params)
         assert lowest <= model.opset_import[0].version <= highest
         (tmp_path / "again.onnx").write_bytes(model.SerializeToString())
-        (again,) = split(load(tmp_path / "again.onnx")).kernels
+        (again,) = split_graph(load(tmp_path / "again.onnx")).kernels
         assert again.key == kernel.key
 
 
@@ -40,6 +40,6 @@ def test_a_dilated_window_needs_the_newer_version(tmp_path):
     kernel = pooled(tmp_path, 19, dilations=[2, 2])
     assert kernel.params["version"] == 19
     with pytest.raises(ConfigError, match="version"):
-        build("avgpool", {**kernel.params, "version": 7})
+        build_kernel_model("avgpool", {**kernel.params, "version": 7})
     with pytest.raises(ConfigError, match=r"version.*7, 19"):
-        build("avgpool", {**kernel.params, "version": 11})
+        build_kernel_model("avgpool", {**kernel.params, "version": 11})

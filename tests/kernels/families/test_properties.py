@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from deepen.errors import ConfigError
 from deepen.graph import from_model
-from deepen.kernels import build, describe, features
+from deepen.kernels import build_kernel_model, compute_features, describe_kernel
 from deepen.kernels.families.catalog import check_params
-from deepen.kernels.families.registry import anatomy
+from deepen.kernels.families.registry import get_family_definition
 
 FEW = settings(
     max_examples=40,
@@ -27,15 +27,15 @@ def rebuilt(family, params):
     """Build and describe; reject configurations the family itself refuses."""
     full = check_params(family, params)
     try:
-        anatomy(family).check(full)
+        get_family_definition(family).check(full)
     except ConfigError:
         assume(False)
-    graph = from_model(build(family, params))
-    kernel = describe(graph.nodes, graph)
+    graph = from_model(build_kernel_model(family, params))
+    kernel = describe_kernel(graph.nodes, graph)
     assert (kernel.family, kernel.params) == (family, full)
     written = sum(t.nbytes for t in graph.outputs)
     assert kernel.bytes_written == written
-    assert all(v >= 0 for v in features(kernel).values())
+    assert all(v >= 0 for v in compute_features(kernel).values())
     return kernel, graph
 
 

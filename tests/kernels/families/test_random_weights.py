@@ -7,17 +7,17 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from deepen.kernels import build
-from deepen.kernels.building.parallel_copies import replicate
+from deepen.kernels import build_kernel_model
+from deepen.kernels.building.parallel_copies import replicate_model
 from deepen.kernels.families.random_weights import WeightPool
 
 PARAMS = {"dtype": "float32", "m": 2, "k": 96, "n": 80, "bias": True}
 
 
 def test_adopted_weights_are_finite_distinct_stretches_the_runtime_reads(tmp_path):
-    model = replicate(build("fc", PARAMS, weights=False), 3)
+    model = replicate_model(build_kernel_model("fc", PARAMS, weights=False), 3)
     pool = WeightPool(tmp_path)
-    pool.adopt(model)
+    pool.externalise_weights(model)
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
     assert path.stat().st_size < 5_000
@@ -38,22 +38,22 @@ def test_adopted_weights_are_finite_distinct_stretches_the_runtime_reads(tmp_pat
 
 def test_the_file_grows_only_when_it_must_and_keeps_its_values(tmp_path):
     pool = WeightPool(tmp_path)
-    small, large = (build("fc", {**PARAMS, "k": k}, weights=False) for k in (96, 30_000))
-    pool.adopt(small)
+    small, large = (build_kernel_model("fc", {**PARAMS, "k": k}, weights=False) for k in (96, 30_000))
+    pool.externalise_weights(small)
     before = pool.path.read_bytes()
-    pool.adopt(large)
+    pool.externalise_weights(large)
     after = pool.path.read_bytes()
     assert after[: len(before)] == before
     assert len(after) >= 30_000 * 80 * 4
-    pool.adopt(small)
+    pool.externalise_weights(small)
     assert pool.path.stat().st_size == len(after)
 
 
 def test_weights_a_model_carries_are_dropped_and_small_ones_stay(tmp_path):
-    model = build("fc", PARAMS)
+    model = build_kernel_model("fc", PARAMS)
     size = model.ByteSize()
     assert WeightPool.size(model) == 4 * 96 * 80
-    WeightPool(tmp_path).adopt(model)
+    WeightPool(tmp_path).externalise_weights(model)
     assert model.ByteSize() < size - 4 * 96 * 80 + 200
     external = {t.name for t in model.graph.initializer if t.data_location == t.EXTERNAL}
     assert external < {t.name for t in model.graph.initializer}

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from deepen.kernels.sampling.real_configurations import canonical
+from deepen.kernels.sampling.real_configurations import canonicalise_params
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_sources_are_distinct_and_none_is_a_network_predictions_are_tested_on(zo
 
 
 def test_rows_written_by_hand_fit_their_families(zoo):
-    assert all(canonical(family, params) is not None for family, _, params in zoo.BY_HAND)
+    assert all(canonicalise_params(family, params) is not None for family, _, params in zoo.BY_HAND)
 
 
 def rows(count: int) -> list[dict]:

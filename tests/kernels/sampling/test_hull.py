@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepen.kernels.families.registry import anatomy
-from deepen.kernels.sampling.real_configurations import work
-from deepen.kernels.sampling.sampler import sample
+from deepen.kernels.families.registry import get_family_definition
+from deepen.kernels.sampling.real_configurations import compute_kernel_work
+from deepen.kernels.sampling.sampler import sample_kernels
 
 DIMENSIONS = ("c_in", "c_out", "h_out", "w_out", "k_h", "k")
 COUNT = 600
@@ -21,7 +21,7 @@ COUNT = 600
 
 def point(family: str, params: Mapping[str, Any]) -> NDArray[np.float64]:
     """Logarithms of work, bytes and the sizes that matter (a reshape copies at most: its bytes are all)."""
-    cost, sizes = work(family, params), anatomy(family).dims(params)
+    cost, sizes = compute_kernel_work(family, params), get_family_definition(family).dims(params)
     values = [max(cost.macs, 1), cost.bytes]
     if family != "reshape":
         values += [max(sizes.get(name, 1), 1) for name in DIMENSIONS]
@@ -31,7 +31,7 @@ def point(family: str, params: Mapping[str, Any]) -> NDArray[np.float64]:
 @pytest.fixture(scope="module")
 def sampled(unseen) -> dict[str, NDArray[np.float64]]:
     points = defaultdict(list)
-    for kernel in sample(None, COUNT, seed=0, exclude=unseen):
+    for kernel in sample_kernels(None, COUNT, seed=0, exclude=unseen):
         points[kernel.family].append(point(kernel.family, kernel.params))
     return {family: np.array(rows) for family, rows in points.items()}
 
@@ -51,7 +51,7 @@ def test_every_family_of_the_unseen_networks_is_sampled(unseen, sampled):
 
 
 def test_no_unseen_kernel_is_sampled(unseen):
-    assert not set(unseen) & {k.key for k in sample(None, 3000, seed=0, exclude=unseen)}
+    assert not set(unseen) & {k.key for k in sample_kernels(None, 3000, seed=0, exclude=unseen)}
 
 
 def test_half_have_a_neighbour_within_a_factor_of_1_8_in_every_size_and_nearly_all_within_3_5(nearest):

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from deepen.kernels.families.catalog import load_families
-from deepen.kernels.sampling.neighbours import perturb
-from deepen.kernels.sampling.random_sizes import Draw
-from deepen.kernels.sampling.real_configurations import canonical, priors
+from deepen.kernels.sampling.neighbours import perturb_params
+from deepen.kernels.sampling.random_sizes import SizeSampler
+from deepen.kernels.sampling.real_configurations import canonicalise_params, load_real_configurations
 
 
 def moved(family: str, params: dict, seed: int = 0, spread: float = 0.4) -> dict:
-    return perturb(family, params, Draw(np.random.default_rng(seed), spread), priors(family))
+    return perturb_params(
+        family, params, SizeSampler(np.random.default_rng(seed), spread), load_real_configurations(family)
+    )
 
 
 @pytest.mark.parametrize("family", sorted(load_families()))
 def test_no_spread_changes_nothing_and_the_original_stays_untouched(family):
-    row = priors(family)[0]
+    row = load_real_configurations(family)[0]
     before = repr(row.params)
     assert moved(family, row.params, spread=0.0) == row.params
     moved(family, row.params, spread=0.6)
@@ -26,14 +28,14 @@ def test_no_spread_changes_nothing_and_the_original_stays_untouched(family):
 
 @pytest.mark.parametrize("family", sorted(load_families()))
 def test_most_neighbours_fit_together_and_many_differ(family):
-    rows = priors(family)
+    rows = load_real_configurations(family)
     made = [(rows[i % len(rows)].params, moved(family, rows[i % len(rows)].params, i)) for i in range(120)]
-    assert sum(canonical(family, params) is not None for _, params in made) > 0.75 * len(made)
+    assert sum(canonicalise_params(family, params) is not None for _, params in made) > 0.75 * len(made)
     assert sum(old != new for old, new in made) > 0.4 * len(made)
 
 
 def test_reshapes_keep_the_number_of_elements():
-    for number, row in enumerate(priors("reshape")):
+    for number, row in enumerate(load_real_configurations("reshape")):
         if row.params["op"] == "Reshape":
             new = moved("reshape", row.params, number)
             assert prod(new["shape"]) == prod(new["out_shape"])
@@ -42,26 +44,26 @@ def test_reshapes_keep_the_number_of_elements():
 
 
 def test_shared_sizes_stay_shared():
-    for number, row in enumerate(priors("matmul")):
+    for number, row in enumerate(load_real_configurations("matmul")):
         new = moved("matmul", row.params, number)
-        assert canonical("matmul", new) is not None, (row.params, new)
+        assert canonicalise_params("matmul", new) is not None, (row.params, new)
 
 
 def test_square_maps_and_windows_mostly_stay_square():
-    square = [row.params for row in priors("conv-bn-relu") if len(set(row.params["spatial"])) == 1]
+    square = [row.params for row in load_real_configurations("conv-bn-relu") if len(set(row.params["spatial"])) == 1]
     new = [moved("conv-bn-relu", params, i) for i, params in enumerate(square[:400])]
     assert sum(len(set(params["spatial"])) == 1 for params in new) > 0.9 * len(new)
 
 
 @pytest.mark.parametrize("kernel", [[1, 7], [3, 1]])
 def test_windows_that_are_not_square_are_left_alone(kernel):
-    rows = [row.params for row in priors("conv-bn-relu") if row.params["kernel"] == kernel]
+    rows = [row.params for row in load_real_configurations("conv-bn-relu") if row.params["kernel"] == kernel]
     assert rows
     assert all(moved("conv-bn-relu", params, i)["kernel"] == kernel for i, params in enumerate(rows))
 
 
 def test_sizes_move_log_normally_around_the_real_one():
-    draw = Draw(np.random.default_rng(5), 0.3)
+    draw = SizeSampler(np.random.default_rng(5), 0.3)
     ratios = np.log([draw.width(256) / 256 for _ in range(2000)])
     assert abs(np.mean(ratios)) < 0.03
     assert 0.25 < np.std(ratios) < 0.35
@@ -71,9 +73,9 @@ def test_unknown_kind_in_a_family_file_is_an_error(monkeypatch):
     from dataclasses import replace
 
     from deepen.errors import ConfigError
-    from deepen.kernels.families.catalog import family
+    from deepen.kernels.families.catalog import get_family
 
-    wrong = replace(family("lrn"), sampling={"kind": "convv"})
-    monkeypatch.setattr("deepen.kernels.sampling.neighbours.family_named", lambda name: wrong)
+    wrong = replace(get_family("lrn"), sampling={"kind": "convv"})
+    monkeypatch.setattr("deepen.kernels.sampling.neighbours.get_family", lambda name: wrong)
     with pytest.raises(ConfigError, match="did you mean conv"):
-        moved("lrn", priors("lrn")[0].params)
+        moved("lrn", load_real_configurations("lrn")[0].params)

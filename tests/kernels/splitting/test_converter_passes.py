@@ -9,11 +9,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deepen.graph.load import from_model
-from deepen.kernels.features import features
-from deepen.kernels.splitting.converter_passes import Simplification, simplify, zero_tensors
-from deepen.kernels.splitting.split import split
+from deepen.kernels.features import compute_features
+from deepen.kernels.splitting.converter_passes import ConverterPasses, apply_converter_passes, find_zero_tensors
+from deepen.kernels.splitting.split import split_graph
 
-BOTH = Simplification(merge=True, zeros=True)
+BOTH = ConverterPasses(merge=True, zeros=True)
 
 
 def _graph(nodes, outputs=("y",), shape=(1, 4, 8, 8)):
@@ -46,7 +46,7 @@ def test_repeated_expressions_become_one_even_through_merged_inputs():
             _node("Add", ["p", "q"], "y"),
         ]
     )
-    simple, gone = simplify(graph, BOTH)
+    simple, gone = apply_converter_passes(graph, BOTH)
     assert set(gone) == {"b", "q"}
     assert simple.nodes[-1].inputs == ("p", "p")
 
@@ -59,7 +59,7 @@ def test_equal_operators_with_other_attributes_stay():
             _node("Add", ["a", "b"], "y"),
         ]
     )
-    assert simplify(graph, BOTH)[1] == ()
+    assert apply_converter_passes(graph, BOTH)[1] == ()
 
 
 def test_products_with_zero_take_along_what_only_they_read_and_the_sum():
@@ -73,7 +73,7 @@ def test_products_with_zero_take_along_what_only_they_read_and_the_sum():
             _node("Tanh", ["t"], "y"),
         ]
     )
-    simple, gone = simplify(graph, BOTH)
+    simple, gone = apply_converter_passes(graph, BOTH)
     assert set(gone) == {"c", "z", "r", "t"}
     assert [n.op_type for n in simple.nodes] == ["Sigmoid", "Tanh"]
     assert simple.nodes[-1].inputs == ("s",)
@@ -81,31 +81,31 @@ def test_products_with_zero_take_along_what_only_they_read_and_the_sum():
 
 def test_a_convolution_of_zeros_stays():
     graph = _graph([_node("Mul", ["x", "zero"], "z"), _node("Conv", ["z", "w"], "y")])
-    simple, gone = simplify(graph, BOTH)
+    simple, gone = apply_converter_passes(graph, BOTH)
     assert [n.op_type for n in simple.nodes] == ["Conv"]
     assert gone == ("z",)
 
 
 def test_outputs_stay_whatever_they_are():
     graph = _graph([_node("Mul", ["x", "zero"], "y"), _node("Mul", ["x", "zero"], "u")], outputs=("y", "u"))
-    simple, gone = simplify(graph, BOTH)
+    simple, gone = apply_converter_passes(graph, BOTH)
     assert len(simple.nodes) == 2
     assert gone == ()
 
 
 def test_a_sum_that_broadcasts_is_not_its_other_term():
     nodes = [_node("GlobalAveragePool", ["x"], "g"), _node("Mul", ["x", "zero"], "z"), _node("Add", ["g", "z"], "y")]
-    simple, gone = simplify(_graph(nodes), BOTH)
+    simple, gone = apply_converter_passes(_graph(nodes), BOTH)
     assert "y" not in gone
     assert [n.op_type for n in simple.nodes] == ["GlobalAveragePool", "Add"]
 
 
-@pytest.mark.parametrize("wanted", [Simplification(), Simplification(merge=True), Simplification(zeros=True)])
+@pytest.mark.parametrize("wanted", [ConverterPasses(), ConverterPasses(merge=True), ConverterPasses(zeros=True)])
 def test_only_what_is_asked_for_is_removed(wanted):
     nodes = [_node("Relu", ["x"], "a"), _node("Relu", ["x"], "b"), _node("Mul", ["b", "zero"], "z")]
     nodes += [_node("Add", ["a", "b"], "s"), _node("Add", ["s", "z"], "y")]
     expected = {(False, False): set(), (True, False): {"b"}, (False, True): {"z"}}[wanted.merge, wanted.zeros]
-    gone = set(simplify(_graph(nodes), wanted)[1])
+    gone = set(apply_converter_passes(_graph(nodes), wanted)[1])
     assert gone - {"y"} == expected
 
 
@@ -120,7 +120,7 @@ def test_zeros_are_followed_through_sums_only_where_every_term_is_zero():
             _node("Add", ["one", "c"], "y"),
         ]
     )
-    assert zero_tensors(graph.nodes, graph.values) == {"zero", "z", "r", "both"}
+    assert find_zero_tensors(graph.nodes, graph.values) == {"zero", "z", "r", "both"}
 
 
 def test_the_split_for_a_converted_file_loses_no_node():
@@ -134,7 +134,7 @@ def test_the_split_for_a_converted_file_loses_no_node():
             _node("Add", ["u", "t"], "y"),
         ]
     )
-    result = split(graph, "tflite-cpu")
+    result = split_graph(graph, "tflite-cpu")
     assert Counter(k.op_types for k in result.kernels) == {("Sigmoid",): 1, ("Add",): 1}
     assert set(result.folded) == {"c", "z", "t", "u"}
 
@@ -143,8 +143,8 @@ def test_kernels_that_multiply_by_zeros_say_so_and_have_a_key_of_their_own():
     nodes = [_node("Conv", ["x", "w"], "a"), _node("Mul", ["x", "zero"], "z"), _node("Conv", ["z", "w"], "b")]
     nodes.append(_node("Add", ["a", "b"], "y"))
     for runtime in ("tflite-cpu", "onnxruntime"):
-        kernels = {k.name: k for k in split(_graph(nodes), runtime).kernels}
+        kernels = {k.name: k for k in split_graph(_graph(nodes), runtime).kernels}
         assert kernels["b"].zero_operand, runtime
         assert not kernels["a"].zero_operand
         assert kernels["a"].key != kernels["b"].key
-        assert features(kernels["b"]) == features(kernels["a"]) | {"zero_operand": 1.0}
+        assert compute_features(kernels["b"]) == compute_features(kernels["a"]) | {"zero_operand": 1.0}

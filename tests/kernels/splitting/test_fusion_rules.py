@@ -13,9 +13,9 @@ import pytest
 from deepen import catalog
 from deepen.errors import ConfigError
 from deepen.graph import Graph, load
-from deepen.kernels.splitting.fusion_rules import load_rules, rule_names
-from deepen.kernels.splitting.split import split
-from deepen.kernels.types import Split
+from deepen.kernels.splitting.fusion_rules import list_rule_names, load_rules
+from deepen.kernels.splitting.split import split_graph
+from deepen.kernels.types import ModelSplit
 
 Make = Callable[..., Graph]
 Weights = Callable[..., np.ndarray]
@@ -36,7 +36,7 @@ def rules_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return install
 
 
-def ops(found: Split) -> list[tuple[str, ...]]:
+def ops(found: ModelSplit) -> list[tuple[str, ...]]:
     return [k.op_types for k in found.kernels]
 
 
@@ -50,7 +50,7 @@ def test_every_verdict_has_evidence(runtime: str) -> None:
 
 
 def test_there_is_a_file_for_the_runtime_that_is_usually_asked() -> None:
-    assert {"onnxruntime", "tflite-cpu"} <= set(rule_names())
+    assert {"onnxruntime", "tflite-cpu"} <= set(list_rule_names())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_only_fuse_fuses(
     graph = make_graph(
         [("Relu", ["x"], ["a"], {}), ("Exp", ["a"], ["b"], {}), ("Sqrt", ["b"], ["y"], {})], {"x": (2, 3)}, ["y"]
     )
-    found = split(graph, "mine")
+    found = split_graph(graph, "mine")
     assert ops(found) == expected
     assert (found.method, found.evidence) == ("rules", "kernels/rules/mine.toml, version 1")
 
@@ -107,7 +107,7 @@ def test_a_result_read_twice_or_handed_out_does_not_fuse(make_graph: Make, rules
         {"x": (2, 3)},
         ["y", "b", "z"],
     )
-    assert ops(split(graph, "mine")) == [("Relu",), ("Exp",), ("Sqrt",), ("Neg",)]
+    assert ops(split_graph(graph, "mine")) == [("Relu",), ("Exp",), ("Sqrt",), ("Neg",)]
 
 
 def test_chains_grow_and_look_through_folded_nodes(make_graph: Make, rules_for: Callable[[str], None]) -> None:
@@ -122,7 +122,7 @@ def test_chains_grow_and_look_through_folded_nodes(make_graph: Make, rules_for: 
         {"x": (2, 3)},
         ["y"],
     )
-    found = split(graph, "mine")
+    found = split_graph(graph, "mine")
     assert ops(found) == [("Relu", "Exp", "Sqrt")]
     assert found.folded == ("n1",)
 
@@ -140,7 +140,7 @@ def test_depthwise_is_a_class_of_its_own(make_graph: Make, rules_for: Callable[[
         ["y"],
         {"w1": weights(8, 4, 1, 1), "w2": weights(8, 1, 3, 3)},
     )
-    assert ops(split(graph, "mine")) == [("Conv",), ("Relu",), ("Conv", "Relu")]
+    assert ops(split_graph(graph, "mine")) == [("Conv",), ("Relu",), ("Conv", "Relu")]
 
 
 GATED = """
@@ -161,7 +161,7 @@ def test_patterns_match_structure_in_any_order(
 ) -> None:
     rules_for(GATED)
     graph = make_graph([("Sigmoid", ["x"], ["s"], {}), ("Mul", order, ["y"], {})], {"x": (2, 3)}, ["y"])
-    assert ops(split(graph, "mine")) == [("Sigmoid", "Mul")]
+    assert ops(split_graph(graph, "mine")) == [("Sigmoid", "Mul")]
 
 
 def test_pattern_needs_the_same_input_and_no_outside_reader(make_graph: Make, rules_for: Callable[[str], None]) -> None:
@@ -169,9 +169,9 @@ def test_pattern_needs_the_same_input_and_no_outside_reader(make_graph: Make, ru
     other = make_graph(
         [("Sigmoid", ["x"], ["s"], {}), ("Mul", ["z", "s"], ["y"], {})], {"x": (2, 3), "z": (2, 3)}, ["y"]
     )
-    assert ops(split(other, "mine")) == [("Sigmoid",), ("Mul",)]
+    assert ops(split_graph(other, "mine")) == [("Sigmoid",), ("Mul",)]
     read = make_graph([("Sigmoid", ["x"], ["s"], {}), ("Mul", ["x", "s"], ["y"], {})], {"x": (2, 3)}, ["y", "s"])
-    assert ops(split(read, "mine")) == [("Sigmoid",), ("Mul",)]
+    assert ops(split_graph(read, "mine")) == [("Sigmoid",), ("Mul",)]
 
 
 def channel_shuffle(make_graph: Make, shape: list[int], after: list[int]) -> Graph:
@@ -189,9 +189,9 @@ def channel_shuffle(make_graph: Make, shape: list[int], after: list[int]) -> Gra
 
 def test_channel_shuffle_keeps_its_shape(make_graph: Make) -> None:
     """A window partition is written with the same operators and is none."""
-    shuffle = split(channel_shuffle(make_graph, [1, 2, 4, 4, 4], [1, 8, 4, 4]), "tflite-cpu")
+    shuffle = split_graph(channel_shuffle(make_graph, [1, 2, 4, 4, 4], [1, 8, 4, 4]), "tflite-cpu")
     assert [k.family for k in shuffle.kernels] == ["channelshuffle"]
-    window = split(channel_shuffle(make_graph, [1, 2, 4, 4, 4], [8, 4, 2, 2]), "tflite-cpu")
+    window = split_graph(channel_shuffle(make_graph, [1, 2, 4, 4, 4], [8, 4, 2, 2]), "tflite-cpu")
     assert [k.family for k in window.kernels] == ["reshape", "transpose", "reshape"]
 
 
@@ -209,9 +209,9 @@ def test_squeeze_and_excitation_is_one_kernel_by_rules(make_graph: Make, weights
         ["y"],
         {"w1": weights(8, 32, 1, 1), "b1": weights(8), "w2": weights(32, 8, 1, 1), "b2": weights(32)},
     )
-    found = split(graph, "tflite-cpu")
+    found = split_graph(graph, "tflite-cpu")
     assert [k.family for k in found.kernels] == ["se"]
-    assert found.macs == split(graph).macs == 2 * 32 * 8
+    assert found.macs == split_graph(graph).macs == 2 * 32 * 8
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tflite-cpu"])
@@ -230,10 +230,10 @@ def test_pattern_and_pair_rules_together(make_graph: Make, weights: Weights, run
         {"w": weights(16, 16, 1, 1), "one": ones},
     )
     from deepen.kernels.splitting import fusion_rules as engine
-    from deepen.kernels.splitting.split import _Work
+    from deepen.kernels.splitting.split import _GraphSplitter
 
-    work = _Work(graph, ())
-    work.from_rules(engine.load_rules(runtime))
+    work = _GraphSplitter(graph, ())
+    work.apply_fusion_rules(engine.load_rules(runtime))
     tail = [("Add", "Relu")] if runtime == "tflite-cpu" else [("Add",), ("Relu",)]
     assert [tuple(n.op_type for n in p.nodes) for p in work.pieces] == [("Conv", "BatchNormalization", "Relu"), *tail]
 
@@ -245,7 +245,7 @@ AGREEMENT = {"squeezenet": 1.0, "resnet50": 1.0, "vgg19": 1.0, "shufflenet": 1.0
 def test_rules_agree_with_the_runtime(name: str, light_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Share of the runtime's kernels that the fallback rules find with exactly the same nodes."""
     graph = load(light_dir / f"light_{name}.onnx")
-    asked = Counter(frozenset(k.node_names) for k in split(graph).kernels)
+    asked = Counter(frozenset(k.node_names) for k in split_graph(graph).kernels)
     monkeypatch.setattr("deepen.kernels.splitting.split.oracle.available", lambda: False)
-    ruled = Counter(frozenset(k.node_names) for k in split(graph).kernels)
+    ruled = Counter(frozenset(k.node_names) for k in split_graph(graph).kernels)
     assert (asked & ruled).total() >= AGREEMENT[name] * asked.total()

@@ -6,23 +6,23 @@ import pytest
 
 from deepen.errors import GraphError
 from deepen.graph.types import Node
-from deepen.kernels.splitting.node_mapping import Executed, Mapped, map_scope
+from deepen.kernels.splitting.node_mapping import ExecutedNode, MappedScope, map_scope
 
 
 def node(name: str, op: str, inputs: str, outputs: str, **attributes: object) -> Node:
     return Node(name, op, "", tuple(inputs.split()), tuple(outputs.split()), attributes)
 
 
-def run(name: str, op: str, inputs: str, outputs: str) -> Executed:
+def run(name: str, op: str, inputs: str, outputs: str) -> ExecutedNode:
     domain, _, kind = op.rpartition(":")
-    return Executed(name, kind, domain, tuple(inputs.split()), tuple(outputs.split()))
+    return ExecutedNode(name, kind, domain, tuple(inputs.split()), tuple(outputs.split()))
 
 
-def mapped(nodes: list[Node], executed: list[Executed], outputs: str = "y", constant: str = "") -> Mapped:
+def mapped(nodes: list[Node], executed: list[ExecutedNode], outputs: str = "y", constant: str = "") -> MappedScope:
     return map_scope(nodes, executed, constant=set(constant.split()), outputs=set(outputs.split()), values={})
 
 
-def groups(result: Mapped) -> list[tuple[list[str], list[str]]]:
+def groups(result: MappedScope) -> list[tuple[list[str], list[str]]]:
     return [([n.name for n in g.nodes], [r.op_type for r in g.runtime]) for g in result.groups]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from deepen.devices.local import collect_runtimes
-from deepen.kernels.splitting.runtime_names import engine_of, splitter_of
-from deepen.kernels.splitting.split import runtimes
+from deepen.kernels.splitting.runtime_names import resolve_engine, resolve_splitter
+from deepen.kernels.splitting.split import list_split_runtimes
 
 
 @pytest.mark.parametrize(
@@ -24,10 +24,10 @@ from deepen.kernels.splitting.split import runtimes
     ],
 )
 def test_programs_that_run_one_engine_have_its_name(runtime: str, engine: str, splitter: str) -> None:
-    assert engine_of(runtime) == engine
-    assert splitter_of(runtime) == splitter
+    assert resolve_engine(runtime) == engine
+    assert resolve_splitter(runtime) == splitter
 
 
 def test_every_runtime_but_tensorrt_can_be_split_for() -> None:
-    without = {name for name in collect_runtimes() if splitter_of(name) not in runtimes()}
+    without = {name for name in collect_runtimes() if resolve_splitter(name) not in list_split_runtimes()}
     assert without == {"trtexec", "trtexec-dla"}

@@ -15,17 +15,17 @@ from onnx import helper
 
 from deepen.errors import ConfigError, GraphError
 from deepen.graph import Graph, load
-from deepen.kernels.describe import node_macs
+from deepen.kernels.describe import count_node_macs
 from deepen.kernels.splitting import split as module
-from deepen.kernels.splitting.split import runtimes, split
-from deepen.kernels.types import Split
+from deepen.kernels.splitting.split import list_split_runtimes, split_graph
+from deepen.kernels.types import ModelSplit
 
 Make = Callable[..., Graph]
 Weights = Callable[..., np.ndarray]
 MAC_OPS = {"Conv", "Gemm", "MatMul"}  # onnx-tool reads a transposed convolution's weight as a convolution's: left out
 
 
-def check(graph: Graph, found: Split) -> None:
+def check(graph: Graph, found: ModelSplit) -> None:
     """The promises, checked from outside."""
     names = [n for k in found.kernels for n in k.node_names]
     assert len(names) == len(set(names))
@@ -33,12 +33,12 @@ def check(graph: Graph, found: Split) -> None:
     assert not missing
     assert not set(names) & set(found.folded)
     by_name = {n.name: n for n in graph.nodes}
-    worked = sum(node_macs(by_name[n], graph) for n in names if n in by_name)
+    worked = sum(count_node_macs(by_name[n], graph) for n in names if n in by_name)
     assert found.macs == worked == sum(k.macs for k in found.kernels)
     assert [k.name for k in found.kernels if k.family == "other"] == [name for name, _ in found.unassigned]
 
 
-def families(found: Split) -> Counter[str]:
+def families(found: ModelSplit) -> Counter[str]:
     return Counter(k.family for k in found.kernels)
 
 
@@ -64,14 +64,14 @@ def tool_macs(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> dict[
     return found
 
 
-def agrees_with_tool(path: Path, graph: Graph, found: Split, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+def agrees_with_tool(path: Path, graph: Graph, found: ModelSplit, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
     """MACs within 1 % of onnx-tool's for the same nodes."""
     theirs = tool_macs(path, shapes)
     running = {n for k in found.kernels for n in k.node_names}
     nodes = [n for n in graph.nodes if n.op_type in MAC_OPS and n.name in running and not n.scope]
     assert nodes
     expected = sum(theirs[n.outputs[0]] for n in nodes)
-    assert sum(node_macs(n, graph) for n in nodes) == pytest.approx(expected, rel=0.01)
+    assert sum(count_node_macs(n, graph) for n in nodes) == pytest.approx(expected, rel=0.01)
 
 
 LIGHT = {
@@ -86,7 +86,7 @@ LIGHT = {
 def test_light_models(name: str, light_dir: Path) -> None:
     path = light_dir / f"light_{name}.onnx"
     graph = load(path)
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert not found.unassigned
     assert found.method == "oracle"
@@ -117,7 +117,7 @@ def test_models_inside_packages(
 ) -> None:
     path = packaged(package, inside)
     graph = load(path, shapes or None)
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert not found.unassigned
     assert found.macs > 0
@@ -133,7 +133,7 @@ def test_unnamed_nodes_and_rank_0_tensors(make_graph: Make) -> None:
         {"two": np.float32(2)},
         names=False,
     )
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert [k.op_types for k in found.kernels] == [("Relu",), ("Mul",), ("Relu",)]
 
@@ -142,7 +142,7 @@ def test_if_with_known_condition_is_dissolved(make_model: Callable[..., Path], t
     """The branch taken fuses with its surroundings; the other does no work."""
     path = if_model(tmp_path, constant=True)
     graph = load(path)
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert [k.op_types for k in found.kernels] == [("Conv", "Relu")]
     assert found.kernels[0].runtime_ops == ("com.microsoft.FusedConv",)
@@ -152,7 +152,7 @@ def test_if_with_known_condition_is_dissolved(make_model: Callable[..., Path], t
 
 def test_if_with_unknown_condition_keeps_both_branches(tmp_path: Path) -> None:
     graph = load(if_model(tmp_path, constant=False))
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     counted = {k.op_types: k.multiplicity for k in found.kernels}
     assert counted == {("Conv",): 1.0, ("Relu",): 1.0, ("Exp",): 0.0}
@@ -212,7 +212,7 @@ def test_loop_bodies_count_their_rounds(tmp_path: Path) -> None:
     path = tmp_path / "loop.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     loaded = load(path)
-    found = split(loaded)
+    found = split_graph(loaded)
     check(loaded, found)
     assert {k.op_types: (k.multiplicity, k.macs) for k in found.kernels} == {
         ("MatMul",): (5.0, 4096),
@@ -237,7 +237,7 @@ def test_quantised_convolution_is_one_kernel(make_graph: Make, weights: Weights)
         ["y"],
         {"s": scale, "z": zero, "wz": np.int8(0), "wq": (weights(32, 16, 3, 3) * 20).astype(np.int8)},
     )
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert [(k.family, k.runtime_ops) for k in found.kernels] == [
         ("quantize", ("QuantizeLinear",)),
@@ -256,7 +256,7 @@ def test_half_precision_runs_between_casts(make_graph: Make, weights: Weights) -
         {"w": weights(32, 16, 3, 3).astype(np.float16)},
         dtype=onnx.TensorProto.FLOAT16,
     )
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert not found.unassigned
     assert "Cast" in {op for k in found.kernels for op in k.runtime_ops}
@@ -276,7 +276,7 @@ def test_equal_branches_run_once(make_graph: Make, weights: Weights) -> None:
         ["y"],
         {"w": weights(8, 8, 3, 3)},
     )
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert found.macs == 8 * 8 * 9 * 36
     assert families(found)["conv-bn-relu"] == 1
@@ -298,7 +298,7 @@ def test_equal_convolutions_with_different_scales_both_run(make_graph: Make, wei
         ["y"],
         {"w": weights(8, 8, 3, 3), **bn},
     )
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert found.macs == 2 * 8 * 8 * 9 * 36
 
@@ -309,7 +309,7 @@ def test_unknown_operators_are_listed_not_dropped(make_graph: Make) -> None:
         {"x": (2, 3, 3)},
         ["y"],
     )
-    found = split(graph)
+    found = split_graph(graph)
     check(graph, found)
     assert found.unassigned == (("n1", ("Det",)),)
     assert [k.family for k in found.kernels] == ["relu", "other", "relu"]
@@ -325,7 +325,7 @@ def test_groups_batch_and_shape_matter(make_graph: Make, weights: Weights) -> No
             ["y"],
             {"w": weights(32, 32 // groups, 3, 3)},
         )
-        return split(graph).kernels[0].key
+        return split_graph(graph).kernels[0].key
 
     assert len({keys(1, 1, 9), keys(4, 1, 9), keys(32, 1, 9), keys(1, 2, 9), keys(1, 1, 11)}) == 5
 
@@ -333,8 +333,8 @@ def test_groups_batch_and_shape_matter(make_graph: Make, weights: Weights) -> No
 def test_transpose_is_not_squeeze_and_excite(make_graph: Make) -> None:
     """Operators are compared whole: nn-Meter finds "se" in "transpose" and "conv" in "convtrans"."""
     graph = make_graph([("Transpose", ["x"], ["y"], {"perm": [1, 0]})], {"x": (3, 5)}, ["y"])
-    for runtime in runtimes():
-        assert [k.family for k in split(graph, runtime).kernels] == ["transpose"]
+    for runtime in list_split_runtimes():
+        assert [k.family for k in split_graph(graph, runtime).kernels] == ["transpose"]
 
 
 def test_lost_node_is_an_error(make_graph: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,26 +348,26 @@ def test_lost_node_is_an_error(make_graph: Make, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "map_scope", forgetful)
     with pytest.raises(GraphError, match="belong to no kernel, first 'n0'"):
-        split(graph)
+        split_graph(graph)
 
 
 def test_wrong_sum_is_an_error(make_graph: Make, weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = make_graph([("MatMul", ["x", "w"], ["y"], {})], {"x": (2, 64)}, ["y"], {"w": weights(64, 8)})
-    real = module.describe
-    monkeypatch.setattr(module, "describe", lambda *a, **k: replace(real(*a, **k), macs=1))
+    real = module.describe_kernel
+    monkeypatch.setattr(module, "describe_kernel", lambda *a, **k: replace(real(*a, **k), macs=1))
     with pytest.raises(GraphError, match="kernels sum to 1 multiply-accumulates, nodes to 1024"):
-        split(graph)
+        split_graph(graph)
 
 
 def test_unknown_runtime_names_the_nearest(make_graph: Make) -> None:
     graph = make_graph([("Relu", ["x"], ["y"], {})], {"x": (2, 3)}, ["y"])
     with pytest.raises(ConfigError, match="did you mean onnxruntime"):
-        split(graph, "onxruntime")
+        split_graph(graph, "onxruntime")
 
 
 def test_without_onnxruntime_rules_answer_and_say_so(make_graph: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = make_graph([("Relu", ["x"], ["y"], {})], {"x": (2, 3)}, ["y"])
     monkeypatch.setattr(module.oracle, "available", lambda: False)
-    found = split(graph)
+    found = split_graph(graph)
     assert (found.runtime, found.method) == ("onnxruntime", "rules")
     assert "not installed" in found.warnings[0]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.kernels.building.kernel_from_parameters import configure
-from deepen.kernels.features import features
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
+from deepen.kernels.features import compute_features
 from deepen.predictors.evaluation import published_recipes
 from deepen.predictors.evaluation.baselines import BASELINES, KernelTable, get_baselines
 from deepen.predictors.tally import count_record_kernels
@@ -21,24 +21,26 @@ def table(records):
 
 def conv(**changes):
     given = {"c_in": 32, "c_out": 64, "spatial": [28, 28], "kernel": [3, 3], "stride": [2, 2], "dilation": [1, 1]}
-    return configure("conv-bn-relu", given | {"pads": [1, 1, 1, 1], "bias": True, "activation": "relu"} | changes)
+    return make_kernel_from_params(
+        "conv-bn-relu", given | {"pads": [1, 1, 1, 1], "bias": True, "activation": "relu"} | changes
+    )
 
 
 def test_features_of_a_convolution_are_those_of_the_published_code():
     kernel = conv()
-    found = published_recipes.compute_published_features(kernel.family, features(kernel), kernel.params)
+    found = published_recipes.compute_published_features(kernel.family, compute_features(kernel), kernel.params)
     weights = 64 * (9 * 32 + 1)
     assert found == pytest.approx([28, 32, 64, 3, 2, 2 * 14**2 * weights / 2e6, weights / 1e6])
 
 
 def test_a_depthwise_convolution_counts_one_input_channel():
-    f = features(conv()) | {"c_in": 64.0, "c_out": 64.0}
+    f = compute_features(conv()) | {"c_in": 64.0, "c_out": 64.0}
     weights = 64 * (9 + 1)
     assert published_recipes.compute_published_features("dwconv-bn-relu", f, {})[-1] == pytest.approx(weights / 1e6)
 
 
 def test_a_concatenation_lists_four_inputs_and_a_global_pooling_loses_its_size():
-    f = features(conv())
+    f = compute_features(conv())
     params = {"in_shapes": [[1, 8, 28, 28], [1, 16, 28, 28]]}
     assert published_recipes.compute_published_features("concat", f, params) == [28, 8, 16, 0, 0]
     assert published_recipes.compute_published_features("global-avgpool", f, {}) == [28, 32]

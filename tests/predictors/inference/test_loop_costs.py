@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from deepen.kernels.building.kernel_from_parameters import configure
-from deepen.kernels.features import FEATURE_NAMES, features, matrix
+from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
+from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix, compute_features
 from deepen.predictors.fitting import folds
 from deepen.predictors.fitting.folds import FamilyData, RooflineTerms, plan_family
 from deepen.predictors.fitting.recipes import load_recipe
@@ -21,8 +21,8 @@ INDEX = {name: i for i, name in enumerate(FEATURE_NAMES)}
 
 
 def counts(family: str, **params: object) -> dict[str, float]:
-    kernel = configure(family, params)
-    found = compute_loop_terms(np.asarray(matrix([features(kernel)]), dtype=np.float64), INDEX)
+    kernel = make_kernel_from_params(family, params)
+    found = compute_loop_terms(np.asarray(build_feature_matrix([compute_features(kernel)]), dtype=np.float64), INDEX)
     return dict(zip(LOOP_TERMS, found[0].tolist(), strict=True))
 
 
@@ -99,8 +99,10 @@ def test_features_that_are_missing_count_as_nothing():
 
 
 def _rows(family: str, sizes: np.ndarray) -> FamilyData:
-    kernels = [features(configure(family, {"shape": [1, int(c), int(s), int(s)]})) for c, s in sizes]
-    raw = np.asarray(matrix(kernels), dtype=np.float64)
+    kernels = [
+        compute_features(make_kernel_from_params(family, {"shape": [1, int(c), int(s), int(s)]})) for c, s in sizes
+    ]
+    raw = np.asarray(build_feature_matrix(kernels), dtype=np.float64)
     terms = compute_work_terms(raw, FEATURE_NAMES)
     keys = tuple(str(i) for i in range(len(sizes)))
     count = len(sizes)
