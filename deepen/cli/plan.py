@@ -94,11 +94,11 @@ def _make_candidates(
         return _read_models(models, runtime)
     kernels: list[Kernel]
     if space:
-        from deepen.spaces.nasbench201_kernels import kernel_counts
-        from deepen.spaces.nasbench201_networks import architectures
+        from deepen.spaces.nasbench201_kernels import count_kernels
+        from deepen.spaces.nasbench201_networks import iter_cells
 
-        names = tuple(architectures())
-        found, counts = kernel_counts(names, runtime)
+        names = tuple(iter_cells())
+        found, counts = count_kernels(names, runtime)
         kernels = list(found)
         table_of = counts.astype(np.float64)
     else:

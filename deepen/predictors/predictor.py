@@ -171,7 +171,7 @@ class Predictor:
         """Predict many models given how often each runs each of a list of kernels, as a search space counts them.
 
         Args:
-            kernels: The distinct kernels, for example of ``deepen.spaces.nasbench201_kernels.kernel_counts``.
+            kernels: The distinct kernels, for example of ``deepen.spaces.nasbench201_kernels.count_kernels``.
             counts: Executions per inference, shape (models, kernels).
 
         Raises:

@@ -17,7 +17,7 @@ import numpy as np
 from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.search.table.table import Table
 from deepen.search.table.types import KEYS
-from deepen.spaces.nasbench101_networks import Cell
+from deepen.spaces.nasbench101_networks import NasBench101Cell
 
 __all__ = ["COSTS", "Benchmark", "Spent"]
 
@@ -99,7 +99,7 @@ class Benchmark:
 
     def query(
         self,
-        arch: str | Cell | None = None,
+        arch: str | NasBench101Cell | None = None,
         *,
         hash: str | None = None,
         index: int | None = None,
@@ -141,7 +141,7 @@ class Benchmark:
             self._trained += line[self._epochs]
         return dict(zip(self._names, line, strict=True))
 
-    def _find(self, arch: str | Cell | None, hash_: str | None, index: int | None) -> str:
+    def _find(self, arch: str | NasBench101Cell | None, hash_: str | None, index: int | None) -> str:
         given = [v for v in (arch, hash_, index) if v is not None]
         if len(given) != 1:
             raise ConfigError("name a network by exactly one of architecture, hash and index")
@@ -200,7 +200,9 @@ class Benchmark:
             found.append(values[0] if same else None if name in KEYS else float(np.mean(values)))
         return tuple(found)
 
-    def metrics(self, arch: str | Cell | None = None, *, hash: str | None = None, index: int | None = None) -> Any:
+    def metrics(
+        self, arch: str | NasBench101Cell | None = None, *, hash: str | None = None, index: int | None = None
+    ) -> Any:
         """Everything the table says about a network, at no cost.
 
         Returns:
@@ -214,13 +216,13 @@ class Benchmark:
         return {"hash": key, "arch": rows[0]["arch"], "rows": rows}
 
     @staticmethod
-    def spec(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> Cell:
+    def spec(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> NasBench101Cell:
         """A NAS-Bench-101 cell from its matrix and operations; :meth:`query` takes it.
 
         Raises:
             ConfigError: If it is none.
         """
-        return Cell.make(matrix, operations)
+        return NasBench101Cell.make(matrix, operations)
 
     def hashes(self) -> Iterator[str]:
         """Hash of every network."""

@@ -29,7 +29,7 @@ from deepen.records import Source
 from deepen.search.table.build import make_table, now
 from deepen.search.table.table import Table
 from deepen.search.table.types import Column, Manifest
-from deepen.spaces import Space
+from deepen.spaces import SearchSpace
 
 __all__ = ["SurrogateReport", "build_surrogate"]
 
@@ -125,7 +125,7 @@ def _trees(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats
 
 
 def build_surrogate(
-    space: Space,
+    space: SearchSpace,
     measured: Table,
     target: str = "energy_j",
     archs: Sequence[str] | None = None,

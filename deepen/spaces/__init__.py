@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deepen.spaces.nasbench101 import NasBench101
-from deepen.spaces.nasbench201 import NasBench201
+from deepen.spaces.nasbench101 import NasBench101Space
+from deepen.spaces.nasbench201 import NasBench201Space
 from deepen.spaces.registry import SPACES, open_space
-from deepen.spaces.space import Space
-from deepen.spaces.user_defined import Generated
+from deepen.spaces.space import SearchSpace
+from deepen.spaces.user_defined import GeneratedSpace
 
-__all__ = ["SPACES", "Generated", "NasBench101", "NasBench201", "Space", "open_space"]
+__all__ = ["SPACES", "GeneratedSpace", "NasBench101Space", "NasBench201Space", "SearchSpace", "open_space"]

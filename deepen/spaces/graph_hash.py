@@ -10,10 +10,10 @@ import numpy as np
 
 from deepen.graph.types import Graph
 
-__all__ = ["graph_hash"]
+__all__ = ["hash_graph"]
 
 
-def graph_hash(graph: Graph) -> str:
+def hash_graph(graph: Graph) -> str:
     """Hash a graph so that equal networks agree, however they were exported.
 
     Each tensor is named by what computes it (a Merkle tree). Of constants, whole numbers and single numbers count with
@@ -27,14 +27,14 @@ def graph_hash(graph: Graph) -> str:
     """
     known: dict[str, str] = {"": ""}
     for position, tensor in enumerate(graph.inputs):
-        known[tensor.name] = _digest("input", position, tensor.shape, tensor.dtype)
+        known[tensor.name] = _hash_parts("input", position, tensor.shape, tensor.dtype)
 
     def name(tensor: str) -> str:
         if tensor not in known:
             found = graph.tensors.get(tensor)
             value = graph.values.get(tensor)
             told = value is not None and (value.dtype.kind in "iub" or value.size == 1)
-            known[tensor] = _digest(
+            known[tensor] = _hash_parts(
                 "constant",
                 None if found is None else found.shape,
                 "" if found is None else found.dtype,
@@ -44,21 +44,21 @@ def graph_hash(graph: Graph) -> str:
 
     nodes = []
     for node in graph.nodes:
-        attributes = sorted((key, _plain(value)) for key, value in node.attributes.items())
+        attributes = sorted((key, _to_json_value(value)) for key, value in node.attributes.items())
         parts = (node.op_type, node.domain, attributes, [name(t) for t in node.inputs], node.scope, node.multiplicity)
-        digest = _digest("node", *parts)
+        digest = _hash_parts("node", *parts)
         nodes.append(digest)
         for position, output in enumerate(node.outputs):
             if output:
-                known[output] = _digest(digest, position)
-    return _digest("graph", sorted(nodes), [name(t.name) for t in graph.outputs])
+                known[output] = _hash_parts(digest, position)
+    return _hash_parts("graph", sorted(nodes), [name(t.name) for t in graph.outputs])
 
 
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:32]
+def _hash_parts(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_to_json_value).encode()).hexdigest()[:32]
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), value.tolist() if value.size <= 64 else None]
     if isinstance(value, np.generic):
@@ -66,5 +66,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [_to_json_value(v) for v in value]
     return value if isinstance(value, int | float | str | bool | None) else str(value)

@@ -10,15 +10,15 @@ import numpy as np
 
 from deepen.errors import ConfigError
 from deepen.spaces import nasbench101_networks as cells
-from deepen.spaces.nasbench101_networks import Cell
-from deepen.spaces.space import Space
+from deepen.spaces.nasbench101_networks import NasBench101Cell
+from deepen.spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     import onnx
 
     from deepen.graph.types import Graph
 
-__all__ = ["NasBench101"]
+__all__ = ["NasBench101Space"]
 
 _LISTED = 5
 """Most vertices for which all cells are listed: 2,532 cells for five; six would take minutes."""
@@ -28,7 +28,7 @@ _EDGE_FLIPS = 2.0
 _RELABELS = 0.5
 
 
-class NasBench101(Space):
+class NasBench101Space(SearchSpace):
     """Cells of NAS-Bench-101 with at most so many vertices (EC-NAS: 4, 5 and 7); at most 9 edges."""
 
     def __init__(self, vertices: int = 7, classes: int = 10, resolution: int = 32) -> None:
@@ -42,10 +42,10 @@ class NasBench101(Space):
         self.levels = (2,) * len(self._pairs) + (len(cells.OPERATIONS),) * (vertices - 2)
 
     def canonical(self, arch: str) -> str:
-        """See :class:`Space`."""
-        return str(self._checked(cells.parse(arch)))
+        """See :class:`SearchSpace`."""
+        return str(self._checked(cells.parse_cell(arch)))
 
-    def _checked(self, cell: Cell) -> Cell:
+    def _checked(self, cell: NasBench101Cell) -> NasBench101Cell:
         if len(cell.matrix) > self.vertices or cell.edges > cells.MAX_EDGES:
             raise ConfigError(
                 f"'{cell}' has {len(cell.matrix)} vertices and {cell.edges} edges; the space {self.name} has at most "
@@ -54,10 +54,10 @@ class NasBench101(Space):
         return cell
 
     def encode(self, arch: str) -> tuple[int, ...]:
-        """See :class:`Space`; vertices that a cell lacks stand before its output, without edges."""
-        return self._codes(self._checked(cells.parse(arch)), None)
+        """See :class:`SearchSpace`; vertices that a cell lacks stand before its output, without edges."""
+        return self._codes(self._checked(cells.parse_cell(arch)), None)
 
-    def _codes(self, cell: Cell, rng: np.random.Generator | None) -> tuple[int, ...]:
+    def _codes(self, cell: NasBench101Cell, rng: np.random.Generator | None) -> tuple[int, ...]:
         size, wanted = len(cell.matrix), self.vertices
         inner = list(range(1, size - 1))
         # Where the cell's own vertices go among those of the space; a mutation may use the others anywhere.
@@ -71,38 +71,38 @@ class NasBench101(Space):
         return (*(int(pair in edges) for pair in self._pairs), *labels)
 
     def decode(self, codes: Sequence[int]) -> str | None:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         cell = self._cell(codes)
         return None if cell is None else str(cell)
 
-    def _cell(self, codes: Sequence[int]) -> Cell | None:
+    def _cell(self, codes: Sequence[int]) -> NasBench101Cell | None:
         matrix = [[0] * self.vertices for _ in range(self.vertices)]
         for (i, j), bit in zip(self._pairs, codes, strict=False):
             matrix[i][j] = int(bit)
         try:
-            cell = Cell.make(matrix, [cells.OPERATIONS[int(c)] for c in codes[len(self._pairs) :]])
+            cell = NasBench101Cell.make(matrix, [cells.OPERATIONS[int(c)] for c in codes[len(self._pairs) :]])
         except ConfigError:  # no way from input to output
             return None
         return cell if cell.edges <= cells.MAX_EDGES else None
 
     def key(self, arch: str) -> str:
-        """See :class:`Space`: the hash of the benchmark."""
-        return cells.parse(arch).hash
+        """See :class:`SearchSpace`: the hash of the benchmark."""
+        return cells.parse_cell(arch).hash
 
     def model(self, arch: str) -> onnx.ModelProto:
-        """See :class:`Space`."""
-        return cells.build_model(cells.parse(arch), self.classes, self.resolution)
+        """See :class:`SearchSpace`."""
+        return cells.build_model(cells.parse_cell(arch), self.classes, self.resolution)
 
     def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
-        """See :class:`Space`."""
-        return (cells.build_graph(cells.parse(arch), self.classes, self.resolution) for arch in archs)
+        """See :class:`SearchSpace`."""
+        return (cells.build_graph(cells.parse_cell(arch), self.classes, self.resolution) for arch in archs)
 
     def mutate(self, arch: str, rng: np.random.Generator) -> str:
         """Flip edges (two expected), relabel vertices (half a one expected) until another network comes out.
 
         As in EC-NAS (arXiv 2210.06015, section 4).
         """
-        start = cells.parse(arch)
+        start = cells.parse_cell(arch)
         flips, relabels = min(_EDGE_FLIPS / len(self._pairs), 1.0), _RELABELS / (self.vertices - 2)
         for _ in range(_MUTATIONS):
             codes = np.array(self._codes(start, rng))
@@ -118,7 +118,7 @@ class NasBench101(Space):
         raise ConfigError(f"no neighbour of '{arch}' was found in the space {self.name}")
 
     def members(self) -> Sequence[str] | None:
-        """See :class:`Space`: up to five vertices."""
+        """See :class:`SearchSpace`: up to five vertices."""
         if self.vertices > _LISTED:
             return None
         found: dict[str, str] = {}
@@ -132,7 +132,7 @@ class NasBench101(Space):
                     matrix[i][j] = bit
                 for operations in itertools.product(cells.OPERATIONS, repeat=size - 2):
                     try:
-                        cell = Cell.make(matrix, operations)
+                        cell = NasBench101Cell.make(matrix, operations)
                     except ConfigError:
                         break
                     if len(cell.matrix) < size:  # useless vertices: among the smaller ones already

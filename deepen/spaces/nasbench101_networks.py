@@ -30,7 +30,16 @@ from deepen.spaces.network_writer import NetworkWriter
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CELLS", "CHANNELS", "MAX_EDGES", "OPERATIONS", "Cell", "build_graph", "build_model", "parse"]
+__all__ = [
+    "CELLS",
+    "CHANNELS",
+    "MAX_EDGES",
+    "OPERATIONS",
+    "NasBench101Cell",
+    "build_graph",
+    "build_model",
+    "parse_cell",
+]
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 """What an inner vertex may be."""
@@ -50,7 +59,7 @@ _MOST = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class NasBench101Cell:
     """A cell without vertices that lie on no way from input to output.
 
     Attributes:
@@ -62,7 +71,7 @@ class Cell:
     operations: tuple[str, ...]
 
     @classmethod
-    def make(cls, matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> Cell:
+    def make(cls, matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> NasBench101Cell:
         """Make a cell from a matrix that may have useless vertices; they are left out.
 
         Args:
@@ -86,7 +95,7 @@ class Cell:
         for name in inner:
             if name not in OPERATIONS:
                 raise make_unknown_name_error("NAS-Bench-101 operation", name, OPERATIONS)
-        kept = sorted(_reached(rows, 0, True) & _reached(rows, size - 1, False))
+        kept = sorted(_find_reachable(rows, 0, True) & _find_reachable(rows, size - 1, False))
         if not kept:
             raise ConfigError("no way leads from the input to the output of this NAS-Bench-101 cell; add an edge")
         return cls(
@@ -109,19 +118,19 @@ class Cell:
 
         Iterated MD5 over neighbours (the same source, section 2.3); MD5 names here, it protects nothing.
         """
-        return _hash(self)
+        return _hash_cell(self)
 
 
 @lru_cache(maxsize=65536)
-def _hash(cell: Cell) -> str:
+def _hash_cell(cell: NasBench101Cell) -> str:
     matrix = cell.matrix
     size = len(matrix)
     labels = (-1, *(OPERATIONS.index(name) for name in cell.operations), -2)
     degrees = [(sum(matrix[v]), sum(row[v] for row in matrix)) for v in range(size)]
-    names = [_md5(str((*degree, label))) for degree, label in zip(degrees, labels, strict=True)]
+    names = [_hash_text(str((*degree, label))) for degree, label in zip(degrees, labels, strict=True)]
     for _ in range(size):
         names = [
-            _md5(
+            _hash_text(
                 "".join(sorted(names[w] for w in range(size) if matrix[w][v]))
                 + "|"
                 + "".join(sorted(names[w] for w in range(size) if matrix[v][w]))
@@ -130,14 +139,14 @@ def _hash(cell: Cell) -> str:
             )
             for v in range(size)
         ]
-    return _md5(str(sorted(names)))
+    return _hash_text(str(sorted(names)))
 
 
-def _md5(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _reached(rows: Sequence[Sequence[int]], start: int, forward: bool) -> set[int]:
+def _find_reachable(rows: Sequence[Sequence[int]], start: int, forward: bool) -> set[int]:
     """Vertices reached from one; empty if that does not include the other end."""
     size = len(rows)
     seen, todo = {start}, [start]
@@ -150,8 +159,8 @@ def _reached(rows: Sequence[Sequence[int]], start: int, forward: bool) -> set[in
     return seen if (size - 1 if forward else 0) in seen else set()
 
 
-def parse(text: str) -> Cell:
-    """Read a cell as :class:`Cell` writes it.
+def parse_cell(text: str) -> NasBench101Cell:
+    """Read a cell as :class:`NasBench101Cell` writes it.
 
     Raises:
         ConfigError: If it is none.
@@ -164,10 +173,10 @@ def parse(text: str) -> Cell:
     if any(len(row) != size - 1 - i for i, row in enumerate(rows)):
         raise ConfigError(f"'{text}': rows of the upper triangle have {size - 1}, {size - 2}, ..., 1 digits")
     matrix = [[0] * (i + 1) + [int(v) for v in row] for i, row in enumerate(rows)] + [[0] * size]
-    return Cell.make(matrix, found[2].split(",") if found[2] else ())
+    return NasBench101Cell.make(matrix, found[2].split(",") if found[2] else ())
 
 
-def _channels(cell: Cell, before: int, after: int) -> list[int]:
+def _compute_vertex_channels(cell: NasBench101Cell, before: int, after: int) -> list[int]:
     """Channels of every vertex of a cell (section 2.2 and appendix A of the source).
 
     Vertices that feed the output share its channels, the first ones taking what is left over; a vertex before
@@ -184,13 +193,13 @@ def _channels(cell: Cell, before: int, after: int) -> list[int]:
     return channels
 
 
-def build_graph(cell: Cell, classes: int = 10, resolution: int = 32) -> Graph:
+def build_graph(cell: NasBench101Cell, classes: int = 10, resolution: int = 32) -> Graph:
     """A cell's network as a graph, without weights; arguments as for :func:`build_model`."""
     return from_model(build_model(cell, classes, resolution, weights=False))
 
 
 def build_model(
-    cell: Cell, classes: int = 10, resolution: int = 32, *, weights: bool = True, seed: int = 0
+    cell: NasBench101Cell, classes: int = 10, resolution: int = 32, *, weights: bool = True, seed: int = 0
 ) -> onnx.ModelProto:
     """A cell's network as an ONNX model.
 
@@ -214,19 +223,19 @@ def build_model(
         if stack:
             x = net.node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
         for _ in range(CELLS):
-            x = _cell(net, x, cell, before, CHANNELS << stack)
+            x = _add_cell(net, x, cell, before, CHANNELS << stack)
             before = CHANNELS << stack
     x = net.node("Flatten", [net.node("GlobalAveragePool", [x])], axis=1)
     logits = net.node("Gemm", [x, net.weight(classes, before), net.weight(classes)], transB=1)
     return net.finish(f"nasbench101-{cell.hash}", resolution, logits, classes)
 
 
-def _cell(net: NetworkWriter, x: str, cell: Cell, before: int, after: int) -> str:
+def _add_cell(net: NetworkWriter, x: str, cell: NasBench101Cell, before: int, after: int) -> str:
     matrix, size = cell.matrix, len(cell.matrix)
-    channels = _channels(cell, before, after)
+    channels = _compute_vertex_channels(cell, before, after)
     tensors = {0: x}
     for v in range(1, size - 1):
-        given = [_first(net, tensors[w], channels[w], channels[v]) for w in range(1, v) if matrix[w][v]]
+        given = [_take_first_channels(net, tensors[w], channels[w], channels[v]) for w in range(1, v) if matrix[w][v]]
         if matrix[0][v]:
             given.append(net.conv_bn_relu(x, before, channels[v], 1))
         summed = given[0]
@@ -244,6 +253,6 @@ def _cell(net: NetworkWriter, x: str, cell: Cell, before: int, after: int) -> st
     return net.node("Add", [y, net.conv_bn_relu(x, before, after, 1)]) if matrix[0][-1] else y
 
 
-def _first(net: NetworkWriter, x: str, have: int, wanted: int) -> str:
+def _take_first_channels(net: NetworkWriter, x: str, have: int, wanted: int) -> str:
     """The first channels of a tensor: a vertex may feed one with a channel less."""
     return x if have == wanted else net.node("Slice", [x, net.integers(0), net.integers(wanted), net.integers(1)])

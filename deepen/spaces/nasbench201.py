@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepen.spaces import nasbench201_networks as cells
-from deepen.spaces.space import Space
+from deepen.spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     import onnx
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from deepen.graph.types import Graph
     from deepen.kernels.types import Kernel
 
-__all__ = ["NasBench201"]
+__all__ = ["NasBench201Space"]
 
 
-class NasBench201(Space):
+class NasBench201Space(SearchSpace):
     """All 15,625 cells of NAS-Bench-201; see :mod:`deepen.spaces.nasbench201_networks`.
 
     Cells that compute the same (behind ``none`` edges) are different architectures here, as in the benchmark: what
@@ -33,35 +33,35 @@ class NasBench201(Space):
         self.levels = (len(cells.OPERATIONS),) * len(cells.EDGES)
 
     def canonical(self, arch: str) -> str:
-        """See :class:`Space`."""
-        return cells.format_cell(cells.parse(arch))
+        """See :class:`SearchSpace`."""
+        return cells.format_cell(cells.parse_cell(arch))
 
     def encode(self, arch: str) -> tuple[int, ...]:
-        """See :class:`Space`."""
-        return tuple(cells.OPERATIONS.index(name) for name in cells.parse(arch))
+        """See :class:`SearchSpace`."""
+        return tuple(cells.OPERATIONS.index(name) for name in cells.parse_cell(arch))
 
     def decode(self, codes: Sequence[int]) -> str:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         return cells.format_cell([cells.OPERATIONS[int(c)] for c in codes])
 
     def key(self, arch: str) -> str:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         return hashlib.sha256(f"nasbench201 {self.canonical(arch)}".encode()).hexdigest()[:32]
 
     def model(self, arch: str) -> onnx.ModelProto:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         return cells.build_model(arch, self.classes, self.resolution)
 
     def members(self) -> Sequence[str]:
-        """See :class:`Space`."""
-        return list(cells.architectures())
+        """See :class:`SearchSpace`."""
+        return list(cells.iter_cells())
 
     def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         return (cells.build_graph(arch, self.classes, self.resolution) for arch in archs)
 
     def kernel_counts(self, archs: Sequence[str], runtime: str) -> tuple[tuple[Kernel, ...], NDArray[Any]]:
-        """See :class:`Space`; counted, not split one by one."""
-        from deepen.spaces.nasbench201_kernels import kernel_counts
+        """See :class:`SearchSpace`; counted, not split one by one."""
+        from deepen.spaces.nasbench201_kernels import count_kernels
 
-        return kernel_counts(archs, runtime, self.classes, self.resolution)
+        return count_kernels(archs, runtime, self.classes, self.resolution)

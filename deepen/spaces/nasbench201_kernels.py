@@ -22,13 +22,13 @@ from deepen.kernels.building.kernel_from_parameters import make_kernel_from_para
 from deepen.kernels.families.operator_costs import get_operator_cost
 from deepen.kernels.splitting.split import list_split_runtimes, split_graph
 from deepen.kernels.types import Kernel
-from deepen.spaces.nasbench201_networks import CELLS, CHANNELS, EDGES, RESOLUTION, build_graph, parse
+from deepen.spaces.nasbench201_networks import CELLS, CHANNELS, EDGES, RESOLUTION, build_graph, parse_cell
 
-__all__ = ["kernel_counts"]
+__all__ = ["count_kernels"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Behaviour:
+class _RuntimeFusion:
     """What a runtime does to the nodes of a cell.
 
     Attributes:
@@ -44,9 +44,9 @@ class _Behaviour:
     converted: bool = False
 
 
-_BEHAVIOURS = {
-    "onnxruntime": _Behaviour(True, frozenset({"conv1", "conv3"}), frozenset({"conv1", "conv3"})),
-    "tflite-cpu": _Behaviour(True, frozenset({"conv1", "conv3", "add", "pool", "bn"}), converted=True),
+_RUNTIME_FUSIONS = {
+    "onnxruntime": _RuntimeFusion(True, frozenset({"conv1", "conv3"}), frozenset({"conv1", "conv3"})),
+    "tflite-cpu": _RuntimeFusion(True, frozenset({"conv1", "conv3", "add", "pool", "bn"}), converted=True),
 }
 
 _PROBES = (
@@ -60,7 +60,7 @@ _PROBES = (
 )
 """Cells that between them show merging of every kind and every fusion."""
 
-_Kind = tuple[str, str, bool, bool]
+_NodeKind = tuple[str, str, bool, bool]
 """Kind of node, kind of the node it takes (empty for none), whether it reads one tensor twice, multiplies by zeros."""
 
 _ADD, _ADD_RELU, _RELU = ("add", "", False, False), ("add", "relu", False, False), ("relu", "", False, False)
@@ -70,13 +70,13 @@ _ZERO = -1
 """Stands for a tensor of zeros."""
 
 
-def kernel_counts(
+def count_kernels(
     cells: Sequence[str], runtime: str = "onnxruntime", classes: int = 10, resolution: int = RESOLUTION
 ) -> tuple[tuple[Kernel, ...], NDArray[np.int64]]:
     """Count the kernels of networks.
 
     Args:
-        cells: Cell strings, as :func:`deepen.spaces.nasbench201_networks.parse` reads them.
+        cells: Cell strings, as :func:`deepen.spaces.nasbench201_networks.parse_cell` reads them.
         runtime: As for :func:`deepen.kernels.splitting.split.split_graph`.
         classes: Classes of the fully connected layer.
         resolution: Height and width of the image.
@@ -91,20 +91,20 @@ def kernel_counts(
     """
     if not cells:
         return (), np.zeros((0, 0), dtype=np.int64)
-    operations = [parse(cell) for cell in cells]
-    if runtime in _BEHAVIOURS and _trusted(runtime, classes, resolution):
-        return _counted(operations, runtime, classes, resolution)
+    operations = [parse_cell(cell) for cell in cells]
+    if runtime in _RUNTIME_FUSIONS and _counting_matches_splitting(runtime, classes, resolution):
+        return _count_by_rules(operations, runtime, classes, resolution)
     found: list[Counter[str]] = []
     kernels: dict[str, Kernel] = {}
     for cell in cells:
-        counts = _split_counts(cell, runtime, classes, resolution)
+        counts = _count_by_splitting(cell, runtime, classes, resolution)
         found.append(Counter({key: count for key, (_, count) in counts.items()}))
         kernels.update({key: kernel for key, (kernel, _) in counts.items()})
     matrix = np.array([[counts[key] for key in kernels] for counts in found], dtype=np.int64)
     return tuple(kernels.values()), matrix
 
 
-def _split_counts(cell: str, runtime: str, classes: int, resolution: int) -> dict[str, tuple[Kernel, int]]:
+def _count_by_splitting(cell: str, runtime: str, classes: int, resolution: int) -> dict[str, tuple[Kernel, int]]:
     """Kernels of a network that is really split, by key."""
     found: dict[str, tuple[Kernel, int]] = {}
     for kernel in split_graph(build_graph(cell, classes, resolution), runtime).kernels:
@@ -113,7 +113,7 @@ def _split_counts(cell: str, runtime: str, classes: int, resolution: int) -> dic
 
 
 @dataclass(frozen=True, slots=True)
-class _Cell:
+class _EvaluatedCell:
     """A cell, evaluated.
 
     Attributes:
@@ -124,30 +124,32 @@ class _Cell:
         silent: Whether its output is zeros and nobody noticed: the next cell computes with them.
     """
 
-    counts: dict[_Kind, int]
+    counts: dict[_NodeKind, int]
     reads: bool
     taken: str
-    output: _Kind | None
+    output: _NodeKind | None
     silent: bool
 
 
 @cache
-def _trusted(runtime: str, classes: int, resolution: int) -> bool:
+def _counting_matches_splitting(runtime: str, classes: int, resolution: int) -> bool:
     """Whether counting gives what splitting gives, on the probes."""
     if runtime not in list_split_runtimes():
         return False
     for cell in _PROBES:
-        kernels, matrix = _counted([parse(cell)], runtime, classes, resolution)
+        kernels, matrix = _count_by_rules([parse_cell(cell)], runtime, classes, resolution)
         counted = {kernel.key: int(count) for kernel, count in zip(kernels, matrix[0], strict=True)}
-        if counted != {key: count for key, (_, count) in _split_counts(cell, runtime, classes, resolution).items()}:
+        if counted != {
+            key: count for key, (_, count) in _count_by_splitting(cell, runtime, classes, resolution).items()
+        }:
             return False
     return True
 
 
-def _counted(
+def _count_by_rules(
     operations: Sequence[tuple[str, ...]], runtime: str, classes: int, resolution: int
 ) -> tuple[tuple[Kernel, ...], NDArray[np.int64]]:
-    behaviour = _BEHAVIOURS[runtime]
+    behaviour = _RUNTIME_FUSIONS[runtime]
     columns: dict[str, int] = {}
     kernels: list[Kernel] = []
 
@@ -157,28 +159,28 @@ def _counted(
             kernels.append(kernel)
         return columns[kernel.key]
 
-    distinct = {cell: _evaluate(cell, behaviour) for cell in dict.fromkeys(operations)}
-    kinds: dict[_Kind, None] = dict.fromkeys((_ADD, _ADD_RELU, _RELU, _MUL))
+    distinct = {cell: _evaluate_cell(cell, behaviour) for cell in dict.fromkeys(operations)}
+    kinds: dict[_NodeKind, None] = dict.fromkeys((_ADD, _ADD_RELU, _RELU, _MUL))
     found = list(distinct.values())
     # Cells behind a silent one compute the same with zeros.
-    behind = [_evaluate(name, behaviour, zeros=True) if cell.silent else cell for name, cell in distinct.items()]
+    behind = [_evaluate_cell(name, behaviour, zeros=True) if cell.silent else cell for name, cell in distinct.items()]
     for cell in (*found, *behind):
         kinds.update(dict.fromkeys(cell.counts))
         if cell.output:
-            kinds[_with_relu(cell.output)] = None
+            kinds[_fuse_relu(cell.output)] = None
     sizes = [resolution >> stage for stage in range(len(CHANNELS))]
     stages = [
-        {kind: column(_kernel(kind, width, size)) for kind in kinds}
+        {kind: column(_make_cell_kernel(kind, width, size)) for kind in kinds}
         for width, size in zip(CHANNELS, sizes, strict=True)
     ]
-    stem = _conv(3, CHANNELS[0], resolution, 3, 1)
+    stem = _make_conv_kernel(3, CHANNELS[0], resolution, 3, 1)
     stems = {
         "": column(stem),
-        "relu": column(_conv(3, CHANNELS[0], resolution, 3, 1, relu=True)),
+        "relu": column(_make_conv_kernel(3, CHANNELS[0], resolution, 3, 1, relu=True)),
         "mul": column(replace(stem, zero_operand=True)),
     }
-    between = [Counter(column(k) for k in _reductions(resolution, zeros)) for zeros in (False, True)]
-    head = Counter(column(kernel) for kernel in _head(behaviour, classes, resolution))
+    between = [Counter(column(k) for k in _make_reduction_kernels(resolution, zeros)) for zeros in (False, True)]
+    head = Counter(column(kernel) for kernel in _make_head_kernels(behaviour, classes, resolution))
     place = {kind: number for number, kind in enumerate(kinds)}
     inside, later = (np.zeros((len(found), len(kinds)), dtype=np.int64) for _ in range(2))
     for table, cells_of in ((inside, found), (later, behind)):
@@ -189,7 +191,7 @@ def _counted(
     matrix = np.zeros((len(found), len(kernels)), dtype=np.int64)
     for number, stage in enumerate(stages):
         counts = inside + (CELLS - 1) * later
-        _hand_over(counts, found, place, behaviour, first=number == 0)
+        _move_fused_nodes(counts, found, place, behaviour, first=number == 0)
         counts *= whole[:, None]
         if number == len(stages) - 1:
             counts += inside * ~whole[:, None]
@@ -209,12 +211,16 @@ def _counted(
     return tuple(kernels[int(i)] for i in used), matrix[:, used]
 
 
-def _with_relu(kind: _Kind) -> _Kind:
+def _fuse_relu(kind: _NodeKind) -> _NodeKind:
     return kind[0], "relu", kind[2], kind[3]
 
 
-def _hand_over(
-    counts: NDArray[np.int64], found: Sequence[_Cell], place: dict[_Kind, int], behaviour: _Behaviour, first: bool
+def _move_fused_nodes(
+    counts: NDArray[np.int64],
+    found: Sequence[_EvaluatedCell],
+    place: dict[_NodeKind, int],
+    behaviour: _RuntimeFusion,
+    first: bool,
 ) -> None:
     """Give the node that alone reads a cell's input to what writes it: the stem, a reduction or the cell before.
 
@@ -239,11 +245,11 @@ def _hand_over(
         if cell.output is not None:
             counts[row, place[_RELU]] -= CELLS - 1
             counts[row, place[cell.output]] -= CELLS - 1
-            counts[row, place[_with_relu(cell.output)]] += CELLS - 1
+            counts[row, place[_fuse_relu(cell.output)]] += CELLS - 1
 
 
 @cache
-def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour, zeros: bool = False) -> _Cell:
+def _evaluate_cell(operations: tuple[str, ...], behaviour: _RuntimeFusion, zeros: bool = False) -> _EvaluatedCell:
     """Evaluate a cell; ``zeros`` says that its input is zeros, but no constant."""
     nodes: list[tuple[str, tuple[int, ...]]] = [("input", ())]
     same = [0]  # the node that stands for each after merging
@@ -276,15 +282,15 @@ def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour, zeros: bool = 
             values[target] = add("add", values[target], y)
     kept = [number for number in range(len(nodes)) if same[number] == number]
     if behaviour.converted:
-        kept = _alive(kept, nodes, same, values[len(values) - 1])
+        kept = _find_live_nodes(kept, nodes, same, values[len(values) - 1])
     readers: dict[int, list[int]] = {}
     for number in kept:
         for place in dict.fromkeys(same[i] for i in nodes[number][1] if i != _ZERO):
             readers.setdefault(place, []).append(number)
-    silent = _silent(nodes, zeros)
-    counts: dict[_Kind, int] = {}
+    silent = _find_zero_nodes(nodes, zeros)
+    counts: dict[_NodeKind, int] = {}
     taken = ""
-    output: _Kind | None = None
+    output: _NodeKind | None = None
     gone: set[int] = set()
     for number in kept:
         if number in gone:
@@ -308,10 +314,12 @@ def _evaluate(operations: tuple[str, ...], behaviour: _Behaviour, zeros: bool = 
         counts[key] = counts.get(key, 0) + 1
         if values[len(values) - 1] != _ZERO and number == same[values[len(values) - 1]]:
             output = key
-    return _Cell(counts, 0 in kept, taken, output, not behaviour.converted and values[len(values) - 1] in silent)
+    return _EvaluatedCell(
+        counts, 0 in kept, taken, output, not behaviour.converted and values[len(values) - 1] in silent
+    )
 
 
-def _silent(nodes: Sequence[tuple[str, tuple[int, ...]]], zeros: bool) -> set[int]:
+def _find_zero_nodes(nodes: Sequence[tuple[str, tuple[int, ...]]], zeros: bool) -> set[int]:
     """Nodes whose result is zeros whatever the model's input is."""
     silent = {_ZERO, 0} if zeros else {_ZERO}
     for number, (kind, inputs) in enumerate(nodes):
@@ -320,7 +328,7 @@ def _silent(nodes: Sequence[tuple[str, tuple[int, ...]]], zeros: bool) -> set[in
     return silent
 
 
-def _alive(
+def _find_live_nodes(
     kept: Sequence[int], nodes: Sequence[tuple[str, tuple[int, ...]]], same: Sequence[int], output: int
 ) -> list[int]:
     """Nodes whose result reaches the output."""
@@ -333,18 +341,18 @@ def _alive(
     return alive[::-1]
 
 
-def _kernel(kind: _Kind, width: int, size: int) -> Kernel:
+def _make_cell_kernel(kind: _NodeKind, width: int, size: int) -> Kernel:
     """Kernel of a node inside a cell."""
     name, takes, twice, zeros = kind
     relu = takes == "relu"
     shape = [1, width, size, size]
     match name:
         case "conv1" | "conv3":
-            return replace(_conv(width, width, size, int(name[-1]), 1, relu=relu), zero_operand=zeros)
+            return replace(_make_conv_kernel(width, width, size, int(name[-1]), 1, relu=relu), zero_operand=zeros)
         case "relu":
             return make_kernel_from_params("relu", {"shape": shape})
         case "pool":
-            return _pool_relu(width, size) if relu else _pool(width, size, 3, 1, 1)
+            return _make_pool_relu_kernel(width, size) if relu else _make_pool_kernel(width, size, 3, 1, 1)
         case "mul":
             return make_kernel_from_params("binary", {"op": "Mul", "in_shapes": [shape, []], "sources": [0, -1]})
         case _:
@@ -356,7 +364,7 @@ def _kernel(kind: _Kind, width: int, size: int) -> Kernel:
             )
 
 
-def _conv(
+def _make_conv_kernel(
     c_in: int, c_out: int, size: int, kernel: int, stride: int, *, relu: bool = False, bias: bool = True
 ) -> Kernel:
     return make_kernel_from_params(
@@ -368,7 +376,7 @@ def _conv(
     )  # fmt: skip
 
 
-def _pool(width: int, size: int, kernel: int, stride: int, pad: int) -> Kernel:
+def _make_pool_kernel(width: int, size: int, kernel: int, stride: int, pad: int) -> Kernel:
     return make_kernel_from_params(
         "avgpool",
         {
@@ -378,7 +386,7 @@ def _pool(width: int, size: int, kernel: int, stride: int, pad: int) -> Kernel:
     )  # fmt: skip
 
 
-def _pool_relu(width: int, size: int) -> Kernel:
+def _make_pool_relu_kernel(width: int, size: int) -> Kernel:
     """A pooling with a ReLU behind it, which no family describes."""
     given = Tensor("x", (1, width, size, size), "float32")
     return Kernel(
@@ -400,7 +408,7 @@ def _pool_relu(width: int, size: int) -> Kernel:
     )  # fmt: skip
 
 
-def _reductions(resolution: int, zeros: bool) -> list[Kernel]:
+def _make_reduction_kernels(resolution: int, zeros: bool) -> list[Kernel]:
     """Kernels of the residual blocks between stages; ``zeros`` says that what they read is zeros."""
     found = []
     for stage, (before, width) in enumerate(pairwise(CHANNELS)):
@@ -409,16 +417,16 @@ def _reductions(resolution: int, zeros: bool) -> list[Kernel]:
         shape = [1, width, half, half]
         found += [
             make_kernel_from_params("relu", {"shape": [1, before, size, size]}),
-            replace(_conv(before, width, size, 3, 2, relu=True), zero_operand=zeros),
-            _conv(width, width, half, 3, 1),
-            _pool(before, size, 2, 2, 0),
-            replace(_conv(before, width, half, 1, 1, bias=False), zero_operand=zeros),
+            replace(_make_conv_kernel(before, width, size, 3, 2, relu=True), zero_operand=zeros),
+            _make_conv_kernel(width, width, half, 3, 1),
+            _make_pool_kernel(before, size, 2, 2, 0),
+            replace(_make_conv_kernel(before, width, half, 1, 1, bias=False), zero_operand=zeros),
             make_kernel_from_params("add", {"in_shapes": [shape, shape], "sources": [0, 1]}),
         ]
     return found
 
 
-def _head(behaviour: _Behaviour, classes: int, resolution: int) -> list[Kernel]:
+def _make_head_kernels(behaviour: _RuntimeFusion, classes: int, resolution: int) -> list[Kernel]:
     """Kernels behind the last cell."""
     last, size = CHANNELS[-1], resolution >> (len(CHANNELS) - 1)
     shape = [1, last, size, size]

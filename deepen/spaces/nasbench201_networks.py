@@ -26,9 +26,19 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
-    "CELLS", "CHANNELS", "EDGES", "OPERATIONS", "SIZE", "architecture", "architectures", "build_graph", "build_model",
-    "format_cell", "index", "parse",
-]  # fmt: skip
+    "CELLS",
+    "CHANNELS",
+    "EDGES",
+    "OPERATIONS",
+    "SIZE",
+    "build_graph",
+    "build_model",
+    "format_cell",
+    "get_cell_at_index",
+    "get_cell_index",
+    "iter_cells",
+    "parse_cell",
+]
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """What an edge may be: zeros, identity, ReLU-convolution-batch normalisation twice, average pooling."""
@@ -51,7 +61,7 @@ RESOLUTION = 32
 _EDGE = re.compile(r"([a-z0-9_]+)~([0-9]+)")
 
 
-def parse(text: str) -> tuple[str, ...]:
+def parse_cell(text: str) -> tuple[str, ...]:
     """Read a cell's string.
 
     Args:
@@ -63,30 +73,30 @@ def parse(text: str) -> tuple[str, ...]:
     Raises:
         ConfigError: If it is no cell of the space.
     """
-    return _parse(str(text))
+    return _parse_operations(str(text))
 
 
 @cache
-def _parse(text: str) -> tuple[str, ...]:
+def _parse_operations(text: str) -> tuple[str, ...]:
     found: list[str] = []
     nodes = text.strip().split("+")
     for target, part in enumerate(nodes, start=1):
         edges = part[1:-1].split("|") if part.startswith("|") and part.endswith("|") and len(part) > 1 else []
         if len(edges) != target:
-            raise _malformed(text)
+            raise _make_cell_error(text)
         for source, edge in enumerate(edges):
             match = _EDGE.fullmatch(edge)
             if match is None or int(match[2]) != source:
-                raise _malformed(text)
+                raise _make_cell_error(text)
             if match[1] not in OPERATIONS:
                 raise make_unknown_name_error("NAS-Bench-201 operation", match[1], OPERATIONS)
             found.append(match[1])
     if len(found) != len(EDGES):
-        raise _malformed(text)
+        raise _make_cell_error(text)
     return tuple(found)
 
 
-def _malformed(text: str) -> ConfigError:
+def _make_cell_error(text: str) -> ConfigError:
     return ConfigError(f"'{text}' is no NAS-Bench-201 cell; write |op~0|+|op~0|op~1|+|op~0|op~1|op~2|")
 
 
@@ -107,8 +117,8 @@ def format_cell(operations: Sequence[str]) -> str:
     return "+".join(parts[target] for target in sorted(parts))
 
 
-def architecture(number: int) -> str:
-    """Cell of a number, 0 to :data:`SIZE` - 1; the inverse of :func:`index`.
+def get_cell_at_index(number: int) -> str:
+    """Cell of a number, 0 to :data:`SIZE` - 1; the inverse of :func:`get_cell_index`.
 
     Raises:
         ConfigError: If there is no such number.
@@ -122,21 +132,21 @@ def architecture(number: int) -> str:
     return format_cell(digits[::-1])
 
 
-def index(cell: str) -> int:
+def get_cell_index(cell: str) -> int:
     """Number of a cell.
 
     Raises:
         ConfigError: If it is no cell of the space.
     """
     number = 0
-    for name in parse(cell):
+    for name in parse_cell(cell):
         number = number * len(OPERATIONS) + OPERATIONS.index(name)
     return number
 
 
-def architectures() -> Iterator[str]:
+def iter_cells() -> Iterator[str]:
     """All 15,625 cells, by number."""
-    return map(architecture, range(SIZE))
+    return map(get_cell_at_index, range(SIZE))
 
 
 def build_graph(cell: str, classes: int = 10, resolution: int = RESOLUTION, cells: int = CELLS) -> Graph:
@@ -169,7 +179,7 @@ def build_model(
     Raises:
         ConfigError: If the cell is malformed or a number is not positive.
     """
-    operations = parse(cell)
+    operations = parse_cell(cell)
     for what, value, least in (("classes", classes, 1), ("resolution", resolution, 4), ("cells", cells, 1)):
         if value < least:
             raise ConfigError(f"a NAS-Bench-201 network needs {what} of at least {least}, not {value}")
@@ -177,24 +187,24 @@ def build_model(
     x = net.batch_norm(net.conv("image", 3, CHANNELS[0], 3, 1), CHANNELS[0])
     for stage, width in enumerate(CHANNELS):
         if stage:
-            x = _reduction(net, x, CHANNELS[stage - 1], width)
+            x = _add_reduction_block(net, x, CHANNELS[stage - 1], width)
         for _ in range(cells):
-            x = _cell(net, x, operations, width)
+            x = _add_cell(net, x, operations, width)
     x = net.node("Relu", [net.batch_norm(x, CHANNELS[-1])])
     x = net.node("Flatten", [net.node("GlobalAveragePool", [x])], axis=1)
     logits = net.node("Gemm", [x, net.weight(classes, CHANNELS[-1]), net.weight(classes)], transB=1)
-    return net.finish(f"nasbench201-{index(cell)}", resolution, logits, classes)
+    return net.finish(f"nasbench201-{get_cell_index(cell)}", resolution, logits, classes)
 
 
-def _cell(net: NetworkWriter, x: str, operations: Sequence[str], width: int) -> str:
+def _add_cell(net: NetworkWriter, x: str, operations: Sequence[str], width: int) -> str:
     nodes = {0: x}
     for (source, target), name in zip(EDGES, operations, strict=True):
-        y = _edge(net, nodes[source], name, width)
+        y = _add_edge(net, nodes[source], name, width)
         nodes[target] = net.node("Add", [nodes[target], y]) if target in nodes else y
     return nodes[len(nodes) - 1]
 
 
-def _edge(net: NetworkWriter, x: str, name: str, width: int) -> str:
+def _add_edge(net: NetworkWriter, x: str, name: str, width: int) -> str:
     if name == "none":
         return net.node("Mul", [x, net.zero()])
     if name == "skip_connect":
@@ -206,7 +216,7 @@ def _edge(net: NetworkWriter, x: str, name: str, width: int) -> str:
     return net.relu_conv_bn(x, width, width, 3 if name == "nor_conv_3x3" else 1)
 
 
-def _reduction(net: NetworkWriter, x: str, before: int, width: int) -> str:
+def _add_reduction_block(net: NetworkWriter, x: str, before: int, width: int) -> str:
     """Basic residual block with stride 2; its shortcut is an average pooling and a 1x1 convolution."""
     y = net.relu_conv_bn(net.relu_conv_bn(x, before, width, 3, 2), width, width, 3)
     shortcut = net.node("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)

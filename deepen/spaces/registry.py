@@ -6,21 +6,21 @@ import re
 from urllib.parse import parse_qsl
 
 from deepen.errors import ConfigError, make_unknown_name_error
-from deepen.spaces.nasbench101 import NasBench101
-from deepen.spaces.nasbench201 import NasBench201
-from deepen.spaces.space import Space
-from deepen.spaces.user_defined import Generated
+from deepen.spaces.nasbench101 import NasBench101Space
+from deepen.spaces.nasbench201 import NasBench201Space
+from deepen.spaces.space import SearchSpace
+from deepen.spaces.user_defined import GeneratedSpace
 
 __all__ = ["SPACES", "open_space"]
 
-SPACES: dict[str, tuple[type[Space], tuple[str, ...]]] = {
-    "nasbench201": (NasBench201, ("classes", "resolution")),
-    "nasbench101": (NasBench101, ("vertices", "classes", "resolution")),
+SPACES: dict[str, tuple[type[SearchSpace], tuple[str, ...]]] = {
+    "nasbench201": (NasBench201Space, ("classes", "resolution")),
+    "nasbench101": (NasBench101Space, ("vertices", "classes", "resolution")),
 }
 """Name -> class and the settings it takes."""
 
 
-def open_space(text: str) -> Space:
+def open_space(text: str) -> SearchSpace:
     """Open a space.
 
     Args:
@@ -30,7 +30,7 @@ def open_space(text: str) -> Space:
         ConfigError: If there is no such space or setting.
     """
     if re.search(r":[A-Za-z_]\w*$", text):
-        return Generated(text)
+        return GeneratedSpace(text)
     name, _, settings = text.partition("?")
     if name not in SPACES:
         raise make_unknown_name_error("space", name, [*SPACES, "path/to/file.py:function"])

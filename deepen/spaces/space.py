@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from deepen.graph.types import Graph
     from deepen.kernels.types import Kernel
 
-__all__ = ["Space", "random_codes"]
+__all__ = ["SearchSpace", "draw_random_genome"]
 
 _TRIES = 10_000
 
 
-class Space(ABC):
+class SearchSpace(ABC):
     """A search space. An architecture is a string; two with the same key are the same network.
 
     Attributes:
@@ -118,6 +118,6 @@ class Space(ABC):
         return tuple(kernels), counts
 
 
-def random_codes(levels: Sequence[int], rng: np.random.Generator) -> list[int]:
+def draw_random_genome(levels: Sequence[int], rng: np.random.Generator) -> list[int]:
     """A random genome."""
     return [int(v) for v in rng.integers(0, np.asarray(levels))]

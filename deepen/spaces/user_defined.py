@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.errors import ConfigError, DeepenError
 from deepen.graph.types import Graph
-from deepen.spaces.graph_hash import graph_hash
-from deepen.spaces.space import Space
+from deepen.spaces.graph_hash import hash_graph
+from deepen.spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Generated", "load_callable"]
+__all__ = ["GeneratedSpace", "load_callable"]
 
 
 def load_callable(text: str) -> Callable[[], Iterable[Any]]:
@@ -61,7 +61,7 @@ def load_callable(text: str) -> Callable[[], Iterable[Any]]:
     return found  # type: ignore[no-any-return]
 
 
-class Generated(Space):
+class GeneratedSpace(SearchSpace):
     """The networks that a function yields.
 
     Attributes:
@@ -90,7 +90,7 @@ class Generated(Space):
         for place, (arch, given, model) in enumerate(self._items()):
             if arch in self._keys or arch in self.repeated:
                 raise ConfigError(f"{self.name} yields '{arch}' twice; give each network a name of its own")
-            key = graph_hash(_graph(model))
+            key = hash_graph(_make_graph(model))
             if key in first:
                 self.repeated[arch] = first[key]
                 continue
@@ -135,30 +135,30 @@ class Generated(Space):
             raise ConfigError(f"{self.name} failed: {type(error).__name__}: {error}; correct it") from error
 
     def canonical(self, arch: str) -> str:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         arch = self.repeated.get(arch, arch)
         if arch not in self._keys:
             raise ConfigError(f"'{arch}' is no network of {self.name}; it has {', '.join(self._archs[:3])}, ...")
         return arch
 
     def encode(self, arch: str) -> tuple[int, ...]:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         return self._codes[self.canonical(arch)]
 
     def decode(self, codes: Sequence[int]) -> str | None:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         return self._found.get(tuple(int(c) for c in codes))
 
     def key(self, arch: str) -> str:
-        """See :class:`Space`: a hash of structure and shapes."""
+        """See :class:`SearchSpace`: a hash of structure and shapes."""
         return self._keys[self.canonical(arch)]
 
     def members(self) -> Sequence[str]:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         return list(self._archs)
 
     def model(self, arch: str) -> onnx.ModelProto:
-        """See :class:`Space`."""
+        """See :class:`SearchSpace`."""
         import onnx
 
         wanted = self._place[self.canonical(arch)]
@@ -168,23 +168,23 @@ class Generated(Space):
         return onnx.load(str(model)) if isinstance(model, str | Path) else model
 
     def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
-        """See :class:`Space`; the function runs once."""
+        """See :class:`SearchSpace`; the function runs once."""
         wanted = [self.canonical(arch) for arch in archs]
         if wanted == sorted(wanted, key=self._place.__getitem__):
             left = iter(wanted)
             current = next(left, None)
             for arch, _, model in self._items():
                 while arch == current:
-                    yield _graph(model)
+                    yield _make_graph(model)
                     current = next(left, None)
             if current is not None:
                 raise ConfigError(f"{self.name} no longer yields '{current}'; it has to yield the same every time")
         else:
             for arch in wanted:
-                yield _graph(self.model(arch))
+                yield _make_graph(self.model(arch))
 
 
-def _graph(model: Any) -> Graph:
+def _make_graph(model: Any) -> Graph:
     from deepen.graph import from_model, load
 
     return load(model) if isinstance(model, str | Path) else from_model(model)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deepen.cli import cli
-from deepen.spaces.nasbench201_networks import SIZE, architecture, parse
+from deepen.spaces.nasbench201_networks import SIZE, get_cell_at_index, parse_cell
 from deepen.testing.synthetic import train_predictor
 
 COST = {"none": 0.1, "skip_connect": 0.2, "nor_conv_1x1": 1.0, "nor_conv_3x3": 4.0, "avg_pool_3x3": 0.5}
@@ -29,8 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rng = np.random.default_rng(0)
     lines = ["arch,energy_mJ,accuracy"]
     for number in rng.permutation(SIZE)[:200]:
-        cell = architecture(int(number))
-        cost = 1.0 + sum(COST[name] for name in parse(cell))
+        cell = get_cell_at_index(int(number))
+        cost = 1.0 + sum(COST[name] for name in parse_cell(cell))
         lines.append(f"{cell},{cost:.4f},{100 * (1 - 1 / cost) * (0.9 + 0.1 * rng.random()):.3f}")
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     monkeypatch.chdir(tmp_path)
@@ -108,14 +108,14 @@ def test_a_whole_space_is_predicted_with_intervals(folder: Path, predictor: Path
     assert found["predictor"]
     row = document("query", "nb201", "--index", "1000")
     assert 0 < row["energy_low_j"] < row["energy_j"] < row["energy_high_j"]
-    assert row["arch"] == architecture(1000)
+    assert row["arch"] == get_cell_at_index(1000)
 
 
 def test_predictions_of_a_table_are_those_of_the_network_itself(folder: Path, predictor: Path) -> None:
     import deepen
     from deepen.spaces.nasbench201_networks import build_model
 
-    cell = architecture(4321)
+    cell = get_cell_at_index(4321)
     (folder / "archs.txt").write_text(cell + "\n")
     run("build", "one", "--space", "nasbench201", "--predictor", str(predictor), "--archs", "archs.txt")
     (folder / "net.onnx").write_bytes(build_model(cell).SerializeToString())

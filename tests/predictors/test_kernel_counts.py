@@ -100,10 +100,10 @@ def test_counts_that_do_not_fit_are_told(trained, world_of, counts):
 
 
 def test_a_search_space_is_predicted_whole(trained):
-    from deepen.spaces.nasbench201_kernels import kernel_counts
-    from deepen.spaces.nasbench201_networks import architectures
+    from deepen.spaces.nasbench201_kernels import count_kernels
+    from deepen.spaces.nasbench201_networks import iter_cells
 
-    kernels, counts = kernel_counts(list(architectures())[:400])
+    kernels, counts = count_kernels(list(iter_cells())[:400])
     found = trained[2].predict_kernel_counts(kernels, counts)
     assert found.energy_j.shape == (400,) and (found.low_j < found.energy_j).all()
     assert len(np.unique(found.energy_j)) > 100

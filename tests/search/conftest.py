@@ -10,7 +10,7 @@ import pytest
 from deepen.search import Table, import_table
 from deepen.search.table.build import make_table
 from deepen.search.table.types import Column, Manifest
-from deepen.spaces import NasBench201
+from deepen.spaces import NasBench201Space
 
 WEIGHTS = np.array([0.1, 0.2, 1.0, 4.0, 0.5])
 """Made-up energy of each operation of an edge, mJ."""
@@ -18,7 +18,7 @@ WEIGHTS = np.array([0.1, 0.2, 1.0, 4.0, 0.5])
 
 def synthetic(count: int = 600, seed: int = 0) -> Table:
     """Networks of NAS-Bench-201 with energies and accuracies by a stated formula."""
-    space = NasBench201()
+    space = NasBench201Space()
     rng = np.random.default_rng(seed)
     members = space.members()
     chosen = [members[i] for i in rng.permutation(15625)[:count]]

@@ -15,8 +15,8 @@ from deepen.kernels.features import compute_features
 from deepen.kernels.sampling.real_configurations import list_families_with_configurations, load_real_configurations
 from deepen.kernels.splitting.split import split_graph
 from deepen.spaces import nasbench201_kernels
-from deepen.spaces.nasbench201_kernels import kernel_counts
-from deepen.spaces.nasbench201_networks import SIZE, architecture, architectures, build_graph
+from deepen.spaces.nasbench201_kernels import count_kernels
+from deepen.spaces.nasbench201_networks import SIZE, build_graph, get_cell_at_index, iter_cells
 
 CELLS = [
     "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|",
@@ -24,15 +24,15 @@ CELLS = [
     "|avg_pool_3x3~0|+|avg_pool_3x3~0|avg_pool_3x3~1|+|avg_pool_3x3~0|avg_pool_3x3~1|avg_pool_3x3~2|",
     "|nor_conv_3x3~0|+|nor_conv_1x1~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_1x1~2|",
     "|none~0|+|nor_conv_3x3~0|none~1|+|none~0|nor_conv_3x3~1|none~2|",
-    *(architecture(int(i)) for i in np.random.default_rng(5).integers(0, SIZE, 12)),
+    *(get_cell_at_index(int(i)) for i in np.random.default_rng(5).integers(0, SIZE, 12)),
 ]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tflite-cpu"])
 def test_counting_equals_splitting(runtime: str) -> None:
     """For every cell of the sample: the same kernels, as often, with the same features."""
-    kernels, counts = kernel_counts(CELLS, runtime, classes=100)
-    assert nasbench201_kernels._trusted(runtime, 100, 32), (
+    kernels, counts = count_kernels(CELLS, runtime, classes=100)
+    assert nasbench201_kernels._counting_matches_splitting(runtime, 100, 32), (
         "the shortcut does not fit this runtime: the test shows nothing"
     )
     assert len({kernel.key for kernel in kernels}) == len(kernels)
@@ -47,15 +47,15 @@ def test_counting_equals_splitting(runtime: str) -> None:
 
 def test_a_runtime_that_behaves_otherwise_is_split_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the probes do not agree, the shortcut is not taken, and the answer is the same."""
-    expected_kernels, expected = kernel_counts(CELLS[3:5], "tflite-cpu")
-    wrong = nasbench201_kernels._Behaviour(False, frozenset())
-    monkeypatch.setitem(nasbench201_kernels._BEHAVIOURS, "tflite-cpu", wrong)
-    nasbench201_kernels._trusted.cache_clear()
+    expected_kernels, expected = count_kernels(CELLS[3:5], "tflite-cpu")
+    wrong = nasbench201_kernels._RuntimeFusion(False, frozenset())
+    monkeypatch.setitem(nasbench201_kernels._RUNTIME_FUSIONS, "tflite-cpu", wrong)
+    nasbench201_kernels._counting_matches_splitting.cache_clear()
     try:
-        assert not nasbench201_kernels._trusted("tflite-cpu", 10, 32)
-        kernels, counts = kernel_counts(CELLS[3:5], "tflite-cpu")
+        assert not nasbench201_kernels._counting_matches_splitting("tflite-cpu", 10, 32)
+        kernels, counts = count_kernels(CELLS[3:5], "tflite-cpu")
     finally:
-        nasbench201_kernels._trusted.cache_clear()
+        nasbench201_kernels._counting_matches_splitting.cache_clear()
 
     def named(found: tuple[object, ...], matrix: np.ndarray) -> list[dict[str, int]]:
         return [{k.key: int(n) for k, n in zip(found, line, strict=True) if n} for line in matrix]  # type: ignore[attr-defined]
@@ -65,14 +65,14 @@ def test_a_runtime_that_behaves_otherwise_is_split_for_real(monkeypatch: pytest.
 
 def test_the_whole_space_is_counted_at_once() -> None:
     """All networks: no negative count, and rows as for each network alone."""
-    cells = list(architectures())
-    kernels, counts = kernel_counts(cells, "tflite-cpu", classes=10)
+    cells = list(iter_cells())
+    kernels, counts = count_kernels(cells, "tflite-cpu", classes=10)
     assert counts.shape == (SIZE, len(kernels))
     assert counts.min() == 0
-    alone_kernels, alone = kernel_counts([cells[4321]], "tflite-cpu", classes=10)
+    alone_kernels, alone = count_kernels([cells[4321]], "tflite-cpu", classes=10)
     expected = {kernel.key: int(n) for kernel, n in zip(alone_kernels, alone[0], strict=True)}
     assert {kernel.key: int(n) for kernel, n in zip(kernels, counts[4321], strict=True) if n} == expected
-    assert kernel_counts([])[1].shape == (0, 0)
+    assert count_kernels([])[1].shape == (0, 0)
 
 
 @pytest.mark.parametrize("family", list_families_with_configurations())

@@ -14,10 +14,10 @@ EMPTY = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
 
 def test_every_cell_has_one_number_and_one_string() -> None:
     """Names and numbers are inverse to each other over the whole space."""
-    cells = list(space.architectures())
+    cells = list(space.iter_cells())
     assert len(set(cells)) == space.SIZE == 15625
-    assert [space.index(cell) for cell in cells] == list(range(space.SIZE))
-    assert all(space.format_cell(space.parse(cell)) == cell for cell in cells[::97])
+    assert [space.get_cell_index(cell) for cell in cells] == list(range(space.SIZE))
+    assert all(space.format_cell(space.parse_cell(cell)) == cell for cell in cells[::97])
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ def test_every_cell_has_one_number_and_one_string() -> None:
 def test_a_malformed_cell_is_named(text: str, says: str) -> None:
     """What is no cell is refused with the text."""
     with pytest.raises(ConfigError, match=says):
-        space.parse(text)
+        space.parse_cell(text)
     with pytest.raises(ConfigError):
-        space.architecture(space.SIZE)
+        space.get_cell_at_index(space.SIZE)
 
 
 def test_the_network_is_the_published_one() -> None:
@@ -57,11 +57,11 @@ def test_the_model_runs_and_its_weightless_twin_has_the_same_graph() -> None:
     """A built model is valid for ONNX Runtime; leaving out the weights changes nothing but their values."""
     import onnxruntime
 
-    model = space.build_model(space.architecture(7777), classes=100, cells=1)
+    model = space.build_model(space.get_cell_at_index(7777), classes=100, cells=1)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"image": np.zeros((1, 3, 32, 32), np.float32)})
     assert logits.shape == (1, 100)
-    bare = space.build_model(space.architecture(7777), classes=100, cells=1, weights=False)
+    bare = space.build_model(space.get_cell_at_index(7777), classes=100, cells=1, weights=False)
     assert [n.op_type for n in bare.graph.node] == [n.op_type for n in model.graph.node]
     assert bare.ByteSize() < model.ByteSize() / 3
 

@@ -11,8 +11,8 @@ import pytest
 
 from deepen.errors import ConfigError
 from deepen.graph import from_model
-from deepen.spaces import Generated, open_space
-from deepen.spaces.graph_hash import graph_hash
+from deepen.spaces import GeneratedSpace, open_space
+from deepen.spaces.graph_hash import hash_graph
 from deepen.spaces.network_writer import NetworkWriter
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
@@ -109,7 +109,7 @@ def test_counted_kernels_equal_split_ones() -> None:
 
 
 def test_a_users_own_space(tmp_path: Path) -> None:
-    space = Generated(grid)
+    space = GeneratedSpace(grid)
     assert space.members() == [f"depth={d},width={w}" for d in (1, 2, 3) for w in (4, 8)]
     assert space.levels == (3, 2)
     assert space.decode(space.encode("depth=2,width=8")) == "depth=2,width=8"
@@ -136,7 +136,7 @@ def test_a_space_from_a_file(tmp_path: Path) -> None:
 
 
 def test_the_same_network_again_is_left_out_and_said_so() -> None:
-    space = Generated(lambda: iter([("a", network(1, 4)), ("b", network(1, 4, seed=9)), ("c", network(1, 8))]))
+    space = GeneratedSpace(lambda: iter([("a", network(1, 4)), ("b", network(1, 4, seed=9)), ("c", network(1, 8))]))
     assert list(space.members()) == ["a", "c"]
     assert space.repeated == {"b": "a"}
     assert space.canonical("b") == "a"
@@ -153,7 +153,7 @@ def test_the_same_network_again_is_left_out_and_said_so() -> None:
 )
 def test_what_is_no_space_is_refused(items: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Generated(lambda: iter(items), "mine")
+        GeneratedSpace(lambda: iter(items), "mine")
 
 
 def test_a_function_that_fails_is_named() -> None:
@@ -162,7 +162,7 @@ def test_a_function_that_fails_is_named() -> None:
         raise RuntimeError("out of ideas")
 
     with pytest.raises(ConfigError, match="mine failed: RuntimeError: out of ideas"):
-        Generated(broken, "mine")
+        GeneratedSpace(broken, "mine")
 
 
 def test_identity_ignores_names_order_and_weights_but_not_structure() -> None:
@@ -181,8 +181,8 @@ def test_identity_ignores_names_order_and_weights_but_not_structure() -> None:
                     node.input[k] = "x" + name
         return copy
 
-    base = graph_hash(from_model(network(2, 4)))
-    assert graph_hash(from_model(renamed(network(2, 4)))) == base
-    assert graph_hash(from_model(network(2, 4, seed=5))) == base
-    assert graph_hash(from_model(network(3, 4))) != base
-    assert graph_hash(from_model(network(2, 8))) != base
+    base = hash_graph(from_model(network(2, 4)))
+    assert hash_graph(from_model(renamed(network(2, 4)))) == base
+    assert hash_graph(from_model(network(2, 4, seed=5))) == base
+    assert hash_graph(from_model(network(3, 4))) != base
+    assert hash_graph(from_model(network(2, 8))) != base

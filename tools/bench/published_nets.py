@@ -35,7 +35,7 @@ from deepen.predictors.calibration.cases import CalibrationCases, make_calibrati
 from deepen.predictors.evaluation import compute_metrics
 from deepen.predictors.measured_rows import select_usable_rows
 from deepen.records import EnergyRecord
-from deepen.spaces.nasbench201_networks import EDGES, parse
+from deepen.spaces.nasbench201_networks import EDGES, parse_cell
 
 Floats = NDArray[np.float64]
 
@@ -109,7 +109,7 @@ def _networks(folder: Path) -> dict[str, CalibrationCases]:
 
 
 def _cell(record: EnergyRecord) -> tuple[str, ...]:
-    return parse(record.name[record.name.index("|") :])
+    return parse_cell(record.name[record.name.index("|") :])
 
 
 def _computes(cell: tuple[str, ...]) -> bool:

@@ -28,8 +28,8 @@ from common import report
 from deepen import load_predictor
 from deepen.errors import DeepenError
 from deepen.predictors import Predictor
-from deepen.spaces.nasbench201_kernels import kernel_counts
-from deepen.spaces.nasbench201_networks import architectures
+from deepen.spaces.nasbench201_kernels import count_kernels
+from deepen.spaces.nasbench201_networks import iter_cells
 from deepen.testing.synthetic import train_predictor
 
 NODES = 100
@@ -128,7 +128,7 @@ def cpu_s() -> float:
 def space(predictor: Predictor, runtime: str) -> float:
     """Seconds for the whole of NAS-Bench-201."""
     start = time.perf_counter()
-    kernels, counts = kernel_counts(list(architectures()), runtime)
+    kernels, counts = count_kernels(list(iter_cells()), runtime)
     found = predictor.predict_kernel_counts(kernels, counts)
     taken = time.perf_counter() - start
     if not (np.isfinite(found.energy_j).all() and len(found.energy_j) == len(counts)):

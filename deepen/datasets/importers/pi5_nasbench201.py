@@ -33,7 +33,7 @@ from deepen.datasets.importers.base import (
 from deepen.datasets.model_kernels import make_model_kernel
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
-from deepen.spaces.nasbench201_kernels import kernel_counts
+from deepen.spaces.nasbench201_kernels import count_kernels
 
 __all__ = ["read"]
 
@@ -100,7 +100,7 @@ def _convert_group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[in
         energy_j, latency_s = row["energy_mj"] * 1e-3, row["lat_ms_median"] * 1e-3
         kept[representative] = (SourceRow(name, cell, energy_j, latency_s), cell)
     order = sorted(kept)
-    kernels, counts = kernel_counts([kept[i][1] for i in order], runtime, *CLASSES[task])
+    kernels, counts = count_kernels([kept[i][1] for i in order], runtime, *CLASSES[task])
     parts: dict[tuple[int, int], Any] = {}
     records = []
     for line, i in zip(counts, order, strict=True):

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
-from deepen.spaces import Space
-from deepen.spaces.space import random_codes
+from deepen.spaces import SearchSpace
+from deepen.spaces.space import draw_random_genome
 
 __all__ = ["Domain"]
 
@@ -29,7 +29,7 @@ class Domain:
 
     def __init__(
         self,
-        space: Space | None,
+        space: SearchSpace | None,
         archs: Sequence[str] = (),
         *,
         objectives: int = 2,
@@ -90,7 +90,7 @@ class Domain:
             return self.archs[int(rng.integers(len(self.archs)))]
         assert self.space is not None  # checked on construction
         for _ in range(100_000):
-            found = self.space.decode(random_codes(self.levels, rng))
+            found = self.space.decode(draw_random_genome(self.levels, rng))
             if found is not None:
                 return found
         raise ConfigError(f"no random genome of {self.space.name} stands for a network; list its members")

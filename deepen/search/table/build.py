@@ -11,7 +11,7 @@ import numpy as np
 from deepen.errors import ConfigError
 from deepen.search.table.table import Table
 from deepen.search.table.types import Column, Manifest
-from deepen.spaces import Space
+from deepen.spaces import SearchSpace
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
@@ -26,7 +26,7 @@ def now() -> str:
 
 
 def make_table(
-    manifest: Manifest, space: Space | None, archs: Sequence[str], data: Mapping[str, Any], **keys: Any
+    manifest: Manifest, space: SearchSpace | None, archs: Sequence[str], data: Mapping[str, Any], **keys: Any
 ) -> Table:
     """Make a table from architectures and figures.
 
@@ -49,7 +49,7 @@ def make_table(
 
 
 def build_table(
-    space: Space,
+    space: SearchSpace,
     predictor: Predictor,
     archs: Sequence[str] | None = None,
     *,

@@ -27,7 +27,7 @@ from deepen.search.table.build import make_table, now
 from deepen.search.table.table import Table
 from deepen.search.table.types import Column, Manifest
 from deepen.spaces import open_space
-from deepen.spaces.nasbench101_networks import OPERATIONS, Cell
+from deepen.spaces.nasbench101_networks import OPERATIONS, NasBench101Cell
 
 __all__ = ["PUE", "read_ecnas"]
 
@@ -64,7 +64,7 @@ def read_ecnas(path: Path, space: str | None, source: Source) -> Table:
     Raises:
         DatasetError: If it is not of this layout.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[str, NasBench101Cell] = {}
     results: list[tuple[float, str, int, Any]] = []
     damaged = 0
     for name, text in _files(path):
@@ -80,7 +80,7 @@ def read_ecnas(path: Path, space: str | None, source: Source) -> Table:
             results.append((float(found[1]), found[2], int(found[3] or 1), document))
         else:
             for key, (matrix, labels) in document.items():
-                cells[key] = Cell.make(matrix, [OPERATIONS[label] for label in labels[1:-1]])
+                cells[key] = NasBench101Cell.make(matrix, [OPERATIONS[label] for label in labels[1:-1]])
     if not results or not cells:
         raise DatasetError(f"{path}: no EC-NAS results (N_epochs/.../results.json, generated_graphs_*.json) here")
     opened = open_space(space or f"nasbench101?vertices={max(3, *(len(c.matrix) for c in cells.values()))}")

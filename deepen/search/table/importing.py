@@ -15,7 +15,7 @@ from deepen.search.table.build import make_table, now
 from deepen.search.table.ecnas import read_ecnas
 from deepen.search.table.table import Table
 from deepen.search.table.types import KEYS, Column, Manifest
-from deepen.spaces import Space, open_space
+from deepen.spaces import SearchSpace, open_space
 
 __all__ = ["FORMATS", "import_table", "join", "read_rows"]
 
@@ -70,7 +70,7 @@ def _figure(name: str) -> tuple[str, float]:
 
 
 def _rows_table(
-    rows: Sequence[Mapping[str, Any]], where: str, space: Space | None, source: Source, name_column: str | None
+    rows: Sequence[Mapping[str, Any]], where: str, space: SearchSpace | None, source: Source, name_column: str | None
 ) -> Table:
     """Make a table of rows with an architecture each; columns that hold figures become figures."""
     if not rows:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
 from deepen.search.table.types import KEYS, Column, Manifest
-from deepen.spaces import Space, open_space
+from deepen.spaces import SearchSpace, open_space
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ class Table:
         return {c.name: c for c in self.manifest.columns}
 
     @cached_property
-    def space(self) -> Space | None:
+    def space(self) -> SearchSpace | None:
         """The search space, where the table names one that can be opened."""
         return open_space(self.manifest.space) if self.manifest.space else None
 

@@ -12,14 +12,14 @@ from deepen.datasets.importers import get_importer, import_dataset
 from deepen.datasets.quality import check_dataset
 from deepen.errors import DatasetError
 from deepen.kernels.splitting.split import split_graph
-from deepen.spaces.nasbench201_networks import architecture, build_graph
+from deepen.spaces.nasbench201_networks import build_graph, get_cell_at_index
 
 
 def _pi5(folder: Path, rows: list[tuple[int, int, str, float, float]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    lines = ["arch_idx,arch_str", *(f"{i},{architecture(1000 + i)}" for i in range(6))]
+    lines = ["arch_idx,arch_str", *(f"{i},{get_cell_at_index(1000 + i)}" for i in range(6))]
     (folder / "arch_idx_to_str.csv").write_text("\n".join(lines))
     table = [
         {
@@ -51,7 +51,7 @@ def test_networks_of_a_search_space(tmp_path: Path) -> None:
     assert set(stored) == {"onnx-cifar100-1", "litert-cifar100-1"}
     record = stored["onnx-cifar100-1"]
     assert (record.energy_j, record.latency_s) == pytest.approx((6e-3, 4e-3))
-    kernels = split_graph(build_graph(architecture(1001), 100)).kernels
+    kernels = split_graph(build_graph(get_cell_at_index(1001), 100)).kernels
     assert sum(part["multiplicity"] for part in record.kernels) == len(kernels)
     macs = sum(part["multiplicity"] * part["features"]["macs"] for part in record.kernels)
     assert macs == sum(kernel.macs for kernel in kernels)

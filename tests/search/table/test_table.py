@@ -13,13 +13,13 @@ from deepen.errors import ConfigError, DatasetError
 from deepen.search import Benchmark, Table, join, read_table, write_table
 from deepen.search.table.build import make_table
 from deepen.search.table.types import Column, Manifest
-from deepen.spaces import NasBench101
+from deepen.spaces import NasBench101Space
 
 
 @pytest.fixture
 def trained() -> Table:
     """Two cells; budgets 4 and 12, three repeats, checkpoints at a quarter and at the end."""
-    space = NasBench101(4)
+    space = NasBench101Space(4)
     rows = [
         (arch, budget, repeat, point, 10.0 * k + budget + repeat + point, budget * 2.0 * point / budget)
         for k, arch in enumerate(("1:", "11.1:maxpool3x3"))
