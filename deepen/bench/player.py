@@ -39,7 +39,7 @@ def model_costs(
     from deepen.kernels.splitting.runtime_names import resolve_splitter
     from deepen.kernels.splitting.split import split_graph
 
-    loaded = graph.load(path, {name: tuple(dims) for name, dims in shapes.items()} or None)
+    loaded = graph.load_graph(path, {name: tuple(dims) for name, dims in shapes.items()} or None)
     return kernel_costs(model, split_graph(loaded, resolve_splitter(runtime)).kernels)
 
 

@@ -42,10 +42,10 @@ def read_kernel_keys(models: Collection[Path], runtime: str = "onnxruntime") -> 
     Raises:
         GraphError: If a file cannot be taken as a model.
     """
-    from deepen.graph import load
+    from deepen.graph import load_graph
     from deepen.kernels.splitting.split import split_graph
 
-    return frozenset(kernel.key for path in models for kernel in split_graph(load(path), runtime).kernels)
+    return frozenset(kernel.key for path in models for kernel in split_graph(load_graph(path), runtime).kernels)
 
 
 def plan_kernels(

@@ -166,10 +166,10 @@ class ItemPreparer:
             raise
 
     def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _RuntimeAndThreads) -> tuple[Kernel, ...]:
-        from deepen.graph import load
+        from deepen.graph import load_graph
         from deepen.kernels.splitting.split import split_graph
 
-        return split_graph(load(path, shapes), resolve_splitter(how.runtime)).kernels
+        return split_graph(load_graph(path, shapes), resolve_splitter(how.runtime)).kernels
 
     def _workload(
         self,

@@ -81,7 +81,7 @@ def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bo
     from deepen import graph
     from deepen.kernels.splitting.split import split_graph
 
-    loaded = graph.load(model, dict(graph.parse_shape(s) for s in shapes) or None)
+    loaded = graph.load_graph(model, dict(graph.parse_shape(s) for s in shapes) or None)
     found = split_graph(loaded, runtime)
     emit_result(build_split_document(model, found), as_json, lambda: render_split(model, found))
     for warning in found.warnings if not as_json else ():
@@ -203,7 +203,7 @@ def sample_command(
     from deepen.kernels.sampling.sampler import sample_kernels
     from deepen.kernels.splitting.split import split_graph
 
-    keys = {kernel.key for model in excluded for kernel in split_graph(graph.load(model)).kernels}
+    keys = {kernel.key for model in excluded for kernel in split_graph(graph.load_graph(model)).kernels}
     found = sample_kernels(list(families) or None, count, seed, keys, max_macs)
     emit_result(
         {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deepen.graph.load import from_model, load
-from deepen.graph.onnx_reader.external_data import weightless_tensors
+from deepen.graph.load import load_graph, load_graph_from_proto
+from deepen.graph.onnx_reader.external_data import list_weightless_tensors
 from deepen.graph.onnx_reader.input_shapes import parse_shape
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
-from deepen.graph.types import DTYPE_BYTES, Graph, Node, Tensor, value_scalar
+from deepen.graph.types import DTYPE_BYTES, Graph, Node, TensorInfo, get_scalar_value
 
 __all__ = [
     "DTYPE_BYTES",
@@ -14,23 +14,23 @@ __all__ = [
     "WEIGHTLESS",
     "Graph",
     "Node",
-    "Tensor",
-    "consumers",
-    "from_model",
-    "load",
+    "TensorInfo",
+    "get_scalar_value",
+    "list_weightless_tensors",
+    "load_graph",
+    "load_graph_from_proto",
+    "map_consumers",
+    "map_producers",
     "parse_shape",
-    "producers",
-    "value_scalar",
-    "weightless_tensors",
 ]
 
 
-def producers(graph: Graph) -> dict[str, Node]:
+def map_producers(graph: Graph) -> dict[str, Node]:
     """Node that writes each tensor, by tensor name (inputs and initialisers have none)."""
     return {name: node for node in graph.nodes for name in node.outputs if name}
 
 
-def consumers(graph: Graph) -> dict[str, tuple[Node, ...]]:
+def map_consumers(graph: Graph) -> dict[str, tuple[Node, ...]]:
     """Nodes that read each tensor, by tensor name, in order; a node that reads it twice is listed once."""
     found: dict[str, dict[str, Node]] = {}
     for node in graph.nodes:

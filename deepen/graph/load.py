@@ -1,4 +1,4 @@
-"""``load``: from a model file to a :class:`~deepen.graph.types.Graph`."""
+"""``load_graph``: from a model file to a :class:`~deepen.graph.types.Graph`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader.external_data import detach_external_data
-from deepen.graph.onnx_reader.flatten import Flattener
-from deepen.graph.onnx_reader.input_shapes import fix_inputs, model_inputs
-from deepen.graph.onnx_reader.normalise import prepare
-from deepen.graph.onnx_reader.operator_schemas import check_nodes
-from deepen.graph.onnx_reader.shape_inference import first_line, infer, one_line, take_declared
-from deepen.graph.onnx_reader.without_weights import skim
-from deepen.graph.types import Graph, Tensor
+from deepen.graph.onnx_reader.flatten import GraphFlattener
+from deepen.graph.onnx_reader.input_shapes import fix_input_shapes, list_model_inputs
+from deepen.graph.onnx_reader.normalise import normalise_model
+from deepen.graph.onnx_reader.operator_schemas import check_operator_schemas
+from deepen.graph.onnx_reader.shape_inference import (
+    extract_declared_types,
+    infer_model_shapes,
+    shorten_error,
+    shorten_text,
+)
+from deepen.graph.onnx_reader.without_weights import strip_weights
+from deepen.graph.types import Graph, TensorInfo
 
 if TYPE_CHECKING:
     import os
 
     import onnx
 
-__all__ = ["from_model", "load"]
+__all__ = ["load_graph", "load_graph_from_proto"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -46,7 +51,7 @@ _OTHERS = (
 )
 
 
-def load(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+def load_graph(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
     """Read an ONNX model as a graph with static shapes. Weights are not read.
 
     Args:
@@ -61,30 +66,30 @@ def load(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | N
         GraphError: If the file cannot be taken as a graph, or an input has no static shape. The message is one line.
     """
     source = Path(path)
-    file, data = _open(source)
-    with file, _Digest(file, len(data)) as digest:
+    file, data = _map_file(source)
+    with file, _FileDigest(file, len(data)) as digest:
         try:
-            return _build(data, source, source.parent, shapes, digest)
+            return _build_graph(data, source, source.parent, shapes, digest)
         except GraphError as error:
-            raise GraphError(f"{source}: {one_line(str(error))}") from error.__cause__
+            raise GraphError(f"{source}: {shorten_text(str(error))}") from error.__cause__
 
 
-def from_model(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
-    """Take a model that is in memory, as :func:`load` takes a file.
+def load_graph_from_proto(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+    """Take a model that is in memory, as :func:`load_graph` takes a file.
 
     Args:
         model: Not changed. Its external data, if any, is not looked for.
         shapes: Shape by input name.
 
     Raises:
-        GraphError: As :func:`load`.
+        GraphError: As :func:`load_graph`.
     """
     data = model.SerializeToString()
-    with _Digest(io.BytesIO(data), len(data)) as digest:
-        return _build(data, Path("<memory>"), None, shapes, digest)
+    with _FileDigest(io.BytesIO(data), len(data)) as digest:
+        return _build_graph(data, Path("<memory>"), None, shapes, digest)
 
 
-def _open(source: Path) -> tuple[BinaryIO, mmap.mmap]:
+def _map_file(source: Path) -> tuple[BinaryIO, mmap.mmap]:
     """Open a file and map it into memory, read-only."""
     try:
         if source.exists() and not source.is_dir() and not source.is_file():
@@ -107,10 +112,10 @@ def _open(source: Path) -> tuple[BinaryIO, mmap.mmap]:
     except PermissionError as error:
         raise GraphError(f"{source}: no permission to read the file") from error
     except (OSError, ValueError) as error:
-        raise GraphError(f"{source}: cannot be read: {first_line(error)}") from error
+        raise GraphError(f"{source}: cannot be read: {shorten_error(error)}") from error
 
 
-class _Digest:
+class _FileDigest:
     """SHA-256 of a file, computed by a thread of its own while the graph is built.
 
     It reads through the file, not through the memory map: mapped pages would count as this process's memory.
@@ -128,7 +133,7 @@ class _Digest:
         else:
             self._run()
 
-    def __enter__(self) -> _Digest:
+    def __enter__(self) -> _FileDigest:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +163,7 @@ class _Digest:
         return self._hash.hexdigest()
 
 
-def _parse(data: bytes) -> onnx.ModelProto:
+def _parse_model(data: bytes) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -170,44 +175,44 @@ def _parse(data: bytes) -> onnx.ModelProto:
         raise GraphError("not an ONNX model, or a damaged one (protobuf cannot decode it)") from error
 
 
-def _build(
+def _build_graph(
     data: bytes | mmap.mmap,
     source: Path,
     folder: Path | None,
     shapes: Mapping[str, tuple[int, ...]] | None,
-    digest: _Digest,
+    digest: _FileDigest,
 ) -> Graph:
     from onnx import checker
 
     try:
-        return _graph(_parse(skim(data)), source, folder, shapes, digest)
+        return _assemble_graph(_parse_model(strip_weights(data)), source, folder, shapes, digest)
     except checker.ValidationError as error:
-        raise GraphError(f"the model is malformed: {first_line(error)}") from error
+        raise GraphError(f"the model is malformed: {shorten_error(error)}") from error
     except (RecursionError, MemoryError) as error:
         raise GraphError("the model nests too deeply or needs too much memory to be read") from error
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, OSError) as error:
         # onnx's compiled half throws whatever its checks throw; a damaged file is the reason in every known case.
-        raise GraphError(f"the model is malformed: {first_line(error)}") from error
+        raise GraphError(f"the model is malformed: {shorten_error(error)}") from error
 
 
-def _graph(
+def _assemble_graph(
     model: onnx.ModelProto,
     source: Path,
     folder: Path | None,
     shapes: Mapping[str, tuple[int, ...]] | None,
-    digest: _Digest,
+    digest: _FileDigest,
 ) -> Graph:
-    model, notes = prepare(model)
-    check_nodes(model)
+    model, notes = normalise_model(model)
+    check_operator_schemas(model)
     notes += detach_external_data(model, folder)
-    replaced = fix_inputs(model.graph, shapes)
-    names = [value.name for value in model_inputs(model.graph)]
-    declared = take_declared(model.graph)
-    inferred = infer(model)
-    pass_ = Flattener(inferred, {} if replaced else declared, demanding=bool(shapes), warnings=list(notes))
+    replaced = fix_input_shapes(model.graph, shapes)
+    names = [value.name for value in list_model_inputs(model.graph)]
+    declared = extract_declared_types(model.graph)
+    inferred = infer_model_shapes(model)
+    pass_ = GraphFlattener(inferred, {} if replaced else declared, strict_shapes=bool(shapes), warnings=list(notes))
     pass_.run()
     outputs = [value.name for value in inferred.graph.output]
-    tensors: Mapping[str, Tensor] = pass_.tensors
+    tensors: Mapping[str, TensorInfo] = pass_.tensors
     values: Mapping[str, Any] = pass_.values
     return Graph(
         nodes=tuple(pass_.nodes),

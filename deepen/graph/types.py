@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DTYPE_BYTES", "Graph", "Node", "Tensor"]
+__all__ = ["DTYPE_BYTES", "Graph", "Node", "TensorInfo"]
 
 DTYPE_BYTES: dict[str, float] = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8,
@@ -27,7 +27,7 @@ DTYPE_BYTES: dict[str, float] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorInfo:
     """A named tensor.
 
     Attributes:
@@ -94,14 +94,14 @@ class Graph:
         source_path: The file it was read from.
         source_sha256: SHA-256 of that file (the model file alone; of external data only small constants are read).
         warnings: What a reader should know (for example a Loop whose trip count is unknown).
-        model: The ModelProto without the bytes of large weights (see ``deepen.graph.weightless_tensors``), input shapes
+        model: The ModelProto without the bytes of large weights (see ``deepen.graph.list_weightless_tensors``), input shapes
             fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
     """
 
     nodes: tuple[Node, ...]
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    tensors: Mapping[str, Tensor]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    tensors: Mapping[str, TensorInfo]
     values: Mapping[str, NDArray[Any]]
     opsets: Mapping[str, int]
     source_path: Path
@@ -110,7 +110,7 @@ class Graph:
     model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
 
 
-def value_scalar(values: Mapping[str, NDArray[Any]], name: str) -> float | None:
+def get_scalar_value(values: Mapping[str, NDArray[Any]], name: str) -> float | None:
     """Value of a constant with exactly one element, or ``None``."""
     array = values.get(name)
     return None if array is None or np.size(array) != 1 else float(np.reshape(array, -1)[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deepen.graph.types import Graph, Node, Tensor
+from deepen.graph.types import Graph, Node, TensorInfo
 from deepen.kernels.families.catalog import complete_params
 from deepen.kernels.families.definition import FamilyDefinition, KernelLayout, NodeGroup, Params, UnknownShapeError
 from deepen.kernels.families.multiply_accumulates import count_node_macs
@@ -21,8 +21,8 @@ def describe_kernel(
     graph: Graph,
     *,
     name: str = "",
-    inputs: Sequence[Tensor] | None = None,
-    outputs: Sequence[Tensor] | None = None,
+    inputs: Sequence[TensorInfo] | None = None,
+    outputs: Sequence[TensorInfo] | None = None,
     runtime_ops: Sequence[str] = (),
     multiplicity: float | None = None,
 ) -> Kernel:
@@ -80,7 +80,7 @@ def describe_kernel(
     )
 
 
-def find_boundary_tensors(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def find_boundary_tensors(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
     """Work out which activations a group exchanges with the rest of the graph.
 
     Returns:
@@ -95,8 +95,8 @@ def find_boundary_tensors(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Te
     return tuple(_get_tensor(graph, name) for name in read), tuple(_get_tensor(graph, name) for name in written)
 
 
-def _get_tensor(graph: Graph, name: str) -> Tensor:
-    return graph.tensors.get(name) or Tensor(name, None, "")
+def _get_tensor(graph: Graph, name: str) -> TensorInfo:
+    return graph.tensors.get(name) or TensorInfo(name, None, "")
 
 
 def _list_external_reads(group: NodeGroup) -> list[str]:
@@ -104,7 +104,7 @@ def _list_external_reads(group: NodeGroup) -> list[str]:
     return list(dict.fromkeys(i for n in group.nodes for i in n.inputs if i and i not in own))
 
 
-def _find_weights(group: NodeGroup) -> tuple[Tensor, ...]:
+def _find_weights(group: NodeGroup) -> tuple[TensorInfo, ...]:
     return tuple(_get_tensor(group.graph, name) for name in _list_external_reads(group) if group.is_const(name))
 
 
@@ -137,7 +137,7 @@ def _list_candidate_families(group: NodeGroup) -> list[FamilyDefinition]:
 
 
 def _make_other_params(group: NodeGroup) -> dict[str, Any]:
-    def shapes(tensors: Sequence[Tensor]) -> list[list[int] | None]:
+    def shapes(tensors: Sequence[TensorInfo]) -> list[list[int] | None]:
         return [None if t.shape is None else list(t.shape) for t in tensors]
 
     dtypes = [t.dtype for t in (*group.inputs, *group.outputs) if t.dtype]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepen.graph.types import Tensor
+from deepen.graph.types import TensorInfo
 
 __all__ = ["Kernel", "ModelSplit", "hash_params"]
 
@@ -45,9 +45,9 @@ class Kernel:
     family: str
     op_types: tuple[str, ...]
     params: Mapping[str, Any]
-    inputs: tuple[Tensor, ...]
-    weights: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorInfo, ...]
+    weights: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
     node_names: tuple[str, ...]
     macs: int
     ops: int

@@ -65,10 +65,10 @@ def describe_file(path: str, shapes: Shapes | None, runtime: str) -> ModelKernel
         GraphError: If the file cannot be taken as a graph.
         ConfigError: If the runtime is unknown.
     """
-    from deepen.graph import load
+    from deepen.graph import load_graph
     from deepen.kernels.splitting.split import split_graph
 
-    loaded = load(path, shapes)
+    loaded = load_graph(path, shapes)
     return describe_split(split_graph(loaded, runtime=resolve_splitter(runtime)), path, loaded.warnings)
 
 

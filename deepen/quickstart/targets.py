@@ -62,10 +62,10 @@ def load_target_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Targ
     Raises:
         GraphError: If the file cannot be taken as a model.
     """
-    from deepen.graph import load
+    from deepen.graph import load_graph
     from deepen.kernels.splitting.split import split_graph
 
-    graph = load(path, shapes or None)
+    graph = load_graph(path, shapes or None)
     found = split_graph(graph)
     weights = {w.name: w.nbytes for kernel in found.kernels for w in kernel.weights}
     return TargetModel(path.stem.removeprefix("light_"), path, shapes, found, sum(weights.values()), graph.warnings)

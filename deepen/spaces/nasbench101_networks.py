@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from deepen.errors import ConfigError, make_unknown_name_error
-from deepen.graph.load import from_model
+from deepen.graph.load import load_graph_from_proto
 from deepen.graph.types import Graph
 from deepen.spaces.network_writer import NetworkWriter
 
@@ -195,7 +195,7 @@ def _compute_vertex_channels(cell: NasBench101Cell, before: int, after: int) -> 
 
 def build_graph(cell: NasBench101Cell, classes: int = 10, resolution: int = 32) -> Graph:
     """A cell's network as a graph, without weights; arguments as for :func:`build_model`."""
-    return from_model(build_model(cell, classes, resolution, weights=False))
+    return load_graph_from_proto(build_model(cell, classes, resolution, weights=False))
 
 
 def build_model(

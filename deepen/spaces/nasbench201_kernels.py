@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.graph.types import Tensor
+from deepen.graph.types import TensorInfo
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.families.operator_costs import get_operator_cost
 from deepen.kernels.splitting.split import list_split_runtimes, split_graph
@@ -388,7 +388,7 @@ def _make_pool_kernel(width: int, size: int, kernel: int, stride: int, pad: int)
 
 def _make_pool_relu_kernel(width: int, size: int) -> Kernel:
     """A pooling with a ReLU behind it, which no family describes."""
-    given = Tensor("x", (1, width, size, size), "float32")
+    given = TensorInfo("x", (1, width, size, size), "float32")
     return Kernel(
         name=f"pool-relu-{width}",
         family="other",

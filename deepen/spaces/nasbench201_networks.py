@@ -18,7 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from deepen.errors import ConfigError, make_unknown_name_error
-from deepen.graph.load import from_model
+from deepen.graph.load import load_graph_from_proto
 from deepen.graph.types import Graph
 from deepen.spaces.network_writer import NetworkWriter
 
@@ -151,7 +151,7 @@ def iter_cells() -> Iterator[str]:
 
 def build_graph(cell: str, classes: int = 10, resolution: int = RESOLUTION, cells: int = CELLS) -> Graph:
     """A cell's network as a graph, without weights; arguments as for :func:`build_model`."""
-    return from_model(build_model(cell, classes, resolution, cells, weights=False))
+    return load_graph_from_proto(build_model(cell, classes, resolution, cells, weights=False))
 
 
 def build_model(

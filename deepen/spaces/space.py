@@ -80,10 +80,10 @@ class SearchSpace(ABC):
 
     def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
         """Graphs of architectures, for splitting."""
-        from deepen.graph import from_model
+        from deepen.graph import load_graph_from_proto
 
         for arch in archs:
-            yield from_model(self.model(arch))
+            yield load_graph_from_proto(self.model(arch))
 
     def kernel_counts(self, archs: Sequence[str], runtime: str) -> tuple[tuple[Kernel, ...], NDArray[Any]]:
         """Distinct kernels of architectures as a runtime runs them, and how often each runs each.

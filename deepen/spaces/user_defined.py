@@ -185,6 +185,6 @@ class GeneratedSpace(SearchSpace):
 
 
 def _make_graph(model: Any) -> Graph:
-    from deepen.graph import from_model, load
+    from deepen.graph import load_graph, load_graph_from_proto
 
-    return load(model) if isinstance(model, str | Path) else from_model(model)
+    return load_graph(model) if isinstance(model, str | Path) else load_graph_from_proto(model)

@@ -58,7 +58,7 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
         for drawn in sample_kernels(families, count, seed, exclude=()):
             file = Path(folder) / f"{drawn.key}.onnx"
             file.write_bytes(build_kernel_model(drawn.family, drawn.params).SerializeToString())
-            kernels = split_graph(graph.load(file)).kernels
+            kernels = split_graph(graph.load_graph(file)).kernels
             file.unlink()
             if len(kernels) != 1:  # this runtime does not run the configuration as one kernel
                 continue

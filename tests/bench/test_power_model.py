@@ -18,7 +18,7 @@ COSTS = (KernelCost("a", "fc", 1e-3, 1.0), KernelCost("b", "relu", 3e-3, 1.0))
 
 def test_the_law_of_kernels(squeezenet: Path) -> None:
     model = DeviceModel()
-    kernels = split_graph(graph.load(squeezenet)).kernels
+    kernels = split_graph(graph.load_graph(squeezenet)).kernels
     for kernel, cost in zip(kernels, kernel_costs(model, kernels), strict=True):
         moved = kernel.bytes_read + kernel.bytes_written
         work = 4e-11 * kernel.macs + 2e-11 * kernel.ops + 2e-10 * moved

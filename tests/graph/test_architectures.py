@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from deepen.errors import GraphError
-from deepen.graph import load, weightless_tensors
+from deepen.graph import list_weightless_tensors, load_graph
 
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))
 
@@ -32,7 +32,7 @@ def test_the_wheel_has_all_nine():
 
 @pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
 def test_every_tensor_of_the_nine_has_a_shape(path):
-    graph = load(path)
+    graph = load_graph(path)
     proto = onnx.load(path).graph
     assert len(graph.nodes) == len(proto.node)
     assert [tensor.shape for tensor in graph.tensors.values() if tensor.shape is None] == []
@@ -44,7 +44,7 @@ def test_every_tensor_of_the_nine_has_a_shape(path):
 @pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
 def test_weights_made_by_nodes_are_constant(path):
     """These files build every weight with ConstantOfShape."""
-    graph = load(path)
+    graph = load_graph(path)
     weighted = [node for node in graph.nodes if node.op_type in {"Conv", "Gemm"}]
     assert weighted
     for node in weighted:
@@ -57,7 +57,7 @@ def test_the_runtime_agrees_on_every_shape():
     import onnxruntime
 
     path = next(path for path in LIGHT if "squeezenet" in path.stem)
-    graph = load(path)
+    graph = load_graph(path)
     proto = graph.model
     names = [name for node in graph.nodes for name in node.outputs if name and node.op_type != "Dropout"]
     del proto.graph.output[:]
@@ -76,16 +76,16 @@ def test_the_runtime_agrees_on_every_shape():
 @pytest.mark.slow
 def test_every_tensor_of_the_exported_networks_has_a_shape(zoo_dir):
     for path in sorted(zoo_dir.glob("*.onnx")):
-        graph = load(path)
+        graph = load_graph(path)
         assert [tensor.name for tensor in graph.tensors.values() if tensor.shape is None] == [], path.name
         assert graph.model.ByteSize() < 5_000_000, path.name
-        assert all(tensor.data_location == tensor.EXTERNAL for tensor in weightless_tensors(graph.model))
+        assert all(tensor.data_location == tensor.EXTERNAL for tensor in list_weightless_tensors(graph.model))
 
 
 def test_another_batch_goes_through_a_whole_network_or_names_what_stops_it():
     squeezenet, vgg = (next(path for path in LIGHT if name in path.stem) for name in ("squeezenet", "vgg19"))
-    graph = load(squeezenet, {load(squeezenet).inputs[0].name: (4, 3, 224, 224)})
+    graph = load_graph(squeezenet, {load_graph(squeezenet).inputs[0].name: (4, 3, 224, 224)})
     assert graph.outputs[0].shape == (4, 1000, 1, 1)
     assert {graph.tensors[node.outputs[0]].shape[0] for node in graph.nodes if node.op_type == "Conv"} == {4}
     with pytest.raises(GraphError, match=r"\(Reshape\): 4x512x7x7 cannot become 1x25088"):  # the file fixes the batch
-        load(vgg, {load(vgg).inputs[0].name: (4, 3, 224, 224)})
+        load_graph(vgg, {load_graph(vgg).inputs[0].name: (4, 3, 224, 224)})

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from deepen.errors import GraphError
-from deepen.graph import from_model, load
+from deepen.graph import load_graph, load_graph_from_proto
 
 
 def refused(path, match):
     with pytest.raises(GraphError, match=match) as caught:
-        load(path)
+        load_graph(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert len(message.splitlines()) == 1
@@ -157,7 +157,7 @@ def test_bodies_nested_within_reason_take_time_in_proportion(models):
         loop = helper.make_node("Loop", ["n", "", outer], ["o"], body=body)
         graph = helper.make_graph([loop], "g", [], [models.unshaped("o")])
     n = numpy_helper.from_array(np.array(1, np.int64), "n")
-    loaded = from_model(models.model(list(graph.node), [models.tensor("x", 2)], [models.unshaped("o")], [n]))
+    loaded = load_graph_from_proto(models.model(list(graph.node), [models.tensor("x", 2)], [models.unshaped("o")], [n]))
     assert len(loaded.nodes) == 21
     assert loaded.outputs[0].shape is None
 
@@ -165,7 +165,7 @@ def test_bodies_nested_within_reason_take_time_in_proportion(models):
 def test_a_long_chain_needs_no_deep_recursion(models):
     nodes = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(3000)]
     built = models.model(nodes, [models.tensor("t0", 2)], [models.tensor("t3000", 2)])
-    assert from_model(built).outputs[0].shape == (2,)
+    assert load_graph_from_proto(built).outputs[0].shape == (2,)
 
 
 def test_absurd_sizes(models, save):
@@ -190,7 +190,7 @@ def test_values_too_large_to_fold_are_not_begun(models):
         helper.make_node("Add", ["x", "sum"], ["y"]),
     ]
     built = models.model(nodes, [models.tensor("x", 2)], [models.unshaped("y")], [models.ints("s", 2**20, 2**18)])
-    graph = from_model(built)
+    graph = load_graph_from_proto(built)
     assert graph.tensors["huge"].constant
     assert "sum" not in graph.values
 
@@ -201,13 +201,15 @@ def test_names_with_line_breaks_stay_on_one_line(models, save):
     path = save(built)
     refused(path, "which nothing defines|reads tensor 'evil Traceback")
     with pytest.raises(GraphError) as caught:
-        load(path)
+        load_graph(path)
     assert len(str(caught.value)) < 1000
 
 
 def test_a_graph_that_contradicts_itself_without_our_asking_is_a_warning(models):
     add = helper.make_node("Add", ["x", "w"], ["y"], "add")
-    graph = from_model(models.model([add], [models.tensor("x", 1, 5)], [models.unshaped("y")], [models.weight("w", 6)]))
+    graph = load_graph_from_proto(
+        models.model([add], [models.tensor("x", 1, 5)], [models.unshaped("y")], [models.weight("w", 6)])
+    )
     assert graph.tensors["y"].shape is None
     assert graph.warnings[0].startswith("shape inference failed at node 'add'")
 
@@ -239,7 +241,7 @@ def scratch(tmp_path_factory):
 def load_or_refuse(path, data):
     path.write_bytes(data)
     try:
-        load(path)
+        load_graph(path)
     except GraphError as error:
         assert str(error).startswith(f"{path}: ")
         assert len(str(error).splitlines()) == 1

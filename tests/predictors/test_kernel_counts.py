@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, GraphError, PredictorError
-from deepen.graph import load
+from deepen.graph import load_graph
 from deepen.kernels.building.single_kernel_model import build_kernel_model
 from deepen.kernels.splitting.split import split_graph
 from deepen.predictors.tally import count_record_kernels, predict_models
@@ -39,7 +39,7 @@ def test_many_files_are_predicted_as_each_alone(trained, files, workers):
 
 
 def test_files_and_splits_mix(trained, files):
-    parts = split_graph(load(files[0]))
+    parts = split_graph(load_graph(files[0]))
     named, plain = trained[2].predict_many([files[0], parts])
     assert plain.model == "model_1" and plain.energy_j == named.energy_j
 

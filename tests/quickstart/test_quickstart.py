@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deepen.cli import cli
 from deepen.datasets import Dataset
 from deepen.errors import ConfigError, DatasetError, GraphError
-from deepen.graph import load
+from deepen.graph import load_graph
 from deepen.kernels.splitting.split import split_graph
 from deepen.predictors import load_predictor
 from deepen.quickstart import QuickstartOptions, list_reference_models, make_result_document, run_quickstart
@@ -30,7 +30,7 @@ OWN, OWN_SHAPES = "squeezenet.onnx", {"x": (4, 64)}
 @cache
 def _true_energy(path: str, _stamp: float) -> float:
     """A made-up machine: energy per multiply-accumulate, per other operation and per byte, and per kernel."""
-    kernels = split_graph(load(path, OWN_SHAPES if Path(path).name == OWN else None)).kernels
+    kernels = split_graph(load_graph(path, OWN_SHAPES if Path(path).name == OWN else None)).kernels
     work = sum(
         k.multiplicity * (2e-11 * k.macs + 5e-11 * k.ops + 4e-11 * (k.bytes_read + k.bytes_written) + 1e-6)
         for k in kernels

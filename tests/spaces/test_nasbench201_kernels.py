@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.graph import from_model
+from deepen.graph import load_graph_from_proto
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.building.single_kernel_model import build_kernel_model
 from deepen.kernels.features import compute_features
@@ -81,7 +81,7 @@ def test_a_configured_kernel_has_the_features_of_the_built_one(family: str) -> N
     rows = load_real_configurations(family)
     for row in (rows[0], rows[len(rows) // 2], rows[-1]):
         made = make_kernel_from_params(family, row.params)
-        graph = from_model(build_kernel_model(family, row.params, weights=False))
+        graph = load_graph_from_proto(build_kernel_model(family, row.params, weights=False))
         from deepen.kernels.describe import describe_kernel
 
         built = describe_kernel([n for n in graph.nodes if n.op_type != "Constant"], graph)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.graph import from_model
+from deepen.graph import load_graph_from_proto
 from deepen.spaces import GeneratedSpace, open_space
 from deepen.spaces.graph_hash import hash_graph
 from deepen.spaces.network_writer import NetworkWriter
@@ -181,8 +181,8 @@ def test_identity_ignores_names_order_and_weights_but_not_structure() -> None:
                     node.input[k] = "x" + name
         return copy
 
-    base = hash_graph(from_model(network(2, 4)))
-    assert hash_graph(from_model(renamed(network(2, 4)))) == base
-    assert hash_graph(from_model(network(2, 4, seed=5))) == base
-    assert hash_graph(from_model(network(3, 4))) != base
-    assert hash_graph(from_model(network(2, 8))) != base
+    base = hash_graph(load_graph_from_proto(network(2, 4)))
+    assert hash_graph(load_graph_from_proto(renamed(network(2, 4)))) == base
+    assert hash_graph(load_graph_from_proto(network(2, 4, seed=5))) == base
+    assert hash_graph(load_graph_from_proto(network(3, 4))) != base
+    assert hash_graph(load_graph_from_proto(network(2, 8))) != base

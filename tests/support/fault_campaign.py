@@ -135,11 +135,13 @@ def compare(record: EnergyRecord, model: DeviceModel) -> Compared:
     Raises:
         GraphError: If the kernel cannot be built again.
     """
-    from deepen.graph.load import from_model
+    from deepen.graph.load import load_graph_from_proto
     from deepen.kernels import build_kernel_model
     from deepen.kernels.splitting.split import split_graph
 
-    kernels = split_graph(from_model(build_kernel_model(record.family, dict(record.params), weights=False))).kernels
+    kernels = split_graph(
+        load_graph_from_proto(build_kernel_model(record.family, dict(record.params), weights=False))
+    ).kernels
     one_j = sum(model.kernel_j(kernel) for kernel in kernels)
     return Compared(record.name, record.energy_j, record.uncertainty_j, one_j + model.run_j / record.copies)
 
@@ -156,7 +158,7 @@ def families_of(models: Sequence[tuple[Path, Mapping[str, tuple[int, ...]]]], mo
     found: set[str] = set()
     for path, shapes in models:
         spent: Counter[str] = Counter()
-        for kernel in split_graph(graph.load(path, dict(shapes) or None)).kernels:
+        for kernel in split_graph(graph.load_graph(path, dict(shapes) or None)).kernels:
             spent[kernel.family] += model.kernel_j(kernel)  # type: ignore[assignment]  # joules are no whole numbers
         whole = sum(spent.values())
         found |= {family for family, joules in spent.items() if joules >= _LEAST_FAMILY * whole}

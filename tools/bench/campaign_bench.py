@@ -78,7 +78,7 @@ def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     """Train, predict the models, print it; returns how many are near the truth."""
     from deepen.bench.power_model import kernel_costs
     from deepen.datasets import Dataset
-    from deepen.graph import load
+    from deepen.graph import load_graph
     from deepen.kernels.splitting.split import split_graph
     from deepen.predictors import train_predictor
 
@@ -89,7 +89,7 @@ def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     good, errors = 0, []
     print("\n| model | predicted | true | error | kernels seen |\n| --- | ---: | ---: | ---: | ---: |")
     for path, shapes in models:
-        found = split_graph(load(path, dict(shapes) or None))
+        found = split_graph(load_graph(path, dict(shapes) or None))
         true_j = device.run_j + sum(cost.energy_j for cost in kernel_costs(device, found.kernels))
         said_j = predictor.predict_split(found, str(path), ()).energy_j
         error = said_j / true_j - 1

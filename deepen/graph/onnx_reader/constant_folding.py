@@ -14,7 +14,7 @@ from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["NON_DETERMINISTIC", "fold", "foldable"]
+__all__ = ["NON_DETERMINISTIC", "fold_node", "is_foldable"]
 
 NON_DETERMINISTIC = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -35,12 +35,12 @@ _FOLDABLE = frozenset({
 _MAX_VALUE_SIZED = frozenset({"NonZero"})  # size of the output depends on values, but is bounded by the input's
 
 
-def foldable(op_type: str, domain: str) -> bool:
-    """Whether :func:`fold` knows the operator."""
+def is_foldable(op_type: str, domain: str) -> bool:
+    """Whether :func:`fold_node` knows the operator."""
     return not domain and op_type in _FOLDABLE
 
 
-def fold(
+def fold_node(
     node: onnx.NodeProto,
     inputs: Sequence[NDArray[Any] | None],
     outputs: Sequence[tuple[int, ...] | None],
@@ -49,7 +49,7 @@ def fold(
     """Evaluate one node on small constants.
 
     Args:
-        node: A node for which :func:`foldable` holds.
+        node: A node for which :func:`is_foldable` holds.
         inputs: Values of its inputs; ``None`` for an omitted optional one.
         outputs: Static shapes of its outputs, by which results too large to keep are not even begun.
         opsets: Operator-set versions by domain.
@@ -61,7 +61,7 @@ def fold(
     if not sized_by_value and any(dims is None or prod(dims) > SMALL_ELEMENTS for dims in outputs):
         return None
     try:
-        results = _evaluate(node, inputs, outputs, opsets)
+        results = _evaluate_node(node, inputs, outputs, opsets)
     except Exception:  # reference operators raise anything at all on odd input; an unknown value is no error
         return None
     arrays = [np.asarray(result) for result in results]
@@ -71,7 +71,7 @@ def fold(
     return arrays if len(arrays) >= len(outputs) else None
 
 
-def _evaluate(
+def _evaluate_node(
     node: onnx.NodeProto,
     inputs: Sequence[NDArray[Any] | None],
     outputs: Sequence[tuple[int, ...] | None],
@@ -86,11 +86,11 @@ def _evaluate(
         return [np.full(outputs[0] or (), fill)]
     from onnx.reference.ops import load_op
 
-    parameters = {"log": _silent, "opsets": dict(opsets), "verbose": 0, "new_ops": None}
+    parameters = {"log": _silence_reference_log, "opsets": dict(opsets), "verbose": 0, "new_ops": None}
     operator = load_op("", node.op_type, opsets.get(""))
     result: Sequence[Any] = operator(node, parameters).run(*inputs)
     return result
 
 
-def _silent(*_: object) -> None:
+def _silence_reference_log(*_: object) -> None:
     """Take the reference operators' log lines and drop them."""

@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import proto_values
-from deepen.graph.onnx_reader.proto_values import Kind
-from deepen.graph.types import Node, Tensor
+from deepen.graph.onnx_reader.proto_values import TensorType
+from deepen.graph.types import Node, TensorInfo
 
 if TYPE_CHECKING:
     import onnx
 
-    from deepen.graph.onnx_reader.flatten import Flattener, Scope
+    from deepen.graph.onnx_reader.flatten import GraphFlattener, GraphScope
 
-__all__ = ["run"]
+__all__ = ["flatten_bodies"]
 
 _MAX_TRIPS = 10**9  # exporters write a while-loop as a Loop of 2**63 - 1 rounds
 _MAX_RETRY_DEPTH = 3  # bodies nested deeper are walked once, so that time does not double with every level
 
-Kinds = dict[str, Kind | None]
-Values = dict[str, NDArray[Any]]
-Found = tuple[Kinds, Values]
+TensorTypes = dict[str, TensorType | None]
+ConstantValues = dict[str, NDArray[Any]]
+BodyOutputs = tuple[TensorTypes, ConstantValues]
 
 
-def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Found:
+def flatten_bodies(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> BodyOutputs:
     """Flatten the bodies of a node.
 
     Args:
@@ -45,12 +45,12 @@ def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -
     """
     if not node.domain:
         if node.op_type == "If":
-            return _if(flattener, scope, node, taken)
+            return _flatten_if(flattener, scope, node, taken)
         if node.op_type == "Loop":
-            return _loop(flattener, scope, node, taken)
+            return _flatten_loop(flattener, scope, node, taken)
         if node.op_type == "Scan" and flattener.opsets.get("", 1) >= 9:
-            return _scan(flattener, scope, node, taken)
-    for name, body in proto_values.subgraphs(node):
+            return _flatten_scan(flattener, scope, node, taken)
+    for name, body in proto_values.list_subgraphs(node):
         inner = flattener.open_scope(f"{node.name}.{name}", body, scope)
         flattener.define_inputs(inner, {})
         flattener.walk(inner, taken.multiplicity)
@@ -58,23 +58,23 @@ def run(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -
     return {}, {}
 
 
-def _scalar(flattener: Flattener, name: str) -> float | None:
+def _get_scalar(flattener: GraphFlattener, name: str) -> float | None:
     value = flattener.values.get(name)
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 and value.dtype != object else None
 
 
-def _if(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Found:
+def _flatten_if(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> BodyOutputs:
     """If(condition) with two branches that read from around them.
 
     Source: https://onnx.ai/onnx/operators/onnx__If.html.
     """
-    condition = _scalar(flattener, taken.inputs[0]) if taken.inputs else None
-    bodies = dict(proto_values.subgraphs(node))
+    condition = _get_scalar(flattener, taken.inputs[0]) if taken.inputs else None
+    bodies = dict(proto_values.list_subgraphs(node))
     branches: list[str] = [name for name in ("then_branch", "else_branch") if name in bodies]
     if not branches:
         return {}, {}
     chosen = "then_branch" if condition else "else_branch"
-    scopes: dict[str, Scope] = {}
+    scopes: dict[str, GraphScope] = {}
     spans: dict[str, slice] = {}
     said: dict[str, list[str]] = {}
     first_warning = len(flattener.warnings)
@@ -82,15 +82,15 @@ def _if(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -
         inner = scopes[name] = flattener.open_scope(f"{node.name}.{name}", bodies[name], scope)
         first = len(flattener.nodes)
         may_not_run = condition is None or name != chosen
-        flattener.tolerant += may_not_run
+        flattener.tolerance_depth += may_not_run
         flattener.define_inputs(inner, {})
         flattener.walk(inner, taken.multiplicity)
-        flattener.tolerant -= may_not_run
+        flattener.tolerance_depth -= may_not_run
         spans[name] = slice(first, len(flattener.nodes))
         said[name] = flattener.warnings[first_warning:]
         del flattener.warnings[first_warning:]
     if condition is None:
-        costs = {name: _work(flattener.nodes[spans[name]], flattener.tensors) for name in branches}
+        costs = {name: _estimate_branch_work(flattener.nodes[spans[name]], flattener.tensors) for name in branches}
         chosen = max(branches, key=costs.__getitem__)
         flattener.warn(f"the condition of '{node.name}' is not known; its costlier branch ({chosen}) is counted")
     for text in said.get(chosen, ()):
@@ -99,18 +99,18 @@ def _if(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -
         if name != chosen:
             span = spans[name]
             flattener.nodes[span] = [replace(inside, multiplicity=0.0) for inside in flattener.nodes[span]]
-    kinds: Kinds = {}
-    values: Values = {}
+    kinds: TensorTypes = {}
+    values: ConstantValues = {}
     if chosen in bodies:
         for output, value in zip(node.output, bodies[chosen].output, strict=False):
-            kinds[output] = _kind(flattener, scopes[chosen], value.name)
+            kinds[output] = _get_tensor_type(flattener, scopes[chosen], value.name)
             full = scopes[chosen].resolve(value.name)
             if condition is not None and full in flattener.values:
                 values[output] = flattener.values[full]
     return kinds, values
 
 
-def _work(nodes: Sequence[Node], tensors: dict[str, Tensor]) -> float:
+def _estimate_branch_work(nodes: Sequence[Node], tensors: dict[str, TensorInfo]) -> float:
     """Rough cost of a branch, only to tell the costlier one: multiply-accumulates, else elements written."""
     total = 0.0
     for node in nodes:
@@ -126,55 +126,57 @@ def _work(nodes: Sequence[Node], tensors: dict[str, Tensor]) -> float:
     return total
 
 
-def _loop(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Found:
+def _flatten_loop(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> BodyOutputs:
     """Loop(M, cond, states...) with body(iteration, cond, states...) -> (cond, states..., scans...).
 
     Source: https://onnx.ai/onnx/operators/onnx__Loop.html.
     """
-    body = dict(proto_values.subgraphs(node)).get("body")
+    body = dict(proto_values.list_subgraphs(node)).get("body")
     if body is None:
         return {}, {}
     path = f"{node.name}.body"
     inputs = (*taken.inputs, "", "")[: max(2, len(taken.inputs))]
     states = inputs[2:]
-    wanted = _scalar(flattener, inputs[0]) if inputs[0] else None
-    start = _scalar(flattener, inputs[1]) if inputs[1] else 1.0
+    wanted = _get_scalar(flattener, inputs[0]) if inputs[0] else None
+    start = _get_scalar(flattener, inputs[1]) if inputs[1] else 1.0
     formal = [value.name for value in body.input]
     assume = {formal[1]: np.array(True)} if start and len(formal) > 1 else {}
-    bound = {} if len(formal) < 1 else {formal[0]: Kind(7, ())}
+    bound = {} if len(formal) < 1 else {formal[0]: TensorType(7, ())}
     if len(formal) > 1:
-        bound[formal[1]] = Kind(9, ())
-    bound |= _bound(flattener, formal[2:], states)
+        bound[formal[1]] = TensorType(9, ())
+    bound |= _map_input_types(flattener, formal[2:], states)
     first = len(flattener.nodes)
-    inner, steady = _body(flattener, scope, body, path, bound, assume, formal[2:], body.output[1:], taken.multiplicity)
-    trips = _trips(flattener, inner, body, wanted, start)
+    inner, steady = _flatten_loop_body(
+        flattener, scope, body, path, bound, assume, formal[2:], body.output[1:], taken.multiplicity
+    )
+    trips = _count_loop_trips(flattener, inner, body, wanted, start)
     if trips is None:
         flattener.warn(f"the number of rounds of '{node.name}' is not known; its body is counted once")
-    _scale(flattener, first, 1.0 if trips is None else trips)
-    found: Kinds = {}
+    _multiply_executions(flattener, first, 1.0 if trips is None else trips)
+    found: TensorTypes = {}
     for index, output in enumerate(node.output):
         if index + 1 >= len(body.output):
             break
-        kind = _kind(flattener, inner, body.output[index + 1].name)
+        kind = _get_tensor_type(flattener, inner, body.output[index + 1].name)
         if index < len(states):
             if trips == 0:
                 found[output] = flattener.kinds.get(states[index])
             elif index < len(steady) and steady[index]:
                 found[output] = kind
         elif trips is not None:
-            found[output] = _stacked(kind, int(trips), 0)
+            found[output] = _stack_tensor_type(kind, int(trips), 0)
     return found, {}
 
 
-def _trips(
-    flattener: Flattener, inner: Scope, body: onnx.GraphProto, wanted: float | None, start: float | None
+def _count_loop_trips(
+    flattener: GraphFlattener, inner: GraphScope, body: onnx.GraphProto, wanted: float | None, start: float | None
 ) -> float | None:
     """Rounds of a Loop where they are fixed, else ``None``."""
     if (wanted is not None and wanted <= 0) or start == 0:
         return 0.0
     if start is None or not body.output:
         return None
-    keep_going = _scalar(flattener, inner.resolve(body.output[0].name))
+    keep_going = _get_scalar(flattener, inner.resolve(body.output[0].name))
     if keep_going is None:
         return None
     if not keep_going:
@@ -182,12 +184,12 @@ def _trips(
     return wanted if wanted is not None and wanted <= _MAX_TRIPS else None
 
 
-def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node) -> Found:
+def _flatten_scan(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> BodyOutputs:
     """Scan(states..., scans...) with body(states..., slices...) -> (states..., slices...), operator set 9 and later.
 
     Source: https://onnx.ai/onnx/operators/onnx__Scan.html.
     """
-    body = dict(proto_values.subgraphs(node)).get("body")
+    body = dict(proto_values.list_subgraphs(node)).get("body")
     if body is None:
         return {}, {}
     path = f"{node.name}.body"
@@ -195,9 +197,9 @@ def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
     if not isinstance(scans, int) or not 0 < scans <= len(taken.inputs):
         raise GraphError(f"node '{node.name}' (Scan) has the impossible num_scan_inputs {scans}")
     count = len(taken.inputs) - scans
-    axes = _axes(taken, "scan_input_axes", scans)
+    axes = _read_scan_axes(taken, "scan_input_axes", scans)
     formal = [value.name for value in body.input]
-    bound = _bound(flattener, formal[:count], taken.inputs[:count])
+    bound = _map_input_types(flattener, formal[:count], taken.inputs[:count])
     trips: int | None = None
     for name, full, axis in zip(formal[count:], taken.inputs[count:], axes, strict=False):
         tensor = flattener.tensors.get(full)
@@ -205,49 +207,51 @@ def _scan(flattener: Flattener, scope: Scope, node: onnx.NodeProto, taken: Node)
             continue
         dims = list(tensor.shape)
         trips = dims.pop(axis)
-        bound[name] = Kind(flattener.kinds[full].elem_type, tuple(dims))
+        bound[name] = TensorType(flattener.kinds[full].elem_type, tuple(dims))
     outputs = list(body.output)
     first = len(flattener.nodes)
-    inner, steady = _body(flattener, scope, body, path, bound, {}, formal[:count], outputs, taken.multiplicity)
+    inner, steady = _flatten_loop_body(
+        flattener, scope, body, path, bound, {}, formal[:count], outputs, taken.multiplicity
+    )
     if trips is None:
         flattener.warn(f"the number of rounds of '{node.name}' is not known; its body is counted once")
-    _scale(flattener, first, 1.0 if trips is None else float(trips))
-    out_axes = _axes(taken, "scan_output_axes", max(0, len(outputs) - count))
-    found: Kinds = {}
+    _multiply_executions(flattener, first, 1.0 if trips is None else float(trips))
+    out_axes = _read_scan_axes(taken, "scan_output_axes", max(0, len(outputs) - count))
+    found: TensorTypes = {}
     for index, output in enumerate(node.output[: len(outputs)]):
-        kind = _kind(flattener, inner, outputs[index].name)
+        kind = _get_tensor_type(flattener, inner, outputs[index].name)
         if index < count:
             found[output] = kind if index < len(steady) and steady[index] else None
         elif trips is not None and index - count < len(out_axes):
-            found[output] = _stacked(kind, trips, out_axes[index - count])
+            found[output] = _stack_tensor_type(kind, trips, out_axes[index - count])
     return found, {}
 
 
-def _axes(taken: Node, name: str, count: int) -> tuple[int, ...]:
+def _read_scan_axes(taken: Node, name: str, count: int) -> tuple[int, ...]:
     axes = taken.attributes.get(name) or (0,) * count
     if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
         raise GraphError(f"node '{taken.name}' ({taken.op_type}) has malformed {name}")
     return axes
 
 
-def _bound(flattener: Flattener, names: Sequence[str], full: Sequence[str]) -> dict[str, Kind]:
+def _map_input_types(flattener: GraphFlattener, names: Sequence[str], full: Sequence[str]) -> dict[str, TensorType]:
     """Kinds of the tensors passed in, by the body's own names."""
     return {
         name: flattener.kinds[source] for name, source in zip(names, full, strict=False) if source in flattener.kinds
     }
 
 
-def _body(
-    flattener: Flattener,
-    scope: Scope,
+def _flatten_loop_body(
+    flattener: GraphFlattener,
+    scope: GraphScope,
     body: onnx.GraphProto,
     path: str,
-    bound: dict[str, Kind],
-    assume: Values,
+    bound: dict[str, TensorType],
+    assume: ConstantValues,
     states: Sequence[str],
     outputs: Sequence[onnx.ValueInfoProto],
     multiplicity: float,
-) -> tuple[Scope, list[bool]]:
+) -> tuple[GraphScope, list[bool]]:
     """Walk a body that hands states on from round to round.
 
     States are first taken to keep their shape. Where one does not, its shape is dropped and the body walked again, at
@@ -259,10 +263,10 @@ def _body(
     first_node, first_warning = len(flattener.nodes), len(flattener.warnings)
     retried = False
 
-    def walk() -> Scope:
+    def walk() -> GraphScope:
         inner = flattener.open_scope(path, body, scope)
         for name, value in assume.items():
-            flattener.define(inner, name, Kind(9, ()), constant=True, value=value)
+            flattener.define(inner, name, TensorType(9, ()), constant=True, value=value)
         flattener.define_inputs(inner, bound)
         flattener.walk(inner, multiplicity)
         return inner
@@ -270,7 +274,7 @@ def _body(
     def drop(names: Collection[str]) -> None:
         for name in names:
             if name in bound:
-                bound[name] = Kind(bound[name].elem_type, None)
+                bound[name] = TensorType(bound[name].elem_type, None)
 
     if scope.depth >= _MAX_RETRY_DEPTH:
         drop(states)
@@ -278,8 +282,8 @@ def _body(
         inner = walk()
         steady = []
         for name, output in zip(states, outputs, strict=False):
-            before = _kind(flattener, inner, name).dims
-            after = _kind(flattener, inner, output.name).dims
+            before = _get_tensor_type(flattener, inner, name).dims
+            after = _get_tensor_type(flattener, inner, output.name).dims
             steady.append(before is not None and before == after)
         unsteady = {name for name, same in zip(states, steady, strict=False) if not same}
         if not any(name in bound and bound[name].dims is not None for name in unsteady):
@@ -290,20 +294,20 @@ def _body(
         del flattener.warnings[first_warning:]
 
 
-def _scale(flattener: Flattener, first: int, trips: float) -> None:
+def _multiply_executions(flattener: GraphFlattener, first: int, trips: float) -> None:
     """Multiply the executions of every node from ``first`` on: a body and what is nested in it."""
     for index in range(first, len(flattener.nodes)):
         node = flattener.nodes[index]
         flattener.nodes[index] = replace(node, multiplicity=node.multiplicity * trips)
 
 
-def _kind(flattener: Flattener, scope: Scope, name: str) -> Kind:
-    return flattener.kinds.get(scope.resolve(name)) or Kind(0, None)
+def _get_tensor_type(flattener: GraphFlattener, scope: GraphScope, name: str) -> TensorType:
+    return flattener.kinds.get(scope.resolve(name)) or TensorType(0, None)
 
 
-def _stacked(kind: Kind, rounds: int, axis: int) -> Kind | None:
+def _stack_tensor_type(kind: TensorType, rounds: int, axis: int) -> TensorType | None:
     dims = kind.dims
     if dims is None or not -len(dims) - 1 <= axis <= len(dims):
         return None
     at = axis if axis >= 0 else axis + len(dims) + 1
-    return Kind(kind.elem_type, (*dims[:at], rounds, *dims[at:]))
+    return TensorType(kind.elem_type, (*dims[:at], rounds, *dims[at:]))

@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
-from deepen.graph.onnx_reader.proto_values import dtype_name, iter_tensors, mark_weightless, tensor_elements
+from deepen.graph.onnx_reader.proto_values import count_tensor_elements, get_dtype_name, iter_tensors, mark_weightless
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["detach_external_data", "weightless_tensors"]
+__all__ = ["detach_external_data", "list_weightless_tensors"]
 
 _MAX_SMALL_BYTES = SMALL_ELEMENTS * 16  # complex128
 
@@ -38,8 +38,8 @@ def detach_external_data(model: onnx.ModelProto, folder: Path | None) -> tuple[s
     files: dict[str, Path | None] = {}
     unread = 0
     for tensor in iter_tensors(model):
-        elements = tensor_elements(tensor)
-        if not dtype_name(tensor.data_type):
+        elements = count_tensor_elements(tensor)
+        if not get_dtype_name(tensor.data_type):
             raise GraphError(f"tensor '{tensor.name}' has the unknown data type {tensor.data_type}")
         if tensor.data_location != tensor.EXTERNAL:
             if elements and not _has_data(tensor):
@@ -50,10 +50,10 @@ def detach_external_data(model: onnx.ModelProto, folder: Path | None) -> tuple[s
         if location == WEIGHTLESS:
             continue
         if location not in files:
-            files[location] = _inside(location, folder, tensor.name)
+            files[location] = _resolve_location(location, folder, tensor.name)
         data = None
         if elements <= SMALL_ELEMENTS:
-            data = _read(files[location], entries, elements, tensor)
+            data = _read_small_tensor(files[location], entries, elements, tensor)
             unread += data is None
         mark_weightless(tensor)
         if data is not None:
@@ -65,7 +65,7 @@ def detach_external_data(model: onnx.ModelProto, folder: Path | None) -> tuple[s
     return ()
 
 
-def weightless_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+def list_weightless_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Tensors of ``Graph.model`` whose bytes were left out, for a caller who has to put stand-in bytes there."""
     return [
         tensor
@@ -82,7 +82,7 @@ def _has_data(tensor: onnx.TensorProto) -> bool:
     )  # fmt: skip
 
 
-def _inside(location: str, folder: Path | None, name: str) -> Path | None:
+def _resolve_location(location: str, folder: Path | None, name: str) -> Path | None:
     """Resolve a location; ``None`` where there is no folder to look in."""
     problem = f"external data of tensor '{name}' at '{location}' lies outside the model's folder; refusing to follow it"
     if not location or "\0" in location:
@@ -102,14 +102,16 @@ def _inside(location: str, folder: Path | None, name: str) -> Path | None:
     return path
 
 
-def _read(path: Path | None, entries: dict[str, str], elements: int, tensor: onnx.TensorProto) -> bytes | None:
+def _read_small_tensor(
+    path: Path | None, entries: dict[str, str], elements: int, tensor: onnx.TensorProto
+) -> bytes | None:
     """Read one small tensor; ``None`` where the file does not exist."""
     if path is None:
         return None
     name = tensor.name
     try:
         offset = int(entries.get("offset") or 0)
-        length = int(entries["length"]) if entries.get("length") else _nbytes(tensor, elements)
+        length = int(entries["length"]) if entries.get("length") else _compute_tensor_bytes(tensor, elements)
     except ValueError as error:
         raise GraphError(f"external data of tensor '{name}' has a malformed offset or length") from error
     if offset < 0 or not 0 <= length <= _MAX_SMALL_BYTES:
@@ -134,7 +136,7 @@ def _read(path: Path | None, entries: dict[str, str], elements: int, tensor: onn
     return data
 
 
-def _nbytes(tensor: onnx.TensorProto, elements: int) -> int:
+def _compute_tensor_bytes(tensor: onnx.TensorProto, elements: int) -> int:
     from onnx import helper
 
     try:

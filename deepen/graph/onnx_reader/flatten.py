@@ -18,22 +18,22 @@ from numpy.typing import NDArray
 
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import control_flow, proto_values
-from deepen.graph.onnx_reader.constant_folding import NON_DETERMINISTIC, fold, foldable
-from deepen.graph.onnx_reader.operator_schemas import schema
-from deepen.graph.onnx_reader.proto_values import Kind
-from deepen.graph.onnx_reader.shape_checks import contradiction
-from deepen.graph.onnx_reader.shape_inference import Declared, first_line
+from deepen.graph.onnx_reader.constant_folding import NON_DETERMINISTIC, fold_node, is_foldable
+from deepen.graph.onnx_reader.operator_schemas import get_operator_schema
+from deepen.graph.onnx_reader.proto_values import TensorType
+from deepen.graph.onnx_reader.shape_checks import find_shape_contradiction
+from deepen.graph.onnx_reader.shape_inference import DeclaredTypes, shorten_error
 from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS, SMALL_ELEMENTS
-from deepen.graph.types import Node, Tensor
+from deepen.graph.types import Node, TensorInfo
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Flattener", "Scope"]
+__all__ = ["GraphFlattener", "GraphScope"]
 
 
 @dataclass(slots=True)
-class Scope:
+class GraphScope:
     """Names of one graph.
 
     Attributes:
@@ -47,14 +47,14 @@ class Scope:
 
     path: str
     graph: onnx.GraphProto
-    parent: Scope | None
+    parent: GraphScope | None
     names: dict[str, str] = field(default_factory=dict)
-    inferred: dict[str, Kind] = field(default_factory=dict)
+    inferred: dict[str, TensorType] = field(default_factory=dict)
     declared: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
 
     def resolve(self, name: str) -> str:
         """Full name of a tensor read here; empty stays empty."""
-        scope: Scope | None = self
+        scope: GraphScope | None = self
         while scope is not None:
             if name in scope.names:
                 return scope.names[name]
@@ -72,7 +72,7 @@ class Scope:
 
 
 @dataclass(slots=True)
-class Flattener:
+class GraphFlattener:
     """The pass.
 
     Attributes:
@@ -90,16 +90,16 @@ class Flattener:
     """
 
     model: onnx.ModelProto
-    declared: Declared
-    demanding: bool = False
-    tolerant: int = 0
+    declared: DeclaredTypes
+    strict_shapes: bool = False
+    tolerance_depth: int = 0
     opsets: dict[str, int] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    kinds: dict[str, Kind] = field(default_factory=dict)
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+    kinds: dict[str, TensorType] = field(default_factory=dict)
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    _patches: dict[tuple[str, str], tuple[onnx.GraphProto, Kind]] = field(default_factory=dict)
+    _patches: dict[tuple[str, str], tuple[onnx.GraphProto, TensorType]] = field(default_factory=dict)
     _protos: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -116,20 +116,20 @@ class Flattener:
             self.walk(scope, 1.0)
         self.write_back()
 
-    def open_scope(self, path: str, graph: onnx.GraphProto, parent: Scope | None) -> Scope:
+    def open_scope(self, path: str, graph: onnx.GraphProto, parent: GraphScope | None) -> GraphScope:
         """Start a graph: index its inferred types and define its initialisers."""
-        scope = Scope(path, graph, parent, declared=self.declared.get(path, {}))
-        scope.inferred = {value.name: Kind.of(value.type) for value in (*graph.value_info, *graph.output)}
+        scope = GraphScope(path, graph, parent, declared=self.declared.get(path, {}))
+        scope.inferred = {value.name: TensorType.of(value.type) for value in (*graph.value_info, *graph.output)}
         for tensor in graph.initializer:
-            kind = Kind(tensor.data_type, tuple(tensor.dims))
-            self.define(scope, tensor.name, kind, constant=True, value=proto_values.tensor_value(tensor))
+            kind = TensorType(tensor.data_type, tuple(tensor.dims))
+            self.define(scope, tensor.name, kind, constant=True, value=proto_values.read_tensor_value(tensor))
         for sparse in graph.sparse_initializer:
-            kind = Kind(sparse.values.data_type, tuple(sparse.dims))
-            value = proto_values.sparse_value(sparse)
+            kind = TensorType(sparse.values.data_type, tuple(sparse.dims))
+            value = proto_values.read_sparse_value(sparse)
             self.define(scope, sparse.values.name, kind, constant=True, value=value)
         return scope
 
-    def define_inputs(self, scope: Scope, bound: Mapping[str, Kind]) -> None:
+    def define_inputs(self, scope: GraphScope, bound: Mapping[str, TensorType]) -> None:
         """Define the formal inputs of a graph.
 
         Args:
@@ -138,13 +138,13 @@ class Flattener:
         """
         for value in scope.graph.input:
             if value.name not in scope.names:
-                self.define(scope, value.name, _more_known(Kind.of(value.type), bound.get(value.name)))
+                self.define(scope, value.name, _choose_more_specific(TensorType.of(value.type), bound.get(value.name)))
 
     def define(
         self,
-        scope: Scope,
+        scope: GraphScope,
         name: str,
-        kind: Kind | None,
+        kind: TensorType | None,
         *,
         constant: bool = False,
         value: NDArray[Any] | None = None,
@@ -154,36 +154,38 @@ class Flattener:
         self.values.pop(full, None)
         self._protos.pop(full, None)
         self._patches.pop((scope.path, name), None)
-        kind = kind or Kind(0, None)
+        kind = kind or TensorType(0, None)
         self.kinds[full] = kind
         dims = kind.dims
-        if dims and min(dims) < 0:  # `contradiction` has told, or nobody cares
+        if dims and min(dims) < 0:  # `find_shape_contradiction` has told, or nobody cares
             dims = None
         elif dims and prod(dims) > MAX_ELEMENTS:
             raise GraphError(f"tensor '{full}' would have {prod(dims):,} elements; check the input shapes")
         if value is not None:
             self.values[full] = value
-        self.tensors[full] = Tensor(full, dims, proto_values.dtype_name(kind.elem_type), constant or value is not None)
+        self.tensors[full] = TensorInfo(
+            full, dims, proto_values.get_dtype_name(kind.elem_type), constant or value is not None
+        )
         return full
 
-    def walk(self, scope: Scope, multiplicity: float) -> None:
+    def walk(self, scope: GraphScope, multiplicity: float) -> None:
         """Take the nodes of one graph in order."""
         for node in scope.graph.node:
             inputs = tuple(scope.resolve(name) if name else "" for name in node.input)
-            bodies = proto_values.subgraphs(node)
+            bodies = proto_values.list_subgraphs(node)
             taken = Node(
                 name=node.name,
                 op_type=node.op_type,
                 domain=node.domain,
                 inputs=inputs,
                 outputs=tuple(scope.full(name) for name in node.output),
-                attributes=proto_values.attribute_values(node),
+                attributes=proto_values.read_attributes(node),
                 scope=scope.path,
                 multiplicity=multiplicity,
             )
             self.nodes.append(taken)
             if bodies:
-                kinds, known = control_flow.run(self, scope, node, taken)
+                kinds, known = control_flow.flatten_bodies(self, scope, node, taken)
                 values = [known.get(name) for name in node.output]
                 self._define_outputs(scope, node, kinds, constant=False, values=values)
             else:
@@ -196,7 +198,7 @@ class Flattener:
 
     def write_back(self) -> None:
         """Write the shapes found by this pass into the model, for readers of ``Graph.model``."""
-        by_graph: dict[str, tuple[onnx.GraphProto, dict[str, Kind]]] = {}
+        by_graph: dict[str, tuple[onnx.GraphProto, dict[str, TensorType]]] = {}
         for (path, name), (graph, kind) in self._patches.items():
             by_graph.setdefault(path, (graph, {}))[1][name] = kind
         for graph, kinds in by_graph.values():
@@ -206,14 +208,14 @@ class Flattener:
             for name, kind in kinds.items():
                 graph.value_info.add(name=name, type=kind.message())
 
-    def _plain(self, scope: Scope, node: onnx.NodeProto, taken: Node) -> None:
+    def _plain(self, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> None:
         """Define the outputs of a node without bodies."""
         kinds = {name: scope.inferred.get(name) for name in node.output if name}
         incomplete = [name for name, kind in kinds.items() if kind is None or kind.dims is None]
         if incomplete:
             found = self._infer_node(scope, node, taken)
             for name in incomplete:
-                kinds[name] = _more_known(found.get(name), kinds[name])
+                kinds[name] = _choose_more_specific(found.get(name), kinds[name])
             if node.op_type == "Dropout" and len(node.output) == 2 and node.output[1] in incomplete:
                 kinds[node.output[1]] = self._mask(taken)
         values = self._values(node, taken, kinds)
@@ -221,23 +223,23 @@ class Flattener:
             for name, value in zip(node.output, values, strict=False):
                 kind = kinds.get(name)
                 if name in incomplete and kind is not None and kind.elem_type:
-                    kinds[name] = Kind(kind.elem_type, value.shape)
+                    kinds[name] = TensorType(kind.elem_type, value.shape)
         self._define_outputs(scope, node, kinds, constant=self._is_constant(node, taken), values=values)
         self._check(taken, [None if (kind := kinds.get(name)) is None else kind.dims for name in node.output])
 
     def _check(self, taken: Node, shapes: Sequence[tuple[int, ...] | None]) -> None:
-        if taken.domain or self.tolerant:
+        if taken.domain or self.tolerance_depth:
             return
         inputs = [self._dims(name) for name in taken.inputs]
-        problem = contradiction(taken.op_type, taken.attributes, inputs, shapes)
+        problem = find_shape_contradiction(taken.op_type, taken.attributes, inputs, shapes)
         if problem:
             raise GraphError(f"node '{taken.name}' ({taken.op_type}): {problem}")
 
     def _define_outputs(
         self,
-        scope: Scope,
+        scope: GraphScope,
         node: onnx.NodeProto,
-        kinds: Mapping[str, Kind | None],
+        kinds: Mapping[str, TensorType | None],
         *,
         constant: bool,
         values: Sequence[NDArray[Any] | None] | None,
@@ -246,19 +248,19 @@ class Flattener:
             if not name:
                 continue
             before = scope.inferred.get(name)
-            kind = _more_known(kinds.get(name), before)
+            kind = _choose_more_specific(kinds.get(name), before)
             if (kind is None or kind.dims is None) and name in scope.declared:
-                kind = _more_known(Kind.of(scope.declared[name]), kind)
+                kind = _choose_more_specific(TensorType.of(scope.declared[name]), kind)
             self.define(scope, name, kind, constant=constant, value=values[index] if values is not None else None)
             if kind is not None and kind is not before and kind.dims is not None:
                 self._patches[scope.path, name] = (scope.graph, kind)
 
-    def _mask(self, taken: Node) -> Kind | None:
+    def _mask(self, taken: Node) -> TensorType | None:
         """Type of the mask of an old Dropout, which the library infers only from operator set 12 on."""
         source = self.kinds.get(taken.inputs[0]) if taken.inputs else None
         if source is None or source.dims is None:
             return None
-        return Kind(source.elem_type if self.opsets.get("", 1) < 10 else 9, source.dims)
+        return TensorType(source.elem_type if self.opsets.get("", 1) < 10 else 9, source.dims)
 
     def _dims(self, name: str) -> tuple[int, ...] | None:
         return self.tensors[name].shape if name in self.tensors else None
@@ -271,16 +273,18 @@ class Flattener:
             return node.op_type == "Constant" and not node.domain
         return all(name in self.tensors and self.tensors[name].constant for name in read)
 
-    def _values(self, node: onnx.NodeProto, taken: Node, kinds: Mapping[str, Kind | None]) -> list[NDArray[Any]] | None:
+    def _values(
+        self, node: onnx.NodeProto, taken: Node, kinds: Mapping[str, TensorType | None]
+    ) -> list[NDArray[Any]] | None:
         """Values of the outputs, where they are small and do not depend on the input."""
         if node.domain:
             return None
         if node.op_type == "Constant":
-            value = proto_values.constant_value(node)
+            value = proto_values.read_constant_value(node)
             return None if value is None else [value]
         if node.op_type in {"Shape", "Size"}:
             return self._shape_value(taken)
-        if not foldable(node.op_type, node.domain):
+        if not is_foldable(node.op_type, node.domain):
             return None
         inputs: list[NDArray[Any] | None] = []
         for name in taken.inputs:
@@ -288,7 +292,7 @@ class Flattener:
                 return None
             inputs.append(self.values.get(name))
         shapes = [None if (kind := kinds.get(name)) is None else kind.dims for name in node.output]
-        return fold(node, inputs, shapes, self.opsets) if any(value is not None for value in inputs) else None
+        return fold_node(node, inputs, shapes, self.opsets) if any(value is not None for value in inputs) else None
 
     def _shape_value(self, taken: Node) -> list[NDArray[Any]] | None:
         dims = self._dims(taken.inputs[0]) if taken.inputs else None
@@ -298,11 +302,11 @@ class Flattener:
             return [np.array(prod(dims), np.int64)]
         return [np.array(dims[slice(taken.attributes.get("start", 0), taken.attributes.get("end"))], np.int64)]
 
-    def _infer_node(self, scope: Scope, node: onnx.NodeProto, taken: Node) -> dict[str, Kind]:
+    def _infer_node(self, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> dict[str, TensorType]:
         """Infer one node with the values found so far."""
         from onnx import checker, numpy_helper, shape_inference
 
-        found_schema = schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
+        found_schema = get_operator_schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
         if found_schema is None:
             return {}
         kinds: dict[str, onnx.TypeProto] = {}
@@ -322,23 +326,23 @@ class Flattener:
             found = shape_inference.infer_node_outputs(
                 found_schema, node, kinds, data, None, imports, self.model.ir_version
             )
-            return {name: Kind.of(kind) for name, kind in found.items()}
+            return {name: TensorType.of(kind) for name, kind in found.items()}
         except checker.ValidationError as error:
-            raise GraphError(f"node '{node.name}' is malformed: {first_line(error)}") from error
+            raise GraphError(f"node '{node.name}' is malformed: {shorten_error(error)}") from error
         except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-            if self.tolerant:
+            if self.tolerance_depth:
                 return {}
             self._check(taken, [None] * len(taken.outputs))  # the plainer message, where there is one
-            if self.demanding and "ShapeInferenceError" in str(error):
-                message = f"node '{node.name}' cannot take these input shapes: {first_line(error)}"
+            if self.strict_shapes and "ShapeInferenceError" in str(error):
+                message = f"node '{node.name}' cannot take these input shapes: {shorten_error(error)}"
                 raise GraphError(message) from error
             if not any(text.startswith("shape inference") for text in self.warnings):  # the rest follows from the first
-                self.warn(f"shape inference failed at node '{node.name}': {first_line(error)}")
+                self.warn(f"shape inference failed at node '{node.name}': {shorten_error(error)}")
             return {}
 
 
-def _more_known(first: Kind | None, second: Kind | None) -> Kind | None:
+def _choose_more_specific(first: TensorType | None, second: TensorType | None) -> TensorType | None:
     """The type that says more; the first of equals."""
     if first is None or second is None:
         return first or second
-    return first if first.knowledge >= second.knowledge else second
+    return first if first.specificity >= second.specificity else second

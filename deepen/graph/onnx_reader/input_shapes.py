@@ -14,7 +14,7 @@ from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["fix_inputs", "model_inputs", "parse_shape"]
+__all__ = ["fix_input_shapes", "list_model_inputs", "parse_shape"]
 
 _UNNAMED = frozenset({"", "?"})  # PaddlePaddle writes every open dimension as "?", which says nothing about equality
 
@@ -41,14 +41,14 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name.strip(), shape
 
 
-def model_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+def list_model_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """Inputs that are not initialisers (files of IR version 3 list both)."""
     weights = {tensor.name for tensor in graph.initializer}
     weights |= {sparse.values.name for sparse in graph.sparse_initializer}
     return [value for value in graph.input if value.name not in weights]
 
 
-def fix_inputs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]] | None) -> bool:
+def fix_input_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]] | None) -> bool:
     """Give every tensor input a static shape.
 
     A symbol fixed in one input holds for every other input that uses it. A shape may also replace static dimensions
@@ -64,10 +64,10 @@ def fix_inputs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]] | N
     Raises:
         GraphError: If a name is unknown, a shape does not fit its input, or a dimension stays open.
     """
-    inputs = {value.name: value for value in model_inputs(graph)}
+    inputs = {value.name: value for value in list_model_inputs(graph)}
     asked = {name: tuple(int(dim) for dim in shape) for name, shape in (shapes or {}).items()}
     for name, shape in asked.items():
-        _check_asked(name, shape, inputs)
+        _check_requested_shape(name, shape, inputs)
     symbols: dict[str, tuple[int, str]] = {}
     for name, shape in asked.items():
         dims = inputs[name].type.tensor_type.shape.dim
@@ -81,16 +81,16 @@ def fix_inputs(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]] | N
                     )
     replaced = False
     for name, shape in asked.items():
-        replaced = _replace(inputs[name], shape) or replaced
+        replaced = _set_static_shape(inputs[name], shape) or replaced
     for value in inputs.values():
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in symbols:
                 dim.dim_value = symbols[dim.dim_param][0]
-    _check_static(inputs)
+    _check_static_shapes(inputs)
     return replaced
 
 
-def _check_asked(name: str, shape: tuple[int, ...], inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
+def _check_requested_shape(name: str, shape: tuple[int, ...], inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
     if name not in inputs:
         close = difflib.get_close_matches(name, inputs, n=3, cutoff=0.4) or list(inputs)[:5]
         hint = f"its inputs: {', '.join(close)}" if close else "it has no inputs"
@@ -106,11 +106,11 @@ def _check_asked(name: str, shape: tuple[int, ...], inputs: Mapping[str, onnx.Va
     if value.type.tensor_type.HasField("shape") and len(value.type.tensor_type.shape.dim) != len(shape):
         raise GraphError(
             f"shape {text} for input '{name}' has {len(shape)} dimensions but the model declares "
-            f"{len(value.type.tensor_type.shape.dim)} ({_declared(value)})"
+            f"{len(value.type.tensor_type.shape.dim)} ({_format_declared_shape(value)})"
         )
 
 
-def _replace(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> bool:
+def _set_static_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> bool:
     tensor = value.type.tensor_type
     before = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 0 for dim in tensor.shape.dim]
     tensor.ClearField("shape")
@@ -120,8 +120,8 @@ def _replace(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> bool:
     return any(old not in {0, new} for old, new in zip(before, shape, strict=False))
 
 
-def _check_static(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
-    open_inputs = [value for value in inputs.values() if _open_axis(value) is not None]
+def _check_static_shapes(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
+    open_inputs = [value for value in inputs.values() if _find_dynamic_axis(value) is not None]
     if not open_inputs:
         for name, value in inputs.items():
             elements = prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
@@ -129,8 +129,8 @@ def _check_static(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
                 raise GraphError(f"input '{name}' would have {elements:,} elements; the file is damaged")
         return
     first = open_inputs[0]
-    cure = " ".join(f"--shape {value.name}={_example(value)}" for value in open_inputs[:4])
-    axis = _open_axis(first)
+    cure = " ".join(f"--shape {value.name}={_suggest_shape(value)}" for value in open_inputs[:4])
+    axis = _find_dynamic_axis(first)
     if axis == -1:
         raise GraphError(f"input '{first.name}' has no shape; give it one with {cure}")
     dim = first.type.tensor_type.shape.dim[axis or 0]
@@ -138,7 +138,7 @@ def _check_static(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
     raise GraphError(f"input '{first.name}' has {what} (axis {axis}); fix it with {cure}")
 
 
-def _open_axis(value: onnx.ValueInfoProto) -> int | None:
+def _find_dynamic_axis(value: onnx.ValueInfoProto) -> int | None:
     """First axis that is not static; -1 where even the rank is open; ``None`` where all is well."""
     if not value.type.HasField("tensor_type"):
         return None
@@ -150,12 +150,12 @@ def _open_axis(value: onnx.ValueInfoProto) -> int | None:
     return None
 
 
-def _declared(value: onnx.ValueInfoProto) -> str:
+def _format_declared_shape(value: onnx.ValueInfoProto) -> str:
     dims = value.type.tensor_type.shape.dim
     return "x".join(dim.dim_param or str(dim.dim_value or "?") for dim in dims) or "scalar"
 
 
-def _example(value: onnx.ValueInfoProto) -> str:
+def _suggest_shape(value: onnx.ValueInfoProto) -> str:
     """A shape of the right form to start from."""
     if not value.type.tensor_type.HasField("shape"):
         return f"1x{_EXAMPLE_CHANNELS}x{_EXAMPLE_PIXELS}x{_EXAMPLE_PIXELS}"

@@ -8,20 +8,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
-from deepen.graph.onnx_reader.proto_values import subgraphs
-from deepen.graph.onnx_reader.shape_inference import first_line
+from deepen.graph.onnx_reader.proto_values import list_subgraphs
+from deepen.graph.onnx_reader.shape_inference import shorten_error
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["prepare"]
+__all__ = ["normalise_model"]
 
 _MAX_NODES = 1_000_000
 _MAX_CALL_DEPTH = 100
 _MAX_VERSION = 10_000
 
 
-def prepare(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def normalise_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Bring a parsed model into the one form everything else relies on.
 
     Local functions are inlined; the domain ``ai.onnx`` is written as empty; every node has a unique name (nodes in
@@ -45,9 +45,9 @@ def prepare(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         model.opset_import.add(domain="", version=1)  # IR versions 1 and 2 had no other
     warnings: tuple[str, ...] = ()
     if model.functions:
-        model, warnings = _inline(model)
-    _name(model.graph, "", set())
-    _check(model.graph, [])
+        model, warnings = _inline_functions(model)
+    _name_nodes(model.graph, "", set())
+    _check_references(model.graph, [])
     return model, warnings
 
 
@@ -59,14 +59,14 @@ def _check_opsets(opsets: Iterable[onnx.OperatorSetIdProto]) -> None:
             raise GraphError(f"operator set '{opset.domain or 'ai.onnx'}' has the impossible version {opset.version}")
 
 
-def _walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+def _iter_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
     for node in nodes:
         yield node
-        for _, body in subgraphs(node):
-            yield from _walk_nodes(body.node)
+        for _, body in list_subgraphs(node):
+            yield from _iter_nodes(body.node)
 
 
-def _inline(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def _inline_functions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     from onnx import checker, inliner, shape_inference
 
     sizes: dict[tuple[str, str, str], int | None] = {}
@@ -74,7 +74,7 @@ def _inline(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
 
     def expanded(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
         total = 0
-        for node in _walk_nodes(nodes):
+        for node in _iter_nodes(nodes):
             key = (node.domain, node.op_type, node.overload)
             total += size(key, depth + 1) if key in functions else 1
         return total
@@ -106,7 +106,7 @@ def _inline(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     try:
         inlined = inliner.inline_local_functions(model)
     except failures as error:
-        raise GraphError(f"local functions cannot be inlined: {first_line(error)}") from error
+        raise GraphError(f"local functions cannot be inlined: {shorten_error(error)}") from error
     if inlined.functions:  # they are written for another operator set
         with suppress(*failures):  # converting is an attempt; what cannot be converted is reported below
             inlined = inliner.inline_local_functions(model, convert_version=True)
@@ -116,7 +116,7 @@ def _inline(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     return inlined, ()
 
 
-def _name(graph: onnx.GraphProto, scope: str, used: set[str]) -> None:
+def _name_nodes(graph: onnx.GraphProto, scope: str, used: set[str]) -> None:
     """Give every node a unique name; the first bearer of a name keeps it."""
     prefix = f"{scope}/" if scope else ""
     unnamed: list[tuple[int, onnx.NodeProto]] = []
@@ -142,11 +142,11 @@ def _name(graph: onnx.GraphProto, scope: str, used: set[str]) -> None:
         used.add(name)
         node.name = name
     for node in graph.node:
-        for attribute, body in subgraphs(node):
-            _name(body, f"{node.name}.{attribute}", used)
+        for attribute, body in list_subgraphs(node):
+            _name_nodes(body, f"{node.name}.{attribute}", used)
 
 
-def _check(graph: onnx.GraphProto, outer: Sequence[set[str]]) -> None:
+def _check_references(graph: onnx.GraphProto, outer: Sequence[set[str]]) -> None:
     """Check references and bring nodes into topological order, in this graph and its bodies.
 
     Args:
@@ -172,7 +172,7 @@ def _check(graph: onnx.GraphProto, outer: Sequence[set[str]]) -> None:
             if name in writer or name in defined:
                 raise GraphError(f"tensor '{name}' is written twice (by node '{node.name}')")
             writer[name] = index
-    reads = [_reads(node) for node in graph.node]
+    reads = [_list_reads(node) for node in graph.node]
     in_order = True
     for index, names in enumerate(reads):
         for name in names:
@@ -183,34 +183,34 @@ def _check(graph: onnx.GraphProto, outer: Sequence[set[str]]) -> None:
             elif not any(name in scope for scope in outer):
                 raise GraphError(f"node '{graph.node[index].name}' reads tensor '{name}', which nothing defines")
     if not in_order:
-        _sort(graph, reads, writer)
+        _sort_topologically(graph, reads, writer)
     visible = [*outer, defined | writer.keys()]
     for value in graph.output:
         if value.name and not any(value.name in scope for scope in visible):
             raise GraphError(f"output '{value.name}' is written by no node")
     for node in graph.node:
-        for _, body in subgraphs(node):
-            _check(body, visible)
+        for _, body in list_subgraphs(node):
+            _check_references(body, visible)
 
 
-def _reads(node: onnx.NodeProto) -> list[str]:
+def _list_reads(node: onnx.NodeProto) -> list[str]:
     """Tensors of its graph that a node needs, those its bodies take from around them included."""
     names = [name for name in node.input if name]
-    for _, body in subgraphs(node):
-        names += _free_names(body)
+    for _, body in list_subgraphs(node):
+        names += _list_free_names(body)
     return names
 
 
-def _free_names(graph: onnx.GraphProto) -> list[str]:
+def _list_free_names(graph: onnx.GraphProto) -> list[str]:
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     own |= {sparse.values.name for sparse in graph.sparse_initializer}
     own |= {name for node in graph.node for name in node.output}
-    names = [name for node in graph.node for name in _reads(node)]
+    names = [name for node in graph.node for name in _list_reads(node)]
     names += [value.name for value in graph.output if value.name]
     return [name for name in dict.fromkeys(names) if name not in own]
 
 
-def _sort(graph: onnx.GraphProto, reads: list[list[str]], writer: dict[str, int]) -> None:
+def _sort_topologically(graph: onnx.GraphProto, reads: list[list[str]], writer: dict[str, int]) -> None:
     """Kahn's algorithm; among nodes that are ready the one that comes first in the file goes first."""
     waiting = [0] * len(reads)
     readers: list[list[int]] = [[] for _ in reads]

@@ -13,11 +13,11 @@ from deepen.graph.onnx_reader.proto_values import iter_graphs
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["check_nodes", "schema"]
+__all__ = ["check_operator_schemas", "get_operator_schema"]
 
 
 @lru_cache(maxsize=512)
-def schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
+def get_operator_schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
     """Schema of an operator at an operator-set version; ``None`` where ``onnx`` knows none.
 
     Raises:
@@ -34,7 +34,7 @@ def schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
+class _OperatorSignature:
     inputs: range
     outputs: range
     required: frozenset[str]
@@ -42,11 +42,11 @@ class _Rules:
 
 
 @lru_cache(maxsize=512)
-def _rules(op_type: str, version: int, domain: str) -> _Rules | None:
-    found = schema(op_type, version, domain)
+def _get_operator_signature(op_type: str, version: int, domain: str) -> _OperatorSignature | None:
+    found = get_operator_schema(op_type, version, domain)
     if found is None:
         return None
-    return _Rules(
+    return _OperatorSignature(
         range(found.min_input, found.max_input + 1),
         range(found.min_output, found.max_output + 1),
         frozenset(name for name, attribute in found.attributes.items() if attribute.required),
@@ -54,7 +54,7 @@ def _rules(op_type: str, version: int, domain: str) -> _Rules | None:
     )
 
 
-def check_nodes(model: onnx.ModelProto) -> None:
+def check_operator_schemas(model: onnx.ModelProto) -> None:
     """Check numbers of inputs and outputs, and required attributes and their types, of every node with a schema.
 
     Shape inference takes these for granted and fails in odd ways where they do not hold.
@@ -65,13 +65,13 @@ def check_nodes(model: onnx.ModelProto) -> None:
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     for graph in iter_graphs(model.graph):
         for node in graph.node:
-            rules = _rules(node.op_type, opsets.get(node.domain, 1), node.domain)
-            problem = rules and _problem(node, rules)
+            rules = _get_operator_signature(node.op_type, opsets.get(node.domain, 1), node.domain)
+            problem = rules and _find_signature_problem(node, rules)
             if problem:
                 raise GraphError(f"node '{node.name}' ({node.op_type}) is malformed: {problem}")
 
 
-def _problem(node: onnx.NodeProto, rules: _Rules) -> str | None:
+def _find_signature_problem(node: onnx.NodeProto, rules: _OperatorSignature) -> str | None:
     for what, count, allowed in (
         ("inputs", len(node.input), rules.inputs),
         ("outputs", len(node.output), rules.outputs),

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
-    "Kind",
-    "attribute_value",
-    "attribute_values",
-    "constant_value",
-    "dtype_name",
+    "TensorType",
+    "count_tensor_elements",
+    "get_dtype_name",
     "iter_graphs",
     "iter_tensors",
+    "list_subgraphs",
     "mark_weightless",
-    "sparse_value",
-    "subgraphs",
-    "tensor_elements",
-    "tensor_value",
+    "read_attribute_value",
+    "read_attributes",
+    "read_constant_value",
+    "read_sparse_value",
+    "read_tensor_value",
 ]
 
 
@@ -38,19 +38,19 @@ _RAW_DTYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2"
 
 
 @cache
-def _dtype_names() -> dict[int, str]:
+def _map_dtype_names() -> dict[int, str]:
     import onnx
 
     names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items() if number}
     return {**names, onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
 
 
-def dtype_name(elem_type: int) -> str:
+def get_dtype_name(elem_type: int) -> str:
     """Name of a ``TensorProto.DataType`` as ``DTYPE_BYTES`` has it; empty for undefined or unknown numbers."""
-    return _dtype_names().get(elem_type, "")
+    return _map_dtype_names().get(elem_type, "")
 
 
-def dims_of(type_proto: onnx.TypeProto) -> tuple[int, ...] | None:
+def read_static_shape(type_proto: onnx.TypeProto) -> tuple[int, ...] | None:
     """Static shape of a tensor type; ``None`` where a dimension is missing or it is no tensor.
 
     A negative dimension comes back as it is: it is a contradiction for the caller to report.
@@ -68,7 +68,7 @@ def dims_of(type_proto: onnx.TypeProto) -> tuple[int, ...] | None:
 
 
 @dataclass(slots=True)
-class Kind:
+class TensorType:
     """Type of a tensor, decoded.
 
     Attributes:
@@ -82,23 +82,23 @@ class Kind:
     proto: onnx.TypeProto | None = None
 
     @classmethod
-    def of(cls, proto: onnx.TypeProto) -> Kind:
+    def of(cls, proto: onnx.TypeProto) -> TensorType:
         """Decode a message."""
-        return cls(proto.tensor_type.elem_type, dims_of(proto), proto)
+        return cls(proto.tensor_type.elem_type, read_static_shape(proto), proto)
 
     @property
-    def knowledge(self) -> int:
+    def specificity(self) -> int:
         """How much is known, to choose between two."""
         return 2 * (self.dims is not None) + bool(self.elem_type)
 
     def message(self) -> onnx.TypeProto:
         """The type as a message."""
         if self.proto is None:
-            self.proto = tensor_type(self.elem_type, self.dims)
+            self.proto = make_type_proto(self.elem_type, self.dims)
         return self.proto
 
 
-def tensor_type(elem_type: int, dims: tuple[int, ...] | None) -> onnx.TypeProto:
+def make_type_proto(elem_type: int, dims: tuple[int, ...] | None) -> onnx.TypeProto:
     """Make a tensor type; without ``dims`` of unknown rank."""
     import onnx
 
@@ -112,7 +112,7 @@ def tensor_type(elem_type: int, dims: tuple[int, ...] | None) -> onnx.TypeProto:
     return made
 
 
-def tensor_elements(tensor: onnx.TensorProto) -> int:
+def count_tensor_elements(tensor: onnx.TensorProto) -> int:
     """Number of elements by the dimensions.
 
     Raises:
@@ -129,7 +129,7 @@ def tensor_elements(tensor: onnx.TensorProto) -> int:
 
 
 def mark_weightless(tensor: onnx.TensorProto) -> None:
-    """Leave the data of a tensor out and say so, as :func:`deepen.graph.onnx_reader.without_weights.skim` does."""
+    """Leave the data of a tensor out and say so, as :func:`deepen.graph.onnx_reader.without_weights.strip_weights` does."""
     for name in ("raw_data", "float_data", "int32_data", "int64_data", "string_data", "double_data", "uint64_data"):
         tensor.ClearField(name)
     del tensor.external_data[:]
@@ -137,7 +137,7 @@ def mark_weightless(tensor: onnx.TensorProto) -> None:
     tensor.external_data.add(key="location", value=WEIGHTLESS)
 
 
-def tensor_value(tensor: onnx.TensorProto) -> NDArray[Any] | None:
+def read_tensor_value(tensor: onnx.TensorProto) -> NDArray[Any] | None:
     """Value of a small tensor held in the file; ``None`` for a large or weightless one.
 
     Raises:
@@ -145,7 +145,7 @@ def tensor_value(tensor: onnx.TensorProto) -> NDArray[Any] | None:
     """
     from onnx import numpy_helper
 
-    if tensor.data_location == tensor.EXTERNAL or tensor_elements(tensor) > SMALL_ELEMENTS:
+    if tensor.data_location == tensor.EXTERNAL or count_tensor_elements(tensor) > SMALL_ELEMENTS:
         return None
     try:
         raw = _RAW_DTYPES.get(tensor.data_type)
@@ -156,7 +156,7 @@ def tensor_value(tensor: onnx.TensorProto) -> NDArray[Any] | None:
         raise GraphError(f"tensor '{tensor.name}' cannot be read: {error}") from error
 
 
-def sparse_value(sparse: onnx.SparseTensorProto) -> NDArray[Any] | None:
+def read_sparse_value(sparse: onnx.SparseTensorProto) -> NDArray[Any] | None:
     """Dense value of a small sparse tensor (ONNX IR: linear or per-axis indices)."""
     elements = 1
     for dim in sparse.dims:
@@ -165,7 +165,7 @@ def sparse_value(sparse: onnx.SparseTensorProto) -> NDArray[Any] | None:
         elements *= dim
     if elements > SMALL_ELEMENTS:
         return None
-    values, indices = tensor_value(sparse.values), tensor_value(sparse.indices)
+    values, indices = read_tensor_value(sparse.values), read_tensor_value(sparse.indices)
     if values is None or indices is None:
         return None
     dense = np.zeros(elements, values.dtype)
@@ -178,11 +178,11 @@ def sparse_value(sparse: onnx.SparseTensorProto) -> NDArray[Any] | None:
         raise GraphError(f"sparse tensor '{sparse.values.name}' cannot be read: {error}") from error
 
 
-def _text(raw: bytes) -> str:
+def _decode_bytes(raw: bytes) -> str:
     return raw.decode(errors="replace")
 
 
-def _undeclared_type(attribute: onnx.AttributeProto) -> int:
+def _infer_attribute_type(attribute: onnx.AttributeProto) -> int:
     """Type of an attribute of a file so old (IR version 1) that it does not say."""
     for name, number in (("f", 1), ("i", 2), ("s", 3), ("t", 4), ("g", 5)):
         if attribute.HasField(name):
@@ -193,48 +193,48 @@ def _undeclared_type(attribute: onnx.AttributeProto) -> int:
     return 0
 
 
-def attribute_value(attribute: onnx.AttributeProto) -> Any:
+def read_attribute_value(attribute: onnx.AttributeProto) -> Any:
     """Plain value of an attribute.
 
     Returns:
         int, float, str, a tuple of these, an array for a small tensor; ``None`` for large tensors, sub-graphs, types.
     """
-    kind = attribute.type or _undeclared_type(attribute)
+    kind = attribute.type or _infer_attribute_type(attribute)
     match kind:
         case 1:
             return attribute.f
         case 2:
             return attribute.i
         case 3:
-            return _text(attribute.s)
+            return _decode_bytes(attribute.s)
         case 4:
-            return tensor_value(attribute.t)
+            return read_tensor_value(attribute.t)
         case 6:
             return tuple(attribute.floats)
         case 7:
             return tuple(attribute.ints)
         case 8:
-            return tuple(_text(raw) for raw in attribute.strings)
+            return tuple(_decode_bytes(raw) for raw in attribute.strings)
         case 9:
-            return tuple(tensor_value(tensor) for tensor in attribute.tensors)
+            return tuple(read_tensor_value(tensor) for tensor in attribute.tensors)
         case 11:
-            return sparse_value(attribute.sparse_tensor)
+            return read_sparse_value(attribute.sparse_tensor)
         case 12:
-            return tuple(sparse_value(sparse) for sparse in attribute.sparse_tensors)
+            return tuple(read_sparse_value(sparse) for sparse in attribute.sparse_tensors)
         case _:
             return None
 
 
-def attribute_values(node: onnx.NodeProto) -> dict[str, Any]:
+def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Attributes of a node as plain values, sub-graphs left out."""
     return {
-        attribute.name: attribute_value(attribute)
+        attribute.name: read_attribute_value(attribute)
         for attribute in node.attribute
         if not (attribute.HasField("g") or attribute.graphs)
     }
 
 
-def constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
+def read_constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
     """Value of a ``Constant`` node in any of its forms, if small."""
     dtypes: dict[str, Any] = {
         "value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32,
@@ -242,10 +242,10 @@ def constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
     }  # fmt: skip
     for attribute in node.attribute:
         if attribute.name in {"value", "sparse_value"}:
-            value = attribute_value(attribute)
+            value = read_attribute_value(attribute)
             return value if isinstance(value, np.ndarray) else None
         if attribute.name in dtypes:
-            value = attribute_value(attribute)
+            value = read_attribute_value(attribute)
             if value is None or (isinstance(value, tuple) and len(value) > SMALL_ELEMENTS):
                 return None
             try:
@@ -258,7 +258,7 @@ def constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
 _WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # the standard operators with graph attributes
 
 
-def subgraphs(node: onnx.NodeProto) -> list[tuple[str, onnx.GraphProto]]:
+def list_subgraphs(node: onnx.NodeProto) -> list[tuple[str, onnx.GraphProto]]:
     """Bodies of a node by attribute name (``name[i]`` where an attribute holds several)."""
     found: list[tuple[str, onnx.GraphProto]] = []
     if node.op_type not in _WITH_BODIES and node.domain in _STANDARD_DOMAINS:
@@ -275,11 +275,11 @@ def iter_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and every body below it."""
     yield graph
     for node in graph.node:
-        for _, body in subgraphs(node):
+        for _, body in list_subgraphs(node):
             yield from iter_graphs(body)
 
 
-def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+def _iter_node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
     for attribute in node.attribute:
         if attribute.HasField("t"):
             yield attribute.t
@@ -295,12 +295,12 @@ def iter_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     graphs = list(iter_graphs(model.graph))
     for function in model.functions:
         for node in function.node:
-            yield from _node_tensors(node)
-            for _, body in subgraphs(node):
+            yield from _iter_node_tensors(node)
+            for _, body in list_subgraphs(node):
                 graphs += iter_graphs(body)
     for graph in graphs:
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
         for node in graph.node:
-            yield from _node_tensors(node)
+            yield from _iter_node_tensors(node)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-__all__ = ["contradiction"]
+__all__ = ["find_shape_contradiction"]
 
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 
 _Dims = tuple[int, ...] | None
 
 
-def contradiction(
+def find_shape_contradiction(
     op_type: str, attributes: Mapping[str, Any], inputs: Sequence[_Dims], outputs: Sequence[_Dims]
 ) -> str | None:
     """Say why a standard operator cannot run on these shapes.
@@ -29,25 +29,25 @@ def contradiction(
     """
     for dims in outputs:
         if dims is not None and any(dim < 0 for dim in dims):
-            return f"its output would have the shape {_text(dims)}; the input is too small"
+            return f"its output would have the shape {_format_dims(dims)}; the input is too small"
     if op_type in _POOLS and inputs:
-        return _window(attributes, inputs[0], attributes.get("kernel_shape", ()))
+        return _check_window(attributes, inputs[0], attributes.get("kernel_shape", ()))
     match op_type:
         case "Conv" | "ConvInteger":
-            return _conv(attributes, inputs[:2])
+            return _check_conv(attributes, inputs[:2])
         case "QLinearConv":
-            return _conv(attributes, (inputs[0], inputs[3])) if len(inputs) > 3 else None
+            return _check_conv(attributes, (inputs[0], inputs[3])) if len(inputs) > 3 else None
         case "Gemm":
-            return _gemm(attributes, inputs)
+            return _check_gemm(attributes, inputs)
         case "MatMul" | "MatMulInteger":
-            return _matmul(inputs)
+            return _check_matmul(inputs)
         case "Reshape" if inputs and outputs and inputs[0] is not None and outputs[0] is not None:
             if prod(inputs[0]) != prod(outputs[0]):
-                return f"{_text(inputs[0])} cannot become {_text(outputs[0])}"
+                return f"{_format_dims(inputs[0])} cannot become {_format_dims(outputs[0])}"
     return None
 
 
-def _window(attributes: Mapping[str, Any], data: _Dims, kernel: Sequence[int]) -> str | None:
+def _check_window(attributes: Mapping[str, Any], data: _Dims, kernel: Sequence[int]) -> str | None:
     """Whether a window fits into the padded input; inference rounds towards zero and lets it pass."""
     if data is None or attributes.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID"} or attributes.get("ceil_mode"):
         return None
@@ -59,13 +59,11 @@ def _window(attributes: Mapping[str, Any], data: _Dims, kernel: Sequence[int]) -
     for axis in range(rank):
         padded = data[2 + axis] + pads[axis] + pads[rank + axis]
         if (kernel[axis] - 1) * dilations[axis] + 1 > padded:
-            return (
-                f"its window {_text(tuple(kernel))} does not fit into the input {_text(data)}; the input is too small"
-            )
+            return f"its window {_format_dims(tuple(kernel))} does not fit into the input {_format_dims(data)}; the input is too small"
     return None
 
 
-def _conv(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
+def _check_conv(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
     if len(inputs) < 2:
         return None
     data, weight = inputs
@@ -75,11 +73,11 @@ def _conv(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
     if len(data) != len(weight):
         return f"an input of {len(data)} dimensions does not fit a weight of {len(weight)}"
     if data[1] != weight[1] * groups:
-        return f"{data[1]} input channels do not fit the weight {_text(weight)} with {groups} groups"
-    return _window(attributes, data, weight[2:])
+        return f"{data[1]} input channels do not fit the weight {_format_dims(weight)} with {groups} groups"
+    return _check_window(attributes, data, weight[2:])
 
 
-def _gemm(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
+def _check_gemm(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
     if len(inputs) < 2:
         return None
     a, b = inputs[:2]
@@ -87,18 +85,18 @@ def _gemm(attributes: Mapping[str, Any], inputs: Sequence[_Dims]) -> str | None:
         return None
     k_a = a[0] if attributes.get("transA") else a[1]
     k_b = b[1] if attributes.get("transB") else b[0]
-    return None if k_a == k_b else f"{_text(a)} and {_text(b)} cannot be multiplied"
+    return None if k_a == k_b else f"{_format_dims(a)} and {_format_dims(b)} cannot be multiplied"
 
 
-def _matmul(inputs: Sequence[_Dims]) -> str | None:
+def _check_matmul(inputs: Sequence[_Dims]) -> str | None:
     if len(inputs) < 2:
         return None
     a, b = inputs[:2]
     if not a or not b:
         return None
     k_b = b[-2] if len(b) > 1 else b[0]
-    return None if a[-1] == k_b else f"{_text(a)} and {_text(b)} cannot be multiplied"
+    return None if a[-1] == k_b else f"{_format_dims(a)} and {_format_dims(b)} cannot be multiplied"
 
 
-def _text(dims: tuple[int, ...]) -> str:
+def _format_dims(dims: tuple[int, ...]) -> str:
     return "x".join(map(str, dims)) or "scalar"

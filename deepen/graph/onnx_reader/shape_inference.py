@@ -6,20 +6,20 @@ import re
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
-from deepen.graph.onnx_reader.proto_values import subgraphs
+from deepen.graph.onnx_reader.proto_values import list_subgraphs
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Declared", "first_line", "infer", "one_line", "take_declared"]
+__all__ = ["DeclaredTypes", "extract_declared_types", "infer_model_shapes", "shorten_error", "shorten_text"]
 
-Declared = dict[str, dict[str, "onnx.TypeProto"]]
+DeclaredTypes = dict[str, dict[str, "onnx.TypeProto"]]
 """Types by scope and tensor name, as the file declares them."""
 
 _STATEFUL = frozenset({"Loop", "Scan"})
 
 
-def take_declared(graph: onnx.GraphProto, scope: str = "", *, stateful: bool = False) -> Declared:
+def extract_declared_types(graph: onnx.GraphProto, scope: str = "", *, stateful: bool = False) -> DeclaredTypes:
     """Take declared shapes out of a graph, so that inference starts from the inputs alone.
 
     Exporters write stale or symbolic shapes; inference then stops at the contradiction. What inference cannot find
@@ -33,22 +33,22 @@ def take_declared(graph: onnx.GraphProto, scope: str = "", *, stateful: bool = F
     types: dict[str, onnx.TypeProto] = {}
     for value in (*graph.value_info, *graph.output):
         types[value.name] = type(value.type).FromString(value.type.SerializeToString())
-    declared: Declared = {scope: types}
+    declared: DeclaredTypes = {scope: types}
     del graph.value_info[:]
     for value in (*graph.output, *(graph.input if stateful else ())):
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     for node in graph.node:
-        for name, body in subgraphs(node):
-            declared |= take_declared(body, f"{node.name}.{name}", stateful=node.op_type in _STATEFUL)
+        for name, body in list_subgraphs(node):
+            declared |= extract_declared_types(body, f"{node.name}.{name}", stateful=node.op_type in _STATEFUL)
     return declared
 
 
-def infer(model: onnx.ModelProto) -> onnx.ModelProto:
+def infer_model_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Infer the shapes of a whole model.
 
     Not strictly: what one node makes impossible stays unknown behind it, and
-    :class:`~deepen.graph.onnx_reader.flatten.Flattener` then says which node it was.
+    :class:`~deepen.graph.onnx_reader.flatten.GraphFlattener` then says which node it was.
 
     Args:
         model: With static inputs.
@@ -64,16 +64,16 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return shape_inference.infer_shapes(model)
     except shape_inference.InferenceError as error:
-        raise GraphError(f"shapes cannot be inferred: {first_line(error)}") from error
+        raise GraphError(f"shapes cannot be inferred: {shorten_error(error)}") from error
 
 
-def first_line(error: BaseException) -> str:
+def shorten_error(error: BaseException) -> str:
     """Message of a third party's error as one short line."""
     text = re.sub(r"^\S+:\d+: \w+: Assertion `[^`]*` failed: ", "", str(error))  # source positions in onnx itself
-    return one_line(text or type(error).__name__, 200)
+    return shorten_text(text or type(error).__name__, 200)
 
 
-def one_line(text: str, limit: int = 600) -> str:
+def shorten_text(text: str, limit: int = 600) -> str:
     """Text as one printable line: names out of a damaged file can hold anything, at any length."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -16,7 +16,7 @@ from math import prod
 
 from deepen.errors import GraphError
 
-__all__ = ["MAX_ELEMENTS", "SMALL_ELEMENTS", "WEIGHTLESS", "skim"]
+__all__ = ["MAX_ELEMENTS", "SMALL_ELEMENTS", "WEIGHTLESS", "strip_weights"]
 
 WEIGHTLESS = "deepen-weightless"
 """``external_data`` location of a tensor whose bytes were left out."""
@@ -55,7 +55,7 @@ _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12
 _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
 
 
-def skim(data: _Buffer) -> bytes:
+def strip_weights(data: _Buffer) -> bytes:
     """Copy a serialised ``ModelProto`` without the data of its large tensors.
 
     Args:
@@ -69,7 +69,7 @@ def skim(data: _Buffer) -> bytes:
             does not fit its dimensions.
     """
     view = memoryview(data)
-    walk = _Walk(view)
+    walk = _WeightStripper(view)
     skimmed = walk.message(0, len(view), "model", 0)
     if skimmed is None:
         walk.count(len(view))
@@ -86,18 +86,18 @@ def _encode_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _length_delimited(number: int, payload: bytes) -> bytes:
+def _encode_length_delimited(number: int, payload: bytes) -> bytes:
     return _encode_varint(number << 3 | 2) + _encode_varint(len(payload)) + payload
 
 
 # data_location = EXTERNAL and external_data = [{key: "location", value: WEIGHTLESS}]
-_MARK = bytes((_DATA_LOCATION << 3, 1)) + _length_delimited(
-    _EXTERNAL_DATA, _length_delimited(1, b"location") + _length_delimited(2, WEIGHTLESS.encode())
+_MARK = bytes((_DATA_LOCATION << 3, 1)) + _encode_length_delimited(
+    _EXTERNAL_DATA, _encode_length_delimited(1, b"location") + _encode_length_delimited(2, WEIGHTLESS.encode())
 )
 
 
 @dataclass(slots=True)
-class _Walk:
+class _WeightStripper:
     """One pass over one file.
 
     Attributes:
@@ -178,7 +178,7 @@ class _Walk:
                     replaced = self.message(payload, after, child, depth + 1)
                 if replaced is not None:
                     self.count(position - kept)
-                    parts += (view[kept:position], _length_delimited(number, replaced))
+                    parts += (view[kept:position], _encode_length_delimited(number, replaced))
                     kept = after
             position = after
         if position > end:
@@ -215,13 +215,13 @@ class _Walk:
             position = after
         elements = prod(dims)
         if any(dim >= 1 << 63 for dim in dims) or elements > MAX_ELEMENTS:
-            raise GraphError(f"tensor '{name}' has impossible dimensions {_signed(dims)}")
+            raise GraphError(f"tensor '{name}' has impossible dimensions {_format_signed_dims(dims)}")
         if elements <= SMALL_ELEMENTS or not has_data:
             return None
         bits = _BITS.get(data_type)
         if raw_bytes >= 0 and bits is not None and raw_bytes != (elements * bits + 7) // 8:
             raise GraphError(
-                f"tensor '{name}' of shape {_signed(dims)} needs {(elements * bits + 7) // 8:,} bytes "
+                f"tensor '{name}' of shape {_format_signed_dims(dims)} needs {(elements * bits + 7) // 8:,} bytes "
                 f"but the file holds {raw_bytes:,}; the file is damaged"
             )
         self.count(sum(map(len, kept)))
@@ -239,5 +239,5 @@ class _Walk:
         return values
 
 
-def _signed(dims: list[int]) -> str:
+def _format_signed_dims(dims: list[int]) -> str:
     return "x".join(str(dim - (1 << 64) if dim >= 1 << 63 else dim) for dim in dims) or "scalar"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deepen.graph.types import Tensor
+from deepen.graph.types import TensorInfo
 from deepen.kernels.families.catalog import check_params
 from deepen.kernels.families.definition import TensorSpec
 from deepen.kernels.families.registry import get_family_definition
@@ -36,8 +36,8 @@ def make_kernel_from_params(family: str, params: Mapping[str, Any], name: str = 
     item.check(given)
     layout = item.layout(given)
 
-    def tensors(specs: tuple[TensorSpec, ...], constant: bool = False) -> tuple[Tensor, ...]:
-        return tuple(Tensor(spec.name, spec.shape, spec.dtype, constant) for spec in specs)
+    def tensors(specs: tuple[TensorSpec, ...], constant: bool = False) -> tuple[TensorInfo, ...]:
+        return tuple(TensorInfo(spec.name, spec.shape, spec.dtype, constant) for spec in specs)
 
     name = name or f"{family}-{hash_params(family, given)}"
     return Kernel(

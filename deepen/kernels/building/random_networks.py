@@ -332,10 +332,10 @@ def _draw_network(style: str, seed: list[int], width: float, *, dry: bool = Fals
 
 def _list_kernel_keys(model: onnx.ModelProto) -> frozenset[str]:
     """Kernel keys of a model as ONNX Runtime splits it."""
-    from deepen.graph import from_model
+    from deepen.graph import load_graph_from_proto
     from deepen.kernels.splitting.split import split_graph
 
-    return frozenset(kernel.key for kernel in split_graph(from_model(model)).kernels)
+    return frozenset(kernel.key for kernel in split_graph(load_graph_from_proto(model)).kernels)
 
 
 def get_network_name(index: int) -> str:

@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from deepen.errors import ConfigError
-from deepen.graph.types import DTYPE_BYTES, Graph, Node, Tensor, value_scalar
+from deepen.graph.types import DTYPE_BYTES, Graph, Node, TensorInfo, get_scalar_value
 
 if TYPE_CHECKING:
     from deepen.kernels.families.onnx_writer import KernelModelWriter
@@ -146,8 +146,8 @@ class NodeGroup:
 
     nodes: tuple[Node, ...]
     graph: Graph
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
     runtime_ops: tuple[str, ...] = ()
     compute: tuple[Node, ...] = field(init=False)
 
@@ -198,7 +198,7 @@ class NodeGroup:
 
     def scalar(self, name: str) -> float | None:
         """Value of a constant with exactly one element, else ``None``."""
-        return value_scalar(self.graph.values, name)
+        return get_scalar_value(self.graph.values, name)
 
     def ints(self, node: Node, attribute: str, position: int | None = None) -> tuple[int, ...] | None:
         """Integers given as an attribute or, in newer opsets, as a constant input; ``None`` where neither is known."""

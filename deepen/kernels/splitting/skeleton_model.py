@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from deepen.graph.onnx_reader.external_data import weightless_tensors
-from deepen.graph.onnx_reader.proto_values import dtype_name, iter_graphs
+from deepen.graph.onnx_reader.external_data import list_weightless_tensors
+from deepen.graph.onnx_reader.proto_values import get_dtype_name, iter_graphs
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES, Graph
 from deepen.kernels.splitting.value_numbering import find_duplicate_nodes, is_standard_domain
@@ -85,7 +85,7 @@ def build_skeleton_model(graph: Graph) -> SkeletonModel:
     for body in iter_graphs(model.graph):
         _cut_scaled_weights(body)
     largest = 0
-    for tensor in weightless_tensors(model):
+    for tensor in list_weightless_tensors(model):
         largest = max(largest, _redirect_to_stand_in(tensor))
     return SkeletonModel(model.SerializeToString(), largest)
 
@@ -156,7 +156,7 @@ def _add_weightless_initialiser(main: onnx.GraphProto, name: str, shape: tuple[i
 def _map_dtype_to_number() -> dict[str, int]:
     import onnx
 
-    return {dtype_name(n): n for n in onnx.TensorProto.DataType.values() if dtype_name(n) in DTYPE_BYTES}
+    return {get_dtype_name(n): n for n in onnx.TensorProto.DataType.values() if get_dtype_name(n) in DTYPE_BYTES}
 
 
 def _iter_scaled_conv_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
@@ -202,7 +202,7 @@ def list_weightless_initialisers(graph: onnx.GraphProto) -> list[onnx.TensorProt
 def _redirect_to_stand_in(tensor: Any) -> int:
     """Let a tensor alias the stand-in file; returns the bytes it needs there."""
     elements = prod(tensor.dims)
-    size = int(-(-elements * DTYPE_BYTES.get(dtype_name(tensor.data_type), 4) // 1))
+    size = int(-(-elements * DTYPE_BYTES.get(get_dtype_name(tensor.data_type), 4) // 1))
     del tensor.external_data[:]
     if tensor.data_type == tensor.STRING:
         tensor.data_location = tensor.DEFAULT

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from deepen.errors import GraphError, make_unknown_name_error
-from deepen.graph.types import Graph, Node, Tensor
+from deepen.graph.types import Graph, Node, TensorInfo
 from deepen.kernels.describe import count_node_macs, describe_kernel
 from deepen.kernels.splitting import fusion_rules, onnxruntime_graph
 from deepen.kernels.splitting.converter_passes import apply_converter_passes, find_zero_tensors
@@ -295,7 +295,9 @@ class _GroupBoundaries:
             found.append(node if inputs == node.inputs else replace(node, inputs=inputs))
         return found
 
-    def of(self, nodes: Sequence[Node], constant: Collection[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def of(
+        self, nodes: Sequence[Node], constant: Collection[str]
+    ) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
         """Activations a group reads, and tensors it writes for others (or nobody: then all that nobody reads)."""
         members = {n.name for n in nodes}
         inside = {o for n in nodes for o in n.outputs if o}
@@ -311,8 +313,8 @@ class _GroupBoundaries:
         ]  # fmt: skip
         return tuple(map(self._tensor, read)), tuple(map(self._tensor, written))
 
-    def _tensor(self, name: str) -> Tensor:
-        return self.graph.tensors.get(name) or Tensor(name, None, "")
+    def _tensor(self, name: str) -> TensorInfo:
+        return self.graph.tensors.get(name) or TensorInfo(name, None, "")
 
 
 def _check_invariants(graph: Graph, kernels: Sequence[Kernel], work: Any) -> None:

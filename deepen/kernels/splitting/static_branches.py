@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deepen.graph.onnx_reader.proto_values import iter_graphs, subgraphs
-from deepen.graph.types import Graph, Node, value_scalar
+from deepen.graph.onnx_reader.proto_values import iter_graphs, list_subgraphs
+from deepen.graph.types import Graph, Node, get_scalar_value
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ def inline_if_branches(graph: Graph, *, assume: bool = False) -> tuple[Graph, tu
     taken: dict[str, str] = {}
     for node in graph.nodes:
         if node.op_type == "If" and not node.domain and node.inputs:
-            condition = value_scalar(graph.values, node.inputs[0])
+            condition = get_scalar_value(graph.values, node.inputs[0])
             if condition is not None:
                 taken[node.name] = "then_branch" if condition else "else_branch"
             elif assume:
@@ -100,13 +100,13 @@ def _inline_in_proto(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: 
     kept: list[onnx.NodeProto] = []
     changed = False
     for node in list(graph.node):
-        for _, body in subgraphs(node):
+        for _, body in list_subgraphs(node):
             _inline_in_proto(body, taken, outputs)
         if node.name not in taken:
             kept.append(node)
             continue
         changed = True
-        body = dict(subgraphs(node))[taken[node.name]]
+        body = dict(list_subgraphs(node))[taken[node.name]]
         scope = f"{node.name}.{taken[node.name]}"
         local = {name for inner in body.node for name in inner.output if name}
         local |= {tensor.name for tensor in body.initializer}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.graph.types import Graph, Node, value_scalar
+from deepen.graph.types import Graph, Node, get_scalar_value
 
 __all__ = [
     "CONTROL_FLOW",
@@ -163,4 +163,4 @@ def may_pass_input_through(node: Node, graph: Graph) -> bool:
     if node.op_type in _RESHAPES:
         return True
     neutral = _NEUTRAL.get(node.op_type)
-    return neutral is not None and len(node.inputs) == 2 and value_scalar(graph.values, node.inputs[1]) == neutral
+    return neutral is not None and len(node.inputs) == 2 and get_scalar_value(graph.values, node.inputs[1]) == neutral

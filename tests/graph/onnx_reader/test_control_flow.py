@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from deepen.graph import from_model
+from deepen.graph import load_graph_from_proto
 
 
 def runs(graph):
@@ -13,20 +13,20 @@ def runs(graph):
 
 @pytest.mark.parametrize(("condition", "conv", "add"), [(True, 1, 0), (False, 0, 1)])
 def test_if_with_a_known_condition_counts_the_branch_taken(models, condition, conv, add):
-    graph = from_model(models.branching(condition))
+    graph = load_graph_from_proto(models.branching(condition))
     assert runs(graph)["choose.then_branch/Conv_0"] == conv
     assert runs(graph)["choose.else_branch/Add_0"] == add
     assert graph.warnings == ()
 
 
 def test_if_with_an_unknown_condition_counts_the_costlier_branch_and_says_so(models):
-    graph = from_model(models.branching())
+    graph = load_graph_from_proto(models.branching())
     assert runs(graph) == {"choose": 1, "choose.then_branch/Conv_0": 1, "choose.else_branch/Add_0": 0, "Relu_1": 1}
     assert graph.warnings == ("the condition of 'choose' is not known; its costlier branch (then_branch) is counted",)
 
 
 def test_bodies_are_flattened_with_scoped_names(models):
-    graph = from_model(models.branching(True))
+    graph = load_graph_from_proto(models.branching(True))
     node = next(node for node in graph.nodes if node.op_type == "Conv")
     assert node.scope == "choose.then_branch"
     assert node.inputs == ("x", "w")
@@ -49,10 +49,10 @@ def test_a_branch_that_is_never_taken_may_be_impossible(models):
         models.ints("axis", 1)
     ]
     built = models.model(nodes, [models.tensor("x", 2, "C")], [models.unshaped("y")], weights)
-    kept = from_model(built, {"x": (2, 5)})
+    kept = load_graph_from_proto(built, {"x": (2, 5)})
     assert kept.outputs[0].shape == (2, 5)
     assert kept.warnings == ()
-    assert from_model(built, {"x": (2, 1)}).outputs[0].shape == (2,)
+    assert load_graph_from_proto(built, {"x": (2, 1)}).outputs[0].shape == (2,)
 
 
 def test_a_value_that_comes_out_of_a_known_branch_is_known(models):
@@ -63,13 +63,13 @@ def test_a_value_that_comes_out_of_a_known_branch_is_known(models):
         helper.make_node("Reshape", ["x", "shape"], ["y"]),
     ]
     cond = numpy_helper.from_array(np.array(True), "cond")
-    graph = from_model(models.model(nodes, [models.tensor("x", 6)], [models.unshaped("y")], [cond]))
+    graph = load_graph_from_proto(models.model(nodes, [models.tensor("x", 6)], [models.unshaped("y")], [cond]))
     assert graph.outputs[0].shape == (3, 2)
 
 
 @pytest.mark.parametrize("trips", [0, 1, 5])
 def test_loop_with_a_constant_trip_count(models, trips):
-    graph = from_model(models.looping(trips))
+    graph = load_graph_from_proto(models.looping(trips))
     assert {node.multiplicity for node in graph.nodes if node.scope} == {trips}
     assert runs(graph)["loop"] == 1
     assert graph.tensors["loop.body/m"].shape == (2, 8)
@@ -78,7 +78,7 @@ def test_loop_with_a_constant_trip_count(models, trips):
 
 
 def test_loop_that_stops_after_the_first_round(models):
-    graph = from_model(models.looping(5, stop=True))
+    graph = load_graph_from_proto(models.looping(5, stop=True))
     assert {node.multiplicity for node in graph.nodes if node.scope} == {1}
     assert graph.outputs[1].shape == (1, 2, 8)
     assert graph.warnings == ()
@@ -86,7 +86,7 @@ def test_loop_that_stops_after_the_first_round(models):
 
 @pytest.mark.parametrize("kwargs", [{"trips": None}, {"trips": 5, "condition": "c"}, {"trips": 2**62}])
 def test_loop_of_unknown_length_counts_once_and_says_so(models, kwargs):
-    graph = from_model(models.looping(**kwargs))
+    graph = load_graph_from_proto(models.looping(**kwargs))
     assert {node.multiplicity for node in graph.nodes if node.scope} == {1}
     assert graph.warnings == ("the number of rounds of 'loop' is not known; its body is counted once",)
     assert graph.outputs[0].shape == (2, 8)
@@ -94,7 +94,7 @@ def test_loop_of_unknown_length_counts_once_and_says_so(models, kwargs):
 
 
 def test_a_state_that_grows_has_no_static_shape(models):
-    graph = from_model(models.looping(3, grows=True))
+    graph = load_graph_from_proto(models.looping(3, grows=True))
     assert graph.tensors["loop.body/state"].shape is None
     assert graph.tensors["loop.body/m"].shape is None
     assert graph.outputs[0].shape is None
@@ -102,7 +102,7 @@ def test_a_state_that_grows_has_no_static_shape(models):
 
 
 def test_scan_runs_once_per_slice(models):
-    graph = from_model(models.scanning())
+    graph = load_graph_from_proto(models.scanning())
     assert {node.multiplicity for node in graph.nodes if node.scope} == {7}
     assert graph.tensors["scan.body/item"].shape == (3, 4)
     assert [tensor.shape for tensor in graph.outputs] == [(3, 4), (7, 3, 4)]
@@ -126,7 +126,7 @@ def nested(models, depth, trips):
 
 
 def test_nested_bodies_multiply(models):
-    graph = from_model(nested(models, 2, 3))
+    graph = load_graph_from_proto(nested(models, 2, 3))
     relus = [node for node in graph.nodes if node.op_type == "Relu"]
     assert sorted(node.multiplicity for node in relus) == [0, 0, 0, 9]
     taken = next(node for node in relus if node.multiplicity)
@@ -146,7 +146,7 @@ def test_bodies_see_outer_tensors_but_have_names_of_their_own(models):
         helper.make_node("If", ["cond"], ["y"], "choose", then_branch=body, else_branch=body),
     ]
     cond = numpy_helper.from_array(np.array(True), "cond")
-    graph = from_model(models.model(nodes, [models.tensor("x", 2)], [models.unshaped("y")], [cond]))
+    graph = load_graph_from_proto(models.model(nodes, [models.tensor("x", 2)], [models.unshaped("y")], [cond]))
     relu = next(node for node in graph.nodes if node.op_type == "Relu")
     assert relu.inputs == ("choose.then_branch/x",)
     assert graph.tensors["choose.then_branch/x"].shape == (2,)
@@ -155,6 +155,6 @@ def test_bodies_see_outer_tensors_but_have_names_of_their_own(models):
 def test_an_operator_with_bodies_of_unknown_use_counts_them_once(models):
     body = helper.make_graph([helper.make_node("Relu", ["x"], ["t"])], "b", [], [models.unshaped("t")])
     node = helper.make_node("BeamSearch", ["x"], ["y"], "search", domain="com.microsoft", decoder=body)
-    graph = from_model(models.model([node], [models.tensor("x", 2)], [models.unshaped("y")]))
+    graph = load_graph_from_proto(models.model([node], [models.tensor("x", 2)], [models.unshaped("y")]))
     assert runs(graph) == {"search": 1, "search.decoder/Relu_0": 1}
     assert graph.warnings == ("how often the bodies of 'search' (BeamSearch) run is not known; counted once",)

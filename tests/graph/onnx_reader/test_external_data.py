@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from deepen.errors import GraphError
-from deepen.graph import load, weightless_tensors
+from deepen.graph import list_weightless_tensors, load_graph
 
 
 def external(name, dims, location, elem=TensorProto.FLOAT, **entries):
@@ -25,11 +25,11 @@ def matmul(models, location, **entries):
 
 
 def test_a_model_whose_weights_are_absent_loads(models, save):
-    graph = load(save(matmul(models, "weights.bin")))
+    graph = load_graph(save(matmul(models, "weights.bin")))
     assert graph.outputs[0].shape == (2, 50)
     assert graph.tensors["w"].constant
     assert graph.warnings == ()
-    assert [tensor.name for tensor in weightless_tensors(graph.model)] == ["w"]
+    assert [tensor.name for tensor in list_weightless_tensors(graph.model)] == ["w"]
 
 
 def test_three_gibibytes_of_weights_are_not_read(models, save, tmp_path):
@@ -40,7 +40,7 @@ def test_three_gibibytes_of_weights_are_not_read(models, save, tmp_path):
     with (tmp_path / "weights.bin").open("wb") as file:
         file.truncate(rows * 4096)
     before = bytes_read()
-    graph = load(path)
+    graph = load_graph(path)
     assert bytes_read() - before < 1 << 20
     assert graph.outputs[0].shape == (1, 1024)
     assert graph.tensors["w"].nbytes == 3 << 30
@@ -63,14 +63,14 @@ def bytes_read():
 )  # fmt: skip
 def test_locations_that_leave_the_folder_are_refused(models, save, location):
     with pytest.raises(GraphError, match=r"tensor 'w' at '.*' lies outside the model's folder") as caught:
-        load(save(matmul(models, location)))
+        load_graph(save(matmul(models, location)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("location", ["", "a\0b"])
 def test_locations_that_name_nothing_are_refused(models, save, location):
     with pytest.raises(GraphError, match="tensor 'w' names no file"):
-        load(save(matmul(models, location)))
+        load_graph(save(matmul(models, location)))
 
 
 def test_symbolic_links_out_of_the_folder_are_refused(models, save, tmp_path):
@@ -82,19 +82,19 @@ def test_symbolic_links_out_of_the_folder_are_refused(models, save, tmp_path):
     (folder / "here").symlink_to(tmp_path)
     for location in ("link.bin", "here/outside.bin"):
         with pytest.raises(GraphError, match="lies outside the model's folder"):
-            load(save(matmul(models, location), "model/m.onnx"))
+            load_graph(save(matmul(models, location), "model/m.onnx"))
     (folder / "round").symlink_to("round")
     with pytest.raises(GraphError, match="tensor 'w'"):
-        load(save(matmul(models, "round/w.bin"), "model/m.onnx"))
+        load_graph(save(matmul(models, "round/w.bin"), "model/m.onnx"))
     (folder / "real.bin").write_bytes(bytes(8000))
     (folder / "inside.bin").symlink_to("real.bin")
-    assert load(save(matmul(models, "inside.bin"), "model/m.onnx")).outputs[0].shape == (2, 50)
+    assert load_graph(save(matmul(models, "inside.bin"), "model/m.onnx")).outputs[0].shape == (2, 50)
 
 
 def test_attribute_tensors_are_held_to_the_same_rule(models, save):
     node = helper.make_node("Constant", [], ["c"], value=external("c", [40, 50], "../c.bin"))
     with pytest.raises(GraphError, match="lies outside the model's folder"):
-        load(save(models.model([node], [], [models.unshaped("c")])))
+        load_graph(save(models.model([node], [], [models.unshaped("c")])))
 
 
 def reshape(models, **entries):
@@ -106,14 +106,14 @@ def reshape(models, **entries):
 def test_small_tensors_are_read_because_shapes_follow_from_them(models, save, tmp_path):
     (tmp_path / "w.bin").write_bytes(bytes(16) + np.array([3, 2], np.int64).tobytes())
     for entries in ({"offset": 16, "length": 16}, {"offset": 16}):
-        graph = load(save(reshape(models, **entries)))
+        graph = load_graph(save(reshape(models, **entries)))
         assert graph.values["s"].tolist() == [3, 2]
         assert graph.outputs[0].shape == (3, 2)
-        assert not weightless_tensors(graph.model)
+        assert not list_weightless_tensors(graph.model)
 
 
 def test_small_tensors_without_their_file_are_a_warning(models, save):
-    graph = load(save(reshape(models)))
+    graph = load_graph(save(reshape(models)))
     assert graph.outputs[0].shape is None
     assert "1 small tensors lie in an external data file that is not there" in graph.warnings[0]
 
@@ -130,20 +130,20 @@ def test_small_tensors_without_their_file_are_a_warning(models, save):
 def test_small_tensors_outside_their_file_are_refused(models, save, tmp_path, entries, message):
     (tmp_path / "w.bin").write_bytes(bytes(16))
     with pytest.raises(GraphError, match=message):
-        load(save(reshape(models, **entries)))
+        load_graph(save(reshape(models, **entries)))
 
 
 def test_a_location_that_is_no_file_is_refused(models, save, tmp_path):
     (tmp_path / "w.bin").mkdir()
     with pytest.raises(GraphError, match=r"external data '.*w.bin' (is not a file|cannot be)"):
-        load(save(reshape(models)))
+        load_graph(save(reshape(models)))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_a_named_pipe_does_not_hang(models, save, tmp_path):
     os.mkfifo(tmp_path / "w.bin")
     with pytest.raises(GraphError, match="is not a file"):
-        load(save(reshape(models)))
+        load_graph(save(reshape(models)))
 
 
 def test_a_model_saved_by_onnx_with_everything_outside(models, tmp_path):
@@ -153,13 +153,13 @@ def test_a_model_saved_by_onnx_with_everything_outside(models, tmp_path):
         convert_attribute=True,
     )  # fmt: skip
     assert (tmp_path / "m.data").stat().st_size > 0
-    assert load(path).outputs[0].shape == (1, 18, 8)
+    assert load_graph(path).outputs[0].shape == (1, 18, 8)
 
 
 def test_a_model_stripped_of_its_weights_loads(models, save):
     built = models.convnet()
     for tensor in built.graph.initializer:
         tensor.ClearField("raw_data")
-    graph = load(save(built))
+    graph = load_graph(save(built))
     assert graph.outputs[0].shape == (1, 10)
-    assert len(weightless_tensors(graph.model)) == 4
+    assert len(list_weightless_tensors(graph.model)) == 4

@@ -5,7 +5,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from deepen.errors import ConfigError, GraphError
-from deepen.graph import from_model, parse_shape
+from deepen.graph import load_graph_from_proto, parse_shape
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_parse_shape_refuses(text):
 
 def test_a_symbolic_dimension_names_input_dimension_and_cure(models):
     with pytest.raises(GraphError) as caught:
-        from_model(models.convnet(batch="N"))
+        load_graph_from_proto(models.convnet(batch="N"))
     message = "input 'x' has a symbolic dimension 'N' (axis 0); fix it with --shape x=1x3x8x8"
     assert str(caught.value) == message
 
@@ -38,22 +38,22 @@ def test_an_unnamed_dimension_and_an_input_without_shape(models):
     with pytest.raises(
         GraphError, match=r"input 'x' has an open dimension \(axis 2\); fix it with --shape x=1x3x224x224"
     ):
-        from_model(models.convnet(side=None))
+        load_graph_from_proto(models.convnet(side=None))
     relu = helper.make_node("Relu", ["x"], ["y"])
     with pytest.raises(GraphError, match="input 'x' has no shape; give it one with --shape x="):
-        from_model(models.model([relu], [models.unshaped("x")], [models.unshaped("y")]))
-    graph = from_model(models.model([relu], [models.unshaped("x")], [models.unshaped("y")]), {"x": (2, 3)})
+        load_graph_from_proto(models.model([relu], [models.unshaped("x")], [models.unshaped("y")]))
+    graph = load_graph_from_proto(models.model([relu], [models.unshaped("x")], [models.unshaped("y")]), {"x": (2, 3)})
     assert graph.tensors["y"].shape == (2, 3)
 
 
 @pytest.mark.parametrize("dim", [0, -1])
 def test_a_dimension_that_is_not_positive_counts_as_open(models, dim):
     with pytest.raises(GraphError, match=r"open dimension \(axis 0\)"):
-        from_model(models.convnet(batch=dim))
+        load_graph_from_proto(models.convnet(batch=dim))
 
 
 def test_the_cure_cures(models):
-    graph = from_model(models.convnet(batch="N"), dict([parse_shape("x=1x3x8x8")]))
+    graph = load_graph_from_proto(models.convnet(batch="N"), dict([parse_shape("x=1x3x8x8")]))
     assert graph.inputs[0].shape == (1, 3, 8, 8)
     assert graph.outputs[0].shape == (1, 10)
 
@@ -62,12 +62,12 @@ def test_a_symbol_fixed_in_one_input_holds_in_the_others(models):
     add = helper.make_node("Add", ["a", "b"], ["y"])
     inputs = [models.tensor("a", "N", 4), models.tensor("b", "N", 4)]
     built = models.model([add], inputs, [models.tensor("y", "N", 4)])
-    graph = from_model(built, {"a": (3, 4)})
+    graph = load_graph_from_proto(built, {"a": (3, 4)})
     assert [tensor.shape for tensor in graph.inputs] == [(3, 4), (3, 4)]
     with pytest.raises(GraphError, match="dimension 'N' is 3 in input 'a' but 5 in 'b'"):
-        from_model(built, {"a": (3, 4), "b": (5, 4)})
+        load_graph_from_proto(built, {"a": (3, 4), "b": (5, 4)})
     with pytest.raises(GraphError, match="--shape a=1x4 --shape b=1x4"):
-        from_model(built)
+        load_graph_from_proto(built)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_a_symbol_fixed_in_one_input_holds_in_the_others(models):
 )
 def test_shapes_that_cannot_be_asked_for(models, shapes, message):
     with pytest.raises(GraphError, match=message):
-        from_model(models.convnet(batch="N"), shapes)
+        load_graph_from_proto(models.convnet(batch="N"), shapes)
 
 
 def test_a_static_batch_can_be_replaced(models):
-    graph = from_model(models.convnet(), {"x": (4, 3, 8, 8)})
+    graph = load_graph_from_proto(models.convnet(), {"x": (4, 3, 8, 8)})
     assert graph.tensors["c"].shape == (4, 16, 8, 8)
     assert graph.outputs[0].shape == (4, 10)
     assert [d.dim_value for d in graph.model.graph.output[0].type.tensor_type.shape.dim] == [4, 10]
@@ -95,33 +95,33 @@ def test_a_static_batch_can_be_replaced(models):
 
 def test_a_shape_the_model_cannot_take_names_the_node(models):
     with pytest.raises(GraphError, match=r"node 'fc' \(Gemm\): 1x1024 and 10x256 cannot be multiplied"):
-        from_model(models.convnet(), {"x": (1, 3, 16, 16)})
+        load_graph_from_proto(models.convnet(), {"x": (1, 3, 16, 16)})
     with pytest.raises(GraphError, match=r"node 'conv' \(Conv\): 4 input channels do not fit the weight 16x3x3x3"):
-        from_model(models.convnet(), {"x": (1, 4, 8, 8)})
+        load_graph_from_proto(models.convnet(), {"x": (1, 4, 8, 8)})
     with pytest.raises(GraphError, match=r"node 'pool' \(MaxPool\)"):
-        from_model(models.convnet(), {"x": (1, 3, 1, 1)})
+        load_graph_from_proto(models.convnet(), {"x": (1, 3, 1, 1)})
 
 
 def test_a_fixed_reshape_does_not_take_another_batch(models):
     nodes = [helper.make_node("Reshape", ["x", "s"], ["y"], "flat")]
     built = models.model(nodes, [models.tensor("x", 1, 6)], [models.tensor("y", 2, 3)], [models.ints("s", 2, 3)])
-    assert from_model(built).outputs[0].shape == (2, 3)
+    assert load_graph_from_proto(built).outputs[0].shape == (2, 3)
     with pytest.raises(GraphError, match=r"node 'flat' \(Reshape\): 2x6 cannot become 2x3"):
-        from_model(built, {"x": (2, 6)})
+        load_graph_from_proto(built, {"x": (2, 6)})
 
 
 def test_an_addition_that_cannot_broadcast_is_the_callers_error(models):
     add = helper.make_node("Add", ["x", "w"], ["y"], "add")
     built = models.model([add], [models.tensor("x", 1, 6)], [models.tensor("y", 1, 6)], [models.weight("w", 6)])
     with pytest.raises(GraphError, match="node 'add' cannot take these input shapes"):
-        from_model(built, {"x": (1, 5)})
+        load_graph_from_proto(built, {"x": (1, 5)})
 
 
 def test_stale_declared_shapes_do_not_win(models):
     built = models.convnet()
     built.graph.output[0].CopyFrom(models.tensor("y", 77, 10))
     built.graph.value_info.append(models.tensor("c", 9, 9, 9, 9))
-    graph = from_model(built)
+    graph = load_graph_from_proto(built)
     assert graph.outputs[0].shape == (1, 10)
     assert graph.tensors["c"].shape == (1, 16, 8, 8)
 
@@ -130,7 +130,7 @@ def test_initialisers_listed_as_inputs_are_no_inputs(models):
     built = models.convnet()
     built.ir_version = 3
     built.graph.input.extend([models.tensor("w", 16, 3, 3, 3), models.tensor("b", 16)])
-    graph = from_model(built)
+    graph = load_graph_from_proto(built)
     assert [tensor.name for tensor in graph.inputs] == ["x"]
     assert graph.tensors["w"].constant
     assert graph.values["b"].shape == (16,)
@@ -139,7 +139,7 @@ def test_initialisers_listed_as_inputs_are_no_inputs(models):
 def test_scalar_and_vector_inputs(models):
     nodes = [helper.make_node("Mul", ["x", "s"], ["y"]), helper.make_node("ReduceSum", ["y"], ["z"], keepdims=0)]
     built = models.model(nodes, [models.tensor("x", 5), models.tensor("s")], [models.unshaped("z")])
-    graph = from_model(built)
+    graph = load_graph_from_proto(built)
     assert [tensor.shape for tensor in graph.inputs] == [(5,), ()]
     assert graph.outputs[0].shape == ()
     assert graph.outputs[0].elements == 1
@@ -149,8 +149,8 @@ def test_a_sequence_input_is_no_crash(models):
     value = helper.make_tensor_sequence_value_info("s", models.FLOAT, (2, 3))
     at = numpy_helper.from_array(np.array(0, np.int64), "at")
     nodes = [helper.make_node("SequenceAt", ["s", "at"], ["e"]), helper.make_node("Relu", ["e"], ["y"])]
-    graph = from_model(models.model(nodes, [value], [models.unshaped("y")], [at]))
+    graph = load_graph_from_proto(models.model(nodes, [value], [models.unshaped("y")], [at]))
     assert graph.tensors["s"].shape is None
     assert graph.tensors["y"].shape == (2, 3)
     with pytest.raises(GraphError, match="input 's' is not a tensor"):
-        from_model(models.model(nodes, [value], [models.unshaped("y")], [at]), {"s": (2, 3)})
+        load_graph_from_proto(models.model(nodes, [value], [models.unshaped("y")], [at]), {"s": (2, 3)})

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deepen.errors import GraphError
 from deepen.graph import SMALL_ELEMENTS, WEIGHTLESS
-from deepen.graph.onnx_reader.without_weights import skim
+from deepen.graph.onnx_reader.without_weights import strip_weights
 
 
 def holding(tensor: onnx.TensorProto) -> onnx.ModelProto:
@@ -25,7 +25,7 @@ def is_weightless(tensor: onnx.TensorProto) -> bool:
 
 
 def parsed(model: onnx.ModelProto) -> onnx.ModelProto:
-    return onnx.ModelProto.FromString(skim(model.SerializeToString()))
+    return onnx.ModelProto.FromString(strip_weights(model.SerializeToString()))
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_typed_data_is_dropped_too(elem, values):
     tensor = helper.make_tensor("t", elem, [2000], list(values))
     kept = parsed(holding(tensor)).graph.initializer[0]
     assert is_weightless(kept)
-    assert len(skim(holding(tensor).SerializeToString())) < 200
+    assert len(strip_weights(holding(tensor).SerializeToString())) < 200
 
 
 def test_a_model_without_large_tensors_is_copied_byte_for_byte(models):
     data = models.looping().SerializeToString()
-    assert skim(data) == data
+    assert strip_weights(data) == data
 
 
 def test_everything_but_the_data_survives(models):
@@ -89,7 +89,7 @@ def test_large_tensors_are_found_wherever_they_hide(models):
     graph = helper.make_graph([choose, several], "g", [], [], [large], sparse_initializer=[sparse])
     model = helper.make_model(graph, functions=[function])
     model.training_info.add().initialization.CopyFrom(body)
-    data = skim(model.SerializeToString())
+    data = strip_weights(model.SerializeToString())
     assert model.ByteSize() > 10_000
     assert len(data) < 3000
     kept = onnx.ModelProto.FromString(data)
@@ -107,7 +107,7 @@ def test_unpacked_fields_are_understood():
     body += bytes((2 << 3, 1)) + bytes((8 << 3 | 2, 1)) + name
     body += b"".join(bytes((4 << 3 | 5,)) + bytes(4) for _ in range(2000))  # float_data, one fixed32 each
     graph = bytes((5 << 3 | 2,)) + varint(len(body)) + body
-    kept = onnx.ModelProto.FromString(skim(bytes((7 << 3 | 2,)) + varint(len(graph)) + graph))
+    kept = onnx.ModelProto.FromString(strip_weights(bytes((7 << 3 | 2,)) + varint(len(graph)) + graph))
     assert is_weightless(kept.graph.initializer[0])
     assert list(kept.graph.initializer[0].dims) == [40, 50]
 
@@ -138,7 +138,7 @@ def test_a_file_above_two_gibibytes_is_skimmed(tmp_path):
         file.truncate(file.tell() + size)
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    data = skim(mapped)
+    data = strip_weights(mapped)
     assert len(data) < 100
     assert is_weightless(onnx.ModelProto.FromString(data).graph.initializer[0])
 
@@ -147,14 +147,14 @@ def test_data_that_does_not_fit_its_dimensions_is_refused(models):
     tensor = models.weight("w", 64, 64)
     tensor.raw_data = tensor.raw_data[:-4]
     with pytest.raises(GraphError, match=r"tensor 'w' of shape 64x64 needs 16,384 bytes but the file holds 16,380"):
-        skim(holding(tensor).SerializeToString())
+        strip_weights(holding(tensor).SerializeToString())
 
 
 @pytest.mark.parametrize("dims", [[-1, 2000], [2**62, 2**62]])
 def test_impossible_dimensions_are_refused(dims):
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=bytes(1000))
     with pytest.raises(GraphError, match="tensor 'w' has impossible dimensions"):
-        skim(holding(tensor).SerializeToString())
+        strip_weights(holding(tensor).SerializeToString())
 
 
 def test_more_than_a_gibibyte_besides_weights_is_refused(tmp_path):
@@ -163,7 +163,7 @@ def test_more_than_a_gibibyte_besides_weights_is_refused(tmp_path):
         file.write(bytes((6 << 3 | 2,)) + varint(2 << 30))  # doc_string
         file.truncate(file.tell() + (2 << 30))
     with path.open("rb") as file, pytest.raises(GraphError, match="more than 1 GiB besides its weights"):
-        skim(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        strip_weights(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def test_every_truncation_is_noticed_or_parses_alike(models):
@@ -172,7 +172,7 @@ def test_every_truncation_is_noticed_or_parses_alike(models):
     refused = 0
     for length in range(0, len(data), 7):
         try:
-            kept = skim(data[:length])
+            kept = strip_weights(data[:length])
         except GraphError as error:
             refused += 1
             assert "\n" not in str(error)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.graph import load
+from deepen.graph import load_graph
 from deepen.kernels.building import random_networks
 from deepen.kernels.building.random_networks import STYLES, compose_network, compose_networks, get_network_name
 from deepen.kernels.splitting.split import split_graph
@@ -22,7 +22,7 @@ def test_each_style_splits_completely_counts_its_work_and_runs(index: int, tmp_p
     onnx.checker.check_model(made.model, full_check=True)
     path = tmp_path / "network.onnx"
     onnx.save(made.model, path)
-    found = split_graph(load(path))
+    found = split_graph(load_graph(path))
     assert not found.unassigned
     assert found.macs == made.macs
     assert random_networks.MIN_MACS <= made.macs <= random_networks.MAX_MACS

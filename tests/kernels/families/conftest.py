@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from deepen.graph import from_model
+from deepen.graph import load_graph_from_proto
 from deepen.graph.types import Graph
 from deepen.kernels import Kernel, describe_kernel
 
@@ -48,7 +48,7 @@ def graph_of() -> Callable[..., Graph]:
     """Graph of a few nodes: ``graph_of(nodes, {"x": shape}, ["y"], {"w": shape or array}, opset=17)``."""
 
     def make(*args: Any, **kwargs: Any) -> Graph:
-        return from_model(make_model(*args, **kwargs))
+        return load_graph_from_proto(make_model(*args, **kwargs))
 
     return make
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from deepen.graph import from_model
+from deepen.graph import load_graph_from_proto
 from deepen.kernels import build_kernel_model, compute_features, describe_kernel
 
 node = helper.make_node
@@ -147,7 +147,7 @@ def test_auto_pad_becomes_the_same_explicit_padding(build_model, run_model, op, 
     inputs = ["x", "w"] if op == "Conv" else ["x"]
     constants = {"w": np.random.default_rng(0).random((4, 8, *kernel), np.float32)} if op == "Conv" else {}
     original = build_model([node(op, inputs, ["y"], name="n", **attributes)], X, ["y"], constants)
-    graph = from_model(original)
+    graph = load_graph_from_proto(original)
     params = describe_kernel(graph.nodes, graph).params
     explicit = {k: v for k, v in attributes.items() if k != "auto_pad"} | {"pads": params["pads"]}
     rebuilt = build_model([node(op, inputs, ["y"], name="n", **explicit)], X, ["y"], constants)
@@ -166,7 +166,7 @@ def test_auto_pad_with_dilation_follows_the_specification(kernel_of):
 def test_transposed_convolution_keeps_its_output_size(graph_of, run_model, build_model, extra):
     nodes = [node("ConvTranspose", ["x", "w"], ["y"], name="n", strides=[2, 2], kernel_shape=[3, 3], **extra)]
     model = build_model(nodes, X, ["y"], {"w": [8, 4, 3, 3]})
-    graph = from_model(model)
+    graph = load_graph_from_proto(model)
     kernel = describe_kernel(graph.nodes, graph)
     assert kernel.family == "convtranspose"
     assert run_model(build_kernel_model("convtranspose", kernel.params))[0].shape == run_model(model)[0].shape
@@ -205,7 +205,7 @@ def test_quantise_dequantise_around_a_convolution_is_an_integer_convolution(kern
     }  # fmt: skip
     u8 = onnx.TensorProto.UINT8
     kernel = kernel_of(nodes, {"x": ([1, 8, 10, 12], u8)}, {"y": (None, u8)}, constants, runtime_ops=["QLinearConv"])
-    want = from_model(build_kernel_model("qconv", {
+    want = load_graph_from_proto(build_kernel_model("qconv", {
         "c_in": 8, "c_out": 16, "spatial": [10, 12], "kernel": [3, 3], "stride": [1, 1], "dilation": [1, 1],
         "pads": [0, 0, 0, 0], "bias": True,
     }))  # fmt: skip
@@ -285,7 +285,7 @@ def test_attention_written_out(kernel_of):
     params = {"batch": 2, "heads": 4, "kv_heads": 4, "q_len": 6, "kv_len": 9, "head_dim": 8, "v_head_dim": 10}
     assert {k: kernel.params[k] for k in params} == params
     assert kernel.params["mask"] is True
-    rebuilt = from_model(build_kernel_model("attention", kernel.params))
+    rebuilt = load_graph_from_proto(build_kernel_model("attention", kernel.params))
     again = describe_kernel(rebuilt.nodes, rebuilt)
     assert again.key == kernel.key
     assert again.macs == kernel.macs == 2 * 4 * 6 * 9 * (8 + 10)
@@ -326,7 +326,7 @@ def test_old_softmax_works_on_a_matrix(kernel_of):
 )
 def test_depth_to_space_is_the_transpose_it_is_defined_as(build_model, run_model, op, attributes):
     model = build_model([node(op, ["x"], ["y"], name="d", blocksize=2, **attributes)], X, ["y"])
-    graph = from_model(model)
+    graph = load_graph_from_proto(model)
     kernel = describe_kernel(graph.nodes, graph)
     assert kernel.family == "transpose"
     data = np.arange(8 * 10 * 12, dtype=np.float32).reshape(X["x"])
@@ -348,7 +348,7 @@ def test_slices_that_make_up_a_split(kernel_of):
 
 
 def test_squeeze_and_excitation_as_a_whole_group(graph_of):
-    graph = from_model(build_kernel_model("se", {"c": 8, "spatial": [7, 9], "mid": 2}))
+    graph = load_graph_from_proto(build_kernel_model("se", {"c": 8, "spatial": [7, 9], "mid": 2}))
     kernel = describe_kernel(graph.nodes, graph)
     assert kernel.family == "se"
     assert kernel.macs == 2 * 8 * 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import PredictorError
-from deepen.graph import from_model
+from deepen.graph import load_graph_from_proto
 from deepen.kernels import (
     FEATURE_NAMES,
     FEATURES_VERSION,
@@ -26,7 +26,7 @@ CONV = {
 
 
 def of(family, **params):
-    graph = from_model(build_kernel_model(family, params))
+    graph = load_graph_from_proto(build_kernel_model(family, params))
     return compute_features(describe_kernel(graph.nodes, graph))
 
 

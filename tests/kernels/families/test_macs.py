@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from deepen.graph import from_model, load
+from deepen.graph import load_graph, load_graph_from_proto
 from deepen.kernels import count_node_macs
 
 node = helper.make_node
@@ -129,7 +129,7 @@ def _onnx_tool_macs(model: onnx.ModelProto, ops: tuple[str, ...]) -> dict[str, f
 def test_agrees_with_onnx_tool_node_by_node(name, capfd):
     pytest.importorskip("onnx_tool")
     path = LIGHT / f"light_{name}.onnx"
-    graph = load(path)
+    graph = load_graph(path)
     mine = {n.outputs[0]: count_node_macs(n, graph) for n in graph.nodes if n.op_type in ("Conv", "Gemm", "MatMul")}
     theirs = _onnx_tool_macs(onnx.load(path), ("Conv", "Gemm", "MatMul"))
     capfd.readouterr()
@@ -144,5 +144,5 @@ def test_agrees_with_onnx_tool_node_by_node(name, capfd):
 def test_built_kernels_agree_too():
     from deepen.kernels import build_kernel_model
 
-    graph = from_model(build_kernel_model("fc", {"m": 197, "k": 768, "n": 3072, "bias": True}))
+    graph = load_graph_from_proto(build_kernel_model("fc", {"m": 197, "k": 768, "n": 3072, "bias": True}))
     assert sum(count_node_macs(n, graph) for n in graph.nodes) == 197 * 768 * 3072

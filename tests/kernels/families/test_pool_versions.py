@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from deepen.errors import ConfigError
-from deepen.graph import load
+from deepen.graph import load_graph
 from deepen.kernels import build_kernel_model, compute_features
 from deepen.kernels.splitting.split import split_graph
 
@@ -20,7 +20,7 @@ def pooled(tmp_path, opset, **attributes):
     )
     path = tmp_path / f"{opset}.onnx"
     path.write_bytes(model.SerializeToString())
-    (kernel,) = split_graph(load(path)).kernels
+    (kernel,) = split_graph(load_graph(path)).kernels
     return kernel
 
 
@@ -32,7 +32,7 @@ def test_versions_are_told_apart_and_rebuilt_as_they_were(tmp_path):
         model = build_kernel_model("avgpool", kernel.params)
         assert lowest <= model.opset_import[0].version <= highest
         (tmp_path / "again.onnx").write_bytes(model.SerializeToString())
-        (again,) = split_graph(load(tmp_path / "again.onnx")).kernels
+        (again,) = split_graph(load_graph(tmp_path / "again.onnx")).kernels
         assert again.key == kernel.key
 
 

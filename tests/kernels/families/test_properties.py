@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from deepen.errors import ConfigError
-from deepen.graph import from_model
+from deepen.graph import load_graph_from_proto
 from deepen.kernels import build_kernel_model, compute_features, describe_kernel
 from deepen.kernels.families.catalog import check_params
 from deepen.kernels.families.registry import get_family_definition
@@ -30,7 +30,7 @@ def rebuilt(family, params):
         get_family_definition(family).check(full)
     except ConfigError:
         assume(False)
-    graph = from_model(build_kernel_model(family, params))
+    graph = load_graph_from_proto(build_kernel_model(family, params))
     kernel = describe_kernel(graph.nodes, graph)
     assert (kernel.family, kernel.params) == (family, full)
     written = sum(t.nbytes for t in graph.outputs)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from deepen.graph import from_model
+from deepen.graph import load_graph_from_proto
 from deepen.kernels import (
     FEATURE_NAMES,
     build_kernel_model,
@@ -25,7 +25,7 @@ from deepen.kernels.splitting.split import split_graph
 def test_build_then_describe_gives_the_same_kernel(family, params, one_kernel):
     model = build_kernel_model(family, params)
     onnx.checker.check_model(model, full_check=True)
-    graph = from_model(model)
+    graph = load_graph_from_proto(model)
     kernel = describe_kernel(graph.nodes, graph)
     full = check_params(family, params)
     assert kernel.family == family
@@ -44,7 +44,7 @@ def test_built_kernel_runs_and_gives_the_promised_tensors(family, params, one_ke
 
 
 def test_features_are_complete_finite_and_not_negative(family, params, one_kernel):
-    graph = from_model(build_kernel_model(family, params))
+    graph = load_graph_from_proto(build_kernel_model(family, params))
     found = compute_features(describe_kernel(graph.nodes, graph))
     assert tuple(found) == FEATURE_NAMES
     assert all(isinstance(v, float) and np.isfinite(v) and v >= 0 for v in found.values())
@@ -54,7 +54,7 @@ def test_features_are_complete_finite_and_not_negative(family, params, one_kerne
 
 
 def test_runtime_runs_it_as_one_kernel_of_the_same_key(family, params, one_kernel):
-    kernels = split_graph(from_model(build_kernel_model(family, params))).kernels
+    kernels = split_graph(load_graph_from_proto(build_kernel_model(family, params))).kernels
     key = hash_params(family, check_params(family, params))
     assert (len(kernels) == 1 and kernels[0].key == key) is one_kernel
 
@@ -88,7 +88,7 @@ def test_other_float_types_reach_the_file(dtype, run_model):
     kinds = {t.data_type for t in model.graph.initializer}
     assert {str(helper.tensor_dtype_to_np_dtype(k)) for k in kinds} == {dtype}
     assert str(run_model(model)[0].dtype) == dtype
-    graph = from_model(model)
+    graph = load_graph_from_proto(model)
     assert describe_kernel(graph.nodes, graph).params["dtype"] == dtype
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from deepen.graph import load
+from deepen.graph import load_graph
 from deepen.kernels.splitting.split import split_graph
 from deepen.kernels.types import Kernel
 
@@ -19,4 +19,4 @@ def unseen() -> dict[str, Kernel]:
     """Distinct kernels of the nine networks, by key."""
     models = sorted(LIGHT.glob("light_*.onnx"))
     assert len(models) == 9
-    return {kernel.key: kernel for path in models for kernel in split_graph(load(path)).kernels}
+    return {kernel.key: kernel for path in models for kernel in split_graph(load_graph(path)).kernels}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepen.errors import ConfigError
-from deepen.graph import load
+from deepen.graph import load_graph
 from deepen.kernels.building.single_kernel_model import build_kernel_model
 from deepen.kernels.families.catalog import load_families
 from deepen.kernels.sampling.real_configurations import (
@@ -169,7 +169,7 @@ def test_sampled_kernels_build_and_split_into_themselves(family: str, tmp_path: 
     for number, kernel in enumerate(kernels):
         path = tmp_path / f"{number}.onnx"
         onnx.save(build_kernel_model(family, kernel.params), path)
-        found = split_graph(load(path))
+        found = split_graph(load_graph(path))
         assert found.macs == kernel.macs
         if family in PARTS_ON_ONNXRUNTIME:
             assert len(found.kernels) > 1

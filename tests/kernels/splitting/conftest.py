@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from deepen.graph import Graph, load
+from deepen.graph import Graph, load_graph
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def make_graph(make_model: Callable[..., Path]) -> Callable[..., Graph]:
     """The same, loaded."""
-    return lambda *args, **kwargs: load(make_model(*args, **kwargs))
+    return lambda *args, **kwargs: load_graph(make_model(*args, **kwargs))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deepen.graph.load import from_model
+from deepen.graph.load import load_graph_from_proto
 from deepen.kernels.features import compute_features
 from deepen.kernels.splitting.converter_passes import ConverterPasses, apply_converter_passes, find_zero_tensors
 from deepen.kernels.splitting.split import split_graph
@@ -28,7 +28,7 @@ def _graph(nodes, outputs=("y",), shape=(1, 4, 8, 8)):
         [value(name, TensorProto.FLOAT, shape) for name in outputs],
         initializer=[zero, weight],
     )
-    return from_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    return load_graph_from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
 def _node(op, inputs, output, **attributes):

@@ -12,7 +12,7 @@ import pytest
 
 from deepen import catalog
 from deepen.errors import ConfigError
-from deepen.graph import Graph, load
+from deepen.graph import Graph, load_graph
 from deepen.kernels.splitting.fusion_rules import list_rule_names, load_rules
 from deepen.kernels.splitting.split import split_graph
 from deepen.kernels.types import ModelSplit
@@ -244,7 +244,7 @@ AGREEMENT = {"squeezenet": 1.0, "resnet50": 1.0, "vgg19": 1.0, "shufflenet": 1.0
 @pytest.mark.parametrize("name", AGREEMENT)
 def test_rules_agree_with_the_runtime(name: str, light_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Share of the runtime's kernels that the fallback rules find with exactly the same nodes."""
-    graph = load(light_dir / f"light_{name}.onnx")
+    graph = load_graph(light_dir / f"light_{name}.onnx")
     asked = Counter(frozenset(k.node_names) for k in split_graph(graph).kernels)
     monkeypatch.setattr("deepen.kernels.splitting.split.oracle.available", lambda: False)
     ruled = Counter(frozenset(k.node_names) for k in split_graph(graph).kernels)

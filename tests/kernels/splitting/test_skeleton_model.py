@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from deepen.errors import GraphError, StorageError
-from deepen.graph import Graph, load
+from deepen.graph import Graph, load_graph
 from deepen.kernels.splitting import onnxruntime_graph
 from deepen.kernels.splitting.skeleton_model import build_skeleton_model
 
@@ -31,7 +31,7 @@ def tensors(model: onnx.ModelProto) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "densenet121", "resnet50"])
 def test_same_graph_as_with_weights(name: str, light_dir: Path, optimised: Callable, tmp_path: Path) -> None:
     path = light_dir / f"light_{name}.onnx"
-    assert tensors(onnxruntime_graph.get_executed_graph(load(path)).model) == tensors(optimised(path, tmp_path))
+    assert tensors(onnxruntime_graph.get_executed_graph(load_graph(path)).model) == tensors(optimised(path, tmp_path))
 
 
 @pytest.mark.parametrize("name", ["inception_v1", "inception_v2"])
@@ -40,7 +40,7 @@ def test_equal_computed_weights_are_merged_before_they_are_folded(
 ) -> None:
     """These files make equal weights for parallel branches: the runtime runs such branches once. It may keep either."""
     path = light_dir / f"light_{name}.onnx"
-    assert kinds(onnxruntime_graph.get_executed_graph(load(path)).model) == kinds(optimised(path, tmp_path))
+    assert kinds(onnxruntime_graph.get_executed_graph(load_graph(path)).model) == kinds(optimised(path, tmp_path))
 
 
 def conv_chain(make_model: Make, weights: Weights, **options: object) -> Path:
@@ -80,7 +80,7 @@ def test_scaled_weights_are_cut_and_the_verdict_kept(
     make_model: Make, weights: Weights, optimised: Callable, tmp_path: Path
 ) -> None:
     path = conv_chain(make_model, weights)
-    graph = load(path)
+    graph = load_graph(path)
     asked = onnxruntime_graph.get_executed_graph(graph).model
     assert tensors(asked) == tensors(optimised(path, tmp_path))
     assert kinds(asked)["BatchNormalization"] == kinds(asked)["Mul"] == 0  # the scaling fusions did happen
@@ -94,7 +94,7 @@ def test_old_files_list_constants_as_inputs(
 ) -> None:
     """Before IR version 4 an initialiser had to be listed as an input and still was a constant."""
     path = conv_chain(make_model, weights, ir_version=3, opset=9, inputs_list_constants=True)
-    assert tensors(onnxruntime_graph.get_executed_graph(load(path)).model) == tensors(optimised(path, tmp_path))
+    assert tensors(onnxruntime_graph.get_executed_graph(load_graph(path)).model) == tensors(optimised(path, tmp_path))
 
 
 def test_overridable_initialisers_are_no_constants(
@@ -102,7 +102,7 @@ def test_overridable_initialisers_are_no_constants(
 ) -> None:
     """From IR version 4 on a listed initialiser may be replaced by the caller, so the runtime must not fold it."""
     path = conv_chain(make_model, weights, inputs_list_constants=True)
-    asked = onnxruntime_graph.get_executed_graph(load(path)).model
+    asked = onnxruntime_graph.get_executed_graph(load_graph(path)).model
     assert tensors(asked) == tensors(optimised(path, tmp_path))
     assert kinds(asked)["BatchNormalization"] == 2
 
@@ -117,14 +117,14 @@ def test_distinct_weights_stay_distinct(make_model: Make, elements: int) -> None
         ["y"],
         {"w1": values, "w2": values + 1},
     )
-    assert kinds(onnxruntime_graph.get_executed_graph(load(path)).model)["Mul"] == 2
+    assert kinds(onnxruntime_graph.get_executed_graph(load_graph(path)).model)["Mul"] == 2
 
 
 def test_small_constants_keep_their_values(make_model: Make) -> None:
     """GELU is recognised by the square root of two; another number is another function."""
 
     def gelu(root: float) -> Graph:
-        return load(
+        return load_graph(
             make_model(
                 [
                     ("Div", ["x", "root"], ["d"], {}),
@@ -146,7 +146,7 @@ def test_small_constants_keep_their_values(make_model: Make) -> None:
 def test_nothing_large_is_built_or_written(light_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """VGG-19 makes 575 MB of weights by ConstantOfShape; the question and the answer are kilobytes."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    graph = load(light_dir / "light_vgg19.onnx")
+    graph = load_graph(light_dir / "light_vgg19.onnx")
     stand_in = build_skeleton_model(graph)
     answer = onnxruntime_graph.get_executed_graph(graph)
     assert stand_in.largest_bytes == 25088 * 4096 * 4
@@ -156,7 +156,7 @@ def test_nothing_large_is_built_or_written(light_dir: Path, monkeypatch: pytest.
 
 
 def test_graph_is_not_changed(light_dir: Path) -> None:
-    graph = load(light_dir / "light_squeezenet.onnx")
+    graph = load_graph(light_dir / "light_squeezenet.onnx")
     before = graph.model.SerializeToString()
     build_skeleton_model(graph)
     assert graph.model.SerializeToString() == before
@@ -165,12 +165,12 @@ def test_graph_is_not_changed(light_dir: Path) -> None:
 def test_refused_model_is_one_line(make_model: Make) -> None:
     path = make_model([("NoSuchOperator", ["x"], ["y"], {"domain": "com.microsoft"})], {"x": (1, 2)}, ["y"])
     with pytest.raises(GraphError, match=r"ONNX Runtime \S+ does not accept the model: .*NoSuchOperator") as caught:
-        onnxruntime_graph.get_executed_graph(load(path))
+        onnxruntime_graph.get_executed_graph(load_graph(path))
     assert "\n" not in str(caught.value)
 
 
 def test_no_room_for_temporary_files(make_model: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    graph = load(make_model([("Relu", ["x"], ["y"], {})], {"x": (1, 2)}, ["y"]))
+    graph = load_graph(make_model([("Relu", ["x"], ["y"], {})], {"x": (1, 2)}, ["y"]))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with pytest.raises(StorageError, match="TMPDIR"):
         onnxruntime_graph.get_executed_graph(graph)

@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 
 from deepen.errors import ConfigError, GraphError
-from deepen.graph import Graph, load
+from deepen.graph import Graph, load_graph
 from deepen.kernels.describe import count_node_macs
 from deepen.kernels.splitting import split as module
 from deepen.kernels.splitting.split import list_split_runtimes, split_graph
@@ -85,7 +85,7 @@ LIGHT = {
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_models(name: str, light_dir: Path) -> None:
     path = light_dir / f"light_{name}.onnx"
-    graph = load(path)
+    graph = load_graph(path)
     found = split_graph(graph)
     check(graph, found)
     assert not found.unassigned
@@ -116,7 +116,7 @@ def test_models_inside_packages(
     packaged: Callable[[str, str], Path], package: str, inside: str, shapes: dict[str, tuple[int, ...]], tool: bool
 ) -> None:
     path = packaged(package, inside)
-    graph = load(path, shapes or None)
+    graph = load_graph(path, shapes or None)
     found = split_graph(graph)
     check(graph, found)
     assert not found.unassigned
@@ -141,7 +141,7 @@ def test_unnamed_nodes_and_rank_0_tensors(make_graph: Make) -> None:
 def test_if_with_known_condition_is_dissolved(make_model: Callable[..., Path], tmp_path: Path) -> None:
     """The branch taken fuses with its surroundings; the other does no work."""
     path = if_model(tmp_path, constant=True)
-    graph = load(path)
+    graph = load_graph(path)
     found = split_graph(graph)
     check(graph, found)
     assert [k.op_types for k in found.kernels] == [("Conv", "Relu")]
@@ -151,7 +151,7 @@ def test_if_with_known_condition_is_dissolved(make_model: Callable[..., Path], t
 
 
 def test_if_with_unknown_condition_keeps_both_branches(tmp_path: Path) -> None:
-    graph = load(if_model(tmp_path, constant=False))
+    graph = load_graph(if_model(tmp_path, constant=False))
     found = split_graph(graph)
     check(graph, found)
     counted = {k.op_types: k.multiplicity for k in found.kernels}
@@ -211,7 +211,7 @@ def test_loop_bodies_count_their_rounds(tmp_path: Path) -> None:
     )
     path = tmp_path / "loop.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    loaded = load(path)
+    loaded = load_graph(path)
     found = split_graph(loaded)
     check(loaded, found)
     assert {k.op_types: (k.multiplicity, k.macs) for k in found.kernels} == {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepen.graph import load
+from deepen.graph import load_graph
 from deepen.kernels.splitting.split import split_graph
 
 GMACS = {
@@ -31,7 +31,7 @@ def exported(zoo_dir: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", GMACS)
 def test_export_is_split_completely(zoo_dir: Path, name: str) -> None:
-    graph = load(exported(zoo_dir, name))
+    graph = load_graph(exported(zoo_dir, name))
     found = split_graph(graph)
     assert found.unassigned == ()
     inside = [n for k in found.kernels for n in k.node_names]
@@ -42,7 +42,7 @@ def test_export_is_split_completely(zoo_dir: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3", "efficientnet_b0", "googlenet"])
 def test_rules_agree_with_the_runtime(zoo_dir: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = load(exported(zoo_dir, name))
+    graph = load_graph(exported(zoo_dir, name))
     asked = {frozenset(k.node_names) for k in split_graph(graph).kernels}
     monkeypatch.setattr("deepen.kernels.splitting.split.oracle.available", lambda: False)
     assert {frozenset(k.node_names) for k in split_graph(graph).kernels} == asked
@@ -56,7 +56,7 @@ def test_weightless_question_gets_the_real_answer(
     from deepen.kernels.splitting import onnxruntime_graph
 
     path = exported(zoo_dir, name)
-    asked = {(n.op_type, n.output[0]) for n in onnxruntime_graph.get_executed_graph(load(path)).model.graph.node}
+    asked = {(n.op_type, n.output[0]) for n in onnxruntime_graph.get_executed_graph(load_graph(path)).model.graph.node}
     assert asked == {(n.op_type, n.output[0]) for n in optimised(path, tmp_path).graph.node}
 
 
