@@ -14,13 +14,22 @@ from deepen.bench import DeviceModel, VirtualBench
 from deepen.bench.daemons import find_adbd, find_sshd, namespace
 from deepen.errors import ConfigError
 from deepen.records import EnergyRecord
-from tests.support.fault_campaign import Aim, Compared, Ordeal, Verdict, compare, draw_strikes, families_of, held
+from tests.support.fault_campaign import (
+    FaultCampaign,
+    FaultCampaignReport,
+    FaultCampaignScope,
+    RecordComparison,
+    compare_with_model,
+    draw_campaign_faults,
+    is_lock_held,
+    select_families,
+)
 
 
 def test_strikes_are_as_many_as_asked_for_and_the_same_for_the_same_seed() -> None:
-    drawn = draw_strikes(200, 2, 7, kills=5, gone=2, unplugged=2)
-    assert drawn == draw_strikes(200, 2, 7, kills=5, gone=2, unplugged=2)
-    assert drawn != draw_strikes(200, 2, 8, kills=5, gone=2, unplugged=2)
+    drawn = draw_campaign_faults(200, 2, 7, kills=5, gone=2, unplugged=2)
+    assert drawn == draw_campaign_faults(200, 2, 7, kills=5, gone=2, unplugged=2)
+    assert drawn != draw_campaign_faults(200, 2, 8, kills=5, gone=2, unplugged=2)
     kinds = Counter(strike.kind for strike in drawn)
     assert kinds == {"kill host": 5, "restart device": 1, "cut link": 1, "unplug meter": 2}
     moments = [strike.after for strike in drawn]
@@ -33,7 +42,7 @@ def test_strikes_are_as_many_as_asked_for_and_the_same_for_the_same_seed() -> No
 
 def test_more_strikes_than_records_are_refused() -> None:
     with pytest.raises(ConfigError, match="no room for 9 strikes"):
-        draw_strikes(9, 2, 0)
+        draw_campaign_faults(9, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,7 @@ def test_more_strikes_than_records_are_refused() -> None:
 def test_a_number_is_wrong_far_beyond_what_it_states(
     measured: float, standard: float, within: bool, wrong: bool
 ) -> None:
-    one = Compared("fc", measured, standard, 1.0)
+    one = RecordComparison("fc", measured, standard, 1.0)
     assert (one.within, one.wrong) == (within, wrong)
 
 
@@ -87,26 +96,26 @@ def test_the_truth_of_a_record_is_the_models_law() -> None:
     model = DeviceModel()
     # launch + factor of fc * (multiply-accumulates + bytes of x, w and y), and a fourth of what starting a run takes
     one_j = model.launch_j + 1.2 * (model.mac_j * 2 * 30 * 40 + model.byte_j * 4 * (2 * 30 + 30 * 40 + 2 * 40))
-    found = compare(record(params, 1.0, copies=4), model)
+    found = compare_with_model(record(params, 1.0, copies=4), model)
     assert found.true_j == pytest.approx(one_j + model.run_j / 4)
-    assert compare(record(params, 1.0), model).true_j == pytest.approx(one_j + model.run_j)
+    assert compare_with_model(record(params, 1.0), model).true_j == pytest.approx(one_j + model.run_j)
 
 
 def test_families_that_matter_are_named(squeezenet: Path) -> None:
-    found = families_of([(squeezenet, {})], DeviceModel())
+    found = select_families([(squeezenet, {})], DeviceModel())
     assert "conv-bn-relu" in found
     assert "concat" in found
     assert "softmax" not in found  # a millionth of the work
 
 
 def test_a_verdict_passes_only_where_nothing_is_amiss() -> None:
-    good = Verdict(1, (), (), (Compared("fc", 1.0, 0.01, 1.0),), (), 1, (0,), (), 1.0)
+    good = FaultCampaignReport(1, (), (), (RecordComparison("fc", 1.0, 0.01, 1.0),), (), 1, (0,), (), 1.0)
     assert good.passed
     for change in (
         {"missing": ("fc",)},
         {"repeated": ("fc",)},
         {"left": ("process 1",)},
-        {"compared": (Compared("fc", 2.0, 0.01, 1.0),)},
+        {"compared": (RecordComparison("fc", 2.0, 0.01, 1.0),)},
     ):
         assert not replace(good, **change).passed  # type: ignore[arg-type]
 
@@ -114,11 +123,11 @@ def test_a_verdict_passes_only_where_nothing_is_amiss() -> None:
 def test_a_lock_somebody_holds_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "x.lock"
     path.touch()
-    assert not held(path)
+    assert not is_lock_held(path)
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert held(path)
-    assert not held(path)
+        assert is_lock_held(path)
+    assert not is_lock_held(path)
 
 
 @pytest.fixture
@@ -137,13 +146,13 @@ def real_bench() -> Callable[[], VirtualBench]:
 def test_a_campaign_on_two_devices_survives_everything(
     real_bench: Callable[[], VirtualBench], squeezenet: Path, tmp_path: Path
 ) -> None:
-    aim = Aim(20, ("conv-bn-relu", "maxpool", "concat", "global-avgpool"), seed=3, max_macs=10**8)
-    strikes = draw_strikes(20, 2, 3, kills=1, gone=2, unplugged=1)
+    aim = FaultCampaignScope(20, ("conv-bn-relu", "maxpool", "concat", "global-avgpool"), seed=3, max_macs=10**8)
+    strikes = draw_campaign_faults(20, 2, 3, kills=1, gone=2, unplugged=1)
     said: list[str] = []
     with real_bench() as bench:
         bench.add("adb", "lvpm", seed=1)
         bench.add("ssh", "lvpm", seed=2)
-        ordeal = Ordeal(bench, tmp_path, aim, strikes, say=said.append, patience_s=500)
+        ordeal = FaultCampaign(bench, tmp_path, aim, strikes, say=said.append, patience_s=500)
         verdict = ordeal.run()
     log = (tmp_path / "log").read_text(errors="replace")[-3000:]
     assert verdict.records == 20, log
@@ -153,5 +162,5 @@ def test_a_campaign_on_two_devices_survives_everything(
     assert verdict.left == ()
     assert verdict.codes.count(-9) == 1
     assert verdict.codes[-1] == 0
-    assert verdict.struck == strikes, said
+    assert verdict.injected_faults == strikes, said
     assert sum(one.within for one in verdict.compared) >= 18  # 95 % are expected to be

@@ -28,7 +28,7 @@ from deepen.records import Accuracy, Interval, PowerTrace
 from deepen.scoring.lifecycle import read_candidates
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.signal import Steps
-from tests.support.fault_rigs import rigs
+from tests.support.fault_rigs import make_fault_rigs
 
 
 class Counter(CounterMeter):
@@ -149,7 +149,7 @@ def test_a_segment_that_failed_is_counted_nowhere() -> None:
 
 @pytest.mark.parametrize("name", ["ppk2", "lvpm"])
 def test_an_instrument_that_streams_keeps_only_its_sum(name: str, tmp_path: Path) -> None:
-    rig = rigs(tmp_path)[name]
+    rig = make_fault_rigs(tmp_path)[name]
     clock = VirtualClock()
     rng = np.random.default_rng(4)
     edges = 1000.0 + np.cumsum(rng.uniform(0.05, 0.2, 200))

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from deepen.errors import MeterError
-from tests.support.fault_acceptance import FAULTS, Recorded, Verdict, judge, record
-from tests.support.fault_rigs import Rig, fault_of, rigs
+from tests.support.fault_acceptance import FAULTS, FaultRecording, RecordingVerdict, judge_recording, record_with_fault
+from tests.support.fault_rigs import FaultRig, make_fault, make_fault_rigs
 
 RIGS = [
     "lvpm",
@@ -52,38 +52,40 @@ BLIND = {
 
 ERRORS = {"endless stall", "unplug"}
 
-Try = Callable[[str, str, float, int], tuple[Recorded, Verdict]]
+Try = Callable[[str, str, float, int], tuple[FaultRecording, RecordingVerdict]]
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rig]:
-    return rigs(Path(tmp_path_factory.mktemp("profiles")))
+def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FaultRig]:
+    return make_fault_rigs(Path(tmp_path_factory.mktemp("profiles")))
 
 
 @pytest.fixture(scope="module")
-def clean(benches: dict[str, Rig]) -> Callable[[str, int], Recorded]:
-    kept: dict[tuple[str, int], Recorded] = {}
+def clean(benches: dict[str, FaultRig]) -> Callable[[str, int], FaultRecording]:
+    kept: dict[tuple[str, int], FaultRecording] = {}
 
-    def get(rig: str, seed: int) -> Recorded:
+    def get(rig: str, seed: int) -> FaultRecording:
         if (rig, seed) not in kept:
-            kept[rig, seed] = record(benches[rig], None, seed=seed)
+            kept[rig, seed] = record_with_fault(benches[rig], None, seed=seed)
         return kept[rig, seed]
 
     return get
 
 
 @pytest.fixture
-def try_fault(benches: dict[str, Rig], clean: Callable[[str, int], Recorded]) -> Try:
-    def run(rig: str, fault: str, share: float, seed: int) -> tuple[Recorded, Verdict]:
+def try_fault(benches: dict[str, FaultRig], clean: Callable[[str, int], FaultRecording]) -> Try:
+    def run(rig: str, fault: str, share: float, seed: int) -> tuple[FaultRecording, RecordingVerdict]:
         before = clean(rig, seed).trace
         assert before is not None
-        done = record(benches[rig], fault_of(benches[rig], fault, share * benches[rig].seconds, seed), seed=seed)
-        return done, judge(benches[rig], fault, done, before.warnings)
+        done = record_with_fault(
+            benches[rig], make_fault(benches[rig], fault, share * benches[rig].seconds, seed), seed=seed
+        )
+        return done, judge_recording(benches[rig], fault, done, before.warnings)
 
     return run
 
 
-def test_the_list_of_rigs_is_complete(benches: dict[str, Rig]) -> None:
+def test_the_list_of_rigs_is_complete(benches: dict[str, FaultRig]) -> None:
     assert set(RIGS) == set(benches)
 
 
@@ -92,7 +94,7 @@ def test_without_a_fault_every_window_is_right_and_nothing_is_dropped(rig: str, 
     done = clean(rig, 1)
     assert done.trace is not None, done.error
     assert done.trace.dropped == 0
-    verdict = judge(benches[rig], "none", done, done.trace.warnings)
+    verdict = judge_recording(benches[rig], "none", done, done.trace.warnings)
     assert verdict.way == "right", verdict.windows
     assert len(verdict.windows) >= 9
 
@@ -135,16 +137,16 @@ def test_a_fault_spoils_nothing_long_before_it_or_after_it(rig: str, fault: str,
 
 
 @pytest.mark.parametrize("rig", ["lvpm", "hvpm", "lpm01a (ASCII)", "line (counter)"])
-def test_what_is_dropped_is_what_was_lost(rig: str, try_fault: Try, benches: dict[str, Rig]) -> None:
-    fault = fault_of(benches[rig], "lost frames", 1.3, 2)
-    trace = record(benches[rig], fault, seed=2).trace
+def test_what_is_dropped_is_what_was_lost(rig: str, try_fault: Try, benches: dict[str, FaultRig]) -> None:
+    fault = make_fault(benches[rig], "lost frames", 1.3, 2)
+    trace = record_with_fault(benches[rig], fault, seed=2).trace
     assert trace is not None
     assert trace.dropped == fault.lost > 0
 
 
 @pytest.mark.parametrize("rig", ["lvpm", "line (counter)", "lpm01a (ASCII)"])
-def test_more_loss_than_is_allowed_ends_in_an_error(rig: str, benches: dict[str, Rig]) -> None:
-    done = record(benches[rig], fault_of(benches[rig], "stall with loss", 1.3, 4), seed=4, max_loss=1e-3)
+def test_more_loss_than_is_allowed_ends_in_an_error(rig: str, benches: dict[str, FaultRig]) -> None:
+    done = record_with_fault(benches[rig], make_fault(benches[rig], "stall with loss", 1.3, 4), seed=4, max_loss=1e-3)
     assert isinstance(done.error, MeterError)
     assert "max_loss" in str(done.error)
     assert done.stage == "stop"
@@ -152,7 +154,7 @@ def test_more_loss_than_is_allowed_ends_in_an_error(rig: str, benches: dict[str,
 
 @pytest.mark.parametrize("rig", ["lvpm", "line (plain)"])
 @pytest.mark.parametrize("wrong", ["scaled", "shifted", "one window"])
-def test_the_judge_sees_a_wrong_energy(rig: str, wrong: str, clean, benches: dict[str, Rig]) -> None:
+def test_the_judge_sees_a_wrong_energy(rig: str, wrong: str, clean, benches: dict[str, FaultRig]) -> None:
     """The matrix can fail: traces that are wrong without a word are found out."""
     done = clean(rig, 1)
     assert done.trace is not None
@@ -163,11 +165,11 @@ def test_the_judge_sees_a_wrong_energy(rig: str, wrong: str, clean, benches: dic
         "shifted": lambda: replace(trace, t_s=trace.t_s + 0.03),
         "one window": lambda: replace(trace, power_w=np.where(near, 1.5 * trace.power_w, trace.power_w)),
     }[wrong]()
-    verdict = judge(benches[rig], "none", replace(done, trace=changed), trace.warnings)
+    verdict = judge_recording(benches[rig], "none", replace(done, trace=changed), trace.warnings)
     assert verdict.way == "wrong"
     gap = replace(changed, gaps=((float(trace.t_s[0]), float(trace.t_s[-1])),))
     told = replace(changed, warnings=(*trace.warnings, "something new"))
-    assert judge(benches[rig], "none", replace(done, trace=told), trace.warnings).way == "told"
-    assert judge(benches[rig], "none", replace(done, trace=gap), trace.warnings).way != "wrong"
+    assert judge_recording(benches[rig], "none", replace(done, trace=told), trace.warnings).way == "told"
+    assert judge_recording(benches[rig], "none", replace(done, trace=gap), trace.warnings).way != "wrong"
     routine = replace(changed, warnings=(*trace.warnings, "range switches: 5", *trace.warnings))
-    assert judge(benches[rig], "none", replace(done, trace=routine), trace.warnings).way == "wrong"
+    assert judge_recording(benches[rig], "none", replace(done, trace=routine), trace.warnings).way == "wrong"

@@ -15,13 +15,13 @@ import pytest
 
 from deepen.meters.onboard import odpm, rpi_pmic
 from deepen.meters.stream.types import MOST_NOTES, Samples, StreamCounts
-from tests.support.fuzz import Corpus, Report, Target, drive, explore
-from tests.support.fuzz_files import file_targets
-from tests.support.fuzz_streams import StreamTarget, stream_targets
-from tests.support.fuzz_texts import CallTarget, text_targets
+from tests.support.fuzz import FuzzCorpus, FuzzReport, FuzzTarget, fuzz_in_batches, fuzz_with_coverage
+from tests.support.fuzz_files import make_file_targets
+from tests.support.fuzz_streams import StreamTarget, make_stream_targets
+from tests.support.fuzz_texts import CallTarget, make_text_targets
 
-STREAMS = {t.name: t for t in stream_targets()}
-TEXTS = {t.name: t for t in text_targets()}
+STREAMS = {t.name: t for t in make_stream_targets()}
+TEXTS = {t.name: t for t in make_text_targets()}
 FILES = [
     "deepen JSON",
     "deepen Parquet",
@@ -38,11 +38,11 @@ FILES = [
 ]
 
 
-def fuzz(target: Target, count: int, traced: int) -> Report:
+def fuzz(target: FuzzTarget, count: int, traced: int) -> FuzzReport:
     rng = random.Random(target.name)
-    report, corpus = Report(target.name), Corpus(target.seeds, target.tokens, rng)
-    explore(target, corpus, report, traced, rng)
-    drive(target, corpus, report, count - traced, rng)
+    report, corpus = FuzzReport(target.name), FuzzCorpus(target.seeds, target.tokens, rng)
+    fuzz_with_coverage(target, corpus, report, traced, rng)
+    fuzz_in_batches(target, corpus, report, count - traced, rng)
     return report
 
 
@@ -61,7 +61,7 @@ def test_no_answer_breaks_a_reader(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_breaks_a_reader(name: str, tmp_path: Path) -> None:
-    targets = {t.name: t for t in file_targets(tmp_path)}
+    targets = {t.name: t for t in make_file_targets(tmp_path)}
     assert set(targets) == set(FILES)
     assert fuzz(targets[name], 150, 30).failures == []
 
@@ -105,8 +105,10 @@ def test_a_parser_with_a_defect_is_found_out(defect: str, said: str) -> None:
     seeds = [bytes(range(256))]
     tokens = [b"\x00", b"\x07", b"\x03"]
     target = StreamTarget(defect, lambda: Broken(defect), seeds, tokens, [Path(__file__)], batch=20, most_kept=2000)
-    report = Report(defect)
-    drive(target, Corpus(seeds, tokens, random.Random(1)), report, 2000, random.Random(1), most_failures=1)
+    report = FuzzReport(defect)
+    fuzz_in_batches(
+        target, FuzzCorpus(seeds, tokens, random.Random(1)), report, 2000, random.Random(1), most_failures=1
+    )
     assert said in report.failures[0][0]
 
 
@@ -115,8 +117,15 @@ def test_a_failure_comes_with_few_of_its_inputs() -> None:
         assert b"bad" not in data
 
     target = CallTarget("picky", picky, [b"good"], [b"bad"], [Path(__file__)])
-    report = Report("picky")
-    drive(target, Corpus(target.seeds, target.tokens, random.Random(2)), report, 500, random.Random(2), most_failures=1)
+    report = FuzzReport("picky")
+    fuzz_in_batches(
+        target,
+        FuzzCorpus(target.seeds, target.tokens, random.Random(2)),
+        report,
+        500,
+        random.Random(2),
+        most_failures=1,
+    )
     (what, data) = report.failures[0]
     assert what.startswith("AssertionError")
     assert b"bad" in data
@@ -135,17 +144,17 @@ def test_inputs_that_reach_new_code_are_kept() -> None:
         return found
 
     target = CallTarget("steps", steps, [b"xxxx"], [b"d", b"e", b"p"], [Path(__file__)])
-    report, rng = Report("steps"), random.Random(3)
-    corpus = Corpus(target.seeds, target.tokens, rng)
-    explore(target, corpus, report, 3000, rng)
+    report, rng = FuzzReport("steps"), random.Random(3)
+    corpus = FuzzCorpus(target.seeds, target.tokens, rng)
+    fuzz_with_coverage(target, corpus, report, 3000, rng)
     assert report.kept >= 2
     assert any(data[:2] == b"de" for data in corpus.inputs)
 
 
 def test_the_same_seed_makes_the_same_inputs() -> None:
     def made() -> list[bytes]:
-        corpus = Corpus([b"a,1,2\n" * 20], [b","], random.Random(9))
-        return [corpus.one() for _ in range(200)]
+        corpus = FuzzCorpus([b"a,1,2\n" * 20], [b","], random.Random(9))
+        return [corpus.generate_input() for _ in range(200)]
 
     first = made()
     assert first == made()

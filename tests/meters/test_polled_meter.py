@@ -29,7 +29,7 @@ from deepen.testing.instruments.faults import (
 from deepen.testing.instruments.scpi import ScpiAnalyzer
 from deepen.testing.instruments.signal import Steps
 from deepen.testing.instruments.virtual import VirtualPort
-from tests.support.fault_acceptance import COVER, FAULTS, news
+from tests.support.fault_acceptance import COVERAGE_FACTOR, FAULTS, find_new_warnings
 
 PROFILE = """
 [scpi]
@@ -92,7 +92,7 @@ def _wrong(trace: PowerTrace, emulator: Any, struck_s: float) -> list[str]:
         (window,) = integrate_power(trace, [Interval(start, end, "w")], max_loss=1.0)
         off_j = window.gross_j - emulator.energy_j(start, end)
         gap = any(x <= end and y >= start for x, y in trace.gaps)
-        if abs(off_j) > COVER * window.gross_budget.expanded_j and not gap:
+        if abs(off_j) > COVERAGE_FACTOR * window.gross_budget.expanded_j and not gap:
             found.append(f"{start:.2f} to {end:.2f}: {off_j:.3g} J")
     return found
 
@@ -112,7 +112,7 @@ def test_no_fault_of_an_analyser_yields_a_wrong_energy_without_a_word(name: str,
             continue
         assert name not in ("endless stall", "unplug")
         wrong = _wrong(trace, bench.emulator, 1004.0)
-        if wrong and not news(trace, warnings):
+        if wrong and not find_new_warnings(trace, warnings):
             # A digit that became another one: only the standing warning tells of it.
             assert name in ("lost byte", "duplicated byte", "corrupted byte", "corrupted bytes", "lost bytes",
                             "duplicated bytes"), (seed, wrong)  # fmt: skip

@@ -1,8 +1,8 @@
 """Every fault on every driver, end to end in virtual time: is a wrong energy ever told without a word?
 
 A rig is an emulated instrument, the driver for it, and a load whose power changes every few tens of milliseconds, so
-that samples at the wrong time or of the wrong size show. :func:`record` plays one fault into one recording (emulator,
-port, driver, :class:`~deepen.meters.stream.meter.StreamMeter`, trace) and :func:`judge` integrates windows before,
+that samples at the wrong time or of the wrong size show. :func:`record_with_fault` plays one fault into one recording (emulator,
+port, driver, :class:`~deepen.meters.stream.meter.StreamMeter`, trace) and :func:`judge_recording` integrates windows before,
 across and after the moment of the fault and holds them against what the emulator knows.
 """
 
@@ -24,20 +24,29 @@ from deepen.records import Interval, PowerTrace
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import EVERY, Fault
 from deepen.testing.instruments.signal import Steps
-from tests.support.fault_rigs import Rig
+from tests.support.fault_rigs import FaultRig
 
-__all__ = ["FAULTS", "WORST", "Recorded", "Verdict", "Way", "judge", "news", "record"]
+__all__ = [
+    "FAULTS",
+    "OUTCOMES_BEST_FIRST",
+    "FaultRecording",
+    "RecordingVerdict",
+    "WindowOutcome",
+    "judge_recording",
+    "find_new_warnings",
+    "record_with_fault",
+]
 
-COVER = 1.5
+COVERAGE_FACTOR = 1.5
 """Times the expanded uncertainty (k = 2) that an energy may be off and still be right: with k = 3, one window in 400 is
 further off by chance, with k = 2 one in 20."""
 
-Way = Literal["right", "gap", "told", "blind", "wrong"]
+WindowOutcome = Literal["right", "gap", "told", "blind", "wrong"]
 """How a window fared: right within its stated uncertainty; wrong, with a gap of the trace in it; wrong, with samples
 dropped or a warning that a recording without a fault does not have; wrong, where the protocol leaves no reader a chance
 and every recording says so (``CampaignRig.blind``); wrong without a word."""
 
-WORST: tuple[Way, ...] = ("right", "gap", "told", "blind", "wrong")
+OUTCOMES_BEST_FIRST: tuple[WindowOutcome, ...] = ("right", "gap", "told", "blind", "wrong")
 
 _ROUTINE = ("range switches", "paused")
 """Warnings that come and go without a fault."""
@@ -48,7 +57,7 @@ FAULTS = tuple(EVERY)
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class FaultRecording:
     """What became of a recording.
 
     Attributes:
@@ -67,7 +76,7 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RecordingVerdict:
     """How the windows of a recording fared.
 
     Attributes:
@@ -76,19 +85,19 @@ class Verdict:
         news: Warnings that a recording without a fault does not have.
     """
 
-    way: Way | Literal["error"]
-    windows: Mapping[str, tuple[Way, float, float]]
+    way: WindowOutcome | Literal["error"]
+    windows: Mapping[str, tuple[WindowOutcome, float, float]]
     news: tuple[str, ...]
 
 
-def _load(rig: Rig, seed: int) -> Steps:
+def _make_random_load(rig: FaultRig, seed: int) -> Steps:
     """Power that changes every 8 to 50 ms."""
     rng = np.random.default_rng(seed + 77)
     edges = 1000.0 + np.cumsum(rng.uniform(0.008, 0.05, 1500))
     return Steps(edges, rng.uniform(rig.least_w, rig.most_w, edges.size + 1))
 
 
-def record(rig: Rig, fault: Fault | None, *, seed: int = 0, max_loss: float = 1.0) -> Recorded:
+def record_with_fault(rig: FaultRig, fault: Fault | None, *, seed: int = 0, max_loss: float = 1.0) -> FaultRecording:
     """Record for some seconds, reading as the thread of a meter does.
 
     Args:
@@ -98,7 +107,7 @@ def record(rig: Rig, fault: Fault | None, *, seed: int = 0, max_loss: float = 1.
         max_loss: Largest share of samples that may be lost; by default, nothing is refused for losses alone.
     """
     clock = VirtualClock()
-    emulator = rig.emulator(_load(rig, seed), seed)
+    emulator = rig.emulator(_make_random_load(rig, seed), seed)
     faults = () if fault is None else (fault,)
     port = rig.port(emulator, clock, latency_s=5e-4, jitter_s=1e-3, seed=seed, faults=faults)
     stage, trace, error = "open", None, None
@@ -123,10 +132,10 @@ def record(rig: Rig, fault: Fault | None, *, seed: int = 0, max_loss: float = 1.
             meter.close()
     began_s = port.line.began_s
     at_s = fault.at_s if fault is not None and math.isfinite(fault.at_s) else rig.seconds / 2
-    return Recorded(trace, error, stage, emulator, began_s + at_s)
+    return FaultRecording(trace, error, stage, emulator, began_s + at_s)
 
 
-def news(trace: PowerTrace, clean: Iterable[str]) -> tuple[str, ...]:
+def find_new_warnings(trace: PowerTrace, clean: Iterable[str]) -> tuple[str, ...]:
     """Warnings of a trace that a recording without a fault does not have, whatever their numbers.
 
     Args:
@@ -137,7 +146,7 @@ def news(trace: PowerTrace, clean: Iterable[str]) -> tuple[str, ...]:
     return tuple(w for w in trace.warnings if _NUMBERS.sub("#", w) not in known and not w.startswith(_ROUTINE))
 
 
-def _windows(trace: PowerTrace, struck_s: float) -> dict[str, tuple[float, float]]:
+def _select_windows(trace: PowerTrace, struck_s: float) -> dict[str, tuple[float, float]]:
     """Windows inside, across, before and after the moment of a fault, as far as the trace reaches."""
     first, last = float(trace.t_s[0]) + 0.02, float(trace.t_s[-1]) - 0.02
     wanted = {
@@ -156,7 +165,7 @@ def _windows(trace: PowerTrace, struck_s: float) -> dict[str, tuple[float, float
     return {name: (a, b) for name, (a, b) in inside.items() if b - a > 0.006}
 
 
-def judge(rig: Rig, name: str, done: Recorded, clean: Iterable[str]) -> Verdict:
+def judge_recording(rig: FaultRig, name: str, done: FaultRecording, clean: Iterable[str]) -> RecordingVerdict:
     """Hold the windows of a recording against the truth.
 
     Args:
@@ -167,11 +176,11 @@ def judge(rig: Rig, name: str, done: Recorded, clean: Iterable[str]) -> Verdict:
     """
     trace = done.trace
     if trace is None:
-        return Verdict("error", {}, (str(done.error),))
-    found = news(trace, clean)
+        return RecordingVerdict("error", {}, (str(done.error),))
+    found = find_new_warnings(trace, clean)
     standing = rig.blind.get(name)
-    windows: dict[str, tuple[Way, float, float]] = {}
-    for label, (a, b) in _windows(trace, done.struck_s).items():
+    windows: dict[str, tuple[WindowOutcome, float, float]] = {}
+    for label, (a, b) in _select_windows(trace, done.struck_s).items():
         true_j = done.emulator.energy_j(a, b)
         gap = any(start <= b and end >= a for start, end in trace.gaps)
         try:
@@ -180,8 +189,8 @@ def judge(rig: Rig, name: str, done: Recorded, clean: Iterable[str]) -> Verdict:
             windows[label] = ("gap", math.nan, math.nan)  # refused: that is word enough
             continue
         off_j, stated_j = window.gross_j - true_j, window.gross_budget.expanded_j
-        way: Way = "wrong"
-        if abs(off_j) <= COVER * stated_j + rig.resolution_w * (b - a) / 2:
+        way: WindowOutcome = "wrong"
+        if abs(off_j) <= COVERAGE_FACTOR * stated_j + rig.resolution_w * (b - a) / 2:
             way = "right"
         elif gap:
             way = "gap"
@@ -190,5 +199,5 @@ def judge(rig: Rig, name: str, done: Recorded, clean: Iterable[str]) -> Verdict:
         elif standing is not None and any(w.startswith(standing) for w in trace.warnings):
             way = "blind"
         windows[label] = (way, off_j / true_j, stated_j / true_j)
-    worst: Way = max((way for way, _, _ in windows.values()), key=WORST.index, default="right")
-    return Verdict(worst, windows, found)
+    worst: WindowOutcome = max((way for way, _, _ in windows.values()), key=OUTCOMES_BEST_FIRST.index, default="right")
+    return RecordingVerdict(worst, windows, found)

@@ -27,9 +27,19 @@ from deepen.errors import ConfigError, MeasureError
 from deepen.measure.energy.uncertainty_budget import COVERAGE
 from deepen.records import EnergyRecord
 
-__all__ = ["Aim", "Compared", "Ordeal", "Strike", "Verdict", "compare", "draw_strikes", "families_of", "held"]
+__all__ = [
+    "FaultCampaignScope",
+    "RecordComparison",
+    "FaultCampaign",
+    "CampaignFault",
+    "FaultCampaignReport",
+    "compare_with_model",
+    "draw_campaign_faults",
+    "select_families",
+    "is_lock_held",
+]
 
-Kind = Literal["kill host", "restart device", "cut link", "unplug meter"]
+CampaignFaultKind = Literal["kill host", "restart device", "cut link", "unplug meter"]
 
 _LOOK_S = 0.25
 _LONGEST_DELAY_S = 3.0
@@ -40,7 +50,7 @@ _LEAST_FAMILY = 0.003
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
+class CampaignFault:
     """Something that goes wrong.
 
     Attributes:
@@ -53,7 +63,7 @@ class Strike:
 
     after: int
     delay_s: float
-    kind: Kind
+    kind: CampaignFaultKind
     device: int = 0
     out_s: float = 0.0
 
@@ -62,9 +72,9 @@ class Strike:
         return f"{self.kind}{whom}, {self.delay_s:.1f} s after record {self.after}"
 
 
-def draw_strikes(
+def draw_campaign_faults(
     count: int, devices: int, seed: int, *, kills: int = 5, gone: int = 2, unplugged: int = 2
-) -> tuple[Strike, ...]:
+) -> tuple[CampaignFault, ...]:
     """Draw what goes wrong and when.
 
     Args:
@@ -76,7 +86,7 @@ def draw_strikes(
         unplugged: Times a meter is unplugged.
     """
     rng = random.Random(seed)
-    kinds: list[Kind] = ["kill host"] * kills
+    kinds: list[CampaignFaultKind] = ["kill host"] * kills
     kinds += ["restart device" if n % 2 == 0 else "cut link" for n in range(gone)]
     kinds += ["unplug meter"] * unplugged
     if len(kinds) >= count:
@@ -92,12 +102,12 @@ def draw_strikes(
         if kind != "kill host":
             whom = (first + turns[meter]) % devices
             turns[meter] += 1
-        strikes.append(Strike(after, rng.uniform(0, _LONGEST_DELAY_S), kind, whom, rng.uniform(1.0, 6.0)))
+        strikes.append(CampaignFault(after, rng.uniform(0, _LONGEST_DELAY_S), kind, whom, rng.uniform(1.0, 6.0)))
     return tuple(strikes)
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class RecordComparison:
     """A record beside the truth, per copy.
 
     Attributes:
@@ -129,7 +139,7 @@ class Compared:
         return away > 2 * COVERAGE * self.standard_j and away > 0.02 * self.true_j
 
 
-def compare(record: EnergyRecord, model: DeviceModel) -> Compared:
+def compare_with_model(record: EnergyRecord, model: DeviceModel) -> RecordComparison:
     """Hold a kernel's record against what the device's model says of its configuration, at the highest clock.
 
     Raises:
@@ -143,10 +153,10 @@ def compare(record: EnergyRecord, model: DeviceModel) -> Compared:
         load_graph_from_proto(build_kernel_model(record.family, dict(record.params), weights=False))
     ).kernels
     one_j = sum(model.kernel_j(kernel) for kernel in kernels)
-    return Compared(record.name, record.energy_j, record.uncertainty_j, one_j + model.run_j / record.copies)
+    return RecordComparison(record.name, record.energy_j, record.uncertainty_j, one_j + model.run_j / record.copies)
 
 
-def families_of(models: Sequence[tuple[Path, Mapping[str, tuple[int, ...]]]], model: DeviceModel) -> list[str]:
+def select_families(models: Sequence[tuple[Path, Mapping[str, tuple[int, ...]]]], model: DeviceModel) -> list[str]:
     """Families of kernels that matter in model files, by name.
 
     Raises:
@@ -166,7 +176,7 @@ def families_of(models: Sequence[tuple[Path, Mapping[str, tuple[int, ...]]]], mo
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FaultCampaignReport:
     """What an ordeal has shown.
 
     Attributes:
@@ -184,15 +194,15 @@ class Verdict:
     records: int
     missing: tuple[str, ...]
     repeated: tuple[str, ...]
-    compared: tuple[Compared, ...]
-    struck: tuple[Strike, ...]
+    compared: tuple[RecordComparison, ...]
+    injected_faults: tuple[CampaignFault, ...]
     starts: int
     codes: tuple[int, ...]
     left: tuple[str, ...]
     elapsed_s: float
 
     @property
-    def wrong(self) -> tuple[Compared, ...]:
+    def wrong(self) -> tuple[RecordComparison, ...]:
         """Records whose number is wrong."""
         return tuple(one for one in self.compared if one.wrong)
 
@@ -203,7 +213,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class FaultCampaignScope:
     """What a campaign of an ordeal measures.
 
     Attributes:
@@ -231,7 +241,7 @@ class Aim:
 
 
 @dataclass
-class Ordeal:
+class FaultCampaign:
     """Runs a campaign through its strikes.
 
     Attributes:
@@ -245,8 +255,8 @@ class Ordeal:
 
     bench: VirtualBench
     folder: Path
-    aim: Aim
-    strikes: tuple[Strike, ...]
+    aim: FaultCampaignScope
+    strikes: tuple[CampaignFault, ...]
     say: Callable[[str], None] = lambda text: None
     patience_s: float = 3600.0
     _codes: list[int] = field(default_factory=list)
@@ -256,7 +266,7 @@ class Ordeal:
         """Folder of the records."""
         return self.folder / "dataset"
 
-    def run(self) -> Verdict:
+    def run(self) -> FaultCampaignReport:
         """Measure, strike, start again until the campaign says it is through; then look at what there is.
 
         Raises:
@@ -330,7 +340,7 @@ class Ordeal:
 
         return Dataset.open(self.dataset).records()
 
-    def _strike(self, strike: Strike, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
+    def _strike(self, strike: CampaignFault, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
         self.say(str(strike))
         if strike.kind == "kill host":
             process.send_signal(signal.SIGKILL)  # the command alone: what it has started must end by itself
@@ -349,7 +359,7 @@ class Ordeal:
 
     # ---- what is there afterwards -----------------------------------------------------------------------------------
 
-    def _verdict(self, struck: tuple[Strike, ...], elapsed_s: float) -> Verdict:
+    def _verdict(self, struck: tuple[CampaignFault, ...], elapsed_s: float) -> FaultCampaignReport:
         from deepen.campaign.plan import CampaignPlan, KernelItem
         from deepen.kernels.types import hash_params
 
@@ -362,12 +372,12 @@ class Ordeal:
         }
         found = Counter((hash_params(r.family, r.params), r.runtime) for r in records)
         model = self.bench.devices[0].player.model
-        return Verdict(
+        return FaultCampaignReport(
             records=len(records),
             missing=tuple(name for key, name in wanted.items() if not found[key]),
             repeated=tuple(wanted.get(key, str(key)) for key, times in found.items() if times > 1 or key not in wanted),
-            compared=tuple(compare(record, model) for record in records),
-            struck=struck,
+            compared=tuple(compare_with_model(record, model) for record in records),
+            injected_faults=struck,
             starts=len(self._codes),
             codes=tuple(self._codes),
             left=tuple(self._left()),
@@ -379,7 +389,7 @@ class Ordeal:
         deadline = Deadline(_QUIET_S)
         while (found := self._processes()) and not deadline.expired:
             time.sleep(_LOOK_S)
-        found += [f"lock {path.name} is held" for path in (self.folder / "run").rglob("*.lock") if held(path)]
+        found += [f"lock {path.name} is held" for path in (self.folder / "run").rglob("*.lock") if is_lock_held(path)]
         found += [f"temporary file {path.name}" for path in (self.folder / "tmp").glob("deepen-*")]
         found += [f"setting to give back: {path.name}" for path in (self.folder / "state").rglob("*.jsonl")]
         if (self.dataset / ".work").exists():
@@ -405,7 +415,7 @@ class Ordeal:
         return found
 
 
-def held(path: Path) -> bool:
+def is_lock_held(path: Path) -> bool:
     """Whether somebody holds a lock file."""
     with path.open("rb") as file:
         try:

@@ -31,11 +31,11 @@ from deepen.testing.instruments.faults import (
 )
 from deepen.testing.instruments.virtual import VirtualPort
 
-__all__ = ["Rig", "fault_of", "rigs"]
+__all__ = ["FaultRig", "make_fault", "make_fault_rigs"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rig:
+class FaultRig:
     """An instrument to record with.
 
     Attributes:
@@ -91,23 +91,29 @@ units = {{ {units} }}
 """
 
 
-def rigs(folder: Path) -> dict[str, Rig]:
+def make_fault_rigs(folder: Path) -> dict[str, FaultRig]:
     """All rigs by name.
 
     Args:
         folder: Where profiles of the line meter are written.
     """
     monsoon: dict[str, Any] = {"options": {"voltage_v": "3.85"}, "least_w": 0.05, "most_w": 3.0}
-    board: dict[str, Any] = {"make": Lpm01aInstrument, "least_w": 0.004, "most_w": 0.1, "emulator": _board}
+    board: dict[str, Any] = {"make": Lpm01aInstrument, "least_w": 0.004, "most_w": 0.1, "emulator": _make_lpm01a_board}
     unseen = {"voltage droop": "voltage:"}
     found = {
-        "lvpm": Rig(lambda s, k: lvpm.Lvpm(s, noise_a=1e-3, ppm=_ppm(k), seed=k), LvpmInstrument, **monsoon),
-        "hvpm": Rig(lambda s, k: hvpm.Hvpm(s, noise_a=1e-3, ppm=_ppm(k), seed=k), HvpmInstrument, **monsoon),
-        "hvpm (LVPM)": Rig(
-            lambda s, k: hvpm.Hvpm(s, model="LVPM", noise_a=1e-3, ppm=_ppm(k), seed=k), HvpmInstrument, **monsoon
+        "lvpm": FaultRig(
+            lambda s, k: lvpm.Lvpm(s, noise_a=1e-3, ppm=_choose_clock_error(k), seed=k), LvpmInstrument, **monsoon
         ),
-        "ppk2": Rig(
-            lambda s, k: ppk2.Ppk2(s, noise_a=2e-3, ppm=_ppm(k), seed=k),
+        "hvpm": FaultRig(
+            lambda s, k: hvpm.Hvpm(s, noise_a=1e-3, ppm=_choose_clock_error(k), seed=k), HvpmInstrument, **monsoon
+        ),
+        "hvpm (LVPM)": FaultRig(
+            lambda s, k: hvpm.Hvpm(s, model="LVPM", noise_a=1e-3, ppm=_choose_clock_error(k), seed=k),
+            HvpmInstrument,
+            **monsoon,
+        ),
+        "ppk2": FaultRig(
+            lambda s, k: ppk2.Ppk2(s, noise_a=2e-3, ppm=_choose_clock_error(k), seed=k),
             Ppk2Instrument,
             {"voltage_v": "3.3"},
             0.3,
@@ -116,8 +122,8 @@ def rigs(folder: Path) -> dict[str, Rig]:
             piece=997,
             blind=unseen,
         ),
-        "ppk2 (ranges)": Rig(
-            lambda s, k: ppk2.Ppk2(s, noise_a=5e-5, ppm=_ppm(k), seed=k),
+        "ppk2 (ranges)": FaultRig(
+            lambda s, k: ppk2.Ppk2(s, noise_a=5e-5, ppm=_choose_clock_error(k), seed=k),
             Ppk2Instrument,
             {"voltage_v": "3.3"},
             1e-3,
@@ -126,8 +132,8 @@ def rigs(folder: Path) -> dict[str, Rig]:
             piece=997,
             blind=unseen,
         ),
-        "powersensor3": Rig(
-            lambda s, k: powersensor3.PowerSensor3(s, noise_a=0.03, noise_v=0.04, ppm=_ppm(k), seed=k),
+        "powersensor3": FaultRig(
+            lambda s, k: powersensor3.PowerSensor3(s, noise_a=0.03, noise_v=0.04, ppm=_choose_clock_error(k), seed=k),
             PowerSensor3Instrument,
             {},
             5.0,
@@ -135,15 +141,15 @@ def rigs(folder: Path) -> dict[str, Rig]:
             seconds=1.5,
             piece=997,
         ),
-        "lpm01a (ASCII)": Rig(options={"voltage_v": "3.3"}, **board),
-        "lpm01a (ASCII, current)": Rig(options={"voltage_v": "3.3", "output": "current"}, blind=unseen, **board),
-        "lpm01a (ASCII, 5 kHz)": Rig(options={"voltage_v": "3.3", "rate_hz": "5000"}, **board),
-        "lpm01a (binary)": Rig(options={"voltage_v": "3.3", "rate_hz": "10000"}, **board),
-        "lpm01a (binary, current)": Rig(
+        "lpm01a (ASCII)": FaultRig(options={"voltage_v": "3.3"}, **board),
+        "lpm01a (ASCII, current)": FaultRig(options={"voltage_v": "3.3", "output": "current"}, blind=unseen, **board),
+        "lpm01a (ASCII, 5 kHz)": FaultRig(options={"voltage_v": "3.3", "rate_hz": "5000"}, **board),
+        "lpm01a (binary)": FaultRig(options={"voltage_v": "3.3", "rate_hz": "10000"}, **board),
+        "lpm01a (binary, current)": FaultRig(
             options={"voltage_v": "3.3", "rate_hz": "20000", "output": "current"}, blind=unseen, **board
         ),
-        "joulescope": Rig(
-            lambda s, k: joulescope.Stream(s, rate_hz=20_000.0, ppm=_ppm(k)),
+        "joulescope": FaultRig(
+            lambda s, k: joulescope.Stream(s, rate_hz=20_000.0, ppm=_choose_clock_error(k)),
             JoulescopeInstrument,
             {"rate_hz": "20000"},
             0.05,
@@ -156,8 +162,8 @@ def rigs(folder: Path) -> dict[str, Rig]:
     for kind, (template, columns, units) in _LINES.items():
         path = folder / f"{kind}.toml"
         path.write_text(_PROFILE.format(columns=columns, units=units))
-        found[f"line ({kind})"] = Rig(
-            _printer(template, 256 if kind == "wrapping" else 0),
+        found[f"line ({kind})"] = FaultRig(
+            _make_line_printer(template, 256 if kind == "wrapping" else 0),
             LineInstrument,
             {"profile": str(path)},
             0.5,
@@ -168,19 +174,19 @@ def rigs(folder: Path) -> dict[str, Rig]:
     return found
 
 
-def _ppm(seed: int) -> float:
+def _choose_clock_error(seed: int) -> float:
     return (40.0, -40.0)[seed % 2]
 
 
-def _board(signal: Any, seed: int) -> Any:
-    return lpm01a.Lpm01aBoard(signal, ppm=_ppm(seed))
+def _make_lpm01a_board(signal: Any, seed: int) -> Any:
+    return lpm01a.Lpm01aBoard(signal, ppm=_choose_clock_error(seed))
 
 
-def _printer(template: str, modulus: int) -> Callable[[Any, int], Any]:
-    return lambda s, k: line.LinePrinter(s, template, rate_hz=200.0, modulus=modulus, ppm=_ppm(k))
+def _make_line_printer(template: str, modulus: int) -> Callable[[Any, int], Any]:
+    return lambda s, k: line.LinePrinter(s, template, rate_hz=200.0, modulus=modulus, ppm=_choose_clock_error(k))
 
 
-def fault_of(rig: Rig, name: str, at_s: float, seed: int) -> Fault:
+def make_fault(rig: FaultRig, name: str, at_s: float, seed: int) -> Fault:
     """A fault by its name; the seed tells how much of it, and where within a frame it strikes (0: as in ``EVERY``)."""
     if name == "split reads":
         return SplitReads(most=rig.piece + 2 * seed, seed=seed)

@@ -1,8 +1,8 @@
 """Fuzzing of parsers: inputs made of valid ones, kept where they reach new code, and what must hold for every input.
 
-A :class:`Corpus` mutates inputs (flips, cuts, copies, splices, tokens of the protocol, wrong numbers). :func:`explore`
+A :class:`FuzzCorpus` mutates inputs (flips, cuts, copies, splices, tokens of the protocol, wrong numbers). :func:`fuzz_with_coverage`
 runs them one by one under a trace of the parser's code and keeps those that take a step from one line to another that
-none before took (coverage-guided, as AFL does: M. Zalewski, "Technical whitepaper for afl-fuzz"). :func:`drive` then
+none before took (coverage-guided, as AFL does: M. Zalewski, "Technical whitepaper for afl-fuzz"). :func:`fuzz_in_batches` then
 runs many more at full speed, in batches.
 """
 
@@ -19,14 +19,14 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
-__all__ = ["Corpus", "Coverage", "Report", "Target", "drive", "explore"]
+__all__ = ["FuzzCorpus", "CodeCoverage", "FuzzReport", "FuzzTarget", "fuzz_in_batches", "fuzz_with_coverage"]
 
 _INTERESTING = (0, 1, 2, 9, 10, 13, 32, 44, 45, 46, 48, 57, 63, 64, 127, 128, 254, 255)
 _NUMBERS = (b"0", b"-1", b"1e9", b"1e999", b"nan", b"inf", b"-0.0", b"99999999999999999999", b"1e-320", b"0x10", b"")
 _DIGITS = b"0123456789"
 
 
-class Target(Protocol):
+class FuzzTarget(Protocol):
     """Something that parses bytes.
 
     Attributes:
@@ -53,7 +53,7 @@ class Target(Protocol):
         """
 
 
-class Corpus:
+class FuzzCorpus:
     """Inputs worth mutating."""
 
     def __init__(self, seeds: Sequence[bytes], tokens: Sequence[bytes], rng: random.Random, longest: int = 256) -> None:
@@ -70,12 +70,12 @@ class Corpus:
         self._rng = rng
         self._longest = longest
 
-    def learn(self, data: bytes) -> None:
+    def add_input(self, data: bytes) -> None:
         """Keep an input."""
         if data:
             self.inputs.append(data)
 
-    def one(self) -> bytes:
+    def generate_input(self) -> bytes:
         """Make an input: mostly a valid one with a few mutations, at times a mixture of tokens or plain chance."""
         rng = self._rng
         kind = rng.random()
@@ -138,7 +138,7 @@ class Corpus:
         )
 
 
-class Coverage:
+class CodeCoverage:
     """Steps from line to line in the code of some files, while it traces."""
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -148,7 +148,7 @@ class Coverage:
         self._last: dict[FrameType, int] = {}
         self._before: Any = None
 
-    def __enter__(self) -> Coverage:
+    def __enter__(self) -> CodeCoverage:
         """Begin."""
         self._before = sys.gettrace()
         sys.settrace(self._call)
@@ -176,12 +176,12 @@ class Coverage:
     @property
     def lines(self) -> float:
         """Share of the lines in functions that were reached."""
-        every = {(f, n) for f in self._files for n in _lines(Path(f))}
+        every = {(f, n) for f in self._files for n in _list_function_lines(Path(f))}
         found = {(code.co_filename, n) for code, _, n in self.steps}
         return len(found & every) / len(every) if every else 1.0
 
 
-def _lines(path: Path) -> Iterator[int]:
+def _list_function_lines(path: Path) -> Iterator[int]:
     """Lines in the functions of a file."""
 
     def inside(code: CodeType, function: bool) -> Iterator[int]:
@@ -196,7 +196,7 @@ def _lines(path: Path) -> Iterator[int]:
 
 
 @dataclass(slots=True)
-class Report:
+class FuzzReport:
     """What came of fuzzing one target.
 
     Attributes:
@@ -220,18 +220,18 @@ class Report:
     failures: list[tuple[str, bytes]] = field(default_factory=list)
 
 
-def explore(
-    target: Target, corpus: Corpus, report: Report, count: int, rng: random.Random, most_failures: int = 5
+def fuzz_with_coverage(
+    target: FuzzTarget, corpus: FuzzCorpus, report: FuzzReport, count: int, rng: random.Random, most_failures: int = 5
 ) -> None:
     """Run inputs one by one under a trace, and keep those that reach new code."""
-    coverage = Coverage(target.modules)
+    coverage = CodeCoverage(target.modules)
     reached = 0
     for k in range(count):
         made = k >= len(target.seeds)
-        data = corpus.one() if made else corpus.inputs[k]
+        data = corpus.generate_input() if made else corpus.inputs[k]
         before = reached
         with coverage:
-            failure = _failure(target, [data], rng)
+            failure = _find_failure(target, [data], rng)
         report.inputs += 1
         report.size += len(data)
         if failure is not None:
@@ -241,30 +241,30 @@ def explore(
             continue
         reached = len(coverage.steps)
         if made and reached != before:
-            corpus.learn(data)
+            corpus.add_input(data)
             report.kept += 1
     report.steps, report.lines = len(coverage.steps), coverage.lines
 
 
-def drive(
-    target: Target, corpus: Corpus, report: Report, count: int, rng: random.Random, most_failures: int = 5
+def fuzz_in_batches(
+    target: FuzzTarget, corpus: FuzzCorpus, report: FuzzReport, count: int, rng: random.Random, most_failures: int = 5
 ) -> None:
     """Run inputs in batches at full speed, and find the input to blame where a batch fails."""
     while count > 0 and len(report.failures) < most_failures:
-        inputs = [corpus.one() for _ in range(min(count, target.batch))]
+        inputs = [corpus.generate_input() for _ in range(min(count, target.batch))]
         size = sum(map(len, inputs))
         began = time.process_time()
-        failure = _failure(target, inputs, rng)
+        failure = _find_failure(target, inputs, rng)
         if size >= 4096:
             report.slowest_s = max(report.slowest_s, (time.process_time() - began) / size)
         report.inputs += len(inputs)
         report.size += size
         count -= len(inputs)
         if failure is not None:
-            report.failures.append((failure, _smaller(target, inputs, rng)))
+            report.failures.append((failure, _minimise_inputs(target, inputs, rng)))
 
 
-def _failure(target: Target, inputs: Sequence[bytes], rng: random.Random) -> str | None:
+def _find_failure(target: FuzzTarget, inputs: Sequence[bytes], rng: random.Random) -> str | None:
     """What does not hold for inputs; a warning is a failure, too."""
     try:
         with warnings.catch_warnings():
@@ -275,14 +275,14 @@ def _failure(target: Target, inputs: Sequence[bytes], rng: random.Random) -> str
     return None
 
 
-def _smaller(target: Target, inputs: Sequence[bytes], rng: random.Random) -> bytes:
+def _minimise_inputs(target: FuzzTarget, inputs: Sequence[bytes], rng: random.Random) -> bytes:
     """The failing inputs with as many left out as can be, joined."""
     rest = list(inputs)
     for size in (len(rest) // 2, len(rest) // 8, 1):
         at = 0
         while size and at < len(rest):
             fewer = rest[:at] + rest[at + size :]
-            if fewer and any(_failure(target, fewer, rng) is not None for _ in range(3)):
+            if fewer and any(_find_failure(target, fewer, rng) is not None for _ in range(3)):
                 rest = fewer
             else:
                 at += size

@@ -21,16 +21,16 @@ from deepen.records import PowerTrace
 from deepen.traces.intervals import read_intervals
 from tests.support.fuzz_texts import CallTarget
 
-__all__ = ["file_targets"]
+__all__ = ["make_file_targets"]
 
 TRACES = Path(deepen.traces.__file__).parent
 
 
-def _finite(value: float) -> None:
+def _assert_finite(value: float) -> None:
     assert np.isfinite(value), f"{value} is no number"
 
 
-def file_targets(folder: Path) -> list[CallTarget]:
+def make_file_targets(folder: Path) -> list[CallTarget]:
     """Readers of trace files and of interval files.
 
     Args:
@@ -121,12 +121,12 @@ def file_targets(folder: Path) -> list[CallTarget]:
         path = folder / name / file
         path.parent.mkdir(exist_ok=True)
         watched = [f for f in formats if f.stem == module] + shared
-        call = _reader(path, options)
+        call = _make_trace_reader(path, options)
         found.append(CallTarget(name, call, seeds, tokens, watched, 0.15, 20))
     manifest, table = folder / "a.trace", folder / "i.csv"
     traces.write_trace(trace, manifest)
     whole = (manifest / "manifest.json").read_bytes()
-    call = _reader(manifest, {}, manifest / "manifest.json")
+    call = _make_trace_reader(manifest, {}, manifest / "manifest.json")
     found.append(
         CallTarget(
             "deepen folder", call, [whole], js, [TRACES / "manifest.py", TRACES / "formats/deepen_folder.py"], 0.05, 20
@@ -136,13 +136,13 @@ def file_targets(folder: Path) -> list[CallTarget]:
     def intervals(data: bytes) -> None:
         table.write_bytes(data)
         for window in read_intervals(table):
-            _finite(window.interval.start_s + window.interval.end_s)
+            _assert_finite(window.interval.start_s + window.interval.end_s)
 
     found.append(CallTarget("intervals", intervals, [windows.encode()], csv, [TRACES / "intervals.py"], 0.1, 20))
     return found
 
 
-def _reader(path: Path, options: dict[str, Any], written: Path | None = None) -> Callable[[bytes], None]:
+def _make_trace_reader(path: Path, options: dict[str, Any], written: Path | None = None) -> Callable[[bytes], None]:
     """Write an input to a file (``path`` itself, or one inside it) and read the trace in every way."""
 
     def read(data: bytes) -> None:
@@ -159,6 +159,6 @@ def _reader(path: Path, options: dict[str, Any], written: Path | None = None) ->
         )
         assert sum(p.dropped for p in pieces) == trace.dropped, "losses differ when read in pieces"
         for window in traces.read_windows(path, **options):
-            _finite(window.interval.start_s + window.interval.end_s)
+            _assert_finite(window.interval.start_s + window.interval.end_s)
 
     return read

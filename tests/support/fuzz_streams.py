@@ -38,7 +38,7 @@ from deepen.testing.instruments import hvpm as emulated_hvpm
 from deepen.testing.instruments import joulescope, line, lpm01a, lvpm, powersensor3, ppk2
 from deepen.testing.instruments.signal import Steps
 
-__all__ = ["METERS", "StreamTarget", "stream_targets"]
+__all__ = ["METERS", "StreamTarget", "make_stream_targets"]
 
 METERS = Path(deepen.meters.__file__).parent
 
@@ -78,14 +78,14 @@ class StreamTarget:
         """
         stream = b"".join(inputs)
         most = rng.choice((1, 7, 64, 600)) if len(stream) < 2000 else rng.choice((64, 600, 600, 5000, 5000, 5000))
-        whole = _run(self.make(), [stream], self.most_kept)
-        split = _run(self.make(), _pieces(stream, most, rng), self.most_kept)
+        whole = _feed_parser(self.make(), [stream], self.most_kept)
+        split = _feed_parser(self.make(), _split_stream(stream, most, rng), self.most_kept)
         for key, value in whole.items():
             same = np.array_equal(value, split[key]) if isinstance(value, np.ndarray) else value == split[key]
             assert same, f"{key} depends on how the bytes are split"
 
 
-def _pieces(stream: bytes, most: int, rng: random.Random) -> list[bytes]:
+def _split_stream(stream: bytes, most: int, rng: random.Random) -> list[bytes]:
     """A stream in pieces of at most so many bytes."""
     found, at = [], 0
     while at < len(stream):
@@ -95,12 +95,12 @@ def _pieces(stream: bytes, most: int, rng: random.Random) -> list[bytes]:
     return found
 
 
-def _run(parser: Parser, pieces: Sequence[bytes], most_kept: int) -> dict[str, Any]:
+def _feed_parser(parser: Parser, pieces: Sequence[bytes], most_kept: int) -> dict[str, Any]:
     """Feed pieces; returns all there is to compare."""
     parts: list[Samples] = []
     doubts: list[tuple[int, int]] = []
     last = -1
-    fresh = _kept(parser)
+    fresh = _estimate_kept_bytes(parser)
     for piece in pieces:
         samples = parser.feed(piece)
         told = getattr(parser, "doubts", [])
@@ -117,12 +117,17 @@ def _run(parser: Parser, pieces: Sequence[bytes], most_kept: int) -> dict[str, A
                 assert column.shape == samples.index.shape, "columns differ in length"
                 assert bool(np.isfinite(column).all()), "a value is not finite"
         parts.append(samples)
-    assert _kept(parser) - fresh < most_kept, f"{_kept(parser) - fresh} bytes are kept"
+    assert _estimate_kept_bytes(parser) - fresh < most_kept, f"{_estimate_kept_bytes(parser) - fresh} bytes are kept"
     assert all(a < b for a, b in doubts), "a doubtful stretch is empty"
-    return {**_joined(parts), **_counts(parser.tally), "doubts": doubts, "received": getattr(parser, "received", None)}
+    return {
+        **_join_samples(parts),
+        **_check_counts(parser.tally),
+        "doubts": doubts,
+        "received": getattr(parser, "received", None),
+    }
 
 
-def _joined(parts: Sequence[Samples]) -> dict[str, Any]:
+def _join_samples(parts: Sequence[Samples]) -> dict[str, Any]:
     n = sum(p.index.size for p in parts)
     suspect = [np.zeros(p.index.size, bool) if p.suspect is None else p.suspect for p in parts]
     logic = [np.zeros(p.index.size, np.uint8) if p.logic is None else p.logic for p in parts]
@@ -136,14 +141,14 @@ def _joined(parts: Sequence[Samples]) -> dict[str, Any]:
     }
 
 
-def _counts(tally: StreamCounts) -> dict[str, Any]:
+def _check_counts(tally: StreamCounts) -> dict[str, Any]:
     found = {f.name: getattr(tally, f.name) for f in fields(tally)}
     assert all(v >= 0 for k, v in found.items() if k != "notes"), f"a count is negative: {found}"
     assert len(tally.notes) <= MOST_NOTES + 1, "notes have no end"
     return {**found, "notes": sorted(tally.notes)}  # their order tells nothing
 
 
-def _kept(thing: Any, depth: int = 0) -> int:
+def _estimate_kept_bytes(thing: Any, depth: int = 0) -> int:
     """Bytes an object keeps, roughly."""
     if isinstance(thing, np.ndarray):
         return int(thing.nbytes)
@@ -152,42 +157,50 @@ def _kept(thing: Any, depth: int = 0) -> int:
     if depth > 4:
         return 64
     if isinstance(thing, Mapping):
-        return 64 + sum(_kept(v, depth + 1) for v in thing.values())
+        return 64 + sum(_estimate_kept_bytes(v, depth + 1) for v in thing.values())
     if isinstance(thing, (list, tuple, set)) or type(thing).__name__ == "deque":
-        return 64 + sum(_kept(v, depth + 1) for v in thing)
+        return 64 + sum(_estimate_kept_bytes(v, depth + 1) for v in thing)
     inside = getattr(thing, "__dict__", None) or {
         k: getattr(thing, k) for k in getattr(type(thing), "__slots__", ()) if hasattr(thing, k)
     }
-    return 64 + sum(_kept(v, depth + 1) for v in inside.values())
+    return 64 + sum(_estimate_kept_bytes(v, depth + 1) for v in inside.values())
 
 
-def stream_targets() -> list[StreamTarget]:
+def make_stream_targets() -> list[StreamTarget]:
     """All parsers of streams."""
     rng = random.Random(1)
-    return [_lvpm(rng), *_usb(rng), _ppk2(), _powersensor3(), *_lpm01a(), *_lines(), _joulescope(rng)]
+    return [
+        _make_lvpm_target(rng),
+        *_make_usb_targets(rng),
+        _make_ppk2_target(),
+        _make_powersensor3_target(),
+        *_make_lpm01a_targets(),
+        *_make_line_targets(),
+        _make_joulescope_target(rng),
+    ]
 
 
-def _load(least_w: float, most_w: float) -> Steps:
+def _make_random_load(least_w: float, most_w: float) -> Steps:
     rng = np.random.default_rng(3)
     edges = 1000.0 + np.cumsum(rng.uniform(0.002, 0.03, 300))
     return Steps(edges, rng.uniform(least_w, most_w, edges.size + 1))
 
 
-def _stream(emulator: Any, start: bytes, seconds: float) -> bytes:
+def _record_stream(emulator: Any, start: bytes, seconds: float) -> bytes:
     """What an emulator streams from a start command on."""
     answer: bytes = emulator.receive(start, 1000.0)
     streamed: bytes = emulator.advance(1000.0 + seconds)
     return answer + streamed
 
 
-def _files(*names: str) -> list[Path]:
+def _list_instrument_files(*names: str) -> list[Path]:
     return [METERS / "instruments" / f"{name}.py" for name in names]
 
 
-def _lvpm(rng: random.Random) -> StreamTarget:
+def _make_lvpm_target(rng: random.Random) -> StreamTarget:
     start = frame_packet(b"\x02\xff\xff\xff\xff\x03\xe8")
     seeds = [
-        _stream(lvpm.Lvpm(_load(0.01, 3.0), volts=v, records=n, noise_a=1e-3), start, 0.1)
+        _record_stream(lvpm.Lvpm(_make_random_load(0.01, 3.0), volts=v, records=n, noise_a=1e-3), start, 0.1)
         for v, n in ((4.0, 7), (2.5, 3))
     ]
     bodies = [
@@ -195,13 +208,17 @@ def _lvpm(rng: random.Random) -> StreamTarget:
     ]
     bodies += [b"\x20\x02" + rng.randbytes(2 + 8 * n + 1) for n in (0, 1, 2, 5)] + [rng.randbytes(13), b"\x10" * 58]
     tokens = [*map(frame_packet, bodies), b"\0", lvpm_parser.frame_packet(b"\x31\x00" + bytes(2 + 8 * 30 + 1))]
-    return StreamTarget("lvpm", lambda: LvpmParser(4.0), seeds, tokens, _files("lvpm_parser", "monsoon"))
+    return StreamTarget(
+        "lvpm", lambda: LvpmParser(4.0), seeds, tokens, _list_instrument_files("lvpm_parser", "monsoon")
+    )
 
 
-def _usb(rng: random.Random) -> list[StreamTarget]:
+def _make_usb_targets(rng: random.Random) -> list[StreamTarget]:
     start = struct.pack("<BBHHH", 0x40, 0x02, 1250, 0, 4) + b"\xff" * 4
     seeds = [
-        _stream(emulated_hvpm.Hvpm(_load(0.01, 3.0), model=model, volts=4.0, invalid_every=50), start, 0.15)
+        _record_stream(
+            emulated_hvpm.Hvpm(_make_random_load(0.01, 3.0), model=model, volts=4.0, invalid_every=50), start, 0.15
+        )
         for model in ("HVPM", "LVPM")
     ]
     packets = [
@@ -213,15 +230,15 @@ def _usb(rng: random.Random) -> list[StreamTarget]:
     packets += [b"", b"\0\0\x20\x03", struct.pack("<HBB", 65535, 0x3F, 255) + rng.randbytes(200)]
     tokens = [usb_frame(rng.choice((BULK, BULK, BULK, ANSWER)), p) for p in packets]
     channel = HvpmChannelCalibration(0.0365, 6.4, 15.0, 15.0)
-    watched = _files("hvpm_parser", "monsoon")
+    watched = _list_instrument_files("hvpm_parser", "monsoon")
     return [
         StreamTarget("hvpm", lambda: HvpmParser(hvpm.HVPM, channel, 4.0), seeds, tokens, watched),
         StreamTarget("hvpm (LVPM)", lambda: HvpmParser(hvpm.LVPM, channel, 4.0), seeds, tokens, watched, 0.5),
-        StreamTarget("usb frames", _Frames, seeds, tokens, _files("usb_port"), 0.5),
+        StreamTarget("usb frames", _FrameParser, seeds, tokens, _list_instrument_files("usb_port"), 0.5),
     ]
 
 
-class _Frames:
+class _FrameParser:
     """The unframer as a parser: a sample is a frame, its power the sum of its bytes."""
 
     def __init__(self) -> None:
@@ -237,8 +254,8 @@ class _Frames:
         return Samples(np.arange(first, self._next, dtype=np.int64), power)
 
 
-def _ppk2() -> StreamTarget:
-    unit = ppk2.Ppk2(_load(1e-4, 1.0), noise_a=1e-6)
+def _make_ppk2_target() -> StreamTarget:
+    unit = ppk2.Ppk2(_make_random_load(1e-4, 1.0), noise_a=1e-6)
     calibration = Ppk2Calibration.parse(unit.metadata().decode())
     assert calibration is not None
     table = calibration.current_a(3.3)
@@ -246,7 +263,7 @@ def _ppk2() -> StreamTarget:
         values=calibration.values, nominal=("R3",), ranges=calibration.ranges, current_a=lambda volts: table
     )
     seeds = [
-        _stream(ppk2.Ppk2(_load(1e-4, 1.0), noise_a=n, counter=c), b"\x0c\x01\x06", 0.01)
+        _record_stream(ppk2.Ppk2(_make_random_load(1e-4, 1.0), noise_a=n, counter=c), b"\x0c\x01\x06", 0.01)
         for n, c in ((1e-6, 0), (0, 60))
     ]
     words = [
@@ -256,31 +273,34 @@ def _ppk2() -> StreamTarget:
         for adc in (0, 0x3FFF)
     ]
     tokens = [*words, *(w * 3 for w in words[:4])]
-    files = _files("ppk2_parser", "ppk2_calibration", "outliers")
+    files = _list_instrument_files("ppk2_parser", "ppk2_calibration", "outliers")
     return StreamTarget("ppk2", lambda: parser.Ppk2Parser(known, 3.3), seeds, tokens, files, 1.5)
 
 
-def _powersensor3() -> StreamTarget:
-    unit = powersensor3.PowerSensor3(_load(1.0, 60.0), noise_a=0.03, noise_v=0.04)
+def _make_powersensor3_target() -> StreamTarget:
+    unit = powersensor3.PowerSensor3(_make_random_load(1.0, 60.0), noise_a=0.03, noise_v=0.04)
     records = [RECORD.unpack(unit.config[k : k + RECORD.size]) for k in range(0, len(unit.config), RECORD.size)]
     sensors = [SensorConfig(a.decode().strip("\0"), b.decode().strip("\0"), r, s, use) for a, b, r, s, use in records]
-    seeds = [_stream(powersensor3.PowerSensor3(_load(1.0, 60.0), noise_a=n), b"SM", 0.02) for n in (0.0, 0.03)]
+    seeds = [
+        _record_stream(powersensor3.PowerSensor3(_make_random_load(1.0, 60.0), noise_a=n), b"SM", 0.02)
+        for n in (0.0, 0.03)
+    ]
     tokens = [
         b"\xff\x3f",
         *(bytes((0xF0 | k >> 6, 0x40 | k & 63)) for k in (0, 50, 100, 1023)),
         seeds[0][:18],
         seeds[0][:36],
     ]
-    files = _files("powersensor3_parser", "outliers")
+    files = _list_instrument_files("powersensor3_parser", "outliers")
     return StreamTarget("powersensor3", lambda: PowerSensor3Parser(sensors, (0,)), seeds, tokens, files, 1.5)
 
 
-def _lpm01a() -> list[StreamTarget]:
+def _make_lpm01a_targets() -> list[StreamTarget]:
     found = []
     makers: list[tuple[str, Any]] = [("ASCII", Lpm01aAsciiParser), ("binary", Lpm01aBinaryParser)]
     for name, parser in makers:
         binary = name == "binary"
-        board = lpm01a.Lpm01aBoard(_load(0.001, 0.1))
+        board = lpm01a.Lpm01aBoard(_make_random_load(0.001, 0.1))
         for k in range(40):
             board.logic.pulse(1000.0 + 0.05 * k, 1000.02 + 0.05 * k, 7)
         mode = b"bin_hexa" if binary else b"ascii_dec"
@@ -304,9 +324,9 @@ def _lpm01a() -> list[StreamTarget]:
             StreamTarget(
                 f"lpm01a ({name})",
                 lambda parser=parser, scale=scale: parser(scale),  # type: ignore[misc]
-                [_stream(board, start, 2.5), *tokens[:3]],
+                [_record_stream(board, start, 2.5), *tokens[:3]],
                 tokens,
-                _files("lpm01a_parser", "lpm01a_stream", "outliers"),
+                _list_instrument_files("lpm01a_parser", "lpm01a_stream", "outliers"),
             )
         )
     return found
@@ -324,7 +344,7 @@ _FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-def _lines() -> list[StreamTarget]:
+def _make_line_targets() -> list[StreamTarget]:
     templates = {
         "counter": "{counter},{power:.3f}\r\n",
         "total": "{ms:.0f};{total:.6f}\n",
@@ -345,9 +365,11 @@ def _lines() -> list[StreamTarget]:
     ]
     found = []
     for name, template in templates.items():
-        printer = line.LinePrinter(_load(0.1, 5.0), template, rate_hz=100.0, modulus=256 if name == "counter" else 0)
+        printer = line.LinePrinter(
+            _make_random_load(0.1, 5.0), template, rate_hz=100.0, modulus=256 if name == "counter" else 0
+        )
         form = line_format.LineFormat.read(ProfileTable("fuzz", dict(_FORMATS[name])))
-        seeds = [_stream(printer, b"start\n", 1.0)]
+        seeds = [_record_stream(printer, b"start\n", 1.0)]
         if name == "pattern":
             seeds.append(seeds[0].replace(b".", b","))
         found.append(
@@ -356,18 +378,25 @@ def _lines() -> list[StreamTarget]:
                 lambda form=form: LineParser(form, 100.0, max_w=4.0),  # type: ignore[misc]
                 seeds,
                 tokens,
-                _files("line_parser", "line_format", "outliers"),
+                _list_instrument_files("line_parser", "line_format", "outliers"),
             )
         )
     return found
 
 
-def _joulescope(rng: random.Random) -> StreamTarget:
-    seeds = [_stream(joulescope.Stream(_load(0.1, 5.0), elements=n, rate_hz=1e5), b"1", 0.003) for n in (20, 50)]
+def _make_joulescope_target(rng: random.Random) -> StreamTarget:
+    seeds = [
+        _record_stream(joulescope.Stream(_make_random_load(0.1, 5.0), elements=n, rate_hz=1e5), b"1", 0.003)
+        for n in (20, 50)
+    ]
     power = struct.pack("<4f", 1.0, float("nan"), float("inf"), -2.0)
     tokens = [frame_block(POWER, k, d, power) for k in (0, 40, 5000, 1 << 63) for d in (0, 1, 10)]
     tokens += [frame_block(INPUT + k, 10 * n, 10, rng.randbytes(3)) for k in (0, 3, 5) for n in (0, 4, 500)]
     tokens += [frame_block(POWER, 5000, 10, b"abc"), frame_block(0x33, 1, 1, b""), b"JS", b"JS" + b"\xff" * 18]
     return StreamTarget(
-        "joulescope", lambda: JoulescopeParser(1000.0, (0, 3)), seeds, tokens, _files("joulescope_parser")
+        "joulescope",
+        lambda: JoulescopeParser(1000.0, (0, 3)),
+        seeds,
+        tokens,
+        _list_instrument_files("joulescope_parser"),
     )

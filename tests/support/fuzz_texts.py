@@ -31,7 +31,7 @@ from deepen.testing.instruments import lvpm, powersensor3, ppk2
 from deepen.testing.instruments.signal import Steps
 from tests.support.fuzz_streams import METERS
 
-__all__ = ["CallTarget", "text_targets"]
+__all__ = ["CallTarget", "make_text_targets"]
 
 
 @dataclass(slots=True)
@@ -69,16 +69,16 @@ class CallTarget:
                 assert "\n" not in str(error), f"a message of several lines: {error}"
 
 
-def text_targets() -> list[CallTarget]:
+def make_text_targets() -> list[CallTarget]:
     """Answers of instruments, and what on-board sensors say."""
-    return [*_answers(), _scpi(), _otii(), *_boards()]
+    return [*_make_answer_targets(), _make_scpi_target(), _make_otii_target(), *_make_board_targets()]
 
 
-def _meters(*names: str) -> list[Path]:
+def _list_meter_files(*names: str) -> list[Path]:
     return [METERS / f"{name}.py" for name in names]
 
 
-def _answers() -> list[CallTarget]:
+def _make_answer_targets() -> list[CallTarget]:
     def metadata(data: bytes) -> None:
         found = Ppk2Calibration.parse(data.decode("ascii", "replace"))
         if found is not None:
@@ -122,16 +122,19 @@ def _answers() -> list[CallTarget]:
             "instruments/powersensor3_parser",
         ),
         ("lvpm status", status, [answer, answer[1:-1]], [b"\x3b\x10", b"\0" * 8], "instruments/lvpm_parser"),
-        ("meter spec", _spec, [spec], [b"?", b"&", b"=", b":", b"%3F", b"//"], "types"),
+        ("meter spec", _parse_meter_spec, [spec], [b"?", b"&", b"=", b":", b"%3F", b"//"], "types"),
     ]
-    return [CallTarget(name, call, seeds, tokens, _meters(module)) for name, call, seeds, tokens, module in answers]
+    return [
+        CallTarget(name, call, seeds, tokens, _list_meter_files(module))
+        for name, call, seeds, tokens, module in answers
+    ]
 
 
-def _spec(data: bytes) -> None:
+def _parse_meter_spec(data: bytes) -> None:
     MeterSpec.parse(data.decode("utf-8", "replace"))
 
 
-class _Replies:
+class _ReplyPort:
     """A port that answers every question with the next of some replies, and then with nothing."""
 
     name = "fuzz"
@@ -157,7 +160,7 @@ class _Replies:
         pass
 
 
-def _scpi() -> CallTarget:
+def _make_scpi_target() -> CallTarget:
     import re
 
     profile = scpi.ScpiProfile(
@@ -167,7 +170,7 @@ def _scpi() -> CallTarget:
     )  # fmt: skip
 
     def talk(data: bytes) -> None:
-        meter = scpi.ScpiMeter(_Replies(data), profile, "simulated")
+        meter = scpi.ScpiMeter(_ReplyPort(data), profile, "simulated")
         for _ in range(3):
             meter.mark()
         trace = meter.stop()
@@ -177,10 +180,10 @@ def _scpi() -> CallTarget:
     readings = b"\0".join(b"5.0,%s,1\n" % x for x in (b"2.5", b"9.91E37", b"NAN", b"---O---", b"2.4", b"-3"))
     seeds = [good + b"\0" + readings + b'\x0010\n\x000,"No error"\n', good]
     tokens = [b"\n", b"\0", b",", b"9.91E37", b"inf", b'-100,"Command error"\n', b"W 5", b"+0", b"1_0", b"\xff"]
-    return CallTarget("scpi replies", talk, seeds, tokens, _meters("instruments/scpi", "polled"))
+    return CallTarget("scpi replies", talk, seeds, tokens, _list_meter_files("instruments/scpi", "polled"))
 
 
-def _otii() -> CallTarget:
+def _make_otii_target() -> CallTarget:
     def fetch(data: bytes) -> None:
         try:
             answers = json.loads(data)
@@ -189,7 +192,11 @@ def _otii() -> CallTarget:
         if not isinstance(answers, list):
             return
         meter = otii.OtiiMeter(
-            _anything(), _Device(), MeterSpec.parse("otii?inputs=1"), now=lambda: 100.0, disconnect=lambda: None
+            _make_fake_connection(),
+            _FakeOtiiArc(),
+            MeterSpec.parse("otii?inputs=1"),
+            now=lambda: 100.0,
+            disconnect=lambda: None,
         )
         recording = SimpleNamespace(
             get_channel_data_count=lambda device, channel: answers.pop(0) if answers else 0,
@@ -208,11 +215,15 @@ def _otii() -> CallTarget:
     holed = json.dumps(channels).replace("0.2", "NaN")
     tokens = [b"NaN", b"null", b"1e999", b"[]", b"{}", b'"timestamp"', b'"values"', b"-1", b"true", b'"x"', b"[[1]]"]
     return CallTarget(
-        "otii payloads", fetch, [json.dumps(channels).encode(), holed.encode()], tokens, _meters("instruments/otii")
+        "otii payloads",
+        fetch,
+        [json.dumps(channels).encode(), holed.encode()],
+        tokens,
+        _list_meter_files("instruments/otii"),
     )
 
 
-class _Device:
+class _FakeOtiiArc:
     """An Otii Arc that takes everything."""
 
     type, id, name = "Arc", "a1", "Bench"
@@ -222,11 +233,11 @@ class _Device:
         return lambda *_: answers.get(name)
 
 
-def _anything() -> Any:
+def _make_fake_connection() -> Any:
     return SimpleNamespace(disconnect=lambda: None)
 
 
-class _Machine:
+class _FuzzedMachine:
     """Files and commands that say what the fuzzer says: parts of the input in the order of the names."""
 
     def __init__(self, names: Sequence[str], data: bytes) -> None:
@@ -253,7 +264,7 @@ class _Machine:
         return CommandOutput(0, self._texts[name], "")
 
 
-def _board(
+def _make_board_target(
     driver: Driver, names: Sequence[str], seeds: Sequence[Sequence[bytes]], tokens: Sequence[bytes]
 ) -> CallTarget:
     """An on-board sensor of which two readings are taken.
@@ -266,7 +277,7 @@ def _board(
     """
 
     def measure(data: bytes) -> None:
-        context = MeterContext(link=_Machine(names, data))
+        context = MeterContext(link=_FuzzedMachine(names, data))
         driver.probe(context)
         meter = driver.open(MeterSpec(driver.name, "", {}), context)
         try:
@@ -277,10 +288,12 @@ def _board(
 
     module = driver.name.replace("-", "_")
     inputs = [b"\xfe".join(s) for s in seeds]
-    return CallTarget(driver.name, measure, inputs, [b"\xfe", b"-", *tokens], _meters(f"onboard/{module}"), 0.15)
+    return CallTarget(
+        driver.name, measure, inputs, [b"\xfe", b"-", *tokens], _list_meter_files(f"onboard/{module}"), 0.15
+    )
 
 
-def _boards() -> list[CallTarget]:
+def _make_board_targets() -> list[CallTarget]:
     numbers = [b"0", b"-5", b"1234567", b"nan", b"1e6", b"99999999999999999999999", b"12 34", b"\n", b""]
     hw = "/sys/class/hwmon/hwmon0"
     new = "/sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
@@ -300,31 +313,31 @@ def _boards() -> list[CallTarget]:
     ina = ["in1_label", "in1_input", "curr1_input", "in2_label", "in2_input", "curr2_input"]
     chip = ["name", "power1_input", "power1_label", "power1_average", "in1_input", "curr1_input", "update_interval"]
     return [
-        _board(
+        _make_board_target(
             odpm.DRIVER,
             ["dumpsys powerstats", f"dumpsys {odpm._HAL}", f"{rail}/energy_value", f"{rail}/enabled_rails"],
             [(stats, b"", *pixel), (stats, b"", b"-"), (b"", hal, b"-")],
             [*numbers, b"ChannelId: 1, ", b"Timestamp (ms): ", b"CH1(T=1)[A], 5\n"],
         ),
-        _board(
+        _make_board_target(
             rpi_pmic.DRIVER, ["vcgencmd pmic_read_adc"], [(adc,)], [*numbers, b"_A current(1)=", b"V\n", b"A\n", b"nan"]
         ),
-        _board(
+        _make_board_target(
             ina3221.DRIVER,
             [*(f"{new}/{n}" for n in ina), f"{old}/rail_name_0", f"{old}/in_power0_input"],
             [(b"VDD_IN", b"5000", b"1200", b"NC", b"0", b"0"), (*(b"-",) * 6, b"POM_5V_IN", b"4100")],
             [*numbers, b"VDD_IN", b"VDD_CPU_GPU_CV", b"sum of shunt voltages", b"NC"],
         ),
-        _board(
+        _make_board_target(
             hwmon.DRIVER,
             [f"{hw}/{n}" for n in chip],
             [(b"ina226", b"1250000", b"rail", b"-", b"5000", b"250", b"10")],
             [*numbers, b"ina2xx"],
         ),
-        _board(
+        _make_board_target(
             battery.DRIVER, [f"{cell}/{n}" for n in gauge], [phone, small], [*numbers, b"Charging", b"Full", b"Mains"]
         ),
-        _board(
+        _make_board_target(
             rapl.DRIVER,
             [f"{zone}/{n}" for n in ("name", "energy_uj", "max_energy_range_uj")],
             [(b"package-0", b"123456789", b"262143328850")],

@@ -20,13 +20,13 @@ from deepen.measure.energy.integrate import WindowEnergy, integrate_power
 from deepen.records import Accuracy, Interval, PowerTrace
 from deepen.testing.instruments.signal import Steps
 
-__all__ = ["Conditions", "Outcome", "measure_once"]
+__all__ = ["CoverageConditions", "CoverageMeasurement", "measure_known_energy"]
 
 _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Conditions:
+class CoverageConditions:
     """What a measurement has to cope with.
 
     Attributes:
@@ -63,7 +63,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CoverageMeasurement:
     """One measurement of known energy.
 
     Attributes:
@@ -89,8 +89,8 @@ class Outcome:
         return abs(self.error_j) <= self.window.uncertainty_j
 
 
-def _load(
-    window_s: float, start_s: float, end_s: float, c: Conditions, rng: np.random.Generator
+def _make_burst_load(
+    window_s: float, start_s: float, end_s: float, c: CoverageConditions, rng: np.random.Generator
 ) -> tuple[Steps, float]:
     """Idle, then work in bursts of random length and power from the window's start to its end, then idle.
 
@@ -109,7 +109,7 @@ def _load(
     return Steps(knots[1:-1], idle + busy), float(at_middle)
 
 
-def measure_once(window_s: float, c: Conditions, seed: int) -> Outcome:
+def measure_known_energy(window_s: float, c: CoverageConditions, seed: int) -> CoverageMeasurement:
     """Measure one window once.
 
     Args:
@@ -120,7 +120,7 @@ def measure_once(window_s: float, c: Conditions, seed: int) -> Outcome:
     rng = np.random.default_rng(seed)
     lead_s = c.idle_s + 0.2
     start_s, end_s = -lead_s, window_s + lead_s
-    power, idle_w = _load(window_s, start_s, end_s, c, rng)
+    power, idle_w = _make_burst_load(window_s, start_s, end_s, c, rng)
     period_s = (1 + rng.uniform(-1, 1) * c.drift) / c.rate_hz
     n = int((end_s - start_s) / period_s)
     phase = rng.uniform() * period_s
@@ -150,4 +150,4 @@ def measure_once(window_s: float, c: Conditions, seed: int) -> Outcome:
     middle = window_s / 2
     exact = float(np.interp(middle, edges[:-1] + ahead * period_s, np.arange(n)))
     off_s = float(np.interp(exact, np.arange(n), t_s)) - middle
-    return Outcome(gross_j, gross_j - idle_w * window_s, found, off_s)
+    return CoverageMeasurement(gross_j, gross_j - idle_w * window_s, found, off_s)

@@ -22,7 +22,13 @@ from importlib import util
 from pathlib import Path
 
 from deepen.bench import DeviceModel, VirtualBench
-from tests.support.fault_campaign import Aim, Ordeal, Verdict, draw_strikes, families_of
+from tests.support.fault_campaign import (
+    FaultCampaign,
+    FaultCampaignReport,
+    FaultCampaignScope,
+    draw_campaign_faults,
+    select_families,
+)
 
 Models = list[tuple[Path, Mapping[str, tuple[int, ...]]]]
 
@@ -55,11 +61,11 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def tell(verdict: Verdict) -> None:
+def tell(verdict: FaultCampaignReport) -> None:
     """Print what the ordeal has shown."""
     errors = [abs(one.error) for one in verdict.compared]
     within = sum(one.within for one in verdict.compared)
-    times = Counter(strike.kind for strike in verdict.struck)
+    times = Counter(strike.kind for strike in verdict.injected_faults)
     print(f"records              {verdict.records}, missing {len(verdict.missing)}, repeated {len(verdict.repeated)}")
     print(f"strikes              {', '.join(f'{kind} {n}' for kind, n in times.items()) or 'none'}")
     print(f"command              started {verdict.starts} times, exit codes {list(verdict.codes)}")
@@ -117,12 +123,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="give up after so long")
     options = parser.parse_args()
     models = real_models()
-    families = families_of(models, DeviceModel())
+    families = select_families(models, DeviceModel())
     say(f"{options.count} kernels of {len(families)} families; {len(models)} models, whose kernels are left out")
     whole = tuple(path for path, shapes in models if not shapes)
     runtimes = tuple(options.runtime or ("onnxruntime",))
-    aim = Aim(options.count, tuple(families), options.seed, exclude=whole, runtimes=runtimes)
-    strikes = draw_strikes(
+    aim = FaultCampaignScope(options.count, tuple(families), options.seed, exclude=whole, runtimes=runtimes)
+    strikes = draw_campaign_faults(
         options.count, 2, options.seed, kills=options.kills, gone=options.gone, unplugged=options.unplugged
     )
     with tempfile.TemporaryDirectory(prefix="deepen-ordeal-") as temporary, VirtualBench() as bench:
@@ -132,7 +138,7 @@ def main() -> int:
         if "crunner" in runtimes:
             for device in bench.devices:
                 device.use_c_runner()
-        ordeal = Ordeal(bench, folder, aim, strikes, say=say, patience_s=60 * options.minutes)
+        ordeal = FaultCampaign(bench, folder, aim, strikes, say=say, patience_s=60 * options.minutes)
         verdict = ordeal.run()
         tell(verdict)
         good = predict(ordeal.dataset, models, options.seed, 0.1)

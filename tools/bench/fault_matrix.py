@@ -25,8 +25,8 @@ from pathlib import Path
 
 from common import conditions
 
-from tests.support.fault_acceptance import FAULTS, Verdict, judge, record
-from tests.support.fault_rigs import fault_of, rigs
+from tests.support.fault_acceptance import FAULTS, RecordingVerdict, judge_recording, record_with_fault
+from tests.support.fault_rigs import make_fault, make_fault_rigs
 
 LETTERS = {"right": "r", "gap": "g", "told": "t", "blind": "b", "wrong": "!", "error": "e"}
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="show every window that is not right")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        known = rigs(Path(folder))
+        known = make_fault_rigs(Path(folder))
         if missing := set(args.rig or ()) - set(known):
             parser.error(f"no rig {missing.pop()!r}; there are {', '.join(known)}")
         return matrix(args, {name: rig for name, rig in known.items() if name in (args.rig or known)})
@@ -56,15 +56,15 @@ def matrix(args: argparse.Namespace, chosen: dict) -> int:
         began = time.process_time()
         cells: dict[str, Counter[str]] = {fault: Counter() for fault in faults}
         for seed in range(args.seeds):
-            clean = record(rig, None, seed=seed)
+            clean = record_with_fault(rig, None, seed=seed)
             if clean.trace is None:
                 print(f"{name}: without a fault: {clean.error}")
                 return 1
             for fault in faults:
                 for share in args.moment or (0.0, 0.4, 0.75):
                     moment = share * rig.seconds
-                    done = record(rig, fault_of(rig, fault, moment, seed), seed=seed)
-                    verdict = judge(rig, fault, done, clean.trace.warnings)
+                    done = record_with_fault(rig, make_fault(rig, fault, moment, seed), seed=seed)
+                    verdict = judge_recording(rig, fault, done, clean.trace.warnings)
                     cells[fault][LETTERS[verdict.way]] += 1
                     runs += 1
                     wrong += verdict.way == "wrong"
@@ -77,7 +77,7 @@ def matrix(args: argparse.Namespace, chosen: dict) -> int:
     return 1 if wrong else 0
 
 
-def describe(verdict: Verdict) -> str:
+def describe(verdict: RecordingVerdict) -> str:
     """What was not right, with error and uncertainty as shares of the true energy, and what was told."""
     off = [f"{k} {way} {e:+.1e} ({u:.0e})" for k, (way, e, u) in verdict.windows.items() if way != "right"]
     return f"{verdict.way}; {', '.join(off)}; {'; '.join(w[:90] for w in verdict.news)}"

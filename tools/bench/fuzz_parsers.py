@@ -21,10 +21,10 @@ from pathlib import Path
 
 from common import conditions
 
-from tests.support.fuzz import Corpus, Report, Target, drive, explore
-from tests.support.fuzz_files import file_targets
-from tests.support.fuzz_streams import stream_targets
-from tests.support.fuzz_texts import text_targets
+from tests.support.fuzz import FuzzCorpus, FuzzReport, FuzzTarget, fuzz_in_batches, fuzz_with_coverage
+from tests.support.fuzz_files import make_file_targets
+from tests.support.fuzz_streams import make_stream_targets
+from tests.support.fuzz_texts import make_text_targets
 
 HANG_S = 30
 """Seconds after which a batch hangs."""
@@ -44,14 +44,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        targets: list[Target] = [*stream_targets(), *text_targets(), *file_targets(Path(folder))]
+        targets: list[FuzzTarget] = [*make_stream_targets(), *make_text_targets(), *make_file_targets(Path(folder))]
         known = {t.name: t for t in targets}
         if missing := set(args.only or ()) - set(known):
             parser.error(f"no parser {missing.pop()!r}; there are {', '.join(known)}")
         return fuzz(args, [known[n] for n in args.only or known])
 
 
-def fuzz(args: argparse.Namespace, targets: list[Target]) -> int:
+def fuzz(args: argparse.Namespace, targets: list[FuzzTarget]) -> int:
     """Fuzz some targets; returns the exit status."""
     print("# " + conditions())
     columns = ("parser", "inputs", "MB", "kept", "steps", "lines", "us/byte", "s")
@@ -63,15 +63,15 @@ def fuzz(args: argparse.Namespace, targets: list[Target]) -> int:
     for target in targets:
         rng = random.Random(f"{args.seed} {target.name}")
         start = time.process_time()
-        report, corpus = Report(target.name), Corpus(target.seeds, target.tokens, rng)
+        report, corpus = FuzzReport(target.name), FuzzCorpus(target.seeds, target.tokens, rng)
         count = max(round(args.inputs * target.share / weight), 1)
         signal.alarm(HANG_S * 20)
-        explore(target, corpus, report, min(args.explore, count), rng)
+        fuzz_with_coverage(target, corpus, report, min(args.explore, count), rng)
         left = count - report.inputs
         while left > 0 and len(report.failures) < 5:
             signal.alarm(HANG_S)
             part = min(left, target.batch)
-            drive(target, corpus, report, part, rng)
+            fuzz_in_batches(target, corpus, report, part, rng)
             left -= part
         signal.alarm(0)
         reports.append(report)

@@ -13,7 +13,7 @@ from deepen.measure import integrate_power
 from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
 from deepen.measure.energy.uncertainty_budget import UncertaintyBudget, classify_trace_warnings, warn_missing_accuracy
 from deepen.records import Accuracy, Interval, PowerTrace
-from tests.support.interval_coverage import Conditions, measure_once
+from tests.support.interval_coverage import CoverageConditions, measure_known_energy
 
 RUNS = 60
 LEAST = 54  # of 60 runs, each covered with a chance of 0.95: fewer come by chance once in 50
@@ -23,7 +23,10 @@ LEAST = 54  # of 60 runs, each covered with a chance of 0.95: fewer come by chan
 @pytest.mark.parametrize(("rate_hz", "window_s"), [(5e3, 1e-3), (5e3, 0.1), (20e3, 1e-2), (20e3, 1.0), (100e3, 0.03)])
 def test_the_true_net_energy_lies_within_the_stated_uncertainty(rate_hz, window_s, sampling) -> None:
     """50 ppm drift, 5 ms jitter above a floor of up to 1 ms, 0.2 % gain, 1 mW offset, idle power that drifts."""
-    outcomes = [measure_once(window_s, Conditions(rate_hz, sampling=sampling, idle_s=0.5), s) for s in range(RUNS)]
+    outcomes = [
+        measure_known_energy(window_s, CoverageConditions(rate_hz, sampling=sampling, idle_s=0.5), s)
+        for s in range(RUNS)
+    ]
     errors = np.array([abs(o.error_j) for o in outcomes])
     stated = np.array([o.window.uncertainty_j for o in outcomes])
     assert sum(o.covered for o in outcomes) >= LEAST
@@ -35,16 +38,18 @@ def test_the_true_net_energy_lies_within_the_stated_uncertainty(rate_hz, window_
 @pytest.mark.parametrize("rate_hz", [5e3, 20e3])
 def test_a_tenth_of_a_second_is_known_to_half_a_per_cent(rate_hz: float) -> None:
     """With drift and jitter, an instrument that is itself exact, and a transport whose round trip is known."""
-    exact = Conditions(rate_hz, gain=0.0, offset_w=0.0, floor_s=0.4e-3, round_trip=True, idle_s=1.0)
+    exact = CoverageConditions(rate_hz, gain=0.0, offset_w=0.0, floor_s=0.4e-3, round_trip=True, idle_s=1.0)
     for window_s in (0.1, 0.5):
-        worst = max(abs(o.error_j / o.true_net_j) for o in (measure_once(window_s, exact, s) for s in range(30)))
+        worst = max(
+            abs(o.error_j / o.true_net_j) for o in (measure_known_energy(window_s, exact, s) for s in range(30))
+        )
         assert worst < 5e-3
 
 
 def test_the_same_instrument_without_jitter_states_less() -> None:
-    calm = Conditions(20e3, jitter_s=0.0, floor_s=0.0, gain=0.0, offset_w=0.0, idle_s=0.5)
+    calm = CoverageConditions(20e3, jitter_s=0.0, floor_s=0.0, gain=0.0, offset_w=0.0, idle_s=0.5)
     rough = replace(calm, noise_w=0.5)
-    a, b = (measure_once(0.01, c, 1).window for c in (calm, rough))
+    a, b = (measure_known_energy(0.01, c, 1).window for c in (calm, rough))
     assert b.budget.noise > 10 * a.budget.noise
     assert b.budget.noise == pytest.approx(0.5 / 20e3 * np.sqrt(0.01 * 20e3), rel=0.25)
 
