@@ -130,9 +130,9 @@ def test_installed_program_reads_its_own_catalog(installed: Path, tmp_path: Path
 
 def test_installed_program_predicts(installed: Path, tmp_path: Path) -> None:
     from deepen.kernels.building.single_kernel_model import build_kernel_model
-    from deepen.testing.synthetic import train_predictor
+    from deepen.testing.synthetic import train_synthetic_predictor
 
-    predictor = train_predictor(tmp_path / "tiny", ["fc"], count=16, seed=1)
+    predictor = train_synthetic_predictor(tmp_path / "tiny", ["fc"], count=16, seed=1)
     params = {"dtype": "float32", "m": 1, "k": 64, "n": 10, "bias": True, "activation": "none", "op": "Gemm"}
     model = tmp_path / "model.onnx"
     model.write_bytes(build_kernel_model("fc", {**params, "trans_b": True}).SerializeToString())

@@ -25,10 +25,10 @@ from deepen.errors import ConfigError
 from deepen.records import EnergyRecord
 from deepen.storage.temporary_folders import TemporaryFolder
 from deepen.testing.instruments.base import Emulator
-from deepen.testing.instruments.lvpm import Lvpm
-from deepen.testing.instruments.ppk2 import Ppk2
-from deepen.testing.instruments.pty import Served, serve
-from deepen.testing.instruments.schedule import Schedule
+from deepen.testing.instruments.lvpm import LvpmEmulator
+from deepen.testing.instruments.ppk2 import Ppk2Emulator
+from deepen.testing.instruments.pty import ServedEmulator, serve_emulator
+from deepen.testing.instruments.schedule import PowerSchedule
 
 __all__ = ["LINKS", "METERS", "BenchDevice", "Measured", "VirtualBench", "measure"]
 
@@ -52,11 +52,11 @@ _NOISE_A: dict[MeterKind, float] = {"lvpm": 1e-3, "ppk2": 1e-3}
 _PROXY = Path(__file__).with_name("proxy.py")
 
 
-def _emulator(kind: MeterKind, seed: int) -> tuple[Emulator, Schedule]:
-    signal = Schedule()
+def _emulator(kind: MeterKind, seed: int) -> tuple[Emulator, PowerSchedule]:
+    signal = PowerSchedule()
     if kind == "lvpm":
-        return Lvpm(signal, ppm=METER_PPM, noise_a=_NOISE_A[kind], seed=seed), signal
-    return Ppk2(signal, ppm=METER_PPM, noise_a=_NOISE_A[kind], seed=seed), signal
+        return LvpmEmulator(signal, ppm=METER_PPM, noise_a=_NOISE_A[kind], seed=seed), signal
+    return Ppk2Emulator(signal, ppm=METER_PPM, noise_a=_NOISE_A[kind], seed=seed), signal
 
 
 def _program(path: Path, text: str) -> None:
@@ -166,7 +166,7 @@ class BenchDevice:
         return f"{self.meter_kind}:{self._folder / 'meter'}?voltage_v={_VOLTAGE_V[self.meter_kind]:g}{mode}"
 
     @property
-    def served(self) -> Served:
+    def served(self) -> ServedEmulator:
         """The emulator that runs now."""
         return self._served
 
@@ -175,7 +175,7 @@ class BenchDevice:
         self._meter.close()
         emulator, signal = _emulator(self.meter_kind, self._seed)
         signal.plan(monotonic_s(), *self.player.rest_plan())
-        self._served = self._meter.enter_context(serve(emulator))
+        self._served = self._meter.enter_context(serve_emulator(emulator))
         port = self._folder / "meter"
         port.unlink(missing_ok=True)
         port.symlink_to(self._served.path)

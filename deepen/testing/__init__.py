@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.clock import VirtualClock
-from deepen.testing.device import Cost, FakeChannel, FakeDevice, FakeLink, FakeRuntime, size_cost
-from deepen.testing.power import SimulatedMeter, Timeline
-from deepen.testing.synthetic import kernel_records, train_predictor
+from deepen.testing.device import FakeChannel, FakeDevice, FakeLink, FakeRuntime, RunCost, compute_size_cost
+from deepen.testing.power import PowerTimeline, SimulatedMeter
+from deepen.testing.synthetic import simulate_kernel_records, train_synthetic_predictor
 
 __all__ = [
-    "Cost",
     "FakeChannel",
     "FakeDevice",
     "FakeLink",
     "FakeRuntime",
+    "PowerTimeline",
+    "RunCost",
     "SimulatedBench",
     "SimulatedMeter",
-    "Timeline",
     "VirtualClock",
-    "kernel_records",
-    "size_cost",
-    "train_predictor",
+    "compute_size_cost",
+    "simulate_kernel_records",
+    "train_synthetic_predictor",
 ]

@@ -8,8 +8,8 @@ from typing import Any
 
 from deepen.measure.session import Session
 from deepen.testing.clock import VirtualClock
-from deepen.testing.device import Cost, FakeDevice, FakeRuntime, size_cost
-from deepen.testing.power import SimulatedMeter, Timeline
+from deepen.testing.device import FakeDevice, FakeRuntime, RunCost, compute_size_cost
+from deepen.testing.power import PowerTimeline, SimulatedMeter
 
 __all__ = ["SimulatedBench"]
 
@@ -34,7 +34,7 @@ class SimulatedBench:
 
     def __init__(
         self,
-        cost: Callable[[Path], Cost] = size_cost,
+        cost: Callable[[Path], RunCost] = compute_size_cost,
         *,
         idle_w: float = 1.0,
         seed: int = 0,
@@ -53,7 +53,7 @@ class SimulatedBench:
             **profile: Fields of the device profile.
         """
         self.clock = VirtualClock()
-        self.timeline = Timeline(idle_w)
+        self.timeline = PowerTimeline(idle_w)
         self.runtime = FakeRuntime(self.clock, self.timeline, cost, seed=seed, **(runtime or {}))
         self.device = FakeDevice(self.runtime, **profile)
         self.meter = SimulatedMeter(self.timeline, self.clock.now, seed=seed, **(meter or {}))

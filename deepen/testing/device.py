@@ -16,13 +16,13 @@ from deepen.devices.types import CompletedCommand, CpuPower, DeviceProfile, Devi
 from deepen.errors import ConfigError, DeepenError, LinkError
 from deepen.records import Interval
 from deepen.testing.clock import VirtualClock
-from deepen.testing.power import Timeline
+from deepen.testing.power import PowerTimeline
 
-__all__ = ["Cost", "FakeChannel", "FakeDevice", "FakeLink", "FakeRuntime", "size_cost"]
+__all__ = ["FakeChannel", "FakeDevice", "FakeLink", "FakeRuntime", "RunCost", "compute_size_cost"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class RunCost:
     """What one run of a workload costs.
 
     Attributes:
@@ -47,15 +47,15 @@ class Cost:
         return self.latency_s * self.power_w
 
 
-def size_cost(path: Path) -> Cost:
+def compute_size_cost(path: Path) -> RunCost:
     """Cost of a file by its size: 0.1 ms and 1 ns per byte at 2 W, so different files cost differently."""
-    return Cost(latency_s=1e-4 + 1e-9 * path.stat().st_size)
+    return RunCost(latency_s=1e-4 + 1e-9 * path.stat().st_size)
 
 
-class FakeLoaded:
+class FakeLoadedModel:
     """A loaded model that takes virtual time and draws simulated power."""
 
-    def __init__(self, runtime: FakeRuntime, cost: Cost, threads: int) -> None:
+    def __init__(self, runtime: FakeRuntime, cost: RunCost, threads: int) -> None:
         """Take over the cost."""
         self._runtime = runtime
         self._cost = cost
@@ -89,8 +89,8 @@ class FakeRuntime:
     def __init__(
         self,
         clock: VirtualClock,
-        timeline: Timeline,
-        cost: Callable[[Path], Cost] = size_cost,
+        timeline: PowerTimeline,
+        cost: Callable[[Path], RunCost] = compute_size_cost,
         *,
         seed: int = 0,
         stretch: Callable[[int], float] = lambda block: 1.0,
@@ -113,7 +113,7 @@ class FakeRuntime:
 
     def load(
         self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
-    ) -> FakeLoaded:
+    ) -> FakeLoadedModel:
         """Load a model."""
         if self.closed:
             raise LinkError("the runtime is closed")
@@ -124,9 +124,9 @@ class FakeRuntime:
             raise cost.load_error
         self.loads.append((path, threads, dict(shapes or {})))
         self.open_models += 1
-        return FakeLoaded(self, cost, threads)
+        return FakeLoadedModel(self, cost, threads)
 
-    def play(self, cost: Cost, n: int) -> Interval:
+    def play(self, cost: RunCost, n: int) -> Interval:
         """Let a block happen."""
         block = self.blocks
         self.blocks += 1

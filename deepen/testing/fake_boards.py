@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deepen.devices.types import CompletedCommand
-from deepen.testing.shell import FakeShell, answer, failure
+from deepen.testing.shell import FakeShell, make_failing_program, make_printing_program
 
-__all__ = ["fake_board", "fake_jetson", "fake_phone", "gpu_clock"]
+__all__ = ["make_fake_board", "make_fake_jetson", "make_fake_phone", "make_gpu_clock_files"]
 
 _POLICY = "/sys/devices/system/cpu/cpufreq"
 
 
-def _policy(name: str, cores: str, steps: Sequence[int], governor: str) -> dict[str, str]:
+def _make_policy_files(name: str, cores: str, steps: Sequence[int], governor: str) -> dict[str, str]:
     low, high = str(min(steps)), str(max(steps))
     values = {
         "related_cpus": cores,
@@ -29,7 +29,7 @@ def _policy(name: str, cores: str, steps: Sequence[int], governor: str) -> dict[
     return {f"{_POLICY}/{name}/{key}": value for key, value in values.items()}
 
 
-def _zones(*zones: tuple[str, int]) -> dict[str, str]:
+def _make_thermal_zone_files(*zones: tuple[str, int]) -> dict[str, str]:
     found = {}
     for i, (name, value) in enumerate(zones):
         found[f"/sys/class/thermal/thermal_zone{i}/type"] = name
@@ -64,7 +64,7 @@ Current cooling devices from HAL:
 """
 
 
-def gpu_clock(folder: str, steps: Sequence[int], governor: str) -> dict[str, str]:
+def make_gpu_clock_files(folder: str, steps: Sequence[int], governor: str) -> dict[str, str]:
     """Files of a GPU's devfreq folder; clocks in hertz, ascending."""
     return {
         f"{folder}/governor": governor,
@@ -76,15 +76,15 @@ def gpu_clock(folder: str, steps: Sequence[int], governor: str) -> dict[str, str
     }
 
 
-def fake_phone(**changes: object) -> FakeShell:
+def make_fake_phone(**changes: object) -> FakeShell:
     """A phone with three groups of cores, Android 13 and ``su``; keyword arguments replace fields."""
     shell = FakeShell(
         files={
             **_COMMON,
-            **_policy("policy0", "0 1 2 3", (300000, 1200000, 1803000), "schedutil"),
-            **_policy("policy4", "4 5", (400000, 1400000, 2253000), "schedutil"),
-            **_policy("policy6", "6 7", (500000, 1800000, 2802000), "schedutil"),
-            **_zones(("BIG", 36000), ("G3D", 35000), ("battery", 29500), ("broken", -274000)),
+            **_make_policy_files("policy0", "0 1 2 3", (300000, 1200000, 1803000), "schedutil"),
+            **_make_policy_files("policy4", "4 5", (400000, 1400000, 2253000), "schedutil"),
+            **_make_policy_files("policy6", "6 7", (500000, 1800000, 2802000), "schedutil"),
+            **_make_thermal_zone_files(("BIG", 36000), ("G3D", 35000), ("battery", 29500), ("broken", -274000)),
             "/sys/class/thermal/cooling_device0/type": "thermal-cpufreq-0",
             "/sys/class/thermal/cooling_device0/cur_state": "0",
             "/sys/class/power_supply/battery/charging_enabled": "1",
@@ -107,16 +107,20 @@ def fake_phone(**changes: object) -> FakeShell:
     shell.tools["fixed performance"] = "false"
 
     def dumpsys(argv: Sequence[str], root: bool) -> CompletedCommand:
-        return answer(_THERMALSERVICE.format(**heat)) if argv[1] == "thermalservice" else failure("Can't find service")
+        return (
+            make_printing_program(_THERMALSERVICE.format(**heat))
+            if argv[1] == "thermalservice"
+            else make_failing_program("Can't find service")
+        )
 
     def cmd(argv: Sequence[str], root: bool) -> CompletedCommand:
         if argv[1:3] == ["power", "set-fixed-performance-mode-enabled"]:
             shell.tools["fixed performance"] = argv[3]
-            return answer()
+            return make_printing_program()
         if argv[1:3] == ["connectivity", "airplane-mode"]:
             shell.settings["global/airplane_mode_on"] = "1" if argv[3] == "enable" else "0"
-            return answer()
-        return failure("cmd: Can't find service")
+            return make_printing_program()
+        return make_failing_program("cmd: Can't find service")
 
     shell.programs.update(dumpsys=dumpsys, cmd=cmd)
     for name, value in changes.items():
@@ -124,7 +128,7 @@ def fake_phone(**changes: object) -> FakeShell:
     return shell
 
 
-def fake_jetson(**changes: object) -> FakeShell:
+def make_fake_jetson(**changes: object) -> FakeShell:
     """A Jetson with ``sudo``, ``nvpmodel`` and ``jetson_clocks``; keyword arguments replace fields."""
     steps = (115200, 729600, 1420800, 2201600)
     shell = FakeShell(
@@ -132,12 +136,14 @@ def fake_jetson(**changes: object) -> FakeShell:
             **_COMMON,
             "/proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit",
             "/proc/device-tree/serial-number": "1421221000000",
-            **_policy("policy0", "0 1 2 3", steps, "schedutil"),
-            **_policy("policy4", "4 5 6 7", steps, "schedutil"),
-            **gpu_clock("/sys/class/devfreq/17000000.gpu", (306000000, 612000000, 1300500000), "nvhost_podgov"),
-            **gpu_clock("/sys/class/devfreq/31b0000.emc", (204000000, 3199000000), "userspace"),
+            **_make_policy_files("policy0", "0 1 2 3", steps, "schedutil"),
+            **_make_policy_files("policy4", "4 5 6 7", steps, "schedutil"),
+            **make_gpu_clock_files(
+                "/sys/class/devfreq/17000000.gpu", (306000000, 612000000, 1300500000), "nvhost_podgov"
+            ),
+            **make_gpu_clock_files("/sys/class/devfreq/31b0000.emc", (204000000, 3199000000), "userspace"),
             **{f"/sys/devices/system/cpu/cpu{i}/online": "1" for i in range(1, 8)},
-            **_zones(("cpu-thermal", 47000), ("gpu-thermal", 45000), ("tj-thermal", 47500)),
+            **_make_thermal_zone_files(("cpu-thermal", 47000), ("gpu-thermal", 45000), ("tj-thermal", 47500)),
             "/sys/class/hwmon/hwmon2/name": "pwmfan",
             "/sys/class/hwmon/hwmon2/pwm1": "66",
             "/sys/class/hwmon/hwmon3/name": "soctherm_oc",
@@ -155,42 +161,48 @@ def fake_jetson(**changes: object) -> FakeShell:
 
     def nvpmodel(argv: Sequence[str], root: bool) -> CompletedCommand:
         if argv[1] == "-p":
-            return answer("".join(f"NVPM VERB: POWER_MODEL: ID={n} NAME={name}\n" for n, name in modes.items()))
+            return make_printing_program(
+                "".join(f"NVPM VERB: POWER_MODEL: ID={n} NAME={name}\n" for n, name in modes.items())
+            )
         if argv[1] == "-q":
-            return answer(f"NV Power Mode: {modes[shell.tools['power mode']]}\n{shell.tools['power mode']}\n")
+            return make_printing_program(
+                f"NV Power Mode: {modes[shell.tools['power mode']]}\n{shell.tools['power mode']}\n"
+            )
         if not root:
-            return failure("NVPM ERROR: this operation requires root")
+            return make_failing_program("NVPM ERROR: this operation requires root")
         if argv[2] not in modes:
-            return failure(f"NVPM ERROR: power mode {argv[2]} does not exist")
+            return make_failing_program(f"NVPM ERROR: power mode {argv[2]} does not exist")
         shell.tools["power mode"] = argv[2]
         for path in limits():  # a mode sets limits of its own
             name = "cpuinfo_max_freq" if path.endswith("max_freq") else "cpuinfo_min_freq"
             shell.files[path] = shell.files[f"{path.rpartition('/')[0]}/{name}"]
         shell.files["/sys/class/devfreq/17000000.gpu/max_freq"] = "612000000"
-        return answer()
+        return make_printing_program()
 
     def jetson_clocks(argv: Sequence[str], root: bool) -> CompletedCommand:
         if not root:
-            return failure("Please run as root")
+            return make_failing_program("Please run as root")
         if argv[1:2] == ["--show"]:
             rows = []
             for i in range(8):
                 low, high = (shell.files[f"{_POLICY}/policy{i // 4 * 4}/scaling_{end}_freq"] for end in ("min", "max"))
                 clocks = f"MinFreq={low} MaxFreq={high} CurrentFreq={low}"
                 rows.append(f"cpu{i}: Online=1 Governor=schedutil {clocks} IdleStates: WFI=1 c7=1\n")
-            return answer("SOC family:tegra234  Machine:Jetson\n" + "".join(rows) + "NV Power Mode: MODE_30W\n")
+            return make_printing_program(
+                "SOC family:tegra234  Machine:Jetson\n" + "".join(rows) + "NV Power Mode: MODE_30W\n"
+            )
         if argv[1:2] == ["--store"]:
             stored[argv[2]] = limits()
             shell.files[argv[2]] = "stored"
-            return answer()
+            return make_printing_program()
         if argv[1:2] == ["--restore"]:
             if argv[2] not in stored or argv[2] not in shell.files:
-                return failure(f"Error: {argv[2]} file not found!")
+                return make_failing_program(f"Error: {argv[2]} file not found!")
             shell.files.update(stored[argv[2]])
-            return answer()
+            return make_printing_program()
         for path in limits():
             shell.files[path] = shell.files[f"{path.rpartition('/')[0]}/cpuinfo_max_freq"]
-        return answer()
+        return make_printing_program()
 
     shell.programs.update(nvpmodel=nvpmodel, jetson_clocks=jetson_clocks)
     for name, value in changes.items():
@@ -198,7 +210,7 @@ def fake_jetson(**changes: object) -> FakeShell:
     return shell
 
 
-def fake_board(**changes: object) -> FakeShell:
+def make_fake_board(**changes: object) -> FakeShell:
     """A Raspberry Pi 5 with ``sudo`` and ``vcgencmd``; keyword arguments replace fields."""
     shell = FakeShell(
         files={
@@ -207,12 +219,12 @@ def fake_board(**changes: object) -> FakeShell:
             "/proc/device-tree/serial-number": "10000000abcdef01",
             "/sys/devices/system/cpu/present": "0-3",
             "/proc/self/status": "Name:\tgrep\nCpus_allowed_list:\t0-3",
-            **_policy("policy0", "0 1 2 3", (1500000, 2000000, 2400000), "ondemand"),
-            **_zones(("cpu-thermal", 52300)),
+            **_make_policy_files("policy0", "0 1 2 3", (1500000, 2000000, 2400000), "ondemand"),
+            **_make_thermal_zone_files(("cpu-thermal", 52300)),
         },
         way="sudo",
     )
-    shell.programs["vcgencmd"] = lambda argv, root: answer("throttled=0x50000\n")
+    shell.programs["vcgencmd"] = lambda argv, root: make_printing_program("throttled=0x50000\n")
     for name, value in changes.items():
         setattr(shell, name, value)
     return shell

@@ -16,11 +16,11 @@ from deepen.devices.links.remote import RemoteLink
 from deepen.devices.links.transport import Transport
 from deepen.errors import LinkError
 
-__all__ = ["Faults", "ShellStream", "ShellTransport", "shell_link"]
+__all__ = ["ShellLinkFaults", "ShellStream", "ShellTransport", "make_shell_link"]
 
 
 @dataclass(slots=True)
-class Faults:
+class ShellLinkFaults:
     """What goes wrong on the way.
 
     Attributes:
@@ -120,7 +120,7 @@ class ShellTransport:
         left: Processes that were let go of; their watchdogs clean up after them.
     """
 
-    faults: Faults = field(default_factory=Faults)
+    faults: ShellLinkFaults = field(default_factory=ShellLinkFaults)
     shell: str = "sh"
     env: Mapping[str, str] = field(default_factory=dict)
     streams: set[ShellStream] = field(default_factory=set)
@@ -154,11 +154,11 @@ class ShellTransport:
                 process.wait(30)
 
 
-def shell_link(
-    home: str, faults: Faults | None = None, *, shell: str = "sh", call_s: float = 30.0, stall_s: float = 30.0
+def make_shell_link(
+    home: str, faults: ShellLinkFaults | None = None, *, shell: str = "sh", call_s: float = 30.0, stall_s: float = 30.0
 ) -> RemoteLink:
     """A link to this machine's own shell, with its work folder below ``home``."""
-    chosen = faults or Faults()
+    chosen = faults or ShellLinkFaults()
 
     def connect(timeout_s: float) -> Transport:
         chosen.connections += 1

@@ -15,11 +15,11 @@ from deepen.meters.energy_counter import make_step_trace
 from deepen.meters.types import Scope
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["SimulatedMeter", "Timeline"]
+__all__ = ["PowerTimeline", "SimulatedMeter"]
 
 
 @dataclass(slots=True)
-class Timeline:
+class PowerTimeline:
     """Power over time, known exactly: an idle level plus rectangular events.
 
     Attributes:
@@ -64,7 +64,7 @@ class SimulatedMeter:
 
     def __init__(
         self,
-        timeline: Timeline,
+        timeline: PowerTimeline,
         now: Callable[[], float] = monotonic_s,
         *,
         name: str = "simulated",

@@ -19,7 +19,7 @@ from deepen.devices.state.shell_files import READ, WRITE, Root
 from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["FakeShell", "HostDied", "answer", "failure"]
+__all__ = ["FakeShell", "HostDied", "make_failing_program", "make_printing_program"]
 
 _DENIED = "Permission denied"
 
@@ -87,27 +87,31 @@ class FakeShell:
         if name in self.programs:
             return self.programs[name](argv, root)
         if name == "id":
-            return answer(f"{0 if root else 2000}\n")
+            return make_printing_program(f"{0 if root else 2000}\n")
         if name == "cat":
             text = self.files.get(argv[1])
-            return answer(text + "\n") if text is not None else failure(f"cat: {argv[1]}: No such file or directory")
+            return (
+                make_printing_program(text + "\n")
+                if text is not None
+                else make_failing_program(f"cat: {argv[1]}: No such file or directory")
+            )
         if name == "uname":
-            return answer({"-m": "aarch64", "-n": "board", "-sr": "Linux 5.10"}[argv[1]] + "\n")
+            return make_printing_program({"-m": "aarch64", "-n": "board", "-sr": "Linux 5.10"}[argv[1]] + "\n")
         if name == "getprop" and self.properties:
-            return answer(self.properties.get(argv[1], "") + "\n")
+            return make_printing_program(self.properties.get(argv[1], "") + "\n")
         if name == "settings" and self.properties:
             return self._setting(argv)
         if name == "rm":
             self.files.pop(argv[-1], None)
-            return answer()
+            return make_printing_program()
         return CompletedCommand(127, b"", f"{name}: not found\n".encode())
 
     def _read(self, patterns: Sequence[str], root: bool) -> CompletedCommand:
         out, complaints = [], []
         for pattern in patterns:
-            found = sorted(path for path in self.files if _matches(pattern, path))
+            found = sorted(path for path in self.files if _matches_pattern(pattern, path))
             for path in found:
-                if not root and any(_matches(p, path) for p in self.closed):
+                if not root and any(_matches_pattern(p, path) for p in self.closed):
                     complaints.append(f"grep: {path}: {_DENIED}")
                 else:
                     out += [f"{path}:{line}" for line in self.files[path].split("\n")]
@@ -118,14 +122,16 @@ class FakeShell:
 
     def _write(self, value: str, path: str, root: bool) -> CompletedCommand:
         if path not in self.files:
-            return failure(f"sh: can't create {path}: {_DENIED if not root else 'No such file or directory'}")
+            return make_failing_program(
+                f"sh: can't create {path}: {_DENIED if not root else 'No such file or directory'}"
+            )
         if not root:
-            return failure(f"sh: can't create {path}: {_DENIED}")
+            return make_failing_program(f"sh: can't create {path}: {_DENIED}")
         if why := self._refuses(path, value):
-            return failure(f"sh: printf: write: {why}")
-        if not any(_matches(p, path) for p in self.fixed):
+            return make_failing_program(f"sh: printf: write: {why}")
+        if not any(_matches_pattern(p, path) for p in self.fixed):
             self.files[path] = value
-        return answer()
+        return make_printing_program()
 
     def _refuses(self, path: str, value: str) -> str:
         """What the kernel says to a value, empty where it takes it."""
@@ -147,12 +153,12 @@ class FakeShell:
     def _setting(self, argv: Sequence[str]) -> CompletedCommand:
         verb, address = argv[1], f"{argv[2]}/{argv[3]}"
         if verb == "get":
-            return answer(self.settings.get(address, "null") + "\n")
+            return make_printing_program(self.settings.get(address, "null") + "\n")
         if verb == "put":
             self.settings[address] = argv[4]
         else:
             self.settings.pop(address, None)
-        return answer("" if verb == "put" else "Deleted 1 rows\n")
+        return make_printing_program("" if verb == "put" else "Deleted 1 rows\n")
 
     def push(self, path: Path, *, name: str | None = None) -> str:
         """No files are kept."""
@@ -174,20 +180,20 @@ class FakeShell:
         """Nothing to release."""
 
 
-def answer(text: str = "") -> CompletedCommand:
+def make_printing_program(text: str = "") -> CompletedCommand:
     """A program that prints this and ends with status 0."""
     return CompletedCommand(0, text.encode(), b"")
 
 
-def failure(words: str, status: int = 1) -> CompletedCommand:
+def make_failing_program(words: str, status: int = 1) -> CompletedCommand:
     """A program that complains and ends with a status."""
     return CompletedCommand(status, b"", f"{words}\n".encode())
 
 
 @cache
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(r"\*", "[^/]*"))
 
 
-def _matches(pattern: str, path: str) -> bool:
-    return _compiled(pattern).fullmatch(path) is not None
+def _matches_pattern(pattern: str, path: str) -> bool:
+    return _compile_pattern(pattern).fullmatch(path) is not None

@@ -18,7 +18,7 @@ from deepen.records import EnergyRecord
 if TYPE_CHECKING:
     from deepen.kernels.types import Kernel
 
-__all__ = ["COMMON_FAMILIES", "kernel_records", "train_predictor"]
+__all__ = ["COMMON_FAMILIES", "simulate_kernel_records", "train_synthetic_predictor"]
 
 COMMON_FAMILIES = ("add", "conv-bn-relu", "dwconv-bn-relu", "fc", "global-avgpool", "maxpool")
 """Families that most image networks consist of."""
@@ -32,14 +32,14 @@ SPREAD = 0.05
 POWER_W = 10.0
 
 
-def energy_j(kernel: Kernel, rng: np.random.Generator) -> float:
+def simulate_kernel_energy(kernel: Kernel, rng: np.random.Generator) -> float:
     """Energy of one execution on the made-up machine, with seeded noise."""
     moved = kernel.bytes_read + kernel.bytes_written
     exact = JOULES_PER_MAC * kernel.macs + JOULES_PER_BYTE * moved + JOULES_PER_CALL
     return float(exact * np.exp(SPREAD * rng.standard_normal()))
 
 
-def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterator[EnergyRecord]:
+def simulate_kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterator[EnergyRecord]:
     """Sample kernels, build and split each one as a campaign does, and give each a simulated energy.
 
     Args:
@@ -63,7 +63,7 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
             if len(kernels) != 1:  # this runtime does not run the configuration as one kernel
                 continue
             kernel = kernels[0]
-            joules = energy_j(kernel, rng)
+            joules = simulate_kernel_energy(kernel, rng)
             yield EnergyRecord(
                 id=drawn.key,
                 kind="kernel",
@@ -90,7 +90,7 @@ def kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterat
             )
 
 
-def train_predictor(
+def train_synthetic_predictor(
     path: str | Path,
     families: Sequence[str] = COMMON_FAMILIES,
     count: int = 240,
@@ -113,6 +113,6 @@ def train_predictor(
     from deepen.datasets import Dataset
 
     with tempfile.TemporaryDirectory() as folder, Dataset.open(Path(folder) / "kernels", create=True) as dataset:
-        for record in kernel_records(families, count, seed):
+        for record in simulate_kernel_records(families, count, seed):
             dataset.append(record)
         return predictors.train_predictor(dataset, recipe, seed).save(path)

@@ -10,7 +10,7 @@ import pytest
 from deepen import graph
 from deepen.bench.power_model import FACTORS, DeviceModel, KernelCost, OperatingPoint, Thermal, kernel_costs
 from deepen.kernels.splitting.split import split_graph
-from deepen.testing.instruments.schedule import Schedule
+from deepen.testing.instruments.schedule import PowerSchedule
 
 PLAIN = DeviceModel(leak_per_k=0.0, run_j=0.0)
 COSTS = (KernelCost("a", "fc", 1e-3, 1.0), KernelCost("b", "relu", 3e-3, 1.0))
@@ -38,7 +38,7 @@ def test_a_block_draws_exactly_its_energy() -> None:
     for runs in (1, 7, 5000):  # the last one is played with its mean power
         block = thermal.block(COSTS, runs, runs * 5e-3)
         assert block.net_j == pytest.approx(runs * (2e-5 + 4e-3), rel=1e-12)
-        signal = Schedule()
+        signal = PowerSchedule()
         signal.plan(1e6, block.durations_s.tolist(), block.levels_w.tolist())
         gross_j = block.net_j + block.static_w * block.duration_s
         assert signal.energy_j(1e6, 1e6 + block.duration_s) == pytest.approx(gross_j, rel=1e-6)

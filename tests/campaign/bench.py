@@ -13,7 +13,7 @@ from typing import Any
 
 from deepen.campaign import DeviceWithMeter, Station
 from deepen.errors import LinkError, MeterError
-from deepen.testing import Cost, FakeRuntime, SimulatedBench
+from deepen.testing import FakeRuntime, RunCost, SimulatedBench
 
 POWER_W = 2.0
 
@@ -23,13 +23,13 @@ def energy_j(k: int) -> float:
     return POWER_W * 1e-5 * k
 
 
-def cost(path: Path) -> Cost:
+def cost(path: Path) -> RunCost:
     """Cost of a model file: told by its first input where it is one of ours, else that of a reference workload."""
     import onnx
 
     inputs = onnx.load(path, load_external_data=False).graph.input
     size = inputs[0].type.tensor_type.shape.dim[-1].dim_value if inputs else 1
-    return Cost(latency_s=1e-5 * size, power_w=POWER_W)
+    return RunCost(latency_s=1e-5 * size, power_w=POWER_W)
 
 
 class CampaignRig:

@@ -14,7 +14,7 @@ from deepen import devices
 from deepen.cli import cli
 from deepen.devices.remote import RemoteDevice
 from deepen.errors import LinkError
-from deepen.testing.fake_boards import fake_phone
+from deepen.testing.fake_boards import make_fake_phone
 from deepen.testing.shell import FakeShell
 
 GOVERNOR = "/sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
@@ -23,7 +23,7 @@ GOVERNOR = "/sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
 @pytest.fixture
 def phone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeShell:
     """The only device there is."""
-    shell = fake_phone()
+    shell = make_fake_phone()
     monkeypatch.setenv("DEEPEN_STATE", str(tmp_path))
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")  # nobody listens there
     monkeypatch.setattr(devices, "open_device", lambda spec: RemoteDevice(shell))

@@ -13,7 +13,7 @@ import deepen.devices
 from deepen.cli import cli
 from deepen.cli.output import emit_result, escape_control_characters, format_table, print_progress
 from deepen.devices.remote import RemoteDevice
-from deepen.testing.fake_boards import fake_phone
+from deepen.testing.fake_boards import make_fake_phone
 from deepen.testing.shell import FakeShell
 
 EVIL = "\x1b[31mPixel\x07 6\n\x9b2J\u202e../../$(touch was-here)'\"`touch was-here`"
@@ -21,7 +21,7 @@ EVIL = "\x1b[31mPixel\x07 6\n\x9b2J\u202e../../$(touch was-here)'\"`touch was-he
 
 @pytest.fixture
 def phone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeShell:
-    found = fake_phone()
+    found = make_fake_phone()
     names = ("ro.product.model", "ro.serialno", "ro.product.device", "ro.build.fingerprint")
     found.properties.update(dict.fromkeys(names, EVIL))
     found.files["/sys/class/thermal/thermal_zone0/type"] = EVIL.replace("\n", "")

@@ -12,15 +12,15 @@ import deepen.devices
 from deepen.cli import cli
 from deepen.testing.clock import VirtualClock
 from deepen.testing.device import FakeDevice, FakeRuntime
-from deepen.testing.links import shell_link
-from deepen.testing.power import Timeline
+from deepen.testing.links import make_shell_link
+from deepen.testing.power import PowerTimeline
 
 
 def test_what_is_listed_is_the_devices_and_the_device_is_closed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    device = FakeDevice(FakeRuntime(VirtualClock(), Timeline()))
-    link = shell_link(str(tmp_path))
+    device = FakeDevice(FakeRuntime(VirtualClock(), PowerTimeline()))
+    link = make_shell_link(str(tmp_path))
     device.link = link  # type: ignore[assignment]  # a device behind a shell, here
     asked: list[str] = []
 

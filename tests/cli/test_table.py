@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from deepen.cli import cli
 from deepen.spaces.nasbench201_networks import SIZE, get_cell_at_index, parse_cell
-from deepen.testing.synthetic import train_predictor
+from deepen.testing.synthetic import train_synthetic_predictor
 
 COST = {"none": 0.1, "skip_connect": 0.2, "nor_conv_1x1": 1.0, "nor_conv_3x3": 4.0, "avg_pool_3x3": 0.5}
 
@@ -20,7 +20,7 @@ COST = {"none": 0.1, "skip_connect": 0.2, "nor_conv_1x1": 1.0, "nor_conv_3x3": 4
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A predictor trained on simulated kernels."""
-    return train_predictor(tmp_path_factory.mktemp("predictor") / "bench.deepen")
+    return train_synthetic_predictor(tmp_path_factory.mktemp("predictor") / "bench.deepen")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from deepen.devices.links.local import LocalLink
 from deepen.devices.links.remote import RemoteLink
 from deepen.devices.runtimes.onnxruntime import OnnxRuntime
 from deepen.errors import ConfigError, LinkError
-from deepen.testing.links import Faults, shell_link
+from deepen.testing.links import ShellLinkFaults, make_shell_link
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="devices run Linux")
 
@@ -39,7 +39,7 @@ WAIT = {"op": "wait", "ns": 0}
 def link(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RemoteLink]:
     home = tmp_path / "home of '$(id)"
     home.mkdir()
-    opened = shell_link(str(home), shell=request.param)
+    opened = make_shell_link(str(home), shell=request.param)
     yield opened
     opened.close()
     left = [p for p in Path("/proc").glob("[0-9]*/environ") if str(home).encode() in _content(p)]
@@ -194,8 +194,8 @@ def test_this_machine_is_nothing_to_be_detached_from() -> None:
 
 
 def test_a_cut_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
-    faults = Faults()
-    opened = shell_link(str(tmp_path), faults)
+    faults = ShellLinkFaults()
+    opened = make_shell_link(str(tmp_path), faults)
     job = create_job(opened)
     faults.read_bytes = 2  # of any stream from now on
     with pytest.raises(LinkError):
@@ -211,7 +211,7 @@ def test_a_name_that_is_none(token: str, folder: str) -> None:
 
 
 def test_a_runtime_says_how_it_runs_unattended(tmp_path: Path, models: Path) -> None:
-    link = shell_link(str(tmp_path))
+    link = make_shell_link(str(tmp_path))
     runtime = OnnxRuntime(link, python=sys.executable)
     runtime.load(models / "add.onnx")
     argv, env, requests = runtime.plan_unattended_run(models / "add.onnx")

@@ -13,7 +13,7 @@ from deepen.devices.links.local import LocalLink
 from deepen.devices.model_files import find_external_data, hash_model, push_model
 from deepen.devices.runtimes.onnxruntime import OnnxRuntime
 from deepen.errors import ConfigError, LinkError
-from deepen.testing.links import shell_link
+from deepen.testing.links import make_shell_link
 
 ODD = "weights '$(id)\n.bin"
 
@@ -47,7 +47,7 @@ def write(path: Path, *places: str, data: bytes | None = None) -> Path:
 @pytest.fixture
 def link(tmp_path: Path) -> Any:
     (tmp_path / "home").mkdir()
-    opened = shell_link(str(tmp_path / "home"))
+    opened = make_shell_link(str(tmp_path / "home"))
     yield opened
     opened.close()
 

@@ -13,20 +13,20 @@ from deepen.devices.state.identity import Identity, identify_device, recognise_p
 from deepen.devices.state.shell_files import Shell
 from deepen.devices.types import CompletedCommand, RecognitionRule
 from deepen.errors import ConfigError
-from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
+from deepen.testing.fake_boards import make_fake_board, make_fake_jetson, make_fake_phone
 
 
 def test_a_phone_says_who_it_is() -> None:
-    found = identify_device(Shell(fake_phone()))
+    found = identify_device(Shell(make_fake_phone()))
     assert (found.kind, found.model, found.codename, found.serial) == ("android", "Pixel 6", "oriole", "1A2B3C")
     assert (found.sdk, found.machine, found.boot_id) == (33, "aarch64", "boot-0")
     assert found.key.startswith("Pixel-6-1A2B3C-")
 
 
 def test_boards_say_who_they_are() -> None:
-    assert identify_device(Shell(fake_jetson())).kind == "jetson"
-    assert identify_device(Shell(fake_board())).kind == "raspberry-pi"
-    plain = fake_board()
+    assert identify_device(Shell(make_fake_jetson())).kind == "jetson"
+    assert identify_device(Shell(make_fake_board())).kind == "raspberry-pi"
+    plain = make_fake_board()
     del plain.files["/proc/device-tree/model"], plain.files["/proc/device-tree/serial-number"]
     found = identify_device(Shell(plain))
     assert (found.kind, found.model, found.serial) == ("linux", "board", "")
@@ -49,7 +49,8 @@ def test_a_device_is_recognised_by_exactly_one_profile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "profile"), [(fake_phone, "pixel-6"), (fake_board, "raspberry-pi-5"), (fake_jetson, "jetson-agx-orin")]
+    ("device", "profile"),
+    [(make_fake_phone, "pixel-6"), (make_fake_board, "raspberry-pi-5"), (make_fake_jetson, "jetson-agx-orin")],
 )
 def test_a_device_finds_its_profile(device: object, profile: str) -> None:
     shell = device()  # type: ignore[operator]
@@ -60,20 +61,20 @@ def test_a_device_finds_its_profile(device: object, profile: str) -> None:
 
 
 def test_a_device_nobody_has_described_has_a_profile_of_what_it_says() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     phone.properties.update({"ro.product.model": "Nobody's X/1 $(id)", "ro.product.device": "x1"})
     found = RemoteDevice(phone).profile
     assert (found.id, found.title, found.supply_v) == ("nobody-s-x-1-id", "Nobody's X/1 $(id)", 0.0)
 
 
 def test_a_profile_of_another_device_is_said() -> None:
-    found = {s.name: s for s in RemoteDevice(fake_phone(), "pixel-7").prepare()}["profile"]
+    found = {s.name: s for s in RemoteDevice(make_fake_phone(), "pixel-7").prepare()}["profile"]
     assert (found.ok, found.actual) == (False, "Pixel 6")
     assert "voltage" in found.cure
 
 
 def test_state_of_a_phone() -> None:
-    state = RemoteDevice(fake_phone()).state()
+    state = RemoteDevice(make_fake_phone()).state()
     assert (state.cores, state.usable_cores, state.governor, state.load) == (8, tuple(range(8)), "schedutil", 0.1)
     assert [(p.name, p.cores) for p in state.policies] == [("policy0", (0, 1, 2, 3)), ("policy4", (4, 5)),
                                                            ("policy6", (6, 7))]  # fmt: skip
@@ -85,7 +86,7 @@ def test_state_of_a_phone() -> None:
 
 
 def test_state_is_read_in_few_commands() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     device = RemoteDevice(phone)
     already = len(phone.ran)
     device.state()
@@ -93,7 +94,7 @@ def test_state_is_read_in_few_commands() -> None:
 
 
 def test_a_device_that_shows_nothing_has_an_empty_state() -> None:
-    phone = fake_phone(closed=("/sys/*", "/sys/class/*/*/*", "/sys/devices/system/cpu/*/*/*", "/proc/*"))
+    phone = make_fake_phone(closed=("/sys/*", "/sys/class/*/*/*", "/sys/devices/system/cpu/*/*/*", "/proc/*"))
     state = RemoteDevice(phone).state()
     assert state.policies == ()
     assert math.isnan(state.frequency_hz) and math.isnan(state.load)
@@ -101,7 +102,7 @@ def test_a_device_that_shows_nothing_has_an_empty_state() -> None:
 
 
 def test_looking_changes_nothing() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     files, settings = dict(phone.files), dict(phone.settings)
     found = {s.name: s for s in RemoteDevice(phone).prepare()}
     assert (phone.files, phone.settings) == (files, settings)
@@ -110,7 +111,7 @@ def test_looking_changes_nothing() -> None:
 
 
 def test_a_hot_a_throttled_and_a_busy_device_are_said() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     phone.files["/sys/class/thermal/thermal_zone0/temp"] = "99000"
     phone.files["/sys/class/thermal/cooling_device0/cur_state"] = "2"
     phone.files["/proc/loadavg"] = "3.10 2 1 1/500 9"
@@ -120,7 +121,7 @@ def test_a_hot_a_throttled_and_a_busy_device_are_said() -> None:
 
 
 def test_a_set_of_cores_is_tried() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     allowed = {"mask": "f0"}
 
     def taskset(argv: list[str], root: bool) -> CompletedCommand:
@@ -138,7 +139,7 @@ def test_a_set_of_cores_is_tried() -> None:
 
 
 def test_a_runtime_the_profile_does_not_list_is_refused() -> None:
-    device = RemoteDevice(fake_phone(), "local")
+    device = RemoteDevice(make_fake_phone(), "local")
     with pytest.raises(ConfigError, match="unknown runtime"):
         device.runtime("tflight")
     assert device.worker_pid() is None

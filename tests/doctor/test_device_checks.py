@@ -14,7 +14,7 @@ from deepen.devices.links.adb_server import AdbServer, AdbServerTransport, descr
 from deepen.devices.settings.apply_and_restore import apply_settings
 from deepen.doctor.device_checks import DoctorCheck, check_devices, find_usb_phones
 from deepen.errors import LinkError
-from deepen.testing.fake_boards import fake_phone
+from deepen.testing.fake_boards import make_fake_phone
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def test_no_phone_at_all_is_said_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_what_was_left_changed_is_said(tmp_path: Path) -> None:
-    apply_settings(fake_phone(), {"brightness": 0}, hold=True).close()
+    apply_settings(make_fake_phone(), {"brightness": 0}, hold=True).close()
     (left,) = [c for c in check_devices(tmp_path, no_server()) if c.name.startswith("settings")]
     assert left.name == "settings of Pixel 6 1A2B3C"
     assert "--restore" in left.cure

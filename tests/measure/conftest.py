@@ -10,7 +10,7 @@ import pytest
 from deepen.clock.host_clock import ClockMap
 from deepen.records import PowerTrace
 from deepen.testing.bench import SimulatedBench
-from deepen.testing.device import Cost
+from deepen.testing.device import RunCost
 from deepen.testing.power import SimulatedMeter
 
 
@@ -58,7 +58,7 @@ def sampled_bench():
     """Make a bench with an external meter."""
 
     def make(
-        cost: Cost,
+        cost: RunCost,
         *,
         rate_hz: float = 5000.0,
         offset_s: float = 0.0,
@@ -67,7 +67,7 @@ def sampled_bench():
         seed: int = 0,
         **options: Any,
     ) -> SimulatedBench:
-        bench = SimulatedBench(lambda path: cost if path.stem == "model" else Cost(), seed=seed, **options)
+        bench = SimulatedBench(lambda path: cost if path.stem == "model" else RunCost(), seed=seed, **options)
         bench.meter = SampledMeter(
             bench.timeline,
             bench.clock.now,

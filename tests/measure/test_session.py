@@ -16,14 +16,14 @@ from deepen.measure import compute_median_energy_j, make_workload
 from deepen.measure.session import Session
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
-from deepen.testing.device import Cost
+from deepen.testing.device import RunCost
 
 BUILT_IN = ("reference", "empty")
 
 
-def only(cost: Cost):
+def only(cost: RunCost):
     """The cost of workloads under test; the session's own models cost 1 ms at 2 W."""
-    return lambda path: Cost() if path.stem in BUILT_IN else cost
+    return lambda path: RunCost() if path.stem in BUILT_IN else cost
 
 
 def measure(bench: SimulatedBench, path: Path, rule: StoppingRule | None = None, **options: Any):
@@ -37,7 +37,7 @@ def measure(bench: SimulatedBench, path: Path, rule: StoppingRule | None = None,
 def test_energy_latency_and_idle_come_out_exact_without_noise(
     latency_s: float, power_w: float, idle_w: float, model: Path
 ) -> None:
-    bench = SimulatedBench(only(Cost(latency_s, power_w)), idle_w=idle_w)
+    bench = SimulatedBench(only(RunCost(latency_s, power_w)), idle_w=idle_w)
     record = measure(bench, model)
     assert record.energy_j == pytest.approx(latency_s * power_w, rel=1e-6)
     assert record.gross_energy_j == pytest.approx(latency_s * (power_w + idle_w), rel=1e-6)
@@ -51,13 +51,13 @@ def test_energy_latency_and_idle_come_out_exact_without_noise(
 
 
 def test_the_stopping_rule_bounds_blocks_and_time(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(1e-3, jitter=0.001)))
+    bench = SimulatedBench(only(RunCost(1e-3, jitter=0.001)))
     rule = StoppingRule(min_duration_s=0.5, max_duration_s=5.0, min_blocks=8, rel_std=0.05)
     record = measure(bench, model, rule)
     assert len(record.trials) >= 8
     assert record.runs * record.latency_s >= 0.5 * 0.99
     assert record.warnings == ()
-    loud = SimulatedBench(only(Cost(1e-3, jitter=0.2)))
+    loud = SimulatedBench(only(RunCost(1e-3, jitter=0.2)))
     record = measure(loud, model, StoppingRule(0.1, 60.0, 5, 0.02))
     spread = statistics.stdev(record.trials) / math.sqrt(len(record.trials)) / record.energy_j
     assert spread <= 0.02  # it went on until the mean was known
@@ -65,7 +65,7 @@ def test_the_stopping_rule_bounds_blocks_and_time(model: Path) -> None:
 
 
 def test_a_meter_that_starts_slowly_takes_no_time_from_the_blocks(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = SimulatedBench(only(Cost(1e-3)))
+    bench = SimulatedBench(only(RunCost(1e-3)))
     start = bench.meter.start
 
     def start_slowly() -> None:
@@ -79,10 +79,10 @@ def test_a_meter_that_starts_slowly_takes_no_time_from_the_blocks(model: Path, m
 
 
 def test_out_of_time_is_said(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(1e-3, jitter=0.3)))
+    bench = SimulatedBench(only(RunCost(1e-3, jitter=0.3)))
     record = measure(bench, model, StoppingRule(0.05, 0.2, 5, 0.001))
     assert any(w.startswith("spread:") for w in record.warnings)
-    slow = SimulatedBench(only(Cost(3.0)))
+    slow = SimulatedBench(only(RunCost(3.0)))
     record = measure(slow, model, StoppingRule(0.1, 2.0, 5, 0.02))
     assert len(record.trials) == 2  # two blocks always, however slow
     assert any("few blocks: 2 counted, 5 wanted" in w for w in record.warnings)
@@ -90,7 +90,7 @@ def test_out_of_time_is_said(model: Path) -> None:
 
 def test_noise_stays_within_the_stated_uncertainty(model: Path) -> None:
     """True energy within two standard uncertainties in at least 90 of 100 seeded runs (95 expected)."""
-    cost = Cost(1e-3, 2.0, jitter=0.02)
+    cost = RunCost(1e-3, 2.0, jitter=0.02)
     inside = 0
     for seed in range(100):
         bench = SimulatedBench(only(cost), seed=seed, meter={"noise_w": 0.05})
@@ -101,7 +101,7 @@ def test_noise_stays_within_the_stated_uncertainty(model: Path) -> None:
 
 
 def test_interrupted_blocks_are_rejected_and_listed(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(1e-3)), runtime={"stretch": lambda block: 1.7 if block % 5 == 0 else 1.0})
+    bench = SimulatedBench(only(RunCost(1e-3)), runtime={"stretch": lambda block: 1.7 if block % 5 == 0 else 1.0})
     record = measure(bench, model)
     assert record.rejected
     assert all("preempted: 59 % of a core" in r["reason"] for r in record.rejected)
@@ -110,14 +110,14 @@ def test_interrupted_blocks_are_rejected_and_listed(model: Path) -> None:
 
 
 def test_a_busy_machine_is_an_error_for_a_meter_that_sees_everything(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(1e-3)), runtime={"stretch": lambda block: 1.5})
+    bench = SimulatedBench(only(RunCost(1e-3)), runtime={"stretch": lambda block: 1.5})
     with pytest.raises(MeasureError, match=r"model.onnx: \d+ of \d+ blocks were rejected \(preempted.*stop other"):
         measure(bench, model)
 
 
 def test_a_busy_machine_is_a_warning_for_a_meter_that_sees_the_worker_alone(model: Path) -> None:
     bench = SimulatedBench(
-        only(Cost(1e-3)), runtime={"stretch": lambda block: 1.5}, meter={"scope": "process"}
+        only(RunCost(1e-3)), runtime={"stretch": lambda block: 1.5}, meter={"scope": "process"}
     )  # fmt: skip
     record = measure(bench, model)
     assert record.energy_j == pytest.approx(2e-3)
@@ -131,13 +131,13 @@ def test_rising_energy_is_reported_as_a_trend(model: Path) -> None:
         start.append(t_s)
         return 1.0 + 0.3 * (t_s - start[0])
 
-    bench = SimulatedBench(only(Cost(1e-3)), runtime={"slow_down": slower})
+    bench = SimulatedBench(only(RunCost(1e-3)), runtime={"slow_down": slower})
     record = measure(bench, model, StoppingRule(1.0, 1.5, 5, 0.001), reference_every_s=None)
     assert any(w.startswith("trend: energy changed by +") for w in record.warnings)
 
 
 def test_drift_of_the_device_is_tracked_and_reported(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(1e-3)), runtime={"slow_down": lambda t_s: 1.0 + 0.1 * (t_s - 1000.0) / 100.0})
+    bench = SimulatedBench(only(RunCost(1e-3)), runtime={"slow_down": lambda t_s: 1.0 + 0.1 * (t_s - 1000.0) / 100.0})
     with bench.session(reference_every_s=10.0) as session:
         first = session.measure(make_workload(model))
         assert not any(w.startswith("drift") for w in first.warnings)
@@ -183,7 +183,7 @@ def test_idle_is_measured_at_the_start_and_again_when_old_not_per_kernel(model: 
 
 
 def test_a_change_of_idle_power_is_split_between_both_sides_and_said(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(1e-2, 2.0)))
+    bench = SimulatedBench(only(RunCost(1e-2, 2.0)))
     with bench.session(reference_every_s=None) as session:
         # From now on something else draws another watt: after, but (by its luck) not during the runs.
         workload = make_workload(model)
@@ -204,18 +204,18 @@ def test_a_change_of_idle_power_is_split_between_both_sides_and_said(model: Path
 
 
 def test_blocks_grow_with_the_meters_update_interval_or_the_record_says_so(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(1e-3)), meter={"update_s": 1e-3})
+    bench = SimulatedBench(only(RunCost(1e-3)), meter={"update_s": 1e-3})
     record = measure(bench, model)
     assert record.runs / len(record.trials) * record.latency_s >= 0.1 * 0.99
     assert record.warnings == ()
-    slow = SimulatedBench(only(Cost(1e-3)), meter={"update_s": 1.0})
+    slow = SimulatedBench(only(RunCost(1e-3)), meter={"update_s": 1.0})
     record = measure(slow, model)
     assert any(w.startswith("short blocks:") for w in record.warnings)
     assert record.uncertainty_j > measure(bench, model).uncertainty_j
 
 
 def test_energy_lost_in_the_noise_of_idle_is_said(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(1e-3, 1e-4)), meter={"noise_w": 1.0})
+    bench = SimulatedBench(only(RunCost(1e-3, 1e-4)), meter={"noise_w": 1.0})
     record = measure(bench, model)
     assert any("cannot be told from idle" in w for w in record.warnings)
 
@@ -227,7 +227,7 @@ def test_too_hot_is_said(model: Path) -> None:
 
 
 def test_the_cost_of_a_call_is_measured_once(model: Path) -> None:
-    bench = SimulatedBench(lambda path: Cost(5e-6, 2.0) if path.stem == "empty" else Cost())
+    bench = SimulatedBench(lambda path: RunCost(5e-6, 2.0) if path.stem == "empty" else RunCost())
     with bench.session() as session:
         assert session.empty_run_j() == pytest.approx(1e-5, rel=1e-6)
         loads = len(bench.runtime.loads)
@@ -238,8 +238,8 @@ def test_the_cost_of_a_call_is_measured_once(model: Path) -> None:
 def test_models_are_unloaded_also_after_a_failure_and_the_session_goes_on(model: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"x")
-    crash = Cost(run_error=RunError("bad.onnx: the runtime crashed"))
-    bench = SimulatedBench(lambda path: crash if path.stem == "bad" else Cost())
+    crash = RunCost(run_error=RunError("bad.onnx: the runtime crashed"))
+    bench = SimulatedBench(lambda path: crash if path.stem == "bad" else RunCost())
     with bench.session() as session:
         kept = bench.runtime.open_models
         with pytest.raises(RunError, match="crashed"):
@@ -289,7 +289,7 @@ def lossy(bench: SimulatedBench) -> SimulatedBench:
 
 
 def test_a_session_allows_the_loss_its_meter_was_told_to_allow(sampled_bench, model: Path) -> None:
-    bench = lossy(sampled_bench(Cost(1e-3, 2.0)))
+    bench = lossy(sampled_bench(RunCost(1e-3, 2.0)))
     with pytest.raises(MeasureError, match=r"samples, 0\.1 % are allowed"), bench.session(reference_every_s=None):
         pytest.fail("idle power must not be taken from such a trace")
     bench.meter.max_loss = 0.5  # type: ignore[attr-defined]
@@ -323,7 +323,7 @@ def test_misuse_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_failure_while_opening_closes_what_was_opened() -> None:
-    bench = SimulatedBench(lambda path: Cost(load_error=LinkError("the device is gone; plug it in")))
+    bench = SimulatedBench(lambda path: RunCost(load_error=LinkError("the device is gone; plug it in")))
     with pytest.raises(LinkError, match="device is gone"), bench.session():
         pytest.fail("the session must not open")
     assert bench.runtime.closed
@@ -346,7 +346,7 @@ def test_workload_ids_name_content_shapes_and_threads(model: Path, tmp_path: Pat
 
 
 def test_shapes_and_threads_reach_the_runtime_and_the_median_is_at_hand(model: Path) -> None:
-    bench = SimulatedBench(only(Cost(jitter=0.01)))
+    bench = SimulatedBench(only(RunCost(jitter=0.01)))
     with bench.session(reference_every_s=None) as session:
         record = session.measure(make_workload(model, threads=3, shapes={"x": (1, 4)}))
     assert bench.runtime.loads[-1] == (model, 3, {"x": (1, 4)})

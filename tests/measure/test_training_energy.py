@@ -27,7 +27,7 @@ from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Interval, PowerTrace
 from deepen.scoring.lifecycle import read_candidates
 from deepen.testing.clock import VirtualClock
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.signal import StepSignal
 from tests.support.fault_rigs import make_fault_rigs
 
 
@@ -153,7 +153,7 @@ def test_an_instrument_that_streams_keeps_only_its_sum(name: str, tmp_path: Path
     clock = VirtualClock()
     rng = np.random.default_rng(4)
     edges = 1000.0 + np.cumsum(rng.uniform(0.05, 0.2, 200))
-    load = Steps(edges, rng.uniform(rig.least_w, rig.most_w, edges.size + 1))
+    load = StepSignal(edges, rng.uniform(rig.least_w, rig.most_w, edges.size + 1))
     port = rig.port(rig.emulator(load, 1), clock, latency_s=5e-4, jitter_s=1e-3, seed=1, faults=())
     instrument = rig.make(port, MeterSpec("meter", "port", dict(rig.options)), "simulated")
     meter = StreamMeter(instrument, port, now=clock.now, max_loss=1.0, threaded=False)

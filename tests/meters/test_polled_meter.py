@@ -17,7 +17,7 @@ from deepen.meters.types import MeterContext, MeterSpec
 from deepen.records import Interval, PowerTrace
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import (
-    EVERY,
+    FAULT_MAKERS,
     BadChecksum,
     CorruptBytes,
     DuplicateBytes,
@@ -27,7 +27,7 @@ from deepen.testing.instruments.faults import (
     Stall,
 )
 from deepen.testing.instruments.scpi import ScpiAnalyzer
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.signal import StepSignal
 from deepen.testing.instruments.virtual import VirtualPort
 from tests.support.fault_acceptance import COVERAGE_FACTOR, FAULTS, find_new_warnings
 
@@ -60,7 +60,7 @@ class Analyser:
     def __init__(self, path: Path, faults: tuple[Fault, ...], seed: int) -> None:
         rng = np.random.default_rng(seed)
         edges = 1000.0 + np.cumsum(rng.uniform(0.5, 1.5, 30))
-        self.emulator = ScpiAnalyzer(Steps(edges, rng.uniform(1.0, 8.0, 31)))
+        self.emulator = ScpiAnalyzer(StepSignal(edges, rng.uniform(1.0, 8.0, 31)))
         self.clock = VirtualClock()
         port = VirtualPort(self.emulator, self.clock, latency_s=3e-3, jitter_s=1e-3, seed=seed, faults=faults)
         profile = ScpiProfile.load(MeterSpec("scpi", "", {"profile": str(path)}))
@@ -103,7 +103,7 @@ def test_no_fault_of_an_analyser_yields_a_wrong_energy_without_a_word(name: str,
     warnings = clean.record(8.0).warnings
     assert [w.split(":")[0] for w in warnings] == ["unchecked"]
     for seed in range(6):
-        fault = SEVERAL[name](4.0, seed) if name in SEVERAL else EVERY[name](4.0)
+        fault = SEVERAL[name](4.0, seed) if name in SEVERAL else FAULT_MAKERS[name](4.0)
         bench = Analyser(profile, (fault,), seed)
         try:
             trace = bench.record(8.0)

@@ -11,7 +11,7 @@ from deepen.errors import ConfigError, MeterError
 from deepen.meters import Meter, MeterContext, MeterSpec, list_driver_names, list_meters, open_meter, registry
 from deepen.meters.sensor_files import CommandFiles, CommandOutput
 from deepen.meters.types import Driver, MachinePower
-from deepen.testing.power import SimulatedMeter, Timeline
+from deepen.testing.power import PowerTimeline, SimulatedMeter
 
 POWER = CpuPower("test", 4.0, 20.0, 8, "a figure for tests")
 Write = Callable[[dict[str, str]], Path]
@@ -127,7 +127,7 @@ def test_every_meter_keeps_the_contract(name: str, sysfs: Write) -> None:
     """start, mark, stop, twice; strictly ascending times; label and identity on the trace."""
     root = sysfs({**RAPL, **BATTERY, "proc/stat": "cpu  1 2 3 4 5 6 7 8\n"})
     if name == "simulated":
-        meter: Meter = SimulatedMeter(Timeline(2.0))
+        meter: Meter = SimulatedMeter(PowerTimeline(2.0))
     else:
         meter = open_meter(name, power=POWER, pid=lambda: None, root=root)
     assert isinstance(meter, Meter)

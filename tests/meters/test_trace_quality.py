@@ -11,7 +11,7 @@ from deepen.meters.sampling_thread import SamplingThread
 from deepen.meters.trace_quality import check_trace_quality
 from deepen.records import PowerTrace
 from deepen.testing.clock import VirtualClock
-from deepen.testing.power import SimulatedMeter, Timeline
+from deepen.testing.power import PowerTimeline, SimulatedMeter
 
 
 def trace(power: list[float], source: str = "measured", **fields: object) -> PowerTrace:
@@ -20,7 +20,7 @@ def trace(power: list[float], source: str = "measured", **fields: object) -> Pow
 
 
 def test_recording_reads_at_the_rate_for_the_time_asked() -> None:
-    clock, line = VirtualClock(), Timeline(2.0)
+    clock, line = VirtualClock(), PowerTimeline(2.0)
     line.add(1000.5, 1001.0, 6.0)
     meter = SimulatedMeter(line, clock.now)
     found = record_trace(meter, 2.0, 50.0, now=clock.now, sleep=clock.sleep).trace
@@ -36,7 +36,7 @@ def test_recording_reads_at_the_rate_for_the_time_asked() -> None:
 @pytest.mark.parametrize(("seconds", "rate"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 5.0)])
 def test_recording_needs_a_time_and_a_rate(seconds: float, rate: float) -> None:
     with pytest.raises(ConfigError):
-        record_trace(SimulatedMeter(Timeline()), seconds, rate)
+        record_trace(SimulatedMeter(PowerTimeline()), seconds, rate)
 
 
 def test_check_reports_noise_losses_and_labels() -> None:

@@ -21,7 +21,7 @@ from deepen.graph import load_graph
 from deepen.kernels.splitting.split import split_graph
 from deepen.predictors import load_predictor
 from deepen.quickstart import QuickstartOptions, list_reference_models, make_result_document, run_quickstart
-from deepen.testing import Cost, SimulatedBench
+from deepen.testing import RunCost, SimulatedBench
 
 POWER_W = 2.0
 OWN, OWN_SHAPES = "squeezenet.onnx", {"x": (4, 64)}
@@ -38,10 +38,10 @@ def _true_energy(path: str, _stamp: float) -> float:
     return work + 4e-6  # one call
 
 
-def simulated_cost(path: Path) -> Cost:
+def simulated_cost(path: Path) -> RunCost:
     if path.stem in ("reference", "empty"):
-        return Cost(latency_s=1e-3, power_w=POWER_W)
-    return Cost(latency_s=_true_energy(str(path), path.stat().st_mtime) / POWER_W, power_w=POWER_W)
+        return RunCost(latency_s=1e-3, power_w=POWER_W)
+    return RunCost(latency_s=_true_energy(str(path), path.stat().st_mtime) / POWER_W, power_w=POWER_W)
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
 from deepen.records import Interval, PowerTrace
 from deepen.testing.clock import VirtualClock
-from deepen.testing.instruments.faults import EVERY, Fault
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.faults import FAULT_MAKERS, Fault
+from deepen.testing.instruments.signal import StepSignal
 from tests.support.fault_rigs import FaultRig
 
 __all__ = [
@@ -53,7 +53,7 @@ _ROUTINE = ("range switches", "paused")
 
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 
-FAULTS = tuple(EVERY)
+FAULTS = tuple(FAULT_MAKERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,11 @@ class RecordingVerdict:
     news: tuple[str, ...]
 
 
-def _make_random_load(rig: FaultRig, seed: int) -> Steps:
+def _make_random_load(rig: FaultRig, seed: int) -> StepSignal:
     """Power that changes every 8 to 50 ms."""
     rng = np.random.default_rng(seed + 77)
     edges = 1000.0 + np.cumsum(rng.uniform(0.008, 0.05, 1500))
-    return Steps(edges, rng.uniform(rig.least_w, rig.most_w, edges.size + 1))
+    return StepSignal(edges, rng.uniform(rig.least_w, rig.most_w, edges.size + 1))
 
 
 def record_with_fault(rig: FaultRig, fault: Fault | None, *, seed: int = 0, max_loss: float = 1.0) -> FaultRecording:

@@ -16,7 +16,7 @@ from deepen.meters.instruments.ppk2.driver import Ppk2Instrument
 from deepen.meters.instruments.text_lines.driver import LineInstrument
 from deepen.testing.instruments import hvpm, joulescope, line, lpm01a, lvpm, powersensor3, ppk2
 from deepen.testing.instruments.faults import (
-    EVERY,
+    FAULT_MAKERS,
     BadChecksum,
     ClockPause,
     CorruptBytes,
@@ -102,18 +102,22 @@ def make_fault_rigs(folder: Path) -> dict[str, FaultRig]:
     unseen = {"voltage droop": "voltage:"}
     found = {
         "lvpm": FaultRig(
-            lambda s, k: lvpm.Lvpm(s, noise_a=1e-3, ppm=_choose_clock_error(k), seed=k), LvpmInstrument, **monsoon
+            lambda s, k: lvpm.LvpmEmulator(s, noise_a=1e-3, ppm=_choose_clock_error(k), seed=k),
+            LvpmInstrument,
+            **monsoon,
         ),
         "hvpm": FaultRig(
-            lambda s, k: hvpm.Hvpm(s, noise_a=1e-3, ppm=_choose_clock_error(k), seed=k), HvpmInstrument, **monsoon
+            lambda s, k: hvpm.HvpmEmulator(s, noise_a=1e-3, ppm=_choose_clock_error(k), seed=k),
+            HvpmInstrument,
+            **monsoon,
         ),
         "hvpm (LVPM)": FaultRig(
-            lambda s, k: hvpm.Hvpm(s, model="LVPM", noise_a=1e-3, ppm=_choose_clock_error(k), seed=k),
+            lambda s, k: hvpm.HvpmEmulator(s, model="LVPM", noise_a=1e-3, ppm=_choose_clock_error(k), seed=k),
             HvpmInstrument,
             **monsoon,
         ),
         "ppk2": FaultRig(
-            lambda s, k: ppk2.Ppk2(s, noise_a=2e-3, ppm=_choose_clock_error(k), seed=k),
+            lambda s, k: ppk2.Ppk2Emulator(s, noise_a=2e-3, ppm=_choose_clock_error(k), seed=k),
             Ppk2Instrument,
             {"voltage_v": "3.3"},
             0.3,
@@ -123,7 +127,7 @@ def make_fault_rigs(folder: Path) -> dict[str, FaultRig]:
             blind=unseen,
         ),
         "ppk2 (ranges)": FaultRig(
-            lambda s, k: ppk2.Ppk2(s, noise_a=5e-5, ppm=_choose_clock_error(k), seed=k),
+            lambda s, k: ppk2.Ppk2Emulator(s, noise_a=5e-5, ppm=_choose_clock_error(k), seed=k),
             Ppk2Instrument,
             {"voltage_v": "3.3"},
             1e-3,
@@ -133,7 +137,9 @@ def make_fault_rigs(folder: Path) -> dict[str, FaultRig]:
             blind=unseen,
         ),
         "powersensor3": FaultRig(
-            lambda s, k: powersensor3.PowerSensor3(s, noise_a=0.03, noise_v=0.04, ppm=_choose_clock_error(k), seed=k),
+            lambda s, k: powersensor3.PowerSensor3Emulator(
+                s, noise_a=0.03, noise_v=0.04, ppm=_choose_clock_error(k), seed=k
+            ),
             PowerSensor3Instrument,
             {},
             5.0,
@@ -149,16 +155,16 @@ def make_fault_rigs(folder: Path) -> dict[str, FaultRig]:
             options={"voltage_v": "3.3", "rate_hz": "20000", "output": "current"}, blind=unseen, **board
         ),
         "joulescope": FaultRig(
-            lambda s, k: joulescope.Stream(s, rate_hz=20_000.0, ppm=_choose_clock_error(k)),
+            lambda s, k: joulescope.JoulescopeEmulator(s, rate_hz=20_000.0, ppm=_choose_clock_error(k)),
             JoulescopeInstrument,
             {"rate_hz": "20000"},
             0.05,
             3.0,
             resolution_w=4e-7,
-            port=joulescope.StreamPort,
+            port=joulescope.JoulescopeEmulatorPort,
         ),
     }
-    damaged = {name: "unchecked:" for name in EVERY if "byte" in name}
+    damaged = {name: "unchecked:" for name in FAULT_MAKERS if "byte" in name}
     for kind, (template, columns, units) in _LINES.items():
         path = folder / f"{kind}.toml"
         path.write_text(_PROFILE.format(columns=columns, units=units))
@@ -187,11 +193,11 @@ def _make_line_printer(template: str, modulus: int) -> Callable[[Any, int], Any]
 
 
 def make_fault(rig: FaultRig, name: str, at_s: float, seed: int) -> Fault:
-    """A fault by its name; the seed tells how much of it, and where within a frame it strikes (0: as in ``EVERY``)."""
+    """A fault by its name; the seed tells how much of it, and where within a frame it strikes (0: as in ``FAULT_MAKERS``)."""
     if name == "split reads":
         return SplitReads(most=rig.piece + 2 * seed, seed=seed)
     if seed == 0:
-        return EVERY[name](at_s)
+        return FAULT_MAKERS[name](at_s)
     varied: dict[str, Callable[[], Fault]] = {
         "lost byte": lambda: LoseBytes(at_s, 1, skip=3 * seed),
         "lost bytes": lambda: LoseBytes(at_s, 101 + seed, skip=3 + seed),
@@ -207,4 +213,4 @@ def make_fault(rig: FaultRig, name: str, at_s: float, seed: int) -> Fault:
         "clock step": lambda: ClockPause(at_s, 0.011 * seed),
         "voltage droop": lambda: VoltageDroop(at_s, 0.2 * seed, 0.1 * seed),
     }
-    return varied.get(name, lambda: EVERY[name](at_s))()
+    return varied.get(name, lambda: FAULT_MAKERS[name](at_s))()

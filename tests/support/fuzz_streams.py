@@ -36,7 +36,7 @@ from deepen.meters.ports.usb import frame_usb_packet as usb_frame
 from deepen.meters.stream.types import MOST_NOTES, Parser, Samples, StreamCounts
 from deepen.testing.instruments import hvpm as emulated_hvpm
 from deepen.testing.instruments import joulescope, line, lpm01a, lvpm, powersensor3, ppk2
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.signal import StepSignal
 
 __all__ = ["METERS", "StreamTarget", "make_stream_targets"]
 
@@ -180,10 +180,10 @@ def make_stream_targets() -> list[StreamTarget]:
     ]
 
 
-def _make_random_load(least_w: float, most_w: float) -> Steps:
+def _make_random_load(least_w: float, most_w: float) -> StepSignal:
     rng = np.random.default_rng(3)
     edges = 1000.0 + np.cumsum(rng.uniform(0.002, 0.03, 300))
-    return Steps(edges, rng.uniform(least_w, most_w, edges.size + 1))
+    return StepSignal(edges, rng.uniform(least_w, most_w, edges.size + 1))
 
 
 def _record_stream(emulator: Any, start: bytes, seconds: float) -> bytes:
@@ -200,7 +200,7 @@ def _list_instrument_files(*names: str) -> list[Path]:
 def _make_lvpm_target(rng: random.Random) -> StreamTarget:
     start = frame_packet(b"\x02\xff\xff\xff\xff\x03\xe8")
     seeds = [
-        _record_stream(lvpm.Lvpm(_make_random_load(0.01, 3.0), volts=v, records=n, noise_a=1e-3), start, 0.1)
+        _record_stream(lvpm.LvpmEmulator(_make_random_load(0.01, 3.0), volts=v, records=n, noise_a=1e-3), start, 0.1)
         for v, n in ((4.0, 7), (2.5, 3))
     ]
     bodies = [
@@ -217,7 +217,9 @@ def _make_usb_targets(rng: random.Random) -> list[StreamTarget]:
     start = struct.pack("<BBHHH", 0x40, 0x02, 1250, 0, 4) + b"\xff" * 4
     seeds = [
         _record_stream(
-            emulated_hvpm.Hvpm(_make_random_load(0.01, 3.0), model=model, volts=4.0, invalid_every=50), start, 0.15
+            emulated_hvpm.HvpmEmulator(_make_random_load(0.01, 3.0), model=model, volts=4.0, invalid_every=50),
+            start,
+            0.15,
         )
         for model in ("HVPM", "LVPM")
     ]
@@ -255,7 +257,7 @@ class _FrameParser:
 
 
 def _make_ppk2_target() -> StreamTarget:
-    unit = ppk2.Ppk2(_make_random_load(1e-4, 1.0), noise_a=1e-6)
+    unit = ppk2.Ppk2Emulator(_make_random_load(1e-4, 1.0), noise_a=1e-6)
     calibration = Ppk2Calibration.parse(unit.metadata().decode())
     assert calibration is not None
     table = calibration.current_a(3.3)
@@ -263,7 +265,7 @@ def _make_ppk2_target() -> StreamTarget:
         values=calibration.values, nominal=("R3",), ranges=calibration.ranges, current_a=lambda volts: table
     )
     seeds = [
-        _record_stream(ppk2.Ppk2(_make_random_load(1e-4, 1.0), noise_a=n, counter=c), b"\x0c\x01\x06", 0.01)
+        _record_stream(ppk2.Ppk2Emulator(_make_random_load(1e-4, 1.0), noise_a=n, counter=c), b"\x0c\x01\x06", 0.01)
         for n, c in ((1e-6, 0), (0, 60))
     ]
     words = [
@@ -278,11 +280,11 @@ def _make_ppk2_target() -> StreamTarget:
 
 
 def _make_powersensor3_target() -> StreamTarget:
-    unit = powersensor3.PowerSensor3(_make_random_load(1.0, 60.0), noise_a=0.03, noise_v=0.04)
+    unit = powersensor3.PowerSensor3Emulator(_make_random_load(1.0, 60.0), noise_a=0.03, noise_v=0.04)
     records = [RECORD.unpack(unit.config[k : k + RECORD.size]) for k in range(0, len(unit.config), RECORD.size)]
     sensors = [SensorConfig(a.decode().strip("\0"), b.decode().strip("\0"), r, s, use) for a, b, r, s, use in records]
     seeds = [
-        _record_stream(powersensor3.PowerSensor3(_make_random_load(1.0, 60.0), noise_a=n), b"SM", 0.02)
+        _record_stream(powersensor3.PowerSensor3Emulator(_make_random_load(1.0, 60.0), noise_a=n), b"SM", 0.02)
         for n in (0.0, 0.03)
     ]
     tokens = [
@@ -386,7 +388,7 @@ def _make_line_targets() -> list[StreamTarget]:
 
 def _make_joulescope_target(rng: random.Random) -> StreamTarget:
     seeds = [
-        _record_stream(joulescope.Stream(_make_random_load(0.1, 5.0), elements=n, rate_hz=1e5), b"1", 0.003)
+        _record_stream(joulescope.JoulescopeEmulator(_make_random_load(0.1, 5.0), elements=n, rate_hz=1e5), b"1", 0.003)
         for n in (20, 50)
     ]
     power = struct.pack("<4f", 1.0, float("nan"), float("inf"), -2.0)

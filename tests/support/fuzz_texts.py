@@ -28,7 +28,7 @@ from deepen.meters.sensor_files import CommandOutput
 from deepen.meters.types import Driver, MeterContext, MeterSpec
 from deepen.records import Accuracy
 from deepen.testing.instruments import lvpm, powersensor3, ppk2
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.signal import StepSignal
 from tests.support.fuzz_streams import METERS
 
 __all__ = ["CallTarget", "make_text_targets"]
@@ -95,9 +95,9 @@ def _make_answer_targets() -> list[CallTarget]:
         found = lvpm_parser.parse_status(body) if body is not None else lvpm_parser.parse_status(data)
         assert found is None or 0 <= found.setting_v < 5, "a voltage the instrument cannot have"
 
-    unit = powersensor3.PowerSensor3(Steps([], [10.0]))
-    monsoon = lvpm.Lvpm(Steps([], [1.0]), volts=4.0)
-    answer = monsoon.receive(lvpm.packet(b"\x01\x00\x00"), 1000.0)
+    unit = powersensor3.PowerSensor3Emulator(StepSignal([], [10.0]))
+    monsoon = lvpm.LvpmEmulator(StepSignal([], [1.0]), volts=4.0)
+    answer = monsoon.receive(lvpm.frame_lvpm_packet(b"\x01\x00\x00"), 1000.0)
     frames = unit.receive(b"S", 1000.0) + unit.advance(1000.002)
     lines = [
         b"R0: 1000\n",
@@ -112,7 +112,13 @@ def _make_answer_targets() -> list[CallTarget]:
     floats = [struct.pack("<f", x) for x in (0, 1e-45, 1e38, float("nan"))]
     spec = b"ppk2:/dev/ttyACM0?voltage_v=3.3&x=1"
     answers: list[tuple[str, Callable[[bytes], object], list[bytes], list[bytes], str]] = [
-        ("ppk2 metadata", metadata, [ppk2.Ppk2(Steps([], [1.0])).metadata()], lines, "instruments/ppk2_calibration"),
+        (
+            "ppk2 metadata",
+            metadata,
+            [ppk2.Ppk2Emulator(StepSignal([], [1.0])).metadata()],
+            lines,
+            "instruments/ppk2_calibration",
+        ),
         ("powersensor3 config", config, [unit.config], floats, "instruments/powersensor3_config"),
         (
             "powersensor3 period",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deepen.clock import fit_arrivals
 from deepen.measure.energy.integrate import WindowEnergy, integrate_power
 from deepen.records import Accuracy, Interval, PowerTrace
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.signal import StepSignal
 
 __all__ = ["CoverageConditions", "CoverageMeasurement", "measure_known_energy"]
 
@@ -91,7 +91,7 @@ class CoverageMeasurement:
 
 def _make_burst_load(
     window_s: float, start_s: float, end_s: float, c: CoverageConditions, rng: np.random.Generator
-) -> tuple[Steps, float]:
+) -> tuple[StepSignal, float]:
     """Idle, then work in bursts of random length and power from the window's start to its end, then idle.
 
     Returns:
@@ -106,7 +106,7 @@ def _make_burst_load(
     busy = np.where((middle > 0) & (middle < window_s), levels[np.searchsorted(cuts, middle)], 0.0)
     a, b = middle[0], middle[-1]
     at_middle = idle[0] + (idle[-1] - idle[0]) * (window_s / 2 - a) / (b - a)
-    return Steps(knots[1:-1], idle + busy), float(at_middle)
+    return StepSignal(knots[1:-1], idle + busy), float(at_middle)
 
 
 def measure_known_energy(window_s: float, c: CoverageConditions, seed: int) -> CoverageMeasurement:

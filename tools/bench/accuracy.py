@@ -34,7 +34,7 @@ from deepen.meters.types import MeterSpec
 from deepen.records import Interval
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments import hvpm, lpm01a, lvpm, powersensor3, ppk2
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.signal import StepSignal
 from deepen.testing.instruments.virtual import VirtualPort
 
 JITTER_S = 5e-3
@@ -70,11 +70,15 @@ def noisy(emulator: Callable[..., Any], **noise: float) -> Callable[..., Any]:
 
 
 KINDS = {
-    "lvpm": Kind(noisy(lvpm.Lvpm, noise_a=3e-4), LvpmInstrument, "voltage_v=4.2", 0.4, (0.5, 4.0)),
-    "hvpm": Kind(noisy(hvpm.Hvpm, noise_a=2e-4), HvpmInstrument, "voltage_v=4.2", 0.4, (0.5, 4.0)),
-    "ppk2": Kind(noisy(ppk2.Ppk2, noise_a=3e-4), Ppk2Instrument, "voltage_v=3.3&mode=source", 0.05, (0.4, 1.5)),
+    "lvpm": Kind(noisy(lvpm.LvpmEmulator, noise_a=3e-4), LvpmInstrument, "voltage_v=4.2", 0.4, (0.5, 4.0)),
+    "hvpm": Kind(noisy(hvpm.HvpmEmulator, noise_a=2e-4), HvpmInstrument, "voltage_v=4.2", 0.4, (0.5, 4.0)),
+    "ppk2": Kind(noisy(ppk2.Ppk2Emulator, noise_a=3e-4), Ppk2Instrument, "voltage_v=3.3&mode=source", 0.05, (0.4, 1.5)),
     "powersensor3": Kind(
-        noisy(powersensor3.PowerSensor3, noise_a=0.03, noise_v=0.03), PowerSensor3Instrument, "", 3.0, (2.0, 15.0)
+        noisy(powersensor3.PowerSensor3Emulator, noise_a=0.03, noise_v=0.03),
+        PowerSensor3Instrument,
+        "",
+        3.0,
+        (2.0, 15.0),
     ),
     "lpm01a": Kind(lpm01a.Lpm01aBoard, Lpm01aInstrument, "voltage_v=3.3&rate_hz=5000", 0.004, (0.01, 0.1)),
     "lpm01a-100k": Kind(
@@ -106,7 +110,7 @@ def run(kind: Kind, seed: int, queue: bool = False) -> Outcome:
     inner = np.cumsum(rng.uniform(0.5e-3, 20e-3, int(window_s / 0.5e-3) + 1))
     edges = start_s + np.concatenate([[0.0], inner[inner < window_s * 0.98], [window_s]])
     levels = kind.idle_w + rng.uniform(*kind.active_w) * rng.uniform(1 - VARIES, 1 + VARIES, edges.size - 1)
-    signal = Steps(edges, [kind.idle_w, *levels, kind.idle_w])
+    signal = StepSignal(edges, [kind.idle_w, *levels, kind.idle_w])
     emulator = kind.emulator(signal, ppm=rng.uniform(-DRIFT_PPM, DRIFT_PPM))
     port = VirtualPort(emulator, clock, latency_s=LATENCY_S, jitter_s=JITTER_S, queue=queue, seed=seed)
     instrument = kind.driver(port, MeterSpec.parse(f"meter:port?{kind.options}"), "simulated")

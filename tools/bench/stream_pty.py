@@ -39,26 +39,28 @@ class Case:
 
 def ppk2() -> Any:
     """A PPK2 at 100 kS/s whose load changes the range 100 times per second."""
-    from deepen.testing.instruments.ppk2 import Ppk2
-    from deepen.testing.instruments.signal import Ripple, Steps, Sum
+    from deepen.testing.instruments.ppk2 import Ppk2Emulator
+    from deepen.testing.instruments.signal import SineSignal, StepSignal, SummedSignal
 
-    return Ppk2(Sum(Steps([], [0.2]), Ripple(0.19, 50.0)), noise_a=2e-5, spike=0.3)
+    return Ppk2Emulator(SummedSignal(StepSignal([], [0.2]), SineSignal(0.19, 50.0)), noise_a=2e-5, spike=0.3)
 
 
 def powersensor3() -> Any:
     """A PowerSensor3 with two pairs at 20 kS/s."""
-    from deepen.testing.instruments.powersensor3 import Pair, PowerSensor3
-    from deepen.testing.instruments.signal import Steps
+    from deepen.testing.instruments.powersensor3 import PowerSensor3Emulator, SensorPair
+    from deepen.testing.instruments.signal import StepSignal
 
-    return PowerSensor3(Steps([], [20.0]), pairs=(Pair("12V", 12.0, 0.7), Pair("5V", 5.0, 0.3)), noise_a=0.05)
+    return PowerSensor3Emulator(
+        StepSignal([], [20.0]), pairs=(SensorPair("12V", 12.0, 0.7), SensorPair("5V", 5.0, 0.3)), noise_a=0.05
+    )
 
 
 def lvpm() -> Any:
     """A Monsoon LVPM at 5 kS/s."""
-    from deepen.testing.instruments.lvpm import Lvpm
-    from deepen.testing.instruments.signal import Steps
+    from deepen.testing.instruments.lvpm import LvpmEmulator
+    from deepen.testing.instruments.signal import StepSignal
 
-    return Lvpm(Steps([], [1.5]))
+    return LvpmEmulator(StepSignal([], [1.5]))
 
 
 CASES = (
@@ -73,7 +75,7 @@ def measure(case: Case, seconds: float, disk: Path | None) -> list[str]:
     from deepen.meters.record import record_folder, record_trace
     from deepen.meters.registry import load_driver
     from deepen.meters.types import MeterContext, MeterSpec
-    from deepen.testing.instruments.pty import serve
+    from deepen.testing.instruments.pty import serve_emulator
 
     looks: list[tuple[float, float]] = []
 
@@ -81,7 +83,7 @@ def measure(case: Case, seconds: float, disk: Path | None) -> list[str]:
         time.sleep(duration_s)
         looks.append((time.process_time(), time.monotonic()))
 
-    with serve(case.emulator()) as served:
+    with serve_emulator(case.emulator()) as served:
         meter: Any = load_driver(case.name).open(MeterSpec(case.name, served.path, case.options), MeterContext())
         try:
             if disk is None:

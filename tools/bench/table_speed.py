@@ -19,7 +19,7 @@ from common import arguments, report
 from deepen.predictors import load_predictor
 from deepen.search import Benchmark, build_table, open_space, read_table, write_table
 from deepen.search.pareto import contributions, front, hypervolume
-from deepen.testing.synthetic import train_predictor
+from deepen.testing.synthetic import train_synthetic_predictor
 
 
 def timed(function: Callable[[], object], times: int) -> list[float]:
@@ -60,7 +60,7 @@ def main() -> None:
                  timed(lambda p=points, r=reference: contributions(p, r), times), "s", None),  # type: ignore[misc]
             ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(given.predictor) if given.predictor else train_predictor(Path(folder) / "made.deepen")
+        path = Path(given.predictor) if given.predictor else train_synthetic_predictor(Path(folder) / "made.deepen")
         predictor, space = load_predictor(path), open_space("nasbench201?classes=100")
         table = build_table(space, predictor)
         rows.append(("predict 15,625 networks", timed(lambda: build_table(space, predictor), times), "s", 5.0))

@@ -30,7 +30,7 @@ from deepen.errors import DeepenError
 from deepen.predictors import Predictor
 from deepen.spaces.nasbench201_kernels import count_kernels
 from deepen.spaces.nasbench201_networks import iter_cells
-from deepen.testing.synthetic import train_predictor
+from deepen.testing.synthetic import train_synthetic_predictor
 
 NODES = 100
 
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="onnxruntime", help="runtime the networks of the space are split for")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        made = options.predictor or str(train_predictor(Path(temporary) / "simulated", recipe="extra-trees"))
+        made = options.predictor or str(train_synthetic_predictor(Path(temporary) / "simulated", recipe="extra-trees"))
         predictor = load_predictor(made)
         first = space(predictor, options.runtime)
         again = [space(predictor, options.runtime) for _ in range(options.times)]

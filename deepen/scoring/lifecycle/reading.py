@@ -285,7 +285,7 @@ def _plain(text: str) -> float:
 
 
 def _json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
-    """``energy_j``, ``uncertainty_j`` and ``source`` of a JSON document."""
+    """``simulate_kernel_energy``, ``uncertainty_j`` and ``source`` of a JSON document."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         energy_j, u = float(data["energy_j"]), data.get("uncertainty_j")

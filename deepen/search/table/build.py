@@ -66,7 +66,7 @@ def build_table(
         title: A line.
 
     Returns:
-        A table with ``energy_j``, its nominal 90 % interval, ``coverage`` (share of kernels a regressor answered),
+        A table with ``simulate_kernel_energy``, its nominal 90 % interval, ``coverage`` (share of kernels a regressor answered),
         ``extrapolated`` (kernels outside the training range), ``macs`` and ``kernels``.
 
     Raises:

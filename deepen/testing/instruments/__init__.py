@@ -1,7 +1,7 @@
 """Byte-accurate stand-ins for instruments: what a driver reads from a port, with the true energy known.
 
 An :class:`~deepen.testing.instruments.base.Emulator` (``lvpm``, ``ppk2``, ``powersensor3``, ...) is connected to a
-:class:`~deepen.testing.instruments.signal.Signal` and driven by a port: ``virtual.VirtualPort`` in virtual time,
+:class:`~deepen.testing.instruments.signal.PowerSignal` and driven by a port: ``virtual.VirtualPort`` in virtual time,
 ``pty.serve`` as a process behind a pseudo-terminal. ``faults`` has what may go wrong. Everything measured from one is
 labelled ``simulated``.
 

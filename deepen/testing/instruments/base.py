@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.supply import EmulatedSupply
 
-__all__ = ["Emulator", "SampleClock", "Toll", "Wire"]
+__all__ = ["Emulator", "FrameFault", "FrameFaultInjector", "SampleClock"]
 
 CHUNK = 1 << 17
 """Samples made at once: their arrays stay within the processor's caches."""
@@ -37,8 +37,8 @@ class Emulator(Protocol):
     name: str
     rate_hz: float
     clock: SampleClock
-    supply: Supply
-    wire: Wire
+    supply: EmulatedSupply
+    wire: FrameFaultInjector
 
     def receive(self, data: bytes, t_s: float) -> bytes:
         """Take bytes from the host at a true time (never before the last one told) and return the answer."""
@@ -158,7 +158,7 @@ class SampleClock:
 
 
 @dataclass(slots=True)
-class Toll:
+class FrameFault:
     """Frames that something is to happen to.
 
     Attributes:
@@ -170,7 +170,7 @@ class Toll:
     samples: int = 0
 
 
-class Wire:
+class FrameFaultInjector:
     """What happens to an instrument's frames before its transport gets them.
 
     Attributes:
@@ -180,33 +180,33 @@ class Wire:
     def __init__(self) -> None:
         """Let everything through."""
         self.jumped = 0
-        self._losses: list[Toll] = []
-        self._spoils: list[Toll] = []
+        self._losses: list[FrameFault] = []
+        self._spoils: list[FrameFault] = []
 
-    def lose(self, frames: int) -> Toll:
+    def lose(self, frames: int) -> FrameFault:
         """Swallow the next frames; their counters stay used."""
-        self._losses.append(Toll(frames))
+        self._losses.append(FrameFault(frames))
         return self._losses[-1]
 
-    def spoil(self, frames: int) -> Toll:
+    def corrupt_checksums(self, frames: int) -> FrameFault:
         """Give the next frames a bad checksum."""
-        self._spoils.append(Toll(frames))
+        self._spoils.append(FrameFault(frames))
         return self._spoils[-1]
 
     def jump(self, by: int) -> None:
         """Let the counter jump although nothing is lost."""
         self.jumped += by
 
-    def losing(self, samples: Sequence[int] | NDArray[np.int64]) -> int:
+    def count_lost_frames(self, samples: Sequence[int] | NDArray[np.int64]) -> int:
         """How many of the next frames, from the first, are swallowed, given the samples in each."""
         return self._exact(self._losses, samples)
 
-    def spoiling(self, samples: Sequence[int] | NDArray[np.int64]) -> int:
+    def count_corrupt_frames(self, samples: Sequence[int] | NDArray[np.int64]) -> int:
         """How many of the next frames, from the first, get a bad checksum, given the samples in each."""
         return self._exact(self._spoils, samples)
 
     @staticmethod
-    def _exact(tolls: list[Toll], samples: Sequence[int] | NDArray[np.int64]) -> int:
+    def _exact(tolls: list[FrameFault], samples: Sequence[int] | NDArray[np.int64]) -> int:
         """Charge the tolls in turn, and drop those that are paid."""
         done = 0
         while tolls and done < len(samples):

@@ -17,17 +17,17 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from deepen.testing.instruments.base import Emulator, Toll
+from deepen.testing.instruments.base import Emulator, FrameFault
 
 __all__ = [
-    "EVERY",
+    "FAULT_MAKERS",
     "BadChecksum",
     "ClockPause",
     "CorruptBytes",
     "CounterJump",
     "DuplicateBytes",
     "Fault",
-    "Line",
+    "FaultyLine",
     "LoseBytes",
     "LoseFrames",
     "NoCalibration",
@@ -56,11 +56,11 @@ class Fault(Protocol):
     @property
     def damaged(self) -> int: ...  # noqa: D102
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Happen, at a true time."""
 
 
-class Line:
+class FaultyLine:
     """An emulator with the faults of itself and of the line it is on; ports drive it instead of the emulator.
 
     Attributes:
@@ -185,7 +185,7 @@ class SplitReads:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Cut reads from now on."""
         rng = np.random.default_rng(self.seed)
         line.most = lambda: int(rng.integers(1, self.most + 1))
@@ -209,7 +209,7 @@ class LoseBytes:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Lose the next bytes."""
         left, skip = self.count, self.skip
 
@@ -244,7 +244,7 @@ class DuplicateBytes:
     damaged: int = 0
     doubled: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Send the next bytes twice."""
         copy, skip = bytearray(), self.skip
 
@@ -282,7 +282,7 @@ class CorruptBytes:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Garble the next bytes."""
         flips = np.random.default_rng(self.seed).integers(1, 256, self.count, dtype=np.uint8)
         left, skip = self.count, self.skip
@@ -313,14 +313,14 @@ class LoseFrames:
     at_s: float
     frames: int = 1
     damaged: int = 0
-    _toll: Toll | None = field(default=None, repr=False)
+    _toll: FrameFault | None = field(default=None, repr=False)
 
     @property
     def lost(self) -> int:
         """Samples swallowed so far."""
         return self._toll.samples if self._toll is not None else 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Swallow the next frames."""
         self._toll = line.emulator.wire.lose(self.frames)
 
@@ -338,16 +338,16 @@ class BadChecksum:
     at_s: float
     frames: int = 1
     lost: int = 0
-    _toll: Toll | None = field(default=None, repr=False)
+    _toll: FrameFault | None = field(default=None, repr=False)
 
     @property
     def damaged(self) -> int:
         """Samples in frames spoilt so far."""
         return self._toll.samples if self._toll is not None else 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Spoil the next frames."""
-        self._toll = line.emulator.wire.spoil(self.frames)
+        self._toll = line.emulator.wire.corrupt_checksums(self.frames)
 
 
 @dataclass(slots=True)
@@ -366,7 +366,7 @@ class CounterJump:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Jump."""
         line.emulator.wire.jump(self.by)
 
@@ -389,7 +389,7 @@ class Stall:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Begin."""
         line.hold(self)
         if self.duration_s < math.inf:
@@ -414,7 +414,7 @@ class Unplug:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Pull it."""
         line.unplugged = True
 
@@ -435,7 +435,7 @@ class ClockPause:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Pause."""
         clock = line.emulator.clock
         clock.pause(t_s, self.duration_s)
@@ -460,7 +460,7 @@ class VoltageDroop:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Sag."""
         line.emulator.supply.sag(t_s, t_s + self.duration_s, self.drop_v)
 
@@ -479,12 +479,12 @@ class NoCalibration:
     lost: int = 0
     damaged: int = 0
 
-    def strike(self, line: Line, t_s: float) -> None:
+    def strike(self, line: FaultyLine, t_s: float) -> None:
         """Forget it."""
         line.emulator.uncalibrate()
 
 
-EVERY: dict[str, Callable[[float], Fault]] = {
+FAULT_MAKERS: dict[str, Callable[[float], Fault]] = {
     "split reads": lambda at_s: SplitReads(),
     "lost byte": LoseBytes,
     "lost bytes": lambda at_s: LoseBytes(at_s, 101, skip=3),

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.base import SampleClock, Wire
-from deepen.testing.instruments.signal import Signal
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import PowerSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 
-__all__ = ["FakeUsb", "Hvpm"]
+__all__ = ["FakeUsb", "HvpmEmulator"]
 
 RATE_HZ = 5000.0
 PER_PACKET = 3
@@ -53,7 +53,7 @@ VOLT = {"HVPM": 62.5e-6 * 4, "LVPM": 62.5e-6 * 2}
 """Volts per count of the main voltage."""
 
 
-class Hvpm:
+class HvpmEmulator:
     """An instrument with 5 kHz, up to three measurements in a packet, and calibration readings among them.
 
     Ten calibration readings (five zero, five reference) come first, then one of each every interval; each takes the
@@ -75,7 +75,7 @@ class Hvpm:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         *,
         model: Literal["HVPM", "LVPM"] = "HVPM",
         volts: float = 0.0,
@@ -100,8 +100,8 @@ class Hvpm:
             seed: Seed of the noise.
         """
         self.clock = SampleClock(RATE_HZ, ppm)
-        self.supply = Supply(signal, volts)
-        self.wire = Wire()
+        self.supply = EmulatedSupply(signal, volts)
+        self.wire = FrameFaultInjector()
         self.values = {**VALUES[model], 0x41: round(volts * (1 << 20)), **(values or {})}
         self.requests: list[tuple[int, int, int, int, bytes]] = []
         self.dropped = 0
@@ -129,7 +129,7 @@ class Hvpm:
             body, self._pending = self._pending[8:size], self._pending[size:]
             answer = self.control(kind, request, value, index, body, t_s)
             if kind & 0x80:
-                answers += framed(ANSWER, answer)
+                answers += build_usb_packet(ANSWER, answer)
         return answers
 
     def control(self, kind: int, request: int, value: int, index: int, data: bytes, t_s: float) -> bytes:
@@ -183,12 +183,12 @@ class Hvpm:
                 if self._drops():
                     continue
                 number, self._sequence = self._sequence + self.wire.jumped, self._sequence + 1
-                if self.wire.losing([samples]):
+                if self.wire.count_lost_frames([samples]):
                     continue
                 flags = number & 0x0F | (0x20 if self.supply.volts > 0 else 0) | (0x10 if self._tripped else 0)
                 packet = struct.pack("<HBB", self.dropped & 0xFFFF, flags, len(part)) + part.tobytes()
-                frame = framed(BULK, packet)
-                if self.wire.spoiling([samples]):
+                frame = build_usb_packet(BULK, packet)
+                if self.wire.count_corrupt_frames([samples]):
                     frame = frame[:-1] + bytes([frame[-1] ^ 0x55])
                 out.append((frame, samples))
         return out
@@ -266,7 +266,7 @@ class FakeUsb:
     bus, address = 1, 7
 
     def __init__(
-        self, emulator: Hvpm, now: Callable[[], float] = time.monotonic, *, interface_class: int = 0x03
+        self, emulator: HvpmEmulator, now: Callable[[], float] = time.monotonic, *, interface_class: int = 0x03
     ) -> None:
         """Plug an emulator in.
 
@@ -347,7 +347,7 @@ class FakeUsb:
         return error
 
 
-def framed(kind: int, payload: bytes) -> bytes:
+def build_usb_packet(kind: int, payload: bytes) -> bytes:
     """Frame what comes from the device: kind, length, payload, CRC-CCITT."""
     data = bytes((kind, len(payload))) + payload
     return data + binascii.crc_hqx(data, 0xFFFF).to_bytes(2, "little")

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 
 from deepen.meters.instruments.joulescope.parser import POWER, frame_block
-from deepen.testing.instruments.base import SampleClock, Wire
-from deepen.testing.instruments.signal import Signal
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import PowerSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 from deepen.testing.instruments.virtual import VirtualPort
 
-__all__ = ["FakeDriver", "Stream", "StreamPort"]
+__all__ = ["FakeJoulescopeDriver", "JoulescopeEmulator", "JoulescopeEmulatorPort"]
 
 NATIVE_HZ = {"js110": 2_000_000, "js220": 1_000_000, "js320": 1_000_000}
 
 
-class FakeDriver:
+class FakeJoulescopeDriver:
     """Stands in for ``pyjoulescope_driver.Driver``.
 
     Attributes:
@@ -38,7 +38,7 @@ class FakeDriver:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         paths: tuple[str, ...] = ("u/js220/000415",),
         *,
         block: int = 1000,
@@ -184,7 +184,7 @@ class FakeDriver:
                 fn(topic, value)
 
 
-class Stream:
+class JoulescopeEmulator:
     """Blocks of power of a JS220, framed.
 
     Attributes:
@@ -198,7 +198,13 @@ class Stream:
     name = "joulescope"
 
     def __init__(
-        self, signal: Signal, *, rate_hz: float = 100_000.0, elements: int = 200, ppm: float = 0.0, first_id: int = 5000
+        self,
+        signal: PowerSignal,
+        *,
+        rate_hz: float = 100_000.0,
+        elements: int = 200,
+        ppm: float = 0.0,
+        first_id: int = 5000,
     ) -> None:
         """Plug it in.
 
@@ -211,8 +217,8 @@ class Stream:
         """
         self.rate_hz = rate_hz
         self.clock = SampleClock(rate_hz, ppm)
-        self.supply = Supply(signal, 5.0)
-        self.wire = Wire()
+        self.supply = EmulatedSupply(signal, 5.0)
+        self.wire = FrameFaultInjector()
         self._elements = elements
         self._first_id = first_id
         self._decimate = round(NATIVE_HZ["js220"] / rate_hz)
@@ -236,9 +242,9 @@ class Stream:
             for at in range(0, power.size, n):
                 sample_id = self._first_id + (first + at + self.wire.jumped) * self._decimate
                 frame = frame_block(POWER, sample_id, self._decimate, power[at : at + n].tobytes())
-                if self.wire.losing([n]):
+                if self.wire.count_lost_frames([n]):
                     continue
-                if self.wire.spoiling([n]):
+                if self.wire.count_corrupt_frames([n]):
                     frame = frame[:-1] + bytes([frame[-1] ^ 0x55])
                 frames.append(frame)
         self._size = len(frames[0]) if frames else 1
@@ -256,7 +262,7 @@ class Stream:
         return self.supply.energy_j(start_s, end_s)
 
 
-class StreamPort(VirtualPort):
+class JoulescopeEmulatorPort(VirtualPort):
     """The driver's port on a :class:`CommandStream`.
 
     Attributes:

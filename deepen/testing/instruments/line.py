@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.base import SampleClock, Wire
-from deepen.testing.instruments.signal import Signal
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import PowerSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 
 __all__ = ["LinePrinter"]
 
@@ -31,7 +31,7 @@ class LinePrinter:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         template: str = "{counter},{power:.6f}\r\n",
         *,
         rate_hz: float = 10.0,
@@ -55,8 +55,8 @@ class LinePrinter:
         """
         self.rate_hz = rate_hz
         self.clock = SampleClock(rate_hz, ppm)
-        self.supply = Supply(signal, volts)
-        self.wire = Wire()
+        self.supply = EmulatedSupply(signal, volts)
+        self.wire = FrameFaultInjector()
         self.received: list[str] = []
         self._template = template
         self._modulus = modulus
@@ -85,7 +85,7 @@ class LinePrinter:
     def advance(self, t_s: float) -> bytes:
         """Print the lines since the last call."""
         lines = [line for first, start_s, end_s in self.clock.take(t_s) for line in self._lines(first, start_s, end_s)]
-        kept = lines[self.wire.losing([1] * len(lines)) :]
+        kept = lines[self.wire.count_lost_frames([1] * len(lines)) :]
         self._ends = np.cumsum([len(line) for line in kept], dtype=np.int64)
         return b"".join(kept)
 

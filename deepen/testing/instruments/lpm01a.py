@@ -11,11 +11,11 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.base import SampleClock, Wire
-from deepen.testing.instruments.signal import Logic, Signal
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import LogicInputs, PowerSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 
-__all__ = ["Lpm01aBoard", "ascii_lines", "binary_words"]
+__all__ = ["Lpm01aBoard", "encode_ascii_samples", "encode_binary_samples"]
 
 PROMPT = "PowerShield > "
 TRIP_A = 0.059
@@ -27,7 +27,7 @@ FREE = ("htc", "version", "powershield", "status", "help", "echo")
 SETTINGS = ("acqtime", "acqmode", "funcmode", "trigdelay", "trigsrc", "eventsrc", "currthres", "lcd", "pwrend")
 
 
-def ascii_lines(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def encode_ascii_samples(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Values as the board writes them with ``format ascii_dec``: ``6409-07`` and CR LF; uint8, shape (n, 9)."""
     exponent = np.floor(np.log10(np.maximum(values, 1e-12))).astype(np.int64) - 3
     mantissa = np.rint(values / 10.0**exponent).astype(np.int64)
@@ -42,7 +42,7 @@ def ascii_lines(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return text
 
 
-def binary_words(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def encode_binary_samples(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Values as the board writes them with ``format bin_hexa``: 4 bits exponent, 12 bits; uint8, shape (n, 2)."""
     exponent = np.floor(np.log(4095 / np.maximum(values, 1e-15)) / np.log(16)).clip(0, 14).astype(np.int64)
     words = exponent << 12 | np.minimum(np.rint(values * 16.0**exponent).astype(np.int64), 4095)
@@ -70,7 +70,7 @@ class Lpm01aBoard:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         *,
         setting_v: float = 3.3,
         ppm: float = 0.0,
@@ -94,9 +94,9 @@ class Lpm01aBoard:
         """
         self.rate_hz = 100.0
         self.clock = SampleClock(self.rate_hz, ppm)
-        self.supply = Supply(signal)
-        self.wire = Wire()
-        self.logic = Logic()
+        self.supply = EmulatedSupply(signal)
+        self.wire = FrameFaultInjector()
+        self.logic = LogicInputs()
         self.setting_v = setting_v
         self.celsius = celsius
         self.commands: list[str] = []
@@ -245,8 +245,8 @@ class Lpm01aBoard:
         """Append samples; returns where each begins, from the end of what was there."""
         current = self.supply.mean_a(start_s, end_s)
         values = self.supply.mean_w(start_s, end_s) / self.rate_hz if self._energy else current
-        rows = binary_words(values) if self._binary else ascii_lines(values)
-        lost = self.wire.losing(np.ones(len(rows), np.int64))
+        rows = encode_binary_samples(values) if self._binary else encode_ascii_samples(values)
+        lost = self.wire.count_lost_frames(np.ones(len(rows), np.int64))
         out += rows[lost:].tobytes()
         places: NDArray[np.int64] = np.arange(len(rows) - lost, dtype=np.int64) * rows.shape[1]
         if not self._tripped and bool(np.any(current > TRIP_A)):

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.base import SampleClock, Wire
-from deepen.testing.instruments.signal import Signal
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import PowerSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 
-__all__ = ["STATUS", "Lvpm", "packet"]
+__all__ = ["STATUS", "LvpmEmulator", "frame_lvpm_packet"]
 
 RATE_HZ = 5000.0
 
@@ -58,13 +58,13 @@ NO_LIMIT = 0xFFFFFFFF
 """Sample count that means for ever."""
 
 
-def packet(body: bytes) -> bytes:
+def frame_lvpm_packet(body: bytes) -> bytes:
     """Frame a body: its length with the checksum, the body, and the sum of both modulo 256."""
     size = len(body) + 1
     return bytes([size]) + body + bytes([(size + sum(body)) & 0xFF])
 
 
-class Lvpm:
+class LvpmEmulator:
     """An LVPM with 5 kHz, two ranges of the main channel, and calibration packets in the stream.
 
     The output is off until a voltage is set. A zero and a reference calibration packet come first and again every
@@ -89,7 +89,7 @@ class Lvpm:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         *,
         volts: float = 0.0,
         records: int = 7,
@@ -118,8 +118,8 @@ class Lvpm:
             seed: Seed of the noise.
         """
         self.clock = SampleClock(RATE_HZ, ppm)
-        self.supply = Supply(signal, volts)
-        self.wire = Wire()
+        self.supply = EmulatedSupply(signal, volts)
+        self.wire = FrameFaultInjector()
         defaults = {"packet_type": 0x10, "firmware": 18, "protocol": 17, "temperature": 30, "serial": 7536}
         defaults |= {"sample_rate": 5, "dac_cal_low": 0xD800, "dac_cal_high": 0xC800, "hardware": 3}
         self.status = {**dict.fromkeys(STATUS, 0), **defaults, "temperature_limit": 60, **(status or {})}
@@ -149,7 +149,7 @@ class Lvpm:
             del self._pending[:size]
             if size == 1:  # a zero length is an empty packet
                 continue
-            if frame != packet(body) or not self._known(body):
+            if frame != frame_lvpm_packet(body) or not self._known(body):
                 self.refused.append(frame)
                 continue
             self.commands.append(body)
@@ -221,7 +221,7 @@ class Lvpm:
         elif body[0] == 3:
             self.clock.stop()
         elif body[1] == 0x00:
-            return packet(self._status(t_s))
+            return frame_lvpm_packet(self._status(t_s))
         elif body[1] == 0x01:
             self._set_voltage(t_s, 2.0 + 0.01 * body[2] if body[2] else 0.0)
             self.status["voltage_setting"] = body[2]
@@ -311,8 +311,8 @@ class Lvpm:
         frames[:, -1] = frames[:, :-1].sum(axis=1, dtype=np.int64) & 0xFF
         self._sequence += packets
         each = np.full(packets, samples)
-        frames = frames[self.wire.losing(each) :]
-        frames[: self.wire.spoiling(each[: len(frames)]), -1] ^= 0x55
+        frames = frames[self.wire.count_lost_frames(each) :]
+        frames[: self.wire.count_corrupt_frames(each[: len(frames)]), -1] ^= 0x55
         offset = sum(size * n for _, size, n, _ in self._layout)
         self._layout.append((offset, frames.shape[1], len(frames), samples))
         return frames.tobytes()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.testing.instruments.signal import Signal
+from deepen.testing.instruments.signal import PowerSignal
 
 __all__ = ["OtiiServer"]
 
@@ -39,7 +39,7 @@ class OtiiServer:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         *,
         devices: tuple[tuple[str, str, str], ...] = (("Simulator1", "Bench", "Simulator"),),
         volts: float = 0.0,
@@ -110,12 +110,12 @@ class OtiiServer:
         greeting = {"otii_version": "3.5.5", "protocol_version": "0.1", "server": "otii-server"}
         received = b""
         try:
-            _send(client, {"type": "information", "info": "connected", "data": greeting})
+            _send_message(client, {"type": "information", "info": "connected", "data": greeting})
             while data := client.recv(65536):
                 *lines, received = (received + data).split(b"\r\n")
                 for line in lines:
                     request = json.loads(line)
-                    _send(
+                    _send_message(
                         client,
                         {**self._answer(request["cmd"], request.get("data", {})), "trans_id": request["trans_id"]},
                     )
@@ -190,5 +190,5 @@ class OtiiServer:
         return {"data_type": "analog", "timestamp": index / rate, "interval": 1 / rate, "values": values.tolist()}
 
 
-def _send(client: socket.socket, message: dict[str, Any]) -> None:
+def _send_message(client: socket.socket, message: dict[str, Any]) -> None:
     client.sendall(json.dumps(message).encode() + b"\r\n")

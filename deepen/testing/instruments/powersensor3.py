@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.base import SampleClock, Wire
-from deepen.testing.instruments.signal import Signal
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import PowerSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 
-__all__ = ["Pair", "PowerSensor3"]
+__all__ = ["PowerSensor3Emulator", "SensorPair"]
 
 SENSORS = 8
 RECORD = struct.Struct("<16s16sff?")
@@ -31,7 +31,7 @@ STOP_SIGNAL = b"\xff\x3f\xff\x3f"
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class SensorPair:
     """A current and a voltage sensor on one rail.
 
     Attributes:
@@ -64,7 +64,7 @@ class Pair:
         ) + RECORD.pack(self.voltage_type.encode("ascii"), name, self.voltage_vref, self.gain, True)
 
 
-class PowerSensor3:
+class PowerSensor3Emulator:
     """A PowerSensor3 with up to four pairs of sensors at up to 20 kHz.
 
     Even sensors measure current, odd ones voltage; a level is ``1023 / 3.3 * (vref + sensitivity * value)``. Sensors
@@ -85,9 +85,9 @@ class PowerSensor3:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         *,
-        pairs: Sequence[Pair] = (Pair(),),
+        pairs: Sequence[SensorPair] = (SensorPair(),),
         rate_hz: float = 20_000.0,
         version: str = "F411-1.6.1",
         ppm: float = 0.0,
@@ -114,8 +114,8 @@ class PowerSensor3:
             raise ValueError("a PowerSensor3 has one to four pairs whose shares make one")
         self.rate_hz = rate_hz
         self.clock = SampleClock(rate_hz, ppm)
-        self.supply = Supply(signal, pairs[0].volts)
-        self.wire = Wire()
+        self.supply = EmulatedSupply(signal, pairs[0].volts)
+        self.wire = FrameFaultInjector()
         self.resets = 0
         self.marks: list[float] = []
         records = b"".join(pair.records() for pair in pairs)
@@ -244,4 +244,4 @@ class PowerSensor3:
             frames[:marked, 1, 1] |= 0x40
             self.marks += end_s[:marked].tolist()
             self._markers -= marked
-        return frames[self.wire.losing(np.ones(count, np.int64)) :].reshape(-1, 2 * (SENSORS + 1))
+        return frames[self.wire.count_lost_frames(np.ones(count, np.int64)) :].reshape(-1, 2 * (SENSORS + 1))

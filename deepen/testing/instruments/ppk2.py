@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.base import SampleClock, Wire
-from deepen.testing.instruments.signal import Logic, Signal
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import LogicInputs, PowerSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 
-__all__ = ["Calibration", "Ppk2"]
+__all__ = ["EmulatedPpk2Calibration", "Ppk2Emulator"]
 
 RATE_HZ = 100_000.0
 ADC_SCALE = 1.8 / 163840
@@ -33,7 +33,7 @@ THRESHOLDS_A = (50e-6, 500e-6, 5e-3, 60e-3)
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class EmulatedPpk2Calibration:
     """Coefficients of the five ranges; numbers are those the metadata prints (4 decimals, 9 for ``s`` and ``i``).
 
     ``current = ug * (r * (gs * r + gi) + s * volts + i)`` with ``r = (adc - o) * 1.8 / 163840 / resistor``.
@@ -86,7 +86,7 @@ class Calibration:
         return np.clip(np.rint(adc / 4), 0, 0x3FFF).astype(np.int64), span
 
 
-class Ppk2:
+class Ppk2Emulator:
     """A PPK2: source meter or ampere meter, five ranges, a 6-bit counter and eight logic inputs.
 
     Its load draws nothing until power is switched on (``0C 01``). Voltage is the regulator's in source mode and
@@ -111,12 +111,12 @@ class Ppk2:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         *,
         regulator_v: float = 3.3,
         external_v: float = 3.3,
         mode: int = SOURCE_METER,
-        calibration: Calibration | None = None,
+        calibration: EmulatedPpk2Calibration | None = None,
         defects: Mapping[str, str] | None = None,
         ppm: float = 0.0,
         noise_a: float = 0.0,
@@ -140,16 +140,16 @@ class Ppk2:
             seed: Seed of the noise.
         """
         self.clock = SampleClock(RATE_HZ, ppm)
-        self.supply = Supply(signal)
-        self.wire = Wire()
-        self.logic = Logic()
+        self.supply = EmulatedSupply(signal)
+        self.wire = FrameFaultInjector()
+        self.logic = LogicInputs()
         self.regulator_v = regulator_v
         self.mode = mode
         self.powered = False
         self.spike_filter = True
         self.unknown = bytearray()
         self._external_v = external_v
-        self._calibration = calibration or Calibration()
+        self._calibration = calibration or EmulatedPpk2Calibration()
         self._defects = dict(defects or {})
         self._noise_a = noise_a
         self._spike = spike
@@ -245,7 +245,7 @@ class Ppk2:
             adc = self._overshoot(adc, span)
         counter = (self._counter + self.wire.jumped + first + np.arange(current.size)) & 0x3F
         words = adc | span << 14 | counter << 18 | self.logic.at(end_s).astype(np.int64) << 24
-        lost = self.wire.losing(np.ones(words.size, np.int64))
+        lost = self.wire.count_lost_frames(np.ones(words.size, np.int64))
         return words[lost:].astype("<u4")
 
     def _overshoot(self, adc: NDArray[np.int64], span: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@
     with serve(emulator) as served:
         port = open_port(served.path)
         ...
-        served.switch(3.5)  # the load takes 3.5 W from now on (its signal must be ``Live``)
+        served.switch(3.5)  # the load takes 3.5 W from now on (its signal must be ``SwitchedSignal``)
         served.energy_j(start_s, end_s)  # what really went through
 
 The emulator follows the monotonic clock, which all processes of a machine share.
@@ -29,17 +29,17 @@ from typing import Any
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.testing.instruments.base import Emulator
-from deepen.testing.instruments.faults import Fault, Line
-from deepen.testing.instruments.schedule import Schedule
-from deepen.testing.instruments.signal import Live
+from deepen.testing.instruments.faults import Fault, FaultyLine
+from deepen.testing.instruments.schedule import PowerSchedule
+from deepen.testing.instruments.signal import SwitchedSignal
 
-__all__ = ["Served", "serve"]
+__all__ = ["ServedEmulator", "serve_emulator"]
 
 ANSWER_S = 60.0
 """How long the process may take to answer: a busy machine takes ten seconds to start it."""
 
 
-class Served:
+class ServedEmulator:
     """An emulator that runs.
 
     Attributes:
@@ -55,7 +55,7 @@ class Served:
     def switch(self, power_w: float) -> float:
         """Let the load take another power from now on; returns the moment, on the monotonic clock.
 
-        The emulator's signal must be a :class:`~deepen.testing.instruments.signal.Live`.
+        The emulator's signal must be a :class:`~deepen.testing.instruments.signal.SwitchedSignal`.
 
         Raises:
             MeterError: If it is none, or the process does not answer.
@@ -66,7 +66,7 @@ class Served:
     def plan(self, lead_s: float, durations_s: Sequence[float], levels_w: Sequence[float]) -> float:
         """Plan the power of the load from a moment soon on; returns the moment, on the monotonic clock.
 
-        The emulator's signal must be a :class:`~deepen.testing.instruments.schedule.Schedule`.
+        The emulator's signal must be a :class:`~deepen.testing.instruments.schedule.PowerSchedule`.
 
         Args:
             lead_s: How soon; the emulator itself reads the clock, so nothing of the plan can be past already.
@@ -126,9 +126,9 @@ class Served:
 
 
 @contextmanager
-def serve(
+def serve_emulator(
     emulator: Emulator, *, faults: Sequence[Fault] = (), batch_s: float = 1e-3, buffer_bytes: int = 1 << 20
-) -> Iterator[Served]:
+) -> Iterator[ServedEmulator]:
     """Run an emulator on a pseudo-terminal in a process of its own.
 
     The emulator is sent to the process: what it does there does not show on the object given.
@@ -159,7 +159,7 @@ def serve(
         os.close(master)
         os.close(slave)
         theirs.close()
-    served = Served(path, ours)
+    served = ServedEmulator(path, ours)
     try:
         ours.send((emulator, tuple(faults), batch_s, buffer_bytes))
         served.taken()  # it runs
@@ -179,14 +179,14 @@ def main() -> None:
     connection = Connection(pipe)
     emulator, faults, *options = connection.recv()
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):  # the host is done
-        _Server(master, slave, connection, Line(emulator, faults), *options).run()
+        _EmulatorProcess(master, slave, connection, FaultyLine(emulator, faults), *options).run()
 
 
-class _Server:
+class _EmulatorProcess:
     """The loop of the process."""
 
     def __init__(
-        self, master: int, slave: int, connection: Connection, line: Line, batch_s: float, buffer_bytes: int
+        self, master: int, slave: int, connection: Connection, line: FaultyLine, batch_s: float, buffer_bytes: int
     ) -> None:
         os.set_blocking(master, False)
         self.master, self.slave, self.connection = master, slave, connection
@@ -270,13 +270,13 @@ class _Server:
         """Do what the host asks for."""
         emulator = self.line.emulator
         if what == "switch":
-            if not isinstance(emulator.supply.signal, Live):
+            if not isinstance(emulator.supply.signal, SwitchedSignal):
                 raise ValueError("its signal is not Live")
             now_s = max(values[0], self.line.now_s)  # what has been streamed is past
             emulator.supply.signal.switch(now_s, values[1])
             return now_s
         if what == "plan":
-            if not isinstance(emulator.supply.signal, Schedule):
+            if not isinstance(emulator.supply.signal, PowerSchedule):
                 raise ValueError("its signal is no Schedule")
             now_s = max(monotonic_s(), self.line.now_s) + values[0]
             emulator.supply.signal.plan(now_s, *values[1:])

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.signal import StepSignal
 
-__all__ = ["Schedule"]
+__all__ = ["PowerSchedule"]
 
 Times = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ SHORTEST_S = 1e-9
 """Shorter pieces vanish: a monotonic clock of some years has no digits for them."""
 
 
-class Schedule:
+class PowerSchedule:
     """A signal that takes plans.
 
     A plan says what the power is from a moment on, for ever; it replaces what was planned for that moment and later.
@@ -62,7 +62,7 @@ class Schedule:
             return np.zeros(0)
         first = bisect.bisect_left(self._times, float(start_s.min()))
         last = bisect.bisect_right(self._times, float(end_s.max()))
-        return Steps(self._times[first:last], self._levels[first : last + 1]).mean_w(start_s, end_s)
+        return StepSignal(self._times[first:last], self._levels[first : last + 1]).mean_w(start_s, end_s)
 
     def energy_j(self, start_s: float, end_s: float) -> float:
         """Energy between two moments, joules."""

@@ -7,9 +7,9 @@ from collections import deque
 
 import numpy as np
 
-from deepen.testing.instruments.base import SampleClock, Wire
-from deepen.testing.instruments.signal import Signal
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import PowerSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 
 __all__ = ["ScpiAnalyzer"]
 
@@ -37,7 +37,7 @@ class ScpiAnalyzer:
 
     def __init__(
         self,
-        signal: Signal,
+        signal: PowerSignal,
         *,
         update_s: float = 0.1,
         volts: float = 5.0,
@@ -59,8 +59,8 @@ class ScpiAnalyzer:
         """
         self.rate_hz = 1 / update_s
         self.clock = SampleClock(self.rate_hz)
-        self.supply = Supply(signal, volts)
-        self.wire = Wire()
+        self.supply = EmulatedSupply(signal, volts)
+        self.wire = FrameFaultInjector()
         self.received: list[str] = []
         self.range_w = range_w
         self.queue: deque[str] = deque()
@@ -98,9 +98,9 @@ class ScpiAnalyzer:
         answer = self._answer(command, t_s)
         if answer is None:
             return b""
-        if self.wire.losing([1]):
+        if self.wire.count_lost_frames([1]):
             return b""
-        if self.wire.spoiling([1]):
+        if self.wire.count_corrupt_frames([1]):
             answer = "?" + answer[1:]
         return answer.encode("ascii") + self._line_end
 

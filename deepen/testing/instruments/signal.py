@@ -13,15 +13,26 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepen.testing.power import Timeline
+from deepen.testing.power import PowerTimeline
 
-__all__ = ["Blocks", "Droop", "Events", "Live", "Logic", "Ramp", "Ripple", "Signal", "Steps", "Sum"]
+__all__ = [
+    "BlockSignal",
+    "DecaySignal",
+    "EventSignal",
+    "LogicInputs",
+    "PowerSignal",
+    "RampSignal",
+    "SineSignal",
+    "StepSignal",
+    "SummedSignal",
+    "SwitchedSignal",
+]
 
 Times = NDArray[np.float64]
 
 
 @runtime_checkable
-class Signal(Protocol):
+class PowerSignal(Protocol):
     """Power over true time."""
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
@@ -31,13 +42,13 @@ class Signal(Protocol):
         """Energy between two moments, joules."""
 
 
-def _energy_j(signal: Signal, start_s: float, end_s: float) -> float:
+def _integrate_power(signal: PowerSignal, start_s: float, end_s: float) -> float:
     mean = signal.mean_w(np.array([start_s]), np.array([end_s]))
     return float(mean[0]) * (end_s - start_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Steps:
+class StepSignal:
     """Power that is constant between edges.
 
     Attributes:
@@ -78,10 +89,10 @@ class Steps:
 
     def energy_j(self, start_s: float, end_s: float) -> float:
         """Energy between two moments, joules."""
-        return _energy_j(self, start_s, end_s)
+        return _integrate_power(self, start_s, end_s)
 
 
-class Blocks(Steps):
+class BlockSignal(StepSignal):
     """Windows of activity over an idle level."""
 
     def __init__(self, idle_w: float, active_w: float, windows: ArrayLike) -> None:
@@ -100,7 +111,7 @@ class Blocks(Steps):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ramp:
+class RampSignal:
     """Power that runs linearly between points and is constant before the first and after the last.
 
     Attributes:
@@ -142,11 +153,11 @@ class Ramp:
 
     def energy_j(self, start_s: float, end_s: float) -> float:
         """Energy between two moments, joules."""
-        return _energy_j(self, start_s, end_s)
+        return _integrate_power(self, start_s, end_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Droop:
+class DecaySignal:
     """Power that falls exponentially from one level towards another, as when something cools or a battery sags.
 
     Attributes:
@@ -174,11 +185,11 @@ class Droop:
 
     def energy_j(self, start_s: float, end_s: float) -> float:
         """Energy between two moments, joules."""
-        return _energy_j(self, start_s, end_s)
+        return _integrate_power(self, start_s, end_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Ripple:
+class SineSignal:
     """A sine.
 
     Attributes:
@@ -199,13 +210,13 @@ class Ripple:
 
     def energy_j(self, start_s: float, end_s: float) -> float:
         """Energy between two moments, joules."""
-        return _energy_j(self, start_s, end_s)
+        return _integrate_power(self, start_s, end_s)
 
 
-class Sum:
+class SummedSignal:
     """Signals on top of each other."""
 
-    def __init__(self, *parts: Signal) -> None:
+    def __init__(self, *parts: PowerSignal) -> None:
         """Take the parts."""
         self.parts = parts
 
@@ -221,10 +232,10 @@ class Sum:
         return sum(part.energy_j(start_s, end_s) for part in self.parts)
 
 
-class Events:
-    """A :class:`~deepen.testing.power.Timeline`: the events of a running workload, added while it runs."""
+class EventSignal:
+    """A :class:`~deepen.testing.power.PowerTimeline`: the events of a running workload, added while it runs."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: PowerTimeline) -> None:
         """Follow a timeline."""
         self.timeline = timeline
 
@@ -237,14 +248,16 @@ class Events:
         steps = np.array([w for _, _, power in found for w in (power, -power)])
         edges, which = np.unique(times, return_inverse=True)
         changes = np.bincount(which, steps, edges.size) if found else steps
-        return Steps(edges, self.timeline.idle_w + np.concatenate([[0.0], np.cumsum(changes)])).mean_w(start_s, end_s)
+        return StepSignal(edges, self.timeline.idle_w + np.concatenate([[0.0], np.cumsum(changes)])).mean_w(
+            start_s, end_s
+        )
 
     def energy_j(self, start_s: float, end_s: float) -> float:
         """Energy between two moments, joules."""
         return self.timeline.energy_j(start_s, end_s)
 
 
-class Live:
+class SwitchedSignal:
     """Power that is switched while the emulator runs: from another process, or by a test that moves virtual time."""
 
     def __init__(self, power_w: float = 0.0) -> None:
@@ -272,14 +285,14 @@ class Live:
             return np.zeros(0)
         first = bisect.bisect_left(self._times, float(start_s.min()))
         last = bisect.bisect_right(self._times, float(end_s.max()))
-        return Steps(self._times[first:last], self._levels[first : last + 1]).mean_w(start_s, end_s)
+        return StepSignal(self._times[first:last], self._levels[first : last + 1]).mean_w(start_s, end_s)
 
     def energy_j(self, start_s: float, end_s: float) -> float:
         """Energy between two moments, joules."""
-        return _energy_j(self, start_s, end_s)
+        return _integrate_power(self, start_s, end_s)
 
 
-class Logic:
+class LogicInputs:
     """Eight digital inputs over true time, all low at first."""
 
     def __init__(self) -> None:

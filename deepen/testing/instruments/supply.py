@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.testing.instruments.signal import Signal, Steps
+from deepen.testing.instruments.signal import PowerSignal, StepSignal
 
-__all__ = ["Supply"]
+__all__ = ["EmulatedSupply"]
 
 Times = NDArray[np.float64]
 
 
-class Supply:
+class EmulatedSupply:
     """A load of known power behind a voltage that may change.
 
     The load takes the power its signal says whenever there is voltage (as a device with its own converters does), so
@@ -23,7 +23,7 @@ class Supply:
         history: (t_s, volts) of every setting, in order; 0 V is off.
     """
 
-    def __init__(self, signal: Signal, volts: float = 0.0) -> None:
+    def __init__(self, signal: PowerSignal, volts: float = 0.0) -> None:
         """Connect a load; the voltage is there since ever."""
         self.signal = signal
         self.history: list[tuple[float, float]] = [(-np.inf, volts)]
@@ -58,7 +58,7 @@ class Supply:
             return np.full(start_s.shape, stretch[0][2])
         edges = {a for a, _, _ in stretch} | {t for a, b, _ in self._sags for t in (a, b)}
         inside = sorted(t for t in edges if low < t < high)
-        return Steps(inside, [self._at(t) for t in [low, *inside]]).mean_w(start_s, end_s)
+        return StepSignal(inside, [self._at(t) for t in [low, *inside]]).mean_w(start_s, end_s)
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
         """Mean power the load really took between moments; shapes (n,), watts."""

@@ -10,7 +10,7 @@ import numpy as np
 from deepen.errors import MeterError
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.base import Emulator
-from deepen.testing.instruments.faults import Fault, Line
+from deepen.testing.instruments.faults import Fault, FaultyLine
 
 __all__ = ["VirtualPort"]
 
@@ -56,7 +56,7 @@ class VirtualPort:
     ) -> None:
         """Connect an emulator to a clock."""
         self.name = f"virtual:{emulator.name}"
-        self.line = Line(emulator, faults)
+        self.line = FaultyLine(emulator, faults)
         self.clock = clock
         self.written: list[tuple[float, bytes]] = []
         self._latency_s = latency_s

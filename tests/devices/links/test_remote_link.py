@@ -15,7 +15,7 @@ import pytest
 from deepen.devices.links.remote import RemoteLink
 from deepen.devices.protocols import Link
 from deepen.errors import ConfigError, LinkError
-from deepen.testing.links import Faults, ShellTransport, shell_link
+from deepen.testing.links import ShellLinkFaults, ShellTransport, make_shell_link
 
 SHELLS = [name for name in ("dash", "bash", "busybox sh", "mksh") if shutil.which(name.split()[0])] or ["sh"]
 
@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=SHELLS)
 def link(request: pytest.FixtureRequest, home: Path) -> Iterator[RemoteLink]:
-    opened = shell_link(str(home), shell=request.param)
+    opened = make_shell_link(str(home), shell=request.param)
     yield opened
     opened.close()
     assert list((home / ".cache" / "deepen" / "jobs").iterdir()) == []
@@ -200,7 +200,7 @@ def test_killing_a_channel_ends_what_left_its_group(link: RemoteLink, tmp_path: 
 
 
 def test_closing_the_link_ends_its_processes(home: Path, tmp_path: Path) -> None:
-    link = shell_link(str(home))
+    link = make_shell_link(str(home))
     file = tmp_path / "pid"
     channel = link.spawn(leaver(file), {})
     child = number_in(file)
@@ -215,7 +215,7 @@ def test_closing_the_link_ends_its_processes(home: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_cut_link_ends_what_runs_without_help_from_the_host(home: Path, tmp_path: Path, shell: str) -> None:
-    link = shell_link(str(home), shell=shell)
+    link = make_shell_link(str(home), shell=shell)
     file = tmp_path / "pid"
     channel = link.spawn(leaver(file), {})
     child = number_in(file)
@@ -232,8 +232,8 @@ def test_a_cut_link_ends_what_runs_without_help_from_the_host(home: Path, tmp_pa
 
 
 def test_a_cut_mid_run_is_told_and_the_next_call_connects_again(home: Path, tmp_path: Path) -> None:
-    faults = Faults(read_bytes=100_000)
-    link = shell_link(str(home), faults)
+    faults = ShellLinkFaults(read_bytes=100_000)
+    link = make_shell_link(str(home), faults)
     file = tmp_path / "pid"
     script = 'echo $$ >"$1"; head -c 200000 /dev/zero; exec sleep 1000'
     with pytest.raises(LinkError, match="cut") as caught:
@@ -247,8 +247,8 @@ def test_a_cut_mid_run_is_told_and_the_next_call_connects_again(home: Path, tmp_
 
 
 def test_a_device_that_comes_back_late(home: Path) -> None:
-    faults = Faults()
-    link = shell_link(str(home), faults)
+    faults = ShellLinkFaults()
+    link = make_shell_link(str(home), faults)
     channel = link.spawn(["sleep", "1000"], {})
     assert channel.pid is not None
     cut(link)
@@ -263,7 +263,7 @@ def test_a_device_that_comes_back_late(home: Path) -> None:
 
 def test_a_killed_watchdog_is_made_up_for_on_reconnection(home: Path, tmp_path: Path) -> None:
     """The host ends the group by itself where nothing on the device could."""
-    link = shell_link(str(home))
+    link = make_shell_link(str(home))
     file = tmp_path / "pid"
     link.spawn(leaver(file), {})
     child = number_in(file)
@@ -276,8 +276,8 @@ def test_a_killed_watchdog_is_made_up_for_on_reconnection(home: Path, tmp_path: 
 
 
 def test_a_silent_device_is_left_for_another_connection(home: Path) -> None:
-    faults = Faults()
-    link = shell_link(str(home), faults, call_s=1.0)
+    faults = ShellLinkFaults()
+    link = make_shell_link(str(home), faults, call_s=1.0)
     assert link.alive()
     faults.mute = True
     with pytest.raises(LinkError, match="did not answer within 1 s"):
@@ -346,7 +346,7 @@ def test_a_damaged_copy_is_replaced(link: RemoteLink, home: Path, tmp_path: Path
     assert link.push(file) == str(there)
     assert there.read_bytes() == b"right"
     there.write_bytes(b"wrong")  # of the same length: a link hashes a file once, the next one hashes it again
-    again = shell_link(str(home))
+    again = make_shell_link(str(home))
     assert again.push(file) == str(there)
     again.close()
     assert there.read_bytes() == b"right"
@@ -356,7 +356,7 @@ def test_a_damaged_copy_is_replaced(link: RemoteLink, home: Path, tmp_path: Path
 def test_what_is_no_name_is_refused(home: Path, tmp_path: Path, name: str) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"x")
-    link = shell_link(str(home))
+    link = make_shell_link(str(home))
     with pytest.raises(ConfigError, match="not the name of a file"):
         link.push(file, name=name)
     with pytest.raises(ConfigError, match="no such file"):
@@ -365,8 +365,8 @@ def test_what_is_no_name_is_refused(home: Path, tmp_path: Path, name: str) -> No
 
 
 def test_a_push_that_is_cut_goes_on_where_it_ended(home: Path, tmp_path: Path) -> None:
-    faults = Faults()
-    link = shell_link(str(home), faults)
+    faults = ShellLinkFaults()
+    link = make_shell_link(str(home), faults)
     assert link.alive()
     file = tmp_path / "large"
     content = os.urandom(400_000)
@@ -386,7 +386,7 @@ def test_a_push_that_is_cut_goes_on_where_it_ended(home: Path, tmp_path: Path) -
 
 
 def test_a_push_whose_beginning_was_spoilt_begins_anew(home: Path, tmp_path: Path) -> None:
-    link = shell_link(str(home))
+    link = make_shell_link(str(home))
     assert link.alive()
     file = tmp_path / "f"
     file.write_bytes(b"a" * 1000)
@@ -402,7 +402,7 @@ def test_a_disk_that_takes_no_more_is_told_at_once(home: Path, tmp_path: Path) -
     shell = tmp_path / "limited"
     shell.write_text('#!/bin/sh\nulimit -f 100\nexec sh "$@"\n')
     shell.chmod(0o755)
-    link = shell_link(str(home), shell=str(shell))
+    link = make_shell_link(str(home), shell=str(shell))
     file = tmp_path / "f"
     file.write_bytes(os.urandom(3_000_000))  # much more than pipes hold: sending has to stop
     with pytest.raises(LinkError, match=r"f could not be stored: .*; free some space there"):
@@ -427,8 +427,8 @@ def test_pull_fetches_whole_files_only(link: RemoteLink, tmp_path: Path) -> None
 
 
 def test_a_pull_that_is_cut_leaves_what_was_there(home: Path, tmp_path: Path) -> None:
-    faults = Faults()
-    link = shell_link(str(home), faults)
+    faults = ShellLinkFaults()
+    link = make_shell_link(str(home), faults)
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(os.urandom(500_000))
     target.write_bytes(b"old")
@@ -471,7 +471,7 @@ def test_a_work_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_several_threads_share_a_link(home: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    link = shell_link(str(home))
+    link = make_shell_link(str(home))
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda n: link.run(["echo", str(n)], timeout_s=120).stdout, range(24)))
     assert found == [f"{n}\n".encode() for n in range(24)]
@@ -485,7 +485,7 @@ def test_folders_of_jobs_that_a_restart_ended_go_with_the_next_connection(link: 
     dead = jobs / "0123456789abcdef0123456789abcdef"
     dead.mkdir()
     (dead / "pid").write_text("1 1\n")
-    other = shell_link(str(home))
+    other = make_shell_link(str(home))
     try:
         assert other.alive()
         assert list(jobs.iterdir()) == [living]

@@ -17,7 +17,7 @@ from deepen.devices.runtimes.onnxruntime import OnnxRuntime
 from deepen.devices.runtimes.python_runner import PythonRuntime
 from deepen.devices.runtimes.sync_load import ShellLoad
 from deepen.errors import ConfigError, LinkError, RunError
-from deepen.testing.links import shell_link
+from deepen.testing.links import make_shell_link
 
 pytestmark = pytest.mark.serial
 HALF = 3**0.5
@@ -25,7 +25,7 @@ HALF = 3**0.5
 
 @pytest.fixture
 def link(tmp_path: Path) -> Iterator[RemoteLink]:
-    opened = shell_link(str(tmp_path))
+    opened = make_shell_link(str(tmp_path))
     yield opened
     opened.close()
 

@@ -28,7 +28,7 @@ from deepen.devices.state.identity import Identity, identify_device
 from deepen.devices.state.shell_files import Shell
 from deepen.devices.types import CompletedCommand, SettingStatus
 from deepen.errors import ConfigError, LinkError, StorageError
-from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
+from deepen.testing.fake_boards import make_fake_board, make_fake_jetson, make_fake_phone
 from deepen.testing.shell import FakeShell, HostDied
 
 PHONE: dict[str, Any] = {
@@ -55,11 +55,11 @@ def state(shell: FakeShell) -> tuple[dict[str, str], dict[str, str], dict[str, s
 
 
 def test_the_stand_in_is_a_link() -> None:
-    assert isinstance(fake_phone(), Link)
+    assert isinstance(make_fake_phone(), Link)
 
 
 def test_a_phone_is_set_read_back_and_given_back(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     before = state(phone)
     with apply_settings_temporarily(phone, PHONE, folder=tmp_path) as preparation:
         found = by_name(preparation.settings)
@@ -84,7 +84,7 @@ def test_a_phone_is_set_read_back_and_given_back(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_was_absent_is_absent_again(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     assert "global/stay_on_while_plugged_in" not in phone.settings
     with apply_settings_temporarily(phone, {"stay_awake": True}, folder=tmp_path):
         assert "global/stay_on_while_plugged_in" in phone.settings
@@ -92,7 +92,7 @@ def test_a_setting_that_was_absent_is_absent_again(tmp_path: Path) -> None:
 
 
 def test_a_jetson_is_given_back_with_the_limits_its_user_had_set(tmp_path: Path) -> None:
-    jetson = fake_jetson()
+    jetson = make_fake_jetson()
     limit = "/sys/devices/system/cpu/cpufreq/policy4/scaling_max_freq"
     jetson.files[limit] = "1420800"  # switching the power mode moves it
     before = state(jetson)
@@ -111,7 +111,7 @@ def test_a_jetson_is_given_back_with_the_limits_its_user_had_set(tmp_path: Path)
 def test_limits_of_clocks_are_moved_in_an_order_the_kernel_takes(
     low: int, high: int, wanted: str, tmp_path: Path
 ) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     folder = "/sys/devices/system/cpu/cpufreq/policy0"
     phone.files.update({f"{folder}/scaling_min_freq": str(low), f"{folder}/scaling_max_freq": str(high)})
     before = state(phone)
@@ -121,7 +121,7 @@ def test_limits_of_clocks_are_moved_in_an_order_the_kernel_takes(
 
 
 def test_a_clock_between_two_steps_is_the_nearest_one(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     with apply_settings_temporarily(phone, {"frequency_hz": {"policy4": 1.41e9}}, folder=tmp_path) as preparation:
         assert preparation.settings[0].ok
         assert phone.files["/sys/devices/system/cpu/cpufreq/policy4/scaling_max_freq"] == "1400000"
@@ -132,7 +132,7 @@ def test_a_clock_between_two_steps_is_the_nearest_one(tmp_path: Path) -> None:
 
 
 def test_without_root_the_rest_is_set_and_the_reason_recorded(tmp_path: Path) -> None:
-    phone = fake_phone(way="")
+    phone = make_fake_phone(way="")
     before = state(phone)
     with apply_settings_temporarily(phone, PHONE, folder=tmp_path) as preparation:
         found = by_name(preparation.settings)
@@ -146,7 +146,7 @@ def test_without_root_the_rest_is_set_and_the_reason_recorded(tmp_path: Path) ->
 
 
 def test_a_write_that_is_taken_and_ignored_is_not_called_set(tmp_path: Path) -> None:
-    phone = fake_phone(fixed=(GOVERNOR,))
+    phone = make_fake_phone(fixed=(GOVERNOR,))
     with apply_settings_temporarily(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
         (found,) = preparation.settings
         assert not found.ok
@@ -155,7 +155,7 @@ def test_a_write_that_is_taken_and_ignored_is_not_called_set(tmp_path: Path) -> 
 
 
 def test_what_cannot_be_read_is_not_changed(tmp_path: Path) -> None:
-    phone = fake_phone(way="", closed=(GOVERNOR,))
+    phone = make_fake_phone(way="", closed=(GOVERNOR,))
     node = "/sys/class/power_supply/battery/charging_enabled"
     phone.closed = (node,)
     with apply_settings_temporarily(phone, {"charging": False}, folder=tmp_path) as preparation:
@@ -167,17 +167,21 @@ def test_what_cannot_be_read_is_not_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("device", "wanted", "words"),
     [
-        (fake_phone, {"governor": "turbo"}, "policy0 has no governor turbo; it has ondemand"),
-        (fake_phone, {"frequency_hz": 2.8e9}, "policy0 has no clock near 2800000000.0 Hz; it has 0.3 to 1.803 GHz"),
-        (fake_phone, {"frequency_hz": {"policy9": 1e9}}, "no policy9; there are policy0, policy4, policy6"),
-        (fake_phone, {"cores_online": [0, 9]}, "there is no core 9"),
-        (fake_phone, {"cores_online": [1]}, "core 0, 2, 3, 4, 5, 6, 7 cannot be switched off"),
-        (fake_phone, {"fan": 100}, "shows no fan"),
-        (fake_phone, {"power_mode": 0}, "only Jetsons have it"),
-        (fake_jetson, {"brightness": 0}, "only phones have it"),
-        (fake_jetson, {"power_mode": "TURBO"}, "no power mode TURBO; nvpmodel lists 0 MAXN, 1 MODE_15W"),
-        (fake_jetson, {"power_mode": 7}, "NVPM ERROR: power mode 7 does not exist"),
-        (fake_board, {"fan": "max"}, "shows no fan"),
+        (make_fake_phone, {"governor": "turbo"}, "policy0 has no governor turbo; it has ondemand"),
+        (
+            make_fake_phone,
+            {"frequency_hz": 2.8e9},
+            "policy0 has no clock near 2800000000.0 Hz; it has 0.3 to 1.803 GHz",
+        ),
+        (make_fake_phone, {"frequency_hz": {"policy9": 1e9}}, "no policy9; there are policy0, policy4, policy6"),
+        (make_fake_phone, {"cores_online": [0, 9]}, "there is no core 9"),
+        (make_fake_phone, {"cores_online": [1]}, "core 0, 2, 3, 4, 5, 6, 7 cannot be switched off"),
+        (make_fake_phone, {"fan": 100}, "shows no fan"),
+        (make_fake_phone, {"power_mode": 0}, "only Jetsons have it"),
+        (make_fake_jetson, {"brightness": 0}, "only phones have it"),
+        (make_fake_jetson, {"power_mode": "TURBO"}, "no power mode TURBO; nvpmodel lists 0 MAXN, 1 MODE_15W"),
+        (make_fake_jetson, {"power_mode": 7}, "NVPM ERROR: power mode 7 does not exist"),
+        (make_fake_board, {"fan": "max"}, "shows no fan"),
     ],
 )
 def test_what_a_device_does_not_have(device: Any, wanted: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -192,7 +196,7 @@ def test_what_a_device_does_not_have(device: Any, wanted: dict[str, Any], words:
 
 
 def test_an_old_android_has_no_fixed_performance_mode(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     phone.properties["ro.build.version.sdk"] = "29"
     with apply_settings_temporarily(phone, {"fixed_performance": True}, folder=tmp_path) as preparation:
         assert "Android 11" in preparation.settings[0].cause
@@ -200,7 +204,7 @@ def test_an_old_android_has_no_fixed_performance_mode(tmp_path: Path) -> None:
 
 
 def test_airplane_mode_is_refused_where_it_would_cut_the_link(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     phone.properties["service.adb.tcp.port"] = "5555"
     with apply_settings_temporarily(phone, {"airplane": True}, folder=tmp_path) as preparation:
         assert "would cut" in preparation.settings[0].cause
@@ -211,7 +215,7 @@ def test_airplane_mode_is_refused_where_it_would_cut_the_link(tmp_path: Path) ->
 
 
 def test_airplane_mode_before_android_11_needs_a_broadcast_from_root(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     sent: list[tuple[list[str], bool]] = []
 
     def am(argv: Sequence[str], root: bool) -> CompletedCommand:
@@ -230,7 +234,7 @@ def test_airplane_mode_before_android_11_needs_a_broadcast_from_root(tmp_path: P
 @pytest.mark.parametrize("node", CHARGING_NODES)
 def test_charging_is_stopped_with_the_text_each_file_wants(node: str, tmp_path: Path) -> None:
     stop, go = CHARGING_NODES[node]
-    phone = fake_phone()
+    phone = make_fake_phone()
     del phone.files["/sys/class/power_supply/battery/charging_enabled"]
     phone.files[node] = go
     with apply_settings_temporarily(phone, {"charging": False}, folder=tmp_path) as preparation:
@@ -240,7 +244,7 @@ def test_charging_is_stopped_with_the_text_each_file_wants(node: str, tmp_path: 
 
 
 def test_clocks_that_were_high_before_cannot_be_lowered_and_that_is_said(tmp_path: Path) -> None:
-    jetson = fake_jetson()
+    jetson = make_fake_jetson()
     jetson.run(["sudo", "-n", "--", "jetson_clocks"], timeout_s=1)
     with apply_settings_temporarily(jetson, {"jetson_clocks": False}, folder=tmp_path) as preparation:
         assert "file not found" in preparation.settings[0].cause
@@ -251,11 +255,11 @@ def test_clocks_that_were_high_before_cannot_be_lowered_and_that_is_said(tmp_pat
 
 def test_every_way_to_root(tmp_path: Path) -> None:
     for way in ("self", "su -c", "su 0", "sudo"):
-        phone = fake_phone(way=way)
+        phone = make_fake_phone(way=way)
         assert Shell(phone).root == way
         with apply_settings_temporarily(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
             assert preparation.settings[0].ok
-    assert Shell(fake_phone(way="")).root == ""
+    assert Shell(make_fake_phone(way="")).root == ""
 
 
 def test_a_su_that_waits_for_somebody_is_no_root_and_a_lost_device_is_an_error() -> None:
@@ -267,7 +271,7 @@ def test_a_su_that_waits_for_somebody_is_no_root_and_a_lost_device_is_an_error()
 
     assert Shell(Waiting(way="")).root == ""
     with pytest.raises(LinkError):
-        _ = Shell(fake_phone(lost_after=1, way="")).root
+        _ = Shell(make_fake_phone(lost_after=1, way="")).root
 
 
 @pytest.mark.parametrize(
@@ -288,7 +292,7 @@ def test_a_su_that_waits_for_somebody_is_no_root_and_a_lost_device_is_an_error()
     ],
 )
 def test_wrong_values_are_refused_before_the_device_is_asked(wanted: dict[str, Any], words: str) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     with pytest.raises(ConfigError, match=words.replace("(", "\\(").replace("$", "\\$")):
         apply_settings(phone, wanted)
     assert phone.ran == []
@@ -302,7 +306,7 @@ def test_values_from_the_command_line_mean_what_those_of_a_profile_mean() -> Non
 
 
 def test_a_device_without_a_serial_number_is_not_changed(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     phone.properties["ro.serialno"] = ""
     before = state(phone)
     with pytest.raises(ConfigError, match="tells no serial number"):
@@ -314,7 +318,7 @@ def test_a_device_without_a_serial_number_is_not_changed(tmp_path: Path) -> None
 
 def test_a_journal_that_cannot_be_kept_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    phone = fake_phone()
+    phone = make_fake_phone()
     before = state(phone)
     with pytest.raises(StorageError, match="without it no setting is changed"):
         apply_settings(phone, {"brightness": 0}, folder=tmp_path / "file" / "journal")
@@ -322,7 +326,7 @@ def test_a_journal_that_cannot_be_kept_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_planning_changes_nothing_and_says_how_to() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     before = state(phone)
     found = by_name(preview_settings(phone, {"governor": "performance", "brightness": 128, "fan": 1}))
     assert state(phone) == before
@@ -335,7 +339,7 @@ def test_planning_changes_nothing_and_says_how_to() -> None:
 # ---- crashes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "wanted"), [(fake_phone, PHONE), (fake_jetson, JETSON)])
+@pytest.mark.parametrize(("make", "wanted"), [(make_fake_phone, PHONE), (make_fake_jetson, JETSON)])
 def test_a_host_killed_at_any_moment_leaves_nothing_that_cannot_be_given_back(
     make: Any, wanted: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -365,8 +369,8 @@ def test_a_host_killed_at_any_moment_leaves_nothing_that_cannot_be_given_back(
 
 @pytest.mark.parametrize("moment", range(20, 75, 5))
 def test_a_device_that_goes_is_given_back_when_it_returns(moment: int, tmp_path: Path) -> None:
-    phone = fake_phone(lost_after=moment)
-    before = fake_phone()
+    phone = make_fake_phone(lost_after=moment)
+    before = make_fake_phone()
     try:
         with apply_settings_temporarily(phone, PHONE, folder=tmp_path):
             pass
@@ -382,7 +386,7 @@ def test_a_device_that_goes_is_given_back_when_it_returns(moment: int, tmp_path:
 
 
 def test_the_next_run_repairs_what_an_interrupted_one_left(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     before = state(phone)
     preparation = apply_settings(phone, {"governor": "performance", "brightness": 0}, folder=tmp_path)
     preparation.close()  # as if the host had died here
@@ -397,7 +401,7 @@ def test_the_next_run_repairs_what_an_interrupted_one_left(tmp_path: Path) -> No
 
 
 def test_what_is_held_outlives_a_run_and_its_crash(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     before = state(phone)
     apply_settings(phone, {"governor": "performance"}, folder=tmp_path, hold=True).close()
     with apply_settings_temporarily(phone, {"governor": "powersave"}, folder=tmp_path):
@@ -411,7 +415,7 @@ def test_what_is_held_outlives_a_run_and_its_crash(tmp_path: Path) -> None:
 
 
 def test_a_restart_undoes_kernel_files_and_keeps_settings(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     files, settings, _ = state(phone)
     apply_settings(phone, {"governor": "performance", "brightness": 0}, folder=tmp_path).close()
     phone.restart({**files, GOVERNOR: "powersave"})  # what somebody set after the restart is not ours to undo
@@ -423,7 +427,7 @@ def test_a_restart_undoes_kernel_files_and_keeps_settings(tmp_path: Path) -> Non
 
 
 def test_a_power_mode_outlives_a_restart_and_is_given_back(tmp_path: Path) -> None:
-    jetson = fake_jetson()
+    jetson = make_fake_jetson()
     files = state(jetson)[0]
     apply_settings(jetson, {"power_mode": 0}, folder=tmp_path).close()
     jetson.restart(files)
@@ -432,7 +436,7 @@ def test_a_power_mode_outlives_a_restart_and_is_given_back(tmp_path: Path) -> No
 
 
 def test_what_somebody_else_changed_is_seen_and_still_given_back(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     with apply_settings_temporarily(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
         phone.files[GOVERNOR] = "powersave"
         changed = [s for s in preparation.check() if not s.ok]
@@ -443,7 +447,7 @@ def test_what_somebody_else_changed_is_seen_and_still_given_back(tmp_path: Path)
 
 
 def test_what_cannot_be_given_back_is_said_and_stays_in_the_journal(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     with apply_settings_temporarily(phone, {"governor": "performance"}, folder=tmp_path) as preparation:
         phone.fixed = (GOVERNOR,)
     (bad,) = [s for s in preparation.restored if not s.ok]
@@ -456,7 +460,7 @@ def test_what_cannot_be_given_back_is_said_and_stays_in_the_journal(tmp_path: Pa
 
 
 def test_an_error_inside_the_block_tells_what_could_not_be_given_back(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     with (
         pytest.raises(ConfigError, match=r"broken; governor could not be given back: run '.*--restore'"),
         apply_settings_temporarily(phone, {"governor": "powersave"}, folder=tmp_path),
@@ -473,12 +477,12 @@ def test_an_error_inside_the_block_tells_what_could_not_be_given_back(tmp_path: 
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     with apply_settings_temporarily(phone, {"brightness": 0}, folder=tmp_path):
         with pytest.raises(LinkError, match="another process is changing the settings of Pixel 6 1A2B3C"):
             apply_settings(phone, {"brightness": 1}, folder=tmp_path)
         assert phone.settings["system/screen_brightness"] == "0"
-    other = fake_phone()
+    other = make_fake_phone()
     other.properties["ro.serialno"] = "OTHER"
     with (
         apply_settings_temporarily(phone, {"brightness": 0}, folder=tmp_path),
@@ -502,7 +506,7 @@ def test_a_process_really_killed_leaves_a_journal_that_another_one_restores(tmp_
     done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], cwd=Path.cwd(), timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     assert list_open_journals(tmp_path)[0][2] == 5
-    phone = fake_phone()
+    phone = make_fake_phone()
     phone.settings["system/screen_brightness"] = "0"
     phone.files[GOVERNOR] = "performance"
     assert all(s.ok for s in restore_settings(phone, folder=tmp_path))
@@ -561,7 +565,7 @@ def test_a_damaged_line_is_named_and_nothing_is_written_from_it(line: bytes, tmp
 
 
 def test_each_change_is_on_the_disk_before_it_is_made(tmp_path: Path) -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     seen: list[tuple[str, str]] = []
 
     def watching(argv: Sequence[str], **options: Any) -> CompletedCommand:
@@ -595,7 +599,7 @@ def test_a_link_in_the_place_of_a_journal_is_not_followed(tmp_path: Path) -> Non
 
 
 def test_a_hostile_serial_number_makes_a_plain_file_name() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     phone.properties["ro.serialno"] = "../../x; $(reboot) '\n\""
     key = identify_device(Shell(phone)).key
     assert key.replace("-", "").isalnum()

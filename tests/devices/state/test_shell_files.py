@@ -17,8 +17,8 @@ from deepen.devices.state.shell_files import FileContents, Shell, format_one_lin
 from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError
 from deepen.testing.device import FakeLink
-from deepen.testing.fake_boards import fake_phone
-from deepen.testing.links import shell_link
+from deepen.testing.fake_boards import make_fake_phone
+from deepen.testing.links import make_shell_link
 
 HOSTILE = ["a b", "$(touch pwned)", "`id`", "'; rm -rf x; '", 'say "hi"', "-n", "a\nb", "*", "ä€", "\\n%s"]
 
@@ -42,7 +42,7 @@ class OtherShell(LocalLink):
 def link(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
     """This machine through each shell there is (Android has mksh, small boards busybox), and through a remote link."""
     if request.param == "remote":
-        remote = shell_link(str(tmp_path_factory.mktemp("home")))
+        remote = make_shell_link(str(tmp_path_factory.mktemp("home")))
         yield remote
         remote.close()
         return
@@ -108,10 +108,10 @@ def test_a_write_that_is_refused_says_why(tmp_path: Path) -> None:
 
 def test_closed_files_are_read_as_root_where_that_is_asked_for() -> None:
     path = "/sys/class/thermal/thermal_zone0/temp"
-    phone = fake_phone(closed=(path,))
+    phone = make_fake_phone(closed=(path,))
     assert Shell(phone).read(path) == FileContents({}, {path: "Permission denied"})
     assert Shell(phone).read(path, root=True) == FileContents({path: "36000"}, {})
-    assert Shell(fake_phone(closed=(path,), way="")).read(path, root=True).refused == {path: "Permission denied"}
+    assert Shell(make_fake_phone(closed=(path,), way="")).read(path, root=True).refused == {path: "Permission denied"}
 
 
 def test_a_device_without_grep_is_told() -> None:

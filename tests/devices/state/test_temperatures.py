@@ -27,7 +27,7 @@ from deepen.devices.state.temperatures import (
 )
 from deepen.devices.types import TemperatureReading, ThermalState
 from deepen.testing.clock import VirtualClock
-from deepen.testing.fake_boards import fake_board, fake_jetson, fake_phone
+from deepen.testing.fake_boards import make_fake_board, make_fake_jetson, make_fake_phone
 from deepen.testing.shell import FakeShell
 
 # The form of Android 10: without a HAL that tells temperatures now, and with thresholds after them.
@@ -59,7 +59,7 @@ def ask(shell: FakeShell) -> ThermalState:
 
 
 def test_a_phone_tells_live_temperatures_of_each_kind() -> None:
-    found = ask(fake_phone())
+    found = ask(make_fake_phone())
     told = [(s.name, s.kind, s.temperature_c) for s in found.sensors if s.origin == "thermalservice"]
     assert told == [("BIG", "cpu", 41.5), ("battery", "battery", 29.5), ("VIRTUAL-SKIN", "skin", 33.2)]
     zones = [(s.name, s.kind, s.temperature_c) for s in found.sensors if s.origin == "thermal zone"]
@@ -93,7 +93,7 @@ def test_any_answer_of_thermalservice_is_taken_apart(text: str) -> None:
 
 
 def test_a_phone_without_thermalservice_says_so() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     del phone.programs["dumpsys"]
     found = ask(phone)
     assert found.status is None
@@ -109,7 +109,7 @@ def test_a_device_that_shows_nothing_says_so() -> None:
 
 
 def test_cooling_devices_that_work_mean_throttling() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     phone.files["/sys/class/thermal/cooling_device0/cur_state"] = "3"
     phone.files["/sys/class/thermal/cooling_device1/type"] = "pwm-fan"
     phone.files["/sys/class/thermal/cooling_device1/cur_state"] = "2"  # a fan slows nothing down
@@ -117,7 +117,7 @@ def test_cooling_devices_that_work_mean_throttling() -> None:
 
 
 def test_a_jetson_tells_its_zones_and_counts_over_current() -> None:
-    found = ask(fake_jetson())
+    found = ask(make_fake_jetson())
     assert {s.kind for s in found.sensors} == {"cpu", "gpu", "soc"}
     assert found.counters == {
         "/sys/class/hwmon/hwmon3/oc1_event_cnt": 0,
@@ -126,7 +126,7 @@ def test_a_jetson_tells_its_zones_and_counts_over_current() -> None:
 
 
 def test_a_raspberry_pi_tells_what_is_and_what_has_been() -> None:
-    found = ask(fake_board())
+    found = ask(make_fake_board())
     assert found.throttled == ()
     assert found.counters["under-voltage since the start"] == 1
     assert found.counters["throttled since the start"] == 1
@@ -135,7 +135,7 @@ def test_a_raspberry_pi_tells_what_is_and_what_has_been() -> None:
     assert parse_throttled("throttled=0x0\n") == ((), dict.fromkeys(found.counters, 0))
     with pytest.raises(ValueError, match="not an answer"):
         parse_throttled("VCHI initialization failed")
-    board = fake_board()
+    board = make_fake_board()
     del board.programs["vcgencmd"]
     assert any("vcgencmd" in words for words in ask(board).unreadable)
 
@@ -159,7 +159,7 @@ def test_what_heat_did_to_a_run() -> None:
 
 
 def test_clocks_of_a_run_from_two_readings() -> None:
-    phone = fake_phone()
+    phone = make_fake_phone()
     before = read_clock_times(Shell(phone))
     assert before["policy4"] == {4e8: 0.0, 1.4e9: 1.0, 2.253e9: 2.0}
     phone.files["/sys/devices/system/cpu/cpufreq/policy4/stats/time_in_state"] = "400000 0\n1400000 400\n2253000 300"

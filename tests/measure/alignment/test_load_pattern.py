@@ -12,8 +12,8 @@ from deepen.measure import make_workload
 from deepen.measure.alignment.load_pattern import BARKER, SyncPulses, find_load_pattern, synchronise_trace
 from deepen.records import Interval, PowerTrace, StoppingRule
 from deepen.testing.bench import SimulatedBench
-from deepen.testing.device import Cost
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.device import RunCost
+from deepen.testing.instruments.signal import StepSignal
 
 RULE = StoppingRule(0.2, 0.6, 5, 0.01)
 
@@ -36,7 +36,7 @@ def record(
     """A trace in which the pattern shows, its clock off by ``offset_s`` at 0 s and by the drift beyond."""
     edges = np.array([(i.start_s, i.end_s) for i in worked]).ravel()
     levels = np.where(np.arange(edges.size + 1) % 2, 1.0 + rise * rng.uniform(0.9, 1.1, edges.size + 1), 1.0)
-    signal = Steps(edges, levels)
+    signal = StepSignal(edges, levels)
     bounds = np.arange(edges[0] - 0.3, edges[-1] + 0.3, 1 / rate_hz)
     power = signal.mean_w(bounds[:-1], bounds[1:]) + rng.normal(0, noise_w, bounds.size - 1)
     middles = (bounds[1:] + bounds[:-1]) / 2
@@ -103,7 +103,7 @@ def test_pulses_that_cannot_be_resolved_or_lie_at_the_end_are_refused() -> None:
 
 def test_a_session_corrects_the_meters_clock_by_pulses(sampled_bench, model: Path) -> None:
     """The clock is off by a quarter of a block, and says so; with pulses the energy is right to half a per cent."""
-    cost = Cost(1e-3, 2.0)
+    cost = RunCost(1e-3, 2.0)
     bench = sampled_bench(cost, offset_s=5e-3, error_s=3e-3)
     with bench.session(reference_every_s=None) as session:
         record_ = session.measure(make_workload(model, rule=RULE))
@@ -124,7 +124,7 @@ def test_a_session_corrects_the_meters_clock_by_pulses(sampled_bench, model: Pat
 
 def test_a_runtime_that_brings_its_own_pulses_plays_the_pattern_with_them(sampled_bench, model: Path) -> None:
     """The workload is far too slow to play the pattern with; what the runtime brings is quick."""
-    bench = sampled_bench(Cost(0.5, 2.0), offset_s=5e-3, error_s=3e-3)
+    bench = sampled_bench(RunCost(0.5, 2.0), offset_s=5e-3, error_s=3e-3)
     played: list[int] = []
 
     class Player:
@@ -136,7 +136,7 @@ def test_a_runtime_that_brings_its_own_pulses_plays_the_pattern_with_them(sample
         def run(self, n: int) -> Interval:
             assert self.started
             played.append(n)
-            return bench.runtime.play(Cost(1e-3, 2.0), n)
+            return bench.runtime.play(RunCost(1e-3, 2.0), n)
 
         def close(self) -> None:
             pass
@@ -159,7 +159,7 @@ def test_a_runtime_that_brings_its_own_pulses_plays_the_pattern_with_them(sample
 
 
 def test_pulses_lost_in_noise_are_a_caution_or_an_error(sampled_bench, model: Path) -> None:
-    weak = Cost(1e-3, 0.06)
+    weak = RunCost(1e-3, 0.06)
     bench = sampled_bench(weak, sample_noise_w=0.5)
     with bench.session(reference_every_s=None) as session:
         record_ = session.measure(make_workload(model, rule=RULE))
@@ -175,7 +175,7 @@ def test_pulses_lost_in_noise_are_a_caution_or_an_error(sampled_bench, model: Pa
 
 def test_a_meter_on_another_device_is_an_error(sampled_bench, model: Path) -> None:
     def swapped() -> SimulatedBench:
-        bench, other = sampled_bench(Cost(1e-3, 2.0)), sampled_bench(Cost(1e-3, 2.0))
+        bench, other = sampled_bench(RunCost(1e-3, 2.0)), sampled_bench(RunCost(1e-3, 2.0))
         bench.meter._timeline = other.timeline  # where nothing runs
         return bench
 
@@ -203,12 +203,12 @@ def test_a_meter_on_another_device_is_an_error(sampled_bench, model: Path) -> No
 
 
 def test_meters_that_the_host_reads_need_no_pulses_and_slow_models_get_none(sampled_bench, model: Path) -> None:
-    bench = SimulatedBench(lambda path: Cost(1e-3, 2.0))
+    bench = SimulatedBench(lambda path: RunCost(1e-3, 2.0))
     with bench.session(reference_every_s=None) as session:
         counted = session.measure(make_workload(model, rule=RULE))
         blocks = bench.runtime.blocks
     assert counted.alignment == {"method": "host", "error_s": None}
-    slow = sampled_bench(Cost(0.5, 2.0))
+    slow = sampled_bench(RunCost(0.5, 2.0))
     with slow.session(reference_every_s=None) as session:
         assert session.measure(make_workload(model, rule=RULE)).alignment["method"] == "arrival"
     assert blocks < 60
@@ -217,7 +217,7 @@ def test_meters_that_the_host_reads_need_no_pulses_and_slow_models_get_none(samp
 
 
 def test_what_the_trace_says_and_a_change_of_temperature_reach_the_record(sampled_bench, model: Path) -> None:
-    bench = sampled_bench(Cost(1e-3, 2.0))
+    bench = sampled_bench(RunCost(1e-3, 2.0))
     bench.meter.trace_warnings = ("12 samples clipped at 1 A", "range switched 3 times")
     states = iter([40.0, 52.0])
     plain = bench.device.state

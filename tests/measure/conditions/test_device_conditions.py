@@ -26,8 +26,8 @@ from deepen.measure.conditions.device_conditions import (
 from deepen.measure.conditions.thermal_watch import ThermalHistory, ThermalWatch, select_heat_throttling
 from deepen.records import StoppingRule
 from deepen.testing.bench import SimulatedBench
-from deepen.testing.device import Cost
-from deepen.testing.fake_boards import fake_phone
+from deepen.testing.device import RunCost
+from deepen.testing.fake_boards import make_fake_phone
 from deepen.testing.shell import FakeShell, HostDied
 
 GOVERNOR = "/sys/devices/system/cpu/cpufreq/policy4/scaling_governor"
@@ -66,12 +66,12 @@ class ConditionedPhone(RemoteDevice):
 
 @pytest.fixture
 def bench():
-    return SimulatedBench(lambda path: Cost())
+    return SimulatedBench(lambda path: RunCost())
 
 
 @pytest.fixture
 def phone(bench):
-    return ConditionedPhone(fake_phone(), bench)
+    return ConditionedPhone(make_fake_phone(), bench)
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_a_machine_id_is_not_published() -> None:
 
 
 def test_a_phone_without_a_serial_number_is_measured_and_says_what_was_not_set(session, bench, model) -> None:
-    shell = fake_phone()
+    shell = make_fake_phone()
     shell.properties.pop("ro.serialno")
     before = content(shell)
     nameless = ConditionedPhone(shell, bench)

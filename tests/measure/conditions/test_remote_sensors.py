@@ -17,14 +17,14 @@ from deepen.meters import MeterContext, open_meter
 from deepen.meters.onboard.hwmon import DRIVER
 from deepen.meters.sensor_files import SensorFiles
 from deepen.testing.device import FakeLink
-from deepen.testing.links import Faults, shell_link
+from deepen.testing.links import ShellLinkFaults, make_shell_link
 
 
 @pytest.fixture
 def link(tmp_path: Path) -> Iterator[RemoteLink]:
     home = tmp_path / "home"
     home.mkdir()
-    opened = shell_link(str(home))
+    opened = make_shell_link(str(home))
     yield opened
     opened.close()
 
@@ -81,8 +81,8 @@ def test_a_meter_is_probed_across_a_link(link: RemoteLink) -> None:
 def test_a_meter_whose_device_goes_says_so(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    faults = Faults(refuse=1000)
-    link = shell_link(str(home), faults)
+    faults = ShellLinkFaults(refuse=1000)
+    link = make_shell_link(str(home), faults)
     with pytest.raises(LinkError):
         open_meter("hwmon", link=access_link_files(link))
     link.close()

@@ -20,7 +20,7 @@ from deepen.measure.conditions.runtime_choice import (
 )
 from deepen.measure.conditions.tflite_reference import write_empty_lite_model, write_reference_lite_model
 from deepen.testing.bench import SimulatedBench
-from deepen.testing.device import Cost
+from deepen.testing.device import RunCost
 
 
 class Tried:
@@ -136,7 +136,7 @@ def lite_bench(cost: Any) -> tuple[SimulatedBench, list[str]]:
 
 
 def test_sessions_of_runtimes_without_onnx_have_a_reference_and_an_empty_run() -> None:
-    bench, loads = lite_bench(lambda path: Cost(2e-3 if path.stem == "reference" else 1e-4))
+    bench, loads = lite_bench(lambda path: RunCost(2e-3 if path.stem == "reference" else 1e-4))
     with bench.session(runtime="litert") as session:
         assert session.drift_series.points[0].latency_s == pytest.approx(2e-3)
         assert session.empty_run_j() == pytest.approx(2e-4)
@@ -146,7 +146,7 @@ def test_sessions_of_runtimes_without_onnx_have_a_reference_and_an_empty_run() -
 
 def test_where_the_reference_does_not_run_drift_is_not_watched_and_that_is_said(model: Path) -> None:
     refused = RunError("the hexagon delegate does not run it")
-    bench, _ = lite_bench(lambda path: Cost(load_error=refused if path.stem == "reference" else None))
+    bench, _ = lite_bench(lambda path: RunCost(load_error=refused if path.stem == "reference" else None))
     with bench.session(runtime="litert", reference_every_s=0.0) as session:
         record = session.measure(make_workload(model, runtime="litert"))
     assert session.drift == ()

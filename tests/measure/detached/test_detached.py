@@ -26,9 +26,9 @@ from deepen.measure.detached.store import PendingRun, get_detached_folder, list_
 from deepen.records import EnergyRecord, PowerTrace
 from deepen.testing.clock import VirtualClock
 from deepen.testing.device import FakeDevice, FakeRuntime
-from deepen.testing.instruments.signal import Steps
-from deepen.testing.links import shell_link
-from deepen.testing.power import Timeline
+from deepen.testing.instruments.signal import StepSignal
+from deepen.testing.links import make_shell_link
+from deepen.testing.power import PowerTimeline
 from deepen.traces import write_trace
 
 IDLE_W, WORK_W, RUN_S = 0.6, 2.0, 2e-3
@@ -59,7 +59,7 @@ class Simulated:
     def trace(self, path: Path, *, start_s: float = 1000.0, end_s: float | None = None, noise_w: float = 0.02) -> Path:
         levels = np.where(np.arange(len(self.edges) + 1) % 2, IDLE_W + WORK_W, IDLE_W)
         bounds = np.arange(start_s, end_s or self.end_s + 1.0, 1 / 5000)
-        power = Steps(np.array(self.edges), levels).mean_w(bounds[:-1], bounds[1:])
+        power = StepSignal(np.array(self.edges), levels).mean_w(bounds[:-1], bounds[1:])
         power += np.random.default_rng(3).normal(0.0, noise_w, power.size)
         clock = ClockMap(0.0, 0.0, 1.0, 1e-3, "arrival")
         middles = (bounds[1:] + bounds[:-1]) / 2 + METER_S
@@ -100,7 +100,7 @@ def simulate(
 @pytest.fixture
 def device() -> FakeDevice:
     clock = VirtualClock()
-    return FakeDevice(FakeRuntime(clock, Timeline(IDLE_W)))
+    return FakeDevice(FakeRuntime(clock, PowerTimeline(IDLE_W)))
 
 
 def record(device: FakeDevice, run: Simulated, path: Path, after: bool = True, replies: Any = None) -> EnergyRecord:
@@ -304,7 +304,7 @@ def test_how_a_link_is_cut_follows_from_link_and_meter(name: str, meter: str, of
 
 
 def test_a_user_is_asked_and_waited_for(tmp_path: Path) -> None:
-    link = shell_link(str(tmp_path))
+    link = make_shell_link(str(tmp_path))
     told: list[str] = []
     held = link.spawn(["cat"], {})
     with pytest.raises(LinkError, match="nobody unplugged it"):
@@ -316,7 +316,7 @@ def test_a_user_is_asked_and_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_device_that_stays_away_is_told(tmp_path: Path) -> None:
-    link = shell_link(str(tmp_path))
+    link = make_shell_link(str(tmp_path))
     wait_until_reachable(link, 10.0)
     link.close()
     waited: list[float] = []

@@ -20,9 +20,9 @@ from deepen.meters.ports.visa import is_visa_resource
 from deepen.meters.types import Meter, MeterContext, MeterSpec
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import BadChecksum, LoseFrames, Unplug
-from deepen.testing.instruments.pty import serve
+from deepen.testing.instruments.pty import serve_emulator
 from deepen.testing.instruments.scpi import ScpiAnalyzer
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.signal import StepSignal
 from deepen.testing.instruments.virtual import VirtualPort
 
 PROFILE = """
@@ -71,7 +71,7 @@ class ScpiBench:
 
 
 def test_it_reads_the_power_and_says_what_it_is(profile: Callable[..., str]):
-    bench = ScpiBench(ScpiAnalyzer(Steps([], [2.5])), profile())
+    bench = ScpiBench(ScpiAnalyzer(StepSignal([], [2.5])), profile())
     trace = bench.record(2.0)
     assert isinstance(bench.meter, Meter)
     assert trace.power_w == pytest.approx(2.5)
@@ -83,19 +83,19 @@ def test_it_reads_the_power_and_says_what_it_is(profile: Callable[..., str]):
 
 
 def test_the_error_of_time_covers_round_trip_and_update(profile: Callable[..., str]):
-    trace = ScpiBench(ScpiAnalyzer(Steps([], [1.0])), profile()).record(2.0)
+    trace = ScpiBench(ScpiAnalyzer(StepSignal([], [1.0])), profile()).record(2.0)
     assert trace.clock is not None
     assert trace.clock.method == "ping"
     assert 0.1 / math.sqrt(3) < trace.clock.error_s < 0.11 / math.sqrt(3)
 
 
 def test_a_field_of_several_values_in_amperes(profile: Callable[..., str]):
-    bench = ScpiBench(ScpiAnalyzer(Steps([], [2.5])), profile(query="MEAS:ALL?", field=2, unit="A"), voltage_v=5.0)
+    bench = ScpiBench(ScpiAnalyzer(StepSignal([], [2.5])), profile(query="MEAS:ALL?", field=2, unit="A"), voltage_v=5.0)
     assert bench.record(1.0).power_w == pytest.approx(2.5)
 
 
 def test_setup_is_sent_and_local_control_given_back(profile: Callable[..., str]):
-    emulator = ScpiAnalyzer(Steps([], [0.5]))
+    emulator = ScpiAnalyzer(StepSignal([], [0.5]))
     bench = ScpiBench(emulator, profile(setup='["RANGE 1"]'))
     bench.meter.close()
     assert emulator.range_w == 1.0
@@ -104,11 +104,11 @@ def test_setup_is_sent_and_local_control_given_back(profile: Callable[..., str])
 
 def test_a_command_that_is_refused_is_named(profile: Callable[..., str]):
     with pytest.raises(MeterError, match=r"refuses 'RANGE 7' \(-113"):
-        ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(setup='["RANGE 7"]'))
+        ScpiBench(ScpiAnalyzer(StepSignal([], [0.5])), profile(setup='["RANGE 7"]'))
 
 
 def test_old_errors_are_cleared_and_new_ones_reported(profile: Callable[..., str]):
-    emulator = ScpiAnalyzer(Steps([], [0.5]))
+    emulator = ScpiAnalyzer(StepSignal([], [0.5]))
     emulator.queue.extend(['-100,"old"'] * 3)
     bench = ScpiBench(emulator, profile())
     assert not emulator.queue
@@ -117,7 +117,7 @@ def test_old_errors_are_cleared_and_new_ones_reported(profile: Callable[..., str
 
 
 def test_over_the_range_readings_are_gaps(profile: Callable[..., str]):
-    emulator = ScpiAnalyzer(Steps([1002.0, 1003.0], [2.0, 20.0, 2.0]))
+    emulator = ScpiAnalyzer(StepSignal([1002.0, 1003.0], [2.0, 20.0, 2.0]))
     trace = ScpiBench(emulator, profile()).record(5.0)
     assert trace.power_w == pytest.approx(2.0)
     assert trace.dropped > 5
@@ -126,28 +126,28 @@ def test_over_the_range_readings_are_gaps(profile: Callable[..., str]):
 
 
 def test_a_range_that_changed_is_told(profile: Callable[..., str]):
-    emulator = ScpiAnalyzer(Steps([1002.0], [0.5, 20.0]), range_w=1.0, auto=True)
+    emulator = ScpiAnalyzer(StepSignal([1002.0], [0.5, 20.0]), range_w=1.0, auto=True)
     trace = ScpiBench(emulator, profile()).record(3.0)
     assert any("the ranges went from 1 to 100" in w for w in trace.warnings)
 
 
 def test_another_instrument_is_named(profile: Callable[..., str]):
     with pytest.raises(MeterError, match=r"is 'FLUKE,8846A.*choose its profile"):
-        ScpiBench(ScpiAnalyzer(Steps([], [0.5]), identity="FLUKE,8846A,1,1"), profile())
+        ScpiBench(ScpiAnalyzer(StepSignal([], [0.5]), identity="FLUKE,8846A,1,1"), profile())
 
 
 def test_wrong_line_ends_are_the_usual_cause_of_silence(profile: Callable[..., str]):
     with pytest.raises(MeterError, match=r"no answer to '\*IDN\?'.*line_end"):
-        ScpiBench(ScpiAnalyzer(Steps([], [0.5]), line_end=b"\r"), profile())
+        ScpiBench(ScpiAnalyzer(StepSignal([], [0.5]), line_end=b"\r"), profile())
 
 
 def test_a_question_it_does_not_understand_is_named(profile: Callable[..., str]):
     with pytest.raises(MeterError, match="no number in field 4"):
-        ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(query="MEAS:ALL?", field=4))
+        ScpiBench(ScpiAnalyzer(StepSignal([], [0.5])), profile(query="MEAS:ALL?", field=4))
 
 
 def test_a_garbled_answer_is_a_lost_reading(profile: Callable[..., str]):
-    trace = ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(), [BadChecksum(1.0)]).record(3.0)
+    trace = ScpiBench(ScpiAnalyzer(StepSignal([], [0.5])), profile(), [BadChecksum(1.0)]).record(3.0)
     assert trace.dropped == 1
     assert len(trace.gaps) == 1
     assert trace.power_w == pytest.approx(0.5)
@@ -155,18 +155,18 @@ def test_a_garbled_answer_is_a_lost_reading(profile: Callable[..., str]):
 
 def test_an_answer_that_does_not_come_ends_the_measurement(profile: Callable[..., str]):
     with pytest.raises(MeterError, match="no answer to 'MEAS:POW"):
-        ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(), [LoseFrames(1.0, 1)]).record(3.0)
+        ScpiBench(ScpiAnalyzer(StepSignal([], [0.5])), profile(), [LoseFrames(1.0, 1)]).record(3.0)
 
 
 def test_an_answer_that_comes_late_is_not_taken_for_the_next(profile: Callable[..., str]):
-    bench = ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile())
+    bench = ScpiBench(ScpiAnalyzer(StepSignal([], [0.5])), profile())
     bench.port.write(b"*IDN?\n")  # somebody's question whose answer nobody read
     bench.clock.sleep(0.1)
     assert bench.record(1.0).dropped == 0
 
 
 def test_unplugging_ends_in_an_error_and_close_still_works(profile: Callable[..., str]):
-    bench = ScpiBench(ScpiAnalyzer(Steps([], [0.5])), profile(), [Unplug(1.0)])
+    bench = ScpiBench(ScpiAnalyzer(StepSignal([], [0.5])), profile(), [Unplug(1.0)])
     with pytest.raises(MeterError, match="gone"):
         bench.record(3.0)
     bench.meter.close()
@@ -201,7 +201,7 @@ def tcp_server(emulator: ScpiAnalyzer) -> Iterator[int]:
 def test_over_tcp_and_visa(profile: Callable[..., str], address: str):
     if "::" in address:
         pytest.importorskip("pyvisa_py")
-    emulator = ScpiAnalyzer(Steps([], [2.5]))
+    emulator = ScpiAnalyzer(StepSignal([], [2.5]))
     with tcp_server(emulator) as port:
         meter = open_meter(f"scpi:{address.format(port)}?profile={profile()}&rate_hz=50")
         try:
@@ -217,7 +217,7 @@ def test_over_tcp_and_visa(profile: Callable[..., str], address: str):
 
 
 def test_over_a_terminal(profile: Callable[..., str]):
-    with serve(ScpiAnalyzer(Steps([], [1.5]))) as served:
+    with serve_emulator(ScpiAnalyzer(StepSignal([], [1.5]))) as served:
         meter = open_meter(f"scpi:{served.path}?profile={profile()}&source=measured")
         try:
             meter.start()

@@ -87,7 +87,7 @@ def test_ctrl_c_keeps_what_was_recorded(bench: Any, clock: VirtualClock) -> None
 
 
 def test_ctrl_c_keeps_what_a_polled_source_gave() -> None:
-    from deepen.testing.power import SimulatedMeter, Timeline
+    from deepen.testing.power import PowerTimeline, SimulatedMeter
 
     clock = VirtualClock()
     calls: list[float] = []
@@ -98,7 +98,7 @@ def test_ctrl_c_keeps_what_a_polled_source_gave() -> None:
             raise KeyboardInterrupt
         clock.sleep(duration_s)
 
-    found = record_trace(SimulatedMeter(Timeline(2.0), clock.now), 60.0, 10.0, now=clock.now, sleep=sleep)
+    found = record_trace(SimulatedMeter(PowerTimeline(2.0), clock.now), 60.0, 10.0, now=clock.now, sleep=sleep)
     assert found.interrupted
     assert found.ending is None
     assert found.trace is not None

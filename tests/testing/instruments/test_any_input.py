@@ -7,17 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepen.testing.instruments.base import Emulator
-from deepen.testing.instruments.lvpm import Lvpm, packet
-from deepen.testing.instruments.powersensor3 import PowerSensor3
-from deepen.testing.instruments.ppk2 import Ppk2
-from deepen.testing.instruments.signal import Blocks
+from deepen.testing.instruments.lvpm import LvpmEmulator, frame_lvpm_packet
+from deepen.testing.instruments.powersensor3 import PowerSensor3Emulator
+from deepen.testing.instruments.ppk2 import Ppk2Emulator
+from deepen.testing.instruments.signal import BlockSignal
 
 ACTIONS = st.lists(
     st.one_of(
         st.binary(max_size=40),
-        st.binary(max_size=8).map(packet),
+        st.binary(max_size=8).map(frame_lvpm_packet),
         st.sampled_from(b"RWMISTXQVBZY\x06\x07\x19\x20").map(lambda b: bytes([b])),
-        st.sampled_from([packet(b"\x02\xff\xff\xff\xff\x03\xe8"), packet(b"\x01\x01\xff"), b"\x0c\x01"]),
+        st.sampled_from(
+            [frame_lvpm_packet(b"\x02\xff\xff\xff\xff\x03\xe8"), frame_lvpm_packet(b"\x01\x01\xff"), b"\x0c\x01"]
+        ),
         st.floats(0.0, 0.1),
     ),
     max_size=30,
@@ -25,8 +27,8 @@ ACTIONS = st.lists(
 
 
 def unit(name: str) -> Emulator:
-    signal = Blocks(0.5, 6.0, [(1000.05, 1000.1), (1000.3, 1002.0)])
-    return {"ppk2": Ppk2, "powersensor3": PowerSensor3, "lvpm": Lvpm}[name](signal)
+    signal = BlockSignal(0.5, 6.0, [(1000.05, 1000.1), (1000.3, 1002.0)])
+    return {"ppk2": Ppk2Emulator, "powersensor3": PowerSensor3Emulator, "lvpm": LvpmEmulator}[name](signal)
 
 
 def play(emulator: Emulator, actions: list[bytes | float], steps: int) -> bytes:

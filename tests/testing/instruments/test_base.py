@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deepen.testing.instruments.base import CHUNK, SampleClock, Wire
-from deepen.testing.instruments.signal import Steps
-from deepen.testing.instruments.supply import Supply
+from deepen.testing.instruments.base import CHUNK, FrameFaultInjector, SampleClock
+from deepen.testing.instruments.signal import StepSignal
+from deepen.testing.instruments.supply import EmulatedSupply
 
 
 def taken(clock: SampleClock, t_s: float, multiple: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,7 +91,7 @@ def test_a_clock_told_to_stop_later_does() -> None:
 
 
 def test_a_load_takes_power_only_when_there_is_voltage() -> None:
-    supply = Supply(Steps([2.0], [4.0, 8.0]))
+    supply = EmulatedSupply(StepSignal([2.0], [4.0, 8.0]))
     supply.set(1.0005, 2.0)
     supply.set(3.0, 0.0)
     edges = np.linspace(0.0, 4.0, 4001)
@@ -110,7 +110,7 @@ def test_a_load_takes_power_only_when_there_is_voltage() -> None:
 
 
 def test_a_sag_takes_the_current_up() -> None:
-    supply = Supply(Steps([], [6.0]), 3.0)
+    supply = EmulatedSupply(StepSignal([], [6.0]), 3.0)
     supply.sag(1.0, 2.0, 1.0)
     supply.sag(5.0, 6.0, 100.0)
     moments = np.array([0.5, 1.0, 1.5, 2.0, 5.5])
@@ -121,7 +121,7 @@ def test_a_sag_takes_the_current_up() -> None:
 
 
 def test_a_supply_refuses_what_cannot_be() -> None:
-    supply = Supply(Steps([], [1.0]))
+    supply = EmulatedSupply(StepSignal([], [1.0]))
     supply.set(1.0, 3.0)
     for moment, volts in [(0.5, 3.0), (2.0, -1.0)]:
         with pytest.raises(ValueError, match="voltages are set"):
@@ -130,15 +130,15 @@ def test_a_supply_refuses_what_cannot_be() -> None:
 
 
 def test_a_wire_charges_each_loss_to_who_ordered_it() -> None:
-    wire = Wire()
-    assert wire.losing([1] * 5) == 0
+    wire = FrameFaultInjector()
+    assert wire.count_lost_frames([1] * 5) == 0
     first, second = wire.lose(3), wire.lose(2)
-    assert wire.losing([7, 7]) == 2
+    assert wire.count_lost_frames([7, 7]) == 2
     assert (first.samples, second.samples) == (14, 0)
-    assert wire.losing([7, 0, 7, 7]) == 3
+    assert wire.count_lost_frames([7, 0, 7, 7]) == 3
     assert (first.samples, second.samples) == (21, 7)
-    assert wire.losing([7]) == 0
-    spoilt = wire.spoil(1)
-    assert wire.losing([3]) == 0
-    assert wire.spoiling(np.array([3, 3])) == 1
+    assert wire.count_lost_frames([7]) == 0
+    spoilt = wire.corrupt_checksums(1)
+    assert wire.count_lost_frames([3]) == 0
+    assert wire.count_corrupt_frames(np.array([3, 3])) == 1
     assert spoilt.samples == 3

@@ -10,14 +10,14 @@ import pytest
 
 from deepen.testing.instruments.base import Emulator
 from deepen.testing.instruments.faults import (
-    EVERY,
+    FAULT_MAKERS,
     BadChecksum,
     ClockPause,
     CorruptBytes,
     CounterJump,
     DuplicateBytes,
     Fault,
-    Line,
+    FaultyLine,
     LoseBytes,
     LoseFrames,
     NoCalibration,
@@ -26,22 +26,24 @@ from deepen.testing.instruments.faults import (
     Unplug,
     VoltageDroop,
 )
-from deepen.testing.instruments.lvpm import Lvpm, packet
-from deepen.testing.instruments.powersensor3 import PowerSensor3
-from deepen.testing.instruments.ppk2 import Ppk2
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.lvpm import LvpmEmulator, frame_lvpm_packet
+from deepen.testing.instruments.powersensor3 import PowerSensor3Emulator
+from deepen.testing.instruments.ppk2 import Ppk2Emulator
+from deepen.testing.instruments.signal import StepSignal
 
-START = {"ppk2": b"\x0c\x01\x06", "powersensor3": b"S", "lvpm": packet(b"\x02\xff\xff\xff\xff\x03\xe8")}
+START = {"ppk2": b"\x0c\x01\x06", "powersensor3": b"S", "lvpm": frame_lvpm_packet(b"\x02\xff\xff\xff\xff\x03\xe8")}
 FRAME = {"ppk2": 4, "powersensor3": 18}
 
 
 def emulator(name: str) -> Emulator:
-    signal = Steps([1000.7], [1.0, 2.0])
-    return {"ppk2": Ppk2, "powersensor3": PowerSensor3, "lvpm": lambda s: Lvpm(s, volts=4.0)}[name](signal)
+    signal = StepSignal([1000.7], [1.0, 2.0])
+    return {"ppk2": Ppk2Emulator, "powersensor3": PowerSensor3Emulator, "lvpm": lambda s: LvpmEmulator(s, volts=4.0)}[
+        name
+    ](signal)
 
 
 def play(name: str, *faults: Fault, until_s: float = 1001.0, step_s: float = 0.01) -> bytes:
-    line = Line(emulator(name), faults)
+    line = FaultyLine(emulator(name), faults)
     out = line.receive(START[name], 1000.0)
     moments = np.arange(1, round((until_s - 1000.0) / step_s) + 1) * step_s + 1000.0
     return out + b"".join(line.advance(t) for t in moments.tolist())
@@ -60,11 +62,11 @@ def test_without_faults_nothing_changes(clean) -> None:
 
 
 @pytest.mark.parametrize("name", START)
-@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("kind", FAULT_MAKERS)
 def test_a_fault_does_not_depend_on_how_time_passes(kind: str, name: str) -> None:
     found = []
     for step_s in (1.0, 0.1, 0.0037):
-        fault = EVERY[kind](0.25)
+        fault = FAULT_MAKERS[kind](0.25)
         assert isinstance(fault, Fault)
         found.append((play(name, fault, until_s=1001.0, step_s=step_s), fault.lost, fault.damaged))
     at_once, *others = found
@@ -77,12 +79,12 @@ def test_a_fault_does_not_depend_on_how_time_passes(kind: str, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", START)
-@pytest.mark.parametrize("kind", sorted(set(EVERY) - {"split reads"}))
+@pytest.mark.parametrize("kind", sorted(set(FAULT_MAKERS) - {"split reads"}))
 def test_every_fault_changes_the_stream_or_has_no_meaning_there(kind: str, name: str, clean) -> None:
     meaningless = {("bad checksums", "ppk2"), ("bad checksums", "powersensor3")}
     elsewhere = {("missing calibration", "ppk2"), ("missing calibration", "powersensor3")}  # in the conversation
     same = {("stall with burst", name)}
-    changed = play(name, EVERY[kind](0.25)) != clean[name]
+    changed = play(name, FAULT_MAKERS[kind](0.25)) != clean[name]
     assert changed == ((kind, name) not in meaningless | elsewhere | same)
 
 
@@ -124,7 +126,7 @@ def test_two_faults_at_one_moment_both_strike(clean) -> None:
 
 
 def test_lost_frames_and_counter_jumps(ppk2_reading) -> None:
-    text = Ppk2(Steps([], [1.0])).metadata().decode()
+    text = Ppk2Emulator(StepSignal([], [1.0])).metadata().decode()
     loss, jump = LoseFrames(0.25, 5), CounterJump(0.5, 9)
     counters = ppk2_reading(play("ppk2", loss, jump), text, 3.3).counters
     steps = {k: (b - a) % 64 for k, (a, b) in enumerate(pairwise(counters)) if (b - a) % 64 != 1}
@@ -144,7 +146,7 @@ def test_a_stall_swallows_or_holds_back(clean) -> None:
     tenth = len(clean["ppk2"]) // 10
     assert play("ppk2", lossy) == clean["ppk2"][: 5 * tenth] + clean["ppk2"][6 * tenth :]
     assert lossy.lost == tenth // 4
-    line = Line(emulator("ppk2"), [holding])
+    line = FaultyLine(emulator("ppk2"), [holding])
     line.receive(START["ppk2"], 1000.0)
     assert len(line.advance(1000.55)) == 5 * tenth
     assert line.advance(1000.59) == b""
@@ -153,14 +155,14 @@ def test_a_stall_swallows_or_holds_back(clean) -> None:
 
 
 def test_a_stall_swallows_answers_too() -> None:
-    line = Line(emulator("ppk2"), [Stall(0.1, math.inf)])
+    line = FaultyLine(emulator("ppk2"), [Stall(0.1, math.inf)])
     line.receive(START["ppk2"], 1000.0)
     line.advance(1000.2)
     assert line.receive(b"\x19", 1000.3) == b""
 
 
 def test_after_the_cable_is_pulled_nothing_comes(clean) -> None:
-    line = Line(emulator("ppk2"), [Unplug(0.5)])
+    line = FaultyLine(emulator("ppk2"), [Unplug(0.5)])
     line.receive(START["ppk2"], 1000.0)
     assert line.advance(1001.0) == clean["ppk2"][: len(clean["ppk2"]) // 2]
     assert line.unplugged
@@ -171,7 +173,7 @@ def test_a_paused_clock_loses_samples_in_silence(ppk2_reading, clean) -> None:
     fault = ClockPause(0.5, 0.05)
     data = play("ppk2", fault)
     assert (len(clean["ppk2"]) - len(data)) // 4 == fault.lost == 5000
-    counters = ppk2_reading(data, Ppk2(Steps([], [1.0])).metadata().decode(), 3.3).counters
+    counters = ppk2_reading(data, Ppk2Emulator(StepSignal([], [1.0])).metadata().decode(), 3.3).counters
     assert {(b - a) % 64 for a, b in pairwise(counters)} == {1}
 
 
@@ -188,15 +190,15 @@ def test_no_calibration_from_the_first_byte(lvpm_reading) -> None:
 
 
 def test_split_reads_cut_anywhere() -> None:
-    line = Line(emulator("ppk2"), [SplitReads(most=5, seed=1)])
+    line = FaultyLine(emulator("ppk2"), [SplitReads(most=5, seed=1)])
     sizes = [line.piece(1000) for _ in range(200)]
     assert set(sizes) == {1, 2, 3, 4, 5}
     assert line.piece(1) == 1
-    assert Line(emulator("ppk2")).piece(1000) == 1000
+    assert FaultyLine(emulator("ppk2")).piece(1000) == 1000
 
 
 def test_planned_moments_count_from_the_first_start() -> None:
-    line = Line(emulator("ppk2"), [LoseFrames(0.5, 3)])
+    line = FaultyLine(emulator("ppk2"), [LoseFrames(0.5, 3)])
     line.advance(1005.0)
     line.receive(START["ppk2"], 1010.0)
     line.receive(b"\x07", 1010.2)

@@ -8,34 +8,36 @@ import numpy as np
 import pytest
 
 from deepen.testing.instruments.base import Emulator
-from deepen.testing.instruments.powersensor3 import Pair, PowerSensor3
-from deepen.testing.instruments.signal import Blocks, Steps
+from deepen.testing.instruments.powersensor3 import PowerSensor3Emulator, SensorPair
+from deepen.testing.instruments.signal import BlockSignal, StepSignal
 
 
-def streaming(signal, **options) -> PowerSensor3:
-    unit = PowerSensor3(signal, **options)
+def streaming(signal, **options) -> PowerSensor3Emulator:
+    unit = PowerSensor3Emulator(signal, **options)
     assert unit.receive(b"S", 1000.0) == b""
     return unit
 
 
-def read_config(unit: PowerSensor3, t_s: float = 1000.0) -> list[bytes]:
+def read_config(unit: PowerSensor3Emulator, t_s: float = 1000.0) -> list[bytes]:
     return [unit.receive(b"R", t_s), *(unit.receive(b".", t_s) for _ in range(8))]
 
 
 def test_it_is_an_emulator() -> None:
-    assert isinstance(PowerSensor3(Steps([], [1.0])), Emulator)
+    assert isinstance(PowerSensor3Emulator(StepSignal([], [1.0])), Emulator)
 
 
 def test_a_frame_is_a_time_stamp_and_eight_levels() -> None:
     # 12 V and 2 A: (1.65 + 0.24) * 1023 / 3.3 = 586 (585.9); 12 * 0.0877 * 310 = 326 (326.2)
-    data = streaming(Steps([], [24.0])).advance(1000.00005)
+    data = streaming(StepSignal([], [24.0])).advance(1000.00005)
     stamp = int(1000.00005e6) % 1024
     expected = [0xF0 | stamp >> 6, 0x40 | stamp & 63, 0x80 | 586 >> 6, 586 & 63, 0x90 | 326 >> 6, 326 & 63]
     assert data == bytes(expected + [b for k in range(2, 8) for b in (0x80 | k << 4, 0)])
 
 
 def test_the_configuration_comes_in_eight_records() -> None:
-    unit = PowerSensor3(Steps([], [1.0]), pairs=[Pair(share=0.5), Pair("3V3", 3.3, 0.5, gain=0.3)])
+    unit = PowerSensor3Emulator(
+        StepSignal([], [1.0]), pairs=[SensorPair(share=0.5), SensorPair("3V3", 3.3, 0.5, gain=0.3)]
+    )
     *records, end = read_config(unit)
     assert end == b"D"
     assert [len(r) for r in records] == [41] * 8
@@ -48,7 +50,7 @@ def test_the_configuration_comes_in_eight_records() -> None:
 
 
 def test_a_configuration_is_written_record_by_record() -> None:
-    unit = PowerSensor3(Steps([], [1.0]))
+    unit = PowerSensor3Emulator(StepSignal([], [1.0]))
     new = b"".join(struct.pack("<16s16sff?", b"type", b"pair", k, 1.5, True) for k in range(8))
     answers = unit.receive(b"W" + new[:100], 1.0)
     assert answers == b"SS"
@@ -58,7 +60,7 @@ def test_a_configuration_is_written_record_by_record() -> None:
 
 @pytest.mark.parametrize("command", [b"R", b"W"])
 def test_a_late_host_makes_it_reset(command: bytes) -> None:
-    unit = streaming(Steps([], [1.0]))
+    unit = streaming(StepSignal([], [1.0]))
     unit.receive(command, 1000.0)
     unit.advance(1001.9)
     assert unit.resets == 0
@@ -69,7 +71,7 @@ def test_a_late_host_makes_it_reset(command: bytes) -> None:
 
 
 def test_the_stream_rests_during_a_hand_shake(powersensor3_reading) -> None:
-    unit = streaming(Steps([], [1.0]))
+    unit = streaming(StepSignal([], [1.0]))
     unit.receive(b"R", 1000.0)
     assert unit.advance(1000.01) == b""
     for _ in range(8):
@@ -80,15 +82,15 @@ def test_the_stream_rests_during_a_hand_shake(powersensor3_reading) -> None:
 
 
 def test_time_stamps_wrap_and_run_with_its_own_clock(powersensor3_reading) -> None:
-    unit = streaming(Steps([], [1.0]), ppm=100.0)
+    unit = streaming(StepSignal([], [1.0]), ppm=100.0)
     read = powersensor3_reading(unit.advance(1010.0))
     assert len(read.stamps_us) == 200_020
     assert set(np.diff(read.stamps_us) % 1024) == {50}
 
 
 def test_the_energy_read_is_the_true_energy(powersensor3_reading) -> None:
-    pairs = [Pair("12V", 12.0, 0.75), Pair("5V", 5.0, 0.25, gain=0.2)]
-    unit = streaming(Blocks(3.0, 60.0, [(1000.2, 1000.6)]), pairs=pairs, noise_a=0.1, noise_v=0.05, seed=3)
+    pairs = [SensorPair("12V", 12.0, 0.75), SensorPair("5V", 5.0, 0.25, gain=0.2)]
+    unit = streaming(BlockSignal(3.0, 60.0, [(1000.2, 1000.6)]), pairs=pairs, noise_a=0.1, noise_v=0.05, seed=3)
     levels = np.array(powersensor3_reading(unit.advance(1001.0)).levels)
     values = np.zeros((20_000, 8))
     for k, record in enumerate(read_config(unit, 1001.0)[:4]):
@@ -100,7 +102,7 @@ def test_the_energy_read_is_the_true_energy(powersensor3_reading) -> None:
 
 
 def test_markers_are_on_sensor_zero_one_per_frame(powersensor3_reading) -> None:
-    unit = streaming(Steps([], [1.0]))
+    unit = streaming(StepSignal([], [1.0]))
     unit.advance(1000.0002)
     unit.receive(b"MM", 1000.0002)
     read = powersensor3_reading(unit.advance(1000.0005))
@@ -109,14 +111,14 @@ def test_markers_are_on_sensor_zero_one_per_frame(powersensor3_reading) -> None:
 
 
 def test_markers_come_out_before_it_stops(powersensor3_reading) -> None:
-    unit = streaming(Steps([], [1.0]))
+    unit = streaming(StepSignal([], [1.0]))
     unit.receive(b"MMT", 1000.0)
     assert powersensor3_reading(unit.advance(1001.0)).marked == [True, True]
     assert unit.advance(1002.0) == b""
 
 
 def test_stop_signal_single_set_and_counter(powersensor3_reading) -> None:
-    unit = streaming(Steps([], [24.0]))
+    unit = streaming(StepSignal([], [24.0]))
     assert unit.receive(b"I", 1000.0) == b""
     assert struct.unpack("<I", unit.receive(b"Q", 1000.5)) == (80_000,)
     assert unit.receive(b"X", 1001.0) == b"\xff\x3f\xff\x3f"
@@ -127,7 +129,7 @@ def test_stop_signal_single_set_and_counter(powersensor3_reading) -> None:
 
 
 def test_an_erased_memory_reads_no_numbers() -> None:
-    unit = PowerSensor3(Steps([], [1.0]))
+    unit = PowerSensor3Emulator(StepSignal([], [1.0]))
     unit.uncalibrate()
     record = read_config(unit)[0]
     assert record == b"\xff" * 41
@@ -135,19 +137,19 @@ def test_an_erased_memory_reads_no_numbers() -> None:
 
 
 def test_levels_end_at_the_ends_of_the_scale(powersensor3_reading) -> None:
-    unit = streaming(Steps([], [1e4]), pairs=[Pair(gain=1.0)])
+    unit = streaming(StepSignal([], [1e4]), pairs=[SensorPair(gain=1.0)])
     assert powersensor3_reading(unit.advance(1000.0001)).levels[0][:2] == [1023, 1023]
 
 
 def test_a_droop_lowers_the_rail(powersensor3_reading) -> None:
-    unit = streaming(Steps([], [24.0]))
+    unit = streaming(StepSignal([], [24.0]))
     unit.supply.sag(1000.0, 1001.0, 6.0)
     amperes, volts = powersensor3_reading(unit.advance(1000.0001)).levels[0][:2]
     assert (amperes, volts) == (round((1.65 + 0.48) * 310), round(6 * 0.0877 * 310))
 
 
 def test_lost_frames_and_jumps_show_in_the_time_stamps(powersensor3_reading) -> None:
-    unit = streaming(Steps([], [1.0]))
+    unit = streaming(StepSignal([], [1.0]))
     before = powersensor3_reading(unit.advance(1000.0001)).stamps_us[-1]
     toll = unit.wire.lose(4)
     unit.wire.jump(7)
@@ -158,6 +160,6 @@ def test_lost_frames_and_jumps_show_in_the_time_stamps(powersensor3_reading) -> 
 
 
 def test_pairs_that_do_not_make_a_whole_are_refused() -> None:
-    for pairs in [(), (Pair(share=0.4),), (Pair(share=0.2),) * 5]:
+    for pairs in [(), (SensorPair(share=0.4),), (SensorPair(share=0.2),) * 5]:
         with pytest.raises(ValueError, match="one to four pairs"):
-            PowerSensor3(Steps([], [1.0]), pairs=pairs)
+            PowerSensor3Emulator(StepSignal([], [1.0]), pairs=pairs)

@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 
 from deepen.testing.instruments.base import Emulator
-from deepen.testing.instruments.ppk2 import THRESHOLDS_A, Calibration, Ppk2
-from deepen.testing.instruments.signal import Blocks, Ramp, Steps
+from deepen.testing.instruments.ppk2 import THRESHOLDS_A, EmulatedPpk2Calibration, Ppk2Emulator
+from deepen.testing.instruments.signal import BlockSignal, RampSignal, StepSignal
 
 START, STOP, METADATA, ON, OFF = b"\x06", b"\x07", b"\x19", b"\x0c\x01", b"\x0c\x00"
 
 
-def streaming(signal, **options) -> Ppk2:
-    unit = Ppk2(signal, **options)
+def streaming(signal, **options) -> Ppk2Emulator:
+    unit = Ppk2Emulator(signal, **options)
     assert unit.receive(ON + START, 1000.0) == b""
     return unit
 
 
 def test_it_is_an_emulator() -> None:
-    assert isinstance(Ppk2(Steps([], [1.0])), Emulator)
+    assert isinstance(Ppk2Emulator(StepSignal([], [1.0])), Emulator)
 
 
 def test_a_sample_is_a_word_of_four_bytes() -> None:
-    unit = streaming(Steps([], [0.0]), calibration=Calibration(o=(40.0,) * 5, s=(0.0,) * 5, i=(0.0,) * 5))
+    unit = streaming(
+        StepSignal([], [0.0]), calibration=EmulatedPpk2Calibration(o=(40.0,) * 5, s=(0.0,) * 5, i=(0.0,) * 5)
+    )
     unit.logic.set(1000.000015, 5, True)
     assert unit.advance(1000.00003) == struct.pack("<III", 10, 10 | 1 << 18 | 32 << 24, 10 | 2 << 18 | 32 << 24)
 
@@ -35,7 +37,7 @@ def test_each_range_reads_back_to_its_resolution(span: int, ppk2_reading) -> Non
     edges = [200e-9, *THRESHOLDS_A, 1.0]
     amperes = np.geomspace(edges[span] * 1.001, edges[span + 1] * 0.999, 500)
     times = 1000.0 + 1e-5 * np.arange(500)
-    unit = streaming(Steps(times[1:], 3.3 * amperes))
+    unit = streaming(StepSignal(times[1:], 3.3 * amperes))
     read = ppk2_reading(unit.advance(1000.005), unit.metadata().decode(), 3.3)
     assert read.ranges == [span] * 500
     resolution = 4 * 1.8 / 163840 / (1031.64, 101.65, 10.15, 0.94, 0.043)[span]
@@ -44,7 +46,7 @@ def test_each_range_reads_back_to_its_resolution(span: int, ppk2_reading) -> Non
 
 
 def test_the_energy_read_is_the_true_energy(ppk2_reading) -> None:
-    unit = streaming(Blocks(0.03, 0.9, [(1000.1, 1000.2), (1000.25, 1000.3)]))
+    unit = streaming(BlockSignal(0.03, 0.9, [(1000.1, 1000.2), (1000.25, 1000.3)]))
     read = ppk2_reading(unit.advance(1000.5), unit.metadata().decode(), 3.3)
     assert len(read.amperes) == 50_000
     true_j = unit.energy_j(1000.0, 1000.5)
@@ -53,7 +55,7 @@ def test_the_energy_read_is_the_true_energy(ppk2_reading) -> None:
 
 
 def test_metadata_is_lines_up_to_end() -> None:
-    lines = Ppk2(Steps([], [1.0]), regulator_v=3.7).receive(METADATA, 0.0).decode("ascii").split("\n")
+    lines = Ppk2Emulator(StepSignal([], [1.0]), regulator_v=3.7).receive(METADATA, 0.0).decode("ascii").split("\n")
     assert lines[-2:] == ["END", ""]
     values = dict(line.split(": ") for line in lines[:-2])
     assert {f"{name}{k}" for name in ("R", "GS", "GI", "O", "S", "I", "UG") for k in range(5)} < values.keys()
@@ -64,7 +66,7 @@ def test_metadata_is_lines_up_to_end() -> None:
 
 
 def test_metadata_with_the_defects_of_real_units() -> None:
-    unit = Ppk2(Steps([], [1.0]), defects={"R2": "0.0000", "S4": "-nan", "HW": ""})
+    unit = Ppk2Emulator(StepSignal([], [1.0]), defects={"R2": "0.0000", "S4": "-nan", "HW": ""})
     text = unit.metadata().decode()
     assert "R2: 0.0000\n" in text
     assert "S4: -nan\n" in text
@@ -74,13 +76,13 @@ def test_metadata_with_the_defects_of_real_units() -> None:
 
 
 def test_a_user_gain_is_stored() -> None:
-    unit = Ppk2(Steps([], [1.0]))
+    unit = Ppk2Emulator(StepSignal([], [1.0]))
     unit.receive(b"\x25\x03" + struct.pack("<f", 1.25), 0.0)
     assert b"UG3: 1.25\n" in unit.metadata()
 
 
 def test_the_counter_runs_modulo_64_across_streams(ppk2_reading) -> None:
-    unit = streaming(Steps([], [0.5]), counter=60)
+    unit = streaming(StepSignal([], [0.5]), counter=60)
     text = unit.metadata().decode()
     assert ppk2_reading(unit.advance(1000.0001), text, 3.3).counters == [60, 61, 62, 63, 0, 1, 2, 3, 4, 5]
     unit.receive(STOP, 1000.0001)
@@ -94,7 +96,7 @@ def test_the_counter_runs_modulo_64_across_streams(ppk2_reading) -> None:
 
 
 def test_power_and_voltage_follow_the_commands() -> None:
-    unit = Ppk2(Steps([], [1.0]), external_v=4.2)
+    unit = Ppk2Emulator(StepSignal([], [1.0]), external_v=4.2)
     assert unit.supply.volts == 0
     unit.receive(b"\x0d\x0b", 1.0)  # split inside a command
     unit.receive(b"\xb8" + ON, 1.0)
@@ -112,19 +114,19 @@ def test_power_and_voltage_follow_the_commands() -> None:
 
 
 def test_no_load_reads_nothing(ppk2_reading) -> None:
-    unit = Ppk2(Steps([], [1.0]))
+    unit = Ppk2Emulator(StepSignal([], [1.0]))
     unit.receive(START, 0.0)
     read = ppk2_reading(unit.advance(0.001), unit.metadata().decode(), 0.0)
     assert max(map(abs, read.amperes)) < 50e-9
 
 
 def test_too_much_current_clips() -> None:
-    words = np.frombuffer(streaming(Steps([], [1e3])).advance(1000.001), "<u4")
+    words = np.frombuffer(streaming(StepSignal([], [1e3])).advance(1000.001), "<u4")
     assert (words & 0x3FFF == 0x3FFF).all()
 
 
 def test_spikes_after_a_change_of_range_reach_across_calls() -> None:
-    signal = Ramp([1000.0, 1000.001], [0.0, 3.3])
+    signal = RampSignal([1000.0, 1000.001], [0.0, 3.3])
     plain, spiked = streaming(signal), streaming(signal, spike=0.5)
     expected = np.frombuffer(plain.advance(1000.001), "<u4")
     found = np.frombuffer(b"".join(spiked.advance(1000.0 + k * 1e-5) for k in range(101)), "<u4")
@@ -137,12 +139,12 @@ def test_spikes_after_a_change_of_range_reach_across_calls() -> None:
 
 
 def test_noise_is_seeded() -> None:
-    first, again, other = (streaming(Steps([], [0.5]), noise_a=1e-4, seed=s).advance(1000.01) for s in (1, 1, 2))
+    first, again, other = (streaming(StepSignal([], [0.5]), noise_a=1e-4, seed=s).advance(1000.01) for s in (1, 1, 2))
     assert first == again != other
 
 
 def test_lost_frames_leave_a_hole_in_the_counter(ppk2_reading) -> None:
-    unit = streaming(Steps([], [0.5]))
+    unit = streaming(StepSignal([], [0.5]))
     unit.advance(1000.0001)
     toll = unit.wire.lose(7)
     unit.wire.jump(2)
@@ -152,5 +154,5 @@ def test_lost_frames_leave_a_hole_in_the_counter(ppk2_reading) -> None:
 
 
 def test_samples_in_bytes() -> None:
-    unit = Ppk2(Steps([], [1.0]))
+    unit = Ppk2Emulator(StepSignal([], [1.0]))
     assert [unit.samples_in(*span) for span in [(0, 0), (0, 1), (3, 5), (4, 8), (7, 13)]] == [0, 1, 2, 1, 3]

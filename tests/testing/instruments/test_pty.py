@@ -12,10 +12,10 @@ import pytest
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
 from deepen.testing.instruments.faults import LoseFrames, SplitReads
-from deepen.testing.instruments.lvpm import Lvpm, packet
-from deepen.testing.instruments.ppk2 import Ppk2
-from deepen.testing.instruments.pty import serve
-from deepen.testing.instruments.signal import Live, Steps
+from deepen.testing.instruments.lvpm import LvpmEmulator, frame_lvpm_packet
+from deepen.testing.instruments.ppk2 import Ppk2Emulator
+from deepen.testing.instruments.pty import serve_emulator
+from deepen.testing.instruments.signal import StepSignal, SwitchedSignal
 
 serial = pytest.importorskip("serial", reason="pyserial is not installed; pip install 'deepen[serial]'")
 
@@ -31,7 +31,10 @@ def read_until(port, enough: Callable[[bytes], bool]) -> bytes:
 
 
 def test_a_conversation_and_a_stream_without_loss(ppk2_reading) -> None:
-    with serve(Ppk2(Steps([], [0.33]), ppm=20.0)) as served, serial.Serial(served.path, 115200, timeout=0.1) as port:
+    with (
+        serve_emulator(Ppk2Emulator(StepSignal([], [0.33]), ppm=20.0)) as served,
+        serial.Serial(served.path, 115200, timeout=0.1) as port,
+    ):
         port.write(b"\x19")
         text = read_until(port, lambda data: data.endswith(b"END\n")).decode()
         port.write(b"\x0c\x01\x06")
@@ -51,14 +54,17 @@ def test_a_conversation_and_a_stream_without_loss(ppk2_reading) -> None:
 
 
 def test_power_and_inputs_are_driven_while_it_runs(ppk2_reading) -> None:
-    with serve(Ppk2(Live(0.033))) as served, serial.Serial(served.path, 115200, timeout=0.1) as port:
+    with (
+        serve_emulator(Ppk2Emulator(SwitchedSignal(0.033))) as served,
+        serial.Serial(served.path, 115200, timeout=0.1) as port,
+    ):
         port.write(b"\x0c\x01\x06")
         before = read_until(port, lambda data: len(data) >= 4000)
         served.drive(3, True)
         moment = served.switch(0.33)
         data = before + read_until(port, lambda data: len(data) >= 40_000)
         energy_j = served.energy_j(moment - 1e-4, moment + 1e-4)
-        read = ppk2_reading(data, Ppk2(Steps([], [1.0])).metadata().decode(), 3.3)
+        read = ppk2_reading(data, Ppk2Emulator(StepSignal([], [1.0])).metadata().decode(), 3.3)
         assert read.amperes[500] == pytest.approx(0.01, rel=0.05)
         assert read.amperes[-1] == pytest.approx(0.1, rel=0.05)
         assert (read.logic[500], read.logic[-1]) == (0, 8)
@@ -66,7 +72,7 @@ def test_power_and_inputs_are_driven_while_it_runs(ppk2_reading) -> None:
 
 
 def test_what_cannot_be_driven_is_refused() -> None:
-    with serve(Lvpm(Steps([], [1.0]))) as served:
+    with serve_emulator(LvpmEmulator(StepSignal([], [1.0]))) as served:
         with pytest.raises(MeterError, match="not Live"):
             served.switch(1.0)
         with pytest.raises(MeterError, match="logic"):
@@ -75,10 +81,10 @@ def test_what_cannot_be_driven_is_refused() -> None:
 
 
 def test_faults_strike_in_the_process(lvpm_reading) -> None:
-    unit = Lvpm(Steps([], [1.0]), volts=4.0)
-    with serve(unit, faults=[LoseFrames(0.02, 2), SplitReads()]) as served:
+    unit = LvpmEmulator(StepSignal([], [1.0]), volts=4.0)
+    with serve_emulator(unit, faults=[LoseFrames(0.02, 2), SplitReads()]) as served:
         with serial.Serial(served.path, 9600, timeout=0.1) as port:
-            port.write(packet(b"\x02\x00\x00\x01\xf4\x03\xe8"))  # 500 samples
+            port.write(frame_lvpm_packet(b"\x02\x00\x00\x01\xf4\x03\xe8"))  # 500 samples
             data = read_until(port, lambda data: len(data) >= 46 + (71 - 2) * 63 + 31)
         assert served.lost() == 14
         assert [fault.lost for fault in served.faults()] == [14, 0]
@@ -87,7 +93,10 @@ def test_faults_strike_in_the_process(lvpm_reading) -> None:
 
 
 def test_a_pulled_cable_is_an_error_of_the_port() -> None:
-    with serve(Ppk2(Steps([], [1.0]))) as served, serial.Serial(served.path, 115200, timeout=0.1) as port:
+    with (
+        serve_emulator(Ppk2Emulator(StepSignal([], [1.0]))) as served,
+        serial.Serial(served.path, 115200, timeout=0.1) as port,
+    ):
         port.write(b"\x0c\x01\x06")
         read_until(port, lambda data: len(data) >= 4000)
         served.unplug()
@@ -96,7 +105,10 @@ def test_a_pulled_cable_is_an_error_of_the_port() -> None:
 
 
 def test_a_host_that_does_not_read_loses_whole_samples() -> None:
-    with serve(Ppk2(Steps([], [1.0])), buffer_bytes=1000) as served, serial.Serial(served.path, timeout=0.1) as port:
+    with (
+        serve_emulator(Ppk2Emulator(StepSignal([], [1.0])), buffer_bytes=1000) as served,
+        serial.Serial(served.path, timeout=0.1) as port,
+    ):
         port.write(b"\x0c\x01\x06")
         end_s = monotonic_s() + PATIENCE_S
         while not served.lost():
@@ -106,7 +118,7 @@ def test_a_host_that_does_not_read_loses_whole_samples() -> None:
 
 
 def test_the_port_can_be_opened_again() -> None:
-    with serve(Ppk2(Steps([], [1.0]))) as served:
+    with serve_emulator(Ppk2Emulator(StepSignal([], [1.0]))) as served:
         for _ in range(2):
             with serial.Serial(served.path, 115200, timeout=0.1) as port:
                 port.write(b"\x19")
@@ -114,7 +126,7 @@ def test_the_port_can_be_opened_again() -> None:
 
 
 def test_the_process_ends_with_the_block() -> None:
-    with serve(Ppk2(Steps([], [1.0]))) as served:
+    with serve_emulator(Ppk2Emulator(StepSignal([], [1.0]))) as served:
         path = served.path
         assert os.path.exists(path)  # noqa: PTH110
     with pytest.raises(MeterError, match="has ended"):
@@ -123,7 +135,7 @@ def test_the_process_ends_with_the_block() -> None:
 
 def test_questions_of_several_threads_get_their_own_answers() -> None:
     wrong: list[object] = []
-    with serve(Ppk2(Live(0.033))) as served:
+    with serve_emulator(Ppk2Emulator(SwitchedSignal(0.033))) as served:
 
         def ask(question: Callable[[], float | int], right: Callable[[float | int], bool]) -> None:
             wrong.extend(answer for answer in (question() for _ in range(300)) if not right(answer))

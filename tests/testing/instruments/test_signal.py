@@ -10,56 +10,56 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepen.testing.instruments.signal import (
-    Blocks,
-    Droop,
-    Events,
-    Live,
-    Logic,
-    Ramp,
-    Ripple,
-    Signal,
-    Steps,
-    Sum,
+    BlockSignal,
+    DecaySignal,
+    EventSignal,
+    LogicInputs,
+    PowerSignal,
+    RampSignal,
+    SineSignal,
+    StepSignal,
+    SummedSignal,
+    SwitchedSignal,
 )
-from deepen.testing.power import Timeline
+from deepen.testing.power import PowerTimeline
 
 
-def timeline() -> Timeline:
-    line = Timeline(1.0)
+def timeline() -> PowerTimeline:
+    line = PowerTimeline(1.0)
     for start, end, power in [(1.0, 2.0, 3.0), (1.5, 1.75, 2.0), (2.0, 2.25, 0.5), (4.0, 4.0, 9.0)]:
         line.add(start, end, power)
     return line
 
 
-def live() -> Live:
-    signal = Live(1.0)
+def live() -> SwitchedSignal:
+    signal = SwitchedSignal(1.0)
     for moment, power in [(1.0, 2.0), (1.5, 0.0), (1.5, 4.0), (3.0, 1.0)]:
         signal.switch(moment, power)
     return signal
 
 
-SIGNALS: dict[str, Signal] = {
-    "constant": Steps([], [2.5]),
-    "steps": Steps([1.0, 1.25, 3.0], [0.0, 4.0, -1.0, 2.0]),
-    "blocks": Blocks(0.5, 5.0, [(1.0, 1.5), (2.0, 3.0)]),
-    "ramp": Ramp([1.0, 2.0, 2.5], [1.0, 5.0, 0.0]),
-    "level": Ramp([1.0], [3.0]),
-    "droop": Droop(1.0, 3.0, 1.0, 0.7),
-    "ripple": Ripple(2.0, 3.0, 0.5),
-    "sum": Sum(Steps([1.0], [0.0, 1.0]), Ramp([0.0, 4.0], [0.0, 4.0]), Ripple(0.1, 7.0)),
-    "events": Events(timeline()),
+SIGNALS: dict[str, PowerSignal] = {
+    "constant": StepSignal([], [2.5]),
+    "steps": StepSignal([1.0, 1.25, 3.0], [0.0, 4.0, -1.0, 2.0]),
+    "blocks": BlockSignal(0.5, 5.0, [(1.0, 1.5), (2.0, 3.0)]),
+    "ramp": RampSignal([1.0, 2.0, 2.5], [1.0, 5.0, 0.0]),
+    "level": RampSignal([1.0], [3.0]),
+    "droop": DecaySignal(1.0, 3.0, 1.0, 0.7),
+    "ripple": SineSignal(2.0, 3.0, 0.5),
+    "sum": SummedSignal(StepSignal([1.0], [0.0, 1.0]), RampSignal([0.0, 4.0], [0.0, 4.0]), SineSignal(0.1, 7.0)),
+    "events": EventSignal(timeline()),
     "live": live(),
 }
 
 
-def power(signal: Signal, t_s: np.ndarray) -> np.ndarray:
+def power(signal: PowerSignal, t_s: np.ndarray) -> np.ndarray:
     return signal.mean_w(t_s, t_s)
 
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_the_mean_is_that_of_the_power_at_many_moments(name: str) -> None:
     signal = SIGNALS[name]
-    assert isinstance(signal, Signal)
+    assert isinstance(signal, PowerSignal)
     fine = (np.arange(400_000) + 0.5) * 1e-5
     coarse = power(signal, fine).reshape(-1, 1000).mean(axis=1)
     edges = np.linspace(0.0, 4.0, 401)
@@ -91,14 +91,14 @@ def test_known_energies() -> None:
 
 
 def test_a_level_between_edges_is_exact_an_hour_in() -> None:
-    signal = Steps([3600.0], [1e-6, 10.0])
+    signal = StepSignal([3600.0], [1e-6, 10.0])
     start = 3599.0 + np.arange(90_000) * 1e-5
     assert (signal.mean_w(start, start + 1e-5) == 1e-6).all()
 
 
 def test_events_added_later_count() -> None:
-    line = Timeline(1.0)
-    signal = Events(line)
+    line = PowerTimeline(1.0)
+    signal = EventSignal(line)
     before = signal.mean_w(np.array([0.0]), np.array([1.0]))
     line.add(0.25, 0.5, 4.0)
     assert before == pytest.approx(1.0)
@@ -107,19 +107,19 @@ def test_events_added_later_count() -> None:
 
 def test_what_is_no_signal_is_refused() -> None:
     with pytest.raises(ValueError, match="one level more"):
-        Steps([1.0], [1.0])
+        StepSignal([1.0], [1.0])
     with pytest.raises(ValueError, match="increasing"):
-        Steps([1.0, 1.0], [1.0, 2.0, 3.0])
+        StepSignal([1.0, 1.0], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="increasing"):
-        Blocks(0.0, 1.0, [(1.0, 2.0), (2.0, 3.0)])
+        BlockSignal(0.0, 1.0, [(1.0, 2.0), (2.0, 3.0)])
     with pytest.raises(ValueError, match="points"):
-        Ramp([], [])
+        RampSignal([], [])
     with pytest.raises(ValueError, match="order of time"):
         live().switch(0.5, 1.0)
 
 
 def test_logic_inputs_hold_their_level() -> None:
-    logic = Logic()
+    logic = LogicInputs()
     logic.pulse(1.0, 2.0, 0)
     logic.set(3.0, 7, True)
     assert logic.at(np.array([0.5, 1.0, 1.999, 2.0, 3.0])).tolist() == [0, 1, 1, 0, 128]

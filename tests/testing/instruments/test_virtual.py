@@ -8,18 +8,18 @@ import pytest
 from deepen.errors import MeterError
 from deepen.meters.stream.types import Port
 from deepen.testing.clock import VirtualClock
-from deepen.testing.device import Cost, FakeRuntime
+from deepen.testing.device import FakeRuntime, RunCost
 from deepen.testing.instruments.faults import SplitReads, Stall, Unplug
-from deepen.testing.instruments.ppk2 import Ppk2
-from deepen.testing.instruments.signal import Blocks, Events, Steps
+from deepen.testing.instruments.ppk2 import Ppk2Emulator
+from deepen.testing.instruments.signal import BlockSignal, EventSignal, StepSignal
 from deepen.testing.instruments.virtual import VirtualPort
-from deepen.testing.power import Timeline
+from deepen.testing.power import PowerTimeline
 
 ON_START, METADATA = b"\x0c\x01\x06", b"\x19"
 
 
 def port(clock: VirtualClock, **options) -> VirtualPort:
-    return VirtualPort(Ppk2(Blocks(0.1, 1.0, [(1000.3, 1000.6)])), clock, **options)
+    return VirtualPort(Ppk2Emulator(BlockSignal(0.1, 1.0, [(1000.3, 1000.6)])), clock, **options)
 
 
 def test_it_is_a_port(clock) -> None:
@@ -144,7 +144,7 @@ def test_the_last_command_arrives_though_the_port_is_closed(clock) -> None:
 
 
 def test_a_unit_can_be_opened_again(clock) -> None:
-    unit = Ppk2(Steps([], [1.0]))
+    unit = Ppk2Emulator(StepSignal([], [1.0]))
     for _ in range(2):
         made = VirtualPort(unit, clock, latency_s=1e-3)
         made.write(ON_START)
@@ -155,9 +155,9 @@ def test_a_unit_can_be_opened_again(clock) -> None:
 
 
 def test_the_events_of_a_running_workload_are_in_the_stream(clock, tmp_path, ppk2_reading) -> None:
-    timeline = Timeline(0.1)
-    runtime = FakeRuntime(clock, timeline, lambda path: Cost(latency_s=2e-3, power_w=0.9))
-    unit = Ppk2(Events(timeline))
+    timeline = PowerTimeline(0.1)
+    runtime = FakeRuntime(clock, timeline, lambda path: RunCost(latency_s=2e-3, power_w=0.9))
+    unit = Ppk2Emulator(EventSignal(timeline))
     made = VirtualPort(unit, clock)
     made.write(ON_START)
     (tmp_path / "model").touch()
@@ -175,7 +175,7 @@ def test_the_events_of_a_running_workload_are_in_the_stream(clock, tmp_path, ppk
 
 
 def test_an_hour_of_long_transfers_is_quick_to_make(clock) -> None:
-    made = VirtualPort(Ppk2(Steps([], [1e-3])), clock, batch_s=0.25, jitter_s=1e-3)
+    made = VirtualPort(Ppk2Emulator(StepSignal([], [1e-3])), clock, batch_s=0.25, jitter_s=1e-3)
     made.write(METADATA)
     clock.sleep(3600.0)
     assert made.read(0.0).endswith(b"END\n")

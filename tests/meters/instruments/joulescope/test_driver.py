@@ -22,8 +22,8 @@ from deepen.meters.instruments.joulescope.parser import INPUT, POWER, Joulescope
 from deepen.meters.registry import open_meter
 from deepen.meters.stream.types import Samples
 from deepen.meters.types import MeterContext, MeterSpec
-from deepen.testing.instruments.joulescope import FakeDriver
-from deepen.testing.instruments.signal import Blocks, Steps
+from deepen.testing.instruments.joulescope import FakeJoulescopeDriver
+from deepen.testing.instruments.signal import BlockSignal, StepSignal
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +32,10 @@ def lock_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeDriver], FakeDriver]:
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeJoulescopeDriver], FakeJoulescopeDriver]:
     """Put a driver where the maker's package would be."""
 
-    def put(driver: FakeDriver) -> FakeDriver:
+    def put(driver: FakeJoulescopeDriver) -> FakeJoulescopeDriver:
         monkeypatch.setitem(sys.modules, "pyjoulescope_driver", SimpleNamespace(Driver=lambda: driver))
         return driver
 
@@ -173,7 +173,7 @@ def test_any_bytes_are_taken(parts: list[bytes]) -> None:
 
 
 def test_what_is_set_and_started(install: Any) -> None:
-    driver = install(FakeDriver(Steps([], [1.0])))
+    driver = install(FakeJoulescopeDriver(StepSignal([], [1.0])))
     port = JoulescopePort(driver, "u/js220/000415")
     instrument = JoulescopeInstrument(port, MeterSpec.parse("joulescope?rate_hz=20000&inputs=0,3"), "measured")
     assert (instrument.serial, instrument.rate_hz) == ("000415", 20000)
@@ -188,14 +188,14 @@ def test_what_is_set_and_started(install: Any) -> None:
 
 
 def test_a_js110_has_its_own_topics(install: Any) -> None:
-    driver = install(FakeDriver(Steps([], [1.0]), ("u/js110/002557",)))
+    driver = install(FakeJoulescopeDriver(StepSignal([], [1.0]), ("u/js110/002557",)))
     JoulescopeInstrument(JoulescopePort(driver, "u/js110/002557"), MeterSpec.parse("joulescope"), "measured")
     assert ("u/js110/002557/s/i/range/select", "auto") in driver.published
 
 
 @pytest.mark.parametrize("option", ["rate_hz=12345", "rate_hz=0", "inputs=4", "inputs=x", "volts=3"])
 def test_wrong_options_are_refused(install: Any, option: str) -> None:
-    driver = install(FakeDriver(Steps([], [1.0])))
+    driver = install(FakeJoulescopeDriver(StepSignal([], [1.0])))
     with pytest.raises(ConfigError, match=option.partition("=")[0]):
         open_meter(f"joulescope?{option}")
     assert driver.finalized or not driver.opened
@@ -205,7 +205,9 @@ def test_a_recording_has_the_energy_and_the_marks(install: Any) -> None:
     origin = time.monotonic()
     edge = origin + 0.5
     driver = install(
-        FakeDriver(Steps([edge], [0.5, 2.0]), input_lag=300, levels=lambda k, t_s: (t_s >= edge) & (k == 1))
+        FakeJoulescopeDriver(
+            StepSignal([edge], [0.5, 2.0]), input_lag=300, levels=lambda k, t_s: (t_s >= edge) & (k == 1)
+        )
     )
     driver.run()
     meter = open_meter("joulescope:000415?rate_hz=10000&inputs=0,1")
@@ -223,7 +225,7 @@ def test_a_recording_has_the_energy_and_the_marks(install: Any) -> None:
 
 
 def test_samples_the_instrument_lost_are_counted(install: Any) -> None:
-    driver = install(FakeDriver(Blocks(0.5, 1.0, [(0.0, 1.0)])))
+    driver = install(FakeJoulescopeDriver(BlockSignal(0.5, 1.0, [(0.0, 1.0)])))
     port = JoulescopePort(driver, "u/js220/000415")
     instrument = JoulescopeInstrument(port, MeterSpec.parse("joulescope?rate_hz=10000"), "measured")
     parser = instrument.begin()
@@ -236,7 +238,7 @@ def test_samples_the_instrument_lost_are_counted(install: Any) -> None:
 
 
 def test_unplugging_is_told(install: Any) -> None:
-    driver = install(FakeDriver(Steps([], [1.0])))
+    driver = install(FakeJoulescopeDriver(StepSignal([], [1.0])))
     port = JoulescopePort(driver, "u/js220/000415")
     driver.unplug("u/js220/000999")
     assert port.read(0.0) == b""
@@ -246,11 +248,11 @@ def test_unplugging_is_told(install: Any) -> None:
 
 
 def test_finding_one_of_none_one_and_several(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(FakeDriver(Steps([], [1.0]), ()))
+    install(FakeJoulescopeDriver(StepSignal([], [1.0]), ()))
     assert driver.DRIVER.probe(MeterContext()).cause == "none is plugged in"
     with pytest.raises(MeterError, match="no instrument is plugged in"):
         open_meter("joulescope")
-    install(FakeDriver(Steps([], [1.0]), ("u/js220/1", "u/js110/2", "u/mb/3")))
+    install(FakeJoulescopeDriver(StepSignal([], [1.0]), ("u/js220/1", "u/js110/2", "u/mb/3")))
     assert [f.serial for f in driver.DRIVER.probe(MeterContext()).found] == ["1", "2"]
     with pytest.raises(MeterError, match=r"several here.*name one"):
         open_meter("joulescope")
@@ -262,7 +264,7 @@ def test_finding_one_of_none_one_and_several(install: Any, monkeypatch: pytest.M
 
 
 def test_an_instrument_in_use_is_refused(install: Any) -> None:
-    install(FakeDriver(Steps([], [1.0])))
+    install(FakeJoulescopeDriver(StepSignal([], [1.0])))
     first = open_meter("joulescope")
     with pytest.raises(MeterError, match="in use"):
         open_meter("joulescope")

@@ -13,10 +13,10 @@ from deepen.meters.instruments.lpm01a.driver import DRIVER, Lpm01aInstrument
 from deepen.meters.stream.types import Instrument
 from deepen.meters.types import MeterContext, MeterSpec
 from deepen.records import PowerTrace
-from deepen.testing.instruments.faults import EVERY, ClockPause, LoseBytes, LoseFrames, Unplug
+from deepen.testing.instruments.faults import FAULT_MAKERS, ClockPause, LoseBytes, LoseFrames, Unplug
 from deepen.testing.instruments.lpm01a import Lpm01aBoard
-from deepen.testing.instruments.pty import serve
-from deepen.testing.instruments.signal import Blocks, Live, Steps
+from deepen.testing.instruments.pty import serve_emulator
+from deepen.testing.instruments.signal import BlockSignal, StepSignal, SwitchedSignal
 
 IDLE_W, ACTIVE_W = 0.004, 0.060
 WINDOWS = [(1004.0, 1004.4), (1006.0, 1007.5)]
@@ -24,7 +24,7 @@ Connect = Callable[..., Any]
 
 
 def board(**options: Any) -> Lpm01aBoard:
-    return Lpm01aBoard(Blocks(IDLE_W, ACTIVE_W, WINDOWS), **options)
+    return Lpm01aBoard(BlockSignal(IDLE_W, ACTIVE_W, WINDOWS), **options)
 
 
 def record(rig: Any, until_s: float = 1010.0) -> PowerTrace:
@@ -134,7 +134,7 @@ def test_a_board_that_refuses_a_command_is_told_with_its_reason(connect: Connect
 
 def test_a_failed_calibration_is_told(connect: Connect):
     with pytest.raises(MeterError, match="calibration failed"):
-        connect(Lpm01aInstrument, board(), [EVERY["missing calibration"](0.0)])
+        connect(Lpm01aInstrument, board(), [FAULT_MAKERS["missing calibration"](0.0)])
 
 
 def test_something_else_at_the_port_is_named(connect: Connect):
@@ -143,7 +143,7 @@ def test_something_else_at_the_port_is_named(connect: Connect):
             return b""
 
     with pytest.raises(MeterError, match=r"no PowerShield answers at virtual:lpm01a.*name another port"):
-        connect(Lpm01aInstrument, Mute(Steps([], [0.01])))
+        connect(Lpm01aInstrument, Mute(StepSignal([], [0.01])))
 
 
 def test_a_stream_left_behind_by_another_host_is_stopped_first(connect: Connect):
@@ -175,7 +175,7 @@ def test_events_on_d7_mark_the_trace(connect: Connect):
 
 @pytest.mark.parametrize("rate", ["1000", "20000"])
 def test_overcurrent_spoils_the_rest(connect: Connect, rate: str):
-    emulator = Lpm01aBoard(Steps([1005.0], [0.01, 0.3]))
+    emulator = Lpm01aBoard(StepSignal([1005.0], [0.01, 0.3]))
     options = {"rate_hz": rate, "output": "current"}
     trace = record(connect(Lpm01aInstrument, emulator, max_loss=1.0, **options))
     assert any("overcurrent" in w for w in trace.warnings)
@@ -184,7 +184,7 @@ def test_overcurrent_spoils_the_rest(connect: Connect, rate: str):
 
 
 def test_currents_above_the_range_are_clipped(connect: Connect):
-    emulator = Lpm01aBoard(Steps([1004.0, 1004.1], [0.01, 0.055 * 3.292, 0.01]))
+    emulator = Lpm01aBoard(StepSignal([1004.0, 1004.1], [0.01, 0.055 * 3.292, 0.01]))
     trace = record(connect(Lpm01aInstrument, emulator))
     assert any(re.match("clipped: (99|100) samples", w) for w in trace.warnings)
     assert trace.gaps == (pytest.approx((1004.0, 1004.1), abs=5e-3),)
@@ -247,12 +247,12 @@ def test_unplugging_ends_in_an_error(connect: Connect):
 SILENT = {"bad checksums", "split reads", "voltage droop"}  # nothing to check; harmless; means are energies
 
 
-@pytest.mark.parametrize("name", sorted(set(EVERY) - {"missing calibration"}))
+@pytest.mark.parametrize("name", sorted(set(FAULT_MAKERS) - {"missing calibration"}))
 @pytest.mark.parametrize("rate", ["1000", "10000"])
 def test_no_fault_yields_a_wrong_energy_without_a_word(connect: Connect, name: str, rate: str):
     emulator = board()
     try:
-        trace = record(connect(Lpm01aInstrument, emulator, [EVERY[name](4.2)], max_loss=1.0, rate_hz=rate))
+        trace = record(connect(Lpm01aInstrument, emulator, [FAULT_MAKERS[name](4.2)], max_loss=1.0, rate_hz=rate))
     except MeterError:
         return
     wrong = any(
@@ -266,7 +266,7 @@ def test_no_fault_yields_a_wrong_energy_without_a_word(connect: Connect, name: s
 
 
 def test_over_a_terminal_with_a_load_that_switches():
-    with serve(Lpm01aBoard(Live(0.005))) as served:
+    with serve_emulator(Lpm01aBoard(SwitchedSignal(0.005))) as served:
         meter = DRIVER.open(MeterSpec("lpm01a", served.path, {"rate_hz": "5000"}), MeterContext())
         try:
             meter.start()

@@ -18,13 +18,13 @@ from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments import hvpm as emulated_hvpm
 from deepen.testing.instruments import lvpm as emulated_lvpm
 from deepen.testing.instruments.faults import Fault
-from deepen.testing.instruments.signal import Blocks
+from deepen.testing.instruments.signal import BlockSignal
 from deepen.testing.instruments.virtual import VirtualPort
 
 KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = {
-    "lvpm": (emulated_lvpm.Lvpm, LvpmInstrument, {}),
-    "hvpm": (emulated_hvpm.Hvpm, HvpmInstrument, {}),
-    "hvpm-lvpm": (emulated_hvpm.Hvpm, HvpmInstrument, {"model": "LVPM"}),
+    "lvpm": (emulated_lvpm.LvpmEmulator, LvpmInstrument, {}),
+    "hvpm": (emulated_hvpm.HvpmEmulator, HvpmInstrument, {}),
+    "hvpm-lvpm": (emulated_hvpm.HvpmEmulator, HvpmInstrument, {"model": "LVPM"}),
 }
 
 
@@ -68,7 +68,7 @@ def bench() -> Callable[..., MonsoonBench]:
     ) -> MonsoonBench:
         emulator, instrument, fixed = KINDS[kind]
         clock = VirtualClock()
-        load = signal or Blocks(0.05, 1.5, [(1003.0, 1003.4), (1004.0, 1004.3)])
+        load = signal or BlockSignal(0.05, 1.5, [(1003.0, 1003.4), (1004.0, 1004.3)])
         made = emulator(load, **{**fixed, **options})
         return MonsoonBench(
             made, VirtualPort(made, clock, latency_s=1e-3, jitter_s=jitter_s, faults=faults), clock, instrument

@@ -18,9 +18,9 @@ from deepen.meters.ports.usb import UsbPort
 from deepen.meters.ports.usb_guard import SETUP, split_control_requests
 from deepen.meters.registry import open_meter
 from deepen.meters.types import MeterContext
-from deepen.testing.instruments.hvpm import FakeUsb, Hvpm
-from deepen.testing.instruments.pty import serve
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.hvpm import FakeUsb, HvpmEmulator
+from deepen.testing.instruments.pty import serve_emulator
+from deepen.testing.instruments.signal import StepSignal
 
 usb_core = pytest.importorskip("usb.core", reason="pyusb is not installed (pip install 'deepen[hvpm]')")
 
@@ -48,7 +48,7 @@ def lock_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 @pytest.fixture
 def port(plug: Callable[..., None]) -> Iterator[tuple[UsbPort, FakeUsb]]:
-    device = FakeUsb(Hvpm(Steps([], [2.0]), volts=3.85))
+    device = FakeUsb(HvpmEmulator(StepSignal([], [2.0]), volts=3.85))
     plug(device)
     made = UsbPort(device, "hvpm:23171")
     yield made, device
@@ -189,7 +189,7 @@ def test_a_device_that_is_unplugged_says_so(port: tuple[UsbPort, FakeUsb]) -> No
 
 
 def test_the_driver_finds_records_and_labels(plug: Callable[..., None]) -> None:
-    device = FakeUsb(Hvpm(Steps([], [2.0]), volts=3.85))
+    device = FakeUsb(HvpmEmulator(StepSignal([], [2.0]), volts=3.85))
     plug(device)
     found = hvpm.DRIVER.probe(MeterContext())
     assert found.available
@@ -207,7 +207,7 @@ def test_the_driver_finds_records_and_labels(plug: Callable[..., None]) -> None:
 
 
 def test_one_of_several_must_be_named(plug: Callable[..., None]) -> None:
-    plug(FakeUsb(Hvpm(Steps([], [1.0]))), FakeUsb(Hvpm(Steps([], [1.0]), values={0x42: 11})))
+    plug(FakeUsb(HvpmEmulator(StepSignal([], [1.0]))), FakeUsb(HvpmEmulator(StepSignal([], [1.0]), values={0x42: 11})))
     with pytest.raises(MeterError, match=r"there are 2 here.*23171.*11.*hvpm:23171"):
         open_meter("hvpm")
     with pytest.raises(MeterError, match="serial number '99'"):
@@ -215,12 +215,12 @@ def test_one_of_several_must_be_named(plug: Callable[..., None]) -> None:
 
 
 def test_a_unit_with_a_serial_port_is_left_to_the_other_driver(plug: Callable[..., None]) -> None:
-    plug(FakeUsb(Hvpm(Steps([], [1.0])), interface_class=0x02))
+    plug(FakeUsb(HvpmEmulator(StepSignal([], [1.0])), interface_class=0x02))
     assert hvpm.DRIVER.probe(MeterContext()).cause == "none is plugged in"
 
 
 def test_a_unit_in_its_bootloader_is_recognised(plug: Callable[..., None]) -> None:
-    device = FakeUsb(Hvpm(Steps([], [1.0])))
+    device = FakeUsb(HvpmEmulator(StepSignal([], [1.0])))
     device.idProduct = 0xFFFF  # type: ignore[misc]
     plug(device)
     assert "bootloader" in hvpm.DRIVER.probe(MeterContext()).cause
@@ -230,7 +230,7 @@ def test_a_unit_in_its_bootloader_is_recognised(plug: Callable[..., None]) -> No
 def test_a_device_that_cannot_be_opened_names_the_cure(
     plug: Callable[..., None], monkeypatch: pytest.MonkeyPatch, number: int, words: str
 ) -> None:
-    device = FakeUsb(Hvpm(Steps([], [1.0])))
+    device = FakeUsb(HvpmEmulator(StepSignal([], [1.0])))
     plug(device)
 
     def refuse(self: FakeUsb) -> None:
@@ -313,7 +313,7 @@ def test_requests_that_are_cut_off_are_left_out() -> None:
 
 
 def test_over_a_pseudo_terminal() -> None:
-    with serve(Hvpm(Steps([], [1.5]), volts=3.85)) as served:
+    with serve_emulator(HvpmEmulator(StepSignal([], [1.5]), volts=3.85)) as served:
         meter = open_meter(f"hvpm:{served.path}")
         try:
             meter.start()

@@ -14,9 +14,9 @@ import pytest
 
 from deepen.errors import MeterError
 from deepen.meters.registry import load_driver, open_meter
-from deepen.testing.instruments.lvpm import Lvpm
-from deepen.testing.instruments.pty import serve
-from deepen.testing.instruments.signal import Steps
+from deepen.testing.instruments.lvpm import LvpmEmulator
+from deepen.testing.instruments.pty import serve_emulator
+from deepen.testing.instruments.signal import StepSignal
 
 ON = {"voltage_setting": 185}
 
@@ -60,7 +60,7 @@ def test_a_load_with_large_capacitors_survives_the_ramp(bench: Any) -> None:
 
 
 def test_a_tripped_current_limit_is_told(bench: Any) -> None:
-    trace = bench("lvpm", signal=Steps([1004.0], [0.5, 9.0])).record(5.0, "voltage_v=3.85&current_limit_a=2")
+    trace = bench("lvpm", signal=StepSignal([1004.0], [0.5, 9.0])).record(5.0, "voltage_v=3.85&current_limit_a=2")
     assert any("away from the 3.85 V it is set to" in w for w in trace.warnings)
     assert sum(b - a for a, b in trace.gaps) > 1.5
 
@@ -102,7 +102,7 @@ def test_a_port_that_never_stops_is_no_lvpm(bench: Any, monkeypatch: pytest.Monk
 
 
 def test_over_a_pseudo_terminal() -> None:
-    with serve(Lvpm(Steps([], [1.5]))) as served:
+    with serve_emulator(LvpmEmulator(StepSignal([], [1.5]))) as served:
         meter = open_meter(f"lvpm:{served.path}?voltage_v=3.4&leave=off")
         try:
             assert served.volts() == pytest.approx(3.4)
@@ -126,7 +126,7 @@ def test_over_a_pseudo_terminal() -> None:
 
 
 def test_unplugging_ends_the_recording() -> None:
-    with serve(Lvpm(Steps([], [1.5]), volts=3.85, status=ON)) as served:
+    with serve_emulator(LvpmEmulator(StepSignal([], [1.5]), volts=3.85, status=ON)) as served:
         meter = open_meter(f"lvpm:{served.path}")
         try:
             meter.start()
@@ -143,7 +143,7 @@ def test_the_output_is_made_safe_when_the_process_is_killed() -> None:
         "import sys, time; from deepen.meters import open_meter; meter = open_meter(sys.argv[1]); meter.start(); "
         "print('on', flush=True); time.sleep(60)"
     )
-    with serve(Lvpm(Steps([], [1.5]))) as served:
+    with serve_emulator(LvpmEmulator(StepSignal([], [1.5]))) as served:
         child = subprocess.Popen(
             [sys.executable, "-c", code, f"lvpm:{served.path}?voltage_v=3.2&leave=off"],
             stdout=subprocess.PIPE,

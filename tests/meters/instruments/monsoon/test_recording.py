@@ -43,9 +43,9 @@ def test_energy_of_windows_is_right_in_spite_of_drift_and_jitter(bench: Any, kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_currents_are_measured_in_the_fine_range(bench: Any, kind: str) -> None:
-    from deepen.testing.instruments.signal import Steps
+    from deepen.testing.instruments.signal import StepSignal
 
-    b = bench(kind, signal=Steps([], [1e-3]))
+    b = bench(kind, signal=StepSignal([], [1e-3]))
     trace = b.record(1.0)
     assert np.median(trace.power_w) == pytest.approx(1e-3, rel=2e-2)
 

@@ -15,14 +15,14 @@ from deepen.meters.instruments.powersensor3.driver import DRIVER, PowerSensor3In
 from deepen.meters.stream.types import Instrument, Parser
 from deepen.meters.types import MeterContext, MeterSpec
 from deepen.testing.clock import VirtualClock
-from deepen.testing.instruments.faults import EVERY, CounterJump, Fault, NoCalibration, SplitReads, Unplug
-from deepen.testing.instruments.powersensor3 import Pair
-from deepen.testing.instruments.powersensor3 import PowerSensor3 as Emulator
-from deepen.testing.instruments.pty import serve
-from deepen.testing.instruments.signal import Ripple, Steps, Sum
+from deepen.testing.instruments.faults import FAULT_MAKERS, CounterJump, Fault, NoCalibration, SplitReads, Unplug
+from deepen.testing.instruments.powersensor3 import PowerSensor3Emulator as Emulator
+from deepen.testing.instruments.powersensor3 import SensorPair
+from deepen.testing.instruments.pty import serve_emulator
+from deepen.testing.instruments.signal import SineSignal, StepSignal, SummedSignal
 from deepen.testing.instruments.virtual import VirtualPort
 
-RAILS = (Pair("12V", 12.0, 0.7), Pair("USB-C", 5.0, 0.3, sensitivity=0.4, gain=0.5))
+RAILS = (SensorPair("12V", 12.0, 0.7), SensorPair("USB-C", 5.0, 0.3, sensitivity=0.4, gain=0.5))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def bench(virtual_bench) -> Callable[..., Any]:
         blind: bool = False,
         **unit: Any,
     ) -> Any:
-        emulator = Emulator(signal or Steps([], [20.0]), **{"noise_a": 0.05, "noise_v": 0.03, **unit})
+        emulator = Emulator(signal or StepSignal([], [20.0]), **{"noise_a": 0.05, "noise_v": 0.03, **unit})
         if blind:  # the voltage sensor of the first pair is not plugged in
             emulator.config = emulator.config[:81] + b"\0" + emulator.config[82:]
         return virtual_bench(emulator, VirtualClock(), PowerSensor3Instrument, options or {}, faults, max_loss)
@@ -130,7 +130,7 @@ def test_sensors_that_were_never_configured_are_told(bench) -> None:
 @pytest.mark.parametrize("sensitivity", [0.0, float("nan")])
 def test_a_sensor_without_calibration_is_refused_unless_it_is_left_out(sensitivity: float) -> None:
     def broken(**options: str) -> Any:
-        emulator = Emulator(Steps([], [20.0]), pairs=RAILS)
+        emulator = Emulator(StepSignal([], [20.0]), pairs=RAILS)
         bad = struct.pack("<f", sensitivity)
         emulator.config = emulator.config[: 82 + 36] + bad + emulator.config[82 + 40 :]
         clock = VirtualClock()
@@ -144,7 +144,7 @@ def test_a_sensor_without_calibration_is_refused_unless_it_is_left_out(sensitivi
 
 
 def test_nothing_in_use_is_told(virtual_bench) -> None:
-    emulator = Emulator(Steps([], [20.0]))
+    emulator = Emulator(StepSignal([], [20.0]))
     emulator.config = struct.pack("<16s16sff?", b"", b"", 0.0, 1.0, False) * 8
     with pytest.raises(MeterError, match="no current sensor"):
         virtual_bench(emulator, VirtualClock(), PowerSensor3Instrument, {})
@@ -167,7 +167,7 @@ def test_closing_stops_the_stream_and_is_harmless_when_the_port_is_gone(bench) -
 
 def test_known_energy_of_steps(bench) -> None:
     start_s = VirtualClock().now()
-    unit = bench(Steps(start_s + 0.5 + 0.03 * np.arange(60), 5 + 30.0 * (np.arange(61) % 3)), pairs=RAILS)
+    unit = bench(StepSignal(start_s + 0.5 + 0.03 * np.arange(60), 5 + 30.0 * (np.arange(61) % 3)), pairs=RAILS)
     trace = unit.record(2.0)
     true_j = unit.emulator.energy_j(float(trace.t_s[0]) - 5e-5, float(trace.t_s[-1]))
     assert float(trace.power_w.sum()) * 5e-5 == pytest.approx(true_j, rel=3e-3)
@@ -194,13 +194,13 @@ HARMLESS = {"split reads", "bad checksums", "stall with burst", "voltage droop"}
 """Faults that change nothing here; a droop is measured."""
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", FAULT_MAKERS)
 def test_no_fault_gives_a_wrong_number_without_a_word(bench, energy_of, name: str) -> None:
     start_s = VirtualClock().now()
-    signal = Sum(Steps([start_s + 1.7], [30.0, 10.0]), Ripple(2.0, 70.0))
+    signal = SummedSignal(StepSignal([start_s + 1.7], [30.0, 10.0]), SineSignal(2.0, 70.0))
     # A jump of 5 us, as for other instruments, is within the tolerance of stamps and moves nothing.
     special = {"split reads": SplitReads(most=61), "counter jump": CounterJump(0.5, by=300)}
-    fault = special.get(name) or EVERY[name](0.5)
+    fault = special.get(name) or FAULT_MAKERS[name](0.5)
     expected = {w.split(":")[0] for w in bench(signal).record(1.5).warnings}
     try:
         unit = bench(signal, faults=(fault,))
@@ -219,7 +219,7 @@ def test_no_fault_gives_a_wrong_number_without_a_word(bench, energy_of, name: st
 
 @pytest.mark.serial
 def test_the_driver_on_a_pseudo_terminal() -> None:
-    with serve(Emulator(Steps([], [20.0]), noise_a=0.05)) as served:
+    with serve_emulator(Emulator(StepSignal([], [20.0]), noise_a=0.05)) as served:
         meter = DRIVER.open(MeterSpec("powersensor3", served.path), MeterContext())
         try:
             meter.start()

@@ -15,10 +15,10 @@ from deepen.meters.instruments.ppk2.driver import DRIVER, Ppk2Instrument
 from deepen.meters.stream.types import Instrument, Parser
 from deepen.meters.types import MeterContext, MeterSpec
 from deepen.testing.clock import VirtualClock
-from deepen.testing.instruments.faults import EVERY, Fault, NoCalibration, SplitReads, Unplug
-from deepen.testing.instruments.ppk2 import Ppk2 as Emulator
-from deepen.testing.instruments.pty import serve
-from deepen.testing.instruments.signal import Blocks, Ripple, Steps, Sum
+from deepen.testing.instruments.faults import FAULT_MAKERS, Fault, NoCalibration, SplitReads, Unplug
+from deepen.testing.instruments.ppk2 import Ppk2Emulator as Emulator
+from deepen.testing.instruments.pty import serve_emulator
+from deepen.testing.instruments.signal import BlockSignal, SineSignal, StepSignal, SummedSignal
 from deepen.testing.instruments.virtual import VirtualPort
 
 
@@ -38,7 +38,7 @@ def bench(virtual_bench) -> Callable[..., Any]:
         options: dict[str, str] | None = None,
         **unit: Any,
     ) -> Any:
-        emulator = Emulator(signal or Steps([], [0.2]), **{"noise_a": 2e-5, **unit})
+        emulator = Emulator(signal or StepSignal([], [0.2]), **{"noise_a": 2e-5, **unit})
         given = {"voltage_v": "3.3"} if options is None else options
         return virtual_bench(emulator, VirtualClock(), Ppk2Instrument, given, faults, max_loss)
 
@@ -106,7 +106,7 @@ def test_in_mode_ampere_the_voltage_is_told_and_nothing_is_set(energy_of, bench)
 )
 def test_unsafe_or_unclear_options_are_refused_before_anything_is_set(options, unit, named: str) -> None:
     clock = VirtualClock()
-    port = VirtualPort(Emulator(Steps([], [0.2]), **unit), clock)
+    port = VirtualPort(Emulator(StepSignal([], [0.2]), **unit), clock)
     with pytest.raises(ConfigError, match=named):
         Ppk2Instrument(port, spec(**options), "simulated")
     assert {c[:1] for c in [data for _, data in port.written]} <= {b"\x07", b"\x19"}
@@ -171,7 +171,7 @@ def test_closing_is_harmless_when_the_port_is_gone(bench) -> None:
 
 @pytest.mark.parametrize("level_w", [3e-6, 3e-4, 3e-3, 5e-2, 1.5])
 def test_every_range_reads_the_true_power(bench, level_w: float) -> None:
-    unit = bench(Steps([], [level_w]), noise_a=level_w / 300)
+    unit = bench(StepSignal([], [level_w]), noise_a=level_w / 300)
     trace = unit.record(0.3)
     # Half a count of the converter is the finest that can be told: 21 nA in the lowest range.
     assert trace.power_w.mean() == pytest.approx(level_w, rel=2e-3, abs=3.3 * 25e-9)
@@ -181,7 +181,7 @@ def test_every_range_reads_the_true_power(bench, level_w: float) -> None:
 def test_known_energy_of_blocks_through_all_ranges(bench) -> None:
     clock = VirtualClock().now()
     levels = [2e-5, 1.0, 3e-3, 0.1, 0.5, 1e-4] * 20
-    signal = Steps(clock + 0.01 * np.arange(1, len(levels)), levels)
+    signal = StepSignal(clock + 0.01 * np.arange(1, len(levels)), levels)
     unit = bench(signal, noise_a=1e-6)
     unit.meter.start()
     unit.run(3.0)
@@ -214,7 +214,7 @@ def test_drift_of_its_clock_is_found(bench) -> None:
 def test_range_spikes_are_filtered(bench) -> None:
     def record(**options: str) -> float:
         start_s = VirtualClock().now()
-        signal = Blocks(1e-3, 0.5, [(start_s + 0.02 * k, start_s + 0.02 * k + 0.01) for k in range(5, 40)])
+        signal = BlockSignal(1e-3, 0.5, [(start_s + 0.02 * k, start_s + 0.02 * k + 0.01) for k in range(5, 40)])
         unit = bench(signal, spike=0.5, options={"voltage_v": "3.3", **options})
         return float(unit.record(0.7).power_w.max())
 
@@ -227,11 +227,11 @@ HARMLESS = {"split reads", "bad checksums", "stall with burst"}
 """Faults that change nothing here."""
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", FAULT_MAKERS)
 def test_no_fault_gives_a_wrong_number_without_a_word(energy_of, bench, name: str) -> None:
     start_s = VirtualClock().now()
-    signal = Sum(Steps([start_s + 0.85], [0.3, 0.1]), Ripple(0.02, 70.0))
-    fault = SplitReads(most=61) if name == "split reads" else EVERY[name](0.25)
+    signal = SummedSignal(StepSignal([start_s + 0.85], [0.3, 0.1]), SineSignal(0.02, 70.0))
+    fault = SplitReads(most=61) if name == "split reads" else FAULT_MAKERS[name](0.25)
     expected = {w.split(":")[0] for w in bench(signal).record(1.5).warnings}
     try:
         unit = bench(signal, faults=(fault,))
@@ -253,8 +253,8 @@ def test_no_fault_gives_a_wrong_number_without_a_word(energy_of, bench, name: st
 
 @pytest.mark.serial
 def test_the_driver_on_a_pseudo_terminal() -> None:
-    emulator = Emulator(Steps([], [0.25]), noise_a=2e-5)
-    with serve(emulator) as served:
+    emulator = Emulator(StepSignal([], [0.25]), noise_a=2e-5)
+    with serve_emulator(emulator) as served:
         meter = DRIVER.open(MeterSpec("ppk2", served.path, {"voltage_v": "3.6", "leave": "off"}), MeterContext())
         try:
             assert served.volts() == 3.6

@@ -20,10 +20,10 @@ from deepen.meters.instruments.text_lines.parser import LineFormat, LineParser
 from deepen.meters.stream.types import Instrument, Samples
 from deepen.meters.types import MeterContext, MeterSpec
 from deepen.records import PowerTrace
-from deepen.testing.instruments.faults import EVERY, LoseFrames
+from deepen.testing.instruments.faults import FAULT_MAKERS, LoseFrames
 from deepen.testing.instruments.line import LinePrinter
-from deepen.testing.instruments.pty import serve
-from deepen.testing.instruments.signal import Blocks, Steps
+from deepen.testing.instruments.pty import serve_emulator
+from deepen.testing.instruments.signal import BlockSignal, StepSignal
 
 Connect = Callable[..., Any]
 WINDOWS = [(1004.0, 1005.0), (1007.0, 1008.5)]
@@ -305,7 +305,7 @@ def profile(tmp_path: Path) -> Callable[..., str]:
 
 
 def printer(kind: str = "counter", rate: float = 100.0, **options: Any) -> LinePrinter:
-    return LinePrinter(Blocks(1.0, 6.0, WINDOWS), KINDS[kind][0], rate_hz=rate, **options)
+    return LinePrinter(BlockSignal(1.0, 6.0, WINDOWS), KINDS[kind][0], rate_hz=rate, **options)
 
 
 def record(rig: Any) -> PowerTrace:
@@ -366,13 +366,15 @@ def test_lost_lines_are_counted(connect: Connect, profile: Callable[..., str]):
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("name", sorted(FAULT_MAKERS))
 def test_no_fault_yields_a_wrong_energy_without_a_word(
     connect: Connect, profile: Callable[..., str], name: str, kind: str
 ):
     emulator = printer(kind)
     try:
-        trace = record(connect(LineInstrument, emulator, [EVERY[name](4.2)], max_loss=1.0, profile=profile(kind)))
+        trace = record(
+            connect(LineInstrument, emulator, [FAULT_MAKERS[name](4.2)], max_loss=1.0, profile=profile(kind))
+        )
     except MeterError:
         return
     wrong = any(
@@ -386,7 +388,7 @@ def test_no_fault_yields_a_wrong_energy_without_a_word(
 
 
 def test_over_a_terminal(profile: Callable[..., str]):
-    with serve(LinePrinter(Steps([], [2.5]), KINDS["counter"][0], rate_hz=200.0)) as served:
+    with serve_emulator(LinePrinter(StepSignal([], [2.5]), KINDS["counter"][0], rate_hz=200.0)) as served:
         meter = open_meter(f"line:{served.path}?profile={profile(rate=200.0)}")
         try:
             meter.start()
