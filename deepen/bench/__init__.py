@@ -20,7 +20,7 @@ Everything measured here is labelled ``simulated``; ``power_model`` says what th
 
 from __future__ import annotations
 
-from deepen.bench.bench import BenchDevice, VirtualBench, measure
-from deepen.bench.power_model import DeviceModel
+from deepen.bench.bench import BenchDevice, VirtualBench, measure_with_truth
+from deepen.bench.power_model import DevicePowerModel
 
-__all__ = ["BenchDevice", "DeviceModel", "VirtualBench", "measure"]
+__all__ = ["BenchDevice", "DevicePowerModel", "VirtualBench", "measure_with_truth"]

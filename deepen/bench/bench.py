@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from deepen.bench.daemons import Daemon, start_adbd, start_sshd
-from deepen.bench.player import PlayedBlock, Player
-from deepen.bench.power_model import DeviceModel
+from deepen.bench.daemons import BenchDaemon, start_adbd, start_sshd
+from deepen.bench.player import BlockPlayer, PlayedBlock
+from deepen.bench.power_model import DevicePowerModel
 from deepen.clock.host_clock import monotonic_s
 from deepen.devices.links.local import LocalLink, PipeChannel
 from deepen.devices.local import LocalDevice
@@ -30,7 +30,7 @@ from deepen.testing.instruments.ppk2 import Ppk2Emulator
 from deepen.testing.instruments.pty import ServedEmulator, serve_emulator
 from deepen.testing.instruments.schedule import PowerSchedule
 
-__all__ = ["LINKS", "METERS", "BenchDevice", "Measured", "VirtualBench", "measure"]
+__all__ = ["LINKS", "METERS", "BenchDevice", "MeasurementWithTruth", "VirtualBench", "measure_with_truth"]
 
 LinkKind = Literal["adb", "ssh", "local"]
 MeterKind = Literal["lvpm", "ppk2"]
@@ -52,19 +52,19 @@ _NOISE_A: dict[MeterKind, float] = {"lvpm": 1e-3, "ppk2": 1e-3}
 _PROXY = Path(__file__).with_name("proxy.py")
 
 
-def _emulator(kind: MeterKind, seed: int) -> tuple[Emulator, PowerSchedule]:
+def _make_emulator(kind: MeterKind, seed: int) -> tuple[Emulator, PowerSchedule]:
     signal = PowerSchedule()
     if kind == "lvpm":
         return LvpmEmulator(signal, ppm=METER_PPM, noise_a=_NOISE_A[kind], seed=seed), signal
     return Ppk2Emulator(signal, ppm=METER_PPM, noise_a=_NOISE_A[kind], seed=seed), signal
 
 
-def _program(path: Path, text: str) -> None:
+def _write_program(path: Path, text: str) -> None:
     path.write_text(f"#!/bin/sh\n{text}")
     path.chmod(0o755)
 
 
-def _children(parent: int) -> list[int]:
+def _list_child_processes(parent: int) -> list[int]:
     """Processes a process has started."""
     found = []
     for task in Path(f"/proc/{parent}/task").glob("[0-9]*/children"):
@@ -73,7 +73,7 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-class PlayedLink(LocalLink):
+class ProxiedLink(LocalLink):
     """This machine, with the runner behind the bench's proxy."""
 
     def __init__(self, proxy: Sequence[str]) -> None:
@@ -86,13 +86,13 @@ class PlayedLink(LocalLink):
         return super().spawn([*self._proxy, *argv], env)
 
 
-class PlayedDevice(LocalDevice):
+class ProxiedDevice(LocalDevice):
     """This machine as a device of the bench."""
 
     def __init__(self, proxy: Sequence[str]) -> None:
         """Take the command that runs the proxy."""
         super().__init__()
-        self._link = PlayedLink(proxy)
+        self._link = ProxiedLink(proxy)
 
 
 class BenchDevice:
@@ -112,7 +112,7 @@ class BenchDevice:
         link: LinkKind,
         meter: MeterKind,
         *,
-        model: DeviceModel | None = None,
+        model: DevicePowerModel | None = None,
         frequency_hz: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -137,13 +137,13 @@ class BenchDevice:
         self._folder = folder
         self._programs = folder / "bin"
         self._seed = seed
-        self._daemon: Daemon | None = None
+        self._daemon: BenchDaemon | None = None
         self._meter = ExitStack()
         self._stack = ExitStack()
         folder.mkdir(parents=True)
         try:
-            self.player = Player(
-                folder / "player.sock", model or DeviceModel(), self._no_meter, frequency_hz=frequency_hz
+            self.player = BlockPlayer(
+                folder / "player.sock", model or DevicePowerModel(), self._no_meter, frequency_hz=frequency_hz
             )
             self._stack.callback(self.player.close)
             self._stack.callback(self._meter.close)
@@ -173,7 +173,7 @@ class BenchDevice:
     def plug(self) -> None:
         """Plug a meter in: its port has the same name as before."""
         self._meter.close()
-        emulator, signal = _emulator(self.meter_kind, self._seed)
+        emulator, signal = _make_emulator(self.meter_kind, self._seed)
         signal.plan(monotonic_s(), *self.player.rest_plan())
         self._served = self._meter.enter_context(serve_emulator(emulator))
         port = self._folder / "meter"
@@ -212,12 +212,12 @@ class BenchDevice:
         """Mend a link that was cut."""
         self._cable_of().cable.mend()
 
-    def open(self) -> PlayedDevice | str:
+    def open(self) -> ProxiedDevice | str:
         """What ``open_session`` and ``profile`` take as a device."""
-        return self.spec or PlayedDevice(shlex.split(self._through()))
+        return self.spec or ProxiedDevice(shlex.split(self._through()))
 
     def truth(self, model: str | None = None) -> list[PlayedBlock]:
-        """Blocks played so far, of one model (see ``Player.key``) or all."""
+        """Blocks played so far, of one model (see ``BlockPlayer.key``) or all."""
         return [b for b in self.player.blocks if model in (None, b.model)]
 
     def close(self) -> None:
@@ -226,7 +226,7 @@ class BenchDevice:
             self._daemon.close()
         self._stack.close()
 
-    def _cable_of(self) -> Daemon:
+    def _cable_of(self) -> BenchDaemon:
         if self._daemon is None:
             raise ConfigError("a local device has no link that could be cut; use ssh or adb")
         return self._daemon
@@ -244,7 +244,7 @@ class BenchDevice:
             f'case "$1" in\n  */runner.py) exec {self._through()} {python} "$@" ;;\n  *) exec {python} "$@" ;;\nesac\n'
         )
         for name in ("python3", "python"):
-            _program(self._programs / name, case)
+            _write_program(self._programs / name, case)
         self._write_identity()
 
     def _write_identity(self) -> None:
@@ -255,12 +255,12 @@ class BenchDevice:
         serial = hashlib.sha256(str(self._folder).encode()).hexdigest()[:32]
         path = f"PATH={_USUAL_PATH} exec"
         told = f'[ "$#" -eq 1 ] && [ "$1" = /etc/machine-id ] && {{ echo {serial}; exit; }}'
-        _program(self._programs / "cat", f'{told}\n{path} cat "$@"\n')
+        _write_program(self._programs / "cat", f'{told}\n{path} cat "$@"\n')
         told = f'[ "$#" -eq 1 ] && [ "$1" = -n ] && {{ echo {MODEL_NAME}; exit; }}'
-        _program(self._programs / "uname", f'{told}\n{path} uname "$@"\n')
+        _write_program(self._programs / "uname", f'{told}\n{path} uname "$@"\n')
 
     def use_c_runner(self) -> None:
-        """Let the runtimes ``crunner`` and ``crunner-litert`` go through the bench too, by :attr:`environment`.
+        """Let the runtimes ``crunner`` and ``crunner-litert`` go through the bench too, by :attr:`override_environment`.
 
         What :meth:`open` returns for ``local`` needs none of this.
 
@@ -278,7 +278,7 @@ class BenchDevice:
             # are the first on its PATH; its HOME is not told alike by sshd and adbd.
             find = f"own=$(command -v uname)\nown=${{own%/{self._programs.name}/uname}}\n"
             through = through.replace(shlex.quote(str(self.player.path)), f'"$own/{self.player.path.name}"')
-        _program(script, f'{find}exec {through} {shlex.quote(str(build_runner("native")))} "$@"\n')
+        _write_program(script, f'{find}exec {through} {shlex.quote(str(build_runner("native")))} "$@"\n')
         self.environment["DEEPEN_RUNNER"] = str(script)
         library = find_installed_library("onnxruntime", "capi/libonnxruntime.so*")
         if library is not None and self.link != "local":
@@ -286,13 +286,13 @@ class BenchDevice:
 
     def kill_runner(self) -> int:
         """Kill every runner that works on the device now, as a system short of memory does; returns how many."""
-        victims = [pid for proxy in self.player.proxies() for pid in _children(proxy)]
+        victims = [pid for proxy in self.player.proxies() for pid in _list_child_processes(proxy)]
         for pid in victims:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return len(victims)
 
-    def jobs_left(self) -> list[str]:
+    def list_leftover_files(self) -> list[str]:
         """What running commands have left in the device's work folder."""
         return [f"jobs/{path.name}" for path in (self._folder / "work" / "jobs").glob("*")]
 
@@ -363,7 +363,7 @@ class VirtualBench:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasurementWithTruth:
     """A measurement beside the truth.
 
     Attributes:
@@ -386,9 +386,9 @@ class Measured:
         return self.record.energy_j / self.true_net_j - 1
 
 
-def measure(
+def measure_with_truth(
     device: BenchDevice, path: str | Path, *, shapes: Mapping[str, tuple[int, ...]] | None = None, **options: Any
-) -> Measured:
+) -> MeasurementWithTruth:
     """Measure a model on a device of the bench, the way ``deepen profile`` does, and look the truth up.
 
     Args:
@@ -405,12 +405,12 @@ def measure(
     first = len(device.player.blocks)
     if str(options.get("runtime", "")).startswith("crunner") and device.spec:
         device.use_c_runner()
-    with environment(device.environment):
+    with override_environment(device.environment):
         record = profile(path, device=device.open(), meter=device.meter, shapes=shapes, **options)
-    key = Player.key(Path(path), shapes or {})
+    key = BlockPlayer.key(Path(path), shapes or {})
     blocks = [b for b in device.player.blocks[first:] if b.model == key]
     runs = sum(b.runs for b in blocks)
-    return Measured(
+    return MeasurementWithTruth(
         record,
         sum(b.net_j for b in blocks) / runs,
         sum(b.gross_j for b in blocks) / runs,
@@ -420,7 +420,7 @@ def measure(
 
 
 @contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
+def override_environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set variables of the environment for a while."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -22,7 +22,7 @@ from pathlib import Path
 _SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 
-def pump(source: socket.socket, sink: socket.socket) -> None:
+def copy_bytes(source: socket.socket, sink: socket.socket) -> None:
     """Carry bytes one way until either end closes; then close both."""
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
@@ -32,13 +32,13 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
             one.shutdown(socket.SHUT_RDWR)
 
 
-def join(one: socket.socket, other: socket.socket) -> None:
+def connect_sockets(one: socket.socket, other: socket.socket) -> None:
     """Carry bytes both ways, in threads, until either end closes."""
 
     def carry() -> None:
-        back = threading.Thread(target=pump, args=(other, one), daemon=True)
+        back = threading.Thread(target=copy_bytes, args=(other, one), daemon=True)
         back.start()
-        pump(one, other)
+        copy_bytes(one, other)
         back.join()
         one.close()
         other.close()
@@ -46,7 +46,7 @@ def join(one: socket.socket, other: socket.socket) -> None:
     threading.Thread(target=carry, daemon=True).start()
 
 
-def relay(path: str, port: int) -> None:
+def relay_connections(path: str, port: int) -> None:
     """Pass connections on, for ever."""
     Path(path).unlink(missing_ok=True)  # that of the keeper before, when a daemon is started again
     server = socket.socket(socket.AF_UNIX)
@@ -60,10 +60,10 @@ def relay(path: str, port: int) -> None:
         except OSError:
             client.close()
             continue
-        join(client, target)
+        connect_sockets(client, target)
 
 
-def children() -> list[int]:
+def list_children() -> list[int]:
     """Processes whose parent this one is, by now."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -73,11 +73,11 @@ def children() -> list[int]:
     return found
 
 
-def end_all() -> None:
+def kill_descendants() -> None:
     """Kill every descendant: the children of a process that is killed become ours."""
     quiet = 0
     while quiet < 2:
-        found = children()
+        found = list_children()
         quiet = 0 if found else quiet + 1
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
@@ -95,7 +95,7 @@ def main() -> None:
     libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if command[0] == "--relay":
         path, port, *command = command[1:]
-        threading.Thread(target=relay, args=(path, int(port)), daemon=True).start()
+        threading.Thread(target=relay_connections, args=(path, int(port)), daemon=True).start()
     daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     ending = threading.Event()
 
@@ -106,14 +106,14 @@ def main() -> None:
             except ChildProcessError:
                 return
             if pid == daemon.pid and not ending.is_set():
-                end_all()
+                kill_descendants()
                 os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
     threading.Thread(target=reap, daemon=True).start()
     while os.read(0, 4096):
         pass
     ending.set()
-    end_all()
+    kill_descendants()
     os._exit(0)
 
 

@@ -18,18 +18,26 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deepen.bench.daemon_supervisor import pump
+from deepen.bench.daemon_supervisor import copy_bytes
 from deepen.clock.host_clock import Deadline
 from deepen.errors import ConfigError, LinkError
 
-__all__ = ["Cable", "Daemon", "find_adbd", "find_sshd", "namespace", "start_adbd", "start_sshd"]
+__all__ = [
+    "BenchDaemon",
+    "LoopbackCable",
+    "find_adbd",
+    "find_sshd",
+    "make_namespace_command",
+    "start_adbd",
+    "start_sshd",
+]
 
 _START_S = 30.0
 _ADBD_PORT = 5555  # inside its own namespace
 _KEEPER = Path(__file__).with_name("keeper.py")
 
 
-class Cable:
+class LoopbackCable:
     """A port on loopback whose connections go to a daemon, and can be cut.
 
     Attributes:
@@ -89,22 +97,22 @@ class Cable:
                     self._ends |= {client, daemon}
                 for end in (client, daemon):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) if end.family == socket.AF_INET else None
-                back = threading.Thread(target=pump, args=(daemon, client), name="bench-cable", daemon=True)
+                back = threading.Thread(target=copy_bytes, args=(daemon, client), name="bench-cable", daemon=True)
                 back.start()
-                pump(client, daemon)
+                copy_bytes(client, daemon)
                 back.join()
                 with self._lock:
                     self._ends -= {client, daemon}
 
 
-class Daemon:
+class BenchDaemon:
     """A daemon with its keeper and its cable.
 
     Attributes:
         cable: The way to it.
     """
 
-    def __init__(self, name: str, command: list[str], env: dict[str, str], log: Path, cable: Cable) -> None:
+    def __init__(self, name: str, command: list[str], env: dict[str, str], log: Path, cable: LoopbackCable) -> None:
         """Start it; :meth:`close` ends it."""
         self.name = name
         self.cable = cable
@@ -200,7 +208,7 @@ def find_adbd() -> str:
     return named
 
 
-def namespace() -> list[str]:
+def make_namespace_command() -> list[str]:
     """A command that enters a new network namespace with loopback alone and runs what follows.
 
     Raises:
@@ -217,7 +225,7 @@ def namespace() -> list[str]:
     )
 
 
-def start_sshd(folder: Path, path: str) -> tuple[Daemon, Path, Path]:
+def start_sshd(folder: Path, path: str) -> tuple[BenchDaemon, Path, Path]:
     """Start sshd on a port of loopback.
 
     Args:
@@ -253,9 +261,9 @@ def start_sshd(folder: Path, path: str) -> tuple[Daemon, Path, Path]:
     def connect() -> socket.socket:
         return socket.create_connection(("127.0.0.1", port))
 
-    cable = Cable(connect)
+    cable = LoopbackCable(connect)
     command = [sys.executable, str(_KEEPER), sshd, "-D", "-f", str(config), "-E", str(folder / "sshd.log")]
-    daemon = Daemon("sshd", command, {}, folder / "sshd-keeper.log", cable)
+    daemon = BenchDaemon("sshd", command, {}, folder / "sshd-keeper.log", cable)
     daemon.await_ready(connect)
     known = folder / "known_hosts"
     public = " ".join(host.with_suffix(".pub").read_text().split()[:2])
@@ -263,7 +271,7 @@ def start_sshd(folder: Path, path: str) -> tuple[Daemon, Path, Path]:
     return daemon, key, known
 
 
-def start_adbd(folder: Path, path: str, known_keys: list[Path]) -> Daemon:
+def start_adbd(folder: Path, path: str, known_keys: list[Path]) -> BenchDaemon:
     """Start adbd in a network namespace of its own.
 
     Args:
@@ -276,7 +284,7 @@ def start_adbd(folder: Path, path: str, known_keys: list[Path]) -> Daemon:
         LinkError: If it does not start.
     """
     adbd = find_adbd()
-    prefix = namespace()
+    prefix = make_namespace_command()
     keys, door = folder / "adb_keys", folder / "adbd.sock"
     keys.write_text("".join(k.read_text().rstrip("\n") + "\n" for k in known_keys))
 
@@ -289,7 +297,7 @@ def start_adbd(folder: Path, path: str, known_keys: list[Path]) -> Daemon:
             raise
         return made
 
-    cable = Cable(connect)
+    cable = LoopbackCable(connect)
     command = [*prefix, sys.executable, str(_KEEPER), "--relay", str(door), str(_ADBD_PORT), adbd]
     env = {
         "ADBD_PORT": str(_ADBD_PORT),
@@ -298,6 +306,6 @@ def start_adbd(folder: Path, path: str, known_keys: list[Path]) -> Daemon:
         "HOME": str(folder),
         "PATH": path,
     }
-    daemon = Daemon("adbd", command, env, folder / "adbd.log", cable)
+    daemon = BenchDaemon("adbd", command, env, folder / "adbd.log", cable)
     daemon.await_ready(connect)
     return daemon

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepen.bench.power_model import DeviceModel, KernelCost, Thermal, kernel_costs
+from deepen.bench.power_model import DevicePowerModel, KernelCost, ThermalSimulator, compute_kernel_costs
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import DeepenError, LinkError
 
-__all__ = ["PlayedBlock", "Player", "model_costs"]
+__all__ = ["BlockPlayer", "PlayedBlock", "compute_model_costs"]
 
 LEAD_S = 5e-3
 """A plan begins so soon after it reached the emulator."""
 
-Plan = Callable[[float, Sequence[float], Sequence[float]], float]
+PowerPlan = Callable[[float, Sequence[float], Sequence[float]], float]
 """Plans power: how soon, durations, levels; returns the moment (see ``instruments.pty.Served.plan``)."""
 
 
-def model_costs(
-    model: DeviceModel, path: Path, shapes: Mapping[str, Sequence[int]], runtime: str
+def compute_model_costs(
+    model: DevicePowerModel, path: Path, shapes: Mapping[str, Sequence[int]], runtime: str
 ) -> tuple[KernelCost, ...]:
     """What each kernel of a model file costs on the device, per inference.
 
@@ -40,7 +40,7 @@ def model_costs(
     from deepen.kernels.splitting.split import split_graph
 
     loaded = graph.load_graph(path, {name: tuple(dims) for name, dims in shapes.items()} or None)
-    return kernel_costs(model, split_graph(loaded, resolve_splitter(runtime)).kernels)
+    return compute_kernel_costs(model, split_graph(loaded, resolve_splitter(runtime)).kernels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class PlayedBlock:
         return self.net_j + self.static_w * (self.end_s - self.start_s)
 
 
-class Player:
+class BlockPlayer:
     """Serves proxies on a socket.
 
     Attributes:
@@ -83,7 +83,9 @@ class Player:
         costs: Kernels of every model loaded, by hash.
     """
 
-    def __init__(self, path: Path, model: DeviceModel, plan: Plan, *, frequency_hz: float | None = None) -> None:
+    def __init__(
+        self, path: Path, model: DevicePowerModel, plan: PowerPlan, *, frequency_hz: float | None = None
+    ) -> None:
         """Listen; :meth:`close` ends it.
 
         Args:
@@ -97,7 +99,7 @@ class Player:
         self.plan = plan
         self.blocks: list[PlayedBlock] = []
         self.costs: dict[str, tuple[KernelCost, ...]] = {}
-        self._thermal = Thermal(model, frequency_hz)
+        self._thermal = ThermalSimulator(model, frequency_hz)
         self._known_s = monotonic_s()
         self._lock = threading.Lock()
         self._splitting = threading.Lock()
@@ -117,7 +119,7 @@ class Player:
         key = self.key(path, shapes)
         with self._splitting:
             if key not in self.costs:
-                self.costs[key] = model_costs(self.model, path, shapes, runtime)
+                self.costs[key] = compute_model_costs(self.model, path, shapes, runtime)
         return key
 
     @staticmethod

@@ -32,7 +32,15 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from deepen.kernels.types import Kernel
 
-__all__ = ["FACTORS", "Block", "DeviceModel", "KernelCost", "OperatingPoint", "Thermal", "kernel_costs"]
+__all__ = [
+    "FACTORS",
+    "BlockPower",
+    "DevicePowerModel",
+    "KernelCost",
+    "OperatingPoint",
+    "ThermalSimulator",
+    "compute_kernel_costs",
+]
 
 FACTORS: dict[str, float] = {
     "conv-bn-relu": 1.0,
@@ -86,7 +94,7 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceModel:
+class DevicePowerModel:
     """The device (see the module for the law).
 
     Attributes:
@@ -140,14 +148,14 @@ class DeviceModel:
         start = self.ambient_c + self.kelvin_per_w * self.static_w * (1 - self.leak_per_k * REFERENCE_C)
         return start / (1 - gain)
 
-    def towards(self, temperature_c: float, power_w: float, duration_s: float) -> float:
+    def step_temperature(self, temperature_c: float, power_w: float, duration_s: float) -> float:
         """Temperature after a stretch of constant power, degrees Celsius."""
         end_c = self.ambient_c + self.kelvin_per_w * power_w
         return end_c + (temperature_c - end_c) * math.exp(-duration_s / self.tau_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class BlockPower:
     """A block of runs as the device plays it.
 
     Attributes:
@@ -169,10 +177,10 @@ class Block:
     levels_w: NDArray[np.float64]
 
 
-class Thermal:
+class ThermalSimulator:
     """The device's temperature and operating point, which carry on from block to block."""
 
-    def __init__(self, model: DeviceModel, frequency_hz: float | None = None) -> None:
+    def __init__(self, model: DevicePowerModel, frequency_hz: float | None = None) -> None:
         """Start at rest.
 
         Args:
@@ -188,9 +196,9 @@ class Thermal:
     def rest(self, duration_s: float) -> None:
         """Let time pass at rest."""
         static_w = self.model.static_at(self.temperature_c)
-        self.temperature_c = self.model.towards(self.temperature_c, static_w, duration_s)
+        self.temperature_c = self.model.step_temperature(self.temperature_c, static_w, duration_s)
 
-    def block(self, costs: Sequence[KernelCost], runs: int, ran_s: float) -> Block:
+    def block(self, costs: Sequence[KernelCost], runs: int, ran_s: float) -> BlockPower:
         """Work, and say what that draws.
 
         Args:
@@ -219,9 +227,9 @@ class Thermal:
             durations, levels = np.tile(spans, runs), np.tile(levels, runs)
         else:
             durations, levels = np.array([duration_s]), np.array([static_w + net_j / duration_s])
-        self.temperature_c = model.towards(start_c, static_w + net_j / duration_s, duration_s)
+        self.temperature_c = model.step_temperature(start_c, static_w + net_j / duration_s, duration_s)
         cool_s, cool_w = self._cooling()
-        return Block(
+        return BlockPower(
             duration_s, net_j, static_w, start_c, point,
             np.concatenate([durations, cool_s]), np.concatenate([levels, cool_w]),
         )  # fmt: skip
@@ -239,7 +247,7 @@ class Thermal:
         return np.diff(at_s), np.append(levels, model.static_at(rest_c))
 
 
-def kernel_costs(model: DeviceModel, kernels: Sequence[Kernel]) -> tuple[KernelCost, ...]:
+def compute_kernel_costs(model: DevicePowerModel, kernels: Sequence[Kernel]) -> tuple[KernelCost, ...]:
     """What an inference costs, kernel by kernel; its time is divided by arithmetic and traffic."""
     return tuple(
         KernelCost(

@@ -20,11 +20,11 @@ from typing import IO, Any
 STAMPS = ("start_ns", "end_ns", "start_boot_ns", "end_boot_ns")
 
 
-class BenchGone(Exception):
+class BenchUnavailable(Exception):
     """The bench refused, or does not answer."""
 
 
-class Proxy:
+class RunnerProxy:
     """The conversation."""
 
     def __init__(self, bench: socket.socket, offset_s: float, ppm: float) -> None:
@@ -42,12 +42,12 @@ class Proxy:
             self.lines.flush()
             line = self.lines.readline()
         except OSError as error:
-            raise BenchGone(f"the virtual bench is gone ({error.strerror})") from error
+            raise BenchUnavailable(f"the virtual bench is gone ({error.strerror})") from error
         if not line:
-            raise BenchGone("the virtual bench is gone")
+            raise BenchUnavailable("the virtual bench is gone")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise BenchGone(str(answer["error"]))
+            raise BenchUnavailable(str(answer["error"]))
         return answer
 
     def answer(self, asked: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Proxy:
                 self.tell(reply)
             elif op == "wait":
                 self.tell(reply)
-        except BenchGone as error:
+        except BenchUnavailable as error:
             return {"id": reply.get("id"), "error": str(error), "kind": "model" if op == "load" else "protocol"}
         return reply
 
@@ -97,7 +97,7 @@ class Proxy:
                 reply[name] = stamp + round(1e-6 * self.ppm * stamp) + self.offset_ns
 
 
-def end_with_stdin() -> None:
+def exit_when_stdin_closes() -> None:
     """End as soon as the host has let go, also in the middle of a run; the runner then loses its input and ends too."""
     poller = select.poll()
     poller.register(0, 0)
@@ -106,7 +106,7 @@ def end_with_stdin() -> None:
             os._exit(0)
 
 
-def pass_on(proxy: Proxy, requests: IO[bytes], runner: subprocess.Popen[bytes]) -> None:
+def relay_messages(proxy: RunnerProxy, requests: IO[bytes], runner: subprocess.Popen[bytes]) -> None:
     """Pass requests and answers on until either side ends."""
     assert runner.stdin is not None
     assert runner.stdout is not None
@@ -128,7 +128,7 @@ def pass_on(proxy: Proxy, requests: IO[bytes], runner: subprocess.Popen[bytes]) 
         sys.stdout.buffer.flush()
 
 
-def without_parent(argv: list[str]) -> list[str]:
+def remove_parent_option(argv: list[str]) -> list[str]:
     """The command without ``--parent PID``: the runner's parent is this process, with which it ends anyway."""
     if "--parent" not in argv:
         return argv
@@ -145,10 +145,10 @@ def main() -> None:
         bench.connect(address)
     except OSError as error:
         sys.exit(f"the virtual bench is gone ({error.strerror}); start it again: deepen bench up")
-    runner = subprocess.Popen(without_parent(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    threading.Thread(target=end_with_stdin, daemon=True).start()
+    runner = subprocess.Popen(remove_parent_option(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    threading.Thread(target=exit_when_stdin_closes, daemon=True).start()
     requests = os.fdopen(0, "rb", closefd=False)
-    pass_on(Proxy(bench, float(offset_s), float(ppm)), requests, runner)
+    relay_messages(RunnerProxy(bench, float(offset_s), float(ppm)), requests, runner)
     if runner.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
             runner.stdin.close()

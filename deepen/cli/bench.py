@@ -18,7 +18,7 @@ from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.bench import BenchDevice, VirtualBench
-    from deepen.bench.bench import LinkKind, Measured, MeterKind
+    from deepen.bench.bench import LinkKind, MeasurementWithTruth, MeterKind
 
 __all__ = ["command"]
 
@@ -250,7 +250,7 @@ def run_command(
     Example:
       deepen bench run model.onnx --link adb --meter lvpm --json
     """
-    from deepen.bench import VirtualBench, measure
+    from deepen.bench import VirtualBench, measure_with_truth
     from deepen.graph import parse_shape
 
     wanted = dict(parse_shape(s) for s in shapes)
@@ -262,11 +262,13 @@ def run_command(
         stack.callback(over.set)
         for verb, moment in faults:
             threading.Thread(target=_inject_fault_later, args=(device, verb, moment, over), daemon=True).start()
-        found = measure(device, model, shapes=wanted or None, seconds=seconds, runtime=runtime, threads=threads)
+        found = measure_with_truth(
+            device, model, shapes=wanted or None, seconds=seconds, runtime=runtime, threads=threads
+        )
     emit_result(_build_document(model, link, found), as_json, lambda: _render_comparison(model, link, found))
 
 
-def _build_document(model: str, link: str, found: Measured) -> dict[str, Any]:
+def _build_document(model: str, link: str, found: MeasurementWithTruth) -> dict[str, Any]:
     """The JSON document: the measurement as ``deepen profile`` has it, beside the truth."""
     from deepen.cli.profile import build_measurement_document
 
@@ -290,7 +292,7 @@ def _build_document(model: str, link: str, found: Measured) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _render_comparison(model: str, link: str, found: Measured) -> str:
+def _render_comparison(model: str, link: str, found: MeasurementWithTruth) -> str:
     record = found.record
     rows = [
         ("measured, net", f"{format_si(record.energy_j, 'J')} ± {format_si(record.uncertainty_j, 'J')}"),

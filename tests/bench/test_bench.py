@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from deepen.bench import BenchDevice, VirtualBench, bench, measure
-from deepen.bench.bench import Measured
-from deepen.bench.daemons import find_adbd, find_sshd, namespace
+from deepen.bench import BenchDevice, VirtualBench, bench, measure_with_truth
+from deepen.bench.bench import MeasurementWithTruth
+from deepen.bench.daemons import find_adbd, find_sshd, make_namespace_command
 from deepen.cli import cli
 from deepen.errors import ConfigError, LinkError, MeasureError, MeterError
 
@@ -37,7 +37,7 @@ def need(link: str) -> None:
             find_sshd()
         elif link == "adb":
             find_adbd()
-            namespace()
+            make_namespace_command()
     except ConfigError as error:
         pytest.skip(str(error))
 
@@ -65,12 +65,12 @@ def processes(word: str) -> list[str]:
     return found
 
 
-def patiently(device: BenchDevice, path: Path, **options: Any) -> Measured:
+def patiently(device: BenchDevice, path: Path, **options: Any) -> MeasurementWithTruth:
     """Measure; again where this machine was too busy to: what was refused is no number, so nothing is hidden by it."""
     for _ in range(2):
         with suppress(MeterError, MeasureError):
-            return measure(device, path, **options)
-    return measure(device, path, **options)
+            return measure_with_truth(device, path, **options)
+    return measure_with_truth(device, path, **options)
 
 
 def once_played(device: BenchDevice, strike: Callable[[], object]) -> threading.Thread:
@@ -138,7 +138,7 @@ def test_a_link_cut_in_the_middle(up: VirtualBench, squeezenet: Path, link: str)
     device = up.add(link, "lvpm")  # type: ignore[arg-type]
     struck = once_played(device, device.cut)
     with pytest.raises(LinkError):
-        measure(device, squeezenet, seconds=2.0)
+        measure_with_truth(device, squeezenet, seconds=2.0)
     struck.join()
     assert patiently(device, squeezenet, seconds=0.5).error == pytest.approx(0.0, abs=0.01)
 
@@ -147,7 +147,7 @@ def test_a_meter_unplugged_in_the_middle(up: VirtualBench, squeezenet: Path) -> 
     device = up.add("local", "lvpm")
     struck = once_played(device, device.unplug)
     with pytest.raises(MeterError, match="is gone"):
-        measure(device, squeezenet, seconds=2.0)
+        measure_with_truth(device, squeezenet, seconds=2.0)
     struck.join()
     device.plug()
     assert patiently(device, squeezenet, seconds=0.5).error == pytest.approx(0.0, abs=0.01)
@@ -159,7 +159,7 @@ def test_a_runner_killed_in_the_middle(up: VirtualBench, squeezenet: Path) -> No
     killed: list[int] = []
     struck = once_played(device, lambda: killed.append(device.kill_runner()))
     with pytest.raises(LinkError, match="SIGKILL"):
-        measure(device, squeezenet, seconds=2.0)
+        measure_with_truth(device, squeezenet, seconds=2.0)
     struck.join()
     assert killed == [1]
 
@@ -272,7 +272,7 @@ def test_what_a_killed_bench_leaves_is_gone_with_the_next(
     link = "adb"
     try:
         find_adbd()
-        namespace()
+        make_namespace_command()
     except ConfigError:
         link = "ssh"
     killed = started("--link", link)
@@ -295,13 +295,13 @@ def test_a_device_that_restarts(up: VirtualBench, squeezenet: Path, link: str) -
     device = up.add(link, "lvpm")  # type: ignore[arg-type]
     struck = once_played(device, device.restart)
     with pytest.raises(LinkError):
-        measure(device, squeezenet, seconds=3.0)
+        measure_with_truth(device, squeezenet, seconds=3.0)
     struck.join()
     assert patiently(device, squeezenet, seconds=0.5).error == pytest.approx(0.0, abs=0.01)
     end = time.monotonic() + 60  # the watchdog of a job looks once a second whether it is over
-    while device.jobs_left() and time.monotonic() < end:
+    while device.list_leftover_files() and time.monotonic() < end:
         time.sleep(0.2)
-    assert device.jobs_left() == []  # what the restart left went with the next connection
+    assert device.list_leftover_files() == []  # what the restart left went with the next connection
 
 
 def test_devices_of_a_bench_are_told_apart(up: VirtualBench) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from deepen.bench import daemon_supervisor, daemons
-from deepen.bench.daemons import Cable, Daemon, find_adbd, find_sshd, namespace, start_adbd
+from deepen.bench.daemons import BenchDaemon, LoopbackCable, find_adbd, find_sshd, make_namespace_command, start_adbd
 from deepen.errors import ConfigError, LinkError
 
 pytestmark = [
@@ -55,7 +55,7 @@ def echo() -> Iterator[Callable[[], socket.socket]]:
 
     def back(client: socket.socket) -> None:
         with client:
-            daemon_supervisor.pump(client, client)
+            daemon_supervisor.copy_bytes(client, client)
 
     threading.Thread(target=serve, daemon=True).start()
     yield lambda: socket.create_connection(server.getsockname())
@@ -70,7 +70,7 @@ def says(port: int, text: bytes = b"hello") -> bytes:
 
 
 def test_a_cable_carries_is_cut_and_mended(echo: Callable[[], socket.socket]) -> None:
-    cable = Cable(echo)
+    cable = LoopbackCable(echo)
     try:
         with socket.create_connection(("127.0.0.1", cable.port), 10) as client:
             client.sendall(b"one")
@@ -141,7 +141,7 @@ def test_a_daemon_that_does_not_start_says_why(tmp_path: Path, echo: Callable[[]
         raise ConnectionRefusedError
 
     command = [sys.executable, KEEPER, "sh", "-c", "echo it hurts >&2; exit 1"]
-    daemon = Daemon("thing", command, {}, tmp_path / "log", Cable(nowhere))
+    daemon = BenchDaemon("thing", command, {}, tmp_path / "log", LoopbackCable(nowhere))
     with pytest.raises(LinkError, match="the bench's thing does not start: it hurts"):
         daemon.await_ready(nowhere)
 
@@ -149,7 +149,7 @@ def test_a_daemon_that_does_not_start_says_why(tmp_path: Path, echo: Callable[[]
 def test_adbd_sees_loopback_alone(tmp_path: Path) -> None:
     try:
         find_adbd()
-        namespace()
+        make_namespace_command()
     except ConfigError as error:
         pytest.skip(str(error))
     key = tmp_path / "key.pub"
@@ -189,12 +189,12 @@ def test_what_is_missing_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch,
         find_adbd()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"namespace of its own.*--link ssh"):
-        namespace()
+        make_namespace_command()
 
 
 def test_signals_of_a_terminal_do_not_reach_a_daemon(tmp_path: Path, echo: Callable[[], socket.socket]) -> None:
     command = [sys.executable, KEEPER, "sh", "-c", 'echo $$ >"$0/pid1"; exec sleep 1000', str(tmp_path)]
-    daemon = Daemon("thing", command, {}, tmp_path / "log", Cable(echo))
+    daemon = BenchDaemon("thing", command, {}, tmp_path / "log", LoopbackCable(echo))
     (pid,) = pids(tmp_path, 1)
     assert os.getpgid(pid) != os.getpgid(0)
     daemon.close()

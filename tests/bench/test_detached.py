@@ -17,9 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from deepen.bench import BenchDevice, VirtualBench
-from deepen.bench.bench import environment
-from deepen.bench.daemons import find_adbd, find_sshd, namespace
-from deepen.bench.player import Player
+from deepen.bench.bench import override_environment
+from deepen.bench.daemons import find_adbd, find_sshd, make_namespace_command
+from deepen.bench.player import BlockPlayer
 from deepen.cli import cli
 from deepen.errors import ConfigError, LinkError, MeterError
 from deepen.measure.detached import collect_detached, profile_detached
@@ -68,7 +68,7 @@ def add(up: VirtualBench, link: str, meter: str, **options: Any) -> BenchDevice:
             find_sshd()
         else:
             find_adbd()
-            namespace()
+            make_namespace_command()
     except ConfigError as error:
         pytest.skip(str(error))
     return up.add(link, meter, **options)  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def add(up: VirtualBench, link: str, meter: str, **options: Any) -> BenchDevice:
 
 def error_of(device: BenchDevice, path: Path, record: EnergyRecord) -> float:
     """Error of the net energy, a share of the truth."""
-    blocks = device.truth(Player.key(path, {}))
+    blocks = device.truth(BlockPlayer.key(path, {}))
     return record.energy_j / (sum(b.net_j for b in blocks) / sum(b.runs for b in blocks)) - 1
 
 
@@ -113,7 +113,7 @@ def test_net_energy_while_the_link_is_cut(
     if runtime == "crunner":
         device.use_c_runner()
     cable = Cut(device)
-    with environment(device.environment):
+    with override_environment(device.environment):
         record = profile_detached(
             squeezenet, device=device.spec, meter=device.meter, seconds=1.5, runtime=runtime, cable=cable
         )
@@ -192,7 +192,7 @@ def test_a_host_killed_meanwhile_loses_nothing_that_was_recorded(
     done = CliRunner().invoke(cli, [*collect, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    truth = device.truth(Player.key(squeezenet, {}))
+    truth = device.truth(BlockPlayer.key(squeezenet, {}))
     true_j = sum(b.net_j for b in truth) / sum(b.runs for b in truth)
     assert found["energy_j"] == pytest.approx(true_j, rel=0.01)
     clean(device)

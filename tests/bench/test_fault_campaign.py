@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deepen.bench import DeviceModel, VirtualBench
-from deepen.bench.daemons import find_adbd, find_sshd, namespace
+from deepen.bench import DevicePowerModel, VirtualBench
+from deepen.bench.daemons import find_adbd, find_sshd, make_namespace_command
 from deepen.errors import ConfigError
 from deepen.records import EnergyRecord
 from tests.support.fault_campaign import (
@@ -93,7 +93,7 @@ def test_the_truth_of_a_record_is_the_models_law() -> None:
     from deepen.kernels.families.catalog import check_params
 
     params = dict(check_params("fc", {"dtype": "float32", "m": 2, "k": 30, "n": 40}))
-    model = DeviceModel()
+    model = DevicePowerModel()
     # launch + factor of fc * (multiply-accumulates + bytes of x, w and y), and a fourth of what starting a run takes
     one_j = model.launch_j + 1.2 * (model.mac_j * 2 * 30 * 40 + model.byte_j * 4 * (2 * 30 + 30 * 40 + 2 * 40))
     found = compare_with_model(record(params, 1.0, copies=4), model)
@@ -102,7 +102,7 @@ def test_the_truth_of_a_record_is_the_models_law() -> None:
 
 
 def test_families_that_matter_are_named(squeezenet: Path) -> None:
-    found = select_families([(squeezenet, {})], DeviceModel())
+    found = select_families([(squeezenet, {})], DevicePowerModel())
     assert "conv-bn-relu" in found
     assert "concat" in found
     assert "softmax" not in found  # a millionth of the work
@@ -135,7 +135,7 @@ def real_bench() -> Callable[[], VirtualBench]:
     try:
         find_sshd()
         find_adbd()
-        namespace()
+        make_namespace_command()
     except ConfigError as error:
         pytest.skip(str(error))
     return VirtualBench

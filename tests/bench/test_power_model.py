@@ -8,23 +8,30 @@ import numpy as np
 import pytest
 
 from deepen import graph
-from deepen.bench.power_model import FACTORS, DeviceModel, KernelCost, OperatingPoint, Thermal, kernel_costs
+from deepen.bench.power_model import (
+    FACTORS,
+    DevicePowerModel,
+    KernelCost,
+    OperatingPoint,
+    ThermalSimulator,
+    compute_kernel_costs,
+)
 from deepen.kernels.splitting.split import split_graph
 from deepen.testing.instruments.schedule import PowerSchedule
 
-PLAIN = DeviceModel(leak_per_k=0.0, run_j=0.0)
+PLAIN = DevicePowerModel(leak_per_k=0.0, run_j=0.0)
 COSTS = (KernelCost("a", "fc", 1e-3, 1.0), KernelCost("b", "relu", 3e-3, 1.0))
 
 
 def test_the_law_of_kernels(squeezenet: Path) -> None:
-    model = DeviceModel()
+    model = DevicePowerModel()
     kernels = split_graph(graph.load_graph(squeezenet)).kernels
-    for kernel, cost in zip(kernels, kernel_costs(model, kernels), strict=True):
+    for kernel, cost in zip(kernels, compute_kernel_costs(model, kernels), strict=True):
         moved = kernel.bytes_read + kernel.bytes_written
         work = 4e-11 * kernel.macs + 2e-11 * kernel.ops + 2e-10 * moved
         assert cost.energy_j == pytest.approx(2e-6 + FACTORS.get(kernel.family, 1.0) * work, rel=1e-12)
         assert (cost.name, cost.family) == (kernel.name, kernel.family)
-    assert len({c.family for c in kernel_costs(model, kernels)}) > 2
+    assert len({c.family for c in compute_kernel_costs(model, kernels)}) > 2
 
 
 def test_every_family_with_a_factor_exists() -> None:
@@ -34,7 +41,7 @@ def test_every_family_with_a_factor_exists() -> None:
 
 
 def test_a_block_draws_exactly_its_energy() -> None:
-    thermal = Thermal(DeviceModel())
+    thermal = ThermalSimulator(DevicePowerModel())
     for runs in (1, 7, 5000):  # the last one is played with its mean power
         block = thermal.block(COSTS, runs, runs * 5e-3)
         assert block.net_j == pytest.approx(runs * (2e-5 + 4e-3), rel=1e-12)
@@ -45,7 +52,7 @@ def test_a_block_draws_exactly_its_energy() -> None:
 
 
 def test_kernels_show_in_the_waveform_but_none_by_far() -> None:
-    block = Thermal(PLAIN).block(COSTS, 1, 10e-3)
+    block = ThermalSimulator(PLAIN).block(COSTS, 1, 10e-3)
     levels = block.levels_w[:3] - block.static_w
     spans = block.durations_s[:3]
     assert (levels * spans)[1:] == pytest.approx([1e-3, 3e-3])
@@ -54,7 +61,7 @@ def test_kernels_show_in_the_waveform_but_none_by_far() -> None:
 
 
 def test_a_lower_operating_point_is_slower_and_cheaper() -> None:
-    fast, slow = Thermal(PLAIN), Thermal(PLAIN, frequency_hz=1.3e9)
+    fast, slow = ThermalSimulator(PLAIN), ThermalSimulator(PLAIN, frequency_hz=1.3e9)
     high, low = fast.block(COSTS, 2, 20e-3), slow.block(COSTS, 2, 20e-3)
     assert (high.point.frequency_hz, low.point.frequency_hz) == (2.4e9, 1.2e9)
     assert low.duration_s == pytest.approx(2 * high.duration_s)
@@ -62,13 +69,13 @@ def test_a_lower_operating_point_is_slower_and_cheaper() -> None:
 
 
 def test_no_block_draws_more_than_the_supply_gives() -> None:
-    block = Thermal(PLAIN).block(COSTS, 3, 1e-6)
+    block = ThermalSimulator(PLAIN).block(COSTS, 3, 1e-6)
     assert block.net_j / block.duration_s == pytest.approx(PLAIN.most_w)
 
 
 def test_temperature_follows_power() -> None:
-    model = DeviceModel()
-    thermal = Thermal(model)
+    model = DevicePowerModel()
+    thermal = ThermalSimulator(model)
     rest_c = thermal.temperature_c
     assert rest_c == pytest.approx(model.ambient_c + model.kelvin_per_w * model.static_at(rest_c))
     thermal.rest(1000)
@@ -84,8 +91,8 @@ def test_temperature_follows_power() -> None:
 
 
 def test_the_cooling_planned_is_the_exponential() -> None:
-    model = DeviceModel(leak_per_k=0.01)
-    thermal = Thermal(model)
+    model = DevicePowerModel(leak_per_k=0.01)
+    thermal = ThermalSimulator(model)
     block = thermal.block(COSTS, 10_000, 40.0)
     hot = thermal.temperature_c
     times = np.cumsum(block.durations_s[1:])
@@ -100,14 +107,14 @@ def test_the_cooling_planned_is_the_exponential() -> None:
 
 def test_it_throttles_and_recovers() -> None:
     model = replace(PLAIN, throttle_c=40.0, tau_s=1.0, kelvin_per_w=20.0)
-    thermal = Thermal(model)
+    thermal = ThermalSimulator(model)
     points = [thermal.block(COSTS, 1000, 4.0).point for _ in range(3)]
     assert points[0] == model.points[-1]
     assert points[1] == model.points[-2]
     thermal.rest(100.0)
     assert thermal.temperature_c < model.throttle_c - 2
     cool = replace(model, points=(OperatingPoint(1e9, 0.5), OperatingPoint(2e9, 1.0)), throttle_c=60.0)
-    recovering = Thermal(cool)
+    recovering = ThermalSimulator(cool)
     recovering.temperature_c = 80.0
     assert recovering.block(COSTS, 1, 1e-3).point == cool.points[0]
     recovering.temperature_c = 57.0

@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-from deepen.bench.player import LEAD_S, Player
-from deepen.bench.power_model import DeviceModel
-from deepen.bench.runner_proxy import BenchGone, Proxy, without_parent
+from deepen.bench.player import LEAD_S, BlockPlayer
+from deepen.bench.power_model import DevicePowerModel
+from deepen.bench.runner_proxy import BenchUnavailable, RunnerProxy, remove_parent_option
 
 RUN = {"id": 3, "start_ns": 10**9, "end_ns": 10**9 + 40_000_000, "cpu_ns": 20_000_000,
        "start_boot_ns": 10**9 + 7, "end_boot_ns": 10**9 + 40_000_007}  # fmt: skip
 
 
-class Bench:
+class ProxyBench:
     """Answers a proxy."""
 
     def __init__(self, offset_s: float = 0.0, ppm: float = 0.0) -> None:
         ours, theirs = socket.socketpair()
         self.asked: list[dict[str, Any]] = []
         self.answers: list[dict[str, Any]] = []
-        self.proxy = Proxy(theirs, offset_s, ppm)
+        self.proxy = RunnerProxy(theirs, offset_s, ppm)
         self._socket, self._theirs = ours, theirs
         self._lines = ours.makefile("rw")
         threading.Thread(target=self._serve, daemon=True).start()
@@ -42,15 +42,15 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    made = Bench(offset_s=5.0, ppm=100.0)
+def bench() -> Iterator[ProxyBench]:
+    made = ProxyBench(offset_s=5.0, ppm=100.0)
     made.answers = [{"key": "k"}]
     made.proxy.answer({"op": "load", "path": "/m.onnx", "threads": 1}, {"handle": 4, "id": 2})
     yield made
     made.close()
 
 
-def test_a_block_is_told_when_it_was_played(bench: Bench) -> None:
+def test_a_block_is_told_when_it_was_played(bench: ProxyBench) -> None:
     bench.answers = [{"start_s": 100.0, "end_s": 100.05}]
     reply = bench.proxy.answer({"op": "run", "handle": 4, "n": 8}, dict(RUN))
     # The host took the core away for half of the time: the bench's device has its own.
@@ -62,20 +62,20 @@ def test_a_block_is_told_when_it_was_played(bench: Bench) -> None:
     assert reply["id"] == 3
 
 
-def test_threads_share_the_time(bench: Bench) -> None:
+def test_threads_share_the_time(bench: ProxyBench) -> None:
     bench.answers = [{"key": "two"}, {"start_s": 1.0, "end_s": 2.0}]
     bench.proxy.answer({"op": "load", "path": "/m.onnx", "threads": 2}, {"handle": 5})
     bench.proxy.answer({"op": "run", "handle": 5, "n": 1}, {**RUN, "cpu_ns": 60_000_000})
     assert bench.asked[-1]["ran_s"] == 0.03
 
 
-def test_reading_the_clock_plays_nothing(bench: Bench) -> None:
+def test_reading_the_clock_plays_nothing(bench: ProxyBench) -> None:
     reply = bench.proxy.answer({"op": "run", "handle": 4, "n": 0}, dict(RUN))
     assert [a["op"] for a in bench.asked] == ["load"]
     assert reply["start_ns"] == 10**9 + 10**5 + 5 * 10**9
 
 
-def test_errors_of_the_runner_pass_and_those_of_the_bench_become_one(bench: Bench) -> None:
+def test_errors_of_the_runner_pass_and_those_of_the_bench_become_one(bench: ProxyBench) -> None:
     failed = {"id": 9, "error": "no", "kind": "model"}
     assert bench.proxy.answer({"op": "load", "path": "/x"}, dict(failed)) == failed
     bench.answers = [{"error": "cannot be split"}, {"error": "meter gone"}]
@@ -86,36 +86,36 @@ def test_errors_of_the_runner_pass_and_those_of_the_bench_become_one(bench: Benc
 
 
 def test_a_bench_that_is_gone_is_an_error() -> None:
-    made = Bench()
+    made = ProxyBench()
     made.close()
-    with pytest.raises(BenchGone, match="gone"):
+    with pytest.raises(BenchUnavailable, match="gone"):
         made.proxy.ask({"op": "play"})
 
 
 def test_the_parent_is_left_out() -> None:
-    assert without_parent(["p", "--parent", "7", "-x"]) == ["p", "-x"]
-    assert without_parent(["p"]) == ["p"]
+    assert remove_parent_option(["p", "--parent", "7", "-x"]) == ["p", "-x"]
+    assert remove_parent_option(["p"]) == ["p"]
 
 
 # ---- the other side ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def player(tmp_path: Path) -> Iterator[Player]:
+def player(tmp_path: Path) -> Iterator[BlockPlayer]:
     plans: list[tuple[float, list[float], list[float]]] = []
 
     def plan(lead_s: float, durations: Any, levels: Any) -> float:
         plans.append((lead_s, list(durations), list(levels)))
         return 1.0  # long past: nothing to wait for
 
-    made = Player(tmp_path / "s", DeviceModel(), plan)
+    made = BlockPlayer(tmp_path / "s", DevicePowerModel(), plan)
     made.plans = plans  # type: ignore[attr-defined]
     yield made
     made.close()
     assert not (tmp_path / "s").exists()
 
 
-def question(player: Player, *asked: dict[str, Any]) -> list[dict[str, Any]]:
+def question(player: BlockPlayer, *asked: dict[str, Any]) -> list[dict[str, Any]]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(player.path))
         lines = connection.makefile("rw")
@@ -128,11 +128,11 @@ def question(player: Player, *asked: dict[str, Any]) -> list[dict[str, Any]]:
     return answers
 
 
-def test_the_player_knows_the_kernels_and_keeps_the_truth(player: Player, squeezenet: Path) -> None:
+def test_the_player_knows_the_kernels_and_keeps_the_truth(player: BlockPlayer, squeezenet: Path) -> None:
     load = {"op": "load", "path": str(squeezenet), "shapes": {}, "runtime": "onnxruntime"}
     (loaded,) = question(player, load)
     key = loaded["key"]
-    assert key == Player.key(squeezenet, {}) != Player.key(squeezenet, {"x": (1,)})
+    assert key == BlockPlayer.key(squeezenet, {}) != BlockPlayer.key(squeezenet, {"x": (1,)})
     (played,) = question(player, {"op": "play", "key": key, "runs": 3, "ran_s": 0.1})
     (block,) = player.blocks
     assert (played["start_s"], played["end_s"]) == (block.start_s, block.end_s) == (1.0, pytest.approx(1.1))
@@ -144,7 +144,7 @@ def test_the_player_knows_the_kernels_and_keeps_the_truth(player: Player, squeez
     assert len(levels) == len(durations) + 1
 
 
-def test_the_player_refuses_what_it_does_not_know(player: Player, tmp_path: Path) -> None:
+def test_the_player_refuses_what_it_does_not_know(player: BlockPlayer, tmp_path: Path) -> None:
     junk = tmp_path / "junk.onnx"
     junk.write_bytes(b"junk")
     answers = question(

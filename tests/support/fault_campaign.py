@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepen.bench.bench import VirtualBench
-from deepen.bench.power_model import DeviceModel
+from deepen.bench.power_model import DevicePowerModel
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.devices import open_device
 from deepen.errors import ConfigError, MeasureError
@@ -139,7 +139,7 @@ class RecordComparison:
         return away > 2 * COVERAGE * self.standard_j and away > 0.02 * self.true_j
 
 
-def compare_with_model(record: EnergyRecord, model: DeviceModel) -> RecordComparison:
+def compare_with_model(record: EnergyRecord, model: DevicePowerModel) -> RecordComparison:
     """Hold a kernel's record against what the device's model says of its configuration, at the highest clock.
 
     Raises:
@@ -156,7 +156,7 @@ def compare_with_model(record: EnergyRecord, model: DeviceModel) -> RecordCompar
     return RecordComparison(record.name, record.energy_j, record.uncertainty_j, one_j + model.run_j / record.copies)
 
 
-def select_families(models: Sequence[tuple[Path, Mapping[str, tuple[int, ...]]]], model: DeviceModel) -> list[str]:
+def select_families(models: Sequence[tuple[Path, Mapping[str, tuple[int, ...]]]], model: DevicePowerModel) -> list[str]:
     """Families of kernels that matter in model files, by name.
 
     Raises:
@@ -395,9 +395,9 @@ class FaultCampaign:
         if (self.dataset / ".work").exists():
             found.append("the campaign's work folder")
         for device in self.bench.devices:
-            if device.jobs_left():
+            if device.list_leftover_files():
                 open_device(device.spec).close()  # what died with a device goes with the next connection
-            while (jobs := device.jobs_left()) and not deadline.expired:
+            while (jobs := device.list_leftover_files()) and not deadline.expired:
                 time.sleep(_LOOK_S)
             found += [f"on {device.link}: {name}" for name in jobs]
         return found

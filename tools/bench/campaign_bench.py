@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from importlib import util
 from pathlib import Path
 
-from deepen.bench import DeviceModel, VirtualBench
+from deepen.bench import DevicePowerModel, VirtualBench
 from tests.support.fault_campaign import (
     FaultCampaign,
     FaultCampaignReport,
@@ -82,13 +82,13 @@ def tell(verdict: FaultCampaignReport) -> None:
 
 def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     """Train, predict the models, print it; returns how many are near the truth."""
-    from deepen.bench.power_model import kernel_costs
+    from deepen.bench.power_model import compute_kernel_costs
     from deepen.datasets import Dataset
     from deepen.graph import load_graph
     from deepen.kernels.splitting.split import split_graph
     from deepen.predictors import train_predictor
 
-    device = DeviceModel()
+    device = DevicePowerModel()
     opened = Dataset.open(dataset)
     measured = opened.keys()
     predictor = train_predictor(opened, seed=seed)
@@ -96,7 +96,7 @@ def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     print("\n| model | predicted | true | error | kernels seen |\n| --- | ---: | ---: | ---: | ---: |")
     for path, shapes in models:
         found = split_graph(load_graph(path, dict(shapes) or None))
-        true_j = device.run_j + sum(cost.energy_j for cost in kernel_costs(device, found.kernels))
+        true_j = device.run_j + sum(cost.energy_j for cost in compute_kernel_costs(device, found.kernels))
         said_j = predictor.predict_split(found, str(path), ()).energy_j
         error = said_j / true_j - 1
         errors.append(abs(error))
@@ -123,7 +123,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="give up after so long")
     options = parser.parse_args()
     models = real_models()
-    families = select_families(models, DeviceModel())
+    families = select_families(models, DevicePowerModel())
     say(f"{options.count} kernels of {len(families)} families; {len(models)} models, whose kernels are left out")
     whole = tuple(path for path, shapes in models if not shapes)
     runtimes = tuple(options.runtime or ("onnxruntime",))
