@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deepen.records import Source
-    from deepen.search import Objective, SearchResult, Table
+    from deepen.search import BenchmarkTable, Objective, SearchResult
 
 __all__ = ["command"]
 
@@ -94,7 +94,7 @@ def build_command(
       deepen table build nb201 --space nasbench201 --surrogate sample --target energy_j
       deepen table build mine --space networks.py:networks --predictor pi5.deepen
     """
-    from deepen.search import build_table, join, open_space, read_table, write_table
+    from deepen.search import build_table, join_tables, open_space, read_table, write_table
 
     if (predictor is None) == (surrogate is None):
         raise ConfigError("a table is filled by --predictor or by --surrogate; give one of them")
@@ -115,7 +115,7 @@ def build_command(
             opened, measured, target, listed, held_out=held_out, seed=seed, runtime=runtime or "onnxruntime"
         )
     if joined is not None:
-        made = join(made, read_table(joined))
+        made = join_tables(made, read_table(joined))
     write_table(made, out)
     emit_result(made.info() | {"table": str(out)}, as_json, lambda: _render_info(made, str(out)))
 
@@ -160,13 +160,13 @@ def import_command(
       deepen table import measured.csv sample --space nasbench201
       deepen table import train_results_4V.tar.gz ecnas --layout ec-nas
     """
-    from deepen.search import import_table, join, read_table, write_table
+    from deepen.search import import_table, join_tables, read_table, write_table
 
     made = import_table(
         source_path, layout, space, source, arch_column=arch_column, task=task, runtime=runtime
     )  # fmt: skip
     if joined is not None:
-        made = join(made, read_table(joined))
+        made = join_tables(made, read_table(joined))
     write_table(made, out)
     emit_result(made.info() | {"table": str(out)}, as_json, lambda: _render_info(made, str(out)))
 
@@ -212,14 +212,14 @@ def query_command(
       deepen table query nb201 --index 42
       deepen table query nb201 --where accuracy=0.7: --front -o energy_j -o accuracy
     """
-    from deepen.search import Benchmark, read_objectives, read_table
+    from deepen.search import TabularBenchmark, read_objectives, read_table
 
     opened = read_table(folder)
     if (arch, hash_, index) != (None, None, None):
         chosen: Any = int(repeat) if repeat.isdecimal() else repeat
         if not repeat.isdecimal() and repeat not in ("mean", "random"):
             raise ConfigError(f"--repeat is a number, mean or random, not '{repeat}'")
-        line = Benchmark(opened).query(
+        line = TabularBenchmark(opened).query(
             arch, hash=hash_, index=index, budget=budget, repeat=chosen, stop_halfway=stop_halfway
         )
         emit_result(
@@ -286,15 +286,15 @@ def search_command(
       deepen table search pi5 -o energy_j -o accuracy --optimiser semoa --log search.jsonl
       deepen table search pi5 -o energy_j -o accuracy -m semoa -m random --seeds 30
     """
-    from deepen.search import read_objectives, read_table, search
-    from deepen.search.compare import compare
+    from deepen.search import read_objectives, read_table, search_table
+    from deepen.search.compare import compare_optimisers
 
     opened = read_table(folder)
     opened = opened.filter(**_parse_limits(opened, limits)) if limits else opened
     objectives = read_objectives(opened, names or _DEFAULT, grid)
     chosen = optimisers or ("semoa",)
     if seeds == 1 and len(chosen) == 1:
-        result = search(
+        result = search_table(
             opened, objectives, chosen[0], queries,
             seed=seed, population=population, known=known, log=log, resume=resume,
         )  # fmt: skip
@@ -302,7 +302,7 @@ def search_command(
         return
     if log is not None or resume:
         raise ConfigError("a log is kept of one run: one optimiser, one seed")
-    series, compared = compare(
+    series, compared = compare_optimisers(
         opened, objectives, chosen, queries, seeds, first_seed=seed, population=population, known=known,
         done=lambda name, number: print_progress(f"{name}: seed {number}") if seeds > 1 and number % 10 == 9 else None,
     )  # fmt: skip
@@ -339,7 +339,7 @@ def search_command(
     emit_result(document, as_json, render)
 
 
-def _parse_limits(opened: Table, texts: Sequence[str]) -> dict[str, Any]:
+def _parse_limits(opened: BenchmarkTable, texts: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, limit = text.partition("=")
@@ -359,7 +359,7 @@ def _parse_limits(opened: Table, texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _export_rows(shown: Table, path: Path) -> None:
+def _export_rows(shown: BenchmarkTable, path: Path) -> None:
     from deepen.storage.atomic import write_file_atomically
 
     names = [*shown.keys, *shown.data]
@@ -375,7 +375,7 @@ def _export_rows(shown: Table, path: Path) -> None:
     print_progress(f"wrote {path}: {len(shown)} rows")
 
 
-def _format_value(opened: Table, name: str, value: Any) -> str:
+def _format_value(opened: BenchmarkTable, name: str, value: Any) -> str:
     column = opened.columns.get(name)
     if column is None or not isinstance(value, float):
         return str(value)
@@ -384,14 +384,14 @@ def _format_value(opened: Table, name: str, value: Any) -> str:
     return format_si(value, column.unit) if column.unit and "/" not in column.unit else f"{value:.6g}"
 
 
-def _render_rows(shown: Table, rows: Sequence[dict[str, Any]]) -> str:
+def _render_rows(shown: BenchmarkTable, rows: Sequence[dict[str, Any]]) -> str:
     names = [*(n for n in shown.keys if n != "hash"), *shown.data]
     cells = [[_format_value(shown, n, row[n]) for n in names] for row in rows]
     text = format_table(names, cells, right=range(1, len(names)))
     return text + f"\n{len(rows)} of {len(shown)} rows"
 
 
-def _render_info(opened: Table, where: str) -> str:
+def _render_info(opened: BenchmarkTable, where: str) -> str:
     info = opened.info()
     cells = [
         (c["name"], *(_format_value(opened, c["name"], c.get(k, float("nan"))) for k in ("min", "median", "max")),
@@ -423,12 +423,12 @@ def _format_objectives(objectives: Sequence[Objective], point: Any) -> list[str]
     return [format_si(found[o.name], o.unit) if o.unit else f"{found[o.name]:.4g}" for o in objectives]
 
 
-def _summarise_front(shown: Table, objectives: Sequence[Objective], limit: int) -> tuple[dict[str, Any], str]:
-    from deepen.search import truth_of
-    from deepen.search.pareto import extremes, knee
+def _summarise_front(shown: BenchmarkTable, objectives: Sequence[Objective], limit: int) -> tuple[dict[str, Any], str]:
+    from deepen.search import compute_exact_front
+    from deepen.search.pareto import find_extremes, find_knee
 
-    truth = truth_of(shown, objectives)
-    middle, ends = knee(truth.points), extremes(truth.points).tolist()
+    truth = compute_exact_front(shown, objectives)
+    middle, ends = find_knee(truth.points), find_extremes(truth.points).tolist()
 
     def entry(row: int) -> dict[str, Any]:
         return {"arch": truth.archs[row], **_objective_values(objectives, truth.points[row])}

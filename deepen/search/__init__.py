@@ -7,23 +7,23 @@
 from __future__ import annotations
 
 from deepen.search.objectives import Objective, read_objectives
-from deepen.search.query import Benchmark
-from deepen.search.run import SearchResult, search, truth_of
-from deepen.search.table import Table, build_table, import_table, join, read_table, write_table
+from deepen.search.query import TabularBenchmark
+from deepen.search.run import SearchResult, compute_exact_front, search_table
+from deepen.search.table import BenchmarkTable, build_table, import_table, join_tables, read_table, write_table
 from deepen.spaces import open_space
 
 __all__ = [
-    "Benchmark",
+    "BenchmarkTable",
     "Objective",
     "SearchResult",
-    "Table",
+    "TabularBenchmark",
     "build_table",
+    "compute_exact_front",
     "import_table",
-    "join",
+    "join_tables",
     "open_space",
     "read_objectives",
     "read_table",
-    "search",
-    "truth_of",
+    "search_table",
     "write_table",
 ]

@@ -9,14 +9,14 @@ import numpy as np
 
 from deepen.errors import ConfigError
 from deepen.search.objectives import Objective
-from deepen.search.run import SearchResult, search, truth_of
-from deepen.search.table.table import Table
+from deepen.search.run import SearchResult, compute_exact_front, search_table
+from deepen.search.table.table import BenchmarkTable
 
-__all__ = ["Comparison", "Series", "compare"]
+__all__ = ["OptimiserComparison", "OptimiserSeries", "compare_optimisers"]
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class OptimiserSeries:
     """An optimiser's results over seeds.
 
     Attributes:
@@ -44,7 +44,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class OptimiserComparison:
     """A series against another, seed by seed.
 
     Attributes:
@@ -62,8 +62,8 @@ class Comparison:
     p_value: float
 
 
-def compare(
-    table: Table,
+def compare_optimisers(
+    table: BenchmarkTable,
     objectives: Sequence[Objective],
     optimisers: Sequence[str],
     queries: int = 500,
@@ -73,7 +73,7 @@ def compare(
     population: int | None = None,
     known: Sequence[str] = (),
     done: Callable[[str, int], None] = lambda name, seed: None,
-) -> tuple[tuple[Series, ...], tuple[Comparison, ...]]:
+) -> tuple[tuple[OptimiserSeries, ...], tuple[OptimiserComparison, ...]]:
     """Run optimisers over seeds.
 
     Args:
@@ -88,31 +88,31 @@ def compare(
         done: Called after each run.
 
     Raises:
-        ConfigError: As :func:`deepen.search.run.search`.
+        ConfigError: As :func:`deepen.search.run.search_table`.
     """
     if seeds < 1 or not optimisers:
         raise ConfigError("a comparison needs at least one optimiser and one seed")
-    truth = truth_of(table, objectives)
-    found: list[Series] = []
+    truth = compute_exact_front(table, objectives)
+    found: list[OptimiserSeries] = []
     for name in dict.fromkeys(optimisers):
         results = []
         for seed in range(first_seed, first_seed + seeds):
             results.append(
-                search(
+                search_table(
                     table, objectives, name, queries, seed=seed, population=population,
                     known=known if name == "ms-ehvi" else (), truth=truth,
                 )
             )  # fmt: skip
             done(name, seed)
-        found.append(Series(name, tuple(results)))
-    return tuple(found), tuple(_compared(found[0], other) for other in found[1:])
+        found.append(OptimiserSeries(name, tuple(results)))
+    return tuple(found), tuple(_compare_series(found[0], other) for other in found[1:])
 
 
-def _compared(one: Series, other: Series) -> Comparison:
+def _compare_series(one: OptimiserSeries, other: OptimiserSeries) -> OptimiserComparison:
     from scipy.stats import wilcoxon
 
     gain = np.array(
         [a.quality.hypervolume - b.quality.hypervolume for a, b in zip(one.results, other.results, strict=True)]
     )
     p_value = float(wilcoxon(gain).pvalue) if gain.any() and len(gain) > 1 else 1.0
-    return Comparison(one.optimiser, other.optimiser, int((gain > 0).sum()), len(gain), p_value)
+    return OptimiserComparison(one.optimiser, other.optimiser, int((gain > 0).sum()), len(gain), p_value)

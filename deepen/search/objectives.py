@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
-from deepen.search.table.table import Table
-from deepen.search.table.types import Column
+from deepen.search.table.table import BenchmarkTable
+from deepen.search.table.types import TableColumn
 
-__all__ = ["Objective", "points_of", "read_objectives"]
+__all__ = ["Objective", "compute_objective_values", "read_objectives"]
 
 JOULES_PER_KWH = 3.6e6
 CARBON = "carbon_g"
@@ -38,7 +38,9 @@ class Objective:
     unit: str = ""
 
 
-def read_objectives(table: Table, names: Sequence[str], grid_g_per_kwh: float | None = None) -> tuple[Objective, ...]:
+def read_objectives(
+    table: BenchmarkTable, names: Sequence[str], grid_g_per_kwh: float | None = None
+) -> tuple[Objective, ...]:
     """Read objectives.
 
     Args:
@@ -58,7 +60,7 @@ def read_objectives(table: Table, names: Sequence[str], grid_g_per_kwh: float | 
             if grid_g_per_kwh is None or not (math.isfinite(grid_g_per_kwh) and grid_g_per_kwh > 0):
                 raise ConfigError("carbon_g needs the carbon intensity of the grid, gCO2e per kWh; give --grid")
             source, factor = "energy_j", grid_g_per_kwh / JOULES_PER_KWH
-        column: Column = table.column(source)
+        column: TableColumn = table.column(source)
         better = direction or ("min" if name == CARBON else column.better)
         if better not in ("min", "max"):
             raise ConfigError(f"column {name} does not say which way is better; write {name}:min or {name}:max")
@@ -71,7 +73,9 @@ def read_objectives(table: Table, names: Sequence[str], grid_g_per_kwh: float | 
     return tuple(found)
 
 
-def points_of(table: Table, objectives: Sequence[Objective], budget: float | None = None) -> NDArray[np.float64]:
+def compute_objective_values(
+    table: BenchmarkTable, objectives: Sequence[Objective], budget: float | None = None
+) -> NDArray[np.float64]:
     """Objectives of every network, smaller is better, shape (networks, objectives); NaN where a figure is missing."""
     columns = [o.sign * o.factor * table.per_network(o.column, budget) for o in objectives]
     return np.stack(columns, axis=1) if len(table.hashes) else np.zeros((0, len(objectives)))

@@ -17,16 +17,24 @@ from numpy.typing import ArrayLike, NDArray
 from deepen.errors import ConfigError
 
 __all__ = [
-    "Quality", "as_points", "contributions", "extremes", "front", "front_mask", "hypervolume", "knee", "quality",
+    "FrontQuality",
+    "assess_front",
+    "check_points",
+    "compute_contributions",
+    "compute_hypervolume",
+    "find_extremes",
+    "find_knee",
+    "find_pareto_front",
+    "mark_nondominated",
     "rank_fronts",
-]  # fmt: skip
+]
 
 Floats = NDArray[np.float64]
 
 _TWO = 2
 
 
-def as_points(values: ArrayLike) -> Floats:
+def check_points(values: ArrayLike) -> Floats:
     """Check points.
 
     Args:
@@ -44,14 +52,14 @@ def as_points(values: ArrayLike) -> Floats:
     return points
 
 
-def _reference(points: Floats, reference: ArrayLike) -> Floats:
+def _check_reference(points: Floats, reference: ArrayLike) -> Floats:
     ref = np.asarray(reference, dtype=np.float64)
     if ref.shape != (points.shape[1],) or not np.isfinite(ref).all():
         raise ConfigError(f"the reference point needs {points.shape[1]} finite values, one per objective")
     return ref
 
 
-def _moocore(why: str) -> ModuleType:
+def _import_moocore(why: str) -> ModuleType:
     try:
         import moocore
     except ModuleNotFoundError as error:
@@ -60,7 +68,7 @@ def _moocore(why: str) -> ModuleType:
     return module
 
 
-def front_mask(values: ArrayLike) -> NDArray[np.bool_]:
+def mark_nondominated(values: ArrayLike) -> NDArray[np.bool_]:
     """Which points no other dominates; equal points are all kept.
 
     A point dominates another if it is nowhere larger and somewhere smaller.
@@ -74,7 +82,7 @@ def front_mask(values: ArrayLike) -> NDArray[np.bool_]:
     Raises:
         ConfigError: If the points are malformed.
     """
-    points = as_points(values)
+    points = check_points(values)
     n, m = points.shape
     if n == 0:
         return np.zeros(0, dtype=bool)
@@ -88,19 +96,19 @@ def front_mask(values: ArrayLike) -> NDArray[np.bool_]:
         else:
             return np.asarray(moocore.is_nondominated(points, keep_weakly=True), dtype=bool)
     # Distinct points in lexicographic order: nothing is dominated by what comes later.
-    order, first = _sorted(points)
+    order, first = _sort_points(points)
     distinct = points[order[first]]
     if m == _TWO:
         y = distinct[:, 1]
         kept = y < np.concatenate([[np.inf], np.minimum.accumulate(y)[:-1]])
     else:
-        kept = _filter(distinct)
+        kept = _filter_nondominated(distinct)
     mask = np.zeros(n, dtype=bool)
     mask[order] = kept[np.cumsum(first) - 1]
     return mask
 
 
-def _sorted(points: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _sort_points(points: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Rows in lexicographic order of the points, and whether each of them is the first of its equals."""
     order = np.lexsort(points.T[::-1])
     first = np.ones(len(points), dtype=bool)
@@ -113,7 +121,7 @@ def _sorted(points: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 _BLOCK = 256
 
 
-def _filter(ordered: Floats) -> NDArray[np.bool_]:
+def _filter_nondominated(ordered: Floats) -> NDArray[np.bool_]:
     """The same for distinct points in lexicographic order, any number of objectives: block by block."""
     kept = np.zeros(len(ordered), dtype=bool)
     found = ordered[:0]
@@ -130,33 +138,33 @@ def _filter(ordered: Floats) -> NDArray[np.bool_]:
     return kept
 
 
-def front(values: ArrayLike) -> NDArray[np.int64]:
+def find_pareto_front(values: ArrayLike) -> NDArray[np.int64]:
     """Rows of the Pareto front, by the first objective; of equal points the first only.
 
     Args:
         values: Points, shape (n, objectives).
     """
-    points = as_points(values)
-    rows = np.flatnonzero(front_mask(points))
-    order, first = _sorted(points[rows])
+    points = check_points(values)
+    rows = np.flatnonzero(mark_nondominated(points))
+    order, first = _sort_points(points[rows])
     return np.asarray(rows[order[first]], dtype=np.int64)
 
 
 def rank_fronts(values: ArrayLike) -> NDArray[np.int64]:
     """Number of the front each point lies on: 0 for the Pareto front, 1 for that of the rest, and so on."""
-    points = as_points(values)
+    points = check_points(values)
     ranks = np.full(len(points), -1, dtype=np.int64)
     left = np.arange(len(points))
     level = 0
     while left.size:
-        mask = front_mask(points[left])
+        mask = mark_nondominated(points[left])
         ranks[left[mask]] = level
         left = left[~mask]
         level += 1
     return ranks
 
 
-def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
+def compute_hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
     """Volume dominated by points up to a reference point; points beyond it count nothing.
 
     Args:
@@ -166,21 +174,21 @@ def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
     Raises:
         ConfigError: If the points are malformed, or there are three objectives or more and moocore is not installed.
     """
-    points = as_points(values)
-    ref = _reference(points, reference)
+    points = check_points(values)
+    ref = _check_reference(points, reference)
     points = points[(points < ref).all(axis=1)]
     if not len(points):
         return 0.0
     if points.shape[1] == 1:
         return float(ref[0] - points.min())
     if points.shape[1] > _TWO:
-        return float(_moocore("the hypervolume of three objectives or more").hypervolume(points, ref=ref))
-    ordered = points[front(points)]
+        return float(_import_moocore("the hypervolume of three objectives or more").hypervolume(points, ref=ref))
+    ordered = points[find_pareto_front(points)]
     below = np.concatenate([[ref[1]], ordered[:-1, 1]])
     return float(((ref[0] - ordered[:, 0]) * (below - ordered[:, 1])).sum())
 
 
-def contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
+def compute_contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
     """Hypervolume that a front loses without one of its points: SEMOA's Delta_r(x, P).
 
     Dominated points count neither for nor against: they get zero and hide nothing. Of equal points each gets zero.
@@ -193,13 +201,13 @@ def contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
         Shape (n,).
 
     Raises:
-        ConfigError: As for :func:`hypervolume`.
+        ConfigError: As for :func:`compute_hypervolume`.
     """
-    points = as_points(values)
-    ref = _reference(points, reference)
+    points = check_points(values)
+    ref = _check_reference(points, reference)
     found = np.zeros(len(points))
-    kept = np.flatnonzero(front_mask(points))
-    order, first = _sorted(points[kept])
+    kept = np.flatnonzero(mark_nondominated(points))
+    order, first = _sort_points(points[kept])
     alone = first & np.append(first[1:], True)
     single = np.zeros(len(points), dtype=bool)
     single[kept[order[alone]]] = True
@@ -213,12 +221,14 @@ def contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
         x, y = points[rows].T
         found[rows] = (np.append(x[1:], ref[0]) - x) * (np.append(ref[1], y[:-1]) - y)
     else:
-        found[rows] = _moocore("the hypervolume of three objectives or more").hv_contributions(points[rows], ref=ref)
+        found[rows] = _import_moocore("the hypervolume of three objectives or more").hv_contributions(
+            points[rows], ref=ref
+        )
     found[~single] = 0.0
     return found
 
 
-def extremes(values: ArrayLike) -> NDArray[np.int64]:
+def find_extremes(values: ArrayLike) -> NDArray[np.int64]:
     """Row of the best point in each objective alone; among equals the one that is best in the others.
 
     Returns:
@@ -227,7 +237,7 @@ def extremes(values: ArrayLike) -> NDArray[np.int64]:
     Raises:
         ConfigError: If there is no point.
     """
-    points = as_points(values)
+    points = check_points(values)
     if not len(points):
         raise ConfigError("extremes of no points at all; give at least one")
     m = points.shape[1]
@@ -238,7 +248,7 @@ def extremes(values: ArrayLike) -> NDArray[np.int64]:
     )
 
 
-def knee(values: ArrayLike) -> int:
+def find_knee(values: ArrayLike) -> int:
     """Row of the knee: the point of the front farthest below the plane through the extremes.
 
     Objectives are scaled so that the front spans 0..1 in each; for two, the line through the extremes is then sum = 1
@@ -248,8 +258,8 @@ def knee(values: ArrayLike) -> int:
     Raises:
         ConfigError: If there is no point.
     """
-    points = as_points(values)
-    rows = front(points)
+    points = check_points(values)
+    rows = find_pareto_front(points)
     if not rows.size:
         raise ConfigError("the knee of no points at all; give at least one")
     low, high = points[rows].min(axis=0), points[rows].max(axis=0)
@@ -258,7 +268,7 @@ def knee(values: ArrayLike) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
+class FrontQuality:
     """How much of a known truth was found.
 
     Attributes:
@@ -276,7 +286,7 @@ class Quality:
     front: int
 
 
-def quality(found: ArrayLike, truth: ArrayLike, reference: ArrayLike | None = None) -> Quality:
+def assess_front(found: ArrayLike, truth: ArrayLike, reference: ArrayLike | None = None) -> FrontQuality:
     """Compare points found with all points that exist.
 
     Args:
@@ -287,13 +297,13 @@ def quality(found: ArrayLike, truth: ArrayLike, reference: ArrayLike | None = No
     Raises:
         ConfigError: If points are malformed or there is no truth.
     """
-    every, some = as_points(truth), as_points(found)
+    every, some = check_points(truth), check_points(found)
     if not len(every):
         raise ConfigError("there is no point to compare with; give the whole table")
-    ref = every.max(axis=0) if reference is None else _reference(every, reference)
-    true = every[front(every)]
+    ref = every.max(axis=0) if reference is None else _check_reference(every, reference)
+    true = every[find_pareto_front(every)]
     box = float(np.prod(np.where(ref > true.min(axis=0), ref - true.min(axis=0), 1.0)))
-    best, reached = hypervolume(true, ref) / box, hypervolume(some, ref) / box if len(some) else 0.0
+    best, reached = compute_hypervolume(true, ref) / box, compute_hypervolume(some, ref) / box if len(some) else 0.0
     have = {tuple(p) for p in some.tolist()}
     hits = sum(tuple(p) in have for p in true.tolist())
-    return Quality(hits / len(true), reached, best - reached, hits, len(true))
+    return FrontQuality(hits / len(true), reached, best - reached, hits, len(true))

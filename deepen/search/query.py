@@ -1,9 +1,9 @@
 """Asking a table as if each question were a training or a measurement: what it would have cost is counted.
 
-Covers EC-NAS' interface (``ECNASBench``): :meth:`Benchmark.query` for ``query``, :meth:`Benchmark.metrics` for
-``get_metrics_from_hash`` and ``get_metrics_from_spec``, :meth:`Benchmark.spec` for ``get_model_spec``,
-:meth:`Benchmark.hashes` for ``hash_iterator``, :attr:`Benchmark.spent` for ``get_budget_counters``,
-:meth:`Benchmark.reset` for ``reset_budget_counters``, ``table.info()`` for ``info``.
+Covers EC-NAS' interface (``ECNASBench``): :meth:`TabularBenchmark.query` for ``query``, :meth:`TabularBenchmark.metrics` for
+``get_metrics_from_hash`` and ``get_metrics_from_spec``, :meth:`TabularBenchmark.spec` for ``get_model_spec``,
+:meth:`TabularBenchmark.hashes` for ``hash_iterator``, :attr:`TabularBenchmark.spent` for ``get_budget_counters``,
+:meth:`TabularBenchmark.reset` for ``reset_budget_counters``, ``table.info()`` for ``info``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any, Literal
 import numpy as np
 
 from deepen.errors import ConfigError, make_unknown_name_error
-from deepen.search.table.table import Table
+from deepen.search.table.table import BenchmarkTable
 from deepen.search.table.types import KEYS
 from deepen.spaces.nasbench101_networks import NasBench101Cell
 
-__all__ = ["COSTS", "Benchmark", "Spent"]
+__all__ = ["COSTS", "QueryCost", "TabularBenchmark"]
 
 COSTS = ("training_time_s", "total_energy_j", "energy_j", "latency_s")
 """Columns that are added up as the simulated cost of a search, as far as a table has them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class QueryCost:
     """What the queries so far would have cost.
 
     Attributes:
@@ -42,14 +42,14 @@ class Spent:
     cost: Mapping[str, float]
 
 
-class Benchmark:
+class TabularBenchmark:
     """A table that counts what it is asked.
 
     Attributes:
         table: The table.
     """
 
-    def __init__(self, table: Table, seed: int = 0) -> None:
+    def __init__(self, table: BenchmarkTable, seed: int = 0) -> None:
         """Prepare for queries.
 
         Args:
@@ -92,10 +92,10 @@ class Benchmark:
         self._sums = [0.0] * len(self._costs)
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> QueryCost:
         """What the queries so far would have cost."""
         cost = {name: total for (name, _), total in zip(self._costs, self._sums, strict=True)}
-        return Spent(self._queries, len(self._seen), self._trained, cost)
+        return QueryCost(self._queries, len(self._seen), self._trained, cost)
 
     def query(
         self,
@@ -168,7 +168,9 @@ class Benchmark:
                 line = self._means[asked] = self._mean(list(found.values()))
             return line
         if repeat not in found:
-            raise ConfigError(f"network {key} has no repeat {repeat}; it has {_list(found)}, 'random' and 'mean'")
+            raise ConfigError(
+                f"network {key} has no repeat {repeat}; it has {_format_figures(found)}, 'random' and 'mean'"
+            )
         return self._rows[found[int(repeat)]]
 
     def _find_rows(self, key: str, budget: float | None, stop_halfway: bool) -> dict[int, int]:
@@ -178,7 +180,9 @@ class Benchmark:
         trained = self._plans[key]
         chosen = max(trained) if budget is None else float(budget)
         if chosen not in trained:
-            raise ConfigError(f"network {key} was not trained for {chosen:g} epochs; budgets: {_list(trained)}")
+            raise ConfigError(
+                f"network {key} was not trained for {chosen:g} epochs; budgets: {_format_figures(trained)}"
+            )
         points = trained[chosen]
         point = max(points)
         if stop_halfway and "checkpoint" not in self.table.keys:
@@ -187,7 +191,7 @@ class Benchmark:
             point = max((p for p in points if p <= point / 2), default=-1.0)
             if point < 0:
                 raise ConfigError(
-                    f"network {key} has no checkpoint before half of its training; it has {_list(points)}"
+                    f"network {key} has no checkpoint before half of its training; it has {_format_figures(points)}"
                 )
         return points[point]
 
@@ -229,5 +233,5 @@ class Benchmark:
         return iter(self.table.hashes)
 
 
-def _list(values: Iterable[float]) -> str:
+def _format_figures(values: Iterable[float]) -> str:
     return ", ".join(f"{v:g}" for v in values)

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.search.objectives import Objective, points_of
-from deepen.search.optimisers import Asked, Domain, Told, make_optimiser
-from deepen.search.pareto import Quality, extremes, front, knee, quality
-from deepen.search.query import Benchmark, Spent
-from deepen.search.table.table import Table
+from deepen.search.objectives import Objective, compute_objective_values
+from deepen.search.optimisers import EvaluationRequest, EvaluationResult, SearchDomain, make_optimiser
+from deepen.search.pareto import FrontQuality, assess_front, find_extremes, find_knee, find_pareto_front
+from deepen.search.query import QueryCost, TabularBenchmark
+from deepen.search.table.table import BenchmarkTable
 from deepen.storage.atomic import make_storage_error
 
-__all__ = ["SearchResult", "Truth", "search", "truth_of"]
+__all__ = ["ExactFront", "SearchResult", "compute_exact_front", "search_table"]
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ LOG_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class ExactFront:
     """What a table knows about its networks, exactly.
 
     Attributes:
@@ -47,19 +47,21 @@ class Truth:
     missing: int
 
 
-def truth_of(table: Table, objectives: Sequence[Objective]) -> Truth:
+def compute_exact_front(table: BenchmarkTable, objectives: Sequence[Objective]) -> ExactFront:
     """Exact front of a table.
 
     Raises:
         ConfigError: If no network has all objectives.
     """
-    points = points_of(table, objectives)
+    points = compute_objective_values(table, objectives)
     known = np.isfinite(points).all(axis=1)
     if not known.any():
         raise ConfigError(f"no network of the table has {' and '.join(o.name for o in objectives)}; join them first")
     archs = table.archs_of(table.hashes)
     rows = np.flatnonzero(known)
-    return Truth(tuple(archs[i] for i in rows.tolist()), points[rows], front(points[rows]), int((~known).sum()))
+    return ExactFront(
+        tuple(archs[i] for i in rows.tolist()), points[rows], find_pareto_front(points[rows]), int((~known).sum())
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,13 @@ class SearchResult:
     front: NDArray[np.int64]
     knee: int
     extremes: tuple[int, ...]
-    quality: Quality
-    spent: Spent
+    quality: FrontQuality
+    spent: QueryCost
     resumed: int
 
 
-def search(
-    table: Table,
+def search_table(
+    table: BenchmarkTable,
     objectives: Sequence[Objective],
     optimiser: str = "semoa",
     queries: int = 500,
@@ -104,7 +106,7 @@ def search(
     known: Sequence[str] = (),
     log: str | Path | None = None,
     resume: bool = False,
-    truth: Truth | None = None,
+    truth: ExactFront | None = None,
 ) -> SearchResult:
     """Search a table.
 
@@ -118,7 +120,7 @@ def search(
         known: Objectives that cost nothing to know (``ms-ehvi`` takes them as they are).
         log: JSON lines to write to.
         resume: Go on from that log rather than refuse one that exists.
-        truth: :func:`truth_of` the table, if at hand.
+        truth: :func:`compute_exact_front` the table, if at hand.
 
     Raises:
         ConfigError: If a name is unknown, a number makes no sense or a package is missing.
@@ -128,9 +130,9 @@ def search(
     if queries < 1:
         raise ConfigError(f"a search asks at least once, not {queries} times")
     chosen = tuple(objectives)
-    real = truth or truth_of(table, chosen)
+    real = truth or compute_exact_front(table, chosen)
     budgets = table.budgets if len(table.budgets) > 1 else ()
-    domain = Domain(table.space, real.archs, objectives=len(chosen), budgets=budgets)
+    domain = SearchDomain(table.space, real.archs, objectives=len(chosen), budgets=budgets)
     options: dict[str, Any] = {}
     for name in known:
         place = next((i for i, o in enumerate(chosen) if o.name == name), None)
@@ -149,16 +151,16 @@ def search(
         "population": population,
         "known": list(known),
     }
-    journal = _Log(None if log is None else Path(log), head, resume)
-    bench = Benchmark(table, seed)
-    told: list[Told] = []
+    journal = _SearchLog(None if log is None else Path(log), head, resume)
+    bench = TabularBenchmark(table, seed)
+    told: list[EvaluationResult] = []
     try:
         while len(told) < queries:
             asked = engine.ask()
             if not asked:
                 break
             results = [
-                _evaluate(bench, chosen, one, journal, number)
+                _evaluate_architecture(bench, chosen, one, journal, number)
                 for number, one in enumerate(asked[: queries - len(told)], start=len(told))
             ]
             told += results
@@ -167,22 +169,24 @@ def search(
             engine.tell(results)
     finally:
         journal.close()
-    return _result(optimiser, seed, chosen, told, real, bench.spent, journal.resumed, budgets)
+    return _make_result(optimiser, seed, chosen, told, real, bench.spent, journal.resumed, budgets)
 
 
-def _evaluate(bench: Benchmark, objectives: Sequence[Objective], one: Asked, journal: _Log, number: int) -> Told:
+def _evaluate_architecture(
+    bench: TabularBenchmark, objectives: Sequence[Objective], one: EvaluationRequest, journal: _SearchLog, number: int
+) -> EvaluationResult:
     line = bench.query(one.arch, budget=one.budget)
     values = tuple(o.sign * o.factor * float(line[o.column]) for o in objectives)
-    return journal.record(number, Told(one.arch, values, one.budget))
+    return journal.record(number, EvaluationResult(one.arch, values, one.budget))
 
 
-def _result(
+def _make_result(
     optimiser: str,
     seed: int,
     objectives: tuple[Objective, ...],
-    told: Sequence[Told],
-    truth: Truth,
-    spent: Spent,
+    told: Sequence[EvaluationResult],
+    truth: ExactFront,
+    spent: QueryCost,
     resumed: int,
     budgets: Sequence[float],
 ) -> SearchResult:
@@ -193,15 +197,25 @@ def _result(
     archs = tuple(a for a in dict.fromkeys(t.arch for t in told) if a in final)
     # Judged by the mean of the repeats, as the table's own front is; a lucky repeat is no better network.
     points = truth.points[[place[a] for a in archs]]
-    found = front(points) if len(points) else np.zeros(0, dtype=np.int64)
-    middle = knee(points) if len(points) else -1
-    ends = tuple(extremes(points).tolist()) if len(points) else ()
+    found = find_pareto_front(points) if len(points) else np.zeros(0, dtype=np.int64)
+    middle = find_knee(points) if len(points) else -1
+    ends = tuple(find_extremes(points).tolist()) if len(points) else ()
     return SearchResult(
-        optimiser, seed, objectives, archs, points, found, middle, ends, quality(points, truth.points), spent, resumed
+        optimiser,
+        seed,
+        objectives,
+        archs,
+        points,
+        found,
+        middle,
+        ends,
+        assess_front(points, truth.points),
+        spent,
+        resumed,
     )
 
 
-class _Log:
+class _SearchLog:
     """Evaluations as JSON lines: replayed first, then written."""
 
     def __init__(self, path: Path | None, head: dict[str, Any], resume: bool) -> None:
@@ -245,7 +259,7 @@ class _Log:
         self._old = documents[1:]
         return sum(map(len, lines))
 
-    def record(self, number: int, told: Told) -> Told:
+    def record(self, number: int, told: EvaluationResult) -> EvaluationResult:
         """Write an evaluation, or give back what the log says about it.
 
         Raises:
@@ -258,7 +272,7 @@ class _Log:
                     f"{self._path}: evaluation {number} is another than this version of the optimiser asks for; "
                     "start again with another file"
                 )
-            return Told(told.arch, tuple(float(v) for v in old["values"]), told.budget)
+            return EvaluationResult(told.arch, tuple(float(v) for v in old["values"]), told.budget)
         if self._file is not None:
             self._write({"arch": told.arch, "budget": told.budget, "values": list(told.values)})
         return told

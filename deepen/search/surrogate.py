@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
 from deepen.records import Source
-from deepen.search.table.build import make_table, now
-from deepen.search.table.table import Table
-from deepen.search.table.types import Column, Manifest
+from deepen.search.table.build import assemble_table, format_utc_now
+from deepen.search.table.table import BenchmarkTable
+from deepen.search.table.types import TableColumn, TableManifest
 from deepen.spaces import SearchSpace
 
 __all__ = ["SurrogateReport", "build_surrogate"]
@@ -78,11 +78,11 @@ class SurrogateReport:
         return {name: getattr(self, name) for name in self.__slots__} | {"tried": dict(self.tried)}
 
 
-Fit = Callable[[Floats, Floats, Floats], Callable[[Floats, Floats], Floats]]
+FitFunction = Callable[[Floats, Floats, Floats], Callable[[Floats, Floats], Floats]]
 """Genomes one-hot, kernel counts, figures -> a function from the first two to figures."""
 
 
-def _additive(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
+def _fit_additive(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
     from scipy.optimize import nnls
 
     weight = 1.0 / np.maximum(np.abs(y), 1e-12 * float(np.abs(y).max(initial=1e-300)))
@@ -97,7 +97,7 @@ def _additive(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Flo
     return lambda c, k: np.asarray(np.column_stack([k / scale, np.ones(len(k))]) @ coefficients)
 
 
-def _gp(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
+def _fit_gaussian_process(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
@@ -112,7 +112,7 @@ def _gp(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], 
     return lambda c, k: np.asarray(model.predict(c))
 
 
-def _trees(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
+def _fit_boosted_trees(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
     import lightgbm as lgb
 
     model = lgb.train(
@@ -126,14 +126,14 @@ def _trees(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats
 
 def build_surrogate(
     space: SearchSpace,
-    measured: Table,
+    measured: BenchmarkTable,
     target: str = "energy_j",
     archs: Sequence[str] | None = None,
     *,
     held_out: float = 0.2,
     seed: int = 0,
     runtime: str = "onnxruntime",
-) -> tuple[Table, SurrogateReport]:
+) -> tuple[BenchmarkTable, SurrogateReport]:
     """Predict a figure of all networks of a space from those that were measured.
 
     Args:
@@ -179,10 +179,10 @@ def build_surrogate(
     order = np.random.default_rng(seed).permutation(len(y))
     cut = max(round(held_out * len(y)), 3)
     test, train = order[:cut], order[cut:]
-    name, fit, tried = _choose(codes[rows[train]], counts[rows[train]], y[train], relative, seed)
-    report = _report(target, name, fit, codes[rows], counts[rows], y, train, test, relative, seed, tried)
+    name, fit, tried = _choose_model(codes[rows[train]], counts[rows[train]], y[train], relative, seed)
+    report = _make_report(target, name, fit, codes[rows], counts[rows], y, train, test, relative, seed, tried)
     model = fit(codes[rows], counts[rows], y)
-    half = _half_width(fit, codes[rows], counts[rows], y, relative, seed)
+    half = _compute_half_width(fit, codes[rows], counts[rows], y, relative, seed)
     wanted = [place[a] for a in chosen]
     values = model(codes[wanted], counts[wanted])
     if relative:
@@ -193,41 +193,44 @@ def build_surrogate(
     stem, _, unit = target.rpartition("_") if column.unit else (target, "", "")
     suffix = f"_{unit}" if unit else ""
     columns = (
-        Column(target, column.unit, column.better, label, f"surrogate ({name})"),
-        Column(f"{stem}_low{suffix}", column.unit, "", label, "lower end of the nominal 90 % interval"),
-        Column(f"{stem}_high{suffix}", column.unit, "", label, "upper end of the nominal 90 % interval"),
-        Column(f"measured_{target}", column.unit, "", column.source, "missing where it was not measured"),
+        TableColumn(target, column.unit, column.better, label, f"surrogate ({name})"),
+        TableColumn(f"{stem}_low{suffix}", column.unit, "", label, "lower end of the nominal 90 % interval"),
+        TableColumn(f"{stem}_high{suffix}", column.unit, "", label, "upper end of the nominal 90 % interval"),
+        TableColumn(f"measured_{target}", column.unit, "", column.source, "missing where it was not measured"),
     )
     data = {
         columns[0].name: values, columns[1].name: low, columns[2].name: high,
         columns[3].name: np.array([have.get(a, np.nan) for a in chosen]),
     }  # fmt: skip
-    manifest = Manifest(
+    manifest = TableManifest(
         space=space.name, source=label, columns=columns,
-        title=f"{space.name}, {target} from {len(y)} networks", created=now(),
+        title=f"{space.name}, {target} from {len(y)} networks", created=format_utc_now(),
         origin=f"surrogate of {measured.manifest.title}", report=report.to_json(),
         notes=(f"{target} is a surrogate's prediction, also where a network was measured",),
     )  # fmt: skip
-    return make_table(manifest, space, chosen, data, index=np.arange(len(chosen))), report
+    return assemble_table(manifest, space, chosen, data, index=np.arange(len(chosen))), report
 
 
-def _choose(codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> tuple[str, Fit, dict[str, float]]:
+def _choose_model(
+    codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int
+) -> tuple[str, FitFunction, dict[str, float]]:
     """The model with the least cross-validated error."""
-    models: dict[str, Fit] = {"additive": _additive} if relative else {}
+    models: dict[str, FitFunction] = {"additive": _fit_additive} if relative else {}
     if len(y) <= _GP_ROWS:
-        models["gp"] = _gp
+        models["gp"] = _fit_gaussian_process
     if len(y) >= _TREE_ROWS or not models:
-        models["trees"] = _trees
+        models["trees"] = _fit_boosted_trees
     if relative:
-        models = {name: _positive(name, fit) for name, fit in models.items()}
+        models = {name: _fit_on_log_scale(name, fit) for name, fit in models.items()}
     tried = {
-        name: float(np.mean(np.abs(_residuals(fit, codes, counts, y, relative, seed)))) for name, fit in models.items()
+        name: float(np.mean(np.abs(_compute_residuals(fit, codes, counts, y, relative, seed))))
+        for name, fit in models.items()
     }
     best = min(tried, key=lambda n: tried[n])
     return best, models[best], tried
 
 
-def _positive(name: str, fit: Fit) -> Fit:
+def _fit_on_log_scale(name: str, fit: FitFunction) -> FitFunction:
     """Learn the logarithm, except where figures add up."""
     if name == "additive":
         return fit
@@ -239,35 +242,35 @@ def _positive(name: str, fit: Fit) -> Fit:
     return logarithmic
 
 
-def _residuals(fit: Fit, codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> Floats:
+def _compute_residuals(fit: FitFunction, codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> Floats:
     """Out-of-fold residuals: of logarithms where errors are relative; shape of ``y``."""
     fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
     found = np.empty(len(y))
     for k in range(FOLDS):
         inside, outside = fold != k, fold == k
         found[outside] = fit(codes[inside], counts[inside], y[inside])(codes[outside], counts[outside])
-    return _errors(found, y, relative)
+    return _compute_errors(found, y, relative)
 
 
-def _errors(found: Floats, y: Floats, relative: bool) -> Floats:
+def _compute_errors(found: Floats, y: Floats, relative: bool) -> Floats:
     if not relative:
         return np.asarray(found - y)
     return np.asarray(np.log(np.maximum(found, 1e-3 * float(y.min())) / y))
 
 
-def _half_width(fit: Fit, codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> float:
-    errors = np.sort(np.abs(_residuals(fit, codes, counts, y, relative, seed)))
+def _compute_half_width(fit: FitFunction, codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> float:
+    errors = np.sort(np.abs(_compute_residuals(fit, codes, counts, y, relative, seed)))
     return float(errors[min(math.ceil(NOMINAL * (len(errors) + 1)), len(errors)) - 1])
 
 
-def _report(
-    target: str, name: str, fit: Fit, codes: Floats, counts: Floats, y: Floats, train: NDArray[np.int64],
+def _make_report(
+    target: str, name: str, fit: FitFunction, codes: Floats, counts: Floats, y: Floats, train: NDArray[np.int64],
     test: NDArray[np.int64], relative: bool, seed: int, tried: Mapping[str, float],
 ) -> SurrogateReport:  # fmt: skip
     from scipy.stats import kendalltau, spearmanr
 
     found = fit(codes[train], counts[train], y[train])(codes[test], counts[test])
-    half = _half_width(fit, codes[train], counts[train], y[train], relative, seed)
+    half = _compute_half_width(fit, codes[train], counts[train], y[train], relative, seed)
     true = y[test]
     varied = float(np.ptp(true)) > 0 and float(np.ptp(found)) > 0
     return SurrogateReport(
@@ -279,6 +282,6 @@ def _report(
         spearman=float(spearmanr(found, true).statistic) if varied else math.nan,
         mape=float(np.mean(np.abs(found / true - 1))) if relative else math.nan,
         r2=float(1 - ((found - true) ** 2).sum() / ((true - true.mean()) ** 2).sum()) if varied else math.nan,
-        inside=float(np.mean(np.abs(_errors(found, true, relative)) <= half)),
+        inside=float(np.mean(np.abs(_compute_errors(found, true, relative)) <= half)),
         tried=dict(tried),
     )

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.search import Table, open_space
+from deepen.search import BenchmarkTable, open_space
 from deepen.search.surrogate import build_surrogate
 
 SPACE = open_space("nasbench201")
 
 
-def test_an_additive_figure_is_learnt_from_few(made: Table) -> None:
+def test_an_additive_figure_is_learnt_from_few(made: BenchmarkTable) -> None:
     table, report = build_surrogate(SPACE, made.take(np.arange(60)), "energy_j", made.archs_of(made.hashes))
     assert report.model == "additive"
     assert (report.measured, report.held_out) == (60, 12)
@@ -28,7 +28,7 @@ def test_an_additive_figure_is_learnt_from_few(made: Table) -> None:
     assert table.manifest.report["kendall"] == report.kendall
 
 
-def test_accuracy_is_learnt_too(made: Table) -> None:
+def test_accuracy_is_learnt_too(made: BenchmarkTable) -> None:
     table, report = build_surrogate(SPACE, made.take(np.arange(120)), "accuracy", made.archs_of(made.hashes))
     assert report.model in ("gp", "trees")
     assert report.spearman > 0.85
@@ -42,20 +42,22 @@ def test_accuracy_is_learnt_too(made: Table) -> None:
     ]
 
 
-def test_the_held_out_part_is_not_learnt_from(made: Table) -> None:
+def test_the_held_out_part_is_not_learnt_from(made: BenchmarkTable) -> None:
     """Figures that follow nothing cannot be ranked, whatever was tried on the training part."""
     rng = np.random.default_rng(0)
-    noise = Table(made.manifest, made.keys, made.data | {"energy_j": rng.lognormal(size=600)}).take(np.arange(90))
+    noise = BenchmarkTable(made.manifest, made.keys, made.data | {"energy_j": rng.lognormal(size=600)}).take(
+        np.arange(90)
+    )
     _, report = build_surrogate(SPACE, noise, "energy_j", made.archs_of(made.hashes)[:10])
     assert abs(report.kendall) < 0.5
 
 
-def test_simulated_figures_stay_simulated(made: Table) -> None:
+def test_simulated_figures_stay_simulated(made: BenchmarkTable) -> None:
     table, _ = build_surrogate(SPACE, made.take(np.arange(40)), "energy_j", made.archs_of(made.hashes)[:5])
     assert table.manifest.source == "simulated"
 
 
-def test_what_cannot_be_learnt_is_refused(made: Table) -> None:
+def test_what_cannot_be_learnt_is_refused(made: BenchmarkTable) -> None:
     with pytest.raises(DatasetError, match="too few"):
         build_surrogate(SPACE, made.take(np.arange(10)))
     with pytest.raises(ConfigError, match="latency_s"):
@@ -64,6 +66,6 @@ def test_what_cannot_be_learnt_is_refused(made: Table) -> None:
         build_surrogate(SPACE, made, held_out=1.5)
     with pytest.raises(ConfigError, match="too large to list"):
         build_surrogate(open_space("nasbench101"), made)
-    flat = Table(dataclasses.replace(made.manifest), made.keys, made.data | {"energy_j": np.ones(600)})
+    flat = BenchmarkTable(dataclasses.replace(made.manifest), made.keys, made.data | {"energy_j": np.ones(600)})
     with pytest.raises(DatasetError, match="the same for all"):
         build_surrogate(SPACE, flat)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deepen.search import import_table, read_objectives, read_table, truth_of
-from deepen.search.compare import compare
-from deepen.search.pareto import extremes, knee
+from deepen.search import compute_exact_front, import_table, read_objectives, read_table
+from deepen.search.compare import compare_optimisers
+from deepen.search.pareto import find_extremes, find_knee
 
 
 def main() -> None:
@@ -36,14 +36,17 @@ def main() -> None:
     if given.least_accuracy:
         table = table.filter(accuracy=(given.least_accuracy, None))
     goals = read_objectives(table, ["energy_j", "accuracy"])
-    truth = truth_of(table, goals)
+    truth = compute_exact_front(table, goals)
     points = truth.points
     print(f"{table.manifest.title}: {len(truth.archs)} networks, {len(truth.front)} on the front")
-    for what, row in (("knee", knee(points)), *zip(("cheapest", "most accurate"), extremes(points), strict=True)):
+    for what, row in (
+        ("knee", find_knee(points)),
+        *zip(("cheapest", "most accurate"), find_extremes(points), strict=True),
+    ):
         print(f"  {what}: {1e3 * points[row, 0]:.3f} mJ, {-100 * points[row, 1]:.2f} %  {truth.archs[int(row)]}")
     names = given.optimiser or ["semoa", "random", "sh-emoa", "nsga2"]
     started = time.monotonic()
-    series, compared = compare(table, goals, names, given.queries, given.seeds)
+    series, compared = compare_optimisers(table, goals, names, given.queries, given.seeds)
     print(f"{given.seeds} seeds of {given.queries} queries, {time.monotonic() - started:.0f} s; median, (least, most)")
     for s in series:
         regret = [r.quality.regret for r in s.results]

@@ -17,8 +17,8 @@ import numpy as np
 from common import arguments, report
 
 from deepen.predictors import load_predictor
-from deepen.search import Benchmark, build_table, open_space, read_table, write_table
-from deepen.search.pareto import contributions, front, hypervolume
+from deepen.search import TabularBenchmark, build_table, open_space, read_table, write_table
+from deepen.search.pareto import compute_contributions, compute_hypervolume, find_pareto_front
 from deepen.testing.synthetic import train_synthetic_predictor
 
 
@@ -53,11 +53,11 @@ def main() -> None:
                 continue
             reference = np.full(m, 1.1)
             rows += [
-                (f"front, {m} objectives, {kind}", timed(lambda p=points: front(p), times), "s", 1.0),  # type: ignore[misc]
+                (f"front, {m} objectives, {kind}", timed(lambda p=points: find_pareto_front(p), times), "s", 1.0),  # type: ignore[misc]
                 (f"hypervolume, {m} objectives, {kind}",
-                 timed(lambda p=points, r=reference: hypervolume(p, r), times), "s", 1.0),  # type: ignore[misc]
+                 timed(lambda p=points, r=reference: compute_hypervolume(p, r), times), "s", 1.0),  # type: ignore[misc]
                 (f"contributions, {m} objectives, {kind}",
-                 timed(lambda p=points, r=reference: contributions(p, r), times), "s", None),  # type: ignore[misc]
+                 timed(lambda p=points, r=reference: compute_contributions(p, r), times), "s", None),  # type: ignore[misc]
             ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(given.predictor) if given.predictor else train_synthetic_predictor(Path(folder) / "made.deepen")
@@ -67,7 +67,7 @@ def main() -> None:
         place = Path(folder) / "table"
         rows.append(("write the table", timed(lambda: write_table(table, place), times), "s", None))
         rows.append(("read the table", timed(lambda: read_table(place), times), "s", None))
-    bench = Benchmark(table)
+    bench = TabularBenchmark(table)
     archs, hashes = table.keys["arch"].tolist(), list(table.hashes)
 
     def every(what: str) -> list[float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deepen.search.optimisers.base import Asked, Optimiser, Told
-from deepen.search.optimisers.domain import Domain
+from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult, Optimiser
+from deepen.search.optimisers.domain import SearchDomain
 from deepen.search.optimisers.registry import OPTIMISERS, make_optimiser
 
-__all__ = ["OPTIMISERS", "Asked", "Domain", "Optimiser", "Told", "make_optimiser"]
+__all__ = ["OPTIMISERS", "EvaluationRequest", "EvaluationResult", "Optimiser", "SearchDomain", "make_optimiser"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Asked", "Optimiser", "Told"]
+__all__ = ["EvaluationRequest", "EvaluationResult", "Optimiser"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvaluationRequest:
     """A network to evaluate.
 
     Attributes:
@@ -22,7 +22,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EvaluationResult:
     """A network that was evaluated.
 
     Attributes:
@@ -39,10 +39,10 @@ class Told:
 class Optimiser(Protocol):
     """An optimiser; the same seed and the same answers give the same questions, so a log is enough to resume it."""
 
-    def ask(self) -> list[Asked]:
+    def ask(self) -> list[EvaluationRequest]:
         """Networks to evaluate next; empty if it knows none."""
         ...
 
-    def tell(self, results: list[Told]) -> None:
+    def tell(self, results: list[EvaluationResult]) -> None:
         """Hand over the results of everything asked last, in that order."""
         ...

@@ -11,13 +11,13 @@ from deepen.errors import ConfigError
 from deepen.spaces import SearchSpace
 from deepen.spaces.space import draw_random_genome
 
-__all__ = ["Domain"]
+__all__ = ["SearchDomain"]
 
 _MOVES = 50
 _NEAREST = 8
 
 
-class Domain:
+class SearchDomain:
     """Architectures that can be evaluated, and moves among them.
 
     Attributes:

@@ -23,12 +23,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.search.optimisers.base import Asked, Told
-from deepen.search.optimisers.domain import Domain
-from deepen.search.optimisers.semoa import scaled
-from deepen.search.pareto import front
+from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult
+from deepen.search.optimisers.domain import SearchDomain
+from deepen.search.optimisers.semoa import scale_objectives
+from deepen.search.pareto import find_pareto_front
 
-__all__ = ["MsEhvi", "expected_improvement", "expected_truncation"]
+__all__ = ["MsEhvi", "compute_expected_improvement", "compute_lower_partial_moment"]
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ _GROWTH = 1.2
 _LARGEST_FIT = 600
 
 
-def expected_truncation(limit: Floats | float, mean: Floats, deviation: Floats) -> Floats:
+def compute_lower_partial_moment(limit: Floats | float, mean: Floats, deviation: Floats) -> Floats:
     """E[(limit - Y)+] of a normal Y; exact where the deviation is zero."""
     from scipy.special import ndtr
 
@@ -49,7 +49,7 @@ def expected_truncation(limit: Floats | float, mean: Floats, deviation: Floats) 
     return np.asarray(np.where(deviation > 0, normal, np.maximum(gap, 0.0)))
 
 
-def expected_improvement(points: Floats, reference: Floats, mean: Floats, deviation: Floats) -> Floats:
+def compute_expected_improvement(points: Floats, reference: Floats, mean: Floats, deviation: Floats) -> Floats:
     """Expected hypervolume improvement of candidates over points.
 
     Args:
@@ -65,15 +65,19 @@ def expected_improvement(points: Floats, reference: Floats, mean: Floats, deviat
     inside = points[(points < reference).all(axis=1)]
     if last == 0:
         best = min([float(reference[0]), *inside[:, 0].tolist()])
-        return expected_truncation(best, mean[:, 0], deviation[:, 0])
+        return compute_lower_partial_moment(best, mean[:, 0], deviation[:, 0])
     levels = np.append(np.unique(inside[:, last]), reference[last])
-    below = expected_truncation(float(levels[0]), mean[:, last], deviation[:, last])
-    total = below * expected_improvement(inside[:0, :last], reference[:last], mean[:, :last], deviation[:, :last])
+    below = compute_lower_partial_moment(float(levels[0]), mean[:, last], deviation[:, last])
+    total = below * compute_expected_improvement(
+        inside[:0, :last], reference[:last], mean[:, :last], deviation[:, :last]
+    )
     for low, high in pairwise(levels.tolist()):
-        above = expected_truncation(float(high), mean[:, last], deviation[:, last])
+        above = compute_lower_partial_moment(float(high), mean[:, last], deviation[:, last])
         under = inside[inside[:, last] <= low][:, :last]
-        under = under[front(under)]
-        total += (above - below) * expected_improvement(under, reference[:last], mean[:, :last], deviation[:, :last])
+        under = under[find_pareto_front(under)]
+        total += (above - below) * compute_expected_improvement(
+            under, reference[:last], mean[:, :last], deviation[:, :last]
+        )
         below = above
     return np.asarray(np.maximum(total, 0.0))
 
@@ -83,7 +87,7 @@ class MsEhvi:
 
     def __init__(
         self,
-        domain: Domain,
+        domain: SearchDomain,
         seed: int = 0,
         population: int = 10,
         known: Mapping[int, Mapping[str, float]] | None = None,
@@ -100,17 +104,17 @@ class MsEhvi:
         self._rng = np.random.default_rng(seed)
         self._size = population
         self._known = dict(known or {})
-        self._told: list[Told] = []
+        self._told: list[EvaluationResult] = []
         self._seen: set[str] = set()
         self._fitted = 0
         self._kernels: dict[int, object] = {}
 
-    def ask(self) -> list[Asked]:
+    def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
         left = _START - len(self._told)
         archs = self._random(min(self._size, left)) if left > 0 else self._chosen()
         self._seen.update(archs)
-        return [Asked(arch) for arch in archs]
+        return [EvaluationRequest(arch) for arch in archs]
 
     def _random(self, count: int) -> list[str]:
         found: list[str] = []
@@ -120,14 +124,14 @@ class MsEhvi:
                 found.append(arch)
         return found
 
-    def tell(self, results: list[Told]) -> None:
+    def tell(self, results: list[EvaluationResult]) -> None:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
         self._told += [r for r in results if all(np.isfinite(r.values))]
 
     def _pool(self) -> list[str]:
         """Candidates: random ones, and neighbours of the front."""
         values = np.array([t.values for t in self._told])
-        parents = [self._told[i].arch for i in front(values).tolist()]
+        parents = [self._told[i].arch for i in find_pareto_front(values).tolist()]
         near = [self._domain.mutate(parents[k % len(parents)], self._rng) for k in range(_POOL // 8)]
         if len(self._domain) and len(self._domain) <= _POOL:
             wide = list(self._domain.archs)
@@ -145,7 +149,7 @@ class MsEhvi:
         if not pool:
             return []
         values = np.array([t.values for t in self._told])
-        points, reference = scaled(values)
+        points, reference = scale_objectives(values)
         low, span = values.min(axis=0), np.where(np.ptp(values, axis=0) > 0, np.ptp(values, axis=0), 1.0)
         mean, deviation = np.empty((2, len(pool), values.shape[1]))
         refit = len(self._told) >= _GROWTH * self._fitted
@@ -160,7 +164,9 @@ class MsEhvi:
         chosen: list[str] = []
         left = np.arange(len(pool))
         for _ in range(min(self._size, len(pool))):
-            worth = expected_improvement(points[front(points)], reference, mean[left], deviation[left])
+            worth = compute_expected_improvement(
+                points[find_pareto_front(points)], reference, mean[left], deviation[left]
+            )
             best = int(left[np.argmax(worth)])
             chosen.append(pool[best])
             # The next one is chosen as if this one had come out as expected (Kriging believer).

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.search.optimisers.base import Asked, Told
-from deepen.search.optimisers.domain import Domain
+from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult
+from deepen.search.optimisers.domain import SearchDomain
 
 __all__ = ["Motpe"]
 
@@ -16,7 +16,7 @@ __all__ = ["Motpe"]
 class Motpe:
     """optuna's TPE sampler; genomes that stand for no network are moved to the nearest one that does."""
 
-    def __init__(self, domain: Domain, seed: int = 0, population: int = 1) -> None:
+    def __init__(self, domain: SearchDomain, seed: int = 0, population: int = 1) -> None:
         """Prepare.
 
         Args:
@@ -44,9 +44,9 @@ class Motpe:
         self._space: dict[str, Any] = {f"p{k}": kind(list(range(n))) for k, n in enumerate(domain.levels)}
         self._trials: list[Any] = []
 
-    def ask(self) -> list[Asked]:
+    def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
-        found: list[Asked] = []
+        found: list[EvaluationRequest] = []
         self._trials = []
         for _ in range(self._population):
             trial = self._study.ask(self._space)
@@ -56,10 +56,10 @@ class Motpe:
                 break
             self._seen.add(arch)
             self._trials.append(trial)
-            found.append(Asked(arch))
+            found.append(EvaluationRequest(arch))
         return found
 
-    def tell(self, results: list[Told]) -> None:
+    def tell(self, results: list[EvaluationResult]) -> None:
         """See :class:`~deepen.search.optimisers.base.Optimiser`.
 
         What was evaluated is told under its own genome, which may not be the one optuna asked for.

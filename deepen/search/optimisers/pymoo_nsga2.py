@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.search.optimisers.base import Asked, Told
-from deepen.search.optimisers.domain import Domain
+from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult
+from deepen.search.optimisers.domain import SearchDomain
 
 __all__ = ["Nsga2"]
 
@@ -16,7 +16,7 @@ __all__ = ["Nsga2"]
 class Nsga2:
     """pymoo's NSGA-II: its selection and survival, our crossover (uniform) and mutation, each network once."""
 
-    def __init__(self, domain: Domain, seed: int = 0, population: int = 20) -> None:
+    def __init__(self, domain: SearchDomain, seed: int = 0, population: int = 20) -> None:
         """Prepare.
 
         Args:
@@ -76,15 +76,15 @@ class Nsga2:
         self._seen.add(arch)
         return arch
 
-    def ask(self) -> list[Asked]:
+    def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
         if len(self._domain) and len(self._seen - {""}) >= len(self._domain):
             return []
         self._asked = self._algorithm.ask()
         self._archs = [] if self._asked is None else [str(x) for (x,) in self._asked.get("X")]
-        return [Asked(arch) for arch in self._archs if arch]
+        return [EvaluationRequest(arch) for arch in self._archs if arch]
 
-    def tell(self, results: list[Told]) -> None:
+    def tell(self, results: list[EvaluationResult]) -> None:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
         from pymoo.core.evaluator import Evaluator
         from pymoo.problems.static import StaticProblem

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepen.search.optimisers.base import Asked, Told
-from deepen.search.optimisers.domain import Domain
+from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult
+from deepen.search.optimisers.domain import SearchDomain
 
 __all__ = ["RandomSearch"]
 
@@ -13,7 +13,7 @@ __all__ = ["RandomSearch"]
 class RandomSearch:
     """Uniform over the architectures, each at most once."""
 
-    def __init__(self, domain: Domain, seed: int = 0, population: int = 10) -> None:
+    def __init__(self, domain: SearchDomain, seed: int = 0, population: int = 10) -> None:
         self._domain = domain
         self._rng = np.random.default_rng(seed)
         self._population = population
@@ -21,11 +21,11 @@ class RandomSearch:
         n = len(domain)
         self._order = self._rng.permutation(n).tolist() if n else []
 
-    def ask(self) -> list[Asked]:
+    def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
-        found: list[Asked] = []
+        found: list[EvaluationRequest] = []
         if self._domain.archs:
-            found = [Asked(self._domain.archs[i]) for i in self._order[: self._population]]
+            found = [EvaluationRequest(self._domain.archs[i]) for i in self._order[: self._population]]
             self._order = self._order[self._population :]
             return found
         while len(found) < self._population:
@@ -33,8 +33,8 @@ class RandomSearch:
             if arch is None:
                 break
             self._seen.add(arch)
-            found.append(Asked(arch))
+            found.append(EvaluationRequest(arch))
         return found
 
-    def tell(self, results: list[Told]) -> None:
+    def tell(self, results: list[EvaluationResult]) -> None:
         """See :class:`~deepen.search.optimisers.base.Optimiser`; it learns nothing."""

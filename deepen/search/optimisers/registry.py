@@ -8,7 +8,7 @@ from typing import Any
 
 from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.search.optimisers.base import Optimiser
-from deepen.search.optimisers.domain import Domain
+from deepen.search.optimisers.domain import SearchDomain
 
 __all__ = ["OPTIMISERS", "make_optimiser"]
 
@@ -24,7 +24,7 @@ OPTIMISERS: Mapping[str, tuple[str, str]] = {
 
 
 def make_optimiser(
-    name: str, domain: Domain, seed: int = 0, population: int | None = None, **options: Any
+    name: str, domain: SearchDomain, seed: int = 0, population: int | None = None, **options: Any
 ) -> Optimiser:
     """Make an optimiser.
 

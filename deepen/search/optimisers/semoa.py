@@ -23,11 +23,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.search.optimisers.base import Asked, Told
-from deepen.search.optimisers.domain import Domain
-from deepen.search.pareto import contributions, extremes, front
+from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult
+from deepen.search.optimisers.domain import SearchDomain
+from deepen.search.pareto import compute_contributions, find_extremes, find_pareto_front
 
-__all__ = ["Semoa", "linear_ranks", "scaled"]
+__all__ = ["Semoa", "compute_rank_probabilities", "scale_objectives"]
 
 Floats = NDArray[np.float64]
 
@@ -35,14 +35,14 @@ _MARGIN = 0.1
 """How far beyond the worst value seen the reference point lies, as a share of the range: the extremes count too."""
 
 
-def linear_ranks(n: int, eta: float = 2.0) -> Floats:
+def compute_rank_probabilities(n: int, eta: float = 2.0) -> Floats:
     """Probability of each rank, best first, shape (n,); they sum to 1."""
     if n == 1:
         return np.ones(1)
     return np.asarray((eta - 2 * (eta - 1) * np.arange(n) / (n - 1)) / n)
 
 
-def scaled(values: Floats) -> tuple[Floats, Floats]:
+def scale_objectives(values: Floats) -> tuple[Floats, Floats]:
     """Points scaled to 0..1 in each objective, and the reference point to go with them."""
     low, high = values.min(axis=0), values.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
@@ -52,7 +52,7 @@ def scaled(values: Floats) -> tuple[Floats, Floats]:
 class Semoa:
     """See the module."""
 
-    def __init__(self, domain: Domain, seed: int = 0, population: int = 10, eta: float = 2.0) -> None:
+    def __init__(self, domain: SearchDomain, seed: int = 0, population: int = 10, eta: float = 2.0) -> None:
         """Prepare.
 
         Args:
@@ -71,9 +71,9 @@ class Semoa:
         self._high = np.full(domain.objectives, -np.inf)
         self._seen: set[str] = set()
 
-    def ask(self) -> list[Asked]:
+    def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
-        found: list[Asked] = []
+        found: list[EvaluationRequest] = []
         parents = self._parents()
         for k in range(self._size):
             draw = self._domain.mutate(parents[k], self._rng) if parents else self._domain.sample(self._rng)
@@ -81,22 +81,22 @@ class Semoa:
             if arch is None:
                 break
             self._seen.add(arch)
-            found.append(Asked(arch))
+            found.append(EvaluationRequest(arch))
         return found
 
     def _parents(self) -> list[str]:
         """LinearRankSample."""
         if not self._archs:
             return []
-        best = list(dict.fromkeys(extremes(self._values).tolist()))[: self._size]
+        best = list(dict.fromkeys(find_extremes(self._values).tolist()))[: self._size]
         span = np.where(self._high > self._low, self._high - self._low, 1.0)
         points = (self._values - self._low) / span
-        worth = contributions(points, np.full(points.shape[1], 1.0 + _MARGIN))
+        worth = compute_contributions(points, np.full(points.shape[1], 1.0 + _MARGIN))
         order = np.argsort(-worth, kind="stable")
-        drawn = self._rng.choice(order, self._size - len(best), p=linear_ranks(len(order), self._eta))
+        drawn = self._rng.choice(order, self._size - len(best), p=compute_rank_probabilities(len(order), self._eta))
         return [self._archs[i] for i in (*best, *drawn.tolist())]
 
-    def tell(self, results: list[Told]) -> None:
+    def tell(self, results: list[EvaluationResult]) -> None:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
         good = [r for r in results if all(np.isfinite(r.values))]
         if not good:
@@ -105,5 +105,5 @@ class Semoa:
         new = np.array([r.values for r in good])
         values = np.concatenate([self._values, new])
         self._low, self._high = np.minimum(self._low, new.min(axis=0)), np.maximum(self._high, new.max(axis=0))
-        kept = front(values)
+        kept = find_pareto_front(values)
         self._archs, self._values = [archs[i] for i in kept.tolist()], values[kept]

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepen.search.optimisers.base import Asked, Told
-from deepen.search.optimisers.domain import Domain
-from deepen.search.optimisers.semoa import scaled
-from deepen.search.pareto import contributions, rank_fronts
+from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult
+from deepen.search.optimisers.domain import SearchDomain
+from deepen.search.optimisers.semoa import scale_objectives
+from deepen.search.pareto import compute_contributions, rank_fronts
 
 __all__ = ["ShEmoa"]
 
@@ -24,23 +24,23 @@ Budgeted = float | None
 class ShEmoa:
     """See the module."""
 
-    def __init__(self, domain: Domain, seed: int = 0, population: int = 10) -> None:
+    def __init__(self, domain: SearchDomain, seed: int = 0, population: int = 10) -> None:
         self._domain = domain
         self._rng = np.random.default_rng(seed)
         self._size = max(population, 2)
         self._budgets: tuple[Budgeted, ...] = domain.budgets or (None,)
         self._level = 0
         self._steps = 0
-        self._members: list[Told] = []
+        self._members: list[EvaluationResult] = []
         self._seen: dict[Budgeted, set[str]] = {b: set() for b in self._budgets}
         self._waiting: list[str] = []
-        self._known: dict[Budgeted, dict[str, Told]] = {}
+        self._known: dict[Budgeted, dict[str, EvaluationResult]] = {}
 
     @property
     def _budget(self) -> Budgeted:
         return self._budgets[self._level]
 
-    def ask(self) -> list[Asked]:
+    def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
         if self._waiting:  # those that go on to this budget
             archs, self._waiting = self._waiting, []
@@ -52,7 +52,7 @@ class ShEmoa:
         if not archs and self._level + 1 < len(self._budgets):
             self._advance()
             return self.ask()
-        return [Asked(arch, self._budget) for arch in archs]
+        return [EvaluationRequest(arch, self._budget) for arch in archs]
 
     def _draw(self, count: int) -> list[str]:
         found: list[str] = []
@@ -78,15 +78,15 @@ class ShEmoa:
 
     def _order(self) -> list[int]:
         """Members, best first: by front, then by hypervolume contribution within the front."""
-        points, reference = scaled(np.array([m.values for m in self._members]))
+        points, reference = scale_objectives(np.array([m.values for m in self._members]))
         ranks = rank_fronts(points)
         worth = np.zeros(len(points))
         for level in range(int(ranks.max()) + 1):
             rows = np.flatnonzero(ranks == level)
-            worth[rows] = contributions(points[rows], reference)
+            worth[rows] = compute_contributions(points[rows], reference)
         return [int(i) for i in np.lexsort((-worth, ranks))]
 
-    def tell(self, results: list[Told]) -> None:
+    def tell(self, results: list[EvaluationResult]) -> None:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
         self._members += [r for r in results if all(np.isfinite(r.values))]
         self._steps += len(results)

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.search.table.table import Table
-from deepen.search.table.types import Column, Manifest
+from deepen.search.table.table import BenchmarkTable
+from deepen.search.table.types import TableColumn, TableManifest
 from deepen.spaces import SearchSpace
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
     from deepen.records import Source
 
-__all__ = ["build_table", "make_table", "now"]
+__all__ = ["assemble_table", "build_table", "format_utc_now"]
 
 
-def now() -> str:
+def format_utc_now() -> str:
     """The time, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def make_table(
-    manifest: Manifest, space: SearchSpace | None, archs: Sequence[str], data: Mapping[str, Any], **keys: Any
-) -> Table:
+def assemble_table(
+    manifest: TableManifest, space: SearchSpace | None, archs: Sequence[str], data: Mapping[str, Any], **keys: Any
+) -> BenchmarkTable:
     """Make a table from architectures and figures.
 
     Args:
@@ -45,7 +45,7 @@ def make_table(
         "arch": np.array(list(archs), dtype=object),
         **{k: np.asarray(v) for k, v in keys.items()},
     }
-    return Table(manifest, found, {k: np.asarray(v) for k, v in data.items()})
+    return BenchmarkTable(manifest, found, {k: np.asarray(v) for k, v in data.items()})
 
 
 def build_table(
@@ -55,7 +55,7 @@ def build_table(
     *,
     runtime: str | None = None,
     title: str = "",
-) -> Table:
+) -> BenchmarkTable:
     """Predict the energy of a whole space.
 
     Args:
@@ -87,13 +87,13 @@ def build_table(
     # A prediction from measurements is modelled, not measured.
     label: Source = "simulated" if source == "simulated" else "modelled"
     columns = (
-        Column("energy_j", "J", "min", label, "net energy of one inference"),
-        Column("energy_low_j", "J", "", label, "lower end of the nominal 90 % interval"),
-        Column("energy_high_j", "J", "", label, "upper end of the nominal 90 % interval"),
-        Column("coverage", "", "", "", "share of the kernels that a regressor answered"),
-        Column("extrapolated", "", "", "", "kernels outside the range of the training data"),
-        Column("macs", "", "", "", "multiply-accumulates of convolution, matmul and gemm"),
-        Column("kernels", "", "", "", "kernels executed"),
+        TableColumn("energy_j", "J", "min", label, "net energy of one inference"),
+        TableColumn("energy_low_j", "J", "", label, "lower end of the nominal 90 % interval"),
+        TableColumn("energy_high_j", "J", "", label, "upper end of the nominal 90 % interval"),
+        TableColumn("coverage", "", "", "", "share of the kernels that a regressor answered"),
+        TableColumn("extrapolated", "", "", "", "kernels outside the range of the training data"),
+        TableColumn("macs", "", "", "", "multiply-accumulates of convolution, matmul and gemm"),
+        TableColumn("kernels", "", "", "", "kernels executed"),
     )
     data = {
         "energy_j": found.energy_j,
@@ -104,13 +104,13 @@ def build_table(
         "macs": np.asarray(macs, dtype=np.float64),
         "kernels": np.asarray(counts.sum(axis=1), dtype=np.float64),
     }
-    manifest = Manifest(
+    manifest = TableManifest(
         space=space.name,
         source=label,
         columns=columns,
         title=title or f"{space.name} by {predictor.id}",
         predictor=predictor.id,
-        created=now(),
+        created=format_utc_now(),
         origin=f"predicted for {engine} by a predictor trained on {source} data",
     )
-    return make_table(manifest, space, chosen, data, index=np.arange(len(chosen)))
+    return assemble_table(manifest, space, chosen, data, index=np.arange(len(chosen)))

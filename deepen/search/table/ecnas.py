@@ -23,9 +23,9 @@ import numpy as np
 
 from deepen.errors import DatasetError
 from deepen.records import Source
-from deepen.search.table.build import make_table, now
-from deepen.search.table.table import Table
-from deepen.search.table.types import Column, Manifest
+from deepen.search.table.build import assemble_table, format_utc_now
+from deepen.search.table.table import BenchmarkTable
+from deepen.search.table.types import TableColumn, TableManifest
 from deepen.spaces import open_space
 from deepen.spaces.nasbench101_networks import OPERATIONS, NasBench101Cell
 
@@ -40,25 +40,25 @@ _GRAPHS = re.compile(r"generated_graphs_\w+\.json$")
 _LARGEST = 64 * 2**20
 
 _COLUMNS = (
-    Column("total_energy_j", "J", "min", "measured", "whole training, GPU and processors, with PUE", PUE),
-    Column("device_energy_j", "J", "min", "measured", "whole training, GPU and processors as read, without PUE"),
-    Column("gpu_energy_j", "J", "min", "measured", "whole training, GPU, without PUE"),
-    Column("cpu_energy_j", "J", "min", "measured", "whole training, processors and their memory, without PUE"),
-    Column("energy_j", "J", "min", "measured", "training up to the checkpoint, with PUE", PUE),
-    Column("co2_g", "g", "min", "measured", "of total_energy_j, at the grid's intensity then", PUE),
-    Column("intensity_g_per_kwh", "g/kWh", "", "measured", "carbon intensity of the grid during training"),
-    Column("mean_power_w", "W", "", "measured", "of GPU and processors, without PUE"),
-    Column("training_time_s", "s", "min", "measured", "up to the checkpoint"),
-    Column("total_time_s", "s", "min", "measured", "whole training with evaluation"),
-    Column("predict_time_s", "s", "min", "measured", "of an evaluation"),
-    Column("train_accuracy", "", "max", "measured"),
-    Column("validation_accuracy", "", "max", "measured"),
-    Column("test_accuracy", "", "max", "measured"),
-    Column("parameters", "", "", "", "trainable"),
+    TableColumn("total_energy_j", "J", "min", "measured", "whole training, GPU and processors, with PUE", PUE),
+    TableColumn("device_energy_j", "J", "min", "measured", "whole training, GPU and processors as read, without PUE"),
+    TableColumn("gpu_energy_j", "J", "min", "measured", "whole training, GPU, without PUE"),
+    TableColumn("cpu_energy_j", "J", "min", "measured", "whole training, processors and their memory, without PUE"),
+    TableColumn("energy_j", "J", "min", "measured", "training up to the checkpoint, with PUE", PUE),
+    TableColumn("co2_g", "g", "min", "measured", "of total_energy_j, at the grid's intensity then", PUE),
+    TableColumn("intensity_g_per_kwh", "g/kWh", "", "measured", "carbon intensity of the grid during training"),
+    TableColumn("mean_power_w", "W", "", "measured", "of GPU and processors, without PUE"),
+    TableColumn("training_time_s", "s", "min", "measured", "up to the checkpoint"),
+    TableColumn("total_time_s", "s", "min", "measured", "whole training with evaluation"),
+    TableColumn("predict_time_s", "s", "min", "measured", "of an evaluation"),
+    TableColumn("train_accuracy", "", "max", "measured"),
+    TableColumn("validation_accuracy", "", "max", "measured"),
+    TableColumn("test_accuracy", "", "max", "measured"),
+    TableColumn("parameters", "", "", "", "trainable"),
 )
 
 
-def read_ecnas(path: Path, space: str | None, source: Source) -> Table:
+def read_ecnas(path: Path, space: str | None, source: Source) -> BenchmarkTable:
     """Read a folder or a ``.tar.gz`` of EC-NAS results.
 
     Raises:
@@ -67,7 +67,7 @@ def read_ecnas(path: Path, space: str | None, source: Source) -> Table:
     cells: dict[str, NasBench101Cell] = {}
     results: list[tuple[float, str, int, Any]] = []
     damaged = 0
-    for name, text in _files(path):
+    for name, text in _iterate_json_files(path):
         found = _RESULT.search(name)
         if found is None and not _GRAPHS.search(name):
             continue
@@ -89,20 +89,20 @@ def read_ecnas(path: Path, space: str | None, source: Source) -> Table:
     for budget, key, repeat, document in sorted(results, key=lambda r: r[:3]):
         if key in cells:
             try:
-                rows += [(str(cells[key]), budget, repeat, *point) for point in _points(document)]
+                rows += [(str(cells[key]), budget, repeat, *point) for point in _read_checkpoints(document)]
             except (KeyError, TypeError, ValueError, IndexError):
                 damaged += 1
-    manifest = Manifest(
+    manifest = TableManifest(
         space=opened.name,
         source=source,
         columns=_COLUMNS,
         title=f"EC-NAS, {opened.name}",
-        created=now(),
+        created=format_utc_now(),
         origin="EC-NAS-Bench (MIT)",
         counts={"trainings": len(results), "damaged": damaged, "without a graph": unknown},
         notes=(f"energy_j, total_energy_j and co2_g contain a PUE of {PUE}; energies of devices do not",),
     )
-    return make_table(
+    return assemble_table(
         manifest,
         opened,
         [r[0] for r in rows],
@@ -113,7 +113,7 @@ def read_ecnas(path: Path, space: str | None, source: Source) -> Table:
     )
 
 
-def _points(document: dict[str, Any]) -> Iterator[tuple[float, dict[str, float]]]:
+def _read_checkpoints(document: dict[str, Any]) -> Iterator[tuple[float, dict[str, float]]]:
     """Checkpoints of a training, and their figures."""
     used = document["avg_power_usages:"]
     energy = {d: float(np.sum(used[d]["avg_energy_usages (J)"])) for d in ("gpu", "cpu")}
@@ -141,7 +141,7 @@ def _points(document: dict[str, Any]) -> Iterator[tuple[float, dict[str, float]]
         )
 
 
-def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+def _iterate_json_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of every JSON file of a folder or archive; nothing is unpacked."""
     try:
         if path.is_dir():

@@ -11,13 +11,13 @@ import numpy as np
 
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
 from deepen.records import Source
-from deepen.search.table.build import make_table, now
+from deepen.search.table.build import assemble_table, format_utc_now
 from deepen.search.table.ecnas import read_ecnas
-from deepen.search.table.table import Table
-from deepen.search.table.types import KEYS, Column, Manifest
+from deepen.search.table.table import BenchmarkTable
+from deepen.search.table.types import KEYS, TableColumn, TableManifest
 from deepen.spaces import SearchSpace, open_space
 
-__all__ = ["FORMATS", "import_table", "join", "read_rows"]
+__all__ = ["FORMATS", "import_table", "join_tables", "read_table_rows"]
 
 _UNITS: Mapping[str, tuple[str, float]] = {
     "_mj": ("_j", 1e-3), "_uj": ("_j", 1e-6), "_kj": ("_j", 1e3), "_wh": ("_j", 3600.0), "_kwh": ("_j", 3.6e6),
@@ -26,7 +26,7 @@ _UNITS: Mapping[str, tuple[str, float]] = {
 _ARCHS = ("arch", "arch_str", "architecture", "cell")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_table_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a CSV or Parquet file.
 
     Raises:
@@ -48,7 +48,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise DatasetError(f"{path}: not a readable CSV or Parquet file ({error}); export it again") from error
 
 
-def _number(value: Any) -> float:
+def _parse_number(value: Any) -> float:
     """A figure; NaN for an empty cell.
 
     Raises:
@@ -60,7 +60,7 @@ def _number(value: Any) -> float:
     return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
-def _figure(name: str) -> tuple[str, float]:
+def _convert_name_to_si(name: str) -> tuple[str, float]:
     """Name in SI units, and the factor to them."""
     lower = name.strip().lower()
     for suffix, (unit, factor) in sorted(_UNITS.items(), key=lambda item: -len(item[0])):
@@ -69,9 +69,9 @@ def _figure(name: str) -> tuple[str, float]:
     return lower, 1.0
 
 
-def _rows_table(
+def _make_table_from_rows(
     rows: Sequence[Mapping[str, Any]], where: str, space: SearchSpace | None, source: Source, name_column: str | None
-) -> Table:
+) -> BenchmarkTable:
     """Make a table of rows with an architecture each; columns that hold figures become figures."""
     if not rows:
         raise DatasetError(f"{where}: holds no rows")
@@ -93,17 +93,17 @@ def _rows_table(
             raise DatasetError(f"{where}: row {line}: {error}") from error
     data: dict[str, Any] = {}
     keys: dict[str, Any] = {}
-    columns: list[Column] = []
+    columns: list[TableColumn] = []
     notes: list[str] = []
     for name in names:
         if name == arch_column or name.lower() in ("hash", "arch"):
             continue
         try:
-            values = np.array([_number(row.get(name)) for row in rows])
+            values = np.array([_parse_number(row.get(name)) for row in rows])
         except ValueError:
             notes.append(f"column {name} holds no figures and was left out")
             continue
-        si, factor = _figure(name)
+        si, factor = _convert_name_to_si(name)
         if si in KEYS or name.lower() in ("arch_idx", "arch_index"):
             if not np.isfinite(values).all():
                 raise DatasetError(f"{where}: column {name} has empty cells; fill them or leave it out")
@@ -116,38 +116,38 @@ def _rows_table(
         if si in data:
             raise DatasetError(f"{where}: two columns become {si}; leave one out")
         data[si] = scaled
-        columns.append(Column.named(si, source if not si.startswith(("macs", "params", "flops")) else ""))
+        columns.append(TableColumn.named(si, source if not si.startswith(("macs", "params", "flops")) else ""))
     if not data:
         raise DatasetError(f"{where}: no column with figures beside {arch_column}")
-    manifest = Manifest(
+    manifest = TableManifest(
         space=space.name if space is not None else "",
         source=source,
         columns=tuple(columns),
         title=Path(where).name,
-        created=now(),
+        created=format_utc_now(),
         origin=Path(where).name,
         notes=tuple(notes),
         counts={"rows": len(rows)},
     )
-    return make_table(manifest, space, archs, data, **keys)
+    return assemble_table(manifest, space, archs, data, **keys)
 
 
-def _csv(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> Table:
+def _import_rows(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> BenchmarkTable:
     opened = open_space(space) if space else None
-    return _rows_table(read_rows(path), str(path), opened, source, options.get("arch_column"))
+    return _make_table_from_rows(read_table_rows(path), str(path), opened, source, options.get("arch_column"))
 
 
 _PI5_SIZES = {"cifar10": (10, 32), "cifar100": (100, 32), "ImageNet16-120": (120, 16)}
 
 
-def _pi5(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> Table:
+def _import_pi5(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> BenchmarkTable:
     """HW-NAS-Bench-360: NAS-Bench-201 on a Raspberry Pi 5; a folder with ``measurements.parquet``.
 
     Networks that compute the same were measured once by its authors; every network is a row here, with the figures of
     the one that was measured.
     """
-    cells = {int(r["arch_idx"]): str(r["arch_str"]) for r in read_rows(path / "arch_idx_to_str.csv")}
-    rows = read_rows(path / "measurements.parquet")
+    cells = {int(r["arch_idx"]): str(r["arch_str"]) for r in read_table_rows(path / "arch_idx_to_str.csv")}
+    rows = read_table_rows(path / "measurements.parquet")
     need = ("arch_idx", "rep_arch_idx", "framework", "task", "lat_ms_median", "energy_mj", "accuracy", "device")
     if rows and (missing := [n for n in need if n not in rows[0]]):
         raise DatasetError(f"{path}: lacks the column {', '.join(missing)}; it is no HW-NAS-Bench-360 table")
@@ -172,18 +172,18 @@ def _pi5(path: Path, space: str | None, source: Source, options: Mapping[str, st
     opened = open_space(space or f"nasbench201?classes={classes}&resolution={resolution}")
     order = sorted(kept)
     columns = (
-        Column("energy_j", "J", "min", source, "net of idle, core rail alone"),
-        Column("latency_s", "s", "min", source, "median"),
-        Column("accuracy", "", "max", source, "test accuracy"),
-        Column("measured_as", "", "", "", "number of the network that was measured for it"),
+        TableColumn("energy_j", "J", "min", source, "net of idle, core rail alone"),
+        TableColumn("latency_s", "s", "min", source, "median"),
+        TableColumn("accuracy", "", "max", source, "test accuracy"),
+        TableColumn("measured_as", "", "", "", "number of the network that was measured for it"),
     )
     table = np.array([kept[i] for i in order], dtype=np.float64).reshape(-1, 4)
-    manifest = Manifest(
+    manifest = TableManifest(
         space=opened.name,
         source=source,
         columns=columns,
         title=f"NAS-Bench-201 on a Raspberry Pi 5, {runtime}, {task}",
-        created=now(),
+        created=format_utc_now(),
         origin="HW-NAS-Bench-360",
         counts={"rows": len(order), **counts},
         notes=("networks that compute the same share one measurement (measured_as)",),
@@ -193,24 +193,24 @@ def _pi5(path: Path, space: str | None, source: Source, options: Mapping[str, st
         "measured_as": table[:, 0],
     }  # fmt: skip
     archs = [opened.canonical(cells[i]) for i in order]
-    return make_table(manifest, opened, archs, data, index=np.array(order))
+    return assemble_table(manifest, opened, archs, data, index=np.array(order))
 
 
-def _ecnas(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> Table:
+def _import_ecnas(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> BenchmarkTable:
     return read_ecnas(path, space, source)
 
 
-FORMATS: Mapping[str, Callable[[Path, str | None, Source, Mapping[str, str]], Table]] = {
-    "rows": _csv,
-    "pi5-nasbench201": _pi5,
-    "ec-nas": _ecnas,
+FORMATS: Mapping[str, Callable[[Path, str | None, Source, Mapping[str, str]], BenchmarkTable]] = {
+    "rows": _import_rows,
+    "pi5-nasbench201": _import_pi5,
+    "ec-nas": _import_ecnas,
 }
 """Layout -> reader."""
 
 
 def import_table(
     path: str | Path, layout: str = "rows", space: str | None = None, source: Source = "measured", **options: str
-) -> Table:
+) -> BenchmarkTable:
     """Read a table of others.
 
     Args:
@@ -231,7 +231,7 @@ def import_table(
     return FORMATS[layout](Path(path), space, source, {k: v for k, v in options.items() if v})
 
 
-def join(table: Table, other: Table, names: Sequence[str] = ()) -> Table:
+def join_tables(table: BenchmarkTable, other: BenchmarkTable, names: Sequence[str] = ()) -> BenchmarkTable:
     """Add columns of another table, by network; the mean of its repeats at its largest budget.
 
     Args:
@@ -269,4 +269,4 @@ def join(table: Table, other: Table, names: Sequence[str] = ()) -> Table:
             f"{', '.join(chosen)} from {other.manifest.title}" + (f"; {missing} rows without" if missing else ""),
         ),
     )
-    return Table(manifest, table.keys, data)
+    return BenchmarkTable(manifest, table.keys, data)

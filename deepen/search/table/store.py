@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import DatasetError
-from deepen.search.table.table import Table
-from deepen.search.table.types import KEYS, Manifest
+from deepen.search.table.table import BenchmarkTable
+from deepen.search.table.types import KEYS, TableManifest
 from deepen.storage.atomic import make_folder, write_file_atomically
 
 __all__ = ["read_table", "write_table"]
@@ -20,7 +20,7 @@ MANIFEST = "table.json"
 ROWS = "rows.parquet"
 
 
-def write_table(table: Table, folder: str | Path) -> Path:
+def write_table(table: BenchmarkTable, folder: str | Path) -> Path:
     """Write a table; a table that is there is replaced, a folder of something else is not.
 
     Args:
@@ -49,22 +49,22 @@ def write_table(table: Table, folder: str | Path) -> Path:
     # The rows first: a process that ends in between leaves a sum that does not fit, which is refused.
     write_file_atomically(path / ROWS, rows)
     write_file_atomically(
-        path / MANIFEST, (json.dumps(_strict(document), indent=1, ensure_ascii=False) + "\n").encode()
+        path / MANIFEST, (json.dumps(_convert_to_json_values(document), indent=1, ensure_ascii=False) + "\n").encode()
     )
     return path
 
 
-def _strict(value: Any) -> Any:
+def _convert_to_json_values(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _strict(v) for k, v in value.items()}
+        return {str(k): _convert_to_json_values(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
+        return [_convert_to_json_values(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def read_table(folder: str | Path) -> Table:
+def read_table(folder: str | Path) -> BenchmarkTable:
     """Read a table.
 
     Raises:
@@ -81,7 +81,7 @@ def read_table(folder: str | Path) -> Table:
         rows = (path / ROWS).read_bytes()
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); fetch or build the table again") from error
-    manifest = Manifest.from_json(document, str(path / MANIFEST))
+    manifest = TableManifest.from_json(document, str(path / MANIFEST))
     if hashlib.sha256(rows).hexdigest() != document.get("sha256"):
         raise DatasetError(f"{path / ROWS}: does not fit {MANIFEST} (SHA-256); fetch or build the table again")
     try:
@@ -89,11 +89,11 @@ def read_table(folder: str | Path) -> Table:
         columns = {name: read[name] for name in read.column_names}
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise DatasetError(f"{path / ROWS}: not readable ({error}); fetch or build the table again") from error
-    keys = {k: _array(v) for k, v in columns.items() if k in KEYS}
-    return Table(manifest, keys, {k: _array(v) for k, v in columns.items() if k not in KEYS})
+    keys = {k: _convert_column_to_array(v) for k, v in columns.items() if k in KEYS}
+    return BenchmarkTable(manifest, keys, {k: _convert_column_to_array(v) for k, v in columns.items() if k not in KEYS})
 
 
-def _array(column: Any) -> Any:
+def _convert_column_to_array(column: Any) -> Any:
     import pyarrow as pa
 
     if pa.types.is_string(column.type):

@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
-from deepen.search.table.types import KEYS, Column, Manifest
+from deepen.search.table.types import KEYS, TableColumn, TableManifest
 from deepen.spaces import SearchSpace, open_space
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Table"]
+__all__ = ["BenchmarkTable"]
 
 Array = NDArray[Any]
 
 _ORDER = ("budget", "repeat", "checkpoint")
 
 
-class Table:
+class BenchmarkTable:
     """Figures of networks; read-only.
 
     Attributes:
@@ -32,7 +32,7 @@ class Table:
         data: Figures by column name, each of shape (rows,); NaN where missing.
     """
 
-    def __init__(self, manifest: Manifest, keys: Mapping[str, Array], data: Mapping[str, Array]) -> None:
+    def __init__(self, manifest: TableManifest, keys: Mapping[str, Array], data: Mapping[str, Array]) -> None:
         self.manifest = manifest
         self.keys = dict(keys)
         self.data = dict(data)
@@ -83,7 +83,7 @@ class Table:
         return dict(enumerate(self.hashes))
 
     @cached_property
-    def columns(self) -> dict[str, Column]:
+    def columns(self) -> dict[str, TableColumn]:
         """The columns of figures, by name."""
         return {c.name: c for c in self.manifest.columns}
 
@@ -92,7 +92,7 @@ class Table:
         """The search space, where the table names one that can be opened."""
         return open_space(self.manifest.space) if self.manifest.space else None
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> TableColumn:
         """A column by name.
 
         Raises:
@@ -125,7 +125,7 @@ class Table:
                 return key
         raise ConfigError(f"architecture '{arch}' is not in the table; it has {len(self.hashes)} networks")
 
-    def filter(self, where: Callable[[Mapping[str, Any]], bool] | None = None, **limits: Any) -> Table:
+    def filter(self, where: Callable[[Mapping[str, Any]], bool] | None = None, **limits: Any) -> BenchmarkTable:
         """Rows that fulfil conditions, as a table.
 
         Args:
@@ -154,10 +154,10 @@ class Table:
                 mask[row] = bool(where(self.row(row)))
         return self.take(np.flatnonzero(mask))
 
-    def take(self, rows: Array) -> Table:
+    def take(self, rows: Array) -> BenchmarkTable:
         """Some rows, as a table."""
         keys = {k: v[rows] for k, v in self.keys.items()}
-        return Table(self.manifest, keys, {k: v[rows] for k, v in self.data.items()})
+        return BenchmarkTable(self.manifest, keys, {k: v[rows] for k, v in self.data.items()})
 
     def row(self, number: int) -> dict[str, Any]:
         """A row as plain values."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from deepen.errors import DatasetError
 from deepen.records import Source
 
-__all__ = ["KEYS", "Column", "Manifest"]
+__all__ = ["KEYS", "TableColumn", "TableManifest"]
 
 FORMAT = 1
 
@@ -21,7 +21,7 @@ Better = Literal["min", "max", ""]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """A column of figures.
 
     Attributes:
@@ -41,7 +41,7 @@ class Column:
     pue: float = 1.0
 
     @classmethod
-    def named(cls, name: str, source: str = "", note: str = "", pue: float = 1.0) -> Column:
+    def named(cls, name: str, source: str = "", note: str = "", pue: float = 1.0) -> TableColumn:
         """Make a column, with unit and direction from its name."""
         unit = next((u for suffix, u in _UNITS if name.endswith(suffix)), "")
         better: Better = "max" if any(word in name for word in _LARGER) else "min" if unit in ("J", "s", "g") else ""
@@ -55,7 +55,7 @@ _LARGER = ("accuracy", "coverage")
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class TableManifest:
     """What is said about a table as a whole.
 
     Attributes:
@@ -73,7 +73,7 @@ class Manifest:
 
     space: str
     source: Source
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     title: str = ""
     predictor: str = ""
     created: str = ""
@@ -87,7 +87,7 @@ class Manifest:
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
-    def from_json(cls, document: Any, where: str) -> Manifest:
+    def from_json(cls, document: Any, where: str) -> TableManifest:
         """Read what :meth:`to_json` made.
 
         Raises:
@@ -98,9 +98,9 @@ class Manifest:
         if document["format"] > FORMAT:
             raise DatasetError(f"{where}: written by a newer deepen (format {document['format']}); update deepen")
         known = {f.name for f in dataclasses.fields(cls)}
-        names = {f.name for f in dataclasses.fields(Column)}
+        names = {f.name for f in dataclasses.fields(TableColumn)}
         try:
-            columns = tuple(Column(**{k: v for k, v in c.items() if k in names}) for c in document["columns"])
+            columns = tuple(TableColumn(**{k: v for k, v in c.items() if k in names}) for c in document["columns"])
             given = {k: v for k, v in document.items() if k in known}
             manifest = cls(**(given | {"columns": columns, "notes": tuple(document.get("notes", ()))}))
         except (KeyError, TypeError, AttributeError) as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.search import Table, import_table, read_objectives, truth_of
+from deepen.search import BenchmarkTable, compute_exact_front, import_table, read_objectives
 
 A = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
 B = A.replace("nor_conv_3x3", "nor_conv_1x1")
@@ -30,7 +30,7 @@ def test_rows_in_any_unit(tmp_path: Path) -> None:
     assert table.by_index == {5: table.hashes[0], 9: table.hashes[1]}
     assert [c.unit for c in table.manifest.columns] == ["J", "s", ""]
     assert any("note" in n for n in table.manifest.notes)
-    assert truth_of(table, read_objectives(table, ["energy_j", "accuracy"])).missing == 1
+    assert compute_exact_front(table, read_objectives(table, ["energy_j", "accuracy"])).missing == 1
 
 
 def test_rows_without_a_space_are_their_own_names(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_bad_names_are_refused(tmp_path: Path) -> None:
         import_table(tmp_path / "x.tar.gz", "ec-nas")
 
 
-def test_ec_nas_kilowatt_hours_contain_the_pue_and_joules_do_not(ecnas: Table) -> None:
+def test_ec_nas_kilowatt_hours_contain_the_pue_and_joules_do_not(ecnas: BenchmarkTable) -> None:
     assert (len(ecnas.hashes), len(ecnas)) == (91, 819)
     ratio = ecnas.data["total_energy_j"] / ecnas.data["device_energy_j"]
     assert ratio == pytest.approx(np.full(len(ecnas), 1.590), abs=5e-4)
@@ -84,20 +84,20 @@ def test_ec_nas_kilowatt_hours_contain_the_pue_and_joules_do_not(ecnas: Table) -
     assert ecnas.data["gpu_energy_j"] + ecnas.data["cpu_energy_j"] == pytest.approx(ecnas.data["device_energy_j"])
 
 
-def test_ec_nas_repeats_vary_by_two_percent(ecnas: Table) -> None:
+def test_ec_nas_repeats_vary_by_two_percent(ecnas: BenchmarkTable) -> None:
     spread = ecnas.repeat_cv("energy_j")
     assert len(spread) == 91
     assert spread.mean() == pytest.approx(0.022, abs=5e-4)
     assert spread.max() == pytest.approx(0.102, abs=5e-4)
 
 
-def test_ec_nas_figures_are_the_published_ones(ecnas: Table) -> None:
+def test_ec_nas_figures_are_the_published_ones(ecnas: BenchmarkTable) -> None:
     kwh = np.concatenate(ecnas.repeats("energy_j")) / 3.6e6 * 1e3
     assert [kwh.min(), np.median(kwh), kwh.max()] == pytest.approx([5.3, 16.7, 38.4], abs=0.06)
 
 
-def test_pi5_front_is_that_of_brute_force(pi5: Table) -> None:
-    truth = truth_of(pi5, read_objectives(pi5, ["energy_j", "accuracy"]))
+def test_pi5_front_is_that_of_brute_force(pi5: BenchmarkTable) -> None:
+    truth = compute_exact_front(pi5, read_objectives(pi5, ["energy_j", "accuracy"]))
     energy, accuracy = pi5.data["energy_j"], pi5.data["accuracy"]
     assert (len(truth.archs), truth.missing) == (11635, 0)
     best, expected = -1.0, []
@@ -109,7 +109,7 @@ def test_pi5_front_is_that_of_brute_force(pi5: Table) -> None:
     assert [(e, -a) for e, a in found.tolist()] == [(float(e), float(a)) for e, a in expected]
 
 
-def test_pi5_knows_its_space_and_both_runtimes(pi5: Table, shared_dir: Path) -> None:
+def test_pi5_knows_its_space_and_both_runtimes(pi5: BenchmarkTable, shared_dir: Path) -> None:
     assert pi5.manifest.space == "nasbench201?classes=100&resolution=32"
     onnx = import_table(shared_dir / "data/pi5_nasbench201", "pi5-nasbench201", runtime="onnx")
     assert set(onnx.hashes) == set(pi5.hashes)

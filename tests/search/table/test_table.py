@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.search import Benchmark, Table, join, read_table, write_table
-from deepen.search.table.build import make_table
-from deepen.search.table.types import Column, Manifest
+from deepen.search import BenchmarkTable, TabularBenchmark, join_tables, read_table, write_table
+from deepen.search.table.build import assemble_table
+from deepen.search.table.types import TableColumn, TableManifest
 from deepen.spaces import NasBench101Space
 
 
 @pytest.fixture
-def trained() -> Table:
+def trained() -> BenchmarkTable:
     """Two cells; budgets 4 and 12, three repeats, checkpoints at a quarter and at the end."""
     space = NasBench101Space(4)
     rows = [
@@ -28,22 +28,22 @@ def trained() -> Table:
         for point in (budget / 4, budget)
     ]
     archs, budget, repeat, point, energy, time = zip(*rows, strict=True)
-    columns = (Column.named("total_energy_j", "measured"), Column.named("training_time_s", "measured"))
+    columns = (TableColumn.named("total_energy_j", "measured"), TableColumn.named("training_time_s", "measured"))
     data = {"total_energy_j": np.array(energy), "training_time_s": np.array(time)}
-    manifest = Manifest(space.name, "measured", columns, "made up")
-    return make_table(
+    manifest = TableManifest(space.name, "measured", columns, "made up")
+    return assemble_table(
         manifest, space, archs, data,
         budget=np.array(budget), repeat=np.array(repeat), checkpoint=np.array(point),
     )  # fmt: skip
 
 
-def same(a: Table, b: Table) -> bool:
+def same(a: BenchmarkTable, b: BenchmarkTable) -> bool:
     return all(
         np.array_equal(a.values(k), b.values(k), equal_nan=a.values(k).dtype != object) for k in (*a.keys, *a.data)
     )
 
 
-def test_written_and_read_again(trained: Table, tmp_path: Path) -> None:
+def test_written_and_read_again(trained: BenchmarkTable, tmp_path: Path) -> None:
     folder = write_table(trained, tmp_path / "table")
     found = read_table(folder)
     assert found.manifest == trained.manifest
@@ -52,13 +52,13 @@ def test_written_and_read_again(trained: Table, tmp_path: Path) -> None:
     write_table(trained, folder)  # a table may be replaced
 
 
-def test_a_folder_of_something_else_is_not_overwritten(trained: Table, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_not_overwritten(trained: BenchmarkTable, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(DatasetError, match="no table"):
         write_table(trained, tmp_path)
 
 
-def test_damage_is_refused(trained: Table, tmp_path: Path) -> None:
+def test_damage_is_refused(trained: BenchmarkTable, tmp_path: Path) -> None:
     folder = write_table(trained, tmp_path / "t")
     manifest, rows = (folder / "table.json").read_text(), (folder / "rows.parquet").read_bytes()
     (folder / "rows.parquet").write_bytes(rows[:-7])
@@ -80,13 +80,13 @@ def test_damage_is_refused(trained: Table, tmp_path: Path) -> None:
         read_table(tmp_path / "nowhere")
 
 
-def test_a_network_twice_is_refused(made: Table) -> None:
+def test_a_network_twice_is_refused(made: BenchmarkTable) -> None:
     with pytest.raises(DatasetError, match="twice"):
         made.take(np.array([1, 1]))
 
 
-def test_a_network_is_found_in_every_way(made: Table) -> None:
-    bench = Benchmark(made)
+def test_a_network_is_found_in_every_way(made: BenchmarkTable) -> None:
+    bench = TabularBenchmark(made)
     arch, key = made.keys["arch"][7], made.keys["hash"][7]
     lines = [bench.query(arch), bench.query(hash=key), bench.query(index=7)]
     assert lines[0] == lines[1] == lines[2]
@@ -99,15 +99,15 @@ def test_a_network_is_found_in_every_way(made: Table) -> None:
     assert list(bench.hashes()) == list(made.hashes)
 
 
-def test_isomorphic_cells_are_the_same_network(trained: Table) -> None:
-    bench = Benchmark(trained)
+def test_isomorphic_cells_are_the_same_network(trained: BenchmarkTable) -> None:
+    bench = TabularBenchmark(trained)
     cell = bench.spec([[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]], ["maxpool3x3", "conv3x3-bn-relu"])
     assert bench.query(cell, repeat="mean")["arch"] == "11.1:maxpool3x3"
     assert bench.query("  1: ".strip(), repeat=1)["hash"] == bench.metrics("1:")["hash"]
 
 
-def test_budgets_repeats_and_checkpoints(trained: Table) -> None:
-    bench = Benchmark(trained, seed=3)
+def test_budgets_repeats_and_checkpoints(trained: BenchmarkTable) -> None:
+    bench = TabularBenchmark(trained, seed=3)
     assert bench.query("1:", repeat=2)["total_energy_j"] == 12 + 2 + 12
     assert bench.query("1:", budget=4, repeat=2)["total_energy_j"] == 4 + 2 + 4
     mean = bench.query("1:", budget=4, repeat="mean")
@@ -119,8 +119,8 @@ def test_budgets_repeats_and_checkpoints(trained: Table) -> None:
     assert len(bench.metrics("1:")["rows"]) == 12
 
 
-def test_random_repeats_follow_the_seed(trained: Table) -> None:
-    runs = [[Benchmark(trained, seed).query("1:")["repeat"] for _ in range(1)] for seed in (1, 1, 1)]
+def test_random_repeats_follow_the_seed(trained: BenchmarkTable) -> None:
+    runs = [[TabularBenchmark(trained, seed).query("1:")["repeat"] for _ in range(1)] for seed in (1, 1, 1)]
     assert runs[0] == runs[1] == runs[2]
 
 
@@ -136,20 +136,20 @@ def test_random_repeats_follow_the_seed(trained: Table) -> None:
         ({"arch": "1:", "repeat": 9}, "no repeat 9"),
     ],
 )
-def test_what_is_not_there_is_refused(trained: Table, arguments: dict[str, object], message: str) -> None:
+def test_what_is_not_there_is_refused(trained: BenchmarkTable, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Benchmark(trained).query(**arguments)  # type: ignore[arg-type]
+        TabularBenchmark(trained).query(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_table_without_budgets_says_so(made: Table) -> None:
-    bench = Benchmark(made)
+def test_a_table_without_budgets_says_so(made: BenchmarkTable) -> None:
+    bench = TabularBenchmark(made)
     with pytest.raises(ConfigError, match="no budgets"):
         bench.query(index=0, budget=4)
     with pytest.raises(ConfigError, match="no checkpoints"):
         bench.query(index=0, stop_halfway=True)
 
 
-def test_filters(made: Table) -> None:
+def test_filters(made: BenchmarkTable) -> None:
     good = made.filter(accuracy=(0.4, None), energy_j=(None, 5e-3))
     expected = (made.data["accuracy"] >= 0.4) & (made.data["energy_j"] <= 5e-3)
     assert len(good) == expected.sum() > 0
@@ -162,7 +162,7 @@ def test_filters(made: Table) -> None:
         made.filter(accuracy=(1, 2, 3))
 
 
-def test_rows_and_frames(trained: Table) -> None:
+def test_rows_and_frames(trained: BenchmarkTable) -> None:
     frame = trained.to_frame()
     assert list(frame.columns) == [
         "hash",
@@ -178,30 +178,30 @@ def test_rows_and_frames(trained: Table) -> None:
     assert [row["total_energy_j"] for row in trained] == frame["total_energy_j"].tolist()
 
 
-def test_repeats_are_averaged_and_their_spread_told(trained: Table) -> None:
+def test_repeats_are_averaged_and_their_spread_told(trained: BenchmarkTable) -> None:
     assert trained.per_network("total_energy_j").tolist() == [26.0, 36.0]
     assert trained.per_network("total_energy_j", budget=4).tolist() == [10.0, 20.0]
     assert trained.repeat_cv("total_energy_j") == pytest.approx([1 / 26, 1 / 36])
     assert math.isnan(trained.per_network("total_energy_j", budget=7)[0])
 
 
-def test_info_tells_units_labels_and_ranges(trained: Table) -> None:
+def test_info_tells_units_labels_and_ranges(trained: BenchmarkTable) -> None:
     info = trained.info()
     assert (info["rows"], info["networks"], info["budgets"], info["repeats"]) == (24, 2, [4.0, 12.0], 3)
     energy = info["columns"][0]
     assert (energy["unit"], energy["source"], energy["better"], energy["min"]) == ("J", "measured", "min", 6.0)
 
 
-def test_columns_of_another_table_are_joined_by_network(made: Table) -> None:
+def test_columns_of_another_table_are_joined_by_network(made: BenchmarkTable) -> None:
     other = made.take(np.arange(100, 0, -1))
     other.data["latency_s"] = other.data.pop("energy_j") * 2
     import dataclasses
 
     columns = (dataclasses.replace(other.manifest.columns[0], name="latency_s", unit="s"), other.manifest.columns[1])
-    other = Table(dataclasses.replace(other.manifest, columns=columns), other.keys, other.data)
-    found = join(made, other)
+    other = BenchmarkTable(dataclasses.replace(other.manifest, columns=columns), other.keys, other.data)
+    found = join_tables(made, other)
     assert found.data["latency_s"][1:101] == pytest.approx(2 * made.data["energy_j"][1:101])
     assert np.isnan(found.data["latency_s"][0])
     assert "500 rows without" in found.manifest.notes[-1]
     with pytest.raises(ConfigError, match="already"):
-        join(made, other, ["accuracy"])
+        join_tables(made, other, ["accuracy"])
