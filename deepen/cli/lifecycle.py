@@ -12,8 +12,8 @@ from deepen.cli.output import emit_result, format_table, json_option, print_prog
 from deepen.units import format_si
 
 if TYPE_CHECKING:
-    from deepen.scoring.lifecycle import BreakEven, Lifecycle, Ranked
-    from deepen.scoring.lifecycle.spread import Crossing
+    from deepen.scoring.lifecycle import BreakEven, Lifecycle, RankedCandidate
+    from deepen.scoring.lifecycle.spread import CrossingSpread
 
 __all__ = ["build_lifecycle_document", "command"]
 
@@ -87,17 +87,17 @@ def command(
       deepen lifecycle candidates.csv --usage "3 million" --pue 1.59 --grid 300
       deepen lifecycle candidates.toml --compare small large --plot lifecycle.svg
     """
-    from deepen.scoring.lifecycle import Conditions, analyse, read_candidates
+    from deepen.scoring.lifecycle import LifecycleConditions, analyse_lifecycle, read_candidates
     from deepen.scoring.lifecycle.quantity import parse_count, parse_fraction
 
     where = math.nan if grid is None else grid
     used = where if inference_grid is None else inference_grid
-    conditions = Conditions(tau, pue, inference_pue, where, used, objective)
+    conditions = LifecycleConditions(tau, pue, inference_pue, where, used, objective)
     counts = [parse_count(text) for text in usages]
     candidates = read_candidates(file, predictor)
     if min_accuracy is not None:
-        candidates = candidates.above(parse_fraction(min_accuracy, "--min-accuracy"))
-    result = analyse(candidates, conditions, draws=draws, seed=seed)
+        candidates = candidates.filter_by_accuracy(parse_fraction(min_accuracy, "--min-accuracy"))
+    result = analyse_lifecycle(candidates, conditions, draws=draws, seed=seed)
     compared = [result.compare(a, b) for a, b in pairs]
     if not pairs and len(candidates) <= _MOST_PAIRS:
         names = candidates.names
@@ -105,9 +105,9 @@ def command(
     rankings = {count: result.at(count) for count in counts}
     every = result.orders() if orders else None
     if plot_file is not None:
-        from deepen.scoring.lifecycle.plot import plot
+        from deepen.scoring.lifecycle.plot import plot_lifecycle
 
-        print_progress(f"wrote {plot(result, plot_file)}")
+        print_progress(f"wrote {plot_lifecycle(result, plot_file)}")
     emit_result(
         build_lifecycle_document(result, compared, rankings, every),
         as_json,
@@ -117,7 +117,7 @@ def command(
         print_progress(f"note: {warning}")
 
 
-def _build_crossing_document(spread: Crossing | None) -> dict[str, Any] | None:
+def _build_crossing_document(spread: CrossingSpread | None) -> dict[str, Any] | None:
     return (
         None
         if spread is None
@@ -132,7 +132,7 @@ def _build_crossing_document(spread: Crossing | None) -> dict[str, Any] | None:
 def build_lifecycle_document(
     result: Lifecycle,
     compared: list[BreakEven],
-    rankings: dict[float, list[Ranked]],
+    rankings: dict[float, list[RankedCandidate]],
     orders: list[tuple[float, float, tuple[str, ...]]] | None,
 ) -> dict[str, Any]:
     """The JSON document: energies in joules, usages in inferences; null for an end that is infinite."""
@@ -201,17 +201,17 @@ def build_lifecycle_document(
 def _render_lifecycle(
     result: Lifecycle,
     compared: list[BreakEven],
-    rankings: dict[float, list[Ranked]],
+    rankings: dict[float, list[RankedCandidate]],
     orders: list[tuple[float, float, tuple[str, ...]]] | None,
 ) -> str:
-    from deepen.scoring.lifecycle.quantity import say_count
+    from deepen.scoring.lifecycle.quantity import spell_count
 
     lines = []
     for r in result.regimes[:50]:
         sure = []
         if r.start_spread is not None and not math.isnan(r.start_spread.low):
             share = f" in {100 * r.start_spread.share:.0f} % of draws" if r.start_spread.share <= 0.995 else ""
-            sure.append(f"from {say_count(r.start_spread.low)} to {say_count(r.start_spread.high)}, 95 %{share}")
+            sure.append(f"from {spell_count(r.start_spread.low)} to {spell_count(r.start_spread.high)}, 95 %{share}")
         if not math.isnan(r.confidence):
             sure.append(f"best in {100 * r.confidence:.0f} % of draws")
         lines.append(r.words + (f"  ({'; '.join(sure)})" if sure else ""))
@@ -224,11 +224,11 @@ def _render_lifecycle(
     if compared:
         lines += ["", *(b.words for b in compared)]
     for count, ranking in rankings.items():
-        lines += ["", f"at {say_count(count)} inferences:", _render_ranking(ranking, result)]
+        lines += ["", f"at {spell_count(count)} inferences:", _render_ranking(ranking, result)]
         if len(ranking) > _TOP:
             lines.append(f"... and {len(ranking) - _TOP} more")
     if orders is not None:
-        rows = [(say_count(a), say_count(b), " < ".join(names)) for a, b, names in orders]
+        rows = [(spell_count(a), spell_count(b), " < ".join(names)) for a, b, names in orders]
         lines += ["", format_table(("from", "to", "order, best first"), rows, right=(0, 1))]
     c = result.conditions
     used = [f"tau {c.tau:g}", f"PUE {c.training_pue:g} for training and {c.inference_pue:g} for inference"]
@@ -238,7 +238,7 @@ def _render_lifecycle(
     return "\n".join(lines)
 
 
-def _render_ranking(ranking: list[Ranked], result: Lifecycle) -> str:
+def _render_ranking(ranking: list[RankedCandidate], result: Lifecycle) -> str:
     carbon, sure = result.conditions.with_carbon, result.draws is not None
     titles = ["rank", "candidate", "training", "inference", "together", "CO2e", "greenness", "best in"]
     rows = [

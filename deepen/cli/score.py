@@ -10,7 +10,7 @@ import click
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
 
 if TYPE_CHECKING:
-    from deepen.scoring.iecs import Agreement
+    from deepen.scoring.iecs import ScoreAgreement
     from deepen.scoring.pcs import TdpOrder
 
 __all__ = ["command"]
@@ -64,11 +64,11 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
       deepen score pcs app_measurements.csv --tdp published_scores.csv
       deepen score pcs app_measurements.csv --tdp published_scores.csv --tdp-order published --json
     """
-    from deepen.scoring import pcs, read_app_rows, read_device_facts
+    from deepen.scoring import compute_pcs, read_app_rows, read_device_reference_values
 
     measured = read_app_rows(rows, keys)
-    facts = read_device_facts(tdp_file)
-    scores = pcs(measured, facts.tdp_w)
+    facts = read_device_reference_values(tdp_file)
+    scores = compute_pcs(measured, facts.tdp_w)
     document = {
         "score": "pcs",
         "formula": "round(100 * mean(1 - mean power / TDP))",
@@ -140,14 +140,19 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
       deepen score iecs app_measurements.csv --published published_scores.csv
     """
     from deepen.errors import DatasetError
-    from deepen.scoring import against_published, inferences_per_joule, read_app_rows, read_device_facts
+    from deepen.scoring import (
+        compare_with_published,
+        read_app_rows,
+        read_device_reference_values,
+        sum_inferences_per_joule,
+    )
 
     measured = read_app_rows(rows, keys)
-    scores = inferences_per_joule(measured)
-    published = read_device_facts(published_file, need_tdp=False).iecs if published_file else {}
+    scores = sum_inferences_per_joule(measured)
+    published = read_device_reference_values(published_file, need_tdp=False).iecs if published_file else {}
     if published_file and not published:
         raise DatasetError(f"{published_file}: no column iecs_published with values; add it, or leave --published out")
-    agreement = against_published(scores, published) if published_file else None
+    agreement = compare_with_published(scores, published) if published_file else None
     document = {
         "score": "iecs",
         "formula": "sum over rows of inferences per joule; a stand-in, the formula of IECS is not public",
@@ -196,7 +201,7 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
     _print_notes(measured.warnings, as_json)
 
 
-def _build_agreement_document(agreement: Agreement) -> dict[str, float]:
+def _build_agreement_document(agreement: ScoreAgreement) -> dict[str, float]:
     return {
         "devices": agreement.devices,
         "pearson": agreement.pearson,
@@ -242,10 +247,12 @@ def relative_command(
       deepen score relative app_measurements.csv
       deepen score relative app_measurements.csv --reference "Huawei P40 Pro" --json
     """
-    from deepen.scoring import read_app_rows, relative_scores
+    from deepen.scoring import compute_relative_scores, read_app_rows
 
     measured = read_app_rows(rows, keys)
-    found = relative_scores(measured, reference=reference, confidence=confidence, resamples=resamples, seed=seed)
+    found = compute_relative_scores(
+        measured, reference=reference, confidence=confidence, resamples=resamples, seed=seed
+    )
     names = measured.devices
     document = {
         "score": "relative",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError, DatasetError
 from deepen.records import EnergyRecord, Source, find_weakest_source
 
-__all__ = ["NO_SOURCE", "AppRow", "AppTable", "csv_lines", "open_csv", "read_app_rows"]
+__all__ = ["NO_SOURCE", "AppRow", "AppTable", "read_app_rows", "read_csv_cells", "read_csv_rows"]
 
 _DEVICE = ("device", "phone")
 _POWER = ("mean_power_w", "power_w")
@@ -109,8 +109,8 @@ class AppTable:
         column = {w: k for k, w in enumerate(workloads)}
         for (device, workload), repeats in cells.items():
             where = at[device], column[workload]
-            power_w[where] = _median(r.power_w for r in repeats)
-            energy_j[where] = _median(r.energy_j for r in repeats)
+            power_w[where] = _median_of_known(r.power_w for r in repeats)
+            energy_j[where] = _median_of_known(r.energy_j for r in repeats)
         warnings = []
         repeated = sum(len(c) > 1 for c in cells.values())
         if repeated:
@@ -128,7 +128,7 @@ NO_SOURCE = "the figures do not say whether they were measured, and are taken so
 """What a reader of a file without labels should know."""
 
 
-def _median(values: Iterable[float]) -> float:
+def _median_of_known(values: Iterable[float]) -> float:
     known = [v for v in values if not math.isnan(v)]
     return statistics.median(known) if known else math.nan
 
@@ -152,9 +152,9 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
     """
     file = Path(path)
     if file.is_dir():
-        return AppTable.of(_from_dataset(file))
-    columns, lines = open_csv(file)
-    device = _one(columns, _DEVICE, file)
+        return AppTable.of(_read_dataset_rows(file))
+    columns, lines = read_csv_rows(file)
+    device = _find_column(columns, _DEVICE, file)
     power, energy = (next((c for c in names if c in columns), None) for names in (_POWER, _ENERGY))
     if power is None and energy is None:
         raise DatasetError(f"{file}: no column {' or '.join(_POWER + _ENERGY)}; add the figures to score")
@@ -174,10 +174,10 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
                 AppRow(
                     line[device],
                     " ".join(line[c] for c in named if line[c]),
-                    _figure(line.get(power) if power else ""),
-                    _figure(line.get(energy) if energy else ""),
+                    _parse_figure(line.get(power) if power else ""),
+                    _parse_figure(line.get(energy) if energy else ""),
                     line[group] if group else "",
-                    _source(line.get("source", "")),
+                    _parse_source(line.get("source", "")),
                 )
             )
         except (DatasetError, ConfigError) as error:
@@ -188,7 +188,7 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
     return found if "source" in columns else replace(found, warnings=(*found.warnings, NO_SOURCE))
 
 
-def open_csv(file: Path) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]]:
+def read_csv_rows(file: Path) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]]:
     """Read a small CSV file with a header.
 
     Returns:
@@ -196,13 +196,13 @@ def open_csv(file: Path) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]
 
     Raises:
         ConfigError: If there is no such file.
-        DatasetError: As :func:`csv_lines`.
+        DatasetError: As :func:`read_csv_cells`.
     """
-    columns, lines = csv_lines(file)
+    columns, lines = read_csv_cells(file)
     return columns, [(number, dict(zip(columns, cells, strict=True))) for number, cells in lines]
 
 
-def csv_lines(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_csv_cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Read a CSV file with a header.
 
     Returns:
@@ -239,7 +239,7 @@ def csv_lines(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return columns, records[1:]
 
 
-def _from_dataset(folder: Path) -> list[AppRow]:
+def _read_dataset_rows(folder: Path) -> list[AppRow]:
     from deepen.datasets import Dataset
 
     with Dataset.open(folder) as dataset:
@@ -259,14 +259,14 @@ def _from_dataset(folder: Path) -> list[AppRow]:
     ]
 
 
-def _one(columns: Sequence[str], names: Sequence[str], file: Path) -> str:
+def _find_column(columns: Sequence[str], names: Sequence[str], file: Path) -> str:
     for name in names:
         if name in columns:
             return name
     raise DatasetError(f"{file}: no column {' or '.join(names)}; there are: {', '.join(columns)}")
 
 
-def _figure(text: str | None) -> float:
+def _parse_figure(text: str | None) -> float:
     if not text:
         return math.nan
     try:
@@ -278,7 +278,7 @@ def _figure(text: str | None) -> float:
     return value
 
 
-def _source(text: str) -> Source:
+def _parse_source(text: str) -> Source:
     match text or "measured":
         case "measured" | "modelled" | "simulated" as known:
             return known

@@ -3,7 +3,7 @@
 The formula of IECS (DeepEn2023, SEC 2023) is not public. Its site says that the energy of inference over six
 applications and all delegates is summed up and that larger is better; of all the forms tried on the published
 figures, the sum over rows of ``1 / energy per inference`` comes closest (correlation 0.94, nearly the same order).
-That is what is computed here, under its own name; :func:`against_published` says how far it is from published values.
+That is what is computed here, under its own name; :func:`compare_with_published` says how far it is from published values.
 
 Beware of what such a sum does: rows of little energy decide it (one value that is ten times too small can change the
 order), and a device with a missing row loses that row's whole share. :mod:`deepen.scoring.relative` does neither.
@@ -20,7 +20,7 @@ from deepen.datasets.statistics import compute_spearman
 from deepen.errors import DatasetError
 from deepen.scoring.app_rows import AppTable
 
-__all__ = ["Agreement", "InferencesPerJoule", "against_published", "inferences_per_joule"]
+__all__ = ["InferencesPerJoule", "ScoreAgreement", "compare_with_published", "sum_inferences_per_joule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class InferencesPerJoule:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class ScoreAgreement:
     """How close the stand-in is to published values.
 
     Attributes:
@@ -65,7 +65,7 @@ class Agreement:
     ratio_max: float
 
 
-def inferences_per_joule(table: AppTable) -> list[InferencesPerJoule]:
+def sum_inferences_per_joule(table: AppTable) -> list[InferencesPerJoule]:
     """Sum inferences per joule over the rows of each device.
 
     Raises:
@@ -85,7 +85,7 @@ def inferences_per_joule(table: AppTable) -> list[InferencesPerJoule]:
     return found
 
 
-def against_published(scores: Sequence[InferencesPerJoule], published: Mapping[str, float]) -> Agreement:
+def compare_with_published(scores: Sequence[InferencesPerJoule], published: Mapping[str, float]) -> ScoreAgreement:
     """Compare the stand-in with published values of the same devices.
 
     Raises:
@@ -98,7 +98,7 @@ def against_published(scores: Sequence[InferencesPerJoule], published: Mapping[s
     varied = len(both) >= 3 and float(np.ptp(ours)) > 0 and float(np.ptp(theirs)) > 0
     pearson = float(np.corrcoef(ours, theirs)[0, 1]) if varied else float("nan")
     ratio = theirs / ours
-    return Agreement(
+    return ScoreAgreement(
         len(both),
         pearson,
         compute_spearman(ours, theirs) if varied else float("nan"),

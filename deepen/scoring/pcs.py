@@ -3,7 +3,7 @@
 ``PCS = round(100 * mean over rows of (1 - mean power / TDP))``, larger is better. The formula was found from the
 figures on the DeepEn2023 site (SEC 2023, amai-gsu.github.io/DeepEn2023): it gives all eight published values, but only
 if the TDPs, listed in alphabetical order of the phones' names, are dealt out to the phones in the order of the table.
-Six of the eight phones were scored with another phone's TDP. :func:`pcs` computes both.
+Six of the eight phones were scored with another phone's TDP. :func:`compute_pcs` computes both.
 
 The score rewards a large TDP, which is a property of the chip's data sheet and not of what it consumes; it falls
 below 0 where a device draws more than its TDP.
@@ -20,9 +20,16 @@ from typing import Literal
 import numpy as np
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.scoring.app_rows import AppTable, open_csv
+from deepen.scoring.app_rows import AppTable, read_csv_rows
 
-__all__ = ["DeviceFacts", "PcsScore", "TdpOrder", "pcs", "published_order", "read_device_facts"]
+__all__ = [
+    "DeviceReferenceValues",
+    "PcsScore",
+    "TdpOrder",
+    "assign_tdp_as_published",
+    "compute_pcs",
+    "read_device_reference_values",
+]
 
 TdpOrder = Literal["own", "published"]
 """Each device with its own TDP, or as the published scores have it."""
@@ -32,7 +39,7 @@ _DEVICE = ("device", "phone")
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceFacts:
+class DeviceReferenceValues:
     """What is known of devices beside the measurements.
 
     Attributes:
@@ -75,7 +82,7 @@ class PcsScore:
         return self.own if order == "own" else self.published_order
 
 
-def read_device_facts(path: str | Path, need_tdp: bool = True) -> DeviceFacts:
+def read_device_reference_values(path: str | Path, need_tdp: bool = True) -> DeviceReferenceValues:
     """Read TDPs, and published scores where there are any, from a CSV file.
 
     Columns: ``device`` (or ``phone``), ``tdp_w`` (or ``tdp_w_printed``), ``pcs_published``, ``iecs_published``.
@@ -89,7 +96,7 @@ def read_device_facts(path: str | Path, need_tdp: bool = True) -> DeviceFacts:
         DatasetError: If a column is missing, or a figure is no number above zero.
     """
     file = Path(path)
-    columns, lines = open_csv(file)
+    columns, lines = read_csv_rows(file)
     device = next((c for c in _DEVICE if c in columns), None)
     tdp = next((c for c in _TDP if c in columns), None)
     if device is None or (need_tdp and tdp is None):
@@ -108,11 +115,11 @@ def read_device_facts(path: str | Path, need_tdp: bool = True) -> DeviceFacts:
             text = line.get(column, "") if column else ""
             if not text and not (key == "tdp" and need_tdp):
                 continue
-            found[key][name] = _number(text, f"{file} line {number}: {column}", above_zero=key == "tdp")
-    return DeviceFacts(found["tdp"], found["pcs_published"], found["iecs_published"])
+            found[key][name] = _parse_number(text, f"{file} line {number}: {column}", above_zero=key == "tdp")
+    return DeviceReferenceValues(found["tdp"], found["pcs_published"], found["iecs_published"])
 
 
-def _number(text: str, where: str, above_zero: bool) -> float:
+def _parse_number(text: str, where: str, above_zero: bool) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -122,7 +129,7 @@ def _number(text: str, where: str, above_zero: bool) -> float:
     return value
 
 
-def published_order(devices: Sequence[str], tdp_w: Mapping[str, float]) -> dict[str, float]:
+def assign_tdp_as_published(devices: Sequence[str], tdp_w: Mapping[str, float]) -> dict[str, float]:
     """Deal out TDPs as the published scores did: in alphabetical order of the names, to the devices in table order.
 
     Args:
@@ -132,7 +139,7 @@ def published_order(devices: Sequence[str], tdp_w: Mapping[str, float]) -> dict[
     return dict(zip(devices, (tdp_w[d] for d in sorted(devices)), strict=True))
 
 
-def pcs(table: AppTable, tdp_w: Mapping[str, float]) -> list[PcsScore]:
+def compute_pcs(table: AppTable, tdp_w: Mapping[str, float]) -> list[PcsScore]:
     """Score devices by mean power over TDP.
 
     Args:
@@ -150,7 +157,7 @@ def pcs(table: AppTable, tdp_w: Mapping[str, float]) -> list[PcsScore]:
         )
     # The order of the TDP file is that of the printed table; devices measured but scored elsewhere keep their place.
     listed = [d for d in tdp_w if d in set(table.devices)]
-    dealt = published_order(listed, tdp_w)
+    dealt = assign_tdp_as_published(listed, tdp_w)
     scores = []
     for device, row in zip(table.devices, table.power_w, strict=True):
         known = row[~np.isnan(row)]
@@ -160,11 +167,20 @@ def pcs(table: AppTable, tdp_w: Mapping[str, float]) -> list[PcsScore]:
         own, other = tdp_w[device], dealt[device]
         exact = 100 * (1 - mean_w / own)
         scores.append(
-            PcsScore(device, known.size, mean_w, own, other, exact, _round(exact), _round(100 * (1 - mean_w / other)))
+            PcsScore(
+                device,
+                known.size,
+                mean_w,
+                own,
+                other,
+                exact,
+                _round_half_up(exact),
+                _round_half_up(100 * (1 - mean_w / other)),
+            )
         )
     return scores
 
 
-def _round(value: float) -> int:
+def _round_half_up(value: float) -> int:
     """Round half up, as a spreadsheet does."""
     return math.floor(value + 0.5)

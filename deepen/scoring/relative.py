@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
 from deepen.scoring.app_rows import AppTable
 
-__all__ = ["RelativeScore", "RelativeScores", "relative_scores"]
+__all__ = ["RelativeScore", "RelativeScores", "compute_relative_scores"]
 
 HUBER_K = 1.345
 _MIN_SCALE = 1e-6  # of log energy: rows that agree to rounding have no scale
@@ -95,7 +95,7 @@ class RelativeScores:
     warnings: tuple[str, ...] = ()
 
 
-def relative_scores(
+def compute_relative_scores(
     table: AppTable,
     *,
     reference: str | None = None,
@@ -128,16 +128,16 @@ def relative_scores(
     seen = present[:, shared].astype(np.float64)
     groups = np.array(table.groups)[shared]
     _check_connected(table.devices, seen)
-    scale, start = _first_fit(y, seen)
-    effect, rest = _fit(y[None], seen[None], np.array([scale]), start[None], _TOLERANCE)
+    scale, start = _fit_least_absolute(y, seen)
+    effect, rest = _fit_huber(y[None], seen[None], np.array([scale]), start[None], _TOLERANCE)
     bounded = (np.abs(rest[0]) > HUBER_K * scale) & (seen > 0)
-    draws, used, names = _bootstrap(y, seen, groups, scale, effect[0], resamples, seed)
+    draws, used, names = _bootstrap_groups(y, seen, groups, scale, effect[0], resamples, seed)
     at = table.devices.index(reference) if reference is not None else None
     level = effect[0][at] if at is not None else np.median(effect[0])
     levels = draws[:, at] if at is not None else np.median(draws, axis=1)
     score = 100 * np.exp(level - effect[0])
     sampled = 100 * np.exp(levels[:, None] - draws)
-    tail = _tail(confidence, names)
+    tail = _compute_tail_percentiles(confidence, names)
     low, high = np.quantile(sampled, tail, axis=0)
     # Ranks of exact ties are shared upwards: both are first.
     rank = 1 + (effect[0][None, :] < effect[0][:, None] - 1e-9).sum(axis=1)
@@ -156,13 +156,13 @@ def relative_scores(
         )
         for i, device in enumerate(table.devices)
     )
-    warnings = list(_warnings(table, shared, names, used, resamples))
+    warnings = list(_collect_warnings(table, shared, names, used, resamples))
     return RelativeScores(
         scores, reference or "median", confidence, used, names, scale, np.asarray(better), tuple(warnings)
     )
 
 
-def _tail(confidence: float, groups: int) -> tuple[float, float]:
+def _compute_tail_percentiles(confidence: float, groups: int) -> tuple[float, float]:
     """Percentiles that make an interval of a bootstrap over few groups as wide as it ought to be."""
     from scipy.stats import norm, t
 
@@ -173,7 +173,7 @@ def _tail(confidence: float, groups: int) -> tuple[float, float]:
     return outside, 1 - outside
 
 
-def _warnings(table: AppTable, shared: NDArray[np.bool_], groups: int, used: int, wanted: int) -> list[str]:
+def _collect_warnings(table: AppTable, shared: NDArray[np.bool_], groups: int, used: int, wanted: int) -> list[str]:
     found = [*table.warnings]
     alone = int(np.count_nonzero(~shared & ~np.isnan(table.energy_j).all(axis=0)))
     if alone:
@@ -188,7 +188,7 @@ def _warnings(table: AppTable, shared: NDArray[np.bool_], groups: int, used: int
 def _check_connected(devices: Sequence[str], seen: _Floats) -> None:
     if len(devices) < 2:
         raise DatasetError("a relative score needs at least two devices; add rows of another device")
-    reached = _reached(seen)
+    reached = _find_connected_devices(seen)
     if not reached.all():
         apart = ", ".join(d for d, r in zip(devices, reached, strict=True) if not r)
         raise DatasetError(
@@ -196,7 +196,7 @@ def _check_connected(devices: Sequence[str], seen: _Floats) -> None:
         )
 
 
-def _reached(seen: _Floats) -> NDArray[np.bool_]:
+def _find_connected_devices(seen: _Floats) -> NDArray[np.bool_]:
     """Devices that rows connect with the first one, over any number of others; shape (devices,)."""
     reached = np.zeros(seen.shape[0], dtype=bool)
     reached[0] = True
@@ -208,24 +208,26 @@ def _reached(seen: _Floats) -> NDArray[np.bool_]:
         reached = grown
 
 
-def _first_fit(y: _Floats, seen: _Floats) -> tuple[float, _Floats]:
+def _fit_least_absolute(y: _Floats, seen: _Floats) -> tuple[float, _Floats]:
     """Fit least absolute deviations, and take the scale from what is left; ``(scale, device effects)``."""
     effect = np.zeros(y.shape[0])
-    scale = _spread((y - _weighted_mean(y, seen)) * seen, seen)
+    scale = _estimate_scale((y - _weighted_mean(y, seen)) * seen, seen)
     for _ in range(3):  # where Huber's loss is as good as the absolute value depends on the scale, which settles
-        effects, rest = _fit(y[None], seen[None], np.array([_ABSOLUTE * scale]), effect[None], _BOOTSTRAP_TOLERANCE)
-        effect, scale = effects[0], _spread(rest[0], seen)
+        effects, rest = _fit_huber(
+            y[None], seen[None], np.array([_ABSOLUTE * scale]), effect[None], _BOOTSTRAP_TOLERANCE
+        )
+        effect, scale = effects[0], _estimate_scale(rest[0], seen)
     return scale, effect
 
 
-def _spread(rest: _Floats, seen: _Floats) -> float:
+def _estimate_scale(rest: _Floats, seen: _Floats) -> float:
     """Median absolute deviation times 1.4826, corrected for the effects that were fitted (n / degrees of freedom)."""
     values = np.abs(rest[seen > 0])
     free = max(1, values.size - seen.shape[0] - seen.shape[1] + 1)
     return max(_MIN_SCALE, 1.4826 * float(np.median(values)) * float(np.sqrt(values.size / free)))
 
 
-def _fit(y: _Floats, count: _Floats, scale: _Floats, start: _Floats, tolerance: float) -> tuple[_Floats, _Floats]:
+def _fit_huber(y: _Floats, count: _Floats, scale: _Floats, start: _Floats, tolerance: float) -> tuple[_Floats, _Floats]:
     """Fit device and row effects with Huber's loss by iteratively reweighted least squares.
 
     Args:
@@ -271,7 +273,7 @@ def _weighted_mean(values: _Floats, weight: _Floats) -> _Floats:
     return np.asarray(total, dtype=np.float64)
 
 
-def _bootstrap(
+def _bootstrap_groups(
     y: _Floats, seen: _Floats, groups: NDArray[np.str_], scale: float, start: _Floats, resamples: int, seed: int
 ) -> tuple[_Floats, int, int]:
     """Device effects of resampled groups; ``(effects (used, devices), used, number of groups)``."""
@@ -280,7 +282,7 @@ def _bootstrap(
     times = generator.multinomial(names.size, np.full(names.size, 1 / names.size), size=resamples).astype(np.float64)
     count = times[:, member]  # (b, rows)
     # A sample that leaves some devices with no row in common with the others tells nothing of them.
-    fine = [b for b in range(resamples) if _reached(seen[:, count[b] > 0]).all()]
+    fine = [b for b in range(resamples) if _find_connected_devices(seen[:, count[b] > 0]).all()]
     if len(fine) < resamples // 2:
         raise DatasetError(
             "too few rows for confidence intervals: most bootstrap samples leave devices that share no row; measure "
@@ -291,7 +293,7 @@ def _bootstrap(
     for first in range(0, len(fine), chunk):
         chosen = fine[first : first + chunk]
         counts = seen[None] * count[chosen][:, None, :]
-        effects, _ = _fit(
+        effects, _ = _fit_huber(
             y[None], counts, np.full(len(chosen), scale), np.repeat(start[None], len(chosen), 0), _BOOTSTRAP_TOLERANCE
         )
         parts.append(effects)

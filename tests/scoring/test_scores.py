@@ -12,23 +12,23 @@ from deepen.errors import ConfigError, DatasetError
 from deepen.scoring import (
     AppRow,
     AppTable,
-    against_published,
-    inferences_per_joule,
-    pcs,
+    compare_with_published,
+    compute_pcs,
+    compute_relative_scores,
     read_app_rows,
-    read_device_facts,
-    relative_scores,
+    read_device_reference_values,
+    sum_inferences_per_joule,
 )
 from deepen.scoring.app_rows import NO_SOURCE
-from deepen.scoring.pcs import published_order
+from deepen.scoring.pcs import assign_tdp_as_published
 
 
 def ranking(table: AppTable) -> list[str]:
-    return [s.device for s in sorted(relative_scores(table, resamples=20).scores, key=lambda s: s.rank)]
+    return [s.device for s in sorted(compute_relative_scores(table, resamples=20).scores, key=lambda s: s.rank)]
 
 
 def sum_ranking(table: AppTable) -> list[str]:
-    return [s.device for s in sorted(inferences_per_joule(table), key=lambda s: -s.value)]
+    return [s.device for s in sorted(sum_inferences_per_joule(table), key=lambda s: -s.value)]
 
 
 def with_energy(table: AppTable, changes: dict[tuple[int, int], float]) -> AppTable:
@@ -43,8 +43,8 @@ def with_energy(table: AppTable, changes: dict[tuple[int, int], float]) -> AppTa
 
 
 def test_all_published_pcs_are_reproduced_and_corrected(phones: AppTable, site: Path) -> None:
-    facts = read_device_facts(site / "published_scores.csv")
-    scores = pcs(phones, facts.tdp_w)
+    facts = read_device_reference_values(site / "published_scores.csv")
+    scores = compute_pcs(phones, facts.tdp_w)
     assert [s.device for s in scores] == list(facts.pcs)
     assert [s.score("published") for s in scores] == list(facts.pcs.values()) == [75, 78, 62, 78, 74, 70, 67, 56]
     assert [s.score("own") for s in scores] == [63, 57, 80, 78, 83, 63, 67, 67]
@@ -53,23 +53,23 @@ def test_all_published_pcs_are_reproduced_and_corrected(phones: AppTable, site: 
 
 
 def test_published_order_deals_tdps_out_by_name() -> None:
-    assert published_order(["c", "a", "b"], {"a": 1.0, "b": 2.0, "c": 3.0}) == {"c": 1.0, "a": 2.0, "b": 3.0}
+    assert assign_tdp_as_published(["c", "a", "b"], {"a": 1.0, "b": 2.0, "c": 3.0}) == {"c": 1.0, "a": 2.0, "b": 3.0}
 
 
 def test_pcs_is_negative_above_tdp_and_rounds_halves_up() -> None:
     table = AppTable.of([AppRow("a", "w", 3.0, 1.0), AppRow("b", "w", 1.99, 1.0)])
-    scores = pcs(table, {"a": 2.0, "b": 4.0})
+    scores = compute_pcs(table, {"a": 2.0, "b": 4.0})
     assert [s.own for s in scores] == [-50, 50]
     assert scores[1].exact == pytest.approx(50.25)
-    assert pcs(AppTable.of([AppRow("a", "w", 0.495, 1.0)]), {"a": 1.0})[0].own == 51
+    assert compute_pcs(AppTable.of([AppRow("a", "w", 0.495, 1.0)]), {"a": 1.0})[0].own == 51
 
 
 def test_pcs_names_devices_without_tdp_or_power() -> None:
     table = AppTable.of([AppRow("a", "w", 3.0, 1.0), AppRow("b", "w", float("nan"), 1.0)])
     with pytest.raises(ConfigError, match="no TDP for b; add them"):
-        pcs(table, {"a": 2.0})
+        compute_pcs(table, {"a": 2.0})
     with pytest.raises(DatasetError, match="b has no row with a mean power"):
-        pcs(table, {"a": 2.0, "b": 2.0})
+        compute_pcs(table, {"a": 2.0, "b": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_bad_tdp_files_are_refused(text: str, message: str, tmp_path: Path) -> N
     file = tmp_path / "tdp.csv"
     file.write_text(text)
     with pytest.raises(DatasetError) as caught:
-        read_device_facts(file)
+        read_device_reference_values(file)
     assert message in str(caught.value)
 
 
@@ -96,11 +96,11 @@ def test_bad_tdp_files_are_refused(text: str, message: str, tmp_path: Path) -> N
 
 
 def test_the_stand_in_and_its_agreement_with_published_iecs(phones: AppTable, site: Path) -> None:
-    scores = inferences_per_joule(phones)
+    scores = sum_inferences_per_joule(phones)
     assert [s.value for s in scores] == pytest.approx(
         [148.8, 151.7, 188.2, 223.4, 193.2, 125.6, 123.5, 112.1], abs=0.06
     )
-    found = against_published(scores, read_device_facts(site / "published_scores.csv").iecs)
+    found = compare_with_published(scores, read_device_reference_values(site / "published_scores.csv").iecs)
     assert found.devices == 8
     assert found.pearson == pytest.approx(0.94, abs=0.005)
     assert (found.ratio_min, found.ratio_max) == pytest.approx((0.92, 1.28), abs=0.005)
@@ -111,19 +111,19 @@ def test_the_stand_in_and_its_agreement_with_published_iecs(phones: AppTable, si
 
 
 def test_the_stand_in_without_anything_to_compare_with() -> None:
-    scores = inferences_per_joule(AppTable.of([AppRow("a", "w", 1.0, 0.5), AppRow("a", "v", 1.0, 0.25)]))
+    scores = sum_inferences_per_joule(AppTable.of([AppRow("a", "w", 1.0, 0.5), AppRow("a", "v", 1.0, 0.25)]))
     assert scores[0].value == 6.0
     assert scores[0].largest_share == pytest.approx(4 / 6)
     with pytest.raises(DatasetError, match="no device has a published value"):
-        against_published(scores, {"b": 3.0})
-    assert np.isnan(against_published(scores, {"a": 3.0}).pearson)
+        compare_with_published(scores, {"b": 3.0})
+    assert np.isnan(compare_with_published(scores, {"a": 3.0}).pearson)
 
 
 # ---- relative efficiency ---------------------------------------------------------------------------------------------
 
 
 def test_known_efficiencies_are_found(made: list[AppRow]) -> None:
-    found = relative_scores(AppTable.of(made), reference="d0", resamples=200)
+    found = compute_relative_scores(AppTable.of(made), reference="d0", resamples=200)
     for k, score in enumerate(found.scores):
         assert score.score == pytest.approx(100 / 1.3**k, rel=0.06)
         assert score.interval[0] <= score.score <= score.interval[1]
@@ -136,7 +136,7 @@ def test_known_efficiencies_are_found(made: list[AppRow]) -> None:
 
 
 def test_the_middle_is_100_by_default(made: list[AppRow]) -> None:
-    scores = [s.score for s in relative_scores(AppTable.of(made), resamples=20).scores]
+    scores = [s.score for s in compute_relative_scores(AppTable.of(made), resamples=20).scores]
     assert np.exp(np.median(np.log(scores))) == pytest.approx(100)
 
 
@@ -157,7 +157,7 @@ def test_intervals_cover_the_truth() -> None:
             for k in range(4)
             for i in range(48)
         ]
-        found = relative_scores(AppTable.of(rows), reference="d0", resamples=200)
+        found = compute_relative_scores(AppTable.of(rows), reference="d0", resamples=200)
         for k in range(1, 4):
             low, high = found.scores[k].interval
             inside.append(low <= 100 * np.exp(-0.2 * k) <= high)
@@ -184,10 +184,10 @@ def test_a_device_without_its_costly_rows_gains_nothing(made: list[AppRow]) -> N
 @pytest.mark.parametrize("factor", [1e-6, 0.01, 100.0, 1e6])
 def test_a_wrong_value_hardly_moves_a_score(made: list[AppRow], factor: float) -> None:
     table = AppTable.of(made)
-    before = relative_scores(table, reference="d0", resamples=20)
+    before = compute_relative_scores(table, reference="d0", resamples=20)
     largest = 0.0
     for row in range(0, 40, 5):
-        after = relative_scores(with_energy(table, {(3, row): factor}), reference="d0", resamples=20)
+        after = compute_relative_scores(with_energy(table, {(3, row): factor}), reference="d0", resamples=20)
         moved = [abs(np.log(a.score / b.score)) for a, b in zip(after.scores, before.scores, strict=True)]
         largest = max(largest, *moved)
         assert after.scores[3].bounded >= 1
@@ -197,7 +197,7 @@ def test_a_wrong_value_hardly_moves_a_score(made: list[AppRow], factor: float) -
 def test_the_ranking_of_the_phones_survives_what_turns_the_sum_over(phones: AppTable) -> None:
     """Each energy in turn a thousand times too small: the sum of inferences per joule always puts that phone first."""
     truth = ranking(phones)
-    far = [s.device for s in relative_scores(phones, resamples=20).scores if s.rank in (1, 8)]
+    far = [s.device for s in compute_relative_scores(phones, resamples=20).scores if s.rank in (1, 8)]
     generator = np.random.default_rng(3)
     cells = np.argwhere(~np.isnan(phones.energy_j))
     for device, row in cells[generator.choice(len(cells), 12, replace=False)]:
@@ -211,14 +211,14 @@ def test_the_ranking_of_the_phones_survives_what_turns_the_sum_over(phones: AppT
 
 def test_the_fit_is_the_minimum_of_its_loss(made: list[AppRow]) -> None:
     """No other effects have a smaller Huber loss: tried in every direction around the solution."""
-    from deepen.scoring.relative import HUBER_K, _fit
+    from deepen.scoring.relative import HUBER_K, _fit_huber
 
     y = np.log(AppTable.of(made).energy_j)
     y[2, :5] += 3
     seen = np.ones_like(y)
     seen[1, 3:9] = 0
     scale = 0.1
-    effect, rest = _fit(y[None], seen[None], np.array([scale]), np.zeros((1, 6)), 1e-12)
+    effect, rest = _fit_huber(y[None], seen[None], np.array([scale]), np.zeros((1, 6)), 1e-12)
     work = (y - effect[0][:, None] - rest[0])[0]
 
     def loss(devices: np.ndarray, rows: np.ndarray) -> float:
@@ -235,14 +235,16 @@ def test_the_fit_is_the_minimum_of_its_loss(made: list[AppRow]) -> None:
 
 def test_scores_do_not_depend_on_the_order_of_rows(made: list[AppRow]) -> None:
     shuffled = [made[i] for i in np.random.default_rng(4).permutation(len(made))]
-    one = {s.device: s.score for s in relative_scores(AppTable.of(made), reference="d2", resamples=20).scores}
-    other = {s.device: s.score for s in relative_scores(AppTable.of(shuffled), reference="d2", resamples=20).scores}
+    one = {s.device: s.score for s in compute_relative_scores(AppTable.of(made), reference="d2", resamples=20).scores}
+    other = {
+        s.device: s.score for s in compute_relative_scores(AppTable.of(shuffled), reference="d2", resamples=20).scores
+    }
     assert other == pytest.approx(one, rel=1e-6)
 
 
 def test_rows_that_agree_exactly_have_no_scatter() -> None:
     rows = [AppRow(d, f"w{i}", 1.0, (i + 1) * f) for d, f in (("a", 1.0), ("b", 2.0)) for i in range(10)]
-    found = relative_scores(AppTable.of(rows), reference="a", resamples=20)
+    found = compute_relative_scores(AppTable.of(rows), reference="a", resamples=20)
     assert found.scores[1].score == pytest.approx(50)
     assert found.scores[1].interval == pytest.approx((50, 50))
 
@@ -252,18 +254,18 @@ def test_devices_that_nothing_connects_are_refused() -> None:
         AppRow(d, f"{w}{i}", 1.0, 1.0) for d, w in (("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")) for i in range(4)
     ]
     with pytest.raises(DatasetError, match="c, d cannot be compared with a: no row connects them"):
-        relative_scores(AppTable.of(rows))
+        compute_relative_scores(AppTable.of(rows))
     with pytest.raises(DatasetError, match="at least two devices"):
-        relative_scores(AppTable.of(rows[:4]))
+        compute_relative_scores(AppTable.of(rows[:4]))
     with pytest.raises(ConfigError, match="unknown device 'z'"):
-        relative_scores(AppTable.of(rows), reference="z")
+        compute_relative_scores(AppTable.of(rows), reference="z")
     with pytest.raises(ConfigError, match="confidence between 0 and 1"):
-        relative_scores(AppTable.of(rows), confidence=1.0)
+        compute_relative_scores(AppTable.of(rows), confidence=1.0)
 
 
 def test_few_groups_and_lonely_rows_are_told() -> None:
     rows = [AppRow(d, f"w{i}", 1.0, 1.0 + i, "one" if i < 3 else "two") for d in "ab" for i in range(6)]
-    found = relative_scores(AppTable.of([*rows, AppRow("a", "alone", 1.0, 5.0)]), resamples=20)
+    found = compute_relative_scores(AppTable.of([*rows, AppRow("a", "alone", 1.0, 5.0)]), resamples=20)
     assert any("1 rows are left out: only one device has them" in w for w in found.warnings)
     assert any("only 2 independent groups" in w for w in found.warnings)
 
@@ -375,7 +377,7 @@ def test_records_of_models_in_a_dataset_are_rows(tmp_path: Path) -> None:
     assert table.power_w[0, 0] == pytest.approx(10.0)
     assert table.energy_j[1, 0] == 2.0
     assert table.source == "modelled"
-    assert relative_scores(table, reference="a", resamples=20).scores[1].score == pytest.approx(50)
+    assert compute_relative_scores(table, reference="a", resamples=20).scores[1].score == pytest.approx(50)
     with Dataset.open(tmp_path / "empty", create=True):
         pass
     with pytest.raises(DatasetError, match="no records of whole models"):

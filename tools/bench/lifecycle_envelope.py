@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from common import arguments, report
 
-from deepen.scoring.lifecycle import Candidates, analyse, lower_envelope, read_candidates
+from deepen.scoring.lifecycle import LifecycleCandidates, analyse_lifecycle, find_lower_envelope, read_candidates
 
 
-def made(kind: str, n: int, u: float) -> Candidates:
+def made(kind: str, n: int, u: float) -> LifecycleCandidates:
     """Candidates as a cloud, or all of them best somewhere (the worst case), with a relative uncertainty."""
     generator = np.random.default_rng(0)
     parts = np.zeros((n, 3))
@@ -30,7 +30,7 @@ def made(kind: str, n: int, u: float) -> Candidates:
         parts[:, 0] = np.geomspace(1e3, 1e12, n)
         inference, accuracy = 1e9 / parts[:, 0], np.full(n, 0.7)
     names = tuple(f"c{i}" for i in range(n))
-    return Candidates(names, accuracy, parts, inference, np.zeros(n), u * parts, u * inference)
+    return LifecycleCandidates(names, accuracy, parts, inference, np.zeros(n), u * parts, u * inference)
 
 
 def timed(function: Callable[[], object], times: int) -> list[float]:
@@ -54,11 +54,13 @@ def main() -> None:
     for kind, title in (("cloud", "a cloud"), ("curve", "all best somewhere")):
         exact, doubtful = made(kind, n, 0.0), made(kind, n, 0.05)
         a, b = exact.training_j, exact.inference_j
-        rows.append((f"lower envelope, {title}", timed(lambda a=a, b=b: lower_envelope(a, b), times), "s", 1.0))  # type: ignore[misc]
-        rows.append((f"analyse, {title}", timed(lambda c=exact: analyse(c), times), "s", 1.0))  # type: ignore[misc]
+        rows.append((f"lower envelope, {title}", timed(lambda a=a, b=b: find_lower_envelope(a, b), times), "s", 1.0))  # type: ignore[misc]
+        rows.append((f"analyse, {title}", timed(lambda c=exact: analyse_lifecycle(c), times), "s", 1.0))  # type: ignore[misc]
         if kind == "cloud":
-            rows.append((f"analyse with uncertainty, {title}", timed(lambda c=doubtful: analyse(c), times), "s", None))  # type: ignore[misc]
-        found = analyse(exact)
+            rows.append(
+                (f"analyse with uncertainty, {title}", timed(lambda c=doubtful: analyse_lifecycle(c), times), "s", None)
+            )  # type: ignore[misc]
+        found = analyse_lifecycle(exact)
         cost = exact.training_j / exact.accuracy, exact.inference_j / exact.accuracy
         for x in np.geomspace(1, 1e15, 100):
             best = int(found.envelope.at(x))

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from deepen.scoring.lifecycle import Candidates, Conditions, Lifecycle, analyse
+from deepen.scoring.lifecycle import Lifecycle, LifecycleCandidates, LifecycleConditions, analyse_lifecycle
 from deepen.scoring.lifecycle.greenness import J_PER_KWH
 
 IMAGES = 10_000  # of CIFAR-10's validation part; EC-NAS' predict_time is for one pass over it
 PUE = 1.59  # contained in EC-NAS' kilowatt-hours, not in its joules
 
 
-def zeus(folder: Path, network: str = "resnet50", gpu: str = "v100") -> Candidates:
+def zeus(folder: Path, network: str = "resnet50", gpu: str = "v100") -> LifecycleCandidates:
     """One network trained to every target metric at the cheapest setting; all cost the same to use.
 
     The energy of a training is epochs x time per epoch x mean power, at the batch size and power limit that need the
@@ -64,10 +64,10 @@ def zeus(folder: Path, network: str = "resnet50", gpu: str = "v100") -> Candidat
     images = {"resnet50": 1_281_167, "shufflenetv2": 50_000}[network]
     epoch_j = min(joules for entries in power.values() for _, joules in entries)
     inference = np.full(len(found), epoch_j / 3 / images)
-    return Candidates(tuple(names), np.array(accuracy), parts, inference, parts_u_j=u, sources=("modelled",))
+    return LifecycleCandidates(tuple(names), np.array(accuracy), parts, inference, parts_u_j=u, sources=("modelled",))
 
 
-def ec_nas(archive: Path) -> tuple[Candidates, float, float]:
+def ec_nas(archive: Path) -> tuple[LifecycleCandidates, float, float]:
     """EC-NAS 4V: networks trained for 4 epochs, repeats as uncertainty; and the mean PUE and CV found in the data."""
     runs: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     ratios = []
@@ -94,7 +94,7 @@ def ec_nas(archive: Path) -> tuple[Candidates, float, float]:
     cv = float(np.mean([v[:, 0].std(ddof=1) / v[:, 0].mean() for v in values]))
     once, once_u = np.zeros((len(names), 3)), np.zeros((len(names), 3))
     once[:, 0], once_u[:, 0] = mean[:, 0], u[:, 0]
-    found = Candidates(tuple(n[:8] for n in names), mean[:, 1], once, mean[:, 2], u[:, 1], once_u, u[:, 2])
+    found = LifecycleCandidates(tuple(n[:8] for n in names), mean[:, 1], once, mean[:, 2], u[:, 1], once_u, u[:, 2])
     found = replace(found, pue_included=np.full(len(names), PUE))
     return found, float(np.mean(ratios)), cv
 
@@ -120,11 +120,14 @@ def main() -> None:
     for network, gpu in (("shufflenetv2", "v100"), ("shufflenetv2", "a40"), ("resnet50", "v100")):
         candidates = zeus(given.data / "training_traces", network, gpu)
         for tau in (1.0, 4.0):
-            show(f"{network} on {gpu}, trained to each target, tau {tau:g}", analyse(candidates, Conditions(tau=tau)))
+            show(
+                f"{network} on {gpu}, trained to each target, tau {tau:g}",
+                analyse_lifecycle(candidates, LifecycleConditions(tau=tau)),
+            )
     candidates, ratio, cv = ec_nas(given.data / "ec_nas" / "train_results_4V.tar.gz")
     print(f"\nEC-NAS 4V: kWh over joules {ratio:.4f} (PUE {PUE}), repeat CV {100 * cv:.1f} %")
     for tau in (1.0, 4.0):
-        show(f"EC-NAS 4V, tau {tau:g}", analyse(candidates, Conditions(tau=tau, training_pue=PUE)))
+        show(f"EC-NAS 4V, tau {tau:g}", analyse_lifecycle(candidates, LifecycleConditions(tau=tau, training_pue=PUE)))
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from deepen.datasets.statistics import compute_spearman
-from deepen.scoring import AppTable, inferences_per_joule, read_app_rows, relative_scores
+from deepen.scoring import AppTable, compute_relative_scores, read_app_rows, sum_inferences_per_joule
 
 
 def ours(table: AppTable) -> np.ndarray:
     """Relative scores, shape (devices,)."""
-    return np.array([s.score for s in relative_scores(table, resamples=20).scores])
+    return np.array([s.score for s in compute_relative_scores(table, resamples=20).scores])
 
 
 def total(table: AppTable) -> np.ndarray:
     """Sums of inferences per joule, shape (devices,)."""
-    return np.array([s.value for s in inferences_per_joule(table)])
+    return np.array([s.value for s in sum_inferences_per_joule(table)])
 
 
 def damaged(table: AppTable, kind: str, generator: np.random.Generator) -> AppTable:

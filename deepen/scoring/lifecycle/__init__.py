@@ -1,28 +1,28 @@
 """The energy of models over their whole life: training and use together.
 
-``candidates`` are what is compared, ``reading`` reads them, ``greenness`` is the metric, ``envelope`` finds the best
+``candidates`` are what is compared, ``reading`` reads them, ``compute_greenness`` is the metric, ``envelope`` finds the best
 one for every usage at once, ``spread`` carries uncertainties through, ``analysis`` puts all of it together.
 """
 
 from __future__ import annotations
 
-from deepen.scoring.lifecycle.analysis import BreakEven, Lifecycle, Ranked, Regime, analyse
-from deepen.scoring.lifecycle.candidates import Candidates
-from deepen.scoring.lifecycle.envelope import Envelope, lower_envelope
-from deepen.scoring.lifecycle.greenness import Conditions, break_even, greenness
+from deepen.scoring.lifecycle.analysis import BreakEven, Lifecycle, RankedCandidate, UsageRegime, analyse_lifecycle
+from deepen.scoring.lifecycle.candidates import LifecycleCandidates
+from deepen.scoring.lifecycle.envelope import LowerEnvelope, find_lower_envelope
+from deepen.scoring.lifecycle.greenness import LifecycleConditions, compute_break_even, compute_greenness
 from deepen.scoring.lifecycle.reading import read_candidates
 
 __all__ = [
     "BreakEven",
-    "Candidates",
-    "Conditions",
-    "Envelope",
     "Lifecycle",
-    "Ranked",
-    "Regime",
-    "analyse",
-    "break_even",
-    "greenness",
-    "lower_envelope",
+    "LifecycleCandidates",
+    "LifecycleConditions",
+    "LowerEnvelope",
+    "RankedCandidate",
+    "UsageRegime",
+    "analyse_lifecycle",
+    "compute_break_even",
+    "compute_greenness",
+    "find_lower_envelope",
     "read_candidates",
 ]

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
 from deepen.records import Source
-from deepen.scoring.lifecycle.candidates import Candidates
-from deepen.scoring.lifecycle.envelope import Envelope, all_orders, lower_envelope
-from deepen.scoring.lifecycle.greenness import J_PER_KWH, Conditions, break_even, lines
-from deepen.scoring.lifecycle.quantity import say_count, say_range
-from deepen.scoring.lifecycle.spread import Crossing, Draws, draw_lines, within_reach
+from deepen.scoring.lifecycle.candidates import LifecycleCandidates
+from deepen.scoring.lifecycle.envelope import LowerEnvelope, find_lower_envelope, list_orders
+from deepen.scoring.lifecycle.greenness import J_PER_KWH, LifecycleConditions, compute_break_even, compute_cost_lines
+from deepen.scoring.lifecycle.quantity import spell_count, spell_count_range
+from deepen.scoring.lifecycle.spread import CrossingSpread, DrawnLines, find_potential_best, sample_lines
 
-__all__ = ["BreakEven", "Lifecycle", "Ranked", "Regime", "analyse"]
+__all__ = ["BreakEven", "Lifecycle", "RankedCandidate", "UsageRegime", "analyse_lifecycle"]
 
 _MOST_EXACT = 1000  # boundaries computed with 60 digits; more of them nobody reads
 _MOST_DRAWN = 4_000_000  # figures drawn at once: two arrays of 32 MB
@@ -37,26 +37,26 @@ class BreakEven:
     a: str
     b: str
     inferences: float
-    spread: Crossing | None = None
+    spread: CrossingSpread | None = None
 
     @property
     def words(self) -> str:
         """In a sentence."""
         if math.isnan(self.inferences):
             return f"{self.a} is at least as good as {self.b} at every usage{self._doubt(never=True)}"
-        return f"{self.b} overtakes {self.a} at {say_count(self.inferences)} inferences{self._doubt()}"
+        return f"{self.b} overtakes {self.a} at {spell_count(self.inferences)} inferences{self._doubt()}"
 
     def _doubt(self, never: bool = False) -> str:
         if self.spread is None:
             return ""
         if never:
             return f" (in {100 * self.spread.always:.0f} % of draws)"
-        text = f" (95 %: {say_count(self.spread.low)} to {say_count(self.spread.high)}"
+        text = f" (95 %: {spell_count(self.spread.low)} to {spell_count(self.spread.high)}"
         return text + (")" if self.spread.share > 0.995 else f", in {100 * self.spread.share:.0f} % of draws)")
 
 
 @dataclass(frozen=True, slots=True)
-class Regime:
+class UsageRegime:
     """A stretch of usage in which one candidate is best.
 
     Attributes:
@@ -75,25 +75,25 @@ class Regime:
     end: float
     equal: tuple[str, ...]
     confidence: float
-    start_spread: Crossing | None
-    word: str
+    start_spread: CrossingSpread | None
+    superlative: str
 
     @property
     def words(self) -> str:
         """In a sentence, without uncertainties."""
         name = " = ".join([self.candidate, *self.equal])
         if self.start == 0 and math.isinf(self.end):
-            return f"{name}: {self.word} at every usage"
+            return f"{name}: {self.superlative} at every usage"
         if self.start == 0:
-            return f"{name}: {self.word} below {say_count(self.end)} inferences"
+            return f"{name}: {self.superlative} below {spell_count(self.end)} inferences"
         if math.isinf(self.end):
-            return f"{name}: {self.word} above {say_count(self.start)} inferences"
-        start, end = say_range(self.start, self.end)
-        return f"{name}: {self.word} from {start} to {end} inferences"
+            return f"{name}: {self.superlative} above {spell_count(self.start)} inferences"
+        start, end = spell_count_range(self.start, self.end)
+        return f"{name}: {self.superlative} from {start} to {end} inferences"
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class RankedCandidate:
     """One candidate at one usage.
 
     Attributes:
@@ -131,12 +131,12 @@ class Lifecycle:
         warnings: What a reader should know.
     """
 
-    candidates: Candidates
-    conditions: Conditions
-    envelope: Envelope
-    regimes: tuple[Regime, ...]
+    candidates: LifecycleCandidates
+    conditions: LifecycleConditions
+    envelope: LowerEnvelope
+    regimes: tuple[UsageRegime, ...]
     source: Source
-    draws: Draws | None = None
+    draws: DrawnLines | None = None
     warnings: tuple[str, ...] = ()
 
     def never_best(self) -> list[str]:
@@ -153,10 +153,10 @@ class Lifecycle:
         i, j = self.candidates.index(a), self.candidates.index(b)
         if i == j:
             raise ConfigError(f"'{a}' is compared with itself; name two candidates")
-        once, each = lines(self.candidates, self.conditions)
+        once, each = compute_cost_lines(self.candidates, self.conditions)
         if (once[j], each[j]) < (once[i], each[i]):  # the better one without any use comes first
             i, j = j, i
-        at = break_even(self.candidates, self.conditions, i, j)
+        at = compute_break_even(self.candidates, self.conditions, i, j)
         if once[i] == once[j] and each[i] != each[j]:
             at = math.nan  # equal at no use at all, and one is better from then on
         spread = None
@@ -165,11 +165,13 @@ class Lifecycle:
             known = have is not None and {i, j} <= set(have.which.tolist())
             count = have.a.shape[0] if have is not None else _DRAWS
             pair = np.array(sorted((i, j)), dtype=np.intp)
-            drawn = have if known and have is not None else draw_lines(self.candidates, self.conditions, pair, count, 0)
+            drawn = (
+                have if known and have is not None else sample_lines(self.candidates, self.conditions, pair, count, 0)
+            )
             spread = drawn.crossing(i, j)
         return BreakEven(self.candidates.names[i], self.candidates.names[j], at, spread)
 
-    def at(self, inferences: float, top: int | None = None) -> list[Ranked]:
+    def at(self, inferences: float, top: int | None = None) -> list[RankedCandidate]:
         """Ranking at one usage, best first.
 
         Args:
@@ -182,7 +184,7 @@ class Lifecycle:
         if not 0 <= inferences < math.inf:
             raise ConfigError(f"a usage of {inferences:g} inferences is not a number from 0 up")
         given, c = self.candidates, self.conditions
-        once, each = lines(given, c)
+        once, each = compute_cost_lines(given, c)
         cost = once + inferences * each
         order = np.lexsort((np.arange(cost.size), once, cost))[:top]
         shares = self.draws.best(inferences) if self.draws is not None else {}
@@ -194,7 +196,7 @@ class Lifecycle:
             probability = shares.get(i, 0.0) if self.draws is not None else math.nan
             green = 1 / float(cost[i]) if cost[i] > 0 else math.inf
             found.append(
-                Ranked(
+                RankedCandidate(
                     rank,
                     given.names[i],
                     green,
@@ -215,12 +217,16 @@ class Lifecycle:
         """
         if len(self.candidates) > most:
             raise ConfigError(f"{len(self.candidates)} candidates have too many orders; give at most {most}")
-        found = all_orders(*lines(self.candidates, self.conditions))
+        found = list_orders(*compute_cost_lines(self.candidates, self.conditions))
         return [(start, end, tuple(self.candidates.names[i] for i in order)) for start, end, order in found]
 
 
-def analyse(
-    candidates: Candidates, conditions: Conditions | None = None, *, draws: int = _DRAWS, seed: int = 0
+def analyse_lifecycle(
+    candidates: LifecycleCandidates,
+    conditions: LifecycleConditions | None = None,
+    *,
+    draws: int = _DRAWS,
+    seed: int = 0,
 ) -> Lifecycle:
     """Rank candidates over all usage intensities.
 
@@ -235,20 +241,20 @@ def analyse(
     """
     if draws < 100:
         raise ConfigError(f"{draws} draws tell no 95 % interval; give at least 100")
-    held = conditions or Conditions()
-    once, each = lines(candidates, held)
-    envelope = lower_envelope(once, each)
-    envelope = replace(envelope, breaks=_exact_breaks(candidates, held, envelope))
+    held = conditions or LifecycleConditions()
+    once, each = compute_cost_lines(candidates, held)
+    envelope = find_lower_envelope(once, each)
+    envelope = replace(envelope, breaks=_compute_exact_breaks(candidates, held, envelope))
     warnings = list(candidates.notes)
     drawn = None
     if candidates.uncertain:
-        which = np.union1d(within_reach(candidates, held), np.array(envelope.lines))
+        which = np.union1d(find_potential_best(candidates, held), np.array(envelope.lines))
         fitting = max(100, _MOST_DRAWN // which.size)
         if fitting < draws:
             warnings.append(
                 f"{which.size} candidates are within reach of being best; {fitting} draws instead of {draws}"
             )
-        drawn = draw_lines(candidates, held, which, min(draws, fitting), seed)
+        drawn = sample_lines(candidates, held, which, min(draws, fitting), seed)
     free = not candidates.training_j.any()
     if free:
         warnings.append(
@@ -256,23 +262,25 @@ def analyse(
         )
     if len(set(candidates.sources)) > 1:
         warnings.append(f"energies of different kinds are compared: {', '.join(sorted(set(candidates.sources)))}")
-    regimes = _regimes(candidates, held, envelope, drawn)
+    regimes = _list_regimes(candidates, held, envelope, drawn)
     return Lifecycle(candidates, held, envelope, regimes, candidates.source, drawn, tuple(warnings))
 
 
-def _exact_breaks(candidates: Candidates, conditions: Conditions, envelope: Envelope) -> NDArray[np.float64]:
+def _compute_exact_breaks(
+    candidates: LifecycleCandidates, conditions: LifecycleConditions, envelope: LowerEnvelope
+) -> NDArray[np.float64]:
     """Boundaries with 60 digits where there are few enough of them, else as the lines give them."""
     if envelope.breaks.size > _MOST_EXACT:
         return envelope.breaks
     pairs = zip(envelope.lines, envelope.lines[1:], strict=False)
-    exact = np.array([break_even(candidates, conditions, i, j) for i, j in pairs], dtype=np.float64)
+    exact = np.array([compute_break_even(candidates, conditions, i, j) for i, j in pairs], dtype=np.float64)
     # Lines are rounded once when accuracy divides them; a boundary that this has turned into none keeps its place.
     return np.maximum.accumulate(np.where(np.isnan(exact), envelope.breaks, exact)) if exact.size else exact
 
 
-def _regimes(
-    candidates: Candidates, conditions: Conditions, envelope: Envelope, drawn: Draws | None
-) -> tuple[Regime, ...]:
+def _list_regimes(
+    candidates: LifecycleCandidates, conditions: LifecycleConditions, envelope: LowerEnvelope, drawn: DrawnLines | None
+) -> tuple[UsageRegime, ...]:
     names = candidates.names
     even = conditions.tau == 0 or bool(np.ptp(candidates.accuracy) == 0)
     word = "cheapest" if even and conditions.objective == "energy" else "best"
@@ -283,14 +291,14 @@ def _regimes(
         start, end = edges[k], edges[k + 1]
         confidence, spread = math.nan, None
         if drawn is not None and told:
-            confidence = drawn.best(_middle(start, end)).get(i, 0.0)
+            confidence = drawn.best(_geometric_middle(start, end)).get(i, 0.0)
             spread = drawn.crossing(envelope.lines[k - 1], i) if k else None
         equal = tuple(names[t] for t in envelope.tied[k])
-        found.append(Regime(names[i], start, end, equal, confidence, spread, word))
+        found.append(UsageRegime(names[i], start, end, equal, confidence, spread, word))
     return tuple(found)
 
 
-def _middle(start: float, end: float) -> float:
+def _geometric_middle(start: float, end: float) -> float:
     """Geometric middle; a tenth of the first boundary, ten times the last one."""
     if math.isinf(end):
         return 10 * start

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
 from deepen.records import Source, find_weakest_source
 
-__all__ = ["PARTS", "Candidates"]
+__all__ = ["PARTS", "LifecycleCandidates"]
 
 PARTS = ("training", "search", "retraining")
 """What is spent once in a life cycle: base training, compression or architecture search, retraining."""
@@ -21,7 +21,7 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class LifecycleCandidates:
     """Models to choose from; arrays, so that a hundred thousand are no burden.
 
     Attributes:
@@ -117,7 +117,7 @@ class Candidates:
         except ValueError:
             raise make_unknown_name_error("candidate", name, self.names[:1000]) from None
 
-    def take(self, which: Sequence[int] | NDArray[np.intp]) -> Candidates:
+    def take(self, which: Sequence[int] | NDArray[np.intp]) -> LifecycleCandidates:
         """Some of the candidates, in the order given.
 
         Raises:
@@ -127,7 +127,7 @@ class Candidates:
         if chosen.size == 0:
             raise ConfigError("no candidates are chosen; name at least one")
         sources = self.sources if len(self.sources) < len(self.names) else tuple(self.sources[i] for i in chosen)
-        return Candidates(
+        return LifecycleCandidates(
             tuple(self.names[i] for i in chosen),
             self.accuracy[chosen],
             self.parts_j[chosen],
@@ -140,7 +140,7 @@ class Candidates:
             self.notes,
         )
 
-    def above(self, accuracy: float) -> Candidates:
+    def filter_by_accuracy(self, accuracy: float) -> LifecycleCandidates:
         """Candidates of at least this accuracy.
 
         Raises:

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Envelope", "all_orders", "lower_envelope"]
+__all__ = ["LowerEnvelope", "find_lower_envelope", "list_orders"]
 
 _CERTAIN = 8 * float(np.finfo(np.float64).eps)
 """Share of the two products within which rounding (half an epsilon for each of three operations) may turn the sign."""
@@ -25,7 +25,7 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class LowerEnvelope:
     """Which line is lowest where.
 
     Attributes:
@@ -43,7 +43,7 @@ class Envelope:
         return np.asarray(self.lines, dtype=np.intp)[np.searchsorted(self.breaks, x, side="right")]
 
 
-def lower_envelope(a: _Floats, b: _Floats) -> Envelope:
+def find_lower_envelope(a: _Floats, b: _Floats) -> LowerEnvelope:
     """Find the lower envelope of the lines ``a + b x`` over x >= 0.
 
     Args:
@@ -63,15 +63,15 @@ def lower_envelope(a: _Floats, b: _Floats) -> Envelope:
     hull: list[int] = []
     xs, ys = a[candidates].tolist(), b[candidates].tolist()
     for k in range(len(xs)):
-        while len(hull) >= 2 and not _turns_left(xs, ys, hull[-2], hull[-1], k):
+        while len(hull) >= 2 and not _lies_below_chord(xs, ys, hull[-2], hull[-1], k):
             hull.pop()
         hull.append(k)
     chosen = candidates[hull]
     breaks = np.diff(a[chosen]) / -np.diff(b[chosen])
-    return Envelope(tuple(int(i) for i in chosen), np.maximum.accumulate(breaks), _ties(a, b, chosen))
+    return LowerEnvelope(tuple(int(i) for i in chosen), np.maximum.accumulate(breaks), _find_ties(a, b, chosen))
 
 
-def _turns_left(xs: list[float], ys: list[float], i: int, j: int, k: int) -> bool:
+def _lies_below_chord(xs: list[float], ys: list[float], i: int, j: int, k: int) -> bool:
     """Whether point j lies strictly below the straight line from i to k; all coordinates are exact."""
     one = (xs[j] - xs[i]) * (ys[k] - ys[i])
     other = (ys[j] - ys[i]) * (xs[k] - xs[i])
@@ -82,7 +82,7 @@ def _turns_left(xs: list[float], ys: list[float], i: int, j: int, k: int) -> boo
     return (x[1] - x[0]) * (y[2] - y[0]) > (y[1] - y[0]) * (x[2] - x[0])
 
 
-def _ties(a: _Floats, b: _Floats, chosen: NDArray[np.intp]) -> tuple[tuple[int, ...], ...]:
+def _find_ties(a: _Floats, b: _Floats, chosen: NDArray[np.intp]) -> tuple[tuple[int, ...], ...]:
     order = np.lexsort((np.arange(a.size), b, a))
     position = np.empty(order.size, dtype=np.intp)
     position[order] = np.arange(order.size)
@@ -97,7 +97,7 @@ def _ties(a: _Floats, b: _Floats, chosen: NDArray[np.intp]) -> tuple[tuple[int, 
     return tuple(found)
 
 
-def all_orders(a: _Floats, b: _Floats) -> list[tuple[float, float, tuple[int, ...]]]:
+def list_orders(a: _Floats, b: _Floats) -> list[tuple[float, float, tuple[int, ...]]]:
     """The order of all lines, lowest first, for every x >= 0.
 
     Args:

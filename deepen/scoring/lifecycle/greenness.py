@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
-from deepen.scoring.lifecycle.candidates import Candidates
+from deepen.scoring.lifecycle.candidates import LifecycleCandidates
 
-__all__ = ["J_PER_KWH", "Conditions", "break_even", "greenness", "lines"]
+__all__ = ["J_PER_KWH", "LifecycleConditions", "compute_break_even", "compute_cost_lines", "compute_greenness"]
 
 J_PER_KWH = 3.6e6
 _EXACT = Context(prec=60)
@@ -30,7 +30,7 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Conditions:
+class LifecycleConditions:
     """What holds for all candidates.
 
     Attributes:
@@ -70,32 +70,32 @@ class Conditions:
         """Whether both carbon intensities are known."""
         return not math.isnan(self.training_g_per_kwh + self.inference_g_per_kwh)
 
-    def once_weight(self, pue_included: _Floats) -> _Floats:
+    def training_weight(self, pue_included: _Floats) -> _Floats:
         """What a joule spent once counts, in joules of the building or grams of CO2e; shape (n,)."""
         grams = self.training_g_per_kwh / J_PER_KWH if self.objective == "carbon" else 1.0
         return np.asarray(self.training_pue / pue_included * grams, dtype=np.float64)
 
     @property
-    def each_weight(self) -> float:
+    def inference_weight(self) -> float:
         """What a joule of inference counts, likewise."""
         return self.inference_pue * (self.inference_g_per_kwh / J_PER_KWH if self.objective == "carbon" else 1.0)
 
 
-def lines(candidates: Candidates, conditions: Conditions) -> tuple[_Floats, _Floats]:
+def compute_cost_lines(candidates: LifecycleCandidates, conditions: LifecycleConditions) -> tuple[_Floats, _Floats]:
     """Intercept and slope of ``(TEC + MUI x IEC) / Acc^tau`` for each candidate; float64, shape (n,) each."""
     merit = candidates.accuracy**conditions.tau
-    once = candidates.training_j * conditions.once_weight(candidates.pue_included) / merit
-    return once, candidates.inference_j * conditions.each_weight / merit
+    once = candidates.training_j * conditions.training_weight(candidates.pue_included) / merit
+    return once, candidates.inference_j * conditions.inference_weight / merit
 
 
-def greenness(candidates: Candidates, conditions: Conditions, inferences: float) -> _Floats:
+def compute_greenness(candidates: LifecycleCandidates, conditions: LifecycleConditions, inferences: float) -> _Floats:
     """G of each candidate at one usage intensity, 1/J (1/g where the objective is carbon); shape (n,)."""
-    once, each = lines(candidates, conditions)
+    once, each = compute_cost_lines(candidates, conditions)
     with np.errstate(divide="ignore"):  # nothing was spent yet: infinitely green
         return np.asarray(1.0 / (once + inferences * each), dtype=np.float64)
 
 
-def break_even(candidates: Candidates, conditions: Conditions, a: int, b: int) -> float:
+def compute_break_even(candidates: LifecycleCandidates, conditions: LifecycleConditions, a: int, b: int) -> float:
     """Number of inferences at which two candidates are equally good.
 
     ``MUI* = (Acc_A^tau TEC_B - Acc_B^tau TEC_A) / (Acc_B^tau IEC_A - Acc_A^tau IEC_B)``, computed with 60 digits, so
@@ -110,7 +110,7 @@ def break_even(candidates: Candidates, conditions: Conditions, a: int, b: int) -
     Returns:
         A number from 0 up; ``nan`` where one is better at every intensity, or both are the same.
     """
-    merit, once, each = zip(*(_exact(candidates, conditions, i) for i in (a, b)), strict=True)
+    merit, once, each = zip(*(_compute_exact_terms(candidates, conditions, i) for i in (a, b)), strict=True)
     over = _EXACT.subtract(_EXACT.multiply(merit[0], once[1]), _EXACT.multiply(merit[1], once[0]))
     under = _EXACT.subtract(_EXACT.multiply(merit[1], each[0]), _EXACT.multiply(merit[0], each[1]))
     if under == 0:
@@ -119,7 +119,9 @@ def break_even(candidates: Candidates, conditions: Conditions, a: int, b: int) -
     return at if at >= 0 else math.nan
 
 
-def _exact(candidates: Candidates, conditions: Conditions, i: int) -> tuple[Decimal, Decimal, Decimal]:
+def _compute_exact_terms(
+    candidates: LifecycleCandidates, conditions: LifecycleConditions, i: int
+) -> tuple[Decimal, Decimal, Decimal]:
     """``(Acc^tau, TEC, IEC)`` of a candidate, weighted, with 60 digits."""
     merit = _EXACT.power(Decimal(float(candidates.accuracy[i])), Decimal(conditions.tau))
     # The parts are added as floats, as they are everywhere else: a sum is what the candidate is said to cost.

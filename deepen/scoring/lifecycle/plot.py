@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, StorageError
 from deepen.scoring.lifecycle.analysis import Lifecycle
-from deepen.scoring.lifecycle.greenness import lines
-from deepen.scoring.lifecycle.quantity import say_count
+from deepen.scoring.lifecycle.greenness import compute_cost_lines
+from deepen.scoring.lifecycle.quantity import spell_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot"]
+__all__ = ["plot_lifecycle"]
 
 _POINTS = 200
 _NAMED = 8
@@ -28,7 +28,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _Floats = NDArray[np.float64]
 
 
-def plot(result: Lifecycle, path: str | Path) -> Path:
+def plot_lifecycle(result: Lifecycle, path: str | Path) -> Path:
     """Draw total cost over usage, with the regimes, and the probability of being best where uncertainties are known.
 
     Args:
@@ -50,16 +50,16 @@ def plot(result: Lifecycle, path: str | Path) -> Path:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ConfigError("plots need matplotlib; pip install 'deepen[report]'") from error
-    x = _usages(result)
+    x = _choose_usages(result)
     two = result.draws is not None
     with mpl.rc_context({"svg.hashsalt": "deepen", "svg.fonttype": "none", "font.size": 9.0}):
         figure = Figure(figsize=(8, 6.2 if two else 4.2), layout="constrained")
         axes = figure.subplots(2 if two else 1, 1, sharex=True, squeeze=False, height_ratios=(3, 2) if two else (1,))
-        shown = _shown(result)
+        shown = _choose_coloured(result)
         colours = {i: _COLOURS[k % len(_COLOURS)] for k, i in enumerate(shown)}
-        _costs(result, axes[0, 0], x, colours)
+        _draw_costs(result, axes[0, 0], x, colours)
         if two:
-            _chances(result, axes[1, 0], x, colours)
+            _draw_probabilities(result, axes[1, 0], x, colours)
         axes[-1, 0].set_xlabel("inferences in a life cycle")
         try:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
@@ -68,7 +68,7 @@ def plot(result: Lifecycle, path: str | Path) -> Path:
     return file
 
 
-def _usages(result: Lifecycle) -> _Floats:
+def _choose_usages(result: Lifecycle) -> _Floats:
     """Usages to draw: well around every boundary; without one, around where use costs as much as training."""
     breaks = result.envelope.breaks[result.envelope.breaks > 0]
     if breaks.size:
@@ -80,17 +80,17 @@ def _usages(result: Lifecycle) -> _Floats:
     return np.geomspace(low / 30, high * 30, _POINTS)
 
 
-def _shown(result: Lifecycle) -> list[int]:
+def _choose_coloured(result: Lifecycle) -> list[int]:
     """Candidates with a colour: those that are best somewhere, then those that come close in some draws."""
     found = list(result.envelope.lines)
     if result.draws is not None:
         share: dict[int, float] = {}
-        for x in _usages(result)[:: _POINTS // 10]:
+        for x in _choose_usages(result)[:: _POINTS // 10]:
             for i, p in result.draws.best(float(x)).items():
                 share[i] = max(share.get(i, 0.0), p)
         found += [i for i in sorted(share, key=lambda i: -share[i]) if i not in found and share[i] > 0.02]
     if len(found) > _NAMED:  # the widest regimes matter most
-        edges = np.concatenate([[_usages(result)[0]], result.envelope.breaks, [_usages(result)[-1]]])
+        edges = np.concatenate([[_choose_usages(result)[0]], result.envelope.breaks, [_choose_usages(result)[-1]]])
         width = np.diff(np.log(np.maximum(edges, 1e-300)))
         keep = sorted(np.argsort(-width)[:_NAMED].tolist())
         found = [result.envelope.lines[k] for k in keep]
@@ -99,8 +99,8 @@ def _shown(result: Lifecycle) -> list[int]:
     return found[:_NAMED]
 
 
-def _costs(result: Lifecycle, axes: Axes, x: _Floats, colours: dict[int, str]) -> None:
-    once, each = lines(result.candidates, result.conditions)
+def _draw_costs(result: Lifecycle, axes: Axes, x: _Floats, colours: dict[int, str]) -> None:
+    once, each = compute_cost_lines(result.candidates, result.conditions)
     # Per inference, so that candidates a few percent apart are not drawn on top of each other over nine decades.
     best = (once[result.envelope.at(x)] + each[result.envelope.at(x)] * x) / x
     others = [i for i in range(min(len(once), 200)) if i not in colours]
@@ -121,7 +121,7 @@ def _costs(result: Lifecycle, axes: Axes, x: _Floats, colours: dict[int, str]) -
             )
         axes.axvline(boundary, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
         axes.annotate(
-            say_count(float(boundary)),
+            spell_count(float(boundary)),
             (boundary, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),
@@ -140,7 +140,7 @@ def _costs(result: Lifecycle, axes: Axes, x: _Floats, colours: dict[int, str]) -
     axes.set_title(f"training and use together ({result.source})", fontsize=9, loc="left", pad=16)
 
 
-def _chances(result: Lifecycle, axes: Axes, x: _Floats, colours: dict[int, str]) -> None:
+def _draw_probabilities(result: Lifecycle, axes: Axes, x: _Floats, colours: dict[int, str]) -> None:
     draws = result.draws
     if draws is None:
         return

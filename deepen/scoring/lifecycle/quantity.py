@@ -7,7 +7,15 @@ import re
 
 from deepen.errors import ConfigError
 
-__all__ = ["JOULES", "energy_factor", "parse_count", "parse_energy", "parse_fraction", "say_count", "say_range"]
+__all__ = [
+    "JOULES",
+    "get_joules_per_unit",
+    "parse_count",
+    "parse_energy",
+    "parse_fraction",
+    "spell_count",
+    "spell_count_range",
+]
 
 _PREFIXES = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
@@ -18,7 +26,7 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(
 _COUNT_WORDS = {"": 1.0, "thousand": 1e3, "k": 1e3, "million": 1e6, "M": 1e6, "billion": 1e9, "G": 1e9}
 
 
-def energy_factor(unit: str) -> float:
+def get_joules_per_unit(unit: str) -> float:
     """Joules in a unit.
 
     Raises:
@@ -29,7 +37,7 @@ def energy_factor(unit: str) -> float:
     raise ConfigError(f"'{unit}' is no unit of energy; write one of nJ, uJ, mJ, J, kJ, MJ, GJ, mWh, Wh, kWh, MWh")
 
 
-def _parts(text: str) -> tuple[float, str]:
+def _split_quantity(text: str) -> tuple[float, str]:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise ConfigError(f"'{text}' is no number with a unit; write for example 3.2 mJ or 12.5 kWh")
@@ -46,10 +54,10 @@ def parse_energy(text: str, unit: str = "") -> float:
     Raises:
         ConfigError: If it is no energy, or negative.
     """
-    value, written = _parts(text)
+    value, written = _split_quantity(text)
     if not written and not unit and value != 0:
         raise ConfigError(f"'{text}' has no unit; write for example '{text.strip()} J' or '{text.strip()} kWh'")
-    joules = value * energy_factor(written or unit or "J")
+    joules = value * get_joules_per_unit(written or unit or "J")
     if not 0 <= joules < math.inf:
         raise ConfigError(f"energy '{text}' is not a number from 0 up; correct it")
     return joules
@@ -61,7 +69,7 @@ def parse_fraction(text: str, what: str) -> float:
     Raises:
         ConfigError: If it is not from 0 to 1.
     """
-    value, unit = _parts(text)
+    value, unit = _split_quantity(text)
     share = value / 100 if unit == "%" else value
     if unit not in ("", "%") or not 0 <= share <= 1:
         raise ConfigError(f"{what} '{text}' is not between 0 and 1; write a share such as 0.741, or 74.1 %")
@@ -75,7 +83,7 @@ def parse_count(text: str) -> float:
         ConfigError: If it is no count from 0 up.
     """
     try:
-        value, word = _parts(text)
+        value, word = _split_quantity(text)
     except ConfigError:
         value, word = -1.0, ""
     if word not in _COUNT_WORDS or not 0 <= value < math.inf:
@@ -83,7 +91,7 @@ def parse_count(text: str) -> float:
     return value * _COUNT_WORDS[word]
 
 
-def say_count(value: float, decimals: int = 1) -> str:
+def spell_count(value: float, decimals: int = 1) -> str:
     """A count in words with two or three digits: ``640``, ``12 thousand``, ``3.1 million``.
 
     Args:
@@ -97,22 +105,24 @@ def say_count(value: float, decimals: int = 1) -> str:
     for scale, word in ((1e15, ""), (1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1e4, " thousand")):
         if value >= scale * 0.9995:
             return (
-                f"{value:.2e}" if not word else f"{_digits(value / (1e3 if scale == 1e4 else scale), decimals)}{word}"
+                f"{value:.2e}"
+                if not word
+                else f"{_format_digits(value / (1e3 if scale == 1e4 else scale), decimals)}{word}"
             )
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def say_range(start: float, end: float) -> tuple[str, str]:
+def spell_count_range(start: float, end: float) -> tuple[str, str]:
     """Two counts in words, with as many decimals as it takes to tell them apart (six at most)."""
-    said = say_count(start), say_count(end)
+    said = spell_count(start), spell_count(end)
     for decimals in range(2, 7):
         if said[0] != said[1]:
             break
-        said = say_count(start, decimals), say_count(end, decimals)
+        said = spell_count(start, decimals), spell_count(end, decimals)
     return said
 
 
-def _digits(value: float, decimals: int) -> str:
+def _format_digits(value: float, decimals: int) -> str:
     if decimals > 1:
         return f"{value:.{decimals}f}"
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}".removesuffix(".0")

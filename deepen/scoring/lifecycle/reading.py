@@ -39,9 +39,9 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, DeepenError
 from deepen.records import Source, find_weakest_source
-from deepen.scoring.app_rows import NO_SOURCE, csv_lines
-from deepen.scoring.lifecycle.candidates import PARTS, Candidates
-from deepen.scoring.lifecycle.quantity import JOULES, energy_factor, parse_energy, parse_fraction
+from deepen.scoring.app_rows import NO_SOURCE, read_csv_cells
+from deepen.scoring.lifecycle.candidates import PARTS, LifecycleCandidates
+from deepen.scoring.lifecycle.quantity import JOULES, get_joules_per_unit, parse_energy, parse_fraction
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
@@ -60,7 +60,7 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Column:
+class _CandidateColumn:
     """One column of a file: what it holds, and the unit of its bare numbers."""
 
     field: str
@@ -68,7 +68,7 @@ class _Column:
     cells: Sequence[str]
 
 
-def read_candidates(path: str | Path, predictor: str | Predictor | None = None) -> Candidates:
+def read_candidates(path: str | Path, predictor: str | Predictor | None = None) -> LifecycleCandidates:
     """Read candidates from a ``.toml`` file, or else a CSV file.
 
     Args:
@@ -81,38 +81,38 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
         GraphError, PredictorError: If a model cannot be predicted.
     """
     file = Path(path)
-    places, columns = _toml(file) if file.suffix.lower() == ".toml" else _csv(file)
+    places, columns = _read_toml(file) if file.suffix.lower() == ".toml" else _read_csv(file)
     table = {c.field: c for c in columns}
     n = len(places)
     for needed in ("name", "accuracy"):
         if needed not in table:
             raise DatasetError(f"{file}: no {needed}; each candidate needs a name, an accuracy and an inference energy")
-    accuracy = _accuracies(table["accuracy"], places)
-    accuracy_u = _uncertainty(table, "accuracy", accuracy, places)
+    accuracy = _parse_accuracies(table["accuracy"], places)
+    accuracy_u = _parse_uncertainties(table, "accuracy", accuracy, places)
     parts, parts_u = np.zeros((n, len(PARTS))), np.zeros((n, len(PARTS)))
     for name in (*PARTS, "compression"):
         if name in table:
             column = PARTS.index("search" if name == "compression" else name)
-            value = _energies(table[name], places, 0.0)
+            value = _parse_energies(table[name], places, 0.0)
             parts[:, column] += value
-            parts_u[:, column] = np.hypot(parts_u[:, column], _uncertainty(table, name, value, places))
-    inference = _energies(table["inference"], places, math.nan) if "inference" in table else np.full(n, np.nan)
-    inference_u = _uncertainty(table, "inference", inference, places)
+            parts_u[:, column] = np.hypot(parts_u[:, column], _parse_uncertainties(table, name, value, places))
+    inference = _parse_energies(table["inference"], places, math.nan) if "inference" in table else np.full(n, np.nan)
+    inference_u = _parse_uncertainties(table, "inference", inference, places)
     sources: list[Source] = ["measured"] * n
     if "source" in table:
-        sources = [_source(t, place) for t, place in zip(table["source"].cells, places, strict=True)]
+        sources = [_parse_source(t, place) for t, place in zip(table["source"].cells, places, strict=True)]
     base = file.parent
-    _training_runs(base, _texts(table, "training_run", n), places, parts, parts_u, sources)
-    _records(base, _texts(table, "record", n), places, inference, inference_u, sources)
-    _models(base, _texts(table, "model", n), places, inference, inference_u, sources, predictor)
+    _fill_training_energies(base, _get_texts(table, "training_run", n), places, parts, parts_u, sources)
+    _fill_recorded_energies(base, _get_texts(table, "record", n), places, inference, inference_u, sources)
+    _predict_missing_energies(base, _get_texts(table, "model", n), places, inference, inference_u, sources, predictor)
     lacking = np.flatnonzero(np.isnan(inference))
     if lacking.size:
         raise DatasetError(f"{places[lacking[0]]}: no inference energy; give inference, record or model")
     pue = np.ones(n)
     if "pue_included" in table:
-        pue = _numbers(table["pue_included"], places, _plain, 1.0, 1.0)
+        pue = _parse_numbers(table["pue_included"], places, _parse_plain_number, 1.0, 1.0)
     try:
-        return Candidates(
+        return LifecycleCandidates(
             tuple(table["name"].cells),
             accuracy,
             parts,
@@ -122,31 +122,31 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
             inference_u,
             pue,
             tuple(sources[:1] if len(set(sources)) == 1 else sources),
-            () if "source" in table or not _figures(table) else (NO_SOURCE,),
+            () if "source" in table or not _has_bare_figures(table) else (NO_SOURCE,),
         )
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from error
 
 
-def _figures(table: Mapping[str, _Column]) -> bool:
+def _has_bare_figures(table: Mapping[str, _CandidateColumn]) -> bool:
     """Whether any energy is given as a bare figure, not as a file that says what it is."""
     return any(name in table for name in (*PARTS, "compression", "inference"))
 
 
-def _csv(file: Path) -> tuple[list[str], list[_Column]]:
-    names, lines = csv_lines(file)
+def _read_csv(file: Path) -> tuple[list[str], list[_CandidateColumn]]:
+    names, lines = read_csv_cells(file)
     if not lines:
         raise DatasetError(f"{file}: no candidates below the header; add at least one line")
-    fields = [_field(name, file) for name in names]
+    fields = [_parse_field(name, file) for name in names]
     doubled = {f[0] for f in fields if f and [g[0] for g in fields if g].count(f[0]) > 1}
     if doubled:
         raise DatasetError(f"{file}: '{min(doubled)}' is given in two columns; keep one of them")
     cells = list(zip(*(record for _, record in lines), strict=True))
     places = [f"{file} line {number}" for number, _ in lines]
-    return places, [_Column(*f, c) for f, c in zip(fields, cells, strict=True) if f is not None]
+    return places, [_CandidateColumn(*f, c) for f, c in zip(fields, cells, strict=True) if f is not None]
 
 
-def _field(name: str, file: Path) -> tuple[str, str] | None:
+def _parse_field(name: str, file: Path) -> tuple[str, str] | None:
     """Field and unit of a column; ``None`` for a column that says nothing here."""
     if name in _TEXTS:
         return name, ""
@@ -165,7 +165,7 @@ def _field(name: str, file: Path) -> tuple[str, str] | None:
     return match[1] + (match[2] or ""), unit
 
 
-def _toml(file: Path) -> tuple[list[str], list[_Column]]:
+def _read_toml(file: Path) -> tuple[list[str], list[_CandidateColumn]]:
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -185,11 +185,11 @@ def _toml(file: Path) -> tuple[list[str], list[_Column]]:
                 )
     places = [f"{file}: candidate '{t.get('name', k + 1)}'" for k, t in enumerate(tables)]
     used = [key for key in known if any(key in t for t in tables)]
-    return places, [_Column(key, "", [str(t.get(key, "")) for t in tables]) for key in used]
+    return places, [_CandidateColumn(key, "", [str(t.get(key, "")) for t in tables]) for key in used]
 
 
-def _numbers(
-    column: _Column,
+def _parse_numbers(
+    column: _CandidateColumn,
     places: Sequence[str],
     parse: Callable[[str], float],
     default: float | None,
@@ -224,39 +224,41 @@ def _numbers(
     return found
 
 
-def _energies(column: _Column, places: Sequence[str], default: float) -> _Floats:
-    scale = energy_factor(column.unit) if column.unit else None
-    return _numbers(column, places, lambda text: parse_energy(text, column.unit), default, scale)
+def _parse_energies(column: _CandidateColumn, places: Sequence[str], default: float) -> _Floats:
+    scale = get_joules_per_unit(column.unit) if column.unit else None
+    return _parse_numbers(column, places, lambda text: parse_energy(text, column.unit), default, scale)
 
 
-def _accuracies(column: _Column, places: Sequence[str]) -> _Floats:
+def _parse_accuracies(column: _CandidateColumn, places: Sequence[str]) -> _Floats:
     percent = column.unit == "%"
 
     def parse(text: str) -> float:
         return parse_fraction(text if not percent or text.endswith("%") else f"{text} %", "accuracy")
 
-    return _numbers(column, places, parse, None, 0.01 if percent else 1.0)
+    return _parse_numbers(column, places, parse, None, 0.01 if percent else 1.0)
 
 
-def _uncertainty(table: Mapping[str, _Column], field: str, value: _Floats, places: Sequence[str]) -> _Floats:
+def _parse_uncertainties(
+    table: Mapping[str, _CandidateColumn], field: str, value: _Floats, places: Sequence[str]
+) -> _Floats:
     """Standard uncertainties of a field: energies, or shares of the value written with a percent sign."""
     column = table.get(f"{field}_uncertainty")
     if column is None:
         return np.zeros(len(places))
     relative = np.array([text.endswith("%") for text in column.cells])
     if field == "accuracy":  # percent of accuracy are points
-        return _numbers(column, places, lambda text: parse_fraction(text, "uncertainty"), 0.0, 1.0)
+        return _parse_numbers(column, places, lambda text: parse_fraction(text, "uncertainty"), 0.0, 1.0)
     shares = np.array(
-        [_share(t, place) if r else 0.0 for t, r, place in zip(column.cells, relative, places, strict=True)]
+        [_parse_share(t, place) if r else 0.0 for t, r, place in zip(column.cells, relative, places, strict=True)]
     )
-    plain = _Column(
+    plain = _CandidateColumn(
         column.field, column.unit, [t if not r else "" for t, r in zip(column.cells, relative, strict=True)]
     )
     known = np.where(np.isnan(value), 0.0, value)
-    return np.where(relative, shares * known, _energies(plain, places, 0.0))
+    return np.where(relative, shares * known, _parse_energies(plain, places, 0.0))
 
 
-def _share(text: str, place: str) -> float:
+def _parse_share(text: str, place: str) -> float:
     try:
         share = float(text.removesuffix("%")) / 100
     except ValueError:
@@ -266,30 +268,30 @@ def _share(text: str, place: str) -> float:
     return share
 
 
-def _texts(table: Mapping[str, _Column], field: str, n: int) -> Sequence[str]:
+def _get_texts(table: Mapping[str, _CandidateColumn], field: str, n: int) -> Sequence[str]:
     return table[field].cells if field in table else ("",) * n
 
 
-def _source(text: str, place: str) -> Source:
+def _parse_source(text: str, place: str) -> Source:
     for known in get_args(Source):
         if (text or "measured") == known:
             return cast(Source, known)
     raise DatasetError(f"{place}: source '{text}' is none of {', '.join(get_args(Source))}")
 
 
-def _plain(text: str) -> float:
+def _parse_plain_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
         raise ConfigError(f"'{text}' is no number") from None
 
 
-def _json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
+def _read_energy_json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
     """``simulate_kernel_energy``, ``uncertainty_j`` and ``source`` of a JSON document."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         energy_j, u = float(data["energy_j"]), data.get("uncertainty_j")
-        found = energy_j, 0.0 if u is None or math.isnan(u) else float(u), _source(str(data["source"]), place)
+        found = energy_j, 0.0 if u is None or math.isnan(u) else float(u), _parse_source(str(data["source"]), place)
         whole, ended = data.get("complete", True), str(data.get("ended", ""))
     except OSError as error:
         raise ConfigError(f"{place}: {file}: {error.strerror}; check the path") from error
@@ -304,7 +306,7 @@ def _json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
     return found
 
 
-def _training_runs(
+def _fill_training_energies(
     base: Path, texts: Sequence[str], places: Sequence[str], parts: _Floats, parts_u: _Floats, sources: list[Source]
 ) -> None:
     for k, (text, place) in enumerate(zip(texts, places, strict=True)):
@@ -312,11 +314,11 @@ def _training_runs(
             continue
         if parts[k, 0]:
             raise DatasetError(f"{place}: both training and training_run; keep one of them")
-        parts[k, 0], parts_u[k, 0], source = _json(base / text, place, "deepen.measure_training")
+        parts[k, 0], parts_u[k, 0], source = _read_energy_json(base / text, place, "deepen.measure_training")
         sources[k] = find_weakest_source([sources[k], source])
 
 
-def _records(
+def _fill_recorded_energies(
     base: Path, texts: Sequence[str], places: Sequence[str], energy: _Floats, u: _Floats, sources: list[Source]
 ) -> None:
     for k, (text, place) in enumerate(zip(texts, places, strict=True)):
@@ -324,11 +326,11 @@ def _records(
             continue
         if not math.isnan(energy[k]):
             raise DatasetError(f"{place}: both inference and record; keep one of them")
-        energy[k], u[k], source = _json(base / text, place, "'deepen profile --json'")
+        energy[k], u[k], source = _read_energy_json(base / text, place, "'deepen profile --json'")
         sources[k] = find_weakest_source([sources[k], source])
 
 
-def _models(
+def _predict_missing_energies(
     base: Path,
     texts: Sequence[str],
     places: Sequence[str],

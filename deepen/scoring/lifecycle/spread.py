@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.scoring.lifecycle.candidates import Candidates
-from deepen.scoring.lifecycle.envelope import lower_envelope
-from deepen.scoring.lifecycle.greenness import Conditions
+from deepen.scoring.lifecycle.candidates import LifecycleCandidates
+from deepen.scoring.lifecycle.envelope import find_lower_envelope
+from deepen.scoring.lifecycle.greenness import LifecycleConditions
 
-__all__ = ["Crossing", "Draws", "draw_lines", "within_reach"]
+__all__ = ["CrossingSpread", "DrawnLines", "find_potential_best", "sample_lines"]
 
 _REACH = 5.0
 """Standard uncertainties by which a candidate may be wrong and still count: one in 3.5 million."""
@@ -30,7 +30,7 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class CrossingSpread:
     """Where two lines cross, over all draws.
 
     Attributes:
@@ -47,7 +47,7 @@ class Crossing:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class DrawnLines:
     """Lines drawn for some candidates.
 
     Attributes:
@@ -66,7 +66,7 @@ class Draws:
         counts = np.bincount(winner, minlength=self.which.size)
         return {int(self.which[k]): float(counts[k] / winner.size) for k in np.flatnonzero(counts)}
 
-    def crossing(self, i: int, j: int) -> Crossing:
+    def crossing(self, i: int, j: int) -> CrossingSpread:
         """Where candidates i and j cross."""
         p, q = (int(np.searchsorted(self.which, k)) for k in (i, j))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -74,20 +74,20 @@ class Draws:
         real = x[np.isfinite(x) & (x >= 0)]
         always = float(np.mean((self.a[:, p] <= self.a[:, q]) & (self.b[:, p] <= self.b[:, q])))
         if not real.size:
-            return Crossing(0.0, float("nan"), float("nan"), always)
+            return CrossingSpread(0.0, float("nan"), float("nan"), always)
         low, high = np.quantile(real, [0.025, 0.975])
-        return Crossing(real.size / x.size, float(low), float(high), always)
+        return CrossingSpread(real.size / x.size, float(low), float(high), always)
 
 
-def within_reach(candidates: Candidates, conditions: Conditions) -> NDArray[np.intp]:
+def find_potential_best(candidates: LifecycleCandidates, conditions: LifecycleConditions) -> NDArray[np.intp]:
     """Candidates that may be the best one at some intensity once uncertainties are counted; indices, ascending.
 
     One is out of reach when its line, drawn as low as it may be, lies above the lower envelope of all lines drawn as
     high as they may be. That envelope is concave, so the distance to a straight line is largest at one of its corners.
     """
-    low_a, low_b = _shifted(candidates, conditions, -_REACH)
-    high_a, high_b = _shifted(candidates, conditions, +_REACH)
-    envelope = lower_envelope(high_a, high_b)
+    low_a, low_b = _shift_lines(candidates, conditions, -_REACH)
+    high_a, high_b = _shift_lines(candidates, conditions, +_REACH)
+    envelope = find_lower_envelope(high_a, high_b)
     first, slopes = np.array(envelope.lines), high_b[list(envelope.lines)]
     # The corner where the envelope's slope falls below the line's own; for a line flatter than all, there is none.
     corners = np.concatenate([[0.0], envelope.breaks])
@@ -99,24 +99,30 @@ def within_reach(candidates: Candidates, conditions: Conditions) -> NDArray[np.i
     return np.flatnonzero(low_enough)
 
 
-def _shifted(candidates: Candidates, conditions: Conditions, by: float) -> tuple[_Floats, _Floats]:
+def _shift_lines(
+    candidates: LifecycleCandidates, conditions: LifecycleConditions, by: float
+) -> tuple[_Floats, _Floats]:
     """Lines with every figure ``by`` standard uncertainties away from its value, for better (-) or worse (+)."""
     accuracy = candidates.accuracy - by * candidates.accuracy_u
     merit = np.clip(accuracy, 1e-12, 1.0) ** conditions.tau
-    parts = sum(_log_normal(candidates.parts_j[:, k], candidates.parts_u_j[:, k], by) for k in range(3))
-    once = parts * conditions.once_weight(candidates.pue_included) / merit
-    each = _log_normal(candidates.inference_j, candidates.inference_u_j, by) * conditions.each_weight / merit
+    parts = sum(_evaluate_log_normal(candidates.parts_j[:, k], candidates.parts_u_j[:, k], by) for k in range(3))
+    once = parts * conditions.training_weight(candidates.pue_included) / merit
+    each = (
+        _evaluate_log_normal(candidates.inference_j, candidates.inference_u_j, by) * conditions.inference_weight / merit
+    )
     return np.asarray(once, dtype=np.float64), np.asarray(each, dtype=np.float64)
 
 
-def _log_normal(mean: _Floats, u: _Floats, z: float | _Floats) -> _Floats:
+def _evaluate_log_normal(mean: _Floats, u: _Floats, z: float | _Floats) -> _Floats:
     """Value ``z`` standard deviations (of the logarithm) up a log-normal with this mean and standard deviation."""
     relative = np.divide(u, mean, out=np.zeros_like(mean), where=mean > 0)
     sigma = np.sqrt(np.log1p(relative**2))
     return np.asarray(mean * np.exp(sigma * z - sigma**2 / 2), dtype=np.float64)
 
 
-def draw_lines(candidates: Candidates, conditions: Conditions, which: NDArray[np.intp], draws: int, seed: int) -> Draws:
+def sample_lines(
+    candidates: LifecycleCandidates, conditions: LifecycleConditions, which: NDArray[np.intp], draws: int, seed: int
+) -> DrawnLines:
     """Draw lines for some candidates.
 
     Args:
@@ -138,11 +144,11 @@ def draw_lines(candidates: Candidates, conditions: Conditions, which: NDArray[np
         accuracy[:, uncertain] = np.clip(drawn, 1e-12, 1.0)
     once = np.zeros(shape)
     for k in range(some.parts_j.shape[1]):
-        once += _log_normal(some.parts_j[:, k], some.parts_u_j[:, k], generator.standard_normal(shape))
-    each = _log_normal(some.inference_j, some.inference_u_j, generator.standard_normal(shape))
+        once += _evaluate_log_normal(some.parts_j[:, k], some.parts_u_j[:, k], generator.standard_normal(shape))
+    each = _evaluate_log_normal(some.inference_j, some.inference_u_j, generator.standard_normal(shape))
     merit = accuracy**conditions.tau
-    return Draws(
+    return DrawnLines(
         np.asarray(which, dtype=np.intp),
-        once * conditions.once_weight(some.pue_included) / merit,
-        each * conditions.each_weight / merit,
+        once * conditions.training_weight(some.pue_included) / merit,
+        each * conditions.inference_weight / merit,
     )

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from deepen.scoring.lifecycle import Conditions, analyse
+from deepen.scoring.lifecycle import LifecycleConditions, analyse_lifecycle
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_ec_nas_energies_contain_the_pue_and_repeat_to_two_percent(examples: Mod
     watt_hours = candidates.training_j / 3600
     assert [watt_hours.min(), np.median(watt_hours), watt_hours.max()] == pytest.approx([5.3, 16.7, 38.4], rel=0.03)
     # With the PUE of the data, the building's energy is the figure in the data: it is not applied twice.
-    found = analyse(candidates, Conditions(training_pue=1.59))
+    found = analyse_lifecycle(candidates, LifecycleConditions(training_pue=1.59))
     ranked = {r.candidate: r for r in found.at(0.0)}
     name = candidates.names[0]
     assert ranked[name].training_j == pytest.approx(candidates.training_j[0])
@@ -43,7 +43,7 @@ def test_ec_nas_energies_contain_the_pue_and_repeat_to_two_percent(examples: Mod
 def test_training_longer_pays_only_with_use(examples: ModuleType, shared_dir: Path) -> None:
     """Zeus: the same network trained to higher targets; regimes ascend in accuracy and in training energy."""
     candidates = examples.zeus(shared_dir / "data/training_traces", "shufflenetv2", "v100")
-    found = analyse(candidates)
+    found = analyse_lifecycle(candidates)
     chosen = [candidates.index(r.candidate) for r in found.regimes]
     assert len(chosen) >= 3
     assert (np.diff(candidates.accuracy[chosen]) > 0).all()

@@ -12,10 +12,10 @@ import pytest
 from deepen.errors import ConfigError, DatasetError, DeepenError, GraphError
 from deepen.records import Prediction
 from deepen.scoring.app_rows import NO_SOURCE
-from deepen.scoring.lifecycle import Candidates, read_candidates
+from deepen.scoring.lifecycle import LifecycleCandidates, read_candidates
 
 
-def read(tmp_path: Path, text: str, name: str = "c.csv", **options: Any) -> Candidates:
+def read(tmp_path: Path, text: str, name: str = "c.csv", **options: Any) -> LifecycleCandidates:
     file = tmp_path / name
     file.write_text(text, encoding="utf-8")
     return read_candidates(file, **options)
