@@ -27,7 +27,7 @@ __all__ = ["__version__", "errors", "load_predictor", "measure_training", "profi
 if not TYPE_CHECKING:  # type checkers see the names above, and no others
     _LAZY = {
         "errors": ("deepen.errors", None),
-        "load_predictor": ("deepen.predictors", "load"),
+        "load_predictor": ("deepen.predictors", "load_predictor"),
         "measure_training": ("deepen.measure", "measure_training"),
         "profile": ("deepen.measure", "profile"),
         "read_dataset": ("deepen.datasets", "read_dataset"),

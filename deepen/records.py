@@ -221,7 +221,7 @@ class EnergyRecord:
         features_version: Version of the feature definition.
         kernels: For a model, its kernels as ``{"family", "params", "features"}``; empty for a kernel.
         energy_j: Net energy per inference; ``nan`` where others measured no energy.
-        uncertainty_j: Standard uncertainty of ``simulate_kernel_energy``.
+        uncertainty_j: Standard uncertainty of ``energy_j``.
         gross_energy_j: Energy per inference including idle power.
         latency_s: Wall time per inference; ``nan`` where others measured none.
         idle_power_before_w: Idle power before the runs.
@@ -243,9 +243,11 @@ class EnergyRecord:
         copies: Copies of the kernel that ran side by side in each inference; energies and latency are per copy.
         recorded_at: UTC, ISO-8601.
         alignment: How the trace's time became the host's, ``{"method", "error_s"}``: a method of
-            :class:`~deepen.clock.host_clock.ClockMap`, or ``host`` where the host stamped the samples; empty where unknown.
-        budget: Standard uncertainty of ``simulate_kernel_energy`` by term, joules (``repeats``, ``idle``, ``alignment``, ...);
-            ``uncertainty_j`` is the root of the sum of their squares. Empty where no terms were kept.
+            :class:`~deepen.clock.host_clock.ClockMap`, or ``host`` where the host stamped the samples; empty where
+            unknown.
+        budget: Standard uncertainty of ``energy_j`` by term, joules (``repeats``, ``idle``,
+            ``alignment``, ...); ``uncertainty_j`` is the root of the sum of their squares. Empty where no terms were
+            kept.
         serial: Serial number of the device; empty where it tells none.
         settings: Settings of the device that were asked for, by name: ``{"wanted", "actual", "ok", "cause"}``; empty
             where none were.
@@ -337,7 +339,7 @@ class Prediction:
         model: Model file as given.
         energy_j: Sum over kernels plus overhead.
         interval_j: (low, high), nominal 90 %.
-        overhead_j: Per-run overhead included in ``simulate_kernel_energy``.
+        overhead_j: Per-run overhead included in ``energy_j``.
         kernels: One entry per kernel, in execution order.
         coverage: Share of the model's kernels answered by a regressor, 0..1.
         uncovered: Names of kernels answered by the analytic fallback.

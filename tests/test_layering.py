@@ -12,9 +12,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "deepen"
 
-BASE = {"arrivals", "errors", "units", "clock", "records", "catalog", "scratch"}
-LIBRARY = {"graph", "devices", "traces", "meters", "kernels", "measure", "datasets", "predictors"}
-TOP = {"cli", "quickstart", "report", "__init__", "__main__"}
+BASE = {"errors", "units", "catalog", "records", "clock", "storage"}
+LIBRARY = {"graph", "devices", "traces", "meters", "kernels", "spaces", "measure", "datasets", "doctor", "predictors"}
+USES = {"campaign", "scoring", "search", "bench", "testing"}
+TOP = {"cli", "quickstart", "__init__", "__main__"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     **dict.fromkeys(BASE - {"errors"}, BASE),
@@ -23,15 +24,17 @@ ALLOWED: dict[str, set[str]] = {
     "traces": BASE,
     "meters": BASE | {"traces"},
     "kernels": BASE | {"graph"},
+    "spaces": BASE | {"graph", "kernels"},
     "measure": BASE | {"devices", "traces", "meters"},
-    "datasets": BASE | {"kernels"},
-    "predictors": BASE | {"graph", "kernels", "datasets"},
+    "datasets": BASE | {"kernels", "spaces"},
+    "doctor": BASE | {"devices", "traces", "meters", "measure"},
+    "predictors": BASE | {"graph", "kernels", "spaces", "datasets"},
     "campaign": BASE | LIBRARY - {"predictors"},
     "scoring": BASE | LIBRARY,
     "search": BASE | LIBRARY,
-    "apps": BASE | LIBRARY,
-    "testing": BASE | LIBRARY | {"campaign", "scoring", "search", "apps"},
-    **{name: BASE | LIBRARY | TOP | {"campaign", "scoring", "search", "apps", "testing"} for name in TOP},
+    "testing": BASE | LIBRARY,
+    "bench": BASE | LIBRARY | {"testing"},
+    **dict.fromkeys(TOP, BASE | LIBRARY | USES | TOP),
 }
 """First part of a module's name below ``deepen`` -> the first parts it may import (its own is always allowed)."""
 

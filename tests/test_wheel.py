@@ -120,7 +120,7 @@ def test_installed_program_lists_kernel_families(installed: Path, repo_root: Pat
 
 
 def test_installed_program_reads_its_own_catalog(installed: Path, tmp_path: Path) -> None:
-    code = "import deepen.catalog as c; print(c.root()); print(len(c.names('kernels', 'families')))"
+    code = "import deepen.catalog as c; print(c.find_root()); print(len(c.list_names('kernels', 'families')))"
     done = run(installed, "python", "-c", code, cwd=tmp_path)
     where, count = done.stdout.split()
     assert Path(where).is_relative_to(installed)

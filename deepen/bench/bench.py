@@ -49,7 +49,7 @@ MODEL_NAME = "virtual-bench"
 _USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VOLTAGE_V: dict[MeterKind, float] = {"lvpm": 3.85, "ppk2": 4.2}
 _NOISE_A: dict[MeterKind, float] = {"lvpm": 1e-3, "ppk2": 1e-3}
-_PROXY = Path(__file__).with_name("proxy.py")
+_PROXY = Path(__file__).with_name("runner_proxy.py")
 
 
 def _make_emulator(kind: MeterKind, seed: int) -> tuple[Emulator, PowerSchedule]:
@@ -260,7 +260,7 @@ class BenchDevice:
         _write_program(self._programs / "uname", f'{told}\n{path} uname "$@"\n')
 
     def use_c_runner(self) -> None:
-        """Let the runtimes ``crunner`` and ``crunner-litert`` go through the bench too, by :attr:`override_environment`.
+        """Let ``crunner`` and ``crunner-litert`` go through the bench too, by :attr:`override_environment`.
 
         What :meth:`open` returns for ``local`` needs none of this.
 

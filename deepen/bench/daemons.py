@@ -2,7 +2,8 @@
 
 adbd listens on every interface there is, so it only ever runs in a namespace whose only interface is loopback; where
 none can be made, or adbd is not built, it is refused with the cure. Both daemons are kept by ``keeper.py``, which ends
-them with everything that came of them as soon as the bench is gone, and both are reached through a :class:`DeviceCable`.
+them with everything that came of them as soon as the bench is gone, and both are reached through a
+:class:`DeviceCable`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = [
 
 _START_S = 30.0
 _ADBD_PORT = 5555  # inside its own namespace
-_KEEPER = Path(__file__).with_name("keeper.py")
+_KEEPER = Path(__file__).with_name("daemon_supervisor.py")
 
 
 class LoopbackCable:

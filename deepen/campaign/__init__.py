@@ -1,8 +1,8 @@
 """Campaigns: a plan of kernels and models, measured into a dataset, whatever interrupts it.
 
 ``plan`` says what and in which order, ``tasks`` under which conditions, ``prepare`` makes a workload of an item,
-``executor`` is who runs it: one session, or a ``fleet`` of ``station``s (a device and its meter each). ``run_plan`` stores
-the records, ``build`` is the whole of ``deepen dataset build``.
+``executor`` is who runs it: one session, or a ``fleet`` of ``station``s (a device and its meter each). ``run_plan``
+stores the records, ``build`` is the whole of ``deepen dataset build``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Who runs a campaign's tasks: a queue behind three verbs.
 
 :class:`SerialExecutor` runs them one after the other in the calling thread on one session;
-:class:`deepen.campaign.parallel_executor.Fleet` on several devices of this host side by side. An engine that spreads them over
+:class:`deepen.campaign.parallel_executor.Fleet` on several devices of this host side by side. An engine that spreads
+them over
 devices attached to many hosts takes the same place: tasks are plain data, outcomes are records or reasons.
 """
 

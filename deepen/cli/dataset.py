@@ -53,7 +53,8 @@ def _format_duration(seconds: float) -> str:
 
 def _format_progress(state: CampaignProgress, several: bool) -> str:
     width = len(str(state.total))
-    head = f"[{state.done:{width}d}/{state.total}] {_format_duration(state.elapsed_s)} elapsed, {_format_duration(state.eta_s)} left"
+    elapsed, left = _format_duration(state.elapsed_s), _format_duration(state.eta_s)
+    head = f"[{state.done:{width}d}/{state.total}] {elapsed} elapsed, {left} left"
     if math.isfinite(state.budget_left_s):
         head += f" (budget {_format_duration(state.budget_left_s)})"
     if several and state.device:
@@ -195,8 +196,8 @@ def build(
 
     def render() -> str:
         lines = [
-            f"{report.measured} kernels measured in {_format_duration(report.elapsed_s)}, {report.skipped_done} were there, "
-            f"{len(report.failed)} failed, {report.remaining} not begun",
+            f"{report.measured} kernels measured in {_format_duration(report.elapsed_s)}, "
+            f"{report.skipped_done} were there, {len(report.failed)} failed, {report.remaining} not begun",
             f"{card.records} records ({card.source or 'none'}) on {card.device or '-'} by {card.meter or '-'} in {out}",
         ]
         if len(report.by_device) > 1:

@@ -124,7 +124,7 @@ def _render_baselines(found: Mapping[str, Any], own: Mapping[str, Any] | None = 
             [
                 family,
                 *(
-                    f"{format_measure(r['families'][family], 'acc10')} / {format_measure(r['families'][family], 'rmspe')}"
+                    " / ".join(format_measure(r["families"][family], key) for key in ("acc10", "rmspe"))
                     if family in r["families"]
                     else "-"
                     for r in with_kernels.values()

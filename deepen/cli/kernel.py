@@ -168,7 +168,8 @@ def _render_families(kernels: Sequence[Kernel], total: float) -> str:
         ((name, members, *sums(members)) for name, members in families.items()), key=lambda r: (-r[2], -r[3])
     )
     rows = [
-        (name, len(members), len({k.key for k in members}), _format_macs(macs), _format_share(macs, total), format_si(moves, "B"),
+        (name, len(members), len({k.key for k in members}), _format_macs(macs), _format_share(macs, total),
+            format_si(moves, "B"),
          _format_share(moves, moved))
         for name, members, macs, moves in ranked
     ]  # fmt: skip

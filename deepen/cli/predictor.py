@@ -50,7 +50,8 @@ def list_(as_json: bool) -> None:
 
     def render() -> str:
         if not entries:
-            return f"no predictors; 'deepen predictor train DATASET --out {predictors.get_predictor_folder() / 'NAME.deepen'}' makes one"
+            out = predictors.get_predictor_folder() / "NAME.deepen"
+            return f"no predictors; 'deepen predictor train DATASET --out {out}' makes one"
         rows = [
             (e["name"], e.get("device", "-"), e.get("source", "-"), e.get("rows", "-"), e.get("error", e["path"]))
             for e in entries

@@ -31,7 +31,7 @@ def command() -> None:
 
 
 def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how a trace is to be read; they arrive in ``given`` (see :func:`open_trace_with_options`)."""
+    """Add the options of reading a trace; they arrive in ``given`` (see :func:`open_trace_with_options`)."""
     options = (
         click.option("--format", "format_", metavar="NAME", help="Format of FILE; found from its content by default."),
         click.option("--voltage-v", type=float, help="Supply voltage, for files that hold only current."),

@@ -448,7 +448,8 @@ def _decode_journal_records(journal: JournalContents, covered: int, path: Path) 
 
 def _list_notes(rows: list[_StoredRecord], journal: JournalContents, folder: Path) -> Iterator[str]:
     if journal.truncated_bytes:
-        yield f"{folder}: the last line of the journal was torn by a crash; its {journal.truncated_bytes} bytes were dropped"
+        lost = journal.truncated_bytes
+        yield f"{folder}: the last line of the journal was torn by a crash; its {lost} bytes were dropped"
     missing = (rows[-1].seq if rows else 0) - len(rows)
     if missing:
         yield f"{folder}: {missing} of {rows[-1].seq} records are missing (deleted parts or lines)"

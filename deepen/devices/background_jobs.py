@@ -8,8 +8,8 @@ A run begins to measure when its *hold* is gone. The hold is an ordinary process
 the device when the link is cut, however it is cut; the worker looks for it (operation ``wait``). So nobody has to agree
 on a time, and nothing has to be told to the device at the moment of the cut.
 
-All of a run is in a folder ``detached/TOKEN`` of the link's work folder; nothing is left of it after :func:`discard_job`.
-What nobody has collected in a month is removed when another run starts.
+All of a run is in a folder ``detached/TOKEN`` of the link's work folder; nothing is left of it after
+:func:`discard_job`. What nobody has collected in a month is removed when another run starts.
 """
 
 from __future__ import annotations

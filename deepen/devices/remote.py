@@ -116,7 +116,7 @@ class RemoteDevice:
         )
 
     def prepare(self) -> tuple[SettingStatus, ...]:
-        """Look at what decides whether results repeat; nothing is changed (``deepen.devices.settings.apply_and_restore`` does that).
+        """Look at what decides whether results repeat; nothing is changed.
 
         Raises:
             LinkError: If it is gone.

@@ -94,8 +94,8 @@ class Graph:
         source_path: The file it was read from.
         source_sha256: SHA-256 of that file (the model file alone; of external data only small constants are read).
         warnings: What a reader should know (for example a Loop whose trip count is unknown).
-        model: The ModelProto without the bytes of large weights (see ``deepen.graph.list_weightless_tensors``), input shapes
-            fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
+        model: The ModelProto without the bytes of large weights (see ``deepen.graph.list_weightless_tensors``), input
+            shapes fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
     """
 
     nodes: tuple[Node, ...]

@@ -1,7 +1,8 @@
 """Kernels: what a model is made of on a runtime, what each costs, and how to sample and build them.
 
-The modules ``build_kernel_model``, ``describe_kernel`` and ``compute_features`` share their name with their main function. Importing the functions
-here, eagerly, makes ``deepen.kernels.building.single_kernel_model`` the function whatever is imported first; numpy is the heaviest import.
+The modules ``build_kernel_model``, ``describe_kernel`` and ``compute_features`` share their name with their main
+function. Importing the functions here, eagerly, makes ``deepen.kernels.building.single_kernel_model`` the function
+whatever is imported first; numpy is the heaviest import.
 """
 
 from __future__ import annotations

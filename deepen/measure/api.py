@@ -49,9 +49,9 @@ def open_session(
     """Open a session on a device with a meter, and close all three at the end.
 
     In between the device is brought into the conditions its profile wants (see
-    :func:`deepen.measure.conditions.device_conditions.apply_device_conditions`): settings an interrupted run has left are given back, the profile's
-    are set and read back, it cools down; at the end all settings are given back, however the session ends. On this
-    machine nothing is changed unless ``settings`` names it.
+    :func:`deepen.measure.conditions.device_conditions.apply_device_conditions`): settings an interrupted run has left
+    are given back, the profile's are set and read back, it cools down; at the end all settings are given back, however
+    the session ends. On this machine nothing is changed unless ``settings`` names it.
 
     Args:
         device: As ``--device``, or a device that is open; it is closed all the same.

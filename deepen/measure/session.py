@@ -159,7 +159,8 @@ class Session:
         try:
             self._runtime = self.device.runtime(self._runtime_name, self._cpu_mask)
             if self._reference_every_s is not None:
-                self._start_drift_series()  # starts the worker, so idle power is that of a machine with a waiting worker
+                # This starts the worker, so idle power is that of a machine with a waiting worker.
+                self._start_drift_series()
             if not self.idles:
                 self.idle()
         except BaseException:

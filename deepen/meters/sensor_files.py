@@ -1,7 +1,8 @@
 """Files and commands of the machine a sensor sits in: this one, or one across a link.
 
 On-board sensors are a few small files below ``/sys`` or the output of a command. Drivers ask for them through
-:class:`FileContents`, so that one driver reads a Jetson it runs on as well as one behind ``ssh`` or a phone behind ``adb``.
+:class:`FileContents`, so that one driver reads a Jetson it runs on as well as one behind ``ssh`` or a phone behind
+``adb``.
 Nothing here ever makes a shell string: a command is an argument list, and patterns are matched on the host.
 """
 

@@ -34,7 +34,8 @@ def load_predictor(name_or_path: str | Path) -> Predictor:
     """Load a predictor.
 
     Args:
-        name_or_path: A file (has a folder in it, ends in ``.deepen``, or exists), else a name from :func:`list_predictors`.
+        name_or_path: A file (has a folder in it, ends in ``.deepen``, or exists), else a name from
+            :func:`list_predictors`.
 
     Raises:
         PredictorError: If the file is missing, damaged, foreign, or was trained on another version of the features.

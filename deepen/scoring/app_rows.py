@@ -138,7 +138,8 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
 
     A CSV file has a column ``device`` (or ``phone``), columns that name the workload (any of workload, dnn, app, model,
     name, dtype, precision, input_px, shape, batch, delegate, runtime, threads), and ``mean_power_w`` (or ``power_w``)
-    and ``energy_per_inference_j`` (or ``simulate_kernel_energy``), one of which may be absent. An empty cell is a missing figure.
+    and ``energy_per_inference_j`` (or ``energy_j``), one of which may be absent. An empty cell is a
+    missing figure.
 
     Of a dataset, the records of whole models count: mean power is gross energy over latency, energy is gross.
 

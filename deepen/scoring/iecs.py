@@ -3,7 +3,8 @@
 The formula of IECS (DeepEn2023, SEC 2023) is not public. Its site says that the energy of inference over six
 applications and all delegates is summed up and that larger is better; of all the forms tried on the published
 figures, the sum over rows of ``1 / energy per inference`` comes closest (correlation 0.94, nearly the same order).
-That is what is computed here, under its own name; :func:`compare_with_published` says how far it is from published values.
+That is what is computed here, under its own name; :func:`compare_with_published` says how far it is from published
+values.
 
 Beware of what such a sum does: rows of little energy decide it (one value that is ten times too small can change the
 order), and a device with a missing row loses that row's whole share. :mod:`deepen.scoring.relative` does neither.

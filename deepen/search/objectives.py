@@ -46,7 +46,7 @@ def read_objectives(
     Args:
         table: The table.
         names: Columns, with ``:min`` or ``:max`` where the column itself does not say; ``carbon_g`` is made of
-            ``simulate_kernel_energy`` where the table has no such column.
+            ``energy_j`` where the table has no such column.
         grid_g_per_kwh: Carbon intensity of the grid, gCO2e per kWh; for ``carbon_g``.
 
     Raises:

@@ -1,9 +1,10 @@
 """Asking a table as if each question were a training or a measurement: what it would have cost is counted.
 
-Covers EC-NAS' interface (``ECNASBench``): :meth:`TabularBenchmark.query` for ``query``, :meth:`TabularBenchmark.metrics` for
-``get_metrics_from_hash`` and ``get_metrics_from_spec``, :meth:`TabularBenchmark.spec` for ``get_model_spec``,
-:meth:`TabularBenchmark.hashes` for ``hash_iterator``, :attr:`TabularBenchmark.spent` for ``get_budget_counters``,
-:meth:`TabularBenchmark.reset` for ``reset_budget_counters``, ``table.info()`` for ``info``.
+Covers EC-NAS' interface (``ECNASBench``): :meth:`TabularBenchmark.query` for ``query``,
+:meth:`TabularBenchmark.metrics` for ``get_metrics_from_hash`` and ``get_metrics_from_spec``,
+:meth:`TabularBenchmark.spec` for ``get_model_spec``, :meth:`TabularBenchmark.hashes` for ``hash_iterator``,
+:attr:`TabularBenchmark.spent` for ``get_budget_counters``, :meth:`TabularBenchmark.reset` for
+``reset_budget_counters``, ``table.info()`` for ``info``.
 """
 
 from __future__ import annotations

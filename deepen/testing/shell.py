@@ -1,8 +1,8 @@
 """A stand-in for the shell of a phone or board: files, settings and tools that behave as recorded ones do.
 
-It takes apart the argument lists that :mod:`deepen.devices.state.shell_files` and its users make, so it is a link. The scripts
-themselves are run by a real shell elsewhere in the tests; here it counts what a device does: a governor it does not
-have is refused, a lower limit above the upper one too, settings survive a restart and kernel files do not.
+It takes apart the argument lists that :mod:`deepen.devices.state.shell_files` and its users make, so it is a link. The
+scripts themselves are run by a real shell elsewhere in the tests; here it counts what a device does: a governor it does
+not have is refused, a lower limit above the upper one too, settings survive a restart and kernel files do not.
 """
 
 from __future__ import annotations

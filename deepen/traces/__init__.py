@@ -1,7 +1,7 @@
 """Stored power traces: writing them while they are recorded, and reading those of many instruments.
 
-``read_trace(path)`` gives a whole :class:`~deepen.records.PowerTrace`, ``read_chunks(path, size)`` one piece after another in
-bounded memory, ``open_trace(path)`` the facts alone, ``read_windows(path)`` the stretches a file reports.
+``read_trace(path)`` gives a whole :class:`~deepen.records.PowerTrace`, ``read_chunks(path, size)`` one piece after
+another in bounded memory, ``open_trace(path)`` the facts alone, ``read_windows(path)`` the stretches a file reports.
 ``write_trace(trace, path)`` writes one, and :class:`TraceWriter` records one that may be long.
 """
 

@@ -33,7 +33,7 @@ def is_interval_file(path: Path) -> bool:
 
 
 def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
-    """Read an interval file: ``start_s,end_s`` with, if there, ``label``, ``runs``, ``simulate_kernel_energy``.
+    """Read an interval file: ``start_s,end_s`` with, if there, ``label``, ``runs``, ``energy_j``.
 
     Other columns are passed over; the columns may be in milli-, micro- or nanoseconds (``start_us,end_us``).
 

@@ -555,8 +555,8 @@ def test_tasks_for_a_device_that_is_not_there_are_given_back(tmp_path):
 CHILD = """
 import importlib.util, json, sys
 from pathlib import Path
-from deepen.campaign import Fleet, Matrix, Plan, Preparer, Settings, run_tasks
-from deepen.campaign.run import work_folder
+from deepen.campaign import Fleet, ConditionGrid, CampaignPlan, ItemPreparer, CampaignSettings, run_tasks
+from deepen.campaign.run import open_work_folder
 from deepen.datasets import Dataset
 
 spec = importlib.util.spec_from_file_location("campaign_bench", sys.argv[1])
@@ -566,14 +566,14 @@ out, faults = Path(sys.argv[2]), json.loads(sys.argv[3])
 rigs = [bench.Rig("a", seed=1), bench.Rig("b", seed=2)]
 for rig in rigs:
     rig.lose = {int(block): tuple(what) for block, what in faults.get(rig.name, {}).items()}
-plan = Plan.load(out.parent / "plan.json")
-with Dataset.open(out, create=True, compact_every=20) as dataset, work_folder(out) as folder:
+plan = CampaignPlan.load(out.parent / "plan.json")
+with Dataset.open(out, create=True, compact_every=20) as dataset, open_work_folder(out) as folder:
     for rig in rigs:
         (folder / rig.name).mkdir()
-    prepare = {rig.name: Preparer(folder / rig.name, Settings(copies=1)) for rig in rigs}
+    prepare = {rig.name: ItemPreparer(folder / rig.name, CampaignSettings(copies=1)) for rig in rigs}
     with Fleet([rig.station() for rig in rigs], prepare) as fleet:
         fleet.start()
-        run_tasks(Matrix().tasks(plan, fleet.profiles), fleet, dataset,
+        run_tasks(ConditionGrid().tasks(plan, fleet.profiles), fleet, dataset,
                   on_progress=lambda s: print(json.dumps([s.done, s.notice]), flush=True))
 print("through", flush=True)
 """

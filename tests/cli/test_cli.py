@@ -22,7 +22,7 @@ MODULE = '''
 import logging
 import click
 from deepen import errors
-from deepen.cli.output import emit, json_option
+from deepen.cli.output import emit_result, json_option
 
 @click.command()
 @click.argument("what")
@@ -38,7 +38,7 @@ def command(what, as_json):
         raise OSError(28, "No space left on device", "out.parquet")
     if hasattr(errors, what):
         raise getattr(errors, what)("it broke,\\n  in two lines")
-    emit({"what": what, "nan": float("nan")}, as_json, lambda: what)
+    emit_result({"what": what, "nan": float("nan")}, as_json, lambda: what)
 '''
 
 

@@ -127,10 +127,10 @@ def test_predictions_of_a_table_are_those_of_the_network_itself(folder: Path, pr
 
 def test_a_users_space_is_predicted(folder: Path, predictor: Path) -> None:
     (folder / "mine.py").write_text(
-        "from deepen.spaces.nasbench201_networks import architecture, build_model\n"
+        "from deepen.spaces.nasbench201_networks import get_cell_at_index, build_model\n"
         "def networks():\n"
         "    for n in (0, 7000):\n"
-        "        yield {'n': n}, build_model(architecture(n), weights=False)\n"
+        "        yield {'n': n}, build_model(get_cell_at_index(n), weights=False)\n"
     )
     found = document("build", "mine", "--space", "mine.py:networks", "--predictor", str(predictor))
     assert found["networks"] == 2

@@ -318,12 +318,12 @@ def test_after_kill_9_the_file_holds_the_energy_so_far(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from deepen.measure.energy.long_term_energy import account_of\n"
+        "from deepen.measure.energy.long_term_energy import make_energy_total\n"
         "from deepen.measure.training_energy import TrainingRun\n"
         "from deepen.meters.energy_counter import CounterMeter\n"
         "meter = CounterMeter('rapl', 'c', lambda: 100 * time.monotonic(), update_s=1e-3, "
         "resolution_j=0, poll_s=0.05)\n"
-        "with TrainingRun([account_of(meter)], out=Path(sys.argv[1]), tick_s=0.02, segment_s=0.05):\n"
+        "with TrainingRun([make_energy_total(meter)], out=Path(sys.argv[1]), tick_s=0.02, segment_s=0.05):\n"
         "    print('on', flush=True)\n"
         "    time.sleep(60)\n"
     )

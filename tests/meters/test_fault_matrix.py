@@ -1,9 +1,9 @@
 """No fault yields a wrong energy without a word: every fault on every driver, end to end in virtual time.
 
-``tests.support.fault_acceptance`` says what counts: a window is right within its stated uncertainty, or a gap of the trace
-lies in it, or samples are told to be dropped, or there is a warning that a recording without a fault does not have, or
-there is an error. Only what a protocol shows to nobody may pass with a warning that stands on every recording; those
-cases are named here, one by one. ``tools/bench/fault_matrix.py`` runs more moments and seeds.
+``tests.support.fault_acceptance`` says what counts: a window is right within its stated uncertainty, or a gap of the
+trace lies in it, or samples are told to be dropped, or there is a warning that a recording without a fault does not
+have, or there is an error. Only what a protocol shows to nobody may pass with a warning that stands on every recording;
+those cases are named here, one by one. ``tools/bench/fault_matrix.py`` runs more moments and seeds.
 """
 
 from __future__ import annotations

@@ -99,9 +99,9 @@ def test_meter_profiles(sysfs: Write, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_meters_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "acme_meter.py").write_text(
         "from deepen.meters import Availability, Driver\n"
-        "from deepen.testing.power import SimulatedMeter, Timeline\n"
+        "from deepen.testing.power import SimulatedMeter, PowerTimeline\n"
         "DRIVER = Driver('acme', 'Acme', lambda c: Availability('acme', True, '', 'simulated'),\n"
-        "                lambda s, c: SimulatedMeter(Timeline(float(s.options['idle_w'])), name='acme'))\n"
+        "                lambda s, c: SimulatedMeter(PowerTimeline(float(s.options['idle_w'])), name='acme'))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     points = EntryPoints([EntryPoint("acme", "acme_meter:DRIVER", "deepen.meters"),

@@ -124,10 +124,10 @@ def test_a_users_own_space(tmp_path: Path) -> None:
 def test_a_space_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        "from deepen.spaces.nasbench101_networks import build_model, parse\n"
+        "from deepen.spaces.nasbench101_networks import build_model, parse_cell\n"
         "def networks():\n"
         "    for text in ('1:', '11.1:maxpool3x3'):\n"
-        "        yield text, build_model(parse(text), resolution=8, weights=False)\n"
+        "        yield text, build_model(parse_cell(text), resolution=8, weights=False)\n"
     )
     space = open_space(f"{file}:networks")
     assert space.members() == ["1:", "11.1:maxpool3x3"]

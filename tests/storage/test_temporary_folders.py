@@ -28,7 +28,11 @@ def test_a_folder_is_there_until_it_is_closed(here: Path) -> None:
 
 
 def test_the_next_one_removes_what_a_killed_owner_left_and_nothing_else(here: Path) -> None:
-    code = "import sys, time\nfrom deepen.storage.temporary_folders import Scratch\nprint(Scratch('deepen-test-').path, flush=True)\n"
+    code = (
+        "import sys, time\n"
+        "from deepen.storage.temporary_folders import TemporaryFolder\n"
+        "print(TemporaryFolder('deepen-test-').path, flush=True)\n"
+    )
     environment = {**os.environ, "TMPDIR": str(here), "PYTHONPATH": os.pathsep.join(sys.path)}
     owners = [
         subprocess.Popen(

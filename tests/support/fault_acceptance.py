@@ -1,9 +1,9 @@
 """Every fault on every driver, end to end in virtual time: is a wrong energy ever told without a word?
 
 A rig is an emulated instrument, the driver for it, and a load whose power changes every few tens of milliseconds, so
-that samples at the wrong time or of the wrong size show. :func:`record_with_fault` plays one fault into one recording (emulator,
-port, driver, :class:`~deepen.meters.stream.meter.StreamMeter`, trace) and :func:`judge_recording` integrates windows before,
-across and after the moment of the fault and holds them against what the emulator knows.
+that samples at the wrong time or of the wrong size show. :func:`record_with_fault` plays one fault into one recording
+(emulator, port, driver, :class:`~deepen.meters.stream.meter.StreamMeter`, trace) and :func:`judge_recording` integrates
+windows before, across and after the moment of the fault and holds them against what the emulator knows.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ __all__ = [
     "FaultRecording",
     "RecordingVerdict",
     "WindowOutcome",
-    "judge_recording",
     "find_new_warnings",
+    "judge_recording",
     "record_with_fault",
 ]
 
@@ -44,7 +44,7 @@ further off by chance, with k = 2 one in 20."""
 WindowOutcome = Literal["right", "gap", "told", "blind", "wrong"]
 """How a window fared: right within its stated uncertainty; wrong, with a gap of the trace in it; wrong, with samples
 dropped or a warning that a recording without a fault does not have; wrong, where the protocol leaves no reader a chance
-and every recording says so (``CampaignRig.blind``); wrong without a word."""
+and every recording says so (``FaultRig.blind``); wrong without a word."""
 
 OUTCOMES_BEST_FIRST: tuple[WindowOutcome, ...] = ("right", "gap", "told", "blind", "wrong")
 

@@ -28,15 +28,15 @@ from deepen.measure.energy.uncertainty_budget import COVERAGE
 from deepen.records import EnergyRecord
 
 __all__ = [
+    "CampaignFault",
+    "FaultCampaign",
+    "FaultCampaignReport",
     "FaultCampaignScope",
     "RecordComparison",
-    "FaultCampaign",
-    "CampaignFault",
-    "FaultCampaignReport",
     "compare_with_model",
     "draw_campaign_faults",
-    "select_families",
     "is_lock_held",
+    "select_families",
 ]
 
 CampaignFaultKind = Literal["kill host", "restart device", "cut link", "unplug meter"]

@@ -193,7 +193,7 @@ def _make_line_printer(template: str, modulus: int) -> Callable[[Any, int], Any]
 
 
 def make_fault(rig: FaultRig, name: str, at_s: float, seed: int) -> Fault:
-    """A fault by its name; the seed tells how much of it, and where within a frame it strikes (0: as in ``FAULT_MAKERS``)."""
+    """A fault by its name; the seed decides its size and its place in a frame (0: as in ``FAULT_MAKERS``)."""
     if name == "split reads":
         return SplitReads(most=rig.piece + 2 * seed, seed=seed)
     if seed == 0:

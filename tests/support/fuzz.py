@@ -1,9 +1,9 @@
 """Fuzzing of parsers: inputs made of valid ones, kept where they reach new code, and what must hold for every input.
 
-A :class:`FuzzCorpus` mutates inputs (flips, cuts, copies, splices, tokens of the protocol, wrong numbers). :func:`fuzz_with_coverage`
-runs them one by one under a trace of the parser's code and keeps those that take a step from one line to another that
-none before took (coverage-guided, as AFL does: M. Zalewski, "Technical whitepaper for afl-fuzz"). :func:`fuzz_in_batches` then
-runs many more at full speed, in batches.
+A :class:`FuzzCorpus` mutates inputs (flips, cuts, copies, splices, tokens of the protocol, wrong numbers).
+:func:`fuzz_with_coverage` runs them one by one under a trace of the parser's code and keeps those that take a step from
+one line to another that none before took (coverage-guided, as AFL does: M. Zalewski, "Technical whitepaper for
+afl-fuzz"). :func:`fuzz_in_batches` then runs many more at full speed, in batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
-__all__ = ["FuzzCorpus", "CodeCoverage", "FuzzReport", "FuzzTarget", "fuzz_in_batches", "fuzz_with_coverage"]
+__all__ = ["CodeCoverage", "FuzzCorpus", "FuzzReport", "FuzzTarget", "fuzz_in_batches", "fuzz_with_coverage"]
 
 _INTERESTING = (0, 1, 2, 9, 10, 13, 32, 44, 45, 46, 48, 57, 63, 64, 127, 128, 254, 255)
 _NUMBERS = (b"0", b"-1", b"1e9", b"1e999", b"nan", b"inf", b"-0.0", b"99999999999999999999", b"1e-320", b"0x10", b"")

@@ -300,7 +300,7 @@ def _make_powersensor3_target() -> StreamTarget:
 def _make_lpm01a_targets() -> list[StreamTarget]:
     found = []
     makers: list[tuple[str, Any]] = [("ASCII", Lpm01aAsciiParser), ("binary", Lpm01aBinaryParser)]
-    for name, parser in makers:
+    for name, make_parser in makers:
         binary = name == "binary"
         board = lpm01a.Lpm01aBoard(_make_random_load(0.001, 0.1))
         for k in range(40):
@@ -325,7 +325,7 @@ def _make_lpm01a_targets() -> list[StreamTarget]:
         found.append(
             StreamTarget(
                 f"lpm01a ({name})",
-                lambda parser=parser, scale=scale: parser(scale),  # type: ignore[misc]
+                lambda make=make_parser, scale=scale: make(scale),  # type: ignore[misc]
                 [_record_stream(board, start, 2.5), *tokens[:3]],
                 tokens,
                 _list_instrument_files("lpm01a_parser", "lpm01a_stream", "outliers"),

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from importlib import util
 from pathlib import Path
 
+import common  # noqa: F401  (finds tests.support)
+
 from deepen.bench import DevicePowerModel, VirtualBench
 from tests.support.fault_campaign import (
     FaultCampaign,

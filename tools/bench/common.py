@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 SCRIPTS = Path(sys.executable).parent
 
+# Some benchmarks run what the tests share (tests/support), which no wheel holds.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 
 class Run(NamedTuple):
     """One run of a program: wall time in seconds and peak resident memory in bytes (its own, not its children's)."""

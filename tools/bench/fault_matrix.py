@@ -2,8 +2,8 @@
 """Every fault on every meter: is a wrong energy ever told without a word?
 
 Each run is a recording of 1 to 3 seconds in virtual time with one fault at one moment; windows inside, across, before
-and after it are integrated and held against the emulator's true energy (``tests.support.fault_acceptance``). A cell counts
-the runs by their worst window:
+and after it are integrated and held against the emulator's true energy (``tests.support.fault_acceptance``). A cell
+counts the runs by their worst window:
 
     r  right within the stated uncertainty          e  the meter refused (error)
     g  wrong, in a gap of the trace                 b  wrong, and the protocol leaves no reader a chance: every

@@ -26,13 +26,13 @@ import onnx, onnxruntime
 imports = time.perf_counter() - start
 import deepen
 from deepen import graph
-from deepen.kernels.splitting.split import split
+from deepen.kernels.splitting.split import split_graph
 model, predictor_path, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
 predictor = deepen.load_predictor(predictor_path)
 times_of = {"load_split": [], "predict": []}
 for _ in range(times + 1):
     start = time.perf_counter()
-    parts = split(graph.load(model))
+    parts = split_graph(graph.load_graph(model))
     times_of["load_split"].append(time.perf_counter() - start)
     start = time.perf_counter()
     predictor.predict_split(parts, model=model)
@@ -53,7 +53,7 @@ def main() -> None:
         predictor = options.predictor
         if predictor is None:
             predictor = str(Path(folder) / "simulated.deepen")
-            code = "import sys; from deepen.testing.synthetic import train_predictor; train_predictor(sys.argv[1])"
+            code = "import sys; from deepen.testing import synthetic; synthetic.train_synthetic_predictor(sys.argv[1])"
             subprocess.run([sys.executable, "-c", code, predictor], check=True)
         cold = measure([deepen_program(), "predict", model, "--predictor", predictor, "--json"], options.times)
         inside = [sys.executable, "-c", INSIDE, model, predictor, str(options.times)]

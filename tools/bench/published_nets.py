@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from deepen import predictors
 from deepen.datasets.importers.registry import get_importer
 from deepen.predictors.active_learning import MeasurementCandidates, propose_kernels
-from deepen.predictors.calibration.cases import CalibrationCases, make_calibration_cases
 from deepen.predictors.evaluation import compute_metrics
+from deepen.predictors.fitting.calibration_cases import CalibrationCases, make_calibration_cases
 from deepen.predictors.measured_rows import select_usable_rows
 from deepen.records import EnergyRecord
 from deepen.spaces.nasbench201_networks import EDGES, parse_cell

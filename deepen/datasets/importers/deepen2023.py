@@ -138,7 +138,8 @@ def join_measurements(
     latency_step = infer_column_step(latency.values()) * MILLI
     rows = [
         ConsistencyRow(
-            name, parse_number(text) * MILLI, parse_number(latency.get(name)) * MILLI, parse_number(power.get(name)) * MILLI,
+            name, parse_number(text) * MILLI, parse_number(latency.get(name)) * MILLI,
+                parse_number(power.get(name)) * MILLI,
             energy_step, latency_step, infer_resolution(latency.get(name, ""), MILLI), _compute_work(known.get(name)),
         )
         for name, text in energy.items()

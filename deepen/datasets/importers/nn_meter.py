@@ -4,9 +4,9 @@
 
     model_latency/DEVICE/FAMILY-log.csv   number, model, latency (ms), standard deviation (ms)[, relative spread (%)]
 
-No energy was measured, so no record has one: ``simulate_kernel_energy`` is unknown (``nan``), the latency is there. Nothing that
-needs energies uses such records. A model measured again has ``#2`` behind its name. The networks themselves are not
-part of the files, so they have no kernels either.
+No energy was measured, so no record has one: ``energy_j`` is unknown (``nan``), the latency is there.
+Nothing that needs energies uses such records. A model measured again has ``#2`` behind its name. The networks
+themselves are not part of the files, so they have no kernels either.
 """
 
 from __future__ import annotations

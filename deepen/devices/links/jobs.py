@@ -4,7 +4,8 @@ A connection gives one stream of bytes, in ADB without an exit status. The scrip
 random number no program can guess: ``begin``, then what the command writes, ``end`` with its status, then what it wrote
 on its standard error, then ``done``. Without ``done`` nothing is believed.
 
-A job (:func:`make_job_argv`) runs in a session of its own, carries a random token in its environment, and is watched from
+A job (:func:`make_job_argv`) runs in a session of its own, carries a random token in its environment, and is watched
+from
 the device: when its connection goes, for whatever reason, its whole group is killed there, without the host.
 
 All values reach the scripts as arguments; the scripts themselves are constants. They need a POSIX shell and small

@@ -1,10 +1,10 @@
 """TensorFlow Lite's and LiteRT's ``benchmark_model`` as a runtime.
 
 It prints no time stamps, so a block is placed by the lines before and after it and by its own counts
-(:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_between_lines`); the first run of every process is a warm-up and not in the
-block. The operator profile is a run of its own (:meth:`BenchmarkModel.profile`) and never part of a block: profiling
-costs energy. Where the graph is to run is in the runtime's name; every block is checked, and a graph that does not run
-there, or for which it cannot be told, is an error.
+(:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_between_lines`); the first run of every process is a
+warm-up and not in the block. The operator profile is a run of its own (:meth:`BenchmarkModel.profile`) and never part
+of a block: profiling costs energy. Where the graph is to run is in the runtime's name; every block is checked, and a
+graph that does not run there, or for which it cannot be told, is an error.
 
 Flags: LiteRT ``tflite/tools/benchmark/README.md``.
 """

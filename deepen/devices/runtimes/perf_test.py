@@ -1,8 +1,9 @@
 """``onnxruntime_perf_test`` as a runtime.
 
 It reports after its last run how long session and runs took, so a block is placed by the length it had and by bounds on
-either side (:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_of_known_length`). An accelerator has to take every node: the tool is
-told not to fall back (``session.disable_cpu_ep_fallback``), and what its log says of nodes elsewhere is an error.
+either side (:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_of_known_length`). An accelerator has to take
+every node: the tool is told not to fall back (``session.disable_cpu_ep_fallback``), and what its log says of nodes
+elsewhere is an error.
 
 Flags: ONNX Runtime ``onnxruntime/test/perftest/README.md``.
 """

@@ -2,8 +2,8 @@
 
 Loading builds an engine on the device; every block loads that engine, warms up, and runs queries one after the other,
 whose times it exports. A block is placed by its length and by bounds on either side
-(:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_of_known_length`). On the DLA every layer has to run there: falling back to the
-GPU is not allowed, and a line that tells of it is an error.
+(:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_of_known_length`). On the DLA every layer has to run
+there: falling back to the GPU is not allowed, and a line that tells of it is an error.
 
 Flags: NVIDIA/TensorRT ``samples/trtexec/README.md``.
 """

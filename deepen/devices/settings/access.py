@@ -1,8 +1,8 @@
 """Places on a device that hold a setting: read as text, write as text.
 
-What a setting means is the business of :mod:`deepen.devices.settings.catalogue`; here is only how a value is read and written back
-exactly as it was. A :class:`SettingLocation` is plain data, so that a journal on the host can name it and another process can
-restore it.
+What a setting means is the business of :mod:`deepen.devices.settings.catalogue`; here is only how a value is read and
+written back exactly as it was. A :class:`SettingLocation` is plain data, so that a journal on the host can name it and
+another process can restore it.
 
 Sources: kernel ``admin-guide/pm/cpufreq`` and ``core-api/cpu_hotplug`` (files below ``/sys``); Android's ``settings``,
 ``cmd connectivity airplane-mode`` and ``cmd power`` (AOSP ``SettingsService``, ``ConnectivityService``,

@@ -1,9 +1,9 @@
 """Set what makes a device's results repeat, read it back, and give everything back.
 
 The rule: a setting is written only when its old value could be read and is on the host's disk (see
-:mod:`deepen.devices.settings.restore_journal`); what could not be set is a :class:`SettingStatus` that says why, never a silence; and a
-setting counts as given back only when it reads as it did before. The one setting Android does not tell, fixed
-performance mode, is given back as a start of the device leaves it.
+:mod:`deepen.devices.settings.restore_journal`); what could not be set is a :class:`SettingStatus` that says why, never
+a silence; and a setting counts as given back only when it reads as it did before. The one setting Android does not
+tell, fixed performance mode, is given back as a start of the device leaves it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class AppliedSettings:
         identity: Which device.
         settings: What was asked for, what it is now, and why not where it differs; first what an interrupted run had
             left behind.
-        restored: What :func:`apply_settings_temporarily` gave back at the end of its block, and why not where it could not.
+        restored: What :func:`apply_settings_temporarily` gave back at the end of its block, and why not where it could
+            not.
     """
 
     def __init__(self, shell: Shell, identity: Identity, journal: RestoreJournal | None, layer: int) -> None:
@@ -123,8 +124,8 @@ def apply_settings(
         link: The device.
         wanted: Setting -> value, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``; empty changes nothing.
         folder: Where the journal is kept; ``None`` for the user's.
-        hold: Whether the changes outlive this process until :func:`restore_settings`; else whoever opens the journal next
-            restores them if this process dies.
+        hold: Whether the changes outlive this process until :func:`restore_settings`; else whoever opens the journal
+            next restores them if this process dies.
         network: Whether the link runs over the device's own network; ``None`` to ask the device.
 
     Raises:

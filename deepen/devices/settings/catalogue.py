@@ -4,7 +4,7 @@ Each knob turns a wanted value into steps: places and the texts to write there, 
 thing. Nothing is written here (see :mod:`deepen.devices.settings.apply_and_restore`).
 
 Sources: kernel ``admin-guide/pm/cpufreq``, ``core-api/cpu_hotplug``, ``hwmon/sysfs-interface`` (``pwm1`` 0 to 255,
-``pwm1_enable`` 1 for manual); Android ``CampaignSettings.System`` and ``CampaignSettings.Global`` as used by devlib's
+``pwm1_enable`` 1 for manual); Android ``Settings.System`` and ``Settings.Global`` as used by devlib's
 ``AndroidTarget``; ``cmd power set-fixed-performance-mode-enabled`` (developer.android.com, ADPF: Android 11 and newer);
 charging nodes:
 ``input_suspend`` and ``batt_slate_mode`` with their values from LineageOS's ``lineage_health`` configurations,
@@ -318,23 +318,33 @@ def _restrict_to_kind(
 
 
 _LIST = [
-    SettingDefinition("power_mode", "nvpmodel's power mode", _parse_power_mode, _restrict_to_kind("jetson", "Jetsons", _plan_power_mode), _ROOT),
+    SettingDefinition("power_mode", "nvpmodel's power mode", _parse_power_mode, _restrict_to_kind("jetson", "Jetsons",
+        _plan_power_mode), _ROOT),
     SettingDefinition("cores_online", "cores switched on", _parse_cores, _plan_online_cores, _ROOT),
-    SettingDefinition("governor", "what chooses the processor's clock", _parse_governor, _plan_governor, f"{_ROOT}, or use fixed_performance"),
-    SettingDefinition("frequency_hz", "the processor's clock", _parse_clock, _plan_frequency, f"{_ROOT}, or use fixed_performance"),
+    SettingDefinition("governor", "what chooses the processor's clock", _parse_governor, _plan_governor,
+        f"{_ROOT}, or use fixed_performance"),
+    SettingDefinition("frequency_hz", "the processor's clock", _parse_clock, _plan_frequency,
+        f"{_ROOT}, or use fixed_performance"),
     SettingDefinition("gpu_governor", "what chooses the GPU's clock", _parse_governor, plan_gpu_governor, _ROOT),
     SettingDefinition("gpu_frequency_hz", "the GPU's clock", _parse_single_clock, plan_gpu_clock, _ROOT),
-    SettingDefinition("jetson_clocks", "all clocks at their highest", _parse_flag, _restrict_to_kind("jetson", "Jetsons", _plan_jetson_clocks), _ROOT),
-    SettingDefinition("fan", "speed of the fan", _parse_byte, _plan_fan, f"{_ROOT}; stop what else drives the fan (nvfancontrol)"),
-    SettingDefinition("charging", "charging the battery", _parse_flag, _restrict_to_kind("android", "phones", _plan_charging),
+    SettingDefinition("jetson_clocks", "all clocks at their highest", _parse_flag, _restrict_to_kind("jetson",
+        "Jetsons", _plan_jetson_clocks), _ROOT),
+    SettingDefinition("fan", "speed of the fan", _parse_byte, _plan_fan,
+        f"{_ROOT}; stop what else drives the fan (nvfancontrol)"),
+    SettingDefinition("charging", "charging the battery", _parse_flag, _restrict_to_kind("android", "phones",
+        _plan_charging),
          f"{_ROOT}, cut the USB supply at the hub, or feed the phone from the meter alone"),
-    SettingDefinition("stay_awake", "the screen's time-out", _parse_flag, _restrict_to_kind("android", "phones", _plan_stay_awake),
+    SettingDefinition("stay_awake", "the screen's time-out", _parse_flag, _restrict_to_kind("android", "phones",
+        _plan_stay_awake),
          "allow USB debugging (security settings) in the developer options"),
-    SettingDefinition("brightness", "brightness of the screen", _parse_byte, _restrict_to_kind("android", "phones", _plan_brightness),
+    SettingDefinition("brightness", "brightness of the screen", _parse_byte, _restrict_to_kind("android", "phones",
+        _plan_brightness),
          "allow USB debugging (security settings) in the developer options"),
-    SettingDefinition("fixed_performance", "clocks at a level the device can sustain", _parse_flag, _restrict_to_kind("android", "phones", _plan_fixed_performance),
+    SettingDefinition("fixed_performance", "clocks at a level the device can sustain", _parse_flag,
+        _restrict_to_kind("android", "phones", _plan_fixed_performance),
          "nothing: the device has no such mode; watch its temperature instead"),
-    SettingDefinition("airplane", "radios switched off", _parse_flag, _restrict_to_kind("android", "phones", _plan_airplane),
+    SettingDefinition("airplane", "radios switched off", _parse_flag, _restrict_to_kind("android", "phones",
+        _plan_airplane),
          "connect over USB, or switch it on by hand in the quick settings"),
 ]  # fmt: skip
 

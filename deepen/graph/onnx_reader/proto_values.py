@@ -129,7 +129,7 @@ def count_tensor_elements(tensor: onnx.TensorProto) -> int:
 
 
 def mark_weightless(tensor: onnx.TensorProto) -> None:
-    """Leave the data of a tensor out and say so, as :func:`deepen.graph.onnx_reader.without_weights.strip_weights` does."""
+    """Leave the data of a tensor out and say so, as ``without_weights.strip_weights`` does."""
     for name in ("raw_data", "float_data", "int32_data", "int64_data", "string_data", "double_data", "uint64_data"):
         tensor.ClearField(name)
     del tensor.external_data[:]

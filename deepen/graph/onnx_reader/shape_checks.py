@@ -59,7 +59,8 @@ def _check_window(attributes: Mapping[str, Any], data: _Dims, kernel: Sequence[i
     for axis in range(rank):
         padded = data[2 + axis] + pads[axis] + pads[rank + axis]
         if (kernel[axis] - 1) * dilations[axis] + 1 > padded:
-            return f"its window {_format_dims(tuple(kernel))} does not fit into the input {_format_dims(data)}; the input is too small"
+            window = _format_dims(tuple(kernel))
+            return f"its window {window} does not fit into the input {_format_dims(data)}; the input is too small"
     return None
 
 

@@ -1,7 +1,7 @@
 """From a family and its parameters straight to the kernel: for data that comes as configurations, not as models.
 
-What comes out is what :func:`deepen.kernels.describe` makes of the model :func:`deepen.kernels.building.single_kernel_model` builds for the
-configuration, without building it.
+What comes out is what :func:`deepen.kernels.describe.describe_kernel` makes of the model
+:func:`deepen.kernels.building.single_kernel_model` builds for the configuration, without building it.
 """
 
 from __future__ import annotations

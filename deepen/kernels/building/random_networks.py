@@ -300,9 +300,12 @@ def build_perceptron(net: NetworkBuilder, draw: _ArchitectureSampler) -> str:
 
 
 STYLES: dict[str, tuple[Callable[[NetworkBuilder, _ArchitectureSampler], str], float, float]] = {
-    "plain": (build_vgg_like, 2e8, MAX_MACS), "residual": (build_resnet_like, 1e8, MAX_MACS), "inception": (build_googlenet_like, 1e8, 2.5e9),
-    "separable": (build_mobilenet_v1_like, 2e7, 1e9), "dense": (build_densenet_like, 2e8, MAX_MACS), "classic": (build_alexnet_like, 1e8, 2e9),
-    "shuffle": (build_shufflenet_like, 2e7, 7e8), "inverted": (build_mobilenet_v2_like, 2e7, 1e9), "fire": (build_squeezenet_like, 8e7, 1.5e9),
+    "plain": (build_vgg_like, 2e8, MAX_MACS), "residual": (build_resnet_like, 1e8, MAX_MACS),
+    "inception": (build_googlenet_like, 1e8, 2.5e9),
+    "separable": (build_mobilenet_v1_like, 2e7, 1e9), "dense": (build_densenet_like, 2e8, MAX_MACS),
+    "classic": (build_alexnet_like, 1e8, 2e9),
+    "shuffle": (build_shufflenet_like, 2e7, 7e8), "inverted": (build_mobilenet_v2_like, 2e7, 1e9),
+    "fire": (build_squeezenet_like, 8e7, 1.5e9),
     "transformer": (build_vision_transformer_like, 5e7, 2.5e9), "mlp": (build_perceptron, MIN_MACS, 5e7),
 }  # fmt: skip
 """Styles by name, in the order they are taken in turn, with the multiply-accumulates networks of the style have."""

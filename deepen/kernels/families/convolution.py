@@ -222,11 +222,14 @@ def compute_conv_features(params: Params) -> dict[str, float]:
         scratch = 0 if pointwise else m * k * groups
     return {
         "batch": params["batch"], "c_in": params["c_in"], "c_out": params["c_out"], "groups": groups,
-        **compute_spatial_features("{}_in", params["spatial"]), **compute_spatial_features("{}_out", out), **compute_window_features(params),
+        **compute_spatial_features("{}_in", params["spatial"]), **compute_spatial_features("{}_out", out),
+        **compute_window_features(params),
         "m": m, "n": n, "k": k, "gemm_batch": groups, "is_1x1": float(all(v == 1 for v in params["kernel"])),
         "im2col_bytes": scratch * DTYPE_BYTES.get(params["dtype"], 0),
-        "waste_c_in_16": compute_lane_waste(params["c_in"] // groups, 16), "waste_c_out_16": compute_lane_waste(params["c_out"] // groups, 16),
-        "waste_m_16": compute_lane_waste(m, 16), "waste_n_16": compute_lane_waste(n, 16), "waste_k_16": compute_lane_waste(k, 16),
+        "waste_c_in_16": compute_lane_waste(params["c_in"] // groups, 16),
+        "waste_c_out_16": compute_lane_waste(params["c_out"] // groups, 16),
+        "waste_m_16": compute_lane_waste(m, 16), "waste_n_16": compute_lane_waste(n, 16),
+        "waste_k_16": compute_lane_waste(k, 16),
     }  # fmt: skip
 
 
@@ -285,7 +288,8 @@ def _write(params: Params, writer: KernelModelWriter) -> None:
 
 def _define_family(family: str) -> FamilyDefinition:
     return FamilyDefinition(
-        family, partial(_read, family=family), _layout, _ops, compute_conv_features, _write, partial(_check, family=family)
+        family, partial(_read, family=family), _layout, _ops, compute_conv_features, _write, partial(_check,
+            family=family)
     )  # fmt: skip
 
 

@@ -80,7 +80,8 @@ class FamilyDefinition:
         family: Family name.
         read: Parameters of a node group, or ``None`` if the group is not of this family.
         layout: Tensors, from parameters.
-        ops: Arithmetic beyond multiply-accumulates, from parameters (see :mod:`deepen.kernels.families.operator_costs`).
+        ops: Arithmetic beyond multiply-accumulates, from parameters (see
+            :mod:`deepen.kernels.families.operator_costs`).
         dims: Family-specific features, from parameters (see :mod:`deepen.kernels.features`).
         write: Adds the family's ONNX nodes to a :class:`~deepen.kernels.families.onnx_writer.KernelModelWriter`.
         check: Raises ``ConfigError`` for parameters that do not fit together.

@@ -236,7 +236,8 @@ def _count_operator_ops(params: Params, name: str) -> int:
 
 
 FAMILY_DEFINITIONS = (
-    FamilyDefinition("relu", _read_relu, _relu_layout, lambda p: _count_operator_ops(p, p["op"]), _dims, _relu_write, _relu_check),
+    FamilyDefinition("relu", _read_relu, _relu_layout, lambda p: _count_operator_ops(p, p["op"]), _dims, _relu_write,
+        _relu_check),
     FamilyDefinition(
         "hswish", _read_hswish, _make_same_shape_layout, lambda p: _count_operator_ops(p, "HardSwish"), _dims,
         lambda p, w: write_activation(w, "hardswish", "x", "y", p["dtype"]),
@@ -246,11 +247,13 @@ FAMILY_DEFINITIONS = (
         lambda p, w: write_activation(w, "silu", "x", "y", p["dtype"]),
     ),
     FamilyDefinition(
-        "gelu", _read_gelu, _gelu_layout, lambda p: _count_operator_ops(p, p["op"]) + _count_elements(p) * p["bias"], _dims,
+        "gelu", _read_gelu, _gelu_layout, lambda p: _count_operator_ops(p, p["op"]) + _count_elements(p) * p["bias"],
+        _dims,
         _gelu_write, _gelu_check, lambda p: 20 if _is_single_gelu_operator(p) else 17,
     ),
     FamilyDefinition(
-        "elementwise", _read_unary, _unary_layout, lambda p: _count_operator_ops(p, p["op"]), _dims, _unary_write, _unary_check,
+        "elementwise", _read_unary, _unary_layout, lambda p: _count_operator_ops(p, p["op"]), _dims, _unary_write,
+        _unary_check,
         lambda p: 18,
     ),
 )  # fmt: skip

@@ -77,7 +77,8 @@ def _read_fc(group: NodeGroup) -> Params | None:
     as_gemm = gemm or bias or residual or group.runtime_executes("Gemm", "com.microsoft.FusedGemm")
     return {
         "dtype": group.dtype(anchor.inputs[0]), "m": prod(a) // max(k, 1), "k": k, "n": n, "bias": bias,
-        "activation": tail.activation if tail.activation != "none" else _read_node_activation(anchor), "residual": residual,
+        "activation": tail.activation if tail.activation != "none" else _read_node_activation(anchor),
+        "residual": residual,
         "trans_a": flip_a, "trans_b": gemm and flip_b, "op": "Gemm" if as_gemm else "MatMul",
     }  # fmt: skip
 
@@ -102,7 +103,8 @@ def _compute_gemm_features(m: int, n: int, k: int, batch: int) -> dict[str, floa
 def _fc_dims(params: Params) -> dict[str, float]:
     return {
         **_compute_gemm_features(params["m"], params["n"], params["k"], 1), "batch": params["m"], "c_in": params["k"],
-        "c_out": params["n"], "waste_c_in_16": compute_lane_waste(params["k"], 16), "waste_c_out_16": compute_lane_waste(params["n"], 16),
+        "c_out": params["n"], "waste_c_in_16": compute_lane_waste(params["k"], 16),
+        "waste_c_out_16": compute_lane_waste(params["n"], 16),
         "op_code": get_operator_code(params["op"]),
     }  # fmt: skip
 
@@ -253,7 +255,8 @@ def _matmul_write(params: Params, writer: KernelModelWriter) -> None:
 
 
 FAMILY_DEFINITIONS = (
-    FamilyDefinition("fc", _read_fc, _fc_layout, lambda p: _count_product_ops(p, _fc_layout(p)), _fc_dims, _fc_write, _fc_check),
+    FamilyDefinition("fc", _read_fc, _fc_layout, lambda p: _count_product_ops(p, _fc_layout(p)), _fc_dims, _fc_write,
+        _fc_check),
     FamilyDefinition(
         "matmul", _read_matmul, _matmul_layout, lambda p: _count_product_ops(p, _matmul_layout(p)), _matmul_dims,
         _matmul_write,

@@ -61,7 +61,8 @@ def _se_layout(params: Params) -> KernelLayout:
     shape, dtype = (params["batch"], params["c"], *params["spatial"]), params["dtype"]
     ones = (1,) * len(params["spatial"])
     weights = [
-        TensorSpec("w1", (params["mid"], params["c"], *ones), dtype), TensorSpec("w2", (params["c"], params["mid"], *ones), dtype)
+        TensorSpec("w1", (params["mid"], params["c"], *ones), dtype), TensorSpec("w2", (params["c"], params["mid"],
+        *ones), dtype)
     ]  # fmt: skip
     if params["bias"]:
         weights += [TensorSpec("b1", (params["mid"],), dtype), TensorSpec("b2", (params["c"],), dtype)]

@@ -347,7 +347,8 @@ FAMILY_DEFINITIONS = (
     FamilyDefinition(
         "softmax", _read_softmax, _softmax_layout,
         lambda p: prod(p["shape"]) * (get_operator_cost(p["op"]) + bool(p["bias_shape"])),
-        lambda p: {**compute_shape_features(p["shape"]), **compute_axis_features(p["shape"], p["axis"]), "op_code": get_operator_code(p["op"])},
+        lambda p: {**compute_shape_features(p["shape"]), **compute_axis_features(p["shape"], p["axis"]),
+            "op_code": get_operator_code(p["op"])},
         _softmax_write, _softmax_check,
     ),
     FamilyDefinition(
@@ -360,7 +361,8 @@ FAMILY_DEFINITIONS = (
         _norm_write, partial(_norm_check, family="rmsnorm"), _norm_opset,
     ),
     FamilyDefinition(
-        "lrn", _read_lrn, _make_plain_layout, lambda p: prod(p["shape"]) * (2 * p["size"] + get_operator_cost("Pow") + get_operator_cost("Div")),
+        "lrn", _read_lrn, _make_plain_layout,
+        lambda p: prod(p["shape"]) * (2 * p["size"] + get_operator_cost("Pow") + get_operator_cost("Div")),
         _compute_channel_features, _lrn_write,
         partial(_check_rank, family="lrn", least=3),
     ),

@@ -82,8 +82,8 @@ class KernelModelWriter:
     def random(self, spec: TensorSpec) -> NDArray[Any]:
         """Draw weights for a tensor; integers cover their type's range, sparing the ends.
 
-        Beyond :data:`deepen.kernels.families.random_weights.DRAWN` elements the draw repeats: what the values are does not matter,
-        drawing them takes time.
+        Beyond :data:`deepen.kernels.families.random_weights.DRAWN` elements the draw repeats: what the values are does
+        not matter, drawing them takes time.
         """
         count = min(spec.elements, DRAWN)
         low, high = _INTEGER_RANGE.get(spec.dtype, (0, 0))

@@ -111,8 +111,10 @@ def _pool_ops(params: Params) -> int:
 
 def _pool_dims(params: Params) -> dict[str, float]:
     return {
-        "batch": params["batch"], "c_in": params["c"], "c_out": params["c"], **compute_spatial_features("{}_in", params["spatial"]),
-        **compute_spatial_features("{}_out", _compute_pooled_size(params)), **compute_window_features(params), "waste_c_in_16": compute_lane_waste(params["c"], 16),
+        "batch": params["batch"], "c_in": params["c"], "c_out": params["c"], **compute_spatial_features("{}_in",
+        params["spatial"]),
+        **compute_spatial_features("{}_out", _compute_pooled_size(params)), **compute_window_features(params),
+        "waste_c_in_16": compute_lane_waste(params["c"], 16),
         "op_code": get_operator_code(_AVERAGE[params["version"]]) if "version" in params else 0,
     }  # fmt: skip
 
@@ -275,7 +277,8 @@ FAMILY_DEFINITIONS = (
         _global_write, _global_check,
     ),
     FamilyDefinition(
-        "reduce", _read_reduce, _reduce_layout, lambda p: _reduce_layout(p).inputs[0].elements * get_operator_cost(p["op"]),
+        "reduce", _read_reduce, _reduce_layout,
+        lambda p: _reduce_layout(p).inputs[0].elements * get_operator_cost(p["op"]),
         _reduce_dims, _reduce_write, _reduce_check, lambda p: 18,
     ),
 )  # fmt: skip

@@ -135,7 +135,8 @@ def _read_qconv(group: NodeGroup) -> Params | None:
         "weight_dtype": group.dtype(w), "out_dtype": group.dtype(out) or group.dtype(x),
         "per_channel": _is_per_channel(group, scale),
         "batch": shape[0], "c_in": shape[1], "c_out": weight[0], "spatial": list(shape[2:]), "kernel": kernel,
-        **convolution.read_conv_geometry(node, shape[2:], kernel), "groups": int(node.attributes.get("group", 1)), "bias": bias,
+        **convolution.read_conv_geometry(node, shape[2:], kernel), "groups": int(node.attributes.get("group", 1)),
+        "bias": bias,
     }  # fmt: skip
 
 
@@ -304,7 +305,8 @@ def _qmatmul_dims(params: Params) -> dict[str, float]:
     m, n, k = params["m"], params["n"], params["k"]
     return {
         "batch": params["batch"], "m": m, "n": n, "k": k, "gemm_batch": params["batch"], "c_in": k, "c_out": n,
-        "op_code": get_operator_code(params["op"]), "waste_m_16": compute_lane_waste(m, 16), "waste_n_16": compute_lane_waste(n, 16),
+        "op_code": get_operator_code(params["op"]), "waste_m_16": compute_lane_waste(m, 16),
+        "waste_n_16": compute_lane_waste(n, 16),
         "waste_k_16": compute_lane_waste(k, 16),
     }  # fmt: skip
 
@@ -398,7 +400,8 @@ def _qconv_ops(params: Params) -> int:
 _SCALED: tuple[Any, ...] = ("quantize", "dequantize")
 FAMILY_DEFINITIONS = (
     FamilyDefinition("qconv", _read_qconv, _qconv_layout, _qconv_ops, _qconv_dims, _qconv_write, _qconv_check),
-    FamilyDefinition("qmatmul", _read_qmatmul, _qmatmul_layout, _qmatmul_ops, _qmatmul_dims, _qmatmul_write, _qmatmul_check),
+    FamilyDefinition("qmatmul", _read_qmatmul, _qmatmul_layout, _qmatmul_ops, _qmatmul_dims, _qmatmul_write,
+        _qmatmul_check),
     *(
         FamilyDefinition(
             name, partial(_read_scale, family=name), _scale_layout, _scale_ops, _scale_dims, _scale_write,

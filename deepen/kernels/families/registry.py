@@ -12,7 +12,8 @@ from deepen.kernels.families.definition import FamilyDefinition
 __all__ = ["get_family_definition", "load_family_definitions", "map_operators_to_readers"]
 
 _MODULES = (
-    "blocks", "attention", "quant", "conv", "dense", "recurrent", "norm", "pool", "pointwise", "binary", "join", "move",
+    "multi_node", "attention", "quantised", "convolution", "matrix_product", "recurrent", "normalisation", "pooling",
+    "elementwise_unary", "elementwise_binary", "concat_split", "data_movement",
 )  # fmt: skip
 """Modules in reading order: families of many nodes before the families of their parts."""
 
@@ -22,7 +23,7 @@ def load_family_definitions() -> Mapping[str, FamilyDefinition]:
     """Every family's anatomy by name, in reading order."""
     found: dict[str, FamilyDefinition] = {}
     for name in _MODULES:
-        for item in import_module(f"deepen.kernels.families.{name}").ANATOMIES:
+        for item in import_module(f"deepen.kernels.families.{name}").FAMILY_DEFINITIONS:
             found[item.family] = item
     return found
 

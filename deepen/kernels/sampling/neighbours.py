@@ -286,8 +286,10 @@ def _perturb_channels(params: Params, draw: SizeSampler, pool: Sequence[RealConf
 
 
 _PERTURBATIONS: dict[str, Callable[[Params, SizeSampler, Sequence[RealConfiguration]], Params]] = {
-    "attention": _perturb_attention, "channels": _perturb_channels, "concat": _perturb_concat, "conv": _perturb_conv, "fc": _perturb_fc, "lrn": _perturb_lrn,
-    "norm": _perturb_norm, "pool": _perturb_pool, "proportion": _perturb_in_proportion, "recurrent": _perturb_recurrent, "reshape": _perturb_reshape,
+    "attention": _perturb_attention, "channels": _perturb_channels, "concat": _perturb_concat, "conv": _perturb_conv,
+    "fc": _perturb_fc, "lrn": _perturb_lrn,
+    "norm": _perturb_norm, "pool": _perturb_pool, "proportion": _perturb_in_proportion,
+    "recurrent": _perturb_recurrent, "reshape": _perturb_reshape,
     "shapes": _perturb_shapes, "split": _perturb_split, "tokens": _perturb_token_shapes,
 }  # fmt: skip
 """How configurations of a family move, by ``kind`` of its ``[sampling]`` table."""

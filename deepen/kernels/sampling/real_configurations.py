@@ -97,7 +97,7 @@ def _count_attention_layer_macs(params: Params) -> int:
 
 
 def _count_macs_from_params(family: str, params: Params, layout: KernelLayout) -> int:
-    """Multiply-accumulates from parameters: what ``get_family_definition.macs`` counts on the built model (a test compares them)."""
+    """Multiply-accumulates from parameters, equal to those counted on the built model (a test compares them)."""
     x, y = layout.inputs[0], layout.outputs[0]
     match family:
         case "conv-bn-relu" | "dwconv-bn-relu" | "groupconv" | "qconv":

@@ -1,9 +1,10 @@
 """Which kernels to measure: a seeded stream of configurations around those of real architectures.
 
 Real configurations are joint: wide layers are small, depthwise layers have no second width, 7x7 kernels read three
-channels. So a sample starts from a real configuration (:mod:`deepen.kernels.sampling.real_configurations`) and moves all of it a little, or
-not at all, instead of drawing each parameter on its own. Every family's stream is stratified by the logarithm of its
-work and by kind, families and strata take turns in proportion to their weights, and nothing depends on how many are
+channels. So a sample starts from a real configuration (:mod:`deepen.kernels.sampling.real_configurations`) and moves
+all of it a little, or not at all, instead of drawing each parameter on its own. Every family's stream is stratified by
+the logarithm of its work and by kind, families and strata take turns in proportion to their weights, and nothing
+depends on how many are
 asked for: every prefix of a sample is itself the sample of that size, so a time budget may cut it anywhere.
 """
 

@@ -1,7 +1,8 @@
 """What a converter removes before anything runs: repeated expressions, products with zero, and what nobody reads.
 
 A runtime that loads a converted file never sees these nodes. ONNX Runtime is asked instead of guessed at
-(:mod:`deepen.kernels.splitting.onnxruntime_graph`); runtimes that go by rules say in their rule file what their converter does.
+(:mod:`deepen.kernels.splitting.onnxruntime_graph`); runtimes that go by rules say in their rule file what their
+converter does.
 """
 
 from __future__ import annotations

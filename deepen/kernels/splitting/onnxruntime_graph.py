@@ -46,8 +46,8 @@ def is_onnxruntime_available() -> bool:
 def get_executed_graph(graph: Graph) -> ExecutedGraph:
     """Get the graph ONNX Runtime executes for a model, on the CPU, at level :data:`LEVEL`.
 
-    The model is created without its weights (see :mod:`deepen.kernels.splitting.skeleton_model`) in a temporary folder that is gone
-    when this returns, and never run.
+    The model is created without its weights (see :mod:`deepen.kernels.splitting.skeleton_model`) in a temporary folder
+    that is gone when this returns, and never run.
 
     Raises:
         GraphError: If the graph has no model, or the runtime does not accept it.

@@ -1,7 +1,8 @@
 """Splits a graph into the kernels a runtime executes.
 
-ONNX Runtime is asked (:mod:`deepen.kernels.splitting.onnxruntime_graph`) and its answer mapped back to the model's nodes
-(:mod:`deepen.kernels.splitting.node_mapping`); other runtimes follow rules (:mod:`deepen.kernels.splitting.fusion_rules`). Whatever the method, two
+ONNX Runtime is asked (:mod:`deepen.kernels.splitting.onnxruntime_graph`) and its answer mapped back to the model's
+nodes (:mod:`deepen.kernels.splitting.node_mapping`); other runtimes follow rules
+(:mod:`deepen.kernels.splitting.fusion_rules`). Whatever the method, two
 invariants are checked: every node is in exactly one kernel or does no work, and the kernels' multiply-accumulates sum
 to those of the nodes.
 """
@@ -42,7 +43,7 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
     """Split a graph into the kernels a runtime executes.
 
     Args:
-        graph: From :func:`deepen.graph.load`.
+        graph: From :func:`deepen.graph.load_graph`.
         runtime: ``onnxruntime`` (asked, level EXTENDED on the CPU; by rules where it is not installed), or the name of
             a rule file in ``kernels/rules``.
 

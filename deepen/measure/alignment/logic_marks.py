@@ -1,7 +1,7 @@
 """Bring a trace onto the host's clock: marks on logic inputs, and what any set of matched moments says.
 
-Both end in a :class:`~deepen.clock.host_clock.ClockMap` with a stated error, as round trips do (:func:`deepen.clock.host_clock.fit_pings`);
-:func:`retime_trace` applies one to a trace.
+Both end in a :class:`~deepen.clock.host_clock.ClockMap` with a stated error, as round trips do
+(:func:`deepen.clock.host_clock.fit_pings`); :func:`retime_trace` applies one to a trace.
 """
 
 from __future__ import annotations

@@ -186,7 +186,8 @@ def apply_device_conditions(
     Args:
         device: An open device.
         prepare: Whether the profile's settings are set and the device is waited for.
-        wanted: Settings to set besides, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``; they go before the profile's.
+        wanted: Settings to set besides, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``; they go before
+            the profile's.
         cool_s: Longest wait for it to cool down, seconds.
         tell: Called with news.
 

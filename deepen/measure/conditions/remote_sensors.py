@@ -38,5 +38,5 @@ def access_link_files(link: Link) -> CommandFiles:
 
 
 def access_device_files(device: Device) -> SensorFiles | None:
-    """Files and commands of a device, for ``open_meter`` and ``ModelOverheads``; ``None`` where it is this machine."""
+    """Files and commands of a device, for ``open_meter`` and ``MeterContext``; ``None`` where it is this machine."""
     return None if isinstance(device.link, LocalLink) else access_link_files(device.link)

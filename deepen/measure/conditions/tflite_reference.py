@@ -157,7 +157,7 @@ def _write_model(
 
 
 def write_reference_lite_model(path: Path) -> Path:
-    """Write the reference workload of :func:`deepen.measure.conditions.drift_reference.write_reference_model` as a ``.tflite`` file.
+    """Write the reference workload of ``drift_reference.write_reference_model`` as a ``.tflite`` file.
 
     The same arithmetic (a 3x3 convolution with ReLU, a matrix-vector product) on other seeded weights, channels last.
     """

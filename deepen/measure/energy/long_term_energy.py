@@ -1,8 +1,8 @@
 """Energy accounts: what a meter has counted so far, over hours or weeks, in bounded memory.
 
-A meter gives a trace when it is stopped. :class:`TraceEnergyTotal` stops it every so often, adds up the trace's energy, and
-starts it anew; :class:`StreamEnergyTotal` lets an instrument stream into a running sum. Neither ever loses what was counted
-before a meter failed.
+A meter gives a trace when it is stopped. :class:`TraceEnergyTotal` stops it every so often, adds up the trace's energy,
+and starts it anew; :class:`StreamEnergyTotal` lets an instrument stream into a running sum. Neither ever loses what was
+counted before a meter failed.
 """
 
 from __future__ import annotations

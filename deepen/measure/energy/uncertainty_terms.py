@@ -1,4 +1,4 @@
-"""Terms of the uncertainty of windows, found from a trace; :func:`deepen.measure.energy.integrate.integrate_power` says how."""
+"""Terms of the uncertainty of windows, found from a trace; ``integrate.integrate_power`` adds them up."""
 
 from __future__ import annotations
 

@@ -116,7 +116,8 @@ def choose_port(name: str, wanted: str, usb_ids: Sequence[UsbId]) -> str:
         if not found:
             raise MeterError(f"{name}: none is plugged in that can be recognised; name its port: {name}:/dev/ttyACM0")
         raise MeterError(
-            f"{name}: there are {len(found)} here, {_format_instruments(found)}; name one: {name}:{_get_instrument_name(found[0])}"
+            f"{name}: there are {len(found)} here, {_format_instruments(found)}; "
+            f"name one: {name}:{_get_instrument_name(found[0])}"
         )
     same = [one for one in found if one.serial.casefold() == wanted.casefold()]
     if len(same) == 1:

@@ -105,7 +105,7 @@ class UsbFrameDecoder:
 
 
 def find_usb_instruments(ids: Sequence[tuple[int, int]]) -> list[Any]:
-    """Devices with these vendor and product ids that have no serial port instead (class CDC), as pyusb's ``PowerLawDevice``.
+    """Devices with these vendor and product ids that have no serial port instead (class CDC), as pyusb's ``Device``.
 
     Raises:
         MeterError: If pyusb or libusb is not installed.
@@ -139,7 +139,7 @@ class UsbPort:
         """Take a device over.
 
         Args:
-            device: pyusb's ``PowerLawDevice``.
+            device: pyusb's ``Device``.
             name: What to call it in messages.
             lock: Lock of the instrument; released with the port.
 

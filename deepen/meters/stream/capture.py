@@ -1,7 +1,7 @@
 """From bytes with arrival times to a power trace: the engine of every streaming meter.
 
-No thread, no port, no clock of its own: :meth:`StreamCapture.pump` is told what came in and when, so a test, a reader thread
-and a simulation in virtual time all run the same code. The time of a sample is its index in the instrument's own
+No thread, no port, no clock of its own: :meth:`StreamCapture.pump` is told what came in and when, so a test, a reader
+thread and a simulation in virtual time all run the same code. The time of a sample is its index in the instrument's own
 stream through a clock map fitted to the arrivals (``deepen.clock``), never the moment its bytes happened to be read.
 """
 

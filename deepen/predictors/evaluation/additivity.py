@@ -42,10 +42,10 @@ def evaluate_additivity(
         predictor: Tells the parts of its error apart, too.
 
     Returns:
-        ``evaluate_additivity``: measures of the sum of measured kernels against the whole, over models all of whose kernels were
-        measured; ``ratio``: median of that ratio; with a predictor ``kernels`` (sum of predicted against sum of
-        measured kernels) and ``prediction`` (prediction against the whole) over the same models; ``rows`` with one
-        entry per model, those partly measured included (``measured_share`` of their kernels' executions);
+        ``evaluate_additivity``: measures of the sum of measured kernels against the whole, over models all of whose
+        kernels were measured; ``ratio``: median of that ratio; with a predictor ``kernels`` (sum of predicted against
+        sum of measured kernels) and ``prediction`` (prediction against the whole) over the same models; ``rows`` with
+        one entry per model, those partly measured included (``measured_share`` of their kernels' executions);
         ``incomplete``: how many of those there are.
 
     Raises:

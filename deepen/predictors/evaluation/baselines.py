@@ -2,7 +2,8 @@
 
 * ``flops``: energy linear in operations; for kernels one line per family, for whole models one line.
 * ``flops+bytes``: operations and bytes, coefficients not negative; likewise.
-* ``deepen2023``, ``nn-meter``: the published recipes (:mod:`deepen.predictors.evaluation.published_recipes`), whole models as
+* ``deepen2023``, ``nn-meter``: the published recipes (:mod:`deepen.predictors.evaluation.published_recipes`), whole
+models as
   the sum of their kernels.
 * ``forest-on-nets``: a random forest on the operations and bytes of a whole model, by family.
 

@@ -45,17 +45,21 @@ class PublishedForestSettings:
 
 _DEFAULT = PublishedForestSettings(370, 50)
 
-_CPU: Mapping[str, PublishedForestSettings] = {
-    "conv": PublishedForestSettings(320, 70, 6), "dwconv": PublishedForestSettings(240, 50, 6), "fc": PublishedForestSettings(370, 50, 2),
-    "channelshuffle": PublishedForestSettings(370, 50, 2), "se": PublishedForestSettings(290, 20, 2), "maxpool": PublishedForestSettings(210, 50, 5),
-    "global-avgpool": PublishedForestSettings(370, 70, 2), "hswish": PublishedForestSettings(190, 50, 2), "avgpool": PublishedForestSettings(370, 50, 5),
-    "bnrelu": PublishedForestSettings(370, 50, 2), "relu": PublishedForestSettings(370, 50, 2), "bn": PublishedForestSettings(370, 50, 2), "concat": PublishedForestSettings(690, 100, 5),
-    "addrelu": PublishedForestSettings(570, 50, 3), "add": PublishedForestSettings(570, 50, 3), "split": PublishedForestSettings(190, 50, 2),
+_CPU: dict[str, PublishedForestSettings] = {
+    name: PublishedForestSettings(*values)
+    for name, values in {
+        "conv": (320, 70, 6), "dwconv": (240, 50, 6), "fc": (370, 50, 2), "channelshuffle": (370, 50, 2),
+        "se": (290, 20, 2), "maxpool": (210, 50, 5), "global-avgpool": (370, 70, 2), "hswish": (190, 50, 2),
+        "avgpool": (370, 50, 5), "bnrelu": (370, 50, 2), "relu": (370, 50, 2), "bn": (370, 50, 2),
+        "concat": (690, 100, 5), "addrelu": (570, 50, 3), "add": (570, 50, 3), "split": (190, 50, 2),
+    }.items()
 }  # fmt: skip
-_GPU: Mapping[str, PublishedForestSettings] = {
-    **_CPU,
-    "conv": PublishedForestSettings(550, 80, 5), "dwconv": PublishedForestSettings(240, 40, 7), "fc": PublishedForestSettings(330, 70, 4), "se": PublishedForestSettings(190, 50, 2),
-    "maxpool": PublishedForestSettings(370, 50, 5), "bnrelu": PublishedForestSettings(190, 50, 2), "relu": PublishedForestSettings(190, 50, 2), "bn": PublishedForestSettings(190, 50, 2),
+_GPU: dict[str, PublishedForestSettings] = _CPU | {
+    name: PublishedForestSettings(*values)
+    for name, values in {
+        "conv": (550, 80, 5), "dwconv": (240, 40, 7), "fc": (330, 70, 4), "se": (190, 50, 2),
+        "maxpool": (370, 50, 5), "bnrelu": (190, 50, 2), "relu": (190, 50, 2), "bn": (190, 50, 2),
+    }.items()
 }  # fmt: skip
 
 

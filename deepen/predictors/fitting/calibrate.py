@@ -1,8 +1,9 @@
 """``calibrate_predictor``: a base and a few measurements become a predictor for what was measured.
 
 Every kernel's energy is the base's times a factor (:mod:`deepen.predictors.inference.factor_covariance` says what is
-believed of factors, :mod:`deepen.predictors.fitting.map_estimate` finds them from sums). Where the measurements hold times
-as well, there are two ways to the energies, and the second is taken unless cross-validation speaks clearly against it:
+believed of factors, :mod:`deepen.predictors.fitting.map_estimate` finds them from sums). Where the measurements hold
+times as well, there are two ways to the energies, and the second is taken unless cross-validation speaks clearly
+against it:
 
 - ``direct``: factors from the base to the measured energies;
 - ``time``: factors from the base to the measured times first, then from times to energies. A clock is ten times as
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import utc_now
 from deepen.errors import PredictorError
-from deepen.predictors.calibration.cases import CalibrationCases, make_calibration_cases
 from deepen.predictors.evaluation import compute_metrics
+from deepen.predictors.fitting.calibration_cases import CalibrationCases, make_calibration_cases
 from deepen.predictors.fitting.map_estimate import FactorEstimate, FactorProblem, estimate_factors
 from deepen.predictors.fitting.physical_base import fit_physical_base
 from deepen.predictors.inference.calibration_factors import CalibrationFactors, FactorTerm, LengthCorrection

@@ -1,4 +1,4 @@
-"""Puts the fits of all families into the dense arrays of :class:`deepen.predictors.inference.family_regressors.PredictorParameters`."""
+"""Pack the fits of all families into the dense arrays of ``family_regressors.PredictorParameters``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The base of those who have none: joules per multiply-accumulate, operation, byte and call, fitted to measurements.
 
-The physical form is the roofline of :mod:`deepen.predictors.inference.roofline`. Its prior says only that a byte moved and an
-operation cost about what a multiply-accumulate costs, and a call about as much as a hundred thousand of them (some
-microseconds of a core): orders of magnitude that hold from phones to servers.
+The physical form is the roofline of :mod:`deepen.predictors.inference.roofline`. Its prior says only that a byte moved
+and an operation cost about what a multiply-accumulate costs, and a call about as much as a hundred thousand of them
+(some microseconds of a core): orders of magnitude that hold from phones to servers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.calibration.cases import CalibrationCases
+from deepen.predictors.fitting.calibration_cases import CalibrationCases
 from deepen.predictors.fitting.pack_arrays import PooledRoofline, pack_parameters
 from deepen.predictors.inference.columns import compute_work_terms, select_base_roofline_terms
 from deepen.predictors.inference.family_regressors import PredictorParameters

@@ -3,7 +3,8 @@
 Most small families (additions, activations, normalisations, concatenations, pooling) do the same: they move data, and
 what a byte costs depends on how much is moved and how, more than on what is done to it. A Gaussian process over all
 their rows, in what each family's own roofline leaves, lets a family with ten rows follow the shape that sixty rows of
-another show; how far families agree is learned (:func:`deepen.predictors.inference.gaussian_process.fit_grouped_gaussian`).
+another show; how far families agree is learned
+(:func:`deepen.predictors.inference.gaussian_process.fit_grouped_gaussian`).
 
 Hyperparameters come from all rows once; cross-validation conditions on the rows outside the fold only. There are some
 dozen of them for some hundred rows, so what they know of a fold is little.

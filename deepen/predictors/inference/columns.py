@@ -34,7 +34,7 @@ __all__ = [
 _MEASURES = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
 _FEW_TERMS = (*_MEASURES, "taps_rest")
 WORK_TERMS = (*_FEW_TERMS, *LOOP_TERMS)
-"""What a kernel's work is a non-negative combination of, with a constant (see :mod:`deepen.predictors.inference.roofline`): features;
+"""Features a kernel's work is a non-negative combination of, with a constant (see the module ``roofline``);
 ``taps_rest``, macs / c_out where c_out is no multiple of 8, else 0: how often a loop over the channels beyond the last
 full block starts, which costs about the same for one channel and for seven; and what loops cost
 (:mod:`deepen.predictors.inference.loop_costs`)."""

@@ -7,8 +7,8 @@
 ``c`` is how often the kernel runs. ``call`` is the cost of one call into the runtime, which a kernel measured alone
 pays each time and a kernel inside a model does not; ``overhead`` is the same cost of the whole model's call. ``a`` and
 ``w`` are joules per byte for data that is in cache when a kernel repeats alone but not inside a model. Terms are
-fitted on whole models (:mod:`deepen.predictors.fitting.fit_overheads`); without any they are zero and the model is the sum of
-its kernels.
+fitted on whole models (:mod:`deepen.predictors.fitting.fit_overheads`); without any they are zero and the model is the
+sum of its kernels.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class ModelUncertainty:
     kernels: float = 1.0
 
     def half_width(self, apart: Floats, by_family: Floats, together: Floats) -> Floats:
-        """Half-width of the nominal 90 % interval in log energy, from the three results of :func:`compute_model_variances`."""
+        """Half-width of the nominal 90 % interval in log energy, from what :func:`compute_model_variances` returns."""
         own = 1.0 - self.correlation - self.family_correlation
         shared = own * apart + self.family_correlation * by_family + self.correlation * together
         return np.asarray(self.inflation * Z * np.sqrt(self.floor**2 + self.kernels * np.maximum(shared, 0.0)))

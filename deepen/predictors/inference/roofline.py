@@ -1,10 +1,10 @@
 """The roofline: energy as non-negative joules per operation, per byte and per call.
 
 ``E = a . (macs, ops, bytes of activations read, bytes of weights read, bytes written, ..., 1)`` with ``a >= 0``; where
-a family's own rows show it, what loops cost besides (:mod:`deepen.predictors.inference.loop_costs`). This is the additive form of the
-roofline model (Williams et al., CACM 2009; for energy, Choi et al., IPDPS 2013: energies add, they do not overlap as
-times do). It is what energy is divided by before a regressor sees it ("per unit of work"), what trees hand over to
-outside their training range, and the answer for families without data.
+a family's own rows show it, what loops cost besides (:mod:`deepen.predictors.inference.loop_costs`). This is the
+additive form of the roofline model (Williams et al., CACM 2009; for energy, Choi et al., IPDPS 2013: energies add, they
+do not overlap as times do). It is what energy is divided by before a regressor sees it ("per unit of work"), what trees
+hand over to outside their training range, and the answer for families without data.
 """
 
 from __future__ import annotations

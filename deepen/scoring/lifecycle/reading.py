@@ -287,7 +287,7 @@ def _parse_plain_number(text: str) -> float:
 
 
 def _read_energy_json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
-    """``simulate_kernel_energy``, ``uncertainty_j`` and ``source`` of a JSON document."""
+    """``energy_j``, ``uncertainty_j`` and ``source`` of a JSON document."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         energy_j, u = float(data["energy_j"]), data.get("uncertainty_j")

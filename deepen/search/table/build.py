@@ -66,8 +66,8 @@ def build_table(
         title: A line.
 
     Returns:
-        A table with ``simulate_kernel_energy``, its nominal 90 % interval, ``coverage`` (share of kernels a regressor answered),
-        ``extrapolated`` (kernels outside the training range), ``macs`` and ``kernels``.
+        A table with ``energy_j``, its nominal 90 % interval, ``coverage`` (share of kernels a regressor
+        answered), ``extrapolated`` (kernels outside the training range), ``macs`` and ``kernels``.
 
     Raises:
         ConfigError: If the space is too large to list and no architectures are given, or one is unknown.

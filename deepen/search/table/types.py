@@ -25,7 +25,7 @@ class TableColumn:
     """A column of figures.
 
     Attributes:
-        name: With its SI unit (``simulate_kernel_energy``); shares (``accuracy``) are 0..1.
+        name: With its SI unit (``energy_j``); shares (``accuracy``) are 0..1.
         unit: ``J``, ``s``, ``W``, ``g``, or empty for counts and shares.
         better: Which way it is better; empty for neither.
         source: ``measured``, ``modelled`` or ``simulated``; empty where that has no meaning (a count of parameters).

@@ -494,10 +494,10 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from deepen.devices.settings.apply_and_restore import prepared
-from deepen.testing.fake_boards import fake_phone
-phone = fake_phone()
-with prepared(phone, {"governor": "performance", "brightness": 0}, folder=Path(sys.argv[1])):
+from deepen.devices.settings.apply_and_restore import apply_settings_temporarily
+from deepen.testing.fake_boards import make_fake_phone
+phone = make_fake_phone()
+with apply_settings_temporarily(phone, {"governor": "performance", "brightness": 0}, folder=Path(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -16,9 +16,9 @@ from deepen.meters.ports.serial import open_port
 
 HOST = """
 import os, sys, time
-from deepen.meters.ports.guard import Guard
+from deepen.meters.ports.guard import PortGuard
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)
-guard = Guard(fd, b"too early")
+guard = PortGuard(fd, b"too early")
 guard.arm(b"safe now")
 {then}
 print("ready", flush=True)
@@ -29,8 +29,8 @@ time.sleep(60)
 DRIVER = """
 import sys, time
 from types import SimpleNamespace
-from deepen.meters import Context, MeterSpec
-from deepen.meters.stream.meter import stream_driver
+from deepen.meters import MeterContext, MeterSpec
+from deepen.meters.stream.meter import make_stream_driver
 from deepen.records import Accuracy
 
 def make(port, spec, source):
@@ -40,7 +40,7 @@ def make(port, spec, source):
         safe_bytes=b"off;", close=lambda: port.write(b"closed;"),
     )
 
-meter = stream_driver("toy", "a toy", make).open(MeterSpec("toy", sys.argv[1]), Context())
+meter = make_stream_driver("toy", "a toy", make).open(MeterSpec("toy", sys.argv[1]), MeterContext())
 print("ready", flush=True)
 sys.stdin.readline()
 meter.close()

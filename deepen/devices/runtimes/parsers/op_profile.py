@@ -54,7 +54,7 @@ class OpTable:
     """A table of a profile.
 
     Attributes:
-        title: ``Run Order``, ``Top by Computation Time`` or ``TraceSummary by node type``.
+        title: ``Run Order``, ``Top by Computation Time`` or ``Summary by node type``.
         phase: What was profiled, for example ``Operator-wise Profiling Info for Regular Benchmark Runs``; empty where
             it is not said.
         part: ``Delegate internal``, a subgraph, or empty for the whole graph.

@@ -16,7 +16,8 @@ from typing import Any
 from deepen.devices.runtimes.parsers.text import NUMBER, RunStatistics, parse_finite_number, parse_log_lines
 
 __all__ = [
-    "STARTING", "SUMMARY", "LayerTime", "TrtQuery", "TrtReport", "parse_layer_times", "parse_query_times", "parse_trtexec",
+    "STARTING", "SUMMARY", "LayerTime", "TrtQuery", "TrtReport", "parse_layer_times", "parse_query_times",
+    "parse_trtexec",
 ]  # fmt: skip
 
 STARTING = re.compile(r"^Starting inference")
