@@ -413,12 +413,12 @@ def export(
       deepen dataset export my-dataset kernels.csv
       deepen dataset export my-dataset kernels.out --format parquet --force
     """
-    from deepen.datasets import export_records as write
+    from deepen.datasets import export_records
     from deepen.datasets.export import infer_format
 
     opened = _open_dataset(dataset)
     chosen = form or infer_format(file)
-    write(opened.records(), file, chosen, overwrite=force)
+    export_records(opened.records(), file, chosen, overwrite=force)
     emit_result(
         {"dataset": str(dataset), "file": str(file), "format": chosen, "records": len(opened)},
         as_json,

@@ -138,8 +138,7 @@ def _measure_kernels(
     clock: Deadline,
     on_progress: Callable[[QuickstartProgress], None],
 ) -> CampaignReport:
-    from deepen.campaign import CampaignPlan, CampaignSettings
-    from deepen.campaign import run_plan as run_campaign
+    from deepen.campaign import CampaignPlan, CampaignSettings, run_plan
 
     total_s = 60 * options.minutes
     later_s = MODEL_SHARE * total_s + min(max(TRAIN_SHARE * total_s, TRAIN_LEAST_S), TRAIN_MOST_S)
@@ -158,7 +157,7 @@ def _measure_kernels(
         kernel_rule=KERNEL_RULE,
         model_rule=NETWORK_RULE,
     )
-    return run_campaign(plan, session, kernels, budget_s=budget_s, on_progress=tell, settings=settings)
+    return run_plan(plan, session, kernels, budget_s=budget_s, on_progress=tell, settings=settings)
 
 
 def _train_predictor(kernels: Dataset, options: QuickstartOptions) -> Predictor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.spaces import nasbench101_networks as cells
+from deepen.spaces import nasbench101_networks
 from deepen.spaces.nasbench101_networks import NasBench101Cell
 from deepen.spaces.space import SearchSpace
 
@@ -39,23 +39,23 @@ class NasBench101Space(SearchSpace):
         self.resolution = resolution
         self.name = f"nasbench101?vertices={vertices}&classes={classes}&resolution={resolution}"
         self._pairs = list(itertools.combinations(range(vertices), 2))
-        self.levels = (2,) * len(self._pairs) + (len(cells.OPERATIONS),) * (vertices - 2)
+        self.levels = (2,) * len(self._pairs) + (len(nasbench101_networks.OPERATIONS),) * (vertices - 2)
 
     def canonical(self, arch: str) -> str:
         """See :class:`SearchSpace`."""
-        return str(self._checked(cells.parse_cell(arch)))
+        return str(self._checked(nasbench101_networks.parse_cell(arch)))
 
     def _checked(self, cell: NasBench101Cell) -> NasBench101Cell:
-        if len(cell.matrix) > self.vertices or cell.edges > cells.MAX_EDGES:
+        if len(cell.matrix) > self.vertices or cell.edges > nasbench101_networks.MAX_EDGES:
             raise ConfigError(
                 f"'{cell}' has {len(cell.matrix)} vertices and {cell.edges} edges; the space {self.name} has at most "
-                f"{self.vertices} and {cells.MAX_EDGES}"
+                f"{self.vertices} and {nasbench101_networks.MAX_EDGES}"
             )
         return cell
 
     def encode(self, arch: str) -> tuple[int, ...]:
         """See :class:`SearchSpace`; vertices that a cell lacks stand before its output, without edges."""
-        return self._codes(self._checked(cells.parse_cell(arch)), None)
+        return self._codes(self._checked(nasbench101_networks.parse_cell(arch)), None)
 
     def _codes(self, cell: NasBench101Cell, rng: np.random.Generator | None) -> tuple[int, ...]:
         size, wanted = len(cell.matrix), self.vertices
@@ -65,9 +65,13 @@ class NasBench101Space(SearchSpace):
         own = sorted(rng.permutation(places)[: len(inner)].tolist()) if rng is not None else list(places)[: len(inner)]
         at = dict(zip([0, *inner, size - 1], [0, *own, wanted - 1], strict=True))
         edges = {(at[i], at[j]) for i in range(size) for j in range(size) if cell.matrix[i][j]}
-        labels = [0] * (wanted - 2) if rng is None else rng.integers(0, len(cells.OPERATIONS), wanted - 2).tolist()
+        labels = (
+            [0] * (wanted - 2)
+            if rng is None
+            else rng.integers(0, len(nasbench101_networks.OPERATIONS), wanted - 2).tolist()
+        )
         for v, name in zip(own, cell.operations, strict=True):
-            labels[v - 1] = cells.OPERATIONS.index(name)
+            labels[v - 1] = nasbench101_networks.OPERATIONS.index(name)
         return (*(int(pair in edges) for pair in self._pairs), *labels)
 
     def decode(self, codes: Sequence[int]) -> str | None:
@@ -80,38 +84,43 @@ class NasBench101Space(SearchSpace):
         for (i, j), bit in zip(self._pairs, codes, strict=False):
             matrix[i][j] = int(bit)
         try:
-            cell = NasBench101Cell.make(matrix, [cells.OPERATIONS[int(c)] for c in codes[len(self._pairs) :]])
+            cell = NasBench101Cell.make(
+                matrix, [nasbench101_networks.OPERATIONS[int(c)] for c in codes[len(self._pairs) :]]
+            )
         except ConfigError:  # no way from input to output
             return None
-        return cell if cell.edges <= cells.MAX_EDGES else None
+        return cell if cell.edges <= nasbench101_networks.MAX_EDGES else None
 
     def key(self, arch: str) -> str:
         """See :class:`SearchSpace`: the hash of the benchmark."""
-        return cells.parse_cell(arch).hash
+        return nasbench101_networks.parse_cell(arch).hash
 
     def model(self, arch: str) -> onnx.ModelProto:
         """See :class:`SearchSpace`."""
-        return cells.build_model(cells.parse_cell(arch), self.classes, self.resolution)
+        return nasbench101_networks.build_model(nasbench101_networks.parse_cell(arch), self.classes, self.resolution)
 
     def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
         """See :class:`SearchSpace`."""
-        return (cells.build_graph(cells.parse_cell(arch), self.classes, self.resolution) for arch in archs)
+        return (
+            nasbench101_networks.build_graph(nasbench101_networks.parse_cell(arch), self.classes, self.resolution)
+            for arch in archs
+        )
 
     def mutate(self, arch: str, rng: np.random.Generator) -> str:
         """Flip edges (two expected), relabel vertices (half a one expected) until another network comes out.
 
         As in EC-NAS (arXiv 2210.06015, section 4).
         """
-        start = cells.parse_cell(arch)
+        start = nasbench101_networks.parse_cell(arch)
         flips, relabels = min(_EDGE_FLIPS / len(self._pairs), 1.0), _RELABELS / (self.vertices - 2)
         for _ in range(_MUTATIONS):
             codes = np.array(self._codes(start, rng))
             edges, labels = codes[: len(self._pairs)], codes[len(self._pairs) :]
             edges ^= rng.random(len(edges)) < flips
             moved = rng.random(len(labels)) < relabels
-            labels[moved] = (labels[moved] + rng.integers(1, len(cells.OPERATIONS), int(moved.sum()))) % len(
-                cells.OPERATIONS
-            )
+            labels[moved] = (
+                labels[moved] + rng.integers(1, len(nasbench101_networks.OPERATIONS), int(moved.sum()))
+            ) % len(nasbench101_networks.OPERATIONS)
             cell = self._cell(codes.tolist())
             if cell is not None and cell.hash != start.hash:
                 return str(cell)
@@ -125,12 +134,12 @@ class NasBench101Space(SearchSpace):
         for size in range(2, self.vertices + 1):
             pairs = list(itertools.combinations(range(size), 2))
             for bits in itertools.product((0, 1), repeat=len(pairs)):
-                if not size - 1 <= sum(bits) <= cells.MAX_EDGES:
+                if not size - 1 <= sum(bits) <= nasbench101_networks.MAX_EDGES:
                     continue
                 matrix = [[0] * size for _ in range(size)]
                 for (i, j), bit in zip(pairs, bits, strict=True):
                     matrix[i][j] = bit
-                for operations in itertools.product(cells.OPERATIONS, repeat=size - 2):
+                for operations in itertools.product(nasbench101_networks.OPERATIONS, repeat=size - 2):
                     try:
                         cell = NasBench101Cell.make(matrix, operations)
                     except ConfigError:

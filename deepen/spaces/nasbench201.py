@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deepen.spaces import nasbench201_networks as cells
+from deepen.spaces import nasbench201_networks
 from deepen.spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -26,23 +26,23 @@ class NasBench201Space(SearchSpace):
     they cost depends on the runtime.
     """
 
-    def __init__(self, classes: int = 10, resolution: int = cells.RESOLUTION) -> None:
+    def __init__(self, classes: int = 10, resolution: int = nasbench201_networks.RESOLUTION) -> None:
         self.classes = classes
         self.resolution = resolution
         self.name = f"nasbench201?classes={classes}&resolution={resolution}"
-        self.levels = (len(cells.OPERATIONS),) * len(cells.EDGES)
+        self.levels = (len(nasbench201_networks.OPERATIONS),) * len(nasbench201_networks.EDGES)
 
     def canonical(self, arch: str) -> str:
         """See :class:`SearchSpace`."""
-        return cells.format_cell(cells.parse_cell(arch))
+        return nasbench201_networks.format_cell(nasbench201_networks.parse_cell(arch))
 
     def encode(self, arch: str) -> tuple[int, ...]:
         """See :class:`SearchSpace`."""
-        return tuple(cells.OPERATIONS.index(name) for name in cells.parse_cell(arch))
+        return tuple(nasbench201_networks.OPERATIONS.index(name) for name in nasbench201_networks.parse_cell(arch))
 
     def decode(self, codes: Sequence[int]) -> str:
         """See :class:`SearchSpace`."""
-        return cells.format_cell([cells.OPERATIONS[int(c)] for c in codes])
+        return nasbench201_networks.format_cell([nasbench201_networks.OPERATIONS[int(c)] for c in codes])
 
     def key(self, arch: str) -> str:
         """See :class:`SearchSpace`."""
@@ -50,15 +50,15 @@ class NasBench201Space(SearchSpace):
 
     def model(self, arch: str) -> onnx.ModelProto:
         """See :class:`SearchSpace`."""
-        return cells.build_model(arch, self.classes, self.resolution)
+        return nasbench201_networks.build_model(arch, self.classes, self.resolution)
 
     def members(self) -> Sequence[str]:
         """See :class:`SearchSpace`."""
-        return list(cells.iter_cells())
+        return list(nasbench201_networks.iter_cells())
 
     def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
         """See :class:`SearchSpace`."""
-        return (cells.build_graph(arch, self.classes, self.resolution) for arch in archs)
+        return (nasbench201_networks.build_graph(arch, self.classes, self.resolution) for arch in archs)
 
     def kernel_counts(self, archs: Sequence[str], runtime: str) -> tuple[tuple[Kernel, ...], NDArray[Any]]:
         """See :class:`SearchSpace`; counted, not split one by one."""

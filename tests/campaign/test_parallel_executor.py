@@ -86,7 +86,7 @@ def names(dataset) -> list[str]:
 
 def test_devices_of_one_profile_share_the_items_and_each_is_measured_once(campaign, dataset, kernels):
     plan = CampaignPlan.make(kernels(12))
-    a, b = bench.Rig("a"), bench.Rig("b")
+    a, b = bench.CampaignRig("a"), bench.CampaignRig("b")
     report, told = campaign(plan, a, b)
     assert (report.measured, report.failed, report.remaining, report.stopped) == (12, (), 0, ())
     assert names(dataset) == sorted(item.name for item in plan.items)
@@ -100,24 +100,26 @@ def test_devices_of_one_profile_share_the_items_and_each_is_measured_once(campai
 
 def test_devices_of_different_profiles_measure_everything_each(campaign, dataset, kernels):
     plan = CampaignPlan.make(kernels(4))
-    report, told = campaign(plan, bench.Rig("a"), bench.Rig("b", profile="board"))
+    report, told = campaign(plan, bench.CampaignRig("a"), bench.CampaignRig("b", profile="board"))
     assert report.measured == 8
     assert Counter(record.device for record in dataset) == {"phone": 4, "board": 4}
     assert told[-1].eta_s == 0
-    again, _ = campaign(plan, bench.Rig("a"), bench.Rig("b", profile="board"))
+    again, _ = campaign(plan, bench.CampaignRig("a"), bench.CampaignRig("b", profile="board"))
     assert (again.measured, again.skipped_done) == (0, 8)
 
 
 def test_every_item_is_measured_under_every_condition_as_often_as_asked(campaign, dataset, kernels):
     plan = CampaignPlan.make(kernels(3))
     matrix = ConditionGrid(("onnxruntime", "crunner"), (1, 2), repeats=2)
-    report, _ = campaign(plan, bench.Rig("a"), matrix=matrix)
+    report, _ = campaign(plan, bench.CampaignRig("a"), matrix=matrix)
     assert report.failed == ()
     assert report.measured == 24
     counts = Counter((r.name, r.runtime, r.threads) for r in dataset)
     assert set(counts.values()) == {2}
     assert len(counts) == 12
-    more, _ = campaign(plan, bench.Rig("a"), matrix=ConditionGrid(("onnxruntime", "crunner"), (1, 2), repeats=3))
+    more, _ = campaign(
+        plan, bench.CampaignRig("a"), matrix=ConditionGrid(("onnxruntime", "crunner"), (1, 2), repeats=3)
+    )
     assert (more.measured, more.skipped_done) == (12, 24)
 
 
@@ -138,7 +140,7 @@ def test_a_matrix_that_makes_no_sense_is_refused(bad):
 
 def test_records_of_other_conditions_do_not_count(campaign, dataset, kernels):
     plan = CampaignPlan.make(kernels(2))
-    campaign(plan, bench.Rig("a"))
+    campaign(plan, bench.CampaignRig("a"))
     assert select_missing_tasks(ConditionGrid().tasks(plan, ["phone"]), dataset) == []
     assert len(select_missing_tasks(ConditionGrid().tasks(plan, ["board"]), dataset)) == 2
     assert len(select_missing_tasks(ConditionGrid(threads=(2,)).tasks(plan, ["phone"]), dataset)) == 2
@@ -152,7 +154,7 @@ def test_records_of_other_conditions_do_not_count(campaign, dataset, kernels):
 @pytest.mark.parametrize("what", ["device", "meter"])
 def test_what_is_gone_is_waited_for_and_nothing_is_lost_or_wrong(campaign, dataset, kernels, what):
     plan = CampaignPlan.make(kernels(10))
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     rig.lose = {60: (what, 100.0), 150: (what, 5.0)}
     report, told = campaign(plan, rig)
     assert rig.lose == {}
@@ -167,7 +169,7 @@ def test_what_is_gone_is_waited_for_and_nothing_is_lost_or_wrong(campaign, datas
 
 def test_a_device_gone_for_good_is_stopped_and_its_like_takes_its_items(campaign, dataset, kernels):
     plan = CampaignPlan.make(kernels(10))
-    a, b = bench.Rig("a"), bench.Rig("b")
+    a, b = bench.CampaignRig("a"), bench.CampaignRig("b")
     b.lose = {30: ("device", 1e9)}
     report, _ = campaign(plan, a, b)
     assert (report.measured, report.remaining) == (10, 0)
@@ -177,7 +179,7 @@ def test_a_device_gone_for_good_is_stopped_and_its_like_takes_its_items(campaign
 
 def test_items_no_device_is_left_for_remain_and_the_others_go_on(campaign, dataset, kernels):
     plan = CampaignPlan.make(kernels(6))
-    a, b = bench.Rig("a"), bench.Rig("b", profile="board")
+    a, b = bench.CampaignRig("a"), bench.CampaignRig("b", profile="board")
     b.lose = {40: ("device", 1e9)}
     report, told = campaign(plan, a, b, patience=RetryPolicy(gone_s=600))
     ((name, reason),) = report.stopped
@@ -187,7 +189,7 @@ def test_items_no_device_is_left_for_remain_and_the_others_go_on(campaign, datas
     assert Counter(record.device for record in dataset)["phone"] == 6
     assert report.remaining == 12 - len(dataset) > 0
     assert [s.device for s in told if s.notice.startswith("stopped: ")] == ["b"]
-    again, _ = campaign(plan, bench.Rig("a"), bench.Rig("b", profile="board"))
+    again, _ = campaign(plan, bench.CampaignRig("a"), bench.CampaignRig("b", profile="board"))
     assert again.remaining == 0
     assert Counter(record.device for record in dataset) == {"phone": 6, "board": 6}
 
@@ -195,7 +197,7 @@ def test_items_no_device_is_left_for_remain_and_the_others_go_on(campaign, datas
 def test_an_item_that_kills_its_device_each_time_fails_alone(campaign, dataset, kernels):
     plan = CampaignPlan.make(kernels(5))
     deadly = plan.items[2]
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     real = ItemPreparer
     tried = []
 
@@ -216,7 +218,7 @@ def test_a_station_on_which_everything_fails_is_at_fault_not_the_items(campaign,
     def prepare(item, runtime="", threads=0):
         raise MeterError("no samples")
 
-    report, _ = campaign(CampaignPlan.make(kernels(20)), bench.Rig("a"), prepare=prepare)
+    report, _ = campaign(CampaignPlan.make(kernels(20)), bench.CampaignRig("a"), prepare=prepare)
     assert report.failed == ()
     assert report.remaining == 20
     ((_, reason),) = report.stopped
@@ -224,7 +226,7 @@ def test_a_station_on_which_everything_fails_is_at_fault_not_the_items(campaign,
 
 
 def test_a_cable_that_is_loose_again_and_again_does_not_stop_a_station(campaign, dataset, kernels):
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     losses = 2 * MAX_FAILURES
     rig.lose = {60 * (n + 1): ("device", 1.0) for n in range(losses)}
     report, _ = campaign(CampaignPlan.make(kernels(150)), rig)
@@ -238,7 +240,7 @@ def test_failures_for_good_are_noted_at_once(campaign, dataset, kernels):
     def prepare(item, runtime="", threads=0):
         raise RunError("crashes")
 
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     report, _ = campaign(CampaignPlan.make(kernels(3)), rig, prepare=prepare)
     assert [reason for _, reason in report.failed] == ["crashes"] * 3
     assert rig.opened == 1
@@ -249,7 +251,7 @@ def test_a_full_disk_ends_the_campaign(campaign, dataset, kernels):
         raise StorageError("no space left")
 
     with pytest.raises(StorageError, match="no space left"):
-        campaign(CampaignPlan.make(kernels(3)), bench.Rig("a"), bench.Rig("b"), prepare=prepare)
+        campaign(CampaignPlan.make(kernels(3)), bench.CampaignRig("a"), bench.CampaignRig("b"), prepare=prepare)
 
 
 def test_a_defect_is_not_swallowed(campaign, dataset, kernels):
@@ -257,7 +259,7 @@ def test_a_defect_is_not_swallowed(campaign, dataset, kernels):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        campaign(CampaignPlan.make(kernels(3)), bench.Rig("a"), prepare=prepare)
+        campaign(CampaignPlan.make(kernels(3)), bench.CampaignRig("a"), prepare=prepare)
 
 
 # Who is there
@@ -267,7 +269,7 @@ def test_a_defect_is_not_swallowed(campaign, dataset, kernels):
     ("field", "error"), [("serial", "device 'other' answers"), ("meter_serial", "meter 'other' ans")]
 )
 def test_another_device_or_meter_in_the_same_place_is_not_measured_with(campaign, dataset, kernels, field, error):
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     rig.lose = {40: ("device", 10.0)}
     rig.on_open = lambda: rig.opened and setattr(rig, field, "other")
     report, _ = campaign(CampaignPlan.make(kernels(6)), rig)
@@ -278,7 +280,7 @@ def test_another_device_or_meter_in_the_same_place_is_not_measured_with(campaign
 
 
 def test_a_device_that_another_campaign_holds_is_refused(campaign, kernels):
-    rig, twin = bench.Rig("a"), bench.Rig("b")
+    rig, twin = bench.CampaignRig("a"), bench.CampaignRig("b")
     twin.serial = rig.serial
     held = rig.station()
     held.session()
@@ -289,7 +291,7 @@ def test_a_device_that_another_campaign_holds_is_refused(campaign, kernels):
 
 
 def test_a_device_never_seen_must_be_there_at_the_start_and_all_are_closed_otherwise(campaign, dataset, kernels):
-    a, b = bench.Rig("a"), bench.Rig("b")
+    a, b = bench.CampaignRig("a"), bench.CampaignRig("b")
     b.vanish("device", 1e9)
     with pytest.raises(LinkError, match="b is gone"):
         campaign(CampaignPlan.make(kernels(2)), a, b)
@@ -298,7 +300,7 @@ def test_a_device_never_seen_must_be_there_at_the_start_and_all_are_closed_other
 
 
 def test_a_device_known_from_an_earlier_run_may_come_later(campaign, dataset, kernels):
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     station = rig.station()
     station.session()
     station.close()
@@ -347,7 +349,7 @@ def test_progress_names_a_device_without_its_options():
 
 
 def test_a_hot_device_rests_and_nothing_measured_hot_counts(campaign, dataset, kernels):
-    rig = bench.Rig("a", max_temperature_c=80.0)
+    rig = bench.CampaignRig("a", max_temperature_c=80.0)
     rig.temperature_c = 90.0
     begin_s = rig.bench.clock.now()
     station_sleep = rig.bench.clock.sleep
@@ -368,7 +370,7 @@ def test_a_hot_device_rests_and_nothing_measured_hot_counts(campaign, dataset, k
 
 
 def test_a_device_that_stays_hot_is_stopped_while_the_others_go_on(campaign, dataset, kernels):
-    hot, cool = bench.Rig("hot", max_temperature_c=80.0), bench.Rig("cool")
+    hot, cool = bench.CampaignRig("hot", max_temperature_c=80.0), bench.CampaignRig("cool")
     hot.temperature_c = 95.0
     report, _ = campaign(CampaignPlan.make(kernels(40)), hot, cool)
     assert (report.measured, report.remaining) == (40, 0)
@@ -377,7 +379,7 @@ def test_a_device_that_stays_hot_is_stopped_while_the_others_go_on(campaign, dat
 
 
 def test_an_item_begins_when_the_device_is_as_cool_as_its_profile_wants(campaign, dataset, kernels):
-    rig = bench.Rig("a", cool_to_c={"cpu": 45.0})
+    rig = bench.CampaignRig("a", cool_to_c={"cpu": 45.0})
     rig.temperature_c = 70.0
     clock_sleep = rig.bench.clock.sleep
 
@@ -395,14 +397,14 @@ def test_an_item_begins_when_the_device_is_as_cool_as_its_profile_wants(campaign
 
 
 def test_a_device_that_tells_no_temperature_is_measured_all_the_same(campaign, dataset, kernels):
-    rig = bench.Rig("a", cool_to_c={"cpu": 45.0})
+    rig = bench.CampaignRig("a", cool_to_c={"cpu": 45.0})
     rig.temperature_c = float("nan")
     report, _ = campaign(CampaignPlan.make(kernels(3)), rig)
     assert (report.measured, report.stopped) == (3, ())
 
 
 def test_what_a_device_measured_while_it_throttled_does_not_count(campaign, dataset, kernels):
-    rig = bench.Rig("a", link="adb")
+    rig = bench.CampaignRig("a", link="adb")
     rig.throttled = ("thermal status 2 (moderate)",)
     clock_sleep = rig.bench.clock.sleep
 
@@ -422,7 +424,7 @@ def test_what_a_device_measured_while_it_throttled_does_not_count(campaign, data
 
 
 def test_this_machine_throttling_is_in_its_records_and_stops_nothing(campaign, dataset, kernels):
-    rig = bench.Rig("a", link="local")
+    rig = bench.CampaignRig("a", link="local")
     rig.throttled = ("cpu-freq at state 1",)
     report, told = campaign(CampaignPlan.make(kernels(3)), rig)
     assert (report.measured, [s.notice for s in told if s.notice]) == (3, [])
@@ -430,7 +432,7 @@ def test_this_machine_throttling_is_in_its_records_and_stops_nothing(campaign, d
 
 
 def test_news_of_a_device_are_told_once(campaign, dataset, kernels):
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     rig.news = ("not set: governor (schedutil, wanted performance)",)
     rig.lose = {40: ("device", 3.0)}
     report, told = campaign(CampaignPlan.make(kernels(4)), rig)
@@ -440,7 +442,7 @@ def test_news_of_a_device_are_told_once(campaign, dataset, kernels):
 
 
 def test_a_device_that_drifts_is_stopped_and_says_so(campaign, dataset, kernels):
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     plan = CampaignPlan.make(kernels(300))
 
     def slower(number):
@@ -458,7 +460,7 @@ def test_a_device_that_drifts_is_stopped_and_says_so(campaign, dataset, kernels)
 
 
 def test_drift_is_told_against_the_first_session_also_after_a_loss(campaign, dataset, kernels):
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     station = rig.station()
     station.session()
     station.close()
@@ -471,14 +473,16 @@ def test_drift_is_told_against_the_first_session_also_after_a_loss(campaign, dat
 
 
 def test_stop_finishes_what_runs_and_keeps_it(campaign, dataset, kernels):
-    report, _ = campaign(CampaignPlan.make(kernels(30)), bench.Rig("a"), bench.Rig("b"), stop=lambda: len(dataset) >= 3)
+    report, _ = campaign(
+        CampaignPlan.make(kernels(30)), bench.CampaignRig("a"), bench.CampaignRig("b"), stop=lambda: len(dataset) >= 3
+    )
     assert report.interrupted
     assert 3 <= report.measured == len(dataset) <= 5
     assert report.remaining == 30 - report.measured
 
 
 def test_a_budget_of_nothing_measures_nothing(campaign, dataset, kernels):
-    report, _ = campaign(CampaignPlan.make(kernels(3)), bench.Rig("a"), budget_s=0)
+    report, _ = campaign(CampaignPlan.make(kernels(3)), bench.CampaignRig("a"), budget_s=0)
     assert report.measured <= 1
     assert report.remaining == 3 - report.measured
     assert not report.interrupted
@@ -488,7 +492,7 @@ def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels, monkeypatch
     measuring, cancelled = threading.Event(), threading.Event()
     cancel = Fleet.cancel
 
-    class Waiting(bench.Rig):
+    class Waiting(bench.CampaignRig):
         """After two records it stays in its measurement until the campaign is cancelled."""
 
         def check(self):
@@ -530,7 +534,7 @@ def test_ctrl_c_between_an_outcome_and_its_being_counted_does_not_hang(tmp_path,
                 raise KeyboardInterrupt
             return found
 
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     (tmp_path / "p").mkdir()
     plan = CampaignPlan.make(kernels(6))
     with Fleet([rig.station()], {"a": ItemPreparer(tmp_path / "p", CampaignSettings(copies=1))}) as fleet:
@@ -542,7 +546,7 @@ def test_ctrl_c_between_an_outcome_and_its_being_counted_does_not_hang(tmp_path,
 
 
 def test_tasks_for_a_device_that_is_not_there_are_given_back(tmp_path):
-    rig = bench.Rig("a")
+    rig = bench.CampaignRig("a")
     with Fleet([rig.station()], {}) as fleet:
         fleet.start()
         fleet.submit(Task(None, "board"))  # type: ignore[arg-type]  # never looked at
@@ -563,7 +567,7 @@ spec = importlib.util.spec_from_file_location("campaign_bench", sys.argv[1])
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
 out, faults = Path(sys.argv[2]), json.loads(sys.argv[3])
-rigs = [bench.Rig("a", seed=1), bench.Rig("b", seed=2)]
+rigs = [bench.CampaignRig("a", seed=1), bench.CampaignRig("b", seed=2)]
 for rig in rigs:
     rig.lose = {int(block): tuple(what) for block, what in faults.get(rig.name, {}).items()}
 plan = CampaignPlan.load(out.parent / "plan.json")

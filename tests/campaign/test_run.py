@@ -416,14 +416,14 @@ def test_killing_the_process_at_random_moments_loses_at_most_one_item_and_repeat
     """The whole campaign, killed again and again until it is through."""
     code = """
 import importlib.util, sys
-from deepen.campaign import KernelItem, CampaignPlan, CampaignSettings, run
+from deepen.campaign import CampaignPlan, CampaignSettings, KernelItem, run_plan
 from deepen.datasets import Dataset
 spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
 fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 plan = CampaignPlan.load(__import__("pathlib").Path(sys.argv[3]))
 with Dataset.open(sys.argv[1], create=True, compact_every=3) as dataset:
-    run(plan, fakes.FakeSession(), dataset, settings=CampaignSettings(copies=1),
+    run_plan(plan, fakes.FakeSession(), dataset, settings=CampaignSettings(copies=1),
         on_progress=lambda state: print(state.done, flush=True))
 print("through", flush=True)
 """

@@ -31,8 +31,8 @@ from deepen.meters.instruments.ppk2.calibration import Ppk2Calibration
 from deepen.meters.instruments.profile_file import ProfileTable
 from deepen.meters.instruments.text_lines import line_format
 from deepen.meters.instruments.text_lines.parser import LineParser
-from deepen.meters.ports.usb import ANSWER, BULK, UsbFrameDecoder
-from deepen.meters.ports.usb import frame_usb_packet as usb_frame
+from deepen.meters.ports.usb_port import ANSWER, BULK, UsbFrameDecoder
+from deepen.meters.ports.usb_port import frame_usb_packet as usb_frame
 from deepen.meters.stream.types import MOST_NOTES, Parser, Samples, StreamCounts
 from deepen.testing.instruments import hvpm as emulated_hvpm
 from deepen.testing.instruments import joulescope, line, lpm01a, lvpm, powersensor3, ppk2

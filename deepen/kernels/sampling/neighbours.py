@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from deepen.errors import make_unknown_name_error
-from deepen.kernels.families.catalog import get_family as family_named
+from deepen.kernels.families.catalog import get_family
 from deepen.kernels.sampling.random_sizes import SizeSampler
 from deepen.kernels.sampling.real_configurations import RealConfiguration
 
@@ -312,7 +312,7 @@ def perturb_params(
     Raises:
         ConfigError: If the family's file names an unknown kind.
     """
-    kind = str(family_named(name).sampling.get("kind", "shapes"))
+    kind = str(get_family(name).sampling.get("kind", "shapes"))
     if kind not in _PERTURBATIONS:
         raise make_unknown_name_error(f"[sampling] kind in kernels/families/{name}.toml", kind, _PERTURBATIONS)
     copy = {key: list(value) if isinstance(value, list) else value for key, value in params.items()}

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import ConfigError
-from deepen.kernels.families.catalog import get_family as family_named
-from deepen.kernels.families.catalog import load_families
+from deepen.kernels.families.catalog import get_family, load_families
 from deepen.kernels.sampling.neighbours import perturb_params
 from deepen.kernels.sampling.random_sizes import SizeSampler
 from deepen.kernels.sampling.real_configurations import (
@@ -197,7 +196,7 @@ def _select_families(families: Sequence[str] | None, weights: Mapping[str, float
     """Families to sample and their weights; those without priors are left out unless they were asked for."""
     known = load_families()
     for name in [*(families or ()), *(weights or ())]:
-        family_named(name)
+        get_family(name)
     chosen = {}
     for name in known if families is None else dict.fromkeys(families):
         weight = float(known[name].sampling.get("weight", 0.0))

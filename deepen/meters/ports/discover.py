@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepen.errors import MeterError
-from deepen.meters.ports.serial import describe_udev_fix, list_serial_ports
+from deepen.meters.ports.serial_port import describe_udev_fix, list_serial_ports
 from deepen.meters.types import Availability, DetectedInstrument
 
 __all__ = ["UsbId", "check_availability", "choose_port", "find_instruments"]

@@ -1,6 +1,6 @@
 """Monsoon HVPM (AAA10F), or an LVPM flashed with firmware 25 or later, in bytes: USB requests in, USB packets out.
 
-On a port, requests and packets are framed as :mod:`deepen.meters.ports.usb` frames those of a real device;
+On a port, requests and packets are framed as :mod:`deepen.meters.ports.usb_port` frames those of a real device;
 :class:`FakeUsb` offers the same instrument as a device of pyusb. Protocol as PyMonsoon (``pmapi.py``, ``HVPM.py``,
 ``LVPM.py``, ``sampleEngine.py``) speaks it.
 """
@@ -249,7 +249,7 @@ class HvpmEmulator:
 
 
 class FakeUsb:
-    """An emulated instrument as a device of pyusb: the calls :class:`deepen.meters.ports.usb.UsbPort` makes.
+    """An emulated instrument as a device of pyusb: the calls :class:`deepen.meters.ports.usb_port.UsbPort` makes.
 
     Attributes:
         idVendor: Vendor id.

@@ -61,7 +61,7 @@ def test_runtime_runs_it_as_one_kernel_of_the_same_key(family, params, one_kerne
 
 def test_every_family_is_tried(pytestconfig):
     space: dict = {}
-    path = pytestconfig.rootpath / "tests" / "kernels" / "anatomy" / "configs.py"
+    path = pytestconfig.rootpath / "tests" / "kernels" / "families" / "configs.py"
     exec(compile(path.read_text(), "configs.py", "exec"), space)
     tried = {family for family, _, _ in space["CONFIGS"]}
     assert tried == set(load_families())

@@ -367,7 +367,7 @@ def test_unknown_runtime_names_the_nearest(make_graph: Make) -> None:
 
 def test_without_onnxruntime_rules_answer_and_say_so(make_graph: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = make_graph([("Relu", ["x"], ["y"], {})], {"x": (2, 3)}, ["y"])
-    monkeypatch.setattr(module.oracle, "available", lambda: False)
+    monkeypatch.setattr(module.onnxruntime_graph, "is_onnxruntime_available", lambda: False)
     found = split_graph(graph)
     assert (found.runtime, found.method) == ("onnxruntime", "rules")
     assert "not installed" in found.warnings[0]

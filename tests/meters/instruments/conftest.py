@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -179,3 +180,41 @@ def in_pieces() -> Callable[[Parser, bytes, Sequence[int]], Samples]:
 @pytest.fixture(scope="session")
 def talk_port() -> type[TalkPort]:
     return TalkPort
+
+
+@dataclass
+class TextInstrumentRig:
+    clock: VirtualClock
+    port: VirtualPort
+    meter: StreamMeter
+
+    @property
+    def instrument(self) -> Instrument:
+        return self.meter.instrument
+
+
+Make = Callable[[Port, MeterSpec, Source], Instrument]
+
+
+@pytest.fixture
+def connect() -> Callable[..., TextInstrumentRig]:
+    """Open an instrument on an emulator in virtual time."""
+
+    def opened(
+        make: Make,
+        emulator: Emulator,
+        faults: Sequence[Fault] = (),
+        *,
+        max_loss: float = 1e-3,
+        jitter_s: float = 1e-3,
+        seed: int = 0,
+        **options: str,
+    ) -> TextInstrumentRig:
+        clock = VirtualClock()
+        port = VirtualPort(emulator, clock, latency_s=1e-3, jitter_s=jitter_s, batch_s=8e-3, seed=seed, faults=faults)
+        instrument = make(port, MeterSpec("meter", "port", options), "simulated")
+        return TextInstrumentRig(
+            clock, port, StreamMeter(instrument, port, now=clock.now, max_loss=max_loss, threaded=False)
+        )
+
+    return opened

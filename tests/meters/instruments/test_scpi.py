@@ -16,7 +16,7 @@ from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import open_meter
 from deepen.meters.instruments.scpi import DRIVER, ScpiMeter, ScpiProfile
-from deepen.meters.ports.visa import is_visa_resource
+from deepen.meters.ports.visa_port import is_visa_resource
 from deepen.meters.types import Meter, MeterContext, MeterSpec
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.faults import BadChecksum, LoseFrames, Unplug

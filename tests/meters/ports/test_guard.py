@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deepen.meters.ports.guard import PortGuard
-from deepen.meters.ports.serial import open_port
+from deepen.meters.ports.serial_port import open_port
 
 HOST = """
 import os, sys, time

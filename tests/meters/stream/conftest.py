@@ -6,9 +6,8 @@ import os
 import struct
 import threading
 import time
-import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -207,18 +206,6 @@ def toy_instrument() -> type[ToyInstrument]:
 @pytest.fixture
 def toy_frames() -> Callable[[list[int], list[float]], bytes]:
     return frames
-
-
-@pytest.fixture
-def terminal() -> Iterator[tuple[int, str]]:
-    """A pseudo-terminal: descriptor of its master, and path of the other end."""
-    master, slave = os.openpty()
-    tty.setraw(master)
-    path = os.ttyname(slave)
-    os.close(slave)
-    yield master, path
-    with suppress(OSError):  # a test may have unplugged it
-        os.close(master)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from deepen import meters, traces
 from deepen.cli import cli
 from deepen.errors import ConfigError, MeterError
-from deepen.meters.ports.serial import open_port
+from deepen.meters.ports.serial_port import open_port
 from deepen.meters.record import Recording, record_folder, record_trace
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.trace_quality import check_trace_quality

@@ -12,7 +12,7 @@ import pytest
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import MeterContext, MeterSpec
 from deepen.meters.ports.discover import UsbId
-from deepen.meters.ports.serial import open_port
+from deepen.meters.ports.serial_port import open_port
 from deepen.meters.stream import meter as stream_meter
 from deepen.meters.stream.meter import StreamMeter, make_stream_driver, read_number_option
 from deepen.meters.types import Meter

@@ -21,7 +21,7 @@ import numpy as np
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, frame_block
 from deepen.meters.ports.locks import InstrumentLock
-from deepen.meters.ports.serial import describe_udev_fix, get_source_label
+from deepen.meters.ports.serial_port import describe_udev_fix, get_source_label
 from deepen.meters.stream.meter import COMMON_OPTIONS, DEFAULT_MAX_LOSS, StreamMeter, read_number_option
 from deepen.meters.stream.types import Parser
 from deepen.meters.types import Availability, DetectedInstrument, Driver, Meter, MeterContext, MeterSpec

@@ -19,9 +19,9 @@ from typing import Any
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.monsoon.hvpm_parser import HvpmChannelCalibration, HvpmModel, HvpmParser
 from deepen.meters.ports.locks import InstrumentLock
-from deepen.meters.ports.serial import SerialPort, get_source_label, open_port
-from deepen.meters.ports.usb import ANSWER, UsbFrameDecoder, UsbPort, find_usb_instruments
+from deepen.meters.ports.serial_port import SerialPort, get_source_label, open_port
 from deepen.meters.ports.usb_guard import SETUP
+from deepen.meters.ports.usb_port import ANSWER, UsbFrameDecoder, UsbPort, find_usb_instruments
 from deepen.meters.stream.meter import COMMON_OPTIONS, DEFAULT_MAX_LOSS, StreamMeter, read_number_option
 from deepen.meters.stream.supply_voltage import PASSTHROUGH, plan_voltage_ramp, read_choice_option, read_optional_number
 from deepen.meters.stream.types import Parser, Port

@@ -22,7 +22,7 @@ from deepen.meters.instruments.monsoon.calibration import (
     RawRecordBuffer,
     SuspectSampleDetector,
 )
-from deepen.meters.ports.usb import BULK, UsbFrameDecoder
+from deepen.meters.ports.usb_port import BULK, UsbFrameDecoder
 from deepen.meters.stream.types import Samples, StreamCounts
 
 __all__ = ["HELD", "HvpmChannelCalibration", "HvpmModel", "HvpmParser"]

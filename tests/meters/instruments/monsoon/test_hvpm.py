@@ -13,9 +13,9 @@ import pytest
 
 from deepen.errors import MeterError
 from deepen.meters.instruments.monsoon import hvpm
-from deepen.meters.ports import usb
-from deepen.meters.ports.usb import UsbPort
+from deepen.meters.ports import usb_port as usb
 from deepen.meters.ports.usb_guard import SETUP, split_control_requests
+from deepen.meters.ports.usb_port import UsbPort
 from deepen.meters.registry import open_meter
 from deepen.meters.types import MeterContext
 from deepen.testing.instruments.hvpm import FakeUsb, HvpmEmulator

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepen.meters.instruments.monsoon.hvpm import HVPM, LVPM
 from deepen.meters.instruments.monsoon.hvpm_parser import HELD, HvpmChannelCalibration, HvpmParser
-from deepen.meters.ports.usb import ANSWER, BULK, UsbFrameDecoder, frame_usb_packet
+from deepen.meters.ports.usb_port import ANSWER, BULK, UsbFrameDecoder, frame_usb_packet
 from deepen.meters.stream.types import Samples
 
 CHANNEL = HvpmChannelCalibration(fine_a=0.0365, coarse_a=6.4, fine_offset=15, coarse_offset=10)

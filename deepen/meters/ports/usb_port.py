@@ -26,7 +26,7 @@ from deepen.errors import MeterError
 from deepen.meters.ports import usb_guard
 from deepen.meters.ports.guard import PortGuard
 from deepen.meters.ports.locks import InstrumentLock
-from deepen.meters.ports.serial import describe_udev_fix
+from deepen.meters.ports.serial_port import describe_udev_fix
 from deepen.meters.ports.usb_guard import CONTROL_TIMEOUT_MS, split_control_requests
 
 __all__ = ["ANSWER", "BULK", "UsbFrameDecoder", "UsbPort", "find_usb_instruments", "frame_usb_packet", "import_pyusb"]

@@ -20,8 +20,8 @@ import serial
 from deepen.errors import ConfigError, MeterError
 from deepen.meters import MeterSpec
 from deepen.meters.ports import locks
-from deepen.meters.ports import serial as port
-from deepen.meters.ports.serial import get_source_label, open_port
+from deepen.meters.ports import serial_port as port
+from deepen.meters.ports.serial_port import get_source_label, open_port
 from deepen.meters.stream.types import Port
 
 
