@@ -343,7 +343,7 @@ def bert(torch: Any, size: int, width: int, heads: int, depth: int) -> tuple[Any
     """BERT-like encoder (Devlin et al., 2019) on ``size`` tokens: embedding, post-norm blocks, pooler."""
     nn = torch.nn
 
-    class Block(nn.Module):  # type: ignore[name-defined,misc]
+    class BertBlock(nn.Module):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
             self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
@@ -361,7 +361,7 @@ def bert(torch: Any, size: int, width: int, heads: int, depth: int) -> tuple[Any
         def __init__(self) -> None:
             super().__init__()
             self.tokens, self.places = nn.Embedding(8192, width), nn.Embedding(512, width)
-            self.norm, self.blocks = nn.LayerNorm(width), nn.ModuleList([Block() for _ in range(depth)])
+            self.norm, self.blocks = nn.LayerNorm(width), nn.ModuleList([BertBlock() for _ in range(depth)])
             self.pool = nn.Linear(width, width)
 
         def forward(self, ids: Any) -> Any:
@@ -386,7 +386,7 @@ def decoder(torch: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
         def forward(self, x: Any) -> Any:
             return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
 
-    class Block(nn.Module):  # type: ignore[name-defined,misc]
+    class LlamaBlock(nn.Module):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
             self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
@@ -411,7 +411,7 @@ def decoder(torch: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
         def __init__(self) -> None:
             super().__init__()
             self.tokens, self.norm = nn.Embedding(words, width), Norm()
-            self.blocks, self.head = nn.ModuleList([Block() for _ in range(2)]), nn.Linear(width, words, bias=False)
+            self.blocks, self.head = nn.ModuleList([LlamaBlock() for _ in range(2)]), nn.Linear(width, words, bias=False)
             angle = torch.outer(torch.arange(size).float(), 1e4 ** (-torch.arange(0, 64, 2).float() / 64))
             self.register_buffer("cos", torch.cat((angle, angle), -1).cos())
             self.register_buffer("sin", torch.cat((angle, angle), -1).sin())

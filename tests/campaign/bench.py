@@ -99,7 +99,7 @@ class CampaignRig:
         state = DeviceState("Fake CPU", "fake64", 4, (0, 1, 2, 3), "performance", 2e9, self.temperature_c, 0.1)
         rig = self
 
-        class Device(FakeDevice):
+        class CampaignDevice(FakeDevice):
             identity = SimpleNamespace(serial=self.serial)
 
             def state(self):
@@ -114,10 +114,10 @@ class CampaignRig:
                 now = rig.bench.clock.now
                 return wait_for_cool_down(rig.thermal, self.profile.cool_to_c, now=now, settled_s=1e9, **options)
 
-        opened = Device(CampaignRuntime(self, runtime), state=state, id=self.profile, **self.limits)
+        opened = CampaignDevice(CampaignRuntime(self, runtime), state=state, id=self.profile, **self.limits)
         bench = self.bench
 
-        class Meter(SimulatedMeter):
+        class CampaignMeter(SimulatedMeter):
             instrument = SimpleNamespace(serial=self.meter_serial)
 
             def mark(self):
@@ -131,7 +131,7 @@ class CampaignRig:
         from deepen.measure import Session
 
         with claim(opened):
-            source = Meter(bench.timeline, bench.clock.now, name="simulated")
+            source = CampaignMeter(bench.timeline, bench.clock.now, name="simulated")
             with Session(opened, source, clock=bench.clock.as_clock(), **{**options, "runtime": runtime}) as session:
                 yield session
 

@@ -492,7 +492,7 @@ def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels, monkeypatch
     measuring, cancelled = threading.Event(), threading.Event()
     cancel = Fleet.cancel
 
-    class Waiting(bench.CampaignRig):
+    class WaitingRig(bench.CampaignRig):
         """After two records it stays in its measurement until the campaign is cancelled."""
 
         def check(self):
@@ -512,7 +512,7 @@ def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels, monkeypatch
         return False
 
     monkeypatch.setattr(Fleet, "cancel", cancelling)
-    report, told = campaign(CampaignPlan.make(kernels(20)), Waiting("a"), Waiting("b"), stop=stop)
+    report, told = campaign(CampaignPlan.make(kernels(20)), WaitingRig("a"), WaitingRig("b"), stop=stop)
     assert report.interrupted
     assert any(t.device in ("a", "b") and t.notice.startswith("finishes what it is measuring") for t in told)
     assert report.measured == len(dataset)
@@ -520,7 +520,7 @@ def test_ctrl_c_stores_what_is_under_way(campaign, dataset, kernels, monkeypatch
 
 
 def test_ctrl_c_between_an_outcome_and_its_being_counted_does_not_hang(tmp_path, dataset, kernels):
-    class Interrupting:
+    class InterruptingQueue:
         def __init__(self, results) -> None:
             self.results, self.count = results, 0
 
@@ -538,7 +538,7 @@ def test_ctrl_c_between_an_outcome_and_its_being_counted_does_not_hang(tmp_path,
     (tmp_path / "p").mkdir()
     plan = CampaignPlan.make(kernels(6))
     with Fleet([rig.station()], {"a": ItemPreparer(tmp_path / "p", CampaignSettings(copies=1))}) as fleet:
-        fleet._results = Interrupting(fleet._results)
+        fleet._results = InterruptingQueue(fleet._results)
         fleet.start()
         report = run_tasks(ConditionGrid().tasks(plan, fleet.profiles), fleet, dataset)
     assert report.interrupted

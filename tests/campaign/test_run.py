@@ -177,7 +177,7 @@ def test_ctrl_c_at_any_moment_of_storing_never_repeats_a_record(tmp_path, fake_s
     """The signal arrives inside ``append``: before, between and after its disk operations."""
     from deepen.storage.atomic import OsDisk
 
-    class Interrupting(OsDisk):
+    class InterruptingDisk(OsDisk):
         def __init__(self, at: int) -> None:
             self.count, self.at = itertools.count(), at
 
@@ -199,7 +199,7 @@ def test_ctrl_c_at_any_moment_of_storing_never_repeats_a_record(tmp_path, fake_s
     for at in range(25):
         folder = tmp_path / str(at)
         Dataset.open(folder, create=True).close()
-        disk = Interrupting(at)
+        disk = InterruptingDisk(at)
         try:
             with Dataset.open(folder, create=True, disk=disk, compact_every=2) as dataset:
                 report = run_plan(plan, fake_session(), dataset)

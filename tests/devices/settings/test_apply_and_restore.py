@@ -263,13 +263,13 @@ def test_every_way_to_root(tmp_path: Path) -> None:
 
 
 def test_a_su_that_waits_for_somebody_is_no_root_and_a_lost_device_is_an_error() -> None:
-    class Waiting(FakeShell):
+    class WaitingShell(FakeShell):
         def run(self, argv: Sequence[str], **options: Any) -> CompletedCommand:
             if argv[0] == "su":
                 raise LinkError("su did not end within 20 s and was killed")
             return super().run(argv, **options)
 
-    assert Shell(Waiting(way="")).root == ""
+    assert Shell(WaitingShell(way="")).root == ""
     with pytest.raises(LinkError):
         _ = Shell(make_fake_phone(lost_after=1, way="")).root
 

@@ -277,12 +277,12 @@ def test_throttling_and_the_highest_temperature_between_blocks_are_seen() -> Non
     words = iter([(), ("thermal-cpufreq-0 at state 3",), ()])
     now = [0.0]
 
-    class Device:
+    class HotDevice:
         def state(self) -> DeviceState:
             thermal = ThermalState(throttled=next(words))
             return DeviceState("x", "arm64", 1, (0,), temperature_c=next(temperatures), thermal=thermal)
 
-    watch = ThermalWatch(Device(), lambda: now[0])  # type: ignore[arg-type]
+    watch = ThermalWatch(HotDevice(), lambda: now[0])  # type: ignore[arg-type]
     for now[0] in (3.0, 9.0, 10.0, 15.0):
         watch.read_if_due()  # takes one reading, at 10 s
     seen = watch.end()

@@ -242,15 +242,15 @@ def test_logic_inputs_are_kept_in_step_with_the_samples() -> None:
 def test_a_sink_gets_every_sample_and_memory_none() -> None:
     got: list[tuple[list[int], list[float], list[int] | None]] = []
 
-    class Store:
+    class CapturedSamples:
         def append(self, index: Any, power_w: Any, logic: Any = None) -> None:
             got.append((index.tolist(), power_w.tolist(), None if logic is None else logic.tolist()))
 
     opened: list[tuple[bool, float]] = []
 
-    def open_sink(inputs: bool, start_s: float) -> Store:
+    def open_sink(inputs: bool, start_s: float) -> CapturedSamples:
         opened.append((inputs, start_s))
-        return Store()
+        return CapturedSamples()
 
     _, ending = captured(samples([]), samples([0, 1]), samples([2, 4], [5.0, 6.0]), open_sink=open_sink)
     assert opened == [(False, pytest.approx(100.002))]

@@ -183,12 +183,12 @@ def test_a_stream_that_lags_for_ever_ends_with_a_warning(clock: VirtualClock, to
 def test_a_sink_gets_the_samples_and_memory_none(clock: VirtualClock, toy: Toy) -> None:
     got: list[np.ndarray] = []
 
-    class Store:
+    class RecordedSamples:
         def append(self, index: np.ndarray, power_w: np.ndarray, logic: Any = None) -> None:
             got.append(index)
 
     meter = virtual(clock, toy())
-    meter.start(lambda inputs, start_s: Store())
+    meter.start(lambda inputs, start_s: RecordedSamples())
     meter.run_until(clock.now() + 0.5)
     ending = meter.stop_sink()
     assert np.concatenate(got).tolist() == list(range(ending.samples))
