@@ -411,7 +411,8 @@ def decoder(torch: Any, size: int) -> tuple[Any, tuple[Any, ...]]:
         def __init__(self) -> None:
             super().__init__()
             self.tokens, self.norm = nn.Embedding(words, width), Norm()
-            self.blocks, self.head = nn.ModuleList([LlamaBlock() for _ in range(2)]), nn.Linear(width, words, bias=False)
+            self.blocks = nn.ModuleList([LlamaBlock() for _ in range(2)])
+            self.head = nn.Linear(width, words, bias=False)
             angle = torch.outer(torch.arange(size).float(), 1e4 ** (-torch.arange(0, 64, 2).float() / 64))
             self.register_buffer("cos", torch.cat((angle, angle), -1).cos())
             self.register_buffer("sin", torch.cat((angle, angle), -1).sin())
