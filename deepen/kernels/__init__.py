@@ -1,8 +1,6 @@
-"""Kernels: what a model is made of on a runtime, what each costs, and how to sample and build them.
+"""Kernels: splitting a model into them, describing, sampling and building them, and computing their features.
 
-The modules ``build_kernel_model``, ``describe_kernel`` and ``compute_features`` share their name with their main
-function. Importing the functions here, eagerly, makes ``deepen.kernels.building.single_kernel_model`` the function
-whatever is imported first; numpy is the heaviest import.
+Importing this package imports numpy, and nothing heavier.
 """
 
 from __future__ import annotations

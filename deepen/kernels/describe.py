@@ -28,21 +28,22 @@ def describe_kernel(
 ) -> Kernel:
     """Describe a group of nodes the runtime executes as one kernel.
 
-    The nodes decide the family; the operators the runtime executes for them are consulted first, because a fused group
-    may be written in ways no list of patterns covers. Bytes are those of the tensors the parameters define, so that two
-    kernels with equal parameters have equal features; a tensor read twice counts once, one execution is counted.
+    The nodes decide the family; families of the operators the runtime executes for them are tried first, because a
+    fused group may be written in ways no list of patterns covers. Bytes are those of the tensors the parameters define,
+    so that two kernels with equal parameters have equal features; a tensor read twice counts once, and all counts are
+    of one execution.
 
     Args:
         nodes: Original nodes of the group, in topological order; at least one.
         graph: The graph they are from.
         name: Kernel name; the first node's name if empty.
-        inputs: Activations the group reads; worked out from the nodes if left out.
-        outputs: Tensors it writes for others; worked out from the nodes if left out.
+        inputs: Activations the group reads; found from the nodes if left out.
+        outputs: Tensors it writes for other groups; found from the nodes if left out.
         runtime_ops: Operators the runtime executes, with domain (``com.microsoft.FusedConv``; no domain for ONNX).
         multiplicity: Executions per inference; the first node's if left out.
 
     Returns:
-        The kernel; of family ``other`` where no family matches or a shape is unknown, never nothing.
+        The kernel; its family is ``other`` if no family matches or a shape is unknown.
     """
     edge_in, edge_out = find_boundary_tensors(nodes, graph) if inputs is None or outputs is None else ((), ())
     group = NodeGroup(
@@ -81,10 +82,10 @@ def describe_kernel(
 
 
 def find_boundary_tensors(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    """Work out which activations a group exchanges with the rest of the graph.
+    """Find the activations a group exchanges with the rest of the graph.
 
     Returns:
-        Activations read; and tensors written that somebody outside reads, or nobody at all.
+        Activations read; and tensors written that are read outside the group, or nowhere.
     """
     members = {n.name for n in nodes}
     group = NodeGroup(tuple(nodes), graph, (), ())
@@ -124,7 +125,7 @@ def _identify_family(group: NodeGroup) -> tuple[FamilyDefinition | None, Params]
 
 
 def _list_candidate_families(group: NodeGroup) -> list[FamilyDefinition]:
-    """Readers to try: those of what the runtime executes, then those of the nodes, each in reading order."""
+    """List the families to try: those of the executed operators, then those of the nodes, each in reading order."""
     by_op = map_operators_to_readers()
     order = {name: i for i, name in enumerate(load_family_definitions())}
     found: dict[str, FamilyDefinition] = {}

@@ -59,7 +59,7 @@ class Kernel:
 
     @property
     def key(self) -> str:
-        """Content hash of family and parameters; of kernels that multiply by zeros another one."""
+        """Content hash of family and parameters; a kernel that multiplies by zeros only has a hash of its own."""
         if self.zero_operand:
             return hash_params(self.family, {**self.params, "zero_operand": True})
         return hash_params(self.family, self.params)
@@ -73,10 +73,10 @@ class ModelSplit:
         kernels: In execution order; every compute node of the graph is in exactly one.
         folded: Nodes that do no work at run time (constants, folded constant sub-graphs, eliminated identities).
         unassigned: Kernels of family ``other``, by name, with their operators: ``(name, op_types)``.
-        runtime: What was asked, for example ``onnxruntime``.
+        runtime: Runtime the model was split for, for example ``onnxruntime``.
         method: ``oracle`` (the runtime's own graph) or ``rules``.
         evidence: Runtime build and level, or rule file and version.
-        warnings: What a reader should know.
+        warnings: Warnings for the user.
     """
 
     kernels: tuple[Kernel, ...]

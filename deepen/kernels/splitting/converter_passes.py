@@ -1,8 +1,8 @@
-"""What a converter removes before anything runs: repeated expressions, products with zero, and what nobody reads.
+"""Optimisation passes of model converters: common subexpressions, products with zero, dead nodes.
 
-A runtime that loads a converted file never sees these nodes. ONNX Runtime is asked instead of guessed at
-(:mod:`deepen.kernels.splitting.onnxruntime_graph`); runtimes that go by rules say in their rule file what their
-converter does.
+A runtime that loads a converted file never sees the nodes these passes remove. The rule file of a runtime names the
+passes of its converter. ONNX Runtime has no converter; it is asked for the graph it executes
+(:mod:`deepen.kernels.splitting.onnxruntime_graph`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _KEEPS_ZERO = frozenset({
     "Relu", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout", "Neg", "Abs", "Sqrt",
     "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Expand", "Tile", "LeakyRelu",
 })  # fmt: skip
-"""Operators that make zeros of zeros, whatever their attributes and further inputs."""
+"""Operators whose output is zeros if their first input is, for any attributes and further inputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConverterPasses:
-    """What a converter does.
+    """Passes a converter applies.
 
     Attributes:
-        merge: Nodes that compute the same become one.
-        zeros: A product with the constant 0 is the constant 0; a sum with it disappears.
+        merge: Common subexpressions are merged: of nodes that compute the same value, the first one stays.
+        zeros: A product with the constant 0 is folded into the constant 0; a sum with it is removed.
     """
 
     merge: bool = False
@@ -43,24 +43,29 @@ class ConverterPasses:
 
 
 def find_zero_tensors(nodes: Sequence[Node], values: Mapping[str, NDArray[Any]]) -> set[str]:
-    """Tensors that hold nothing but zeros whatever the input: a product with the constant 0 and what follows from it.
+    """Find the tensors that hold zeros for any input of the model.
+
+    1. Constants whose values are all 0.
+    2. Products with a zero tensor.
+    3. Sums, differences and concatenations of zero tensors only.
+    4. Results of an operator in :data:`_KEEPS_ZERO` on a zero tensor.
 
     Args:
         nodes: In topological order.
         values: Values of small constants by name.
     """
-    zero = {name for name, value in values.items() if _is_zero(value)}
+    zero = {name for name, value in values.items() if _is_zero(value)}  # 1
     for node in nodes:
         given = [name for name in node.inputs if name]
         if not given:
             continue
         if node.op_type == "Mul":
-            hit = not zero.isdisjoint(given)
+            is_zero = not zero.isdisjoint(given)  # 2
         elif node.op_type in ("Add", "Sub", "Sum", "Concat"):
-            hit = zero.issuperset(given)
+            is_zero = zero.issuperset(given)  # 3
         else:
-            hit = node.op_type in _KEEPS_ZERO and given[0] in zero
-        if hit:
+            is_zero = node.op_type in _KEEPS_ZERO and given[0] in zero  # 4
+        if is_zero:
             zero.update(name for name in node.outputs if name)
     return zero
 
@@ -70,16 +75,23 @@ def _is_zero(value: NDArray[Any]) -> bool:
 
 
 def apply_converter_passes(graph: Graph, wanted: ConverterPasses) -> tuple[Graph, tuple[str, ...]]:
-    """Leave out what a converter removes.
+    """Remove the nodes that a converter removes.
 
-    Only graphs without control flow are touched: a body may read anything.
+    A node that writes an output of the graph always stays. Of the others, these are removed:
+
+    1. a node whose outputs are all zeros (pass ``zeros``);
+    2. a sum of a tensor and zeros; its readers read that tensor (pass ``zeros``);
+    3. a node that computes the same as an earlier one; its readers read the earlier one's outputs (pass ``merge``);
+    4. a node whose result reaches no output of the graph, also because its readers were removed (either pass).
+
+    A graph with control flow is returned as it is: the bodies may read any tensor.
 
     Args:
         graph: The graph.
-        wanted: What the converter does.
+        wanted: Passes of the converter.
 
     Returns:
-        The graph without those nodes, and their names.
+        The graph without the removed nodes, and the names of these nodes.
     """
     if not wanted or any(node.scope or node.op_type in CONTROL_FLOW for node in graph.nodes):
         return graph, ()
@@ -91,29 +103,29 @@ def apply_converter_passes(graph: Graph, wanted: ConverterPasses) -> tuple[Graph
     for original in graph.nodes:
         node = replace(original, inputs=tuple(alias.get(name, name) for name in original.inputs))
         if outputs.isdisjoint(node.outputs):
-            if zero and _computes_only_zeros(node, zero):
+            if zero and _computes_only_zeros(node, zero):  # 1
                 continue
-            same = _find_nonzero_term(node, graph, zero) if zero else None
-            if same is not None:
-                alias[node.outputs[0]] = same
+            term = _find_nonzero_term(node, graph, zero) if zero else None  # 2
+            if term is not None:
+                alias[node.outputs[0]] = term
                 continue
-            earlier = _find_equal_earlier_node(node, first) if wanted.merge else None
+            earlier = _find_equal_earlier_node(node, first) if wanted.merge else None  # 3
             if earlier is not None:
                 alias.update(zip(node.outputs, earlier.outputs, strict=True))
                 continue
         kept.append(node)
-    kept = _keep_live_nodes(kept, outputs)
+    kept = _keep_live_nodes(kept, outputs)  # 4
     names = {node.name for node in kept}
     return replace(graph, nodes=tuple(kept)), tuple(n.name for n in graph.nodes if n.name not in names)
 
 
 def _computes_only_zeros(node: Node, zero: Collection[str]) -> bool:
-    """Whether a node computes zeros from constants alone once zeros are folded."""
+    """Return whether all outputs of a node are zeros, so that folding makes them constants."""
     return all(name in zero for name in node.outputs if name)
 
 
 def _find_nonzero_term(node: Node, graph: Graph, zero: Collection[str]) -> str | None:
-    """What a sum with zeros amounts to: its other term, where that has the shape of the sum."""
+    """Return the tensor that a sum or difference with zeros equals: its other term, if that has the result's shape."""
     if node.op_type not in ("Add", "Sub") or len(node.inputs) != 2:
         return None
     a, b = node.inputs
@@ -127,7 +139,7 @@ def _find_nonzero_term(node: Node, graph: Graph, zero: Collection[str]) -> str |
 
 
 def _find_equal_earlier_node(node: Node, first: dict[Any, Node]) -> Node | None:
-    """An earlier node that computes the same value; remembers the node if there is none."""
+    """Return an earlier node that computes the same value; if there is none, add the node to ``first``."""
     key = make_attribute_key(node) if is_deterministic(node) else None
     if key is None:
         return None
@@ -139,7 +151,7 @@ def _find_equal_earlier_node(node: Node, first: dict[Any, Node]) -> Node | None:
 
 
 def _keep_live_nodes(nodes: Sequence[Node], outputs: Collection[str]) -> list[Node]:
-    """Nodes whose result reaches an output."""
+    """Keep the nodes whose result reaches an output."""
     wanted = set(outputs)
     kept = []
     for node in reversed(nodes):

@@ -1,10 +1,13 @@
-"""Splits by rules, for runtimes that cannot be asked.
+"""Fuses nodes by rules, for runtimes that cannot be asked which kernels they run.
 
-Rules are data (``kernels/rules/*.toml``): every verdict (``fuse_nodes``, ``keep`` or ``undecided``) stands beside its
-evidence. ``undecided`` is honest where nothing public settles a question; such nodes stay apart.
+Rules are data (``kernels/rules/*.toml``): every verdict (``fuse``, ``keep`` or ``undecided``) has its evidence beside
+it. ``undecided`` marks a question that no public source settles; such nodes stay apart.
 
-First multi-operator patterns are matched, by exact operators and connections. Then chains grow in topological order: a
-node joins the kernel before it if that kernel's last node is read by nothing else and the rules fuse the two operators.
+1. Operators the rules call folded, control flow and nodes that compute constants are folded.
+2. Patterns of several operators are matched by exact operators and connections, longest patterns first.
+3. The remaining nodes start as groups of one.
+4. Groups grow in topological order: the only reader of a group's last node joins the group if the rules fuse the two
+   operators.
 """
 
 from __future__ import annotations
@@ -29,7 +32,14 @@ _COMMUTATIVE = frozenset({"Add", "Mul"})
 
 @dataclass(frozen=True, slots=True)
 class FusionPatternNode:
-    """One node of a pattern: operators it may be, and operands (``x`` bound, ``c`` constant, ``?`` any, or a node)."""
+    """One node of a pattern.
+
+    Attributes:
+        id: Its name in the pattern.
+        ops: Operators it may be.
+        inputs: Its operands: ``x`` (the pattern's input, the same tensor everywhere), ``c`` (a constant), ``?`` (any
+            tensor), or the id of an earlier node.
+    """
 
     id: str
     ops: tuple[str, ...]
@@ -41,11 +51,11 @@ class FusionPattern:
     """A multi-operator pattern; the last node is its root.
 
     Attributes:
-        name: What it is, for example ``hswish``.
+        name: Its name, for example ``hswish``.
         nodes: In order; operands refer to earlier nodes.
-        verdict: Whether it runs as one kernel.
-        evidence: Why.
-        same_shape: Whether what it writes must have the shape of ``x``.
+        verdict: ``fuse`` if it runs as one kernel.
+        evidence: Source of the verdict.
+        same_shape: Whether its output must have the shape of ``x``.
     """
 
     name: str
@@ -67,7 +77,7 @@ class FusionRules:
         pairs: (class, class) -> (verdict, evidence).
         patterns: Multi-operator patterns, longest first.
         folded: Operators that do no work at run time.
-        simplification: What the converter removes first.
+        simplification: Passes of the converter, which come first.
     """
 
     runtime: str
@@ -80,11 +90,11 @@ class FusionRules:
 
     @property
     def evidence(self) -> str:
-        """What a split cites."""
+        """Source that a split by these rules cites."""
         return f"kernels/rules/{self.runtime}.toml, version {self.version}"
 
     def verdict(self, first: Collection[str], second: Collection[str]) -> FusionVerdict:
-        """Verdict on two neighbours, each given by its classes; the most specific pair listed first wins."""
+        """Return the verdict on two neighbours, each given by its classes: that of the first listed pair to match."""
         for (a, b), (verdict, _) in self.pairs.items():
             if a in first and b in second:
                 return verdict
@@ -92,7 +102,7 @@ class FusionRules:
 
 
 def list_rule_names() -> list[str]:
-    """Runtimes there are rules for."""
+    """List the runtimes that have a rule file."""
     return catalog.list_names("kernels", "rules")
 
 
@@ -180,21 +190,23 @@ def load_rules(runtime: str) -> FusionRules:
 
 @dataclass(slots=True)
 class _IndexedScope:
-    """One scope, indexed."""
+    """Nodes of one scope, with indices by name and tensor."""
 
     by_name: dict[str, Node]
     position: dict[str, int]
     producer: dict[str, Node]
     readers: dict[str, list[Node]]
     constant: Collection[str]
-    kept: Collection[str]  # tensors that must appear: outputs, and what bodies read
+    kept: Collection[str]  # tensors read outside the scope: outputs of the graph, and tensors that bodies read
     graph: Graph
 
     def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor; ``None`` if unknown."""
         tensor = self.graph.tensors.get(name)
         return None if tensor is None else tensor.shape
 
     def single_reader(self, name: str) -> Node | None:
+        """The only node that reads a tensor; ``None`` if there are none or several, or it is read outside the scope."""
         readers = self.readers.get(name, [])
         distinct = {n.name for n in readers}
         return readers[0] if len(distinct) == 1 and name not in self.kept else None
@@ -203,7 +215,15 @@ class _IndexedScope:
 def _match_pattern(
     pattern: FusionPattern, root: Node, scope: _IndexedScope, taken: Collection[str]
 ) -> list[Node] | None:
-    """Nodes of a pattern whose last node is ``root``; inner results must not be read from outside."""
+    """Match a pattern whose last node is ``root``.
+
+    1. Operators and operands are the pattern's, all nodes distinct; operands of ``Add`` and ``Mul`` in any order.
+    2. The output has the shape of ``x`` if the pattern asks for it.
+    3. No node outside the pattern reads an inner result.
+
+    Returns:
+        The nodes in topological order, or ``None`` if the pattern does not match.
+    """
     wanted = {node.id: node for node in pattern.nodes}
 
     def walk(node: Node, want: FusionPatternNode, bound: dict[str, str]) -> Iterator[dict[str, str]]:
@@ -228,12 +248,13 @@ def _match_pattern(
         elif (before := scope.producer.get(name)) is not None and bound.get(operand, before.name) == before.name:
             yield from walk(before, wanted[operand], bound)
 
-    for state in walk(root, pattern.nodes[-1], {}):
+    for state in walk(root, pattern.nodes[-1], {}):  # 1
         members = {name for key, name in state.items() if key != "x"}
         if len(members) != len(pattern.nodes):
             continue
-        if pattern.same_shape and scope.shape(state["x"]) != scope.shape(root.outputs[0]):
+        if pattern.same_shape and scope.shape(state["x"]) != scope.shape(root.outputs[0]):  # 2
             continue
+        # 3
         inner = [name for member in members if member != root.name for name in scope.by_name[member].outputs if name]
         if all(
             name not in scope.kept and all(reader.name in members for reader in scope.readers.get(name, []))
@@ -258,12 +279,12 @@ def _classify_operator(node: Node, graph: Graph, rules: FusionRules) -> frozense
 def fuse_nodes(
     nodes: Sequence[Node], graph: Graph, rules: FusionRules, constant: Collection[str], kept: Collection[str]
 ) -> tuple[list[list[Node]], list[str]]:
-    """Group the nodes of one scope.
+    """Group the nodes of one scope, in the four steps of the module's docstring.
 
     Args:
-        nodes: Topological.
+        nodes: In topological order.
         graph: The graph they are from.
-        rules: What fuses.
+        rules: The fusion rules.
         constant: Tensors that depend on no input.
         kept: Tensors read outside the scope.
 
@@ -279,11 +300,13 @@ def fuse_nodes(
     scope = _IndexedScope(
         by_name, position, {o: n for n in nodes for o in n.outputs if o}, readers, constant, kept, graph
     )
+    # 1
     folded = [
         n.name for n in nodes
         if n.op_type in rules.folded or n.op_type in CONTROL_FLOW or all(not o or o in constant for o in n.outputs)
     ]  # fmt: skip
     out = set(folded)
+    # 2
     group_of: dict[str, list[Node]] = {}
     for pattern in rules.patterns:
         if pattern.verdict != "fuse":
@@ -294,9 +317,11 @@ def fuse_nodes(
                 if members:
                     for member in members:
                         group_of[member.name] = members
+    # 3
     for node in nodes:
         if node.name not in out:
             group_of.setdefault(node.name, [node])
+    # 4
     classes = {n.name: _classify_operator(n, graph, rules) for n in nodes if n.name not in out}
     for node in nodes:
         group = group_of.get(node.name)
@@ -315,21 +340,27 @@ def _extend_group(
     rules: FusionRules,
     out: Collection[str],
 ) -> None:
-    """Append readers of a group's last node while the rules fuse them."""
+    """Append readers of a group's last node as long as the rules fuse them.
+
+    1. The last node has exactly one output that is read.
+    2. That output has one reader, behind folded nodes if there are any.
+    3. The reader is the first node of another group.
+    4. The verdict on the last node and its reader is ``fuse``.
+    """
     while True:
         tail = group[-1]
         outputs = [o for o in tail.outputs if o and (o in scope.readers or o in scope.kept)]
-        if len(outputs) != 1:
+        if len(outputs) != 1:  # 1
             return
-        reader = scope.single_reader(outputs[0])
+        reader = scope.single_reader(outputs[0])  # 2
         while reader is not None and reader.name in out and reader.outputs:
-            reader = scope.single_reader(reader.outputs[0])  # look through folded identities
+            reader = scope.single_reader(reader.outputs[0])
         if reader is None or reader.name in out:
             return
         other = group_of[reader.name]
-        if other is group or other[0] is not reader:
+        if other is group or other[0] is not reader:  # 3
             return
-        if rules.verdict(classes[tail.name], classes[reader.name]) != "fuse":
+        if rules.verdict(classes[tail.name], classes[reader.name]) != "fuse":  # 4
             return
         group.extend(other)
         for node in other:

@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ExecutedGraph:
-    """What the runtime executes.
+    """Graph that the runtime executes for a model.
 
     Attributes:
-        model: Its optimised graph.
+        model: The optimised graph.
         evidence: Runtime, version, level and provider.
     """
 
@@ -37,7 +37,7 @@ class ExecutedGraph:
 
 
 def is_onnxruntime_available() -> bool:
-    """Whether ONNX Runtime can be imported."""
+    """Return whether ONNX Runtime can be imported."""
     import importlib.util
 
     return importlib.util.find_spec("onnxruntime") is not None

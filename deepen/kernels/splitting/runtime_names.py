@@ -1,9 +1,9 @@
-"""Which engine is behind a runtime's name: several programs run the same one, and so the same kernels.
+"""Maps the name of a runtime to the inference engine behind it, and to the way that engine fuses nodes.
 
-Our C runner and ``onnxruntime_perf_test`` load ONNX Runtime itself; ``benchmark_model`` and both runners of ``.tflite``
-files load LiteRT. What they measure is the same kernels, so records of all of them train one predictor. An accelerator
-is another matter: it is handed the nodes of the graph, so a kernel that is one node or one fused node on the CPU is one
-there too, but its energy is that of another processor.
+Several programs run the same engine, and so the same kernels: our C runner and ``onnxruntime_perf_test`` load ONNX
+Runtime; ``benchmark_model`` and both runners of ``.tflite`` files load LiteRT. Records of all programs of an engine
+train one predictor. An accelerator counts as an engine of its own: it gets the same nodes of the graph, so it has the
+same kernels as the CPU, but their energy is that of another processor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SPLITTERS = {"litert": "tflite-cpu"}
 
 
 def _split_runtime_name(runtime: str) -> tuple[str, str]:
-    """Engine and accelerator of a runtime's name; a name nobody knows is its own engine."""
+    """Split a runtime's name into engine and accelerator; an unknown name is its own engine."""
     if runtime in _PROGRAMS:
         return _PROGRAMS[runtime], ""
     program, _, accelerator = runtime.rpartition("-")
@@ -32,7 +32,7 @@ def _split_runtime_name(runtime: str) -> tuple[str, str]:
 def resolve_engine(runtime: str) -> str:
     """Engine that runs the kernels, with its accelerator: records of the same one belong together.
 
-    >>> engine_of("crunner"), engine_of("perf_test-cuda"), engine_of("benchmark_model")
+    >>> resolve_engine("crunner"), resolve_engine("perf_test-cuda"), resolve_engine("benchmark_model")
     ('onnxruntime', 'onnxruntime-cuda', 'litert')
     """
     engine, accelerator = _split_runtime_name(runtime)
@@ -40,9 +40,9 @@ def resolve_engine(runtime: str) -> str:
 
 
 def resolve_splitter(runtime: str) -> str:
-    """Name under which :func:`deepen.kernels.splitting.split.split_graph` knows how a runtime fuses.
+    """Name of the runtime to pass to :func:`deepen.kernels.splitting.split.split_graph`.
 
-    >>> splitter_of("perf_test-cuda"), splitter_of("crunner-litert")
+    >>> resolve_splitter("perf_test-cuda"), resolve_splitter("crunner-litert")
     ('onnxruntime', 'tflite-cpu')
     """
     engine, _ = _split_runtime_name(runtime)

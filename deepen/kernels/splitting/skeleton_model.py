@@ -1,17 +1,17 @@
-"""A runnable stand-in for a model without its weights, in which a runtime makes the same fusion decisions.
+"""A runnable skeleton of a model without its weights, in which a runtime makes the same fusion decisions.
 
-The weights of a model decide nothing about its fusion, but carrying them costs seconds and gigabytes. The stand-in
-gives every large constant the same region of one sparse, zero-filled file. Three things keep the runtime's work small
-and its verdicts unchanged:
+The weights of a model do not influence its fusion, but loading them takes seconds and gigabytes. In the skeleton every
+large constant aliases the same region of one sparse, zero-filled file. Three changes keep the runtime's work small and
+its decisions unchanged:
 
-* Large constants the model *computes* (``ConstantOfShape``, ``Transpose`` of a weight, ...) become stored ones. Where
-  equal nodes are merged before constants are folded, as ONNX Runtime does, they are merged here too, or the runtime
-  would see a fusion first that it really never gets to see.
-* Convolution weights in front of a batch normalisation or product are scaled by the runtime, which would write all of
-  them. The scaling looks at the rank and the first dimension only, so they are cut down to ``(c_out, 1, ...)``, with
-  the kernel size written as an attribute.
-* Files older than IR version 4 have constant initialisers although they list them as inputs; the list is removed and
-  the version raised, so that new constants need not be inputs.
+1. Files older than IR version 4 have constant initialisers although they list them as inputs; the list is removed and
+   the version raised, so that new constants need not be inputs.
+2. Large constants the model *computes* (``ConstantOfShape``, ``Transpose`` of a weight, ...) become stored ones. ONNX
+   Runtime merges equal nodes before it folds constants, so equal nodes are merged here first; otherwise the runtime
+   would find a fusion that it never sees in the full model.
+3. Convolution weights in front of a batch normalisation or product are scaled by the runtime, which would write all of
+   them. The scaling depends on the rank and the first dimension only, so they are cut down to ``(c_out, 1, ...)``, with
+   the kernel size written as an attribute.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["STAND_IN", "SkeletonModel", "build_skeleton_model", "list_overridable_initialisers"]
 
 STAND_IN = "weights.bin"
-"""File, in the folder the runtime is told, that all large constants alias."""
+"""Name of the file that all large constants alias, in the runtime's folder for external initialisers."""
 
 _MOVES = frozenset({
     "Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split",
@@ -54,7 +54,7 @@ class SkeletonModel:
 
     Attributes:
         data: Serialised ``ModelProto``.
-        largest_bytes: Size the file :data:`STAND_IN` must have.
+        largest_bytes: Required size of the file :data:`STAND_IN`, bytes.
     """
 
     data: bytes
@@ -62,28 +62,28 @@ class SkeletonModel:
 
 
 def list_overridable_initialisers(model: onnx.ModelProto) -> set[str]:
-    """Initialisers of the main graph that are also inputs, so that a caller may replace them: no constants."""
+    """List initialisers of the main graph that are also inputs: a caller may replace them, so they are no constants."""
     if model.ir_version < 4:
         return set()
     return {i.name for i in model.graph.input} & {t.name for t in model.graph.initializer}
 
 
 def build_skeleton_model(graph: Graph) -> SkeletonModel:
-    """Make the stand-in of a graph; ``graph.model`` is not changed."""
+    """Make the skeleton of a graph; ``graph.model`` is not changed."""
     import onnx
 
     assert graph.model is not None
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    if model.ir_version < 4:
+    if model.ir_version < 4:  # 1
         weights = {t.name for t in model.graph.initializer}
         inputs = [i for i in model.graph.input if i.name not in weights]
         del model.graph.input[:]
         model.graph.input.extend(inputs)
         model.ir_version = 4
-    _store_computed_constants(model, graph)
+    _store_computed_constants(model, graph)  # 2
     for body in iter_graphs(model.graph):
-        _cut_scaled_weights(body)
+        _cut_scaled_weights(body)  # 3
     largest = 0
     for tensor in list_weightless_tensors(model):
         largest = max(largest, _redirect_to_stand_in(tensor))
@@ -91,13 +91,20 @@ def build_skeleton_model(graph: Graph) -> SkeletonModel:
 
 
 def _store_computed_constants(model: onnx.ModelProto, graph: Graph) -> None:
-    """Replace the main graph's large computed constants by stored ones, after merging equal nodes."""
+    """Replace the main graph's large computed constants by stored ones.
+
+    1. Find the nodes whose outputs are computed from constants, follow known operators and types, and are large.
+    2. If there are any, find the nodes that equal an earlier one.
+    3. Leave out both; each output of the nodes of step 1 becomes an initialiser without data.
+    4. Let the readers of merged nodes read the outputs of the node that stays, in all bodies.
+    """
     numbers = _map_dtype_to_number()
     main = model.graph
     outputs = {o.name for o in main.output}
     nodes = [n for n in graph.nodes if not n.scope]
     constant = {t.name for t in main.initializer} - list_overridable_initialisers(model)
     replaced: dict[str, tuple[str, ...]] = {}
+    # 1
     for node in nodes:
         if not is_standard_domain(node.domain) or not outputs.isdisjoint(node.outputs):
             continue
@@ -116,11 +123,13 @@ def _store_computed_constants(model: onnx.ModelProto, graph: Graph) -> None:
             replaced[node.name] = node.outputs
     if not replaced:
         return
+    # 2
     renamed: dict[str, str] = {}
     merged = find_duplicate_nodes(nodes, graph.values, outputs)
     by_name = {n.name: n for n in nodes}
     for name, earlier in merged.items():
         renamed.update(zip(by_name[name].outputs, earlier.outputs, strict=True))
+    # 3
     kept = []
     for proto in main.node:
         if proto.name in merged:
@@ -136,6 +145,7 @@ def _store_computed_constants(model: onnx.ModelProto, graph: Graph) -> None:
     protos = [type(p).FromString(p.SerializeToString()) for p in kept]
     del main.node[:]
     main.node.extend(protos)
+    # 4
     for body in iter_graphs(main):
         for proto in body.node:
             for index, name in enumerate(proto.input):
@@ -160,7 +170,7 @@ def _map_dtype_to_number() -> dict[str, int]:
 
 
 def _iter_scaled_conv_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
-    """Convolutions whose weight the runtime would scale, with the weight's name."""
+    """Yield the convolutions whose weight the runtime would scale, with the weight's name."""
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -176,6 +186,7 @@ def _iter_scaled_conv_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.Nod
 
 
 def _cut_scaled_weights(graph: onnx.GraphProto) -> None:
+    """Cut weights that the runtime would scale down to ``(c_out, 1, ...)``."""
     from onnx import helper
 
     inputs = {value.name for value in graph.input}  # initialisers listed there may be replaced: nothing scales them
@@ -195,12 +206,12 @@ def _cut_scaled_weights(graph: onnx.GraphProto) -> None:
 
 
 def list_weightless_initialisers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """Initialisers of one scope that hold no data."""
+    """List the initialisers of one scope that hold no data."""
     return [t for t in graph.initializer if t.data_location == t.EXTERNAL]
 
 
 def _redirect_to_stand_in(tensor: Any) -> int:
-    """Let a tensor alias the stand-in file; returns the bytes it needs there."""
+    """Let a tensor alias the file :data:`STAND_IN`; returns the bytes it needs there."""
     elements = prod(tensor.dims)
     size = int(-(-elements * DTYPE_BYTES.get(get_dtype_name(tensor.data_type), 4) // 1))
     del tensor.external_data[:]

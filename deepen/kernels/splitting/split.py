@@ -1,10 +1,22 @@
 """Splits a graph into the kernels a runtime executes.
 
-ONNX Runtime is asked (:mod:`deepen.kernels.splitting.onnxruntime_graph`) and its answer mapped back to the model's
-nodes (:mod:`deepen.kernels.splitting.node_mapping`); other runtimes follow rules
-(:mod:`deepen.kernels.splitting.fusion_rules`). Whatever the method, two
-invariants are checked: every node is in exactly one kernel or does no work, and the kernels' multiply-accumulates sum
-to those of the nodes.
+1. ``If`` nodes of known condition are inlined (:mod:`deepen.kernels.splitting.static_branches`); for runtimes that go
+   by rules, the converter's passes are applied too (:mod:`deepen.kernels.splitting.converter_passes`).
+2. ONNX Runtime is asked for the graph it executes (:mod:`deepen.kernels.splitting.onnxruntime_graph`), and its answer
+   is mapped back to the model's nodes (:mod:`deepen.kernels.splitting.node_mapping`). Other runtimes fuse by rules
+   (:mod:`deepen.kernels.splitting.fusion_rules`).
+3. Each group of nodes is described as a kernel (:mod:`deepen.kernels.describe`).
+4. Two invariants are checked: every node is in exactly one kernel or is folded, and the kernels' multiply-accumulates
+   sum to those of the nodes that are executed.
+
+Terms for nodes that do not run, each a subset of the one before:
+
+* *folded*: in no kernel, for example an ``Identity``, a cancelled ``Reshape`` or an ``If`` whose body has the kernels;
+* *never executed*: folded, and its arithmetic is not done at run time either. It is computed from constants, dead (its
+  result is not used), merged with an equal node, or removed. Its multiply-accumulates are not expected in any kernel;
+* *removed*: never executed because step 1 took it out of the graph.
+
+A kernel with a *zero operand* is none of these: it runs, but all its multiplications are by zero.
 """
 
 from __future__ import annotations
@@ -35,12 +47,12 @@ _PASSED_THROUGH = frozenset({"Identity", "Dropout", "Expand"})
 
 
 def list_split_runtimes() -> list[str]:
-    """Runtimes :func:`split_graph` knows."""
+    """List the runtimes that :func:`split_graph` accepts."""
     return sorted({ORACLE, *fusion_rules.list_rule_names()})
 
 
 def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
-    """Split a graph into the kernels a runtime executes.
+    """Split a graph into the kernels a runtime executes, in the four steps of the module's docstring.
 
     Args:
         graph: From :func:`deepen.graph.load_graph`.
@@ -54,20 +66,24 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
     """
     if runtime not in list_split_runtimes():
         raise make_unknown_name_error("runtime", runtime, list_split_runtimes())
+    # 1 and 2. Rewrite the graph as the runtime does before fusing, then find the nodes that run as one.
     if runtime == ORACLE and onnxruntime_graph.is_onnxruntime_available():
         work, answer = _query_onnxruntime(graph)
         work.map_executed_graph(answer.model.graph)
         method, evidence = "oracle", answer.evidence
     else:
         found = fusion_rules.load_rules(runtime)
-        whole, gone = inline_if_branches(graph)
-        flat, removed = apply_converter_passes(whole, found.simplification)
-        work = _GraphSplitter(flat, [*gone, *removed], zero=find_zero_tensors(whole.nodes, whole.values))
+        inlined, removed = inline_if_branches(graph)
+        converted, removed_by_converter = apply_converter_passes(inlined, found.simplification)
+        zeros = find_zero_tensors(inlined.nodes, inlined.values)
+        work = _GraphSplitter(converted, [*removed, *removed_by_converter], zero_tensors=zeros)
         work.apply_fusion_rules(found)
         method, evidence = "rules", found.evidence
         if runtime == ORACLE:
             work.warnings.append("onnxruntime is not installed: split by rules instead; pip install onnxruntime")
+    # 3. Describe each group of nodes as a kernel.
     kernels = work.kernels()
+    # 4. Check that no node and no multiply-accumulate is lost or counted twice.
     _check_invariants(graph, kernels, work)
     names = {n.name for n in graph.nodes}
     return ModelSplit(
@@ -82,16 +98,19 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
 
 
 def _query_onnxruntime(graph: Graph) -> tuple[_GraphSplitter, onnxruntime_graph.ExecutedGraph]:
-    """Ask the runtime; where it refuses the branch of an If that is not counted, ask without that branch."""
-    flat, gone = inline_if_branches(graph)
+    """Ask the runtime for the graph it executes.
+
+    Where the runtime refuses a branch of an If that the graph does not count, it is asked again without that branch.
+    """
+    inlined, removed = inline_if_branches(graph)
     try:
-        return _GraphSplitter(flat, gone), onnxruntime_graph.get_executed_graph(flat)
+        return _GraphSplitter(inlined, removed), onnxruntime_graph.get_executed_graph(inlined)
     except GraphError:
-        without, more = inline_if_branches(graph, assume=True)
-        if len(more) == len(gone):
+        counted_only, removed_too = inline_if_branches(graph, assume=True)
+        if len(removed_too) == len(removed):
             raise
-        work = _GraphSplitter(without, more)
-        answer = onnxruntime_graph.get_executed_graph(without)
+        work = _GraphSplitter(counted_only, removed_too)
+        answer = onnxruntime_graph.get_executed_graph(counted_only)
         work.warnings.append(
             "the runtime refuses a branch of an If for these input shapes; only the branches counted were split"
         )
@@ -100,7 +119,7 @@ def _query_onnxruntime(graph: Graph) -> tuple[_GraphSplitter, onnxruntime_graph.
 
 @dataclass(slots=True)
 class _KernelNodes:
-    """Nodes that run as one kernel, and what the runtime executes for them."""
+    """Nodes that run as one kernel, and the operators the runtime executes for them."""
 
     nodes: Sequence[Node]
     runtime_ops: tuple[str, ...]
@@ -108,34 +127,38 @@ class _KernelNodes:
 
 @dataclass(slots=True)
 class _GraphSplitter:
-    """One split in progress.
+    """One split in progress; the module's docstring defines its terms.
 
     Attributes:
-        graph: What is split: If nodes of known condition are dissolved.
-        gone: Nodes that went with them.
-        pieces: Found so far, in execution order.
-        folded: Names of nodes that do no work.
-        idle: Those of them whose multiply-accumulates really vanish: constant, dead, merged or in a branch not taken.
-        warnings: What a reader should know.
-        zero: Tensors that are zeros whatever the input is, those included that a converter folded.
+        graph: The graph to split, rewritten by step 1.
+        removed: Names of the nodes that step 1 removed.
+        pieces: Groups found so far, in execution order.
+        folded: Names of nodes in no kernel.
+        never_executed: Names of those whose multiply-accumulates are not expected in any kernel.
+        warnings: Warnings for the user.
+        zero_tensors: Tensors that are zeros for any input, including those a converter folded.
+        scopes: Nodes of each scope: the main graph (``""``) and the bodies of control-flow nodes.
+        entered: Scopes that were found in the runtime's graph.
+        constant: Tensors that depend on no input.
+        captured: Tensors read outside each scope; empty for a graph without bodies.
     """
 
     graph: Graph
-    gone: Sequence[str]
+    removed: Sequence[str]
     pieces: list[_KernelNodes] = field(default_factory=list)
     folded: list[str] = field(init=False)
-    idle: set[str] = field(init=False)
+    never_executed: set[str] = field(init=False)
     warnings: list[str] = field(default_factory=list)
-    zero: set[str] = field(default_factory=set)
+    zero_tensors: set[str] = field(default_factory=set)
     scopes: dict[str, list[Node]] = field(init=False)
     entered: set[str] = field(default_factory=set)
     constant: set[str] = field(init=False)
     captured: dict[str, set[str]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.zero = self.zero or find_zero_tensors(self.graph.nodes, self.graph.values)
-        self.folded = list(self.gone)
-        self.idle = set(self.gone)
+        self.zero_tensors = self.zero_tensors or find_zero_tensors(self.graph.nodes, self.graph.values)
+        self.folded = list(self.removed)
+        self.never_executed = set(self.removed)
         self.scopes = {}
         for node in self.graph.nodes:
             self.scopes.setdefault(node.scope, []).append(node)
@@ -149,22 +172,35 @@ class _GraphSplitter:
         stored = {t.name for t in tensors.values() if t.constant and t.name not in produced} - replaceable
         static = {t.name for t in tensors.values() if t.shape is not None}
         self.constant = find_constant_tensors(self.graph.nodes, stored, static=static)
-        self.idle.update(n.name for n in self.graph.nodes if all(not o or o in self.constant for o in n.outputs))
+        self.never_executed.update(
+            n.name for n in self.graph.nodes if all(not o or o in self.constant for o in n.outputs)
+        )
         self.captured = {}
         if len(self.scopes) > 1:
             for scope in self.scopes:
                 self.captured[scope] = {i for n in self.graph.nodes if n.scope != scope for i in n.inputs if i}
 
-    # --- by the oracle ------------------------------------------------------------------------------------------
+    # --- by asking the runtime ----------------------------------------------------------------------------------
 
     def map_executed_graph(self, answer: onnx.GraphProto) -> None:
-        """Map the runtime's graph."""
+        """Group nodes by the runtime's graph."""
         assert self.graph.model is not None
-        self._map("", self.graph.model.graph, answer, {})
+        self._map_body("", self.graph.model.graph, answer, {})
         self._split_unexecuted_bodies()
 
-    def _map(self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]) -> None:
+    def _map_body(
+        self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]
+    ) -> None:
+        """Map one scope of the runtime's graph, then the bodies inside it.
+
+        Args:
+            scope: Scope to map.
+            original: Its graph in the model.
+            answer: Its graph in the runtime's answer.
+            outer: Names of the tensors of the scopes around it: name in the answer -> full name.
+        """
         self.entered.add(scope)
+        # 1. Give the tensors of the answer the full names they have in ``Graph``.
         names = dict(outer)
         prefix = f"{scope}/" if scope else ""
         local = [o for proto in answer.node for o in proto.output]
@@ -172,8 +208,9 @@ class _GraphSplitter:
         tensors = self.graph.tensors
         for name in filter(None, local):
             full = prefix + name
-            names[name] = name if full not in tensors and name in tensors else full  # of a dissolved branch
-        done = [
+            names[name] = name if full not in tensors and name in tensors else full  # of an inlined branch
+        # 2. Tie the executed nodes to the model's nodes.
+        executed_nodes = [
             ExecutedNode(
                 proto.name, proto.op_type, proto.domain,
                 tuple(names.get(i, i) for i in proto.input), tuple(names.get(o, o) for o in proto.output), proto,
@@ -183,12 +220,13 @@ class _GraphSplitter:
         nodes = self.scopes.get(scope, [])
         outputs = {names.get(o.name, prefix + o.name) for o in original.output}
         mapped = map_scope(
-            nodes, done, constant=self.constant, outputs=outputs, captured=self.captured.get(scope, ()),
+            nodes, executed_nodes, constant=self.constant, outputs=outputs, captured=self.captured.get(scope, ()),
             values=self.graph.values, neutral=lambda node: may_pass_input_through(node, self.graph),
         )  # fmt: skip
         self.folded += mapped.folded
-        self.idle.update(mapped.idle)
+        self.never_executed.update(mapped.never_executed)
         self.warnings += mapped.warnings
+        # 3. Collect the groups, and go on with the bodies of the control-flow nodes the runtime executes.
         bodies = {proto.name: proto for proto in original.node if proto.op_type in CONTROL_FLOW}
         for group in mapped.groups:
             self.pieces.append(_KernelNodes(group.nodes, tuple(r.qualified for r in group.runtime)))
@@ -196,16 +234,16 @@ class _GraphSplitter:
             taken = {a.name: a.g for a in executed.proto.attribute if a.HasField("g")}
             for attribute in bodies[name].attribute:
                 if attribute.HasField("g"):
-                    self._map(f"{name}.{attribute.name}", attribute.g, taken[attribute.name], names)
+                    self._map_body(f"{name}.{attribute.name}", attribute.g, taken[attribute.name], names)
 
     def _split_unexecuted_bodies(self) -> None:
-        """Bodies the runtime does not execute as such (it dissolved the node they belong to): node by node."""
+        """Split, node by node, the bodies that the runtime's graph does not have: it rewrote the node around them."""
         for scope, nodes in self.scopes.items():
             if scope in self.entered:
                 continue
             names = []
             for node in nodes:
-                if node.name in self.idle or node.op_type in CONTROL_FLOW:
+                if node.name in self.never_executed or node.op_type in CONTROL_FLOW:
                     self.folded.append(node.name)
                 else:
                     names.append(node.name)
@@ -218,26 +256,26 @@ class _GraphSplitter:
     # --- by rules -----------------------------------------------------------------------------------------------
 
     def apply_fusion_rules(self, found: fusion_rules.FusionRules) -> None:
-        """Apply rules to every scope."""
+        """Group the nodes of every scope by fusion rules."""
         main_outputs = {t.name for t in self.graph.outputs}
         for scope, nodes in self.scopes.items():
             read = {i for n in nodes for i in n.inputs}
             ends = {o for n in nodes for o in n.outputs if o and o not in read}
-            kept = self.captured.get(scope, set()) | (main_outputs if not scope else ends)
-            groups, folded = fusion_rules.fuse_nodes(nodes, self.graph, found, self.constant, kept)
+            read_outside = self.captured.get(scope, set()) | (main_outputs if not scope else ends)
+            groups, folded = fusion_rules.fuse_nodes(nodes, self.graph, found, self.constant, read_outside)
             self.folded += folded
             self.pieces += [_KernelNodes(group, ()) for group in groups]
 
     # --- kernels ------------------------------------------------------------------------------------------------
 
     def kernels(self) -> tuple[Kernel, ...]:
-        """Describe every piece."""
-        edges = _GroupBoundaries(self.graph, self.folded)
+        """Describe every group as a kernel."""
+        boundaries = _GroupBoundaries(self.graph, self.folded)
         found = []
         for piece in self.pieces:
-            read, written = edges.of(piece.nodes, self.constant)
+            read, written = boundaries.of(piece.nodes, self.constant)
             kernel = describe_kernel(
-                edges.rewire_inputs(piece.nodes),
+                boundaries.rewire_inputs(piece.nodes),
                 self.graph,
                 name=piece.nodes[0].name,
                 inputs=read,
@@ -245,22 +283,34 @@ class _GraphSplitter:
                 runtime_ops=piece.runtime_ops,
                 multiplicity=max(n.multiplicity for n in piece.nodes),
             )
-            found.append(replace(kernel, zero_operand=True) if _multiplies_zeros(kernel, piece, self.zero) else kernel)
+            zero_operand = _multiplies_zeros(kernel, piece, self.zero_tensors)
+            found.append(replace(kernel, zero_operand=True) if zero_operand else kernel)
         return tuple(found)
 
 
-def _multiplies_zeros(kernel: Kernel, piece: _KernelNodes, zero: set[str]) -> bool:
-    """Whether a kernel's multiplications all have a zero: all it reads is zeros, or a factor of 0 is in its weights."""
-    if not kernel.macs:
+def _multiplies_zeros(kernel: Kernel, piece: _KernelNodes, zero_tensors: set[str]) -> bool:
+    """Return whether all multiplications of a kernel are by zero.
+
+    1. A kernel without multiply-accumulates has none.
+    2. All activations it reads are zeros.
+    3. A product with 0 follows a convolution in the same kernel: the runtime multiplied the weights by 0 beforehand.
+    """
+    if not kernel.macs:  # 1
         return False
-    if kernel.inputs and all(t.name in zero for t in kernel.inputs):
+    if kernel.inputs and all(t.name in zero_tensors for t in kernel.inputs):  # 2
         return True
-    # A product with 0 behind a convolution, in one kernel: the runtime multiplied the weights beforehand.
-    return any(n.op_type == "Mul" and not zero.isdisjoint(n.inputs) for n in piece.nodes)
+    return any(n.op_type == "Mul" and not zero_tensors.isdisjoint(n.inputs) for n in piece.nodes)  # 3
 
 
 class _GroupBoundaries:
-    """What groups of nodes exchange."""
+    """Tensors that groups of nodes exchange once folded nodes are left out.
+
+    Attributes:
+        graph: The graph the groups are from.
+        readers: Tensor -> names of the nodes that read it.
+        outputs: Outputs of the graph.
+        alias: Output of a folded node that passes its input through -> that input.
+    """
 
     def __init__(self, graph: Graph, folded: Collection[str]) -> None:
         self.graph = graph
@@ -270,24 +320,24 @@ class _GroupBoundaries:
                 if name:
                     self.readers.setdefault(name, []).append(node.name)
         self.outputs = {t.name for t in graph.outputs}
-        gone = set(folded)
+        skipped = set(folded)
         self.alias = {
             node.outputs[0]: node.inputs[0]
             for node in graph.nodes
-            if node.name in gone
+            if node.name in skipped
             and node.inputs
             and node.outputs
             and (node.op_type in _PASSED_THROUGH or may_pass_input_through(node, graph))
         }
 
     def source(self, name: str) -> str:
-        """What a tensor really is, when nodes that do no work are left out."""
+        """Name of the tensor that is read in place of this one once folded nodes are left out."""
         while name in self.alias:
             name = self.alias[name]
         return name
 
     def rewire_inputs(self, nodes: Sequence[Node]) -> list[Node]:
-        """The nodes, reading what they really read."""
+        """Copy nodes so that they read the outputs of nodes that run, not of folded ones."""
         if not self.alias:
             return list(nodes)
         found = []
@@ -299,13 +349,13 @@ class _GroupBoundaries:
     def of(
         self, nodes: Sequence[Node], constant: Collection[str]
     ) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-        """Activations a group reads, and tensors it writes for others (or nobody: then all that nobody reads)."""
+        """Find the activations a group reads, and the tensors it writes for other groups or that no node reads."""
         members = {n.name for n in nodes}
         inside = {o for n in nodes for o in n.outputs if o}
         read: dict[str, None] = {}
         for node in nodes:
-            for given in node.inputs:
-                name = self.source(given)
+            for original in node.inputs:
+                name = self.source(original)
                 if name and name not in inside and name not in constant:
                     read[name] = None
         written = [
@@ -319,11 +369,16 @@ class _GroupBoundaries:
 
 
 def _check_invariants(graph: Graph, kernels: Sequence[Kernel], work: Any) -> None:
-    """Check the invariants.
+    """Check the invariants of a split.
+
+    1. No node is in two kernels.
+    2. Every node of the model is either in a kernel or folded, never both.
+    3. The multiply-accumulates of the kernels sum to those of all nodes but the never executed ones.
 
     Raises:
-        GraphError: If a node is lost or counted twice, or multiply-accumulates are.
+        GraphError: If one of them does not hold.
     """
+    # 1.
     where: dict[str, str] = {}
     for kernel in kernels:
         for name in kernel.node_names:
@@ -332,6 +387,7 @@ def _check_invariants(graph: Graph, kernels: Sequence[Kernel], work: Any) -> Non
                     f"node '{name}' is in two kernels, '{where[name]}' and '{kernel.name}'; please report the model"
                 )
             where[name] = kernel.name
+    # 2.
     folded = set(work.folded)
     both = folded & where.keys()
     lost = [n.name for n in graph.nodes if n.name not in where and n.name not in folded]
@@ -339,7 +395,8 @@ def _check_invariants(graph: Graph, kernels: Sequence[Kernel], work: Any) -> Non
         names = sorted(lost or both)
         problem = "belong to no kernel" if lost else "are both folded and in a kernel"
         raise GraphError(f"{len(names)} nodes {problem}, first '{names[0]}'; please report the model")
-    expected = sum(count_node_macs(n, work.graph) for n in work.graph.nodes if n.name not in work.idle)
+    # 3.
+    expected = sum(count_node_macs(n, work.graph) for n in work.graph.nodes if n.name not in work.never_executed)
     found = sum(k.macs for k in kernels)
     if expected != found:
         raise GraphError(f"kernels sum to {found} multiply-accumulates, nodes to {expected}; please report the model")

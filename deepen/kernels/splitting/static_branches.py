@@ -1,4 +1,4 @@
-"""Dissolves If nodes whose condition is known, as runtimes do: the branch taken becomes part of the graph around it."""
+"""Inlines If nodes whose condition is known, as runtimes do: the branch taken becomes part of the graph around it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ __all__ = ["inline_if_branches"]
 
 
 def inline_if_branches(graph: Graph, *, assume: bool = False) -> tuple[Graph, tuple[str, ...]]:
-    """Dissolve every If whose condition is a known constant.
+    """Inline every If whose condition is a known constant.
 
-    Nodes keep their names. Tensors of a dissolved branch keep their full name (``scope/name``) and bear it in the model
-    too. What the If wrote comes from an ``Identity`` named ``<if>.output<i>``, which runtimes eliminate.
+    1. The branch to inline is the one the condition selects; with ``assume``, an If of unknown condition is inlined
+       too, with the branch that the graph counts.
+    2. Nodes of an inlined branch move to the scope around the If. They keep their names, and their tensors keep their
+       full names (``scope/name``), which they now have in the protobuf model too.
+    3. Nodes of the branch not taken, and the If itself, are removed.
+    4. The outputs of the If are written by ``Identity`` nodes ``<if>.output<i>`` behind the branch; runtimes eliminate
+       them.
 
     Args:
         graph: Not changed.
-        assume: Whether to dissolve the other If nodes too, in favour of the branch that the graph counts.
+        assume: Whether to inline If nodes of unknown condition too.
 
     Returns:
-        The graph (the same one if there is nothing to do) and the names of nodes that are gone: the If nodes, and all
-        nodes of branches not taken.
+        The graph (the same object if no If is inlined) and the names of the removed nodes.
     """
     counted = {node.scope for node in graph.nodes if node.multiplicity} if assume else set()
-    taken: dict[str, str] = {}
-    for node in graph.nodes:
+    taken: dict[str, str] = {}  # If node -> name of the branch to inline
+    for node in graph.nodes:  # 1
         if node.op_type == "If" and not node.domain and node.inputs:
             condition = get_scalar_value(graph.values, node.inputs[0])
             if condition is not None:
@@ -45,24 +49,24 @@ def inline_if_branches(graph: Graph, *, assume: bool = False) -> tuple[Graph, tu
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     outputs: dict[str, list[str]] = {}
-    _inline_in_proto(model.graph, taken, outputs)
-    nodes, gone = _inline_branch_nodes(graph, taken, outputs)
-    return replace(graph, nodes=tuple(nodes), model=model), tuple(gone)
+    _inline_in_proto(model.graph, taken, outputs)  # 2 to 4 in the protobuf model
+    nodes, removed = _inline_branch_nodes(graph, taken, outputs)  # 2 to 4 in the nodes of the graph
+    return replace(graph, nodes=tuple(nodes), model=model), tuple(removed)
 
 
 def _inline_branch_nodes(
     graph: Graph, taken: Mapping[str, str], outputs: Mapping[str, list[str]]
 ) -> tuple[list[Node], list[str]]:
-    """Move the nodes of branches taken to the scope around them."""
-    home: dict[str, str] = {}  # scope of a taken branch -> scope it dissolves into
+    """Apply rules 2 to 4 of :func:`inline_if_branches` to the nodes; returns nodes and the names of removed ones."""
+    target_scope: dict[str, str] = {}  # scope of a taken branch -> scope it is inlined into
     skipped: list[str] = []  # scopes of branches not taken
-    gone: list[str] = []
+    removed: list[str] = []
     found: list[Node] = []
     pending: dict[str, Node] = {}  # scope of a taken branch -> its If, to be closed behind the branch
 
-    def close(scope: str) -> None:
+    def write_if_outputs(scope: str) -> None:
         node = pending.pop(scope)
-        around = home.get(node.scope, node.scope)
+        around = target_scope.get(node.scope, node.scope)
         for index, (source, target) in enumerate(zip(outputs[node.name], node.outputs, strict=True)):
             if target:
                 found.append(
@@ -72,31 +76,37 @@ def _inline_branch_nodes(
                     )
                 )  # fmt: skip
 
-    def inside(scope: str, outer: str) -> bool:
+    def is_inside(scope: str, outer: str) -> bool:
         return scope == outer or scope.startswith((f"{outer}/", f"{outer}."))
 
     for node in graph.nodes:
         for scope in reversed(list(pending)):
-            if not inside(node.scope, scope):
-                close(scope)
-        if any(inside(node.scope, scope) for scope in skipped):
-            gone.append(node.name)
-        elif node.name in taken:
+            if not is_inside(node.scope, scope):
+                write_if_outputs(scope)  # 4
+        if any(is_inside(node.scope, scope) for scope in skipped):  # 3
+            removed.append(node.name)
+        elif node.name in taken:  # 3
             branch = f"{node.name}.{taken[node.name]}"
             other = "else_branch" if taken[node.name] == "then_branch" else "then_branch"
-            home[branch] = home.get(node.scope, node.scope)
+            target_scope[branch] = target_scope.get(node.scope, node.scope)
             skipped.append(f"{node.name}.{other}")
             pending[branch] = node
-            gone.append(node.name)
-        else:
-            found.append(replace(node, scope=home[node.scope]) if node.scope in home else node)
+            removed.append(node.name)
+        else:  # 2
+            found.append(replace(node, scope=target_scope[node.scope]) if node.scope in target_scope else node)
     for scope in reversed(list(pending)):
-        close(scope)
-    return found, gone
+        write_if_outputs(scope)  # 4
+    return found, removed
 
 
 def _inline_in_proto(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: dict[str, list[str]]) -> None:
-    """Dissolve in the protobuf message; ``outputs`` collects what each dissolved If hands out, by full name."""
+    """Apply rules 2 to 4 of :func:`inline_if_branches` to a protobuf graph, innermost bodies first.
+
+    Args:
+        graph: Changed in place.
+        taken: If node -> name of the branch to inline.
+        outputs: Filled with the full names of the tensors that each inlined branch returns, by If node.
+    """
     kept: list[onnx.NodeProto] = []
     changed = False
     for node in list(graph.node):
@@ -106,7 +116,7 @@ def _inline_in_proto(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: 
             kept.append(node)
             continue
         changed = True
-        body = dict(list_subgraphs(node))[taken[node.name]]
+        body = dict(list_subgraphs(node))[taken[node.name]]  # 2; the other branch is left out with the If (3)
         scope = f"{node.name}.{taken[node.name]}"
         local = {name for inner in body.node for name in inner.output if name}
         local |= {tensor.name for tensor in body.initializer}
@@ -115,14 +125,14 @@ def _inline_in_proto(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: 
         graph.initializer.extend(body.initializer)
         graph.value_info.extend(body.value_info)
         kept.extend(body.node)
-        outputs[node.name] = [names.get(value.name, value.name) for value in body.output]
+        outputs[node.name] = [names.get(value.name, value.name) for value in body.output]  # 4
         for index, (source, target) in enumerate(zip(outputs[node.name], node.output, strict=True)):
             if target:
                 identity = type(node)(op_type="Identity", name=f"{node.name}.output{index}")
                 identity.input.append(source)
                 identity.output.append(target)
                 kept.append(identity)
-    if changed:
+    if changed:  # copies, because clearing the repeated field would invalidate the messages still referred to
         copies = [type(node).FromString(node.SerializeToString()) for node in kept]
         del graph.node[:]
         graph.node.extend(copies)

@@ -1,7 +1,7 @@
-"""Value numbering: which tensors are constants, and which nodes compute the same value twice.
+"""Value numbering: finds the constant tensors, and the nodes that compute the same value as an earlier one.
 
-Both questions are asked the way ONNX Runtime answers them (``ConstantSharing``, ``CommonSubexpressionElimination`` and
-``ConstantFolding`` in ``onnxruntime/core/optimizer``), because the answers decide what it fuses.
+Both follow ONNX Runtime (``ConstantSharing``, ``CommonSubexpressionElimination`` and ``ConstantFolding`` in
+``onnxruntime/core/optimizer``), because its fusions depend on them.
 """
 
 from __future__ import annotations
@@ -40,17 +40,22 @@ _SHARED_ELEMENTS = 8
 
 
 def is_standard_domain(domain: str) -> bool:
-    """Whether a domain is the ONNX standard one."""
+    """Return whether an operator domain is the ONNX standard one."""
     return domain in ("", "ai.onnx")
 
 
 def find_constant_tensors(nodes: Iterable[Node], known: Collection[str], *, static: Collection[str] = ()) -> set[str]:
-    """Tensors whose value does not depend on any input.
+    """Find the tensors whose value does not depend on any input.
+
+    1. Random operators, control flow and (de)quantisations never write constants: the runtime keeps them.
+    2. ``Shape`` and ``Size`` of a tensor of known shape are constants.
+    3. Any other operator writes constants if all it reads are constants.
+    4. Of the operators without inputs, only ``Constant`` writes a constant.
 
     Args:
         nodes: In topological order.
         known: Initialisers.
-        static: Tensors of known shape; ``Shape`` and ``Size`` of them are constants too.
+        static: Tensors of known shape.
 
     Returns:
         ``known`` and every tensor computed from constants alone by an operator the runtime evaluates beforehand.
@@ -58,13 +63,13 @@ def find_constant_tensors(nodes: Iterable[Node], known: Collection[str], *, stat
     constant = set(known)
     for node in nodes:
         kind = node.op_type
-        if kind in _RANDOM or kind in _KEPT or kind in CONTROL_FLOW:
+        if kind in _RANDOM or kind in _KEPT or kind in CONTROL_FLOW:  # 1
             continue
-        if kind in ("Shape", "Size"):
+        if kind in ("Shape", "Size"):  # 2
             fixed = node.inputs[0] in constant or node.inputs[0] in static
-        elif node.inputs:
+        elif node.inputs:  # 3
             fixed = all(not name or name in constant for name in node.inputs)
-        else:
+        else:  # 4
             fixed = kind == "Constant"
         if fixed:
             constant.update(name for name in node.outputs if name)
@@ -72,12 +77,12 @@ def find_constant_tensors(nodes: Iterable[Node], known: Collection[str], *, stat
 
 
 def is_deterministic(node: Node) -> bool:
-    """Whether a node computes the same again from the same inputs."""
+    """Return whether a node computes the same outputs each time from the same inputs."""
     return node.op_type not in _RANDOM and node.op_type not in CONTROL_FLOW and bool(node.inputs)
 
 
 def make_attribute_key(node: Node) -> tuple[Any, ...] | None:
-    """Hashable attributes, or ``None`` where the value of one is not known."""
+    """Make a hashable key of a node's attributes; ``None`` if the value of one is not known."""
     items: list[tuple[str, Any]] = []
     for name, value in sorted(node.attributes.items()):
         if value is None:
@@ -100,14 +105,19 @@ def _make_value_key(array: NDArray[Any]) -> tuple[Any, ...] | None:
 def find_duplicate_nodes(
     nodes: Sequence[Node], values: Mapping[str, NDArray[Any]], keep: Collection[str]
 ) -> dict[str, Node]:
-    """Nodes that compute what an earlier node of the same scope computes.
+    """Find the nodes that compute the same value as an earlier node of the same scope.
 
-    Initialisers are equal if they are the same one, or equal with at most eight elements.
+    1. Each tensor gets a value number. That of a small constant is its content (at most eight elements), that of any
+       other tensor its name.
+    2. Two deterministic nodes are equal if operator, attributes, number of outputs and the value numbers of their
+       inputs are.
+    3. A node that writes a tensor of ``keep`` is never a duplicate.
+    4. The outputs of a duplicate get the value numbers of the earlier node's, so that equal chains are found.
 
     Args:
         nodes: One scope, in topological order.
         values: Values of small constants by name.
-        keep: Tensors that must stay (graph outputs): their nodes are never duplicates.
+        keep: Tensors that must stay (graph outputs).
 
     Returns:
         Node name -> the earlier node.
@@ -118,7 +128,7 @@ def find_duplicate_nodes(
     found: dict[str, Node] = {}
     for node in nodes:
         inputs = []
-        for name in node.inputs:
+        for name in node.inputs:  # 1
             if name not in number:
                 array = None if name in computed else values.get(name)
                 number[name] = (None if array is None else _make_value_key(array)) or name
@@ -128,14 +138,14 @@ def find_duplicate_nodes(
             attributes = make_attribute_key(node)
         if attributes is None:
             continue
-        key = (node.op_type, node.domain, attributes, tuple(inputs), len(node.outputs))
+        key = (node.op_type, node.domain, attributes, tuple(inputs), len(node.outputs))  # 2
         try:
             earlier = first.setdefault(key, node)
         except TypeError:  # an attribute value that cannot be hashed: take the node as it is
             continue
-        if earlier is node or not set(keep).isdisjoint(node.outputs):
+        if earlier is node or not set(keep).isdisjoint(node.outputs):  # 3
             continue
-        found[node.name] = earlier
+        found[node.name] = earlier  # 4
         for mine, theirs in zip(node.outputs, earlier.outputs, strict=True):
             if mine and theirs:
                 number[mine] = number.get(theirs, theirs)
@@ -148,19 +158,22 @@ _JOINS = frozenset({"Concat", "Sum", "Max", "Min", "Mean"})
 
 
 def may_pass_input_through(node: Node, graph: Graph) -> bool:
-    """Whether a node may hand on its first input unchanged, so that a runtime may eliminate it.
+    """Return whether a node may pass its first input through unchanged, so that a runtime may eliminate it.
 
-    A slice, reshape or pad to the same shape, a join of one input, a sum with 0 or a product with 1. Only asked about
-    nodes that the runtime did eliminate.
+    1. A concatenation, sum, maximum, minimum or mean of one input.
+    2. A slice, reshape, pad or the like to the same shape.
+    3. A sum with 0 or a product with 1 that does not change the shape.
+
+    The answer is used only for nodes that a runtime did eliminate: rule 2 does not look at values.
     """
-    if node.op_type in _JOINS:
+    if node.op_type in _JOINS:  # 1
         return len(node.inputs) == 1
     if not node.inputs or not node.outputs:
         return False
     before, after = graph.tensors.get(node.inputs[0]), graph.tensors.get(node.outputs[0])
     if before is None or after is None or before.shape is None or before.shape != after.shape:
         return False
-    if node.op_type in _RESHAPES:
+    if node.op_type in _RESHAPES:  # 2
         return True
-    neutral = _NEUTRAL.get(node.op_type)
+    neutral = _NEUTRAL.get(node.op_type)  # 3
     return neutral is not None and len(node.inputs) == 2 and get_scalar_value(graph.values, node.inputs[1]) == neutral

@@ -120,7 +120,7 @@ def test_equal_nodes_run_once() -> None:
     ]
     result = mapped(nodes, executed)
     assert groups(result) == [(["b"], ["Relu"]), (["c"], ["Exp"]), (["d"], ["Sqrt"]), (["e"], ["Add"])]
-    assert (result.folded, result.idle) == (["a"], ["a"])
+    assert (result.folded, result.never_executed) == (["a"], ["a"])
 
 
 def test_equal_chains_run_once() -> None:
@@ -134,7 +134,7 @@ def test_equal_chains_run_once() -> None:
     ]
     result = mapped(nodes, [run("f", "FusedConv", "x w", "b1"), run("e", "Add", "b1 b1", "y")])
     assert groups(result) == [(["c1", "r1"], ["FusedConv"]), (["e"], ["Add"])]
-    assert sorted(result.idle) == ["c2", "r2"]
+    assert sorted(result.never_executed) == ["c2", "r2"]
     assert not result.warnings
 
 
@@ -155,7 +155,7 @@ def test_equal_nodes_fused_differently_both_run() -> None:
 def test_dead_nodes_are_named() -> None:
     nodes = [*CHAIN, node("dead", "Exp", "b", "nobody")]
     result = mapped(nodes, [run("f", "FusedConv", "x w", "b"), run("pool", "MaxPool", "b", "y")])
-    assert result.idle == ["dead"]
+    assert result.never_executed == ["dead"]
     assert "dead" in result.warnings[0]
 
 
