@@ -26,12 +26,12 @@ __all__ = [
 
 
 def map_producers(graph: Graph) -> dict[str, Node]:
-    """Node that writes each tensor, by tensor name (inputs and initialisers have none)."""
+    """Map each tensor to the node that writes it, by tensor name (inputs and initialisers have none)."""
     return {name: node for node in graph.nodes for name in node.outputs if name}
 
 
 def map_consumers(graph: Graph) -> dict[str, tuple[Node, ...]]:
-    """Nodes that read each tensor, by tensor name, in order; a node that reads it twice is listed once."""
+    """Map each tensor to the nodes that read it, by tensor name, in order, each node once."""
     found: dict[str, dict[str, Node]] = {}
     for node in graph.nodes:
         for name in node.inputs:

@@ -1,4 +1,15 @@
-"""``load_graph``: from a model file to a :class:`~deepen.graph.types.Graph`."""
+"""``load_graph``: reads a model file into a :class:`~deepen.graph.types.Graph`.
+
+1. The file is mapped into memory, and stripped of the data of its large tensors
+   (:mod:`deepen.graph.onnx_reader.without_weights`); a thread of its own computes its SHA-256.
+2. The structure is normalised (:mod:`deepen.graph.onnx_reader.normalise`).
+3. Nodes are checked against the schemas of their operators (:mod:`deepen.graph.onnx_reader.operator_schemas`).
+4. External data is detached (:mod:`deepen.graph.onnx_reader.external_data`).
+5. Input shapes are fixed (:mod:`deepen.graph.onnx_reader.input_shapes`).
+6. Shapes of the whole model are inferred (:mod:`deepen.graph.onnx_reader.shape_inference`).
+7. The model is flattened into nodes and tensors, and what inference left open is completed
+   (:mod:`deepen.graph.onnx_reader.flatten`).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +46,7 @@ __all__ = ["load_graph", "load_graph_from_proto"]
 
 _CHUNK_BYTES = 1 << 20
 
-# First bytes of files people take for ONNX: (offset, magic, what it is).
+# First bytes of files that are mistaken for ONNX: (offset, magic, description).
 _OTHERS = (
     (4, b"TFL3", "a TensorFlow Lite model"),
     (4, b"ORTM", "an ONNX Runtime model in ORT format"),
@@ -59,11 +70,11 @@ def load_graph(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...
         shapes: Shape by input name, for inputs with symbolic dimensions or to replace static ones.
 
     Returns:
-        The graph. Where no static shape can be found a tensor's shape is ``None``; what else a reader should know is in
-        ``warnings``.
+        The graph. The shape of a tensor is ``None`` if no static shape can be found; other incomplete results are named
+        in ``warnings``.
 
     Raises:
-        GraphError: If the file cannot be taken as a graph, or an input has no static shape. The message is one line.
+        GraphError: If the file cannot be read as a graph, or an input has no static shape. The message is one line.
     """
     source = Path(path)
     file, data = _map_file(source)
@@ -75,10 +86,10 @@ def load_graph(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...
 
 
 def load_graph_from_proto(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
-    """Take a model that is in memory, as :func:`load_graph` takes a file.
+    """Make a graph of a model in memory, as :func:`load_graph` does of a file.
 
     Args:
-        model: Not changed. Its external data, if any, is not looked for.
+        model: Not changed. Its external data, if any, is not read.
         shapes: Shape by input name.
 
     Raises:
@@ -191,7 +202,7 @@ def _build_graph(
     except (RecursionError, MemoryError) as error:
         raise GraphError("the model nests too deeply or needs too much memory to be read") from error
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, OSError) as error:
-        # onnx's compiled half throws whatever its checks throw; a damaged file is the reason in every known case.
+        # The compiled part of onnx raises exceptions of any of these classes; every known case was a damaged file.
         raise GraphError(f"the model is malformed: {shorten_error(error)}") from error
 
 
@@ -202,27 +213,29 @@ def _assemble_graph(
     shapes: Mapping[str, tuple[int, ...]] | None,
     digest: _FileDigest,
 ) -> Graph:
-    model, notes = normalise_model(model)
-    check_operator_schemas(model)
-    notes += detach_external_data(model, folder)
-    replaced = fix_input_shapes(model.graph, shapes)
+    """Make the graph of a parsed model: steps 2 to 7 of the module's docstring."""
+    model, notes = normalise_model(model)  # 2
+    check_operator_schemas(model)  # 3
+    notes += detach_external_data(model, folder)  # 4
+    replaced = fix_input_shapes(model.graph, shapes)  # 5
     names = [value.name for value in list_model_inputs(model.graph)]
     declared = extract_declared_types(model.graph)
-    inferred = infer_model_shapes(model)
-    pass_ = GraphFlattener(inferred, {} if replaced else declared, strict_shapes=bool(shapes), warnings=list(notes))
-    pass_.run()
+    inferred = infer_model_shapes(model)  # 6
+    # 7. Declared types are stale once a static dimension of an input was replaced.
+    flattener = GraphFlattener(inferred, {} if replaced else declared, strict_shapes=bool(shapes), warnings=list(notes))
+    flattener.run()
     outputs = [value.name for value in inferred.graph.output]
-    tensors: Mapping[str, TensorInfo] = pass_.tensors
-    values: Mapping[str, Any] = pass_.values
+    tensors: Mapping[str, TensorInfo] = flattener.tensors
+    values: Mapping[str, Any] = flattener.values
     return Graph(
-        nodes=tuple(pass_.nodes),
+        nodes=tuple(flattener.nodes),
         inputs=tuple(tensors[name] for name in names),
         outputs=tuple(tensors[name] for name in outputs if name in tensors),
         tensors=tensors,
         values=values,
-        opsets=pass_.opsets,
+        opsets=flattener.opsets,
         source_path=source,
         source_sha256=digest.hexdigest(),
-        warnings=tuple(pass_.warnings),
+        warnings=tuple(flattener.warnings),
         model=inferred,
     )

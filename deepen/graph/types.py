@@ -1,4 +1,4 @@
-"""The graph a model file becomes: tensors with static shapes, nodes in topological order."""
+"""The graph of a model: tensors with static shapes, nodes in topological order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPE_BYTES: dict[str, float] = {
     "float8e4m3fnuz": 1, "float8e5m2fnuz": 1, "float8e8m0": 1, "float6e2m3": 0.75, "float6e3m2": 0.75,
     "float4e2m1": 0.5, "int2": 0.25, "uint2": 0.25, "complex64": 8, "complex128": 16,
 }  # fmt: skip
-"""Bytes per element of each data type deepen names (ONNX ``TensorProto.DataType`` in lower case)."""
+"""Bytes per element of each data type, by deepen's name of it (ONNX ``TensorProto.DataType`` in lower case)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,15 @@ class Node:
     """One operator.
 
     Attributes:
-        name: Unique name inside the graph (made up as ``OpType_index`` where the file has none or repeats one).
+        name: Unique name inside the graph (``OpType_index`` if the file has none, a suffix added if it repeats one).
         op_type: Operator, for example ``Conv``.
         domain: Operator domain; empty for the ONNX standard.
         inputs: Tensor names; empty string for an omitted optional input.
         outputs: Tensor names; empty string for an omitted optional output.
         attributes: Plain Python values (int, float, str, tuple, NDArray for tensors); sub-graph attributes left out.
-        scope: Empty for the main graph, else the path of If/Loop/Scan bodies it lies in.
-        multiplicity: Times it runs per inference: 1 in the main graph; the trip count inside a Loop where it is
-            known, else 1; 0 in the branch of an If that is not the costlier one.
+        scope: Empty for the main graph, else the path of the If/Loop/Scan bodies around it.
+        multiplicity: Executions per inference: 1 in the main graph; the trip count inside a Loop if it is known,
+            else 1; 0 in the branch of an If that is not counted.
     """
 
     name: str
@@ -82,18 +82,18 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A model as deepen sees it.
+    """A model as nodes and tensors.
 
     Attributes:
-        nodes: Every node, bodies of If/Loop/Scan and inlined local functions included, topological per scope.
-        inputs: Inputs that are not initialisers, with the shapes asked for.
+        nodes: Every node, including those of If/Loop/Scan bodies and inlined local functions, topological per scope.
+        inputs: Inputs that are not initialisers, with the shapes requested.
         outputs: Graph outputs.
         tensors: Every tensor by name.
         values: Values of small constants (at most 1,024 elements), by name.
         opsets: Operator-set version by domain.
         source_path: The file it was read from.
         source_sha256: SHA-256 of that file (the model file alone; of external data only small constants are read).
-        warnings: What a reader should know (for example a Loop whose trip count is unknown).
+        warnings: Warnings for the user (for example a Loop whose trip count is unknown).
         model: The ModelProto without the bytes of large weights (see ``deepen.graph.list_weightless_tensors``), input
             shapes fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
     """

@@ -1,4 +1,4 @@
-"""Values of small tensors that do not depend on the input, by the ``onnx`` reference operators."""
+"""Evaluates nodes that compute small constants, with the ``onnx`` reference operators."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MAX_VALUE_SIZED = frozenset({"NonZero"})  # size of the output depends on value
 
 
 def is_foldable(op_type: str, domain: str) -> bool:
-    """Whether :func:`fold_node` knows the operator."""
+    """Return whether :func:`fold_node` can evaluate the operator."""
     return not domain and op_type in _FOLDABLE
 
 
@@ -51,18 +51,18 @@ def fold_node(
     Args:
         node: A node for which :func:`is_foldable` holds.
         inputs: Values of its inputs; ``None`` for an omitted optional one.
-        outputs: Static shapes of its outputs, by which results too large to keep are not even begun.
+        outputs: Static shapes of its outputs; a node with an output too large to keep is not evaluated.
         opsets: Operator-set versions by domain.
 
     Returns:
-        One value per output, or ``None`` where they are large or cannot be found.
+        One value per output, or ``None`` if one is large or cannot be computed.
     """
     sized_by_value = node.op_type in _MAX_VALUE_SIZED
     if not sized_by_value and any(dims is None or prod(dims) > SMALL_ELEMENTS for dims in outputs):
         return None
     try:
         results = _evaluate_node(node, inputs, outputs, opsets)
-    except Exception:  # reference operators raise anything at all on odd input; an unknown value is no error
+    except Exception:  # reference operators raise exceptions of any class on odd input; an unknown value is no error
         return None
     arrays = [np.asarray(result) for result in results]
     for array, dims in zip(arrays, outputs, strict=False):
@@ -93,4 +93,4 @@ def _evaluate_node(
 
 
 def _silence_reference_log(*_: object) -> None:
-    """Take the reference operators' log lines and drop them."""
+    """Discard the reference operators' log lines."""

@@ -1,4 +1,4 @@
-"""Bodies of If, Loop and Scan: how often they run, and what passes in and out."""
+"""Bodies of If, Loop and Scan: the number of their executions, and the types of the tensors passed in and out."""
 
 from __future__ import annotations
 
@@ -23,37 +23,36 @@ if TYPE_CHECKING:
 __all__ = ["flatten_bodies"]
 
 _MAX_TRIPS = 10**9  # exporters write a while-loop as a Loop of 2**63 - 1 rounds
-_MAX_RETRY_DEPTH = 3  # bodies nested deeper are walked once, so that time does not double with every level
+_MAX_RETRY_DEPTH = 3  # bodies nested deeper are flattened once, so that time does not double with every level
 
 TensorTypes = dict[str, TensorType | None]
 ConstantValues = dict[str, NDArray[Any]]
 BodyOutputs = tuple[TensorTypes, ConstantValues]
 
 
-def flatten_bodies(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> BodyOutputs:
+def flatten_bodies(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> BodyOutputs:
     """Flatten the bodies of a node.
 
     Args:
         flattener: The pass in progress; nodes and tensors of the bodies are added to it.
         scope: Graph the node lies in.
         node: The node.
-        taken: The same node as already added.
+        flat_node: The same node as it was added to the flattener.
 
     Returns:
-        Types of its outputs by name, as far as the bodies tell more than inference did, and their values where they are
-        constant.
+        Types of its outputs by name, as far as they are known from the bodies, and the values of constant ones.
     """
     if not node.domain:
         if node.op_type == "If":
-            return _flatten_if(flattener, scope, node, taken)
+            return _flatten_if(flattener, scope, node, flat_node)
         if node.op_type == "Loop":
-            return _flatten_loop(flattener, scope, node, taken)
+            return _flatten_loop(flattener, scope, node, flat_node)
         if node.op_type == "Scan" and flattener.opsets.get("", 1) >= 9:
-            return _flatten_scan(flattener, scope, node, taken)
+            return _flatten_scan(flattener, scope, node, flat_node)
     for name, body in proto_values.list_subgraphs(node):
         inner = flattener.open_scope(f"{node.name}.{name}", body, scope)
         flattener.define_inputs(inner, {})
-        flattener.walk(inner, taken.multiplicity)
+        flattener.flatten_nodes(inner, flat_node.multiplicity)
     flattener.warn(f"how often the bodies of '{node.name}' ({node.op_type}) run is not known; counted once")
     return {}, {}
 
@@ -63,12 +62,17 @@ def _get_scalar(flattener: GraphFlattener, name: str) -> float | None:
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 and value.dtype != object else None
 
 
-def _flatten_if(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> BodyOutputs:
-    """If(condition) with two branches that read from around them.
+def _flatten_if(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> BodyOutputs:
+    """Flatten If(condition) and its two branches, which read tensors of the scopes around them.
+
+    1. Both branches are flattened; contradictions are tolerated in one that may not run.
+    2. The branch counted is the one that the condition selects, or the costlier one if the condition is not known.
+    3. Warnings of the other branch are dropped, and its nodes get multiplicity 0.
+    4. The outputs have the types of the counted branch; their values are known only if the condition is.
 
     Source: https://onnx.ai/onnx/operators/onnx__If.html.
     """
-    condition = _get_scalar(flattener, taken.inputs[0]) if taken.inputs else None
+    condition = _get_scalar(flattener, flat_node.inputs[0]) if flat_node.inputs else None
     bodies = dict(proto_values.list_subgraphs(node))
     branches: list[str] = [name for name in ("then_branch", "else_branch") if name in bodies]
     if not branches:
@@ -76,42 +80,43 @@ def _flatten_if(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodePro
     chosen = "then_branch" if condition else "else_branch"
     scopes: dict[str, GraphScope] = {}
     spans: dict[str, slice] = {}
-    said: dict[str, list[str]] = {}
+    branch_warnings: dict[str, list[str]] = {}
     first_warning = len(flattener.warnings)
-    for name in branches:
+    for name in branches:  # 1
         inner = scopes[name] = flattener.open_scope(f"{node.name}.{name}", bodies[name], scope)
         first = len(flattener.nodes)
         may_not_run = condition is None or name != chosen
         flattener.tolerance_depth += may_not_run
         flattener.define_inputs(inner, {})
-        flattener.walk(inner, taken.multiplicity)
+        flattener.flatten_nodes(inner, flat_node.multiplicity)
         flattener.tolerance_depth -= may_not_run
         spans[name] = slice(first, len(flattener.nodes))
-        said[name] = flattener.warnings[first_warning:]
+        branch_warnings[name] = flattener.warnings[first_warning:]
         del flattener.warnings[first_warning:]
-    if condition is None:
+    if condition is None:  # 2
         costs = {name: _estimate_branch_work(flattener.nodes[spans[name]], flattener.tensors) for name in branches}
         chosen = max(branches, key=costs.__getitem__)
         flattener.warn(f"the condition of '{node.name}' is not known; its costlier branch ({chosen}) is counted")
-    for text in said.get(chosen, ()):
+    for text in branch_warnings.get(chosen, ()):  # 3
         flattener.warn(text)
     for name in branches:
         if name != chosen:
             span = spans[name]
             flattener.nodes[span] = [replace(inside, multiplicity=0.0) for inside in flattener.nodes[span]]
-    kinds: TensorTypes = {}
+    types: TensorTypes = {}
     values: ConstantValues = {}
+    # 4
     if chosen in bodies:
         for output, value in zip(node.output, bodies[chosen].output, strict=False):
-            kinds[output] = _get_tensor_type(flattener, scopes[chosen], value.name)
+            types[output] = _get_tensor_type(flattener, scopes[chosen], value.name)
             full = scopes[chosen].resolve(value.name)
             if condition is not None and full in flattener.values:
                 values[output] = flattener.values[full]
-    return kinds, values
+    return types, values
 
 
 def _estimate_branch_work(nodes: Sequence[Node], tensors: dict[str, TensorInfo]) -> float:
-    """Rough cost of a branch, only to tell the costlier one: multiply-accumulates, else elements written."""
+    """Estimate the cost of a branch, to compare two: multiply-accumulates, or elements written by other operators."""
     total = 0.0
     for node in nodes:
         outputs = sum(tensors[name].elements for name in node.outputs if name in tensors)
@@ -126,8 +131,15 @@ def _estimate_branch_work(nodes: Sequence[Node], tensors: dict[str, TensorInfo])
     return total
 
 
-def _flatten_loop(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> BodyOutputs:
-    """Loop(M, cond, states...) with body(iteration, cond, states...) -> (cond, states..., scans...).
+def _flatten_loop(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> BodyOutputs:
+    """Flatten Loop(M, cond, states...) with body(iteration, cond, states...) -> (cond, states..., scans...).
+
+    1. The body's inputs get the types of the Loop's; its condition is taken as true if the Loop starts at all.
+    2. The body is flattened, and the multiplicity of its nodes multiplied by the trip count, or by 1 if that is not
+       known.
+    3. A state's type is that of the body's output if its shape is the same after every iteration; without iterations,
+       it is that of the Loop's input.
+    4. A scan output gets a leading axis of the trip count.
 
     Source: https://onnx.ai/onnx/operators/onnx__Loop.html.
     """
@@ -135,8 +147,9 @@ def _flatten_loop(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeP
     if body is None:
         return {}, {}
     path = f"{node.name}.body"
-    inputs = (*taken.inputs, "", "")[: max(2, len(taken.inputs))]
+    inputs = (*flat_node.inputs, "", "")[: max(2, len(flat_node.inputs))]
     states = inputs[2:]
+    # 1
     wanted = _get_scalar(flattener, inputs[0]) if inputs[0] else None
     start = _get_scalar(flattener, inputs[1]) if inputs[1] else 1.0
     formal = [value.name for value in body.input]
@@ -145,9 +158,10 @@ def _flatten_loop(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeP
     if len(formal) > 1:
         bound[formal[1]] = TensorType(9, ())
     bound |= _map_input_types(flattener, formal[2:], states)
+    # 2
     first = len(flattener.nodes)
     inner, steady = _flatten_loop_body(
-        flattener, scope, body, path, bound, assume, formal[2:], body.output[1:], taken.multiplicity
+        flattener, scope, body, path, bound, assume, formal[2:], body.output[1:], flat_node.multiplicity
     )
     trips = _count_loop_trips(flattener, inner, body, wanted, start)
     if trips is None:
@@ -157,35 +171,48 @@ def _flatten_loop(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeP
     for index, output in enumerate(node.output):
         if index + 1 >= len(body.output):
             break
-        kind = _get_tensor_type(flattener, inner, body.output[index + 1].name)
-        if index < len(states):
+        tensor_type = _get_tensor_type(flattener, inner, body.output[index + 1].name)
+        if index < len(states):  # 3
             if trips == 0:
-                found[output] = flattener.kinds.get(states[index])
+                found[output] = flattener.types.get(states[index])
             elif index < len(steady) and steady[index]:
-                found[output] = kind
-        elif trips is not None:
-            found[output] = _stack_tensor_type(kind, int(trips), 0)
+                found[output] = tensor_type
+        elif trips is not None:  # 4
+            found[output] = _stack_tensor_type(tensor_type, int(trips), 0)
     return found, {}
 
 
 def _count_loop_trips(
     flattener: GraphFlattener, inner: GraphScope, body: onnx.GraphProto, wanted: float | None, start: float | None
 ) -> float | None:
-    """Rounds of a Loop where they are fixed, else ``None``."""
-    if (wanted is not None and wanted <= 0) or start == 0:
+    """Return the trip count of a Loop, or ``None`` if it is not known.
+
+    1. 0 if the maximal trip count or the initial condition is 0.
+    2. Not known if the initial condition or the condition the body computes is not.
+    3. 1 if the body always ends the Loop.
+    4. The maximal trip count, if that is plausible (exporters write a while-loop with a maximum of 2**63 - 1).
+    """
+    if (wanted is not None and wanted <= 0) or start == 0:  # 1
         return 0.0
-    if start is None or not body.output:
+    if start is None or not body.output:  # 2
         return None
     keep_going = _get_scalar(flattener, inner.resolve(body.output[0].name))
     if keep_going is None:
         return None
-    if not keep_going:
+    if not keep_going:  # 3
         return 1.0
-    return wanted if wanted is not None and wanted <= _MAX_TRIPS else None
+    return wanted if wanted is not None and wanted <= _MAX_TRIPS else None  # 4
 
 
-def _flatten_scan(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> BodyOutputs:
-    """Scan(states..., scans...) with body(states..., slices...) -> (states..., slices...), operator set 9 and later.
+def _flatten_scan(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> BodyOutputs:
+    """Flatten Scan(states..., scans...) with body(states..., slices...) -> (states..., slices...), from opset 9 on.
+
+    1. The body's states get the types of the Scan's inputs, its slices those of the scanned inputs without the scan
+       axis, whose size is the trip count.
+    2. The body is flattened, and the multiplicity of its nodes multiplied by the trip count, or by 1 if that is not
+       known.
+    3. A state's type is that of the body's output if its shape is the same after every iteration.
+    4. A scan output gets an axis of the trip count at its output axis.
 
     Source: https://onnx.ai/onnx/operators/onnx__Scan.html.
     """
@@ -193,51 +220,53 @@ def _flatten_scan(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeP
     if body is None:
         return {}, {}
     path = f"{node.name}.body"
-    scans = taken.attributes.get("num_scan_inputs")
-    if not isinstance(scans, int) or not 0 < scans <= len(taken.inputs):
+    scans = flat_node.attributes.get("num_scan_inputs")
+    if not isinstance(scans, int) or not 0 < scans <= len(flat_node.inputs):
         raise GraphError(f"node '{node.name}' (Scan) has the impossible num_scan_inputs {scans}")
-    count = len(taken.inputs) - scans
-    axes = _read_scan_axes(taken, "scan_input_axes", scans)
+    # 1
+    count = len(flat_node.inputs) - scans
+    axes = _read_scan_axes(flat_node, "scan_input_axes", scans)
     formal = [value.name for value in body.input]
-    bound = _map_input_types(flattener, formal[:count], taken.inputs[:count])
+    bound = _map_input_types(flattener, formal[:count], flat_node.inputs[:count])
     trips: int | None = None
-    for name, full, axis in zip(formal[count:], taken.inputs[count:], axes, strict=False):
+    for name, full, axis in zip(formal[count:], flat_node.inputs[count:], axes, strict=False):
         tensor = flattener.tensors.get(full)
         if tensor is None or tensor.shape is None or not -len(tensor.shape) <= axis < len(tensor.shape):
             continue
         dims = list(tensor.shape)
         trips = dims.pop(axis)
-        bound[name] = TensorType(flattener.kinds[full].elem_type, tuple(dims))
+        bound[name] = TensorType(flattener.types[full].elem_type, tuple(dims))
+    # 2
     outputs = list(body.output)
     first = len(flattener.nodes)
     inner, steady = _flatten_loop_body(
-        flattener, scope, body, path, bound, {}, formal[:count], outputs, taken.multiplicity
+        flattener, scope, body, path, bound, {}, formal[:count], outputs, flat_node.multiplicity
     )
     if trips is None:
         flattener.warn(f"the number of rounds of '{node.name}' is not known; its body is counted once")
     _multiply_executions(flattener, first, 1.0 if trips is None else float(trips))
-    out_axes = _read_scan_axes(taken, "scan_output_axes", max(0, len(outputs) - count))
+    out_axes = _read_scan_axes(flat_node, "scan_output_axes", max(0, len(outputs) - count))
     found: TensorTypes = {}
     for index, output in enumerate(node.output[: len(outputs)]):
-        kind = _get_tensor_type(flattener, inner, outputs[index].name)
-        if index < count:
-            found[output] = kind if index < len(steady) and steady[index] else None
-        elif trips is not None and index - count < len(out_axes):
-            found[output] = _stack_tensor_type(kind, trips, out_axes[index - count])
+        tensor_type = _get_tensor_type(flattener, inner, outputs[index].name)
+        if index < count:  # 3
+            found[output] = tensor_type if index < len(steady) and steady[index] else None
+        elif trips is not None and index - count < len(out_axes):  # 4
+            found[output] = _stack_tensor_type(tensor_type, trips, out_axes[index - count])
     return found, {}
 
 
-def _read_scan_axes(taken: Node, name: str, count: int) -> tuple[int, ...]:
-    axes = taken.attributes.get(name) or (0,) * count
+def _read_scan_axes(flat_node: Node, name: str, count: int) -> tuple[int, ...]:
+    axes = flat_node.attributes.get(name) or (0,) * count
     if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
-        raise GraphError(f"node '{taken.name}' ({taken.op_type}) has malformed {name}")
+        raise GraphError(f"node '{flat_node.name}' ({flat_node.op_type}) has malformed {name}")
     return axes
 
 
 def _map_input_types(flattener: GraphFlattener, names: Sequence[str], full: Sequence[str]) -> dict[str, TensorType]:
-    """Kinds of the tensors passed in, by the body's own names."""
+    """Map the body's names of the tensors passed in to their types."""
     return {
-        name: flattener.kinds[source] for name, source in zip(names, full, strict=False) if source in flattener.kinds
+        name: flattener.types[source] for name, source in zip(names, full, strict=False) if source in flattener.types
     }
 
 
@@ -252,34 +281,37 @@ def _flatten_loop_body(
     outputs: Sequence[onnx.ValueInfoProto],
     multiplicity: float,
 ) -> tuple[GraphScope, list[bool]]:
-    """Walk a body that hands states on from round to round.
+    """Flatten a body that passes states from one iteration to the next.
 
-    States are first taken to keep their shape. Where one does not, its shape is dropped and the body walked again, at
-    most twice.
+    1. States are first assumed to keep their shape; in deeply nested bodies, to have an unknown one.
+    2. The body is flattened. A state is steady if its shape after the body is known and equals that before.
+    3. If a state with a known shape is not steady, its shape is dropped and the body is flattened again; the second
+       time, all shapes are dropped, so that there are at most three passes.
 
     Returns:
-        The body's scope, and for each state whether its shape is the same after every round.
+        The body's scope, and for each state whether its shape is the same after every iteration.
     """
     first_node, first_warning = len(flattener.nodes), len(flattener.warnings)
     retried = False
 
-    def walk() -> GraphScope:
+    def flatten_body() -> GraphScope:
         inner = flattener.open_scope(path, body, scope)
         for name, value in assume.items():
             flattener.define(inner, name, TensorType(9, ()), constant=True, value=value)
         flattener.define_inputs(inner, bound)
-        flattener.walk(inner, multiplicity)
+        flattener.flatten_nodes(inner, multiplicity)
         return inner
 
-    def drop(names: Collection[str]) -> None:
+    def drop_shapes(names: Collection[str]) -> None:
         for name in names:
             if name in bound:
                 bound[name] = TensorType(bound[name].elem_type, None)
 
-    if scope.depth >= _MAX_RETRY_DEPTH:
-        drop(states)
+    if scope.depth >= _MAX_RETRY_DEPTH:  # 1
+        drop_shapes(states)
     while True:
-        inner = walk()
+        # 2
+        inner = flatten_body()
         steady = []
         for name, output in zip(states, outputs, strict=False):
             before = _get_tensor_type(flattener, inner, name).dims
@@ -288,26 +320,27 @@ def _flatten_loop_body(
         unsteady = {name for name, same in zip(states, steady, strict=False) if not same}
         if not any(name in bound and bound[name].dims is not None for name in unsteady):
             return inner, steady
-        drop(states if retried else unsteady)
+        # 3
+        drop_shapes(states if retried else unsteady)
         retried = True
         del flattener.nodes[first_node:]
         del flattener.warnings[first_warning:]
 
 
 def _multiply_executions(flattener: GraphFlattener, first: int, trips: float) -> None:
-    """Multiply the executions of every node from ``first`` on: a body and what is nested in it."""
+    """Multiply the multiplicity of every node from ``first`` on: those of a body and of the bodies inside it."""
     for index in range(first, len(flattener.nodes)):
         node = flattener.nodes[index]
         flattener.nodes[index] = replace(node, multiplicity=node.multiplicity * trips)
 
 
 def _get_tensor_type(flattener: GraphFlattener, scope: GraphScope, name: str) -> TensorType:
-    return flattener.kinds.get(scope.resolve(name)) or TensorType(0, None)
+    return flattener.types.get(scope.resolve(name)) or TensorType(0, None)
 
 
-def _stack_tensor_type(kind: TensorType, rounds: int, axis: int) -> TensorType | None:
-    dims = kind.dims
+def _stack_tensor_type(tensor_type: TensorType, rounds: int, axis: int) -> TensorType | None:
+    dims = tensor_type.dims
     if dims is None or not -len(dims) - 1 <= axis <= len(dims):
         return None
     at = axis if axis >= 0 else axis + len(dims) + 1
-    return TensorType(kind.elem_type, (*dims[:at], rounds, *dims[at:]))
+    return TensorType(tensor_type.elem_type, (*dims[:at], rounds, *dims[at:]))

@@ -1,4 +1,4 @@
-"""External data: where it may lie, and the few small tensors whose values are read from it."""
+"""External data of a model: checks of its location, and reading of the small tensors in it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ _MAX_SMALL_BYTES = SMALL_ELEMENTS * 16  # complex128
 def detach_external_data(model: onnx.ModelProto, folder: Path | None) -> tuple[str, ...]:
     """Make a model independent of its external data files.
 
-    Large external tensors become weightless; nothing is read for them and their file need not exist. Small ones
-    (shapes, axes: exporters put even these outside) are read where the file is there, because shapes follow from them.
+    1. Tensors without data become weightless.
+    2. The location of an external tensor must be inside the model's folder.
+    3. Small external tensors (shapes, axes: exporters put even these outside) are read if the file exists, because
+       shapes may depend on them.
+    4. Other external tensors become weightless; they are not read, and their file need not exist.
 
     Args:
         model: Changed in place.
-        folder: The model's folder; ``None`` for a model that came from memory and has none.
+        folder: The model's folder; ``None`` for a model that was not read from a file.
 
     Returns:
         Warnings.
@@ -42,21 +45,21 @@ def detach_external_data(model: onnx.ModelProto, folder: Path | None) -> tuple[s
         if not get_dtype_name(tensor.data_type):
             raise GraphError(f"tensor '{tensor.name}' has the unknown data type {tensor.data_type}")
         if tensor.data_location != tensor.EXTERNAL:
-            if elements and not _has_data(tensor):
+            if elements and not _has_data(tensor):  # 1
                 mark_weightless(tensor)
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         if location == WEIGHTLESS:
             continue
-        if location not in files:
+        if location not in files:  # 2
             files[location] = _resolve_location(location, folder, tensor.name)
         data = None
-        if elements <= SMALL_ELEMENTS:
+        if elements <= SMALL_ELEMENTS:  # 3
             data = _read_small_tensor(files[location], entries, elements, tensor)
             unread += data is None
-        mark_weightless(tensor)
-        if data is not None:
+        mark_weightless(tensor)  # 4
+        if data is not None:  # 3
             tensor.data_location = tensor.DEFAULT
             del tensor.external_data[:]
             tensor.raw_data = data
@@ -66,7 +69,7 @@ def detach_external_data(model: onnx.ModelProto, folder: Path | None) -> tuple[s
 
 
 def list_weightless_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Tensors of ``Graph.model`` whose bytes were left out, for a caller who has to put stand-in bytes there."""
+    """List the tensors of ``Graph.model`` whose bytes were left out, for a caller that must supply other bytes."""
     return [
         tensor
         for tensor in iter_tensors(model)
@@ -83,7 +86,11 @@ def _has_data(tensor: onnx.TensorProto) -> bool:
 
 
 def _resolve_location(location: str, folder: Path | None, name: str) -> Path | None:
-    """Resolve a location; ``None`` where there is no folder to look in."""
+    """Resolve a location to a path inside the model's folder; ``None`` if there is no folder.
+
+    Raises:
+        GraphError: If the location is empty, leaves the folder, or cannot be resolved.
+    """
     problem = f"external data of tensor '{name}' at '{location}' lies outside the model's folder; refusing to follow it"
     if not location or "\0" in location:
         raise GraphError(f"external data of tensor '{name}' names no file; export the model again")
@@ -105,7 +112,11 @@ def _resolve_location(location: str, folder: Path | None, name: str) -> Path | N
 def _read_small_tensor(
     path: Path | None, entries: dict[str, str], elements: int, tensor: onnx.TensorProto
 ) -> bytes | None:
-    """Read one small tensor; ``None`` where the file does not exist."""
+    """Read one small tensor; ``None`` if the file does not exist.
+
+    Raises:
+        GraphError: If offset or length are impossible, or the file cannot be read there.
+    """
     if path is None:
         return None
     name = tensor.name

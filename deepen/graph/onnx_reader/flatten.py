@@ -1,8 +1,17 @@
-"""From an inferred model to nodes and tensors: one pass in topological order that also completes shapes and values.
+"""Turns an inferred model into nodes and tensors, in one pass in topological order that completes shapes and values.
 
-Whole-model inference is fast but follows no values, so exports that compute their shapes (Shape, Gather, Concat,
-Reshape) stay incomplete. Where that happens this pass infers single nodes again, now with the values it has found
-on the way (``onnx.shape_inference.infer_node_outputs``; values by the ``onnx`` reference operators).
+Whole-model inference is fast but does not propagate values, so models that compute their shapes (Shape, Gather, Concat,
+Reshape) stay incomplete. For each node without bodies, this pass
+
+1. takes the output types that whole-model inference found;
+2. infers the node again if a type is incomplete, with the values found so far
+   (``onnx.shape_inference.infer_node_outputs``);
+3. computes the outputs' values if they are small and constant (:mod:`deepen.graph.onnx_reader.constant_folding`), and
+   takes missing shapes from them;
+4. defines the outputs; the types that the file declares are used where nothing else is known;
+5. checks the node's shapes for contradictions.
+
+Nodes with bodies go to :mod:`deepen.graph.onnx_reader.control_flow`.
 """
 
 from __future__ import annotations
@@ -34,7 +43,7 @@ __all__ = ["GraphFlattener", "GraphScope"]
 
 @dataclass(slots=True)
 class GraphScope:
-    """Names of one graph.
+    """Tensor names and known types of one graph: the main graph or a body.
 
     Attributes:
         path: Empty for the main graph, else the path of the body.
@@ -42,7 +51,7 @@ class GraphScope:
         parent: The scope around it.
         names: Full name of each tensor by its name in the file.
         inferred: Types that whole-model inference found.
-        declared: Types that the file states, looked at where nothing else is known.
+        declared: Types that the file declares, used where nothing else is known.
     """
 
     path: str
@@ -53,7 +62,7 @@ class GraphScope:
     declared: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
 
     def resolve(self, name: str) -> str:
-        """Full name of a tensor read here; empty stays empty."""
+        """Full name of a tensor read in this scope; empty for an omitted one."""
         scope: GraphScope | None = self
         while scope is not None:
             if name in scope.names:
@@ -62,7 +71,7 @@ class GraphScope:
         return ""
 
     def full(self, name: str) -> str:
-        """Full name of a tensor written here; empty stays empty."""
+        """Full name of a tensor written in this scope; empty for an omitted one."""
         return f"{self.path}/{name}" if self.path and name else name
 
     @property
@@ -73,20 +82,20 @@ class GraphScope:
 
 @dataclass(slots=True)
 class GraphFlattener:
-    """The pass.
+    """The pass over one model.
 
     Attributes:
         model: Inferred model; shapes found here are written back by :meth:`write_back`.
-        declared: Types the file states, used where nothing else is known.
-        demanding: Whether a node that contradicts the shapes is an error (the caller asked for these shapes) or only a
-            warning (the model came so).
-        tolerant: Above 0 inside the branch of an If that may never run: contradictions there are nobody's error.
+        declared: Types the file declares, used where nothing else is known.
+        strict_shapes: Whether a node that cannot take its input shapes is an error (the caller asked for these shapes)
+            or only a warning (they are the model's own).
+        tolerance_depth: Number of enclosing If branches that may never run; above 0, contradictions are ignored.
         opsets: Operator-set versions by domain.
         nodes: Nodes so far.
         tensors: Tensors by full name.
-        kinds: Their types, partly known ones and sequences included.
+        types: Their types, including partly known ones and sequences.
         values: Values of small constants.
-        warnings: What a reader should know.
+        warnings: Warnings for the user.
     """
 
     model: onnx.ModelProto
@@ -96,14 +105,14 @@ class GraphFlattener:
     opsets: dict[str, int] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
-    kinds: dict[str, TensorType] = field(default_factory=dict)
+    types: dict[str, TensorType] = field(default_factory=dict)
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _patches: dict[tuple[str, str], tuple[onnx.GraphProto, TensorType]] = field(default_factory=dict)
     _protos: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Flatten the main graph and everything below it.
+        """Flatten the main graph and all bodies inside it.
 
         Raises:
             GraphError: If shapes contradict one another or are absurd.
@@ -112,8 +121,8 @@ class GraphFlattener:
         scope = self.open_scope("", self.model.graph, None)
         self.define_inputs(scope, {})
         with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # folding an overflow or a division by zero is the model's business
-            self.walk(scope, 1.0)
+            warnings.simplefilter("ignore")  # a model may compute with overflows and divisions by zero
+            self.flatten_nodes(scope, 1.0)
         self.write_back()
 
     def open_scope(self, path: str, graph: onnx.GraphProto, parent: GraphScope | None) -> GraphScope:
@@ -121,12 +130,12 @@ class GraphFlattener:
         scope = GraphScope(path, graph, parent, declared=self.declared.get(path, {}))
         scope.inferred = {value.name: TensorType.of(value.type) for value in (*graph.value_info, *graph.output)}
         for tensor in graph.initializer:
-            kind = TensorType(tensor.data_type, tuple(tensor.dims))
-            self.define(scope, tensor.name, kind, constant=True, value=proto_values.read_tensor_value(tensor))
+            tensor_type = TensorType(tensor.data_type, tuple(tensor.dims))
+            self.define(scope, tensor.name, tensor_type, constant=True, value=proto_values.read_tensor_value(tensor))
         for sparse in graph.sparse_initializer:
-            kind = TensorType(sparse.values.data_type, tuple(sparse.dims))
+            tensor_type = TensorType(sparse.values.data_type, tuple(sparse.dims))
             value = proto_values.read_sparse_value(sparse)
-            self.define(scope, sparse.values.name, kind, constant=True, value=value)
+            self.define(scope, sparse.values.name, tensor_type, constant=True, value=value)
         return scope
 
     def define_inputs(self, scope: GraphScope, bound: Mapping[str, TensorType]) -> None:
@@ -134,7 +143,7 @@ class GraphFlattener:
 
         Args:
             scope: The graph.
-            bound: Types known from outside, by input name; they win where they say more.
+            bound: Types known from outside, by input name; the more specific one of the two is used.
         """
         for value in scope.graph.input:
             if value.name not in scope.names:
@@ -144,7 +153,7 @@ class GraphFlattener:
         self,
         scope: GraphScope,
         name: str,
-        kind: TensorType | None,
+        tensor_type: TensorType | None,
         *,
         constant: bool = False,
         value: NDArray[Any] | None = None,
@@ -154,26 +163,26 @@ class GraphFlattener:
         self.values.pop(full, None)
         self._protos.pop(full, None)
         self._patches.pop((scope.path, name), None)
-        kind = kind or TensorType(0, None)
-        self.kinds[full] = kind
-        dims = kind.dims
-        if dims and min(dims) < 0:  # `find_shape_contradiction` has told, or nobody cares
+        tensor_type = tensor_type or TensorType(0, None)
+        self.types[full] = tensor_type
+        dims = tensor_type.dims
+        if dims and min(dims) < 0:  # reported by `find_shape_contradiction`, or tolerated
             dims = None
         elif dims and prod(dims) > MAX_ELEMENTS:
             raise GraphError(f"tensor '{full}' would have {prod(dims):,} elements; check the input shapes")
         if value is not None:
             self.values[full] = value
         self.tensors[full] = TensorInfo(
-            full, dims, proto_values.get_dtype_name(kind.elem_type), constant or value is not None
+            full, dims, proto_values.get_dtype_name(tensor_type.elem_type), constant or value is not None
         )
         return full
 
-    def walk(self, scope: GraphScope, multiplicity: float) -> None:
-        """Take the nodes of one graph in order."""
+    def flatten_nodes(self, scope: GraphScope, multiplicity: float) -> None:
+        """Flatten the nodes of one graph, in order."""
         for node in scope.graph.node:
             inputs = tuple(scope.resolve(name) if name else "" for name in node.input)
             bodies = proto_values.list_subgraphs(node)
-            taken = Node(
+            flat_node = Node(
                 name=node.name,
                 op_type=node.op_type,
                 domain=node.domain,
@@ -183,13 +192,13 @@ class GraphFlattener:
                 scope=scope.path,
                 multiplicity=multiplicity,
             )
-            self.nodes.append(taken)
+            self.nodes.append(flat_node)
             if bodies:
-                kinds, known = control_flow.flatten_bodies(self, scope, node, taken)
+                types, known = control_flow.flatten_bodies(self, scope, node, flat_node)
                 values = [known.get(name) for name in node.output]
-                self._define_outputs(scope, node, kinds, constant=False, values=values)
+                self._define_outputs(scope, node, types, constant=False, values=values)
             else:
-                self._plain(scope, node, taken)
+                self._define_plain_outputs(scope, node, flat_node)
 
     def warn(self, text: str) -> None:
         """Add a warning once."""
@@ -199,47 +208,49 @@ class GraphFlattener:
     def write_back(self) -> None:
         """Write the shapes found by this pass into the model, for readers of ``Graph.model``."""
         by_graph: dict[str, tuple[onnx.GraphProto, dict[str, TensorType]]] = {}
-        for (path, name), (graph, kind) in self._patches.items():
-            by_graph.setdefault(path, (graph, {}))[1][name] = kind
-        for graph, kinds in by_graph.values():
+        for (path, name), (graph, tensor_type) in self._patches.items():
+            by_graph.setdefault(path, (graph, {}))[1][name] = tensor_type
+        for graph, types in by_graph.values():
             for value in (*graph.value_info, *graph.output):
-                if value.name in kinds:
-                    value.type.CopyFrom(kinds.pop(value.name).message())
-            for name, kind in kinds.items():
-                graph.value_info.add(name=name, type=kind.message())
+                if value.name in types:
+                    value.type.CopyFrom(types.pop(value.name).message())
+            for name, tensor_type in types.items():
+                graph.value_info.add(name=name, type=tensor_type.message())
 
-    def _plain(self, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> None:
-        """Define the outputs of a node without bodies."""
-        kinds = {name: scope.inferred.get(name) for name in node.output if name}
-        incomplete = [name for name, kind in kinds.items() if kind is None or kind.dims is None]
-        if incomplete:
-            found = self._infer_node(scope, node, taken)
+    def _define_plain_outputs(self, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> None:
+        """Define the outputs of a node without bodies, in the five steps of the module's docstring."""
+        # 1
+        types = {name: scope.inferred.get(name) for name in node.output if name}
+        incomplete = [name for name, tensor_type in types.items() if tensor_type is None or tensor_type.dims is None]
+        if incomplete:  # 2
+            found = self._infer_node(scope, node, flat_node)
             for name in incomplete:
-                kinds[name] = _choose_more_specific(found.get(name), kinds[name])
+                types[name] = _choose_more_specific(found.get(name), types[name])
             if node.op_type == "Dropout" and len(node.output) == 2 and node.output[1] in incomplete:
-                kinds[node.output[1]] = self._mask(taken)
-        values = self._values(node, taken, kinds)
+                types[node.output[1]] = self._get_dropout_mask_type(flat_node)
+        values = self._compute_values(node, flat_node, types)  # 3
         if values is not None and incomplete:
             for name, value in zip(node.output, values, strict=False):
-                kind = kinds.get(name)
-                if name in incomplete and kind is not None and kind.elem_type:
-                    kinds[name] = TensorType(kind.elem_type, value.shape)
-        self._define_outputs(scope, node, kinds, constant=self._is_constant(node, taken), values=values)
-        self._check(taken, [None if (kind := kinds.get(name)) is None else kind.dims for name in node.output])
+                tensor_type = types.get(name)
+                if name in incomplete and tensor_type is not None and tensor_type.elem_type:
+                    types[name] = TensorType(tensor_type.elem_type, value.shape)
+        self._define_outputs(scope, node, types, constant=self._is_constant(node, flat_node), values=values)  # 4
+        shapes = [None if (tensor_type := types.get(name)) is None else tensor_type.dims for name in node.output]
+        self._check_shapes(flat_node, shapes)  # 5
 
-    def _check(self, taken: Node, shapes: Sequence[tuple[int, ...] | None]) -> None:
-        if taken.domain or self.tolerance_depth:
+    def _check_shapes(self, flat_node: Node, shapes: Sequence[tuple[int, ...] | None]) -> None:
+        if flat_node.domain or self.tolerance_depth:
             return
-        inputs = [self._dims(name) for name in taken.inputs]
-        problem = find_shape_contradiction(taken.op_type, taken.attributes, inputs, shapes)
+        inputs = [self._get_shape(name) for name in flat_node.inputs]
+        problem = find_shape_contradiction(flat_node.op_type, flat_node.attributes, inputs, shapes)
         if problem:
-            raise GraphError(f"node '{taken.name}' ({taken.op_type}): {problem}")
+            raise GraphError(f"node '{flat_node.name}' ({flat_node.op_type}): {problem}")
 
     def _define_outputs(
         self,
         scope: GraphScope,
         node: onnx.NodeProto,
-        kinds: Mapping[str, TensorType | None],
+        types: Mapping[str, TensorType | None],
         *,
         constant: bool,
         values: Sequence[NDArray[Any] | None] | None,
@@ -248,74 +259,87 @@ class GraphFlattener:
             if not name:
                 continue
             before = scope.inferred.get(name)
-            kind = _choose_more_specific(kinds.get(name), before)
-            if (kind is None or kind.dims is None) and name in scope.declared:
-                kind = _choose_more_specific(TensorType.of(scope.declared[name]), kind)
-            self.define(scope, name, kind, constant=constant, value=values[index] if values is not None else None)
-            if kind is not None and kind is not before and kind.dims is not None:
-                self._patches[scope.path, name] = (scope.graph, kind)
+            tensor_type = _choose_more_specific(types.get(name), before)
+            if (tensor_type is None or tensor_type.dims is None) and name in scope.declared:
+                tensor_type = _choose_more_specific(TensorType.of(scope.declared[name]), tensor_type)
+            self.define(
+                scope, name, tensor_type, constant=constant, value=values[index] if values is not None else None
+            )
+            if tensor_type is not None and tensor_type is not before and tensor_type.dims is not None:
+                self._patches[scope.path, name] = (scope.graph, tensor_type)
 
-    def _mask(self, taken: Node) -> TensorType | None:
-        """Type of the mask of an old Dropout, which the library infers only from operator set 12 on."""
-        source = self.kinds.get(taken.inputs[0]) if taken.inputs else None
+    def _get_dropout_mask_type(self, flat_node: Node) -> TensorType | None:
+        """Type of a Dropout's mask, which ``onnx`` infers only from operator set 12 on."""
+        source = self.types.get(flat_node.inputs[0]) if flat_node.inputs else None
         if source is None or source.dims is None:
             return None
         return TensorType(source.elem_type if self.opsets.get("", 1) < 10 else 9, source.dims)
 
-    def _dims(self, name: str) -> tuple[int, ...] | None:
+    def _get_shape(self, name: str) -> tuple[int, ...] | None:
         return self.tensors[name].shape if name in self.tensors else None
 
-    def _is_constant(self, node: onnx.NodeProto, taken: Node) -> bool:
+    def _is_constant(self, node: onnx.NodeProto, flat_node: Node) -> bool:
         if node.op_type in NON_DETERMINISTIC:
             return False
-        read = [name for name in taken.inputs if name]
+        read = [name for name in flat_node.inputs if name]
         if not read:
             return node.op_type == "Constant" and not node.domain
         return all(name in self.tensors and self.tensors[name].constant for name in read)
 
-    def _values(
-        self, node: onnx.NodeProto, taken: Node, kinds: Mapping[str, TensorType | None]
+    def _compute_values(
+        self, node: onnx.NodeProto, flat_node: Node, types: Mapping[str, TensorType | None]
     ) -> list[NDArray[Any]] | None:
-        """Values of the outputs, where they are small and do not depend on the input."""
+        """Values of the outputs, or ``None`` unless they are small and do not depend on the input."""
         if node.domain:
             return None
         if node.op_type == "Constant":
             value = proto_values.read_constant_value(node)
             return None if value is None else [value]
         if node.op_type in {"Shape", "Size"}:
-            return self._shape_value(taken)
+            return self._compute_shape_value(flat_node)
         if not is_foldable(node.op_type, node.domain):
             return None
         inputs: list[NDArray[Any] | None] = []
-        for name in taken.inputs:
+        for name in flat_node.inputs:
             if name and name not in self.values:
                 return None
             inputs.append(self.values.get(name))
-        shapes = [None if (kind := kinds.get(name)) is None else kind.dims for name in node.output]
+        shapes = [None if (tensor_type := types.get(name)) is None else tensor_type.dims for name in node.output]
         return fold_node(node, inputs, shapes, self.opsets) if any(value is not None for value in inputs) else None
 
-    def _shape_value(self, taken: Node) -> list[NDArray[Any]] | None:
-        dims = self._dims(taken.inputs[0]) if taken.inputs else None
+    def _compute_shape_value(self, flat_node: Node) -> list[NDArray[Any]] | None:
+        dims = self._get_shape(flat_node.inputs[0]) if flat_node.inputs else None
         if dims is None:
             return None
-        if taken.op_type == "Size":
+        if flat_node.op_type == "Size":
             return [np.array(prod(dims), np.int64)]
-        return [np.array(dims[slice(taken.attributes.get("start", 0), taken.attributes.get("end"))], np.int64)]
+        return [np.array(dims[slice(flat_node.attributes.get("start", 0), flat_node.attributes.get("end"))], np.int64)]
 
-    def _infer_node(self, scope: GraphScope, node: onnx.NodeProto, taken: Node) -> dict[str, TensorType]:
-        """Infer one node with the values found so far."""
+    def _infer_node(self, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> dict[str, TensorType]:
+        """Infer one node's output types from the values found so far; empty if inference fails.
+
+        A failure is
+
+        1. ignored in a branch that may never run;
+        2. an error if the shapes contradict one another, with our own message if there is one;
+        3. an error if the caller asked for these shapes;
+        4. otherwise a warning, for the first node only: later failures follow from it.
+
+        Raises:
+            GraphError: As above, or if the node is malformed.
+        """
         from onnx import checker, numpy_helper, shape_inference
 
         found_schema = get_operator_schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
         if found_schema is None:
             return {}
-        kinds: dict[str, onnx.TypeProto] = {}
+        types: dict[str, onnx.TypeProto] = {}
         data: dict[str, onnx.TensorProto] = {}
         for name in node.input:
             full = scope.resolve(name)
             if not full:
                 continue
-            kinds[name] = self.kinds[full].message()
+            types[name] = self.types[full].message()
             value = self.values.get(full)
             if value is not None and value.dtype != object and value.size <= SMALL_ELEMENTS:
                 if full not in self._protos:
@@ -324,25 +348,25 @@ class GraphFlattener:
         imports = list(self.model.opset_import)
         try:
             found = shape_inference.infer_node_outputs(
-                found_schema, node, kinds, data, None, imports, self.model.ir_version
+                found_schema, node, types, data, None, imports, self.model.ir_version
             )
-            return {name: TensorType.of(kind) for name, kind in found.items()}
+            return {name: TensorType.of(tensor_type) for name, tensor_type in found.items()}
         except checker.ValidationError as error:
             raise GraphError(f"node '{node.name}' is malformed: {shorten_error(error)}") from error
         except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-            if self.tolerance_depth:
+            if self.tolerance_depth:  # 1
                 return {}
-            self._check(taken, [None] * len(taken.outputs))  # the plainer message, where there is one
+            self._check_shapes(flat_node, [None] * len(flat_node.outputs))  # 2
             if self.strict_shapes and "ShapeInferenceError" in str(error):
                 message = f"node '{node.name}' cannot take these input shapes: {shorten_error(error)}"
-                raise GraphError(message) from error
-            if not any(text.startswith("shape inference") for text in self.warnings):  # the rest follows from the first
+                raise GraphError(message) from error  # 3
+            if not any(text.startswith("shape inference") for text in self.warnings):  # 4
                 self.warn(f"shape inference failed at node '{node.name}': {shorten_error(error)}")
             return {}
 
 
 def _choose_more_specific(first: TensorType | None, second: TensorType | None) -> TensorType | None:
-    """The type that says more; the first of equals."""
+    """Choose the more specific of two types; of equals, the first."""
     if first is None or second is None:
         return first or second
     return first if first.specificity >= second.specificity else second

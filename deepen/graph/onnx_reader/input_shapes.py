@@ -1,4 +1,4 @@
-"""Input shapes: the ``--shape`` option, and fixing symbolic dimensions."""
+"""Input shapes: parses the ``--shape`` option, and fixes symbolic dimensions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fix_input_shapes", "list_model_inputs", "parse_shape"]
 
-_UNNAMED = frozenset({"", "?"})  # PaddlePaddle writes every open dimension as "?", which says nothing about equality
+_UNNAMED = frozenset({"", "?"})  # PaddlePaddle names every open dimension "?"; two of them need not be equal
 
 # What the example in an error message puts where the model leaves a dimension open.
 _EXAMPLE_CHANNELS, _EXAMPLE_PIXELS, _EXAMPLE_LENGTH = 3, 224, 128
@@ -42,7 +42,7 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def list_model_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that are not initialisers (files of IR version 3 list both)."""
+    """List the inputs that are not initialisers (files of IR version 3 list both)."""
     weights = {tensor.name for tensor in graph.initializer}
     weights |= {sparse.values.name for sparse in graph.sparse_initializer}
     return [value for value in graph.input if value.name not in weights]
@@ -51,8 +51,11 @@ def list_model_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 def fix_input_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]] | None) -> bool:
     """Give every tensor input a static shape.
 
-    A symbol fixed in one input holds for every other input that uses it. A shape may also replace static dimensions
-    (another batch or image size); whether the model can take them shows when shapes are inferred.
+    1. Requested shapes fit their inputs in rank.
+    2. A symbol fixed by one requested shape has the same size in all of them, and in every other input that uses it.
+    3. A requested shape may replace static dimensions (another batch or image size); shape inference finds out whether
+       the model can take them.
+    4. After that, every dimension of every tensor input must be static.
 
     Args:
         graph: Changed in place.
@@ -62,12 +65,13 @@ def fix_input_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...
         Whether a static dimension was replaced.
 
     Raises:
-        GraphError: If a name is unknown, a shape does not fit its input, or a dimension stays open.
+        GraphError: If a name is unknown, a shape does not fit its input, or a dimension is still open.
     """
     inputs = {value.name: value for value in list_model_inputs(graph)}
     asked = {name: tuple(int(dim) for dim in shape) for name, shape in (shapes or {}).items()}
-    for name, shape in asked.items():
+    for name, shape in asked.items():  # 1
         _check_requested_shape(name, shape, inputs)
+    # 2
     symbols: dict[str, tuple[int, str]] = {}
     for name, shape in asked.items():
         dims = inputs[name].type.tensor_type.shape.dim
@@ -79,14 +83,15 @@ def fix_input_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...
                         f"dimension '{dim.dim_param}' is {known[0]} in input '{known[1]}' but {size} in '{name}'; "
                         "give both the same size"
                     )
+    # 3
     replaced = False
     for name, shape in asked.items():
         replaced = _set_static_shape(inputs[name], shape) or replaced
-    for value in inputs.values():
+    for value in inputs.values():  # 2
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in symbols:
                 dim.dim_value = symbols[dim.dim_param][0]
-    _check_static_shapes(inputs)
+    _check_static_shapes(inputs)  # 4
     return replaced
 
 
@@ -139,7 +144,7 @@ def _check_static_shapes(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
 
 
 def _find_dynamic_axis(value: onnx.ValueInfoProto) -> int | None:
-    """First axis that is not static; -1 where even the rank is open; ``None`` where all is well."""
+    """Find the first axis that is not static; -1 if even the rank is open; ``None`` if all are static."""
     if not value.type.HasField("tensor_type"):
         return None
     if not value.type.tensor_type.HasField("shape"):
@@ -156,7 +161,7 @@ def _format_declared_shape(value: onnx.ValueInfoProto) -> str:
 
 
 def _suggest_shape(value: onnx.ValueInfoProto) -> str:
-    """A shape of the right form to start from."""
+    """Suggest a plausible shape of the input's rank, for an error message."""
     if not value.type.tensor_type.HasField("shape"):
         return f"1x{_EXAMPLE_CHANNELS}x{_EXAMPLE_PIXELS}x{_EXAMPLE_PIXELS}"
     dims = value.type.tensor_type.shape.dim

@@ -1,4 +1,4 @@
-"""Structure of a model: functions inlined, nodes named and ordered, every reference defined."""
+"""Normalises the structure of a model: functions inlined, nodes named and ordered, every reference defined."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ _MAX_VERSION = 10_000
 
 
 def normalise_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Bring a parsed model into the one form everything else relies on.
+    """Bring a parsed model into the form that the rest of the reader relies on.
 
-    Local functions are inlined; the domain ``ai.onnx`` is written as empty; every node has a unique name (nodes in
-    bodies are named ``owner.attribute/name``); nodes are in topological order.
+    1. It has a graph, an IR version and plausible operator sets; the domain ``ai.onnx`` is written as empty.
+    2. Local functions are inlined.
+    3. Every node has a unique name; nodes in bodies are named ``owner.attribute/name``.
+    4. Every tensor that is read is written exactly once, and nodes are in topological order.
 
     Args:
         model: May be changed.
@@ -34,8 +36,9 @@ def normalise_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str,
         The model and warnings.
 
     Raises:
-        GraphError: If it is no model, refers to a tensor nothing defines, writes one twice, or has a cycle.
+        GraphError: If it is no model, reads a tensor that is not defined, writes one twice, or has a cycle.
     """
+    # 1
     if not model.HasField("graph"):
         raise GraphError("not an ONNX model (it holds no graph)")
     if model.ir_version <= 0:
@@ -45,9 +48,9 @@ def normalise_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str,
         model.opset_import.add(domain="", version=1)  # IR versions 1 and 2 had no other
     warnings: tuple[str, ...] = ()
     if model.functions:
-        model, warnings = _inline_functions(model)
-    _name_nodes(model.graph, "", set())
-    _check_references(model.graph, [])
+        model, warnings = _inline_functions(model)  # 2
+    _name_nodes(model.graph, "", set())  # 3
+    _check_references(model.graph, [])  # 4
     return model, warnings
 
 
@@ -67,19 +70,32 @@ def _iter_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
 
 
 def _inline_functions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Inline the local functions of a model.
+
+    1. Refuse recursive functions, deep call chains and models that would expand beyond :data:`_MAX_NODES`.
+    2. Import the operator sets that only the functions import.
+    3. Inline; functions written for another version of an operator set are converted to the model's if possible.
+    4. Functions that cannot be converted stay single nodes, with a warning.
+
+    Returns:
+        The model and warnings.
+
+    Raises:
+        GraphError: As in step 1, or if ``onnx`` cannot inline the functions.
+    """
     from onnx import checker, inliner, shape_inference
 
-    sizes: dict[tuple[str, str, str], int | None] = {}
+    sizes: dict[tuple[str, str, str], int | None] = {}  # expanded nodes by function; None while being counted
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
 
-    def expanded(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+    def count_expanded_nodes(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
         total = 0
         for node in _iter_nodes(nodes):
             key = (node.domain, node.op_type, node.overload)
-            total += size(key, depth + 1) if key in functions else 1
+            total += count_function_nodes(key, depth + 1) if key in functions else 1
         return total
 
-    def size(key: tuple[str, str, str], depth: int) -> int:
+    def count_function_nodes(key: tuple[str, str, str], depth: int) -> int:
         if key in sizes:
             known = sizes[key]
             if known is None:
@@ -88,13 +104,15 @@ def _inline_functions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[st
         if depth > _MAX_CALL_DEPTH:
             raise GraphError(f"local functions call one another more than {_MAX_CALL_DEPTH} levels deep")
         sizes[key] = None
-        sizes[key] = found = expanded(functions[key].node, depth)
+        sizes[key] = found = count_expanded_nodes(functions[key].node, depth)
         return found
 
+    # 1
     for key in functions:
-        size(key, 0)
-    if expanded(model.graph.node, 0) > _MAX_NODES:
+        count_function_nodes(key, 0)
+    if count_expanded_nodes(model.graph.node, 0) > _MAX_NODES:
         raise GraphError(f"local functions expand to more than {_MAX_NODES:,} nodes")
+    # 2
     imported = {opset.domain for opset in model.opset_import}
     for function in model.functions:
         _check_opsets(function.opset_import)
@@ -102,6 +120,7 @@ def _inline_functions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[st
             if opset.domain not in imported:
                 imported.add(opset.domain)
                 model.opset_import.add(domain=opset.domain, version=opset.version)
+    # 3
     failures = (shape_inference.InferenceError, checker.ValidationError, RuntimeError, ValueError, TypeError)
     try:
         inlined = inliner.inline_local_functions(model)
@@ -110,6 +129,7 @@ def _inline_functions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[st
     if inlined.functions:  # they are written for another operator set
         with suppress(*failures):  # converting is an attempt; what cannot be converted is reported below
             inlined = inliner.inline_local_functions(model, convert_version=True)
+    # 4
     left = sorted({function.name for function in inlined.functions})
     if left:
         return inlined, (f"local functions {', '.join(left)} need another operator set and stay single nodes",)
@@ -117,7 +137,7 @@ def _inline_functions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[st
 
 
 def _name_nodes(graph: onnx.GraphProto, scope: str, used: set[str]) -> None:
-    """Give every node a unique name; the first bearer of a name keeps it."""
+    """Give every node a unique name; of several nodes with the same name, the first one keeps it."""
     prefix = f"{scope}/" if scope else ""
     unnamed: list[tuple[int, onnx.NodeProto]] = []
     for index, node in enumerate(graph.node):
@@ -194,7 +214,7 @@ def _check_references(graph: onnx.GraphProto, outer: Sequence[set[str]]) -> None
 
 
 def _list_reads(node: onnx.NodeProto) -> list[str]:
-    """Tensors of its graph that a node needs, those its bodies take from around them included."""
+    """List the tensors of its graph that a node reads, including those read inside its bodies."""
     names = [name for name in node.input if name]
     for _, body in list_subgraphs(node):
         names += _list_free_names(body)
@@ -211,7 +231,11 @@ def _list_free_names(graph: onnx.GraphProto) -> list[str]:
 
 
 def _sort_topologically(graph: onnx.GraphProto, reads: list[list[str]], writer: dict[str, int]) -> None:
-    """Kahn's algorithm; among nodes that are ready the one that comes first in the file goes first."""
+    """Sort nodes by Kahn's algorithm; of the nodes that are ready, the first one in the file comes first.
+
+    Raises:
+        GraphError: If the graph has a cycle.
+    """
     waiting = [0] * len(reads)
     readers: list[list[int]] = [[] for _ in reads]
     for index, names in enumerate(reads):

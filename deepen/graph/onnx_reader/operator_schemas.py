@@ -1,4 +1,4 @@
-"""Operator schemas: looked up once, and every standard node held against its own."""
+"""Checks the nodes of a model against the schemas of their operators; looks each schema up once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["check_operator_schemas", "get_operator_schema"]
 
 @lru_cache(maxsize=512)
 def get_operator_schema(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
-    """Schema of an operator at an operator-set version; ``None`` where ``onnx`` knows none.
+    """Get the schema of an operator at an operator-set version; ``None`` if ``onnx`` has none.
 
     Raises:
-        GraphError: If the name is no text.
+        GraphError: If the name is not valid text.
     """
     from onnx import defs
 
@@ -57,7 +57,7 @@ def _get_operator_signature(op_type: str, version: int, domain: str) -> _Operato
 def check_operator_schemas(model: onnx.ModelProto) -> None:
     """Check numbers of inputs and outputs, and required attributes and their types, of every node with a schema.
 
-    Shape inference takes these for granted and fails in odd ways where they do not hold.
+    Shape inference relies on these, and fails with obscure errors where they do not hold.
 
     Raises:
         GraphError: If a node does not fit its schema.

@@ -1,4 +1,4 @@
-"""Plain values out of ONNX protobuf messages."""
+"""Reads plain Python and numpy values out of ONNX protobuf messages."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def get_dtype_name(elem_type: int) -> str:
 
 
 def read_static_shape(type_proto: onnx.TypeProto) -> tuple[int, ...] | None:
-    """Static shape of a tensor type; ``None`` where a dimension is missing or it is no tensor.
+    """Read the static shape of a tensor type; ``None`` if a dimension is missing or it is not a tensor.
 
-    A negative dimension comes back as it is: it is a contradiction for the caller to report.
+    A negative dimension is returned as it is: the caller reports the contradiction.
     """
     tensor = type_proto.tensor_type
     if not tensor.HasField("shape"):
@@ -74,7 +74,7 @@ class TensorType:
     Attributes:
         elem_type: ``TensorProto.DataType``; 0 where unknown or no tensor.
         dims: Static shape, if known.
-        proto: The message it was decoded from, if any; it may say more (a partly known shape, a sequence).
+        proto: The message it was decoded from, if any; it may hold more (a partly known shape, a sequence).
     """
 
     elem_type: int
@@ -88,7 +88,7 @@ class TensorType:
 
     @property
     def specificity(self) -> int:
-        """How much is known, to choose between two."""
+        """Rank by completeness, to choose the better known of two descriptions."""
         return 2 * (self.dims is not None) + bool(self.elem_type)
 
     def message(self) -> onnx.TypeProto:
@@ -129,7 +129,7 @@ def count_tensor_elements(tensor: onnx.TensorProto) -> int:
 
 
 def mark_weightless(tensor: onnx.TensorProto) -> None:
-    """Leave the data of a tensor out and say so, as ``without_weights.strip_weights`` does."""
+    """Remove the data of a tensor and mark it as weightless, as ``without_weights.strip_weights`` does."""
     for name in ("raw_data", "float_data", "int32_data", "int64_data", "string_data", "double_data", "uint64_data"):
         tensor.ClearField(name)
     del tensor.external_data[:]
@@ -183,7 +183,7 @@ def _decode_bytes(raw: bytes) -> str:
 
 
 def _infer_attribute_type(attribute: onnx.AttributeProto) -> int:
-    """Type of an attribute of a file so old (IR version 1) that it does not say."""
+    """Infer the type of an attribute in a file of IR version 1, which does not state it."""
     for name, number in (("f", 1), ("i", 2), ("s", 3), ("t", 4), ("g", 5)):
         if attribute.HasField(name):
             return number
@@ -272,7 +272,7 @@ def list_subgraphs(node: onnx.NodeProto) -> list[tuple[str, onnx.GraphProto]]:
 
 
 def iter_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and every body below it."""
+    """Yield the graph and every body inside it."""
     yield graph
     for node in graph.node:
         for _, body in list_subgraphs(node):
@@ -291,7 +291,7 @@ def _iter_node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
 
 
 def iter_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor held in a model: initialisers, attributes, bodies, local functions."""
+    """Yield every tensor held in a model: initialisers, attributes, bodies, local functions."""
     graphs = list(iter_graphs(model.graph))
     for function in model.functions:
         for node in function.node:

@@ -1,4 +1,4 @@
-"""Contradictions between the shapes a node reads, which shape inference lets pass."""
+"""Finds contradictions between the shapes of a node's inputs that shape inference accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Dims = tuple[int, ...] | None
 def find_shape_contradiction(
     op_type: str, attributes: Mapping[str, Any], inputs: Sequence[_Dims], outputs: Sequence[_Dims]
 ) -> str | None:
-    """Say why a standard operator cannot run on these shapes.
+    """Find the reason why a standard operator cannot run on these shapes.
 
     Args:
         op_type: Operator of the standard domain.
@@ -25,7 +25,7 @@ def find_shape_contradiction(
         outputs: The same of its outputs.
 
     Returns:
-        The reason, or ``None`` where the shapes fit or are unknown.
+        The reason, or ``None`` if the shapes fit or are unknown.
     """
     for dims in outputs:
         if dims is not None and any(dim < 0 for dim in dims):
@@ -48,7 +48,7 @@ def find_shape_contradiction(
 
 
 def _check_window(attributes: Mapping[str, Any], data: _Dims, kernel: Sequence[int]) -> str | None:
-    """Whether a window fits into the padded input; inference rounds towards zero and lets it pass."""
+    """Check that a window fits into the padded input; shape inference rounds towards zero and accepts it."""
     if data is None or attributes.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID"} or attributes.get("ceil_mode"):
         return None
     rank = len(kernel)

@@ -1,4 +1,4 @@
-"""Shape inference of a whole model by the ``onnx`` library, and what the file itself declares."""
+"""Shape inference of a whole model by the ``onnx`` library, and the types the file itself declares."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _STATEFUL = frozenset({"Loop", "Scan"})
 
 
 def extract_declared_types(graph: onnx.GraphProto, scope: str = "", *, stateful: bool = False) -> DeclaredTypes:
-    """Take declared shapes out of a graph, so that inference starts from the inputs alone.
+    """Remove declared shapes from a graph, so that inference starts from the inputs alone.
 
-    Exporters write stale or symbolic shapes; inference then stops at the contradiction. What inference cannot find
-    (operators outside the standard) can be looked up in the result.
+    Exporters write stale or symbolic shapes, and inference stops at the contradiction. The result holds the declared
+    types, for outputs that inference cannot find (of operators outside the standard).
 
     Args:
         graph: Changed in place: ``value_info`` emptied; outputs, and inputs of Loop and Scan bodies, without shape.
@@ -47,8 +47,8 @@ def extract_declared_types(graph: onnx.GraphProto, scope: str = "", *, stateful:
 def infer_model_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Infer the shapes of a whole model.
 
-    Not strictly: what one node makes impossible stays unknown behind it, and
-    :class:`~deepen.graph.onnx_reader.flatten.GraphFlattener` then says which node it was.
+    Inference is not strict: shapes behind a node with impossible inputs stay unknown, and
+    :class:`~deepen.graph.onnx_reader.flatten.GraphFlattener` then names that node.
 
     Args:
         model: With static inputs.
@@ -68,12 +68,12 @@ def infer_model_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def shorten_error(error: BaseException) -> str:
-    """Message of a third party's error as one short line."""
+    """Shorten the message of a third party's error to one line."""
     text = re.sub(r"^\S+:\d+: \w+: Assertion `[^`]*` failed: ", "", str(error))  # source positions in onnx itself
     return shorten_text(text or type(error).__name__, 200)
 
 
 def shorten_text(text: str, limit: int = 600) -> str:
-    """Text as one printable line: names out of a damaged file can hold anything, at any length."""
+    """Shorten text to one printable line: names in a damaged file can hold any bytes, at any length."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -1,9 +1,9 @@
-"""Read a model file without its weights: walk the protobuf wire format and leave the bulk of large tensors out.
+"""Reads a model file without its weights: walks the protobuf wire format and leaves out the data of large tensors.
 
-A model file is nearly all weights, and nothing here needs their values. The walk visits the few messages that can hold
-a tensor, copies everything else untouched and gives a small serialised ``ModelProto`` that protobuf then parses.
-Tensors of at most :data:`SMALL_ELEMENTS` elements (shapes, axes, clip bounds) stay; larger ones keep name, type and
-dimensions and are marked as external data at :data:`WEIGHTLESS`, which no file backs.
+A model file consists almost entirely of weights, whose values are not needed here. The walk visits the few messages
+that can hold a tensor, copies everything else unchanged and gives a small serialised ``ModelProto`` that protobuf then
+parses. Tensors of at most :data:`SMALL_ELEMENTS` elements (shapes, axes, clip bounds) stay; larger ones keep name, type
+and dimensions and are marked as external data at :data:`WEIGHTLESS`, a file that does not exist.
 
 Wire format: https://protobuf.dev/programming-guides/encoding. Field numbers: ``onnx.proto`` of the ONNX project.
 """
@@ -59,22 +59,22 @@ def strip_weights(data: _Buffer) -> bytes:
     """Copy a serialised ``ModelProto`` without the data of its large tensors.
 
     Args:
-        data: The file, best as a memory map: pages that hold weights are never touched.
+        data: The file, preferably as a memory map: pages that hold weights are never read.
 
     Returns:
         A serialised ``ModelProto``. Tensors that were external before are unchanged.
 
     Raises:
-        GraphError: If the bytes are no protobuf message, end too early, nest too deeply, or hold a tensor whose size
+        GraphError: If the bytes are not a protobuf message, end too early, nest too deeply, or hold a tensor whose size
             does not fit its dimensions.
     """
     view = memoryview(data)
     walk = _WeightStripper(view)
-    skimmed = walk.message(0, len(view), "model", 0)
-    if skimmed is None:
+    stripped = walk.message(0, len(view), "model", 0)
+    if stripped is None:
         walk.count(len(view))
         return bytes(view)
-    return skimmed
+    return stripped
 
 
 def _encode_varint(value: int) -> bytes:
@@ -109,6 +109,11 @@ class _WeightStripper:
     kept_bytes: int = field(default=0)
 
     def count(self, size: int) -> None:
+        """Add to the bytes copied.
+
+        Raises:
+            GraphError: If they exceed :data:`MAX_KEPT_BYTES`.
+        """
         self.kept_bytes += size
         if self.kept_bytes > MAX_KEPT_BYTES:
             raise GraphError(
@@ -157,7 +162,15 @@ class _WeightStripper:
         return number, wire, start, after
 
     def message(self, start: int, end: int, kind: str, depth: int) -> bytes | None:
-        """Skim one message; ``None`` where nothing was left out, so that the caller copies it as it is."""
+        """Copy one message without the data of large tensors.
+
+        1. Short length-delimited fields, which are most, are skipped over in place: they hold no large tensor.
+        2. Fields that may hold a tensor are stripped, to any depth.
+        3. A stripped field is written anew; the bytes between stripped fields are copied unchanged.
+
+        Returns:
+            The message, or ``None`` if no data was left out, so that the caller copies it as it is.
+        """
         if depth > _MAX_DEPTH:
             raise GraphError(f"the file nests messages more than {_MAX_DEPTH} deep")
         view = self.view
@@ -167,16 +180,16 @@ class _WeightStripper:
         while position < end:
             tag = view[position]
             if tag < 0x80 and tag & 7 == 2 and position + 1 < end and (length := view[position + 1]) < 0x80:
-                position += 2 + length  # a short field holds no large tensor: most fields, so decoded in place
+                position += 2 + length  # 1
                 continue
             number, wire, payload, after = self.field(position, end)
             child = children.get(number)
-            if child is not None and wire == 2 and after - payload > _SMALL_MESSAGE:
+            if child is not None and wire == 2 and after - payload > _SMALL_MESSAGE:  # 2
                 if child == "tensor":
                     replaced = self.tensor(payload, after)
                 else:
                     replaced = self.message(payload, after, child, depth + 1)
-                if replaced is not None:
+                if replaced is not None:  # 3
                     self.count(position - kept)
                     parts += (view[kept:position], _encode_length_delimited(number, replaced))
                     kept = after
@@ -190,7 +203,19 @@ class _WeightStripper:
         return b"".join(parts)
 
     def tensor(self, start: int, end: int) -> bytes | None:
-        """Leave the data of one ``TensorProto`` out if it is large."""
+        """Copy one ``TensorProto`` without its data.
+
+        1. Read dimensions, type and name; keep every field but data and external data.
+        2. A tensor that is small or without data stays as it is.
+        3. The size of its raw data must fit its dimensions.
+        4. The fields kept are followed by the mark of a weightless tensor.
+
+        Returns:
+            The tensor, or ``None`` if it stays as it is.
+
+        Raises:
+            GraphError: If its dimensions are impossible, or its data does not fit them.
+        """
         dims: list[int] = []
         kept: list[memoryview] = []
         data_type = 0
@@ -198,7 +223,7 @@ class _WeightStripper:
         raw_bytes = -1
         has_data = False
         position = start
-        while position < end:
+        while position < end:  # 1
             number, wire, payload, after = self.field(position, end)
             if number in _DATA_FIELDS:
                 has_data = True
@@ -216,8 +241,9 @@ class _WeightStripper:
         elements = prod(dims)
         if any(dim >= 1 << 63 for dim in dims) or elements > MAX_ELEMENTS:
             raise GraphError(f"tensor '{name}' has impossible dimensions {_format_signed_dims(dims)}")
-        if elements <= SMALL_ELEMENTS or not has_data:
+        if elements <= SMALL_ELEMENTS or not has_data:  # 2
             return None
+        # 3
         bits = _BITS.get(data_type)
         if raw_bytes >= 0 and bits is not None and raw_bytes != (elements * bits + 7) // 8:
             raise GraphError(
@@ -225,7 +251,7 @@ class _WeightStripper:
                 f"but the file holds {raw_bytes:,}; the file is damaged"
             )
         self.count(sum(map(len, kept)))
-        return b"".join((*kept, _MARK))
+        return b"".join((*kept, _MARK))  # 4
 
     def integers(self, start: int, end: int, *, packed: bool) -> list[int]:
         """Decode a repeated integer field in either of its encodings."""
