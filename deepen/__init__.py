@@ -1,4 +1,4 @@
-"""How much energy a neural network costs on a phone or an edge board: measure it, or predict it.
+"""Energy of neural networks on phones and edge boards: measured, or predicted.
 
 ::
 

@@ -59,7 +59,7 @@ def _check_source(source: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StoppingRule:
-    """When a measurement has enough blocks.
+    """Rule that decides when a measurement has enough blocks.
 
     Attributes:
         min_duration_s: Least time spent in counted blocks.
@@ -141,7 +141,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How far an instrument may be off, as standard uncertainties (a data sheet's limit over the square root of 3).
+    """Accuracy of an instrument, as standard uncertainties (a data sheet's limit over the square root of 3).
 
     Attributes:
         gain: Share of the reading.
@@ -306,13 +306,13 @@ class EnergyRecord:
 
     @property
     def _foreign(self) -> bool:
-        """Whether others measured it: then either its energy or its latency may be unknown."""
+        """True if others measured it: then either its energy or its latency may be unknown."""
         return not self.trials and not self.runs
 
 
 @dataclass(frozen=True, slots=True)
 class KernelPrediction:
-    """What one kernel of a model is predicted to cost.
+    """Predicted energy of one kernel of a model.
 
     Attributes:
         name: Kernel name inside the model.
@@ -333,7 +333,7 @@ class KernelPrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model is predicted to cost per inference.
+    """Predicted energy of a model per inference.
 
     Attributes:
         model: Model file as given.

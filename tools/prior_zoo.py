@@ -1,4 +1,4 @@
-"""What tools/collect_priors collects from: names in timm and torchvision, and a few networks in plain torch.
+"""Sources of tools/collect_priors: names in timm and torchvision, and a few networks in plain torch.
 
 A source is written ``library:model@size``; ``plain:`` sources are the functions below. None of the nine networks that
 ship inside the onnx wheel is among them (they are what predictions are tested on), although networks of the same

@@ -178,7 +178,7 @@ def _state_rows(state: DeviceState) -> list[tuple[str, object]]:
 
 
 def _profile_rows(profile: DeviceProfile) -> list[tuple[str, object]]:
-    """What a profile knows, with the sources."""
+    """List the entries of a device profile, with their sources."""
     rows: list[tuple[str, object]] = []
     for c in profile.clusters:
         clock = format_si(c.max_hz, "Hz") if c.max_hz else "clock not stated"

@@ -1,4 +1,4 @@
-"""What every command shares: ``--json``, tables, progress on stderr, errors to exit codes."""
+"""Output shared by all commands: ``--json``, tables, progress on stderr, exit codes for errors."""
 
 from __future__ import annotations
 

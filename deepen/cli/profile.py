@@ -188,7 +188,7 @@ def render_measurement(model: str, record: EnergyRecord) -> str:
 
 
 def _describe_device(record: EnergyRecord) -> str:
-    """Which device, how hot and at which clock, and which settings were made."""
+    """Render the device, its temperature and clock, and the settings that were made."""
     parts = [f"{record.device} {record.serial}".strip()]
     before, after, hottest = record.temperature_before_c, record.temperature_c, record.temperature_max_c
     if math.isfinite(hottest):

@@ -111,7 +111,7 @@ def _format_minutes(seconds: float) -> str:
 
 
 def render_quickstart(found: QuickstartResult) -> str:
-    """What a person reads at the end."""
+    """Render the result of a quickstart as text."""
     measured = [m for m in found.models if math.isfinite(m.measured_j)]
     source = found.source
     lines = [

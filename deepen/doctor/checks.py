@@ -1,4 +1,4 @@
-"""What this machine can measure, what is missing, and the exact cure."""
+"""Checks of this machine: the measurements it supports, the missing parts, and the exact cure for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which phones and boards can be reached from here, what keeps them from it, and what was left behind on them."""
+"""Checks of phones and boards: the reachable ones, the obstacles to the others, and leftovers of earlier runs."""
 
 from __future__ import annotations
 

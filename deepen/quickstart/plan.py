@@ -1,4 +1,4 @@
-"""Which kernels and calibration networks a quickstart measures, and in which order."""
+"""Plan of a quickstart: the kernels and calibration networks to measure, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a quickstart is asked, what it tells meanwhile, and what it finds."""
+"""Options, progress reports and results of a quickstart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ModelResult", "QuickstartOptions", "QuickstartProgress", "Quickstart
 
 @dataclass(frozen=True, slots=True)
 class QuickstartOptions:
-    """What to do.
+    """Options of a quickstart.
 
     Attributes:
         out: Folder everything is written to.
@@ -46,11 +46,11 @@ class QuickstartOptions:
 
 @dataclass(frozen=True, slots=True)
 class QuickstartProgress:
-    """Where the run is.
+    """Progress of a run: its stage and the steps done.
 
     Attributes:
-        stage: What is being done.
-        detail: What exactly, for example the kernel's name.
+        stage: Name of the current stage.
+        detail: Item in work, for example the kernel's name.
         done: Finished parts of the stage.
         total: Parts of the stage; 0 where not countable.
         eta_s: Expected seconds until the whole run ends.
@@ -95,7 +95,7 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class QuickstartResult:
-    """What a run found and where it lies.
+    """Results of a run and the files that hold them.
 
     Attributes:
         models: One entry per model, in the order measured.

@@ -1,4 +1,4 @@
-"""A stand-in for IECS, the inference energy consumption score: the sum of inferences per joule.
+"""A substitute for IECS, the inference energy consumption score: the sum of inferences per joule.
 
 The formula of IECS (DeepEn2023, SEC 2023) is not public. Its site says that the energy of inference over six
 applications and all delegates is summed up and that larger is better; of all the forms tried on the published
@@ -47,13 +47,13 @@ class InferencesPerJoule:
 
 @dataclass(frozen=True, slots=True)
 class ScoreAgreement:
-    """How close the stand-in is to published values.
+    """Agreement of the substitute score with published values.
 
     Attributes:
         devices: Devices compared.
         pearson: Linear correlation; ``nan`` for fewer than three devices or constant values.
         spearman: Rank correlation; ``nan`` likewise.
-        ratio_min: Least ratio published / stand-in.
+        ratio_min: Least ratio published / substitute.
         ratio_median: Median ratio.
         ratio_max: Largest ratio.
     """

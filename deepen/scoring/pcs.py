@@ -40,12 +40,12 @@ _DEVICE = ("device", "phone")
 
 @dataclass(frozen=True, slots=True)
 class DeviceReferenceValues:
-    """What is known of devices beside the measurements.
+    """Published reference values of devices, beside the measurements.
 
     Attributes:
         tdp_w: Device -> rated power (thermal design power), watts, in the order of the file.
-        pcs: Device -> PCS as somebody published it; empty where nobody did.
-        iecs: Device -> IECS as somebody published it; empty where nobody did.
+        pcs: Device -> published PCS; empty where none is published.
+        iecs: Device -> published IECS; empty where none is published.
     """
 
     tdp_w: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""What a search minimises: columns of a table, or carbon made of an energy and a grid's intensity."""
+"""Objectives a search minimises: columns of a table, or carbon computed from an energy and a grid's intensity."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _import_moocore(why: str) -> ModuleType:
 
 
 def mark_nondominated(values: ArrayLike) -> NDArray[np.bool_]:
-    """Which points no other dominates; equal points are all kept.
+    """Mark the points that no other point dominates; equal points are all kept.
 
     A point dominates another if it is nowhere larger and somewhere smaller.
 
@@ -269,7 +269,7 @@ def find_knee(values: ArrayLike) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FrontQuality:
-    """How much of a known truth was found.
+    """Quality of a front against the true one: recall, hypervolume and regret.
 
     Attributes:
         recall: Share of the true front's points that were found, 0..1.

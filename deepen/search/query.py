@@ -28,7 +28,7 @@ COSTS = ("training_time_s", "total_energy_j", "energy_j", "latency_s")
 
 @dataclass(frozen=True, slots=True)
 class QueryCost:
-    """What the queries so far would have cost.
+    """Cost of the queries so far, had each network been trained and measured.
 
     Attributes:
         queries: Number of them.
@@ -94,7 +94,7 @@ class TabularBenchmark:
 
     @property
     def spent(self) -> QueryCost:
-        """What the queries so far would have cost."""
+        """Cost of the queries so far, had each network been trained and measured."""
         cost = {name: total for (name, _), total in zip(self._costs, self._sums, strict=True)}
         return QueryCost(self._queries, len(self._seen), self._trained, cost)
 

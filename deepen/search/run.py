@@ -32,7 +32,7 @@ LOG_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class ExactFront:
-    """What a table knows about its networks, exactly.
+    """Exact Pareto front of the networks of a table, with the points it is computed from.
 
     Attributes:
         archs: Architectures with all objectives known, shape (n,).
@@ -48,7 +48,7 @@ class ExactFront:
 
 
 def compute_exact_front(table: BenchmarkTable, objectives: Sequence[Objective]) -> ExactFront:
-    """Exact front of a table.
+    """Compute the exact front of a table.
 
     Raises:
         ConfigError: If no network has all objectives.
@@ -66,19 +66,19 @@ def compute_exact_front(table: BenchmarkTable, objectives: Sequence[Objective]) 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search found.
+    """Outcome of a search: the networks evaluated, the front among them, and the cost of the queries.
 
     Attributes:
         optimiser: Its name.
         seed: Its seed.
-        objectives: What was minimised.
+        objectives: The objectives minimised.
         archs: Architectures evaluated (at the largest budget), in order, each once.
         points: Their objectives, smaller is better, shape (k, objectives).
         front: Rows of the front among them.
         knee: Row of the knee.
         extremes: Row of the best in each objective.
-        quality: Against the table's own front.
-        spent: What it would have cost.
+        quality: Quality of that front against the table's own.
+        spent: Cost of the queries, had each network been trained and measured.
         resumed: Evaluations taken from the log.
     """
 

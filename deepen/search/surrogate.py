@@ -47,10 +47,10 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class SurrogateReport:
-    """How good a surrogate is on networks it never saw.
+    """Accuracy of a surrogate on networks held out from its training.
 
     Attributes:
-        target: What is predicted.
+        target: Name of the predicted column.
         model: The model chosen.
         measured: Networks measured.
         held_out: Of them, held out.

@@ -1,4 +1,4 @@
-"""When two networks are the same: a hash of structure and shapes, without names, order of nodes and weights."""
+"""Hash of a network's structure and shapes, independent of names, weights and the order of nodes."""
 
 from __future__ import annotations
 

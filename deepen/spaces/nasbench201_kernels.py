@@ -29,7 +29,7 @@ __all__ = ["count_kernels"]
 
 @dataclass(frozen=True, slots=True)
 class _RuntimeFusion:
-    """What a runtime does to the nodes of a cell.
+    """Changes a runtime makes to the nodes of a cell.
 
     Attributes:
         merges: Nodes that compute the same value become one.
@@ -133,7 +133,7 @@ class _EvaluatedCell:
 
 @cache
 def _counting_matches_splitting(runtime: str, classes: int, resolution: int) -> bool:
-    """Whether counting gives what splitting gives, on the probes."""
+    """Return whether counting by rules gives the same kernels as splitting, on the probe cells."""
     if runtime not in list_split_runtimes():
         return False
     for cell in _PROBES:

@@ -1,4 +1,4 @@
-"""What the networks of search spaces consist of, as ONNX nodes: convolutions, batch normalisations, their weights."""
+"""Writer of the ONNX nodes that search-space networks consist of: convolutions, batch normalisations, weights."""
 
 from __future__ import annotations
 

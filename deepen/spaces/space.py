@@ -1,4 +1,4 @@
-"""What a search space is: networks with a name each, and what it takes to move among them."""
+"""The search-space protocol: named networks, and the moves from one network to another."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How far the sum of a model's kernels, each measured alone, is from the model measured whole.
+"""Compares the sum of a model's kernels, each measured alone, with the model measured whole.
 
 The exact kernels of each model are measured, so no regression takes part: what is left is context (caches, calls)
 and the noise of the machine. Model and kernels are measured in turns, several times, and medians are compared.

@@ -1,4 +1,4 @@
-"""What the benchmarks share: running a program many times, medians, and the conditions of the run.
+"""Parts shared by the benchmarks: repeated runs of a program, medians, and the conditions of the run.
 
 Only the standard library is imported: a child's peak memory counts what its parent held when it was started.
 """

@@ -78,7 +78,7 @@ def matrix(args: argparse.Namespace, chosen: dict) -> int:
 
 
 def describe(verdict: RecordingVerdict) -> str:
-    """What was not right, with error and uncertainty as shares of the true energy, and what was told."""
+    """Describe a wrong verdict: error and uncertainty as shares of the true energy, and the warnings given."""
     off = [f"{k} {way} {e:+.1e} ({u:.0e})" for k, (way, e, u) in verdict.windows.items() if way != "right"]
     return f"{verdict.way}; {', '.join(off)}; {'; '.join(w[:90] for w in verdict.news)}"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What one prediction of a ResNet-50 costs: from a cold start of the program, and inside a running one.
+"""Times one prediction of a ResNet-50: from a cold start of the program, and inside a running one.
 
 Example:
     .venv/bin/python tools/bench/predict_cold.py --predictor deepen-quickstart/quickstart.deepen -n 10

@@ -1,4 +1,4 @@
-"""How well kernels that others measured are predicted, beside the published recipe on the same splits.
+"""Accuracy on kernels that others measured, beside the published recipe on the same splits.
 
     python tools/bench/published_kernels.py --data DIR [--seeds 10] [--only p40-conv gpu-conv ...] [--borrow] [--json]
 

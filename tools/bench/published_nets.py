@@ -1,4 +1,4 @@
-"""How well whole networks that others measured are predicted, from few of them, from smaller ones, and from layers.
+"""Accuracy on whole networks that others measured, predicted from few of them, from smaller ones, and from layers.
 
     python tools/bench/published_nets.py --data DIR [--seeds 20] [--only few planned larger layers] [--json]
 
@@ -113,7 +113,7 @@ def _cell(record: EnergyRecord) -> tuple[str, ...]:
 
 
 def _computes(cell: tuple[str, ...]) -> bool:
-    """Whether the cell's output depends on its input."""
+    """Return whether the cell's output depends on its input."""
     reached = {0}
     for (source, target), operation in zip(EDGES, cell, strict=True):
         if source in reached and operation != "none":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What missing rows and wrong values do to device scores: our relative score beside the sum of inferences per joule.
+"""Effect of missing rows and wrong values on device scores: our relative score beside the sum of inferences per joule.
 
 Example:
     .venv/bin/python tools/bench/score_robustness.py ../shared/data/deepen2023/app_measurements.csv

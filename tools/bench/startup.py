@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long ``import deepen`` and ``deepen -h`` take in a fresh process.
+"""Times ``import deepen`` and ``deepen -h`` in a fresh process.
 
 Example:
     .venv/bin/python tools/bench/startup.py -n 20

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How quickly a warm predictor goes through many models: a whole search space, and different model files.
+"""Throughput of a warm predictor over many models: a whole search space, and different model files.
 
 * all 15,625 NAS-Bench-201 networks, from their cells' strings to joules and intervals (target: 2 s on 2 cores);
 * 1,000 different ONNX files of 100 nodes, from the files to joules per kernel, parsing included (target: 20 s on 2

@@ -1,4 +1,4 @@
-"""What every importer shares: the report, reading files, and records from foreign rows."""
+"""Base of all importers: the report, reading of files, and conversion of foreign rows to records."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class ImportNote:
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What an importer made of a source.
+    """Result of an import: records, repairs and rejections.
 
     Attributes:
-        records: What can be used.
+        records: Usable records.
         repaired: Rows that were wrong in a way that leaves no doubt; a row whose configuration is not known is listed
             here too where its values show the same mistake, although it is rejected.
         rejected: Rows left out.
-        notes: What a reader should know about the whole.
+        notes: Remarks on the source as a whole.
     """
 
     records: tuple[EnergyRecord, ...]
@@ -66,18 +66,18 @@ class ImportResult:
 
 @dataclass(frozen=True, slots=True)
 class SourceMetadata:
-    """What all records of a source have in common.
+    """Metadata common to all records of a source.
 
     Attributes:
         device: Device measured on.
         meter: Power source.
         runtime: Runtime, as splitting names it.
-        runtime_build: What is known about its version and settings.
+        runtime_build: Known version and settings of the runtime.
         threads: Intra-operator threads.
         source: measured, modelled or simulated.
         gross: Whether energies include idle power.
         recorded_at: When it was measured, UTC; empty where the source does not say.
-        warnings: What every record should say.
+        warnings: Warnings added to every record.
     """
 
     device: str

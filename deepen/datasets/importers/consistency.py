@@ -63,12 +63,12 @@ class ConsistencyRow:
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyResult:
-    """What became of a row.
+    """Verdict on a row: kept, repaired or rejected, with the reason.
 
     Attributes:
         row: The row, repaired.
-        repair: What was repaired; empty for nothing.
-        reject: Why the row cannot be used; empty if it can.
+        repair: Description of the repair; empty if none was needed.
+        reject: Reason for rejecting the row; empty if it is usable.
     """
 
     row: ConsistencyRow
@@ -117,7 +117,7 @@ def _check_row(row: ConsistencyRow, power_w: float, sound: Sequence[ConsistencyR
 
 
 def _is_energy_consistent(row: ConsistencyRow, factor: float, margin: float) -> bool:
-    """Whether power times latency may be ``factor`` times the energy, given the steps."""
+    """Return whether power times latency equals ``factor`` times the energy within the rounding steps."""
     if not (row.energy_j > 0 and row.latency_s > 0 and row.power_w > 0):
         return False
     low = row.power_w * max(row.latency_s - row.latency_step_s / 2, 0.0) / (row.energy_j + row.energy_step_j / 2)
@@ -182,7 +182,7 @@ def _resolve_unit_slip(
 
 
 def _is_off_trend(row: ConsistencyRow, sound: Sequence[ConsistencyRow], field: str, slip: float) -> bool:
-    """Whether a value lies off its family's power law in work by about ``1 / slip``; false where nothing tells."""
+    """Return whether a value is off its family's power law in work by about ``1 / slip``; false if undecidable."""
     known = [r for r in sound if r.work and r.latency_s > 0]
     if not row.work or len(known) < MIN_TREND:
         return False

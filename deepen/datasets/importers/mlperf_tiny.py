@@ -132,7 +132,7 @@ def _read_sound_lines(text: str) -> Iterator[str]:
 
 
 def _find_rejection_reason(log: _MlperfTinyLog) -> str:
-    """Why a log cannot be used; empty if it can."""
+    """Return the reason to reject a log; empty if it is usable."""
     windows = [w for w in log.windows.values() if math.isfinite(w.per_inference_j)]
     if not windows or not math.isfinite(log.median_j):
         return "the log has no windows or no median: it ended early, or is of another kind"

@@ -118,7 +118,7 @@ def _make_id(group: _Group, index: Any) -> str:
 
 
 def _find_rejection_reason(row: dict[str, Any], cells: dict[int, str]) -> str:
-    """Why a row cannot be used; empty if it can."""
+    """Return the reason to reject a row; empty if it is usable."""
     if str(row.get("status", "ok")) != "ok":
         return f"status is '{row['status']}'"
     if int(row["arch_idx"]) not in cells:

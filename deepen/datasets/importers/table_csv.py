@@ -62,7 +62,7 @@ _ORIGIN = ("device", "meter", "runtime", "runtime_build", "source")
 
 @dataclass(frozen=True, slots=True)
 class _CsvColumnNames:
-    """Which column is what, with the factor to SI units."""
+    """Column names of each quantity, with the factor to SI units."""
 
     family: str
     energy: tuple[str, float]
@@ -231,7 +231,7 @@ def _parse_value(text: str, kind: str) -> Any:
 
 
 def _parse_origin(path: Path, row: Mapping[str, str]) -> SourceMetadata:
-    """What a row says of its measurement."""
+    """Parse the description of the measurement in a row."""
     origin = SourceMetadata(device=path.stem, meter="unknown", runtime="unknown", runtime_build="unknown")
     given: dict[str, Any] = {name: row[name].strip() for name in _ORIGIN if row.get(name, "").strip()}
     if given.get("source", "measured") not in ("measured", "modelled", "simulated"):

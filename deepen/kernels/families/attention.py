@@ -113,14 +113,14 @@ def _read_chain(group: NodeGroup) -> Params | None:
 
 
 def _is_mask(group: NodeGroup, node: Node, scores: Node, size: tuple[int, ...]) -> bool:
-    """Whether a node adds something of the scores' last two sizes to them."""
+    """Return whether a node adds a mask, a tensor with the scores' last two sizes, to the scores."""
     if node.op_type != "Add":
         return False
     return any(group.shape(i)[-2:] == size and not _is_scaled_from(group, i, scores) for i in node.inputs)
 
 
 def _is_scaled_from(group: NodeGroup, tensor: str, source: Node) -> bool:
-    """Whether a tensor is the source's output behind element-wise scaling."""
+    """Return whether a tensor is the source's output after nothing but element-wise scaling."""
     for _ in range(4):
         node = group.producer(tensor)
         if node is None:

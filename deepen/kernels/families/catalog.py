@@ -23,7 +23,7 @@ _TYPES = ("int", "ints", "shape", "shapes", "bool", "str", "dtype")
 
 @dataclass(frozen=True, slots=True)
 class FamilyParameter:
-    """What one parameter of a family may be.
+    """Type, default and allowed values of one parameter of a family.
 
     Attributes:
         name: Name inside ``Kernel.params``.

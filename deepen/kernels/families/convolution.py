@@ -146,7 +146,7 @@ def _read_conv(group: NodeGroup, transposed: bool) -> dict[str, Any] | None:
 
 
 def _adds_residual(node: Node) -> bool:
-    """Whether a FusedConv (com.microsoft) adds its fourth input."""
+    """Return whether a FusedConv (com.microsoft) adds a fourth input, the residual."""
     return node.op_type == "FusedConv" and len(node.inputs) > 3 and bool(node.inputs[3])
 
 

@@ -1,4 +1,4 @@
-"""What a family's anatomy consists of, and the view of a node group it is read from."""
+"""The definition of a kernel family, and the view of a node group from which its parameters are read."""
 
 from __future__ import annotations
 
@@ -74,18 +74,31 @@ class KernelLayout:
 
 @dataclass(frozen=True, slots=True)
 class FamilyDefinition:
-    """Everything the code knows about one family.
+    """Definition of one family: seven functions that all work on its parameters.
+
+    Parameters (``Params``) are JSON values under the names of ``kernels/families/FAMILY.toml``: sizes in elements,
+    shapes as lists in ONNX order (``NCHW``), data types by the names of :data:`deepen.graph.types.DTYPE_BYTES`. Every
+    function but ``read`` takes parameters that :func:`deepen.kernels.families.catalog.complete_params` has completed
+    with defaults: ``layout``, ``ops`` and ``dims`` those that ``read`` returned or ``check`` accepted, ``write`` only
+    those that ``check`` accepted.
 
     Attributes:
         family: Family name.
-        read: Parameters of a node group, or ``None`` if the group is not of this family.
-        layout: Tensors, from parameters.
-        ops: Arithmetic beyond multiply-accumulates, from parameters (see
-            :mod:`deepen.kernels.families.operator_costs`).
-        dims: Family-specific features, from parameters (see :mod:`deepen.kernels.features`).
-        write: Adds the family's ONNX nodes to a :class:`~deepen.kernels.families.onnx_writer.KernelModelWriter`.
-        check: Raises ``ConfigError`` for parameters that do not fit together.
-        opset: ONNX operator set the built model needs.
+        read: ``read(group) -> params | None``. Recognises a :class:`NodeGroup` and returns its parameters (defaults
+            may be left out), or ``None`` if the group is not of this family. Raises :class:`UnknownShapeError` if a
+            shape it needs is not static; the group then becomes family ``other``.
+        layout: ``layout(params) -> KernelLayout``. Tensors of the kernel, each once: shape, data type, and the elements
+            touched where they are fewer than the shape says. Bytes read and written are summed from it.
+        ops: ``ops(params) -> int``. Arithmetic operations of one execution that are not multiply-accumulates, weighted
+            by operator (see :mod:`deepen.kernels.families.operator_costs`).
+        dims: ``dims(params) -> {name: value}``. The family's own features, a subset of
+            :data:`deepen.kernels.features.FEATURE_NAMES`: sizes in elements, flags as 0.0 or 1.0, operators as the
+            codes of ``operator_costs``.
+        write: ``write(params, writer) -> None``. Adds the family's ONNX nodes to a
+            :class:`~deepen.kernels.families.onnx_writer.KernelModelWriter`. The nodes read the layout's inputs and
+            weights, and write its outputs, under the names the layout gives them.
+        check: ``check(params) -> None``. Raises ``ConfigError``, naming the parameter, if values do not fit together.
+        opset: ``opset(params) -> int``. Version of the ONNX operator set the built model needs.
     """
 
     family: str
@@ -142,7 +155,7 @@ class NodeGroup:
         inputs: Activations the group reads.
         outputs: Tensors it writes.
         runtime_ops: Operators the runtime executes for it, with domain.
-        compute: The nodes that decide the family: without :data:`IGNORED`, unless nothing else is there.
+        compute: The nodes that decide the family: all but :data:`IGNORED` ones, or all if there are no others.
     """
 
     nodes: tuple[Node, ...]
@@ -165,7 +178,7 @@ class NodeGroup:
         return tuple(n.op_type for n in self.compute)
 
     def runtime_executes(self, *ops: str) -> bool:
-        """Whether the runtime executes one of these operators (exact names, with domain) for the group."""
+        """Return whether the runtime executes one of these operators (exact names, with domain) for the group."""
         return any(op in self.runtime_ops for op in ops)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -185,7 +198,7 @@ class NodeGroup:
         return "" if tensor is None else tensor.dtype
 
     def is_const(self, name: str) -> bool:
-        """Whether a tensor is a constant, or computed from constants only (the runtime folds it)."""
+        """Return whether a tensor is a constant, or computed from constants only (the runtime folds it)."""
         index = index_graph(self.graph)
         known = index.constant.get(name)
         if known is None:
@@ -230,7 +243,7 @@ class NodeGroup:
 
         Args:
             op_types: Operators it may be.
-            runtime: What the runtime runs for it; without an answer of a runtime, nodes on both sides decide.
+            runtime: Operator the runtime runs for it; if no runtime was asked, the nodes on both sides decide.
         """
         core = [n for n in self.nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear", *IGNORED)]
         if len(core) != 1 or core[0].op_type not in op_types:
@@ -239,7 +252,7 @@ class NodeGroup:
         return core[0] if self.runtime_executes(runtime) or (around and not self.runtime_ops) else None
 
     def find_integer_source(self, name: str) -> str:
-        """The integer tensor a tensor is the dequantised form of, wherever in the graph that happens; else itself."""
+        """Name of the integer tensor that a tensor is dequantised from, anywhere in the graph; else its own name."""
         node = self.producer(name)
         return node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else name
 

@@ -174,7 +174,7 @@ def _gelu_check(params: Params) -> None:
 
 
 def _is_single_gelu_operator(params: Params) -> bool:
-    """Whether a GELU is built as the operator: runtimes fuse the chain of the exact form, not that of the tanh form."""
+    """Return whether a GELU is built as one operator: runtimes fuse the chain of the exact form, not the tanh form."""
     return bool(params["op"] == "tanh" and not params["bias"])
 
 

@@ -139,7 +139,7 @@ def match_whole_group(group: NodeGroup, forms: Sequence[Any]) -> str | None:
 
 @dataclass(slots=True)
 class FusedTail:
-    """What follows an anchor inside its group.
+    """Nodes that follow a group's main operator inside the group: bias, residual, activation.
 
     Attributes:
         activation: Name from :data:`deepen.kernels.families.operator_costs.ACTIVATIONS`.

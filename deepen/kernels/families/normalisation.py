@@ -138,7 +138,7 @@ def _find_normalisation(
 
 
 def _find_added_input(group: NodeGroup, x: str, core: set[str]) -> tuple[str, bool] | None:
-    """What is added in front of a normalisation: (tensor of the full shape, whether a residual is); None if unknown."""
+    """Find the sum in front of a normalisation: (tensor of the full shape, whether it has a residual), or None."""
     rest = {n.name: n for n in group.compute if n.name not in core}
     residual = False
     while rest:

@@ -1,4 +1,4 @@
-"""Which anatomy belongs to which family, and the order readers are tried in."""
+"""Family definitions by name, in the order in which their readers are tried."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MODULES = (
 
 @cache
 def load_family_definitions() -> Mapping[str, FamilyDefinition]:
-    """Every family's anatomy by name, in reading order."""
+    """Load the definition of every family, by name, in reading order."""
     found: dict[str, FamilyDefinition] = {}
     for name in _MODULES:
         for item in import_module(f"deepen.kernels.families.{name}").FAMILY_DEFINITIONS:

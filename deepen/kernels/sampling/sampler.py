@@ -1,4 +1,4 @@
-"""Which kernels to measure: a seeded stream of configurations around those of real architectures.
+"""Sampler of kernels to measure: a seeded stream of configurations around those of real architectures.
 
 Real configurations are joint: wide layers are small, depthwise layers have no second width, 7x7 kernels read three
 channels. So a sample starts from a real configuration (:mod:`deepen.kernels.sampling.real_configurations`) and moves
@@ -106,7 +106,7 @@ def compute_stratum(cost: KernelWork) -> int:
 
 
 def categorise_params(params: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What kind of kernel of its family a configuration is: kinds are stratified like sizes, so rare ones are not lost.
+    """Return the category of a configuration in its family; categories are stratified like sizes, so none is lost.
 
     For example a first convolution of an image, a pointwise one, one with a large window or a stride, one with wide
     groups; an operation with a constant; the number of parts of a concatenation.

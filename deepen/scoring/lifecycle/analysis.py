@@ -25,7 +25,7 @@ _DRAWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """Where two candidates are equally good.
+    """Usage at which two candidates cost the same.
 
     Attributes:
         a: Candidate that is better below, or the better one of the two where there is no break-even.
@@ -119,11 +119,11 @@ class RankedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """Who is best at which usage.
+    """Best candidate for each usage, and the break-even points between them.
 
     Attributes:
-        candidates: What was compared.
-        conditions: Under what conditions.
+        candidates: The candidates compared.
+        conditions: Conditions common to them.
         envelope: The lower envelope of all lines.
         regimes: Stretches of usage, ascending, without gaps from 0 on.
         source: The weakest label among the candidates.
@@ -145,7 +145,7 @@ class Lifecycle:
         return [n for i, n in enumerate(self.candidates.names) if i not in some]
 
     def compare(self, a: str, b: str) -> BreakEven:
-        """Where two candidates are equally good.
+        """Find the usage at which two candidates cost the same.
 
         Raises:
             ConfigError: If one is unknown, or both are the same.

@@ -98,7 +98,7 @@ class LifecycleCandidates:
 
     @property
     def uncertain(self) -> bool:
-        """Whether any uncertainty is given."""
+        """True if any uncertainty is given."""
         return bool(self.accuracy_u.any() or self.parts_u_j.any() or self.inference_u_j.any())
 
     @property

@@ -26,7 +26,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class LowerEnvelope:
-    """Which line is lowest where.
+    """Lower envelope of straight lines: the lowest line for each range of x.
 
     Attributes:
         lines: Indices of the lines that are lowest somewhere, by ascending x; shape (m,).
@@ -72,7 +72,7 @@ def find_lower_envelope(a: _Floats, b: _Floats) -> LowerEnvelope:
 
 
 def _lies_below_chord(xs: list[float], ys: list[float], i: int, j: int, k: int) -> bool:
-    """Whether point j lies strictly below the straight line from i to k; all coordinates are exact."""
+    """Return whether point j lies strictly below the straight line from i to k; all coordinates are exact."""
     one = (xs[j] - xs[i]) * (ys[k] - ys[i])
     other = (ys[j] - ys[i]) * (xs[k] - xs[i])
     difference = one - other

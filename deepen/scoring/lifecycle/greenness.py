@@ -31,7 +31,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class LifecycleConditions:
-    """What holds for all candidates.
+    """Conditions common to all candidates: weight of accuracy, PUE, carbon intensities and the objective.
 
     Attributes:
         tau: Weight of accuracy against energy; 0 leaves accuracy out.
@@ -67,17 +67,17 @@ class LifecycleConditions:
 
     @property
     def with_carbon(self) -> bool:
-        """Whether both carbon intensities are known."""
+        """True if both carbon intensities are known."""
         return not math.isnan(self.training_g_per_kwh + self.inference_g_per_kwh)
 
     def training_weight(self, pue_included: _Floats) -> _Floats:
-        """What a joule spent once counts, in joules of the building or grams of CO2e; shape (n,)."""
+        """Weight of one joule of one-off (training) energy, in joules of the building or grams of CO2e; shape (n,)."""
         grams = self.training_g_per_kwh / J_PER_KWH if self.objective == "carbon" else 1.0
         return np.asarray(self.training_pue / pue_included * grams, dtype=np.float64)
 
     @property
     def inference_weight(self) -> float:
-        """What a joule of inference counts, likewise."""
+        """Weight of one joule of inference energy, in the same unit as :meth:`training_weight`."""
         return self.inference_pue * (self.inference_g_per_kwh / J_PER_KWH if self.objective == "carbon" else 1.0)
 
 

@@ -129,7 +129,7 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
 
 
 def _has_bare_figures(table: Mapping[str, _CandidateColumn]) -> bool:
-    """Whether any energy is given as a bare figure, not as a file that says what it is."""
+    """Return whether any energy is given as a bare figure instead of a file that states its source."""
     return any(name in table for name in (*PARTS, "compression", "inference"))
 
 

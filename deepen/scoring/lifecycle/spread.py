@@ -1,4 +1,4 @@
-"""How sure a ranking is: uncertainties carried through by Monte Carlo.
+"""Uncertainty of a ranking: the uncertainties of the candidates propagated by Monte Carlo.
 
 Draws, not intervals, because a break-even point is a ratio of differences: where two inference energies are nearly the
 same, its denominator may have either sign, and the honest answer is a share of cases in which there is no break-even at
@@ -31,7 +31,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class CrossingSpread:
-    """Where two lines cross, over all draws.
+    """Distribution of the crossing of two lines over all draws.
 
     Attributes:
         share: Share of draws in which they cross at all, at x >= 0.
@@ -67,7 +67,7 @@ class DrawnLines:
         return {int(self.which[k]): float(counts[k] / winner.size) for k in np.flatnonzero(counts)}
 
     def crossing(self, i: int, j: int) -> CrossingSpread:
-        """Where candidates i and j cross."""
+        """Compute the distribution of the crossing of candidates i and j."""
         p, q = (int(np.searchsorted(self.which, k)) for k in (i, j))
         with np.errstate(divide="ignore", invalid="ignore"):
             x = (self.a[:, q] - self.a[:, p]) / (self.b[:, p] - self.b[:, q])

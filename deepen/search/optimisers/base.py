@@ -1,4 +1,4 @@
-"""What every optimiser is: ask for networks to evaluate, tell what they cost. Smaller is better in every objective."""
+"""The optimiser protocol: ``ask`` for networks to evaluate, ``tell`` their costs. Every objective is minimised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an optimiser may go: the networks of a table, with the moves of its search space."""
+"""Domain of an optimiser: the networks of a table, with the moves of its search space."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ class BenchmarkTable:
         return tuple(np.unique(self.keys["budget"]).tolist()) if "budget" in self.keys else ()
 
     def info(self) -> dict[str, Any]:
-        """What the table is, as plain JSON values."""
+        """Summary of the table, as plain JSON values."""
         document = self.manifest.to_json()
         document["rows"] = len(self)
         document["networks"] = len(self.hashes)

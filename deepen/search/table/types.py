@@ -1,4 +1,4 @@
-"""What a table holds: columns with units and labels, and one row per network, budget, repeat and checkpoint."""
+"""Contents of a table: columns with units and labels, and one row per network, budget, repeat and checkpoint."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _LARGER = ("accuracy", "coverage")
 
 @dataclass(frozen=True, slots=True)
 class TableManifest:
-    """What is said about a table as a whole.
+    """Metadata of a table as a whole.
 
     Attributes:
         space: Name of the search space (:func:`deepen.spaces.open_space`); empty where it has none.
