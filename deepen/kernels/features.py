@@ -45,9 +45,9 @@ FEATURE_NAMES: tuple[str, ...] = (
 """Every feature, in the one order :func:`build_feature_matrix` uses.
 
 Bytes are per execution, each tensor once. ``intensity`` is (macs + ops) / (bytes_read + bytes_written).
-``im2col_bytes`` is the scratch a convolution by matrix product needs (batch x groups x k x output positions x bytes per
-element; 0 where none is needed). ``m, n, k`` are those of the (implicit) matrix product per
-group, ``gemm_batch`` how many there are.
+``im2col_bytes`` is the scratch memory of a convolution by matrix product (batch x groups x k x output positions x bytes
+per element; 0 where none is needed). ``m, n, k`` are the sizes of the (implicit) matrix product per group,
+``gemm_batch`` the number of products.
 ``pad_*`` add both sides. ``outer_size`` and ``inner_size`` are the products of the sizes before and after the axis.
 ``zero_operand`` is 1 for a kernel that multiplies by zeros only (a convolution of a tensor that is zero whatever the
 input is): it runs as long as any other, on less power.
@@ -60,7 +60,7 @@ def compute_features(kernel: Kernel) -> dict[str, float]:
     """Compute the features of a kernel.
 
     Args:
-        kernel: Any kernel, family ``other`` included (then work, traffic and element counts only).
+        kernel: Any kernel; of family ``other``, only work, traffic and element counts are computed.
 
     Returns:
         Every name of :data:`FEATURE_NAMES`, in that order.
@@ -114,7 +114,7 @@ def build_feature_matrix(rows: Sequence[Mapping[str, float]]) -> NDArray[np.floa
     """Put feature dictionaries in one array.
 
     Args:
-        rows: What :func:`compute_features` returned, here or in a stored dataset.
+        rows: Results of :func:`compute_features`, also from a stored dataset.
 
     Returns:
         float64, shape (len(rows), len(FEATURE_NAMES)), columns in the order of :data:`FEATURE_NAMES`.

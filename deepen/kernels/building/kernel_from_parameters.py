@@ -1,7 +1,7 @@
-"""From a family and its parameters straight to the kernel: for data that comes as configurations, not as models.
+"""Makes a kernel from a family and its parameters, for data that holds configurations instead of models.
 
-What comes out is what :func:`deepen.kernels.describe.describe_kernel` makes of the model
-:func:`deepen.kernels.building.single_kernel_model` builds for the configuration, without building it.
+The result equals that of :func:`deepen.kernels.describe.describe_kernel` on the model that
+:func:`deepen.kernels.building.single_kernel_model.build_kernel_model` builds; the model is not built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["make_kernel_from_params"]
 
 
 def make_kernel_from_params(family: str, params: Mapping[str, Any], name: str = "") -> Kernel:
-    """Make the kernel a configuration stands for.
+    """Make the kernel of a configuration.
 
     Args:
         family: Family name.

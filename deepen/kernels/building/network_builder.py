@@ -1,4 +1,4 @@
-"""Building blocks for composing whole ONNX networks: a small recorder of nodes, weights, shapes and work."""
+"""Builder of whole ONNX networks: records nodes, weights, shapes and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["NetworkBuilder"]
 
 OPSET = 17
-"""Newest operator set that every supported runtime of the last years reads."""
+"""Newest operator set that all supported runtimes of recent years read."""
 
 Shape = tuple[int, ...]
 
@@ -92,7 +92,7 @@ class NetworkBuilder:
         self, x: str, c_out: int, kernel: int = 3, stride: int = 1, *, pad: int | None = None, groups: int = 1,
         bn: bool = False, bias: bool = True, act: str = "none",
     ) -> str:  # fmt: skip
-        """Convolution, batch normalisation where asked, activation; ``pad`` defaults to "same" for stride 1."""
+        """Add a convolution, optionally batch normalisation, and an activation; ``pad`` defaults to "same"."""
         n, c_in, *spatial = self.shapes[x]
         p = kernel // 2 if pad is None else pad
         out = tuple(_compute_window_count(s, kernel, stride, p, p) for s in spatial)
@@ -109,7 +109,7 @@ class NetworkBuilder:
         return self.act(self.bn(y) if bn else y, act)
 
     def bn(self, x: str) -> str:
-        """Batch normalisation with statistics of its own."""
+        """Add a batch normalisation with statistics of its own."""
         c = (self.shapes[x][1],)
         weights = [self.weight(c, positive=True), self.weight(c), self.weight(c), self.weight(c, positive=True)]
         return self.node("BatchNormalization", [x, *weights], [self.shapes[x]], epsilon=1e-5)[0]

@@ -1,10 +1,10 @@
-"""Several copies of a small kernel in one model, so that the cost of a call into the runtime is shared as in a model.
+"""Several copies of a small kernel in one model, so that they share the cost of a call into the runtime.
 
-A kernel timed alone pays one call into the runtime per execution; inside a model the call is paid once for all. A
-model of R copies, each with weights and buffers of its own, pays it once for R. All copies together stay within what
-the caches next to a core hold, so that each finds its data as warm as the kernel before it leaves them in a model:
-kernels that are larger by themselves run alone, and the call does not matter beside them. How far sums of kernels are
-from whole models is in ``docs/benchmarks.md``; ``tools/bench/additivity.py --copies N`` shows it for other numbers.
+A kernel measured alone costs one call into the runtime per execution; the kernels of a model share one call. A model of
+R copies, each with weights and buffers of its own, shares it among R. All copies together fit into the private caches
+of a core, so that each finds its data as warm as the kernel before it leaves them in a model. Kernels that do not fit
+run alone; the call does not matter beside them. ``docs/benchmarks.md`` compares sums of kernels with whole models;
+``tools/bench/additivity.py --copies N`` does so for other numbers of copies.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["choose_copies", "replicate_model"]
 
 FOOTPRINT_BYTES = 2 * 2**20
-"""Data all copies touch together: about the private caches of today's cores (0.5-2 MB)."""
+"""Most bytes that all copies together read and write: about the private caches of today's cores (0.5-2 MB)."""
 
 MAX_COPIES = 16
 MAX_MACS = 100_000_000
-"""Work per run past which more copies only cost time."""
+"""Most multiply-accumulates per run; beyond it, more copies only take time."""
 
 
 def choose_copies(footprint_bytes: int, macs: int) -> int:
-    """Choose how many copies of a kernel one run should hold.
+    """Choose the number of copies of a kernel in one run.
 
     Args:
         footprint_bytes: Weights, inputs and outputs of one copy, bytes.
@@ -46,9 +46,9 @@ def replicate_model(model: onnx.ModelProto, copies: int, *, share: bool = True) 
 
     Args:
         model: A model without sub-graphs that refer to outer tensors.
-        copies: How many; 1 returns the model unchanged.
-        share: Let copies with weights share activations. Some kernels only form where nothing else reads their input:
-            one that adds a residual in place, or one that quantises its input itself.
+        copies: Number of copies; 1 returns the model unchanged.
+        share: Let copies with weights share activations. Some kernels are fused only if no other node reads their
+            input: one that adds a residual in place, or one that quantises its input itself.
 
     Returns:
         A model with ``copies`` times the nodes, weights and outputs.

@@ -1,4 +1,4 @@
-"""Random whole networks of many styles, to learn how a whole model differs from the sum of its kernels.
+"""Random whole networks of many styles, to learn the difference between a whole model and the sum of its kernels.
 
 Each network is drawn from a style (the published design its docstring names) with random depth, widths, resolution and
 details, scaled to a number of multiply-accumulates drawn log-uniformly. Networks that contain a kernel whose exact
@@ -47,7 +47,7 @@ class ComposedNetwork:
 
 
 class _ArchitectureSampler:
-    """Random choices of one network: channels, resolutions, depths."""
+    """Sampler of one network's channels, resolutions and depths."""
 
     def __init__(self, rng: np.random.Generator, width: float) -> None:
         self.rng = rng
@@ -312,7 +312,11 @@ STYLES: dict[str, tuple[Callable[[NetworkBuilder, _ArchitectureSampler], str], f
 
 
 def _tune_width(style: str, seed: list[int]) -> float | None:
-    """Scale of the widths that gives one draw of a style a drawn amount of work; ``None`` where it fits no limit."""
+    """Find the scale of the widths that gives one draw of a style a random amount of work.
+
+    Returns:
+        The scale, or ``None`` if the network exceeds a limit or its feature maps vanish.
+    """
     _, low, high = STYLES[style]
     target = float(np.exp(np.random.default_rng(seed).uniform(np.log(low), np.log(high))))
     width = 1.0
@@ -328,13 +332,13 @@ def _tune_width(style: str, seed: list[int]) -> float | None:
 
 
 def _draw_network(style: str, seed: list[int], width: float, *, dry: bool = False) -> tuple[NetworkBuilder, str]:
-    """One draw of a style: the network and its output."""
+    """Draw one network of a style; returns it and the name of its output."""
     net = NetworkBuilder(np.random.default_rng([*seed, 1]), dry=dry)
     return net, STYLES[style][0](net, _ArchitectureSampler(np.random.default_rng([*seed, 2]), width))
 
 
 def _list_kernel_keys(model: onnx.ModelProto) -> frozenset[str]:
-    """Kernel keys of a model as ONNX Runtime splits it."""
+    """List the kernel keys of a model as ONNX Runtime splits it."""
     from deepen.graph import load_graph_from_proto
     from deepen.kernels.splitting.split import split_graph
 
@@ -347,10 +351,10 @@ def get_network_name(index: int) -> str:
 
 
 def compose_network(index: int, seed: int = 0, exclude: Collection[str] = frozenset()) -> ComposedNetwork:
-    """Compose one network; it depends on its index and the seed alone (and on what had to be avoided).
+    """Compose one network; it depends on its index, the seed and ``exclude`` alone.
 
     Args:
-        index: Which; decides the style.
+        index: Number of the network; it decides the style.
         seed: Any non-negative integer.
         exclude: Kernel keys that must not occur.
 

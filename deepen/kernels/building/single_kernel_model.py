@@ -30,8 +30,8 @@ def build_kernel_model(
         family: Family name.
         params: Its parameters; those with a default may be left out.
         seed: Seed of the random weights.
-        weights: Whether large float32 weights get values. Without, they are placeholders for a
-            :class:`deepen.kernels.families.random_weights.WeightPool` to fill, and the model does not run before.
+        weights: Whether large float32 weights get values. If not, they are placeholders, and the model does not run
+            until a :class:`deepen.kernels.families.random_weights.WeightPool` has filled them.
 
     Returns:
         A checked model; input, weight and output shapes are static.

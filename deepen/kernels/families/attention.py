@@ -1,4 +1,4 @@
-"""Attention run as one kernel: the ONNX operator, or what a runtime fuses its parts into."""
+"""Attention run as one kernel: the ONNX operator, or the operators into which a runtime fuses its parts."""
 
 from __future__ import annotations
 
@@ -26,18 +26,29 @@ OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention")
 
 
 def read_attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
-    """Parameters of a node that is a whole attention; ``None`` where a shape is unknown or the form is not known."""
+    """Read the parameters of a node that is a whole attention.
+
+    1. ``QAttention`` and ``Attention`` of ``com.microsoft`` read one input and project it to queries, keys and values:
+       x is (batch, tokens, hidden), the weight (hidden, q + k + v).
+    2. The other operators read queries, keys and values: (batch, heads, tokens, head_dim), or packed as (batch, tokens,
+       heads x head_dim).
+    3. Keys and values of earlier tokens, if given, add to the key length.
+
+    Returns:
+        The parameters, or ``None`` if a shape is unknown or the operator is used in another form.
+    """
 
     def shape(i: int) -> tuple[int, ...]:
         tensor = graph.tensors.get(node.inputs[i]) if i < len(node.inputs) and node.inputs[i] else None
         return () if tensor is None or tensor.shape is None else tensor.shape
 
-    def given(*positions: int) -> bool:
+    def has_input(*positions: int) -> bool:
         return any(i < len(node.inputs) and bool(node.inputs[i]) for i in positions)
 
     first = graph.tensors.get(node.inputs[0])
     attributes = node.attributes
     base: dict[str, Any] = {"dtype": first.dtype if first else "", "hidden_in": 0}
+    # 1
     if node.op_type == "QAttention" or (node.op_type == "Attention" and node.domain == "com.microsoft"):
         x, w, heads = shape(0), shape(1), int(attributes["num_heads"])
         if len(x) != 3 or len(w) != 2:
@@ -46,8 +57,9 @@ def read_attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
         return {
             "op": "ProjectedAttention", **base, "batch": x[0], "heads": heads, "kv_heads": heads, "q_len": x[1],
             "kv_len": x[1], "head_dim": int(sizes[0]) // heads, "v_head_dim": int(sizes[2]) // heads, "hidden_in": x[2],
-            "mask": given(3, 5), "causal": bool(attributes.get("unidirectional", 0)),
+            "mask": has_input(3, 5), "causal": bool(attributes.get("unidirectional", 0)),
         }  # fmt: skip
+    # 2
     q, k, v = shape(0), shape(1), shape(2)
     heads = int(attributes.get("q_num_heads", attributes.get("num_heads", 0))) or (q[1] if len(q) == 4 else 0)
     kv_heads = int(attributes.get("kv_num_heads", 0)) or (k[1] if len(k) == 4 else heads)
@@ -55,17 +67,19 @@ def read_attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
         return None
     packed = len(q) == 3
 
-    def size(tensor: tuple[int, ...], count: int) -> int:
+    def get_head_size(tensor: tuple[int, ...], count: int) -> int:
         return tensor[-1] if len(tensor) == 4 else tensor[-1] // count
 
+    # 3
     past = {"Attention": 4, "MultiHeadAttention": 6, "GroupQueryAttention": 3}[node.op_type]
     earlier = shape(past)
     return {
         "op": "MultiHeadAttention" if node.op_type == "MultiHeadAttention" else "Attention", **base, "batch": q[0],
         "heads": heads, "kv_heads": kv_heads, "q_len": q[1] if packed else q[2],
         "kv_len": (k[2] if len(k) == 4 else k[1]) + (earlier[2] if len(earlier) == 4 else 0),
-        "head_dim": size(q, heads), "v_head_dim": size(v, kv_heads),
-        "mask": given(3) if node.op_type == "Attention" else given(4, 5) and node.op_type == "MultiHeadAttention",
+        "head_dim": get_head_size(q, heads), "v_head_dim": get_head_size(v, kv_heads),
+        "mask": has_input(3) if node.op_type == "Attention"
+        else has_input(4, 5) and node.op_type == "MultiHeadAttention",
         "causal": node.op_type == "GroupQueryAttention"
         or bool(attributes.get("is_causal", attributes.get("unidirectional", 0))),
     }  # fmt: skip
@@ -79,7 +93,14 @@ def _read(group: NodeGroup) -> Params | None:
 
 
 def _read_chain(group: NodeGroup) -> Params | None:
-    """Attention written as products and a softmax, grouped by the runtime: softmax(q k^T) v, projections or not."""
+    """Read attention that is written as products and a softmax, softmax(q k^T) v, and grouped by the runtime.
+
+    1. There is one softmax, and two products of activations: the scores (q k^T) and the weighted sum of values.
+    2. Other products project a common input; they belong to the kernel only if the runtime executes its projected
+       attention.
+    3. A mask is added to the scores, selected with ``Where``, or made by ``Trilu`` (then it is causal).
+    """
+    # 1
     softmax = [n for n in group.compute if n.op_type == "Softmax"]
     products = [n for n in group.compute if n.op_type in ("MatMul", "Gemm")]
     plain = [n for n in products if not any(group.is_const(i) for i in n.inputs[:2])]
@@ -90,12 +111,14 @@ def _read_chain(group: NodeGroup) -> Params | None:
     if len(s) < 3 or len(v) < 2:
         return None
     head_dim = group.shape(scores.inputs[0])[-1]
+    # 2
     projected = [n for n in products if n not in plain]
     hidden = group.shape(projected[0].inputs[0])[-1] if projected else 0
     if projected and (
         not group.runtime_executes("com.microsoft.Attention") or len({n.inputs[0] for n in projected}) != 1
     ):
         return None
+    # 3
     between = {n.op_type for n in group.compute}
     batch, heads = (s[0], s[1]) if len(s) == 4 else (1, s[0])
     mask = any(_is_mask(group, n, scores, s[-2:]) for n in group.compute)

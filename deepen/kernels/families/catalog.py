@@ -1,7 +1,7 @@
-"""Kernel families: what each is called, which operators belong to it, and what its parameters mean.
+"""Kernel families: names, operators and parameters.
 
 A family is one TOML file in ``kernels/families``; the code that reads a family's parameters off a graph and builds it
-again lives in :mod:`deepen.kernels.families`, under the same name.
+again is in :mod:`deepen.kernels.families`, under the same name.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class KernelFamily:
     Attributes:
         name: Canonical name, for example ``conv-bn-relu``.
         title: Readable name.
-        about: What it stands for.
-        ops: Operator types it is made of, ONNX and runtime ones alike.
+        about: Description of the family.
+        ops: Operator types it is made of, from ONNX and from runtimes.
         params: Parameter names, in order.
         features: Names of the features its regressor uses.
         sampling: The ``[sampling]`` table of its file.

@@ -77,12 +77,12 @@ def _read_split(group: NodeGroup) -> Params | None:
     axis = int(node.attributes.get("axis", 0)) % len(x)
     sizes = [group.shape(name)[axis] for name in node.outputs if name]
     if sum(sizes) != x[axis]:
-        return None  # an output nobody reads was left out of the file
+        return None  # the file omits an output that is not read
     return {"dtype": group.dtype(node.inputs[0]), "shape": list(x), "axis": axis, "sizes": sizes}
 
 
 def _read_slices_as_split(group: NodeGroup) -> Params | None:
-    """Slices of one tensor that together are a split (a runtime may run them as one)."""
+    """Read slices of one tensor that together are a split (a runtime may run them as one)."""
     nodes = group.compute
     source = nodes[0].inputs[0]
     if len(nodes) < 2 or any(n.op_type != "Slice" or n.inputs[0] != source for n in nodes):

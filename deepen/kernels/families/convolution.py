@@ -1,4 +1,4 @@
-"""Convolutions: dense, depthwise, grouped and transposed, with what the runtime fuses into them."""
+"""Convolutions: dense, depthwise, grouped and transposed, with the operators the runtime fuses into them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _decode_text(value: Any, default: str = "") -> str:
 
 
 def read_conv_geometry(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> dict[str, list[int]]:
-    """Stride, dilation and explicit pads of a convolution or pooling node."""
+    """Read stride, dilation and explicit pads (begin..., end...) of a convolution or pooling node."""
     rank = len(spatial)
     stride = [int(v) for v in node.attributes.get("strides") or [1] * rank]
     dilation = [int(v) for v in node.attributes.get("dilations") or [1] * rank]
@@ -98,7 +98,12 @@ def _compute_transposed_output_size(params: Params) -> tuple[int, ...]:
 
 
 def read_leading_pads(group: NodeGroup, anchor: Node, rank: int) -> tuple[list[int], str, set[str]]:
-    """Pads a Pad node in front of the anchor adds, the tensor before it, and its name."""
+    """Read the Pad node in front of a convolution or pooling node.
+
+    Returns:
+        Pads it adds (begin..., end...), the tensor before it, and its name in a set; zeros, the node's own input and an
+        empty set if there is no such node or it pads other axes too.
+    """
     data = anchor.inputs[0]
     node = next((n for n in group.compute if n.op_type == "Pad" and data in n.outputs), None)
     if node is None:
@@ -110,6 +115,14 @@ def read_leading_pads(group: NodeGroup, anchor: Node, rank: int) -> tuple[list[i
 
 
 def _read_conv(group: NodeGroup, transposed: bool) -> dict[str, Any] | None:
+    """Read a convolution of any family, or ``None``.
+
+    1. The group has exactly one convolution, the anchor.
+    2. A Pad in front of it adds to its pads.
+    3. All other nodes follow the anchor as bias, residual and activation.
+    4. Of a transposed convolution, the output size decides the pads.
+    """
+    # 1
     wanted = ("ConvTranspose",) if transposed else CONV_OPS
     anchors = [n for n in group.compute if n.op_type in wanted]
     if len(anchors) != 1:
@@ -117,6 +130,7 @@ def _read_conv(group: NodeGroup, transposed: bool) -> dict[str, Any] | None:
     anchor = anchors[0]
     weight = group.shape(anchor.inputs[1])
     rank = len(weight) - 2
+    # 2
     extra, data, before = read_leading_pads(group, anchor, rank)
     x = group.shape(data)
     padded = [s + extra[i] + extra[rank + i] for i, s in enumerate(x[2:])]
@@ -124,6 +138,7 @@ def _read_conv(group: NodeGroup, transposed: bool) -> dict[str, Any] | None:
     kernel = list(weight[2:])
     geometry = read_conv_geometry(anchor, padded, kernel)
     geometry["pads"] = [a + b for a, b in zip(geometry["pads"], extra, strict=True)]
+    # 3
     c_out = weight[1] * groups if transposed else weight[0]
     taken = {anchor.name} | before
     tail = match_fused_tail(group, anchor.outputs[0], c_out, taken)
@@ -138,6 +153,7 @@ def _read_conv(group: NodeGroup, transposed: bool) -> dict[str, Any] | None:
         "activation": tail.activation if tail.activation != "none" else own,
         "residual": tail.residual or _adds_residual(anchor),
     }  # fmt: skip
+    # 4
     if transposed:
         found["output_padding"] = list(anchor.attributes.get("output_padding") or [0] * rank)
         out = group.shape(anchor.outputs[0])[2:]
@@ -151,7 +167,7 @@ def _adds_residual(node: Node) -> bool:
 
 
 def _resolve_transposed(found: dict[str, Any], out: Sequence[int], auto_pad: str) -> None:
-    """Make pads explicit where ``output_shape`` or ``auto_pad`` decided them: the output size is what counts."""
+    """Set the pads that give the output size ``out``, if ``output_shape`` or ``auto_pad`` decided them."""
     rank = len(out)
     found["pads"] = found["pads"] if auto_pad in ("NOTSET", "") else [0] * (2 * rank)
     if _compute_transposed_output_size(found) == tuple(out):
@@ -159,7 +175,7 @@ def _resolve_transposed(found: dict[str, Any], out: Sequence[int], auto_pad: str
     found["pads"] = [0] * (2 * rank)
     for i, (size, full) in enumerate(zip(out, _compute_transposed_output_size(found), strict=True)):
         total = full - size
-        if total < 0:  # the output was asked to be larger than the kernel reaches
+        if total < 0:  # the requested output is larger than the kernel reaches
             found["output_padding"][i] -= total
             total = 0
         small, large = total // 2, total - total // 2
@@ -206,7 +222,7 @@ def _ops(params: Params) -> int:
 
 
 def compute_conv_features(params: Params) -> dict[str, float]:
-    """Features of a convolution: shapes, window, and the matrix product it is per group."""
+    """Compute the features of a convolution: shapes, window, and the matrix product it amounts to per group."""
     out = _compute_output_size(params)
     groups, positions = params["groups"], prod(out)
     k = params["c_in"] // groups * prod(params["kernel"])
@@ -234,7 +250,7 @@ def compute_conv_features(params: Params) -> dict[str, float]:
 
 
 def check_geometry(family: str, params: Params) -> None:
-    """Check that spatial lists have one length and that something comes out.
+    """Check that all lists of spatial parameters have the length that the rank demands.
 
     Raises:
         ConfigError: Naming the parameter.

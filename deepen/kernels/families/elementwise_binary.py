@@ -35,7 +35,7 @@ _VARIADIC = ("Min", "Max", "Mean", "Sum")
 
 
 def read_operands(group: NodeGroup, names: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-    """Shapes of the operands and where each comes from.
+    """Read the shapes of the operands and the source of each.
 
     Returns:
         Shapes, one per operand; and per operand the number of the distinct activation it is, or -1 for a constant
@@ -96,7 +96,7 @@ _INTEGERS = ("uint8", "int8")
 
 
 def _read_quantised(group: NodeGroup, family: str) -> Params | None:
-    """An addition or multiplication on 8-bit integers: the runtime's operator, or one between (de)quantisations."""
+    """Read an addition or multiplication on 8-bit integers: one operator, or one between (de)quantisations."""
     op, fused = _QUANTISED[family]
     node = group.find_single_node((fused,))
     if node is not None:
@@ -114,7 +114,7 @@ def _read_quantised(group: NodeGroup, family: str) -> Params | None:
 
 
 def _find_eliminated_additions(group: NodeGroup) -> set[str]:
-    """Names of additions of a constant the runtime left out (``0 + x``, which Python's ``sum`` begins with)."""
+    """Find the names of additions of 0 that the runtime eliminated (Python's ``sum`` begins with ``0 + x``)."""
     additions = [n for n in group.compute if n.op_type == "Add"]
     spare = len(additions) - group.runtime_ops.count("Add")
     if not group.runtime_ops or spare <= 0 or spare == len(additions):
@@ -123,8 +123,18 @@ def _find_eliminated_additions(group: NodeGroup) -> set[str]:
 
 
 def _read(group: NodeGroup, family: str) -> Params | None:
+    """Read a group of one of the families ``add``, ``addrelu`` and ``binary``.
+
+    1. ``add`` and ``binary`` may be quantised.
+    2. The first node that the runtime did not eliminate is the operator: Add, or Sum of two operands, for ``add`` and
+       ``addrelu``; any other for ``binary``.
+    3. ``addrelu`` has exactly one node behind it, an activation; the others have none.
+    4. At least one operand is an activation.
+    """
+    # 1
     if family in _QUANTISED and (quantised := _read_quantised(group, family)) is not None:
         return quantised
+    # 2
     wanted = OPS if family == "binary" else ("Add",)
     neutral = _find_eliminated_additions(group)
     nodes = [n for n in group.compute if n.name not in neutral]
@@ -133,6 +143,7 @@ def _read(group: NodeGroup, family: str) -> Params | None:
         return None
     if node.op_type == "Sum" and family == "binary" and len(node.inputs) == 2:
         return None
+    # 3
     activation = "none"
     if len(nodes) == 2 and nodes[1].inputs[0] == node.outputs[0]:
         activation = find_activation(nodes[1].op_type) or ""
@@ -140,6 +151,7 @@ def _read(group: NodeGroup, family: str) -> Params | None:
         return None
     if not activation or activation == "prelu" or (activation == "none") != (family != "addrelu"):
         return None
+    # 4
     shapes, sources = read_operands(group, node.inputs)
     if all(s < 0 for s in sources):
         return None

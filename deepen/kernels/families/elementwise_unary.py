@@ -91,7 +91,7 @@ def _relu_write(params: Params, writer: KernelModelWriter) -> None:
 def _find_activation_input(
     group: NodeGroup, forms: tuple[object, ...], ops: tuple[str, ...], hints: tuple[str, ...]
 ) -> str | None:
-    """The activation a group applies one function to: a single operator, a known chain, or what the runtime names."""
+    """Find the input of a group that is one function: a single operator, a known chain, or named by the runtime."""
     node = group.find_single_node(ops)
     if node is not None:
         return node.inputs[0]
@@ -121,6 +121,13 @@ _GELU_HINTS = {
 
 
 def _read_gelu(group: NodeGroup) -> Params | None:
+    """Read a GELU.
+
+    1. A single operator.
+    2. A known chain, alone or behind the addition of a constant.
+    3. An unknown chain with an Erf, Tanh or Sigmoid for which the runtime executes a GELU.
+    """
+    # 1
     node = group.find_single_node(("Gelu", "FastGelu", "QuickGelu", "BiasGelu"))
     if node is not None:
         raw = node.attributes.get("approximate", "none")
@@ -128,6 +135,7 @@ def _read_gelu(group: NodeGroup) -> Params | None:
         op = {"FastGelu": "tanh", "QuickGelu": "quick"}.get(node.op_type, "tanh" if tanh else "erf")
         bias = len(node.inputs) > 1 and bool(node.inputs[1])
         return _make_gelu_params(group, node.inputs[0], op, bias)
+    # 2
     for op, name in (("erf", "gelu"), ("tanh", "gelutanh"), ("quick", "quickgelu")):
         x = match_whole_group(group, EXPRESSIONS[name])
         if x is not None:
@@ -135,6 +143,7 @@ def _read_gelu(group: NodeGroup) -> Params | None:
         found = _find_biased_input(group, EXPRESSIONS[name])
         if found is not None:
             return _make_gelu_params(group, found, op, True)
+    # 3
     hint = next((h for h in _GELU_HINTS if group.runtime_executes(h)), None)
     erf_like = {"Erf", "Tanh", "Sigmoid"} & set(group.op_types)
     if hint is None or not erf_like or len(group.inputs) != 1 or len(group.outputs) != 1:
@@ -147,7 +156,7 @@ def _make_gelu_params(group: NodeGroup, x: str, op: str, bias: bool) -> Params:
 
 
 def _find_biased_input(group: NodeGroup, forms: tuple[object, ...]) -> str | None:
-    """Input of ``Add(x, constant)`` followed by exactly one of the forms."""
+    """Find the input of ``Add(x, constant)`` followed by exactly one of the forms."""
     for add in (n for n in group.compute if n.op_type == "Add"):
         data = [i for i in add.inputs if not group.is_const(i)]
         rest = {n.name for n in group.compute} - {add.name}

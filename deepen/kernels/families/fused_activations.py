@@ -1,4 +1,7 @@
-"""Recognises what follows an anchor: activations (one node or several), bias, batch normalisation, residual."""
+"""Recognises the nodes fused behind a main operator: bias, batch normalisation, residual, activation.
+
+The *anchor* of a group is its main operator, such as the convolution. An activation may be one node or several.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ EXPRESSIONS: dict[str, tuple[Any, ...]] = {
     "gelutanh": _make_tanh_gelu_forms(),
     "mish": (("Mul", "x", ("Tanh", ("Softplus", "x"))),),
 }
-"""Activations exporters write as several operators, by activation name."""
+"""Activations that exporters write as several operators, by activation name."""
 
 _COMMUTATIVE = frozenset({"Add", "Mul"})
 
@@ -70,37 +73,44 @@ def _count_pattern_nodes(expression: Any) -> int:
 def match_expression(
     group: NodeGroup, output: str, expression: Any, x: str | None = None
 ) -> tuple[str, list[Node]] | None:
-    """Match an expression ending in a tensor; casts and identities between its nodes are looked through.
+    """Match an expression that ends in a tensor.
+
+    1. ``c`` matches a constant.
+    2. ``x`` matches an activation: ``x`` if it is given, else the same one everywhere.
+    3. An operator matches a node of that type whose operands match; of ``Add`` and ``Mul`` in any order. Further inputs
+       of the node must be constants.
+
+    Casts and identities between the nodes are skipped.
 
     Args:
         group: Only nodes of this group may take part.
-        output: Tensor the expression's root writes.
+        output: Tensor that the expression's root writes.
         expression: See :data:`EXPRESSIONS`.
-        x: Tensor ``x`` must be, if it is known.
+        x: The tensor that ``x`` must match, if it is known.
 
     Returns:
         The tensor ``x`` stands for and the nodes used, or ``None``.
     """
     by_output = {name: n for n in group.nodes for name in n.outputs}
 
-    def skip(name: str) -> str:
+    def skip_ignored(name: str) -> str:
         node = by_output.get(name)
         while node is not None and node.op_type in IGNORED and node.inputs and not group.is_const(name):
             name = node.inputs[0]
             node = by_output.get(name)
         return name
 
-    def walk(name: str, want: Any, bound: str | None) -> tuple[str | None, list[Node]] | None:
-        if want == "c":
+    def match_tensor(name: str, want: Any, bound: str | None) -> tuple[str | None, list[Node]] | None:
+        if want == "c":  # 1
             return (bound, []) if group.is_const(name) else None
-        if want == "x":
+        if want == "x":  # 2
             if group.is_const(name):
                 return None
-            if bound is None or bound == name or skip(name) == skip(bound):
+            if bound is None or bound == name or skip_ignored(name) == skip_ignored(bound):
                 return (bound or name, [])
             return None
-        node = by_output.get(skip(name))
-        if node is None or node.op_type != want[0]:
+        node = by_output.get(skip_ignored(name))
+        if node is None or node.op_type != want[0]:  # 3
             return None
         operands = want[1:]
         if len(node.inputs) < len(operands) or not all(group.is_const(i) for i in node.inputs[len(operands) :] if i):
@@ -111,7 +121,7 @@ def match_expression(
             state: tuple[str | None, list[Node]] | None = (bound, [node])
             for tensor, operand in zip(order, operands, strict=True):
                 assert state is not None
-                step = walk(tensor, operand, state[0])
+                step = match_tensor(tensor, operand, state[0])
                 if step is None:
                     state = None
                     break
@@ -120,12 +130,12 @@ def match_expression(
                 return state
         return None
 
-    found = walk(output, expression, x)
+    found = match_tensor(output, expression, x)
     return None if found is None or found[0] is None else (found[0], found[1])
 
 
 def match_whole_group(group: NodeGroup, forms: Sequence[Any]) -> str | None:
-    """Tensor ``x`` if the group's compute nodes are exactly one of the expressions, else ``None``."""
+    """Return the tensor ``x`` if the group's compute nodes are exactly one of the expressions, else ``None``."""
     names = {n.name for n in group.compute}
     for form in forms:
         if _count_pattern_nodes(form) < len(names):
@@ -161,7 +171,7 @@ _FOLDED = frozenset({"Mul", "Div", "Add", "Sub"})
 
 
 def _match_activation_after(group: NodeGroup, tensor: str, taken: set[str]) -> tuple[str, str, set[str]] | None:
-    """Activation that starts at a tensor: (name, its output, its nodes)."""
+    """Match the activation that starts at a tensor: (name, its output, names of its nodes)."""
     direct = [n for n in group.consumers(tensor) if n.name not in taken]
     if len(direct) == 1 and (name := find_activation(direct[0].op_type)):
         return name, direct[0].outputs[0], {direct[0].name}
@@ -179,38 +189,45 @@ def _match_activation_after(group: NodeGroup, tensor: str, taken: set[str]) -> t
 
 
 def match_fused_tail(group: NodeGroup, tensor: str, channels: int, taken: set[str]) -> FusedTail:
-    """Walk from an anchor's output through what is fused behind it.
+    """Follow the nodes fused behind an anchor, one after the other, as far as they are of these forms.
+
+    1. An activation; at most one.
+    2. A batch normalisation before the activation: a bias.
+    3. A product, quotient, sum or difference with one constant, or with one per channel: a folded normalisation; sums
+       and differences are a bias.
+    4. A sum with another activation of the same shape: the residual; at most one.
+    5. Casts, identities and (de)quantisations.
 
     Args:
         group: The node group.
         tensor: The anchor's output.
-        channels: Its channels, to tell a bias or folded scale from a broadcast tensor.
+        channels: Its number of channels, to distinguish a bias or folded scale from a broadcast tensor.
         taken: Names of nodes already accounted for.
     """
     tail = FusedTail("none", False, False, tensor, set())
     while True:
         seen = taken | tail.used
         nexts = [n for n in group.consumers(tail.end) if n.name not in seen]
-        if tail.activation == "none" and (found := _match_activation_after(group, tail.end, seen)):
+        if tail.activation == "none" and (found := _match_activation_after(group, tail.end, seen)):  # 1
             tail.activation, tail.end, names = found
             tail.used |= names
             continue
         if len(nexts) != 1:
             return tail
         node = nexts[0]
-        if node.op_type == "BatchNormalization" and tail.activation == "none":
+        if node.op_type == "BatchNormalization" and tail.activation == "none":  # 2
             tail.bias = True
         elif node.op_type in _FOLDED and len(node.inputs) == 2:
             other = node.inputs[1] if node.inputs[0] == tail.end else node.inputs[0]
-            if group.is_const(other):
+            if group.is_const(other):  # 3
                 if prod(group.shape(other)) not in (1, channels):
                     return tail
                 tail.bias = tail.bias or node.op_type in ("Add", "Sub")
-            elif node.op_type == "Add" and not tail.residual and group.shape(other) == group.shape(tail.end):
+            elif node.op_type == "Add" and not tail.residual and group.shape(other) == group.shape(tail.end):  # 4
                 tail.residual = True
             else:
                 return tail
-        elif node.op_type not in _PASS:
+        elif node.op_type not in _PASS:  # 5
             return tail
         tail.used.add(node.name)
         tail.end = node.outputs[0]

@@ -30,7 +30,7 @@ _MATMUL = ("MatMul", "FusedMatMul", "TransposeMatMul")
 
 
 def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """Common shape of tensors under multidirectional (numpy) broadcasting.
+    """Return the common shape of tensors under multidirectional (numpy) broadcasting.
 
     Raises:
         ValueError: If the shapes do not broadcast.
@@ -57,23 +57,34 @@ def _read_node_activation(node: Node) -> str:
 
 
 def _read_fc(group: NodeGroup) -> Params | None:
+    """Read a fully connected layer.
+
+    1. One product of an activation and a constant of rank 1 or 2.
+    2. Sizes (m, k) x (k, n), with either operand transposed; leading sizes of the activation count as rows.
+    3. All other nodes follow the product as bias, residual and activation.
+    4. It is built as a Gemm if it is one, or the runtime makes it one, else as a MatMul.
+    """
+    # 1
     anchor = _find_product_node(group)
     if anchor is None or not group.is_const(anchor.inputs[1]) or group.is_const(anchor.inputs[0]):
         return None
     a, b = group.shape(anchor.inputs[0]), group.shape(anchor.inputs[1])
     if not a or not 1 <= len(b) <= 2:
         return None
+    # 2
     gemm = anchor.op_type in _GEMM
     flip_a = bool(anchor.attributes.get("transA", 0)) and len(a) > 1
     flip_b = bool(anchor.attributes.get("transB", 0))
     k = a[0] if flip_a and gemm else (a[-2] if flip_a else a[-1])
     n = 1 if len(b) == 1 else (b[0] if flip_b else b[1])
+    # 3
     tail = match_fused_tail(group, anchor.outputs[0], n, {anchor.name})
     if {x.name for x in group.compute} - tail.used - {anchor.name}:
         return None
     third = anchor.inputs[2] if len(anchor.inputs) > 2 else ""
     residual = tail.residual or bool(third and not group.is_const(third))
     bias = tail.bias or bool(third and group.is_const(third))
+    # 4
     as_gemm = gemm or bias or residual or group.runtime_executes("Gemm", "com.microsoft.FusedGemm")
     return {
         "dtype": group.dtype(anchor.inputs[0]), "m": prod(a) // max(k, 1), "k": k, "n": n, "bias": bias,
@@ -140,7 +151,11 @@ def _count_product_ops(params: Params, layout: KernelLayout) -> int:
 
 
 def _trace_operand(group: NodeGroup, name: str) -> tuple[list[int], bool, set[str]]:
-    """Shape an operand is fed with, whether its last two sizes are swapped on the way, and the nodes passed."""
+    """Trace an operand of a product back through one transpose and scalings by a constant.
+
+    Returns:
+        The operand's shape before them, whether its last two sizes are swapped, and the names of the nodes passed.
+    """
     shape = list(group.shape(name))
     used: set[str] = set()
     flipped = turned = False
@@ -162,6 +177,13 @@ def _trace_operand(group: NodeGroup, name: str) -> tuple[list[int], bool, set[st
 
 
 def _read_matmul(group: NodeGroup) -> Params | None:
+    """Read a product of two activations, or of any operands that ``fc`` does not cover.
+
+    1. One product; its operands are traced back through transposes and scalings.
+    2. Operators that read an operand transposed swap its last two sizes once more.
+    3. All other nodes follow the product as bias, residual and activation.
+    """
+    # 1
     anchor = _find_product_node(group)
     if anchor is None:
         return None
@@ -170,11 +192,13 @@ def _read_matmul(group: NodeGroup) -> Params | None:
     b, flip_b, used_b = _trace_operand(group, anchor.inputs[1])
     if not a or not b or (const_a and const_b):
         return None
+    # 2
     for shape, batch in ((a, "transBatchA"), (b, "transBatchB")):
         if anchor.attributes.get(batch, 0):  # (rows, batch..., columns) is the same work as (batch..., rows, columns)
             shape.insert(len(shape) - 2, shape.pop(0))
     flip_a ^= bool(anchor.attributes.get("transA", 0))
     flip_b ^= bool(anchor.attributes.get("transB", 0))
+    # 3
     n = 1 if len(b) == 1 else (b[-2] if flip_b else b[-1])
     tail = match_fused_tail(group, anchor.outputs[0], n, {anchor.name} | used_a | used_b)
     if {x.name for x in group.compute} - tail.used - {anchor.name} - used_a - used_b:
@@ -190,7 +214,7 @@ def _read_matmul(group: NodeGroup) -> Params | None:
 
 
 def _compute_matmul_sizes(params: Params) -> tuple[tuple[int, ...], int, int, int]:
-    """(batch sizes, m, n, k)."""
+    """Compute (batch sizes, m, n, k) of the product."""
     a, b = list(params["a_shape"]), list(params["b_shape"])
     a, b = ([1, *a] if len(a) == 1 else a), ([*b, 1] if len(b) == 1 else b)
     m, k = (a[-1], a[-2]) if params["trans_a"] else (a[-2], a[-1])

@@ -31,17 +31,26 @@ _GATES = {"Sigmoid": "sigmoid", "HardSigmoid": "hardsigmoid"}
 
 
 def _read_se(group: NodeGroup) -> Params | None:
+    """Read squeeze-and-excitation (Hu et al., 2018).
+
+    1. A mean over the image, two products, and a gate.
+    2. One multiplication of the input of the mean; its result has the input's shape.
+    3. All other nodes are reshapes, or follow one of the products as bias and activation.
+    """
+    # 1
     pools = [n for n in group.compute if n.op_type in ("GlobalAveragePool", "ReduceMean")]
     products = [n for n in group.compute if n.op_type in _PRODUCTS]
     gates = [n for n in group.compute if n.op_type in _GATES]
     if len(pools) != 1 or len(products) != 2 or not gates:
         return None
     pool, gate = pools[0], gates[-1]
+    # 2
     x = pool.inputs[0]
     last = [n for n in group.compute if n.op_type == "Mul" and x in n.inputs]
     if len(last) != 1 or group.shape(last[0].outputs[0]) != group.shape(x):
         return None
     shape = group.shape(x)
+    # 3
     mid = group.shape(products[0].outputs[0])[1]
     taken = {n.name for n in (pool, gate, *products, *last)}
     taken |= {n.name for n in group.compute if n.op_type in _SHAPING}
@@ -86,20 +95,21 @@ def _se_check(params: Params) -> None:
 
 
 def _se_write(params: Params, writer: KernelModelWriter) -> None:
-    def layer(x: str, i: int) -> str:
+    def write_layer(x: str, i: int) -> str:
         return writer.node(
             "Conv", [x, f"w{i}", *([f"b{i}"] if params["bias"] else [])], kernel_shape=[1] * len(params["spatial"])
         )
 
-    middle = layer(writer.node("GlobalAveragePool", ["x"]), 1)
+    middle = write_layer(writer.node("GlobalAveragePool", ["x"]), 1)
     active = writer.fresh()
     write_activation(writer, params["activation"], middle, active, params["dtype"])
     gate = writer.fresh()
-    write_activation(writer, params["gate"], layer(active, 2), gate, params["dtype"])
+    write_activation(writer, params["gate"], write_layer(active, 2), gate, params["dtype"])
     writer.node("Mul", ["x", gate], "y")
 
 
 def _read_shuffle(group: NodeGroup) -> Params | None:
+    """Read a channel shuffle (Zhang et al., 2018): split channels into groups, swap groups and channels, join."""
     if group.op_types != ("Reshape", "Transpose", "Reshape"):
         return None
     first, middle, last = group.compute

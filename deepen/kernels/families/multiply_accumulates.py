@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a node: the only formula there is.
+"""Counts the multiply-accumulates of a node; there is no other count of them in deepen.
 
 Counted are convolution, transposed convolution, matrix product and gemm, their integer, quantised and contributed
 twins, and operators specified as compositions of those (attention, recurrent layers, Einsum). One multiply-accumulate
@@ -93,7 +93,7 @@ def _count_recurrent(node: Node, graph: Graph) -> int:
 
 
 def count_attention_macs(batch: int, heads: int, q_len: int, kv_len: int, head_dim: int, v_head_dim: int) -> int:
-    """Products with the keys and with the values: ``batch x heads x q_len x kv_len x (head_dim + v_head_dim)``."""
+    """Count products with keys and with values: ``batch x heads x q_len x kv_len x (head_dim + v_head_dim)``."""
     return batch * heads * q_len * kv_len * (head_dim + v_head_dim)
 
 
@@ -136,7 +136,7 @@ def count_node_macs(node: Node, graph: Graph) -> int:
         graph: The graph with its tensors' shapes.
 
     Returns:
-        Multiply-accumulates; zero too where a shape is unknown (the kernel is then family ``other``).
+        Multiply-accumulates; 0 also if a shape is unknown (the kernel is then of family ``other``).
     """
     formula = MAC_OPS.get(node.op_type)
     if formula is None or node.domain not in ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc"):

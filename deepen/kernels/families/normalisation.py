@@ -122,7 +122,7 @@ _RMS_OPS = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedL
 def _find_normalisation(
     group: NodeGroup, ops: tuple[str, ...], forms: tuple[Any, ...]
 ) -> tuple[str, Node, set[str], bool] | None:
-    """Normalisation inside a group: its input, its first node, its nodes' names, whether it ends in a bias."""
+    """Find the normalisation inside a group: its input, its first node, its nodes' names, whether it ends in a bias."""
     single = [n for n in group.compute if n.op_type in ops]
     if len(single) == 1:
         node = single[0]
@@ -158,7 +158,7 @@ def _find_added_input(group: NodeGroup, x: str, core: set[str]) -> tuple[str, bo
 
 
 def _find_first_normalised_axis(group: NodeGroup, node: Node, rank: int) -> int | None:
-    """First of the normalised axes, if they are the last ones."""
+    """Return the first of the normalised axes, if they are the last ones."""
     if node.op_type == "ReduceMean":
         axes = group.ints(node, "axes", 1)
         if axes is None:
@@ -171,21 +171,32 @@ def _find_first_normalised_axis(group: NodeGroup, node: Node, rank: int) -> int 
 
 
 def _read_norm(group: NodeGroup, family: str) -> Params | None:
+    """Read a normalisation of family ``layernorm`` or ``rmsnorm``.
+
+    1. One operator, or a known chain of nodes.
+    2. All other nodes add a residual or constants in front of it; operators named ``Skip...`` do so themselves.
+    3. Normalised axes are the last ones, or all after the channels.
+    4. A second output of the input's shape is the sum in front of the normalisation.
+    """
+    # 1
     layer = family == "layernorm"
     found = _find_normalisation(group, _LAYER_OPS if layer else _RMS_OPS, _LAYER_FORMS if layer else _RMS_FORMS)
     if found is None:
         return None
     x, node, names, bias = found
+    # 2
     ahead = _find_added_input(group, x, names)
     if ahead is None:
         return None
     contrib = node.op_type.startswith("Skip")
     x, residual = ahead[0], ahead[1] or contrib
+    # 3
     shape = list(group.shape(x))
     channels = node.op_type in ("InstanceNormalization", "GroupNormalization", "GroupNorm", "MeanVarianceNormalization")
     axis = 1 if channels else _find_first_normalised_axis(group, node, max(len(shape), 1))
     if axis is None or not shape:
         return None
+    # 4
     written = [o for o in group.outputs if o.shape == tuple(shape)]
     common = {"dtype": group.dtype(x), "shape": shape, "axis": axis, "skip": residual,
               "skip_output": residual and len(written) > 1}  # fmt: skip

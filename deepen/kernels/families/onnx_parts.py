@@ -1,4 +1,4 @@
-"""Pieces several families write."""
+"""Groups of ONNX nodes that several families write."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ QUANT_SCALE = 0.02
 def write_quantised(
     writer: KernelModelWriter, dtype: str, names: Sequence[str], inner: Callable[[list[str], str], object]
 ) -> None:
-    """Add operators on integers the way exporters write them: dequantise, compute, quantise.
+    """Add operators on integers as exporters write them: dequantise, compute, quantise.
 
     Args:
-        writer: Where to add them.
+        writer: Model to add them to.
         dtype: Integer type of every tensor outside.
         names: Integer tensors read; one given twice is dequantised once.
         inner: Adds the operator, given the real tensors it reads and the one it writes.
@@ -37,10 +37,10 @@ def write_quantised(
 
 
 def write_activation(writer: KernelModelWriter, name: str, x: str, y: str, dtype: str, slope: str = "slope") -> None:
-    """Add an activation in the operators exporters write.
+    """Add an activation, in the operators exporters write it with.
 
     Args:
-        writer: Where to add it.
+        writer: Model to add it to.
         name: Activation name.
         x: Tensor it reads.
         y: Tensor it writes.

@@ -38,7 +38,7 @@ def get_onnx_type(dtype: str) -> int:
 
 
 class KernelModelWriter:
-    """Collects the nodes and constants of one kernel's model.
+    """Collector of the nodes and constants of one kernel's model.
 
     Args:
         layout: Its tensors; the activations become graph inputs, in order, and the outputs graph outputs.
@@ -57,7 +57,7 @@ class KernelModelWriter:
         self._count = 0
 
     def fresh(self, stem: str = "t") -> str:
-        """A tensor name not used before."""
+        """Return a tensor name not used before."""
         self._count += 1
         return f"{stem}_{self._count}"
 
@@ -82,8 +82,8 @@ class KernelModelWriter:
     def random(self, spec: TensorSpec) -> NDArray[Any]:
         """Draw weights for a tensor; integers cover their type's range, sparing the ends.
 
-        Beyond :data:`deepen.kernels.families.random_weights.DRAWN` elements the draw repeats: what the values are does
-        not matter, drawing them takes time.
+        Beyond :data:`deepen.kernels.families.random_weights.DRAWN` elements the values repeat, because drawing them
+        takes time and the values do not matter.
         """
         count = min(spec.elements, DRAWN)
         low, high = _INTEGER_RANGE.get(spec.dtype, (0, 0))

@@ -9,8 +9,8 @@ The counts are of scalar floating-point operations as a vectorised CPU library e
   XNNPACK use); sigmoid and tanh are rational approximations of about the same length;
 * 12 for the error function (two polynomials and a blend), 20 for trigonometric and power functions.
 
-They are features of a regression, not claims about a device: what counts is that they are fixed. A code, once given,
-is never reused for another operator.
+They are features of a regression, not claims about a device; it matters only that they never change. A code, once
+assigned, is never reused for another operator.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ ACTIVATIONS: dict[str, tuple[int, int, str]] = {
     "quickgelu": (18, 16, ""),
     "gelutanh": (19, 20, ""),
 }
-"""Activations a kernel may end in: name -> (code, operations per element, ONNX operator)."""
+"""Activations at the end of a kernel: name -> (code, operations per element, ONNX operator)."""
 
 _BY_OPERATOR = {operator: name for name, (_, _, operator) in ACTIVATIONS.items() if operator}
 
@@ -138,10 +138,10 @@ def get_activation_code(name: str) -> int:
 
 
 def find_activation(operator: str) -> str | None:
-    """Activation a single ONNX operator is, or ``None``."""
+    """Name of the activation that a single ONNX operator computes, or ``None``."""
     return _BY_OPERATOR.get(operator)
 
 
 def get_activation_attributes(name: str) -> dict[str, Any]:
-    """Attributes the operator of an activation is built with (they do not change its cost)."""
+    """Attributes for building the operator of an activation (they do not change its cost)."""
     return {"leakyrelu": {"alpha": 0.1}, "thresholdedrelu": {"alpha": 0.1}}.get(name, {})

@@ -44,7 +44,7 @@ REDUCTIONS = (
 
 
 def _count_windows_rounded_up(params: Params, i: int) -> int:
-    """Windows in one direction when the size is rounded up, one that starts in the end padding included."""
+    """Count windows in one direction with the size rounded up, including one that starts in the end padding."""
     rank = len(params["spatial"])
     free = params["spatial"][i] + params["pads"][i] + params["pads"][rank + i]
     steps: int = -(-(free - params["dilation"][i] * (params["kernel"][i] - 1) - 1) // params["stride"][i])
@@ -52,7 +52,7 @@ def _count_windows_rounded_up(params: Params, i: int) -> int:
 
 
 def _compute_pooled_size(params: Params) -> tuple[int, ...]:
-    """Output size; with ``ceil`` a window that would start in the end padding is left out.
+    """Compute the output size; with ``ceil``, a window that would start in the end padding is left out.
 
     ONNX Runtime does so for every opset, the shape inference of the onnx package from opset 22 on.
     """

@@ -30,7 +30,7 @@ _SCALE = 0.02
 
 
 def _find_dequantised_source(group: NodeGroup, name: str) -> tuple[str, str] | None:
-    """Tensor and scale a DequantizeLinear turns into this tensor, wherever in the graph it lies."""
+    """Find the tensor and scale that a DequantizeLinear, anywhere in the graph, turns into this tensor."""
     node = group.producer(name)
     if node is None or node.op_type != "DequantizeLinear":
         return None
@@ -111,16 +111,23 @@ def _scale_ops(params: Params) -> int:
 
 
 def _read_qconv(group: NodeGroup) -> Params | None:
+    """Read a convolution on integers.
+
+    1. The group has exactly one convolution.
+    2. ``QLinearConv`` and ``ConvInteger`` read integers themselves.
+    3. A ``Conv`` reads dequantised tensors, and its result is quantised, or the runtime executes a ``QLinearConv``.
+    """
+    # 1
     anchors = [n for n in group.compute if n.op_type in ("QLinearConv", "ConvInteger", "Conv")]
     if len(anchors) != 1:
         return None
     node = anchors[0]
     x, w, scale, out = node.inputs[0], node.inputs[1], "", node.outputs[0]
-    if node.op_type == "QLinearConv":
+    if node.op_type == "QLinearConv":  # 2
         w, scale, bias = node.inputs[3], node.inputs[4], len(node.inputs) > 8 and bool(node.inputs[8])
     elif node.op_type == "ConvInteger":
         bias = False
-    else:
+    else:  # 3
         left, right = _find_dequantised_source(group, x), _find_dequantised_source(group, w)
         written = [n for n in group.nodes if n.op_type == "QuantizeLinear"]
         if left is None or right is None or not (written or group.runtime_executes("QLinearConv")):
@@ -209,7 +216,7 @@ def _read_qmatmul(group: NodeGroup) -> Params | None:
     node = anchors[0]
     if node.op_type == "MatMulNBits":
         return _read_n_bits(group, node)
-    found = _qmatmul_operands(group, node)
+    found = _read_qmatmul_operands(group, node)
     if found is None:
         return None
     op, a, b, scale, bias, out_dtype = found
@@ -228,8 +235,14 @@ def _read_qmatmul(group: NodeGroup) -> Params | None:
     }  # fmt: skip
 
 
-def _qmatmul_operands(group: NodeGroup, node: Node) -> tuple[str, str, str, str, bool, str] | None:
-    """(op, left, right, right scale, bias, output type) of a quantised product."""
+def _read_qmatmul_operands(group: NodeGroup, node: Node) -> tuple[str, str, str, str, bool, str] | None:
+    """Read (op, left, right, right scale, bias, output type) of a quantised product.
+
+    1. An operator on integers has them at fixed positions.
+    2. ``MatMulInteger`` may have scaling and quantisation around it.
+    3. A float product reads dequantised tensors, and its result is quantised, or the runtime executes a quantised one.
+    """
+    # 1
     out = group.dtype(node.outputs[0])
     at: dict[str, tuple[int, int, int]] = {  # positions of right side, its scale, bias
         "QLinearMatMul": (3, 4, 99), "QGemm": (3, 4, 6), "DynamicQuantizeMatMul": (1, 2, 4),
@@ -239,8 +252,10 @@ def _qmatmul_operands(group: NodeGroup, node: Node) -> tuple[str, str, str, str,
         b, s, c = at[node.op_type]
         bias = len(node.inputs) > c and bool(node.inputs[c])
         return node.op_type, node.inputs[0], node.inputs[b], node.inputs[s], bias, out
+    # 2
     if node.op_type == "MatMulInteger":
         return _read_matmul_integer(group, node)
+    # 3
     left, right = _find_dequantised_source(group, node.inputs[0]), _find_dequantised_source(group, node.inputs[1])
     written = [n for n in group.nodes if n.op_type == "QuantizeLinear"]
     hints = ("QLinearMatMul", "com.microsoft.QGemm", "com.microsoft.MatMulIntegerToFloat")
@@ -253,7 +268,7 @@ def _qmatmul_operands(group: NodeGroup, node: Node) -> tuple[str, str, str, str,
 
 
 def _read_matmul_integer(group: NodeGroup, node: Node) -> tuple[str, str, str, str, bool, str]:
-    """MatMulInteger, alone or with the scaling (and the quantisation in front) that makes it a float product."""
+    """Read a MatMulInteger, alone or with the scaling (and the quantisation in front) that makes it a float product."""
     scaled = any(n.op_type == "Mul" for n in group.nodes)
     bias = any(n.op_type == "Add" for n in group.compute)
     scale = ""

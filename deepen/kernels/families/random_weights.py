@@ -1,7 +1,7 @@
-"""One file of random weights that many models of a folder share, so that none carries weights of its own.
+"""A file of random weights that all models of a folder share, so that no model file contains weights.
 
-A kernel is measured with random weights. Writing, reading and hashing them costs more time than measuring it; a model
-file that refers to a stretch of a file already there costs nothing, and the runtime maps that stretch into memory.
+A kernel is measured with random weights. Writing, reading and hashing them takes longer than measuring it; a model file
+that refers to a section of an existing file costs nothing, and the runtime maps that section into memory.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["DRAWN", "WeightPool", "draw_weights", "make_placeholder"]
 
 _PAGE = 1 << 16
-"""Stretches begin at multiples of this: the largest common page size, as mapping a file demands."""
+"""Sections begin at multiples of this: the largest common page size, because files are mapped in pages."""
 
 DRAWN = 1_000_003
-"""Most values drawn; beyond, they repeat (a prime, so that repeats do not line up with rows)."""
+"""Number of distinct values; beyond it they repeat (a prime, so that repeats do not line up with rows)."""
 
 SPAN = 0.05
 """Weights lie in [0.25, 1] x this, either sign: far from the denormal range, whose arithmetic is many times slower."""
@@ -40,7 +40,7 @@ class WeightPool:
     """A growing file of float32 weights beside the models that refer to it.
 
     Args:
-        folder: Where it and the models lie; must exist.
+        folder: Folder of the file and the models; must exist.
         seed: Seed of the values.
     """
 
@@ -52,9 +52,9 @@ class WeightPool:
         self._block = b""
 
     def externalise_weights(self, model: onnx.ModelProto) -> None:
-        """Let every large float32 initialiser of a model refer to a stretch of the file of its own.
+        """Let every large float32 initialiser of a model refer to a section of the file of its own.
 
-        Initialisers without data (see ``build(..., weights=False)``) get some; data they carry is dropped.
+        Initialisers may be placeholders (see ``build_kernel_model(..., weights=False)``); data they hold is dropped.
 
         Args:
             model: Changed in place; to be saved in the pool's folder.
@@ -76,7 +76,7 @@ class WeightPool:
 
     @staticmethod
     def size(model: onnx.ModelProto) -> int:
-        """Bytes of the initialisers that :meth:`adopt` would let refer to the file."""
+        """Bytes of the initialisers that :meth:`externalise_weights` would let refer to the file."""
         return sum(_count_tensor_bytes(tensor) for tensor in _iter_large_initialisers(model))
 
     def _extend(self, size: int) -> None:
@@ -102,7 +102,7 @@ def _iter_large_initialisers(model: onnx.ModelProto) -> Iterator[onnx.TensorProt
 
 
 def make_placeholder(name: str, dims: tuple[int, ...]) -> onnx.TensorProto:
-    """A float32 initialiser without data, for :meth:`WeightPool.adopt` to fill."""
+    """Make a float32 initialiser without data, for :meth:`WeightPool.externalise_weights` to fill."""
     import onnx
 
     tensor = onnx.TensorProto(name=name, dims=dims, data_type=onnx.TensorProto.FLOAT)

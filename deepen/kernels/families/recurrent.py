@@ -1,4 +1,4 @@
-"""Recurrent layers: LSTM, GRU and the plain one, over a whole sequence."""
+"""Recurrent layers over a whole sequence: LSTM, GRU and plain RNN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small helpers that turn parameters into features."""
+"""Conversions of parameters into features that several families share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 def compute_lane_waste(size: int, unit: int) -> float:
-    """Share of padding a vector unit of ``unit`` lanes wastes on ``size`` elements, 0..1; 0 for a multiple."""
+    """Share of padding in the work of a vector unit of ``unit`` lanes on ``size`` elements, 0..1; 0 for a multiple."""
     if size <= 0:
         return 0.0
     padded = -(-size // unit) * unit
@@ -46,7 +46,7 @@ def compute_window_features(params: Params) -> dict[str, float]:
 
 
 def compute_shape_features(shape: Sequence[int], prefix_out: bool = True) -> dict[str, float]:
-    """Read a shape as batch, channels, spatial sizes (channels first; rank 1 is channels only)."""
+    """Compute features of a shape read as batch, channels, spatial sizes (channels first; rank 1 is channels only)."""
     batch = shape[0] if len(shape) > 1 else 1
     channels = shape[1] if len(shape) > 1 else (shape[0] if shape else 1)
     found = {"batch": float(batch), "c_in": float(channels), **compute_spatial_features("{}_in", shape[2:])}

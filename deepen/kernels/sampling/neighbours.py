@@ -1,4 +1,4 @@
-"""Moves a real kernel configuration a little, all parameters together, so that it stays one that could be real."""
+"""Perturbs a real kernel configuration slightly, all parameters together, so that the result is still realistic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOOKS = 8
 def _swap_activation(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> None:
     """Sometimes take the activation of another real configuration with the same operator and bias.
 
-    What a runtime fuses depends on both: ONNX Runtime fuses an activation into a Gemm, never into a bare MatMul.
+    Fusion depends on both: ONNX Runtime fuses an activation into a Gemm, never into a bare MatMul.
     """
     if "activation" not in params or not draw.flip(1 - _KEEP_ACTIVATION):
         return
@@ -36,7 +36,7 @@ def _swap_activation(params: Params, draw: SizeSampler, pool: Sequence[RealConfi
 
 
 def _perturb_window(params: Params, draw: SizeSampler) -> None:
-    """Sometimes change an odd square kernel to the next size with pads that follow, or the stride."""
+    """Sometimes change an odd square kernel to the next size, with the pads, or change the stride."""
     kernel, pads = params["kernel"], params["pads"]
     square = len(set(kernel)) == 1 and len(set(pads)) <= 1
     if square and draw.flip(1 - _KEEP_KERNEL):
@@ -106,7 +106,7 @@ def _perturb_pool(params: Params, draw: SizeSampler, pool: Sequence[RealConfigur
 
 
 class _SizeMapping:
-    """Gives each size that occurs in a kernel's shapes one new value, so that shapes that fitted still fit."""
+    """Mapping of each size in a kernel's shapes to one new value, so that equal sizes stay equal."""
 
     def __init__(self, draw: SizeSampler, tokens: bool = False) -> None:
         self.draw = draw
@@ -115,7 +115,7 @@ class _SizeMapping:
         self.new: dict[int, int] = {}
 
     def shape(self, shape: Sequence[int]) -> list[int]:
-        """Rename a shape; roles by rank: channels second and images after it, or features last, or heads in front."""
+        """Map a shape. From rank 4 on, the second size is a width, those after it sides; else the last is a width."""
         rank = len(shape)
         return [self.size(size, self._role(i, rank)) for i, size in enumerate(shape)]
 
@@ -125,7 +125,7 @@ class _SizeMapping:
         return "width" if position == rank - 1 else "length"
 
     def size(self, size: int, role: str) -> int:
-        """New value of a size; its first role decides."""
+        """Map a size; of several roles, its first one decides."""
         if size <= 1:
             return size
         if size not in self.new:
@@ -144,7 +144,7 @@ _SHAPES = ("shape", "in_shapes", "a_shape", "b_shape", "out_shape", "indices_sha
 def _perturb_shapes(
     params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration], *, tokens: bool = False
 ) -> Params:
-    """Rename every size in parameters that are shapes; axes, permutations and pads stay."""
+    """Map every size in parameters that are shapes; axes, permutations and pads stay."""
     renaming = _SizeMapping(draw, tokens)
     for name in _SHAPES:
         if name in params:
@@ -156,12 +156,12 @@ def _perturb_shapes(
 
 
 def _perturb_token_shapes(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
-    """As for shapes, where sizes in the middle are heads and tokens, not images."""
+    """Map every size in parameters that are shapes of tokens: sizes in the middle are heads and tokens, not sides."""
     return _perturb_shapes(params, draw, pool, tokens=True)
 
 
 def _perturb_concat(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
-    """Common sizes together, those along the axis each on its own, now and then one part more or less."""
+    """Map common sizes together and each size along the axis on its own; sometimes add or remove a part."""
     axis, shapes = params["axis"], params["in_shapes"]
     renaming, both = _SizeMapping(draw), draw.factor()
     parts = [draw.width(shape[axis], both * draw.factor(0.6)) for shape in shapes]
@@ -196,7 +196,12 @@ def _perturb_split(params: Params, draw: SizeSampler, pool: Sequence[RealConfigu
 
 
 def _perturb_reshape(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
-    """Cut both shapes where their products agree; in each piece rename the side with more sizes, multiply the other."""
+    """Perturb a reshape so that both shapes keep the same number of elements.
+
+    1. Cut both shapes into the smallest pieces with equal products.
+    2. A piece with several sizes on both sides stays: no size can change alone.
+    3. In any other piece, map the sizes of the side that has more; the other side is their product.
+    """
     if params["op"] != "Reshape":
         return _perturb_shapes(params, draw, pool)
     old, out = params["shape"], params["out_shape"]
@@ -205,6 +210,7 @@ def _perturb_reshape(params: Params, draw: SizeSampler, pool: Sequence[RealConfi
     new_out: list[int] = []
     i = j = 0
     while i < len(old) or j < len(out):
+        # 1
         start = (i, j)
         left, right = (old[i] if i < len(old) else 1), (out[j] if j < len(out) else 1)
         i, j = min(i + 1, len(old)), min(j + 1, len(out))
@@ -215,10 +221,11 @@ def _perturb_reshape(params: Params, draw: SizeSampler, pool: Sequence[RealConfi
                 right, j = right * out[j], j + 1
         ours, theirs = old[start[0] : i], out[start[1] : j]
         fine = ours if len(ours) >= len(theirs) else theirs
-        if min(len(ours), len(theirs)) > 1:  # cut differently on both sides: nothing can move alone
+        if min(len(ours), len(theirs)) > 1:  # 2
             new_old += ours
             new_out += theirs
             continue
+        # 3
         moved = [renaming.size(size, "width" if size > 64 else "length") for size in fine]
         whole = [prod(moved)]
         new_old += moved if fine is ours else whole[: len(ours)]
@@ -228,7 +235,7 @@ def _perturb_reshape(params: Params, draw: SizeSampler, pool: Sequence[RealConfi
 
 
 def _perturb_in_proportion(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
-    """Rename the input's sizes; the output's keep their ratio to them (slice, resize)."""
+    """Map the input's sizes; the output's keep their ratio to them (slice, resize)."""
     old, out = params["shape"], params["out_shape"]
     params["shape"] = new = _SizeMapping(draw).shape(old)
     params["out_shape"] = [max(1, -(-o * b // a)) for a, b, o in zip(old, new, out, strict=True)]
@@ -276,7 +283,7 @@ def _perturb_recurrent(params: Params, draw: SizeSampler, pool: Sequence[RealCon
 
 
 def _perturb_channels(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
-    """Multi-node blocks of an image: squeeze-and-excitation, channel shuffle."""
+    """Perturb multi-node blocks on images: squeeze-and-excitation, channel shuffle."""
     both = draw.factor()
     params["c"] = draw.width(params["c"], both, params.get("groups", 1))
     params["spatial"] = draw.sides(params["spatial"])
@@ -301,7 +308,7 @@ def perturb_params(
     """Make a neighbour of a real configuration.
 
     Args:
-        name: Family; ``kind`` of its ``[sampling]`` table names the move (``shapes`` where it has none).
+        name: Family; ``kind`` of its ``[sampling]`` table names the perturbation (``shapes`` if there is none).
         params: The real configuration.
         draw: Random choices; a spread of 0 returns the configuration itself.
         pool: All real configurations of the family, for values that are chosen rather than scaled.

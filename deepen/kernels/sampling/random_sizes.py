@@ -32,15 +32,15 @@ class SizeSampler:
         self.spread = spread
 
     def flip(self, probability: float) -> bool:
-        """Biased coin; never with a spread of 0."""
+        """Toss a biased coin; always false with a spread of 0."""
         return self.spread > 0 and bool(self.rng.random() < probability)
 
     def factor(self, share: float = 1.0) -> float:
-        """Log-normal factor around 1; ``share`` scales the spread."""
+        """Draw a log-normal factor around 1; ``share`` scales the spread."""
         return float(np.exp(self.rng.normal(0.0, self.spread * share))) if self.spread else 1.0
 
     def width(self, real: int, factor: float | None = None, multiple: int = 1) -> int:
-        """Channels, units or features near ``real``; the smallest (up to 4: colours, classes of two) stay.
+        """Draw channels, units or features near ``real``; sizes up to 4 (colours, two classes) stay.
 
         Args:
             real: The real value.
@@ -60,7 +60,7 @@ class SizeSampler:
         return max(step, multiple, round(wanted / step) * step)
 
     def side(self, real: int, factor: float | None = None) -> int:
-        """Side of a feature map near ``real``, mostly one in use."""
+        """Draw the side of a feature map near ``real``, mostly one that real networks use."""
         if not self.spread or real == 1:
             return real
         wanted = max(1.0, real * (self.factor() if factor is None else factor))
@@ -69,7 +69,7 @@ class SizeSampler:
         return max(1, round(wanted))
 
     def sides(self, real: Sequence[int], keep: float = 0.4) -> list[int]:
-        """Sides of a map with one common factor, so that square stays square; kept with probability ``keep``."""
+        """Scale the sides of a map by one common factor, so that square stays square; ``keep``: chance of no change."""
         if not self.spread or self.rng.random() < keep:
             return list(real)
         factor = self.factor()
@@ -80,11 +80,11 @@ class SizeSampler:
         return sides
 
     def length(self, real: int, factor: float | None = None) -> int:
-        """Tokens, steps or rows near ``real``."""
+        """Draw a number of tokens, steps or rows near ``real``."""
         if not self.spread or real == 1:
             return real
         return max(1, round(real * (self.factor() if factor is None else factor)))
 
     def batch(self, real: int) -> int:
-        """Batch: kept, rarely a small power of two."""
+        """Draw a batch size: mostly ``real``, rarely a small power of two."""
         return int(self.rng.choice([1, 2, 2, 4, 8])) if self.flip(0.04) else real

@@ -1,4 +1,4 @@
-"""Configurations of real kernels, collected from architectures (``kernels/priors``), and what each costs."""
+"""Configurations of real kernels, collected from architectures (``kernels/priors``), and their costs."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class KernelWork:
 
 
 def list_families_with_configurations() -> list[str]:
-    """Families that have priors."""
+    """List the families that have real configurations."""
     return catalog.list_names("kernels", "priors", ".jsonl")
 
 
 @cache
 def load_real_configurations(family: str) -> tuple[RealConfiguration, ...]:
-    """Read the priors of a family; empty where none were collected.
+    """Read the real configurations of a family; empty if none were collected.
 
     Raises:
-        ConfigError: If a row is not what tools/collect_priors writes.
+        ConfigError: If a row is not in the format of tools/collect_priors.
     """
     file = catalog.find_path("kernels", "priors", f"{family}.jsonl")
     if not file.is_file():
@@ -81,7 +81,7 @@ def load_real_configurations(family: str) -> tuple[RealConfiguration, ...]:
 
 
 def canonicalise_params(family: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Parameters in canonical form (file order, defaults filled in), or ``None`` where they do not fit together."""
+    """Bring parameters into canonical form (file order, defaults filled in); ``None`` if they do not fit together."""
     try:
         done = check_params(family, params)
         get_family_definition(family).check(done)
@@ -97,7 +97,7 @@ def _count_attention_layer_macs(params: Params) -> int:
 
 
 def _count_macs_from_params(family: str, params: Params, layout: KernelLayout) -> int:
-    """Multiply-accumulates from parameters, equal to those counted on the built model (a test compares them)."""
+    """Count multiply-accumulates from parameters; a test compares the count with that of the built model."""
     x, y = layout.inputs[0], layout.outputs[0]
     match family:
         case "conv-bn-relu" | "dwconv-bn-relu" | "groupconv" | "qconv":
@@ -121,7 +121,7 @@ def _count_macs_from_params(family: str, params: Params, layout: KernelLayout) -
 
 
 def compute_kernel_work(family: str, params: Mapping[str, Any]) -> KernelWork:
-    """Cost of a configuration, without building it.
+    """Compute the cost of a configuration without building it.
 
     Args:
         family: Its family.

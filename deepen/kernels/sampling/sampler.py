@@ -1,8 +1,9 @@
 """Sampler of kernels to measure: a seeded stream of configurations around those of real architectures.
 
-Real configurations are joint: wide layers are small, depthwise layers have no second width, 7x7 kernels read three
-channels. So a sample starts from a real configuration (:mod:`deepen.kernels.sampling.real_configurations`) and moves
-all of it a little, or not at all, instead of drawing each parameter on its own. Every family's stream is stratified by
+Parameters of real kernels depend on one another: wide layers are small, depthwise layers have no second width, 7x7
+kernels read three channels. So a sample starts from a real configuration
+(:mod:`deepen.kernels.sampling.real_configurations`) and perturbs all of it slightly, or not at all, instead of drawing
+each parameter on its own. Every family's stream is stratified by
 the logarithm of its work and by kind, families and strata take turns in proportion to their weights, and nothing
 depends on how many are
 asked for: every prefix of a sample is itself the sample of that size, so a time budget may cut it anywhere.
@@ -63,7 +64,7 @@ class SampledKernel:
         key: Content hash of both (:func:`deepen.kernels.types.hash_params`).
         macs: Multiply-accumulates.
         bytes: Weights, activations and outputs, each once.
-        source: Architecture whose kernel it lies around.
+        source: Architecture of the kernel it was drawn around.
     """
 
     family: str
@@ -75,7 +76,7 @@ class SampledKernel:
 
 
 class _StrideScheduler:
-    """Takes options in turn in proportion to their weights, spread evenly: any prefix has each option's fair share.
+    """Scheduler that takes options in proportion to their weights, evenly: any prefix has each option's fair share.
 
     Every option has its own clock that ticks once per 1/weight, from a random phase (systematic sampling; as a
     scheduler it is known as stride scheduling, Waldspurger and Weihl, 1995). The next tick decides.
@@ -101,7 +102,7 @@ class _StrideScheduler:
 
 
 def compute_stratum(cost: KernelWork) -> int:
-    """Number of the half-decade a cost lies in: of multiply-accumulates, or of bytes where there are none."""
+    """Number of the half-decade that a cost is in: of multiply-accumulates, or of bytes if there are none."""
     return floor(STRATA_PER_DECADE * log10(max(cost.macs or cost.bytes, 1)))
 
 
@@ -130,7 +131,13 @@ def categorise_params(params: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 class _FamilySampler:
-    """Endless new configurations of one family, until none is left."""
+    """Iterator over new configurations of one family, until there are no more.
+
+    1. Real configurations are put into cells by stratum of work and by category.
+    2. Cells are taken in turn, in proportion to their shares.
+    3. A real configuration of the cell is perturbed until the result is valid, new and within the limits.
+    4. A cell that yields none in :data:`_ATTEMPTS` attempts is dropped.
+    """
 
     def __init__(self, name: str, seed: int, exclude: Collection[str], max_macs: int | None) -> None:
         self.name = name
@@ -139,7 +146,7 @@ class _FamilySampler:
         self.seen = set(exclude)
         self.pool = load_real_configurations(name)
         self.rows: dict[_SamplingCell, list[RealConfiguration]] = {}
-        for row in self.pool:
+        for row in self.pool:  # 1
             cost = compute_kernel_work(name, row.params)
             if self._fits(cost):
                 self.rows.setdefault((compute_stratum(cost), *categorise_params(row.params)), []).append(row)
@@ -150,7 +157,7 @@ class _FamilySampler:
         return cost.bytes <= MAX_BYTES and (self.max_macs is None or cost.macs <= self.max_macs)
 
     def _compute_cell_shares(self) -> dict[_SamplingCell, float]:
-        """Share of each cell: by how often models use it and what a use costs, both damped; a tenth is even."""
+        """Compute the share of each cell from its use in models and its mean cost, both damped; a tenth is even."""
         use = {}
         for cell, rows in self.rows.items():
             costs = [
@@ -162,7 +169,7 @@ class _FamilySampler:
         return {cell: 0.9 * share / total + 0.1 / len(use) for cell, share in use.items()}
 
     def _take_configuration(self, cell: _SamplingCell) -> RealConfiguration:
-        """Next real configuration of a cell: all once, frequent ones tend to come first, then all again."""
+        """Take a real configuration of a cell: each once, frequent ones tending to come first, then each again."""
         if not self.queues.get(cell):
             rows = self.rows[cell]
             order = self.rng.random(len(rows)) ** (1 / np.sqrt([row.count for row in rows]))
@@ -174,8 +181,8 @@ class _FamilySampler:
 
     def __iter__(self) -> Iterator[SampledKernel]:
         while self.turns:
-            cell = self.turns.take()
-            for _ in range(_ATTEMPTS):
+            cell = self.turns.take()  # 2
+            for _ in range(_ATTEMPTS):  # 3
                 row = self._take_configuration(cell)
                 moved = perturb_params(self.name, row.params, SizeSampler(self.rng, self._spread()), self.pool)
                 params = canonicalise_params(self.name, moved)
@@ -189,11 +196,15 @@ class _FamilySampler:
                 yield SampledKernel(self.name, params, key, cost.macs, cost.bytes, row.sources[0])
                 break
             else:
-                self.turns.drop(cell)
+                self.turns.drop(cell)  # 4
 
 
 def _select_families(families: Sequence[str] | None, weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Families to sample and their weights; those without priors are left out unless they were asked for."""
+    """Select the families to sample, with their weights; those without priors only if the caller names them.
+
+    Raises:
+        ConfigError: If a family is unknown, a weight is negative, or a family the caller names has no priors.
+    """
     known = load_families()
     for name in [*(families or ()), *(weights or ())]:
         get_family(name)
@@ -219,7 +230,7 @@ def stream_kernels(
     max_macs: int | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> Iterator[SampledKernel]:
-    """Sample without end (until every cell of every family is exhausted); arguments as for :func:`sample_kernels`."""
+    """Yield samples until every cell of every family is exhausted; arguments as for :func:`sample_kernels`."""
     chosen = _select_families(families, weights)
     turns = _StrideScheduler(chosen, np.random.default_rng([seed, 0]))
     streams = {name: iter(_FamilySampler(name, seed, exclude, max_macs)) for name in chosen}
@@ -243,8 +254,8 @@ def sample_kernels(
     """Choose kernels to measure.
 
     Args:
-        families: Families to sample; all that have priors where not given.
-        count: How many; fewer come back only where nothing new is left.
+        families: Families to sample; all that have priors if not given.
+        count: Number of kernels; fewer are returned only if there are no new ones.
         seed: Any non-negative integer; equal arguments give equal samples, and a smaller count gives a prefix.
         exclude: Keys that must not occur (kernels already measured, or to be kept unseen).
         max_macs: Largest kernel.
