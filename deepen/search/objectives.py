@@ -21,13 +21,13 @@ CARBON = "carbon_g"
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """An objective.
+    """An objective of a search.
 
     Attributes:
         name: Column, or ``carbon_g``.
-        sign: 1 where smaller is better, -1 where larger is.
-        column: The column it is made of.
-        factor: From the column's unit to the objective's.
+        sign: 1 if smaller is better, -1 if larger is.
+        column: The column it is computed from.
+        factor: Factor from the column's unit to the objective's.
         unit: Its unit.
     """
 
@@ -45,12 +45,12 @@ def read_objectives(
 
     Args:
         table: The table.
-        names: Columns, with ``:min`` or ``:max`` where the column itself does not say; ``carbon_g`` is made of
-            ``energy_j`` where the table has no such column.
+        names: Columns, with ``:min`` or ``:max`` if the column itself has no direction; ``carbon_g`` is computed from
+            ``energy_j`` if the table has no such column.
         grid_g_per_kwh: Carbon intensity of the grid, gCO2e per kWh; for ``carbon_g``.
 
     Raises:
-        ConfigError: If a column is unknown, says nothing about its direction, or is named twice.
+        ConfigError: If a column is unknown, has no direction, or is named twice.
     """
     found = []
     for text in names:
@@ -76,6 +76,6 @@ def read_objectives(
 def compute_objective_values(
     table: BenchmarkTable, objectives: Sequence[Objective], budget: float | None = None
 ) -> NDArray[np.float64]:
-    """Objectives of every network, smaller is better, shape (networks, objectives); NaN where a figure is missing."""
+    """Compute the objectives of every network, shape (networks, objectives); smaller is better, NaN is missing."""
     columns = [o.sign * o.factor * table.per_network(o.column, budget) for o in objectives]
     return np.stack(columns, axis=1) if len(table.hashes) else np.zeros((0, len(objectives)))

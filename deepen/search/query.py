@@ -1,4 +1,4 @@
-"""Asking a table as if each question were a training or a measurement: what it would have cost is counted.
+"""Queries a table as if each query were a training or a measurement, and adds up the cost these would have had.
 
 Covers EC-NAS' interface (``ECNASBench``): :meth:`TabularBenchmark.query` for ``query``,
 :meth:`TabularBenchmark.metrics` for ``get_metrics_from_hash`` and ``get_metrics_from_spec``,
@@ -44,7 +44,7 @@ class QueryCost:
 
 
 class TabularBenchmark:
-    """A table that counts what it is asked.
+    """A table that counts the queries to it, and their cost.
 
     Attributes:
         table: The table.
@@ -68,7 +68,7 @@ class TabularBenchmark:
         )
         self._by_hash = table.rows_of
         self._by_arch = table.by_arch
-        # One row per network is by far the commonest table, and the one that searches ask in a loop.
+        # Tables with one row per network are by far the most common, and searches query them in a loop.
         self._single = all(len(rows) == 1 for rows in self._by_hash.values())
         # Hash -> budget -> checkpoint -> repeat -> row; a table without one of them has a single 1 there.
         self._plans: dict[str, dict[float, dict[float, dict[int, int]]]] = {}
@@ -86,7 +86,7 @@ class TabularBenchmark:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was spent."""
+        """Set the cost of the queries back to zero."""
         self._queries = 0
         self._seen: set[str] = set()
         self._trained = 0.0
@@ -108,14 +108,14 @@ class TabularBenchmark:
         repeat: int | Literal["random", "mean"] = "random",
         stop_halfway: bool = False,
     ) -> dict[str, Any]:
-        """Ask for a network's figures, as a search does.
+        """Query a network's figures, as a search does.
 
         Args:
-            arch: The architecture as the table writes it (or another way its space reads), or a NAS-Bench-101 cell.
-            hash: Or its hash.
-            index: Or its number.
-            budget: Epochs of training; default: the largest there is.
-            repeat: Which of several trainings: one at random, a number, or the mean of all.
+            arch: The architecture in any form that the table's space reads, or a NAS-Bench-101 cell.
+            hash: Its hash, instead.
+            index: Its number, instead.
+            budget: Epochs of training; default: the largest budget.
+            repeat: One of several trainings: one at random, a number, or the mean of all.
             stop_halfway: Figures of the last checkpoint at or before half the budget, at the cost up to there.
 
         Returns:
@@ -175,7 +175,7 @@ class TabularBenchmark:
         return self._rows[found[int(repeat)]]
 
     def _find_rows(self, key: str, budget: float | None, stop_halfway: bool) -> dict[int, int]:
-        """Row of each repeat of a network at a budget and checkpoint."""
+        """Find the row of each repeat of a network at a budget and checkpoint."""
         if budget is not None and not self.table.budgets:
             raise ConfigError("this table has no budgets; leave budget out")
         trained = self._plans[key]
@@ -197,7 +197,7 @@ class TabularBenchmark:
         return points[point]
 
     def _mean(self, rows: list[int]) -> tuple[Any, ...]:
-        """Mean of the figures; of the keys, what they share."""
+        """Compute the mean of the figures; keys that differ become ``None``."""
         lines = [self._rows[r] for r in rows]
         found: list[Any] = []
         for name, *values in zip(self._names, *lines, strict=True):
@@ -208,7 +208,7 @@ class TabularBenchmark:
     def metrics(
         self, arch: str | NasBench101Cell | None = None, *, hash: str | None = None, index: int | None = None
     ) -> Any:
-        """Everything the table says about a network, at no cost.
+        """Return all rows of a network, without counting a query.
 
         Returns:
             ``hash``, ``arch`` and ``rows``: every budget, repeat and checkpoint as a dict.
@@ -222,15 +222,15 @@ class TabularBenchmark:
 
     @staticmethod
     def spec(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> NasBench101Cell:
-        """A NAS-Bench-101 cell from its matrix and operations; :meth:`query` takes it.
+        """Make a NAS-Bench-101 cell of a matrix and operations, for :meth:`query`.
 
         Raises:
-            ConfigError: If it is none.
+            ConfigError: If they are not a cell.
         """
         return NasBench101Cell.make(matrix, operations)
 
     def hashes(self) -> Iterator[str]:
-        """Hash of every network."""
+        """Iterate over the hashes of all networks."""
         return iter(self.table.hashes)
 
 

@@ -1,7 +1,7 @@
-"""Running a search: questions to a table, answers to an optimiser, a log that it can be resumed from.
+"""Runs a search: passes the requests of an optimiser to a table and the results back, with a log to resume from.
 
-The log has one JSON line for what is searched and one per evaluation. To resume, the optimiser is asked again from
-its seed and told what the log says: it then stands where it stood, whatever is inside it.
+The log has one JSON line that describes the search and one per evaluation. To resume, the optimiser starts again from
+its seed and gets the results of the log: it is then in the state it was in, whatever its internals.
 """
 
 from __future__ import annotations
@@ -110,29 +110,38 @@ def search_table(
 ) -> SearchResult:
     """Search a table.
 
+    1. Describe the domain: the networks that have all objectives, and the budgets.
+    2. Make the optimiser, with the values of known objectives.
+    3. Open the log; on resuming, it must be of the same search.
+    4. Evaluate the networks the optimiser asks for, until the queries are used up or it asks for none. A batch that the
+       queries cut short is not passed back.
+    5. Compare the networks evaluated at the largest budget with the exact front.
+
     Args:
         table: The table.
-        objectives: What to minimise.
+        objectives: Objectives to minimise.
         optimiser: One of :data:`deepen.search.optimisers.OPTIMISERS`.
         queries: Evaluations.
         seed: Seed of all draws, and of the choice among repeats.
         population: Networks per generation; default: the optimiser's own.
-        known: Objectives that cost nothing to know (``ms-ehvi`` takes them as they are).
-        log: JSON lines to write to.
-        resume: Go on from that log rather than refuse one that exists.
-        truth: :func:`compute_exact_front` the table, if at hand.
+        known: Objectives whose values are free (``ms-ehvi`` uses them without a query).
+        log: File of JSON lines to write to.
+        resume: Continue an existing log instead of refusing it.
+        truth: :func:`compute_exact_front` of the table, if it is already known.
 
     Raises:
-        ConfigError: If a name is unknown, a number makes no sense or a package is missing.
+        ConfigError: If a name is unknown, a number is out of range or a package is missing.
         DatasetError: If the log is of another search, or damaged.
         StorageError: If the log cannot be written.
     """
     if queries < 1:
         raise ConfigError(f"a search asks at least once, not {queries} times")
+    # 1
     chosen = tuple(objectives)
     real = truth or compute_exact_front(table, chosen)
     budgets = table.budgets if len(table.budgets) > 1 else ()
     domain = SearchDomain(table.space, real.archs, objectives=len(chosen), budgets=budgets)
+    # 2
     options: dict[str, Any] = {}
     for name in known:
         place = next((i for i, o in enumerate(chosen) if o.name == name), None)
@@ -142,6 +151,7 @@ def search_table(
             raise ConfigError(f"{optimiser} makes no use of known objectives; choose ms-ehvi or leave --known out")
         options.setdefault("known", {})[place] = dict(zip(real.archs, real.points[:, place].tolist(), strict=True))
     engine = make_optimiser(optimiser, domain, seed, population, **options)
+    # 3
     head = {
         "format": LOG_FORMAT,
         "table": {"title": table.manifest.title, "networks": len(real.archs), "space": table.manifest.space},
@@ -152,50 +162,56 @@ def search_table(
         "known": list(known),
     }
     journal = _SearchLog(None if log is None else Path(log), head, resume)
+    # 4
     bench = TabularBenchmark(table, seed)
-    told: list[EvaluationResult] = []
+    evaluated: list[EvaluationResult] = []
     try:
-        while len(told) < queries:
-            asked = engine.ask()
-            if not asked:
+        while len(evaluated) < queries:
+            requests = engine.ask()
+            if not requests:
                 break
             results = [
-                _evaluate_architecture(bench, chosen, one, journal, number)
-                for number, one in enumerate(asked[: queries - len(told)], start=len(told))
+                _evaluate_architecture(bench, chosen, request, journal, number)
+                for number, request in enumerate(requests[: queries - len(evaluated)], start=len(evaluated))
             ]
-            told += results
-            if len(results) < len(asked):
+            evaluated += results
+            if len(results) < len(requests):
                 break
             engine.tell(results)
     finally:
         journal.close()
-    return _make_result(optimiser, seed, chosen, told, real, bench.spent, journal.resumed, budgets)
+    # 5
+    return _make_result(optimiser, seed, chosen, evaluated, real, bench.spent, journal.resumed, budgets)
 
 
 def _evaluate_architecture(
-    bench: TabularBenchmark, objectives: Sequence[Objective], one: EvaluationRequest, journal: _SearchLog, number: int
+    bench: TabularBenchmark,
+    objectives: Sequence[Objective],
+    request: EvaluationRequest,
+    journal: _SearchLog,
+    number: int,
 ) -> EvaluationResult:
-    line = bench.query(one.arch, budget=one.budget)
+    line = bench.query(request.arch, budget=request.budget)
     values = tuple(o.sign * o.factor * float(line[o.column]) for o in objectives)
-    return journal.record(number, EvaluationResult(one.arch, values, one.budget))
+    return journal.record(number, EvaluationResult(request.arch, values, request.budget))
 
 
 def _make_result(
     optimiser: str,
     seed: int,
     objectives: tuple[Objective, ...],
-    told: Sequence[EvaluationResult],
+    evaluated: Sequence[EvaluationResult],
     truth: ExactFront,
     spent: QueryCost,
     resumed: int,
     budgets: Sequence[float],
 ) -> SearchResult:
-    """Put the result together: what was evaluated at a smaller budget is no result."""
+    """Make the result of the networks evaluated at the largest budget."""
     last = budgets[-1] if budgets else None
-    final = {t.arch for t in told if t.budget in (None, last)}
+    final = {e.arch for e in evaluated if e.budget in (None, last)}
     place = {arch: i for i, arch in enumerate(truth.archs)}
-    archs = tuple(a for a in dict.fromkeys(t.arch for t in told) if a in final)
-    # Judged by the mean of the repeats, as the table's own front is; a lucky repeat is no better network.
+    archs = tuple(a for a in dict.fromkeys(e.arch for e in evaluated) if a in final)
+    # Points are means of the repeats, as in the table's own front: a lucky repeat does not make a network better.
     points = truth.points[[place[a] for a in archs]]
     found = find_pareto_front(points) if len(points) else np.zeros(0, dtype=np.int64)
     middle = find_knee(points) if len(points) else -1
@@ -216,7 +232,7 @@ def _make_result(
 
 
 class _SearchLog:
-    """Evaluations as JSON lines: replayed first, then written."""
+    """Log of evaluations as JSON lines, replayed first and then extended."""
 
     def __init__(self, path: Path | None, head: dict[str, Any], resume: bool) -> None:
         self._path = path
@@ -243,7 +259,7 @@ class _SearchLog:
     resumed = 0
 
     def _read(self, path: Path, head: dict[str, Any]) -> int:
-        """Read what is there; a torn last line is dropped. Returns the length that is kept, bytes."""
+        """Read the existing log; a torn last line is dropped. Returns the length that is kept, bytes."""
         try:
             data = path.read_bytes()
             lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
@@ -259,23 +275,23 @@ class _SearchLog:
         self._old = documents[1:]
         return sum(map(len, lines))
 
-    def record(self, number: int, told: EvaluationResult) -> EvaluationResult:
-        """Write an evaluation, or give back what the log says about it.
+    def record(self, number: int, result: EvaluationResult) -> EvaluationResult:
+        """Write an evaluation, or return the logged one if there is one with this number.
 
         Raises:
-            DatasetError: If the log says something about another network.
+            DatasetError: If the logged evaluation is of another network.
         """
         if number < len(self._old):
             old = self._old[number]
-            if old.get("arch") != told.arch or old.get("budget") != told.budget:
+            if old.get("arch") != result.arch or old.get("budget") != result.budget:
                 raise DatasetError(
                     f"{self._path}: evaluation {number} is another than this version of the optimiser asks for; "
                     "start again with another file"
                 )
-            return EvaluationResult(told.arch, tuple(float(v) for v in old["values"]), told.budget)
+            return EvaluationResult(result.arch, tuple(float(v) for v in old["values"]), result.budget)
         if self._file is not None:
-            self._write({"arch": told.arch, "budget": told.budget, "values": list(told.values)})
-        return told
+            self._write({"arch": result.arch, "budget": result.budget, "values": list(result.values)})
+        return result
 
     def _write(self, document: dict[str, Any]) -> None:
         try:

@@ -1,16 +1,20 @@
-"""Measure some networks of a space, predict the rest, and say how good that is.
+"""Surrogates: models that predict a figure of all networks of a space from some measured ones.
 
-Three models are tried, chosen by five-fold cross-validation on the training part alone:
+1. Collect the figures of the measured networks.
+2. Describe every network by its genome (one-hot) and its kernel counts.
+3. Hold out a part; choose a model on the rest, the training part, by five-fold cross-validation.
+4. Report rank correlations and errors of the model on the held-out part.
+5. Fit the chosen model to all measured networks and predict.
+6. Give each prediction an interval: the 90 % quantile of the out-of-fold residuals, so split-conformal (Vovk, Gammerman
+   and Shafer, Algorithmic Learning in a Random World, 2005; Barber et al., "Predictive inference with the jackknife+",
+   2021).
+
+Models:
 
 ``additive``  the figure is a sum over kernels: non-negative least squares on kernel counts, relative errors weighted
-              (1/y), with a small ridge; the only one that extrapolates in size, and the one for energies and times
-``gp``        Gaussian process on one-hot genomes; for figures that are no sum, such as accuracies
+              (1/y), with a small ridge; for energies and times; the only one that extrapolates in size
+``gp``        Gaussian process on one-hot genomes; for figures that are not sums, such as accuracies
 ``trees``     gradient boosting on genomes and kernel counts, for a hundred networks or more
-
-A part is held out from the choice and from the fit; rank correlations and errors are those on it. The model in the
-table is then fitted to everything that was measured. Intervals are split-conformal: the 90 % quantile of the
-out-of-fold residuals (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Barber et al.,
-"Predictive inference with the jackknife+", 2021).
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ Floats = NDArray[np.float64]
 
 FOLDS = 5
 LEAST = 15
-"""Fewest measured networks: below, five folds and a held-out part mean nothing."""
+"""Fewest measured networks: with fewer, five folds and a held-out part are meaningless."""
 
 NOMINAL = 0.9
 _GP_ROWS = 1500
@@ -102,10 +106,10 @@ def _fit_gaussian_process(codes: Floats, counts: Floats, y: Floats) -> Callable[
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-    # The hyperparameters of some rows serve the rest: fitting them costs the cube of the rows.
+    # Hyperparameters are fitted on some of the rows: the time that takes grows with the cube of the rows.
     part = np.random.default_rng(0).permutation(len(y))[:150]
     kernel = ConstantKernel(1.0) * RBF(3.0, (0.3, 100.0)) + WhiteKernel(1e-2, (1e-6, 1.0))
-    with warnings.catch_warnings():  # a hyperparameter at its bound is no harm
+    with warnings.catch_warnings():  # a hyperparameter at its bound does no harm
         warnings.simplefilter("ignore", ConvergenceWarning)
         first = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(codes[part], y[part])
     model = GaussianProcessRegressor(first.kernel_, optimizer=None, normalize_y=True).fit(codes, y)
@@ -134,22 +138,22 @@ def build_surrogate(
     seed: int = 0,
     runtime: str = "onnxruntime",
 ) -> tuple[BenchmarkTable, SurrogateReport]:
-    """Predict a figure of all networks of a space from those that were measured.
+    """Predict a figure of all networks of a space from the measured ones, in the steps of the module's docstring.
 
     Args:
         space: The space.
         measured: Table with the figure for some of its networks.
         target: Column of the figure.
         archs: Networks to predict; default: all of the space.
-        held_out: Share of the measured networks the report is about.
-        seed: Seed of the parts.
+        held_out: Share of the measured networks that is held out for the report.
+        seed: Seed of the division into parts and folds.
         runtime: Runtime whose kernels are counted.
 
     Returns:
         Table with the predicted figure, its interval, and ``measured_...`` (NaN where not measured), and the report.
 
     Raises:
-        ConfigError: If the space cannot be listed, a share makes no sense or there is no such column.
+        ConfigError: If the space cannot be listed, the share is not between 0 and 1 or there is no such column.
         DatasetError: If too few networks were measured, or their figures are all equal.
     """
     from deepen.kernels.splitting.runtime_names import resolve_splitter
@@ -159,6 +163,7 @@ def build_surrogate(
     chosen = space.members() if archs is None else [space.canonical(a) for a in archs]
     if chosen is None:
         raise ConfigError(f"the space {space.name} is too large to list; name the architectures (--archs FILE)")
+    # 1
     column = measured.column(target)
     figures = measured.per_network(target)
     good = np.flatnonzero(np.isfinite(figures))
@@ -168,6 +173,7 @@ def build_surrogate(
         raise DatasetError(f"{len(y)} networks with {target} are too few for a surrogate; measure at least {LEAST}")
     if float(np.ptp(y)) == 0:
         raise DatasetError(f"{target} is the same for all {len(y)} networks; there is nothing to learn")
+    # 2
     every = list(dict.fromkeys([*chosen, *samples]))
     place = {arch: i for i, arch in enumerate(every)}
     _, raw = space.kernel_counts(every, resolve_splitter(runtime))
@@ -175,18 +181,22 @@ def build_surrogate(
     codes = np.hstack([(genomes[:, k, None] == np.arange(n)) for k, n in enumerate(space.levels)]).astype(np.float64)
     counts = np.asarray(raw, dtype=np.float64)
     rows = np.array([place[a] for a in samples])
+    # 3
     relative = column.unit in ("J", "s", "g", "W") and bool((y > 0).all())
     order = np.random.default_rng(seed).permutation(len(y))
     cut = max(round(held_out * len(y)), 3)
     test, train = order[:cut], order[cut:]
     name, fit, tried = _choose_model(codes[rows[train]], counts[rows[train]], y[train], relative, seed)
+    # 4
     report = _make_report(target, name, fit, codes[rows], counts[rows], y, train, test, relative, seed, tried)
+    # 5
     model = fit(codes[rows], counts[rows], y)
-    half = _compute_half_width(fit, codes[rows], counts[rows], y, relative, seed)
     wanted = [place[a] for a in chosen]
     values = model(codes[wanted], counts[wanted])
     if relative:
         values = np.maximum(values, float(y.min()) * 1e-3)
+    # 6
+    half = _compute_half_width(fit, codes[rows], counts[rows], y, relative, seed)
     low, high = (values * np.exp(-half), values * np.exp(half)) if relative else (values - half, values + half)
     have = dict(zip(samples, y.tolist(), strict=True))
     label: Source = "simulated" if column.source == "simulated" else "modelled"
@@ -214,7 +224,7 @@ def build_surrogate(
 def _choose_model(
     codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int
 ) -> tuple[str, FitFunction, dict[str, float]]:
-    """The model with the least cross-validated error."""
+    """Choose the model with the least cross-validated error; returns its name, its fit and the error of each."""
     models: dict[str, FitFunction] = {"additive": _fit_additive} if relative else {}
     if len(y) <= _GP_ROWS:
         models["gp"] = _fit_gaussian_process
@@ -231,19 +241,19 @@ def _choose_model(
 
 
 def _fit_on_log_scale(name: str, fit: FitFunction) -> FitFunction:
-    """Learn the logarithm, except where figures add up."""
+    """Let a model learn the logarithm of the figure; the additive model stays as it is."""
     if name == "additive":
         return fit
 
-    def logarithmic(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
+    def fit_logarithm(codes: Floats, counts: Floats, y: Floats) -> Callable[[Floats, Floats], Floats]:
         model = fit(codes, counts, np.log(y))
         return lambda c, k: np.asarray(np.exp(np.minimum(model(c, k), 700.0)))
 
-    return logarithmic
+    return fit_logarithm
 
 
 def _compute_residuals(fit: FitFunction, codes: Floats, counts: Floats, y: Floats, relative: bool, seed: int) -> Floats:
-    """Out-of-fold residuals: of logarithms where errors are relative; shape of ``y``."""
+    """Compute out-of-fold residuals, of logarithms if errors are relative; shape of ``y``."""
     fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
     found = np.empty(len(y))
     for k in range(FOLDS):

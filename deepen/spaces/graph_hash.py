@@ -14,10 +14,14 @@ __all__ = ["hash_graph"]
 
 
 def hash_graph(graph: Graph) -> str:
-    """Hash a graph so that equal networks agree, however they were exported.
+    """Hash a graph so that equal networks have equal hashes, whatever exported them.
 
-    Each tensor is named by what computes it (a Merkle tree). Of constants, whole numbers and single numbers count with
-    their values (axes, shapes, limits), weights by shape and type only: they change no energy.
+    1. The hash of an input is that of its position, shape and type.
+    2. The hash of a constant is that of its shape and type, and of its values if these are integers or a single number
+       (axes, shapes, limits). Values of weights are left out: they do not change the energy.
+    3. The hash of a node is that of its operator, attributes and the hashes of its inputs (a Merkle tree); that of its
+       outputs adds their position.
+    4. The hash of the graph is that of all node hashes, sorted, and of its outputs.
 
     Args:
         graph: The graph.
@@ -26,32 +30,32 @@ def hash_graph(graph: Graph) -> str:
         32 hexadecimal digits.
     """
     known: dict[str, str] = {"": ""}
-    for position, tensor in enumerate(graph.inputs):
+    for position, tensor in enumerate(graph.inputs):  # 1
         known[tensor.name] = _hash_parts("input", position, tensor.shape, tensor.dtype)
 
-    def name(tensor: str) -> str:
-        if tensor not in known:
+    def get_hash(tensor: str) -> str:
+        if tensor not in known:  # 2
             found = graph.tensors.get(tensor)
             value = graph.values.get(tensor)
-            told = value is not None and (value.dtype.kind in "iub" or value.size == 1)
+            hash_value = value is not None and (value.dtype.kind in "iub" or value.size == 1)
             known[tensor] = _hash_parts(
                 "constant",
                 None if found is None else found.shape,
                 "" if found is None else found.dtype,
-                np.asarray(value).tolist() if told else None,
+                np.asarray(value).tolist() if hash_value else None,
             )
         return known[tensor]
 
     nodes = []
-    for node in graph.nodes:
+    for node in graph.nodes:  # 3
         attributes = sorted((key, _to_json_value(value)) for key, value in node.attributes.items())
-        parts = (node.op_type, node.domain, attributes, [name(t) for t in node.inputs], node.scope, node.multiplicity)
-        digest = _hash_parts("node", *parts)
+        inputs = [get_hash(t) for t in node.inputs]
+        digest = _hash_parts("node", node.op_type, node.domain, attributes, inputs, node.scope, node.multiplicity)
         nodes.append(digest)
         for position, output in enumerate(node.outputs):
             if output:
                 known[output] = _hash_parts(digest, position)
-    return _hash_parts("graph", sorted(nodes), [name(t.name) for t in graph.outputs])
+    return _hash_parts("graph", sorted(nodes), [get_hash(t.name) for t in graph.outputs])  # 4
 
 
 def _hash_parts(*parts: Any) -> str:

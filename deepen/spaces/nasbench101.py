@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["NasBench101Space"]
 
 _LISTED = 5
-"""Most vertices for which all cells are listed: 2,532 cells for five; six would take minutes."""
+"""Largest number of vertices for which all cells are listed: 2,532 cells for five; six would take minutes."""
 
 _MUTATIONS = 10_000
 _EDGE_FLIPS = 2.0
@@ -29,7 +29,7 @@ _RELABELS = 0.5
 
 
 class NasBench101Space(SearchSpace):
-    """Cells of NAS-Bench-101 with at most so many vertices (EC-NAS: 4, 5 and 7); at most 9 edges."""
+    """Cells of NAS-Bench-101 with at most ``vertices`` vertices (EC-NAS: 4, 5 and 7) and at most 9 edges."""
 
     def __init__(self, vertices: int = 7, classes: int = 10, resolution: int = 32) -> None:
         if not 3 <= vertices <= 7:
@@ -54,13 +54,13 @@ class NasBench101Space(SearchSpace):
         return cell
 
     def encode(self, arch: str) -> tuple[int, ...]:
-        """See :class:`SearchSpace`; vertices that a cell lacks stand before its output, without edges."""
+        """See :class:`SearchSpace`; a smaller cell is filled up with vertices without edges before its output."""
         return self._codes(self._checked(nasbench101_networks.parse_cell(arch)), None)
 
     def _codes(self, cell: NasBench101Cell, rng: np.random.Generator | None) -> tuple[int, ...]:
         size, wanted = len(cell.matrix), self.vertices
         inner = list(range(1, size - 1))
-        # Where the cell's own vertices go among those of the space; a mutation may use the others anywhere.
+        # Positions of the cell's own vertices among those of the space; a mutation may insert the others anywhere.
         places = range(1, wanted - 1)
         own = sorted(rng.permutation(places)[: len(inner)].tolist()) if rng is not None else list(places)[: len(inner)]
         at = dict(zip([0, *inner, size - 1], [0, *own, wanted - 1], strict=True))
@@ -107,7 +107,7 @@ class NasBench101Space(SearchSpace):
         )
 
     def mutate(self, arch: str, rng: np.random.Generator) -> str:
-        """Flip edges (two expected), relabel vertices (half a one expected) until another network comes out.
+        """Flip edges (two on average) and relabel vertices (half a vertex on average) until the network is another one.
 
         As in EC-NAS (arXiv 2210.06015, section 4).
         """

@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
-"""What an inner vertex may be."""
+"""Operations of inner vertices."""
 
 MAX_EDGES = 9
 
@@ -60,7 +60,7 @@ _MOST = 32
 
 @dataclass(frozen=True, slots=True)
 class NasBench101Cell:
-    """A cell without vertices that lie on no way from input to output.
+    """A cell in which every vertex is on a path from input to output.
 
     Attributes:
         matrix: Adjacency, upper triangular, ``matrix[source][target]`` 0 or 1.
@@ -114,9 +114,9 @@ class NasBench101Cell:
 
     @property
     def hash(self) -> str:
-        """The benchmark's own identity, equal for isomorphic cells: what EC-NAS and NAS-Bench-101 files are keyed by.
+        """The benchmark's own hash, equal for isomorphic cells; the key of EC-NAS and NAS-Bench-101 files.
 
-        Iterated MD5 over neighbours (the same source, section 2.3); MD5 names here, it protects nothing.
+        Iterated MD5 over neighbours (the same source, section 2.3). MD5 is an identifier here, not a protection.
         """
         return _hash_cell(self)
 
@@ -147,7 +147,7 @@ def _hash_text(text: str) -> str:
 
 
 def _find_reachable(rows: Sequence[Sequence[int]], start: int, forward: bool) -> set[int]:
-    """Vertices reached from one; empty if that does not include the other end."""
+    """Find the vertices reachable from one; empty if the other end is not among them."""
     size = len(rows)
     seen, todo = {start}, [start]
     while todo:
@@ -177,10 +177,10 @@ def parse_cell(text: str) -> NasBench101Cell:
 
 
 def _compute_vertex_channels(cell: NasBench101Cell, before: int, after: int) -> list[int]:
-    """Channels of every vertex of a cell (section 2.2 and appendix A of the source).
+    """Compute the channels of every vertex of a cell (section 2.2 and appendix A of the source).
 
-    Vertices that feed the output share its channels, the first ones taking what is left over; a vertex before
-    them has as many as the largest it feeds.
+    Vertices that feed the output share its channels; the first ones get one more each if the division has a remainder.
+    Any other vertex has as many channels as the largest one it feeds.
     """
     matrix, size = cell.matrix, len(cell.matrix)
     channels = [before, *[0] * (size - 2), after]
@@ -194,14 +194,14 @@ def _compute_vertex_channels(cell: NasBench101Cell, before: int, after: int) -> 
 
 
 def build_graph(cell: NasBench101Cell, classes: int = 10, resolution: int = 32) -> Graph:
-    """A cell's network as a graph, without weights; arguments as for :func:`build_model`."""
+    """Build a cell's network as a graph, without weights; arguments as for :func:`build_model`."""
     return load_graph_from_proto(build_model(cell, classes, resolution, weights=False))
 
 
 def build_model(
     cell: NasBench101Cell, classes: int = 10, resolution: int = 32, *, weights: bool = True, seed: int = 0
 ) -> onnx.ModelProto:
-    """A cell's network as an ONNX model.
+    """Build a cell's network as an ONNX model.
 
     Args:
         cell: The cell.
@@ -254,5 +254,5 @@ def _add_cell(net: NetworkWriter, x: str, cell: NasBench101Cell, before: int, af
 
 
 def _take_first_channels(net: NetworkWriter, x: str, have: int, wanted: int) -> str:
-    """The first channels of a tensor: a vertex may feed one with a channel less."""
+    """Take the first channels of a tensor: a vertex may feed one with a channel less."""
     return x if have == wanted else net.node("Slice", [x, net.integers(0), net.integers(wanted), net.integers(1)])

@@ -22,8 +22,8 @@ __all__ = ["NasBench201Space"]
 class NasBench201Space(SearchSpace):
     """All 15,625 cells of NAS-Bench-201; see :mod:`deepen.spaces.nasbench201_networks`.
 
-    Cells that compute the same (behind ``none`` edges) are different architectures here, as in the benchmark: what
-    they cost depends on the runtime.
+    Cells that compute the same (behind ``none`` edges) are different architectures here, as in the benchmark: their
+    cost depends on the runtime.
     """
 
     def __init__(self, classes: int = 10, resolution: int = nasbench201_networks.RESOLUTION) -> None:

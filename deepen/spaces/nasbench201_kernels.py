@@ -1,9 +1,9 @@
-"""Kernels of NAS-Bench-201 networks: all 15,625 in a second, equal to what splitting each network gives.
+"""Counts the kernels of NAS-Bench-201 networks: of all 15,625 in a second, equal to splitting each network.
 
-A network is one cell fifteen times. Which kernels a cell becomes follows from a few facts about the runtime: whether
-equal nodes are merged, and which operators take the ReLU behind them. So a cell is evaluated symbolically, once, and
-counted per stage. Before the shortcut is trusted for a runtime, a few networks that exercise every rule are built and
-split for real; should a runtime behave otherwise (another version, an edited rule file), all networks are split.
+A network is one cell fifteen times. The kernels of a cell follow from a few properties of the runtime: whether it
+merges equal nodes, and which operators it fuses with the ReLU behind them. So each cell is evaluated symbolically,
+once, and counted per stage. Before this is used for a runtime, a few probe networks that exercise every rule are built
+and split; if the runtime behaves otherwise (another version, an edited rule file), all networks are split.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class _RuntimeFusion:
 
     Attributes:
         merges: Nodes that compute the same value become one.
-        fused: Kinds of nodes that take a ReLU which alone reads them.
-        scaled: Kinds of nodes that take the multiplication by zero of a ``none`` edge which alone reads them.
-        converted: A converter has rewritten the model: zeros are folded, what nobody reads is gone.
+        fused: Kinds of nodes that are fused with a ReLU, if that is their only reader.
+        scaled: Kinds of nodes that are fused with the multiplication by zero of a ``none`` edge, if that is their only
+            reader.
+        converted: A converter has rewritten the model: zeros are folded, dead nodes are removed.
     """
 
     merges: bool
@@ -58,10 +59,10 @@ _PROBES = (
     "|avg_pool_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|",
     "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|nor_conv_3x3~2|",
 )
-"""Cells that between them show merging of every kind and every fusion."""
+"""Cells that together exercise merging of every kind and every fusion."""
 
 _NodeKind = tuple[str, str, bool, bool]
-"""Kind of node, kind of the node it takes (empty for none), whether it reads one tensor twice, multiplies by zeros."""
+"""Kind of node, kind of the node fused behind it (empty for none), reads one tensor twice, multiplies by zeros."""
 
 _ADD, _ADD_RELU, _RELU = ("add", "", False, False), ("add", "relu", False, False), ("relu", "", False, False)
 _MUL = ("mul", "", False, False)
@@ -105,7 +106,7 @@ def count_kernels(
 
 
 def _count_by_splitting(cell: str, runtime: str, classes: int, resolution: int) -> dict[str, tuple[Kernel, int]]:
-    """Kernels of a network that is really split, by key."""
+    """Split a network and count its kernels, by key."""
     found: dict[str, tuple[Kernel, int]] = {}
     for kernel in split_graph(build_graph(cell, classes, resolution), runtime).kernels:
         found[kernel.key] = (kernel, found[kernel.key][1] + 1 if kernel.key in found else 1)
@@ -114,14 +115,14 @@ def _count_by_splitting(cell: str, runtime: str, classes: int, resolution: int) 
 
 @dataclass(frozen=True, slots=True)
 class _EvaluatedCell:
-    """A cell, evaluated.
+    """Nodes of a cell after merging and fusion.
 
     Attributes:
-        counts: How many nodes of each kind it has.
+        counts: Number of nodes of each kind.
         reads: Whether its output depends on its input at all.
-        taken: Kind of the node that what writes its input would take (empty for none): it is then part of that.
-        output: Kind of the node that writes its output; ``None`` where that is its input, or zeros.
-        silent: Whether its output is zeros and nobody noticed: the next cell computes with them.
+        taken: Kind of the node that is fused with the node that writes the cell's input; empty for none.
+        output: Kind of the node that writes its output; ``None`` if that is its input, or zeros.
+        silent: Whether its output is zeros although no converter folded them: the next cell computes with zeros.
     """
 
     counts: dict[_NodeKind, int]
@@ -149,45 +150,59 @@ def _counting_matches_splitting(runtime: str, classes: int, resolution: int) -> 
 def _count_by_rules(
     operations: Sequence[tuple[str, ...]], runtime: str, classes: int, resolution: int
 ) -> tuple[tuple[Kernel, ...], NDArray[np.int64]]:
+    """Count kernels by the rules of the runtime; arguments and result as for :func:`count_kernels`.
+
+    1. Evaluate each distinct cell on its input, and the cells behind a silent one on zeros.
+    2. Make the kernels: of every kind of node at every stage, of the stem, of the reductions between stages, and of
+       the head.
+    3. Tabulate the nodes of each kind in the first cell of a stage and in the later ones, shape (cells, kinds).
+    4. Add up each stage: the first cell and the later ones, with the nodes moved that are fused across cells. If the
+       output of a cell does not depend on its input, only the last cell of the network runs.
+    5. Add the stem, the reductions and the head.
+    6. Arrange rows as the cells were given, and leave out kernels that are not used.
+    """
     behaviour = _RUNTIME_FUSIONS[runtime]
     columns: dict[str, int] = {}
     kernels: list[Kernel] = []
 
-    def column(kernel: Kernel) -> int:
+    def find_column(kernel: Kernel) -> int:
         if kernel.key not in columns:
             columns[kernel.key] = len(kernels)
             kernels.append(kernel)
         return columns[kernel.key]
 
+    # 1
     distinct = {cell: _evaluate_cell(cell, behaviour) for cell in dict.fromkeys(operations)}
     kinds: dict[_NodeKind, None] = dict.fromkeys((_ADD, _ADD_RELU, _RELU, _MUL))
     found = list(distinct.values())
-    # Cells behind a silent one compute the same with zeros.
     behind = [_evaluate_cell(name, behaviour, zeros=True) if cell.silent else cell for name, cell in distinct.items()]
     for cell in (*found, *behind):
         kinds.update(dict.fromkeys(cell.counts))
         if cell.output:
             kinds[_fuse_relu(cell.output)] = None
+    # 2
     sizes = [resolution >> stage for stage in range(len(CHANNELS))]
     stages = [
-        {kind: column(_make_cell_kernel(kind, width, size)) for kind in kinds}
+        {kind: find_column(_make_cell_kernel(kind, width, size)) for kind in kinds}
         for width, size in zip(CHANNELS, sizes, strict=True)
     ]
     stem = _make_conv_kernel(3, CHANNELS[0], resolution, 3, 1)
     stems = {
-        "": column(stem),
-        "relu": column(_make_conv_kernel(3, CHANNELS[0], resolution, 3, 1, relu=True)),
-        "mul": column(replace(stem, zero_operand=True)),
+        "": find_column(stem),
+        "relu": find_column(_make_conv_kernel(3, CHANNELS[0], resolution, 3, 1, relu=True)),
+        "mul": find_column(replace(stem, zero_operand=True)),
     }
-    between = [Counter(column(k) for k in _make_reduction_kernels(resolution, zeros)) for zeros in (False, True)]
-    head = Counter(column(kernel) for kernel in _make_head_kernels(behaviour, classes, resolution))
+    between = [Counter(find_column(k) for k in _make_reduction_kernels(resolution, zeros)) for zeros in (False, True)]
+    head = Counter(find_column(kernel) for kernel in _make_head_kernels(behaviour, classes, resolution))
+    # 3
     place = {kind: number for number, kind in enumerate(kinds)}
     inside, later = (np.zeros((len(found), len(kinds)), dtype=np.int64) for _ in range(2))
     for table, cells_of in ((inside, found), (later, behind)):
         for row, cell in enumerate(cells_of):
             for kind, times in cell.counts.items():
                 table[row, place[kind]] = times
-    whole = np.array([cell.reads for cell in found])  # of the others nobody reads what comes before the last cell
+    # 4
+    whole = np.array([cell.reads for cell in found])
     matrix = np.zeros((len(found), len(kernels)), dtype=np.int64)
     for number, stage in enumerate(stages):
         counts = inside + (CELLS - 1) * later
@@ -197,6 +212,7 @@ def _count_by_rules(
             counts += inside * ~whole[:, None]
         for kind, at in stage.items():  # one by one: several kinds may be one kernel
             matrix[:, at] += counts[:, place[kind]]
+    # 5
     for taken, at in stems.items():
         matrix[:, at] += whole & np.array([cell.taken == taken for cell in found])
     silent = np.array([cell.silent for cell in found])
@@ -205,6 +221,7 @@ def _count_by_rules(
             matrix[:, at] += times * these
     for at, times in head.items():
         matrix[:, at] += times
+    # 6
     rows = {cell: row for row, cell in enumerate(distinct)}
     matrix = matrix[[rows[cell] for cell in operations]]
     used = np.flatnonzero(matrix.any(axis=0))
@@ -222,27 +239,31 @@ def _move_fused_nodes(
     behaviour: _RuntimeFusion,
     first: bool,
 ) -> None:
-    """Give the node that alone reads a cell's input to what writes it: the stem, a reduction or the cell before.
+    """Move the only reader of a cell's input to the node it is fused with: the stem, a reduction or the cell before.
+
+    1. In the first stage, the reader in the first cell becomes part of the stem's kernel.
+    2. In the other stages, a ReLU in the first cell is fused with the addition that ends the reduction.
+    3. A ReLU in a later cell is fused with the node that writes the output of the cell before.
 
     Args:
         counts: Nodes of a stage, shape (cells, kinds); changed.
         found: The cells.
         place: Column of each kind.
-        behaviour: Of the runtime.
+        behaviour: Fusions of the runtime.
         first: Whether it is the first stage, whose first cell reads the stem.
     """
     for row, cell in enumerate(found):
         if not cell.taken:
             continue
-        if first:
+        if first:  # 1
             counts[row, place[cell.taken, "", False, False]] -= 1
         if cell.taken != "relu" or "add" not in behaviour.fused:
             continue
-        if not first:
+        if not first:  # 2
             counts[row, place[_RELU]] -= 1
             counts[row, place[_ADD]] -= 1
             counts[row, place[_ADD_RELU]] += 1
-        if cell.output is not None:
+        if cell.output is not None:  # 3
             counts[row, place[_RELU]] -= CELLS - 1
             counts[row, place[cell.output]] -= CELLS - 1
             counts[row, place[_fuse_relu(cell.output)]] += CELLS - 1
@@ -250,12 +271,27 @@ def _move_fused_nodes(
 
 @cache
 def _evaluate_cell(operations: tuple[str, ...], behaviour: _RuntimeFusion, zeros: bool = False) -> _EvaluatedCell:
-    """Evaluate a cell; ``zeros`` says that its input is zeros, but no constant."""
+    """Evaluate a cell symbolically.
+
+    1. Make the nodes of each edge and sum them at each vertex; nodes that compute the same are merged if the runtime
+       merges. Convolutions never are: they have weights of their own.
+    2. If a converter has rewritten the model, keep only the nodes that reach the output.
+    3. Find the readers of each node, and the nodes whose result is zeros for any input.
+    4. Fuse a node with its only reader: with a ReLU or a multiplication by zero, as the runtime does. The reader of
+       the cell's input is left to the node that writes it (``taken``).
+    5. Count the nodes by kind.
+
+    Args:
+        operations: Operation of each edge.
+        behaviour: Fusions of the runtime.
+        zeros: Whether the cell's input is zeros, although it is not a constant.
+    """
+    # 1
     nodes: list[tuple[str, tuple[int, ...]]] = [("input", ())]
     same = [0]  # the node that stands for each after merging
     first: dict[tuple[str, tuple[int, ...]], int] = {}
 
-    def add(kind: str, *inputs: int) -> int:
+    def add_node(kind: str, *inputs: int) -> int:
         nodes.append((kind, inputs))
         number = len(nodes) - 1
         same.append(number)
@@ -269,46 +305,50 @@ def _evaluate_cell(operations: tuple[str, ...], behaviour: _RuntimeFusion, zeros
         x = values[source]
         match name:
             case "none":
-                y = _ZERO if behaviour.converted else add("mul", x)
+                y = _ZERO if behaviour.converted else add_node("mul", x)
             case "skip_connect":
                 y = x
             case "avg_pool_3x3":
-                y = x if x == _ZERO else add("pool", x)
+                y = x if x == _ZERO else add_node("pool", x)
             case _:
-                y = add("conv3" if name == "nor_conv_3x3" else "conv1", x if x == _ZERO else add("relu", x))
+                kind = "conv3" if name == "nor_conv_3x3" else "conv1"
+                y = add_node(kind, x if x == _ZERO else add_node("relu", x))
         if target not in values or values[target] == _ZERO:
             values[target] = y
         elif y != _ZERO:
-            values[target] = add("add", values[target], y)
+            values[target] = add_node("add", values[target], y)
     kept = [number for number in range(len(nodes)) if same[number] == number]
-    if behaviour.converted:
+    if behaviour.converted:  # 2
         kept = _find_live_nodes(kept, nodes, same, values[len(values) - 1])
+    # 3
     readers: dict[int, list[int]] = {}
     for number in kept:
         for place in dict.fromkeys(same[i] for i in nodes[number][1] if i != _ZERO):
             readers.setdefault(place, []).append(number)
     silent = _find_zero_nodes(nodes, zeros)
+    # 4
     counts: dict[_NodeKind, int] = {}
     taken = ""
     output: _NodeKind | None = None
-    gone: set[int] = set()
+    fused: set[int] = set()
     for number in kept:
-        if number in gone:
+        if number in fused:
             continue
         kind, inputs = nodes[number]
         if behaviour.converted:
             inputs = tuple(i if i == _ZERO else same[i] for i in inputs)
-        alone = readers[number][0] if len(readers.get(number, ())) == 1 else 0
+        reader = readers[number][0] if len(readers.get(number, ())) == 1 else 0
         takes = ""
-        if alone and nodes[alone][0] == "relu" and kind in (*behaviour.fused, "input"):
+        if reader and nodes[reader][0] == "relu" and kind in (*behaviour.fused, "input"):
             takes = "relu"
-        elif alone and nodes[alone][0] == "mul" and kind in (*behaviour.scaled, "input") and behaviour.scaled:
+        elif reader and nodes[reader][0] == "mul" and kind in (*behaviour.scaled, "input") and behaviour.scaled:
             takes = "mul"
         if number == 0:
             taken = takes
             continue
         if takes:
-            gone.add(alone)
+            fused.add(reader)
+        # 5
         multiplies = kind.startswith("conv") and (takes == "mul" or nodes[number][1][0] in silent)
         key = (kind, takes, len(inputs) > len(set(inputs)), multiplies)
         counts[key] = counts.get(key, 0) + 1
@@ -320,7 +360,7 @@ def _evaluate_cell(operations: tuple[str, ...], behaviour: _RuntimeFusion, zeros
 
 
 def _find_zero_nodes(nodes: Sequence[tuple[str, tuple[int, ...]]], zeros: bool) -> set[int]:
-    """Nodes whose result is zeros whatever the model's input is."""
+    """Find the nodes whose result is zeros for any input of the model."""
     silent = {_ZERO, 0} if zeros else {_ZERO}
     for number, (kind, inputs) in enumerate(nodes):
         if kind == "mul" or (kind in ("relu", "pool", "add") and silent.issuperset(inputs)):
@@ -331,7 +371,7 @@ def _find_zero_nodes(nodes: Sequence[tuple[str, tuple[int, ...]]], zeros: bool) 
 def _find_live_nodes(
     kept: Sequence[int], nodes: Sequence[tuple[str, tuple[int, ...]]], same: Sequence[int], output: int
 ) -> list[int]:
-    """Nodes whose result reaches the output."""
+    """Find the nodes whose result reaches the output."""
     wanted = {_ZERO if output == _ZERO else same[output]}
     alive = []
     for number in reversed(kept):
@@ -342,7 +382,7 @@ def _find_live_nodes(
 
 
 def _make_cell_kernel(kind: _NodeKind, width: int, size: int) -> Kernel:
-    """Kernel of a node inside a cell."""
+    """Make the kernel of a node inside a cell."""
     name, takes, twice, zeros = kind
     relu = takes == "relu"
     shape = [1, width, size, size]
@@ -387,7 +427,7 @@ def _make_pool_kernel(width: int, size: int, kernel: int, stride: int, pad: int)
 
 
 def _make_pool_relu_kernel(width: int, size: int) -> Kernel:
-    """A pooling with a ReLU behind it, which no family describes."""
+    """Make the kernel of a pooling fused with a ReLU, which is of no family."""
     given = TensorInfo("x", (1, width, size, size), "float32")
     return Kernel(
         name=f"pool-relu-{width}",
@@ -409,7 +449,7 @@ def _make_pool_relu_kernel(width: int, size: int) -> Kernel:
 
 
 def _make_reduction_kernels(resolution: int, zeros: bool) -> list[Kernel]:
-    """Kernels of the residual blocks between stages; ``zeros`` says that what they read is zeros."""
+    """Make the kernels of the residual blocks between stages; ``zeros``: whether they read zeros."""
     found = []
     for stage, (before, width) in enumerate(pairwise(CHANNELS)):
         size = resolution >> stage
@@ -427,7 +467,7 @@ def _make_reduction_kernels(resolution: int, zeros: bool) -> list[Kernel]:
 
 
 def _make_head_kernels(behaviour: _RuntimeFusion, classes: int, resolution: int) -> list[Kernel]:
-    """Kernels behind the last cell."""
+    """Make the kernels behind the last cell."""
     last, size = CHANNELS[-1], resolution >> (len(CHANNELS) - 1)
     shape = [1, last, size, size]
     if "bn" in behaviour.fused:

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-"""What an edge may be: zeros, identity, ReLU-convolution-batch normalisation twice, average pooling."""
+"""Operations of an edge: zeros, identity, ReLU-convolution-batch normalisation twice, average pooling."""
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 """(from, to) of a cell's edges, in the order of its string."""
@@ -118,7 +118,7 @@ def format_cell(operations: Sequence[str]) -> str:
 
 
 def get_cell_at_index(number: int) -> str:
-    """Cell of a number, 0 to :data:`SIZE` - 1; the inverse of :func:`get_cell_index`.
+    """Return the cell with a number, 0 to :data:`SIZE` - 1; the inverse of :func:`get_cell_index`.
 
     Raises:
         ConfigError: If there is no such number.
@@ -133,10 +133,10 @@ def get_cell_at_index(number: int) -> str:
 
 
 def get_cell_index(cell: str) -> int:
-    """Number of a cell.
+    """Return the number of a cell.
 
     Raises:
-        ConfigError: If it is no cell of the space.
+        ConfigError: If it is not a cell of the space.
     """
     number = 0
     for name in parse_cell(cell):
@@ -145,12 +145,12 @@ def get_cell_index(cell: str) -> int:
 
 
 def iter_cells() -> Iterator[str]:
-    """All 15,625 cells, by number."""
+    """Iterate over all 15,625 cells, by number."""
     return map(get_cell_at_index, range(SIZE))
 
 
 def build_graph(cell: str, classes: int = 10, resolution: int = RESOLUTION, cells: int = CELLS) -> Graph:
-    """A cell's network as a graph, without weights; arguments as for :func:`build_model`."""
+    """Build a cell's network as a graph, without weights; arguments as for :func:`build_model`."""
     return load_graph_from_proto(build_model(cell, classes, resolution, cells, weights=False))
 
 
@@ -163,10 +163,10 @@ def build_model(
     weights: bool = True,
     seed: int = 0,
 ) -> onnx.ModelProto:
-    """A cell's network as an ONNX model, written as an exporter writes the authors' PyTorch modules.
+    """Build a cell's network as an ONNX model, written as an exporter writes the authors' PyTorch modules.
 
-    A ``none`` edge is a multiplication by zero: whether that runs is up to the runtime. A ``skip_connect`` edge is no
-    node. Convolutions have no bias but a batch normalisation behind them.
+    A ``none`` edge is a multiplication by zero, which the runtime may or may not execute. A ``skip_connect`` edge has
+    no node. Convolutions have a batch normalisation behind them instead of a bias.
 
     Args:
         cell: The cell's string.
@@ -217,7 +217,7 @@ def _add_edge(net: NetworkWriter, x: str, name: str, width: int) -> str:
 
 
 def _add_reduction_block(net: NetworkWriter, x: str, before: int, width: int) -> str:
-    """Basic residual block with stride 2; its shortcut is an average pooling and a 1x1 convolution."""
+    """Add a basic residual block with stride 2; its shortcut is an average pooling and a 1x1 convolution."""
     y = net.relu_conv_bn(net.relu_conv_bn(x, before, width, 3, 2), width, width, 3)
     shortcut = net.node("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4)
     return net.node("Add", [net.conv(shortcut, before, width, 1, 1), y])

@@ -60,7 +60,7 @@ class NetworkWriter:
         return tensor.name
 
     def integers(self, *values: int) -> str:
-        """A constant list of whole numbers, such as the bounds of a slice."""
+        """Add a constant list of integers, such as the bounds of a slice."""
         from onnx import TensorProto
 
         tensor = self._tensor((len(values),))
@@ -69,7 +69,7 @@ class NetworkWriter:
         return tensor.name
 
     def zero(self) -> str:
-        """The constant 0 that ``none`` edges multiply by."""
+        """Return the constant 0 that ``none`` edges multiply by."""
         if not self._zero:
             tensor = self._tensor(())
             tensor.raw_data = np.float32(0).tobytes()
@@ -77,28 +77,28 @@ class NetworkWriter:
         return self._zero
 
     def conv(self, x: str, c_in: int, c_out: int, kernel: int, stride: int) -> str:
-        """Convolution without bias, padded to keep the size at stride 1."""
+        """Add a convolution without bias, padded to keep the size at stride 1."""
         return self.node(
             "Conv", [x, self.weight(c_out, c_in, kernel, kernel)],
             kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, dilations=[1, 1], group=1,
         )  # fmt: skip
 
     def batch_norm(self, x: str, channels: int) -> str:
-        """Batch normalisation in its inference form."""
+        """Add a batch normalisation in its inference form."""
         scale, variance = (self.weight(channels, positive=True) for _ in range(2))
         shift, mean = (self.weight(channels) for _ in range(2))
         return self.node("BatchNormalization", [x, scale, shift, mean, variance], epsilon=1e-5)
 
     def conv_bn_relu(self, x: str, c_in: int, c_out: int, kernel: int) -> str:
-        """Convolution, batch normalisation, ReLU."""
+        """Add convolution, batch normalisation and ReLU."""
         return self.node("Relu", [self.batch_norm(self.conv(x, c_in, c_out, kernel, 1), c_out)])
 
     def relu_conv_bn(self, x: str, c_in: int, c_out: int, kernel: int, stride: int = 1) -> str:
-        """ReLU, convolution, batch normalisation."""
+        """Add ReLU, convolution and batch normalisation."""
         return self.batch_norm(self.conv(self.node("Relu", [x]), c_in, c_out, kernel, stride), c_out)
 
     def finish(self, name: str, resolution: int, logits: str, classes: int) -> onnx.ModelProto:
-        """The model."""
+        """Make the model."""
         from onnx import TensorProto, helper
 
         image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, resolution, resolution])

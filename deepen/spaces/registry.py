@@ -17,7 +17,7 @@ SPACES: dict[str, tuple[type[SearchSpace], tuple[str, ...]]] = {
     "nasbench201": (NasBench201Space, ("classes", "resolution")),
     "nasbench101": (NasBench101Space, ("vertices", "classes", "resolution")),
 }
-"""Name -> class and the settings it takes."""
+"""Name -> class and its settings."""
 
 
 def open_space(text: str) -> SearchSpace:

@@ -26,8 +26,8 @@ class SearchSpace(ABC):
     """A search space. An architecture is a string; two with the same key are the same network.
 
     Attributes:
-        name: What :func:`deepen.spaces.open_space` opens it by.
-        levels: Number of choices at each position of a genome: an architecture as whole numbers.
+        name: Name that :func:`deepen.spaces.open_space` opens it by.
+        levels: Number of choices at each position of a genome. A genome is an architecture encoded as integers.
     """
 
     name: str
@@ -35,19 +35,19 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def canonical(self, arch: str) -> str:
-        """The one way this space writes an architecture.
+        """Return the canonical form of an architecture.
 
         Raises:
-            ConfigError: If it is no architecture of the space.
+            ConfigError: If it is not an architecture of the space.
         """
 
     @abstractmethod
     def encode(self, arch: str) -> tuple[int, ...]:
-        """Genome of an architecture."""
+        """Encode an architecture as a genome."""
 
     @abstractmethod
     def decode(self, codes: Sequence[int]) -> str | None:
-        """Architecture of a genome; ``None`` where it stands for none."""
+        """Decode a genome to an architecture; ``None`` if it is not one."""
 
     @abstractmethod
     def key(self, arch: str) -> str:
@@ -55,16 +55,16 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def model(self, arch: str) -> onnx.ModelProto:
-        """The network as an ONNX model, with weights."""
+        """Build the network as an ONNX model, with weights."""
 
     def members(self) -> Sequence[str] | None:
-        """Every architecture, each network once; ``None`` where there are too many to list."""
+        """List every architecture, each network once; ``None`` if there are too many."""
         return None
 
     def mutate(self, arch: str, rng: np.random.Generator) -> str:
-        """Change an architecture a little: two positions are expected to change, at least one does.
+        """Change some positions of an architecture: at least one, two on average.
 
-        Two are what EC-NAS expects for edges (arXiv 2210.06015, section 4).
+        Two on average is the rate of EC-NAS for edges (arXiv 2210.06015, section 4).
         """
         codes = np.array(self.encode(arch))
         levels = np.array(self.levels)
@@ -79,24 +79,24 @@ class SearchSpace(ABC):
         raise ConfigError(f"no neighbour of '{arch}' was found in the space {self.name}; it has one network only?")
 
     def graphs(self, archs: Iterable[str]) -> Iterator[Graph]:
-        """Graphs of architectures, for splitting."""
+        """Yield the graphs of architectures, for splitting."""
         from deepen.graph import load_graph_from_proto
 
         for arch in archs:
             yield load_graph_from_proto(self.model(arch))
 
     def kernel_counts(self, archs: Sequence[str], runtime: str) -> tuple[tuple[Kernel, ...], NDArray[Any]]:
-        """Distinct kernels of architectures as a runtime runs them, and how often each runs each.
+        """Count the distinct kernels of architectures as a runtime runs them.
 
         Args:
             archs: The architectures.
-            runtime: As for :func:`deepen.kernels.splitting.split`.
+            runtime: As for :func:`deepen.kernels.splitting.split.split_graph`.
 
         Returns:
-            Kernels (k of them), and counts of shape (len(archs), k).
+            Kernels (k of them), and their executions per network, shape (len(archs), k).
 
         Raises:
-            GraphError: If a network cannot be taken as a graph.
+            GraphError: If a network cannot be read as a graph.
         """
         from deepen.kernels.splitting.split import split_graph
 
@@ -119,5 +119,5 @@ class SearchSpace(ABC):
 
 
 def draw_random_genome(levels: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """A random genome."""
+    """Draw a random genome."""
     return [int(v) for v in rng.integers(0, np.asarray(levels))]

@@ -32,7 +32,7 @@ __all__ = ["GeneratedSpace", "load_callable"]
 
 
 def load_callable(text: str) -> Callable[[], Iterable[Any]]:
-    """Load ``path/to/file.py:function`` (or ``module:function``); running it is running that file's code.
+    """Load ``path/to/file.py:function`` (or ``module:function``). This runs the code of that file.
 
     Raises:
         ConfigError: If there is no such file or function, or the file fails.
@@ -62,14 +62,14 @@ def load_callable(text: str) -> Callable[[], Iterable[Any]]:
 
 
 class GeneratedSpace(SearchSpace):
-    """The networks that a function yields.
+    """Search space of the networks that a function yields.
 
     Attributes:
-        repeated: Architectures left out because they are the same network as an earlier one: name -> that one's.
+        repeated: Architectures left out because they are the same network as an earlier one: name -> earlier name.
     """
 
     def __init__(self, source: str | Callable[[], Iterable[Any]], name: str | None = None) -> None:
-        """Run the function once, to learn which networks there are.
+        """Run the function once and index its networks.
 
         Args:
             source: ``path/to/file.py:function``, or the function.

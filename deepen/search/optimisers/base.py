@@ -14,7 +14,7 @@ class EvaluationRequest:
 
     Attributes:
         arch: The architecture.
-        budget: Epochs of training; ``None`` for the largest there is.
+        budget: Epochs of training; ``None`` for the largest budget of the table.
     """
 
     arch: str
@@ -23,12 +23,12 @@ class EvaluationRequest:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """A network that was evaluated.
+    """Result of evaluating a network.
 
     Attributes:
         arch: The architecture.
         values: Objectives, smaller is better.
-        budget: As asked.
+        budget: Budget of the request.
     """
 
     arch: str
@@ -37,12 +37,12 @@ class EvaluationResult:
 
 
 class Optimiser(Protocol):
-    """An optimiser; the same seed and the same answers give the same questions, so a log is enough to resume it."""
+    """An optimiser. The same seed and results give the same requests, so a log is enough to resume it."""
 
     def ask(self) -> list[EvaluationRequest]:
-        """Networks to evaluate next; empty if it knows none."""
+        """Return the networks to evaluate next; empty if there are no more."""
         ...
 
     def tell(self, results: list[EvaluationResult]) -> None:
-        """Hand over the results of everything asked last, in that order."""
+        """Take the results of the last requests, in the same order."""
         ...

@@ -21,10 +21,10 @@ class SearchDomain:
     """Architectures that can be evaluated, and moves among them.
 
     Attributes:
-        archs: The architectures; empty where every one of the space can be evaluated.
+        archs: The architectures; empty if every one of the space can be evaluated.
         levels: Choices at each position of a genome.
         objectives: Number of objectives.
-        budgets: Epochs of training to choose from, rising; empty where there is no choice.
+        budgets: Epochs of training to choose from, ascending; empty if there is no choice.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SearchDomain:
         return self._codes
 
     def _known(self, arch: str | None) -> str | None:
-        """The table's way to write an architecture; ``None`` if it lacks it."""
+        """Return the form in which the table has an architecture; ``None`` if it lacks it."""
         if arch is None or not self.archs:
             return arch
         if arch in self._index:
@@ -85,7 +85,7 @@ class SearchDomain:
         return self._keys.get(self.space.key(arch)) if self.space is not None else None
 
     def sample(self, rng: np.random.Generator) -> str:
-        """A random architecture."""
+        """Draw a random architecture."""
         if self.archs:
             return self.archs[int(rng.integers(len(self.archs)))]
         assert self.space is not None  # checked on construction
@@ -96,7 +96,7 @@ class SearchDomain:
         raise ConfigError(f"no random genome of {self.space.name} stands for a network; list its members")
 
     def decode(self, codes: Sequence[int], rng: np.random.Generator) -> str:
-        """Architecture of a genome, or of the nearest genome (fewest positions changed) that stands for one."""
+        """Decode a genome to its architecture, or to that of the nearest genome (fewest positions changed)."""
         if self.space is None:
             return self.archs[int(codes[0]) % len(self.archs)]
         found = self._known(self.space.decode(codes))
@@ -109,7 +109,7 @@ class SearchDomain:
         return self.archs[int(rng.choice(nearest))]
 
     def mutate(self, arch: str, rng: np.random.Generator) -> str:
-        """Change an architecture a little."""
+        """Mutate an architecture within the domain; the result is another one if there are several."""
         if self.space is None:
             return self.sample(rng)
         for _ in range(_MOVES):
@@ -130,7 +130,7 @@ class SearchDomain:
         return self.decode(np.where(mask, self.codes(a), self.codes(b)).tolist(), rng)
 
     def fresh(self, draw: str, seen: set[str], rng: np.random.Generator) -> str | None:
-        """The architecture if it was not evaluated yet, else one close by or a random one; ``None`` if none is left."""
+        """Return the architecture if it is not in ``seen``, else a near or a random one; ``None`` if all are."""
         if draw not in seen:
             return draw
         if self.archs and len(seen) >= len(self.archs):

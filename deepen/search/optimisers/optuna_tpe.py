@@ -14,15 +14,15 @@ __all__ = ["Motpe"]
 
 
 class Motpe:
-    """optuna's TPE sampler; genomes that stand for no network are moved to the nearest one that does."""
+    """optuna's TPE sampler; a genome that is not a network is replaced by the nearest one that is."""
 
     def __init__(self, domain: SearchDomain, seed: int = 0, population: int = 1) -> None:
         """Prepare.
 
         Args:
-            domain: Where to search.
+            domain: Domain of the search.
             seed: Seed of all draws.
-            population: Networks per question.
+            population: Networks per request.
 
         Raises:
             ConfigError: If optuna is not installed.
@@ -62,7 +62,7 @@ class Motpe:
     def tell(self, results: list[EvaluationResult]) -> None:
         """See :class:`~deepen.search.optimisers.base.Optimiser`.
 
-        What was evaluated is told under its own genome, which may not be the one optuna asked for.
+        A result is passed on under the genome of the network evaluated, which may differ from the one optuna proposed.
         """
         from optuna.trial import TrialState, create_trial
 

@@ -21,7 +21,7 @@ __all__ = ["assemble_table", "build_table", "format_utc_now"]
 
 
 def format_utc_now() -> str:
-    """The time, ISO 8601 in UTC."""
+    """Format the current time, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -31,8 +31,8 @@ def assemble_table(
     """Make a table from architectures and figures.
 
     Args:
-        manifest: What is said about it.
-        space: Gives hashes; without one, an architecture is its own hash.
+        manifest: Metadata of the table.
+        space: Space that hashes the architectures; without one, an architecture is its own hash.
         archs: One per row.
         data: Figures by column name.
         keys: Other keys, such as ``budget``.

@@ -1,4 +1,4 @@
-"""EC-NAS: training energy of NAS-Bench-101 cells, one JSON file per training (github.com/saintslab/EC-NAS-Bench).
+"""Reader of EC-NAS: training energy of NAS-Bench-101 cells, one JSON file each (github.com/saintslab/EC-NAS-Bench).
 
 ::
 
@@ -7,7 +7,8 @@
     .../N_epochs/HH/HASH/results.json                      the same, of a single training
 
 Energies in kilowatt-hours contain the PUE of 1.59 that its authors multiply by (arXiv 2210.06015, section 3); joules
-per device do not. Both are kept, each saying which it is. Checkpoints are the epochs at which figures were taken.
+per device do not. Both are kept, and the description of each column says so. Checkpoints are the epochs at which the
+figures were taken.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from deepen.spaces.nasbench101_networks import OPERATIONS, NasBench101Cell
 __all__ = ["PUE", "read_ecnas"]
 
 PUE = 1.59
-"""What the kilowatt-hours contain: the global mean of 2020 (the paper's section 3)."""
+"""Power usage effectiveness in the kilowatt-hours: the global mean of 2020 (the paper's section 3)."""
 
 KWH_J = 3.6e6
 _RESULT = re.compile(r"(\d+)_epochs/[0-9a-f]{2}/([0-9a-f]{32})/(?:repeat_(\d+)/)?results\.json$")
@@ -61,9 +62,13 @@ _COLUMNS = (
 def read_ecnas(path: Path, space: str | None, source: Source) -> BenchmarkTable:
     """Read a folder or a ``.tar.gz`` of EC-NAS results.
 
+    1. Read every training and every file of graphs; damaged files are counted and left out.
+    2. Make a row of every checkpoint of a training whose graph is known; the others are counted.
+
     Raises:
         DatasetError: If it is not of this layout.
     """
+    # 1
     cells: dict[str, NasBench101Cell] = {}
     results: list[tuple[float, str, int, Any]] = []
     damaged = 0
@@ -83,6 +88,7 @@ def read_ecnas(path: Path, space: str | None, source: Source) -> BenchmarkTable:
                 cells[key] = NasBench101Cell.make(matrix, [OPERATIONS[label] for label in labels[1:-1]])
     if not results or not cells:
         raise DatasetError(f"{path}: no EC-NAS results (N_epochs/.../results.json, generated_graphs_*.json) here")
+    # 2
     opened = open_space(space or f"nasbench101?vertices={max(3, *(len(c.matrix) for c in cells.values()))}")
     unknown = sum(key not in cells for _, key, _, _ in results)
     rows: list[tuple[str, float, int, float, dict[str, float]]] = []
@@ -114,7 +120,7 @@ def read_ecnas(path: Path, space: str | None, source: Source) -> BenchmarkTable:
 
 
 def _read_checkpoints(document: dict[str, Any]) -> Iterator[tuple[float, dict[str, float]]]:
-    """Checkpoints of a training, and their figures."""
+    """Yield the checkpoints of a training, with their figures."""
     used = document["avg_power_usages:"]
     energy = {d: float(np.sum(used[d]["avg_energy_usages (J)"])) for d in ("gpu", "cpu")}
     whole = {
@@ -142,7 +148,7 @@ def _read_checkpoints(document: dict[str, Any]) -> Iterator[tuple[float, dict[st
 
 
 def _iterate_json_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every JSON file of a folder or archive; nothing is unpacked."""
+    """Yield name and content of every JSON file of a folder or archive; the archive is not unpacked."""
     try:
         if path.is_dir():
             for file in sorted(path.rglob("*.json")):

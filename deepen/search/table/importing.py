@@ -1,4 +1,4 @@
-"""Tables of others: any CSV or Parquet file with an architecture per row, and the layouts that need more than that."""
+"""Imports tables: any CSV or Parquet file with an architecture per row, and published layouts with own readers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ARCHS = ("arch", "arch_str", "architecture", "cell")
 
 
 def read_table_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV or Parquet file.
+    """Read the rows of a CSV or Parquet file.
 
     Raises:
         DatasetError: If it cannot be read.
@@ -49,10 +49,10 @@ def read_table_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse_number(value: Any) -> float:
-    """A figure; NaN for an empty cell.
+    """Parse a figure; NaN for an empty cell.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a number.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan
@@ -61,7 +61,7 @@ def _parse_number(value: Any) -> float:
 
 
 def _convert_name_to_si(name: str) -> tuple[str, float]:
-    """Name in SI units, and the factor to them."""
+    """Return a column's name in SI units, and the factor to them."""
     lower = name.strip().lower()
     for suffix, (unit, factor) in sorted(_UNITS.items(), key=lambda item: -len(item[0])):
         if lower.endswith(suffix):
@@ -72,9 +72,19 @@ def _convert_name_to_si(name: str) -> tuple[str, float]:
 def _make_table_from_rows(
     rows: Sequence[Mapping[str, Any]], where: str, space: SearchSpace | None, source: Source, name_column: str | None
 ) -> BenchmarkTable:
-    """Make a table of rows with an architecture each; columns that hold figures become figures."""
+    """Make a table of rows with an architecture each.
+
+    1. Find the column of the architecture, and bring every architecture into the space's canonical form.
+    2. Read each other column as figures; one that holds other text is left out, with a note.
+    3. Columns that are keys of a table (budget, repeat, ...) must be complete.
+    4. Figures are converted to SI units, and percentages of accuracy to shares.
+
+    Raises:
+        DatasetError: If a row or column is not of this form, or no figures are left.
+    """
     if not rows:
         raise DatasetError(f"{where}: holds no rows")
+    # 1
     names = list(rows[0])
     lowered = {n.lower(): n for n in names}
     arch_column = name_column or next((lowered[n] for n in _ARCHS if n in lowered), None)
@@ -91,6 +101,7 @@ def _make_table_from_rows(
             archs.append(space.canonical(arch) if space is not None else arch)
         except ConfigError as error:
             raise DatasetError(f"{where}: row {line}: {error}") from error
+    # 2
     data: dict[str, Any] = {}
     keys: dict[str, Any] = {}
     columns: list[TableColumn] = []
@@ -104,11 +115,13 @@ def _make_table_from_rows(
             notes.append(f"column {name} holds no figures and was left out")
             continue
         si, factor = _convert_name_to_si(name)
+        # 3
         if si in KEYS or name.lower() in ("arch_idx", "arch_index"):
             if not np.isfinite(values).all():
                 raise DatasetError(f"{where}: column {name} has empty cells; fill them or leave it out")
             keys["index" if si not in KEYS else si] = values.astype(np.int64 if si != "budget" else np.float64)
             continue
+        # 4
         scaled = values * factor
         if "accuracy" in si and np.nanmax(scaled, initial=0.0) > 1:
             scaled /= 100
@@ -141,21 +154,29 @@ _PI5_SIZES = {"cifar10": (10, 32), "cifar100": (100, 32), "ImageNet16-120": (120
 
 
 def _import_pi5(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> BenchmarkTable:
-    """HW-NAS-Bench-360: NAS-Bench-201 on a Raspberry Pi 5; a folder with ``measurements.parquet``.
+    """Import HW-NAS-Bench-360: NAS-Bench-201 on a Raspberry Pi 5; a folder with ``measurements.parquet``.
 
-    Networks that compute the same were measured once by its authors; every network is a row here, with the figures of
-    the one that was measured.
+    Its authors measured networks that compute the same once. Here every network is a row, with the figures of the one
+    measured.
+
+    1. Read the files and check their columns.
+    2. Select one task and one runtime; by default the first of each.
+    3. Keep the rows of those with positive figures; count the others by reason.
+    4. Make the table, in SI units.
     """
+    # 1
     cells = {int(r["arch_idx"]): str(r["arch_str"]) for r in read_table_rows(path / "arch_idx_to_str.csv")}
     rows = read_table_rows(path / "measurements.parquet")
     need = ("arch_idx", "rep_arch_idx", "framework", "task", "lat_ms_median", "energy_mj", "accuracy", "device")
     if rows and (missing := [n for n in need if n not in rows[0]]):
         raise DatasetError(f"{path}: lacks the column {', '.join(missing)}; it is no HW-NAS-Bench-360 table")
+    # 2
     tasks, runtimes = sorted({str(r["task"]) for r in rows}), sorted({str(r["framework"]) for r in rows})
     task, runtime = options.get("task") or tasks[0], options.get("runtime") or runtimes[0]
     for what, value, known in (("task", task, tasks), ("runtime", runtime, runtimes)):
         if value not in known:
             raise make_unknown_name_error(what, value, known)
+    # 3
     kept: dict[int, tuple[int, float, float, float]] = {}
     counts = {"other runtime or task": 0, "not usable": 0}
     for r in rows:
@@ -168,6 +189,7 @@ def _import_pi5(path: Path, space: str | None, source: Source, options: Mapping[
             counts["not usable"] += 1
             continue
         kept[int(r["arch_idx"])] = (int(r["rep_arch_idx"]), *(float(v) for v in figures))  # type: ignore[assignment]
+    # 4
     classes, resolution = _PI5_SIZES.get(task, (10, 32))
     opened = open_space(space or f"nasbench201?classes={classes}&resolution={resolution}")
     order = sorted(kept)
@@ -211,14 +233,14 @@ FORMATS: Mapping[str, Callable[[Path, str | None, Source, Mapping[str, str]], Be
 def import_table(
     path: str | Path, layout: str = "rows", space: str | None = None, source: Source = "measured", **options: str
 ) -> BenchmarkTable:
-    """Read a table of others.
+    """Read a table that was not made by deepen.
 
     Args:
         path: A CSV or Parquet file (``rows``), or a folder or archive of a layout.
         layout: One of :data:`FORMATS`.
-        space: Search space of the architectures; layouts know theirs.
+        space: Search space of the architectures; other layouts than ``rows`` have a default.
         source: Label of the figures: ``measured``, ``modelled`` or ``simulated``.
-        options: Of the layout: ``arch_column`` (rows), ``task`` and ``runtime`` (pi5-nasbench201).
+        options: Options of the layout: ``arch_column`` (rows), ``task`` and ``runtime`` (pi5-nasbench201).
 
     Raises:
         DatasetError: If the files are not of that layout.
@@ -232,11 +254,11 @@ def import_table(
 
 
 def join_tables(table: BenchmarkTable, other: BenchmarkTable, names: Sequence[str] = ()) -> BenchmarkTable:
-    """Add columns of another table, by network; the mean of its repeats at its largest budget.
+    """Add columns of another table, by network: the mean of its repeats at its largest budget.
 
     Args:
         table: The table.
-        other: Where the columns come from; networks it lacks get NaN.
+        other: Table with the columns; networks it lacks get NaN.
         names: Columns; default: all that ``table`` lacks.
 
     Raises:
