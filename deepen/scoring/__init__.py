@@ -1,7 +1,7 @@
 """Scores of devices, and the energy of models over their whole life.
 
-``app_rows`` reads measurements of applications; ``compute_pcs`` and ``iecs`` are the published scores, ``relative`` is
-our own; ``lifecycle`` ranks models by the energy of training and use together.
+``app_rows`` reads measurements of applications; ``pcs`` and ``iecs`` are the published scores, ``relative`` is our own;
+``lifecycle`` ranks models by the energy of training and use together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Application-level rows: what running one thing on one device costs; the input of every device score.
+"""Application-level rows: power and energy of a workload on a device; the input of every device score.
 
 A row is a device, a workload (application, model, data type, delegate, ...) and two figures: mean power while it runs
-and energy per inference. They come from a CSV file or from the model records of a dataset.
+and energy per inference. Rows come from a CSV file or from the model records of a dataset.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _KEYS = (
     *("workload", "dnn", "app", "model", "name", "dtype", "precision", "input_px", "shape", "batch"),
     *("delegate", "runtime", "threads"),
 )
-"""Columns that tell one workload from another; any other column is a remark."""
+"""Columns that identify a workload; other columns are ignored."""
 _GROUPS = ("group", "dnn", "model", "name", "workload")
-"""The first of these columns says which rows belong together: one network under several delegates."""
+"""The first of these columns that a file has identifies groups of rows: one network under several delegates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class AppRow:
 
     Attributes:
         device: Device name.
-        workload: What ran, and how; the same text means the same work on every device.
+        workload: Description of the work; the same text means the same work on every device.
         power_w: Mean power while it runs, idle power included, watts; ``nan`` where it was not measured.
         energy_j: Energy per inference, idle power included, joules; ``nan`` where it was not measured.
-        group: Rows of one network, which are not independent of each other; empty for a row that stands alone.
+        group: Name common to the rows of one network, which are not independent; empty for an independent row.
         source: measured, modelled or simulated.
     """
 
@@ -76,7 +76,7 @@ class AppTable:
         power_w: Mean power; float64, shape (devices, workloads), ``nan`` where missing.
         energy_j: Energy per inference; float64, the same shape.
         source: The weakest label among the rows.
-        warnings: What a reader should know (repeated rows, missing rows).
+        warnings: Warnings for the user (repeated rows, missing rows).
     """
 
     devices: tuple[str, ...]
@@ -89,7 +89,7 @@ class AppTable:
 
     @classmethod
     def of(cls, rows: Iterable[AppRow]) -> AppTable:
-        """Arrange rows. Rows of the same device and workload are repeats: their median counts, and is told.
+        """Arrange rows as a table. Of repeated rows (same device and workload) the median is used, with a warning.
 
         Raises:
             DatasetError: If there are no rows.
@@ -125,7 +125,7 @@ class AppTable:
 
 
 NO_SOURCE = "the figures do not say whether they were measured, and are taken so; add a column 'source' where not"
-"""What a reader of a file without labels should know."""
+"""Warning for a file without labels."""
 
 
 def _median_of_known(values: Iterable[float]) -> float:
@@ -141,15 +141,15 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
     and ``energy_per_inference_j`` (or ``energy_j``), one of which may be absent. An empty cell is a
     missing figure.
 
-    Of a dataset, the records of whole models count: mean power is gross energy over latency, energy is gross.
+    Of a dataset, the records of whole models are used: mean power is gross energy over latency, energy is gross.
 
     Args:
         path: The file or folder.
         keys: Columns that name the workload, instead of those above.
 
     Raises:
-        ConfigError: If a column named in ``keys`` is not there, or the file does not exist.
-        DatasetError: If it holds no rows, or a figure is no positive number.
+        ConfigError: If a column named in ``keys`` is missing, or the file does not exist.
+        DatasetError: If it holds no rows, or a figure is not a positive number.
     """
     file = Path(path)
     if file.is_dir():
@@ -212,7 +212,7 @@ def read_csv_cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
     Raises:
         ConfigError: If there is no such file.
-        DatasetError: If it is no CSV file with a header, or a line is longer than the header.
+        DatasetError: If it is not a CSV file with a header, or a line is longer than the header.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")

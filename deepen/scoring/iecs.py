@@ -3,11 +3,10 @@
 The formula of IECS (DeepEn2023, SEC 2023) is not public. Its site says that the energy of inference over six
 applications and all delegates is summed up and that larger is better; of all the forms tried on the published
 figures, the sum over rows of ``1 / energy per inference`` comes closest (correlation 0.94, nearly the same order).
-That is what is computed here, under its own name; :func:`compare_with_published` says how far it is from published
-values.
+That sum is computed here, under its own name; :func:`compare_with_published` compares it with published values.
 
-Beware of what such a sum does: rows of little energy decide it (one value that is ten times too small can change the
-order), and a device with a missing row loses that row's whole share. :mod:`deepen.scoring.relative` does neither.
+Such a sum has two weaknesses: rows of little energy dominate it (one value that is ten times too small can change the
+order), and a device with a missing row loses that row's whole share. :mod:`deepen.scoring.relative` has neither.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ class InferencesPerJoule:
     Attributes:
         device: Device.
         rows: Rows with an energy.
-        missing: Rows other devices have and this one has not; its sum is smaller for each of them.
+        missing: Rows that other devices have and this one lacks; each of them makes its sum smaller.
         value: Sum over rows of 1 / energy per inference, 1/J.
         largest_share: Share of the sum that comes from its largest row, 0..1.
-        largest_row: Which row that is.
+        largest_row: Workload of that row.
     """
 
     device: str
@@ -87,7 +86,7 @@ def sum_inferences_per_joule(table: AppTable) -> list[InferencesPerJoule]:
 
 
 def compare_with_published(scores: Sequence[InferencesPerJoule], published: Mapping[str, float]) -> ScoreAgreement:
-    """Compare the stand-in with published values of the same devices.
+    """Compare the substitute with published values of the same devices.
 
     Raises:
         DatasetError: If no device has both.

@@ -1,12 +1,12 @@
-"""PCS, the power consumption score: how far below its rated power a device stays.
+"""PCS, the power consumption score: the margin between a device's mean power and its rated power.
 
-``PCS = round(100 * mean over rows of (1 - mean power / TDP))``, larger is better. The formula was found from the
+``PCS = round(100 * mean over rows of (1 - mean power / TDP))``, larger is better. The formula was inferred from the
 figures on the DeepEn2023 site (SEC 2023, amai-gsu.github.io/DeepEn2023): it gives all eight published values, but only
-if the TDPs, listed in alphabetical order of the phones' names, are dealt out to the phones in the order of the table.
-Six of the eight phones were scored with another phone's TDP. :func:`compute_pcs` computes both.
+if the TDPs, listed in alphabetical order of the phones' names, are assigned to the phones in the order of the table.
+So six of the eight phones were scored with another phone's TDP. :func:`compute_pcs` computes both.
 
-The score rewards a large TDP, which is a property of the chip's data sheet and not of what it consumes; it falls
-below 0 where a device draws more than its TDP.
+The score rewards a large TDP, which is a property of the chip's data sheet and not of its consumption; it is below 0
+for a device that draws more than its TDP.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 TdpOrder = Literal["own", "published"]
-"""Each device with its own TDP, or as the published scores have it."""
+"""Each device with its own TDP (``own``), or with the one that the published scores used (``published``)."""
 
 _TDP = ("tdp_w", "tdp_w_printed")
 _DEVICE = ("device", "phone")
@@ -62,7 +62,7 @@ class PcsScore:
         rows: Rows with a power.
         mean_power_w: Mean power over them, watts.
         tdp_w: The device's own TDP, watts.
-        published_tdp_w: The TDP the published order gives it, watts.
+        published_tdp_w: The TDP that the published order assigns to it, watts.
         exact: Score with the own TDP, not rounded.
         own: Score with the own TDP.
         published_order: Score with the TDP of the published order.
@@ -78,12 +78,12 @@ class PcsScore:
     published_order: int
 
     def score(self, order: TdpOrder) -> int:
-        """The score in one of the orders."""
+        """Return the score for one of the orders."""
         return self.own if order == "own" else self.published_order
 
 
 def read_device_reference_values(path: str | Path, need_tdp: bool = True) -> DeviceReferenceValues:
-    """Read TDPs, and published scores where there are any, from a CSV file.
+    """Read TDPs, and published scores if there are any, from a CSV file.
 
     Columns: ``device`` (or ``phone``), ``tdp_w`` (or ``tdp_w_printed``), ``pcs_published``, ``iecs_published``.
 
@@ -93,7 +93,7 @@ def read_device_reference_values(path: str | Path, need_tdp: bool = True) -> Dev
 
     Raises:
         ConfigError: If there is no such file.
-        DatasetError: If a column is missing, or a figure is no number above zero.
+        DatasetError: If a column is missing, or a figure is not a number above zero.
     """
     file = Path(path)
     columns, lines = read_csv_rows(file)
@@ -130,7 +130,7 @@ def _parse_number(text: str, where: str, above_zero: bool) -> float:
 
 
 def assign_tdp_as_published(devices: Sequence[str], tdp_w: Mapping[str, float]) -> dict[str, float]:
-    """Deal out TDPs as the published scores did: in alphabetical order of the names, to the devices in table order.
+    """Assign TDPs as the published scores did: in alphabetical order of the names, to the devices in table order.
 
     Args:
         devices: Devices in table order.
@@ -144,7 +144,7 @@ def compute_pcs(table: AppTable, tdp_w: Mapping[str, float]) -> list[PcsScore]:
 
     Args:
         table: Rows of all devices; rows without a power do not count.
-        tdp_w: Device -> TDP, watts; more devices than there are rows for may be named.
+        tdp_w: Device -> TDP, watts; devices without rows are ignored.
 
     Raises:
         ConfigError: If a device has no TDP, with the names.
@@ -155,16 +155,16 @@ def compute_pcs(table: AppTable, tdp_w: Mapping[str, float]) -> list[PcsScore]:
         raise ConfigError(
             f"no TDP for {', '.join(lacking)}; add them to the file of --tdp (names as in the measurements)"
         )
-    # The order of the TDP file is that of the printed table; devices measured but scored elsewhere keep their place.
+    # The order of the TDP file is that of the published table; devices without rows are left out of it.
     listed = [d for d in tdp_w if d in set(table.devices)]
-    dealt = assign_tdp_as_published(listed, tdp_w)
+    assigned = assign_tdp_as_published(listed, tdp_w)
     scores = []
     for device, row in zip(table.devices, table.power_w, strict=True):
         known = row[~np.isnan(row)]
         if not known.size:
             raise DatasetError(f"{device} has no row with a mean power; measure some, or leave the device out")
         mean_w = float(known.mean())
-        own, other = tdp_w[device], dealt[device]
+        own, other = tdp_w[device], assigned[device]
         exact = 100 * (1 - mean_w / own)
         scores.append(
             PcsScore(

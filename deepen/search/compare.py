@@ -1,4 +1,4 @@
-"""Optimisers against each other: many seeds, medians, and whether the difference could be chance."""
+"""Compares optimisers over many seeds: medians, and tests of whether a difference could be chance."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ class OptimiserSeries:
 
     @property
     def hypervolume(self) -> float:
-        """Median over seeds, as a share of the box between ideal and reference point."""
+        """Median hypervolume over seeds, as a share of the box between ideal and reference point."""
         return float(np.median([r.quality.hypervolume for r in self.results]))
 
     @property
     def regret(self) -> float:
-        """Median over seeds."""
+        """Median regret over seeds."""
         return float(np.median([r.quality.regret for r in self.results]))
 
     @property
     def recall(self) -> float:
-        """Median over seeds."""
+        """Median recall over seeds."""
         return float(np.median([r.quality.recall for r in self.results]))
 
 
 @dataclass(frozen=True, slots=True)
 class OptimiserComparison:
-    """A series against another, seed by seed.
+    """Comparison of two series, seed by seed.
 
     Attributes:
-        optimiser: The one.
-        against: The other.
+        optimiser: Optimiser of the first series.
+        against: Optimiser of the second series.
         better: Seeds in which the one has the larger hypervolume.
         seeds: Number of seeds.
         p_value: Wilcoxon signed-rank test, two-sided, of the differences in hypervolume; 1 where all are equal.

@@ -109,7 +109,7 @@ def mark_nondominated(values: ArrayLike) -> NDArray[np.bool_]:
 
 
 def _sort_points(points: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows in lexicographic order of the points, and whether each of them is the first of its equals."""
+    """Sort rows lexicographically; returns the order, and whether each row is the first of equal ones."""
     order = np.lexsort(points.T[::-1])
     first = np.ones(len(points), dtype=bool)
     for column in points.T:
@@ -122,7 +122,7 @@ _BLOCK = 256
 
 
 def _filter_nondominated(ordered: Floats) -> NDArray[np.bool_]:
-    """The same for distinct points in lexicographic order, any number of objectives: block by block."""
+    """Mark nondominated points among distinct ones in lexicographic order, for any number of objectives, in blocks."""
     kept = np.zeros(len(ordered), dtype=bool)
     found = ordered[:0]
     for start in range(0, len(ordered), _BLOCK):
@@ -139,7 +139,7 @@ def _filter_nondominated(ordered: Floats) -> NDArray[np.bool_]:
 
 
 def find_pareto_front(values: ArrayLike) -> NDArray[np.int64]:
-    """Rows of the Pareto front, by the first objective; of equal points the first only.
+    """Find the rows of the Pareto front, by the first objective; of equal points, the first only.
 
     Args:
         values: Points, shape (n, objectives).
@@ -151,7 +151,7 @@ def find_pareto_front(values: ArrayLike) -> NDArray[np.int64]:
 
 
 def rank_fronts(values: ArrayLike) -> NDArray[np.int64]:
-    """Number of the front each point lies on: 0 for the Pareto front, 1 for that of the rest, and so on."""
+    """Rank points by front: 0 for the Pareto front, 1 for the front of the remaining points, and so on."""
     points = check_points(values)
     ranks = np.full(len(points), -1, dtype=np.int64)
     left = np.arange(len(points))
@@ -165,7 +165,7 @@ def rank_fronts(values: ArrayLike) -> NDArray[np.int64]:
 
 
 def compute_hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
-    """Volume dominated by points up to a reference point; points beyond it count nothing.
+    """Compute the volume that points dominate up to a reference point; points beyond it do not count.
 
     Args:
         values: Points, shape (n, objectives).
@@ -189,9 +189,9 @@ def compute_hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
 
 
 def compute_contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
-    """Hypervolume that a front loses without one of its points: SEMOA's Delta_r(x, P).
+    """Compute the hypervolume that a front loses without one of its points: SEMOA's Delta_r(x, P).
 
-    Dominated points count neither for nor against: they get zero and hide nothing. Of equal points each gets zero.
+    Dominated points get zero and do not change the contributions of others. Each of several equal points gets zero.
 
     Args:
         values: Points, shape (n, objectives).
@@ -229,7 +229,7 @@ def compute_contributions(values: ArrayLike, reference: ArrayLike) -> Floats:
 
 
 def find_extremes(values: ArrayLike) -> NDArray[np.int64]:
-    """Row of the best point in each objective alone; among equals the one that is best in the others.
+    """Find the row of the best point in each objective; of equal ones, the best in the other objectives.
 
     Returns:
         Shape (objectives,).
@@ -249,11 +249,11 @@ def find_extremes(values: ArrayLike) -> NDArray[np.int64]:
 
 
 def find_knee(values: ArrayLike) -> int:
-    """Row of the knee: the point of the front farthest below the plane through the extremes.
+    """Find the row of the knee: the point of the front farthest below the plane through the extremes.
 
     Objectives are scaled so that the front spans 0..1 in each; for two, the line through the extremes is then sum = 1
     (I. Das, "On characterizing the 'knee' of the Pareto curve based on Normal-Boundary Intersection", Structural
-    Optimization 18, 1999). For more, the plane sum = 1 stands for it.
+    Optimization 18, 1999). For more objectives, the plane sum = 1 is used as well.
 
     Raises:
         ConfigError: If there is no point.
@@ -287,7 +287,7 @@ class FrontQuality:
 
 
 def assess_front(found: ArrayLike, truth: ArrayLike, reference: ArrayLike | None = None) -> FrontQuality:
-    """Compare points found with all points that exist.
+    """Assess the points found against all points.
 
     Args:
         found: Points found, shape (k, objectives).

@@ -1,7 +1,7 @@
 """The energy of models over their whole life: training and use together.
 
-``candidates`` are what is compared, ``reading`` reads them, ``compute_greenness`` is the metric, ``envelope`` finds the
-best one for every usage at once, ``spread`` carries uncertainties through, ``analysis`` puts all of it together.
+``candidates`` are the models compared, ``reading`` reads them, ``greenness`` is the metric, ``envelope`` finds the best
+candidate for every usage, ``spread`` propagates uncertainties, ``analysis`` combines them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From candidates to an answer: who is best at which usage, where that changes, and how sure it is."""
+"""Analyses candidates: the best one at each usage, the break-even points, and their uncertainties."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deepen.scoring.lifecycle.spread import CrossingSpread, DrawnLines, find_pot
 
 __all__ = ["BreakEven", "Lifecycle", "RankedCandidate", "UsageRegime", "analyse_lifecycle"]
 
-_MOST_EXACT = 1000  # boundaries computed with 60 digits; more of them nobody reads
+_MOST_EXACT = 1000  # largest number of boundaries that are computed with 60 digits
 _MOST_DRAWN = 4_000_000  # figures drawn at once: two arrays of 32 MB
 _DRAWS = 2000
 
@@ -28,10 +28,10 @@ class BreakEven:
     """Usage at which two candidates cost the same.
 
     Attributes:
-        a: Candidate that is better below, or the better one of the two where there is no break-even.
+        a: Candidate that is better below it, or at every usage if there is no break-even.
         b: The other one.
-        inferences: Break-even point; ``nan`` where ``a`` is better at every usage, or both are the same.
-        spread: The same over draws; ``None`` where no uncertainties were given.
+        inferences: Break-even point; ``nan`` if ``a`` is better at every usage, or both are the same.
+        spread: Its distribution over draws; ``None`` if no uncertainties were given.
     """
 
     a: str
@@ -41,7 +41,7 @@ class BreakEven:
 
     @property
     def words(self) -> str:
-        """In a sentence."""
+        """Text of one sentence."""
         if math.isnan(self.inferences):
             return f"{self.a} is at least as good as {self.b} at every usage{self._doubt(never=True)}"
         return f"{self.b} overtakes {self.a} at {spell_count(self.inferences)} inferences{self._doubt()}"
@@ -57,17 +57,17 @@ class BreakEven:
 
 @dataclass(frozen=True, slots=True)
 class UsageRegime:
-    """A stretch of usage in which one candidate is best.
+    """A range of usage in which one candidate is best.
 
     Attributes:
         candidate: The best one.
-        start: From this many inferences.
-        end: To this many; infinite for the last regime.
+        start: First number of inferences.
+        end: Last number of inferences; infinite for the last regime.
         equal: Candidates that cost the same everywhere.
-        confidence: Share of draws in which the candidate is the best in the middle of the regime; ``nan`` where no
+        confidence: Share of draws in which the candidate is the best in the middle of the regime; ``nan`` if no
             uncertainties were given.
-        start_spread: Where the regime begins, over draws; ``None`` for the first one, or without uncertainties.
-        word: ``cheapest`` where only energy decides, else ``best``.
+        start_spread: Distribution of ``start`` over draws; ``None`` for the first one, or without uncertainties.
+        superlative: ``cheapest`` if only energy decides, else ``best``.
     """
 
     candidate: str
@@ -80,7 +80,7 @@ class UsageRegime:
 
     @property
     def words(self) -> str:
-        """In a sentence, without uncertainties."""
+        """Text of one sentence, without uncertainties."""
         name = " = ".join([self.candidate, *self.equal])
         if self.start == 0 and math.isinf(self.end):
             return f"{name}: {self.superlative} at every usage"
@@ -99,12 +99,12 @@ class RankedCandidate:
     Attributes:
         rank: 1 is the best.
         candidate: Name.
-        greenness: G, accuracy^tau per joule (per gram where carbon is ranked).
+        greenness: G, accuracy^tau per joule (per gram if carbon is ranked).
         training_j: Energy spent once, PUE applied, joules.
         inference_j: Energy of all inferences, PUE applied, joules.
-        energy_j: Both.
+        energy_j: Sum of both.
         carbon_g: CO2e of both, grams; ``nan`` without carbon intensities.
-        probability: Share of draws in which it is the best; ``nan`` where no uncertainties were given.
+        probability: Share of draws in which it is the best; ``nan`` if no uncertainties were given.
     """
 
     rank: int
@@ -125,10 +125,10 @@ class Lifecycle:
         candidates: The candidates compared.
         conditions: Conditions common to them.
         envelope: The lower envelope of all lines.
-        regimes: Stretches of usage, ascending, without gaps from 0 on.
+        regimes: Ranges of usage, ascending, without gaps from 0 on.
         source: The weakest label among the candidates.
-        draws: Lines drawn; ``None`` where no uncertainties were given.
-        warnings: What a reader should know.
+        draws: Lines drawn; ``None`` if no uncertainties were given.
+        warnings: Warnings for the user.
     """
 
     candidates: LifecycleCandidates
@@ -140,7 +140,7 @@ class Lifecycle:
     warnings: tuple[str, ...] = ()
 
     def never_best(self) -> list[str]:
-        """Candidates that are best at no usage, whatever it is."""
+        """List the candidates that are best at no usage."""
         some = set(self.envelope.lines).union(*map(set, self.envelope.tied))
         return [n for i, n in enumerate(self.candidates.names) if i not in some]
 
@@ -154,11 +154,11 @@ class Lifecycle:
         if i == j:
             raise ConfigError(f"'{a}' is compared with itself; name two candidates")
         once, each = compute_cost_lines(self.candidates, self.conditions)
-        if (once[j], each[j]) < (once[i], each[i]):  # the better one without any use comes first
+        if (once[j], each[j]) < (once[i], each[i]):  # the one that is better at usage 0 comes first
             i, j = j, i
         at = compute_break_even(self.candidates, self.conditions, i, j)
         if once[i] == once[j] and each[i] != each[j]:
-            at = math.nan  # equal at no use at all, and one is better from then on
+            at = math.nan  # equal at usage 0, and one is better from there on
         spread = None
         if self.candidates.uncertain:
             have = self.draws
@@ -172,14 +172,14 @@ class Lifecycle:
         return BreakEven(self.candidates.names[i], self.candidates.names[j], at, spread)
 
     def at(self, inferences: float, top: int | None = None) -> list[RankedCandidate]:
-        """Ranking at one usage, best first.
+        """Rank candidates at one usage, best first.
 
         Args:
             inferences: Number of inferences in a life cycle, from 0 up.
-            top: How many to tell; all where not given.
+            top: Number of candidates to return; default: all.
 
         Raises:
-            ConfigError: If the usage is no number from 0 up.
+            ConfigError: If the usage is not a number from 0 up.
         """
         if not 0 <= inferences < math.inf:
             raise ConfigError(f"a usage of {inferences:g} inferences is not a number from 0 up")
@@ -210,7 +210,7 @@ class Lifecycle:
         return found
 
     def orders(self, most: int = 64) -> list[tuple[float, float, tuple[str, ...]]]:
-        """The order of all candidates at every usage: ``(from, to, names, best first)``.
+        """List the order of all candidates at every usage: ``(from, to, names, best first)``.
 
         Raises:
             ConfigError: If there are more than ``most`` candidates: orders grow with the square of their number.
@@ -230,10 +230,15 @@ def analyse_lifecycle(
 ) -> Lifecycle:
     """Rank candidates over all usage intensities.
 
+    1. Find the lower envelope of the candidates' cost lines, with exact boundaries.
+    2. If uncertainties are given, draw lines for all candidates that may be best somewhere.
+    3. Collect warnings.
+    4. Make the regimes.
+
     Args:
-        candidates: What to compare.
-        conditions: Weight of accuracy, PUE, carbon; plain energy with tau = 1 where not given.
-        draws: Monte Carlo draws, where any uncertainty is given.
+        candidates: Candidates to compare.
+        conditions: Weight of accuracy, PUE, carbon; plain energy with tau = 1 if not given.
+        draws: Number of Monte Carlo draws, if any uncertainty is given.
         seed: Their seed.
 
     Raises:
@@ -241,10 +246,12 @@ def analyse_lifecycle(
     """
     if draws < 100:
         raise ConfigError(f"{draws} draws tell no 95 % interval; give at least 100")
+    # 1
     held = conditions or LifecycleConditions()
     once, each = compute_cost_lines(candidates, held)
     envelope = find_lower_envelope(once, each)
     envelope = replace(envelope, breaks=_compute_exact_breaks(candidates, held, envelope))
+    # 2
     warnings = list(candidates.notes)
     drawn = None
     if candidates.uncertain:
@@ -255,6 +262,7 @@ def analyse_lifecycle(
                 f"{which.size} candidates are within reach of being best; {fitting} draws instead of {draws}"
             )
         drawn = sample_lines(candidates, held, which, min(draws, fitting), seed)
+    # 3
     free = not candidates.training_j.any()
     if free:
         warnings.append(
@@ -262,6 +270,7 @@ def analyse_lifecycle(
         )
     if len(set(candidates.sources)) > 1:
         warnings.append(f"energies of different kinds are compared: {', '.join(sorted(set(candidates.sources)))}")
+    # 4
     regimes = _list_regimes(candidates, held, envelope, drawn)
     return Lifecycle(candidates, held, envelope, regimes, candidates.source, drawn, tuple(warnings))
 
@@ -269,12 +278,12 @@ def analyse_lifecycle(
 def _compute_exact_breaks(
     candidates: LifecycleCandidates, conditions: LifecycleConditions, envelope: LowerEnvelope
 ) -> NDArray[np.float64]:
-    """Boundaries with 60 digits where there are few enough of them, else as the lines give them."""
+    """Compute boundaries with 60 digits if there are at most :data:`_MOST_EXACT`; else keep those of the envelope."""
     if envelope.breaks.size > _MOST_EXACT:
         return envelope.breaks
     pairs = zip(envelope.lines, envelope.lines[1:], strict=False)
     exact = np.array([compute_break_even(candidates, conditions, i, j) for i, j in pairs], dtype=np.float64)
-    # Lines are rounded once when accuracy divides them; a boundary that this has turned into none keeps its place.
+    # Lines are rounded when they are divided by accuracy; a boundary that exists only because of that stays as it is.
     return np.maximum.accumulate(np.where(np.isnan(exact), envelope.breaks, exact)) if exact.size else exact
 
 
@@ -285,12 +294,12 @@ def _list_regimes(
     even = conditions.tau == 0 or bool(np.ptp(candidates.accuracy) == 0)
     word = "cheapest" if even and conditions.objective == "energy" else "best"
     edges = [0.0, *envelope.breaks.tolist(), math.inf]
-    told = len(envelope.lines) <= _MOST_EXACT  # nobody asks how sure each of ten thousand regimes is
+    few = len(envelope.lines) <= _MOST_EXACT  # confidences of thousands of regimes would take long and serve no reader
     found = []
     for k, i in enumerate(envelope.lines):
         start, end = edges[k], edges[k + 1]
         confidence, spread = math.nan, None
-        if drawn is not None and told:
+        if drawn is not None and few:
             confidence = drawn.best(_geometric_middle(start, end)).get(i, 0.0)
             spread = drawn.crossing(envelope.lines[k - 1], i) if k else None
         equal = tuple(names[t] for t in envelope.tied[k])
@@ -299,7 +308,7 @@ def _list_regimes(
 
 
 def _geometric_middle(start: float, end: float) -> float:
-    """Geometric middle; a tenth of the first boundary, ten times the last one."""
+    """Return the geometric middle; a tenth of the first boundary, ten times the last one."""
     if math.isinf(end):
         return 10 * start
     return end / 10 if start == 0 else math.sqrt(start * end)

@@ -1,4 +1,4 @@
-"""Candidates: models that do the same task, with what they cost once and what they cost each time."""
+"""Candidates: models for the same task, with the energy they need once and the energy of each inference."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deepen.records import Source, find_weakest_source
 __all__ = ["PARTS", "LifecycleCandidates"]
 
 PARTS = ("training", "search", "retraining")
-"""What is spent once in a life cycle: base training, compression or architecture search, retraining."""
+"""Parts of the energy spent once in a life cycle: base training, compression or architecture search, retraining."""
 
 _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class LifecycleCandidates:
-    """Models to choose from; arrays, so that a hundred thousand are no burden.
+    """Models to choose from, as arrays, so that there may be a hundred thousand.
 
     Attributes:
         names: Name of each, all different.
@@ -32,9 +32,9 @@ class LifecycleCandidates:
         accuracy_u: Standard uncertainty of the accuracy; shape (n,), zeros where not given.
         parts_u_j: Standard uncertainties of ``parts_j``; shape (n, 3).
         inference_u_j: Standard uncertainty of ``inference_j``; shape (n,).
-        pue_included: PUE that ``parts_j`` contains already (1 where it is the energy of the machine); shape (n,).
-        sources: Label of each; shorter than ``names`` where all have the first one's.
-        notes: What a reader of the result should know of them.
+        pue_included: PUE that ``parts_j`` contains already (1 if it is the energy of the machine); shape (n,).
+        sources: Label of each; a single one if all have the same.
+        notes: Warnings for the user of the result.
     """
 
     names: tuple[str, ...]
@@ -118,7 +118,7 @@ class LifecycleCandidates:
             raise make_unknown_name_error("candidate", name, self.names[:1000]) from None
 
     def take(self, which: Sequence[int] | NDArray[np.intp]) -> LifecycleCandidates:
-        """Some of the candidates, in the order given.
+        """Take some of the candidates, in the order given.
 
         Raises:
             ConfigError: If none are chosen.
@@ -141,7 +141,7 @@ class LifecycleCandidates:
         )
 
     def filter_by_accuracy(self, accuracy: float) -> LifecycleCandidates:
-        """Candidates of at least this accuracy.
+        """Take the candidates of at least this accuracy.
 
         Raises:
             ConfigError: If there are none.

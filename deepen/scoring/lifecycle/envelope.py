@@ -1,10 +1,13 @@
-"""The lower envelope of straight lines over x >= 0: which is lowest where, for every x at once.
+"""The lower envelope of straight lines over x >= 0: the lowest line for every x.
 
-A line ``a + b x`` with a and b from 0 up is lowest somewhere on x >= 0 only if the point (a, b) lies on the lower left
-part of the convex hull of all points: no sweep over x is needed. Points that another one dominates go first, by
-sorting; the hull is Andrew's monotone chain (Information Processing Letters 9, 1979). Whether three points turn left is
-decided in floating point where its sign is certain, and in rational numbers where it is not, so that the result is
-the envelope of exactly the lines given.
+A line ``a + b x`` with a and b from 0 up is lowest somewhere on x >= 0 only if the point (a, b) is on the lower left
+part of the convex hull of all points, so no sweep over x is needed.
+
+1. Points that another one dominates are removed by sorting.
+2. The hull of the rest is computed by Andrew's monotone chain (Information Processing Letters 9, 1979). The turn of
+   three points is computed in floating point if its sign is certain, else in rational numbers, so that the result is
+   the envelope of exactly the lines given.
+3. Breaks are the crossings of neighbours on the hull.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ class LowerEnvelope:
 
     Attributes:
         lines: Indices of the lines that are lowest somewhere, by ascending x; shape (m,).
-        breaks: Where the next one takes over; float64, shape (m - 1,).
-        tied: For each of them, lines that are the same everywhere.
+        breaks: x at which the next line becomes the lowest; float64, shape (m - 1,).
+        tied: For each of ``lines``, the lines that equal it everywhere.
     """
 
     lines: tuple[int, ...]
@@ -39,7 +42,7 @@ class LowerEnvelope:
     tied: tuple[tuple[int, ...], ...]
 
     def at(self, x: float | _Floats) -> NDArray[np.intp]:
-        """Index of the lowest line at x; where two are equal, the one that is lowest above x."""
+        """Index of the lowest line at x; of two equal ones, the one that is lowest above x."""
         return np.asarray(self.lines, dtype=np.intp)[np.searchsorted(self.breaks, x, side="right")]
 
 
@@ -55,17 +58,19 @@ def find_lower_envelope(a: _Floats, b: _Floats) -> LowerEnvelope:
     """
     if a.size == 0:
         raise ValueError("an envelope needs at least one line")
+    # 1. Intercepts are ascending, so a line that is not flatter than all before it is nowhere below them.
     order = np.lexsort((np.arange(a.size), b, a))
     slopes = b[order]
-    # Ascending intercepts: a line that is not flatter than all before it is nowhere below them.
     flatter = np.concatenate([[True], slopes[1:] < np.minimum.accumulate(slopes)[:-1]])
     candidates = order[flatter]
+    # 2
     hull: list[int] = []
     xs, ys = a[candidates].tolist(), b[candidates].tolist()
     for k in range(len(xs)):
         while len(hull) >= 2 and not _lies_below_chord(xs, ys, hull[-2], hull[-1], k):
             hull.pop()
         hull.append(k)
+    # 3
     chosen = candidates[hull]
     breaks = np.diff(a[chosen]) / -np.diff(b[chosen])
     return LowerEnvelope(tuple(int(i) for i in chosen), np.maximum.accumulate(breaks), _find_ties(a, b, chosen))
@@ -98,7 +103,7 @@ def _find_ties(a: _Floats, b: _Floats, chosen: NDArray[np.intp]) -> tuple[tuple[
 
 
 def list_orders(a: _Floats, b: _Floats) -> list[tuple[float, float, tuple[int, ...]]]:
-    """The order of all lines, lowest first, for every x >= 0.
+    """List the order of all lines, lowest first, for every x >= 0.
 
     Args:
         a: Intercepts; float64, shape (n,); the number of orders grows with n squared.

@@ -35,11 +35,11 @@ class LifecycleConditions:
 
     Attributes:
         tau: Weight of accuracy against energy; 0 leaves accuracy out.
-        training_pue: Power usage effectiveness where training runs: energy of the building over that of the machines.
-        inference_pue: The same where inference runs; 1 for a phone or a board.
-        training_g_per_kwh: Carbon intensity of the grid where training runs, gCO2e/kWh; ``nan`` where not asked for.
-        inference_g_per_kwh: Carbon intensity where inference runs, gCO2e/kWh.
-        objective: Rank by ``energy`` or by ``carbon``. They differ only where the two grids do.
+        training_pue: Power usage effectiveness at the place of training: energy of the building over the machines'.
+        inference_pue: The same at the place of inference; 1 for a phone or a board.
+        training_g_per_kwh: Carbon intensity of the grid at the place of training, gCO2e/kWh; ``nan`` if not needed.
+        inference_g_per_kwh: Carbon intensity of the grid at the place of inference, gCO2e/kWh.
+        objective: Rank by ``energy`` or by ``carbon``. The rankings differ only if the two grids do.
     """
 
     tau: float = 1.0
@@ -82,33 +82,33 @@ class LifecycleConditions:
 
 
 def compute_cost_lines(candidates: LifecycleCandidates, conditions: LifecycleConditions) -> tuple[_Floats, _Floats]:
-    """Intercept and slope of ``(TEC + MUI x IEC) / Acc^tau`` for each candidate; float64, shape (n,) each."""
+    """Compute intercept and slope of ``(TEC + MUI x IEC) / Acc^tau`` of each candidate; float64, shape (n,) each."""
     merit = candidates.accuracy**conditions.tau
     once = candidates.training_j * conditions.training_weight(candidates.pue_included) / merit
     return once, candidates.inference_j * conditions.inference_weight / merit
 
 
 def compute_greenness(candidates: LifecycleCandidates, conditions: LifecycleConditions, inferences: float) -> _Floats:
-    """G of each candidate at one usage intensity, 1/J (1/g where the objective is carbon); shape (n,)."""
+    """Compute G of each candidate at one usage intensity, 1/J (1/g if the objective is carbon); shape (n,)."""
     once, each = compute_cost_lines(candidates, conditions)
     with np.errstate(divide="ignore"):  # nothing was spent yet: infinitely green
         return np.asarray(1.0 / (once + inferences * each), dtype=np.float64)
 
 
 def compute_break_even(candidates: LifecycleCandidates, conditions: LifecycleConditions, a: int, b: int) -> float:
-    """Number of inferences at which two candidates are equally good.
+    """Compute the number of inferences at which two candidates are equally good.
 
     ``MUI* = (Acc_A^tau TEC_B - Acc_B^tau TEC_A) / (Acc_B^tau IEC_A - Acc_A^tau IEC_B)``, computed with 60 digits, so
     that the differences of nearly equal energies lose none of the 16 that a float has.
 
     Args:
         candidates: The candidates.
-        conditions: What holds for all.
-        a: One of the two.
-        b: The other one.
+        conditions: Conditions common to all.
+        a: Index of one of the two.
+        b: Index of the other one.
 
     Returns:
-        A number from 0 up; ``nan`` where one is better at every intensity, or both are the same.
+        A number from 0 up; ``nan`` if one is better at every intensity, or both are the same.
     """
     merit, once, each = zip(*(_compute_exact_terms(candidates, conditions, i) for i in (a, b)), strict=True)
     over = _EXACT.subtract(_EXACT.multiply(merit[0], once[1]), _EXACT.multiply(merit[1], once[0]))
@@ -122,9 +122,9 @@ def compute_break_even(candidates: LifecycleCandidates, conditions: LifecycleCon
 def _compute_exact_terms(
     candidates: LifecycleCandidates, conditions: LifecycleConditions, i: int
 ) -> tuple[Decimal, Decimal, Decimal]:
-    """``(Acc^tau, TEC, IEC)`` of a candidate, weighted, with 60 digits."""
+    """Compute ``(Acc^tau, TEC, IEC)`` of a candidate, weighted, with 60 digits."""
     merit = _EXACT.power(Decimal(float(candidates.accuracy[i])), Decimal(conditions.tau))
-    # The parts are added as floats, as they are everywhere else: a sum is what the candidate is said to cost.
+    # The parts are added as floats, as everywhere else, so that the sum equals the energy that is shown.
     pue = _EXACT.divide(Decimal(conditions.training_pue), Decimal(float(candidates.pue_included[i])))
     once = _EXACT.multiply(Decimal(float(candidates.training_j[i])), pue)
     each = _EXACT.multiply(Decimal(float(candidates.inference_j[i])), Decimal(conditions.inference_pue))

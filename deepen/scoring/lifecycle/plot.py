@@ -1,4 +1,4 @@
-"""Draw a life cycle: energy per inference served over usage, and how sure each regime is."""
+"""Plots a life cycle: energy per inference over usage, and the probability of each candidate to be best."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _Floats = NDArray[np.float64]
 
 
 def plot_lifecycle(result: Lifecycle, path: str | Path) -> Path:
-    """Draw total cost over usage, with the regimes, and the probability of being best where uncertainties are known.
+    """Plot total cost over usage, with the regimes, and the probability of being best if uncertainties are known.
 
     Args:
-        result: What to draw.
+        result: Analysis to plot.
         path: ``.svg``, ``.png`` or ``.pdf``; replaced if it exists.
 
     Returns:
@@ -69,7 +69,7 @@ def plot_lifecycle(result: Lifecycle, path: str | Path) -> Path:
 
 
 def _choose_usages(result: Lifecycle) -> _Floats:
-    """Usages to draw: well around every boundary; without one, around where use costs as much as training."""
+    """Choose the range of usage: all boundaries with a margin; without any, around equal energy of use and training."""
     breaks = result.envelope.breaks[result.envelope.breaks > 0]
     if breaks.size:
         low, high = float(breaks.min()), float(breaks.max())
@@ -81,7 +81,7 @@ def _choose_usages(result: Lifecycle) -> _Floats:
 
 
 def _choose_coloured(result: Lifecycle) -> list[int]:
-    """Candidates with a colour: those that are best somewhere, then those that come close in some draws."""
+    """Choose the candidates with a colour: those best somewhere, then those that are best in some draws."""
     found = list(result.envelope.lines)
     if result.draws is not None:
         share: dict[int, float] = {}

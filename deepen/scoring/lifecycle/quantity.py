@@ -1,4 +1,4 @@
-"""Energies and counts as people write them: ``12.5 kWh``, ``3.2 mJ``, ``3.1 million``."""
+"""Parses and spells energies and counts in everyday notation: ``12.5 kWh``, ``3.2 mJ``, ``3.1 million``."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = [
 _PREFIXES = {"n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 JOULES = {f"{p}{u}": f * j for u, j in (("J", 1.0), ("Wh", 3600.0)) for p, f in _PREFIXES.items()}
-"""Unit -> joules. Case tells mJ from MJ."""
+"""Unit -> joules. Case distinguishes mJ from MJ."""
 
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-zµμ%]*)\s*")
 _COUNT_WORDS = {"": 1.0, "thousand": 1e3, "k": 1e3, "million": 1e6, "M": 1e6, "billion": 1e9, "G": 1e9}
 
 
 def get_joules_per_unit(unit: str) -> float:
-    """Joules in a unit.
+    """Return the joules in a unit.
 
     Raises:
-        ConfigError: If it is no unit of energy.
+        ConfigError: If it is not a unit of energy.
     """
     if unit in JOULES:
         return JOULES[unit]
@@ -48,11 +48,11 @@ def parse_energy(text: str, unit: str = "") -> float:
     """Read an energy, joules.
 
     Args:
-        text: For example ``12.5 kWh``; a bare number where ``unit`` says what it is.
-        unit: Unit of a bare number; with none, a bare number is refused, except 0.
+        text: For example ``12.5 kWh``, or a bare number in ``unit``.
+        unit: Unit of a bare number; without it, a bare number is refused, except 0.
 
     Raises:
-        ConfigError: If it is no energy, or negative.
+        ConfigError: If it is not an energy, or negative.
     """
     value, written = _split_quantity(text)
     if not written and not unit and value != 0:
@@ -80,7 +80,7 @@ def parse_count(text: str) -> float:
     """Read a number of inferences: ``250000``, ``2.5e5``, ``3.1 million``, ``40k``, ``2M``.
 
     Raises:
-        ConfigError: If it is no count from 0 up.
+        ConfigError: If it is not a count from 0 up.
     """
     try:
         value, word = _split_quantity(text)
@@ -92,11 +92,11 @@ def parse_count(text: str) -> float:
 
 
 def spell_count(value: float, decimals: int = 1) -> str:
-    """A count in words with two or three digits: ``640``, ``12 thousand``, ``3.1 million``.
+    """Spell a count with two or three digits: ``640``, ``12 thousand``, ``3.1 million``.
 
     Args:
         value: The count.
-        decimals: Decimals of a count in thousands, millions, ...; more tell near counts apart.
+        decimals: Decimals of a count in thousands, millions, ...; more of them distinguish near counts.
     """
     if math.isinf(value):
         return "infinitely many"
@@ -113,13 +113,13 @@ def spell_count(value: float, decimals: int = 1) -> str:
 
 
 def spell_count_range(start: float, end: float) -> tuple[str, str]:
-    """Two counts in words, with as many decimals as it takes to tell them apart (six at most)."""
-    said = spell_count(start), spell_count(end)
+    """Spell two counts, with as many decimals as it takes to distinguish them (six at most)."""
+    spelt = spell_count(start), spell_count(end)
     for decimals in range(2, 7):
-        if said[0] != said[1]:
+        if spelt[0] != spelt[1]:
             break
-        said = spell_count(start, decimals), spell_count(end, decimals)
-    return said
+        spelt = spell_count(start, decimals), spell_count(end, decimals)
+    return spelt
 
 
 def _format_digits(value: float, decimals: int) -> str:

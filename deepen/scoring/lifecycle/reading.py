@@ -1,26 +1,26 @@
-"""Read candidates from a CSV or a TOML file.
+"""Reads candidates from a CSV or a TOML file.
 
 Each candidate (a line, or a ``[[candidate]]`` table) has:
 
 ``name``
-    Different for each.
+    A name of its own for each candidate.
 ``accuracy``
     A share such as ``0.741``, or ``74.1 %``.
 ``training``, ``search`` (or ``compression``), ``retraining``
     Energy spent once, with its unit: ``12.5 kWh``. In a CSV, the unit may be in the header instead:
-    ``training_kwh``, ``inference_mJ``. An empty cell is no energy. ``training`` may also name the JSON file that
-    ``deepen.measure_training`` wrote (``training_run`` in either format).
+    ``training_kwh``, ``inference_mJ``. An empty cell means no energy. Instead of ``training``, ``training_run`` may
+    name the JSON file that ``deepen.measure_training`` wrote.
 ``inference``
     Energy per inference; or, instead of it, ``record`` (the output of ``deepen profile --json``) or ``model`` (a model
     file, predicted with the predictor that is given).
 ``accuracy_uncertainty``, ``training_uncertainty``, ... ``inference_uncertainty``
     Standard uncertainties: an energy with its unit, or a share of the value such as ``5 %``.
 ``pue_included``
-    PUE that the training energies contain already; 1 by default.
+    PUE already contained in the training energies; 1 by default.
 ``source``
     measured (by default), modelled or simulated.
 
-Other columns are ignored. Paths start at the file's own folder.
+Other columns are ignored. Paths are relative to the file's own folder.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _CandidateColumn:
-    """One column of a file: what it holds, and the unit of its bare numbers."""
+    """One column of a file: its field, the unit of its bare numbers, and its cells."""
 
     field: str
     unit: str
@@ -70,6 +70,12 @@ class _CandidateColumn:
 
 def read_candidates(path: str | Path, predictor: str | Predictor | None = None) -> LifecycleCandidates:
     """Read candidates from a ``.toml`` file, or else a CSV file.
+
+    1. Read the columns; name and accuracy are needed.
+    2. Parse the accuracies and the energies spent once, with their uncertainties; compression counts as search.
+    3. Parse the inference energies and the labels.
+    4. Fill in energies from files of training runs and records.
+    5. Predict the inference energies of models that have none; then none may be missing.
 
     Args:
         path: The file.
@@ -80,6 +86,7 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
         DatasetError: If a candidate lacks a figure, or a figure is out of range.
         GraphError, PredictorError: If a model cannot be predicted.
     """
+    # 1
     file = Path(path)
     places, columns = _read_toml(file) if file.suffix.lower() == ".toml" else _read_csv(file)
     table = {c.field: c for c in columns}
@@ -87,6 +94,7 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
     for needed in ("name", "accuracy"):
         if needed not in table:
             raise DatasetError(f"{file}: no {needed}; each candidate needs a name, an accuracy and an inference energy")
+    # 2
     accuracy = _parse_accuracies(table["accuracy"], places)
     accuracy_u = _parse_uncertainties(table, "accuracy", accuracy, places)
     parts, parts_u = np.zeros((n, len(PARTS))), np.zeros((n, len(PARTS)))
@@ -96,14 +104,17 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
             value = _parse_energies(table[name], places, 0.0)
             parts[:, column] += value
             parts_u[:, column] = np.hypot(parts_u[:, column], _parse_uncertainties(table, name, value, places))
+    # 3
     inference = _parse_energies(table["inference"], places, math.nan) if "inference" in table else np.full(n, np.nan)
     inference_u = _parse_uncertainties(table, "inference", inference, places)
     sources: list[Source] = ["measured"] * n
     if "source" in table:
         sources = [_parse_source(t, place) for t, place in zip(table["source"].cells, places, strict=True)]
+    # 4
     base = file.parent
     _fill_training_energies(base, _get_texts(table, "training_run", n), places, parts, parts_u, sources)
     _fill_recorded_energies(base, _get_texts(table, "record", n), places, inference, inference_u, sources)
+    # 5
     _predict_missing_energies(base, _get_texts(table, "model", n), places, inference, inference_u, sources, predictor)
     lacking = np.flatnonzero(np.isnan(inference))
     if lacking.size:
@@ -147,7 +158,7 @@ def _read_csv(file: Path) -> tuple[list[str], list[_CandidateColumn]]:
 
 
 def _parse_field(name: str, file: Path) -> tuple[str, str] | None:
-    """Field and unit of a column; ``None`` for a column that says nothing here."""
+    """Return field and unit of a column; ``None`` for a column to ignore."""
     if name in _TEXTS:
         return name, ""
     if name in ("accuracy_percent", "accuracy_%"):
@@ -195,21 +206,21 @@ def _parse_numbers(
     default: float | None,
     scale: float | None,
 ) -> _Floats:
-    """Figures of a column; float64, shape (n,).
+    """Parse the figures of a column; float64, shape (n,).
 
     Args:
         column: The column.
-        places: Where each cell stands, for messages.
+        places: Location of each cell, for messages.
         parse: Reads one cell that is not empty.
-        default: What an empty cell stands for; ``None`` where it must not be empty.
-        scale: What a bare number is worth; ``None`` where it must have a unit. Whole columns of bare numbers are read
-            at once.
+        default: Value of an empty cell; ``None`` if it must not be empty.
+        scale: Factor for bare numbers; ``None`` if they must have a unit. Whole columns of bare numbers are read at
+            once.
     """
     if scale is not None:
         try:
             quick = np.array(column.cells, dtype=np.float64)
         except ValueError:
-            pass  # units, empty cells, or text: one by one, with an error that says where
+            pass  # units, empty cells, or text: read one by one, with an error that names the place
         else:
             if np.isfinite(quick).all():
                 return np.asarray(quick * scale, dtype=np.float64)
@@ -241,12 +252,12 @@ def _parse_accuracies(column: _CandidateColumn, places: Sequence[str]) -> _Float
 def _parse_uncertainties(
     table: Mapping[str, _CandidateColumn], field: str, value: _Floats, places: Sequence[str]
 ) -> _Floats:
-    """Standard uncertainties of a field: energies, or shares of the value written with a percent sign."""
+    """Parse the standard uncertainties of a field: energies, or shares of the value written with a percent sign."""
     column = table.get(f"{field}_uncertainty")
     if column is None:
         return np.zeros(len(places))
     relative = np.array([text.endswith("%") for text in column.cells])
-    if field == "accuracy":  # percent of accuracy are points
+    if field == "accuracy":  # a percentage is in points of accuracy
         return _parse_numbers(column, places, lambda text: parse_fraction(text, "uncertainty"), 0.0, 1.0)
     shares = np.array(
         [_parse_share(t, place) if r else 0.0 for t, r, place in zip(column.cells, relative, places, strict=True)]
@@ -287,7 +298,7 @@ def _parse_plain_number(text: str) -> float:
 
 
 def _read_energy_json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
-    """``energy_j``, ``uncertainty_j`` and ``source`` of a JSON document."""
+    """Read ``energy_j``, ``uncertainty_j`` and ``source`` of a JSON document."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         energy_j, u = float(data["energy_j"]), data.get("uncertainty_j")
@@ -339,7 +350,7 @@ def _predict_missing_energies(
     sources: list[Source],
     predictor: str | Predictor | None,
 ) -> None:
-    """Predict what has a model and no energy; a model beside a measured energy is only a remark."""
+    """Predict the energies of candidates that have a model and no energy; other models are ignored."""
     wanted = [k for k, text in enumerate(texts) if text and math.isnan(energy[k])]
     if not wanted:
         return

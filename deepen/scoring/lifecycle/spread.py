@@ -1,13 +1,13 @@
 """Uncertainty of a ranking: the uncertainties of the candidates propagated by Monte Carlo.
 
-Draws, not intervals, because a break-even point is a ratio of differences: where two inference energies are nearly the
-same, its denominator may have either sign, and the honest answer is a share of cases in which there is no break-even at
-all. Interval arithmetic knows only "anything", and a first-order formula an ellipse around a point that need not exist
-(JCGM 101:2008, section 5.10.1, asks for draws in this case).
+Draws are used because a break-even point is a ratio of differences: if two inference energies are nearly the same, its
+denominator may have either sign, and in a share of the cases there is no break-even at all. Interval arithmetic would
+give an unbounded interval, and a first-order formula an interval around a point that need not exist (JCGM 101:2008,
+section 5.10.1, prescribes draws in this case).
 
 Energies are drawn from log-normal distributions and accuracies from beta distributions, each with the given mean and
-standard uncertainty: neither leaves its range. All are drawn independently. Errors that candidates share (one meter's
-gain, one predictor's bias) cancel in a comparison, so that independent draws say too little rather than too much.
+standard uncertainty, so that neither leaves its range. All are drawn independently. Errors common to candidates (one
+meter's gain, one predictor's bias) cancel in a comparison, so independent draws overstate the uncertainty.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deepen.scoring.lifecycle.greenness import LifecycleConditions
 __all__ = ["CrossingSpread", "DrawnLines", "find_potential_best", "sample_lines"]
 
 _REACH = 5.0
-"""Standard uncertainties by which a candidate may be wrong and still count: one in 3.5 million."""
+"""Standard uncertainties within which a candidate may still be best; one in 3.5 million is farther off."""
 
 _Floats = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class CrossingSpread:
 
     Attributes:
         share: Share of draws in which they cross at all, at x >= 0.
-        low: 2.5th percentile of x among the draws in which they do; ``nan`` where they never do.
+        low: 2.5th percentile of x among the draws in which they do; ``nan`` if they never do.
         high: 97.5th percentile; ``nan`` likewise.
         always: Share of draws in which the first one is nowhere above the other.
     """
@@ -102,7 +102,7 @@ def find_potential_best(candidates: LifecycleCandidates, conditions: LifecycleCo
 def _shift_lines(
     candidates: LifecycleCandidates, conditions: LifecycleConditions, by: float
 ) -> tuple[_Floats, _Floats]:
-    """Lines with every figure ``by`` standard uncertainties away from its value, for better (-) or worse (+)."""
+    """Compute the lines with every figure ``by`` standard uncertainties off, for better (-) or worse (+)."""
     accuracy = candidates.accuracy - by * candidates.accuracy_u
     merit = np.clip(accuracy, 1e-12, 1.0) ** conditions.tau
     parts = sum(_evaluate_log_normal(candidates.parts_j[:, k], candidates.parts_u_j[:, k], by) for k in range(3))
@@ -114,7 +114,7 @@ def _shift_lines(
 
 
 def _evaluate_log_normal(mean: _Floats, u: _Floats, z: float | _Floats) -> _Floats:
-    """Value ``z`` standard deviations (of the logarithm) up a log-normal with this mean and standard deviation."""
+    """Evaluate a log-normal distribution of this mean and deviation at ``z`` standard deviations of the logarithm."""
     relative = np.divide(u, mean, out=np.zeros_like(mean), where=mean > 0)
     sigma = np.sqrt(np.log1p(relative**2))
     return np.asarray(mean * np.exp(sigma * z - sigma**2 / 2), dtype=np.float64)
@@ -127,9 +127,9 @@ def sample_lines(
 
     Args:
         candidates: The candidates.
-        conditions: What holds for all; taken as exact.
+        conditions: Conditions common to all; taken as exact.
         which: Indices of those to draw for, ascending.
-        draws: How many.
+        draws: Number of draws.
         seed: Seed.
     """
     generator = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """MS-EHVI: expected hypervolume improvement with mixed surrogates.
 
 As in "Bag of Baselines ..." (Izquierdo et al., AutoML workshop at ICML 2021), which EC-NAS compares with: an objective
-that costs nothing to know (a predicted energy, a count of parameters) is taken as it is; only the others get a
+with known values (a predicted energy, a count of parameters) is used as it is; only the others get a
 Gaussian process. The expected improvement is computed exactly, for any number of objectives: the region that is not
 dominated is a union of boxes between consecutive levels of the front, and for independent objectives
 
@@ -39,7 +39,7 @@ _LARGEST_FIT = 600
 
 
 def compute_lower_partial_moment(limit: Floats | float, mean: Floats, deviation: Floats) -> Floats:
-    """E[(limit - Y)+] of a normal Y; exact where the deviation is zero."""
+    """Compute E[(limit - Y)+] of a normal Y; exact if the deviation is zero."""
     from scipy.special import ndtr
 
     gap = np.asarray(limit - mean, dtype=np.float64)
@@ -50,10 +50,10 @@ def compute_lower_partial_moment(limit: Floats | float, mean: Floats, deviation:
 
 
 def compute_expected_improvement(points: Floats, reference: Floats, mean: Floats, deviation: Floats) -> Floats:
-    """Expected hypervolume improvement of candidates over points.
+    """Compute the expected hypervolume improvement of candidates over points.
 
     Args:
-        points: What is there, shape (k, objectives).
+        points: Points evaluated so far, shape (k, objectives).
         reference: Reference point, shape (objectives,).
         mean: Means of the candidates, shape (n, objectives).
         deviation: Standard deviations, the same shape; 0 for what is known.
@@ -83,7 +83,7 @@ def compute_expected_improvement(points: Floats, reference: Floats, mean: Floats
 
 
 class MsEhvi:
-    """See the module."""
+    """MS-EHVI; the module's docstring describes the method."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class MsEhvi:
         """Prepare.
 
         Args:
-            domain: Where to search.
+            domain: Domain of the search.
             seed: Seed of all draws.
             population: Networks per question.
             known: Objectives that cost nothing: number of the objective -> its value by architecture.
@@ -104,14 +104,14 @@ class MsEhvi:
         self._rng = np.random.default_rng(seed)
         self._size = population
         self._known = dict(known or {})
-        self._told: list[EvaluationResult] = []
+        self._evaluated: list[EvaluationResult] = []
         self._seen: set[str] = set()
         self._fitted = 0
         self._kernels: dict[int, object] = {}
 
     def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
-        left = _START - len(self._told)
+        left = _START - len(self._evaluated)
         archs = self._random(min(self._size, left)) if left > 0 else self._chosen()
         self._seen.update(archs)
         return [EvaluationRequest(arch) for arch in archs]
@@ -126,12 +126,12 @@ class MsEhvi:
 
     def tell(self, results: list[EvaluationResult]) -> None:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
-        self._told += [r for r in results if all(np.isfinite(r.values))]
+        self._evaluated += [r for r in results if all(np.isfinite(r.values))]
 
     def _pool(self) -> list[str]:
-        """Candidates: random ones, and neighbours of the front."""
-        values = np.array([t.values for t in self._told])
-        parents = [self._told[i].arch for i in find_pareto_front(values).tolist()]
+        """Draw candidates: random ones, and neighbours of the front."""
+        values = np.array([t.values for t in self._evaluated])
+        parents = [self._evaluated[i].arch for i in find_pareto_front(values).tolist()]
         near = [self._domain.mutate(parents[k % len(parents)], self._rng) for k in range(_POOL // 8)]
         if len(self._domain) and len(self._domain) <= _POOL:
             wide = list(self._domain.archs)
@@ -148,11 +148,11 @@ class MsEhvi:
         pool = self._pool()
         if not pool:
             return []
-        values = np.array([t.values for t in self._told])
+        values = np.array([t.values for t in self._evaluated])
         points, reference = scale_objectives(values)
         low, span = values.min(axis=0), np.where(np.ptp(values, axis=0) > 0, np.ptp(values, axis=0), 1.0)
         mean, deviation = np.empty((2, len(pool), values.shape[1]))
-        refit = len(self._told) >= _GROWTH * self._fitted
+        refit = len(self._evaluated) >= _GROWTH * self._fitted
         for j in range(values.shape[1]):
             if j in self._known:
                 mean[:, j] = [(self._known[j][a] - low[j]) / span[j] for a in pool]
@@ -160,7 +160,7 @@ class MsEhvi:
             else:
                 mean[:, j], deviation[:, j] = self._predict(j, points[:, j], pool, refit)
         if refit:
-            self._fitted = len(self._told)
+            self._fitted = len(self._evaluated)
         chosen: list[str] = []
         left = np.arange(len(pool))
         for _ in range(min(self._size, len(pool))):
@@ -179,7 +179,7 @@ class MsEhvi:
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-        told = self._told[-_LARGEST_FIT:]
+        recent = self._evaluated[-_LARGEST_FIT:]
         kernel = self._kernels.get(j) or ConstantKernel(1.0) * RBF(2.0, (0.3, 30.0)) + WhiteKernel(1e-2, (1e-6, 1.0))
         model = GaussianProcessRegressor(
             kernel,
@@ -189,7 +189,7 @@ class MsEhvi:
         )
         with warnings.catch_warnings():  # a length scale at its bound is no harm
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(self._features([t.arch for t in told]), y[-_LARGEST_FIT:])
+            model.fit(self._features([r.arch for r in recent]), y[-_LARGEST_FIT:])
         self._kernels[j] = model.kernel_
         mean, deviation = model.predict(self._features(pool), return_std=True)
         return np.asarray(mean), np.asarray(deviation)

@@ -20,7 +20,7 @@ class Nsga2:
         """Prepare.
 
         Args:
-            domain: Where to search.
+            domain: Domain of the search.
             seed: Seed of all draws.
             population: Networks per generation.
 
@@ -71,7 +71,7 @@ class Nsga2:
         return {"sampling": Draw(), "crossover": Cross(), "mutation": Change()}
 
     def _fresh(self, draw: str) -> str:
-        """A network not evaluated yet; empty if there is none left."""
+        """Return a network not evaluated yet; empty if there are none."""
         arch = self._domain.fresh(draw or self._domain.sample(self._rng), self._seen, self._rng) or ""
         self._seen.add(arch)
         return arch
@@ -89,10 +89,10 @@ class Nsga2:
         from pymoo.core.evaluator import Evaluator
         from pymoo.problems.static import StaticProblem
 
-        told = {r.arch: r.values for r in results}
+        values_of = {r.arch: r.values for r in results}
         # What could not be evaluated is worse than everything.
         worst = (1e300,) * self._domain.objectives
-        values = np.array([told.get(a, worst) for a in self._archs], dtype=np.float64)
+        values = np.array([values_of.get(a, worst) for a in self._archs], dtype=np.float64)
         values[~np.isfinite(values)] = 1e300
         Evaluator().eval(StaticProblem(self._problem, F=values), self._asked)
         self._algorithm.tell(infills=self._asked)

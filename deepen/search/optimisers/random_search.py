@@ -1,4 +1,4 @@
-"""Random search without repetition: what every other optimiser has to beat."""
+"""Random search without repetition: the baseline of every other optimiser."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ OPTIMISERS: Mapping[str, tuple[str, str]] = {
     "nsga2": ("deepen.search.optimisers.pymoo_nsga2", "Nsga2"),
     "tpe": ("deepen.search.optimisers.optuna_tpe", "Motpe"),
 }
-"""Name -> module and class; imported when it is asked for."""
+"""Name -> module and class, imported on first use."""
 
 
 def make_optimiser(
@@ -30,7 +30,7 @@ def make_optimiser(
 
     Args:
         name: One of :data:`OPTIMISERS`.
-        domain: Where to search.
+        domain: Domain of the search.
         seed: Seed of all draws.
         population: Networks per question or generation; default: the optimiser's own.
         options: Of the optimiser alone.

@@ -22,7 +22,7 @@ Budgeted = float | None
 
 
 class ShEmoa:
-    """See the module."""
+    """SH-EMOA; the module's docstring describes the method."""
 
     def __init__(self, domain: SearchDomain, seed: int = 0, population: int = 10) -> None:
         self._domain = domain
@@ -42,7 +42,7 @@ class ShEmoa:
 
     def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
-        if self._waiting:  # those that go on to this budget
+        if self._waiting:  # the members promoted to this budget
             archs, self._waiting = self._waiting, []
         elif len(self._members) < self._size and not self._steps:
             archs = self._draw(self._size - len(self._members))
@@ -77,7 +77,7 @@ class ShEmoa:
         return self._domain.fresh(child, self._seen[self._budget], self._rng)
 
     def _order(self) -> list[int]:
-        """Members, best first: by front, then by hypervolume contribution within the front."""
+        """Order members, best first: by front, then by hypervolume contribution within the front."""
         points, reference = scale_objectives(np.array([m.values for m in self._members]))
         ranks = rank_fronts(points)
         worth = np.zeros(len(points))
@@ -97,7 +97,7 @@ class ShEmoa:
             self._advance()
 
     def _advance(self) -> None:
-        """The better half goes on to the next budget; after the largest one a new round begins."""
+        """Promote the better half to the next budget; after the largest budget, a new round begins."""
         order = self._order() if self._members else []
         better = [self._members[i].arch for i in order[: max(len(order) // 2, 1)]]
         self._level = (self._level + 1) % len(self._budgets)

@@ -60,7 +60,7 @@ def build_table(
 
     Args:
         space: The space.
-        predictor: What to predict with.
+        predictor: The predictor.
         archs: Architectures; default: all of them.
         runtime: Runtime to split for; default: the predictor's own.
         title: A line.

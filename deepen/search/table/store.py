@@ -21,7 +21,7 @@ ROWS = "rows.parquet"
 
 
 def write_table(table: BenchmarkTable, folder: str | Path) -> Path:
-    """Write a table; a table that is there is replaced, a folder of something else is not.
+    """Write a table. An existing table is replaced; a folder with other contents is refused.
 
     Args:
         table: The table.

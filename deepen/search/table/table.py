@@ -27,8 +27,8 @@ class BenchmarkTable:
     """Figures of networks; read-only.
 
     Attributes:
-        manifest: What is said about it.
-        keys: ``hash`` and ``arch`` of every row, and those others of :data:`KEYS` that it has.
+        manifest: Metadata of the table.
+        keys: ``hash`` and ``arch`` of every row, and the other keys of :data:`KEYS` that the table has.
         data: Figures by column name, each of shape (rows,); NaN where missing.
     """
 
@@ -77,7 +77,7 @@ class BenchmarkTable:
 
     @cached_property
     def by_index(self) -> dict[int, str]:
-        """Hash of every number: the origin's own, else the position among the networks."""
+        """Hash of each network by number: the number of the origin, else the position among the networks."""
         if "index" in self.keys:
             return dict(zip(self.keys["index"].tolist(), self.keys["hash"].tolist(), strict=True))
         return dict(enumerate(self.hashes))
@@ -89,11 +89,11 @@ class BenchmarkTable:
 
     @cached_property
     def space(self) -> SearchSpace | None:
-        """The search space, where the table names one that can be opened."""
+        """Search space of the table; ``None`` if it names none."""
         return open_space(self.manifest.space) if self.manifest.space else None
 
     def column(self, name: str) -> TableColumn:
-        """A column by name.
+        """Look up a column by name.
 
         Raises:
             ConfigError: If there is none.
@@ -103,7 +103,7 @@ class BenchmarkTable:
         return self.columns[name]
 
     def values(self, key: str) -> Array:
-        """A key or figure of every row.
+        """Return a key or figure of every row.
 
         Raises:
             ConfigError: If there is no such column.
@@ -111,7 +111,7 @@ class BenchmarkTable:
         return self.keys[key] if key in self.keys else self.data[self.column(key).name]
 
     def find(self, arch: str) -> str:
-        """Hash of an architecture, also of one that the space writes in another way or that is isomorphic.
+        """Find the hash of an architecture, in any form that the space reads, or of one isomorphic to it.
 
         Raises:
             ConfigError: If it is not in the table.
@@ -126,7 +126,7 @@ class BenchmarkTable:
         raise ConfigError(f"architecture '{arch}' is not in the table; it has {len(self.hashes)} networks")
 
     def filter(self, where: Callable[[Mapping[str, Any]], bool] | None = None, **limits: Any) -> BenchmarkTable:
-        """Rows that fulfil conditions, as a table.
+        """Select the rows that fulfil conditions, as a table.
 
         Args:
             where: Called with each row as a dict.
@@ -155,12 +155,12 @@ class BenchmarkTable:
         return self.take(np.flatnonzero(mask))
 
     def take(self, rows: Array) -> BenchmarkTable:
-        """Some rows, as a table."""
+        """Take some rows, as a table."""
         keys = {k: v[rows] for k, v in self.keys.items()}
         return BenchmarkTable(self.manifest, keys, {k: v[rows] for k, v in self.data.items()})
 
     def row(self, number: int) -> dict[str, Any]:
-        """A row as plain values."""
+        """Return a row as plain values."""
         return {k: v[number].item() if hasattr(v[number], "item") else v[number] for k, v in self._all.items()}
 
     @cached_property
@@ -173,7 +173,7 @@ class BenchmarkTable:
             yield dict(zip(names, line, strict=True))
 
     def to_frame(self) -> pd.DataFrame:
-        """As a pandas DataFrame; units and labels in ``frame.attrs['columns']``."""
+        """Convert to a pandas DataFrame, with units and labels in ``frame.attrs['columns']``."""
         import dataclasses
 
         import pandas as pd
@@ -183,7 +183,7 @@ class BenchmarkTable:
         return frame
 
     def per_network(self, name: str, budget: float | None = None) -> Array:
-        """A figure of every network: the mean of its repeats at the last checkpoint of a budget.
+        """Return a figure of every network: the mean of its repeats at the last checkpoint of a budget.
 
         Args:
             name: Column.
@@ -202,12 +202,12 @@ class BenchmarkTable:
         return np.array([float(np.mean(values[rows])) if rows else np.nan for rows in groups])
 
     def repeats(self, name: str, budget: float | None = None) -> list[Array]:
-        """A figure of every network, each repeat on its own, in the order of :attr:`hashes`."""
+        """Return a figure of every network, each repeat on its own, in the order of :attr:`hashes`."""
         values = self.data[self.column(name).name].astype(np.float64)
         return [values[rows] for rows in self._final(budget)]
 
     def repeat_cv(self, name: str, budget: float | None = None) -> Array:
-        """Coefficient of variation (standard deviation over mean) of each network's repeats.
+        """Compute the coefficient of variation (standard deviation over mean) of each network's repeats.
 
         Returns:
             A share per network with at least two repeats.
@@ -216,11 +216,11 @@ class BenchmarkTable:
         return np.array([float(np.std(v, ddof=1) / np.mean(v)) for v in found])
 
     def _final(self, budget: float | None) -> list[list[int]]:
-        """Rows of each network at one budget and its last checkpoint, one per repeat."""
+        """Find the rows of each network at one budget and its last checkpoint, one per repeat."""
         return [self.final_rows(h, budget) for h in self.hashes]
 
     def final_rows(self, key: str, budget: float | None = None) -> list[int]:
-        """Rows of a network at a budget (default: its largest) and its last checkpoint, one per repeat."""
+        """Find the rows of a network at a budget (default: its largest) and its last checkpoint, one per repeat."""
         rows = self.rows_of[key]
         for name, wanted in (("budget", budget), ("checkpoint", None)):
             if name in self.keys and rows:
@@ -231,7 +231,7 @@ class BenchmarkTable:
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
-        """Budgets there are, rising; empty where the table has none."""
+        """Budgets of the table, ascending; empty if it has none."""
         return tuple(np.unique(self.keys["budget"]).tolist()) if "budget" in self.keys else ()
 
     def info(self) -> dict[str, Any]:
@@ -250,6 +250,6 @@ class BenchmarkTable:
         return document
 
     def archs_of(self, hashes: Sequence[str]) -> list[str]:
-        """Architecture of each hash."""
+        """Return the architecture of each hash."""
         archs = self.keys["arch"]
         return [str(archs[self.rows_of[h][0]]) for h in hashes]

@@ -15,7 +15,7 @@ __all__ = ["KEYS", "TableColumn", "TableManifest"]
 FORMAT = 1
 
 KEYS = ("hash", "arch", "index", "budget", "repeat", "checkpoint")
-"""Columns that say what a row is about: ``budget`` and ``checkpoint`` in epochs of training, ``repeat`` from 1."""
+"""Columns that identify a row: ``budget`` and ``checkpoint`` in epochs of training, ``repeat`` from 1."""
 
 Better = Literal["min", "max", ""]
 
@@ -59,7 +59,7 @@ class TableManifest:
     """Metadata of a table as a whole.
 
     Attributes:
-        space: Name of the search space (:func:`deepen.spaces.open_space`); empty where it has none.
+        space: Name of the search space (:func:`deepen.spaces.open_space`); empty if it has none.
         source: Weakest label of its columns.
         columns: The columns of figures.
         title: A line.
@@ -68,7 +68,7 @@ class TableManifest:
         origin: Where the figures come from.
         notes: What a reader should know.
         counts: Rows imported, rejected and so on, by reason.
-        report: What a surrogate said about itself; empty for other tables.
+        report: Report of the surrogate that made the table; empty for other tables.
     """
 
     space: str
@@ -83,15 +83,15 @@ class TableManifest:
     report: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Convert to plain JSON values."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, document: Any, where: str) -> TableManifest:
-        """Read what :meth:`to_json` made.
+        """Read the document that :meth:`to_json` made.
 
         Raises:
-            DatasetError: If it is something else, or of a newer deepen.
+            DatasetError: If it is not such a document, or of a newer deepen.
         """
         if not isinstance(document, dict) or not isinstance(document.get("format"), int):
             raise DatasetError(f"{where}: not the manifest of a table; name a folder that 'deepen table build' wrote")
