@@ -1,4 +1,4 @@
-"""The bench: a device behind a link, a meter on a pseudo-terminal, the truth, and what can go wrong."""
+"""The virtual bench: devices behind real links, meters on pseudo-terminals, the true energy, and faults to inject."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ LINKS: tuple[LinkKind, ...] = ("adb", "ssh", "local")
 METERS: tuple[MeterKind, ...] = ("lvpm", "ppk2")
 
 CLOCK_OFFSET_S, CLOCK_PPM = 4321.0, 25.0
-"""What the clock of a device over SSH or ADB shows beside the host's."""
+"""Clock of a device over SSH or ADB: offset from the host's (seconds) and drift (parts per million)."""
 
 METER_PPM = -30.0
 """Error of the emulated meter's clock."""
 
 MODEL_NAME = "virtual-bench"
-"""What a device over SSH or ADB calls itself."""
+"""Model name that a device over SSH or ADB reports."""
 
 _USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VOLTAGE_V: dict[MeterKind, float] = {"lvpm": 3.85, "ppk2": 4.2}
@@ -65,7 +65,7 @@ def _write_program(path: Path, text: str) -> None:
 
 
 def _list_child_processes(parent: int) -> list[int]:
-    """Processes a process has started."""
+    """Return the ids of the direct child processes of a process."""
     found = []
     for task in Path(f"/proc/{parent}/task").glob("[0-9]*/children"):
         with suppress(OSError):
@@ -100,10 +100,10 @@ class BenchDevice:
 
     Attributes:
         link: ``adb``, ``ssh`` or ``local``.
-        spec: What ``--device`` takes; empty for ``local``, which only :meth:`open` reaches.
-        meter: What ``--meter`` takes; stays the same when the meter is plugged out and in.
-        environment: Variables that a command needs to use it.
-        player: What plays its blocks, and the truth.
+        spec: Value for ``--device``; empty for ``local``, which only :meth:`open` reaches.
+        meter: Value for ``--meter``; stays the same when the meter is unplugged and plugged in again.
+        environment: Environment variables that a command needs to use the device.
+        player: Plays its blocks and keeps their true energy.
     """
 
     def __init__(
@@ -120,14 +120,14 @@ class BenchDevice:
 
         Args:
             folder: A new folder for its files; its path must be short and without spaces.
-            link: How it is reached.
-            meter: What measures it.
-            model: What it draws; ``None`` for the standard one.
+            link: Kind of link that reaches it.
+            meter: Kind of meter that measures it.
+            model: Its power model; ``None`` for the standard one.
             frequency_hz: Highest operating point allowed.
             seed: Seed of the meter's noise.
 
         Raises:
-            ConfigError: If something it needs is not here; the message says what and the cure.
+            ConfigError: If something it needs is not installed; the message names it and the cure.
             LinkError, MeterError: If something does not start.
         """
         self.link: LinkKind = link
@@ -161,17 +161,17 @@ class BenchDevice:
 
     @property
     def meter(self) -> str:
-        """What ``--meter`` takes."""
+        """Value for ``--meter``."""
         mode = "&mode=source" if self.meter_kind == "ppk2" else ""
         return f"{self.meter_kind}:{self._folder / 'meter'}?voltage_v={_VOLTAGE_V[self.meter_kind]:g}{mode}"
 
     @property
     def served(self) -> ServedEmulator:
-        """The emulator that runs now."""
+        """The emulator now running."""
         return self._served
 
     def plug(self) -> None:
-        """Plug a meter in: its port has the same name as before."""
+        """Plug a meter in, under the same port name as before."""
         self._meter.close()
         emulator, signal = _make_emulator(self.meter_kind, self._seed)
         signal.plan(monotonic_s(), *self.player.rest_plan())
@@ -182,7 +182,7 @@ class BenchDevice:
         self.player.plan = self._served.plan
 
     def unplug(self) -> None:
-        """Pull the meter's cable: its port is gone at once. The device works on."""
+        """Pull the meter's cable: its port disappears at once, and the device keeps running."""
         self._served.unplug()
 
     @staticmethod
@@ -192,77 +192,78 @@ class BenchDevice:
     # ---- the link ---------------------------------------------------------------------------------------------------
 
     def cut(self, out_s: float = 0.0) -> None:
-        """Cut the link, and keep it cut for a while.
+        """Cut the link, and keep it cut for ``out_s`` seconds.
 
         Raises:
-            ConfigError: If it has none that can be cut.
+            ConfigError: If the device is local.
         """
-        self._cable_of().cable.cut(out_s)
+        self._require_daemon().cable.cut(out_s)
 
     def restart(self, down_s: float = 0.0) -> None:
-        """Kill the daemon with everything that came of it, as when a device restarts, and start it after a while.
+        """Kill the daemon with all its descendants, as a restart does; start it again after ``down_s`` seconds.
 
         Raises:
-            ConfigError: If it has none.
+            ConfigError: If the device is local.
             LinkError: If it does not come back.
         """
-        self._cable_of().restart(down_s)
+        self._require_daemon().restart(down_s)
 
     def mend(self) -> None:
-        """Mend a link that was cut."""
-        self._cable_of().cable.mend()
+        """Restore a link that was cut."""
+        self._require_daemon().cable.mend()
 
     def open(self) -> ProxiedDevice | str:
-        """What ``open_session`` and ``profile`` take as a device."""
-        return self.spec or ProxiedDevice(shlex.split(self._through()))
+        """Return the device in the form that ``open_session`` and ``profile`` take."""
+        return self.spec or ProxiedDevice(shlex.split(self._make_proxy_command()))
 
     def truth(self, model: str | None = None) -> list[PlayedBlock]:
-        """Blocks played so far, of one model (see ``BlockPlayer.key``) or all."""
+        """Return the blocks played so far, of one model (a hash from ``BlockPlayer.key``) or of all."""
         return [b for b in self.player.blocks if model in (None, b.model)]
 
     def close(self) -> None:
-        """End everything."""
+        """Stop the daemon, the player and the meter."""
         if self._daemon is not None:
             self._daemon.close()
         self._stack.close()
 
-    def _cable_of(self) -> BenchDaemon:
+    def _require_daemon(self) -> BenchDaemon:
         if self._daemon is None:
             raise ConfigError("a local device has no link that could be cut; use ssh or adb")
         return self._daemon
 
-    def _through(self) -> str:
-        """Shell words of the proxy; a device over a link has a clock of its own."""
+    def _make_proxy_command(self) -> str:
+        """Return the shell words that run the proxy; a device over a link has a clock of its own."""
         clock = ("0", "0") if self.link == "local" else (f"{CLOCK_OFFSET_S:g}", f"{CLOCK_PPM:g}")
         return shlex.join([sys.executable, str(_PROXY), str(self.player.path), *clock])
 
     def _write_commands(self) -> None:
-        """Programs of the device: a Python whose runner goes through the proxy."""
+        """Write the device's programs: a Python that starts the runner through the proxy."""
         self._programs.mkdir()
         python = shlex.quote(sys.executable)
         case = (
-            f'case "$1" in\n  */runner.py) exec {self._through()} {python} "$@" ;;\n  *) exec {python} "$@" ;;\nesac\n'
+            f'case "$1" in\n  */runner.py) exec {self._make_proxy_command()} {python} "$@" ;;\n'
+            f'  *) exec {python} "$@" ;;\nesac\n'
         )
         for name in ("python3", "python"):
             _write_program(self._programs / name, case)
         self._write_identity()
 
     def _write_identity(self) -> None:
-        """Stand-ins for ``cat`` and ``uname``: a device tells its own name and serial number, not this machine's.
+        """Write stand-ins for ``cat`` and ``uname`` that report the device's own name and serial number.
 
-        Devices of one bench would else have one serial number among them, and would be held to be one device.
+        All devices of a bench would otherwise report this machine's serial number and be taken for one device.
         """
         serial = hashlib.sha256(str(self._folder).encode()).hexdigest()[:32]
         path = f"PATH={_USUAL_PATH} exec"
-        told = f'[ "$#" -eq 1 ] && [ "$1" = /etc/machine-id ] && {{ echo {serial}; exit; }}'
-        _write_program(self._programs / "cat", f'{told}\n{path} cat "$@"\n')
-        told = f'[ "$#" -eq 1 ] && [ "$1" = -n ] && {{ echo {MODEL_NAME}; exit; }}'
-        _write_program(self._programs / "uname", f'{told}\n{path} uname "$@"\n')
+        reply = f'[ "$#" -eq 1 ] && [ "$1" = /etc/machine-id ] && {{ echo {serial}; exit; }}'
+        _write_program(self._programs / "cat", f'{reply}\n{path} cat "$@"\n')
+        reply = f'[ "$#" -eq 1 ] && [ "$1" = -n ] && {{ echo {MODEL_NAME}; exit; }}'
+        _write_program(self._programs / "uname", f'{reply}\n{path} uname "$@"\n')
 
     def use_c_runner(self) -> None:
         """Let ``crunner`` and ``crunner-litert`` go through the bench too, by :attr:`override_environment`.
 
-        What :meth:`open` returns for ``local`` needs none of this.
+        The device that :meth:`open` returns for ``local`` needs none of this.
 
         Raises:
             ConfigError: If the C runner cannot be built here.
@@ -271,21 +272,21 @@ class BenchDevice:
         from deepen.devices.runtimes.c_runner.runtime import find_installed_library
 
         script = self._programs / "crunner"
-        through = self._through()
+        proxy = self._make_proxy_command()
         find = ""
         if self.link != "local":
-            # One variable names the runner for every device: each finds its own player beside its own programs. They
-            # are the first on its PATH; its HOME is not told alike by sshd and adbd.
+            # One variable names the runner for every device: each finds its own player beside its own programs, which
+            # come first on its PATH; HOME would not do, because sshd and adbd set it differently.
             find = f"own=$(command -v uname)\nown=${{own%/{self._programs.name}/uname}}\n"
-            through = through.replace(shlex.quote(str(self.player.path)), f'"$own/{self.player.path.name}"')
-        _write_program(script, f'{find}exec {through} {shlex.quote(str(build_runner("native")))} "$@"\n')
+            proxy = proxy.replace(shlex.quote(str(self.player.path)), f'"$own/{self.player.path.name}"')
+        _write_program(script, f'{find}exec {proxy} {shlex.quote(str(build_runner("native")))} "$@"\n')
         self.environment["DEEPEN_RUNNER"] = str(script)
         library = find_installed_library("onnxruntime", "capi/libonnxruntime.so*")
         if library is not None and self.link != "local":
             self.environment["DEEPEN_RUNNER_LIBRARY"] = str(library)
 
     def kill_runner(self) -> int:
-        """Kill every runner that works on the device now, as a system short of memory does; returns how many."""
+        """Kill every runner now active on the device, as a system short of memory does; return their number."""
         victims = [pid for proxy in self.player.proxies() for pid in _list_child_processes(proxy)]
         for pid in victims:
             with suppress(ProcessLookupError):
@@ -293,7 +294,7 @@ class BenchDevice:
         return len(victims)
 
     def list_leftover_files(self) -> list[str]:
-        """What running commands have left in the device's work folder."""
+        """List the files that running commands have left in the device's work folder."""
         return [f"jobs/{path.name}" for path in (self._folder / "work" / "jobs").glob("*")]
 
     def _path(self) -> str:
@@ -317,7 +318,7 @@ class BenchDevice:
 
 
 class VirtualBench:
-    """Devices in a folder of their own, which is removed with them.
+    """A context manager that holds virtual devices and removes their folder at the end.
 
     ::
 
@@ -326,7 +327,7 @@ class VirtualBench:
             record = deepen.measure.profile("model.onnx", device=device.open(), meter=device.meter)
 
     Attributes:
-        devices: Those added so far.
+        devices: Devices added so far.
     """
 
     def __init__(self) -> None:
@@ -334,10 +335,10 @@ class VirtualBench:
         self.devices: list[BenchDevice] = []
         self._folder: Path | None = None
         self._scratch: TemporaryFolder | None = None
-        self._count = 0  # also of those that did not start
+        self._count = 0  # includes devices that failed to start
 
     def __enter__(self) -> VirtualBench:
-        """Make the folder; that of a bench which was killed is removed."""
+        """Make the folder, and remove one left by a bench that was killed."""
         self._scratch = TemporaryFolder("deepen-bench-")
         self._folder = self._scratch.path
         return self
@@ -364,12 +365,12 @@ class VirtualBench:
 
 @dataclass(frozen=True, slots=True)
 class MeasurementWithTruth:
-    """A measurement beside the truth.
+    """A measurement on the bench together with the true energy.
 
     Attributes:
-        record: What was measured.
+        record: The measurement.
         true_net_j: Energy of one inference without static power, joules.
-        true_gross_j: Energy of one inference with it, mean over the blocks, joules.
+        true_gross_j: Energy of one inference with static power, mean over the blocks, joules.
         blocks: Blocks of the model that were played.
         kernels: Kernels of the model with their true energy.
     """
@@ -382,20 +383,20 @@ class MeasurementWithTruth:
 
     @property
     def error(self) -> float:
-        """Error of the net energy, a share of the truth."""
+        """Relative error of the measured net energy."""
         return self.record.energy_j / self.true_net_j - 1
 
 
 def measure_with_truth(
     device: BenchDevice, path: str | Path, *, shapes: Mapping[str, tuple[int, ...]] | None = None, **options: Any
 ) -> MeasurementWithTruth:
-    """Measure a model on a device of the bench, the way ``deepen profile`` does, and look the truth up.
+    """Measure a model on a device of the bench, as ``deepen profile`` does, and look up the true energy.
 
     Args:
         device: The device.
         path: Model file.
         shapes: Shapes of open inputs.
-        options: Others of :func:`deepen.measure.profile`.
+        options: Further options of :func:`deepen.measure.profile`.
 
     Raises:
         DeepenError: As :func:`deepen.measure.profile`.
@@ -421,7 +422,7 @@ def measure_with_truth(
 
 @contextmanager
 def override_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of the environment for a while."""
+    """Set environment variables for the length of a ``with`` block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -1,9 +1,9 @@
-"""Keep a daemon: run it, carry connections into its network namespace, and leave nothing of it behind.
+"""Supervise a daemon: run it, relay connections into its network namespace, and kill all its descendants at the end.
 
-Runs as ``keeper.py [--relay SOCKET PORT] COMMAND...``, with nothing but the standard library, until its standard input
-closes: also when whoever started it was killed. It then kills the daemon and every process that came of it. With
-``--relay`` connections to the Unix socket ``SOCKET`` are passed on to ``127.0.0.1:PORT`` where the keeper runs: a file
-is seen from outside a network namespace, a port is not.
+Runs as ``daemon_supervisor.py [--relay SOCKET PORT] COMMAND...``, with the standard library alone, until its standard
+input closes, which also happens when its starter is killed. It then kills the daemon and all its descendants. With
+``--relay``, connections to the Unix socket ``SOCKET`` are passed on to ``127.0.0.1:PORT`` where the supervisor runs: a
+socket file is visible from outside a network namespace, a port is not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 
 def copy_bytes(source: socket.socket, sink: socket.socket) -> None:
-    """Carry bytes one way until either end closes; then close both."""
+    """Copy bytes in one direction until either end closes, then close both."""
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             sink.sendall(data)
@@ -33,7 +33,7 @@ def copy_bytes(source: socket.socket, sink: socket.socket) -> None:
 
 
 def connect_sockets(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes both ways, in threads, until either end closes."""
+    """Copy bytes in both directions, in threads, until either end closes."""
 
     def carry() -> None:
         back = threading.Thread(target=copy_bytes, args=(other, one), daemon=True)
@@ -47,8 +47,8 @@ def connect_sockets(one: socket.socket, other: socket.socket) -> None:
 
 
 def relay_connections(path: str, port: int) -> None:
-    """Pass connections on, for ever."""
-    Path(path).unlink(missing_ok=True)  # that of the keeper before, when a daemon is started again
+    """Pass connections to the socket ``path`` on to a port of 127.0.0.1; never returns."""
+    Path(path).unlink(missing_ok=True)  # left by the previous supervisor when a daemon is restarted
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
@@ -64,7 +64,7 @@ def relay_connections(path: str, port: int) -> None:
 
 
 def list_children() -> list[int]:
-    """Processes whose parent this one is, by now."""
+    """Return the ids of this process's children, adopted ones included."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def kill_descendants() -> None:
 
 
 def main() -> None:
-    """Keep the daemon until standard input closes, or until it ends by itself."""
+    """Run the daemon until standard input closes or the daemon ends."""
     command = sys.argv[1:]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,9 +1,9 @@
-"""Real daemons of a bench: sshd on loopback, adbd in a network namespace of its own, and the cables to them.
+"""Real daemons of a bench: sshd on loopback, adbd in its own network namespace, and cuttable connections to them.
 
-adbd listens on every interface there is, so it only ever runs in a namespace whose only interface is loopback; where
-none can be made, or adbd is not built, it is refused with the cure. Both daemons are kept by ``keeper.py``, which ends
-them with everything that came of them as soon as the bench is gone, and both are reached through a
-:class:`DeviceCable`.
+adbd listens on every interface, so it only ever runs in a namespace whose only interface is loopback; where none can be
+made, or adbd is not built, starting it is an error that names the cure. Both daemons run under
+``daemon_supervisor.py``, which kills them and their descendants as soon as the bench ends, and both are reached through
+a :class:`LoopbackCable`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 _START_S = 30.0
 _ADBD_PORT = 5555  # inside its own namespace
-_KEEPER = Path(__file__).with_name("daemon_supervisor.py")
+_SUPERVISOR = Path(__file__).with_name("daemon_supervisor.py")
 
 
 class LoopbackCable:
@@ -64,12 +64,12 @@ class LoopbackCable:
                     end.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
-        """Take connections again."""
+        """Accept connections again."""
         with self._lock:
             self._out_until = 0.0
 
     def close(self) -> None:
-        """Cut for good."""
+        """Cut every connection for good."""
         self.cut(float("inf"))
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
@@ -107,10 +107,10 @@ class LoopbackCable:
 
 
 class BenchDaemon:
-    """A daemon with its keeper and its cable.
+    """A daemon with its supervisor and its cable.
 
     Attributes:
-        cable: The way to it.
+        cable: The port through which it is reached.
     """
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], log: Path, cable: LoopbackCable) -> None:
@@ -120,7 +120,7 @@ class BenchDaemon:
         self._log = log
         self._command, self._env = command, env
         self._connect: Callable[[], socket.socket] | None = None
-        self._keeper = self._start()
+        self._supervisor = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as file:
@@ -134,54 +134,54 @@ class BenchDaemon:
             )
 
     def await_ready(self, connect: Callable[[], socket.socket]) -> None:
-        """Wait until it takes connections.
+        """Wait until it accepts connections.
 
         Raises:
             LinkError: If it does not.
         """
         self._connect = connect
         deadline = Deadline(_START_S)
-        while self._keeper.poll() is None and not deadline.expired:
+        while self._supervisor.poll() is None and not deadline.expired:
             with contextlib.suppress(OSError), connect() as probe:
                 probe.settimeout(0.2)
                 with contextlib.suppress(TimeoutError):
-                    if probe.recv(1) == b"":  # the keeper is there, its daemon is not
+                    if probe.recv(1) == b"":  # the supervisor accepted, its daemon did not
                         raise OSError
                 return
             time.sleep(0.05)
-        said = " ".join(self._log.read_text("utf-8", "replace").split())[-300:]
+        output = " ".join(self._log.read_text("utf-8", "replace").split())[-300:]
         self.close()
-        raise LinkError(f"the bench's {self.name} does not start: {said or 'it says nothing'}")
+        raise LinkError(f"the bench's {self.name} does not start: {output or 'it says nothing'}")
 
     def restart(self, down_s: float = 0.0) -> None:
-        """Kill it with everything that came of it, as when a device restarts, and start it again after a while.
+        """Kill it and its descendants, as a restart of the device does, and start it again after ``down_s`` seconds.
 
         Raises:
             LinkError: If it does not come back.
         """
         self._stop()
         time.sleep(down_s)
-        self._keeper = self._start()
+        self._supervisor = self._start()
         if self._connect is not None:
             self.await_ready(self._connect)
 
     def close(self) -> None:
-        """End it with everything that came of it."""
+        """Kill it and its descendants."""
         self.cable.close()
         self._stop()
 
     def _stop(self) -> None:
-        if self._keeper.stdin is not None:
-            self._keeper.stdin.close()
+        if self._supervisor.stdin is not None:
+            self._supervisor.stdin.close()
         try:
-            self._keeper.wait(_START_S)
+            self._supervisor.wait(_START_S)
         except subprocess.TimeoutExpired:
-            self._keeper.kill()
-            self._keeper.wait()
+            self._supervisor.kill()
+            self._supervisor.wait()
 
 
 def find_sshd() -> tuple[str, str]:
-    """The SSH daemon and the maker of its keys.
+    """Return the paths of ``sshd`` and ``ssh-keygen``.
 
     Raises:
         ConfigError: If there is none.
@@ -194,7 +194,7 @@ def find_sshd() -> tuple[str, str]:
 
 
 def find_adbd() -> str:
-    """The ADB daemon that ``tools/build-adbd`` made; ``$DEEPEN_ADBD`` names another.
+    """Return the path of the ADB daemon built by ``tools/build-adbd``; ``$DEEPEN_ADBD`` names another.
 
     Raises:
         ConfigError: If there is none.
@@ -210,7 +210,7 @@ def find_adbd() -> str:
 
 
 def make_namespace_command() -> list[str]:
-    """A command that enters a new network namespace with loopback alone and runs what follows.
+    """Return the start of a command that runs the words after it in a new network namespace with loopback alone.
 
     Raises:
         ConfigError: If none can be made here.
@@ -230,8 +230,8 @@ def start_sshd(folder: Path, path: str) -> tuple[BenchDaemon, Path, Path]:
     """Start sshd on a port of loopback.
 
     Args:
-        folder: Where its files go.
-        path: ``PATH`` of what it runs.
+        folder: Folder for its files.
+        path: ``PATH`` of the commands it runs.
 
     Returns:
         The daemon, the private key that may log in, and the file of its host key.
@@ -242,7 +242,7 @@ def start_sshd(folder: Path, path: str) -> tuple[BenchDaemon, Path, Path]:
     """
     sshd, keygen = find_sshd()
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where it shuts itself in; it insists
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd run by root requires its privilege-separation folder
     host, key = folder / "ssh_host", folder / "ssh_key"
     for file in (host, key):
         subprocess.run(
@@ -263,8 +263,8 @@ def start_sshd(folder: Path, path: str) -> tuple[BenchDaemon, Path, Path]:
         return socket.create_connection(("127.0.0.1", port))
 
     cable = LoopbackCable(connect)
-    command = [sys.executable, str(_KEEPER), sshd, "-D", "-f", str(config), "-E", str(folder / "sshd.log")]
-    daemon = BenchDaemon("sshd", command, {}, folder / "sshd-keeper.log", cable)
+    command = [sys.executable, str(_SUPERVISOR), sshd, "-D", "-f", str(config), "-E", str(folder / "sshd.log")]
+    daemon = BenchDaemon("sshd", command, {}, folder / "sshd-supervisor.log", cable)
     daemon.await_ready(connect)
     known = folder / "known_hosts"
     public = " ".join(host.with_suffix(".pub").read_text().split()[:2])
@@ -276,8 +276,8 @@ def start_adbd(folder: Path, path: str, known_keys: list[Path]) -> BenchDaemon:
     """Start adbd in a network namespace of its own.
 
     Args:
-        folder: Where its files go, and the home of what it runs.
-        path: ``PATH`` of what it runs.
+        folder: Folder for its files, and the home of the commands it runs.
+        path: ``PATH`` of the commands it runs.
         known_keys: Public keys that may connect.
 
     Raises:
@@ -299,7 +299,7 @@ def start_adbd(folder: Path, path: str, known_keys: list[Path]) -> BenchDaemon:
         return made
 
     cable = LoopbackCable(connect)
-    command = [*prefix, sys.executable, str(_KEEPER), "--relay", str(door), str(_ADBD_PORT), adbd]
+    command = [*prefix, sys.executable, str(_SUPERVISOR), "--relay", str(door), str(_ADBD_PORT), adbd]
     env = {
         "ADBD_PORT": str(_ADBD_PORT),
         "ADBD_KEYS": str(keys),

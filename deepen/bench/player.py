@@ -1,4 +1,4 @@
-"""Turn blocks of the real runner into power: know the kernels of each model, play its blocks, keep the truth."""
+"""Playback: turn blocks of the real runner into power from the kernels of their model, and keep the true energy."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from deepen.errors import DeepenError, LinkError
 __all__ = ["BlockPlayer", "PlayedBlock", "compute_model_costs"]
 
 LEAD_S = 5e-3
-"""A plan begins so soon after it reached the emulator."""
+"""Lead with which a plan begins after it reaches the emulator, seconds."""
 
 PowerPlan = Callable[[float, Sequence[float], Sequence[float]], float]
-"""Plans power: how soon, durations, levels; returns the moment (see ``instruments.pty.Served.plan``)."""
+"""Plans power: lead (s), durations (s), levels (W); returns the start time (see ``ServedEmulator.plan``)."""
 
 
 def compute_model_costs(
     model: DevicePowerModel, path: Path, shapes: Mapping[str, Sequence[int]], runtime: str
 ) -> tuple[KernelCost, ...]:
-    """What each kernel of a model file costs on the device, per inference.
+    """Compute the cost of each kernel of a model file on the device, per inference.
 
     Raises:
         GraphError: If the file cannot be split into kernels.
@@ -45,17 +45,17 @@ def compute_model_costs(
 
 @dataclass(frozen=True, slots=True)
 class PlayedBlock:
-    """A block as it was played.
+    """A block of runs as it was played.
 
     Attributes:
         model: Hash of the model with its input shapes.
-        runs: Inferences in it.
-        start_s: When it began on the monotonic clock.
-        end_s: When it ended.
+        runs: Number of inferences in it.
+        start_s: Its start on the monotonic clock, seconds.
+        end_s: Its end on the monotonic clock, seconds.
         net_j: Energy of its runs without static power, joules.
-        static_w: Static power meanwhile, watts.
+        static_w: Static power during the block, watts.
         temperature_c: Temperature of the device at its start.
-        frequency_hz: Its operating point.
+        frequency_hz: Frequency of its operating point, hertz.
     """
 
     model: str
@@ -74,12 +74,12 @@ class PlayedBlock:
 
 
 class BlockPlayer:
-    """Serves proxies on a socket.
+    """Plays blocks for the runner proxies that connect to its socket.
 
     Attributes:
         path: The socket.
-        model: The device.
-        blocks: Everything played so far, in order.
+        model: Power model of the device.
+        blocks: Blocks played so far, in order.
         costs: Kernels of every model loaded, by hash.
     """
 
@@ -89,10 +89,10 @@ class BlockPlayer:
         """Listen; :meth:`close` ends it.
 
         Args:
-            path: Where the socket is made.
-            model: The device.
-            plan: Where power goes; may be replaced (attribute ``plan``) when the meter is.
-            frequency_hz: Highest operating point allowed.
+            path: Path of the socket to make.
+            model: Power model of the device.
+            plan: Receives the power to play; may be replaced (attribute ``plan``) together with the meter.
+            frequency_hz: Highest frequency allowed, hertz.
         """
         self.path = path
         self.model = model
@@ -111,7 +111,7 @@ class BlockPlayer:
         threading.Thread(target=self._accept, name="bench-player", daemon=True).start()
 
     def load(self, path: Path, shapes: Mapping[str, Sequence[int]], runtime: str) -> str:
-        """Take a model in; returns its hash.
+        """Compute and keep the kernel costs of a model; return its hash.
 
         Raises:
             GraphError: If it cannot be split into kernels.
@@ -124,14 +124,14 @@ class BlockPlayer:
 
     @staticmethod
     def key(path: Path, shapes: Mapping[str, Sequence[int]]) -> str:
-        """Hash of a model file with input shapes."""
+        """Return the hash of a model file with its input shapes."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
         digest.update(json.dumps({k: list(map(int, v)) for k, v in shapes.items()}, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 
     def play(self, key: str, runs: int, ran_s: float) -> PlayedBlock:
-        """Play a block, and wait until it is over.
+        """Play a block of ``runs`` inferences that took ``ran_s`` seconds, and wait until it is over.
 
         Raises:
             MeterError: If the emulator is gone.
@@ -150,11 +150,11 @@ class BlockPlayer:
         return played
 
     def rest_plan(self) -> tuple[list[float], list[float]]:
-        """Power of the device at rest for ever, as a plan: what a meter that is plugged in now begins with."""
+        """Return the plan (durations, levels) of a resting device, with which a newly plugged-in meter begins."""
         return [], [self.model.static_at(self.model.rest_c())]
 
     def proxies(self) -> list[int]:
-        """Process ids of the proxies that are connected (Linux)."""
+        """Return the process ids of the connected proxies (Linux)."""
         found = []
         for connection in list(self._connections):
             with contextlib.suppress(OSError):
@@ -163,7 +163,7 @@ class BlockPlayer:
         return [pid for pid in found if pid > 0]
 
     def close(self) -> None:
-        """Let go of everybody."""
+        """Close the socket and every connection."""
         self._closed = True
         for one in (self._socket, *self._connections):
             with contextlib.suppress(OSError):
@@ -186,7 +186,7 @@ class BlockPlayer:
                 for line in lines:
                     lines.write(json.dumps(self._answer(json.loads(line))) + "\n")
                     lines.flush()
-        finally:  # whoever asked must not wait for an answer for ever
+        finally:  # a client must not wait for an answer forever
             self._connections.discard(connection)
             connection.close()
 

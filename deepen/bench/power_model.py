@@ -1,22 +1,22 @@
-"""What the device of the virtual bench would draw: a made-up phone, exact to the last digit.
+"""Power model of the virtual bench's device: an invented phone whose energy is known exactly.
 
-The law, all of it:
+The complete law:
 
 * **Kernels.** One execution of a kernel takes ``launch_j + factor * (mac_j * macs + op_j * ops + byte_j * bytes)``
   joules at the highest operating point, bytes being those read and written; ``factor`` is the family's, from
-  :data:`FACTORS`. It is multiplied by the kernel's ``multiplicity``. A run takes ``run_j`` beside its kernels.
+  :data:`FACTORS`. It is multiplied by the kernel's ``multiplicity``. A run takes ``run_j`` in addition to its kernels.
 * **Operating points.** At a lower point (frequency f, voltage V) the same work takes ``(V / V_top) ** 2`` of the energy
   and ``f_top / f`` of the time: the dynamic power of CMOS is proportional to ``V ** 2 * f``.
 * **Static power** depends on the temperature T: ``static_w * (1 + leak_per_k * (T - 25 °C))``.
 * **Temperature** follows power through one thermal resistance and one capacity:
-  ``tau_s * dT/dt = ambient_c + kelvin_per_w * P - T``. Above ``throttle_c`` the device goes one operating point down,
-  below ``throttle_c - 5`` one up again, before each block.
+  ``tau_s * dT/dt = ambient_c + kelvin_per_w * P - T``. Before each block, the device steps one operating point down
+  if it is above ``throttle_c``, and one up if it is below ``throttle_c - 5``.
 * **Time.** A block of runs lasts as long as the threads of the real runner computed for it (time in which the host gave
-  their cores to others does not count), times ``f_top / f``; where it would draw more than ``most_w`` above static
-  power, as much longer as keeps to it.
+their cores to others does not count), times ``f_top / f``; where it would draw more than ``most_w`` above static
+power, it is stretched to draw exactly that.
 
-The orders of magnitude are those of a phone's processor; the numbers are no measurement of any. **Net energy**, against
-which a measurement is held, is the energy of runs and kernels without static power.
+The orders of magnitude are those of a phone's processor; the numbers are not measurements of one. **Net energy**, with
+which measurements are compared, is the energy of runs and kernels without static power.
 """
 
 from __future__ import annotations
@@ -57,26 +57,27 @@ FACTORS: dict[str, float] = {
     "softmax": 1.5,
     "layernorm": 1.3,
 }
-"""How the families differ; all others have 1."""
+"""Energy factor of each kernel family; 1 for all others."""
 
 REFERENCE_C = 25.0
 HYSTERESIS_K = 5.0
 MOST_PIECES = 4000
-"""A block of more pieces is played with its mean power."""
+"""Largest number of power steps in a block; one that needs more is played at its mean power."""
 COOLING_STEPS = 24
 FLATTEN = 0.7
-"""Share of a run's time that is divided by energy, the rest by work: no kernel draws more than ``1 / 0.7`` the mean."""
+"""Share of a run's time divided among its kernels by energy, the rest by work: no kernel draws more than ``1 / 0.7``
+of the mean power."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelCost:
-    """What one inference spends in one kernel.
+    """The cost of one kernel in one inference.
 
     Attributes:
         name: Name of the kernel.
         family: Its family.
         energy_j: Energy at the highest operating point, joules.
-        work: Its share of the run's time, in no unit.
+        work: Weight of its share of the run's time; no unit.
     """
 
     name: str
@@ -95,7 +96,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class DevicePowerModel:
-    """The device (see the module for the law).
+    """Parameters of the device; the module docstring has the law.
 
     Attributes:
         static_w: Power at rest at 25 °C, watts.
@@ -106,11 +107,11 @@ class DevicePowerModel:
         op_j: Energy per other operation, joules.
         byte_j: Energy per byte read or written, joules.
         points: Operating points, from the slowest to the fastest.
-        ambient_c: Temperature around it, degrees Celsius.
+        ambient_c: Ambient temperature, degrees Celsius.
         kelvin_per_w: Thermal resistance, kelvin per watt.
         tau_s: Thermal time constant, seconds.
         throttle_c: Temperature above which it slows down, degrees Celsius.
-        most_w: Most power of the work in a block, watts.
+        most_w: Highest power of a block above static power, watts.
     """
 
     static_w: float = 0.6
@@ -133,23 +134,23 @@ class DevicePowerModel:
     most_w: float = 2.0
 
     def kernel_j(self, kernel: Kernel) -> float:
-        """Energy of one inference in a kernel at the highest operating point, joules."""
+        """Return the energy of one inference in a kernel at the highest operating point, joules."""
         work_j = self.mac_j * kernel.macs + self.op_j * kernel.ops
         moved_j = self.byte_j * (kernel.bytes_read + kernel.bytes_written)
         return kernel.multiplicity * (self.launch_j + FACTORS.get(kernel.family, 1.0) * (work_j + moved_j))
 
     def static_at(self, temperature_c: float) -> float:
-        """Power at rest at a temperature, watts."""
+        """Return the power at rest at a temperature, watts."""
         return self.static_w * (1 + self.leak_per_k * (temperature_c - REFERENCE_C))
 
     def rest_c(self) -> float:
-        """Temperature at which the resting device stays, degrees Celsius."""
+        """Return the equilibrium temperature of the resting device, degrees Celsius."""
         gain = self.kelvin_per_w * self.static_w * self.leak_per_k
         start = self.ambient_c + self.kelvin_per_w * self.static_w * (1 - self.leak_per_k * REFERENCE_C)
         return start / (1 - gain)
 
     def step_temperature(self, temperature_c: float, power_w: float, duration_s: float) -> float:
-        """Temperature after a stretch of constant power, degrees Celsius."""
+        """Return the temperature after a stretch of constant power, degrees Celsius."""
         end_c = self.ambient_c + self.kelvin_per_w * power_w
         return end_c + (temperature_c - end_c) * math.exp(-duration_s / self.tau_s)
 
@@ -159,13 +160,13 @@ class BlockPower:
     """A block of runs as the device plays it.
 
     Attributes:
-        duration_s: How long it lasts, seconds.
+        duration_s: Its duration, seconds.
         net_j: Energy of its runs without static power, joules.
-        static_w: Static power meanwhile, watts.
+        static_w: Static power during the block, watts.
         temperature_c: Temperature at its start, degrees Celsius.
         point: Operating point.
         durations_s: Lengths of the pieces of power: the block, then the cooling after it; shape (m,), seconds.
-        levels_w: Their power, and at last that of the device at rest; shape (m + 1,), watts.
+        levels_w: Their power, followed by that of the device at rest; shape (m + 1,), watts.
     """
 
     duration_s: float
@@ -178,7 +179,7 @@ class BlockPower:
 
 
 class ThermalSimulator:
-    """The device's temperature and operating point, which carry on from block to block."""
+    """The device's temperature and operating point, carried over from block to block."""
 
     def __init__(self, model: DevicePowerModel, frequency_hz: float | None = None) -> None:
         """Start at rest.
@@ -199,12 +200,12 @@ class ThermalSimulator:
         self.temperature_c = self.model.step_temperature(self.temperature_c, static_w, duration_s)
 
     def block(self, costs: Sequence[KernelCost], runs: int, ran_s: float) -> BlockPower:
-        """Work, and say what that draws.
+        """Simulate a block of runs.
 
         Args:
-            costs: What each kernel of a run costs.
+            costs: Cost of each kernel of a run.
             runs: Number of runs.
-            ran_s: How long the real runner took for all of them, seconds.
+            ran_s: Time the real runner took for all of them, seconds.
         """
         model, start_c = self.model, self.temperature_c
         if start_c > model.throttle_c:
@@ -235,9 +236,9 @@ class ThermalSimulator:
         )  # fmt: skip
 
     def _cooling(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Static power of the device left alone from now on, in steps of equal height: durations (m,), levels (m + 1,).
+        """Return the static power of the cooling device in steps of equal height: durations (m,), levels (m + 1,).
 
-        A step begins and ends half its height from the exponential.
+        A step begins and ends half its height away from the exponential.
         """
         model, rest_c = self.model, self.model.rest_c()
         away = (self.temperature_c - rest_c) * (1 - (np.arange(COOLING_STEPS) + 0.5) / COOLING_STEPS)
@@ -248,7 +249,7 @@ class ThermalSimulator:
 
 
 def compute_kernel_costs(model: DevicePowerModel, kernels: Sequence[Kernel]) -> tuple[KernelCost, ...]:
-    """What an inference costs, kernel by kernel; its time is divided by arithmetic and traffic."""
+    """Compute the cost of an inference kernel by kernel; its time is divided by arithmetic and memory traffic."""
     return tuple(
         KernelCost(
             k.name,

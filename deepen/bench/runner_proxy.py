@@ -1,7 +1,7 @@
-"""Stand between a link and the real runner: pass everything on, and let the bench play each block before it is told.
+"""Proxy between a link and the real runner: passes everything on, and holds answers back while the bench plays them.
 
-Runs on the bench's device as ``proxy.py SOCKET OFFSET_S PPM COMMAND...``, with nothing but the standard library. The
-device's clock is ``OFFSET_S`` ahead of the host's and ``PPM`` parts per million fast; stamps are told on it.
+Runs on the bench's device as ``runner_proxy.py SOCKET OFFSET_S PPM COMMAND...``, with the standard library alone. The
+device's clock is ``OFFSET_S`` ahead of the host's and ``PPM`` parts per million fast; time stamps are given on it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ STAMPS = ("start_ns", "end_ns", "start_boot_ns", "end_boot_ns")
 
 
 class BenchUnavailable(Exception):
-    """The bench refused, or does not answer."""
+    """Raised when the bench refuses a request or does not answer."""
 
 
 class RunnerProxy:
-    """The conversation."""
+    """The proxy's side of the conversation with the bench."""
 
     def __init__(self, bench: socket.socket, offset_s: float, ppm: float) -> None:
-        """Take the way to the bench."""
+        """Take the socket of the bench, and the offset (s) and drift (ppm) of the device's clock."""
         self.lines = bench.makefile("rw", encoding="utf-8")
         self.offset_ns = round(1e9 * offset_s)
         self.ppm = ppm
         self.runtime = "onnxruntime"
-        self.keys: dict[int, tuple[str, int]] = {}  # handle -> what the bench calls the model, threads
+        self.keys: dict[int, tuple[str, int]] = {}  # handle -> the bench's hash of the model, threads
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Ask the bench."""
+        """Send the bench a request and return its answer."""
         try:
             self.lines.write(json.dumps(question) + "\n")
             self.lines.flush()
@@ -51,7 +51,7 @@ class RunnerProxy:
         return answer
 
     def answer(self, asked: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
-        """What the host is told instead of a reply of the runner."""
+        """Return the reply for the host in place of the runner's."""
         if "error" in reply:
             return reply
         op = asked.get("op")
@@ -73,7 +73,7 @@ class RunnerProxy:
         return reply
 
     def play(self, key: str, threads: int, runs: int, reply: dict[str, Any]) -> None:
-        """Let the bench play a block, and move the runner's stamps to when it did.
+        """Let the bench play a block, and move the runner's time stamps to the moment it was played.
 
         The bench's device has its cores to itself: a block lasts as long as its threads computed, without the time in
         which the host gave their cores to others.
@@ -90,7 +90,7 @@ class RunnerProxy:
         reply.update(moved, cpu_ns=round(cpu_ns * longer))
 
     def tell(self, reply: dict[str, Any]) -> None:
-        """Tell stamps on the device's clock."""
+        """Convert the time stamps of a reply to the device's clock."""
         for name in STAMPS:
             if reply.get(name) is not None:
                 stamp = int(reply[name])
@@ -98,7 +98,7 @@ class RunnerProxy:
 
 
 def exit_when_stdin_closes() -> None:
-    """End as soon as the host has let go, also in the middle of a run; the runner then loses its input and ends too."""
+    """End as soon as the host closes the input, even during a run; the runner then loses its input and ends too."""
     poller = select.poll()
     poller.register(0, 0)
     while True:
@@ -123,13 +123,13 @@ def relay_messages(proxy: RunnerProxy, requests: IO[bytes], runner: subprocess.P
             reply = proxy.answer(json.loads(line), json.loads(answered))
             answered = json.dumps(reply).encode() + b"\n"
         except (ValueError, KeyError, TypeError):
-            pass  # no business of the bench
+            pass  # not a request the bench needs to see
         sys.stdout.buffer.write(answered)
         sys.stdout.buffer.flush()
 
 
 def remove_parent_option(argv: list[str]) -> list[str]:
-    """The command without ``--parent PID``: the runner's parent is this process, with which it ends anyway."""
+    """Return the command without ``--parent PID``: the runner's parent is this process, with which it ends anyway."""
     if "--parent" not in argv:
         return argv
     at = argv.index("--parent")
@@ -137,7 +137,7 @@ def remove_parent_option(argv: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run until the host or the runner ends; then end as the runner did."""
+    """Run until the host or the runner ends, then exit with the runner's status."""
     address, offset_s, ppm, *command = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     bench = socket.socket(socket.AF_UNIX)

@@ -1,4 +1,4 @@
-"""The line under the arrivals: the floor of their delays, its slope, and how well both are known."""
+"""The line under the arrival times: the floor of the transport delay, its slope, and the uncertainty of both."""
 
 from __future__ import annotations
 
@@ -23,17 +23,24 @@ __all__ = [
 ]
 
 UNKNOWN_TRANSPORT_S = 1e-3
-"""Least transport delay where no round trip is known: between 0 and this (one USB full-speed frame) or the median delay
-above the floor, whichever is more."""
+"""Bound of the least transport delay where no round trip is known, seconds: one USB full-speed frame. The median delay
+above the floor is the bound where it is larger."""
 CLOCK_TOLERANCE = 50e-6
 """Standard deviation of the rates of quartz clocks over their nominal ones (tolerances of 20 to 100 ppm are sold)."""
 _WANDER_S = 60.0
-"""Streams shorter than this do not tell how far the clock wanders, seconds."""
+"""Streams shorter than this are too short to estimate the wander of the clock, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class DelayFloor:
-    """Floor of the arrival delays: ``intercept + slope * x``."""
+    """Floor of the arrival delays: ``intercept + slope * x``.
+
+    Attributes:
+        slope: Seconds of delay per second of device time.
+        intercept: Delay at device time 0, seconds.
+        error_s: Standard uncertainty of the floor within the stream, seconds.
+        slope_error: Standard uncertainty of ``slope``.
+    """
 
     slope: float
     intercept: float
@@ -41,14 +48,21 @@ class DelayFloor:
     slope_error: float
 
     def at(self, x: _Values) -> _Values:
-        """Delay of the floor at device times ``x``, seconds."""
+        """Return the delay of the floor at device times ``x``, seconds."""
         return self.intercept + self.slope * x
 
 
 def select_least_delayed(
     t_s: NDArray[np.float64], y: NDArray[np.float64], among: NDArray[np.int64] | None = None, bin_s: float = 0.01
 ) -> NDArray[np.int64]:
-    """Indices of the least delayed arrival of every stretch of ``bin_s``, in order of time."""
+    """Return the indices of the least delayed arrival in every stretch of ``bin_s`` seconds, in order of time.
+
+    Args:
+        t_s: Times by which arrivals are grouped, seconds; shape (n,).
+        y: Delays, seconds; shape (n,).
+        among: Indices of the arrivals to consider; ``None`` for all.
+        bin_s: Length of a stretch, seconds.
+    """
     among = np.arange(t_s.size, dtype=np.int64) if among is None else among
     stretch = np.floor((t_s[among] - t_s[0]) / bin_s).astype(np.int64)
     order = np.lexsort((y[among], stretch))
@@ -58,7 +72,7 @@ def select_least_delayed(
 
 
 def _find_lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
-    """Indices of the lower convex hull, left to right (Andrew's monotone chain)."""
+    """Return the indices of the lower convex hull, left to right (Andrew's monotone chain)."""
     hull: list[int] = []
     xs, ys = x.tolist(), y.tolist()
     for i in range(len(xs)):
@@ -73,7 +87,7 @@ def _find_lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int
 
 
 def fit_supporting_line(x: NDArray[np.float64], y: NDArray[np.float64], middle: float) -> tuple[float, float]:
-    """Slope and intercept of the hull's edge above ``middle``."""
+    """Return slope and intercept of the edge of the lower hull that spans ``middle``."""
     hull = _find_lower_hull(x, y)
     if len(hull) == 1:
         return 0.0, float(y[hull[0]])
@@ -86,11 +100,18 @@ def fit_supporting_line(x: NDArray[np.float64], y: NDArray[np.float64], middle: 
 
 
 def fit_delay_floor(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: float) -> DelayFloor:
-    """Fit the floor.
+    """Fit the floor of the delays ``y`` over the device times ``x``.
 
-    The least delays of single pieces of the stream scatter around the line; their scatter tells how well it is known.
-    A slope that a clock can have is drawn towards zero by what is known of clocks (:data:`CLOCK_TOLERANCE`), all the
-    more the less the stream tells. In long streams the floor of the pieces also tells how far the clock wanders.
+    1. The supporting line of the lower hull gives slope and intercept.
+    2. The least delays of pieces of the stream scatter around that line; their scatter is its uncertainty. In streams
+       of at least ``_WANDER_S`` it also shows how far the clock wanders.
+    3. A slope within ``max_drift`` is combined with the prior of quartz clocks (:data:`CLOCK_TOLERANCE`), which draws
+       it towards zero, the more so the less certain it is.
+
+    Args:
+        x: Device times, seconds; shape (n,), ascending.
+        y: Arrival times less device times, seconds; shape (n,).
+        max_drift: Largest believable difference of the clocks, a share.
     """
     span = float(x[-1] - x[0])
     slope, intercept = fit_supporting_line(x, y, float(x.mean()))
@@ -111,7 +132,7 @@ def fit_delay_floor(x: NDArray[np.float64], y: NDArray[np.float64], max_drift: f
 
 
 def combine_with_clock_prior(slope: float, error: float) -> tuple[float, float]:
-    """Combine a slope that was found with what is known of clocks (both normal): the mean and its error."""
+    """Combine a fitted slope with the prior of quartz clocks (both normal); return the mean and its standard error."""
     if not math.isfinite(error):
         return 0.0, CLOCK_TOLERANCE
     trust = CLOCK_TOLERANCE**2 / (CLOCK_TOLERANCE**2 + error**2)
@@ -119,10 +140,11 @@ def combine_with_clock_prior(slope: float, error: float) -> tuple[float, float]:
 
 
 def estimate_robust_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope of the floor and its error, little moved by a few steps.
+    """Estimate the slope of the floor and its error, robustly against a few steps.
 
-    The median slope between the floors of pieces some distance apart; of the distances the one with the least spread
-    counts (near ones cross few steps, far ones have less noise). Short streams tell none.
+    The estimate is the median slope between the floors of pieces some distance apart; of several distances, the one
+    with the least spread is used (near ones cross few steps, far ones have less noise). In a short stream the slope is
+    that of the supporting line and its error infinite.
     """
     pieces = min(64, x.size // 24)
     if pieces < 8:

@@ -1,4 +1,4 @@
-"""Host clocks, deadlines, and one clock told in another.
+"""Host clocks, deadlines, and linear maps from one clock to another.
 
 Host intervals are taken on the monotonic clock; wall clock appears once per record, through :func:`utc_now`.
 """
@@ -36,7 +36,7 @@ def utc_now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point on the monotonic clock, passed down instead of re-counting time-outs.
+    """A point on the monotonic clock, passed down so that nested calls share one time-out.
 
     Attributes:
         duration_s: Seconds allowed from construction; ``inf`` never expires.
@@ -52,18 +52,18 @@ class Deadline:
 
     @property
     def expired(self) -> bool:
-        """Whether no time is left."""
+        """True once no time is left."""
         return self.remaining_s <= 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClockMap:
-    """One clock told in another: ``host = host_s + (device - device_s) * rate``.
+    """A linear map from a device's clock to the host's: ``host = host_s + (device - device_s) * rate``.
 
     Attributes:
         device_s: A moment on the device's clock (sample index over nominal rate counts as a clock), seconds.
         host_s: The same moment on the host's monotonic clock, seconds.
-        rate: Host seconds per device second; 1 + 50e-6 is a device clock that runs 50 ppm slow.
+        rate: Host seconds per device second; 1 + 50e-6 means a device clock that runs 50 ppm slow.
         error_s: Standard uncertainty of a mapped moment inside the fitted stretch, seconds.
         method: ``arrival`` (lower envelope of arrival times), ``ping`` (round trips), ``marks`` (logic inputs),
             ``pulses`` (a load pattern found in the trace) or ``given``.
@@ -76,11 +76,11 @@ class ClockMap:
     method: str
 
     def to_host(self, device_s: _Times) -> _Times:
-        """Host time of device times (a float or an array), seconds."""
+        """Convert device times (a float or an array) to host times, seconds."""
         return self.host_s + (device_s - self.device_s) * self.rate
 
     def to_device(self, host_s: _Times) -> _Times:
-        """Device time of host times (a float or an array), seconds."""
+        """Convert host times (a float or an array) to device times, seconds."""
         return self.device_s + (host_s - self.host_s) / self.rate
 
 
@@ -96,11 +96,17 @@ def fit_pings(
 ) -> ClockMap:
     """Fit a device's clock to round trips.
 
-    A device that answers with its own time did so after the question was sent and before the answer was received: every
-    round trip is a pair of bounds that the clock's line must pass between. All lines that pass between all bounds are
-    found exactly (a polygon in the plane of the offsets at both ends); the middle of what they allow is taken, and a
-    uniform distribution over it is the stated error. The shortest round trips decide, as in NTP's minimum filter, but
-    nothing is assumed about how a delay divides between the two ways.
+    A device that answers with its own time did so after the question was sent and before the answer was received, so
+    every round trip gives two bounds between which the clock's line must pass.
+
+    1. Bounds are taken relative to a rough offset (the median of the mid-points).
+    2. The lines that satisfy all bounds form a polygon in the plane of the offsets at both ends, found exactly; bounds
+       that contradict each other are widened by the least slack that leaves a line.
+    3. The fitted line is the middle of the polygon's extent; a uniform distribution over that extent, and the slack,
+       are its stated error.
+
+    The shortest round trips decide, as in NTP's minimum filter, but nothing is assumed about how a delay divides
+    between the two directions.
 
     Args:
         send_s: Host time before each question, seconds; float64, shape (n,).
@@ -118,15 +124,18 @@ def fit_pings(
     trip_s = receive_s - send_s
     if (trip_s < 0).any():
         raise MeasureError("a round trip was received before it was sent; take both times on the monotonic clock")
+    # 1. Bounds relative to a rough offset.
     reference = float(np.median((send_s + receive_s) / 2 - device_s))
     low, high = send_s - device_s - reference, receive_s - device_s - reference
     first, span = float(device_s.min()), float(np.ptp(device_s))
+    # 2. The polygon of allowed lines.
     x = (device_s - first) / span if span > 0 else np.zeros(device_s.size)
     limit = max_drift * span
     slack, corners = _find_least_slack(x, low, high, limit, float(trip_s.min()))
+    # 3. Its middle and its extent.
     start, end = corners[:, 0], corners[:, 1]
     left, right = (start.min() + start.max()) / 2, (end.min() + end.max()) / 2
-    # Half a bound's width over sqrt(3); the slack stands for a clock that wanders.
+    # Half the extent over sqrt(3) (uniform distribution); the slack stands for a clock that wanders.
     error_s = math.hypot(max(float(np.ptp(start)), float(np.ptp(end))) / math.sqrt(12), slack)
     rate = 1.0 + (right - left) / span if span > 0 else 1.0
     return ClockMap(first, first + reference + left, float(rate), error_s, "ping")
@@ -135,7 +144,15 @@ def fit_pings(
 def _find_least_slack(
     x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], limit: float, most: float
 ) -> tuple[float, NDArray[np.float64]]:
-    """Corners of the allowed lines, with the bounds widened by as little as it takes for there to be one."""
+    """Return the least widening of the bounds that allows a line, seconds, and the corners of the lines allowed then.
+
+    Args:
+        x: Device times scaled to 0..1; shape (n,).
+        low: Lower bounds of the offset, seconds; shape (n,).
+        high: Upper bounds, seconds; shape (n,).
+        limit: Largest difference between the offsets at both ends, seconds.
+        most: Largest widening to try, seconds.
+    """
     corners = _find_allowed_lines(x, low, high, limit)
     if corners.size:
         return 0.0, corners
@@ -160,13 +177,17 @@ def _find_least_slack(
 def _find_allowed_lines(
     x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], limit: float
 ) -> NDArray[np.float64]:
-    """Corners of the set of lines between bounds, as offsets (at x = 0, at x = 1); shape (k, 2), k = 0 where empty."""
+    """Return the corners of the set of lines between the bounds.
+
+    A line is the pair of its offsets at x = 0 and at x = 1; shape (k, 2), with k = 0 where no line fits. The square of
+    offsets is cut by one half-plane per bound (Sutherland and Hodgman, Comm. ACM 17, 1974).
+    """
     least, most = float(low.min()) - limit, float(high.max()) + limit
     corners = [(least, least), (most, least), (most, most), (least, most)]
     planes = [(-1.0, 1.0, limit), (1.0, -1.0, limit)]
     planes += [(1 - a, a, h) for a, h in zip(x.tolist(), high.tolist(), strict=True)]
     planes += [(a - 1, -a, -w) for a, w in zip(x.tolist(), low.tolist(), strict=True)]
-    for p, q, bound in planes:  # Sutherland and Hodgman, Comm. ACM 17, 1974
+    for p, q, bound in planes:
         kept: list[tuple[float, float]] = []
         for k, (u, v) in enumerate(corners):
             s, t = corners[k - 1]

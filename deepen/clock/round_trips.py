@@ -1,9 +1,9 @@
-"""A device's clock told on the host's, from the round trips that requests are anyway.
+"""A device's clock mapped to the host's from the round trips of ordinary requests.
 
-Every request is a round trip: what the device stamps in its answer happened after the host asked and before the answer
-was there. A block of inferences is one too, however long it takes: its start is not before the question, its end not
-after the answer. So the map needs no time service on the device and no traffic of its own beside a few quick requests,
-whose bounds are the tightest.
+Every request is a round trip: the time stamps in the device's answer lie between the host's question and the arrival of
+the answer. A block of inferences is one too, however long it takes: it starts after the question and ends before the
+answer. The map therefore needs no time service on the device and no traffic of its own but a few quick requests, whose
+bounds are the tightest.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from deepen.errors import LinkError, MeasureError
 __all__ = ["DeviceClock", "RoundTrip"]
 
 KEEP_S = 60.0
-"""Round trips older than this are forgotten: two crystals stay on a line for about as long."""
+"""Round trips older than this are forgotten, seconds: two crystals drift linearly for about as long."""
 MOST = 32
 _TICK_S = 1e-6
 SLEPT_S = 0.05
-"""CLOCK_BOOTTIME runs on during suspend, CLOCK_MONOTONIC does not; a shorter difference is a preempted reading."""
+"""Shortest change of CLOCK_BOOTTIME (which runs on during suspend) less CLOCK_MONOTONIC (which does not) that counts as
+sleep, seconds; a shorter one is a preempted reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """What one answer with time stamps says.
+    """The times of one request and of its time-stamped answer.
 
     Attributes:
         send_s: Host time before the question, seconds.
@@ -37,7 +38,7 @@ class RoundTrip:
         start_s: First moment the device stamped, on its monotonic clock, seconds.
         end_s: Last moment it stamped, seconds.
         slept_s: Seconds the device has spent suspended since it started, up to an unknown constant; ``None`` where it
-            has no clock that tells.
+            has no clock for it.
     """
 
     send_s: float
@@ -81,7 +82,7 @@ class RoundTrip:
 
     @property
     def slack_s(self) -> float:
-        """How far the two clocks can be shifted against each other by this round trip, seconds."""
+        """Width of the interval of clock offsets that this round trip allows, seconds."""
         return (self.receive_s - self.send_s) - (self.end_s - self.start_s)
 
 
@@ -89,29 +90,29 @@ class DeviceClock:
     """Collects round trips and maps moments of the device to the host."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Start without round trips."""
         self._trips: list[RoundTrip] = []
         self._map: ClockMap | None = None
 
     @property
     def least_slack_s(self) -> float:
-        """Slack of the quickest round trip kept, seconds; 0 without one."""
+        """Slack of the tightest round trip kept, seconds; 0 without one."""
         return max(0.0, min((t.slack_s for t in self._trips), default=0.0))
 
     def add(self, trip: RoundTrip) -> None:
-        """Take a round trip in; the device having slept since the last one, those before are of no use any more."""
+        """Add a round trip; if the device slept since the last one, the earlier ones are discarded."""
         last = self._trips[-1].slept_s if self._trips else None
         if last is not None and trip.slept_s is not None and abs(trip.slept_s - last) > SLEPT_S:
             self._trips.clear()
         self._map = None
         self._trips = [t for t in self._trips if trip.receive_s - t.receive_s <= KEEP_S]
         self._trips.append(trip)
-        if len(self._trips) > MOST:  # the widest of the older half says least
+        if len(self._trips) > MOST:  # drop the loosest bound of the older half
             older = self._trips[: MOST // 2]
             self._trips.remove(max(older, key=lambda t: t.slack_s))
 
     def map(self) -> ClockMap:
-        """The device's monotonic clock on the host's.
+        """Return the map from the device's monotonic clock to the host's.
 
         Raises:
             MeasureError: If there is no round trip yet, or they contradict each other (a clock was set or stopped).
@@ -124,14 +125,14 @@ class DeviceClock:
         return self._map
 
     def locate(self, trip: RoundTrip) -> tuple[float, float, float]:
-        """Host time of the start and of the end of a block, and their standard uncertainty, seconds.
+        """Return the host times of the start and end of a block, and their standard uncertainty, seconds.
 
         Raises:
             MeasureError: If the device's clock contradicts the host's also on this round trip alone.
         """
         try:
             found = self.map()
-        except MeasureError:  # the clock was set or stopped since: what was before is of no use any more
+        except MeasureError:  # the clock was set or stopped since: earlier round trips no longer apply
             self._trips = [trip]
             self._map = None
             found = self.map()

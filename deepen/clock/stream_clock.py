@@ -1,4 +1,4 @@
-"""The clock of a stream from the arrivals of its reads."""
+"""The clock of a sample stream, fitted to the arrival times of its reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ArrivalLog", "fit_arrivals"]
 
 
 class ArrivalLog:
-    """Keeps the arrivals that matter, in bounded memory: the least delayed one of every stretch.
+    """A record of arrivals in bounded memory: it keeps the least delayed one of every stretch.
 
     An hour takes 5.8 MB, however often the port is read.
     """
@@ -30,7 +30,7 @@ class ArrivalLog:
         self._bin = -1
 
     def add(self, index: int, host_s: float) -> None:
-        """Note that the sample before position ``index`` had come in by ``host_s``."""
+        """Record that the sample before position ``index`` had come in by ``host_s``."""
         stretch = int(index / self._rate_hz / self._bin_s)
         if stretch == self._bin:
             before = self._host_s[-1] - self._index[-1] / self._rate_hz
@@ -43,7 +43,7 @@ class ArrivalLog:
         self._host_s.append(host_s)
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Positions and arrival times kept."""
+        """Return the positions (int64) and arrival times (seconds) kept; both of shape (m,)."""
         return np.array(self._index, dtype=np.int64), np.array(self._host_s, dtype=np.float64)
 
 
@@ -57,15 +57,22 @@ def fit_arrivals(
     max_drift: float = 300e-6,
     quantum: int = 1,
 ) -> ArrivalFit:
-    """Fit the clock of a stream and find what was lost from it.
+    """Fit the clock of a stream and find the samples lost from it.
+
+    1. Reduce the arrivals to the least delayed of every stretch, in host and in device time: a backlog that comes in at
+       once is one arrival.
+    2. Take lasting steps out as losses, and fit the floor of the delays.
+    3. Bound the least transport delay: by the round trip, by the start of the stream, or by the usual delay.
+    4. Report a slope that no clock has as a loss without a place.
+    5. Put the clock half the bound before the floor.
 
     Args:
         index: Position just after the last sample of each read; int64, shape (m,), ascending.
         host_s: When the read returned; float64, shape (m,), ascending.
         rate_hz: Nominal sample rate, hertz.
         round_trip_s: Shortest round trip seen on this port; half of it is taken as the least transport delay.
-        begun: A position, and a host time before which its period cannot have begun (the stream was asked for then):
-            what lies between that and its arrival bounds the transport delay as a round trip does.
+        begun: A position, and a host time before which its period cannot have begun (when the stream was requested):
+            the time from then to its arrival bounds the transport delay as a round trip does.
         max_drift: Largest believable clock error, a share; a stream slower than that has lost samples throughout.
         quantum: Losses the instrument's counter cannot see are multiples of this (64 for a 6-bit counter).
 
@@ -74,14 +81,16 @@ def fit_arrivals(
     """
     if index.shape != host_s.shape or index.size == 0:
         raise ValueError("arrivals need positions and times, as many of one as of the other")
+    # 1. Least delayed arrivals.
     x = index / rate_hz
     y = host_s - x
-    keep = select_least_delayed(host_s, y, select_least_delayed(x, y))  # a backlog that comes in at once is one arrival
+    keep = select_least_delayed(host_s, y, select_least_delayed(x, y))
     at, x, y = index[keep], x[keep], y[keep]
+    # 2. Losses and floor.
     losses, y = find_lost_samples(at, x, y, rate_hz, quantum, max_drift)
     line = fit_delay_floor(x, y, max_drift)
     delay_s = float(np.median(y - line.at(x)))
-    # Where transfers queue, even the least delayed one has waited: about as long as they usually do, at most.
+    # 3. Least transport delay. Where transfers queue, even the least delayed one has waited, at most the usual delay.
     floor_s = max(UNKNOWN_TRANSPORT_S, delay_s) if round_trip_s is None else round_trip_s
     if begun is not None:
         excess = _find_initial_double_count(at, y - line.at(x), begun, line, rate_hz)
@@ -94,6 +103,7 @@ def fit_arrivals(
         if since_s > -_start_tolerance_s(line, rate_hz):  # else it was streaming before
             floor_s = min(floor_s, max(since_s, 0.0))
     transport_s, transport_error_s = floor_s / 2, floor_s / math.sqrt(12)
+    # 4. A rate that no clock explains.
     span_s = float(x[-1] - x[0])
     throughout = 0
     problems: list[str] = []
@@ -106,6 +116,7 @@ def fit_arrivals(
             f"{-100 * line.slope:.3f} % more samples than {rate_hz:g} Hz: counted twice, or the clock is off"
         )
     problems += [_describe_loss(loss) for loss in losses]
+    # 5. The clock.
     middle = float(x.mean())
     clock = ClockMap(
         device_s=middle,
@@ -119,23 +130,26 @@ def fit_arrivals(
 
 
 def _start_tolerance_s(line: DelayFloor, rate_hz: float) -> float:
-    """How much earlier than it was asked for a stream may seem to have begun: it may be in the middle of a period."""
+    """Return how far before the request a stream may seem to begin, seconds: it may be in the middle of a period."""
     return 1.5 / rate_hz + 4 * line.error_s
 
 
 def _find_initial_double_count(
     at: NDArray[np.int64], late_s: NDArray[np.float64], begun: tuple[int, float], line: DelayFloor, rate_hz: float
 ) -> SampleLoss | None:
-    """What was counted twice right after the start, where too few arrivals came before to show it.
+    """Find samples counted twice right after the start, where too few arrivals came before to show a step.
 
-    The stream then seems to have begun before it was asked for, although the very first arrivals were late by as much.
+    The stream then seems to have begun before it was requested, although its very first arrivals were late by as much.
 
     Args:
         at: Positions after reads; shape (m,).
-        late_s: How long after the floor those came; shape (m,).
+        late_s: Delays of those arrivals above the floor, seconds; shape (m,).
         begun: A position, and a time before which its period cannot have begun.
         line: The floor.
-        rate_hz: Nominal rate.
+        rate_hz: Nominal sample rate, hertz.
+
+    Returns:
+        The double count as a negative loss; ``None`` if there is none.
     """
     first_s = begun[0] / rate_hz
     early_s = begun[1] - first_s - line.at(first_s)

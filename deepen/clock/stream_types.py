@@ -1,4 +1,4 @@
-"""What was lost from a stream, and the clock that was fitted to it."""
+"""Result types of the stream clock: losses found, and the clock fitted."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["ArrivalFit", "SampleLoss", "insert_losses"]
 
 @dataclass(frozen=True, slots=True)
 class SampleLoss:
-    """Samples lost without the instrument's counters saying so.
+    """Samples lost that the instrument's counters did not show.
 
     Attributes:
         after_index: Position of the last sample known to be before the loss.
-        samples: How many are missing; negative where more came than time allows (something was counted twice).
+        samples: Number of samples missing; negative where more came than time allows (something was counted twice).
         error_samples: Standard uncertainty of that number.
         before_index: Position of the first sample known to be after it.
     """
@@ -32,17 +32,18 @@ class SampleLoss:
 
 @dataclass(frozen=True, slots=True)
 class ArrivalFit:
-    """What arrival times say about a stream.
+    """The clock of a stream, fitted to its arrival times, and the losses it shows.
 
     Attributes:
         clock: From the instrument's time (position / nominal rate, losses inserted) to the host's monotonic clock.
         losses: Losses found by the clock, in order.
-        throughout: Samples missing without a place (the stream is slower than any believable clock); not in ``losses``.
+        unlocated_losses: Samples missing without a place (the stream is slower than any believable clock); not in
+            ``losses``.
         delay_s: Median transport delay above the floor, seconds.
         rate_hz: True sample rate on the host's clock, hertz.
         rate_error: Standard uncertainty of ``clock.rate``, a share.
         nominal_hz: Rate the instrument states, hertz.
-        problems: What a reader should know, one line each.
+        problems: Warnings for the reader, one line each.
     """
 
     clock: ClockMap
@@ -55,7 +56,7 @@ class ArrivalFit:
     problems: tuple[str, ...]
 
     def positions(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Positions with the losses found by the clock inserted; float64, same shape, strictly ascending.
+        """Return positions with the losses found by the clock inserted; float64, same shape, strictly ascending.
 
         Args:
             index: Positions as the parser counted them, ascending.
@@ -63,15 +64,15 @@ class ArrivalFit:
         return insert_losses(index, self.losses)
 
     def times(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Host times of samples, seconds; float64, same shape."""
+        """Return the host times of samples, seconds; float64, same shape."""
         return self.clock.to_host(self.positions(index) / self.nominal_hz)
 
 
 def insert_losses(index: NDArray[np.int64], losses: Sequence[SampleLoss]) -> NDArray[np.float64]:
-    """Positions with losses inserted; float64, same shape, strictly ascending.
+    """Return positions with losses inserted; float64, same shape, strictly ascending.
 
-    What lies after a loss moves on by what is missing. Where something was counted twice, the doubtful stretch is
-    squeezed (nobody knows which of its samples are too many), and what lies after it moves back.
+    Positions after a loss move on by the number of samples missing. Where samples were counted twice, the doubtful
+    stretch is squeezed (which of its samples are too many is unknown), and later positions move back.
 
     Args:
         index: Positions as the parser counted them, ascending.
@@ -90,7 +91,7 @@ def insert_losses(index: NDArray[np.int64], losses: Sequence[SampleLoss]) -> NDA
 
 
 def _merge_loss_ranges(losses: Sequence[SampleLoss]) -> list[tuple[int, int, int]]:
-    """Stretches (after, before, samples) of losses, ascending, apart, and long enough for what is taken out of them."""
+    """Merge losses into stretches (after, before, samples), disjoint and long enough for the samples taken out."""
     found: list[tuple[int, int, int]] = []
     for loss in losses:
         start, end, samples = loss.after_index, max(loss.before_index, loss.after_index + 1), loss.samples

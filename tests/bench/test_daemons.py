@@ -1,4 +1,4 @@
-"""Cables, keepers, and the daemons they keep."""
+"""Cuttable connections, supervised daemons, and the supervisor."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def pids(folder: Path, count: int) -> list[int]:
 LEAVERS = 'echo $$ >"$1/pid1"; setsid sh -c \'echo $$ >"$1/pid2"; exec sleep 1000\' x "$1" & exec sleep 1000'
 
 
-def test_a_keeper_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:
     kept = keep(tmp_path, script=LEAVERS)
     running = pids(tmp_path, 2)
     assert not any(gone(p) for p in running)
@@ -173,7 +173,7 @@ def test_adbd_sees_loopback_alone(tmp_path: Path) -> None:
                 client.recv(24)
     finally:
         daemon.close()
-    until(lambda: all(gone(p) for p in found), "adbd or its keeper is left")
+    until(lambda: all(gone(p) for p in found), "adbd or its supervisor is left")
 
 
 def test_what_is_missing_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
