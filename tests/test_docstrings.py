@@ -26,7 +26,6 @@ NOT_YET = (
     "spaces",
     "storage",
     "testing",
-    "traces",
     "__init__.py",
     "__main__.py",
     "catalog.py",

@@ -1,8 +1,8 @@
-"""Stored power traces: writing them while they are recorded, and reading those of many instruments.
+"""Stored power traces: writing them during a recording, and reading the formats of many instruments.
 
-``read_trace(path)`` gives a whole :class:`~deepen.records.PowerTrace`, ``read_chunks(path, size)`` one piece after
-another in bounded memory, ``open_trace(path)`` the facts alone, ``read_windows(path)`` the stretches a file reports.
-``write_trace(trace, path)`` writes one, and :class:`TraceWriter` records one that may be long.
+``read_trace(path)`` returns a whole :class:`~deepen.records.PowerTrace`, ``read_chunks(path, size)`` yields it in
+pieces in bounded memory, ``open_trace(path)`` reads the metadata alone, and ``read_windows(path)`` the windows a file
+reports. ``write_trace(trace, path)`` writes a finished trace, and :class:`TraceWriter` records one of any length.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers out of CSV files of any size: a few named columns, block by block, with the row of every mistake."""
+"""Reading named columns of CSV files of any size, block by block; every error names its row."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from deepen.traces.parquet_columns import get_first_line
 __all__ = ["CsvTable", "parse_csv_header"]
 
 _BLOCK = 1 << 22
-"""Bytes parsed at once."""
+"""Size of a block that is parsed at once, bytes."""
 
 
 def parse_csv_header(head: bytes, delimiters: str = ",;\t") -> tuple[str, list[str]]:
-    """First line of a CSV file.
+    """Parse the first line of a CSV file.
 
     Args:
         head: Start of the file.
-        delimiters: Characters that may part the columns.
+        delimiters: Characters that may separate the columns.
 
     Returns:
-        The delimiter (the one that comes most often) and the names of the columns, stripped; none where it is no text.
+        The delimiter (the most frequent of them) and the stripped names of the columns, empty where the file is not
+        text.
     """
     line = head.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].rstrip(b"\r").decode("utf-8", "replace")
     delimiter = max(delimiters, key=line.count)
@@ -46,10 +47,10 @@ class CsvTable:
     Attributes:
         path: The file.
         names: Names of all columns, in order.
-        delimiter: What parts them.
-        skip: Lines before the first row of numbers (the header is one).
-        size: Bytes of the part that is read: all, or up to a torn last line.
-        warnings: What a reader should know of the end of the file.
+        delimiter: The character that separates the columns.
+        skip: Lines before the first row of numbers, the header included.
+        size: Bytes read: the whole file, or the part before a torn last line.
+        warnings: Warnings about the end of the file.
     """
 
     path: Path
@@ -63,14 +64,14 @@ class CsvTable:
     def open(
         cls, path: Path, names: Sequence[str], delimiter: str = ",", skip: int = 1, numbers: Sequence[str] = ()
     ) -> CsvTable:
-        """Look at the end of a file: a last line that is cut short is left out, and said.
+        """Open a file; a last line that is cut short is left out, with a warning.
 
         Args:
             path: The file.
             names: Names of all columns, in order.
-            delimiter: What parts them.
+            delimiter: The character that separates the columns.
             skip: Lines before the first row.
-            numbers: Columns that hold numbers, by which a torn last line is told.
+            numbers: Columns that hold numbers, by which a torn last line is recognised.
 
         Raises:
             MeasureError: If the file holds no rows, or lacks a column.
@@ -96,7 +97,7 @@ class CsvTable:
         return cls(path, tuple(names), delimiter, skip, size, warnings)
 
     def blocks(self, columns: Sequence[str], texts: Sequence[str] = ()) -> Iterator[list[NDArray[Any]]]:
-        """Read columns.
+        """Read columns block by block.
 
         Args:
             columns: Names of columns of numbers.
@@ -107,7 +108,7 @@ class CsvTable:
             ``str`` per column of text, all of shape (rows,).
 
         Raises:
-            MeasureError: If a row has another number of columns, or a value is no number.
+            MeasureError: If a row has a different number of columns, or a value is not a number.
         """
         import pyarrow as pa
         import pyarrow.csv as pv
@@ -125,17 +126,17 @@ class CsvTable:
         for data in self._lines():
             read = pv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=unique)
             try:
-                # From memory: a Python file would be read by a thread of Arrow's, which may outlive the interpreter.
+                # From memory: Arrow would read a Python file in a thread of its own, which may outlive the interpreter.
                 batch = pv.read_csv(pa.BufferReader(data), read, parse, convert)
             except pa.ArrowException as error:
-                raise MeasureError(f"{self.path}: {self._plain(get_first_line(error), rows)}") from error
+                raise MeasureError(f"{self.path}: {self._describe_parse_error(get_first_line(error), rows)}") from error
             rows += batch.num_rows
             yield [c.to_numpy() for c in batch.columns]
         if not rows:
             raise MeasureError(f"{self.path}: has no rows; record again")
 
     def _lines(self) -> Iterator[bytes]:
-        """The file after the lines to skip, in pieces of whole lines with something in them."""
+        """Yield the file after the skipped lines, in pieces of whole, non-empty lines."""
         left, rest = self.size, b""
         with self.path.open("rb") as file:
             for _ in range(self.skip):
@@ -153,8 +154,8 @@ class CsvTable:
                 if data[:end].strip():
                     yield data[:end]
 
-    def _plain(self, text: str, before: int) -> str:
-        """Say in the file's own terms what the parser said of a piece that begins after ``before`` rows."""
+    def _describe_parse_error(self, text: str, before: int) -> str:
+        """Restate the parser's message on a piece that begins after ``before`` rows with row and column of the file."""
         row = re.search(r"Row #(\d+)", text)
         column = re.search(r"CSV column #(\d+)", text)
         where = [f"row {before + int(row[1])}"] if row else [f"after row {before}"]

@@ -1,4 +1,4 @@
-"""How traces reach the disk: whole or not at all, and errors of the disk told once."""
+"""Atomic writing of trace files, and the one error for a disk that refuses."""
 
 from __future__ import annotations
 

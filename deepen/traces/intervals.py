@@ -1,4 +1,4 @@
-"""Interval files: which stretches of a trace count."""
+"""Interval files: CSV files that name windows of a trace."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 def _parse_interval_header(head: bytes) -> tuple[str, list[str], str]:
-    """Delimiter, column names, and the unit of the edges (empty if this is no interval file)."""
+    """Parse the header: delimiter, column names, and the unit of the edges (empty if this is not an interval file)."""
     delimiter, names = parse_csv_header(head)
     unit = next((u for u in _UNITS if f"start_{u}" in names and f"end_{u}" in names), "")
     return delimiter, names, unit
 
 
 def is_interval_file(path: Path) -> bool:
-    """Whether a file is a CSV with the columns ``start_s`` and ``end_s`` (or ``_ms``, ``_us``, ``_ns``)."""
+    """Return whether a file is a CSV with the columns ``start_s`` and ``end_s`` (or ``_ms``, ``_us``, ``_ns``)."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -33,9 +33,9 @@ def is_interval_file(path: Path) -> bool:
 
 
 def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
-    """Read an interval file: ``start_s,end_s`` with, if there, ``label``, ``runs``, ``energy_j``.
+    """Read an interval file: ``start_s,end_s`` and, where present, ``label``, ``runs`` and ``energy_j``.
 
-    Other columns are passed over; the columns may be in milli-, micro- or nanoseconds (``start_us,end_us``).
+    Other columns are ignored; the edges may be in milli-, micro- or nanoseconds (``start_us,end_us``).
 
     Args:
         path: The CSV file.

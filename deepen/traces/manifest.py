@@ -1,4 +1,4 @@
-"""The facts of a trace as JSON: what a ``.trace`` folder, a Parquet file, a CSV and a JSON file of ours carry."""
+"""The manifest of a trace: its metadata as JSON, carried by every file format that deepen writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FORMAT_NAME", "FORMAT_VERSION", "TraceManifest", "TracePart"]
 
 FORMAT_NAME = "deepen-trace"
 FORMAT_VERSION = 1
-"""Version of the stored form; a reader refuses a newer one."""
+"""Version of the manifest; a reader refuses a newer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class TracePart:
 
     Attributes:
         file: Its name.
-        samples: Samples in it.
+        samples: Number of samples in it.
         first: Position (``index``) or time in seconds (``stamps``) of the first sample.
         last: The same of the last sample.
     """
@@ -44,12 +44,12 @@ class TraceManifest:
     """Everything about a trace but its samples.
 
     Attributes:
-        header: What was known before the first sample.
+        header: Facts known before the first sample.
         clock: Device clock (position over rate) to host time; ``None`` where it was never fitted.
         gaps: Stretches (start_s, end_s) without trustworthy samples.
         dropped: Samples known to be lost.
-        warnings: What a reader should know.
-        complete: Whether the recording was finished in order.
+        warnings: Warnings for the reader.
+        complete: True if the recording was finished properly.
         parts: Files of a trace folder; empty for a single file.
         losses: Losses the clock found after the positions were stored; they are inserted on reading.
     """
@@ -64,7 +64,7 @@ class TraceManifest:
     losses: tuple[SampleLoss, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         h = self.header
         return {
             "format": FORMAT_NAME,
@@ -97,7 +97,7 @@ class TraceManifest:
         }
 
     def dump(self) -> str:
-        """As JSON text.
+        """Convert to JSON text.
 
         Raises:
             ConfigError: If a number in it is not finite.
@@ -109,10 +109,10 @@ class TraceManifest:
 
     @classmethod
     def load(cls, text: str | bytes, where: Path) -> TraceManifest:
-        """Read JSON text.
+        """Parse JSON text.
 
         Raises:
-            MeasureError: If it is no manifest, or of a newer version.
+            MeasureError: If it is not a manifest, or of a newer version.
         """
         try:
             document = json.loads(text)
@@ -122,10 +122,10 @@ class TraceManifest:
 
     @classmethod
     def from_json(cls, document: Any, where: Path) -> TraceManifest:
-        """Read JSON values.
+        """Parse JSON values.
 
         Raises:
-            MeasureError: If they are no manifest, or of a newer version.
+            MeasureError: If they are not a manifest, or of a newer version.
         """
         if not isinstance(document, Mapping) or document.get("format") != FORMAT_NAME:
             raise MeasureError(f"{where}: holds no {FORMAT_NAME} facts; it was not written by deepen")
@@ -141,7 +141,7 @@ class TraceManifest:
             ) from error
 
     def closed(self, **changes: Any) -> TraceManifest:
-        """The same, finished in order, with some facts changed."""
+        """Return a copy that is marked complete, with some facts changed."""
         return replace(self, complete=True, **changes)
 
 
@@ -153,6 +153,11 @@ def _parse_finite_number(value: Any) -> float:
 
 
 def _parse_manifest(d: Mapping[str, Any]) -> TraceManifest:
+    """Parse and check a manifest: first the header, then the facts of the finished recording.
+
+    Raises:
+        KeyError, TypeError, ValueError: If a field is missing or malformed.
+    """
     accuracy, clock = d["accuracy"], d["clock"]
     if d["sampling"] not in ("point", "mean") or d["times"] not in ("index", "stamps"):
         raise ValueError(f"sampling '{d['sampling']}', times '{d['times']}'")

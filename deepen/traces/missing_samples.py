@@ -1,4 +1,4 @@
-"""What the times of a table of samples say: order, rate, and where samples are missing."""
+"""Scan of the times of a table of samples: their order, their rate, and the samples missing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from deepen.errors import MeasureError
 __all__ = ["TimeScan", "drop_missing_samples"]
 
 _REGULAR = 0.9
-"""Share of steps within a tenth of the median from which times count as regular, so that a longer step is a loss."""
+"""Share of steps within a tenth of the median above which times count as regular, so that a longer step is a loss."""
 
 
 class TimeScan:
-    """Looks through the times of a file, block by block.
+    """Scans the times of a file, block by block.
 
-    In a regular series a step of 1.5 periods or more is a gap, and so is a sample without a value; where times are
-    irregular (a sensor that is polled) only samples without a value are.
+    In a regular series a step of 1.5 periods or more is a gap, and so is a sample without a value; in an irregular one
+    (a sensor that is polled) only samples without a value are.
 
     Args:
         path: The file, for messages.
@@ -41,7 +41,7 @@ class TimeScan:
         self.gaps: list[tuple[float, float]] = []
 
     def feed(self, t_s: NDArray[np.float64], power_w: NDArray[np.float64]) -> None:
-        """Take the next rows.
+        """Scan the next rows.
 
         Args:
             t_s: Times, seconds, shape (n,).
@@ -66,7 +66,7 @@ class TimeScan:
             self._learn(inner)
         good = np.isfinite(power_w)
         self.missing += int(t_s.size - good.sum())
-        self._gaps(t_s[good])
+        self._record_gaps(t_s[good])
         self._rows += t_s.size
         self._last_s = float(t_s[-1])
 
@@ -75,8 +75,8 @@ class TimeScan:
         self._period_s = float(np.median(steps))
         self.regular = bool(np.mean(np.abs(steps - self._period_s) <= 0.1 * self._period_s) >= _REGULAR)
 
-    def _gaps(self, t_s: NDArray[np.float64]) -> None:
-        """Note steps between samples with a value that are too long."""
+    def _record_gaps(self, t_s: NDArray[np.float64]) -> None:
+        """Record steps between samples with a value that are too long."""
         if not t_s.size:
             return
         joined = t_s if not self.samples else np.concatenate([[self.end_s], t_s])
@@ -92,17 +92,17 @@ class TimeScan:
 
     @property
     def dropped(self) -> int:
-        """Samples that are missing: those without a row and those without a value."""
+        """Number of samples missing: those without a row and those without a value."""
         return max(self.lost, self.missing) if self.regular else self.missing
 
     @property
     def rate_hz(self) -> float:
-        """Samples a second, lost ones included; 0 below two samples."""
+        """Sample rate with lost samples included, hertz; 0 with fewer than two samples."""
         span_s = self.end_s - self.start_s
         return (self.samples - 1 + (self.lost if self.regular else 0)) / span_s if self.samples > 1 else 0.0
 
     def notes(self) -> list[str]:
-        """What a reader should know of this."""
+        """Return warnings for the reader."""
         notes = []
         if self.missing:
             notes.append(f"{self.missing} rows have no value and count as lost")
@@ -117,7 +117,7 @@ class TimeScan:
 def drop_missing_samples(
     t_s: NDArray[np.float64], power_w: NDArray[np.float64], logic: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]:
-    """Leave out samples without a value."""
+    """Return times, powers and digital inputs without the samples that have no value (``nan``); shape (k,)."""
     good = np.isfinite(power_w)
     if bool(good.all()):
         return t_s, power_w, logic

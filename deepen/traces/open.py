@@ -25,11 +25,11 @@ _HEAD = 1 << 16
 
 
 def find_format(path: Path, name: str = "") -> TraceFormat:
-    """Find the format of a file by what is in it.
+    """Find the format of a file from its content.
 
     Args:
         path: The file or folder.
-        name: A format to take without looking.
+        name: Name of a format to use without looking at the content.
 
     Raises:
         ConfigError: If there is no such format or file.
@@ -59,14 +59,14 @@ def find_format(path: Path, name: str = "") -> TraceFormat:
 
 
 def open_trace(path: str | Path, *, format: str = "", **options: str) -> TraceFile:
-    """Open a trace: its facts are read, its samples stay in the file.
+    """Open a trace: read its metadata, and leave its samples in the file.
 
-    Files of text are scanned once for that.
+    Text files are scanned once for this.
 
     Args:
         path: The file or folder.
         format: Name of its format; found from its content if empty.
-        options: What the format needs to be told, for example ``voltage_v="3.7"``.
+        options: Options of the format, for example ``voltage_v="3.7"``.
 
     Raises:
         ConfigError: If there is no such file, or an option is missing, wrong or unknown to the format.
@@ -90,7 +90,7 @@ def read_trace(path: str | Path, *, format: str = "", **options: str) -> PowerTr
     Args:
         path: The file or folder.
         format: Name of its format; found from its content if empty.
-        options: What the format needs to be told.
+        options: Options of the format.
 
     Raises:
         ConfigError: As :func:`open_trace`.
@@ -120,7 +120,7 @@ def read_chunks(
         start_s: Leave out samples before this time, seconds.
         end_s: Leave out samples after this time, seconds.
         format: Name of its format; found from its content if empty.
-        options: What the format needs to be told.
+        options: Options of the format.
 
     Raises:
         ConfigError: As :func:`open_trace`, or if ``size`` is below 1.
@@ -132,7 +132,7 @@ def read_chunks(
 def iterate_chunks(
     file: TraceFile, size: int, start_s: float = -math.inf, end_s: float = math.inf
 ) -> Iterator[PowerTrace]:
-    """The samples of an opened trace in pieces; see :func:`read_chunks`."""
+    """Yield the samples of an opened trace in pieces; see :func:`read_chunks`."""
     if size < 1:
         raise ConfigError(f"a chunk needs at least one sample, not {size}")
     held: list[_Block] = []
@@ -181,7 +181,7 @@ def read_windows(path: str | Path, *, format: str = "", **options: str) -> tuple
         path: A trace, a CSV file with ``start_s,end_s,label`` (or ``start_us,end_us``, as some loggers write), or the
             ``results.txt`` beside a trace of MLPerf Tiny.
         format: Name of the trace's format; found from its content if empty.
-        options: What the format needs to be told.
+        options: Options of the format.
 
     Raises:
         ConfigError: If there is no such file.
@@ -196,7 +196,7 @@ def read_windows(path: str | Path, *, format: str = "", **options: str) -> tuple
 
 
 def hash_trace(trace: PowerTrace | TraceFile) -> str:
-    """Hash what a trace says: samples, times, label, calibration, gaps and losses; not how it is stored.
+    """Hash the content of a trace: samples, times, label, calibration, gaps and losses; not its storage format.
 
     A stored trace has the hash of the trace in memory as long as its power is stored as ``float64``.
 

@@ -1,4 +1,4 @@
-"""Samples as Parquet: a position or a time, the power, and the digital inputs where there are any."""
+"""Samples as Parquet columns: a position or a time, the power, and the digital inputs where there are any."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 META_KEY = b"deepen-trace"
-"""Key of the facts in a Parquet file's own metadata."""
+"""Key of the manifest in a Parquet file's metadata."""
 
 _ROWS = 1 << 18
-"""Rows per row group, what a reader decodes at once: 2 MiB of float64."""
+"""Rows per row group, which a reader decodes at once: 2 MiB of float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class SampleColumns:
 
 
 def get_first_line(error: BaseException) -> str:
-    """First line of another library's message, or the name of its class."""
+    """Return the first line of an exception's message, or the name of its class."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def compute_times(header: TraceHeader, clock: ClockMap | None, position: NDArray[Any]) -> NDArray[np.float64]:
-    """Times of stored positions, seconds, shape (n,)."""
+    """Convert stored positions to times, seconds, shape (n,)."""
     if header.times == "stamps":
         return np.asarray(position, dtype=np.float64)
     device_s = position / header.rate_hz
@@ -69,7 +69,7 @@ def compute_times(header: TraceHeader, clock: ClockMap | None, position: NDArray
 def compute_positions(
     header: TraceHeader, clock: ClockMap | None, t_s: NDArray[np.float64]
 ) -> NDArray[np.int64] | None:
-    """Positions whose :func:`compute_times` are exactly these times; ``None`` where there are none."""
+    """Return positions whose :func:`compute_times` are exactly these times; ``None`` where there are none."""
     device_s = t_s - header.start_s if clock is None else clock.to_device(t_s)
     scaled = np.rint(device_s * header.rate_hz)
     if not bool(np.all(np.abs(scaled) < 2**53)):
@@ -79,7 +79,7 @@ def compute_positions(
 
 
 def make_arrow_schema(header: TraceHeader) -> Any:
-    """Arrow schema of the samples."""
+    """Make the Arrow schema of the samples."""
     import pyarrow as pa
 
     first = ("index", pa.int64()) if header.times == "index" else ("t_s", pa.float64())
@@ -88,7 +88,7 @@ def make_arrow_schema(header: TraceHeader) -> Any:
 
 
 def make_arrow_table(header: TraceHeader, columns: SampleColumns, metadata: dict[bytes, bytes] | None = None) -> Any:
-    """Arrow table of samples."""
+    """Make an Arrow table of samples."""
     import pyarrow as pa
 
     shape = make_arrow_schema(header).with_metadata(metadata)
@@ -97,7 +97,7 @@ def make_arrow_table(header: TraceHeader, columns: SampleColumns, metadata: dict
 
 
 def get_parquet_options(header: TraceHeader) -> dict[str, Any]:
-    """Parquet settings: positions cost next to nothing as differences, power compresses best with its bytes apart."""
+    """Return the Parquet settings: positions delta-encoded (next to no space), power with its bytes split."""
     first = {"index": "DELTA_BINARY_PACKED"} if header.times == "index" else {"t_s": "BYTE_STREAM_SPLIT"}
     return {
         "compression": "zstd",
@@ -110,7 +110,7 @@ def get_parquet_options(header: TraceHeader) -> dict[str, Any]:
 
 
 def make_part_metadata(part: TracePart) -> dict[bytes, bytes]:
-    """First and last position, which a reader wants without decoding the part."""
+    """Return the first and last position as metadata, for a reader that does not decode the part."""
     return {b"first": repr(part.first).encode(), b"last": repr(part.last).encode()}
 
 
@@ -125,7 +125,7 @@ def open_parquet(path: Path) -> Any:
     """Open a Parquet file.
 
     Raises:
-        MeasureError: If it is none, or damaged.
+        MeasureError: If it is not a Parquet file, or damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -142,10 +142,10 @@ def read_columns(file: Any, path: Path, header: TraceHeader, run: int | None = N
     """Read the samples of a Parquet file in pieces.
 
     Args:
-        file: What :func:`open_parquet` returned.
+        file: A file opened by :func:`open_parquet`.
         path: Its path, for messages.
-        header: How they are stored.
-        run: First position, where all follow one after another, so that they need not be read.
+        header: Header that says how they are stored.
+        run: First position where positions are consecutive, so that they need not be read; ``None`` to read them.
 
     Raises:
         MeasureError: If the file is damaged or has other columns.

@@ -1,4 +1,4 @@
-"""Kinds of trace files, one module each, in the order in which a file is compared with them."""
+"""Registry of trace file formats, one module each, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ FORMATS: Mapping[str, TraceFormat] = {
         plain.FORMAT,
     )
 }
-"""Name -> format; ``csv``, which takes any table with declared units, comes last."""
+"""Name -> format; ``csv``, which accepts any table with declared units, comes last."""

@@ -1,4 +1,4 @@
-"""One pass over a trace: extremes, mean, energy, and what is needed to draw it."""
+"""Summary of a trace in one pass: extremes, mean, energy, and a plot in characters."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from deepen.units import format_si
 __all__ = ["TraceSummary", "plot_summary", "summarise_trace"]
 
 _BINS = 72
-"""Columns of the plot: with the scale beside them, a line of a terminal of 80."""
+"""Columns of the plot; with the scale beside them they fill 80 characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """What a trace amounts to.
+    """Extremes, mean, energy and outline of a trace.
 
     Attributes:
         min_w: Least power; ``nan`` without samples.
         mean_w: Mean over time; ``nan`` below two samples.
         max_w: Most power; ``nan`` without samples.
         energy_j: Integral over the whole trace, gaps bridged by a straight line.
-        start_s: Time of the first sample, or start of the period it is the mean of, seconds.
+        start_s: Time of the first sample, or start of the period of which it is the mean, seconds.
         end_s: Time of the last, seconds.
-        low_w: Least power in each of as many equal stretches; ``nan`` inside a gap, shape (k,).
-        high_w: Most power in each, shape (k,).
+        low_w: Least power in each of k equal stretches; ``nan`` inside a gap, shape (k,).
+        high_w: Highest power in each, shape (k,).
     """
 
     min_w: float
@@ -46,11 +46,11 @@ class TraceSummary:
 
 
 def summarise_trace(file: TraceFile, bins: int = _BINS) -> TraceSummary:
-    """Look through an opened trace once, in bounded memory.
+    """Summarise an opened trace in one pass and bounded memory.
 
     Args:
         file: The trace.
-        bins: Stretches for the plot.
+        bins: Number of stretches for the plot.
 
     Raises:
         MeasureError: If the file is damaged or has no samples.
@@ -110,8 +110,8 @@ def plot_summary(summary: TraceSummary, height: int = 10) -> str:
     """Draw the range of the power over time with characters.
 
     Args:
-        summary: What to draw.
-        height: Lines.
+        summary: Summary of the trace.
+        height: Number of lines.
 
     Returns:
         Lines of text: for every stretch of time a bar from its least to its most power, gaps left empty.

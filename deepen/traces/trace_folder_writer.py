@@ -1,8 +1,8 @@
-"""Writing a trace while it is recorded: a ``.trace`` folder that is readable at every moment.
+"""Writing a trace during its recording, to a ``.trace`` folder that is readable at every moment.
 
 The folder holds ``part-000000.parquet``, ``part-000001.parquet``, ... and ``manifest.json``. Every file is written
-beside its place and renamed into it, so whatever ends the process, each part that is there is whole. Samples are stored
-by their position in the instrument's stream; the clock map in the manifest makes times of them.
+under a temporary name and renamed, so every part in the folder is whole however the process ends. Samples are stored by
+their position in the instrument's stream; the clock map in the manifest converts positions to times.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ __all__ = ["MANIFEST", "TraceWriter", "make_part_name"]
 MANIFEST = "manifest.json"
 
 _PENDING = 4
-"""Parts that may wait for a slow disk before a writer waits with them."""
+"""Number of parts that may wait for a slow disk before the writer blocks."""
 
 
 def make_part_name(number: int) -> str:
-    """Name of the file of a part, counted from 0."""
+    """Return the file name of a part; parts are numbered from 0."""
     return f"part-{number:06d}.parquet"
 
 
 class TraceWriter:
     """Streams a recording to a new ``.trace`` folder.
 
-    Files are written by a thread of the writer's own, so that a slow disk does not keep a reader from its port; an
-    error of the disk comes out of the next call. Leaving the ``with`` block without :meth:`finish` keeps what came so
-    far; a reader says that it was cut short.
+    Files are written in a thread of the writer, so that a slow disk does not keep a meter's reader from its port; a
+    disk error is raised by the next call. Leaving the ``with`` block without :meth:`finish` keeps the samples received
+    so far; a reader then reports that the trace was cut short.
 
     Args:
         path: The folder to make; its name ends in ``.trace``.
-        header: What is known of the recording.
+        header: Facts of the recording.
         part_samples: Samples per part; bounds the memory of the writer (at most 17 bytes each, for one part being
             filled and four waiting for the disk).
-        flush_s: Time of recording after which an unfinished part is written as well, seconds: about what a killed
-            process loses.
+        flush_s: Recording time after which an unfinished part is written as well, seconds: about as much as is lost
+            when the process is killed.
 
     Raises:
         ConfigError: If the name does not end in ``.trace``, or exists, or its folder does not.
@@ -98,7 +98,7 @@ class TraceWriter:
 
     @property
     def samples(self) -> int:
-        """Samples taken so far."""
+        """Number of samples appended so far."""
         return sum(p.samples for p in self._done) + self._filled
 
     def append(
@@ -107,7 +107,7 @@ class TraceWriter:
         power_w: NDArray[np.float64],
         logic: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Take the next samples.
+        """Append the next samples.
 
         Args:
             position: Positions in the instrument's stream (int64), or times in seconds where the header says
@@ -116,11 +116,11 @@ class TraceWriter:
             logic: Digital inputs, shape (n,), where the header says so.
 
         Raises:
-            MeasureError: If the samples are none of that.
+            MeasureError: If the samples are not of that kind.
             StorageError: If the disk refuses.
         """
         self._check(position, power_w, logic)
-        self._settle(_PENDING)
+        self._await_writes(_PENDING)
         start = 0
         while start < position.size:
             room = min(self._position.size - self._filled, position.size - start)
@@ -137,16 +137,16 @@ class TraceWriter:
                 self._manifest.header.rate_hz if self._manifest.header.times == "index" else 1.0
             )
             since = self._position[self._filled - 1] - self._position[self._flushed]
-            # A part that is about to be full is not worth writing twice.
+            # A nearly full part is not worth writing twice.
             nearly_full = self._position.size - self._filled < per_flush / 2
             if since >= per_flush and not nearly_full:
                 self._write_part()
 
     def append_trace(self, chunk: PowerTrace) -> None:
-        """Take the samples of a trace or of the next chunk of one; its times must be those the header describes.
+        """Append the samples of a trace, or of its next chunk; its times must be of the kind the header states.
 
         Raises:
-            MeasureError: If its times are no positions of this recording.
+            MeasureError: If its times are not positions of this recording.
             StorageError: If the disk refuses.
         """
         header = self._manifest.header
@@ -166,7 +166,7 @@ class TraceWriter:
         dropped: int | None = None,
         warnings: tuple[str, ...] | None = None,
     ) -> None:
-        """Set facts that the next write of the manifest keeps, so that a recording cut short has them."""
+        """Set facts for the next write of the manifest, so that a recording cut short has them."""
         given: dict[str, Any] = {"clock": clock, "gaps": gaps, "dropped": dropped, "warnings": warnings}
         self._manifest = replace(self._manifest, **{k: v for k, v in given.items() if v is not None})
 
@@ -178,14 +178,14 @@ class TraceWriter:
         warnings: tuple[str, ...] = (),
         losses: tuple[SampleLoss, ...] = (),
     ) -> Path:
-        """Write what is left and close the recording in order.
+        """Write the remaining samples and complete the recording.
 
         Args:
             clock: Device clock (position over rate) to host time; ``None`` keeps ``start_s`` and the nominal rate.
             gaps: Stretches (start_s, end_s) without trustworthy samples.
             dropped: Samples known to be lost.
-            warnings: What a reader should know.
-            losses: Losses found by the clock, which the positions taken so far do not have yet.
+            warnings: Warnings for the reader.
+            losses: Losses found by the clock that are not yet in the positions appended.
 
         Returns:
             The folder.
@@ -200,11 +200,11 @@ class TraceWriter:
         try:
             self._write_part()
         finally:
-            self._end()
+            self._stop_thread()
         return self.path
 
     def close(self) -> None:
-        """Keep what came so far without finishing; harmless after :meth:`finish`.
+        """Close without completing, keeping the samples received so far; harmless after :meth:`finish`.
 
         Raises:
             StorageError: If the disk refuses.
@@ -213,7 +213,7 @@ class TraceWriter:
             try:
                 self._write_part()
             finally:
-                self._end()
+                self._stop_thread()
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +222,7 @@ class TraceWriter:
         if kind is None:
             self.close()
             return
-        with contextlib.suppress(Exception):  # the error on its way out says more than a second one here
+        with contextlib.suppress(Exception):  # the error being raised says more than a second one
             self.close()
 
     def _require_open(self) -> None:
@@ -248,7 +248,7 @@ class TraceWriter:
             raise MeasureError(f"{self.path}: power of a sample is not a number; leave such samples out as a gap")
 
     def _write_part(self) -> None:
-        """Hand the samples that are not on the disk yet, and the facts, to the writing thread."""
+        """Hand the samples not yet on disk, and the manifest, to the writing thread."""
         n, part, columns = self._filled, None, None
         header = self._manifest.header
         if n > self._flushed:
@@ -260,19 +260,19 @@ class TraceWriter:
             if n == self._position.size:
                 self._done.append(part)
                 self._filled = self._flushed = 0
-        self._settle(_PENDING)
+        self._await_writes(_PENDING)
         text = self._manifest.dump()
         self._waiting.append(self._disk.submit(_write_part_and_manifest, self.path, header, part, columns, text))
 
-    def _settle(self, allowed: int) -> None:
-        """Wait until at most so many writes are under way, and raise what any of them raised."""
+    def _await_writes(self, allowed: int) -> None:
+        """Wait until at most ``allowed`` writes are pending, and raise any error they raised."""
         while self._waiting and (self._waiting[0].done() or len(self._waiting) > allowed):
             self._waiting.popleft().result()
 
-    def _end(self) -> None:
+    def _stop_thread(self) -> None:
         self._open = False
         try:
-            self._settle(0)
+            self._await_writes(0)
         finally:
             self._disk.shutdown(cancel_futures=True)
 

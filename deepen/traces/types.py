@@ -1,4 +1,4 @@
-"""What a stored trace is made of, and what a file format must be able to do."""
+"""Types of stored traces, and the protocol of a trace file format."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from deepen.records import Accuracy, Interval, PowerTrace, Source
 __all__ = ["CHUNK", "ReportedWindow", "TraceFile", "TraceFormat", "TraceHeader", "TraceInfo", "make_chunk"]
 
 CHUNK = 1 << 20
-"""Samples per chunk where the caller does not say: 16 MiB of times and powers."""
+"""Default number of samples per chunk: 16 MiB of times and powers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceHeader:
-    """What is known of a recording before its first sample.
+    """Facts of a recording known before its first sample.
 
     Attributes:
-        meter_id: Which power source.
-        calibration_id: Which calibration or power profile is applied.
+        meter_id: Name of the power source.
+        calibration_id: Name of the calibration or power profile applied.
         source: measured, modelled or simulated.
         rate_hz: Nominal sample rate, hertz.
         sampling: As in :class:`~deepen.records.PowerTrace`.
-        accuracy: What the instrument states of itself.
-        times: ``index`` where samples are told by their position in the instrument's stream (their time is the position
-            over ``rate_hz`` through the clock map); ``stamps`` where each has a time of its own.
-        precision: How power is stored; ``float32`` resolves 6e-8 of the reading.
-        logic: Whether digital inputs are stored.
-        start_s: Host time of position 0 as far as known at the start; used where the recording ended without a clock.
+        accuracy: Accuracy the instrument states.
+        times: ``index`` where a sample is identified by its position in the instrument's stream (its time is the
+            position over ``rate_hz`` through the clock map); ``stamps`` where each has a time of its own.
+        precision: Type in which power is stored; ``float32`` resolves 6e-8 of the reading.
+        logic: True if digital inputs are stored.
+        start_s: Host time of position 0 as known at the start, seconds; used where the recording ended without a clock.
     """
 
     meter_id: str
@@ -59,26 +59,26 @@ class TraceHeader:
 
 @dataclass(frozen=True, slots=True)
 class TraceInfo:
-    """What a trace file says of itself.
+    """Facts that a trace file states about itself.
 
     Attributes:
         path: The file or folder.
         format: Name of its format.
-        meter_id: Which power source.
-        calibration_id: Which calibration or power profile was applied.
+        meter_id: Name of the power source.
+        calibration_id: Name of the calibration or power profile that was applied.
         source: measured, modelled or simulated.
         rate_hz: Sample rate, hertz.
-        samples: Samples in the file.
+        samples: Number of samples in the file.
         start_s: Time of the first sample, seconds; ``nan`` without samples.
         end_s: Time of the last sample, seconds; ``nan`` without samples.
         sampling: As in :class:`~deepen.records.PowerTrace`.
-        accuracy: What the instrument states of itself.
-        clock: How sample times became host times; ``None`` where they are the file's own.
+        accuracy: Accuracy the instrument states.
+        clock: Map from sample times to host times; ``None`` where times are the file's own.
         gaps: Stretches (start_s, end_s) without trustworthy samples.
         dropped: Samples known to be lost.
-        warnings: What a reader should know.
-        logic: Whether digital inputs were stored.
-        complete: Whether the recording was finished in order.
+        warnings: Warnings for the reader.
+        logic: True if digital inputs were stored.
+        complete: True if the recording was finished properly.
     """
 
     path: Path
@@ -106,16 +106,16 @@ class TraceInfo:
 
     @property
     def duration_s(self) -> float:
-        """From the first sample to the last, seconds; 0 without samples."""
+        """Time from the first sample to the last, seconds; 0 without samples."""
         return self.end_s - self.start_s if self.samples else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedWindow:
-    """A stretch of a trace that the file, or a file beside it, names.
+    """A stretch of a trace named by the file itself or by a file beside it.
 
     Attributes:
-        interval: When, on the trace's own clock.
+        interval: Its start and end on the trace's own clock.
         energy_j: The energy the file reports for it, joules; ``nan`` where it reports none.
     """
 
@@ -124,21 +124,21 @@ class ReportedWindow:
 
 
 class TraceFile(Protocol):
-    """An opened trace: its facts are known, its samples are still in the file."""
+    """An opened trace, whose metadata has been read and whose samples are still in the file."""
 
     @property
     def info(self) -> TraceInfo:
-        """What the file says of itself."""
+        """Facts that the file states about itself."""
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
-        """Times (s), powers (W) and logic inputs in order, in pieces of the file's own size.
+        """Yield times (s), powers (W) and logic inputs in order, in pieces of the file's own size.
 
         Raises:
-            MeasureError: If the file is damaged or holds something that is no trace.
+            MeasureError: If the file is damaged or is not a trace.
         """
 
     def windows(self) -> tuple[ReportedWindow, ...]:
-        """Windows the file itself reports, in order of time; empty where it reports none."""
+        """Return the windows that the file itself reports, in order of time; empty where it reports none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +146,11 @@ class TraceFormat:
     """One kind of trace file; every module of ``deepen.traces.formats`` exports one as ``FORMAT``.
 
     Attributes:
-        name: What ``--format`` takes and what :class:`TraceInfo` carries.
-        title: One readable line.
-        matches: Whether a file is of this kind, from its path and its first 64 KiB (empty for a folder).
+        name: Value for ``--format``, carried by :class:`TraceInfo`.
+        title: A description in one line.
+        matches: Returns whether a file has this format, from its path and its first 64 KiB (empty for a folder).
         open: Opens it with options; raises ``MeasureError`` on damage, ``ConfigError`` on a missing or wrong option.
-        options: Options ``open`` takes.
+        options: Names of the options of ``open``.
     """
 
     name: str
@@ -169,7 +169,7 @@ def make_chunk(
 ) -> PowerTrace:
     """Make the part of a trace that ends with these samples.
 
-    Every gap goes to the chunk in which it ends, with its share of the lost samples, so that gaps and losses of
+    Every gap is assigned to the chunk in which it ends, with its share of the lost samples, so that gaps and losses of
     consecutive chunks add up to those of the file.
 
     Args:
@@ -201,7 +201,7 @@ def make_chunk(
 
 
 def _count_lost_until(info: TraceInfo, t_s: float) -> int:
-    """Lost samples up to a time: each gap holds a share of them by its length; without gaps all come at the end."""
+    """Count the samples lost up to a time: gaps share them by their length; without gaps all lie at the end."""
     if t_s == math.inf:
         return info.dropped
     total_s = sum(end - start for start, end in info.gaps)

@@ -1,4 +1,4 @@
-"""Writing a finished trace, whole or not at all: a ``.trace`` folder, Parquet, CSV or JSON."""
+"""Atomic writing of a finished trace: a ``.trace`` folder, Parquet, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from deepen.traces.types import CHUNK, TraceFile, TraceHeader
 __all__ = ["SUFFIXES", "write_trace"]
 
 SUFFIXES = (".trace", ".parquet", ".csv", ".json")
-"""What a trace can be written as."""
+"""Suffixes of the files a trace can be written to."""
 
 CSV_FACTS = "facts"
-"""Column of a CSV file of ours whose first row holds the facts of the trace as JSON."""
+"""Column of a CSV file written by deepen whose first row holds the manifest of the trace as JSON."""
 
 
 def write_trace(
     trace: PowerTrace | TraceFile, path: str | Path, *, precision: Literal["float32", "float64"] = "float64"
 ) -> Path:
-    """Write a trace; a file that is there is replaced in one step.
+    """Write a trace; an existing file is replaced atomically.
 
     Args:
         trace: A trace in memory, or an opened one, which is copied piece by piece in bounded memory (but for JSON).
-        path: Where to; its suffix says the format (:data:`SUFFIXES`).
-        precision: How power is stored in ``.trace`` and ``.parquet``: ``float64`` or ``float32``.
+        path: The file to write; its suffix selects the format (:data:`SUFFIXES`).
+        precision: Type in which power is stored in ``.trace`` and ``.parquet``: ``float64`` or ``float32``.
 
     Returns:
         The path.
 
     Raises:
         ConfigError: If the suffix is none of these, or the folder does not exist.
-        StorageError: If the disk refuses; what was there stays as it was.
-        MeasureError: If an opened trace is damaged, or the power of a sample is no number.
+        StorageError: If the disk refuses; an existing file stays as it was.
+        MeasureError: If an opened trace is damaged, or the power of a sample is not a number.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -71,7 +71,7 @@ def write_trace(
         dropped=_get_facts(trace).dropped,
         warnings=_get_facts(trace).warnings,
     )
-    manifest.dump()  # facts that cannot be stored are refused before anything is written
+    manifest.dump()  # a manifest that cannot be stored is refused before anything is written
     if path.suffix == ".trace":
         _write_folder(trace, path, manifest)
     elif path.is_dir():
@@ -87,7 +87,7 @@ def _get_facts(trace: PowerTrace | TraceFile) -> Any:
 
 
 def _iterate_checked_pieces(trace: PowerTrace | TraceFile) -> Iterator[PowerTrace]:
-    """The samples, looked at: what is no number must not reach a file.
+    """Yield the samples in pieces, checked: a value that is not a number must not reach a file.
 
     Raises:
         MeasureError: If the power of a sample is not finite.
@@ -99,7 +99,7 @@ def _iterate_checked_pieces(trace: PowerTrace | TraceFile) -> Iterator[PowerTrac
 
 
 def _choose_header(trace: PowerTrace | TraceFile, *, stamped: bool) -> TraceHeader:
-    """Header under which a trace is stored: by position where that gives back the very same times, else with stamps."""
+    """Choose the header for storing a trace: by position where that reproduces the times exactly, else with stamps."""
     f = _get_facts(trace)
     header = TraceHeader(
         meter_id=f.meter_id,
@@ -184,7 +184,7 @@ def _write_csv(trace: PowerTrace | TraceFile, place: Path, manifest: TraceManife
     samples = trace.t_s.size if isinstance(trace, PowerTrace) else trace.info.samples
     if not samples:
         raise MeasureError(f"trace of {h.meter_id}: without samples it cannot be kept as CSV; write a .trace")
-    # The count tells a reader of a file that lost its end.
+    # The count lets a reader notice that the end of the file is missing.
     facts = replace(manifest, parts=(TracePart("self", samples, 0.0, 0.0),)).dump()
     meter = " ".join(h.meter_id.split())  # one line for every row; the facts keep the name as it is
     with place.open("w", encoding="utf-8", newline="") as file:

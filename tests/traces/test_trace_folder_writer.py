@@ -161,10 +161,10 @@ def test_an_unfinished_part_is_written_in_time(tmp_path: Path) -> None:
     with TraceWriter(tmp_path / "a.trace", HEADER, flush_s=1.0) as writer:
         writer.append(*ramp(0, 900))
         writer.append(*ramp(900, 200))
-        writer._settle(0)
+        writer._await_writes(0)
         assert traces.open_trace(tmp_path / "a.trace").info.samples == 1100
         writer.append(*ramp(1100, 900))
-        writer._settle(0)
+        writer._await_writes(0)
         assert traces.open_trace(tmp_path / "a.trace").info.samples == 1100
         writer.finish(CLOCK)
     assert traces.open_trace(tmp_path / "a.trace").info.samples == 2000
@@ -205,7 +205,7 @@ def test_names_that_cannot_be_recorded_into(tmp_path: Path) -> None:
 def test_a_full_disk_comes_out_of_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = TraceWriter(tmp_path / "a.trace", HEADER, part_samples=10)
     writer.append(*ramp(0, 10))
-    writer._settle(0)
+    writer._await_writes(0)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

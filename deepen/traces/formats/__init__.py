@@ -1,1 +1,1 @@
-"""Kinds of trace files, one module each (:data:`deepen.traces.registry.FORMATS` names them)."""
+"""Trace file formats, one module each (:data:`deepen.traces.registry.FORMATS` names them)."""

@@ -1,4 +1,4 @@
-"""Single files written by :func:`deepen.traces.write_trace`: Parquet and JSON with all facts inside."""
+"""Single files written by :func:`deepen.traces.write_trace`: Parquet and JSON with all metadata inside."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 __all__ = ["JSON", "PARQUET", "JsonTraceFile", "ParquetTraceFile"]
 
 _LARGEST_JSON = 1 << 30
-"""Bytes of a JSON file that is still read at once."""
+"""Size of the largest JSON file that is read, bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetTraceFile:
-    """An opened Parquet file of ours; see :class:`~deepen.traces.types.TraceFile`.
+    """An opened Parquet file written by deepen; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What its metadata says.
-        manifest: Its facts.
+        info: Facts from its metadata.
+        manifest: Its manifest.
     """
 
     info: TraceInfo
@@ -71,10 +71,10 @@ PARQUET = TraceFormat(
 
 @dataclass(frozen=True, slots=True)
 class JsonTraceFile:
-    """An opened JSON trace of ours; see :class:`~deepen.traces.types.TraceFile`.
+    """An opened JSON trace written by deepen; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What it says.
+        info: Facts from the file.
         t_s: Times, seconds, shape (n,).
         power_w: Powers, shape (n,).
         logic: Digital inputs, shape (n,), or ``None``.

@@ -24,13 +24,13 @@ __all__ = ["FORMAT", "TraceFolder", "make_trace_info"]
 def make_trace_info(
     path: Path, name: str, manifest: TraceManifest, samples: int, first: float, last: float
 ) -> TraceInfo:
-    """Facts of a trace of ours.
+    """Make the description of a trace written by deepen.
 
     Args:
-        path: Where it is.
+        path: Its file or folder.
         name: Name of the format.
-        manifest: Its facts.
-        samples: Samples in it.
+        manifest: Its manifest.
+        samples: Number of samples in it.
         first: Position (losses found by the clock inserted) or time of the first sample.
         last: The same of the last sample.
     """
@@ -64,8 +64,8 @@ class TraceFolder:
     """An opened trace folder; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What the manifest says.
-        manifest: The manifest, with the parts that are there.
+        info: Facts from the manifest.
+        manifest: The manifest, with the parts found in the folder.
     """
 
     info: TraceInfo
@@ -77,7 +77,7 @@ class TraceFolder:
             yield compute_times(self.manifest.header, self.manifest.clock, c.position), c.power_w, c.logic
 
     def columns(self) -> Iterator[SampleColumns]:
-        """Samples with their positions, losses found by the clock inserted."""
+        """Yield samples with their positions, losses found by the clock inserted."""
         header, losses = self.manifest.header, self.manifest.losses
         for part in self.manifest.parts:
             path = self.info.path / part.file
@@ -102,7 +102,7 @@ def _open_part(path: Path, part: TracePart) -> Any:
 
 
 def _find_parts(folder: Path, listed: tuple[TracePart, ...]) -> tuple[TracePart, ...]:
-    """Parts that are there: a process killed between a part and its manifest leaves one more, or a longer one."""
+    """List the parts in the folder; a process killed before it wrote the manifest leaves one more, or a longer one."""
     parts = list(listed[:-1])
     while (path := folder / make_part_name(len(parts))).is_file():
         file = open_parquet(path)
@@ -116,7 +116,7 @@ def _find_parts(folder: Path, listed: tuple[TracePart, ...]) -> tuple[TracePart,
 
 
 def _find_missing_positions(trace: TraceFolder) -> tuple[int, tuple[tuple[float, float], ...]]:
-    """Positions that are missing, and the gaps they leave: what a recording cut short could not write down."""
+    """Return the number of missing positions and the gaps they leave, which a recording cut short could not record."""
     lost = 0
     gaps: list[tuple[float, float]] = []
     header, clock = trace.manifest.header, trace.manifest.clock
@@ -144,10 +144,11 @@ def _open(path: Path, options: Mapping[str, str]) -> TraceFolder:
     manifest = TraceManifest.load(text, path / MANIFEST)
     if not manifest.complete:
         manifest = replace(manifest, parts=_find_parts(path, manifest.parts))
-        told = f"cut short: the recording was never finished; what came after {_describe_duration(manifest)} is missing"
+        duration = _describe_duration(manifest)
+        warning = f"cut short: the recording was never finished; what came after {duration} is missing"
         if manifest.clock is None and manifest.header.times == "index":
-            told += ", and times follow the nominal rate of the instrument"
-        manifest = replace(manifest, warnings=(*manifest.warnings, told))
+            warning += ", and times follow the nominal rate of the instrument"
+        manifest = replace(manifest, warnings=(*manifest.warnings, warning))
     else:
         extra = sorted(p.name for p in path.iterdir() if re.fullmatch(r"part-\d+\.parquet", p.name))
         if extra != [p.file for p in manifest.parts]:

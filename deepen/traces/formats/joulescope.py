@@ -25,7 +25,7 @@ __all__ = ["CSV", "JLS", "JlsFile", "JoulescopeCsvFile"]
 _SAMPLES = ["#time (s)", "current (A)", "voltage (V)"]
 _STATISTICS = ["#time", "current", "voltage", "power"]
 _JLS_MAGIC = b"jlsfmt"
-"""How a recording begins."""
+"""Magic bytes at the start of a recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class JoulescopeCsvFile:
     """An opened CSV export; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What was found in it.
+        info: Facts found by scanning it.
         table: Its rows.
         columns: Columns of time and power, or of time, current and voltage.
     """
@@ -43,7 +43,7 @@ class JoulescopeCsvFile:
     columns: tuple[str, ...]
 
     def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Times and powers, ``nan`` where there is none."""
+        """Yield times and powers, ``nan`` where missing."""
         for t_s, first, *second in self.table.blocks(self.columns):
             power_w = first * second[0] if second else first
             yield t_s, np.where(np.isfinite(power_w), power_w, np.nan)
@@ -113,9 +113,9 @@ class JlsFile:
     """An opened recording; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What was found in it.
+        info: Facts found by scanning it.
         signals: The ids of ``power``, or of ``current`` and ``voltage``, with the position of their first sample.
-        length: Samples, those without a value included.
+        length: Number of samples, including those without a value.
     """
 
     info: TraceInfo
@@ -123,7 +123,7 @@ class JlsFile:
     length: int
 
     def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Times and powers, ``nan`` where there is none."""
+        """Yield times and powers, ``nan`` where missing."""
         with _open_jls_reader(self.info.path) as reader:
             for start in range(0, self.length, CHUNK):
                 n = min(CHUNK, self.length - start)

@@ -1,12 +1,12 @@
-"""MLPerf Tiny energy results: EEMBC's ``trace1-energy.bin`` (to v1.2), the open runner's ``results.json`` (v1.3).
+"""MLPerf Tiny energy results: EEMBC's ``trace1-energy.bin`` (up to v1.2) and the open runner's ``results.json`` (v1.3).
 
 Both hold the energy of every sample period of an ST LPM01A, so samples are means over the period that ends at their
 time: sample ``k`` (from 0) covers ``k / rate`` to ``(k + 1) / rate`` on the instrument's clock.
 
-How the reported energies come about, found from the published results (all reproduced to the last digit printed):
+The reported energies are computed as follows, inferred from the published results (all reproduced to the last digit):
 
 * v1.3: the sum of ``samples[a:b]``, with ``a`` and ``b`` the last two marks of a run; exactly the windows given here.
-* v1.2: the sum of the samples whose time, summed up from 0 in steps of 1 ms in double precision, lies in
+* v1.2: the sum of the samples whose time, accumulated from 0 in steps of 1 ms in double precision, lies in
   ``[start, end)`` of two GPIO edges. The sum drifts by rounding, so the tool's windows lie up to one sample beside
   their edges; the windows given here have the true edges, which moves an energy by less than 0.01 %.
 """
@@ -36,9 +36,9 @@ __all__ = ["BIN", "JSON", "RESULTS", "TRACES", "MlperfBinFile", "MlperfRunsFile"
 _MAGIC = 0xF1
 _HEADER = 5
 _BETWEEN_S = 1.0
-"""Pause put between two runs of one file, whose distance in time it does not tell."""
+"""Pause inserted between two runs of one file, whose distance in time is unknown, seconds."""
 _RUNNER_HZ = 1000.0
-"""Rate the runner sets (``freq 1k`` in its power manager for the LPM01A); the file does not repeat it."""
+"""Sample rate the runner sets (``freq 1k`` in its power manager for the LPM01A), hertz; the file does not state it."""
 _LARGEST_JSON = 1 << 30
 
 _WINDOW = re.compile(
@@ -57,7 +57,7 @@ _TRIAL = re.compile(
 
 
 def _read_sibling_text(path: Path, name: str) -> str:
-    """Text of a file in the same folder; empty where there is none."""
+    """Read the text of a file in the same folder; empty where there is none."""
     place = path.with_name(name)
     try:
         return place.read_text(encoding="utf-8", errors="replace") if place.is_file() else ""
@@ -70,8 +70,8 @@ class MlperfBinFile:
     """An opened ``trace1-energy.bin``; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What was found in it.
-        count: Samples in the file, those without a value included.
+        info: Facts found by scanning it.
+        count: Number of samples in the file, including those without a value.
     """
 
     info: TraceInfo
@@ -80,7 +80,7 @@ class MlperfBinFile:
     def _raw(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         for start in range(0, self.count, CHUNK):
             n = min(CHUNK, self.count - start)
-            with np.errstate(invalid="ignore"):  # what is no number is found below
+            with np.errstate(invalid="ignore"):  # values that are not numbers are found below
                 energy_uj = np.fromfile(self.info.path, "<f4", n, offset=_HEADER + 4 * start).astype(np.float64)
             power_w = energy_uj / 1e6 * self.info.rate_hz
             yield (
@@ -94,10 +94,10 @@ class MlperfBinFile:
             yield drop_missing_samples(t_s, power_w)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
-        """Windows between consecutive GPIO edges of ``trace1-timestamps.json``.
+        """Return the windows between consecutive GPIO edges of ``trace1-timestamps.json``.
 
-        Those that ``results.txt`` reports, with their energy and number of inferences; all of them without it. The
-        folder of the trace is where both are looked for.
+        Only those that ``results.txt`` reports, with their energy and number of inferences; all of them where there is
+        no such file. Both files are expected in the folder of the trace.
 
         Raises:
             MeasureError: If one of them is damaged, or they contradict each other.
@@ -176,7 +176,7 @@ def _make_info(
 def _scan_samples(
     info: TraceInfo, raw: Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]], warnings: Sequence[str]
 ) -> TraceInfo:
-    """Facts of samples, looked through once: those without a value are lost."""
+    """Scan the samples once for their facts; samples without a value count as lost."""
     scan = TimeScan(info.path, info.rate_hz)
     for t_s, power_w in raw:
         scan.feed(t_s, power_w)
@@ -222,8 +222,8 @@ class MlperfRunsFile:
     """An opened ``results.json``; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What was found in it.
-        runs: Its runs, one after another.
+        info: Facts found by scanning it.
+        runs: Its runs, in order.
     """
 
     info: TraceInfo
@@ -235,7 +235,7 @@ class MlperfRunsFile:
             yield drop_missing_samples(*run.samples(self.info.rate_hz))
 
     def windows(self) -> tuple[ReportedWindow, ...]:
-        """The window of every run, between its last two marks, with the energy that ``results.txt`` reports.
+        """Return the window of every run, between its last two marks, with the energy that ``results.txt`` reports.
 
         Raises:
             MeasureError: If a run has fewer than two marks.
@@ -253,12 +253,20 @@ class MlperfRunsFile:
 
 
 def _open_json(path: Path, options: Mapping[str, str]) -> MlperfRunsFile:
+    """Open a ``results.json``.
+
+    1. Select the runs with a power trace, or the one that the option ``run`` names.
+    2. Find the sample rate: the option ``rate_hz``, else from the runs and ``results.txt``.
+    3. Lay the runs one after another, with a pause between them.
+    4. Scan each run; the pauses between them are gaps.
+    """
     if path.stat().st_size > _LARGEST_JSON:
         raise MeasureError(f"{path}: too large for a results file of MLPerf Tiny")
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise MeasureError(f"{path}: torn or no JSON ({error}); restore it from a copy") from error
+    # 1. Runs.
     warnings: list[str] = []
     runs_found = document if isinstance(document, list) else []
     entries = [(k, d) for k, d in enumerate(runs_found) if isinstance(d, Mapping) and "power" in d]
@@ -268,10 +276,12 @@ def _open_json(path: Path, options: Mapping[str, str]) -> MlperfRunsFile:
         entries = [(k, d) for k, d in entries if str(k) == options["run"]]
         if not entries:
             raise ConfigError(f"{path}: has no run {options['run']}; it has 0 to {len(runs_found) - 1}")
+    # 2. Sample rate.
     rate_hz = parse_number_option(options, "rate_hz", path)
     parsed = [_parse_run(path, k, entry) for k, entry in entries]
     if not rate_hz:
         rate_hz = _find_sample_rate(path, parsed, warnings)
+    # 3. Positions in time.
     runs: list[_MlperfRun] = []
     offset_s = 0.0
     for number, energy_j, marks, count in parsed:
@@ -282,6 +292,7 @@ def _open_json(path: Path, options: Mapping[str, str]) -> MlperfRunsFile:
             f"{len(runs)} runs, whose distance in time is not in the file: each is put {_BETWEEN_S:g} s after the one "
             "before, with a gap (run=N takes one)"
         )
+    # 4. Facts and gaps.
     info = _make_info(path, JSON.name, rate_hz, 0, (), 0, ())
     pieces = [_scan_samples(info, iter([run.samples(rate_hz)]), ()) for run in runs]
     gaps = [*pieces[0].gaps]
@@ -305,7 +316,7 @@ def _open_json(path: Path, options: Mapping[str, str]) -> MlperfRunsFile:
 def _parse_run(
     path: Path, number: int, entry: Mapping[str, Any]
 ) -> tuple[int, NDArray[np.float64], tuple[int, ...], int]:
-    """Energies (J, ``nan`` where there is none), marks and inferences of one run."""
+    """Parse one run: its number, energies (J, ``nan`` where missing), marks and number of inferences."""
     power = entry["power"]
     try:
         energy_j = np.asarray(power["samples"], dtype=np.float64)
@@ -329,7 +340,7 @@ def _parse_run(
 def _find_sample_rate(
     path: Path, parsed: Sequence[tuple[int, Any, tuple[int, ...], int]], warnings: list[str]
 ) -> float:
-    """Sample rate: from the elapsed times of ``results.txt``, else what the runner sets."""
+    """Return the sample rate from the elapsed times of ``results.txt``, else the rate the runner sets, hertz."""
     elapsed = {int(m["number"]): float(m["elapsed"]) for m in _TRIAL.finditer(_read_sibling_text(path, RESULTS))}
     rates = [
         (marks[-1] - marks[-2]) / elapsed[number]
@@ -338,13 +349,13 @@ def _find_sample_rate(
     ]
     if not rates:
         warnings.append(
-            f"the file does not tell its sample rate; taken as the runner's {_RUNNER_HZ:g} Hz (say rate_hz=...)"
+            f"the file does not state its sample rate; taken as the runner's {_RUNNER_HZ:g} Hz (set rate_hz=...)"
         )
         return _RUNNER_HZ
     rate_hz = float(np.median(rates))
     if max(abs(r / rate_hz - 1) for r in rates) > 1e-3:
         raise MeasureError(
-            f"{path}: marks and elapsed times in results.txt tell rates from {min(rates):g} to {max(rates):g} Hz"
+            f"{path}: marks and elapsed times in results.txt give rates from {min(rates):g} to {max(rates):g} Hz"
         )
     return float(round(rate_hz)) if abs(rate_hz / round(rate_hz) - 1) < 1e-6 else rate_hz
 

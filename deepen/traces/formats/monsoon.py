@@ -1,10 +1,10 @@
 """CSV files of Monsoon's Python library and of tools built on it: ``Time(ms),Main(mA),Main Voltage(V)``.
 
-The column of times is not what it says. Its unit is seconds, milliseconds or microseconds depending on the tool, and it
-is the moment at which the host looked at a packet: packets come in bursts (one read of 128 every 25.6 ms), so that a
-hundred samples carry nearly one time and the next is tens of milliseconds away. Rows are therefore numbered, and the
-clock is fitted under the arrivals of the bursts (:func:`deepen.clock.fit_arrivals`), which also tells how many rows
-are missing: the library keeps its instrument's dropped count to itself.
+The column of times is misleading. Its unit is seconds, milliseconds or microseconds depending on the tool, and its
+value is the moment at which the host processed a packet: packets come in bursts (one read of 128 every 25.6 ms), so
+that a hundred samples carry nearly the same time and the next lies tens of milliseconds later. Rows are therefore
+numbered, and the clock is fitted under the arrivals of the bursts (:func:`deepen.clock.fit_arrivals`), which also shows
+how many rows are missing: the library does not write its instrument's dropped count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 __all__ = ["FORMAT", "MonsoonCsvFile"]
 
 _NATIVE_HZ = 5000.0
-"""One sample every 200 µs (facts of the USB protocol; ``sampleEngine.py`` of the library)."""
+"""Native sample rate, hertz: one sample every 200 µs (USB protocol; ``sampleEngine.py`` of the library)."""
 _UNITS = {"s": 1.0, "ms": 1e3, "µs": 1e6, "ns": 1e9}
 _TIME, _CURRENT, _VOLTAGE = "Time(ms)", "Main(mA)", "Main Voltage(V)"
 
@@ -36,11 +36,11 @@ class MonsoonCsvFile:
     """An opened Monsoon CSV; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What was found in it.
+        info: Facts found by scanning it.
         table: Its rows.
         arrivals: The clock fitted under the bursts, and the losses it found.
-        skipped: Row from which on positions are one more, for each row known to be missing; int64, ascending.
-        voltage_v: Supply voltage where there is no column of it, else 0.
+        skipped: For each row known to be missing, the row from which positions are one higher; int64, ascending.
+        voltage_v: Supply voltage where there is no column for it, else 0.
     """
 
     info: TraceInfo
@@ -64,7 +64,7 @@ class MonsoonCsvFile:
 
 
 def _read_rows(table: CsvTable, voltage_v: float) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Stamps as in the file, and powers in watts."""
+    """Yield the time stamps as in the file, and powers in watts."""
     names = [_TIME, _CURRENT, *([] if voltage_v else [_VOLTAGE])]
     done = 0
     for stamp, current_ma, *rest in table.blocks(names):
@@ -78,12 +78,12 @@ def _read_rows(table: CsvTable, voltage_v: float) -> Iterator[tuple[NDArray[np.f
 
 @dataclass(slots=True)
 class _RowBursts:
-    """Rows that came in together, found block by block.
+    """Bursts of rows that came in together, found block by block.
 
     Attributes:
         first: First row of each burst.
-        stamp: Its time as in the file.
-        rows: Rows seen.
+        stamp: Time of each burst, as in the file.
+        rows: Number of rows seen.
     """
 
     first: list[NDArray[np.int64]] = field(default_factory=list)
@@ -124,12 +124,12 @@ def _find_bursts(
 
 
 def _infer_time_unit(path: Path, per_stamp: float, rate_hz: float) -> tuple[str, float]:
-    """Unit of the stamps: the one in which the rows come about as often as the instrument samples.
+    """Infer the unit of the stamps: the one in which rows come about as often as the instrument samples.
 
     Args:
         path: The file, for messages.
         per_stamp: Rows per unit of the stamps.
-        rate_hz: Rate as told by the user; 0 where it is not.
+        rate_hz: Rate given by the user, hertz; 0 if none.
 
     Returns:
         The unit and the nominal rate: the instrument's, or a whole fraction of it where rows were thinned out.
@@ -139,7 +139,7 @@ def _infer_time_unit(path: Path, per_stamp: float, rate_hz: float) -> tuple[str,
     ratio = expected / (per_stamp * _UNITS[unit])
     if rate_hz:
         if not 0.5 < ratio < 2:
-            raise ConfigError(f"{path}: its stamps tell {expected / ratio:.6g} rows a second, not rate_hz={rate_hz:g}")
+            raise ConfigError(f"{path}: its stamps give {expected / ratio:.6g} rows a second, not rate_hz={rate_hz:g}")
         return unit, rate_hz
     every = max(1, round(ratio))
     if abs(ratio / every - 1) > 0.2 or every > 30:
@@ -150,18 +150,18 @@ def _infer_time_unit(path: Path, per_stamp: float, rate_hz: float) -> tuple[str,
 
 
 def _find_short_reads(first: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Rows before which one is missing: reads of a fixed number of packets that hold fewer measurements.
+    """Find the rows before which one is missing: reads of a fixed number of packets that hold fewer measurements.
 
     The instrument calibrates itself within the stream, and the library leaves those samples out of the file.
     """
-    sizes = np.diff(first, append=count)[1:-1]  # the first and the last read are parts
+    sizes = np.diff(first, append=count)[1:-1]  # the first and last reads are incomplete
     if sizes.size < 8:
         return np.empty(0, np.int64)
     usual = int(np.median(sizes))
     if usual < 8 or np.mean(np.abs(sizes - usual) <= 2) < 0.9:
         return np.empty(0, np.int64)
     lacking = np.where((sizes < usual) & (sizes >= usual - 2), usual - sizes, 0)
-    # The missing one is somewhere in the read; in the middle it is at most half a read off.
+    # The missing row may be anywhere in the read; put in the middle, it is at most half a read off.
     return np.repeat(first[1:-1] + sizes // 2, lacking).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Plain CSV with declared units: our own, and any table of time and power, or current and voltage.
+"""Plain CSV with declared units: deepen's own, and any table of time and power, or of current and voltage.
 
 Units come from the header (``power_w``, ``t_s``, ``power (mW)``, ``Current [uA]``) or from options
 (``power=P1:mW``, ``time=stamp:ms``); they are never guessed.
@@ -32,7 +32,7 @@ _UNITS: Mapping[str, Mapping[str, float]] = {
     "current": {"A": 1.0, "mA": 1e3, "uA": 1e6, "µA": 1e6, "nA": 1e9},
     "voltage": {"V": 1.0, "mV": 1e3, "uV": 1e6, "µV": 1e6},
 }
-"""Role -> unit -> how many of it make one SI unit (dividing by a whole number rounds once)."""
+"""Role -> unit -> number of that unit in one SI unit (dividing by a whole number rounds only once)."""
 
 _NAMES = {
     "time": ("t", "time", "timestamp", "elapsed", "elapsed_time"),
@@ -43,7 +43,7 @@ _NAMES = {
 
 
 _FACTS_START = ',"{""format"": ""deepen-trace""'
-"""How the facts begin in a CSV file of ours: the last column, quoted."""
+"""Start of the metadata in a CSV file written by deepen: the last column, quoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class CsvColumn:
     """A column and its unit.
 
     Attributes:
-        name: As in the header.
-        per_si: How many of its unit make one SI unit.
+        name: Its name in the header.
+        per_si: Number of its unit in one SI unit.
     """
 
     name: str
@@ -60,10 +60,10 @@ class CsvColumn:
 
 
 def parse_number_option(options: Mapping[str, str], name: str, path: Path) -> float:
-    """Read an option that is a number above zero; 0 where it is not given.
+    """Parse an option that is a number above zero; 0 where it is not given.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not such a number.
     """
     text = options.get(name)
     if text is None:
@@ -78,10 +78,10 @@ def parse_number_option(options: Mapping[str, str], name: str, path: Path) -> fl
 
 
 def parse_source_option(text: str, path: Path) -> Source:
-    """Check a label.
+    """Parse the label of a trace: measured, modelled or simulated.
 
     Raises:
-        ConfigError: If it is none of the three.
+        ConfigError: If it is another word.
     """
     if text == "measured":
         return "measured"
@@ -98,7 +98,7 @@ def _get_unit_factor(role: str, text: str) -> float | None:
 
 
 def _parse_declared_unit(role: str, name: str) -> float | None:
-    """How many of a header's unit make one SI unit: ``power_mw`` or ``power (mW)``; ``None`` if it declares none."""
+    """Return a header's unit (``power_mw``, ``power (mW)``) as its number in one SI unit; ``None`` if it has none."""
     match = re.fullmatch(r"(.+?)\s*[\[(]\s*([^\])]+?)\s*[\])]", name)
     if match:
         base, unit = match[1], _get_unit_factor(role, match[2])
@@ -111,7 +111,7 @@ def _parse_declared_unit(role: str, name: str) -> float | None:
 
 
 def _choose_column(role: str, names: list[str], option: str | None, path: Path) -> CsvColumn | None:
-    """The column of a role: as told, else the only header that declares it.
+    """Choose the column of a role: the one the option names, else the only header that declares it.
 
     Raises:
         ConfigError: If the option names no column or unit, or several headers fit.
@@ -129,7 +129,7 @@ def _choose_column(role: str, names: list[str], option: str | None, path: Path) 
     found = [CsvColumn(n, unit) for n in names if (unit := _parse_declared_unit(role, n)) is not None]
     if len(found) > 1:
         raise ConfigError(
-            f"{path}: several columns tell a {role} ({', '.join(c.name for c in found)}); say {role}=COLUMN:UNIT"
+            f"{path}: several columns declare a {role} ({', '.join(c.name for c in found)}); say {role}=COLUMN:UNIT"
         )
     return found[0] if found else None
 
@@ -139,12 +139,12 @@ class PlainCsvFile:
     """An opened CSV file; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What was found in it.
+        info: Facts found by scanning it.
         table: Its rows.
         roles: Role -> column.
-        voltage_v: Supply voltage where there is no column of it.
-        rate_hz: Above 0 where rows are numbered instead of stamped.
-        logic: Whether a column ``logic`` holds digital inputs.
+        voltage_v: Supply voltage where there is no column for it.
+        rate_hz: Above 0 where rows are numbered instead of time-stamped.
+        logic: True if a column ``logic`` holds digital inputs.
     """
 
     info: TraceInfo
@@ -155,7 +155,7 @@ class PlainCsvFile:
     logic: bool = False
 
     def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None]]:
-        """Times, powers (``nan`` where there is none) and digital inputs of all rows, block by block."""
+        """Yield times, powers (``nan`` where missing) and digital inputs of all rows, block by block."""
         roles = list(self.roles)
         done = 0
         for block in self.table.blocks([*(self.roles[r].name for r in roles), *(["logic"] if self.logic else [])]):
@@ -187,7 +187,7 @@ def _check_logic_inputs(column: NDArray[np.float64], file: PlainCsvFile) -> NDAr
 
 @dataclass(frozen=True, slots=True)
 class _CsvFacts:
-    """What a CSV file says beside its numbers, in the columns of our own writer."""
+    """Metadata that a CSV file written by deepen carries beside its numbers."""
 
     meter: str = ""
     source: str = ""
@@ -195,7 +195,7 @@ class _CsvFacts:
 
 
 def _read_csv_facts(path: Path, delimiter: str, names: list[str]) -> _CsvFacts:
-    """Read what the first row says in the columns ``meter``, ``source`` and ``facts``."""
+    """Read the columns ``meter``, ``source`` and ``facts`` of the first row."""
     with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
         file.readline()
         line = file.readline().rstrip("\r\n")
@@ -233,41 +233,41 @@ def _open(path: Path, options: Mapping[str, str]) -> PlainCsvFile:
         raise ConfigError(
             f"{path}: a current without a voltage is no power; say voltage=COLUMN:UNIT or voltage_v=VOLTS"
         )
-    told = _read_csv_facts(path, delimiter, names)
+    facts = _read_csv_facts(path, delimiter, names)
     table = CsvTable.open(path, names, delimiter, numbers=[c.name for c in roles.values()])
     opened = PlainCsvFile(_make_empty_info(path), table, roles, voltage_v, rate_hz, names.count("logic") == 1)
-    return replace(opened, info=_scan_rows(opened, told, options))
+    return replace(opened, info=_scan_rows(opened, facts, options))
 
 
 def _make_empty_info(path: Path) -> TraceInfo:
     return TraceInfo(path, FORMAT.name, "", "", "measured", 0.0, 0)
 
 
-def _scan_rows(file: PlainCsvFile, told: _CsvFacts, options: Mapping[str, str]) -> TraceInfo:
-    """Scan the rows once."""
+def _scan_rows(file: PlainCsvFile, facts: _CsvFacts, options: Mapping[str, str]) -> TraceInfo:
+    """Scan the rows once for the facts of the trace, with the warnings they give rise to."""
     path = file.table.path
-    scan = TimeScan(path, file.rate_hz or (told.manifest.header.rate_hz if told.manifest else 0.0))
+    scan = TimeScan(path, file.rate_hz or (facts.manifest.header.rate_hz if facts.manifest else 0.0))
     for t_s, power_w, _ in file.rows():
         scan.feed(t_s, power_w)
     if not scan.samples:
         raise MeasureError(f"{path}: has no rows with a value; record again")
-    if told.manifest is not None:
-        info = make_trace_info(path, FORMAT.name, told.manifest, scan.samples, 0.0, 0.0)
+    if facts.manifest is not None:
+        info = make_trace_info(path, FORMAT.name, facts.manifest, scan.samples, 0.0, 0.0)
         said = [*info.warnings, *file.table.warnings]
-        written = sum(part.samples for part in told.manifest.parts)
+        written = sum(part.samples for part in facts.manifest.parts)
         if scan.samples != written:
             said.append(f"cut short: {scan.samples} of {written} samples are left; restore it from a copy")
         return replace(
             info, start_s=scan.start_s, end_s=scan.end_s, warnings=tuple(said), complete=scan.samples == written
         )
     warnings = [*file.table.warnings, *scan.notes()]
-    label = options.get("source") or told.source
+    label = options.get("source") or facts.source
     if not label:
         warnings.append("the file does not say where its numbers come from; taken as measured (say source=...)")
     return TraceInfo(
         path=path,
         format=FORMAT.name,
-        meter_id=options.get("meter") or told.meter or path.stem,
+        meter_id=options.get("meter") or facts.meter or path.stem,
         calibration_id="as in the file",
         source=parse_source_option(label or "measured", path),
         rate_hz=file.rate_hz or scan.rate_hz,
@@ -282,7 +282,7 @@ def _scan_rows(file: PlainCsvFile, told: _CsvFacts, options: Mapping[str, str]) 
 
 
 def _matches(path: Path, head: bytes) -> bool:
-    """Any text whose first line has at least two columns, one of which is named."""
+    """Return whether the file is text whose first line has at least two columns, one of them named."""
     if b"\0" in head:
         return False
     try:

@@ -1,6 +1,6 @@
 """CSV exports of Nordic's Power Profiler app: ``Timestamp(ms),Current(uA)``, with ``D0-D7`` or ``D0,D1,...,D7``.
 
-The PPK2 measures no voltage, so the supply voltage has to be told. The app leaves lost samples out of the file
+The PPK2 measures no voltage, so the supply voltage has to be given. The app leaves lost samples out of the file
 (``exportChartAction.ts`` writes no row for ``NaN``), so that they show as steps of time. A digital input is ``0``,
 ``1``, ``X`` (both within the sample) or ``-`` (not recorded).
 """
@@ -31,7 +31,7 @@ class Ppk2CsvFile:
     """An opened export; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What was found in it.
+        info: Facts found by scanning it.
         table: Its rows.
         voltage_v: Supply voltage.
         inputs: Columns that hold digital inputs: ``D0-D7``, or ``D0`` to ``D7``; empty for none.
@@ -43,7 +43,7 @@ class Ppk2CsvFile:
     inputs: tuple[str, ...]
 
     def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8] | None, bool]]:
-        """Times, powers (``nan`` where there is none), inputs, and whether an input was neither 0 nor 1."""
+        """Yield times, powers (``nan`` where missing), inputs, and whether an input was neither 0 nor 1."""
         for stamp_ms, current_ua, *inputs in self.table.blocks([_TIME, _CURRENT], texts=self.inputs):
             logic, unsure = _pack_logic(self.table.path, inputs) if inputs else (None, False)
             power_w = np.where(np.isfinite(current_ua), current_ua / 1e6 * self.voltage_v, np.nan)
@@ -60,7 +60,7 @@ class Ppk2CsvFile:
 
 
 def _pack_logic(path: Path, columns: list[NDArray[np.object_]]) -> tuple[NDArray[np.uint8], bool]:
-    """Digital inputs as bits (bit k is Dk; ``X`` counts as 1), and whether any was ``X`` or ``-``."""
+    """Pack digital inputs into bits (bit k is Dk; ``X`` counts as 1), and return whether any was ``X`` or ``-``."""
     if len(columns) == 1:
         text = np.asarray(columns[0], dtype="U8")
         if (np.char.str_len(text) != 8).any():
@@ -90,7 +90,7 @@ def _open(path: Path, options: Mapping[str, str]) -> Ppk2CsvFile:
         unsure |= doubt
     if not scan.samples:
         raise MeasureError(f"{path}: has no rows with a value; export again")
-    warnings = [*table.warnings, *scan.notes(), f"power is the measured current times {voltage_v:g} V, as told"]
+    warnings = [*table.warnings, *scan.notes(), f"power is the measured current times {voltage_v:g} V, as given"]
     if unsure:
         warnings.append("a digital input was undecided (X, taken as 1) or not recorded (-, taken as 0)")
     info = replace(

@@ -29,9 +29,9 @@ class PtDaemonLog:
     """An opened log; see :class:`~deepen.traces.types.TraceFile`.
 
     Attributes:
-        info: What was found in it.
+        info: Facts found by scanning it.
         table: Its rows.
-        watts: Name of the column of power.
+        watts: Name of the column of powers.
         mark: Name of the column of marks; empty where there is none.
     """
 
@@ -41,13 +41,13 @@ class PtDaemonLog:
     mark: str
 
     def rows(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], list[str]]]:
-        """Times, powers (``nan`` where there is none) and marks."""
+        """Yield times, powers (``nan`` where missing) and marks."""
         done = 0
         for power_w, stamps, *marks in self.table.blocks(
             [self.watts], texts=["Time", *([self.mark] if self.mark else [])]
         ):
             t_s = _parse_timestamps(self.table.path, stamps, done)
-            # A negative power stands for no reading: MLPerf's own tools average values above zero only.
+            # A negative power means no reading: MLPerf's own tools average only values above zero.
             yield (
                 t_s,
                 np.where(np.isfinite(power_w) & (power_w >= 0), power_w, np.nan),
@@ -61,7 +61,7 @@ class PtDaemonLog:
             yield drop_missing_samples(t_s, power_w)
 
     def windows(self) -> tuple[ReportedWindow, ...]:
-        """Stretches of rows with the same mark, from the end of their first interval to that of their last."""
+        """Return the stretches of rows with the same mark, from the end of the first interval to that of the last."""
         found: list[ReportedWindow] = []
         open_mark, start_s, end_s = "", 0.0, 0.0
         for t_s, _, marks in self.rows():
@@ -78,14 +78,14 @@ def _make_window(mark: str, start_s: float, end_s: float) -> list[ReportedWindow
 
 
 def _parse_timestamps(path: Path, stamps: NDArray[np.object_], done: int) -> NDArray[np.float64]:
-    """Seconds since 1970 of the log's own clock."""
+    """Parse time stamps into seconds since 1970 on the log's own clock."""
     from datetime import UTC, datetime
 
     found = np.empty(stamps.size)
     for k, stamp in enumerate(stamps.tolist()):
         whole, _, fraction = str(stamp).strip().partition(".")
         try:
-            # The log tells no time zone; UTC keeps differences right across a change to summer time of this machine.
+            # The log states no time zone; UTC keeps differences right where this machine changes to summer time.
             moment = datetime.strptime(whole, _STAMP).replace(tzinfo=UTC)
             found[k] = moment.timestamp() + (float(f"0.{fraction}") if fraction else 0.0)
         except ValueError as error:
@@ -116,7 +116,7 @@ def _open(path: Path, options: Mapping[str, str]) -> PtDaemonLog:
     warnings = [
         *table.warnings,
         *scan.notes(),
-        "times are those of the daemon's wall clock, whose time zone is not told",
+        "times are those of the daemon's wall clock, whose time zone is not stated",
     ]
     info = replace(
         opened.info,
@@ -132,7 +132,7 @@ def _open(path: Path, options: Mapping[str, str]) -> PtDaemonLog:
 
 
 def _get_field_labels(first: list[str]) -> list[str]:
-    """Name of every field of a row: that of the label before it."""
+    """Return the name of every field of a row: the label before it."""
     return [first[k - k % 2] for k in range(len(first))]
 
 

@@ -59,7 +59,7 @@ def test_units_are_told_where_the_header_declares_none(tmp_path: Path) -> None:
         ("t_s,P (MW)", {}, "no column declares a power"),
         ("t_s,x", {"power": "y:W"}, "has 0 columns 'y'; its columns: t_s, x"),
         ("t_s,x", {"power": "x"}, "write power=COLUMN:UNIT"),
-        ("t_s,power_w,p_mw", {}, "several columns tell a power"),
+        ("t_s,power_w,p_mw", {}, "several columns declare a power"),
         ("t_s,current_a", {}, "current without a voltage is no power"),
         ("t_s,power_w", {"voltage_v": "3"}, "voltage_v is not needed"),
         ("t_s,i_a,u_v", {"voltage_v": "3"}, "voltage_v only where there is no column"),

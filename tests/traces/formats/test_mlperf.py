@@ -145,7 +145,7 @@ def test_runs_are_set_apart_and_one_can_be_taken(tmp_path: Path) -> None:
     assert trace.t_s.tolist() == pytest.approx([0.001, 0.002, 0.003, 0.004, 0.005, 1.006, 1.007, 1.008, 1.009, 1.01])
     assert trace.gaps == (pytest.approx((0.005, 1.006)),)
     assert trace.dropped == 0
-    assert any("does not tell its sample rate" in w for w in trace.warnings)
+    assert any("does not state its sample rate" in w for w in trace.warnings)
     first, second = traces.read_windows(path)
     assert (first.interval.start_s, first.interval.end_s, first.interval.runs) == (0.002, 0.004, 10)
     assert second.interval.start_s == pytest.approx(1.007)
