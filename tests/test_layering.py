@@ -124,6 +124,54 @@ def test_the_scan_allows_what_is_below(source: str) -> None:
     assert violations(source, "graph", ("deepen", "graph")) == []
 
 
+def foreign(source: str) -> set[str]:
+    """First parts of every import of another distribution, also in functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+PREDICTOR_WALLS = {
+    "inference": ("deepen.predictors.inference", "deepen.predictors.kernel_counts"),
+    "fitting": (
+        "deepen.predictors.fitting", "deepen.predictors.inference", "deepen.predictors.kernel_counts",
+        "deepen.predictors.measured_rows", "deepen.predictors.metrics", "deepen.predictors.predictor",
+        "deepen.predictors.predictor_file",
+    ),
+}  # fmt: skip
+"""Folder of predictors -> what it may import of predictors: inference knows nothing that learns, fitting nothing that
+judges."""
+
+
+@pytest.mark.parametrize("folder", PREDICTOR_WALLS)
+def test_the_walls_inside_predictors_hold(folder: str) -> None:
+    found = [
+        f"{path.name}:{line}: {name}"
+        for path in sorted((PACKAGE / "predictors" / folder).glob("*.py"))
+        for line, name in imports(ast.parse(path.read_text(encoding="utf-8")), ("deepen", "predictors", folder))
+        if name.startswith("deepen.predictors") and not name.startswith(PREDICTOR_WALLS[folder])
+    ]
+    assert found == []
+
+
+def test_inference_needs_numpy_only_at_any_level() -> None:
+    found = {
+        path.name: others
+        for path in sorted((PACKAGE / "predictors" / "inference").glob("*.py"))
+        if (others := foreign(path.read_text(encoding="utf-8")) - set(sys.stdlib_module_names) - {"deepen", "numpy"})
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize("source", ["def f():\n    from scipy.optimize import nnls", "import sklearn.tree as t"])
+def test_the_scan_sees_foreign_packages_in_functions(source: str) -> None:
+    assert foreign(source) & {"scipy", "sklearn"}
+
+
 def test_the_table_has_no_cycle() -> None:
     lower = {name: targets for name, targets in ALLOWED.items() if name not in TOP | BASE}
     order: list[str] = []

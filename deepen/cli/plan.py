@@ -1,23 +1,20 @@
-"""``deepen dataset plan``: which models or kernels to measure next."""
+"""``deepen dataset plan``: the models or kernels to measure next."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
-from deepen.errors import ConfigError
+from deepen.errors import ConfigError, DeepenError
 
 if TYPE_CHECKING:
-    from deepen.kernels.types import Kernel
-    from deepen.predictors.active_learning import MeasurementCandidates
+    from deepen.predictors.kernel_counts import KernelCounts
 
 __all__ = ["plan"]
 
-_KERNELS = 600
 _SPACES = ("nasbench201",)
 
 
@@ -84,61 +81,18 @@ def plan(
 
 def _make_candidates(
     models: tuple[str, ...], space: str | None, families: tuple[str, ...], runtime: str, seed: int
-) -> MeasurementCandidates:
-    import numpy as np
+) -> KernelCounts:
+    from deepen.predictors.active_learning import list_cell_candidates, sample_kernel_candidates
+    from deepen.predictors.kernel_counts import KernelCounts
 
-    from deepen.kernels.features import build_feature_matrix, compute_features
-    from deepen.predictors.active_learning import MeasurementCandidates
-
-    if models:
-        return _read_models(models, runtime)
-    kernels: list[Kernel]
     if space:
-        from deepen.spaces.nasbench201_kernels import count_kernels
-        from deepen.spaces.nasbench201_networks import iter_cells
-
-        names = tuple(iter_cells())
-        found, counts = count_kernels(names, runtime)
-        kernels = list(found)
-        table_of = counts.astype(np.float64)
-    else:
-        from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
-        from deepen.kernels.sampling.sampler import sample_kernels
-
-        kernels = [make_kernel_from_params(s.family, s.params) for s in sample_kernels(list(families), _KERNELS, seed)]
-        names = tuple(f"{k.family} {_format_params(k)}" for k in kernels)
-        table_of = np.eye(len(kernels))
-    raw = np.asarray(build_feature_matrix([compute_features(k) for k in kernels]), dtype=np.float64)
-    return MeasurementCandidates(names, tuple(k.family for k in kernels), raw, table_of)
-
-
-def _format_params(kernel: Kernel) -> str:
-    """Parameters of a kernel as JSON, without those that are at rest."""
-    kept = {key: value for key, value in kernel.params.items() if value not in (False, "none", "", None)}
-    return json.dumps(kept, separators=(",", ":"))
-
-
-def _read_models(models: tuple[str, ...], runtime: str) -> MeasurementCandidates:
-    import numpy as np
-
-    from deepen.predictors.active_learning import MeasurementCandidates
-    from deepen.predictors.described import ModelKernels, describe_files
-    from deepen.predictors.predictor import find_distinct_kernels
-
-    read: list[ModelKernels] = []
-    for path, one in zip(models, describe_files([str(Path(m)) for m in models], None, runtime, 1), strict=True):
-        if isinstance(one, ModelKernels):
-            read.append(one)
-        else:
-            print_progress(f"note: {path} is left out: {one}")
-    if not read:
+        return list_cell_candidates(runtime)
+    if families:
+        return sample_kernel_candidates(families, seed=seed)
+    failures: dict[str, DeepenError] = {}
+    found = KernelCounts.from_files([Path(m) for m in models], runtime=runtime, failures=failures)
+    for path, error in failures.items():
+        print_progress(f"note: {path} is left out: {error}")
+    if not found.names:
         raise ConfigError("none of the models can be read; see the notes above")
-    families = [f for m in read for f in m.families]
-    raw = np.concatenate([m.raw for m in read])
-    first, group = find_distinct_kernels(families, raw)
-    counts = np.zeros((len(read), len(first)))
-    end = 0
-    for row, model in enumerate(read):
-        start, end = end, end + len(model.families)
-        np.add.at(counts[row], group[start:end], model.multiplicity)
-    return MeasurementCandidates(tuple(m.model for m in read), tuple(families[i] for i in first), raw[first], counts)
+    return found

@@ -12,24 +12,20 @@ from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, PredictorError
 from deepen.kernels.splitting.runtime_names import resolve_engine
-from deepen.kernels.types import Kernel, ModelSplit
+from deepen.kernels.types import ModelSplit
 from deepen.predictors import predictor_file
-from deepen.predictors.described import ModelKernels, describe_file, describe_files, describe_split
-from deepen.predictors.inference.calibration_factors import CalibrationFactors
+from deepen.predictors.inference.calibration_factors import CalibrationFactors, LengthCorrection
 from deepen.predictors.inference.conformal import make_interval
 from deepen.predictors.inference.family_regressors import KernelEnergies, PredictorParameters
-from deepen.predictors.inference.model_overheads import ModelOverheads, compute_in_model_energy
+from deepen.predictors.inference.model_energies import ModelEnergies, assemble_models
+from deepen.predictors.inference.model_overheads import ModelOverheads
 from deepen.predictors.inference.zero_operands import apply_zero_operand_factor
-from deepen.predictors.kernel_counts import ModelEnergies, predict_counts
+from deepen.predictors.kernel_counts import KernelCounts
 from deepen.records import KernelPrediction, Prediction, Source
 
-__all__ = ["Predictor", "compute_moved_bytes", "find_distinct_kernels"]
+__all__ = ["Predictor"]
 
 _MANY_OUTSIDE = 0.25
-
-
-LAST_LEVEL_CACHE_BYTES = 32 * 2**20
-"""What a kernel that repeats alone keeps in the last cache: that of today's desktop and server processors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,41 +91,47 @@ class Predictor:
         return target
 
     def predict(
-        self, path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None, runtime: str | None = None
+        self,
+        model: str | Path | ModelSplit,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        runtime: str | None = None,
+        name: str = "model",
+        warnings: Sequence[str] = (),
     ) -> Prediction:
-        """Predict the energy of one inference of a model file.
+        """Predict the energy of one inference of a model.
 
         Args:
-            path: The model file.
-            shapes: Shapes of symbolic inputs, by input name.
-            runtime: Runtime to split for; default: the one the predictor was trained on.
+            model: A model file, or a model already split into kernels.
+            shapes: Shapes of symbolic inputs of a file, by input name.
+            runtime: Runtime to split a file for; default: the one the predictor was trained on.
+            name: Name of a split model in the result.
+            warnings: Notes on a split model, handed on.
 
         Raises:
             GraphError: If the file cannot be taken as a graph.
             PredictorError: If a kernel cannot be described.
         """
-        described = describe_file(str(path), shapes, self._runtime(runtime))
-        return self._predict([described], runtime)[0]
+        if isinstance(model, ModelSplit):
+            return self._explain(KernelCounts.from_splits([model], [name], warnings))[0]
+        return self.predict_many([model], shapes, runtime)[0]
 
     def predict_many(
         self,
-        models: Iterable[str | Path | ModelSplit],
+        models: KernelCounts | Iterable[str | Path | ModelSplit],
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         runtime: str | None = None,
         workers: int = 1,
         failures: dict[str, DeepenError] | None = None,
     ) -> list[Prediction]:
-        """Predict many models at once: a kernel that several of them have is predicted once.
-
-        Models that are counts of kernels from a common list (a search space) are quicker by :meth:`predict_counts`.
+        """Predict many models, kernel by kernel; a kernel that several of them have is predicted once.
 
         Args:
-            models: Model files, or models already split (named ``model_0``, ``model_1``, ...).
+            models: Model files, or models already split (named ``model_0``, ``model_1``, ...), or counts of kernels.
             shapes: Shapes of symbolic inputs, by input name, for every file.
             runtime: Runtime to split files for; default: the one the predictor was trained on.
             workers: Processes that read files. More than one starts fresh interpreters: the program that calls this
                 needs the usual ``if __name__ == "__main__":``.
-            failures: Where to put the errors of files that fail, by file; without it the first ends everything.
+            failures: Takes the errors of files that fail, by file; without it the first ends everything.
 
         Returns:
             Predictions in the order of the models, without those that failed.
@@ -137,144 +139,74 @@ class Predictor:
         Raises:
             DeepenError: The first failure, if ``failures`` is not given.
         """
-        listed = list(models)
-        wanted = self._runtime(runtime)
-        read = describe_files([str(m) for m in listed if not isinstance(m, ModelSplit)], shapes, wanted, workers)
-        found: list[ModelKernels] = []
-        for number, model in enumerate(listed):
-            if isinstance(model, ModelSplit):
-                found.append(describe_split(model, f"model_{number}"))
-                continue
-            one = next(read)
-            if isinstance(one, ModelKernels):
-                found.append(one)
-            elif failures is None:
-                raise one
-            else:
-                failures[str(model)] = one
-        return self._predict(found, runtime)
-
-    def predict_counts(self, families: Sequence[str], raw: NDArray[np.float64], counts: NDArray[Any]) -> ModelEnergies:
-        """Predict many models given how often each runs each of a common list of kernels.
-
-        Args:
-            families: Family of each distinct kernel.
-            raw: Their features in this predictor's order (:meth:`matrix`), float64, shape (kernels, features).
-            counts: Executions per inference, shape (models, kernels).
-
-        Raises:
-            PredictorError: If shapes do not fit or a count is negative.
-        """
-        return predict_counts(self, families, raw, counts)
-
-    def predict_kernel_counts(self, kernels: Sequence[Kernel], counts: NDArray[Any]) -> ModelEnergies:
-        """Predict many models given how often each runs each of a list of kernels, as a search space counts them.
-
-        Args:
-            kernels: The distinct kernels, for example of ``deepen.spaces.nasbench201_kernels.count_kernels``.
-            counts: Executions per inference, shape (models, kernels).
-
-        Raises:
-            PredictorError: If shapes do not fit or a count is negative.
-        """
-        from deepen.kernels.features import compute_features
-
-        raw = self.matrix([compute_features(kernel) for kernel in kernels])
-        return predict_counts(self, [kernel.family for kernel in kernels], raw, counts)
-
-    def predict_split(self, split: ModelSplit, model: str, warnings: Sequence[str] = ()) -> Prediction:
-        """Predict a model that is already split into kernels."""
-        return self._predict([describe_split(split, model, warnings)])[0]
-
-    def predict_described(
-        self,
-        names: Sequence[str],
-        families: Sequence[str],
-        features: Sequence[Mapping[str, float]],
-        multiplicity: Sequence[float],
-        model: str,
-        warnings: Sequence[str] = (),
-    ) -> Prediction:
-        """Predict a model from its kernels' features.
-
-        Args:
-            names: Kernel names, in execution order.
-            families: Their families.
-            features: Their features, by name.
-            multiplicity: Executions per inference.
-            model: Name of the model in the result.
-            warnings: Handed on.
-        """
-        times = np.asarray(multiplicity, dtype=np.float64)
-        one = ModelKernels(model, tuple(names), tuple(families), self.matrix(features), times, tuple(warnings))
-        return self._predict([one])[0]
-
-    def _runtime(self, runtime: str | None) -> str:
-        return runtime or str(self.card.get("runtime") or "onnxruntime")
-
-    def _predict(self, models: Sequence[ModelKernels], runtime: str | None = None) -> list[Prediction]:
-        """Predict the distinct kernels of all models together, then put each model together."""
-        trained_on = self._runtime(None)
+        trained_on = self._get_runtime()
         foreign: tuple[str, ...] = ()
         if runtime and resolve_engine(runtime) != resolve_engine(trained_on):
             foreign = (f"the predictor was trained on {trained_on}, kernels are split for {runtime}",)
-        families = [f for m in models for f in m.families]
-        raw = np.concatenate([m.raw for m in models]) if models else self.matrix([])
-        first, group = find_distinct_kernels(families, raw)
-        alone = self.energies([families[i] for i in first], raw[first])
-        done = []
-        end = 0
-        for model in models:
-            start, end = end, end + len(model.families)
-            done.append(self._assemble(model, alone, group[start:end], foreign))
-        return done
+        if not isinstance(models, KernelCounts):
+            models = KernelCounts.from_files(models, shapes, runtime or trained_on, workers, failures)
+        return self._explain(models, foreign)
 
-    def _assemble(
-        self, model: ModelKernels, alone: KernelEnergies, group: NDArray[np.int64], foreign: tuple[str, ...]
-    ) -> Prediction:
-        """Put a model together from kernels predicted alone; ``group`` says which of them each of its kernels is."""
-        weights, activations = compute_moved_bytes(self.parameters.feature_names, model.raw)
-        energy = compute_in_model_energy(
-            self.context, model.families, alone.energy_j[group], model.multiplicity, weights, activations
-        )
-        overhead = self.context.overhead_j
-        if self.calibration is not None:
-            bend = float(self.calibration.bend.factor(np.array([energy.sum() + overhead]))[0])
-            energy, overhead = bend * energy, bend * overhead
-        total = float(energy.sum()) + overhead
-        own, index = np.unique(group, return_inverse=True)
-        totals = np.bincount(index, weights=energy, minlength=own.size).astype(np.float64)
-        family = dict(zip(group.tolist(), model.families, strict=True))
-        spread = self.context.half_width(totals[None, :], alone.half_width[own], [family[g] for g in own.tolist()])
-        factor = np.exp(np.minimum(alone.half_width[group], 20.0))
-        kernels = tuple(
-            KernelPrediction(name, kind, e, (low, high), "regressor" if covered else "roofline", outside)
-            for name, kind, e, low, high, covered, outside in zip(
-                model.names,
-                model.families,
+    def predict_counts(self, models: KernelCounts) -> ModelEnergies:
+        """Predict many models as arrays: a search space, the models of a dataset.
+
+        The figures are those of :meth:`predict_many`, which lists every kernel as well.
+
+        Args:
+            models: The models as counts of distinct kernels.
+        """
+        bend = LengthCorrection() if self.calibration is None else self.calibration.bend
+        alone = self.energies(models.families, models.features)
+        return assemble_models(models, alone, self.context, bend)
+
+    def _get_runtime(self) -> str:
+        return str(self.card.get("runtime") or "onnxruntime")
+
+    def _explain(self, models: KernelCounts, foreign: tuple[str, ...] = ()) -> list[Prediction]:
+        """Predict models and list the kernels of each."""
+        found = self.predict_counts(models)
+        alone = found.alone
+        # 1. Every entry: its energy inside its model, and its interval from that of its kernel.
+        energy = found.bend[models.model] * (models.times * found.kernel_j[models.kernel])
+        low, high = make_interval(energy, alone.half_width[models.kernel])
+        labels = models.labels or tuple(models.families[k] for k in models.kernel.tolist())
+        kernels = [
+            KernelPrediction(label, models.families[k], e, (a, b), "regressor" if covered else "roofline", outside)
+            for label, k, e, a, b, covered, outside in zip(
+                labels,
+                models.kernel.tolist(),
                 energy.tolist(),
-                (energy / factor).tolist(),
-                (energy * factor).tolist(),
-                alone.regressor[group].tolist(),
-                alone.extrapolated[group].tolist(),
+                low.tolist(),
+                high.tolist(),
+                alone.regressor[models.kernel].tolist(),
+                alone.extrapolated[models.kernel].tolist(),
                 strict=True,
             )
-        )
-        uncovered = tuple(k.name for k in kernels if k.method == "roofline")
-        outside = sum(k.extrapolated for k in kernels)
-        return Prediction(
-            model=model.model,
-            energy_j=total,
-            interval_j=make_interval(total, float(spread[0])),
-            overhead_j=overhead,
-            kernels=kernels,
-            coverage=1.0 - len(uncovered) / len(kernels) if kernels else 1.0,
-            uncovered=uncovered,
-            extrapolated=outside,
-            predictor_id=self.id,
-            source=self.source,
-            warnings=tuple(dict.fromkeys((*model.warnings, *foreign, *_list_remarks(kernels, total, outside)))),
-        )
+        ]
+        # 2. Every model: its figures, its part of the entries, and what a reader should know.
+        executed = models.sums(np.ones(alone.energy_j.size))
+        bounds = np.searchsorted(models.model, np.arange(len(models) + 1)).tolist()
+        done = []
+        for i, name in enumerate(models.names):
+            own = tuple(kernels[bounds[i] : bounds[i + 1]])
+            total, outside = float(found.energy_j[i]), int(found.extrapolated[i])
+            notes = (*(models.warnings[i] if models.warnings else ()), *foreign)
+            done.append(
+                Prediction(
+                    model=name,
+                    energy_j=total,
+                    interval_j=(float(found.low_j[i]), float(found.high_j[i])),
+                    overhead_j=float(found.bend[i]) * self.context.overhead_j,
+                    kernels=own,
+                    coverage=float(found.coverage[i]),
+                    uncovered=tuple(k.name for k in own if k.method == "roofline"),
+                    extrapolated=outside,
+                    predictor_id=self.id,
+                    source=self.source,
+                    warnings=tuple(dict.fromkeys((*notes, *_list_remarks(own, total, outside, float(executed[i]))))),
+                )
+            )
+        return done
 
     def energies(self, families: Sequence[str], raw: NDArray[np.float64]) -> KernelEnergies:
         """Predict a batch of kernels, each executed once alone; the batch may span many models.
@@ -287,14 +219,6 @@ class Predictor:
         if self.calibration is None:
             return found
         return self.calibration.apply(found, families, raw, self.parameters.feature_names)
-
-    def matrix(self, features: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
-        """Features of kernels as a matrix in this predictor's order, float64, shape (n, features)."""
-        from deepen.kernels.features import build_feature_matrix
-
-        if not features:
-            return np.zeros((0, len(self.parameters.feature_names)))
-        return np.asarray(build_feature_matrix(list(features)), dtype=np.float64)
 
     def _check_features(self, path: Path) -> None:
         from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION
@@ -309,35 +233,8 @@ class Predictor:
             raise PredictorError(f"{path}: its features are not those of features version {version}; train it again")
 
 
-def compute_moved_bytes(
-    feature_names: Sequence[str], raw: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bytes a kernel may find colder in a model than alone: weights, and activations read and written.
-
-    Weights beyond :data:`LAST_LEVEL_CACHE_BYTES` count as none: they are read from memory however often the kernel
-    repeats.
-    """
-    index = {name: i for i, name in enumerate(feature_names)}
-    weights = raw[:, index["bytes_weights"]]
-    moved = raw[:, index["bytes_in"]] + raw[:, index["bytes_written"]]
-    return np.where(weights <= LAST_LEVEL_CACHE_BYTES, weights, 0.0), moved
-
-
-def find_distinct_kernels(families: Sequence[str], raw: NDArray[np.float64]) -> tuple[list[int], NDArray[np.int64]]:
-    """First row of each distinct configuration, and which of them each row is."""
-    seen: dict[tuple[str, bytes], int] = {}
-    first: list[int] = []
-    group = np.zeros(len(families), dtype=np.int64)
-    for i, family in enumerate(families):
-        key = (family, raw[i].tobytes())
-        if key not in seen:
-            seen[key] = len(first)
-            first.append(i)
-        group[i] = seen[key]
-    return first, group
-
-
-def _list_remarks(kernels: Sequence[KernelPrediction], total_j: float, outside: int) -> list[str]:
+def _list_remarks(kernels: Sequence[KernelPrediction], total_j: float, outside: int, executed: float) -> list[str]:
+    """Notes on a model that regressors do not answer for, or not within their range."""
     remarks = []
     roofline = sum(k.energy_j for k in kernels if k.method == "roofline")
     if roofline > 0:
@@ -346,6 +243,6 @@ def _list_remarks(kernels: Sequence[KernelPrediction], total_j: float, outside: 
             f"{100 * roofline / total_j:.1f} % of the energy is from the analytic roofline: no regressor for "
             + ", ".join(families)
         )
-    if kernels and outside > _MANY_OUTSIDE * len(kernels):
-        remarks.append(f"{outside} of {len(kernels)} kernels lie outside what the predictor was trained on")
+    if kernels and outside > _MANY_OUTSIDE * executed:
+        remarks.append(f"{outside} of {executed:g} kernels lie outside what the predictor was trained on")
     return remarks

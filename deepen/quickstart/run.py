@@ -174,7 +174,7 @@ def _predict_models(
     results = []
     for target in targets:
         seen = sum(kernel.key in measured for kernel in target.split.kernels)
-        prediction = predictor.predict_split(target.split, str(target.path), target.warnings)
+        prediction = predictor.predict(target.split, name=str(target.path), warnings=target.warnings)
         results.append(ModelResult(target.name, prediction, seen / max(1, len(target.split.kernels))))
     return tuple(results)
 

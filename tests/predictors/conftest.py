@@ -12,6 +12,7 @@ import pytest
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION, compute_features
 from deepen.kernels.types import hash_params
+from deepen.predictors.kernel_counts import KernelCounts
 from deepen.records import EnergyRecord
 
 CALL_J = 8e-6
@@ -245,8 +246,7 @@ class PowerLawDevice:
     def errors(self, predictor, n: int = 200) -> np.ndarray:
         """log(predicted / true) of n new networks."""
         counts = self.draw(n)
-        raw = predictor.matrix(self.described)
-        found = predictor.predict_counts([k.family for k in self.kernels], raw, counts)
+        found = predictor.predict_counts(KernelCounts.from_kernels(self.kernels, counts))
         return np.log(found.energy_j / self.truth(counts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,17 +10,15 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import ConfigError
-from deepen.predictors.active_learning import MeasurementCandidates, propose_kernels
+from deepen.predictors.active_learning import list_cell_candidates, propose_kernels, sample_kernel_candidates
+from deepen.predictors.kernel_counts import KernelCounts
 
 
 def _candidates(device, n):
     counts = device.draw(n)
     # Most candidates are alike; few have many additions.
     counts[: n - 5, 3::4] = 1.0
-    raw = np.array([list(f.values()) for f in device.described])
-    return MeasurementCandidates(
-        tuple(f"net-{i}" for i in range(n)), tuple(k.family for k in device.kernels), raw, counts
-    )
+    return KernelCounts.from_kernels(device.kernels, counts, [f"net-{i}" for i in range(n)])
 
 
 def test_any_first_part_of_the_plan_is_the_plan_for_that_many(device_of):
@@ -42,8 +41,8 @@ def test_the_rare_kind_is_asked_for_early(device_of):
 def test_a_copy_of_what_is_measured_is_not_asked_for_first(device_of):
     candidates = _candidates(device_of(seed=2), 40)
     first = propose_kernels(candidates, 1)[0].index
-    counts = np.concatenate([candidates.counts, candidates.counts[first : first + 1]])
-    twice = MeasurementCandidates((*candidates.names, "copy"), candidates.families, candidates.raw, counts)
+    copy = replace(candidates.take(np.array([first])), names=("copy",))
+    twice = KernelCounts.join([candidates, copy])
     found = propose_kernels(twice, 10, measured=[first])
     assert first not in [p.index for p in found]
     assert found[0].name != "copy"
@@ -60,6 +59,18 @@ def test_a_base_may_be_given(device_of):
 
 
 def test_nothing_to_choose_is_refused(device_of):
-    empty = MeasurementCandidates((), (), np.zeros((0, 1)), np.zeros((0, 0)))
     with pytest.raises(ConfigError, match="candidate"):
-        propose_kernels(empty, 3)
+        propose_kernels(KernelCounts.join([]), 3)
+
+
+def test_kernels_of_a_family_are_candidates_by_family_and_parameters():
+    found = sample_kernel_candidates(["fc", "relu"], 12, seed=1)
+    assert set(found.families) == {"fc", "relu"} and len(found) == len(found.families) == 12
+    assert all(name.startswith(f"{family} {{") for name, family in zip(found.names, found.families, strict=True))
+    assert len(set(found.names)) == 12 and (found.to_matrix() == np.eye(12)).all()
+
+
+def test_networks_of_a_space_are_candidates_by_cell():
+    found = list_cell_candidates("tflite-cpu")
+    assert len(found) == 15_625 and len(found.families) < 100
+    assert propose_kernels(found.take(np.arange(0, 15_625, 700)), 3)[0].name.startswith("|")

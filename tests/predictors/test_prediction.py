@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from deepen import predictors
+from deepen.kernels.features import build_feature_matrix
 from deepen.predictors.inference.model_overheads import ModelOverheads
+from deepen.predictors.kernel_counts import KernelCounts
 
 
-def described(records, times=None, **more):
-    return {
-        "names": [f"k{i}" for i in range(len(records))],
-        "families": [r.family for r in records],
-        "features": [r.features for r in records],
-        "multiplicity": times or [1.0] * len(records),
-        "model": "m",
-        **more,
-    }
+def predict(predictor, records, times=None, warnings=()):
+    """Predict a model ``m`` of the kernels ``k0``, ``k1``, ... of some records."""
+    parts = [
+        {"family": r.family, "params": {}, "features": r.features, "multiplicity": t}
+        for r, t in zip(records, times or [1.0] * len(records), strict=True)
+    ]
+    model = SimpleNamespace(kind="model", name="m", kernels=parts)
+    counts = replace(
+        KernelCounts.from_records([model]), labels=tuple(f"k{i}" for i in range(len(records))), warnings=(warnings,)
+    )
+    return predictor.predict_many(counts)[0]
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def plain(trained):
 
 def test_a_model_is_its_kernels_plus_overhead(trained, world_of):
     _, _, predictor = trained
-    prediction = predictor.predict_described(**described(world_of(50).kernels(3)))
+    prediction = predict(predictor, world_of(50).kernels(3))
     assert prediction.energy_j == pytest.approx(prediction.overhead_j + sum(k.energy_j for k in prediction.kernels))
     assert prediction.overhead_j == predictor.context.overhead_j
     assert [k.name for k in prediction.kernels] == [f"k{i}" for i in range(24)]
@@ -41,8 +47,8 @@ def test_a_model_is_its_kernels_plus_overhead(trained, world_of):
 
 def test_multiplicity_counts_and_zero_costs_nothing(plain, world_of):
     records = world_of(51).kernels(1, ("fc", "relu", "add"))
-    once = plain.predict_described(**described(records))
-    times = plain.predict_described(**described(records, [3.0, 1.0, 0.0]))
+    once = predict(plain, records)
+    times = predict(plain, records, [3.0, 1.0, 0.0])
     expected = [f * k.energy_j for f, k in zip((3, 1, 0), once.kernels, strict=True)]
     np.testing.assert_allclose([k.energy_j for k in times.kernels], expected)
 
@@ -51,9 +57,9 @@ def test_equal_kernels_share_one_error(plain, world_of):
     """Ten equal kernels are as uncertain as one, relatively; ten different ones are less so."""
     world = world_of(52)
     same = world.kernel("fc")
-    one = plain.predict_described(**described([same])).interval_j
-    ten = plain.predict_described(**described([same] * 10)).interval_j
-    different = plain.predict_described(**described([world.kernel("fc") for _ in range(10)])).interval_j
+    one = predict(plain, [same]).interval_j
+    ten = predict(plain, [same] * 10).interval_j
+    different = predict(plain, [world.kernel("fc") for _ in range(10)]).interval_j
     assert ten[1] / ten[0] == pytest.approx(one[1] / one[0])
     assert different[1] / different[0] < ten[1] / ten[0]
 
@@ -61,8 +67,7 @@ def test_equal_kernels_share_one_error(plain, world_of):
 def test_unknown_families_are_counted_listed_and_priced(trained, world_of):
     _, _, predictor = trained
     known, strange = world_of(53).kernels(2, ("fc",))
-    arguments = described([known, strange]) | {"families": ["fc", "other"]}
-    prediction = predictor.predict_described(**arguments)
+    prediction = predict(predictor, [known, replace(strange, family="other")])
     assert prediction.coverage == 0.5 and prediction.uncovered == ("k1",)
     assert [k.method for k in prediction.kernels] == ["regressor", "roofline"]
     assert prediction.kernels[1].energy_j > 0
@@ -71,14 +76,14 @@ def test_unknown_families_are_counted_listed_and_priced(trained, world_of):
 
 def test_a_model_outside_the_training_range_is_said_to_be(trained, world_of):
     _, _, predictor = trained
-    prediction = predictor.predict_described(**described(world_of(54).kernels(4, ("conv-bn-relu",), size=20.0)))
+    prediction = predict(predictor, world_of(54).kernels(4, ("conv-bn-relu",), size=20.0))
     assert prediction.extrapolated == 4 == sum(k.extrapolated for k in prediction.kernels)
     assert any("outside what the predictor was trained on" in w for w in prediction.warnings)
 
 
 def test_a_model_without_kernels_costs_its_overhead(trained):
     _, _, predictor = trained
-    prediction = predictor.predict_described([], [], [], [], model="empty", warnings=["w"])
+    prediction = predict(predictor, [], warnings=("w",))
     assert prediction.energy_j == prediction.overhead_j and prediction.coverage == 1.0
     assert prediction.warnings == ("w",)
 
@@ -86,7 +91,7 @@ def test_a_model_without_kernels_costs_its_overhead(trained):
 def test_a_batch_equals_its_parts(trained, world_of):
     _, _, predictor = trained
     records = world_of(55).kernels(5)
-    raw = predictor.matrix([r.features for r in records])
+    raw = build_feature_matrix([r.features for r in records])
     families = [r.family for r in records]
     together = predictor.energies(families, raw).energy_j
     alone = [predictor.energies([f], raw[i : i + 1]).energy_j[0] for i, f in enumerate(families)]

@@ -12,6 +12,7 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import ConfigError, PredictorError, StorageError
+from deepen.kernels.features import build_feature_matrix
 from deepen.predictors import predictor_file
 
 
@@ -57,7 +58,7 @@ def test_what_is_read_predicts_the_same(trained, original, world_of):
     _, _, predictor = trained
     again = predictors.load_predictor(original)
     test = world_of(30).kernels(20)
-    raw = predictor.matrix([r.features for r in test])
+    raw = build_feature_matrix([r.features for r in test])
     before = predictor.energies([r.family for r in test], raw)
     after = again.energies([r.family for r in test], raw)
     np.testing.assert_array_equal(before.energy_j, after.energy_j)
@@ -87,7 +88,7 @@ def test_predictions_equal_those_of_the_learners_that_were_fitted(world_of, data
     finally:
         train.fit_family = real
     loaded = predictors.load_predictor(path)
-    raw = loaded.matrix([r.features for r in records])
+    raw = build_feature_matrix([r.features for r in records])
     got = loaded.energies([r.family for r in records], raw).energy_j
     x = make_columns(raw, loaded.parameters.feature_names)
     for name, fit in fits.items():

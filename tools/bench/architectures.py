@@ -185,7 +185,7 @@ def report(run: Path, targets: Sequence[TargetModel], seed: int) -> list[Row]:
             if record is None:
                 print(f"{target.name}: not measured", file=sys.stderr)
                 continue
-            prediction = predictor.predict_split(target.split, str(target.path), target.warnings)
+            prediction = predictor.predict(target.split, name=str(target.path), warnings=target.warnings)
             counts = Counter({k.key: 0.0 for k in target.split.kernels})
             for kernel in target.split.kernels:
                 counts[kernel.key] += kernel.multiplicity

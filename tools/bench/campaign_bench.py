@@ -99,7 +99,7 @@ def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     for path, shapes in models:
         found = split_graph(load_graph(path, dict(shapes) or None))
         true_j = device.run_j + sum(cost.energy_j for cost in compute_kernel_costs(device, found.kernels))
-        said_j = predictor.predict_split(found, str(path), ()).energy_j
+        said_j = predictor.predict(found, name=str(path)).energy_j
         error = said_j / true_j - 1
         errors.append(abs(error))
         good += abs(error) <= near

@@ -35,7 +35,7 @@ for _ in range(times + 1):
     parts = split_graph(graph.load_graph(model))
     times_of["load_split"].append(time.perf_counter() - start)
     start = time.perf_counter()
-    predictor.predict_split(parts, model=model)
+    predictor.predict(parts, name=model)
     times_of["predict"].append(time.perf_counter() - start)
 first = {name: values[0] for name, values in times_of.items()}
 print(json.dumps({"imports": imports, "first": first, "warm": {name: values[1:] for name, values in times_of.items()}}))

@@ -31,6 +31,7 @@ import numpy as np
 
 from deepen import predictors
 from deepen.datasets.importers.registry import get_importer
+from deepen.kernels.features import build_feature_matrix
 from deepen.predictors.evaluation import compute_metrics
 from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 from deepen.records import EnergyRecord
@@ -86,7 +87,7 @@ def score(
         own = [r for r in test if belongs(r.family)]
         given = [r for r in train if belongs(r.family)]
         measured = np.array([r.energy_j for r in own])
-        answer = predictor.energies([r.family for r in own], predictor.matrix([r.features for r in own]))
+        answer = predictor.energies([r.family for r in own], build_feature_matrix([r.features for r in own]))
         inside = np.abs(np.log(measured / answer.energy_j)) <= answer.half_width
         published = evaluate_baselines(given, own, ("deepen2023",))["deepen2023"]["overall"]
         found[name] = {

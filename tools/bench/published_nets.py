@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 
 from deepen import predictors
 from deepen.datasets.importers.registry import get_importer
-from deepen.predictors.active_learning import MeasurementCandidates, propose_kernels
+from deepen.predictors.active_learning import propose_kernels
 from deepen.predictors.evaluation import compute_metrics
 from deepen.predictors.fitting.calibration_cases import CalibrationCases, make_calibration_cases
+from deepen.predictors.kernel_counts import KernelCounts
 from deepen.predictors.measured_rows import select_usable_rows
 from deepen.records import EnergyRecord
 from deepen.spaces.nasbench201_networks import EDGES, parse_cell
@@ -123,7 +124,7 @@ def _computes(cell: tuple[str, ...]) -> bool:
 
 def _predict(cases: CalibrationCases, train: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], Floats]:
     predictor = predictors.calibrate_predictor(None, [cases.records[int(i)] for i in train])
-    return lambda rows: predictor.predict_counts(cases.families, cases.raw, cases.counts[rows]).energy_j
+    return lambda rows: predictor.predict_counts(cases.kernels.take(rows)).energy_j
 
 
 def _published(cases: CalibrationCases, train: NDArray[np.int64], rows: NDArray[np.int64]) -> Floats:
@@ -170,10 +171,7 @@ def _planned(framework: str, cases: CalibrationCases, seeds: int) -> dict[str, A
     runs = []
     for seed in range(seeds):
         pool = np.random.default_rng(1000 + seed).permutation(len(cases.records))[:POOL]
-        names = tuple(cases.records[int(i)].name for i in pool)
-        chosen = propose_kernels(
-            MeasurementCandidates(names, cases.families, cases.raw, cases.counts[pool]), CALIBRATED_FROM
-        )
+        chosen = propose_kernels(cases.kernels.take(pool), CALIBRATED_FROM)
         train = pool[[p.index for p in chosen]]
         test = np.setdiff1d(np.arange(len(cases.records)), train)
         runs.append(compute_metrics(cases.energy_j[test], _predict(cases, train)(test)))
@@ -207,18 +205,13 @@ def _layers(folder: Path) -> list[dict[str, Any]]:
     measured = np.array([r.energy_j for r in nets])
     predictor = predictors.train_predictor(train)
     lines = _lines(train)
-    ours, theirs = [], []
-    for net in nets:
-        times = [float(k.get("multiplicity", 1.0)) for k in net.kernels]
-        families = [str(k["family"]) for k in net.kernels]
-        features = [k["features"] for k in net.kernels]
-        ours.append(predictor.predict_described([net.name] * len(times), families, features, times, net.name).energy_j)
-        theirs.append(sum(t * lines(f, x) for t, f, x in zip(times, families, features, strict=True)))
+    ours = predictor.predict_counts(KernelCounts.from_records(nets)).energy_j
+    theirs = np.array(
+        [sum(k.get("multiplicity", 1.0) * lines(k["family"], k["features"]) for k in net.kernels) for net in nets]
+    )
     return [
-        _summary(
-            "layers", "cpu", "log energy on log work per kind, summed", [compute_metrics(measured, np.array(theirs))]
-        ),
-        _summary("layers", "cpu", "deepen, trained on random layers", [compute_metrics(measured, np.array(ours))]),
+        _summary("layers", "cpu", "log energy on log work per kind, summed", [compute_metrics(measured, theirs)]),
+        _summary("layers", "cpu", "deepen, trained on random layers", [compute_metrics(measured, ours)]),
     ]
 
 

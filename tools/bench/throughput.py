@@ -28,6 +28,7 @@ from common import report
 from deepen import load_predictor
 from deepen.errors import DeepenError
 from deepen.predictors import Predictor
+from deepen.predictors.kernel_counts import KernelCounts
 from deepen.spaces.nasbench201_kernels import count_kernels
 from deepen.spaces.nasbench201_networks import iter_cells
 from deepen.testing.synthetic import train_synthetic_predictor
@@ -129,7 +130,7 @@ def space(predictor: Predictor, runtime: str) -> float:
     """Seconds for the whole of NAS-Bench-201."""
     start = time.perf_counter()
     kernels, counts = count_kernels(list(iter_cells()), runtime)
-    found = predictor.predict_kernel_counts(kernels, counts)
+    found = predictor.predict_counts(KernelCounts.from_kernels(kernels, counts))
     taken = time.perf_counter() - start
     if not (np.isfinite(found.energy_j).all() and len(found.energy_j) == len(counts)):
         sys.exit("error: a network has no energy")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.predictors.kernel_counts import KernelCounts
 from deepen.predictors.measured_rows import RecordSource, select_usable_rows
 from deepen.predictors.metrics import compute_metrics
-from deepen.predictors.tally import count_record_kernels, predict_models
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
@@ -52,16 +52,12 @@ def evaluate_additivity(
         PredictorError: If features have another version.
     """
     rows = select_usable_rows(dataset)
-    counted = count_record_kernels(rows.models)
-    known: dict[tuple[str, tuple[float, ...]], list[float]] = {}
-    for record in rows.kernels:
-        known.setdefault((record.family, tuple(record.features.values())), []).append(record.energy_j)
-    alone = np.array(
-        [
-            float(np.median(known.get((family, tuple(features.values())), [np.nan])))
-            for family, features in zip(counted.families, counted.features, strict=True)
-        ]
-    )
+    counts = KernelCounts.from_records((*rows.kernels, *rows.models))
+    measured_alone = counts.kernel[: len(rows.kernels)]  # each kernel record is a model of one entry
+    counted = counts.take(np.arange(len(rows.kernels), len(counts)))
+    alone = np.full(len(counts.families), np.nan)
+    for kernel in np.unique(measured_alone).tolist():
+        alone[kernel] = np.median(rows.energy_j[measured_alone == kernel])
     found = np.isfinite(alone)
     executions = counted.sums(np.ones(alone.size))
     share = counted.sums(found.astype(np.float64)) / np.where(executions > 0, executions, 1.0)
@@ -76,8 +72,8 @@ def evaluate_additivity(
     }
     predicted = sums = None
     if predictor is not None and rows.models:
-        predicted = predict_models(predictor, counted)[0]
-        sums = counted.sums(predictor.energies(counted.families, predictor.matrix(counted.features)).energy_j)
+        predicted = predictor.predict_counts(counted).energy_j
+        sums = counted.sums(predictor.energies(counted.families, counted.features).energy_j)
         report["kernels"] = compute_metrics(total[complete], sums[complete])
         report["prediction"] = compute_metrics(whole[complete], predicted[complete])
     report["rows"] = [

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.kernels.splitting.runtime_names import resolve_engine
-from deepen.predictors.evaluation.baselines import BASELINES, Baseline, KernelTable, get_baselines
+from deepen.predictors.evaluation.baselines import BASELINES, Baseline, get_baselines
 from deepen.predictors.evaluation.held_out_predictions import (
     HeldOutPredictions,
     collect_measured_values,
     report_metrics,
 )
 from deepen.predictors.evaluation.splits import Fold, SplitOptions, make_folds
+from deepen.predictors.kernel_counts import KernelCounts
 from deepen.predictors.measured_rows import MeasuredRows, RecordSource, select_usable_rows
-from deepen.predictors.tally import SparseKernelCounts, count_record_kernels, predict_models
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ def cross_validate(
     gpu = _is_on_gpu(rows)
     kernels = {name: HeldOutPredictions() for name in (OWN, *(b.name for b in beside))}
     models = {name: HeldOutPredictions() for name in kernels}
-    everything = _make_kernel_table(rows)
+    everything = KernelCounts.from_records(rows.kernels)
     for number, fold in enumerate(folds):
         train = [r for r, t in zip(rows.kernels, fold.train_kernels, strict=True) if t]
         train += [r for r, t in zip(rows.models, fold.train_models, strict=True) if t]
         predictor = learn(train, chosen.seed)
         tests = np.flatnonzero(fold.test_models)
-        counted = count_record_kernels([rows.models[i] for i in tests.tolist()])
+        counted = KernelCounts.from_records([rows.models[i] for i in tests.tolist()])
         _predict_own(predictor, rows, fold, number, counted, kernels[OWN], models[OWN])
         for baseline in beside:
             _predict_baseline(
@@ -141,8 +141,8 @@ def evaluate_baselines(
     models = np.arange(len(rows.models)) >= len(given.models)
     fold = Fold("test", ~kernels, kernels, ~models, models)
     counted, everything, sides = (
-        count_record_kernels(asked.models),
-        _make_kernel_table(rows),
+        KernelCounts.from_records(asked.models),
+        KernelCounts.from_records(rows.kernels),
         collect_measured_values(rows),
     )
     done = {}
@@ -151,13 +151,6 @@ def evaluate_baselines(
         _predict_baseline(baseline, rows, everything, fold, 0, counted, _is_on_gpu(rows), *pools)
         done[baseline.name] = {"title": baseline.title, **report_metrics(*pools, sides, 1, 0)}
     return done
-
-
-def _make_kernel_table(rows: MeasuredRows) -> KernelTable:
-    records = rows.kernels
-    return KernelTable(
-        tuple(r.family for r in records), tuple(r.features for r in records), tuple(r.params for r in records)
-    )
 
 
 def _is_on_gpu(rows: MeasuredRows) -> bool:
@@ -169,7 +162,7 @@ def _predict_own(
     rows: MeasuredRows,
     fold: Fold,
     number: int,
-    counted: SparseKernelCounts,
+    counted: KernelCounts,
     kernels: HeldOutPredictions,
     models: HeldOutPredictions,
 ) -> None:
@@ -180,18 +173,18 @@ def _predict_own(
         kernels.add(tests, number, found.energy_j, off <= found.half_width)
     tests = np.flatnonzero(fold.test_models)
     if tests.size:
-        energy, low, high, _ = predict_models(predictor, counted)
+        whole = predictor.predict_counts(counted)
         measured = np.array([rows.models[i].energy_j for i in tests.tolist()])
-        models.add(tests, number, energy, (low <= measured) & (measured <= high))
+        models.add(tests, number, whole.energy_j, (whole.low_j <= measured) & (measured <= whole.high_j))
 
 
 def _predict_baseline(
     baseline: Baseline,
     rows: MeasuredRows,
-    everything: KernelTable,
+    everything: KernelCounts,
     fold: Fold,
     number: int,
-    counted: SparseKernelCounts,
+    counted: KernelCounts,
     gpu: bool,
     kernels: HeldOutPredictions,
     models: HeldOutPredictions,
@@ -209,11 +202,10 @@ def _predict_baseline(
     given = np.flatnonzero(fold.train_models)
     if baseline.models and given.size >= _FEW_MODELS:
         records = [rows.models[i] for i in given.tolist()]
-        predict = baseline.models(count_record_kernels(records), np.array([r.energy_j for r in records]), gpu)
+        predict = baseline.models(KernelCounts.from_records(records), np.array([r.energy_j for r in records]), gpu)
         models.add(whole, number, predict(counted), None)
     elif source is not None:
-        distinct = KernelTable(counted.families, counted.features, counted.params)
-        models.add(whole, number, counted.sums(source(distinct)), None)
+        models.add(whole, number, counted.sums(source(counted.take_each_kernel())), None)
 
 
 def _list_model_errors(pool: HeldOutPredictions, records: Sequence[EnergyRecord]) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
 from deepen.predictors.evaluation.additivity import evaluate_additivity
+from deepen.predictors.kernel_counts import KernelCounts
 from deepen.predictors.measured_rows import RecordSource, hash_training_data, select_usable_rows
 from deepen.predictors.metrics import bootstrap_confidence_intervals, compute_metrics
-from deepen.predictors.tally import count_record_kernels, predict_models
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
@@ -83,9 +83,8 @@ def _compute_row_metrics(
 
 def _evaluate_models(predictor: Predictor, records: Sequence[EnergyRecord]) -> dict[str, Any]:
     measured = np.array([r.energy_j for r in records])
-    energy, low, high, coverage = (
-        predict_models(predictor, count_record_kernels(records)) if records else [np.zeros(0)] * 4
-    )
+    found = predictor.predict_counts(KernelCounts.from_records(records))
+    energy, low, high = found.energy_j, found.low_j, found.high_j
     inside = (low <= measured) & (measured <= high)
     listed = [
         {
@@ -95,7 +94,7 @@ def _evaluate_models(predictor: Predictor, records: Sequence[EnergyRecord]) -> d
             "interval_j": [float(low[i]), float(high[i])],
             "inside": bool(inside[i]),
             "error": 100.0 * (float(energy[i]) / record.energy_j - 1.0),
-            "coverage": float(coverage[i]),
+            "coverage": float(found.coverage[i]),
         }
         for i, record in enumerate(records)
     ]

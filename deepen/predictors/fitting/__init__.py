@@ -1,11 +1,3 @@
-"""Calibration: a predictor for a new device, runtime or version from a few measurements of kernels or whole models.
-
-Fitting is :mod:`deepen.predictors.fitting.calibrate`; what a calibrated predictor carries is
-:class:`CalibrationFactors`.
-"""
+"""Fitting: everything that learns from records, by training or by calibrating. Needs scikit-learn and scipy."""
 
 from __future__ import annotations
-
-from deepen.predictors.inference.calibration_factors import CalibrationFactors, FactorTerm
-
-__all__ = ["CalibrationFactors", "FactorTerm"]

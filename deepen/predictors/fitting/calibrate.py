@@ -12,8 +12,6 @@ against it:
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,27 +19,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock.host_clock import utc_now
 from deepen.errors import PredictorError
-from deepen.predictors.evaluation import compute_metrics
 from deepen.predictors.fitting.calibration_cases import CalibrationCases, make_calibration_cases
+from deepen.predictors.fitting.fit_uncertainty import MIN_MODELS_FOR_SPREAD, fit_model_uncertainty
 from deepen.predictors.fitting.map_estimate import FactorEstimate, FactorProblem, estimate_factors
 from deepen.predictors.fitting.physical_base import fit_physical_base
+from deepen.predictors.fitting.predictor_card import make_card
 from deepen.predictors.inference.calibration_factors import CalibrationFactors, FactorTerm, LengthCorrection
-from deepen.predictors.inference.columns import WORK_TERMS
-from deepen.predictors.inference.conformal import NOMINAL
 from deepen.predictors.inference.factor_covariance import FactorPrior, compute_factor_covariance, compute_log_positions
+from deepen.predictors.inference.family_regressors import PredictorParameters
 from deepen.predictors.inference.model_overheads import ModelOverheads
-from deepen.predictors.inference.model_uncertainty import (
-    MIN_MODELS_FOR_SPREAD,
-    compute_model_variances,
-    fit_model_uncertainty,
-)
+from deepen.predictors.inference.moved_bytes import compute_moved_bytes
 from deepen.predictors.inference.zero_operands import apply_zero_operand_factor
-from deepen.predictors.measured_rows import MeasuredRows, RecordSource, hash_training_data, select_usable_rows
-from deepen.predictors.predictor import Predictor, compute_moved_bytes
-from deepen.predictors.predictor_file import FORMAT_VERSION
-from deepen.records import EnergyRecord, find_weakest_source
+from deepen.predictors.measured_rows import RecordSource, select_usable_rows
+from deepen.predictors.metrics import compute_metrics
+from deepen.predictors.predictor import Predictor
+from deepen.records import EnergyRecord
 
 __all__ = ["MIN_MEASUREMENTS", "calibrate_predictor"]
 
@@ -69,7 +62,6 @@ _BEND_SD = 0.03
 _MODELS_FOR_BEND = 10
 _BEND_REACH = float(np.log(2.0))
 """The bend is held beyond this distance from the measured models, in units of natural logarithms."""
-_CONDITIONS = ("device", "meter", "runtime", "runtime_build", "threads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +124,15 @@ class _CalibrationSetup:
         self, rows: NDArray[np.int64], measured: Floats, log_factor: Floats, shift: float
     ) -> FactorProblem:
         """The base times factors found so far, against measured values of some rows."""
-        part = self.cases.part(rows)
-        inside = part.model[:, None]
+        counts, model = self.cases.counts[rows], self.cases.model[rows]
         joules = self.joules * np.exp(log_factor[:-2])
         return FactorProblem(
-            part.counts * joules * np.where(inside, self.scale, 1.0),
-            np.where(part.model, part.counts @ self.fixed * np.exp(shift), 0.0),
-            np.where(part.model, self.overhead_j * np.exp(log_factor[-2]), 0.0),
+            counts * joules * np.where(model[:, None], self.scale, 1.0),
+            np.where(model, counts @ self.fixed * np.exp(shift), 0.0),
+            np.where(model, self.overhead_j * np.exp(log_factor[-2]), 0.0),
             measured[rows],
-            part.relative_sd,
-            part.model,
+            self.cases.relative_sd[rows],
+            model,
         )
 
     def total(self, rows: NDArray[np.int64], way: _CalibrationRoute) -> Floats:
@@ -176,7 +167,9 @@ def calibrate_predictor(
             f"{len(cases.records)} usable measurements are too few to calibrate with ({MIN_MEASUREMENTS} needed, "
             "20 to 50 advisable); measure more kernels or models"
         )
+    # 1. The base's answer for every distinct kernel.
     setting, parameters, context = _prepare_setup(base, cases)
+    # 2. Each way to the energies, fitted to all measurements and to all but each fold.
     everything = np.arange(len(cases.records))
     ways = [_fit_direct_route(setting, everything)]
     if bool(np.isfinite(cases.latency_s).all()):
@@ -184,23 +177,30 @@ def calibrate_predictor(
     folds = _make_folds(cases, seed)
     left_out = [_cross_validate_route(setting, way, folds) for way in ways]
     scores = {w.name: float(np.mean(np.abs(e))) for w, e in zip(ways, left_out, strict=True)}
+    # 3. The way by time, unless the direct one is clearly better.
     best = len(ways) - 1
     if scores["direct"] < _MUCH_BETTER * scores[ways[best].name]:
         best = 0
     way, errors = ways[best], left_out[best]
+    # 4. Factors of kernels, and model-level terms on the new device's scale.
     calibration = _make_calibration_factors(setting, way)
     context = _calibrate_overheads(setting, way, calibration, context, errors)
-    card = _make_card(base, rows, cases, way, errors, scores, calibration, context, seed)
+    # 5. The card: what the base's says and this does not change stays.
+    card = {"nodes": 0, "families": {}} if base is None else dict(base.card)
+    made_by, source = ("none", None) if base is None else (base.id, base.source)
+    card |= make_card(rows, f"calibrate ({way.name})", seed, context, made_by, source)
+    card |= _describe_calibration(base, cases, way, errors, scores, calibration)
     return Predictor(card, parameters, context, calibration)
 
 
-def _prepare_setup(base: Predictor | None, cases: CalibrationCases) -> tuple[_CalibrationSetup, Any, ModelOverheads]:
-    from deepen.kernels.features import FEATURE_NAMES
-
-    names = tuple(FEATURE_NAMES)
+def _prepare_setup(
+    base: Predictor | None, cases: CalibrationCases
+) -> tuple[_CalibrationSetup, PredictorParameters, ModelOverheads]:
+    kernels = cases.kernels
+    families, features, names = kernels.families, kernels.features, kernels.feature_names
     if base is None:
-        parameters, context = fit_physical_base(cases, names), ModelOverheads()
-        joules = apply_zero_operand_factor(parameters.predict(cases.families, cases.raw), cases.raw, names).energy_j
+        parameters, context = fit_physical_base(cases), ModelOverheads()
+        joules = apply_zero_operand_factor(parameters.predict(families, features), features, names).energy_j
     else:
         if base.calibration is not None:
             raise PredictorError(
@@ -208,20 +208,17 @@ def _prepare_setup(base: Predictor | None, cases: CalibrationCases) -> tuple[_Ca
                 "with all measurements together"
             )
         parameters, context = base.parameters, base.context
-        joules = base.energies(cases.families, cases.raw).energy_j
-    weights, activations = compute_moved_bytes(names, cases.raw)
+        joules = base.energies(families, features).energy_j
+    weights, activations = compute_moved_bytes(kernels)
     fixed = context.weight_j_per_byte * weights + context.activation_j_per_byte * activations - context.call_j
-    scale = np.array([context.scale.get(f, 1.0) for f in cases.families])
+    scale = np.array([context.scale.get(f, 1.0) for f in families])
     overhead = context.overhead_j
     if overhead <= 0:
         sums = cases.counts @ joules
         overhead = _OVERHEAD_SHARE * float(np.median(sums))
     reference = float(np.mean(np.log(cases.energy_j[cases.model]))) if cases.model.any() else 0.0
-    return (
-        _CalibrationSetup(cases, joules, fixed, scale, overhead, reference, compute_log_positions(cases.raw, names)),
-        parameters,
-        context,
-    )
+    position = compute_log_positions(features, names)
+    return _CalibrationSetup(cases, joules, fixed, scale, overhead, reference, position), parameters, context
 
 
 def _fit_factors(
@@ -242,7 +239,7 @@ def _fit_factors(
     best: _FactorFit | None = None
     for belief in beliefs:
         prior = compute_factor_covariance(
-            belief, setting.cases.families, setting.position, setting.cases.families, setting.position
+            belief, setting.cases.kernels.families, setting.position, setting.cases.kernels.families, setting.position
         )
         solution = estimate_factors(problem, prior, _OVERHEAD_SD, bend_sd, setting.reference)
         if best is None or solution.score < (1.0 - _CHANCE / np.sqrt(rows.size)) * best.solution.score:
@@ -310,7 +307,7 @@ def _cross_validate_route(
 
 
 def _make_calibration_factors(setting: _CalibrationSetup, way: _CalibrationRoute) -> CalibrationFactors:
-    families, position = setting.cases.families, setting.position
+    families, position = setting.cases.kernels.families, setting.position
     terms = []
     for stage in way.stages:
         prior = compute_factor_covariance(stage.belief, families, position, families, position)
@@ -353,18 +350,12 @@ def _calibrate_overheads(
     )
     if int(cases.model.sum()) < MIN_MODELS_FOR_SPREAD:
         return context
-    half_width = calibration.half_width(cases.families, setting.position)
-    number = {name: i for i, name in enumerate(dict.fromkeys(cases.families))}
-    codes = np.array([number[f] for f in cases.families], dtype=np.int64)
-    part = cases.part(cases.model)
+    half_width = calibration.half_width(cases.kernels.families, setting.position)
     joules = setting.joules * np.exp(way.log_factor[:-2])
-    totals = part.counts * joules
-    # As Context.half_width has it: the overhead has no error of its own.
-    kernels = totals.sum(axis=1)
-    share = (kernels / (kernels + context.overhead_j)) ** 2
-    apart, by_family, together = (share * v for v in compute_model_variances(totals, half_width, codes))
-    own = errors[cases.model]
-    spread = fit_model_uncertainty(own, part.relative_sd, list(zip(apart, by_family, together, strict=True)))
+    variances = context.compute_variances(cases.kernels.take(cases.model), joules, half_width)
+    spread = fit_model_uncertainty(
+        errors[cases.model], cases.relative_sd[cases.model], list(zip(*variances, strict=True))
+    )
     return replace(
         context,
         correlation=spread.correlation,
@@ -375,61 +366,21 @@ def _calibrate_overheads(
     )
 
 
-def _make_card(
+def _describe_calibration(
     base: Predictor | None,
-    rows: MeasuredRows,
     cases: CalibrationCases,
     way: _CalibrationRoute,
     errors: Floats,
     scores: Mapping[str, float],
     calibration: CalibrationFactors,
-    context: ModelOverheads,
-    seed: int,
 ) -> dict[str, Any]:
-    from deepen import __version__
-    from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION
-
-    conditions = {key: Counter(str(getattr(r, key)) for r in cases.records) for key in _CONDITIONS}
-    main = {key: counts.most_common(1)[0][0] for key, counts in conditions.items()}
-    digest = hash_training_data(rows)
-    base_id = "none" if base is None else base.id
-    identity = hashlib.sha256(f"{digest}/{base_id}/{seed}/{__version__}".encode()).hexdigest()[:8]
-    sources = [r.source for r in cases.records]
-    if base is not None:
-        sources.append(base.source)
+    """The calibration on the card: its base, its way, its factors, and errors of the measurements left out."""
     predicted = np.exp(errors) * cases.energy_j
     kernels, models = ~cases.model, cases.model
-    inherited = dict(base.card) if base is not None else {}
-    warnings = [
-        f"measurements of {len(c)} values of {key} were mixed: {', '.join(f'{v} ({n})' for v, n in c.most_common(4))}"
-        for key, c in conditions.items()
-        if len(c) > 1
-    ]
-    return inherited | {
-        "format": "deepen-predictor",
-        "format_version": FORMAT_VERSION,
-        "id": f"{main['device']}-{main['runtime']}-{identity}",
-        "deepen_version": __version__,
-        "created": utc_now(),
-        **main,
-        "source": find_weakest_source(sources),
-        "sources": dict(Counter[str](r.source for r in cases.records)),
-        "features_version": FEATURES_VERSION,
-        "feature_names": list(FEATURE_NAMES),
-        "work_terms": [*WORK_TERMS, "call"],
-        "data_sha256": digest,
-        "rows": int(kernels.sum()),
-        "models": int(models.sum()),
-        "left_out": dict(rows.left_out),
-        "recipe": f"calibrate ({way.name})",
-        "seed": seed,
-        "nominal": NOMINAL,
-        "nodes": inherited.get("nodes", 0),
-        "families": inherited.get("families", {}),
+    return {
         "held_out": compute_metrics(cases.energy_j[kernels], predicted[kernels]),
-        "context": context.to_json(),
         "calibrated_from": {
-            "base": base_id,
+            "base": "none" if base is None else base.id,
             "base_device": None if base is None else base.card.get("device"),
             "base_runtime_build": None if base is None else base.card.get("runtime_build"),
             "kernels": int(kernels.sum()),
@@ -441,5 +392,4 @@ def _make_card(
             "left_out_models": compute_metrics(cases.energy_j[models], predicted[models]),
         },
         "calibration": calibration.to_json(),
-        "warnings": warnings + [f"{n} records left out: {reason}" for reason, n in rows.left_out.items()],
     }

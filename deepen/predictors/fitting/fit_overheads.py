@@ -8,16 +8,17 @@ chance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.predictors.fitting.fit_uncertainty import fit_model_uncertainty
 from deepen.predictors.inference.model_overheads import ModelOverheads, compute_in_model_energy
-from deepen.predictors.inference.model_uncertainty import compute_model_variances, fit_model_uncertainty
+from deepen.predictors.inference.moved_bytes import compute_moved_bytes
+from deepen.predictors.kernel_counts import KernelCounts
 
-__all__ = ["MIN_MODELS", "MeasuredModel", "fit_overheads"]
+__all__ = ["MIN_MODELS", "ModelMeasurements", "fit_overheads"]
 
 Floats = NDArray[np.float64]
 
@@ -32,83 +33,76 @@ _HUBER = 1.345
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredModel:
-    """A measured model and its kernels as predicted alone.
+class ModelMeasurements:
+    """Measured models and their kernels as predicted alone.
 
     Attributes:
-        name: Its name.
-        measured_j: Measured net energy, positive.
-        relative_sd: Relative standard uncertainty of it.
-        families: Family of each kernel.
-        energy_j: Predicted energy of one execution alone, shape (n,).
-        half_width: Half-width of each kernel's interval in log energy, shape (n,).
-        group: Equal numbers for equal configurations, shape (n,).
-        multiplicity: Executions per inference, shape (n,).
-        weight_bytes: Bytes of weights read, shape (n,).
-        activation_bytes: Bytes of activations read and written, shape (n,).
+        models: The models (n) and their distinct kernels (k).
+        measured_j: Measured net energies, positive, shape (n,).
+        relative_sd: Their relative standard uncertainties, shape (n,).
+        energy_j: Predicted energy of one execution of each distinct kernel alone, shape (k,).
+        half_width: Half-width of its interval in log energy, shape (k,).
     """
 
-    name: str
-    measured_j: float
-    relative_sd: float
-    families: tuple[str, ...]
+    models: KernelCounts
+    measured_j: Floats
+    relative_sd: Floats
     energy_j: Floats
     half_width: Floats
-    group: NDArray[np.int64]
-    multiplicity: Floats
-    weight_bytes: Floats
-    activation_bytes: Floats
 
-    def kernels(self, context: ModelOverheads) -> Floats:
-        """Energy of each kernel inside the model under some terms."""
-        return compute_in_model_energy(
-            context, self.families, self.energy_j, self.multiplicity, self.weight_bytes, self.activation_bytes
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> ModelMeasurements:
+        """Take some of the models."""
+        return replace(
+            self,
+            models=self.models.take(rows),
+            measured_j=self.measured_j[rows],
+            relative_sd=self.relative_sd[rows],
         )
 
-    def total(self, context: ModelOverheads) -> float:
-        """Predicted energy of the model under some terms."""
-        return context.overhead_j + float(self.kernels(context).sum())
+    def compute_log_errors(self, context: ModelOverheads) -> Floats:
+        """Compute log(predicted / measured) under some terms, shape (n,)."""
+        kernel_j = compute_in_model_energy(context, self.models, self.energy_j)
+        return np.asarray(np.log(context.compute_totals(self.models, kernel_j) / self.measured_j))
 
-    def variances(self, context: ModelOverheads) -> tuple[float, float, float]:
-        """Relative variance of the model for errors that are apart, shared by families, or by all kernels."""
-        totals = np.bincount(self.group, weights=self.kernels(context)).astype(np.float64)
-        widths, codes = np.zeros(totals.size), np.zeros(totals.size, dtype=np.int64)
-        widths[self.group] = self.half_width
-        number = {name: i for i, name in enumerate(dict.fromkeys(self.families))}
-        codes[self.group] = [number[f] for f in self.families]
-        share = (totals.sum() / self.total(context)) ** 2
-        apart, by_family, together = compute_model_variances(totals[None, :], widths, codes)
-        return float(share * apart[0]), float(share * by_family[0]), float(share * together[0])
+    def compute_variances(self, context: ModelOverheads) -> tuple[Floats, Floats, Floats]:
+        """Compute relative variances under some terms: errors apart, shared by families, shared by all kernels."""
+        kernel_j = compute_in_model_energy(context, self.models, self.energy_j)
+        return context.compute_variances(self.models, kernel_j, self.half_width)
 
 
-def fit_overheads(cases: Sequence[MeasuredModel], call_limit_j: float) -> ModelOverheads:
+def fit_overheads(cases: ModelMeasurements, call_limit_j: float) -> ModelOverheads:
     """Fit the terms, decide which to keep, and estimate correlation and inflation of intervals.
 
     Args:
         cases: Measured models.
         call_limit_j: No kernel measured alone costs much less than this: upper bound of ``call_j``.
     """
-    if len(cases) < MIN_MODELS:
-        if not cases:
-            return ModelOverheads()
-        note = (
-            f"only {len(cases)} whole models in the dataset ({MIN_MODELS} needed): overhead is zero, a model is the sum"
-        )
-        return ModelOverheads(models=len(cases), note=note)
+    n = len(cases.models)
+    if not n:
+        return ModelOverheads()
+    if n < MIN_MODELS:
+        note = f"only {n} whole models in the dataset ({MIN_MODELS} needed): overhead is zero, a model is the sum"
+        return ModelOverheads(models=n, note=note)
+    # 1. Every choice of terms is fitted without each model in turn, and judged on that model.
+    each = [cases.take(np.array([i])) for i in range(n)]
     left_out = {choice: _fit_leave_one_out(cases, choice, call_limit_j) for choice in _CHOICES}
-    errors = {choice: _compute_log_errors(cases, fits) for choice, fits in left_out.items()}
+    errors = {
+        choice: np.array([float(one.compute_log_errors(fit)[0]) for one, fit in zip(each, fits, strict=True)])
+        for choice, fits in left_out.items()
+    }
+    # 2. A richer choice has to be clearly better than the plainer one.
     scores = {choice: float(np.mean(np.abs(e))) for choice, e in errors.items()}
     kept = _CHOICES[0]
     for choice in _CHOICES[1:]:
         if scores[choice] < _BETTER * scores[kept]:
             kept = choice
     context = _fit_terms(cases, kept, call_limit_j)
+    # 3. Errors of the models left out tell how wide intervals have to be.
+    variances = [one.compute_variances(fit) for one, fit in zip(each, left_out[kept], strict=True)]
     spread = fit_model_uncertainty(
-        errors[kept],
-        np.array([c.relative_sd for c in cases]),
-        [c.variances(f) for c, f in zip(cases, left_out[kept], strict=True)],
+        errors[kept], cases.relative_sd, [(float(a[0]), float(f[0]), float(t[0])) for a, f, t in variances]
     )
-    note = f"terms '{kept}' kept by leave-one-model-out error on {len(cases)} models: " + ", ".join(
+    note = f"terms '{kept}' kept by leave-one-model-out error on {n} models: " + ", ".join(
         f"{c} {100 * s:.1f} %" for c, s in scores.items()
     )
     return replace(
@@ -118,76 +112,61 @@ def fit_overheads(cases: Sequence[MeasuredModel], call_limit_j: float) -> ModelO
         floor=spread.floor,
         kernel_variance=spread.kernels,
         inflation=spread.inflation,
-        models=len(cases),
+        models=n,
         terms=kept,
         scores=scores,
         note=note,
     )
 
 
-def _fit_leave_one_out(cases: Sequence[MeasuredModel], choice: str, limit: float) -> list[ModelOverheads]:
+def _fit_leave_one_out(cases: ModelMeasurements, choice: str, limit: float) -> list[ModelOverheads]:
+    n = len(cases.models)
     if choice == "sum":
-        return [ModelOverheads()] * len(cases)
-    return [_fit_terms([c for c in cases if c is not left], choice, limit) for left in cases]
+        return [ModelOverheads()] * n
+    return [_fit_terms(cases.take(np.arange(n) != left), choice, limit) for left in range(n)]
 
 
-def _compute_log_errors(cases: Sequence[MeasuredModel], fits: Sequence[ModelOverheads]) -> Floats:
-    return np.array([np.log(c.total(f) / c.measured_j) for c, f in zip(cases, fits, strict=True)])
-
-
-def _fit_terms(cases: Sequence[MeasuredModel], choice: str, limit: float) -> ModelOverheads:
+def _fit_terms(cases: ModelMeasurements, choice: str, limit: float) -> ModelOverheads:
     """Solve for the terms of one choice; linear in all of them."""
     if choice == "sum":
         return ModelOverheads()
-    measured = np.array([c.measured_j for c in cases])
-    base = np.array([float(c.multiplicity @ c.energy_j) for c in cases])
-    design = [np.ones(len(cases)), -np.array([float(c.multiplicity.sum()) for c in cases])]
+    models, measured = cases.models, cases.measured_j
+    base = models.sums(cases.energy_j)
+    # 1. Overhead and call: a one, and minus the executions.
+    design = [np.ones(len(models)), -models.sums(np.ones(cases.energy_j.size))]
     sd = [10.0 * limit, limit]
     low, high = [0.0, 0.0], [np.inf, limit]
+    # 2. Bytes found cold: of weights, of activations.
     if choice in ("context", "scale"):
-        for moved in (
-            np.array([float(c.multiplicity @ c.weight_bytes) for c in cases]),
-            np.array([float(c.multiplicity @ c.activation_bytes) for c in cases]),
-        ):
+        for moved in map(models.sums, compute_moved_bytes(models)):
             design.append(moved)
             sd.append(0.1 * float(np.median(measured / np.maximum(moved, 1.0))))
             low.append(0.0)
             high.append(np.inf)
-    families = sorted({f for c in cases for f in c.families}) if choice == "scale" else []
+    # 3. A scale common to all kernels, and one of each family that occurs.
+    of, used = np.array(models.families, dtype=object), np.unique(models.kernel)
+    families = sorted(set(of[used].tolist())) if choice == "scale" else []
     if families:
-        parts = np.array([[_sum_family_energy(c, f) for f in families] for c in cases])
-        design += [base, *parts.T]
+        design += [base, *(models.sums(np.where(of == f, cases.energy_j, 0.0)) for f in families)]
         sd += [_COMMON_SD] + [_FAMILY_SD] * len(families)
         low += [-_SCALE_BOUND] * (1 + len(families))
         high += [_SCALE_BOUND] * (1 + len(families))
-    theta = _solve_least_squares(
-        np.array(design).T, measured, base, np.array(sd), (np.array(low), np.array(high)), cases
-    )
+    theta = _solve_least_squares(np.array(design).T, cases, base, np.array(sd), (np.array(low), np.array(high)))
     extra = theta[2:4] if choice in ("context", "scale") else np.zeros(2)
     scale = {f: float(1.0 + theta[4] + theta[5 + i]) for i, f in enumerate(families)}
     return ModelOverheads(float(theta[0]), float(theta[1]), float(extra[0]), float(extra[1]), scale=scale)
 
 
-def _sum_family_energy(case: MeasuredModel, family: str) -> float:
-    mask = np.array([f == family for f in case.families])
-    return float((case.multiplicity * case.energy_j)[mask].sum())
-
-
 def _solve_least_squares(
-    design: Floats,
-    measured: Floats,
-    base: Floats,
-    sd: Floats,
-    bounds: tuple[Floats, Floats],
-    cases: Sequence[MeasuredModel],
+    design: Floats, cases: ModelMeasurements, base: Floats, sd: Floats, bounds: tuple[Floats, Floats]
 ) -> Floats:
     """Bounded, prior-weighted, robust least squares of ``measured - base`` in relative error."""
     from scipy.optimize import lsq_linear
 
-    variance = np.array([c.relative_sd for c in cases]) ** 2
+    measured, variance = cases.measured_j, cases.relative_sd**2
     scaled = design * sd
     theta = np.zeros(sd.size)
-    tau, huber = 0.05, np.ones(len(cases))
+    tau, huber = 0.05, np.ones(measured.size)
     for _ in range(6):
         row = np.sqrt(huber / (tau**2 + variance)) / measured
         a = np.concatenate([scaled * row[:, None], np.eye(sd.size)])

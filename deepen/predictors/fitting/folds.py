@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.predictors.fitting.fit_gaussian_process import fit_gaussian_at_prior
+from deepen.predictors.fitting.fit_roofline import fit_roofline
 from deepen.predictors.fitting.learners import RidgeTrend, fit_trend
 from deepen.predictors.fitting.recipes import Recipe
 from deepen.predictors.inference.columns import select_physical_coordinates, select_size_columns
-from deepen.predictors.inference.gaussian_process import fit_gaussian_at_prior
-from deepen.predictors.inference.roofline import compute_log_roofline, fit_roofline
+from deepen.predictors.inference.roofline import compute_log_roofline
 
 __all__ = [
     "FamilyData",

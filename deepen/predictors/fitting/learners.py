@@ -17,13 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.inference.gaussian_process import GaussianFit, fit_gaussian
-from deepen.predictors.inference.tree_ensemble import (
-    TreeEnsemble,
-    convert_lightgbm_booster,
-    convert_sklearn_trees,
-    evaluate_trees,
-)
+from deepen.predictors.fitting.fit_gaussian_process import GaussianFit, fit_gaussian
+from deepen.predictors.fitting.import_trees import convert_lightgbm_booster, convert_sklearn_trees
+from deepen.predictors.inference.tree_ensemble import TreeEnsemble, evaluate_trees
 
 __all__ = ["FittedLearner", "RidgeTrend", "TrainingBudget", "fit_learner", "fit_trend"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.predictors.fitting.calibration_cases import CalibrationCases
+from deepen.predictors.fitting.fit_roofline import fit_roofline
 from deepen.predictors.fitting.pack_arrays import PooledRoofline, pack_parameters
 from deepen.predictors.inference.columns import compute_work_terms, select_base_roofline_terms
 from deepen.predictors.inference.family_regressors import PredictorParameters
-from deepen.predictors.inference.roofline import fit_roofline
 
 __all__ = ["fit_physical_base"]
 
@@ -25,18 +25,18 @@ _CALL = 1e5
 _HALF_WIDTH = float(np.log(3.0))
 
 
-def fit_physical_base(cases: CalibrationCases, feature_names: tuple[str, ...]) -> PredictorParameters:
+def fit_physical_base(cases: CalibrationCases) -> PredictorParameters:
     """Fit the physical form to measurements of kernels or whole models.
 
     Args:
         cases: The measurements.
-        feature_names: Names of the features.
 
     Returns:
         Parameters without families: every kernel is answered by the roofline.
     """
     # A few measurements say nothing of loops.
-    terms = cases.counts @ (compute_work_terms(cases.raw, feature_names) * select_base_roofline_terms())
+    feature_names = cases.kernels.feature_names
+    terms = cases.counts @ (compute_work_terms(cases.kernels.features, feature_names) * select_base_roofline_terms())
     weight = 1.0 / (0.03**2 + cases.relative_sd**2)
     ratios = select_base_roofline_terms().astype(np.float64)
     ratios[-1] = _CALL

@@ -4,7 +4,7 @@ Most small families (additions, activations, normalisations, concatenations, poo
 what a byte costs depends on how much is moved and how, more than on what is done to it. A Gaussian process over all
 their rows, in what each family's own roofline leaves, lets a family with ten rows follow the shape that sixty rows of
 another show; how far families agree is learned
-(:func:`deepen.predictors.inference.gaussian_process.fit_grouped_gaussian`).
+(:func:`deepen.predictors.fitting.fit_gaussian_process.fit_grouped_gaussian`).
 
 Hyperparameters come from all rows once; cross-validation conditions on the rows outside the fold only. There are some
 dozen of them for some hundred rows, so what they know of a fold is little.
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.predictors.fitting.fit_gaussian_process import GroupedGaussianFit, fit_grouped_gaussian
 from deepen.predictors.fitting.folds import FamilyPlan, select_active_columns
 from deepen.predictors.fitting.recipes import Recipe
-from deepen.predictors.inference.gaussian_process import GroupedGaussianFit, compute_matern, fit_grouped_gaussian
+from deepen.predictors.inference.gaussian_process import compute_matern
 from deepen.predictors.inference.roofline import compute_log_roofline
 
 __all__ = ["SharedProcessPart", "fit_shared_process"]

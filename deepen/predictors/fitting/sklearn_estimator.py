@@ -14,10 +14,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from deepen.errors import make_unknown_name_error
+from deepen.predictors.fitting.fit_roofline import fit_roofline
 from deepen.predictors.fitting.folds import select_active_columns
 from deepen.predictors.fitting.learners import FittedLearner, TrainingBudget, fit_learner, fit_trend
 from deepen.predictors.fitting.recipes import SINGLE_LEARNERS
-from deepen.predictors.inference.roofline import compute_log_roofline, fit_roofline
+from deepen.predictors.inference.roofline import compute_log_roofline
 
 __all__ = ["LogWorkRegressor"]
 

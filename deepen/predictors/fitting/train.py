@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock.host_clock import utc_now
 from deepen.errors import PredictorError
-from deepen.predictors.evaluation import compute_metrics
 from deepen.predictors.fitting.choose_learner import FamilyFit, fit_family
-from deepen.predictors.fitting.fit_overheads import MeasuredModel, fit_overheads
+from deepen.predictors.fitting.fit_overheads import ModelMeasurements, fit_overheads
+from deepen.predictors.fitting.fit_roofline import fit_roofline
 from deepen.predictors.fitting.folds import FamilyData, FamilyPlan, RooflineTerms, plan_family
 from deepen.predictors.fitting.pack_arrays import PooledRoofline, pack_parameters
+from deepen.predictors.fitting.predictor_card import make_card
 from deepen.predictors.fitting.recipes import Recipe, load_recipe
 from deepen.predictors.fitting.shared_gaussian_process import fit_shared_process
 from deepen.predictors.inference.columns import (
-    WORK_TERMS,
     compute_work_terms,
     make_columns,
     select_base_roofline_terms,
     select_size_columns,
 )
-from deepen.predictors.inference.conformal import NOMINAL, compute_conformal_quantile
+from deepen.predictors.inference.conformal import compute_conformal_quantile
 from deepen.predictors.inference.family_regressors import PredictorParameters
 from deepen.predictors.inference.model_overheads import ModelOverheads
-from deepen.predictors.inference.roofline import compute_log_roofline, fit_roofline
+from deepen.predictors.inference.roofline import compute_log_roofline
+from deepen.predictors.kernel_counts import KernelCounts
 from deepen.predictors.measured_rows import (
     MeasuredRows,
     RecordSource,
     compute_relative_sd,
-    hash_training_data,
     select_usable_rows,
 )
-from deepen.predictors.predictor import Predictor, compute_moved_bytes, find_distinct_kernels
-from deepen.predictors.predictor_file import FORMAT_VERSION
-from deepen.records import EnergyRecord, find_weakest_source
+from deepen.predictors.metrics import compute_metrics
+from deepen.predictors.predictor import Predictor
+from deepen.records import EnergyRecord
 
 __all__ = ["train_predictor"]
 
@@ -47,7 +45,6 @@ Floats = NDArray[np.float64]
 
 _UNBUILDABLE = "other"
 """Kernels of this family have nothing in common; they are always answered by the roofline."""
-_CONDITIONS = ("device", "meter", "runtime", "runtime_build", "threads")
 _UNKNOWN_HALF_WIDTH = float(np.log(3.0))
 """Half-width for the roofline where a single family is all there is to judge it by."""
 
@@ -89,15 +86,18 @@ def train_predictor(
 def _train_on_rows(
     rows: MeasuredRows, recipe: Recipe, seed: int, on_progress: Callable[[int, int, str], None] | None
 ) -> Predictor:
+    """Train; the rules by which it is done stand in the modules named at each step."""
     from deepen.kernels.features import FEATURE_NAMES
 
     names = tuple(FEATURE_NAMES)
+    # 1. Terms of the roofline and columns of the regressors (columns); the roofline over all families.
     terms = compute_work_terms(rows.raw, names)
     x = make_columns(rows.raw, names)
     family_of = np.array([r.family for r in rows.kernels])
     families = tuple(sorted(set(family_of.tolist())))
     pooled, forms = _fit_pooled(terms, rows, family_of, families)
     sizes = select_size_columns(names)
+    # 2. Each family's folds, with roofline and trend inside and outside of them (folds).
     data: list[FamilyData] = []
     plans: dict[str, FamilyPlan] = {}
     for i, name in enumerate(families):
@@ -107,7 +107,9 @@ def _train_on_rows(
         data.append(FamilyData(name, terms[mask], x[mask], rows.energy_j[mask], weight, keys))
         if len(set(keys)) >= _minimum_rows(recipe) and name != _UNBUILDABLE and recipe.learners:
             plans[name] = plan_family(data[-1], recipe, forms, names, seed + 101 * i)
+    # 3. One process for the families with few rows (shared_gaussian_process).
     shared = fit_shared_process(list(plans.values()), sizes, recipe)
+    # 4. The learners of each family compete (choose_learner).
     fits: list[FamilyFit | None] = []
     for i, name in enumerate(families):
         # A tree of n leaves has 2 n nodes, and four forests may be blended, two kinds of them with all their trees.
@@ -121,13 +123,15 @@ def _train_on_rows(
         )
         if on_progress:
             on_progress(i + 1, len(families), name)
+    # 5. All families in one set of arrays (pack_arrays), whole models on top (fit_overheads), and the card.
     held_out = np.empty(len(rows.kernels))
     for name, fit in zip(families, fits, strict=True):
         mask = family_of == name
         held_out[mask] = pooled.held_out[mask] if fit is None else fit.held_out
     parameters = pack_parameters(families, names, data, fits, pooled, held_out - np.log(rows.energy_j), family_of)
     context = _fit_model_overheads(rows, parameters, held_out)
-    card = _make_card(rows, recipe, seed, families, fits, held_out, parameters, context, family_of)
+    card = make_card(rows, recipe.name, seed, context, made_by=recipe)
+    card |= _describe_families(rows, families, fits, held_out, parameters, family_of)
     return Predictor(card, parameters, context)
 
 
@@ -167,60 +171,32 @@ def _fit_pooled(
 
 def _fit_model_overheads(rows: MeasuredRows, parameters: PredictorParameters, held_out: Floats) -> ModelOverheads:
     """Fit the model-level terms; kernels that were trained on count with their held-out prediction."""
-    from deepen.kernels.features import build_feature_matrix
-
-    known: dict[tuple[str, bytes], float] = {}
-    for record, raw, value in zip(rows.kernels, rows.raw, held_out, strict=True):
-        known[(record.family, raw.tobytes())] = float(np.exp(value))
+    counts = KernelCounts.from_records((*rows.kernels, *rows.models))
+    alone = parameters.predict(counts.families, counts.features)
     covered = {f for f, r in zip(parameters.families, parameters.regressor, strict=True) if r}
-    cases = []
-    for record in rows.models:
-        families = tuple(str(k["family"]) for k in record.kernels)
-        raw = np.asarray(build_feature_matrix([k["features"] for k in record.kernels]), dtype=np.float64)
-        first, group = find_distinct_kernels(families, raw)
-        alone = parameters.predict([families[i] for i in first], raw[first])
-        energy = alone.energy_j.copy()
-        for j, i in enumerate(first):
-            if families[i] in covered:
-                energy[j] = known.get((families[i], raw[i].tobytes()), energy[j])
-        weights, activations = compute_moved_bytes(parameters.feature_names, raw)
-        times = np.array([float(k.get("multiplicity", 1.0)) for k in record.kernels])
-        cases.append(
-            MeasuredModel(
-                record.name,
-                record.energy_j,
-                compute_relative_sd(record),
-                families,
-                energy[group],
-                alone.half_width[group],
-                group,
-                times,
-                weights,
-                activations,
-            )
-        )
+    trained = counts.kernel[: len(rows.kernels)]  # each kernel record is a model of one entry
+    energy = alone.energy_j.copy()
+    energy[trained] = np.exp(held_out)
+    energy = np.where([f in covered for f in counts.families], energy, alone.energy_j)
+    cases = ModelMeasurements(
+        counts.take(np.arange(len(rows.kernels), len(counts))),
+        np.array([r.energy_j for r in rows.models]),
+        np.array([compute_relative_sd(r) for r in rows.models]),
+        energy,
+        alone.half_width,
+    )
     return fit_overheads(cases, float(np.quantile(rows.energy_j, 0.05)))
 
 
-def _make_card(
+def _describe_families(
     rows: MeasuredRows,
-    recipe: Recipe,
-    seed: int,
     families: Sequence[str],
     fits: Sequence[FamilyFit | None],
     held_out: Floats,
     parameters: PredictorParameters,
-    context: ModelOverheads,
     family_of: NDArray[np.str_],
 ) -> dict[str, Any]:
-    from deepen import __version__
-    from deepen.kernels.features import FEATURES_VERSION
-
-    records = (*rows.kernels, *rows.models)
-    digest = hash_training_data(rows)
-    conditions = {key: Counter(str(getattr(r, key)) for r in records) for key in _CONDITIONS}
-    main = {key: counts.most_common(1)[0][0] for key, counts in conditions.items()}
-    identity = hashlib.sha256(f"{digest}/{recipe}/{seed}/{__version__}".encode()).hexdigest()[:8]
+    """The families on the card: rows, learner and held-out errors of each, and of all with a regressor together."""
     predicted = np.exp(held_out)
     by_family: dict[str, Any] = {}
     for i, (name, fit) in enumerate(zip(families, fits, strict=True)):
@@ -234,47 +210,8 @@ def _make_card(
             "held_out": compute_metrics(rows.energy_j[mask], predicted[mask]),
         }
     regressed = np.isin(family_of, [n for n, fit in zip(families, fits, strict=True) if fit is not None])
-    sources = Counter[str](r.source for r in records)
     return {
-        "format": "deepen-predictor",
-        "format_version": FORMAT_VERSION,
-        "id": f"{main['device']}-{main['runtime']}-{identity}",
-        "deepen_version": __version__,
-        "created": utc_now(),
-        "device": main["device"],
-        "meter": main["meter"],
-        "runtime": main["runtime"],
-        "runtime_build": main["runtime_build"],
-        "threads": main["threads"],
-        "source": find_weakest_source([r.source for r in records]),
-        "sources": dict(sources),
-        "features_version": FEATURES_VERSION,
-        "feature_names": list(parameters.feature_names),
-        "work_terms": [*WORK_TERMS, "call"],
-        "data_sha256": digest,
-        "rows": len(rows.kernels),
-        "models": len(rows.models),
-        "left_out": dict(rows.left_out),
-        "recipe": recipe.name,
-        "seed": seed,
-        "nominal": NOMINAL,
         "nodes": int(parameters.forest.feature.size),
         "families": by_family,
         "held_out": compute_metrics(rows.energy_j[regressed], predicted[regressed]),
-        "context": context.to_json(),
-        "warnings": _list_warnings(conditions, sources, rows.left_out),
     }
-
-
-def _list_warnings(
-    conditions: Mapping[str, Counter[str]], sources: Mapping[str, int], left_out: Mapping[str, int]
-) -> list[str]:
-    warnings = []
-    for key, counts in conditions.items():
-        if len(counts) > 1:
-            listed = ", ".join(f"{name} ({n})" for name, n in counts.most_common(4))
-            warnings.append(f"records of {len(counts)} values of {key} were mixed: {listed}")
-    if len(sources) > 1:
-        warnings.append("labels were mixed: " + ", ".join(f"{n} {s}" for s, n in sources.items()))
-    warnings += [f"{n} records left out: {reason}" for reason, n in left_out.items()]
-    return warnings

@@ -40,7 +40,7 @@ def compute_family_half_width(own: Floats, pooled: Floats) -> float:
     return share * compute_conformal_quantile(own) + (1.0 - share) * compute_conformal_quantile(pooled)
 
 
-def make_interval(energy_j: float, log_half_width: float) -> tuple[float, float]:
-    """(low, high) around an energy; never below zero."""
-    factor = float(np.exp(min(log_half_width, 20.0)))
+def make_interval(energy_j: Floats, log_half_width: Floats) -> tuple[Floats, Floats]:
+    """Make the ends of intervals around energies, never below zero, from half-widths in log energy."""
+    factor = np.exp(np.minimum(log_half_width, 20.0))
     return energy_j / factor, energy_j * factor

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.predictors.inference.gaussian_process import SQRT5, evaluate_matern
+
 __all__ = ["FactorPrior", "compute_factor_covariance", "compute_log_positions"]
 
 Floats = NDArray[np.float64]
@@ -89,7 +91,11 @@ def compute_factor_covariance(
         if not columns.size:
             continue
         gap = _compute_distances(x[rows], other[columns])
-        block = belief.family**2 + belief.near**2 * _compute_matern(gap / belief.length) + belief.own**2 * (gap < _SAME)
+        block = (
+            belief.family**2
+            + belief.near**2 * evaluate_matern(SQRT5 * (gap / belief.length))
+            + belief.own**2 * (gap < _SAME)
+        )
         found[np.ix_(rows, columns)] += block
     return found
 
@@ -100,8 +106,3 @@ def _compute_distances(a: Floats, b: Floats) -> Floats:
     for column in range(a.shape[1]):
         found += (a[:, column, None] - b[None, :, column]) ** 2
     return np.asarray(np.sqrt(found))
-
-
-def _compute_matern(scaled: Floats) -> Floats:
-    root = np.sqrt(5.0) * scaled
-    return np.asarray((1.0 + root + root**2 / 3.0) * np.exp(-root))

@@ -13,7 +13,7 @@ sum of its kernels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ from deepen.predictors.inference.model_uncertainty import (
     ModelUncertainty,
     compute_model_variances,
 )
+from deepen.predictors.inference.moved_bytes import compute_moved_bytes
+from deepen.predictors.kernel_counts import KernelCounts
 
 __all__ = ["ModelOverheads", "compute_in_model_energy"]
 
@@ -120,46 +122,55 @@ class ModelOverheads:
             self.correlation, self.family_correlation, self.floor, self.inflation, self.kernel_variance
         )
 
-    def half_width(self, totals: Floats, half_width: Floats, families: Sequence[str]) -> Floats:
-        """Half-width of models' intervals in log energy (see :mod:`deepen.predictors.inference.model_uncertainty`).
+    def compute_totals(self, models: KernelCounts, kernel_j: Floats) -> Floats:
+        """Sum kernels and overhead, shape (n,).
 
         Args:
-            totals: Energy of each distinct configuration in each model, all its executions, shape (models, k).
-            half_width: Of the interval of each configuration in log energy, shape (k,).
-            families: Family of each configuration.
-
-        Returns:
-            shape (models,); zero for models without kernels.
+            models: The models.
+            kernel_j: Energy of one execution of each distinct kernel inside a model, shape (k,).
         """
-        number = {name: i for i, name in enumerate(dict.fromkeys(families))}
-        codes = np.array([number[f] for f in families], dtype=np.int64)
-        kernels = totals.sum(axis=1)
+        return models.sums(kernel_j) + self.overhead_j
+
+    def compute_variances(
+        self, models: KernelCounts, kernel_j: Floats, half_width: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Compute relative variances of models (:func:`compute_model_variances`), the overhead included in energy.
+
+        Args:
+            models: The models.
+            kernel_j: Energy of one execution of each distinct kernel inside a model, shape (k,).
+            half_width: Half-width of the interval of each distinct kernel in log energy, shape (k,).
+        """
+        kernels = models.sums(kernel_j)
         whole = kernels + self.overhead_j
         # The overhead has no error of its own; what kernels miss weighs less where it is large.
         share = np.where(kernels > 0, kernels / np.where(whole > 0, whole, 1.0), 0.0) ** 2
-        apart, by_family, together = (share * v for v in compute_model_variances(totals, half_width, codes))
-        return np.where(kernels > 0, self.spread.half_width(apart, by_family, together), 0.0)
+        apart, by_family, together = compute_model_variances(models, kernel_j, half_width)
+        return share * apart, share * by_family, share * together
+
+    def compute_half_width(self, models: KernelCounts, kernel_j: Floats, half_width: Floats) -> Floats:
+        """Compute the half-width of models' intervals in log energy, shape (n,); zero for models without kernels.
+
+        Args:
+            models: The models.
+            kernel_j: Energy of one execution of each distinct kernel inside a model, shape (k,).
+            half_width: Half-width of the interval of each distinct kernel in log energy, shape (k,).
+        """
+        found = self.spread.half_width(*self.compute_variances(models, kernel_j, half_width))
+        return np.where(models.sums(kernel_j) > 0, found, 0.0)
 
 
-def compute_in_model_energy(
-    context: ModelOverheads,
-    families: Sequence[str],
-    energy_j: Floats,
-    multiplicity: Floats,
-    weight_bytes: Floats,
-    activation_bytes: Floats,
-) -> Floats:
-    """Energy of each kernel inside a model, all its executions; the model costs ``context.overhead_j`` more.
+def compute_in_model_energy(context: ModelOverheads, models: KernelCounts, energy_j: Floats) -> Floats:
+    """Compute the energy of one execution of each distinct kernel inside a model, shape (k,).
+
+    A model costs ``context.overhead_j`` more than its kernels.
 
     Args:
         context: The terms.
-        families: Family of each kernel.
-        energy_j: Energy of one execution alone, shape (n,).
-        multiplicity: Executions per inference, shape (n,).
-        weight_bytes: Bytes of weights read, shape (n,).
-        activation_bytes: Bytes of activations read and written, shape (n,).
+        models: The models, for the families of their kernels and the bytes these move.
+        energy_j: Energy of one execution of each distinct kernel alone, shape (k,).
     """
-    scale = np.array([context.scale.get(f, 1.0) for f in families], dtype=np.float64)
-    moved = context.weight_j_per_byte * weight_bytes + context.activation_j_per_byte * activation_bytes
-    once = scale * energy_j + moved - context.call_j
-    return np.asarray(multiplicity * np.maximum(once, _LEAST_SHARE * energy_j))
+    weights, activations = compute_moved_bytes(models)
+    scale = np.array([context.scale.get(f, 1.0) for f in models.families], dtype=np.float64)
+    moved = context.weight_j_per_byte * weights + context.activation_j_per_byte * activations
+    return np.maximum(scale * energy_j + moved - context.call_j, _LEAST_SHARE * energy_j)

@@ -8,30 +8,25 @@ with ``s`` the standard error of the total of each distinct configuration in the
 error). ``r`` is shared by all kernels of a model (the systematic difference between a kernel alone and inside a model),
 ``f`` by the kernels of one family (a regressor that is off is off for its neighbours, too), and ``floor`` by nobody:
 the context of the model and the repeatability of measuring it. ``k`` is 1 where kernels were measured; where only sums
-of them were, their errors cancel in sums and ``k`` is small.
-
-The four are the most probable values given models that took no part in the fit, under weak priors; a conformal factor
-(Lei et al., Distribution-Free Predictive Inference for Regression, JASA 2018) then makes nine in ten of those models
-lie inside.
+of them were, their errors cancel in sums and ``k`` is small. :mod:`deepen.predictors.fitting.fit_uncertainty` estimates
+the four.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.predictors.inference.conformal import DEFAULT_CORRELATION, Z, compute_conformal_quantile
+from deepen.predictors.inference.conformal import DEFAULT_CORRELATION, Z
+from deepen.predictors.kernel_counts import KernelCounts
 
 __all__ = [
     "DEFAULT_FAMILY_CORRELATION",
     "DEFAULT_FLOOR",
-    "MIN_MODELS_FOR_SPREAD",
     "ModelUncertainty",
     "compute_model_variances",
-    "fit_model_uncertainty",
 ]
 
 Floats = NDArray[np.float64]
@@ -41,24 +36,6 @@ DEFAULT_FAMILY_CORRELATION = 0.2
 DEFAULT_FLOOR = 0.05
 """Standard deviation of a model's log energy that no kernel explains, where no whole model was measured: sums of layers
 measured alone miss whole networks by 2 % on a server CPU and by 6 to 12 % where caches are small."""
-MIN_MODELS_FOR_SPREAD = 5
-_ENOUGH_TO_NARROW = 20
-"""Models from which on intervals may also become narrower than those of the kernels say."""
-_NARROWEST = 0.5
-_WIDEST = 10.0
-_PRIOR_SD = 0.3
-_FLOOR_PRIOR_SD = 0.04
-_FREEDOM = 6.0
-"""Degrees of freedom of the likelihood (Student's t), so that one odd model does not decide."""
-_LIKELIHOOD_FACTOR = 1.15
-"""What the fitted scale has to be multiplied by for nine in ten: 1.13 of normal errors, 1.18 of Student's."""
-_LIKELIHOOD_WEIGHT = 50.0
-"""Models from which on the conformal factor counts for more than that: one quantile of few errors is mostly chance."""
-_SHARES = np.linspace(0.0, 1.0, 11)
-_KERNELS = np.array([0.0, 0.01, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0])
-_KERNELS_PRIOR_SD = 0.7
-"""Of the logarithm of ``k``; 0 is as likely as its neighbour."""
-_FLOORS = np.array([0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,56 +64,28 @@ class ModelUncertainty:
 
 
 def compute_model_variances(
-    totals: Floats, half_width: Floats, families: NDArray[np.int64]
+    models: KernelCounts, energy_j: Floats, half_width: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """Relative variance of models if errors were independent, shared within families, or shared by all kernels.
+    """Compute the relative variance of models if errors were independent, shared within families, or by all kernels.
 
     Args:
-        totals: Energy of each distinct configuration (all its executions) in each model, shape (models, k).
-        half_width: Of the nominal 90 % interval of each configuration in log energy, shape (k,).
-        families: Number of each configuration's family, shape (k,).
+        models: The models (n) and their distinct kernels (k).
+        energy_j: Energy of one execution of each distinct kernel, shape (k,).
+        half_width: Half-width of its nominal 90 % interval in log energy, shape (k,).
 
     Returns:
-        Three arrays of shape (models,); zero for models without energy.
+        Three arrays of shape (n,); zero for models without energy.
     """
-    error = totals * (half_width / Z)
-    energy = totals.sum(axis=1)
-    scale = np.where(energy > 0, 1.0 / np.where(energy > 0, energy, 1.0), 0.0) ** 2
-    member = np.zeros((families.size, int(families.max(initial=-1)) + 1))
-    member[np.arange(families.size), families] = 1.0
-    by_family = ((error @ member) ** 2).sum(axis=1)
-    return (error**2).sum(axis=1) * scale, by_family * scale, error.sum(axis=1) ** 2 * scale
-
-
-def fit_model_uncertainty(
-    errors: Floats, noise: Floats, terms: Sequence[tuple[float, float, float]]
-) -> ModelUncertainty:
-    """Estimate the terms from models that took no part in the fit.
-
-    Args:
-        errors: log(predicted / measured) of each model, shape (n,).
-        noise: Relative standard uncertainty of each measurement, shape (n,).
-        terms: Results of :func:`compute_model_variances` for each model.
-    """
-    if errors.size < MIN_MODELS_FOR_SPREAD:
-        return ModelUncertainty()
-    apart, by_family, together = np.array(terms, dtype=np.float64).T
-    factors = _KERNELS if errors.size >= _ENOUGH_TO_NARROW else _KERNELS[-1:]
-    grid = np.meshgrid(_SHARES, _SHARES, factors, _FLOORS, indexing="ij")
-    r, f, k, floor = (g.ravel()[(grid[0] + grid[1]).ravel() <= 1.0 + 1e-9] for g in grid)
-    weights = np.stack([k * (1.0 - r - f), k * f, k * r, floor**2], axis=1)
-    columns = np.stack([apart, by_family, together, np.ones(errors.size)])
-    variance = np.maximum(weights @ columns + noise**2, 1e-8)
-    fit = 0.5 * np.log(variance) + 0.5 * (_FREEDOM + 1) * np.log1p(errors**2 / (_FREEDOM * variance))
-    prior = ((r - DEFAULT_CORRELATION) / _PRIOR_SD) ** 2 + ((f - DEFAULT_FAMILY_CORRELATION) / _PRIOR_SD) ** 2
-    prior += (floor / _FLOOR_PRIOR_SD) ** 2 + (np.log(np.maximum(k, _KERNELS[1])) / _KERNELS_PRIOR_SD) ** 2
-    best = int(np.argmin(fit.sum(axis=1) + 0.5 * prior))
-    found = ModelUncertainty(float(r[best]), float(f[best]), float(floor[best]), kernels=float(k[best]))
-    half = np.maximum(found.half_width(apart, by_family, together), 1e-6)
-    factor = compute_conformal_quantile(errors / half)
-    if errors.size < _ENOUGH_TO_NARROW:
-        narrowest = 1.0
-    else:
-        narrowest = _NARROWEST
-        factor = (errors.size * factor + _LIKELIHOOD_WEIGHT * _LIKELIHOOD_FACTOR) / (errors.size + _LIKELIHOOD_WEIGHT)
-    return replace(found, inflation=float(np.clip(factor, narrowest, _WIDEST)))
+    n = len(models)
+    number = {name: i for i, name in enumerate(dict.fromkeys(models.families))}
+    codes = np.array([number[f] for f in models.families], dtype=np.int64)
+    # All executions of a kernel in a model share one error.
+    model, kernel, times = models.add_repeats()
+    error = times * (energy_j * (half_width / Z))[kernel]
+    apart = np.bincount(model, weights=error**2, minlength=n)
+    together = np.bincount(model, weights=error, minlength=n) ** 2
+    member = np.bincount(model * len(number) + codes[kernel], weights=error, minlength=n * len(number))
+    by_family = (member.reshape(n, len(number)) ** 2).sum(axis=1)
+    total = models.sums(energy_j)
+    scale = np.where(total > 0, 1.0 / np.where(total > 0, total, 1.0), 0.0) ** 2
+    return apart * scale, by_family * scale, together * scale

@@ -75,13 +75,14 @@ def build_table(
         PredictorError: If it cannot be predicted.
     """
     from deepen.kernels.splitting.runtime_names import resolve_splitter
+    from deepen.predictors.kernel_counts import KernelCounts
 
     chosen = space.members() if archs is None else [space.canonical(a) for a in archs]
     if chosen is None:
         raise ConfigError(f"the space {space.name} is too large to list; name the architectures (--archs FILE)")
     engine = runtime or str(predictor.card.get("runtime") or "onnxruntime")
     kernels, counts = space.kernel_counts(chosen, resolve_splitter(engine))
-    found = predictor.predict_kernel_counts(kernels, counts)
+    found = predictor.predict_counts(KernelCounts.from_kernels(kernels, counts, chosen))
     macs = counts @ np.array([k.macs for k in kernels], dtype=np.float64) if kernels else np.zeros(len(chosen))
     source = predictor.source
     # A prediction from measurements is modelled, not measured.

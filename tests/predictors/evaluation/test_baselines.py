@@ -9,14 +9,10 @@ from deepen.errors import ConfigError
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.features import compute_features
 from deepen.predictors.evaluation import published_recipes
-from deepen.predictors.evaluation.baselines import BASELINES, KernelTable, get_baselines
-from deepen.predictors.tally import count_record_kernels
+from deepen.predictors.evaluation.baselines import BASELINES, get_baselines
+from deepen.predictors.kernel_counts import KernelCounts
 
-
-def table(records):
-    return KernelTable(
-        tuple(r.family for r in records), tuple(r.features for r in records), tuple(r.params for r in records)
-    )
+counted = KernelCounts.from_records
 
 
 def conv(**changes):
@@ -65,18 +61,17 @@ def test_forests_are_those_published():
 @pytest.mark.parametrize("name", ["flops", "flops+bytes"])
 def test_lines_find_the_line(world_of, name):
     records = world_of(1).kernels(15, ("fc", "relu"))
-    kernels = table(records)
-    operations = 2 * kernels.column("macs") + kernels.column("ops")
+    kernels = counted(records)
+    operations = kernels.sums(2 * kernels.column("macs") + kernels.column("ops"))
     joules = 3e-11 * operations + 2e-6
     predict = BASELINES[name].kernels(kernels, joules, False)
     np.testing.assert_allclose(predict(kernels), joules, rtol=1e-6)
 
 
 def test_bytes_cost_what_operations_do_not_explain(world_of):
-    kernels = table(world_of(2).kernels(30, ("fc", "conv-bn-relu")))
-    joules = 1e-11 * (2 * kernels.column("macs") + kernels.column("ops")) + 5e-10 * kernels.column(
-        "bytes_read", "bytes_written"
-    )
+    kernels = counted(world_of(2).kernels(30, ("fc", "conv-bn-relu")))
+    operations, moved = 2 * kernels.column("macs") + kernels.column("ops"), kernels.column("bytes_read")
+    joules = kernels.sums(1e-11 * operations + 5e-10 * (moved + kernels.column("bytes_written")))
     errors = {}
     for name in ("flops", "flops+bytes"):
         errors[name] = np.abs(BASELINES[name].kernels(kernels, joules, False)(kernels) / joules - 1).max()
@@ -87,14 +82,14 @@ def test_bytes_cost_what_operations_do_not_explain(world_of):
 def test_a_family_nobody_trained_on_is_answered_by_all_others(world_of, name):
     records = world_of(3).kernels(8, ("fc", "relu"))
     energy = np.array([r.energy_j for r in records])
-    predict = BASELINES[name].kernels(table(records), energy, False)
-    assert np.isfinite(predict(table(world_of(4).kernels(3, ("maxpool",))))).all()
+    predict = BASELINES[name].kernels(counted(records), energy, False)
+    assert np.isfinite(predict(counted(world_of(4).kernels(3, ("maxpool",))))).all()
 
 
 def test_forests_repeat_what_they_were_shown_nearly(world_of):
     records = world_of(5, noise=0.0).kernels(40, ("relu",))
     energy = np.array([r.energy_j for r in records])
-    predicted = BASELINES["deepen2023"].kernels(table(records), energy, False)(table(records))
+    predicted = BASELINES["deepen2023"].kernels(counted(records), energy, False)(counted(records))
     assert np.median(np.abs(predicted / energy - 1)) < 0.1
 
 
@@ -103,7 +98,7 @@ def test_nn_meter_leaves_out_what_exceeds_its_limit(world_of):
     records = world_of(6).kernels(20, ("fc",))
     energy = np.linspace(0.05, 0.4, 20)
     below, above = (
-        BASELINES[n].kernels(table(records), energy, False)(table(records)) for n in ("nn-meter", "deepen2023")
+        BASELINES[n].kernels(counted(records), energy, False)(counted(records)) for n in ("nn-meter", "deepen2023")
     )
     assert below.max() <= 0.2 < above.max()
 
@@ -113,8 +108,8 @@ def test_whole_models(world_of, name):
     world = world_of(7)
     models = [world.model(f"m{i}", 10, 1e-5) for i in range(12)]
     energy = np.array([r.energy_j for r in models])
-    predict = BASELINES[name].models(count_record_kernels(models), energy, False)
-    assert np.median(np.abs(predict(count_record_kernels(models)) / energy - 1)) < 0.5
+    predict = BASELINES[name].models(counted(models), energy, False)
+    assert np.median(np.abs(predict(counted(models)) / energy - 1)) < 0.5
 
 
 def test_unknown_baselines_are_told():

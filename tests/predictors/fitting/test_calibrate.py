@@ -10,8 +10,10 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import PredictorError
-from deepen.predictors.fitting import CalibrationFactors
+from deepen.kernels.features import build_feature_matrix
+from deepen.predictors.inference.calibration_factors import CalibrationFactors
 from deepen.predictors.inference.zero_operands import ZERO_OPERAND_FACTOR
+from deepen.predictors.kernel_counts import KernelCounts
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def test_whole_models_alone_are_enough(calibrated):
 def test_kernels_nobody_measured_alone_come_out_right_where_models_tell_them_apart(calibrated):
     device, _, predictor = calibrated
     families = [k.family for k in device.kernels]
-    found = predictor.energies(families, predictor.matrix(device.described)).energy_j
+    found = predictor.energies(families, build_feature_matrix(device.described)).energy_j
     truth = device.kernel_j()
     wide = [i for i, k in enumerate(device.kernels) if k.family == "conv-bn-relu" and k.params["kernel"] == [3, 3]]
     assert abs(np.log(found[wide].sum() / truth[wide].sum())) < 0.1
@@ -72,14 +74,8 @@ def test_a_trained_base_is_carried_over(trained, dataset_of):
     predictor = predictors.calibrate_predictor(base, dataset_of(scaled[:6]))
     off = []
     for record in scaled[6:]:
-        found = predictor.predict_described(
-            [str(i) for i in range(len(record.kernels))],
-            [k["family"] for k in record.kernels],
-            [k["features"] for k in record.kernels],
-            [k["multiplicity"] for k in record.kernels],
-            record.name,
-        )
-        off.append(abs(found.energy_j / record.energy_j - 1))
+        (energy,) = predictor.predict_counts(KernelCounts.from_records([record])).energy_j
+        off.append(abs(energy / record.energy_j - 1))
     assert np.mean(off) < 0.12
     assert predictor.card["device"] == "other"
     assert predictor.card["calibrated_from"]["base"] == base.id
@@ -90,7 +86,7 @@ def test_kernels_alone_calibrate_too(device_of):
     device = device_of(seed=7)
     predictor = predictors.calibrate_predictor(None, device.alone())
     families = [k.family for k in device.kernels]
-    found = predictor.energies(families, predictor.matrix(device.described))
+    found = predictor.energies(families, build_feature_matrix(device.described))
     assert np.abs(np.log(found.energy_j / device.kernel_j())).max() < 0.1
     assert found.regressor.all()
 
@@ -107,10 +103,8 @@ def test_power_that_sinks_with_length_is_found_and_held_far_outside(device_of):
 def test_the_file_gives_the_same_predictions(calibrated, tmp_path):
     device, _, predictor = calibrated
     again = predictors.load_predictor(predictor.save(tmp_path / "board.deepen"))
-    counts = device.draw(20)
-    families = [k.family for k in device.kernels]
-    raw = predictor.matrix(device.described)
-    a, b = (p.predict_counts(families, raw, counts) for p in (predictor, again))
+    counts = KernelCounts.from_kernels(device.kernels, device.draw(20))
+    a, b = (p.predict_counts(counts) for p in (predictor, again))
     assert np.allclose(a.energy_j, b.energy_j, rtol=1e-9)
     assert np.allclose(a.high_j, b.high_j, rtol=1e-6)
 
@@ -118,16 +112,9 @@ def test_the_file_gives_the_same_predictions(calibrated, tmp_path):
 def test_models_one_by_one_are_what_counts_give(calibrated):
     device, records, predictor = calibrated
     record = records[0]
-    one = predictor.predict_described(
-        [str(i) for i in range(len(record.kernels))],
-        [k["family"] for k in record.kernels],
-        [k["features"] for k in record.kernels],
-        [k["multiplicity"] for k in record.kernels],
-        "net",
-    )
+    (one,) = predictor.predict_many(KernelCounts.from_records([record]))
     counts = np.array([[k["multiplicity"] for k in record.kernels]])
-    families = [k.family for k in device.kernels]
-    many = predictor.predict_counts(families, predictor.matrix(device.described), counts)
+    many = predictor.predict_counts(KernelCounts.from_kernels(device.kernels, counts))
     assert one.energy_j == pytest.approx(many.energy_j[0], rel=1e-9)
     assert sum(k.energy_j for k in one.kernels) + one.overhead_j == pytest.approx(one.energy_j, rel=1e-9)
     assert one.coverage == 1.0
@@ -147,8 +134,7 @@ def test_intervals_cover_new_models(device_of):
         records, _ = device.models(40)
         predictor = predictors.calibrate_predictor(None, records)
         new, counts = device.models(150)
-        raw = predictor.matrix(device.described)
-        found = predictor.predict_counts([k.family for k in device.kernels], raw, counts)
+        found = predictor.predict_counts(KernelCounts.from_kernels(device.kernels, counts))
         measured = np.array([r.energy_j for r in new])
         inside.append(np.mean((measured >= found.low_j) & (measured <= found.high_j)))
     assert 0.8 < np.mean(inside) < 0.98
@@ -157,7 +143,7 @@ def test_intervals_cover_new_models(device_of):
 def test_kernels_that_multiply_by_zeros_cost_less(calibrated):
     device, _, predictor = calibrated
     other = {**device.described[1], "zero_operand": 1.0}
-    found = predictor.energies(["conv-bn-relu"] * 2, predictor.matrix([device.described[1], other])).energy_j
+    found = predictor.energies(["conv-bn-relu"] * 2, build_feature_matrix([device.described[1], other])).energy_j
     assert found[1] / found[0] == pytest.approx(ZERO_OPERAND_FACTOR)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepen import predictors
-from deepen.kernels.features import FEATURE_NAMES
+from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix
 from deepen.predictors.fitting.choose_learner import _choose_first_learner
 from deepen.predictors.fitting.folds import find_correlated_active_columns, select_active_columns
 from deepen.predictors.fitting.recipes import Recipe
@@ -66,7 +66,7 @@ def test_it_predicts_and_survives_the_file(world_of, dataset_of, tmp_path):
     predictor = predictors.train_predictor(dataset_of(records), Recipe("few", learners=("gaussian-few",)))
     assert {f["learner"] for f in predictor.card["families"].values()} == {"gaussian-few"}
     test = world_of(63).kernels(40, families)
-    raw, names = predictor.matrix([r.features for r in test]), [r.family for r in test]
+    raw, names = build_feature_matrix([r.features for r in test]), [r.family for r in test]
     found = predictor.energies(names, raw).energy_j
     assert np.mean(np.abs(found / np.array([r.energy_j for r in test]) - 1.0)) < 0.1
     again = predictors.load_predictor(predictor.save(tmp_path / "p")).energies(names, raw).energy_j

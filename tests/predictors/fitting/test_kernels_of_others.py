@@ -7,6 +7,7 @@ import pytest
 
 from deepen import predictors
 from deepen.datasets.importers.registry import get_importer
+from deepen.kernels.features import build_feature_matrix
 from deepen.predictors.evaluation import compute_metrics
 from deepen.predictors.evaluation.cross_validation import evaluate_baselines
 
@@ -22,7 +23,7 @@ def kernels(shared_dir):
 
 
 def judge(predictor, records):
-    found = predictor.energies([r.family for r in records], predictor.matrix([r.features for r in records]))
+    found = predictor.energies([r.family for r in records], build_feature_matrix([r.features for r in records]))
     return compute_metrics(np.array([r.energy_j for r in records]), found.energy_j), found
 
 

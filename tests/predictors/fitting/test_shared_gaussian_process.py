@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from deepen import predictors
+from deepen.kernels.features import build_feature_matrix
+from deepen.predictors.fitting.fit_gaussian_process import fit_gaussian, fit_grouped_gaussian
 from deepen.predictors.fitting.recipes import Recipe
-from deepen.predictors.inference.gaussian_process import compute_matern, fit_gaussian, fit_grouped_gaussian
+from deepen.predictors.inference.gaussian_process import compute_matern
 
 ALONE = Recipe("alone", learners=("gaussian-process",))
 TOGETHER = Recipe("together", learners=("gaussian-process", "shared-gaussian"))
@@ -23,7 +25,7 @@ def cached(record):
 
 
 def mean_error(predictor, records):
-    raw = predictor.matrix([r.features for r in records])
+    raw = build_feature_matrix([r.features for r in records])
     found = predictor.energies([r.family for r in records], raw)
     return found, float(np.mean(np.abs(found.energy_j / np.array([r.energy_j for r in records]) - 1.0)))
 

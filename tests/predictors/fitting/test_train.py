@@ -9,12 +9,13 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import ConfigError, PredictorError
+from deepen.kernels.features import build_feature_matrix
 from deepen.predictors.fitting.folds import FamilyData, make_stratified_group_folds
 from deepen.predictors.fitting.recipes import Recipe
 
 
 def errors(predictor, records):
-    raw = predictor.matrix([r.features for r in records])
+    raw = build_feature_matrix([r.features for r in records])
     found = predictor.energies([r.family for r in records], raw)
     return found, np.abs(found.energy_j / np.array([r.energy_j for r in records]) - 1.0)
 
@@ -53,9 +54,9 @@ def test_every_single_learner_recipe_beats_the_roofline(recipe, world_of, datase
 
 
 def test_equal_seeds_give_equal_predictors_and_different_seeds_do_not(tmp_path, world_of, dataset_of, monkeypatch):
-    from deepen.predictors.fitting import train
+    from deepen.predictors.fitting import predictor_card
 
-    monkeypatch.setattr(train, "utc_now", lambda: "2026-01-01T00:00:00Z")
+    monkeypatch.setattr(predictor_card, "utc_now", lambda: "2026-01-01T00:00:00Z")
     records = world_of(5).kernels(25, ("conv-bn-relu", "fc")) + [world_of(6).model(f"m{i}", 8, 1e-5) for i in range(6)]
     first = predictors.train_predictor(dataset_of(records), seed=1).save(tmp_path / "a")
     again = predictors.train_predictor(dataset_of(records), seed=1).save(tmp_path / "b")

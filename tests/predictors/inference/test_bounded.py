@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deepen import predictors
+from deepen.kernels.features import build_feature_matrix
 from deepen.predictors.fitting.recipes import LEARNERS, Recipe
 from deepen.predictors.inference.columns import compute_work_terms
 from deepen.predictors.inference.roofline import compute_log_roofline
@@ -45,7 +46,7 @@ def test_one_element_from_eight_large_additions(learner, seed, world_of, dataset
     recipe = "auto" if learner == "auto" else Recipe("one", learners=(learner,))
     predictor = predictors.train_predictor(dataset_of(records), recipe)
     kernels = [of_size(world, n) for n in (1, 3, 100, 10**7, 10**10)]
-    raw = predictor.matrix(kernels)
+    raw = build_feature_matrix(kernels)
     found = predictor.energies(["add"] * len(kernels), raw)
     p = predictor.parameters
     physical = np.exp(compute_log_roofline(compute_work_terms(raw, p.feature_names), p.work[p.families.index("add")]))
@@ -67,7 +68,7 @@ def test_no_answer_leaves_what_was_seen(trained):
     p = predictor.parameters
     wild = replace(p, gaussian_alpha=np.full_like(p.gaussian_alpha, 50.0), constant=p.constant + 20.0)
     kernels = [r for r in records if r.family == "relu"]
-    raw = predictor.matrix([r.features for r in kernels])
+    raw = build_feature_matrix([r.features for r in kernels])
     found = wild.predict(["relu"] * len(kernels), raw)
     physical = np.exp(compute_log_roofline(compute_work_terms(raw, p.feature_names), p.work[p.families.index("relu")]))
     assert (found.energy_j / physical < _FACTOR).all()

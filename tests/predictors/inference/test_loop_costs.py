@@ -11,11 +11,11 @@ import pytest
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix, compute_features
 from deepen.predictors.fitting import folds
+from deepen.predictors.fitting.fit_roofline import fit_roofline
 from deepen.predictors.fitting.folds import FamilyData, RooflineTerms, plan_family
 from deepen.predictors.fitting.recipes import load_recipe
 from deepen.predictors.inference.columns import WORK_TERMS, compute_work_terms, make_columns, select_base_roofline_terms
 from deepen.predictors.inference.loop_costs import LOOP_TERMS, compute_loop_terms
-from deepen.predictors.inference.roofline import fit_roofline
 
 INDEX = {name: i for i, name in enumerate(FEATURE_NAMES)}
 

@@ -7,7 +7,8 @@ import pytest
 
 from deepen import predictors
 from deepen.errors import PredictorError
-from deepen.predictors.fitting.fit_overheads import MeasuredModel, fit_overheads
+from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix
+from deepen.predictors.fitting.fit_overheads import ModelMeasurements, fit_overheads
 from deepen.predictors.inference.conformal import (
     DEFAULT_CORRELATION,
     compute_conformal_quantile,
@@ -15,15 +16,23 @@ from deepen.predictors.inference.conformal import (
     make_interval,
 )
 from deepen.predictors.inference.model_overheads import ModelOverheads, compute_in_model_energy
+from deepen.predictors.kernel_counts import KernelCounts
 
 CALL = 8e-6
+
+
+def counted(families, weights, activations, counts):
+    features = np.zeros((len(families), len(FEATURE_NAMES)))
+    features[:, FEATURE_NAMES.index("bytes_weights")] = weights
+    features[:, FEATURE_NAMES.index("bytes_in")] = activations
+    return KernelCounts.from_matrix(families, features, counts)
 
 
 def cases(count, seed=0, *, overhead=0.0, call=0.0, cold=0.0, scale=None, noise=0.005, kernel_error=0.0):
     """Models of kernels whose true in-model energy follows the formula of the context."""
     rng = np.random.default_rng(seed)
-    made = []
-    for i in range(count):
+    parts, measured, kernel_j, width = [], [], [np.zeros(0)], []
+    for _ in range(count):
         n = int(rng.integers(5, 60))
         families = tuple(rng.choice(["conv", "fc", "add"], n).tolist())
         energy = np.exp(rng.uniform(np.log(10e-6), np.log(400e-6), n))
@@ -33,16 +42,18 @@ def cases(count, seed=0, *, overhead=0.0, call=0.0, cold=0.0, scale=None, noise=
         factor = np.array([(scale or {}).get(f, 1.0) for f in families])
         truth = overhead + float(times @ (factor * energy + cold * weights - call))
         seen = energy * np.exp(kernel_error * rng.standard_normal(n))
-        measured = truth * float(np.exp(noise * rng.standard_normal()))
-        width = np.full(n, 1.645 * max(kernel_error, 0.01))
-        made.append(
-            MeasuredModel(f"m{i}", measured, noise, families, seen, width, np.arange(n), times, weights, activations)
-        )
-    return made
+        measured.append(truth * float(np.exp(noise * rng.standard_normal())))
+        parts.append(counted(families, weights, activations, times[None, :]))
+        kernel_j.append(seen)
+        width += [1.645 * max(kernel_error, 0.01)] * n
+    models = KernelCounts.join(parts)  # weights are drawn anew, so that no two kernels are one
+    return ModelMeasurements(
+        models, np.array(measured), np.full(count, noise), np.concatenate(kernel_j), np.array(width)
+    )
 
 
 def miss(context, made):
-    return np.mean([abs(c.total(context) / c.measured_j - 1) for c in made])
+    return np.mean(np.abs(np.exp(made.compute_log_errors(context)) - 1))
 
 
 def test_overhead_and_call_cost_are_recovered():
@@ -83,30 +94,25 @@ def test_few_models_fit_nothing_and_say_so(count, words):
 
 
 def test_one_wild_model_does_not_decide():
-    made = cases(20, call=6e-6)
-    wild = cases(1, seed=50, call=6e-6)[0]
-    made.append(MeasuredModel(wild.name, 5 * wild.measured_j, *[getattr(wild, f) for f in MeasuredModel.__slots__[2:]]))
+    made = cases(21, call=6e-6)
+    made.measured_j[13] *= 5
     assert miss(fit_overheads(made, CALL), cases(20, seed=9, call=6e-6)) < 0.03
 
 
 def test_correlation_is_low_for_independent_errors_and_high_for_a_common_one():
     independent = fit_overheads(cases(40, kernel_error=0.1), CALL)
     assert independent.correlation < 0.15
-    common = [
-        MeasuredModel(
-            c.name, c.measured_j * float(np.exp(0.1 * z)), *[getattr(c, f) for f in MeasuredModel.__slots__[2:]]
-        )
-        for c, z in zip(cases(40, kernel_error=0.1), np.random.default_rng(5).standard_normal(40), strict=True)
-    ]
+    common = cases(40, kernel_error=0.1)
+    common.measured_j[:] *= np.exp(0.1 * np.random.default_rng(5).standard_normal(40))
     assert fit_overheads(common, CALL).correlation > 0.45
 
 
 def test_a_kernel_never_becomes_free_or_negative():
     context = ModelOverheads(call_j=1.0)
-    energy = compute_in_model_energy(
-        context, ["a", "b"], np.array([1e-6, 3.0]), np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
-    )
-    assert energy.tolist() == [pytest.approx(1e-7), pytest.approx(4.0)]
+    models = counted(["a", "b"], 0.0, 0.0, np.array([[1.0, 2.0]]))
+    energy = compute_in_model_energy(context, models, np.array([1e-6, 3.0]))
+    assert energy.tolist() == [pytest.approx(1e-7), pytest.approx(2.0)]
+    assert models.sums(energy).tolist() == [pytest.approx(4.0)]
 
 
 def test_context_survives_the_card_and_refuses_nonsense():
@@ -184,7 +190,7 @@ def test_kernels_that_were_trained_on_count_with_their_held_out_prediction(world
 
     seen = []
     real = train.fit_overheads
-    monkeypatch.setattr(train, "fit_overheads", lambda cases, limit: seen.extend(cases) or real(cases, limit))
+    monkeypatch.setattr(train, "fit_overheads", lambda cases, limit: seen.append(cases) or real(cases, limit))
     world = world_of(81)
     known = world.kernels(30, ("conv-bn-relu",))
     parts = tuple(
@@ -193,7 +199,8 @@ def test_kernels_that_were_trained_on_count_with_their_held_out_prediction(world
     model = world.record("model", "m", 1.0, kernels=parts)
     predictor = predictors.train_predictor(dataset_of([*known, model]), "extra-trees")
     plain = predictor.energies(
-        [r.family for r in known[:3]], predictor.matrix([r.features for r in known[:3]])
+        [r.family for r in known[:3]], build_feature_matrix([r.features for r in known[:3]])
     ).energy_j
-    assert not np.isclose(seen[0].energy_j, plain, rtol=1e-9).any()
-    np.testing.assert_allclose(seen[0].energy_j, plain, rtol=0.5)
+    given = seen[0].energy_j[seen[0].models.kernel]
+    assert not np.isclose(given, plain, rtol=1e-9).any()
+    np.testing.assert_allclose(given, plain, rtol=0.5)

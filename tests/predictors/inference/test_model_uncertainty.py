@@ -5,15 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from deepen.kernels.features import FEATURE_NAMES
+from deepen.predictors.fitting.fit_uncertainty import fit_model_uncertainty
 from deepen.predictors.inference.conformal import Z
 from deepen.predictors.inference.model_overheads import ModelOverheads
-from deepen.predictors.inference.model_uncertainty import (
-    ModelUncertainty,
-    compute_model_variances,
-    fit_model_uncertainty,
-)
+from deepen.predictors.inference.model_uncertainty import ModelUncertainty, compute_model_variances
+from deepen.predictors.kernel_counts import KernelCounts
 
 FAMILY_OF = np.repeat(np.arange(4), 5)
+
+
+def counted(totals, families):
+    """Models whose kernels cost a joule each, so that counts are joules."""
+    return KernelCounts.from_matrix([str(f) for f in families], np.zeros((len(families), len(FEATURE_NAMES))), totals)
+
+
+def variances(totals, width, families):
+    return compute_model_variances(counted(totals, families), np.ones(len(width)), width)
+
+
+def half_width(context, totals, width, families):
+    return context.compute_half_width(counted(totals, families), np.ones(len(width)), width)
 
 
 def world(models, seed, *, own=0.0, family=0.0, common=0.0, floor=0.0):
@@ -28,7 +40,7 @@ def world(models, seed, *, own=0.0, family=0.0, common=0.0, floor=0.0):
     log_error += family * rng.standard_normal((models, 4))[:, FAMILY_OF] + common * rng.standard_normal((models, 1))
     errors = (totals * log_error).sum(1) / totals.sum(1) + floor * rng.standard_normal(models)
     sd = np.sqrt(own**2 + family**2 + common**2) or 0.01
-    parts = compute_model_variances(totals, np.full(20, Z * sd), FAMILY_OF)
+    parts = variances(totals, np.full(20, Z * sd), FAMILY_OF)
     return errors, parts
 
 
@@ -37,17 +49,15 @@ def covered(spread, errors, parts):
 
 
 def test_the_three_sums_by_hand():
-    apart, by_family, together = compute_model_variances(
-        np.full((1, 4), 2.0), np.full(4, Z * 0.1), np.array([0, 0, 1, 1])
-    )
+    apart, by_family, together = variances(np.full((1, 4), 2.0), np.full(4, Z * 0.1), [0, 0, 1, 1])
     assert apart == pytest.approx(4 * 0.2**2 / 64)
     assert by_family == pytest.approx(2 * 0.4**2 / 64)
     assert together == pytest.approx(0.8**2 / 64)
 
 
 def test_a_model_without_energy_has_no_spread():
-    assert [float(v[0]) for v in compute_model_variances(np.zeros((1, 2)), np.ones(2), np.zeros(2, int))] == [0, 0, 0]
-    assert ModelOverheads().half_width(np.zeros((1, 0)), np.zeros(0), []).tolist() == [0.0]
+    assert [float(v[0]) for v in variances(np.zeros((1, 2)), np.ones(2), [0, 0])] == [0, 0, 0]
+    assert half_width(ModelOverheads(), np.zeros((1, 0)), np.zeros(0), []).tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -101,15 +111,15 @@ def test_one_wild_model_does_not_widen_all():
 def test_kernels_of_one_family_are_less_certain_together_than_those_of_many():
     context = ModelOverheads(correlation=0.0, family_correlation=0.8, floor=0.0)
     totals, width = np.full((1, 10), 1.0), np.full(10, 0.2)
-    one = context.half_width(totals, width, ["conv"] * 10)[0]
-    many = context.half_width(totals, width, [f"f{i}" for i in range(10)])[0]
+    one = half_width(context, totals, width, ["conv"] * 10)[0]
+    many = half_width(context, totals, width, [f"f{i}" for i in range(10)])[0]
     assert one > 2 * many
 
 
 def test_a_large_overhead_narrows_what_kernels_widen():
     totals, width = np.ones((1, 3)), np.full(3, 0.2)
-    plain = ModelOverheads(floor=0.0).half_width(totals, width, ["a", "b", "c"])[0]
-    heavy = ModelOverheads(floor=0.0, overhead_j=3.0).half_width(totals, width, ["a", "b", "c"])[0]
+    plain = half_width(ModelOverheads(floor=0.0), totals, width, ["a", "b", "c"])[0]
+    heavy = half_width(ModelOverheads(floor=0.0, overhead_j=3.0), totals, width, ["a", "b", "c"])[0]
     assert heavy == pytest.approx(plain / 2)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from deepen.errors import PredictorError
 from deepen.kernels.features import FEATURE_NAMES
+from deepen.predictors.fitting.fit_gaussian_process import fit_gaussian, fit_grouped_gaussian
+from deepen.predictors.fitting.fit_roofline import fit_roofline
 from deepen.predictors.inference.columns import (
     WORK_TERMS,
     compute_work_terms,
@@ -14,8 +16,7 @@ from deepen.predictors.inference.columns import (
     make_columns,
     select_extrapolation_columns,
 )
-from deepen.predictors.inference.gaussian_process import fit_gaussian, fit_grouped_gaussian
-from deepen.predictors.inference.roofline import compute_log_roofline, fit_roofline
+from deepen.predictors.inference.roofline import compute_log_roofline
 
 
 def synthetic(seed=0, n=80):

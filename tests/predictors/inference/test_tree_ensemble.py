@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from deepen.errors import PredictorError
+from deepen.predictors.fitting.import_trees import (
+    convert_lightgbm_booster,
+    convert_sklearn_trees,
+    round_down_to_float32,
+)
 from deepen.predictors.inference.tree_ensemble import (
     TreeEnsemble,
     concatenate_ensembles,
-    convert_lightgbm_booster,
-    convert_sklearn_trees,
     evaluate_trees,
-    round_down_to_float32,
     validate_trees,
 )
 
