@@ -1,4 +1,4 @@
-"""What every test may use: places in the checkout, and fixtures for data that is not part of it."""
+"""Places in the checkout, fixtures for data that is not part of it, and one thread for all arithmetic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ from pathlib import Path
 
 import pytest
 
+THREAD_SETTINGS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+"""What BLAS libraries, OpenMP (LightGBM, scikit-learn) and numexpr read when they are loaded."""
+
+# Matrices here are small: on a busy machine, threads that wait for each other cost ten times what they save. This file
+# is read before numpy is imported, in every worker; processes that tests start inherit the environment.
+os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -14,12 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def repo_root() -> Path:
     """Root of the checkout."""
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """Transcripts, traces and models that tests read."""
-    return ROOT / "tests" / "data"
 
 
 @pytest.fixture(scope="session")

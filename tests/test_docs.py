@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
 import shlex
 from importlib.machinery import SourceFileLoader
@@ -12,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 
 import click
-import pytest
 from click.testing import CliRunner
 
 from deepen.cli import cli
@@ -66,62 +66,110 @@ def wrong_words(line: str) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_every_command_has_help_with_an_example(name: str) -> None:
-    command = COMMANDS[name]
-    assert command.help, "a command says what it does"
-    assert "\b\nExample" in re.sub(r"\n\s+", "\n", command.help)
-    assert typed_lines(command.help), "the example shows what to type"
-    result = CliRunner().invoke(cli, [*name.split()[1:], "-h"])
-    assert result.exit_code == 0
-    assert "Example" in result.stdout
+def place(name: str) -> str:
+    """File and line of a command: of the function that is called, or of the group's module."""
+    callback = COMMANDS[name].callback
+    if callback is None:
+        return f"deepen {name.removeprefix('deepen').strip()}".strip()
+    code = inspect.unwrap(callback).__code__
+    return f"{Path(code.co_filename).relative_to(ROOT)}:{code.co_firstlineno}: {name}"
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_every_option_has_help(name: str) -> None:
-    options = [p for p in COMMANDS[name].params if isinstance(p, click.Option)]
-    assert [o.opts for o in options if not o.help] == []
+def line_of(page: Path, words: str) -> str:
+    """File and line where a page says something."""
+    text = page.read_text(encoding="utf-8")
+    return f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, max(text.find(words), 0)) + 1}"
 
 
-@pytest.mark.parametrize("name", [n for n, c in COMMANDS.items() if not isinstance(c, click.Group)])
-def test_every_command_speaks_json(name: str) -> None:
-    assert any("--json" in p.opts for p in COMMANDS[name].params)
+def test_every_command_has_help_with_an_example() -> None:
+    found = []
+    for name, command in COMMANDS.items():
+        if not command.help:
+            found.append(f"{place(name)}: no help")
+            continue
+        if "\b\nExample" not in re.sub(r"\n\s+", "\n", command.help) or not typed_lines(command.help):
+            found.append(f"{place(name)}: its help has no example of what to type")
+        result = CliRunner().invoke(cli, [*name.split()[1:], "-h"])
+        if result.exit_code != 0 or "Example" not in result.stdout:
+            found.append(f"{place(name)}: -h exits with {result.exit_code} or shows no example")
+    assert not found, "\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_examples_in_help_name_what_exists(name: str) -> None:
-    assert [w for line in typed_lines(COMMANDS[name].help or "") for w in wrong_words(line)] == []
+def test_every_option_has_help() -> None:
+    found = [
+        f"{place(name)}: {'/'.join(option.opts)} has no help"
+        for name, command in COMMANDS.items()
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help
+    ]
+    assert not found, "\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_every_command_is_in_the_reference(name: str) -> None:
+def test_every_command_speaks_json() -> None:
+    found = [
+        f"{place(name)}: no --json"
+        for name, command in COMMANDS.items()
+        if not isinstance(command, click.Group) and not any("--json" in p.opts for p in command.params)
+    ]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_examples_in_help_name_what_exists() -> None:
+    found = [
+        f"{place(name)}: no {wrong}"
+        for name, command in COMMANDS.items()
+        for line in typed_lines(command.help or "")
+        for wrong in wrong_words(line)
+    ]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_every_command_is_in_the_reference() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert re.search(rf"^#+ {re.escape(name)}$", text, re.MULTILINE)
+    found = [f"{place(n)}: not in docs/cli.md" for n in COMMANDS if not re.search(rf"^#+ {re.escape(n)}$", text, re.M)]
+    assert not found, "\n" + "\n".join(found)
 
 
 def test_the_reference_is_up_to_date() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == gendocs.render(), "run tools/gendocs"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_pages_tell_people_to_type_what_exists(page: Path) -> None:
-    blocks = code_blocks(page.read_text(encoding="utf-8"), "", "console", "sh", "bash")
-    assert [w for block in blocks for line in typed_lines(block) for w in wrong_words(line)] == []
+def test_pages_tell_people_to_type_what_exists() -> None:
+    found = [
+        f"{line_of(page, line.split('  ')[0])}: no {wrong}"
+        for page in PAGES
+        for block in code_blocks(page.read_text(encoding="utf-8"), "", "console", "sh", "bash")
+        for line in typed_lines(block)
+        for wrong in wrong_words(line)
+    ]
+    assert not found, "\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_python_on_pages_parses_and_imports_what_exists(page: Path) -> None:
-    for block in code_blocks(page.read_text(encoding="utf-8"), "python"):
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deepen"):
-                module = importlib.import_module(str(node.module))
-                assert [a.name for a in node.names if not hasattr(module, a.name)] == []
+def test_python_on_pages_parses_and_imports_what_exists() -> None:
+    found = []
+    for page in PAGES:
+        for block in code_blocks(page.read_text(encoding="utf-8"), "python"):
+            try:
+                nodes = list(ast.walk(ast.parse(block)))
+            except SyntaxError as error:
+                found.append(f"{line_of(page, block)}: {error}")
+                continue
+            for node in nodes:
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deepen"):
+                    module = importlib.import_module(str(node.module))
+                    absent = [a.name for a in node.names if not hasattr(module, a.name)]
+                    found += [f"{line_of(page, block)}: {node.module} has no {name}" for name in absent]
+    assert not found, "\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
-    assert [t for t in targets if not (page.parent / t).exists()] == []
+def test_links_between_pages_lead_somewhere() -> None:
+    found = [
+        f"{line_of(page, f']({target}')}: no {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert not found, "\n" + "\n".join(found)
 
 
 def test_the_first_commands_of_the_readme_are_the_two_tools() -> None:
