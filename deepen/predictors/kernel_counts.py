@@ -340,7 +340,7 @@ class _KernelCounter:
             np.repeat(np.arange(len(self.names)), np.array(self.sizes, dtype=np.int64)),
             np.array(self.kernel, dtype=np.int64),
             np.array(self.times, dtype=np.float64),
-            () if None in self.labels else tuple(filter(None, self.labels)),
+            () if None in self.labels else tuple(label for label in self.labels if label is not None),
             tuple(self.warnings) if any(self.warnings) else (),
         )
 
