@@ -17,19 +17,19 @@ __all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "quickstart": ("deepen.cli.quickstart", "Measure kernels here, train, predict unseen models, and compare."),
-    "doctor": ("deepen.cli.doctor", "Say what this machine can measure, and what is missing."),
+    "doctor": ("deepen.cli.doctor", "Report what this machine can measure, and what is missing."),
     "predict": ("deepen.cli.predict", "Predict the energy of model files."),
     "profile": ("deepen.cli.profile", "Measure the energy of a model file on a device."),
     "device": ("deepen.cli.device", "List, probe and prepare devices."),
     "meter": ("deepen.cli.meter", "List, record and check power sources."),
-    "trace": ("deepen.cli.trace", "Look into stored power traces, integrate and convert them."),
+    "trace": ("deepen.cli.trace", "Show, integrate and convert stored power traces."),
     "kernel": ("deepen.cli.kernel", "List kernel families, split models, sample configurations."),
     "dataset": ("deepen.cli.dataset", "Build, check, summarise and export kernel datasets."),
     "predictor": ("deepen.cli.predictor", "List, train, calibrate and evaluate predictors."),
     "score": ("deepen.cli.score", "Score devices from measurements of applications."),
     "lifecycle": ("deepen.cli.lifecycle", "Rank models by the energy of training and use together."),
     "table": ("deepen.cli.table", "Tables of networks with their energy: build, import, query, search."),
-    "bench": ("deepen.cli.bench", "Measure without hardware, on a bench whose truth is known."),
+    "bench": ("deepen.cli.bench", "Measure without hardware, on a bench with known true energy."),
 }
 """Command name -> (module that exports ``command``, one line of help)."""
 

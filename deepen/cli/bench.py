@@ -26,19 +26,19 @@ _LINKS = ("adb", "ssh", "local")
 _METERS = ("lvpm", "ppk2")
 _FAULTS = ("cut", "mend", "restart", "unplug", "plug", "kill")
 _LASTING = ("cut", "restart")
-"""Faults that may be told how long they last."""
+"""Faults that take a duration."""
 _frequency = click.option(
     "--frequency",
     "frequency_hz",
     type=click.FloatRange(min=0, min_open=True),
     metavar="HZ",
-    help="Highest clock of the device; slower is cheaper.",
+    help="Highest clock of the device; slower saves energy.",
 )
 
 
 @click.group(name="bench")
 def command() -> None:
-    """Measure without hardware: a real sshd or adbd, the real runner, and an emulated meter whose truth is known.
+    """Measure without hardware: a real sshd or adbd, the real runner, and an emulated meter with known true energy.
 
     Everything measured on it is labelled 'simulated'.
 
@@ -52,9 +52,7 @@ def command() -> None:
 @click.option(
     "--link", "links", multiple=True, type=click.Choice(_LINKS), help="Devices to start; default: adb and ssh."
 )
-@click.option(
-    "--meter", type=click.Choice(_METERS), default="lvpm", show_default=True, help="What measures each device."
-)
+@click.option("--meter", type=click.Choice(_METERS), default="lvpm", show_default=True, help="Meter of each device.")
 @click.option("--c-runner", is_flag=True, help="Let --runtime crunner go through the bench too.")
 @_frequency
 @json_option
@@ -63,9 +61,9 @@ def up_command(
 ) -> None:
     """Start devices and meters for other commands; Ctrl-C ends them.
 
-    Where no adbd can run, it says so and starts the others. It takes orders, one a line: 'cut [SECONDS]' and 'mend' a
-    link, 'restart [SECONDS]' a device, 'unplug' and 'plug' a meter, 'kill' the runner, 'truth', 'quit'; with several
-    devices their number comes last ('unplug 1').
+    If no adbd can run, it says so and starts the others. It reads commands from standard input, one per line: 'cut
+    [SECONDS]' and 'mend' a link, 'restart [SECONDS]' a device, 'unplug' and 'plug' a meter, 'kill' the runner, 'truth',
+    'quit'; with several devices the number of the device comes last ('unplug 1').
 
     \b
     Example:
@@ -101,7 +99,7 @@ def _exit_on_sigterm() -> Iterator[None]:
 def _start_devices(
     bench: VirtualBench, links: tuple[LinkKind, ...], meter: MeterKind, frequency_hz: float | None, c_runner: bool
 ) -> list[dict[str, str]]:
-    """Start devices; those that were not asked for by name may be missing."""
+    """Start devices; default ones that cannot be started are left out."""
     missing = []
     wanted: tuple[LinkKind, ...] = links or ("adb", "ssh")
     for link in wanted:
@@ -133,7 +131,7 @@ def _render_welcome(bench: VirtualBench) -> str:
 
 
 def _process_orders(bench: VirtualBench) -> None:
-    """Take orders from standard input until the end; where there is none, just wait."""
+    """Execute commands from standard input until it ends; without standard input, wait for Ctrl-C."""
     for line in iter(sys.stdin.readline, ""):
         words = line.split()
         if words == ["quit"]:
@@ -148,7 +146,7 @@ def _process_orders(bench: VirtualBench) -> None:
 
 
 def _execute_order(bench: VirtualBench, words: list[str]) -> str:
-    """Carry an order out; returns what to say."""
+    """Execute a command; returns the text to print."""
     verb, *rest = words
     if verb not in (*_FAULTS, "truth"):
         raise ConfigError(f"unknown order '{verb}'; known: {', '.join((*_FAULTS, 'truth', 'quit'))}")
@@ -160,7 +158,7 @@ def _execute_order(bench: VirtualBench, words: list[str]) -> str:
 
 
 def _summarise_truth(device: BenchDevice) -> list[str]:
-    """One line for every model that was played."""
+    """Render the true energy, one line per model that was run."""
     lines = []
     for model in dict.fromkeys(b.model for b in device.truth()):
         blocks = device.truth(model)
@@ -171,7 +169,7 @@ def _summarise_truth(device: BenchDevice) -> list[str]:
 
 
 def _inject_fault(device: BenchDevice, verb: str, seconds: float = 0.0) -> str:
-    """Let something go wrong, or right again; returns what was done."""
+    """Cause a fault or end it; returns a description."""
     if verb == "kill":
         return f"killed {device.kill_runner()} runners"
     if verb in _LASTING:
@@ -182,7 +180,7 @@ def _inject_fault(device: BenchDevice, verb: str, seconds: float = 0.0) -> str:
 
 
 def _inject_fault_later(device: BenchDevice, verb: str, moment: float, over: threading.Event) -> None:
-    """Let something go wrong so long after the first block was played."""
+    """Cause a fault a given time after the first block was run."""
     while not device.player.blocks:
         if over.wait(0.01):
             return
@@ -227,7 +225,7 @@ def _parse_faults(
     multiple=True,
     callback=_parse_faults,
     metavar="VERB@SECONDS",
-    help="cut, mend, restart, unplug, plug or kill so long after the first block; repeatable.",
+    help="cut, mend, restart, unplug, plug or kill SECONDS after the first block; repeatable.",
 )
 @_frequency
 @json_option
@@ -269,7 +267,7 @@ def run_command(
 
 
 def _build_document(model: str, link: str, found: MeasurementWithTruth) -> dict[str, Any]:
-    """The JSON document: the measurement as ``deepen profile`` has it, beside the truth."""
+    """Build the JSON document: the measurement as ``deepen profile`` gives it, beside the true energy."""
     from deepen.cli.profile import build_measurement_document
 
     return {

@@ -1,4 +1,4 @@
-"""Options of the commands that measure: accelerator, clock of the meter, and settings of the device meanwhile."""
+"""Options of the commands that measure: accelerator, clock of the meter, and settings of the device."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def conditions_options(command: _Command) -> _Command:
         "wanted",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Set this on the device meanwhile (see 'device prepare -h'); repeatable.",
+        help="Set this on the device during the measurement (see 'device prepare -h'); repeatable.",
     )(command)
     return click.option(
         "--prepare/--no-prepare",
         default=True,
         show_default=True,
-        help="Set what the device's profile wants meanwhile, and wait until it is cool.",
+        help="Apply the settings of the device's profile during the measurement, and wait until it is cool.",
     )(command)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str]:
-    """Take ``NAME=VALUE`` apart.
+    """Parse ``NAME=VALUE`` texts.
 
     Raises:
         ConfigError: If one is not of that form, or a setting or value does not exist.

@@ -80,7 +80,7 @@ def _format_progress(state: CampaignProgress, several: bool) -> str:
     "pairs",
     multiple=True,
     metavar="DEVICE,METER",
-    help="Measure on this device with this meter, beside others; repeatable, instead of --device and --meter.",
+    help="Measure on this device with this meter, in parallel to others; repeatable, instead of --device and --meter.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of sample and order.")
 @click.option(
@@ -136,15 +136,16 @@ def build(
 ) -> None:
     """Measure sampled kernels into a dataset.
 
-    Each record is on the disk before the next kernel begins. Running the same command again resumes, after Ctrl-C or a
-    crash alike; a larger --count adds kernels.
+    Each record is on the disk before the next kernel begins. Running the same command again resumes, also after Ctrl-C
+    or a crash; a larger --count adds kernels.
 
-    Several devices measure side by side: give each with its own meter by --on, both by serial number, so that a meter
-    that comes back at another port is still that device's meter. Devices of the same profile share the kernels, others
-    measure all of them each. The settings of a device's profile are set meanwhile and given back at the end, also after
-    a crash by the next run; this machine stays as it is. One that is gone is tried again for half an hour while its
-    kernels go to its like; one that overheats, throttles or drifts rests, and is stopped where that does not help.
-    Every kernel is measured by each --runtime with each of --threads, --repeats times.
+    Several devices measure in parallel: name each with its own meter by --on, both by serial number, so that a meter
+    that returns at another port is still that device's meter. Devices of the same profile share the kernels; devices of
+    different profiles measure all kernels each. The settings of a device's profile are applied during the run and
+    restored at the end, after a crash by the next run; those of this machine are not changed. A device that is gone is
+    tried again for half an hour while devices of the same profile take its kernels. One that overheats, throttles or
+    drifts pauses, and is stopped if that does not help. Every kernel is measured with each --runtime and each number
+    of --threads, --repeats times.
 
     \b
     Example:
@@ -227,7 +228,7 @@ def build(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A further file of what was measured, by id (deepen2023: conv_GPU.json describes rows of the CPU, too).",
+    help="Further file of configurations by id (deepen2023: conv_GPU.json also describes rows of the CPU).",
 )
 @json_option
 def import_(
@@ -239,9 +240,9 @@ def import_(
     configurations: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Import what others measured: NAME says what DIR holds.
+    """Import measurements of others: NAME is the layout of DIR.
 
-    Each row is checked: energy against power and latency, unit slips, zeros, duplicates. Only what is certain is
+    Each row is checked: energy against power and latency, unit slips, zeros, duplicates. Only unambiguous errors are
     repaired; every repair and every rejection is listed with its reason. The names:
 
     \b
@@ -291,9 +292,9 @@ def import_(
 @click.argument("dataset", type=click.Path(path_type=Path))
 @json_option
 def check(dataset: Path, as_json: bool) -> None:
-    """Say what in a DATASET does not behave like energy; exits 1 where something cannot be right.
+    """Check whether the values of a DATASET are plausible energies; exits with 1 if some cannot be right.
 
-    Looks at: rank correlation with work, repeatability, power, unit slips and outliers, zero and quantised values,
+    Checks: rank correlation with work, repeatability, power, unit slips and outliers, zero and quantised values,
     duplicates, and mixtures of labels, devices or settings.
 
     \b
@@ -335,7 +336,7 @@ def _format_ids(ids: tuple[str, ...]) -> str:
 @click.argument("dataset", type=click.Path(path_type=Path))
 @json_option
 def summary(dataset: Path, as_json: bool) -> None:
-    """Sum up a DATASET: what it holds, where it comes from, per family.
+    """Summarise a DATASET: its contents and origin, per family.
 
     \b
     Example:
@@ -377,7 +378,7 @@ def summary(dataset: Path, as_json: bool) -> None:
 
 
 def _summarise_families(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Counts, energies and powers per family; models under ``models``."""
+    """Tabulate counts, energies and powers per family; models under ``models``."""
     from statistics import median
 
     groups: dict[str, list[Any]] = {}
@@ -399,14 +400,14 @@ def _summarise_families(dataset: Dataset) -> dict[str, dict[str, Any]]:
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["csv", "parquet", "jsonl"]), help="Format [by the file's ending].")
-@click.option("--force", is_flag=True, help="Replace FILE where it is there.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @json_option
 def export(
     dataset: Path, file: Path, form: Literal["csv", "parquet", "jsonl"] | None, force: bool, as_json: bool
 ) -> None:
     """Write the records of a DATASET to one FILE for other tools.
 
-    CSV and Parquet have one row per record with a column per parameter and feature; JSON lines hold the records whole.
+    CSV and Parquet have one row per record with a column per parameter and feature; JSON lines hold complete records.
 
     \b
     Example:

@@ -34,7 +34,7 @@ def command() -> None:
 @command.command(name="list")
 @json_option
 def list_command(as_json: bool) -> None:
-    """List the device profiles, the phones that are connected, and devices whose settings are still changed.
+    """List the device profiles, the connected phones, and devices with settings that were not restored.
 
     \b
     Example:
@@ -88,7 +88,7 @@ def list_command(as_json: bool) -> None:
 
 
 def _list_connected_phones() -> tuple[list[dict[str, str]], str]:
-    """Phones an adb server or the kernel sees, each with what helps where it cannot be used; and why there are none."""
+    """List the phones that an adb server or the kernel sees, with cures for unusable ones, or why there are none."""
     from deepen.doctor.device_checks import check_devices
 
     found, note = [], ""
@@ -103,7 +103,7 @@ def _list_connected_phones() -> tuple[list[dict[str, str]], str]:
 
 
 def _list_pending_runs() -> list[dict[str, Any]]:
-    """Detached runs that wait to be collected, or are under way."""
+    """List the detached runs that are in progress or wait to be collected."""
     from deepen.measure.detached.store import list_pending_runs
 
     return [
@@ -123,7 +123,7 @@ def _list_pending_runs() -> list[dict[str, Any]]:
 @click.argument("name", metavar="DEVICE", default="local")
 @json_option
 def probe_command(name: str, as_json: bool) -> None:
-    """Show what DEVICE (default: local) reports about itself now, and what its profile knows.
+    """Show the present state of DEVICE (default: local) and its profile.
 
     \b
     Example:
@@ -156,7 +156,7 @@ def probe_command(name: str, as_json: bool) -> None:
 
 
 def _state_rows(state: DeviceState) -> list[tuple[str, object]]:
-    """State as rows of a table."""
+    """Render the state as rows of a table."""
     rows: list[tuple[str, object]] = [
         ("processor", state.cpu_model or "unknown"),
         ("architecture", state.machine or "unknown"),
@@ -203,16 +203,19 @@ def _profile_rows(profile: DeviceProfile) -> list[tuple[str, object]]:
 )
 @click.option("--restore", is_flag=True, help="Give back everything deepen has changed, also after a crash.")
 @click.option(
-    "--cool-down", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most until it is cool enough."
+    "--cool-down",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Wait until it is cool enough, for at most this long.",
 )
 @json_option
 def prepare_command(
     name: str, apply: bool, wanted: Sequence[str], restore: bool, cool_down: float | None, as_json: bool
 ) -> None:
-    """Check what decides whether results of DEVICE (default: local) repeat, and say how to set it.
+    """Check the settings on which the repeatability of DEVICE (default: local) depends, with the way to set them.
 
-    Nothing is changed without --apply or --set. The old values are kept on this machine first, so that --restore can
-    give them back, also when the program or the device has stopped in between. What could not be set is listed with the
+    Nothing is changed without --apply or --set. The old values are saved on this machine first, so that --restore can
+    restore them, even if the program or the device stopped in between. Settings that cannot be made are listed with the
     reason.
 
     Settings: power_mode, cores_online, governor, frequency_hz, gpu_governor, gpu_frequency_hz, jetson_clocks, fan,
@@ -248,7 +251,7 @@ def prepare_command(
 
 
 def _apply_and_check(device: Device, apply: bool, pairs: dict[str, str]) -> tuple[SettingStatus, ...]:
-    """Change what is asked for, then look at the rest."""
+    """Apply the wanted settings, then check the others."""
     from deepen.devices.settings.apply_and_restore import apply_settings
 
     wanted: dict[str, Any] = {**(device.profile.wanted if apply else {}), **pairs}
@@ -277,17 +280,17 @@ def _wait_until_cool(device: Device, patience_s: float) -> SettingStatus:
     shell = Shell(device.link)
     kind = identify_device(shell).kind
     limits = device.profile.cool_to_c
-    told = ", ".join(f"{k} {v:g} °C" for k, v in limits.items()) or "not throttled"
-    print_progress(f"waiting until {told}, {patience_s:.0f} s at most")
+    wanted = ", ".join(f"{k} {v:g} °C" for k, v in limits.items()) or "not throttled"
+    print_progress(f"waiting until {wanted}, {patience_s:.0f} s at most")
     found = wait_for_cool_down(lambda: read_thermal(shell, kind), limits, patience_s=patience_s)
     now = find_processor_temperature(found.end)
     actual = f"{now:.1f} °C after {found.waited_s:.0f} s" if math.isfinite(now) else f"after {found.waited_s:.0f} s"
     details = {"waited_s": found.waited_s, "start_c": find_processor_temperature(found.start), "end_c": now}
-    return SettingStatus("cool_down", told, actual, found.reached, found.cause, "", details)
+    return SettingStatus("cool_down", wanted, actual, found.reached, found.cause, "", details)
 
 
 def _render_settings(settings: Sequence[SettingStatus], restore: bool) -> str:
-    """Settings for people."""
+    """Render settings as text."""
     if restore and not settings:
         return "nothing to give back"
     lines = []

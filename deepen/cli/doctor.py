@@ -18,9 +18,9 @@ _SIGN = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Say what this machine can measure, what is missing, and how to cure it.
+    """Report what this machine can measure, what is missing, and the cure.
 
-    Exits with 3 if something that measuring needs is missing.
+    Exits with 3 if a requirement of measuring is missing.
 
     \b
     Example:

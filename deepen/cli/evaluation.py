@@ -15,12 +15,12 @@ _HEADER = (*MEASURES, "inside")
 
 
 def format_measures(found: Mapping[str, Any]) -> list[str]:
-    """The cells of some measures."""
+    """Render the cells of a row of measures."""
     return [format_measure(found, k) for k in MEASURES]
 
 
 def format_measure(found: Mapping[str, Any], key: str) -> str:
-    """One cell."""
+    """Render one measure."""
     value = found.get(key)
     if value is None:
         return "-"
@@ -36,13 +36,13 @@ def _format_row(name: str, found: Mapping[str, Any], last: str = "") -> list[str
 
 
 def _format_range(found: Mapping[str, Any], key: str, kind: str) -> str:
-    """``acc10 88.2 to 93.1``; empty where there is none."""
+    """Render a range such as ``88.2 to 93.1``; empty if there is none."""
     ends = (found.get(kind) or {}).get(key)
     return "" if ends is None else f"{_format_number(ends[0])} to {_format_number(ends[1])}"
 
 
 def render_held_out(report: Mapping[str, Any]) -> str:
-    """Text of :func:`deepen.predictors.evaluation.evaluate`."""
+    """Render the report of :func:`deepen.predictors.evaluation.evaluate`."""
     rows = [_format_row("all kernels", report["overall"])]
     rows += [_format_row(name, m, m["method"]) for name, m in report["families"].items()]
     if report["models"]["n"]:
@@ -64,7 +64,7 @@ def render_held_out(report: Mapping[str, Any]) -> str:
 
 
 def render_cross_validation(report: Mapping[str, Any]) -> str:
-    """Text of :func:`deepen.predictors.evaluation.cross_validate`."""
+    """Render the report of :func:`deepen.predictors.evaluation.cross_validate`."""
     how = report["split"]
     if report["share"] is not None:
         how += f", {100 * report['share']:.0f} % to train on"
@@ -94,7 +94,7 @@ def _render_measures(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _render_confidence(name: str, found: Mapping[str, Any]) -> str:
-    """A line of bootstrap confidence, and of the range over repeats."""
+    """Render bootstrap confidence intervals, and the range over repeats."""
     parts = [(key, _format_range(found, key, "confidence")) for key in ("acc10", "mape", "rmspe", "in_interval")]
     text = ", ".join(f"{key.replace('in_interval', 'inside')} {span}" for key, span in parts if span)
     line = f"{name}, 95 % confidence: {text}" if text else ""
@@ -105,7 +105,7 @@ def _render_confidence(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _render_baselines(found: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> list[str]:
-    """Methods side by side: all kernels, then each family by its share within 10 %, then whole models."""
+    """Render methods beside each other: all kernels, then each family by its share within 10 %, then whole models."""
     lines = []
     methods = {"deepen": own, **found} if own else dict(found)
     methods = {name: report for name, report in methods.items() if report}
@@ -137,7 +137,7 @@ def _render_baselines(found: Mapping[str, Any], own: Mapping[str, Any] | None = 
 
 
 def _render_additivity(found: Mapping[str, Any]) -> list[str]:
-    """Sum of measured kernels against measured models, apart from the error of prediction."""
+    """Render the error of the sum of measured kernels against measured models."""
     if not found.get("models"):
         return []
 

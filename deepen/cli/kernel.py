@@ -71,7 +71,7 @@ def list_command(as_json: bool) -> None:
 def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bool) -> None:
     """Split MODEL into the kernels a runtime executes.
 
-    ONNX Runtime is asked for the graph it really runs; other runtimes follow rules, each with its evidence. Every node
+    ONNX Runtime is asked for the graph it executes; other runtimes follow rules, each with its evidence. Every node
     of the model is in exactly one kernel, or counted as doing no work at run time.
 
     \b
@@ -89,7 +89,7 @@ def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bo
 
 
 def build_split_document(model: str, found: ModelSplit) -> dict[str, Any]:
-    """The JSON contract's document of a split."""
+    """Build the JSON document of a split."""
     return {
         "model": model,
         "runtime": found.runtime,
@@ -119,7 +119,7 @@ def build_split_document(model: str, found: ModelSplit) -> dict[str, Any]:
 
 
 def render_split(model: str, found: ModelSplit) -> str:
-    """Headline, one line per kernel in execution order, totals by family."""
+    """Render a headline, one line per kernel in execution order, and totals by family."""
     total = sum(k.macs * k.multiplicity for k in found.kernels)
     nodes = sum(len(k.node_names) for k in found.kernels)
     how = "as the runtime executes it" if found.method == "oracle" else "by rules"
@@ -241,7 +241,7 @@ def _format_names(names: Sequence[str], most: int = 4) -> str:
 
 
 def _collapse_runs(op_types: Sequence[str]) -> list[str]:
-    """Operators with runs of the same one written as ``3xSlice``."""
+    """Render operators, with repetitions as in ``3xSlice``."""
     runs: list[tuple[str, int]] = []
     for op in op_types:
         if runs and runs[-1][0] == op:
@@ -276,7 +276,7 @@ def _format_share(part: float, whole: float) -> str:
 
 
 def _shorten_middle(text: str, width: int) -> str:
-    """Shorten from the middle: the ends of node names tell most."""
+    """Shorten a text in its middle: the ends of node names are the most telling."""
     if len(text) <= width:
         return text
     head = (width - 1) // 3

@@ -43,7 +43,11 @@ _MOST_NAMES = 1000
 @click.option("--grid", type=float, metavar="GRAMS", help="Carbon intensity of the grid, gCO2e per kWh.")
 @click.option("--inference-grid", type=float, metavar="GRAMS", help="The same where inference runs; default: --grid.")
 @click.option(
-    "--objective", type=click.Choice(["energy", "carbon"]), default="energy", show_default=True, help="What to rank by."
+    "--objective",
+    type=click.Choice(["energy", "carbon"]),
+    default="energy",
+    show_default=True,
+    help="Quantity to rank by.",
 )
 @click.option("--predictor", "-p", metavar="NAME", help="Predictor for candidates that give a model file.")
 @click.option("--orders", is_flag=True, help="Also the order of all candidates at every usage (up to 64 candidates).")
@@ -52,7 +56,7 @@ _MOST_NAMES = 1000
     type=click.IntRange(100, 1_000_000),
     default=2000,
     show_default=True,
-    help="Monte Carlo draws, where uncertainties are given.",
+    help="Monte Carlo draws, if uncertainties are given.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="OUT", help="Draw to .svg, .png or .pdf.")
@@ -80,7 +84,7 @@ def command(
     FILE is a CSV or TOML file of candidates: name, accuracy, training, search, retraining and inference, energies with
     their unit in the cell (12.5 kWh) or in the header (inference_mJ), and uncertainties (training_uncertainty: 5 %).
     Instead of inference: record (output of 'deepen profile --json') or model (with --predictor); instead of training:
-    training_run (a file of deepen.measure_training). Training energies that contain a PUE say so in pue_included.
+    training_run (a file of deepen.measure_training). A PUE contained in training energies is given as pue_included.
 
     \b
     Example:
@@ -135,7 +139,7 @@ def build_lifecycle_document(
     rankings: dict[float, list[RankedCandidate]],
     orders: list[tuple[float, float, tuple[str, ...]]] | None,
 ) -> dict[str, Any]:
-    """The JSON document: energies in joules, usages in inferences; null for an end that is infinite."""
+    """Build the JSON document: energies in joules, usages in inferences; null for an infinite end."""
     c = result.conditions
     never = result.never_best()
     return {

@@ -25,10 +25,10 @@ _meter_option = click.option(
     "--meter", "spec", metavar="METER", help="NAME[:PORT or SERIAL][?key=value]; default: the best here."
 )
 _device_option = click.option(
-    "--device", default="local", show_default=True, metavar="DEVICE", help="Whose own sensors are meant."
+    "--device", default="local", show_default=True, metavar="DEVICE", help="Device to use the sensors of."
 )
 _seconds_option = click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="How long."
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True, help="Duration."
 )
 _rate_option = click.option(
     "--rate",
@@ -54,7 +54,7 @@ def command() -> None:
 @_device_option
 @json_option
 def list_command(device: str, as_json: bool) -> None:
-    """List the power sources in the order in which they are tried, the instruments plugged in, and why others are not.
+    """List the power sources in the order in which they are tried, the instruments found, and why others are unusable.
 
     \b
     Example:
@@ -90,7 +90,7 @@ def list_command(device: str, as_json: bool) -> None:
 def _record_power(
     spec: str | None, device: str, seconds: float, rate_hz: float, folder: Path | None = None
 ) -> tuple[Meter, Recording]:
-    """Record, to a trace folder while it runs where one is named and the source streams."""
+    """Record power; a streaming source writes to the trace folder, if one is named, while it records."""
     from contextlib import ExitStack
 
     from deepen.devices import open_device
@@ -117,7 +117,7 @@ def _record_power(
 @_device_option
 @_seconds_option
 @_rate_option
-@click.option("--out", "out", type=click.Path(path_type=Path), help="What to write: .trace, .parquet, .csv or .json.")
+@click.option("--out", "out", type=click.Path(path_type=Path), help="File to write: .trace, .parquet, .csv or .json.")
 @json_option
 def record_command(
     spec: str | None, device: str, seconds: float, rate_hz: float, out: Path | None, as_json: bool
@@ -171,7 +171,7 @@ def record_command(
 
 
 def _check_output_path(out: Path) -> None:
-    """Refuse what cannot be written before anything is recorded."""
+    """Check that the file can be written before recording starts."""
     from deepen.errors import ConfigError
     from deepen.traces import SUFFIXES
 

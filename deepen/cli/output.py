@@ -46,7 +46,7 @@ def _to_strict_json(value: Any) -> Any:
 
 
 def emit_result(document: Any, as_json: bool, render: Callable[[], str]) -> None:
-    """Print a result: the JSON document with ``--json``, else what ``render`` makes of it."""
+    """Print a result: the JSON document with ``--json``, else the text that ``render`` returns."""
     if as_json:
         text = json.dumps(_to_strict_json(document), indent=2, ensure_ascii=False)
         click.echo(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
@@ -60,12 +60,12 @@ def print_progress(text: str) -> None:
 
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What makes a terminal do something other than show it: control characters but tab and newline, changes of the
-direction of writing; and halves of characters, which it cannot show."""
+"""Characters that a terminal acts on instead of showing them: control characters but tab and newline, changes of the
+direction of writing; and halves of characters (surrogates), which it cannot show."""
 
 
 def escape_control_characters(text: str) -> str:
-    """A text as a terminal shows it, whatever a device, an instrument or a file name put into it."""
+    """Replace the characters of a text that a terminal would act on; device and file names may contain any."""
     return _COMMANDS.sub("\ufffd", text)
 
 
@@ -93,7 +93,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: It
 
 
 class ErrorMapper(click.Group):
-    """A group that turns deepen's errors into one line on stderr and the contract's exit code."""
+    """A command group that turns deepen's errors into one line on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; ``DeepenError`` exits with its ``exit_code``, a full disk with 3, Ctrl-C with 130."""

@@ -39,10 +39,10 @@ def plan(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Propose what to measure next: the models or kernels that would tell most about all the others.
+    """Propose what to measure next: the models or kernels whose measurement would improve predictions most.
 
-    Candidates are the MODEL files given, the networks of a --space, or kernels of a --family. They are ordered: any
-    first part of the list is the plan for that many.
+    Candidates are the MODEL files given, the networks of a --space, or kernels of a --family. They are ordered: the
+    first N of the list are the plan for N measurements.
 
     \b
     Example:

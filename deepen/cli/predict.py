@@ -1,4 +1,4 @@
-"""``deepen predict``: the energy of models nobody has measured."""
+"""``deepen predict``: the energy of models that were not measured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TOP = 10
     type=click.IntRange(min=1),
     default=os.cpu_count() or 1,
     show_default="one per core",
-    help="Processes that read models; a few models are read by one whatever is given.",
+    help="Processes that read models; a few models are always read by one process.",
 )
 @json_option
 def command(
@@ -46,8 +46,8 @@ def command(
 ) -> None:
     """Predict the net energy of one inference of each MODEL, kernel by kernel.
 
-    One MODEL gives one JSON document, several give a list. If a model fails, the others are still printed (with --json:
-    nothing is), and the exit status is that of the first failure.
+    One MODEL gives one JSON document, several give a list. If a model fails, the others are still printed (with --json,
+    nothing is printed), and the exit status is that of the first failure.
 
     \b
     Example:
@@ -75,20 +75,20 @@ def command(
 
 
 def _prefix_error(model: str, error: DeepenError) -> DeepenError:
-    """The same kind of error, with the model's name in front."""
+    """Make an error of the same class, with the model's name in front."""
     kind = type(error) if type(error).__init__ is Exception.__init__ else GraphError
     return kind(f"{model}: {error}")
 
 
 def build_prediction_document(prediction: Prediction) -> dict[str, Any]:
-    """The JSON contract's document of a prediction."""
+    """Build the JSON document of a prediction."""
     plain = asdict(prediction)
     plain["predictor"] = plain.pop("predictor_id")
     return plain
 
 
 def render_prediction(prediction: Prediction) -> str:
-    """Headline, shares by family, and the costliest kernels."""
+    """Render a headline, shares by family, and the costliest kernels."""
     p = prediction
     low, high = p.interval_j
     lines = [

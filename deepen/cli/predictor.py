@@ -30,7 +30,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List predictors that can be called by name.
+    """List the predictors that can be used by name.
 
     \b
     Example:
@@ -98,8 +98,8 @@ def calibrate(base: str, measurements: str, out: str, seed: int, as_json: bool) 
     """Fit a predictor to another device, runtime or version with few MEASUREMENTS.
 
     BASE is a predictor of any device (file or name), or "none": joules per operation and byte. MEASUREMENTS is a
-    dataset of kernels, of whole models only, or of both; twenty to fifty are advisable, and 'deepen dataset plan' says
-    which. What is written is a predictor like any other.
+    dataset of kernels, of whole models only, or of both; twenty to fifty are advisable, and 'deepen dataset plan'
+    proposes them. The result is a predictor like any other.
 
     \b
     Example:
@@ -127,10 +127,14 @@ def calibrate(base: str, measurements: str, out: str, seed: int, as_json: bool) 
     type=click.Choice(("random", "leave-family-out", "leave-size-out")),
     default="random",
     show_default=True,
-    help="With --cv: what is held out.",
+    help="With --cv: rule by which records are held out.",
 )
 @click.option(
-    "--share", type=click.FloatRange(0, 1, True, True), default=0.7, show_default=True, help="With --cv: to train on."
+    "--share",
+    type=click.FloatRange(0, 1, True, True),
+    default=0.7,
+    show_default=True,
+    help="With --cv: share of records to train on.",
 )
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="With --cv: random splits.")
 @click.option("--recipe", default="auto", show_default=True, help="With --cv: recipe of predictors/recipes.")
@@ -155,7 +159,7 @@ def evaluate(
     """Compare a PREDICTOR with the measurements of a DATASET, or cross-validate a recipe on one (--cv).
 
     Shares (acc5: within 5 % of the measured energy; inside: within the nominal 90 % interval) and errors are in
-    percent. Published recipes and simple lines are fitted and judged on the same splits beside it.
+    percent. Published recipes and linear baselines are fitted and evaluated on the same splits.
 
     \b
     Example:
@@ -199,7 +203,7 @@ def evaluate(
 
 
 def _select_families(records: list[EnergyRecord], families: tuple[str, ...]) -> list[EnergyRecord]:
-    """Records of some kernel families only; all of them where none is named."""
+    """Keep the records of some kernel families; all records if none is named."""
     if not families:
         return records
     known = {r.family for r in records if r.kind == "kernel"}
@@ -213,7 +217,7 @@ def _select_families(records: list[EnergyRecord], families: tuple[str, ...]) -> 
 @click.argument("predictor_name", metavar="PREDICTOR")
 @json_option
 def card(predictor_name: str, as_json: bool) -> None:
-    """Show what a PREDICTOR was trained on and how well it does.
+    """Show the training data and the accuracy of a PREDICTOR.
 
     \b
     Example:

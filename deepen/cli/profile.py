@@ -33,7 +33,7 @@ __all__ = ["build_measurement_document", "command", "render_measurement"]
     type=click.FloatRange(min=0, min_open=True),
     default=2.0,
     show_default=True,
-    help="Time to measure; up to twice this where the spread is above 1 %.",
+    help="Time to measure; up to twice this if the spread is above 1 %.",
 )
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
 @sync_option
@@ -41,13 +41,13 @@ __all__ = ["build_measurement_document", "command", "render_measurement"]
     "--runtime",
     default="auto",
     show_default=True,
-    help="Inference engine; auto: the first of the device's profile that runs such files.",
+    help="Inference engine; auto: the first engine of the device's profile that runs such files.",
 )
 @delegate_option
 @click.option(
     "--detached",
     is_flag=True,
-    help="Cut the link meanwhile: nobody speaks with the device, no cable feeds it. Needs an external meter.",
+    help="Cut the link during the run: no communication, no power from a cable. Needs an external meter.",
 )
 @click.option("--collect", is_flag=True, help="Fetch a detached run that could not be collected when it was made.")
 @click.option(
@@ -76,13 +76,13 @@ def command(
 ) -> None:
     """Measure the energy of one inference of MODEL.
 
-    A device is brought under the settings its profile wants, waited for until it is cool, and given back as it was,
-    also after Ctrl-C; after a crash the next run does it. What could not be set is said, and is in the record. This
-    machine stays as it is unless --set names a setting.
+    The settings of the device's profile are applied, the device cools down, and its old settings are restored at the
+    end, also after Ctrl-C; after a crash, the next run restores them. Settings that could not be made are reported and
+    recorded. Settings of this machine are changed only by --set.
 
     With --detached a run of fixed length is started on the device, the link is cut (a Monsoon's USB passthrough, or you
     unplug the cable when asked), power is recorded, and the results are collected when the link is back. After a crash
-    of this machine, the same command with --collect instead gets what was recorded.
+    of this machine, the same command with --collect instead of --detached collects the recorded results.
 
     \b
     Example:
@@ -124,7 +124,7 @@ def command(
 
 
 def build_measurement_document(model: str, record: EnergyRecord) -> dict[str, Any]:
-    """The JSON document: energies in joules per inference, power in watts."""
+    """Build the JSON document: energies in joules per inference, power in watts."""
     return {
         "model": model,
         "energy_j": record.energy_j,
@@ -159,7 +159,7 @@ def build_measurement_document(model: str, record: EnergyRecord) -> dict[str, An
 
 
 def render_measurement(model: str, record: EnergyRecord) -> str:
-    """The table for people."""
+    """Render a measurement as a table."""
     from deepen.measure.conditions.device_conditions import describe_unset_settings
 
     share = 100 * record.uncertainty_j / record.energy_j if record.energy_j > 0 else float("nan")
@@ -204,7 +204,7 @@ def _describe_device(record: EnergyRecord) -> str:
 
 
 def _format_largest_terms(record: EnergyRecord) -> str:
-    """The three terms that make up most of the uncertainty, and how the trace was aligned."""
+    """Render the three largest terms of the uncertainty, and the alignment of the trace."""
     terms = sorted(((v, k) for k, v in record.budget.items() if v > 0), reverse=True)[:3]
     named = ", ".join(f"{name} {format_si(value, 'J')}" for value, name in terms) or "no term is known"
     method = record.alignment.get("method", "")

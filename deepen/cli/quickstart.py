@@ -33,7 +33,7 @@ _MODELLED = (
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("deepen-quickstart"),
     show_default=True,
-    help="Folder for everything; the same one resumes and adds.",
+    help="Folder for all results; an existing one is resumed and extended.",
 )
 @click.option("--minutes", type=float, default=5.5, show_default=True, help="Time to spend; more is more accurate.")
 @click.option("--device", default="local", show_default=True, help="Device to measure on.")
@@ -53,10 +53,10 @@ def command(
     shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure kernels here, train a predictor, predict models nobody measured, then measure them and compare.
+    """Measure kernels here, train a predictor, predict models it has not seen, then measure them and compare.
 
     The models are the nine full architectures inside the onnx package, whose kernel configurations are kept out of the
-    training data, and any MODEL files you name. Ctrl-C leaves what there is, usable and resumable.
+    training data, and any MODEL files you name. After Ctrl-C the results so far can be used and the run resumed.
 
     \b
     Example:
@@ -79,7 +79,7 @@ def command(
 
 
 class _StatusLine:
-    """Progress on stderr: one line redrawn on a terminal, a line per stage and every tenth part elsewhere."""
+    """Progress on stderr: one redrawn line on a terminal; elsewhere a line per stage and per tenth of a stage."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -101,7 +101,7 @@ class _StatusLine:
             click.echo(f"{progress.stage}{count}{left}", err=True)
 
     def end(self) -> None:
-        """Leave the cursor on a line of its own."""
+        """Clear the line, so that other output starts on a line of its own."""
         if self._drawn:
             click.echo("\r\x1b[K", err=True, nl=False)
 
@@ -174,7 +174,7 @@ def _format_row(m: ModelResult) -> tuple[str, ...]:
 
 
 def _choose_example(found: QuickstartResult) -> ModelResult:
-    """The model to show kernel by kernel: the user's first, else ResNet-50, else the first."""
+    """Choose the model to show kernel by kernel: the user's first, else ResNet-50, else the first."""
     named = {m.name: m for m in found.models}
     return found.models[9] if len(found.models) > 9 else named.get("resnet50", found.models[0])
 

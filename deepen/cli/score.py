@@ -42,14 +42,14 @@ def command() -> None:
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="CSV with the columns device and tdp_w; pcs_published is shown beside where it has it.",
+    help="CSV with the columns device and tdp_w; a column pcs_published is shown for comparison.",
 )
 @click.option(
     "--tdp-order",
     type=click.Choice(["own", "published"]),
     default="own",
     show_default=True,
-    help="Each device with its own TDP, or mixed up as the published scores have it.",
+    help="Each device with its own TDP, or with the TDP that the published scores used.",
 )
 @_KEY
 @json_option
@@ -57,7 +57,7 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
     """Score mean power against TDP: 100 x mean of (1 - power / TDP), larger is better.
 
     The published scores take the TDPs in alphabetical order of the phones' names, so most phones are scored with
-    another phone's TDP. Both scores are always shown; --tdp-order says which one is 'pcs'.
+    another phone's TDP. Both scores are always shown; --tdp-order selects the one that is 'pcs'.
 
     \b
     Example:
@@ -93,8 +93,8 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
     }
 
     def render() -> str:
-        own, dealt = "PCS, own TDP", "PCS, published order"
-        titles = ["device", "rows", "mean power", "TDP", own, "TDP taken", dealt, "as published"]
+        own, published = "PCS, own TDP", "PCS, published order"
+        titles = ["device", "rows", "mean power", "TDP", own, "TDP taken", published, "as published"]
         cells: list[tuple[object, ...]] = [
             (
                 *(s.device, s.rows, f"{s.mean_power_w:.3f} W", f"{s.tdp_w:g} W", s.own, f"{s.published_tdp_w:g} W"),
@@ -105,7 +105,7 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
         if not facts.pcs:
             titles, cells = titles[:-1], [c[:-1] for c in cells]
         lines = [format_table(titles, cells, right=range(1, len(titles)))]
-        chosen = own if tdp_order == "own" else dealt
+        chosen = own if tdp_order == "own" else published
         lines.append(f"score: {chosen}; larger is better; {measured.source}")
         compared = [s for s in scores if s.device in facts.pcs]
         if compared:
@@ -133,7 +133,7 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
 @_KEY
 @json_option
 def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...], as_json: bool) -> None:
-    """Sum inferences per joule over rows: a stand-in for IECS, whose formula is not public.
+    """Sum inferences per joule over rows: a substitute for IECS, whose formula is not public.
 
     \b
     Example:
@@ -155,7 +155,7 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
     agreement = compare_with_published(scores, published) if published_file else None
     document = {
         "score": "iecs",
-        "formula": "sum over rows of inferences per joule; a stand-in, the formula of IECS is not public",
+        "formula": "sum over rows of inferences per joule; a substitute, the formula of IECS is not public",
         "source": measured.source,
         "scores": [
             {
@@ -187,7 +187,7 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
             titles, cells = titles[:-1], [c[:-1] for c in cells]
         lines = [format_table(titles, cells, right=(1, 2, 3, 5))]
         lines.append(
-            f"score: sum over rows of inferences per joule, a stand-in for IECS; larger is better; {measured.source}"
+            f"score: sum over rows of inferences per joule, a substitute for IECS; larger is better; {measured.source}"
         )
         if agreement is not None:
             lines.append(
@@ -239,8 +239,8 @@ def relative_command(
 ) -> None:
     """Score energy per inference against the median device: 200 does the same work with half the energy.
 
-    Robust: a device loses nothing by rows it lacks, and no single wrong value moves a score by more than a few percent.
-    Intervals are from a bootstrap over networks.
+    The score is robust: a missing row does not lower a device's score, and a single wrong value moves it by no more
+    than a few percent. Intervals are from a bootstrap over networks.
 
     \b
     Example:

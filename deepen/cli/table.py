@@ -38,7 +38,7 @@ _OBJECTIVES = click.option(
     "names",
     multiple=True,
     metavar="COLUMN",
-    help="What to trade off; repeatable: COLUMN[:min|max].",
+    help="Objective; repeatable: COLUMN[:min|max].",
 )
 _GRID = click.option("--grid", type=float, metavar="GRAMS", help="Carbon intensity, gCO2e per kWh: for carbon_g.")
 
@@ -61,7 +61,10 @@ def command() -> None:
 )
 @click.option("--predictor", "-p", metavar="NAME", help="Predictor that fills the table.")
 @click.option(
-    "--surrogate", type=click.Path(path_type=Path), metavar="TABLE", help="Or: learn from the networks measured there."
+    "--surrogate",
+    type=click.Path(path_type=Path),
+    metavar="TABLE",
+    help="Instead: learn from the measured networks of this table.",
 )
 @click.option("--target", default="energy_j", show_default=True, help="Column to learn, with --surrogate.")
 @click.option("--held-out", type=float, default=0.2, show_default=True, help="Share held out to judge the surrogate.")
@@ -132,7 +135,7 @@ def build_command(
     type=click.Choice(["measured", "modelled", "simulated"]),
     default="measured",
     show_default=True,
-    help="What the figures are.",
+    help="Label of the figures.",
 )
 @click.option("--arch-column", default="", metavar="COLUMN", help="Column with the architecture, for rows.")
 @click.option("--task", default="", help="For pi5-nasbench201: cifar10, cifar100, ...")
@@ -151,7 +154,7 @@ def import_command(
     joined: Path | None,
     as_json: bool,
 ) -> None:
-    """Import a table of others: a row per network, or EC-NAS' files.
+    """Import a table: a row per network, or files of a published benchmark.
 
     Units in column names are converted (energy_mJ, latency_ms); percentages of accuracy become shares.
 
@@ -204,7 +207,7 @@ def query_command(
     export: Path | None,
     as_json: bool,
 ) -> None:
-    """Ask for a network, for rows within limits, for the front, or for what the table is.
+    """Query a network, rows within limits, or the front; without a query, summarise the table.
 
     \b
     Example:
@@ -252,17 +255,17 @@ def query_command(
     "optimisers",
     multiple=True,
     metavar="NAME",
-    help="random, semoa, sh-emoa, ms-ehvi, nsga2 or tpe; several are compared, the first with each other.",
+    help="random, semoa, sh-emoa, ms-ehvi, nsga2 or tpe; of several, the first is compared with each of the others.",
 )
 @click.option("--queries", "-n", type=click.IntRange(1), default=500, show_default=True, help="Networks to evaluate.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Runs with different seeds.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The first seed.")
 @click.option("--population", type=click.IntRange(1), help="Networks per generation; default: the optimiser's own.")
-@click.option("--known", multiple=True, metavar="COLUMN", help="Objective that costs nothing, for ms-ehvi; repeatable.")
+@click.option("--known", multiple=True, metavar="COLUMN", help="Objective with free values, for ms-ehvi; repeatable.")
 @click.option("--where", "limits", multiple=True, metavar="COLUMN=LOW:HIGH", help="Only networks within limits.")
 @_GRID
 @click.option("--log", type=click.Path(path_type=Path), metavar="FILE", help="Log of a single run, JSON lines.")
-@click.option("--resume", is_flag=True, help="Go on from the log.")
+@click.option("--resume", is_flag=True, help="Continue from the log.")
 @json_option
 def search_command(
     folder: Path,
@@ -279,7 +282,7 @@ def search_command(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Search a table as if each network had to be trained and measured, and judge what was found by the exact front.
+    """Search a table as if each network had to be trained and measured, and compare the result with the exact front.
 
     \b
     Example:

@@ -22,7 +22,7 @@ _ROLES = ("time", "power", "current", "voltage")
 
 @click.group(name="trace")
 def command() -> None:
-    """Look into stored power traces, integrate them, and convert them.
+    """Show, integrate and convert stored power traces.
 
     \b
     Example:
@@ -44,8 +44,8 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--time", metavar="NAME:UNIT", help="Column that holds the time: stamp:ms."),
         click.option("--rate-hz", type=float, help="Number the rows at this rate instead of reading a time."),
-        click.option("--source", help="What the numbers are: measured, modelled or simulated."),
-        click.option("--run", type=int, help="Which run of a file that holds several, counted from 0."),
+        click.option("--source", help="Label of the numbers: measured, modelled or simulated."),
+        click.option("--run", type=int, help="Number of the run in a file with several, counted from 0."),
     )
     for option in reversed(options):
         function = option(function)
@@ -76,7 +76,7 @@ def open_trace_with_options(file: Path, given: dict[str, Any]) -> TraceFile:
 @reading_options
 @json_option
 def show_command(file: Path, as_json: bool, **given: Any) -> None:
-    """Say what a trace holds: facts, rate, losses, power, warnings, the windows it reports, and a plot.
+    """Summarise a trace: metadata, rate, losses, power, warnings, the windows it reports, and a plot.
 
     \b
     Example:
@@ -170,7 +170,7 @@ def show_command(file: Path, as_json: bool, **given: Any) -> None:
     type=click.Choice(["float64", "float32"]),
     default="float64",
     show_default=True,
-    help="How power is stored in .trace and .parquet.",
+    help="Type in which .trace and .parquet store power.",
 )
 @json_option
 def convert_command(
@@ -217,9 +217,7 @@ def convert_command(
     "--idle-w", type=click.FloatRange(min=0), help="Idle power to subtract, instead of windows labelled 'idle'."
 )
 @click.option("--max-loss", type=float, default=0.001, show_default=True, help="Share of samples that may be lost.")
-@click.option(
-    "--edge-error-s", type=float, default=0.0, help="Standard uncertainty of where each edge of a window lies, seconds."
-)
+@click.option("--edge-error-s", type=float, default=0.0, help="Standard uncertainty of each edge of a window, seconds.")
 @reading_options
 @json_option
 def energy_command(
@@ -233,7 +231,7 @@ def energy_command(
 ) -> None:
     """Integrate power over windows, net of idle power, with uncertainty (95 %).
 
-    Without --windows, the windows that FILE reports itself count, else all of it.
+    Without --windows, the windows that FILE itself reports are integrated, or else the whole trace.
 
     \b
     Example:

@@ -72,7 +72,7 @@ def test_iecs_says_that_it_is_a_stand_in(folder: Path) -> None:
     assert found["agreement"]["devices"] == 3
     assert found["agreement"]["pearson"] > 0.99
     text = run("iecs", "rows.csv").stdout
-    assert "a stand-in for IECS" in text
+    assert "a substitute for IECS" in text
     assert "published" not in text
 
 
