@@ -1,6 +1,6 @@
-"""The only reader of the content folders: kernels, devices, predictors, datasets, apps.
+"""Reader of the content folders: kernels, devices, predictors, datasets, apps. No other module reads them.
 
-Where they are: ``$DEEPEN_CATALOG``, else the checkout this package lies in, else the copy inside the wheel
+They are in ``$DEEPEN_CATALOG``, else in the checkout of this package, else in the copy inside the wheel
 (``deepen/_catalog``).
 """
 
@@ -29,10 +29,10 @@ def _find_installed_root() -> Path:
 
 
 def find_root() -> Path:
-    """Folder that holds the content folders.
+    """Find the folder that holds the content folders.
 
     Raises:
-        ConfigError: If ``$DEEPEN_CATALOG`` names no folder.
+        ConfigError: If ``$DEEPEN_CATALOG`` is not a folder.
     """
     override = os.environ.get("DEEPEN_CATALOG")
     if not override:
@@ -44,7 +44,7 @@ def find_root() -> Path:
 
 
 def find_path(noun: ContentKind, *parts: str) -> Path:
-    """Path of a content file or folder.
+    """Find the path of a content file or folder.
 
     Raises:
         ConfigError: If the path would leave the content folder.
@@ -57,7 +57,7 @@ def find_path(noun: ContentKind, *parts: str) -> Path:
 
 
 def list_names(noun: ContentKind, folder: str = "", suffix: str = ".toml") -> list[str]:
-    """Sorted names (without suffix) of the content files in a folder; empty if the folder is absent."""
+    """List the names (without suffix) of the content files in a folder, sorted; empty if the folder is absent."""
     where = find_path(noun, folder) if folder else find_path(noun)
     if not where.is_dir():
         return []

@@ -1,20 +1,20 @@
-"""Everything deepen raises on purpose.
+"""Exceptions that deepen raises on purpose.
 
 ::
 
     DeepenError                 exit 1
     ├── ConfigError             a name, option or content file is wrong
-    ├── GraphError              a model file cannot be taken as a graph
+    ├── GraphError              a model file cannot be read as a graph
     ├── DatasetError            a dataset cannot be read or written
     ├── PredictorError          a predictor cannot be trained, read or applied
     ├── MeasureError            a measurement is not trustworthy
-    ├── RunError                a workload failed on the device for good
+    ├── RunError                a workload failed on the device and will fail again
     └── EnvironmentFailure      exit 3: the same call may succeed later
         ├── LinkError           the device cannot be reached
         ├── MeterError          the power source does not answer
         └── StorageError        the disk is full, read-only or locked
 
-The class decides whether a caller may retry; messages say what happened, where, and what to do next, in one line.
+The class decides whether a caller may retry. A message says what happened, where, and what to do next, in one line.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class DeepenError(Exception):
 
     Attributes:
         retryable: Whether the same call may succeed later without a change by the user.
-        exit_code: What the command line exits with.
+        exit_code: Exit status of the command line.
     """
 
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
 
     def __str__(self) -> str:
-        """The message in one line of printable characters, whatever an instrument or a file name put into it."""
+        """Render the message as one line of printable characters; instruments and file names may add any others."""
         text = super().__str__()
         return text if text.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
@@ -61,11 +61,11 @@ class ConfigError(DeepenError):
 
 
 class GraphError(DeepenError):
-    """A model file cannot be taken as a graph."""
+    """A model file cannot be read as a graph."""
 
 
 class DatasetError(DeepenError):
-    """A dataset cannot be read or written as asked."""
+    """A dataset cannot be read or written as requested."""
 
 
 class PredictorError(DeepenError):
@@ -103,7 +103,7 @@ def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> Confi
     """Make the error for a name that is not known, with the nearest names.
 
     Args:
-        kind: What the name stands for, for example ``"device"``.
+        kind: Kind of thing named, for example ``"device"``.
         name: The name as given.
         known: The names that exist.
     """

@@ -1,8 +1,8 @@
-"""The records every layer exchanges: workloads, traces, intervals, energy records and predictions.
+"""Records that all layers exchange: workloads, traces, intervals, energy records and predictions.
 
 All quantities are in SI units and the unit is in the field's name. Energy per inference is net of idle unless the
 field says gross. ``source`` travels with every number: ``measured`` (a sensor read it), ``modelled`` (computed from
-activity counters and a documented power profile) or ``simulated`` (a stand-in produced it).
+activity counters and a documented power profile) or ``simulated`` (an emulated instrument produced it).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _STRENGTH: dict[str, int] = {"measured": 2, "modelled": 1, "simulated": 0}
 
 
 def find_weakest_source(sources: list[Source]) -> Source:
-    """Name the label a sum of numbers carries: the weakest of its parts (simulated < modelled < measured)."""
+    """Return the label of a sum of numbers: the weakest of its parts (simulated < modelled < measured)."""
     if not sources:
         raise ValueError("a label needs at least one part")
     return min(sources, key=lambda s: _STRENGTH[s])
@@ -82,17 +82,17 @@ class StoppingRule:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Something a runtime can run over and over.
+    """A model or kernel for a runtime to run repeatedly.
 
     Attributes:
-        id: Content hash of what is run and how (hex, 16 characters).
+        id: Content hash of the model file and the way it is run (hex, 16 characters).
         path: The model file.
         kind: ``kernel`` or ``model``.
         runtime: Name of the runtime, for example ``onnxruntime``.
         threads: Intra-operator threads.
-        warmup_s: Seconds of uncounted runs first.
+        warmup_s: Duration of the uncounted runs before the others, seconds.
         shapes: Shapes for symbolic inputs, by input name.
-        rule: When to stop.
+        rule: Rule that ends the measurement.
     """
 
     id: str
@@ -111,15 +111,15 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A labelled stretch of host time in which a workload ran.
+    """A labelled interval of host time in which a workload ran.
 
     Attributes:
         start_s: Start on the host's monotonic clock, seconds.
         end_s: End on the same clock, seconds.
-        label: What ran, for example ``run`` or ``idle``.
-        runs: Inferences completed inside.
+        label: Kind of the interval, for example ``run`` or ``idle``.
+        runs: Inferences completed in it.
         uncertainty_s: Standard uncertainty of each edge, seconds.
-        cpu_s: CPU time of the worker inside the interval, seconds; ``nan`` where unknown.
+        cpu_s: CPU time of the worker in the interval, seconds; ``nan`` if unknown.
     """
 
     start_s: float
@@ -144,10 +144,10 @@ class Accuracy:
     """Accuracy of an instrument, as standard uncertainties (a data sheet's limit over the square root of 3).
 
     Attributes:
-        gain: Share of the reading.
-        offset_w: Of every reading, watts.
-        reference: Where the figures come from; empty where nobody states any (then both are 0 and the uncertainty of an
-            energy leaves the instrument out, and says so).
+        gain: Uncertainty of the gain, as a share of the reading.
+        offset_w: Uncertainty of the offset of every reading, watts.
+        reference: Source of the figures; empty if there is none. Then both are 0, and the uncertainty of an energy
+            leaves the instrument out, with a warning.
     """
 
     gain: float = 0.0
@@ -160,21 +160,21 @@ class PowerTrace:
     """Power over time.
 
     Attributes:
-        t_s: Sample times, seconds; float64, shape (n,), strictly increasing. On the host's monotonic clock where a
-            meter made the trace; a trace read from a file keeps the file's own clock.
+        t_s: Sample times, seconds; float64, shape (n,), strictly increasing. On the host's monotonic clock if a meter
+            made the trace; a trace read from a file keeps the file's own clock.
         power_w: Power at those times; float64, shape (n,).
         rate_hz: Nominal sample rate.
-        gaps: Stretches (start_s, end_s) without trustworthy samples: open intervals, from the last good sample to the
-            next good one; a sample strictly inside is not to be used.
+        gaps: Open intervals (start_s, end_s) without trustworthy samples, from the last good sample to the next good
+            one; samples strictly inside must not be used.
         dropped: Samples known to be lost.
-        meter_id: Which power source.
-        calibration_id: Which calibration or power profile was applied.
+        meter_id: Name of the power source.
+        calibration_id: Name of the calibration or power profile applied.
         source: measured, modelled or simulated.
-        sampling: ``point`` where a sample is the power at its time (power runs linearly in between); ``mean`` where it
-            is the mean over the sample period that ends at its time (instruments that report energy per sample).
+        sampling: ``point`` if a sample is the power at its time (linear in between); ``mean`` if it is the mean over
+            the sample period that ends at its time (instruments that report energy per sample).
         logic: Digital inputs sampled with the power; uint8, shape (n,), bit k is input k; ``None`` without inputs.
-        clock: How sample times became host times, with the error; ``None`` where samples were stamped by the host.
-        accuracy: What the instrument states of itself.
+        clock: Map from the instrument's clock to host time, with its error; ``None`` if the host stamped the samples.
+        accuracy: Accuracy stated for the instrument.
         warnings: What a reader should know (loss, clipping, range switches, resynchronisation).
     """
 
@@ -220,15 +220,15 @@ class EnergyRecord:
         features: Feature name -> value for a kernel (see ``features_version``); empty for a model.
         features_version: Version of the feature definition.
         kernels: For a model, its kernels as ``{"family", "params", "features"}``; empty for a kernel.
-        energy_j: Net energy per inference; ``nan`` where others measured no energy.
+        energy_j: Net energy per inference; ``nan`` in imported records without an energy.
         uncertainty_j: Standard uncertainty of ``energy_j``.
         gross_energy_j: Energy per inference including idle power.
-        latency_s: Wall time per inference; ``nan`` where others measured none.
+        latency_s: Wall time per inference; ``nan`` in imported records without a latency.
         idle_power_before_w: Idle power before the runs.
         idle_power_after_w: Idle power after the runs.
-        temperature_c: Device temperature at the end; ``nan`` where unknown.
-        frequency_hz: CPU frequency at the end; ``nan`` where unknown.
-        governor: CPU governor; empty where unknown.
+        temperature_c: Device temperature at the end; ``nan`` if unknown.
+        frequency_hz: CPU frequency at the end; ``nan`` if unknown.
+        governor: CPU governor; empty if unknown.
         threads: Intra-operator threads.
         runtime: Runtime name.
         runtime_build: Runtime version, optimisation level and provider.
@@ -239,22 +239,19 @@ class EnergyRecord:
         trials: Net energy per inference of each accepted block, joules.
         rejected: Blocks left out, as ``{"reason", "energy_j"}``.
         warnings: What a reader should know (drift, few blocks, ...).
-        trace_sha256: Hash of the stored trace; empty where none was kept.
-        copies: Copies of the kernel that ran side by side in each inference; energies and latency are per copy.
-        recorded_at: UTC, ISO-8601.
-        alignment: How the trace's time became the host's, ``{"method", "error_s"}``: a method of
-            :class:`~deepen.clock.host_clock.ClockMap`, or ``host`` where the host stamped the samples; empty where
-            unknown.
+        trace_sha256: Hash of the stored trace; empty if none was kept.
+        copies: Copies of the kernel in the model that was run; energies and latency are per copy.
+        recorded_at: Time of the measurement, UTC, ISO-8601.
+        alignment: Alignment of the trace with host time, ``{"method", "error_s"}``: a method of
+            :class:`~deepen.clock.host_clock.ClockMap`, or ``host`` if the host stamped the samples; empty if unknown.
         budget: Standard uncertainty of ``energy_j`` by term, joules (``repeats``, ``idle``,
-            ``alignment``, ...); ``uncertainty_j`` is the root of the sum of their squares. Empty where no terms were
-            kept.
-        serial: Serial number of the device; empty where it tells none.
-        settings: Settings of the device that were asked for, by name: ``{"wanted", "actual", "ok", "cause"}``; empty
-            where none were.
-        temperature_before_c: Device temperature before the runs; ``nan`` where unknown.
-        temperature_max_c: Highest temperature seen before, during and after the runs; ``nan`` where unknown.
-        throttled: What slowed the device down meanwhile, in words; empty where nothing is known to have.
-        schema: :data:`RECORD_SCHEMA`; smaller where an older deepen wrote the record.
+            ``alignment``, ...); ``uncertainty_j`` is the root of the sum of their squares. Empty if no terms were kept.
+        serial: Serial number of the device; empty if unknown.
+        settings: Requested settings of the device, by name: ``{"wanted", "actual", "ok", "cause"}``.
+        temperature_before_c: Device temperature before the runs; ``nan`` if unknown.
+        temperature_max_c: Highest temperature seen before, during and after the runs; ``nan`` if unknown.
+        throttled: Known causes that slowed the device down during the runs, in words.
+        schema: :data:`RECORD_SCHEMA`, or the smaller version of the older deepen that wrote the record.
     """
 
     id: str
@@ -320,7 +317,7 @@ class KernelPrediction:
         energy_j: Net energy per inference, multiplicity included.
         interval_j: (low, high), nominal 90 %.
         method: ``regressor`` or ``roofline`` (the analytic fallback).
-        extrapolated: Whether a feature lies outside what the regressor was trained on.
+        extrapolated: Whether a feature is outside the range of the regressor's training data.
     """
 
     name: str
@@ -341,10 +338,10 @@ class Prediction:
         interval_j: (low, high), nominal 90 %.
         overhead_j: Per-run overhead included in ``energy_j``.
         kernels: One entry per kernel, in execution order.
-        coverage: Share of the model's kernels answered by a regressor, 0..1.
-        uncovered: Names of kernels answered by the analytic fallback.
+        coverage: Share of the model's kernels that a regressor predicted, 0..1.
+        uncovered: Names of kernels that the analytic fallback predicted.
         extrapolated: Number of kernels outside the training range.
-        predictor_id: Which predictor.
+        predictor_id: Identity of the predictor.
         source: Label of the data it was trained on.
         warnings: What a reader should know.
     """

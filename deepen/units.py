@@ -1,4 +1,4 @@
-"""Rendering of SI quantities; everywhere else numbers stay in SI units."""
+"""Renders SI quantities with prefixes; all other code has numbers in SI base units."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def format_si(value: float, unit: str, digits: int = 3) -> str:
         digits: Significant digits.
 
     Returns:
-        For example ``"3.42 mJ"``; ``"0 J"`` for zero, ``"7e-09 nJ"`` for next to nothing, ``"nan J"`` for no number.
+        For example ``"3.42 mJ"``; ``"0 J"`` for zero, ``"7e-09 nJ"`` for almost nothing, ``"nan J"`` for no number.
     """
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}"
     scale, prefix = next(((s, p) for s, p in _PREFIXES if abs(value) >= s), _PREFIXES[-1])
     scaled = value / scale
-    if abs(scaled) < 10**-digits:  # no instrument here tells as little
+    if abs(scaled) < 10**-digits:  # far below what any instrument resolves
         return f"{scaled:.0e} {prefix}{unit}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(scaled))))
     return f"{scaled:.{decimals}f} {prefix}{unit}"

@@ -1,4 +1,4 @@
-"""Doctor: what works on this machine and on each device, what is missing, and the cure."""
+"""Doctor: checks of this machine and of each device, with the cure for every missing part."""
 
 from __future__ import annotations
 

@@ -106,10 +106,10 @@ def _check_meters(device: Device) -> Iterator[DoctorCheck]:
 
 
 def check_machine(device: Device | None = None) -> tuple[DoctorCheck, ...]:
-    """Look at everything measuring needs.
+    """Check all requirements of measuring.
 
     Args:
-        device: Device to look at; ``None`` for the local one, opened and closed here.
+        device: Device to check; ``None`` for the local one, which is opened and closed again.
     """
     checks = [_check_python(), *_check_packages()]
     opened: Device | None = None

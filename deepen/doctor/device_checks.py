@@ -26,9 +26,9 @@ class DoctorCheck:
     """One line of the doctor's report.
 
     Attributes:
-        name: What was looked at.
-        status: ``ok``; ``note`` where something is less than ideal; ``fail`` where measuring does not work.
-        found: What is there.
+        name: Subject of the check.
+        status: ``ok``; ``note`` if something is less than ideal; ``fail`` if measuring does not work.
+        found: Description of the state found.
         cause: Why it is not ok.
         cure: What to do about it.
     """
@@ -45,8 +45,8 @@ class UsbPhone:
     """A phone on a USB port of this machine, with USB debugging switched on.
 
     Attributes:
-        serial: Its serial number; empty where it tells none.
-        product: What it calls itself.
+        serial: Its serial number; empty if it has none.
+        product: Its product name.
         node: Its file below ``/dev/bus/usb``.
     """
 
@@ -56,10 +56,10 @@ class UsbPhone:
 
 
 def find_usb_phones(root: Path = Path("/")) -> list[UsbPhone]:
-    """Phones with USB debugging that the kernel sees, whether they may be used or not (Linux).
+    """Find the phones with USB debugging that the kernel sees, including those without permission to use (Linux).
 
     Args:
-        root: Where ``/sys`` and ``/dev`` are; another root is for tests.
+        root: Root of ``/sys`` and ``/dev``; another root is for tests.
     """
     found = []
     for folder in sorted((root / "sys/bus/usb/devices").glob("*")):
@@ -83,11 +83,11 @@ def _read_text(path: Path) -> str:
 
 
 def check_devices(root: Path = Path("/"), server: AdbServer | None = None) -> Iterator[DoctorCheck]:
-    """Look for phones and boards, and for what runs that were interrupted left behind.
+    """Check phones and boards, and look for leftovers of interrupted runs.
 
     Args:
-        root: Where ``/sys`` and ``/dev`` are; another root is for tests.
-        server: The adb server to ask; ``None`` for this machine's.
+        root: Root of ``/sys`` and ``/dev``; another root is for tests.
+        server: The adb server to query; ``None`` for this machine's.
     """
     yield from _check_link_packages()
     phones = find_usb_phones(root)
@@ -109,7 +109,7 @@ def _check_link_packages() -> Iterator[DoctorCheck]:
 
 
 def _check_server_phones(server: AdbServer, phones: list[UsbPhone]) -> Iterator[DoctorCheck]:
-    """Phones as an adb server has them; it owns the USB, so what it does not have cannot be used."""
+    """Check the phones an adb server has; it holds the USB devices, so phones it does not have are unusable."""
     try:
         known = server.devices(5.0)
     except DeepenError as error:
@@ -135,7 +135,7 @@ def _check_phone_state(device: ServerDevice) -> DoctorCheck:
 
 
 def _check_usb_phones(phones: list[UsbPhone]) -> Iterator[DoctorCheck]:
-    """Phones as the kernel has them: without an adb server deepen speaks to them itself."""
+    """Check the phones the kernel sees; without an adb server, deepen speaks to them itself."""
     for phone in phones:
         if not os.access(phone.node, os.R_OK | os.W_OK):
             yield _describe_unseen_phone(phone, f"no permission to open {phone.node}")

@@ -1,7 +1,7 @@
-"""The main job from end to end on the machine at hand: measure kernels, train, predict unseen models, measure them.
+"""The main task from end to end on one machine: measure kernels, train, predict unseen models, measure them.
 
-Everything is written below one folder and can be resumed: ``kernels/`` (dataset of kernels and calibration networks),
-``models/`` (dataset of the measured models), ``quickstart.deepen`` (the predictor) and ``result.json``.
+All results are in one folder, from which a run can be resumed: ``kernels/`` (dataset of kernels and calibration
+networks), ``models/`` (dataset of the measured models), ``quickstart.deepen`` (the predictor) and ``result.json``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measuring whole models in rounds, so that their repeatability is known."""
+"""Measures whole models in rounds, so that their repeatability is known."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["ROUNDS", "measure_models"]
 MEASURING = "measuring models"
 
 LEAST_ROUND_S = 0.3
-"""Least time for a model in a round, however late it is."""
+"""Least time for a model in a round, even if the time of the run is up."""
 
 LOAD_S = 1.5
 """Time set aside for loading one model."""
 
 ROUNDS = 5
-"""Times each model is measured, far apart, so that its repeatability is known."""
+"""Number of measurements of each model, spread over the stage, so that its repeatability is known."""
 
 MEMORY_SHARE = 0.4
 """Share of free memory that models kept loaded may take."""
@@ -45,7 +45,7 @@ def measure_models(
     clock: Deadline,
     on_progress: Callable[[QuickstartProgress], None],
 ) -> tuple[tuple[ModelResult, ...], bool]:
-    """Measure every model in several rounds; returns the completed results and whether Ctrl-C ended it."""
+    """Measure every model in several rounds; returns the completed results, and whether Ctrl-C ended the stage."""
     found = {result.name: result for result in results}
     total = len(targets) * ROUNDS
     each_s = max(LEAST_ROUND_S, (clock.remaining_s - LOAD_S * len(targets)) / total)
@@ -78,7 +78,7 @@ def _measure_group(
     """Keep the models of a group loaded and measure them in turns.
 
     Returns:
-        Records and failures by name, and whether Ctrl-C ended it; what was measured before counts.
+        Records and failures by name, and whether Ctrl-C ended it; the records made before are kept.
     """
     records: dict[str, list[EnergyRecord]] = {target.name: [] for target in group}
     failures: dict[str, str] = {}
@@ -102,7 +102,7 @@ def _measure_group(
 
 
 def _group_by_memory(targets: Sequence[TargetModel]) -> list[list[TargetModel]]:
-    """Divide models into groups that fit into memory together; large ones first to come, first to go."""
+    """Divide models, in the order given, into groups that fit into memory together."""
     limit = MEMORY_SHARE * _read_free_bytes()
     groups: list[list[TargetModel]] = [[]]
     used = 0.0
@@ -117,7 +117,7 @@ def _group_by_memory(targets: Sequence[TargetModel]) -> list[list[TargetModel]]:
 
 
 def _read_free_bytes() -> float:
-    """Memory that can be had without swapping; 2 GB where the system does not tell."""
+    """Read the memory available without swapping, bytes; 2 GB if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -134,7 +134,7 @@ def _make_workload(target: TargetModel, session: Session, rule: StoppingRule) ->
 
 
 def _combine_rounds(target: TargetModel, rounds: Sequence[EnergyRecord]) -> EnergyRecord:
-    """One record of several rounds: their median, because a shared machine is slowed down for seconds at a time."""
+    """Combine several rounds into one record, by the median: a shared machine is slowed down for seconds at a time."""
     from deepen.kernels import FEATURES_VERSION, compute_features
 
     values = [record.energy_j for record in rounds]
@@ -162,7 +162,7 @@ def _combine_rounds(target: TargetModel, rounds: Sequence[EnergyRecord]) -> Ener
 
 
 def _combine_budgets(rounds: Sequence[EnergyRecord], spread: float) -> dict[str, float]:
-    """Terms of several rounds: their mean, and the spread between rounds where it says more than that within them."""
+    """Combine the uncertainty terms of several rounds: their mean, and the spread between rounds if it is larger."""
     terms = {t: statistics.fmean(r.budget.get(t, 0.0) for r in rounds) for r in rounds for t in r.budget}
     return {**terms, "repeats": max(terms.get("repeats", 0.0), spread)} if terms else {}
 

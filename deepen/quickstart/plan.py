@@ -18,34 +18,42 @@ KERNELS_PER_NETWORK = 28
 """Kernels measured between two calibration networks."""
 
 LEAST_S_PER_KERNEL = 0.08
-"""No kernel is measured faster than this: bounds how many a plan needs."""
+"""Least time to measure a kernel; it bounds the number of kernels in a plan."""
 
 LEAST_ROWS = 12
-"""Kernels of each family the models have that are measured early, so that each gets a regressor."""
+"""Kernels of each family of the models that are measured early, so that every family gets a regressor."""
 
 MAX_MACS = 3_000_000_000
 """Largest kernel sampled; one run of it takes tens of milliseconds on one core."""
 
 FURTHER_WEIGHT = 0.15
-"""Weight in the sample of families that none of the models has, against those they have."""
+"""Weight in the sample of families that none of the models has, relative to those they have."""
 
 
 def plan_items(
     options: QuickstartOptions, targets: Iterable[TargetModel], unseen: Collection[str], count: int
 ) -> list[Item]:
-    """Kernels of the families the models need, most from where energy goes, with a network after every few."""
+    """Plan the kernels and networks to measure.
+
+    1. Sample kernels of all families, with less weight for families that no model has.
+    2. Interleave them with the first kernels of each family the models have, so that every family gets its records.
+    3. Add a calibration network after every :data:`KERNELS_PER_NETWORK` kernels.
+    """
     from deepen.campaign import GeneratedModelItem, KernelItem
     from deepen.kernels.building.random_networks import compose_network, get_network_name
     from deepen.kernels.sampling.sampler import sample_kernels
 
+    # 1
     wanted = {kernel.family for target in targets for kernel in target.split.kernels}
     sampled = sample_kernels(
         None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weight_families(wanted)
     )
+    # 2
     needed = _sample_in_turns(wanted, options, unseen)
     keys = {kernel.key for kernel in needed}
     rest = [kernel for kernel in sampled if kernel.key not in keys]
     mixed = [kernel for pair in zip_longest(needed, rest[: len(needed)]) for kernel in pair if kernel is not None]
+    # 3
     items: list[Item] = []
     for index, kernel in enumerate([*mixed, *rest[len(needed) :]]):
         items.append(KernelItem(kernel.family, kernel.params))
@@ -70,7 +78,7 @@ def _weight_families(wanted: Collection[str]) -> dict[str, float]:
 
 
 def _sample_in_turns(wanted: Iterable[str], options: QuickstartOptions, unseen: Collection[str]) -> list[SampledKernel]:
-    """The first kernels of every family in use, one of each in turn."""
+    """Sample the first kernels of every family the models have, one of each in turn."""
     from deepen.kernels import load_families
     from deepen.kernels.sampling.sampler import sample_kernels
 

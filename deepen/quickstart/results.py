@@ -20,7 +20,7 @@ class QuickstartOptions:
     """Options of a quickstart.
 
     Attributes:
-        out: Folder everything is written to.
+        out: Folder of all results.
         minutes: Time for the whole run.
         models: Further model files to predict and measure.
         device: Device to measure on.
@@ -52,7 +52,7 @@ class QuickstartProgress:
         stage: Name of the current stage.
         detail: Item in work, for example the kernel's name.
         done: Finished parts of the stage.
-        total: Parts of the stage; 0 where not countable.
+        total: Parts of the stage; 0 if not known.
         eta_s: Expected seconds until the whole run ends.
     """
 
@@ -65,17 +65,17 @@ class QuickstartProgress:
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """Predicted against measured for one model; all energies net, per inference.
+    """Prediction and measurement of one model; all energies net, per inference.
 
     Attributes:
         name: Readable name.
-        prediction: What was predicted before anything of it was measured.
+        prediction: The prediction, made before the model was measured.
         seen_share: Share of its kernels whose exact configuration was measured for training.
-        measured_j: Median over the rounds; ``nan`` where not measured.
+        measured_j: Median over the rounds; ``nan`` if not measured.
         measured_cv: Standard deviation over the rounds divided by the mean; ``nan`` with one round.
-        latency_s: Wall time per inference; ``nan`` where not measured.
-        source: Label of the measured figure; empty where not measured.
-        failure: Why it was not measured; empty if it was.
+        latency_s: Wall time per inference; ``nan`` if not measured.
+        source: Label of the measured figure; empty if not measured.
+        failure: Reason why it was not measured; empty if it was.
     """
 
     name: str
@@ -89,7 +89,7 @@ class ModelResult:
 
     @property
     def error(self) -> float:
-        """Relative error of the prediction, signed; ``nan`` where not measured."""
+        """Relative error of the prediction, signed; ``nan`` if not measured."""
         return self.prediction.energy_j / self.measured_j - 1
 
 
@@ -99,7 +99,7 @@ class QuickstartResult:
 
     Attributes:
         models: One entry per model, in the order measured.
-        out: Folder with everything.
+        out: Folder of all results.
         device: Device profile id.
         meter: Power source.
         source: Label of all energies.
@@ -109,8 +109,8 @@ class QuickstartResult:
         drift: Relative change of the machine's speed over the run (largest minus smallest, over the mean).
         elapsed_s: Duration of this run.
         interrupted: Whether Ctrl-C cut it short.
-        failed: (name, reason) of what could not be measured.
-        warnings: What a reader should know.
+        failed: (name, reason) of each item that could not be measured.
+        warnings: Warnings for the user.
     """
 
     models: tuple[ModelResult, ...]
@@ -129,7 +129,7 @@ class QuickstartResult:
 
 
 def make_result_document(found: QuickstartResult) -> dict[str, Any]:
-    """The JSON contract's document."""
+    """Make the JSON document of a result."""
     errors = [abs(m.error) for m in found.models if math.isfinite(m.error)]
     return {
         "models": [

@@ -1,4 +1,4 @@
-"""The stages of a quickstart, one after the other."""
+"""Runs the stages of a quickstart, one after the other."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ MODEL_SHARE = 0.23
 """Share of the minutes spent on measuring the models."""
 
 TRAIN_SHARE, TRAIN_LEAST_S, TRAIN_MOST_S = 0.04, 12.0, 60.0
-"""Time kept for training and predicting: a share of the minutes, between the least and the most it takes."""
+"""Time kept for training and predicting: a share of the minutes, within limits in seconds."""
 
 BLOCK_S = 0.012
-"""Least length of a block: short, since many kernels teach a regressor more than a few measured longer."""
+"""Least length of a block: short, because many kernels improve a regressor more than a few measured for longer."""
 
 KERNEL_RULE = StoppingRule(min_duration_s=0.036, max_duration_s=0.12, min_blocks=3, rel_std=0.04)
 WARMUP_S = 0.02
@@ -48,30 +48,39 @@ def run_quickstart(
 ) -> QuickstartResult:
     """Measure kernels, train, predict, measure the models, compare.
 
-    Ctrl-C while kernels are measured ends that stage: what there is is trained on and predicted from. Running again on
-    the same folder keeps every record and adds to them.
+    1. Split the models; the kernels of the reference models are kept out of the training data.
+    2. Open device, meter and datasets; existing records must be of the same device and meter.
+    3. Measure kernels and calibration networks. Ctrl-C ends this stage; the next two use the records so far.
+    4. Train a predictor.
+    5. Predict the models.
+    6. Measure the models, unless stage 3 was interrupted.
+    7. Write the results.
+
+    Running again on the same folder keeps every record and adds to them.
 
     Args:
-        options: What to do.
-        on_progress: Called whenever there is something to tell.
+        options: Options of the quickstart.
+        on_progress: Called with every step of the progress.
 
     Raises:
-        ConfigError: If a device, meter or model cannot be taken as named.
+        ConfigError: If a device, meter or model cannot be used.
         DatasetError: If the folder holds records of another device, meter or feature version.
-        StorageError: If the disk refuses.
-        LinkError, MeterError: If device or meter is gone.
+        StorageError: If the folder cannot be written.
+        LinkError, MeterError: If the device or the meter stops answering.
     """
     from deepen.campaign.build import check_session
     from deepen.datasets import Dataset
     from deepen.measure import open_session
     from deepen.storage.atomic import write_file_atomically
 
+    # 1
     clock = Deadline(60 * options.minutes)
     started_s = monotonic_s()
     on_progress(QuickstartProgress("splitting the models", eta_s=clock.remaining_s))
     reference = [load_target_model(path, {}) for path in list_reference_models()]
     targets = _number_duplicates([*reference, *(load_target_model(path, options.shapes) for path in options.models)])
     unseen = frozenset().union(*(target.keys for target in reference))
+    # 2
     with (
         open_session(
             options.device,
@@ -87,16 +96,21 @@ def run_quickstart(
     ):
         for dataset in (kernels, models):
             check_session(dataset, session, options.threads)
+        # 3
         report = _measure_kernels(options, targets, unseen, session, kernels, clock, on_progress)
         if report.interrupted and not kernels.keys():
-            raise KeyboardInterrupt  # there is nothing to go on with
+            raise KeyboardInterrupt  # without records, there is nothing to train on
+        # 4
         on_progress(QuickstartProgress("training", f"{len(kernels)} records", eta_s=clock.remaining_s))
         predictor = _train_predictor(kernels, options)
+        # 5
         on_progress(QuickstartProgress("predicting", eta_s=clock.remaining_s))
         results = _predict_models(targets, predictor, kernels.keys())
+        # 6
         interrupted = report.interrupted
         if not interrupted:
             results, interrupted = measure_models(targets, results, session, models, clock, on_progress)
+        # 7
         found = QuickstartResult(
             models=results,
             out=options.out,
@@ -119,7 +133,7 @@ def run_quickstart(
 
 
 def _number_duplicates(targets: Sequence[TargetModel]) -> list[TargetModel]:
-    """Give models of the same name numbers."""
+    """Number models of the same name."""
     seen: Counter[str] = Counter()
     apart = []
     for target in targets:
@@ -146,7 +160,7 @@ def _measure_kernels(
     count = len(kernels.keys()) + max(200, int(budget_s / LEAST_S_PER_KERNEL))
     plan = CampaignPlan.make(plan_items(options, targets, unseen, count), options.seed)
 
-    def tell(state: CampaignProgress) -> None:
+    def report_progress(state: CampaignProgress) -> None:
         detail = state.last if not state.error else f"{state.last}: {state.error}"
         on_progress(QuickstartProgress("measuring kernels", detail, state.done, state.total, clock.remaining_s))
 
@@ -157,7 +171,7 @@ def _measure_kernels(
         kernel_rule=KERNEL_RULE,
         model_rule=NETWORK_RULE,
     )
-    return run_plan(plan, session, kernels, budget_s=budget_s, on_progress=tell, settings=settings)
+    return run_plan(plan, session, kernels, budget_s=budget_s, on_progress=report_progress, settings=settings)
 
 
 def _train_predictor(kernels: Dataset, options: QuickstartOptions) -> Predictor:

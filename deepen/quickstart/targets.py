@@ -1,4 +1,4 @@
-"""The models a quickstart predicts and measures."""
+"""Models that a quickstart predicts and measures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TargetModel:
     """A model to predict and measure.
 
     Attributes:
-        name: What it is called in the result.
+        name: Its name in the result.
         path: The file.
         shapes: Shapes of symbolic inputs, by name.
         split: Its kernels.
@@ -42,7 +42,7 @@ class TargetModel:
 
 
 def list_reference_models() -> tuple[Path, ...]:
-    """The nine full architectures inside the ``onnx`` package, by file name.
+    """List the nine full architectures inside the ``onnx`` package, by file name.
 
     Raises:
         ConfigError: If the installed ``onnx`` has none.
@@ -60,7 +60,7 @@ def load_target_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Targ
     """Split a model file into kernels.
 
     Raises:
-        GraphError: If the file cannot be taken as a model.
+        GraphError: If the file cannot be read as a model.
     """
     from deepen.graph import load_graph
     from deepen.kernels.splitting.split import split_graph
