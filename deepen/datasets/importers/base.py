@@ -52,8 +52,8 @@ class ImportResult:
 
     Attributes:
         records: Usable records.
-        repaired: Rows that were wrong in a way that leaves no doubt; a row whose configuration is not known is listed
-            here too where its values show the same mistake, although it is rejected.
+        repaired: Rows with an unambiguous error, corrected. A row with such an error and an unknown configuration is
+            listed here too, although it is rejected.
         rejected: Rows left out.
         notes: Remarks on the source as a whole.
     """
@@ -98,13 +98,13 @@ class SourceRow:
     Attributes:
         id: Name in the source.
         name: Readable name.
-        energy_j: Energy per inference; ``nan`` where the source has none.
-        latency_s: Wall time per inference; ``nan`` where unknown.
-        resolution_j: Step of the energy as written; 0 where it is fine.
-        spread_j: Standard uncertainty of the energy from repeats; ``nan`` where unknown.
+        energy_j: Energy per inference; ``nan`` if the source has none.
+        latency_s: Wall time per inference; ``nan`` if unknown.
+        resolution_j: Step to which the energy is rounded; 0 if negligible.
+        spread_j: Standard uncertainty of the energy from repeats; ``nan`` if unknown.
         trials: Energy of each repeat.
-        runs: Inferences counted; 0 where unknown.
-        warnings: What a reader should know.
+        runs: Inferences counted; 0 if unknown.
+        warnings: Warnings for the user.
     """
 
     id: str
@@ -119,7 +119,7 @@ class SourceRow:
 
 
 def _make_common_fields(row: SourceRow, origin: SourceMetadata) -> dict[str, Any]:
-    """Fields that kernels and models share.
+    """Make the fields that records of kernels and models have in common.
 
     A value written with a step of q is uncertain by q / sqrt(12), the standard deviation of a uniform distribution
     (JCGM 100:2008, 4.3.7).
@@ -156,7 +156,7 @@ def _make_common_fields(row: SourceRow, origin: SourceMetadata) -> dict[str, Any
 
 
 def make_kernel_record(row: SourceRow, origin: SourceMetadata, family: str, params: Mapping[str, Any]) -> EnergyRecord:
-    """Record of a kernel.
+    """Make the record of a kernel.
 
     Raises:
         ConfigError: If the parameters are not those of such a kernel.
@@ -172,18 +172,18 @@ def make_kernel_record(row: SourceRow, origin: SourceMetadata, family: str, para
 
 
 def make_model_record(row: SourceRow, origin: SourceMetadata, parts: Sequence[Mapping[str, Any]]) -> EnergyRecord:
-    """Record of a whole model, given its kernels."""
+    """Make the record of a whole model, given its kernels."""
     return EnergyRecord(kind="model", kernels=tuple(parts), **_make_common_fields(row, origin))
 
 
 def require_path(folder: Path, name: str, importer: str, holds: str) -> Path:
-    """Path of a file or folder that must be there.
+    """Return the path of a file or folder that must exist.
 
     Args:
-        folder: What the user gave.
+        folder: Folder given by the user.
         name: Path below it.
-        importer: Who needs it.
-        holds: What the right folder holds, for the message.
+        importer: Name of the importer.
+        holds: Contents of the right folder, for the message.
 
     Raises:
         DatasetError: If it is absent.
@@ -234,7 +234,7 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dic
 
 
 def parse_number(text: Any) -> float:
-    """A value as a number; ``nan`` where it is none."""
+    """Parse a number; ``nan`` if the value is not one."""
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -242,7 +242,7 @@ def parse_number(text: Any) -> float:
 
 
 def infer_resolution(text: str, scale: float = 1.0) -> float:
-    """Step of a number as written: one unit of its last decimal place, times ``scale``; 0 where it is no number.
+    """Infer the rounding step of a number: a unit of its last decimal place, times ``scale``; 0 if it is no number.
 
     Zeros at the end are often dropped, so a column's step is the smallest of its values'.
     """
@@ -257,7 +257,7 @@ def infer_resolution(text: str, scale: float = 1.0) -> float:
 
 
 def infer_column_step(texts: Iterable[str]) -> float:
-    """Step of a column: that most values with digits behind the point show at least, 0 where none does.
+    """Infer the rounding step of a column from its values with decimals; 0 if there are none.
 
     A few values with more digits than the rest do not make the column finer.
     """
@@ -271,5 +271,5 @@ def infer_column_step(texts: Iterable[str]) -> float:
 
 
 def describe_misfit(error: ConfigError) -> str:
-    """Reason for a configuration that is no kernel."""
+    """Render the reason for rejecting a configuration that is not a kernel."""
     return f"not a kernel deepen knows: {error}"

@@ -1,4 +1,4 @@
-"""DeepEn2023's kernels of a phone's CPU, in the layout of the original download.
+"""Importer of DeepEn2023's kernels of a phone's CPU, in the layout of the original download.
 
 ::
 
@@ -8,7 +8,7 @@
     kernel_config/results/*/*_test.json   {TYPE: {ID: {"config": {"HW": ..., "CIN": ..., ...}}}}
 
 Files are joined on the six-character ids. The same kernels ran on several devices, so a file of configurations
-published with another device (``conv_GPU.json``) may describe rows that have none here; it can be named besides.
+published with another device (``conv_GPU.json``) may describe rows that lack a configuration; it can be named as well.
 Energies are gross (the group's published code subtracts no idle power) and written to 0.001 mJ, which is kept as their
 uncertainty: the smallest have one digit. Many rows have no configuration; their features are not known, so they are
 rejected, after their values were checked like the others'.
@@ -114,15 +114,21 @@ def join_measurements(
 ) -> ImportResult:
     """Join, check and convert the rows of one type.
 
+    1. Convert the configurations; those that are not kernels are noted with the reason.
+    2. Make rows of energy, latency, power and work, and check them.
+    3. Reject rows that fail the check or have no configuration; make records of the others.
+    4. Reject configurations without an energy.
+
     Args:
         kernel: Type.
         energy: Id -> energy, mJ, as written.
         latency: Id -> latency, ms, as written; may lack some or all.
         power: Id -> power, mW, as written; may lack some or all.
         configurations: Id -> sizes.
-        origin: What all have in common.
-        where: What holds the configurations, for messages.
+        origin: Metadata common to all rows.
+        where: Source of the configurations, for messages.
     """
+    # 1
     known: dict[str, tuple[str, dict[str, Any]]] = {}
     rejected: list[ImportNote] = []
     reasons: dict[str, str] = {}
@@ -134,6 +140,7 @@ def join_measurements(
         except ConfigError as error:
             known.pop(name, None)
             reasons[name] = describe_misfit(error)
+    # 2
     energy_step = infer_column_step(energy.values()) * MILLI
     latency_step = infer_column_step(latency.values()) * MILLI
     rows = [
@@ -144,6 +151,7 @@ def join_measurements(
         )
         for name, text in energy.items()
     ]  # fmt: skip
+    # 3
     repaired = []
     records = []
     for verdict in check_consistency(rows):
@@ -162,6 +170,7 @@ def join_measurements(
             row.id, label, row.energy_j, row.latency_s, energy_step, warnings=_make_warnings(verdict.repair)
         )
         records.append(make_kernel_record(values, origin, family, params))
+    # 4
     rejected += [ImportNote(name, "a configuration without an energy") for name in configurations if name not in energy]
     return ImportResult(tuple(records), tuple(repaired), tuple(rejected))
 
@@ -178,7 +187,7 @@ def _compute_work(known: tuple[str, Mapping[str, Any]] | None) -> tuple[float, .
 
 
 def read_kernel_values(path: Path, field: str) -> dict[str, str]:
-    """Id -> value of one file; empty where there is none of the kind.
+    """Read id -> value of one file; empty if it does not exist.
 
     Raises:
         DatasetError: If the file is not of this layout.
@@ -206,7 +215,7 @@ def _read_types(path: Path, field: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _read_configurations(folder: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Type -> id -> sizes, of every file below a folder."""
+    """Read type -> id -> sizes, of every file below a folder."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for path in sorted(folder.rglob("*_test.json")):
         found[path.name.removesuffix("_test.json")] = read_kernel_configurations(path)
@@ -214,7 +223,7 @@ def _read_configurations(folder: Path) -> dict[str, dict[str, Mapping[str, Any]]
 
 
 def _read_extra_configurations(paths: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Type -> id -> sizes of files named besides.
+    """Read type -> id -> sizes of further files.
 
     Raises:
         DatasetError: If one is not of this layout, or holds no configuration.
@@ -234,7 +243,7 @@ def _extract_configurations(entries: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 
 def read_kernel_configurations(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Id -> sizes of one file.
+    """Read id -> sizes of one file.
 
     Raises:
         DatasetError: If the file is not of this layout.

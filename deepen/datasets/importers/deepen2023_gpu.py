@@ -1,12 +1,12 @@
-"""DeepEn2023's convolutions on a phone's GPU, as its authors published them beside a later paper.
+"""Importer of DeepEn2023's convolutions on a phone's GPU, published with a later paper of its authors.
 
 ::
 
     conv_energy_GPU.json   {"conv-bn-relu": {ID: {"energy": "mJ"}}}
     conv_GPU.json          {"conv-bn-relu": {ID: {"config": {"HW": ..., "CIN": ..., "COUT": ..., ...}}}}
 
-Joined on the six-character ids. No latency and no power was published, and the phone is not named. Energies are gross
-and written to 0.001 mJ.
+Files are joined on the six-character ids. Neither latencies nor powers were published, and the phone is not named.
+Energies are gross and rounded to 0.001 mJ.
 """
 
 from __future__ import annotations

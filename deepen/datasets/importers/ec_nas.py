@@ -1,4 +1,4 @@
-"""EC-NAS: energy of *training* the cells of a small space, three repeats each.
+"""Importer of EC-NAS: energy of *training* the cells of a small space, three repeats each.
 
 ::
 
@@ -83,7 +83,7 @@ def read(folder: Path) -> ImportResult:
 
 
 def _read_result_files(folder: Path, archives: list[Path]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every results.json."""
+    """Yield name and content of every results.json."""
     for archive in archives:
         try:
             with tarfile.open(archive, "r:*") as tar:
@@ -99,7 +99,7 @@ def _read_result_files(folder: Path, archives: list[Path]) -> Iterator[tuple[str
 
 
 def _parse_result(text: bytes) -> tuple[float, float, str] | str:
-    """Joules, seconds and device of one training; a reason where the file cannot be used."""
+    """Parse joules, seconds and device of one training; returns the reason instead if the file is unusable."""
     try:
         document: dict[str, Any] = json.loads(text)
         usage = document["avg_power_usages:"]

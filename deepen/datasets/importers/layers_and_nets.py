@@ -1,4 +1,4 @@
-"""Layers and whole networks on a server CPU: the tables of dl-energy-estimator.
+"""Importer of layers and whole networks on a server CPU: the tables of dl-energy-estimator.
 
 ::
 
@@ -7,12 +7,12 @@
     NN_architectures-raw.csv           whole networks, likewise
 
 PyTorch without fusion on two Xeon Gold 5120, about 30 s of forward passes per run; energies by CodeCarbon. Only
-``cpu_energy`` is taken: it was read from the processors' counters (RAPL), while the share of the memory is a constant
-288.75 W and that of the GPU idles. In the tables of layers it is per forward pass and a mean over repeats already
-(``rep_no`` is the mean of 1..n), in those of networks the total of a run, whose repeats are joined here.
+``cpu_energy`` is used: it was read from the processors' counters (RAPL), while the share of the memory is a constant
+288.75 W and the GPU was idle. In the tables of layers it is per forward pass and already a mean over repeats
+(``rep_no`` is the mean of 1..n); in those of networks it is the total of a run, and repeats are joined here.
 
-Networks are those of torchvision at 224 x 224 with 1000 classes: their batch and name say everything. Dropout does
-nothing at inference.
+Networks are those of torchvision at 224 x 224 with 1000 classes, so batch and name determine them. Dropout has no
+effect at inference.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ORIGIN = SourceMetadata(
 """Two sockets of 14 cores; PyTorch takes one thread per physical core."""
 
 FACTOR = 1.5
-"""Times the median power (or one over it) beyond which a run is not believed: both sockets were always busy."""
+"""Largest plausible ratio of a run's power to the median, in either direction: both sockets were always busy."""
 
 _PROJECT = re.compile(
     r"module:(?P<module>\w+),rep_no:(?P<repeat>\d+),macs:(?P<macs>\d+),batch_size:(?P<batch>\d+),"
@@ -60,7 +60,7 @@ _PROJECT = re.compile(
 )
 
 _Module = tuple[str, str, dict[str, Any]]
-"""PyTorch module, family, parameters; the family is empty for a module that does nothing."""
+"""PyTorch module, family, parameters; the family is empty for a module without effect."""
 
 _VGG = {
     "vgg11": "64 M 128 M 256 256 M 512 512 M 512 512 M",
@@ -152,7 +152,7 @@ def _make_records(runs: Sequence[_RepeatedMeasurement], rejected: list[ImportNot
 
 
 def _read_layers(path: Path) -> Iterator[_RepeatedMeasurement | ImportNote]:
-    """Rows of a table of random layers."""
+    """Read the rows of a table of random layers."""
     kind = path.stem.removeprefix("layers_")
     for line, row in read_csv(path, ("batch_size", "cpu_energy", "duration", "forward_passes")):
         name = f"{path.stem}-{line - 1}"
@@ -173,7 +173,7 @@ def _read_layers(path: Path) -> Iterator[_RepeatedMeasurement | ImportNote]:
 
 
 def _convert_layer(kind: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    """Family and parameters of a random layer."""
+    """Convert a random layer to family and parameters."""
 
     def size(name: str) -> int:
         value = parse_number(row.get(name))
@@ -226,7 +226,7 @@ def _make_linear_params(batch: int, k: int, n: int) -> dict[str, Any]:
 
 
 def _read_networks(path: Path) -> Iterator[_RepeatedMeasurement | ImportNote]:
-    """Rows of a table of networks and their layers, repeats joined."""
+    """Read the rows of a table of networks and their layers, repeats joined."""
     found: dict[tuple[str, int, int], _RepeatedMeasurement] = {}
     known: dict[tuple[str, int], list[_Module]] = {}
     for line, row in read_csv(path, ("project_name", "cpu_energy", "duration")):
@@ -263,7 +263,7 @@ def _read_networks(path: Path) -> Iterator[_RepeatedMeasurement | ImportNote]:
 
 
 def _list_modules(net: str, batch: int) -> list[_Module]:
-    """Modules of a network in order, as torchvision defines them.
+    """List the modules of a network in order, as torchvision defines them.
 
     Raises:
         ConfigError: If the network is not known.

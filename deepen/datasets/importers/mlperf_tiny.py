@@ -1,4 +1,4 @@
-"""MLPerf Tiny: energies per inference of four benchmark networks on many boards.
+"""Importer of MLPerf Tiny: energies per inference of four benchmark networks on many boards.
 
 ::
 
@@ -41,7 +41,7 @@ TASKS = {"ad": "anomaly detection", "ic": "image classification", "kws": "keywor
 """Tasks whose results are per inference."""
 
 _SHORT = {about.replace(" ", "_"): task for task, about in TASKS.items()}
-"""Long names some submitters use."""
+"""Long names that some submitters use."""
 
 TOLERANCE = 0.02
 """Share by which energy, power x duration and energy per inference of one window may differ (rounding of durations)."""
@@ -81,7 +81,7 @@ def read(folder: Path) -> ImportResult:
 
 @dataclass(slots=True)
 class _MlperfTinyWindow:
-    """One window: energy, duration, power, and what the log makes of them."""
+    """One window of a log: energy, duration, power, and the energy per inference that the log states."""
 
     duration_s: float = math.nan
     energy_j: float = math.nan

@@ -1,12 +1,12 @@
-"""nn-Meter's measured model latencies: 26,000 networks on four devices, without energies.
+"""Importer of nn-Meter's measured model latencies: 26,000 networks on four devices, without energies.
 
 ::
 
     model_latency/DEVICE/FAMILY-log.csv   number, model, latency (ms), standard deviation (ms)[, relative spread (%)]
 
-No energy was measured, so no record has one: ``energy_j`` is unknown (``nan``), the latency is there.
-Nothing that needs energies uses such records. A model measured again has ``#2`` behind its name. The networks
-themselves are not part of the files, so they have no kernels either.
+No energies were measured, so ``energy_j`` of these records is ``nan``; steps that need energies skip them. A model
+measured again has ``#2`` behind its name. The networks themselves are not part of the files, so the records have no
+kernels either.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def read(folder: Path) -> ImportResult:
 
 
 def _parse_row(device: str, cells: list[str]) -> SourceRow | str:
-    """A line as values; a reason where it cannot be used."""
+    """Parse a line; returns the reason instead if it is unusable."""
     if len(cells) not in (4, 5):
         return f"has {len(cells)} values instead of 4 or 5: a torn line"
     name, latency, deviation = cells[1].strip(), parse_number(cells[2]), parse_number(cells[3])

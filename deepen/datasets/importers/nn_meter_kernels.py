@@ -1,4 +1,4 @@
-"""Configurations as nn-Meter's builder writes them, as kernels.
+"""Converts configurations in the notation of nn-Meter's builder to kernels.
 
 nn-Meter (Zhang et al., MobiSys 2021) measures kernels made by TensorFlow Keras layers; DeepEn2023 uses its builder. A
 configuration names sizes only, the rest follows from the layers (``nn_meter/builder/nn_modules/tf_networks``):
@@ -31,14 +31,14 @@ KERNELS: tuple[str, ...] = (*(kind + variant for kind in _CONVOLUTIONS for varia
 
 
 def convert_configuration(kernel: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Family and parameters of a configuration.
+    """Convert a configuration to family and parameters.
 
     Args:
         kernel: Type, for example ``conv-bn-relu``.
         config: Sizes, as ``{"HW": 28, "CIN": 96, ...}``.
 
     Raises:
-        ConfigError: If the type is unknown or a size is missing, no whole number or not positive.
+        ConfigError: If the type is unknown, or a size is missing, not an integer or not positive.
     """
     kind, _, variant = kernel.partition("-")
     if kind in _CONVOLUTIONS and kernel in KERNELS:
@@ -99,7 +99,7 @@ def _convert_convolution(kind: str, variant: str, config: Mapping[str, Any]) -> 
 
 
 def _convert_window(config: Mapping[str, Any], side: int, stride_name: str) -> dict[str, list[int]]:
-    """Kernel, stride and the explicit pads of "same" padding."""
+    """Convert kernel, stride and "same" padding, to explicit pads."""
     kernel, stride = [_parse_size(config, "KERNEL_SIZE")] * 2, [_parse_size(config, stride_name)] * 2
     pads: Sequence[int] = resolve_pads("SAME_UPPER", None, [side, side], kernel, stride, [1, 1])
     return {"kernel": kernel, "stride": stride, "dilation": [1, 1], "pads": list(pads)}

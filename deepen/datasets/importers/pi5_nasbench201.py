@@ -1,4 +1,4 @@
-"""NAS-Bench-201 networks on a Raspberry Pi 5: the table of HW-NAS-Bench-360.
+"""Importer of NAS-Bench-201 networks on a Raspberry Pi 5: the table of HW-NAS-Bench-360.
 
 ::
 
@@ -9,7 +9,7 @@ Each row becomes a whole model with the kernels its network is split into, for L
 the CPU, for ONNX Runtime as it splits. Networks that compute the same were measured once and share the figures of their
 representative (``rep_arch_idx``): copies are rejected, so that none is counted twice.
 
-Energies are net of idle power, of the core rail alone, as told by the board's power management (VDD_CORE, nominal
+Energies are net of idle power, of the core rail alone, as read from the board's power management (VDD_CORE, nominal
 100 Hz); one thread, float32, batch 1. No repeats were published, so the uncertainty is not known; the authors' own log
 of stability shows a coefficient of variation of 3 to 4 %.
 """
@@ -71,7 +71,7 @@ def read(folder: Path) -> ImportResult:
 
 
 def _convert_group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[int, str]) -> ImportResult:
-    """Rows of one device, framework and task."""
+    """Convert the rows of one device, framework and task."""
     device, framework, task = group
     if framework not in RUNTIMES or task not in CLASSES:
         reason = f"framework '{framework}' with task '{task}': how it runs these networks is not known"

@@ -1,4 +1,4 @@
-"""The importers by name, and the way from a folder of others to a dataset."""
+"""Importers by name, and import of a source into a new dataset."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Importer:
     """One source.
 
     Attributes:
-        name: As on the command line.
-        about: What it reads, in one line.
-        module: Module below :mod:`deepen.datasets.importers` with ``read(folder) -> Imported``.
-        joins: Whether ``read`` also takes further files of configurations.
+        name: Its name on the command line.
+        about: Description of the source, in one line.
+        module: Module below :mod:`deepen.datasets.importers` with ``read(folder) -> ImportResult``.
+        accepts_configurations: Whether ``read`` also takes further files of configurations.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Importer:
         """Read a folder (or file) of the source.
 
         Args:
-            folder: What the importer reads.
-            configurations: Further files that say what was measured, where the importer takes some.
+            folder: Folder or file of the source.
+            configurations: Further files of configurations, if the importer takes them.
 
         Raises:
             ConfigError: If it takes no further files.
-            DatasetError: If something is absent, not what the importer reads, or damaged.
+            DatasetError: If a file is missing, damaged, or not in the layout of the source.
         """
         if not folder.exists():
             raise DatasetError(f"{folder}: no such folder; give the one that holds the data of {self.name}")
@@ -57,7 +57,7 @@ class Importer:
 
 @contextmanager
 def _translate_read_errors(folder: Path) -> Iterator[None]:
-    """Translate what reading files raises."""
+    """Translate exceptions of reading files."""
     try:
         yield
     except OSError as error:
@@ -129,22 +129,22 @@ def import_dataset(
     device: str | None = None,
     configurations: Sequence[str | Path] = (),
 ) -> ImportResult:
-    """Import data of others into a new dataset.
+    """Import measurements of others into a new dataset.
 
     Args:
-        name: An importer.
-        folder: What it reads.
+        name: Name of the importer.
+        folder: Folder or file of the source.
         out: Folder of the dataset; must not hold one yet, because an import is all of a source or nothing.
         runtime: Take only the records of this runtime.
         device: Take only the records of this device.
-        configurations: Further files that say what was measured, for rows the folder does not describe.
+        configurations: Further files of configurations, for rows whose configuration the folder lacks.
 
     Returns:
-        What was imported, repaired and rejected.
+        Records imported, with the rows repaired and rejected.
 
     Raises:
         ConfigError: If there is no such importer, or it takes no further files.
-        DatasetError: If the folder is not what the importer reads, nothing in it can be used, or ``out`` is taken.
+        DatasetError: If the folder is not in the layout of the source, has no usable rows, or ``out`` is taken.
         StorageError: If the dataset cannot be written.
     """
     chosen = get_importer(name)

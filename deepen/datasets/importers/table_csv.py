@@ -1,9 +1,9 @@
-"""Kernels in a CSV file of anyone's: one kernel per row, with a header.
+"""Importer of users' own CSV files: one kernel per row, with a header.
 
 ========================  ==========================================================================================
-column                    what it holds
+column                    contents
 ========================  ==========================================================================================
-``family``                the kernel family (``deepen kernel list``); ``OP`` and ``kernel`` are taken for it too
+``family``                the kernel family (``deepen kernel list``); the column may also be called ``OP`` or ``kernel``
 a parameter of it         its value, named as ``deepen kernel list`` names it: ``c_in``, ``spatial``, ``stride``, ...;
                           lists as ``28x28`` or ``[28, 28]``; parameters with a default may be left out or empty
 ``energy_UNIT``           energy per inference; UNIT is J, mJ, uJ, nJ, Wh or kWh, in capitals or not
@@ -12,12 +12,12 @@ a parameter of it         its value, named as ``deepen kernel list`` names it: `
 ``uncertainty_UNIT``      optional: standard uncertainty of the energy, in the units of an energy
 ``id``                    optional: the row's name; its number where absent
 ``device``, ``meter``, ``runtime``, ``runtime_build``, ``threads``, ``source``
-                          optional: what it was measured on and with; ``source`` is measured, modelled or simulated
+                          optional: conditions of the measurement; ``source`` is measured, modelled or simulated
 ========================  ==========================================================================================
 
-Instead of parameters the sizes nn-Meter's builder writes are understood as well (``HW, CIN, COUT, KERNEL_SIZE,
-STRIDES``), with its names of kernels. A folder of such files is read file by file. Other columns are ignored. An id
-that occurs again is rejected, and so is a row that repeats another's configuration and figures to the last digit.
+Instead of parameters, a row may have the sizes of nn-Meter's builder (``HW, CIN, COUT, KERNEL_SIZE, STRIDES``), with
+its names of kernels. A folder of such files is read file by file. Other columns are ignored. A row with an id that
+occurred before is rejected, and so is a row that repeats another's configuration and figures to the last digit.
 """
 
 from __future__ import annotations
@@ -93,6 +93,14 @@ def read(folder: Path) -> ImportResult:
 
 
 def _read_file(path: Path, prefix: str) -> ImportResult:
+    """Read one file.
+
+    1. Find the columns and their rounding steps.
+    2. Convert each configuration to a kernel; rows that are not kernels are rejected.
+    3. Reject rows that repeat an id, or the configuration and figures of an earlier row.
+    4. Check energy, latency and power of the others, family by family, and make records.
+    """
+    # 1
     rows = list(read_csv(path))
     if not rows:
         return ImportResult((), (), (ImportNote(path.name, "the file has a header and no rows"),))
@@ -104,6 +112,7 @@ def _read_file(path: Path, prefix: str) -> ImportResult:
     families: dict[str, list[ConsistencyRow]] = {}
     seen: dict[tuple[str, ...], str] = {}
     for line, row in rows:
+        # 2
         name = prefix + (row.get(columns.id, "").strip() or f"line-{line}")
         try:
             if None in row.values() or "" in row:
@@ -113,6 +122,7 @@ def _read_file(path: Path, prefix: str) -> ImportResult:
         except ConfigError as error:
             rejected.append(ImportNote(name, describe_misfit(error)))
             continue
+        # 3
         figures = (
             hash_params(family, params), row[columns.energy[0]].strip(),
             *(row.get(column, "").strip() for column in (columns.latency[0], *_ORIGIN)),
@@ -136,6 +146,7 @@ def _read_file(path: Path, prefix: str) -> ImportResult:
                 work,
             )
         )
+    # 4
     return _make_consistent_records(path, columns, families, known, energy_step, rejected)
 
 
@@ -149,27 +160,27 @@ def _make_consistent_records(
 ) -> ImportResult:
     repaired: list[ImportNote] = []
     records: list[EnergyRecord] = []
-    for triples in families.values():
-        for verdict in check_consistency(triples):
-            triple = verdict.row
+    for rows in families.values():
+        for verdict in check_consistency(rows):
+            checked = verdict.row
             if verdict.repair:
-                repaired.append(ImportNote(triple.id, verdict.repair))
+                repaired.append(ImportNote(checked.id, verdict.repair))
             if verdict.reject:
-                rejected.append(ImportNote(triple.id, verdict.reject))
+                rejected.append(ImportNote(checked.id, verdict.reject))
                 continue
-            family, params, row = known[triple.id]
-            latency_s = triple.latency_s
-            if not math.isfinite(latency_s) and math.isfinite(triple.power_w):
-                latency_s = triple.energy_j / triple.power_w
+            family, params, row = known[checked.id]
+            latency_s = checked.latency_s
+            if not math.isfinite(latency_s) and math.isfinite(checked.power_w):
+                latency_s = checked.energy_j / checked.power_w
             values = SourceRow(
-                triple.id, f"{row[columns.family].strip()} {triple.id}", triple.energy_j, latency_s, energy_step,
+                checked.id, f"{row[columns.family].strip()} {checked.id}", checked.energy_j, latency_s, energy_step,
                 parse_number(row.get(columns.uncertainty[0])) * columns.uncertainty[1],
                 warnings=(f"repaired: {verdict.repair}",) if verdict.repair else (),
             )  # fmt: skip
             try:
                 records.append(make_kernel_record(values, _parse_origin(path, row), family, params))
             except ConfigError as error:
-                rejected.append(ImportNote(triple.id, str(error)))
+                rejected.append(ImportNote(checked.id, str(error)))
     return ImportResult(tuple(records), tuple(repaired), tuple(rejected))
 
 
@@ -199,7 +210,7 @@ def _find_columns(path: Path, row: Mapping[str, str]) -> _CsvColumnNames:
 
 
 def _parse_configuration(name: str, row: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    """Family and parameters of a row, by the family's own parameters or by nn-Meter's sizes."""
+    """Parse family and parameters of a row: the family's own parameters, or nn-Meter's sizes."""
     sizes = {key: parse_number(value) for key, value in row.items() if key in _SIZES and str(value).strip()}
     if sizes:
         family, params = convert_configuration(name, sizes)
@@ -217,7 +228,7 @@ def _parse_configuration(name: str, row: Mapping[str, str]) -> tuple[str, dict[s
 
 
 def _parse_value(text: str, kind: str) -> Any:
-    """A cell as a value of a parameter's type; as it is where it is none, for the check to name."""
+    """Parse a cell to a value of a parameter's type; any other text is returned as it is, for the check to report."""
     if kind == "bool":
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower(), text)
     if kind in ("str", "dtype"):
