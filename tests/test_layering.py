@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 PACKAGE = Path(__file__).resolve().parents[1] / "deepen"
 
@@ -183,6 +185,101 @@ def test_the_table_has_no_cycle() -> None:
         free = [n for n in lower if n not in order and lower[n] - BASE - {n} <= set(order)]
         assert free, f"cycle among {sorted(set(lower) - set(order))}"
         order += free
+
+
+def find_circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
+    """Groups of two or more names that all reach one another (strongly connected components), each sorted.
+
+    Source: R. Tarjan, "Depth-first search and linear graph algorithms", SIAM J. Comput. 1, 1972.
+    """
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        number[name] = lowest[name] = len(number)
+        stack.append(name)
+        for target in sorted(arrows[name]):
+            if target not in number:
+                visit(target)
+            if target in stack:
+                lowest[name] = min(lowest[name], lowest[target])
+        if lowest[name] == number[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in sorted(arrows):
+        if name not in number:
+            visit(name)
+    return sorted(found)
+
+
+def imported_modules(source: str, module: tuple[str, ...], known: Collection[str]) -> set[str]:
+    """Modules of ``known`` that a source imports, also in functions and under TYPE_CHECKING.
+
+    Args:
+        source: The source.
+        module: Name of the package it lies in.
+        known: Names of modules; ``from package import module`` counts as that module. The face ``deepen`` is not
+            among them: what lies below it takes nothing from there but ``__version__``.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            base = [*module[: len(module) - node.level + 1]] if node.level else []
+            parent = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{parent}.{alias.name}" for alias in node.names]
+            found |= {name if name in known else parent for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & set(known)
+
+
+CIRCLES = [["deepen.predictors.kernel_counts", "deepen.predictors.predictor"]]
+"""Circles known and to be cut; none may be added."""
+
+
+def test_no_circle_of_files() -> None:
+    paths = {(*p.relative_to(PACKAGE).parent.parts, *(() if p.stem == "__init__" else (p.stem,))): p for p in MODULES}
+    known = {".".join(("deepen", *parts)): path for parts, path in paths.items() if parts}
+    arrows = {}
+    for name, path in known.items():
+        parent = ("deepen", *path.relative_to(PACKAGE).parent.parts)
+        arrows[name] = imported_modules(path.read_text(encoding="utf-8"), parent, known) - {name}
+    assert [circle for circle in find_circles(arrows) if circle not in CIRCLES] == []
+
+
+NAMES = st.sampled_from("abcdefg")
+
+
+@given(st.dictionaries(NAMES, st.sets(NAMES), min_size=1))
+def test_circles_are_the_names_that_reach_one_another(drawn: dict[str, set[str]]) -> None:
+    arrows = {name: drawn.get(name, set()) - {name} for name in {*drawn, *(t for ts in drawn.values() for t in ts)}}
+    reach = {name: set(targets) for name, targets in arrows.items()}
+    for _ in arrows:
+        for name in reach:
+            reach[name] |= {far for near in reach[name] for far in reach[near]}
+    groups = {tuple(sorted(b for b in arrows if b in reach[a] and a in reach[b])) for a in arrows if a in reach[a]}
+    assert find_circles(arrows) == sorted(list(group) for group in groups)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import deepen.a.b",
+        "from deepen.a import b",
+        "from deepen.a.b import name",
+        "from . import b",
+        "from .b import name",
+        "def f():\n    from deepen.a import b",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from deepen.a.b import name",
+    ],
+)
+def test_the_circle_scan_sees_every_way_to_import(source: str) -> None:
+    assert imported_modules(source, ("deepen", "a"), {"deepen.a", "deepen.a.b"}) == {"deepen.a.b"}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from deepen.graph.types import Graph, Node, TensorInfo
 from deepen.kernels.families.catalog import complete_params
-from deepen.kernels.families.definition import FamilyDefinition, KernelLayout, NodeGroup, Params, UnknownShapeError
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, UnknownShapeError
+from deepen.kernels.families.kernel_layout import KernelLayout
 from deepen.kernels.families.multiply_accumulates import count_node_macs
 from deepen.kernels.families.operator_costs import get_operator_cost
 from deepen.kernels.families.registry import load_family_definitions, map_operators_to_readers

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from deepen.clock.host_clock import Deadline
 from deepen.devices.links.jobs import JobOutputParser
 from deepen.devices.links.transport import CommandStream
 from deepen.errors import LinkError
 
-if TYPE_CHECKING:
-    from deepen.devices.links.remote import RemoteLink
-
-__all__ = ["RemoteChannel"]
+__all__ = ["JobOwner", "RemoteChannel"]
 
 _WRITE_S = 30.0
 _LAST_WORDS = 2000
+
+
+class JobOwner(Protocol):
+    """The link a job was started on, as far as the job's channel needs it.
+
+    Attributes:
+        name: The device, for messages.
+    """
+
+    name: str
+
+    def end_job(self, token: str) -> str:
+        """End a job; returns the end of what it wrote on its standard error. Never raises."""
+
+    def read_job_stderr(self, token: str) -> str:
+        """The end of what a running job has written on its standard error so far; empty while the link is cut."""
+
+    def forget(self, channel: RemoteChannel) -> None:
+        """Strike a channel that has ended off the list."""
 
 
 class RemoteChannel:
     """A job (see :mod:`deepen.devices.links.jobs`) whose input and output are a stream."""
 
     def __init__(
-        self, link: RemoteLink, token: str, stream: CommandStream, output: JobOutputParser, program: str
+        self, link: JobOwner, token: str, stream: CommandStream, output: JobOutputParser, program: str
     ) -> None:
         """Take over a job that has been started."""
         self.pid: int | None = None

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, Protocol
 
 from deepen.clock.host_clock import Deadline
 from deepen.devices.links.files import open_atomic_file, require_readable_file
 from deepen.devices.links.jobs import JobOutputParser
 from deepen.devices.links.transport import CommandStream
+from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, LinkError
 
-if TYPE_CHECKING:
-    from deepen.devices.links.remote import RemoteLink
-
-__all__ = ["pull_file", "push_file"]
+__all__ = ["ScriptLink", "pull_file", "push_file"]
 
 _CHUNK = 1 << 16
 _LAST_S = 5.0
@@ -71,7 +70,38 @@ head -c "$s" <"$1"
 """
 
 
-def push_file(link: RemoteLink, path: Path, name: str) -> str:
+class ScriptLink(Protocol):
+    """The link that files go over, as far as a transfer needs it.
+
+    Attributes:
+        name: The device, for messages.
+        call_s: Time a short script may take on the device, seconds.
+        stall_s: Time after which a transfer without progress counts as stuck, seconds.
+        transfer_lock: Held while a file is brought to the device.
+        digests: Path of a file here -> its state on the disk, hash and size, while it does not change.
+        pushed: Hash and name of files this link has seen whole on the device.
+    """
+
+    name: str
+    call_s: float
+    stall_s: float
+    transfer_lock: threading.Lock
+    digests: dict[Path, tuple[tuple[int, ...], str, int]]
+    pushed: set[tuple[str, str]]
+
+    @property
+    def work(self) -> str: ...  # noqa: D102
+
+    def script(self, body: str, *arguments: str, timeout_s: float | None = None) -> CompletedCommand:
+        """Run a short script that needs no watching."""
+
+    def script_stream(
+        self, body: str, *arguments: str
+    ) -> contextlib.AbstractContextManager[tuple[CommandStream, JobOutputParser]]:
+        """Run a script that reads or writes a stream of bytes."""
+
+
+def push_file(link: ScriptLink, path: Path, name: str) -> str:
     """Bring a file to ``WORK/files/HASH/NAME``; see :meth:`deepen.devices.protocols.Link.push`."""
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > 255:
         raise ConfigError(f"{name[:80]!r} is not the name of a file; give push another name")
@@ -86,7 +116,7 @@ def push_file(link: RemoteLink, path: Path, name: str) -> str:
     raise LinkError(f"{link.name}: {path.name} did not arrive as it is here; was it changed meanwhile? Try again")
 
 
-def _known_digest(link: RemoteLink, path: Path, source: IO[bytes]) -> tuple[str, int]:
+def _known_digest(link: ScriptLink, path: Path, source: IO[bytes]) -> tuple[str, int]:
     """Hash and size of a file here, computed again where its size, its time or its place on the disk has changed.
 
     A campaign brings the same weights for every kernel: hashing them here and there would take longer than measuring.
@@ -109,7 +139,7 @@ def _hash_stream(source: IO[bytes]) -> tuple[str, int]:
 
 
 def _push_once(
-    link: RemoteLink, source: IO[bytes], digest: str, size: int, name: str, *, program: bool, fresh: bool
+    link: ScriptLink, source: IO[bytes], digest: str, size: int, name: str, *, program: bool, fresh: bool
 ) -> bool:
     """Copy what is missing; whether it arrived whole (else what had come before was not its beginning)."""
     patience_s = link.call_s + size / _HASH_RATE
@@ -145,7 +175,7 @@ def _push_once(
 
 
 def _send_source(
-    link: RemoteLink, stream: CommandStream, output: JobOutputParser, source: IO[bytes], left: int
+    link: ScriptLink, stream: CommandStream, output: JobOutputParser, source: IO[bytes], left: int
 ) -> None:
     """Send what is left, unless the script has ended before."""
     while left and (chunk := source.read(min(_CHUNK, left))):
@@ -173,7 +203,7 @@ def _read_to_end(stream: CommandStream, output: JobOutputParser, deadline: Deadl
         output.feed(data)
 
 
-def pull_file(link: RemoteLink, remote: str, path: Path) -> None:
+def pull_file(link: ScriptLink, remote: str, path: Path) -> None:
     """Fetch a file; see :meth:`deepen.devices.protocols.Link.pull`."""
     if not remote or "\0" in remote:
         raise ConfigError(f"{remote[:80]!r} is not the name of a file on the device")
@@ -184,7 +214,7 @@ def pull_file(link: RemoteLink, remote: str, path: Path) -> None:
     raise LinkError(f"{link.name}: {remote} changes while it is copied; end what writes it, then try again")
 
 
-def _pull_once(link: RemoteLink, remote: str, path: Path) -> None:
+def _pull_once(link: ScriptLink, remote: str, path: Path) -> None:
     """Copy a file; raises _Changed, and leaves nothing, if it is not as it was when the copy began."""
     digest, size, expected = hashlib.sha256(), 0, b""
     head = bytearray()

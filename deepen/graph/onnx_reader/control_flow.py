@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import proto_values
+from deepen.graph.onnx_reader.graph_scope import GraphScope, GraphUnderConstruction
 from deepen.graph.onnx_reader.proto_values import TensorType
 from deepen.graph.types import Node, TensorInfo
 
 if TYPE_CHECKING:
     import onnx
-
-    from deepen.graph.onnx_reader.flatten import GraphFlattener, GraphScope
 
 __all__ = ["flatten_bodies"]
 
@@ -30,7 +29,9 @@ ConstantValues = dict[str, NDArray[Any]]
 BodyOutputs = tuple[TensorTypes, ConstantValues]
 
 
-def flatten_bodies(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> BodyOutputs:
+def flatten_bodies(
+    flattener: GraphUnderConstruction, scope: GraphScope, node: onnx.NodeProto, flat_node: Node
+) -> BodyOutputs:
     """Flatten the bodies of a node.
 
     Args:
@@ -57,12 +58,14 @@ def flatten_bodies(flattener: GraphFlattener, scope: GraphScope, node: onnx.Node
     return {}, {}
 
 
-def _get_scalar(flattener: GraphFlattener, name: str) -> float | None:
+def _get_scalar(flattener: GraphUnderConstruction, name: str) -> float | None:
     value = flattener.values.get(name)
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 and value.dtype != object else None
 
 
-def _flatten_if(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> BodyOutputs:
+def _flatten_if(
+    flattener: GraphUnderConstruction, scope: GraphScope, node: onnx.NodeProto, flat_node: Node
+) -> BodyOutputs:
     """Flatten If(condition) and its two branches, which read tensors of the scopes around them.
 
     1. Both branches are flattened; contradictions are tolerated in one that may not run.
@@ -131,7 +134,9 @@ def _estimate_branch_work(nodes: Sequence[Node], tensors: dict[str, TensorInfo])
     return total
 
 
-def _flatten_loop(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> BodyOutputs:
+def _flatten_loop(
+    flattener: GraphUnderConstruction, scope: GraphScope, node: onnx.NodeProto, flat_node: Node
+) -> BodyOutputs:
     """Flatten Loop(M, cond, states...) with body(iteration, cond, states...) -> (cond, states..., scans...).
 
     1. The body's inputs get the types of the Loop's; its condition is taken as true if the Loop starts at all.
@@ -183,7 +188,11 @@ def _flatten_loop(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeP
 
 
 def _count_loop_trips(
-    flattener: GraphFlattener, inner: GraphScope, body: onnx.GraphProto, wanted: float | None, start: float | None
+    flattener: GraphUnderConstruction,
+    inner: GraphScope,
+    body: onnx.GraphProto,
+    wanted: float | None,
+    start: float | None,
 ) -> float | None:
     """Return the trip count of a Loop, or ``None`` if it is not known.
 
@@ -204,7 +213,9 @@ def _count_loop_trips(
     return wanted if wanted is not None and wanted <= _MAX_TRIPS else None  # 4
 
 
-def _flatten_scan(flattener: GraphFlattener, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> BodyOutputs:
+def _flatten_scan(
+    flattener: GraphUnderConstruction, scope: GraphScope, node: onnx.NodeProto, flat_node: Node
+) -> BodyOutputs:
     """Flatten Scan(states..., scans...) with body(states..., slices...) -> (states..., slices...), from opset 9 on.
 
     1. The body's states get the types of the Scan's inputs, its slices those of the scanned inputs without the scan
@@ -263,7 +274,9 @@ def _read_scan_axes(flat_node: Node, name: str, count: int) -> tuple[int, ...]:
     return axes
 
 
-def _map_input_types(flattener: GraphFlattener, names: Sequence[str], full: Sequence[str]) -> dict[str, TensorType]:
+def _map_input_types(
+    flattener: GraphUnderConstruction, names: Sequence[str], full: Sequence[str]
+) -> dict[str, TensorType]:
     """Map the body's names of the tensors passed in to their types."""
     return {
         name: flattener.types[source] for name, source in zip(names, full, strict=False) if source in flattener.types
@@ -271,7 +284,7 @@ def _map_input_types(flattener: GraphFlattener, names: Sequence[str], full: Sequ
 
 
 def _flatten_loop_body(
-    flattener: GraphFlattener,
+    flattener: GraphUnderConstruction,
     scope: GraphScope,
     body: onnx.GraphProto,
     path: str,
@@ -327,14 +340,14 @@ def _flatten_loop_body(
         del flattener.warnings[first_warning:]
 
 
-def _multiply_executions(flattener: GraphFlattener, first: int, trips: float) -> None:
+def _multiply_executions(flattener: GraphUnderConstruction, first: int, trips: float) -> None:
     """Multiply the multiplicity of every node from ``first`` on: those of a body and of the bodies inside it."""
     for index in range(first, len(flattener.nodes)):
         node = flattener.nodes[index]
         flattener.nodes[index] = replace(node, multiplicity=node.multiplicity * trips)
 
 
-def _get_tensor_type(flattener: GraphFlattener, scope: GraphScope, name: str) -> TensorType:
+def _get_tensor_type(flattener: GraphUnderConstruction, scope: GraphScope, name: str) -> TensorType:
     return flattener.types.get(scope.resolve(name)) or TensorType(0, None)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -28,88 +27,24 @@ from numpy.typing import NDArray
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import control_flow, proto_values
 from deepen.graph.onnx_reader.constant_folding import NON_DETERMINISTIC, fold_node, is_foldable
+from deepen.graph.onnx_reader.graph_scope import GraphScope, GraphUnderConstruction, choose_more_specific_type
 from deepen.graph.onnx_reader.operator_schemas import get_operator_schema
 from deepen.graph.onnx_reader.proto_values import TensorType
 from deepen.graph.onnx_reader.shape_checks import find_shape_contradiction
-from deepen.graph.onnx_reader.shape_inference import DeclaredTypes, shorten_error
-from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS, SMALL_ELEMENTS
-from deepen.graph.types import Node, TensorInfo
+from deepen.graph.onnx_reader.shape_inference import shorten_error
+from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
+from deepen.graph.types import Node
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["GraphFlattener", "GraphScope"]
+__all__ = ["GraphFlattener"]
 
 
-@dataclass(slots=True)
-class GraphScope:
-    """Tensor names and known types of one graph: the main graph or a body.
+class GraphFlattener(GraphUnderConstruction):
+    """The pass over one model."""
 
-    Attributes:
-        path: Empty for the main graph, else the path of the body.
-        graph: The graph.
-        parent: The scope around it.
-        names: Full name of each tensor by its name in the file.
-        inferred: Types that whole-model inference found.
-        declared: Types that the file declares, used where nothing else is known.
-    """
-
-    path: str
-    graph: onnx.GraphProto
-    parent: GraphScope | None
-    names: dict[str, str] = field(default_factory=dict)
-    inferred: dict[str, TensorType] = field(default_factory=dict)
-    declared: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
-
-    def resolve(self, name: str) -> str:
-        """Full name of a tensor read in this scope; empty for an omitted one."""
-        scope: GraphScope | None = self
-        while scope is not None:
-            if name in scope.names:
-                return scope.names[name]
-            scope = scope.parent
-        return ""
-
-    def full(self, name: str) -> str:
-        """Full name of a tensor written in this scope; empty for an omitted one."""
-        return f"{self.path}/{name}" if self.path and name else name
-
-    @property
-    def depth(self) -> int:
-        """Number of scopes around this one."""
-        return 0 if self.parent is None else self.parent.depth + 1
-
-
-@dataclass(slots=True)
-class GraphFlattener:
-    """The pass over one model.
-
-    Attributes:
-        model: Inferred model; shapes found here are written back by :meth:`write_back`.
-        declared: Types the file declares, used where nothing else is known.
-        strict_shapes: Whether a node that cannot take its input shapes is an error (the caller asked for these shapes)
-            or only a warning (they are the model's own).
-        tolerance_depth: Number of enclosing If branches that may never run; above 0, contradictions are ignored.
-        opsets: Operator-set versions by domain.
-        nodes: Nodes so far.
-        tensors: Tensors by full name.
-        types: Their types, including partly known ones and sequences.
-        values: Values of small constants.
-        warnings: Warnings for the user.
-    """
-
-    model: onnx.ModelProto
-    declared: DeclaredTypes
-    strict_shapes: bool = False
-    tolerance_depth: int = 0
-    opsets: dict[str, int] = field(default_factory=dict)
-    nodes: list[Node] = field(default_factory=list)
-    tensors: dict[str, TensorInfo] = field(default_factory=dict)
-    types: dict[str, TensorType] = field(default_factory=dict)
-    values: dict[str, NDArray[Any]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    _patches: dict[tuple[str, str], tuple[onnx.GraphProto, TensorType]] = field(default_factory=dict)
-    _protos: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    __slots__ = ()
 
     def run(self) -> None:
         """Flatten the main graph and all bodies inside it.
@@ -124,58 +59,6 @@ class GraphFlattener:
             warnings.simplefilter("ignore")  # a model may compute with overflows and divisions by zero
             self.flatten_nodes(scope, 1.0)
         self.write_back()
-
-    def open_scope(self, path: str, graph: onnx.GraphProto, parent: GraphScope | None) -> GraphScope:
-        """Start a graph: index its inferred types and define its initialisers."""
-        scope = GraphScope(path, graph, parent, declared=self.declared.get(path, {}))
-        scope.inferred = {value.name: TensorType.of(value.type) for value in (*graph.value_info, *graph.output)}
-        for tensor in graph.initializer:
-            tensor_type = TensorType(tensor.data_type, tuple(tensor.dims))
-            self.define(scope, tensor.name, tensor_type, constant=True, value=proto_values.read_tensor_value(tensor))
-        for sparse in graph.sparse_initializer:
-            tensor_type = TensorType(sparse.values.data_type, tuple(sparse.dims))
-            value = proto_values.read_sparse_value(sparse)
-            self.define(scope, sparse.values.name, tensor_type, constant=True, value=value)
-        return scope
-
-    def define_inputs(self, scope: GraphScope, bound: Mapping[str, TensorType]) -> None:
-        """Define the formal inputs of a graph.
-
-        Args:
-            scope: The graph.
-            bound: Types known from outside, by input name; the more specific one of the two is used.
-        """
-        for value in scope.graph.input:
-            if value.name not in scope.names:
-                self.define(scope, value.name, _choose_more_specific(TensorType.of(value.type), bound.get(value.name)))
-
-    def define(
-        self,
-        scope: GraphScope,
-        name: str,
-        tensor_type: TensorType | None,
-        *,
-        constant: bool = False,
-        value: NDArray[Any] | None = None,
-    ) -> str:
-        """Register a tensor (again, if its body is walked a second time) and return its full name."""
-        full = scope.names[name] = scope.full(name)
-        self.values.pop(full, None)
-        self._protos.pop(full, None)
-        self._patches.pop((scope.path, name), None)
-        tensor_type = tensor_type or TensorType(0, None)
-        self.types[full] = tensor_type
-        dims = tensor_type.dims
-        if dims and min(dims) < 0:  # reported by `find_shape_contradiction`, or tolerated
-            dims = None
-        elif dims and prod(dims) > MAX_ELEMENTS:
-            raise GraphError(f"tensor '{full}' would have {prod(dims):,} elements; check the input shapes")
-        if value is not None:
-            self.values[full] = value
-        self.tensors[full] = TensorInfo(
-            full, dims, proto_values.get_dtype_name(tensor_type.elem_type), constant or value is not None
-        )
-        return full
 
     def flatten_nodes(self, scope: GraphScope, multiplicity: float) -> None:
         """Flatten the nodes of one graph, in order."""
@@ -200,11 +83,6 @@ class GraphFlattener:
             else:
                 self._define_plain_outputs(scope, node, flat_node)
 
-    def warn(self, text: str) -> None:
-        """Add a warning once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
-
     def write_back(self) -> None:
         """Write the shapes found by this pass into the model, for readers of ``Graph.model``."""
         by_graph: dict[str, tuple[onnx.GraphProto, dict[str, TensorType]]] = {}
@@ -225,7 +103,7 @@ class GraphFlattener:
         if incomplete:  # 2
             found = self._infer_node(scope, node, flat_node)
             for name in incomplete:
-                types[name] = _choose_more_specific(found.get(name), types[name])
+                types[name] = choose_more_specific_type(found.get(name), types[name])
             if node.op_type == "Dropout" and len(node.output) == 2 and node.output[1] in incomplete:
                 types[node.output[1]] = self._get_dropout_mask_type(flat_node)
         values = self._compute_values(node, flat_node, types)  # 3
@@ -259,9 +137,9 @@ class GraphFlattener:
             if not name:
                 continue
             before = scope.inferred.get(name)
-            tensor_type = _choose_more_specific(types.get(name), before)
+            tensor_type = choose_more_specific_type(types.get(name), before)
             if (tensor_type is None or tensor_type.dims is None) and name in scope.declared:
-                tensor_type = _choose_more_specific(TensorType.of(scope.declared[name]), tensor_type)
+                tensor_type = choose_more_specific_type(TensorType.of(scope.declared[name]), tensor_type)
             self.define(
                 scope, name, tensor_type, constant=constant, value=values[index] if values is not None else None
             )
@@ -363,10 +241,3 @@ class GraphFlattener:
             if not any(text.startswith("shape inference") for text in self.warnings):  # 4
                 self.warn(f"shape inference failed at node '{node.name}': {shorten_error(error)}")
             return {}
-
-
-def _choose_more_specific(first: TensorType | None, second: TensorType | None) -> TensorType | None:
-    """Choose the more specific of two types; of equals, the first."""
-    if first is None or second is None:
-        return first or second
-    return first if first.specificity >= second.specificity else second

@@ -6,15 +6,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from deepen.graph.types import Graph, Node
-from deepen.kernels.families.definition import (
-    FamilyDefinition,
-    KernelLayout,
-    NodeGroup,
-    Params,
-    TensorSpec,
-    UnknownShapeError,
-    make_param_error,
-)
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, UnknownShapeError, make_param_error
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
 
 if TYPE_CHECKING:

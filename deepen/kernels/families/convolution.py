@@ -8,15 +8,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from deepen.graph.types import DTYPE_BYTES, Node
-from deepen.kernels.families.definition import (
-    FamilyDefinition,
-    KernelLayout,
-    NodeGroup,
-    Params,
-    TensorSpec,
-    make_param_error,
-)
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
 from deepen.kernels.families.fused_activations import match_fused_tail
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.onnx_parts import write_activation
 from deepen.kernels.families.operator_costs import ACTIVATIONS
 from deepen.kernels.families.shape_features import compute_lane_waste, compute_spatial_features, compute_window_features

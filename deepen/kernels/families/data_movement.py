@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import (
-    FamilyDefinition,
-    KernelLayout,
-    NodeGroup,
-    Params,
-    TensorSpec,
-    make_param_error,
-)
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.matrix_product import broadcast_shapes
 from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import (

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepen.errors import ConfigError
-from deepen.graph.types import DTYPE_BYTES, Graph, Node, TensorInfo, get_scalar_value
-
-if TYPE_CHECKING:
-    from deepen.kernels.families.onnx_writer import KernelModelWriter
+from deepen.graph.types import Graph, Node, TensorInfo, get_scalar_value
+from deepen.kernels.families.kernel_layout import KernelLayout
+from deepen.kernels.families.onnx_writer import KernelModelWriter
 
 __all__ = [
     "IGNORED",
     "FamilyDefinition",
-    "KernelLayout",
     "NodeGroup",
     "Params",
-    "TensorSpec",
     "UnknownShapeError",
     "make_param_error",
     "qualify_operator",
@@ -33,43 +29,6 @@ IGNORED = frozenset({"Identity", "Dropout", "Constant", "Cast", "CastLike"})
 
 class UnknownShapeError(Exception):
     """A tensor whose shape is needed has none; the group becomes family ``other``."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A tensor of a kernel as its parameters define it.
-
-    Attributes:
-        name: Name in the built model.
-        shape: Static shape.
-        dtype: Name from :data:`deepen.graph.types.DTYPE_BYTES`.
-        touched: Elements really read or written; ``None`` for all (a gather touches only some rows of its table).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    touched: int | None = None
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes moved."""
-        count = self.elements if self.touched is None else self.touched
-        return int(count * DTYPE_BYTES.get(self.dtype, 0))
-
-
-@dataclass(frozen=True, slots=True)
-class KernelLayout:
-    """The tensors of a kernel: activations read, weights read, tensors written. Each appears once."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    weights: tuple[TensorSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import (
-    FamilyDefinition,
-    KernelLayout,
-    NodeGroup,
-    Params,
-    TensorSpec,
-    make_param_error,
-)
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.matrix_product import broadcast_shapes
 from deepen.kernels.families.onnx_parts import write_activation, write_quantised
 from deepen.kernels.families.operator_costs import ACTIVATIONS, find_activation, get_operator_code, get_operator_cost

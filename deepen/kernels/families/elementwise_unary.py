@@ -5,15 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from deepen.kernels.families.definition import (
-    FamilyDefinition,
-    KernelLayout,
-    NodeGroup,
-    Params,
-    TensorSpec,
-    make_param_error,
-)
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
 from deepen.kernels.families.fused_activations import EXPRESSIONS, match_expression, match_whole_group
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.onnx_parts import write_activation
 from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import compute_shape_features

@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepen.graph.types import Node
-from deepen.kernels.families.definition import (
-    FamilyDefinition,
-    KernelLayout,
-    NodeGroup,
-    Params,
-    TensorSpec,
-    make_param_error,
-)
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
 from deepen.kernels.families.fused_activations import match_expression, match_fused_tail
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.matrix_product import broadcast_shapes
 from deepen.kernels.families.onnx_parts import write_activation
 from deepen.kernels.families.operator_costs import ACTIVATIONS, get_operator_code, get_operator_cost

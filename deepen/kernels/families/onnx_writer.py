@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deepen.errors import ConfigError
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES
-from deepen.kernels.families.definition import KernelLayout, TensorSpec
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.random_weights import DRAWN, draw_weights, make_placeholder
 
 if TYPE_CHECKING:

@@ -8,14 +8,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from deepen.kernels.families.convolution import check_geometry, read_conv_geometry, read_leading_pads
-from deepen.kernels.families.definition import (
-    FamilyDefinition,
-    KernelLayout,
-    NodeGroup,
-    Params,
-    TensorSpec,
-    make_param_error,
-)
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.onnx_parts import write_quantised
 from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import (

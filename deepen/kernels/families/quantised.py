@@ -10,14 +10,8 @@ import numpy as np
 
 from deepen.graph.types import Node
 from deepen.kernels.families import convolution
-from deepen.kernels.families.definition import (
-    FamilyDefinition,
-    KernelLayout,
-    NodeGroup,
-    Params,
-    TensorSpec,
-    make_param_error,
-)
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
+from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import compute_lane_waste, compute_shape_features
 

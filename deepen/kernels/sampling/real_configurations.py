@@ -12,7 +12,8 @@ from typing import Any
 from deepen import catalog
 from deepen.errors import ConfigError
 from deepen.kernels.families.catalog import check_params, complete_params
-from deepen.kernels.families.definition import KernelLayout, Params
+from deepen.kernels.families.definition import Params
+from deepen.kernels.families.kernel_layout import KernelLayout
 from deepen.kernels.families.multiply_accumulates import count_attention_macs
 from deepen.kernels.families.registry import get_family_definition
 

@@ -1,0 +1,164 @@
+"""Tensor names of nested graphs, and what a pass over them has found so far: nodes, tensors, types, small values."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from deepen.errors import GraphError
+from deepen.graph.onnx_reader import proto_values
+from deepen.graph.onnx_reader.proto_values import TensorType
+from deepen.graph.onnx_reader.shape_inference import DeclaredTypes
+from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS
+from deepen.graph.types import Node, TensorInfo
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["GraphScope", "GraphUnderConstruction", "choose_more_specific_type"]
+
+
+@dataclass(slots=True)
+class GraphScope:
+    """Tensor names and known types of one graph: the main graph or a body.
+
+    Attributes:
+        path: Empty for the main graph, else the path of the body.
+        graph: The graph.
+        parent: The scope around it.
+        names: Full name of each tensor by its name in the file.
+        inferred: Types that whole-model inference found.
+        declared: Types that the file declares, used where nothing else is known.
+    """
+
+    path: str
+    graph: onnx.GraphProto
+    parent: GraphScope | None
+    names: dict[str, str] = field(default_factory=dict)
+    inferred: dict[str, TensorType] = field(default_factory=dict)
+    declared: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
+
+    def resolve(self, name: str) -> str:
+        """Full name of a tensor read in this scope; empty for an omitted one."""
+        scope: GraphScope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name]
+            scope = scope.parent
+        return ""
+
+    def full(self, name: str) -> str:
+        """Full name of a tensor written in this scope; empty for an omitted one."""
+        return f"{self.path}/{name}" if self.path and name else name
+
+    @property
+    def depth(self) -> int:
+        """Number of scopes around this one."""
+        return 0 if self.parent is None else self.parent.depth + 1
+
+
+@dataclass(slots=True)
+class GraphUnderConstruction(ABC):
+    """Nodes, tensors and values of all graphs of a model, as far as a pass over it has come.
+
+    Attributes:
+        model: Inferred model; shapes found here are written back into it.
+        declared: Types the file declares, used where nothing else is known.
+        strict_shapes: Whether a node that cannot take its input shapes is an error (the caller asked for these shapes)
+            or only a warning (they are the model's own).
+        tolerance_depth: Number of enclosing If branches that may never run; above 0, contradictions are ignored.
+        opsets: Operator-set versions by domain.
+        nodes: Nodes so far.
+        tensors: Tensors by full name.
+        types: Their types, including partly known ones and sequences.
+        values: Values of small constants.
+        warnings: Warnings for the user.
+    """
+
+    model: onnx.ModelProto
+    declared: DeclaredTypes
+    strict_shapes: bool = False
+    tolerance_depth: int = 0
+    opsets: dict[str, int] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+    types: dict[str, TensorType] = field(default_factory=dict)
+    values: dict[str, NDArray[Any]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    _patches: dict[tuple[str, str], tuple[onnx.GraphProto, TensorType]] = field(default_factory=dict)
+    _protos: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    @abstractmethod
+    def flatten_nodes(self, scope: GraphScope, multiplicity: float) -> None:
+        """Flatten the nodes of one graph, in order, each executed ``multiplicity`` times."""
+
+    def open_scope(self, path: str, graph: onnx.GraphProto, parent: GraphScope | None) -> GraphScope:
+        """Start a graph: index its inferred types and define its initialisers."""
+        scope = GraphScope(path, graph, parent, declared=self.declared.get(path, {}))
+        scope.inferred = {value.name: TensorType.of(value.type) for value in (*graph.value_info, *graph.output)}
+        for tensor in graph.initializer:
+            tensor_type = TensorType(tensor.data_type, tuple(tensor.dims))
+            self.define(scope, tensor.name, tensor_type, constant=True, value=proto_values.read_tensor_value(tensor))
+        for sparse in graph.sparse_initializer:
+            tensor_type = TensorType(sparse.values.data_type, tuple(sparse.dims))
+            value = proto_values.read_sparse_value(sparse)
+            self.define(scope, sparse.values.name, tensor_type, constant=True, value=value)
+        return scope
+
+    def define_inputs(self, scope: GraphScope, bound: Mapping[str, TensorType]) -> None:
+        """Define the formal inputs of a graph.
+
+        Args:
+            scope: The graph.
+            bound: Types known from outside, by input name; the more specific one of the two is used.
+        """
+        for value in scope.graph.input:
+            if value.name not in scope.names:
+                self.define(
+                    scope, value.name, choose_more_specific_type(TensorType.of(value.type), bound.get(value.name))
+                )
+
+    def define(
+        self,
+        scope: GraphScope,
+        name: str,
+        tensor_type: TensorType | None,
+        *,
+        constant: bool = False,
+        value: NDArray[Any] | None = None,
+    ) -> str:
+        """Register a tensor (again, if its body is walked a second time) and return its full name."""
+        full = scope.names[name] = scope.full(name)
+        self.values.pop(full, None)
+        self._protos.pop(full, None)
+        self._patches.pop((scope.path, name), None)
+        tensor_type = tensor_type or TensorType(0, None)
+        self.types[full] = tensor_type
+        dims = tensor_type.dims
+        if dims and min(dims) < 0:  # reported by `find_shape_contradiction`, or tolerated
+            dims = None
+        elif dims and prod(dims) > MAX_ELEMENTS:
+            raise GraphError(f"tensor '{full}' would have {prod(dims):,} elements; check the input shapes")
+        if value is not None:
+            self.values[full] = value
+        self.tensors[full] = TensorInfo(
+            full, dims, proto_values.get_dtype_name(tensor_type.elem_type), constant or value is not None
+        )
+        return full
+
+    def warn(self, text: str) -> None:
+        """Add a warning once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+def choose_more_specific_type(first: TensorType | None, second: TensorType | None) -> TensorType | None:
+    """Choose the more specific of two types; of equals, the first."""
+    if first is None or second is None:
+        return first or second
+    return first if first.specificity >= second.specificity else second
