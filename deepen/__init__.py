@@ -25,26 +25,15 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "errors", "load_predictor", "measure_training", "profile", "read_dataset"]
 
 if not TYPE_CHECKING:  # type checkers see the names above, and no others
-    _LAZY = {
-        "errors": ("deepen.errors", None),
-        "load_predictor": ("deepen.predictors", "load_predictor"),
-        "measure_training": ("deepen.measure", "measure_training"),
-        "profile": ("deepen.measure", "profile"),
-        "read_dataset": ("deepen.datasets", "read_dataset"),
-    }
+    from deepen import registry as _registry
 
-    def __getattr__(name: str) -> object:
-        """Import a public name on first use."""
-        if name not in _LAZY:
-            raise AttributeError(f"module 'deepen' has no attribute {name!r}")
-        from importlib import import_module
-
-        module_name, attribute = _LAZY[name]
-        module = import_module(module_name)
-        value = getattr(module, attribute) if attribute else module
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        """Public names, loaded or not."""
-        return sorted(__all__)
+    __getattr__, __dir__ = _registry.make_lazy_names(
+        globals(),
+        {
+            "errors": "deepen.errors:",
+            "load_predictor": "deepen.predictors",
+            "measure_training": "deepen.measure",
+            "profile": "deepen.measure",
+            "read_dataset": "deepen.datasets",
+        },
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from deepen import __version__
 from deepen.cli.output import ErrorMapper
-from deepen.errors import ConfigError
+from deepen.registry import Registry
 
 __all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
 
@@ -44,6 +43,7 @@ class LazyGroup(ErrorMapper):
     def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.table = dict(table or {})
+        self.registry = Registry[click.Command]("command", {k: f"{m}:command" for k, (m, _) in self.table.items()})
         # Placeholders: click looks here for the nearest names when a command is unknown.
         self.commands = {name: click.Command(name, short_help=text) for name, (_, text) in self.table.items()}
 
@@ -59,15 +59,7 @@ class LazyGroup(ErrorMapper):
         """
         if cmd_name not in self.table:
             return None
-        module_name, _ = self.table[cmd_name]
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"'{cmd_name}' cannot be loaded: the Python module '{error.name}' is missing; reinstall deepen"
-            ) from error
-        command: click.Command = module.command
-        return command
+        return self.registry.load(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the listing from the table, without importing any command."""

@@ -2,59 +2,57 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepen.devices.links.local import LocalLink
 from deepen.devices.profiles import load_profile
 from deepen.devices.state.read_state import read_state
 from deepen.devices.types import DeviceProfile, DeviceState, SettingStatus
-from deepen.errors import ConfigError, make_unknown_name_error
+from deepen.errors import ConfigError
+from deepen.registry import Registry
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Link, Runtime
 
-__all__ = ["DELEGATES", "RUNTIMES", "LocalDevice", "collect_runtimes", "open_runtime"]
+__all__ = ["DELEGATES", "RUNTIMES", "LocalDevice", "open_runtime"]
 
-RUNTIMES: dict[str, str] = {
-    "benchmark_model": "deepen.devices.runtimes.benchmark_model:BenchmarkModel",
-    "benchmark_model-gpu": "deepen.devices.runtimes.benchmark_model:BenchmarkModelGpu",
-    "benchmark_model-hexagon": "deepen.devices.runtimes.benchmark_model:BenchmarkModelHexagon",
-    "benchmark_model-nnapi": "deepen.devices.runtimes.benchmark_model:BenchmarkModelNnapi",
-    "crunner": "deepen.devices.runtimes.c_runner.runtime:COnnxRuntime",
-    "crunner-litert": "deepen.devices.runtimes.c_runner.runtime:CLiteRuntime",
-    "litert": "deepen.devices.runtimes.litert:LiteRt",
-    "onnxruntime": "deepen.devices.runtimes.onnxruntime:OnnxRuntime",
-    "perf_test": "deepen.devices.runtimes.perf_test:PerfTest",
-    "perf_test-cuda": "deepen.devices.runtimes.perf_test:PerfTestCuda",
-    "perf_test-nnapi": "deepen.devices.runtimes.perf_test:PerfTestNnapi",
-    "perf_test-tensorrt": "deepen.devices.runtimes.perf_test:PerfTestTensorrt",
-    "perf_test-xnnpack": "deepen.devices.runtimes.perf_test:PerfTestXnnpack",
-    "trtexec": "deepen.devices.runtimes.trtexec:TrtExec",
-    "trtexec-dla": "deepen.devices.runtimes.trtexec:TrtExecDla",
-}
+RUNTIMES: Registry[Any] = Registry(
+    "runtime",
+    {
+        "benchmark_model": "deepen.devices.runtimes.benchmark_model:BenchmarkModel",
+        "benchmark_model-gpu": "deepen.devices.runtimes.benchmark_model:BenchmarkModelGpu",
+        "benchmark_model-hexagon": "deepen.devices.runtimes.benchmark_model:BenchmarkModelHexagon",
+        "benchmark_model-nnapi": "deepen.devices.runtimes.benchmark_model:BenchmarkModelNnapi",
+        "crunner": "deepen.devices.runtimes.c_runner.runtime:COnnxRuntime",
+        "crunner-litert": "deepen.devices.runtimes.c_runner.runtime:CLiteRuntime",
+        "litert": "deepen.devices.runtimes.litert:LiteRt",
+        "onnxruntime": "deepen.devices.runtimes.onnxruntime:OnnxRuntime",
+        "perf_test": "deepen.devices.runtimes.perf_test:PerfTest",
+        "perf_test-cuda": "deepen.devices.runtimes.perf_test:PerfTestCuda",
+        "perf_test-nnapi": "deepen.devices.runtimes.perf_test:PerfTestNnapi",
+        "perf_test-tensorrt": "deepen.devices.runtimes.perf_test:PerfTestTensorrt",
+        "perf_test-xnnpack": "deepen.devices.runtimes.perf_test:PerfTestXnnpack",
+        "trtexec": "deepen.devices.runtimes.trtexec:TrtExec",
+        "trtexec-dla": "deepen.devices.runtimes.trtexec:TrtExecDla",
+    },
+    group="deepen.runtimes",
+)
 """Runtime name -> ``module:class``; the class takes ``(link, cpu_mask=...)``."""
 
 DELEGATES: dict[str, str] = {
     name: name.rpartition("-")[0]
-    for name in RUNTIMES
-    if name.rpartition("-")[0] in RUNTIMES and name != "crunner-litert"
+    for name in RUNTIMES.ours
+    if name.rpartition("-")[0] in RUNTIMES.ours and name != "crunner-litert"
 }
 """Runtime name with an accelerator, for example ``benchmark_model-gpu`` -> the runtime it is one of."""
 
 _STEADY = ("performance", "userspace")
 _BUSY_LOAD = 0.5
-
-
-def collect_runtimes() -> dict[str, str]:
-    """Every runtime known: ours and those of the entry-point group ``deepen.runtimes``."""
-    return {**{e.name: e.value for e in entry_points(group="deepen.runtimes")}, **RUNTIMES}
 
 
 def open_runtime(link: Link, profile: DeviceProfile, name: str, cpu_mask: Sequence[int] | None) -> Runtime:
@@ -69,14 +67,10 @@ def open_runtime(link: Link, profile: DeviceProfile, name: str, cpu_mask: Sequen
     Raises:
         ConfigError: If there is no such runtime or the profile does not list it.
     """
-    known = collect_runtimes()
-    if name not in known:
-        raise make_unknown_name_error("runtime", name, known)
+    RUNTIMES.check_name(name)
     if name not in profile.runtimes and DELEGATES.get(name, name) not in profile.runtimes:
         raise ConfigError(f"device '{profile.id}' has no runtime '{name}'; it lists {', '.join(profile.runtimes)}")
-    module, _, attribute = known[name].partition(":")
-    factory = getattr(importlib.import_module(module), attribute)
-    opened: Runtime = factory(link, cpu_mask=tuple(profile.cpu_mask if cpu_mask is None else cpu_mask))
+    opened: Runtime = RUNTIMES.load(name)(link, cpu_mask=tuple(profile.cpu_mask if cpu_mask is None else cpu_mask))
     return opened
 
 

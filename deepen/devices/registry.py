@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
-import importlib
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepen.devices.profiles import list_profile_names, load_profile
 from deepen.errors import ConfigError, make_unknown_name_error
+from deepen.registry import Registry
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Device
+    from deepen.devices.remote import RemoteDevice
 
-__all__ = ["LINKS", "collect_links", "list_device_names", "open_device"]
+__all__ = ["LINKS", "list_device_names", "open_adb_device", "open_device", "open_ssh_device"]
 
-LINKS: dict[str, str] = {
-    "adb": "deepen.devices.connect:open_adb_device",
-    "local": "deepen.devices.local:LocalDevice",
-    "ssh": "deepen.devices.connect:open_ssh_device",
-}
+LINKS: Registry[Any] = Registry(
+    "link",
+    {
+        "adb": "deepen.devices.registry:open_adb_device",
+        "local": "deepen.devices.local:LocalDevice",
+        "ssh": "deepen.devices.registry:open_ssh_device",
+    },
+    group="deepen.links",
+)
 """Link name -> ``module:callable``, which makes a device of an address and, as ``profile=NAME``, of the profile that
 names the link; the local one takes the profile's name alone."""
 
 
-def collect_links() -> dict[str, str]:
-    """Every link known: ours and those of the entry-point group ``deepen.links``."""
-    return {**{e.name: e.value for e in entry_points(group="deepen.links")}, **LINKS}
+def open_adb_device(address: str, profile: str = "") -> RemoteDevice:
+    """Open a device over ADB.
+
+    Args:
+        address: As :func:`deepen.devices.links.adb.open_adb_link` has it; empty for the only device there is.
+        profile: Profile that describes it; empty to find it by what the device says.
+
+    Raises:
+        ConfigError: If the address is malformed, or a package or key is missing.
+        LinkError: If the device cannot be reached.
+    """
+    from deepen.devices.links.adb import open_adb_link
+    from deepen.devices.remote import RemoteDevice
+
+    return RemoteDevice(open_adb_link(address), profile)
+
+
+def open_ssh_device(address: str, profile: str = "") -> RemoteDevice:
+    """Open a device over SSH.
+
+    Args:
+        address: As :func:`deepen.devices.links.ssh.open_ssh_link` has it.
+        profile: Profile that describes it; empty to find it by what the device says.
+
+    Raises:
+        ConfigError: If the address is malformed, a package is missing, or the host key or the login is refused.
+        LinkError: If the device cannot be reached.
+    """
+    from deepen.devices.links.ssh import open_ssh_link
+    from deepen.devices.remote import RemoteDevice
+
+    if not address:
+        raise ConfigError(f"profile '{profile}' does not say where its device is; name it: ssh:USER@HOST")
+    return RemoteDevice(open_ssh_link(address), profile)
 
 
 def list_device_names() -> list[str]:
@@ -33,9 +68,8 @@ def list_device_names() -> list[str]:
     return list_profile_names()
 
 
-def _open_target(target: str, *arguments: str, **options: str) -> Device:
-    module, _, attribute = target.partition(":")
-    device: Device = getattr(importlib.import_module(module), attribute)(*arguments, **options)
+def _open_link(name: str, *arguments: str, **options: str) -> Device:
+    device: Device = LINKS.load(name)(*arguments, **options)
     return device
 
 
@@ -50,21 +84,20 @@ def open_device(spec: str = "local") -> Device:
         ConfigError: If the name is unknown (with the nearest names), an address is malformed, or a package is missing.
         LinkError: If the device cannot be reached.
     """
-    links = collect_links()
     scheme, colon, rest = spec.partition(":")
-    if scheme in links and scheme != "local" and (not colon or not rest):
+    if scheme in LINKS and scheme != "local" and (not colon or not rest):
         raise ConfigError(f"device '{spec}': say which one, '{scheme}:ADDRESS'; 'deepen device list' shows those here")
-    if colon and scheme in links:
+    if colon and scheme in LINKS:
         if scheme == "local":
             raise ConfigError(f"device '{spec}': 'local' is this machine and takes no address")
-        return _open_target(links[scheme], rest)
+        return _open_link(scheme, rest)
     if spec not in list_profile_names():
-        others = [f"{name}:ADDRESS" for name in links if name != "local"]
+        others = [f"{name}:ADDRESS" for name in LINKS if name != "local"]
         raise make_unknown_name_error("device", spec, [*list_profile_names(), *others])
     profile = load_profile(spec)
-    if profile.link not in links:
-        known = ", ".join(sorted(links))
+    if profile.link not in LINKS:
+        known = ", ".join(sorted(LINKS))
         raise ConfigError(f"device '{spec}' is reached over '{profile.link}', which is not here; links: {known}")
     if profile.link == "local":
-        return _open_target(links["local"], spec)
-    return _open_target(links[profile.link], profile.address, profile=spec)
+        return _open_link("local", spec)
+    return _open_link(profile.link, profile.address, profile=spec)

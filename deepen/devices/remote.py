@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deepen.devices.local import collect_runtimes, open_runtime
+from deepen.devices.local import RUNTIMES, open_runtime
 from deepen.devices.profiles import find_profile_name, load_profile
 from deepen.devices.settings.apply_and_restore import preview_settings
 from deepen.devices.state.cool_down import CoolDownResult, wait_for_cool_down
@@ -82,7 +82,7 @@ class RemoteDevice:
         kind = "adb" if self.identity.kind == "android" else "ssh"
         # Best first: a board usually has a Python, a phone does not, and the C runner needs none.
         first = _ON_PHONES if kind == "adb" else _ON_BOARDS
-        runtimes = (*first, *(name for name in collect_runtimes() if name not in first))
+        runtimes = (*first, *(name for name in RUNTIMES if name not in first))
         return DeviceProfile(id=slug or "unknown", title=self.identity.model, link=kind, runtimes=runtimes)
 
     @property

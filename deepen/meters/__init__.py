@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from deepen.meters.registry import explain_unavailable, list_driver_names, list_meters, open_meter
+from deepen.meters.registry import DRIVERS, explain_unavailable, list_meters, open_meter
 from deepen.meters.types import Availability, Driver, MachinePower, Meter, MeterContext, MeterSpec
 
 __all__ = [
+    "DRIVERS",
     "Availability",
     "Driver",
     "MachinePower",
@@ -13,7 +14,6 @@ __all__ = [
     "MeterContext",
     "MeterSpec",
     "explain_unavailable",
-    "list_driver_names",
     "list_meters",
     "open_meter",
 ]

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from deepen import catalog
-from deepen.errors import ConfigError, MeterError, make_unknown_name_error
+from deepen.errors import ConfigError, MeterError
 from deepen.meters.sensor_files import SensorFiles
 from deepen.meters.types import Availability, Driver, MachinePower, Meter, MeterContext, MeterSpec
+from deepen.registry import Registry
 
-__all__ = ["DRIVERS", "explain_unavailable", "list_driver_names", "list_meters", "load_driver", "open_meter"]
+__all__ = ["DRIVERS", "explain_unavailable", "list_meters", "load_driver", "open_meter"]
 
-DRIVERS: dict[str, str] = {
-    "rapl": "deepen.meters.onboard.rapl:DRIVER",
-    "ina3221": "deepen.meters.onboard.ina3221:DRIVER",
-    "rpi-pmic": "deepen.meters.onboard.rpi_pmic:DRIVER",
-    "odpm": "deepen.meters.onboard.odpm:DRIVER",
-    "nvml": "deepen.meters.onboard.nvml:DRIVER",
-    "battery": "deepen.meters.onboard.battery:DRIVER",
-    "hwmon": "deepen.meters.onboard.hwmon:DRIVER",
-    "lpm01a": "deepen.meters.instruments.lpm01a.driver:DRIVER",
-    "ppk2": "deepen.meters.instruments.ppk2.driver:DRIVER",
-    "powersensor3": "deepen.meters.instruments.powersensor3.driver:DRIVER",
-    "lvpm": "deepen.meters.instruments.monsoon.lvpm:DRIVER",
-    "hvpm": "deepen.meters.instruments.monsoon.hvpm:DRIVER",
-    "joulescope": "deepen.meters.instruments.joulescope.driver:DRIVER",
-    "otii": "deepen.meters.instruments.otii:DRIVER",
-    "scpi": "deepen.meters.instruments.scpi:DRIVER",
-    "line": "deepen.meters.instruments.text_lines.driver:DRIVER",
-    "cpu-model": "deepen.meters.cpu_model:DRIVER",
-}
-"""Driver name -> ``module:attribute``, in the order in which sources are tried."""
-
-
-def list_driver_names() -> dict[str, str]:
-    """Every driver known: ours in their order, then those of the entry-point group ``deepen.meters``."""
-    return {**DRIVERS, **{e.name: e.value for e in entry_points(group="deepen.meters") if e.name not in DRIVERS}}
+DRIVERS: Registry[Driver] = Registry(
+    "meter",
+    {
+        "rapl": "deepen.meters.onboard.rapl:DRIVER",
+        "ina3221": "deepen.meters.onboard.ina3221:DRIVER",
+        "rpi-pmic": "deepen.meters.onboard.rpi_pmic:DRIVER",
+        "odpm": "deepen.meters.onboard.odpm:DRIVER",
+        "nvml": "deepen.meters.onboard.nvml:DRIVER",
+        "battery": "deepen.meters.onboard.battery:DRIVER",
+        "hwmon": "deepen.meters.onboard.hwmon:DRIVER",
+        "lpm01a": "deepen.meters.instruments.lpm01a.driver:DRIVER",
+        "ppk2": "deepen.meters.instruments.ppk2.driver:DRIVER",
+        "powersensor3": "deepen.meters.instruments.powersensor3.driver:DRIVER",
+        "lvpm": "deepen.meters.instruments.monsoon.lvpm:DRIVER",
+        "hvpm": "deepen.meters.instruments.monsoon.hvpm:DRIVER",
+        "joulescope": "deepen.meters.instruments.joulescope.driver:DRIVER",
+        "otii": "deepen.meters.instruments.otii:DRIVER",
+        "scpi": "deepen.meters.instruments.scpi:DRIVER",
+        "line": "deepen.meters.instruments.text_lines.driver:DRIVER",
+        "cpu-model": "deepen.meters.cpu_model:DRIVER",
+    },
+    group="deepen.meters",
+)
+"""Driver name -> ``module:attribute``, in the order in which sources are tried; those of other packages come last."""
 
 
 def load_driver(name: str) -> Driver:
@@ -47,17 +45,22 @@ def load_driver(name: str) -> Driver:
     Raises:
         ConfigError: If there is none of that name, with the nearest names.
     """
-    known = list_driver_names()
-    if name not in known:
-        raise make_unknown_name_error("meter", name, [*known, *catalog.list_names("devices", "meters")])
-    module, _, attribute = known[name].partition(":")
-    found: Driver = getattr(importlib.import_module(module), attribute)
-    return found
+    return DRIVERS.load(name, catalog.list_names("devices", "meters"))
+
+
+def _probe_driver(name: str, context: MeterContext) -> Availability:
+    """Look whether a source exists here; one whose plug-in is broken does not, and takes no other with it."""
+    try:
+        return load_driver(name).probe(context)
+    except ConfigError as error:
+        if name in DRIVERS.ours:
+            raise
+        return Availability(name, False, "", "measured", cause=str(error))
 
 
 def list_meters(context: MeterContext | None = None) -> list[Availability]:
     """Look which sources exist here, in the order in which they are tried."""
-    return [load_driver(name).probe(context or MeterContext()) for name in list_driver_names()]
+    return [_probe_driver(name, context or MeterContext()) for name in DRIVERS]
 
 
 def explain_unavailable(found: Iterable[Availability]) -> list[tuple[str, str, str]]:
@@ -78,7 +81,7 @@ def explain_unavailable(found: Iterable[Availability]) -> list[tuple[str, str, s
 
 def _resolve_meter_spec(text: str) -> MeterSpec:
     spec = MeterSpec.parse(text)
-    if spec.name in list_driver_names() or spec.name not in catalog.list_names("devices", "meters"):
+    if spec.name in DRIVERS or spec.name not in catalog.list_names("devices", "meters"):
         return spec
     data = catalog.load_toml("devices", "meters", spec.name)
     if not isinstance(data.get("meter"), str):
@@ -117,8 +120,12 @@ def open_meter(
         parsed = _resolve_meter_spec(spec)
         return load_driver(parsed.name).open(parsed, context)
     reasons: list[str] = []
-    for name in list_driver_names():
-        candidate = load_driver(name)
+    for name in DRIVERS:
+        try:
+            candidate = load_driver(name)
+        except ConfigError as error:
+            reasons.append(str(error))
+            continue
         if not candidate.automatic:
             continue
         found = candidate.probe(context)

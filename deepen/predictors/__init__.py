@@ -38,31 +38,22 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    _LAZY = {
-        "LogWorkRegressor": "fitting.sklearn_estimator",
-        "Predictor": "predictor",
-        "Recipe": "fitting.recipes",
-        "list_predictors": "library",
-        "calibrate_predictor": "fitting.calibrate",
-        "evaluate_predictor": "evaluation",
-        "get_predictor_folder": "library",
-        "load_predictor": "library",
-        "load_recipe": "fitting.recipes",
-        "compute_metrics": "evaluation",
-        "list_recipe_names": "fitting.recipes",
-        "train_predictor": "fitting.train",
-    }
+    from deepen import registry as _registry
 
-    def __getattr__(name: str) -> object:
-        """Import a public name on first use."""
-        if name not in _LAZY:
-            raise AttributeError(f"module 'deepen.predictors' has no attribute {name!r}")
-        from importlib import import_module
-
-        value = getattr(import_module(f"deepen.predictors.{_LAZY[name]}"), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        """Public names, loaded or not."""
-        return sorted(__all__)
+    __getattr__, __dir__ = _registry.make_lazy_names(
+        globals(),
+        {
+            "LogWorkRegressor": "deepen.predictors.fitting.sklearn_estimator",
+            "Predictor": "deepen.predictors.predictor",
+            "Recipe": "deepen.predictors.fitting.recipes",
+            "list_predictors": "deepen.predictors.library",
+            "calibrate_predictor": "deepen.predictors.fitting.calibrate",
+            "evaluate_predictor": "deepen.predictors.evaluation",
+            "get_predictor_folder": "deepen.predictors.library",
+            "load_predictor": "deepen.predictors.library",
+            "load_recipe": "deepen.predictors.fitting.recipes",
+            "compute_metrics": "deepen.predictors.evaluation",
+            "list_recipe_names": "deepen.predictors.fitting.recipes",
+            "train_predictor": "deepen.predictors.fitting.train",
+        },
+    )

@@ -31,6 +31,8 @@ _RELABELS = 0.5
 class NasBench101Space(SearchSpace):
     """Cells of NAS-Bench-101 with at most ``vertices`` vertices (EC-NAS: 4, 5 and 7) and at most 9 edges."""
 
+    settings = ("vertices", "classes", "resolution")
+
     def __init__(self, vertices: int = 7, classes: int = 10, resolution: int = 32) -> None:
         if not 3 <= vertices <= 7:
             raise ConfigError(f"cells of NAS-Bench-101 have at most 3 to 7 vertices, not {vertices}")

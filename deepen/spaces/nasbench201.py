@@ -26,6 +26,8 @@ class NasBench201Space(SearchSpace):
     cost depends on the runtime.
     """
 
+    settings = ("classes", "resolution")
+
     def __init__(self, classes: int = 10, resolution: int = nasbench201_networks.RESOLUTION) -> None:
         self.classes = classes
         self.resolution = resolution

@@ -6,18 +6,20 @@ import re
 from urllib.parse import parse_qsl
 
 from deepen.errors import ConfigError, make_unknown_name_error
-from deepen.spaces.nasbench101 import NasBench101Space
-from deepen.spaces.nasbench201 import NasBench201Space
+from deepen.registry import Registry
 from deepen.spaces.space import SearchSpace
 from deepen.spaces.user_defined import GeneratedSpace
 
 __all__ = ["SPACES", "open_space"]
 
-SPACES: dict[str, tuple[type[SearchSpace], tuple[str, ...]]] = {
-    "nasbench201": (NasBench201Space, ("classes", "resolution")),
-    "nasbench101": (NasBench101Space, ("vertices", "classes", "resolution")),
-}
-"""Name -> class and its settings."""
+SPACES: Registry[type[SearchSpace]] = Registry(
+    "space",
+    {
+        "nasbench201": "deepen.spaces.nasbench201:NasBench201Space",
+        "nasbench101": "deepen.spaces.nasbench101:NasBench101Space",
+    },
+)
+"""Name -> class, imported on first use."""
 
 
 def open_space(text: str) -> SearchSpace:
@@ -32,13 +34,11 @@ def open_space(text: str) -> SearchSpace:
     if re.search(r":[A-Za-z_]\w*$", text):
         return GeneratedSpace(text)
     name, _, settings = text.partition("?")
-    if name not in SPACES:
-        raise make_unknown_name_error("space", name, [*SPACES, "path/to/file.py:function"])
-    kind, known = SPACES[name]
+    kind = SPACES.load(name, ["path/to/file.py:function"])
     given: dict[str, int] = {}
     for key, value in parse_qsl(settings, keep_blank_values=True):
-        if key not in known:
-            raise make_unknown_name_error(f"setting of {name}", key, known)
+        if key not in kind.settings:
+            raise make_unknown_name_error(f"setting of {name}", key, kind.settings)
         if not value.isdecimal():
             raise ConfigError(f"{text}: {key} is a whole number, not '{value}'")
         given[key] = int(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -28,8 +28,10 @@ class SearchSpace(ABC):
     Attributes:
         name: Name that :func:`deepen.spaces.open_space` opens it by.
         levels: Number of choices at each position of a genome. A genome is an architecture encoded as integers.
+        settings: Settings, integers, that may follow the name: ``nasbench101?vertices=4``.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ()
     name: str
     levels: tuple[int, ...]
 

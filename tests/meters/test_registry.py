@@ -8,7 +8,7 @@ import pytest
 
 from deepen.devices import CpuPower
 from deepen.errors import ConfigError, MeterError
-from deepen.meters import Meter, MeterContext, MeterSpec, list_driver_names, list_meters, open_meter, registry
+from deepen.meters import Meter, MeterContext, MeterSpec, list_meters, open_meter, registry
 from deepen.meters.sensor_files import CommandFiles, CommandOutput
 from deepen.meters.types import Driver, MachinePower
 from deepen.testing.power import PowerTimeline, SimulatedMeter
@@ -106,9 +106,9 @@ def test_meters_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.syspath_prepend(str(tmp_path))
     points = EntryPoints([EntryPoint("acme", "acme_meter:DRIVER", "deepen.meters"),
                           EntryPoint("rapl", "evil:DRIVER", "deepen.meters")])  # fmt: skip
-    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
-    assert list(list_driver_names()) == [*registry.DRIVERS, "acme"]
-    assert list_driver_names()["rapl"] == "deepen.meters.onboard.rapl:DRIVER"  # ours cannot be replaced unseen
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.select(group=group))
+    assert list(registry.DRIVERS) == [*registry.DRIVERS.ours, "acme"]
+    assert registry.DRIVERS["rapl"] == "deepen.meters.onboard.rapl:DRIVER"  # ours cannot be replaced unseen
     meter = open_meter("acme?idle_w=3")
     assert meter.id == "acme"
     assert list_meters()[-1].available

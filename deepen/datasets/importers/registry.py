@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import cast
 
 from deepen.datasets.importers.base import ImportResult
 from deepen.datasets.store import Dataset
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
+from deepen.registry import import_target
 
 __all__ = ["IMPORTERS", "Importer", "get_importer", "import_dataset"]
 
@@ -48,11 +48,9 @@ class Importer:
         if configurations and not self.accepts_configurations:
             able = ", ".join(name for name, other in IMPORTERS.items() if other.accepts_configurations)
             raise ConfigError(f"importer '{self.name}' takes no further configurations, only {able} does")
-        module = import_module(f"deepen.datasets.importers.{self.module}")
+        read = import_target(f"deepen.datasets.importers.{self.module}:read")
         with _translate_read_errors(folder):
-            if configurations:
-                return cast(ImportResult, module.read(folder, configurations))
-            return cast(ImportResult, module.read(folder))
+            return cast(ImportResult, read(folder, configurations) if configurations else read(folder))
 
 
 @contextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
 
 from deepen.errors import ConfigError
 from deepen.kernels.families.definition import FamilyDefinition
+from deepen.registry import import_target
 
 __all__ = ["get_family_definition", "load_family_definitions", "map_operators_to_readers"]
 
@@ -23,7 +23,7 @@ def load_family_definitions() -> Mapping[str, FamilyDefinition]:
     """Load the definition of every family, by name, in reading order."""
     found: dict[str, FamilyDefinition] = {}
     for name in _MODULES:
-        for item in import_module(f"deepen.kernels.families.{name}").FAMILY_DEFINITIONS:
+        for item in import_target(f"deepen.kernels.families.{name}:FAMILY_DEFINITIONS"):
             found[item.family] = item
     return found
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from deepen.devices.links.local import LocalLink
-from deepen.devices.local import DELEGATES, collect_runtimes
+from deepen.devices.local import DELEGATES, RUNTIMES
 from deepen.devices.protocols import Device
-from deepen.errors import ConfigError, LinkError, RunError, make_unknown_name_error
+from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure.conditions.device_conditions import MessageHandler, log_device_message
 from deepen.measure.conditions.drift_reference import write_empty_model, write_reference_model
 from deepen.measure.conditions.tflite_reference import write_empty_lite_model, write_reference_lite_model
@@ -48,11 +47,7 @@ def get_file_suffixes(name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: If there is no such runtime.
     """
-    known = collect_runtimes()
-    if name not in known:
-        raise make_unknown_name_error("runtime", name, known)
-    module, _, attribute = known[name].partition(":")
-    return tuple(getattr(getattr(importlib.import_module(module), attribute), "suffixes", _ONNX))
+    return tuple(getattr(RUNTIMES.load(name), "suffixes", _ONNX))
 
 
 def resolve_runtime_name(runtime: str, delegate: str) -> str:
@@ -61,9 +56,7 @@ def resolve_runtime_name(runtime: str, delegate: str) -> str:
     Raises:
         ConfigError: If there is no such runtime, or it has no such accelerator.
     """
-    known = collect_runtimes()
-    if runtime not in known:
-        raise make_unknown_name_error("runtime", runtime, known)
+    RUNTIMES.check_name(runtime)
     if delegate in ("", "cpu"):
         return runtime
     name = f"{runtime}-{delegate}"
@@ -122,9 +115,8 @@ def choose_runtime(
 
 
 def _find_candidates(device: Device, delegate: str, suffix: str) -> Iterator[str]:
-    known = collect_runtimes()
     for name in device.profile.runtimes:
-        if name not in known or name in DELEGATES or suffix not in get_file_suffixes(name):
+        if name not in RUNTIMES or name in DELEGATES or suffix not in get_file_suffixes(name):
             continue
         if delegate in ("", "cpu") or DELEGATES.get(f"{name}-{delegate}") == name:
             yield name

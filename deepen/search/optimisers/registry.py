@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
-from deepen.errors import ConfigError, make_unknown_name_error
+from deepen.errors import ConfigError
+from deepen.registry import Registry
 from deepen.search.optimisers.base import Optimiser
 from deepen.search.optimisers.domain import SearchDomain
 
 __all__ = ["OPTIMISERS", "make_optimiser"]
 
-OPTIMISERS: Mapping[str, tuple[str, str]] = {
-    "random": ("deepen.search.optimisers.random_search", "RandomSearch"),
-    "semoa": ("deepen.search.optimisers.semoa", "Semoa"),
-    "sh-emoa": ("deepen.search.optimisers.shemoa", "ShEmoa"),
-    "ms-ehvi": ("deepen.search.optimisers.msehvi", "MsEhvi"),
-    "nsga2": ("deepen.search.optimisers.pymoo_nsga2", "Nsga2"),
-    "tpe": ("deepen.search.optimisers.optuna_tpe", "Motpe"),
-}
-"""Name -> module and class, imported on first use."""
+OPTIMISERS: Registry[Any] = Registry(
+    "optimiser",
+    {
+        "random": "deepen.search.optimisers.random_search:RandomSearch",
+        "semoa": "deepen.search.optimisers.semoa:Semoa",
+        "sh-emoa": "deepen.search.optimisers.shemoa:ShEmoa",
+        "ms-ehvi": "deepen.search.optimisers.msehvi:MsEhvi",
+        "nsga2": "deepen.search.optimisers.pymoo_nsga2:Nsga2",
+        "tpe": "deepen.search.optimisers.optuna_tpe:Motpe",
+    },
+)
+"""Name -> class, imported on first use."""
 
 
 def make_optimiser(
@@ -38,12 +40,10 @@ def make_optimiser(
     Raises:
         ConfigError: If there is no such optimiser, or its package is not installed.
     """
-    if name not in OPTIMISERS:
-        raise make_unknown_name_error("optimiser", name, OPTIMISERS)
+    OPTIMISERS.check_name(name)
     if population is not None and population < 1:
         raise ConfigError(f"a population has at least 1 network, not {population}")
-    module, kind = OPTIMISERS[name]
     if population is not None:
         options["population"] = population
-    made: Optimiser = getattr(import_module(module), kind)(domain, seed=seed, **options)
+    made: Optimiser = OPTIMISERS.load(name)(domain, seed=seed, **options)
     return made

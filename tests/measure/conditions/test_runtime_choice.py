@@ -109,11 +109,11 @@ def test_a_runtime_with_an_accelerator_is_listed_by_the_one_it_is_of(monkeypatch
 
 
 def test_every_runtime_says_which_files_it_takes() -> None:
-    from deepen.devices.local import collect_runtimes
+    from deepen.devices.local import RUNTIMES
 
-    lite = {name for name in collect_runtimes() if ".tflite" in get_file_suffixes(name)}
-    assert lite == {"litert", "crunner-litert", *(n for n in collect_runtimes() if n.startswith("benchmark_model"))}
-    assert all(".onnx" in get_file_suffixes(name) for name in set(collect_runtimes()) - lite)
+    lite = {name for name in RUNTIMES if ".tflite" in get_file_suffixes(name)}
+    assert lite == {"litert", "crunner-litert", *(n for n in RUNTIMES if n.startswith("benchmark_model"))}
+    assert all(".onnx" in get_file_suffixes(name) for name in set(RUNTIMES) - lite)
 
 
 # Our own models
