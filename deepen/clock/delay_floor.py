@@ -9,10 +9,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.clock.host_clock import CLOCK_TOLERANCE
+
 _Values = TypeVar("_Values", float, NDArray[np.float64])
 
 __all__ = [
-    "CLOCK_TOLERANCE",
     "UNKNOWN_TRANSPORT_S",
     "DelayFloor",
     "combine_with_clock_prior",
@@ -25,8 +26,6 @@ __all__ = [
 UNKNOWN_TRANSPORT_S = 1e-3
 """Bound of the least transport delay where no round trip is known, seconds: one USB full-speed frame. The median delay
 above the floor is the bound where it is larger."""
-CLOCK_TOLERANCE = 50e-6
-"""Standard deviation of the rates of quartz clocks over their nominal ones (tolerances of 20 to 100 ppm are sold)."""
 _WANDER_S = 60.0
 """Streams shorter than this are too short to estimate the wander of the clock, seconds."""
 

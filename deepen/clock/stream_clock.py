@@ -1,4 +1,15 @@
-"""The clock of a sample stream, fitted to the arrival times of its reads."""
+"""The clock of a sample stream, fitted to the arrival times of its reads.
+
+All the host knows of a sample is when its bytes came in. Bytes arrive late, never early: a read returns at the moment
+its last sample was taken, plus a transport delay that varies by milliseconds (USB frames, buffers, scheduling) but has
+a floor. Over the instrument's own time (position / rate), the arrival times therefore lie above a line, and the line
+under them is the clock map (lower convex hull; the edge above the mean minimises the summed delay: S. Moon, P. Skelly,
+D. Towsley, "Estimation and removal of clock skew from network delay measurements", INFOCOM 1999).
+
+Samples that the counters did not see lost make everything after them arrive later for good, whereas a stalled
+transport catches up. A lasting step of the floor is therefore a loss; its height divided by the sample period is the
+number of samples lost.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.clock.delay_floor import UNKNOWN_TRANSPORT_S, DelayFloor, fit_delay_floor, select_least_delayed
-from deepen.clock.host_clock import ClockMap
+from deepen.clock.host_clock import MAX_DRIFT, ClockMap
 from deepen.clock.lost_samples import find_lost_samples
 from deepen.clock.stream_types import ArrivalFit, SampleLoss
 
@@ -54,7 +65,7 @@ def fit_arrivals(
     *,
     round_trip_s: float | None = None,
     begun: tuple[int, float] | None = None,
-    max_drift: float = 300e-6,
+    max_drift: float = MAX_DRIFT,
     quantum: int = 1,
 ) -> ArrivalFit:
     """Fit the clock of a stream and find the samples lost from it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepen.clock.host_clock import fit_pings
+from deepen.clock.round_trips import fit_pings
 from deepen.measure.alignment.logic_marks import fit_logic_marks
 from deepen.measure.api import open_session, profile
 from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine

@@ -19,9 +19,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.clock.matched_events import ClockMatch, fit_matches
 from deepen.devices.protocols import LoadedModel
 from deepen.errors import MeasureError
-from deepen.measure.alignment.logic_marks import ClockMatch, fit_matches, retime_trace
+from deepen.measure.alignment.logic_marks import retime_trace
 from deepen.measure.energy.running_integrals import compute_running_integrals
 from deepen.records import Interval, PowerTrace
 

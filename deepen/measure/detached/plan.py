@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deepen.clock.host_clock import MAX_DRIFT, ClockMap, fit_pings
-from deepen.clock.round_trips import SLEPT_S, RoundTrip
+from deepen.clock.host_clock import MAX_DRIFT, ClockMap
+from deepen.clock.round_trips import SLEPT_S, RoundTrip, fit_pings
 from deepen.errors import LinkError, MeasureError, RunError
 from deepen.measure.alignment.load_pattern import BARKER, GUARD, SyncPulses
 from deepen.records import Interval

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,72 +9,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock.host_clock import ClockMap, monotonic_s
+from deepen.clock.counter_readings import fit_counter_clock
+from deepen.clock.host_clock import MAX_DRIFT, ClockMap, monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.energy_counter import make_step_trace
 from deepen.meters.sampling_thread import SamplingThread
 from deepen.meters.types import Scope
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["TimestampedCounterMeter", "fit_counter_clock"]
-
-_MAX_DRIFT = 300e-6
-"""No crystal is further off; a steeper slope is a change of delay."""
-
-_USUAL_DRIFT = 50e-6
-"""Usual difference of two clocks; what a recording too short to fit drift is uncertain by."""
+__all__ = ["TimestampedCounterMeter"]
 
 _STEP_S = 2.0
 """Device time that passes by faster than the host's by more than this is a step of its clock: far beyond any cache."""
-
-_DRIFT_SPAN_S = 300.0
-"""Shorter recordings tell delay, not drift: 20 ms of delay over five minutes are 70 ppm."""
-
-
-def fit_counter_clock(
-    device_s: NDArray[np.float64],
-    before_s: NDArray[np.float64],
-    after_s: NDArray[np.float64],
-    update_s: float,
-    quantum_s: float,
-) -> ClockMap:
-    """Map a device's clock from readings of a value that is updated now and then, and tells when it was.
-
-    Every reading bounds the clock from two sides: the time it tells had come when the answer was there, and one update
-    later had not come yet when it was asked. The middle of what all readings allow is the clock, half the width its
-    limit of error (an intersection of intervals, as in Marzullo's algorithm, RFC 5905 section 11.2.1).
-
-    Args:
-        device_s: Device time in each reading, seconds; shape (n,), ascending.
-        before_s: Host time at which it was asked, seconds; shape (n,).
-        after_s: Host time at which it answered, seconds; shape (n,).
-        update_s: Time between two updates, seconds; taken from the readings where their steps have a common divisor.
-        quantum_s: Step of the device time, seconds.
-    """
-    rate, span_s = 1.0, float(device_s[-1] - device_s[0])
-    third = device_s.size // 3
-    drift_s = _USUAL_DRIFT * span_s / 2
-    if third >= 10 and span_s >= _DRIFT_SPAN_S:
-        delay = after_s - device_s
-        first, last = int(np.argmin(delay[:third])), device_s.size - third + int(np.argmin(delay[-third:]))
-        apart_s = float(device_s[last] - device_s[first])
-        if apart_s > span_s / 3:
-            rate += float(np.clip((delay[last] - delay[first]) / apart_s, -_MAX_DRIFT, _MAX_DRIFT))
-            drift_s = 0.0
-    middle_s = float(device_s[0]) + span_s / 2
-    late_s = float(np.min(after_s - rate * (device_s - middle_s)))
-    early_s = float(np.max(before_s - rate * (device_s - middle_s)))
-    steps = np.rint(np.diff(device_s) / quantum_s).astype(np.int64)
-    steps = steps[steps > 0]
-    divisor_s = float(np.gcd.reduce(steps)) * quantum_s if steps.size >= 8 else 0.0
-    ages_s = [divisor_s if divisor_s >= 5 * quantum_s else update_s]
-    ages_s += [float(steps.min()) * quantum_s] if steps.size else []
-    # Updates further apart than told: as far as the readings demand, and as much again.
-    ages_s.append(2 * max(0.0, early_s - late_s))
-    age_s = next((age for age in ages_s if early_s - age <= late_s), ages_s[-1])
-    half_s = (late_s - (early_s - age_s)) / 2
-    error_s = (half_s + quantum_s / 2 + drift_s) / math.sqrt(3)
-    return ClockMap(middle_s, late_s - half_s, rate, error_s, "ping")
 
 
 class TimestampedCounterMeter:
@@ -187,7 +132,7 @@ class TimestampedCounterMeter:
         if bool(np.any(np.diff(times_s, axis=0) < 0)) or bool(np.any(np.diff(energy_j, axis=0) < 0)):
             raise MeterError(f"{self.id}: its clock or a counter went back, so the device restarted; measure again")
         # Device time may lag behind (values are cached), but it cannot pass by faster than the host's.
-        most_s = (trips[1:, 1] - trips[:-1, 0]) * (1 + _MAX_DRIFT) + _STEP_S + 2 * self.update_s
+        most_s = (trips[1:, 1] - trips[:-1, 0]) * (1 + MAX_DRIFT) + _STEP_S + 2 * self.update_s
         ahead_s = np.diff(times_s, axis=0) - most_s[:, None]
         if ahead_s.size and float(ahead_s.max()) > 0:
             raise MeterError(
