@@ -5,7 +5,6 @@ A seeded part of what ``tools/bench/fuzz_parsers.py`` does with a million inputs
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import pytest
 
 from deepen.meters.onboard import odpm, rpi_pmic
 from deepen.meters.stream.types import MOST_NOTES, Samples, StreamCounts
-from tests.support.fuzz import FuzzCorpus, FuzzReport, FuzzTarget, fuzz_in_batches, fuzz_with_coverage
 from tests.support.fuzz_files import make_file_targets
+from tests.support.fuzz_inputs import fuzz_target
 from tests.support.fuzz_streams import StreamTarget, make_stream_targets
 from tests.support.fuzz_texts import CallTarget, make_text_targets
 
@@ -38,35 +37,24 @@ FILES = [
 ]
 
 
-def fuzz(target: FuzzTarget, count: int, traced: int) -> FuzzReport:
-    rng = random.Random(target.name)
-    report, corpus = FuzzReport(target.name), FuzzCorpus(target.seeds, target.tokens, rng)
-    fuzz_with_coverage(target, corpus, report, traced, rng)
-    fuzz_in_batches(target, corpus, report, count - traced, rng)
-    return report
-
-
 @pytest.mark.parametrize("name", STREAMS)
 def test_no_stream_breaks_a_parser(name: str) -> None:
-    report = fuzz(STREAMS[name], 600, 60)
-    assert report.failures == []
-    assert report.inputs == 600
-    assert report.steps > 15
+    fuzz_target(STREAMS[name], 70)
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_no_answer_breaks_a_reader(name: str) -> None:
-    assert fuzz(TEXTS[name], 400, 40).failures == []
+    fuzz_target(TEXTS[name], 80)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_breaks_a_reader(name: str, tmp_path: Path) -> None:
     targets = {t.name: t for t in make_file_targets(tmp_path)}
     assert set(targets) == set(FILES)
-    assert fuzz(targets[name], 150, 30).failures == []
+    fuzz_target(targets[name], 40)
 
 
-class Broken:
+class BrokenParser:
     """A parser with a defect."""
 
     def __init__(self, defect: str) -> None:
@@ -94,7 +82,7 @@ class Broken:
 @pytest.mark.parametrize(
     ("defect", "said"),
     [
-        ("raises", "IndexError"),
+        ("raises", "list index out of range"),
         ("is infinite", "not finite"),
         ("goes back", "go"),
         ("depends on splits", "split"),
@@ -104,61 +92,82 @@ class Broken:
 def test_a_parser_with_a_defect_is_found_out(defect: str, said: str) -> None:
     seeds = [bytes(range(256))]
     tokens = [b"\x00", b"\x07", b"\x03"]
-    target = StreamTarget(defect, lambda: Broken(defect), seeds, tokens, [Path(__file__)], batch=20, most_kept=2000)
-    report = FuzzReport(defect)
-    fuzz_in_batches(
-        target, FuzzCorpus(seeds, tokens, random.Random(1)), report, 2000, random.Random(1), most_failures=1
-    )
-    assert said in report.failures[0][0]
+    target = StreamTarget(defect, lambda: BrokenParser(defect), seeds, tokens, most_kept=500)
+    with pytest.raises((AssertionError, IndexError), match=said):
+        fuzz_target(target, 500)
 
 
 def test_a_failure_comes_with_few_of_its_inputs() -> None:
+    seen: list[bytes] = []
+
     def picky(data: bytes) -> None:
+        seen.append(data)
         assert b"bad" not in data
 
-    target = CallTarget("picky", picky, [b"good"], [b"bad"], [Path(__file__)])
-    report = FuzzReport("picky")
-    fuzz_in_batches(
-        target,
-        FuzzCorpus(target.seeds, target.tokens, random.Random(2)),
-        report,
-        500,
-        random.Random(2),
-        most_failures=1,
-    )
-    (what, data) = report.failures[0]
-    assert what.startswith("AssertionError")
-    assert b"bad" in data
-    assert len(data) < 600
+    with pytest.raises(AssertionError):
+        fuzz_target(CallTarget("picky", picky, [b"good" * 40], [b"bad"]), 300)
+    assert b"bad" in seen[-1]
+    assert len(seen[-1]) < 200
 
 
-def test_inputs_that_reach_new_code_are_kept() -> None:
-    def steps(data: bytes) -> int:
-        found = 0
-        if data[:1] == b"d":
-            found += 1
-            if data[1:2] == b"e":
-                found += 1
-                if data[2:3] == b"e":
-                    found += 1
-        return found
-
-    target = CallTarget("steps", steps, [b"xxxx"], [b"d", b"e", b"p"], [Path(__file__)])
-    report, rng = FuzzReport("steps"), random.Random(3)
-    corpus = FuzzCorpus(target.seeds, target.tokens, rng)
-    fuzz_with_coverage(target, corpus, report, 3000, rng)
-    assert report.kept >= 2
-    assert any(data[:2] == b"de" for data in corpus.inputs)
+def test_a_warning_is_a_failure() -> None:
+    with pytest.raises(RuntimeWarning, match="overflow"):
+        fuzz_target(CallTarget("warns", lambda data: np.float32(1e38) * len(data), [b"x" * 20], [b"y"]), 50)
 
 
 def test_the_same_seed_makes_the_same_inputs() -> None:
-    def made() -> list[bytes]:
-        corpus = FuzzCorpus([b"a,1,2\n" * 20], [b","], random.Random(9))
-        return [corpus.generate_input() for _ in range(200)]
+    def made(seed: int) -> list[bytes]:
+        found: list[bytes] = []
+        fuzz_target(CallTarget("collect", found.append, [b"a,1,2\n" * 20], [b","]), 60, seed=seed)
+        return found
 
-    first = made()
-    assert first == made()
-    assert len(set(first)) > 150
+    first = made(9)
+    assert first == made(9)
+    assert first != made(10)
+    assert len(set(first)) > 50
+
+
+SEED = bytes(range(97, 123)) + b"=12345;"
+"""A valid input in which no byte comes twice."""
+
+OTHER = b"<<<<>>>>"
+
+
+def is_cut_and_joined(data: bytes) -> bool:
+    """The beginning of one valid input and the end of another."""
+    return any(data == SEED[:k] + OTHER[j:] for k in range(4, len(SEED)) for j in range(len(OTHER) - 2))
+
+
+DAMAGES: dict[str, Callable[[bytes], bool]] = {
+    "valid": lambda data: data == SEED,
+    "a byte changed": lambda data: len(data) == len(SEED) and sum(a != b for a, b in zip(data, SEED, strict=True)) == 1,
+    "cut short": lambda data: 4 < len(data) < len(SEED) and SEED.startswith(data),
+    "a part left out": lambda data: (
+        4 < len(data) < len(SEED) and not SEED.startswith(data) and data.endswith(SEED[-4:])
+    ),
+    "a part twice": lambda data: len(data) > len(SEED) and data[:5] == SEED[:5] and data.count(b"k") > 1,
+    "a part many times": lambda data: len(data) > 8 * len(SEED),
+    "a token put in": lambda data: len(data) > len(SEED) and data.replace(b"TOKEN", b"", 1) == SEED,
+    "tokens in a row": lambda data: data.startswith(b"TOKENTOKENTOKEN"),
+    "a number beyond floats": lambda data: data.startswith(SEED[:5]) and b"=1e999;" in data,
+    "no number": lambda data: data.startswith(SEED[:5]) and b"=nan;" in data,
+    "plain chance": lambda data: len(data) > 20 and not any(SEED[k : k + 3] in data for k in range(30)),
+    "two inputs joined": is_cut_and_joined,
+}
+
+
+def test_every_kind_of_damage_is_drawn() -> None:
+    drawn: list[bytes] = []
+    fuzz_target(CallTarget("damage", drawn.append, [SEED, OTHER], [b"TOKEN"]), 700)
+    assert [kind for kind, is_damage in DAMAGES.items() if not any(map(is_damage, drawn))] == []
+
+
+def test_a_long_input_is_drawn_in_windows_and_whole() -> None:
+    long = bytes(range(256)) * 16
+    drawn: list[bytes] = []
+    fuzz_target(CallTarget("long", drawn.append, [long], [b"\0"]), 300)
+    assert any(256 <= len(data) < 600 for data in drawn)
+    assert any(len(data) > 3000 for data in drawn)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-import deepen.traces
 from deepen import traces
 from deepen.clock.host_clock import ClockMap
 from deepen.records import PowerTrace
@@ -22,8 +21,6 @@ from deepen.traces.intervals import read_intervals
 from tests.support.fuzz_texts import CallTarget
 
 __all__ = ["make_file_targets"]
-
-TRACES = Path(deepen.traces.__file__).parent
 
 
 def _assert_finite(value: float) -> None:
@@ -102,43 +99,36 @@ def make_file_targets(folder: Path) -> list[CallTarget]:
         b"Infinity",
     ]
     binary = [struct.pack("<f", x) for x in (0, -1, 1e-30, 1e30, float("nan"), float("inf"))] + [b"\xf1"]
-    formats = sorted((TRACES / "formats").glob("*.py"))
-    shared = [TRACES / f"{n}.py" for n in ("api", "table", "scan", "manifest", "columns", "types")]
-    kinds: list[tuple[str, str, list[bytes], list[bytes], str, dict[str, str]]] = [
-        ("deepen JSON", "a.json", [stored["json"]], js, "deepen_files", {}),
-        ("deepen Parquet", "a.parquet", [stored["parquet"]], [b"PAR1", b"deepen-trace"], "deepen_files", {}),
-        ("deepen CSV", "a.csv", [stored["csv"]], csv, "plain", {}),
-        ("plain CSV", "b.csv", [plain.encode()], csv, "plain", {}),
-        ("Monsoon CSV", "c.csv", [monsoon.encode()], csv, "monsoon", {}),
-        ("PPK2 CSV", "d.csv", [nordic.encode()], csv, "ppk2", {"voltage_v": "3.3"}),
-        ("Joulescope CSV", "e.csv", [samples.encode()], csv, "joulescope", {}),
-        ("MLPerf JSON", "results.json", [runs.encode()], js, "mlperf", {}),
-        ("MLPerf binary", "trace1-energy.bin", [energies], binary, "mlperf", {}),
-        ("PTDaemon log", "f.csv", [daemon.encode()], csv, "ptdaemon", {}),
+    kinds: list[tuple[str, str, list[bytes], list[bytes], dict[str, str]]] = [
+        ("deepen JSON", "a.json", [stored["json"]], js, {}),
+        ("deepen Parquet", "a.parquet", [stored["parquet"]], [b"PAR1", b"deepen-trace"], {}),
+        ("deepen CSV", "a.csv", [stored["csv"]], csv, {}),
+        ("plain CSV", "b.csv", [plain.encode()], csv, {}),
+        ("Monsoon CSV", "c.csv", [monsoon.encode()], csv, {}),
+        ("PPK2 CSV", "d.csv", [nordic.encode()], csv, {"voltage_v": "3.3"}),
+        ("Joulescope CSV", "e.csv", [samples.encode()], csv, {}),
+        ("MLPerf JSON", "results.json", [runs.encode()], js, {}),
+        ("MLPerf binary", "trace1-energy.bin", [energies], binary, {}),
+        ("PTDaemon log", "f.csv", [daemon.encode()], csv, {}),
     ]
     found = []
-    for name, file, seeds, tokens, module, options in kinds:
+    for name, file, seeds, tokens, options in kinds:
         path = folder / name / file
         path.parent.mkdir(exist_ok=True)
-        watched = [f for f in formats if f.stem == module] + shared
         call = _make_trace_reader(path, options)
-        found.append(CallTarget(name, call, seeds, tokens, watched, 0.15, 20))
+        found.append(CallTarget(name, call, seeds, tokens, 0.15))
     manifest, table = folder / "a.trace", folder / "i.csv"
     traces.write_trace(trace, manifest)
     whole = (manifest / "manifest.json").read_bytes()
     call = _make_trace_reader(manifest, {}, manifest / "manifest.json")
-    found.append(
-        CallTarget(
-            "deepen folder", call, [whole], js, [TRACES / "manifest.py", TRACES / "formats/deepen_folder.py"], 0.05, 20
-        )
-    )
+    found.append(CallTarget("deepen folder", call, [whole], js, 0.05))
 
     def intervals(data: bytes) -> None:
         table.write_bytes(data)
         for window in read_intervals(table):
             _assert_finite(window.interval.start_s + window.interval.end_s)
 
-    found.append(CallTarget("intervals", intervals, [windows.encode()], csv, [TRACES / "intervals.py"], 0.1, 20))
+    found.append(CallTarget("intervals", intervals, [windows.encode()], csv, 0.1))
     return found
 
 

@@ -11,13 +11,11 @@ import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-import deepen.meters
 from deepen.meters.instruments.joulescope.parser import INPUT, POWER, JoulescopeParser, frame_block
 from deepen.meters.instruments.lpm01a import timestamps
 from deepen.meters.instruments.lpm01a.parser import Lpm01aAsciiParser, Lpm01aBinaryParser
@@ -38,9 +36,7 @@ from deepen.testing.instruments import hvpm as emulated_hvpm
 from deepen.testing.instruments import joulescope, line, lpm01a, lvpm, powersensor3, ppk2
 from deepen.testing.instruments.signal import StepSignal
 
-__all__ = ["METERS", "StreamTarget", "make_stream_targets"]
-
-METERS = Path(deepen.meters.__file__).parent
+__all__ = ["StreamTarget", "make_stream_targets"]
 
 MOST_KEPT = 8 << 20
 """Bytes a parser may keep between calls: some seconds of samples that wait for a calibration or a time stamp."""
@@ -55,9 +51,7 @@ class StreamTarget:
         make: Makes a parser.
         seeds: Valid streams.
         tokens: What streams are made of.
-        modules: Files whose code is watched.
         share: Weight among the targets.
-        batch: Inputs joined to one stream.
         most_kept: Bytes a parser may keep between calls.
     """
 
@@ -65,9 +59,7 @@ class StreamTarget:
     make: Callable[[], Parser]
     seeds: Sequence[bytes]
     tokens: Sequence[bytes]
-    modules: Sequence[Path]
     share: float = 1.0
-    batch: int = 200
     most_kept: int = MOST_KEPT
 
     def check(self, inputs: Sequence[bytes], rng: random.Random) -> None:
@@ -193,10 +185,6 @@ def _record_stream(emulator: Any, start: bytes, seconds: float) -> bytes:
     return answer + streamed
 
 
-def _list_instrument_files(*names: str) -> list[Path]:
-    return [METERS / "instruments" / f"{name}.py" for name in names]
-
-
 def _make_lvpm_target(rng: random.Random) -> StreamTarget:
     start = frame_packet(b"\x02\xff\xff\xff\xff\x03\xe8")
     seeds = [
@@ -208,9 +196,7 @@ def _make_lvpm_target(rng: random.Random) -> StreamTarget:
     ]
     bodies += [b"\x20\x02" + rng.randbytes(2 + 8 * n + 1) for n in (0, 1, 2, 5)] + [rng.randbytes(13), b"\x10" * 58]
     tokens = [*map(frame_packet, bodies), b"\0", lvpm_parser.frame_packet(b"\x31\x00" + bytes(2 + 8 * 30 + 1))]
-    return StreamTarget(
-        "lvpm", lambda: LvpmParser(4.0), seeds, tokens, _list_instrument_files("lvpm_parser", "monsoon")
-    )
+    return StreamTarget("lvpm", lambda: LvpmParser(4.0), seeds, tokens)
 
 
 def _make_usb_targets(rng: random.Random) -> list[StreamTarget]:
@@ -232,11 +218,10 @@ def _make_usb_targets(rng: random.Random) -> list[StreamTarget]:
     packets += [b"", b"\0\0\x20\x03", struct.pack("<HBB", 65535, 0x3F, 255) + rng.randbytes(200)]
     tokens = [usb_frame(rng.choice((BULK, BULK, BULK, ANSWER)), p) for p in packets]
     channel = HvpmChannelCalibration(0.0365, 6.4, 15.0, 15.0)
-    watched = _list_instrument_files("hvpm_parser", "monsoon")
     return [
-        StreamTarget("hvpm", lambda: HvpmParser(hvpm.HVPM, channel, 4.0), seeds, tokens, watched),
-        StreamTarget("hvpm (LVPM)", lambda: HvpmParser(hvpm.LVPM, channel, 4.0), seeds, tokens, watched, 0.5),
-        StreamTarget("usb frames", _FrameParser, seeds, tokens, _list_instrument_files("usb_port"), 0.5),
+        StreamTarget("hvpm", lambda: HvpmParser(hvpm.HVPM, channel, 4.0), seeds, tokens),
+        StreamTarget("hvpm (LVPM)", lambda: HvpmParser(hvpm.LVPM, channel, 4.0), seeds, tokens, 0.5),
+        StreamTarget("usb frames", _FrameParser, seeds, tokens, 0.5),
     ]
 
 
@@ -275,8 +260,7 @@ def _make_ppk2_target() -> StreamTarget:
         for adc in (0, 0x3FFF)
     ]
     tokens = [*words, *(w * 3 for w in words[:4])]
-    files = _list_instrument_files("ppk2_parser", "ppk2_calibration", "outliers")
-    return StreamTarget("ppk2", lambda: parser.Ppk2Parser(known, 3.3), seeds, tokens, files, 1.5)
+    return StreamTarget("ppk2", lambda: parser.Ppk2Parser(known, 3.3), seeds, tokens, 1.5)
 
 
 def _make_powersensor3_target() -> StreamTarget:
@@ -293,8 +277,7 @@ def _make_powersensor3_target() -> StreamTarget:
         seeds[0][:18],
         seeds[0][:36],
     ]
-    files = _list_instrument_files("powersensor3_parser", "outliers")
-    return StreamTarget("powersensor3", lambda: PowerSensor3Parser(sensors, (0,)), seeds, tokens, files, 1.5)
+    return StreamTarget("powersensor3", lambda: PowerSensor3Parser(sensors, (0,)), seeds, tokens, 1.5)
 
 
 def _make_lpm01a_targets() -> list[StreamTarget]:
@@ -328,7 +311,6 @@ def _make_lpm01a_targets() -> list[StreamTarget]:
                 lambda make=make_parser, scale=scale: make(scale),  # type: ignore[misc]
                 [_record_stream(board, start, 2.5), *tokens[:3]],
                 tokens,
-                _list_instrument_files("lpm01a_parser", "lpm01a_stream", "outliers"),
             )
         )
     return found
@@ -380,7 +362,6 @@ def _make_line_targets() -> list[StreamTarget]:
                 lambda form=form: LineParser(form, 100.0, max_w=4.0),  # type: ignore[misc]
                 seeds,
                 tokens,
-                _list_instrument_files("line_parser", "line_format", "outliers"),
             )
         )
     return found
@@ -400,5 +381,4 @@ def _make_joulescope_target(rng: random.Random) -> StreamTarget:
         lambda: JoulescopeParser(1000.0, (0, 3)),
         seeds,
         tokens,
-        _list_instrument_files("joulescope_parser"),
     )

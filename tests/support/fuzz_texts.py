@@ -11,7 +11,6 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +28,6 @@ from deepen.meters.types import Driver, MeterContext, MeterSpec
 from deepen.records import Accuracy
 from deepen.testing.instruments import lvpm, powersensor3, ppk2
 from deepen.testing.instruments.signal import StepSignal
-from tests.support.fuzz_streams import METERS
 
 __all__ = ["CallTarget", "make_text_targets"]
 
@@ -43,18 +41,14 @@ class CallTarget:
         call: The function; raises ``AssertionError`` where its result is wrong.
         seeds: Valid inputs.
         tokens: What they are made of.
-        modules: Files whose code is watched.
         share: Weight among the targets.
-        batch: Inputs run together.
     """
 
     name: str
     call: Callable[[bytes], object]
     seeds: Sequence[bytes]
     tokens: Sequence[bytes]
-    modules: Sequence[Path]
     share: float = 0.3
-    batch: int = 50
 
     def check(self, inputs: Sequence[bytes], rng: random.Random) -> None:
         """Call with each input.
@@ -72,10 +66,6 @@ class CallTarget:
 def make_text_targets() -> list[CallTarget]:
     """Answers of instruments, and what on-board sensors say."""
     return [*_make_answer_targets(), _make_scpi_target(), _make_otii_target(), *_make_board_targets()]
-
-
-def _list_meter_files(*names: str) -> list[Path]:
-    return [METERS / f"{name}.py" for name in names]
 
 
 def _make_answer_targets() -> list[CallTarget]:
@@ -111,29 +101,24 @@ def _make_answer_targets() -> list[CallTarget]:
     ]
     floats = [struct.pack("<f", x) for x in (0, 1e-45, 1e38, float("nan"))]
     spec = b"ppk2:/dev/ttyACM0?voltage_v=3.3&x=1"
-    answers: list[tuple[str, Callable[[bytes], object], list[bytes], list[bytes], str]] = [
+    answers: list[tuple[str, Callable[[bytes], object], list[bytes], list[bytes]]] = [
         (
             "ppk2 metadata",
             metadata,
             [ppk2.Ppk2Emulator(StepSignal([], [1.0])).metadata()],
             lines,
-            "instruments/ppk2_calibration",
         ),
-        ("powersensor3 config", config, [unit.config], floats, "instruments/powersensor3_config"),
+        ("powersensor3 config", config, [unit.config], floats),
         (
             "powersensor3 period",
             measure_frame_period_us,
             [frames],
             [frames[:18], b"\xff\x3f"],
-            "instruments/powersensor3_parser",
         ),
-        ("lvpm status", status, [answer, answer[1:-1]], [b"\x3b\x10", b"\0" * 8], "instruments/lvpm_parser"),
-        ("meter spec", _parse_meter_spec, [spec], [b"?", b"&", b"=", b":", b"%3F", b"//"], "types"),
+        ("lvpm status", status, [answer, answer[1:-1]], [b"\x3b\x10", b"\0" * 8]),
+        ("meter spec", _parse_meter_spec, [spec], [b"?", b"&", b"=", b":", b"%3F", b"//"]),
     ]
-    return [
-        CallTarget(name, call, seeds, tokens, _list_meter_files(module))
-        for name, call, seeds, tokens, module in answers
-    ]
+    return [CallTarget(name, call, seeds, tokens) for name, call, seeds, tokens in answers]
 
 
 def _parse_meter_spec(data: bytes) -> None:
@@ -186,7 +171,7 @@ def _make_scpi_target() -> CallTarget:
     readings = b"\0".join(b"5.0,%s,1\n" % x for x in (b"2.5", b"9.91E37", b"NAN", b"---O---", b"2.4", b"-3"))
     seeds = [good + b"\0" + readings + b'\x0010\n\x000,"No error"\n', good]
     tokens = [b"\n", b"\0", b",", b"9.91E37", b"inf", b'-100,"Command error"\n', b"W 5", b"+0", b"1_0", b"\xff"]
-    return CallTarget("scpi replies", talk, seeds, tokens, _list_meter_files("instruments/scpi", "polled"))
+    return CallTarget("scpi replies", talk, seeds, tokens)
 
 
 def _make_otii_target() -> CallTarget:
@@ -225,7 +210,6 @@ def _make_otii_target() -> CallTarget:
         fetch,
         [json.dumps(channels).encode(), holed.encode()],
         tokens,
-        _list_meter_files("instruments/otii"),
     )
 
 
@@ -292,11 +276,8 @@ def _make_board_target(
         finally:
             meter.close()
 
-    module = driver.name.replace("-", "_")
     inputs = [b"\xfe".join(s) for s in seeds]
-    return CallTarget(
-        driver.name, measure, inputs, [b"\xfe", b"-", *tokens], _list_meter_files(f"onboard/{module}"), 0.15
-    )
+    return CallTarget(driver.name, measure, inputs, [b"\xfe", b"-", *tokens], 0.15)
 
 
 def _make_board_targets() -> list[CallTarget]:
