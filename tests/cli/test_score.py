@@ -65,9 +65,9 @@ def test_pcs_shows_both_beside_the_published_ones(folder: Path) -> None:
     assert "2 devices are scored with another TDP" in text
 
 
-def test_iecs_says_that_it_is_a_stand_in(folder: Path) -> None:
+def test_iecs_says_that_it_is_a_substitute(folder: Path) -> None:
     found = document("iecs", "rows.csv", "--published", "tdp.csv")
-    assert "stand-in" in found["formula"]
+    assert "substitute" in found["formula"]
     assert found["scores"][0]["iecs"] == found["scores"][0]["inferences_per_joule"]
     assert found["agreement"]["devices"] == 3
     assert found["agreement"]["pearson"] > 0.99

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Net energy through the whole chain against the truth: emulated meter, transport, driver, clock, integration.
+"""Compares net energy with the truth through the whole chain: emulated meter, transport, driver, clock, integration.
 
 Every run is one recording at the meter's full rate in virtual time: idle, one active window of 1 ms to 10 s whose power
 changes every few milliseconds, idle. The meter's clock is off by up to 50 ppm either way and its transfers arrive with

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Whole architectures predicted with their family left out of training, and what of the error is not the regressors'.
+"""Predicts whole architectures with their family left out of training, and separates the error of the regressors.
 
 Four stages on the machine at hand, each resumed where it stopped; run it again on the same folder to add measurements:
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A campaign on the virtual bench, struck at random moments, and the predictor trained from it, held to the truth.
+"""Runs a campaign on the virtual bench with faults at random moments, and compares its predictor with the truth.
 
 Example:
     .venv/bin/python tools/bench/campaign_bench.py --count 200 --seed 1
@@ -64,7 +64,7 @@ def say(text: str) -> None:
 
 
 def tell(verdict: FaultCampaignReport) -> None:
-    """Print what the ordeal has shown."""
+    """Print the result of the campaign."""
     errors = [abs(one.error) for one in verdict.compared]
     within = sum(one.within for one in verdict.compared)
     times = Counter(strike.kind for strike in verdict.injected_faults)
@@ -99,12 +99,12 @@ def predict(dataset: Path, models: Models, seed: int, near: float) -> int:
     for path, shapes in models:
         found = split_graph(load_graph(path, dict(shapes) or None))
         true_j = device.run_j + sum(cost.energy_j for cost in compute_kernel_costs(device, found.kernels))
-        said_j = predictor.predict(found, name=str(path)).energy_j
-        error = said_j / true_j - 1
+        predicted_j = predictor.predict(found, name=str(path)).energy_j
+        error = predicted_j / true_j - 1
         errors.append(abs(error))
         good += abs(error) <= near
         seen = sum(kernel.key in measured for kernel in found.kernels)
-        figures = f"{1e3 * said_j:.4g} mJ | {1e3 * true_j:.4g} mJ | {100 * error:+.1f} %"
+        figures = f"{1e3 * predicted_j:.4g} mJ | {1e3 * true_j:.4g} mJ | {100 * error:+.1f} %"
         print(f"| {path.stem} | {figures} | {seen} of {len(found.kernels)} |")
     middle = statistics.median(errors)
     print(f"\n{good} of {len(models)} models within {100 * near:g} %, median error {100 * middle:.1f} %")

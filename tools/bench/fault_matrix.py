@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Every fault on every meter: is a wrong energy ever told without a word?
+"""Causes every fault on every meter, and looks for wrong energies without a warning.
 
 Each run is a recording of 1 to 3 seconds in virtual time with one fault at one moment; windows inside, across, before
-and after it are integrated and held against the emulator's true energy (``tests.support.fault_acceptance``). A cell
+and after it are integrated and compared with the emulator's true energy (``tests.support.fault_acceptance``). A cell
 counts the runs by their worst window:
 
     r  right within the stated uncertainty          e  the meter refused (error)
-    g  wrong, in a gap of the trace                 b  wrong, and the protocol leaves no reader a chance: every
-    t  wrong, with a new warning or a loss told        recording with this meter says so
-    !  wrong without a word
+    g  wrong, in a gap of the trace                 b  wrong, undetectable in the protocol: every recording with
+    t  wrong, with a new warning or reported loss      this meter has a warning
+    !  wrong without a warning
 
 Example:
     .venv/bin/python tools/bench/fault_matrix.py --seeds 4 --rig ppk2

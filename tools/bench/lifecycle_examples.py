@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Full-cycle energy of training runs measured by others: Zeus traces (4 GPUs) and EC-NAS (91 networks, 3 repeats).
 
-The folder is that of the public data sets; nothing of it is part of the project.
+The folder is that of the public data sets, which are not part of the project.
 
 Example:
     .venv/bin/python tools/bench/lifecycle_examples.py --data ../shared/data

@@ -124,7 +124,7 @@ def _triples(records: Sequence[EnergyRecord]) -> Iterator[tuple[float, float, fl
 
 
 def rounding(records: Sequence[EnergyRecord]) -> float:
-    """Share of rows, percent, that the truth itself would be within 10 % of, given the step energies are written in."""
+    """Share of rows, percent, that are within 10 % of the true energy, given their rounding step."""
     half = np.array([r.uncertainty_j for r in records]) * np.sqrt(3.0)
     energy = np.array([r.energy_j for r in records])
     return 100.0 * float(np.mean(np.minimum(0.1 * energy / np.maximum(half, 1e-15), 1.0)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Optimisers against the exact front of a table: recall, hypervolume, regret, knee and extremes over seeds.
+"""Compares optimisers with the exact front of a table: recall, hypervolume, regret, knee and extremes over seeds.
 
 Example:
     .venv/bin/python tools/bench/semoa_recall.py ../shared/data/pi5_nasbench201

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does a driver keep up with its instrument: samples lost and processor time of the reader, over a pseudo-terminal.
+"""Measures whether drivers keep up with their instruments: lost samples and processor time, over a pseudo-terminal.
 
 An emulator in a process of its own streams at the full rate of the instrument; the driver records it as ``deepen meter
 record`` does. The share is the processor time of this whole process (reader thread, parser, capture, with ``--disk``

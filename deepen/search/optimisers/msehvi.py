@@ -56,21 +56,31 @@ def compute_expected_improvement(points: Floats, reference: Floats, mean: Floats
         points: Points evaluated so far, shape (k, objectives).
         reference: Reference point, shape (objectives,).
         mean: Means of the candidates, shape (n, objectives).
-        deviation: Standard deviations, the same shape; 0 for what is known.
+        deviation: Standard deviations, the same shape; 0 for known values.
+
+    The recursion over objectives:
+
+    1. With one objective, the improvement is the partial moment below the best point.
+    2. With more, the space is cut at the levels of the last objective. Below the first level, no point dominates.
+    3. Between two levels, the points up to the lower one dominate; the slice contributes the difference of the partial
+       moments times the improvement over those points in the other objectives.
 
     Returns:
-        Shape (n,).
+        Expected improvements, shape (n,).
     """
+    # 1
     last = mean.shape[1] - 1
     inside = points[(points < reference).all(axis=1)]
     if last == 0:
         best = min([float(reference[0]), *inside[:, 0].tolist()])
         return compute_lower_partial_moment(best, mean[:, 0], deviation[:, 0])
+    # 2
     levels = np.append(np.unique(inside[:, last]), reference[last])
     below = compute_lower_partial_moment(float(levels[0]), mean[:, last], deviation[:, last])
     total = below * compute_expected_improvement(
         inside[:0, :last], reference[:last], mean[:, :last], deviation[:, :last]
     )
+    # 3
     for low, high in pairwise(levels.tolist()):
         above = compute_lower_partial_moment(float(high), mean[:, last], deviation[:, last])
         under = inside[inside[:, last] <= low][:, :last]
@@ -97,8 +107,8 @@ class MsEhvi:
         Args:
             domain: Domain of the search.
             seed: Seed of all draws.
-            population: Networks per question.
-            known: Objectives that cost nothing: number of the objective -> its value by architecture.
+            population: Networks per request.
+            known: Objectives with known values: number of the objective -> its value by architecture.
         """
         self._domain = domain
         self._rng = np.random.default_rng(seed)

@@ -12,10 +12,10 @@ Ranks go by contributing hypervolume, Delta_r(x, P) = S_r(P) - S_r(P without x),
 probability pi_i = (eta - 2 (eta - 1) (i - 1) / (n - 1)) / n, where n is the size of P (arXiv 2210.06015, section 4).
 eta is 2 as in the paper (its code has 1.9).
 
-Where the paper leaves room: objectives are scaled to 0..1 by the worst and best evaluated so far before hypervolumes
-are taken, so that none outweighs another by its unit (contributions keep their order under such a scaling, but the
-reference point has to be somewhere); and a network that was evaluated before is perturbed again, for a table answers
-the same twice.
+Choices that the paper leaves open: objectives are scaled to 0..1 by the worst and best evaluated so far before
+hypervolumes are computed, so that units do not matter (contributions keep their order under such a scaling, but a
+reference point is needed); and a network that was evaluated before is perturbed again, because a table gives the same
+figures twice.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ __all__ = ["Semoa", "compute_rank_probabilities", "scale_objectives"]
 Floats = NDArray[np.float64]
 
 _MARGIN = 0.1
-"""How far beyond the worst value seen the reference point lies, as a share of the range: the extremes count too."""
+"""Distance of the reference point from the worst value, as a share of the range, so that the extremes contribute."""
 
 
 def compute_rank_probabilities(n: int, eta: float = 2.0) -> Floats:
-    """Probability of each rank, best first, shape (n,); they sum to 1."""
+    """Compute the probability of each rank, best first, shape (n,); they sum to 1."""
     if n == 1:
         return np.ones(1)
     return np.asarray((eta - 2 * (eta - 1) * np.arange(n) / (n - 1)) / n)
 
 
 def scale_objectives(values: Floats) -> tuple[Floats, Floats]:
-    """Points scaled to 0..1 in each objective, and the reference point to go with them."""
+    """Scale points to 0..1 in each objective; returns them and their reference point."""
     low, high = values.min(axis=0), values.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     return (values - low) / span, np.full(values.shape[1], 1.0 + _MARGIN)
 
 
 class Semoa:
-    """See the module."""
+    """SEMOA; the module's docstring describes the method."""
 
     def __init__(self, domain: SearchDomain, seed: int = 0, population: int = 10, eta: float = 2.0) -> None:
         """Prepare.
 
         Args:
-            domain: Where to search.
+            domain: Domain of the search.
             seed: Seed of all draws.
             population: Networks per generation, lambda; also the size of the first.
             eta: Selection pressure, 1 (none) to 2.
@@ -85,10 +85,16 @@ class Semoa:
         return found
 
     def _parents(self) -> list[str]:
-        """LinearRankSample."""
+        """Draw the parents of a generation (``LinearRankSample``).
+
+        1. The extreme of each objective is always a parent.
+        2. The others are drawn by linear rank of their hypervolume contribution, scaled as above.
+        """
         if not self._archs:
             return []
+        # 1
         best = list(dict.fromkeys(find_extremes(self._values).tolist()))[: self._size]
+        # 2
         span = np.where(self._high > self._low, self._high - self._low, 1.0)
         points = (self._values - self._low) / span
         worth = compute_contributions(points, np.full(points.shape[1], 1.0 + _MARGIN))

@@ -1,10 +1,15 @@
 """SH-EMOA: an evolutionary algorithm by hypervolume with successive halving over budgets.
 
 As in "Bag of Baselines for Multi-objective Joint Neural Architecture Search and Hyperparameter Optimization"
-(Izquierdo et al., AutoML workshop at ICML 2021), which EC-NAS compares with: a population is evaluated at the smallest
-budget; while it lasts, one offspring at a time replaces the worst (last front, least hypervolume contribution: SMS-EMOA
-by Beume, Naujoks and Emmerich, EJOR 181, 2007); then the better half goes on to the next budget. After the largest
-budget it starts again with those that survived and new ones. Without budgets it is SMS-EMOA.
+(Izquierdo et al., AutoML workshop at ICML 2021), which EC-NAS compares with:
+
+1. A population is evaluated at the smallest budget.
+2. At each budget, one offspring at a time replaces the worst member (last front, least hypervolume contribution:
+   SMS-EMOA by Beume, Naujoks and Emmerich, EJOR 181, 2007).
+3. After twice as many evaluations as there are members, the better half is promoted to the next budget.
+4. After the largest budget, a new round begins with the survivors and new members.
+
+Without budgets it is SMS-EMOA.
 """
 
 from __future__ import annotations
@@ -42,11 +47,11 @@ class ShEmoa:
 
     def ask(self) -> list[EvaluationRequest]:
         """See :class:`~deepen.search.optimisers.base.Optimiser`."""
-        if self._waiting:  # the members promoted to this budget
+        if self._waiting:  # 3: the members promoted to this budget
             archs, self._waiting = self._waiting, []
-        elif len(self._members) < self._size and not self._steps:
+        elif len(self._members) < self._size and not self._steps:  # 1 and 4
             archs = self._draw(self._size - len(self._members))
-        else:
+        else:  # 2
             archs = [a for a in [self._offspring()] if a is not None]
         self._seen[self._budget].update(archs)
         if not archs and self._level + 1 < len(self._budgets):
@@ -64,16 +69,17 @@ class ShEmoa:
         return found
 
     def _offspring(self) -> str | None:
+        """Make one offspring: crossover and mutation of two parents, each the better of two members at random."""
         if len(self._members) < 2:
             return self._domain.fresh(self._domain.sample(self._rng), self._seen[self._budget], self._rng)
         order = self._order()
         place = {member: rank for rank, member in enumerate(order)}
 
-        def parent() -> str:
+        def choose_parent() -> str:
             pair = self._rng.choice(len(order), 2, replace=False).tolist()
             return self._members[min(pair, key=place.__getitem__)].arch
 
-        child = self._domain.mutate(self._domain.cross(parent(), parent(), self._rng), self._rng)
+        child = self._domain.mutate(self._domain.cross(choose_parent(), choose_parent(), self._rng), self._rng)
         return self._domain.fresh(child, self._seen[self._budget], self._rng)
 
     def _order(self) -> list[int]:
@@ -91,10 +97,10 @@ class ShEmoa:
         self._members += [r for r in results if all(np.isfinite(r.values))]
         self._steps += len(results)
         self._known.setdefault(self._budget, {}).update((m.arch, m) for m in self._members)
-        while len(self._members) > self._size:
+        while len(self._members) > self._size:  # 2
             self._members.pop(self._order()[-1])
         if len(self._budgets) > 1 and self._steps >= 2 * self._size and self._members:
-            self._advance()
+            self._advance()  # 3 and 4
 
     def _advance(self) -> None:
         """Promote the better half to the next budget; after the largest budget, a new round begins."""
