@@ -66,9 +66,11 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
     """
     from deepen.scoring import compute_pcs, read_app_rows, read_device_reference_values
 
+    # 1. Read and compute.
     measured = read_app_rows(rows, keys)
     facts = read_device_reference_values(tdp_file)
     scores = compute_pcs(measured, facts.tdp_w)
+    # 2. The JSON document.
     document = {
         "score": "pcs",
         "formula": "round(100 * mean(1 - mean power / TDP))",
@@ -92,6 +94,7 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
         "warnings": measured.warnings,
     }
 
+    # 3. The text.
     def render() -> str:
         own, published = "PCS, own TDP", "PCS, published order"
         titles = ["device", "rows", "mean power", "TDP", own, "TDP taken", published, "as published"]
@@ -147,12 +150,14 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
         sum_inferences_per_joule,
     )
 
+    # 1. Read and compute.
     measured = read_app_rows(rows, keys)
     scores = sum_inferences_per_joule(measured)
     published = read_device_reference_values(published_file, need_tdp=False).iecs if published_file else {}
     if published_file and not published:
         raise DatasetError(f"{published_file}: no column iecs_published with values; add it, or leave --published out")
     agreement = compare_with_published(scores, published) if published_file else None
+    # 2. The JSON document.
     document = {
         "score": "iecs",
         "formula": "sum over rows of inferences per joule; a substitute, the formula of IECS is not public",
@@ -174,6 +179,7 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
         "warnings": measured.warnings,
     }
 
+    # 3. The text.
     def render() -> str:
         titles = ["device", "rows", "inferences per joule", "largest row's share", "largest row", "IECS as published"]
         cells: list[tuple[object, ...]] = [
@@ -249,11 +255,13 @@ def relative_command(
     """
     from deepen.scoring import compute_relative_scores, read_app_rows
 
+    # 1. Read and compute.
     measured = read_app_rows(rows, keys)
     found = compute_relative_scores(
         measured, reference=reference, confidence=confidence, resamples=resamples, seed=seed
     )
     names = measured.devices
+    # 2. The JSON document.
     document = {
         "score": "relative",
         "formula": "100 * exp(efficiency - reference), log energy = work of the row - efficiency of the device (Huber)",
@@ -279,6 +287,7 @@ def relative_command(
         "warnings": found.warnings,
     }
 
+    # 3. The text.
     def render() -> str:
         percent = f"{100 * found.confidence:g} %"
         titles = ["rank", "device", "score", percent, f"rank, {percent}", "rows", "bounded"]

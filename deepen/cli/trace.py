@@ -85,10 +85,12 @@ def show_command(file: Path, as_json: bool, **given: Any) -> None:
     """
     from deepen.traces.summary import plot_summary, summarise_trace
 
+    # 1. Read and compute.
     opened = open_trace_with_options(file, given)
     found = summarise_trace(opened)
     info = opened.info
     windows = opened.windows()
+    # 2. The JSON document.
     document = {
         "file": str(file),
         "format": info.format,
@@ -130,6 +132,7 @@ def show_command(file: Path, as_json: bool, **given: Any) -> None:
         "warnings": info.warnings,
     }
 
+    # 3. The text.
     def render() -> str:
         clock = info.clock
         rows = [
@@ -240,11 +243,13 @@ def energy_command(
     from deepen.measure.energy.trace_file_energy import integrate_trace_file
     from deepen.traces import read_windows
 
+    # 1. Read and compute.
     opened = open_trace_with_options(file, given)
     wanted = read_windows(windows_file) if windows_file is not None else ()
     found = integrate_trace_file(opened, wanted, idle_w=idle_w, max_loss=max_loss, edge_error_s=edge_error_s)
     info = opened.info
     clock = info.clock
+    # 2. The JSON document.
     document = {
         "file": str(file),
         "windows": [
@@ -273,6 +278,7 @@ def energy_command(
         "warnings": [c.document() for c in found.cautions],
     }
 
+    # 3. The text.
     def render() -> str:
         rows = [
             (
