@@ -12,7 +12,6 @@ QUESTIONS = {"what", "what's", "which", "whether", "how", "who", "whose", "where
 NOT_YET = (
     "campaign",
     "datasets",
-    "devices",
     "measure",
     "meters",
     "predictors",

@@ -1,4 +1,4 @@
-"""Devices: what workloads run on, how it is reached, and what it reports about itself."""
+"""Devices: the machines workloads run on, the links that reach them, and the state they report."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""Runs that go on without the host: the worker reads its requests from a file on the device and answers into another.
+"""Detached runs, which continue without the host: the worker reads requests from a file and writes answers to another.
 
-What a link starts ends with the link, on purpose. A detached run is the one exception: it has a session of its own, its
-requests lie beside it, and its answers (each with time stamps of the device) are fetched when the link is back. It ends
-by itself: when its requests do, or when its time is up.
+Everything else that a link starts ends with the link, on purpose. A detached run has a session of its own; its requests
+are stored beside it, and its answers (each with time stamps of the device) are fetched when the link is back. It ends
+by
+itself: after its last request, or when its time is up.
 
-A run begins to measure when its *hold* is gone. The hold is an ordinary process of the link, which its watchdog ends on
-the device when the link is cut, however it is cut; the worker looks for it (operation ``wait``). So nobody has to agree
-on a time, and nothing has to be told to the device at the moment of the cut.
+A run begins to measure when its *gate process* has ended (:func:`start_gate_process`). That is an ordinary process of
+the link, which the watchdog on the device ends when the link is cut, however it is cut; the worker waits for its end
+(operation ``wait``). No time has to be agreed on, and no message is needed at the moment of the cut.
 
-All of a run is in a folder ``detached/TOKEN`` of the link's work folder; nothing is left of it after
-:func:`discard_job`. What nobody has collected in a month is removed when another run starts.
+All files of a run are in the folder ``detached/TOKEN`` of the link's work folder; :func:`discard_job` removes them.
+Runs that have not been collected for a month are removed when another one starts.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ mv -f "$J/status.new" "$J/status"
 kill -9 "-$$"
 """
 )
-"""Runs the worker; at its end, and when its time is up, the whole group goes, the clock with it."""
+"""Runs the worker; at its end, or when its time is up, the whole process group is killed, the timer included."""
 
 _START = r"""
 J=$1 I=$2 plan=$3 limit=$4 inner=$5
@@ -139,11 +140,11 @@ class DetachedJob:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """How a detached run is.
+    """State of a detached run.
 
     Attributes:
-        kind: ``running``; ``ended``; ``lost`` where it stopped without a word (the device was restarted, or ended it);
-            ``absent`` where the device knows nothing of it.
+        kind: ``running``; ``ended``; ``lost`` if it stopped without an exit status (the device was restarted, or killed
+            it); ``absent`` if the device has no such run.
         status: Exit status of the worker, negative for a signal; ``None`` unless it has ended.
     """
 
@@ -153,11 +154,11 @@ class JobState:
 
 @dataclass(frozen=True, slots=True)
 class DetachedOutput:
-    """What a detached run left.
+    """Output of a detached run.
 
     Attributes:
-        replies: Answers to its requests, in their order; fewer than requests where it was ended before.
-        words: The end of what it wrote on its standard error.
+        replies: Answers to its requests, in order; fewer than the requests if it was ended early.
+        words: The end of its standard error.
     """
 
     replies: tuple[dict[str, Any], ...]
@@ -165,7 +166,7 @@ class DetachedOutput:
 
 
 def start_gate_process(link: Link) -> ProcessChannel:
-    """Start the process whose end lets detached runs begin: by ``kill``, or because the link is cut.
+    """Start the process whose end, by ``kill`` or by a cut of the link, lets detached runs begin.
 
     Raises:
         LinkError: If the device is gone.
@@ -174,10 +175,10 @@ def start_gate_process(link: Link) -> ProcessChannel:
 
 
 def create_job(link: Link) -> DetachedJob:
-    """Name a run that is to be started.
+    """Create the name and folder path of a run that is to be started.
 
     Raises:
-        ConfigError: If the link is to this machine: there is nothing to be detached from.
+        ConfigError: If the link is to this machine, from which a run cannot be detached.
         LinkError: If the device does not answer.
     """
     if not isinstance(link, RemoteLink):
@@ -199,15 +200,16 @@ def start_detached(
     """Start a worker with all its requests.
 
     Args:
-        link: How to reach the device.
-        job: Its name and place, from :func:`create_job`: whoever wants to find it after a crash notes them before.
-        argv: How the worker is started there.
+        link: Link to the device.
+        job: Its name and folder, from :func:`create_job`; a caller that wants to find it after a crash records them
+            first.
+        argv: Command line of the worker on the device.
         env: Variables of its environment.
-        requests: What it is asked; each carries its ``id``.
-        limit_s: Time after which it is ended on the device whatever it does, seconds.
+        requests: The requests; each carries its ``id``.
+        limit_s: Time after which it is killed on the device, seconds.
 
     Raises:
-        LinkError: If it could not be started; then nothing of it is there, or it ends by itself.
+        LinkError: If it could not be started; then it has left nothing behind, or ends by itself.
     """
     variables = format_env_arguments(env)
     with tempfile.TemporaryDirectory(prefix="deepen-detached-") as folder:
@@ -221,33 +223,33 @@ def start_detached(
         try_discard_job(link, job)
         raise
     if done.status:
-        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()[-200:]
+        output = (done.stdout + done.stderr).decode("utf-8", "replace").strip()[-200:]
         try_discard_job(link, job)
         raise LinkError(
-            f"{link.description}: a detached run could not be started: {said or 'no reason told'}; try again"
+            f"{link.description}: a detached run could not be started: {output or 'no reason given'}; try again"
         )
 
 
 def query_job_state(link: Link, job: DetachedJob) -> JobState:
-    """Ask how a run is.
+    """Query the state of a run.
 
     Raises:
         LinkError: If the device is gone.
     """
-    said = (
+    answer = (
         link.run(["sh", "-c", _LOOK, "deepen", job.folder], timeout_s=_CALL_S).stdout.decode("utf-8", "replace").split()
     )
-    if said[:1] == ["ended"] and len(said) == 2 and said[1].isdecimal():
-        told = int(said[1])
-        return JobState("ended", 128 - told if 128 < told <= 192 else told)
+    if answer[:1] == ["ended"] and len(answer) == 2 and answer[1].isdecimal():
+        code = int(answer[1])
+        return JobState("ended", 128 - code if 128 < code <= 192 else code)
     for kind in ("running", "lost", "absent"):
-        if said == [kind]:
+        if answer == [kind]:
             return JobState(kind)
     raise LinkError(f"{link.description}: nobody can tell how the detached run {job.token} is; try again")
 
 
 def fetch_job_output(link: Link, job: DetachedJob) -> DetachedOutput:
-    """Fetch what a run left; each file's hash is checked on the way.
+    """Fetch the output of a run; the hash of each file is checked.
 
     Raises:
         LinkError: If the device is gone, or an answer cannot be read.
@@ -256,8 +258,8 @@ def fetch_job_output(link: Link, job: DetachedJob) -> DetachedOutput:
         answers, words = Path(folder) / "answers", Path(folder) / "err"
         link.pull(f"{job.folder}/answers", answers)
         link.pull(f"{job.folder}/err", words)
-        lines = answers.read_bytes().split(b"\n")[:-1]  # what follows the last line break is torn
-        told = words.read_bytes()[-2000:].decode("utf-8", "replace").strip()
+        lines = answers.read_bytes().split(b"\n")[:-1]  # bytes after the last line break are torn
+        stderr_end = words.read_bytes()[-2000:].decode("utf-8", "replace").strip()
     try:
         replies = tuple(json.loads(line) for line in lines)
     except ValueError as error:
@@ -266,14 +268,14 @@ def fetch_job_output(link: Link, job: DetachedJob) -> DetachedOutput:
         ) from error
     if not all(isinstance(r, dict) for r in replies):
         raise LinkError(f"{link.description}: an answer of the detached run is no object; run it again")
-    return DetachedOutput(replies, told)
+    return DetachedOutput(replies, stderr_end)
 
 
 def discard_job(link: Link, job: DetachedJob) -> None:
-    """End a run and remove all of it; harmless when there is none.
+    """End a run and remove its files; harmless when there is none.
 
     Raises:
-        LinkError: If the device is gone, or something of it cannot be ended.
+        LinkError: If the device is gone, or one of its processes cannot be ended.
     """
     done = link.run(["sh", "-c", _DISCARD, "deepen", job.folder, job.token], timeout_s=_CALL_S)
     if done.status:
@@ -283,7 +285,7 @@ def discard_job(link: Link, job: DetachedJob) -> None:
 
 
 def try_discard_job(link: Link, job: DetachedJob) -> bool:
-    """As :func:`discard_job`; whether it could be done. A run that could not be reached ends by itself."""
+    """Discard a run if the device can be reached; return whether it could. An unreachable run ends by itself."""
     try:
         discard_job(link, job)
     except LinkError:

@@ -49,19 +49,19 @@ DELEGATES: dict[str, str] = {
     for name in RUNTIMES.ours
     if name.rpartition("-")[0] in RUNTIMES.ours and name != "crunner-litert"
 }
-"""Runtime name with an accelerator, for example ``benchmark_model-gpu`` -> the runtime it is one of."""
+"""Runtime name with an accelerator, for example ``benchmark_model-gpu`` -> the runtime it is a variant of."""
 
 _STEADY = ("performance", "userspace")
 _BUSY_LOAD = 0.5
 
 
 def open_runtime(link: Link, profile: DeviceProfile, name: str, cpu_mask: Sequence[int] | None) -> Runtime:
-    """Open a runtime a profile lists; one with an accelerator is listed by the runtime it is one of.
+    """Open a runtime that a profile lists; a variant with an accelerator is listed under its plain runtime.
 
     Args:
-        link: How the device is reached.
-        profile: What is known about it.
-        name: Which runtime.
+        link: Link to the device.
+        profile: Profile of the device.
+        name: Name of the runtime.
         cpu_mask: Cores to run on; ``None`` for the profile's.
 
     Raises:
@@ -82,7 +82,7 @@ class LocalDevice:
 
         Args:
             profile_name: A profile whose link is ``local``.
-            root: Where ``/sys`` and ``/proc`` are; another root is for tests.
+            root: Folder that holds ``/sys`` and ``/proc``; another root is for tests.
 
         Raises:
             ConfigError: If the profile is wrong.
@@ -94,12 +94,12 @@ class LocalDevice:
 
     @property
     def profile(self) -> DeviceProfile:
-        """What is known about this machine."""
+        """Profile of this machine."""
         return self._profile
 
     @property
     def link(self) -> LocalLink:
-        """How it is reached."""
+        """Link to this machine."""
         return self._link
 
     def state(self) -> DeviceState:
@@ -107,7 +107,7 @@ class LocalDevice:
         return read_state(self._root)
 
     def prepare(self) -> tuple[SettingStatus, ...]:
-        """Look at what decides whether results repeat; nothing is changed, so nothing has to be restored."""
+        """Check the settings that make results repeatable; nothing is changed, so nothing has to be restored."""
         state = self.state()
         return (
             self._check_affinity(state),
@@ -120,7 +120,7 @@ class LocalDevice:
         """Open a runtime.
 
         Args:
-            name: Which one.
+            name: Name of the runtime.
             cpu_mask: Cores to run on, one per thread; ``None`` for the profile's, else the last usable ones.
 
         Raises:

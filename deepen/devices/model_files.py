@@ -1,8 +1,8 @@
-"""Model files that are more than one file: ONNX models that keep their weights beside them ("external data").
+"""Models with external data: ONNX models whose weights are in files beside the model file.
 
 Every program that loads such a model looks for the data beside the model file, under the relative path the model
-names (onnx.proto, ``TensorProto.external_data``, key ``location``). So all of it is brought to the device into one
-folder, in the same places; nothing outside the model's folder is ever followed.
+names (onnx.proto, ``TensorProto.external_data``, key ``location``). All files are therefore copied to the device into
+one folder, in the same relative places; paths out of the model's folder are never followed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_external_data", "hash_model", "push_model"]
 
-_MARK = b"location"  # the key that names a data file; a model without it has none
+_MARK = b"location"  # the key that names a data file; a model without this word has none
 _CHUNK = 1 << 24
 
 _GATHER = r"""
@@ -39,16 +39,16 @@ while [ "$#" -gt 0 ]; do
     shift 2
 done
 """
-"""Arguments: folder, then pairs of a file there and its place in the folder."""
+"""Arguments: folder, then pairs of a file on the device and its place in the folder."""
 _GATHER_S = 120.0
 _PAIRS = 200
 """Pairs per call: argument lists have a limit."""
 
 
 def find_external_data(path: Path) -> dict[str, Path]:
-    """Data files an ONNX model names, by the place it names; empty for other files and for models that have none.
+    """Find the data files of an ONNX model, by the place it names; empty for other files and models without data.
 
-    Files that are not there are named as well: whoever needs them says so.
+    Missing files are returned as well; the caller that needs them reports them.
 
     Args:
         path: The model file.
@@ -64,7 +64,7 @@ def find_external_data(path: Path) -> dict[str, Path]:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError):
-        return {}  # no ONNX model: whoever is to run it will say so
+        return {}  # not an ONNX model: the runtime will report it
     found: dict[str, Path] = {}
     for tensor in _iterate_tensors(model):
         if tensor.data_location == tensor.EXTERNAL:
@@ -75,7 +75,7 @@ def find_external_data(path: Path) -> dict[str, Path]:
 
 
 def hash_model(path: Path) -> str:
-    """Hash of a model with its data files, 64 hexadecimal characters; that of the file alone where it has none.
+    """Hash a model with its data files, 64 hexadecimal characters; the hash of the file alone if it has none.
 
     Raises:
         OSError: If a file cannot be read.
@@ -92,14 +92,14 @@ def hash_model(path: Path) -> str:
 
 
 def push_model(link: Link, path: Path) -> str:
-    """Bring a model to a device, with its data files in the places where it looks for them.
+    """Copy a model to a device, with its data files in the places where the model expects them.
 
     Returns:
         Its path on the device.
 
     Raises:
         ConfigError: If a file is missing, or the model names data outside its own folder.
-        LinkError: If it could not be copied; the next call goes on where this one ended.
+        LinkError: If it could not be copied; the next call resumes where this one ended.
     """
     data = {} if isinstance(link, LocalLink) else find_external_data(path)
     for place, file in data.items():
@@ -126,14 +126,14 @@ def _gather_files(link: Link, folder: str, places: Mapping[str, str], name: str)
         words = [word for pair in pairs[first : first + _PAIRS] for word in pair]
         done = link.run(["sh", "-c", _GATHER, "deepen", folder, *words], timeout_s=_GATHER_S)
         if done.status:
-            said = done.stderr.decode("utf-8", "replace").strip()[-200:]
+            output = done.stderr.decode("utf-8", "replace").strip()[-200:]
             raise LinkError(
-                f"{link.description}: {name} and its data could not be put together: {said}; free some space there"
+                f"{link.description}: {name} and its data could not be put together: {output}; free some space there"
             )
 
 
 def _mentions_data(path: Path) -> bool:
-    """Whether the file holds the word that names data files; most models do not, and need not be parsed."""
+    """Return whether the file contains the key that names data files; most models do not, and need not be parsed."""
     try:
         with path.open("rb") as file:
             tail = b""
@@ -152,7 +152,7 @@ def _hash_file(path: Path) -> str:
 
 
 def _resolve_data_file(path: Path, place: str) -> Path:
-    """Where a data file is, inside the model's folder."""
+    """Return the path of a data file, which must be inside the model's folder."""
     outside = any(f.anchor or ".." in f.parts for f in (PurePosixPath(place), PureWindowsPath(place)))
     if not place or "\0" in place or outside or not PurePosixPath(place).parts:
         raise ConfigError(f"{path.name}: it wants data from {place[:200]!r}, outside its own folder; export it again")
@@ -169,7 +169,7 @@ def _resolve_data_file(path: Path, place: str) -> Path:
 
 
 def _iterate_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model, in its graphs, their attributes and its functions."""
+    """Yield every tensor of a model: in its graphs, their attributes and its functions."""
     graphs = [model.graph]
     nodes = [node for function in model.functions for node in function.node]
     while graphs or nodes:

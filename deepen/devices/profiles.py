@@ -31,7 +31,7 @@ _IDENTIFY_KEYS = {"models", "codenames", "device_tree"}
 
 
 def list_profile_names() -> list[str]:
-    """Names of the device profiles."""
+    """List the names of the device profiles."""
     return catalog.list_names("devices", _FOLDER)
 
 
@@ -55,9 +55,9 @@ def _matches_rule(rule: Mapping[str, Any], state: DeviceState) -> bool:
 
 
 def _parse_rows(name: str, data: Mapping[str, Any], table: str, keys: set[str]) -> list[dict[str, Any]]:
-    """Rows of an array of tables, each with exactly these keys and its source spelled out.
+    """Parse an array of tables into rows with exactly these keys and their source in full.
 
-    A source is written out in the row, or is a name of the table ``[sources]``.
+    A source is written out in the row, or is a name in the table ``[sources]``.
     """
     rows = data.get(table, [])
     sources = data.get("sources", {})
@@ -96,7 +96,7 @@ def _parse_prepare(name: str, wanted: Any) -> dict[str, Any]:
 
 
 def find_profile_name(identity: Identity) -> str:
-    """Name of the profile that describes a device; empty if none or more than one does.
+    """Find the name of the profile that describes a device; empty if none or more than one does.
 
     Raises:
         ConfigError: If a profile is not readable.
@@ -134,7 +134,7 @@ def load_profile(name: str, state: DeviceState | None = None) -> DeviceProfile:
 
     Args:
         name: File name without suffix.
-        state: The machine it stands for; given for the local link, so that power figures can be scaled to its cores
+        state: State of the machine; given for the local link, so that power figures can be scaled to its cores
             or (``power = "detect"``) found.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a device, a link and a runtime must be able to do; each at most six verbs."""
+"""Protocols of devices, links and runtimes, each of at most six verbs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ProcessChannel(Protocol):
     """A process on the device that answers lines with lines.
 
     Attributes:
-        pid: Process id on the device; ``None`` where it cannot be told.
+        pid: Process id on the device; ``None`` if unknown.
     """
 
     pid: int | None
@@ -30,7 +30,7 @@ class ProcessChannel(Protocol):
         """
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Read one line; ``None`` when none came in time.
+        """Read one line; ``None`` if none came in time.
 
         Raises:
             LinkError: If the process is gone.
@@ -40,13 +40,13 @@ class ProcessChannel(Protocol):
         """Exit status, negative for a signal; ``None`` while it runs."""
 
     def kill(self) -> None:
-        """End the process and its whole group for good and wait for it; harmless when it has ended.
+        """Kill the process and its whole group and wait for its end; harmless when it has ended.
 
-        Never raises: where the device cannot be reached, the group is ended as soon as it can be.
+        Never raises: on an unreachable device, the group is killed as soon as it can be reached.
         """
 
     def last_words(self) -> str:
-        """The end of what it wrote on its standard error."""
+        """Return the end of its standard error."""
 
 
 @runtime_checkable
@@ -58,19 +58,19 @@ class Link(Protocol):
     threads at once.
 
     Attributes:
-        description: What the link is and which way it takes, for example ``adb 0A1B2C through the adb server``.
+        description: The device and the route of the link, for example ``adb 0A1B2C through the adb server``.
     """
 
     @property
     def description(self) -> str: ...  # noqa: D102
 
     def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
-        """Run a command to its end, without input; what it leaves in its process group is ended with it.
+        """Run a command to its end, without input; processes left in its group are killed with it.
 
         Args:
             argv: Program and arguments.
             env: Variables to add to the device's environment.
-            timeout_s: Seconds it may take; when they pass, its whole process group is killed.
+            timeout_s: Time it may take, seconds; afterwards its whole process group is killed.
 
         Raises:
             LinkError: If it did not end in time or the device is gone.
@@ -78,41 +78,41 @@ class Link(Protocol):
         """
 
     def push(self, path: Path, *, name: str | None = None) -> str:
-        """Bring a file to the device's work folder; skipped if the same content is there, resumed after a cut.
+        """Copy a file to the device's work folder; skipped if the same content is there, resumed after a cut.
 
         Args:
             path: The file.
-            name: Name it gets there; ``None`` for its own. A local link leaves the file where it is.
+            name: Its name on the device; ``None`` for the same name. A local link leaves the file in place.
 
         Returns:
-            Its absolute path on the device; the content is known to be complete.
+            Its absolute path on the device; the content has been checked to be complete.
 
         Raises:
             ConfigError: If there is no such file or the name is not the name of a file.
-            LinkError: If it could not be copied; the next call goes on where this one ended.
+            LinkError: If it could not be copied; the next call resumes where this one ended.
         """
 
     def pull(self, remote: str, path: Path) -> None:
-        """Fetch a file; ``path`` holds all of it (its hash checked) or what it held before.
+        """Fetch a file; ``path`` then holds all of it (its hash checked), or on error its previous content.
 
         Raises:
             ConfigError: If there is no such file on the device.
             LinkError: If it could not be copied.
-            StorageError: If the host's disk does not take it.
+            StorageError: If the host's disk refuses it.
         """
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> ProcessChannel:
-        """Start a process that speaks lines; it ends at the latest when its channel is killed or the link is cut.
+        """Start a process that exchanges lines; it ends when its channel is killed or the link is cut, if not before.
 
         Raises:
             LinkError: If it cannot be started.
         """
 
     def alive(self) -> bool:
-        """Whether the device answers now; reconnects where that is possible."""
+        """Return whether the device answers now; reconnects if necessary and possible."""
 
     def close(self) -> None:
-        """End what was started and release the link; harmless when repeated."""
+        """End everything started over the link and release it; harmless when repeated."""
 
 
 @runtime_checkable
@@ -121,7 +121,7 @@ class LoadedModel(Protocol):
 
     Attributes:
         build: Runtime version, provider, optimisation level and threads.
-        alive: Whether the model is still loaded (its worker has not ended).
+        alive: True while the model is loaded (its worker has not ended).
     """
 
     @property
@@ -139,7 +139,7 @@ class LoadedModel(Protocol):
         """
 
     def close(self) -> None:
-        """Unload; harmless when its worker has ended."""
+        """Unload the model; harmless when its worker has ended."""
 
 
 @runtime_checkable
@@ -148,7 +148,7 @@ class Runtime(Protocol):
 
     Attributes:
         name: For example ``onnxruntime``.
-        pid: Process in which models run; ``None`` before the first load or where it cannot be told.
+        pid: Process in which models run; ``None`` before the first load or if unknown.
     """
 
     name: str
@@ -176,8 +176,8 @@ class Device(Protocol):
     """A device workloads run on.
 
     Attributes:
-        profile: What is known about it.
-        link: How it is reached.
+        profile: Its profile.
+        link: The link that reaches it.
     """
 
     @property
@@ -190,7 +190,7 @@ class Device(Protocol):
         """Read temperatures, frequencies and load."""
 
     def prepare(self) -> tuple[SettingStatus, ...]:
-        """Look at everything that decides whether results repeat; changes nothing it cannot restore."""
+        """Check the settings that make results repeatable; changes nothing it cannot restore."""
 
     def runtime(self, name: str = "onnxruntime", cpu_mask: Sequence[int] | None = None) -> Runtime:
         """Open a runtime.
@@ -200,7 +200,7 @@ class Device(Protocol):
         """
 
     def worker_pid(self) -> int | None:
-        """Process id in which workloads run, seen from the host; ``None`` where there is none."""
+        """Return the host's process id of the process that runs workloads; ``None`` if there is none."""
 
     def close(self) -> None:
         """Close every runtime and the link."""

@@ -1,4 +1,4 @@
-"""From ``--device`` to a device."""
+"""Registry of links, and opening of the device that ``--device`` names."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def open_adb_device(address: str, profile: str = "") -> RemoteDevice:
     """Open a device over ADB.
 
     Args:
-        address: As :func:`deepen.devices.links.adb.open_adb_link` has it; empty for the only device there is.
-        profile: Profile that describes it; empty to find it by what the device says.
+        address: An address for :func:`deepen.devices.links.adb.open_adb_link`; empty for the only device connected.
+        profile: Name of its profile; empty to recognise the device.
 
     Raises:
         ConfigError: If the address is malformed, or a package or key is missing.
@@ -48,8 +48,8 @@ def open_ssh_device(address: str, profile: str = "") -> RemoteDevice:
     """Open a device over SSH.
 
     Args:
-        address: As :func:`deepen.devices.links.ssh.open_ssh_link` has it.
-        profile: Profile that describes it; empty to find it by what the device says.
+        address: An address for :func:`deepen.devices.links.ssh.open_ssh_link`.
+        profile: Name of its profile; empty to recognise the device.
 
     Raises:
         ConfigError: If the address is malformed, a package is missing, or the host key or the login is refused.
@@ -64,7 +64,7 @@ def open_ssh_device(address: str, profile: str = "") -> RemoteDevice:
 
 
 def list_device_names() -> list[str]:
-    """Names ``open_device`` takes."""
+    """List the names that :func:`open_device` accepts."""
     return list_profile_names()
 
 

@@ -28,9 +28,9 @@ _ON_BOARDS = ("onnxruntime", "litert", "crunner", "crunner-litert", "benchmark_m
 
 
 def check_cpu_mask(shell: Shell, cores: Sequence[int]) -> SettingStatus:
-    """Try a set of cores: a process is put on them and tells where it may run.
+    """Check a set of cores by pinning a process to them and reading its allowed cores back.
 
-    Nothing has to be given back: the set is that process's own.
+    Nothing has to be restored: the affinity is that process's own.
 
     Raises:
         LinkError: If the device is gone.
@@ -38,11 +38,11 @@ def check_cpu_mask(shell: Shell, cores: Sequence[int]) -> SettingStatus:
     wanted = ",".join(map(str, cores))
     mask = format(sum(1 << core for core in set(cores)), "x")
     done = shell.run(["taskset", mask, "grep", "Cpus_allowed:", "/proc/self/status"])
-    told = re.search(rb"Cpus_allowed:\s*([0-9a-f,]+)", done.stdout)
-    if done.status or not told:
+    mask_match = re.search(rb"Cpus_allowed:\s*([0-9a-f,]+)", done.stdout)
+    if done.status or not mask_match:
         cure = "name cores that are online, or switch them on (cores_online)"
         return SettingStatus("cpu_mask", wanted, "", False, shell.complaint(done), cure)
-    allowed = int(told.group(1).replace(b",", b""), 16)
+    allowed = int(mask_match.group(1).replace(b",", b""), 16)
     actual = ",".join(str(core) for core in range(allowed.bit_length()) if allowed >> core & 1)
     ok = allowed == int(mask, 16)
     cause, cure = (
@@ -55,11 +55,11 @@ class RemoteDevice:
     """A device reached over a link."""
 
     def __init__(self, link: Link, profile_name: str = "") -> None:
-        """Ask the device who it is, and find its profile.
+        """Identify the device and find its profile.
 
         Args:
-            link: How it is reached; closed with the device.
-            profile_name: The profile that describes it; empty to find it by what the device says about itself.
+            link: Link that reaches it; closed with the device.
+            profile_name: Name of its profile; empty to recognise the device by its identity.
 
         Raises:
             LinkError: If the device is gone.
@@ -77,7 +77,7 @@ class RemoteDevice:
             raise
 
     def _unknown(self) -> DeviceProfile:
-        """A profile for a device nobody has described: only what it says itself, and any runtime may be tried."""
+        """Make a profile for a device without one: it holds the device's own statements, and allows every runtime."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.identity.model.lower()).strip("-")
         kind = "adb" if self.identity.kind == "android" else "ssh"
         # Best first: a board usually has a Python, a phone does not, and the C runner needs none.
@@ -87,12 +87,12 @@ class RemoteDevice:
 
     @property
     def profile(self) -> DeviceProfile:
-        """What is known about it."""
+        """Its profile."""
         return self._profile
 
     @property
     def link(self) -> Link:
-        """How it is reached."""
+        """The link that reaches it."""
         return self._link
 
     def state(self) -> DeviceState:
@@ -104,7 +104,7 @@ class RemoteDevice:
         return read_device_state(self.shell, self.identity)
 
     def cool_down(self, **options: float) -> CoolDownResult:
-        """Wait until it is within the profile's limits; options are those of ``cooling.cool_down``.
+        """Wait until it is within the profile's limits; options are those of ``wait_for_cool_down``.
 
         Raises:
             LinkError: If it is gone.
@@ -112,11 +112,11 @@ class RemoteDevice:
         return wait_for_cool_down(
             lambda: read_thermal(self.shell, self.identity.kind),
             self._profile.cool_to_c,
-            **options,  # type: ignore[arg-type]  # all of them are seconds and kelvin
+            **options,  # type: ignore[arg-type]  # all are seconds or kelvin
         )
 
     def prepare(self) -> tuple[SettingStatus, ...]:
-        """Look at what decides whether results repeat; nothing is changed.
+        """Check the settings that make results repeatable; nothing is changed.
 
         Raises:
             LinkError: If it is gone.
@@ -151,8 +151,8 @@ class RemoteDevice:
         elif now > limit:
             causes.append("the processor is too hot")
         cure = "let it cool down, or improve its cooling" if causes else ""
-        told = "" if math.isnan(now) else f"{now:.1f} °C"
-        return SettingStatus("temperature", wanted, told, not causes, "; ".join(causes), cure)
+        reading = "" if math.isnan(now) else f"{now:.1f} °C"
+        return SettingStatus("temperature", wanted, reading, not causes, "; ".join(causes), cure)
 
     def _check_load(self, state: DeviceState) -> SettingStatus:
         wanted = f"below {_BUSY_LOAD}"
@@ -166,7 +166,7 @@ class RemoteDevice:
         """Open a runtime on the device.
 
         Args:
-            name: Which one.
+            name: Name of the runtime.
             cpu_mask: Cores to run on; ``None`` for the profile's, else the runtime's choice.
 
         Raises:
@@ -177,7 +177,7 @@ class RemoteDevice:
         return opened
 
     def worker_pid(self) -> int | None:
-        """None: its processes are not the host's."""
+        """Return None: its processes are not the host's."""
         return None
 
     def close(self) -> None:

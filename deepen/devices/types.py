@@ -1,4 +1,4 @@
-"""What is known about a device: its profile, its power facts, its state."""
+"""Types that describe a device: its profile, its power figures, its state."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class CpuPower:
-    """Idle and full-load power of a whole machine: what the ``cpu-model`` power source computes with.
+    """Idle and full-load power of a whole machine, from which the power source ``cpu-model`` computes.
 
     Attributes:
         id: Class the figures belong to, for example ``x86-server-amd``.
         idle_w: Power with every core idle, watts.
         full_w: Power with every core busy, watts.
-        cores: Logical processors these figures stand for.
-        source: Where they were published, and what they assume.
+        cores: Number of logical processors these figures stand for.
+        source: Publication of the figures, and their assumptions.
     """
 
     id: str
@@ -52,12 +52,12 @@ class CpuPower:
 
     @property
     def per_core_w(self) -> float:
-        """Power one busy core adds, watts."""
+        """Power that one busy core adds, watts."""
         return (self.full_w - self.idle_w) / self.cores
 
     @property
     def calibration_id(self) -> str:
-        """Readable identity of the figures, for ``PowerTrace.calibration_id``."""
+        """Readable identifier of the figures, for ``PowerTrace.calibration_id``."""
         return f"{self.id}: idle {self.idle_w:g} W, full load {self.full_w:g} W, {self.cores} cores"
 
     def scaled(self, cores: int) -> CpuPower:
@@ -68,12 +68,12 @@ class CpuPower:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFact:
-    """One thing known about a device, and who says so.
+    """A fact about a device, with its source.
 
     Attributes:
-        name: What it is about, for example ``soc`` or ``quirk``.
+        name: Its subject, for example ``soc`` or ``quirk``.
         value: The fact itself.
-        source: Paper, data sheet, page or file that says so.
+        source: Paper, data sheet, page or file that states it.
     """
 
     name: str
@@ -93,9 +93,9 @@ class CoreCluster:
 
     Attributes:
         core: Core design, for example ``Cortex-A76``.
-        count: How many there are.
-        max_hz: Highest clock, hertz; 0 where no source says it.
-        source: Who says so.
+        count: Number of cores.
+        max_hz: Highest clock, hertz; 0 if no source states it.
+        source: Its source.
     """
 
     core: str
@@ -110,12 +110,12 @@ class CoreCluster:
 
 @dataclass(frozen=True, slots=True)
 class PowerRail:
-    """A supply whose power the device can tell by itself.
+    """A supply rail whose power the device measures itself.
 
     Attributes:
-        name: As the device names it.
-        what: What it feeds.
-        source: Who says so.
+        name: Its name on the device.
+        what: The parts it feeds.
+        source: Its source.
     """
 
     name: str
@@ -129,11 +129,11 @@ class PowerRail:
 
 @dataclass(frozen=True, slots=True)
 class RecognitionRule:
-    """How a connected device is recognised as the one a profile describes.
+    """A rule by which a connected device is recognised as the one a profile describes.
 
     Attributes:
-        models: What it calls its model: ``ro.product.model`` of Android.
-        codenames: What it calls its board: ``ro.product.device`` of Android.
+        models: Its model names: ``ro.product.model`` of Android.
+        codenames: Its board names: ``ro.product.device`` of Android.
         device_tree: Regular expression for the device tree's ``model``; empty for none.
     """
 
@@ -147,24 +147,24 @@ class DeviceProfile:
     """A device as described in ``devices/profiles``.
 
     Attributes:
-        id: Name, and what records carry as ``device``.
-        title: One readable line.
+        id: Its name, and the value of ``device`` in records.
+        title: A description in one line.
         soc: Processor.
-        link: How it is reached: ``local``, ``adb`` or ``ssh``.
+        link: Link that reaches it: ``local``, ``adb`` or ``ssh``.
         meter: Power source to prefer; empty for the best one found.
         runtimes: Runtimes it can run.
         supply_v: Supply voltage for external meters, volts; 0 where not applicable.
         cpu_mask: Cores to run on, one per thread; empty for the last ones.
         governor: CPU governor wanted; empty for any.
-        max_temperature_c: Hottest temperature at which results count, degrees Celsius.
+        max_temperature_c: Highest temperature at which results count, degrees Celsius.
         power: Idle and full-load power; ``None`` where unknown.
         address: Serial number or host it is reached at; empty for the only one that is connected.
         prepare: Settings to measure under, by name (see ``deepen.devices.settings.catalogue``); empty changes nothing.
         cool_to_c: Temperature at which a measurement may begin, by kind of sensor, degrees Celsius.
         clusters: Its cores.
-        rails: Supplies it measures by itself.
-        facts: What else is known, each with its source.
-        identify: How it is recognised.
+        rails: Supply rails it measures itself.
+        facts: Further facts, each with its source.
+        identify: Rule by which it is recognised.
     """
 
     id: str
@@ -205,18 +205,18 @@ class DeviceProfile:
 
 
 SENSOR_KINDS = ("cpu", "gpu", "npu", "skin", "battery", "soc", "other")
-"""What a temperature sensor sits on; ``soc`` where it is somewhere on the chip."""
+"""Locations of temperature sensors; ``soc`` is anywhere on the chip."""
 
 
 @dataclass(frozen=True, slots=True)
 class TemperatureReading:
-    """One temperature.
+    """A temperature read from one sensor.
 
     Attributes:
-        name: As the device names the sensor.
+        name: The device's name for the sensor.
         kind: One of ``SENSOR_KINDS``.
         temperature_c: Degrees Celsius.
-        origin: Who told it: ``thermal zone``, ``hwmon``, ``thermalservice`` or ``vcgencmd``.
+        origin: Source of the reading: ``thermal zone``, ``hwmon``, ``thermalservice`` or ``vcgencmd``.
     """
 
     name: str
@@ -227,15 +227,15 @@ class TemperatureReading:
 
 @dataclass(frozen=True, slots=True)
 class ThermalState:
-    """How hot a device is and whether it slows itself down because of it.
+    """Temperatures and throttling of a device.
 
     Attributes:
-        sensors: Every temperature that makes sense.
+        sensors: Every plausible temperature.
         status: Android's thermal status, 0 (none) to 6 (shutdown); ``None`` where there is none.
-        throttled: What slows it down now, in words; empty where nothing does.
-        counters: Events that have made it slow down, counted by the device since it started.
-        ignored: Sensors whose value makes no sense, and why.
-        unreadable: What could not be read, and why: an empty ``throttled`` says nothing about these.
+        throttled: Causes that slow it down now, in words; empty if none.
+        counters: Throttling events, counted by the device since it started.
+        ignored: Sensors with an implausible value, and the reason.
+        unreadable: Sources that could not be read, and the reason: an empty ``throttled`` does not cover these.
     """
 
     sensors: tuple[TemperatureReading, ...] = ()
@@ -246,25 +246,25 @@ class ThermalState:
     unreadable: tuple[str, ...] = ()
 
     def hottest(self, *kinds: str) -> float:
-        """Highest temperature of these kinds of sensors (all without any), degrees Celsius; ``nan`` where none is."""
+        """Return the highest temperature of these kinds of sensors (default: all), degrees Celsius; ``nan`` if none."""
         return max((s.temperature_c for s in self.sensors if not kinds or s.kind in kinds), default=math.nan)
 
 
 @dataclass(frozen=True, slots=True)
 class CpuPolicy:
-    """Cores that share a clock, and what it may be.
+    """A group of cores that share a clock, with the clock's limits.
 
     Attributes:
         name: ``policy`` and the number of its first core, as the kernel names it.
-        cores: Cores it rules.
-        governor: What chooses the clock.
-        governors: What could.
+        cores: The cores of the group.
+        governor: Governor that chooses the clock.
+        governors: Governors available.
         current_hz: Clock now, hertz; ``nan`` where unknown.
         min_hz: Lowest clock allowed now, hertz.
         max_hz: Highest clock allowed now, hertz.
-        hardware_min_hz: Lowest clock there is, hertz.
-        hardware_max_hz: Highest clock there is, hertz.
-        steps_hz: Clocks there are, ascending, hertz; empty where the kernel does not list them.
+        hardware_min_hz: Lowest clock of the hardware, hertz.
+        hardware_max_hz: Highest clock of the hardware, hertz.
+        steps_hz: Clocks available, ascending, hertz; empty where the kernel does not list them.
     """
 
     name: str
@@ -281,7 +281,7 @@ class CpuPolicy:
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """What a device reports about itself now.
+    """State that a device reports about itself now.
 
     Attributes:
         cpu_model: Processor as the system names it; empty where unknown.
@@ -293,7 +293,7 @@ class DeviceState:
         temperature_c: Hottest processor sensor; ``nan`` where unknown.
         load: One-minute load average; ``nan`` where unknown.
         policies: Groups of cores that share a clock.
-        thermal: Temperatures and throttling; ``None`` where they were not asked for.
+        thermal: Temperatures and throttling; ``None`` if not requested.
     """
 
     cpu_model: str
@@ -310,15 +310,15 @@ class DeviceState:
 
 @dataclass(frozen=True, slots=True)
 class SettingStatus:
-    """One thing ``prepare`` looked at.
+    """One setting that ``prepare`` checked.
 
     Attributes:
-        name: What, for example ``governor``.
+        name: Its name, for example ``governor``.
         wanted: Value that gives repeatable results.
         actual: Value found; empty where it cannot be read.
-        ok: Whether it is as wanted.
-        cause: Why not; empty when it is.
-        cure: What the user can do; empty when nothing is needed.
+        ok: True if it is as wanted.
+        cause: Reason it is not; empty if it is.
+        cure: Action for the user; empty if none is needed.
         details: Further facts.
     """
 
@@ -333,11 +333,11 @@ class SettingStatus:
 
 @dataclass(frozen=True, slots=True)
 class CompletedCommand:
-    """What a command that has ended on a device left.
+    """Exit status and output of a command that has ended on a device.
 
     Attributes:
-        status: Exit status, negative for the signal that ended it; 127 where there is no such program and 126 where it
-            may not be run, as shells say it.
+        status: Exit status, negative for the signal that ended it; as in shells, 127 if there is no such program and
+            126 if it may not be run.
         stdout: Standard output.
         stderr: Standard error.
     """

@@ -1,4 +1,4 @@
-"""The ADB link: through an adb server when one runs, because only one program can own a device on USB; else directly.
+"""The ADB link: through an adb server if one runs, since only one program can own a device on USB; else directly.
 
 ``HOST:PORT`` is a daemon on the network. It is reached through the server if the server is connected to it, else
 directly; anything else is a serial number, reached through the server or, where none runs, on USB.
@@ -20,7 +20,7 @@ from deepen.errors import ConfigError, LinkError
 __all__ = ["Via", "connect_adb", "open_adb_link"]
 
 Via = Literal["auto", "server", "direct"]
-"""Which way to take: the server when it has the device, only the server, or never the server."""
+"""Route of the connection: the server if it has the device, only the server, or never the server."""
 
 _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
@@ -29,12 +29,12 @@ def open_adb_link(spec: str) -> RemoteLink:
     """Open a link.
 
     Args:
-        spec: ``SERIAL``, ``HOST:PORT`` or nothing for the only device there is; then, after ``?``, ``via=server`` or
+        spec: ``SERIAL``, ``HOST:PORT`` or nothing for the only device connected; then, after ``?``, ``via=server`` or
             ``via=direct``, ``key=FILE`` (a private key in place of the user's own, where no server is used), and
             ``work=FOLDER`` on the device.
 
     Raises:
-        ConfigError: If it is neither, an option is unknown or the file is missing.
+        ConfigError: If it is malformed, an option is unknown, or the key file is missing.
     """
     address, options = split_options(spec, ("key", "via", "work"))
     keys = [Path(options["key"]).expanduser()] if "key" in options else None
@@ -56,10 +56,10 @@ def open_adb_link(spec: str) -> RemoteLink:
 def connect_adb(
     serial: str, where: tuple[str, int] | None, via: Via, timeout_s: float, keys: list[Path] | None = None
 ) -> Transport:
-    """Choose the way, and connect.
+    """Choose the route, and connect.
 
     Raises:
-        LinkError: If the device is not there or does not (yet) allow it.
+        LinkError: If the device is not there or does not (yet) allow the connection.
         ConfigError: If a package or a key is missing, or no device is named and there are several.
     """
     server = AdbServer()

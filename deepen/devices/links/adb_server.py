@@ -1,8 +1,8 @@
-"""ADB through a running adb server, spoken to over its own socket (ADB's ``SERVICES.TXT``).
+"""ADB through a running adb server, over the server's own socket protocol (ADB's ``SERVICES.TXT``).
 
 A request is four hexadecimal digits with its length, then its text; the answer is ``OKAY``, or ``FAIL`` with a reason.
 After ``host:transport:SERIAL`` the same socket belongs to the device, and ``exec:COMMAND`` makes it the command's input
-and output. No program ``adb`` is run, so none is left behind.
+and output. The program ``adb`` is never run, so none is left behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PORT = 5037
 
 @dataclass(frozen=True, slots=True)
 class ServerDevice:
-    """A device an adb server knows.
+    """A device known to an adb server.
 
     Attributes:
         serial: Its serial number, or ``HOST:PORT``.
@@ -49,7 +49,7 @@ class AdbServer:
         self.port = int(text) if port is None else port
 
     def devices(self, timeout_s: float = 5.0) -> list[ServerDevice]:
-        """Devices it knows.
+        """List the devices it knows.
 
         Raises:
             LinkError: If there is no server or it does not answer.
@@ -61,7 +61,7 @@ class AdbServer:
         return [ServerDevice(serial, state) for serial, state in found]
 
     def running(self) -> bool:
-        """Whether a server answers; never starts one."""
+        """Return whether a server answers; never starts one."""
         try:
             with self._request("host:version", Deadline(2.0)):
                 return True
@@ -101,15 +101,15 @@ class SocketStream:
     """A command behind a socket."""
 
     def __init__(self, connection: socket.socket) -> None:
-        """Take over a connected socket that does not block."""
+        """Take over a connected, non-blocking socket."""
         self._socket = connection
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        """Write all of it."""
+        """Write all bytes."""
         _send_all(self._socket, data, Deadline(timeout_s))
 
     def read(self, timeout_s: float) -> bytes | None:
-        """Read what there is; ``None`` when nothing came in time, empty at the end."""
+        """Read the bytes available; ``None`` if none came in time, empty at the end."""
         try:
             if not _wait_ready(self._socket, Deadline(timeout_s), reading=True):
                 return None
@@ -118,14 +118,14 @@ class SocketStream:
             raise LinkError(f"the connection to the adb server was cut ({error})") from error
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the socket."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
 def describe_usb_access_cure() -> str:
-    """How access to phones on USB is given to users, with the command to copy."""
+    """Describe the cure for missing access to phones on USB, with the command to copy."""
     rules = catalog.find_path("devices", "udev", "60-deepen-phones.rules")
     return (
         f"sudo cp {rules} /etc/udev/rules.d/ && sudo udevadm control --reload && sudo udevadm trigger, then "
@@ -134,7 +134,7 @@ def describe_usb_access_cure() -> str:
 
 
 def describe_state_cure(state: str) -> str:
-    """What helps where an adb server says that a device is in a state other than ``device``; empty: it has none."""
+    """Describe the cure for a device state other than ``device``; an empty state means the server does not see it."""
     if state.startswith("no permissions"):
         return describe_usb_access_cure()
     cures = {
@@ -176,7 +176,7 @@ class AdbServerTransport:
             raise
 
     def close(self) -> None:
-        """Nothing is kept open between commands."""
+        """Do nothing: no connection is kept open between commands."""
         self.connected = False
 
 

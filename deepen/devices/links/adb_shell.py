@@ -1,9 +1,9 @@
-"""ADB without a server: the protocol over TCP or USB, on the transports and keys of the package ``adb-shell``.
+"""ADB without a server: the protocol over TCP or USB, with the transports and keys of the package ``adb-shell``.
 
-The package's own calls send no input to a command and run one at a time; here its transports carry any number of
-streams at once. Messages are described in ADB's ``protocol.txt`` (system/core/adb): six little-endian words, then data;
-``OPEN`` a service, ``WRTE`` data, ``OKAY`` before the next piece, ``CLSE``. Commands are the service ``exec:`` (Android
-5 and later): no terminal, bytes as they are.
+The package's own calls cannot send input to a command and run one command at a time; here its transports carry any
+number of streams at once. Messages are described in ADB's ``protocol.txt`` (system/core/adb): six little-endian words,
+then data; ``OPEN`` a service, ``WRTE`` data, ``OKAY`` before the next piece, ``CLSE``. Commands use the service
+``exec:`` (Android 5 and later): no terminal, bytes unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from deepen.errors import ConfigError, LinkError
 
 __all__ = ["AdbSession", "connect_tcp", "connect_usb", "find_adb_keys", "load_signers"]
 
-_VERSION = 0x01000000  # with checksums; what every daemon speaks
+_VERSION = 0x01000000  # with checksums; spoken by every daemon
 _MAX_DATA = 1 << 18
 _POLL_S = 0.5
 
@@ -32,7 +32,7 @@ def _import_module(name: str) -> Any:
     usb = name.endswith("usb_transport")
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: the package is there, the system's libusb is not
+    except (ImportError, OSError) as error:  # OSError: the package is installed, the system's libusb is not
         also = ", and the system's libusb-1.0" if usb else ""
         raise ConfigError(
             f"the package adb-shell is needed to reach a device without an adb server ({error}); start one (adb "
@@ -41,7 +41,7 @@ def _import_module(name: str) -> Any:
 
 
 def find_adb_keys() -> list[Path]:
-    """Private ADB keys of this user: ``$ADB_VENDOR_KEYS`` (files, separated by colons), then ``~/.android/adbkey``."""
+    """Find this user's private ADB keys: ``$ADB_VENDOR_KEYS`` (separated by colons), then ``~/.android/adbkey``."""
     import os
 
     named = [Path(p) for p in os.environ.get("ADB_VENDOR_KEYS", "").split(os.pathsep) if p]
@@ -49,7 +49,7 @@ def find_adb_keys() -> list[Path]:
 
 
 def load_signers(files: list[Path]) -> list[Any]:
-    """Signers of private keys.
+    """Load the signers of private keys.
 
     Raises:
         ConfigError: If a key or its public half cannot be read.
@@ -68,7 +68,7 @@ def load_signers(files: list[Path]) -> list[Any]:
 
 
 class _AdbStream:
-    """One service on the device."""
+    """The stream of one service on the device."""
 
     def __init__(self, session: AdbSession, local_id: int) -> None:
         self._session = session
@@ -79,7 +79,7 @@ class _AdbStream:
         self.closed = False
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        """Write all of it; a piece goes out when the one before has been taken."""
+        """Write all bytes; each piece is sent when the one before has been acknowledged."""
         deadline, session = Deadline(timeout_s), self._session
         view = memoryview(data)
         while view:
@@ -96,7 +96,7 @@ class _AdbStream:
             view = view[len(piece) :]
 
     def read(self, timeout_s: float) -> bytes | None:
-        """Read what there is; ``None`` when nothing came in time, empty at the end."""
+        """Read the bytes available; ``None`` if none came in time, empty at the end."""
         deadline, session = Deadline(timeout_s), self._session
         with session.changed:
             while not self.arrived and not self.closed and session.connected and not deadline.expired:
@@ -110,12 +110,12 @@ class _AdbStream:
                 raise LinkError(f"the connection was cut ({session.reason})")
             else:
                 return None
-        # The daemon may send more only now: what a reader does not take does not pile up here.
+        # The daemon may send more only now, so that unread data does not pile up here.
         session.acknowledge(self)
         return data
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the stream."""
         self._session.forget(self)
 
 
@@ -129,8 +129,8 @@ class AdbSession:
 
         Args:
             transport: A transport of adb-shell, not yet connected.
-            target: Who is to answer, for messages.
-            description: Which way it takes.
+            target: Name of the device, for messages.
+            description: Route of the connection.
             signers: Keys to try, in order.
             timeout_s: Time the connection may take, seconds.
             allow_s: Time the user has to allow an unknown key on the device, seconds.
@@ -172,7 +172,7 @@ class AdbSession:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands."""
+        """True while the connection is up."""
         return not self._shut_down.is_set()
 
     def open(self, command: str, timeout_s: float) -> _AdbStream:
@@ -218,7 +218,7 @@ class AdbSession:
         """Send one message.
 
         Raises:
-            LinkError: If it was not taken in time; the connection is closed, because half a message has gone.
+            LinkError: If it was not accepted in time; the connection is closed, because half a message may have gone.
         """
         message = self._message(command.encode(), arg0, arg1, data)
         deadline = Deadline(max(timeout_s, 1.0))
@@ -228,7 +228,7 @@ class AdbSession:
             for part in (message.pack(), data):
                 view = memoryview(part)
                 while view and self.connected:
-                    # A transport may take a part of what it is given.
+                    # A transport may accept only part of the bytes.
                     view = view[self._transport.bulk_write(bytes(view), max(deadline.remaining_s, 0.05)) :]
         except Exception as error:
             self._shut(_describe_error(error))
@@ -241,19 +241,19 @@ class AdbSession:
             raise LinkError(f"the connection was cut ({self.reason})")
 
     def acknowledge(self, stream: _AdbStream) -> None:
-        """Let the device send another piece; a dead connection is told by the next read."""
+        """Let the device send another piece; a dead connection is reported by the next read."""
         if not stream.closed and self.connected:
             with contextlib.suppress(LinkError):
                 self.send("OKAY", stream.local_id, stream.remote_id, b"", 10.0)
 
     def forget(self, stream: _AdbStream) -> None:
-        """Close a stream; the device is told by a thread that may wait."""
+        """Close a stream; the message to the device is sent by a thread that may block."""
         with self.changed:
             known = self._streams.pop(stream.local_id, None)
-            told = stream.closed
+            was_closed = stream.closed
             stream.closed = True
             self.changed.notify_all()
-        if known is not None and not told and self.connected:
+        if known is not None and not was_closed and self.connected:
             self._outbox.put(("CLSE", stream.local_id, stream.remote_id))
 
     def close(self) -> None:
@@ -310,7 +310,7 @@ class AdbSession:
         """Read one message.
 
         Raises:
-            LinkError: If it is not whole in time, or is none.
+            LinkError: If it is incomplete when time is up, or is not an ADB message.
         """
         import struct
 
@@ -352,14 +352,14 @@ class AdbSession:
         try:
             while self.connected:
                 self._dispatch(*self._packet(Deadline(float("inf"))))
-        except Exception as error:  # whatever a transport raises ends the connection; readers are told why
+        except Exception as error:  # any exception of a transport ends the connection; readers get its reason
             self._shut(_describe_error(error))
 
     def _dispatch(self, name: str, arg0: int, arg1: int, data: bytes) -> None:
         with self.changed:
             stream = self._streams.get(arg1)
             if stream is None:
-                if name == "OKAY" and arg1:  # it was given up before it was opened
+                if name == "OKAY" and arg1:  # the stream was abandoned before it was opened
                     self._outbox.put(("CLSE", arg1, arg0))
                 return
             if name == "OKAY":
@@ -374,13 +374,13 @@ class AdbSession:
             self.changed.notify_all()
 
     def _answer(self) -> None:
-        """Send what nobody waits for."""
+        """Send queued messages that no caller waits for."""
         while (item := self._outbox.get()) is not None:
             with contextlib.suppress(LinkError):
                 self.send(*item, b"", 10.0)
 
     def _flush(self) -> None:
-        """Give the device word of what was closed, for a moment."""
+        """Wait briefly for queued messages (streams closed) to reach the device."""
         deadline = Deadline(1.0)
         while self.connected and not self._outbox.empty() and not deadline.expired:
             threading.Event().wait(0.01)
@@ -402,7 +402,7 @@ def _describe_error(error: BaseException) -> str:
 
 
 def _is_timeout(error: Exception) -> bool:
-    """Whether a transport only says that nothing came: TCP by its class, USB by libusb's LIBUSB_ERROR_TIMEOUT (-7)."""
+    """Return whether an exception means that no data came: TCP by its class, USB by LIBUSB_ERROR_TIMEOUT (-7)."""
     if type(error).__name__ == "TcpTimeoutException":
         return True
     return getattr(getattr(error, "usb_error", None), "value", None) == -7
@@ -420,7 +420,7 @@ def connect_tcp(
     base: Any = _import_module("adb_shell.transport.tcp_transport").TcpTransport
 
     class Prompt(base):  # type: ignore[misc]  # its base is known at run time only
-        """Sends at once: a message is a header and its data, which would wait 40 ms for the header's receipt."""
+        """A TCP transport without Nagle's delay: data would wait 40 ms for the acknowledgement of its header."""
 
         def connect(self, transport_timeout_s: float | None) -> None:
             super().connect(transport_timeout_s)
@@ -438,10 +438,10 @@ def connect_tcp(
 
 
 def connect_usb(serial: str, timeout_s: float, *, allow_s: float = 10.0, keys: list[Path] | None = None) -> AdbSession:
-    """Connect to a device on USB, which no adb server may be using.
+    """Connect to a device on USB that no adb server is using.
 
     Raises:
-        LinkError: If there is no such device or somebody else uses it.
+        LinkError: If there is no such device or another program uses it.
         ConfigError: If a package or a key is missing.
     """
     usb = _import_module("adb_shell.transport.usb_transport").UsbTransport

@@ -1,4 +1,4 @@
-"""Addresses of devices: what follows the colon in ``--device adb:...`` and ``--device ssh:...``."""
+"""Parsing of device addresses: the text after the colon in ``--device adb:...`` and ``--device ssh:...``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOST_PORT = re.compile(
 
 
 def split_options(text: str, known: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """Take ``ADDRESS?key=value&key=value`` apart.
+    """Split ``ADDRESS?key=value&key=value`` into the address and its options.
 
     Raises:
         ConfigError: If an option is unknown, malformed or given twice.
@@ -39,10 +39,10 @@ def split_options(text: str, known: Iterable[str]) -> tuple[str, dict[str, str]]
 
 
 def parse_host_and_port(text: str) -> tuple[str, int] | None:
-    """Take ``HOST:PORT`` or ``[IPv6]:PORT`` apart; ``None`` where it is neither.
+    """Parse ``HOST:PORT`` or ``[IPv6]:PORT``; return ``None`` if the text is neither.
 
     Raises:
-        ConfigError: If the port is none.
+        ConfigError: If the port is not between 1 and 65535.
     """
     found = _HOST_PORT.fullmatch(text)
     if found is None:

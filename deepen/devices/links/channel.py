@@ -1,4 +1,4 @@
-"""A process on a device behind a link, which answers lines with lines."""
+"""A process on a device behind a link that answers lines with lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RemoteChannel:
     def __init__(
         self, link: JobOwner, token: str, stream: CommandStream, output: JobOutputParser, program: str
     ) -> None:
-        """Take over a job that has been started."""
+        """Take over a started job."""
         self.pid: int | None = None
         self._link = link
         self._token = token
@@ -67,7 +67,7 @@ class RemoteChannel:
             raise
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Read one line; ``None`` when none came in time.
+        """Read one line; ``None`` if none came in time.
 
         Raises:
             LinkError: If the process has ended or the link was cut.
@@ -90,7 +90,7 @@ class RemoteChannel:
                 return None
 
     def exit_status(self) -> int | None:
-        """Exit status, negative for a signal; ``None`` while it runs. A cut link ends a process, as SIGKILL does."""
+        """Exit status, negative for a signal; ``None`` while it runs. A cut link counts as SIGKILL."""
         while self._output.status is None and not self._cut and not self._killed:
             try:
                 if not self._read(0.0):
@@ -103,11 +103,11 @@ class RemoteChannel:
 
     @property
     def cut(self) -> bool:
-        """Whether the link was cut under it, so that nobody knows how it ended."""
+        """True if the link was cut while it ran, so that its real exit status is unknown."""
         return self._cut and self._output.status is None
 
     def kill(self) -> None:
-        """End the process and its whole group; where the device cannot be reached, as soon as it can be."""
+        """End the process and its whole group, on an unreachable device as soon as it can be reached."""
         if self._killed:
             return
         if not self._output.done:
@@ -118,7 +118,7 @@ class RemoteChannel:
         self._link.forget(self)
 
     def last_words(self) -> str:
-        """The end of what it wrote on its standard error; empty while the link is cut."""
+        """Return the end of its standard error; empty while the link is cut."""
         if self._words:
             return self._words
         if self._output.done:
@@ -132,7 +132,7 @@ class RemoteChannel:
             raise LinkError(f"{self._link.name}: the link to {self._program} was cut; try again")
 
     def _read(self, timeout_s: float) -> bool:
-        """Take what comes; whether anything came."""
+        """Read available output; return whether any came."""
         try:
             data = self._stream.read(timeout_s)
         except LinkError:
@@ -147,7 +147,7 @@ class RemoteChannel:
         return True
 
     def _pump(self, timeout_s: float) -> None:
-        """Give a process that has ended a moment to say so."""
+        """Wait briefly for the exit status of a process that has ended."""
         deadline = Deadline(timeout_s)
         while not self._output.done and not self._cut:
             try:

@@ -1,4 +1,4 @@
-"""Files that appear on the host whole or not at all."""
+"""Atomic writing of files on the host, and the check that a file can be read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["open_atomic_file", "require_readable_file"]
 
 @contextmanager
 def open_atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` which takes its place when the block ends without an error.
+    """Open a temporary file beside ``path`` that replaces it when the block ends without an error.
 
     Raises:
         ConfigError: If there is no such folder.
-        StorageError: If the disk does not take it.
+        StorageError: If the disk refuses it.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"no folder {path.parent} to write {path.name} into; make it first")
@@ -44,7 +44,7 @@ def require_readable_file(path: Path) -> Path:
     """Check that a file can be read.
 
     Raises:
-        ConfigError: If it is none, or may not be read.
+        ConfigError: If it is not a file, or may not be read.
     """
     if not path.is_file():
         raise ConfigError(f"no such file: {path}")

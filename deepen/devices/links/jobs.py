@@ -1,15 +1,14 @@
-"""Shell scripts a link runs on a device, and the parser of what they say.
+"""Shell scripts that a link runs on a device, and the parser of their output.
 
-A connection gives one stream of bytes, in ADB without an exit status. The scripts put marks into it which carry a
-random number no program can guess: ``begin``, then what the command writes, ``end`` with its status, then what it wrote
-on its standard error, then ``done``. Without ``done`` nothing is believed.
+A connection carries one stream of bytes, and in ADB no exit status. The scripts insert marks with a random number that
+no program can guess: ``begin``, then the output of the command, ``end`` with its status, then its standard error, then
+``done``. Output without ``done`` is not trusted.
 
-A job (:func:`make_job_argv`) runs in a session of its own, carries a random token in its environment, and is watched
-from
-the device: when its connection goes, for whatever reason, its whole group is killed there, without the host.
+A job (:func:`make_job_argv`) runs in a session of its own, carries a random token in its environment, and is watched on
+the device: when its connection is lost, for whatever reason, its whole group is killed there, without the host.
 
-All values reach the scripts as arguments; the scripts themselves are constants. They need a POSIX shell and small
-programs that Android (toybox), BusyBox and GNU have alike.
+All values reach the scripts as arguments; the scripts themselves are constants. They need a POSIX shell and a few
+programs that Android (toybox), BusyBox and GNU all provide.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ __all__ = [
 START_OF_A_PROCESS = r"""
 start() { shift 19; echo "$1"; }
 """
-"""``start`` gives the start time of a process, field 22 of ``/proc/PID/stat`` (proc(5)), of what follows its name."""
+"""``start`` prints the start time of a process, field 22 of ``/proc/PID/stat`` (proc(5)); its arguments are the fields
+after the name."""
 
 END_OF_A_JOB = (
     START_OF_A_PROCESS
@@ -55,9 +55,9 @@ reap() {
 }
 """
 )
-"""``reap`` ends the job ``$I`` in the folder ``$J``: the group of its first process, unless its number belongs to
-another process by now, and everything that carries its token, also what has left the group. It returns when all are
-gone."""
+"""``reap`` ends the job ``$I`` in the folder ``$J``: the group of its first process, unless that number now belongs to
+another process, and every process that carries its token, including those that have left the group. It returns when
+all are gone."""
 
 _INNER = (
     START_OF_A_PROCESS
@@ -142,22 +142,22 @@ echo "$M done"
 
 
 def make_script_argv(marker: str, body: str, *arguments: str) -> list[str]:
-    """A short script, whose standard error goes to its output; its arguments are ``$1`` and so on."""
+    """Make the command line of a short script with arguments ``$1`` and so on; its standard error joins its output."""
     return ["sh", "-c", _SCRIPT, "deepen", marker, body, *arguments]
 
 
 def make_job_argv(
     work: str, token: str, marker: str, argv: Sequence[str], env: Mapping[str, str], *, reads: bool
 ) -> list[str]:
-    """A command in a session of its own.
+    """Make the command line that runs a command in a session of its own.
 
     Args:
         work: The link's folder on the device.
-        token: Name of the job: letters and digits nobody else has.
-        marker: What marks begin with.
+        token: Unique name of the job, of letters and digits.
+        marker: Text with which marks begin.
         argv: The command.
         env: Variables to add to its environment.
-        reads: Whether it reads the connection; if not, its input is empty.
+        reads: True if it reads the connection; otherwise its input is empty.
     """
     variables = format_env_arguments(env)
     mode = "pipe" if reads else "null"
@@ -166,22 +166,22 @@ def make_job_argv(
 
 
 def make_kill_argv(work: str, token: str, marker: str) -> list[str]:
-    """End a job; the status is 0 when nothing of it is left, and the output is the end of what it said."""
+    """Make the command line that ends a job and prints the end of its standard error; status 0 once nothing is left."""
     return make_script_argv(marker, _KILL, work, token)
 
 
 class JobOutputParser:
-    """Takes apart what a script says.
+    """Parser of the output of a script.
 
     Attributes:
         pid: Process id of the command; ``None`` before ``begin``.
-        missing: Whether there is no such program.
-        failure: Why the script could not start the command; empty if it could.
+        missing: True if there is no such program.
+        failure: Reason the script could not start the command; empty if it could.
         status: Exit status, negative for a signal; ``None`` before ``end``.
-        done: Whether all of it has come.
-        stdout: What the command wrote and nobody has taken yet.
-        stderr: What it wrote on its standard error; complete with ``done``.
-        noise: What came before ``begin``: words of a shell's profile, or its complaint.
+        done: True once all output has come.
+        stdout: Output of the command that has not been taken yet.
+        stderr: Its standard error; complete with ``done``.
+        noise: Output before ``begin``: text from a shell's profile, or its error message.
     """
 
     _MOST_NOISE = 4000
@@ -204,7 +204,7 @@ class JobOutputParser:
         self.noise = b""
 
     def feed(self, data: bytes) -> None:
-        """Take bytes, in pieces of any size."""
+        """Parse bytes, in pieces of any size."""
         self._pending += data
         if self.pid is None:
             self._read_head()
@@ -217,7 +217,7 @@ class JobOutputParser:
                 self.done = True
 
     def take(self) -> bytes:
-        """What the command has written since the last call."""
+        """Return the output of the command since the last call."""
         taken = bytes(self.stdout)
         self.stdout.clear()
         return taken
@@ -234,7 +234,7 @@ class JobOutputParser:
             del self._pending[: found.end()]
         if self.pid is None:
             self.noise = self.noise[-self._MOST_NOISE :]
-            if len(self._pending) > 2 * self._MOST_NOISE:  # a mark is shorter; what is older is noise
+            if len(self._pending) > 2 * self._MOST_NOISE:  # a mark is shorter; older bytes are noise
                 self.noise = bytes(self._pending[: -self._MOST_NOISE])[-self._MOST_NOISE :]
                 del self._pending[: -self._MOST_NOISE]
 
@@ -250,7 +250,7 @@ class JobOutputParser:
         del self._pending[: len(self._pending) - keep]
 
     def _possible_mark(self) -> int:
-        """Number of bytes at the end that may belong to a mark."""
+        """Return the number of bytes at the end that may belong to a mark."""
         at = self._pending.rfind(self._end_mark)
         if at >= 0 and b"\n" not in self._pending[at:]:
             return len(self._pending) - at
@@ -260,6 +260,6 @@ class JobOutputParser:
         return 0
 
 
-def decode_exit_status(told: int) -> int:
-    """Meaning of a shell's exit status: above 128 it is the signal that ended the command (POSIX XCU 2.8.2), ``-n``."""
-    return 128 - told if 128 < told <= 128 + 64 else told
+def decode_exit_status(shell_status: int) -> int:
+    """Decode a shell's exit status: above 128 it means a signal (POSIX XCU 2.8.2), returned as its negative number."""
+    return 128 - shell_status if 128 < shell_status <= 128 + 64 else shell_status

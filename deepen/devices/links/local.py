@@ -1,4 +1,4 @@
-"""The local link: processes on the host itself, spoken to over pipes."""
+"""The local link: processes on the host itself, connected by pipes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _REAP_S = 10.0
 
 
 class _ChildProcess:
-    """A process in a session of its own, so that Ctrl-C in the terminal does not reach it and all of it can be ended.
+    """A process in a session of its own: Ctrl-C in the terminal does not reach it, and its whole group can be killed.
 
-    It is not waited for before :meth:`end`: until then its number, which is that of its group too, belongs to nobody
-    else, and killing the group can hit no stranger.
+    It is not reaped before :meth:`end`: until then its process id, which is also that of its group, cannot be reused,
+    so that killing the group cannot hit another process.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class _ChildProcess:
             return self.process.poll()
         try:
             found = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # somebody else has waited for it
+        except ChildProcessError:  # it has been reaped elsewhere
             return self.process.poll()
         if found is None:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def wait(self, timeout_s: float) -> int | None:
-        """Exit status; ``None`` if it still runs after so many seconds."""
+        """Return the exit status; ``None`` if it still runs after ``timeout_s``."""
         deadline = Deadline(timeout_s)
         pause_s = 0.0005
         while (found := self.status()) is None and not deadline.expired:
@@ -71,7 +71,7 @@ class _ChildProcess:
         return found
 
     def end(self) -> None:
-        """Kill what is left of the group, and wait for the process."""
+        """Kill the rest of the group, and reap the process."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -83,7 +83,7 @@ class _ChildProcess:
 class PipeChannel:
     """A child process that answers lines with lines.
 
-    Its standard error goes to an unnamed file: it can never fill up and stop the child.
+    Its standard error goes to an unnamed file, which unlike a pipe cannot fill up and block the child.
     """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
@@ -124,7 +124,7 @@ class PipeChannel:
             raise LinkError(f"the worker is gone ({error.strerror})") from error
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Read one line; ``None`` when none came in time.
+        """Read one line; ``None`` if none came in time.
 
         Raises:
             LinkError: If the process closed its output.
@@ -150,7 +150,7 @@ class PipeChannel:
         return self._child.status()
 
     def kill(self) -> None:
-        """Kill the process and its group, wait for it, and keep its last words."""
+        """Kill the process and its group, reap it, and keep the end of its standard error."""
         self._child.end()
         self._words = self.last_words()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
@@ -158,7 +158,7 @@ class PipeChannel:
                 stream.close()
 
     def last_words(self) -> str:
-        """The end of what it wrote on its standard error."""
+        """Return the end of its standard error."""
         if self._stderr.closed:
             return self._words
         size = self._stderr.seek(0, os.SEEK_END)
@@ -166,7 +166,7 @@ class PipeChannel:
         return self._stderr.read().decode("utf-8", "replace").strip()
 
     def _settle(self) -> None:
-        """Give a process whose pipes are closed a moment to be reaped, so that its exit status is known."""
+        """Wait briefly for a process whose pipes are closed, so that its exit status is known."""
         self._child.wait(2.0)
 
 
@@ -176,10 +176,10 @@ class LocalLink:
     description = "this machine"
 
     def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
-        """Run a command to its end, without input; what it leaves in its process group is ended with it.
+        """Run a command to its end, without input; processes left in its group are killed with it.
 
         Raises:
-            LinkError: If it did not end in time; it is dead.
+            LinkError: If it did not end in time; it has been killed.
             ConfigError: If an argument cannot be passed on.
         """
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
@@ -202,7 +202,7 @@ class LocalLink:
             return CompletedCommand(status, stdout.read(), stderr.read())
 
     def push(self, path: Path, *, name: str | None = None) -> str:
-        """Return the absolute path: the file is already here, whatever its name.
+        """Return the absolute path: the file is already here, and keeps its name.
 
         Raises:
             ConfigError: If there is no such file.
@@ -214,7 +214,7 @@ class LocalLink:
 
         Raises:
             ConfigError: If there is no such file.
-            StorageError: If the disk does not take it.
+            StorageError: If the disk refuses it.
         """
         source = require_readable_file(Path(remote))
         with contextlib.suppress(OSError):  # there is no such file yet
@@ -232,13 +232,13 @@ class LocalLink:
         return PipeChannel(argv, env)
 
     def alive(self) -> bool:
-        """Always: it is this machine."""
+        """Return True: it is this machine."""
         return True
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 def is_main_thread() -> bool:
-    """Whether the caller is the main thread (a parent-death signal follows the thread, not the process)."""
+    """Return whether the caller is the main thread (a parent-death signal follows the thread, not the process)."""
     return threading.current_thread() is threading.main_thread()

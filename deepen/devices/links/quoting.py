@@ -1,4 +1,4 @@
-"""The only maker of shell text: everything that reaches a shell on a device goes through :func:`shell_join`."""
+"""Shell quoting: every command line that reaches a shell on a device is made by :func:`shell_join`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_@%+:,./-]+")
 
 
 def check_argv(argv: Sequence[str]) -> list[str]:
-    """Check that an argument list can be passed to a program at all.
+    """Check that an argument list can be passed to a program.
 
     Raises:
         ConfigError: If it is empty, names no program, or holds a NUL byte.
@@ -34,10 +34,10 @@ def check_argv(argv: Sequence[str]) -> list[str]:
 
 
 def shell_join(argv: Sequence[str]) -> str:
-    """Make a command line that a POSIX shell takes apart into exactly these arguments (POSIX.1-2017, XCU 2.2.2).
+    """Make a command line that a POSIX shell splits into exactly these arguments (POSIX.1-2017, XCU 2.2.2).
 
-    Every argument with anything but letters, digits and a few harmless signs is put between single quotes, inside which
-    a shell knows no special character; a single quote itself goes between double quotes.
+    An argument with anything but letters, digits and a few harmless signs is put between single quotes, inside which no
+    character is special to a shell; a single quote itself goes between double quotes.
 
     Raises:
         ConfigError: If the list is empty, names no program, holds a NUL byte, or is too long for a link.
@@ -53,7 +53,7 @@ def shell_join(argv: Sequence[str]) -> str:
 
 
 def format_env_arguments(env: Mapping[str, str]) -> list[str]:
-    """``NAME=value`` arguments for ``env``.
+    """Format variables as ``NAME=value`` arguments for ``env``.
 
     Raises:
         ConfigError: If a name is not the name of a variable or a value holds a NUL byte.

@@ -1,8 +1,8 @@
-"""A link over any transport that can start a shell command: ADB in its two ways, SSH.
+"""A link over any transport that can start a shell command: ADB with or without a server, and SSH.
 
-Whatever goes wrong with the connection is a ``LinkError``; the next call connects again. What ran when the connection
-went is ended by its watchdog on the device (see :mod:`deepen.devices.links.jobs`), and once more from here as soon as
-the device can be reached.
+Every failure of the connection is a ``LinkError``; the next call connects again. Commands that ran when the connection
+was lost are ended by their watchdog on the device (see :mod:`deepen.devices.links.jobs`), and once more from the host
+as soon as the device can be reached.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deepen.errors import ConfigError, LinkError
 __all__ = ["MOST_OUTPUT", "RemoteLink"]
 
 MOST_OUTPUT = 64 << 20
-"""Most bytes ``run`` takes from a command; more belongs into a file that is pulled."""
+"""Largest output of a command that ``run`` accepts, bytes; more belongs in a file that is pulled."""
 
 _KILL_S = 20.0
 
@@ -53,10 +53,10 @@ for j in "$w"/jobs/*; do
 done
 echo "$w"
 """
-"""Argument: work folder wanted, or nothing. Says which one it is.
+"""Argument: the wanted work folder, or nothing. Prints the folder chosen.
 
-Removes the folders of jobs that nobody carries on: those a device left behind when it restarted. Each job's own shell
-has its token in its command line until it has removed the folder itself.
+Removes the folders of abandoned jobs, left behind when the device restarted. The shell of a live job has the job's
+token in its command line until it has removed the folder itself.
 """
 
 
@@ -73,13 +73,13 @@ class RemoteLink:
         call_s: float = 30.0,
         stall_s: float = 30.0,
     ) -> None:
-        """Describe the link; the connection is made by the first call.
+        """Set up the link; the first call connects.
 
         Args:
-            connect: Makes a connection within so many seconds.
-            name: The device, for messages: ``adb 0A1B2C``.
+            connect: Makes a connection within a number of seconds.
+            name: Name of the device for messages: ``adb 0A1B2C``.
             work: Folder on the device for files and running commands, an absolute path; empty for
-                ``/data/local/tmp/deepen`` where there is one, else ``~/.cache/deepen``.
+                ``/data/local/tmp/deepen`` where that is possible, else ``~/.cache/deepen``.
             connect_s: Time a connection may take, seconds.
             call_s: Time a short script may take on the device, seconds.
             stall_s: Time after which a transfer without progress counts as stuck, seconds.
@@ -93,8 +93,8 @@ class RemoteLink:
         self._connect_s = connect_s
         self._lock = threading.RLock()
         self.transfer_lock = threading.Lock()
-        self.digests: dict[Path, tuple[tuple[int, ...], str, int]] = {}  # of files here, while they do not change
-        self.pushed: set[tuple[str, str]] = set()  # hash and name of files this link has seen whole on the device
+        self.digests: dict[Path, tuple[tuple[int, ...], str, int]] = {}  # of local files, valid while unchanged
+        self.pushed: set[tuple[str, str]] = set()  # hash and name of files known to be complete on the device
         self._transport: Transport | None = None
         self._wanted = work
         self._work = ""
@@ -104,7 +104,7 @@ class RemoteLink:
 
     @property
     def description(self) -> str:
-        """The device, and which way the link takes."""
+        """Name of the device, and the route of the link."""
         transport = self._transport
         return self.name if transport is None else f"{self.name} {transport.description}"
 
@@ -114,7 +114,7 @@ class RemoteLink:
         return self._work
 
     def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
-        """Run a command to its end, without input; what it leaves in its process group is ended with it.
+        """Run a command to its end, without input; processes left in its group are killed with it.
 
         Raises:
             LinkError: If it did not end in time, wrote more than 64 MiB, or the device is gone.
@@ -135,30 +135,30 @@ class RemoteLink:
                 if len(output.stdout) > MOST_OUTPUT:
                     self.end_job(token)
                     raise LinkError(f"{self.name}: {argv[0]} wrote more than {MOST_OUTPUT >> 20} MiB; use a file")
-            assert output.status is not None  # what is done has ended
+            assert output.status is not None  # it has ended
             return CompletedCommand(output.status, output.take(), output.stderr)
 
     def push(self, path: Path, *, name: str | None = None) -> str:
-        """Bring a file to the device's work folder; skipped if the same content is there, resumed after a cut.
+        """Copy a file to the device's work folder; skipped if the same content is there, resumed after a cut.
 
         Raises:
             ConfigError: If there is no such file or the name is not the name of a file.
-            LinkError: If it could not be copied; the next call goes on where this one ended.
+            LinkError: If it could not be copied; the next call resumes where this one ended.
         """
         return push_file(self, path, path.name if name is None else name)
 
     def pull(self, remote: str, path: Path) -> None:
-        """Fetch a file; ``path`` holds all of it (its hash checked) or what it held before.
+        """Fetch a file; ``path`` then holds all of it (its hash checked), or on error its previous content.
 
         Raises:
             ConfigError: If there is no such file on the device.
             LinkError: If it could not be copied.
-            StorageError: If the host's disk does not take it.
+            StorageError: If the host's disk refuses it.
         """
         pull_file(self, remote, path)
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> RemoteChannel:
-        """Start a process that speaks lines; it ends at the latest when its channel is killed or the link is cut.
+        """Start a process that exchanges lines; it ends when its channel is killed or the link is cut, if not before.
 
         Raises:
             LinkError: If it cannot be started.
@@ -183,27 +183,27 @@ class RemoteLink:
         return channel
 
     def alive(self) -> bool:
-        """Whether the device answers now; reconnects where that is possible."""
+        """Return whether the device answers now; reconnects if necessary and possible."""
         if self._closed:
             return False
         try:
             return self.script(":", timeout_s=min(5.0, self.call_s)).status == 0
-        except (LinkError, ConfigError):  # a key that is refused now is no answer either
+        except (LinkError, ConfigError):  # a refused key is not an answer either
             return False
 
     def disconnect(self) -> None:
-        """Let the connection go, as a cut would: what runs in it ends on the device; the next call makes another."""
+        """Drop the connection as a cut would: commands running over it end on the device; the next call reconnects."""
         with self._lock:
             transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()
 
     def close(self) -> None:
-        """End what was started and release the link; harmless when repeated."""
+        """End everything started over the link and release it; harmless when repeated."""
         with self._lock:
             channels, self._channels = set(self._channels), set()
         if channels and not self.alive():
-            self._closed = True  # what runs there is ended by its watchdog; there is no use in trying one by one
+            self._closed = True  # the watchdogs on the device end running commands; no need to try one by one
         for channel in channels:
             channel.kill()
         with self._lock:
@@ -225,7 +225,7 @@ class RemoteLink:
 
     @contextmanager
     def script_stream(self, body: str, *arguments: str) -> Iterator[tuple[CommandStream, JobOutputParser]]:
-        """Run a script that reads or writes a stream of bytes; it is let go of at the end."""
+        """Run a script that reads or writes a stream of bytes; the stream is closed at the end of the block."""
         marker = _make_marker()
         stream = self._session().open(shell_join(make_script_argv(marker, body, *arguments)), self.call_s)
         try:
@@ -234,9 +234,9 @@ class RemoteLink:
             stream.close()
 
     def end_job(self, token: str) -> str:
-        """End a job; returns the end of what it wrote on its standard error. Never raises.
+        """End a job and return the end of its standard error. Never raises.
 
-        A job that cannot be reached now is ended as soon as the device can be.
+        A job that cannot be reached now is ended as soon as the device can be reached.
         """
         try:
             transport = self._session()
@@ -248,7 +248,7 @@ class RemoteLink:
         return done.stdout.decode("utf-8", "replace").strip()
 
     def read_job_stderr(self, token: str) -> str:
-        """The end of what a running job has written on its standard error so far; empty while the link is cut."""
+        """Return the end of a running job's standard error so far; empty while the link is cut."""
         try:
             done = self.script('tail -c 2000 "$1/jobs/$2/err" 2>/dev/null', self._work, token)
         except (LinkError, ConfigError):
@@ -256,14 +256,14 @@ class RemoteLink:
         return done.stdout.decode("utf-8", "replace").strip()
 
     def forget(self, channel: RemoteChannel) -> None:
-        """A channel has ended."""
+        """Drop a channel that has ended."""
         with self._lock:
             self._channels.discard(channel)
 
     # ---- helpers --------------------------------------------------------------------------------------------------
 
     def _session(self) -> Transport:
-        """The connection, made anew where it was cut."""
+        """Return the connection, renewed if it was cut."""
         if not self._lock.acquire(timeout=self._connect_s + self.call_s + _KILL_S):
             raise LinkError(f"{self.name}: somebody else is still connecting to it; try again")
         try:
@@ -289,12 +289,12 @@ class RemoteLink:
 
     def _probe(self, transport: Transport) -> str:
         done = self._script_on(transport, _PROBE, (self._wanted,), Deadline(self.call_s))
-        said = done.stdout.decode("utf-8", "surrogateescape").rstrip("\n")
+        answer = done.stdout.decode("utf-8", "surrogateescape").rstrip("\n")
         if done.status == 3:
-            raise LinkError(f"{self.name}: {said[-200:]}; it comes with coreutils, BusyBox and Android's toybox")
-        if done.status != 0 or not said.startswith("/") or "\n" in said:
-            raise LinkError(f"{self.name}: {said[-200:] or 'no work folder'}; free some space, or remove that folder")
-        return said
+            raise LinkError(f"{self.name}: {answer[-200:]}; it comes with coreutils, BusyBox and Android's toybox")
+        if done.status != 0 or not answer.startswith("/") or "\n" in answer:
+            raise LinkError(f"{self.name}: {answer[-200:] or 'no work folder'}; free some space, or remove that folder")
+        return answer
 
     def _kill_on(self, transport: Transport, token: str) -> CompletedCommand:
         marker = _make_marker()
@@ -317,20 +317,20 @@ class RemoteLink:
             while not output.done:
                 data = stream.read(deadline.remaining_s)
                 if data is None:
-                    transport.close()  # a silent connection is as good as cut: the next call makes another
+                    transport.close()  # a silent connection counts as cut: the next call reconnects
                     raise LinkError(f"{self.name} did not answer within {deadline.duration_s:g} s; is it still there?")
                 if not data:
                     raise LinkError(self._cut("a script", output))
                 output.feed(data)
         finally:
             stream.close()
-        assert output.status is not None  # what is done has ended
+        assert output.status is not None  # it has ended
         return CompletedCommand(output.status, output.take(), b"")
 
     def _start(
         self, argv: Sequence[str], env: Mapping[str, str], timeout_s: float, *, reads: bool
     ) -> tuple[str, CommandStream, JobOutputParser, Deadline]:
-        """Start a job; its time counts from here, not from before the connection was made."""
+        """Start a job; its deadline counts from here, not from before the connection was made."""
         check_argv(argv)
         format_env_arguments(env)
         transport = self._session()
@@ -352,7 +352,7 @@ class RemoteLink:
             yield token, stream, output, deadline
         except LinkError:
             raise
-        except BaseException:  # Ctrl-C: nothing may go on over there
+        except BaseException:  # Ctrl-C: nothing may keep running on the device
             self.end_job(token)
             raise
         finally:
@@ -373,8 +373,8 @@ class RemoteLink:
         if output.failure:
             return f"{self.name}: {output.failure}; free some space there"
         noise = output.noise.decode("utf-8", "replace").strip().splitlines()
-        said = f" (the last it said: {noise[-1][:120]})" if noise else ""
-        return f"{self.name}: the link was cut while {what} ran{said}; check cable and power, then try again"
+        last = f" (its last output: {noise[-1][:120]})" if noise else ""
+        return f"{self.name}: the link was cut while {what} ran{last}; check cable and power, then try again"
 
 
 def _make_marker() -> str:

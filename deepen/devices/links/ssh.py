@@ -1,7 +1,7 @@
-"""SSH by the package ``asyncssh``: an event loop in a thread of its own, behind calls that wait.
+"""SSH through the package ``asyncssh``: an event loop in a thread of its own, behind blocking calls.
 
-Host keys are verified against the user's ``known_hosts`` and never taken on trust. Keys come from the agent, the key
-files in ``~/.ssh`` and what ``~/.ssh/config`` says; so does a jump host (``ProxyJump``), unless one is named.
+Host keys are verified against the user's ``known_hosts`` and never accepted on first use. Keys come from the agent, the
+key files in ``~/.ssh`` and ``~/.ssh/config``, and so does a jump host (``ProxyJump``) unless one is named.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class SshAddress:
-    """Where and how to log in.
+    """Address and credentials of an SSH login.
 
     Attributes:
         host: Name, address, or an alias of ``~/.ssh/config``.
-        user: Login name; empty for what the configuration says, else this user's.
-        port: Port; 0 for what the configuration says, else 22.
+        user: Login name; empty for the one configured, else this user's.
+        port: Port; 0 for the one configured, else 22.
         keys: Private key files; empty for the agent and the usual ones.
-        known_hosts: File of verified host keys; ``None`` for what the configuration says, else ``~/.ssh/known_hosts``.
+        known_hosts: File of verified host keys; ``None`` for the one configured, else ``~/.ssh/known_hosts``.
         jump: Host to go through.
     """
 
@@ -55,7 +55,7 @@ class SshAddress:
         return f"{at}{host}{f':{self.port}' if self.port else ''}"
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments for ``asyncssh.connect``."""
+        """Return the keyword arguments for ``asyncssh.connect``."""
         chosen: dict[str, Any] = {
             "keepalive_interval": _KEEPALIVE_S,
             "keepalive_count_max": _KEEPALIVES,
@@ -116,17 +116,17 @@ class _EventLoopThread:
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T:
-        """Wait for a coroutine; it is cancelled when its time has passed.
+        """Wait for a coroutine; it is cancelled after ``timeout_s``.
 
         Raises:
-            TimeoutError: If it has.
+            TimeoutError: If it was cancelled.
         """
         if not self._thread.is_alive():
             work.close()
             raise LinkError("the link is closed")
         future = asyncio.run_coroutine_threadsafe(_within(work, timeout_s), self._loop)
         try:
-            # The loop itself keeps the time; the margin is for a loop that has stopped.
+            # The loop itself enforces the time-out; the margin is for a loop that has stopped.
             return future.result(None if timeout_s == float("inf") else timeout_s + _GRACE_S)
         except concurrent.futures.CancelledError as error:
             raise LinkError("the link was closed meanwhile") from error
@@ -135,9 +135,9 @@ class _EventLoopThread:
             raise
 
     def close(self) -> None:
-        """Cancel what still runs and end the thread."""
+        """Cancel running coroutines and end the thread."""
         if self._thread.is_alive():
-            with contextlib.suppress(Exception):  # what is cancelled here is of no interest
+            with contextlib.suppress(Exception):  # errors of cancelled coroutines do not matter
                 asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(_GRACE_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_GRACE_S)
@@ -165,7 +165,7 @@ class _SshStream:
         self._reading: asyncio.Task[bytes] | None = None
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        """Write all of it; waits while the other side takes nothing."""
+        """Write all bytes; waits while the other side accepts none."""
         try:
             self._transport.loop.call(self._write(data), timeout_s)
         except TimeoutError as error:
@@ -178,7 +178,7 @@ class _SshStream:
         await self._process.stdin.drain()
 
     def read(self, timeout_s: float) -> bytes | None:
-        """Read what there is; ``None`` when nothing came in time, empty at the end."""
+        """Read the bytes available; ``None`` if none came in time, empty at the end."""
         try:
             return self._transport.loop.call(self._read(timeout_s), float("inf"))
         except LinkError:
@@ -187,7 +187,7 @@ class _SshStream:
             raise self._transport.failure(error) from error
 
     async def _read(self, timeout_s: float) -> bytes | None:
-        # The task outlives a time-out: what it reads is not lost but comes with the next call.
+        # The task outlives a time-out, so that the bytes it reads are returned by the next call.
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._process.stdout.read(1 << 16))
         done, _ = await asyncio.wait([self._reading], timeout=None if timeout_s == float("inf") else timeout_s)
@@ -197,7 +197,7 @@ class _SshStream:
         return bytes(task.result())
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the stream."""
         with contextlib.suppress(Exception):  # a connection that is gone has closed it already
             self._transport.loop.call(self._close(), _GRACE_S)
 
@@ -242,7 +242,7 @@ class SshTransport:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands."""
+        """True while the connection is up."""
         return bool(self._connections) and not self._lost.is_set()
 
     def open(self, command: str, timeout_s: float) -> _SshStream:
@@ -268,16 +268,16 @@ class SshTransport:
         return _SshStream(self, process)
 
     def failure(self, error: Exception) -> LinkError:
-        """The error for what went wrong on a connection that stood."""
+        """Return the error for a failure of an established connection."""
         if isinstance(error, LinkError):
             return error
-        if not isinstance(error, BrokenPipeError):  # one command has ended; the connection may be well
+        if not isinstance(error, BrokenPipeError):  # then one command has ended, and the connection may be fine
             self._lost.set()
         reason = str(error) or type(error).__name__
         return LinkError(f"the SSH connection to {self._address} was cut ({reason}); check its network, then try again")
 
     def close(self) -> None:
-        """Close the connection, and those it goes through."""
+        """Close the connection, and the jump connections under it."""
         self._lost.set()
         with contextlib.suppress(Exception):  # a connection that is gone may raise anything when it is closed
             self.loop.call(self._disconnect(), _GRACE_S)
@@ -305,7 +305,7 @@ class SshTransport:
             connection.abort()
 
     def _refusal(self, error: Exception) -> ConfigError | LinkError:
-        """The error for what went wrong while connecting: wrong keys are not worth a retry, the network is."""
+        """Return the error for a failure to connect: wrong keys are not worth a retry, the network is."""
         address, ssh = self._address, self._ssh
         if isinstance(error, ConfigError | LinkError):
             return error

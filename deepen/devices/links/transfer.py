@@ -1,4 +1,4 @@
-"""Bring files to a device and back, over the streams of a link; whole or not at all."""
+"""Atomic file transfer to and from a device, over the streams of a link."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ScriptLink", "pull_file", "push_file"]
 _CHUNK = 1 << 16
 _LAST_S = 5.0
 _HASH_RATE = 5e6
-"""Bytes a second at which the slowest device is taken to hash, for deadlines."""
+"""Hashing rate assumed of the slowest device, for deadlines, bytes per second."""
 
 _LOOK = r"""
 umask 077
@@ -40,10 +40,10 @@ if [ -f "$1/files/$2.part" ]; then
 fi
 echo $((n))
 """
-"""Arguments: work folder, hash, name, and its size where this link has seen it whole before, else nothing.
+"""Arguments: work folder, hash, name, and the size if this link has seen the file complete before, else nothing.
 
-Says ``there``, or how much of the content has come before. What a cut link left in the buffers may still be on its way
-into the file: it is waited for until the file grows no more.
+Prints ``there``, or the number of bytes that arrived before. Bytes that a cut link left in buffers may still be on
+their way into the file, so the script waits until the file has stopped growing.
 """
 
 _TAKE = r"""
@@ -58,7 +58,7 @@ h=$(sha256sum <"$part")
 [ "$6" = plain ] || chmod 700 "$part"
 mv -f "$part" "$1/files/$2/$3"
 """
-"""Arguments: work folder, hash, name, bytes that follow, bytes there already, ``plain`` or ``program``."""
+"""Arguments: work folder, hash, name, number of bytes that follow, number already there, ``plain`` or ``program``."""
 
 _GIVE = r"""
 [ -f "$1" ] || exit 4
@@ -71,15 +71,15 @@ head -c "$s" <"$1"
 
 
 class ScriptLink(Protocol):
-    """The link that files go over, as far as a transfer needs it.
+    """The part of a link that a transfer needs.
 
     Attributes:
-        name: The device, for messages.
+        name: Name of the device, for messages.
         call_s: Time a short script may take on the device, seconds.
         stall_s: Time after which a transfer without progress counts as stuck, seconds.
-        transfer_lock: Held while a file is brought to the device.
-        digests: Path of a file here -> its state on the disk, hash and size, while it does not change.
-        pushed: Hash and name of files this link has seen whole on the device.
+        transfer_lock: Held while a file is copied to the device.
+        digests: Path of a local file -> its state on the disk, hash and size, valid while it does not change.
+        pushed: Hash and name of files known to be complete on the device.
     """
 
     name: str
@@ -102,7 +102,7 @@ class ScriptLink(Protocol):
 
 
 def push_file(link: ScriptLink, path: Path, name: str) -> str:
-    """Bring a file to ``WORK/files/HASH/NAME``; see :meth:`deepen.devices.protocols.Link.push`."""
+    """Copy a file to ``WORK/files/HASH/NAME``; see :meth:`deepen.devices.protocols.Link.push`."""
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > 255:
         raise ConfigError(f"{name[:80]!r} is not the name of a file; give push another name")
     require_readable_file(path)
@@ -117,9 +117,9 @@ def push_file(link: ScriptLink, path: Path, name: str) -> str:
 
 
 def _known_digest(link: ScriptLink, path: Path, source: IO[bytes]) -> tuple[str, int]:
-    """Hash and size of a file here, computed again where its size, its time or its place on the disk has changed.
+    """Return hash and size of a local file, computed again if its size, time or place on the disk has changed.
 
-    A campaign brings the same weights for every kernel: hashing them here and there would take longer than measuring.
+    A campaign pushes the same weights for every kernel; hashing them each time would take longer than measuring.
     """
     found = os.fstat(source.fileno())
     state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
@@ -141,24 +141,24 @@ def _hash_stream(source: IO[bytes]) -> tuple[str, int]:
 def _push_once(
     link: ScriptLink, source: IO[bytes], digest: str, size: int, name: str, *, program: bool, fresh: bool
 ) -> bool:
-    """Copy what is missing; whether it arrived whole (else what had come before was not its beginning)."""
+    """Copy the missing bytes; return whether the file is then correct (else the bytes there were not its beginning)."""
     patience_s = link.call_s + size / _HASH_RATE
     link.script(":")  # the work folder is known from here
     seen = str(size) if (digest, name) in link.pushed else ""
     look = link.script(_LOOK, link.work, digest, name, seen, timeout_s=patience_s)
-    said = look.stdout.decode("utf-8", "replace").strip()
-    if said == "there":
+    answer = look.stdout.decode("utf-8", "replace").strip()
+    if answer == "there":
         return True
-    if look.status != 0 or not said.isdigit():
-        raise LinkError(f"{link.name}: cannot make a folder for {name}: {said[-200:]}; free some space there")
-    offset = 0 if fresh or int(said) > size else int(said)
+    if look.status != 0 or not answer.isdigit():
+        raise LinkError(f"{link.name}: cannot make a folder for {name}: {answer[-200:]}; free some space there")
+    offset = 0 if fresh or int(answer) > size else int(answer)
     source.seek(offset)
     kind = "program" if program else "plain"
     with link.script_stream(_TAKE, link.work, digest, name, str(size - offset), str(offset), kind) as (stream, output):
         try:
             _send_source(link, stream, output, source, size - offset)
         except LinkError:
-            # A script that gave up before it had read everything says why; a cut link says nothing.
+            # A script that stopped before it had read everything gives a reason; a cut link does not.
             with contextlib.suppress(LinkError):
                 _read_to_end(stream, output, Deadline(_LAST_S), f"{link.name}: {name} was not stored")
             if not output.done:
@@ -168,16 +168,16 @@ def _push_once(
         return True
     if output.status == 3:
         return False
-    said = output.take().decode("utf-8", "replace").strip()
+    answer = output.take().decode("utf-8", "replace").strip()
     raise LinkError(
-        f"{link.name}: {name} could not be stored: {said[-200:] or 'no reason told'}; free some space there"
+        f"{link.name}: {name} could not be stored: {answer[-200:] or 'no reason given'}; free some space there"
     )
 
 
 def _send_source(
     link: ScriptLink, stream: CommandStream, output: JobOutputParser, source: IO[bytes], left: int
 ) -> None:
-    """Send what is left, unless the script has ended before."""
+    """Send the remaining bytes, unless the script ends first."""
     while left and (chunk := source.read(min(_CHUNK, left))):
         data = stream.read(0.0)
         if data:
@@ -215,7 +215,7 @@ def pull_file(link: ScriptLink, remote: str, path: Path) -> None:
 
 
 def _pull_once(link: ScriptLink, remote: str, path: Path) -> None:
-    """Copy a file; raises _Changed, and leaves nothing, if it is not as it was when the copy began."""
+    """Copy a file; if it changes during the copy, raise ``_FileChanged`` and leave nothing."""
     digest, size, expected = hashlib.sha256(), 0, b""
     head = bytearray()
     with open_atomic_file(path) as target, link.script_stream(_GIVE, remote) as (stream, output):
@@ -249,4 +249,4 @@ def _pull_once(link: ScriptLink, remote: str, path: Path) -> None:
 
 
 class _FileChanged(Exception):
-    """What came is not what was there."""
+    """Raised when the copied content does not match the hash of the file."""

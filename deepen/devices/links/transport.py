@@ -1,4 +1,4 @@
-"""What a link needs of the way to a device: start a shell command, with its bytes going in and coming out."""
+"""Protocol of a transport: a connection over which a link starts shell commands and exchanges bytes with them."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ __all__ = ["CommandStream", "Transport"]
 
 
 class CommandStream(Protocol):
-    """A shell command that runs on the device: its standard input, and its output and errors in one."""
+    """A running shell command on the device: its standard input, and its merged output and errors."""
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        """Write all of it.
+        """Write all bytes.
 
         Raises:
-            LinkError: If it was not taken in time or the command or the device is gone.
+            LinkError: If they were not accepted in time, or the command or the device is gone.
         """
 
     def read(self, timeout_s: float) -> bytes | None:
-        """Read what there is; ``None`` when nothing came in time, empty at the end.
+        """Read the bytes available; ``None`` if none came in time, empty at the end.
 
         Raises:
             LinkError: If the device is gone.
         """
 
     def close(self) -> None:
-        """Let go of it: the command sees the end of its input. Never raises."""
+        """Close the stream: the command sees the end of its input. Never raises."""
 
 
 class Transport(Protocol):
     """A connection to a device. It may be used by several threads at once.
 
     Attributes:
-        description: Which way it takes, for example ``through the adb server``.
+        description: Its route, for example ``through the adb server``.
+        connected: True while the connection is up.
     """
 
     @property
@@ -49,4 +50,4 @@ class Transport(Protocol):
         """
 
     def close(self) -> None:
-        """Close the connection and everything that goes over it. Never raises."""
+        """Close the connection and every stream on it. Never raises."""

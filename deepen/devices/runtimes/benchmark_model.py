@@ -1,10 +1,10 @@
 """TensorFlow Lite's and LiteRT's ``benchmark_model`` as a runtime.
 
-It prints no time stamps, so a block is placed by the lines before and after it and by its own counts
+It prints no time stamps, so a block is located from the lines before and after it and from the tool's own statistics
 (:func:`~deepen.devices.runtimes.locate_in_trace.locate_block_between_lines`); the first run of every process is a
 warm-up and not in the block. The operator profile is a run of its own (:meth:`BenchmarkModel.profile`) and never part
-of a block: profiling costs energy. Where the graph is to run is in the runtime's name; every block is checked, and a
-graph that does not run there, or for which it cannot be told, is an error.
+of a block, because profiling costs energy. The runtime's name states the accelerator; every block is checked, and it is
+an error if the graph does not run there, or if that is unknown.
 
 Flags: LiteRT ``tflite/tools/benchmark/README.md``.
 """
@@ -25,7 +25,7 @@ from deepen.records import Interval
 __all__ = ["BenchmarkModel", "BenchmarkModelGpu", "BenchmarkModelHexagon", "BenchmarkModelNnapi"]
 
 _LONGEST_S = 86_400
-"""The tool stops by itself after so many seconds, by default after 150."""
+"""Largest run time given to the tool, seconds; by default it stops after 150."""
 
 
 class BenchmarkModel(ToolRuntime):
@@ -33,7 +33,7 @@ class BenchmarkModel(ToolRuntime):
 
     Attributes:
         accelerator: Name of the delegate to run on; empty for the CPU.
-        flags: What asks the tool for it.
+        flags: Options that request it.
     """
 
     name = "benchmark_model"
@@ -44,7 +44,7 @@ class BenchmarkModel(ToolRuntime):
     flags: ClassVar[tuple[str, ...]] = ()
 
     def arguments(self, model: ToolModel, n: int) -> list[str]:
-        """Command line for n runs after one warm-up run."""
+        """Make the command line for n runs after one warm-up run."""
         found = [
             f"--graph={model.remote}", f"--num_threads={model.threads}", f"--num_runs={n}", "--min_secs=0",
             f"--max_secs={_LONGEST_S}", "--warmup_runs=1", "--warmup_min_secs=0", *self.flags,
@@ -59,10 +59,10 @@ class BenchmarkModel(ToolRuntime):
         return found
 
     def try_out(self, model: ToolModel) -> tuple[ToolModel, str, float]:
-        """Run it once.
+        """Run the model once.
 
         Raises:
-            RunError: If it cannot be run, or not where it should.
+            RunError: If it cannot be run, or not on the accelerator.
         """
         _, report, runs = self._measure(model, 1, self._load_timeout_s)
         note = self._placement(model, report)
@@ -73,25 +73,25 @@ class BenchmarkModel(ToolRuntime):
         """Run n inferences.
 
         Raises:
-            RunError: If the tool fails, runs another number, or the graph ran elsewhere than when it was loaded.
+            RunError: If the tool fails, runs a different number, or the graph ran elsewhere than at loading.
             LinkError: If the device is gone.
         """
         delay_s = self.delay_s()
-        said, report, runs = self._measure(model, n, timeout_s)
+        log, report, runs = self._measure(model, n, timeout_s)
         note = self._placement(model, report)
         if note != model.note:
             raise RunError(
                 f"{model.name}: the graph ran with {note} now and with {model.note} before; measure it again"
             )
-        starts, ends = said.arrivals(STARTED), said.arrivals(ENDED)
+        starts, ends = log.arrivals(STARTED), log.arrivals(ENDED)
         if not starts or not ends or runs.total_s is None:
             raise RunError(f"{model.name}: benchmark_model did not say when its runs began and ended")
         before_s = (report.init_s or 0.0) + ((report.warmup.total_s or 0.0) if report.warmup else 0.0)
-        found = locate_block_between_lines(said.begun_s + before_s, starts[-1], ends[-1], runs.total_s, delay_s)
+        found = locate_block_between_lines(log.begun_s + before_s, starts[-1], ends[-1], runs.total_s, delay_s)
         return Interval(found.start_s, found.end_s, "run", runs=n, uncertainty_s=found.uncertainty_s)
 
     def profile(self, path: Path, *, threads: int = 1, runs: int = 50) -> tuple[OpTable, ...]:
-        """Profile the operators of a model: a run of its own, whose energy is nobody's.
+        """Profile the operators of a model in a separate run, whose energy is not measured.
 
         Raises:
             ConfigError, RunError, LinkError: As :meth:`load`; RunError also if there is no profile.
@@ -101,26 +101,26 @@ class BenchmarkModel(ToolRuntime):
         self.find()
         model = ToolModel(path.name, self._link.push(path), threads, {})
         arguments = [*self.arguments(model, runs), "--enable_op_profiling=true"]
-        said = self.listen(model, arguments, self._load_timeout_s)
-        tables = parse_benchmark_model(said.text).tables
+        log = self.listen(model, arguments, self._load_timeout_s)
+        tables = parse_benchmark_model(log.text).tables
         if not tables:
-            raise RunError(f"{path.name}: benchmark_model printed no operator profile ({said.complaint})")
+            raise RunError(f"{path.name}: benchmark_model printed no operator profile ({log.complaint})")
         return tables
 
     def _measure(self, model: ToolModel, n: int, timeout_s: float) -> tuple[ToolLog, BenchmarkReport, RunStatistics]:
-        said = self.listen(model, self.arguments(model, n), timeout_s)
-        report = parse_benchmark_model(said.text)
-        if said.status != 0 or report.regular is None:
+        log = self.listen(model, self.arguments(model, n), timeout_s)
+        report = parse_benchmark_model(log.text)
+        if log.status != 0 or report.regular is None:
             self._refuse_fallback(model, report)
-            raise RunError(f"{model.name}: benchmark_model failed with status {said.status} ({said.complaint})")
+            raise RunError(f"{model.name}: benchmark_model failed with status {log.status} ({log.complaint})")
         if report.problems:
             raise LinkError(f"{model.name}: benchmark_model's output is damaged: {report.problems[0]}; measure again")
         if report.regular.count != n:
             raise RunError(f"{model.name}: benchmark_model ran {report.regular.count} inferences instead of {n}")
-        return said, report, report.regular
+        return log, report, report.regular
 
     def _refuse_fallback(self, model: ToolModel, report: BenchmarkReport) -> None:
-        """Raise where the accelerator took nothing."""
+        """Raise an error if the accelerator took no node."""
         if not self.accelerator:
             return
         found = report.delegation(self.accelerator)
@@ -131,7 +131,7 @@ class BenchmarkModel(ToolRuntime):
             )
 
     def _placement(self, model: ToolModel, report: BenchmarkReport) -> str:
-        """Where the graph ran, for the build string."""
+        """Return the processor on which the graph ran, for the build string."""
         if not self.accelerator:
             return str(report.delegation("xnnpack"))
         self._refuse_fallback(model, report)

@@ -1,8 +1,8 @@
-"""Benchmark tools as runtimes: every block is a run of the tool, seen through the lines it prints.
+"""Benchmark tools as runtimes: every block is a run of the tool, observed through the lines it prints.
 
-The tool is the one named by an environment variable of the host (a file here, which is pushed), or the first one found
-on the device. Standard output and standard error are read as one, since generations differ in what goes where, and the
-host notes when each line arrives. How long a line takes is measured with quick round trips to a ``cat`` on the device.
+The tool is named by an environment variable of the host (a local file, which is pushed), or is the first one found on
+the device. Standard output and standard error are read as one stream, since versions differ in their use, and the host
+records the arrival of each line. The delay of a line is measured with quick round trips to a ``cat`` on the device.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _LONGEST_OUTPUT = 200_000  # lines
 
 @dataclass(frozen=True, slots=True)
 class ToolLine:
-    """A line and when it arrived.
+    """A line with its time of arrival.
 
     Attributes:
-        text: The line as it came.
-        at_s: Host time, seconds.
+        text: The line, unchanged.
+        at_s: Its arrival in host time, seconds.
     """
 
     text: str
@@ -53,7 +53,7 @@ class ToolLine:
 
 @dataclass(frozen=True, slots=True)
 class ToolLog:
-    """What a tool printed.
+    """Output of a run of a tool.
 
     Attributes:
         begun_s: Host time just before it was started, seconds.
@@ -67,30 +67,30 @@ class ToolLog:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The complete output."""
         return "\n".join(h.text for h in self.log_lines)
 
     def arrivals(self, pattern: re.Pattern[str]) -> list[float]:
-        """When lines of a kind arrived (what loggers put before a line does not count), seconds."""
+        """Return the host times at which matching lines arrived (prefixes of loggers are ignored), seconds."""
         return [h.at_s for h in self.log_lines for line in parse_log_lines(h.text) if pattern.match(line.text.strip())]
 
     @property
     def complaint(self) -> str:
-        """The last line that tells of an error, else the last line; for messages."""
+        """The last line that mentions an error, else the last line; for messages."""
         found = [x.text.strip() for h in self.log_lines for x in parse_log_lines(h.text) if x.text.strip()]
         bad = [t for t in found if re.search(r"error|fail|fatal|abort|cannot|unable", t, re.I)]
         return (bad or found or ["it printed nothing"])[-1][:300]
 
 
 class ToolLoadedModel:
-    """A model a tool can run.
+    """A model that a tool can run.
 
     Attributes:
         build: The tool and its settings.
     """
 
     def __init__(self, runtime: ToolRuntime, model: ToolModel, build: str, first_run_s: float) -> None:
-        """Remember what is to be run."""
+        """Keep the model and its settings."""
         self._runtime = runtime
         self._model = model
         self._expected_s = first_run_s
@@ -99,12 +99,12 @@ class ToolLoadedModel:
 
     @property
     def alive(self) -> bool:
-        """Whether it was not closed."""
+        """True until it is closed."""
         return self._open and not self._runtime.closed
 
     @property
     def pulses(self) -> ShellLoad:
-        """A load with sharp edges for the sync pattern: the tool's own runs begin with loading the model.
+        """Return a load with sharp edges for the sync pattern; the tool's own runs begin with loading the model.
 
         Raises:
             LinkError: If the device is gone.
@@ -113,17 +113,17 @@ class ToolLoadedModel:
 
     @property
     def first_run_s(self) -> float:
-        """Duration of one run when the model was tried out, seconds."""
+        """Duration of a run in the trial at loading, seconds."""
         return self._expected_s
 
     def run(self, n: int) -> Interval:
         """Run n inferences in one run of the tool.
 
         Returns:
-            The block; ``uncertainty_s`` is what is left unknown about when it was. CPU time is not known.
+            The block; ``uncertainty_s`` is the uncertainty of its place in time. CPU time is unknown.
 
         Raises:
-            RunError: If the tool fails, runs another number, or falls back to the CPU.
+            RunError: If the tool fails, runs a different number, or falls back to the CPU.
             LinkError: If the device is gone.
         """
         if n < 1:
@@ -133,20 +133,20 @@ class ToolLoadedModel:
         return self._runtime.block(self._model, n, self._runtime.run_timeout_s + 20 * n * self._expected_s)
 
     def close(self) -> None:
-        """Forget it."""
+        """Mark the model as closed."""
         self._open = False
 
 
 @dataclass(frozen=True, slots=True)
 class ToolModel:
-    """A model on the device, and how to run it.
+    """A model on the device, with its settings.
 
     Attributes:
         name: Its file name, for messages.
         remote: Its path on the device.
         threads: Threads to run on.
         shapes: Shapes of inputs, by name.
-        note: What must stay the same from block to block (where the graph runs).
+        note: Placement of the graph, which must stay the same from block to block.
     """
 
     name: str
@@ -157,13 +157,13 @@ class ToolModel:
 
 
 class ToolRuntime:
-    """A tool behind a link; what differs between tools is in a few methods to override.
+    """Base class of tools behind a link; a subclass overrides the few methods in which tools differ.
 
     Attributes:
-        name: Name of the runtime; it says where the graph is to run, so that results of different places never mix.
-        programs: Where the tool is looked for on the device.
-        variable: Environment variable of the host that names it.
-        suffixes: Files it takes.
+        name: Name of the runtime; it includes the accelerator, so that results of different ones never mix.
+        programs: Paths at which the tool is looked for on the device.
+        variable: Environment variable of the host that names the tool.
+        suffixes: Suffixes of the model files it runs.
     """
 
     name: ClassVar[str] = ""
@@ -175,12 +175,12 @@ class ToolRuntime:
         self, link: Link, *, cpu_mask: Sequence[int] = (), tool: Path | None = None, load_timeout_s: float = 600.0,
         run_timeout_s: float = 120.0,
     ) -> None:  # fmt: skip
-        """Describe the runtime; the tool is looked for with the first load.
+        """Set up the runtime; the first load looks for the tool.
 
         Args:
-            link: How to reach the device.
+            link: Link to the device.
             cpu_mask: Cores to run on, one per thread; empty for all.
-            tool: The tool, built for the device; ``None`` for the variable's, else one on the device.
+            tool: The tool, built for the device; ``None`` for the one the variable names, else one on the device.
             load_timeout_s: Time a model may take to be loaded and run once, seconds.
             run_timeout_s: Time granted to a block on top of twenty times what its runs should take, seconds.
         """
@@ -195,13 +195,13 @@ class ToolRuntime:
         self._delay_s: float | None = None
         self._pulses: ShellLoad | None = None
 
-    # ---- what differs ---------------------------------------------------------------------------------------------
+    # ---- to override ----------------------------------------------------------------------------------------------
 
     def try_out(self, model: ToolModel) -> tuple[ToolModel, str, float]:
-        """Load a model and run it once: the model with its note, the build string, seconds per run.
+        """Load a model and run it once; return the model with its note, the build string, and seconds per run.
 
         Raises:
-            RunError: If it cannot be run, or not where it should.
+            RunError: If it cannot be run, or not on the accelerator.
         """
         raise NotImplementedError
 
@@ -223,7 +223,7 @@ class ToolRuntime:
     def load(
         self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
     ) -> ToolLoadedModel:
-        """Bring a model to the device and run it once.
+        """Copy a model to the device and run it once.
 
         Args:
             path: The model file.
@@ -250,7 +250,7 @@ class ToolRuntime:
         return ToolLoadedModel(self, model, build, first_run_s)
 
     def close(self) -> None:
-        """Nothing runs between blocks, so nothing has to be ended but the load for the sync pattern."""
+        """End the load for the sync pattern; the tool itself does not run between blocks."""
         self.closed = True
         if self._pulses is not None:
             self._pulses.close()
@@ -258,7 +258,7 @@ class ToolRuntime:
     # ---- for tools --------------------------------------------------------------------------------------------------
 
     def find(self) -> str:
-        """Path of the tool on the device.
+        """Find the path of the tool on the device, pushing it first if it is a local file.
 
         Raises:
             ConfigError: If there is none.
@@ -288,18 +288,18 @@ class ToolRuntime:
         return program
 
     def identity(self) -> str:
-        """The tool in a build string: none of them tells a version, so the hash of the program stands for it."""
+        """Return the tool's identity for the build string: the program's hash, because no tool states its version."""
         cores = f" cpus={','.join(map(str, self._mask))}" if self._mask else ""
         return f"{self.programs[0]} sha256={self._identity}{cores}"
 
     def pulses(self) -> ShellLoad:
-        """The load for the sync pattern."""
+        """Return the load for the sync pattern."""
         if self._pulses is None or not self._pulses.alive:
             self._pulses = ShellLoad(self._link, self._mask[:1], self.delay_s())
         return self._pulses
 
     def delay_s(self) -> float:
-        """Longest time a line takes from the device to the host: the longest of some quick round trips, seconds.
+        """Measure the longest delay of a line from device to host, seconds: the longest of some quick round trips.
 
         Raises:
             LinkError: If the device is gone.
@@ -320,7 +320,7 @@ class ToolRuntime:
         return self._delay_s
 
     def listen(self, model: ToolModel, arguments: Sequence[str], timeout_s: float) -> ToolLog:
-        """Run the tool to its end and note when its lines arrive.
+        """Run the tool to its end and record the arrival of its lines.
 
         Raises:
             RunError: If it fails, or takes too long.

@@ -13,8 +13,8 @@ __all__ = ["LiteRt"]
 class LiteRt(PythonRuntime):
     """LiteRT behind a link: ``ai-edge-litert``, or ``tflite-runtime`` where a board's Python is too old for it.
 
-    With ``delegate={"library": PATH}`` the model runs on that delegate; nodes it does not take run on the CPU without
-    XNNPACK, ``build`` says how many it took, and taking none is an error.
+    With ``delegate={"library": PATH}`` the model runs on that delegate. Nodes it does not take run on the CPU without
+    XNNPACK; ``build`` states how many it took, and none is an error.
     """
 
     name = "litert"
@@ -25,7 +25,7 @@ class LiteRt(PythonRuntime):
         """Refuse an ONNX model.
 
         Raises:
-            ConfigError: If it is one.
+            ConfigError: If the file is an ONNX model.
         """
         if path.suffix.lower() == ".onnx":
             raise ConfigError(f"{path.name}: litert runs .tflite models only; measure it with the runtime onnxruntime")

@@ -1,9 +1,9 @@
-"""When did a tool that prints no time stamps run its block?
+"""Location in time of a block run by a tool that prints no time stamps.
 
-What is known are bounds. A line was printed before it arrived, by no more than the link's transport takes; the runs
-began after the process did (and after what it says it did first), and ended before the line that reports them arrived;
-and the tool's own counts say how long they took together. Start and end are the middles of what all this allows, and
-the uncertainty is that of a uniform distribution over it (JCGM 100:2008, 4.3.7).
+Only bounds are known. A line was printed before it arrived, by no more than the transport delay of the link; the runs
+began after the process did (and after the steps it reports first), and ended before the line that reports them arrived;
+and the tool's own statistics give their total duration. Start and end are the middles of the intervals these bounds
+allow, and the uncertainty is that of a uniform distribution over them (JCGM 100:2008, 4.3.7).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["BlockTimes", "locate_block_between_lines", "locate_block_of_known_le
 
 @dataclass(frozen=True, slots=True)
 class BlockTimes:
-    """Where a block lies on the host's clock.
+    """Start and end of a block on the host's clock.
 
     Attributes:
         start_s: Its start, seconds.
@@ -34,20 +34,20 @@ class BlockTimes:
 def locate_block_between_lines(
     begun_s: float, start_line_s: float, end_line_s: float, least_s: float, delay_s: float
 ) -> BlockTimes:
-    """Place a block between a line printed just before its first run and one printed just after its last.
+    """Locate a block between a line printed just before its first run and one printed just after its last.
 
-    A tool whose output is held back in a buffer prints both at once; then the lines say only that the block was before,
-    and the uncertainty says so.
+    A tool with buffered output prints both at once; the lines then show only that the block came before them, and the
+    uncertainty is accordingly large.
 
     Args:
-        begun_s: Host time before which no run can have begun (the process was started, and had to load), seconds.
+        begun_s: Host time before which no run can have begun (the start of the process), seconds.
         start_line_s: Arrival of the first line, seconds.
         end_line_s: Arrival of the second line, seconds.
-        least_s: Sum of the runs' durations by the tool's counts, seconds: the block is at least as long.
-        delay_s: Longest time a line takes to arrive, seconds.
+        least_s: Sum of the runs' durations by the tool's statistics, seconds: the block is at least as long.
+        delay_s: Longest delay of a line, seconds.
 
     Raises:
-        LinkError: If the counts and the host's clock contradict each other.
+        LinkError: If the statistics and the host's clock contradict each other.
     """
     latest_start = min(start_line_s, end_line_s - least_s)
     if latest_start < begun_s - delay_s:
@@ -67,16 +67,16 @@ def locate_block_between_lines(
 
 
 def locate_block_of_known_length(begun_s: float, end_line_s: float, wall_s: float, delay_s: float) -> BlockTimes:
-    """Place a block whose length is known, but which is bounded on one side only by lines printed some time later.
+    """Locate a block of known length whose end is bounded only by a line printed some time later.
 
     Args:
         begun_s: Host time before which no run can have begun, seconds.
         end_line_s: Arrival of a line printed after the last run, seconds.
         wall_s: Length of the block by the tool's clock, seconds.
-        delay_s: Longest time a line takes to arrive, seconds.
+        delay_s: Longest delay of a line, seconds.
 
     Raises:
-        LinkError: If the block does not fit in between.
+        LinkError: If the block does not fit between the bounds.
     """
     earliest, latest = begun_s, end_line_s - wall_s
     if latest < earliest - delay_s:

@@ -24,7 +24,7 @@ class OnnxRuntime(PythonRuntime):
         """Refuse a TensorFlow Lite model.
 
         Raises:
-            ConfigError: If it is one.
+            ConfigError: If the file is a TensorFlow Lite model.
         """
         if path.suffix.lower() in (".tflite", ".lite"):
             raise ConfigError(f"{path.name}: onnxruntime runs .onnx models only; measure it with the runtime litert")

@@ -17,42 +17,42 @@ if TYPE_CHECKING:
 __all__ = ["PYTHONS", "PythonRuntime"]
 
 PYTHONS = ("python3", "python", "/data/data/com.termux/files/usr/bin/python3")
-"""Where Python is looked for on a device; the last is Termux, the usual one on Android."""
+"""Paths at which Python is looked for on a device; the last is that of Termux, the usual one on Android."""
 _PARTS = ("runner_common.py", "runner_onnx.py", "runner_litert.py")
 _FIND = 'for p in "$@"; do command -v -- "$p" && exit 0; done; exit 1'
 _FIND_S = 20.0
 
 
 class PythonRuntime(WorkerRuntime):
-    """A runtime package in a Python of the device."""
+    """A runtime that is a package of the device's Python."""
 
     def __init__(
         self, link: Link, *, cpu_mask: Sequence[int] = (), python: str = "", level: str = "extended",
         delegate: Mapping[str, Any] | None = None, **timeouts: float,
     ) -> None:  # fmt: skip
-        """Describe the runtime; the worker starts with the first load.
+        """Set up the runtime; the first load starts the worker.
 
         Args:
-            link: How to reach the device.
+            link: Link to the device.
             cpu_mask: Cores to run on, one per thread; empty for the last usable ones.
-            python: Interpreter on the device; empty for the one deepen runs in (on this machine) or the first found.
+            python: Interpreter on the device; empty for deepen's own (on this machine) or the first one found.
             level: Graph optimisation level: disable, basic, extended or all.
-            delegate: Accelerator to run on, as the protocol has it; ``None`` for the CPU.
+            delegate: Accelerator to run on, in the form of the protocol; ``None`` for the CPU.
             timeouts: ``hello_timeout_s``, ``load_timeout_s`` and ``run_timeout_s`` of :class:`WorkerRuntime`.
         """
         super().__init__(link, cpu_mask=cpu_mask, level=level, delegate=delegate, **timeouts)
         self._python = python
 
     def _command(self) -> list[str]:
-        """Bring the runner to the device; returns how it is started there.
+        """Copy the runner to the device and return its command line there.
 
         Raises:
-            ConfigError: If there is no Python there.
+            ConfigError: If the device has no Python.
             LinkError: If the device is gone.
         """
         python = self._python or (sys.executable if self.local else self._find_python())
         pushed = [self._link.push(catalog.find_path("devices", "runner", part)) for part in ("runner.py", *_PARTS)]
-        if not self.local:  # each file has a folder of its own there
+        if not self.local:  # a pushed file has a folder of its own
             self._environment["PYTHONPATH"] = ":".join(str(PurePosixPath(p).parent) for p in pushed)
         return [python, pushed[0]]
 

@@ -1,7 +1,7 @@
 """A load with sharp edges, for the sync pattern of runtimes whose own runs have none.
 
-A tool that loads its model anew for every block draws power long before the block begins, so a pattern played with it
-has no clear edges. A shell that counts keeps one core busy from one moment to the next, and every device has a shell.
+A tool that reloads its model for every block draws power long before the block begins, so a pattern made of its runs
+has no clear edges. A counting shell makes one core busy at once, and every device has a shell.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ while read -r n; do
   echo end
 done
 """
-"""What it is told is a number made here; nothing else reaches the shell."""
+"""Reads numbers of iterations; nothing else reaches the shell."""
 _TRIAL = 2000
-_RUN_S = 1e-3  # about how long one run of the load takes
+_RUN_S = 1e-3  # approximate duration of one run of the load
 _PATIENCE_S = 60.0
 
 
 class ShellLoad:
-    """Counts in a shell on the device; behaves as a loaded model whose run lasts about a millisecond.
+    """A shell that counts on the device, with the interface of a loaded model whose run lasts about a millisecond.
 
     Attributes:
-        build: What it is.
-        per_run_s: Wall time of one run, seconds, as measured when it was started; 0 before.
+        build: Description of the load.
+        per_run_s: Wall time of one run, seconds, measured at the start; 0 before.
     """
 
     build = "shell loop"
 
     def __init__(self, link: Link, cpus: Sequence[int], delay_s: float) -> None:
-        """Describe it; the shell starts with the first run.
+        """Set up the load; the first run starts the shell.
 
         Args:
-            link: How to reach the device.
+            link: Link to the device.
             cpus: Core to count on; empty for any.
-            delay_s: Longest time a line takes to arrive, seconds.
+            delay_s: Longest delay of a line, seconds.
         """
         self._link = link
         self._cpus = tuple(cpus)
@@ -61,11 +61,11 @@ class ShellLoad:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be run."""
+        """True while it can be run."""
         return not self._closed
 
     def start(self) -> None:
-        """Start the shell unless it runs, and see how fast it counts.
+        """Start the shell unless it runs, and measure how fast it counts.
 
         Raises:
             LinkError: If the device is gone.
@@ -79,7 +79,7 @@ class ShellLoad:
         self._counts = _TRIAL
         self.per_run_s = _RUN_S
         trial = self._play(self._channel, 1)
-        for _ in range(20):  # until it takes long enough to be timed well
+        for _ in range(20):  # until it lasts long enough for good timing
             if trial.duration_s >= 20 * self._delay_s + 5 * _RUN_S:
                 break
             self._counts *= 2

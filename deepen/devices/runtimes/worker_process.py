@@ -1,15 +1,15 @@
-"""A worker on a device: what every runtime behind the runner's protocol (``devices/runner/runner.py``) has in common.
+"""The worker process on a device, common to all runtimes behind the runner's protocol (``devices/runner/runner.py``).
 
-One worker process serves a whole session, so packages are imported once. Every request has a deadline. What went wrong
-is told apart:
+One worker process serves a whole session, so packages are imported once. Every request has a deadline. Failures are
+classified:
 
-* the runner answers with an error: ``RunError`` (the model, or an accelerator that would not take it), or
-  ``ConfigError`` (a missing file, an open shape, an absent package);
-* the worker dies of a fault of its own code (SIGSEGV, SIGABRT, SIGILL, SIGFPE, SIGBUS) while it loads or runs a model,
-  or a model exceeds its deadline: ``RunError``; the next load starts a fresh worker;
+* the runner answers with an error: ``RunError`` (the model is at fault, or an accelerator does not take it), or
+``ConfigError`` (a missing file, an open shape, a missing package);
+* the worker crashes in its own code (SIGSEGV, SIGABRT, SIGILL, SIGFPE, SIGBUS) while it loads or runs a model, or a
+model exceeds its deadline: ``RunError``; the next load starts a new worker;
 * the worker ends in any other way: ``LinkError``, which may be retried.
 
-A worker on this machine stamps its blocks with the clock the host uses. Elsewhere the stamps are mapped by round trips
+A worker on this machine time-stamps its blocks on the host's clock. Elsewhere the stamps are mapped by round trips
 (:class:`~deepen.clock.round_trips.DeviceClock`), and the error of the map is in ``Interval.uncertainty_s``.
 """
 
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["QUIET", "WorkerLoadedModel", "WorkerRuntime"]
 
 QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-"""Environment of a worker: no library starts threads that were not asked for."""
+"""Environment of a worker: no library starts threads on its own account."""
 
 _FAULTS = {"SIGSEGV", "SIGABRT", "SIGILL", "SIGFPE", "SIGBUS"}
 _FIRST_PINGS = 12  # quick round trips after a load
-_PINGS = 4  # and after a block, where they take at most
-_PING_SHARE = 0.05  # of the time since the last ones
+_PINGS = 4  # round trips after a block
+_PING_SHARE = 0.05  # largest share of the time since the last round trips that they may take
 
 
 class WorkerLoadedModel:
@@ -51,12 +51,12 @@ class WorkerLoadedModel:
     Attributes:
         build: Runtime version, provider or delegate (with the nodes it took), optimisation level and threads.
         inputs: Name, shape and type of every input.
-        outputs: The same of every output.
-        placement: What came of the accelerator asked for (see the protocol); ``None`` where none was.
+        outputs: Name, shape and type of every output.
+        placement: Placement on the requested accelerator (see the protocol); ``None`` if none was requested.
     """
 
     def __init__(self, runtime: WorkerRuntime, channel: ProcessChannel, reply: Mapping[str, Any], name: str) -> None:
-        """Take over a handle the worker has just answered with."""
+        """Take over a handle from the worker's reply."""
         self._runtime = runtime
         self._channel = channel
         self._handle = int(reply["handle"])
@@ -70,24 +70,24 @@ class WorkerLoadedModel:
 
     @property
     def alive(self) -> bool:
-        """Whether the model is still loaded."""
+        """True while the model is loaded."""
         return self._open and self._runtime.is_serving(self._channel)
 
     @property
     def first_run_s(self) -> float:
-        """Duration of the run made while loading, seconds."""
+        """Duration of the run made at loading, seconds."""
         return self._expected_s
 
     def run(self, n: int) -> Interval:
         """Run n inferences back to back.
 
         Returns:
-            When they ran on the host's clock. On a device with a clock of its own, ``uncertainty_s`` is how well that
-            clock is known on the host's.
+            The interval of the runs on the host's clock. On a device with a clock of its own, ``uncertainty_s`` is the
+            uncertainty of the map between the clocks.
 
         Raises:
             RunError: If the model fails, crashes the worker or takes far longer than before.
-            LinkError: If the worker is gone, or the device slept meanwhile.
+            LinkError: If the worker is gone, or the device slept during the block.
         """
         if n < 1:
             raise ConfigError(f"a block needs at least one run, not {n}")
@@ -106,17 +106,17 @@ class WorkerLoadedModel:
 
 
 class WorkerRuntime:
-    """A runtime in a worker behind a link; what differs between runtimes is in a few methods to override.
+    """Base class of runtimes in a worker behind a link; a subclass overrides the few methods in which they differ.
 
     Attributes:
         name: For example ``onnxruntime``.
-        versions: What the worker answered to ``hello``.
-        clock: The device's clock on the host's; unused where they are the same.
+        versions: The worker's answer to ``hello``.
+        clock: Map from the device's clock to the host's; unused where they are the same.
     """
 
     name = ""
     _missing_cure = ""
-    """What to do where the runtime is not on the device."""
+    """Cure for a runtime that is missing on the device."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ class WorkerRuntime:
         load_timeout_s: float = 300.0,
         run_timeout_s: float = 120.0,
     ) -> None:
-        """Describe the runtime; the worker starts with the first load.
+        """Set up the runtime; the first load starts the worker.
 
         Args:
-            link: How to reach the device.
+            link: Link to the device.
             cpu_mask: Cores to run on, one per thread; empty for the last usable ones.
             level: Graph optimisation level: disable, basic, extended or all.
-            delegate: Accelerator to run on, as the protocol has it; ``None`` for the CPU.
+            delegate: Accelerator to run on, in the form of the protocol; ``None`` for the CPU.
             hello_timeout_s: Time a worker may take to start, seconds.
             load_timeout_s: Time a model may take to load and run once, seconds.
             run_timeout_s: Time granted to a block on top of twenty times what its runs should take, seconds.
@@ -156,18 +156,18 @@ class WorkerRuntime:
         self.clock = DeviceClock()
         self.versions: dict[str, Any] = {}
 
-    # ---- what differs ---------------------------------------------------------------------------------------------
+    # ---- to override ----------------------------------------------------------------------------------------------
 
     def _command(self) -> list[str]:
-        """Bring the runner to the device; returns how it is started there. May add to ``_environment``.
+        """Copy the runner to the device and return its command line there. May add to ``_environment``.
 
         Raises:
-            ConfigError, LinkError: If that cannot be done.
+            ConfigError, LinkError: If that is not possible.
         """
         raise NotImplementedError
 
     def _check(self, path: Path) -> None:
-        """Refuse a file this runtime cannot run.
+        """Refuse a file that this runtime cannot run.
 
         Raises:
             ConfigError: If it is of another kind.
@@ -177,16 +177,16 @@ class WorkerRuntime:
 
     @property
     def local(self) -> bool:
-        """Whether the worker runs on this machine."""
+        """True if the worker runs on this machine."""
         return self._same_clock
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id; ``None`` while there is none."""
+        """The worker's process id; ``None`` while there is no worker."""
         return None if self._channel is None else self._channel.pid
 
     def is_serving(self, channel: ProcessChannel) -> bool:
-        """Whether a channel is the worker's current one, the worker runs, and no request was left unanswered."""
+        """Return whether a channel is the worker's current one, the worker runs, and no request is unanswered."""
         return self._channel is channel and not self._busy and channel.exit_status() is None
 
     def start(self) -> None:
@@ -214,7 +214,7 @@ class WorkerRuntime:
             raise
 
     def cores(self, threads: int) -> tuple[int, ...]:
-        """Choose one core per thread: the mask's first ones, else the last usable ones; empty where not possible.
+        """Choose one core per thread: the first of the mask, else the last usable ones; empty if pinning is impossible.
 
         Raises:
             ConfigError: If there are fewer cores than threads.
@@ -281,9 +281,9 @@ class WorkerRuntime:
     def plan_unattended_run(
         self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
     ) -> tuple[list[str], dict[str, str], list[dict[str, Any]]]:
-        """How a worker of its own runs a model without the host: its command, environment and first requests.
+        """Plan a separate worker that runs a model without the host: its command, environment and first requests.
 
-        After these requests the model has the handle 1. The model must have been loaded here before.
+        After these requests the model has the handle 1. The model must have been loaded by this runtime before.
 
         Raises:
             ConfigError, RunError, LinkError: As :meth:`load`.
@@ -295,10 +295,10 @@ class WorkerRuntime:
     # ---- time -----------------------------------------------------------------------------------------------------
 
     def run_with_timestamps(self, handle: int, n: int, timeout_s: float, name: str) -> tuple[RoundTrip, dict[str, Any]]:
-        """Run n inferences (0: just read the clocks): the round trip, and the answer.
+        """Run n inferences (0 only reads the clocks); return the round trip and the reply.
 
         Raises:
-            RunError, LinkError: As :meth:`ask`; and if the device slept meanwhile.
+            RunError, LinkError: As :meth:`ask`; also if the device slept during the runs.
         """
         sent = monotonic_s()
         reply = self.ask({"op": "run", "handle": handle, "n": n}, timeout_s, name)
@@ -309,10 +309,10 @@ class WorkerRuntime:
         return trip, reply
 
     def locate(self, trip: RoundTrip, handle: int) -> tuple[float, float, float]:
-        """Host time of a block's start and end, and their standard uncertainty, seconds.
+        """Return the host times of a block's start and end, and their standard uncertainty, seconds.
 
         Raises:
-            LinkError: If the device's clock cannot be told on the host's.
+            LinkError: If the device's clock cannot be mapped to the host's.
         """
         if self.local:
             return trip.start_s, trip.end_s, 0.0
@@ -321,7 +321,7 @@ class WorkerRuntime:
         return self.clock.locate(trip)
 
     def round_trips(self, count: int) -> list[RoundTrip]:
-        """Read the device's clocks a few times; needs no model.
+        """Measure a few round trips to the device's clocks; needs no model.
 
         Raises:
             LinkError: If the device is gone.
@@ -346,13 +346,13 @@ class WorkerRuntime:
 
         Args:
             request: Operation and arguments.
-            timeout_s: Seconds to wait; the worker is killed when they pass.
+            timeout_s: Time to wait, seconds; afterwards the worker is killed.
             name: Model the request is about, for messages; empty for none.
 
         Raises:
-            RunError: If the model is to blame.
-            ConfigError: If the request is.
-            LinkError: If the worker is.
+            RunError: If the model is at fault.
+            ConfigError: If the request is at fault.
+            LinkError: If the worker is at fault.
         """
         channel = self._channel
         if channel is None:
@@ -363,7 +363,7 @@ class WorkerRuntime:
             channel.send(json.dumps({**request, "id": self._count}).encode())
             line = channel.receive(timeout_s)
         except LinkError as error:
-            if getattr(channel, "cut", False):  # it counts as killed, but the cause is what the link says
+            if getattr(channel, "cut", False):  # it counts as killed, but the cause is the link's error
                 self._drop()
                 raise
             failure = self._post_mortem(channel, request["op"], name)
@@ -390,7 +390,7 @@ class WorkerRuntime:
         return reply
 
     def close(self) -> None:
-        """End the worker: politely when it is idle, else at once."""
+        """End the worker: by a request when it is idle, else by killing it."""
         if self._channel is not None and self.is_serving(self._channel):
             with contextlib.suppress(LinkError):
                 self.ask({"op": "bye"}, 2.0, "")

@@ -1,3 +1,3 @@
-"""Settings: governors, frequencies and the like: what a device offers, how they are applied and restored."""
+"""Settings of a device (governors, frequencies and so on): their catalogue, and how they are applied and restored."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Places on a device that hold a setting: read as text, write as text.
+"""Access to the places on a device that hold settings: reading and writing them as text.
 
-What a setting means is the business of :mod:`deepen.devices.settings.catalogue`; here is only how a value is read and
-written back exactly as it was. A :class:`SettingLocation` is plain data, so that a journal on the host can name it and
-another process can restore it.
+The meaning of settings is defined in :mod:`deepen.devices.settings.catalogue`; this module reads a value and writes it
+back exactly as it was. A :class:`SettingLocation` is plain data, so that a journal on the host can name it and another
+process can restore it.
 
 Sources: kernel ``admin-guide/pm/cpufreq`` and ``core-api/cpu_hotplug`` (files below ``/sys``); Android's ``settings``,
 ``cmd connectivity airplane-mode`` and ``cmd power`` (AOSP ``SettingsService``, ``ConnectivityService``,
@@ -24,11 +24,11 @@ __all__ = ["LOCATION_KINDS", "SettingLocation", "SettingValue", "is_same_value",
 
 @dataclass(frozen=True, slots=True)
 class SettingLocation:
-    """Where a setting lives.
+    """The place of a setting on a device.
 
     Attributes:
         kind: One of ``LOCATION_KINDS``.
-        address: Which of that kind: a path, ``system/screen_brightness``, or empty where there is one only.
+        address: Its address among that kind: a path, ``system/screen_brightness``, or empty if there is only one.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class SettingLocation:
 
     @property
     def volatile(self) -> bool:
-        """Whether a restart of the device undoes a change."""
+        """True if a restart of the device undoes a change."""
         return LOCATION_KINDS[self.kind].volatile
 
     def __str__(self) -> str:
@@ -49,11 +49,11 @@ class SettingLocation:
 
 @dataclass(frozen=True, slots=True)
 class SettingValue:
-    """What was read.
+    """A value read from a setting.
 
     Attributes:
         text: The value; ``None`` if it could not be read.
-        cause: Why not; empty when it could.
+        cause: Reason it could not be read; empty if it could.
     """
 
     text: str | None
@@ -73,7 +73,7 @@ def write_setting(shell: Shell, place: SettingLocation, text: str) -> str:
     """Write a setting.
 
     Returns:
-        Why it was refused; empty if it was taken. Only reading it back says what it is now.
+        Reason it was refused; empty if it was accepted. Only reading it back shows the value it has now.
 
     Raises:
         LinkError: If the device is gone.
@@ -82,7 +82,7 @@ def write_setting(shell: Shell, place: SettingLocation, text: str) -> str:
 
 
 def is_same_value(first: str | None, second: str | None) -> bool:
-    """Whether two values mean the same: equal, or equal numbers."""
+    """Return whether two values mean the same: equal texts, or equal numbers."""
     if first is None or second is None:
         return False
     try:
@@ -108,7 +108,7 @@ def _write_file(shell: Shell, path: str, text: str) -> str:
 # ---- Android ------------------------------------------------------------------------------------------------------
 
 _ABSENT = "null"
-"""What ``settings get`` prints for a key that is not set; putting it back means deleting the key."""
+"""Output of ``settings get`` for a key that is not set; restoring it means deleting the key."""
 
 
 def _read_android_setting(shell: Shell, address: str) -> SettingValue:
@@ -138,13 +138,13 @@ def _write_airplane(shell: Shell, address: str, text: str) -> str:
     done = shell.run(["cmd", "connectivity", "airplane-mode", "enable" if text == "1" else "disable"])
     if done.status == 0 and b"nknown command" not in done.stdout + done.stderr and _reads_airplane_as(shell, text):
         return ""
-    # Before Android 11: the setting alone does nothing; the broadcast that makes it work needs root since Android 7.
+    # Before Android 11: the setting alone has no effect; the broadcast that applies it needs root since Android 7.
     put = _write_android_setting(shell, "global/airplane_mode_on", text)
     state = "true" if text == "1" else "false"
     argv = ["am", "broadcast", "-a", "android.intent.action.AIRPLANE_MODE", "--ez", "state", state]
-    told = shell.run(argv, root=True)
-    if put or told.status or b"xception" in told.stdout + told.stderr:
-        return put or shell.complaint(told)
+    announced = shell.run(argv, root=True)
+    if put or announced.status or b"xception" in announced.stdout + announced.stderr:
+        return put or shell.complaint(announced)
     return ""
 
 
@@ -153,7 +153,7 @@ def _reads_airplane_as(shell: Shell, text: str) -> bool:
 
 
 FIXED_PERFORMANCE_AT_START = "false"
-"""Fixed performance mode after a start of the device: nothing tells it, so this is what is restored."""
+"""Fixed performance mode after a start of the device: it cannot be read, so this value is restored."""
 
 
 def _read_fixed_performance(shell: Shell, address: str) -> SettingValue:
@@ -178,7 +178,7 @@ def _read_power_mode(shell: Shell, address: str) -> SettingValue:
 
 
 def _write_power_mode(shell: Shell, address: str, text: str) -> str:
-    # Some modes ask "REBOOT required ... (YES/NO)": without input that is a no, and reading back shows the old mode.
+    # Some modes ask "REBOOT required ... (YES/NO)": no input means NO, and reading back shows the old mode.
     done = shell.run(["nvpmodel", "-m", text], root=True, timeout_s=60.0)
     out = done.stdout + done.stderr
     if done.status or b"NVPM ERROR" in out:
@@ -197,7 +197,7 @@ def _read_jetson_clocks(shell: Shell, address: str) -> SettingValue:
 
 
 def _write_jetson_clocks(shell: Shell, address: str, text: str) -> str:
-    """Switch the clocks to their highest, or back to what is stored in the file ``address`` on the device."""
+    """Switch the clocks to their highest, or restore those stored in the file ``address`` on the device."""
     if text == "on":
         done = shell.run(["jetson_clocks", "--store", address], root=True, timeout_s=60.0)
         if done.status:
@@ -213,7 +213,7 @@ def _write_jetson_clocks(shell: Shell, address: str, text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _LocationKind:
-    """How places of a kind are read and written, what their addresses look like, and whether a restart undoes them."""
+    """A kind of place: its functions to read and write, the form of its addresses, and whether a restart undoes it."""
 
     read: Callable[[Shell, str], SettingValue]
     write: Callable[[Shell, str, str], str]

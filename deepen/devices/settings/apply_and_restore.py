@@ -1,9 +1,10 @@
-"""Set what makes a device's results repeat, read it back, and give everything back.
+"""Applying settings that make a device's results repeatable, verifying them, and restoring the old values.
 
-The rule: a setting is written only when its old value could be read and is on the host's disk (see
-:mod:`deepen.devices.settings.restore_journal`); what could not be set is a :class:`SettingStatus` that says why, never
-a silence; and a setting counts as given back only when it reads as it did before. The one setting Android does not
-tell, fixed performance mode, is given back as a start of the device leaves it.
+1. A setting is written only after its old value has been read and is on the host's disk (see
+   :mod:`deepen.devices.settings.restore_journal`).
+2. A setting that could not be applied is reported as a :class:`SettingStatus` with the reason.
+3. A setting counts as restored only when it reads as before. Fixed performance mode, which Android cannot report, is
+   restored to its value after a start of the device.
 """
 
 from __future__ import annotations
@@ -42,24 +43,24 @@ _LEFT_OVER = "left over from a run that was interrupted"
 
 
 def uses_device_network(identity: Identity) -> bool:
-    """Whether an Android device's link may run over its own network: its adbd listens on a port.
+    """Return whether an Android device's link may run over the device's network: its adbd listens on a port.
 
-    A device that also hangs on USB is taken for one that does not: airplane mode would be refused without need, but a
-    link that is cut could not give anything back.
+    A device that is also on USB is treated as if it were not: airplane mode is then refused without need, but over a
+    link that was cut nothing could be restored.
     """
     ports = (identity.facts.get(f"service.adb.{kind}.port", "") for kind in ("tcp", "tls"))
     return any(port.isdecimal() and int(port) > 0 for port in ports)
 
 
 class AppliedSettings:
-    """A device whose settings have been changed, and the way back.
+    """The changed settings of a device, and the means to restore them.
 
     Attributes:
-        identity: Which device.
-        settings: What was asked for, what it is now, and why not where it differs; first what an interrupted run had
-            left behind.
-        restored: What :func:`apply_settings_temporarily` gave back at the end of its block, and why not where it could
-            not.
+        identity: Identity of the device.
+        settings: Each setting with the value wanted, the value now, and the reason if they differ; settings left by an
+            interrupted run come first.
+        restored: Settings that :func:`apply_settings_temporarily` restored at the end of its block, with the reason
+            where it could not.
     """
 
     def __init__(self, shell: Shell, identity: Identity, journal: RestoreJournal | None, layer: int) -> None:
@@ -73,13 +74,13 @@ class AppliedSettings:
 
     @property
     def changes(self) -> tuple[SettingChange, ...]:
-        """What has been changed and not been given back."""
+        """Changes that have not been restored."""
         return tuple(self._journal.pending(self._layer)) if self._journal else ()
 
     def check(self) -> tuple[SettingStatus, ...]:
-        """Read everything that was set again: something else on the device may have changed it meanwhile.
+        """Read every applied setting again: other software on the device may have changed it.
 
-        Fixed performance mode is not among it, because Android does not tell it.
+        Fixed performance mode is left out, because Android cannot report it.
 
         Raises:
             LinkError: If the device is gone.
@@ -95,17 +96,17 @@ class AppliedSettings:
         return tuple(found)
 
     def restore(self) -> tuple[SettingStatus, ...]:
-        """Give back what this preparation changed.
+        """Restore the settings that this preparation changed.
 
         Raises:
-            LinkError: If the device is gone; the journal keeps what is left.
+            LinkError: If the device is gone; the journal keeps the remaining changes.
         """
         if self._journal is None:
             return ()
         return _restore_changes(self._shell, self.identity, self._journal, self._journal.pending(self._layer))
 
     def close(self) -> None:
-        """Let go of the journal; what has not been given back stays in it."""
+        """Close the journal; changes that have not been restored stay in it."""
         if self._journal is not None:
             self._journal.close()
 
@@ -123,14 +124,14 @@ def apply_settings(
     Args:
         link: The device.
         wanted: Setting -> value, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``; empty changes nothing.
-        folder: Where the journal is kept; ``None`` for the user's.
-        hold: Whether the changes outlive this process until :func:`restore_settings`; else whoever opens the journal
-            next restores them if this process dies.
-        network: Whether the link runs over the device's own network; ``None`` to ask the device.
+        folder: Folder of the journal; ``None`` for the user's.
+        hold: If true, the changes outlive this process until :func:`restore_settings`; otherwise, if this process
+            dies, the next process that opens the journal restores them.
+        network: True if the link runs over the device's own network; ``None`` to ask the device.
 
     Raises:
-        ConfigError: If a setting or value does not exist, the device tells no serial number, or its journal is damaged.
-        LinkError: If the device is gone (what had been changed is restored, or stays in the journal), or another
+        ConfigError: If a setting or value does not exist, the device has no serial number, or its journal is damaged.
+        LinkError: If the device is gone (changes already made are restored, or stay in the journal), or another
             process is changing its settings.
         StorageError: If the journal cannot be kept.
     """
@@ -162,10 +163,10 @@ def apply_settings(
 
 
 def _roll_back(preparation: AppliedSettings, error: BaseException) -> None:
-    """Give back what was changed before a failure; what cannot be now stays in the journal, and the error says so.
+    """Restore the changes made before a failure; the error names those that stay in the journal.
 
     Raises:
-        DeepenError: The error with that added, if it is one of ours; any other one gets a note.
+        DeepenError: The error with that added, if it is a ``DeepenError``; any other one gets a note.
     """
     try:
         preparation.restored = preparation.restore()
@@ -187,12 +188,12 @@ def _roll_back(preparation: AppliedSettings, error: BaseException) -> None:
 def apply_settings_temporarily(
     link: Link, wanted: Mapping[str, Any], *, folder: Path | None = None, network: bool | None = None
 ) -> Iterator[AppliedSettings]:
-    """Change settings for a block and give them back at its end, however it ends; see :func:`apply_settings`.
+    """Change settings for a ``with`` block and restore them at its end, however it ends; see :func:`apply_settings`.
 
-    What could not be given back is in ``restored`` after the block, and in the journal.
+    Settings that could not be restored are in ``restored`` after the block, and in the journal.
 
     Raises:
-        LinkError: If the device is gone at the end; the journal keeps what is left.
+        LinkError: If the device is gone at the end; the journal keeps the remaining changes.
     """
     preparation = apply_settings(link, wanted, folder=folder, network=network)
     try:
@@ -207,11 +208,11 @@ def apply_settings_temporarily(
 
 
 def restore_settings(link: Link, *, folder: Path | None = None) -> tuple[SettingStatus, ...]:
-    """Give back everything the journal of a device lists, held or left over.
+    """Restore everything that the journal of a device lists, held or left over.
 
     Raises:
         LinkError: If the device is gone or another process is changing its settings.
-        ConfigError: If the journal is damaged, or the device tells no serial number.
+        ConfigError: If the journal is damaged, or the device has no serial number.
     """
     shell = Shell(link)
     identity = identify_device(shell)
@@ -222,7 +223,7 @@ def restore_settings(link: Link, *, folder: Path | None = None) -> tuple[Setting
 def preview_settings(
     link: Link, wanted: Mapping[str, Any], *, network: bool | None = None
 ) -> tuple[SettingStatus, ...]:
-    """Say what :func:`apply_settings` would change, and change nothing.
+    """Return the changes that :func:`apply_settings` would make, without making them.
 
     Raises:
         ConfigError: If a setting or value does not exist.
@@ -259,7 +260,7 @@ def preview_settings(
 def _apply_setting(
     context: PlanningContext, journal: RestoreJournal, layer: int, name: str, value: Any
 ) -> SettingStatus:
-    """Set one knob: journal, write, read back."""
+    """Apply one setting, step by step: journal the old value, write the new one, read it back."""
     knob = SETTING_DEFINITIONS[name]
     plan: SettingPlan = knob.plan(context, value)
     causes = [plan.cause] if plan.cause else []
@@ -284,15 +285,15 @@ def _apply_setting(
         number = journal.change(layer, name, step.place, old.text, step.text)
         refused = write_setting(context.shell, step.place, step.text)
         now = read_setting(context.shell, step.place)
-        told = _value_after(step.place, step.text, refused, now)
-        journal.set(number, told)
-        if is_same_value(told, old.text):
+        value_after = _value_after(step.place, step.text, refused, now)
+        journal.set(number, value_after)
+        if is_same_value(value_after, old.text):
             journal.restored(number)  # it never changed
         else:
             changed = True
-        after.append((step.place, told))
-        if not is_same_value(told, step.text):
-            causes.append(refused or now.cause or f"{step.place} took {told} instead of {step.text}")
+        after.append((step.place, value_after))
+        if not is_same_value(value_after, step.text):
+            causes.append(refused or now.cause or f"{step.place} took {value_after} instead of {step.text}")
     ok = not causes
     details = {
         "changed": changed,
@@ -307,7 +308,7 @@ def _apply_setting(
 
 
 def _read_value_before(shell: Shell, place: SettingLocation) -> SettingValue:
-    """Value to give back later."""
+    """Read the value to restore later."""
     if place.kind == "fixed_performance":
         return SettingValue(FIXED_PERFORMANCE_AT_START)
     return read_setting(shell, place)
@@ -332,7 +333,7 @@ def _format_value(value: Any) -> str:
 
 
 def _format_locations(pairs: Iterable[tuple[SettingLocation, str | None]]) -> str:
-    """Values of places for people: one where they agree, else each with its place."""
+    """Format the values of places: one value if they agree, else each with its place."""
     known = [(place, "unreadable" if text is None else text) for place, text in pairs]
     values = list(dict.fromkeys(text for _, text in known))
     if len(values) <= 1:
@@ -340,16 +341,16 @@ def _format_locations(pairs: Iterable[tuple[SettingLocation, str | None]]) -> st
     return ", ".join(f"{place.address or place.kind} = {text}" for place, text in known)
 
 
-# ---- back again ---------------------------------------------------------------------------------------------------
+# ---- restoring ----------------------------------------------------------------------------------------------------
 
 
 def _restore_changes(
     shell: Shell, identity: Identity, journal: RestoreJournal, changes: list[SettingChange]
 ) -> tuple[SettingStatus, ...]:
-    """Give changes back, the last one first, and note each that reads as it did before."""
+    """Restore changes, the last one first, and record each that reads as before."""
     found: dict[int, SettingStatus] = {}
     left = list(reversed(changes))
-    # Twice: a limit may be refused until another one has made room for it.
+    # Two passes: a limit may be refused until another one has been moved.
     for _ in range(2):
         for change in left:
             found[change.number] = _restore_change(shell, identity, journal, change)

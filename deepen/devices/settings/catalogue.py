@@ -1,7 +1,7 @@
-"""Settings a user asks for by name, and the places on a device they mean.
+"""Catalogue of the settings a user can ask for by name, and their places on a device.
 
-Each knob turns a wanted value into steps: places and the texts to write there, or says why the device has no such
-thing. Nothing is written here (see :mod:`deepen.devices.settings.apply_and_restore`).
+Each definition turns a wanted value into steps (places and the texts to write there), or into the reason the device
+does not have the setting. Nothing is written here (see :mod:`deepen.devices.settings.apply_and_restore`).
 
 Sources: kernel ``admin-guide/pm/cpufreq``, ``core-api/cpu_hotplug``, ``hwmon/sysfs-interface`` (``pwm1`` 0 to 255,
 ``pwm1_enable`` 1 for manual); Android ``Settings.System`` and ``Settings.Global`` as used by devlib's
@@ -43,13 +43,13 @@ CHARGING_NODES: dict[str, tuple[str, str]] = {
     "/sys/class/power_supply/battery/charging_enabled": ("0", "1"),
     "/sys/class/power_supply/battery/batt_slate_mode": ("1", "0"),
 }
-"""Files that stop charging on some devices -> (text that stops it, text that lets it go on). Where only the charging
-stops and not the input, USB may still feed the phone: cut it as well when an external meter measures."""
+"""Files that control charging on some devices -> (text that stops it, text that resumes it). Where only the charging
+stops and not the input, USB may still feed the phone: cut USB as well when an external meter measures."""
 
 _CPU = "/sys/devices/system/cpu"
 _FAN_NAMES = ("pwmfan", "pwm-fan", "pwm_fan")
 _OLD_FAN = "/sys/devices/pwm-fan"
-_AWAKE_MS = "2147483647"  # the largest value Android's timeout takes
+_AWAKE_MS = "2147483647"  # the largest value of Android's timeout
 _NEAR = 0.05
 _ROOT = "give deepen root on the device (adb root, a rooted build, or sudo without a password)"
 
@@ -59,11 +59,11 @@ class SettingDefinition:
     """A setting a user can ask for.
 
     Attributes:
-        name: What it is called in ``[prepare]`` and ``--set``.
-        title: One line for people.
-        parse: Checks a value from TOML or the command line; raises ``ValueError`` with what is allowed.
-        plan: Turns it into steps.
-        cure: What helps where the device has it and does not let it be set.
+        name: Its name in ``[prepare]`` and ``--set``.
+        title: A description in one line.
+        parse: Checks a value from TOML or the command line; raises ``ValueError`` with the values allowed.
+        plan: Turns a value into steps.
+        cure: Cure if the device has the setting but refuses to change it.
     """
 
     name: str
@@ -193,7 +193,7 @@ def _plan_frequency(context: PlanningContext, wanted: Any) -> SettingPlan:
                 cause=f"{policy.name} has no clock near {value} Hz; it has {spans}, so name one for each policy"
             )
         limits = ["scaling_max_freq", "scaling_min_freq"]
-        # A lower limit above the upper one is refused, so the limit that makes room goes first.
+        # A lower limit above the upper one is refused, so the limit that makes room is set first.
         order = limits if not hz < policy.min_hz else limits[::-1]
         steps += [
             SettingStep(SettingLocation("file", get_policy_path(policy.name, name)), str(round(hz / 1e3)))
@@ -245,12 +245,12 @@ def _plan_power_mode(context: PlanningContext, wanted: str) -> SettingPlan:
         modes = dict(re.findall(r"POWER_MODEL: ID=(\d+) NAME=(\S+)", done.stdout.decode("utf-8", "replace")))
         numbers = [n for n, name in modes.items() if name.lower() == wanted.lower()]
         if not numbers:
-            told = ", ".join(f"{n} {name}" for n, name in modes.items()) or format_one_line(done.stderr) or "none"
+            listed = ", ".join(f"{n} {name}" for n, name in modes.items()) or format_one_line(done.stderr) or "none"
             return SettingPlan(
-                cause=f"no power mode {wanted}; nvpmodel lists {told}", cure="name one of those; see nvpmodel -p"
+                cause=f"no power mode {wanted}; nvpmodel lists {listed}", cure="name one of those; see nvpmodel -p"
             )
         number = numbers[0]
-    # A mode switches cores and moves the limits of clocks; where the user had set those, they are put back after it.
+    # A mode switches cores and moves the limits of clocks; those that the user had set are restored after it.
     online = context.shell.read(f"{_CPU}/cpu*/online", root=True).matching(f"{_CPU}/cpu*/online")
     names = ("scaling_governor", "scaling_max_freq", "scaling_min_freq")
     moved = [get_policy_path(p.name, name) for p in _read_policies(context) for name in names]
@@ -261,7 +261,7 @@ def _plan_power_mode(context: PlanningContext, wanted: str) -> SettingPlan:
 
 
 def _plan_jetson_clocks(context: PlanningContext, wanted: bool) -> SettingPlan:
-    # On the device, where a restart clears both the file and the clocks; the name cannot be foreseen by others there.
+    # On the device, where a restart clears both the file and the clocks; the name is unpredictable for others there.
     place = SettingLocation("jetson_clocks", f"/tmp/deepen-{secrets.token_hex(8)}.conf")  # noqa: S108
     return SettingPlan((SettingStep(place, "on" if wanted else "off"),))
 
@@ -349,17 +349,17 @@ _LIST = [
 ]  # fmt: skip
 
 SETTING_DEFINITIONS: dict[str, SettingDefinition] = {knob.name: knob for knob in _LIST}
-"""Knobs in the order they are set; they are restored in the opposite order."""
+"""Settings in the order in which they are applied; they are restored in the reverse order."""
 
 
 def check_settings(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Check settings asked for by name.
+    """Check the values of settings given by name.
 
     Returns:
         The values, in the order in which they are set.
 
     Raises:
-        ConfigError: If there is no such setting, or a value is not one it can have.
+        ConfigError: If there is no such setting, or a value is not allowed.
     """
     for name in wanted:
         if name not in SETTING_DEFINITIONS:

@@ -1,10 +1,10 @@
-"""Clocks of GPUs that the kernel's devfreq rules: Jetsons, Mali, Adreno.
+"""Clocks of GPUs under the kernel's devfreq: Jetsons, Mali, Adreno.
 
 Sources: kernel ``Documentation/ABI/testing/sysfs-class-devfreq`` (``governor``, ``available_governors``, ``min_freq``,
 ``max_freq``, ``available_frequencies``, in hertz); Qualcomm's ``kgsl`` driver keeps the same folder below
-``/sys/class/kgsl/kgsl-3d0/devfreq``. Which devfreq device is a GPU is told by its name: Tegra ``57000000.gpu``,
-``17000000.gv11b``, ``17000000.ga10b``; ``13000000.mali``; ``3d00000.qcom,kgsl-3d0``. GPUs whose driver brings a clock
-control of its own (Google Tensor, MediaTek's ``/proc/gpufreq``) have no such folder, and the knobs say so.
+``/sys/class/kgsl/kgsl-3d0/devfreq``. A devfreq device is recognised as a GPU by its name: Tegra ``57000000.gpu``,
+``17000000.gv11b``, ``17000000.ga10b``; ``13000000.mali``; ``3d00000.qcom,kgsl-3d0``. GPUs whose driver has its own
+clock control (Google Tensor, MediaTek's ``/proc/gpufreq``) have no such folder, which the settings report.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class GpuClock:
     """A GPU's clock.
 
     Attributes:
-        folder: Where it is set.
-        governor: What chooses the clock; empty where it cannot be read.
-        governors: What could.
-        current_hz: Clock now, hertz; ``nan`` where unknown. The same for the limits.
-        min_hz: Lowest clock allowed now.
-        max_hz: Highest clock allowed now.
-        steps_hz: Clocks there are, ascending, hertz; empty where the kernel does not list them.
+        folder: Its folder in ``/sys``.
+        governor: Governor that chooses the clock; empty if unreadable.
+        governors: Governors available.
+        current_hz: Clock now, hertz; ``nan`` where unknown, as for the limits.
+        min_hz: Lowest clock allowed now, hertz.
+        max_hz: Highest clock allowed now, hertz.
+        steps_hz: Clocks available, ascending, hertz; empty where the kernel does not list them.
     """
 
     folder: str
@@ -53,7 +53,7 @@ class GpuClock:
 
 
 def read_gpus(context: PlanningContext) -> list[GpuClock]:
-    """Clocks of the device's GPUs.
+    """Read the clocks of the device's GPUs.
 
     Raises:
         LinkError: If the device is gone.
@@ -90,12 +90,12 @@ def _parse_hertz(text: str) -> float:
 
 
 def list_gpu_clock_files(context: PlanningContext) -> list[str]:
-    """Files a power mode may move, so that they are put back with it."""
+    """List the files that a power mode may change, so that they are restored with it."""
     return [f"{gpu.folder}/{name}" for gpu in read_gpus(context) for name in _SET]
 
 
 def plan_gpu_governor(context: PlanningContext, wanted: str) -> SettingPlan:
-    """Set what chooses the clock."""
+    """Plan the steps that set the GPU governor."""
     gpus = read_gpus(context)
     lacking = [g for g in gpus if g.governors and wanted not in g.governors]
     if not gpus:
@@ -108,7 +108,7 @@ def plan_gpu_governor(context: PlanningContext, wanted: str) -> SettingPlan:
 
 
 def plan_gpu_clock(context: PlanningContext, wanted: Any) -> SettingPlan:
-    """Set both limits to one clock."""
+    """Plan the steps that set both limits to one clock."""
     gpus = read_gpus(context)
     if not gpus:
         return SettingPlan(cause=_NONE)
@@ -118,9 +118,9 @@ def plan_gpu_clock(context: PlanningContext, wanted: Any) -> SettingPlan:
         if not math.isfinite(hz):
             return SettingPlan(cause=f"{_gpu_name(gpu)} does not list its clocks", cure="name one in hertz")
         if isinstance(wanted, float) and abs(hz / wanted - 1) > _NEAR:
-            told = ", ".join(f"{step / 1e6:g}" for step in gpu.steps_hz)
-            return SettingPlan(cause=f"{_gpu_name(gpu)} has no clock near {wanted / 1e6:g} MHz; it has {told} MHz")
-        # A lower limit above the upper one is refused, so the limit that makes room goes first.
+            steps_mhz = ", ".join(f"{step / 1e6:g}" for step in gpu.steps_hz)
+            return SettingPlan(cause=f"{_gpu_name(gpu)} has no clock near {wanted / 1e6:g} MHz; it has {steps_mhz} MHz")
+        # A lower limit above the upper one is refused, so the limit that makes room is set first.
         order = ("max_freq", "min_freq") if not hz < gpu.min_hz else ("min_freq", "max_freq")
         steps += [SettingStep(SettingLocation("file", f"{gpu.folder}/{name}"), str(round(hz))) for name in order]
     return SettingPlan(tuple(steps))

@@ -1,9 +1,10 @@
-"""The journal of changed settings: on the host's disk before the device is touched, gone when all is as it was.
+"""The journal of changed settings, on the host's disk before the device is changed and removed once all is restored.
 
-One file per device, named by its serial number; one JSON line per event, synced before the next step. A process that
-holds the journal holds its ``flock``, which the kernel gives back however it dies. Changes are grouped in layers: what
-``device prepare`` sets is held until ``--restore``; what a run sets is restored at its end, and where the run died, by
-whoever opens the journal next. Only the last line can be torn, and a change whose line is torn has not been made.
+There is one file per device, named by its serial number, with one JSON line per event, synced before the next step. A
+process that holds the journal holds its ``flock``, which the kernel releases however the process dies. Changes are
+grouped in layers: settings of ``device prepare`` are held until ``--restore``; those of a run are restored at its end
+or, if the run died, by the next process that opens the journal. Only the last line can be torn, and a change whose line
+is torn has not been made.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class JournalLayer:
     """Changes made together.
 
     Attributes:
-        number: Its place, from 1.
-        hold: Whether it is held until somebody asks for it back.
-        boot_id: Start of the device in which it was made; empty where unknown.
-        device: The device, readable.
-        recorded_at: When, ISO-8601 UTC.
+        number: Its position, from 1.
+        hold: True if it is held until a restore is requested.
+        boot_id: Boot of the device in which it was made; empty where unknown.
+        device: Readable name of the device.
+        recorded_at: Time of creation, ISO-8601 UTC.
     """
 
     number: int
@@ -54,14 +55,14 @@ class SettingChange:
     """One setting that was changed, or is about to be.
 
     Attributes:
-        number: Its place in the journal, from 1.
+        number: Its position in the journal, from 1.
         layer: The layer it belongs to.
-        knob: What the user asked for, for example ``governor``.
-        place: Where.
-        before: Value to give back.
+        knob: Name of the setting, for example ``governor``.
+        place: Its place on the device.
+        before: Value to restore.
         wanted: Value to set; ``None`` for a place that another change may move.
-        after: Value read back; ``None`` if the journal does not say.
-        restored: Whether it has been given back.
+        after: Value read back; ``None`` if not in the journal.
+        restored: True once it has been restored.
     """
 
     number: int
@@ -75,7 +76,7 @@ class SettingChange:
 
 
 def get_journal_folder() -> Path:
-    """Folder of the journals: ``$DEEPEN_STATE/devices``, else below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+    """Return the journals' folder: ``$DEEPEN_STATE/devices``, else below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
     if os.environ.get("DEEPEN_STATE"):
         return Path(os.environ["DEEPEN_STATE"]) / "devices"
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
@@ -83,7 +84,7 @@ def get_journal_folder() -> Path:
 
 
 def list_open_journals(folder: Path | None = None) -> list[tuple[Path, JournalLayer, int]]:
-    """Journals that still list settings to give back: file, its newest layer, and how many settings.
+    """List the journals with settings to restore: file, newest layer, and number of settings.
 
     Raises:
         ConfigError: If one is damaged.
@@ -99,12 +100,12 @@ def list_open_journals(folder: Path | None = None) -> list[tuple[Path, JournalLa
 
 
 def _parse_journal(data: bytes, path: Path) -> tuple[dict[int, JournalLayer], dict[int, SettingChange], int]:
-    """Layers and changes by number, and how many bytes of the file are sound."""
+    """Parse a journal into layers and changes by number, and the number of undamaged bytes."""
     layers: dict[int, JournalLayer] = {}
     changes: dict[int, SettingChange] = {}
     sound = 0
     lines = data.split(b"\n")
-    for index, line in enumerate(lines[:-1]):  # what follows the last line break is torn
+    for index, line in enumerate(lines[:-1]):  # bytes after the last line break are torn
         try:
             _apply_event(json.loads(line), layers, changes)
         except (ValueError, KeyError, TypeError, ConfigError) as error:
@@ -148,13 +149,13 @@ class RestoreJournal:
 
         Args:
             key: Name of the device's file (``Identity.key``).
-            device: The device, readable.
-            folder: Where the journals are; ``None`` for the user's.
+            device: Readable name of the device.
+            folder: Folder of journals; ``None`` for the user's.
 
         Raises:
             LinkError: If another process holds it: it is changing this device's settings.
             ConfigError: If it is damaged.
-            StorageError: If the disk does not take it.
+            StorageError: If the disk refuses it.
         """
         where = folder or get_journal_folder()
         self.path = where / f"{key}.jsonl"
@@ -182,7 +183,7 @@ class RestoreJournal:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with contextlib.suppress(FileNotFoundError):
-                    if os.fstat(fd).st_ino == self.path.stat().st_ino:  # not one its last holder has removed
+                    if os.fstat(fd).st_ino == self.path.stat().st_ino:  # not a file that its last holder has removed
                         return fd
             except BlockingIOError as error:
                 os.close(fd)
@@ -201,7 +202,7 @@ class RestoreJournal:
         return b"".join(parts)
 
     def pending(self, layer: int | None = None) -> list[SettingChange]:
-        """Changes not given back yet, in the order made; of one layer where one is named."""
+        """Return the changes not restored yet, in order, of one layer or of all."""
         return [c for c in self._changes.values() if not c.restored and (layer is None or c.layer == layer)]
 
     def begin(self, *, hold: bool, boot_id: str) -> int:
@@ -213,10 +214,10 @@ class RestoreJournal:
         return number
 
     def change(self, layer: int, knob: str, place: SettingLocation, before: str, wanted: str | None) -> int:
-        """Note a change that is about to be made; return its number. It is on the disk when this returns.
+        """Record a change that is about to be made and return its number; it is on the disk when this returns.
 
         Raises:
-            StorageError: If the disk does not take it: the change must not be made.
+            StorageError: If the disk refuses it: the change must not be made.
         """
         number = max(self._changes, default=0) + 1
         self._append(
@@ -232,15 +233,15 @@ class RestoreJournal:
         return number
 
     def set(self, number: int, after: str | None) -> None:
-        """Note what was read back."""
+        """Record the value read back."""
         self._append(event="set", number=number, after=after)
 
     def restored(self, number: int) -> None:
-        """Note that a change has been given back."""
+        """Record that a change has been restored."""
         self._append(event="restored", number=number)
 
     def close(self) -> None:
-        """Give the lock back; the file goes when nothing is left to restore. Harmless when repeated."""
+        """Release the lock, and remove the file if nothing is left to restore; harmless when repeated."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             if not self.pending():
@@ -270,7 +271,7 @@ class RestoreJournal:
 
 @contextlib.contextmanager
 def hold_journal(key: str, device: str, folder: Path | None = None) -> Iterator[RestoreJournal]:
-    """Hold a device's journal for a block."""
+    """Hold a device's journal for the length of a ``with`` block."""
     journal = RestoreJournal(key, device, folder)
     try:
         yield journal

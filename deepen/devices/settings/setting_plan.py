@@ -1,4 +1,4 @@
-"""What it takes to set something on a device: places and texts, or why there are none."""
+"""Types of setting plans: the steps that apply a setting to a device, or the reason there are none."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["PlanningContext", "SettingPlan", "SettingStep"]
 
 @dataclass(frozen=True, slots=True)
 class PlanningContext:
-    """What a knob may ask while it plans.
+    """Facts about the device that are available to a plan.
 
     Attributes:
-        shell: The device.
-        identity: Who it is.
-        network: Whether the link itself runs over the device's network.
+        shell: Shell of the device.
+        identity: Identity of the device.
+        network: True if the link itself runs over the device's network.
     """
 
     shell: Shell
@@ -28,7 +28,7 @@ class PlanningContext:
 
 @dataclass(frozen=True, slots=True)
 class SettingStep:
-    """One place to set; ``text`` is ``None`` where another step may move it, so that it must be put back with it."""
+    """One place to set; ``text`` is ``None`` if another step may move it, so that it is restored with that step."""
 
     place: SettingLocation
     text: str | None
@@ -36,7 +36,7 @@ class SettingStep:
 
 @dataclass(frozen=True, slots=True)
 class SettingPlan:
-    """Steps in their order, or why there are none and what helps."""
+    """The steps in order, or the reason there are none and its cure."""
 
     steps: tuple[SettingStep, ...] = ()
     cause: str = ""

@@ -1,3 +1,3 @@
-"""State: clocks, temperatures and identity of a device, as they are read."""
+"""State of a device: its clocks, temperatures and identity."""
 
 from __future__ import annotations

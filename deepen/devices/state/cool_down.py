@@ -1,7 +1,7 @@
-"""What heat did to a run, at which clocks it ran, and waiting until a device is cool.
+"""Thermal summary and clocks of a run, and waiting until a device has cooled down.
 
-``cpufreq/stats/time_in_state`` (kernel ``cpu-freq/cpufreq-stats``: units of 10 ms) tells the clocks of a whole run from
-two readings outside it, so that looking does not disturb what is measured.
+``cpufreq/stats/time_in_state`` (kernel ``cpu-freq/cpufreq-stats``: units of 10 ms) gives the clocks of a whole run from
+two readings outside it, so that reading does not disturb the measurement.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _LEAST_WAIT_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class ThermalSummary:
-    """What heat did between two readings.
+    """Temperature rise and throttling between two readings.
 
     Attributes:
         before: First reading.
         after: Last reading.
         hottest_c: Highest processor temperature of all readings, degrees Celsius; ``nan`` where unknown.
         rise_c: Rise of the hottest processor temperature from the first to the last, degrees; ``nan`` where unknown.
-        throttled: What slowed the device down in any reading, or was counted between them.
+        throttled: Causes that slowed the device down in any reading, or were counted between them.
     """
 
     before: ThermalState
@@ -52,10 +52,10 @@ class ThermalSummary:
 
 
 def summarise_temperatures(readings: Iterable[ThermalState]) -> ThermalSummary:
-    """Sum up readings taken before, during and after a run, in this order.
+    """Summarise readings taken before, during and after a run, in this order.
 
     Raises:
-        ValueError: Without any.
+        ValueError: If there are none.
     """
     taken = list(readings)
     if not taken:
@@ -72,7 +72,7 @@ def summarise_temperatures(readings: Iterable[ThermalState]) -> ThermalSummary:
 
 
 def read_clock_times(shell: Shell) -> dict[str, dict[float, float]]:
-    """Read how long each group of cores has run at each clock since the device started.
+    """Read the time each group of cores has run at each clock since the device started.
 
     Returns:
         Policy -> clock in hertz -> seconds; empty where the kernel does not count.
@@ -91,7 +91,7 @@ def read_clock_times(shell: Shell) -> dict[str, dict[float, float]]:
 def compute_clock_shares(
     before: Mapping[str, Mapping[float, float]], after: Mapping[str, Mapping[float, float]]
 ) -> dict[str, dict[float, float]]:
-    """Share of the time between two readings that each group of cores ran at each clock.
+    """Compute the share of the time between two readings that each group of cores ran at each clock.
 
     Returns:
         Policy -> clock in hertz -> share; a policy without time in between is left out.
@@ -110,14 +110,14 @@ def compute_clock_shares(
 
 @dataclass(frozen=True, slots=True)
 class CoolDownResult:
-    """How waiting for a device to cool down went.
+    """Result of waiting for a device to cool down.
 
     Attributes:
-        reached: Whether every limit is kept and nothing slows the device down.
-        waited_s: Seconds waited.
+        reached: True if every limit is kept and nothing slows the device down.
+        waited_s: Time waited, seconds.
         start: First reading.
         end: Last reading.
-        cause: Why not reached; empty when it is.
+        cause: Reason it was not reached; empty if it was.
     """
 
     reached: bool
@@ -128,13 +128,13 @@ class CoolDownResult:
 
 
 def _list_heat_reasons(thermal: ThermalState, limits_c: Mapping[str, float]) -> list[str]:
-    """What keeps a measurement from beginning, in words."""
+    """List the reasons, in words, why a measurement cannot begin."""
     found = []
     for kind, limit in limits_c.items():
         value = find_processor_temperature(thermal) if kind == "cpu" else thermal.hottest(kind)
-        if not value <= limit:  # an unknown temperature is not a low one
-            told = f"{value:.1f} °C" if math.isfinite(value) else "not readable"
-            found.append(f"{kind} is {told}, {limit:g} °C wanted")
+        if not value <= limit:  # true for an unknown temperature (nan)
+            value_text = f"{value:.1f} °C" if math.isfinite(value) else "not readable"
+            found.append(f"{kind} is {value_text}, {limit:g} °C wanted")
     return found + [f"slowed down: {words}" for words in thermal.throttled if "under-voltage" not in words]
 
 
@@ -154,12 +154,12 @@ def wait_for_cool_down(
     Args:
         read: Reads its temperatures.
         limits_c: Kind of sensor -> highest temperature, degrees Celsius.
-        patience_s: Longest wait.
-        poll_s: Time between readings; each one wakes the device a little.
-        settled_s: A temperature that fell by less than ``settled_k`` in so many seconds will not fall further.
+        patience_s: Longest wait, seconds.
+        poll_s: Time between readings, seconds; each one wakes the device a little.
+        settled_s: Time after which a temperature that fell by less than ``settled_k`` counts as settled, seconds.
         settled_k: See ``settled_s``, kelvin.
-        now: Clock; for stand-ins.
-        sleep: Wait; for stand-ins.
+        now: Clock; replaceable by tests.
+        sleep: Waiting function; replaceable by tests.
 
     Raises:
         LinkError: If the device is gone.
@@ -182,7 +182,7 @@ def wait_for_cool_down(
             return CoolDownResult(
                 False, waited, start, last, f"{cause}, and it falls no further; cool the room or the device"
             )
-        # Never for less than a clock can tell: a rest of rounding errors would keep it here for good.
+        # Never shorter than the clock's resolution: a remainder of rounding errors would loop forever.
         sleep(min(poll_s, max(patience_s - waited, _LEAST_WAIT_S)))
         last = read()
         history.append((now(), _excess_over_limits(last, limits_c)))
@@ -190,7 +190,7 @@ def wait_for_cool_down(
 
 
 def _excess_over_limits(thermal: ThermalState, limits_c: Mapping[str, float]) -> float:
-    """Highest excess over a limit, kelvin; ``-inf`` without limits."""
+    """Return the highest excess over a limit, kelvin; ``-inf`` without limits."""
     values = (
         (find_processor_temperature(thermal) if kind == "cpu" else thermal.hottest(kind)) - limit
         for kind, limit in limits_c.items()

@@ -26,11 +26,11 @@ _NAMES = (
 )
 
 POLICY_FILES = tuple(f"{_FOLDER}/policy*/{name}" for name in _NAMES)
-"""What :func:`parse_cpu_policies` looks at."""
+"""Files that :func:`parse_cpu_policies` reads."""
 
 
 def get_policy_path(policy: str, name: str) -> str:
-    """File of a policy.
+    """Return the path of a policy's file.
 
     Args:
         policy: ``policy4``.
@@ -40,7 +40,7 @@ def get_policy_path(policy: str, name: str) -> str:
 
 
 def parse_core_list(text: str) -> tuple[int, ...]:
-    """Cores in a list as the kernel writes it: ``0-3,6`` or ``0 1 2``; empty where it is none."""
+    """Parse a list of cores as the kernel writes it, ``0-3,6`` or ``0 1 2``; empty if it is not one."""
     found: list[int] = []
     for part in re.split(r"[,\s]+", text.strip()):
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
@@ -50,7 +50,7 @@ def parse_core_list(text: str) -> tuple[int, ...]:
 
 
 def parse_cpu_policies(files: FileContents) -> tuple[CpuPolicy, ...]:
-    """Read the policies from files read with ``POLICY_FILES``, by their numbers."""
+    """Parse the policies from files read with ``POLICY_FILES``, in the order of their numbers."""
     found = []
     for path in files.matching(f"{_FOLDER}/policy*/scaling_governor"):
         folder = path.rpartition("/")[0]
@@ -82,6 +82,6 @@ def _hz(khz: str) -> float:
 
 
 def average_clock_hz(policies: Sequence[CpuPolicy], cores: Sequence[int]) -> float:
-    """Mean clock over cores, hertz; ``nan`` where none is known."""
+    """Return the mean clock of cores, hertz; ``nan`` if none is known."""
     known = [p.current_hz for p in policies for c in p.cores if c in cores and math.isfinite(p.current_hz)]
     return sum(known) / len(known) if known else math.nan

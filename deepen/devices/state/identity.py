@@ -1,4 +1,4 @@
-"""Which device is at the other end of a link: its kind, model and serial number, as it tells them itself."""
+"""Identity of the device behind a link: its kind, model and serial number, as it reports them."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _TREE_SERIAL = "/proc/device-tree/serial-number"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a device says it is.
+    """Identity that a device reports.
 
     Attributes:
-        kind: Which family of tools it has.
-        model: Model as it names it; empty where unknown.
+        kind: Kind of device, which determines the tools available.
+        model: Its own name for its model; empty where unknown.
         codename: Name of its board (``ro.product.device`` on Android); empty where unknown.
-        serial: What tells it from all others of its model; empty where it tells nothing.
+        serial: Serial number, or another text that is unique among devices of its model; empty if it has none.
         system: Operating system and build, readable.
         machine: Architecture, for example ``aarch64``.
         sdk: Android API level; 0 elsewhere.
-        boot_id: Different after each start; empty where unknown.
-        facts: What else it told.
+        boot_id: Identifier of the current boot; empty where unknown.
+        facts: Further values it reported.
     """
 
     kind: DeviceKind
@@ -58,10 +58,10 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """Name for files about this one device: readable, and safe whatever the device calls itself.
+        """File name for data about this device: readable, and safe whatever the device reports.
 
         Raises:
-            ConfigError: If it told neither serial number nor machine id: it could not be told from another one.
+            ConfigError: If it reported neither serial number nor machine id, and is thus indistinguishable from others.
         """
         if not self.serial:
             what = self.model or "the device"
@@ -73,26 +73,26 @@ class Identity:
 
 
 def identify_device(shell: Shell) -> Identity:
-    """Ask a device who it is.
+    """Read the identity of a device.
 
     Raises:
-        LinkError: If it is gone.
+        LinkError: If the device is gone.
     """
     boot_id = shell.output(["cat", "/proc/sys/kernel/random/boot_id"]) or ""
     machine = shell.output(["uname", "-m"]) or ""
     if shell.output(["getprop", "ro.build.version.sdk"]):
-        told = {name: shell.output(["getprop", name]) or "" for name in _PROPERTIES}
-        sdk = told["ro.build.version.sdk"]
+        properties = {name: shell.output(["getprop", name]) or "" for name in _PROPERTIES}
+        sdk = properties["ro.build.version.sdk"]
         return Identity(
             kind="android",
-            model=told["ro.product.model"],
-            codename=told["ro.product.device"],
-            serial=told["ro.serialno"] or told["ro.boot.serialno"],
-            system=told["ro.build.fingerprint"],
+            model=properties["ro.product.model"],
+            codename=properties["ro.product.device"],
+            serial=properties["ro.serialno"] or properties["ro.boot.serialno"],
+            system=properties["ro.build.fingerprint"],
             machine=machine,
             sdk=int(sdk) if sdk.isdecimal() else 0,
             boot_id=boot_id,
-            facts=told,
+            facts=properties,
         )
     tree = shell.output(["cat", _TREE_MODEL]) or ""
     machine_id = shell.output(["cat", "/etc/machine-id"]) or ""
@@ -116,8 +116,8 @@ def recognise_profile(identity: Identity, profiles: Iterable[tuple[str, Recognit
     """Find the profile that describes a device.
 
     Args:
-        identity: Who it is.
-        profiles: Names with their ``RecognitionRule`` rules.
+        identity: Identity of the device.
+        profiles: Names of profiles with their rules.
 
     Returns:
         The profile's name; empty if none or more than one describes it.

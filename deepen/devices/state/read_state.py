@@ -1,7 +1,7 @@
-"""Read the state of a Linux machine from ``/sys`` and ``/proc``; what is absent stays empty or ``nan``.
+"""Read the state of a Linux machine from ``/sys`` and ``/proc``; missing values stay empty or ``nan``.
 
-:func:`read_state` reads the machine this program runs on, :func:`read_device_state` any device behind a link, in two or
-three commands.
+:func:`read_state` reads the machine this program runs on, :func:`read_device_state` any device behind a link, with two
+or three commands.
 
 Files: ``cpufreq`` (kernel ``admin-guide/pm/cpufreq``: kHz), ``thermal`` and ``hwmon`` (millidegrees Celsius),
 ``/proc/cpuinfo``, the device tree's ``model``.
@@ -40,7 +40,7 @@ _CPU_SENSORS = re.compile(r"x86_pkg_temp|cpu|soc|coretemp|k10temp|zenpower|tcpu|
 
 
 def read_small_file(path: Path) -> str:
-    """Content of a small file, stripped; empty where it cannot be read."""
+    """Read a small file, stripped; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip(" \t\r\n\x00")
     except OSError:
@@ -55,19 +55,19 @@ def _read_number(path: Path) -> float:
 
 
 def get_usable_cores() -> tuple[int, ...]:
-    """Cores this process may use, ascending."""
+    """Return the cores that this process may use, ascending."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def read_cpu_model(root: Path = Path("/")) -> str:
-    """Processor as the system names it: the board's name first where there is one, then the CPU's."""
+    """Read the name of the processor: the board's name first if there is one, then the CPU's."""
     return parse_cpu_model(read_small_file(root / "proc/cpuinfo"), read_small_file(root / "proc/device-tree/model"))
 
 
 def parse_cpu_model(info: str, board: str) -> str:
-    """Processor named in ``/proc/cpuinfo``, after the board's name where there is one; empty where neither is."""
+    """Return the processor named in ``/proc/cpuinfo``, after the board's name if there is one; empty without either."""
     for key in ("model name", "Model", "Hardware"):
         found = re.search(rf"^{key}\s*:\s*(.+)$", info, re.MULTILINE)
         if found:
@@ -82,7 +82,7 @@ def _read_frequency_hz(root: Path, cores: tuple[int, ...]) -> float:
     known = [k for k in khz if math.isfinite(k) and k > 0]
     if known:
         return 1e3 * sum(known) / len(known)
-    # Without cpufreq (virtual machines) x86 still tells its clock, in MHz.
+    # Without cpufreq (virtual machines) x86 still reports its clock, in MHz.
     mhz = [
         float(m) for m in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", read_small_file(root / "proc/cpuinfo"), re.MULTILINE)
     ]
@@ -103,7 +103,7 @@ def _read_temperature_c(root: Path) -> float:
 
 
 def _read_throttling(root: Path) -> ThermalState:
-    """What slows this machine down now, and its counters of such events; temperatures are read apart."""
+    """Read the causes that slow this machine down now, and its counters of throttling events, without temperatures."""
     paths = (path for pattern in THROTTLE_FILES for path in sorted(root.glob(pattern[1:])))
     found = parse_thermal_files(FileContents({f"/{path.relative_to(root)}": read_small_file(path) for path in paths}))
     return ThermalState(throttled=found.throttled, counters=found.counters)
@@ -138,11 +138,11 @@ def read_device_state(shell: Shell, identity: Identity) -> DeviceState:
     """Read the state of a device.
 
     Args:
-        shell: How to ask it.
-        identity: Who it is.
+        shell: Shell of the device.
+        identity: Its identity.
 
     Raises:
-        LinkError: If it is gone.
+        LinkError: If the device is gone.
     """
     files = shell.read(*_DEVICE_FILES)
     present = parse_core_list(files.text(_PRESENT))

@@ -1,8 +1,8 @@
-"""Commands and small files of a device over its link, as its own user and, where it lets us, as root.
+"""Commands and small files of a device over its link, as the link's user and, if the device allows it, as root.
 
-Everything goes through ``Link.run``, so it is the same over ``local``, ``adb`` and ``ssh``. The scripts are constants
-of this module; values travel as arguments of their own and are never part of shell text. Kernel files are read in one
-command however many there are: over adb a command takes tens of milliseconds and keeps the device awake.
+Everything goes through ``Link.run`` and is therefore the same over ``local``, ``adb`` and ``ssh``. The scripts are
+constants of this module; values are passed as arguments and are never part of shell text. Any number of kernel files is
+read in one command, because over adb a command takes tens of milliseconds and keeps the device awake.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ WRITE = 'printf "%s\\n" "$1" >"$2"'
 """Writes its first argument as a line into the file named by its second one."""
 
 Root = Literal["", "self", "su -c", "su 0", "sudo"]
-"""How commands run as root: not at all, because the link is root's, or through one of these."""
+"""Ways to run commands as root: none, as the link's user (who is root), or through one of these programs."""
 
 _WAYS: tuple[Root, ...] = ("su -c", "su 0", "sudo")
 _COMPLAINT = re.compile(r"(?:\S*: )?(?P<path>/.*?): (?P<why>[A-Z][^:/]*)$")
 
 
 def format_one_line(data: bytes, limit: int = 200) -> str:
-    """Output of a command as one printable line, shortened."""
+    """Format the output of a command as one printable line of at most ``limit`` characters."""
     words = " ".join("".join(c if c.isprintable() else " " for c in data.decode("utf-8", "replace")).split())
     return words if len(words) <= limit else words[: limit - 3] + "..."
 
@@ -46,18 +46,18 @@ class FileContents:
 
     Attributes:
         content: Path -> content without the last line break.
-        refused: Path (or the pattern that matched nothing) -> why it could not be read.
+        refused: Path (or the pattern that matched nothing) -> reason it could not be read.
     """
 
     content: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def text(self, path: str) -> str:
-        """Content, stripped; empty where it was not read."""
+        """Return the content of a file, stripped; empty if it was not read."""
         return self.content.get(path, "").strip()
 
     def matching(self, pattern: str) -> dict[str, str]:
-        """Files whose path matches a pattern (``*`` stops at a slash), in the order of the numbers in their names."""
+        """Return the files whose path matches a pattern (``*`` stops at a slash), by the numbers in their names."""
         compiled = _compile_pattern(pattern)
         found = [path for path in self.content if compiled.fullmatch(path)]
         return {path: self.text(path) for path in sorted(found, key=_natural_sort_key)}
@@ -75,11 +75,11 @@ class Shell:
     """A device's commands and files."""
 
     def __init__(self, link: Link, *, timeout_s: float = 20.0) -> None:
-        """Use a link.
+        """Set up a shell over a link.
 
         Args:
-            link: How the device is reached.
-            timeout_s: Seconds a command may take.
+            link: Link to the device.
+            timeout_s: Time a command may take, seconds.
         """
         self.link = link
         self._timeout_s = timeout_s
@@ -87,7 +87,7 @@ class Shell:
 
     @property
     def root(self) -> Root:
-        """How commands run as root; found out on first use.
+        """Way to run commands as root, determined on first use.
 
         Raises:
             LinkError: If the device is gone.
@@ -103,7 +103,7 @@ class Shell:
             try:
                 if _is_zero(self.link.run(_wrap_as_root(way, ["id", "-u"]), timeout_s=self._timeout_s)):
                     return way
-            except LinkError:  # su may wait for somebody to allow it on the screen
+            except LinkError:  # su may wait for a confirmation on the screen
                 if not self.link.alive():
                     raise
         return ""
@@ -113,8 +113,8 @@ class Shell:
 
         Args:
             argv: Program and arguments.
-            root: As root where that is possible, else as the link's user.
-            timeout_s: Seconds it may take; ``None`` for the shell's.
+            root: If true, run as root where that is possible, else as the link's user.
+            timeout_s: Time it may take, seconds; ``None`` for the shell's.
 
         Raises:
             LinkError: If the device is gone or the command did not end in time.
@@ -123,7 +123,7 @@ class Shell:
         return self.link.run(line, timeout_s=self._timeout_s if timeout_s is None else timeout_s)
 
     def output(self, argv: Sequence[str], *, root: bool = False) -> str | None:
-        """What a command prints, stripped; ``None`` where it fails or there is none.
+        """Return the output of a command, stripped; ``None`` if it fails or does not exist.
 
         Raises:
             LinkError: If the device is gone or the command did not end in time.
@@ -135,8 +135,8 @@ class Shell:
         """Read small text files; ``*`` in a pattern stands for part of a name.
 
         Args:
-            patterns: Absolute paths, of this program's making.
-            root: Read again as root what the link's user may not read.
+            patterns: Absolute paths, made by this program.
+            root: If true, files that the link's user may not read are read again as root.
 
         Raises:
             LinkError: If the device is gone.
@@ -154,7 +154,8 @@ class Shell:
         done = self.run(["sh", "-c", READ, "sh", *patterns], root=root)
         if done.status == 127:
             raise ConfigError(f"the device has no grep ({format_one_line(done.stderr)}); install it, or busybox")
-        # Only what matches a pattern asked for is taken: a name made by a device can hold anything, a colon too.
+        # Only paths that match a requested pattern are used: a name made by a device can contain anything, even a
+        # colon.
         compiled = [re.compile(f"({_compile_pattern(pattern).pattern}):(.*)", re.DOTALL) for pattern in patterns]
         content: dict[str, str] = {}
         for line in done.stdout.decode("utf-8", "replace").replace("\x00", "").split("\n"):
@@ -170,7 +171,7 @@ class Shell:
         """Write a line into a file, as root where that is possible.
 
         Returns:
-            Why it was refused; empty if it was taken, which does not say that the value is the one asked for.
+            Reason it was refused; empty if it was accepted, which does not mean that the value is now the one written.
 
         Raises:
             LinkError: If the device is gone.
@@ -179,7 +180,7 @@ class Shell:
         return "" if done.status == 0 else self.complaint(done)
 
     def complaint(self, done: CompletedCommand) -> str:
-        """Why a command failed, and whether root could help."""
+        """Describe the failure of a command, and whether root would help."""
         why = format_one_line(done.stderr) or format_one_line(done.stdout) or f"it ended with status {done.status}"
         if not self.root and re.search(r"denied|not permitted|[Rr]ead-only|[Ss]ecurity|root", why):
             why += " (this needs root, and the device gives none)"

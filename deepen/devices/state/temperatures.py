@@ -1,4 +1,4 @@
-"""Temperatures and throttling of a device now.
+"""Current temperatures and throttling of a device.
 
 Sources: thermal zones and cooling devices (kernel ``driver-api/thermal/sysfs-api``: millidegrees Celsius; a cooling
 device at state 0 does nothing), ``hwmon`` (kernel ``hwmon/sysfs-interface``), ``dumpsys thermalservice`` of Android 10
@@ -36,7 +36,7 @@ _OVER_CURRENT = "/sys/class/hwmon/hwmon*/oc*_event_cnt"
 _X86_COUNT = "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
 
 THROTTLE_FILES = (_COOLER.format("type"), _COOLER.format("cur_state"), _OVER_CURRENT, _X86_COUNT)
-"""What tells :func:`parse_thermal_files` that a machine is slowed down."""
+"""Files from which :func:`parse_thermal_files` detects throttling."""
 
 THERMAL_FILES = (
     _ZONE.format("type"),
@@ -45,7 +45,7 @@ THERMAL_FILES = (
     "/sys/class/hwmon/hwmon*/temp*_input",
     *THROTTLE_FILES,
 )
-"""What :func:`parse_thermal_files` looks at, for reading it together with other files."""
+"""Files that :func:`parse_thermal_files` needs, for reading them together with others."""
 
 _TYPES = {0: "cpu", 1: "gpu", 2: "battery", 3: "skin", 9: "npu", 10: "npu", 13: "soc"}
 _NO_TEMPERATURE = {6: "volts", 7: "amperes", 8: "per cent"}  # BCL_VOLTAGE, BCL_CURRENT, BCL_PERCENTAGE
@@ -81,10 +81,10 @@ def _sensor_kind(name: str) -> str:
 
 
 def parse_thermalservice(text: str) -> ThermalState:
-    """Take apart what ``dumpsys thermalservice`` prints.
+    """Parse the output of ``dumpsys thermalservice``.
 
-    The list from the HAL is preferred to the cached one, which is as old as the last event. A status that has been
-    overridden for a test is not believed.
+    The list from the HAL is preferred to the cached one, which is as old as the last event. A status overridden for a
+    test is ignored.
     """
     status_match = re.search(r"^\s*Thermal Status: (\d+)\s*$", text, re.MULTILINE)
     status = int(status_match.group(1)) if status_match else None
@@ -98,7 +98,7 @@ def parse_thermalservice(text: str) -> ThermalState:
         _, _, cached = text.partition("Cached temperatures:")
         rows = list(_CURRENT.finditer(cached.split("HAL Ready", 1)[0]))
         if rows:
-            unreadable.append("the HAL told no temperatures now; those are as old as its last event")
+            unreadable.append("the HAL reported no temperatures now; those are as old as its last event")
     sensors, ignored, throttled = [], [], []
     for row in rows:
         name, number, level = row["name"], int(row["type"]), int(row["status"])
@@ -125,13 +125,13 @@ def _status_name(number: int) -> str:
 
 
 def parse_throttled(text: str) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Take apart what ``vcgencmd get_throttled`` prints, for example ``throttled=0x50005``.
+    """Parse the output of ``vcgencmd get_throttled``, for example ``throttled=0x50005``.
 
     Returns:
-        What is the case now, and what has been since the start (1 each).
+        The causes that apply now, and those that have applied since the start (with the count 1).
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the text is not such output.
     """
     match = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)", text.strip())
     if not match:
@@ -149,7 +149,7 @@ def _parse_celsius(raw: str) -> float:
 
 
 def parse_thermal_files(files: FileContents) -> ThermalState:
-    """What kernel files tell; see ``THERMAL_FILES``."""
+    """Parse the thermal state from kernel files; see ``THERMAL_FILES``."""
     sensors: list[TemperatureReading] = []
     ignored: list[str] = []
 
@@ -198,9 +198,9 @@ def read_thermal(shell: Shell, kind: DeviceKind, files: FileContents | None = No
     """Read temperatures and throttling of a device.
 
     Args:
-        shell: How to ask it.
-        kind: Which tools it has.
-        files: ``THERMAL_FILES`` where they have just been read.
+        shell: Shell of the device.
+        kind: Kind of device, which determines the tools available.
+        files: Content of ``THERMAL_FILES`` if they have just been read; ``None`` to read them.
 
     Raises:
         LinkError: If the device is gone.
@@ -226,6 +226,6 @@ def read_thermal(shell: Shell, kind: DeviceKind, files: FileContents | None = No
 
 
 def find_processor_temperature(thermal: ThermalState) -> float:
-    """Hottest sensor of the processor, else of the chip it is on, degrees Celsius; ``nan`` where there is none."""
+    """Return the hottest temperature of the processor, else of its chip, degrees Celsius; ``nan`` if unknown."""
     found = thermal.hottest("cpu")
     return found if math.isfinite(found) else thermal.hottest("soc")

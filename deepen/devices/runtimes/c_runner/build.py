@@ -1,6 +1,6 @@
-"""Builds of the C runner (``devices/runner/c``), made once and kept below ``~/.cache/deepen``.
+"""Builds of the C runner (``devices/runner/c``), made once and cached below ``~/.cache/deepen``.
 
-A build is known by its target and by a hash of the sources and the build script; it appears whole or not at all.
+A build is identified by its target and a hash of the sources and the build script, and is stored atomically.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepen.errors import ConfigError, StorageError
 __all__ = ["TARGETS", "build_runner", "find_built_runner", "get_cache_folder"]
 
 TARGETS = ("native", "sanitize", "aarch64", "x86_64", "android")
-"""What ``devices/runner/c/build.sh`` builds for."""
+"""Targets of ``devices/runner/c/build.sh``."""
 
 _CURES = {
     "native": "install a C compiler (apt-get install gcc) or set CC",
@@ -32,7 +32,7 @@ _BUILD_S = 600.0
 
 
 def get_cache_folder() -> Path:
-    """Where builds are kept: ``$DEEPEN_CACHE``, else ``$XDG_CACHE_HOME/deepen``, else ``~/.cache/deepen``."""
+    """Return the folder of builds: ``$DEEPEN_CACHE``, else ``$XDG_CACHE_HOME/deepen``, else ``~/.cache/deepen``."""
     chosen = os.environ.get("DEEPEN_CACHE")
     if chosen:
         return Path(chosen)
@@ -50,7 +50,7 @@ def _runner_path(target: str) -> Path:
 
 
 def find_built_runner(target: str) -> Path | None:
-    """The build for a target if it has been made.
+    """Return the build for a target; ``None`` if it has not been made.
 
     Raises:
         ConfigError: If there is no such target.
@@ -60,10 +60,10 @@ def find_built_runner(target: str) -> Path | None:
 
 
 def _build_environment(target: str) -> dict[str, str]:
-    """Environment of the build script: where the compiler is.
+    """Return the environment of the build script, which names the compiler.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is no compiler.
     """
     environment = dict(os.environ)
     if target in ("native", "sanitize"):
@@ -82,7 +82,7 @@ def _build_environment(target: str) -> dict[str, str]:
 
 
 def build_runner(target: str = "native") -> Path:
-    """Build the runner for a target unless that has been done.
+    """Build the runner for a target unless it has been built.
 
     Returns:
         The program.

@@ -2,13 +2,14 @@
 
 The runner loads the runtime's shared library with ``dlopen``. It is looked for in this order:
 
-1. the argument ``library``: a ``Path`` is a file here, which is pushed; a ``str`` is a file there;
-2. ``$DEEPEN_RUNNER_LIBRARY``, a file here, which is pushed, or else one there;
+1. the argument ``library``: a ``Path`` is a local file, which is pushed; a ``str`` is a path on the device;
+2. ``$DEEPEN_RUNNER_LIBRARY``, a local file, which is pushed, or else a path on the device;
 3. on this machine, the one in the installed package (``onnxruntime``, ``ai-edge-litert``);
-4. elsewhere, where the device's own loader looks (``libonnxruntime.so``, ``libtensorflowlite_c.so``, ``libLiteRt.so``).
+4. elsewhere, the search path of the device's loader (``libonnxruntime.so``, ``libtensorflowlite_c.so``,
+   ``libLiteRt.so``).
 
-The program itself is built when it is first needed (:mod:`deepen.devices.runtimes.c_runner.build`); ``$DEEPEN_RUNNER``
-names one that was built elsewhere.
+The runner itself is built when it is first needed (:mod:`deepen.devices.runtimes.c_runner.build`); ``$DEEPEN_RUNNER``
+names one built elsewhere.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ _ASK_S = 20.0
 
 
 def find_runner_target(link: Link) -> str:
-    """For which target the runner has to be built to run behind a link.
+    """Find the build target for the device behind a link.
 
     Raises:
-        ConfigError: If there is none for the device's processor.
+        ConfigError: If there is no target for the device's processor.
         LinkError: If the device is gone.
     """
     words = link.run(["sh", "-c", _ASK], timeout_s=_ASK_S).stdout.decode("utf-8", "replace").split()
@@ -53,11 +54,11 @@ def find_runner_target(link: Link) -> str:
 
 
 def find_installed_library(package: str, pattern: str) -> Path | None:
-    """A shared library of an installed package, found without importing it.
+    """Find a shared library of an installed package without importing the package.
 
     Args:
         package: Import name.
-        pattern: Where the library is below the package, a glob.
+        pattern: Glob of the library, relative to the package.
     """
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
@@ -81,13 +82,13 @@ class _CRuntime(WorkerRuntime):
         runner: Path | None = None,
         **timeouts: float,
     ) -> None:
-        """Describe the runtime; the worker starts with the first load.
+        """Set up the runtime; the first load starts the worker.
 
         Args:
-            link: How to reach the device.
+            link: Link to the device.
             cpu_mask: Cores to run on, one per thread; empty for the last usable ones.
             level: Graph optimisation level: disable, basic, extended or all.
-            library: The runtime's shared library: a ``Path`` here (it is pushed), or a ``str`` there.
+            library: The runtime's shared library: a local ``Path`` (it is pushed), or a path on the device as ``str``.
             runner: The C runner, built for the device; ``None`` to build it.
             timeouts: ``hello_timeout_s``, ``load_timeout_s`` and ``run_timeout_s`` of ``WorkerRuntime``.
         """
@@ -133,7 +134,7 @@ class COnnxRuntime(_CRuntime):
     _pattern = "capi/libonnxruntime.so*"
 
     def _check(self, path: Path) -> None:
-        """Refuse a file ONNX Runtime cannot run."""
+        """Refuse a file that ONNX Runtime cannot run."""
         if path.suffix.lower() in (".tflite", ".lite"):
             raise ConfigError(f"{path.name}: ONNX Runtime runs no .tflite files; use the runtime crunner-litert")
 
@@ -151,6 +152,6 @@ class CLiteRuntime(_CRuntime):
     _pattern = "libLiteRt.so"
 
     def _check(self, path: Path) -> None:
-        """Refuse a file LiteRT cannot run."""
+        """Refuse a file that LiteRT cannot run."""
         if path.suffix.lower() == ".onnx":
             raise ConfigError(f"{path.name}: LiteRT runs no .onnx files; use the runtime crunner")

@@ -1,7 +1,7 @@
-"""What benchmark tools print, taken apart: text in, numbers in SI units out, no device needed.
+"""Parsers of the output of benchmark tools: text in, numbers in SI units out, without a device.
 
-A parser never raises, whatever it is given: what a text does not say is ``None``, what it says wrongly is among the
-``problems``. The formats, by generation, are in the tools' own sources, named in each module.
+A parser never raises: a value missing from the text is ``None``, and an inconsistent one is listed in ``problems``. The
+formats of each generation are defined by the tools' own sources, which each module names.
 """
 
 from __future__ import annotations

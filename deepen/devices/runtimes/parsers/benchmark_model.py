@@ -1,9 +1,9 @@
-"""What TensorFlow Lite's and LiteRT's ``benchmark_model`` prints.
+"""Parser of the output of TensorFlow Lite's and LiteRT's ``benchmark_model``.
 
 Source: LiteRT ``tflite/tools/benchmark/benchmark_model.cc`` and ``benchmark_tflite_model.cc``, TensorFlow
 ``core/util/stats_calculator.h``. Generations: lines with and without ``INFO:``; statistics with and without p5, median
-and p95, or of a single run; a summary that says ``Inference (avg)``, ``Inference`` or ``no stats``. Times are in
-microseconds there and in seconds here.
+and p95, or of a single run; a summary with ``Inference (avg)``, ``Inference`` or ``no stats``. The tool prints
+microseconds; parsed times are in seconds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from deepen.devices.runtimes.parsers.text import NUMBER, LogLine, RunStatistics,
 __all__ = ["ENDED", "STARTED", "BenchmarkReport", "Delegation", "parse_benchmark_model", "parse_statistics"]
 
 STARTED = re.compile(r"^Running benchmark for (?:at least )?(?P<runs>\d+) iterations")
-"""The line printed just before a phase's first run,"""
+"""The line printed just before the first run of a phase."""
 ENDED = re.compile(r"^count=\d+ ")
-"""and the one printed just after its last."""
+"""The line printed just after the last run of a phase."""
 
 _FIELD = re.compile(rf"\b(count|first|curr|min|max|avg|std|p5|median|p95)=({NUMBER})")
 _INITIALISED = re.compile(rf"^Initialized session in ({NUMBER}) ?ms")
@@ -54,15 +54,15 @@ _REFERENCE = "nnapi-reference"
 
 @dataclass(frozen=True, slots=True)
 class Delegation:
-    """What became of an accelerator asked for.
+    """Extent to which a requested accelerator runs the graph.
 
     Attributes:
         asked: ``gpu``, ``nnapi``, ``hexagon``, ``coreml``, ``xnnpack`` or ``external``.
-        state: ``full`` (it runs every node), ``partial``, ``none`` (the CPU runs all: a fallback) or ``unknown`` (the
-            output does not say).
+        state: ``full`` (it runs every node), ``partial``, ``none`` (the CPU runs all: a fallback) or ``unknown`` (not
+            stated in the output).
         taken: Nodes it replaced; ``None`` where unknown.
         nodes: Nodes of the graph; ``None`` where unknown.
-        evidence: The line that says so.
+        evidence: The line that shows it.
     """
 
     asked: str
@@ -78,17 +78,17 @@ class Delegation:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkReport:
-    """One run of the tool; ``None`` for what it does not say.
+    """Report of one run of the tool; ``None`` for values missing from it.
 
     Attributes:
         warmup: Durations of the warm-up runs.
-        regular: Durations of the runs that count; ``None`` where the tool did not get that far.
+        regular: Durations of the runs that count; ``None`` if the tool ended before them.
         init_s: Time to load the model and its delegates, seconds.
         model_bytes: Size of the model file.
-        memory_bytes: Memory at the end over that at the start.
+        memory_bytes: Increase of memory from start to end, bytes.
         tables: The operator profile.
         errors: Lines at level ERROR or FATAL.
-        problems: What contradicts itself.
+        problems: Contradictions in the output.
     """
 
     warmup: RunStatistics | None
@@ -102,16 +102,16 @@ class BenchmarkReport:
     _lines: tuple[LogLine, ...] = ()
 
     def delegation(self, asked: str) -> Delegation:
-        """Find out what became of an accelerator.
+        """Find out to what extent an accelerator ran the graph.
 
-        NNAPI's ``nnapi-reference`` runs on the CPU: where it is the only accelerator, a graph "executed by NNAPI" has
-        fallen back all the same.
+        NNAPI's ``nnapi-reference`` runs on the CPU: if it is the only accelerator, a graph "executed by NNAPI" has
+        fallen back nevertheless.
         """
         return _find_delegation(self._lines, self.tables, asked.lower())
 
 
 def parse_statistics(text: str) -> RunStatistics | None:
-    """Take a ``count=... avg=...`` line apart; ``None`` if it is none or lacks what matters."""
+    """Parse a ``count=... avg=...`` line; ``None`` if it is not such a line or lacks a needed value."""
     found = {k: parse_finite_number(v) for k, v in _FIELD.findall(text)}
     count = found.get("count")
     if count is None or count < 1 or not count.is_integer():
@@ -139,13 +139,13 @@ def parse_statistics(text: str) -> RunStatistics | None:
 
 
 def parse_benchmark_model(text: str) -> BenchmarkReport:
-    """Take apart what the tool printed, standard output and standard error together."""
-    said = tuple(parse_log_lines(text))
+    """Parse the tool's output, standard output and standard error together."""
+    lines = tuple(parse_log_lines(text))
     phases: list[RunStatistics | None] = []
     problems: list[str] = []
     summary: dict[str, float | None] = {}
     init_s = size = memory = None
-    for line in said:
+    for line in lines:
         plain = line.text.strip()
         if STARTED.match(plain):
             phases.append(None)
@@ -178,9 +178,9 @@ def parse_benchmark_model(text: str) -> BenchmarkReport:
         model_bytes=size,
         memory_bytes=memory,
         tables=parse_op_profile(text),
-        errors=tuple(x.text.strip() for x in said if x.level in ("E", "F")),
+        errors=tuple(x.text.strip() for x in lines if x.level in ("E", "F")),
         problems=tuple(problems),
-        _lines=said,
+        _lines=lines,
     )
 
 
@@ -192,7 +192,7 @@ def _parse_scaled(text: str, unit: float) -> float | None:
 def _split_phases(
     phases: Sequence[RunStatistics | None], ended: bool
 ) -> tuple[RunStatistics | None, RunStatistics | None]:
-    """Warm-up and what counts. One phase alone is what counts if the tool came to its end: it warmed nothing up."""
+    """Split phases into warm-up and counted runs; a single phase counts if the tool came to its end (no warm-up)."""
     if len(phases) >= 2:
         return phases[0], phases[1]
     if phases and ended:
@@ -200,15 +200,15 @@ def _split_phases(
     return (phases[0] if phases else None), None
 
 
-def _find_delegation(said: Sequence[LogLine], tables: Sequence[OpTable], asked: str) -> Delegation:
+def _find_delegation(lines: Sequence[LogLine], tables: Sequence[OpTable], asked: str) -> Delegation:
     kernels = _KERNELS.get(asked)
     taken = nodes = None
     replaced = ""
     verdict: Delegation | None = None
-    for line in said:
+    for line in lines:
         plain = line.text.strip()
         if match := _REPLACED.search(plain):
-            # A delegate of a vendor is called as the vendor likes; it comes before those the runtime adds itself.
+            # A vendor's delegate may have any name; it comes before those the runtime adds itself.
             ours = match["kernel"].startswith(kernels) if kernels else "XNNPack" not in match["kernel"]
             if ours:
                 taken, nodes = (taken or 0) + int(match["taken"]), (nodes or 0) + int(match["nodes"])
@@ -231,7 +231,7 @@ def _find_delegation(said: Sequence[LogLine], tables: Sequence[OpTable], asked: 
 
 
 def _find_delegation_by_profile(tables: Sequence[OpTable], asked: str, kernels: tuple[str, ...] | None) -> Delegation:
-    """Where the log says nothing, the operator profile does: a delegate's kernels are nodes of their own."""
+    """Find the delegation from the operator profile, where a delegate's kernels are nodes of their own."""
     rows = [r for t in tables if t.covers_inference and t.title == "Run Order" and not t.part for r in t.rows]
     if not rows or kernels is None:
         return Delegation(asked, "unknown")

@@ -1,9 +1,9 @@
-"""Operator profiles of ``benchmark_model``: text and CSV, both generations of either.
+"""Parser of the operator profiles of ``benchmark_model``: text and CSV, two generations of each.
 
 Source: TensorFlow ``core/util/stats_calculator.cc`` (columns; times in milliseconds, memory in thousands of bytes) and
-LiteRT ``profiling/profile_summary_formatter.cc`` (titles, CSV). The CSV is no clean CSV: titles stay in the file, the
-separator is a comma and a blank, the name is last and unquoted, and names and types hold commas themselves. So a row is
-found by the run of numbers in its middle, as many as the header has columns there.
+LiteRT ``profiling/profile_summary_formatter.cc`` (titles, CSV). The CSV is not clean: titles stay in the file, the
+separator is a comma and a blank, the name is last and unquoted, and names and types contain commas. A row is therefore
+recognised by the run of numbers in its middle, as many as the header has columns there.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _CELL = rf"(?:{NUMBER})%?"
 
 @dataclass(frozen=True, slots=True)
 class OpRow:
-    """One operator, or one type of operators in a summary; ``None`` for what the table does not say.
+    """One operator, or one type of operators in a summary; ``None`` for values missing from the table.
 
     Attributes:
         node_type: For example ``CONV_2D``, or the kernel of a delegate (``TfLiteGpuDelegateV2``).
         name: Name of the node with its number; empty in a summary.
         mean_s: Mean duration per run, seconds.
-        share: Of all operators' time, 0..1.
+        share: Share of all operators' time, 0..1.
         first_s: Duration in the first run, seconds.
-        start_s: When it starts in a run, seconds (older generation).
-        count: Nodes of this type (summaries).
+        start_s: Its start within a run, seconds (older generation).
+        count: Number of nodes of this type (summaries).
         times_called: Calls per run.
-        memory_bytes: Memory.
+        memory_bytes: Memory used, bytes.
     """
 
     node_type: str
@@ -55,11 +55,11 @@ class OpTable:
 
     Attributes:
         title: ``Run Order``, ``Top by Computation Time`` or ``Summary by node type``.
-        phase: What was profiled, for example ``Operator-wise Profiling Info for Regular Benchmark Runs``; empty where
-            it is not said.
+        phase: Phase profiled, for example ``Operator-wise Profiling Info for Regular Benchmark Runs``; empty if not
+            stated.
         part: ``Delegate internal``, a subgraph, or empty for the whole graph.
         rows: Its rows.
-        problems: Lines inside the table that are none of its rows.
+        problems: Lines inside the table that are not rows.
     """
 
     title: str
@@ -70,13 +70,13 @@ class OpTable:
 
     @property
     def covers_inference(self) -> bool:
-        """Whether it is about inferences, not about initialisation."""
+        """True if the table covers inferences, not the initialisation."""
         return "Initialization" not in self.phase
 
 
 @dataclass(slots=True)
 class _OpTableHeader:
-    """A header: which number is what, and how to take a row apart."""
+    """A table header: the meaning of each number, and the parser of a row."""
 
     names: list[str]
     has_name: bool
@@ -100,7 +100,7 @@ class _OpTableHeader:
         found = self.row.match(line)
         if found is None:
             return None
-        # The groups are type, the numbers, and (where there is one) the name.
+        # The groups are the type, the numbers, and the name if there is one.
         values = dict(zip(self.names, found.groups()[1 : 1 + len(self.names)], strict=True))
         cells = {k.replace("_", " "): parse_finite_number(v.rstrip("%")) for k, v in values.items()}
         first, mean, start, memory = (cells.get(k) for k in ("first", "avg ms", "start", "mem kb"))
@@ -121,7 +121,7 @@ class _OpTableHeader:
 
 
 def parse_op_profile(text: str) -> tuple[OpTable, ...]:
-    """Find every table in the output of ``--enable_op_profiling``, or in the file it wrote as CSV."""
+    """Parse every table in the output of ``--enable_op_profiling``, or in its CSV file."""
     tables: list[OpTable] = []
     phase = part = title = ""
     columns: _OpTableHeader | None = None

@@ -19,14 +19,14 @@ _SUFFIX = "_kernel_time"
 
 @dataclass(frozen=True, slots=True)
 class NodeTime:
-    """A node of the graph that was run.
+    """Run time of a node of the executed graph.
 
     Attributes:
         name: Name of the node.
-        op: Its operator; empty where the profile does not say.
-        provider: Execution provider that ran it; empty where the profile (of an old version) does not say.
-        calls: How often it ran.
-        total_s: Seconds in all calls.
+        op: Its operator; empty if not in the profile.
+        provider: Execution provider that ran it; empty if not in the profile (of an old version).
+        calls: Number of times it ran.
+        total_s: Total time of all calls, seconds.
     """
 
     name: str
@@ -37,14 +37,14 @@ class NodeTime:
 
     @property
     def mean_s(self) -> float:
-        """Seconds per call."""
+        """Mean time per call, seconds."""
         return self.total_s / self.calls
 
 
 def parse_ort_profile(text: str) -> tuple[NodeTime, ...]:
-    """Sum up the nodes of a profile, in the order in which they ran first.
+    """Parse a profile into the times of its nodes, in the order in which they first ran.
 
-    A file cut short (the process was killed) gives what is in its complete lines.
+    Of a file cut short (the process was killed), the complete lines are used.
     """
     found: dict[str, NodeTime] = {}
     for event in _load_events(text):
@@ -52,13 +52,13 @@ def parse_ort_profile(text: str) -> tuple[NodeTime, ...]:
         if event.get("cat") != "Node" or not isinstance(name, str) or not name.endswith(_SUFFIX):
             continue
         duration = event.get("dur")
-        took = parse_finite_number(str(duration)) if isinstance(duration, int | float) else None
-        if took is None or took < 0:
+        duration_us = parse_finite_number(str(duration)) if isinstance(duration, int | float) else None
+        if duration_us is None or duration_us < 0:
             continue
         known = arguments if isinstance(arguments, dict) else {}
         node = name[: -len(_SUFFIX)]
         before = found.get(node, NodeTime(node, str(known.get("op_name", "")), str(known.get("provider", "")), 0, 0.0))
-        found[node] = NodeTime(node, before.op, before.provider, before.calls + 1, before.total_s + took * 1e-6)
+        found[node] = NodeTime(node, before.op, before.provider, before.calls + 1, before.total_s + duration_us * 1e-6)
     return tuple(found.values())
 
 

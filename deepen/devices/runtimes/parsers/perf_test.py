@@ -1,8 +1,8 @@
-"""What ``onnxruntime_perf_test`` prints.
+"""Parser of the output of ``onnxruntime_perf_test``.
 
 Source: ONNX Runtime ``onnxruntime/test/perftest/performance_runner.cc`` and ``performance_result.cc``. Generations:
 ``Total time cost:`` and ``Min Latency is 0.1sec`` (old), ``Session creation time cost:0.1 s`` and
-``Min Latency: 0.1 s`` (new), with builds in between. The first inference is given in whole milliseconds.
+``Min Latency: 0.1 s`` (new), with builds in between. The first inference is printed in whole milliseconds.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _WORDS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PerfReport:
-    """One run of the tool; ``None`` for what it does not say.
+    """Report of one run of the tool; ``None`` for values missing from it.
 
     Attributes:
         runs: Durations of the runs that count.
         session_s: Time to create the session, seconds.
         first_s: Duration of the warm-up run, seconds; known to a millisecond only.
         total_s: Sum of the runs' durations, seconds.
-        wall_s: From the start of the first counted run to the end of the last, seconds.
+        wall_s: Time from the start of the first counted run to the end of the last, seconds.
         cpu_share: Share of all processors' time that was used, 0..1, as the tool samples it.
-        memory_bytes: Peak working set.
-        fallback: The line that says nodes run elsewhere than asked; empty where none does.
-        errors: Lines that tell of an error.
-        problems: What contradicts itself.
+        memory_bytes: Peak working set, bytes.
+        fallback: The line that reports nodes outside the requested provider; empty if there is none.
+        errors: Lines that report an error.
+        problems: Contradictions in the output.
     """
 
     runs: RunStatistics | None
@@ -64,7 +64,13 @@ class PerfReport:
 
 
 def parse_perf_test(text: str) -> PerfReport:
-    """Take apart what the tool printed, standard output and standard error together."""
+    """Parse the tool's output, standard output and standard error together.
+
+    1. Collect values and error lines; the first value of a repeated key counts.
+    2. Check that the total, the number of runs and their mean agree; generations without a mean get it from the others.
+    3. Put the statistics of the runs together.
+    """
+    # 1. Lines.
     found: dict[str, float] = {}
     latency: dict[str, float] = {}
     fallback = ""
@@ -84,6 +90,7 @@ def parse_perf_test(text: str) -> PerfReport:
             fallback = fallback or plain
         elif re.search(r"\[E:onnxruntime|^(?:Error|Exception|Failed)|: FAIL :", plain):
             errors.append(plain)
+    # 2. Number, total and mean.
     count = found.get("requests", found.get("runs"))
     total, mean = found.get("total"), found.get("mean")
     problems: list[str] = []
@@ -91,6 +98,7 @@ def parse_perf_test(text: str) -> PerfReport:
         problems.append(f"{total:g} s for {count:g} runs is not {mean:g} s each")
     if mean is None and total is not None and count:
         mean = total / count
+    # 3. Statistics.
     runs = None
     if count is not None and count >= 1 and mean is not None:
         percentiles = {_parse_percentile(k): v for k, v in latency.items() if k.startswith("P")}
@@ -117,6 +125,6 @@ def parse_perf_test(text: str) -> PerfReport:
 
 
 def _parse_percentile(name: str) -> float:
-    """P90 is 90, P999 is 99.9."""
+    """Parse a percentile: P90 is 90, P999 is 99.9."""
     digits = name[1:]
     return float(digits) if len(digits) <= 2 else float(f"{digits[:2]}.{digits[2:]}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 __all__ = ["NUMBER", "LogLine", "RunStatistics", "parse_finite_number", "parse_log_lines"]
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf)"
-"""What C++ streams and printf write for a number (without a group)."""
+"""Regular expression of a number as written by C++ streams and printf (without a group)."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LOGCAT = re.compile(r"^(?:\d\d-\d\d +[\d:.]+ +\d+ +\d+ +)?(?P<level>[VDIWEF])[ /]tflite *(?:\( *\d+\))? *: ?")
@@ -22,11 +22,11 @@ _PREFIXES = (_WORD, _TENSORRT, _LOGCAT, _TF)
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line without what a logger put before it.
+    """A line of a log without the prefix of its logger.
 
     Attributes:
         text: The line.
-        level: ``V``, ``D``, ``I``, ``W``, ``E`` or ``F``; empty where no logger named one.
+        level: ``V``, ``D``, ``I``, ``W``, ``E`` or ``F``; empty if there was no prefix with a level.
     """
 
     text: str
@@ -35,16 +35,16 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class RunStatistics:
-    """Durations of a number of runs, in seconds; ``None`` where the tool does not say.
+    """Statistics of the durations of a number of runs, in seconds; ``None`` for values the tool does not print.
 
     Attributes:
         count: Number of runs.
-        mean_s: Mean.
-        min_s: Shortest.
-        max_s: Longest.
+        mean_s: Mean duration.
+        min_s: Shortest duration.
+        max_s: Longest duration.
         std_s: Standard deviation, as the tool computes it.
-        first_s: The first run.
-        median_s: Median.
+        first_s: Duration of the first run.
+        median_s: Median duration.
         percentiles_s: Percentile (in percent) -> duration.
     """
 
@@ -59,12 +59,12 @@ class RunStatistics:
 
     @property
     def total_s(self) -> float | None:
-        """Sum of all runs; ``None`` where count or mean is not known."""
+        """Total duration of all runs, seconds; ``None`` if count or mean is unknown."""
         return None if self.count is None or self.mean_s is None else self.count * self.mean_s
 
 
 def parse_log_lines(text: str) -> Iterator[LogLine]:
-    """Lines of a log: prefixes of the loggers in use (plain words, logcat, TensorFlow, TensorRT) taken off."""
+    """Yield the lines of a log without the prefixes of known loggers (plain words, logcat, TensorFlow, TensorRT)."""
     for raw in text.splitlines():
         clean = _ANSI.sub("", raw.rstrip("\r"))
         for prefix in _PREFIXES:
@@ -77,7 +77,7 @@ def parse_log_lines(text: str) -> Iterator[LogLine]:
 
 
 def parse_finite_number(text: str | None) -> float | None:
-    """A finite number, or ``None``."""
+    """Parse a finite number; ``None`` if the text is not one."""
     if text is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""What TensorRT's ``trtexec`` prints and exports.
+"""Parser of the output and the exported files of TensorRT's ``trtexec``.
 
 Source: NVIDIA/TensorRT ``samples/common/sampleReporting.cpp``. Generations: since 8 one line per quantity
 (``Latency: min = ... ms, ...``), with one percentile or several, and until 8.5 an end-to-end latency; in 7 a block per
-quantity (``Host Latency``, then ``min: ...``). Times are in milliseconds there and in seconds here.
+quantity (``Host Latency``, then ``min: ...``). The tool prints milliseconds; parsed times are in seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = [
 ]  # fmt: skip
 
 STARTING = re.compile(r"^Starting inference")
-"""Printed before the warm-up,"""
+"""The line printed before the warm-up."""
 SUMMARY = re.compile(r"^(?:=== Trace details ===|=== Performance summary ===|Warmup completed|Timing trace has)")
-"""and one of these after the last query."""
+"""The lines of which one is printed after the last query."""
 
 _QUANTITY = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9 -]*?): min = (?P<rest>.*)$")
 _VALUE = re.compile(rf"(min|max|mean|median|percentile\((?P<p>{NUMBER})%\)) = (?P<value>{NUMBER}) ms")
@@ -40,18 +40,18 @@ _DLA = re.compile(r"falling back to GPU|cannot run on DLA|not supported on DLA",
 
 @dataclass(frozen=True, slots=True)
 class TrtReport:
-    """One run of the tool; ``None`` for what it does not say.
+    """Report of one run of the tool; ``None`` for values missing from it.
 
     Attributes:
-        passed: Whether it ended well.
-        version: TensorRT's version as it writes it, for example ``100900``; empty where unknown.
+        passed: True if it ended successfully.
+        version: TensorRT's version as printed, for example ``100900``; empty where unknown.
         quantities: Quantity (``Latency``, ``GPU Compute Time``, ...) -> its durations. In generation 7 ``Host Latency``
             is ``Latency`` and ``GPU Compute`` is ``GPU Compute Time``.
-        queries: Queries counted.
+        queries: Number of queries counted.
         rate_hz: Queries per second.
-        wall_s: From the first counted query to the end of the last, seconds.
+        wall_s: Time from the first counted query to the end of the last, seconds.
         gpu_s: Sum of the GPU's compute times, seconds.
-        fallbacks: Lines that say a layer runs on the GPU instead of the DLA asked for.
+        fallbacks: Lines that report a layer on the GPU instead of the requested DLA.
         warnings: Lines at level W.
         errors: Lines at level E or F.
     """
@@ -82,7 +82,7 @@ class _TrtQuantity:
 
 
 def parse_trtexec(text: str) -> TrtReport:
-    """Take apart what the tool printed, standard output and standard error together."""
+    """Parse the tool's output, standard output and standard error together."""
     found: dict[str, _TrtQuantity] = {}
     totals: dict[str, float] = {}
     fallbacks: list[str] = []
@@ -148,10 +148,10 @@ class TrtQuery:
     """One query of ``--exportTimes``, in seconds on trtexec's own clock (0 where its timing began).
 
     Attributes:
-        start_s: When it was enqueued.
-        end_s: When its results were on the host.
-        compute_s: Its time on the GPU.
-        latency_s: As trtexec counts it; ``None`` in generations that do not export it.
+        start_s: Time at which it was enqueued.
+        end_s: Time at which its results were on the host.
+        compute_s: Its duration on the GPU.
+        latency_s: Latency as defined by trtexec; ``None`` in generations that do not export it.
     """
 
     start_s: float
@@ -166,9 +166,9 @@ class LayerTime:
 
     Attributes:
         name: The layer.
-        mean_s: Seconds per run.
-        median_s: Its median, seconds; ``None`` in generations that do not export it.
-        share: Of all layers' time, 0..1; ``None`` where it is not said.
+        mean_s: Mean time per run, seconds.
+        median_s: Median time per run, seconds; ``None`` in generations that do not export it.
+        share: Share of all layers' time, 0..1; ``None`` if not exported.
     """
 
     name: str
@@ -195,7 +195,7 @@ def _read_milliseconds(entry: Mapping[str, Any], *keys: str) -> float | None:
 
 
 def parse_query_times(text: str) -> tuple[TrtQuery, ...]:
-    """Queries of ``--exportTimes``, in order; empty if the file is none or is cut short."""
+    """Parse the queries of ``--exportTimes``, in order; empty if the file is not such a file or is cut short."""
     queries = []
     for entry in _load_entries(text):
         start = _read_milliseconds(entry, "startEnqMs", "startInMs")
@@ -208,7 +208,7 @@ def parse_query_times(text: str) -> tuple[TrtQuery, ...]:
 
 
 def parse_layer_times(text: str) -> tuple[int | None, tuple[LayerTime, ...]]:
-    """Number of runs and layers of ``--exportProfile``; (``None``, ()) if the file is none."""
+    """Parse the number of runs and the layers of ``--exportProfile``; (``None``, ()) if the file is not such a file."""
     count: int | None = None
     layers = []
     for entry in _load_entries(text):
