@@ -13,7 +13,6 @@ NOT_YET = (
     "campaign",
     "datasets",
     "measure",
-    "meters",
     "predictors",
     "storage",
     "testing",

@@ -1,4 +1,4 @@
-"""Meters: where power figures come from."""
+"""Meters: power sources, from on-board sensors and external instruments to a model of processor time."""
 
 from __future__ import annotations
 

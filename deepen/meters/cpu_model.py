@@ -2,9 +2,9 @@
 
 Power = idle + (full - idle) / cores x busy cores: the linear utilisation model of Fan, Weber and Barroso, "Power
 provisioning for a warehouse-sized computer", ISCA 2007. Busy cores are the CPU seconds of the worker process (all of
-its threads, ``clock_getcpuclockid(3)``) per second of wall time. It is a model and labelled so: it knows nothing of
-clock frequency, vector units or memory, and its absolute scale is that of the published figures. What it does tell, to
-nanoseconds, is how much processor time a workload takes.
+its threads, ``clock_getcpuclockid(3)``) per second of wall time. It is a model and labelled so: it ignores clock
+frequency, vector units and memory, and its absolute scale is that of the published figures. The processor time of a
+workload, however, is exact to nanoseconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HERE_ONLY = "it counts processor time of this machine, not of a device across a
 
 
 def read_process_cpu_s(pid: int) -> float:
-    """CPU time a process has used, all threads, seconds; ``nan`` where it has ended or cannot be told.
+    """Read the CPU time of a process, all threads, seconds; ``nan`` if it has ended or cannot be read.
 
     Linux encodes the CPU clock of a process as ``(~pid << 3) | 2`` (``clock_getcpuclockid(3)``; 2 is CPUCLOCK_SCHED).
     """
@@ -38,7 +38,7 @@ def read_process_cpu_s(pid: int) -> float:
 
 
 def read_machine_cpu_s(root: Path = Path("/")) -> float:
-    """CPU time all processes of the machine have used, seconds (``/proc/stat``, to 10 ms); ``nan`` where unknown."""
+    """Read the CPU time of all processes of the machine, seconds (``/proc/stat``, to 10 ms); ``nan`` where unknown."""
     try:
         with (root / "proc/stat").open(encoding="ascii") as stat:
             fields = [int(f) for f in stat.readline().split()[1:9]]
@@ -49,7 +49,7 @@ def read_machine_cpu_s(root: Path = Path("/")) -> float:
 
 
 class CpuModelMeter:
-    """Modelled power of the machine while the worker (or everything) runs."""
+    """Modelled power of the machine, from the CPU time of the worker or of all processes."""
 
     id = "cpu-model"
     source: Source = "modelled"
@@ -57,11 +57,11 @@ class CpuModelMeter:
     resolution_j = 0.0
 
     def __init__(self, power: MachinePower, context: MeterContext) -> None:
-        """Choose what to count.
+        """Choose the processes to count.
 
         Args:
             power: Idle and full-load figures.
-            context: With ``pid`` the worker counts, without it the whole machine.
+            context: With ``pid`` only the worker counts, without it the whole machine.
 
         Raises:
             MeterError: If processor time cannot be read here.
@@ -110,8 +110,8 @@ class CpuModelMeter:
     def observe(self, interval: Interval) -> None:
         """Place the worker's own count of CPU time at the exact edges of a block.
 
-        The marks around it include sending the request and reading the answer; what they counted beyond the block's
-        own CPU time is spread over the stretches before and after it.
+        The marks around it include sending the request and reading the answer; CPU time they counted beyond the block's
+        own is spread over the stretches before and after it.
         """
         if math.isnan(interval.cpu_s):
             return

@@ -21,9 +21,8 @@ __all__ = ["CounterMeter", "guard_counter_monotonic", "make_step_trace", "unwrap
 def make_step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Make a trace whose power is constant between readings.
 
-    A counter tells the mean power between two readings and nothing about its course. Each stretch becomes two points
-    (one just after its start, one at its end), so the trapezoid over any pair of readings gives the counter's own
-    difference.
+    A counter gives the mean power between two readings, but not its course. Each stretch becomes two points (one just
+    after its start, one at its end), so the trapezoid over any pair of readings gives the counter's own difference.
 
     Args:
         t_s: Times of the readings, seconds, ascending; readings at the same time keep the last.
@@ -48,7 +47,7 @@ def make_step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[ND
 
 
 def unwrap_counter(previous: int, current: int, limit: int) -> int:
-    """Difference of two counter readings, the second possibly past one wrap.
+    """Return the difference of two counter readings, the second possibly past one wrap.
 
     Args:
         previous: Earlier reading.
@@ -61,16 +60,16 @@ def unwrap_counter(previous: int, current: int, limit: int) -> int:
 def guard_counter_monotonic(
     read_j: Callable[[], float], meter: str, reason: str, slack_j: float = 0.0
 ) -> Callable[[], float]:
-    """Guard a counter that never goes back by itself.
+    """Wrap the reader of a counter that never goes back by itself.
 
     Args:
         read_j: Reads the counter, joules.
         meter: Driver name, for the message.
-        reason: What it means when the counter goes back, for example ``the device restarted``.
-        slack_j: How far rounding may take it back, joules.
+        reason: Cause of a counter that goes back, for example ``the device restarted``.
+        slack_j: Largest decrease caused by rounding, joules.
 
     Returns:
-        The same reader, which raises ``MeterError`` when the counter goes back: no energy can be told across that.
+        The same reader, which raises ``MeterError`` when the counter goes back: energy across that is unknown.
     """
     last_j = -math.inf
 
@@ -87,13 +86,13 @@ def guard_counter_monotonic(
 
 
 class CounterMeter:
-    """A meter around counters of energy: samples are taken at marks, and often enough in between not to miss a wrap.
+    """A meter around energy counters, read at marks and often enough in between not to miss a wrap.
 
     Attributes:
         id: Name of the power source.
-        calibration_id: Which counters were read.
+        calibration_id: Names of the counters read.
         update_s: Time between two updates of the counters, seconds.
-        resolution_j: Smallest step they tell, joules.
+        resolution_j: Smallest step of the counters, joules.
     """
 
     source: Source = "measured"
@@ -110,16 +109,16 @@ class CounterMeter:
         poll_s: float,
         warnings: Sequence[str] = (),
     ) -> None:
-        """Describe the counters; nothing is read yet.
+        """Set up the counters; nothing is read yet.
 
         Args:
             name: Name of the power source.
-            calibration_id: Which counters are read.
+            calibration_id: Names of the counters to read.
             read_j: Reads the energy so far, joules; called under a lock.
             update_s: Time between two updates of the counters, seconds.
-            resolution_j: Smallest step they tell, joules.
-            poll_s: Time between two readings of our own, seconds.
-            warnings: What every trace of this meter has to say.
+            resolution_j: Smallest step of the counters, joules.
+            poll_s: Time between two polls, seconds.
+            warnings: Warnings added to every trace of this meter.
         """
         self.id = name
         self.calibration_id = calibration_id
@@ -148,7 +147,7 @@ class CounterMeter:
             self._energy_j.append(energy_j)
 
     def observe(self, interval: Interval) -> None:
-        """Ignore: a counter needs no help."""
+        """Do nothing: a counter measures by itself."""
 
     def stop(self) -> PowerTrace:
         """End the trace."""

@@ -1,4 +1,4 @@
-"""Meters that answer a question with the power of the moment: SCPI analysers, files of on-board sensors."""
+"""Meters that are polled for the present power: SCPI analysers, files of on-board sensors."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from deepen.records import Accuracy, Interval, PowerTrace, Source
 __all__ = ["PolledMeter"]
 
 _GAP_PERIODS = 5.0
-"""A stretch without a reading that is longer than this many periods is a gap: power in it is unknown."""
+"""Periods without a reading above which a stretch is a gap with unknown power."""
 
 
 class PolledMeter:
-    """A meter around a function that reads the power now: at marks, and at a steady rate in between.
+    """A meter around a function that reads the power, called at marks and at a steady rate in between.
 
-    A reading is stamped with the middle of its query on the host's clock. What was read was valid at some moment of the
-    query (half the round trip either way) and up to one update of the sensor before it; both limits make up
+    A reading is stamped with the middle of its query on the host's clock. The value was valid at some moment of the
+    query (half the round trip either way) or up to one update of the sensor before it; both limits make up
     ``clock.error_s`` as uniform distributions (JCGM 100:2008, 4.3.7). Readings that are not a number count as lost,
     and the stretch between their neighbours is a gap; so is any stretch longer than five periods.
 
     Attributes:
         id: Name of the power source.
-        calibration_id: Which sensor and settings were read.
+        calibration_id: Name of the sensor and its settings.
         update_s: Time between two fresh readings, seconds: the sensor's own or that of polling, whichever is longer.
-        resolution_j: Smallest step of energy told, joules; 0 where it has none.
+        resolution_j: Smallest step of energy, joules; 0 where it has none.
         source: measured, modelled or simulated.
-        accuracy: What the maker states.
+        accuracy: Accuracy the maker states.
     """
 
     scope: Scope = "machine"
@@ -54,19 +54,19 @@ class PolledMeter:
         now: Callable[[], float] = monotonic_s,
         on_close: Callable[[], None] | None = None,
     ) -> None:
-        """Describe the sensor; nothing is read yet.
+        """Set up the sensor; nothing is read yet.
 
         Args:
             name: Name of the power source.
-            calibration_id: Which sensor and settings are read.
-            read_w: Reads the power now, watts; called under a lock, never twice at once. NaN where the sensor has no
+            calibration_id: Name of the sensor and its settings.
+            read_w: Reads the present power, watts; called under a lock, never concurrently. NaN if the sensor has no
                 valid reading; raises ``MeterError`` when it does not answer.
             update_s: Time between two updates of the sensor, seconds; 0 where every reading is fresh.
-            resolution_j: Smallest step of energy told, joules.
-            poll_s: Time between two readings of our own, seconds.
-            accuracy: What the maker states; nothing stated by default.
+            resolution_j: Smallest step of energy, joules.
+            poll_s: Time between two polls, seconds.
+            accuracy: Accuracy the maker states; unknown by default.
             source: measured, modelled or simulated.
-            now: The monotonic clock; for stand-ins.
+            now: The monotonic clock; replaceable by tests.
             on_close: Releases what ``read_w`` uses; called once.
 
         Raises:
@@ -111,13 +111,13 @@ class PolledMeter:
             power_w = float(self._read_w())
             after = self._now()
             t_s = (before + after) / 2
-            if not self._t_s or t_s > self._t_s[-1]:  # two within one tick of the clock: the first will do
+            if not self._t_s or t_s > self._t_s[-1]:  # of two within one tick of the clock, the first is kept
                 self._t_s.append(t_s)
                 self._power_w.append(power_w)
                 self._trip_s.append(after - before)
 
     def observe(self, interval: Interval) -> None:
-        """Ignore: a sensor needs no help."""
+        """Do nothing: a sensor measures by itself."""
 
     def stop(self) -> PowerTrace:
         """Take the last reading and return the trace.
@@ -140,7 +140,7 @@ class PolledMeter:
         before = np.flatnonzero(valid)
         wide = (np.diff(good_s) > _GAP_PERIODS * self.update_s) | (np.diff(before) > 1)
         gaps = [(float(good_s[i]), float(good_s[i + 1])) for i in np.flatnonzero(wide)]
-        # Readings without a number at the very edges: the trace does not cover them, and says so by its extent.
+        # Readings without a number at the very edges are outside the extent of the trace.
         warnings = []
         if invalid:
             warnings.append(f"invalid readings: {invalid} of {t_s.size} were no number (over range?); left out as gaps")

@@ -1,4 +1,4 @@
-"""Record a power source for a while: into memory, or straight to disk."""
+"""Recording of a power source for a given time, into memory or straight to disk."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LOOK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a recording gave.
+    """Result of a recording.
 
     Attributes:
-        trace: The trace; ``None`` where it went to disk.
-        interrupted: Whether Ctrl-C ended it before its time.
-        ending: What is known of the stream; ``None`` for sources that do not stream.
+        trace: The trace; ``None`` if it went to disk.
+        interrupted: True if Ctrl-C ended it early.
+        ending: Summary of the stream; ``None`` for sources that do not stream.
     """
 
     trace: PowerTrace | None
@@ -46,18 +46,19 @@ def record_trace(
     now: Callable[[], float] = monotonic_s,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Recording:
-    """Record a power source into memory. Ctrl-C ends the recording early and keeps what there is.
+    """Record a power source into memory. Ctrl-C ends the recording early and keeps the samples so far.
 
     Args:
         meter: The source; it is not closed.
-        duration_s: How long, seconds.
-        rate_hz: How often to read it; sources that sample by themselves do so as well, and those that stream only.
-        now: The monotonic clock; for stand-ins.
-        sleep: Wait for some seconds; for stand-ins.
+        duration_s: Length of the recording, seconds.
+        rate_hz: Rate at which to read it, hertz; sources that sample by themselves do so in addition, and streaming
+            ones are not read.
+        now: The monotonic clock; replaceable by tests.
+        sleep: Waits for a number of seconds; replaceable by tests.
 
     Raises:
         ConfigError: If the time or the rate is not positive.
-        MeterError: If the source does not answer, or lost more than is allowed.
+        MeterError: If the source does not answer, or lost more samples than allowed.
     """
     _check_settings(duration_s, rate_hz)
     meter.start()
@@ -81,21 +82,21 @@ def record_folder(
 ) -> Recording:
     """Record a streaming source to a ``.trace`` folder while it runs, in bounded memory.
 
-    Whatever ends the recording, the parts written before are there: after Ctrl-C, unplugging or too many losses the
-    recording is finished with what is known (and the error still raised), after ``kill -9`` it reads as cut short.
+    Whatever ends the recording, the parts already written stay: after Ctrl-C, unplugging or too many losses the
+    recording is completed with the facts known (and the error still raised); after ``kill -9`` it reads as cut short.
 
     Args:
         meter: The source; it is not closed.
         path: The folder to make; its name ends in ``.trace``.
-        duration_s: How long, seconds.
-        precision: How power is stored.
-        begun: Called when the stream runs; the time counts from its return.
-        now: The monotonic clock; for stand-ins.
-        sleep: Wait for some seconds; for stand-ins.
+        duration_s: Length of the recording, seconds.
+        precision: Type in which power is stored.
+        begun: Called once the stream runs; the time counts from its return.
+        now: The monotonic clock; replaceable by tests.
+        sleep: Waits for a number of seconds; replaceable by tests.
 
     Raises:
         ConfigError: If the time is not positive, or the folder exists.
-        MeterError: If the source does not answer, or lost more than is allowed.
+        MeterError: If the source does not answer, or lost more samples than allowed.
         StorageError: If the disk refuses.
     """
     from deepen.traces import TraceHeader, TraceWriter
@@ -144,7 +145,7 @@ def _check_settings(duration_s: float, rate_hz: float) -> None:
 def _wait_while_streaming(
     meter: StreamMeter, duration_s: float, now: Callable[[], float], sleep: Callable[[float], None]
 ) -> bool:
-    """Wait while a meter streams; returns whether Ctrl-C ended it. A stream that broke off is told by ``stop``."""
+    """Wait while a meter streams; return whether Ctrl-C ended it. A broken stream is reported by ``stop``."""
     end_s = now() + duration_s
     try:
         while (left_s := end_s - now()) > 0 and meter.is_streaming:
@@ -157,7 +158,7 @@ def _wait_while_streaming(
 def _poll_meter(
     meter: Meter, duration_s: float, rate_hz: float, now: Callable[[], float], sleep: Callable[[float], None]
 ) -> bool:
-    """Read a meter at a rate; returns whether Ctrl-C ended it."""
+    """Read a meter at a rate; return whether Ctrl-C ended it."""
     start = now()
     try:
         for i in range(1, max(1, round(duration_s * rate_hz)) + 1):

@@ -1,4 +1,4 @@
-"""From ``--meter`` to a power source."""
+"""Registry of drivers, and opening of the power source that ``--meter`` names."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def load_driver(name: str) -> Driver:
     """Import a driver.
 
     Raises:
-        ConfigError: If there is none of that name, with the nearest names.
+        ConfigError: If there is none of that name; the message has the nearest names.
     """
     return DRIVERS.load(name, catalog.list_names("devices", "meters"))
 
 
 def _probe_driver(name: str, context: MeterContext) -> Availability:
-    """Look whether a source exists here; one whose plug-in is broken does not, and takes no other with it."""
+    """Probe one source; one whose plug-in is broken counts as unavailable, without affecting the others."""
     try:
         return load_driver(name).probe(context)
     except ConfigError as error:
@@ -59,15 +59,15 @@ def _probe_driver(name: str, context: MeterContext) -> Availability:
 
 
 def list_meters(context: MeterContext | None = None) -> list[Availability]:
-    """Look which sources exist here, in the order in which they are tried."""
+    """Probe which sources are available here, in the order in which they are tried."""
     return [_probe_driver(name, context or MeterContext()) for name in DRIVERS]
 
 
 def explain_unavailable(found: Iterable[Availability]) -> list[tuple[str, str, str]]:
-    """Say why sources are not available, those with the same reason together.
+    """Collect the reasons why sources are unavailable, grouped by reason.
 
     Returns:
-        ``(names, cause, cure)``; a cure for several sources has ``NAME`` where each would have its own.
+        ``(names, cause, cure)``; a cure for several sources has ``NAME`` in place of their names.
     """
     groups: dict[tuple[str, str], list[Availability]] = {}
     for source in found:
@@ -104,12 +104,12 @@ def open_meter(
 
     Args:
         spec: ``NAME[:PORT][?key=value]`` or a profile in ``devices/meters``; ``None`` or empty for the best one here:
-            RAPL, a discharging battery's gauge, else the model. NVML is used only when it is named, because what runs
-            here runs on the processor.
+            RAPL, a discharging battery's gauge, else the model. NVML is used only when it is named, because workloads
+            here run on the processor.
         power: Idle and full-load figures of the machine, for the modelled source.
-        pid: Tells the worker's process id, so that the modelled source counts the worker alone.
-        root: Where ``/sys`` and ``/proc`` are; another root is for tests.
-        link: Files and commands of the device where it is not this machine.
+        pid: Returns the worker's process id, so that the modelled source counts the worker alone.
+        root: Folder that holds ``/sys`` and ``/proc``; another root is for tests.
+        link: Files and commands of the device if it is not this machine.
 
     Raises:
         ConfigError: If the name or an option is unknown.

@@ -51,7 +51,7 @@ class SamplingThread:
         while not self._end.wait(max(0.0, due - monotonic_s())):
             try:
                 self._sample()
-            except Exception as error:  # handed to the caller by stop()
+            except Exception as error:  # raised to the caller by stop()
                 self._error = error
                 return
             now = monotonic_s()

@@ -1,9 +1,8 @@
-"""Files and commands of the machine a sensor sits in: this one, or one across a link.
+"""Files and commands of the machine with a sensor: this one, or one across a link.
 
-On-board sensors are a few small files below ``/sys`` or the output of a command. Drivers ask for them through
-:class:`FileContents`, so that one driver reads a Jetson it runs on as well as one behind ``ssh`` or a phone behind
-``adb``.
-Nothing here ever makes a shell string: a command is an argument list, and patterns are matched on the host.
+On-board sensors are a few small files below ``/sys`` or the output of a command. Drivers read them through
+:class:`SensorFiles`, so that one driver serves a Jetson it runs on, a Jetson behind ``ssh`` and a phone behind ``adb``.
+No shell string is ever made here: a command is an argument list, and patterns are matched on the host.
 """
 
 from __future__ import annotations
@@ -35,22 +34,22 @@ __all__ = [
 ]
 
 _COMMAND_S = 10.0
-"""How long a command of a sensor may take before it counts as not answering, seconds."""
+"""Time-out of a command of a sensor, seconds."""
 
 _SEARCH = ("usr/bin", "bin", "usr/sbin", "sbin", "system/bin", "vendor/bin")
-"""Where programs are looked for below a root that is not the machine's own."""
+"""Folders searched for programs below a root that is not the machine's own."""
 
 _MAGIC = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandOutput:
-    """What a command left.
+    """Exit status and output of a command.
 
     Attributes:
         code: Exit status.
         stdout: Standard output.
-        stderr: Standard error; empty where a link merges both into ``stdout``.
+        stderr: Standard error; empty if a link merges both into ``stdout``.
     """
 
     code: int
@@ -67,17 +66,17 @@ class SensorFiles(Protocol):
     """
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths that match a shell pattern, in natural order (``hwmon2`` before ``hwmon10``); empty if none do."""
+        """List the paths that match a shell pattern, in natural order (``hwmon2`` before ``hwmon10``)."""
 
     def read(self, path: str) -> str:
-        """Content of a small text file, without white space around it.
+        """Read a small text file, stripped.
 
         Raises:
             OSError: If it cannot be read.
         """
 
     def read_all(self, paths: Sequence[str]) -> list[str]:
-        """Content of several small files, read as close together as the way to the machine allows.
+        """Read several small files, as close together in time as the connection to the machine allows.
 
         Raises:
             OSError: If one of them cannot be read.
@@ -92,7 +91,7 @@ class SensorFiles(Protocol):
 
 
 def natural_sort_key(path: str) -> list[tuple[int, str]]:
-    """Sort key that takes runs of digits as numbers."""
+    """Return a sort key that compares runs of digits as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
@@ -115,12 +114,12 @@ class LocalFiles:
         return self._root / path.lstrip("/")
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths that match a shell pattern, in natural order."""
+        """List the paths that match a shell pattern, in natural order."""
         found = self._root.glob(pattern.lstrip("/"))
         return sorted((f"/{path.relative_to(self._root).as_posix()}" for path in found), key=natural_sort_key)
 
     def read(self, path: str) -> str:
-        """Content of a small text file, stripped.
+        """Read a small text file, stripped.
 
         Raises:
             OSError: If it cannot be read.
@@ -128,7 +127,7 @@ class LocalFiles:
         return self._at(path).read_text(encoding="utf-8", errors="replace").strip()
 
     def read_all(self, paths: Sequence[str]) -> list[str]:
-        """Content of several small files.
+        """Read several small files.
 
         Raises:
             OSError: If one of them cannot be read.
@@ -162,14 +161,15 @@ class LocalFiles:
 
 
 class CommandFiles:
-    """The files of a machine that can only be told to run commands.
+    """The files of a machine that is accessible only through commands.
 
-    ``cat``, ``grep``, ``ls`` and ``find`` do it all, with options that GNU, BusyBox and Android's toybox share. Each
-    level of a pattern and each batch of files costs one command, however many files it touches.
+    It uses ``cat``, ``grep``, ``ls`` and ``find``, with options common to GNU, BusyBox and Android's toybox. Each level
+    of a pattern and each batch of files costs one command, whatever the number of files.
 
     Args:
-        run: Runs an argument list on the machine within so many seconds and returns its :class:`CommandOutput`. It must
-            pass the arguments on one by one, or quote them where its link knows only shell strings. Raises
+        run: Runs an argument list on the machine within a time-out in seconds and returns its :class:`CommandOutput`.
+            It
+        must pass the arguments on one by one, or quote them if its link takes only shell strings. Raises
             ``LinkError`` when the machine is gone.
     """
 
@@ -177,7 +177,7 @@ class CommandFiles:
         self._run = run
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths that match a shell pattern, in natural order."""
+        """List the paths that match a shell pattern, in natural order."""
         if not _MAGIC.search(pattern):
             return [p for p in self._run(["ls", "-1d", pattern], _COMMAND_S).stdout.splitlines() if p == pattern]
         fixed, rest = _split_at_wildcard(pattern)
@@ -198,7 +198,7 @@ class CommandFiles:
         return sorted(found, key=natural_sort_key)
 
     def read(self, path: str) -> str:
-        """Content of a small text file, stripped.
+        """Read a small text file, stripped.
 
         Raises:
             OSError: If it cannot be read.
@@ -209,7 +209,7 @@ class CommandFiles:
         return done.stdout.strip()
 
     def read_all(self, paths: Sequence[str]) -> list[str]:
-        """Content of several small files, with one command.
+        """Read several small files with one command.
 
         Raises:
             OSError: If one of them cannot be read.
@@ -218,7 +218,7 @@ class CommandFiles:
             return [self.read(path) for path in paths]
         lines: dict[str, list[str]] = {path: [] for path in paths}
         done = self._run(["grep", "-H", "", *lines], _COMMAND_S)
-        # Longest first: a path may begin like another one.
+        # Longest first: one path may be the start of another.
         heads = sorted(((f"{path}:", path) for path in lines), key=lambda h: -len(h[0]))
         for line in done.stdout.splitlines():
             for head, path in heads:
@@ -248,14 +248,14 @@ class CommandFiles:
 
 
 def _split_at_wildcard(pattern: str) -> tuple[str, str]:
-    """Take a pattern apart at its first level with a wildcard: the folder before it, and the rest."""
+    """Split a pattern at its first level with a wildcard: the folder before it, and the rest."""
     parts = pattern.split("/")
     first = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
     return "/".join(parts[:first]), "/".join(parts[first:])
 
 
 def _split_first_level(rest: str) -> tuple[str, str, str]:
-    """Take the first level off: its pattern, the fixed levels below it, and what follows with wildcards."""
+    """Split off the first level: its pattern, the fixed levels below it, and the rest with wildcards."""
     first, *others = rest.split("/")
     fixed: list[str] = []
     while others and not _MAGIC.search(others[0]):
@@ -264,7 +264,7 @@ def _split_first_level(rest: str) -> tuple[str, str, str]:
 
 
 def _make_os_error(said: str, path: str) -> OSError:
-    """The error a command's complaint stands for (the wording of ``strerror`` in GNU, BusyBox and toybox)."""
+    """Make the error that a command's message stands for (the wording of ``strerror`` in GNU, BusyBox and toybox)."""
     low = said.lower()
     if "permission denied" in low or "operation not permitted" in low:
         return PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
@@ -275,7 +275,7 @@ def _make_os_error(said: str, path: str) -> OSError:
 
 
 def read_text_or_empty(files: SensorFiles, path: str) -> str:
-    """Content of a small file; empty where it is not there or cannot be read."""
+    """Read a small file; empty if it does not exist or cannot be read."""
     try:
         return files.read(path)
     except OSError:
@@ -283,7 +283,7 @@ def read_text_or_empty(files: SensorFiles, path: str) -> str:
 
 
 def read_number(files: SensorFiles, path: str) -> float | None:
-    """Number in a small file; ``None`` where it is not there, cannot be read or holds something else."""
+    """Read the number in a small file; ``None`` if it does not exist, cannot be read or holds something else."""
     try:
         return _parse_finite_number(read_text_or_empty(files, path))
     except ValueError:
@@ -291,10 +291,10 @@ def read_number(files: SensorFiles, path: str) -> float | None:
 
 
 def _parse_finite_number(content: str) -> float:
-    """The number a file holds.
+    """Parse the number in a file.
 
     Raises:
-        ValueError: If it holds none; no file of the kernel holds an infinite one.
+        ValueError: If it holds none, or an infinite one, which no kernel file does.
     """
     value = float(content)
     if not math.isfinite(value):
@@ -303,16 +303,16 @@ def _parse_finite_number(content: str) -> float:
 
 
 def read_numbers(files: SensorFiles, paths: Sequence[str], meter: str, cure: str = "try again") -> list[float]:
-    """Numbers in several small files, read close together.
+    """Read the numbers in several small files, close together in time.
 
     Args:
         files: The machine.
         paths: The files.
         meter: Driver name, for messages.
-        cure: What to do when access is refused.
+        cure: Cure if access is refused.
 
     Raises:
-        MeterError: If one cannot be read or holds no number; never a guess in its place.
+        MeterError: If one cannot be read or holds no number; it is never replaced by a guess.
     """
     try:
         contents = files.read_all(paths)

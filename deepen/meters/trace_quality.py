@@ -1,4 +1,4 @@
-"""Judge a power source by what it recorded."""
+"""Quality of a power source, judged by a recording."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ __all__ = ["TraceQuality", "check_trace_quality"]
 
 @dataclass(frozen=True, slots=True)
 class TraceQuality:
-    """What a recording says about a power source.
+    """Figures of a power source's quality, from a recording.
 
     Attributes:
         meter: Power source.
         source: measured, modelled or simulated.
         duration_s: Length of the recording, seconds.
-        updates: How often the reading changed.
-        update_hz: The same per second.
+        updates: Number of times the reading changed.
+        update_hz: Changes per second, hertz.
         mean_w: Mean power, watts.
         noise_w: Standard deviation of the readings, watts.
         min_w: Least power, watts.
-        max_w: Most power, watts.
+        max_w: Highest power, watts.
         longest_s: Longest time between two samples, seconds.
         dropped: Samples known to be lost.
-        warnings: What a reader should know.
+        warnings: Warnings for the reader.
         samples: Samples in the recording.
         nominal_hz: Sample rate the source states.
         rate_hz: True sample rate on this machine's clock; of a source without a clock of its own, that of its updates.
-        drift_ppm: How much faster than stated its clock runs, parts per million; ``nan`` without a clock of its own, or
-            where the recording was too short to tell.
+        drift_ppm: Excess speed of its clock over the stated rate, parts per million; ``nan`` without a clock of its
+            own, or if the recording was too short.
         clock_error_s: Standard uncertainty of a sample's time, seconds; ``nan`` without a clock of its own.
-        jitter_s: Median lateness of what comes in, over the least delay (streams), else the standard deviation of the
-            time between two samples.
+        jitter_s: Median delay of arrivals above the least delay (streams), else the standard deviation of the time
+            between two samples, seconds.
         loss: Share of the samples that were lost, 0..1.
-        gaps: Stretches without trustworthy samples.
+        gaps: Number of stretches without trustworthy samples.
         gap_s: Their total length, seconds.
     """
 
@@ -71,9 +71,13 @@ class TraceQuality:
 def check_trace_quality(trace: PowerTrace, ending: StreamSummary | None = None) -> TraceQuality:
     """Judge a recording.
 
+    1. Statistics are weighted by time: a counter's trace holds two points for a stretch of any length.
+    2. Warnings of the trace are followed by those found here.
+    3. The drift is given only if the clock's rate is known better than half the tolerance of quartz clocks.
+
     Args:
         trace: The recording.
-        ending: What a streaming source knows of it.
+        ending: Summary of the stream, for a streaming source.
 
     Raises:
         MeterError: If it has no samples.
@@ -83,11 +87,12 @@ def check_trace_quality(trace: PowerTrace, ending: StreamSummary | None = None) 
         raise MeterError(f"{trace.meter_id}: no samples came in; check its connection and record for longer")
     steps = np.diff(t_s)
     duration_s = float(t_s[-1] - t_s[0])
-    # Weighted by time: a counter's trace holds two points for a stretch of any length.
+    # 1. Statistics.
     middle = power_w[1:] if trace.sampling == "mean" else (power_w[1:] + power_w[:-1]) / 2
     mean_w = float(np.sum(steps * middle) / duration_s)
     noise_w = float(np.sqrt(np.sum(steps * (middle - mean_w) ** 2) / duration_s))
     updates = int(np.count_nonzero(np.diff(power_w)))
+    # 2. Warnings.
     warnings = list(trace.warnings)
     if updates == 0:
         warnings.append("the reading never changed; record for longer, or load the machine while recording")
@@ -97,6 +102,7 @@ def check_trace_quality(trace: PowerTrace, ending: StreamSummary | None = None) 
         warnings.append(f"{trace.dropped} samples lost, {len(trace.gaps)} gaps")
     if trace.source == "modelled":
         warnings.append(f"modelled, not measured: {trace.calibration_id}")
+    # 3. Drift.
     drift_ppm = math.nan
     rate_error = 0.0 if ending is None else ending.arrivals.rate_error
     if trace.clock is not None and rate_error < CLOCK_TOLERANCE / 2:

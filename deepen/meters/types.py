@@ -1,4 +1,4 @@
-"""What a power source must be able to do, and how one is named."""
+"""Protocol of a power source, its specification, and its driver."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Scope = Literal["machine", "process"]
-"""What a meter sees: the whole machine with everything that runs on it, or the worker process alone."""
+"""Scope of a meter: the whole machine with everything that runs on it, or the worker process alone."""
 
 
 @runtime_checkable
@@ -32,12 +32,12 @@ class Meter(Protocol):
     """A power source.
 
     Attributes:
-        id: Name, and what records carry as ``meter``.
+        id: Name, and the value of ``meter`` in records.
         source: measured, modelled or simulated.
-        calibration_id: Which calibration or power figures apply.
-        scope: ``machine``, or ``process`` where only the worker's activity counts.
-        update_s: Time between two updates of the sensor, seconds; 0 where every sample is fresh.
-        resolution_j: Smallest step of energy the sensor tells, joules; 0 where it has none.
+        calibration_id: Name of the calibration or power figures that apply.
+        scope: ``machine``, or ``process`` if only the worker's activity counts.
+        update_s: Time between two updates of the sensor, seconds; 0 if every sample is fresh.
+        resolution_j: Smallest step of energy of the sensor, joules; 0 if it has none.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Meter(Protocol):
         """Take a sample now; called at both edges of every block, so that counters are read where it matters."""
 
     def observe(self, interval: Interval) -> None:
-        """Tell the meter what ran between the last two marks; a modelled source uses it, a sensor ignores it."""
+        """Receive the interval of runs between the last two marks; a modelled source uses it, a sensor ignores it."""
 
     def stop(self) -> PowerTrace:
         """Take the last sample and return the trace since :meth:`start`.
@@ -93,8 +93,8 @@ class MeterSpec:
     """A parsed ``NAME[:PORT][?key=value]``.
 
     Attributes:
-        name: Driver.
-        port: Where it is connected; empty where there is nothing to choose.
+        name: Name of the driver.
+        port: Port or address of the source; empty for the default.
         options: Options after the question mark.
     """
 
@@ -120,7 +120,7 @@ class MeterSpec:
         return cls(name, port, dict(pairs))
 
     def only(self, *allowed: str) -> None:
-        """Refuse options a driver does not know.
+        """Refuse options that a driver does not know.
 
         Raises:
             ConfigError: Naming the first unknown option.
@@ -133,13 +133,13 @@ class MeterSpec:
 
 @dataclass(frozen=True, slots=True)
 class MeterContext:
-    """What drivers may need from their surroundings.
+    """Facts about the machine and the run that drivers may need.
 
     Attributes:
         power: Power figures of the machine, for the modelled source.
-        pid: Tells the worker's process id (``None`` while there is none); without it the whole machine counts.
-        root: Where ``/sys`` and ``/proc`` are; another root is for tests.
-        link: Files and commands of the device where it is not this machine; ``None`` where it is.
+        pid: Returns the worker's process id (``None`` while there is none); without it the whole machine counts.
+        root: Folder that holds ``/sys`` and ``/proc``; another root is for tests.
+        link: Files and commands of the device if it is not this machine, else ``None``.
     """
 
     power: MachinePower | None = None
@@ -149,7 +149,7 @@ class MeterContext:
 
     @property
     def files(self) -> SensorFiles:
-        """Files and commands of the machine the on-board sensors sit in."""
+        """Files and commands of the machine with the on-board sensors."""
         return self.link or LocalFiles(self.root)
 
 
@@ -158,9 +158,9 @@ class DetectedInstrument:
     """An instrument that is plugged in.
 
     Attributes:
-        port: Where: what can be written after the driver's name.
-        serial: Its serial number, which can be written there as well; empty where it tells none.
-        product: What it calls itself.
+        port: Its port, as written after the driver's name.
+        serial: Its serial number, which can be written there as well; empty if it reports none.
+        product: Its own name of its product.
     """
 
     port: str
@@ -170,16 +170,16 @@ class DetectedInstrument:
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether a source exists here.
+    """Availability of a source on this machine.
 
     Attributes:
-        name: Driver.
-        available: Whether it can be opened now.
-        detail: What was found.
-        source: Label its numbers will carry.
-        cause: Why it is not available; empty if it is.
-        cure: What to do about it; empty if nothing helps or is needed.
-        found: The instruments plugged in, where there can be several.
+        name: Name of the driver.
+        available: True if it can be opened now.
+        detail: Description of the source found.
+        source: Label of its samples.
+        cause: Reason it is not available; empty if it is.
+        cure: Cure for that; empty if there is none or none is needed.
+        found: The instruments plugged in, if there can be several.
     """
 
     name: str
@@ -196,11 +196,11 @@ class Driver:
     """One kind of power source; every driver module exports one as ``DRIVER``.
 
     Attributes:
-        name: What ``--meter`` takes.
-        title: One readable line.
-        probe: Looks whether the source exists here.
+        name: Its name in ``--meter``.
+        title: A description in one line.
+        probe: Returns the availability of the source here.
         open: Opens it; raises ``MeterError`` with cause and cure when it does not answer.
-        automatic: Whether it is chosen without being asked for (in the registry's order).
+        automatic: True if it may be chosen without being named (in the registry's order).
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Qoitech Otii Arc and Ace through the maker's package ``otii_tcp_client`` and the Otii server or desktop program.
 
-The server records and hands the data over afterwards, so this is no stream of ours: ``start`` and ``stop`` are
+The server records and returns the data afterwards, so this is not a streaming meter: ``start`` and ``stop`` are
 requests, and a sample's host time is known from their round trips. Current comes at 4 kHz from an Arc, voltage at 1
 kHz (facts of the maker); power is their product at the times of the current samples.
 
@@ -47,18 +47,18 @@ LICENCES = ("Automation", "All", "Admin", "Enterprise")
 """Licences that allow automation (``LICENSE_MAP`` of the maker's package)."""
 
 _LATE_S = 0.5
-"""How much less than the time between the requests a recording may cover before samples count as lost."""
+"""Time by which a recording may be shorter than that between the requests before samples count as lost, seconds."""
 
 
 @contextlib.contextmanager
 def _translate_package_errors(what: str) -> Iterator[None]:
-    """Turn the exceptions of the maker's package into ours; what it prints goes to stderr."""
+    """Translate the exceptions of the maker's package to ``MeterError``; its output goes to stderr."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     except DeepenError:
         raise
-    except Exception as error:  # the package raises bare Exception for much of what can happen
+    except Exception as error:  # the package raises bare Exception for many failures
         text = " ".join(str(getattr(error, "message", "") or error).split()) or type(error).__name__
         if "icense" in text:
             cure = "reserve an Automation Toolbox licence in the Otii program, and log in"
@@ -68,7 +68,7 @@ def _translate_package_errors(what: str) -> Iterator[None]:
 
 
 def _connect_to_server(host: str, port: int) -> Any:
-    """Connect to the server; returns the maker's ``OtiiMeter``.
+    """Connect to the server and return the maker's ``OtiiMeter``.
 
     Raises:
         MeterError: If the package is missing or nothing answers.
@@ -82,13 +82,13 @@ def _connect_to_server(host: str, port: int) -> Any:
 
 
 class _OtiiLogin:
-    """Login and licence of a connection, taken where they are missing and given back at the end.
+    """Login and licence of a connection, acquired if missing and returned at the end.
 
-    The package would do so itself, but leaves its connection open when it fails.
+    The package could do this itself, but leaves its connection open when it fails.
     """
 
     def __init__(self, server: Any) -> None:
-        """Take what is missing.
+        """Acquire the login and licence if missing.
 
         Raises:
             MeterError: If there is no login or no licence.
@@ -114,7 +114,7 @@ class _OtiiLogin:
             self._license = usable[0]["id"]
 
     def close(self) -> None:
-        """Give back what was taken, and disconnect."""
+        """Return the acquired login and licence, and disconnect."""
         with contextlib.suppress(MeterError), _translate_package_errors("returning the licence"):
             if self._license is not None:
                 self._server.return_license(self._license)
@@ -130,11 +130,11 @@ class OtiiMeter:
     Attributes:
         id: ``otii``.
         source: Label; ``simulated`` for the server's own simulator.
-        calibration_id: Which instrument.
+        calibration_id: Model, id and firmware of the instrument.
         scope: The whole machine.
         update_s: Time between two current samples, seconds.
-        resolution_j: No smallest step.
-        accuracy: What the maker states.
+        resolution_j: 0: it has no smallest step.
+        accuracy: Accuracy the maker states.
     """
 
     id = "otii"
@@ -151,20 +151,26 @@ class OtiiMeter:
         now: Callable[[], float] = monotonic_s,
         max_loss: float = DEFAULT_MAX_LOSS,
     ) -> None:
-        """Set an instrument up.
+        """Set up an instrument.
+
+        1. Parse and check the options.
+        2. Set current limit and voltage, verify the voltage, and switch the output on.
+        3. Enable the channels, and read sample rate and firmware.
+        4. Derive the accuracy and the calibration id.
 
         Args:
             server: The maker's ``OtiiMeter``, connected.
             device: The maker's ``Arc``.
             spec: Options, see the module.
-            disconnect: Leaves the server; called by :meth:`close`.
-            now: The monotonic clock; for stand-ins.
+            disconnect: Disconnects from the server; called by :meth:`close`.
+            now: The monotonic clock; replaceable by tests.
             max_loss: Largest share of samples that may be missing.
 
         Raises:
             ConfigError: If an option is outside what the instrument allows, or the output is off and no voltage given.
             MeterError: If the server or the instrument refuses.
         """
+        # 1. Options.
         low, high = LIMITS_V.get(device.type, LIMITS_V["Arc"])
         wanted_v = read_optional_number(spec, "voltage_v", low, high, "V")
         limit_a = read_optional_number(spec, "current_limit_a", 0.001, MAX_A, "A")
@@ -181,6 +187,7 @@ class OtiiMeter:
         self._project: Any = None
         self._started: tuple[float, float] | None = None
         with _translate_package_errors("setting the instrument up"):
+            # 2. Supply.
             device.add_to_project()
             if limit_a is not None:
                 device.set_max_current(limit_a)
@@ -198,6 +205,7 @@ class OtiiMeter:
                         f"?voltage_v=3.7 ({low:g} to {high:g})"
                     )
                 device.set_main(True)
+            # 3. Channels.
             for channel in ("mc", "mv", *(f"i{k}" for k in self._inputs)):
                 device.enable_channel(channel, True)
             self._rate_hz = float(device.get_channel_samplerate("mc"))
@@ -205,6 +213,7 @@ class OtiiMeter:
         if not self._rate_hz > 0:
             raise MeterError(f"otii: {device.name} states a sample rate of {self._rate_hz:g} Hz; restart it")
         self.update_s = 1 / self._rate_hz
+        # 4. Accuracy: the voltage counts as exact.
         gain, offset_a = ACCURACY.get(device.type, (0.0, 0.0))
         self.accuracy = Accuracy(
             gain / math.sqrt(3),
@@ -235,13 +244,13 @@ class OtiiMeter:
         """Do nothing: the server samples by itself."""
 
     def observe(self, interval: Interval) -> None:
-        """Ignore: a sensor needs no help."""
+        """Do nothing: a sensor measures by itself."""
 
     def stop(self) -> PowerTrace:
         """End the recording, fetch it, and make a trace of it.
 
         Raises:
-            MeterError: If the server refuses, nothing was recorded, or more is missing than is allowed.
+            MeterError: If the server refuses, nothing was recorded, or more samples are missing than allowed.
         """
         if self._started is None:
             raise MeterError("otii was stopped before it was started; start it first")
@@ -261,7 +270,7 @@ class OtiiMeter:
             return self._trace(current_a, voltage_v, edges, started, stopped)
 
     def close(self) -> None:
-        """End a recording nobody wants, switch the output off where asked, and disconnect."""
+        """Abandon a running recording, switch the output off if requested, and disconnect."""
         if self._closed:
             return
         self._closed = True
@@ -278,10 +287,10 @@ class OtiiMeter:
         return int(recording.get_channel_data_count(self._device.id, channel))
 
     def _channel(self, recording: Any, channel: str) -> tuple[float, float, NDArray[np.float64]]:
-        """First time and interval (seconds of the recording), and the values of a channel.
+        """Fetch a channel: time of its first value and interval (seconds of the recording), and its values.
 
         Raises:
-            MeterError: If there are none.
+            MeterError: If it has no values.
         """
         count = self._count(recording, channel)
         if count < 1:
@@ -297,11 +306,11 @@ class OtiiMeter:
         started: tuple[float, float],
         stopped: tuple[float, float],
     ) -> PowerTrace:
-        """Put a recording together.
+        """Assemble the trace of a recording.
 
-        The recording begins at its second 0 somewhere between sending the request and its answer, and ends likewise;
-        what it is shorter than the time between the requests is a delay nobody knows the share of at either end, and
-        is stated as error.
+        The recording begins at its second 0, somewhere between the request and its answer, and ends likewise. The
+        difference between its length and the time between the requests is a delay whose division between both ends is
+        unknown, and is stated as error.
         """
         first_s, interval_s, amps = current_a
         if not (interval_s > 0 and voltage_v[1] > 0):
@@ -351,7 +360,7 @@ class OtiiMeter:
 
 
 def _sample_logic_levels(times: NDArray[np.float64], edges: dict[int, Any]) -> NDArray[np.uint8]:
-    """Levels of the digital inputs at sample times; input k is bit k."""
+    """Return the levels of the digital inputs at sample times; input k is bit k."""
     logic = np.zeros(times.size, np.uint8)
     for k, data in edges.items():
         changes = [(float(v["timestamp"]), bool(v["value"])) for v in (data or {}).get("values", [])]
@@ -370,10 +379,10 @@ def _parse_inputs(text: str) -> tuple[int, ...]:
 
 
 def _parse_address(port: str) -> tuple[str, int]:
-    """Host and port of the server.
+    """Parse host and port of the server.
 
     Raises:
-        ConfigError: If the port is no number.
+        ConfigError: If the port is not a number.
     """
     host, _, number = port.partition(":")
     try:

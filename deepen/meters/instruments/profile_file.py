@@ -1,4 +1,4 @@
-"""Meter profiles (``devices/meters/*.toml``) of drivers that a file describes: which instrument says what, and how."""
+"""Reading of meter profiles (``devices/meters/*.toml``), which describe an instrument to a generic driver."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _FACTORS = {"Wh": 3600.0}
 
 
 def get_unit_scale(quantity: str, unit: str, where: str) -> float:
-    """SI units in one unit: 0.001 for ``mW``.
+    """Return the SI units in one unit: 0.001 for ``mW``.
 
     Args:
         quantity: ``power``, ``current``, ``voltage``, ``energy`` or ``time``.
-        unit: As the profile writes it.
-        where: For the message.
+        unit: The unit in the profile.
+        where: The profile and the table, for messages.
 
     Raises:
-        ConfigError: If it is no unit of the quantity.
+        ConfigError: If it is not a unit of the quantity.
     """
     for base in _BASES[quantity]:
         if unit.endswith(base) and unit[: -len(base)] in _PREFIXES:
@@ -48,7 +48,7 @@ def get_unit_scale(quantity: str, unit: str, where: str) -> float:
 
 
 class ProfileTable:
-    """A table of a profile, read key by key; what is left over is refused.
+    """A table of a profile, read key by key; keys left over are refused.
 
     Attributes:
         where: The profile and the table, for messages.
@@ -60,10 +60,10 @@ class ProfileTable:
         self._data = dict(data)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A text; required unless there is a default.
+        """Take a text; required unless there is a default.
 
         Raises:
-            ConfigError: If it is missing or no text.
+            ConfigError: If it is missing or not a text.
         """
         value = self._take(key, default)
         if not isinstance(value, str):
@@ -71,7 +71,7 @@ class ProfileTable:
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts, empty by default.
+        """Take a list of texts, empty by default.
 
         Raises:
             ConfigError: If it is something else.
@@ -82,7 +82,7 @@ class ProfileTable:
         return tuple(value)
 
     def number(self, key: str, default: float | None = None, *, above: float = 0.0) -> float:
-        """A number above a limit; required unless there is a default.
+        """Take a number above a limit; required unless there is a default.
 
         Raises:
             ConfigError: If it is missing, or not such a number.
@@ -96,10 +96,10 @@ class ProfileTable:
         return float(value)
 
     def pattern(self, key: str) -> re.Pattern[str] | None:
-        """A regular expression; ``None`` where there is none.
+        """Take a regular expression; ``None`` if there is none.
 
         Raises:
-            ConfigError: If it is none that Python understands.
+            ConfigError: If it is not a valid one.
         """
         text = self.text(key, "")
         try:
@@ -108,7 +108,7 @@ class ProfileTable:
             raise ConfigError(f"{self.where}: {key} is no regular expression ({error}); correct it") from error
 
     def table(self, key: str) -> ProfileTable:
-        """A table inside, empty by default.
+        """Take a nested table, empty by default.
 
         Raises:
             ConfigError: If it is something else.
@@ -120,14 +120,14 @@ class ProfileTable:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys not taken yet."""
+        """Return the keys not taken yet."""
         return tuple(self._data)
 
     def end(self) -> None:
-        """Refuse what nobody asked for.
+        """Refuse unknown keys.
 
         Raises:
-            ConfigError: If something is left.
+            ConfigError: If a key is left.
         """
         if self._data:
             raise ConfigError(f"{self.where}: nothing is known of {', '.join(self._data)}; correct the spelling")
@@ -139,7 +139,7 @@ class ProfileTable:
 
 
 def load_profile_table(spec: MeterSpec, name: str) -> tuple[str, ProfileTable]:
-    """The table a driver needs of the profile that a specification names.
+    """Load a driver's table from the profile that a specification names.
 
     Args:
         spec: Its option ``profile`` is the name of a file in ``devices/meters``, or the path of a ``.toml`` file.
@@ -180,10 +180,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def read_accuracy(table: ProfileTable) -> Accuracy:
-    """What a maker states: limits in the profile, standard uncertainties out of here (limit over the square root of 3).
+    """Read the accuracy the maker states: limits in the profile become standard uncertainties (limit over sqrt(3)).
 
     Raises:
-        ConfigError: If there are figures without a reference, or they are no numbers.
+        ConfigError: If there are figures without a reference, or they are not numbers.
     """
     gain = table.number("reading", 0.0) / math.sqrt(3)
     offset_w = table.number("offset_w", 0.0) / math.sqrt(3)

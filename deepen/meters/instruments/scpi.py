@@ -1,9 +1,9 @@
-"""Power analysers that are asked (SCPI): over a serial line, TCP, USBTMC, VXI-11 or GPIB, as a profile describes them.
+"""Polled SCPI power analysers over a serial line, TCP, USBTMC, VXI-11 or GPIB, as a profile describes them.
 
 ``scpi:/dev/ttyUSB0``, ``scpi:tcp://HOST:PORT`` and VISA names such as ``scpi:USB0::0x0B21::0x0025::C2PC1234::INSTR``
-name the connection. ``*IDN?`` must answer what the profile expects, the queue of errors must be empty after the setup,
-and ranges are read before and after a trace, since an analyser that changes its range by itself measures nothing for a
-while. Numbers from 9.9e37 on stand for infinity and for no number (SCPI-99, volume 1, 7.2.1.4 and 7.2.1.5).
+name the connection. The answer to ``*IDN?`` must match the profile, the error queue must be empty after the setup, and
+ranges are read before and after a trace, since an analyser does not measure while it changes its range by itself.
+Numbers from 9.9e37 on stand for infinity and not-a-number (SCPI-99, volume 1, 7.2.1.4 and 7.2.1.5).
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ _LONGEST = 65_536
 
 @dataclass(frozen=True, slots=True)
 class ScpiProfile:
-    """What the table ``[scpi]`` of a profile says.
+    """The table ``[scpi]`` of a profile.
 
     Attributes:
         name: Name of the profile.
-        identity: What the answer to ``*IDN?`` must contain.
+        identity: Pattern that the answer to ``*IDN?`` must contain.
         baud: Bits per second on a serial line.
         line_end: Ends a command and an answer.
         setup: Commands before measuring.
         finish: Commands at the end (back to local control).
-        query: Asks for the reading.
-        field: Which of the values of the answer, from 1.
+        query: Query of the reading.
+        field: Number of the value in the answer, from 1.
         scale: Watts, or amperes, in one unit of the answer.
-        tells_current: Whether the answer is a current.
-        ranges: Questions whose answers must not change while measuring.
-        errors: Asks for the oldest error; empty for none.
+        tells_current: True if the answer is a current.
+        ranges: Queries whose answers must not change while measuring.
+        errors: Query of the oldest error; empty for none.
         update_s: Time between two updates of the reading, seconds.
         poll_s: Time between two queries, seconds.
         resolution_w: Last figure of the reading, watts.
-        accuracy: What the maker states.
+        accuracy: Accuracy the maker states.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ScpiProfile:
 
     @classmethod
     def load(cls, spec: MeterSpec) -> ScpiProfile:
-        """Read the profile a specification names.
+        """Load the profile that a specification names.
 
         Raises:
             ConfigError: If there is none, or it is wrong.
@@ -112,7 +112,7 @@ class ScpiProfile:
 
 
 class ScpiConnection:
-    """Questions and answers over a port."""
+    """Commands and queries over a port."""
 
     def __init__(self, port: Port, line_end: str) -> None:
         """Take over a port."""
@@ -120,7 +120,7 @@ class ScpiConnection:
         self._end = line_end.encode("ascii")
 
     def say(self, command: str) -> None:
-        """Send a command that has no answer.
+        """Send a command without an answer.
 
         Raises:
             MeterError: If the port is gone.
@@ -128,7 +128,7 @@ class ScpiConnection:
         self._port.write(command.encode("ascii") + self._end)
 
     def ask(self, question: str) -> str:
-        """Send a question and return the answer; what came late for an earlier one is thrown away.
+        """Send a query and return its answer; a late answer to an earlier one is discarded.
 
         Raises:
             MeterError: If no answer comes, with the usual causes.
@@ -151,10 +151,10 @@ class ScpiConnection:
         return answer[: answer.index(last)].decode("ascii", "replace").strip()
 
     def errors(self, question: str) -> tuple[str, ...]:
-        """Drain the instrument's queue of errors.
+        """Drain the instrument's error queue.
 
         Raises:
-            MeterError: If what answers is no such queue, or it has no end.
+            MeterError: If the answers are not those of an error queue, or do not end.
         """
         found: list[str] = []
         while question and len(found) < _MOST_ERRORS:
@@ -191,27 +191,27 @@ class ScpiMeter(PolledMeter):
         poll_s: float | None = None,
         now: Callable[[], float] = monotonic_s,
     ) -> None:
-        """Find out what it is, and set it up.
+        """Identify the instrument and set it up.
 
         Args:
             port: Open port; :meth:`close` closes it.
             profile: Its profile.
             source: Label.
-            voltage_v: Supply, volts, where it tells the current.
-            poll_s: Time between two queries, instead of the profile's.
-            now: The monotonic clock; for stand-ins.
+            voltage_v: Supply voltage, volts, if it measures the current alone.
+            poll_s: Time between two queries in place of the profile's, seconds.
+            now: The monotonic clock; replaceable by tests.
 
         Raises:
-            MeterError: If something else answers, or it refuses a command.
+            MeterError: If another instrument answers, or it refuses a command.
         """
         self._talk = ScpiConnection(port, profile.line_end)
         self._profile = profile
         self._volts = voltage_v
-        # TCP, USBTMC and GPIB check what they carry; a serial line does not.
+        # TCP, USBTMC and GPIB have checksums; a serial line does not.
         self._unchecked = not (isinstance(port, VisaPort) or port.name.startswith("socket://"))
         self._factor = profile.scale * (voltage_v if profile.tells_current else 1.0)
         self.serial = self._identify(port.name)
-        self._talk.errors(profile.errors)  # of those who were here before
+        self._talk.errors(profile.errors)  # clear errors of earlier users
         for command in profile.setup:
             self._talk.say(command)
             refused = self._talk.errors(profile.errors)
@@ -251,7 +251,7 @@ class ScpiMeter(PolledMeter):
         super().start()
 
     def stop(self) -> PowerTrace:
-        """End the trace, and say whether ranges have changed or errors came up.
+        """End the trace, with warnings if ranges have changed or errors occurred.
 
         Raises:
             MeterError: If the instrument stopped answering, or fewer than two readings were numbers.
@@ -283,13 +283,13 @@ class ScpiMeter(PolledMeter):
         return ", ".join(self._talk.ask(question)[:40] for question in self._profile.ranges)
 
     def _field(self, answer: str) -> float | None:
-        """Value of the field wanted: infinite or NaN where the instrument says so, ``None`` for no number."""
+        """Return the value of the field: infinite or NaN if so reported, ``None`` if it is not a number."""
         fields = answer.split(",")
         if len(fields) < self._profile.field:
             return None
-        text = fields[self._profile.field - 1].strip().rpartition(" ")[2]  # some put the header before the number
+        text = fields[self._profile.field - 1].strip().rpartition(" ")[2]  # some put a header before the number
         if re.fullmatch(r"-{2,}[.-]*|\*+|[+-]?(over|ovr)\w*", text, re.IGNORECASE):
-            return math.nan  # what displays show over the range
+            return math.nan  # shown by displays over the range
         try:
             return float(text)
         except ValueError:

@@ -2,12 +2,12 @@
 
 The kernel's ABI says microvolts, microamperes and microwatts, and a negative current while discharging
 (``Documentation/ABI/testing/sysfs-class-power``), but vendors report milliamperes, and either sign or none. Both are
-found from the readings, by what is possible: a machine that is awake to be measured draws 50 mW or more from each cell,
-and no cell gives more than 25 W for long. Only one of two units a factor of 1000 apart can be right, and between them
-lies a band in which neither is: there the user has to say. A wrong guess shows later, as an impossible power or as a
-charge counter that disagrees, and ends in an error.
+inferred from the readings, by plausibility: a machine that is awake to be measured draws 50 mW or more from each cell,
+and no cell gives more than 25 W for long. At most one of two units a factor of 1000 apart is possible; in the band
+where neither is, the user has to name the unit. A wrong guess shows later, as an impossible power or a contradicting
+charge counter, and ends in an error.
 
-A battery that is charged, or helped by a charger, does not tell what the machine draws: refused.
+A battery that is being charged, or supplemented by a charger, does not show the machine's power and is refused.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _BASE = "/sys/class/power_supply"
 _UPDATE_S = 1.0
 
 _LEAST_W, _MOST_W = 0.05, 25.0
-"""Power of one cell: what an awake machine draws at least, and what a cell gives at most, watts."""
+"""Power of one cell, watts: the least an awake machine draws, and the most a cell gives."""
 
 _CELL_V = 3.7
 
 _MOST_CELLS = 8
-"""Where a battery does not tell its voltage; laptops have up to four in series, twice."""
+"""Number of cells if a battery does not report its voltage; laptops have up to four in series, twice."""
 
 _UNITS = {"uA": 1e-6, "mA": 1e-3}
 
@@ -46,7 +46,7 @@ _DISAGREE = 10.0
 
 
 def find_batteries(files: SensorFiles) -> list[str]:
-    """Folders of the system's batteries (those of mice and the like are left out), Android's main one first."""
+    """Find the folders of the system's batteries (without those of mice and the like), Android's main one first."""
     found = [
         folder
         for folder in files.glob(f"{_BASE}/*")
@@ -61,7 +61,7 @@ def _get_battery_name(folder: str) -> str:
 
 
 def _find_charger_files(files: SensorFiles) -> list[str]:
-    """Files that tell whether power comes from outside."""
+    """Find the files that show whether a charger supplies power."""
     return [
         f"{folder}/online"
         for folder in files.glob(f"{_BASE}/*")
@@ -71,21 +71,21 @@ def _find_charger_files(files: SensorFiles) -> list[str]:
 
 
 def convert_to_volts(raw: float) -> float:
-    """Voltage from a gauge's reading: batteries give 2 to 100 V, so volts, millivolts or microvolts by magnitude."""
+    """Convert a gauge's reading to volts: batteries give 2 to 100 V, so its magnitude shows V, mV or uV."""
     if raw < 100:
         return raw
     return raw / 1e3 if raw < 100_000 else raw / 1e6
 
 
 def infer_reading_unit(micro_w: float, cells: int) -> float | None:
-    """Unit of a reading, by which power is possible.
+    """Infer the unit of a reading from the power that is possible.
 
     Args:
         micro_w: Power if the reading is in micro-units, watts.
         cells: Cells in series.
 
     Returns:
-        1e-6 or 1e-3; ``None`` where neither is possible.
+        1e-6 or 1e-3; ``None`` if neither is possible.
     """
     if micro_w / cells >= _LEAST_W:
         return 1e-6
@@ -94,14 +94,14 @@ def infer_reading_unit(micro_w: float, cells: int) -> float | None:
 
 @dataclass(slots=True)
 class BatteryGauge:
-    """How one battery's readings are to be taken; learnt from the first one that tells something.
+    """Interpretation of one battery's readings, learnt from the first one that is not zero.
 
     Attributes:
         name: Battery.
         unit: Amperes (or watts) per count; 0 until it is known.
         file: ``power_now`` or ``current_now``, whichever is used; empty until it is known.
         sign: Sign of the reading while discharging; 0 until it is known.
-        evidence: Why the unit was taken.
+        evidence: Reason for the unit.
     """
 
     name: str
@@ -111,7 +111,7 @@ class BatteryGauge:
     evidence: str = ""
 
     def power_w(self, power: float, current: float, voltage: float) -> float:
-        """Power drawn from the battery, watts; 0 while the gauge tells nothing.
+        """Return the power drawn from the battery, watts; 0 while the gauge reads zero.
 
         Args:
             power: ``power_now``; ``nan`` where there is none.
@@ -119,12 +119,12 @@ class BatteryGauge:
             voltage: ``voltage_now``; ``nan`` where there is none.
 
         Raises:
-            MeterError: If the unit cannot be told, the power is impossible, or the current flows into the battery.
+            MeterError: If the unit is ambiguous, the power is impossible, or the current flows into the battery.
         """
         volt = convert_to_volts(voltage) if voltage > 0 else math.nan
         cells = max(1, round(volt / _CELL_V)) if volt > 0 else 1
         if not self.file:
-            # An unused power_now reads 0 for ever; a unit named by the user is that of the current.
+            # An unused power_now always reads 0; a unit named by the user is that of the current.
             product = math.isfinite(current * volt)
             self.file = (
                 "power_now" if math.isfinite(power) and not (product and (power == 0 or self.unit)) else "current_now"
@@ -171,11 +171,11 @@ class BatteryMeter(PolledMeter):
 
         Args:
             files: The machine.
-            folders: Batteries; several are packs beside one another.
-            unit: Amperes per count; 0 to find out.
+            folders: Folders of the batteries; several are packs in parallel.
+            unit: Amperes per count; 0 to infer it.
 
         Raises:
-            MeterError: If none discharges, a charger is at work, or they tell no power.
+            MeterError: If none discharges, a charger is active, or they report no power.
         """
         self._files = files
         self._gauges = [
@@ -225,7 +225,7 @@ class BatteryMeter(PolledMeter):
         for gauge, row, status in zip(self._gauges, self._present, statuses, strict=True):
             if status == "Discharging":
                 total_w += gauge.power_w(*(_parse_float(values.get(path, "")) for path in row[1:]))
-        return total_w if total_w > 0 else math.nan  # a machine that runs draws something: this is no reading
+        return total_w if total_w > 0 else math.nan  # a running machine draws power: zero is not a reading
 
     def start(self) -> None:
         """Begin a trace.
@@ -237,7 +237,7 @@ class BatteryMeter(PolledMeter):
         super().start()
 
     def stop(self) -> PowerTrace:
-        """End the trace, and hold its charge against the gauge's own counter.
+        """End the trace, and compare its charge with the gauge's own counter.
 
         Raises:
             MeterError: If the battery did not discharge all the time, or the unit of the current was wrong.
@@ -261,7 +261,7 @@ class BatteryMeter(PolledMeter):
         return trace
 
     def _charge_ah(self) -> float:
-        """Charge left, ampere-hours; ``nan`` where it is not told."""
+        """Read the charge left, ampere-hours; ``nan`` if not reported."""
         values = [read_number(self._files, path) for path, _ in self._charges]
         known = [v * scale for v, (_, scale) in zip(values, self._charges, strict=True) if v is not None]
         return sum(known) if known and len(known) == len(values) else math.nan
@@ -271,7 +271,7 @@ _FILES = ("status", "power_now", "current_now", "voltage_now")
 
 
 def _parse_float(content: str) -> float:
-    """The number in a file; ``nan`` where it holds none, or an infinite one."""
+    """Parse the number in a file; ``nan`` if it holds none, or an infinite one."""
     try:
         value = float(content)
     except ValueError:
@@ -280,13 +280,13 @@ def _parse_float(content: str) -> float:
 
 
 def _read_full_charge(files: SensorFiles, folder: str) -> tuple[float, float]:
-    """Charge of a full battery, counts, and ampere-hours per count: batteries hold 0.1 to 100 Ah."""
+    """Read the charge of a full battery, counts, and infer the ampere-hours per count: batteries hold 0.1 to 100 Ah."""
     full = read_number(files, f"{folder}/charge_full") or 0.0
     return full, 1e-6 if full >= 100_000 else 1e-3
 
 
 def _find_charge_file(files: SensorFiles, folder: str) -> tuple[str, float] | None:
-    """File with the charge left, and ampere-hours per count; ``None`` where none is in the unit of a full charge."""
+    """Find the file with the charge left, and its ampere-hours per count; ``None`` if none has a known unit."""
     full, scale = _read_full_charge(files, folder)
     for file in ("charge_now", "charge_counter"):
         left = read_number(files, f"{folder}/{file}")
@@ -296,7 +296,7 @@ def _find_charge_file(files: SensorFiles, folder: str) -> tuple[str, float] | No
 
 
 def _choose_batteries(files: SensorFiles, port: str) -> list[str]:
-    """The battery named, or Android's main one, or all packs of a laptop."""
+    """Choose the battery named, or Android's main one, or all packs of a laptop."""
     found = find_batteries(files)
     names = [_get_battery_name(folder) for folder in found]
     if not found:
@@ -308,8 +308,8 @@ def _choose_batteries(files: SensorFiles, port: str) -> list[str]:
     if len(found) == 1 or names[0].lower() in ("battery", "mainbattery"):
         return found[:1]
     if all(re.fullmatch(r"(BAT|CMB)\d", name) for name in names):
-        return found  # ACPI packs lie side by side
-    # Fuel gauge and charger chip both look at one battery: adding them up would count it twice.
+        return found  # ACPI packs are in parallel
+        # Fuel gauge and charger chip both measure one battery: adding them up would count it twice.
     raise MeterError(f"battery: {', '.join(names)} may all show one battery; name one: --meter battery:{names[0]}")
 
 

@@ -2,7 +2,7 @@
 
 Files (Linux ``Documentation/hwmon/sysfs-interface.rst``): ``powerN_input`` and ``powerN_average`` in microwatts,
 ``energyN_input`` in microjoules, ``inN_input`` in millivolts, ``currN_input`` in milliamperes. One sensor is read at a
-time, by its name ``CHIP/LABEL``: which of them contain which others the class does not say, so nothing is added up.
+time, by its name ``CHIP/LABEL``: the class does not show which sensors contain others, so they are not added up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deepen.meters.types import Availability, Driver, Meter, MeterContext, Meter
 __all__ = ["DRIVER", "HwmonSensor", "find_sensors"]
 
 _UPDATE_S = 0.1
-"""Time between updates where a chip does not tell it, seconds."""
+"""Time between updates if a chip does not report it, seconds."""
 
 _POLL_S = 0.02
 
@@ -42,14 +42,14 @@ current register, times the step of the shunt voltage (TI SBOS448, SBOS547, SBOS
 
 @dataclass(frozen=True, slots=True)
 class HwmonSensor:
-    """One thing that can be read.
+    """One sensor of power or energy.
 
     Attributes:
         name: ``CHIP/LABEL``, unique on this machine.
         kind: ``power``, ``energy`` (a counter) or ``product`` (voltage times current).
         paths: Files to read.
         update_s: Time between two updates, seconds.
-        resolution_w: Step of the power, watts; 0 where it is not known.
+        resolution_w: Step of the power, watts; 0 where unknown.
     """
 
     name: str
@@ -89,10 +89,10 @@ def _find_chip_sensors(files: SensorFiles, folder: str, chip: str) -> list[Hwmon
 
 
 def find_sensors(files: SensorFiles) -> list[HwmonSensor]:
-    """Sensors of power and energy on the machine, each under a name of its own.
+    """Find the sensors of power and energy on the machine, each under a unique name.
 
-    Batteries (they have a driver that knows whether they discharge) and what USB ports have negotiated (which is no
-    measurement; the ``ucsi`` supplies) are left out.
+    Batteries (their driver checks that they discharge) and the power negotiated by USB ports (the ``ucsi`` supplies,
+    which is not a measurement) are left out.
     """
     found: list[tuple[str, HwmonSensor]] = []
     for path in files.glob("/sys/class/hwmon/hwmon*/name"):
@@ -107,7 +107,7 @@ def find_sensors(files: SensorFiles) -> list[HwmonSensor]:
             continue
         found.extend((folder.rpartition("/")[2], sensor) for sensor in _find_chip_sensors(files, folder, chip))
     count = Counter(sensor.name for _, sensor in found)
-    # Two chips of a kind are told apart by their device number: stable enough within one session, and said.
+    # Two chips of a kind are distinguished by their device number, which is stable within one session.
     return [
         sensor if count[sensor.name] == 1 else replace(sensor, name=f"{hwmon}/{sensor.name.partition('/')[2]}")
         for hwmon, sensor in found

@@ -5,8 +5,8 @@ mainline driver of JetPack 5 and later (``inN_label``, ``inN_input`` in millivol
 Linux ``Documentation/hwmon/ina3221.rst``). There, ``in4`` to ``in6`` are shunt voltages and ``in7`` is "sum of shunt
 voltages": not rails. A label with ``NC`` is a channel that is not connected (NVIDIA Jetson Linux Developer Guide).
 
-A board has rails inside rails, so a sum over all of them counts energy twice. The total is one rail where a board has
-one, else the sum of those that NVIDIA documents as side by side; on a board that is not known the user names them.
+A board has rails fed by other rails, so a sum over all of them counts energy twice. The total is one rail where a board
+has one, else the sum of those that NVIDIA documents as parallel; on an unknown board the user names them.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ TOTALS: dict[str, str] = {
     "POM_5V_IN": "5 V input of the board",
     "VDD_IN": "module input; the carrier board is not in it",
 }
-"""Rails that hold all others, the outermost first (NVIDIA forum 73608 and 200883; Thor: forum 366461)."""
+"""Rails that feed all others, the outermost first (NVIDIA forum 73608 and 200883; Thor: forum 366461)."""
 
 SUMS: dict[tuple[str, ...], str] = {
     ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"): "AGX Orin module",
     ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"): "AGX Thor module",
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"): "AGX Xavier module",
 }
-"""Rails that lie side by side and make up the total (Jetson Linux Developer Guide, power consumption modelling; AGX
+"""Parallel rails that make up the total (Jetson Linux Developer Guide, power consumption modelling; AGX
 Xavier: design guide DG-09840, figure 5-14)."""
 
 INSIDE: dict[str, str] = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 """Rail -> the rail it is part of (Jetson Linux Developer Guide 36.4, AGX Orin)."""
 
 _OLD_UPDATE_S = 0.1
-"""The old driver does not tell how long it averages; polling tools read it ten times a second."""
+"""Time between updates of the old driver, which does not report it: polling tools read it ten times a second."""
 
 _RESET_UPDATE_S = 6 * 1.1e-3
 """Three channels, shunt and bus, 1.1 ms each: the chip's configuration after reset (SBOS576, table 5)."""
@@ -67,11 +67,11 @@ class Ina3221Rail:
     """One channel of a monitor.
 
     Attributes:
-        name: What the board calls it, for example ``VDD_IN``.
+        name: Its name on the board, for example ``VDD_IN``.
         paths: The files to read; their product is the power.
         scale: Watts per product of the numbers in them.
         update_s: Time between two updates, seconds.
-        shunt_ohm: Sense resistor, ohms; ``nan`` where it is not told.
+        shunt_ohm: Sense resistor, ohms; ``nan`` if not reported.
         voltage_path: File with the bus voltage in millivolts; empty where there is none.
     """
 
@@ -130,7 +130,7 @@ def _find_hwmon_rails(files: SensorFiles) -> list[Ina3221Rail]:
 
 
 def _find_input_rails(files: SensorFiles) -> list[Ina3221Rail]:
-    """The INA238 at the input of a board: power in microwatts (Linux ``Documentation/hwmon/ina238.rst``)."""
+    """Find the INA238 at the input of a board: power in microwatts (Linux ``Documentation/hwmon/ina238.rst``)."""
     found = []
     for path in files.glob("/sys/bus/i2c/drivers/ina238/*/hwmon/hwmon*/power1_input"):
         folder = path.rpartition("/")[0]
@@ -145,9 +145,9 @@ def _find_input_rails(files: SensorFiles) -> list[Ina3221Rail]:
 
 
 def find_rails(files: SensorFiles) -> list[Ina3221Rail]:
-    """Rails of the board, of whichever generation, without channels that are not connected or switched off."""
+    """Find the rails of the board, of either generation, without channels that are not connected or switched off."""
     monitors = [*_find_iio_rails(files), *_find_hwmon_rails(files)]
-    # An INA238 alone is no Jetson; the driver for hwmon has it.
+    # An INA238 alone is not a Jetson; the driver ``hwmon`` reads it.
     return (
         sorted([*_find_input_rails(files), *monitors], key=lambda r: natural_sort_key(r.paths[0])) if monitors else []
     )
@@ -161,11 +161,11 @@ def choose_rails(rails: Sequence[Ina3221Rail], wanted: Sequence[str] = ()) -> tu
         wanted: Names of rails to add up; empty for the board's total.
 
     Returns:
-        The rails, and what they cover.
+        The rails, and a description of the parts they feed.
 
     Raises:
         ConfigError: If a named rail is not there, or one is part of another.
-        MeterError: If the board is not known to have a total.
+        MeterError: If no total is known for the board.
     """
     names = [rail.name for rail in rails]
     for name in wanted:

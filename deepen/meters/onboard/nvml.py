@@ -1,8 +1,8 @@
 """NVML: energy counters of NVIDIA GPUs, through libnvidia-ml.
 
 ``nvmlDeviceGetTotalEnergyConsumption`` counts millijoules since the driver was loaded (Volta and later); it advances
-about ten times a second (NVML API reference; arXiv 2312.02741 on its duty cycle). It sees the GPU alone, so it is
-never chosen by itself for work on the processor.
+about ten times a second (NVML API reference; arXiv 2312.02741 on its duty cycle). It measures the GPU alone, so it is
+never chosen automatically for work on the processor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MESSAGES = {
 
 
 class NvmlLibrary:
-    """The few calls used of libnvidia-ml, with errors translated."""
+    """The calls of libnvidia-ml used here, with errors translated."""
 
     def __init__(self, raw: Any) -> None:
         """Initialise NVML.
@@ -51,7 +51,7 @@ class NvmlLibrary:
             raise MeterError(f"nvml: {name} failed: {_MESSAGES.get(code, f'code {code}')}; see nvidia-smi")
 
     def handles(self) -> list[ctypes.c_void_p]:
-        """Handles of all GPUs."""
+        """Return the handles of all GPUs."""
         count = ctypes.c_uint()
         self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
         found = []
@@ -62,13 +62,13 @@ class NvmlLibrary:
         return found
 
     def name(self, handle: ctypes.c_void_p) -> str:
-        """Name of a GPU."""
+        """Return the name of a GPU."""
         text = ctypes.create_string_buffer(96)
         self._call("nvmlDeviceGetName", handle, text, ctypes.c_uint(96))
         return text.value.decode("utf-8", "replace")
 
     def energy_mj(self, handle: ctypes.c_void_p) -> int:
-        """Energy counter, millijoules."""
+        """Read the energy counter of a GPU, millijoules."""
         value = ctypes.c_ulonglong()
         self._call("nvmlDeviceGetTotalEnergyConsumption", handle, ctypes.byref(value))
         return value.value

@@ -1,6 +1,6 @@
 """Android on-device power monitor (ODPM): energy counters of a phone's power rails.
 
-Three places tell the same counters, in the order in which they are tried:
+Three sources report the same counters, in the order in which they are tried:
 
 * ``/sys/bus/iio/devices/iio:deviceN/energy_value``: lines ``CH0(T=349894)[S10M_VDD_TPU], 5578756``, time in
   milliseconds since boot and energy in microwatt-seconds (AOSP, Pixel's ``IioEnergyMeterDataProvider.cpp``).
@@ -34,10 +34,11 @@ from deepen.meters.types import Availability, Driver, Meter, MeterContext, Meter
 __all__ = ["DRIVER", "OdpmReading", "parse_energy_value", "parse_hal_dump", "parse_powerstats"]
 
 _POLL_S = 1.0
-"""Perfetto's own default; counters lose nothing in between."""
+"""Time between two polls, seconds: Perfetto's default; counters lose nothing in between."""
 
 _UPDATE_S = 0.1
-"""Perfetto asks no more often, as the monitor's values are not fresher (``android_power_data_source.cc``)."""
+"""Shortest time between polls, seconds: that of Perfetto, as the monitor updates no faster
+(``android_power_data_source.cc``)."""
 
 _HAL = "android.hardware.power.stats.IPowerStats/default"
 
@@ -47,13 +48,13 @@ _HOLDS_OTHERS = re.compile(r"VBAT")
 
 @dataclass(frozen=True, slots=True)
 class OdpmReading:
-    """One rail's counter at one moment.
+    """Counter of a rail at one moment.
 
     Attributes:
-        name: Rail.
-        subsystem: What it feeds, for example ``CPU(BIG)``; empty where it is not told.
+        name: Name of the rail.
+        subsystem: The subsystem it feeds, for example ``CPU(BIG)``; empty if not reported.
         energy_j: Energy since boot, joules.
-        device_s: Time since boot at which that was so, seconds; ``nan`` where it is not told.
+        device_s: Time since boot of that energy, seconds; ``nan`` if not reported.
     """
 
     name: str
@@ -63,7 +64,7 @@ class OdpmReading:
 
 
 def parse_energy_value(content: str, enabled_rails: str = "") -> list[OdpmReading]:
-    """Read one ``energy_value`` file, with the subsystems from ``enabled_rails`` (``CH0[S10M_VDD_TPU]:TPU``)."""
+    """Parse an ``energy_value`` file, with the subsystems from ``enabled_rails`` (``CH0[S10M_VDD_TPU]:TPU``)."""
     named = re.findall(r"^CH\d+\[([^\]]+)\]:(.+)$", enabled_rails, re.MULTILINE)
     subsystems = {rail: subsystem.strip() for rail, subsystem in named}
     found = re.findall(r"^CH\d+\(T=(\d+)\)\[([^\]]+)\],\s*(\d+)\s*$", content, re.MULTILINE)
@@ -71,9 +72,9 @@ def parse_energy_value(content: str, enabled_rails: str = "") -> list[OdpmReadin
 
 
 def parse_powerstats(output: str) -> list[OdpmReading]:
-    """Read what ``dumpsys powerstats`` printed; empty where it names channels without their energy.
+    """Parse the output of ``dumpsys powerstats``; empty if it names channels without their energy.
 
-    Where a channel is printed more than once (a log), the latest counts.
+    If a channel is printed more than once (a log), the latest counts.
     """
     infos = {
         number: (name, subsystem.strip())
@@ -94,7 +95,7 @@ def parse_powerstats(output: str) -> list[OdpmReading]:
 
 
 def parse_hal_dump(output: str) -> list[OdpmReading]:
-    """Read the table "energy meter" of the power statistics service's own dump."""
+    """Parse the table "energy meter" of the power statistics service's own dump."""
     start = re.search(r"PowerStats HAL [\d.]+ energy meter =+\n", output)
     section = output[start.end() :].partition("= End of")[0] if start else ""
     found = []
@@ -118,7 +119,7 @@ def _run_dumpsys(files: SensorFiles, service: str) -> str:
 
 
 def _list_readers(files: SensorFiles) -> list[tuple[str, Callable[[], list[OdpmReading]]]]:
-    """Ways to read the counters, the best first; files that are there, but not for us, are no way."""
+    """List the ways to read the counters, the best first; files without read permission are left out."""
     ways: list[tuple[str, Callable[[], list[OdpmReading]]]] = []
     paths = files.glob("/sys/bus/iio/devices/iio:device*/energy_value")
     if paths:
@@ -151,14 +152,14 @@ def _find_reader(files: SensorFiles) -> tuple[str, Callable[[], list[OdpmReading
 
 
 def choose_rail_names(channels: Sequence[OdpmReading], wanted: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Names of the channels to add up, and of those left out because they are part of others or hold others.
+    """Choose the channels to add up; return their names, and those left out because they feed or are fed by others.
 
     Args:
-        channels: What the device has.
-        wanted: Rails or subsystems the user named; empty for all that lie side by side.
+        channels: Channels of the device.
+        wanted: Rails or subsystems the user named; empty for all parallel ones.
 
     Raises:
-        ConfigError: If one that was named is not there.
+        ConfigError: If a named one does not exist.
     """
     names = [c.name for c in channels]
     if len(set(names)) != len(names):

@@ -1,4 +1,4 @@
-"""What the drivers of on-board sensors share: a meter polled no faster than its sensor can be reached."""
+"""Helpers for drivers of on-board sensors: meters polled no faster than their sensor can be read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from deepen.records import Accuracy
 __all__ = ["make_polled_meter", "measure_poll_period_s", "parse_names"]
 
 _SHARE = 2.0
-"""Periods are at least this many readings long, so that polling keeps at most half of a link or a processor busy."""
+"""Least period in units of the time of a reading, so that polling occupies at most half of a link or a processor."""
 
 
 def parse_names(spec: MeterSpec) -> list[str]:
-    """Names listed after the colon of ``NAME:A,B``; empty where there are none.
+    """Parse the names listed after the colon of ``NAME:A,B``; empty if there are none.
 
     Raises:
         ConfigError: If one is listed twice: its energy would count twice.
@@ -30,7 +30,7 @@ def parse_names(spec: MeterSpec) -> list[str]:
 
 
 def measure_poll_period_s(read: Callable[[], object], now: Callable[[], float] = monotonic_s) -> float:
-    """Read three times and return the shortest period at which that can go on, seconds.
+    """Time three readings and return the shortest sustainable period of polling, seconds.
 
     Raises:
         MeterError: If the sensor does not answer.
@@ -53,16 +53,16 @@ def make_polled_meter(
     resolution_w: float = 0.0,
     accuracy: Accuracy | None = None,
 ) -> PolledMeter:
-    """Make a meter of a sensor, after reading it.
+    """Make a meter for a sensor, after a trial reading.
 
     Args:
-        name: Driver.
-        calibration_id: Which sensors are read, and what they cover.
+        name: Name of the driver.
+        calibration_id: Names of the sensors read, and the parts they cover.
         read_w: Reads the power now, watts.
-        update_s: Time between two updates of the sensor, seconds; 0 where every reading is fresh.
-        poll_s: Shortest period of polling, seconds; it is longer where readings take longer.
+        update_s: Time between two updates of the sensor, seconds; 0 if every reading is fresh.
+        poll_s: Shortest period of polling, seconds; it is longer if readings take longer.
         resolution_w: Smallest step of power, watts.
-        accuracy: What is stated of the sensor.
+        accuracy: Stated accuracy of the sensor.
 
     Raises:
         MeterError: If the sensor does not answer.

@@ -1,7 +1,7 @@
 """RAPL: the processor's own energy counters, through the Linux powercap interface.
 
 Package domains only (``intel-rapl:N`` named ``package-*``; AMD processors appear under the same name): core, uncore and
-dram lie inside or beside a package and ``psys`` contains it, so adding them would count energy twice. The counters
+dram are inside or beside a package and ``psys`` contains it, so adding them would count energy twice. The counters
 are in microjoules, advance about every millisecond, and wrap at ``max_energy_range_uj``
 (Linux ``Documentation/power/powercap/powercap.rst``; Intel SDM vol. 3, 15.10). Since the fix of CVE-2020-8694 they
 are readable by root alone.
@@ -26,14 +26,15 @@ _CURE = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj (until the ne
 
 
 _MOST_W = 1500.0
-"""More than any one processor draws (the largest are rated at 500 to 600 W): what implies more was no wrap."""
+"""Power above that of any processor, watts (the largest are rated at 500 to 600 W); a step implying more was no
+wrap."""
 
 _SLACK_J = 20.0
-"""What a processor may have used beyond that between two readings that happen to be close."""
+"""Allowance on top of that between two readings in quick succession, joules."""
 
 
 def find_packages(files: SensorFiles) -> list[str]:
-    """Folders of the package domains, one per socket."""
+    """Find the folders of the package domains, one per socket."""
     found: dict[str, str] = {}
     for path in files.glob("/sys/class/powercap/intel-rapl:*/name"):
         zone = path.rpartition("/")[0]
@@ -94,7 +95,7 @@ class RaplMeter(CounterMeter):
         return self._total_uj / 1e6
 
     def start(self) -> None:
-        """Begin a trace; whatever the counters did since the last one does not matter."""
+        """Begin a trace; changes of the counters since the last one are ignored."""
         self.close()
         self._last = _read_zones(self._files, self._zones, "energy_uj")
         self._last_s = monotonic_s()

@@ -2,8 +2,8 @@
 
 The firmware prints one line per channel, ``VDD_CORE_A current(7)=0.75012000A`` or ``VDD_CORE_V volt(15)=0.72178200V``.
 A rail's power is the product of the channels of the same name; their numbers do not correspond. ``EXT5V`` and ``BATT``
-have no current. What hangs on the 5 V input itself (USB, the pins, the fan) is in no rail, nor are the losses of the
-converters, so the sum is less than what the supply gives. One reading keeps the firmware busy for about 23 ms
+have no current. Loads on the 5 V input itself (USB, the pins, the fan) are in no rail, nor are the losses of the
+converters, so the sum is less than the power of the supply. One reading keeps the firmware busy for about 23 ms
 (ml-energy/zeus, ``device/machine/rpi.py``).
 """
 
@@ -24,16 +24,17 @@ _ARGV = ("vcgencmd", "pmic_read_adc")
 _POLL_S = 0.1
 
 _CORE_STEP_A = 0.00893
-"""Step of the core's current [derived: recorded readings are its multiples]; it dwarfs those of the other rails."""
+"""Step of the core's current [derived: recorded readings are its multiples], far above those of the other rails."""
 
 _LINE = re.compile(r"^[ \t]*(\S+)_([AV])[ \t]+(?:current|volt)\(\d+\)=(\S+?)\2[ \t\r]*$", re.MULTILINE)
 
 
 def parse_pmic_adc(output: str) -> dict[str, tuple[float, float]]:
-    """Read what ``vcgencmd pmic_read_adc`` printed.
+    """Parse the output of ``vcgencmd pmic_read_adc``.
 
     Returns:
-        Rail -> (current in amperes, voltage in volts), for the rails that have both; ``nan`` for what is no number.
+        Rail -> (current in amperes, voltage in volts), for the rails that have both; ``nan`` for a value that is not a
+        number.
     """
     channels: dict[tuple[str, str], float] = {}
     for rail, kind, value in _LINE.findall(output.replace("\x00", "\n")):

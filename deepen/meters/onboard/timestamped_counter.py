@@ -1,4 +1,4 @@
-"""Meters around energy counters that carry the device's own time: a late answer does not shift the energy it tells."""
+"""Meters around energy counters with the device's own time, so that a late answer does not shift their energy."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from deepen.records import Interval, PowerTrace, Source
 __all__ = ["TimestampedCounterMeter"]
 
 _STEP_S = 2.0
-"""Device time that passes by faster than the host's by more than this is a step of its clock: far beyond any cache."""
+"""Lead of device time over the host's beyond which its clock was set, seconds: far more than any cache causes."""
 
 
 class TimestampedCounterMeter:
-    """A meter around counters of energy, each read together with the device time it was valid at.
+    """A meter around energy counters, each read together with the device time at which it was valid.
 
     Attributes:
         id: Name of the power source.
-        calibration_id: Which counters were read.
+        calibration_id: Names of the counters read.
         update_s: Time between two updates of the counters, seconds.
-        resolution_j: Smallest step they tell, joules.
+        resolution_j: Smallest step of the counters, joules.
     """
 
     source: Source = "measured"
@@ -50,20 +50,20 @@ class TimestampedCounterMeter:
         now: Callable[[], float] = monotonic_s,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Describe the counters; nothing is read yet.
+        """Set up the counters; nothing is read yet.
 
         Args:
             name: Name of the power source.
-            calibration_id: Which counters are read.
+            calibration_id: Names of the counters to read.
             read: Reads (device time in seconds, energy so far in joules) of every counter, always the same ones in the
                 same order; called under a lock.
             update_s: Time between two updates of the counters, seconds.
-            resolution_j: Smallest step they tell, joules.
-            poll_s: Time between two readings of our own, seconds.
+            resolution_j: Smallest step of the counters, joules.
+            poll_s: Time between two polls, seconds.
             quantum_s: Step of the device time, seconds.
-            warnings: What every trace of this meter has to say.
-            now: The monotonic clock; for stand-ins.
-            sleep: Wait for some seconds; for stand-ins.
+            warnings: Warnings added to every trace of this meter.
+            now: The monotonic clock; replaceable by tests.
+            sleep: Waits for a number of seconds; replaceable by tests.
         """
         self.id = name
         self.calibration_id = calibration_id
@@ -104,10 +104,10 @@ class TimestampedCounterMeter:
             self._readings.append(reading)
 
     def observe(self, interval: Interval) -> None:
-        """Ignore: a counter needs no help."""
+        """Do nothing: a counter measures by itself."""
 
     def stop(self) -> PowerTrace:
-        """Read until the counters tell of the moment of this call, and return the trace.
+        """Read until the counters cover the moment of this call, and return the trace.
 
         Raises:
             MeterError: If they stopped advancing, or went back.
@@ -131,7 +131,7 @@ class TimestampedCounterMeter:
         times_s, energy_j = readings[:, :, 0], readings[:, :, 1]
         if bool(np.any(np.diff(times_s, axis=0) < 0)) or bool(np.any(np.diff(energy_j, axis=0) < 0)):
             raise MeterError(f"{self.id}: its clock or a counter went back, so the device restarted; measure again")
-        # Device time may lag behind (values are cached), but it cannot pass by faster than the host's.
+        # Device time may lag behind (values are cached), but it cannot run faster than the host's.
         most_s = (trips[1:, 1] - trips[:-1, 0]) * (1 + MAX_DRIFT) + _STEP_S + 2 * self.update_s
         ahead_s = np.diff(times_s, axis=0) - most_s[:, None]
         if ahead_s.size and float(ahead_s.max()) > 0:
@@ -147,7 +147,7 @@ class TimestampedCounterMeter:
                 f"{self.id}: the counters did not advance while recording; see that the device is awake, and record "
                 "for longer"
             )
-        # Counters tick at moments of their own: each is taken to run evenly between two of its ticks.
+        # Each counter ticks in its own rhythm, and is taken to run evenly between two of its ticks.
         ticks = np.unique(times_s)
         ticks = ticks[(ticks >= start) & (ticks <= end)]
         total_j = np.zeros(ticks.size)

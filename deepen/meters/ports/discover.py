@@ -1,4 +1,4 @@
-"""Which instruments are plugged in, told from what USB says of them; no port is opened for it."""
+"""Discovery of instruments by their USB descriptors, without opening a port."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["UsbId", "check_availability", "choose_port", "find_instruments"]
 
 @dataclass(frozen=True, slots=True)
 class UsbId:
-    """How an instrument shows up on USB.
+    """USB identity of a kind of instrument.
 
     Attributes:
         vid: Vendor id.
         pid: Product id.
-        product: Regular expression that the port's product or description must contain, for chips that other things
+        product: Regular expression that the port's product or description must contain, for chips that other devices
             use as well; empty for any.
-        interface: Where one instrument has several ports, the number of the USB interface (the last figure of the
-            port's location) that measures; ``None`` for the first.
+        interface: For an instrument with several ports, the number of the USB interface (the last figure of the port's
+            location) that measures; ``None`` for the first.
     """
 
     vid: int
@@ -35,7 +35,7 @@ class UsbId:
     interface: int | None = None
 
     def matches(self, port: Any) -> bool:
-        """Whether a port (pyserial's ``ListPortInfo``) is of this kind."""
+        """Return whether a port (pyserial's ``ListPortInfo``) is of this kind."""
         if (port.vid, port.pid) != (self.vid, self.pid):
             return False
         names = f"{port.product or ''} {port.description or ''}"
@@ -43,7 +43,7 @@ class UsbId:
 
 
 def find_instruments(usb_ids: Sequence[UsbId]) -> tuple[DetectedInstrument, ...]:
-    """Instruments that are plugged in, by port.
+    """Find the instruments that are plugged in, by port.
 
     Raises:
         MeterError: If pyserial is not installed.
@@ -65,11 +65,11 @@ def find_instruments(usb_ids: Sequence[UsbId]) -> tuple[DetectedInstrument, ...]
 
 
 def check_availability(name: str, usb_ids: Sequence[UsbId]) -> Availability:
-    """What ``meter list`` says of a driver.
+    """Return the availability of a driver for ``meter list``.
 
     Args:
-        name: The driver.
-        usb_ids: How its instruments show up; empty where they cannot be told from other things.
+        name: Name of the driver.
+        usb_ids: USB ids of its instruments; empty if they cannot be distinguished from other devices.
     """
     try:
         found = find_instruments(usb_ids)
@@ -92,15 +92,15 @@ def check_availability(name: str, usb_ids: Sequence[UsbId]) -> Availability:
 
 
 def choose_port(name: str, wanted: str, usb_ids: Sequence[UsbId]) -> str:
-    """Turn what the user wrote after the driver's name into a port.
+    """Resolve the user's text after the driver's name to a port.
 
     Args:
-        name: The driver.
+        name: Name of the driver.
         wanted: A device file, a URL, a serial number, or nothing.
-        usb_ids: How its instruments show up on USB.
+        usb_ids: USB ids of its instruments.
 
     Returns:
-        A device file or URL. With nothing asked for, that of the only instrument plugged in.
+        A device file or URL; without a text, that of the only instrument plugged in.
 
     Raises:
         MeterError: If there is none, there are several to choose from, or none has that serial number.
@@ -127,7 +127,7 @@ def choose_port(name: str, wanted: str, usb_ids: Sequence[UsbId]) -> str:
 
 
 def _parse_interface_number(port: Any) -> int | None:
-    """Number of the USB interface a port belongs to: ``1-4:1.2`` is interface 2."""
+    """Parse the number of the USB interface a port belongs to: ``1-4:1.2`` is interface 2."""
     _, _, last = (port.location or "").rpartition(".")
     return int(last) if ":" in (port.location or "") and last.isdigit() else None
 

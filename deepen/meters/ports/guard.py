@@ -1,13 +1,13 @@
-"""A small process that makes an instrument safe when ours dies.
+"""A guard: a small process that makes an instrument safe when the program that uses it dies.
 
-A supply that keeps a phone at 4.2 V, or a streaming instrument nobody reads, must not outlive the program that set it
-up, whatever ends that program: ``kill -9``, the kernel running out of memory, a crash of an extension. The guard
-inherits the open port and the reading end of a pipe. While we live it only waits. When the pipe closes without a word,
-or its parent is gone (a forked child may keep our end of the pipe open), it writes the instrument's safe bytes and
-ends. After an orderly close it has nothing left to write.
+A supply that keeps a phone at 4.2 V, or a streaming instrument without a reader, must not outlive the program that set
+it up, whatever ends that program: ``kill -9``, the kernel running out of memory, a crash of an extension. The guard
+inherits the open port and the reading end of a pipe. While the program lives it only waits. When the pipe closes
+without a message, or its parent is gone (a forked child may keep the other end of the pipe open), it writes the
+instrument's safe bytes and ends. After an orderly close it has nothing left to write.
 
-The other end runs this file as a script of its own, in a session of its own (Ctrl-C does not reach it), with nothing
-but the standard library.
+The guard runs this file as a script, in a session of its own (Ctrl-C does not reach it), with the standard library
+alone.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class PortGuard:
 
         Args:
             fd: Descriptor of the open port.
-            safe_bytes: What makes the instrument safe; empty for nothing yet (see :meth:`arm`).
-            keep: Further descriptors the guard shall hold, such as that of the instrument's lock: nobody takes the
-                instrument over before it is safe.
+            safe_bytes: Bytes that make the instrument safe; empty for none yet (see :meth:`arm`).
+            keep: Further descriptors for the guard to hold, such as that of the instrument's lock, so that the
+                instrument is not taken over before it is safe.
         """
         reader, self._pipe = os.pipe()
         try:
@@ -58,18 +58,18 @@ class PortGuard:
         self.arm(safe_bytes)
 
     def arm(self, safe_bytes: bytes) -> None:
-        """Set what to write if we die from here on; empty for nothing."""
-        with contextlib.suppress(BrokenPipeError):  # somebody ended the guard; there is nobody left to tell
+        """Set the bytes to write if the program dies from now on; empty for none."""
+        with contextlib.suppress(BrokenPipeError):  # the guard has been killed
             os.write(self._pipe, safe_bytes.hex().encode() + b"\n")
 
     def close(self) -> None:
-        """End the guard without a byte written; harmless when closed."""
+        """End the guard without writing anything; harmless when closed."""
         if self._pipe >= 0:
             self.arm(b"")
             self.fire()
 
     def fire(self) -> None:
-        """Have the guard write the safe bytes now, and end it; harmless when closed."""
+        """Let the guard write the safe bytes now, and end it; harmless when closed."""
         pipe, self._pipe = self._pipe, -1
         if pipe < 0:
             return
@@ -82,7 +82,7 @@ class PortGuard:
 
 
 def _wait_for_parent_exit(pipe: int, parent: int) -> bytes:
-    """Wait until the parent is gone; returns what it last set."""
+    """Wait until the parent is gone; return the safe bytes it set last."""
     received = b""
     while True:
         ready, _, _ = select.select([pipe], [], [], _POLL_S)
@@ -96,7 +96,7 @@ def _wait_for_parent_exit(pipe: int, parent: int) -> bytes:
 
 
 def _write_bounded(fd: int, data: bytes) -> None:
-    """Write to a port that may be full or gone, for a bounded time."""
+    """Write to a port that may be full or gone, within a bounded time."""
     end = time.monotonic() + _WRITE_S
     os.set_blocking(fd, False)
     while data and time.monotonic() < end:

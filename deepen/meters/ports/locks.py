@@ -1,10 +1,10 @@
-"""One user at a time for each physical instrument.
+"""Locks that give each physical instrument one user at a time.
 
 Two readers of one serial port steal bytes from each other and both get wrong numbers (pyserial issues 86 and 341), so
-an instrument is locked by its identity, its serial number where it has one (an instrument may have several ports),
-else the real path of its port. The lock is ``flock`` on a small file: the kernel gives it back when its holder dies,
-however it dies, so a lock is never stale. The file says who holds it; it is not removed, because removing a lock file
-another process is about to lock breaks the lock.
+an instrument is locked by its identity: its serial number if it has one (an instrument may have several ports),
+else the real path of its port. The lock is ``flock`` on a small file: the kernel releases it when its holder dies,
+however it dies, so a lock is never stale. The file names the holder; it is not removed, because removing a lock file
+that another process is about to lock breaks the lock.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["InstrumentLock", "find_device_users", "get_lock_folder", "read_comma
 
 
 _GUARD_S = 5.0
-"""Longer than a guard takes to write its safe bytes (see ``deepen.meters.ports.guard``)."""
+"""Longest wait for a lock, seconds: longer than a guard needs for its safe bytes (``deepen.meters.ports.guard``)."""
 
 
 def get_lock_folder() -> Path:
-    """Folder of the lock files: below ``$XDG_RUNTIME_DIR``, else one of this user's own in the temporary folder.
+    """Return the folder of lock files: below ``$XDG_RUNTIME_DIR``, else this user's own in the temporary folder.
 
     Raises:
-        MeterError: If the folder cannot be made, or belongs to somebody else.
+        MeterError: If the folder cannot be made, or belongs to another user.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and os.access(runtime, os.W_OK | os.X_OK):
@@ -50,7 +50,7 @@ def get_lock_folder() -> Path:
 
 
 def read_command_line(pid: int) -> str:
-    """Command line of a process, shortened; empty where it cannot be read."""
+    """Read the command line of a process, shortened; empty if it cannot be read."""
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -60,7 +60,7 @@ def read_command_line(pid: int) -> str:
 
 
 def find_device_users(path: str) -> list[int]:
-    """Process ids, other than ours, that have a device file open; those we may look into (all, for root).
+    """Find the ids of other processes that have a device file open, among those this user may inspect (for root, all).
 
     Args:
         path: The device file; links are followed.
@@ -94,18 +94,18 @@ class InstrumentLock:
     """Holds an instrument from construction to :meth:`release`.
 
     Attributes:
-        identity: What is locked.
+        identity: Identity of the locked instrument.
     """
 
     def __init__(self, identity: str, name: str) -> None:
-        """Take the lock; a user who has died is waited for until the guard has made the instrument safe.
+        """Take the lock; if its holder has died, wait until the guard has made the instrument safe.
 
         Args:
-            identity: What tells this instrument from all others.
-            name: What to call it in an error message.
+            identity: Unique identity of the instrument.
+            name: Its name in messages.
 
         Raises:
-            MeterError: If it is taken; the message says by which process.
+            MeterError: If it is taken; the message names the process.
         """
         self.identity = identity
         plain = re.sub(r"[^A-Za-z0-9]+", "-", identity).strip("-")[-40:]
@@ -133,7 +133,7 @@ class InstrumentLock:
         return self._fd
 
     def release(self) -> None:
-        """Give the lock back; harmless when that is done."""
+        """Release the lock; harmless when repeated."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.ftruncate(fd, 0)
@@ -142,7 +142,7 @@ class InstrumentLock:
 
 
 def _try_lock(fd: int) -> bool:
-    """Try to lock a file."""
+    """Try to lock a file; return whether it succeeded."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,7 +151,7 @@ def _try_lock(fd: int) -> bool:
 
 
 def _read_lock_holder(fd: int) -> tuple[int, str]:
-    """Process id and command that a lock file names; 0 where it names none."""
+    """Read the process id and command in a lock file; 0 if it names none."""
     try:
         found = json.loads(os.pread(fd, 4096, 0))
         return int(found["pid"]), str(found["command"])
@@ -160,7 +160,7 @@ def _read_lock_holder(fd: int) -> tuple[int, str]:
 
 
 def _is_process_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for has no command line any more."""
+    """Return whether a process runs; a zombie (which has no command line) does not."""
     return bool(read_command_line(pid))
 
 

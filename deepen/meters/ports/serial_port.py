@@ -1,8 +1,8 @@
-"""Serial ports: opened by name or URL through pyserial, locked, and read all that is there at once.
+"""Serial ports: opened by name or URL through pyserial, locked, and read in as large pieces as available.
 
 ``/dev/ttyACM0``, ``COM``-like names, ``socket://HOST:PORT``, ``loop://``, ``spy:///dev/ttyACM0`` and every other URL
 pyserial knows. Inside a meter specification a question mark ends the port, so one that belongs to the URL is written
-``%3F``. pyserial's exceptions end here.
+``%3F``. pyserial's exceptions are translated here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def import_pyserial() -> Any:
 
 
 def list_serial_ports() -> list[Any]:
-    """The serial ports of this machine, as pyserial's ``ListPortInfo``; USB ones first.
+    """List the serial ports of this machine as pyserial's ``ListPortInfo``, USB ones first.
 
     Raises:
         MeterError: If pyserial is not installed.
@@ -62,7 +62,7 @@ def list_serial_ports() -> list[Any]:
 
 
 def describe_udev_fix() -> str:
-    """What to do about a missing permission, with the path of the rule file we ship."""
+    """Describe the cure for a missing permission, with the path of the rule file shipped with deepen."""
     rule = catalog.find_root() / "devices" / "udev" / "60-deepen-meters.rules"
     return (
         f"sudo cp {rule} /etc/udev/rules.d/ && sudo udevadm control --reload && sudo udevadm trigger, then plug it in "
@@ -74,11 +74,11 @@ class SerialPort:
     """A port opened by :func:`open_port`.
 
     Attributes:
-        name: What the user called it.
-        pseudo: Whether nothing but software can be at the other end: a pseudo-terminal, ``loop://``, or a socket on
-            this machine. What it yields is labelled ``simulated`` unless the user says that an instrument is
-            forwarded to it.
-        lock: Lock of the instrument; ``None`` where nothing can be shared.
+        name: Name the user gave it.
+        pseudo: True if only software can be at the other end: a pseudo-terminal, ``loop://``, or a socket on this
+            machine. Its samples are labelled ``simulated`` unless the user states that an instrument is forwarded to
+            it.
+        lock: Lock of the instrument; ``None`` if it cannot be shared.
     """
 
     def __init__(self, name: str, raw: Any, *, pseudo: bool, lock: InstrumentLock | None = None) -> None:
@@ -89,13 +89,13 @@ class SerialPort:
         self._raw = raw
         self._fd = _get_file_descriptor(raw)
         self._poll: select.poll | None = None
-        # Wrappers such as spy:// must see the bytes go by, so they are read through pyserial, all others at once.
+        # Wrappers such as spy:// must see the bytes pass, so they are read through pyserial, all others directly.
         if self._fd is not None and type(raw).__module__ in ("serial.serialposix", "serial.urlhandler.protocol_socket"):
             self._poll = select.poll()
             self._poll.register(self._fd, select.POLLIN)
 
     def read(self, timeout_s: float) -> bytes:
-        """Wait for bytes and return all that are there; empty when none came in time.
+        """Wait for bytes and return all that have come; empty if none came in time.
 
         Raises:
             MeterError: If the port is gone.
@@ -110,7 +110,7 @@ class SerialPort:
             raise self._gone(error) from error
 
     def _drain(self) -> bytes:
-        """Read what is there; a terminal hands out at most 4 KiB a call."""
+        """Read the bytes available; a terminal returns at most 4 KiB per call."""
         assert self._fd is not None
         chunks: list[bytes] = []
         size = 0
@@ -120,7 +120,7 @@ class SerialPort:
             except BlockingIOError:
                 break
             except OSError:
-                if chunks:  # what came before it was unplugged; the next call will say so
+                if chunks:  # received before it was unplugged, which the next call reports
                     break
                 raise
             if not chunk:
@@ -142,7 +142,7 @@ class SerialPort:
         """Send bytes.
 
         Raises:
-            MeterError: If the port is gone or does not take them.
+            MeterError: If the port is gone or does not accept them.
         """
         serial = import_pyserial()
         try:
@@ -155,7 +155,7 @@ class SerialPort:
             raise self._gone(error) from error
 
     def flush_input(self) -> None:
-        """Throw away what has been received.
+        """Discard the bytes received.
 
         Raises:
             MeterError: If the port is gone.
@@ -164,7 +164,7 @@ class SerialPort:
             pass
 
     def fileno(self) -> int | None:
-        """File descriptor a guard process can write to; ``None`` where there is none."""
+        """Return a file descriptor that a guard process can write to; ``None`` if there is none."""
         return self._fd
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class SerialPort:
         self._fd = None
         try:
             with contextlib.suppress(OSError, import_pyserial().SerialException), warnings.catch_warnings():
-                # pyserial 3.5 leaves a socket for the collector when its peer went first.
+                # pyserial 3.5 leaves a socket to the garbage collector if its peer closed first.
                 warnings.simplefilter("ignore", ResourceWarning)
                 self._raw.close()
                 _close_log(self._raw)
@@ -206,11 +206,11 @@ def open_port(name: str, *, baud: int = 115200, exclusive: bool = True) -> Seria
     Args:
         name: Device file or pyserial URL, with ``%3F`` for a question mark in it.
         baud: Bits per second; USB instruments ignore it.
-        exclusive: Whether to lock the instrument, and to refuse when another process has the port open.
+        exclusive: True to lock the instrument, and to refuse a port that another process has open.
 
     Raises:
-        ConfigError: If the name is no port at all.
-        MeterError: If there is no such port, no permission, or somebody else uses it; the message has the cure.
+        ConfigError: If the name cannot be a port.
+        MeterError: If there is no such port, no permission, or another user; the message has the cure.
     """
     if not name:
         raise ConfigError("no port was named; write NAME:/dev/ttyACM0 (see 'deepen meter list')")
@@ -243,7 +243,7 @@ def open_port(name: str, *, baud: int = 115200, exclusive: bool = True) -> Seria
 
 
 def get_source_label(port: Port, spec: MeterSpec) -> Source:
-    """Label of what comes through a port: the option ``source``, else ``simulated`` where only software can answer.
+    """Return the label of a port's data: the option ``source``, else ``simulated`` if only software can answer.
 
     Raises:
         ConfigError: If the option is neither ``measured`` nor ``simulated``.
@@ -259,7 +259,7 @@ def get_source_label(port: Port, spec: MeterSpec) -> Source:
 
 
 def _get_device_file(url: str) -> str:
-    """Device file behind a name or URL; empty where there is none."""
+    """Return the device file behind a name or URL; empty if there is none."""
     if "://" not in url:
         return url
     parts = urlsplit(url)
@@ -281,7 +281,7 @@ def _is_pseudo(url: str, device: str) -> bool:
 
 
 def _identify_instrument(url: str, device: str) -> str:
-    """What tells the instrument behind a port from all others: its USB serial number, else the port's real path."""
+    """Return the unique identity of the instrument behind a port: its USB serial number, else the port's real path."""
     if not device:
         return url
     real = os.path.realpath(device)
@@ -296,7 +296,7 @@ def _check_device(name: str, device: str) -> None:
     try:
         there, special = path.exists(), path.is_char_device()
     except OSError:
-        there, special = True, True  # let opening it tell
+        there, special = True, True  # opening it will show
     if not there:
         raise MeterError(f"there is no port {name}; {_describe_known_ports()}")
     if not special:
@@ -318,7 +318,7 @@ def _refuse_other_holders(name: str, device: str) -> None:
 
 
 def _translate_open_error(name: str, baud: int, error: Exception) -> MeterError:
-    """Cause and cure of a failure to open a port."""
+    """Translate a failure to open a port to an error with cause and cure."""
     inner = error.__context__ if getattr(error, "errno", None) is None else error
     code = getattr(inner, "errno", None)
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):

@@ -1,7 +1,7 @@
-"""Carries out USB control requests when the process that had the device open has died (see ``guard``).
+"""A script that carries out USB control requests when the process that had the device open has died (see ``guard``).
 
-Run as a script of its own with nothing of ours imported: the requests come on standard input, as setup packets followed
-by their data, and are carried out once it is closed. Nothing came: nothing is done.
+It imports nothing from deepen. The requests come on standard input, as setup packets followed by their data, and are
+carried out once it is closed; without requests it does nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CONTROL_TIMEOUT_MS = 2000
 
 
 def split_control_requests(data: bytes) -> Iterator[tuple[int, int, int, int, int, bytes]]:
-    """Take written bytes apart: (bmRequestType, bRequest, wValue, wIndex, wLength, data) of every request.
+    """Split written bytes into (bmRequestType, bRequest, wValue, wIndex, wLength, data) of every request.
 
-    A request that is cut off is left out.
+    An incomplete request is left out.
     """
     at = 0
     while at + SETUP.size <= len(data):
@@ -36,7 +36,7 @@ def split_control_requests(data: bytes) -> Iterator[tuple[int, int, int, int, in
 
 
 def main() -> None:
-    """Wait, and act if told to: arguments are the bus and the address of the device."""
+    """Wait for requests and carry them out; the arguments are the bus and the address of the device."""
     left = sys.stdin.buffer.read()
     if not left:
         return

@@ -1,12 +1,12 @@
 """USB instruments without a serial port, as a stream of bytes: control requests out, answers and bulk packets in.
 
-What is written is a sequence of USB setup packets (8 bytes: bmRequestType, bRequest, wValue, wIndex, wLength, little
-endian; USB 2.0 specification, 9.3), each followed by its data if it goes out. What is read is a sequence of frames:
+Bytes written are a sequence of USB setup packets (8 bytes: bmRequestType, bRequest, wValue, wIndex, wLength, little
+endian; USB 2.0 specification, 9.3), each followed by its data if it goes out. Bytes read are a sequence of frames:
 kind, length, payload, and a CRC of 16 bits (CRC-CCITT) over all of that, as USB itself protects every packet; a frame
 of kind 0x81 is one packet of the bulk endpoint 0x81, one of kind 0x80 the answer to a control request. Everything that
 works on a port (emulators, a socket to another machine, the guard) therefore works on a USB instrument too.
 
-pyusb's exceptions end here.
+pyusb's exceptions are translated here.
 """
 
 from __future__ import annotations
@@ -65,22 +65,22 @@ def _compute_crc(data: bytes) -> bytes:
 
 
 class UsbFrameDecoder:
-    """Takes frames out of a stream of bytes, and finds the next one when something is wrong.
+    """Decoder of frames in a stream of bytes; after damage it finds the next frame.
 
     Attributes:
-        corrupt: Times that the place where a frame should have begun held none.
-        skipped: Bytes thrown away.
+        corrupt: Number of times that a frame was expected and none found.
+        skipped: Number of bytes discarded.
     """
 
     def __init__(self) -> None:
-        """Begin at a frame."""
+        """Start at a frame."""
         self.corrupt = 0
         self.skipped = 0
         self._buffer = b""
         self._locked = True
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Take the next bytes, split anywhere, and return (kind, payload) of every frame they complete."""
+        """Parse the next bytes, split anywhere, and return (kind, payload) of every frame they complete."""
         view = self._buffer + data
         found: list[tuple[int, bytes]] = []
         at = 0
@@ -105,7 +105,7 @@ class UsbFrameDecoder:
 
 
 def find_usb_instruments(ids: Sequence[tuple[int, int]]) -> list[Any]:
-    """Devices with these vendor and product ids that have no serial port instead (class CDC), as pyusb's ``Device``.
+    """Find devices by vendor and product id, without those that have a serial port (class CDC), as pyusb's ``Device``.
 
     Raises:
         MeterError: If pyusb or libusb is not installed.
@@ -125,22 +125,22 @@ def find_usb_instruments(ids: Sequence[tuple[int, int]]) -> list[Any]:
 class UsbPort:
     """A USB device behind the protocol of a port.
 
-    A thread does nothing but read the bulk endpoint, because a full-speed device holds few packets itself.
+    A thread continuously reads the bulk endpoint, because a full-speed device buffers few packets itself.
 
     Attributes:
-        name: What the user called it.
-        pseudo: Never: real USB.
+        name: Name the user gave it.
+        pseudo: Always false: real USB.
         lock: Lock of the instrument.
     """
 
     pseudo = False
 
     def __init__(self, device: Any, name: str, lock: InstrumentLock | None = None) -> None:
-        """Take a device over.
+        """Take over a device.
 
         Args:
             device: pyusb's ``Device``.
-            name: What to call it in messages.
+            name: Its name in messages.
             lock: Lock of the instrument; released with the port.
 
         Raises:
@@ -153,7 +153,7 @@ class UsbPort:
         self._usb_error: type[Exception] = usb.core.USBError
         self._timeout_error: type[Exception] = usb.core.USBTimeoutError
         self._ready = threading.Condition()
-        self._frames: deque[bytes] = deque(maxlen=_QUEUE)  # should it overflow, the packets' counters tell
+        self._frames: deque[bytes] = deque(maxlen=_QUEUE)  # an overflow shows in the packets' counters
         self._error: Exception | None = None
         self._closing = False
         self._helper: subprocess.Popen[bytes] | None = None
@@ -171,7 +171,7 @@ class UsbPort:
         self._thread.start()
 
     def read(self, timeout_s: float) -> bytes:
-        """Wait for frames and return all that are there; empty when none came in time.
+        """Wait for frames and return all that have come; empty if none came in time.
 
         Raises:
             MeterError: If the device is gone.
@@ -202,12 +202,12 @@ class UsbPort:
             raise self._translate(error) from error
 
     def flush_input(self) -> None:
-        """Throw away what has been received."""
+        """Discard the bytes received."""
         with self._ready:
             self._frames.clear()
 
     def fileno(self) -> int | None:
-        """Descriptor of a pipe to a helper that carries out requests when we cannot any more (see ``guard``)."""
+        """Return the descriptor of a pipe to a helper that carries out requests after this program dies (``guard``)."""
         if self._helper is None:
             reader, self._pipe = os.pipe()
             try:
@@ -224,7 +224,7 @@ class UsbPort:
         return self._pipe
 
     def guard(self, safe_bytes: bytes) -> PortGuard:
-        """Start a process that makes the instrument safe when ours dies."""
+        """Start a process that makes the instrument safe when this program dies."""
         fd = self.fileno()
         assert fd is not None
         return PortGuard(fd, safe_bytes, keep=() if self.lock is None else (self.lock.fileno(),))

@@ -15,7 +15,7 @@ _RESOURCE = re.compile(r"(USB|TCPIP|GPIB|ASRL|VICP|PRLGX\w*)\d*::.+", re.IGNOREC
 
 
 def is_visa_resource(name: str) -> bool:
-    """Whether a name is a VISA resource such as ``USB0::0x0B21::0x0025::C2PC1234::INSTR``."""
+    """Return whether a name is a VISA resource such as ``USB0::0x0B21::0x0025::C2PC1234::INSTR``."""
     return _RESOURCE.fullmatch(name) is not None
 
 
@@ -24,7 +24,7 @@ class VisaPort:
 
     Attributes:
         name: Name of the resource.
-        pseudo: Whether it is this machine itself that answers.
+        pseudo: True if this machine itself answers.
     """
 
     def __init__(self, name: str, line_end: str) -> None:
@@ -32,7 +32,7 @@ class VisaPort:
 
         Args:
             name: Name of the resource.
-            line_end: What ends a message, where the bus does not tell by itself.
+            line_end: End of a message on buses without a message end of their own.
 
         Raises:
             MeterError: If pyvisa is missing, or nothing answers there; with the cure.
@@ -87,14 +87,14 @@ class VisaPort:
             raise self._gone(error) from error
 
     def flush_input(self) -> None:
-        """Throw away an answer that came too late: the instrument's device clear, only after a time-out."""
+        """Discard a late answer by a device clear of the instrument, only after a time-out."""
         if self._stale:
             self._stale = False
             with contextlib.suppress(*self._errors):
                 self._raw.clear()
 
     def fileno(self) -> None:
-        """None: there is no file."""
+        """Return None: there is no file."""
 
     def close(self) -> None:
         """Release the instrument; harmless when closed."""

@@ -1,8 +1,9 @@
-"""From bytes with arrival times to a power trace: the engine of every streaming meter.
+"""Capture of a stream: from bytes with arrival times to a power trace, for every streaming meter.
 
-No thread, no port, no clock of its own: :meth:`StreamCapture.pump` is told what came in and when, so a test, a reader
-thread and a simulation in virtual time all run the same code. The time of a sample is its index in the instrument's own
-stream through a clock map fitted to the arrivals (``deepen.clock``), never the moment its bytes happened to be read.
+It has no thread, port or clock: :meth:`StreamCapture.pump` receives bytes and their arrival time, so that a test, a
+reader thread and a simulation in virtual time all run the same code. The time of a sample is its index in the
+instrument's own stream, converted by a clock map fitted to the arrivals (``deepen.clock``), never the moment at which
+its bytes happened to be read.
 """
 
 from __future__ import annotations
@@ -26,36 +27,37 @@ __all__ = ["OpenSink", "PositionIntervals", "SampleSink", "StreamCapture", "Stre
 
 _RECENT = 64
 _RECONCILE_S = 0.25
-"""How long after a jump of the counter the clock may be in finding that nothing is missing."""
+"""Longest delay, after a jump of the counter, with which the clock can show that nothing is missing, seconds."""
 _COVER_MARGIN_S = 5e-3
-"""Margin over the estimated time of the last sample: the floor of the delay is known to about this, while it runs."""
+"""Margin over the estimated time of the last sample, seconds: the uncertainty of the delay floor during a stream."""
 
 
 class SampleSink(Protocol):
-    """Where samples go that memory shall not hold (``deepen.traces.TraceWriter``)."""
+    """A receiver of samples that are not kept in memory (``deepen.traces.TraceWriter``)."""
 
     def append(
         self, index: NDArray[np.int64], power_w: NDArray[np.float64], logic: NDArray[np.uint8] | None = None
     ) -> None:
-        """Take samples: positions in the instrument's stream, power in watts, digital inputs; each of shape (n,)."""
+        """Receive samples: positions in the instrument's stream, power in watts, digital inputs; each of shape (n,)."""
 
 
 OpenSink = Callable[[bool, float], SampleSink]
-"""Makes a sink once the first samples are there: do they have digital inputs, and about when was position 0 (s)."""
+"""Makes a sink once the first samples have come; takes whether they have digital inputs, and the approximate host time
+of position 0 (s)."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """What is known once a stream has ended.
+    """Summary of a stream that has ended.
 
     Attributes:
-        arrivals: Clock map, true rate, and losses only the clock has seen.
-        samples: Samples received.
-        dropped: Samples lost, by the counters and by the clock.
-        doubled: Samples too many, by the clock: something was counted twice.
+        arrivals: Clock map, true rate, and losses that only the clock shows.
+        samples: Number of samples received.
+        dropped: Number of samples lost, by the counters and by the clock.
+        doubled: Number of samples too many, by the clock: something was counted twice.
         gaps: Stretches (start_s, end_s) of host time without trustworthy samples, ascending, not overlapping.
         index_gaps: The same as positions (last trustworthy, next trustworthy) in the instrument's stream.
-        warnings: What a reader should know.
+        warnings: Warnings for the reader.
         start_s: Host time of the first sample, seconds.
         end_s: Host time of the last sample, seconds.
         mean_w: Mean of the samples, watts.
@@ -78,7 +80,7 @@ class StreamSummary:
 
     @property
     def clock(self) -> ClockMap:
-        """From a sample's position over the nominal rate, losses inserted, to its host time."""
+        """Map from a sample's position over the nominal rate, losses inserted, to its host time."""
         return self.arrivals.clock
 
     @property
@@ -88,7 +90,7 @@ class StreamSummary:
 
 
 class PositionIntervals:
-    """Stretches of positions in bounded memory: when there are too many, near ones become one (they only ever grow)."""
+    """Stretches of positions in bounded memory: if there are too many, neighbours are merged (stretches only grow)."""
 
     def __init__(self, limit: int = 8192) -> None:
         """Keep at most ``limit`` stretches."""
@@ -110,7 +112,7 @@ class PositionIntervals:
 
     @property
     def items(self) -> tuple[tuple[int, int], ...]:
-        """The stretches, ascending; none reaches into the next."""
+        """Return the stretches, ascending and disjoint."""
         return tuple(self._items)
 
 
@@ -118,7 +120,7 @@ class StreamCapture:
     """Collects one stream.
 
     Attributes:
-        samples: Samples so far.
+        samples: Number of samples so far.
     """
 
     def __init__(
@@ -131,16 +133,16 @@ class StreamCapture:
         began_s: float | None = None,
         open_sink: OpenSink | None = None,
     ) -> None:
-        """Begin with a fresh parser.
+        """Start with a fresh parser.
 
         Args:
-            parser: Makes samples of bytes.
+            parser: Parser of the stream.
             rate_hz: Nominal sample rate, hertz.
-            sampling: What a sample is (see ``PowerTrace``). Sample ``k`` is complete at the end of period ``k``; a mean
-                carries that time, a point the middle of the period.
+            sampling: Meaning of a sample (see ``PowerTrace``). Sample ``k`` is complete at the end of period ``k``; a
+                mean carries that time, a point the middle of the period.
             quantum: Losses that the instrument's counter cannot see are multiples of this.
-            began_s: Host time before which no sample can have been taken; ``None`` where that is not known.
-            open_sink: Makes the place where samples go; ``None`` keeps them in memory for :meth:`trace`.
+            began_s: Host time before which no sample can have been taken, seconds; ``None`` where unknown.
+            open_sink: Makes the receiver of samples; ``None`` keeps them in memory for :meth:`trace`.
         """
         self.samples = 0
         self._began_s = began_s
@@ -165,19 +167,19 @@ class StreamCapture:
         self._sum_w, self._min_w, self._max_w = 0.0, float("inf"), float("-inf")
 
     def pump(self, data: bytes, host_s: float) -> int:
-        """Take bytes.
+        """Process received bytes.
 
         Args:
-            data: Everything that was there when the port was read.
-            host_s: When the read returned, on the host's monotonic clock.
+            data: All bytes available when the port was read.
+            host_s: Time at which the read returned, on the host's monotonic clock, seconds.
 
         Returns:
-            How many samples they completed.
+            Number of samples they completed.
         """
         found = self._parser.feed(data)
         for start, end in _pop_all(getattr(self._parser, "doubts", None)):
             self._doubts.add(start, end)
-        # A parser that holds samples back until they are confirmed says how far the stream has come.
+        # A parser that holds samples back until they are confirmed reports the position reached by the stream.
         received: int | None = getattr(self._parser, "received", None)
         if received is not None and received > self._received:
             self._received = received
@@ -222,21 +224,21 @@ class StreamCapture:
         self._recent.append(host_s - position / self._rate_hz)
 
     def started(self) -> bool:
-        """Whether the stream covers the moment at which its first samples came in."""
+        """True once the stream covers the moment at which its first samples came in."""
         return self.samples > 0 and self.has_reached(self._first_s)
 
     def has_reached(self, host_s: float) -> bool:
-        """Whether samples taken at a moment of host time have come in, as well as this is known while it runs."""
+        """Return whether samples of a moment of host time have come in, as far as known during the stream."""
         if not self._recent:
             return False
         floor_s = min(tuple(self._recent))
         return (self._last + 1) / self._rate_hz + floor_s >= host_s + _COVER_MARGIN_S + 2 / self._rate_hz
 
     def finish(self, name: str, extra: Iterable[str] = ()) -> StreamSummary:
-        """Fit the clock, and account for what was lost.
+        """Fit the clock, and account for lost samples.
 
         Args:
-            name: What the instrument is called in an error message.
+            name: Name of the instrument in messages.
             extra: Further warnings.
 
         Raises:
@@ -249,13 +251,13 @@ class StreamCapture:
             )
         begun = None if self._began_s is None else (self._first, self._began_s)
         arrivals = fit_arrivals(*self._arrivals(), self._rate_hz, begun=begun, quantum=self._quantum)
-        # The fit tells when period k began; a sample's time lies half a period or a whole one later.
+        # The fit gives the start of period k; a sample's time lies half a period or a whole one later.
         shift_s = (1.0 if self._sampling == "mean" else 0.5) / self._rate_hz
         arrivals = replace(arrivals, clock=replace(arrivals.clock, device_s=arrivals.clock.device_s - shift_s))
         arrivals, refuted = self._reconcile(arrivals)
         tally = self._parser.tally
-        # Positions without a sample are losses, but for those at which the instrument measured itself. A parser that
-        # counts a loss without moving its index still tells of a loss.
+        # Positions without a sample are losses, except those at which the instrument measured itself. A parser may also
+        # count a loss without moving its index.
         missing = self._last - self._first + 1 - self.samples
         counted = max(missing - tally.paused, tally.lost - self._first_tally_lost, 0)
         counted = max(counted - refuted, 0)
@@ -290,14 +292,14 @@ class StreamCapture:
         source: Source,
         accuracy: Accuracy,
     ) -> PowerTrace:
-        """Make the trace of samples kept in memory, and let go of them.
+        """Make the trace of the samples kept in memory, and release them.
 
         Args:
-            ending: What :meth:`finish` returned.
-            meter_id: Which power source.
-            calibration_id: Which calibration is applied.
+            ending: Summary from :meth:`finish`.
+            meter_id: Name of the power source.
+            calibration_id: Name of the calibration applied.
             source: Label.
-            accuracy: What the instrument states of itself.
+            accuracy: Accuracy the instrument states.
         """
         chunks, self._chunks = self._chunks, []
         index = np.concatenate(
@@ -322,7 +324,7 @@ class StreamCapture:
         )
 
     def _select_valid_samples(self, index: NDArray[np.int64], power_w: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-        """Which samples to keep: those with a number, at positions not seen yet; ``None`` for all."""
+        """Return the mask of samples to keep: those with a number, at new positions; ``None`` for all."""
         finite = np.isfinite(power_w)
         ahead = np.maximum.accumulate(np.concatenate([[self._last], index[:-1]])) < index
         if finite.all() and ahead.all():
@@ -350,9 +352,9 @@ class StreamCapture:
             self._suspects.add(int(index[a]) - 1, int(index[b - 1]) + 1)
 
     def _arrivals(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Positions and arrival times, but for those in stretches whose positions were wrong, if any others are left.
+        """Return positions and arrival times, without those in stretches with wrong positions if others are left.
 
-        Such a stretch ends before the position where the stream went on.
+        Such a stretch ends before the position where the stream continued.
         """
         index, host_s = self._log.arrays()
         keep = np.ones(index.size, bool)
@@ -361,10 +363,11 @@ class StreamCapture:
         return (index[keep], host_s[keep]) if keep.any() else (index, host_s)
 
     def _reconcile(self, arrivals: ArrivalFit) -> tuple[ArrivalFit, int]:
-        """Where the clock finds too many samples just after the counter missed some, the counter was wrong.
+        """Correct the counter where the clock finds too many samples just after the counter reported a loss.
 
         Returns:
-            The same with those corrections at the jumps of the counter, and how many samples it missed wrongly.
+            The fit with those corrections at the jumps of the counter, and the number of samples wrongly counted as
+            lost.
         """
         losses, refuted = list(arrivals.losses), 0
         reach = round(_RECONCILE_S * self._rate_hz)
@@ -374,7 +377,7 @@ class StreamCapture:
             if not near:
                 continue
             if self._quantum == 1 and abs(size + sum(n.samples for n in near)) <= size // 4:
-                samples = -size  # a counter that jumps does so by what it shows
+                samples = -size  # exactly the jump of the counter
             else:
                 near = [min(near, key=lambda n: abs(size + n.samples))]
                 samples = near[0].samples
@@ -386,7 +389,7 @@ class StreamCapture:
         return replace(arrivals, losses=tuple(losses)), refuted
 
     def _gaps(self, arrivals: ArrivalFit) -> tuple[tuple[int, int], ...]:
-        """Stretches without trustworthy samples, within the stream, those that overlap made one."""
+        """Return the stretches without trustworthy samples within the stream, overlapping ones merged."""
         unsure = [(loss.after_index, max(loss.before_index, loss.after_index + 1)) for loss in arrivals.losses]
         merged: list[tuple[int, int]] = []
         for a, b in sorted([*self._holes.items, *self._suspects.items, *self._doubts.items, *unsure]):
@@ -411,7 +414,7 @@ class StreamCapture:
 
 
 def _pop_all(doubts: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
-    """What is in a list, which is empty afterwards."""
+    """Remove and return all items of a list."""
     if not doubts:
         return []
     found = doubts[:]
@@ -420,7 +423,7 @@ def _pop_all(doubts: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
 
 
 def describe_stream_counts(tally: StreamCounts) -> list[str]:
-    """What went wrong in a stream, one line each, beginning with a stable word."""
+    """Describe the faults of a stream, one line each, beginning with a stable word."""
     counted = (
         (tally.ambiguous, "ambiguous: {} breaks are longer than the counter can tell; their length is the clock's"),
         (tally.corrupt, "corrupt: {} frames were refused for a bad checksum, length or value"),

@@ -1,6 +1,6 @@
-"""Short conversations with an instrument: wait, fall silent, ask for an answer of unknown length.
+"""Short dialogues with an instrument: wait, await silence, query an answer of unknown length.
 
-Time is told by the port alone (an empty read has lasted its time-out), so a conversation runs the same in virtual time,
+The port alone measures time (an empty read has lasted its time-out), so that a dialogue runs the same in virtual time,
 and ends whatever the other end sends.
 """
 
@@ -14,25 +14,24 @@ __all__ = ["drain_port", "query_instrument", "wait_until_silent"]
 
 _STEP_S = 0.05
 _LONGEST = 1 << 21
-"""Bytes after which an answer, or the rest of a stream that was told to stop, has taken too long: more than what any
-buffer in between holds."""
+"""Largest size of an answer, or of the rest of a stopped stream, bytes: more than any buffer in between holds."""
 
 
 def drain_port(port: Port, seconds: float) -> None:
-    """Let time pass, throwing away what comes."""
+    """Wait for a number of seconds, discarding received bytes."""
     for _ in range(max(1, round(seconds / _STEP_S))):
         port.read(_STEP_S)
 
 
 def wait_until_silent(port: Port, quiet_s: float = 0.15) -> bool:
-    """Read until nothing has come for a while.
+    """Read until the port has been silent for a while.
 
     Args:
         port: The port; the command to stop has been sent.
-        quiet_s: How long is long enough.
+        quiet_s: Length of the silence, seconds.
 
     Returns:
-        Whether that happened within ten seconds and two million bytes.
+        True if it fell silent within ten seconds and two million bytes.
     """
     received = silent = 0
     for _ in range(round(10 / _STEP_S) * 20):
@@ -47,16 +46,16 @@ def wait_until_silent(port: Port, quiet_s: float = 0.15) -> bool:
 
 
 def query_instrument(port: Port, question: bytes, done: Callable[[bytes], bool], *, timeout_s: float = 1.0) -> bytes:
-    """Send a question and collect what comes until it is an answer, or nothing more comes for ``timeout_s``.
+    """Send a question and collect bytes until the answer is complete, or none come for ``timeout_s``.
 
     Args:
         port: The port, silent.
-        question: What to send.
-        done: Whether what came so far is a whole answer.
-        timeout_s: How long a pause means that no more will come.
+        question: Bytes to send.
+        done: Returns whether the bytes so far are a complete answer.
+        timeout_s: Pause after which no more bytes are expected, seconds.
 
     Returns:
-        What came; the caller judges it.
+        The bytes received; the caller checks them.
     """
     port.write(question)
     received, silent = b"", 0

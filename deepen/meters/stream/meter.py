@@ -22,7 +22,7 @@ from deepen.records import Interval, PowerTrace, Source
 __all__ = ["COMMON_OPTIONS", "DEFAULT_MAX_LOSS", "StreamMeter", "make_stream_driver", "read_number_option"]
 
 COMMON_OPTIONS = ("source", "max_loss")
-"""Options every streaming driver takes beside its own."""
+"""Options common to all streaming drivers."""
 
 DEFAULT_MAX_LOSS = 1e-3
 """Largest share of samples that may be lost before a recording is refused (the limit of EEMBC's energy runner)."""
@@ -33,10 +33,10 @@ _DRAIN_S = 5.0
 _PAUSE_S = 0.01
 _SLOW_PAUSE_S = 0.05
 _FAST_HZ = 10_000.0
-"""Time between two reads, and the rate up to which the longer one holds: a port hands out what came meanwhile at once.
+"""Time between two reads, and the rate up to which the longer one applies: a port returns all bytes received at once.
 
-At 400 kB/s, the fastest instrument here, 4 kB gather in the shorter one; a terminal holds three times that. Slow
-instruments send 100 kB/s at most.
+At 400 kB/s, the fastest instrument here, 4 kB accumulate in the shorter one; a terminal holds three times that. Slow
+instruments send at most 100 kB/s.
 """
 
 
@@ -53,13 +53,13 @@ class StreamMeter:
 
     Attributes:
         id: Driver name of the instrument.
-        source: Label of its numbers.
-        calibration_id: Which calibration is applied.
+        source: Label of its samples.
+        calibration_id: Name of the calibration applied.
         update_s: Time between two samples, seconds.
         instrument: The instrument.
-        sampling: What its samples are (see ``PowerTrace``).
-        max_loss: Largest share of samples that may be lost; a session allows its windows the same.
-        ending: What is known of the last stream that ended; ``None`` before, and while one runs.
+        sampling: Meaning of its samples (see ``PowerTrace``).
+        max_loss: Largest share of samples that may be lost; the same limit applies to the windows of a session.
+        ending: Summary of the last stream that ended; ``None`` before, and while one runs.
     """
 
     scope: Scope = "machine"
@@ -81,12 +81,12 @@ class StreamMeter:
         over a period, see ``PowerTrace``) and ``quantum`` (losses its counter cannot see are multiples of it).
 
         Args:
-            instrument: The instrument, spoken to through ``port``.
-            port: Where its stream comes from.
-            now: The monotonic clock; for stand-ins.
+            instrument: The instrument behind ``port``.
+            port: Port of its stream.
+            now: The monotonic clock; replaceable by tests.
             max_loss: Largest share of samples that may be lost.
-            threaded: Whether a thread reads the port. Without one, for virtual time, :meth:`pump` does, and
-                :meth:`start` and :meth:`stop` call it themselves.
+            threaded: True to read the port in a thread. Without one, for virtual time, :meth:`pump` reads it, and
+                :meth:`start` and :meth:`stop` call that themselves.
             guard: Guard of the port, ended by :meth:`close`.
         """
         self.id = instrument.name
@@ -114,7 +114,7 @@ class StreamMeter:
         """Start the stream and wait for its first samples.
 
         Args:
-            open_sink: Makes the place where samples go; ``None`` keeps them in memory.
+            open_sink: Makes the receiver of samples; ``None`` keeps them in memory.
 
         Raises:
             MeterError: If the instrument does not answer or gives no samples.
@@ -141,13 +141,13 @@ class StreamMeter:
         try:
             self._await(self._capture.started, began + max(_FIRST_SAMPLE_S, 5 * self.update_s))
             if not self._capture.samples:
-                self._capture.finish(self.id)  # raises, and says what came instead
+                self._capture.finish(self.id)  # raises an error that describes the bytes received
         except BaseException:
             self._abandon()
             raise
 
     def mark(self) -> None:
-        """Put a mark into the stream where the instrument can.
+        """Put a mark into the stream if the instrument supports it.
 
         Raises:
             MeterError: If the stream has broken off.
@@ -158,13 +158,13 @@ class StreamMeter:
             self.pump()
 
     def observe(self, interval: Interval) -> None:
-        """Ignore: a sensor needs no help."""
+        """Do nothing: a sensor measures by itself."""
 
     def stop(self) -> PowerTrace:
         """End the stream once it covers this moment, and return the trace.
 
         Raises:
-            MeterError: If the stream broke off, or more was lost than is allowed.
+            MeterError: If the stream broke off, or more samples were lost than allowed.
         """
         ending, capture = self._finish()
         self._refuse_losses(ending)
@@ -177,19 +177,19 @@ class StreamMeter:
         )
 
     def stop_sink(self) -> StreamSummary:
-        """End a stream that goes to a sink; what is in the sink stays whatever is raised here.
+        """End a stream that goes to a sink; samples in the sink stay, whatever is raised here.
 
         Raises:
-            MeterError: If the stream broke off, or more was lost than is allowed; ``ending`` tells what is known.
+            MeterError: If the stream broke off, or more samples were lost than allowed; ``ending`` tells what is known.
         """
         ending, _ = self._finish()
         self._refuse_losses(ending)
         return ending
 
     def close(self) -> None:
-        """Leave the instrument safe and release the port; harmless when closed.
+        """Make the instrument safe and release the port; harmless when closed.
 
-        If the conversation with the instrument is interrupted or fails, the guard makes it safe.
+        If the dialogue with the instrument is interrupted or fails, the guard makes it safe.
         """
         try:
             self._abandon()
@@ -212,10 +212,10 @@ class StreamMeter:
         """Read the port once; for meters without a thread.
 
         Args:
-            timeout_s: How long to wait for bytes.
+            timeout_s: Longest wait for bytes, seconds.
 
         Returns:
-            How many samples came in.
+            Number of samples that came in.
 
         Raises:
             MeterError: If the port is gone, or nothing has come for two seconds.
@@ -245,7 +245,7 @@ class StreamMeter:
 
     @property
     def is_streaming(self) -> bool:
-        """Whether the stream still runs, as far as is known; :meth:`stop` says what ended it."""
+        """True while the stream runs, as far as known; :meth:`stop` reports the cause of its end."""
         return self._capture is not None and self._error is None
 
     def _run(self) -> None:
@@ -253,15 +253,15 @@ class StreamMeter:
         pause_s, fresh = (_PAUSE_S, 1) if fast else (_SLOW_PAUSE_S, 3)
         try:
             while not self._end.is_set():
-                self.pump(0.1)  # what has come meanwhile
+                self.pump(0.1)  # bytes already received
                 for _ in range(fresh):
-                    self.pump(0.1)  # what comes next, at the moment it comes: the clock's floor is made of these
+                    self.pump(0.1)  # the next bytes at the moment they come: these make up the clock's floor
                 self._end.wait(pause_s)
-        except Exception as error:  # handed to the caller by _check()
+        except Exception as error:  # raised to the caller by _check()
             self._error = error
 
     def _check(self) -> None:
-        """Raise what ended the reader."""
+        """Raise the error that ended the reader."""
         error = self._error
         if isinstance(error, DeepenError):
             raise error
@@ -269,7 +269,7 @@ class StreamMeter:
             raise MeterError(f"{self.id}: the reader failed ({type(error).__name__}: {error}); report this") from error
 
     def _await(self, there: Callable[[], bool], until_s: float) -> None:
-        """Wait until something has come in, or until a moment."""
+        """Wait until ``there`` is true, or until a moment of host time."""
         while not there() and self._now() < until_s:
             self._check()
             if self._threaded:
@@ -316,7 +316,7 @@ class StreamMeter:
         return self.ending, capture
 
     def _abandon(self) -> None:
-        """End a stream nobody wants, whatever state it is in."""
+        """Abandon a stream, whatever state it is in."""
         if self._capture is not None:
             self._join()
             self._capture = None
@@ -343,14 +343,14 @@ def read_number_option(
     Args:
         spec: The specification.
         key: The option.
-        low: Smallest value that is safe.
-        high: Largest value that is safe.
+        low: Smallest safe value.
+        high: Largest safe value.
         unit: Unit for messages.
         default: Value if the option is not given; ``None`` requires it.
-        why: What it is for, for the message when it is missing.
+        why: Its purpose, for the message if it is missing.
 
     Raises:
-        ConfigError: If it is missing, no number, or outside the limits.
+        ConfigError: If it is missing, not a number, or outside the limits.
     """
     text = spec.options.get(key, "")
     if not text:
@@ -382,14 +382,14 @@ def make_stream_driver(
     """Make the driver of a serial instrument.
 
     Args:
-        name: What ``--meter`` takes.
-        title: One readable line.
-        make: Talks to the instrument at an open port and returns it; ``MeterError`` where something else answers,
-            ``ConfigError`` where an option is wrong or unsafe. The label is for the instrument's ``source``.
-        baud: Bits per second, or what tells them from a specification.
-        usb_ids: How the instrument shows up on USB; empty where it cannot be told from other things.
-        options: Options it takes beside :data:`COMMON_OPTIONS`.
-        safe_bytes: What makes the instrument safe while ``make`` still runs; from then on its own ``safe_bytes`` hold.
+        name: Its name in ``--meter``.
+        title: A description in one line.
+        make: Sets up the instrument at an open port and returns it; raises ``MeterError`` if another one answers,
+            ``ConfigError`` if an option is wrong or unsafe. The label is for the instrument's ``source``.
+        baud: Bits per second, or a function that returns them for a specification.
+        usb_ids: USB ids of the instrument; empty if it cannot be distinguished from other devices.
+        options: Its options in addition to :data:`COMMON_OPTIONS`.
+        safe_bytes: Bytes that make the instrument safe while ``make`` runs; afterwards its own ``safe_bytes`` apply.
     """
 
     def open_meter(spec: MeterSpec, context: MeterContext) -> Meter:
@@ -420,7 +420,7 @@ def _start_guard(port: SerialPort, safe_bytes: bytes) -> PortGuard | None:
 
 
 def _abandon_port(port: SerialPort, guard: PortGuard | None, safe_bytes: bytes) -> None:
-    """Make an instrument safe whose conversation broke off, and let go of its port."""
+    """Make an instrument safe after a failed dialogue, and release its port."""
     try:
         if safe_bytes:
             with contextlib.suppress(MeterError):

@@ -1,7 +1,7 @@
-"""Samples that stand alone: what a damaged byte looks like where a protocol has no checksum.
+"""Detection of isolated outliers, the effect of a damaged byte in a protocol without a checksum.
 
-PPK2 and PowerSensor3 send samples without a checksum; a byte changed on the way gives one wrong sample between two
-right ones. A real pulse can look the same, so nothing is removed: the samples are counted and the trace says so.
+PPK2 and PowerSensor3 send samples without a checksum; a damaged byte gives one wrong sample between two right ones. A
+real pulse can look the same, so the samples are not removed but counted and reported in the trace.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from deepen.meters.stream.types import StreamCounts
 __all__ = ["OutlierCounter"]
 
 MEMORY = 64
-"""Steps over which the usual step is averaged (exponentially)."""
+"""Number of steps over which the usual step is averaged (exponentially)."""
 
 TIMES = 10.0
-"""How many usual steps away from both neighbours a sample stands alone; with Gaussian noise of standard deviation s the
-usual step is 1.13 s, so this is 11 s and never happens by chance."""
+"""Distance from both neighbours, in usual steps, of an outlier; with Gaussian noise of standard deviation s the usual
+step is 1.13 s, so this is 11 s and never happens by chance."""
 
 
 class OutlierCounter:
@@ -27,11 +27,11 @@ class OutlierCounter:
     The result does not depend on how the samples are split into batches.
 
     Attributes:
-        count: Samples found so far. A sample is judged once the one after it is there.
+        count: Number of samples found so far. A sample is judged once the next one has come.
     """
 
     def __init__(self) -> None:
-        """Start with nothing."""
+        """Start without samples."""
         from scipy.signal import lfilter
 
         self.count = 0
@@ -45,14 +45,14 @@ class OutlierCounter:
         self._usual = np.empty(0)
 
     def feed(self, values: NDArray[np.float64], step: NDArray[np.float64] | float, groups: NDArray[np.uint8]) -> None:
-        """Take the next samples.
+        """Judge the next samples.
 
         Args:
-            values: float64, shape (n,).
-            step: Smallest change the instrument tells at each sample, in the unit of the values; a sample closer than
-                ``TIMES`` of these to a neighbour does not stand alone.
-            groups: Measuring range of each sample; only samples whose neighbours are in one range are judged, as the
-                change of range brings spikes of its own. uint8, shape (n,).
+            values: Samples; float64, shape (n,).
+            step: Resolution of the instrument at each sample, in the unit of the values; a sample closer than ``TIMES``
+                of these to a neighbour is not an outlier.
+            groups: Measuring range of each sample; only samples whose neighbours are in one range are judged, as a
+                change of range causes spikes of its own. uint8, shape (n,).
         """
         if values.size == 0:
             return
@@ -72,12 +72,12 @@ class OutlierCounter:
         rise, fall = x[1:-1] - x[:-2], x[2:] - x[1:-1]
         least = TIMES * mean[:-2]
         alone = (rise * fall < 0) & (np.minimum(np.abs(rise), np.abs(fall)) > least) & (group[2:] == group[:-2])
-        # The usual step is not known before MEMORY samples were seen.
+        # The usual step is unknown before MEMORY samples have come.
         unknown = MEMORY - (self._seen - x.size)
         self.count += int(np.count_nonzero(alone[max(0, unknown) :]))
 
     def report(self, tally: StreamCounts) -> None:
-        """Keep the one line about these samples in a tally's notes up to date."""
+        """Update the one line about these samples in a tally's notes."""
         if not self.count:
             return
         note = (

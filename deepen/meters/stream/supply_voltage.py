@@ -1,4 +1,4 @@
-"""What instruments that feed the device under test have in common: checked options, and a voltage that is ramped."""
+"""Helpers for instruments that supply the device under test: checked options, and a voltage ramp."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PASSTHROUGH = ("off", "on", "auto")
 
 
 def read_optional_number(spec: MeterSpec, key: str, low: float, high: float, unit: str) -> float | None:
-    """A number among the options that may be left out.
+    """Read an optional number among the options.
 
     Returns:
-        The number; ``None`` where it is not given.
+        The number; ``None`` if it is not given.
 
     Raises:
-        ConfigError: If it is no number, or outside the limits (see ``read_number_option``).
+        ConfigError: If it is not a number, or outside the limits (see ``read_number_option``).
     """
     return read_number_option(spec, key, low, high, unit=unit) if spec.options.get(key) else None
 
 
 def read_choice_option(spec: MeterSpec, key: str, values: tuple[str, ...]) -> str | None:
-    """An option that is one of some words; ``None`` where it is not given.
+    """Read an option that is one of a few words; ``None`` if it is not given.
 
     Raises:
         ConfigError: If it is another word.
@@ -39,16 +39,16 @@ def read_choice_option(spec: MeterSpec, key: str, values: tuple[str, ...]) -> st
 
 
 def plan_voltage_ramp(start_v: float, target_v: float, *, floor_v: float, step_v: float = 0.1) -> tuple[float, ...]:
-    """Voltages to set one after the other so that a load with large capacitors does not trip the over-current limit.
+    """Plan the voltages to set in sequence, so that a load with large capacitors does not trip the over-current limit.
 
     The public readers of Monsoon's first protocol (AOSP CTS ``monsoon.py``, ``RampVoltage``) go up in steps of 0.1 V,
     0.1 s each, from 3.0 V; going down is done likewise here.
 
     Args:
-        start_v: Voltage now; 0 where the output is off.
-        target_v: Voltage wanted, above 0.
-        floor_v: Voltage that may be set at once from below it.
-        step_v: Largest step.
+        start_v: Present voltage, volts; 0 if the output is off.
+        target_v: Voltage wanted, above 0, volts.
+        floor_v: Voltage that may be set directly from below it, volts.
+        step_v: Largest step, volts.
 
     Returns:
         The voltages, the last one being the target.

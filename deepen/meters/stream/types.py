@@ -1,4 +1,4 @@
-"""What streaming instruments are made of: a parser of bytes, a conversation, and the port both use."""
+"""Protocols of streaming instruments: parser, port and instrument; and the types they exchange."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["MOST_NOTES", "Instrument", "Parser", "Port", "Samples", "StreamCount
 
 
 MOST_NOTES = 40
-"""Notes a tally keeps."""
+"""Largest number of notes a tally keeps."""
 
 _MORE = "more notes were left out"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """What a parser made of some bytes.
+    """A batch of samples from a parser.
 
     Attributes:
         index: Position in the instrument's own stream of samples; int64, shape (n,), strictly increasing over all
             batches of a stream. A step above 1 is a known loss.
         power_w: Power; float64, shape (n,).
-        current_a: Current; float64, shape (n,); ``None`` where the instrument does not tell it.
-        voltage_v: Voltage; float64, shape (n,); ``None`` where it does not tell it.
+        current_a: Current; float64, shape (n,); ``None`` if the instrument does not report it.
+        voltage_v: Voltage; float64, shape (n,); ``None`` if the instrument does not report it.
         logic: Digital inputs, bit k is input k; uint8, shape (n,); ``None`` without inputs.
-        suspect: Samples not to be trusted (clipped, overload, not at voltage); bool, shape (n,); ``None`` for none.
+        suspect: Mask of suspect samples (clipped, overload, not at voltage); bool, shape (n,); ``None`` for none.
     """
 
     index: NDArray[np.int64]
@@ -43,12 +43,12 @@ class Samples:
 
     @classmethod
     def none(cls) -> Samples:
-        """No samples."""
+        """Return an empty batch."""
         return cls(np.empty(0, np.int64), np.empty(0))
 
     @classmethod
     def join(cls, parts: Sequence[Samples]) -> Samples:
-        """Put batches that follow each other together; a column that one lacks is left out (``suspect``: false)."""
+        """Join consecutive batches; a column that one of them lacks is left out (``suspect``: false)."""
         parts = [part for part in parts if part.index.size]
         if len(parts) < 2:
             return parts[0] if parts else cls.none()
@@ -70,20 +70,20 @@ class Samples:
 
 @dataclass(slots=True)
 class StreamCounts:
-    """What went wrong in a stream so far; a parser counts, the trace reports.
+    """Counts of the faults of a stream so far, kept by a parser and reported in the trace.
 
     Attributes:
-        lost: Samples the instrument's own counters or time stamps say are missing.
-        ambiguous: Breaks whose length the counters cannot tell (wrapped), so that only the clock can.
+        lost: Samples missing by the instrument's own counters or time stamps.
+        ambiguous: Breaks whose length the counters cannot give (wrapped), but only the clock.
         corrupt: Frames refused for a bad checksum, length or value.
-        skipped_bytes: Bytes thrown away to find the next frame.
+        skipped_bytes: Bytes discarded to find the next frame.
         duplicates: Frames that came twice.
         uncalibrated: Samples that came before calibration was known.
         clipped: Samples at the end of a range.
         range_switches: Changes of range.
         paused: Sample periods, after the first sample, in which the instrument measured itself (calibration) instead of
-            its input; the index counts them, they are gaps but no losses.
-        notes: Anything else worth a line, each once.
+            its input; the index counts them; they are gaps but not losses.
+            notes: Other remarks, each once.
     """
 
     lost: int = 0
@@ -98,7 +98,7 @@ class StreamCounts:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a line unless it is there, or there are very many."""
+        """Add a remark, unless it is there already or there are too many."""
         if text in self.notes:
             return
         if len(self.notes) < MOST_NOTES:
@@ -109,21 +109,21 @@ class StreamCounts:
 
 @runtime_checkable
 class Parser(Protocol):
-    """Bytes in, samples out; no port, no clock, no exception on any input.
+    """A parser of bytes into samples, without port or clock; it never raises, whatever the input.
 
-    A parser may have two attributes beyond its protocol. ``received`` (int, or ``None`` while it is not sure) is the
-    position after the last sample that has come in, where it holds samples back until something confirms them.
-    ``doubts`` is a list of stretches (last position before, first after) whose samples, handed out already, turned out
-    not to be trusted; whoever reads it takes them out.
+    A parser may have two attributes beyond its protocol. ``received`` (int, or ``None`` while uncertain) is the
+    position after the last sample received, for a parser that holds samples back until they are confirmed. ``doubts``
+    is a list of stretches (last position before, first after) whose samples, already returned, turned out to be
+    untrustworthy; the reader removes them from the list.
 
     Attributes:
-        tally: What went wrong so far.
+        tally: Counts of the faults so far.
     """
 
     tally: StreamCounts
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
+        """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
 
 
 @runtime_checkable
@@ -131,13 +131,13 @@ class Port(Protocol):
     """Bytes to and from an instrument.
 
     Attributes:
-        name: What the user called it.
+        name: Name the user gave it.
     """
 
     name: str
 
     def read(self, timeout_s: float) -> bytes:
-        """Wait for bytes and return all that are there; empty when none came in time.
+        """Wait for bytes and return all that have come; empty if none came in time.
 
         Raises:
             MeterError: If the port is gone.
@@ -147,14 +147,14 @@ class Port(Protocol):
         """Send bytes.
 
         Raises:
-            MeterError: If the port is gone or does not take them.
+            MeterError: If the port is gone or does not accept them.
         """
 
     def flush_input(self) -> None:
-        """Throw away what has been received."""
+        """Discard the bytes received."""
 
     def fileno(self) -> int | None:
-        """File descriptor a guard process can write to; ``None`` where there is none."""
+        """Return a file descriptor that a guard process can write to; ``None`` if there is none."""
 
     def close(self) -> None:
         """Release the port."""
@@ -162,19 +162,19 @@ class Port(Protocol):
 
 @runtime_checkable
 class Instrument(Protocol):
-    """The conversation with one kind of streaming instrument.
+    """The dialogue with one kind of streaming instrument.
 
-    Made with an open port; its constructor talks to the instrument, and raises ``MeterError`` with the cure when
-    something else answers, ``ConfigError`` when an option is outside what is safe.
+    It is made with an open port; its constructor sets the instrument up, and raises ``MeterError`` with the cure if
+    another one answers, ``ConfigError`` if an option is outside safe limits.
 
     Attributes:
-        name: Driver name, what records carry as ``meter``.
-        serial: Serial number or other identity; empty where it tells none.
+        name: Driver name, and the value of ``meter`` in records.
+        serial: Serial number or other identity; empty if it reports none.
         rate_hz: Nominal sample rate, hertz.
-        calibration_id: Which calibration is applied.
-        accuracy: What the maker states.
-        source: ``measured``; ``simulated`` for an emulator that says so.
-        safe_bytes: What to write to the port so that the instrument is safe; a guard process does it if we die.
+        calibration_id: Name of the calibration applied.
+        accuracy: Accuracy the maker states.
+        source: ``measured``; ``simulated`` for an emulator.
+        safe_bytes: Bytes that make the instrument safe; a guard process writes them if the program dies.
     """
 
     name: str
@@ -186,13 +186,13 @@ class Instrument(Protocol):
     safe_bytes: bytes
 
     def begin(self) -> Parser:
-        """Start streaming; returns a fresh parser for the bytes from here on."""
+        """Start streaming and return a fresh parser for the bytes from here on."""
 
     def mark(self) -> None:
-        """Put a mark into the stream where the instrument can; else nothing."""
+        """Put a mark into the stream if the instrument supports it."""
 
     def end(self) -> None:
         """Stop streaming and wait until it has; the output stays on."""
 
     def close(self) -> None:
-        """Leave the instrument safe; harmless when the port is gone."""
+        """Make the instrument safe; harmless when the port is gone."""

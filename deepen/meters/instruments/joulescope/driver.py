@@ -4,8 +4,8 @@ The driver calls back with blocks of samples. They are passed on as framed bytes
 counters, gaps, clock and drain are those of every streaming meter. Samples the instrument lost are NaN in the stream
 or missing from its numbers. General-purpose inputs are sampled with the power.
 
-``--meter joulescope`` or ``joulescope:SERIAL``; options ``rate_hz`` (of what the driver hands over; the instrument
-samples at 1 or 2 MHz and the driver averages) and ``inputs`` (general-purpose inputs to record, for example ``0,1``).
+``--meter joulescope`` or ``joulescope:SERIAL``; options ``rate_hz`` (output rate of the driver, which averages the
+instrument's 1 or 2 MHz) and ``inputs`` (general-purpose inputs to record, for example ``0,1``).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def import_joulescope_driver() -> Any:
 
 @contextlib.contextmanager
 def _translate_driver_errors(what: str) -> Iterator[None]:
-    """Turn the driver's exceptions into ours."""
+    """Translate the driver's exceptions to ``MeterError``."""
     try:
         yield
     except TimeoutError as error:
@@ -82,10 +82,10 @@ def _translate_driver_errors(what: str) -> Iterator[None]:
 
 
 class JoulescopePort:
-    """What the driver's thread hands over, as bytes to read; commands go through :meth:`publish`.
+    """A port that yields the blocks of the driver's thread as bytes; commands go through :meth:`publish`.
 
     Attributes:
-        name: What the user called it.
+        name: Name the user gave it.
         path: The driver's name of the instrument, for example ``u/js220/000415``.
     """
 
@@ -105,11 +105,11 @@ class JoulescopePort:
         self._driver = driver
         self._lock = lock
         self._ready = threading.Condition()
-        self._blocks: deque[bytes] = deque(maxlen=_QUEUE)  # should it overflow, the numbers of the samples tell
+        self._blocks: deque[bytes] = deque(maxlen=_QUEUE)  # an overflow shows in the sample numbers
         self._gone = False
         self._topics: list[str] = []
         self._kinds: dict[str, int] = {}
-        self._hear, self._lose = self._on_data, self._on_remove  # the driver tells callbacks by identity
+        self._hear, self._lose = self._on_data, self._on_remove  # the driver compares callbacks by identity
         with _translate_driver_errors("opening"):
             driver.open(path, "defaults")
             driver.subscribe("@/!remove", "pub", self._lose)
@@ -124,7 +124,7 @@ class JoulescopePort:
             self._driver.publish(f"{self.path}/{topic}", value)
 
     def listen(self, signal: str, kind: int) -> None:
-        """Start a signal and have its blocks read from here.
+        """Start a signal, whose blocks :meth:`read` then returns.
 
         Raises:
             MeterError: If the instrument does not know it.
@@ -149,7 +149,7 @@ class JoulescopePort:
                 self._driver.unsubscribe(f"{self.path}/{signal}/!data", self._hear)
 
     def read(self, timeout_s: float) -> bytes:
-        """Wait for blocks and return all that are there; empty when none came in time.
+        """Wait for blocks and return all that have come; empty if none came in time.
 
         Raises:
             MeterError: If the instrument is gone.
@@ -167,7 +167,7 @@ class JoulescopePort:
         """Do nothing: commands go through :meth:`publish`."""
 
     def flush_input(self) -> None:
-        """Throw away what has been received."""
+        """Discard the bytes received."""
         with self._ready:
             self._blocks.clear()
 
@@ -211,7 +211,7 @@ class JoulescopeInstrument:
         serial: Serial number.
         rate_hz: Samples in a second.
         calibration_id: Which calibration is applied: the instrument's own.
-        accuracy: The maker's figures are in no source at hand.
+        accuracy: Unknown: no source at hand states the maker's figures.
         source: Label.
         safe_bytes: None: it feeds nothing.
     """

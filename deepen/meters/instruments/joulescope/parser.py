@@ -1,8 +1,8 @@
-"""Blocks of samples of a Joulescope, framed as bytes, and the parser that makes samples of them.
+"""Blocks of samples of a Joulescope, framed as bytes, and the parser that turns them into samples.
 
-A block is what the maker's driver hands over: number of the first sample in the instrument's native stream, native
-samples per element, values (``doc/streaming_topics.md`` of joulescope_driver, Apache-2.0). Frames carry a magic word
-and a CRC-32, so that they can be found again after damage wherever they have been stored or sent.
+A block of the maker's driver has the number of its first sample in the instrument's native stream, the native samples
+per element, and the values (``doc/streaming_topics.md`` of joulescope_driver, Apache-2.0). Frames carry a magic word
+and a CRC-32, so that they can be found again after damage in storage or transmission.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def frame_block(kind: int, sample_id: int, decimate: int, data: bytes) -> bytes:
 
 
 class _InputBits:
-    """The bits of one input that have come, from position ``start`` on."""
+    """The bits received of one input, from position ``start`` on."""
 
     def __init__(self) -> None:
         self.start = -1
@@ -53,7 +53,7 @@ class _InputBits:
         return self.start + self.bits.size
 
     def add(self, first: int, bits: NDArray[np.uint8], limit: int) -> int:
-        """Add bits; returns how many were missing before them (the last one is taken to have lasted)."""
+        """Add bits and return the number missing before them, which are filled with the last level."""
         if self.start < 0 or first - self.end > limit:
             missed = max(first - self.end, 0) if self.start >= 0 else 0
             self.start, self.bits = first, bits
@@ -64,7 +64,7 @@ class _InputBits:
         return missed
 
     def take(self, first: int, count: int) -> NDArray[np.uint8]:
-        """Bits of positions from ``first`` on; what lies before is let go."""
+        """Return the bits of positions from ``first`` on, and drop earlier ones."""
         at = first - self.start
         found = self.bits[at : at + count]
         self.start, self.bits = first + count, self.bits[at + count :]
@@ -72,7 +72,7 @@ class _InputBits:
 
 
 class JoulescopeParser:
-    """Blocks in, samples out; power waits for the inputs that belong to it."""
+    """Parser of framed blocks; power samples wait for the inputs of the same positions."""
 
     def __init__(self, rate_hz: float, inputs: tuple[int, ...] = ()) -> None:
         """Begin a stream.
@@ -90,7 +90,7 @@ class JoulescopeParser:
         self._waiting: deque[tuple[int, NDArray[np.float64]]] = deque()
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
+        """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
         done: list[Samples] = []
         for kind, sample_id, decimate, values in self._blocks(data):
             if not decimate or sample_id // decimate > _FURTHEST:
@@ -107,7 +107,7 @@ class JoulescopeParser:
         return Samples.join(done)
 
     def _blocks(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-        """Whole blocks: kind, number of the first sample, decimation, data."""
+        """Yield whole blocks: kind, number of the first sample, decimation, data."""
         view = self._buffer + data
         at = 0
         while at < len(view):
@@ -149,7 +149,7 @@ class JoulescopeParser:
             self._waiting.append((first, power))
 
     def _release(self) -> Iterator[Samples]:
-        """Samples whose inputs are known."""
+        """Return the samples whose inputs are known."""
         while self._waiting:
             first, power = self._waiting[0]
             known = self._next

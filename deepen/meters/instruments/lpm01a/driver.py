@@ -1,8 +1,8 @@
-"""ST X-NUCLEO-LPM01A ("PowerShield"): supplies a microcontroller board with 1.8 to 3.3 V and measures what it takes.
+"""ST X-NUCLEO-LPM01A ("PowerShield"): supplies a microcontroller board with 1.8 to 3.3 V and measures its power.
 
 Commands are lines of text (3,686,400 baud, CR LF) that the board answers with ``ack COMMAND`` and values, or with
 ``error`` and a line ``Error detail: ...``, each behind the prompt ``PowerShield > ``. Energy output is the default: the
-board integrates its own fast samples and sends joules per period, so nothing happens unseen between two samples.
+board integrates its own fast samples and sends joules per period, so no energy between two samples is missed.
 ASCII output runs without limit up to 5 kHz, binary up to 100 kHz, energy output up to 10 kHz.
 
 Source: the firmware's help text and the order of commands in mlcommons/tiny
@@ -36,12 +36,12 @@ LOW_V, HIGH_V = 1.8, 3.3
 """Limits of the supply (help text of ``volt``)."""
 
 _LIMIT_A = {"dyn": 0.05, "stat": 0.2}
-"""Ends of the current ranges where the board does not tell them (ST UM2243 Rev 2, sections 9 and 10)."""
+"""Ends of the current ranges if the board does not report them (ST UM2243 Rev 2, sections 9 and 10)."""
 
-_TOLERANCE_V = 0.05  # between the voltage asked for and the one read back
+_TOLERANCE_V = 0.05  # between the voltage requested and the one read back
 _RECALIBRATE_C = 5.0
 _STEP_S = 0.05
-_MOST_BYTES = 1 << 20  # of a stream that goes on while we wait for an answer
+_MOST_BYTES = 1 << 20  # of a stream that continues during the wait for an answer
 _KEPT_BYTES = 1 << 16
 _SAFE = b"\r\nstop\r\nhrc\r\n"
 
@@ -55,7 +55,7 @@ class Lpm01aInstrument:
     """The conversation with one board.
 
     Attributes:
-        serial: Unique id of the board; empty where the firmware tells none.
+        serial: Unique id of the board; empty if the firmware reports none.
         rate_hz: Samples per second.
         calibration_id: Firmware, voltage and modes.
         sampling: ``mean`` with energy output, ``point`` with current output.
@@ -167,7 +167,7 @@ class Lpm01aInstrument:
     # ---- conversation ------------------------------------------------------------------------------------------------
 
     def _take_control(self) -> str:
-        """Stop whatever runs, and take control; returns the board's unique id."""
+        """Stop a running acquisition and take control; return the board's unique id."""
         self._port.write(b"\r\nstop\r\n")  # from a host that died; the empty line ends a torn command
         quiet = wait_until_silent(self._port)
         try:
@@ -191,9 +191,9 @@ class Lpm01aInstrument:
         return "".join(numbers)
 
     def _supply(self, wanted_v: float | None) -> float:
-        """Set the voltage with the output off, unless it is there; returns the voltage read back.
+        """Set the voltage with the output off, unless it is already set; return the voltage read back.
 
-        The board ramps nothing and calibrates itself after every change, so the target is off meanwhile.
+        The board does not ramp the voltage and calibrates itself after every change, so the target is off during it.
         """
         now_v = self._voltage()
         if wanted_v is None or abs(now_v - wanted_v) <= _TOLERANCE_V / 2:
@@ -221,7 +221,7 @@ class Lpm01aInstrument:
         return float(found[0]) if found else math.nan
 
     def _range(self, mode: str) -> float:
-        """End of the current range, amperes: what ``range`` tells (least, greatest), else that of the mode."""
+        """Return the end of the current range, amperes: the greatest answered to ``range``, else the mode's."""
         try:
             numbers = re.findall(r"(\d+)([+-]\d+)", self._ask("range", value=True))
         except MeterError:  # older firmware does not know the command
@@ -230,15 +230,15 @@ class Lpm01aInstrument:
         return limit if 1e-3 <= limit <= 1.0 else _LIMIT_A[mode]
 
     def _ask(self, command: str, *, value: bool = False, timeout_s: float = 2.0) -> str:
-        """Give a command and return the text after its acknowledgement.
+        """Send a command and return the text after its acknowledgement.
 
         Args:
-            command: Without its line end.
-            value: Whether a value follows, on the same line or the next.
-            timeout_s: How long to wait for the acknowledgement.
+            command: The command without its line end.
+            value: True if a value follows, on the same line or the next.
+            timeout_s: Longest wait for the acknowledgement, seconds.
 
         Raises:
-            MeterError: If the board refuses, or says nothing.
+            MeterError: If the board refuses, or does not answer.
         """
         self._buffer = b""
         self._port.write(command.encode("ascii") + b"\r\n")
@@ -260,7 +260,7 @@ class Lpm01aInstrument:
         return text
 
     def _await(self, pattern: bytes, timeout_s: float, command: str) -> re.Match[bytes]:
-        """Read until a pattern (in any case) is there; what follows it stays in the buffer.
+        """Read until a pattern has come (in upper or lower case); bytes after it stay in the buffer.
 
         Raises:
             MeterError: If it does not come.
@@ -280,10 +280,10 @@ class Lpm01aInstrument:
 
 
 def _parse_sample_rate(spec: MeterSpec, output: str, format_name: str | None) -> float:
-    """The sample rate, checked against what the board can do.
+    """Parse the sample rate and check it against the limits of the board.
 
     Raises:
-        ConfigError: If it cannot.
+        ConfigError: If the board does not support it.
     """
     rate_hz = read_optional_number(spec, "rate_hz", RATES_HZ[0], RATES_HZ[-1], "Hz")
     if rate_hz is None:
@@ -298,7 +298,7 @@ def _parse_sample_rate(spec: MeterSpec, output: str, format_name: str | None) ->
 
 
 def _format_rate(rate_hz: float) -> str:
-    """A rate as the firmware takes it: ``500``, ``5k``."""
+    """Format a rate for the firmware: ``500``, ``5k``."""
     return f"{rate_hz / 1000:g}k" if rate_hz >= 1000 else f"{rate_hz:g}"
 
 

@@ -1,10 +1,10 @@
-"""Parsers of what an ST X-NUCLEO-LPM01A ("PowerShield") streams: ASCII lines, or two bytes a sample.
+"""Parsers of the stream of an ST X-NUCLEO-LPM01A ("PowerShield"): ASCII lines, or two bytes per sample.
 
-Neither format has a checksum or a counter. What vouches for the stream is a time stamp each second, which the firmware
-puts between the samples; the samples between two stamps must be as many as the stamps say.
+Neither format has a checksum or a counter. The stream is checked by the time stamp that the firmware inserts every
+second: the number of samples between two stamps must match them.
 
 * ``ascii_dec``: ``6409-07`` is 6409e-7 (A, or J with ``output energy``); lines ``TimeStamp: 001s 000ms, buff 00%``,
-  ``event 1 ris``, ``error ...``. A damaged line stands for its own samples; what else is missing is told by the stamps.
+  ``event 1 ris``, ``error ...``. A damaged line accounts for its own samples; other losses show in the stamps.
 * ``bin_hexa``: ``52 A0`` is 0x2A0 / 16**5. The first nibble F starts other data, ``F0 type ... FF FF`` with type F1
   error text, F2 information text, F3 time stamp (31 bits of milliseconds, big-endian, then the buffer's load in per
   cent), F4 end, F5 overcurrent, F6 target off, F7 voltage. A lost byte shifts all that follows, so samples are held
@@ -29,7 +29,7 @@ __all__ = ["PROMPT", "Lpm01aAsciiParser", "Lpm01aBinaryParser", "Lpm01aScale", "
 PROMPT = "PowerShield > "
 
 _LINE = 9  # bytes of a sample with its CR LF
-_LONGEST = 4096  # bytes without a line end after which a line is given up
+_LONGEST = 4096  # bytes without a line end after which a line is abandoned
 _STAMP = re.compile(r"TimeStamp:[ <>]*(\d{3,9})s (\d{3})ms, buff *(\d{1,3})%")
 _META_HEAD = re.compile(rb"\xf0[\xf1-\xf7]")
 _META_FIXED = {0xF3: 5, 0xF4: 0, 0xF5: 0, 0xF6: 0, 0xF7: 2}  # bytes between the type and FF FF
@@ -40,23 +40,23 @@ class Lpm01aAsciiParser(Lpm01aParser):
     """Parser of ``format ascii_dec``.
 
     Attributes:
-        tally: What went wrong so far.
-        finished: Whether the instrument said that the acquisition is over.
+        tally: Counts of the faults so far.
+        finished: True once the instrument has reported the end of the acquisition.
     """
 
     def __init__(self, scale: Lpm01aScale, rest: bytes = b"") -> None:
         """Start a stream.
 
         Args:
-            scale: What the numbers stand for.
+            scale: Meaning of the numbers.
             rest: Bytes of the stream that were read together with the answer to ``start``.
         """
         super().__init__(scale, wrap_ms=1_000_000, least_bytes=_LINE)  # seconds are told with three digits
         self._rest = rest
-        self._skipping = False  # whether the line that goes on is too long to be one
+        self._skipping = False  # true inside a line that is too long
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
+        """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
         if self._skipping:
             end = data.find(b"\n") + 1
             self._skipping = end == 0
@@ -114,45 +114,45 @@ class Lpm01aAsciiParser(Lpm01aParser):
             self.tally.corrupt += 1
 
     def _damaged_line(self, line: str) -> None:
-        """Count the samples a damaged line stood for: as many as its length tells, if it looks like numbers."""
+        """Count the samples lost in a damaged line, estimated from its length if it looks like numbers."""
         digits = sum(c.isdigit() for c in line)
         looks = digits >= 3 and 2 * digits >= len(line)
         self._damaged(len(line), max(1, round((len(line) + 2) / _LINE)) if looks else 0)
 
 
 class Lpm01aBinaryParser(Lpm01aParser):
-    """Parser of ``format bin_hexa``; samples come out when a stamp has confirmed them, so up to a second late.
+    """Parser of ``format bin_hexa``; samples are returned once a stamp has confirmed them, up to a second late.
 
     Attributes:
-        tally: What went wrong so far.
-        finished: Whether the instrument said that the acquisition is over.
+        tally: Counts of the faults so far.
+        finished: True once the instrument has reported the end of the acquisition.
     """
 
     def __init__(self, scale: Lpm01aScale, rest: bytes = b"") -> None:
         """Start a stream.
 
         Args:
-            scale: What the numbers stand for.
+            scale: Meaning of the numbers.
             rest: Bytes of the stream that were read together with the answer to ``start``.
         """
         super().__init__(scale, wrap_ms=1 << 31, least_bytes=2)
         self._rest = rest
-        self._searched = 0  # of the rest, bytes in which nothing but samples begins
+        self._searched = 0  # bytes of the rest known to hold only samples
         self._started = False
         self._parts: list[tuple[bytes, int]] = []  # samples since the last stamp, with the level of the mark
-        self._held = 0  # bytes of samples since the last stamp, also those that were too many to keep
+        self._held = 0  # bytes of samples since the last stamp, including those that were too many to keep
         self._broken = False
         self._most = int(6 * scale.rate_hz)  # three seconds
 
     @property
     def received(self) -> int | None:
-        """Position after the last sample that has come in, also of those held back; ``None`` while that is not sure."""
+        """Position after the last sample received, including those held back; ``None`` while it is uncertain."""
         if not self._started or self._broken:
             return None
         return self._next + (self._held + self._searched) // 2
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
+        """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
         buffer = self._rest + data
         done, at = 0, self._searched
         while (head := _META_HEAD.search(buffer, at)) is not None:
@@ -160,14 +160,14 @@ class Lpm01aBinaryParser(Lpm01aParser):
             end = _find_metadata_end(buffer, at)
             if end is None:
                 break
-            if end == at:  # two bytes that only look like it
+            if end == at:  # two bytes that only look like a head
                 at += 1
                 continue
             self._stretch(buffer[done:at])
             self._meta(buffer[at + 1], buffer[at + 2 : end - 2])
             done = at = end
         else:
-            at = max(at, len(buffer) - buffer.endswith(b"\xf0"))  # which may be half a head
+            at = max(at, len(buffer) - buffer.endswith(b"\xf0"))  # the last byte may be half a head
         if at - done > self._most:
             drop = (at - done) // 2 * 2
             self._stretch(buffer[done : done + drop])
@@ -176,7 +176,7 @@ class Lpm01aBinaryParser(Lpm01aParser):
         return self._taken()
 
     def _stretch(self, part: bytes) -> None:
-        """Hold samples back; before the first stamp comes the text of the conversation."""
+        """Hold samples back until the next stamp; bytes before the first stamp are text of the conversation."""
         if not self._started:
             return
         first = np.frombuffer(part, np.uint8)[::2]
@@ -210,7 +210,7 @@ class Lpm01aBinaryParser(Lpm01aParser):
                 self.tally.note(f"the instrument says: {text[:120]}")
 
     def _hold_fault(self) -> None:
-        """Trust nothing from here on; what came before is let go of as it is."""
+        """Stop trusting the stream from here on; samples held back are released as they are."""
         self._release(None)
         self._fault = True
 
@@ -234,7 +234,7 @@ class Lpm01aBinaryParser(Lpm01aParser):
 
 
 def _find_metadata_end(buffer: bytes, at: int) -> int | None:
-    """Where other data that may begin at a place ends; the place itself for none; ``None`` if too little is there."""
+    """Return the end of metadata that begins at ``at``: ``at`` itself if none does, ``None`` if bytes are missing."""
     fixed = _META_FIXED.get(buffer[at + 1])
     if fixed is not None:
         end = at + fixed + 4

@@ -1,4 +1,4 @@
-"""What both formats of the LPM01A's stream share: scales, time stamps, marks, and what the board says of itself."""
+"""Base of both LPM01A stream parsers: scales, time stamps, marks, and reports of the board."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _BUFFER_FULL = 90  # per cent
 
 @dataclass(frozen=True, slots=True)
 class Lpm01aScale:
-    """What a number in the stream stands for.
+    """Meaning of a number in the stream.
 
     Attributes:
         rate_hz: Samples per second.
-        output: ``energy`` (joules since the sample before) or ``current`` (amperes now).
+        output: ``energy`` (joules since the previous sample) or ``current`` (amperes now).
         voltage_v: Supply, volts.
         limit_a: End of the current range, amperes; samples above it are clipped.
     """
@@ -37,19 +37,19 @@ class Lpm01aScale:
     limit_a: float
 
     def watts(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Power of values of the stream, watts; shape (n,)."""
+        """Convert values of the stream to power, watts; shape (n,)."""
         return values * (self.rate_hz if self.output == "energy" else self.voltage_v)
 
 
 class TimestampCheck:
-    """Holds the number of samples against the instrument's time stamps.
+    """Checks the number of samples against the instrument's time stamps.
 
-    A stamp that asks for more than a second's worth of samples, or goes back, is believed once the next one agrees with
-    it: until then nobody knows whether samples were lost or the stamp was damaged.
+    A stamp that implies more than a second's worth of samples, or goes back, is accepted once the next one agrees with
+    it: until then, either samples were lost or the stamp was damaged.
 
     Attributes:
-        tolerance: Samples that rounding can hide.
-        exact: Whether the last stamp agreed with the number of samples without using the tolerance.
+        tolerance: Number of samples that rounding can hide.
+        exact: True if the last stamp agreed with the number of samples without the tolerance.
     """
 
     def __init__(self, rate_hz: float, wrap_ms: int, tally: StreamCounts) -> None:
@@ -57,13 +57,13 @@ class TimestampCheck:
 
         Args:
             rate_hz: Samples per second.
-            wrap_ms: Stamps start again at zero here.
-            tally: Counts go here.
+            wrap_ms: Time at which stamps wrap to zero, milliseconds.
+            tally: Counts to add to.
         """
         self._rate = rate_hz
         self._wrap_ms = wrap_ms
         self._tally = tally
-        # Stamps are whole milliseconds: half of one is what rounding can hide.
+        # Stamps are whole milliseconds: rounding can hide half of one.
         self.tolerance = int(rate_hz * 0.5e-3)
         self.exact = False
         self._last: tuple[int, int] | None = None
@@ -71,7 +71,7 @@ class TimestampCheck:
 
     @property
     def is_pending(self) -> bool:
-        """Whether a stamp waits for the next one to agree with it."""
+        """True while a stamp waits for the next one to confirm it."""
         return self._doubt is not None
 
     def _expected(self, since: tuple[int, int], ms: int) -> int:
@@ -81,11 +81,11 @@ class TimestampCheck:
         return since[1] + round(step * self._rate / 1000)
 
     def missing(self, ms: int, count: int) -> int:
-        """Samples missing before a stamp; negative where there are too many.
+        """Return the number of samples missing before a stamp; negative if there are too many.
 
         Args:
             ms: The stamp, milliseconds.
-            count: Index that the next sample would have.
+            count: Index of the next sample if none was lost.
         """
         self.exact = self._last is None
         if self._last is None:
@@ -113,22 +113,22 @@ class TimestampCheck:
 
 
 class Lpm01aParser:
-    """What both formats share: numbering, marks, range and faults.
+    """Base class of the parsers of both formats: numbering, marks, range and faults.
 
     Attributes:
-        tally: What went wrong so far.
-        finished: Whether the instrument said that the acquisition is over.
-        doubts: Stretches (last position before, first after) whose samples turned out not to be trusted; whoever reads
-            them takes them out.
+        tally: Counts of the faults so far.
+        finished: True once the instrument has reported the end of the acquisition.
+        doubts: Stretches (last position before, first after) whose samples turned out to be untrustworthy; the reader
+            removes them from the list.
     """
 
     def __init__(self, scale: Lpm01aScale, wrap_ms: int, least_bytes: int) -> None:
         """Begin a stream.
 
         Args:
-            scale: What the numbers stand for.
-            wrap_ms: Stamps start again at zero here.
-            least_bytes: Bytes of a sample.
+            scale: Meaning of the numbers.
+            wrap_ms: Time at which stamps wrap to zero, milliseconds.
+            least_bytes: Smallest size of a sample, bytes.
         """
         self.tally = StreamCounts()
         self._least_bytes = least_bytes
@@ -139,7 +139,7 @@ class Lpm01aParser:
         self._next = 0
         self._surplus = 0
         self._sure = 0  # position at the last stamp that agreed
-        self._damage: tuple[int, int] | None = None  # first damaged place since then, and samples that may be in all
+        self._damage: tuple[int, int] | None = None  # first damaged position since then, and most samples lost in all
         self._level = 0
         self._events = -1
         self._fault = False
@@ -147,7 +147,7 @@ class Lpm01aParser:
         self._outliers = OutlierCounter()
 
     def _emit(self, values: NDArray[np.float64], level: int) -> None:
-        """Number values, taken while the mark was at a level, and keep them for the answer."""
+        """Number values sampled at a level of the mark, and keep them for the next result."""
         surplus = min(self._surplus, values.size)
         self._surplus -= surplus
         values = values[surplus:]
@@ -174,10 +174,10 @@ class Lpm01aParser:
         self.tally.lost += count
 
     def _correct(self, missing: int) -> None:
-        """Go on at a stamp before which samples are missing, or too many (negative).
+        """Continue at a stamp before which samples are missing, or too many (negative).
 
-        Where they went is not known better than back to the first damaged place since the stamps last agreed, and not
-        even that where the damage cannot account for them.
+        Their place is known only to be after the first damage since the stamps last agreed, and not even that if the
+        damage cannot account for them.
         """
         if missing > 0:
             self._lose(missing)
@@ -191,7 +191,7 @@ class Lpm01aParser:
             self._sure, self._damage = self._next, None
 
     def _damaged(self, size: int, samples: int) -> None:
-        """Note damage: so many bytes stood for so many samples, as far as can be told."""
+        """Record damage of ``size`` bytes that held about ``samples`` samples."""
         place, extent = self._damage or (self._next, 0)
         self._damage = place, extent + size // self._least_bytes + 1
         if samples:
@@ -222,7 +222,7 @@ class Lpm01aParser:
         self.tally.note("overcurrent: the instrument cut or limited the supply; samples from there on are not used")
 
     def _text(self, line: str) -> bool:
-        """Take a line that is no sample; ``False`` where it means nothing known."""
+        """Interpret a line that is not a sample; return ``False`` if it is unknown."""
         lower = line.lower()
         event = _EVENT.search(line)
         if event:

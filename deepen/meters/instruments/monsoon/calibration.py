@@ -1,4 +1,4 @@
-"""What both protocols of Monsoon power monitors share: records between calibrations, and what is doubtful of them."""
+"""Common parts of both Monsoon protocols: records between calibrations, and the detection of suspect samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RawRecordBuffer:
     """Raw records that wait to be converted.
 
     Attributes:
-        count: How many.
+        count: Number of records.
     """
 
     def __init__(self, size: int) -> None:
@@ -34,12 +34,12 @@ class RawRecordBuffer:
         self._bad: list[tuple[int, int]] = []
 
     def add(self, start: int, data: bytes, good: bool) -> None:
-        """Add records that follow each other.
+        """Add consecutive records.
 
         Args:
             start: Position of the first in the stream; ascending from call to call.
             data: The records.
-            good: Whether the instrument vouches for them.
+            good: True if the instrument marks them as valid.
         """
         count = len(data) // self._size
         self._parts.append((start, data))
@@ -48,14 +48,14 @@ class RawRecordBuffer:
         self.count += count
 
     def trim(self, limit: int) -> None:
-        """Let go of the oldest while there are more than ``limit``."""
+        """Drop the oldest records above ``limit``."""
         while self.count > limit:
             self.count -= len(self._parts.pop(0)[1]) // self._size
             while self._bad and self._bad[0][1] <= self._parts[0][0]:
                 self._bad.pop(0)
 
     def take(self) -> tuple[NDArray[np.int64], bytes, NDArray[np.bool_] | None]:
-        """Hand all of them over: positions, shape (n,); data; those not vouched for, shape (n,), ``None`` for none."""
+        """Remove and return all records: positions, shape (n,); data; mask of invalid ones, shape (n,), or ``None``."""
         parts, bad, count = self._parts, self._bad, self.count
         self._parts, self._bad, self.count = [], [], 0
         first, last = parts[0][0], parts[-1][0] + len(parts[-1][1]) // self._size
@@ -72,14 +72,14 @@ class RawRecordBuffer:
 
 
 class SuspectSampleDetector:
-    """Decides which samples are not to be trusted, and counts why."""
+    """Decides which samples are suspect, and counts the reasons."""
 
     def __init__(self, tally: StreamCounts, setting_v: float) -> None:
-        """Watch over a stream.
+        """Start with a stream.
 
         Args:
-            tally: Where to count.
-            setting_v: What the output is set to; 0 where that is not known.
+            tally: Counts to add to.
+            setting_v: Voltage set at the output, volts; 0 where unknown.
         """
         self._tally = tally
         self._setting_v = setting_v
@@ -93,13 +93,13 @@ class SuspectSampleDetector:
         voltage: NDArray[np.float64],
         doubtful: NDArray[np.bool_] | None,
     ) -> NDArray[np.bool_] | None:
-        """Samples not to be trusted; all arrays of shape (n,), n > 0.
+        """Return the mask of suspect samples, ``None`` for none; all arrays of shape (n,), n > 0.
 
         Args:
             coarse: Samples in the coarse range.
             clipped: Samples at the end of the range.
             voltage: Voltage of the output.
-            doubtful: Samples the instrument does not vouch for.
+            doubtful: Samples the instrument marks as invalid.
         """
         before = bool(coarse[0]) if self._coarse is None else self._coarse
         self._coarse = bool(coarse[-1])
@@ -119,15 +119,15 @@ class SuspectSampleDetector:
         return found
 
     def note_calibration_change(self, before: tuple[float, float], after: tuple[float, float]) -> None:
-        """Note a calibration that differs much from the one before it (slopes of both ranges)."""
+        """Add a note if a calibration differs much from the previous one (slopes of both ranges)."""
         if max(abs(a / b - 1) for a, b in zip(after, before, strict=True)) > _SAME:
             self._tally.note(f"the calibration changed by more than {_SAME:.0%} from one to the next")
 
     def note_refused_calibration(self) -> None:
-        """Count a calibration that makes no sense."""
+        """Count an implausible calibration."""
         self._tally.corrupt += 1
         self._tally.note("a calibration made no sense and was left out")
 
     def note_missing_calibration(self, seconds: float) -> None:
-        """Note that calibration has been missing for so long."""
+        """Add a note that calibration has been missing for a number of seconds."""
         self._tally.note(f"calibration was missing for {seconds:g} s; switch the instrument off and on")

@@ -3,12 +3,12 @@
 Values are set and read with control request 1, sampling starts with 2 and stops with 3; the samples come through bulk
 endpoint 0x81 (PyMonsoon ``pmapi.py``, ``Operations.py``, ``HVPM.py``, ``LVPM.py``, MIT-style licence). A value that can
 be set can be read back (ACTS ``monsoon_lib/api/hvpm/monsoon.py``, Apache-2.0), so that the voltage is set only where it
-differs: setting it to the same value has switched phones off (PyMonsoon issue 15). The output keeps what it is set to
-when the meter is closed or we die; ``?leave=off`` switches it off.
+differs: setting it to the same value has switched phones off (PyMonsoon issue 15). The output keeps its setting when
+the meter is closed or the program dies; ``?leave=off`` switches it off.
 
 ``--meter 'hvpm?voltage_v=3.85'``, ``hvpm:SERIAL``.
 Options: ``voltage_v`` (of the output; without it the output stays as it is), ``current_limit_a``, ``power_up_limit_a``,
-``usb`` (passthrough: off, on, auto), ``leave`` (the output when the meter is closed or we die: on, off).
+``usb`` (passthrough: off, on, auto), ``leave`` (the output when the meter is closed or the program dies: on, off).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ HVPM = HvpmModel("HVPM", signed=False, fine_below=64_000, voltage_scale=4.0)
 LVPM = HvpmModel("LVPM", signed=True, fine_below=30_000, voltage_scale=2.0)
 
 LIMITS_V = {"HVPM": (0.8, 13.5), "LVPM": (2.01, 4.55)}
-"""What each model may be set to at once (ACTS ``monsoon_lib/api``, ``MIN_VOLTAGE`` and ``MAX_VOLTAGE``)."""
+"""Voltage limits of each model, volts (ACTS ``monsoon_lib/api``, ``MIN_VOLTAGE`` and ``MAX_VOLTAGE``)."""
 
 LIMITS_A = {"HVPM": 15.625, "LVPM": 8.0}
 RATE_HZ = 5000.0
 CALIBRATION_MS = 1250
-"""Time between two calibrations of the instrument on itself (the maker's default)."""
+"""Time between two self-calibrations of the instrument (the maker's default)."""
 
 COUNTS_PER_VOLT = 1 << 20
 RAMP_FROM_V = 3.0
@@ -66,7 +66,7 @@ _LVPM_FINE_A, _LVPM_COARSE_A, _LVPM_OHM = 35946e-6, 3.1034, 0.05
 
 
 def make_set_request(opcode: int, value: int) -> bytes:
-    """Control request that sets a value: its bytes 0-1 are wValue, byte 2 is in wIndex beside the opcode."""
+    """Make the control request that sets a value: its bytes 0-1 are wValue, byte 2 is in wIndex beside the opcode."""
     data = value.to_bytes(4, "little")
     index = opcode | data[2] << 8
     return SETUP.pack(_SET, _VALUE, value & 0xFFFF, index, 4) + data
@@ -82,10 +82,10 @@ class HvpmInstrument:
         name: Driver name.
         serial: Serial number.
         rate_hz: Sample rate.
-        calibration_id: Which calibration is applied.
-        accuracy: The maker states none in any source at hand.
+        calibration_id: Name of the calibration applied.
+        accuracy: Unknown: no source at hand states the maker's figures.
         source: Label.
-        safe_bytes: Stops the stream, restores the USB passthrough, and switches the output off where that was asked.
+        safe_bytes: Stops the stream, restores the USB passthrough, and switches the output off if requested.
         model: HVPM or LVPM.
         setting_v: Voltage the output is set to; 0 where it is off.
     """
@@ -99,12 +99,12 @@ class HvpmInstrument:
         Args:
             port: USB port (or another port with USB frames on it).
             spec: Options ``voltage_v``, ``current_limit_a``, ``power_up_limit_a``, ``usb`` (off, on, auto), ``leave``
-                (the output when the meter is closed or we die: on, off).
+                (the output when the meter is closed or the program dies: on, off).
             source: Label.
 
         Raises:
             ConfigError: If an option is outside what the instrument allows, or the output is off and no voltage given.
-            MeterError: If something else answers, or nothing, or its calibration makes setting a voltage unsafe.
+            MeterError: If the instrument does not answer, another one does, or its calibration makes a voltage unsafe.
         """
         usb = read_choice_option(spec, "usb", PASSTHROUGH)
         off = make_set_request(_VOLTAGE, 0) if read_choice_option(spec, "leave", ("on", "off")) == "off" else b""
@@ -170,12 +170,12 @@ class HvpmInstrument:
         self._quiet()
 
     def close(self) -> None:
-        """Stop, and leave the output as asked; harmless when the port is gone."""
+        """Stop the stream and leave the output as requested; harmless when the port is gone."""
         with contextlib.suppress(MeterError):
             self._port.write(self.safe_bytes)
 
     def _quiet(self) -> None:
-        """Stop streaming and read until nothing has come for 0.2 s.
+        """Stop streaming and read until the port has been silent for 0.2 s.
 
         Raises:
             MeterError: If it does not fall silent.
@@ -209,10 +209,10 @@ class HvpmInstrument:
         )
 
     def _set(self, opcode: int, value: int, what: str = "", width: int = 32) -> None:
-        """Set a value; read it back where it matters.
+        """Set a value; read it back if ``what`` names it.
 
         Raises:
-            MeterError: If the instrument did not take it.
+            MeterError: If the instrument did not accept it.
         """
         self._port.write(make_set_request(opcode, value))
         mask = (1 << width) - 1
@@ -220,7 +220,7 @@ class HvpmInstrument:
             raise MeterError(f"{self._port.name}: the {self.model.name} did not take {what}, but {told}; restart it")
 
     def _read_channel(self) -> HvpmChannelCalibration:
-        """Factory calibration of the main channel.
+        """Read the factory calibration of the main channel.
 
         Raises:
             MeterError: If it was never calibrated.
@@ -248,7 +248,7 @@ class HvpmInstrument:
         """Go to a voltage in steps of 0.1 V, 0.1 s each.
 
         Raises:
-            MeterError: If the converter's calibration is outside what is safe, or the voltage is not taken.
+            MeterError: If the converter's calibration is outside safe limits, or the voltage is not accepted.
         """
         if abs(self.setting_v - target_v) < 0.001:
             return

@@ -1,9 +1,9 @@
-"""Bulk packets of the Monsoon HVPM (AAA10F), and of an LVPM flashed with firmware 25 or later: packets in, samples out.
+"""Parser of the bulk packets of the Monsoon HVPM (AAA10F), and of an LVPM flashed with firmware 25 or later.
 
 A packet: number of dropped packets (16 bits, little endian), flags (bits 0-3 sequence number, bit 4 over-current or
 thermal cut-off, bit 5 main output at voltage), number of measurements (1-3), then that many of 18 bytes: coarse and
 fine current of the main, USB and auxiliary channels, main and USB voltage (eight big-endian words), gain of USB, gain
-of main. Bits 4-5 of the main gain say what was measured: 0 the input, 1 zero, 2 nothing valid, 3 the reference
+of main. Bits 4-5 of the main gain give the quantity measured: 0 the input, 1 zero, 2 nothing valid, 3 the reference
 (PyMonsoon ``sampleEngine.py`` and ``API.pdf``, MIT-style licence; ACTS ``monsoon_lib/sampling/hvpm/packet.py``,
 Apache-2.0).
 """
@@ -29,10 +29,10 @@ __all__ = ["HELD", "HvpmChannelCalibration", "HvpmModel", "HvpmParser"]
 
 VOLTS_PER_COUNT = 62.5e-6
 CALIBRATIONS = 5
-"""Calibration readings of each kind that are averaged (PyMonsoon ``calibrationData.py``)."""
+"""Number of calibration readings of each kind that are averaged (PyMonsoon ``calibrationData.py``)."""
 
 HELD = 20_000
-"""Measurements kept while no calibration has come (PyMonsoon gives up after as many)."""
+"""Largest number of measurements kept before a calibration has come (PyMonsoon gives up after as many)."""
 
 HEADER, SIZE = 4, 18
 _MEASURED, _ZERO, _INVALID, _REFERENCE = 0x00, 0x10, 0x20, 0x30
@@ -41,12 +41,12 @@ _MISSING_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class HvpmModel:
-    """What differs between the two models (PyMonsoon ``HVPM.py``, ``LVPM.py``).
+    """Parameters of one of the two models (PyMonsoon ``HVPM.py``, ``LVPM.py``).
 
     Attributes:
         name: HVPM or LVPM.
-        signed: Whether current words are signed.
-        fine_below: The fine reading counts where it is below this.
+        signed: True if current words are signed.
+        fine_below: The fine reading is used if it is below this.
         voltage_scale: Main voltage over the voltage at the converter.
     """
 
@@ -81,7 +81,7 @@ class _CalibrationReadings:
     reference: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=CALIBRATIONS))
 
     def lines(self, channel: HvpmChannelCalibration) -> tuple[float, float, float, float] | None:
-        """Zero (counts) and slope (A per count), coarse then fine; ``None`` while unknown or senseless."""
+        """Return zero (counts) and slope (A per count), coarse then fine; ``None`` while unknown or implausible."""
         if not self.zero or not self.reference:
             return None
         zero = np.mean(self.zero, axis=0) + np.array([channel.coarse_offset, channel.fine_offset])
@@ -92,9 +92,9 @@ class _CalibrationReadings:
 
 
 class HvpmParser:
-    """Frames of a USB port in, samples of the main channel out.
+    """Parser of the frames of a USB port into samples of the main channel.
 
-    Every measurement takes one sample period, whatever it measured.
+    Every measurement takes one sample period, whatever it measures.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class HvpmParser:
         """Begin a stream.
 
         Args:
-            model: Which of the models.
+            model: Model of the instrument.
             channel: Factory calibration of the main channel.
-            setting_v: What the output is set to; samples whose voltage is more than a tenth away are suspect. 0 for
+            setting_v: Voltage set at the output; samples whose voltage is more than a tenth away are suspect. 0 for
                 no such check.
-            rate_hz: Measurements in a second, to say how long calibration has been missing.
+            rate_hz: Measurements per second, for the time calibration has been missing.
         """
         self.tally = StreamCounts()
         self._model = model
@@ -126,7 +126,7 @@ class HvpmParser:
         self._done: list[Samples] = []
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
+        """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
         for kind, packet in self._frames.feed(data):
             if kind == BULK:
                 self._packet(packet)
@@ -164,7 +164,7 @@ class HvpmParser:
             self._next += 1
 
     def _follow(self, packet: bytes, count: int) -> bool:
-        """Check the counters; false for a packet that came twice."""
+        """Check the counters; return false for a packet that came twice."""
         sequence, dropped = packet[2] & 0x0F, int.from_bytes(packet[:2], "little")
         if self._sequence < 0:
             missed = told = 0
@@ -187,7 +187,7 @@ class HvpmParser:
         self._begun = True
         self._records.add(self._next, data, good)
         self._next += count
-        if self._lines is None:  # bound what is kept while calibration is missing
+        if self._lines is None:  # bound the records kept while calibration is missing
             self.tally.uncalibrated += count
             self._records.trim(HELD)
             if self._records.count > self._rate_hz * _MISSING_S:
@@ -210,7 +210,7 @@ class HvpmParser:
         self._lines = after
 
     def _convert(self) -> None:
-        """Make samples of the measurements since the last calibration."""
+        """Convert the measurements since the last calibration to samples."""
         if not self._records.count or self._lines is None:
             return
         index, data, doubtful = self._records.take()

@@ -1,12 +1,12 @@
 """Monsoon LVPM (FTA22D) with its first firmware, on a serial port: the conversation.
 
-Stop, empty the port, ask for the status, set limits and voltage, start: as AOSP CTS ``tools/utils/monsoon.py`` and
-mobly ``controllers/monsoon.py`` do (both Apache-2.0). The output keeps what it is set to when the meter is closed or we
-die, because it is what the device under test runs from; ``?leave=off`` switches it off.
+Stop, empty the port, query the status, set limits and voltage, start: as AOSP CTS ``tools/utils/monsoon.py`` and
+mobly ``controllers/monsoon.py`` do (both Apache-2.0). The output keeps its setting when the meter is closed or the
+program dies, because the device under test runs from it; ``?leave=off`` switches it off.
 
 ``--meter 'lvpm:/dev/ttyACM0?voltage_v=3.85'``.
 Options: ``voltage_v`` (of the output; without it the output stays as it is), ``current_limit_a``, ``power_up_limit_a``,
-``usb`` (passthrough: off, on, auto), ``leave`` (the output when the meter is closed or we die: on, off).
+``usb`` (passthrough: off, on, auto), ``leave`` (the output when the meter is closed or the program dies: on, off).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deepen.records import Accuracy, Source
 __all__ = ["DRIVER", "LvpmInstrument"]
 
 MIN_V, MAX_V = 2.01, 4.55
-"""What the byte of the voltage command can say: 2 V and 1 to 255 hundredths (0 is off)."""
+"""Range of the byte of the voltage command: 2 V plus 1 to 255 hundredths (0 is off), volts."""
 
 MAX_A = 8.0
 RAMP_FROM_V = 3.0
@@ -39,7 +39,7 @@ RAMP_S = 0.1
 
 STOP = frame_packet(b"\x03\x00")
 START = frame_packet(b"\x01\x1b\x01") + frame_packet(b"\x02\xff\xff\xff\xff\x03\xe8")
-"""A setting nobody has explained, which every public reader sends first; then: sample until told to stop."""
+"""An undocumented setting that every public reader sends first; then the command to sample until stopped."""
 
 _ASK = frame_packet(b"\x01\x00\x00")
 _LONGEST_TALK = 1 << 20
@@ -52,11 +52,11 @@ class LvpmInstrument:
         name: Driver name.
         serial: Serial number.
         rate_hz: Sample rate.
-        calibration_id: Which calibration is applied.
-        accuracy: The maker states none in any source at hand.
+        calibration_id: Name of the calibration applied.
+        accuracy: Unknown: no source at hand states the maker's figures.
         source: Label.
-        safe_bytes: Stops the stream, restores the USB passthrough, and switches the output off where that was asked.
-        status: What the instrument last told of itself.
+        safe_bytes: Stops the stream, restores the USB passthrough, and switches the output off if requested.
+        status: The instrument's latest status.
     """
 
     name = "lvpm"
@@ -67,12 +67,12 @@ class LvpmInstrument:
         Args:
             port: Open port.
             spec: Options ``voltage_v``, ``current_limit_a``, ``power_up_limit_a``, ``usb`` (off, on, auto),
-                ``leave`` (the output when the meter is closed or we die: on, off).
+                ``leave`` (the output when the meter is closed or the program dies: on, off).
             source: Label.
 
         Raises:
             ConfigError: If an option is outside what the instrument allows, or the output is off and no voltage given.
-            MeterError: If something else answers, or nothing.
+            MeterError: If the instrument does not answer, or another one does.
         """
         wanted_v = read_optional_number(spec, "voltage_v", MIN_V, MAX_V, "V")
         limits = {
@@ -133,7 +133,7 @@ class LvpmInstrument:
         self._quiet()
 
     def close(self) -> None:
-        """Stop, and leave the output as asked; harmless when the port is gone."""
+        """Stop the stream and leave the output as requested; harmless when the port is gone."""
         with contextlib.suppress(MeterError):
             self._port.write(self.safe_bytes)
 
@@ -141,12 +141,12 @@ class LvpmInstrument:
         self._port.write(frame_packet(bytes([0x01, register, value])))
 
     def _wait(self, seconds: float) -> None:
-        """Let time pass on the port's own clock, throwing away what comes."""
+        """Wait on the port's own clock, discarding received bytes."""
         for _ in range(round(seconds / 0.05)):
             self._port.read(0.05)
 
     def _quiet(self) -> None:
-        """Stop streaming and read until nothing has come for 0.2 s.
+        """Stop streaming and read until the port has been silent for 0.2 s.
 
         Raises:
             MeterError: If it does not fall silent.
@@ -164,7 +164,7 @@ class LvpmInstrument:
         raise MeterError(f"{self._port.name} keeps sending when told to stop: it is no Monsoon LVPM; check the port")
 
     def _ask(self) -> LvpmStatus:
-        """Ask for the status.
+        """Query the status.
 
         Raises:
             MeterError: If no status comes.
@@ -200,10 +200,10 @@ class LvpmInstrument:
             self._wait(RAMP_S)
 
     def _confirm(self, wanted_v: float | None, limits: dict[int, float], usb: str | None) -> None:
-        """Read back what was set.
+        """Read the settings back.
 
         Raises:
-            MeterError: If the instrument did not take it.
+            MeterError: If the instrument did not accept one.
         """
         self.status = self._ask()
         told = {0x08: self.status.power_up_limit_a, 0x0A: self.status.run_limit_a}
@@ -232,7 +232,7 @@ DRIVER = make_stream_driver(
 
 
 def _find_status(received: bytes) -> LvpmStatus | None:
-    """The first status packet in what came."""
+    """Find the first status packet in received bytes; ``None`` if there is none."""
     at = received.find(b"\x3b\x10")  # length 59, type 0x10
     while at >= 0:
         body = unframe_packet(received, at)

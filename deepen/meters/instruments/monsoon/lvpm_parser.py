@@ -33,11 +33,11 @@ FINE_A, COARSE_A = 0.0332, 2.88
 """Currents of the internal references of both ranges, amperes; they belong to this protocol (CTS ``monsoon.py``)."""
 
 VOLTS_PER_COUNT = (125e-6, 62.5e-6)
-"""One count of a voltage word: usually (CTS ``monsoon.py``, ``GetStatus``), and in units of hardware revision 1
-(Chromium telemetry ``monsoon.py``). The stream itself tells which: only one brings it near the voltage that is set."""
+"""Volts per count of a voltage word: usually (CTS ``monsoon.py``, ``GetStatus``), and in units of hardware revision 1
+(Chromium telemetry ``monsoon.py``). The stream shows which applies: only one gives nearly the voltage that is set."""
 
 HELD_RECORDS = 20_000
-"""Records kept while no calibration has come (4 s; the maker's library gives up after as many)."""
+"""Largest number of records kept before a calibration has come (4 s; the maker's library gives up after as many)."""
 
 _FULL_SCALE = 32_766
 _MISSING_S = 2.0
@@ -58,7 +58,7 @@ def frame_packet(body: bytes) -> bytes:
 
 
 def unframe_packet(data: bytes, start: int) -> bytes | None:
-    """Body of the frame that begins at a place; ``None`` unless all of it is there and its checksum is right."""
+    """Return the body of the frame that begins at ``start``; ``None`` unless it is complete and its checksum right."""
     if start >= len(data):
         return None
     end = start + 1 + data[start]
@@ -69,7 +69,7 @@ def unframe_packet(data: bytes, start: int) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class LvpmStatus:
-    """What a status packet tells (41 fields; those that are used).
+    """Content of a status packet (of its 41 fields, those that are used).
 
     Attributes:
         firmware: Version of the firmware.
@@ -97,7 +97,7 @@ class LvpmStatus:
 
 
 def parse_status(body: bytes) -> LvpmStatus | None:
-    """Take a status packet apart; ``None`` if it is none."""
+    """Parse a status packet; ``None`` if the body is not one."""
     if len(body) != _STATUS.size or body[0] != 0x10:
         return None
     f = _STATUS.unpack(body)
@@ -116,19 +116,19 @@ def parse_status(body: bytes) -> LvpmStatus | None:
 
 
 class LvpmParser:
-    """Frames in, samples of the main channel out.
+    """Parser of frames into samples of the main channel.
 
-    The index counts records of measurements. No source says whether calibration packets take sample periods; here they
-    take none, and should they (a few a second), the clock fitted to the arrivals finds and tells it.
+    The index counts records of measurements. No source states whether calibration packets take sample periods; here
+    they take none, and if they do (a few per second), the clock fitted to the arrivals reports it.
     """
 
     def __init__(self, setting_v: float = 0.0, rate_hz: float = 5000.0) -> None:
-        """Begin at a frame.
+        """Start at a frame.
 
         Args:
-            setting_v: What the output is set to; samples whose voltage is more than a tenth away are suspect. 0 for
+            setting_v: Voltage set at the output; samples whose voltage is more than a tenth away are suspect. 0 for
                 no such check.
-            rate_hz: Records in a second, to say how long calibration has been missing.
+            rate_hz: Records per second, for the time calibration has been missing.
         """
         self.tally = StreamCounts()
         self._setting_v = setting_v
@@ -148,7 +148,7 @@ class LvpmParser:
         self._done: list[Samples] = []
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
+        """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
         self._buffer += data
         view = bytes(self._buffer)
         at = 0
@@ -160,7 +160,7 @@ class LvpmParser:
         return Samples.join(done)
 
     def _step(self, view: bytes, at: int) -> int | None:
-        """Bytes that one frame, or one byte of rubbish, takes; ``None`` when more are needed to tell."""
+        """Process one frame or one byte of garbage and return its size; ``None`` if more bytes are needed."""
         if at >= len(view):
             return None
         if not self._locked:
@@ -203,13 +203,13 @@ class LvpmParser:
             self._calibrate(body[1], payload)
 
     def _follow(self, body: bytes) -> bool:
-        """Check the sequence number; false for a packet that came twice."""
+        """Check the sequence number; return false for a packet that came twice."""
         sequence = body[0] & 0x0F
         missing = (sequence - self._sequence - 1) & 0x0F if self._sequence >= 0 else 0
         if missing == 15 and body == self._last_body:
             self.tally.duplicates += 1
             return False
-        if missing:  # the smallest loss that fits; 16 packets more are invisible here
+        if missing:  # the smallest loss that fits; multiples of 16 packets are invisible here
             self.tally.lost += missing * self._per_packet
             self.tally.ambiguous += 1
             self._next += missing * self._per_packet
@@ -217,7 +217,7 @@ class LvpmParser:
         return True
 
     def _hold(self, records: int) -> None:
-        """Bound what is kept while calibration is missing."""
+        """Bound the records kept while calibration is missing."""
         self.tally.uncalibrated += records
         self._records.trim(HELD_RECORDS)
         if self._records.count > self._rate_hz * _MISSING_S:
@@ -244,7 +244,7 @@ class LvpmParser:
         self._zero, self._reference, self._scales = zero, reference, scales
 
     def _convert(self) -> None:
-        """Make samples of the records since the last calibration."""
+        """Convert the records since the last calibration to samples."""
         scales, zero = self._scales, self._zero
         if not self._records.count or scales is None:
             return
@@ -260,7 +260,7 @@ class LvpmParser:
         self._done.append(Samples(index, current * voltage, current, voltage, suspect=suspect))
 
     def _volts(self, raw: NDArray[np.uint16]) -> NDArray[np.float64]:
-        """Convert voltage words; the first of them settles which scale applies."""
+        """Convert voltage words to volts; the first of them determines the scale."""
         if not self._volts_per_count:
             first = int(raw[0])
             near = [v for v in VOLTS_PER_COUNT if abs(first * v - self._setting_v) <= 0.25 * self._setting_v]
@@ -270,16 +270,16 @@ class LvpmParser:
 
 
 def _is_data_packet(body: bytes) -> bool:
-    """Whether a body is a data packet: flags 00 in bits 6-7, then records; the status packet has another length."""
+    """Return whether a body is a data packet: flags 00 in bits 6-7, then records; a status packet differs in length."""
     if len(body) < 13 or body[0] >> 6:
         return False
     return body[0] >> 4 == 2 or (body[1] <= 2 and len(body) % 8 == 5)
 
 
 def _begins_two_packets(view: bytes, at: int) -> bool | None:
-    """Whether two data packets that follow each other begin here; ``None`` when more bytes are needed to tell.
+    """Return whether two consecutive data packets begin at ``at``; ``None`` if more bytes are needed.
 
-    A checksum of 8 bits alone would be met by one place of rubbish in 256.
+    A checksum of 8 bits alone is met by one position of garbage in 256.
     """
     first = _begins_packet(view, at)
     if not first:
@@ -291,7 +291,7 @@ def _begins_two_packets(view: bytes, at: int) -> bool | None:
 
 
 def _begins_packet(view: bytes, at: int) -> bool | None:
-    """Whether a data packet with a right checksum begins here; ``None`` when more bytes are needed to tell."""
+    """Return whether a data packet with a right checksum begins at ``at``; ``None`` if more bytes are needed."""
     head = view[at : at + 3]
     if len(head) > 0 and head[0] < 14:
         return False

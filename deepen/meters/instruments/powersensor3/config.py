@@ -31,7 +31,7 @@ class SensorConfig:
         pair: Name of the pair of sensors.
         reference_v: Output at zero, volts.
         sensitivity: Volts per ampere of a current sensor; gain of a voltage sensor.
-        in_use: Whether anything is plugged in.
+        in_use: True if a sensor is plugged in.
     """
 
     type: str
@@ -41,12 +41,15 @@ class SensorConfig:
     in_use: bool
 
     def values(self) -> NDArray[np.float64]:
-        """Amperes (volts) of every level: ``(3.3 level / 1023 - reference) / sensitivity``; float64, shape (1024,)."""
+        """Return the amperes (volts) of every level; float64, shape (1024,).
+
+        The law is ``(3.3 level / 1023 - reference) / sensitivity``.
+        """
         return (ADC_V * np.arange(LEVELS) / (LEVELS - 1) - self.reference_v) / self.sensitivity
 
     @property
     def defect(self) -> str:
-        """Why it cannot be used; empty if it can."""
+        """Reason it cannot be used; empty if it can."""
         if not math.isfinite(self.sensitivity) or self.sensitivity == 0:
             return f"its sensitivity is {self.sensitivity:g}"
         if not 0 <= self.reference_v <= ADC_V:
@@ -61,7 +64,7 @@ def parse_config(data: bytes) -> tuple[SensorConfig, ...] | None:
         data: ``CONFIG_BYTES`` bytes.
 
     Returns:
-        Eight sensors, or ``None`` if no PowerSensor3 wrote this.
+        Eight sensors, or ``None`` if the data are not from a PowerSensor3.
     """
     if len(data) != CONFIG_BYTES:
         return None

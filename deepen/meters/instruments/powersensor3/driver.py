@@ -2,8 +2,8 @@
 
 Commands are single letters. ``--meter powersensor3:/dev/ttyACM0``; options beside the common ones:
 
-* ``pairs``: which pairs to add up, numbers or names separated by commas; all that are in use otherwise. Leave out pairs
-  that measure a part of what another one measures.
+* ``pairs``: pairs to add up, numbers or names separated by commas; by default all that are in use. Leave out pairs that
+measure a part of another pair.
 * ``voltage_v``: voltage of pairs without a voltage sensor; refused where every pair has one.
 """
 
@@ -27,10 +27,10 @@ __all__ = ["DRIVER", "PowerSensor3Instrument"]
 
 CONFIG, MARK, START, STOP, VERSION = b"R", b"M", b"S", b"T", b"V"
 CONTINUE = b"\0"
-"""Answer to a record of the configuration; any byte will do, this one is no command."""
+"""Answer to a record of the configuration; any byte will do, and this one is not a command."""
 
 PROBE_FRAMES = 2000
-"""Frames read to tell the rate: 0.1 s, which tells it to 10 ppm of the instrument's own clock."""
+"""Number of frames read to measure the rate: 0.1 s, which gives it to 10 ppm of the instrument's own clock."""
 
 
 class PowerSensor3Instrument:
@@ -38,12 +38,12 @@ class PowerSensor3Instrument:
 
     Attributes:
         name: Driver name.
-        serial: Empty: the protocol has none (USB tells it).
+        serial: Empty: the protocol has none (USB reports it).
         rate_hz: Frames per second by the instrument's own time stamps.
         quantum: Losses that the time stamps cannot see are multiples of this.
         sampling: ``mean``: the firmware averages its conversions over a frame.
         calibration_id: Firmware, and the sensors that are added up.
-        accuracy: That of its levels alone (10 bits); nobody at hand states more.
+        accuracy: That of its levels alone (10 bits); no source at hand states more.
         source: Label.
         safe_bytes: Stops the stream.
         sensors: Configuration of the eight sensors.
@@ -65,7 +65,7 @@ class PowerSensor3Instrument:
 
         Raises:
             ConfigError: If an option does not fit the sensors.
-            MeterError: If something else answers, or nothing, or no sensor can be used.
+            MeterError: If the instrument does not answer, or another one does, or no sensor can be used.
         """
         voltage_v = read_optional_number(spec, "voltage_v", 0.0, 400.0, "V")
         self._port = port
@@ -128,10 +128,10 @@ class PowerSensor3Instrument:
             )
 
     def _read_config(self) -> tuple[SensorConfig, ...]:
-        """Read the configuration, answering each record at once: the device resets itself when kept waiting for 2 s.
+        """Read the configuration, answering each record at once: the device resets itself after waiting for 2 s.
 
         Raises:
-            MeterError: If something else answers, or nothing.
+            MeterError: If the instrument does not answer, or another one does.
         """
         records, question, answer = b"", CONFIG, b""
         for _ in range(SENSORS):
@@ -153,10 +153,10 @@ class PowerSensor3Instrument:
         )
 
     def _choose(self, wanted: str, voltage_v: float | None) -> tuple[int, ...]:
-        """Pairs to add up.
+        """Choose the pairs to add up.
 
         Raises:
-            ConfigError: If a pair is not there, or lacks a voltage, or has one and is told another.
+            ConfigError: If a pair is not there, or lacks a voltage, or has one and is given another.
             MeterError: If no pair is in use, or one that is has no usable calibration.
         """
         names = [self.sensors[k].pair for k in range(0, SENSORS, 2)]
@@ -189,7 +189,7 @@ class PowerSensor3Instrument:
         return tuple(pairs)
 
     def _probe(self) -> float:
-        """Read a piece of the stream to tell the time between frames, microseconds.
+        """Read a piece of the stream to measure the time between frames, microseconds.
 
         Raises:
             MeterError: If there are no frames.
@@ -207,9 +207,10 @@ class PowerSensor3Instrument:
         return float(round(period_us)) if abs(period_us - round(period_us)) < 0.05 else period_us
 
     def _resolution(self) -> Accuracy:
-        """What a step of the converter makes of power: uniform within it (JCGM 100:2008, F.2.2.1), at today's voltage.
+        """Compute the accuracy that a step of the converter allows: uniform within it (JCGM 100:2008, F.2.2.1).
 
-        Noise of more than a step averages it out in time; a quiet source does not, so it is taken to stay.
+        It holds at the present voltage. Noise of more than a step averages the error out in time; a quiet source does
+        not, so the error is taken to remain.
         """
         step_v = ADC_V / (LEVELS - 1)
         offset_w, gain = 0.0, 0.0

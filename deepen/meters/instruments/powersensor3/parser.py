@@ -1,10 +1,10 @@
-"""PowerSensor3: bytes to samples.
+"""Parser of the PowerSensor3's stream into samples.
 
 Protocol (firmware 1.6, ``PowerSensor.ino`` and ``PowerSensor.cc`` of nlesc-recruit/PowerSensor3): every value is two
 bytes, ``1 iii aaaa`` and ``0 m bbbbbb``: sensor i, ten-bit level ab, marker m. A frame is a time stamp (sensor 7 with m
 set, level in microseconds, wraps at 1024) and the levels of sensors 0 to 7; only sensor 0 can carry a marker. Even
-sensors measure current, the odd one after each measures its voltage. There is no checksum: the top bits tell first from
-second bytes, the order of sensors tells a whole frame from a torn one, and the time stamps tell what is missing.
+sensors measure current, the odd one after each measures its voltage. There is no checksum: the top bits distinguish
+first from second bytes, the order of sensors a whole frame from a torn one, and the time stamps show losses.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ MARKER, DOUBTFUL = 1 + SENSORS, 2
 """Column of the marker in the table of frames, and a bit set there for frames that came in two versions."""
 
 TOLERANCE, TOLERANCE_US = 0.2, 10.0
-"""How far a time stamp may be from its place, as a share of the period, and at most (stamps are made in software)."""
+"""Tolerance of a time stamp as a share of the period, and its upper limit (stamps are made in software)."""
 
 RECENT = 16
 """Frames within which one that is the same to the last bit, stamp included, came twice: stamps repeat later."""
 
 
 def measure_frame_period_us(data: bytes) -> float:
-    """Time between two frames of a stream, from its time stamps.
+    """Measure the time between two frames of a stream from its time stamps.
 
     Args:
         data: A piece of the stream, cut anywhere.
@@ -84,7 +84,7 @@ def _find_frames(raw: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _unpack_levels(frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Time stamp, levels of the sensors, and marker of whole frames of shape (m, 18); shape (m, 10)."""
+    """Unpack whole frames, shape (m, 18), into time stamp, levels of the sensors, and marker; shape (m, 10)."""
     levels = np.empty((len(frames), 2 + SENSORS), np.uint16)
     np.bitwise_and(frames[:, 0::2], 0x0F, out=levels[:, :-1])
     levels[:, :-1] <<= 6
@@ -94,7 +94,7 @@ def _unpack_levels(frames: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 
 def _build_step_table(period_us: float) -> tuple[NDArray[np.int64], int]:
-    """How many periods a difference of time stamps stands for: the fewest that fit.
+    """Build the table of periods for a difference of time stamps: the fewest that fit.
 
     Losses longer than the 1024 us after which stamps repeat still leave a remainder that mostly fits one number of
     periods only.
@@ -103,7 +103,7 @@ def _build_step_table(period_us: float) -> tuple[NDArray[np.int64], int]:
         period_us: Time between two frames, microseconds.
 
     Returns:
-        Periods for every difference modulo 1024, shape (1024,), at least 1; and the loss that leaves no trace.
+        Periods for every difference modulo 1024, shape (1024,), at least 1; and the smallest invisible loss.
     """
     far = np.full(WRAP_US, math.inf)
     steps = np.ones(WRAP_US, np.int64)
@@ -118,11 +118,11 @@ def _build_step_table(period_us: float) -> tuple[NDArray[np.int64], int]:
 
 
 class PowerSensor3Parser:
-    """Frames to samples: power is the sum over pairs of current times voltage.
+    """Parser of frames into samples; power is the sum of current times voltage over pairs.
 
     Attributes:
-        tally: What went wrong so far. A break of the time stamps is ``ambiguous`` unless the bytes thrown away account
-            for it. The frame before a break is suspect: it may be made of parts of two.
+        tally: Counts of the faults so far. A break of the time stamps is ``ambiguous`` unless the discarded bytes
+            account for it. The frame before a break is suspect: it may be made of parts of two.
         quantum: Losses that the time stamps cannot see are multiples of this.
     """
 
@@ -138,7 +138,7 @@ class PowerSensor3Parser:
 
         Args:
             sensors: Configuration of the eight sensors.
-            pairs: Which pairs to add up; pair p is sensors 2p and 2p+1.
+            pairs: Pairs to add up; pair p is sensors 2p and 2p+1.
             period_us: Time between two frames, microseconds, 1 to 1023.
             voltage_v: Voltage of pairs whose voltage sensor is not in use.
         """
@@ -165,7 +165,7 @@ class PowerSensor3Parser:
         self._recent = np.empty((0, 2 + SENSORS), np.uint16)  # the last frames, as they came
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes."""
+        """Parse the next bytes, split anywhere, and return the samples they complete."""
         raw = np.frombuffer(self._rest + data, np.uint8)
         starts, frames, torn = _find_frames(raw)
         unfinished = torn[torn + FRAME > raw.size]
@@ -177,26 +177,26 @@ class PowerSensor3Parser:
         return self._place(*self._new(_unpack_levels(frames), thrown))
 
     def _count(self, raw: NDArray[np.uint8], starts: NDArray[np.int64], torn: int) -> None:
-        """Count what is in no frame.
+        """Count the bytes that are in no frame.
 
         Args:
-            raw: Bytes that are done with; shape (n,).
-            starts: Where whole frames begin in them; shape (m,).
-            torn: Time stamps that no whole frame follows.
+            raw: Processed bytes; shape (n,).
+            starts: Starts of whole frames in them; shape (m,).
+            torn: Number of time stamps that no whole frame follows.
         """
         self.tally.corrupt += torn
         stray = raw.size - FRAME * starts.size
         if stray:
             outside = np.ones(raw.size, np.bool_)
             outside[(starts[:, None] + np.arange(FRAME)).ravel()] = False
-            # The signal that a stream has stopped is no data and no damage.
+            # The signal that a stream has stopped is neither data nor damage.
             stops = (raw[:-1] == 0xFF) & (raw[1:] == 0x3F) & outside[:-1] & outside[1:]
             self.tally.skipped_bytes += stray - 2 * int(np.count_nonzero(stops))
 
     def _new(
         self, frames: NDArray[np.uint16], thrown: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        """Put the held frame before new ones, and leave out those that came twice.
+        """Put the held frame before new ones, and leave out frames that came twice.
 
         Args:
             frames: As of :func:`_unpack_levels`, shape (m, 10).
@@ -215,7 +215,7 @@ class PowerSensor3Parser:
         frames, thrown = np.concatenate([self._held, frames]), np.concatenate([self._held_thrown, thrown])
         again = frames[1:, 0] == frames[:-1, 0]
         if again.any():
-            # Two frames of one stamp that differ: one of them is made of parts of two, and nobody knows which.
+            # Two different frames with one stamp: one of them is made of parts of two, but which is unknown.
             self.tally.duplicates += int(np.count_nonzero(again))
             frames[1:][again, MARKER] |= DOUBTFUL
             keep = np.append(~again, True)
@@ -223,8 +223,8 @@ class PowerSensor3Parser:
         return frames, thrown
 
     def _place(self, frames: NDArray[np.uint16], thrown: NDArray[np.int64]) -> Samples:
-        """Give frames their positions, and make samples of them; arguments as of :meth:`_new`."""
-        # The last frame waits: the next one tells whether time jumped there, or only its stamp is damaged.
+        """Assign positions to frames and convert them to samples; arguments as of :meth:`_new`."""
+        # The last frame waits: the next one shows whether time jumped there, or only its stamp is damaged.
         count = len(frames) - 1
         self._held, self._held_thrown = frames[-1:], thrown[-1:]
         if count < 1:
@@ -244,7 +244,7 @@ class PowerSensor3Parser:
         return self._convert(frames[:count], index, doubtful)
 
     def _periods(self, stamps: NDArray[np.int64], accounted: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-        """Periods from each frame to the one before it.
+        """Return the periods between each frame and the previous one.
 
         A stamp that fits neither the one before nor the one after, while these fit each other, is damaged.
 
@@ -274,7 +274,7 @@ class PowerSensor3Parser:
         return np.append(np.ones(1 - first, np.int64), steps)[: stamps.size - 1], damaged
 
     def _convert(self, frames: NDArray[np.uint16], index: NDArray[np.int64], doubtful: NDArray[np.bool_]) -> Samples:
-        """Make samples of frames; shapes (n, 10), (n,) and (n,), n at least 1."""
+        """Convert frames to samples; shapes (n, 10), (n,) and (n,), n at least 1."""
         value = {k: table[frames[:, 1 + k]] for k, table in self._values.items()}
         step = {k: abs(float(table[1] - table[0])) for k, table in self._values.items()}
         power_w, step_w = np.zeros(index.size), np.zeros(index.size)

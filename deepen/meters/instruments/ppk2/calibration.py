@@ -1,4 +1,4 @@
-"""Nordic Power Profiler Kit II: what its readings mean, by the metadata and the formulas of Nordic's application."""
+"""Conversion of readings of the Nordic Power Profiler Kit II, by its metadata and the formulas of Nordic's software."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NOMINAL: Mapping[str, tuple[float, ...]] = {
     "I": (0.0,) * RANGES,
     "UG": (1.0,) * RANGES,
 }
-"""Coefficients by range for those the instrument does not tell: the nominal shunt resistors (Nordic's application) and
-no correction."""
+"""Coefficients by range in place of those the instrument does not report: the nominal shunt resistors (Nordic's
+application) and no correction."""
 
 _LARGEST = 1e6
 """No coefficient comes near this (those of real units are below a few thousand)."""
@@ -43,14 +43,14 @@ FILTERED, HELD = 3, 2
 
 @dataclass(frozen=True, slots=True)
 class Ppk2Calibration:
-    """What the instrument tells about itself.
+    """Calibration and settings that the instrument reports.
 
     Attributes:
         values: Coefficient -> its value in each of the five ranges.
-        nominal: Coefficients the instrument does not tell, as ``R3``; nominal values stand in.
-        hardware: Hardware number; empty where it tells none.
-        voltage_v: Voltage its regulator is set to; ``nan`` where it does not tell.
-        mode: 1 ampere meter, 2 source meter, 0 where it does not tell.
+        nominal: Coefficients the instrument does not report, as ``R3``; nominal values stand in.
+        hardware: Hardware number; empty if not reported.
+        voltage_v: Voltage its regulator is set to, volts; ``nan`` if not reported.
+        mode: 1 ampere meter, 2 source meter, 0 if not reported.
         id: Short hash of the coefficients.
     """
 
@@ -63,21 +63,21 @@ class Ppk2Calibration:
 
     @property
     def ranges(self) -> tuple[int, ...]:
-        """Ranges of which every coefficient is told."""
+        """Ranges of which every coefficient is reported."""
         return tuple(k for k in range(RANGES) if not any(key.endswith(str(k)) for key in self.nominal))
 
     @classmethod
     def parse(cls, text: str) -> Ppk2Calibration | None:
-        """Read the metadata.
+        """Parse the metadata.
 
-        Values that are not finite or absurd, and zero where zero cannot be (``R``, ``UG``, or ``GI`` with ``GS``, as no
-        current would ever be told), are defects seen on real units; nominal values take their place.
+        Values that are not finite or absurd, and zero where zero is impossible (``R``, ``UG``, or ``GI`` with ``GS``,
+        with which every current would read 0), are defects seen on real units; nominal values take their place.
 
         Args:
             text: The lines up to ``END``.
 
         Returns:
-            The calibration, or ``None`` if no shunt resistor is named, so that no PPK2 wrote this.
+            The calibration, or ``None`` if no shunt resistor is named, so that the text is not from a PPK2.
         """
         told = {
             key.split()[-1]: value.strip()
@@ -108,7 +108,7 @@ class Ppk2Calibration:
         )
 
     def current_a(self, voltage_v: float) -> NDArray[np.float64]:
-        """Current of every word's lower 17 bits (ADC and range): a table, so that converting is one look-up.
+        """Compute the current for every value of a word's lower 17 bits (ADC and range), as a look-up table.
 
         ``I = UG (r (GS r + GI) + S V + I0)`` with ``r = (4 adc - O) (1.8 V / 163840) / R`` (Nordic's application).
 
@@ -126,7 +126,7 @@ class Ppk2Calibration:
 
 
 def _parse_number(text: str) -> float:
-    """A number of the metadata; ``nan`` where it is none (real units write ``-nan``)."""
+    """Parse a number of the metadata; ``nan`` if it is not one (real units write ``-nan``)."""
     try:
         return float(text)
     except ValueError:
@@ -134,12 +134,12 @@ def _parse_number(text: str) -> float:
 
 
 class SpikeFilter:
-    """The filter Nordic's application applies: averages replace the first samples after a change of range.
+    """The spike filter of Nordic's application: averages replace the first samples after a change of range.
 
-    Written for whole batches; the result does not depend on how the samples are split into them.
+    It works on whole batches; the result does not depend on how the samples are split into them.
 
     Attributes:
-        changes: Changes of range so far.
+        changes: Number of changes of range so far.
     """
 
     def __init__(self) -> None:
@@ -190,7 +190,7 @@ class SpikeFilter:
         return np.where(age < FILTERED, np.where(top, mean_top, mean), current_a)
 
     def _average(self, x: NDArray[np.float64], which: int) -> NDArray[np.float64]:
-        """Exponential averages after each sample, from where the last batch left off; shape (n,)."""
+        """Return the exponential averages after each sample, continuing the last batch; shape (n,)."""
         assert self._averages is not None
         alpha = (ALPHA, ALPHA_TOP)[which]
         start = [(1 - alpha) * self._averages[which]]

@@ -3,12 +3,13 @@
 Commands are raw bytes without framing; only the metadata are an answer. ``--meter 'ppk2:/dev/ttyACM0?voltage_v=3.3'``;
 options beside the common ones:
 
-* ``mode``: ``source`` (the instrument supplies the device) or ``ampere`` (another supply does, through it); the
-  instrument's own setting otherwise.
+* ``mode``: ``source`` (the instrument supplies the device) or ``ampere`` (another supply does, through it); by default
+the instrument's own setting.
 * ``voltage_v``: in mode source, the voltage to supply (the output goes on), else it stays as it is; in mode ampere the
   voltage of the other supply, required. The instrument measures current only: power is current times this voltage.
-* ``leave``: ``on`` (default, the output stays as it is) or ``off`` when the meter is closed or we die; in mode source.
-* ``calibration``: ``nominal`` to go on with a unit that tells no calibration at all; its traces say so.
+* ``leave``: ``on`` (default, the output stays as it is) or ``off`` when the meter is closed or the program dies; in
+mode source.
+* ``calibration``: ``nominal`` to use a unit that reports no calibration at all; its traces carry a warning.
 * ``filter``: ``on`` (default) or ``off``, the spike filter at changes of range that Nordic's application applies.
 """
 
@@ -32,7 +33,7 @@ from deepen.records import Accuracy, Source
 __all__ = ["DRIVER", "Ppk2Instrument"]
 
 MIN_V, MAX_V = 0.8, 5.0
-"""What the regulator can be set to (the command takes 800 to 5000 mV); held for the other supply as well."""
+"""Range of the regulator (the command takes 800 to 5000 mV), volts; also required of another supply."""
 
 RAMP_S = 0.05
 """Pause after each step of 0.1 V, so that the capacitors of a device that is on follow."""
@@ -47,15 +48,15 @@ class Ppk2Instrument:
 
     Attributes:
         name: Driver name.
-        serial: Empty: the metadata has none (USB tells it).
+        serial: Empty: the metadata has none (USB reports it).
         rate_hz: Sample rate.
         quantum: Losses that the counter cannot see are multiples of this.
         sampling: ``mean``: the command that starts it is called average stream.
-        calibration_id: Which calibration is applied, and at which voltage.
-        accuracy: Nordic states none in any source at hand.
+        calibration_id: Calibration applied, and voltage.
+        accuracy: Unknown: no source at hand states Nordic's figures.
         source: Label.
-        safe_bytes: Stops the stream, and switches the output off where that was asked.
-        calibration: What the instrument told of itself.
+        safe_bytes: Stops the stream, and switches the output off if requested.
+        calibration: Calibration and settings that the instrument reported.
         voltage_v: Voltage of the supply.
     """
 
@@ -76,7 +77,7 @@ class Ppk2Instrument:
 
         Raises:
             ConfigError: If an option is outside what the instrument allows, or needed and missing.
-            MeterError: If something else answers, or nothing.
+            MeterError: If the instrument does not answer, or another one does.
         """
         wanted_v = read_optional_number(spec, "voltage_v", MIN_V, MAX_V, "V")
         mode = read_choice_option(spec, "mode", tuple(_MODES))
@@ -124,7 +125,7 @@ class Ppk2Instrument:
         self._quiet()
 
     def close(self) -> None:
-        """Stop, and leave the output as asked; harmless when the port is gone."""
+        """Stop the stream and leave the output as requested; harmless when the port is gone."""
         with contextlib.suppress(MeterError):
             self._port.write(self.safe_bytes)
 
@@ -139,7 +140,7 @@ class Ppk2Instrument:
             raise MeterError(f"{self._port.name} keeps sending when told to stop: it is no PPK2; check the port")
 
     def _ask(self) -> Ppk2Calibration:
-        """Ask for the metadata.
+        """Query the metadata.
 
         Raises:
             MeterError: If none come.
@@ -158,10 +159,10 @@ class Ppk2Instrument:
         )
 
     def _checked_voltage(self, wanted_v: float | None) -> float:
-        """Voltage of the supply, from the option or from the instrument's own setting.
+        """Determine the voltage of the supply, from the option or the instrument's own setting.
 
         Raises:
-            ConfigError: If neither tells it, or not which mode.
+            ConfigError: If neither gives it, or the mode is unknown.
         """
         name = self._port.name
         if not self._mode:
@@ -179,7 +180,7 @@ class Ppk2Instrument:
         return told_v
 
     def _set_up(self, wanted_v: float | None) -> None:
-        """Set mode and supply; with no voltage asked for, the supply stays as it is."""
+        """Set mode and supply; without a requested voltage, the supply stays as it is."""
         if self._mode != self.calibration.mode:
             # Never connect a supply by surprise: the output is off while the mode changes.
             self._port.write(OUTPUT + b"\x00")
@@ -197,7 +198,7 @@ class Ppk2Instrument:
         self._confirm()
 
     def _confirm(self) -> None:
-        """Read back what was set. It is not known that every firmware tells it, so a difference is a warning."""
+        """Read the settings back; a difference is only a warning, because not every firmware may report them."""
         now = self._ask()
         if now.mode and now.mode != self._mode:
             self._notes.append("mode: the instrument does not confirm the mode that was set")
@@ -207,7 +208,7 @@ class Ppk2Instrument:
 
 
 def _find_metadata_end(answer: bytes) -> int:
-    """Where the line ``END`` that closes the metadata begins; -1 where it has not come yet."""
+    """Return the position of the line ``END`` that closes the metadata; -1 if it has not come yet."""
     found = re.search(rb"(?:\A|[\r\n])END", answer)
     return -1 if found is None else found.start()
 

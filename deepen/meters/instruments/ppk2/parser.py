@@ -1,8 +1,8 @@
-"""Nordic Power Profiler Kit II: bytes to samples.
+"""Parser of the stream of the Nordic Power Profiler Kit II into samples.
 
 A sample is a little-endian 32-bit word with the ADC in bits 0-13 (in steps of 4), the range in bits 14-16, a counter in
 bits 18-23 and the logic inputs in bits 24-31, as Nordic's own application (nRF Connect Power Profiler) reads it. There
-is no checksum and no frame mark: the counter tells where words start and how many are missing, modulo 64.
+is no checksum and no frame mark: the counter shows the start of words and the number missing, modulo 64.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ RUN = 8
 probability of 64**-7."""
 
 SHORT, LONG = 64, 1 << 14
-"""Words looked at together: few after a break, as another may follow, then more; the work grows with the bytes only."""
+"""Numbers of words examined together: few after a break, as another may follow, then more, so that the work stays
+proportional to the bytes."""
 
 HISTORY = 256
 """Words remembered to recognise bytes that came twice."""
 
 
 class Ppk2Parser:
-    """Words to samples; finds the start of words again after a loss, by their counters.
+    """Parser of words into samples; after a loss it finds the start of words again by their counters.
 
     Attributes:
-        tally: What went wrong so far. A break of the counter is ``ambiguous`` unless the bytes thrown away account for
-            it, because only losses modulo 64 can be told. The words on both sides of a break are suspect: they may be
-            made of parts of two.
+        tally: Counts of the faults so far. A break of the counter is ``ambiguous`` unless the discarded bytes account
+            for it, because only losses modulo 64 are visible. The words on both sides of a break are suspect: they may
+            be made of parts of two.
     """
 
     def __init__(self, calibration: Ppk2Calibration, voltage_v: float, *, spike_filter: bool = True) -> None:
@@ -46,15 +47,15 @@ class Ppk2Parser:
         Args:
             calibration: The instrument's.
             voltage_v: Voltage of the supply.
-            spike_filter: Whether to replace the samples after a change of range.
+            spike_filter: True to replace the samples after a change of range.
         """
         self.tally = StreamCounts()
         self._voltage_v = voltage_v
         self._table = calibration.current_a(voltage_v)
         by_range = self._table.reshape(8, -1)
         self._step_a = np.abs(by_range[:, 1] - by_range[:, 0])
-        # At the end of a range. A reading of 0 counts lies below zero current where the offset is above one count: the
-        # current flows backwards, which the instrument cannot tell.
+        # At the end of a range. A reading of 0 counts lies below zero current if the offset is above one count: the
+        # current flows backwards, which the instrument cannot measure.
         ends = np.zeros(by_range.shape, np.bool_)
         ends[:, -1] = True
         ends[:RANGES, 0] = np.array(calibration.values["O"]) > 4
@@ -70,12 +71,12 @@ class Ppk2Parser:
         self._next = -1  # counter the next word should have; -1 before the first
         self._locked = False
         self._thrown = 0  # bytes thrown away since the lock was lost
-        self._repeated = 0  # words still to come that came before
-        self._doubtful = False  # whether the next word may be made of parts of two
+        self._repeated = 0  # number of repeated words still to come
+        self._doubtful = False  # true if the next word may be made of parts of two
         self._recent = np.empty(0, np.uint32)
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes."""
+        """Parse the next bytes, split anywhere, and return the samples they complete."""
         raw = np.frombuffer(self._rest + data, np.uint8)
         at, block = 0, LONG
         words: list[NDArray[np.uint32]] = []
@@ -89,7 +90,7 @@ class Ppk2Parser:
             here = raw[at : at + min((raw.size - at) // 4, block) * 4].view("<u4")
             good = self._count_consecutive_words(here)
             broken = good < here.size
-            # The last word waits for the next one: it is only as good as what follows it.
+            # The last word waits for the next one, which has to confirm it.
             taken = good if broken else max(good - 1, 0)
             fresh = here[:taken][min(self._repeated, taken) :]
             self._repeated -= taken - fresh.size
@@ -118,7 +119,7 @@ class Ppk2Parser:
         return self._convert(np.concatenate(words), np.concatenate(index), doubtful)
 
     def _count_consecutive_words(self, words: NDArray[np.uint32]) -> int:
-        """How many words from the first on have the counters they should have."""
+        """Count the words, from the first on, that have the expected counters."""
         counter = (words >> 18).astype(np.uint8)
         # The eight-bit sum wraps at 256, a multiple of 64; the two upper bits belong to the logic inputs.
         expected = np.arange(words.size, dtype=np.int64).astype(np.uint8) + np.uint8(self._next)
@@ -127,7 +128,7 @@ class Ppk2Parser:
         return first if wrong.size and wrong[first] else int(words.size)
 
     def _search(self, raw: NDArray[np.uint8], at: int) -> int:
-        """Find the next start of a word; returns where to go on, with ``_locked`` set if it was found."""
+        """Find the next start of a word; return the position to continue from, and set ``_locked`` if it was found."""
         window = SHORT
         while (places := min(raw.size - at - 4 * RUN + 1, window)) > 0:
             counter = raw[at + 2 : at + places + 4 * RUN - 1] >> 2
@@ -148,7 +149,7 @@ class Ppk2Parser:
         return at
 
     def _lock(self, counter: int, words: NDArray[np.uint32]) -> None:
-        """Go on at a word with this counter: count what is missing between it and the last good word."""
+        """Continue at a word with this counter: count the words missing between it and the last good one."""
         self._locked = True
         if self._next >= 0:
             missing = (counter - self._next) % MODULUS
@@ -158,7 +159,7 @@ class Ppk2Parser:
                 self.tally.duplicates += self._repeated
                 self.tally.ambiguous += 1
             else:
-                # Words thrown away were samples too: the loss is the one nearest to them that the counter allows.
+                # Discarded words were samples too: the loss is the number nearest to them that the counter allows.
                 missing += MODULUS * max(0, round((self._thrown / 4 - missing) / MODULUS))
                 self.tally.lost += missing
                 self.tally.ambiguous += 4 * missing != self._thrown
@@ -168,14 +169,14 @@ class Ppk2Parser:
         self._next = counter
 
     def _count_repeated_words(self, words: NDArray[np.uint32], back: int) -> int:
-        """How many of the next words are a repetition of the latest ones; 0 when they are new.
+        """Count how many of the next words repeat the latest ones; 0 if they are new.
 
         Args:
             words: The next ``RUN`` words.
-            back: How far the counter went back, modulo 64.
+            back: Number by which the counter went back, modulo 64.
 
-        A repetition is believed if it is exact and tells: more than two words of a steady reading say nothing. It may
-        begin within a word; then its first word has its lower bytes from the word that follows the repetition.
+            A repetition is accepted if it is exact and distinctive: words of a steady reading prove nothing. It may
+            begin within a word; then its first word has its lower bytes from the word that follows the repetition.
         """
         for length in range(back, self._recent.size + 1, MODULUS):
             earlier = self._recent[self._recent.size - length :][:RUN]
@@ -189,7 +190,7 @@ class Ppk2Parser:
         return 0
 
     def _convert(self, words: NDArray[np.uint32], index: NDArray[np.int64], doubtful: list[int]) -> Samples:
-        """Make samples of words.
+        """Convert words to samples.
 
         Args:
             words: Shape (n,), n at least 1.
@@ -210,7 +211,7 @@ class Ppk2Parser:
             self.tally.note(f"calibration: not told by the instrument, nominal values used: {' '.join(self._nominal)}")
         suspect = clipped
         if doubtful:
-            # They are told, but neither they nor their range shall reach other samples through the filter.
+            # They are returned, but neither they nor their range may affect other samples through the filter.
             doubt = np.isin(index, doubtful)
             suspect = clipped | doubt
             current_a = raw_a.copy()
@@ -226,7 +227,7 @@ class Ppk2Parser:
         )
 
     def _settle(self, current_a: NDArray[np.float64], ranges: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Count what is odd and filter spikes; shapes (n,)."""
+        """Count changes of range and outliers, and filter spikes; shapes (n,)."""
         if not ranges.size:
             return current_a
         self._outliers.feed(current_a, self._step_a[ranges], ranges)

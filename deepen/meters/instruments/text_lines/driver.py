@@ -1,4 +1,4 @@
-"""Any instrument that sends lines of text by itself, as a profile in ``devices/meters`` describes it.
+"""Driver of any instrument that sends lines of text by itself, as a profile in ``devices/meters`` describes it.
 
 ::
 
@@ -13,7 +13,7 @@
     stop = ["LOG OFF"]
 
 Values are ``power``, ``current``, ``voltage``, ``energy`` (of the line's period), ``energy_total`` (running), and
-``time`` or ``counter``, which tell lost lines. Lines without either are counted by the host's clock alone.
+``time`` or ``counter``, which reveal lost lines. Lines without either are counted by the host's clock alone.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ _ANSWER_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LineProfile:
-    """What the table ``[line]`` of a profile says.
+    """The table ``[line]`` of a profile.
 
     Attributes:
         name: Name of the profile.
         rate_hz: Lines per second.
         baud: Bits per second.
-        form: How to read a line.
-        start: Sent before the stream.
-        stop: Sent after it, and when we die.
-        line_end: Ends each of them.
-        identify: Sent to ask what it is; empty for no such question.
-        identity: What the answer must contain.
-        sampling: ``mean`` where a line is the mean since the line before.
+        form: Format of a line.
+        start: Lines sent before the stream.
+        stop: Lines sent after it, and when the program dies.
+        line_end: End of each line sent.
+        identify: Line sent to identify the instrument; empty for none.
+        identity: Pattern that the answer must contain.
+        sampling: ``mean`` if a line is the mean since the previous line.
         max_w: End of the range, watts.
-        accuracy: What the maker states.
+        accuracy: Accuracy the maker states.
     """
 
     name: str
@@ -74,7 +74,7 @@ class LineProfile:
 
     @classmethod
     def load(cls, spec: MeterSpec) -> LineProfile:
-        """Read the profile a specification names.
+        """Load the profile that a specification names.
 
         Raises:
             ConfigError: If there is none, or it is wrong.
@@ -105,7 +105,7 @@ class LineProfile:
         return profile
 
     def sent(self, lines: tuple[str, ...]) -> bytes:
-        """Lines as bytes."""
+        """Encode lines as bytes to send."""
         return "".join(line + self.line_end for line in lines).encode("utf-8")
 
 
@@ -113,26 +113,26 @@ class LineInstrument:
     """The conversation with one instrument.
 
     Attributes:
-        serial: Its answer to the question what it is; empty where there is none.
+        serial: Its answer to ``identify``; empty if there is none.
         rate_hz: Lines per second.
         calibration_id: The profile, and the answer.
-        sampling: What a sample is (see ``PowerTrace``).
+        sampling: Meaning of a sample (see ``PowerTrace``).
     """
 
     name = "line"
 
     def __init__(self, port: Port, spec: MeterSpec, source: Source) -> None:
-        """Find out whether it is the right instrument.
+        """Check that it is the right instrument.
 
         Args:
             port: Open port.
-            spec: Options ``profile``, ``rate_hz`` (instead of the profile's), ``voltage_v`` (where lines tell no more
-                than the current).
+            spec: Options ``profile``, ``rate_hz`` (instead of the profile's), ``voltage_v`` (if lines have only the
+                current).
             source: Label.
 
         Raises:
-            ConfigError: If the profile is wrong, or the voltage is missing or needless.
-            MeterError: If something else answers.
+            ConfigError: If the profile is wrong, or the voltage is missing or not needed.
+            MeterError: If another instrument answers.
         """
         profile = self._profile = LineProfile.load(spec)
         self._port = port
@@ -161,10 +161,10 @@ class LineInstrument:
         """Do nothing: a line has no room for a mark."""
 
     def end(self) -> None:
-        """Stop the stream, where it can be stopped.
+        """Stop the stream, if it can be stopped.
 
         Raises:
-            MeterError: If it goes on.
+            MeterError: If it continues.
         """
         if not self._profile.stop:
             return
@@ -207,10 +207,10 @@ class LineInstrument:
 
 
 def _parse_supply_voltage(spec: MeterSpec, profile: LineProfile) -> float:
-    """Supply given by the user; ``nan`` where lines tell enough.
+    """Parse the supply voltage given by the user; ``nan`` if lines have the power.
 
     Raises:
-        ConfigError: If it is missing or needless.
+        ConfigError: If it is missing or not needed.
     """
     values = profile.form.values
     needed = "current" in values and not {"power", "energy", "energy_total", "voltage"} & values

@@ -1,4 +1,4 @@
-"""How an instrument writes its lines, as a profile tells: columns or a regular expression, each value with its unit."""
+"""Format of an instrument's lines, from a profile: columns or a regular expression, each value with its unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepen.meters.instruments.profile_file import ProfileTable, get_unit_scale
 __all__ = ["LARGEST", "LineFormat", "LineShapeCheck", "Shape"]
 
 LARGEST = 1e15
-"""No value of a line is larger, in SI units or in lines."""
+"""Largest plausible value of a line, in SI units or in lines."""
 
 _NUMBER = re.compile(r"[+-]?(\d*)(\.\d*)?([eE][+-]?\d{1,2})?")
 _QUANTITIES = {
@@ -23,28 +23,28 @@ _QUANTITIES = {
     "energy_total": "energy",
     "time": "time",
 }
-"""Values a line may have, and what they are; ``counter`` beside them has no unit."""
+"""Values a line may have, and their quantities; ``counter`` beside them has no unit."""
 
 Shape = tuple[int, ...]
-"""How the values of a line are written: whether there are digits before the point, how many characters after it, and in
-the exponent, for each of them."""
+"""Written form of the values of a line: for each, whether there are digits before the point, and the number of
+characters after it and in the exponent."""
 
 _LEARNED, _KNOWN, _MOST_SHAPES = 64, 4, 32
-"""Lines from which shapes are learned as they come, times after which a later one is known, and how many are kept."""
+"""Lines whose shapes are learned without check, occurrences after which a later shape is known, and shapes kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineFormat:
-    """How to read a line.
+    """Format of a line.
 
     Attributes:
         columns: Names of the columns, ``-`` for one to leave out; empty with a pattern.
-        separator: Between columns; empty for any white space.
-        pattern: Must match the whole line; its named groups are the values.
-        ignore: Lines that match are passed over (headings, comments).
+        separator: Text between columns; empty for any white space.
+        pattern: Pattern of the whole line; its named groups are the values.
+        ignore: Pattern of lines to skip (headings, comments).
         scales: SI units in the unit of each value, by name.
-        counter_modulus: The counter starts again at zero here; 0 where it never does.
-        decimal: Sign between units and tenths.
+        counter_modulus: Number at which the counter wraps to zero; 0 if it never does.
+        decimal: Decimal sign.
     """
 
     columns: tuple[str, ...]
@@ -57,10 +57,10 @@ class LineFormat:
 
     @classmethod
     def read(cls, table: ProfileTable) -> LineFormat:
-        """Read the keys of a profile that are about lines.
+        """Read the keys of a profile that describe lines.
 
         Raises:
-            ConfigError: If they are wrong, or tell no power.
+            ConfigError: If they are wrong, or give no power.
         """
         columns, pattern = table.texts("columns"), table.pattern("pattern")
         if bool(columns) == (pattern is not None):
@@ -90,11 +90,11 @@ class LineFormat:
 
     @property
     def values(self) -> frozenset[str]:
-        """Names of the values a line has."""
+        """Names of the values in a line."""
         return frozenset(self.scales) | ({"counter"} & set(self.columns or (self.pattern or re.compile("")).groupindex))
 
     def split(self, line: str) -> tuple[dict[str, float], Shape] | None:
-        """Values of a line in SI units, and how they are written; ``None`` unless all are there and are numbers."""
+        """Split a line into its values in SI units, and their shape; ``None`` unless all are present and numbers."""
         if self.pattern is not None:
             found = self.pattern.fullmatch(line)
             if found is None:
@@ -123,10 +123,10 @@ class LineFormat:
 
 
 class LineShapeCheck:
-    """Tells lines that are written like no other: a digit was lost or added.
+    """Detects lines with a lost or added digit by their written form (shape).
 
-    A line of another shape than all before it is damaged if the next one is not like it; what comes several times is
-    no damage.
+    A line whose shape is unlike all before it is damaged if the next one does not have the same shape; a shape that
+    occurs several times is not damage.
     """
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class LineShapeCheck:
         self._waiting: tuple[int, Shape] | None = None
 
     def take(self, index: int, shape: Shape) -> tuple[int, int] | None:
-        """Take the next line; returns the stretch around the line before where that one was damaged."""
+        """Check the next line; return the stretch around the previous line if that one was damaged."""
         self._count += 1
         waiting, self._waiting = self._waiting, None
         doubt = None

@@ -1,4 +1,4 @@
-"""Lines of text to samples, as a profile describes them: columns or a regular expression, each value with its unit."""
+"""Parser of lines of text into samples, in the format of a profile."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from deepen.meters.stream.types import Samples, StreamCounts
 __all__ = ["LineFormat", "LineParser"]
 
 _LONGEST = 1024
-"""Characters after which a line is given up."""
+"""Length at which a line is abandoned, characters."""
 
 _MOST = 1 << 62
-"""Positions end here, whatever counters say."""
+"""Largest position, whatever counters say."""
 
 _STEP = 1e-3  # relative step that is no outlier
 
 _REMEMBERED = 16
-"""Lines among which one that is the same in counter or clock and every value has come twice."""
+"""Number of recent lines compared to find duplicates: same counter or clock, and same values."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ParsedLine:
-    """A line that was understood.
+    """A parsed line.
 
     Attributes:
         place: Counter, or time stamp in sample periods; ``nan`` without either.
         values: Its values in SI units.
-        shape: How they are written.
+        shape: Written form of the values.
     """
 
     place: float
@@ -43,27 +43,27 @@ class _ParsedLine:
 
 
 class LineParser:
-    """Lines in, samples out.
+    """Parser of lines into samples.
 
-    A counter or time stamp in the line tells losses. A line whose step is not one is held until the next line: it was
-    a loss if that one goes on from it, and a damaged line if that one goes on from the line before. The first line is
-    thrown away, because its beginning may be missing.
+    A counter or time stamp in the line reveals losses. A line whose step is not one is held until the next line: it was
+    a loss if the next one continues from it, and a damaged line if the next one continues from the line before. The
+    first line is discarded, because its beginning may be missing.
 
     Attributes:
-        tally: What went wrong so far.
-        doubts: Stretches (last position before, first after) whose samples turned out not to be trusted; whoever reads
-            them takes them out.
+        tally: Counts of the faults so far.
+        doubts: Stretches (last position before, first after) whose samples turned out to be untrustworthy; the reader
+            removes them from the list.
     """
 
     def __init__(
         self, form: LineFormat, rate_hz: float, *, voltage_v: float = math.nan, max_w: float = math.inf
     ) -> None:
-        """Begin anywhere in a stream.
+        """Start anywhere in a stream.
 
         Args:
-            form: How to read a line.
+            form: Format of a line.
             rate_hz: Lines per second.
-            voltage_v: Supply, volts, where lines tell only the current.
+            voltage_v: Supply voltage, volts, if lines have only the current.
             max_w: End of the range, watts; samples above it are clipped.
         """
         self.tally = StreamCounts()
@@ -75,12 +75,12 @@ class LineParser:
         self._counted = "counter" in form.values
         self._placed = self._counted or "time" in form.values
         self._rest = b""
-        self._first = True  # it may have lost its beginning
-        self._skipping = False  # whether the line that goes on is too long to be one
+        self._first = True  # the first line may have lost its beginning
+        self._skipping = False  # true inside a line that is too long
         self._next = 0
         self._latest = 0  # position of the last sample
         self._last: _ParsedLine | None = None
-        # A counter that starts again soon may come back to the same line.
+        # A counter that wraps soon may come back to the same line.
         self._recent: deque[_ParsedLine] = deque(maxlen=min(_REMEMBERED, form.counter_modulus // 2 or _REMEMBERED))
         self._held: _ParsedLine | None = None
         self._totals: list[tuple[int, float]] = []  # the last two good ones, with their positions
@@ -92,7 +92,7 @@ class LineParser:
         self._suspect: list[bool] = []
 
     def feed(self, data: bytes) -> Samples:
-        """Take the next bytes of the stream, split anywhere, and return the samples they complete."""
+        """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
         lines = (self._rest + data.replace(b"\r", b"\n")).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
@@ -135,7 +135,7 @@ class LineParser:
             self._settle(line)
 
     def _judge(self, line: _ParsedLine) -> None:
-        """Accept a line that goes on from the last one, hold any other."""
+        """Accept a line that continues from the last one, hold any other."""
         assert self._last is not None
         if self._step(self._last, line) == 1:
             self._accept(line)
@@ -145,7 +145,7 @@ class LineParser:
             self._held = line
 
     def _settle(self, line: _ParsedLine) -> None:
-        """Tell from the next line what the one held was."""
+        """Resolve the held line by the next one: a loss, a damaged line, or a duplicate."""
         assert self._last is not None
         assert self._held is not None
         held, self._held = self._held, None
@@ -159,7 +159,7 @@ class LineParser:
             self._accept(held)
             self._accept(line)
         elif self._step(self._last, line) == 2:
-            # Unsteady stamps fall into place again; a counter that does not count was damaged, and so was its line.
+            # Unsteady stamps recover; a counter that does not count was damaged, and so was its line.
             self.tally.corrupt += self._counted
             if self._counted:
                 self._lose(1)
@@ -175,12 +175,12 @@ class LineParser:
             self._judge(line)
 
     def _reject_repeated_line(self) -> None:
-        """Leave out a line that came before; the last one may be made of parts of two, where the repetition began."""
+        """Leave out a duplicate line; the last one may be made of parts of two, where the repetition began."""
         self.tally.duplicates += 1
         self.doubts.append((self._latest - 1, self._latest + 1))
 
     def _step(self, before: _ParsedLine, after: _ParsedLine) -> int:
-        """Lines from one to another; negative where counter or clock went back."""
+        """Return the number of lines from one to another; negative if counter or clock went back."""
         step = round(after.place - before.place)
         modulus = self._form.counter_modulus if self._counted else 0
         return step % modulus if modulus else step
@@ -191,14 +191,14 @@ class LineParser:
         self._next += count
 
     def _accept(self, line: _ParsedLine) -> None:
-        """Make a sample of a line."""
+        """Convert a line to a sample."""
         self._last = line
         self._recent.append(line)
         index, self._next = self._next, self._next + 1
         self._latest = index
         doubt = self._shapes.take(index, line.shape)
         if doubt is not None:
-            self.doubts.append((doubt[0], doubt[1] + ("energy_total" in line.values)))  # which spoils the next one, too
+            self.doubts.append((doubt[0], doubt[1] + ("energy_total" in line.values)))  # a total spoils the next, too
             self.tally.corrupt += 1
             self.tally.note("lines written like none before or after them (a digit lost or added) are left out as gaps")
         power_w = self._watts(line.values, index)
@@ -211,7 +211,7 @@ class LineParser:
         self._suspect.append(clipped)
 
     def _watts(self, values: Mapping[str, float], index: int) -> float:
-        """Power of a line; ``nan`` where it takes another line to tell."""
+        """Return the power of a line, watts; ``nan`` if another line is needed for it."""
         if "power" in values:
             return values["power"]
         if "energy" in values:
@@ -221,7 +221,7 @@ class LineParser:
         return values["current"] * values.get("voltage", self._voltage_v)
 
     def _power_from_total(self, total_j: float, index: int) -> float:
-        """Power from a running total. One that falls was damaged, or is the first one after the instrument restarted.
+        """Compute power from a running total; one that falls is damaged, or the first after a restart.
 
         Args:
             total_j: The total.
