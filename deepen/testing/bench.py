@@ -1,4 +1,4 @@
-"""A whole simulated bench in virtual time: no sleeping, no worker, known energy."""
+"""A simulated bench in virtual time: it needs no waiting and no worker, and its energy is known."""
 
 from __future__ import annotations
 

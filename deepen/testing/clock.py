@@ -1,4 +1,4 @@
-"""A clock that moves only when told."""
+"""A virtual clock, which moves only when told to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class VirtualClock:
         self._now_s = start_s
 
     def now(self) -> float:
-        """The time, seconds."""
+        """Return the time, seconds."""
         return self._now_s
 
     def sleep(self, duration_s: float) -> None:
@@ -23,5 +23,5 @@ class VirtualClock:
         self._now_s += max(0.0, duration_s)
 
     def as_clock(self) -> SessionClock:
-        """What a session takes."""
+        """The functions a session takes as its clock."""
         return SessionClock(now=self.now, sleep=self.sleep)

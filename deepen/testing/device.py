@@ -23,7 +23,7 @@ __all__ = ["FakeChannel", "FakeDevice", "FakeLink", "FakeRuntime", "RunCost", "c
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """What one run of a workload costs.
+    """Time and power of one run of a workload.
 
     Attributes:
         latency_s: Wall time, seconds.
@@ -48,7 +48,7 @@ class RunCost:
 
 
 def compute_size_cost(path: Path) -> RunCost:
-    """Cost of a file by its size: 0.1 ms and 1 ns per byte at 2 W, so different files cost differently."""
+    """Compute the cost of a file from its size, so that files differ: 0.1 ms and 1 ns per byte at 2 W."""
     return RunCost(latency_s=1e-4 + 1e-9 * path.stat().st_size)
 
 
@@ -56,7 +56,7 @@ class FakeLoadedModel:
     """A loaded model that takes virtual time and draws simulated power."""
 
     def __init__(self, runtime: FakeRuntime, cost: RunCost, threads: int) -> None:
-        """Take over the cost."""
+        """Set the cost and the time already spent."""
         self._runtime = runtime
         self._cost = cost
         self._runs = 0
@@ -64,7 +64,7 @@ class FakeLoadedModel:
         self.build = f"fake 1.0 level=extended threads={threads}"
 
     def run(self, n: int) -> Interval:
-        """Run n times; call overhead surrounds the block, as with a real worker."""
+        """Run n times, with call overhead around the block as with a real worker."""
         self._runs += 1
         if self._cost.run_error is not None and self._runs > 1:
             self.alive = False
@@ -78,7 +78,7 @@ class FakeLoadedModel:
 
 
 class FakeRuntime:
-    """A runtime whose workloads cost what a function says.
+    """A runtime whose workloads have the cost that a function returns.
 
     Faults: ``stretch(block)`` returns a factor on the wall time of a block without CPU time to match (preemption),
     ``slow_down(t_s)`` a factor on everything (thermal drift).
@@ -127,7 +127,7 @@ class FakeRuntime:
         return FakeLoadedModel(self, cost, threads)
 
     def play(self, cost: RunCost, n: int) -> Interval:
-        """Let a block happen."""
+        """Play a block."""
         block = self.blocks
         self.blocks += 1
         self._clock.sleep(self._call_s)
@@ -153,11 +153,11 @@ class FakeChannel:
     Attributes:
         answer: Takes a request; returns the answer, ``None`` to stay silent, raw bytes, or an ``int`` to end with that
             exit status.
-        pid: Process id told.
-        words: What stderr holds.
+        pid: Process id it reports.
+        words: Content of its standard error.
         requests: Every request received.
-        killed: Whether it was killed.
-        cut: Whether the link was cut under it.
+        killed: True once it has been killed.
+        cut: True if the link was cut while it ran.
     """
 
     answer: Callable[[dict[str, Any]], dict[str, Any] | bytes | int | None]
@@ -184,7 +184,7 @@ class FakeChannel:
             self._replies.append(json.dumps({"id": request["id"], **reply}).encode())
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Give the answer; ``None`` at once when it stays silent."""
+        """Return the answer; ``None`` at once if it stays silent."""
         if self._replies:
             return self._replies.popleft()
         if self._status is not None:
@@ -202,7 +202,7 @@ class FakeChannel:
             self._status = -9
 
     def last_words(self) -> str:
-        """What stderr holds."""
+        """Content of its standard error."""
         return self.words
 
 
@@ -212,12 +212,12 @@ class FakeLink:
 
     Attributes:
         channels: Channels for the next processes, in order.
-        answer: Answers ``run``: a completed command, or an error to raise; ``None`` for "no such program" to all.
-        files: Content of the files ``pull`` finds.
+        answer: Answers ``run``: a completed command, or an error to raise; ``None`` answers "no such program" to all.
+        files: Content of the files for ``pull``.
         spawned: Argument lists of the processes started.
         ran: Argument lists of the commands run.
-        pushed: Files brought to the device, with the names they got.
-        closed: Whether it was closed.
+        pushed: Files pushed to the device, with their names there.
+        closed: True once it has been closed.
     """
 
     channels: list[FakeChannel] = field(default_factory=list)
@@ -230,7 +230,7 @@ class FakeLink:
     description: str = "a stand-in"
 
     def run(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float) -> CompletedCommand:
-        """What the function answers."""
+        """Return the answer of the function."""
         self.ran.append(list(argv))
         if self.closed:
             raise LinkError("the link is closed")
@@ -242,25 +242,25 @@ class FakeLink:
         return found
 
     def push(self, path: Path, *, name: str | None = None) -> str:
-        """The path itself."""
+        """Return the path itself."""
         self.pushed.append((path, name or path.name))
         return str(path)
 
     def pull(self, remote: str, path: Path) -> None:
-        """Write the content prepared."""
+        """Write the prepared content."""
         if remote not in self.files:
             raise ConfigError(f"no such file on the device: {remote}")
         path.write_bytes(self.files[remote])
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> FakeChannel:
-        """Hand out the next channel."""
+        """Return the next channel."""
         self.spawned.append(list(argv))
         if not self.channels:
             raise LinkError("the device is gone")
         return self.channels.pop(0)
 
     def alive(self) -> bool:
-        """Until it is closed."""
+        """Return True until it is closed."""
         return not self.closed
 
     def close(self) -> None:
@@ -269,7 +269,7 @@ class FakeLink:
 
 
 class FakeDevice:
-    """A device with a state of its own and runtimes that cost what a function says."""
+    """A device with a given state and runtime."""
 
     def __init__(self, runtime: FakeRuntime, *, state: DeviceState | None = None, **profile: Any) -> None:
         """Wrap a runtime; keyword arguments are fields of the profile."""
@@ -282,21 +282,21 @@ class FakeDevice:
         self._runtime = runtime
 
     def state(self) -> DeviceState:
-        """The state set."""
+        """Return the state that was set."""
         return self.current
 
     def prepare(self) -> tuple[SettingStatus, ...]:
-        """Nothing to prepare."""
+        """Return a fixed status: there is nothing to prepare."""
         return (SettingStatus("affinity", "threads pinned", "4 of 4 cores usable", True),)
 
     def runtime(self, name: str = "onnxruntime", cpu_mask: Sequence[int] | None = None) -> Runtime:
-        """The wrapped runtime."""
+        """Return the wrapped runtime."""
         self._runtime.closed = False
         self.opened.append(self._runtime)
         return self._runtime
 
     def worker_pid(self) -> int | None:
-        """None: it is not a process."""
+        """Return None: it is not a process."""
         return self._runtime.pid
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ def make_gpu_clock_files(folder: str, steps: Sequence[int], governor: str) -> di
 
 
 def make_fake_phone(**changes: object) -> FakeShell:
-    """A phone with three groups of cores, Android 13 and ``su``; keyword arguments replace fields."""
+    """Make a phone with three groups of cores, Android 13 and ``su``; keyword arguments replace fields."""
     shell = FakeShell(
         files={
             **_COMMON,
@@ -129,7 +129,13 @@ def make_fake_phone(**changes: object) -> FakeShell:
 
 
 def make_fake_jetson(**changes: object) -> FakeShell:
-    """A Jetson with ``sudo``, ``nvpmodel`` and ``jetson_clocks``; keyword arguments replace fields."""
+    """Make a Jetson with ``sudo``, ``nvpmodel`` and ``jetson_clocks``; keyword arguments replace fields.
+
+    1. Files: the board, two groups of cores, GPU and memory clocks, temperatures, fan and throttling counters.
+    2. ``nvpmodel`` lists, reports and sets power modes; setting one resets the limits of all clocks.
+    3. ``jetson_clocks`` shows, stores and restores the limits, or raises them to the maximum.
+    """
+    # 1. Files.
     steps = (115200, 729600, 1420800, 2201600)
     shell = FakeShell(
         files={
@@ -159,6 +165,7 @@ def make_fake_jetson(**changes: object) -> FakeShell:
     def limits() -> dict[str, str]:
         return {p: t for p, t in shell.files.items() if p.endswith(("scaling_min_freq", "scaling_max_freq"))}
 
+    # 2. Power modes.
     def nvpmodel(argv: Sequence[str], root: bool) -> CompletedCommand:
         if argv[1] == "-p":
             return make_printing_program(
@@ -179,6 +186,7 @@ def make_fake_jetson(**changes: object) -> FakeShell:
         shell.files["/sys/class/devfreq/17000000.gpu/max_freq"] = "612000000"
         return make_printing_program()
 
+    # 3. Clocks at their highest.
     def jetson_clocks(argv: Sequence[str], root: bool) -> CompletedCommand:
         if not root:
             return make_failing_program("Please run as root")
@@ -211,7 +219,7 @@ def make_fake_jetson(**changes: object) -> FakeShell:
 
 
 def make_fake_board(**changes: object) -> FakeShell:
-    """A Raspberry Pi 5 with ``sudo`` and ``vcgencmd``; keyword arguments replace fields."""
+    """Make a Raspberry Pi 5 with ``sudo`` and ``vcgencmd``; keyword arguments replace fields."""
     shell = FakeShell(
         files={
             **_COMMON,

@@ -1,4 +1,4 @@
-"""A way to a device that is this machine's own shell, with faults: what the links do can be tested without a daemon."""
+"""A transport to this machine's own shell, with faults, for tests of links without a daemon."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["ShellLinkFaults", "ShellStream", "ShellTransport", "make_shell_link"
 
 @dataclass(slots=True)
 class ShellLinkFaults:
-    """What goes wrong on the way.
+    """Faults of the transport.
 
     Attributes:
         write_bytes: The link is cut after this many bytes have been sent over one stream; ``None`` for never.
         read_bytes: The link is cut after this many bytes have come over one stream; ``None`` for never.
-        mute: Whether nothing comes any more, though the connection stands.
+        mute: True if no more bytes come although the connection is up.
         refuse: Number of connections that fail before one succeeds.
-        largest_read: Most bytes one read returns.
-        connections: How often a connection was made.
+        largest_read: Largest size of one read, bytes.
+        connections: Number of connections made.
     """
 
     write_bytes: int | None = None
@@ -41,7 +41,7 @@ class ShellLinkFaults:
 
 
 class ShellStream:
-    """A shell command as a child process, its output and errors in one stream, as ADB has it."""
+    """A shell command as a child process, with output and errors in one stream, as in ADB."""
 
     def __init__(self, transport: ShellTransport, command: str, shell: str, env: Mapping[str, str]) -> None:
         """Start it."""
@@ -59,7 +59,7 @@ class ShellStream:
         self._open = True
 
     def write(self, data: bytes, timeout_s: float) -> None:
-        """Write all of it, or as much as the faults let through."""
+        """Write all bytes, or as many as the faults let through."""
         faults, deadline = self._transport.faults, Deadline(timeout_s)
         cut = faults.write_bytes is not None and self._sent + len(data) > faults.write_bytes
         if cut:
@@ -82,7 +82,7 @@ class ShellStream:
             raise LinkError("the link is cut")
 
     def read(self, timeout_s: float) -> bytes | None:
-        """Read what there is."""
+        """Read the bytes available."""
         faults, stdout = self._transport.faults, self._process.stdout
         if not self._open or stdout is None:
             raise LinkError("the link is cut")
@@ -99,7 +99,7 @@ class ShellStream:
         return data
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the stream."""
         self._open = False
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
@@ -113,11 +113,11 @@ class ShellTransport:
     """A connection to this machine's shell.
 
     Attributes:
-        faults: What goes wrong.
-        shell: The shell that takes commands.
+        faults: Faults to inject.
+        shell: The shell that runs commands.
         env: Variables added to its environment, ``HOME`` for the work folder.
-        streams: Those that are open.
-        left: Processes that were let go of; their watchdogs clean up after them.
+        streams: Open streams.
+        left: Processes of closed streams; their watchdogs clean up after them.
     """
 
     faults: ShellLinkFaults = field(default_factory=ShellLinkFaults)
@@ -137,7 +137,7 @@ class ShellTransport:
         return stream
 
     def cut(self) -> None:
-        """Pull the plug: streams end on both sides, nothing else is done."""
+        """Cut the connection: streams end on both sides, without any clean-up."""
         self.connected = False
         for stream in list(self.streams):
             stream.close()
@@ -157,7 +157,7 @@ class ShellTransport:
 def make_shell_link(
     home: str, faults: ShellLinkFaults | None = None, *, shell: str = "sh", call_s: float = 30.0, stall_s: float = 30.0
 ) -> RemoteLink:
-    """A link to this machine's own shell, with its work folder below ``home``."""
+    """Make a link to this machine's own shell, with its work folder below ``home``."""
     chosen = faults or ShellLinkFaults()
 
     def connect(timeout_s: float) -> Transport:

@@ -1,4 +1,4 @@
-"""Simulated power: a timeline of known draws, and a meter that reads it."""
+"""Simulated power: a timeline of known power, and a meter that reads it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PowerTimeline", "SimulatedMeter"]
 
 @dataclass(slots=True)
 class PowerTimeline:
-    """Power over time, known exactly: an idle level plus rectangular events.
+    """Exactly known power over time: an idle level plus rectangular events.
 
     Attributes:
         idle_w: Idle power, watts.
@@ -37,24 +37,24 @@ class PowerTimeline:
         self._longest_s = max(self._longest_s, end_s - start_s)
 
     def within(self, start_s: float, end_s: float) -> list[tuple[float, float, float]]:
-        """Events that overlap a stretch."""
+        """Return the events that overlap a stretch."""
         first = bisect.bisect_left(self.events, (start_s - self._longest_s,))
         last = bisect.bisect_left(self.events, (end_s,))
         return [e for e in self.events[first:last] if e[1] > start_s]
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """True energy between two moments, joules."""
+        """Return the true energy between two moments, joules."""
         active = sum(p * (min(e, end_s) - max(s, start_s)) for s, e, p in self.within(start_s, end_s))
         return self.idle_w * (end_s - start_s) + active
 
     def edges(self, start_s: float, end_s: float) -> list[float]:
-        """Moments between two others at which power changes."""
+        """Return the moments between two others at which power changes."""
         found = {t for s, e, _ in self.within(start_s, end_s) for t in (s, e)}
         return sorted(t for t in found if start_s < t < end_s)
 
 
 class SimulatedMeter:
-    """Reads a timeline; everything it yields is labelled ``simulated``.
+    """A meter that reads a timeline; its data are labelled ``simulated``.
 
     Faults: ``noise_w`` adds seeded Gaussian noise to the power of every stretch; ``fail_at_mark`` raises ``MeterError``
     at that mark; ``gaps`` are reported as stretches without samples.
@@ -98,14 +98,14 @@ class SimulatedMeter:
         self.mark()
 
     def mark(self) -> None:
-        """Take a sample, or fail if told to."""
+        """Take a sample, or fail if this is ``fail_at_mark``."""
         self.marks += 1
         self._times.append(self._now())
         if self.fail_at_mark is not None and self.marks >= self.fail_at_mark:
             raise MeterError(f"{self.id}: the meter was unplugged; plug it in and try again")
 
     def observe(self, interval: Interval) -> None:
-        """Ignore: the timeline knows."""
+        """Do nothing: the timeline has the power."""
 
     def stop(self) -> PowerTrace:
         """End the trace: one stretch between every two samples or moments at which power changes."""
@@ -124,5 +124,5 @@ class SimulatedMeter:
         return PowerTrace(t_s, power_w, 1e6, self.id, self.calibration_id, self.source, gaps=self.gaps)
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that it was closed."""
         self.closed = True

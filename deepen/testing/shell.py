@@ -1,8 +1,8 @@
 """A stand-in for the shell of a phone or board: files, settings and tools that behave as recorded ones do.
 
-It takes apart the argument lists that :mod:`deepen.devices.state.shell_files` and its users make, so it is a link. The
-scripts themselves are run by a real shell elsewhere in the tests; here it counts what a device does: a governor it does
-not have is refused, a lower limit above the upper one too, settings survive a restart and kernel files do not.
+It is a link that interprets the argument lists made by :mod:`deepen.devices.state.shell_files` and its users. The
+scripts themselves are run by a real shell elsewhere in the tests; here the behaviour of the device matters: unknown
+governors and a lower limit above the upper one are refused, and settings survive a restart but kernel files do not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DENIED = "Permission denied"
 
 
 class HostDied(BaseException):
-    """Stands for ``kill -9`` of the host: nothing catches it, and nothing of the device can be reached after it."""
+    """Stands for ``kill -9`` of the host: it is never caught, and the device cannot be reached after it."""
 
 
 @dataclass
@@ -34,13 +34,13 @@ class FakeShell:
 
     Attributes:
         files: Kernel files by path.
-        properties: What ``getprop`` tells; empty for a device without it.
+        properties: Values of ``getprop``; empty for a device without it.
         settings: Android's settings by ``namespace/key``.
-        tools: What programs remember, by name: the power mode, fixed performance mode.
+        tools: State kept by programs, by name: the power mode, fixed performance mode.
         programs: Answers of other programs by name: a function of the argument list and whether it runs as root.
-        way: How root is reached; empty for not at all.
-        closed: Patterns of files only root may read.
-        fixed: Files that take a write and keep their value.
+        way: Program that gives root; empty for none.
+        closed: Patterns of files that only root may read.
+        fixed: Files that accept a write but keep their value.
         ran: Argument lists of the commands run.
         lost_after: Number of commands after which the device is gone; ``None`` for never.
         die_after: Number of commands after which the host dies; ``None`` for never.
@@ -69,7 +69,7 @@ class FakeShell:
         return self._play(list(argv), root=self.way == "self")
 
     def restart(self, before: Mapping[str, str]) -> None:
-        """Start the device anew: kernel files are as in ``before``, settings stay."""
+        """Restart the device: kernel files return to ``before``, settings stay."""
         self.files = {**before, "/proc/sys/kernel/random/boot_id": f"boot-{len(self.ran)}"}
 
     def _play(self, argv: list[str], *, root: bool) -> CompletedCommand:
@@ -134,7 +134,7 @@ class FakeShell:
         return make_printing_program()
 
     def _refuses(self, path: str, value: str) -> str:
-        """What the kernel says to a value, empty where it takes it."""
+        """Return the kernel's error for a value; empty if it accepts it."""
         folder, _, name = path.rpartition("/")
         if name == "scaling_governor" and value not in self.files[f"{folder}/scaling_available_governors"].split():
             return "Invalid argument"
@@ -169,24 +169,24 @@ class FakeShell:
         raise ConfigError("this stand-in has no files to fetch")
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> ProcessChannel:
-        """No processes are kept."""
+        """Raise an error: no processes are kept."""
         raise LinkError("this stand-in starts no processes")
 
     def alive(self) -> bool:
-        """Until it is lost."""
+        """Return True until it is lost."""
         return self.lost_after is None or len(self.ran) < self.lost_after
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 def make_printing_program(text: str = "") -> CompletedCommand:
-    """A program that prints this and ends with status 0."""
+    """Return the result of a program that prints a text and ends with status 0."""
     return CompletedCommand(0, text.encode(), b"")
 
 
 def make_failing_program(words: str, status: int = 1) -> CompletedCommand:
-    """A program that complains and ends with a status."""
+    """Return the result of a program that prints an error and ends with a status."""
     return CompletedCommand(status, b"", f"{words}\n".encode())
 
 

@@ -1,6 +1,6 @@
-"""A small dataset and predictor without measuring anything: kernels are real, energies are computed.
+"""A small synthetic dataset and predictor: kernels are real, energies are computed.
 
-What needs *some* predictor (installation tests, benchmarks of the program itself) takes it from here. Everything is
+They serve where *some* predictor is needed (installation tests, benchmarks of the program itself). Everything is
 labelled ``simulated``, and the label stays on every prediction.
 """
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["COMMON_FAMILIES", "simulate_kernel_records", "train_synthetic_predictor"]
 
 COMMON_FAMILIES = ("add", "conv-bn-relu", "dwconv-bn-relu", "fc", "global-avgpool", "maxpool")
-"""Families that most image networks consist of."""
+"""Kernel families of which most image networks consist."""
 
 JOULES_PER_MAC, JOULES_PER_BYTE, JOULES_PER_CALL = 5e-11, 2e-10, 2e-6
-"""The made-up machine: of the order of a desktop core, not a model of any."""
+"""Parameters of the invented machine: of the order of a desktop core, but not a model of one."""
 
 SPREAD = 0.05
 """Standard deviation of log energy around the formula."""
@@ -33,18 +33,18 @@ POWER_W = 10.0
 
 
 def simulate_kernel_energy(kernel: Kernel, rng: np.random.Generator) -> float:
-    """Energy of one execution on the made-up machine, with seeded noise."""
+    """Compute the energy of one execution on the invented machine, with seeded noise, joules."""
     moved = kernel.bytes_read + kernel.bytes_written
     exact = JOULES_PER_MAC * kernel.macs + JOULES_PER_BYTE * moved + JOULES_PER_CALL
     return float(exact * np.exp(SPREAD * rng.standard_normal()))
 
 
 def simulate_kernel_records(families: Sequence[str], count: int, seed: int = 0) -> Iterator[EnergyRecord]:
-    """Sample kernels, build and split each one as a campaign does, and give each a simulated energy.
+    """Sample kernels, build and split each one as a campaign does, and assign each a simulated energy.
 
     Args:
         families: Families to sample.
-        count: Configurations to sample; those that do not run as one kernel are passed over.
+        count: Number of configurations to sample; those that do not run as one kernel are skipped.
         seed: Seed of the sampling and of the noise.
     """
     from deepen import graph
@@ -100,11 +100,11 @@ def train_synthetic_predictor(
     """Train a predictor on simulated kernels and write it.
 
     Args:
-        path: Where to; ``.deepen`` is appended if the name lacks it.
-        families: Families it shall know.
-        count: Kernels in all.
-        seed: Seed of everything.
-        recipe: How it is trained.
+        path: File to write; ``.deepen`` is appended if the name lacks it.
+        families: Kernel families to cover.
+        count: Total number of kernels.
+        seed: Seed of sampling, noise and training.
+        recipe: Name of the training recipe.
 
     Returns:
         The path written.

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Portable on-device runner: runs ONNX and TensorFlow Lite models in blocks of inferences with time stamps.
 
-It needs numpy and one runtime package (onnxruntime; ai-edge-litert or tflite-runtime) and nothing of deepen, so the
-same files run on the host and on a board. ``c/`` holds a runner in C for where there is no Python; this is the protocol
-of both: one JSON object per line, a request on stdin, its answer on stdout. Everything a library prints to stdout is
-sent to stderr, so an answer can not be corrupted. The process ends when stdin closes, even in the middle of a run.
+It needs numpy and one runtime package (onnxruntime; ai-edge-litert or tflite-runtime) but not deepen, so the same files
+run on the host and on a board. ``c/`` holds a runner in C for devices without Python; this is the protocol of both: one
+JSON object per line, a request on stdin, its answer on stdout. Everything a library prints to stdout is redirected to
+stderr, so that answers cannot be corrupted. The process ends when stdin closes, even in the middle of a run.
 
 Requests (all carry ``op`` and ``id``; the answer repeats ``id``)::
 
@@ -15,26 +15,26 @@ Requests (all carry ``op`` and ``id``; the answer repeats ``id``)::
     unload handle                                        -> (nothing)
     bye                                                  -> (nothing), then exit
 
-``hello`` also gives the version of every runtime that is there, under its name (``onnxruntime``, ``litert``,
-``tflite``); a runner that loads runtimes on demand looks for ``runtime`` alone (``onnxruntime`` where it is left out).
-The file says which runtime a model is for: one with the identifier ``TFL3`` is for LiteRT, every other one for ONNX
-Runtime. ``level`` is ``disable``, ``basic``, ``extended`` or ``all``; LiteRT knows only ``disable``, which leaves its
-default delegate (XNNPACK) out, and takes the others for the same.
+``hello`` also returns the version of every runtime installed, under its name (``onnxruntime``, ``litert``,
+``tflite``); a runner that loads runtimes on demand looks for ``runtime`` alone (by default ``onnxruntime``).
+The runtime of a model follows from its file: one with the identifier ``TFL3`` is for LiteRT, every other one for ONNX
+Runtime. ``level`` is ``disable``, ``basic``, ``extended`` or ``all``; for LiteRT ``disable`` leaves its default
+delegate (XNNPACK) out, and the others are equivalent.
 
 ``start_ns`` and ``end_ns`` are CLOCK_MONOTONIC; ``start_boot_ns`` and ``end_boot_ns`` are CLOCK_BOOTTIME, read just
-before and just after them (null where the system has none): it goes on during suspend, so the two clocks tell together
+before and just after them (null if the system has none): it runs on during suspend, so the two clocks together show
 whether the device slept. ``cpu_ns`` is the CPU time of the whole process (all threads) in between
-(CLOCK_PROCESS_CPUTIME_ID). ``n`` may be 0: then the answer is a reading of the clocks, and with the times of asking and
-answering a round trip to map them with. ``wait`` rests for ``ns`` nanoseconds (at most a day), or less where ``pid``
-names a process and that is gone before (looked at ten times a second); it needs no model.
+(CLOCK_PROCESS_CPUTIME_ID). ``n`` may be 0: then the answer is a reading of the clocks, which together with the host
+times of request and answer is a round trip for mapping them. ``wait`` waits for ``ns`` nanoseconds (at most a day), or
+until the process ``pid``, if given, has ended (checked ten times a second); it needs no model.
 
-``delegate`` asks for an accelerator: for LiteRT ``{"library": PATH, "options": {NAME: TEXT}}``, for ONNX Runtime
-``{"provider": NAME, "options": {NAME: TEXT}}``. ``placement`` says what came of it: ``{"asked", "nodes", "delegated",
+``delegate`` requests an accelerator: for LiteRT ``{"library": PATH, "options": {NAME: TEXT}}``, for ONNX Runtime
+``{"provider": NAME, "options": {NAME: TEXT}}``. ``placement`` is the outcome: ``{"asked", "nodes", "delegated",
 "default"}``, the number of nodes of the graph, of those the accelerator took, and of those the runtime's own default
-delegate took (null: it can not be told). An accelerator that takes no node is an error of the kind ``fallback``.
+delegate took (null: unknown). An accelerator that takes no node is an error of the kind ``fallback``.
 
-An error is ``{"id", "error", "kind"}`` with kind ``model`` (the model can not be loaded or run), ``shape`` (an input
-needs a shape), ``missing`` (no such file), ``memory``, ``runtime`` (a package is absent), ``fallback`` or ``protocol``
+An error is ``{"id", "error", "kind"}`` with kind ``model`` (the model cannot be loaded or run), ``shape`` (an input
+needs a shape), ``missing`` (no such file), ``memory``, ``runtime`` (a package is missing), ``fallback`` or ``protocol``
 (a malformed request); the runner survives all of them.
 """
 
@@ -87,7 +87,7 @@ class Runner:
         return self.lite
 
     def hello(self, request: dict) -> dict:
-        """Tell versions and clocks."""
+        """Return versions and clocks."""
         wanted = request.get("runtime", "onnxruntime")
         if wanted not in ("onnxruntime", "litert"):
             raise Refused("runtime", f"this runner has no runtime {wanted!r}; it has onnxruntime and litert")
@@ -133,21 +133,21 @@ class Runner:
         }
 
     def run(self, request: dict) -> dict:
-        """Run a block."""
+        """Run a block of inferences."""
         handle = self.handles.get(request["handle"])
         if handle is None:
             raise Refused("protocol", f"no handle {request['handle']}")
         return handle.run(int(request["n"]))
 
     def wait(self, request: dict) -> dict:
-        """Rest."""
+        """Wait for a time, or for the end of a process."""
         ns, pid = int(request["ns"]), int(request.get("pid") or 0)
         if not (0 <= ns <= LONGEST_NS and pid >= 0):
             raise Refused("protocol", f"a rest of {ns} ns, or until process {pid} is gone")
         return stamped(lambda: rest(ns, pid))
 
     def unload(self, request: dict) -> dict:
-        """Forget a model."""
+        """Unload a model."""
         if self.handles.pop(request["handle"], None) is None:
             raise Refused("protocol", f"no handle {request['handle']}")
         return {}
@@ -181,9 +181,9 @@ class Runner:
 
 
 def end_with_stdin() -> None:
-    """End the process as soon as the writer of stdin is gone, also in the middle of a run."""
+    """End the process as soon as the writer of stdin is gone, even in the middle of a run."""
     poller = select.poll()
-    poller.register(0, 0)  # hang-up and error are always reported; data is not asked for
+    poller.register(0, 0)  # hang-up and error are always reported; data are not requested
     while True:
         with contextlib.suppress(InterruptedError):
             if any(flags & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, flags in poller.poll()):

@@ -1,4 +1,4 @@
-"""What the backends of the runner share: a loaded model, time stamps, input values, cores."""
+"""Common parts of the runner's backends: the loaded model, time stamps, input values, cores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVELS = ("disable", "basic", "extended", "all")
 
 
 class Refused(Exception):
-    """A request that can not be done; ``kind`` tells the host what to make of it."""
+    """Raised for a request that cannot be carried out; ``kind`` classifies it for the host."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -23,12 +23,12 @@ class Refused(Exception):
 
 
 def boot_ns() -> Any:
-    """CLOCK_BOOTTIME, which goes on during suspend; ``None`` where the system has none."""
+    """Read CLOCK_BOOTTIME, which runs on during suspend; ``None`` if the system has none."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else None
 
 
 class Handle:
-    """One loaded model."""
+    """A loaded model."""
 
     def __init__(self, request: dict) -> None:
         self.inputs: list = []
@@ -45,11 +45,11 @@ class Handle:
         self.shapes = {k: [int(d) for d in v] for k, v in (request.get("shapes") or {}).items()}
 
     def caller(self) -> Any:
-        """What one inference is a call of, without arguments."""
+        """Return the function, without arguments, that runs one inference."""
         raise NotImplementedError
 
     def run(self, n: int) -> dict:
-        """Run n inferences and stamp them."""
+        """Run n inferences and return their time stamps."""
         if n < 0:
             raise Refused("protocol", f"a block of {n} runs")
         pin(self.cpus[:1])
@@ -67,7 +67,7 @@ class Handle:
 
 
 def stamped(work: Any) -> dict:
-    """Do something and stamp it."""
+    """Call a function and return the time stamps around it."""
     cpu = time.process_time_ns()
     start_boot = boot_ns()
     start = time.monotonic_ns()
@@ -81,7 +81,7 @@ def stamped(work: Any) -> dict:
 
 
 def rest(ns: int, pid: int) -> None:
-    """Rest for so long, or until a process is gone (0: none)."""
+    """Wait for a number of nanoseconds, or until a process is gone (0: none)."""
     end = time.monotonic_ns() + ns
     while (left := end - time.monotonic_ns()) > 0:
         if pid and not runs(pid):
@@ -90,12 +90,12 @@ def rest(ns: int, pid: int) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether there is a process of this number."""
+    """Return whether a process of this id exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # it belongs to another user
         return True
     return True
 
@@ -116,7 +116,7 @@ PINNED: list = []
 
 
 def pin(cpus: list) -> None:
-    """Keep the calling thread on these cores, where the system can."""
+    """Pin the calling thread to these cores, if the system supports it."""
     if not cpus or cpus == PINNED or not hasattr(os, "sched_setaffinity"):
         return
     try:
@@ -127,16 +127,16 @@ def pin(cpus: list) -> None:
 
 
 def threads_now() -> set:
-    """Threads of this process, where the system tells."""
+    """Return the threads of this process, if the system lists them."""
     tasks = Path("/proc/self/task")
     return {int(t.name) for t in tasks.iterdir()} if tasks.is_dir() else set()
 
 
 def pin_pool(before: set, cpus: list) -> None:
-    """Keep the calling thread on the first core and every thread born since on one of its own, in turn."""
+    """Pin the calling thread to the first core and every thread started since to one of its own, in turn."""
     pin(cpus[:1])
     if len(cpus) < 2 or not hasattr(os, "sched_setaffinity"):
         return
     for k, thread in enumerate(sorted(threads_now() - before)):
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the thread has ended
             os.sched_setaffinity(thread, {cpus[1 + k % (len(cpus) - 1)]})

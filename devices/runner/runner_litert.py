@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) behind the runner."""
+"""The runner's backend for LiteRT (TensorFlow Lite)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TYPES = (
 
 
 class LiteModule:
-    """The parts of a LiteRT package used here, whichever package it is."""
+    """The parts used here of the LiteRT package installed, ``ai-edge-litert`` or ``tflite-runtime``."""
 
     PACKAGES = (("ai_edge_litert", "ai-edge-litert"), ("tflite_runtime", "tflite-runtime"))
 
@@ -42,7 +42,7 @@ class LiteHandle(Handle):
         super().__init__(request)
         path = request["path"]
         before = threads_now()
-        pin(self.cpus)  # threads a delegate makes before they are given a core of their own begin on these
+        pin(self.cpus)  # threads that a delegate starts inherit these, before they get a core of their own
         own, delegates = self.make_delegates(lite)
         resolver = lite.OpResolverType
         bare = own or self.level == "disable"
@@ -76,7 +76,7 @@ class LiteHandle(Handle):
         self.build = f"{name} {kind} {delegated}/{total} nodes level={self.level} threads={self.threads}"
 
     def make_delegates(self, lite: Any) -> tuple:
-        """Path of the delegate asked for ('' for none) and the delegates to load the model with."""
+        """Return the path of the requested delegate ('' for none) and the delegates to load the model with."""
         own = str(self.delegate.get("library", ""))
         if not own:
             return "", None
@@ -86,7 +86,7 @@ class LiteHandle(Handle):
             raise Refused("fallback", f"the delegate {own} can not be loaded ({error})") from error
 
     def resize(self) -> None:
-        """Give inputs the shapes asked for; others keep the one in the file."""
+        """Set the requested shapes of inputs; others keep the one in the file."""
         details = {d["name"]: d for d in self.interpreter.get_input_details()}
         for name, shape in self.shapes.items():
             if name not in details:
@@ -116,16 +116,17 @@ class LiteHandle(Handle):
         return found
 
     def count_nodes(self) -> tuple:
-        """Nodes of the graph, and how many of them delegates run; (None, None) where it can not be told.
+        """Count the nodes of the graph, and those that delegates run; (None, None) if unknown.
 
-        The list of operators holds those a delegate has replaced, too: what runs is what the outputs are reached from.
+        The list of operators still holds those that a delegate has replaced; the nodes that run are those from which
+        the outputs are reached.
         """
         listed = getattr(self.interpreter, "_get_ops_details", None)
         if listed is None:
             return None, None
         nodes = listed()
         makers: dict = {}
-        for node in nodes:  # delegates come last and take their tensors over
+        for node in nodes:  # delegates come last and take over the tensors of replaced nodes
             makers.update((int(t), node) for t in node["outputs"])
         waiting = [int(d["index"]) for d in self.interpreter.get_output_details()]
         runs = {}
@@ -140,5 +141,5 @@ class LiteHandle(Handle):
         return total, total - sum(name != "DELEGATE" for name in runs.values())
 
     def caller(self) -> Any:
-        """What one inference is a call of."""
+        """Return the function that runs one inference."""
         return self.interpreter.invoke

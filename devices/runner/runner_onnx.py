@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the runner."""
+"""The runner's backend for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_input(rng: Any, type_name: str, shape: tuple) -> tuple:
 
 
 def static(shape: Any) -> bool:
-    """Whether every dimension is a known size."""
+    """Return whether every dimension is a known size."""
     return shape is not None and all(isinstance(d, int) and d >= 0 for d in shape)
 
 
@@ -88,7 +88,7 @@ class OnnxHandle(Handle):
         ]
 
     def options(self, ort: Any, overrides: dict) -> Any:
-        """Session options: one pinned thread per core, no spinning for a single thread, denormals as zero."""
+        """Make the session options: one pinned thread per core, no spinning for a single thread, denormals as zero."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -100,7 +100,7 @@ class OnnxHandle(Handle):
         if self.threads == 1:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         elif len(self.cpus) >= self.threads:
-            # One entry per pool thread (the caller is the first thread), processors counted from 1.
+            # One entry per pool thread (the caller is the first thread); processors are counted from 1.
             entries = ";".join(str(c + 1) for c in self.cpus[1 : self.threads])
             options.add_session_config_entry("session.intra_op_thread_affinities", entries)
         for name, size in overrides.items():
@@ -108,7 +108,7 @@ class OnnxHandle(Handle):
         return options
 
     def find_overrides(self, ort: Any, path: str, shapes: dict) -> dict:
-        """Sizes of the named symbolic dimensions, found by matching the wanted shapes with the declared ones."""
+        """Find the sizes of the named symbolic dimensions by matching the wanted shapes with the declared ones."""
         if not shapes:
             return {}
         options = ort.SessionOptions()
@@ -126,7 +126,7 @@ class OnnxHandle(Handle):
             for have, want in zip(known or [], shape):  # noqa: B905 - Python 3.8
                 if isinstance(have, int) and have >= 0 and have != want:
                     raise Refused("shape", f"input '{name}' is declared {known}; {shape} does not fit")
-                if have == "?":  # PaddlePaddle's exporter calls every open dimension so: equal names, unequal sizes
+                if have == "?":  # PaddlePaddle's exporter names every open dimension so: equal names, unequal sizes
                     continue
                 if isinstance(have, str) and sizes.setdefault(have, want) != want:
                     raise Refused("shape", f"dimension '{have}' is asked to be both {sizes[have]} and {want}")
@@ -171,10 +171,10 @@ class OnnxHandle(Handle):
             self.io.bind_output(value.name, "cpu", 0, code, list(data.shape), data.ctypes.data)
 
     def first_run(self) -> float:
-        """Run once and settle the output buffers.
+        """Run once and bind the output buffers.
 
-        Buffers in place save an allocation per run. Inputs are fixed, so an output whose declared shape is open has
-        one shape all the same: the first run tells it. Where a buffer is refused the runtime allocates.
+        Bound buffers save an allocation per run. Inputs are fixed, so an output with an open declared shape always has
+        the shape of the first run. If a buffer is refused, the runtime allocates.
         """
         declared = [list(o.shape) if static(o.shape) else None for o in self.session.get_outputs()]
         started = time.monotonic()
@@ -199,7 +199,7 @@ class OnnxHandle(Handle):
         return took
 
     def place(self, ort: Any, path: str, overrides: dict, chosen: list, seed: int) -> dict:
-        """Count the nodes an execution provider runs: from the profile of one run in a session of its own."""
+        """Count the nodes that an execution provider runs, from the profile of one run in a separate session."""
         with tempfile.TemporaryDirectory() as folder:
             options = self.options(ort, overrides)
             options.enable_profiling = True
@@ -223,5 +223,5 @@ class OnnxHandle(Handle):
         return {"asked": provider, "nodes": len(runs), "delegated": delegated, "default": None}
 
     def caller(self) -> Any:
-        """What one inference is a call of."""
+        """Return the function that runs one inference."""
         return functools.partial(self.session.run_with_iobinding, self.io)

@@ -1,7 +1,7 @@
-"""What every emulated instrument is made of: its clock, its wire, and the protocol that ports drive.
+"""Parts of every emulated instrument: the protocol for ports, its sample clock, and faults of its frames.
 
-An emulator lives in *true time* (the host's monotonic clock, or a virtual one). Its own clock may run fast or slow, its
-transport may lose frames, and it always knows the energy that really went through.
+An emulator runs in *true time* (the host's monotonic clock, or a virtual one). Its own clock may run fast or slow, its
+transport may lose frames, and it always knows the true energy.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from deepen.testing.instruments.supply import EmulatedSupply
 __all__ = ["Emulator", "FrameFault", "FrameFaultInjector", "SampleClock"]
 
 CHUNK = 1 << 17
-"""Samples made at once: their arrays stay within the processor's caches."""
+"""Number of samples made at once: their arrays fit into the processor's caches."""
 
 
 @runtime_checkable
 class Emulator(Protocol):
-    """An instrument that exists in bytes only.
+    """An emulated instrument: bytes in, bytes out.
 
     Attributes:
-        name: What it plays, for example ``ppk2``.
+        name: Name of the instrument, for example ``ppk2``.
         rate_hz: Nominal sample rate, hertz.
-        clock: When it takes samples.
-        supply: What it measures.
-        wire: What its transport does to frames.
+        clock: Clock of its samples.
+        supply: Supply and load that it measures.
+        wire: Faults of its frames.
     """
 
     name: str
@@ -41,32 +41,32 @@ class Emulator(Protocol):
     wire: FrameFaultInjector
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Take bytes from the host at a true time (never before the last one told) and return the answer."""
+        """Receive bytes from the host at a true time (never before the previous one) and return the answer."""
 
     def advance(self, t_s: float) -> bytes:
-        """Let true time pass and return the stream since the last call: whole frames only, none if not streaming."""
+        """Advance true time and return the stream since the last call: whole frames only, none if not streaming."""
 
     def samples_in(self, start: int, stop: int) -> int:
-        """Samples that have a byte in ``[start, stop)`` of what :meth:`advance` returned last."""
+        """Count the samples with a byte in ``[start, stop)`` of the bytes :meth:`advance` returned last."""
 
     def uncalibrate(self) -> None:
-        """Lose the calibration, as an instrument whose memory was never written or that never sends it."""
+        """Lose the calibration, like an instrument whose memory was never written or that never sends it."""
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through between two true times, joules."""
+        """Return the true energy between two true times, joules."""
 
 
 class SampleClock:
     """The clock that times an instrument's samples.
 
-    Sample k is complete at the end of its period; the periods follow each other without a break, unless the clock
-    was made to pause. A clock error of +50 ppm makes it run fast: periods are shorter than nominal by 50e-6.
+    Sample k is complete at the end of its period; periods follow each other without a break, unless the clock is
+    paused. A clock error of +50 ppm makes it run fast: periods are shorter than nominal by 50e-6.
 
     Attributes:
         rate_hz: Nominal rate, hertz.
         ppm: Error of the instrument's clock, parts per million.
-        started_s: True time at which sampling began last; ``None`` before it ever did.
-        running: Whether samples are being taken.
+        started_s: True time at which sampling last began, seconds; ``None`` before that.
+        running: True while samples are taken.
     """
 
     def __init__(self, rate_hz: float, ppm: float = 0.0) -> None:
@@ -86,23 +86,23 @@ class SampleClock:
 
     @property
     def taken(self) -> int:
-        """Samples taken since the start."""
+        """Number of samples taken since the start."""
         return self._taken
 
     def start(self, t_s: float, limit: int | None = None) -> None:
-        """Begin with sample 0 at a true time; stop by itself after ``limit`` samples."""
+        """Start with sample 0 at a true time; stop after ``limit`` samples."""
         self.started_s, self.running, self._taken, self._limit = t_s, True, 0, limit
         self._pieces = [(0, t_s)]
 
     def stop(self, after: int = 0) -> None:
-        """Take no more samples after so many further ones."""
+        """Stop after a number of further samples."""
         self._limit = self._taken + after
         self.running = self.running and after > 0
 
     def pause(self, t_s: float, duration_s: float) -> None:
-        """Take no samples for a while from the first one that would begin at or after a true time.
+        """Pause for a while, from the first sample that would begin at or after a true time.
 
-        Numbers go on as if nothing had happened: nobody can see it in the stream.
+        Sample numbers continue without a gap, so that the pause is invisible in the stream.
 
         Raises:
             ValueError: If the duration is negative, or the moment lies before the last pause.
@@ -114,7 +114,7 @@ class SampleClock:
         self._pieces.append((index + periods, begin_s + periods * self.period_s + duration_s))
 
     def due(self, t_s: float) -> int:
-        """Samples that are complete at a true time, since the start."""
+        """Return the number of samples complete at a true time, since the start."""
         if not self.running:
             return self._taken
         count = 0
@@ -130,8 +130,9 @@ class SampleClock:
         """Take the samples that are complete at a true time, in chunks.
 
         Args:
-            t_s: True time.
-            multiple: Take whole groups of so many only (samples of one packet), but for the last of a limited number.
+            t_s: True time, seconds.
+            multiple: Take only whole groups of this many (the samples of a packet), except at the end of a limited
+                number.
 
         Yields:
             Number of the first sample, and start and end of every period in true time, shape (n,).
@@ -149,7 +150,7 @@ class SampleClock:
             self.running = False
 
     def _start_s(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """True time at which periods begin."""
+        """Return the true times at which periods begin, seconds."""
         if len(self._pieces) == 1:
             return np.asarray(self._pieces[0][1] + index * self.period_s, np.float64)
         firsts, begins = (np.array(part) for part in zip(*self._pieces, strict=True))
@@ -159,11 +160,11 @@ class SampleClock:
 
 @dataclass(slots=True)
 class FrameFault:
-    """Frames that something is to happen to.
+    """A number of coming frames to which a fault applies.
 
     Attributes:
-        frames: How many are still to come.
-        samples: Samples in those it has happened to.
+        frames: Number of frames still to come.
+        samples: Number of samples in the frames affected so far.
     """
 
     frames: int
@@ -171,20 +172,20 @@ class FrameFault:
 
 
 class FrameFaultInjector:
-    """What happens to an instrument's frames before its transport gets them.
+    """Injector of faults into an instrument's frames, before its transport sends them.
 
     Attributes:
-        jumped: How far the counter in the frames is ahead.
+        jumped: Number by which the counter in the frames is ahead.
     """
 
     def __init__(self) -> None:
-        """Let everything through."""
+        """Start without faults."""
         self.jumped = 0
         self._losses: list[FrameFault] = []
         self._spoils: list[FrameFault] = []
 
     def lose(self, frames: int) -> FrameFault:
-        """Swallow the next frames; their counters stay used."""
+        """Drop the next frames; their counters stay used."""
         self._losses.append(FrameFault(frames))
         return self._losses[-1]
 
@@ -194,20 +195,20 @@ class FrameFaultInjector:
         return self._spoils[-1]
 
     def jump(self, by: int) -> None:
-        """Let the counter jump although nothing is lost."""
+        """Let the counter jump without a loss."""
         self.jumped += by
 
     def count_lost_frames(self, samples: Sequence[int] | NDArray[np.int64]) -> int:
-        """How many of the next frames, from the first, are swallowed, given the samples in each."""
+        """Count the frames to drop among the next ones, from the first, given the samples in each."""
         return self._exact(self._losses, samples)
 
     def count_corrupt_frames(self, samples: Sequence[int] | NDArray[np.int64]) -> int:
-        """How many of the next frames, from the first, get a bad checksum, given the samples in each."""
+        """Count the frames to corrupt among the next ones, from the first, given the samples in each."""
         return self._exact(self._spoils, samples)
 
     @staticmethod
     def _exact(tolls: list[FrameFault], samples: Sequence[int] | NDArray[np.int64]) -> int:
-        """Charge the tolls in turn, and drop those that are paid."""
+        """Apply the pending faults in order, and remove those that are complete."""
         done = 0
         while tolls and done < len(samples):
             count = min(tolls[0].frames, len(samples) - done)

@@ -1,8 +1,8 @@
-"""Faults of an instrument and its line, struck at a planned moment; each knows what it did.
+"""Faults of an instrument and its line at planned moments; each one records its effects.
 
-A fault acts on the bytes of the stream (lost, doubled, garbled, held back, cut), or inside the instrument (frames
-swallowed, counters that jump, bad checksums, a clock that pauses, a supply that sags, no calibration). Moments are
-seconds after streaming first began. Faults remember what they did, so make new ones for every run.
+A fault acts on the bytes of the stream (lost, doubled, corrupted, delayed, cut), or inside the instrument (dropped
+frames, counters that jump, bad checksums, a clock that pauses, a supply that sags, no calibration). Moments are
+seconds after streaming first began. Because faults record their effects, every run needs new ones.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = [
 
 @runtime_checkable
 class Fault(Protocol):
-    """Something that goes wrong.
+    """A fault.
 
     Attributes:
-        at_s: When, seconds after streaming first began; ``-inf`` is before anything else.
-        lost: Samples that never reach the host because of it.
-        damaged: Samples whose bytes were changed.
+        at_s: Its moment, seconds after streaming first began; ``-inf`` is before anything else.
+        lost: Number of samples that never reach the host because of it.
+        damaged: Number of samples whose bytes were changed.
     """
 
     at_s: float
@@ -57,17 +57,17 @@ class Fault(Protocol):
     def damaged(self) -> int: ...  # noqa: D102
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Happen, at a true time."""
+        """Take effect, at a true time."""
 
 
 class FaultyLine:
-    """An emulator with the faults of itself and of the line it is on; ports drive it instead of the emulator.
+    """An emulator with faults of its own and of its line; ports drive it in place of the emulator.
 
     Attributes:
         emulator: The instrument.
-        faults: What goes wrong.
-        unplugged: Whether the cable is out.
-        now_s: True time up to which the instrument has been played.
+        faults: The faults.
+        unplugged: True while the cable is out.
+        now_s: True time up to which the instrument has been emulated, seconds.
     """
 
     def __init__(self, emulator: Emulator, faults: Sequence[Fault] = ()) -> None:
@@ -89,16 +89,16 @@ class FaultyLine:
 
     @property
     def began_s(self) -> float:
-        """True time at which streaming first began, from which moments of faults count; ``nan`` before."""
+        """True time at which streaming first began, the origin of the moments of faults, seconds; ``nan`` before."""
         return math.nan if self._origin_s is None else self._origin_s
 
     @property
     def lost(self) -> int:
-        """Samples that never reached the host, by all faults."""
+        """Number of samples that never reached the host, by all faults."""
         return sum(fault.lost for fault in self.faults)
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Pass bytes of the host on and return the answer (whatever was streamed before it is returned first)."""
+        """Pass bytes of the host on and return the answer, after the bytes streamed before it."""
         streamed = self.advance(t_s)
         if self.unplugged:
             return streamed
@@ -119,7 +119,7 @@ class FaultyLine:
         return streamed
 
     def advance(self, t_s: float) -> bytes:
-        """Let true time pass and return what comes out of the line."""
+        """Advance true time and return the bytes at the end of the line."""
         out = bytearray()
         while self._agenda and self._agenda[0][0] <= t_s and not self.unplugged:
             moment_s, _, action = heapq.heappop(self._agenda)
@@ -129,26 +129,26 @@ class FaultyLine:
         return bytes(out)
 
     def piece(self, waiting: int) -> int:
-        """How many of the bytes that wait the next read returns."""
+        """Return the number of waiting bytes that the next read returns."""
         return waiting if self.most is None else min(waiting, self.most())
 
     def schedule(self, t_s: float, action: Callable[[float], None]) -> None:
-        """Do something at a true time."""
+        """Schedule an action at a true time."""
         heapq.heappush(self._agenda, (t_s, next(self._order), action))
 
     def edit(self, change: Callable[[bytes], tuple[bytes, bool]], t_s: float) -> None:
-        """Change the stream from here on until the change says it is done; one change at a time, others wait 1 ms."""
+        """Apply a change to the stream until it reports completion; one change at a time, others wait 1 ms."""
         if self._edit is None:
             self._edit = change
         else:
             self.schedule(t_s + 1e-3, lambda t: self.edit(change, t))
 
     def hold(self, stall: Stall | None) -> None:
-        """Hold the stream back, or let it go again."""
+        """Hold the stream back, or release it."""
         self._stall = stall
 
     def _stream(self, t_s: float) -> bytes:
-        """What the instrument streams up to a true time, after the faults of the line."""
+        """Return the stream of the instrument up to a true time, after the faults of the line."""
         if self.unplugged or t_s < self.now_s:
             return b""
         self.now_s = t_s
@@ -174,9 +174,9 @@ class SplitReads:
     """Reads return few bytes at a time, cut anywhere.
 
     Attributes:
-        most: Most bytes of one read.
-        seed: Seed of the lengths.
-        at_s: Strikes before anything else.
+        most: Largest size of one read, bytes.
+        seed: Seed of the sizes.
+        at_s: Before anything else.
     """
 
     most: int = 7
@@ -193,13 +193,13 @@ class SplitReads:
 
 @dataclass(slots=True)
 class LoseBytes:
-    """Bytes of the stream vanish.
+    """Bytes of the stream are lost.
 
     Attributes:
-        at_s: When.
-        count: How many bytes.
+        at_s: Moment, seconds.
+        count: Number of bytes.
         skip: Bytes to let through first; frames begin at 0.
-        lost: Samples that had a byte among them.
+        lost: Number of samples with a byte among them.
         damaged: None.
     """
 
@@ -229,8 +229,8 @@ class DuplicateBytes:
     """Bytes of the stream come twice.
 
     Attributes:
-        at_s: When.
-        count: How many bytes; the second time they come together.
+        at_s: Moment, seconds.
+        count: Number of bytes; the second time they come together.
         skip: Bytes to let through first.
         lost: None.
         damaged: None.
@@ -264,15 +264,15 @@ class DuplicateBytes:
 
 @dataclass(slots=True)
 class CorruptBytes:
-    """Bytes of the stream come wrong.
+    """Bytes of the stream are corrupted.
 
     Attributes:
-        at_s: When.
-        count: How many bytes.
+        at_s: Moment, seconds.
+        count: Number of bytes.
         skip: Bytes to let through first.
-        seed: Seed of what is flipped; every byte named is really changed.
+        seed: Seed of the bits flipped; every byte is really changed.
         lost: None.
-        damaged: Samples that had a byte among them.
+        damaged: Number of samples with a byte among them.
     """
 
     at_s: float
@@ -283,7 +283,7 @@ class CorruptBytes:
     damaged: int = 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Garble the next bytes."""
+        """Corrupt the next bytes."""
         flips = np.random.default_rng(self.seed).integers(1, 256, self.count, dtype=np.uint8)
         left, skip = self.count, self.skip
 
@@ -302,7 +302,7 @@ class CorruptBytes:
 
 @dataclass(slots=True)
 class LoseFrames:
-    """The instrument swallows whole frames, its counter going on: what an overflow of its USB buffer looks like.
+    """The instrument drops whole frames while its counter continues, as when its USB buffer overflows.
 
     Attributes:
         at_s: When.
@@ -317,17 +317,17 @@ class LoseFrames:
 
     @property
     def lost(self) -> int:
-        """Samples swallowed so far."""
+        """Number of samples dropped so far."""
         return self._toll.samples if self._toll is not None else 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Swallow the next frames."""
+        """Drop the next frames."""
         self._toll = line.emulator.wire.lose(self.frames)
 
 
 @dataclass(slots=True)
 class BadChecksum:
-    """The instrument sends frames with a wrong checksum; nothing happens where frames have none.
+    """The instrument sends frames with a wrong checksum; without effect if frames have none.
 
     Attributes:
         at_s: When.
@@ -342,23 +342,23 @@ class BadChecksum:
 
     @property
     def damaged(self) -> int:
-        """Samples in frames spoilt so far."""
+        """Number of samples in corrupted frames so far."""
         return self._toll.samples if self._toll is not None else 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Spoil the next frames."""
+        """Corrupt the next frames."""
         self._toll = line.emulator.wire.corrupt_checksums(self.frames)
 
 
 @dataclass(slots=True)
 class CounterJump:
-    """The counter in the frames (or the instrument's time stamp) jumps although nothing is lost.
+    """The counter in the frames (or the instrument's time stamp) jumps without a loss.
 
     Attributes:
         at_s: When.
-        by: How far, in steps of the counter.
+        by: Size of the jump, in steps of the counter.
         lost: None.
-        damaged: None: samples are right, their place in the stream looks wrong.
+        damaged: None: samples are right, only their position looks wrong.
     """
 
     at_s: float
@@ -367,19 +367,19 @@ class CounterJump:
     damaged: int = 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Jump."""
+        """Let the counter jump."""
         line.emulator.wire.jump(self.by)
 
 
 @dataclass(slots=True)
 class Stall:
-    """Nothing comes for a while.
+    """The line is silent for a while.
 
     Attributes:
         at_s: When.
-        duration_s: How long; ``inf`` for ever.
-        lossy: Whether what is streamed meanwhile is lost; else it comes in one burst afterwards.
-        lost: Samples swallowed.
+        duration_s: Duration, seconds; ``inf`` never ends.
+        lossy: True if the stream during it is lost; otherwise it comes in one burst afterwards.
+        lost: Number of samples lost.
         damaged: None.
     """
 
@@ -390,13 +390,13 @@ class Stall:
     damaged: int = 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Begin."""
+        """Start the stall."""
         line.hold(self)
         if self.duration_s < math.inf:
             line.schedule(t_s + self.duration_s, lambda t: line.hold(None))
 
     def swallow(self, samples: int) -> None:
-        """Count what is lost."""
+        """Count the samples lost."""
         self.lost += samples
 
 
@@ -415,18 +415,18 @@ class Unplug:
     damaged: int = 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Pull it."""
+        """Pull the cable."""
         line.unplugged = True
 
 
 @dataclass(slots=True)
 class ClockPause:
-    """The instrument's clock steps: it takes no samples for a while, and counters and time stamps do not show it.
+    """The instrument's clock steps: it pauses for a while, which counters and time stamps do not show.
 
     Attributes:
         at_s: When.
         duration_s: How long.
-        lost: Samples not taken (rounded to whole ones).
+        lost: Number of samples not taken, rounded.
         damaged: None.
     """
 
@@ -436,7 +436,7 @@ class ClockPause:
     damaged: int = 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Pause."""
+        """Pause the clock."""
         clock = line.emulator.clock
         clock.pause(t_s, self.duration_s)
         self.lost = round(self.duration_s / clock.period_s)
@@ -449,7 +449,7 @@ class VoltageDroop:
     Attributes:
         at_s: When.
         duration_s: How long.
-        drop_v: By how much, volts.
+        drop_v: Drop of the voltage, volts.
         lost: None.
         damaged: None.
     """
@@ -461,7 +461,7 @@ class VoltageDroop:
     damaged: int = 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Sag."""
+        """Lower the voltage."""
         line.emulator.supply.sag(t_s, t_s + self.duration_s, self.drop_v)
 
 
@@ -470,7 +470,7 @@ class NoCalibration:
     """The instrument has no calibration, or never sends it.
 
     Attributes:
-        at_s: Strikes before anything else.
+        at_s: Before anything else.
         lost: None.
         damaged: None.
     """
@@ -480,7 +480,7 @@ class NoCalibration:
     damaged: int = 0
 
     def strike(self, line: FaultyLine, t_s: float) -> None:
-        """Forget it."""
+        """Remove the calibration."""
         line.emulator.uncalibrate()
 
 
@@ -503,4 +503,4 @@ FAULT_MAKERS: dict[str, Callable[[float], Fault]] = {
     "clock step": ClockPause,
     "voltage droop": VoltageDroop,
 }
-"""One of each, by name: called with the moment, for tests that try every fault on every driver."""
+"""Name -> maker of one fault of each kind, called with the moment; for tests of every fault on every driver."""

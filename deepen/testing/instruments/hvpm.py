@@ -41,7 +41,7 @@ VALUES: dict[str, dict[int, int]] = {
         0x02: 0, 0x11: 0, 0x0D: 0, 0x12: 0, 0x0E: 0, 0x13: 0,
     },
 }  # fmt: skip
-"""What can be read, by opcode: limits, model, versions, and the factory calibration (the maker's defaults)."""
+"""Readable values by opcode: limits, model, versions, and the factory calibration (the maker's defaults)."""
 
 FULL_SCALE = {"HVPM": (0xFFFF, 0.0365, 6.4), "LVPM": (0x7FFF, 0.035946, 3.1034)}
 """Highest reading of a current, and the reference currents (amperes, fine and coarse) at the default calibration."""
@@ -54,7 +54,7 @@ VOLT = {"HVPM": 62.5e-6 * 4, "LVPM": 62.5e-6 * 2}
 
 
 class HvpmEmulator:
-    """An instrument with 5 kHz, up to three measurements in a packet, and calibration readings among them.
+    """An emulated instrument with 5 kHz, up to three measurements in a packet, and calibration readings among them.
 
     Ten calibration readings (five zero, five reference) come first, then one of each every interval; each takes the
     place of a measurement.
@@ -65,9 +65,9 @@ class HvpmEmulator:
         clock: Its sample clock.
         supply: The load behind its output.
         wire: Faults of frames (a frame is a packet; its counter is the sequence number).
-        values: What can be read and set, by opcode.
+        values: Values that can be read and set, by opcode.
         requests: Control requests carried out: (bmRequestType, bRequest, wValue, wIndex, data).
-        dropped: Packets it had no room for.
+        dropped: Number of packets it had no room for.
     """
 
     name = "hvpm"
@@ -90,12 +90,12 @@ class HvpmEmulator:
 
         Args:
             signal: Power of the load, watts.
-            model: Which of the two.
-            volts: Voltage its output has at first; 0 is off.
+            model: Model of the instrument.
+            volts: Initial voltage of its output, volts; 0 is off.
             values: Values that differ from the defaults, by opcode.
-            invalid_every: Every so many measurements one is marked invalid; 0 for none.
-            tripped: Whether the over-current protection has cut the output off.
-            ppm: Error of its clock.
+            invalid_every: Period of measurements marked invalid; 0 for none.
+            tripped: True if the over-current protection has cut the output off.
+            ppm: Error of its clock, parts per million.
             noise_a: Standard deviation of the noise of a sample, amperes.
             seed: Seed of the noise.
         """
@@ -118,7 +118,7 @@ class HvpmEmulator:
         self._layout: list[tuple[int, int]] = []
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Take setup packets, each with its data; only a request to read has an answer."""
+        """Receive setup packets, each with its data; only a read request has an answer."""
         self._pending += data
         answers = b""
         while len(self._pending) >= 8:
@@ -159,7 +159,7 @@ class HvpmEmulator:
         return b""
 
     def drop(self, packets: int, *, numbered: bool = True) -> None:
-        """Have no room for the next packets: they count as dropped; ``numbered`` ones use up their sequence number."""
+        """Drop the next packets for lack of room; ``numbered`` ones use up their sequence number."""
         self._to_drop.append((packets, numbered))
 
     def advance(self, t_s: float) -> bytes:
@@ -172,7 +172,7 @@ class HvpmEmulator:
         return b"".join(frame for frame, _ in frames)
 
     def _packets(self, t_s: float) -> list[tuple[bytes, int]]:
-        """Framed packets since the last call, with the measurements in each."""
+        """Return the framed packets since the last call, with the number of measurements in each."""
         out: list[tuple[bytes, int]] = []
         for first, start_s, end_s in self.clock.take(t_s, PER_PACKET):
             kinds = self._kinds(first + np.arange(start_s.size))
@@ -194,7 +194,7 @@ class HvpmEmulator:
         return out
 
     def samples_in(self, start: int, stop: int) -> int:
-        """Measurements in the packets that have a byte in a range of the stream returned last."""
+        """Count the measurements in packets with a byte in a range of the stream returned last."""
         size = 4 + 4 + 18 * PER_PACKET  # of a frame; only the last one of a limited number of samples is shorter
         return sum(samples for at, samples in self._layout if at < stop and at + size > start)
 
@@ -203,11 +203,11 @@ class HvpmEmulator:
         self._calibrated = False
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through, joules."""
+        """Return the true energy, joules."""
         return self.supply.energy_j(start_s, end_s)
 
     def _drops(self) -> bool:
-        """Whether there is no room for the next packet."""
+        """Return whether there is no room for the next packet."""
         if not self._to_drop:
             return False
         packets, numbered = self._to_drop[0]
@@ -217,7 +217,7 @@ class HvpmEmulator:
         return True
 
     def _kinds(self, slot: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """What is measured in each slot: bits 4-5 of the main gain."""
+        """Return the kind of measurement in each slot: bits 4-5 of the main gain."""
         kinds = np.zeros(slot.size, np.uint8)
         if self._invalid_every:
             kinds[slot % self._invalid_every == self._invalid_every - 1] = 0x20
@@ -228,7 +228,7 @@ class HvpmEmulator:
         return kinds
 
     def _words(self, kinds: NDArray[np.uint8], start_s: NDArray[Any], end_s: NDArray[Any]) -> NDArray[np.uint16]:
-        """Measurements as the packets carry them; big-endian uint16, shape (n, 9)."""
+        """Encode measurements as in packets; big-endian uint16, shape (n, 9)."""
         current = self.supply.mean_a(start_s, end_s)
         if self._noise_a:
             current = current + self._noise_a * self._rng.standard_normal(current.size)
@@ -254,11 +254,11 @@ class FakeUsb:
     Attributes:
         idVendor: Vendor id.
         idProduct: Product id.
-        serial_number: Serial number as USB tells it.
-        product: Name as USB tells it.
+        serial_number: Serial number in the USB descriptor.
+        product: Product name in the USB descriptor.
         bus: Number of the bus.
         address: Number on the bus.
-        unplugged: Whether it is gone.
+        unplugged: True if it is unplugged.
     """
 
     idVendor, idProduct = 0x2AB9, 0x0001
@@ -272,7 +272,7 @@ class FakeUsb:
 
         Args:
             emulator: The instrument.
-            now: True time.
+            now: Returns the true time, seconds.
             interface_class: USB class of its interface; 2 is a serial port.
         """
         self.emulator = emulator
@@ -285,15 +285,15 @@ class FakeUsb:
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[list[SimpleNamespace]]:
-        """Its configurations, each a list of interfaces."""
+        """Iterate over its configurations, each a list of interfaces."""
         yield [SimpleNamespace(bInterfaceClass=self._class)]
 
     def is_kernel_driver_active(self, interface: int) -> bool:
-        """Whether the kernel holds it."""
+        """Return whether a kernel driver holds it."""
         return self.kernel_driver
 
     def detach_kernel_driver(self, interface: int) -> None:
-        """Take it from the kernel."""
+        """Detach the kernel driver."""
         self.kernel_driver = False
 
     def set_configuration(self) -> None:
@@ -306,7 +306,7 @@ class FakeUsb:
             raise self._error("Resource busy", 16)
 
     def ctrl_transfer(self, kind: int, request: int, value: int, index: int, data: Any, timeout: int) -> bytes:
-        """Carry out a control request; ``data`` is what goes out, or how much comes in."""
+        """Carry out a control request; ``data`` is the data to send, or the length to receive."""
         self._check()
         with self._lock:
             answer = self.emulator.control(
@@ -348,6 +348,6 @@ class FakeUsb:
 
 
 def build_usb_packet(kind: int, payload: bytes) -> bytes:
-    """Frame what comes from the device: kind, length, payload, CRC-CCITT."""
+    """Frame data from the device: kind, length, payload, CRC-CCITT."""
     data = bytes((kind, len(payload))) + payload
     return data + binascii.crc_hqx(data, 0xFFFF).to_bytes(2, "little")

@@ -1,4 +1,4 @@
-"""The maker's Joulescope driver, as far as our driver uses it, with instruments that play a signal.
+"""A stand-in for the maker's Joulescope driver, as far as deepen uses it, with instruments that play a signal.
 
 Blocks as ``doc/streaming_topics.md`` of joulescope_driver describes them: samples numbered at the native rate and
 decimated by ``h/fs``, float32 power, input bits packed eight to a byte. ``advance`` lets time pass; ``run`` does so in
@@ -32,8 +32,8 @@ class FakeJoulescopeDriver:
         published: Every (topic, value) set, in order.
         opened: Instruments that are open.
         finalized: Whether the driver has ended.
-        lost: Sample numbers (start, stop, decimated) that come as NaN.
-        skipped: Sample numbers (start, stop, decimated) whose blocks never come.
+        lost: Ranges of sample numbers (start, stop, decimated) sent as NaN.
+        skipped: Ranges of sample numbers (start, stop, decimated) whose blocks are never sent.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FakeJoulescopeDriver:
             paths: Their names.
             block: Elements in a block.
             first_id: Native number of the first sample.
-            input_lag: Elements by which blocks of inputs come later than those of power.
+            input_lag: Number of elements by which blocks of inputs lag those of power.
             levels: Level of an input at true times: ``levels(input, t_s)``.
         """
         self.published: list[tuple[str, Any]] = []
@@ -77,7 +77,7 @@ class FakeJoulescopeDriver:
         self._now_s = 0.0
 
     def device_paths(self) -> list[str]:
-        """Names of the instruments."""
+        """Return the names of the instruments."""
         return list(self._paths)
 
     def open(self, path: str, mode: str | None = None) -> None:
@@ -115,12 +115,12 @@ class FakeJoulescopeDriver:
                 self._sent.pop(topic[:-5], None)
 
     def subscribe(self, topic: str, flags: str, fn: Callable[[str, Any], None]) -> None:
-        """Have a function called with what is published."""
+        """Subscribe a function to published values."""
         with self._lock:
             self._subscribers.append((topic, fn))
 
     def unsubscribe(self, topic: str, fn: Callable[[str, Any], None]) -> None:
-        """Take a subscription back; the same function object must be given."""
+        """Unsubscribe a function, which must be the same object."""
         with self._lock:
             self._subscribers.remove((topic, fn))
 
@@ -136,7 +136,7 @@ class FakeJoulescopeDriver:
         self._tell("@/!remove", path)
 
     def advance(self, t_s: float) -> None:
-        """Let true time pass: hand over the blocks that are complete."""
+        """Advance true time and deliver the complete blocks."""
         with self._lock:
             self._now_s = max(self._now_s, t_s)
             # Power before the inputs, so that it has to wait for them.
@@ -234,7 +234,7 @@ class JoulescopeEmulator:
         return b""
 
     def advance(self, t_s: float) -> bytes:
-        """Hand over the blocks since the last call."""
+        """Return the blocks since the last call."""
         frames = []
         n = self._elements
         for first, start_s, end_s in self.clock.take(t_s, n):
@@ -251,14 +251,14 @@ class JoulescopeEmulator:
         return b"".join(frames)
 
     def samples_in(self, start: int, stop: int) -> int:
-        """Elements of the blocks with a byte in a range of what was handed over last."""
+        """Count the elements of blocks with a byte in a range of the bytes returned last."""
         return ((stop - 1) // self._size - start // self._size + 1) * self._elements if stop > start else 0
 
     def uncalibrate(self) -> None:
         """Do nothing: it applies its calibration itself."""
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through, joules."""
+        """Return the true energy, joules."""
         return self.supply.energy_j(start_s, end_s)
 
 

@@ -1,4 +1,4 @@
-"""An instrument that prints lines: a template says what is in them."""
+"""An emulated instrument that prints lines of text, formatted by a template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["LinePrinter"]
 
 
 class LinePrinter:
-    """Prints a line per period once it is told ``start``, until ``stop``; ``id?`` asks what it is.
+    """An instrument that prints a line per period between ``start`` and ``stop``; ``id?`` returns its identity.
 
     A template takes ``counter``, ``ms`` (its own clock), ``power`` (W, mean over the period), ``current`` (A),
     ``voltage`` (V), ``energy`` (J in the period) and ``total`` (J so far).
@@ -24,7 +24,7 @@ class LinePrinter:
         clock: Its sample clock.
         supply: What it measures.
         wire: Faults of lines; a jump moves the counter, and the clock by as many periods.
-        received: What the host sent, line by line.
+        received: Lines sent by the host.
     """
 
     name = "line"
@@ -45,10 +45,10 @@ class LinePrinter:
 
         Args:
             signal: Power of the load, watts.
-            template: What it prints for a period.
+            template: Template of the line for a period.
             rate_hz: Lines per second.
             volts: Supply of the load.
-            modulus: Its counter starts again at zero here; 0 for never.
+            modulus: Number at which its counter wraps to zero; 0 for never.
             ppm: Error of its clock.
             identity: Answer to ``id?``.
             heading: Printed before the first line.
@@ -67,7 +67,7 @@ class LinePrinter:
         self._ends: NDArray[np.int64] = np.empty(0, np.int64)
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Take commands."""
+        """Receive commands."""
         *lines, self._pending = (self._pending + data).split(b"\n")
         answer = b""
         for line in lines:
@@ -90,18 +90,18 @@ class LinePrinter:
         return b"".join(kept)
 
     def samples_in(self, start: int, stop: int) -> int:
-        """Lines with a byte in a range of what was printed last."""
+        """Count the lines with a byte in a range of the bytes returned last."""
         if stop <= start:
             return 0
         last = min(int(np.searchsorted(self._ends, stop, side="left")) + 1, self._ends.size)
         return last - int(np.searchsorted(self._ends, start, side="right"))
 
     def uncalibrate(self) -> None:
-        """Forget what it is: it prints the same numbers, and answers ``id?`` with ``UNCALIBRATED``."""
+        """Lose its identity: it prints the same numbers, and answers ``id?`` with ``UNCALIBRATED``."""
         self._identity = "UNCALIBRATED"
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through, joules."""
+        """Return the true energy, joules."""
         return self.supply.energy_j(start_s, end_s)
 
     def _lines(self, first: int, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> list[bytes]:

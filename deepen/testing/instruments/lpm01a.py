@@ -1,4 +1,4 @@
-"""ST X-NUCLEO-LPM01A ("PowerShield"), in bytes: commands as text, samples as text or two bytes each, a stamp a second.
+"""Emulated ST X-NUCLEO-LPM01A ("PowerShield"): text commands, samples as text or two bytes each, a stamp every second.
 
 Answers as mlcommons/tiny's ``power_manager_lpm.py`` (help text of the firmware) and zephyr's
 ``power_monitor_stm32l562e_dk`` read them. The board counts its own samples, so its stamps agree with them exactly.
@@ -28,7 +28,7 @@ SETTINGS = ("acqtime", "acqmode", "funcmode", "trigdelay", "trigsrc", "eventsrc"
 
 
 def encode_ascii_samples(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Values as the board writes them with ``format ascii_dec``: ``6409-07`` and CR LF; uint8, shape (n, 9)."""
+    """Encode values as the board does with ``format ascii_dec``: ``6409-07`` and CR LF; uint8, shape (n, 9)."""
     exponent = np.floor(np.log10(np.maximum(values, 1e-12))).astype(np.int64) - 3
     mantissa = np.rint(values / 10.0**exponent).astype(np.int64)
     over = mantissa > 9999
@@ -43,7 +43,7 @@ def encode_ascii_samples(values: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def encode_binary_samples(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Values as the board writes them with ``format bin_hexa``: 4 bits exponent, 12 bits; uint8, shape (n, 2)."""
+    """Encode values as the board does with ``format bin_hexa``: 4 bits exponent, 12 bits; uint8, shape (n, 2)."""
     exponent = np.floor(np.log(4095 / np.maximum(values, 1e-15)) / np.log(16)).clip(0, 14).astype(np.int64)
     words = exponent << 12 | np.minimum(np.rint(values * 16.0**exponent).astype(np.int64), 4095)
     rows: NDArray[np.uint8] = words.astype(">u2").view(np.uint8).reshape(-1, 2)
@@ -61,9 +61,9 @@ class Lpm01aBoard:
         wire: Faults of samples (there are no frames); a jump moves the stamps by so many milliseconds.
         logic: D7 is bit 7; each falling edge is an event.
         setting_v: Voltage the regulator is set to.
-        celsius: Temperature it tells.
+        celsius: Temperature it reports, degrees Celsius.
         commands: Commands received, in order.
-        controlled: Whether the host has control.
+        controlled: True while the host has control.
     """
 
     name = "lpm01a"
@@ -86,10 +86,10 @@ class Lpm01aBoard:
             signal: Power of the target, watts.
             setting_v: Voltage the regulator starts with; the target is off.
             ppm: Error of its clock.
-            error_v: How far the voltage read back is from the setting.
+            error_v: Difference of the voltage read back from the setting, volts.
             serial: Unique id.
-            celsius: Temperature.
-            refused: Beginning of commands it refuses.
+            celsius: Temperature, degrees Celsius.
+            refused: Start of the commands it refuses.
             detail: The reason it gives.
         """
         self.rate_hz = 100.0
@@ -114,7 +114,7 @@ class Lpm01aBoard:
         self._places: NDArray[np.int64] = np.empty(0, np.int64)
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Take commands and answer them."""
+        """Receive commands and answer them."""
         *lines, self._pending = re.split(rb"\r?\n", self._pending + data)
         return b"".join(self._act(line.decode("ascii", "replace").strip(), t_s) for line in lines if line.strip())
 
@@ -141,21 +141,21 @@ class Lpm01aBoard:
         return bytes(out)
 
     def samples_in(self, start: int, stop: int) -> int:
-        """Samples with a byte in a range of the stream returned last."""
+        """Count the samples with a byte in a range of the stream returned last."""
         size = 2 if self._binary else 9
         first = np.searchsorted(self._places, start - size, side="right")
         return max(0, int(np.searchsorted(self._places, stop, side="left") - first))
 
     def uncalibrate(self) -> None:
-        """Fail the calibration at power-up; ``status`` tells."""
+        """Fail the calibration at power-up, as ``status`` then reports."""
         self._calibrated = False
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through, joules."""
+        """Return the true energy, joules."""
         return self.supply.energy_j(start_s, end_s)
 
     def _act(self, command: str, t_s: float) -> bytes:
-        """Carry a command out."""
+        """Carry out a command."""
         self.commands.append(command)
         word, _, argument = command.partition(" ")
         if (self._refused and command.startswith(self._refused)) or not (self.controlled or word in FREE):
@@ -169,7 +169,7 @@ class Lpm01aBoard:
         return self._line(f"ack {command} {answer}".rstrip())
 
     def _do(self, word: str, argument: str, t_s: float) -> str | None:
-        """Carry out a command other than ``stop``; returns its value, ``None`` where it is wrong."""
+        """Carry out a command other than ``stop``; return its value, ``None`` if it is wrong."""
         values = {
             "version": "1.0.4",
             "powershield": f"PowerShield present with board unique ID {self._serial}",
@@ -225,7 +225,7 @@ class Lpm01aBoard:
         return (text if text.startswith("Error") else PROMPT + text).encode("ascii") + b"\r\n"
 
     def _text(self, text: str) -> bytes:
-        """A line within the stream."""
+        """Encode a line within the stream."""
         return b"\xf0\xf2" + text.encode("ascii") + b"\xff\xff" if self._binary else text.encode("ascii") + b"\r\n"
 
     def _stamp(self, index: int) -> bytes:
@@ -235,14 +235,14 @@ class Lpm01aBoard:
         return f"TimeStamp: {ms // 1000 % 1000:03d}s {ms % 1000:03d}ms, buff 03%\r\n".encode("ascii")
 
     def _falling(self, end_s: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Samples at whose end D7 has fallen; the level is followed up to the first of them, else to the end."""
+        """Find the samples at whose end D7 has fallen; the level is followed up to the first one, else to the end."""
         high = self.logic.at(end_s) & 0x80
         edges: NDArray[np.int64] = np.flatnonzero((np.concatenate([[self._level & 0x80], high[:-1]]) > 0) & (high == 0))
         self._level = int(high[edges[0]] if edges.size else high[-1])
         return edges
 
     def _samples(self, out: bytearray, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Append samples; returns where each begins, from the end of what was there."""
+        """Append samples; return the offset of each from the previous end."""
         current = self.supply.mean_a(start_s, end_s)
         values = self.supply.mean_w(start_s, end_s) / self.rate_hz if self._energy else current
         rows = encode_binary_samples(values) if self._binary else encode_ascii_samples(values)

@@ -1,6 +1,6 @@
-"""Monsoon LVPM (FTA22D, original firmware) on its serial port, in bytes.
+"""Emulated Monsoon LVPM (FTA22D, original firmware) on a serial port.
 
-Protocol as AOSP's ``monsoon.py`` and mobly's controller speak it: packets ``length, body, checksum`` both ways, a
+Protocol as in AOSP's ``monsoon.py`` and mobly's controller: packets ``length, body, checksum`` both ways, a
 58-byte status, data packets with a 4-bit sequence, and calibration packets in the stream.
 """
 
@@ -49,13 +49,13 @@ FINE_A, COARSE_A = 0.0332, 2.88
 """Currents of the reference calibration in both ranges, amperes."""
 
 FINE_LIMIT_A = 0.040
-"""Highest current this emulator measures in the fine range."""
+"""Highest current that this emulator measures in the fine range, amperes."""
 
 VOLT = 0.000125
 """Volts per step of a voltage."""
 
 NO_LIMIT = 0xFFFFFFFF
-"""Sample count that means for ever."""
+"""Sample count that means without end."""
 
 
 def frame_lvpm_packet(body: bytes) -> bytes:
@@ -69,7 +69,7 @@ class LvpmEmulator:
 
     The output is off until a voltage is set. A zero and a reference calibration packet come first and again every
     ``interval`` milliseconds, the last word of the start command (by analogy with the HVPM, whose start command carries
-    it); they take no sample's place. One byte of no meaning ends every data packet, which the reference parser skips.
+    it); they take no sample's place. A meaningless byte, which the reference parser skips, ends every data packet.
     The voltage in a record is the unsigned 16-bit count of 125 uV, so it has its highest bit set above 4.096 V.
 
     Attributes:
@@ -80,7 +80,7 @@ class LvpmEmulator:
         wire: Faults of frames (a frame is a data or calibration packet; its counter is the sequence).
         status: Fields of the status packet that are constant, by name (see :data:`STATUS`).
         commands: Bodies of all commands taken.
-        refused: Packets with a bad checksum, and commands it does not know.
+        refused: Number of packets with a bad checksum, and of unknown commands.
         tripped_s: True times at which the output was cut for too much current.
     """
 
@@ -106,12 +106,12 @@ class LvpmEmulator:
 
         Args:
             signal: Power of the load, watts.
-            volts: Voltage its output has at first; 0 is off.
+            volts: Initial voltage of its output, volts; 0 is off.
             records: Samples in a data packet; at most 31.
             zero: Readings of the zero calibration, fine and coarse.
             reference: Readings of the reference calibration, fine and coarse.
             calibrates_after_s: Seconds of stream before the first calibration packets; ``inf`` for never.
-            trip_step_v: The inrush of a voltage raised by more than this at once (from 3 V where it was off) trips.
+            trip_step_v: Step of the voltage (from 3 V if it was off) above which the inrush trips the output, volts.
             status: Fields of the status packet that differ from the defaults.
             ppm: Error of its clock.
             noise_a: Standard deviation of the noise of a sample, amperes.
@@ -138,7 +138,7 @@ class LvpmEmulator:
         self._layout: list[tuple[int, int, int, int]] = []
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Take command packets; only a status request has an answer."""
+        """Receive command packets; only a status request has an answer."""
         self._pending += data
         answer = b""
         while self._pending:
@@ -181,7 +181,7 @@ class LvpmEmulator:
         return b"".join(out)
 
     def samples_in(self, start: int, stop: int) -> int:
-        """Samples in the packets that have a byte in a range of the stream returned last."""
+        """Count the samples in packets with a byte in a range of the stream returned last."""
         count = 0
         for offset, size, packets, samples in self._layout:
             low, high = max(start, offset), min(stop, offset + size * packets)
@@ -194,7 +194,7 @@ class LvpmEmulator:
         self._calibrates_after_s = np.inf
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through, joules."""
+        """Return the true energy, joules."""
         return self.supply.energy_j(start_s, end_s)
 
     @property
@@ -212,7 +212,7 @@ class LvpmEmulator:
         )
 
     def _act(self, body: bytes, t_s: float) -> bytes:
-        """Carry a command out."""
+        """Carry out a command."""
         if body[0] == 2:
             count, interval_ms = struct.unpack(">IH", body[1:])
             packets = round(interval_ms * 1e-3 * RATE_HZ / self._records)
@@ -234,7 +234,7 @@ class LvpmEmulator:
         return b""
 
     def _set_voltage(self, t_s: float, volts: float) -> None:
-        """Set the output; a step too high trips it."""
+        """Set the output; too high a step trips it."""
         before = self.supply.volts or 3.0
         self.supply.set(t_s, volts)
         if volts - before > self._trip_step_v + 1e-9:
@@ -245,7 +245,7 @@ class LvpmEmulator:
         self.tripped_s.append(t_s)
 
     def _status(self, t_s: float) -> bytes:
-        """Body of a status packet."""
+        """Return the body of a status packet."""
         moment = np.array([t_s])
         main, volts = self._measure(moment, moment)
         fields = {**self.status, "voltage1": int(volts[0]), "voltage2": int(volts[0])}
@@ -253,7 +253,7 @@ class LvpmEmulator:
         return struct.pack(">" + "".join(STATUS.values()), *(fields[name] for name in STATUS))
 
     def _measure(self, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Main current and voltage as the records carry them; cuts the output where the current is too high.
+        """Encode main current and voltage as in records; cut the output where the current is too high.
 
         Returns:
             Main current, int64 of shape (n,), bit 0 the range; voltage, uint16 of shape (n,).
@@ -274,12 +274,12 @@ class LvpmEmulator:
         return main.astype(np.int64), volts
 
     def _first_calibration(self) -> int:
-        """Number of the data packet before which calibration comes first."""
+        """Return the number of the data packet before which calibration first comes."""
         after_s = min(self._calibrates_after_s, 1e9)
         return int(np.ceil(after_s * RATE_HZ / self._records))
 
     def _calibration(self) -> list[bytes]:
-        """A zero and a reference calibration packet: record 0 is the fine range, record 1 the coarse one."""
+        """Return a zero and a reference calibration packet: record 0 is the fine range, record 1 the coarse one."""
         packets = []
         for kind, readings in ((1, self._zero), (2, self._reference)):
             records = np.zeros((1, 2, 4), ">u2")
@@ -296,7 +296,7 @@ class LvpmEmulator:
             samples: Samples in each packet.
 
         Returns:
-            The bytes, without packets that are lost.
+            The bytes, without lost packets.
         """
         packets, count, _ = records.shape
         if not packets:

@@ -1,6 +1,6 @@
-"""An Otii server on a loopback socket: JSON requests and answers with an instrument that plays a signal.
+"""A fake Otii server on a loopback socket, with an instrument that plays a signal.
 
-It speaks the conversation of ``otii_tcp_client`` 1.0 (``otii_connection.py``, ``arc.py``, ``project.py``,
+It uses the JSON protocol of ``otii_tcp_client`` 1.0 (``otii_connection.py``, ``arc.py``, ``project.py``,
 ``recording.py``): a greeting when a client connects, then one answer with the same ``trans_id`` for every request;
 lines end with CRLF.
 """
@@ -28,13 +28,13 @@ class OtiiServer:
     """A server with instruments; a context manager.
 
     Attributes:
-        port: Where it listens, on 127.0.0.1.
+        port: Its port on 127.0.0.1.
         commands: Every (command, data) received.
-        state: What the instrument is set to.
+        state: Settings of the instrument.
         delay_s: Time between the request to start recording and its start.
         missing: Share of a recording's end that is missing.
         refuse: Command -> message of the error to answer with.
-        hole: Samples (start, stop) of the current that are no number.
+        hole: Range of samples (start, stop) of the current that are not numbers.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class OtiiServer:
         Args:
             signal: Power of the load, watts over true time.
             devices: (id, name, type) of the instruments.
-            volts: Output voltage at first; 0 is off.
-            licensed: Whether a licence can be reserved.
-            logged_in: Whether somebody is logged in.
+            volts: Initial output voltage, volts; 0 is off.
+            licensed: True if a licence can be reserved.
+            logged_in: True if a user is logged in.
             edges: Changes (seconds of the recording, level) of the digital inputs, by channel.
             now: True time.
         """
@@ -78,12 +78,12 @@ class OtiiServer:
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> OtiiServer:
-        """Begin to listen."""
+        """Start listening."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End."""
+        """Stop the server."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.hang_up()
@@ -93,7 +93,7 @@ class OtiiServer:
         """Close the connection of the client."""
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(OSError):  # it has gone by itself
+            with contextlib.suppress(OSError):  # the client has disconnected
                 client.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:

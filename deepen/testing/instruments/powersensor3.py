@@ -1,4 +1,4 @@
-"""PowerSensor3, in bytes.
+"""Emulated PowerSensor3.
 
 Protocol of the firmware (``nlesc-recruit/PowerSensor3``): one-byte commands, a configuration of eight 41-byte records
 in a hand-shake, and frames of a microsecond time stamp and eight 10-bit levels.
@@ -25,7 +25,7 @@ RECORD = struct.Struct("<16s16sff?")
 
 FULL_SCALE_V, TOP_LEVEL = 3.3, 1023
 TIMEOUT_S = 2.0
-"""A host that is later than this in a hand-shake makes the device reset itself."""
+"""Longest wait for the host in a hand-shake, seconds, after which the device resets itself."""
 
 STOP_SIGNAL = b"\xff\x3f\xff\x3f"
 
@@ -57,7 +57,7 @@ class SensorPair:
     voltage_type: str = "ACPL-C87B"
 
     def records(self) -> bytes:
-        """Configuration of both sensors as the device stores it, 82 bytes."""
+        """Encode the configuration of both sensors as stored in the device, 82 bytes."""
         name = self.name.encode("ascii")
         return RECORD.pack(
             self.current_type.encode("ascii"), name, self.current_vref, self.sensitivity, True
@@ -68,7 +68,7 @@ class PowerSensor3Emulator:
     """A PowerSensor3 with up to four pairs of sensors at up to 20 kHz.
 
     Even sensors measure current, odd ones voltage; a level is ``1023 / 3.3 * (vref + sensitivity * value)``. Sensors
-    not in use read 0. Streaming rests while a configuration hand-shake is under way.
+    not in use read 0. Streaming pauses during a configuration hand-shake.
 
     Attributes:
         name: ``powersensor3``.
@@ -77,7 +77,7 @@ class PowerSensor3Emulator:
         supply: The load on the rails; a droop lowers all of them in proportion.
         wire: Faults of frames (there is no checksum; the counter is the time stamp in microseconds).
         config: The configuration stored, 8 records of 41 bytes.
-        resets: How often it reset itself or was told to.
+        resets: Number of resets, by itself or by command.
         marks: True times of the frames that carried a marker.
     """
 
@@ -132,7 +132,7 @@ class PowerSensor3Emulator:
         self._written = bytearray()
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Take commands."""
+        """Receive commands."""
         answer = bytearray()
         for k in range(len(data)):
             byte = data[k : k + 1]
@@ -148,20 +148,20 @@ class PowerSensor3Emulator:
         return b"" if silent else b"".join(f.tobytes() for f in frames)
 
     def samples_in(self, start: int, stop: int) -> int:
-        """Frames with a byte in a range of the stream returned last."""
+        """Count the frames with a byte in a range of the stream returned last."""
         size = 2 * (SENSORS + 1)
         return (stop - 1) // size - start // size + 1 if stop > start else 0
 
     def uncalibrate(self) -> None:
-        """Have an erased memory: every byte of the configuration is ``FF``, its numbers are no numbers."""
+        """Erase the memory: every byte of the configuration is ``FF``, and its numbers are NaN."""
         self.config = b"\xff" * (SENSORS * RECORD.size)
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through all rails, joules."""
+        """Return the true energy of all rails, joules."""
         return self.supply.energy_j(start_s, end_s)
 
     def _act(self, command: bytes, t_s: float) -> bytes:
-        """Carry a command out; bytes that are none do nothing."""
+        """Carry out a command; unknown bytes are ignored."""
         if self._counting_since_s is None:
             self._counting_since_s = t_s
         if command in {b"R", b"W"}:
@@ -188,7 +188,7 @@ class PowerSensor3Emulator:
         return b""
 
     def _go_on(self, byte: bytes, t_s: float) -> bytes:
-        """Take a byte of a hand-shake."""
+        """Process a byte of a hand-shake."""
         assert self._shake is not None
         command, done = self._shake
         self._shake_s = t_s
@@ -207,7 +207,7 @@ class PowerSensor3Emulator:
         return answer
 
     def _check_time(self, t_s: float) -> None:
-        """Reset where the host is too late in a hand-shake."""
+        """Reset if the host is too late in a hand-shake."""
         if self._shake is not None and t_s - self._shake_s > TIMEOUT_S:
             self._reset()
 
@@ -217,7 +217,7 @@ class PowerSensor3Emulator:
         self.resets += 1
 
     def _frames(self, first: int, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Frames as they are sent, without those that are lost; uint8, shape (n, 18)."""
+        """Encode frames, without lost ones; uint8, shape (n, 18)."""
         count = start_s.size
         levels = np.zeros((count, SENSORS), np.int64)
         watts = self.supply.mean_w(start_s, end_s)

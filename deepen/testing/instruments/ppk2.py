@@ -1,6 +1,6 @@
-"""Nordic Power Profiler Kit II, in bytes.
+"""Emulated Nordic Power Profiler Kit II.
 
-Protocol as the official app (``pc-nrfconnect-ppk``) and two independent libraries use it: raw one-byte commands, text
+Protocol as in the official app (``pc-nrfconnect-ppk``) and two independent libraries: raw one-byte commands, text
 metadata, and one little-endian 32-bit word per sample at 100 kS/s.
 """
 
@@ -24,12 +24,12 @@ ADC_SCALE = 1.8 / 163840
 """Volts per count of the 16-bit reading (1.8 V reference, as in the app's conversion)."""
 
 ARGUMENTS = {0x06: 0, 0x07: 0, 0x0C: 1, 0x0D: 2, 0x11: 1, 0x15: 0, 0x16: 0, 0x19: 0, 0x20: 0, 0x25: 5}
-"""Bytes that follow each command: start, stop, power, regulator, mode, spike filter on/off, metadata, reset, gain."""
+"""Argument bytes of each command: start, stop, power, regulator, mode, spike filter on/off, metadata, reset, gain."""
 
 AMPERE_METER, SOURCE_METER = 1, 2
 
 THRESHOLDS_A = (50e-6, 500e-6, 5e-3, 60e-3)
-"""Currents at which this emulator changes range: the upper ends of the ranges as the maker advertises them."""
+"""Currents at which this emulator changes range, amperes: the upper ends of the ranges as the maker advertises them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class EmulatedPpk2Calibration:
     ug: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
 
     def texts(self) -> dict[str, str]:
-        """Each coefficient as the metadata writes it, by key."""
+        """Format each coefficient as in the metadata, by key."""
         digits = {"r": 4, "gs": 4, "gi": 4, "o": 4, "s": 9, "i": 9, "ug": 2}
         return {
             f"{name.upper()}{k}": f"{value:.{places}f}"
@@ -66,7 +66,7 @@ class EmulatedPpk2Calibration:
         }
 
     def counts(self, current_a: NDArray[np.float64], volts: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:
-        """What the converter reads at a current.
+        """Compute the reading of the converter at a current.
 
         Args:
             current_a: True current; shape (n,), amperes.
@@ -101,9 +101,9 @@ class Ppk2Emulator:
         logic: Its digital inputs D0 to D7, read at the end of each sample.
         regulator_v: Voltage the regulator is set to.
         mode: 1 ampere meter, 2 source meter.
-        powered: Whether the load is switched on.
-        spike_filter: Whether the unit was told to filter spikes.
-        unknown: Bytes received that are no command, and commands with an argument out of range.
+        powered: True while the load is switched on.
+        spike_filter: True if the spike filter was switched on.
+        unknown: Number of bytes that are not a command, and of commands with an argument out of range.
     """
 
     name = "ppk2"
@@ -129,14 +129,14 @@ class Ppk2Emulator:
         Args:
             signal: Power of the load, watts.
             regulator_v: Voltage the regulator starts with.
-            external_v: Voltage the load has in ampere mode.
-            mode: Mode it starts in.
+            external_v: Voltage of the load in ampere mode, volts.
+            mode: Initial mode.
             calibration: Its true coefficients.
             defects: Metadata values it prints instead of the true ones, by key; an empty text leaves the line out.
             ppm: Error of its clock.
             noise_a: Standard deviation of the noise of a sample, amperes.
             spike: Share by which the two samples after a range change are too high.
-            counter: Where its counter starts.
+            counter: Initial value of its counter.
             seed: Seed of the noise.
         """
         self.clock = SampleClock(RATE_HZ, ppm)
@@ -160,7 +160,7 @@ class Ppk2Emulator:
         self._since_switch = 2
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Take commands; only ``19`` (metadata) has an answer."""
+        """Receive commands; only ``19`` (metadata) has an answer."""
         self._pending += data
         answer = b""
         while self._pending:
@@ -176,7 +176,7 @@ class Ppk2Emulator:
         return b"".join(self._words(first, *edges).tobytes() for first, *edges in self.clock.take(t_s))
 
     def samples_in(self, start: int, stop: int) -> int:
-        """Samples with a byte in a range of the stream returned last."""
+        """Count the samples with a byte in a range of the stream returned last."""
         return (stop - 1) // 4 - start // 4 + 1 if stop > start else 0
 
     def uncalibrate(self) -> None:
@@ -184,11 +184,11 @@ class Ppk2Emulator:
         self._defects |= dict.fromkeys(self._calibration.texts(), "-nan")
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through, joules."""
+        """Return the true energy, joules."""
         return self.supply.energy_j(start_s, end_s)
 
     def metadata(self) -> bytes:
-        """The answer to ``19``."""
+        """Return the answer to ``19``."""
         values = {
             "Calibrated": "1",
             **self._calibration.texts(),
@@ -202,7 +202,7 @@ class Ppk2Emulator:
         return "\n".join([*lines, "END", ""]).encode("ascii")
 
     def _act(self, command: int, argument: bytes, t_s: float) -> bytes:
-        """Carry a command out."""
+        """Carry out a command."""
         if command == 0x19:
             return self.metadata()
         if command == 0x06 and not self.clock.running:
@@ -230,13 +230,13 @@ class Ppk2Emulator:
         return b""
 
     def _stop(self) -> None:
-        """Stop streaming; the counter goes on where it was."""
+        """Stop streaming; the counter keeps its value."""
         if self.clock.running:
             self.clock.stop()
             self._counter += self.clock.taken
 
     def _words(self, first: int, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.uint32]:
-        """Samples as they are sent; the first of them may be lost."""
+        """Encode samples; the first of them may be lost."""
         current = self.supply.mean_a(start_s, end_s)
         if self._noise_a:
             current = current + self._noise_a * self._rng.standard_normal(current.size)
@@ -249,7 +249,7 @@ class Ppk2Emulator:
         return words[lost:].astype("<u4")
 
     def _overshoot(self, adc: NDArray[np.int64], span: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Let the two samples after a change of range be too high."""
+        """Raise the two samples after a change of range."""
         last = span[0] if self._last_span is None else self._last_span
         switched = np.diff(span, prepend=last) != 0
         before = np.concatenate([[False] * 2, switched])

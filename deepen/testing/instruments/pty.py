@@ -1,4 +1,4 @@
-"""An emulator on a pseudo-terminal, in a process of its own: what a driver sees is a serial port.
+"""An emulator on a pseudo-terminal, in a process of its own, which a driver sees as a serial port.
 
 ::
 
@@ -6,7 +6,7 @@
         port = open_port(served.path)
         ...
         served.switch(3.5)  # the load takes 3.5 W from now on (its signal must be ``SwitchedSignal``)
-        served.energy_j(start_s, end_s)  # what really went through
+        served.energy_j(start_s, end_s)  # true energy, joules
 
 The emulator follows the monotonic clock, which all processes of a machine share.
 """
@@ -36,78 +36,79 @@ from deepen.testing.instruments.signal import SwitchedSignal
 __all__ = ["ServedEmulator", "serve_emulator"]
 
 ANSWER_S = 60.0
-"""How long the process may take to answer: a busy machine takes ten seconds to start it."""
+"""Longest wait for an answer of the process, seconds: a busy machine takes ten seconds to start it."""
 
 
 class ServedEmulator:
-    """An emulator that runs.
+    """A running emulator.
 
     Attributes:
         path: The port, for example ``/dev/pts/3``.
     """
 
     def __init__(self, path: str, connection: Connection) -> None:
-        """Hold on to the process."""
+        """Take over the process."""
         self.path = path
         self._connection = connection
         self._asking = threading.Lock()  # a block is planned in one thread while another pulls the cable
 
     def switch(self, power_w: float) -> float:
-        """Let the load take another power from now on; returns the moment, on the monotonic clock.
+        """Switch the load to another power from now on; return the moment, on the monotonic clock.
 
         The emulator's signal must be a :class:`~deepen.testing.instruments.signal.SwitchedSignal`.
 
         Raises:
-            MeterError: If it is none, or the process does not answer.
+            MeterError: If the signal is another one, or the process does not answer.
         """
         now_s = monotonic_s()
         return float(self._ask("switch", now_s, power_w))
 
     def plan(self, lead_s: float, durations_s: Sequence[float], levels_w: Sequence[float]) -> float:
-        """Plan the power of the load from a moment soon on; returns the moment, on the monotonic clock.
+        """Plan the power of the load from a near moment on; return the moment, on the monotonic clock.
 
         The emulator's signal must be a :class:`~deepen.testing.instruments.schedule.PowerSchedule`.
 
         Args:
-            lead_s: How soon; the emulator itself reads the clock, so nothing of the plan can be past already.
-            durations_s: How long each level but the last one holds.
+            lead_s: Time until the plan begins, seconds; the emulator itself reads the clock, so no part of it is in the
+                past.
+            durations_s: Duration of each level but the last, seconds.
             levels_w: Power, watts; one more than durations.
 
         Raises:
-            MeterError: If the signal is none, the plan is refused, or the process does not answer.
+            MeterError: If the signal is another one, the plan is refused, or the process does not answer.
         """
         return float(self._ask("plan", lead_s, durations_s, levels_w))
 
     def drive(self, bit: int, high: bool) -> float:
-        """Drive a digital input (the emulator must have a ``logic``); returns the moment, on the monotonic clock."""
+        """Drive a digital input (the emulator must have a ``logic``); return the moment, on the monotonic clock."""
         return float(self._ask("drive", monotonic_s(), bit, high))
 
     def unplug(self) -> None:
-        """Pull the cable: the port is gone at once."""
+        """Pull the cable: the port disappears at once."""
         self._ask("unplug")
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through between two moments of the monotonic clock, joules."""
+        """Return the true energy between two moments of the monotonic clock, joules."""
         return float(self._ask("energy_j", start_s, end_s))
 
     def taken(self) -> int:
-        """Samples the instrument has taken since it was told to stream."""
+        """Return the number of samples taken since streaming began."""
         return int(self._ask("taken"))
 
     def lost(self) -> int:
-        """Samples that never reached the host: by faults, and because nobody read."""
+        """Return the number of samples that never reached the host: by faults, and for lack of a reader."""
         return int(self._ask("lost"))
 
     def faults(self) -> tuple[Fault, ...]:
-        """The faults as they are in the process: with what they have done."""
+        """Return the faults as they are in the process, with their effects."""
         return tuple(self._ask("faults"))
 
     def volts(self) -> float:
-        """Voltage the instrument is set to, 0 where it is off."""
+        """Return the voltage the instrument is set to, volts; 0 if it is off."""
         return float(self._ask("volts"))
 
     def _ask(self, what: str, *values: Any) -> Any:
-        """Ask the process.
+        """Send a request to the process and return its answer.
 
         Raises:
             MeterError: If it does not answer or refuses.
@@ -131,13 +132,13 @@ def serve_emulator(
 ) -> Iterator[ServedEmulator]:
     """Run an emulator on a pseudo-terminal in a process of its own.
 
-    The emulator is sent to the process: what it does there does not show on the object given.
+    The emulator is copied to the process: changes there do not show on the object given.
 
     Args:
         emulator: The instrument; its class must be importable by name.
-        faults: What goes wrong.
-        batch_s: It writes what it has so often.
-        buffer_bytes: What it keeps for a host that does not read; beyond it, it loses whole batches, as instruments do.
+        faults: Faults to inject.
+        batch_s: Time between two writes, seconds.
+        buffer_bytes: Bytes kept for a host that does not read; beyond them, whole batches are lost, as by instruments.
 
     Yields:
         The running emulator; its ``path`` is the port.
@@ -162,7 +163,7 @@ def serve_emulator(
     served = ServedEmulator(path, ours)
     try:
         ours.send((emulator, tuple(faults), batch_s, buffer_bytes))
-        served.taken()  # it runs
+        served.taken()  # wait until it runs
         yield served
     finally:
         ours.close()  # which ends it
@@ -174,11 +175,11 @@ def serve_emulator(
 
 
 def main() -> None:
-    """Run in the process: arguments are the numbers of both ends of the terminal and of the pipe."""
+    """Run in the process; the arguments are the descriptors of both ends of the terminal and of the pipe."""
     master, slave, pipe = map(int, sys.argv[1:4])
     connection = Connection(pipe)
     emulator, faults, *options = connection.recv()
-    with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):  # the host is done
+    with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):  # the host has ended
         _EmulatorProcess(master, slave, connection, FaultyLine(emulator, faults), *options).run()
 
 
@@ -216,7 +217,7 @@ class _EmulatorProcess:
                 self.unplug()
 
     def receive(self) -> None:
-        """Hand the instrument what the host wrote."""
+        """Pass the instrument the bytes written by the host."""
         try:
             data = os.read(self.master, 65536)
         except (BlockingIOError, OSError):
@@ -224,7 +225,7 @@ class _EmulatorProcess:
         self.send(self.line.receive(data, monotonic_s()), droppable=False)
 
     def send(self, data: bytes, droppable: bool) -> None:
-        """Queue bytes and write what the terminal takes; a full buffer costs whole batches of the stream."""
+        """Queue bytes and write as many as the terminal accepts; a full buffer costs whole batches of the stream."""
         if self.master < 0 or not data:
             return
         if droppable and self.queued > self.buffer_bytes:
@@ -238,7 +239,7 @@ class _EmulatorProcess:
         self.drain()
 
     def drain(self) -> None:
-        """Write what the terminal takes."""
+        """Write as many bytes as the terminal accepts."""
         while self.queue:
             try:
                 count = os.write(self.master, self.queue[0])
@@ -259,7 +260,7 @@ class _EmulatorProcess:
             self.queue.clear()
 
     def answer(self) -> None:
-        """Answer one question of the host."""
+        """Answer one request of the host."""
         what, values = self.connection.recv()
         try:
             self.connection.send((True, self.act(what, values)))
@@ -267,12 +268,12 @@ class _EmulatorProcess:
             self.connection.send((False, str(error)))
 
     def act(self, what: str, values: tuple[Any, ...]) -> Any:
-        """Do what the host asks for."""
+        """Carry out a request of the host."""
         emulator = self.line.emulator
         if what == "switch":
             if not isinstance(emulator.supply.signal, SwitchedSignal):
                 raise ValueError("its signal is not Live")
-            now_s = max(values[0], self.line.now_s)  # what has been streamed is past
+            now_s = max(values[0], self.line.now_s)  # not before the samples already streamed
             emulator.supply.signal.switch(now_s, values[1])
             return now_s
         if what == "plan":

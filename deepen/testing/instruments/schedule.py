@@ -1,4 +1,4 @@
-"""Power that is planned ahead while the emulator runs: what a device that is played back takes."""
+"""A signal planned ahead while the emulator runs, for playing back a device."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["PowerSchedule"]
 Times = NDArray[np.float64]
 
 KEEP_S = 300.0
-"""Power of longer ago is forgotten."""
+"""Time for which past power is kept, seconds."""
 
 SHORTEST_S = 1e-9
-"""Shorter pieces vanish: a monotonic clock of some years has no digits for them."""
+"""Shortest piece kept, seconds: the resolution of a monotonic clock after some years."""
 
 
 class PowerSchedule:
     """A signal that takes plans.
 
-    A plan says what the power is from a moment on, for ever; it replaces what was planned for that moment and later.
+    A plan gives the power from a moment on without end; it replaces earlier plans for that moment and later.
     """
 
     def __init__(self, power_w: float = 0.0) -> None:
@@ -33,11 +33,11 @@ class PowerSchedule:
         self._levels = [power_w]
 
     def plan(self, start_s: float, durations_s: Sequence[float], levels_w: Sequence[float]) -> None:
-        """Change what comes.
+        """Plan the power from a moment on.
 
         Args:
-            start_s: From when on.
-            durations_s: How long each level but the last one holds; the last one holds until the next plan.
+            start_s: Start of the plan, seconds.
+            durations_s: Duration of each level but the last, seconds; the last one holds until the next plan.
             levels_w: Power, watts; one more than durations.
 
         Raises:
@@ -57,7 +57,7 @@ class PowerSchedule:
         del self._times[:old], self._levels[:old]
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power between moments."""
+        """Return the mean power between moments; shapes (n,), watts."""
         if not start_s.size:
             return np.zeros(0)
         first = bisect.bisect_left(self._times, float(start_s.min()))
@@ -65,6 +65,6 @@ class PowerSchedule:
         return StepSignal(self._times[first:last], self._levels[first : last + 1]).mean_w(start_s, end_s)
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy between two moments, joules."""
+        """Return the energy between two moments, joules."""
         mean = self.mean_w(np.array([start_s]), np.array([end_s]))
         return float(mean[0]) * (end_s - start_s)

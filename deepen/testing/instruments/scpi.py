@@ -1,4 +1,4 @@
-"""A power analyser that answers SCPI: common commands, a queue of errors, ranges, and a reading that is updated."""
+"""An emulated SCPI power analyser: common commands, an error queue, ranges, and a periodically updated reading."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ RANGES_W = (1.0, 10.0, 100.0, 1000.0)
 
 
 class ScpiAnalyzer:
-    """Answers ``MEAS:POW?`` (watts) and ``MEAS:ALL?`` (volts, amperes, watts) with means over its last update.
+    """An analyser that answers ``MEAS:POW?`` (W) and ``MEAS:ALL?`` (V, A, W) with means over its last update.
 
-    ``RANGE?`` tells the range in watts, ``RANGE x`` sets it, ``RANGE AUTO`` lets it follow the power; above the range
+    ``RANGE?`` returns the range in watts, ``RANGE x`` sets it, ``RANGE AUTO`` lets it follow the power; above the range
     a reading is ``9.91E37``. ``SYST:ERR?`` takes the oldest error from the queue.
 
     Attributes:
         name: ``scpi``.
         rate_hz: Updates per second.
-        clock: Starts with the first command, so that faults know when to strike.
-        supply: What it measures.
-        wire: Swallowed frames are answers; spoilt ones have a wrong character.
-        received: Commands it got.
-        range_w: Range now.
-        queue: Errors not asked for yet.
+        clock: Clock that starts with the first command, as the origin of the moments of faults.
+        supply: Supply and load that it measures.
+        wire: Faults of its answers; corrupted ones have a wrong character.
+        received: Commands received.
+        range_w: Present range, watts.
+        queue: Errors not queried yet.
     """
 
     name = "scpi"
@@ -53,9 +53,9 @@ class ScpiAnalyzer:
             update_s: Time between two updates.
             volts: Supply of the load.
             identity: Answer to ``*IDN?``.
-            range_w: Range it starts with.
-            auto: Whether the range follows the power.
-            line_end: Ends a command and an answer.
+            range_w: Initial range, watts.
+            auto: True if the range follows the power.
+            line_end: End of a command and of an answer.
         """
         self.rate_hz = 1 / update_s
         self.clock = SampleClock(self.rate_hz)
@@ -71,26 +71,26 @@ class ScpiAnalyzer:
         self._pending = b""
 
     def receive(self, data: bytes, t_s: float) -> bytes:
-        """Take commands and return the answers."""
+        """Receive commands and return the answers."""
         if self.clock.started_s is None:
             self.clock.start(t_s)
         *lines, self._pending = (self._pending + data).split(self._line_end)
         return b"".join(self._act(line.decode("ascii", "replace").strip(), t_s) for line in lines)
 
     def advance(self, t_s: float) -> bytes:
-        """Say nothing unasked."""
+        """Return nothing: it only answers queries."""
         return b""
 
     def samples_in(self, start: int, stop: int) -> int:
-        """No samples are streamed."""
+        """Return 0: no samples are streamed."""
         return 0
 
     def uncalibrate(self) -> None:
-        """Report a lost calibration through the queue of errors."""
+        """Report a lost calibration through the error queue."""
         self.queue.append('-340,"Calibration failed"')
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy that really went through, joules."""
+        """Return the true energy, joules."""
         return self.supply.energy_j(start_s, end_s)
 
     def _act(self, command: str, t_s: float) -> bytes:
@@ -124,7 +124,7 @@ class ScpiAnalyzer:
         return None
 
     def _reading(self, t_s: float) -> tuple[float, float, float]:
-        """Means over the update that ended last: volts, amperes, watts."""
+        """Return the means over the last complete update: volts, amperes, watts."""
         end_s = math.floor(t_s / self._update_s) * self._update_s
         edges = np.array([end_s - self._update_s]), np.array([end_s])
         watts = float(self.supply.mean_w(*edges)[0])

@@ -1,7 +1,7 @@
-"""What an emulated instrument is connected to: power over true time with an exact integral, and digital inputs.
+"""Input signals of emulated instruments: power over true time with an exact integral, and digital inputs.
 
-Every signal tells its mean over any stretch exactly, so that an emulator can average as its instrument does and still
-know the true energy. All are vectorised: a million stretches cost some ten milliseconds.
+Every signal has an exact mean over any stretch, so that an emulator can average as its instrument does and still
+know the true energy. All are vectorised: a million stretches cost about ten milliseconds.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class PowerSignal(Protocol):
     """Power over true time."""
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power between moments; shapes (n,), watts. Where both are one moment, the power at it."""
+        """Return the mean power between moments; shapes (n,), watts; where both are equal, the power at that moment."""
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy between two moments, joules."""
+        """Return the energy between two moments, joules."""
 
 
 def _integrate_power(signal: PowerSignal, start_s: float, end_s: float) -> float:
@@ -75,7 +75,7 @@ class StepSignal:
         object.__setattr__(self, "_sums", np.concatenate([[0.0], np.cumsum(levels[1:-1] * np.diff(edges))]))
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power between moments; exactly the level where no edge lies between them."""
+        """Return the mean power between moments; exactly the level if no edge lies between them."""
         first = np.searchsorted(self.edges_s, start_s, side="right")
         last = np.maximum(np.searchsorted(self.edges_s, end_s, side="left"), first)
         mean = self.levels_w[first]
@@ -88,7 +88,7 @@ class StepSignal:
         return mean
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy between two moments, joules."""
+        """Return the energy between two moments, joules."""
         return _integrate_power(self, start_s, end_s)
 
 
@@ -138,7 +138,7 @@ class RampSignal:
         object.__setattr__(self, "_sums", np.concatenate([[0.0], np.cumsum(areas)]))
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power between moments: the power half-way where no point lies between them, trapezia elsewhere."""
+        """Return the mean power between moments: the power half-way if no point lies between them, else trapezia."""
         first = np.searchsorted(self.t_s, start_s, side="right")
         last = np.maximum(np.searchsorted(self.t_s, end_s, side="left"), first)
         mean = np.interp(0.5 * (start_s + end_s), self.t_s, self.power_w)
@@ -152,7 +152,7 @@ class RampSignal:
         return mean
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy between two moments, joules."""
+        """Return the energy between two moments, joules."""
         return _integrate_power(self, start_s, end_s)
 
 
@@ -173,7 +173,7 @@ class DecaySignal:
     time_constant_s: float
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power: the integral of ``exp(-t / tau)`` is ``tau * (exp(-a / tau) - exp(-b / tau))``."""
+        """Return the mean power: the integral of ``exp(-t / tau)`` is ``tau * (exp(-a / tau) - exp(-b / tau))``."""
         tau, width = self.time_constant_s, end_s - start_s
         begin, end = np.maximum(start_s, self.start_s), np.maximum(end_s, self.start_s)
         fade = np.exp(-(begin - self.start_s) / tau)
@@ -184,13 +184,13 @@ class DecaySignal:
         return mean
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy between two moments, joules."""
+        """Return the energy between two moments, joules."""
         return _integrate_power(self, start_s, end_s)
 
 
 @dataclass(frozen=True, slots=True)
 class SineSignal:
-    """A sine.
+    """A sinusoidal power without an offset.
 
     Attributes:
         amplitude_w: Amplitude, watts.
@@ -203,32 +203,32 @@ class SineSignal:
     phase: float = 0.0
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power: the sine half-way times ``sin(x) / x`` with ``x = pi * frequency * width``."""
+        """Return the mean power: the sine half-way times ``sin(x) / x`` with ``x = pi * frequency * width``."""
         middle = 2 * np.pi * self.frequency_hz * 0.5 * (start_s + end_s) + self.phase
         mean: Times = self.amplitude_w * np.sin(middle) * np.sinc(self.frequency_hz * (end_s - start_s))
         return mean
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy between two moments, joules."""
+        """Return the energy between two moments, joules."""
         return _integrate_power(self, start_s, end_s)
 
 
 class SummedSignal:
-    """Signals on top of each other."""
+    """The sum of several signals."""
 
     def __init__(self, *parts: PowerSignal) -> None:
         """Take the parts."""
         self.parts = parts
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Sum of the means, watts."""
+        """Return the sum of the means, watts."""
         total = np.zeros(start_s.shape)
         for part in self.parts:
             total += part.mean_w(start_s, end_s)
         return total
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Sum of the energies, joules."""
+        """Return the sum of the energies, joules."""
         return sum(part.energy_j(start_s, end_s) for part in self.parts)
 
 
@@ -240,7 +240,7 @@ class EventSignal:
         self.timeline = timeline
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power between moments; events may overlap."""
+        """Return the mean power between moments; events may overlap."""
         if not start_s.size:
             return np.zeros(0)
         found = [e for e in self.timeline.within(float(start_s.min()), float(end_s.max())) if e[1] > e[0]]
@@ -253,12 +253,12 @@ class EventSignal:
         )
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy between two moments, joules."""
+        """Return the energy between two moments, joules."""
         return self.timeline.energy_j(start_s, end_s)
 
 
 class SwitchedSignal:
-    """Power that is switched while the emulator runs: from another process, or by a test that moves virtual time."""
+    """Power switched while the emulator runs, from another process or by a test that moves virtual time."""
 
     def __init__(self, power_w: float = 0.0) -> None:
         """Start at a level."""
@@ -266,7 +266,7 @@ class SwitchedSignal:
         self._levels = [power_w]
 
     def switch(self, t_s: float, power_w: float) -> None:
-        """Change the power from a moment on.
+        """Switch the power from a moment on.
 
         Raises:
             ValueError: If the moment lies before the last change.
@@ -280,7 +280,7 @@ class SwitchedSignal:
             self._levels.append(power_w)
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power between moments."""
+        """Return the mean power between moments."""
         if not start_s.size:
             return np.zeros(0)
         first = bisect.bisect_left(self._times, float(start_s.min()))
@@ -288,7 +288,7 @@ class SwitchedSignal:
         return StepSignal(self._times[first:last], self._levels[first : last + 1]).mean_w(start_s, end_s)
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy between two moments, joules."""
+        """Return the energy between two moments, joules."""
         return _integrate_power(self, start_s, end_s)
 
 
@@ -318,6 +318,6 @@ class LogicInputs:
         self.set(end_s, bit, False)
 
     def at(self, t_s: Times) -> NDArray[np.uint8]:
-        """Inputs at moments; bit k is input k, shape (n,)."""
+        """Return the inputs at moments; bit k is input k, shape (n,)."""
         which = np.searchsorted(np.array(self._times), t_s, side="right")
         return np.array(self._values, np.uint8)[which]

@@ -1,4 +1,4 @@
-"""The supply between an instrument and its load: voltage set, switched off or sagging, and the current that follows."""
+"""The supply between an instrument and its load: a voltage that is set, switched off or sags, and the current."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Times = NDArray[np.float64]
 class EmulatedSupply:
     """A load of known power behind a voltage that may change.
 
-    The load takes the power its signal says whenever there is voltage (as a device with its own converters does), so
-    current is power over voltage; without voltage it takes nothing.
+    The load takes the power of its signal whenever there is a voltage (as a device with its own converters does), so
+    current is power over voltage; without a voltage it takes none.
 
     Attributes:
         signal: Power the load wants over true time.
@@ -24,14 +24,14 @@ class EmulatedSupply:
     """
 
     def __init__(self, signal: PowerSignal, volts: float = 0.0) -> None:
-        """Connect a load; the voltage is there since ever."""
+        """Connect a load; the initial voltage holds for all earlier times."""
         self.signal = signal
         self.history: list[tuple[float, float]] = [(-np.inf, volts)]
         self._sags: list[tuple[float, float, float]] = []
 
     @property
     def volts(self) -> float:
-        """The voltage set last."""
+        """Return the voltage set last, volts."""
         return self.history[-1][1]
 
     def set(self, t_s: float, volts: float) -> None:
@@ -45,11 +45,11 @@ class EmulatedSupply:
         self.history.append((t_s, volts))
 
     def sag(self, start_s: float, end_s: float, drop_v: float) -> None:
-        """Let the voltage be lower by ``drop_v`` (but above zero where it is on) for a while."""
+        """Lower the voltage by ``drop_v`` for a while, but never to zero while it is on."""
         self._sags.append((start_s, end_s, drop_v))
 
     def mean_v(self, start_s: Times, end_s: Times) -> Times:
-        """Mean voltage between moments; shapes (n,), volts."""
+        """Return the mean voltage between moments; shapes (n,), volts."""
         if not start_s.size:
             return np.zeros(0)
         low, high = float(start_s.min()), float(end_s.max())
@@ -61,7 +61,7 @@ class EmulatedSupply:
         return StepSignal(inside, [self._at(t) for t in [low, *inside]]).mean_w(start_s, end_s)
 
     def mean_w(self, start_s: Times, end_s: Times) -> Times:
-        """Mean power the load really took between moments; shapes (n,), watts."""
+        """Return the mean power the load took between moments; shapes (n,), watts."""
         if not start_s.size:
             return np.zeros(0)
         stretch = self._stretch(float(start_s.min()), float(end_s.max()))
@@ -75,25 +75,25 @@ class EmulatedSupply:
         return np.divide(total, end_s - start_s, out=total, where=end_s > start_s)
 
     def mean_a(self, start_s: Times, end_s: Times) -> Times:
-        """Mean current between moments: mean power over mean voltage; shapes (n,), amperes."""
+        """Return the mean current between moments: mean power over mean voltage; shapes (n,), amperes."""
         power, volts = self.mean_w(start_s, end_s), self.mean_v(start_s, end_s)
         return np.divide(power, volts, out=np.zeros(power.shape), where=volts > 0)
 
     def energy_j(self, start_s: float, end_s: float) -> float:
-        """Energy the load really took between two moments, joules."""
+        """Return the energy the load took between two moments, joules."""
         parts = self._stretch(start_s, end_s)
         return sum(
             self.signal.energy_j(max(begin, start_s), min(end, end_s)) for begin, end, volts in parts if volts > 0
         )
 
     def _stretch(self, start_s: float, end_s: float) -> list[tuple[float, float, float]]:
-        """Settings (begin_s, end_s, volts) that overlap a stretch."""
+        """Return the settings (begin_s, end_s, volts) that overlap a stretch."""
         ends = [t for t, _ in self.history[1:]] + [np.inf]
         found = [(a, b, v) for (a, v), b in zip(self.history, ends, strict=True) if a < end_s and b > start_s and b > a]
         return found or [(start_s, end_s, self.volts)]
 
     def _at(self, t_s: float) -> float:
-        """Voltage from a moment on."""
+        """Set the voltage from a moment on."""
         volts = next(v for t, v in reversed(self.history) if t <= t_s)
         drop = sum(d for a, b, d in self._sags if a <= t_s < b)
         return max(volts - drop, 0.01 * volts)

@@ -1,4 +1,4 @@
-"""A port in virtual time with an emulator behind it: hours of stream in seconds, the same on every machine."""
+"""A port in virtual time with an emulator behind it: hours of stream in seconds, identical on every machine."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from deepen.testing.instruments.faults import Fault, FaultyLine
 __all__ = ["VirtualPort"]
 
 BLOCK = 4096
-"""Transfers whose arrival is drawn at once."""
+"""Number of transfers whose arrival is drawn at once."""
 
 LONGEST = 8.0
-"""No delay is longer than so many times the jitter."""
+"""Longest delay in units of the jitter."""
 
 
 class VirtualPort:
     """A :class:`~deepen.meters.stream.types.Port` whose time is a :class:`VirtualClock`.
 
-    The instrument hands over what it has every ``batch_s`` (a USB transfer); transfer i leaves at
+    The instrument sends its bytes every ``batch_s`` (a USB transfer); transfer i leaves at
     ``opened + i * batch_s`` and arrives ``latency_s`` plus a random delay later, never before an earlier one. The
     random delay is uniform up to ``jitter_s``, or, where transfers ``queue``, exponential with that mean (cut at eight
-    times it): then nearly every one waits for one before it. When a transfer arrives does not
+    times it): then nearly every one waits for the one before it. The arrival of a transfer does not
     depend on how the port is read. Commands reach the instrument ``latency_s`` after they are written.
 
     ``read`` moves the clock to the next arrival (or by the time-out). To take long stretches at once, move the clock
@@ -74,7 +74,7 @@ class VirtualPort:
         self._next_block()
 
     def read(self, timeout_s: float) -> bytes:
-        """Wait, in virtual time, for bytes, and return all that are there.
+        """Wait for bytes in virtual time, and return all that have come.
 
         Raises:
             MeterError: If the port is closed or the instrument unplugged.
@@ -104,15 +104,15 @@ class VirtualPort:
         self._commands.append((self.clock.now() + self._latency_s, bytes(data)))
 
     def flush_input(self) -> None:
-        """Throw away what has arrived."""
+        """Discard the bytes that have arrived."""
         self._catch_up(self._arrived_by(self.clock.now()))
         self._ready.clear()
 
     def fileno(self) -> None:
-        """None: there is no file."""
+        """Return None: there is no file."""
 
     def close(self) -> None:
-        """Close the port; what was written before still reaches the instrument."""
+        """Close the port; bytes already written still reach the instrument."""
         if not self._closed:
             self._closed = True
             self._advance(max([self.clock.now(), *(t for t, _ in self._commands)]))
@@ -124,20 +124,20 @@ class VirtualPort:
             raise MeterError(f"{self.name}: the instrument is gone; plug it in and try again")
 
     def _take(self) -> bytes:
-        """Bytes for one read."""
+        """Take the bytes for one read."""
         size = self.line.piece(len(self._ready))
         data = bytes(self._ready[:size])
         del self._ready[:size]
         return data
 
     def _catch_up(self, transfers: int) -> None:
-        """Generate everything up to a transfer, in one go."""
+        """Generate the stream up to a transfer in one go."""
         if transfers > self._done and not self._closed:
             self._done = transfers
             self._ready += self._advance(self._opened_s + transfers * self._batch_s)
 
     def _advance(self, t_s: float) -> bytes:
-        """Let true time pass for the instrument, handing it commands when they reach it."""
+        """Advance true time for the instrument, passing it commands when they reach it."""
         out = bytearray()
         while self._commands and self._commands[0][0] <= t_s:
             out += self.line.receive(self._commands[0][1], self._commands[0][0])
@@ -146,19 +146,19 @@ class VirtualPort:
         return bytes(out)
 
     def _arrived_by(self, t_s: float) -> int:
-        """Number of transfers that have arrived at a time."""
+        """Return the number of transfers that have arrived at a time."""
         while self._arrivals[-1] <= t_s:
             self._next_block()
         return self._first - 1 + int(np.searchsorted(self._arrivals, t_s, side="right"))
 
     def _arrival_s(self, transfer: int) -> float:
-        """When a transfer (none that came long ago) arrives."""
+        """Return the arrival time of a transfer that is not long past."""
         while transfer >= self._first + self._arrivals.size:
             self._next_block()
         return float(self._arrivals[transfer - self._first])
 
     def _next_block(self) -> None:
-        """Draw the arrival of the next transfers; the last of those before is kept for those that queue behind it."""
+        """Draw the arrival of the next transfers; the last earlier one is kept, as others may queue behind it."""
         latest = self._arrivals[-1] if self._arrivals.size else -np.inf
         self._first += self._arrivals.size
         left_s = self._opened_s + (self._first + np.arange(BLOCK)) * self._batch_s
