@@ -132,10 +132,10 @@ def open_meter(
         if found.available:
             return candidate.open(MeterSpec(name), context)
         reasons.append(f"{name}: {found.cause}")
-    told = "; ".join(reasons)
+    reason = "; ".join(reasons)
     if link is not None:
         raise MeterError(
-            f"the device measures no power by itself ({told}); name the instrument it is connected to: --meter "
+            f"the device measures no power by itself ({reason}); name the instrument it is connected to: --meter "
             "NAME:PORT ('deepen meter list')"
         )
-    raise MeterError(f"no power source here ({told}); see 'deepen meter list'")
+    raise MeterError(f"no power source here ({reason}); see 'deepen meter list'")

@@ -263,14 +263,14 @@ def _split_first_level(rest: str) -> tuple[str, str, str]:
     return first, "/".join(fixed), "/".join(others)
 
 
-def _make_os_error(said: str, path: str) -> OSError:
+def _make_os_error(message: str, path: str) -> OSError:
     """Make the error that a command's message stands for (the wording of ``strerror`` in GNU, BusyBox and toybox)."""
-    low = said.lower()
+    low = message.lower()
     if "permission denied" in low or "operation not permitted" in low:
         return PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     if "no such file" in low or "not found" in low:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    reason = next((line.rpartition(": ")[2].strip() for line in said.splitlines() if line.strip()), "cannot be read")
+    reason = next((line.rpartition(": ")[2].strip() for line in message.splitlines() if line.strip()), "cannot be read")
     return OSError(errno.EIO, reason, path)
 
 

@@ -73,7 +73,14 @@ class Meter(Protocol):
 
 @runtime_checkable
 class MachinePower(Protocol):
-    """Idle and full-load power of a machine (``deepen.devices.CpuPower`` is one)."""
+    """Idle and full-load power of a machine (``deepen.devices.CpuPower`` is one).
+
+    Attributes:
+        idle_w: Power with every core idle, watts.
+        per_core_w: Power that one busy core adds, watts.
+        calibration_id: Readable identifier of the figures.
+        source: Publication of the figures.
+    """
 
     @property
     def idle_w(self) -> float: ...  # noqa: D102

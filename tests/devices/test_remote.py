@@ -30,7 +30,7 @@ def test_boards_say_who_they_are() -> None:
     del plain.files["/proc/device-tree/model"], plain.files["/proc/device-tree/serial-number"]
     found = identify_device(Shell(plain))
     assert (found.kind, found.model, found.serial) == ("linux", "board", "")
-    with pytest.raises(ConfigError, match="board tells no serial number"):
+    with pytest.raises(ConfigError, match="board reports no serial number"):
         _ = found.key
     plain.files["/etc/machine-id"] = "0123"
     assert identify_device(Shell(plain)).serial == "0123"

@@ -66,7 +66,7 @@ class Identity:
         if not self.serial:
             what = self.model or "the device"
             raise ConfigError(
-                f"{what} tells no serial number, so its settings could not be given back; change none of them"
+                f"{what} reports no serial number, so its settings could not be restored; change none of them"
             )
         plain = re.sub(r"[^A-Za-z0-9]+", "-", f"{self.model}-{self.serial}").strip("-")[:60]
         return f"{plain}-{hashlib.sha256(f'{self.kind}/{self.serial}'.encode()).hexdigest()[:12]}"

@@ -221,10 +221,10 @@ class ScpiMeter(PolledMeter):
                 )
         self._ranges = self._read_ranges()
         supply = f", {voltage_v:g} V given" if profile.tells_current else ""
-        told = f", ranges {self._ranges}" if self._ranges else ""
+        ranges_text = f", ranges {self._ranges}" if self._ranges else ""
         super().__init__(
             "scpi",
-            f"profile {profile.name}, {self.serial}{told}{supply}",
+            f"profile {profile.name}, {self.serial}{ranges_text}{supply}",
             self._read_w,
             update_s=profile.update_s,
             resolution_j=profile.resolution_w * profile.update_s,

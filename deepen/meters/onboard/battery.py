@@ -131,7 +131,7 @@ class BatteryGauge:
             )
         raw, factor = (power, 1.0) if self.file == "power_now" else (current, volt)
         if not math.isfinite(raw * factor):
-            raise MeterError(f"battery: {self.name} tells neither power nor current with voltage; use another meter")
+            raise MeterError(f"battery: {self.name} reports neither power nor current with voltage; use another meter")
         if raw == 0:
             return 0.0
         if not self.sign:

@@ -207,7 +207,7 @@ def _open_rails(files: SensorFiles, rails: Sequence[Ina3221Rail], scope: str) ->
     known = all(math.isfinite(w) and w > 0 for w in per_volt)
     reference = "TI SBOS576 limits of gain and offset, 1 % sense resistors"
     if not known:
-        reference = "TI SBOS576 limits of gain, 1 % sense resistors; offset unknown, as the resistors are not told"
+        reference = "TI SBOS576 limits of gain, 1 % sense resistors; offset unknown, as the resistors are not reported"
     # Gain is taken as common to the rails (one kind of chip and resistor), offsets as independent.
     offset_w = _OFFSET_V / math.sqrt(3) * math.hypot(*per_volt) if known else 0.0
     return make_polled_meter(

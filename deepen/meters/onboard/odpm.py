@@ -145,8 +145,8 @@ def _find_reader(files: SensorFiles) -> tuple[str, Callable[[], list[OdpmReading
             return way, read, found
     if read_text_or_empty(files, "/system/build.prop") or "Channel" in _run_dumpsys(files, "powerstats"):
         raise MeterError(
-            "odpm: this phone tells no energy of its rails (Pixel 6 and later do); use --meter battery, or an external "
-            "meter"
+            "odpm: this phone reports no energy of its rails (Pixel 6 and later do); use --meter battery, or an "
+            "external meter"
         )
     raise MeterError("odpm: no power rails here: this is no Android device with an on-device power monitor")
 

@@ -55,14 +55,14 @@ def _read_rails(files: SensorFiles) -> dict[str, tuple[float, float]]:
         ) from error
     except OSError as error:
         raise MeterError(f"rpi-pmic: vcgencmd {error.strerror or error}; try again") from error
-    said = " ".join(f"{done.stderr} {done.stdout}".split())
-    if "vcio" in said or "VCHI" in said:
+    answer = " ".join(f"{done.stderr} {done.stdout}".split())
+    if "vcio" in answer or "VCHI" in answer:
         raise MeterError("rpi-pmic: no access to /dev/vcio; sudo usermod -aG video $USER, then log in again")
     rails = parse_pmic_adc(done.stdout)
     if done.code != 0 or not rails:
         raise MeterError(
-            f"rpi-pmic: vcgencmd pmic_read_adc tells no rail with current and voltage ({said[:60] or 'no output'}); it "
-            "takes a Raspberry Pi 5"
+            f"rpi-pmic: vcgencmd pmic_read_adc reports no rail with current and voltage ({answer[:60] or 'no output'}"
+            "); it takes a Raspberry Pi 5"
         )
     return rails
 

@@ -81,7 +81,7 @@ static bool read_hex(struct reader *reader, uint32_t *code) {
     return true;
 }
 
-/* Read what follows \u and write it as UTF-8: at most 3 bytes for 6, 4 bytes for 12. */
+/* Decode the digits after \u to UTF-8: at most 3 bytes for 6, 4 bytes for 12. */
 static bool read_code(struct reader *reader, char **out) {
     uint32_t code;
     if (!read_hex(reader, &code)) {

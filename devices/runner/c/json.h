@@ -34,11 +34,11 @@ struct json {
     struct json_value *values; /* values[1] is the document */
     size_t count;
     size_t capacity;
-    const char *error; /* what is wrong; NULL after success */
-    size_t position;   /* and where, in bytes */
+    const char *error; /* message; NULL after success */
+    size_t position;   /* its position in bytes */
 };
 
-/* Read a document; false (and `error`) when it is none, or is deeper or longer than the limits above. */
+/* Read a document; false (and `error`) if it is malformed, or deeper or longer than the limits above. */
 bool json_read(struct json *json, char *document, size_t length);
 void json_free(struct json *json);
 
@@ -52,7 +52,7 @@ const struct json_value *json_next(const struct json *json, const struct json_va
 /* Member of an object by name; the last one where a name is repeated; NULL if absent or if it is null. */
 const struct json_value *json_member(const struct json *json, const struct json_value *object, const char *name);
 
-/* Whether a value is an integer that fits, without fraction or exponent. */
+/* Return whether a value is an integer that fits, without fraction or exponent. */
 bool json_integer(const struct json_value *value, int64_t *number);
 
 /* Write a value that has no parts; arrays and objects are written as null. */

@@ -24,7 +24,7 @@ bool add_library(const char *path) {
     return true;
 }
 
-/* Load a library; NULL (and the loader's words) when it can not be. */
+/* Load a library; NULL, with the loader's message, if it cannot be loaded. */
 static void *load_library(const char *path, struct failure *failure) {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
@@ -67,7 +67,7 @@ bool open_runtime(struct runtime *runtime, struct failure *failure) {
     return runtime->open;
 }
 
-/* Whether a file begins like a TensorFlow Lite model: the identifier "TFL3" at byte 4. */
+/* Return whether a file begins like a TensorFlow Lite model: the identifier "TFL3" at byte 4. */
 static bool is_tflite(const char *path) {
     char start[8] = {0};
     FILE *file = fopen(path, "rb");

@@ -1,4 +1,4 @@
-/* The on-device runner in C: what runner.py is, for boards without Python and for phones.
+/* The on-device runner in C, the counterpart of runner.py for boards without Python and for phones.
  *
  *     deepen-runner [--parent PID] [--library FILE]...
  *
@@ -40,7 +40,7 @@ static bool write_all(int file, const char *bytes, size_t length) {
     return true;
 }
 
-/* Lines of stdin. One longer than MAX_LINE is passed over and told as `too_long`. */
+/* Lines of stdin. One longer than MAX_LINE is skipped and reported as `too_long`. */
 struct lines {
     char *data; /* MAX_LINE bytes */
     size_t start;
@@ -81,10 +81,10 @@ static char *next_line(struct lines *lines, size_t *length) {
     }
 }
 
-/* End the process as soon as the writer of stdin is gone, also in the middle of a run. */
+/* End the process as soon as the writer of stdin is gone, even in the middle of a run. */
 static void *end_with_stdin(void *unused) {
     (void)unused;
-    /* Hang-up and error are always told; a socket that was shut down has to be asked for. Data are not waited for. */
+    /* Hang-up and error are always reported, the shutdown of a socket only on request. Data are not waited for. */
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLRDHUP};
     for (;;) {
         if (poll(&input, 1, -1) > 0 && (input.revents & (POLLHUP | POLLERR | POLLNVAL | POLLRDHUP)) != 0) {
@@ -159,7 +159,7 @@ int main(int count, char **arguments) {
     bool bye = answer_lines(out, memory);
     free(memory);
     if (!bye) {
-        _exit(0); /* the host is gone: nothing to wait for */
+        _exit(0); /* the host is gone: there is nothing to wait for */
     }
     drop_models();
     return 0;

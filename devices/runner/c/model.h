@@ -1,4 +1,4 @@
-/* What the runner and its backends (one per runtime library) say to each other. */
+/* The interface between the runner and its backends (one per runtime library). */
 #ifndef DEEPEN_MODEL_H
 #define DEEPEN_MODEL_H
 
@@ -12,7 +12,8 @@
 
 enum { MAX_RANK = 32, MAX_THREADS = 1024 };
 
-/* Why a request can not be done. Kinds: model, shape, missing, memory, runtime, fallback, protocol (runner.py). */
+/* Reason a request cannot be carried out. Kinds: model, shape, missing, memory, runtime, fallback, protocol
+(runner.py). */
 struct failure {
     const char *kind;
     char message[1024];
@@ -21,7 +22,7 @@ struct failure {
 /* Fill in a failure; always false, so that `return refuse(...)` reads well. A long message is cut short. */
 bool refuse(struct failure *failure, const char *kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* The same for words of a library: kind `memory` when they tell of a failed allocation, else `model`. */
+/* The same for a library's message: kind `memory` if it reports a failed allocation, else `model`. */
 bool refuse_words(struct failure *failure, const char *words);
 
 struct shape {
@@ -42,7 +43,7 @@ struct load {
     struct pool *pool;               /* pin the pool's threads with pool_pin() once they exist */
 };
 
-/* What a load request is answered with. */
+/* The answer to a load request. */
 struct loaded {
     struct text build;
     struct text inputs;  /* JSON objects with commas between them */
@@ -68,7 +69,7 @@ extern const struct backend litert_backend;
 
 int64_t clock_ns(int clock);
 
-/* The shape asked for an input: false when none is, or (with a failure) when it can not be used. */
+/* The requested shape of an input: false if none is requested, or (with a failure) if it cannot be used. */
 bool wanted_shape(const struct load *load, const char *name, struct shape *shape, struct failure *failure);
 
 /* Refuse shapes for inputs the model does not have, naming those it has; sorts `names`. */

@@ -18,7 +18,7 @@ struct model {
     void **output_data;
 };
 
-/* Session options: the threads asked for, no spinning for a single thread, denormals as zero. */
+/* Session options: the requested threads, no spinning for a single thread, denormals as zero. */
 static bool set_options(const struct load *load, struct options *options, struct failure *failure) {
     static const struct {
         const char *name;
@@ -71,7 +71,7 @@ static struct value *make_strings(const struct shape *shape, size_t count, struc
     return value;
 }
 
-/* A tensor over memory of ours; NULL after a failure. */
+/* A tensor over memory owned by the runner; NULL after a failure. */
 static struct value *make_tensor(const struct shape *shape, int code, void **data, size_t *count,
                                  struct failure *failure) {
     struct value *value = NULL;
@@ -167,7 +167,7 @@ static bool run_once(struct model *model, struct failure *failure) {
     return ort_good(ort.run(model->session, NULL, model->binding), failure);
 }
 
-/* Read one output of the run just made; a type of 0 says that it is no tensor. */
+/* Read one output of the last run; type 0 means that it is not a tensor. */
 static bool read_output(const struct value *value, struct declared *actual, struct failure *failure) {
     struct tensor_info *info = NULL;
     int tensor = 0;
@@ -182,7 +182,7 @@ static bool read_output(const struct value *value, struct declared *actual, stru
     return success;
 }
 
-/* What the run just made put out. */
+/* Read the outputs of the last run. */
 static bool read_outputs(struct model *model, struct declared *actual, struct failure *failure) {
     struct value **values = NULL;
     size_t count = 0;
@@ -198,7 +198,7 @@ static bool read_outputs(struct model *model, struct declared *actual, struct fa
     return (values == NULL || ort_good(ort.free_memory(ort_allocator, values), failure)) && success;
 }
 
-/* Run once and settle the output buffers.
+/* Run once and bind the output buffers.
  *
  * Buffers in place save an allocation per run. Inputs are fixed, so an output whose declared shape is open has one
  * shape all the same: the first run tells it. Where a buffer is refused the runtime allocates. */

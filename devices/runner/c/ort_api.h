@@ -89,7 +89,7 @@ extern struct environment *ort_environment;
 extern struct memory_info *ort_memory;
 extern struct allocator *ort_allocator;
 
-/* An element type; size 0 where an input can not be made. */
+/* An element type; size 0 if an input of it cannot be made. */
 struct ort_type {
     const char *name;
     size_t size;
@@ -99,7 +99,7 @@ struct ort_type {
 /* By ONNX TensorProto.DataType. */
 const struct ort_type *ort_type(int code);
 
-/* Success, or a failure with the runtime's own words. */
+/* Success, or a failure with the runtime's own message. */
 bool ort_good(struct status *status, struct failure *failure);
 
 bool ort_open(void *library, struct failure *failure);

@@ -13,7 +13,7 @@ bool is_static(const struct shape *shape) {
     return true;
 }
 
-/* Element type and shape; symbols may be NULL. A tensor of higher rank than we keep counts as one of unknown rank. */
+/* Element type and shape; symbols may be NULL. A tensor of rank above MAX_RANK counts as one of unknown rank. */
 static bool read_info(const struct tensor_info *info, struct declared *declared, bool symbols,
                       struct failure *failure) {
     const char *names[MAX_RANK] = {NULL};
@@ -175,7 +175,7 @@ static bool match(const struct declared *declared, const struct shape *wanted, s
             shape_words(wanted, new, sizeof new);
             return refuse(failure, "shape", "input '%s' is declared %s; %s does not fit", declared->name, old, new);
         }
-        /* PaddlePaddle's exporter calls every open dimension "?": equal names, unequal sizes. */
+        /* PaddlePaddle's exporter names every open dimension "?": equal names, unequal sizes. */
         bool named = declared->symbols[i] != NULL && strcmp(declared->symbols[i], "?") != 0;
         if (have->dims[i] < 0 && named &&
             !add_size(sizes, declared->symbols[i], wanted->dims[i], failure)) {

@@ -1,4 +1,4 @@
-/* What a model says of its inputs and outputs, and shapes that are asked for. */
+/* Declared inputs and outputs of a model, and their match with requested shapes. */
 #ifndef DEEPEN_ORT_DECLARED_H
 #define DEEPEN_ORT_DECLARED_H
 
@@ -8,19 +8,19 @@
 struct declared {
     char *name;
     int type;                /* ONNX TensorProto.DataType; 0: no tensor */
-    bool known;              /* whether the rank is */
+    bool known;              /* true if the rank is known */
     struct shape shape;      /* -1: open */
     char *symbols[MAX_RANK]; /* names of open dimensions; NULL: none */
 };
 
-/* Whether every dimension is a known size. */
+/* Return whether every dimension is a known size. */
 bool is_static(const struct shape *shape);
 
 /* Every input or output of a session; NULL after a failure. */
 struct declared *declared_read(const struct session *session, bool input, size_t *count, struct failure *failure);
 void declared_free(struct declared *all, size_t count);
 
-/* Element type and shape of a value that came out of a run. */
+/* Element type and shape of an output value of a run. */
 bool declared_actual(const struct tensor_info *info, struct declared *actual, struct failure *failure);
 
 /* Refuse an input that leaves dimensions open. */

@@ -20,7 +20,7 @@ struct random {
     struct wide increment;
 };
 
-/* How the elements of an input are stored. */
+/* Storage type of the elements of an input. */
 enum element {
     ELEMENT_ZEROS, /* integers: all zero */
     ELEMENT_BOOL,  /* one byte each, all true */

@@ -40,7 +40,7 @@ static bool pin_to(const int *cpus, size_t count, struct failure *failure) {
     return true;
 }
 
-/* An integer member within limits, or what is taken where it is absent. */
+/* An integer member within limits, or the default if it is absent. */
 static bool take_integer(const struct json *json, const char *name, int64_t absent, int64_t low, int64_t high,
                          int64_t *number, struct failure *failure) {
     const struct json_value *value = json_member(json, json_root(json), name);
@@ -91,7 +91,7 @@ static bool take_cpus(const struct json *json, struct load *load, struct failure
     return true;
 }
 
-/* Refuse an accelerator: here everything runs on the CPU, and must not pass for something else. */
+/* Refuse an accelerator: everything runs on the CPU here and must not be labelled otherwise. */
 static bool take_delegate(const struct json *json, struct failure *failure) {
     static const char cpu[] = "CPUExecutionProvider";
     const struct json_value *delegate = json_member(json, json_root(json), "delegate");
@@ -135,7 +135,7 @@ static bool take_load(const struct json *json, struct load *load, struct failure
     return true;
 }
 
-/* Load with the calling thread on all the cores asked for, so that threads it makes inherit them; then on the first. */
+/* Load with the calling thread on all requested cores, so that its new threads inherit them; then on the first. */
 static bool load_model(struct load *load, struct handle *handle, struct loaded *loaded, struct failure *failure) {
     struct stat status;
     struct pool pool;
@@ -218,7 +218,7 @@ static void text_pair(struct text *text, const char *name, const char *value) {
     text_add(text, ", ");
 }
 
-/* Whether a runtime goes by the name asked for; TensorFlow Lite and LiteRT run the same models. */
+/* Return whether a runtime matches the requested name; TensorFlow Lite and LiteRT run the same models. */
 static bool is_wanted(const struct backend *backend, const struct json_value *wanted) {
     if (wanted == NULL) {
         return true;
@@ -236,7 +236,7 @@ static bool do_hello(const struct json *json, struct text *answer, struct failur
     size_t count = usable_cpus(cpus, MAX_THREADS);
     bool any = false;
     refuse(failure, "runtime", "this runner has no such runtime; it has onnxruntime and litert");
-    for (size_t i = RUNTIMES; i-- > 0;) { /* what is said of the first one that fails counts */
+    for (size_t i = RUNTIMES; i-- > 0;) { /* the message of the first one that fails counts */
         if (!is_wanted(runtimes[i].backend, wanted)) {
             continue;
         }
@@ -273,7 +273,7 @@ static bool do_hello(const struct json *json, struct text *answer, struct failur
     return true;
 }
 
-/* The place where the handle a request names hangs; NULL after a failure. */
+/* The list link that points to the handle named by a request; NULL after a failure. */
 static struct handle **take_handle(const struct json *json, struct failure *failure) {
     int64_t number;
     if (!take_integer(json, "handle", -1, 0, INT64_MAX, &number, failure)) {
@@ -345,7 +345,7 @@ static bool is_gone(int64_t pid) {
     return kill((pid_t)pid, 0) != 0 && errno == ESRCH;
 }
 
-/* Rest for so long, or until a process is gone. */
+/* Wait for a time, or until a process is gone. */
 static bool do_wait(const struct json *json, struct text *answer, struct failure *failure) {
     static const int64_t longest_ns = 86400LL * 1000000000;
     static const int64_t look_ns = 100000000;

@@ -10,7 +10,7 @@
 
 enum { MAX_LINE = 1 << 20 };
 
-/* Put the answer to one line (NULL: one too long) together, its newline included; whether the runner goes on. */
+/* Answer one line (NULL: one too long), with a newline at the end; return whether the runner continues. */
 bool answer_line(char *line, size_t length, struct json *json, struct text *answer);
 
 /* Unload every model. */

@@ -1,4 +1,4 @@
-/* Text that grows: answers are put together here. Nothing is ever cut off: when memory runs out, `failed` says so. */
+/* Text that grows, in which answers are built. It is never truncated: when memory runs out, `failed` is set. */
 #ifndef DEEPEN_TEXT_H
 #define DEEPEN_TEXT_H
 
@@ -22,10 +22,10 @@ void text_integer(struct text *text, int64_t value);
 /* Seconds with nine digits after the point, whatever the locale. */
 void text_seconds(struct text *text, int64_t nanoseconds);
 
-/* A JSON string: quoted and escaped; bytes that are no UTF-8 become U+FFFD. */
+/* A JSON string: quoted and escaped; bytes that are not UTF-8 become U+FFFD. */
 void text_string(struct text *text, const char *bytes, size_t length);
 
-/* The same with every run of white space made one blank and none at the ends. */
+/* The same, with every run of white space replaced by one blank and none at the ends. */
 void text_words(struct text *text, const char *words);
 
 #endif

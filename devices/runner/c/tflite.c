@@ -46,7 +46,7 @@ static struct {
 struct model {
     struct file *file;
     struct interpreter *interpreter;
-    char words[512]; /* the last thing the library complained of */
+    char words[512]; /* the library's last error message */
 };
 
 static bool lite_open(void *library, struct failure *failure) {
@@ -85,7 +85,7 @@ __attribute__((format(printf, 2, 0))) static void report(void *state, const char
     vsnprintf(model->words, sizeof model->words, format, arguments);
 }
 
-/* Success (status 0), or a failure with the library's own words. */
+/* Success (status 0), or a failure with the library's own message. */
 static bool good(const struct model *model, int status, const char *what, struct failure *failure) {
     if (status == 0) {
         return true;

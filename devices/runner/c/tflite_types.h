@@ -7,8 +7,8 @@
 #include "random.h"
 
 struct tflite_type {
-    const char *name; /* as numpy calls it */
-    size_t size;      /* 0 where an input can not be made */
+    const char *name; /* its name in numpy */
+    size_t size;      /* 0 if an input of it cannot be made */
     enum element element;
 };
 

@@ -40,7 +40,7 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Thread ids of this process, ascending, in memory to be freed; NULL where they can not be told. */
+/* Thread ids of this process, ascending, in memory to be freed; NULL if they cannot be listed. */
 static pid_t *thread_ids(size_t *count) {
     DIR *folder = opendir("/proc/self/task");
     size_t capacity = 64;

@@ -1,4 +1,4 @@
-/* Which core a thread runs on.
+/* Pinning of threads to cores.
  *
  * Runtimes differ in what they let a caller say about the threads of their pools; all make those threads while a model
  * is loaded or first run. So the threads that were not there before are the pool's, and each is given a core.
@@ -18,16 +18,16 @@ struct pool {
     size_t pinned;
 };
 
-/* Keep the calling thread on these cores; 0 or an errno. */
+/* Pin the calling thread to these cores; 0 or an errno. */
 int pin_self(const int *cpus, size_t count);
 
-/* Cores this process may use, at most `size`; returns how many there are. */
+/* List the cores this process may use, at most `size`; return their number. */
 size_t usable_cpus(int *cpus, size_t size);
 
-/* Note the threads there are now; false when memory is out. */
+/* Record the present threads; false if memory runs out. */
 bool pool_begin(struct pool *pool, const int *cpus, size_t cpu_count);
 
-/* Give every thread born since a core of its own, in turn, as far as there are cores. */
+/* Pin every thread started since to a core of its own, in turn, as far as there are cores. */
 void pool_pin(struct pool *pool);
 void pool_end(struct pool *pool);
 

@@ -309,7 +309,7 @@ def test_a_device_without_a_serial_number_is_not_changed(tmp_path: Path) -> None
     phone = make_fake_phone()
     phone.properties["ro.serialno"] = ""
     before = state(phone)
-    with pytest.raises(ConfigError, match="tells no serial number"):
+    with pytest.raises(ConfigError, match="reports no serial number"):
         apply_settings(phone, {"brightness": 0}, folder=tmp_path)
     assert state(phone) == before
     with apply_settings_temporarily(phone, {}, folder=tmp_path) as preparation:

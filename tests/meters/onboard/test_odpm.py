@@ -250,7 +250,7 @@ def test_machines_without_rails_say_so(tmp_path: Path) -> None:
     assert not found.available
     assert "no power rails here" in found.cause
     dumpsys(tmp_path, powerstats=powerstats())
-    with pytest.raises(MeterError, match=r"tells no energy of its rails .*use --meter battery"):
+    with pytest.raises(MeterError, match=r"reports no energy of its rails .*use --meter battery"):
         open_meter("odpm", root=tmp_path)
 
 

@@ -111,7 +111,7 @@ def test_a_rail_that_drops_out_is_an_error_and_one_that_is_no_number_is_lost(pro
     ("prints", "code", "cause", "cure"),
     [
         ("Can't open device file: /dev/vcio", 255, "no access to /dev/vcio", "usermod -aG video"),
-        ('error=1 error_msg="Command not registered"', 0, "tells no rail", "takes a Raspberry Pi 5"),
+        ('error=1 error_msg="Command not registered"', 0, "reports no rail", "takes a Raspberry Pi 5"),
         ("", 1, "no output", "takes a Raspberry Pi 5"),
     ],
 )

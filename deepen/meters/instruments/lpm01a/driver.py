@@ -213,7 +213,7 @@ class Lpm01aInstrument:
         found = re.search(r"(\d+)([+-]\d+)", text)
         volts = float(f"{found[1]}e{found[2]}") if found else math.nan
         if not 0.5 * LOW_V <= volts <= 1.5 * HIGH_V:
-            raise MeterError(f"lpm01a: the board tells no voltage (it says '{text[:40]}'); reset it and try again")
+            raise MeterError(f"lpm01a: the board reports no voltage (answer: '{text[:40]}'); reset it and try again")
         return volts
 
     def _temperature(self) -> float:

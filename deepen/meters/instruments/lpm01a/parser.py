@@ -51,7 +51,7 @@ class Lpm01aAsciiParser(Lpm01aParser):
             scale: Meaning of the numbers.
             rest: Bytes of the stream that were read together with the answer to ``start``.
         """
-        super().__init__(scale, wrap_ms=1_000_000, least_bytes=_LINE)  # seconds are told with three digits
+        super().__init__(scale, wrap_ms=1_000_000, least_bytes=_LINE)  # seconds have three digits
         self._rest = rest
         self._skipping = False  # true inside a line that is too long
 

@@ -216,8 +216,8 @@ class HvpmInstrument:
         """
         self._port.write(make_set_request(opcode, value))
         mask = (1 << width) - 1
-        if what and (told := self._get(opcode) & mask) != value & mask:
-            raise MeterError(f"{self._port.name}: the {self.model.name} did not take {what}, but {told}; restart it")
+        if what and (actual := self._get(opcode) & mask) != value & mask:
+            raise MeterError(f"{self._port.name}: the {self.model.name} did not take {what}, but {actual}; restart it")
 
     def _read_channel(self) -> HvpmChannelCalibration:
         """Read the factory calibration of the main channel.

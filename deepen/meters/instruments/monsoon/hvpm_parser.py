@@ -167,17 +167,17 @@ class HvpmParser:
         """Check the counters; return false for a packet that came twice."""
         sequence, dropped = packet[2] & 0x0F, int.from_bytes(packet[:2], "little")
         if self._sequence < 0:
-            missed = told = 0
+            missed = reported = 0
         else:
             missed = (sequence - self._sequence - 1) & 0x0F
-            told = (dropped - self._dropped) & 0xFFFF
+            reported = (dropped - self._dropped) & 0xFFFF
         if missed == 15 and packet == self._last:
             self.tally.duplicates += 1
             return False
         self._sequence, self._dropped, self._last = sequence, dropped, packet
         # Packets the instrument dropped are counted exactly; those lost after it left only the sequence number.
-        lost = max(missed, told) * count
-        if missed and (told - missed) & 0x0F:
+        lost = max(missed, reported) * count
+        if missed and (reported - missed) & 0x0F:
             self.tally.ambiguous += 1
         self._next += lost
         self.tally.lost += lost

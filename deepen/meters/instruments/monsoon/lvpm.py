@@ -206,8 +206,8 @@ class LvpmInstrument:
             MeterError: If the instrument did not accept one.
         """
         self.status = self._ask()
-        told = {0x08: self.status.power_up_limit_a, 0x0A: self.status.run_limit_a}
-        refused = [f"a current limit of {a:g} A" for r, a in limits.items() if abs(told[r] - a) > 0.02]
+        limits_now = {0x08: self.status.power_up_limit_a, 0x0A: self.status.run_limit_a}
+        refused = [f"a current limit of {a:g} A" for r, a in limits.items() if abs(limits_now[r] - a) > 0.02]
         if wanted_v is not None and abs(self.status.setting_v - wanted_v) > 0.0051:
             refused.append(f"{wanted_v:g} V (it says {self.status.setting_v:.2f} V)")
         if usb is not None and self.status.passthrough != PASSTHROUGH.index(usb):

@@ -83,12 +83,12 @@ class PowerSensor3Instrument:
         self.rate_hz = 1e6 / self._period_us
         self.accuracy = self._resolution()
         self.quantum = self._parser().quantum
-        told = ", ".join(
+        sensors_text = ", ".join(
             f"pair {p} {self.sensors[2 * p].pair!r}: {_format_coefficients(self.sensors[2 * p])}, "
             + (_format_coefficients(self.sensors[2 * p + 1]) if self.sensors[2 * p + 1].in_use else f"{voltage_v:g} V")
             for p in self.pairs
         )
-        self.calibration_id = f"powersensor3 {firmware or 'of unknown firmware'}, {told}"
+        self.calibration_id = f"powersensor3 {firmware or 'of unknown firmware'}, {sensors_text}"
 
     def begin(self) -> Parser:
         """Start streaming."""

@@ -79,30 +79,30 @@ class Ppk2Calibration:
         Returns:
             The calibration, or ``None`` if no shunt resistor is named, so that the text is not from a PPK2.
         """
-        told = {
+        fields = {
             key.split()[-1]: value.strip()
             for key, _, value in (x.partition(":") for x in text.splitlines())
             if key.split()
         }
-        if not any(f"R{k}" in told for k in range(RANGES)):
+        if not any(f"R{k}" in fields for k in range(RANGES)):
             return None
         values = {key: list(nominal) for key, nominal in NOMINAL.items()}
         missing = []
         for key, column in values.items():
             for k in range(RANGES):
-                value = _parse_number(told.get(f"{key}{k}", ""))
-                useless = key in {"R", "UG"} or (key == "GI" and not _parse_number(told.get(f"GS{k}", "")))
+                value = _parse_number(fields.get(f"{key}{k}", ""))
+                useless = key in {"R", "UG"} or (key == "GI" and not _parse_number(fields.get(f"GS{k}", "")))
                 if abs(value) < _LARGEST and not (useless and value == 0) and not (key == "R" and value < 0):
                     column[k] = value
                 else:
                     missing.append(f"{key}{k}")
         coefficients = {key: tuple(column) for key, column in values.items()}
-        mode = _parse_number(told.get("mode", ""))
+        mode = _parse_number(fields.get("mode", ""))
         return cls(
             values=coefficients,
             nominal=tuple(missing),
-            hardware=told.get("HW", ""),
-            voltage_v=_parse_number(told.get("VDD", "")) / 1000,
+            hardware=fields.get("HW", ""),
+            voltage_v=_parse_number(fields.get("VDD", "")) / 1000,
             mode=int(mode) if mode in {AMPERE_METER, SOURCE_METER} else 0,
             id=hashlib.sha256(repr(coefficients).encode()).hexdigest()[:8],
         )

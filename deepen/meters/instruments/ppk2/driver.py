@@ -91,7 +91,7 @@ class Ppk2Instrument:
         self.calibration = self._ask()
         if not self.calibration.ranges and not nominal:
             raise MeterError(
-                f"{port.name}: the PPK2 tells no calibration of any range; switch it off and on, or accept nominal "
+                f"{port.name}: the PPK2 reports no calibration of any range; switch it off and on, or accept nominal "
                 "resistors (readings may be off by a fifth): ?calibration=nominal"
             )
         self._mode = _MODES[mode] if mode else self.calibration.mode

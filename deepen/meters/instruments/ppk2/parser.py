@@ -208,7 +208,7 @@ class Ppk2Parser:
         clipped = self._ends[code]
         self.tally.clipped += int(np.count_nonzero(clipped))
         if self._uncertain and np.isin(ranges, self._uncertain).any():
-            self.tally.note(f"calibration: not told by the instrument, nominal values used: {' '.join(self._nominal)}")
+            self.tally.note(f"calibration: not reported, nominal values used: {' '.join(self._nominal)}")
         suspect = clipped
         if doubtful:
             # They are returned, but neither they nor their range may affect other samples through the filter.
