@@ -1,4 +1,4 @@
-"""The clock of a trace from moments known on both clocks: marks on logic inputs, or pulses of a load."""
+"""The clock of a trace, fitted to moments known on both clocks: marks on logic inputs, or pulses of a load."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ClockMatch:
     """A moment on both clocks.
 
     Attributes:
-        trace_s: On the trace's clock, seconds.
-        host_s: On the host's, seconds.
+        trace_s: The moment on the trace's clock, seconds.
+        host_s: The moment on the host's clock, seconds.
         error_s: Standard uncertainty of their difference, seconds.
     """
 
@@ -32,13 +32,13 @@ class ClockMatch:
 def fit_matches(matches: Sequence[ClockMatch], method: str, *, max_drift: float = MAX_DRIFT) -> ClockMap:
     """Fit a clock map to matched moments by weighted least squares.
 
-    Where they are too few or too near each other to tell a drift, the rate stays 1 and what the largest believable
-    drift would do within their stretch is part of the error. The error is the larger of what the matches state and of
-    their scatter around the line, at the ends of the stretch.
+    If they are too few or too close to show a drift, the rate stays 1, and the effect of the largest believable drift
+    within their stretch is part of the error. The error is the larger of the stated errors of the matches and of their
+    scatter around the line, at the ends of the stretch.
 
     Args:
         matches: At least one.
-        method: Name the clock map carries.
+        method: Name of the method in the clock map.
         max_drift: Largest believable difference of the clocks, a share.
 
     Raises:
@@ -59,7 +59,7 @@ def fit_matches(matches: Sequence[ClockMatch], method: str, *, max_drift: float 
     if inertia > 0:
         fitted = float(weight @ ((t - middle) * (offset - reference - level))) / inertia
         residual = offset - reference - level - fitted * (t - middle)
-        # Birge ratio: where the scatter says more than the stated errors, it counts.
+        # Birge ratio: the scatter counts if it exceeds the stated errors.
         birge = max(1.0, float(weight @ residual**2) / (t.size - 2)) if t.size > 2 else 1.0
         fitted_error = math.sqrt(birge / inertia)
         if abs(fitted) > max_drift + 3 * fitted_error:
