@@ -7,17 +7,18 @@ Kernels are the same if their family and all their features are. A kernel measur
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DeepenError, EnvironmentFailure, PredictorError
+from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix, compute_features
 from deepen.kernels.types import Kernel, ModelSplit
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 MIN_FILES_PER_WORKER = 8
 """A process of its own costs about a second to start; fewer files do not pay for it."""
 _CHUNK = 4
+_ROW = Struct(f"{len(FEATURE_NAMES)}d")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,8 +77,6 @@ class KernelCounts:
             names: Their names.
             warnings: Put before the splits' own.
         """
-        from deepen.kernels.features import compute_features
-
         counter = _KernelCounter()
         for name, split in zip(names, splits, strict=True):
             entries = [(k.name, k.multiplicity, (k.family, compute_features(k), k.params)) for k in split.kernels]
@@ -153,8 +153,6 @@ class KernelCounts:
         Raises:
             PredictorError: If shapes do not fit or a count is negative or not finite.
         """
-        from deepen.kernels.features import build_feature_matrix, compute_features
-
         features = build_feature_matrix([compute_features(k) for k in kernels])
         table = np.eye(len(kernels)) if counts is None else counts
         return cls.from_matrix([k.family for k in kernels], features, table, [k.params for k in kernels], names)
@@ -180,8 +178,6 @@ class KernelCounts:
         Raises:
             PredictorError: If shapes do not fit or a count is negative or not finite.
         """
-        from deepen.kernels.features import FEATURE_NAMES
-
         table = np.asarray(counts)
         if table.ndim != 2 or table.shape[1] != len(families) or features.shape != (len(families), len(FEATURE_NAMES)):
             raise PredictorError(
@@ -328,8 +324,6 @@ class _KernelCounter:
 
     def finish(self) -> KernelCounts:
         """The models counted."""
-        from deepen.kernels.features import FEATURE_NAMES
-
         rows = np.frombuffer(b"".join(features for _, features in self.number), dtype=np.float64)
         return KernelCounts(
             tuple(self.names),
@@ -346,11 +340,9 @@ class _KernelCounter:
 
 
 def _pack_features(features: Mapping[str, float]) -> bytes:
-    """Features as a row of float64 in the one order."""
-    from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix
-
+    """Pack features as a row of float64 in the one order."""
     if tuple(features) == FEATURE_NAMES:
-        return array("d", features.values()).tobytes()
+        return _ROW.pack(*features.values())
     return build_feature_matrix([features]).tobytes()
 
 

@@ -1,8 +1,8 @@
-"""The field's error measures, and how sure one can be of them.
+"""The field's error measures, and their bootstrap confidence intervals.
 
 All shares and errors are in percent. ``acc10`` is the share within 10 % of the measured energy; ``mape`` the mean
-absolute percentage error; ``rmspe`` the root mean square percentage error; ``compute_spearman`` the rank correlation
-(-1..1); ``in_interval`` the share inside the nominal 90 % interval.
+absolute percentage error; ``rmspe`` the root mean square percentage error; ``spearman`` the rank correlation (-1..1);
+``in_interval`` the share inside the nominal 90 % interval.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def compute_metrics(measured: Floats, predicted: Floats) -> dict[str, Any]:
         predicted: shape (n,).
 
     Returns:
-        ``n``, ``acc5``, ``acc10``, ``acc20``, ``mape``, ``rmspe`` in percent and ``compute_spearman``; ``None`` without
-        rows (for ``compute_spearman``: with fewer than three, or where one side is constant).
+        ``n``, ``acc5``, ``acc10``, ``acc20``, ``mape``, ``rmspe`` in percent and ``spearman``; ``None`` without rows
+        (for ``spearman``: with fewer than three, or where one side is constant).
     """
     n = int(measured.size)
     if not n:
@@ -64,7 +64,7 @@ def bootstrap_confidence_intervals(
         measured: Positive, shape (n,).
         predicted: shape (n,).
         keys: Configuration of each row.
-        inside: Whether each row lies in its interval; adds ``in_interval``.
+        inside: Mask of the rows inside their intervals; adds ``in_interval``.
         seed: Seed of the draws.
 
     Returns:

@@ -33,7 +33,7 @@ class Predictor:
     """Predicts the net energy of kernels and whole models.
 
     Attributes:
-        card: What it was trained on and how well it does (plain JSON values).
+        card: Its data, conditions and held-out errors (plain JSON values).
         parameters: Arrays of the kernel regressors.
         context: Model-level terms.
         calibration: Factors on the kernels' energies; ``None`` where it was trained for what it predicts.
@@ -46,7 +46,7 @@ class Predictor:
 
     @property
     def id(self) -> str:
-        """Which predictor: device, runtime and a hash of data and recipe."""
+        """Name of the predictor: device, runtime and a hash of data and recipe."""
         return str(self.card["id"])
 
     @property

@@ -1,8 +1,8 @@
-"""How good predictions are: measures, held-out comparisons, cross-validation beside baselines, additivity.
+"""Accuracy of predictions: held-out comparisons, cross-validation beside baselines, additivity.
 
-``measures`` are the field's error measures and their bootstrap confidence, ``held_out`` compares a trained predictor
-with a dataset, ``crossval`` trains on parts of a dataset (``splits``) and sets ``baselines`` beside it, ``additivity``
-compares the sum of measured kernels with measured whole models.
+``evaluate`` compares a trained predictor with a dataset, ``cross_validation`` trains on parts of a dataset (``splits``)
+and sets ``baselines`` beside it, ``additivity`` compares the sum of measured kernels with measured whole models. The
+error measures are in :mod:`deepen.predictors.metrics`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is a model the sum of its kernels? Measured kernels against measured models, apart from any prediction error.
+"""Additivity: measured kernels summed, against measured whole models, apart from any prediction error.
 
 For a model all of whose kernels were also measured alone::
 
@@ -42,7 +42,7 @@ def evaluate_additivity(
         predictor: Tells the parts of its error apart, too.
 
     Returns:
-        ``evaluate_additivity``: measures of the sum of measured kernels against the whole, over models all of whose
+        ``additivity``: measures of the sum of measured kernels against the whole, over models all of whose
         kernels were measured; ``ratio``: median of that ratio; with a predictor ``kernels`` (sum of predicted against
         sum of measured kernels) and ``prediction`` (prediction against the whole) over the same models; ``rows`` with
         one entry per model, those partly measured included (``measured_share`` of their kernels' executions);

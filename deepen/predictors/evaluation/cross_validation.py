@@ -35,7 +35,7 @@ _FEW_MODELS = 3
 
 
 def make_recipe_fit(recipe: str = "auto") -> Fit:
-    """Train by a recipe; where there are whole models only, calibrate the physical form to them."""
+    """Make a fit that trains by a recipe; whole models alone calibrate the physical form."""
 
     def fit(records: Sequence[EnergyRecord], seed: int) -> Predictor:
         from deepen.predictors.fitting.train import train_predictor
@@ -78,10 +78,12 @@ def cross_validate(
         ConfigError: If a split, recipe or baseline is unknown.
         PredictorError: If nothing can be trained on or held out.
     """
+    # 1. The usable records, and the folds they are divided into.
     chosen = options or SplitOptions()
     beside = get_baselines(baselines)
     rows = select_usable_rows(dataset)
     folds = make_folds(rows, split, chosen)
+    # 2. On every fold: train on one side, predict the other, and do the same with each baseline.
     learn = fit or make_recipe_fit(recipe)
     gpu = _is_on_gpu(rows)
     kernels = {name: HeldOutPredictions() for name in (OWN, *(b.name for b in beside))}
@@ -100,6 +102,7 @@ def cross_validate(
             )
         if on_progress:
             on_progress(number + 1, len(folds), fold.name)
+    # 3. Measures over all folds; of random divisions, which repeat one experiment, medians and ranges.
     repeated = split == "random"
     times = len(folds) if repeated else 1
     sides = collect_measured_values(rows)
@@ -209,7 +212,7 @@ def _predict_baseline(
 
 
 def _list_model_errors(pool: HeldOutPredictions, records: Sequence[EnergyRecord]) -> list[dict[str, Any]]:
-    """Each held-out model, where each is held out once."""
+    """List each held-out model; each is held out once."""
     if not pool.row:
         return []
     inside = np.concatenate(pool.inside)

@@ -27,7 +27,7 @@ def evaluate_predictor(predictor: Predictor, dataset: RecordSource | Sequence[En
     Returns:
         ``overall`` and ``families`` (kernels), ``models`` with one entry per whole model, ``coverage`` (share of
         kernels answered by a regressor, percent), ``in_interval`` (share inside the nominal 90 % interval, percent),
-        ``evaluate_additivity`` (where there are models: see :mod:`deepen.predictors.evaluation.additivity`),
+        ``additivity`` (where there are models: see :mod:`deepen.predictors.evaluation.additivity`),
         ``left_out``, and ``warnings``, which say so if the predictor was trained on this very data.
 
     Raises:

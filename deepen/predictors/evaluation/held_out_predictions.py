@@ -1,4 +1,4 @@
-"""Held-out predictions of one method, gathered over folds, and what is reported of them."""
+"""Held-out predictions of one method, gathered over folds, and the report made from them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MeasuredValues:
 
 
 def collect_measured_values(rows: MeasuredRows) -> tuple[MeasuredValues, MeasuredValues]:
-    """The kernels and the whole models of a dataset."""
+    """Collect the measured energies of a dataset: those of kernels, and those of whole models."""
     return (
         MeasuredValues(rows.energy_j, rows.keys, np.array([r.family for r in rows.kernels], dtype=str)),
         MeasuredValues(
@@ -62,12 +62,12 @@ def report_metrics(
     repeats: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Measures of kernels, their families and whole models; over repeats their medians and ranges.
+    """Report measures of kernels, their families and whole models; over repeats their medians and ranges.
 
     Args:
         kernels: Predictions of kernels.
         models: Predictions of whole models.
-        sides: What was measured.
+        sides: The measured kernels, and the measured whole models.
         repeats: Folds that repeat the same experiment; 1: the folds are parts of one.
         seed: Seed of the bootstrap.
     """

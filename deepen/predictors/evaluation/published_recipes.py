@@ -3,7 +3,7 @@
 DeepEn2023 (repository amai-gsu/DeepEn2023, ``Prediction/sec23_AIEnergy_onnx.py``) and nn-Meter (microsoft/nn-Meter,
 ``nn_meter/builder/kernel_predictor_builder/predictor_builder``: ``extract_feature.py`` and ``predictor_lib.py``) see
 a kernel's sizes as they are and regress the target as it is with one random forest per kernel type. The forests
-published with DeepEn2023 are nn-Meter's of its TFLite CPU. What differs:
+published with DeepEn2023 are nn-Meter's of its TFLite CPU. The two differ:
 
 * nn-Meter drops rows whose target is 0 or at least 200 (of its unit, here millijoules) before it trains, and has other
   forests for GPUs;
@@ -64,7 +64,7 @@ _GPU: dict[str, PublishedForestSettings] = _CPU | {
 
 
 def get_published_type(family: str) -> str:
-    """The published type a family of ours is: all convolutions share one, as do all depthwise ones."""
+    """Get the published type of a family of ours: all convolutions share one, as do all depthwise ones."""
     for name in ("dwconv", "conv"):
         if family.startswith(name) and family != "convtranspose":
             return name
@@ -72,14 +72,14 @@ def get_published_type(family: str) -> str:
 
 
 def get_published_forest(family: str, gpu: bool) -> PublishedForestSettings:
-    """Hyper-parameters for a family."""
+    """Get the published hyper-parameters for a family."""
     return (_GPU if gpu else _CPU).get(get_published_type(family), _DEFAULT)
 
 
 def compute_published_features(
     family: str, features: Mapping[str, float], params: Mapping[str, Any], small_pool: bool = False
 ) -> list[float]:
-    """Features of a kernel as published.
+    """Compute the features of a kernel as published.
 
     Args:
         family: Our family.

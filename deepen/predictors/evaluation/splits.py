@@ -1,6 +1,6 @@
-"""Ways to divide a dataset into what is trained on and what is held out.
+"""Divisions of a dataset into a part to train on and a part held out.
 
-Whatever the way, a configuration measured several times never lies on both sides. The same folds serve the predictor
+In all of them a configuration measured several times never lies on both sides. The same folds serve the predictor
 and every baseline beside it.
 """
 
@@ -27,7 +27,7 @@ _LEADING = re.compile(r"[a-z]+?(?=v?\d|[^a-z]|$)")
 
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
-    """How to divide.
+    """Share, repeats and seed of a division.
 
     Attributes:
         share: Share of the configurations to train on, between 0 and 1.
@@ -51,7 +51,7 @@ class Fold:
     """One division.
 
     Attributes:
-        name: What is held out.
+        name: Name of the part held out.
         train_kernels: Rows of kernels to train on, bool, shape (kernels,).
         test_kernels: Held out, bool, shape (kernels,); a row may be on neither side.
         train_models: As above for whole models, shape (models,).
@@ -71,7 +71,7 @@ def make_folds(rows: MeasuredRows, split: str, options: SplitOptions) -> list[Fo
     Args:
         rows: Usable records.
         split: A name of :data:`SPLITS`.
-        options: How.
+        options: Share, repeats and seed.
 
     Raises:
         ConfigError: If the split is unknown.
@@ -119,7 +119,7 @@ def _split_at_random(rows: MeasuredRows, options: SplitOptions) -> list[Fold]:
 
 
 def _draw_held_out(keys: Sequence[str], share: float, rng: np.random.Generator) -> Mask:
-    """Which rows to hold out: ``1 - share`` of the distinct keys, at least one of two or more."""
+    """Draw the rows to hold out: ``1 - share`` of the distinct keys, at least one of two or more."""
     distinct = sorted(set(keys))
     count = len(distinct) - round(share * len(distinct))
     if len(distinct) > 1:
@@ -167,7 +167,7 @@ def _leave_sizes_out(rows: MeasuredRows, options: SplitOptions) -> list[Fold]:
 
 
 def _select_largest(size: NDArray[np.float64], share: float) -> Mask:
-    """Which rows are above the quantile ``share``; equal sizes stay together, below."""
+    """Select the rows above the quantile ``share``; equal sizes stay together, below."""
     if not size.size:
         return np.zeros(0, dtype=bool)
     return np.asarray(size > np.quantile(size, share, method="lower"))

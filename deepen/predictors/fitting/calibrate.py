@@ -100,12 +100,12 @@ class _CalibrationRoute:
 
 @dataclass(frozen=True, slots=True)
 class _CalibrationSetup:
-    """What stays the same while ways are tried.
+    """The measurements, and the base's answers for them: all that stays the same while ways are tried.
 
     Attributes:
         cases: All measurements.
         joules: Of each distinct kernel alone by the base, shape (u,).
-        fixed: Of each distinct kernel, what a model adds to it, shape (u,).
+        fixed: Joules that a model adds to each distinct kernel, shape (u,).
         scale: Factor of each distinct kernel inside a model, shape (u,).
         overhead_j: Of a model's run by the base.
         reference: Logarithm of the energy that the bend leaves as it is.
@@ -123,7 +123,7 @@ class _CalibrationSetup:
     def make_problem(
         self, rows: NDArray[np.int64], measured: Floats, log_factor: Floats, shift: float
     ) -> FactorProblem:
-        """The base times factors found so far, against measured values of some rows."""
+        """Set the base times the factors found so far against measured values of some rows."""
         counts, model = self.cases.counts[rows], self.cases.model[rows]
         joules = self.joules * np.exp(log_factor[:-2])
         return FactorProblem(
@@ -136,7 +136,7 @@ class _CalibrationSetup:
         )
 
     def total(self, rows: NDArray[np.int64], way: _CalibrationRoute) -> Floats:
-        """Energies of some rows by a way."""
+        """Predict the energies of some rows by a way."""
         problem = self.make_problem(rows, self.cases.energy_j, way.log_factor, way.shift)
         bend = np.zeros(len(self.joules) + 2)
         bend[-1] = way.log_factor[-1]
@@ -229,7 +229,12 @@ def _fit_factors(
     beliefs: Sequence[FactorPrior],
     bend_sd: float = 0.0,
 ) -> _FactorFit:
-    """Find factors on top of those found before; the belief by the error of measurements left out."""
+    """Find factors on top of those found before.
+
+    1. The median ratio of measured and predicted values becomes the common factor.
+    2. Each belief is tried; a later one has to be clearly better than the best before it, by the error of measurements
+       left out.
+    """
     u = len(setting.joules)
     factor = _CalibrationRoute("", before).log_factor if before else np.zeros(u + 2)
     shift = sum(s.shift for s in before)

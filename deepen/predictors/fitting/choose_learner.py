@@ -9,6 +9,15 @@ learners compete too: starting from the first choice, the learner (drawn with re
 joins while it helps (Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004).
 The errors and intervals kept for the card are those of the held-out predictions; they are optimistic only by the choice
 among a handful of learners.
+
+In :func:`fit_family`:
+
+1. Candidates are the recipe's learners, as far as the family's rows and columns allow.
+2. In each fold every candidate is fitted to the other rows and predicts those of the fold; after two folds the hopeless
+   ones are dropped. The process shared with other families brings its held-out predictions with it.
+3. The best candidate, or a frugal one as good, or a mean of several, is chosen by its held-out score.
+4. Where nothing is chosen, the roofline answers; a family too small to judge by gets it scaled elsewhere.
+5. The chosen learners are fitted to all rows, forests with all their trees.
 """
 
 from __future__ import annotations
@@ -24,7 +33,7 @@ from deepen.predictors.fitting.folds import FamilyPlan, find_correlated_active_c
 from deepen.predictors.fitting.learners import FittedLearner, RidgeTrend, TrainingBudget, fit_learner
 from deepen.predictors.fitting.recipes import Recipe
 from deepen.predictors.fitting.shared_gaussian_process import SharedProcessPart
-from deepen.predictors.inference.columns import select_physical_coordinates, select_smooth_columns
+from deepen.predictors.inference.columns import select_physical_coordinates
 from deepen.predictors.inference.roofline import compute_log_roofline
 
 __all__ = ["FamilyFit", "fit_family"]
@@ -39,10 +48,10 @@ _HOPELESS = 1.3
 _MOST_MEMBERS = 4
 _WORTH_IT = 0.995
 """A further member must lower the score at least to this share."""
-_GAUSSIANS = frozenset(("gaussian-process", "gaussian-aligned", "gaussian-few", "shared-gaussian"))
+_GAUSSIANS = frozenset(("gaussian-process", "shared-gaussian"))
 """At most one of these per family: the file has room for the length scales of one."""
 
-_FRUGAL = ("shared-gaussian", "gaussian-few")
+_FRUGAL = ("shared-gaussian", "gaussian-process")
 """Learners with the fewest parameters to fit to the family, first the one that has nearly none."""
 
 
@@ -86,9 +95,9 @@ def fit_family(
 
     Args:
         plan: Its rows, folds and rooflines.
-        recipe: Which learners compete.
+        recipe: Names the learners that compete.
         names: Names of the features.
-        shared: What the process shared with other families says of it.
+        shared: Its part of the process shared with other families.
         max_leaves: Limit on the leaves of one tree.
         seed: Seed of learners.
 
@@ -100,13 +109,11 @@ def fit_family(
     budget = TrainingBudget(recipe.trees, recipe.rounds, max_leaves)
     trial = TrainingBudget(min(recipe.trees, _TRIAL_TREES), recipe.rounds, max_leaves)
     log_energy = np.log(data.energy_j)
-    small = np.median(data.energy_j) / data.energy_j
+    # 1. Candidates, and the coordinates that a process looks at.
     candidates = [] if few else _list_candidates(recipe, len(data.keys), active.size)
-    varying = np.ptp(data.columns, axis=0) > 1e-6
-    few_of_all = find_correlated_active_columns(
-        data.columns, active, np.flatnonzero(select_physical_coordinates(names, varying))
-    )
-    used = {"gaussian-process": select_smooth_columns(names)[active], "gaussian-few": np.isin(active, few_of_all)}
+    physical = np.flatnonzero(select_physical_coordinates(names, np.ptp(data.columns, axis=0) > 1e-6))
+    coordinates = np.isin(active, find_correlated_active_columns(data.columns, active, physical))
+    # 2. Held-out predictions of each.
     held_out = {name: np.empty(len(data.keys)) for name in (*candidates, "roofline")}
     share = data.energy_j**0.25 * data.weight
     seen = np.zeros(len(data.keys), dtype=bool)
@@ -122,20 +129,21 @@ def fit_family(
         held_out["roofline"][fold] = work + inside.trend.intercept
         for name in running:
             at = seed + candidates.index(name)
-            fitted = fit_learner(
-                name, x, inside.residual, train.weight, inside.trend, trial, at, small[~fold], used.get(name)
-            )
+            fitted = fit_learner(name, x, inside.residual, train.weight, inside.trend, trial, at, coordinates)
             held_out[name][fold] = work + fitted.predict(z)
     if shared is not None:
         held_out[shared.learner] = shared.held_out
         running.append(shared.learner)
+    # 3. The choice.
     scores = {name: _compute_score(held_out[name], log_energy, share) for name in (*running, "roofline")}
     chosen = _choose_learners(scores, held_out, share, log_energy, running, recipe.blend)
+    # 4. The roofline, where no learner is better.
     if few and (not chosen or scores["roofline"] <= min(scores[n] for n in chosen)):
         return None
     if not chosen:
         centred = base.work * np.exp(base.trend.intercept)
         return FamilyFit(data.name, centred, active, (), None, held_out["roofline"], scores)
+    # 5. The chosen ones on all rows.
     x = data.columns[:, active]
     members: list[tuple[FittedLearner | SharedProcessPart, float]] = []
     for name, times in Counter(chosen).items():
@@ -144,19 +152,19 @@ def fit_family(
             members.append((shared, part))
             continue
         at = seed + candidates.index(name)
-        fitted = fit_learner(name, x, base.residual, data.weight, base.trend, budget, at, small, used.get(name))
+        fitted = fit_learner(name, x, base.residual, data.weight, base.trend, budget, at, coordinates)
         members.append((fitted, part))
     mean = np.mean([held_out[name] for name in chosen], axis=0)
     return FamilyFit(data.name, base.work, active, tuple(members), base.trend, mean, scores)
 
 
 def _list_candidates(recipe: Recipe, rows: int, columns: int) -> list[str]:
-    """Learners that may compete; Gaussian processes are left out of large families, and everything without columns."""
+    """List the learners that may compete: none without columns, no Gaussian process in a large family."""
     if not columns:
         return []
     small = rows <= recipe.gaussian_max_rows
-    names = [n for n in recipe.learners if n != "shared-gaussian" and (small or n not in _GAUSSIANS)]
-    return names or (["log-linear"] if recipe.learners else [])
+    names = [n for n in recipe.learners if n != "shared-gaussian" and (small or n != "gaussian-process")]
+    return ["extra-trees"] if not names and "gaussian-process" in recipe.learners else names
 
 
 def _choose_learners(

@@ -7,9 +7,9 @@ mean is kept: it is ``k(x, X) @ alpha``, which :mod:`deepen.predictors.inference
 
 Two things that energies of kernels need beside that:
 
-* **Noise that grows towards small energies.** A kernel of microseconds is read with fewer samples and fewer digits than
-  one of milliseconds. The variance of a row's noise is ``(a + b * small) / weight`` with ``small`` the median energy
-  over the row's energy, and the data say how large ``b`` is.
+* **Noise that grows towards small energies** (where families share a process). A kernel of microseconds is read with
+  fewer samples and fewer digits than one of milliseconds. The variance of a row's noise is ``(a + b * small) / weight``
+  with ``small`` the median energy over the row's energy, and the data say how large ``b`` is.
 * **Rows that are simply wrong.** After the fit each row is predicted from all others (leave-one-out, in closed form,
   Rasmussen and Williams section 5.4.2); rows more than two standard deviations off get their noise raised in that ratio
   (the weights of Huber, Robust Statistics, 1981) and the fit is refined.
@@ -46,7 +46,7 @@ _COMMON_VARIANCE = 0.3**2
 _OUTLYING = 2.0
 _REFINEMENTS = 2
 _REACH = 3.5
-"""How far a hyperparameter may go from the centre of its prior, in log units."""
+"""Distance that a hyperparameter may go from the centre of its prior, in log units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class GroupedGaussianFit:
         group: Group of each row, shape (n,).
         theta: Logarithms of the hyperparameters.
         noise: Factor on each row's noise variance: one over its weight, raised where the row is wrong, shape (n,).
-        small: See :func:`fit_gaussian`, shape (n,).
+        small: Median energy over each row's energy: noise may grow with it, shape (n,).
     """
 
     x: Floats
@@ -116,19 +116,16 @@ class GroupedGaussianFit:
         return np.asarray(alpha * (shared + own * own_signal)), constant
 
 
-def fit_gaussian(
-    x: Floats, y: Floats, weight: Floats, small: Floats | None = None, iterations: int = 25
-) -> GaussianFit:
+def fit_gaussian(x: Floats, y: Floats, weight: Floats, iterations: int = 25) -> GaussianFit:
     """Fit to residuals.
 
     Args:
         x: Rows in standard units, shape (n, d).
         y: Targets with mean about zero, shape (n,).
         weight: Weights with mean 1, shape (n,); the noise variance of a row is divided by its weight.
-        small: How small a row's energy is (median energy / energy), shape (n,); by default all rows are alike.
         iterations: Most iterations of the optimiser (L-BFGS).
     """
-    space = _CovarianceModel(x, y, np.ones(len(y)) if small is None else small, None)
+    space = _CovarianceModel(x, y, np.ones(len(y)), None)
     theta, noise = _optimise_hyperparameters(space, weight, iterations)
     _, full = space.covariance(theta, noise)
     d = x.shape[1]
@@ -160,7 +157,7 @@ def fit_grouped_gaussian(
         x: Rows in standard units, shape (n, d).
         y: Targets with mean about zero, shape (n,).
         weight: Weights with mean 1, shape (n,).
-        small: Median energy / energy, shape (n,).
+        small: Median energy over each row's energy: noise may grow with it, shape (n,).
         group: Group of each row, shape (n,).
         iterations: Most iterations of the optimiser.
     """
@@ -188,7 +185,7 @@ class _CovarianceModel:
         self.centre, self.width = np.array(centre), np.array(width)
 
     def covariance(self, theta: Floats, noise: Floats) -> tuple[Floats, Floats]:
-        """The smooth part and the whole."""
+        """Correlation of the rows, and the covariance of their targets, noise included."""
         d = self.d
         correlation = compute_matern(self.x, self.x, np.exp(-theta[:d]))
         smooth = self._signal(theta) * correlation

@@ -27,7 +27,7 @@ def fit_roofline(
         energy_j: Measured energies, positive, shape (n,).
         weight: Weights of the rows, shape (n,).
         prior: Coefficients to shrink towards, shape (t,), for families with few rows.
-        prior_rows: How many rows the prior is worth for each coefficient.
+        prior_rows: Number of rows the prior is worth for each coefficient.
         iterations: Re-weightings.
 
     Returns:

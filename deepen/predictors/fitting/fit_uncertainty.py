@@ -30,7 +30,7 @@ _FLOOR_PRIOR_SD = 0.04
 _FREEDOM = 6.0
 """Degrees of freedom of the likelihood (Student's t), so that one odd model does not decide."""
 _LIKELIHOOD_FACTOR = 1.15
-"""What the fitted scale has to be multiplied by for nine in ten: 1.13 of normal errors, 1.18 of Student's."""
+"""Factor on the fitted scale that makes nine in ten lie inside: 1.13 of normal errors, 1.18 of Student's."""
 _LIKELIHOOD_WEIGHT = 50.0
 """Models from which on the conformal factor counts for more than that: one quantile of few errors is mostly chance."""
 _SHARES = np.linspace(0.0, 1.0, 11)

@@ -1,4 +1,4 @@
-"""What all learners of a family share: its rows, its folds, and roofline and trend inside and outside each fold.
+"""Rows and folds of a family, with roofline and trend inside each fold: the common ground of all its learners.
 
 Folds are made of configurations (a configuration measured twice never lies on both sides) and stratified by energy, so
 that each fold spans the family's range. Everything is refitted inside a fold, the roofline and the trend included.
@@ -67,7 +67,7 @@ class FamilyData:
 
 @dataclass(frozen=True, slots=True)
 class RooflineTerms:
-    """Which terms a roofline may have.
+    """Terms that a roofline may have, and their prior.
 
     Attributes:
         terms: Shape (t,).
@@ -125,7 +125,7 @@ def plan_family(
 
     Args:
         data: The rows.
-        recipe: How many folds.
+        recipe: Number of folds, and the most rows of a Gaussian process.
         forms: Rooflines to choose from, the one with the fewest terms first.
         names: Names of the features.
         seed: Seed of the folds.
@@ -155,7 +155,7 @@ def plan_family(
 def _approximate_regressor(
     base: RooflineAndTrend, x: NDArray[np.float32], z: NDArray[np.float32], smooth: NDArray[np.bool_], most: int
 ) -> Floats:
-    """What regressors will about make of a roofline's residual at other rows: trend and a smooth function of sizes.
+    """Approximate the regressors of a roofline's residual at other rows by the trend and a smooth function of sizes.
 
     Of more rows than a process can take, an even part is shown to it.
     """
@@ -166,7 +166,7 @@ def _approximate_regressor(
 
 
 def select_active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.int64]:
-    """Columns that vary, without copies of earlier ones (absolute correlation above 0.9999)."""
+    """Select the columns that vary, without copies of earlier ones (absolute correlation above 0.9999)."""
     x = columns.astype(np.float64)
     varying = np.flatnonzero(np.ptp(x, axis=0) > 1e-6)
     z = x[:, varying] - x[:, varying].mean(0)
@@ -181,7 +181,7 @@ def select_active_columns(columns: NDArray[np.float32] | Floats) -> NDArray[np.i
 def find_correlated_active_columns(
     columns: NDArray[np.float32], active: NDArray[np.int64], wanted: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The active columns that wanted ones are, or are copies of."""
+    """Find the active columns that wanted ones are, or are copies of."""
     if not wanted.size:
         return wanted
     z = columns.astype(np.float64) - columns.astype(np.float64).mean(0)
@@ -190,7 +190,7 @@ def find_correlated_active_columns(
 
 
 def make_stratified_group_folds(data: FamilyData, folds: int, seed: int) -> list[NDArray[np.bool_]]:
-    """Masks of held-out rows: configurations sorted by energy, dealt in shuffled hands."""
+    """Make masks of held-out rows: configurations sorted by energy, dealt in shuffled hands."""
     groups: dict[str, list[int]] = {}
     for row, key in enumerate(data.keys):
         groups.setdefault(key, []).append(row)

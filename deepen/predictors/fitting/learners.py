@@ -1,11 +1,10 @@
 """The learners: each fits ``log(energy / work)`` of one family.
 
-``random-forest`` sees the residual of the roofline alone, as the field does. The others see what the log-linear trend
-(a ridge regression on standardised columns) leaves of it, so that they extrapolate with the trend rather than with the
-value of the nearest leaf. ``log-linear`` is the trend by itself. ``gaussian-process`` sees sizes and kinds only, of
-which energy is a smooth function; ``gaussian-aligned`` sees what paddings waste and ratios too; ``gaussian-few`` sees
-only the coordinates of the matrix product, or of the data moved, that the kernel is. ``shared-gaussian``
-learns from several families at once and is fitted in :mod:`deepen.predictors.fitting.shared_gaussian_process`.
+``random-forest`` sees the residual of the roofline alone, as the field does. The others see the part of it that the
+log-linear trend (a ridge regression on standardised columns) leaves, so that they extrapolate with the trend rather
+than with the value of the nearest leaf. ``gaussian-process`` sees only the coordinates of the matrix product, or of the
+data moved, that the kernel is. ``shared-gaussian`` learns from several families at once and is fitted in
+:mod:`deepen.predictors.fitting.shared_gaussian_process`.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ __all__ = ["FittedLearner", "RidgeTrend", "TrainingBudget", "fit_learner", "fit_
 Floats = NDArray[np.float64]
 
 _MIN_LEAF = 2
-_GAUSSIANS = ("gaussian-process", "gaussian-aligned", "gaussian-few")
 _TREND_REACH = float(np.log(2.0))
-"""How far beyond the residuals seen the trend may go, log units."""
+"""Distance beyond the residuals seen that the trend may go, log units."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBudget:
-    """What a learner may cost.
+    """Limits on the size of learners.
 
     Attributes:
         trees: Trees of a forest.
@@ -86,7 +84,7 @@ class FittedLearner:
     Attributes:
         learner: Its name.
         trend: The family's trend.
-        on_trend: Whether the learner adds to the trend.
+        adds_to_trend: True if the learner was fitted to what the trend leaves, and the trend is added to it.
         forest: Trees over the family's columns, if it has any.
         gaussian: Gaussian process over the standardised columns, if it has one.
     """
@@ -146,8 +144,7 @@ def fit_learner(
     trend: RidgeTrend,
     budget: TrainingBudget,
     seed: int,
-    small: Floats | None = None,
-    used: NDArray[np.bool_] | None = None,
+    coordinates: NDArray[np.bool_] | None = None,
 ) -> FittedLearner:
     """Fit one learner.
 
@@ -157,31 +154,23 @@ def fit_learner(
         y: log(energy / work), shape (n,).
         weight: Weights with mean 1, shape (n,).
         trend: The family's trend on the same rows.
-        budget: What it may cost.
+        budget: Limits on its size.
         seed: Seed of whatever is random in it.
-        small: Median energy over each row's energy, shape (n,); noise may grow with it.
-        used: Columns a Gaussian process looks at, shape (d,); by default all.
+        coordinates: Mask of the columns a Gaussian process looks at, shape (d,); by default all.
     """
     if learner == "random-forest":
         return FittedLearner(learner, trend, False, forest=_fit_random_forest(x, y, weight, budget, seed))
     rest = y - trend.predict(x)
-    if learner in _GAUSSIANS:
-        every = used is None or not used.any()
-        # With few coordinates the small kernels are neighbours of each other and need no noise of their own.
-        growing = None if learner == "gaussian-few" else small
-        gaussian = _fit_gaussian_columns(trend.standard(x), rest, weight, growing, None if every else used)
+    if learner == "gaussian-process":
+        gaussian = _fit_gaussian_columns(trend.standard(x), rest, weight, coordinates)
         return FittedLearner(learner, trend, True, gaussian=gaussian)
-    if learner == "log-linear":
-        return FittedLearner(learner, trend, True)
     return FittedLearner(learner, trend, True, forest=_TREES[learner](x, rest, weight, budget, seed))
 
 
-def _fit_gaussian_columns(
-    x: Floats, y: Floats, weight: Floats, small: Floats | None, used: NDArray[np.bool_] | None
-) -> GaussianFit:
-    """A process over some of the columns; the others get a length scale without end."""
-    chosen = np.ones(x.shape[1], dtype=bool) if used is None else used
-    fit = fit_gaussian(x[:, chosen], y, weight, small)
+def _fit_gaussian_columns(x: Floats, y: Floats, weight: Floats, coordinates: NDArray[np.bool_] | None) -> GaussianFit:
+    """Fit a process over some of the columns; the others get a length scale without end."""
+    chosen = np.ones(x.shape[1], dtype=bool) if coordinates is None or not coordinates.any() else coordinates
+    fit = fit_gaussian(x[:, chosen], y, weight)
     inverse_length = np.zeros(x.shape[1])
     inverse_length[chosen] = fit.inverse_length
     return GaussianFit(x, inverse_length, fit.alpha)

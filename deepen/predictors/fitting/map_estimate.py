@@ -35,12 +35,12 @@ class FactorProblem:
     """n measurements of u kernels.
 
     Attributes:
-        joules: What each kernel contributes to each measurement by the base, shape (n, u), not negative.
-        fixed: What is added whatever the factors are, shape (n,).
-        overhead: What the overhead contributes by the base, shape (n,).
+        joules: Contribution of each kernel to each measurement by the base, shape (n, u), not negative.
+        fixed: Joules added whatever the factors are, shape (n,).
+        overhead: Contribution of the overhead by the base, shape (n,).
         measured: Positive, shape (n,).
         relative_sd: Relative standard uncertainty of each measurement, shape (n,).
-        model: Which measurements are whole models: ``bend`` is about these, shape (n,).
+        model: Mask of the whole models, which ``bend`` is about, shape (n,).
     """
 
     joules: Floats

@@ -49,7 +49,25 @@ def pack_parameters(
     residual: Floats,
     family_of: NDArray[np.str_],
 ) -> PredictorParameters:
-    """Put all families' fits into the dense arrays of :class:`PredictorParameters`."""
+    """Put all families' fits into the dense arrays of :class:`PredictorParameters`.
+
+    For each family:
+
+    1. Its range, and its roofline: its own, or the pooled one scaled by its few rows.
+    2. Its trend, in the columns it uses; others keep mean 0, scale 1 and coefficient 0.
+    3. Its members, each times its share: a part of a shared process is put into the family's standard units; trees are
+       put over all columns; learners that do not add to the trend give way to it outside the range.
+    4. The ends of its trees and rows in the arrays all families share.
+
+    Args:
+        families: Names of the families (F of them).
+        names: Names of the features.
+        data: Rows of each family.
+        fits: Fit of each family; ``None``: the roofline answers.
+        pooled: The roofline over all families.
+        residual: Held-out log error of every record, shape (n,).
+        family_of: Family of every record, shape (n,).
+    """
     f, d = len(families), len(list_column_names(names))
     work = np.tile(pooled.work, (f + 1, 1))
     half_width = np.full(f + 1, pooled.half_width)
@@ -65,6 +83,7 @@ def pack_parameters(
     judged = np.array([fit is not None for fit in fits], dtype=np.bool_)
     covered = np.isin(family_of, np.array(families)[judged])
     for i, (rows, fit) in enumerate(zip(data, fits, strict=True)):
+        # 1. Range and roofline.
         low[i], high[i] = rows.columns.min(0), rows.columns.max(0)
         trees = gaussians = 0
         if fit is None:
@@ -72,12 +91,14 @@ def pack_parameters(
         else:
             work[i] = fit.work
             half_width[i] = compute_family_half_width(residual[family_of == rows.name], residual[covered])
+        # 2. Trend.
         if fit is not None and fit.trend is not None:
             matrices["mean"][i, fit.active] = fit.trend.mean
             matrices["coefficient"][i, fit.active] = fit.trend.coefficient
             scale[i, fit.active] = fit.trend.scale
             intercept[i] = fit.trend.intercept
             trend_low[i], trend_high[i] = fit.trend.low, fit.trend.high
+            # 3. Members.
             share[i] = sum(part for m, part in fit.members if isinstance(m, FittedLearner) and m.adds_to_trend)
             for member, part in fit.members:
                 if isinstance(member, SharedProcessPart):
@@ -102,6 +123,7 @@ def pack_parameters(
                     gaussian_alpha.append(member.gaussian.alpha * part)
                     matrices["inverse_length"][i, fit.active] = member.gaussian.inverse_length
                     gaussians += member.gaussian.alpha.size
+        # 4. Ends.
         tree_start[i + 1] = tree_start[i] + trees
         gaussian_start[i + 1] = gaussian_start[i] + gaussians
     return PredictorParameters(

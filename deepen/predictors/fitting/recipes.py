@@ -20,9 +20,6 @@ SINGLE_LEARNERS = (
     "extra-trees",
     "lightgbm",
     "gaussian-process",
-    "gaussian-aligned",
-    "gaussian-few",
-    "log-linear",
 )
 """Learners that need the rows of one family only."""
 LEARNERS = (*SINGLE_LEARNERS, "shared-gaussian")
@@ -31,13 +28,13 @@ _FOLDER = "recipes"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train.
+    """Learners, folds and limits of a training.
 
     Attributes:
         name: Name of the recipe.
         title: One line for listings.
         learners: Competing learners (see :data:`LEARNERS`), chosen per family by cross-validation.
-        blend: Whether a mean of several learners may win.
+        blend: True if a mean of several learners may win.
         folds: Cross-validation folds, by configuration.
         min_rows: Families with fewer rows get no regressor of their own.
         share_min_rows: Families with at least so many rows may learn together with others (``shared-gaussian``); those
@@ -45,7 +42,8 @@ class Recipe:
         share_max_rows: Families with more rows learn alone.
         trees: Trees of a forest.
         rounds: Boosting rounds of LightGBM.
-        gaussian_max_rows: Families with more rows do not try the Gaussian process.
+        gaussian_max_rows: Families with more rows do not try ``gaussian-process``; where nothing else may compete,
+            ``extra-trees`` stands in.
         max_nodes: Tree nodes of the whole predictor, which bounds the size of its file (18 bytes each).
     """
 

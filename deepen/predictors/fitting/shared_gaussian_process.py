@@ -36,7 +36,7 @@ _ITERATIONS = 25
 
 @dataclass(frozen=True, slots=True)
 class SharedProcessPart:
-    """What a shared process says of one family.
+    """The part of a shared process that predicts one family.
 
     Attributes:
         columns: Columns it looks at, shape (c,).
@@ -72,12 +72,13 @@ def fit_shared_process(
 
     Args:
         plans: Families with folds and rooflines.
-        sizes: Which columns are sizes or kinds, shape (d,).
+        sizes: Mask of the columns that are sizes or kinds, shape (d,).
         recipe: ``shared-gaussian`` must be among its learners, else nothing is fitted.
 
     Returns:
         Family -> its part; empty where fewer than two families qualify.
     """
+    # 1. The families, and the columns that vary inside some of them.
     chosen = _select_families(plans, recipe)
     if "shared-gaussian" not in recipe.learners or len(chosen) < _FEWEST_FAMILIES:
         return {}
@@ -86,6 +87,7 @@ def fit_shared_process(
     used = _select_shared_columns(chosen, columns, sizes)
     if not used.size:
         return {}
+    # 2. One fit over all their rows, and held-out predictions with its hyperparameters.
     mean, scale = columns[:, used].mean(0), columns[:, used].std(0)
     energy = np.concatenate([p.data.energy_j for p in chosen])
     fit = fit_grouped_gaussian(
@@ -97,6 +99,7 @@ def fit_shared_process(
         _ITERATIONS,
     )
     held_out = _cross_validate_process(fit, chosen, start)
+    # 3. Each family's part, conditioned on all rows.
     y = np.concatenate([p.base.residual for p in chosen])
     alpha = fit.solve(y, np.ones(len(y), dtype=bool))
     found = {}

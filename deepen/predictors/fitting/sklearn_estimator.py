@@ -76,12 +76,11 @@ class LogWorkRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.active_ = select_active_columns(columns)
         residual = np.log(target) - compute_log_roofline(terms, self.work_)
         trend = fit_trend(columns[:, self.active_], residual, weight)
-        learner = self.learner if self.active_.size else "log-linear"
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         budget = TrainingBudget(self.trees, self.rounds, max_leaves=4096)
-        self.fitted_: FittedLearner = fit_learner(
-            learner, columns[:, self.active_], residual, weight, trend, budget, seed
-        )
+        self.fitted_ = FittedLearner(self.learner, trend, adds_to_trend=True)
+        if self.active_.size:
+            self.fitted_ = fit_learner(self.learner, columns[:, self.active_], residual, weight, trend, budget, seed)
         return self
 
     def predict(self, X: Any) -> Floats:  # the estimator contract's names

@@ -1,4 +1,4 @@
-"""What calibration adds to a predictor: a factor on every kernel's energy, near 1 for what nothing is known about.
+"""The factor that calibration puts on every kernel's energy; near 1 for kernels of which nothing is known.
 
 It is kept on the predictor's card (plain JSON, like the model-level terms), so that a calibrated predictor is a file
 like any other.
@@ -47,7 +47,7 @@ class FactorTerm:
 
 @dataclass(frozen=True, slots=True)
 class LengthCorrection:
-    """How the energy of a whole model departs from the sum as models get longer: ``s * (s / s0) ** exponent``.
+    """Departure of a whole model's energy from the sum ``s`` as models get longer: ``s * (s / s0) ** exponent``.
 
     Attributes:
         exponent: Near zero; zero: not at all.
@@ -76,8 +76,8 @@ class CalibrationFactors:
     Attributes:
         families: Families of the measured kernels (k of them).
         position: Their positions, shape (k, p).
-        terms: What is added.
-        bend: What long models do to the sum.
+        terms: The terms that add up to the log factor.
+        bend: The correction of the sums of long models.
     """
 
     families: tuple[str, ...]

@@ -28,7 +28,6 @@ __all__ = [
     "select_extrapolation_columns",
     "select_physical_coordinates",
     "select_size_columns",
-    "select_smooth_columns",
 ]
 
 _MEASURES = ("macs", "ops", "bytes_in", "bytes_weights", "bytes_written", "im2col_bytes")
@@ -90,33 +89,24 @@ def list_column_names(feature_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def select_extrapolation_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which columns say whether a kernel lies outside the training range, shape (columns,)."""
+    """Select the columns that tell if a kernel lies outside the training range, as a mask of shape (columns,)."""
     names = list_column_names(feature_names)
     return np.array([not (n.startswith(_SHARES) or _is_derived(n)) for n in names])
 
 
 def select_size_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which columns are sizes or kinds, nothing made from them, shape (columns,): what a trend may follow."""
+    """Select the columns a trend may follow, as a mask of shape (columns,): sizes or kinds, nothing made from them."""
     follows = (*_SHARES, *_SUMS)
     return np.array([not (n.startswith(follows) or _is_derived(n)) for n in list_column_names(feature_names)])
 
 
-def select_smooth_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which columns energy is a smooth function of, shape (columns,): sizes, and channels beyond the last full block.
-
-    A process over these alone needs fewer length scales.
-    """
-    rests = np.array([n.endswith(_REST) for n in list_column_names(feature_names)])
-    return np.asarray(select_size_columns(feature_names) | rests)
-
-
 def select_physical_coordinates(feature_names: Sequence[str], varying: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which columns a physicist would plot energy over, shape (columns,).
+    """Select the columns a physicist would plot energy over, as a mask of shape (columns,).
 
     Args:
         feature_names: Features the columns are made from.
-        varying: Which columns vary within the family, shape (columns,): one with sizes of matrix products gets the
-            coordinates of products, any other those of moving data; both get what kinds there are.
+        varying: Mask of the columns that vary within the family, shape (columns,): one with sizes of matrix products
+            gets the coordinates of products, any other those of moving data; both get the kinds.
     """
     names = list_column_names(feature_names)
     product = any(v and n in ("m", "n", "k") for n, v in zip(names, varying.tolist(), strict=True))
@@ -183,12 +173,12 @@ def compute_work_terms(raw: NDArray[np.float64], feature_names: Sequence[str]) -
 
 
 def select_base_roofline_terms() -> NDArray[np.bool_]:
-    """Which terms, the constant included, are of the plain roofline without loops, shape (len(WORK_TERMS) + 1,)."""
+    """Select the terms of the plain roofline without loops, as a mask of shape (len(WORK_TERMS) + 1,)."""
     return np.array([name in _FEW_TERMS for name in WORK_TERMS] + [True])
 
 
 def _is_derived(name: str) -> bool:
-    """Whether a column is made from several features, or from what blocks leave over."""
+    """True for a column made from several features, or from the remainder of a block."""
     return any(sign in name for sign in "/%*")
 
 

@@ -1,4 +1,4 @@
-"""What calibration believes before it has seen a measurement: factors of similar kernels are similar.
+"""The prior of calibration, before it has seen a measurement: factors of similar kernels are similar.
 
 The logarithm of a kernel's factor (its energy on the new device over the base's) is a Gaussian process: one part is
 shared by all kernels, one by the kernels of a family, one falls off with the distance of two kernels of a family, and
@@ -57,7 +57,7 @@ class FactorPrior:
 
 
 def compute_log_positions(raw: Floats, feature_names: Sequence[str]) -> Floats:
-    """Where kernels lie, in log units.
+    """Compute the positions of kernels, in log units.
 
     Args:
         raw: Features in natural units, shape (n, len(feature_names)).

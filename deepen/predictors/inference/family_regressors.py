@@ -39,7 +39,7 @@ __all__ = ["KernelEnergies", "PredictorParameters"]
 Floats = NDArray[np.float64]
 
 RANGE_MARGIN = float(np.log(1.25))
-"""How far beyond the training range a feature may lie (log units) before a kernel counts as extrapolated."""
+"""Distance beyond the training range (log units) from which on a kernel counts as extrapolated."""
 _HAND_OVER = 0.7
 
 
@@ -50,8 +50,8 @@ class KernelEnergies:
     Attributes:
         energy_j: shape (n,), positive.
         half_width: Half-width of the nominal 90 % interval in log energy, shape (n,).
-        regressor: Whether a regressor answered (else the roofline), shape (n,).
-        extrapolated: Whether a column lies outside the family's training range, shape (n,).
+        regressor: Mask of the kernels a regressor answered (the others: the roofline), shape (n,).
+        extrapolated: Mask of the kernels with a column outside the family's training range, shape (n,).
     """
 
     energy_j: Floats
@@ -67,7 +67,7 @@ class PredictorParameters:
     Attributes:
         families: Their names.
         feature_names: Features, in the order of ``deepen.kernels.features`` when it was trained.
-        regressor: Whether a family has one, bool, shape (F,).
+        regressor: Mask of the families that have one, shape (F,).
         work: Roofline coefficients, joules per unit, shape (F + 1, T); the last row is pooled over families.
         half_width: Interval half-widths in log energy, shape (F + 1,).
         trend_mean: shape (F, D).

@@ -1,4 +1,4 @@
-"""What the loops inside a kernel cost beside operations and bytes, computed from a kernel's features.
+"""Costs of the loops inside a kernel, beside operations and bytes, computed from a kernel's features.
 
 A roofline counts multiply-accumulates and bytes. Kernels of processors are nests of loops, and the outer ones cost,
 too: runtimes that turn a convolution into a matrix product copy it window by window, row of the map by row (im2col:

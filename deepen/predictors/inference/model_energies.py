@@ -54,7 +54,7 @@ def assemble_models(
         models: The models.
         alone: Their distinct kernels, predicted alone.
         overheads: The model-level terms.
-        correction: What the length of a model does to the sum.
+        correction: Factor on a model's sum for its length.
     """
     kernel_j = compute_in_model_energy(overheads, models, alone.energy_j)
     plain = overheads.compute_totals(models, kernel_j)

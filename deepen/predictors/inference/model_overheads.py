@@ -55,7 +55,7 @@ class ModelOverheads:
         kernel_variance: Factor on the variance that kernels bring into a model.
         inflation: Factor on the half-width of a model's interval.
         models: Whole models it was fitted on.
-        terms: Which terms were kept: ``sum``, ``call``, ``context`` or ``scale``.
+        terms: Name of the terms kept: ``sum``, ``call``, ``context`` or ``scale``.
         scores: Leave-one-model-out mean absolute log error of each choice.
         note: One line for the card.
     """
@@ -141,12 +141,8 @@ class ModelOverheads:
             kernel_j: Energy of one execution of each distinct kernel inside a model, shape (k,).
             half_width: Half-width of the interval of each distinct kernel in log energy, shape (k,).
         """
-        kernels = models.sums(kernel_j)
-        whole = kernels + self.overhead_j
         # The overhead has no error of its own; what kernels miss weighs less where it is large.
-        share = np.where(kernels > 0, kernels / np.where(whole > 0, whole, 1.0), 0.0) ** 2
-        apart, by_family, together = compute_model_variances(models, kernel_j, half_width)
-        return share * apart, share * by_family, share * together
+        return compute_model_variances(models, kernel_j, half_width, self.compute_totals(models, kernel_j))
 
     def compute_half_width(self, models: KernelCounts, kernel_j: Floats, half_width: Floats) -> Floats:
         """Compute the half-width of models' intervals in log energy, shape (n,); zero for models without kernels.
@@ -156,8 +152,9 @@ class ModelOverheads:
             kernel_j: Energy of one execution of each distinct kernel inside a model, shape (k,).
             half_width: Half-width of the interval of each distinct kernel in log energy, shape (k,).
         """
-        found = self.spread.half_width(*self.compute_variances(models, kernel_j, half_width))
-        return np.where(models.sums(kernel_j) > 0, found, 0.0)
+        kernels = models.sums(kernel_j)
+        variances = compute_model_variances(models, kernel_j, half_width, kernels + self.overhead_j)
+        return np.where(kernels > 0, self.spread.half_width(*variances), 0.0)
 
 
 def compute_in_model_energy(context: ModelOverheads, models: KernelCounts, energy_j: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""How uncertain a whole model is: kernels' errors with what they share, and what no kernel explains.
+"""Uncertainty of a whole model: kernels' errors with the part they share, and a part no kernel explains.
 
 The relative variance of a model's predicted energy ``E`` is::
 
@@ -64,14 +64,15 @@ class ModelUncertainty:
 
 
 def compute_model_variances(
-    models: KernelCounts, energy_j: Floats, half_width: Floats
+    models: KernelCounts, kernel_j: Floats, half_width: Floats, total_j: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Compute the relative variance of models if errors were independent, shared within families, or by all kernels.
 
     Args:
         models: The models (n) and their distinct kernels (k).
-        energy_j: Energy of one execution of each distinct kernel, shape (k,).
+        kernel_j: Energy of one execution of each distinct kernel, shape (k,).
         half_width: Half-width of its nominal 90 % interval in log energy, shape (k,).
+        total_j: Energy of each model, which variances are relative to, shape (n,).
 
     Returns:
         Three arrays of shape (n,); zero for models without energy.
@@ -81,11 +82,11 @@ def compute_model_variances(
     codes = np.array([number[f] for f in models.families], dtype=np.int64)
     # All executions of a kernel in a model share one error.
     model, kernel, times = models.add_repeats()
-    error = times * (energy_j * (half_width / Z))[kernel]
+    error = times * (kernel_j * (half_width / Z))[kernel]
     apart = np.bincount(model, weights=error**2, minlength=n)
-    together = np.bincount(model, weights=error, minlength=n) ** 2
-    member = np.bincount(model * len(number) + codes[kernel], weights=error, minlength=n * len(number))
-    by_family = (member.reshape(n, len(number)) ** 2).sum(axis=1)
-    total = models.sums(energy_j)
-    scale = np.where(total > 0, 1.0 / np.where(total > 0, total, 1.0), 0.0) ** 2
+    cell = model * len(number) + codes[kernel]
+    by_family = np.bincount(cell, weights=error, minlength=n * len(number)).reshape(n, len(number))
+    together = by_family.sum(axis=1) ** 2
+    by_family = (by_family**2).sum(axis=1)
+    scale = np.where(total_j > 0, 1.0 / np.where(total_j > 0, total_j, 1.0), 0.0) ** 2
     return apart * scale, by_family * scale, together * scale

@@ -33,7 +33,7 @@ class TreeEnsemble:
         threshold: Go left where ``column <= threshold``; float32, shape (nodes,).
         left: Index of the left child, greater than the node's own; int32, shape (nodes,).
         right: Index of the right child, greater than the node's own; int32, shape (nodes,).
-        value: What a leaf adds; float32, shape (nodes,).
+        value: Addend of a leaf; float32, shape (nodes,).
         roots: Index of each tree's root, ascending; int32, shape (trees,).
     """
 

@@ -48,14 +48,14 @@ def test_a_coordinate_that_another_column_copies_is_seen_through_it(world_of):
     assert find_correlated_active_columns(x, active, np.zeros(0, dtype=np.int64)).size == 0
 
 
-@pytest.mark.parametrize("worse, chosen", [(0.001, "gaussian-few"), (0.1, "lightgbm")])
+@pytest.mark.parametrize("worse, chosen", [(0.001, "gaussian-process"), (0.1, "lightgbm")])
 def test_the_frugal_one_is_taken_unless_it_is_clearly_worse(worse, chosen):
     rng = np.random.default_rng(6)
     truth = np.zeros(60)
     best = 0.05 * rng.standard_normal(60)
     frugal = 0.05 * rng.standard_normal(60)
     frugal *= (np.abs(best).mean() + worse) / np.abs(frugal).mean()
-    held_out = {"lightgbm": best, "gaussian-few": frugal}
+    held_out = {"lightgbm": best, "gaussian-process": frugal}
     scores = {name: float(np.abs(p).mean()) for name, p in held_out.items()}
     assert _choose_first_learner(scores, held_out, np.ones(60), truth, list(held_out)) == chosen
 
@@ -63,8 +63,8 @@ def test_the_frugal_one_is_taken_unless_it_is_clearly_worse(worse, chosen):
 def test_it_predicts_and_survives_the_file(world_of, dataset_of, tmp_path):
     families = ("conv-bn-relu", "dwconv-bn-relu")
     records = world_of(62).kernels(60, families)
-    predictor = predictors.train_predictor(dataset_of(records), Recipe("few", learners=("gaussian-few",)))
-    assert {f["learner"] for f in predictor.card["families"].values()} == {"gaussian-few"}
+    predictor = predictors.train_predictor(dataset_of(records), Recipe("few", learners=("gaussian-process",)))
+    assert {f["learner"] for f in predictor.card["families"].values()} == {"gaussian-process"}
     test = world_of(63).kernels(40, families)
     raw, names = build_feature_matrix([r.features for r in test]), [r.family for r in test]
     found = predictor.energies(names, raw).energy_j

@@ -21,7 +21,8 @@ def counted(totals, families):
 
 
 def variances(totals, width, families):
-    return compute_model_variances(counted(totals, families), np.ones(len(width)), width)
+    models, joule = counted(totals, families), np.ones(len(width))
+    return compute_model_variances(models, joule, width, models.sums(joule))
 
 
 def half_width(context, totals, width, families):
