@@ -1,4 +1,4 @@
-"""Streams written by hand from the protocols, and a port that plays a conversation."""
+"""Streams written by hand from the protocols, a port that plays a conversation, and instruments on emulators."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deepen.cli import cli
-
-Weights = Callable[..., np.ndarray]
+from tests.support.model_files import write_model_file
 
 
 @pytest.fixture
@@ -21,8 +20,10 @@ def run() -> Callable[..., Result]:
 
 
 @pytest.fixture
-def model(make_model: Callable[..., Path], weights: Weights) -> Path:
-    return make_model(
+def model(tmp_path: Path) -> Path:
+    weights = np.random.default_rng(20261122).standard_normal((16, 8, 3, 3), dtype=np.float32)
+    return write_model_file(
+        tmp_path,
         [
             ("Conv", ["x", "w"], ["a"], {}),
             ("Relu", ["a"], ["b"], {}),
@@ -32,7 +33,7 @@ def model(make_model: Callable[..., Path], weights: Weights) -> Path:
         ],
         {"x": (1, 8, 6, 6)},
         ["y"],
-        {"w": weights(16, 8, 3, 3)},
+        {"w": weights},
     )
 
 
@@ -71,8 +72,8 @@ def test_split_by_rules(run: Callable[..., Result], model: Path) -> None:
     assert "tflite-cpu.toml" in document["evidence"]
 
 
-def test_shapes_can_be_given(run: Callable[..., Result], make_model: Callable[..., Path]) -> None:
-    path = make_model([("Relu", ["x"], ["y"], {})], {"x": ("n", 4)}, ["y"])
+def test_shapes_can_be_given(run: Callable[..., Result], tmp_path: Path) -> None:
+    path = write_model_file(tmp_path, [("Relu", ["x"], ["y"], {})], {"x": ("n", 4)}, ["y"])
     assert run("split", path).exit_code == 1
     document = json.loads(run("split", path, "--shape", "x=3x4", "--json").stdout)
     assert document["kernels"][0]["bytes_written"] == 48
