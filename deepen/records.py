@@ -218,7 +218,7 @@ class EnergyRecord:
         family: Kernel family; empty for a model.
         params: Kernel parameters (JSON values); empty for a model.
         features: Feature name -> value for a kernel (see ``features_version``); empty for a model.
-        features_version: Version of the feature definition.
+        features_version: Version of the feature definition; stored records have that of the deepen that reads them.
         kernels: For a model, its kernels as ``{"family", "params", "features"}``; empty for a kernel.
         energy_j: Net energy per inference; ``nan`` in imported records without an energy.
         uncertainty_j: Standard uncertainty of ``energy_j``.

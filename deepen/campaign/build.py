@@ -16,6 +16,7 @@ from deepen.campaign.run import CampaignProgress, CampaignReport, open_work_fold
 from deepen.campaign.station import DeviceWithMeter, Station, StationIdentity
 from deepen.campaign.tasks import ConditionGrid
 from deepen.datasets import Dataset
+from deepen.datasets.database import locate_companion_folder, locate_database
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.splitting.runtime_names import resolve_splitter
 from deepen.measure.conditions.runtime_choice import AUTO, resolve_runtime_name
@@ -162,7 +163,8 @@ def build_dataset(
     Devices of the same profile share the kernels; devices of different profiles measure all of them each.
 
     Args:
-        out: The dataset's folder; made where absent. The plan is kept in it as ``plan.json``.
+        out: The dataset, a folder or a file ``NAME.db``; made where absent. The plan is kept in the folder, or in
+            ``NAME.files``, as ``plan.json``.
         families: Families to sample; all where not given.
         count: Number of kernels; :data:`DEFAULT_COUNT` where no time is given either.
         minutes: Time to spend; the sample is cut where it ends.
@@ -198,9 +200,10 @@ def build_dataset(
     ConditionGrid(names, counts, repeats)  # refuses what makes no sense before anything is opened
     if count is None:
         count = DEFAULT_COUNT if minutes is None else min(_MOST, max(1, int(minutes * _PER_MINUTE)))
-    plan_path = out / "plan.json"
+    kept = locate_companion_folder(out)
+    plan_path = kept / "plan.json"
     plan = plan_kernels(plan_path, families, count, seed, read_kernel_keys(exclude), max_macs)
-    known = load_stations(out)
+    known = load_stations(kept)
     options: dict[str, Any] = {} if prepare else {"prepare": False}
     options |= {"settings": dict(settings)} if settings else {}
     options |= {"sync": sync} if sync != "auto" else {}
@@ -211,7 +214,7 @@ def build_dataset(
     ]
     with ExitStack() as stack:
         # Whoever is writing there is found before the sessions disturb it; a folder is made after all else is well.
-        there = (out / "card.json").exists()
+        there = locate_database(out).exists()
         dataset = stack.enter_context(Dataset.open(out, create=True)) if there else None
         preparers: dict[str, PrepareFunction] = {}
         fleet = stack.enter_context(Fleet(stations, preparers, retries=CampaignSettings().retries, patience=patience))
@@ -221,16 +224,17 @@ def build_dataset(
         facts = [station.facts for station in stations if station.facts]
         check_conditions(dataset, facts, matrix)
         dataset = dataset or stack.enter_context(Dataset.open(out, create=True))
+        make_folder(kept)
         plan.save(plan_path)
-        save_stations(out, stations)
-        folder = stack.enter_context(open_work_folder(out))
+        save_stations(kept, stations)
+        folder = stack.enter_context(open_work_folder(kept))
         stack.callback(fleet.close)  # before the folder its threads write in is removed
         for number, station in enumerate(stations):
             make_folder(folder / str(number))
             preparers[station.name] = ItemPreparer(folder / str(number), how)
 
         def tell(state: CampaignProgress) -> None:
-            log_progress(out, state)
+            log_progress(kept, state)
             if on_progress is not None:
                 on_progress(state)
 
@@ -257,7 +261,7 @@ def _resolve_runtime_names(out: Path, runtimes: Sequence[str], delegate: str) ->
         names = tuple(resolve_runtime_name(name, delegate) for name in runtimes)
         _check_runtimes(names)
         return names
-    begun = {record.runtime for record in Dataset.open(out)} if (out / "card.json").exists() else set()
+    begun = {record.runtime for record in Dataset.open(out)} if locate_database(out).exists() else set()
     return (begun.pop(),) if len(begun) == 1 else (AUTO,)
 
 

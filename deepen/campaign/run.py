@@ -126,7 +126,7 @@ def run_plan(
         executor: Who runs the items; by default one after the other on ``session``.
 
     Raises:
-        DatasetError: If the dataset's features have another version than this deepen computes.
+        DatasetError: If the dataset is damaged.
         StorageError: If the disk refuses, or another process is writing; what was stored stays.
         EnvironmentFailure: If several items in a row fail for the surroundings (device or meter gone).
     """
@@ -136,7 +136,7 @@ def run_plan(
     if executor is not None:
         return _run_missing_tasks(tasks, executor, dataset, limits, lambda: session.drift)
     dataset.claim()  # before its work folder is emptied
-    with open_work_folder(dataset.path) as folder:
+    with open_work_folder(dataset.folder) as folder:
         prepare = ItemPreparer(folder, settings)
         serial = SerialExecutor(session, prepare, retries=settings.retries, lookahead=settings.lookahead)
         try:
@@ -170,7 +170,7 @@ def run_tasks(
         drift: Asked at the end for the reference series of the report.
 
     Raises:
-        DatasetError: If the dataset's features have another version than this deepen computes.
+        DatasetError: If the dataset is damaged.
         StorageError: If the disk refuses, or another process is writing; what was stored stays.
     """
     return _run_missing_tasks(tasks, executor, dataset, _RunLimits(budget_s, on_progress, stop), drift)
@@ -194,7 +194,6 @@ def _run_missing_tasks(
     drift: Callable[[], tuple[tuple[float, float], ...]],
 ) -> CampaignReport:
     dataset.claim()
-    _check_features_version(dataset)
     todo = select_missing_tasks(tasks, dataset)
     state = _RunState(len(tasks), todo, limits)
     try:
@@ -206,16 +205,6 @@ def _run_missing_tasks(
         while (found := executor.collect()) is not None:
             _store_outcome(found, dataset, state)
     return state.report(drift())
-
-
-def _check_features_version(dataset: Dataset) -> None:
-    from deepen.kernels import FEATURES_VERSION
-
-    if dataset.features_version not in (0, FEATURES_VERSION):
-        raise DatasetError(
-            f"{dataset.path}: holds features of version {dataset.features_version}, this deepen computes "
-            f"{FEATURES_VERSION}; build a new dataset in another folder"
-        )
 
 
 class _RunState:

@@ -67,7 +67,12 @@ def _format_progress(state: CampaignProgress, several: bool) -> str:
 
 
 @command.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset; made where absent.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Dataset: a folder, or a file NAME.db; made where absent.",
+)
 @click.option(
     "--family", "-f", "families", multiple=True, help="Kernel family, or several with commas; repeatable [all]."
 )
@@ -220,7 +225,9 @@ def build(
 @command.command(name="import")
 @click.argument("name")
 @click.argument("source", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset; made here.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Dataset: a folder, or a file NAME.db; made here."
+)
 @click.option("--runtime", help="Take only the records of this runtime, where the source has several.")
 @click.option("--device", help="Take only the records of this device, where the source has several.")
 @click.option(

@@ -1,7 +1,8 @@
-"""Datasets: energy records in a folder that survives crashes, their quality, and their division.
+"""Datasets: energy records in one SQLite file that survives crashes, their quality, and their division.
 
-``store`` keeps the records (``card``, ``parts``, ``journal`` and ``disk`` are its pieces, ``encode`` their form),
-``export_records`` writes them for other tools, ``quality`` says what looks wrong, ``split`` divides them for training.
+``store`` keeps the records (``database`` is the file, ``record_schema`` and ``stored_features`` their form, ``card``
+their summary), ``export`` writes them for other tools, ``quality`` says what looks wrong, ``train_test_split`` divides
+them for training.
 """
 
 from __future__ import annotations

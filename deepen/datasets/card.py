@@ -1,28 +1,18 @@
-"""The card: what a dataset is, in a small JSON file a person can read.
-
-Everything but ``created`` follows from the records; the file is a copy made at the last compaction, while
-:attr:`deepen.datasets.Dataset.card` is always up to date.
-"""
+"""The card: what a dataset is, summed up from its records."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from deepen import __version__
-from deepen.clock.host_clock import utc_now
-from deepen.errors import DatasetError
+from deepen.datasets.database import DATASET_SCHEMA
 from deepen.records import EnergyRecord, Source, find_weakest_source
 
-__all__ = ["DATASET_SCHEMA", "DatasetCard", "hash_record_set", "make_card", "read_card"]
-
-DATASET_SCHEMA = 1
-"""Version of the folder's layout; a reader refuses a newer one."""
+__all__ = ["DatasetCard", "hash_record_set", "make_card"]
 
 FORMAT = "deepen-dataset"
 
@@ -32,7 +22,7 @@ class DatasetCard:
     """What a dataset is.
 
     Attributes:
-        created: When the folder was made, UTC.
+        created: When the file was made, UTC.
         records: Number of records.
         kernels: Kernel records.
         models: Model records.
@@ -48,8 +38,8 @@ class DatasetCard:
         first_recorded_at: Oldest record, UTC; empty while there is none.
         last_recorded_at: Newest record, UTC; empty while there is none.
         content_sha256: Hash of the records, whatever their order.
-        deepen: Version of deepen that wrote the card.
-        schema: :data:`DATASET_SCHEMA`.
+        deepen: Version of deepen that summed it up.
+        schema: :data:`deepen.datasets.database.DATASET_SCHEMA`.
     """
 
     created: str
@@ -90,10 +80,6 @@ class DatasetCard:
         """JSON document of the card."""
         return {"format": FORMAT, **asdict(self)}
 
-    def encode(self) -> bytes:
-        """Content of ``card.json``."""
-        return (json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n").encode()
-
 
 def hash_record_set(digests: Iterable[bytes]) -> str:
     """Hash of a set of records, from each one's SHA-256, whatever their order."""
@@ -104,11 +90,10 @@ def make_card(created: str, records: Sequence[EnergyRecord], content_sha256: str
     """Sum up records.
 
     Args:
-        created: When the folder was made; empty for now.
+        created: When the file was made.
         records: All records.
         content_sha256: Their :func:`hash_record_set`.
     """
-    created = created or utc_now()
     if not records:
         return DatasetCard(created=created, content_sha256=content_sha256)
     families = Counter(r.family for r in records if r.kind == "kernel")
@@ -132,32 +117,3 @@ def make_card(created: str, records: Sequence[EnergyRecord], content_sha256: str
         last_recorded_at=max(times),
         content_sha256=content_sha256,
     )
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """Read ``card.json`` as far as the store needs it: format, schema and when it was created.
-
-    Raises:
-        DatasetError: If it is absent, damaged, foreign, or written by a newer deepen.
-    """
-    folder = path.parent
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DatasetError(f"no dataset at {folder}; make one with: deepen dataset build --out {folder}") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the file's permissions") from error
-    except ValueError as error:
-        raise DatasetError(f"{path}: damaged ({error}); restore it from a copy") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise DatasetError(f"{path}: not the card of a deepen dataset; choose another folder")
-    schema = document.get("schema")
-    if not isinstance(schema, int):
-        raise DatasetError(f"{path}: damaged (no schema version); restore it from a copy")
-    if schema > DATASET_SCHEMA:
-        writer = document.get("deepen", "a newer one")
-        raise DatasetError(
-            f"{folder}: dataset schema {schema} (written by deepen {writer}) is newer than the {DATASET_SCHEMA} "
-            f"that deepen {__version__} reads; upgrade deepen"
-        )
-    return document

@@ -57,7 +57,7 @@ def make_frame(records: Sequence[EnergyRecord], flatten: bool = False) -> pd.Dat
         row: dict[str, Any] = {name: getattr(record, name) for name in FIELDS}
         row["key"] = hash_params(record.family, record.params) if record.kind == "kernel" else ""
         if flatten:
-            document = encode_record(record)
+            document = encode_record(record, whole=True)
             del row["params"], row["features"]
             row.update({name: encode_canonical_json(document.get(name, {})) for name in _NESTED})
             row.update({f"params.{name}": _encode_cell(value) for name, value in document["params"].items()})
@@ -81,7 +81,7 @@ def export_records(
         records: The records.
         path: The file.
         form: ``csv`` and ``parquet`` hold the flattened table of :func:`make_frame`; ``jsonl`` holds one record per
-            line as the store keeps it.
+            line, whole.
         overwrite: Replace a file that is there.
         disk: Where to write.
 
@@ -103,7 +103,9 @@ def export_records(
 
 def _encode_records(records: Sequence[EnergyRecord], form: Format) -> bytes:
     if form == "jsonl":
-        lines = (json.dumps(encode_record(record), allow_nan=False, ensure_ascii=False) for record in records)
+        lines = (
+            json.dumps(encode_record(record, whole=True), allow_nan=False, ensure_ascii=False) for record in records
+        )
         return "".join(f"{line}\n" for line in lines).encode()
     frame = make_frame(records, flatten=True)
     if form == "csv":

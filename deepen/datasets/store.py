@@ -1,74 +1,78 @@
-"""The store: a folder with a card, Parquet parts and a journal of the newest records.
+"""The store: records in one SQLite file, appended exactly once, read by many beside one writer.
 
 ::
 
-    DIR/card.json                            what it is (see deepen.datasets.card)
-    DIR/parts/part-00000001-00000256.parquet records by sequence number
-    DIR/journal.jsonl                        newest records, one synced line each (see deepen.datasets.journal)
-    DIR/.lock                                held by the one writer
+    NAME.db                    records and metadata (see deepen.datasets.database); DIR stands for DIR/records.db
+    NAME.db-wal, NAME.db-shm   records not yet in it; SQLite's own, gone when nobody has the file open
+    .NAME.db.lock              held by the one writer
 
-A record is stored when ``append`` returns, and not before: ending the process at any moment loses at most the record
-being written. Compaction writes a part aside, syncs it, renames it into place and only then empties the journal; what
-is in both by then is told by its sequence number, so nothing is ever there twice.
+A record is stored when ``append`` returns, and not before: it is on the medium then, and survives a power cut. A record
+is known by the hash of its document, so storing it again after a doubtful end changes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
+import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from deepen.datasets.card import DatasetCard, hash_record_set, make_card, read_card
-from deepen.datasets.journal import JournalContents, encode_journal_line, parse_journal
-from deepen.datasets.parts import ParquetPart, list_parts, read_part, write_part
-from deepen.datasets.record_schema import decode_record, encode_canonical_json, encode_record, hash_record
-from deepen.errors import DatasetError
+from deepen.datasets.card import DatasetCard, hash_record_set, make_card
+from deepen.datasets.database import (
+    check_pages,
+    check_schema,
+    create_database,
+    locate_companion_folder,
+    locate_database,
+    open_database,
+    translate_database_errors,
+)
+from deepen.datasets.record_schema import decode_record, encode_canonical_json, encode_record
+from deepen.errors import DatasetError, DeepenError, StorageError
 from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
-from deepen.storage.atomic import (
-    OS_DISK,
-    Disk,
-    WriterLock,
-    make_folder,
-    make_storage_error,
-    sync_folder,
-    write_file_atomically,
-)
+from deepen.storage.atomic import make_folder, make_storage_error
+from deepen.storage.locks import lock_file, read_lock_owner, write_lock_owner
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Dataset", "read_dataset"]
 
-COMPACT_EVERY = 256
-"""Journal records after which ``append`` compacts."""
+_COLUMNS = ("kind", "family", "device", "serial", "runtime", "threads", "meter", "source", "recorded_at")
+"""Fields that have a column of their own, for those who filter by them in SQL."""
 
-SMALL_PART = 4096
-"""Parts below this many records are merged with what comes after them."""
+_INSERT = (
+    "INSERT INTO records "
+    "(seq, key, kind, family, device, serial, runtime, threads, meter, source, recorded_at, document) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_SELECT = (
+    "SELECT seq, key, document, kind, family, device, serial, runtime, threads, meter, source, recorded_at "
+    "FROM records ORDER BY seq"
+)
 
-_ATTEMPTS = 5
-"""Times a reader starts over when a writer compacts under its eyes."""
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _StoredRecord:
     """A stored record.
 
     Attributes:
         seq: Sequence number, rising from 1.
+        key: SHA-256 of its document in hex; a record that one ``extend`` holds again has ``-2``, ``-3`` ... behind it.
         record: The record.
-        end: Offset after its journal line, bytes; 0 for a record of a part.
-        digest: SHA-256 of its canonical JSON; empty until asked for.
     """
 
     seq: int
+    key: str
     record: EnergyRecord
-    end: int = 0
-    digest: bytes = b""
 
 
 class Dataset:
@@ -77,56 +81,46 @@ class Dataset:
     One process may write at a time; any number may read meanwhile, each seeing what was stored when it opened.
 
     Attributes:
-        path: The folder.
-        notes: What a reader should know: a torn last line that was dropped, records that are missing.
+        path: As given: the file, or the folder it is in.
+        file: The SQLite file.
+        notes: What a reader should know: records that are missing.
     """
 
-    def __init__(self, path: Path, created: str, disk: Disk, compact_every: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
+        self.file = locate_database(path)
         self.notes: tuple[str, ...] = ()
-        self._created = created
-        self._disk = disk
-        self._compact_every = compact_every
-        self._lock: WriterLock | None = None
-        self._journal = -1
+        self._created = ""
+        self._lock = -1
+        self._connection: sqlite3.Connection | None = None
         self._rows: list[_StoredRecord] = []
-        self._parts: list[ParquetPart] = []
-        self._merged: list[ParquetPart] = []
-        self._keys: set[str] = set()
-        self._features_version = 0
-        self._indexed = 0
+        self._by_key: dict[str, _StoredRecord] = {}
 
     @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        create: bool = False,
-        *,
-        writable: bool | None = None,
-        disk: Disk = OS_DISK,
-        compact_every: int = COMPACT_EVERY,
-    ) -> Self:
+    def open(cls, path: str | Path, create: bool = False, *, writable: bool | None = None) -> Self:
         """Open a dataset.
 
         Args:
-            path: Its folder.
+            path: A file ``NAME.db``, or a folder, which stands for ``records.db`` in it.
             create: Make it where there is none.
             writable: Become the writer now rather than at the first :meth:`append`; as ``create`` where not given.
-            disk: What changes files.
-            compact_every: Journal records after which :meth:`append` compacts.
 
         Raises:
             DatasetError: If there is none and ``create`` is false, or it is damaged, foreign or of a newer deepen.
             StorageError: If it cannot be written, or another process is writing.
         """
-        folder = Path(path)
+        dataset = cls(Path(path))
         if create:
-            _create_dataset(folder, disk)
-        dataset = cls(folder, str(read_card(folder / "card.json").get("created", "")), disk, compact_every)
-        if create if writable is None else writable:
-            dataset._become_writer()
-        else:
-            dataset.refresh()
+            dataset._create()
+        try:
+            if create if writable is None else writable:
+                dataset.claim()
+            else:
+                dataset._release()
+                dataset.refresh()
+        except BaseException:
+            dataset._release()
+            raise
         return dataset
 
     def __enter__(self) -> Self:
@@ -146,45 +140,86 @@ class Dataset:
     def __repr__(self) -> str:
         return f"<Dataset {self.path} of {len(self)} records>"
 
+    @property
+    def folder(self) -> Path:
+        """Folder for what belongs to the records: the one given, or ``NAME.files`` beside a file ``NAME.db``."""
+        return locate_companion_folder(self.path)
+
     # Reading
 
     def refresh(self) -> None:
-        """Read the folder again: a reader then sees what was stored meanwhile.
+        """Read the file again: a reader then sees what was stored meanwhile.
 
         Raises:
-            DatasetError: If it is damaged, or was written by a newer deepen.
+            DatasetError: If it is damaged, foreign, or was written by a newer deepen.
+            StorageError: If it cannot be opened.
         """
-        for attempt in range(_ATTEMPTS):
-            try:
-                self._load(retry=attempt + 1 < _ATTEMPTS)
-            except _ConcurrentWrite:
-                continue
+        if self._connection is not None:
+            self._load(self._connection)
             return
-
-    def _load(self, retry: bool) -> None:
-        path = self.path / "journal.jsonl"
+        connection = open_database(self.file, writable=False)
         try:
-            # The journal first: what a writer moves from it to a part meanwhile is then found in both, never in none.
-            journal = parse_journal(path.read_bytes() if path.exists() else b"", path)
-            parts, merged = list_parts(self.path)
-            rows = [_StoredRecord(seq, record) for part in parts for seq, record in read_part(part)]
-        except FileNotFoundError as error:
-            if retry:
-                raise _ConcurrentWrite from error
-            raise DatasetError(f"{error.filename}: vanished while being read; try again") from error
-        except OSError as error:
-            raise DatasetError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from error
-        except DatasetError:
-            if retry and self._lock is None:
-                raise _ConcurrentWrite from None
-            raise
-        if journal.truncated_bytes and retry and self._lock is None:
-            raise _ConcurrentWrite
-        covered = parts[-1].last if parts else 0
-        rows += _decode_journal_records(journal, covered, path)
-        self._rows, self._parts, self._merged = rows, parts, merged
-        self._keys, self._features_version, self._indexed = set(), 0, 0
-        self.notes = tuple(_list_notes(rows, journal, self.path))
+            self._load(connection)
+        finally:
+            connection.close()
+
+    def _load(self, connection: sqlite3.Connection) -> None:
+        """Read everything there is, as of one moment."""
+        check_schema(connection, self.file)
+        with translate_database_errors("read", self.file):
+            connection.execute("BEGIN")
+            try:
+                metadata = dict(connection.execute("SELECT name, value FROM metadata"))
+                (indexed,) = connection.execute(
+                    "SELECT count(*) FROM records INDEXED BY sqlite_autoindex_records_1"
+                ).fetchone()
+                try:
+                    rows = list(self._read_rows(connection))
+                    if len(rows) != indexed:
+                        what = f"{len(rows)} records, {indexed} in the index"
+                        raise DatasetError(f"{self.file}: damaged ({what}); restore it from a copy")
+                except DatasetError:
+                    check_pages(connection, self.file)  # where the pages are damaged, that is the reason to give
+                    raise
+            finally:
+                connection.execute("ROLLBACK")
+        self._created = str(metadata.get("created", ""))
+        self._rows = rows
+        self._by_key = {row.key: row for row in rows}
+        missing = (rows[-1].seq if rows else 0) - len(rows)
+        note = f"{self.path}: {missing} of {len(rows) + missing} records are missing (deleted rows)"
+        self.notes = (note,) if missing else ()
+
+    def _read_rows(self, connection: sqlite3.Connection) -> Iterator[_StoredRecord]:
+        """Read and check the rows: rising numbers, documents that fit their key, columns that fit the documents.
+
+        Raises:
+            DatasetError: If a row is not as it was stored; the message names it.
+        """
+        last = 0
+        for seq, key, document, *columns in connection.execute(_SELECT):
+            where = f"{self.file}, record {seq}"
+            # 1. A damaged file may lead in circles.
+            if not isinstance(seq, int) or seq <= last:
+                raise DatasetError(f"{where}: follows record {last}; restore the file from a copy")
+            # 2. The document is the one that was stored.
+            if not isinstance(document, str) or not isinstance(key, str) or _hash_text(document) != key[:64]:
+                raise DatasetError(f"{where}: damaged (does not fit its key); restore the file from a copy")
+            # 3. It is a record, and the columns say the same.
+            try:
+                decoded = json.loads(document)
+            except (ValueError, RecursionError) as error:
+                raise DatasetError(f"{where}: damaged ({error}); restore the file from a copy") from error
+            if not isinstance(decoded, dict):
+                raise DatasetError(f"{where}: not a deepen record; restore the file from a copy")
+            record = decode_record(decoded, where)
+            for name, value in zip(_COLUMNS, columns, strict=True):
+                if getattr(record, name) != value:
+                    raise DatasetError(
+                        f"{where}: column {name} is not what its document says; restore the file from a copy"
+                    )
+            last = seq
+            yield _StoredRecord(seq, key, record)
 
     def records(self, kind: str | None = None) -> list[EnergyRecord]:
         """Records in the order stored.
@@ -196,18 +231,15 @@ class Dataset:
 
     def keys(self) -> frozenset[str]:
         """Keys (:func:`deepen.kernels.types.hash_params`) of the kernel configurations stored."""
-        self._index()
-        return frozenset(self._keys)
+        return frozenset(hash_params(record.family, record.params) for record in self if record.kind == "kernel")
 
     def model_names(self) -> frozenset[str]:
         """Names of the models stored."""
         return frozenset(record.name for record in self if record.kind == "model")
 
     def content_sha256(self) -> str:
-        """Hash of the records, whatever their order and wherever in the folder they lie."""
-        for row in self._rows:
-            row.digest = row.digest or hash_record(row.record)
-        return hash_record_set(row.digest for row in self._rows)
+        """Hash of the records, whatever their order."""
+        return hash_record_set(bytes.fromhex(row.key[:64]) for row in self._rows)
 
     @property
     def card(self) -> DatasetCard:
@@ -225,12 +257,6 @@ class Dataset:
 
         return make_frame(self.records(), flatten)
 
-    @property
-    def features_version(self) -> int:
-        """Version of the features of its records; 0 while no record has any."""
-        self._index()
-        return self._features_version
-
     # Writing
 
     def claim(self) -> None:
@@ -240,226 +266,159 @@ class Dataset:
             DatasetError: If the dataset is damaged.
             StorageError: If it cannot be written, or another process is writing.
         """
-        self._become_writer()
+        if self._connection is not None:
+            return
+        try:
+            self._take_lock()
+            doubtful = self._find_leftover_log()
+            self._connection = open_database(self.file, writable=True)
+            if doubtful:
+                check_schema(self._connection, self.file)
+                check_pages(self._connection, self.file)
+            self._load(self._connection)
+        except BaseException:
+            self._release()
+            raise
 
     def append(self, record: EnergyRecord) -> int:
         """Store a record; it is on the disk when this returns, and only then.
 
         Args:
-            record: What to store.
+            record: What to store; nothing is stored where the very same record is there.
 
         Returns:
             Its sequence number.
 
         Raises:
-            DatasetError: If the record cannot be stored, or its features have another version than those here.
+            DatasetError: If the record cannot be stored.
             StorageError: If the disk refuses (the dataset stays as it was), or another process is writing.
         """
-        self._become_writer()
-        document = encode_record(record)
-        self._check_features(record)
-        seq = self._last + 1
-        line = encode_journal_line(encode_canonical_json({"seq": seq, "record": document}))
-        path = self.path / "journal.jsonl"
-        try:
-            end = self._repair_journal()
-            self._disk.write(self._journal, line, end)
-            self._disk.sync(self._journal)
-            self._rows.append(_StoredRecord(seq, record, end + len(line)))  # the one step that makes it count
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                self._repair_journal()
-            if isinstance(error, OSError):
-                raise make_storage_error("write", path, error) from error
-            raise
-        if seq - self._covered >= self._compact_every:
-            self.compact()
-        return seq
+        return self._store([record])[0]
 
     def extend(self, records: Sequence[EnergyRecord]) -> None:
         """Store many records at once: all are on the disk when this returns; should it fail, none is.
 
         Args:
-            records: What to store.
+            records: What to store; one that occurs twice is stored twice, and neither where both are there.
 
         Raises:
-            DatasetError: If a record cannot be stored, or its features have another version than those here.
+            DatasetError: If a record cannot be stored.
             StorageError: If the disk refuses (the dataset stays as it was), or another process is writing.
         """
-        self._become_writer()
-        for record in records:
-            encode_record(record)
-            self._check_features(record)
-        if not records:
-            return
-        self.compact()
-        before = list(self._rows)
-        try:
-            self._rows += [_StoredRecord(self._last + 1 + i, record) for i, record in enumerate(records)]
-            self.compact()
-        except BaseException:
-            if self._last > self._covered:
-                self._rows = before
-            raise
-
-    def compact(self) -> None:
-        """Move the journal's records to a part, merge small parts, and bring ``card.json`` up to date.
-
-        Raises:
-            StorageError: If the disk refuses; no record is lost.
-        """
-        self._become_writer()
-        kept = list(self._parts)
-        while kept and kept[-1].last - kept[-1].first + 1 < SMALL_PART:
-            kept.pop()
-        first = kept[-1].last + 1 if kept else 1
-        rows = [row for row in self._rows if row.seq >= first]
-        if self._last > self._covered or len(self._parts) - len(kept) > 1:
-            part = write_part(self.path, [(row.seq, row.record) for row in rows], self._disk)
-            self._merged += self._parts[len(kept) :]
-            self._parts = [*kept, part]  # from here the journal's content is not needed
-        try:
-            self._repair_journal()
-        except OSError as error:
-            raise make_storage_error("write", self.path / "journal.jsonl", error) from error
-        self._remove_merged()
-        write_file_atomically(self.path / "card.json", self.card.encode(), self._disk)
+        self._store(records)
 
     def close(self) -> None:
-        """Compact, where anything was written, and let others write; may be called again."""
+        """Let others write; may be called again."""
+        self._release()
+
+    def _store(self, records: Sequence[EnergyRecord]) -> list[int]:
+        """Store records in one transaction; return their sequence numbers."""
+        self.claim()
+        assert self._connection is not None
+        # 1. Everything that can be wrong with a record shows before anything is written.
+        seen: Counter[str] = Counter()
+        new: list[_StoredRecord] = []
+        values: list[tuple[Any, ...]] = []
+        numbers: list[int] = []
+        last = self._rows[-1].seq if self._rows else 0
+        for record in records:
+            document = encode_record(record)
+            text = encode_canonical_json(document)
+            digest = _hash_text(text)
+            seen[digest] += 1
+            key = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+            known = self._by_key.get(key)
+            if known is None:
+                known = _StoredRecord(last + len(new) + 1, key, record)
+                new.append(known)
+                columns = (document.get(name, getattr(record, name)) for name in _COLUMNS)
+                values.append((known.seq, key, *columns, text))
+            numbers.append(known.seq)
+        if not new:
+            return numbers
+        # 2. All or nothing. Whatever ends this, memory then says what the file says.
         try:
-            if self._lock and self._last > self._covered:
-                self.compact()
-        finally:
-            self._release()
+            with translate_database_errors("write", self.file):
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany(_INSERT, values)
+                self._connection.execute("COMMIT")
+            self._rows += new
+            self._by_key |= {row.key: row for row in new}
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            with contextlib.suppress(DeepenError):
+                self._load(self._connection)
+            raise
+        return numbers
 
-    @property
-    def _covered(self) -> int:
-        """Last sequence number held by a part."""
-        return self._parts[-1].last if self._parts else 0
+    def _create(self) -> None:
+        """Become the one who may write, and make the file where there is none.
 
-    @property
-    def _last(self) -> int:
-        """Last sequence number."""
-        return max(self._covered, self._rows[-1].seq if self._rows else 0)
-
-    def _become_writer(self) -> None:
-        if self._lock:
-            return
-        self._lock = WriterLock(self.path)
+        Raises:
+            DatasetError: If something else stands there.
+            StorageError: If the disk refuses, or another process is writing.
+        """
+        if (self.file.parent / "card.json").exists() and not self.file.exists():
+            raise DatasetError(
+                f"{self.path}: holds a dataset of an earlier layout (card.json and parts); choose another folder"
+            )
+        make_folder(self.file.parent)
         try:
-            self._load(retry=False)
-            self._journal = self._disk.open(self.path / "journal.jsonl")
-            self._repair_journal()
-            sync_folder(self.path, self._disk)
-            for temporary in [*self.path.glob(".*.tmp"), *self.path.glob("parts/.*.tmp")]:
-                self._disk.remove(temporary)
-            self._remove_merged()
-        except OSError as error:
-            self._release()
-            raise make_storage_error("write in", self.path, error) from error
+            self._take_lock()
+            if not os.path.lexists(self.file):
+                create_database(self.file)
         except BaseException:
             self._release()
             raise
 
-    def _release(self) -> None:
-        if self._journal >= 0:
-            os.close(self._journal)
-            self._journal = -1
-        if self._lock:
-            self._lock.release()
-            self._lock = None
-
-    def _repair_journal(self) -> int:
-        """Cut off what does not count (a failed write, records now in a part); return the offset to write at."""
-        end = self._rows[-1].end if self._rows and self._rows[-1].seq > self._covered else 0
-        size = os.fstat(self._journal).st_size
-        if size < end:
-            raise DatasetError(f"{self.path / 'journal.jsonl'}: was cut by another program; open the dataset again")
-        if size > end:
-            self._disk.truncate(self._journal, end)
-            self._disk.sync(self._journal)
-        return end
-
-    def _remove_merged(self) -> None:
-        if not self._merged:
-            return
+    def _find_leftover_log(self) -> bool:
+        """Tell if a writer ended without closing: then the pages are worth a look."""
         try:
-            for part in self._merged:
-                self._disk.remove(part.path)
-            sync_folder(self.path / "parts", self._disk)
+            return self.file.with_name(f"{self.file.name}-wal").stat().st_size > 0
+        except OSError:
+            return False
+
+    def _take_lock(self) -> None:
+        if self._lock >= 0:
+            return
+        lock = self.file.with_name(f".{self.file.name}.lock")
+        try:
+            self._lock = lock_file(lock, create=self.file.parent.is_dir())
+        except FileNotFoundError:
+            return  # without a folder there is no dataset, which opening it says
+        except BlockingIOError as error:
+            holder = read_lock_owner(lock) or "unknown"
+            raise StorageError(
+                f"dataset {self.path} is being written by process {holder}; wait for it to end or choose another folder"
+            ) from error
         except OSError as error:
-            raise make_storage_error("write in", self.path / "parts", error) from error
-        self._merged = []
+            raise make_storage_error("write in", self.file.parent, error) from error
+        except ImportError as error:
+            raise DatasetError("datasets can be written on Linux and macOS only; write this one there") from error
+        write_lock_owner(self._lock, str(os.getpid()))
 
-    def _index(self) -> None:
-        """Take in the rows added since the last call."""
-        while self._indexed < len(self._rows):
-            record = self._rows[self._indexed].record
-            if record.kind == "kernel":
-                self._keys.add(hash_params(record.family, record.params))
-            self._features_version = max(self._features_version, record.features_version)
-            self._indexed += 1
-
-    def _check_features(self, record: EnergyRecord) -> None:
-        known = self.features_version
-        if record.features_version and known and record.features_version != known:
-            raise DatasetError(
-                f"{self.path}: holds features of version {known}, record '{record.name}' has version "
-                f"{record.features_version}; build a new dataset in another folder"
-            )
+    def _release(self) -> None:
+        connection, self._connection = self._connection, None
+        lock, self._lock = self._lock, -1
+        try:
+            if connection is not None:
+                connection.close()
+        finally:
+            if lock >= 0:
+                os.close(lock)
 
 
-def _create_dataset(folder: Path, disk: Disk) -> None:
-    """Make an empty dataset where there is none; the card comes first, so no record is ever without one."""
-    make_folder(folder)
-    names = {path.name for path in folder.iterdir()}
-    if "card.json" in names:
-        return
-    if names & {"journal.jsonl", "parts"}:
-        raise DatasetError(f"{folder}: holds records but no card.json; restore it from a copy")
-    lock = WriterLock(folder)
-    try:
-        write_file_atomically(folder / "card.json", make_card("", (), hash_record_set(())).encode(), disk)
-    finally:
-        lock.release()
-
-
-class _ConcurrentWrite(Exception):
-    """A writer changed the folder while it was being read: start over."""
-
-
-def _decode_journal_records(journal: JournalContents, covered: int, path: Path) -> list[_StoredRecord]:
-    rows: list[_StoredRecord] = []
-    last = covered
-    for number, (document, end) in enumerate(zip(journal.documents, journal.ends, strict=True), start=1):
-        where = f"{path}, line {number}"
-        seq, body = document.get("seq"), document.get("record")
-        if not isinstance(seq, int) or not isinstance(body, dict):
-            raise DatasetError(f"{where}: not a journal line; restore the file from a copy")
-        if seq <= covered:
-            continue
-        if seq <= last:
-            raise DatasetError(f"{where}: record {seq} follows record {last}; restore the file from a copy")
-        rows.append(_StoredRecord(seq, decode_record(body, where), end))
-        last = seq
-    return rows
-
-
-def _list_notes(rows: list[_StoredRecord], journal: JournalContents, folder: Path) -> Iterator[str]:
-    if journal.truncated_bytes:
-        lost = journal.truncated_bytes
-        yield f"{folder}: the last line of the journal was torn by a crash; its {lost} bytes were dropped"
-    missing = (rows[-1].seq if rows else 0) - len(rows)
-    if missing:
-        yield f"{folder}: {missing} of {rows[-1].seq} records are missing (deleted parts or lines)"
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_dataset(path: str | Path, flatten: bool = False) -> pd.DataFrame:
     """Read a dataset as a table, one row per measured kernel or model.
 
     Args:
-        path: The dataset's folder.
+        path: The dataset: a file ``NAME.db``, or the folder it is in.
         flatten: Spread parameters and features over columns of their own.
 
     Raises:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import PredictorError
 from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 
@@ -60,12 +59,8 @@ class MeasuredRows:
 
 
 def select_usable_rows(dataset: RecordSource | Sequence[EnergyRecord]) -> MeasuredRows:
-    """Take the usable records of a dataset and count the others with reasons.
-
-    Raises:
-        PredictorError: If records carry another version of the features than this deepen computes.
-    """
-    from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION, build_feature_matrix
+    """Take the usable records of a dataset and count the others with reasons."""
+    from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix
 
     records = list(dataset.records() if hasattr(dataset, "records") else dataset)
     left_out: Counter[str] = Counter()
@@ -76,11 +71,6 @@ def select_usable_rows(dataset: RecordSource | Sequence[EnergyRecord]) -> Measur
         if reason:
             left_out[reason] += 1
             continue
-        if record.features_version != FEATURES_VERSION:
-            raise PredictorError(
-                f"record '{record.name}' has features version {record.features_version}, this deepen computes "
-                f"{FEATURES_VERSION}; build or import the dataset again with this version"
-            )
         (kernels if record.kind == "kernel" else models).append(record)
     raw = np.zeros((0, len(FEATURE_NAMES)))
     if kernels:
@@ -125,6 +115,8 @@ def _list_training_content(record: EnergyRecord) -> list[Any]:
 
 def _find_rejection_reason(record: EnergyRecord) -> str:
     """Why a record cannot be used; empty if it can."""
+    from deepen.kernels.features import FEATURES_VERSION
+
     if math.isnan(record.energy_j):
         return "no energy"
     if record.energy_j <= 0:
@@ -133,4 +125,6 @@ def _find_rejection_reason(record: EnergyRecord) -> str:
         return "kernel without family or features"
     if record.kind == "model" and not record.kernels:
         return "model without kernels"
+    if record.features_version != FEATURES_VERSION:  # what a dataset can compute again, it has
+        return "features of another version, without the parameters to compute them again"
     return ""

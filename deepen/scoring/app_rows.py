@@ -152,7 +152,7 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
         DatasetError: If it holds no rows, or a figure is not a positive number.
     """
     file = Path(path)
-    if file.is_dir():
+    if file.is_dir() or file.suffix == ".db":
         return AppTable.of(_read_dataset_rows(file))
     columns, lines = read_csv_rows(file)
     device = _find_column(columns, _DEVICE, file)

@@ -211,7 +211,7 @@ def test_a_file_in_the_way_is_exit_1(tmp_path, bench):
     (tmp_path / "d").write_text("mine")
     result = invoke("--out", tmp_path / "d")
     assert result.exit_code == 1
-    assert "a file stands where a folder is needed" in result.stderr
+    assert "not a deepen dataset; choose another path" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--out", "d", "--threads", "0"], ["--out", "d", "--count", "many"], []])

@@ -571,7 +571,7 @@ rigs = [bench.CampaignRig("a", seed=1), bench.CampaignRig("b", seed=2)]
 for rig in rigs:
     rig.lose = {int(block): tuple(what) for block, what in faults.get(rig.name, {}).items()}
 plan = CampaignPlan.load(out.parent / "plan.json")
-with Dataset.open(out, create=True, compact_every=20) as dataset, open_work_folder(out) as folder:
+with Dataset.open(out, create=True) as dataset, open_work_folder(out) as folder:
     for rig in rigs:
         (folder / rig.name).mkdir()
     prepare = {rig.name: ItemPreparer(folder / rig.name, CampaignSettings(copies=1)) for rig in rigs}

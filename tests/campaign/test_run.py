@@ -27,8 +27,8 @@ from deepen.campaign import (
     run_plan,
 )
 from deepen.datasets import Dataset
+from deepen.datasets.database import open_database
 from deepen.errors import (
-    DatasetError,
     GraphError,
     LinkError,
     MeasureError,
@@ -173,45 +173,48 @@ def test_ctrl_c_ends_cleanly_and_the_next_run_completes(dataset, fake_session, k
     assert len({record.id for record in dataset}) == len(dataset) == 6
 
 
-def test_ctrl_c_at_any_moment_of_storing_never_repeats_a_record(tmp_path, fake_session, kernels):
-    """The signal arrives inside ``append``: before, between and after its disk operations."""
-    from deepen.storage.atomic import OsDisk
-
-    class InterruptingDisk(OsDisk):
-        def __init__(self, at: int) -> None:
-            self.count, self.at = itertools.count(), at
-
-        def hit(self) -> None:
-            if next(self.count) == self.at:
-                raise KeyboardInterrupt
-
-        def write(self, descriptor, data, offset):
-            self.hit()
-            super().write(descriptor, data, offset)
-            self.hit()
-
-        def sync(self, descriptor):
-            super().sync(descriptor)
-            self.hit()
-
+@pytest.mark.parametrize("when", ["BEGIN IMMEDIATE", "INSERT", "COMMIT", "after"])
+def test_ctrl_c_at_any_moment_of_storing_never_repeats_a_record(tmp_path, fake_session, kernels, monkeypatch, when):
+    """The signal arrives inside ``append``: before each of its statements, or when the record is on the disk."""
     plan = CampaignPlan.make(kernels(3))
-    interrupted = 0
-    for at in range(25):
+    for at in range(3):
         folder = tmp_path / str(at)
-        Dataset.open(folder, create=True).close()
-        disk = InterruptingDisk(at)
-        try:
-            with Dataset.open(folder, create=True, disk=disk, compact_every=2) as dataset:
-                report = run_plan(plan, fake_session(), dataset)
-                interrupted += report.interrupted
-                run_plan(plan, fake_session(), dataset)
-                assert dataset.keys() == {item.key for item in plan.items}
-        except KeyboardInterrupt:
-            with Dataset.open(folder, create=True) as dataset:
-                run_plan(plan, fake_session(), dataset)
+        left = itertools.count()
+
+        class InterruptingConnection:
+            """A connection during whose statements Ctrl-C is pressed."""
+
+            def __init__(self, inner, left=left, at=at):
+                self.inner, self.left, self.at = inner, left, at
+
+            def __getattr__(self, name):
+                return getattr(self.inner, name)
+
+            def execute(self, sql, *values):
+                if sql.startswith(when) and next(self.left) == self.at:
+                    raise KeyboardInterrupt
+                found = self.inner.execute(sql, *values)
+                if when == "after" and sql == "COMMIT" and next(self.left) == self.at:
+                    raise KeyboardInterrupt
+                return found
+
+            def executemany(self, sql, values):
+                if sql.startswith(when) and next(self.left) == self.at:
+                    raise KeyboardInterrupt
+                return self.inner.executemany(sql, values)
+
+        monkeypatch.setattr(
+            "deepen.datasets.store.open_database", lambda *a, **k: InterruptingConnection(open_database(*a, **k))
+        )
+        with Dataset.open(folder, create=True) as dataset:
+            report = run_plan(plan, fake_session(), dataset)
+            assert report.interrupted
+            again = run_plan(plan, fake_session(), dataset)
+            assert again.measured == 3 - report.measured - (when == "after")
+            assert dataset.keys() == {item.key for item in plan.items}
+        monkeypatch.undo()
         names = [record.name for record in Dataset.open(folder)]
         assert sorted(names) == sorted(item.name for item in plan.items)
-    assert interrupted > 5
 
 
 def test_a_budget_of_nothing_measures_nothing(dataset, fake_session, kernels):
@@ -355,22 +358,16 @@ def test_a_model_too_large_to_write_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_ends_the_campaign_and_keeps_what_was_stored(tmp_path, fake_session, kernels):
-    from deepen.storage.atomic import OsDisk
-
-    class Full(OsDisk):
-        writes = 0
-
-        def write(self, descriptor, data, offset):
-            self.writes += 1
-            if self.writes > 2:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            super().write(descriptor, data, offset)
-
     folder = tmp_path / "d"
-    Dataset.open(folder, create=True).close()
-    with pytest.raises(StorageError, match="No space left"), Dataset.open(folder, create=True, disk=Full()) as dataset:
-        run_plan(CampaignPlan.make(kernels(5)), fake_session(), dataset)
-    assert len(Dataset.open(folder)) == 2
+    with pytest.raises(StorageError, match=r"cannot write .* full"), Dataset.open(folder, create=True) as dataset:
+        run_plan(CampaignPlan.make(kernels(1)), fake_session(), dataset)
+        (pages,) = dataset._connection.execute("PRAGMA page_count").fetchone()
+        dataset._connection.execute(f"PRAGMA max_page_count={pages + 1}")
+        run_plan(CampaignPlan.make(kernels(40)), fake_session(), dataset)
+    stored = len(Dataset.open(folder))
+    assert 1 <= stored < 40
+    with Dataset.open(folder, create=True) as dataset:
+        assert run_plan(CampaignPlan.make(kernels(40)), fake_session(), dataset).measured == 40 - stored
 
 
 def test_a_full_disk_while_preparing_ends_the_campaign(dataset, fake_session, kernels, monkeypatch):
@@ -386,15 +383,16 @@ def test_a_full_disk_while_preparing_ends_the_campaign(dataset, fake_session, ke
     assert leftovers(dataset) == []
 
 
-def test_a_dataset_with_other_features_is_refused_before_measuring(dataset, fake_session, kernels):
+def test_a_dataset_with_older_features_goes_on(dataset, fake_session, kernels):
+    """Features are computed when records are read; only predictor files depend on their version."""
     run_plan(CampaignPlan.make(kernels(1)), fake_session(), dataset)
     record = dataset.records()[0]
     with Dataset.open(dataset.path.parent / "old", create=True) as old:
-        old.append(dataclasses.replace(record, features_version=record.features_version + 1))
-        session = fake_session()
-        with pytest.raises(DatasetError, match="holds features of version"):
-            run_plan(CampaignPlan.make(kernels(3)), session, old)
-        assert session.workloads == []
+        old.append(dataclasses.replace(record, features_version=record.features_version - 1))
+        report = run_plan(CampaignPlan.make(kernels(3)), fake_session(), old)
+    assert (report.skipped_done, report.measured) == (1, 2)
+    again = Dataset.open(old.path).records()[0]
+    assert (again.features, again.features_version) == (record.features, record.features_version)
 
 
 def test_a_dataset_being_written_is_refused_before_measuring(dataset, fake_session, kernels):
@@ -422,8 +420,8 @@ spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
 fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 plan = CampaignPlan.load(__import__("pathlib").Path(sys.argv[3]))
-with Dataset.open(sys.argv[1], create=True, compact_every=3) as dataset:
-    run_plan(plan, fakes.FakeSession(), dataset, settings=CampaignSettings(copies=1),
+with Dataset.open(sys.argv[1], create=True) as dataset:
+    run(plan, fakes.FakeSession(), dataset, settings=CampaignSettings(copies=1),
         on_progress=lambda state: print(state.done, flush=True))
 print("through", flush=True)
 """

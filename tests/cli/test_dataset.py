@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
@@ -73,12 +75,13 @@ def test_check_exits_0_with_nothing_wrong_and_1_with_an_error(folder, make_recor
     assert "energy of zero or less [negative]" in text.stdout
 
 
-def test_a_torn_journal_is_told_on_stderr(folder):
-    (folder / "journal.jsonl").write_bytes(b"00000000 5 {torn")
+def test_missing_records_are_told_on_stderr(folder):
+    with closing(sqlite3.connect(folder / "records.db")) as connection, connection:
+        connection.execute("DELETE FROM records WHERE seq = 3")
     result = invoke("summary", folder, "--json")
     assert result.exit_code == 0
-    assert "torn by a crash" in result.stderr
-    assert "torn by a crash" in json.loads(result.stdout)["notes"][0]
+    assert "1 of 11 records are missing" in result.stderr
+    assert "1 of 11 records are missing" in json.loads(result.stdout)["notes"][0]
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
@@ -119,9 +122,9 @@ def test_wrong_input_is_one_line_and_leaves_nothing(folder, tmp_path, arguments,
 
 @pytest.mark.parametrize("command", ["summary", "check"])
 def test_a_dataset_of_a_newer_schema_is_one_line(folder, command):
-    card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps(card | {"schema": 99, "deepen": "9.0.0"}))
+    with closing(sqlite3.connect(folder / "records.db")) as connection:
+        connection.execute("PRAGMA user_version=99")
     result = invoke(command, folder)
     assert result.exit_code == 1
-    assert "dataset schema 99 (written by deepen 9.0.0) is newer than the 1" in result.stderr
+    assert "dataset schema 99 is newer than the 2" in result.stderr
     assert result.stderr.rstrip().endswith("upgrade deepen")

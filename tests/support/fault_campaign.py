@@ -333,7 +333,7 @@ class FaultCampaign:
         return lines[-1][:500] if lines else "it said nothing"
 
     def _stored(self) -> int:
-        return len(self._records()) if (self.dataset / "card.json").exists() else 0
+        return len(self._records()) if (self.dataset / "records.db").exists() else 0
 
     def _records(self) -> list[EnergyRecord]:
         from deepen.datasets import Dataset

@@ -36,7 +36,7 @@ from deepen.datasets.importers.base import (
     parse_number,
     read_csv,
 )  # fmt: skip
-from deepen.datasets.model_kernels import make_model_kernel
+from deepen.datasets.stored_features import make_model_kernel
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.records import EnergyRecord

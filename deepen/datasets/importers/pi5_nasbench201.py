@@ -30,7 +30,7 @@ from deepen.datasets.importers.base import (
     read_csv,
     require_path,
 )
-from deepen.datasets.model_kernels import make_model_kernel
+from deepen.datasets.stored_features import make_model_kernel
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
 from deepen.spaces.nasbench201_kernels import count_kernels

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from deepen.datasets.database import locate_database
 from deepen.datasets.importers.base import ImportResult
 from deepen.datasets.store import Dataset
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
@@ -132,7 +133,7 @@ def import_dataset(
     Args:
         name: Name of the importer.
         folder: Folder or file of the source.
-        out: Folder of the dataset; must not hold one yet, because an import is all of a source or nothing.
+        out: The dataset; must not be there yet, because an import is all of a source or nothing.
         runtime: Take only the records of this runtime.
         device: Take only the records of this device.
         configurations: Further files of configurations, for rows whose configuration the folder lacks.
@@ -147,8 +148,8 @@ def import_dataset(
     """
     chosen = get_importer(name)
     target = Path(out)
-    if (target / "card.json").exists():
-        raise DatasetError(f"{target}: there is a dataset already; choose another folder for --out, or remove it")
+    if locate_database(target).exists():
+        raise DatasetError(f"{target}: there is a dataset already; choose another --out, or remove it")
     found = chosen.read(Path(folder), [Path(path) for path in configurations])
     found = _select_records(_select_records(found, "runtime", runtime), "device", device)
     if not found.records:
