@@ -183,3 +183,41 @@ def test_the_check_of_typed_lines_notices_what_does_not_exist() -> None:
     assert wrong_words("deepen quickfinish")
     assert wrong_words("deepen predict model.onnx")
     assert not wrong_words("deepen -v -h")
+
+
+def names_of(path: Path) -> set[str]:
+    """Everything a module defines at its top level, or its package offers."""
+    tree = ast.parse((path / "__init__.py" if path.is_dir() else path).read_text(encoding="utf-8"))
+    defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    return defined | {alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names}
+
+
+def missing_modules(text: str) -> list[str]:
+    """Backticked ``package/module`` and ``package/module.name`` of a text that deepen/ does not have."""
+    found = []
+    for token in re.findall(r"`([a-z_]+(?:/[a-z0-9_]+)+(?:\.\w+)*)`", text):
+        if (ROOT / token).exists():
+            continue
+        module, _, name = token.partition(".")
+        places = [p for p in (ROOT / "deepen" / module, ROOT / "deepen" / f"{module}.py") if p.exists()]
+        if not places or (name and name.split(".")[0] not in names_of(places[-1])):
+            found.append(token)
+    return found
+
+
+def test_the_walks_through_the_code_name_what_exists_in_at_most_ten_steps() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert missing_modules(text) == []
+    walks = re.split(r"^### One ", text, flags=re.M)[1:]
+    steps = [re.findall(r"^(\d+)\. \*\*", re.split(r"^## ", walk, flags=re.M)[0], re.M) for walk in walks]
+    assert [len(s) for s in steps] == [int(s[-1]) for s in steps]
+    assert len(steps) == 4
+    assert all(5 <= len(s) <= 10 for s in steps)
+
+
+def test_the_check_of_modules_notices_what_does_not_exist() -> None:
+    assert missing_modules("`graph/load.load_graph` and `measure/blocks`") == []
+    assert missing_modules("`graph/loader` and `graph/load.infer_everything`") == [
+        "graph/loader",
+        "graph/load.infer_everything",
+    ]
