@@ -6,11 +6,9 @@ and energy per inference. Rows come from a CSV file or from the model records of
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +17,9 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
 from deepen.records import EnergyRecord, Source, find_weakest_source
+from deepen.tables import read_csv_rows
 
-__all__ = ["NO_SOURCE", "AppRow", "AppTable", "read_app_rows", "read_csv_cells", "read_csv_rows"]
+__all__ = ["NO_SOURCE", "AppRow", "AppTable", "read_app_rows"]
 
 _DEVICE = ("device", "phone")
 _POWER = ("mean_power_w", "power_w")
@@ -187,57 +186,6 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
         raise DatasetError(f"{file}: no rows below the header; add measurements")
     found = AppTable.of(rows)
     return found if "source" in columns else replace(found, warnings=(*found.warnings, NO_SOURCE))
-
-
-def read_csv_rows(file: Path) -> tuple[list[str], list[tuple[int, Mapping[str, str]]]]:
-    """Read a small CSV file with a header.
-
-    Returns:
-        Column names, and the lines as ``(number, {column: text})``.
-
-    Raises:
-        ConfigError: If there is no such file.
-        DatasetError: As :func:`read_csv_cells`.
-    """
-    columns, lines = read_csv_cells(file)
-    return columns, [(number, dict(zip(columns, cells, strict=True))) for number, cells in lines]
-
-
-def read_csv_cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Read a CSV file with a header.
-
-    Returns:
-        Column names, and the lines as ``(number, cells)``; texts are stripped, empty lines left out, short lines filled
-        with empty cells.
-
-    Raises:
-        ConfigError: If there is no such file.
-        DatasetError: If it is not a CSV file with a header, or a line is longer than the header.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise ConfigError(f"{file}: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{file}: not a text file in UTF-8; save it as CSV") from error
-    reader = csv.reader(text.splitlines())
-    try:
-        records = [(reader.line_num, [cell.strip() for cell in record]) for record in reader]
-    except csv.Error as error:
-        raise DatasetError(f"{file}: not a CSV file ({error}); save it as CSV with a header") from error
-    records = [(n, r) for n, r in records if any(r)]
-    if not records:
-        raise DatasetError(f"{file}: empty; give a CSV file with a header")
-    columns = records[0][1]
-    doubled = [c for c, n in Counter(columns).items() if n > 1]
-    if doubled:
-        raise DatasetError(f"{file}: column '{doubled[0]}' appears twice; rename one of them")
-    width = len(columns)
-    for number, record in records[1:]:
-        if len(record) > width:
-            raise DatasetError(f"{file} line {number}: {len(record)} cells under {width} columns; quote commas")
-        record.extend([""] * (width - len(record)))
-    return columns, records[1:]
 
 
 def _read_dataset_rows(folder: Path) -> list[AppRow]:

@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.scoring.app_rows import AppTable, read_csv_rows
+from deepen.scoring.app_rows import AppTable
+from deepen.tables import read_csv_rows
 
 __all__ = [
     "DeviceReferenceValues",

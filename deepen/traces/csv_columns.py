@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -15,29 +14,10 @@ from numpy.typing import NDArray
 from deepen.errors import MeasureError
 from deepen.traces.parquet_columns import get_first_line
 
-__all__ = ["CsvTable", "parse_csv_header"]
+__all__ = ["CsvTable"]
 
 _BLOCK = 1 << 22
 """Size of a block that is parsed at once, bytes."""
-
-
-def parse_csv_header(head: bytes, delimiters: str = ",;\t") -> tuple[str, list[str]]:
-    """Parse the first line of a CSV file.
-
-    Args:
-        head: Start of the file.
-        delimiters: Characters that may separate the columns.
-
-    Returns:
-        The delimiter (the most frequent of them) and the stripped names of the columns, empty where the file is not
-        text.
-    """
-    line = head.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0].rstrip(b"\r").decode("utf-8", "replace")
-    delimiter = max(delimiters, key=line.count)
-    try:
-        return delimiter, [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
-    except csv.Error:  # stray carriage returns, or a field of megabytes: no header
-        return delimiter, []
 
 
 @dataclass(frozen=True, slots=True)

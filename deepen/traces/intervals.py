@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Interval
-from deepen.traces.csv_columns import parse_csv_header
+from deepen.tables import parse_csv_header, read_csv_rows
 from deepen.traces.types import ReportedWindow
 
 __all__ = ["is_interval_file", "read_intervals"]
@@ -17,11 +16,9 @@ __all__ = ["is_interval_file", "read_intervals"]
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
-def _parse_interval_header(head: bytes) -> tuple[str, list[str], str]:
-    """Parse the header: delimiter, column names, and the unit of the edges (empty if this is not an interval file)."""
-    delimiter, names = parse_csv_header(head)
-    unit = next((u for u in _UNITS if f"start_{u}" in names and f"end_{u}" in names), "")
-    return delimiter, names, unit
+def _find_interval_unit(names: Sequence[str]) -> str:
+    """Return the unit of the edges; empty if these are not the columns of an interval file."""
+    return next((u for u in _UNITS if f"start_{u}" in names and f"end_{u}" in names), "")
 
 
 def is_interval_file(path: Path) -> bool:
@@ -29,7 +26,7 @@ def is_interval_file(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return bool(_parse_interval_header(file.read(1 << 12))[2])
+        return bool(_find_interval_unit(parse_csv_header(file.read(1 << 12))[1]))
 
 
 def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
@@ -49,31 +46,25 @@ def read_intervals(path: Path) -> tuple[ReportedWindow, ...]:
     """
     if not path.is_file():
         raise ConfigError(f"no interval file at {path}; check the name")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MeasureError(f"{path}: cannot be read as text ({error}); an interval file is CSV") from error
-    delimiter, _, unit = _parse_interval_header(text.encode())
+    names, lines = read_csv_rows(path, error=MeasureError)
+    unit = _find_interval_unit(names)
     if not unit:
         raise MeasureError(f"{path}: has no columns start_s and end_s; write start_s,end_s,label in its first line")
     found: list[ReportedWindow] = []
-    try:
-        rows = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
-        rows.fieldnames = [n.strip() for n in rows.fieldnames or []]
-        for row in rows:
-            if any(v for v in row.values() if isinstance(v, str) and v.strip()):
-                found.append(_parse_window(row, unit, len(found)))
-    except (csv.Error, ValueError, TypeError, MeasureError) as error:
-        raise MeasureError(f"{path}, line {rows.line_num}: {error}") from error
+    for number, row in lines:
+        try:
+            found.append(_parse_window(row, unit, len(found)))
+        except (ValueError, MeasureError) as error:
+            raise MeasureError(f"{path}, line {number}: {error}") from error
     if not found:
         raise MeasureError(f"{path}: has no rows; name at least one interval")
     return tuple(found)
 
 
-def _parse_window(row: Mapping[str, str | None], unit: str, number: int) -> ReportedWindow:
+def _parse_window(row: Mapping[str, str], unit: str, number: int) -> ReportedWindow:
     def seconds(name: str) -> float:
         text = row[f"{name}_{unit}"]
-        if text is None or not math.isfinite(value := float(text)):
+        if not text or not math.isfinite(value := float(text)):
             raise ValueError(f"{name}_{unit} is '{text}', not a time")
         return value * _UNITS[unit] if unit == "s" else value / round(1 / _UNITS[unit])
 

@@ -25,7 +25,7 @@ from deepen.devices.background_jobs import (
 )
 from deepen.devices.links.local import LocalLink
 from deepen.devices.links.remote import RemoteLink
-from deepen.devices.runtimes.onnxruntime import OnnxRuntime
+from deepen.devices.runtimes.python_runner import OnnxRuntime
 from deepen.errors import ConfigError, LinkError
 from deepen.testing.links import ShellLinkFaults, make_shell_link
 

@@ -11,7 +11,7 @@ import pytest
 
 from deepen.devices.links.local import LocalLink
 from deepen.devices.model_files import find_external_data, hash_model, push_model
-from deepen.devices.runtimes.onnxruntime import OnnxRuntime
+from deepen.devices.runtimes.python_runner import OnnxRuntime
 from deepen.errors import ConfigError, LinkError
 from deepen.testing.links import make_shell_link
 

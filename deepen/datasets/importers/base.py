@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ __all__ = [
     "make_kernel_record",
     "make_model_record",
     "parse_number",
-    "read_csv",
     "read_json",
     "require_path",
 ]
@@ -204,33 +202,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(f"{path}: damaged ({error}); fetch it again") from error
-
-
-def read_csv(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """Read a CSV file with a header.
-
-    Args:
-        path: The file.
-        columns: Columns that must be there.
-
-    Yields:
-        Line number and row; a row with too few or too many values has the value ``""`` in, or the extra ones under,
-        the key ``""``.
-
-    Raises:
-        DatasetError: If it has no header or lacks a column.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, restkey="", restval="")
-        try:
-            names = reader.fieldnames
-            missing = [name for name in columns if name not in (names or ())]
-            if not names or missing:
-                raise DatasetError(f"{path}: lacks the column {', '.join(missing) or '(no header line)'}; add it")
-            for row in reader:
-                yield reader.line_num, {str(key): value for key, value in row.items()}
-        except csv.Error as error:
-            raise DatasetError(f"{path}: line {reader.line_num} is not CSV ({error}); fetch the file again") from error
 
 
 def parse_number(text: Any) -> float:

@@ -34,12 +34,12 @@ from deepen.datasets.importers.base import (
     make_kernel_record,
     make_model_record,
     parse_number,
-    read_csv,
 )  # fmt: skip
 from deepen.datasets.stored_features import make_model_kernel
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.records import EnergyRecord
+from deepen.tables import read_csv_rows
 
 __all__ = ["read"]
 
@@ -154,7 +154,7 @@ def _make_records(runs: Sequence[_RepeatedMeasurement], rejected: list[ImportNot
 def _read_layers(path: Path) -> Iterator[_RepeatedMeasurement | ImportNote]:
     """Read the rows of a table of random layers."""
     kind = path.stem.removeprefix("layers_")
-    for line, row in read_csv(path, ("batch_size", "cpu_energy", "duration", "forward_passes")):
+    for line, row in read_csv_rows(path, ("batch_size", "cpu_energy", "duration", "forward_passes"))[1]:
         name = f"{path.stem}-{line - 1}"
         energy_j, passes = parse_number(row["cpu_energy"]) * KWH_J, parse_number(row["forward_passes"])
         latency_s = parse_number(row["duration"]) / passes if passes > 0 else math.nan
@@ -229,7 +229,7 @@ def _read_networks(path: Path) -> Iterator[_RepeatedMeasurement | ImportNote]:
     """Read the rows of a table of networks and their layers, repeats joined."""
     found: dict[tuple[str, int, int], _RepeatedMeasurement] = {}
     known: dict[tuple[str, int], list[_Module]] = {}
-    for line, row in read_csv(path, ("project_name", "cpu_energy", "duration")):
+    for line, row in read_csv_rows(path, ("project_name", "cpu_energy", "duration"))[1]:
         match = _PROJECT.fullmatch(row["project_name"])
         name = f"{path.stem}-{line - 1}"
         if match is None:

@@ -27,13 +27,13 @@ from deepen.datasets.importers.base import (
     SourceMetadata,
     SourceRow,
     make_model_record,
-    read_csv,
     require_path,
 )
 from deepen.datasets.stored_features import make_model_kernel
 from deepen.errors import DatasetError
 from deepen.records import EnergyRecord
 from deepen.spaces.nasbench201_kernels import count_kernels
+from deepen.tables import read_csv_rows
 
 __all__ = ["read"]
 
@@ -136,7 +136,7 @@ def _find_rejection_reason(row: dict[str, Any], cells: dict[int, str]) -> str:
 
 def _read_cells(path: Path) -> dict[int, str]:
     found: dict[int, str] = {}
-    for line, row in read_csv(path, ("arch_idx", "arch_str")):
+    for line, row in read_csv_rows(path, ("arch_idx", "arch_str"))[1]:
         try:
             found[int(row["arch_idx"])] = row["arch_str"]
         except ValueError as error:

@@ -39,7 +39,6 @@ from deepen.datasets.importers.base import (
     infer_resolution,
     make_kernel_record,
     parse_number,
-    read_csv,
 )
 from deepen.datasets.importers.consistency import ConsistencyRow, check_consistency
 from deepen.datasets.importers.nn_meter_kernels import convert_configuration
@@ -48,6 +47,7 @@ from deepen.kernels.building.kernel_from_parameters import make_kernel_from_para
 from deepen.kernels.families.catalog import check_params, load_families
 from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
+from deepen.tables import read_csv_cells
 
 __all__ = ["read"]
 
@@ -101,7 +101,9 @@ def _read_file(path: Path, prefix: str) -> ImportResult:
     4. Check energy, latency and power of the others, family by family, and make records.
     """
     # 1
-    rows = list(read_csv(path))
+    names, lines = read_csv_cells(path, long_lines=True)
+    long = {line for line, cells in lines if len(cells) > len(names)}
+    rows = [(line, dict(zip(names, cells, strict=False))) for line, cells in lines]
     if not rows:
         return ImportResult((), (), (ImportNote(path.name, "the file has a header and no rows"),))
     columns = _find_columns(path, rows[0][1])
@@ -115,8 +117,8 @@ def _read_file(path: Path, prefix: str) -> ImportResult:
         # 2
         name = prefix + (row.get(columns.id, "").strip() or f"line-{line}")
         try:
-            if None in row.values() or "" in row:
-                raise ConfigError("another number of values than the header has columns")
+            if line in long:
+                raise ConfigError("more values than the header has columns")
             family, params = _parse_configuration(row[columns.family].strip(), row)
             kernel = make_kernel_from_params(family, params)
         except ConfigError as error:

@@ -1,10 +1,10 @@
-"""Runtimes behind the portable Python runner (``devices/runner/runner.py``)."""
+"""ONNX Runtime and LiteRT on a device, through the portable Python runner (``devices/runner/runner.py``)."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from deepen import catalog
@@ -14,7 +14,7 @@ from deepen.errors import ConfigError
 if TYPE_CHECKING:
     from deepen.devices.protocols import Link
 
-__all__ = ["PYTHONS", "PythonRuntime"]
+__all__ = ["PYTHONS", "LiteRt", "OnnxRuntime", "PythonRuntime"]
 
 PYTHONS = ("python3", "python", "/data/data/com.termux/files/usr/bin/python3")
 """Paths at which Python is looked for on a device; the last is that of Termux, the usual one on Android."""
@@ -65,3 +65,41 @@ class PythonRuntime(WorkerRuntime):
                 "none (runtime crunner)"
             )
         return path.splitlines()[0]
+
+
+class OnnxRuntime(PythonRuntime):
+    """ONNX Runtime behind a link."""
+
+    name = "onnxruntime"
+    suffixes = (".onnx", ".ort")
+    _missing_cure = "install it there: pip install onnxruntime"
+
+    def _check(self, path: Path) -> None:
+        """Refuse a TensorFlow Lite model.
+
+        Raises:
+            ConfigError: If the file is a TensorFlow Lite model.
+        """
+        if path.suffix.lower() in (".tflite", ".lite"):
+            raise ConfigError(f"{path.name}: onnxruntime runs .onnx models only; measure it with the runtime litert")
+
+
+class LiteRt(PythonRuntime):
+    """LiteRT behind a link: ``ai-edge-litert``, or ``tflite-runtime`` where a board's Python is too old for it.
+
+    With ``delegate={"library": PATH}`` the model runs on that delegate. Nodes it does not take run on the CPU without
+    XNNPACK; ``build`` states how many it took, and none is an error.
+    """
+
+    name = "litert"
+    suffixes = (".tflite", ".lite")
+    _missing_cure = "install it there: pip install ai-edge-litert (or tflite-runtime for Python 3.9 and older boards)"
+
+    def _check(self, path: Path) -> None:
+        """Refuse an ONNX model.
+
+        Raises:
+            ConfigError: If the file is an ONNX model.
+        """
+        if path.suffix.lower() == ".onnx":
+            raise ConfigError(f"{path.name}: litert runs .tflite models only; measure it with the runtime onnxruntime")

@@ -39,9 +39,10 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, DeepenError
 from deepen.records import Source, find_weakest_source
-from deepen.scoring.app_rows import NO_SOURCE, read_csv_cells
+from deepen.scoring.app_rows import NO_SOURCE
 from deepen.scoring.lifecycle.candidates import PARTS, LifecycleCandidates
 from deepen.scoring.lifecycle.quantity import JOULES, get_joules_per_unit, parse_energy, parse_fraction
+from deepen.tables import read_csv_cells
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor

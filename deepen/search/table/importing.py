@@ -16,6 +16,7 @@ from deepen.search.table.ecnas import read_ecnas
 from deepen.search.table.table import BenchmarkTable
 from deepen.search.table.types import KEYS, TableColumn, TableManifest
 from deepen.spaces import SearchSpace, open_space
+from deepen.tables import read_csv_rows
 
 __all__ = ["FORMATS", "import_table", "join_tables", "read_table_rows"]
 
@@ -30,22 +31,20 @@ def read_table_rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a CSV or Parquet file.
 
     Raises:
+        ConfigError: If there is no such file.
         DatasetError: If it cannot be read.
     """
-    import csv
+    if path.suffix.lower() != ".parquet":
+        return [dict(row) for _, row in read_csv_rows(path)[1]]
+    import pyarrow.parquet as pq
 
     try:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-            return rows
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such file; name a CSV or Parquet file") from error
-    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors or OSErrors
-        raise DatasetError(f"{path}: not a readable CSV or Parquet file ({error}); export it again") from error
+        raise ConfigError(f"{path}: no such file; name a CSV or Parquet file") from error
+    except (OSError, ValueError) as error:  # as pyarrow's own errors are
+        raise DatasetError(f"{path}: not a readable Parquet file ({error}); export it again") from error
+    return rows
 
 
 def _parse_number(value: Any) -> float:

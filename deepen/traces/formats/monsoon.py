@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from deepen.clock import ArrivalFit, fit_arrivals
 from deepen.errors import ConfigError, MeasureError
-from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.tables import parse_csv_header
+from deepen.traces.csv_columns import CsvTable
 from deepen.traces.formats.plain import parse_number_option
 from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 

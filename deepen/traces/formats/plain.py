@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import Source
-from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.tables import parse_csv_header
+from deepen.traces.csv_columns import CsvTable
 from deepen.traces.formats.deepen_folder import make_trace_info
 from deepen.traces.manifest import TraceManifest
 from deepen.traces.missing_samples import TimeScan, drop_missing_samples

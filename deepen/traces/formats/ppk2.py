@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
-from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.tables import parse_csv_header
+from deepen.traces.csv_columns import CsvTable
 from deepen.traces.formats.plain import parse_number_option
 from deepen.traces.missing_samples import TimeScan, drop_missing_samples
 from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
 from deepen.records import Interval
-from deepen.traces.csv_columns import CsvTable, parse_csv_header
+from deepen.tables import parse_csv_header
+from deepen.traces.csv_columns import CsvTable
 from deepen.traces.missing_samples import TimeScan, drop_missing_samples
 from deepen.traces.types import ReportedWindow, TraceFormat, TraceInfo
 

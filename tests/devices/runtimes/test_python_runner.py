@@ -12,8 +12,7 @@ import pytest
 
 from deepen.devices import Device, Link, LoadedModel, ProcessChannel, Runtime
 from deepen.devices.links.local import LocalLink, PipeChannel
-from deepen.devices.runtimes.litert import LiteRt
-from deepen.devices.runtimes.onnxruntime import OnnxRuntime
+from deepen.devices.runtimes.python_runner import LiteRt, OnnxRuntime
 from deepen.devices.types import CompletedCommand
 from deepen.errors import ConfigError, DeepenError, LinkError, RunError
 from deepen.testing.bench import SimulatedBench

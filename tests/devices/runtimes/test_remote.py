@@ -12,9 +12,7 @@ import pytest
 
 from deepen.devices.links.remote import RemoteLink
 from deepen.devices.runtimes.benchmark_model import BenchmarkModel
-from deepen.devices.runtimes.litert import LiteRt
-from deepen.devices.runtimes.onnxruntime import OnnxRuntime
-from deepen.devices.runtimes.python_runner import PythonRuntime
+from deepen.devices.runtimes.python_runner import LiteRt, OnnxRuntime, PythonRuntime
 from deepen.devices.runtimes.sync_load import ShellLoad
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.testing.links import make_shell_link

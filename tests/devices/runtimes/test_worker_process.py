@@ -18,7 +18,7 @@ import pytest
 from deepen import catalog
 from deepen.devices import open_device
 from deepen.devices.links.local import LocalLink, PipeChannel
-from deepen.devices.runtimes.onnxruntime import OnnxRuntime
+from deepen.devices.runtimes.python_runner import OnnxRuntime
 from deepen.devices.state.read_state import get_usable_cores
 from deepen.errors import ConfigError, LinkError, RunError
 

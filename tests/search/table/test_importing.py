@@ -42,7 +42,8 @@ def test_rows_without_a_space_are_their_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no rows"),
+        ("", "empty; give a CSV file"),
+        ("arch,energy_j\n", "no rows"),
         ("name,energy_j\nx,1\n", "no column with the architecture"),
         (f"arch,energy_j\n{A},1\n{A},2\n", "twice"),
         ("arch,energy_j\n|bad|,1\n", "row 2"),
@@ -63,7 +64,7 @@ def test_bad_names_are_refused(tmp_path: Path) -> None:
         import_table(file, "pi5")
     with pytest.raises(ConfigError, match="source"):
         import_table(file, source="guessed")
-    with pytest.raises(DatasetError, match="no such file"):
+    with pytest.raises(ConfigError, match="No such file"):
         import_table(tmp_path / "none.csv")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DatasetError, match="not a readable"):

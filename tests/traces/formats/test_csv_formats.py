@@ -245,7 +245,7 @@ def test_interval_files(tmp_path: Path) -> None:
     [
         ("start_s,end_s\n", "has no rows"),
         ("start_s,end_s\n1,2\n2,x\n", "line 3: could not convert"),
-        ("start_s,end_s\n1,2\n2\n", "line 3: end_s is 'None'"),
+        ("start_s,end_s\n1,2\n2\n", "line 3: end_s is ''"),
         ("start_s,end_s\n2,1\n", "line 2: interval '0' ends before it starts"),
         ("start_s,end_s\n0,inf\n", "line 2: end_s is 'inf'"),
         ("start_s,end_s,runs\n0,1,few\n", "line 2: invalid literal"),

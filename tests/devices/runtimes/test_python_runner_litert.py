@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from deepen.devices.links.local import LocalLink
-from deepen.devices.runtimes.litert import LiteRt
-from deepen.devices.runtimes.onnxruntime import OnnxRuntime
+from deepen.devices.runtimes.python_runner import LiteRt, OnnxRuntime
 from deepen.devices.state.read_state import get_usable_cores
 from deepen.errors import ConfigError, RunError
 
