@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.clock.host_clock import monotonic_s
+from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.sampling_thread import SamplingThread
 from deepen.meters.types import Scope
 from deepen.records import Interval, PowerTrace, Source
 
-__all__ = ["CounterMeter", "guard_counter_monotonic", "make_step_trace", "unwrap_counter"]
+__all__ = ["CounterMeter", "SampledCounter", "guard_counter_monotonic", "make_step_trace", "unwrap_counter"]
 
 
 def make_step_trace(t_s: Sequence[float], energy_j: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -85,7 +87,7 @@ def guard_counter_monotonic(
     return guarded_j
 
 
-class CounterMeter:
+class SampledCounter(ABC):
     """A meter around energy counters, read at marks and often enough in between not to miss a wrap.
 
     Attributes:
@@ -102,7 +104,6 @@ class CounterMeter:
         self,
         name: str,
         calibration_id: str,
-        read_j: Callable[[], float],
         *,
         update_s: float,
         resolution_j: float,
@@ -114,7 +115,6 @@ class CounterMeter:
         Args:
             name: Name of the power source.
             calibration_id: Names of the counters to read.
-            read_j: Reads the energy so far, joules; called under a lock.
             update_s: Time between two updates of the counters, seconds.
             resolution_j: Smallest step of the counters, joules.
             poll_s: Time between two polls, seconds.
@@ -124,40 +124,94 @@ class CounterMeter:
         self.calibration_id = calibration_id
         self.update_s = update_s
         self.resolution_j = resolution_j
-        self._read_j = read_j
         self._warnings = tuple(warnings)
-        self._times: list[float] = []
-        self._energy_j: list[float] = []
         self._lock = threading.Lock()
         self._sampler = SamplingThread(self.mark, poll_s)
 
     def start(self) -> None:
-        """Begin a trace."""
+        """Begin a trace.
+
+        Raises:
+            MeterError: If the counters do not answer.
+        """
+        self._sampler.stop()
         with self._lock:
-            self._times, self._energy_j = [], []
+            self._forget()
         self.mark()
         self._sampler.start()
 
+    @abstractmethod
     def mark(self) -> None:
-        """Read the counters."""
+        """Read the counters.
+
+        Raises:
+            MeterError: If they do not answer.
+        """
+
+    def observe(self, interval: Interval) -> None:  # noqa: B027 - part of the protocol, with nothing to do here
+        """Do nothing: a counter measures by itself."""
+
+    @abstractmethod
+    def stop(self) -> PowerTrace:
+        """End the trace."""
+
+    def close(self) -> None:
+        """Stop sampling."""
+        self._sampler.stop()
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Forget the readings of the last trace; called under the lock."""
+
+    def _make_trace(
+        self, t_s: NDArray[np.float64], power_w: NDArray[np.float64], clock: ClockMap | None = None
+    ) -> PowerTrace:
+        return PowerTrace(
+            t_s,
+            power_w,
+            1 / self.update_s,
+            self.id,
+            self.calibration_id,
+            self.source,
+            clock=clock,
+            warnings=self._warnings,
+        )
+
+
+class CounterMeter(SampledCounter):
+    """A meter around energy counters without a clock of their own."""
+
+    def __init__(self, name: str, calibration_id: str, read_j: Callable[[], float], **settings: Any) -> None:
+        """Set up the counters; nothing is read yet.
+
+        Args:
+            name: Name of the power source.
+            calibration_id: Names of the counters to read.
+            read_j: Reads the energy so far, joules; called under a lock.
+            settings: ``update_s``, ``resolution_j``, ``poll_s`` and ``warnings`` of :class:`SampledCounter`.
+        """
+        super().__init__(name, calibration_id, **settings)
+        self._read_j = read_j
+        self._times: list[float] = []
+        self._energy_j: list[float] = []
+
+    def mark(self) -> None:
+        """Read the counters.
+
+        Raises:
+            MeterError: If they do not answer.
+        """
         with self._lock:
             before = monotonic_s()
             energy_j = self._read_j()
             self._times.append((before + monotonic_s()) / 2)
             self._energy_j.append(energy_j)
 
-    def observe(self, interval: Interval) -> None:
-        """Do nothing: a counter measures by itself."""
-
     def stop(self) -> PowerTrace:
         """End the trace."""
         self._sampler.stop()
         self.mark()
-        t_s, power_w = make_step_trace(self._times, self._energy_j)
-        return PowerTrace(
-            t_s, power_w, 1 / self.update_s, self.id, self.calibration_id, self.source, warnings=self._warnings
-        )
+        return self._make_trace(*make_step_trace(self._times, self._energy_j))
 
-    def close(self) -> None:
-        """Stop sampling."""
-        self._sampler.stop()
+    def _forget(self) -> None:
+        self._times, self._energy_j = [], []

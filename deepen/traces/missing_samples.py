@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
+from deepen.traces.types import TraceInfo
 
 __all__ = ["TimeScan", "drop_missing_samples"]
 
@@ -100,6 +103,33 @@ class TimeScan:
         """Sample rate with lost samples included, hertz; 0 with fewer than two samples."""
         span_s = self.end_s - self.start_s
         return (self.samples - 1 + (self.lost if self.regular else 0)) / span_s if self.samples > 1 else 0.0
+
+    def complete_info(
+        self, info: TraceInfo, before: Sequence[str] = (), after: Sequence[str] = (), *, rate_hz: float = 0.0
+    ) -> TraceInfo:
+        """Fill in the fields of a description that follow from the times of the samples.
+
+        Args:
+            info: The description so far.
+            before: What a reader should know of the file.
+            after: More of that, behind what the times say.
+            rate_hz: Sample rate where the file states one, hertz.
+
+        Raises:
+            MeasureError: If no sample has a value.
+        """
+        if not self.samples:
+            raise MeasureError(f"{info.path}: has no samples with a value; export or record again")
+        return replace(
+            info,
+            rate_hz=rate_hz or self.rate_hz,
+            samples=self.samples,
+            start_s=self.start_s,
+            end_s=self.end_s,
+            gaps=tuple(self.gaps),
+            dropped=self.dropped,
+            warnings=(*before, *self.notes(), *after),
+        )
 
     def notes(self) -> list[str]:
         """Return warnings for the reader."""

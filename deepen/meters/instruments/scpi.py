@@ -19,10 +19,10 @@ from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.profile_file import get_unit_scale, load_profile_table, read_accuracy
 from deepen.meters.polled_meter import PolledMeter
 from deepen.meters.ports.discover import choose_port
+from deepen.meters.ports.protocol import Port
 from deepen.meters.ports.serial_port import get_source_label, open_port
 from deepen.meters.ports.visa_port import VisaPort, is_visa_resource
 from deepen.meters.stream.supply_voltage import read_optional_number
-from deepen.meters.stream.types import Port
 from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
 from deepen.records import Accuracy, PowerTrace, Source
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from deepen.clock.counter_readings import fit_counter_clock
 from deepen.clock.host_clock import MAX_DRIFT, ClockMap, monotonic_s
 from deepen.errors import MeterError
-from deepen.meters.energy_counter import make_step_trace
-from deepen.meters.sampling_thread import SamplingThread
-from deepen.meters.types import Scope
-from deepen.records import Interval, PowerTrace, Source
+from deepen.meters.energy_counter import SampledCounter, make_step_trace
+from deepen.records import PowerTrace
 
 __all__ = ["TimestampedCounterMeter"]
 
@@ -23,18 +21,8 @@ _STEP_S = 2.0
 """Lead of device time over the host's beyond which its clock was set, seconds: far more than any cache causes."""
 
 
-class TimestampedCounterMeter:
-    """A meter around energy counters, each read together with the device time at which it was valid.
-
-    Attributes:
-        id: Name of the power source.
-        calibration_id: Names of the counters read.
-        update_s: Time between two updates of the counters, seconds.
-        resolution_j: Smallest step of the counters, joules.
-    """
-
-    source: Source = "measured"
-    scope: Scope = "machine"
+class TimestampedCounterMeter(SampledCounter):
+    """A meter around energy counters, each read together with the device time at which it was valid."""
 
     def __init__(
         self,
@@ -42,13 +30,10 @@ class TimestampedCounterMeter:
         calibration_id: str,
         read: Callable[[], Sequence[tuple[float, float]]],
         *,
-        update_s: float,
-        resolution_j: float,
-        poll_s: float,
         quantum_s: float = 1e-3,
-        warnings: Sequence[str] = (),
         now: Callable[[], float] = monotonic_s,
         sleep: Callable[[float], None] = time.sleep,
+        **settings: Any,
     ) -> None:
         """Set up the counters; nothing is read yet.
 
@@ -57,39 +42,18 @@ class TimestampedCounterMeter:
             calibration_id: Names of the counters to read.
             read: Reads (device time in seconds, energy so far in joules) of every counter, always the same ones in the
                 same order; called under a lock.
-            update_s: Time between two updates of the counters, seconds.
-            resolution_j: Smallest step of the counters, joules.
-            poll_s: Time between two polls, seconds.
             quantum_s: Step of the device time, seconds.
-            warnings: Warnings added to every trace of this meter.
             now: The monotonic clock; replaceable by tests.
             sleep: Waits for a number of seconds; replaceable by tests.
+            settings: ``update_s``, ``resolution_j``, ``poll_s`` and ``warnings`` of :class:`SampledCounter`.
         """
-        self.id = name
-        self.calibration_id = calibration_id
-        self.update_s = update_s
-        self.resolution_j = resolution_j
+        super().__init__(name, calibration_id, **settings)
         self._read = read
         self._quantum_s = quantum_s
-        self._warnings = tuple(warnings)
         self._now = now
         self._sleep = sleep
         self._trips: list[tuple[float, float]] = []
         self._readings: list[Sequence[tuple[float, float]]] = []
-        self._lock = threading.Lock()
-        self._sampler = SamplingThread(self.mark, poll_s)
-
-    def start(self) -> None:
-        """Begin a trace.
-
-        Raises:
-            MeterError: If the counters do not answer.
-        """
-        self._sampler.stop()
-        with self._lock:
-            self._trips, self._readings = [], []
-        self.mark()
-        self._sampler.start()
 
     def mark(self) -> None:
         """Read the counters.
@@ -102,9 +66,6 @@ class TimestampedCounterMeter:
             reading = self._read()
             self._trips.append((before, self._now()))
             self._readings.append(reading)
-
-    def observe(self, interval: Interval) -> None:
-        """Do nothing: a counter measures by itself."""
 
     def stop(self) -> PowerTrace:
         """Read until the counters cover the moment of this call, and return the trace.
@@ -154,18 +115,7 @@ class TimestampedCounterMeter:
         for k in range(times_s.shape[1]):
             fresh = np.append(np.diff(times_s[:, k]) > 0, True)  # of readings with one time the last is complete
             total_j += np.interp(ticks, times_s[fresh, k], energy_j[fresh, k] - energy_j[0, k])
-        t_s, power_w = make_step_trace(clock.to_host(ticks).tolist(), total_j.tolist())
-        return PowerTrace(
-            t_s,
-            power_w,
-            1 / self.update_s,
-            self.id,
-            self.calibration_id,
-            self.source,
-            clock=clock,
-            warnings=self._warnings,
-        )
+        return self._make_trace(*make_step_trace(clock.to_host(ticks).tolist(), total_j.tolist()), clock)
 
-    def close(self) -> None:
-        """Stop sampling."""
-        self._sampler.stop()
+    def _forget(self) -> None:
+        self._trips, self._readings = [], []

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from deepen import catalog
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.ports.locks import InstrumentLock, find_device_users, read_command_line
-from deepen.meters.stream.types import Port
+from deepen.meters.ports.protocol import Port
 from deepen.meters.types import MeterSpec
 from deepen.records import Source
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deepen.meters.stream.types import Port
+from deepen.meters.ports.protocol import Port
 
 __all__ = ["drain_port", "query_instrument", "wait_until_silent"]
 

@@ -13,9 +13,10 @@ from deepen.clock.host_clock import monotonic_s
 from deepen.errors import ConfigError, DeepenError, MeterError
 from deepen.meters.ports.discover import UsbId, check_availability, choose_port
 from deepen.meters.ports.guard import PortGuard
+from deepen.meters.ports.protocol import Port
 from deepen.meters.ports.serial_port import SerialPort, get_source_label, open_port
 from deepen.meters.stream.capture import OpenSink, StreamCapture, StreamSummary
-from deepen.meters.stream.types import Instrument, Port
+from deepen.meters.stream.types import Instrument
 from deepen.meters.types import Driver, Meter, MeterContext, MeterSpec, Scope
 from deepen.records import Interval, PowerTrace, Source
 

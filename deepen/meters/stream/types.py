@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepen.records import Accuracy, Source
 
-__all__ = ["MOST_NOTES", "Instrument", "Parser", "Port", "Samples", "StreamCounts"]
+__all__ = ["MOST_NOTES", "Instrument", "Parser", "Samples", "StreamCounts"]
 
 
 MOST_NOTES = 40
@@ -124,40 +124,6 @@ class Parser(Protocol):
 
     def feed(self, data: bytes) -> Samples:
         """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
-
-
-@runtime_checkable
-class Port(Protocol):
-    """Bytes to and from an instrument.
-
-    Attributes:
-        name: Name the user gave it.
-    """
-
-    name: str
-
-    def read(self, timeout_s: float) -> bytes:
-        """Wait for bytes and return all that have come; empty if none came in time.
-
-        Raises:
-            MeterError: If the port is gone.
-        """
-
-    def write(self, data: bytes) -> None:
-        """Send bytes.
-
-        Raises:
-            MeterError: If the port is gone or does not accept them.
-        """
-
-    def flush_input(self) -> None:
-        """Discard the bytes received."""
-
-    def fileno(self) -> int | None:
-        """Return a file descriptor that a guard process can write to; ``None`` if there is none."""
-
-    def close(self) -> None:
-        """Release the port."""
 
 
 @runtime_checkable

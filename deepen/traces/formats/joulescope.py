@@ -82,18 +82,7 @@ def _scan_samples(
     scan = TimeScan(info.path, rate_hz)
     for t_s, power_w in rows:
         scan.feed(t_s, power_w)
-    if not scan.samples:
-        raise MeasureError(f"{info.path}: has no samples with a value; export again")
-    return replace(
-        info,
-        rate_hz=rate_hz or scan.rate_hz,
-        samples=scan.samples,
-        start_s=scan.start_s,
-        end_s=scan.end_s,
-        gaps=tuple(scan.gaps),
-        dropped=scan.dropped,
-        warnings=(*warnings, *scan.notes()),
-    )
+    return scan.complete_info(info, warnings, rate_hz=rate_hz)
 
 
 def _matches_csv(path: Path, head: bytes) -> bool:

@@ -261,25 +261,14 @@ def _scan_rows(file: PlainCsvFile, facts: _CsvFacts, options: Mapping[str, str])
         return replace(
             info, start_s=scan.start_s, end_s=scan.end_s, warnings=tuple(said), complete=scan.samples == written
         )
-    warnings = [*file.table.warnings, *scan.notes()]
+    warnings = []
     label = options.get("source") or facts.source
     if not label:
         warnings.append("the file does not say where its numbers come from; taken as measured (say source=...)")
-    return TraceInfo(
-        path=path,
-        format=FORMAT.name,
-        meter_id=options.get("meter") or facts.meter or path.stem,
-        calibration_id="as in the file",
-        source=parse_source_option(label or "measured", path),
-        rate_hz=file.rate_hz or scan.rate_hz,
-        samples=scan.samples,
-        start_s=scan.start_s,
-        end_s=scan.end_s,
-        gaps=tuple(scan.gaps),
-        dropped=scan.dropped,
-        warnings=tuple(warnings),
-        logic=file.logic,
-    )
+    meter = options.get("meter") or facts.meter or path.stem
+    source = parse_source_option(label or "measured", path)
+    info = TraceInfo(path, FORMAT.name, meter, "as in the file", source, 0.0, 0, logic=file.logic)
+    return scan.complete_info(info, file.table.warnings, warnings, rate_hz=file.rate_hz)
 
 
 def _matches(path: Path, head: bytes) -> bool:

@@ -89,24 +89,11 @@ def _open(path: Path, options: Mapping[str, str]) -> Ppk2CsvFile:
     for t_s, power_w, _, doubt in opened.rows():
         scan.feed(t_s, power_w)
         unsure |= doubt
-    if not scan.samples:
-        raise MeasureError(f"{path}: has no rows with a value; export again")
-    warnings = [*table.warnings, *scan.notes(), f"power is the measured current times {voltage_v:g} V, as given"]
+    warnings = [f"power is the measured current times {voltage_v:g} V, as given"]
     if unsure:
         warnings.append("a digital input was undecided (X, taken as 1) or not recorded (-, taken as 0)")
-    info = replace(
-        opened.info,
-        calibration_id=f"as in the file; {voltage_v:g} V told",
-        rate_hz=scan.rate_hz,
-        samples=scan.samples,
-        start_s=scan.start_s,
-        end_s=scan.end_s,
-        gaps=tuple(scan.gaps),
-        dropped=scan.dropped,
-        warnings=tuple(warnings),
-        logic=bool(inputs),
-    )
-    return replace(opened, info=info)
+    info = replace(opened.info, calibration_id=f"as in the file; {voltage_v:g} V told", logic=bool(inputs))
+    return replace(opened, info=scan.complete_info(info, table.warnings, warnings))
 
 
 def _matches(path: Path, head: bytes) -> bool:

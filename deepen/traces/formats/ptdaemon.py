@@ -112,24 +112,8 @@ def _open(path: Path, options: Mapping[str, str]) -> PtDaemonLog:
     scan = TimeScan(path)
     for t_s, power_w, _ in opened.rows():
         scan.feed(t_s, power_w)
-    if not scan.samples:
-        raise MeasureError(f"{path}: has no rows with a reading; record again")
-    warnings = [
-        *table.warnings,
-        *scan.notes(),
-        "times are those of the daemon's wall clock, whose time zone is not stated",
-    ]
-    info = replace(
-        opened.info,
-        rate_hz=scan.rate_hz,
-        samples=scan.samples,
-        start_s=scan.start_s,
-        end_s=scan.end_s,
-        gaps=tuple(scan.gaps),
-        dropped=scan.dropped,
-        warnings=tuple(warnings),
-    )
-    return replace(opened, info=info)
+    zone = "times are those of the daemon's wall clock, whose time zone is not stated"
+    return replace(opened, info=scan.complete_info(opened.info, table.warnings, [zone]))
 
 
 def _get_field_labels(first: list[str]) -> list[str]:

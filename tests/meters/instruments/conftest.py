@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from deepen.meters.instruments.powersensor3.config import SensorConfig
 from deepen.meters.instruments.ppk2.calibration import Ppk2Calibration
+from deepen.meters.ports.protocol import Port
 from deepen.meters.stream.meter import StreamMeter
-from deepen.meters.stream.types import Instrument, Parser, Port, Samples
+from deepen.meters.stream.types import Instrument, Parser, Samples
 from deepen.meters.types import MeterSpec
 from deepen.records import PowerTrace, Source
 from deepen.testing.clock import VirtualClock

@@ -21,8 +21,8 @@ from deepen.errors import ConfigError, MeterError
 from deepen.meters import MeterSpec
 from deepen.meters.ports import locks
 from deepen.meters.ports import serial_port as port
+from deepen.meters.ports.protocol import Port
 from deepen.meters.ports.serial_port import get_source_label, open_port
-from deepen.meters.stream.types import Port
 
 
 def read_all(opened: Any, size: int) -> bytes:

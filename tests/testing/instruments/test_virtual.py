@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepen.errors import MeterError
-from deepen.meters.stream.types import Port
+from deepen.meters.ports.protocol import Port
 from deepen.testing.clock import VirtualClock
 from deepen.testing.device import FakeRuntime, RunCost
 from deepen.testing.instruments.faults import SplitReads, Stall, Unplug

@@ -20,10 +20,12 @@ from typing import Literal
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.lpm01a.parser import PROMPT, Lpm01aAsciiParser, Lpm01aBinaryParser, Lpm01aScale
 from deepen.meters.ports.discover import UsbId
+from deepen.meters.ports.protocol import Port
 from deepen.meters.stream.dialogue import wait_until_silent
 from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.stopped_by_command import StoppedByCommand
 from deepen.meters.stream.supply_voltage import read_choice_option, read_optional_number
-from deepen.meters.stream.types import Parser, Port
+from deepen.meters.stream.types import Parser
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
@@ -51,7 +53,7 @@ ACCURACY = Accuracy(gain=0.02 / math.sqrt(3), reference="ST UM2243 Rev 2, sectio
 """The maker states a limit of 2 % in both modes."""
 
 
-class Lpm01aInstrument:
+class Lpm01aInstrument(StoppedByCommand):
     """The conversation with one board.
 
     Attributes:
@@ -140,9 +142,6 @@ class Lpm01aInstrument:
             )
         return self._parser
 
-    def mark(self) -> None:
-        """Do nothing: marks come from the target, by a wire to D7."""
-
     def end(self) -> None:
         """Stop the acquisition; the target stays on.
 
@@ -158,11 +157,6 @@ class Lpm01aInstrument:
             self._parser.tally.note(
                 f"temperature: the board moved by {warmed:.1f} C; calibrate it again (?calibrate=yes)"
             )
-
-    def close(self) -> None:
-        """Stop, and give control back to the board; the target stays as it is. Harmless when the port is gone."""
-        with contextlib.suppress(MeterError):
-            self._port.write(_SAFE)
 
     # ---- conversation ------------------------------------------------------------------------------------------------
 

@@ -19,12 +19,14 @@ from typing import Any
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.monsoon.hvpm_parser import HvpmChannelCalibration, HvpmModel, HvpmParser
 from deepen.meters.ports.locks import InstrumentLock
+from deepen.meters.ports.protocol import Port
 from deepen.meters.ports.serial_port import SerialPort, get_source_label, open_port
 from deepen.meters.ports.usb_guard import SETUP
 from deepen.meters.ports.usb_port import ANSWER, UsbFrameDecoder, UsbPort, find_usb_instruments
 from deepen.meters.stream.meter import COMMON_OPTIONS, DEFAULT_MAX_LOSS, StreamMeter, read_number_option
+from deepen.meters.stream.stopped_by_command import StoppedByCommand
 from deepen.meters.stream.supply_voltage import PASSTHROUGH, plan_voltage_ramp, read_choice_option, read_optional_number
-from deepen.meters.stream.types import Parser, Port
+from deepen.meters.stream.types import Parser
 from deepen.meters.types import Availability, DetectedInstrument, Driver, Meter, MeterContext, MeterSpec
 from deepen.records import Accuracy, Source
 
@@ -75,7 +77,7 @@ def make_set_request(opcode: int, value: int) -> bytes:
 STOP = SETUP.pack(_SET, _STOP, 0, 0, 0)
 
 
-class HvpmInstrument:
+class HvpmInstrument(StoppedByCommand):
     """A Monsoon power monitor behind a USB port.
 
     Attributes:
@@ -91,6 +93,9 @@ class HvpmInstrument:
     """
 
     name = "hvpm"
+    title = "Monsoon"
+    stop_bytes = STOP
+    quiet_s = 0.2
     rate_hz = RATE_HZ
 
     def __init__(self, port: Port, spec: MeterSpec, source: Source) -> None:
@@ -161,32 +166,6 @@ class HvpmInstrument:
         self._port.flush_input()
         self._port.write(SETUP.pack(_SET, _START, CALIBRATION_MS, 0, 4) + _FOREVER.to_bytes(4, "little"))
         return parser
-
-    def mark(self) -> None:
-        """Do nothing: the instrument has no marks."""
-
-    def end(self) -> None:
-        """Stop streaming and wait until it has."""
-        self._quiet()
-
-    def close(self) -> None:
-        """Stop the stream and leave the output as requested; harmless when the port is gone."""
-        with contextlib.suppress(MeterError):
-            self._port.write(self.safe_bytes)
-
-    def _quiet(self) -> None:
-        """Stop streaming and read until the port has been silent for 0.2 s.
-
-        Raises:
-            MeterError: If it does not fall silent.
-        """
-        self._port.write(STOP)
-        silent = 0
-        for _ in range(500):
-            silent = 0 if self._port.read(0.1) else silent + 1
-            if silent == 2:
-                return
-        raise MeterError(f"{self._port.name} keeps sending when told to stop: it is no Monsoon; check the port")
 
     def _get(self, opcode: int) -> int:
         """Read a value.

@@ -11,8 +11,6 @@ Options: ``voltage_v`` (of the output; without it the output stays as it is), ``
 
 from __future__ import annotations
 
-import contextlib
-
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.monsoon.lvpm_parser import (
     LvpmParser,
@@ -22,9 +20,12 @@ from deepen.meters.instruments.monsoon.lvpm_parser import (
     unframe_packet,
 )
 from deepen.meters.ports.discover import UsbId
+from deepen.meters.ports.protocol import Port
+from deepen.meters.stream.dialogue import drain_port
 from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.stopped_by_command import StoppedByCommand
 from deepen.meters.stream.supply_voltage import PASSTHROUGH, plan_voltage_ramp, read_choice_option, read_optional_number
-from deepen.meters.stream.types import Instrument, Parser, Port
+from deepen.meters.stream.types import Instrument, Parser
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
@@ -45,7 +46,7 @@ _ASK = frame_packet(b"\x01\x00\x00")
 _LONGEST_TALK = 1 << 20
 
 
-class LvpmInstrument:
+class LvpmInstrument(StoppedByCommand):
     """A Monsoon LVPM on an open port.
 
     Attributes:
@@ -60,6 +61,9 @@ class LvpmInstrument:
     """
 
     name = "lvpm"
+    title = "Monsoon LVPM"
+    stop_bytes = STOP
+    quiet_s = 0.2
 
     def __init__(self, port: Port, spec: MeterSpec, source: Source) -> None:
         """Find the instrument and set it up.
@@ -125,43 +129,8 @@ class LvpmInstrument:
         self._port.write(START)
         return parser
 
-    def mark(self) -> None:
-        """Do nothing: the instrument has no marks."""
-
-    def end(self) -> None:
-        """Stop streaming and wait until it has."""
-        self._quiet()
-
-    def close(self) -> None:
-        """Stop the stream and leave the output as requested; harmless when the port is gone."""
-        with contextlib.suppress(MeterError):
-            self._port.write(self.safe_bytes)
-
     def _write(self, register: int, value: int) -> None:
         self._port.write(frame_packet(bytes([0x01, register, value])))
-
-    def _wait(self, seconds: float) -> None:
-        """Wait on the port's own clock, discarding received bytes."""
-        for _ in range(round(seconds / 0.05)):
-            self._port.read(0.05)
-
-    def _quiet(self) -> None:
-        """Stop streaming and read until the port has been silent for 0.2 s.
-
-        Raises:
-            MeterError: If it does not fall silent.
-        """
-        self._port.write(STOP)
-        silent = received = 0
-        for _ in range(500):
-            data = self._port.read(0.1)
-            received += len(data)
-            silent = 0 if data else silent + 1
-            if silent == 2:
-                return
-            if received > _LONGEST_TALK:
-                break
-        raise MeterError(f"{self._port.name} keeps sending when told to stop: it is no Monsoon LVPM; check the port")
 
     def _ask(self) -> LvpmStatus:
         """Query the status.
@@ -197,7 +166,7 @@ class LvpmInstrument:
             return
         for volts in plan_voltage_ramp(now_v, target_v, floor_v=RAMP_FROM_V):
             self._write(0x01, round((volts - 2.0) * 100))
-            self._wait(RAMP_S)
+            drain_port(self._port, RAMP_S)
 
     def _confirm(self, wanted_v: float | None, limits: dict[int, float], usb: str | None) -> None:
         """Read the settings back.

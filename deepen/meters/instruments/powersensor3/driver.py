@@ -9,17 +9,18 @@ measure a part of another pair.
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.powersensor3.config import ADC_V, LEVELS, RECORD, SENSORS, SensorConfig, parse_config
 from deepen.meters.instruments.powersensor3.parser import FRAME, PowerSensor3Parser, measure_frame_period_us
 from deepen.meters.ports.discover import UsbId
-from deepen.meters.stream.dialogue import query_instrument, wait_until_silent
+from deepen.meters.ports.protocol import Port
+from deepen.meters.stream.dialogue import query_instrument
 from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.stopped_by_command import StoppedByCommand
 from deepen.meters.stream.supply_voltage import read_optional_number
-from deepen.meters.stream.types import Parser, Port
+from deepen.meters.stream.types import Parser
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
@@ -33,7 +34,7 @@ PROBE_FRAMES = 2000
 """Number of frames read to measure the rate: 0.1 s, which gives it to 10 ppm of the instrument's own clock."""
 
 
-class PowerSensor3Instrument:
+class PowerSensor3Instrument(StoppedByCommand):
     """A PowerSensor3 on an open port.
 
     Attributes:
@@ -51,6 +52,8 @@ class PowerSensor3Instrument:
     """
 
     name = "powersensor3"
+    title = "PowerSensor3"
+    stop_bytes = STOP
     serial = ""
     sampling = "mean"
     safe_bytes = STOP
@@ -101,31 +104,10 @@ class PowerSensor3Instrument:
         """Have the next frame marked: logic input 0 of its sample."""
         self._port.write(MARK)
 
-    def end(self) -> None:
-        """Stop streaming and wait until it has."""
-        self._quiet()
-
-    def close(self) -> None:
-        """Stop; harmless when the port is gone."""
-        with contextlib.suppress(MeterError):
-            self._port.write(STOP)
-
     def _parser(self, pairs: tuple[int, ...] | None = None) -> PowerSensor3Parser:
         return PowerSensor3Parser(
             self.sensors, pairs or self.pairs, period_us=self._period_us, voltage_v=self._voltage_v
         )
-
-    def _quiet(self) -> None:
-        """Stop streaming and wait for silence.
-
-        Raises:
-            MeterError: If it does not fall silent.
-        """
-        self._port.write(STOP)
-        if not wait_until_silent(self._port):
-            raise MeterError(
-                f"{self._port.name} keeps sending when told to stop: it is no PowerSensor3; check the port"
-            )
 
     def _read_config(self) -> tuple[SensorConfig, ...]:
         """Read the configuration, answering each record at once: the device resets itself after waiting for 2 s.

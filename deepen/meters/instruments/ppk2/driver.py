@@ -15,7 +15,6 @@ mode source.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 
@@ -23,10 +22,12 @@ from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.ppk2.calibration import AMPERE_METER, SOURCE_METER, Ppk2Calibration
 from deepen.meters.instruments.ppk2.parser import MODULUS, RATE_HZ, Ppk2Parser
 from deepen.meters.ports.discover import UsbId
-from deepen.meters.stream.dialogue import drain_port, query_instrument, wait_until_silent
+from deepen.meters.ports.protocol import Port
+from deepen.meters.stream.dialogue import drain_port, query_instrument
 from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.stopped_by_command import StoppedByCommand
 from deepen.meters.stream.supply_voltage import plan_voltage_ramp, read_choice_option, read_optional_number
-from deepen.meters.stream.types import Parser, Port
+from deepen.meters.stream.types import Parser
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
@@ -43,7 +44,7 @@ START, STOP, OUTPUT, REGULATOR, MODE, METADATA = b"\x06", b"\x07", b"\x0c", b"\x
 _MODES = {"ampere": AMPERE_METER, "source": SOURCE_METER}
 
 
-class Ppk2Instrument:
+class Ppk2Instrument(StoppedByCommand):
     """A PPK2 on an open port.
 
     Attributes:
@@ -61,6 +62,8 @@ class Ppk2Instrument:
     """
 
     name = "ppk2"
+    title = "PPK2"
+    stop_bytes = STOP
     serial = ""
     rate_hz = RATE_HZ
     quantum = MODULUS
@@ -116,28 +119,6 @@ class Ppk2Instrument:
         self._port.flush_input()
         self._port.write(START)
         return parser
-
-    def mark(self) -> None:
-        """Do nothing: marks come in through the logic inputs D0-D7."""
-
-    def end(self) -> None:
-        """Stop streaming and wait until it has."""
-        self._quiet()
-
-    def close(self) -> None:
-        """Stop the stream and leave the output as requested; harmless when the port is gone."""
-        with contextlib.suppress(MeterError):
-            self._port.write(self.safe_bytes)
-
-    def _quiet(self) -> None:
-        """Stop streaming and wait for silence.
-
-        Raises:
-            MeterError: If it does not fall silent.
-        """
-        self._port.write(STOP)
-        if not wait_until_silent(self._port):
-            raise MeterError(f"{self._port.name} keeps sending when told to stop: it is no PPK2; check the port")
 
     def _ask(self) -> Ppk2Calibration:
         """Query the metadata.

@@ -18,7 +18,6 @@ Values are ``power``, ``current``, ``voltage``, ``energy`` (of the line's period
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from dataclasses import dataclass
@@ -27,10 +26,12 @@ from typing import Literal
 from deepen.errors import ConfigError, MeterError
 from deepen.meters.instruments.profile_file import load_profile_table, read_accuracy
 from deepen.meters.instruments.text_lines.parser import LineFormat, LineParser
+from deepen.meters.ports.protocol import Port
 from deepen.meters.stream.dialogue import query_instrument, wait_until_silent
 from deepen.meters.stream.meter import make_stream_driver
+from deepen.meters.stream.stopped_by_command import StoppedByCommand
 from deepen.meters.stream.supply_voltage import read_optional_number
-from deepen.meters.stream.types import Parser, Port
+from deepen.meters.stream.types import Parser
 from deepen.meters.types import MeterSpec
 from deepen.records import Accuracy, Source
 
@@ -109,7 +110,7 @@ class LineProfile:
         return "".join(line + self.line_end for line in lines).encode("utf-8")
 
 
-class LineInstrument:
+class LineInstrument(StoppedByCommand):
     """The conversation with one instrument.
 
     Attributes:
@@ -157,9 +158,6 @@ class LineInstrument:
             parser.tally.note(f"voltage: not measured; power is current times {self._voltage_v:g} V")
         return parser
 
-    def mark(self) -> None:
-        """Do nothing: a line has no room for a mark."""
-
     def end(self) -> None:
         """Stop the stream, if it can be stopped.
 
@@ -173,12 +171,6 @@ class LineInstrument:
             raise MeterError(
                 f"line: {self._port.name} goes on sending; correct 'stop' in meter profile {self._profile.name}"
             )
-
-    def close(self) -> None:
-        """Stop the stream; harmless when the port is gone."""
-        if self.safe_bytes:
-            with contextlib.suppress(MeterError):
-                self._port.write(self.safe_bytes)
 
     def _identify(self) -> str:
         profile = self._profile
