@@ -123,7 +123,7 @@ class ItemPreparer:
         from deepen.kernels import FEATURES_VERSION, build_kernel_model
         from deepen.kernels.building.parallel_copies import choose_copies, replicate_model
         from deepen.kernels.families.catalog import check_params
-        from deepen.kernels.sampling.real_configurations import compute_kernel_work
+        from deepen.kernels.families.kernel_work import compute_kernel_work
 
         params = check_params(item.family, item.params)
         if hash_params(item.family, params) != item.key:

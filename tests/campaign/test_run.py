@@ -88,7 +88,7 @@ def test_energies_are_per_copy_and_the_record_says_how_many(dataset, fake_sessio
 
 def test_copies_follow_from_the_kernels_size(dataset, fake_session, kernels):
     from deepen.kernels.building.parallel_copies import choose_copies
-    from deepen.kernels.sampling.real_configurations import compute_kernel_work
+    from deepen.kernels.families.kernel_work import compute_kernel_work
 
     (item,) = kernels(1)
     cost = compute_kernel_work(item.family, item.params)

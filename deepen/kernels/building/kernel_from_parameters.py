@@ -12,8 +12,8 @@ from typing import Any
 from deepen.graph.types import TensorInfo
 from deepen.kernels.families.catalog import check_params
 from deepen.kernels.families.kernel_layout import TensorSpec
+from deepen.kernels.families.kernel_work import compute_kernel_work
 from deepen.kernels.families.registry import get_family_definition
-from deepen.kernels.sampling.real_configurations import compute_kernel_work
 from deepen.kernels.types import Kernel, hash_params
 
 __all__ = ["make_kernel_from_params"]

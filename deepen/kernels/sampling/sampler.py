@@ -21,15 +21,10 @@ import numpy as np
 
 from deepen.errors import ConfigError
 from deepen.kernels.families.catalog import get_family, load_families
+from deepen.kernels.families.kernel_work import KernelWork, compute_kernel_work
 from deepen.kernels.sampling.neighbours import perturb_params
 from deepen.kernels.sampling.random_sizes import SizeSampler
-from deepen.kernels.sampling.real_configurations import (
-    KernelWork,
-    RealConfiguration,
-    canonicalise_params,
-    compute_kernel_work,
-    load_real_configurations,
-)
+from deepen.kernels.sampling.real_configurations import RealConfiguration, canonicalise_params, load_real_configurations
 from deepen.kernels.types import hash_params
 
 __all__ = ["MAX_BYTES", "SampledKernel", "categorise_params", "compute_stratum", "sample_kernels", "stream_kernels"]

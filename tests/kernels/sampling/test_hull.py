@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deepen.kernels.families.kernel_work import compute_kernel_work
 from deepen.kernels.families.registry import get_family_definition
-from deepen.kernels.sampling.real_configurations import compute_kernel_work
 from deepen.kernels.sampling.sampler import sample_kernels
 
 DIMENSIONS = ("c_in", "c_out", "h_out", "w_out", "k_h", "k")

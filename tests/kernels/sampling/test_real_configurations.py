@@ -8,9 +8,9 @@ import pytest
 from deepen import catalog
 from deepen.errors import ConfigError
 from deepen.kernels.families.catalog import load_families
+from deepen.kernels.families.kernel_work import compute_kernel_work
 from deepen.kernels.sampling.real_configurations import (
     canonicalise_params,
-    compute_kernel_work,
     list_families_with_configurations,
     load_real_configurations,
 )

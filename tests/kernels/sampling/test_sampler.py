@@ -87,7 +87,7 @@ def test_any_prefix_has_small_and_large_kernels():
 
 
 def stratum_of(kernel: SampledKernel) -> int:
-    from deepen.kernels.sampling.real_configurations import compute_kernel_work
+    from deepen.kernels.families.kernel_work import compute_kernel_work
 
     return compute_stratum(compute_kernel_work(kernel.family, kernel.params))
 
