@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.clock.host_clock import CLOCK_TOLERANCE
+from deepen.robust_statistics import estimate_mad_scale
 
 _Values = TypeVar("_Values", float, NDArray[np.float64])
 
@@ -155,6 +156,6 @@ def estimate_robust_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tup
             break
         slopes = (y[lowest[lag:]] - y[lowest[:-lag]]) / (x[lowest[lag:]] - x[lowest[:-lag]])
         middle = float(np.median(slopes))
-        error = 1.4826 * float(np.median(np.abs(slopes - middle))) / math.sqrt(slopes.size / lag)
+        error = estimate_mad_scale(slopes) / math.sqrt(slopes.size / lag)
         best = min(best, (middle, error), key=lambda pair: pair[1])
     return best

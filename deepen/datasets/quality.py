@@ -15,15 +15,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.datasets.statistics import (
-    compute_log_log_residuals,
-    compute_spearman,
-    compute_spearman_interval,
-    correlate_with_neighbours,
-    estimate_mad_scale,
-)
+from deepen.datasets.statistics import compute_log_log_residuals, correlate_with_neighbours
 from deepen.datasets.train_test_split import make_configuration_key
 from deepen.records import EnergyRecord
+from deepen.robust_statistics import compute_spearman, compute_spearman_interval, estimate_mad_scale
 from deepen.units import format_si
 
 __all__ = ["CHECKS", "QualityFinding", "Severity", "check_dataset"]

@@ -5,53 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.robust_statistics import compute_spearman
+
 __all__ = [
     "compute_log_log_residuals",
-    "compute_spearman",
-    "compute_spearman_interval",
     "correlate_with_neighbours",
-    "estimate_mad_scale",
-    "rank_values",
 ]
 
 _ITERATIONS = 50
 
 COPY = 0.9995
 """Correlation above which a column of work is a copy of another: fitting both would tell their noise apart."""
-
-
-def rank_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 0, ties sharing their mean rank; shape (n,)."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return np.asarray((first + (counts - 1) / 2.0)[inverse], dtype=np.float64)
-
-
-def compute_spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation; ``nan`` where either side is constant.
-
-    Args:
-        a: float64, shape (n,).
-        b: float64, shape (n,).
-    """
-    x, y = rank_values(a), rank_values(b)
-    x, y = x - x.mean(), y - y.mean()
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale > 0 else float("nan")
-
-
-def compute_spearman_interval(rho: float, count: int) -> tuple[float, float]:
-    """90 % confidence interval of a rank correlation.
-
-    Fisher's transformation with the variance 1.06 / (n - 3) of Fieller, Hartley and Pearson (Biometrika 44, 1957).
-
-    Args:
-        rho: The correlation.
-        count: Number of pairs; at least 4.
-    """
-    centre = np.arctanh(np.clip(rho, -0.999999, 0.999999))
-    half = 1.645 * np.sqrt(1.06 / (count - 3))
-    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
 def correlate_with_neighbours(values: NDArray[np.float64], work: NDArray[np.float64], nearest: int = 4) -> float:
@@ -76,11 +40,6 @@ def correlate_with_neighbours(values: NDArray[np.float64], work: NDArray[np.floa
     middle = np.bincount(inverse, weights=values) / counts
     _, found = cKDTree(unique).query(unique, k=nearest + 1)
     return compute_spearman(middle, np.median(middle[found[:, 1:]], axis=1))
-
-
-def estimate_mad_scale(residuals: NDArray[np.float64]) -> float:
-    """Standard deviation as estimated by the median absolute deviation (times 1.4826, exact for a normal)."""
-    return 1.4826 * float(np.median(np.abs(residuals - np.median(residuals))))
 
 
 def compute_log_log_residuals(values: NDArray[np.float64], work: NDArray[np.float64]) -> NDArray[np.float64]:

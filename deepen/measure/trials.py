@@ -11,6 +11,7 @@ import numpy as np
 
 from deepen.measure.energy.uncertainty_budget import UncertaintyBudget
 from deepen.records import Interval
+from deepen.robust_statistics import estimate_mad_scale
 
 __all__ = ["Trial", "TrialSelection", "combine_trials", "compute_relative_error", "estimate_trend", "select_trials"]
 
@@ -20,7 +21,6 @@ OUTLIER_MADS = 5.0
 """Distance from the median, in standard deviations estimated from the median absolute deviation, that rejects."""
 OUTLIER_SHARE = 0.02
 """Least distance from the median, as a share of it, that rejects: very quiet series keep their small steps."""
-_MAD_TO_SIGMA = 1.4826  # for a normal distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _find_outliers(values: Sequence[float]) -> list[str]:
         return [""] * len(values)
     array = np.asarray(values)
     median = float(np.median(array))
-    sigma = _MAD_TO_SIGMA * float(np.median(np.abs(array - median)))
+    sigma = estimate_mad_scale(array, median)
     limit = max(OUTLIER_MADS * sigma, OUTLIER_SHARE * abs(median))
     return [
         f"outlier: {100 * (v - median) / abs(median):+.1f} % from the median"

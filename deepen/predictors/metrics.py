@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MEASURES", "bootstrap_confidence_intervals", "compute_metrics", "compute_spearman"]
+from deepen.robust_statistics import compute_spearman
+
+__all__ = ["MEASURES", "bootstrap_confidence_intervals", "compute_metrics"]
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +47,7 @@ def compute_metrics(measured: Floats, predicted: Floats) -> dict[str, Any]:
         **shares,
         "mape": 100.0 * float(error.mean()),
         "rmspe": 100.0 * float(np.sqrt(np.mean(error**2))),
-        "spearman": compute_spearman(measured, predicted),
+        "spearman": _correlate_ranks(measured, predicted),
     }
 
 
@@ -87,7 +89,7 @@ def bootstrap_confidence_intervals(
     for name, values in per_row.items():
         means = drawn @ np.bincount(group, weights=values, minlength=groups) / rows
         found[name] = _compute_interval(100.0 * np.sqrt(means) if name == "rmspe" else means)
-    ranks = [compute_spearman(np.repeat(measured, t), np.repeat(predicted, t)) for t in _count_row_draws(drawn, group)]
+    ranks = [_correlate_ranks(np.repeat(measured, t), np.repeat(predicted, t)) for t in _count_row_draws(drawn, group)]
     defined = np.array([r for r in ranks if r is not None])
     if defined.size == len(ranks):
         found["spearman"] = _compute_interval(defined)
@@ -103,17 +105,7 @@ def _compute_interval(values: Floats) -> list[float]:
     return [float(low), float(high)]
 
 
-def compute_spearman(a: Floats, b: Floats) -> float | None:
-    """Rank correlation with ties at their mean rank; ``None`` where it is not defined."""
-    if a.size < 3:
-        return None
-    p, q = _rank_values(a), _rank_values(b)
-    p, q = p - p.mean(), q - q.mean()
-    norm = float(np.sqrt((p @ p) * (q @ q)))
-    return float(p @ q) / norm if norm > 0 else None
-
-
-def _rank_values(values: Floats) -> Floats:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray(((2 * last - counts + 1) / 2.0)[inverse.reshape(-1)])
+def _correlate_ranks(a: Floats, b: Floats) -> float | None:
+    """Rank correlation; ``None`` with fewer than three rows, or where one side is constant."""
+    rho = compute_spearman(a, b) if a.size >= 3 else np.nan
+    return None if np.isnan(rho) else rho

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepen.datasets.statistics import compute_spearman
 from deepen.errors import DatasetError
+from deepen.robust_statistics import compute_spearman
 from deepen.scoring.app_rows import AppTable
 
 __all__ = ["InferencesPerJoule", "ScoreAgreement", "compare_with_published", "sum_inferences_per_joule"]

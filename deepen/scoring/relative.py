@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
+from deepen.robust_statistics import estimate_mad_scale
 from deepen.scoring.app_rows import AppTable
 
 __all__ = ["RelativeScore", "RelativeScores", "compute_relative_scores"]
@@ -230,9 +231,9 @@ def _fit_least_absolute(y: _Floats, seen: _Floats) -> tuple[float, _Floats]:
 
 def _estimate_scale(rest: _Floats, seen: _Floats) -> float:
     """Estimate the scale: median absolute deviation times 1.4826, corrected for the degrees of freedom."""
-    values = np.abs(rest[seen > 0])
+    values = rest[seen > 0]
     free = max(1, values.size - seen.shape[0] - seen.shape[1] + 1)
-    return max(_MIN_SCALE, 1.4826 * float(np.median(values)) * float(np.sqrt(values.size / free)))
+    return max(_MIN_SCALE, estimate_mad_scale(values, 0.0) * float(np.sqrt(values.size / free)))
 
 
 def _fit_huber(y: _Floats, count: _Floats, scale: _Floats, start: _Floats, tolerance: float) -> tuple[_Floats, _Floats]:

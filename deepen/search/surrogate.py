@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
 from deepen.records import Source
+from deepen.robust_statistics import compute_spearman
 from deepen.search.table.build import assemble_table, format_utc_now
 from deepen.search.table.table import BenchmarkTable
 from deepen.search.table.types import TableColumn, TableManifest
@@ -277,7 +278,7 @@ def _make_report(
     target: str, name: str, fit: FitFunction, codes: Floats, counts: Floats, y: Floats, train: NDArray[np.int64],
     test: NDArray[np.int64], relative: bool, seed: int, tried: Mapping[str, float],
 ) -> SurrogateReport:  # fmt: skip
-    from scipy.stats import kendalltau, spearmanr
+    from scipy.stats import kendalltau
 
     found = fit(codes[train], counts[train], y[train])(codes[test], counts[test])
     half = _compute_half_width(fit, codes[train], counts[train], y[train], relative, seed)
@@ -289,7 +290,7 @@ def _make_report(
         measured=len(y),
         held_out=len(test),
         kendall=float(kendalltau(found, true).statistic) if varied else math.nan,
-        spearman=float(spearmanr(found, true).statistic) if varied else math.nan,
+        spearman=compute_spearman(found, true),
         mape=float(np.mean(np.abs(found / true - 1))) if relative else math.nan,
         r2=float(1 - ((found - true) ** 2).sum() / ((true - true.mean()) ** 2).sum()) if varied else math.nan,
         inside=float(np.mean(np.abs(_compute_errors(found, true, relative)) <= half)),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepen.datasets.quality import CHECKS, check_dataset
-from deepen.datasets.statistics import compute_log_log_residuals, compute_spearman, compute_spearman_interval
+from deepen.datasets.statistics import compute_log_log_residuals
 
 
 @pytest.fixture
@@ -253,26 +253,6 @@ def test_findings_come_worst_first(sound):
 
 
 # Statistics
-
-
-def test_spearman_agrees_with_scipy():
-    stats = pytest.importorskip("scipy.stats", reason="scipy is only a cross-check")
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 20, 200).astype(float), rng.integers(0, 5, 200).astype(float)
-    assert compute_spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
-    assert math.isnan(compute_spearman(a, np.ones(200)))
-
-
-def test_bounds_hold_the_true_correlation_about_nine_times_in_ten():
-    rng = np.random.default_rng(3)
-    population = 2 * np.arcsin(0.6 / 2) * 3 / np.pi  # Spearman's rho of a normal pair with Pearson's 0.6
-    inside = 0
-    for _ in range(400):
-        x = rng.normal(size=60)
-        y = 0.6 * x + 0.8 * rng.normal(size=60)
-        low, high = compute_spearman_interval(compute_spearman(x, y), 60)
-        inside += low < population < high
-    assert 0.86 < inside / 400 < 0.95
 
 
 def test_residuals_ignore_wrong_values():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepen.datasets.statistics import compute_spearman
+from deepen.robust_statistics import compute_spearman
 from deepen.scoring import AppTable, compute_relative_scores, read_app_rows, sum_inferences_per_joule
 
 

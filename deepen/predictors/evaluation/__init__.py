@@ -8,6 +8,6 @@ error measures are in :mod:`deepen.predictors.metrics`.
 from __future__ import annotations
 
 from deepen.predictors.evaluation.evaluate import evaluate_predictor
-from deepen.predictors.metrics import compute_metrics, compute_spearman
+from deepen.predictors.metrics import compute_metrics
 
-__all__ = ["compute_metrics", "compute_spearman", "evaluate_predictor"]
+__all__ = ["compute_metrics", "evaluate_predictor"]

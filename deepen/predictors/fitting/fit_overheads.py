@@ -17,6 +17,7 @@ from deepen.predictors.fitting.fit_uncertainty import fit_model_uncertainty
 from deepen.predictors.inference.model_overheads import ModelOverheads, compute_in_model_energy
 from deepen.predictors.inference.moved_bytes import compute_moved_bytes
 from deepen.predictors.kernel_counts import KernelCounts
+from deepen.robust_statistics import estimate_mad_scale
 
 __all__ = ["MIN_MODELS", "ModelMeasurements", "fit_overheads"]
 
@@ -173,7 +174,7 @@ def _solve_least_squares(
         b = np.concatenate([(measured - base) * row, np.zeros(sd.size)])
         theta = lsq_linear(a, b, bounds=(bounds[0] / sd, bounds[1] / sd), method="bvls").x
         residual = (base + scaled @ theta - measured) / measured
-        tau = max(0.02, 1.4826 * float(np.median(np.abs(residual))))
+        tau = max(0.02, estimate_mad_scale(residual, 0.0))
         standard = np.abs(residual) / np.sqrt(tau**2 + variance)
         huber = np.minimum(1.0, _HUBER / np.maximum(standard, 1e-9))
     return np.asarray(np.clip(theta * sd, bounds[0], bounds[1]), dtype=np.float64)
