@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.graph.load import load_graph_from_proto
 from deepen.graph.types import Graph
-from deepen.spaces.network_writer import NetworkWriter
+from deepen.spaces.network_writer import NetworkWriter, check_network_sizes
 
 if TYPE_CHECKING:
     import onnx
@@ -213,9 +213,7 @@ def build_model(
     Raises:
         ConfigError: If a number is too small.
     """
-    for what, value, least in (("classes", classes, 1), ("resolution", resolution, 4)):
-        if value < least:
-            raise ConfigError(f"a NAS-Bench-101 network needs {what} of at least {least}, not {value}")
+    check_network_sizes("NAS-Bench-101", classes=(classes, 1), resolution=(resolution, 4))
     net = NetworkWriter(weights, seed)
     x = net.conv_bn_relu("image", 3, CHANNELS, 3)
     before = CHANNELS
@@ -225,9 +223,7 @@ def build_model(
         for _ in range(CELLS):
             x = _add_cell(net, x, cell, before, CHANNELS << stack)
             before = CHANNELS << stack
-    x = net.node("Flatten", [net.node("GlobalAveragePool", [x])], axis=1)
-    logits = net.node("Gemm", [x, net.weight(classes, before), net.weight(classes)], transB=1)
-    return net.finish(f"nasbench101-{cell.hash}", resolution, logits, classes)
+    return net.finish(f"nasbench101-{cell.hash}", resolution, x, before, classes)
 
 
 def _add_cell(net: NetworkWriter, x: str, cell: NasBench101Cell, before: int, after: int) -> str:

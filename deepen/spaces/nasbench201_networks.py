@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from deepen.errors import ConfigError, make_unknown_name_error
 from deepen.graph.load import load_graph_from_proto
 from deepen.graph.types import Graph
-from deepen.spaces.network_writer import NetworkWriter
+from deepen.spaces.network_writer import NetworkWriter, check_network_sizes
 
 if TYPE_CHECKING:
     import onnx
@@ -180,9 +180,7 @@ def build_model(
         ConfigError: If the cell is malformed or a number is not positive.
     """
     operations = parse_cell(cell)
-    for what, value, least in (("classes", classes, 1), ("resolution", resolution, 4), ("cells", cells, 1)):
-        if value < least:
-            raise ConfigError(f"a NAS-Bench-201 network needs {what} of at least {least}, not {value}")
+    check_network_sizes("NAS-Bench-201", classes=(classes, 1), resolution=(resolution, 4), cells=(cells, 1))
     net = NetworkWriter(weights, seed)
     x = net.batch_norm(net.conv("image", 3, CHANNELS[0], 3, 1), CHANNELS[0])
     for stage, width in enumerate(CHANNELS):
@@ -191,9 +189,7 @@ def build_model(
         for _ in range(cells):
             x = _add_cell(net, x, operations, width)
     x = net.node("Relu", [net.batch_norm(x, CHANNELS[-1])])
-    x = net.node("Flatten", [net.node("GlobalAveragePool", [x])], axis=1)
-    logits = net.node("Gemm", [x, net.weight(classes, CHANNELS[-1]), net.weight(classes)], transB=1)
-    return net.finish(f"nasbench201-{get_cell_index(cell)}", resolution, logits, classes)
+    return net.finish(f"nasbench201-{get_cell_index(cell)}", resolution, x, CHANNELS[-1], classes)
 
 
 def _add_cell(net: NetworkWriter, x: str, operations: Sequence[str], width: int) -> str:

@@ -8,14 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepen.errors import ConfigError
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["NetworkWriter"]
+__all__ = ["NetworkWriter", "check_network_sizes"]
 
 OPSET = 17
+
+
+def check_network_sizes(benchmark: str, **sizes: tuple[int, int]) -> None:
+    """Refuse sizes that are too small.
+
+    Args:
+        benchmark: Whose network it is, for the message.
+        sizes: Value and least value, by name.
+
+    Raises:
+        ConfigError: If a size is too small.
+    """
+    for name, (value, least) in sizes.items():
+        if value < least:
+            raise ConfigError(f"a {benchmark} network needs {name} of at least {least}, not {value}")
 
 
 class NetworkWriter:
@@ -97,10 +113,20 @@ class NetworkWriter:
         """Add ReLU, convolution and batch normalisation."""
         return self.batch_norm(self.conv(self.node("Relu", [x]), c_in, c_out, kernel, stride), c_out)
 
-    def finish(self, name: str, resolution: int, logits: str, classes: int) -> onnx.ModelProto:
-        """Make the model."""
+    def finish(self, name: str, resolution: int, x: str, channels: int, classes: int) -> onnx.ModelProto:
+        """Add the classifier (global average pooling, a fully connected layer) and make the model.
+
+        Args:
+            name: Name of the graph.
+            resolution: Height and width of the image.
+            x: Features to classify.
+            channels: Their channels.
+            classes: Outputs of the fully connected layer.
+        """
         from onnx import TensorProto, helper
 
+        x = self.node("Flatten", [self.node("GlobalAveragePool", [x])], axis=1)
+        logits = self.node("Gemm", [x, self.weight(classes, channels), self.weight(classes)], transB=1)
         image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, resolution, resolution])
         output = helper.make_tensor_value_info(logits, TensorProto.FLOAT, [1, classes])
         graph = helper.make_graph(self._nodes, name, [image], [output], initializer=self._weights)

@@ -44,16 +44,9 @@ class Lpm01aAsciiParser(Lpm01aParser):
         finished: True once the instrument has reported the end of the acquisition.
     """
 
-    def __init__(self, scale: Lpm01aScale, rest: bytes = b"") -> None:
-        """Start a stream.
-
-        Args:
-            scale: Meaning of the numbers.
-            rest: Bytes of the stream that were read together with the answer to ``start``.
-        """
-        super().__init__(scale, wrap_ms=1_000_000, least_bytes=_LINE)  # seconds have three digits
-        self._rest = rest
-        self._skipping = False  # true inside a line that is too long
+    wrap_ms = 1_000_000  # seconds have three digits
+    least_bytes = _LINE
+    _skipping = False  # true inside a line that is too long
 
     def feed(self, data: bytes) -> Samples:
         """Parse the next bytes of the stream, split anywhere, and return the samples they complete."""
@@ -128,15 +121,12 @@ class Lpm01aBinaryParser(Lpm01aParser):
         finished: True once the instrument has reported the end of the acquisition.
     """
 
-    def __init__(self, scale: Lpm01aScale, rest: bytes = b"") -> None:
-        """Start a stream.
+    wrap_ms = 1 << 31
+    least_bytes = 2
 
-        Args:
-            scale: Meaning of the numbers.
-            rest: Bytes of the stream that were read together with the answer to ``start``.
-        """
-        super().__init__(scale, wrap_ms=1 << 31, least_bytes=2)
-        self._rest = rest
+    def __init__(self, scale: Lpm01aScale, rest: bytes = b"") -> None:
+        """Start a stream; arguments as for :class:`Lpm01aParser`."""
+        super().__init__(scale, rest)
         self._searched = 0  # bytes of the rest known to hold only samples
         self._started = False
         self._parts: list[tuple[bytes, int]] = []  # samples since the last stamp, with the level of the mark

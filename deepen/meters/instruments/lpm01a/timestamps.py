@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,22 +120,26 @@ class Lpm01aParser:
         finished: True once the instrument has reported the end of the acquisition.
         doubts: Stretches (last position before, first after) whose samples turned out to be untrustworthy; the reader
             removes them from the list.
+        wrap_ms: Time at which stamps wrap to zero, milliseconds.
+        least_bytes: Smallest size of a sample, bytes.
     """
 
-    def __init__(self, scale: Lpm01aScale, wrap_ms: int, least_bytes: int) -> None:
+    wrap_ms: ClassVar[int]
+    least_bytes: ClassVar[int]
+
+    def __init__(self, scale: Lpm01aScale, rest: bytes = b"") -> None:
         """Begin a stream.
 
         Args:
             scale: Meaning of the numbers.
-            wrap_ms: Time at which stamps wrap to zero, milliseconds.
-            least_bytes: Smallest size of a sample, bytes.
+            rest: Bytes of the stream that were read together with the answer to ``start``.
         """
         self.tally = StreamCounts()
-        self._least_bytes = least_bytes
+        self._rest = rest
         self.finished = False
         self.doubts: list[tuple[int, int]] = []
         self._scale = scale
-        self._check = TimestampCheck(scale.rate_hz, wrap_ms, self.tally)
+        self._check = TimestampCheck(scale.rate_hz, self.wrap_ms, self.tally)
         self._next = 0
         self._surplus = 0
         self._sure = 0  # position at the last stamp that agreed
@@ -193,7 +197,7 @@ class Lpm01aParser:
     def _damaged(self, size: int, samples: int) -> None:
         """Record damage of ``size`` bytes that held about ``samples`` samples."""
         place, extent = self._damage or (self._next, 0)
-        self._damage = place, extent + size // self._least_bytes + 1
+        self._damage = place, extent + size // self.least_bytes + 1
         if samples:
             self._lose(samples)
 
