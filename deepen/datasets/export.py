@@ -14,7 +14,7 @@ from deepen.datasets.record_schema import FIELDS, encode_canonical_json, encode_
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
-from deepen.storage.atomic import OS_DISK, Disk, write_file_atomically
+from deepen.storage.atomic import write_file_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,9 +72,7 @@ def _encode_cell(value: Any) -> Any:
     return encode_canonical_json(value) if isinstance(value, list | dict) else value
 
 
-def export_records(
-    records: Sequence[EnergyRecord], path: Path, form: Format, *, overwrite: bool = False, disk: Disk = OS_DISK
-) -> None:
+def export_records(records: Sequence[EnergyRecord], path: Path, form: Format, *, overwrite: bool = False) -> None:
     """Write records to one file; it is wholly there or not at all.
 
     Args:
@@ -83,7 +81,6 @@ def export_records(
         form: ``csv`` and ``parquet`` hold the flattened table of :func:`make_frame`; ``jsonl`` holds one record per
             line, whole.
         overwrite: Replace a file that is there.
-        disk: Where to write.
 
     Raises:
         ConfigError: If the form is unknown or the file is there and ``overwrite`` is false.
@@ -98,7 +95,7 @@ def export_records(
         raise ConfigError(f"{path} is there already; choose another name or add --force")
     if not path.parent.is_dir():
         raise DatasetError(f"{path.parent} is not a folder; make it first or choose another")
-    write_file_atomically(path, _encode_records(records, form), disk)
+    write_file_atomically(path, _encode_records(records, form))
 
 
 def _encode_records(records: Sequence[EnergyRecord], form: Format) -> bytes:

@@ -36,7 +36,7 @@ from deepen.meters import Meter, open_meter
 from deepen.meters.registry import load_driver
 from deepen.meters.types import MeterContext
 from deepen.records import Source, find_weakest_source
-from deepen.traces.disk import atomic_file
+from deepen.storage.atomic import replace_file
 
 __all__ = ["TrainingLap", "TrainingRun", "measure_training", "open_training_meters"]
 
@@ -319,7 +319,7 @@ class TrainingRun:
         if self._out is None:
             return
         try:
-            with atomic_file(self._out) as part:
+            with replace_file(self._out) as part:
                 part.write_text(json.dumps(self.document(), indent=2) + "\n", encoding="utf-8")
         except StorageError as error:
             if str(error) not in self.notes:

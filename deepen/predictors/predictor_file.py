@@ -9,8 +9,6 @@ from __future__ import annotations
 import ast
 import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.errors import PredictorError, StorageError
+from deepen.errors import PredictorError
 from deepen.predictors.inference.family_regressors import PredictorParameters
 from deepen.predictors.inference.tree_ensemble import TreeEnsemble, validate_trees
+from deepen.storage.atomic import make_storage_error, write_file_atomically
 
 __all__ = ["ARRAYS", "FORMAT_VERSION", "MAX_BYTES", "read_predictor_file", "write_predictor_file"]
 
@@ -93,21 +92,9 @@ def write_predictor_file(path: Path, card: Mapping[str, Any], parameters: Predic
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
     except OSError as error:
-        raise StorageError(
-            f"cannot write the predictor {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        raise make_storage_error("write", path, error) from error
+    write_file_atomically(path, content)
 
 
 def read_predictor_file(path: Path) -> tuple[dict[str, Any], PredictorParameters]:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 
-__all__ = ["is_file_locked", "lock_file", "read_lock_owner", "write_lock_owner"]
+__all__ = ["is_file_locked", "lock_file", "read_lock_owner", "unlock_file", "write_lock_owner"]
 
 
 def lock_file(path: Path, *, wait: bool = False, create: bool = True) -> int:
@@ -45,6 +45,14 @@ def lock_file(path: Path, *, wait: bool = False, create: bool = True) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def unlock_file(descriptor: int) -> None:
+    """Give a lock back, also from programs that inherited the descriptor, and close it."""
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def is_file_locked(path: Path) -> bool:

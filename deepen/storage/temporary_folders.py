@@ -7,12 +7,13 @@ folder whose lock is free belongs to nobody.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
+
+from deepen.storage.locks import lock_file
 
 __all__ = ["TemporaryFolder"]
 
@@ -39,8 +40,7 @@ class TemporaryFolder:
         """
         remove_orphaned_folders(Path(tempfile.gettempdir()), prefix)
         self.path = Path(tempfile.mkdtemp(prefix=prefix))
-        self._fd = os.open(self.path / f"{_OWNER}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        self._fd = lock_file(self.path / f"{_OWNER}.new")
         (self.path / f"{_OWNER}.new").rename(self.path / _OWNER)  # whoever sees the file finds it locked
 
     def close(self) -> None:
@@ -72,9 +72,8 @@ def _remove_unowned(folder: Path, owner: Path) -> None:
     if not owner.exists():
         shutil.rmtree(folder, ignore_errors=True)
         return
-    fd = os.open(owner, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = lock_file(owner, create=False)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(fd)

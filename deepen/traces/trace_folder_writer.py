@@ -22,7 +22,7 @@ from deepen.clock import SampleLoss
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
-from deepen.traces.disk import atomic_file, storage_error
+from deepen.storage.atomic import make_storage_error, replace_file
 from deepen.traces.manifest import TraceManifest, TracePart
 from deepen.traces.parquet_columns import (
     SampleColumns,
@@ -81,7 +81,7 @@ class TraceWriter:
         except FileNotFoundError as error:
             raise ConfigError(f"no folder {self.path.parent} to write {self.path.name} into; make it first") from error
         except OSError as error:
-            raise storage_error("make", self.path, error) from error
+            raise make_storage_error("make", self.path, error) from error
         self._manifest = TraceManifest(header)
         self._flush_s = flush_s
         stamped = header.times == "stamps"
@@ -282,7 +282,7 @@ def _write_part_and_manifest(
 ) -> None:
     """Write a part, then the manifest that names it."""
     if part is not None and columns is not None:
-        with atomic_file(path / part.file) as place:
+        with replace_file(path / part.file) as place:
             write_table(place, make_arrow_table(header, columns, make_part_metadata(part)), header)
-    with atomic_file(path / MANIFEST) as place:
+    with replace_file(path / MANIFEST) as place:
         place.write_text(manifest, encoding="utf-8")

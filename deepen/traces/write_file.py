@@ -15,7 +15,7 @@ import numpy as np
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.records import PowerTrace
-from deepen.traces.disk import atomic_file, storage_error, sync_folder
+from deepen.storage.atomic import make_storage_error, replace_file, sync_folder
 from deepen.traces.manifest import TraceManifest, TracePart
 from deepen.traces.open import iterate_chunks
 from deepen.traces.parquet_columns import (
@@ -77,7 +77,7 @@ def write_trace(
     elif path.is_dir():
         raise ConfigError(f"{path} is a folder; name another file")
     else:
-        with atomic_file(path) as place:
+        with replace_file(path) as place:
             {".parquet": _write_parquet, ".csv": _write_csv, ".json": _write_json}[path.suffix](trace, place, manifest)
     return path
 
@@ -154,7 +154,7 @@ def _write_folder(trace: PowerTrace | TraceFile, path: Path, manifest: TraceMani
     except OSError as error:
         if old.exists() and not path.exists():
             old.rename(path)
-        raise storage_error("write", path, error) from error
+        raise make_storage_error("write", path, error) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -64,13 +64,16 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(tmp_path, records):
         export_records(records, tmp_path, "csv", overwrite=True)
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, records, failing_disk):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, records, monkeypatch):
     path = tmp_path / "out.csv"
     path.write_text("mine")
-    disk = failing_disk(errno.ENOSPC, ("write",))
-    disk.failing = True
+
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
     with pytest.raises(StorageError, match="No space left"):
-        export_records(records, path, "csv", overwrite=True, disk=disk)
+        export_records(records, path, "csv", overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out.csv"]
     assert path.read_text() == "mine"
 

@@ -111,7 +111,7 @@ def test_writing_leaves_nothing_behind_on_failure(trained, tmp_path, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(predictor_file.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageError, match=r"p\.deepen.*No space left"):
         predictor.save(target)
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]

@@ -67,7 +67,7 @@ def check_kills(folder: Path, how: int) -> int:
         assert told <= len(found) <= told + (1 if told < TOTAL - 2 else 2), (at, told, found)
         fill_dataset(target, lambda number: None)  # running again completes and repeats nothing
         assert list_stored(target) == list(range(TOTAL)), at
-        assert sorted(path.name for path in target.iterdir() if not path.name.endswith(".tmp")) == [
+        assert sorted(path.name for path in target.iterdir() if not path.name.endswith(".part")) == [
             ".records.db.lock",
             "records.db",
         ], at

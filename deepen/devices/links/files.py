@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from deepen.errors import ConfigError, StorageError
+from deepen.errors import ConfigError
+from deepen.storage.atomic import replace_file
 
 __all__ = ["open_atomic_file", "require_readable_file"]
 
@@ -24,20 +24,8 @@ def open_atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """
     if not path.parent.is_dir():
         raise ConfigError(f"no folder {path.parent} to write {path.name} into; make it first")
-    temporary = path.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        try:
-            with temporary.open("xb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {path}: {error.strerror or error}; free some space or name another file"
-            ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replace_file(path) as part, part.open("xb") as stream:
+        yield stream
 
 
 def require_readable_file(path: Path) -> Path:

@@ -20,6 +20,7 @@ from typing import Any
 from deepen.clock.host_clock import utc_now
 from deepen.devices.settings.access import SettingLocation
 from deepen.errors import ConfigError, LinkError, StorageError
+from deepen.storage.locks import lock_file
 
 __all__ = [
     "JournalLayer",
@@ -176,24 +177,12 @@ class RestoreJournal:
             raise
 
     def _lock(self) -> int:
-        import fcntl  # not on Windows, where devices are not driven
-
-        while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with contextlib.suppress(FileNotFoundError):
-                    if os.fstat(fd).st_ino == self.path.stat().st_ino:  # not a file that its last holder has removed
-                        return fd
-            except BlockingIOError as error:
-                os.close(fd)
-                raise LinkError(
-                    f"another process is changing the settings of {self._device} (it holds {self.path}); end that first"
-                ) from error
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
+        try:
+            return lock_file(self.path)
+        except BlockingIOError as error:
+            raise LinkError(
+                f"another process is changing the settings of {self._device} (it holds {self.path}); end that first"
+            ) from error
 
     def _read(self) -> bytes:
         parts = []

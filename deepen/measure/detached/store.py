@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from deepen.devices.settings.restore_journal import get_journal_folder
 from deepen.errors import ConfigError, StorageError
 from deepen.measure.alignment.load_pattern import SyncPulses
 from deepen.measure.detached.plan import DetachedStep
+from deepen.storage.locks import is_file_locked, lock_file
 
 __all__ = ["PendingRun", "get_detached_folder", "list_pending_runs", "read_host_boot_id", "save_pending_run"]
 
@@ -78,9 +78,8 @@ class PendingRun:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Tell other processes for a block that this one is at it; ``flock`` ends with the process however it ends."""
-        fd = os.open(self.folder / _FILE, os.O_RDONLY | os.O_CLOEXEC)
+        fd = lock_file(self.folder / _FILE, wait=True, create=False)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
@@ -88,17 +87,7 @@ class PendingRun:
     @property
     def in_progress(self) -> bool:
         """Whether a process is at it, so that it is not to be collected or removed yet."""
-        try:
-            fd = os.open(self.folder / _FILE, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return is_file_locked(self.folder / _FILE)
 
     def forget(self) -> None:
         """Remove what is kept."""

@@ -9,7 +9,6 @@ that another process is about to lock breaks the lock.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.errors import MeterError
+from deepen.storage.locks import lock_file, read_lock_owner, unlock_file, write_lock_owner
 
 __all__ = ["InstrumentLock", "find_device_users", "get_lock_folder", "read_command_line"]
 
@@ -111,22 +111,21 @@ class InstrumentLock:
         plain = re.sub(r"[^A-Za-z0-9]+", "-", identity).strip("-")[-40:]
         digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
         path = get_lock_folder() / f"{plain}-{digest}.lock"
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise MeterError(f"cannot lock {name}: {path} ({error.strerror}); remove that file") from error
         end_s = monotonic_s() + _GUARD_S
-        while not _try_lock(self._fd):
-            pid, command = _read_lock_holder(self._fd)
-            if pid and not _is_process_alive(pid) and monotonic_s() < end_s:
-                time.sleep(0.01)
-                continue
-            os.close(self._fd)
-            self._fd = -1
-            raise MeterError(f"{name} is in use by {_describe_process(pid, command)}; end that first")
-        entry = json.dumps({"pid": os.getpid(), "command": read_command_line(os.getpid()), "instrument": identity})
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, entry.encode(), 0)
+        while True:
+            try:
+                self._fd = lock_file(path)
+                break
+            except BlockingIOError as error:
+                pid, command = _parse_lock_owner(read_lock_owner(path))
+                if pid and not _is_process_alive(pid) and monotonic_s() < end_s:
+                    time.sleep(0.01)
+                    continue
+                raise MeterError(f"{name} is in use by {_describe_process(pid, command)}; end that first") from error
+            except OSError as error:
+                raise MeterError(f"cannot lock {name}: {path} ({error.strerror}); remove that file") from error
+        entry = {"pid": os.getpid(), "command": read_command_line(os.getpid()), "instrument": identity}
+        write_lock_owner(self._fd, json.dumps(entry))
 
     def fileno(self) -> int:
         """Descriptor of the lock; a process that inherits it keeps the lock while it lives."""
@@ -136,24 +135,14 @@ class InstrumentLock:
         """Release the lock; harmless when repeated."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.ftruncate(fd, 0)
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+            write_lock_owner(fd, "")
+            unlock_file(fd)
 
 
-def _try_lock(fd: int) -> bool:
-    """Try to lock a file; return whether it succeeded."""
+def _parse_lock_owner(text: str) -> tuple[int, str]:
+    """Parse the process id and command in a lock file; 0 if it names none."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _read_lock_holder(fd: int) -> tuple[int, str]:
-    """Read the process id and command in a lock file; 0 if it names none."""
-    try:
-        found = json.loads(os.pread(fd, 4096, 0))
+        found = json.loads(text)
         return int(found["pid"]), str(found["command"])
     except (ValueError, KeyError, TypeError):
         return 0, ""
