@@ -361,14 +361,8 @@ def _calibrate_overheads(
     spread = fit_model_uncertainty(
         errors[cases.model], cases.relative_sd[cases.model], list(zip(*variances, strict=True))
     )
-    return replace(
-        context,
-        correlation=spread.correlation,
-        family_correlation=spread.family_correlation,
-        floor=spread.floor,
-        kernel_variance=spread.kernels,  # small: sums are known better than their parts where only sums were measured
-        inflation=spread.inflation,
-    )
+    # The kernels' share is small: sums are known better than their parts where only sums were measured.
+    return context.with_uncertainty(spread)
 
 
 def _describe_calibration(

@@ -106,18 +106,7 @@ def fit_overheads(cases: ModelMeasurements, call_limit_j: float) -> ModelOverhea
     note = f"terms '{kept}' kept by leave-one-model-out error on {n} models: " + ", ".join(
         f"{c} {100 * s:.1f} %" for c, s in scores.items()
     )
-    return replace(
-        context,
-        correlation=spread.correlation,
-        family_correlation=spread.family_correlation,
-        floor=spread.floor,
-        kernel_variance=spread.kernels,
-        inflation=spread.inflation,
-        models=n,
-        terms=kept,
-        scores=scores,
-        note=note,
-    )
+    return replace(context.with_uncertainty(spread), models=n, terms=kept, scores=scores, note=note)
 
 
 def _fit_leave_one_out(cases: ModelMeasurements, choice: str, limit: float) -> list[ModelOverheads]:

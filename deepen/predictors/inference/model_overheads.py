@@ -14,7 +14,7 @@ sum of its kernels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,17 @@ class ModelOverheads:
         """Terms of a model's uncertainty."""
         return ModelUncertainty(
             self.correlation, self.family_correlation, self.floor, self.inflation, self.kernel_variance
+        )
+
+    def with_uncertainty(self, found: ModelUncertainty) -> ModelOverheads:
+        """The same terms with another uncertainty."""
+        return replace(
+            self,
+            correlation=found.correlation,
+            family_correlation=found.family_correlation,
+            floor=found.floor,
+            kernel_variance=found.kernels,
+            inflation=found.inflation,
         )
 
     def compute_totals(self, models: KernelCounts, kernel_j: Floats) -> Floats:
