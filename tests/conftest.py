@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.required_parts import (  # noqa: F401 (hooks)
     pytest_make_collect_report,
@@ -26,6 +27,10 @@ THREAD_SETTINGS = (
 # Matrices here are small: on a busy machine, threads that wait for each other cost ten times what they save. This file
 # is read before numpy is imported, in every worker; processes that tests start inherit the environment.
 os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
+
+# The same examples every time, and no judgement on their speed: a busy machine changes nothing.
+settings.register_profile("deepen", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("deepen")
 
 ROOT = Path(__file__).resolve().parents[1]
 
