@@ -1,4 +1,4 @@
-"""What a port is, whatever lies behind it: serial, USB, a socket, or an emulator."""
+"""The protocol of a port: serial, USB, a socket, or an emulator."""
 
 from __future__ import annotations
 
