@@ -14,14 +14,15 @@
         ├── MeterError          the power source does not answer
         └── StorageError        the disk is full, read-only or locked
 
-The class decides whether a caller may retry. A message says what happened, where, and what to do next, in one line.
+The class decides whether a caller may retry. A message says what happened, where, and what to do next, in one line. Who
+needs one of these three reads the field (``cause``, ``subject``, ``cure``); no program searches a message for words.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "ConfigError",
@@ -40,20 +41,53 @@ __all__ = [
 
 
 class DeepenError(Exception):
-    """Root of every error deepen raises on purpose.
+    """Root of every error deepen raises on purpose; its text is ``subject: cause; cure``.
 
     Attributes:
         retryable: Whether the same call may succeed later without a change by the user.
         exit_code: Exit status of the command line.
+        subject: The file, instrument or device concerned; empty where the cause names it.
+        cure: The remedy; empty where the cause says it or there is none.
     """
 
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
 
+    def __init__(self, cause: str = "", *, subject: str = "", cure: str = "") -> None:
+        """Describe what happened.
+
+        Args:
+            cause: The failure.
+            subject: The file, instrument or device concerned.
+            cure: The remedy.
+        """
+        super().__init__(cause)
+        self.subject = subject
+        self.cure = cure
+
+    @property
+    def cause(self) -> str:
+        """The cause in one line of printable characters."""
+        return _make_printable(super().__str__())
+
     def __str__(self) -> str:
         """Render the message as one line of printable characters; instruments and file names may add any others."""
-        text = super().__str__()
-        return text if text.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        where = f"{self.subject}: " if self.subject else ""
+        cure = f"; {self.cure}" if self.cure else ""
+        return _make_printable(f"{where}{super().__str__()}{cure}")
+
+    def with_subject(self, subject: str) -> Self:
+        """Make the same error about a subject; what it was about so far goes before the cause.
+
+        Raise the result ``from`` this one.
+        """
+        if self.subject in ("", subject):
+            return type(self)(super().__str__(), subject=subject, cure=self.cure)
+        return type(self)(f"{self.subject}: {super().__str__()}", subject=subject, cure=self.cure)
+
+
+def _make_printable(text: str) -> str:
+    return text if text.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 class ConfigError(DeepenError):
@@ -110,4 +144,4 @@ def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> Confi
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
-    return ConfigError(f"unknown {kind} '{name}'; {hint}")
+    return ConfigError(f"unknown {kind} '{name}'", cure=hint)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +25,22 @@ __all__ = [
     "EnergyRecord",
     "Interval",
     "KernelPrediction",
+    "MeasurementWarning",
     "PowerTrace",
     "Prediction",
     "Source",
     "StoppingRule",
+    "TraceWarning",
+    "WarningCode",
     "Workload",
     "find_weakest_source",
 ]
 
 Source = Literal["measured", "modelled", "simulated"]
+
+WarningCode = Literal["loss", "clipping", "range-switching", "temperature", "trace"]
+"""Kinds of warnings about a trace: samples missing or counted twice; at the end of a range; a range that changed; an
+instrument that became warmer; anything else."""
 
 RECORD_SCHEMA = 3
 """Version of :class:`EnergyRecord` as stored; a reader refuses a newer one.
@@ -155,6 +162,53 @@ class Accuracy:
     reference: str = ""
 
 
+class TraceWarning(str):
+    """One line about a trace for people, with a code for programs; it prints and is stored in JSON as its text.
+
+    Attributes:
+        code: The kind of warning.
+    """
+
+    code: WarningCode
+
+    def __new__(cls, code: WarningCode, text: str) -> Self:  # noqa: D102
+        if code not in get_args(WarningCode):
+            raise ConfigError(f"a warning's code must be one of {', '.join(get_args(WarningCode))}, not '{code}'")
+        made = super().__new__(cls, text)
+        made.code = code
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:  # copies and other processes get the code too
+        return type(self), (self.code, str(self))
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementWarning:
+    """A remark on a measured energy.
+
+    Attributes:
+        code: Stable name: that of a :class:`TraceWarning`; of a window ``short-window``, ``gap`` or ``idle-drift``; of
+            the whole measurement ``alignment``, ``accuracy``, ``preempted``, ``few-blocks``, ``short-blocks``,
+            ``spread``, ``trend``, ``drift``, ``undetected``, ``throttled`` or ``settings``.
+        text: One line for people.
+    """
+
+    code: str
+    text: str
+
+    @classmethod
+    def of(cls, warning: TraceWarning) -> MeasurementWarning:
+        """Take over a warning of the trace."""
+        return cls(warning.code, str(warning))
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.text}"
+
+    def document(self) -> Mapping[str, str]:
+        """As JSON."""
+        return {"code": self.code, "text": self.text}
+
+
 @dataclass(frozen=True, slots=True)
 class PowerTrace:
     """Power over time.
@@ -175,7 +229,7 @@ class PowerTrace:
         logic: Digital inputs sampled with the power; uint8, shape (n,), bit k is input k; ``None`` without inputs.
         clock: Map from the instrument's clock to host time, with its error; ``None`` if the host stamped the samples.
         accuracy: Accuracy stated for the instrument.
-        warnings: What a reader should know (loss, clipping, range switches, resynchronisation).
+        warnings: Remarks on the trace (loss, clipping, range switches, resynchronisation).
     """
 
     t_s: NDArray[np.float64]
@@ -190,7 +244,7 @@ class PowerTrace:
     logic: NDArray[np.uint8] | None = None
     clock: ClockMap | None = None
     accuracy: Accuracy = field(default_factory=Accuracy)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[TraceWarning, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -238,7 +292,7 @@ class EnergyRecord:
         runs: Inferences counted.
         trials: Net energy per inference of each accepted block, joules.
         rejected: Blocks left out, as ``{"reason", "energy_j"}``.
-        warnings: What a reader should know (drift, few blocks, ...).
+        warnings: Remarks on the measurement, each ``code: text`` (see :class:`MeasurementWarning`).
         trace_sha256: Hash of the stored trace; empty if none was kept.
         copies: Copies of the kernel in the model that was run; energies and latency are per copy.
         recorded_at: Time of the measurement, UTC, ISO-8601.

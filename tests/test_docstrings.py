@@ -10,9 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "deepen"
 RUNNER = PACKAGE.parent / "devices" / "runner"
 QUESTIONS = {"what", "what's", "which", "whether", "how", "who", "whose", "where", "when", "why"}
 NOT_YET = (
-    "campaign",
     "datasets",
-    "measure",
     "predictors",
     "storage",
 )

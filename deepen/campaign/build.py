@@ -24,7 +24,7 @@ from deepen.storage.atomic import make_folder
 
 if TYPE_CHECKING:
     from deepen.measure import Session
-    from deepen.measure.session import Sync
+    from deepen.measure.alignment.load_pattern import Sync
 
 __all__ = ["DEFAULT_COUNT", "build_dataset", "check_conditions", "check_session", "plan_kernels", "read_kernel_keys"]
 
@@ -102,9 +102,9 @@ def check_conditions(dataset: Dataset | None, facts: Sequence[StationIdentity], 
     """Refuse to mix power sources or labels in one dataset, and devices, runtimes or threads other than asked for.
 
     Args:
-        dataset: What is there; ``None`` for nothing.
-        facts: Who is at the stations.
-        matrix: Under which conditions they will measure.
+        dataset: The dataset to be continued; ``None`` for a new one.
+        facts: Identities of the stations.
+        matrix: Conditions they will measure under.
 
     Raises:
         ConfigError: If the stations differ among themselves in what must be the same.
@@ -162,6 +162,13 @@ def build_dataset(
 
     Devices of the same profile share the kernels; devices of different profiles measure all of them each.
 
+    1. Arguments are checked before anything is opened.
+    2. The plan stored beside the dataset is continued, or a new one is sampled.
+    3. Stations know who was there in earlier runs, so that a device that is gone is waited for.
+    4. An existing dataset is opened before the stations: another writer is found before sessions disturb it. A new one
+       is made only after the stations have answered and fit together.
+    5. The tasks without a record are measured by the fleet.
+
     Args:
         out: The dataset, a folder or a file ``NAME.db``; made where absent. The plan is kept in the folder, or in
             ``NAME.files``, as ``plan.json``.
@@ -176,14 +183,14 @@ def build_dataset(
         runtimes: Inference engines; every kernel is measured by each. ``auto`` alone is the one the dataset was begun
             with, else the first that works of those the device's profile lists.
         delegate: Accelerator of these engines; empty for the CPU.
-        sync: How external meters' time becomes the host's (see :class:`deepen.measure.Session`).
+        sync: Way from external meters' time to the host's (see :class:`deepen.measure.Session`).
         repeats: Records of each kernel under each condition.
         prepare: Whether the settings of a device's profile are set; those of this machine never are.
         settings: Settings to set besides, on every device.
         exclude: Model files whose kernel configurations are left out.
         max_macs: Largest kernel, multiply-accumulates.
-        on_progress: Called at the start, after every kernel, and with news of a device.
-        patience: How long to bear with a device that is gone, too hot, or drifts.
+        on_progress: Called at the start, after every kernel, and with messages of a device.
+        patience: Limits for a device that is gone, too hot, or drifts.
 
     Raises:
         ConfigError: If an argument is wrong.
@@ -191,6 +198,7 @@ def build_dataset(
         LinkError, MeterError: If a device or a meter that was never seen before does not answer.
         StorageError: If the disk refuses.
     """
+    # 1. Arguments.
     if count is not None and count < 1:
         raise ConfigError(f"the number of kernels must be at least 1, not {count}")
     if minutes is not None and not 0 < minutes < 1e6:
@@ -200,9 +208,11 @@ def build_dataset(
     ConditionGrid(names, counts, repeats)  # refuses what makes no sense before anything is opened
     if count is None:
         count = DEFAULT_COUNT if minutes is None else min(_MOST, max(1, int(minutes * _PER_MINUTE)))
+    # 2. Plan.
     kept = locate_companion_folder(out)
     plan_path = kept / "plan.json"
     plan = plan_kernels(plan_path, families, count, seed, read_kernel_keys(exclude), max_macs)
+    # 3. Stations.
     known = load_stations(kept)
     options: dict[str, Any] = {} if prepare else {"prepare": False}
     options |= {"settings": dict(settings)} if settings else {}
@@ -213,7 +223,7 @@ def build_dataset(
         for pair in pairs or (DeviceWithMeter(device, meter),)
     ]
     with ExitStack() as stack:
-        # Whoever is writing there is found before the sessions disturb it; a folder is made after all else is well.
+        # 4. Dataset and devices.
         there = locate_database(out).exists()
         dataset = stack.enter_context(Dataset.open(out, create=True)) if there else None
         preparers: dict[str, PrepareFunction] = {}
@@ -233,6 +243,7 @@ def build_dataset(
             make_folder(folder / str(number))
             preparers[station.name] = ItemPreparer(folder / str(number), how)
 
+        # 5. Measure.
         def tell(state: CampaignProgress) -> None:
             log_progress(kept, state)
             if on_progress is not None:
@@ -266,7 +277,7 @@ def _resolve_runtime_names(out: Path, runtimes: Sequence[str], delegate: str) ->
 
 
 def _resolve_auto_runtime(names: tuple[str, ...], stations: Sequence[Station]) -> tuple[str, ...]:
-    """What ``auto`` has become on the devices that are there.
+    """Get the runtime ``auto`` has become on the devices that are there.
 
     Raises:
         ConfigError: If they would be measured by different runtimes, or none is there.

@@ -1,9 +1,8 @@
-"""Who runs a campaign's tasks: a queue behind three verbs.
+"""Executors run a campaign's tasks: a queue behind three verbs.
 
 :class:`SerialExecutor` runs them one after the other in the calling thread on one session;
 :class:`deepen.campaign.parallel_executor.Fleet` on several devices of this host side by side. An engine that spreads
-them over
-devices attached to many hosts takes the same place: tasks are plain data, outcomes are records or reasons.
+them over devices attached to many hosts takes the same place: tasks are plain data, outcomes are records or reasons.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["DeviceNotice", "Measurer", "SerialExecutor", "TaskExecutor", "TaskOu
 
 
 class Measurer(Protocol):
-    """What measures a workload: a :class:`deepen.measure.Session`."""
+    """Measures a workload: a :class:`deepen.measure.Session`."""
 
     @property
     def drift(self) -> tuple[tuple[float, float], ...]:
@@ -36,14 +35,14 @@ class Measurer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """What became of a task.
+    """The record of a task, or the reason there is none.
 
     Attributes:
         task: The task.
         record: Its record; ``None`` if it failed.
-        error: Why it failed; ``None`` if it did not.
+        error: The reason it failed; ``None`` if it did not.
         attempts: Times it was tried.
-        device: Who ran it, readable; empty where there is only one.
+        device: Station that ran it; empty where there is only one.
     """
 
     task: Task
@@ -55,11 +54,11 @@ class TaskOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DeviceNotice:
-    """What an executor has to say about a device.
+    """A message of an executor about a device.
 
     Attributes:
-        device: Which one, readable.
-        text: What happened to it.
+        device: Name of the station.
+        text: The event.
         stopped: Whether it takes no more tasks in this run.
         returned: Tasks given back because no device is left for them; they are not to be collected any more.
     """
@@ -84,7 +83,7 @@ class TaskExecutor(Protocol):
         ...
 
     def collect(self, timeout_s: float | None = None) -> TaskOutcome | DeviceNotice | None:
-        """Wait for the next task that is done, in any order, or for news; what was collected before counts as stored.
+        """Wait for the next task that is done, in any order, or for a message; earlier outcomes then count as stored.
 
         Args:
             timeout_s: Longest wait, seconds; an executor that measures in the calling thread does not look at it.
@@ -106,8 +105,8 @@ class SerialExecutor:
     """Measures one task after the other on one session.
 
     Args:
-        session: What measures.
-        prepare: What prepares an item.
+        session: Measures the workloads.
+        prepare: Prepares an item.
         retries: Times an item is tried again after a failure of the surroundings (device, meter); the session starts a
             new worker by itself.
         lookahead: Items prepared by a thread meanwhile; 0 prepares in turn.

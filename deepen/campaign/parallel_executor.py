@@ -43,7 +43,7 @@ MAX_RESTS = 3
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long a fleet bears with a station.
+    """Limits to a fleet's patience with a station.
 
     Attributes:
         gone_s: Seconds a device or meter may be gone before its station is stopped.
@@ -68,7 +68,7 @@ class _QueuedTask:
 
 @dataclass(slots=True)
 class _StationHealth:
-    """What a station has been through since its last good record."""
+    """Failures and rests of a station since its last good record."""
 
     failures: int = 0
     rests: int = 0
@@ -88,10 +88,10 @@ class Fleet:
     Use it as a context manager: :meth:`start` opens the stations, leaving it ends their threads and closes them.
 
     Args:
-        stations: Whom to run on.
-        prepare: What prepares items, by station name; each is called by its station's thread alone.
+        stations: The stations to run on.
+        prepare: Prepare items, by station name; each is called by its station's thread alone.
         retries: Times a task is tried again after a failure of the surroundings.
-        patience: How long to bear with a station.
+        patience: Limits to the patience with a station.
     """
 
     capacity = sys.maxsize
@@ -134,7 +134,7 @@ class Fleet:
         """Open every station and wait until they answer; one known from an earlier run may be gone.
 
         Raises:
-            DeepenError: What the first station that cannot be opened says; all are closed then.
+            DeepenError: The error of the first station that cannot be opened; all are closed then.
         """
         ready: list[tuple[Station, Future[None]]] = [(station, Future()) for station in self.stations]
         self._working = {station.name for station in self.stations}
@@ -149,9 +149,9 @@ class Fleet:
                 try:
                     opened.result()
                 except DeepenError as error:
-                    if len(ready) == 1 or station.name in str(error):
+                    if len(ready) == 1 or error.subject == station.name:
                         raise
-                    raise type(error)(f"{station.name}: {error}") from error
+                    raise error.with_subject(station.name) from error
         except BaseException:
             self.close()
             raise
@@ -188,7 +188,7 @@ class Fleet:
             except queue.Empty:
                 if not self._cancelled:
                     return None
-            # Ctrl-C may have hit between an outcome's arrival and its being counted: nobody works, so nothing comes.
+            # Ctrl-C may have hit after an outcome arrived and before it was counted: no station is busy.
             if not self._busy and self._results.empty():
                 self._pending = 0
                 return None
@@ -225,13 +225,13 @@ class Fleet:
             thread.join()
 
     def _acknowledge(self) -> None:
-        """What was collected last is stored: its station may go on."""
+        """Let the station of the outcome collected last go on: it is stored."""
         if self._unstored:
             self._stored[self._unstored].set()
             self._unstored = ""
 
     def _has_station_for(self, profile: str) -> bool:
-        """Whether a working station has devices of this profile; call it with the lock held."""
+        """Tell whether a working station has devices of this profile; call it with the lock held."""
         return any(s.name in self._working and s.facts and profile in ("", s.facts.profile) for s in self.stations)
 
     # ---- a station's side -------------------------------------------------------------------------------------------
@@ -239,11 +239,11 @@ class Fleet:
     def _work(self, station: Station, opened: Future[None]) -> None:
         health, in_hand = _StationHealth(), 0
         try:
-            self._first(station, opened)
+            self._open_first(station, opened)
             while not self._halt.is_set():
                 if not station.is_open:
                     self._reopen(station)
-                entry, in_hand = self._next(station), 1
+                entry, in_hand = self._wait_for_task(station), 1
                 self._run_one(station, entry, health)
                 in_hand = 0
                 self._busy.discard(station.name)
@@ -257,7 +257,8 @@ class Fleet:
         finally:
             station.close()
 
-    def _first(self, station: Station, opened: Future[None]) -> None:
+    def _open_first(self, station: Station, opened: Future[None]) -> None:
+        """Open a station for the first time; one known from an earlier run may be gone."""
         try:
             station.session()
         except DeepenError as error:
@@ -269,7 +270,7 @@ class Fleet:
             raise _FleetHalted from error
         opened.set_result(None)
 
-    def _next(self, station: Station) -> _QueuedTask:
+    def _wait_for_task(self, station: Station) -> _QueuedTask:
         """Wait for a task."""
         assert station.facts is not None
         with self._changed:
@@ -282,7 +283,16 @@ class Fleet:
         raise _FleetHalted
 
     def _run_one(self, station: Station, entry: _QueuedTask, health: _StationHealth) -> None:
+        """Measure one task, by the rules of this module.
+
+        1. A station that is gone gives the task back.
+        2. A device that is too hot rests; the task is not to blame and keeps its attempts.
+        3. Prepare and measure; a failure of the surroundings closes the station.
+        4. A record made too hot, throttled or drifted does not count.
+        5. A good record is delivered and forgives earlier failures.
+        """
         task = entry.task
+        # 1. Gone?
         try:
             session = station.session(task.runtime)
         except EnvironmentFailure:
@@ -291,6 +301,7 @@ class Fleet:
         except DeepenError as error:
             self._deliver(TaskOutcome(task, None, error, entry.attempts, station.name))
             return
+        # 2. Too hot?
         entry.attempts += 1
         try:
             if reason := station.wait_until_cool():
@@ -298,6 +309,7 @@ class Fleet:
                 self._requeue(entry, first=True)
                 self._rest(station, health, reason)
                 return
+            # 3. Measure.
             prepared = self._prepare[station.name](task.item, task.runtime, task.threads)
             try:
                 record = complete_record(session.measure(prepared.workload), prepared)
@@ -312,12 +324,14 @@ class Fleet:
         except DeepenError as error:
             self._deliver(TaskOutcome(task, None, error, entry.attempts, station.name))
             return
+        # 4. Trustworthy?
         reason = station.find_record_fault(record, self._patience.max_drift)
         if reason:
             entry.attempts -= 1
             self._requeue(entry, first=True)
             self._rest(station, health, reason)
             return
+        # 5. Deliver.
         health.failures = health.rests = 0
         self._deliver(TaskOutcome(task, record, None, entry.attempts, station.name))
 
@@ -343,7 +357,7 @@ class Fleet:
         self._wait(station, rest_s)
 
     def _reopen(self, station: Station) -> None:
-        """Open a station that is gone; again and again, ever more rarely."""
+        """Try to open a station that is gone, at growing intervals, until it answers or patience ends."""
         delay_s, waited_s, told = self._patience.first_s, 0.0, False
         while True:
             try:

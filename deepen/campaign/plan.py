@@ -1,4 +1,4 @@
-"""What a campaign measures, in which order: kernels by configuration, models by file."""
+"""Plan of a campaign: kernels by configuration and models by file, in the order they are measured."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KernelItem:
 
     @property
     def key(self) -> str:
-        """What it is known by in a dataset."""
+        """Its name or hash in a dataset."""
         return hash_params(self.family, self.params)
 
     @property
@@ -62,7 +62,7 @@ class ModelItem:
 
     Attributes:
         path: The file.
-        label: What it is known by in a dataset; the file's stem where not given.
+        label: Its name in a dataset; the file's stem where not given.
         shapes: Shapes of symbolic inputs, by input name.
     """
 
@@ -72,7 +72,7 @@ class ModelItem:
 
     @property
     def key(self) -> str:
-        """What it is known by in a dataset."""
+        """Its name or hash in a dataset."""
         return self.name
 
     @property
@@ -86,7 +86,7 @@ class GeneratedModelItem:
     """A model made when its turn comes, so that a plan of many large ones needs no disk. Cannot be stored in a file.
 
     Attributes:
-        name: What it is known by in a dataset.
+        name: Its name in a dataset.
         make: Makes the model; called in the campaign, at most once per attempt.
     """
 
@@ -95,7 +95,7 @@ class GeneratedModelItem:
 
     @property
     def key(self) -> str:
-        """What it is known by in a dataset."""
+        """Its name or hash in a dataset."""
         return self.name
 
 
@@ -115,8 +115,8 @@ class CampaignPlan:
 
     Attributes:
         items: The items.
-        spec: What the plan was made from, as JSON values: a resumed campaign with the same one continues the plan.
-        created: When it was made, UTC.
+        spec: Arguments the plan was made from, as JSON values: a resumed campaign with the same one continues the plan.
+        created: Time it was made, UTC.
     """
 
     items: tuple[Item, ...]
@@ -128,9 +128,9 @@ class CampaignPlan:
         """Put items in random order, so that drift does not pass for an effect of size or family.
 
         Args:
-            items: What to measure; repeats are dropped.
+            items: The items; repeats are dropped.
             seed: Seed of the order. Items move inside blocks of :data:`BLOCK`, so a budget may cut the plan anywhere.
-            spec: What the items were made from.
+            spec: Arguments the items were made from.
         """
         distinct = list({(isinstance(item, KernelItem), item.key): item for item in items}.values())
         rng = random.Random(seed)

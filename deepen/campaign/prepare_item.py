@@ -28,14 +28,14 @@ MAX_WEIGHT_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class CampaignSettings:
-    """How a campaign measures.
+    """Settings of a campaign's measurements.
 
     Attributes:
         runtime: Runtime the kernels are split for and run on.
         threads: Intra-operator threads.
         warmup_s: Seconds of uncounted runs first.
-        kernel_rule: When a kernel has enough blocks.
-        model_rule: When a model has enough blocks.
+        kernel_rule: Stopping rule of a kernel.
+        model_rule: Stopping rule of a model.
         copies: Copies of a kernel per run; ``None`` for as many as fit the private caches together
             (:mod:`deepen.kernels.building.parallel_copies`).
         lookahead: Items prepared by a thread while another is measured. 0 prepares each in its turn, which costs
@@ -59,7 +59,7 @@ class PreparedItem:
 
     Attributes:
         item: The item.
-        workload: What to run.
+        workload: The model and its stopping rule.
         fill: Fields of the record that are known before measuring.
         copies: Copies of the kernel in the workload.
         owned: Whether the workload's file was written for it and is to be deleted.
@@ -89,7 +89,7 @@ class ItemPreparer:
 
     Args:
         folder: Where model files are written; must exist.
-        settings: How the campaign measures.
+        settings: Settings of the campaign.
     """
 
     def __init__(self, folder: Path, settings: CampaignSettings) -> None:
@@ -102,7 +102,7 @@ class ItemPreparer:
         """Prepare an item.
 
         Args:
-            item: What to measure.
+            item: The item.
             runtime: Runtime it is to run on; empty for that of the settings.
             threads: Intra-operator threads; 0 for those of the settings.
 
@@ -235,7 +235,7 @@ def _divide_by_copies(entry: Mapping[str, Any], copies: int) -> dict[str, Any]:
 
 
 class PrepareFunction(Protocol):
-    """What an executor calls to prepare an item; raises a ``DeepenError`` where it cannot."""
+    """Prepares an item for an executor; raises a ``DeepenError`` where it cannot."""
 
     def __call__(self, item: Item, runtime: str = "", threads: int = 0) -> PreparedItem:
         """Prepare an item for a runtime and a thread count; empty and 0 for those of the campaign's settings."""

@@ -1,7 +1,7 @@
-"""What a campaign keeps beside the records: who is at each station, and what happened, for the morning after.
+"""Files of a campaign beside the records: the identities of its stations, and a log of failures and messages.
 
 ``stations.json`` lets a resumed campaign wait for a device that is gone just then, and refuse another one in its
-place. ``campaign.jsonl`` has a line per failure and per news of a device; nothing is read back from it.
+place. ``campaign.jsonl`` has a line for each failure and each message of a device; nothing is read back from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["load_stations", "log_progress", "save_stations"]
 
 
 def load_stations(folder: Path) -> dict[str, StationIdentity]:
-    """Who was at which station in earlier runs, by station name.
+    """Load the identities of the stations of earlier runs, by station name.
 
     Raises:
         DatasetError: If the file is damaged.
@@ -38,7 +38,7 @@ def load_stations(folder: Path) -> dict[str, StationIdentity]:
 
 
 def save_stations(folder: Path, stations: Iterable[Station]) -> None:
-    """Remember who is there, beside those of earlier runs.
+    """Save the identities of the stations, beside those of earlier runs.
 
     Raises:
         StorageError: If the disk refuses.
@@ -49,7 +49,7 @@ def save_stations(folder: Path, stations: Iterable[Station]) -> None:
 
 
 def log_progress(folder: Path, state: CampaignProgress) -> None:
-    """Add a line where a task failed or a device has news.
+    """Add a line if a task failed or a device has a message.
 
     Raises:
         StorageError: If the disk refuses.

@@ -1,4 +1,4 @@
-"""Runs a plan: measure what is not there yet, store each record as it comes, stop cleanly whenever asked."""
+"""Run a plan: measure the tasks without a record, store each record as it comes, stop cleanly whenever asked."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ GIVE_UP_AFTER = 3
 """Items in a row that may fail for the surroundings, retries included, before the campaign stops."""
 
 TELL_EVERY_S = 60.0
-"""How often progress is told while no task ends and no device has news, seconds."""
+"""Time between two calls of ``on_progress`` while nothing happens, seconds."""
 
 STOP_EVERY_S = 1.0
-"""How often a caller's ``stop`` is asked while nothing else happens, seconds."""
+"""Time between two calls of ``stop`` while nothing else happens, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignProgress:
-    """Where a campaign is, after a task or news of a device.
+    """State of a campaign after a task or a message of a device.
 
     Attributes:
         done: Tasks finished, those already in the dataset included.
@@ -43,9 +43,9 @@ class CampaignProgress:
         elapsed_s: Time since this run began.
         eta_s: Expected time until it ends, by its mean pace and the budget; ``nan`` before the first item.
         last: Name of the task that just finished.
-        error: Why that task failed; empty if it did not.
-        device: Who finished it, or whom the news are of; empty where there is only one.
-        notice: What happened to that device; empty where a task finished.
+        error: The reason that task failed; empty if it did not.
+        device: Station that finished it, or that the message is about; empty where there is only one.
+        notice: The message; empty where a task finished.
         by_device: Tasks finished by each device in this run.
         budget_left_s: Time left of the budget; infinite where there is none.
     """
@@ -66,7 +66,7 @@ class CampaignProgress:
 
 @dataclass(frozen=True, slots=True)
 class CampaignReport:
-    """What a run did.
+    """Result of a run.
 
     Attributes:
         measured: Items measured and stored.
@@ -116,14 +116,14 @@ def run_plan(
     report like any other end.
 
     Args:
-        plan: What to measure.
-        session: What measures; open.
-        dataset: Where records go; becomes its writer.
+        plan: The items.
+        session: Measures them; open.
+        dataset: Takes the records; becomes its writer.
         budget_s: Seconds after which no further item begins.
         on_progress: Called before the first and after every item.
         stop: Asked before every item; true ends the run.
-        settings: How to measure.
-        executor: Who runs the items; by default one after the other on ``session``.
+        settings: Settings of the measurements.
+        executor: Runs the items; by default one after the other on ``session``.
 
     Raises:
         DatasetError: If the dataset is damaged.
@@ -161,11 +161,11 @@ def run_tasks(
     over, so running again resumes. On Ctrl-C what is being measured is finished and stored; a second one drops it.
 
     Args:
-        tasks: What to measure.
-        executor: Who runs them; the caller closes it.
-        dataset: Where records go; becomes its writer.
+        tasks: The tasks.
+        executor: Runs them; the caller closes it.
+        dataset: Takes the records; becomes its writer.
         budget_s: Seconds after which no further task begins.
-        on_progress: Called at the start, after every task, and with news of a device.
+        on_progress: Called at the start, after every task, and with messages of a device.
         stop: Asked at least once a second; true ends the run.
         drift: Asked at the end for the reference series of the report.
 
@@ -178,7 +178,7 @@ def run_tasks(
 
 @dataclass(frozen=True, slots=True)
 class _RunLimits:
-    """When a run ends, and whom it tells."""
+    """Limits of a run, and its listener."""
 
     budget_s: float | None
     on_progress: Callable[[CampaignProgress], None] | None
@@ -208,7 +208,7 @@ def _run_missing_tasks(
 
 
 class _RunState:
-    """Counts of a run, and what is told about them."""
+    """Counts of a run, and the reports of them to the listener."""
 
     def __init__(self, total: int, todo: Sequence[Task], limits: _RunLimits) -> None:
         self.total, self.todo = total, len(todo)
@@ -237,7 +237,7 @@ class _RunState:
         self.unlucky = self.unlucky + 1 if isinstance(error, EnvironmentFailure) else 0
         self.tell(task.name, str(error), device)
         if self.unlucky >= self.give_up_after:
-            raise type(error)(f"{self.unlucky} items in a row failed; the last: {error}") from error
+            raise error.with_subject(f"{self.unlucky} items in a row failed; the last") from error
 
     def succeed(self, task: Task, device: str) -> None:
         """Note a stored record."""
@@ -248,7 +248,7 @@ class _RunState:
         self.tell(task.name, device=device)
 
     def note(self, notice: DeviceNotice) -> None:
-        """Note news of a device."""
+        """Note a message of a device."""
         if notice.stopped:
             self.stopped.append((notice.device, notice.text))
         self.tell(device=notice.device, notice=f"stopped: {notice.text}" if notice.stopped else notice.text)
@@ -266,7 +266,7 @@ class _RunState:
         self.on_progress(found)
 
     def tell_if_due(self) -> None:
-        """Call the listener if it was not called for a while."""
+        """Call the listener unless it was called lately."""
         if monotonic_s() - self._told_s >= TELL_EVERY_S:
             self.tell()
 
@@ -325,7 +325,7 @@ def _run_task_queue(
 
 
 def _compute_wait_s(state: _RunState, stop: Callable[[], bool] | None, cancelled: bool) -> float | None:
-    """Seconds after which progress, the budget and ``stop`` want to be looked at; ``None`` for never."""
+    """Compute the time after which progress, budget and ``stop`` must be looked at, seconds; ``None`` for never."""
     if cancelled:
         return None
     least_s = math.inf if state.on_progress is None else TELL_EVERY_S
@@ -351,7 +351,7 @@ def _store_outcome(found: TaskOutcome | DeviceNotice, dataset: Dataset, state: _
 
 @contextmanager
 def open_work_folder(dataset: Path) -> Iterator[Path]:
-    """A folder beside the records for model files; what a killed run left there is removed."""
+    """Open a folder beside the records for model files; files a killed run left there are removed."""
     folder = dataset / ".work"
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from deepen.devices.state.cool_down import select_heat_throttling
 from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
 from deepen.measure.conditions.device_conditions import get_device_serial, lock_device, log_device_message
-from deepen.measure.conditions.thermal_watch import select_heat_throttling
 from deepen.records import EnergyRecord
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class DeviceWithMeter:
 
     @property
     def name(self) -> str:
-        """What progress and messages call it: the device without its options."""
+        """Its name in progress and messages: the device without its options."""
         return self.device.partition("?")[0]
 
 
@@ -67,7 +67,7 @@ def parse_device_meter_pairs(texts: list[str] | tuple[str, ...]) -> tuple[Device
 
 @dataclass(frozen=True, slots=True)
 class StationIdentity:
-    """Who is at a station; the same ones must answer whenever it is opened again.
+    """Device and meter of a station; the same ones must answer whenever it is opened again.
 
     Attributes:
         profile: The device's profile.
@@ -98,7 +98,7 @@ class StationIdentity:
 
 
 class SessionOpener(Protocol):
-    """How a station opens device, meter and session; :func:`deepen.measure.open_session` is one."""
+    """Opens device, meter and session for a station; :func:`deepen.measure.open_session` is one."""
 
     def __call__(
         self,
@@ -113,7 +113,7 @@ class SessionOpener(Protocol):
 
 
 def _make_default_opener() -> SessionOpener:
-    """Opens without waiting for the device to cool down: that is done before each task, and told as a rest."""
+    """Make an opener that does not wait for the device to cool down: that is done before each task."""
     from deepen.measure import open_session
 
     return partial(open_session, cool_s=0.0)
@@ -125,10 +125,10 @@ class Station:
     Used by one thread at a time.
 
     Attributes:
-        name: What progress and messages call it.
-        facts: Who is there; ``None`` before it was ever opened.
+        name: Its name in progress and messages.
+        facts: Its identity; ``None`` before it was ever opened.
         sleep: Waits in this station's time; ``None`` for real time.
-        tell: Called with news of the device, each once.
+        tell: Called with messages about the device, each once.
     """
 
     def __init__(
@@ -146,8 +146,8 @@ class Station:
         Args:
             pair: Device and meter.
             open_session: Opens them; by default :func:`deepen.measure.open_session`.
-            known: Who was there in an earlier run; who answers at the first opening takes their place, and who is
-                gone then is waited for.
+            known: Its identity in an earlier run; a device that answers at the first opening takes its place, and
+                one that is gone then is waited for.
             runtime: Runtime of the first session; ``auto`` for what suits the device.
             sleep: Waits; for stand-ins in virtual time.
             **options: Passed to the session.
@@ -169,7 +169,7 @@ class Station:
 
     @property
     def is_open(self) -> bool:
-        """Whether a session is open."""
+        """True while a session is open."""
         return self._session is not None
 
     @property
@@ -183,7 +183,7 @@ class Station:
         return self._drift + (tuple(self._session.drift) if self._session is not None else ())
 
     def session(self, runtime: str = "") -> Session:
-        """The open session; opened where there is none or it runs another runtime.
+        """Get the open session; it is opened where there is none or it runs another runtime.
 
         Args:
             runtime: Runtime wanted; empty for the one it had last.
@@ -222,13 +222,15 @@ class Station:
         serials.append(serial)
         if strict and self.facts is not None and serial != self.facts.device_serial:
             raise LinkError(
-                f"{self.name}: device '{serial}' answers where '{self.facts.device_serial}' was; connect that one again"
+                f"device '{serial}' answers where '{self.facts.device_serial}' was",
+                subject=self.name,
+                cure="connect that one again",
             )
         with lock_device(device, self.name):
             yield
 
     def _report_once(self, text: str) -> None:
-        """Pass news on, but not again each time the station is opened."""
+        """Pass a message on, but not again each time the station is opened."""
         if text not in self._told:
             self._told.add(text)
             self.tell(text)
@@ -241,12 +243,13 @@ class Station:
             self.facts = found
         elif found.meter_serial != self.facts.meter_serial:
             raise MeterError(
-                f"{self.name}: meter '{found.meter_serial}' answers where '{self.facts.meter_serial}' was; connect "
-                f"that one again, or name it by its serial number ({meter.id}:{self.facts.meter_serial})"
+                f"meter '{found.meter_serial}' answers where '{self.facts.meter_serial}' was",
+                subject=self.name,
+                cure=f"connect that one again, or name it by its serial number ({meter.id}:{self.facts.meter_serial})",
             )
         elif found != self.facts:
             old, new = (f"{f.profile} with {f.meter} ({f.source})" for f in (self.facts, found))
-            raise LinkError(f"{self.name}: is {new} now and was {old}; put it back as it was")
+            raise LinkError(f"is {new} now and was {old}", subject=self.name, cure="put it back as it was")
 
     def _keep_baseline(self, session: Session) -> None:
         """Let drift count from the first session on, also after the device has been gone."""
@@ -261,7 +264,7 @@ class Station:
         """Wait until the device is cool enough to begin, where its profile says how cool (``cool_to_c``).
 
         Returns:
-            What keeps it from beginning, in words; empty where nothing does, or where it tells no such temperature.
+            The reason it cannot begin; empty where it can, or where it has no such temperature.
 
         Raises:
             LinkError: If it is gone.
@@ -283,10 +286,10 @@ class Station:
         return "" if found.reached or unknown else f"too warm to begin: {found.cause}"
 
     def find_record_fault(self, record: EnergyRecord, max_drift: float) -> str:
-        """Why what was just measured must not count, in words; empty where it may.
+        """Find the reason a record just made must not count; empty where it may.
 
         Args:
-            record: What was measured.
+            record: The record.
             max_drift: Largest believable change of the reference workload, a share.
         """
         session = self._session

@@ -22,11 +22,11 @@ class Task:
     """An item to measure once, and under which conditions.
 
     Attributes:
-        item: What.
+        item: The item.
         device: Profile of the device; empty for whatever device the executor has.
         runtime: Inference engine; empty for the campaign's settings.
         threads: Intra-operator threads; 0 for the campaign's settings.
-        repeat: Which repetition, from 0.
+        repeat: Number of the repetition, from 0.
     """
 
     item: Item
@@ -87,13 +87,13 @@ class ConditionGrid:
 
 
 def _identify_record(record: EnergyRecord) -> tuple[bool, str]:
-    """Whether a record is of a kernel, and its key as :attr:`Item.key` has it."""
+    """Tell a kernel's record from a model's, with its key as :attr:`Item.key` has it."""
     kernel = record.kind == "kernel"
     return kernel, hash_params(record.family, record.params) if kernel else record.name
 
 
 def select_missing_tasks(tasks: Iterable[Task], records: Iterable[EnergyRecord]) -> list[Task]:
-    """Tasks without a record: of n tasks alike and m records of them, the last n - m are left.
+    """Select the tasks without a record: of n tasks alike and m records of them, the last n - m are left.
 
     A task that leaves device, runtime or threads open is met by a record with any.
     """

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
-from deepen.errors import DeepenError, GraphError
 from deepen.units import format_si
 
 if TYPE_CHECKING:
+    from deepen.errors import DeepenError
     from deepen.records import Prediction
 
 __all__ = ["command"]
@@ -59,7 +59,7 @@ def command(
     predictor = predictors.load_predictor(predictor_name)
     failures: dict[str, DeepenError] = {}
     done = predictor.predict_many(models, shapes=wanted or None, runtime=runtime, workers=jobs, failures=failures)
-    failed = [error if model in str(error) else _prefix_error(model, error) for model, error in failures.items()]
+    failed = list(failures.values())
     if not (failed and (as_json or not done)):
         documents = [build_prediction_document(p) for p in done]
         emit_result(
@@ -72,12 +72,6 @@ def command(
     for prediction in done:
         for warning in prediction.warnings if not as_json else ():
             print_progress(f"note: {prediction.model}: {warning}")
-
-
-def _prefix_error(model: str, error: DeepenError) -> DeepenError:
-    """Make an error of the same class, with the model's name in front."""
-    kind = type(error) if type(error).__init__ is Exception.__init__ else GraphError
-    return kind(f"{model}: {error}")
 
 
 def build_prediction_document(prediction: Prediction) -> dict[str, Any]:

@@ -275,7 +275,7 @@ def energy_command(
         "meter": info.meter_id,
         "source": info.source,
         "clock": None if clock is None else {"method": clock.method, "rate": clock.rate, "error_s": clock.error_s},
-        "warnings": [c.document() for c in found.cautions],
+        "warnings": [w.document() for w in found.warnings],
     }
 
     # 3. The text.
@@ -297,7 +297,7 @@ def energy_command(
         lines = [format_table([titles[k] for k in used], cells, right=tuple(range(1, len(used))))]
         lines.append(f"{info.meter_id or file} ({info.source}); uncertainties are for 95 %")
         lines += [f"{w.interval.label}: {c}" for w in found.windows for c in w.warnings]
-        lines += [f"warning: {c}" for c in found.cautions]
+        lines += [f"warning: {w}" for w in found.warnings]
         return "\n".join(lines)
 
     emit_result(document, as_json, render)

@@ -64,8 +64,9 @@ def fit_matches(matches: Sequence[ClockMatch], method: str, *, max_drift: float 
         fitted_error = math.sqrt(birge / inertia)
         if abs(fitted) > max_drift + 3 * fitted_error:
             raise MeasureError(
-                f"the trace's clock and the host's drift apart by {1e6 * fitted:.0f} ppm, more than clocks do: samples "
-                "were lost in between, or moments were matched wrongly; measure again"
+                f"the trace's clock and the host's drift apart by {1e6 * fitted:.0f} ppm, more than "
+                "clocks do: samples were lost in between, or moments were matched wrongly",
+                cure="measure again",
             )
         if fitted_error < slope_error:
             slope, slope_error = fitted, fitted_error

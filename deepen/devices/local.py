@@ -69,7 +69,9 @@ def open_runtime(link: Link, profile: DeviceProfile, name: str, cpu_mask: Sequen
     """
     RUNTIMES.check_name(name)
     if name not in profile.runtimes and DELEGATES.get(name, name) not in profile.runtimes:
-        raise ConfigError(f"device '{profile.id}' has no runtime '{name}'; it lists {', '.join(profile.runtimes)}")
+        raise ConfigError(
+            f"device '{profile.id}' has no runtime '{name}'", cure=f"it lists {', '.join(profile.runtimes)}"
+        )
     opened: Runtime = RUNTIMES.load(name)(link, cpu_mask=tuple(profile.cpu_mask if cpu_mask is None else cpu_mask))
     return opened
 
@@ -127,7 +129,7 @@ class LocalDevice:
             ConfigError: If there is no such runtime or the profile does not list it.
         """
         if sys.platform == "win32":
-            raise ConfigError("measuring on this machine needs Linux or macOS; prediction works on Windows")
+            raise ConfigError("measuring on this machine needs Linux or macOS", cure="prediction works on Windows")
         opened = open_runtime(self._link, self._profile, name, cpu_mask)
         self._runtimes.append(opened)
         return opened

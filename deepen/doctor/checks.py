@@ -83,10 +83,8 @@ def _check_runtime(device: Device) -> DoctorCheck:
             loaded.close()
             return DoctorCheck("runtime onnxruntime", "ok", loaded.build)
         except DeepenError as error:
-            cause, _, cure = str(error).partition("; ")
-            return DoctorCheck(
-                "runtime onnxruntime", "fail", "", cause, cure or "pip install --force-reinstall onnxruntime"
-            )
+            cure = error.cure or "pip install --force-reinstall onnxruntime"
+            return DoctorCheck("runtime onnxruntime", "fail", "", error.cause, cure)
 
 
 def _check_meters(device: Device) -> Iterator[DoctorCheck]:

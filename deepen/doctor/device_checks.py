@@ -138,7 +138,7 @@ def _check_usb_phones(phones: list[UsbPhone]) -> Iterator[DoctorCheck]:
     """Check the phones the kernel sees; without an adb server, deepen speaks to them itself."""
     for phone in phones:
         if not os.access(phone.node, os.R_OK | os.W_OK):
-            yield _describe_unseen_phone(phone, f"no permission to open {phone.node}")
+            yield _describe_unseen_phone(phone, "")
         else:
             yield DoctorCheck(f"phone adb:{phone.serial}", "ok", f"{phone.product or 'a phone'} on USB")
     if not phones:
@@ -151,7 +151,7 @@ def _describe_unseen_phone(phone: UsbPhone, cause: str) -> DoctorCheck:
     found = phone.product or "on USB"
     if os.access(phone.node, os.R_OK | os.W_OK):
         return DoctorCheck(f"phone adb:{phone.serial}", "note", found, cause, "'adb kill-server', then 'adb devices'")
-    cause = cause if "permission" in cause else f"{cause}: no permission to open {phone.node}"
+    cause = f"{cause}{': ' if cause else ''}no permission to open {phone.node}"
     return DoctorCheck(f"phone adb:{phone.serial}", "note", found, cause, describe_usb_access_cure())
 
 

@@ -82,7 +82,7 @@ def load_graph(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...
         try:
             return _build_graph(data, source, source.parent, shapes, digest)
         except GraphError as error:
-            raise GraphError(f"{source}: {shorten_text(str(error))}") from error.__cause__
+            raise GraphError(shorten_text(str(error)), subject=str(source)) from error.__cause__
 
 
 def load_graph_from_proto(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
@@ -104,26 +104,26 @@ def _map_file(source: Path) -> tuple[BinaryIO, mmap.mmap]:
     """Open a file and map it into memory, read-only."""
     try:
         if source.exists() and not source.is_dir() and not source.is_file():
-            raise GraphError(f"{source}: not a file")  # opening a named pipe would wait for ever
+            raise GraphError("not a file", subject=str(source))  # opening a named pipe would wait for ever
         with ExitStack() as on_error:
             file = on_error.enter_context(source.open("rb"))
             head = file.read(64)
             if not head:
-                raise GraphError(f"{source}: the file is empty")
+                raise GraphError("the file is empty", subject=str(source))
             for offset, magic, what in _OTHERS:
                 if head[offset:].startswith(magic):
-                    raise GraphError(f"{source}: this is {what}, not an ONNX model")
+                    raise GraphError(f"this is {what}, not an ONNX model", subject=str(source))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             on_error.pop_all()
             return file, mapped
     except IsADirectoryError as error:
-        raise GraphError(f"{source}: this is a folder; name a model file in it") from error
+        raise GraphError("this is a folder", subject=str(source), cure="name a model file in it") from error
     except FileNotFoundError as error:
-        raise GraphError(f"{source}: no such file") from error
+        raise GraphError("no such file", subject=str(source)) from error
     except PermissionError as error:
-        raise GraphError(f"{source}: no permission to read the file") from error
+        raise GraphError("no permission to read the file", subject=str(source)) from error
     except (OSError, ValueError) as error:
-        raise GraphError(f"{source}: cannot be read: {shorten_error(error)}") from error
+        raise GraphError(f"cannot be read: {shorten_error(error)}", subject=str(source)) from error
 
 
 class _FileDigest:

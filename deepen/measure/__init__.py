@@ -8,10 +8,11 @@ from deepen.measure.api import open_session, profile
 from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
 from deepen.measure.energy.integrate import WindowEnergy, integrate_power
 from deepen.measure.energy.trace_file_energy import TraceFileEnergy, integrate_trace_file
-from deepen.measure.energy.uncertainty_budget import MeasurementWarning, UncertaintyBudget
+from deepen.measure.energy.uncertainty_budget import UncertaintyBudget
 from deepen.measure.session import Session, compute_median_energy_j
 from deepen.measure.training_energy import TrainingRun, measure_training
 from deepen.measure.workload import make_workload
+from deepen.records import MeasurementWarning
 
 __all__ = [
     "IdlePower",

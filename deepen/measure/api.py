@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepen.devices import open_device
 from deepen.devices.protocols import Device
 from deepen.errors import ConfigError
+from deepen.measure.alignment.load_pattern import Sync
+from deepen.measure.blocks import STREAM_BLOCK_S
 from deepen.measure.conditions.device_conditions import (
     COOL_S,
+    DeviceConditions,
     MessageHandler,
     apply_device_conditions,
     lock_device,
@@ -19,16 +23,73 @@ from deepen.measure.conditions.device_conditions import (
 )
 from deepen.measure.conditions.remote_sensors import access_device_files
 from deepen.measure.conditions.runtime_choice import AUTO, choose_runtime
-from deepen.measure.session import Session, Sync
+from deepen.measure.session import Session
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
 from deepen.meters.stream.meter import StreamMeter
+from deepen.meters.types import Meter
 from deepen.records import EnergyRecord, StoppingRule
 
-__all__ = ["open_session", "profile"]
+__all__ = ["MeasuringSetup", "open_device_and_meter", "open_session", "profile"]
 
-STREAM_BLOCK_S = 0.1
-"""Least length of a block under an external meter: half a millisecond of doubt about its edges counts for little."""
+
+@dataclass(frozen=True, slots=True)
+class MeasuringSetup:
+    """An open device under its conditions, with a meter.
+
+    Attributes:
+        device: The device.
+        meter: The meter.
+        runtime: Name of the runtime to measure with.
+        conditions: Settings the device was brought under.
+    """
+
+    device: Device
+    meter: Meter
+    runtime: str
+    conditions: DeviceConditions
+
+
+def _open_device_meter(spec: str, device: Device) -> Meter:
+    return open_meter(spec or None, power=device.profile.power, pid=device.worker_pid, link=access_device_files(device))
+
+
+@contextmanager
+def open_device_and_meter(
+    device: str | Device,
+    meter: str | None,
+    *,
+    claim: Callable[[Device], AbstractContextManager[object]] | None = None,
+    prepare: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    cool_s: float = COOL_S,
+    runtime: str = AUTO,
+    delegate: str = "",
+    model_suffix: str = ".onnx",
+    tell: MessageHandler = log_device_message,
+    open_source: Callable[[str, Device], Meter] = _open_device_meter,
+) -> Iterator[MeasuringSetup]:
+    """Open a device and a meter and bring the device into its conditions; all of it is undone at the end.
+
+    The arguments are those of :func:`open_session`; ``open_source`` opens the meter that is named or, else, the one
+    the device's profile prefers (empty where it prefers none).
+
+    Raises:
+        ConfigError: If a name is unknown.
+        LinkError, MeterError: If the device or the meter does not answer, or somebody else uses it.
+    """
+    with ExitStack() as stack:
+        opened = open_device(device) if isinstance(device, str) else device
+        stack.callback(opened.close)
+        name = device if isinstance(device, str) else opened.profile.id
+        stack.enter_context(lock_device(opened, name) if claim is None else claim(opened))
+        engine = choose_runtime(opened, runtime, delegate=delegate, suffix=model_suffix, tell=tell)
+        source = open_source(meter or opened.profile.meter, opened)
+        stack.callback(source.close)
+        conditions = stack.enter_context(
+            apply_device_conditions(opened, prepare=prepare, wanted=settings, cool_s=cool_s, tell=tell)
+        )
+        yield MeasuringSetup(opened, source, engine, conditions)
 
 
 @contextmanager
@@ -64,28 +125,31 @@ def open_session(
         runtime: Inference engine; ``auto`` for the first of the device's profile that works.
         delegate: Accelerator of that engine; empty for the CPU.
         model_suffix: Files ``auto`` chooses an engine for.
-        tell: Called with news of the device: what could not be set, that it is waited for.
+        tell: Called with messages about the device: a setting refused, a wait until it is cool.
         **options: Passed to :class:`Session`.
 
     Raises:
         ConfigError: If a name is unknown.
         LinkError, MeterError: If the device or the meter does not answer, or somebody else uses it.
     """
-    with ExitStack() as stack:
-        opened = open_device(device) if isinstance(device, str) else device
-        stack.callback(opened.close)
-        name = device if isinstance(device, str) else opened.profile.id
-        stack.enter_context(lock_device(opened, name) if claim is None else claim(opened))
-        engine = choose_runtime(opened, runtime, delegate=delegate, suffix=model_suffix, tell=tell)
-        chosen = meter or opened.profile.meter or None
-        source = open_meter(chosen, power=opened.profile.power, pid=opened.worker_pid, link=access_device_files(opened))
-        stack.callback(source.close)
-        if isinstance(source, StreamMeter):
+    with open_device_and_meter(
+        device,
+        meter,
+        claim=claim,
+        prepare=prepare,
+        settings=settings,
+        cool_s=cool_s,
+        runtime=runtime,
+        delegate=delegate,
+        model_suffix=model_suffix,
+        tell=tell,
+    ) as setup:
+        if isinstance(setup.meter, StreamMeter):
             options.setdefault("block_s", STREAM_BLOCK_S)
-        conditions = stack.enter_context(
-            apply_device_conditions(opened, prepare=prepare, wanted=settings, cool_s=cool_s, tell=tell)
-        )
-        yield stack.enter_context(Session(opened, source, runtime=engine, conditions=conditions, **options))
+        with Session(
+            setup.device, setup.meter, runtime=setup.runtime, conditions=setup.conditions, **options
+        ) as session:
+            yield session
 
 
 def profile(
@@ -123,8 +187,8 @@ def profile(
         settings: Settings to set besides, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``.
         cool_s: Longest wait for it to cool down, seconds.
         seed: Seed of the input values.
-        sync: How an external meter's time becomes the host's: ``auto``, ``pulses`` or ``none`` (see :class:`Session`).
-        tell: Called with news of the device.
+        sync: Way from an external meter's time to the host's: ``auto``, ``pulses`` or ``none`` (see :class:`Session`).
+        tell: Called with messages about the device.
 
     Returns:
         Net and gross energy per inference with uncertainty, latency, idle power, blocks and warnings.
@@ -137,7 +201,7 @@ def profile(
     """
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"{file}: no such file; name a readable ONNX or TFLite file")
+        raise ConfigError(f"{file}: no such file", cure="name a readable ONNX or TFLite file")
     rule = StoppingRule(min_duration_s=seconds, max_duration_s=2 * seconds, min_blocks=5, rel_std=0.01)
     warmup_s = min(0.5, seconds / 4)
     options: dict[str, Any] = {"threads": threads, "seed": seed, "sync": sync, "reference_every_s": None}

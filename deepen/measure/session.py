@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
 
 from deepen.devices.protocols import Device, LoadedModel, Runtime
 from deepen.devices.runtimes.sync_load import ShellLoad
-from deepen.errors import ConfigError, LinkError, MeasureError, MeterError, RunError
-from deepen.measure.alignment.load_pattern import SyncPulses
+from deepen.errors import LinkError, MeasureError, MeterError, RunError
+from deepen.measure.alignment.load_pattern import Sync, SyncPulses, check_sync, choose_sync_pulses
 from deepen.measure.blocks import (
     MeasuredBlocks,
     SessionClock,
@@ -38,19 +37,14 @@ from deepen.measure.energy.integrate import MAX_LOSS
 from deepen.measure.energy_record import RecordBuilder, RecordedMeter
 from deepen.measure.workload import make_workload
 from deepen.meters.types import Meter
-from deepen.records import Accuracy, EnergyRecord, StoppingRule, Workload
+from deepen.records import Accuracy, EnergyRecord, MeasurementWarning, StoppingRule, Workload
 from deepen.storage.temporary_folders import TemporaryFolder
 
-__all__ = ["Session", "Sync", "compute_median_energy_j"]
+__all__ = ["Session", "compute_median_energy_j"]
 
-Sync = Literal["auto", "pulses", "none"]
-"""How a session brings the meter's time onto the host's clock."""
-
-_CHIP_S = 0.02  # least length of an element of the sync pattern,
-_CHIP_UPDATES = 10  # and least number of the meter's updates in it
-_LONGEST_PATTERN_S = 1.0
-_TRIES = 3
-_SEEN = 4.0  # standard uncertainties of a rise that is one
+_LONGEST_PATTERN_S = 1.0  # a sync pattern that is not required
+_REFERENCE_TRIES = 3
+_CLEAR_RISE = 4.0  # standard uncertainties by which the reference must raise power above idle
 _REFERENCE_RULE = StoppingRule(min_duration_s=0.05, max_duration_s=0.3, min_blocks=5, rel_std=0.02)
 _EMPTY_RULE = StoppingRule(min_duration_s=0.1, max_duration_s=1.0, min_blocks=5, rel_std=0.02)
 
@@ -61,9 +55,9 @@ def compute_median_energy_j(record: EnergyRecord) -> float:
 
 
 def _is_hidden_in_idle_power(rises_w: list[float], idle: IdlePower) -> bool:
-    """Whether what blocks add to idle power cannot be told from nothing."""
+    """Tell whether the power that blocks add to idle power may be nothing at all."""
     spread = statistics.stdev(rises_w) / math.sqrt(len(rises_w)) if len(rises_w) > 1 else 0.0
-    return statistics.fmean(rises_w) <= _SEEN * math.hypot(spread, idle.std_w)
+    return statistics.fmean(rises_w) <= _CLEAR_RISE * math.hypot(spread, idle.std_w)
 
 
 class Session:
@@ -97,7 +91,7 @@ class Session:
         """Describe the session; nothing runs before it is entered.
 
         Args:
-            device: Where workloads run. The session does not close it.
+            device: The device that runs the workloads. The session does not close it.
             meter: Power source. The session does not close it.
             threads: Threads of the reference workloads (each measured workload carries its own).
             seed: Seed of input values.
@@ -109,7 +103,7 @@ class Session:
             idle_every_s: Idle power is measured again once it is older than this.
             reference_every_s: Same for the reference workload; ``None`` never measures it by itself.
             max_rejected: Share of blocks that may be rejected.
-            sync: How the meter's time becomes the host's. ``pulses`` plays a load pattern before and after the blocks
+            sync: Way from the meter's time to the host's. ``pulses`` plays a load pattern before and after the blocks
                 and finds it in the trace; ``none`` trusts the meter's own clock map; ``auto`` plays the pattern where
                 the meter has a clock of its own and the pattern takes no more than a second.
             max_loss: Largest share of samples that may be lost from a trace or a block; ``None`` for what the meter was
@@ -120,8 +114,7 @@ class Session:
         Raises:
             ConfigError: If ``sync`` is none of these.
         """
-        if sync not in get_args(Sync):
-            raise ConfigError(f"sync must be one of {', '.join(get_args(Sync))}, not '{sync}'")
+        check_sync(sync)
         self.device = device
         self.meter = meter
         self.threads = threads
@@ -147,13 +140,13 @@ class Session:
         self._reference_loaded: LoadedModel | None = None
         self._reference_runs = 0
         self._reference_run_s = 0.0
-        self._no_drift = ""  # why nobody watches drift though it was asked for
+        self._notes: tuple[MeasurementWarning, ...] = ()  # for every record of this session
         self._empty: EnergyRecord | None = None
 
     def __enter__(self) -> Session:
         """Open the runtime and measure idle power."""
         if self._runtime is not None:
-            raise MeasureError("this session is open already; open another one")
+            raise MeasureError("this session is open already", cure="open another one")
         self._scratch = TemporaryFolder("deepen-session-")
         self._folder = self._scratch.path
         try:
@@ -223,7 +216,7 @@ class Session:
         idle = self._get_recent_idle_power()
         loaded = self._reference_loaded
         if self.drift_series.points or not self._own_clock:
-            found = self._collect(loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads)
+            found = self._measure_blocks(loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads)
         else:
             found = self._measure_first_reference(loaded, idle)
         kept = found.selection.accepted or found.trials
@@ -262,7 +255,7 @@ class Session:
         """Measure one workload.
 
         Args:
-            workload: What to run and when to stop.
+            workload: Model and stopping rule.
             idle_after: Measure idle power again afterwards; else the record's ``idle_power_after_w`` is the latest
                 one known (idle power is measured every ``idle_every_s``, not per kernel).
 
@@ -287,21 +280,26 @@ class Session:
         """
         runtime = self._open_runtime()
         if workload.runtime not in (self._runtime_name, runtime.name):
-            raise MeasureError(f"this session runs {self._runtime_name}; open another one for {workload.runtime}")
+            raise MeasureError(
+                f"this session runs {self._runtime_name}", cure=f"open another one for {workload.runtime}"
+            )
         self._update_drift_series()
         loaded = runtime.load(workload.path, threads=workload.threads, shapes=workload.shapes, seed=self.seed)
 
         def measure(idle_after: bool = False) -> EnergyRecord:
+            # 1. Before: drift and idle power where they are old, warm-up, settings read back.
             self._update_drift_series()
             before = self._get_recent_idle_power()
             per_run = warm_up_model(loaded, workload.warmup_s)
             n = choose_runs_per_block(per_run, self._block_s, self.meter.update_s, workload.rule)
             self._conditions.check(self._clock.now())
-            pulses = self._pulses(loaded, per_run)
+            # 2. The blocks, with the device watched.
+            pulses = self._choose_pulses(loaded, per_run)
             watch = ThermalWatch(self.device, self._clock.now)
-            found = self._collect(loaded, workload.rule, n, before, workload.threads, pulses, watch.read_if_due)
+            found = self._measure_blocks(loaded, workload.rule, n, before, workload.threads, pulses, watch.read_if_due)
             seen = watch.end()
-            after = self.idle() if idle_after or self._due(self.idles, self._idle_every_s) else before
+            # 3. After: idle power where it is asked for or old, and the record.
+            after = self.idle() if idle_after or self._is_due(self.idles, self._idle_every_s) else before
             return self._make_record_builder().record(workload, found, before, after, loaded.build, seen)
 
         try:
@@ -310,74 +308,76 @@ class Session:
             self._unload(loaded)
 
     def _start_drift_series(self) -> None:
-        """Measure the reference for the first time; where the runtime cannot run it, drift is not watched."""
+        """Measure the reference for the first time; drift is not watched if the runtime cannot run it."""
         try:
             self.reference()
         except RunError as error:
             self._reference_every_s = None
-            self._no_drift = f"drift: not watched, because the runtime does not run the reference workload ({error})"
+            text = f"not watched, because the runtime does not run the reference workload ({error})"
+            self._notes = (MeasurementWarning("drift", text),)
 
     def _measure_first_reference(self, loaded: LoadedModel, idle: IdlePower) -> MeasuredBlocks:
-        """Measure the reference with a meter nobody has seen follow this device yet.
+        """Measure the reference for the first time, and check that the meter is connected to this device.
 
         A meter on another device shows power as well, and where that one works too, even a rise. The sync pattern
         tells them apart; where the meter is too slow for one, the rise has to do.
 
         Raises:
-            MeterError: If what it shows is not what this device did.
+            MeterError: If the power it shows does not follow what this device did.
         """
-        pulses = self._pulses(loaded, self._reference_run_s)
+        pulses = self._choose_pulses(loaded, self._reference_run_s)
         if pulses is not None:
             pulses = replace(pulses, required=True)
-        for _ in range(_TRIES):
+        for _ in range(_REFERENCE_TRIES):
             try:
-                found = self._collect(loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads, pulses)
+                found = self._measure_blocks(loaded, _REFERENCE_RULE, self._reference_runs, idle, self.threads, pulses)
             except MeasureError as error:
-                why = str(error).partition(";")[0]
+                why = error.cause
                 continue
             kept = found.selection.accepted or found.trials
             if not _is_hidden_in_idle_power([t.net_j / t.latency_s for t in kept], idle):
                 return found
             why = "power does not rise with it"
         raise MeterError(
-            f"what {self.meter.id} shows does not follow the reference workload ({why}); is it connected to this "
-            f"device ({self.device.profile.id})? Name the meter that is, or stop other programs there"
+            f"what {self.meter.id} shows does not follow the reference workload ({why})",
+            cure=f"is it connected to this device ({self.device.profile.id})? Name the meter that is, or "
+            "stop other programs there",
         )
 
     def _update_drift_series(self) -> None:
-        if self._reference_every_s is not None and self._due(self.drift_series.points, self._reference_every_s):
+        if self._reference_every_s is not None and self._is_due(self.drift_series.points, self._reference_every_s):
             self.reference()
 
-    def _pulses(self, loaded: LoadedModel, per_run_s: float) -> SyncPulses | None:
-        """How to play the sync pattern; ``None`` for not at all.
+    def _choose_pulses(self, loaded: LoadedModel, per_run_s: float) -> SyncPulses | None:
+        """Fit the sync pattern to a loaded model; ``None`` where none is to be played.
 
         Raises:
             LinkError: If the device is gone.
         """
         if self._sync == "none" or (self._sync == "auto" and not self._own_clock):
             return None
-        chip_s = max(_CHIP_S, _CHIP_UPDATES * self.meter.update_s)
         player: ShellLoad | None = getattr(loaded, "pulses", None)  # of runtimes whose own runs make no clear edges
         if player is not None:
             player.start()
             per_run_s = player.per_run_s
-        pulses = SyncPulses(chip_s, per_run_s, required=self._sync == "pulses", player=player)
-        return pulses if pulses.required or pulses.duration_s <= _LONGEST_PATTERN_S else None
+        return choose_sync_pulses(
+            self._sync, per_run_s, self.meter.update_s, longest_s=_LONGEST_PATTERN_S, player=player
+        )
 
     def _make_record_builder(self) -> RecordBuilder:
-        """What this session's records have in common, as of now."""
+        """Make the builder of this session's records, as things are now."""
         return RecordBuilder(
             self.device.profile,
             RecordedMeter.of(self.meter, self._accuracy),
             self._conditions,
             self.drift_series,
             self._max_rejected,
-            (self._no_drift,) if self._no_drift else (),
+            self._notes,
         )
 
     # ---- helpers --------------------------------------------------------------------------------------------------
 
-    def _collect(
+    def _measure_blocks(
         self,
         loaded: LoadedModel,
         rule: StoppingRule,
@@ -385,7 +385,7 @@ class Session:
         idle: IdlePower,
         threads: int,
         pulses: SyncPulses | None = None,
-        look: Callable[[], None] = lambda: None,
+        between_blocks: Callable[[], None] = lambda: None,
     ) -> MeasuredBlocks:
         return measure_blocks(
             loaded,
@@ -398,7 +398,7 @@ class Session:
             max_loss=self._max_loss,
             clock=self._clock,
             pulses=pulses,
-            look=look,
+            between_blocks=between_blocks,
         )
 
     @staticmethod
@@ -408,17 +408,19 @@ class Session:
 
     def _open_runtime(self) -> Runtime:
         if self._runtime is None:
-            raise LinkError("the session is closed; open it with 'with Session(...) as session'")
+            raise LinkError("the session is closed", cure="open it with 'with Session(...) as session'")
         return self._runtime
 
     def _write_own_model(self, name: str) -> Path:
-        """One of our own models, in a form this session's runtime takes."""
+        """Write one of our own models, in a form this session's runtime takes."""
         runtime = self._open_runtime()
         assert self._folder is not None
         return write_session_model(self._folder, name, getattr(runtime, "suffixes", (".onnx",)))
 
-    def _due(self, series: list[IdlePower] | list[ReferencePoint], every_s: float) -> bool:
+    def _is_due(self, series: list[IdlePower] | list[ReferencePoint], every_s: float) -> bool:
+        """Tell whether the last measurement of a series is older than ``every_s``, or there is none."""
         return not series or self._clock.now() - series[-1].t_s >= every_s
 
     def _get_recent_idle_power(self) -> IdlePower:
-        return self.idle() if self._due(self.idles, self._idle_every_s) else self.idles[-1]
+        """Get the last idle power, measured anew where it is old."""
+        return self.idle() if self._is_due(self.idles, self._idle_every_s) else self.idles[-1]

@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from deepen.clock.host_clock import monotonic_s, utc_now
-from deepen.errors import ConfigError, DeepenError, MeasureError, StorageError
+from deepen.errors import ConfigError, DeepenError, MeasureError, MeterError, StorageError
 from deepen.measure.energy.long_term_energy import EnergyTotal, add_note, make_energy_total
 from deepen.meters import Meter, open_meter
 from deepen.meters.registry import load_driver
@@ -49,7 +49,7 @@ _SEGMENT_S = 10.0
 _UNMEASURED = 0.01
 """Share of a run that may be without a meter before it counts as incomplete."""
 _EDGES_S = 0.1
-"""What entry and exit may take of a short run."""
+"""Time that entry and exit may take of a short run."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ class TrainingLap:
     """A part of a run, for example an epoch.
 
     Attributes:
-        label: What it was.
+        label: Name of the part.
         energy_j: Energy of all meters in it, joules.
-        duration_s: How long it took, seconds.
+        duration_s: Its duration, seconds.
     """
 
     label: str
@@ -100,13 +100,13 @@ class TrainingRun:
     """A training run under measurement; :func:`measure_training` makes it, ``with`` starts and ends it.
 
     Attributes:
-        label: What is trained.
+        label: Name of the model in training.
         pue: PUE of the building.
         grid_g_per_kwh: Carbon intensity of the grid, gCO2e/kWh; ``nan`` where not given.
         ended: ``running``, ``finished``, or ``failed: ...`` with what ended it.
         started_at: UTC, ISO-8601; empty before it starts.
         laps: Parts marked with :meth:`lap`.
-        notes: What a reader should know.
+        notes: Remarks for the reader.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class TrainingRun:
 
     @property
     def uncertainty_j(self) -> float:
-        """Standard uncertainty of the energy; ``nan`` where nobody states how far one of the meters may be off."""
+        """Standard uncertainty of the energy; ``nan`` where the accuracy of one of the meters is not stated."""
         if not all(a.states_accuracy for a in self._accounts):
             return math.nan
         return math.hypot(*(a.counted.uncertainty_j for a in self._accounts))
@@ -177,7 +177,7 @@ class TrainingRun:
 
     @property
     def complete(self) -> bool:
-        """Whether the run ended by itself, and was measured for all of its time (but 1 %)."""
+        """True if the run ended by itself and was measured for all of its time (but 1 %)."""
         measured = any(a.counted.covered_s > 0 for a in self._accounts)
         return self.ended == "finished" and measured and self.unmeasured_s <= self._tolerated_s
 
@@ -240,14 +240,14 @@ class TrainingRun:
         """End a part of the run and begin the next one.
 
         Args:
-            label: What the part was.
+            label: Name of the part.
 
         Raises:
             MeasureError: If the run is not going on.
         """
         with self._lock:
             if self.ended != "running":
-                raise MeasureError(f"lap '{label}': the run is not going on; call it inside the with block")
+                raise MeasureError(f"lap '{label}': the run is not going on", cure="call it inside the with block")
             self._roll()
             now_s, energy_j = self._now(), sum(a.counted.energy_j for a in self._accounts)
             done = TrainingLap(label, energy_j - self._lap_j, now_s - self._lap_s)
@@ -257,7 +257,7 @@ class TrainingRun:
 
     def __enter__(self) -> Self:
         if self.ended != "not started":
-            raise MeasureError("a training run is measured once; make another one with measure_training")
+            raise MeasureError("a training run is measured once", cure="make another one with measure_training")
         with ExitStack() as undo:
             for account in self._accounts:
                 undo.callback(account.meter.close)
@@ -278,7 +278,8 @@ class TrainingRun:
         if self._thread is not None:
             self._thread.join()
         with self._lock:
-            self.ended = "finished" if kind is None else f"failed: {kind.__name__}: {error}".removesuffix(": ")
+            detail = f": {error}" if str(error) else ""
+            self.ended = "finished" if kind is None else f"failed: {kind.__name__}{detail}"
             self._end_s = self._now()
             for account in self._accounts:
                 self._try(account, account.finish)
@@ -310,10 +311,11 @@ class TrainingRun:
         try:
             action()
         except Exception as error:  # whatever a driver raises
-            text = str(error) if isinstance(error, DeepenError) else f"{type(error).__name__}: {error}"
+            known = error if isinstance(error, DeepenError) else MeterError(f"{type(error).__name__}: {error}")
+            text = str(known.with_subject(account.meter.id))
             if text not in account.notes:
-                _log.warning("training: %s: %s", account.meter.id, text)
-            add_note(account.notes, text if text.startswith(account.meter.id) else f"{account.meter.id}: {text}")
+                _log.warning("training: %s", text)
+            add_note(account.notes, text)
 
     def _save(self) -> None:
         if self._out is None:
@@ -340,7 +342,7 @@ def measure_training(
     Args:
         meter: ``NAME[:PORT][?key=value]`` (``nvml:0``, ``rapl``, ``ppk2``, ...), an open meter, or several of them
             whose energies add up; ``None`` for the counters of processor and GPUs, else the best source here.
-        label: What is trained.
+        label: Name of the model in training.
         pue: Power usage effectiveness of the building, for ``facility_energy_j`` and ``carbon_g``.
         grid_g_per_kwh: Carbon intensity of the grid, gCO2e/kWh.
         out: JSON file that always holds the energy so far, and is read by ``deepen lifecycle`` as ``training_run``.
@@ -358,7 +360,7 @@ def measure_training(
         raise ConfigError(f"a carbon intensity of {grid_g_per_kwh:g} gCO2e/kWh is not a number from 0 up")
     file = None if out is None else Path(out)
     if file is not None and not file.absolute().parent.is_dir():
-        raise ConfigError(f"{file}: its folder does not exist; make it first")
+        raise ConfigError(f"{file}: its folder does not exist", cure="make it first")
     notes: list[str] = []
     with ExitStack() as undo:
         if meter is None:
@@ -366,7 +368,7 @@ def measure_training(
         else:
             given = [meter] if isinstance(meter, str) or not isinstance(meter, Sequence) else list(meter)
             if not given:
-                raise ConfigError("no meter is named; leave it out for the best source here")
+                raise ConfigError("no meter is named", cure="leave it out for the best source here")
             meters = []
             for one in given:
                 meters.append(_open_meter_by_name(one) if isinstance(one, str) else one)

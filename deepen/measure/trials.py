@@ -1,4 +1,4 @@
-"""From blocks of runs to one figure: which blocks count, the mean, and its uncertainty."""
+"""From blocks of runs to one figure: choose the blocks that count, their mean, and its uncertainty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepen.measure.energy.uncertainty_budget import UncertaintyBudget
-from deepen.records import Interval
+from deepen.records import Interval, MeasurementWarning
 from deepen.robust_statistics import estimate_mad_scale
 
 __all__ = ["Trial", "TrialSelection", "combine_trials", "compute_relative_error", "estimate_trend", "select_trials"]
@@ -28,7 +28,7 @@ class Trial:
     """One block of runs.
 
     Attributes:
-        interval: When it ran; carries runs and CPU time.
+        interval: The time it ran; carries runs and CPU time.
         gross_j: Energy drawn per run, joules.
         net_j: Energy per run after idle power, joules.
         budget: Terms of the uncertainty of ``net_j``, joules.
@@ -47,19 +47,19 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrialSelection:
-    """Which trials count.
+    """The trials that count, and those that do not.
 
     Attributes:
         accepted: Trials that count, in order.
         rejected: The others, as ``{"reason", "energy_j"}``.
-        preempted: How many were interrupted by other work (rejected or, where excused, kept).
-        warnings: What a reader should know about the decision.
+        preempted: Number of trials interrupted by other work (rejected or, where excused, kept).
+        warnings: Remarks on the decision.
     """
 
     accepted: tuple[Trial, ...]
     rejected: tuple[dict[str, Any], ...]
     preempted: int
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[MeasurementWarning, ...] = ()
 
     @property
     def rejected_share(self) -> float:
@@ -69,7 +69,7 @@ class TrialSelection:
 
 
 def _find_outliers(values: Sequence[float]) -> list[str]:
-    """Reason to reject each value, empty for none; needs five values to say anything."""
+    """Find the reason to reject each value, empty for none; with fewer than five values there is none."""
     if len(values) < 5:
         return [""] * len(values)
     array = np.asarray(values)
@@ -87,13 +87,13 @@ def _find_outliers(values: Sequence[float]) -> list[str]:
 def select_trials(
     trials: Sequence[Trial], threads: int, *, excuse_preemption: bool, max_rejected: float
 ) -> TrialSelection:
-    """Decide which trials count.
+    """Choose the trials that count.
 
-    A single-threaded block that got much less processor time than wall time was interrupted: its latency is not that of
-    the workload, and a whole-machine meter has counted the other program's energy. What is left goes through a robust
-    outlier test (median and median absolute deviation) on energy per run. Where a meter counts the worker alone, the
-    energy of an interrupted block is still right: if more than ``max_rejected`` of the blocks were interrupted these
-    are kept, and the result says so.
+    1. A single-threaded block that got much less processor time than wall time was interrupted and is rejected: its
+       latency is not that of the workload, and a whole-machine meter has counted the other program's energy.
+    2. Where a meter counts the worker alone, the energy of an interrupted block is still right: if more than
+       ``max_rejected`` of the blocks were interrupted, they are kept, with a warning.
+    3. The others go through a robust outlier test (median and median absolute deviation) on energy per run.
 
     Args:
         trials: All blocks, in order.
@@ -101,6 +101,7 @@ def select_trials(
         excuse_preemption: Whether the meter counts the worker alone.
         max_rejected: Share of blocks that may be rejected.
     """
+    # 1. Interrupted blocks.
     reasons = [""] * len(trials)
     preempted = []
     for i, trial in enumerate(trials):
@@ -108,13 +109,16 @@ def select_trials(
         if threads == 1 and share < PREEMPTED:
             preempted.append(i)
             reasons[i] = f"preempted: {100 * share:.0f} % of a core"
-    warnings: list[str] = []
+    warnings: list[MeasurementWarning] = []
+    # 2. Unless they may be kept.
     if excuse_preemption and trials and len(preempted) > max_rejected * len(trials):
         reasons = [""] * len(trials)
-        warnings.append(
+        text = (
             f"{len(preempted)} of {len(trials)} blocks were interrupted by other work and kept, because the power "
             "source counts this worker alone; the latency is too long"
         )
+        warnings.append(MeasurementWarning("preempted", text))
+    # 3. Outliers.
     kept = [i for i, reason in enumerate(reasons) if not reason]
     for i, reason in zip(kept, _find_outliers([trials[i].net_j for i in kept]), strict=True):
         reasons[i] = reason

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from deepen.devices.model_files import hash_model
 from deepen.errors import ConfigError
-from deepen.measure.conditions.drift_reference import hash_model_file
 from deepen.records import StoppingRule, Workload
 
 __all__ = ["make_workload"]
@@ -32,9 +32,9 @@ def make_workload(
     """
     file = Path(path)
     try:
-        content = hash_model_file(file)
+        content = hash_model(file)
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; name a readable ONNX file") from error
+        raise ConfigError(f"{file}: {error.strerror}", cure="name a readable ONNX file") from error
     how = json.dumps([content, {k: list(v) for k, v in (shapes or {}).items()}, runtime, threads], sort_keys=True)
     return Workload(
         id=hashlib.sha256(how.encode()).hexdigest()[:16],

@@ -78,7 +78,7 @@ class CpuModelMeter:
         if self._pid is None:
             self.update_s = 0.01
             if math.isnan(read_machine_cpu_s(self._root)):
-                raise MeterError("cpu-model: /proc/stat cannot be read here; name another meter")
+                raise MeterError("cpu-model: /proc/stat cannot be read here", cure="name another meter")
 
     def _cpu_s(self) -> float:
         """Cumulative CPU time, seconds; continues where a replaced worker left off."""
@@ -119,7 +119,7 @@ class CpuModelMeter:
         i = bisect.bisect_right(times, interval.start_s)
         if i == 0 or i >= len(times) or interval.end_s > times[i]:
             raise MeterError(
-                "cpu-model: a block lies outside the marks around it; the worker's clock is not the host's"
+                "cpu-model: a block lies outside the marks around it", cure="the worker's clock is not the host's"
             )
         (t0, c0), (t1, c1) = self._knots[i - 1], self._knots[i]
         around = max(0.0, c1 - c0 - interval.cpu_s)
@@ -163,9 +163,11 @@ def _probe(context: MeterContext) -> Availability:
 def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
     if context.link is not None:
-        raise MeterError(f"cpu-model: {_HERE_ONLY}; use a meter of the device, or an external one")
+        raise MeterError(f"cpu-model: {_HERE_ONLY}", cure="use a meter of the device, or an external one")
     if context.power is None:
-        raise MeterError("cpu-model: the device profile has no power figures; add [power] to it in devices/profiles")
+        raise MeterError(
+            "cpu-model: the device profile has no power figures", cure="add [power] to it in devices/profiles"
+        )
     return CpuModelMeter(context.power, context)
 
 

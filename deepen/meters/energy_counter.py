@@ -15,7 +15,7 @@ from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.sampling_thread import SamplingThread
 from deepen.meters.types import Scope
-from deepen.records import Interval, PowerTrace, Source
+from deepen.records import Interval, PowerTrace, Source, TraceWarning
 
 __all__ = ["CounterMeter", "SampledCounter", "guard_counter_monotonic", "make_step_trace", "unwrap_counter"]
 
@@ -80,7 +80,9 @@ def guard_counter_monotonic(
         before_j, last_j = last_j, read_j()
         if last_j < before_j - slack_j:
             raise MeterError(
-                f"{meter}: the counter went back from {before_j:.6g} J to {last_j:.6g} J ({reason}); measure again"
+                f"the counter went back from {before_j:.6g} J to {last_j:.6g} J ({reason})",
+                subject=meter,
+                cure="measure again",
             )
         return last_j
 
@@ -108,7 +110,7 @@ class SampledCounter(ABC):
         update_s: float,
         resolution_j: float,
         poll_s: float,
-        warnings: Sequence[str] = (),
+        warnings: Sequence[TraceWarning] = (),
     ) -> None:
         """Set up the counters; nothing is read yet.
 

@@ -13,7 +13,7 @@ from deepen.clock.host_clock import ClockMap, monotonic_s
 from deepen.errors import MeterError
 from deepen.meters.sampling_thread import SamplingThread
 from deepen.meters.types import Scope
-from deepen.records import Accuracy, Interval, PowerTrace, Source
+from deepen.records import Accuracy, Interval, PowerTrace, Source, TraceWarning
 
 __all__ = ["PolledMeter"]
 
@@ -133,8 +133,8 @@ class PolledMeter:
         invalid = int(t_s.size - np.count_nonzero(valid))
         if t_s.size - invalid < 2:
             raise MeterError(
-                f"{self.id}: {invalid} of {t_s.size} readings were no number; check its range and wiring, "
-                "and record for longer"
+                f"{self.id}: {invalid} of {t_s.size} readings were no number",
+                cure="check its range and wiring, and record for longer",
             )
         good_s, good_w = t_s[valid], power_w[valid]
         before = np.flatnonzero(valid)
@@ -143,13 +143,15 @@ class PolledMeter:
         # Readings without a number at the very edges are outside the extent of the trace.
         warnings = []
         if invalid:
-            warnings.append(f"invalid readings: {invalid} of {t_s.size} were no number (over range?); left out as gaps")
+            text = f"invalid readings: {invalid} of {t_s.size} were no number (over range?); left out as gaps"
+            warnings.append(TraceWarning("loss", text))
         late = int(np.count_nonzero(np.diff(t_s) > _GAP_PERIODS * self.update_s))
         if late:
-            warnings.append(
+            text = (
                 f"late readings: {late} stretches longer than {_GAP_PERIODS:g} periods of {self.update_s:g} s, "
                 f"the longest {float(np.diff(t_s).max()):.3g} s; left out as gaps"
             )
+            warnings.append(TraceWarning("loss", text))
         half_s = float(np.sqrt(np.mean(trip_s[valid] ** 2))) / 2
         error_s = math.hypot(half_s, self._sensor_s) / math.sqrt(3)
         origin = float(good_s[0])

@@ -103,7 +103,7 @@ def record_folder(
 
     _check_settings(duration_s, 1.0)
     if path.exists():
-        raise ConfigError(f"{path} exists; name another file or remove it first")
+        raise ConfigError(f"{path} exists", cure="name another file or remove it first")
     writers: list[TraceWriter] = []
 
     def open_sink(inputs: bool, start_s: float) -> SampleSink:

@@ -86,7 +86,7 @@ def _resolve_meter_spec(text: str) -> MeterSpec:
     data = catalog.load_toml("devices", "meters", spec.name)
     if not isinstance(data.get("meter"), str):
         raise ConfigError(
-            f"meter profile '{spec.name}' has no field 'meter'; write meter = \"NAME[:PORT][?key=value]\""
+            f"meter profile '{spec.name}' has no field 'meter'", cure='write meter = "NAME[:PORT][?key=value]"'
         )
     base = MeterSpec.parse(data["meter"])
     return MeterSpec(base.name, spec.port or base.port, {**base.options, **spec.options})
@@ -135,7 +135,7 @@ def open_meter(
     reason = "; ".join(reasons)
     if link is not None:
         raise MeterError(
-            f"the device measures no power by itself ({reason}); name the instrument it is connected to: --meter "
-            "NAME:PORT ('deepen meter list')"
+            f"the device measures no power by itself ({reason})",
+            cure="name the instrument it is connected to: --meter NAME:PORT ('deepen meter list')",
         )
-    raise MeterError(f"no power source here ({reason}); see 'deepen meter list'")
+    raise MeterError(f"no power source here ({reason})", cure="see 'deepen meter list'")

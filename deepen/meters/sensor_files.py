@@ -317,16 +317,18 @@ def read_numbers(files: SensorFiles, paths: Sequence[str], meter: str, cure: str
     try:
         contents = files.read_all(paths)
     except PermissionError as error:
-        raise MeterError(f"{meter}: no permission to read {error.filename or paths[0]}; {cure}") from error
+        raise MeterError(f"no permission to read {error.filename or paths[0]}", subject=meter, cure=cure) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise MeterError(
-            f"{meter}: cannot read {error.filename or paths[0]} ({reason}); see 'deepen meter list'"
+            f"cannot read {error.filename or paths[0]} ({reason})", subject=meter, cure="see 'deepen meter list'"
         ) from error
     found = []
     for path, content in zip(paths, contents, strict=True):
         try:
             found.append(_parse_finite_number(content))
         except ValueError as error:
-            raise MeterError(f"{meter}: {path} holds '{content[:40]}', no number; see 'deepen meter list'") from error
+            raise MeterError(
+                f"{path} holds '{content[:40]}', no number", subject=meter, cure="see 'deepen meter list'"
+            ) from error
     return found

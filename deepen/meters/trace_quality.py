@@ -84,7 +84,7 @@ def check_trace_quality(trace: PowerTrace, ending: StreamSummary | None = None) 
     """
     t_s, power_w = trace.t_s, trace.power_w
     if t_s.size < 2:
-        raise MeterError(f"{trace.meter_id}: no samples came in; check its connection and record for longer")
+        raise MeterError(f"{trace.meter_id}: no samples came in", cure="check its connection and record for longer")
     steps = np.diff(t_s)
     duration_s = float(t_s[-1] - t_s[0])
     # 1. Statistics.
@@ -93,7 +93,7 @@ def check_trace_quality(trace: PowerTrace, ending: StreamSummary | None = None) 
     noise_w = float(np.sqrt(np.sum(steps * (middle - mean_w) ** 2) / duration_s))
     updates = int(np.count_nonzero(np.diff(power_w)))
     # 2. Warnings.
-    warnings = list(trace.warnings)
+    warnings: list[str] = list(trace.warnings)
     if updates == 0:
         warnings.append("the reading never changed; record for longer, or load the machine while recording")
     if float(power_w.min()) < 0:

@@ -119,7 +119,7 @@ class MeterSpec:
         head, _, query = text.partition("?")
         name, _, port = head.partition(":")
         if not name:
-            raise ConfigError(f"meter '{text}' has no name; write NAME[:PORT][?key=value]")
+            raise ConfigError(f"meter '{text}' has no name", cure="write NAME[:PORT][?key=value]")
         try:
             pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
         except ValueError as error:
@@ -135,7 +135,7 @@ class MeterSpec:
         for key in self.options:
             if key not in allowed:
                 known = ", ".join(allowed) or "none"
-                raise ConfigError(f"meter '{self.name}' has no option '{key}'; it takes: {known}")
+                raise ConfigError(f"meter '{self.name}' has no option '{key}'", cure=f"it takes: {known}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -397,5 +397,4 @@ def _try_read_file(path: str, shapes: Shapes | None, runtime: str) -> KernelCoun
         split = split_graph(loaded, runtime=resolve_splitter(runtime))
         return KernelCounts.from_splits([split], [path], loaded.warnings)
     except DeepenError as error:
-        name = Path(path).name
-        return error if name in str(error) else type(error)(f"{path}: {error}")
+        return error if error.subject else error.with_subject(path)

@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
+from deepen.records import TraceWarning
 from deepen.traces.parquet_columns import get_first_line
 
 __all__ = ["CsvTable"]
@@ -38,7 +39,7 @@ class CsvTable:
     delimiter: str
     skip: int
     size: int
-    warnings: tuple[str, ...]
+    warnings: tuple[TraceWarning, ...]
 
     @classmethod
     def open(
@@ -64,14 +65,15 @@ class CsvTable:
             file.seek(max(0, size - (1 << 16)))
             tail = file.read()
         last = tail[tail.rfind(b"\n") + 1 :]
-        warnings: tuple[str, ...] = ()
+        warnings: tuple[TraceWarning, ...] = ()
         if last.strip():
             fields = [f.strip() for f in last.decode("utf-8", "replace").split(delimiter)]
             if len(fields) == len(names) and all(_is_number(fields[names.index(n)]) for n in numbers):
-                warnings = ("the last line has no end; if the file was cut, its last value may be wrong",)
+                text = "the last line has no end; if the file was cut, its last value may be wrong"
+                warnings = (TraceWarning("trace", text),)
             else:
                 size -= len(last)
-                warnings = ("the last line is cut short and was left out",)
+                warnings = (TraceWarning("loss", "the last line is cut short and was left out"),)
         if not size:
             raise MeasureError(f"{path}: has no rows; record again")
         return cls(path, tuple(names), delimiter, skip, size, warnings)

@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from deepen.clock import SampleLoss
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
-from deepen.records import Accuracy
+from deepen.records import Accuracy, TraceWarning, WarningCode
 from deepen.traces.types import TraceHeader
 
 __all__ = ["FORMAT_NAME", "FORMAT_VERSION", "TraceManifest", "TracePart"]
@@ -58,7 +58,7 @@ class TraceManifest:
     clock: ClockMap | None = None
     gaps: tuple[tuple[float, float], ...] = ()
     dropped: int = 0
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[TraceWarning, ...] = ()
     complete: bool = False
     parts: tuple[TracePart, ...] = field(default=())
     losses: tuple[SampleLoss, ...] = ()
@@ -90,7 +90,7 @@ class TraceManifest:
             },
             "gaps": [list(g) for g in self.gaps],
             "dropped": self.dropped,
-            "warnings": list(self.warnings),
+            "warnings": [{"code": w.code, "text": w} for w in self.warnings],
             "complete": self.complete,
             "parts": [{"file": p.file, "samples": p.samples, "first": p.first, "last": p.last} for p in self.parts],
             "losses": [[n.after_index, n.samples, n.error_samples, n.before_index] for n in self.losses],
@@ -192,7 +192,7 @@ def _parse_manifest(d: Mapping[str, Any]) -> TraceManifest:
         ),
         gaps=tuple((_parse_finite_number(start), _parse_finite_number(end)) for start, end in d["gaps"]),
         dropped=int(d["dropped"]),
-        warnings=tuple(str(w) for w in d["warnings"]),
+        warnings=tuple(_parse_warning(w) for w in d["warnings"]),
         complete=bool(d["complete"]),
         parts=tuple(
             TracePart(
@@ -207,6 +207,14 @@ def _parse_manifest(d: Mapping[str, Any]) -> TraceManifest:
             SampleLoss(int(a), int(n), _parse_finite_number(error), int(b)) for a, n, error, b in d.get("losses", ())
         ),
     )
+
+
+def _parse_warning(value: Any) -> TraceWarning:
+    """Read a warning: its code and text, or the text alone, as older files have it."""
+    if not isinstance(value, Mapping):
+        return TraceWarning("trace", str(value))
+    code = value["code"]
+    return TraceWarning(code if code in get_args(WarningCode) else "trace", str(value["text"]))
 
 
 def _check_part_name(value: Any) -> str:

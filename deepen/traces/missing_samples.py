@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
+from deepen.records import TraceWarning
 from deepen.traces.types import TraceInfo
 
 __all__ = ["TimeScan", "drop_missing_samples"]
@@ -105,7 +106,12 @@ class TimeScan:
         return (self.samples - 1 + (self.lost if self.regular else 0)) / span_s if self.samples > 1 else 0.0
 
     def complete_info(
-        self, info: TraceInfo, before: Sequence[str] = (), after: Sequence[str] = (), *, rate_hz: float = 0.0
+        self,
+        info: TraceInfo,
+        before: Sequence[TraceWarning] = (),
+        after: Sequence[TraceWarning] = (),
+        *,
+        rate_hz: float = 0.0,
     ) -> TraceInfo:
         """Fill in the fields of a description that follow from the times of the samples.
 
@@ -131,16 +137,17 @@ class TimeScan:
             warnings=(*before, *self.notes(), *after),
         )
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[TraceWarning]:
         """Return warnings for the reader."""
         notes = []
         if self.missing:
-            notes.append(f"{self.missing} rows have no value and count as lost")
+            notes.append(TraceWarning("loss", f"{self.missing} rows have no value and count as lost"))
         if self.gaps:
             share = self.dropped / (self.dropped + self.samples)
-            notes.append(f"{len(self.gaps)} gaps, {self.dropped} samples lost ({share:.3%})")
+            notes.append(TraceWarning("loss", f"{len(self.gaps)} gaps, {self.dropped} samples lost ({share:.3%})"))
         if self.samples > 1 and not self.regular:
-            notes.append("times are irregular, so that missing samples cannot be told from slow ones")
+            text = "times are irregular, so that missing samples cannot be told from slow ones"
+            notes.append(TraceWarning("loss", text))
         return notes
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deepen.clock import SampleLoss
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError
-from deepen.records import PowerTrace
+from deepen.records import PowerTrace, TraceWarning
 from deepen.storage.atomic import make_storage_error, replace_file
 from deepen.traces.manifest import TraceManifest, TracePart
 from deepen.traces.parquet_columns import (
@@ -164,7 +164,7 @@ class TraceWriter:
         clock: ClockMap | None = None,
         gaps: tuple[tuple[float, float], ...] | None = None,
         dropped: int | None = None,
-        warnings: tuple[str, ...] | None = None,
+        warnings: tuple[TraceWarning, ...] | None = None,
     ) -> None:
         """Set facts for the next write of the manifest, so that a recording cut short has them."""
         given: dict[str, Any] = {"clock": clock, "gaps": gaps, "dropped": dropped, "warnings": warnings}
@@ -175,7 +175,7 @@ class TraceWriter:
         clock: ClockMap | None = None,
         gaps: tuple[tuple[float, float], ...] = (),
         dropped: int = 0,
-        warnings: tuple[str, ...] = (),
+        warnings: tuple[TraceWarning, ...] = (),
         losses: tuple[SampleLoss, ...] = (),
     ) -> Path:
         """Write the remaining samples and complete the recording.

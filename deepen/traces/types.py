@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError
-from deepen.records import Accuracy, Interval, PowerTrace, Source
+from deepen.records import Accuracy, Interval, PowerTrace, Source, TraceWarning
 
 __all__ = ["CHUNK", "ReportedWindow", "TraceFile", "TraceFormat", "TraceHeader", "TraceInfo", "make_chunk"]
 
@@ -95,7 +95,7 @@ class TraceInfo:
     clock: ClockMap | None = None
     gaps: tuple[tuple[float, float], ...] = ()
     dropped: int = 0
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[TraceWarning, ...] = ()
     logic: bool = False
     complete: bool = True
 

@@ -68,7 +68,7 @@ RECORD = EnergyRecord(
     trials=(1.9e-3, 2.1e-3),
     recorded_at="2026-01-01T00:00:00Z",
     rejected=({"reason": "outlier", "energy_j": 9e-3},),
-    warnings=("few blocks: 2 counted, 5 wanted",),
+    warnings=("few-blocks: 2 counted, 5 wanted",),
 )
 
 
@@ -100,7 +100,7 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     assert found["budget"] == {"gain": 0.0, "repeats": 8e-6, "idle": 6e-6}
     text = run(*args).stdout
     assert "repeats 8.00 µJ, idle 6.00 µJ; clock: pulses (± 20.0 µs)" in text
-    for piece in ("2.00 mJ ± 10.0 µJ", "3.00 mJ", "1.00 ms", "3.00 W", "rapl (measured)", "1 rejected", "few blocks"):
+    for piece in ("2.00 mJ ± 10.0 µJ", "3.00 mJ", "1.00 ms", "3.00 W", "rapl (measured)", "1 rejected", "few-blocks"):
         assert piece in text
 
 

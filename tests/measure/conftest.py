@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepen.clock.host_clock import ClockMap
-from deepen.records import PowerTrace
+from deepen.records import PowerTrace, TraceWarning
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import RunCost
 from deepen.testing.power import SimulatedMeter
@@ -31,7 +31,7 @@ class SampledMeter(SimulatedMeter):
         super().__init__(*args, **kwargs)
         self.rate_hz, self.offset_s, self.error_s, self.sample_noise_w = rate_hz, offset_s, error_s, sample_noise_w
         self.update_s = 1 / rate_hz
-        self.trace_warnings: tuple[str, ...] = ()
+        self.trace_warnings: tuple[TraceWarning, ...] = ()
 
     def stop(self) -> PowerTrace:
         start, end = self._times[0], self._now()

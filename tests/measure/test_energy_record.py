@@ -15,14 +15,14 @@ from deepen.measure.conditions.thermal_watch import ThermalHistory
 from deepen.measure.energy.idle_power import IdlePower
 from deepen.measure.energy_record import RecordBuilder, RecordedMeter
 from deepen.measure.trials import Trial, TrialSelection
-from deepen.records import Accuracy, EnergyRecord, Interval, StoppingRule, Workload
+from deepen.records import Accuracy, EnergyRecord, Interval, MeasurementWarning, StoppingRule, Workload
 
 METER = RecordedMeter("ppk2", "measured", 0.0, 1e-5, Accuracy())
 STATE = DeviceState("", "aarch64", 8, (0,))
 
 
 def made(link: str, rejected: int = 0, notes: tuple[str, ...] = ()) -> EnergyRecord:
-    trials = tuple(Trial(Interval(t, t + 0.1, "run", runs=10), 3e-3, 2e-3) for t in (1.0, 1.1, 1.2))
+    trials = tuple(Trial(Interval(t, t + 0.1, "run", runs=10), 12e-3, 2e-3) for t in (1.0, 1.1, 1.2))
     reasons = tuple({"reason": "outlier", "energy_j": 9.0} for _ in range(rejected))
     found = MeasuredBlocks(TrialSelection(trials, reasons, 0, ()), trials * 4, 10, True)
     books = RecordBuilder(DeviceProfile("d", link=link), METER, DeviceConditions("S"), DriftSeries(), 0.5, notes)
@@ -39,10 +39,10 @@ def made(link: str, rejected: int = 0, notes: tuple[str, ...] = ()) -> EnergyRec
 
 
 def test_net_energy_follows_idle_power_as_it_was_known_at_last() -> None:
-    record = made("adb", notes=("drift: not watched",))
+    record = made("adb", notes=(MeasurementWarning("drift", "not watched"),))
     assert record.energy_j == pytest.approx(2e-3 + 0.1 * 0.01)
     assert (record.device, record.serial, record.meter, record.runs) == ("d", "S", "ppk2", 30)
-    assert any(w.startswith("idle power changed from 1.000 W to 0.800 W") for w in record.warnings)
+    assert any(w.startswith("idle-drift: idle power changed from 1.000 W to 0.800 W") for w in record.warnings)
     assert "drift: not watched" in record.warnings
     assert any(w.startswith("accuracy") for w in record.warnings)  # nobody states the meter's
 

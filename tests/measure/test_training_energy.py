@@ -24,7 +24,7 @@ from deepen.meters.energy_counter import CounterMeter
 from deepen.meters.polled_meter import PolledMeter
 from deepen.meters.stream.meter import StreamMeter
 from deepen.meters.types import MeterSpec
-from deepen.records import Accuracy, Interval, PowerTrace
+from deepen.records import Accuracy, Interval, PowerTrace, TraceWarning
 from deepen.scoring.lifecycle import read_candidates
 from deepen.testing.clock import VirtualClock
 from deepen.testing.instruments.signal import StepSignal
@@ -43,7 +43,7 @@ class Counter(CounterMeter):
 
     def _read(self) -> float:
         if self.broken:
-            raise MeterError(f"{self.id}: gone; plug it in")
+            raise MeterError("gone", subject=self.id, cure="plug it in")
         return self.power_w * (time.monotonic() - self._t0)
 
     def close(self) -> None:
@@ -78,7 +78,17 @@ class ByHand:
         self.held = max(self.held, len(self._t))
         t_s = np.array(self._t)
         accuracy = Accuracy(0.01, 0.0, "sheet")
-        return PowerTrace(t_s, self.power_w(t_s), 1.0, "hand", "c", "measured", accuracy=accuracy, warnings=("hot",))
+        hot = (TraceWarning("temperature", "hot"),)
+        return PowerTrace(
+            t_s,
+            self.power_w(t_s),
+            1.0,
+            "hand",
+            "c",
+            "measured",
+            accuracy=accuracy,
+            warnings=hot,
+        )
 
     def close(self) -> None: ...
 

@@ -62,7 +62,8 @@ def test_a_busy_machine_is_excused_only_where_the_meter_counts_the_worker_alone(
     lenient = verdict(trials, excuse=True)
     assert lenient.rejected == ()
     assert lenient.preempted == 6
-    assert "6 of 9 blocks were interrupted" in lenient.warnings[0]
+    assert [w.code for w in lenient.warnings] == ["preempted"]
+    assert "6 of 9 blocks were interrupted" in lenient.warnings[0].text
     few = verdict(trials[:4], excuse=True)  # two of four are not more than half: rejected as usual
     assert len(few.rejected) == 2
 

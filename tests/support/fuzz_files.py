@@ -16,7 +16,7 @@ import numpy as np
 
 from deepen import traces
 from deepen.clock.host_clock import ClockMap
-from deepen.records import PowerTrace
+from deepen.records import PowerTrace, TraceWarning
 from deepen.traces.intervals import read_intervals
 from tests.support.fuzz_texts import CallTarget
 
@@ -45,7 +45,7 @@ def make_file_targets(folder: Path) -> list[CallTarget]:
         gaps=((50.01, 50.013),),
         dropped=2,
         clock=ClockMap(0.0, 50.0, 1.0, 1e-4, "arrival"),
-        warnings=("lost: 2",),
+        warnings=(TraceWarning("loss", "lost: 2"),),
     )
     stored = {}
     for suffix in ("json", "csv", "parquet"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepen.clock.host_clock import ClockMap
-from deepen.records import Accuracy, PowerTrace
+from deepen.records import Accuracy, PowerTrace, TraceWarning
 
 CLOCK = ClockMap(device_s=2.0, host_s=104_321.123, rate=1 + 37e-6, error_s=4e-4, method="arrival")
 
@@ -34,7 +34,7 @@ def make_trace() -> Callable[..., PowerTrace]:
             "dropped": 3 if lost else 0,
             "clock": clock,
             "accuracy": Accuracy(0.005, 1e-4, "data sheet"),
-            "warnings": ("3 samples lost", 'a "quoted", comma'),
+            "warnings": (TraceWarning("loss", "3 samples lost"), TraceWarning("trace", 'a "quoted", comma')),
         }
         return PowerTrace(**(fields | changes))
 

@@ -16,6 +16,7 @@ from deepen import traces
 from deepen.clock import SampleLoss, insert_losses
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import ConfigError, MeasureError, StorageError
+from deepen.records import TraceWarning
 from deepen.traces import TraceHeader, TraceWriter, trace_folder_writer
 
 CLOCK = ClockMap(0.0, 50.0, 1 + 20e-6, 1e-4, "arrival")
@@ -32,7 +33,7 @@ def test_a_recording_reads_back_over_several_parts(tmp_path: Path) -> None:
         for first in range(0, 3500, 70):
             writer.append(*ramp(first, 70))
         assert writer.samples == 3500
-        writer.finish(CLOCK, gaps=((51.0, 51.5),), dropped=2, warnings=("w",))
+        writer.finish(CLOCK, gaps=((51.0, 51.5),), dropped=2, warnings=(TraceWarning("loss", "w"),))
     assert sorted(p.name for p in (tmp_path / "a.trace").iterdir()) == [
         "manifest.json",
         *(f"part-00000{k}.parquet" for k in range(4)),
@@ -109,7 +110,7 @@ def test_leaving_early_keeps_what_came_and_says_so(tmp_path: Path) -> None:
 def test_facts_known_while_recording_survive(tmp_path: Path) -> None:
     with TraceWriter(tmp_path / "a.trace", HEADER) as writer:
         writer.append(*ramp(0, 10))
-        writer.update(clock=CLOCK, dropped=4, gaps=((50.0, 50.1),), warnings=("noisy",))
+        writer.update(clock=CLOCK, dropped=4, gaps=((50.0, 50.1),), warnings=(TraceWarning("temperature", "noisy"),))
     info = traces.open_trace(tmp_path / "a.trace").info
     assert (info.clock, info.dropped, info.gaps) == (CLOCK, 4, ((50.0, 50.1),))
     assert info.warnings[0] == "noisy"

@@ -129,7 +129,7 @@ class RemoteChannel:
         if self._killed:
             raise LinkError("the worker has been stopped")
         if self._cut:
-            raise LinkError(f"{self._link.name}: the link to {self._program} was cut; try again")
+            raise LinkError(f"{self._link.name}: the link to {self._program} was cut", cure="try again")
 
     def _read(self, timeout_s: float) -> bool:
         """Read available output; return whether any came."""
@@ -140,7 +140,7 @@ class RemoteChannel:
             raise
         if data == b"":
             self._cut = True
-            raise LinkError(f"{self._link.name}: the link to {self._program} was cut; try again")
+            raise LinkError(f"{self._link.name}: the link to {self._program} was cut", cure="try again")
         if data is None:
             return False
         self._output.feed(data)

@@ -97,7 +97,9 @@ class PipeChannel:
             self._child = _ChildProcess(argv, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr)
         except OSError as error:
             self._stderr.close()
-            raise LinkError(f"cannot start {argv[0]}: {error.strerror}; is it installed and executable?") from error
+            raise LinkError(
+                f"cannot start {argv[0]}: {error.strerror}", cure="is it installed and executable?"
+            ) from error
         except ConfigError:
             self._stderr.close()
             raise
@@ -190,13 +192,15 @@ class LocalLink:
             except PermissionError as error:
                 return CompletedCommand(126, b"", f"{argv[0]}: {error.strerror}\n".encode())
             except OSError as error:
-                raise LinkError(f"cannot start {argv[0]}: {error.strerror}; try again") from error
+                raise LinkError(f"cannot start {argv[0]}: {error.strerror}", cure="try again") from error
             try:
                 status = child.wait(timeout_s)
             finally:
                 child.end()
             if status is None:
-                raise LinkError(f"{argv[0]} did not end within {timeout_s:g} s and was killed; allow it more time")
+                raise LinkError(
+                    f"{argv[0]} did not end within {timeout_s:g} s and was killed", cure="allow it more time"
+                )
             stdout.seek(0)
             stderr.seek(0)
             return CompletedCommand(status, stdout.read(), stderr.read())

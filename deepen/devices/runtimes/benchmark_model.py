@@ -81,7 +81,7 @@ class BenchmarkModel(ToolRuntime):
         note = self._placement(model, report)
         if note != model.note:
             raise RunError(
-                f"{model.name}: the graph ran with {note} now and with {model.note} before; measure it again"
+                f"{model.name}: the graph ran with {note} now and with {model.note} before", cure="measure it again"
             )
         starts, ends = log.arrivals(STARTED), log.arrivals(ENDED)
         if not starts or not ends or runs.total_s is None:
@@ -114,7 +114,9 @@ class BenchmarkModel(ToolRuntime):
             self._refuse_fallback(model, report)
             raise RunError(f"{model.name}: benchmark_model failed with status {log.status} ({log.complaint})")
         if report.problems:
-            raise LinkError(f"{model.name}: benchmark_model's output is damaged: {report.problems[0]}; measure again")
+            raise LinkError(
+                f"{model.name}: benchmark_model's output is damaged: {report.problems[0]}", cure="measure again"
+            )
         if report.regular.count != n:
             raise RunError(f"{model.name}: benchmark_model ran {report.regular.count} inferences instead of {n}")
         return log, report, report.regular
@@ -126,8 +128,8 @@ class BenchmarkModel(ToolRuntime):
         found = report.delegation(self.accelerator)
         if found.state == "none":
             raise RunError(
-                f"{model.name}: the {self.accelerator} delegate does not run it and the CPU would ({found.evidence}); "
-                "measure it with the runtime benchmark_model, or use a model the accelerator takes"
+                f"{model.name}: the {self.accelerator} delegate does not run it and the CPU would ({found.evidence})",
+                cure="measure it with the runtime benchmark_model, or use a model the accelerator takes",
             )
 
     def _placement(self, model: ToolModel, report: BenchmarkReport) -> str:
@@ -138,8 +140,9 @@ class BenchmarkModel(ToolRuntime):
         found = report.delegation(self.accelerator)
         if found.state == "unknown":
             raise RunError(
-                f"{model.name}: this benchmark_model does not say whether the {self.accelerator} delegate runs the "
-                "graph, and it may be the CPU; use a newer build"
+                f"{model.name}: this benchmark_model does not say whether the {self.accelerator} delegate "
+                "runs the graph, and it may be the CPU",
+                cure="use a newer build",
             )
         return str(found)
 

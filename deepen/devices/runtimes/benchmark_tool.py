@@ -129,7 +129,7 @@ class ToolLoadedModel:
         if n < 1:
             raise ConfigError(f"a block needs at least one run, not {n}")
         if not self.alive:
-            raise LinkError(f"{self._model.name}: its runtime was closed; load it again")
+            raise LinkError(f"{self._model.name}: its runtime was closed", cure="load it again")
         return self._runtime.block(self._model, n, self._runtime.run_timeout_s + 20 * n * self._expected_s)
 
     def close(self) -> None:
@@ -237,13 +237,13 @@ class ToolRuntime:
             LinkError: If the device is gone.
         """
         if self.closed:
-            raise LinkError(f"the runtime {self.name} is closed; open it again")
+            raise LinkError(f"the runtime {self.name} is closed", cure="open it again")
         if path.suffix.lower() not in self.suffixes:
             raise ConfigError(f"{path.name}: {self.name} runs {', '.join(self.suffixes)} files only")
         if not path.is_file():
             raise ConfigError(f"no such model file: {path}")
         if self._mask and len(self._mask) < threads:
-            raise ConfigError(f"{threads} threads need as many cores; cpu_mask {list(self._mask)} are fewer")
+            raise ConfigError(f"{threads} threads need as many cores", cure=f"cpu_mask {list(self._mask)} are fewer")
         self.find()
         model = ToolModel(path.name, push_model(self._link, path), threads, dict(shapes or {}))
         model, build, first_run_s = self.try_out(model)
@@ -272,15 +272,16 @@ class ToolRuntime:
             program = self._link.push(given)
             if self._call(["test", "-x", program]).status != 0:
                 if isinstance(self._link, LocalLink):
-                    raise ConfigError(f"{given} is not executable; chmod +x it")
+                    raise ConfigError(f"{given} is not executable", cure="chmod +x it")
                 self._call(["chmod", "755", program])
         else:
             found = self._call(["sh", "-c", _FIND, "sh", *self.programs])
             program = found.stdout.decode("utf-8", "replace").strip().split("\n")[0]
             if found.status != 0 or not program:
                 raise ConfigError(
-                    f"there is no {self.programs[0]} on {self._link.description}; put it at {self.programs[-1]}, or "
-                    f"set {self.variable} to one on this machine that was built for the device"
+                    f"there is no {self.programs[0]} on {self._link.description}",
+                    cure=f"put it at {self.programs[-1]}, or set {self.variable} to one on this machine that was "
+                    "built for the device",
                 )
         self._program = program
         digest = self._call(["sha256sum", program]).stdout.split(b" ")[0].decode("ascii", "replace").lstrip("\\")
@@ -312,7 +313,7 @@ class ToolRuntime:
                     sent = monotonic_s()
                     channel.send(b"%d" % k)
                     if channel.receive(_CALL_S) != b"%d" % k:
-                        raise LinkError(f"{self._link.description}: a line did not come back; try again")
+                        raise LinkError(f"{self._link.description}: a line did not come back", cure="try again")
                     trips.append(monotonic_s() - sent)
             finally:
                 channel.kill()
@@ -337,7 +338,9 @@ class ToolRuntime:
         if done.status < 0:
             word = _signal_name(-done.status)
             if word in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGPIPE"):
-                raise LinkError(f"{model.name}: {self.programs[0]} was ended by {word} ({done.complaint}); try again")
+                raise LinkError(
+                    f"{model.name}: {self.programs[0]} was ended by {word} ({done.complaint})", cure="try again"
+                )
             raise RunError(f"{model.name}: {self.programs[0]} crashed with {word} ({done.complaint})")
         return done
 
@@ -354,7 +357,8 @@ class ToolRuntime:
                 return ToolLog(begun, status, tuple(heard))
             if line is None:
                 raise RunError(
-                    f"{model.name}: {self.programs[0]} took more than {timeout_s:.0f} s; the model is too slow here"
+                    f"{model.name}: {self.programs[0]} took more than {timeout_s:.0f} s",
+                    cure="the model is too slow here",
                 )
             heard.append(ToolLine(line.decode("utf-8", "replace"), monotonic_s()))
             if len(heard) > _LONGEST_OUTPUT:

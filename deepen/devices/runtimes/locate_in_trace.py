@@ -52,8 +52,10 @@ def locate_block_between_lines(
     latest_start = min(start_line_s, end_line_s - least_s)
     if latest_start < begun_s - delay_s:
         raise LinkError(
-            f"a block of {least_s:.3g} s by the tool's counts does not fit into the {end_line_s - begun_s:.3g} s in "
-            "which it ran by the host's clock: lines arrive late or the device's clock is off; measure again"
+            f"a block of {least_s:.3g} s by the tool's counts does not fit into the "
+            f"{end_line_s - begun_s:.3g} s in which it ran by the host's clock: lines arrive late or "
+            "the device's clock is off",
+            cure="measure again",
         )
     held_back = end_line_s - start_line_s < least_s - delay_s
     earliest_start = begun_s if held_back else max(begun_s, start_line_s - delay_s)
@@ -81,8 +83,10 @@ def locate_block_of_known_length(begun_s: float, end_line_s: float, wall_s: floa
     earliest, latest = begun_s, end_line_s - wall_s
     if latest < earliest - delay_s:
         raise LinkError(
-            f"a block of {wall_s:.3g} s by the tool's clock does not fit into the {end_line_s - begun_s:.3g} s in "
-            "which it ran by the host's: the device's clock is off, or lines arrive late; measure again"
+            f"a block of {wall_s:.3g} s by the tool's clock does not fit into the "
+            f"{end_line_s - begun_s:.3g} s in which it ran by the host's: the device's clock is off, "
+            "or lines arrive late",
+            cure="measure again",
         )
     earliest = min(earliest, latest)
     start_s = (earliest + latest) / 2

@@ -61,8 +61,8 @@ class PythonRuntime(WorkerRuntime):
         path = found.stdout.decode("utf-8", "replace").strip()
         if found.status != 0 or not path:
             raise ConfigError(
-                f"there is no Python on {self._link.description}; install one there, or use the C runner, which needs "
-                "none (runtime crunner)"
+                f"there is no Python on {self._link.description}",
+                cure="install one there, or use the C runner, which needs none (runtime crunner)",
             )
         return path.splitlines()[0]
 
@@ -81,7 +81,9 @@ class OnnxRuntime(PythonRuntime):
             ConfigError: If the file is a TensorFlow Lite model.
         """
         if path.suffix.lower() in (".tflite", ".lite"):
-            raise ConfigError(f"{path.name}: onnxruntime runs .onnx models only; measure it with the runtime litert")
+            raise ConfigError(
+                f"{path.name}: onnxruntime runs .onnx models only", cure="measure it with the runtime litert"
+            )
 
 
 class LiteRt(PythonRuntime):
@@ -102,4 +104,6 @@ class LiteRt(PythonRuntime):
             ConfigError: If the file is an ONNX model.
         """
         if path.suffix.lower() == ".onnx":
-            raise ConfigError(f"{path.name}: litert runs .tflite models only; measure it with the runtime onnxruntime")
+            raise ConfigError(
+                f"{path.name}: litert runs .tflite models only", cure="measure it with the runtime onnxruntime"
+            )

@@ -71,7 +71,7 @@ class ShellLoad:
             LinkError: If the device is gone.
         """
         if self._closed:
-            raise LinkError("the load for the sync pattern was closed; load the model again")
+            raise LinkError("the load for the sync pattern was closed", cure="load the model again")
         if self._channel is not None and self._channel.exit_status() is None:
             return
         prefix = ["taskset", f"{1 << self._cpus[0]:x}"] if self._cpus else []
@@ -98,7 +98,7 @@ class ShellLoad:
             raise ConfigError(f"a block needs at least one run, not {n}")
         self.start()
         if self._channel is None:
-            raise LinkError("the load for the sync pattern was closed; load the model again")
+            raise LinkError("the load for the sync pattern was closed", cure="load the model again")
         return self._play(self._channel, n)
 
     def close(self) -> None:
@@ -125,5 +125,5 @@ class ShellLoad:
         arrived = monotonic_s()
         if line != word:
             self.close()
-            raise LinkError(f"the load for the sync pattern said {line!r} instead of {word!r}; try again")
+            raise LinkError(f"the load for the sync pattern said {line!r} instead of {word!r}", cure="try again")
         return arrived

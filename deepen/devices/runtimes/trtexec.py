@@ -84,7 +84,9 @@ class TrtExec(ToolRuntime):
             self._folder = made.stdout.decode("utf-8", "replace").rstrip("\n")
             if made.status != 0 or not self._folder.startswith("/"):
                 self._folder = ""
-                raise LinkError(f"{self._link.description}: no folder for engines could be made; free some space there")
+                raise LinkError(
+                    f"{self._link.description}: no folder for engines could be made", cure="free some space there"
+                )
         self._engines += 1
         engine = posixpath.join(self._folder, f"{self._engines}.engine")
         log = self._build(model, engine)
@@ -136,8 +138,8 @@ class TrtExec(ToolRuntime):
         report = parse_trtexec(log.text)
         if report.fallbacks:
             raise RunError(
-                f"{model.name}: the DLA does not run all of it ({report.fallbacks[0][:200]}); measure it with the "
-                "runtime trtexec, or use a model it takes"
+                f"{model.name}: the DLA does not run all of it ({report.fallbacks[0][:200]})",
+                cure="measure it with the runtime trtexec, or use a model it takes",
             )
         if log.status != 0 or report.passed is False:
             cause = report.errors[-1][:300] if report.errors else log.complaint

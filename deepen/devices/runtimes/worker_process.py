@@ -92,7 +92,7 @@ class WorkerLoadedModel:
         if n < 1:
             raise ConfigError(f"a block needs at least one run, not {n}")
         if not self.alive:
-            raise LinkError(f"{self._name}: its worker has ended; load it again")
+            raise LinkError(f"{self._name}: its worker has ended", cure="load it again")
         timeout_s = self._runtime.run_timeout_s + 20 * n * self._expected_s
         trip, reply = self._runtime.run_with_timestamps(self._handle, n, timeout_s, self._name)
         start_s, end_s, uncertainty_s = self._runtime.locate(trip, self._handle)
@@ -208,7 +208,7 @@ class WorkerRuntime:
             self.versions = self.ask({"op": "hello", "runtime": self.name}, self._hello_timeout_s, "")
             if self.versions.get("protocol") != 1:
                 spoken = self.versions.get("protocol")
-                raise LinkError(f"the runner speaks protocol {spoken}, not 1; use the one shipped")
+                raise LinkError(f"the runner speaks protocol {spoken}, not 1", cure="use the one shipped")
         except DeepenError:
             self._drop()
             raise
@@ -222,15 +222,15 @@ class WorkerRuntime:
         usable = get_usable_cores() if self.local else tuple(int(c) for c in self.versions.get("cpus") or ())
         if not usable and not self.local:
             if self._mask:
-                raise ConfigError("this device cannot pin a process to cores; leave cpu_mask out")
+                raise ConfigError("this device cannot pin a process to cores", cure="leave cpu_mask out")
             return ()
         chosen = self._mask[:threads] if self._mask else usable[-threads:]
         if len(chosen) < threads:
             where = f"cpu_mask {list(self._mask)}" if self._mask else f"the {len(usable)} usable cores"
-            raise ConfigError(f"{threads} threads need as many cores; {where} are fewer: lower --threads")
+            raise ConfigError(f"{threads} threads need as many cores", cure=f"{where} are fewer: lower --threads")
         missing = sorted(set(chosen) - set(usable))
         if missing:
-            raise ConfigError(f"core {missing[0]} of cpu_mask is not usable here; usable: {list(usable)}")
+            raise ConfigError(f"core {missing[0]} of cpu_mask is not usable here", cure=f"usable: {list(usable)}")
         return chosen if not self.local or hasattr(os, "sched_setaffinity") else ()
 
     def load(
@@ -258,7 +258,7 @@ class WorkerRuntime:
         request = self._load_request(path, threads, shapes, seed)
         reply = self.ask(request, self._load_timeout_s, path.name)
         if self._channel is None:
-            raise LinkError("the worker ended while it loaded a model; try again")
+            raise LinkError("the worker ended while it loaded a model", cure="try again")
         loaded = WorkerLoadedModel(self, self._channel, reply, path.name)
         if not self.local:
             self._ping(int(reply["handle"]), _FIRST_PINGS)
@@ -356,7 +356,7 @@ class WorkerRuntime:
         """
         channel = self._channel
         if channel is None:
-            raise LinkError("no worker runs; load a model first")
+            raise LinkError("no worker runs", cure="load a model first")
         self._count += 1
         self._busy = True
         try:
@@ -373,9 +373,9 @@ class WorkerRuntime:
             self._drop()
             if name:
                 raise RunError(
-                    f"{name}: '{request['op']}' took more than {timeout_s:.0f} s; the model is too slow here"
+                    f"{name}: '{request['op']}' took more than {timeout_s:.0f} s", cure="the model is too slow here"
                 )
-            raise LinkError(f"the worker did not answer '{request['op']}' within {timeout_s:.0f} s; try again")
+            raise LinkError(f"the worker did not answer '{request['op']}' within {timeout_s:.0f} s", cure="try again")
         self._busy = False
         try:
             reply: dict[str, Any] = json.loads(line)
@@ -386,7 +386,7 @@ class WorkerRuntime:
             raise self._refusal(str(reply["error"]), str(reply.get("kind")), name)
         if reply.get("id") != self._count:
             self._drop()
-            raise LinkError(f"the worker answered request {reply.get('id')} instead of {self._count}; try again")
+            raise LinkError(f"the worker answered request {reply.get('id')} instead of {self._count}", cure="try again")
         return reply
 
     def close(self) -> None:
@@ -411,11 +411,13 @@ class WorkerRuntime:
         if kind == "missing":
             return ConfigError(f"{where}{short}")
         if kind == "runtime":
-            return ConfigError(f"{short}; {self._missing_cure}")
+            return ConfigError(f"{short}", cure=self._missing_cure)
         if kind == "memory":
             return RunError(f"{where}the device has too little memory for it ({short})")
         if kind == "fallback":
-            return RunError(f"{where}{short}; measure it on the CPU by name, or use a model the accelerator takes")
+            return RunError(
+                f"{where}{short}", cure="measure it on the CPU by name, or use a model the accelerator takes"
+            )
         if kind == "model":
             return RunError(f"{where}{self.name} cannot run it: {short}")
         return LinkError(f"{where}the worker refused the request: {short}")
@@ -433,5 +435,5 @@ class WorkerRuntime:
             if name and signame in _FAULTS:
                 return RunError(f"{name}: the runtime crashed with {signame} during '{op}'{last}")
             hint = "; often the system ran out of memory" if signame == "SIGKILL" else ""
-            return LinkError(f"the worker was ended by {signame} during '{op}'{hint}{last}; try again")
-        return LinkError(f"the worker ended with status {status} during '{op}'{last}; try again")
+            return LinkError(f"the worker was ended by {signame} during '{op}'{hint}{last}", cure="try again")
+        return LinkError(f"the worker ended with status {status} during '{op}'{last}", cure="try again")

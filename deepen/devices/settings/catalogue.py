@@ -299,7 +299,7 @@ def _plan_charging(context: PlanningContext, wanted: bool) -> SettingPlan:
     for path, (stop, go) in CHARGING_NODES.items():
         if path in files.content:
             return SettingPlan((SettingStep(SettingLocation("file", path), go if wanted else stop),))
-    closed = [f"{path}: {why}" for path, why in files.refused.items() if "No such" not in why]
+    closed = [f"{path}: {why}" for path, why in files.unreadable.items()]
     cure = "cut the USB supply at the hub, or feed the phone from the meter alone"
     if closed:
         return SettingPlan(cause="; ".join(closed), cure=f"{_ROOT}, {cure}")

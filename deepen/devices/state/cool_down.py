@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from deepen.clock.host_clock import monotonic_s
 from deepen.devices.state.shell_files import Shell
-from deepen.devices.state.temperatures import find_processor_temperature
+from deepen.devices.state.temperatures import UNDER_VOLTAGE, find_processor_temperature
 from deepen.devices.types import ThermalState
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ThermalSummary",
     "compute_clock_shares",
     "read_clock_times",
+    "select_heat_throttling",
     "summarise_temperatures",
     "wait_for_cool_down",
 ]
@@ -118,6 +119,7 @@ class CoolDownResult:
         start: First reading.
         end: Last reading.
         cause: Reason it was not reached; empty if it was.
+        hopeless: True if waiting cannot help, because a temperature is not readable.
     """
 
     reached: bool
@@ -125,6 +127,12 @@ class CoolDownResult:
     start: ThermalState
     end: ThermalState
     cause: str = ""
+    hopeless: bool = False
+
+
+def select_heat_throttling(throttled: tuple[str, ...]) -> tuple[str, ...]:
+    """Select the causes that cooling down can help against: not a supply that is too weak."""
+    return tuple(name for name in throttled if not name.startswith(UNDER_VOLTAGE))
 
 
 def _list_heat_reasons(thermal: ThermalState, limits_c: Mapping[str, float]) -> list[str]:
@@ -135,7 +143,7 @@ def _list_heat_reasons(thermal: ThermalState, limits_c: Mapping[str, float]) -> 
         if not value <= limit:  # true for an unknown temperature (nan)
             value_text = f"{value:.1f} °C" if math.isfinite(value) else "not readable"
             found.append(f"{kind} is {value_text}, {limit:g} °C wanted")
-    return found + [f"slowed down: {words}" for words in thermal.throttled if "under-voltage" not in words]
+    return found + [f"slowed down: {name}" for name in select_heat_throttling(thermal.throttled)]
 
 
 def wait_for_cool_down(
@@ -174,7 +182,7 @@ def wait_for_cool_down(
             k for k in limits_c if math.isnan(find_processor_temperature(last) if k == "cpu" else last.hottest(k))
         ]
         if unknown:
-            return CoolDownResult(False, waited, start, last, f"{cause}: waiting cannot help")
+            return CoolDownResult(False, waited, start, last, f"{cause}: waiting cannot help", hopeless=True)
         if waited >= patience_s:
             return CoolDownResult(False, waited, start, last, f"{cause} after {waited:.0f} s; improve its cooling")
         old = [warmth for t, warmth in history if t <= now() - settled_s]

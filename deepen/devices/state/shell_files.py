@@ -52,6 +52,11 @@ class FileContents:
     content: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Those of ``refused`` that exist."""
+        return {path: why for path, why in self.refused.items() if "No such" not in why}
+
     def text(self, path: str) -> str:
         """Return the content of a file, stripped; empty if it was not read."""
         return self.content.get(path, "").strip()

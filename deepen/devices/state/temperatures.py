@@ -64,8 +64,10 @@ _SLOWS = re.compile(
     r"cpufreq|cpu-?\d|cpu-cluster|devfreq|gpu|processor|intel_powerclamp|cpu_balanced|cpu-throttle", re.I
 )
 _LOW_C, _HIGH_C = 1.0, 150.0
+UNDER_VOLTAGE = "under-voltage"
+"""Name of a supply that is too weak, the one cause of throttling that cooling down does not help against."""
 _BITS = {
-    0: "under-voltage",
+    0: UNDER_VOLTAGE,
     1: "the clock is capped",
     2: "throttled",
     3: "at the soft temperature limit",
@@ -173,11 +175,7 @@ def parse_thermal_files(files: FileContents) -> ThermalState:
             throttled.append(f"{name} at state {int(raw)}")
     counted = {**files.matching(_OVER_CURRENT), **files.matching(_X86_COUNT)}
     counters = {path: int(raw) for path, raw in counted.items() if raw.isdecimal()}
-    unreadable = [
-        f"{path}: {why}"
-        for path, why in files.refused.items()
-        if ("/thermal" in path or "/hwmon" in path) and "No such" not in why
-    ]
+    unreadable = [f"{path}: {why}" for path, why in files.unreadable.items() if "/thermal" in path or "/hwmon" in path]
     if not sensors:
         unreadable.append("no temperature: the device shows none to this user")
     return ThermalState(tuple(sensors), None, tuple(throttled), counters, tuple(ignored), tuple(unreadable))

@@ -238,6 +238,7 @@ class GraphFlattener(GraphUnderConstruction):
             if self.strict_shapes and "ShapeInferenceError" in str(error):
                 message = f"node '{node.name}' cannot take these input shapes: {shorten_error(error)}"
                 raise GraphError(message) from error  # 3
-            if not any(text.startswith("shape inference") for text in self.warnings):  # 4
-                self.warn(f"shape inference failed at node '{node.name}': {shorten_error(error)}")
+            if self.inference_warning not in self.warnings:  # 4
+                self.inference_warning = f"shape inference failed at node '{node.name}': {shorten_error(error)}"
+                self.warn(self.inference_warning)
             return {}

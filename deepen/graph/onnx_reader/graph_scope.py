@@ -78,6 +78,7 @@ class GraphUnderConstruction(ABC):
         types: Their types, including partly known ones and sequences.
         values: Values of small constants.
         warnings: Warnings for the user.
+        inference_warning: The warning that shape inference failed, once it has.
     """
 
     model: onnx.ModelProto
@@ -90,6 +91,7 @@ class GraphUnderConstruction(ABC):
     types: dict[str, TensorType] = field(default_factory=dict)
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    inference_warning: str = ""
     _patches: dict[tuple[str, str], tuple[onnx.GraphProto, TensorType]] = field(default_factory=dict)
     _protos: dict[str, onnx.TensorProto] = field(default_factory=dict)
 

@@ -14,25 +14,41 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.clock.matched_events import ClockMatch, fit_matches
 from deepen.devices.protocols import LoadedModel
-from deepen.errors import MeasureError
+from deepen.errors import ConfigError, MeasureError
 from deepen.measure.alignment.logic_marks import retime_trace
 from deepen.measure.energy.running_integrals import compute_running_integrals
 from deepen.records import Interval, PowerTrace
 
-__all__ = ["BARKER", "GUARD", "SyncPulses", "find_load_pattern", "play_load_pattern", "synchronise_trace"]
+__all__ = [
+    "BARKER",
+    "GUARD",
+    "Sync",
+    "SyncPulses",
+    "check_sync",
+    "choose_sync_pulses",
+    "find_load_pattern",
+    "list_code_runs",
+    "play_load_pattern",
+    "synchronise_trace",
+]
+
+Sync = Literal["auto", "pulses", "none"]
+"""Ways to bring the meter's time onto the host's clock: play the pattern where it helps, always, or never."""
 
 BARKER = (1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 0, 1)
 """Work and rest."""
 
 GUARD = 2
 """Elements of rest that count as part of the pattern, on both sides."""
+_CHIP_S = 0.02  # least length of an element of the pattern,
+_CHIP_UPDATES = 10  # and least number of the meter's updates in it
 _CORRELATION = 0.5  # least correlation of the power with the pattern
 _RIVAL = 0.85  # of the best correlation that another place may reach
 _SAMPLES_PER_CHIP = 4
@@ -43,15 +59,15 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class SyncPulses:
-    """How to play the pattern.
+    """The pattern as it is played for one workload.
 
     Attributes:
         chip_s: Length of one element, seconds.
         per_run_s: Wall time of one run of the workload, seconds; an element of work is at least one run.
         max_offset_s: Largest offset of the trace's clock to look for, seconds.
         required: Whether a pattern that is not found is an error (else the trace keeps its own clock, and says so).
-        player: What to play it with; ``None`` for the workload itself. Runtimes that load a model anew for every block
-            bring a load of their own, since their runs begin with work that is not in the block.
+        player: The load it is played with; ``None`` for the workload itself. Runtimes that load a model anew for every
+            block bring a load of their own, since their runs begin with work that is not in the block.
     """
 
     chip_s: float
@@ -67,8 +83,40 @@ class SyncPulses:
         return work + (len(BARKER) - sum(BARKER) + 2 * GUARD) * self.chip_s + self.max_offset_s
 
 
-def _list_code_runs() -> list[tuple[int, int]]:
-    """The code as (level, length)."""
+def check_sync(sync: str) -> None:
+    """Check the name of a way to synchronise.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if sync not in get_args(Sync):
+        raise ConfigError(f"sync must be one of {', '.join(get_args(Sync))}, not '{sync}'")
+
+
+def choose_sync_pulses(
+    sync: Sync, per_run_s: float, update_s: float, *, longest_s: float, player: LoadedModel | None = None
+) -> SyncPulses | None:
+    """Fit the pattern to a workload and a meter.
+
+    Args:
+        sync: Way to synchronise.
+        per_run_s: Wall time of one run of what plays the pattern, seconds.
+        update_s: Time between two updates of the meter, seconds.
+        longest_s: Longest time a pattern may take that is not required, seconds.
+        player: The load it is played with; ``None`` for the workload itself.
+
+    Returns:
+        The pattern; ``None`` where none is to be played.
+    """
+    if sync == "none":
+        return None
+    chip_s = max(_CHIP_S, _CHIP_UPDATES * update_s)
+    pulses = SyncPulses(chip_s, per_run_s, required=sync == "pulses", player=player)
+    return pulses if pulses.required or pulses.duration_s <= longest_s else None
+
+
+def list_code_runs() -> list[tuple[int, int]]:
+    """List the code as (level, length)."""
     edges = np.flatnonzero(np.diff(BARKER)) + 1
     bounds = [0, *edges.tolist(), len(BARKER)]
     return [(BARKER[a], b - a) for a, b in pairwise(bounds)]
@@ -88,7 +136,7 @@ def play_load_pattern(
     player = pulses.player or loaded
     guard_s = GUARD * pulses.chip_s
     sleep(guard_s + (pulses.max_offset_s if place == "before" else 0.0))
-    for level, length in _list_code_runs():
+    for level, length in list_code_runs():
         if level:
             worked.append(player.run(max(length, round(length * pulses.chip_s / pulses.per_run_s))))
         else:
@@ -102,7 +150,7 @@ def find_load_pattern(trace: PowerTrace, worked: Sequence[Interval], max_offset_
 
     Args:
         trace: Power on its own clock.
-        worked: When the device worked, on the host's clock.
+        worked: Intervals in which the device worked, on the host's clock.
         max_offset_s: Largest offset to look for, seconds.
 
     Raises:
@@ -113,8 +161,8 @@ def find_load_pattern(trace: PowerTrace, worked: Sequence[Interval], max_offset_
     shortest = float(min((ends - starts).min(), (starts[1:] - ends[:-1]).min()))
     if trace.t_s.size < 2 or shortest * trace.rate_hz < _SAMPLES_PER_CHIP:
         raise MeasureError(
-            f"sync pulses of {1e3 * shortest:.3g} ms are too short for {trace.meter_id} at {trace.rate_hz:g} Hz; make "
-            f"them at least {_SAMPLES_PER_CHIP} samples long"
+            f"sync pulses of {1e3 * shortest:.3g} ms are too short for {trace.meter_id} at {trace.rate_hz:g} Hz",
+            cure=f"make them at least {_SAMPLES_PER_CHIP} samples long",
         )
     edges = np.stack([starts, ends], axis=1)
     offset = _search_coarse_offset(trace, edges, shortest, max_offset_s)
@@ -125,8 +173,8 @@ def find_load_pattern(trace: PowerTrace, worked: Sequence[Interval], max_offset_
     offset += moved
     if not scatter < shortest / 4:
         raise MeasureError(
-            f"sync pulses in the trace of {trace.meter_id}: their edges are known to {1e3 * scatter:.3g} ms only; use "
-            "a heavier workload, or longer pulses"
+            f"sync pulses in the trace of {trace.meter_id}: their edges are known to {1e3 * scatter:.3g} ms only",
+            cure="use a heavier workload, or longer pulses",
         )
     middle = float((edges[0, 0] + edges[-1, 1]) / 2)
     own = max(i.uncertainty_s for i in worked)  # of one clock map, one transport: common to all edges
@@ -143,7 +191,8 @@ def _search_coarse_offset(trace: PowerTrace, edges: _Floats, shortest: float, ma
     shifts = shifts[(low + shifts >= trace.t_s[0]) & (high + shifts <= trace.t_s[-1])]
     if shifts.size < 3 or not shifts[0] <= 0.0 <= shifts[-1]:
         raise MeasureError(
-            f"sync pulses lie too near the ends of the trace of {trace.meter_id}; record longer before and after them"
+            f"sync pulses lie too near the ends of the trace of {trace.meter_id}",
+            cure="record longer before and after them",
         )
     # Every moment of the pattern at every offset, shape (moments, offsets): work begins at even rows and ends at odd
     # ones; the last two are the ends of the whole.
@@ -164,19 +213,21 @@ def _search_coarse_offset(trace: PowerTrace, edges: _Floats, shortest: float, ma
     rival = float(correlation[apart].max()) if apart.any() else 0.0
     if best in (0, shifts.size - 1):
         raise MeasureError(
-            f"sync pulses in the trace of {trace.meter_id} lie {1e3 * shifts[best]:.3g} ms or more from where they "
-            "were played; record longer before and after them, or look further"
+            f"sync pulses in the trace of {trace.meter_id} lie {1e3 * shifts[best]:.3g} ms or more "
+            "from where they were played",
+            cure="record longer before and after them, or look further",
         )
     if correlation[best] < _CORRELATION or rival > _RIVAL * correlation[best]:
         raise MeasureError(
-            f"sync pulses are not clear in the trace of {trace.meter_id} (correlation {correlation[best]:.2f}, "
-            f"elsewhere {rival:.2f}); stop other programs, use a heavier workload, or sync=none"
+            f"sync pulses are not clear in the trace of {trace.meter_id} (correlation "
+            f"{correlation[best]:.2f}, elsewhere {rival:.2f})",
+            cure="stop other programs, use a heavier workload, or sync=none",
         )
     return float(shifts[best])
 
 
 def _estimate_edge_displacement(trace: PowerTrace, edges: _Floats, half_s: float) -> tuple[float, float]:
-    """How far the edges lie behind where they are expected: mean, and standard error of the mean, seconds.
+    """Measure how far the edges lie behind where they are expected: mean and standard error of the mean, seconds.
 
     Around an edge the energy is that of the level before up to the edge, and that of the level after from there on: one
     unknown. The levels are those beside this very edge, so that pulses of different height do no harm.
@@ -200,7 +251,7 @@ def synchronise_trace(trace: PowerTrace, patterns: Sequence[Sequence[Interval]],
 
     Args:
         trace: Power on its own clock.
-        patterns: When the device worked in each pattern, on the host's clock: one before the run, one after.
+        patterns: The device's work in each pattern, on the host's clock: one before the run, one after.
         max_offset_s: Largest offset to look for, seconds.
 
     Returns:

@@ -44,7 +44,7 @@ def find_logic_edges(trace: PowerTrace, bit: int) -> tuple[_Floats, NDArray[np.b
 
     Args:
         trace: A trace with logic inputs.
-        bit: Which input.
+        bit: Number of the input.
 
     Returns:
         Times (seconds, shape (k,)) and whether the input rose (shape (k,)).
@@ -53,7 +53,7 @@ def find_logic_edges(trace: PowerTrace, bit: int) -> tuple[_Floats, NDArray[np.b
         MeasureError: If the trace has no logic inputs.
     """
     if trace.logic is None:
-        raise MeasureError(f"the trace of {trace.meter_id} has no logic inputs; use another way to align it")
+        raise MeasureError(f"the trace of {trace.meter_id} has no logic inputs", cure="use another way to align it")
     level = (trace.logic >> bit) & 1
     at = np.flatnonzero(np.diff(level.astype(np.int8)))
     times = (trace.t_s[at] + trace.t_s[at + 1]) / 2
@@ -69,14 +69,18 @@ def fit_logic_marks(
     max_offset_s: float = 1.0,
     max_drift: float = MAX_DRIFT,
 ) -> ClockMap:
-    """Fit a clock map to edges seen by a logic input, and to when the host made them.
+    """Fit a clock map to the edges seen by a logic input and the times at which the host made them.
 
-    Edges may be missing and others may be too many: the offset is the one at which most edges have a mark. Marks at
-    equal distances fit at several offsets; then there is no answer, unless ``max_offset_s`` leaves only one.
+    Edges may be missing, and others may be too many:
+
+    1. Every edge is paired with every mark within ``max_offset_s``; each pair votes for its offset.
+    2. The offset is the one at which most edges have a mark, at least half of the marks.
+    3. Marks at equal distances fit at several offsets: then there is no answer, unless ``max_offset_s`` leaves one.
+    4. The map goes through the pairs near that offset, for each mark the nearest edge.
 
     Args:
         edges_s: Edges on the trace's clock, seconds, ascending; float64, shape (k,).
-        marks_s: When the host made them, seconds, ascending; float64, shape (n,).
+        marks_s: Times at which the host made them, seconds, ascending; float64, shape (n,).
         resolution_s: Sample period of the trace: an edge is known to within it.
         error_s: Standard uncertainty that all marks have in common (the way from the host's call to the pin).
         max_offset_s: Largest difference of the two clocks to look for.
@@ -87,13 +91,15 @@ def fit_logic_marks(
     """
     edges_s, marks_s = np.asarray(edges_s, dtype=np.float64), np.asarray(marks_s, dtype=np.float64)
     if edges_s.size < 1 or marks_s.size < 1:
-        raise MeasureError(f"{edges_s.size} edges on the logic input and {marks_s.size} marks; check the wire")
+        raise MeasureError(f"{edges_s.size} edges on the logic input and {marks_s.size} marks", cure="check the wire")
+    # 1. Pairs and their offsets.
     first = np.searchsorted(marks_s, edges_s - max_offset_s)
     last = np.searchsorted(marks_s, edges_s + max_offset_s, side="right")
     counts = last - first
     which = np.repeat(np.arange(edges_s.size), counts)
     mark = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
     offsets = marks_s[mark] - edges_s[which]
+    # 2. The offset with most votes within the width that drift and sampling allow.
     order = np.argsort(offsets, kind="stable")
     width = 2 * resolution_s + max_drift * float(np.ptp(marks_s))
     ordered = offsets[order]
@@ -102,16 +108,20 @@ def fit_logic_marks(
     if not votes.size or votes.max() < max(1, math.ceil(_SHARE * marks_s.size)):
         most = int(votes.max()) if votes.size else 0
         raise MeasureError(
-            f"{most} of {marks_s.size} marks are found on the logic input; check the wire, the input and the polarity"
+            f"{most} of {marks_s.size} marks are found on the logic input",
+            cure="check the wire, the input and the polarity",
         )
+    # 3. No rival elsewhere.
     best = int(np.argmax(votes))
     apart = np.abs(ordered - ordered[best]) > width
     rival = int(votes[apart].max()) if apart.any() else 0
     if rival > 0 and rival >= votes[best] - max(1, votes[best] // 10):
         raise MeasureError(
-            f"marks fit at two offsets ({int(votes[best])} and {rival} of {marks_s.size}): they come at equal "
-            "distances; vary the distances, or give a smaller max_offset_s"
+            f"marks fit at two offsets ({int(votes[best])} and {rival} of {marks_s.size}): they come "
+            "at equal distances",
+            cure="vary the distances, or give a smaller max_offset_s",
         )
+    # 4. Fit the pairs there.
     pairs = order[best : upto[best]]
     sigma = resolution_s / math.sqrt(12)
     matches: dict[int, ClockMatch] = {}

@@ -1,4 +1,4 @@
-"""Under which settings and how hot a device measures: set, read back, watched, given back.
+"""Settings and temperature a device measures under: set, read back, watched, restored.
 
 This machine is left as it is unless a setting is asked for by name: a newcomer's laptop must not change its governor.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.devices.links.local import LocalLink
 from deepen.errors import ConfigError, DeepenError, LinkError, MeterError
+from deepen.records import MeasurementWarning
 
 if TYPE_CHECKING:
     from deepen.devices.protocols import Device
@@ -38,29 +39,29 @@ __all__ = [
 _LOG = logging.getLogger("deepen.measure")
 
 MessageHandler = Callable[[str], None]
-"""Whom news of a device are told, one line at a time."""
+"""Receives messages about a device, one line at a time."""
 
 COOL_S = 600.0
 """Longest wait for a device to cool down before a measurement, seconds."""
 
 CHECK_EVERY_S = 60.0
-"""How often settings are read back during a session, seconds."""
+"""Time between two readings of the settings during a session, seconds."""
 
 
 def log_device_message(text: str) -> None:
-    """What becomes of news where the caller names nobody: the log has them, as warnings."""
+    """Log a message about a device as a warning, where the caller names no handler."""
     _LOG.warning("%s", text)
 
 
 def get_device_serial(device: Device) -> str:
-    """Serial number of a device; empty where it tells none, and for this machine."""
+    """Get the serial number of a device; empty where it has none, and for this machine."""
     return str(getattr(getattr(device, "identity", None), "serial", ""))
 
 
 def anonymise_serial(serial: str) -> str:
-    """Serial number as records have it: a machine id is no serial number and must not be published (machine-id(5)).
+    """Make a serial number fit for records: a machine id must not be published (machine-id(5)).
 
-    It is replaced by a hash of it that is the same for every record of the machine.
+    It is replaced by a hash of it, which is the same in every record of the machine.
     """
     if not re.fullmatch(r"[0-9a-f]{32}", serial):
         return serial
@@ -68,7 +69,7 @@ def anonymise_serial(serial: str) -> str:
 
 
 def describe_unset_settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """What is not as it was asked for, in one line; empty where all is."""
+    """List the settings that are not as they were asked for, in one line; empty where all are."""
     left = [
         f"{name} ({s['actual']}, wanted {s['wanted']})" if s["actual"] else f"{name} ({s['cause']})"
         for name, s in settings.items()
@@ -78,21 +79,21 @@ def describe_unset_settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 class DeviceConditions:
-    """What a session's records say about the device.
+    """Conditions of a device, as a session's records state them.
 
     Attributes:
         serial: Serial number of the device as records have it; empty where it tells none, and for this machine.
-        cooled: How waiting for it to cool down ended; ``None`` where nobody waited.
+        cooled: Outcome of waiting for it to cool down; ``None`` without a wait.
     """
 
     def __init__(
         self, serial: str = "", asked: tuple[SettingStatus, ...] = (), preparation: AppliedSettings | None = None
     ) -> None:
-        """Take over what was set; :func:`apply_device_conditions` does that.
+        """Take over settings that were applied; :func:`apply_device_conditions` does that.
 
         Args:
             serial: Serial number of the device.
-            asked: Settings asked for, and what became of them.
+            asked: Settings asked for, with their outcome.
             preparation: Reads them back later.
         """
         self.serial = anonymise_serial(serial)
@@ -110,16 +111,19 @@ class DeviceConditions:
         }
 
     @property
-    def warnings(self) -> list[str]:
-        """What a reader of the record should know besides the settings themselves."""
+    def warnings(self) -> list[MeasurementWarning]:
+        """Remarks for the record besides the settings themselves."""
         changed = [s for s in self._asked.values() if not s.ok and s.details.get("changed_later")]
-        found = [f"settings: {s.name} was {s.wanted} and is {s.actual or 'not readable'} now" for s in changed]
+        found = [
+            MeasurementWarning("settings", f"{s.name} was {s.wanted} and is {s.actual or 'not readable'} now")
+            for s in changed
+        ]
         if self.cooled is not None and not self.cooled.reached:
-            found.append(f"temperature: too warm to begin: {self.cooled.cause}")
+            found.append(MeasurementWarning("temperature", f"too warm to begin: {self.cooled.cause}"))
         return found
 
     def check(self, now_s: float) -> None:
-        """Read back what was set, at most every :data:`CHECK_EVERY_S` seconds.
+        """Read the settings back, at most every :data:`CHECK_EVERY_S` seconds.
 
         Raises:
             LinkError: If the device is gone.
@@ -147,7 +151,7 @@ def lock_device(device: Device, name: str) -> Iterator[None]:
 
     Args:
         device: The device.
-        name: What to call it in an error message, where options after ``?`` are left out.
+        name: Its name in an error message, where options after ``?`` are left out.
 
     Raises:
         LinkError: If another process or session has it.
@@ -177,11 +181,16 @@ def apply_device_conditions(
     cool_s: float = COOL_S,
     tell: MessageHandler = log_device_message,
 ) -> Iterator[DeviceConditions]:
-    """Bring a device into the conditions its profile wants for a block, and give everything back at its end.
+    """Bring a device into the conditions its profile asks for, and restore everything at the end of the block.
 
-    What an interrupted run has left changed is given back first. Then the settings of the profile and ``wanted`` are
-    set and read back, and the device is waited for until it is as cool as its profile wants. What cannot be set, or
-    does not become cool, is told and in the conditions; it is no error. Of this machine only ``wanted`` is set.
+    1. The settings are those of the profile, unless the device is this machine, and ``wanted`` before them.
+    2. A remote device without a serial number is left as it is: its journal could not be found again.
+    3. With nothing to set and nothing left changed by an interrupted run, only the temperature is waited for.
+    4. Else settings left by an interrupted run are restored first; then ours are applied and read back.
+    5. The device is given time to become as cool as its profile asks for.
+
+    A setting that is refused, or a device that stays warm, is no error: ``tell`` hears of it and the conditions state
+    it.
 
     Args:
         device: An open device.
@@ -189,7 +198,7 @@ def apply_device_conditions(
         wanted: Settings to set besides, see ``deepen.devices.settings.catalogue.SETTING_DEFINITIONS``; they go before
             the profile's.
         cool_s: Longest wait for it to cool down, seconds.
-        tell: Called with news.
+        tell: Called with messages about the device.
 
     Raises:
         ConfigError: If a setting does not exist, or one is asked for and could not be given back.
@@ -199,9 +208,11 @@ def apply_device_conditions(
     from deepen.devices.settings.apply_and_restore import apply_settings_temporarily
     from deepen.devices.settings.catalogue import check_settings
 
+    # 1. The settings.
     local = isinstance(device.link, LocalLink)
     of_profile = device.profile.wanted if prepare and not local else {}
     asked = check_settings({**of_profile, **(wanted or {})})
+    # 2. No serial number.
     serial = get_device_serial(device)
     remote = hasattr(device, "identity")
     if remote and not serial and not wanted:
@@ -212,11 +223,13 @@ def apply_device_conditions(
         _wait_until_cool(device, conditions, prepare, cool_s, tell)
         yield conditions
         return
+    # 3. Nothing to set or restore.
     if not asked and not (prepare and (_has_leftover_changes() if local else remote)):
         conditions = DeviceConditions(serial)
         _wait_until_cool(device, conditions, prepare, cool_s, tell)
         yield conditions
         return
+    # 4. Restore, apply, read back.
     name = device.profile.id
     with _report_failed_restore(apply_settings_temporarily(device.link, asked), name, tell) as preparation:
         own = tuple(s for s in preparation.settings if "changed" in s.details)
@@ -228,13 +241,14 @@ def apply_device_conditions(
             _LOG.info("%s: %s, wanted %s%s", setting.name, setting.actual, setting.wanted, _format_cause(setting))
         if line := describe_unset_settings(conditions.settings):
             tell(line)
+        # 5. Cool down.
         _wait_until_cool(device, conditions, prepare, cool_s, tell)
         yield conditions
 
 
 @contextmanager
 def _report_failed_restore(preparing: Any, name: str, tell: MessageHandler) -> Iterator[AppliedSettings]:
-    """A preparation whose way back may fail without taking what was measured with it: it is told, and kept."""
+    """Report settings that cannot be restored instead of raising: the measurement is done and must not be lost."""
     done = False
     try:
         with preparing as preparation:
@@ -259,7 +273,7 @@ def _format_cause(setting: SettingStatus) -> str:
 
 
 def _has_leftover_changes() -> bool:
-    """Whether any journal lists what an interrupted run has left changed."""
+    """Tell whether a journal lists settings that an interrupted run has left changed."""
     from deepen.devices.settings.restore_journal import list_open_journals
 
     try:
@@ -293,7 +307,7 @@ def _wait_until_cool(
     if not (prepare and limits and cool_s > 0 and cool_down is not None):
         return
     found = cool_down(patience_s=0.0)
-    if not found.reached and not found.cause.endswith("waiting cannot help"):
+    if not (found.reached or found.hopeless):
         told = ", ".join(f"{kind} {limit:g} °C" for kind, limit in limits.items())
         tell(f"waiting until it has cooled down to {told}, {cool_s / 60:.0f} min at most")
         found = cool_down(patience_s=cool_s)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from deepen.devices.model_files import hash_model
-
 __all__ = ["DriftSeries", "ReferencePoint", "write_empty_model", "write_reference_model"]
 
 
@@ -106,8 +104,3 @@ def write_empty_model(path: Path) -> Path:
     )
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
     return path
-
-
-def hash_model_file(path: Path) -> str:
-    """Content hash of a model file and of the data files it names, 64 hexadecimal characters."""
-    return hash_model(path)

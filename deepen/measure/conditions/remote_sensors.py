@@ -13,7 +13,7 @@ from deepen.meters.sensor_files import CommandFiles, CommandOutput, SensorFiles
 __all__ = ["access_device_files", "access_link_files"]
 
 _GRACE_S = 5.0
-"""A command over a link has to start and to be told of its end as well, seconds."""
+"""Time a command over a link takes besides its own, seconds: it has to start, and its end has to be reported."""
 
 
 def access_link_files(link: Link) -> CommandFiles:

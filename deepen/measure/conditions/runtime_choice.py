@@ -1,4 +1,4 @@
-"""Which runtime measures a model on a device, where the user leaves that open or names an accelerator."""
+"""Choice of the runtime on a device, where the user leaves it open or names an accelerator."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_session_model(folder: Path, name: str, suffixes: tuple[str, ...]) -> P
 
 
 def get_file_suffixes(name: str) -> tuple[str, ...]:
-    """Endings of the files a runtime takes.
+    """Get the endings of the files a runtime takes.
 
     Raises:
         ConfigError: If there is no such runtime.
@@ -51,7 +51,7 @@ def get_file_suffixes(name: str) -> tuple[str, ...]:
 
 
 def resolve_runtime_name(runtime: str, delegate: str) -> str:
-    """Name of a runtime with an accelerator, for example ``benchmark_model`` with ``gpu``.
+    """Resolve the name of a runtime with an accelerator, for example ``benchmark_model`` with ``gpu``.
 
     Raises:
         ConfigError: If there is no such runtime, or it has no such accelerator.
@@ -87,7 +87,7 @@ def choose_runtime(
         asked: Runtime by name, or ``auto``.
         delegate: Accelerator; empty or ``cpu`` for none.
         suffix: Ending of the model's file.
-        tell: Called with news: which runtime was not taken, and why.
+        tell: Called with the runtimes that were not taken, and the reasons.
 
     Raises:
         ConfigError: If there is none, or none works; the message says why not.
@@ -99,7 +99,7 @@ def choose_runtime(
     if not candidates:
         listed = ", ".join(device.profile.runtimes)
         what = f"{suffix} files" + (f" with the delegate '{delegate}'" if delegate else "")
-        raise ConfigError(f"device '{device.profile.id}' has no runtime for {what}; its profile lists {listed}")
+        raise ConfigError(f"device '{device.profile.id}' has no runtime for {what}", cure=f"its profile lists {listed}")
     if len(candidates) == 1 or isinstance(device.link, LocalLink):
         return resolve_runtime_name(candidates[0], delegate)
     reasons: list[str] = []
@@ -111,7 +111,7 @@ def choose_runtime(
                     tell(f"runtime {name} is taken, because {'; '.join(reasons)}")
                 return resolve_runtime_name(name, delegate)
             reasons.append(f"{name} does not work: {reason}")
-    raise ConfigError(f"no runtime of device '{device.profile.id}' works; {'; '.join(reasons)}")
+    raise ConfigError(f"no runtime of device '{device.profile.id}' works", cure="; ".join(reasons))
 
 
 def _find_candidates(device: Device, delegate: str, suffix: str) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _find_candidates(device: Device, delegate: str, suffix: str) -> Iterator[str
 
 
 def _try_runtime(device: Device, name: str, folder: Path) -> str:
-    """Why a runtime does not work on a device; empty where it does.
+    """Try a runtime on a device; return the reason it does not work, empty where it does.
 
     Raises:
         LinkError: If the device is gone.

@@ -88,7 +88,7 @@ def _write_buffer(builder: Any, data: NDArray[np.float32] | None) -> int:
 def _write_model(
     path: Path, tensors: Sequence[_TfliteTensor], operators: Sequence[_TfliteOperator], inputs: int
 ) -> Path:
-    """Write a model whose first ``inputs`` tensors are its inputs, and whose outputs are what nobody reads."""
+    """Write a model; its first ``inputs`` tensors are inputs, and those that no operator reads are outputs."""
     import flatbuffers
 
     b = flatbuffers.Builder(1024)

@@ -1,4 +1,4 @@
-"""What heat does to a device while it is measured: readings before, between the blocks, and after."""
+"""Temperatures and throttling of a device over a measurement: read before, between the blocks, and after."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from deepen.devices.protocols import Device
 from deepen.devices.state.cool_down import summarise_temperatures
 from deepen.devices.types import DeviceState
+from deepen.records import MeasurementWarning
 
-__all__ = ["ThermalHistory", "ThermalWatch", "select_heat_throttling"]
+__all__ = ["ThermalHistory", "ThermalWatch"]
 
-LOOK_EVERY_S = 10.0
-"""How often temperatures are read between the blocks of a long measurement, seconds: over a link a reading takes
+READ_EVERY_S = 10.0
+"""Time between two readings during a long measurement, seconds: over a link a reading takes
 0.1 s and keeps the device awake."""
 
 _RISE_C = 5.0
@@ -22,13 +23,13 @@ _SHOWN = 2
 
 @dataclass(frozen=True, slots=True)
 class ThermalHistory:
-    """What was seen of a device over a measurement.
+    """Temperatures and throttling of a device over a measurement.
 
     Attributes:
         before: State before the runs.
         after: State after them.
         hottest_c: Highest temperature of all readings, degrees Celsius; ``nan`` where unknown.
-        throttled: What slowed the device down, in words; empty where nothing is known to have.
+        throttled: Causes that slowed the device down; empty where none is known.
     """
 
     before: DeviceState
@@ -36,8 +37,8 @@ class ThermalHistory:
     hottest_c: float
     throttled: tuple[str, ...]
 
-    def warnings(self, limit_c: float) -> list[str]:
-        """What a reader of the record should know.
+    def warnings(self, limit_c: float) -> list[MeasurementWarning]:
+        """List the remarks on heat for the record.
 
         Args:
             limit_c: Hottest temperature at which results count.
@@ -45,18 +46,15 @@ class ThermalHistory:
         found = []
         before_c, after_c = self.before.temperature_c, self.after.temperature_c
         if abs(after_c - before_c) > _RISE_C:
-            found.append(f"temperature: it went from {before_c:.0f} to {after_c:.0f} °C meanwhile")
+            text = f"it went from {before_c:.0f} to {after_c:.0f} °C meanwhile"
+            found.append(MeasurementWarning("temperature", text))
         if self.hottest_c > limit_c:
-            found.append(f"temperature {self.hottest_c:.0f} °C is above the profile's {limit_c:g} °C")
+            text = f"{self.hottest_c:.0f} °C is above the profile's {limit_c:g} °C"
+            found.append(MeasurementWarning("temperature", text))
         if self.throttled:
             more = f" and {len(self.throttled) - _SHOWN} more" if len(self.throttled) > _SHOWN else ""
-            found.append(f"throttled: {'; '.join(self.throttled[:_SHOWN])}{more}")
+            found.append(MeasurementWarning("throttled", f"{'; '.join(self.throttled[:_SHOWN])}{more}"))
         return found
-
-
-def select_heat_throttling(throttled: tuple[str, ...]) -> tuple[str, ...]:
-    """What of it cooling down can help against: not a supply that is too weak."""
-    return tuple(words for words in throttled if "under-voltage" not in words)
 
 
 class ThermalWatch:
@@ -83,7 +81,7 @@ class ThermalWatch:
         Raises:
             LinkError: If the device is gone.
         """
-        if self._now() - self._last_s >= LOOK_EVERY_S:
+        if self._now() - self._last_s >= READ_EVERY_S:
             self._states.append(self._device.state())
             self._last_s = self._now()
 

@@ -1,4 +1,4 @@
-"""What connects host and device while nobody is to speak with it: how it is cut, and how it comes back."""
+"""The connection between host and device in a detached run: ways to cut it and to get it back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DeviceCable(Protocol):
 
 
 class QuietCable:
-    """Lets the connection go and says nothing: over a network, or where charging is switched off by a setting."""
+    """Closes the connection and nothing else: over a network, or where charging is switched off by a setting."""
 
     def cut(self, link: RemoteLink, held: ProcessChannel) -> None:
         """Let go: the hold ends with its connection."""
@@ -74,7 +74,9 @@ class UserCable:
             except LinkError:
                 link.disconnect()
                 return
-        raise LinkError(f"{link.name}: nobody unplugged it within {self._patience_s:.0f} s; start again when you can")
+        raise LinkError(
+            f"{link.name}: nobody unplugged it within {self._patience_s:.0f} s", cure="start again when you can"
+        )
 
     def mend(self) -> None:
         """Ask for it back."""
@@ -82,13 +84,13 @@ class UserCable:
 
 
 def choose_cable(link: RemoteLink, meter: str, charging_off: bool, tell: Callable[[str], None]) -> DeviceCable:
-    """How to leave a device alone.
+    """Choose the way to leave a device alone.
 
     Args:
         link: The link.
         meter: Name of the meter's driver.
         charging_off: Whether a setting keeps the cable from feeding the device.
-        tell: Whom to ask.
+        tell: Called with the request to unplug the cable.
     """
     over_usb = link.name.startswith("adb") and not re.search(r":\d+$", link.name)
     if not over_usb:
@@ -108,6 +110,6 @@ def wait_until_reachable(link: RemoteLink, patience_s: float, *, sleep: Callable
     while not link.alive():
         if deadline.expired:
             raise LinkError(
-                f"{link.name} has not come back within {patience_s:.0f} s; plug it in, and see that it is on"
+                f"{link.name} has not come back within {patience_s:.0f} s", cure="plug it in, and see that it is on"
             )
         sleep(min(_POLL_S, deadline.remaining_s))

@@ -1,10 +1,9 @@
-"""What a detached run does, step by step, and what its answers say."""
+"""The steps of a detached run, and the times its answers give."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from deepen.clock.host_clock import MAX_DRIFT, ClockMap
 from deepen.clock.round_trips import SLEPT_S, RoundTrip, fit_pings
 from deepen.errors import LinkError, MeasureError, RunError
-from deepen.measure.alignment.load_pattern import BARKER, GUARD, SyncPulses
+from deepen.measure.alignment.load_pattern import GUARD, SyncPulses, list_code_runs
 from deepen.records import Interval
 
 __all__ = [
@@ -39,7 +38,7 @@ class DetachedStep:
     Attributes:
         op: ``run`` or ``wait``.
         amount: Inferences, or nanoseconds.
-        label: What it is for; ``before`` and ``after`` are the work of the sync patterns, ``rest`` waits in between.
+        label: Its purpose; ``before`` and ``after`` are the work of the sync patterns, ``rest`` waits in between.
     """
 
     op: Literal["run", "wait"]
@@ -49,7 +48,7 @@ class DetachedStep:
 
 @dataclass(frozen=True, slots=True)
 class DetachedTimeline:
-    """When a run did what, on the host's clock.
+    """The intervals of a run, on the host's clock.
 
     Attributes:
         idle_before: The rest before the work; ``None`` if the run did not come so far. The same for what follows.
@@ -69,7 +68,7 @@ class DetachedTimeline:
 def make_steps(
     *, runs: int, blocks: int, warm_runs: int, settle_s: float, idle_s: float, pulses: SyncPulses | None
 ) -> tuple[DetachedStep, ...]:
-    """Lay a run out: let the device settle, rest, warm up, sync pattern, blocks, sync pattern, rest."""
+    """Lay out a run: let the device settle, rest, warm up, sync pattern, blocks, sync pattern, rest."""
     steps = [
         DetachedStep("wait", round(settle_s * _NS), "settle"),
         DetachedStep("wait", round(idle_s * _NS), "idle-before"),
@@ -86,11 +85,9 @@ def make_steps(
 def _make_pattern_steps(pulses: SyncPulses, place: Literal["before", "after"]) -> list[DetachedStep]:
     """The pattern of :func:`deepen.measure.alignment.load_pattern.play_load_pattern`, as steps."""
     guard = DetachedStep("wait", round((GUARD * pulses.chip_s + pulses.max_offset_s) * _NS), "rest")
-    edges = [0, *(k for k in range(1, len(BARKER)) if BARKER[k] != BARKER[k - 1]), len(BARKER)]
     steps = [guard]
-    for first, end in pairwise(edges):
-        length = end - first
-        if BARKER[first]:
+    for level, length in list_code_runs():
+        if level:
             steps.append(DetachedStep("run", max(length, round(length * pulses.chip_s / pulses.per_run_s)), place))
         else:
             steps.append(DetachedStep("wait", round(length * pulses.chip_s * _NS), "rest"))
@@ -98,14 +95,14 @@ def _make_pattern_steps(pulses: SyncPulses, place: Literal["before", "after"]) -
 
 
 def estimate_duration_s(steps: Iterable[DetachedStep], per_run_s: float) -> float:
-    """About how long steps take, seconds."""
+    """Estimate how long steps take, seconds."""
     return sum(s.amount * per_run_s if s.op == "run" else s.amount / _NS for s in steps)
 
 
 def make_worker_requests(
     steps: Sequence[DetachedStep], first: Sequence[Mapping[str, Any]], *, hold_pid: int, hold_s: float
 ) -> list[dict[str, Any]]:
-    """What the worker is asked: to load the model, to wait for the hold's end, the steps, and to end.
+    """Make the worker's requests: to load the model, to wait for the hold's end, the steps, and to end.
 
     Args:
         steps: The steps.
@@ -135,7 +132,7 @@ def check_replies(replies: Sequence[Mapping[str, Any]], first: int) -> None:
     """
     for number, reply in enumerate(replies):
         if reply.get("id") != number:
-            raise LinkError(f"the detached run answered {reply.get('id')!r} instead of {number}; run it again")
+            raise LinkError(f"the detached run answered {reply.get('id')!r} instead of {number}", cure="run it again")
         if "error" in reply:
             what = "failed" if number >= first else "could not be loaded"
             raise RunError(f"the model {what} in the detached run: {str(reply['error'])[:400]}")
@@ -144,7 +141,7 @@ def check_replies(replies: Sequence[Mapping[str, Any]], first: int) -> None:
 def read_step_times(
     steps: Sequence[DetachedStep], replies: Sequence[Mapping[str, Any]], first: int, words: str
 ) -> list[tuple[DetachedStep, RoundTrip, float]]:
-    """Steps that were done, with their stamps on the device's clock and their processor time, seconds.
+    """Read the steps that were done, with their stamps on the device's clock and their processor time, seconds.
 
     Args:
         steps: The steps.
@@ -160,23 +157,24 @@ def read_step_times(
     check_replies(replies, first)
     if len(replies) <= first:
         told = f" ({words.splitlines()[-1][:200]})" if words else ""
-        raise LinkError(f"the detached run ended before it began to measure{told}; run it again")
+        raise LinkError(f"the detached run ended before it began to measure{told}", cure="run it again")
     found = []
     for step, reply in zip(steps, replies[first:], strict=False):
-        # There was no question and no answer: bounds nobody can contradict.
+        # There was no question and no answer, so the bounds are infinitely wide.
         trip = RoundTrip.of(0.0, {**reply}, float("inf"))
         found.append((step, trip, float(reply.get("cpu_ns", 0)) / _NS))
     slept = [trip.slept_s for _, trip, _ in found if trip.slept_s is not None]
     if slept and max(slept) - min(slept) > SLEPT_S:
         raise MeasureError(
-            f"the device went to sleep for {max(slept) - min(slept):.1f} s while its link was cut; keep it awake: a "
-            "long screen time-out ('deepen device prepare --set stay_awake=true'), or 'dumpsys battery set ac 1'"
+            f"the device went to sleep for {max(slept) - min(slept):.1f} s while its link was cut",
+            cure="keep it awake: a long screen time-out ('deepen device prepare --set stay_awake=true'), "
+            "or 'dumpsys battery set ac 1'",
         )
     return found
 
 
 def fit_device_clock(trips: Sequence[RoundTrip], until_s: float) -> ClockMap:
-    """The device's clock on the host's, from round trips on both sides of the cut, or on one alone.
+    """Fit the device's clock to the host's by round trips on both sides of the cut, or on one alone.
 
     Outside the stretch they span, the clocks may drift apart by :data:`~deepen.clock.host_clock.MAX_DRIFT`.
 
@@ -198,7 +196,7 @@ def fit_device_clock(trips: Sequence[RoundTrip], until_s: float) -> ClockMap:
 def make_timeline(
     done: Sequence[tuple[DetachedStep, RoundTrip, float]], clock: ClockMap, uncertainty_s: float
 ) -> DetachedTimeline:
-    """Put what was done on the host's clock.
+    """Put the steps that were done onto the host's clock.
 
     Args:
         done: Steps with their stamps.

@@ -18,7 +18,7 @@ from deepen.devices.state.cool_down import summarise_temperatures
 from deepen.devices.types import ThermalState
 from deepen.errors import MeasureError
 from deepen.measure.alignment.load_pattern import synchronise_trace
-from deepen.measure.blocks import MeasuredBlocks
+from deepen.measure.blocks import MeasuredBlocks, drop_repeated_warnings
 from deepen.measure.conditions.device_conditions import DeviceConditions
 from deepen.measure.conditions.drift_reference import DriftSeries
 from deepen.measure.conditions.thermal_watch import ThermalHistory
@@ -26,11 +26,10 @@ from deepen.measure.detached.plan import DetachedTimeline, fit_device_clock, mak
 from deepen.measure.detached.store import PendingRun
 from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
 from deepen.measure.energy.integrate import integrate_power
-from deepen.measure.energy.uncertainty_budget import MeasurementWarning, classify_trace_warnings
 from deepen.measure.energy_record import RecordBuilder, RecordedMeter
 from deepen.measure.trials import Trial, select_trials
 from deepen.meters.stream.meter import DEFAULT_MAX_LOSS
-from deepen.records import EnergyRecord, Interval, PowerTrace, StoppingRule, Workload
+from deepen.records import EnergyRecord, Interval, MeasurementWarning, PowerTrace, StoppingRule, Workload
 
 __all__ = ["make_detached_record"]
 
@@ -50,12 +49,18 @@ def make_detached_record(
     path: Path,
     conditions: DeviceConditions,
 ) -> EnergyRecord:
-    """Make the record.
+    """Make the record of a detached run.
+
+    1. The worker's stamps become host time by the round trips before and after the cut.
+    2. The sync patterns put the trace onto the same clock; where they are not found, the round trips have to do, with
+       their error at every edge.
+    3. Idle power is that of the rests before and after the blocks.
+    4. Blocks inside the trace are integrated and chosen as those of a session are.
 
     Args:
         device: The device, which can be reached again.
-        pending: What was asked.
-        found: What the run answered.
+        pending: The run as it was asked for.
+        found: The worker's answers.
         after: Round trips after the cut.
         path: The power trace.
         conditions: Settings under which it ran.
@@ -68,33 +73,41 @@ def make_detached_record(
     """
     from deepen.traces import read_trace
 
+    # 1. Stamps to host time.
     done = read_step_times(pending.steps, found.replies, pending.first, found.words)
     clock = fit_device_clock([*pending.trips, *after], done[-1][1].end_s)
     if path.is_dir() and not any(path.glob("part-*")):
-        raise MeasureError(f"{path.name}: holds nothing: the host died before any power was on its disk; run it again")
+        raise MeasureError(
+            f"{path.name}: holds nothing: the host died before any power was on its disk", cure="run it again"
+        )
     trace = read_trace(path)
-    cautions = list(classify_trace_warnings(trace.warnings))
+    warnings = list(map(MeasurementWarning.of, trace.warnings))
     if len(done) < len(pending.steps):
         text = f"the run was ended on the device after {len(done)} of {len(pending.steps)} steps"
-        cautions.append(MeasurementWarning("trace", text))
+        warnings.append(MeasurementWarning("trace", text))
+    # 2. The trace onto the same clock.
     timeline = make_timeline(done, clock, 0.0)
-    trace, said, aligned = _align_trace(trace, timeline, pending, clock.error_s)
-    cautions += said
+    trace, unaligned, aligned = _align_trace(trace, timeline, pending, clock.error_s)
+    warnings += unaligned
     if not aligned:
         timeline = make_timeline(done, clock, clock.error_s)
+    # 3. Idle power.
     before, later = _average_rest_power(trace, timeline.idle_before), _average_rest_power(trace, timeline.idle_after)
     if before is None:
-        raise MeasureError(f"{path.name}: does not cover the rest before the run; record from the cut of the link on")
+        raise MeasureError(
+            f"{path.name}: does not cover the rest before the run", cure="record from the cut of the link on"
+        )
+    # 4. The blocks.
     blocks = [b for b in timeline.blocks if trace.t_s[0] <= b.start_s and b.end_s <= trace.t_s[-1]]
     if len(blocks) < 2:
-        raise MeasureError(f"{path.name}: covers {len(blocks)} of {len(timeline.blocks)} blocks; record longer")
+        raise MeasureError(f"{path.name}: covers {len(blocks)} of {len(timeline.blocks)} blocks", cure="record longer")
     if len(blocks) < len(timeline.blocks):
         text = f"the trace covers {len(blocks)} of {len(timeline.blocks)} blocks"
-        cautions.append(MeasurementWarning("trace", text))
+        warnings.append(MeasurementWarning("trace", text))
     if later is None:
-        cautions.append(MeasurementWarning("idle-drift", "idle power was measured before the run only"))
+        warnings.append(MeasurementWarning("idle-drift", "idle power was measured before the run only"))
     windows = integrate_power(trace, blocks, IdlePowerLine((before,)), max_loss=DEFAULT_MAX_LOSS)
-    cautions += [c for w in windows for c in w.warnings if c.code == "gap"]
+    warnings += [w for window in windows for w in window.warnings if w.code == "gap"]
     n = pending.runs
     trials = tuple(Trial(w.interval, w.gross_j / n, w.net_j / n, w.budget.per_run(n)) for w in windows)
     how = pending.workload
@@ -105,11 +118,10 @@ def make_detached_record(
     )
     if not aligned:
         alignment = {"method": "ping", "error_s": math.hypot(clock.error_s, alignment.get("error_s") or 0.0)}
-    once = tuple({(c.code if c.code == "gap" else str(c)): c for c in cautions}.values())
-    # A stream's energies have no smallest step, and nobody watched drift while the link was cut.
+    # A stream's energies have no smallest step, and drift was not watched while the link was cut.
     meter = RecordedMeter(trace.meter_id, trace.source, 0.0, 1 / trace.rate_hz, trace.accuracy)
     books = RecordBuilder(device.profile, meter, conditions, DriftSeries(), _MAX_REJECTED)
-    blocks_found = MeasuredBlocks(judged, trials, n, True, alignment, once)
+    blocks_found = MeasuredBlocks(judged, trials, n, True, alignment, drop_repeated_warnings(warnings))
     return books.record(
         _make_workload(pending),
         blocks_found,
@@ -137,7 +149,7 @@ def _make_workload(pending: PendingRun) -> Workload:
 def _align_trace(
     trace: PowerTrace, timeline: DetachedTimeline, pending: PendingRun, error_s: float
 ) -> tuple[PowerTrace, list[MeasurementWarning], bool]:
-    """The trace on the clock of the round trips by its sync patterns; whether they were found."""
+    """Put the trace onto the clock of the round trips by its sync patterns; say whether they were found."""
     pulses = pending.pulses
     if pulses is None:
         return trace, [], False
@@ -159,7 +171,7 @@ def _align_trace(
 
 
 def _average_rest_power(trace: PowerTrace, rest: Interval | None) -> IdlePower | None:
-    """Power during a rest, without its edges; ``None`` where the trace does not cover enough of it."""
+    """Average the power of a rest, without its edges; ``None`` where the trace does not cover enough of it."""
     if rest is None:
         return None
     edge_s = _EDGE * rest.duration_s
@@ -174,7 +186,7 @@ def _average_rest_power(trace: PowerTrace, rest: Interval | None) -> IdlePower |
 
 
 def _make_thermal_history(device: Device, pending: PendingRun) -> ThermalHistory:
-    """The device before and after; in between nobody could look."""
+    """Make the device's history from before and after; in between it could not be read."""
     now = device.state()
     told: Any = pending.state["temperature_c"]
     before_c = math.nan if told is None else float(told)

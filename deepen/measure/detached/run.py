@@ -26,23 +26,22 @@ from deepen.devices.protocols import Device
 from deepen.devices.runtimes.worker_process import WorkerRuntime
 from deepen.devices.types import SettingStatus
 from deepen.errors import ConfigError, DeepenError, LinkError
-from deepen.measure.alignment.load_pattern import BARKER, SyncPulses
-from deepen.measure.blocks import choose_runs_per_block, warm_up_model
+from deepen.measure.alignment.load_pattern import Sync, choose_sync_pulses
+from deepen.measure.api import open_device_and_meter
+from deepen.measure.blocks import STREAM_BLOCK_S, choose_runs_per_block, warm_up_model
 from deepen.measure.conditions.device_conditions import (
     DeviceConditions,
     MessageHandler,
     anonymise_serial,
-    apply_device_conditions,
     get_device_serial,
     lock_device,
     log_device_message,
 )
-from deepen.measure.conditions.runtime_choice import AUTO, choose_runtime
+from deepen.measure.conditions.runtime_choice import AUTO
 from deepen.measure.detached.cable import METERS_WITH_USB, DeviceCable, choose_cable, wait_until_reachable
 from deepen.measure.detached.plan import check_replies, estimate_duration_s, make_steps, make_worker_requests
 from deepen.measure.detached.result import make_detached_record
 from deepen.measure.detached.store import PendingRun, list_pending_runs, read_host_boot_id, save_pending_run
-from deepen.measure.session import Sync
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
 from deepen.meters.record import record_folder
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ["collect_detached", "profile_detached"]
 
-BLOCK_S = 0.1
 SETTLE_S = 3.0
 """Time between the cut and the rest in which idle power is measured, seconds."""
 IDLE_S = 2.0
@@ -64,9 +62,6 @@ BACK_S = 900.0
 """Longest time a device may take to come back, seconds."""
 
 _TRIPS = 20
-_CHIP_S = 0.02
-_CHIP_UPDATES = 10
-_OFFSET_S = 0.05
 _LONGEST_PATTERN_S = 20.0
 _LEAST_BLOCKS = 10
 _MOST_BLOCKS = 20_000
@@ -96,11 +91,14 @@ def profile_detached(
     idle_s: float = IDLE_S,
     back_s: float = BACK_S,
 ) -> EnergyRecord:
-    """Measure a model while nobody speaks with the device.
+    """Measure a model on a device whose link is cut.
 
-    The model is tried out and its run time taken first; then a run of fixed length is started on the device, the link
-    is cut, and power is recorded to disk. When the link is back, the device's time stamps are collected; round trips
-    before and after, and the sync pattern the run plays, put them and the trace on one clock.
+    1. Device, meter, conditions and runtime are opened as for a session; a cable is chosen that can be cut.
+    2. The model is tried out over the link: its run time decides how long blocks, warm-up and sync pattern are.
+    3. Round trips and the device's state are taken, and the run is saved on this host's disk.
+    4. A run of fixed length is started on the device, power is recorded to disk, and the link is cut.
+    5. When the link is back, the device's time stamps are collected; round trips before and after, and the sync
+       pattern the run plays, put them and the trace on one clock.
 
     Whatever ends this process meanwhile: the device ends its run by itself, and :func:`collect_detached` gets the
     result as far as the trace was recorded.
@@ -116,10 +114,10 @@ def profile_detached(
         delegate: Accelerator of that engine; empty for the CPU.
         seed: Seed of the input values.
         sync: ``pulses`` must be found in the trace; ``auto`` plays them and says so where they are not; ``none``.
-        cable: How the link is cut; ``None`` to choose by the kind of link and meter.
+        cable: Way to cut the link; ``None`` to choose by the kind of link and meter.
         prepare: Whether the settings of the device's profile are set for the time.
         settings: Settings to set besides.
-        tell: Called with news and requests to the user.
+        tell: Called with messages and requests to the user.
         settle_s: Time between the cut and the first rest, seconds.
         idle_s: Length of each rest in which idle power is measured, seconds.
         back_s: Longest time the device may take to come back, seconds.
@@ -133,34 +131,46 @@ def profile_detached(
     """
     model = _check_model_file(path)
     with ExitStack() as stack:
-        opened = open_device(device) if isinstance(device, str) else device
-        stack.callback(opened.close)
+        # 1. Device, meter, runtime and the way to cut the link.
+        setup = stack.enter_context(
+            open_device_and_meter(
+                device,
+                meter,
+                prepare=prepare,
+                settings=settings,
+                runtime=runtime,
+                delegate=delegate,
+                model_suffix=model.suffix,
+                tell=tell,
+                open_source=_open_instrument,
+            )
+        )
+        opened, source, engine, conditions = setup.device, setup.meter, setup.runtime, setup.conditions
+        assert isinstance(source, StreamMeter)
         link = _require_remote_link(opened)
-        stack.enter_context(lock_device(opened, device if isinstance(device, str) else opened.profile.id))
-        source = _open_meter(meter or opened.profile.meter, opened)
-        stack.callback(source.close)
-        conditions = stack.enter_context(apply_device_conditions(opened, prepare=prepare, wanted=settings, tell=tell))
         used = cable or choose_cable(link, source.id, _is_charging_off(conditions), tell)
-        engine = choose_runtime(opened, runtime, delegate=delegate, suffix=model.suffix, tell=tell)
         worker = opened.runtime(engine)
         if not isinstance(worker, WorkerRuntime):
             raise ConfigError(
-                f"runtime '{engine}' cannot run detached: it stamps no blocks; use onnxruntime, litert, crunner or "
-                "crunner-litert"
+                f"runtime '{engine}' cannot run detached: it stamps no blocks",
+                cure="use onnxruntime, litert, crunner or crunner-litert",
             )
+        # 2. A trial.
         loaded = worker.load(model, threads=threads, shapes=shapes, seed=seed)
         per_run_s = warm_up_model(loaded, min(0.5, seconds / 4))
         rule = StoppingRule(min_duration_s=0.0, max_duration_s=seconds, min_blocks=_LEAST_BLOCKS)
-        runs = choose_runs_per_block(per_run_s, BLOCK_S, source.update_s, rule)
+        runs = choose_runs_per_block(per_run_s, STREAM_BLOCK_S, source.update_s, rule)
+        pulses = choose_sync_pulses(sync, per_run_s, source.update_s, longest_s=_LONGEST_PATTERN_S)
         steps = make_steps(
             runs=runs,
             blocks=min(_MOST_BLOCKS, max(_LEAST_BLOCKS, math.ceil(seconds / (runs * per_run_s)))),
             warm_runs=max(1, round(min(1.0, seconds / 4) / per_run_s)),
             settle_s=settle_s,
             idle_s=idle_s,
-            pulses=(pulses := _choose_sync_pulses(sync, per_run_s, source.update_s)),
+            pulses=pulses,
         )
         argv, env, first = worker.plan_unattended_run(model, threads=threads, shapes=shapes, seed=seed)
+        # 3. Clocks and state before; the run is saved.
         trips = worker.round_trips(_TRIPS)
         asked_s = monotonic_s()
         took_s = loaded.run(runs).duration_s
@@ -168,6 +178,7 @@ def profile_detached(
         state = opened.state()
         worker.close()  # what runs beside the run would be measured with it
         work_s = estimate_duration_s(steps, longer * per_run_s)
+        # The gate keeps the run waiting until the link, and the gate with it, is cut.
         held = start_gate_process(link)
         stack.callback(held.kill)
         requests = make_worker_requests(steps, first, hold_pid=held.pid or 0, hold_s=HOLD_S)
@@ -198,6 +209,7 @@ def profile_detached(
         )  # fmt: skip
         save_pending_run(pending)
         stack.enter_context(pending.held())
+        # 4. Start, record, cut.
         try:
             start_detached(link, pending.job, argv, env, requests, limit_s=HOLD_S + 3 * work_s + 60)
             _wait_until_model_loaded(link, pending)
@@ -213,6 +225,7 @@ def profile_detached(
         except BaseException:
             _abandon_run(link, pending)
             raise
+        # 5. Collect.
         _wait_for_device(link, pending, back_s)
         return _collect_record(opened, pending, pending.trace, work_s, conditions)
 
@@ -230,7 +243,7 @@ def collect_detached(
         path: Model file, as it was measured.
         device: The device, as it was measured.
         trace: A power trace recorded by other means on this machine since it was started; ``None`` for its own.
-        tell: Called with news.
+        tell: Called with messages.
 
     Raises:
         ConfigError: If there is nothing to collect.
@@ -250,7 +263,7 @@ def collect_detached(
             stack.enter_context(apply_settings_temporarily(link, {}))
         pending = _find_pending_run(opened, model, content)
         tell(f"collecting the run of {pending.model} started at {pending.started_at}")
-        work_s = estimate_duration_s(pending.steps, BLOCK_S / pending.runs)
+        work_s = estimate_duration_s(pending.steps, STREAM_BLOCK_S / pending.runs)
         recorded = Path(trace) if trace is not None else pending.trace
         if not recorded.exists():
             raise ConfigError(
@@ -265,7 +278,7 @@ def collect_detached(
 def _check_model_file(path: str | Path) -> Path:
     model = Path(path)
     if not model.is_file():
-        raise ConfigError(f"{model}: no such file; name a readable ONNX or TFLite file")
+        raise ConfigError(f"{model}: no such file", cure="name a readable ONNX or TFLite file")
     return model
 
 
@@ -275,21 +288,26 @@ def _find_pending_run(opened: Device, model: Path, content: str) -> PendingRun:
     found = [p for p in known if p.content == content and (p.serial, p.device) == (serial, opened.profile.id)]
     if not found:
         others = ", ".join(f"{p.model} on {p.device} {p.serial}".strip() for p in known) or "none"
-        raise ConfigError(f"no detached run of {model.name} on this device waits to be collected; there are: {others}")
+        raise ConfigError(
+            f"no detached run of {model.name} on this device waits to be collected", cure=f"there are: {others}"
+        )
     return found[-1]
 
 
 def _require_remote_link(device: Device) -> RemoteLink:
     link = device.link
     if not isinstance(link, RemoteLink):
-        raise ConfigError(f"{link.description} has no link that could be cut; name a device with adb: or ssh:")
+        raise ConfigError(f"{link.description} has no link that could be cut", cure="name a device with adb: or ssh:")
     return link
 
 
-def _open_meter(spec: str, device: Device) -> StreamMeter:
-    """Open an instrument; a Monsoon cuts the USB cable while it samples."""
+def _open_instrument(spec: str, device: Device) -> StreamMeter:
+    """Open the instrument beside a device that can be left alone; a Monsoon cuts the USB cable while it samples."""
+    _require_remote_link(device)
     if not spec:
-        raise ConfigError("a detached run needs an instrument that measures the device from outside; name it: --meter")
+        raise ConfigError(
+            "a detached run needs an instrument that measures the device from outside", cure="name it: --meter"
+        )
     name = spec.partition(":")[0].partition("?")[0]
     if name in METERS_WITH_USB and "usb=" not in spec.partition("?")[2]:
         spec += ("&" if "?" in spec else "?") + "usb=auto"
@@ -297,7 +315,8 @@ def _open_meter(spec: str, device: Device) -> StreamMeter:
     if not isinstance(opened, StreamMeter):
         opened.close()
         raise ConfigError(
-            f"meter '{opened.id}' cannot measure a detached run; use an instrument that streams ('deepen meter list')"
+            f"meter '{opened.id}' cannot measure a detached run",
+            cure="use an instrument that streams ('deepen meter list')",
         )
     return opened
 
@@ -305,14 +324,6 @@ def _open_meter(spec: str, device: Device) -> StreamMeter:
 def _is_charging_off(conditions: DeviceConditions) -> bool:
     found = conditions.settings.get("charging")
     return found is not None and found["ok"] and found["wanted"] == "false"
-
-
-def _choose_sync_pulses(sync: Sync, per_run_s: float, update_s: float) -> SyncPulses | None:
-    if sync == "none":
-        return None
-    pulses = SyncPulses(max(_CHIP_S, _CHIP_UPDATES * update_s), per_run_s, _OFFSET_S, required=sync == "pulses")
-    longest_s = sum(BARKER) * max(pulses.chip_s, per_run_s)
-    return pulses if pulses.required or longest_s <= _LONGEST_PATTERN_S else None
 
 
 def _wait_until_model_loaded(link: RemoteLink, pending: PendingRun) -> None:
@@ -331,9 +342,13 @@ def _wait_until_model_loaded(link: RemoteLink, pending: PendingRun) -> None:
             return
         if state != "running":
             words = f" ({found.words.splitlines()[-1][:200]})" if found.words else ""
-            raise LinkError(f"{link.name}: the detached run ended before it had loaded the model{words}; try again")
+            raise LinkError(
+                f"{link.name}: the detached run ended before it had loaded the model{words}", cure="try again"
+            )
         time.sleep(_LOOK_S)
-    raise LinkError(f"{link.name}: the detached run did not load the model within {_LOAD_S:.0f} s; use a smaller one")
+    raise LinkError(
+        f"{link.name}: the detached run did not load the model within {_LOAD_S:.0f} s", cure="use a smaller one"
+    )
 
 
 def _abandon_run(link: RemoteLink, pending: PendingRun) -> None:
@@ -347,7 +362,7 @@ def _wait_for_device(link: RemoteLink, pending: PendingRun, patience_s: float) -
         wait_until_reachable(link, patience_s)
     except LinkError as error:
         raise LinkError(
-            f"{error}; then collect the run: deepen profile {pending.model} --device ... --collect"
+            f"{error}", cure=f"then collect the run: deepen profile {pending.model} --device ... --collect"
         ) from error
 
 
@@ -372,7 +387,7 @@ def _collect_record(
         sleep(min(1.0, deadline.remaining_s))
     if state.kind == "absent":
         pending.forget()
-        raise LinkError(f"{link.name} knows nothing of the run started at {pending.started_at}; run it again")
+        raise LinkError(f"{link.name} knows nothing of the run started at {pending.started_at}", cure="run it again")
     found = fetch_job_output(link, pending.job)
     after: list[RoundTrip] = []
     if pending.host_boot == read_host_boot_id():

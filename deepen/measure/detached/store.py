@@ -1,4 +1,4 @@
-"""What the host keeps of a detached run until it is collected: a folder with what was asked and the power trace."""
+"""Detached runs on the host's disk until they are collected: a folder with the request and the power trace."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class PendingRun:
         serial: Its serial number.
         model: Name of the model file.
         content: Hash of the model.
-        workload: How it is run: ``runtime``, ``threads``, ``shapes``, ``seconds``.
+        workload: Conditions it runs under: ``runtime``, ``threads``, ``shapes``, ``seconds``.
         build: Runtime version, provider, level and threads.
         runs: Inferences in a block.
-        steps: What the worker does.
+        steps: Steps of the worker.
         first: Number of requests before the first step.
         pulses: The sync pattern; ``None`` for none.
         trips: Round trips before the cut.
@@ -67,7 +67,7 @@ class PendingRun:
 
     @property
     def folder(self) -> Path:
-        """Where it is kept on this machine."""
+        """Its folder on this machine."""
         return get_detached_folder() / self.job.token
 
     @property
@@ -77,7 +77,7 @@ class PendingRun:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Tell other processes for a block that this one is at it; ``flock`` ends with the process however it ends."""
+        """Mark it as in progress for a block; ``flock`` ends with the process however it ends."""
         fd = lock_file(self.folder / _FILE, wait=True, create=False)
         try:
             yield
@@ -86,11 +86,11 @@ class PendingRun:
 
     @property
     def in_progress(self) -> bool:
-        """Whether a process is at it, so that it is not to be collected or removed yet."""
+        """True while a process works on it, so that it must not be collected or removed."""
         return is_file_locked(self.folder / _FILE)
 
     def forget(self) -> None:
-        """Remove what is kept."""
+        """Remove its folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -108,7 +108,7 @@ def read_host_boot_id() -> str:
 
 
 def save_pending_run(pending: PendingRun) -> None:
-    """Write a run down; it is on the disk when this returns.
+    """Write a run to the disk; it is there when this returns.
 
     Raises:
         StorageError: If the disk refuses.
@@ -123,14 +123,14 @@ def save_pending_run(pending: PendingRun) -> None:
         pending.folder.mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise StorageError(
-            f"cannot make {pending.folder} ({error.strerror}); make its parent writable, or set DEEPEN_STATE"
+            f"cannot make {pending.folder} ({error.strerror})", cure="make its parent writable, or set DEEPEN_STATE"
         ) from error
     with open_atomic_file(pending.folder / _FILE) as file:
         file.write(json.dumps(document).encode())
 
 
 def list_pending_runs() -> list[PendingRun]:
-    """Runs that have not been collected, the oldest first.
+    """List the runs that have not been collected, the oldest first.
 
     Raises:
         ConfigError: If one is damaged.
@@ -141,7 +141,7 @@ def list_pending_runs() -> list[PendingRun]:
         try:
             found.append(_decode_pending_run(json.loads(path.read_bytes())))
         except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-            raise ConfigError(f"{path}: is damaged ({error}); remove the folder {path.parent}") from error
+            raise ConfigError(f"{path}: is damaged ({error})", cure=f"remove the folder {path.parent}") from error
     return sorted(found, key=lambda p: p.started_at)
 
 

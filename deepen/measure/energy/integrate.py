@@ -1,6 +1,6 @@
 """Energy of stretches of a power trace, with its uncertainty.
 
-The exact integral of what the trace says of power: a line between ``point`` samples, constant in the bin of a ``mean``
+The exact integral of the power in the trace: a line between ``point`` samples, constant in the bin of a ``mean``
 sample, with the edges of a window wherever they fall. The uncertainty comes from the trace itself and from what the
 instrument and the clock map state; :func:`integrate_power` says how each term is formed.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deepen.errors import MeasureError
 from deepen.measure.energy.idle_power import IdlePowerLine
 from deepen.measure.energy.running_integrals import RunningIntegrals, compute_running_integrals, iterate_pieces
-from deepen.measure.energy.uncertainty_budget import MeasurementWarning, UncertaintyBudget
+from deepen.measure.energy.uncertainty_budget import UncertaintyBudget
 from deepen.measure.energy.uncertainty_terms import (
     SamplePoints,
     add_edge_covariance,
@@ -29,7 +29,7 @@ from deepen.measure.energy.uncertainty_terms import (
     compute_sampling_terms,
     estimate_idle_power,
 )
-from deepen.records import Interval, PowerTrace
+from deepen.records import Interval, MeasurementWarning, PowerTrace
 from deepen.units import format_si
 
 __all__ = ["MAX_LOSS", "UPDATES", "WindowEnergy", "integrate_power"]
@@ -56,10 +56,10 @@ class WindowEnergy:
     Attributes:
         interval: The stretch.
         gross_j: All energy drawn in it, joules.
-        net_j: What is left after idle energy, joules; equals ``gross_j`` where no idle power was given.
+        net_j: Energy less idle energy, joules; equals ``gross_j`` where no idle power was given.
         budget: Terms of the uncertainty of ``net_j``.
         gross_budget: Terms of the uncertainty of ``gross_j``.
-        warnings: What a reader should know of this window.
+        warnings: Remarks on this window.
     """
 
     interval: Interval
@@ -127,10 +127,11 @@ def integrate_power(
     """
     if not intervals:
         return ()
+    # Every moment at which the integral is needed is known beforehand, so that one pass over the pieces is enough.
     parts = iterate_pieces(trace)
     first = next(parts, None)
     if first is None:
-        raise MeasureError("the trace has no pieces; measure for longer")
+        raise MeasureError("the trace has no pieces", cure="measure for longer")
     edges = np.array([(i.start_s, i.end_s) for i in intervals], dtype=np.float64)
     own_s = np.array([i.uncertainty_s for i in intervals], dtype=np.float64)
     clock_s = first.clock.error_s if first.clock is not None else 0.0
@@ -157,14 +158,15 @@ def _check_windows(
     if outside.any():
         bad = intervals[int(np.argmax(outside))]
         raise MeasureError(
-            f"interval '{bad.label}' ({bad.start_s:.6f} to {bad.end_s:.6f} s) lies outside the trace of "
-            f"{meter} ({found.start_s:.6f} to {found.end_s:.6f} s); start the meter before the run and stop it after"
+            f"interval '{bad.label}' ({bad.start_s:.6f} to {bad.end_s:.6f} s) lies outside the trace "
+            f"of {meter} ({found.start_s:.6f} to {found.end_s:.6f} s)",
+            cure="start the meter before the run and stop it after",
         )
     share = found.dropped / (found.dropped + found.samples)
     if share > max_loss:
         raise MeasureError(
-            f"the trace of {meter} lost {100 * share:.3g} % of its samples, {100 * max_loss:g} % are allowed; "
-            "measure again, or raise max_loss"
+            f"the trace of {meter} lost {100 * share:.3g} % of its samples, {100 * max_loss:g} % are allowed",
+            cure="measure again, or raise max_loss",
         )
     missing = compute_missing_time(found, edges)
     lost = missing / np.maximum(edges[:, 1] - edges[:, 0], np.finfo(float).tiny)
@@ -175,9 +177,10 @@ def _check_windows(
         others = int(np.count_nonzero(lost > max_loss)) - 1
         also = f", as do {others} others," if others else ""
         raise MeasureError(
-            f"interval '{bad.label}' ({bad.start_s:.6f} to {bad.end_s:.6f} s){also} touches a gap in the trace of "
-            f"{meter}: {100 * lost[worst]:.3g} % of it has no samples, {100 * max_loss:g} % are allowed; measure "
-            "again, or raise max_loss"
+            f"interval '{bad.label}' ({bad.start_s:.6f} to {bad.end_s:.6f} s){also} touches a gap in "
+            f"the trace of {meter}: {100 * lost[worst]:.3g} % of it has no samples, "
+            f"{100 * max_loss:g} % are allowed",
+            cure="measure again, or raise max_loss",
         )
 
 
@@ -228,26 +231,26 @@ def _compute_windows(
             if idle
             else gross_budget
         )
-        cautions = _collect_warnings(interval, found, float(missing[k]), float(drift[k]), float(net[k]))
-        windows.append(WindowEnergy(interval, float(gross[k]), float(net[k]), budget, gross_budget, cautions))
+        warnings = _collect_warnings(interval, found, float(missing[k]), float(drift[k]), float(net[k]))
+        windows.append(WindowEnergy(interval, float(gross[k]), float(net[k]), budget, gross_budget, warnings))
     return tuple(windows)
 
 
 def _collect_warnings(
     interval: Interval, found: RunningIntegrals, missing_s: float, drift_j: float, net_j: float
 ) -> tuple[MeasurementWarning, ...]:
-    cautions = []
+    warnings = []
     updates = interval.duration_s / found.period_s if found.period_s else math.inf
     if updates < UPDATES * (1 - 1e-6):
         text = f"{format_si(interval.duration_s, 's')} span {updates:.3g} samples, {UPDATES} wanted"
-        cautions.append(MeasurementWarning("short-window", text))
+        warnings.append(MeasurementWarning("short-window", text))
     if missing_s > 0:
         share = 100 * missing_s / interval.duration_s
         text = f"{format_si(missing_s, 's')} ({share:.3g} %) have no samples; their energy is interpolated"
-        cautions.append(MeasurementWarning("gap", text))
+        warnings.append(MeasurementWarning("gap", text))
     if drift_j > _IDLE_DRIFT * abs(net_j):
         text = (
             f"idle power changed around it by {100 * 2 * drift_j / abs(net_j) if net_j else math.inf:.2g} % of its net"
         )
-        cautions.append(MeasurementWarning("idle-drift", text))
-    return tuple(cautions)
+        warnings.append(MeasurementWarning("idle-drift", text))
+    return tuple(warnings)

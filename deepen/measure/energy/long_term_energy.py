@@ -1,4 +1,4 @@
-"""Energy accounts: what a meter has counted so far, over hours or weeks, in bounded memory.
+"""Energy totals of a meter over hours or weeks, in bounded memory.
 
 A meter gives a trace when it is stopped. :class:`TraceEnergyTotal` stops it every so often, adds up the trace's energy,
 and starts it anew; :class:`StreamEnergyTotal` lets an instrument stream into a running sum. Neither ever loses what was
@@ -31,7 +31,7 @@ _MOST_NOTES = 20
 
 @dataclass(frozen=True, slots=True)
 class EnergyCount:
-    """What a meter has counted.
+    """Energy a meter has counted.
 
     Attributes:
         energy_j: Energy, idle power included, joules.
@@ -53,7 +53,7 @@ class EnergyCount:
         return math.hypot(self.linear_j, self.random_j)
 
     def plus(self, other: EnergyCount) -> EnergyCount:
-        """Both, one after the other."""
+        """Add the energy of another stretch of time."""
         return EnergyCount(
             self.energy_j + other.energy_j,
             self.covered_s + other.covered_s,
@@ -64,13 +64,13 @@ class EnergyCount:
 
 
 class EnergyTotal(Protocol):
-    """A meter and what it has counted.
+    """A meter and the energy it has counted.
 
     Attributes:
         meter: The meter.
-        counted: What it has counted, as of the last :meth:`roll`.
-        notes: What a reader should know; each once, a limited number.
-        states_accuracy: Whether anybody states how far the instrument may be off.
+        counted: The energy, as of the last :meth:`roll`.
+        notes: Remarks for the reader; each once, a limited number.
+        states_accuracy: Whether the instrument's accuracy is stated.
     """
 
     meter: Meter
@@ -233,7 +233,7 @@ class StreamEnergyTotal:
     def tick(self) -> None:
         """Say whether the stream has broken off."""
         if self._sum is not None and not self._stream.is_streaming:
-            raise MeterError(f"{self.meter.id}: the stream broke off; check its cable and supply")
+            raise MeterError(f"{self.meter.id}: the stream broke off", cure="check its cable and supply")
 
     def roll(self) -> None:
         """Bring the sum up to now; a stream that broke off is started anew."""

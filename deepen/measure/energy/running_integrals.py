@@ -36,7 +36,7 @@ class GapBridges:
     Attributes:
         start_s: Last good sample before.
         end_s: First good sample after.
-        missing_s: How much of the stretch lacks samples: its length less one sample period.
+        missing_s: Part of the stretch that lacks samples, seconds: its length less one sample period.
         step_w: Power after less power before.
     """
 
@@ -166,8 +166,9 @@ class _IntegrationPass:
         late = gaps[(gaps[:, 0] < last) & (last < gaps[:, 1])]
         if late.size:
             raise MeasureError(
-                f"the trace of {self.meter} tells of the gap at {late[0, 0]:.6f} s only after samples inside it were "
-                "used; pass the gaps of the whole trace beforehand"
+                f"the trace of {self.meter} tells of the gap at {late[0, 0]:.6f} s only after samples "
+                "inside it were used",
+                cure="pass the gaps of the whole trace beforehand",
             )
 
     def _add(self, all_t_s: _Floats, all_power_w: _Floats, start: int, stop: int, gaps: _Floats) -> None:
@@ -252,7 +253,8 @@ class _IntegrationPass:
         if not np.isfinite(parts).all():
             raise MeasureError(
                 f"the trace of {self.meter} holds samples that are not numbers between {t_s[0]:.6f} and "
-                f"{t_s[-1]:.6f} s; declare them as gaps"
+                f"{t_s[-1]:.6f} s",
+                cure="declare them as gaps",
             )
         at = np.searchsorted(starts, i)
         running = np.cumsum(np.concatenate([[self.total_j], parts.astype(np.longdouble)]))
@@ -293,7 +295,7 @@ class _IntegrationPass:
         if self.samples < 2:
             hint = "all others lie in gaps; measure again" if self.left_out else "measure for longer"
             raise MeasureError(
-                f"the trace of {self.meter or 'the meter'} has {self.samples} trustworthy samples; {hint}"
+                f"the trace of {self.meter or 'the meter'} has {self.samples} trustworthy samples", cure=hint
             )
         rest = slice(self.next, self.at_s.size)
         past = self.at_s[rest] - t_s[-1]

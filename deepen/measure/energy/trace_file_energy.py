@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from deepen.errors import ConfigError, MeasureError
 from deepen.measure.energy.integrate import MAX_LOSS, WindowEnergy, integrate_power
-from deepen.measure.energy.uncertainty_budget import MeasurementWarning, classify_trace_warnings, warn_missing_accuracy
-from deepen.records import Interval
+from deepen.measure.energy.uncertainty_budget import warn_missing_accuracy
+from deepen.records import Interval, MeasurementWarning
 from deepen.traces import ReportedWindow, TraceFile
 from deepen.traces.open import iterate_chunks
 from deepen.traces.types import CHUNK
@@ -25,13 +25,13 @@ class TraceFileEnergy:
 
     Attributes:
         windows: One entry per window, in the order given.
-        reported_j: What the file itself reports for each, joules; ``nan`` where it reports none.
-        cautions: What a reader should know of the trace as a whole.
+        reported_j: Energy the file itself reports for each, joules; ``nan`` where it reports none.
+        warnings: Remarks on the trace as a whole.
     """
 
     windows: tuple[WindowEnergy, ...]
     reported_j: tuple[float, ...]
-    cautions: tuple[MeasurementWarning, ...]
+    warnings: tuple[MeasurementWarning, ...]
 
 
 def integrate_trace_file(
@@ -48,7 +48,7 @@ def integrate_trace_file(
 
     Args:
         file: The trace.
-        windows: What to integrate; without any, those the file reports itself, else all of it.
+        windows: Stretches to integrate; without any, those the file reports itself, else all of it.
         idle_w: Idle power, watts, taken as exact; instead of windows labelled ``idle``.
         max_loss: Largest share of the trace and of each window that may be lost.
         edge_error_s: Standard uncertainty of where each edge lies on the trace's clock, seconds.
@@ -63,11 +63,11 @@ def integrate_trace_file(
         raise ConfigError(f"the error of an edge cannot be {edge_error_s:g} s")
     info = file.info
     if not info.samples:
-        raise MeasureError(f"{info.path}: has no samples; record again")
+        raise MeasureError(f"{info.path}: has no samples", cure="record again")
     if info.loss > max_loss:
         raise MeasureError(
-            f"{info.path}: {100 * info.loss:.3g} % of the samples are lost, {100 * max_loss:g} % are allowed; record "
-            "again, or raise max_loss"
+            f"{info.path}: {100 * info.loss:.3g} % of the samples are lost, {100 * max_loss:g} % are allowed",
+            cure="record again, or raise max_loss",
         )
     chosen = [*windows] or [*file.windows()] or [ReportedWindow(Interval(info.start_s, info.end_s, "all"))]
     intervals = [w.interval for w in chosen]
@@ -75,15 +75,15 @@ def integrate_trace_file(
         intervals = [replace(i, uncertainty_s=edge_error_s) for i in intervals]
     idle = [i for i in intervals if i.label.strip().lower() == IDLE]
     if idle and idle_w is not None:
-        raise ConfigError("idle power is given twice: as a number and as windows labelled 'idle'; leave one out")
+        raise ConfigError("idle power is given twice: as a number and as windows labelled 'idle'", cure="leave one out")
     found = integrate_power(
         iterate_chunks(file, CHUNK), intervals, idle_w or 0.0, idle=idle, max_loss=max_loss, gaps=info.gaps
     )
-    cautions = [
-        *classify_trace_warnings(info.warnings),
+    warnings = [
+        *map(MeasurementWarning.of, dict.fromkeys(info.warnings)),
         *warn_missing_accuracy(info.accuracy, info.source, info.meter_id),
     ]
-    if info.dropped and not any(c.code == "loss" for c in cautions):
+    if info.dropped and not any(w.code == "loss" for w in warnings):
         text = f"{info.dropped} samples ({100 * info.loss:.2g} %) are lost in {len(info.gaps)} gaps"
-        cautions.append(MeasurementWarning("loss", text))
-    return TraceFileEnergy(found, tuple(w.energy_j for w in chosen), tuple(cautions))
+        warnings.append(MeasurementWarning("loss", text))
+    return TraceFileEnergy(found, tuple(w.energy_j for w in chosen), tuple(warnings))

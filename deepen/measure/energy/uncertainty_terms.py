@@ -33,7 +33,7 @@ _IDLE_PARTS = 10  # parts of an idle stretch whose spread gives its uncertainty
 
 
 class SamplePoints:
-    """Which moments of the trace the windows need, and where their answers lie; all in one array."""
+    """Moments of the trace that the windows need, in one array, with the places of their answers."""
 
     def __init__(self, edges: _Floats, own_s: _Floats, quiet: _Floats, clock_s: float, period_s: float) -> None:
         self.edges = edges
@@ -62,7 +62,7 @@ class SamplePoints:
         return np.concatenate([block.ravel() for block in self._blocks.values()])
 
     def has_group(self, name: str) -> bool:
-        """Whether a block of moments was asked for."""
+        """Tell whether a block of moments was asked for."""
         return name in self._blocks
 
     def of(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
@@ -171,7 +171,7 @@ def compute_noise_term(found: RunningIntegrals, plan: SamplePoints, duration: _F
 
 
 def compute_gap_term(found: RunningIntegrals, plan: SamplePoints, missing: _Floats, duration: _Floats) -> _Floats:
-    """What interpolation over gaps may be off by, joules; shape (n,)."""
+    """Compute the uncertainty of interpolation over gaps, joules; shape (n,)."""
     if not missing.any():
         return np.zeros(missing.size)
     reach = np.clip(plan.at("reach")[:, :, 0], found.start_s, found.end_s)

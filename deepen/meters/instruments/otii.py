@@ -27,7 +27,7 @@ from deepen.errors import ConfigError, DeepenError, MeterError
 from deepen.meters.stream.meter import DEFAULT_MAX_LOSS, read_number_option
 from deepen.meters.stream.supply_voltage import read_choice_option, read_optional_number
 from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec, Scope
-from deepen.records import Accuracy, Interval, PowerTrace, Source
+from deepen.records import Accuracy, Interval, PowerTrace, Source, TraceWarning
 
 __all__ = ["DRIVER", "OtiiMeter"]
 
@@ -64,7 +64,7 @@ def _translate_package_errors(what: str) -> Iterator[None]:
             cure = "reserve an Automation Toolbox licence in the Otii program, and log in"
         else:
             cure = "start the Otii program or otii_server, and check that the instrument is connected to it"
-        raise MeterError(f"otii: {what} failed ({text}); {cure}") from error
+        raise MeterError(f"{what} failed ({text})", subject="otii", cure=cure) from error
 
 
 def _connect_to_server(host: str, port: int) -> Any:
@@ -76,7 +76,7 @@ def _connect_to_server(host: str, port: int) -> Any:
     try:
         from otii_tcp_client.otii_client import LicensingMode, OtiiClient
     except ImportError as error:
-        raise MeterError("an Otii needs its client; pip install 'deepen[otii]'") from error
+        raise MeterError("an Otii needs its client", cure="pip install 'deepen[otii]'") from error
     with _translate_package_errors(f"connecting to {host}:{port}"):
         return OtiiClient().connect(host=host, port=port, try_for_seconds=CONNECT_S, licensing=LicensingMode.MANUAL)
 
@@ -101,7 +101,9 @@ class _OtiiLogin:
                 name, password = os.environ.get("OTII_USERNAME"), os.environ.get("OTII_PASSWORD")
                 if not (name and password):
                     raise MeterError(
-                        "otii: nobody is logged in; log in with the Otii program, or set OTII_USERNAME, OTII_PASSWORD"
+                        "nobody is logged in",
+                        subject="otii",
+                        cure="log in with the Otii program, or set OTII_USERNAME, OTII_PASSWORD",
                     )
                 server.login(name, password)
                 self._logged_in = True
@@ -109,7 +111,11 @@ class _OtiiLogin:
             if any(one["reserved_to"] for one in usable):  # ours: those of others are not available
                 return
             if not usable:
-                raise MeterError("otii: no licence is free; reserve an Automation Toolbox licence in the Otii program")
+                raise MeterError(
+                    "no licence is free",
+                    subject="otii",
+                    cure="reserve an Automation Toolbox licence in the Otii program",
+                )
             server.reserve_license(usable[0]["id"])
             self._license = usable[0]["id"]
 
@@ -196,13 +202,16 @@ class OtiiMeter:
             self._volts = float(device.get_main_voltage())
             if wanted_v is not None and abs(self._volts - wanted_v) > 0.01:
                 raise MeterError(
-                    f"otii: {device.name} did not take {wanted_v:g} V (it says {self._volts:g} V); restart it"
+                    f"{device.name} did not take {wanted_v:g} V (it says {self._volts:g} V)",
+                    subject="otii",
+                    cure="restart it",
                 )
             if not device.get_main():
                 if wanted_v is None:
                     raise ConfigError(
-                        f"otii: the output of {device.name} is off; give the device's supply voltage: "
-                        f"?voltage_v=3.7 ({low:g} to {high:g})"
+                        f"the output of {device.name} is off",
+                        subject="otii",
+                        cure=f"give the device's supply voltage: ?voltage_v=3.7 ({low:g} to {high:g})",
                     )
                 device.set_main(True)
             # 3. Channels.
@@ -211,7 +220,9 @@ class OtiiMeter:
             self._rate_hz = float(device.get_channel_samplerate("mc"))
             version = device.get_version()
         if not self._rate_hz > 0:
-            raise MeterError(f"otii: {device.name} states a sample rate of {self._rate_hz:g} Hz; restart it")
+            raise MeterError(
+                f"{device.name} states a sample rate of {self._rate_hz:g} Hz", subject="otii", cure="restart it"
+            )
         self.update_s = 1 / self._rate_hz
         # 4. Accuracy: the voltage counts as exact.
         gain, offset_a = ACCURACY.get(device.type, (0.0, 0.0))
@@ -232,7 +243,7 @@ class OtiiMeter:
             MeterError: If it records already, or the server refuses.
         """
         if self._started is not None:
-            raise MeterError("otii is recording already; stop it first")
+            raise MeterError("otii is recording already", cure="stop it first")
         with _translate_package_errors("starting a recording"):
             if self._project is None:
                 self._project = self._server.get_active_project()
@@ -253,7 +264,7 @@ class OtiiMeter:
             MeterError: If the server refuses, nothing was recorded, or more samples are missing than allowed.
         """
         if self._started is None:
-            raise MeterError("otii was stopped before it was started; start it first")
+            raise MeterError("otii was stopped before it was started", cure="start it first")
         started, self._started = self._started, None
         with _translate_package_errors("fetching the recording"):
             before = self._now()
@@ -261,7 +272,9 @@ class OtiiMeter:
             stopped = before, self._now()
             recording = self._project.get_last_recording()
             if recording is None:
-                raise MeterError("otii: the server recorded nothing; check that a project is open in it")
+                raise MeterError(
+                    "the server recorded nothing", subject="otii", cure="check that a project is open in it"
+                )
             current_a = self._channel(recording, "mc")
             voltage_v = self._channel(recording, "mv")
             edges = {k: recording.get_channel_data(self._device.id, f"i{k}", 0, self._count(recording, f"i{k}"))
@@ -294,7 +307,9 @@ class OtiiMeter:
         """
         count = self._count(recording, channel)
         if count < 1:
-            raise MeterError(f"otii: {self._device.name} recorded nothing on channel {channel}; is its output on?")
+            raise MeterError(
+                f"{self._device.name} recorded nothing on channel {channel}", subject="otii", cure="is its output on?"
+            )
         data = recording.get_channel_data(self._device.id, channel, 0, count)
         return float(data["timestamp"]), float(data["interval"]), np.asarray(data["values"], dtype=np.float64)
 
@@ -314,7 +329,9 @@ class OtiiMeter:
         """
         first_s, interval_s, amps = current_a
         if not (interval_s > 0 and voltage_v[1] > 0):
-            raise MeterError("otii: the server states no interval between samples; update the Otii program")
+            raise MeterError(
+                "the server states no interval between samples", subject="otii", cure="update the Otii program"
+            )
         times = first_s + interval_s * np.arange(amps.size)
         volts = np.interp(times, voltage_v[0] + voltage_v[1] * np.arange(voltage_v[2].size), voltage_v[2])
         power = amps * volts
@@ -324,15 +341,18 @@ class OtiiMeter:
         lost = int(np.count_nonzero(~good)) + (round(short_s / interval_s) if short_s > _LATE_S else 0)
         warnings = []
         if lost:
-            warnings.append(f"lost: {lost} samples are missing from the recording of {host_s:.3f} s")
+            text = f"lost: {lost} samples are missing from the recording of {host_s:.3f} s"
+            warnings.append(TraceWarning("loss", text))
         loss = lost / (lost + int(np.count_nonzero(good)))
         if loss > self._max_loss:
             raise MeterError(
-                f"otii: {lost} samples were lost ({100 * loss:.3g} %, {100 * self._max_loss:.3g} % allowed); close "
-                "other programs, or allow it: ?max_loss=0.05"
+                f"{lost} samples were lost ({100 * loss:.3g} %, {100 * self._max_loss:.3g} % allowed)",
+                subject="otii",
+                cure="close other programs, or allow it: ?max_loss=0.05",
             )
         if self._volts and abs(float(np.median(volts)) - self._volts) > 0.1 * self._volts:
-            warnings.append(f"the output was more than 10% away from the {self._volts:g} V it is set to")
+            text = f"the output was more than 10% away from the {self._volts:g} V it is set to"
+            warnings.append(TraceWarning("trace", text))
         clock = ClockMap(
             device_s=0.0,
             host_s=sum(started) / 2,
@@ -415,9 +435,13 @@ def _open(spec: MeterSpec, context: MeterContext) -> Meter:
         here = ", ".join(f"{d.name} ({d.id})" for d in devices) or "none"
         if not chosen:
             what = f"no instrument '{wanted}'" if wanted else "no instrument"
-            raise MeterError(f"otii: {what} is connected to the Otii program; here: {here}; plug it in there")
+            raise MeterError(
+                f"{what} is connected to the Otii program", subject="otii", cure=f"here: {here}; plug it in there"
+            )
         if len(chosen) > 1:
-            raise MeterError(f"otii: there are {len(chosen)} here, {here}; name one: ?device={chosen[0].id}")
+            raise MeterError(
+                f"there are {len(chosen)} here, {here}", subject="otii", cure=f"name one: ?device={chosen[0].id}"
+            )
         return OtiiMeter(server, chosen[0], spec, disconnect=leave, max_loss=max_loss)
     except BaseException:
         leave()

@@ -44,7 +44,7 @@ def get_unit_scale(quantity: str, unit: str, where: str) -> float:
         if unit.endswith(base) and unit[: -len(base)] in _PREFIXES:
             return _PREFIXES[unit[: -len(base)]] * _FACTORS.get(base, 1.0)
     known = ", ".join(f"{p}{_BASES[quantity][0]}" for p in ("", "m", "u", "n", "k"))
-    raise ConfigError(f"{where}: '{unit}' is no unit of {quantity}; use one of {known}")
+    raise ConfigError(f"{where}: '{unit}' is no unit of {quantity}", cure=f"use one of {known}")
 
 
 class ProfileTable:
@@ -67,7 +67,7 @@ class ProfileTable:
         """
         value = self._take(key, default)
         if not isinstance(value, str):
-            raise ConfigError(f'{self.where}: {key} must be text; write {key} = "..."')
+            raise ConfigError(f"{self.where}: {key} must be text", cure=f'write {key} = "..."')
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class ProfileTable:
         """
         value = self._take(key, [])
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise ConfigError(f'{self.where}: {key} must be a list of texts; write {key} = ["...", "..."]')
+            raise ConfigError(f"{self.where}: {key} must be a list of texts", cure=f'write {key} = ["...", "..."]')
         return tuple(value)
 
     def number(self, key: str, default: float | None = None, *, above: float = 0.0) -> float:
@@ -90,7 +90,7 @@ class ProfileTable:
         given = key in self._data
         value = self._take(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(f"{self.where}: {key} must be a number; write {key} = 10.0")
+            raise ConfigError(f"{self.where}: {key} must be a number", cure=f"write {key} = 10.0")
         if given and not value > above:
             raise ConfigError(f"{self.where}: {key} must be above {above:g}, not {value:g}")
         return float(value)
@@ -105,7 +105,7 @@ class ProfileTable:
         try:
             return re.compile(text) if text else None
         except re.error as error:
-            raise ConfigError(f"{self.where}: {key} is no regular expression ({error}); correct it") from error
+            raise ConfigError(f"{self.where}: {key} is no regular expression ({error})", cure="correct it") from error
 
     def table(self, key: str) -> ProfileTable:
         """Take a nested table, empty by default.
@@ -115,7 +115,7 @@ class ProfileTable:
         """
         value = self._take(key, {})
         if not isinstance(value, dict):
-            raise ConfigError(f"{self.where}: {key} must be a table; write [...{key}]")
+            raise ConfigError(f"{self.where}: {key} must be a table", cure=f"write [...{key}]")
         return ProfileTable(f"{self.where}.{key}", value)
 
     @property
@@ -130,11 +130,11 @@ class ProfileTable:
             ConfigError: If a key is left.
         """
         if self._data:
-            raise ConfigError(f"{self.where}: nothing is known of {', '.join(self._data)}; correct the spelling")
+            raise ConfigError(f"{self.where}: nothing is known of {', '.join(self._data)}", cure="correct the spelling")
 
     def _take(self, key: str, default: Any) -> Any:
         if key not in self._data and default is None:
-            raise ConfigError(f"{self.where}: {key} is missing; add it")
+            raise ConfigError(f"{self.where}: {key} is missing", cure="add it")
         return self._data.pop(key, default)
 
 
@@ -157,8 +157,8 @@ def load_profile_table(spec: MeterSpec, name: str) -> tuple[str, ProfileTable]:
             p for p in catalog.list_names("devices", "meters") if name in catalog.load_toml("devices", "meters", p)
         )
         raise ConfigError(
-            f"meter '{spec.name}' needs a profile of the instrument; add ?profile=FILE.toml, or ?profile=NAME of one "
-            f"in devices/meters: {known or 'none is there'}"
+            f"meter '{spec.name}' needs a profile of the instrument",
+            cure=f"add ?profile=FILE.toml, or ?profile=NAME of one in devices/meters: {known or 'none is there'}",
         )
     if profile.endswith(".toml"):
         data = _read_toml(Path(profile))
@@ -166,7 +166,7 @@ def load_profile_table(spec: MeterSpec, name: str) -> tuple[str, ProfileTable]:
     else:
         data = catalog.load_toml("devices", "meters", profile)
     if not isinstance(data.get(name), dict):
-        raise ConfigError(f"meter profile '{profile}' has no table [{name}]; it is for another driver")
+        raise ConfigError(f"meter profile '{profile}' has no table [{name}]", cure="it is for another driver")
     return profile, ProfileTable(f"meter profile '{profile}', [{name}]", data[name])
 
 
@@ -174,9 +174,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read meter profile {file} ({error.strerror}); correct its path") from error
+        raise ConfigError(f"cannot read meter profile {file} ({error.strerror})", cure="correct its path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid TOML ({error}); correct the file") from error
+        raise ConfigError(f"{file}: not valid TOML ({error})", cure="correct the file") from error
 
 
 def read_accuracy(table: ProfileTable) -> Accuracy:
@@ -190,5 +190,5 @@ def read_accuracy(table: ProfileTable) -> Accuracy:
     reference = table.text("reference", "")
     table.end()
     if (gain or offset_w) and not reference:
-        raise ConfigError(f'{table.where}: figures need a source; add reference = "..."')
+        raise ConfigError(f"{table.where}: figures need a source", cure='add reference = "..."')
     return Accuracy(gain, offset_w, reference)

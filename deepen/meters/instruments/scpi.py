@@ -24,7 +24,7 @@ from deepen.meters.ports.serial_port import get_source_label, open_port
 from deepen.meters.ports.visa_port import VisaPort, is_visa_resource
 from deepen.meters.stream.supply_voltage import read_optional_number
 from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
-from deepen.records import Accuracy, PowerTrace, Source
+from deepen.records import Accuracy, PowerTrace, Source, TraceWarning
 
 __all__ = ["DRIVER", "ScpiConnection", "ScpiMeter", "ScpiProfile"]
 
@@ -85,7 +85,7 @@ class ScpiProfile:
         name, table = load_profile_table(spec, "scpi")
         identity = table.pattern("identity")
         if identity is None:
-            raise ConfigError(f"{table.where}: identity is missing; add what the answer to *IDN? must contain")
+            raise ConfigError(f"{table.where}: identity is missing", cure="add what the answer to *IDN? must contain")
         unit = table.text("unit")
         tells_current = unit.endswith("A")
         update_s = table.number("update_s")
@@ -162,7 +162,9 @@ class ScpiConnection:
             code = re.match(r"[+-]?\d+", answer)
             if code is None:
                 raise MeterError(
-                    f"scpi: '{question}' answers '{answer[:60]}', no error number; correct 'errors' in its profile"
+                    f"'{question}' answers '{answer[:60]}', no error number",
+                    subject="scpi",
+                    cure="correct 'errors' in its profile",
                 )
             if int(code[0]) == 0:
                 break
@@ -217,7 +219,9 @@ class ScpiMeter(PolledMeter):
             refused = self._talk.errors(profile.errors)
             if refused:
                 raise MeterError(
-                    f"scpi: {self.serial} refuses '{command}' ({refused[0]}); correct 'setup' in profile {profile.name}"
+                    f"{self.serial} refuses '{command}' ({refused[0]})",
+                    subject="scpi",
+                    cure=f"correct 'setup' in profile {profile.name}",
                 )
         self._ranges = self._read_ranges()
         supply = f", {voltage_v:g} V given" if profile.tells_current else ""
@@ -237,8 +241,9 @@ class ScpiMeter(PolledMeter):
         first = self._talk.ask(profile.query)
         if self._field(first) is None:
             raise MeterError(
-                f"scpi: '{profile.query}' answers '{first[:60]}', which has no number in field {profile.field}; "
-                f"correct 'query' and 'field' in profile {profile.name}"
+                f"'{profile.query}' answers '{first[:60]}', which has no number in field {profile.field}",
+                subject="scpi",
+                cure=f"correct 'query' and 'field' in profile {profile.name}",
             )
 
     def start(self) -> None:
@@ -259,23 +264,27 @@ class ScpiMeter(PolledMeter):
         trace = super().stop()
         warnings = list(trace.warnings)
         if self._unchecked:
-            warnings.append("unchecked: answers over this line have no checksum; a damaged digit may pass for a value")
+            text = "unchecked: answers over this line have no checksum; a damaged digit may pass for a value"
+            warnings.append(TraceWarning("trace", text))
         if self._profile.tells_current:
-            warnings.append(f"voltage: not measured with the current; power is current times {self._volts:g} V")
+            text = f"voltage: not measured with the current; power is current times {self._volts:g} V"
+            warnings.append(TraceWarning("trace", text))
         ranges = self._read_ranges()
         if ranges != self._ranges:
-            warnings.append(
-                f"range switches: the ranges went from {self._ranges} to {ranges}; fix them before measuring"
-            )
-        warnings += [f"the instrument reports: {text}" for text in self._talk.errors(self._profile.errors)]
+            text = f"range switches: the ranges went from {self._ranges} to {ranges}; fix them before measuring"
+            warnings.append(TraceWarning("range-switching", text))
+        reported = self._talk.errors(self._profile.errors)
+        warnings += [TraceWarning("trace", f"the instrument reports: {text}") for text in reported]
         return replace(trace, warnings=tuple(warnings))
 
     def _identify(self, name: str) -> str:
         answer = self._talk.ask("*IDN?")
         if not self._profile.identity.search(answer):
             raise MeterError(
-                f"scpi: {name} is '{answer[:80]}', not what profile {self._profile.name} is for "
-                f"({self._profile.identity.pattern}); choose its profile, or another port"
+                f"{name} is '{answer[:80]}', not what profile {self._profile.name} is for "
+                f"({self._profile.identity.pattern})",
+                subject="scpi",
+                cure="choose its profile, or another port",
             )
         return answer[:80]
 
@@ -317,14 +326,14 @@ def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     voltage_v = read_optional_number(spec, "voltage_v", 0.0, 1000.0, "V")
     if profile.tells_current and not voltage_v:
         raise ConfigError(
-            f"meter profile '{profile.name}' tells the current alone; measure the supply and add ?voltage_v=5.0"
+            f"meter profile '{profile.name}' tells the current alone", cure="measure the supply and add ?voltage_v=5.0"
         )
     if voltage_v and not profile.tells_current:
-        raise ConfigError(f"meter profile '{profile.name}' tells the power itself; leave voltage_v out")
+        raise ConfigError(f"meter profile '{profile.name}' tells the power itself", cure="leave voltage_v out")
     if not spec.port:
         raise ConfigError(
-            "meter 'scpi' needs to know where the instrument is; write scpi:/dev/ttyUSB0, scpi:tcp://HOST:PORT or "
-            "scpi:VISA_NAME"
+            "meter 'scpi' needs to know where the instrument is",
+            cure="write scpi:/dev/ttyUSB0, scpi:tcp://HOST:PORT or scpi:VISA_NAME",
         )
     port: Port
     if is_visa_resource(spec.port):

@@ -131,7 +131,11 @@ class BatteryGauge:
             )
         raw, factor = (power, 1.0) if self.file == "power_now" else (current, volt)
         if not math.isfinite(raw * factor):
-            raise MeterError(f"battery: {self.name} reports neither power nor current with voltage; use another meter")
+            raise MeterError(
+                f"{self.name} reports neither power nor current with voltage",
+                subject="battery",
+                cure="use another meter",
+            )
         if raw == 0:
             return 0.0
         if not self.sign:
@@ -139,14 +143,15 @@ class BatteryGauge:
         if not self.unit:
             self._learn(raw, abs(raw) * factor * 1e-6, cells)
         if math.copysign(1, raw) != self.sign:
-            raise MeterError(f"battery: current flows into {self.name}; unplug the charger")
+            raise MeterError(f"current flows into {self.name}", subject="battery", cure="unplug the charger")
         watts = abs(raw) * factor * self.unit
         if watts > _MOST_W * (cells if volt > 0 else _MOST_CELLS):
             other = "uA" if self.unit == _UNITS["mA"] else "mA"
             raise MeterError(
-                f"battery: {self.file} {raw:g} of {self.name} would be {watts:.3g} W, so a count is not the "
-                f"{self.unit:g} it was taken for ({self.evidence}); name the unit: --meter "
-                f"'battery?current_unit={other}'"
+                f"{self.file} {raw:g} of {self.name} would be {watts:.3g} W, so a count is not the "
+                f"{self.unit:g} it was taken for ({self.evidence})",
+                subject="battery",
+                cure=f"name the unit: --meter 'battery?current_unit={other}'",
             )
         return watts
 
@@ -154,8 +159,9 @@ class BatteryGauge:
         unit = infer_reading_unit(micro_w, cells)
         if unit is None:
             raise MeterError(
-                f"battery: {self.file} {raw:g} of {self.name} could be {micro_w * 1e3:.3g} mW or as many W; name the "
-                "unit: --meter 'battery?current_unit=uA' (or mA)"
+                f"{self.file} {raw:g} of {self.name} could be {micro_w * 1e3:.3g} mW or as many W",
+                subject="battery",
+                cure="name the unit: --meter 'battery?current_unit=uA' (or mA)",
             )
         self.unit = unit
         self.evidence = (
@@ -192,7 +198,9 @@ class BatteryMeter(PolledMeter):
         self._start_ah = math.nan
         period_s = max(_UPDATE_S, measure_poll_period_s(self._read))
         if not self._read() > 0:
-            raise MeterError("battery: the gauge tells no current; wait until it does, or use another meter")
+            raise MeterError(
+                "the gauge tells no current", subject="battery", cure="wait until it does, or use another meter"
+            )
         known = "; ".join(f"{g.name}: {g.unit:g} per count, {g.evidence}" for g in self._gauges if g.unit)
         models = " ".join(read_text_or_empty(files, f"{folder}/model_name") for folder in folders).strip()
         super().__init__(
@@ -208,18 +216,23 @@ class BatteryMeter(PolledMeter):
         try:
             values = dict(zip(self._paths, self._files.read_all(self._paths), strict=True))
         except OSError as error:
-            raise MeterError(f"battery: the gauge cannot be read any more ({error}); try again") from error
+            raise MeterError(
+                f"the gauge cannot be read any more ({error})", subject="battery", cure="try again"
+            ) from error
         for path in self._online:
             if values[path] not in ("0", ""):
                 raise MeterError(
-                    f"battery: the charger {path.split('/')[-2]} gives power too, so the battery tells only a part; "
-                    "unplug it (a phone: adb over Wi-Fi)"
+                    f"the charger {path.split('/')[-2]} gives power too, so the battery tells only a part",
+                    subject="battery",
+                    cure="unplug it (a phone: adb over Wi-Fi)",
                 )
         statuses = [values.get(row[0], "") for row in self._present]
         if "Discharging" not in statuses or "Charging" in statuses:
             at = statuses.index("Charging") if "Charging" in statuses else 0
             raise MeterError(
-                f"battery: {self._gauges[at].name} is '{statuses[at] or 'gone'}', not discharging; unplug the charger"
+                f"{self._gauges[at].name} is '{statuses[at] or 'gone'}', not discharging",
+                subject="battery",
+                cure="unplug the charger",
             )
         total_w = 0.0
         for gauge, row, status in zip(self._gauges, self._present, statuses, strict=True):
@@ -254,9 +267,10 @@ class BatteryMeter(PolledMeter):
             coarse_ah = self._full_ah / 1000
             if max(drawn_ah, fallen_ah) > _DISAGREE * max(min(drawn_ah, fallen_ah), coarse_ah):
                 raise MeterError(
-                    f"battery: by its current {drawn_ah * 1e3:.3g} mAh were drawn, by its charge counter "
-                    f"{fallen_ah * 1e3:.3g} mAh, so the unit is wrong ({self.calibration_id}); name it: --meter "
-                    "'battery?current_unit=uA' (or mA)"
+                    f"by its current {drawn_ah * 1e3:.3g} mAh were drawn, by its charge counter "
+                    f"{fallen_ah * 1e3:.3g} mAh, so the unit is wrong ({self.calibration_id})",
+                    subject="battery",
+                    cure="name it: --meter 'battery?current_unit=uA' (or mA)",
                 )
         return trace
 
@@ -300,17 +314,19 @@ def _choose_batteries(files: SensorFiles, port: str) -> list[str]:
     found = find_batteries(files)
     names = [_get_battery_name(folder) for folder in found]
     if not found:
-        raise MeterError("battery: there is none in /sys/class/power_supply; use another meter")
+        raise MeterError("there is none in /sys/class/power_supply", subject="battery", cure="use another meter")
     if port:
         if port not in names:
-            raise MeterError(f"battery: no '{port}' here; found: {', '.join(names)}")
+            raise MeterError(f"no '{port}' here", subject="battery", cure=f"found: {', '.join(names)}")
         return [found[names.index(port)]]
     if len(found) == 1 or names[0].lower() in ("battery", "mainbattery"):
         return found[:1]
     if all(re.fullmatch(r"(BAT|CMB)\d", name) for name in names):
         return found  # ACPI packs are in parallel
         # Fuel gauge and charger chip both measure one battery: adding them up would count it twice.
-    raise MeterError(f"battery: {', '.join(names)} may all show one battery; name one: --meter battery:{names[0]}")
+    raise MeterError(
+        f"{', '.join(names)} may all show one battery", subject="battery", cure=f"name one: --meter battery:{names[0]}"
+    )
 
 
 def _probe(context: MeterContext) -> Availability:
@@ -321,8 +337,9 @@ def _probe(context: MeterContext) -> Availability:
         folders = _choose_batteries(files, "")
         BatteryMeter(files, folders)
     except MeterError as error:
-        cause, _, cure = str(error).removeprefix("battery: ").partition("; ")
-        return Availability("battery", False, _get_battery_name(find_batteries(files)[0]), "measured", cause, cure)
+        return Availability(
+            "battery", False, _get_battery_name(find_batteries(files)[0]), "measured", error.cause, error.cure
+        )
     names = "+".join(_get_battery_name(folder) for folder in folders)
     return Availability("battery", True, f"{names}; one reading a second, so kernels take minutes", "measured")
 

@@ -153,8 +153,7 @@ def _probe(context: MeterContext) -> Availability:
     try:
         _open_sensor(context.files, sensors[0]).close()
     except MeterError as error:
-        cause, _, cure = str(error).removeprefix("hwmon: ").partition("; ")
-        return Availability("hwmon", False, sensors[0].name, "measured", cause, cure)
+        return Availability("hwmon", False, sensors[0].name, "measured", error.cause, error.cure)
     return Availability("hwmon", True, f"{sensors[0].name}; what it covers, the board's maker says", "measured")
 
 
@@ -162,15 +161,22 @@ def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
     sensors = find_sensors(context.files)
     if not sensors:
-        raise MeterError("hwmon: no power sensor in /sys/class/hwmon; load its driver (modprobe) or use another meter")
+        raise MeterError(
+            "no power sensor in /sys/class/hwmon",
+            subject="hwmon",
+            cure="load its driver (modprobe) or use another meter",
+        )
     matching = (
         [s for s in sensors if spec.port in (s.name, s.name.partition("/")[0], s.paths[0])] if spec.port else sensors
     )
     if spec.port and not matching:
-        raise ConfigError(f"meter 'hwmon:{spec.port}': there is no such sensor; found: {_list_sensor_names(sensors)}")
+        raise ConfigError(
+            f"meter 'hwmon:{spec.port}': there is no such sensor", cure=f"found: {_list_sensor_names(sensors)}"
+        )
     if len(matching) > 1:
         raise ConfigError(
-            f"meter 'hwmon': name one sensor, as in hwmon:{matching[0].name}; found: {_list_sensor_names(matching)}"
+            f"meter 'hwmon': name one sensor, as in hwmon:{matching[0].name}",
+            cure=f"found: {_list_sensor_names(matching)}",
         )
     return _open_sensor(context.files, matching[0])
 

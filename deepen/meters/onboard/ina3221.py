@@ -172,14 +172,14 @@ def choose_rails(rails: Sequence[Ina3221Rail], wanted: Sequence[str] = ()) -> tu
         if names.count(name) != 1:
             what = "no rail" if name not in names else f"{names.count(name)} rails"
             raise ConfigError(
-                f"meter 'ina3221:{','.join(wanted)}': there is {what} '{name}'; found: {', '.join(names)}"
+                f"meter 'ina3221:{','.join(wanted)}': there is {what} '{name}'", cure=f"found: {', '.join(names)}"
             )
     if wanted:
         for name in wanted:
             others = [other for other in wanted if other != name]
             inner = others if name in TOTALS else [other for other in others if INSIDE.get(other) == name]
             if inner:
-                raise ConfigError(f"meter 'ina3221': {name} already has {inner[0]} in it; name one of them")
+                raise ConfigError(f"meter 'ina3221': {name} already has {inner[0]} in it", cure="name one of them")
         return tuple(rails[names.index(name)] for name in wanted), "rails that were named"
     for name, scope in TOTALS.items():
         if names.count(name) == 1:
@@ -188,8 +188,9 @@ def choose_rails(rails: Sequence[Ina3221Rail], wanted: Sequence[str] = ()) -> tu
         if all(names.count(name) == 1 for name in group):
             return tuple(rails[names.index(name)] for name in group), scope
     raise MeterError(
-        f"ina3221: this board is not known to have a total among its rails ({', '.join(names)}); name those that do "
-        f"not contain one another: --meter ina3221:{','.join(names[:2])}"
+        f"this board is not known to have a total among its rails ({', '.join(names)})",
+        subject="ina3221",
+        cure=f"name those that do not contain one another: --meter ina3221:{','.join(names[:2])}",
     )
 
 
@@ -229,8 +230,7 @@ def _probe(context: MeterContext) -> Availability:
         chosen, scope = choose_rails(rails)
         _open_rails(context.files, chosen, scope)
     except MeterError as error:
-        cause, _, cure = str(error).removeprefix("ina3221: ").partition("; ")
-        return Availability("ina3221", False, ", ".join(r.name for r in rails), "measured", cause, cure)
+        return Availability("ina3221", False, ", ".join(r.name for r in rails), "measured", error.cause, error.cure)
     others = [rail.name for rail in rails if rail not in chosen]
     detail = f"{' + '.join(r.name for r in chosen)}: {scope}"
     return Availability("ina3221", True, detail + (f"; other rails: {', '.join(others)}" if others else ""), "measured")
@@ -241,8 +241,9 @@ def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     rails = find_rails(context.files)
     if not rails:
         raise MeterError(
-            "ina3221: no monitor below /sys/bus/i2c/drivers/ina3221 or ina3221x; run on the Jetson itself, or use "
-            "--meter hwmon for other boards"
+            "no monitor below /sys/bus/i2c/drivers/ina3221 or ina3221x",
+            subject="ina3221",
+            cure="run on the Jetson itself, or use --meter hwmon for other boards",
         )
     chosen, scope = choose_rails(rails, parse_names(spec))
     return _open_rails(context.files, chosen, scope)

@@ -48,7 +48,9 @@ class NvmlLibrary:
     def _call(self, name: str, *arguments: Any) -> None:
         code = int(getattr(self._raw, name)(*arguments))
         if code != 0:
-            raise MeterError(f"nvml: {name} failed: {_MESSAGES.get(code, f'code {code}')}; see nvidia-smi")
+            raise MeterError(
+                f"{name} failed: {_MESSAGES.get(code, f'code {code}')}", subject="nvml", cure="see nvidia-smi"
+            )
 
     def handles(self) -> list[ctypes.c_void_p]:
         """Return the handles of all GPUs."""
@@ -83,7 +85,9 @@ def load_library() -> Any:
     try:
         return ctypes.CDLL("libnvidia-ml.so.1")
     except OSError as error:
-        raise MeterError("nvml: libnvidia-ml.so.1 is not installed; install the NVIDIA driver") from error
+        raise MeterError(
+            "libnvidia-ml.so.1 is not installed", subject="nvml", cure="install the NVIDIA driver"
+        ) from error
 
 
 class NvmlMeter(CounterMeter):
@@ -114,8 +118,7 @@ def _probe(context: MeterContext, loader: Callable[[], Any] = load_library) -> A
         for handle in handles:
             library.energy_mj(handle)
     except MeterError as error:
-        cause, _, cure = str(error).removeprefix("nvml: ").partition("; ")
-        return Availability("nvml", False, "", "measured", cause, cure)
+        return Availability("nvml", False, "", "measured", error.cause, error.cure)
     if not handles:
         return Availability("nvml", False, "", "measured", "no NVIDIA GPU", "")
     detail = f"{len(handles)} GPU(s); sees the GPU alone, so it is never chosen for work on the processor"
@@ -125,11 +128,13 @@ def _probe(context: MeterContext, loader: Callable[[], Any] = load_library) -> A
 def _open(spec: MeterSpec, context: MeterContext, loader: Callable[[], Any] = load_library) -> Meter:
     spec.only()
     if context.link is not None:
-        raise MeterError(f"nvml: {_HERE_ONLY}; use a meter of the device, such as ina3221, hwmon or rapl")
+        raise MeterError(
+            f"{_HERE_ONLY}", subject="nvml", cure="use a meter of the device, such as ina3221, hwmon or rapl"
+        )
     library = NvmlLibrary(loader())
     handles = library.handles()
     if not handles:
-        raise MeterError("nvml: no NVIDIA GPU found; see nvidia-smi")
+        raise MeterError("no NVIDIA GPU found", subject="nvml", cure="see nvidia-smi")
     if spec.port:
         if not spec.port.isdigit() or int(spec.port) >= len(handles):
             raise ConfigError(f"meter 'nvml:{spec.port}': there are GPUs 0 to {len(handles) - 1}")

@@ -30,6 +30,7 @@ from deepen.meters.onboard.polling import measure_poll_period_s, parse_names
 from deepen.meters.onboard.timestamped_counter import TimestampedCounterMeter
 from deepen.meters.sensor_files import SensorFiles, read_text_or_empty
 from deepen.meters.types import Availability, Driver, Meter, MeterContext, MeterSpec
+from deepen.records import TraceWarning
 
 __all__ = ["DRIVER", "OdpmReading", "parse_energy_value", "parse_hal_dump", "parse_powerstats"]
 
@@ -145,10 +146,11 @@ def _find_reader(files: SensorFiles) -> tuple[str, Callable[[], list[OdpmReading
             return way, read, found
     if read_text_or_empty(files, "/system/build.prop") or "Channel" in _run_dumpsys(files, "powerstats"):
         raise MeterError(
-            "odpm: this phone reports no energy of its rails (Pixel 6 and later do); use --meter battery, or an "
-            "external meter"
+            "this phone reports no energy of its rails (Pixel 6 and later do)",
+            subject="odpm",
+            cure="use --meter battery, or an external meter",
         )
-    raise MeterError("odpm: no power rails here: this is no Android device with an on-device power monitor")
+    raise MeterError("no power rails here: this is no Android device with an on-device power monitor", subject="odpm")
 
 
 def choose_rail_names(channels: Sequence[OdpmReading], wanted: Sequence[str] = ()) -> tuple[list[str], list[str]]:
@@ -164,7 +166,9 @@ def choose_rail_names(channels: Sequence[OdpmReading], wanted: Sequence[str] = (
     names = [c.name for c in channels]
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
-        raise MeterError(f"odpm: there are two rails '{twice}', which cannot be told apart; use another meter")
+        raise MeterError(
+            f"there are two rails '{twice}', which cannot be told apart", subject="odpm", cure="use another meter"
+        )
     if not wanted:
         left_out = [n for n in names if _FED_BY_ANOTHER.match(n) or _HOLDS_OTHERS.search(n)]
         return [n for n in names if n not in left_out], left_out
@@ -172,7 +176,7 @@ def choose_rail_names(channels: Sequence[OdpmReading], wanted: Sequence[str] = (
         if not any(want in (c.name, c.subsystem) for c in channels):
             known = ", ".join(f"{c.name} ({c.subsystem})" if c.subsystem else c.name for c in channels)
             raise ConfigError(
-                f"meter 'odpm:{','.join(wanted)}': there is no rail or subsystem '{want}'; found: {known}"
+                f"meter 'odpm:{','.join(wanted)}': there is no rail or subsystem '{want}'", cure=f"found: {known}"
             )
     return [c.name for c in channels if {c.name, c.subsystem} & set(wanted)], []
 
@@ -182,12 +186,14 @@ def _read_selected_rails(read: Callable[[], list[OdpmReading]], names: Sequence[
         found = {c.name: c for c in read()}
     except OSError as error:
         raise MeterError(
-            f"odpm: the counters cannot be read any more ({error.strerror or error}); try again"
+            f"the counters cannot be read any more ({error.strerror or error})", subject="odpm", cure="try again"
         ) from error
     missing = [n for n in names if n not in found]
     if missing:
         raise MeterError(
-            f"odpm: rail {missing[0]} is missing from the reading; see that the device is awake, try again"
+            f"rail {missing[0]} is missing from the reading",
+            subject="odpm",
+            cure="see that the device is awake, try again",
         )
     return [found[n] for n in names]
 
@@ -198,9 +204,10 @@ def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     names, left_out = choose_rail_names(channels, parse_names(spec))
     warnings = []
     if not spec.port:
-        warnings.append(f"partial sum: {len(names)} monitored rails, not the whole device")
+        warnings.append(TraceWarning("trace", f"partial sum: {len(names)} monitored rails, not the whole device"))
     if left_out:
-        warnings.append(f"rails left out, as they are part of others or hold others: {', '.join(left_out)}")
+        text = f"rails left out, as they are part of others or hold others: {', '.join(left_out)}"
+        warnings.append(TraceWarning("trace", text))
     what = spec.port or f"{len(names)} rails: {'+'.join(names)}"
     poll_s = max(_POLL_S, measure_poll_period_s(lambda: _read_selected_rails(read, names)))
     first = _read_selected_rails(read, names)
@@ -235,8 +242,7 @@ def _probe(context: MeterContext) -> Availability:
         way, _, channels = _find_reader(context.files)
         names, left_out = choose_rail_names(channels)
     except MeterError as error:
-        cause, _, cure = str(error).removeprefix("odpm: ").partition("; ")
-        return Availability("odpm", False, "", "measured", cause, cure)
+        return Availability("odpm", False, "", "measured", error.cause, error.cure)
     detail = f"{len(names)} rails from {way}; not the whole device"
     return Availability("odpm", True, detail + (f"; left out: {', '.join(left_out)}" if left_out else ""), "measured")
 

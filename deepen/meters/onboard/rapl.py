@@ -88,8 +88,10 @@ class RaplMeter(CounterMeter):
             used_uj = unwrap_counter(last, value, limit)
             if used_uj > (_MOST_W * passed_s + _SLACK_J) * 1e6:
                 raise MeterError(
-                    f"rapl: {zone} went from {last} to {value} uJ in {passed_s:.3g} s, which is no wrap (the counter "
-                    "was reset, as by suspend); measure again"
+                    f"{zone} went from {last} to {value} uJ in {passed_s:.3g} s, which is no wrap (the "
+                    "counter was reset, as by suspend)",
+                    subject="rapl",
+                    cure="measure again",
                 )
             self._total_uj += used_uj
         return self._total_uj / 1e6
@@ -116,7 +118,7 @@ def _probe(context: MeterContext) -> Availability:
     try:
         _read_zones(files, zones, "energy_uj")
     except MeterError as error:
-        return Availability("rapl", False, f"{len(zones)} packages", "measured", str(error).split(";", 1)[0], _CURE)
+        return Availability("rapl", False, f"{len(zones)} packages", "measured", error.cause, _CURE)
     return Availability("rapl", True, f"{len(zones)} package domain(s)", "measured")
 
 
@@ -124,7 +126,7 @@ def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     spec.only()
     found = _probe(context)
     if not found.available:
-        raise MeterError(f"rapl: {found.cause}; {found.cure}")
+        raise MeterError(f"{found.cause}", subject="rapl", cure=found.cure)
     return RaplMeter(context.files, find_packages(context.files))
 
 

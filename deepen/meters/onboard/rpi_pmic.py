@@ -50,19 +50,23 @@ def _read_rails(files: SensorFiles) -> dict[str, tuple[float, float]]:
         done = files.run(_ARGV)
     except FileNotFoundError as error:
         raise MeterError(
-            "rpi-pmic: there is no vcgencmd here; run on a Raspberry Pi 5 with Raspberry Pi OS "
-            "(sudo apt install raspi-utils)"
+            "there is no vcgencmd here",
+            subject="rpi-pmic",
+            cure="run on a Raspberry Pi 5 with Raspberry Pi OS (sudo apt install raspi-utils)",
         ) from error
     except OSError as error:
-        raise MeterError(f"rpi-pmic: vcgencmd {error.strerror or error}; try again") from error
+        raise MeterError(f"vcgencmd {error.strerror or error}", subject="rpi-pmic", cure="try again") from error
     answer = " ".join(f"{done.stderr} {done.stdout}".split())
     if "vcio" in answer or "VCHI" in answer:
-        raise MeterError("rpi-pmic: no access to /dev/vcio; sudo usermod -aG video $USER, then log in again")
+        raise MeterError(
+            "no access to /dev/vcio", subject="rpi-pmic", cure="sudo usermod -aG video $USER, then log in again"
+        )
     rails = parse_pmic_adc(done.stdout)
     if done.code != 0 or not rails:
         raise MeterError(
-            f"rpi-pmic: vcgencmd pmic_read_adc reports no rail with current and voltage ({answer[:60] or 'no output'}"
-            "); it takes a Raspberry Pi 5"
+            f"vcgencmd pmic_read_adc reports no rail with current and voltage ({answer[:60] or 'no output'})",
+            subject="rpi-pmic",
+            cure="it takes a Raspberry Pi 5",
         )
     return rails
 
@@ -70,7 +74,7 @@ def _read_rails(files: SensorFiles) -> dict[str, tuple[float, float]]:
 def _sum_power_w(rails: dict[str, tuple[float, float]], names: Sequence[str]) -> float:
     missing = [name for name in names if name not in rails]
     if missing:
-        raise MeterError(f"rpi-pmic: rail {missing[0]} is missing from the reading; measure again")
+        raise MeterError(f"rail {missing[0]} is missing from the reading", subject="rpi-pmic", cure="measure again")
     return sum(rails[name][0] * rails[name][1] for name in names)
 
 
@@ -78,8 +82,7 @@ def _probe(context: MeterContext) -> Availability:
     try:
         rails = _read_rails(context.files)
     except MeterError as error:
-        cause, _, cure = str(error).removeprefix("rpi-pmic: ").partition("; ")
-        return Availability("rpi-pmic", False, "", "measured", cause, cure)
+        return Availability("rpi-pmic", False, "", "measured", error.cause, error.cure)
     detail = f"{len(rails)} rails; without USB, the 5 V pins and the converters' losses"
     return Availability("rpi-pmic", True, detail, "measured")
 
@@ -91,7 +94,9 @@ def _open(spec: MeterSpec, context: MeterContext) -> Meter:
     names = parse_names(spec)
     for name in names:
         if name not in rails:
-            raise ConfigError(f"meter 'rpi-pmic:{spec.port}': there is no rail '{name}'; found: {', '.join(rails)}")
+            raise ConfigError(
+                f"meter 'rpi-pmic:{spec.port}': there is no rail '{name}'", cure=f"found: {', '.join(rails)}"
+            )
     chosen = names or list(rails)
     what = "+".join(names) if names else f"{len(chosen)} rails, without what hangs on the 5 V input"
     core_v = rails["VDD_CORE"][1] if "VDD_CORE" in chosen else 0.0

@@ -91,13 +91,16 @@ class TimestampedCounterMeter(SampledCounter):
             readings = np.array(self._readings, dtype=np.float64)
         times_s, energy_j = readings[:, :, 0], readings[:, :, 1]
         if bool(np.any(np.diff(times_s, axis=0) < 0)) or bool(np.any(np.diff(energy_j, axis=0) < 0)):
-            raise MeterError(f"{self.id}: its clock or a counter went back, so the device restarted; measure again")
+            raise MeterError(
+                f"{self.id}: its clock or a counter went back, so the device restarted", cure="measure again"
+            )
         # Device time may lag behind (values are cached), but it cannot run faster than the host's.
         most_s = (trips[1:, 1] - trips[:-1, 0]) * (1 + MAX_DRIFT) + _STEP_S + 2 * self.update_s
         ahead_s = np.diff(times_s, axis=0) - most_s[:, None]
         if ahead_s.size and float(ahead_s.max()) > 0:
             raise MeterError(
-                f"{self.id}: the device's clock jumped ahead by {float(ahead_s.max()) + _STEP_S:.3g} s; measure again"
+                f"{self.id}: the device's clock jumped ahead by {float(ahead_s.max()) + _STEP_S:.3g} s",
+                cure="measure again",
             )
         return trips, times_s, energy_j
 
@@ -105,8 +108,8 @@ class TimestampedCounterMeter(SampledCounter):
         start, end = float(times_s[0].max()), float(times_s[-1].min())
         if not end > start:
             raise MeterError(
-                f"{self.id}: the counters did not advance while recording; see that the device is awake, and record "
-                "for longer"
+                f"{self.id}: the counters did not advance while recording",
+                cure="see that the device is awake, and record for longer",
             )
         # Each counter ticks in its own rhythm, and is taken to run evenly between two of its ticks.
         ticks = np.unique(times_s)

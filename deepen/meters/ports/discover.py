@@ -74,8 +74,7 @@ def check_availability(name: str, usb_ids: Sequence[UsbId]) -> Availability:
     try:
         found = find_instruments(usb_ids)
     except MeterError as error:
-        cause, _, cure = str(error).partition("; ")
-        return Availability(name, False, "", "measured", cause, cure)
+        return Availability(name, False, "", "measured", error.cause, error.cure)
     if not usb_ids:
         cause, cure = "it cannot be recognised by itself", f"name its port: --meter {name}:/dev/ttyUSB0"
         return Availability(name, False, "", "measured", cause, cure)
@@ -114,16 +113,19 @@ def choose_port(name: str, wanted: str, usb_ids: Sequence[UsbId]) -> str:
         if len(found) == 1:
             return found[0].port
         if not found:
-            raise MeterError(f"{name}: none is plugged in that can be recognised; name its port: {name}:/dev/ttyACM0")
+            raise MeterError(
+                "none is plugged in that can be recognised", subject=name, cure=f"name its port: {name}:/dev/ttyACM0"
+            )
         raise MeterError(
-            f"{name}: there are {len(found)} here, {_format_instruments(found)}; "
-            f"name one: {name}:{_get_instrument_name(found[0])}"
+            f"there are {len(found)} here, {_format_instruments(found)}",
+            subject=name,
+            cure=f"name one: {name}:{_get_instrument_name(found[0])}",
         )
     same = [one for one in found if one.serial.casefold() == wanted.casefold()]
     if len(same) == 1:
         return same[0].port
     here = f"here: {_format_instruments(found)}" if found else "none is plugged in"
-    raise MeterError(f"{name}: no port and no instrument with serial number '{wanted}'; {here}")
+    raise MeterError(f"no port and no instrument with serial number '{wanted}'", subject=name, cure=here)
 
 
 def _parse_interface_number(port: Any) -> int | None:

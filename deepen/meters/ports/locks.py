@@ -43,9 +43,13 @@ def get_lock_folder() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise MeterError(f"cannot make the lock folder {folder} ({error.strerror}); set XDG_RUNTIME_DIR") from error
+        raise MeterError(
+            f"cannot make the lock folder {folder} ({error.strerror})", cure="set XDG_RUNTIME_DIR"
+        ) from error
     if folder.is_symlink() or not folder.is_dir() or found.st_uid != os.getuid():
-        raise MeterError(f"the lock folder {folder} belongs to somebody else; set XDG_RUNTIME_DIR to a folder of yours")
+        raise MeterError(
+            f"the lock folder {folder} belongs to somebody else", cure="set XDG_RUNTIME_DIR to a folder of yours"
+        )
     return folder
 
 
@@ -121,9 +125,11 @@ class InstrumentLock:
                 if pid and not _is_process_alive(pid) and monotonic_s() < end_s:
                     time.sleep(0.01)
                     continue
-                raise MeterError(f"{name} is in use by {_describe_process(pid, command)}; end that first") from error
+                raise MeterError(
+                    f"{name} is in use by {_describe_process(pid, command)}", cure="end that first"
+                ) from error
             except OSError as error:
-                raise MeterError(f"cannot lock {name}: {path} ({error.strerror}); remove that file") from error
+                raise MeterError(f"cannot lock {name}: {path} ({error.strerror})", cure="remove that file") from error
         entry = {"pid": os.getpid(), "command": read_command_line(os.getpid()), "instrument": identity}
         write_lock_owner(self._fd, json.dumps(entry))
 

@@ -45,7 +45,7 @@ def import_pyserial() -> Any:
     try:
         import serial
     except ImportError as error:
-        raise MeterError("serial ports need pyserial; pip install 'deepen[serial]'") from error
+        raise MeterError("serial ports need pyserial", cure="pip install 'deepen[serial]'") from error
     return serial
 
 
@@ -149,7 +149,7 @@ class SerialPort:
             self._raw.write(data)
         except serial.SerialTimeoutException as error:
             raise MeterError(
-                f"{self.name} has taken no command for {_WRITE_TIMEOUT_S:g} s; unplug it and plug it in again"
+                f"{self.name} has taken no command for {_WRITE_TIMEOUT_S:g} s", cure="unplug it and plug it in again"
             ) from error
         except (OSError, serial.SerialException) as error:
             raise self._gone(error) from error
@@ -183,7 +183,7 @@ class SerialPort:
 
     def _gone(self, error: Exception) -> MeterError:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return MeterError(f"{self.name} is gone ({text}); check the cable and plug the instrument in again")
+        return MeterError(f"{self.name} is gone ({text})", cure="check the cable and plug the instrument in again")
 
 
 def _close_log(raw: Any) -> None:
@@ -213,7 +213,7 @@ def open_port(name: str, *, baud: int = 115200, exclusive: bool = True) -> Seria
         MeterError: If there is no such port, no permission, or another user; the message has the cure.
     """
     if not name:
-        raise ConfigError("no port was named; write NAME:/dev/ttyACM0 (see 'deepen meter list')")
+        raise ConfigError("no port was named", cure="write NAME:/dev/ttyACM0 (see 'deepen meter list')")
     serial = import_pyserial()
     url = re.sub("%3f", "?", name, flags=re.IGNORECASE) if "://" in name else name
     device = _get_device_file(url)
@@ -298,10 +298,11 @@ def _check_device(name: str, device: str) -> None:
     except OSError:
         there, special = True, True  # opening it will show
     if not there:
-        raise MeterError(f"there is no port {name}; {_describe_known_ports()}")
+        raise MeterError(f"there is no port {name}", cure=_describe_known_ports())
     if not special:
         raise MeterError(
-            f"{name} is not a serial port but a {'folder' if path.is_dir() else 'file'}; {_describe_known_ports()}"
+            f"{name} is not a serial port but a {'folder' if path.is_dir() else 'file'}",
+            cure=_describe_known_ports(),
         )
 
 
@@ -314,7 +315,7 @@ def _refuse_other_holders(name: str, device: str) -> None:
     pids = find_device_users(device)
     if pids:
         who = ", ".join(f"process {pid} ({read_command_line(pid) or 'unknown'})" for pid in pids)
-        raise MeterError(f"{name} is in use by {who}; end that first (kill {pids[0]})")
+        raise MeterError(f"{name} is in use by {who}", cure=f"end that first (kill {pids[0]})")
 
 
 def _translate_open_error(name: str, baud: int, error: Exception) -> MeterError:
@@ -322,17 +323,17 @@ def _translate_open_error(name: str, baud: int, error: Exception) -> MeterError:
     inner = error.__context__ if getattr(error, "errno", None) is None else error
     code = getattr(inner, "errno", None)
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return MeterError(f"there is no port {name}; {_describe_known_ports()}")
+        return MeterError(f"there is no port {name}", cure=_describe_known_ports())
     if code in (errno.EACCES, errno.EPERM):
-        return MeterError(f"no permission to open {name}; {describe_udev_fix()}")
+        return MeterError(f"no permission to open {name}", cure=describe_udev_fix())
     if code in (errno.EBUSY, errno.EAGAIN):
-        return MeterError(f"{name} is in use by another program; end it ('fuser -v {name}' names it)")
+        return MeterError(f"{name} is in use by another program", cure=f"end it ('fuser -v {name}' names it)")
     if code in (errno.ENOTTY, errno.EINVAL):
-        return MeterError(f"{name} is not a serial port, or cannot do {baud} baud; {_describe_known_ports()}")
+        return MeterError(f"{name} is not a serial port, or cannot do {baud} baud", cure=_describe_known_ports())
     if code == errno.ECONNREFUSED or isinstance(inner, TimeoutError):
-        return MeterError(f"nothing answers at {name}; start the server there, or correct host and port")
+        return MeterError(f"nothing answers at {name}", cure="start the server there, or correct host and port")
     if isinstance(error, ValueError):
         return MeterError(
-            f"{name} is not a port ({error}); write a device file or a pyserial URL such as socket://HOST:PORT"
+            f"{name} is not a port ({error})", cure="write a device file or a pyserial URL such as socket://HOST:PORT"
         )
-    return MeterError(f"cannot open {name} ({' '.join(str(error).split())}); check the port")
+    return MeterError(f"cannot open {name} ({' '.join(str(error).split())})", cure="check the port")

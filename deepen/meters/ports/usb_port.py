@@ -50,7 +50,7 @@ def import_pyusb() -> Any:
         import usb.core
         import usb.util
     except ImportError as error:
-        raise MeterError("USB instruments need pyusb; pip install 'deepen[hvpm]'") from error
+        raise MeterError("USB instruments need pyusb", cure="pip install 'deepen[hvpm]'") from error
     return usb
 
 
@@ -116,7 +116,9 @@ def find_usb_instruments(ids: Sequence[tuple[int, int]]) -> list[Any]:
         for vid, pid in ids:
             found += usb.core.find(find_all=True, idVendor=vid, idProduct=pid)
     except usb.core.NoBackendError as error:
-        raise MeterError("pyusb finds no libusb; sudo apt install libusb-1.0-0 (macOS: brew install libusb)") from error
+        raise MeterError(
+            "pyusb finds no libusb", cure="sudo apt install libusb-1.0-0 (macOS: brew install libusb)"
+        ) from error
     return [
         d for d in found if not any(i.bInterfaceClass in (0x02, 0x0A) for configuration in d for i in configuration)
     ]
@@ -271,13 +273,13 @@ class UsbPort:
     def _translate(self, error: Exception) -> MeterError:
         code = getattr(error, "errno", None)
         if code in (errno.EACCES, errno.EPERM):
-            return MeterError(f"no permission to open {self.name}; {describe_udev_fix()}")
+            return MeterError(f"no permission to open {self.name}", cure=describe_udev_fix())
         if code == errno.EBUSY:
-            return MeterError(f"{self.name} is in use by another program; end it")
+            return MeterError(f"{self.name} is in use by another program", cure="end it")
         if code == errno.EPIPE:
             return MeterError(
                 f"{self.name} refuses a request: it is no Monsoon power monitor, or needs a newer firmware"
             )
         if isinstance(error, self._timeout_error):
-            return MeterError(f"{self.name} does not answer; switch it off and on")
-        return MeterError(f"{self.name} is gone ({error}); check the cable and plug the instrument in again")
+            return MeterError(f"{self.name} does not answer", cure="switch it off and on")
+        return MeterError(f"{self.name} is gone ({error})", cure="check the cable and plug the instrument in again")

@@ -40,7 +40,9 @@ class VisaPort:
         try:
             import pyvisa
         except ImportError as error:
-            raise MeterError(f"{name} needs pyvisa and pyvisa-py; install them: pip install 'deepen[visa]'") from error
+            raise MeterError(
+                f"{name} needs pyvisa and pyvisa-py", cure="install them: pip install 'deepen[visa]'"
+            ) from error
         self.name = name
         self.pseudo = _is_local_resource(name)
         self._errors: tuple[type[Exception], ...] = (pyvisa.errors.Error, OSError, ValueError)
@@ -55,8 +57,9 @@ class VisaPort:
                 if manager is not None:
                     manager.close()
             raise MeterError(
-                f"cannot open {name} ({' '.join(str(error).split())}); check cable, address and permission "
-                "(a USB instrument needs pyusb and a udev rule), and name it as 'pyvisa-shell list' does"
+                f"cannot open {name} ({' '.join(str(error).split())})",
+                cure="check cable, address and permission (a USB instrument needs pyusb and a udev rule), and "
+                "name it as 'pyvisa-shell list' does",
             ) from error
         self._manager = manager
 
@@ -104,7 +107,9 @@ class VisaPort:
 
     def _gone(self, error: Exception) -> MeterError:
         text = " ".join(str(error).split())
-        return MeterError(f"{self.name} does not answer ({text}); check its cable and address, and that it is on")
+        return MeterError(
+            f"{self.name} does not answer ({text})", cure="check its cable and address, and that it is on"
+        )
 
 
 def _is_local_resource(name: str) -> bool:

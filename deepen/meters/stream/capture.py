@@ -21,7 +21,7 @@ from deepen.clock import ArrivalFit, ArrivalLog, SampleLoss, fit_arrivals
 from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeterError
 from deepen.meters.stream.types import Parser, StreamCounts
-from deepen.records import Accuracy, PowerTrace, Source
+from deepen.records import Accuracy, PowerTrace, Source, TraceWarning, WarningCode
 
 __all__ = ["OpenSink", "PositionIntervals", "SampleSink", "StreamCapture", "StreamSummary", "describe_stream_counts"]
 
@@ -71,7 +71,7 @@ class StreamSummary:
     doubled: int
     gaps: tuple[tuple[float, float], ...]
     index_gaps: tuple[tuple[int, int], ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[TraceWarning, ...]
     start_s: float
     end_s: float
     mean_w: float
@@ -234,7 +234,7 @@ class StreamCapture:
         floor_s = min(tuple(self._recent))
         return (self._last + 1) / self._rate_hz + floor_s >= host_s + _COVER_MARGIN_S + 2 / self._rate_hz
 
-    def finish(self, name: str, extra: Iterable[str] = ()) -> StreamSummary:
+    def finish(self, name: str, extra: Iterable[TraceWarning] = ()) -> StreamSummary:
         """Fit the clock, and account for lost samples.
 
         Args:
@@ -247,7 +247,7 @@ class StreamCapture:
         if not self.samples:
             what = "; ".join(describe_stream_counts(self._parser.tally)) or "nothing could be decoded"
             raise MeterError(
-                f"{name} gave no samples ({what}); check that it is the right instrument, and its settings"
+                f"{name} gave no samples ({what})", cure="check that it is the right instrument, and its settings"
             )
         begun = None if self._began_s is None else (self._first, self._began_s)
         arrivals = fit_arrivals(*self._arrivals(), self._rate_hz, begun=begun, quantum=self._quantum)
@@ -263,8 +263,9 @@ class StreamCapture:
         counted = max(counted - refuted, 0)
         by_clock = sum(max(0, loss.samples) for loss in arrivals.losses) + arrivals.unlocated_losses
         if refuted:
-            extra = (f"counter: it jumped by {refuted} samples that are not missing by the clock", *extra)
-        warnings = [*self._warnings(counted), *arrivals.problems, *extra]
+            text = f"counter: it jumped by {refuted} samples that are not missing by the clock"
+            extra = (TraceWarning("trace", text), *extra)
+        warnings = [*self._warnings(counted), *(TraceWarning("loss", text) for text in arrivals.problems), *extra]
         index_gaps = self._gaps(arrivals)
         at, back = np.unique(np.array([*index_gaps, (self._first, self._last)], dtype=np.int64), return_inverse=True)
         edges = [(float(a), float(b)) for a, b in arrivals.times(at)[back.reshape(-1, 2)]]
@@ -400,17 +401,16 @@ class StreamCapture:
                 merged.append((start, end))
         return tuple(merged)
 
-    def _warnings(self, counted: int) -> list[str]:
-        lines = []
-        if counted:
-            lines.append(f"lost: {counted} samples are missing by the instrument's own counter")
-        if self._suspect:
-            lines.append(f"suspect: {self._suspect} samples are not to be trusted (out of range or not settled)")
-        if self._repeated:
-            lines.append(f"duplicates: {self._repeated} samples came at positions seen before and were left out")
-        if self._invalid:
-            lines.append(f"invalid: {self._invalid} samples had no number and count as lost")
-        return [*lines, *describe_stream_counts(self._parser.tally)]
+    def _warnings(self, counted: int) -> list[TraceWarning]:
+        return [
+            *_describe_counts(
+                (counted, "loss", "lost: {} samples are missing by the instrument's own counter"),
+                (self._suspect, "trace", "suspect: {} samples are not to be trusted (out of range or not settled)"),
+                (self._repeated, "trace", "duplicates: {} samples came at positions seen before and were left out"),
+                (self._invalid, "loss", "invalid: {} samples had no number and count as lost"),
+            ),
+            *describe_stream_counts(self._parser.tally),
+        ]
 
 
 def _pop_all(doubts: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
@@ -422,16 +422,30 @@ def _pop_all(doubts: list[tuple[int, int]] | None) -> list[tuple[int, int]]:
     return found
 
 
-def describe_stream_counts(tally: StreamCounts) -> list[str]:
-    """Describe the faults of a stream, one line each, beginning with a stable word."""
-    counted = (
-        (tally.ambiguous, "ambiguous: {} breaks are longer than the counter can tell; their length is the clock's"),
-        (tally.corrupt, "corrupt: {} frames were refused for a bad checksum, length or value"),
-        (tally.skipped_bytes, "resynchronised: {} bytes were thrown away to find the next frame"),
-        (tally.duplicates, "duplicates: {} frames came twice"),
-        (tally.uncalibrated, "uncalibrated: {} samples came before the calibration was known and were left out"),
-        (tally.paused, "paused: the instrument calibrated itself for {} sample periods"),
-        (tally.clipped, "clipped: {} samples are at the end of a range"),
-        (tally.range_switches, "range switches: {}"),
-    )
-    return [*(text.format(count) for count, text in counted if count), *tally.notes]
+def describe_stream_counts(tally: StreamCounts) -> list[TraceWarning]:
+    """List the errors of a stream, one line each, beginning with a stable word."""
+    return [
+        *_describe_counts(
+            (
+                tally.ambiguous,
+                "trace",
+                "ambiguous: {} breaks are longer than the counter can tell; their length is the clock's",
+            ),
+            (tally.corrupt, "trace", "corrupt: {} frames were refused for a bad checksum, length or value"),
+            (tally.skipped_bytes, "trace", "resynchronised: {} bytes were thrown away to find the next frame"),
+            (tally.duplicates, "trace", "duplicates: {} frames came twice"),
+            (
+                tally.uncalibrated,
+                "trace",
+                "uncalibrated: {} samples came before the calibration was known and were left out",
+            ),
+            (tally.paused, "trace", "paused: the instrument calibrated itself for {} sample periods"),
+            (tally.clipped, "clipping", "clipped: {} samples are at the end of a range"),
+            (tally.range_switches, "range-switching", "range switches: {}"),
+        ),
+        *tally.notes,
+    ]
+
+
+def _describe_counts(*counted: tuple[int, WarningCode, str]) -> list[TraceWarning]:
+    return [TraceWarning(code, text.format(count)) for count, code, text in counted if count]

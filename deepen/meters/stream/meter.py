@@ -18,7 +18,7 @@ from deepen.meters.ports.serial_port import SerialPort, get_source_label, open_p
 from deepen.meters.stream.capture import OpenSink, StreamCapture, StreamSummary
 from deepen.meters.stream.types import Instrument
 from deepen.meters.types import Driver, Meter, MeterContext, MeterSpec, Scope
-from deepen.records import Interval, PowerTrace, Source
+from deepen.records import Interval, PowerTrace, Source, TraceWarning
 
 __all__ = ["COMMON_OPTIONS", "DEFAULT_MAX_LOSS", "StreamMeter", "make_stream_driver", "read_number_option"]
 
@@ -121,7 +121,7 @@ class StreamMeter:
             MeterError: If the instrument does not answer or gives no samples.
         """
         if self._capture is not None:
-            raise MeterError(f"{self.id} is recording already; stop it first")
+            raise MeterError(f"{self.id} is recording already", cure="stop it first")
         asked_s = self._now()
         parser = self.instrument.begin()
         self._data_s = began = self._now()
@@ -223,7 +223,7 @@ class StreamMeter:
         """
         capture = self._capture
         if capture is None:
-            raise MeterError(f"{self.id} is not recording; start it first")
+            raise MeterError(f"{self.id} is not recording", cure="start it first")
         data = self._port.read(timeout_s)
         host_s = self._now()
         if data:
@@ -231,7 +231,8 @@ class StreamMeter:
             return capture.pump(data, host_s)
         if host_s - self._data_s > self._stall_s:
             raise MeterError(
-                f"{self.id} has sent nothing for {self._stall_s:g} s ({self._port.name}); check its cable and supply"
+                f"{self.id} has sent nothing for {self._stall_s:g} s ({self._port.name})",
+                cure="check its cable and supply",
             )
         return 0
 
@@ -267,7 +268,9 @@ class StreamMeter:
         if isinstance(error, DeepenError):
             raise error
         if error is not None:
-            raise MeterError(f"{self.id}: the reader failed ({type(error).__name__}: {error}); report this") from error
+            raise MeterError(
+                f"{self.id}: the reader failed ({type(error).__name__}: {error})", cure="report this"
+            ) from error
 
     def _await(self, there: Callable[[], bool], until_s: float) -> None:
         """Wait until ``there`` is true, or until a moment of host time."""
@@ -290,20 +293,23 @@ class StreamMeter:
         moment_s = self._now()
         capture = self._capture
         if capture is None:
-            raise MeterError(f"{self.id} was stopped before it was started; start it first")
+            raise MeterError(f"{self.id} was stopped before it was started", cure="start it first")
         broken: Exception | None = None
-        late = []
+        late: list[TraceWarning] = []
         try:
             self._await(lambda: capture.has_reached(moment_s), moment_s + max(_DRAIN_S, self._stall_s + 1))
             if not capture.has_reached(moment_s):
                 late.append(
-                    f"late: the stream had not reached the end after {_DRAIN_S:g} s more; the last part is missing"
+                    TraceWarning(
+                        "loss",
+                        f"late: the stream had not reached the end after {_DRAIN_S:g} s more; the last part is missing",
+                    )
                 )
             self._join()
             self.instrument.end()
         except DeepenError as error:
             broken = error
-            late.append(f"cut short: {error}")
+            late.append(TraceWarning("loss", f"cut short: {error}"))
         self._join()
         self._capture = None
         try:
@@ -331,8 +337,8 @@ class StreamMeter:
             if ending.doubled:
                 what += f" and {ending.doubled} counted twice"
             raise MeterError(
-                f"{self.id}: {what} ({100 * wrong / all_of_them:.3g} %, {100 * self.max_loss:.3g} % allowed); "
-                "use a USB port of its own and stop other programs, or allow it: ?max_loss=0.05"
+                f"{self.id}: {what} ({100 * wrong / all_of_them:.3g} %, {100 * self.max_loss:.3g} % allowed)",
+                cure="use a USB port of its own and stop other programs, or allow it: ?max_loss=0.05",
             )
 
 
@@ -357,7 +363,7 @@ def read_number_option(
     if not text:
         if default is None:
             reason = f" ({why})" if why else ""
-            raise ConfigError(f"meter '{spec.name}' needs {key}{reason}; write {spec.name}:PORT?{key}={high:g}")
+            raise ConfigError(f"meter '{spec.name}' needs {key}{reason}", cure=f"write {spec.name}:PORT?{key}={high:g}")
         return default
     try:
         value = float(text)
@@ -365,7 +371,8 @@ def read_number_option(
         value = math.nan
     if not low <= value <= high:
         raise ConfigError(
-            f"meter '{spec.name}': {key}={text} is outside {low:g} to {high:g}{' ' + unit if unit else ''}; correct it"
+            f"meter '{spec.name}': {key}={text} is outside {low:g} to {high:g}{' ' + unit if unit else ''}",
+            cure="correct it",
         )
     return value
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.meters.stream.types import StreamCounts
+from deepen.records import TraceWarning
 
 __all__ = ["OutlierCounter"]
 
@@ -35,7 +36,7 @@ class OutlierCounter:
         from scipy.signal import lfilter
 
         self.count = 0
-        self._note = ""
+        self._note = TraceWarning("trace", "")
         self._lfilter = lfilter
         self._state = np.zeros(1)
         self._seen = 0
@@ -80,10 +81,11 @@ class OutlierCounter:
         """Update the one line about these samples in a tally's notes."""
         if not self.count:
             return
-        note = (
+        text = (
             f"outliers: {self.count} samples stand alone between two that agree: damaged bytes (this protocol has no "
             "checksum) or pulses as short as one sample"
         )
+        note = TraceWarning("trace", text)
         if self._note in tally.notes:
             tally.notes[tally.notes.index(self._note)] = note
         else:

@@ -54,5 +54,5 @@ class StoppedByCommand:
         self._port.write(self.stop_bytes)
         if not wait_until_silent(self._port, self.quiet_s):
             raise MeterError(
-                f"{self._port.name} keeps sending when told to stop: it is no {self.title}; check the port"
+                f"{self._port.name} keeps sending when told to stop: it is no {self.title}", cure="check the port"
             )

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from deepen.records import Accuracy, Source
+from deepen.records import Accuracy, Source, TraceWarning, WarningCode
 
 __all__ = ["MOST_NOTES", "Instrument", "Parser", "Samples", "StreamCounts"]
 
@@ -17,7 +17,7 @@ __all__ = ["MOST_NOTES", "Instrument", "Parser", "Samples", "StreamCounts"]
 MOST_NOTES = 40
 """Largest number of notes a tally keeps."""
 
-_MORE = "more notes were left out"
+_MORE = TraceWarning("trace", "more notes were left out")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,14 +95,14 @@ class StreamCounts:
     clipped: int = 0
     range_switches: int = 0
     paused: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[TraceWarning] = field(default_factory=list)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, code: WarningCode = "trace") -> None:
         """Add a remark, unless it is there already or there are too many."""
         if text in self.notes:
             return
         if len(self.notes) < MOST_NOTES:
-            self.notes.append(text)
+            self.notes.append(TraceWarning(code, text))
         elif _MORE not in self.notes:
             self.notes.append(_MORE)
 

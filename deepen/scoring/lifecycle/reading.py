@@ -365,6 +365,6 @@ def _predict_missing_energies(
         try:
             found = predictor.predict(base / texts[k])
         except DeepenError as error:
-            raise type(error)(f"{places[k]}: {error}") from error
+            raise error.with_subject(places[k]) from error
         energy[k], u[k] = found.energy_j, (found.interval_j[1] - found.interval_j[0]) / _FOR_90
         sources[k] = find_weakest_source([sources[k], found.source])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deepen.clock import insert_losses
 from deepen.errors import MeasureError
+from deepen.records import TraceWarning
 from deepen.traces.manifest import TraceManifest, TracePart
 from deepen.traces.parquet_columns import SampleColumns, compute_times, open_parquet, read_columns
 from deepen.traces.trace_folder_writer import MANIFEST, make_part_name
@@ -148,7 +149,7 @@ def _open(path: Path, options: Mapping[str, str]) -> TraceFolder:
         warning = f"cut short: the recording was never finished; what came after {duration} is missing"
         if manifest.clock is None and manifest.header.times == "index":
             warning += ", and times follow the nominal rate of the instrument"
-        manifest = replace(manifest, warnings=(*manifest.warnings, warning))
+        manifest = replace(manifest, warnings=(*manifest.warnings, TraceWarning("loss", warning)))
     else:
         extra = sorted(p.name for p in path.iterdir() if re.fullmatch(r"part-\d+\.parquet", p.name))
         if extra != [p.file for p in manifest.parts]:

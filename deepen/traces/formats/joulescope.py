@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
+from deepen.records import TraceWarning
 from deepen.tables import parse_csv_header
 from deepen.traces.csv_columns import CsvTable
 from deepen.traces.missing_samples import TimeScan, drop_missing_samples
@@ -76,7 +77,7 @@ def _open_csv(path: Path, options: Mapping[str, str]) -> JoulescopeCsvFile:
 def _scan_samples(
     info: TraceInfo,
     rows: Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]],
-    warnings: tuple[str, ...],
+    warnings: tuple[TraceWarning, ...],
     rate_hz: float = 0.0,
 ) -> TraceInfo:
     scan = TimeScan(info.path, rate_hz)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
-from deepen.records import Interval
+from deepen.records import Interval, TraceWarning
 from deepen.traces.formats.plain import parse_number_option
 from deepen.traces.missing_samples import TimeScan, drop_missing_samples
 from deepen.traces.types import CHUNK, ReportedWindow, TraceFormat, TraceInfo
@@ -141,7 +141,7 @@ def _open_bin(path: Path, options: Mapping[str, str]) -> MlperfBinFile:
     count, left = divmod(size - _HEADER, 4)
     if not (math.isfinite(rate_hz) and 0 < rate_hz <= 1e7) or not count:
         raise MeasureError(f"{path}: states {rate_hz:g} samples a second and holds {count}; restore it from a copy")
-    warnings = ["the last sample is cut short and was left out"] if left else []
+    warnings = [TraceWarning("loss", "the last sample is cut short and was left out")] if left else []
     opened = MlperfBinFile(_make_info(path, BIN.name, rate_hz, count, (), 0, ()), count)
     return MlperfBinFile(_scan_samples(opened.info, opened._raw(), warnings), count)
 
@@ -153,7 +153,7 @@ def _make_info(
     samples: int,
     gaps: tuple[tuple[float, float], ...],
     dropped: int,
-    warnings: Sequence[str],
+    warnings: Sequence[TraceWarning],
     ends: tuple[float, float] = (math.nan, math.nan),
 ) -> TraceInfo:
     return TraceInfo(
@@ -174,7 +174,7 @@ def _make_info(
 
 
 def _scan_samples(
-    info: TraceInfo, raw: Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]], warnings: Sequence[str]
+    info: TraceInfo, raw: Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]], warnings: Sequence[TraceWarning]
 ) -> TraceInfo:
     """Scan the samples once for their facts; samples without a value count as lost."""
     scan = TimeScan(info.path, info.rate_hz)
@@ -267,7 +267,7 @@ def _open_json(path: Path, options: Mapping[str, str]) -> MlperfRunsFile:
     except (ValueError, RecursionError) as error:
         raise MeasureError(f"{path}: torn or no JSON ({error}); restore it from a copy") from error
     # 1. Runs.
-    warnings: list[str] = []
+    warnings: list[TraceWarning] = []
     runs_found = document if isinstance(document, list) else []
     entries = [(k, d) for k, d in enumerate(runs_found) if isinstance(d, Mapping) and "power" in d]
     if not entries:
@@ -288,10 +288,11 @@ def _open_json(path: Path, options: Mapping[str, str]) -> MlperfRunsFile:
         runs.append(_MlperfRun(number, energy_j * rate_hz, marks, count, offset_s))
         offset_s += energy_j.size / rate_hz + _BETWEEN_S
     if len(runs) > 1:
-        warnings.append(
+        text = (
             f"{len(runs)} runs, whose distance in time is not in the file: each is put {_BETWEEN_S:g} s after the one "
             "before, with a gap (run=N takes one)"
         )
+        warnings.append(TraceWarning("trace", text))
     # 4. Facts and gaps.
     info = _make_info(path, JSON.name, rate_hz, 0, (), 0, ())
     pieces = [_scan_samples(info, iter([run.samples(rate_hz)]), ()) for run in runs]
@@ -338,7 +339,7 @@ def _parse_run(
 
 
 def _find_sample_rate(
-    path: Path, parsed: Sequence[tuple[int, Any, tuple[int, ...], int]], warnings: list[str]
+    path: Path, parsed: Sequence[tuple[int, Any, tuple[int, ...], int]], warnings: list[TraceWarning]
 ) -> float:
     """Return the sample rate from the elapsed times of ``results.txt``, else the rate the runner sets, hertz."""
     elapsed = {int(m["number"]): float(m["elapsed"]) for m in _TRIAL.finditer(_read_sibling_text(path, RESULTS))}
@@ -348,9 +349,8 @@ def _find_sample_rate(
         if len(marks) > 1 and elapsed.get(number, 0) > 0
     ]
     if not rates:
-        warnings.append(
-            f"the file does not state its sample rate; taken as the runner's {_RUNNER_HZ:g} Hz (set rate_hz=...)"
-        )
+        text = f"the file does not state its sample rate; taken as the runner's {_RUNNER_HZ:g} Hz (set rate_hz=...)"
+        warnings.append(TraceWarning("trace", text))
         return _RUNNER_HZ
     rate_hz = float(np.median(rates))
     if max(abs(r / rate_hz - 1) for r in rates) > 1e-3:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deepen.clock import ArrivalFit, fit_arrivals
 from deepen.errors import ConfigError, MeasureError
+from deepen.records import TraceWarning
 from deepen.tables import parse_csv_header
 from deepen.traces.csv_columns import CsvTable
 from deepen.traces.formats.plain import parse_number_option
@@ -207,15 +208,15 @@ def _make_info(opened: MonsoonCsvFile, unit: str, sizes: NDArray[np.int64], coun
     gaps.sort()
     unseen = sum(max(loss.samples, 0) for loss in arrivals.losses) + arrivals.unlocated_losses
     warnings = [*opened.table.warnings]
-    warnings.append(
+    text = (
         f"times are rows counted at {arrivals.rate_hz:.3f} a second, from the arrival of {sizes.size + 1} reads of "
         f"about {int(np.median(sizes)) if sizes.size else count}; the file's own stamps ({unit}) are those of the host"
     )
+    warnings.append(TraceWarning("trace", text))
     if skipped.size:
-        warnings.append(
-            f"{skipped.size} rows are missing from full reads: the instrument calibrated itself; gaps, but no losses"
-        )
-    warnings += arrivals.problems
+        text = f"{skipped.size} rows are missing from full reads: the instrument calibrated itself; gaps, but no losses"
+        warnings.append(TraceWarning("trace", text))
+    warnings += [TraceWarning("loss", text) for text in arrivals.problems]
     return replace(
         opened.info,
         start_s=time_of(0),

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
-from deepen.records import Source
+from deepen.records import Source, TraceWarning
 from deepen.tables import parse_csv_header
 from deepen.traces.csv_columns import CsvTable
 from deepen.traces.formats.deepen_folder import make_trace_info
@@ -257,14 +257,16 @@ def _scan_rows(file: PlainCsvFile, facts: _CsvFacts, options: Mapping[str, str])
         said = [*info.warnings, *file.table.warnings]
         written = sum(part.samples for part in facts.manifest.parts)
         if scan.samples != written:
-            said.append(f"cut short: {scan.samples} of {written} samples are left; restore it from a copy")
+            text = f"cut short: {scan.samples} of {written} samples are left; restore it from a copy"
+            said.append(TraceWarning("loss", text))
         return replace(
             info, start_s=scan.start_s, end_s=scan.end_s, warnings=tuple(said), complete=scan.samples == written
         )
     warnings = []
     label = options.get("source") or facts.source
     if not label:
-        warnings.append("the file does not say where its numbers come from; taken as measured (say source=...)")
+        text = "the file does not say where its numbers come from; taken as measured (say source=...)"
+        warnings.append(TraceWarning("trace", text))
     meter = options.get("meter") or facts.meter or path.stem
     source = parse_source_option(label or "measured", path)
     info = TraceInfo(path, FORMAT.name, meter, "as in the file", source, 0.0, 0, logic=file.logic)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, MeasureError
+from deepen.records import TraceWarning
 from deepen.tables import parse_csv_header
 from deepen.traces.csv_columns import CsvTable
 from deepen.traces.formats.plain import parse_number_option
@@ -89,9 +90,10 @@ def _open(path: Path, options: Mapping[str, str]) -> Ppk2CsvFile:
     for t_s, power_w, _, doubt in opened.rows():
         scan.feed(t_s, power_w)
         unsure |= doubt
-    warnings = [f"power is the measured current times {voltage_v:g} V, as given"]
+    warnings = [TraceWarning("trace", f"power is the measured current times {voltage_v:g} V, as given")]
     if unsure:
-        warnings.append("a digital input was undecided (X, taken as 1) or not recorded (-, taken as 0)")
+        text = "a digital input was undecided (X, taken as 1) or not recorded (-, taken as 0)"
+        warnings.append(TraceWarning("trace", text))
     info = replace(opened.info, calibration_id=f"as in the file; {voltage_v:g} V told", logic=bool(inputs))
     return replace(opened, info=scan.complete_info(info, table.warnings, warnings))
 

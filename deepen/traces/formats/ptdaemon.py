@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import MeasureError
-from deepen.records import Interval
+from deepen.records import Interval, TraceWarning
 from deepen.tables import parse_csv_header
 from deepen.traces.csv_columns import CsvTable
 from deepen.traces.missing_samples import TimeScan, drop_missing_samples
@@ -112,7 +112,7 @@ def _open(path: Path, options: Mapping[str, str]) -> PtDaemonLog:
     scan = TimeScan(path)
     for t_s, power_w, _ in opened.rows():
         scan.feed(t_s, power_w)
-    zone = "times are those of the daemon's wall clock, whose time zone is not stated"
+    zone = TraceWarning("trace", "times are those of the daemon's wall clock, whose time zone is not stated")
     return replace(opened, info=scan.complete_info(opened.info, table.warnings, [zone]))
 
 

@@ -10,7 +10,7 @@ import pytest
 from deepen.errors import ConfigError, MeasureError, MeterError
 from deepen.measure import make_workload
 from deepen.measure.alignment.load_pattern import BARKER, SyncPulses, find_load_pattern, synchronise_trace
-from deepen.records import Interval, PowerTrace, StoppingRule
+from deepen.records import Interval, PowerTrace, StoppingRule, TraceWarning
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import RunCost
 from deepen.testing.instruments.signal import StepSignal
@@ -218,7 +218,10 @@ def test_meters_that_the_host_reads_need_no_pulses_and_slow_models_get_none(samp
 
 def test_what_the_trace_says_and_a_change_of_temperature_reach_the_record(sampled_bench, model: Path) -> None:
     bench = sampled_bench(RunCost(1e-3, 2.0))
-    bench.meter.trace_warnings = ("12 samples clipped at 1 A", "range switched 3 times")
+    bench.meter.trace_warnings = (
+        TraceWarning("clipping", "12 samples clipped at 1 A"),
+        TraceWarning("range-switching", "range switched 3 times"),
+    )
     states = iter([40.0, 52.0])
     plain = bench.device.state
     bench.device.state = lambda: replace(plain(), temperature_c=next(states))

@@ -13,7 +13,7 @@ from deepen.devices import DeviceState
 from deepen.devices.local import LocalDevice
 from deepen.devices.remote import RemoteDevice
 from deepen.devices.settings.restore_journal import list_open_journals
-from deepen.devices.state.cool_down import CoolDownResult
+from deepen.devices.state.cool_down import CoolDownResult, select_heat_throttling
 from deepen.devices.types import TemperatureReading, ThermalState
 from deepen.errors import ConfigError, LinkError, RunError
 from deepen.measure import api, make_workload, open_session
@@ -23,8 +23,8 @@ from deepen.measure.conditions.device_conditions import (
     describe_unset_settings,
     lock_device,
 )
-from deepen.measure.conditions.thermal_watch import ThermalHistory, ThermalWatch, select_heat_throttling
-from deepen.records import StoppingRule
+from deepen.measure.conditions.thermal_watch import ThermalHistory, ThermalWatch
+from deepen.records import MeasurementWarning, StoppingRule
 from deepen.testing.bench import SimulatedBench
 from deepen.testing.device import RunCost
 from deepen.testing.fake_boards import make_fake_phone
@@ -288,18 +288,18 @@ def test_throttling_and_the_highest_temperature_between_blocks_are_seen() -> Non
     seen = watch.end()
     assert (seen.before.temperature_c, seen.hottest_c, seen.after.temperature_c) == (40.0, 55.0, 48.0)
     assert seen.throttled == ("thermal-cpufreq-0 at state 3",)
-    assert seen.warnings(50.0) == [
+    assert [str(w) for w in seen.warnings(50.0)] == [
         "temperature: it went from 40 to 48 °C meanwhile",
-        "temperature 55 °C is above the profile's 50 °C",
+        "temperature: 55 °C is above the profile's 50 °C",
         "throttled: thermal-cpufreq-0 at state 3",
     ]
-    assert seen.warnings(math.inf)[1:] == ["throttled: thermal-cpufreq-0 at state 3"]
+    assert seen.warnings(math.inf)[1:] == [MeasurementWarning("throttled", "thermal-cpufreq-0 at state 3")]
 
 
 def test_many_causes_are_shortened_and_a_weak_supply_is_not_heat() -> None:
     state = DeviceState("x", "arm64", 1, (0,))
     seen = ThermalHistory(state, state, math.nan, ("a", "b", "c", "d"))
-    assert seen.warnings(80.0) == ["throttled: a; b and 2 more"]
+    assert seen.warnings(80.0) == [MeasurementWarning("throttled", "a; b and 2 more")]
     assert select_heat_throttling(("under-voltage", "throttled")) == ("throttled",)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from deepen.devices.model_files import hash_model
 from deepen.measure.conditions.drift_reference import (
     DriftSeries,
     ReferencePoint,
-    hash_model_file,
     write_empty_model,
     write_reference_model,
 )
@@ -38,6 +38,6 @@ def test_speed_is_against_the_median_and_rescales_a_latency() -> None:
 def test_built_in_models_are_valid_and_the_same_everywhere(tmp_path: Path) -> None:
     first = write_reference_model(tmp_path / "a.onnx")
     second = write_reference_model(tmp_path / "b.onnx")
-    assert hash_model_file(first) == hash_model_file(second)
+    assert hash_model(first) == hash_model(second)
     for path in (first, write_empty_model(tmp_path / "c.onnx")):
         onnx.checker.check_model(onnx.load(path), full_check=True)

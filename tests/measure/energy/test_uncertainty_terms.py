@@ -11,7 +11,7 @@ from deepen.clock.host_clock import ClockMap
 from deepen.errors import MeasureError
 from deepen.measure import integrate_power
 from deepen.measure.energy.idle_power import IdlePower, IdlePowerLine
-from deepen.measure.energy.uncertainty_budget import UncertaintyBudget, classify_trace_warnings, warn_missing_accuracy
+from deepen.measure.energy.uncertainty_budget import UncertaintyBudget, warn_missing_accuracy
 from deepen.records import Accuracy, Interval, PowerTrace
 from tests.support.interval_coverage import CoverageConditions, measure_known_energy
 
@@ -128,21 +128,6 @@ def test_repeats_and_terms_combine_as_the_root_of_squares() -> None:
     assert (budget.standard_j, budget.expanded_j) == (5.0, 10.0)
     assert budget.per_run(10).terms()["gain"] == pytest.approx(0.3)
     assert list(budget.terms()) == ["gain", "offset", "alignment", "sampling", "noise", "idle", "gaps", "repeats"]
-
-
-def test_warnings_of_a_trace_get_their_codes() -> None:
-    texts = [
-        "3 samples clipped",
-        "2 range switches",
-        "overcurrent at 1.2 s",
-        "5 samples lost",
-        "board temperature high",
-    ]
-    found = classify_trace_warnings([*texts, "resynchronised once", "5 samples lost"])
-    codes = [c.code for c in found]
-    assert codes == ["clipping", "range-switching", "clipping", "loss", "temperature", "trace"]
-    assert str(found[0]) == "clipping: 3 samples clipped"
-    assert found[0].document() == {"code": "clipping", "text": "3 samples clipped"}
 
 
 def test_an_instrument_that_states_nothing_is_said_so() -> None:

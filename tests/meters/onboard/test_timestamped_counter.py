@@ -8,7 +8,7 @@ import pytest
 from deepen.errors import MeterError
 from deepen.meters import Meter
 from deepen.meters.onboard.timestamped_counter import TimestampedCounterMeter
-from deepen.records import PowerTrace
+from deepen.records import PowerTrace, TraceWarning
 from deepen.testing.clock import VirtualClock
 
 
@@ -157,7 +157,7 @@ def test_it_is_a_meter_and_can_start_again() -> None:
     clock = phone.clock
     meter = TimestampedCounterMeter(
         "odpm", "t", phone.read, update_s=0.05, resolution_j=1e-6, poll_s=1e6, now=clock.now, sleep=clock.sleep,
-        warnings=["partial sum"],
+        warnings=[TraceWarning("trace", "partial sum")],
     )  # fmt: skip
     assert isinstance(meter, Meter)
     for _ in range(2):

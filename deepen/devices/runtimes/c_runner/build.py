@@ -41,7 +41,7 @@ def get_cache_folder() -> Path:
 
 def _runner_path(target: str) -> Path:
     if target not in TARGETS:
-        raise ConfigError(f"the C runner has no target '{target}'; known: {', '.join(TARGETS)}")
+        raise ConfigError(f"the C runner has no target '{target}'", cure=f"known: {', '.join(TARGETS)}")
     sources = catalog.find_path("devices", "runner", "c")
     total = hashlib.sha256()
     for file in sorted(p for p in sources.iterdir() if p.suffix in (".c", ".h", ".sh")):
@@ -69,7 +69,7 @@ def _build_environment(target: str) -> dict[str, str]:
     if target in ("native", "sanitize"):
         compiler = environment.get("CC") or "cc"
         if shutil.which(compiler) is None:
-            raise ConfigError(f"the C runner cannot be built: no program {compiler}; {_CURES[target]}")
+            raise ConfigError(f"the C runner cannot be built: no program {compiler}", cure=_CURES[target])
     elif target == "android":
         if not environment.get("ANDROID_NDK_HOME"):
             raise ConfigError(f"the C runner cannot be built for Android: {_CURES[target]}")
@@ -111,11 +111,15 @@ def build_runner(target: str = "native") -> Path:
             if done.returncode != 0 or not made.is_file():
                 words = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
                 first = next((line for line in words if "error" in line), words[-1])
-                raise ConfigError(f"the C runner cannot be built for {target}: {first.strip()}; {_CURES[target]}")
+                raise ConfigError(f"the C runner cannot be built for {target}: {first.strip()}", cure=_CURES[target])
             made.chmod(0o755)
             made.replace(place)
     except subprocess.TimeoutExpired as error:
-        raise ConfigError(f"building the C runner for {target} took more than {_BUILD_S:.0f} s; try again") from error
+        raise ConfigError(
+            f"building the C runner for {target} took more than {_BUILD_S:.0f} s", cure="try again"
+        ) from error
     except OSError as error:
-        raise StorageError(f"cannot keep the C runner in {place.parent}: {error.strerror}; set DEEPEN_CACHE") from error
+        raise StorageError(
+            f"cannot keep the C runner in {place.parent}: {error.strerror}", cure="set DEEPEN_CACHE"
+        ) from error
     return place

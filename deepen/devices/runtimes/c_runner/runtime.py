@@ -47,8 +47,9 @@ def find_runner_target(link: Link) -> str:
     android = words[1:] == ["android"]
     if target is None or (android and target != "aarch64"):
         raise ConfigError(
-            f"{link.description} says its processor is {machine!r}; the C runner is built for aarch64 and x86_64 "
-            "(Android: aarch64 alone). Build devices/runner/c for it and set DEEPEN_RUNNER to the program"
+            f"{link.description} says its processor is {machine!r}",
+            cure="the C runner is built for aarch64 and x86_64 (Android: aarch64 alone). Build "
+            "devices/runner/c for it and set DEEPEN_RUNNER to the program",
         )
     return "android" if android else target
 
@@ -109,7 +110,7 @@ class _CRuntime(WorkerRuntime):
         if runner is None:
             return build_runner("native" if self.local else find_runner_target(self._link))
         if not runner.is_file():
-            raise ConfigError(f"there is no C runner at {runner}; build it with tools/build-runner")
+            raise ConfigError(f"there is no C runner at {runner}", cure="build it with tools/build-runner")
         return runner
 
     def _find_library(self) -> str | Path:
@@ -120,7 +121,7 @@ class _CRuntime(WorkerRuntime):
         if not library and self.local:
             library = find_installed_library(self._package, self._pattern) or ""
         if isinstance(library, Path) and not library.is_file():
-            raise ConfigError(f"there is no library {library}; {self._missing_cure}")
+            raise ConfigError(f"there is no library {library}", cure=self._missing_cure)
         return library
 
 
@@ -136,7 +137,7 @@ class COnnxRuntime(_CRuntime):
     def _check(self, path: Path) -> None:
         """Refuse a file that ONNX Runtime cannot run."""
         if path.suffix.lower() in (".tflite", ".lite"):
-            raise ConfigError(f"{path.name}: ONNX Runtime runs no .tflite files; use the runtime crunner-litert")
+            raise ConfigError(f"{path.name}: ONNX Runtime runs no .tflite files", cure="use the runtime crunner-litert")
 
 
 class CLiteRuntime(_CRuntime):
@@ -154,4 +155,4 @@ class CLiteRuntime(_CRuntime):
     def _check(self, path: Path) -> None:
         """Refuse a file that LiteRT cannot run."""
         if path.suffix.lower() == ".onnx":
-            raise ConfigError(f"{path.name}: LiteRT runs no .onnx files; use the runtime crunner")
+            raise ConfigError(f"{path.name}: LiteRT runs no .onnx files", cure="use the runtime crunner")

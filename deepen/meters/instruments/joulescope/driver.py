@@ -65,7 +65,7 @@ def import_joulescope_driver() -> Any:
         import pyjoulescope_driver
     except ImportError as error:
         raise MeterError(
-            "a Joulescope needs its driver; pip install 'deepen[joulescope]' with Python 3.12 or later"
+            "a Joulescope needs its driver", cure="pip install 'deepen[joulescope]' with Python 3.12 or later"
         ) from error
     return pyjoulescope_driver
 
@@ -76,9 +76,9 @@ def _translate_driver_errors(what: str) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise MeterError(f"joulescope: {what} took too long ({error}); plug it in again") from error
+        raise MeterError(f"{what} took too long ({error})", subject="joulescope", cure="plug it in again") from error
     except (RuntimeError, ValueError, OSError) as error:
-        raise MeterError(f"joulescope: {what} failed ({error}); {describe_udev_fix()}") from error
+        raise MeterError(f"{what} failed ({error})", subject="joulescope", cure=describe_udev_fix()) from error
 
 
 class JoulescopePort:
@@ -160,7 +160,7 @@ class JoulescopePort:
             data = b"".join(self._blocks)
             self._blocks.clear()
         if not data and self._gone:
-            raise MeterError(f"{self.name} is gone; check the cable and plug it in again")
+            raise MeterError(f"{self.name} is gone", cure="check the cable and plug it in again")
         return data
 
     def write(self, data: bytes) -> None:
@@ -286,8 +286,7 @@ def _probe(context: MeterContext) -> Availability:
         finally:
             driver.finalize()
     except MeterError as error:
-        cause, _, cure = str(error).partition("; ")
-        return Availability("joulescope", False, "", "measured", cause, cure)
+        return Availability("joulescope", False, "", "measured", error.cause, error.cure)
     if not paths:
         return Availability("joulescope", False, "", "measured", "none is plugged in", "plug it in")
     found = tuple(DetectedInstrument(p, p.rpartition("/")[2], p.split("/")[1].upper()) for p in paths)
@@ -307,9 +306,11 @@ def _open(spec: MeterSpec, context: MeterContext) -> Meter:
         here = ", ".join(paths) or "none"
         if not chosen:
             what = f"no instrument '{spec.port}'" if spec.port else "no instrument"
-            raise MeterError(f"joulescope: {what} is plugged in; here: {here}; plug it in")
+            raise MeterError(f"{what} is plugged in", subject="joulescope", cure=f"here: {here}; plug it in")
         if len(chosen) > 1:
-            raise MeterError(f"joulescope: there are several here, {here}; name one: joulescope:SERIAL")
+            raise MeterError(
+                f"there are several here, {here}", subject="joulescope", cure="name one: joulescope:SERIAL"
+            )
         lock = InstrumentLock(f"joulescope {chosen[0]}", chosen[0])
         port = JoulescopePort(driver, chosen[0], lock)
     except BaseException:

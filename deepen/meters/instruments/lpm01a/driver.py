@@ -155,7 +155,7 @@ class Lpm01aInstrument(StoppedByCommand):
         warmed = abs(self._temperature() - self._temperature_c)
         if self._parser is not None and warmed > _RECALIBRATE_C:
             self._parser.tally.note(
-                f"temperature: the board moved by {warmed:.1f} C; calibrate it again (?calibrate=yes)"
+                f"temperature: the board moved by {warmed:.1f} C; calibrate it again (?calibrate=yes)", "temperature"
             )
 
     # ---- conversation ------------------------------------------------------------------------------------------------
@@ -169,17 +169,19 @@ class Lpm01aInstrument(StoppedByCommand):
                 raise MeterError("it does not stop sending")
             self._ask("htc", timeout_s=1.0)
         except MeterError as error:
-            cause = str(error).removeprefix("lpm01a: ")
             raise MeterError(
-                f"lpm01a: no PowerShield answers at {self._port.name} ({cause}); check that it is an LPM01A in host "
-                "mode, press its reset button, or name another port"
+                f"no PowerShield answers at {self._port.name} ({error.cause})",
+                subject="lpm01a",
+                cure="check that it is an LPM01A in host mode, press its reset button, or name another port",
             ) from error
         self._firmware = self._ask("version", value=True) or "unknown"
         status = self._ask("status", value=True)
         if status.lower().startswith("error"):
             raise MeterError(
-                f"lpm01a: the board reports '{status[:80]}'; unplug it, plug it in without a target so that it "
-                "calibrates itself, and connect the target again"
+                f"the board reports '{status[:80]}'",
+                subject="lpm01a",
+                cure="unplug it, plug it in without a target so that it calibrates itself, and connect the "
+                "target again",
             )
         numbers = re.findall(r"\b[0-9A-Fa-f]{8,32}\b", self._ask("powershield", value=True))
         return "".join(numbers)
@@ -197,8 +199,9 @@ class Lpm01aInstrument(StoppedByCommand):
         now_v = self._voltage()
         if abs(now_v - wanted_v) > _TOLERANCE_V:
             raise MeterError(
-                f"lpm01a: set to {wanted_v:g} V, the board reads back {now_v:.3f} V and the target stays off; "
-                "check the board's supply jumpers"
+                f"set to {wanted_v:g} V, the board reads back {now_v:.3f} V and the target stays off",
+                subject="lpm01a",
+                cure="check the board's supply jumpers",
             )
         return now_v
 
@@ -207,7 +210,9 @@ class Lpm01aInstrument(StoppedByCommand):
         found = re.search(r"(\d+)([+-]\d+)", text)
         volts = float(f"{found[1]}e{found[2]}") if found else math.nan
         if not 0.5 * LOW_V <= volts <= 1.5 * HIGH_V:
-            raise MeterError(f"lpm01a: the board reports no voltage (answer: '{text[:40]}'); reset it and try again")
+            raise MeterError(
+                f"the board reports no voltage (answer: '{text[:40]}')", subject="lpm01a", cure="reset it and try again"
+            )
         return volts
 
     def _temperature(self) -> float:
@@ -243,8 +248,9 @@ class Lpm01aInstrument(StoppedByCommand):
             with contextlib.suppress(MeterError):
                 detail = self._await(rb"detail:([^\r\n]*)\r?\n", 0.3, command)[1]
             raise MeterError(
-                f"lpm01a: the board refuses '{command}' ({detail.decode('ascii', 'replace').strip()}); "
-                "reset it, and update its firmware if it goes on"
+                f"the board refuses '{command}' ({detail.decode('ascii', 'replace').strip()})",
+                subject="lpm01a",
+                cure="reset it, and update its firmware if it goes on",
             )
         text = answer[1].decode("ascii", "replace").strip()
         if value and not text:
@@ -285,9 +291,11 @@ def _parse_sample_rate(spec: MeterSpec, output: str, format_name: str | None) ->
     if rate_hz not in RATES_HZ:
         raise ConfigError(f"meter 'lpm01a': rate_hz is one of {', '.join(map(str, RATES_HZ))}, not {rate_hz:g}")
     if output == "energy" and rate_hz > 10_000:
-        raise ConfigError("meter 'lpm01a': energy output ends at 10000 Hz; lower rate_hz, or take output=current")
+        raise ConfigError(
+            "meter 'lpm01a': energy output ends at 10000 Hz", cure="lower rate_hz, or take output=current"
+        )
     if format_name == "ascii_dec" and rate_hz > 5000:
-        raise ConfigError("meter 'lpm01a': ascii_dec runs without end up to 5000 Hz only; take format=bin_hexa")
+        raise ConfigError("meter 'lpm01a': ascii_dec runs without end up to 5000 Hz only", cure="take format=bin_hexa")
     return rate_hz
 
 

@@ -106,7 +106,8 @@ class TimestampCheck:
         self._doubt = None
         if missing < 0:
             self._last = (ms, count)
-            self._tally.note("the instrument's time stamps went back; losses around that moment are not counted")
+            text = "the instrument's time stamps went back; losses around that moment are not counted"
+            self._tally.note(text, "loss")
             return 0
         self._last = (ms, count + missing)
         return missing
@@ -223,7 +224,8 @@ class Lpm01aParser:
     def _overcurrent(self) -> None:
         self._fault = True
         self.tally.clipped += 1
-        self.tally.note("overcurrent: the instrument cut or limited the supply; samples from there on are not used")
+        text = "overcurrent: the instrument cut or limited the supply; samples from there on are not used"
+        self.tally.note(text, "clipping")
 
     def _text(self, line: str) -> bool:
         """Interpret a line that is not a sample; return ``False`` if it is unknown."""

@@ -6,11 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.meters.stream.types import StreamCounts
+from deepen.records import WarningCode
 
 __all__ = ["CUT_OFF_NOTE", "NO_VOLTAGE_NOTE", "RawRecordBuffer", "SuspectSampleDetector"]
 
-CUT_OFF_NOTE = "the over-current or thermal protection has cut the output off; switch it on again"
-NO_VOLTAGE_NOTE = "the output was not at its voltage; set it with ?voltage_v=, or look for a short"
+CUT_OFF_NOTE: tuple[str, WarningCode] = (
+    "the over-current or thermal protection has cut the output off; switch it on again",
+    "clipping",
+)
+NO_VOLTAGE_NOTE: tuple[str, WarningCode] = (
+    "the output was not at its voltage; set it with ?voltage_v=, or look for a short",
+    "trace",
+)
 
 _NEAR_SETTING = 0.1
 """Share by which the voltage may be away from the setting; samples further away are suspect."""

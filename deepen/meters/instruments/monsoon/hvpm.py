@@ -121,7 +121,7 @@ class HvpmInstrument(StoppedByCommand):
         models = {1: LVPM, 2: HVPM}
         number = self._get(_MODEL) & 0xFFFF
         if number not in models:
-            raise MeterError(f"{port.name} is no Monsoon HVPM or LVPM (model {number}); check the port")
+            raise MeterError(f"{port.name} is no Monsoon HVPM or LVPM (model {number})", cure="check the port")
         self.model = models[number]
         self.serial = str(self._get(_SERIAL) & 0xFFFF)
         wanted_v = read_optional_number(spec, "voltage_v", *LIMITS_V[self.model.name], "V")
@@ -134,8 +134,8 @@ class HvpmInstrument(StoppedByCommand):
         if wanted_v is None and not self.setting_v:
             low, high = LIMITS_V[self.model.name]
             raise ConfigError(
-                f"{port.name}: the output of the {self.model.name} is off; give the device's supply voltage: "
-                f"?voltage_v=3.85 ({low:g} to {high:g})"
+                f"{port.name}: the output of the {self.model.name} is off",
+                cure=f"give the device's supply voltage: ?voltage_v=3.85 ({low:g} to {high:g})",
             )
         self._channel = self._read_channel()
         try:
@@ -180,11 +180,11 @@ class HvpmInstrument(StoppedByCommand):
                 if kind == ANSWER:
                     value = int.from_bytes(payload, "little")
                     if len(payload) != 4 or value == _REFUSED:
-                        raise MeterError(f"{self._port.name} refuses value 0x{opcode:02x}; restart it")
+                        raise MeterError(f"{self._port.name} refuses value 0x{opcode:02x}", cure="restart it")
                     return value
         raise MeterError(
-            f"{self._port.name} does not answer like a Monsoon HVPM; check the port, switch it off and on "
-            "(an LVPM with its first firmware needs the driver lvpm)"
+            f"{self._port.name} does not answer like a Monsoon HVPM",
+            cure="check the port, switch it off and on (an LVPM with its first firmware needs the driver lvpm)",
         )
 
     def _set(self, opcode: int, value: int, what: str = "", width: int = 32) -> None:
@@ -196,7 +196,9 @@ class HvpmInstrument(StoppedByCommand):
         self._port.write(make_set_request(opcode, value))
         mask = (1 << width) - 1
         if what and (actual := self._get(opcode) & mask) != value & mask:
-            raise MeterError(f"{self._port.name}: the {self.model.name} did not take {what}, but {actual}; restart it")
+            raise MeterError(
+                f"{self._port.name}: the {self.model.name} did not take {what}, but {actual}", cure="restart it"
+            )
 
     def _read_channel(self) -> HvpmChannelCalibration:
         """Read the factory calibration of the main channel.
@@ -212,8 +214,8 @@ class HvpmInstrument(StoppedByCommand):
         fine, coarse = self._get(_FINE_SCALE) & 0xFFFF, self._get(_COARSE_SCALE) & 0xFFFF
         if not (fine and coarse) or 0xFFFF in (fine, coarse):
             raise MeterError(
-                f"{self._port.name}: the HVPM has no factory calibration (scales {fine} and {coarse}); have it "
-                "calibrated by Monsoon"
+                f"{self._port.name}: the HVPM has no factory calibration (scales {fine} and {coarse})",
+                cure="have it calibrated by Monsoon",
             )
         offsets = (_sign_extend(self._get(opcode), 16) for opcode in (_FINE_ZERO, _COARSE_ZERO))
         return HvpmChannelCalibration(fine * 1e-6, coarse * 1e-3, *offsets)
@@ -237,8 +239,8 @@ class HvpmInstrument(StoppedByCommand):
                 if not low < value < high:
                     raise MeterError(
                         f"{self._port.name}: {name} is 0x{value:04X}, outside 0x{low:04X} to 0x{high:04X}, so the "
-                        "voltage could be wildly wrong and was not set; update the HVPM to firmware 32 and calibrate "
-                        "its voltage"
+                        "voltage could be wildly wrong and was not set",
+                        cure="update the HVPM to firmware 32 and calibrate its voltage",
                     )
         for volts in plan_voltage_ramp(self.setting_v, target_v, floor_v=RAMP_FROM_V):
             self._set(_VOLTAGE, round(volts * COUNTS_PER_VOLT))
@@ -246,7 +248,8 @@ class HvpmInstrument(StoppedByCommand):
         told_v = self._get(_VOLTAGE) / COUNTS_PER_VOLT
         if abs(told_v - target_v) > 0.01:
             raise MeterError(
-                f"{self._port.name}: the {self.model.name} did not take {target_v:g} V, but {told_v:.3f} V; restart it"
+                f"{self._port.name}: the {self.model.name} did not take {target_v:g} V, but {told_v:.3f} V",
+                cure="restart it",
             )
         self.setting_v = told_v
 
@@ -267,8 +270,7 @@ def _probe(context: MeterContext) -> Availability:
         found = tuple(_describe_usb_device(device) for device in find_usb_instruments(IDS))
         asleep = find_usb_instruments(BOOTLOADER_IDS)
     except MeterError as error:
-        cause, _, cure = str(error).partition("; ")
-        return Availability("hvpm", False, "", "measured", cause, cure)
+        return Availability("hvpm", False, "", "measured", error.cause, error.cure)
     if found:
         detail = ", ".join(f"{one.port} (serial {one.serial})" for one in found)
         return Availability("hvpm", True, detail, "measured", found=found)
@@ -290,9 +292,11 @@ def _open_usb(wanted: str) -> UsbPort:
     here = ", ".join(f"{f.port} (serial {f.serial})" for f in devices) or "none"
     if not chosen:
         what = f"none with serial number '{wanted}'" if wanted else "none"
-        raise MeterError(f"hvpm: {what} is plugged in; here: {here}; plug it in and switch it on")
+        raise MeterError(f"{what} is plugged in", subject="hvpm", cure=f"here: {here}; plug it in and switch it on")
     if len(chosen) > 1:
-        raise MeterError(f"hvpm: there are {len(chosen)} here, {here}; name one: hvpm:{chosen[0].serial}")
+        raise MeterError(
+            f"there are {len(chosen)} here, {here}", subject="hvpm", cure=f"name one: hvpm:{chosen[0].serial}"
+        )
     one = chosen[0]
     lock = InstrumentLock(f"usb 2ab9:0001 {one.serial or one.port}", f"hvpm:{one.serial or one.port}")
     try:

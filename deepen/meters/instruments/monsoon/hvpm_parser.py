@@ -146,7 +146,7 @@ class HvpmParser:
             return
         good = packet[2] & 0x30 == 0x20
         if not good:
-            self.tally.note(CUT_OFF_NOTE if packet[2] & 0x10 else NO_VOLTAGE_NOTE)
+            self.tally.note(*(CUT_OFF_NOTE if packet[2] & 0x10 else NO_VOLTAGE_NOTE))
         if not (packet[21] | packet[21 + SIZE * (count - 1)] | packet[21 + SIZE * (count // 2)]) & 0x30:
             self._measured(packet[HEADER : HEADER + count * SIZE], count, good)  # as nearly all packets are
             return

@@ -92,11 +92,11 @@ class LvpmInstrument(StoppedByCommand):
         self._quiet()
         self.status = self._ask()
         if not self.status.rate_hz:
-            raise MeterError(f"{port.name}: the LVPM states a sample rate of 0; switch it off and on")
+            raise MeterError(f"{port.name}: the LVPM states a sample rate of 0", cure="switch it off and on")
         if wanted_v is None and not self.status.setting_v:
             raise ConfigError(
-                f"{port.name}: the LVPM's output is off; give the device's supply voltage: "
-                f"?voltage_v=3.85 ({MIN_V} to {MAX_V})"
+                f"{port.name}: the LVPM's output is off",
+                cure=f"give the device's supply voltage: ?voltage_v=3.85 ({MIN_V} to {MAX_V})",
             )
         self.serial = str(self.status.serial)
         self.rate_hz = self.status.rate_hz
@@ -150,8 +150,9 @@ class LvpmInstrument(StoppedByCommand):
                 break
         heard = f"answers {len(received)} bytes that are no status" if received else "does not answer"
         raise MeterError(
-            f"{self._port.name} {heard}: no Monsoon LVPM with its first firmware is there; check the port "
-            "('deepen meter list'), switch it off and on; if it was flashed with firmware 25 or later, use hvpm"
+            f"{self._port.name} {heard}: no Monsoon LVPM with its first firmware is there",
+            cure="check the port ('deepen meter list'), switch it off and on; if it was flashed with "
+            "firmware 25 or later, use hvpm",
         )
 
     def _limit(self, register: int, limit_a: float) -> None:
@@ -182,7 +183,9 @@ class LvpmInstrument(StoppedByCommand):
         if usb is not None and self.status.passthrough != PASSTHROUGH.index(usb):
             refused.append(f"USB passthrough {usb}")
         if refused:
-            raise MeterError(f"{self._port.name}: the LVPM did not take {', '.join(refused)}; switch it off and on")
+            raise MeterError(
+                f"{self._port.name}: the LVPM did not take {', '.join(refused)}", cure="switch it off and on"
+            )
 
 
 def _make_instrument(port: Port, spec: MeterSpec, source: Source) -> Instrument:

@@ -190,7 +190,7 @@ class LvpmParser:
             return  # a status packet, one of a kind the reference readers discard as well, or one that came twice
         good = body[0] & 0x30 == _AT_VOLTAGE
         if not good:
-            self.tally.note(CUT_OFF_NOTE if body[0] & _CUT_OFF else NO_VOLTAGE_NOTE)
+            self.tally.note(*(CUT_OFF_NOTE if body[0] & _CUT_OFF else NO_VOLTAGE_NOTE))
         records = (len(body) - 5) // 8
         payload = body[4 : 4 + 8 * records]
         if body[1] == 0:

@@ -128,10 +128,12 @@ class PowerSensor3Instrument(StoppedByCommand):
             if answer == b"D" and sensors is not None:
                 return sensors
             if answer == b"D":
-                raise MeterError(f"{self._port.name}: the sensors were never configured; set them up with 'psconfig'")
+                raise MeterError(
+                    f"{self._port.name}: the sensors were never configured", cure="set them up with 'psconfig'"
+                )
         heard = f"answers {answer[:24]!r}, not the configuration of a PowerSensor3" if answer else "does not answer"
         raise MeterError(
-            f"{self._port.name} {heard}; check the port ('deepen meter list') and plug the instrument in again"
+            f"{self._port.name} {heard}", cure="check the port ('deepen meter list') and plug the instrument in again"
         )
 
     def _choose(self, wanted: str, voltage_v: float | None) -> tuple[int, ...]:
@@ -144,7 +146,9 @@ class PowerSensor3Instrument(StoppedByCommand):
         names = [self.sensors[k].pair for k in range(0, SENSORS, 2)]
         live = [p for p in range(SENSORS // 2) if self.sensors[2 * p].in_use]
         if not live:
-            raise MeterError(f"{self._port.name}: no current sensor is in use; set the sensors up with 'psconfig'")
+            raise MeterError(
+                f"{self._port.name}: no current sensor is in use", cure="set the sensors up with 'psconfig'"
+            )
         here = ", ".join(f"{p} ({names[p]})" for p in live)
         pairs = list(live)
         if wanted:
@@ -152,22 +156,24 @@ class PowerSensor3Instrument(StoppedByCommand):
             for text in (part.strip() for part in wanted.split(",")):
                 found = [p for p in live if text == str(p) or text.casefold() == names[p].casefold()]
                 if len(found) != 1:
-                    raise ConfigError(f"meter '{self.name}': no single pair '{text}' is in use; pairs here: {here}")
+                    raise ConfigError(
+                        f"meter '{self.name}': no single pair '{text}' is in use", cure=f"pairs here: {here}"
+                    )
                 pairs += [p for p in found if p not in pairs]
         for k in sorted(k for p in pairs for k in (2 * p, 2 * p + 1) if self.sensors[k].in_use):
             if defect := self.sensors[k].defect:
                 raise MeterError(
-                    f"{self._port.name}: sensor {k} ({self.sensors[k].type}) is not calibrated, {defect}; set it with "
-                    "'psconfig', or choose other pairs: ?pairs=0"
+                    f"{self._port.name}: sensor {k} ({self.sensors[k].type}) is not calibrated, {defect}",
+                    cure="set it with 'psconfig', or choose other pairs: ?pairs=0",
                 )
         blind = [p for p in pairs if not self.sensors[2 * p + 1].in_use]
         if blind and voltage_v is None:
             raise ConfigError(
-                f"meter '{self.name}': pair {blind[0]} has no voltage sensor; tell its voltage (?voltage_v=12) or "
-                f"choose other pairs (?pairs=...; here: {here})"
+                f"meter '{self.name}': pair {blind[0]} has no voltage sensor",
+                cure=f"tell its voltage (?voltage_v=12) or choose other pairs (?pairs=...; here: {here})",
             )
         if voltage_v is not None and not blind:
-            raise ConfigError(f"meter '{self.name}' measures the voltage itself; leave out voltage_v")
+            raise ConfigError(f"meter '{self.name}' measures the voltage itself", cure="leave out voltage_v")
         return tuple(pairs)
 
     def _probe(self) -> float:
@@ -183,7 +189,7 @@ class PowerSensor3Instrument(StoppedByCommand):
         period_us = measure_frame_period_us(data)
         if not period_us > 1:
             raise MeterError(
-                f"{self._port.name}: the PowerSensor3 sends no frames; plug it in again, update its firmware"
+                f"{self._port.name}: the PowerSensor3 sends no frames", cure="plug it in again, update its firmware"
             )
         # A timer makes it a whole number of microseconds, unless it clearly is none.
         return float(round(period_us)) if abs(period_us - round(period_us)) < 0.05 else period_us

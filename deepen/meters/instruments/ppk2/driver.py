@@ -94,8 +94,9 @@ class Ppk2Instrument(StoppedByCommand):
         self.calibration = self._ask()
         if not self.calibration.ranges and not nominal:
             raise MeterError(
-                f"{port.name}: the PPK2 reports no calibration of any range; switch it off and on, or accept nominal "
-                "resistors (readings may be off by a fifth): ?calibration=nominal"
+                f"{port.name}: the PPK2 reports no calibration of any range",
+                cure="switch it off and on, or accept nominal resistors (readings may be off by a fifth): "
+                "?calibration=nominal",
             )
         self._mode = _MODES[mode] if mode else self.calibration.mode
         self.voltage_v = self._checked_voltage(wanted_v)
@@ -135,8 +136,9 @@ class Ppk2Instrument(StoppedByCommand):
                     return found
         heard = f"answers {answer[:24]!r}, no metadata of a PPK2" if answer else "does not answer"
         raise MeterError(
-            f"{self._port.name} {heard}; check the port ('deepen meter list'; a PPK2 with two ports measures through "
-            "the one whose location ends in 1), and switch the PPK2 off and on"
+            f"{self._port.name} {heard}",
+            cure="check the port ('deepen meter list'; a PPK2 with two ports measures through the one "
+            "whose location ends in 1), and switch the PPK2 off and on",
         )
 
     def _checked_voltage(self, wanted_v: float | None) -> float:
@@ -147,17 +149,20 @@ class Ppk2Instrument(StoppedByCommand):
         """
         name = self._port.name
         if not self._mode:
-            raise ConfigError(f"{name}: the PPK2 does not tell its mode; add &mode=source or &mode=ampere to the meter")
+            raise ConfigError(
+                "the PPK2 does not tell its mode", subject=name, cure="add &mode=source or &mode=ampere to the meter"
+            )
         if wanted_v is not None:
             return round(wanted_v, 3)
         if self._mode == AMPERE_METER:
             raise ConfigError(
-                f"{name}: the PPK2 measures current only, another supply feeds the device; tell its voltage: "
-                "?voltage_v=3.3 (or add &mode=source to let the PPK2 supply it)"
+                "the PPK2 measures current only, another supply feeds the device",
+                subject=name,
+                cure="tell its voltage: ?voltage_v=3.3 (or add &mode=source to let the PPK2 supply it)",
             )
         told_v = self.calibration.voltage_v
         if self.calibration.mode != SOURCE_METER or not MIN_V <= told_v <= MAX_V:
-            raise ConfigError(f"{name}: tell the device's supply voltage: ?voltage_v=3.3 ({MIN_V} to {MAX_V})")
+            raise ConfigError(f"tell the device's supply voltage: ?voltage_v=3.3 ({MIN_V} to {MAX_V})", subject=name)
         return told_v
 
     def _set_up(self, wanted_v: float | None) -> None:

@@ -169,7 +169,9 @@ class LineInstrument(StoppedByCommand):
         self._port.write(self.safe_bytes)
         if not wait_until_silent(self._port, max(0.15, 3 / self.rate_hz)):
             raise MeterError(
-                f"line: {self._port.name} goes on sending; correct 'stop' in meter profile {self._profile.name}"
+                f"{self._port.name} goes on sending",
+                subject="line",
+                cure=f"correct 'stop' in meter profile {self._profile.name}",
             )
 
     def _identify(self) -> str:
@@ -209,10 +211,10 @@ def _parse_supply_voltage(spec: MeterSpec, profile: LineProfile) -> float:
     given = read_optional_number(spec, "voltage_v", 0.0, 1000.0, "V")
     if needed and not given:
         raise ConfigError(
-            f"meter profile '{profile.name}' tells the current alone; measure the supply and add ?voltage_v=3.3"
+            f"meter profile '{profile.name}' tells the current alone", cure="measure the supply and add ?voltage_v=3.3"
         )
     if given and not needed:
-        raise ConfigError(f"meter profile '{profile.name}' tells the power itself; leave voltage_v out")
+        raise ConfigError(f"meter profile '{profile.name}' tells the power itself", cure="leave voltage_v out")
     return given if given else math.nan
 
 

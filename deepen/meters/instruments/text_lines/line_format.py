@@ -71,13 +71,15 @@ class LineFormat:
         for name in values:
             if name != "counter" and name not in _QUANTITIES:
                 known = ", ".join([*_QUANTITIES, "counter"])
-                raise ConfigError(f"{table.where}: '{name}' is nothing known; values are {known}")
+                raise ConfigError(f"{table.where}: '{name}' is nothing known", cure=f"values are {known}")
         if len(set(values)) < len(values):
-            raise ConfigError(f"{table.where}: two columns have the same name; call one '-'")
+            raise ConfigError(f"{table.where}: two columns have the same name", cure="call one '-'")
         scales = {n: get_unit_scale(_QUANTITIES[n], units.text(n), units.where) for n in values if n != "counter"}
         units.end()
         if not {"power", "energy", "energy_total", "current"} & set(values):
-            raise ConfigError(f"{table.where}: no value tells power; name power, energy, energy_total or current")
+            raise ConfigError(
+                f"{table.where}: no value tells power", cure="name power, energy, energy_total or current"
+            )
         return cls(
             columns=columns,
             separator=table.text("separator", ","),

@@ -155,7 +155,8 @@ class LineParser:
                 self._lose(step - 1)
             elif self._counted or held.place < self._last.place:
                 self.tally.ambiguous += 1
-                self.tally.note("the instrument's counter or clock went back; losses at that moment are not counted")
+                text = "the instrument's counter or clock went back; losses at that moment are not counted"
+                self.tally.note(text, "loss")
             self._accept(held)
             self._accept(line)
         elif self._step(self._last, line) == 2:
@@ -200,7 +201,8 @@ class LineParser:
         if doubt is not None:
             self.doubts.append((doubt[0], doubt[1] + ("energy_total" in line.values)))  # a total spoils the next, too
             self.tally.corrupt += 1
-            self.tally.note("lines written like none before or after them (a digit lost or added) are left out as gaps")
+            text = "lines written like none before or after them (a digit lost or added) are left out as gaps"
+            self.tally.note(text, "loss")
         power_w = self._watts(line.values, index)
         if math.isnan(power_w):
             return
