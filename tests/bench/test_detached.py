@@ -83,7 +83,7 @@ def error_of(device: BenchDevice, path: Path, record: EnergyRecord) -> float:
 def clean(device: BenchDevice) -> None:
     """Nothing of a run is left on the device or here."""
     work = device._folder / "work"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while any((work / "detached").iterdir()) or any((work / "jobs").iterdir()):
         assert time.monotonic() < end, list(work.rglob("*"))
         time.sleep(0.1)

@@ -164,7 +164,7 @@ def test_ctrl_c_ends_the_command_and_its_worker(tmp_path: Path) -> None:
     assert stdout == ""
     assert stderr.strip().splitlines()[-1] == "error: interrupted"
     # Interrupted while it was being started, a worker ends by itself: its input has closed.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (left := [w for w in workers if Path(f"/proc/{w}").exists()]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left

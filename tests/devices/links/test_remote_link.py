@@ -42,7 +42,7 @@ def cut(link: RemoteLink) -> None:
     transport.cut()
 
 
-def gone(pid: int, patience_s: float = 30.0) -> bool:
+def gone(pid: int, patience_s: float = 60.0) -> bool:
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         try:
@@ -54,7 +54,7 @@ def gone(pid: int, patience_s: float = 30.0) -> bool:
     return False
 
 
-def number_in(path: Path, patience_s: float = 30.0) -> int:
+def number_in(path: Path, patience_s: float = 60.0) -> int:
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         if path.exists() and path.read_text().endswith("\n"):
@@ -133,8 +133,8 @@ def test_more_output_than_pipes_hold(link: RemoteLink) -> None:
 
 def test_a_deadline_ends_everything_the_command_started(link: RemoteLink, tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    with pytest.raises(LinkError, match=r"did not end within 2 s and was killed") as caught:
-        link.run(leaver(file), timeout_s=2)
+    with pytest.raises(LinkError, match=r"did not end within 5 s and was killed") as caught:
+        link.run(leaver(file), timeout_s=5)
     assert caught.value.retryable
     assert gone(number_in(file))
 
@@ -375,7 +375,7 @@ def test_a_push_that_is_cut_goes_on_where_it_ended(home: Path, tmp_path: Path) -
     with pytest.raises(LinkError, match="cut"):
         link.push(file)
     part = home / ".cache/deepen/files" / f"{hashlib.sha256(content).hexdigest()}.part"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while part.stat().st_size < 150_000 and time.monotonic() < end:  # what was under way arrives
         time.sleep(0.01)
     assert part.read_bytes() == content[:150_000]

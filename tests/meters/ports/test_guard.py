@@ -13,6 +13,7 @@ import pytest
 
 from deepen.meters.ports.guard import PortGuard
 from deepen.meters.ports.serial_port import open_port
+from tests.support.terminals import read_bytes
 
 HOST = """
 import os, sys, time
@@ -64,18 +65,8 @@ def test_an_opened_meter_is_guarded(kill: bool, expected: bytes, terminal: tuple
         else:
             process.communicate("\n")
             assert process.returncode == 0
-    came = b""
-    while len(came) < len(expected):
-        more = written(terminal[0], 20.0)
-        assert more
-        came += more
-    assert came == expected
+    assert read_bytes(terminal[0], len(expected)) == expected
     open_port(terminal[1]).close()  # and its lock is free again
-
-
-def written(master: int, timeout_s: float) -> bytes:
-    ready, _, _ = select.select([master], [], [], timeout_s)
-    return os.read(master, 100) if ready else b""
 
 
 def host(path: str, root: Path, then: str = "") -> subprocess.Popen[str]:
@@ -91,10 +82,10 @@ def test_a_host_that_is_killed_leaves_the_instrument_safe(
     with host(terminal[1], repo_root) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        assert written(terminal[0], 0.0) == b""
+        assert select.select([terminal[0]], [], [], 0.0)[0] == []
         process.send_signal(number)
         process.wait()
-    assert written(terminal[0], 20.0) == b"safe now"
+    assert read_bytes(terminal[0], len(b"safe now")) == b"safe now"
 
 
 def test_a_host_that_ends_without_closing_leaves_the_instrument_safe(
@@ -102,7 +93,7 @@ def test_a_host_that_ends_without_closing_leaves_the_instrument_safe(
 ) -> None:
     with host(terminal[1], repo_root, "sys.exit(0)") as process:
         process.wait()
-    assert written(terminal[0], 20.0) == b"safe now"
+    assert read_bytes(terminal[0], len(b"safe now")) == b"safe now"
 
 
 def test_a_forked_child_that_lives_on_keeps_nothing_from_being_safe(terminal: tuple[int, str], repo_root: Path) -> None:
@@ -114,7 +105,7 @@ def test_a_forked_child_that_lives_on_keeps_nothing_from_being_safe(terminal: tu
         process.kill()
         process.wait()
         try:
-            assert written(terminal[0], 20.0) == b"safe now"
+            assert read_bytes(terminal[0], len(b"safe now")) == b"safe now"
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -146,7 +137,7 @@ def test_a_guard_fires_on_demand_and_holds_what_it_is_given(terminal: tuple[int,
     assert select.select([reader], [], [], 0.0)[0] == []  # the guard still has the other end
     guard.fire()
     assert os.read(reader, 1) == b""
-    assert written(terminal[0], 1.0) == b"safe"
+    assert read_bytes(terminal[0], len(b"safe")) == b"safe"
     os.close(reader)
     os.close(fd)
 

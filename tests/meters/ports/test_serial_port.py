@@ -23,12 +23,13 @@ from deepen.meters.ports import locks
 from deepen.meters.ports import serial_port as port
 from deepen.meters.ports.protocol import Port
 from deepen.meters.ports.serial_port import get_source_label, open_port
+from tests.support.terminals import PATIENCE_S, read_bytes
 
 
 def read_all(opened: Any, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        chunk = opened.read(2.0)
+        chunk = opened.read(PATIENCE_S)
         assert chunk, f"only {data!r} came"
         data += chunk
     return data
@@ -44,7 +45,7 @@ def test_a_terminal_is_read_at_once_and_written(terminal: tuple[int, str]) -> No
     os.write(master, b"x" * 3000)
     assert read_all(opened, 3000) == b"x" * 3000
     opened.write(b"hello")
-    assert os.read(master, 10) == b"hello"
+    assert read_bytes(master, 5) == b"hello"
     os.write(master, b"old")
     opened.flush_input()
     os.write(master, b"new")
@@ -120,7 +121,7 @@ def test_a_socket_is_read_and_written_and_its_end_is_seen(server: socket.socket)
     peer.sendall(b"y" * 5000)
     assert read_all(opened, 5000) == b"y" * 5000
     opened.write(b"ask")
-    assert peer.recv(10) == b"ask"
+    assert read_bytes(peer.fileno(), 3) == b"ask"
     assert opened.read(0.0) == b""
     peer.close()
     with pytest.raises(MeterError, match="gone"):

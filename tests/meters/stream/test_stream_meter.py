@@ -18,6 +18,7 @@ from deepen.meters.stream.meter import StreamMeter, make_stream_driver, read_num
 from deepen.meters.types import Meter
 from deepen.records import Interval
 from deepen.testing.clock import VirtualClock
+from tests.support.terminals import read_bytes
 
 Toy = Callable[..., tuple[Any, Any]]
 
@@ -195,6 +196,7 @@ def test_a_sink_gets_the_samples_and_memory_none(clock: VirtualClock, toy: Toy) 
     assert ending.mean_w == pytest.approx(2.0)
 
 
+@pytest.mark.serial
 def test_the_thread_reads_a_terminal(
     terminal: tuple[int, str], streaming: Callable[..., Any], toy_instrument: Callable[..., Any]
 ) -> None:
@@ -289,8 +291,6 @@ def test_a_number_without_a_default_is_required() -> None:
 
 
 def test_a_conversation_that_fails_leaves_the_instrument_safe(terminal: tuple[int, str]) -> None:
-    import os
-
     def make(port: Any, spec: MeterSpec, source: Any) -> Any:
         port.write(b"on")
         raise MeterError("toy: something else answers")
@@ -298,7 +298,7 @@ def test_a_conversation_that_fails_leaves_the_instrument_safe(terminal: tuple[in
     driver = make_stream_driver("toy", "a toy", make, safe_bytes=b"off")
     with pytest.raises(MeterError, match="something else"):
         driver.open(MeterSpec("toy", terminal[1]), MeterContext())
-    assert os.read(terminal[0], 64) == b"onoff"
+    assert read_bytes(terminal[0], 5) == b"onoff"
 
 
 def test_loop_has_no_guard_and_works(toy_instrument: Any) -> None:
@@ -309,8 +309,6 @@ def test_loop_has_no_guard_and_works(toy_instrument: Any) -> None:
 
 
 def test_the_guard_takes_over_where_closing_fails(terminal: tuple[int, str], toy_instrument: Any) -> None:
-    import os
-
     def make(port: Any, spec: MeterSpec, source: Any) -> Any:
         instrument = toy_instrument(port)
         instrument.close = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
@@ -319,7 +317,7 @@ def test_the_guard_takes_over_where_closing_fails(terminal: tuple[int, str], toy
     meter = make_stream_driver("toy", "a toy", make).open(MeterSpec("toy", terminal[1]), MeterContext())
     with pytest.raises(KeyboardInterrupt):
         meter.close()
-    assert os.read(terminal[0], 64) == b"-!"
+    assert read_bytes(terminal[0], 2) == b"-!"
 
 
 def test_the_probe_says_what_usb_says(monkeypatch: pytest.MonkeyPatch, toy_instrument: Any) -> None:

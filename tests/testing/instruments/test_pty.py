@@ -19,6 +19,8 @@ from deepen.testing.instruments.signal import StepSignal, SwitchedSignal
 
 serial = pytest.importorskip("serial", reason="pyserial is not installed; pip install 'deepen[serial]'")
 
+pytestmark = pytest.mark.serial
+
 PATIENCE_S = 120.0
 """Wall time after which something will never come; long, because the machine may be busy."""
 

@@ -201,9 +201,10 @@ def test_wrong_options_are_refused(install: Any, option: str) -> None:
     assert driver.finalized or not driver.opened
 
 
+@pytest.mark.serial
 def test_a_recording_has_the_energy_and_the_marks(install: Any) -> None:
     origin = time.monotonic()
-    edge = origin + 0.5
+    edge = origin + 1.5  # late enough for a busy machine to have begun
     driver = install(
         FakeJoulescopeDriver(
             StepSignal([edge], [0.5, 2.0]), input_lag=300, levels=lambda k, t_s: (t_s >= edge) & (k == 1)
@@ -212,7 +213,7 @@ def test_a_recording_has_the_energy_and_the_marks(install: Any) -> None:
     driver.run()
     meter = open_meter("joulescope:000415?rate_hz=10000&inputs=0,1")
     meter.start()
-    time.sleep(0.9)
+    time.sleep(edge + 0.4 - time.monotonic())
     trace = meter.stop()
     meter.close()
     assert trace.dropped == 0

@@ -265,8 +265,9 @@ def test_no_fault_yields_a_wrong_energy_without_a_word(connect: Connect, name: s
         assert trace.dropped or trace.gaps or trace.warnings, name
 
 
+@pytest.mark.serial
 def test_over_a_terminal_with_a_load_that_switches():
-    with serve_emulator(Lpm01aBoard(SwitchedSignal(0.005))) as served:
+    with serve_emulator(Lpm01aBoard(SwitchedSignal(0.005)), buffer_bytes=1 << 28) as served:
         meter = DRIVER.open(MeterSpec("lpm01a", served.path, {"rate_hz": "5000"}), MeterContext())
         try:
             meter.start()

@@ -101,8 +101,9 @@ def test_a_port_that_never_stops_is_no_lvpm(bench: Any, monkeypatch: pytest.Monk
         b.open()
 
 
+@pytest.mark.serial
 def test_over_a_pseudo_terminal() -> None:
-    with serve_emulator(LvpmEmulator(StepSignal([], [1.5]))) as served:
+    with serve_emulator(LvpmEmulator(StepSignal([], [1.5])), buffer_bytes=1 << 28) as served:
         meter = open_meter(f"lvpm:{served.path}?voltage_v=3.4&leave=off")
         try:
             assert served.volts() == pytest.approx(3.4)
@@ -113,7 +114,7 @@ def test_over_a_pseudo_terminal() -> None:
             trace = meter.stop()
         finally:
             meter.close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while served.volts() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert served.volts() == 0.0
@@ -125,6 +126,7 @@ def test_over_a_pseudo_terminal() -> None:
     assert trace.t_s[-1] > ended - 0.01
 
 
+@pytest.mark.serial
 def test_unplugging_ends_the_recording() -> None:
     with serve_emulator(LvpmEmulator(StepSignal([], [1.5]), volts=3.85, status=ON)) as served:
         meter = open_meter(f"lvpm:{served.path}")
@@ -138,12 +140,13 @@ def test_unplugging_ends_the_recording() -> None:
             meter.close()
 
 
+@pytest.mark.serial
 def test_the_output_is_made_safe_when_the_process_is_killed() -> None:
     code = (
         "import sys, time; from deepen.meters import open_meter; meter = open_meter(sys.argv[1]); meter.start(); "
         "print('on', flush=True); time.sleep(60)"
     )
-    with serve_emulator(LvpmEmulator(StepSignal([], [1.5]))) as served:
+    with serve_emulator(LvpmEmulator(StepSignal([], [1.5])), buffer_bytes=1 << 28) as served:
         child = subprocess.Popen(
             [sys.executable, "-c", code, f"lvpm:{served.path}?voltage_v=3.2&leave=off"],
             stdout=subprocess.PIPE,
@@ -155,7 +158,7 @@ def test_the_output_is_made_safe_when_the_process_is_killed() -> None:
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while served.volts() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert served.volts() == 0.0

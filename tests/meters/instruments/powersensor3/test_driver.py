@@ -219,7 +219,7 @@ def test_no_fault_gives_a_wrong_number_without_a_word(bench, energy_of, name: st
 
 @pytest.mark.serial
 def test_the_driver_on_a_pseudo_terminal() -> None:
-    with serve_emulator(Emulator(StepSignal([], [20.0]), noise_a=0.05)) as served:
+    with serve_emulator(Emulator(StepSignal([], [20.0]), noise_a=0.05), buffer_bytes=1 << 28) as served:
         meter = DRIVER.open(MeterSpec("powersensor3", served.path), MeterContext())
         try:
             meter.start()

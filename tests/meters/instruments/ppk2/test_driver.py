@@ -254,7 +254,7 @@ def test_no_fault_gives_a_wrong_number_without_a_word(energy_of, bench, name: st
 @pytest.mark.serial
 def test_the_driver_on_a_pseudo_terminal() -> None:
     emulator = Emulator(StepSignal([], [0.25]), noise_a=2e-5)
-    with serve_emulator(emulator) as served:
+    with serve_emulator(emulator, buffer_bytes=1 << 28) as served:
         meter = DRIVER.open(MeterSpec("ppk2", served.path, {"voltage_v": "3.6", "leave": "off"}), MeterContext())
         try:
             assert served.volts() == 3.6
