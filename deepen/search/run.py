@@ -22,6 +22,7 @@ from deepen.search.pareto import FrontQuality, assess_front, find_extremes, find
 from deepen.search.query import QueryCost, TabularBenchmark
 from deepen.search.table.table import BenchmarkTable
 from deepen.storage.atomic import make_storage_error
+from deepen.storage.journal import JournalWriter, replay_journal
 
 __all__ = ["ExactFront", "SearchResult", "compute_exact_front", "search_table"]
 
@@ -248,8 +249,7 @@ class _SearchLog:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if length else "wb")
-            self._file.truncate(length)
-            self._file.seek(length)
+            self._writer = JournalWriter(self._file.fileno(), length, sync=False)
             if not length:
                 self._write(head)
         except OSError as error:
@@ -260,10 +260,12 @@ class _SearchLog:
 
     def _read(self, path: Path, head: dict[str, Any]) -> int:
         """Read the existing log; a torn last line is dropped. Returns the length that is kept, bytes."""
+        documents: list[Any] = []
         try:
             data = path.read_bytes()
-            lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
-            documents = [json.loads(line) for line in lines]
+            sound = replay_journal(data, documents.append)
+            if b"\n" in data and not documents:
+                raise ValueError("no line of it is JSON")
         except (OSError, ValueError) as error:
             raise DatasetError(f"{path}: not the log of a search ({error}); name another file") from error
         if not documents:
@@ -273,7 +275,7 @@ class _SearchLog:
             odd = next((k for k in head if theirs.get(k) != json.loads(json.dumps(head[k]))), "format")
             raise DatasetError(f"{path}: the log of another search (its {odd} differs); name another file")
         self._old = documents[1:]
-        return sum(map(len, lines))
+        return sound
 
     def record(self, number: int, result: EvaluationResult) -> EvaluationResult:
         """Write an evaluation, or return the logged one if there is one with this number.
@@ -295,8 +297,7 @@ class _SearchLog:
 
     def _write(self, document: dict[str, Any]) -> None:
         try:
-            self._file.write((json.dumps(document, ensure_ascii=False) + "\n").encode())
-            self._file.flush()
+            self._writer.append(document)
         except OSError as error:
             assert self._path is not None  # there is a file
             raise make_storage_error("write", self._path, error) from error

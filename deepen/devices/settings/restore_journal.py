@@ -10,7 +10,6 @@ is torn has not been made.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any
 from deepen.clock.host_clock import utc_now
 from deepen.devices.settings.access import SettingLocation
 from deepen.errors import ConfigError, LinkError, StorageError
+from deepen.storage.journal import JournalLineError, JournalWriter, replay_journal
 from deepen.storage.locks import lock_file
 
 __all__ = [
@@ -104,18 +104,10 @@ def _parse_journal(data: bytes, path: Path) -> tuple[dict[int, JournalLayer], di
     """Parse a journal into layers and changes by number, and the number of undamaged bytes."""
     layers: dict[int, JournalLayer] = {}
     changes: dict[int, SettingChange] = {}
-    sound = 0
-    lines = data.split(b"\n")
-    for index, line in enumerate(lines[:-1]):  # bytes after the last line break are torn
-        try:
-            _apply_event(json.loads(line), layers, changes)
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
-            if index == len(lines) - 2:
-                break
-            raise ConfigError(
-                f"{path}: line {index + 1} is damaged ({error}); correct or delete that line, then restore again"
-            ) from error
-        sound += len(line) + 1
+    try:
+        sound = replay_journal(data, lambda event: _apply_event(event, layers, changes))
+    except JournalLineError as error:
+        raise ConfigError(f"{path}: {error}; correct or delete that line, then restore again") from error
     return layers, changes, sound
 
 
@@ -170,8 +162,7 @@ class RestoreJournal:
             raise self._storage(error) from error
         try:
             self.layers, self._changes, sound = _parse_journal(data, self.path)
-            self._end = sound
-            os.ftruncate(self._fd, sound)
+            self._writer = JournalWriter(self._fd, sound)
         except BaseException:
             os.close(self._fd)
             raise
@@ -238,17 +229,10 @@ class RestoreJournal:
             os.close(fd)
 
     def _append(self, **event: Any) -> None:
-        line = json.dumps(event, ensure_ascii=True).encode() + b"\n"
         try:
-            view = memoryview(line)
-            offset = self._end
-            while view:
-                done = os.pwrite(self._fd, view, offset)
-                view, offset = view[done:], offset + done
-            os.fsync(self._fd)
+            self._writer.append(event)
         except OSError as error:
             raise self._storage(error) from error
-        self._end = offset
         _apply_event(event, self.layers, self._changes)
 
     def _storage(self, error: OSError) -> StorageError:
