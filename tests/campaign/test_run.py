@@ -421,7 +421,7 @@ fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 plan = CampaignPlan.load(__import__("pathlib").Path(sys.argv[3]))
 with Dataset.open(sys.argv[1], create=True) as dataset:
-    run(plan, fakes.FakeSession(), dataset, settings=CampaignSettings(copies=1),
+    run_plan(plan, fakes.FakeSession(), dataset, settings=CampaignSettings(copies=1),
         on_progress=lambda state: print(state.done, flush=True))
 print("through", flush=True)
 """

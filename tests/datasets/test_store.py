@@ -291,6 +291,7 @@ def test_what_was_stored_survives_a_power_cut_after_any_system_call(faulty_disk,
     assert faulty_disk("power", tmp_path) > 300
 
 
+@pytest.mark.slow
 def test_30_sigkills_at_random_moments_keep_every_acknowledged_record(tmp_path, make_record):
     code = """
 import dataclasses, sys

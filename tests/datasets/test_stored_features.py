@@ -13,7 +13,7 @@ from deepen.datasets import Dataset, stored_features
 from deepen.datasets.record_schema import encode_record
 from deepen.datasets.stored_features import make_model_kernel
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
-from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION, compute_features
+from deepen.kernels.features import FEATURE_NAMES, FEATURES_VERSION, build_feature_matrix, compute_features
 from deepen.kernels.sampling.real_configurations import list_families_with_configurations, load_real_configurations
 from deepen.kernels.sampling.sampler import sample_kernels
 from deepen.predictors.fitting.train import train_predictor
@@ -59,7 +59,7 @@ def store_and_read(folder, records):
 
 def predict(predictor, families, features):
     assert all(tuple(row) == FEATURE_NAMES for row in features)
-    return predictor.energies(families, predictor.matrix(features)).energy_j
+    return predictor.energies(families, build_feature_matrix(features)).energy_j
 
 
 def test_no_kernel_is_predicted_differently_after_storing(tmp_path, make_record, kernels, predictor):
