@@ -47,6 +47,18 @@ def invoke(*arguments: object):
     return CliRunner().invoke(cli, ["dataset", "build", *map(str, arguments)], prog_name="deepen")
 
 
+def test_a_dataset_in_a_file_of_its_own_keeps_the_plan_beside_it(tmp_path, bench):
+    for name in ("one", "other"):
+        out = tmp_path / f"{name}.db"
+        for skipped in (0, 3):
+            report = build_dataset(out, families=["fc"], count=3, seed=7, device="local", meter="m")
+            assert (report.measured, report.skipped_done) == (3 - skipped, skipped)
+        assert len(Dataset.open(out)) == 3
+        assert (tmp_path / f"{name}.files" / "plan.json").exists()
+    visible = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
+    assert visible == ["one.db", "one.files", "other.db", "other.files"]
+
+
 def test_a_build_makes_dataset_and_plan_and_resumes(tmp_path, bench):
     out = tmp_path / "d"
     report = build_dataset(out, families=["fc"], count=4, seed=7, threads=2, device="local", meter="m")
