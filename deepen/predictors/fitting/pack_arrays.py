@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.predictors.fitting.choose_learner import FamilyFit
+from deepen.predictors.fitting.fit_gaussian_process import GaussianFit
 from deepen.predictors.fitting.folds import FamilyData
-from deepen.predictors.fitting.learners import FittedLearner
 from deepen.predictors.fitting.shared_gaussian_process import SharedProcessPart
 from deepen.predictors.inference.columns import list_column_names
 from deepen.predictors.inference.conformal import compute_family_half_width
@@ -69,86 +69,72 @@ def pack_parameters(
         family_of: Family of every record, shape (n,).
     """
     f, d = len(families), len(list_column_names(names))
-    work = np.tile(pooled.work, (f + 1, 1))
-    half_width = np.full(f + 1, pooled.half_width)
-    matrices = {k: np.zeros((f, d)) for k in ("mean", "coefficient", "inverse_length")}
-    scale = np.ones((f, d))
-    low, high = np.zeros((f, d), np.float32), np.zeros((f, d), np.float32)
-    intercept, share, constant, hand_over = np.zeros(f), np.zeros(f), np.zeros(f), np.zeros(f)
-    trend_low, trend_high = np.zeros(f), np.zeros(f)
-    forests: list[TreeEnsemble] = []
-    tree_start, gaussian_start = np.zeros(f + 1, np.int32), np.zeros(f + 1, np.int32)
-    gaussian_x: list[Floats] = [np.zeros((0, d))]
-    gaussian_alpha: list[Floats] = [np.zeros(0)]
     judged = np.array([fit is not None for fit in fits], dtype=np.bool_)
     covered = np.isin(family_of, np.array(families)[judged])
-    for i, (rows, fit) in enumerate(zip(data, fits, strict=True)):
-        # 1. Range and roofline.
-        low[i], high[i] = rows.columns.min(0), rows.columns.max(0)
-        trees = gaussians = 0
-        if fit is None:
-            work[i] = _scale_pooled_roofline(rows, pooled)
-        else:
-            work[i] = fit.work
-            half_width[i] = compute_family_half_width(residual[family_of == rows.name], residual[covered])
-        # 2. Trend.
-        if fit is not None and fit.trend is not None:
-            matrices["mean"][i, fit.active] = fit.trend.mean
-            matrices["coefficient"][i, fit.active] = fit.trend.coefficient
-            scale[i, fit.active] = fit.trend.scale
-            intercept[i] = fit.trend.intercept
-            trend_low[i], trend_high[i] = fit.trend.low, fit.trend.high
-            # 3. Members.
-            share[i] = sum(part for m, part in fit.members if isinstance(m, FittedLearner) and m.adds_to_trend)
-            for member, part in fit.members:
-                if isinstance(member, SharedProcessPart):
-                    constant[i] += member.constant * part
-                    mean_at, scale_at = matrices["mean"][i, member.columns], scale[i, member.columns]
-                    wide = np.zeros((member.alpha.size, d))
-                    wide[:, member.columns] = (member.x - mean_at) / scale_at
-                    matrices["inverse_length"][i, member.columns] = member.inverse_length * scale_at
-                    gaussian_x.append(wide)
-                    gaussian_alpha.append(member.alpha * part)
-                    gaussians += member.alpha.size
-                    continue
-                if not member.adds_to_trend:
-                    hand_over[i] += part
-                if member.forest is not None:
-                    forests.append(_expand_tree_columns(member.forest, fit.active, part))
-                    trees += forests[-1].roots.size
-                if member.gaussian is not None:
-                    wide = np.zeros((member.gaussian.alpha.size, d))
-                    wide[:, fit.active] = member.gaussian.x
-                    gaussian_x.append(wide)
-                    gaussian_alpha.append(member.gaussian.alpha * part)
-                    matrices["inverse_length"][i, fit.active] = member.gaussian.inverse_length
-                    gaussians += member.gaussian.alpha.size
-        # 4. Ends.
-        tree_start[i + 1] = tree_start[i] + trees
-        gaussian_start[i + 1] = gaussian_start[i] + gaussians
-    return PredictorParameters(
+    forests: list[TreeEnsemble] = []
+    gaussian_x, gaussian_alpha = [np.zeros((0, d))], [np.zeros(0)]
+    p = PredictorParameters(
         families=families,
         feature_names=names,
         regressor=judged,
-        work=work,
-        half_width=half_width,
-        trend_mean=matrices["mean"],
-        trend_scale=scale,
-        trend_coefficient=matrices["coefficient"],
-        trend_intercept=intercept,
-        trend_share=share,
-        trend_low=trend_low,
-        trend_high=trend_high,
-        constant=constant,
-        hand_over=hand_over,
-        range_low=low,
-        range_high=high,
+        work=np.tile(pooled.work, (f + 1, 1)),
+        half_width=np.full(f + 1, pooled.half_width),
+        trend_mean=np.zeros((f, d)),
+        trend_scale=np.ones((f, d)),
+        trend_coefficient=np.zeros((f, d)),
+        trend_intercept=np.zeros(f),
+        trend_share=np.zeros(f),
+        trend_low=np.zeros(f),
+        trend_high=np.zeros(f),
+        constant=np.zeros(f),
+        hand_over=np.zeros(f),
+        range_low=np.zeros((f, d), np.float32),
+        range_high=np.zeros((f, d), np.float32),
+        forest=TreeEnsemble.empty(),
+        tree_start=np.zeros(f + 1, np.int32),
+        gaussian_x=gaussian_x[0].astype(np.float32),
+        gaussian_alpha=gaussian_alpha[0],
+        gaussian_start=np.zeros(f + 1, np.int32),
+        gaussian_inverse_length=np.zeros((f, d)),
+    )
+    for i, (rows, fit) in enumerate(zip(data, fits, strict=True)):
+        # 1. Range and roofline.
+        p.range_low[i], p.range_high[i] = rows.columns.min(0), rows.columns.max(0)
+        if fit is None:
+            p.work[i] = _scale_pooled_roofline(rows, pooled)
+        else:
+            p.work[i] = fit.work
+            p.half_width[i] = compute_family_half_width(residual[family_of == rows.name], residual[covered])
+        if fit is not None and fit.trend is not None:
+            # 2. Trend.
+            p.trend_mean[i, fit.active], p.trend_scale[i, fit.active] = fit.trend.mean, fit.trend.scale
+            p.trend_coefficient[i, fit.active] = fit.trend.coefficient
+            p.trend_intercept[i], p.trend_low[i], p.trend_high[i] = fit.trend.intercept, fit.trend.low, fit.trend.high
+            # 3. Members.
+            for member, part in fit.members:
+                if isinstance(member, SharedProcessPart):
+                    p.constant[i] += member.constant * part
+                    used, scale = member.columns, p.trend_scale[i, member.columns]
+                    x = (member.x - p.trend_mean[i, used]) / scale
+                    process: GaussianFit | None = GaussianFit(x, member.inverse_length * scale, member.alpha)
+                else:
+                    (p.trend_share if member.adds_to_trend else p.hand_over)[i] += part
+                    used, process = fit.active, member.gaussian
+                    if member.forest is not None:
+                        forests.append(_expand_tree_columns(member.forest, used, part))
+                if process is not None:
+                    gaussian_x.append(np.zeros((process.alpha.size, d)))
+                    gaussian_x[-1][:, used] = process.x
+                    gaussian_alpha.append(process.alpha * part)
+                    p.gaussian_inverse_length[i, used] = process.inverse_length
+        # 4. Ends.
+        p.tree_start[i + 1] = sum(forest.roots.size for forest in forests)
+        p.gaussian_start[i + 1] = sum(alpha.size for alpha in gaussian_alpha)
+    return replace(
+        p,
         forest=concatenate_ensembles(forests),
-        tree_start=tree_start,
         gaussian_x=np.concatenate(gaussian_x).astype(np.float32),
         gaussian_alpha=np.concatenate(gaussian_alpha),
-        gaussian_start=gaussian_start,
-        gaussian_inverse_length=matrices["inverse_length"],
     )
 
 
