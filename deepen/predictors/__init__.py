@@ -14,15 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deepen.predictors.active_learning import propose_kernels
     from deepen.predictors.evaluation import compute_metrics, evaluate_predictor
     from deepen.predictors.fitting.calibrate import calibrate_predictor
     from deepen.predictors.fitting.recipes import Recipe, list_recipe_names, load_recipe
     from deepen.predictors.fitting.sklearn_estimator import LogWorkRegressor
     from deepen.predictors.fitting.train import train_predictor
+    from deepen.predictors.kernel_counts import KernelCounts
     from deepen.predictors.library import get_predictor_folder, list_predictors, load_predictor
     from deepen.predictors.predictor import Predictor
 
 __all__ = [
+    "KernelCounts",
     "LogWorkRegressor",
     "Predictor",
     "Recipe",
@@ -34,6 +37,7 @@ __all__ = [
     "list_recipe_names",
     "load_predictor",
     "load_recipe",
+    "propose_kernels",
     "train_predictor",
 ]
 
@@ -43,6 +47,7 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = _registry.make_lazy_names(
         globals(),
         {
+            "KernelCounts": "deepen.predictors.kernel_counts",
             "LogWorkRegressor": "deepen.predictors.fitting.sklearn_estimator",
             "Predictor": "deepen.predictors.predictor",
             "Recipe": "deepen.predictors.fitting.recipes",
@@ -54,6 +59,7 @@ if not TYPE_CHECKING:
             "load_recipe": "deepen.predictors.fitting.recipes",
             "compute_metrics": "deepen.predictors.evaluation",
             "list_recipe_names": "deepen.predictors.fitting.recipes",
+            "propose_kernels": "deepen.predictors.active_learning",
             "train_predictor": "deepen.predictors.fitting.train",
         },
     )
