@@ -342,7 +342,7 @@ def _store_outcome(found: TaskOutcome | DeviceNotice, dataset: Dataset, state: _
         state.fail(found.task, found.error or DeepenError("no record and no reason"), found.device)
         return
     try:
-        dataset.append(found.record)
+        dataset.append(found.record, found.task.repeat)
     except DatasetError as error:
         state.fail(found.task, error, found.device)
     else:

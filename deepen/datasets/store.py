@@ -66,7 +66,7 @@ class _StoredRecord:
 
     Attributes:
         seq: Sequence number, rising from 1.
-        key: SHA-256 of its document in hex; a record that one ``extend`` holds again has ``-2``, ``-3`` ... behind it.
+        key: SHA-256 of its document in hex; that of a repetition equal to the last bit ends in ``-2``, ``-3`` ...
         record: The record.
     """
 
@@ -280,11 +280,12 @@ class Dataset:
             self._release()
             raise
 
-    def append(self, record: EnergyRecord) -> int:
+    def append(self, record: EnergyRecord, repeat: int = 0) -> int:
         """Store a record; it is on the disk when this returns, and only then.
 
         Args:
-            record: What to store; nothing is stored where the very same record is there.
+            record: The record; nothing is stored if the very same record is there.
+            repeat: Number of this repetition of one measurement, from 0: equal records of several are all stored.
 
         Returns:
             Its sequence number.
@@ -293,7 +294,7 @@ class Dataset:
             DatasetError: If the record cannot be stored.
             StorageError: If the disk refuses (the dataset stays as it was), or another process is writing.
         """
-        return self._store([record])[0]
+        return self._store([record], repeat)[0]
 
     def extend(self, records: Sequence[EnergyRecord]) -> None:
         """Store many records at once: all are on the disk when this returns; should it fail, none is.
@@ -311,7 +312,7 @@ class Dataset:
         """Let others write; may be called again."""
         self._release()
 
-    def _store(self, records: Sequence[EnergyRecord]) -> list[int]:
+    def _store(self, records: Sequence[EnergyRecord], repeat: int = 0) -> list[int]:
         """Store records in one transaction; return their sequence numbers."""
         self.claim()
         assert self._connection is not None
@@ -326,7 +327,8 @@ class Dataset:
             text = encode_canonical_json(document)
             digest = _hash_text(text)
             seen[digest] += 1
-            key = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+            number = seen[digest] + repeat
+            key = digest if number == 1 else f"{digest}-{number}"
             known = self._by_key.get(key)
             if known is None:
                 known = _StoredRecord(last + len(new) + 1, key, record)

@@ -110,8 +110,10 @@ def test_the_same_record_again_is_not_stored_again(tmp_path, make_record):
         dataset.extend(batch)
         dataset.extend(batch)
         assert dataset.append(make_record(2)) == 3
+        for _ in range(2):  # a simulated source repeats itself to the last bit
+            assert [dataset.append(make_record(7), repeat) for repeat in range(3)] == [5, 6, 7]
     fill(tmp_path / "d", make_record, 3)
-    assert ids(tmp_path / "d") == [f"{index:016x}" for index in (0, 1, 2, 1)]
+    assert ids(tmp_path / "d") == [f"{index:016x}" for index in (0, 1, 2, 1, 7, 7, 7)]
 
 
 def test_a_path_is_a_file_or_a_folder_with_one(tmp_path, make_record):
