@@ -1,17 +1,19 @@
 """Records that all layers exchange: workloads, traces, intervals, energy records and predictions.
 
 All quantities are in SI units and the unit is in the field's name. Energy per inference is net of idle unless the
-field says gross. ``source`` travels with every number: ``measured`` (a sensor read it), ``modelled`` (computed from
-activity counters and a documented power profile) or ``simulated`` (an emulated instrument produced it).
+field says gross. A label, ``source``, travels with every number: ``measured`` (a sensor read it), ``published`` (others
+say they measured it), ``modelled`` (computed from activity counters and a documented power profile), ``simulated`` (an
+emulated instrument produced it) or ``predicted`` (learnt from numbers with one of the other labels, which ``learnt_from`` names).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +25,33 @@ __all__ = [
     "RECORD_SCHEMA",
     "Accuracy",
     "EnergyRecord",
+    "FigureLabel",
     "Interval",
     "KernelPrediction",
     "MeasurementWarning",
     "PowerTrace",
     "Prediction",
+    "RecordLabel",
     "Source",
+    "SourceLabel",
     "StoppingRule",
     "TraceWarning",
     "WarningCode",
     "Workload",
+    "describe_mixed_labels",
+    "find_weakest_label",
     "find_weakest_source",
+    "parse_label",
 ]
 
 Source = Literal["measured", "modelled", "simulated"]
+"""Label of a reading: of a meter, a trace, a session."""
+
+RecordLabel = Literal["measured", "published", "modelled", "simulated"]
+"""Label of a record: that of its reading, or ``published`` where others measured it and deepen only read their file."""
+
+FigureLabel = Literal["measured", "published", "modelled", "simulated", "predicted"]
+"""Label of any number, from the strongest to the weakest."""
 
 WarningCode = Literal["loss", "clipping", "range-switching", "temperature", "trace"]
 """Kinds of warnings about a trace: samples missing or counted twice; at the end of a range; a range that changed; an
@@ -49,19 +64,84 @@ RECORD_SCHEMA = 3
 and ``throttled``.
 """
 
-_STRENGTH: dict[str, int] = {"measured": 2, "modelled": 1, "simulated": 0}
+_AnySource = TypeVar("_AnySource", bound=str)
 
 
-def find_weakest_source(sources: list[Source]) -> Source:
-    """Return the label of a sum of numbers: the weakest of its parts (simulated < modelled < measured)."""
-    if not sources:
-        raise ValueError("a label needs at least one part")
-    return min(sources, key=lambda s: _STRENGTH[s])
+class SourceLabel(NamedTuple):
+    """What stands behind a number.
+
+    Attributes:
+        source: Its label.
+        learnt_from: For ``predicted``, the weakest label of the numbers it was learnt from; empty for any other label.
+    """
+
+    source: FigureLabel
+    learnt_from: RecordLabel | Literal[""] = ""
+
+    def __str__(self) -> str:
+        return f"{self.source} (learnt from {self.learnt_from} data)" if self.learnt_from else self.source
 
 
-def _check_source(source: str) -> None:
-    if source not in get_args(Source):
-        raise ConfigError(f"source must be one of {', '.join(get_args(Source))}, not '{source}'")
+def parse_label(source: str, learnt_from: str = "") -> SourceLabel:
+    """Read a label as a file or an option gives it.
+
+    Args:
+        source: The label; an empty text is ``measured``.
+        learnt_from: Label of the training data of a predicted number, else empty.
+
+    Raises:
+        ConfigError: If a label is unknown, or ``learnt_from`` is missing where it is needed, or given where it is not.
+    """
+    source = source or "measured"
+    if source not in get_args(FigureLabel):
+        raise ConfigError(f"source '{source}' is none of {', '.join(get_args(FigureLabel))}")
+    if source == "predicted" and learnt_from not in get_args(RecordLabel):
+        raise ConfigError(
+            f"a predicted figure needs learnt_from, one of {', '.join(get_args(RecordLabel))}, not '{learnt_from}'"
+        )
+    if source != "predicted" and learnt_from:
+        raise ConfigError(f"learnt_from '{learnt_from}' belongs to predicted figures, this one is {source}; remove it")
+    return SourceLabel(cast(FigureLabel, source), cast(Any, learnt_from))
+
+
+def find_weakest_source(sources: Iterable[_AnySource]) -> _AnySource:
+    """Name the label a sum of numbers carries: the weakest of its parts, in the order of :data:`FigureLabel`.
+
+    Raises:
+        ValueError: If there are no parts, or one is no label.
+    """
+    return max(sources, key=get_args(FigureLabel).index)
+
+
+def find_weakest_label(labels: Iterable[SourceLabel]) -> SourceLabel:
+    """Name the label a sum of numbers carries.
+
+    A sum with a predicted part is predicted, and learnt from the weakest label anywhere in it: a simulated part stays
+    visible beside a prediction from measurements.
+
+    Raises:
+        ValueError: If there are no parts.
+    """
+    distinct = set(labels)
+    weakest = find_weakest_source([label.source for label in distinct])
+    if weakest != "predicted":
+        return SourceLabel(weakest)
+    return SourceLabel(weakest, cast(RecordLabel, find_weakest_source([x.learnt_from or x.source for x in distinct])))
+
+
+def describe_mixed_labels(labels: Iterable[SourceLabel]) -> str:
+    """Count the labels in words, strongest first; empty where all are alike."""
+    counts = Counter(labels)
+    if len(counts) < 2:
+        return ""
+    rank = get_args(FigureLabel)
+    ordered = sorted(counts.items(), key=lambda item: (rank.index(item[0].source), item[0].learnt_from))
+    return ", ".join(f"{n} {label}" for label, n in ordered)
+
+
+def _check_source(source: str, known: tuple[str, ...]) -> None:
+    if source not in known:
+        raise ConfigError(f"source must be one of {', '.join(known)}, not '{source}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +332,7 @@ class PowerTrace:
         return self.dropped / (self.dropped + self.t_s.size) if self.dropped else 0.0
 
     def __post_init__(self) -> None:
-        _check_source(self.source)
+        _check_source(self.source, get_args(Source))
         if self.logic is not None and self.logic.shape != self.t_s.shape:
             raise MeasureError(f"trace has {self.t_s.size} samples and {self.logic.size} of its logic inputs")
         if self.t_s.shape != self.power_w.shape or self.t_s.ndim != 1:
@@ -288,7 +368,7 @@ class EnergyRecord:
         runtime_build: Runtime version, optimisation level and provider.
         device: Device profile id.
         meter: Power source.
-        source: measured, modelled or simulated.
+        source: measured, published, modelled or simulated.
         runs: Inferences counted.
         trials: Net energy per inference of each accepted block, joules.
         rejected: Blocks left out, as ``{"reason", "energy_j"}``.
@@ -322,7 +402,7 @@ class EnergyRecord:
     runtime_build: str
     device: str
     meter: str
-    source: Source
+    source: RecordLabel
     runs: int
     trials: tuple[float, ...]
     recorded_at: str
@@ -348,7 +428,7 @@ class EnergyRecord:
     schema: int = RECORD_SCHEMA
 
     def __post_init__(self) -> None:
-        _check_source(self.source)
+        _check_source(self.source, get_args(RecordLabel))
         if self.kind not in ("kernel", "model"):
             raise MeasureError(f"record kind must be kernel or model, not '{self.kind}'")
         known = math.isfinite(self.energy_j), math.isfinite(self.latency_s)
@@ -396,8 +476,12 @@ class Prediction:
         uncovered: Names of kernels that the analytic fallback predicted.
         extrapolated: Number of kernels outside the training range.
         predictor_id: Identity of the predictor.
-        source: Label of the data it was trained on.
+        learnt_from: Weakest label of the data it was trained on.
         warnings: What a reader should know.
+        device: Device the predictor stands for.
+        runtime: Runtime it stands for.
+        threads: Intra-operator threads it stands for; 0 where its card does not say.
+        source: Always ``predicted``.
     """
 
     model: str
@@ -409,5 +493,14 @@ class Prediction:
     uncovered: tuple[str, ...]
     extrapolated: int
     predictor_id: str
-    source: Source
+    learnt_from: RecordLabel
     warnings: tuple[str, ...] = ()
+    device: str = ""
+    runtime: str = ""
+    threads: int = 0
+    source: Literal["predicted"] = field(default="predicted", init=False)
+
+    @property
+    def label(self) -> SourceLabel:
+        """Its label, with that of the training data."""
+        return SourceLabel(self.source, self.learnt_from)

@@ -47,7 +47,11 @@ def render_held_out(report: Mapping[str, Any]) -> str:
     rows += [_format_row(name, m, m["method"]) for name, m in report["families"].items()]
     if report["models"]["n"]:
         rows.append(_format_row("whole models", report["models"]))
-    lines = [f"{report['predictor']} ({report['source']})", _render_measures(rows)]
+    lines = [
+        f"{report['predictor']} (learnt from {report['learnt_from']} data), "
+        f"against {report['measured_source']} energies",
+        _render_measures(rows),
+    ]
     for name, found in (("kernels", report["overall"]), ("whole models", report["models"])):
         text = _render_confidence(name, found)
         if text:

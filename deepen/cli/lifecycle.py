@@ -144,7 +144,7 @@ def build_lifecycle_document(
     never = result.never_best()
     return {
         "candidates": len(result.candidates),
-        "source": result.source,
+        **result.candidates.label._asdict(),
         "conditions": {
             "tau": c.tau,
             "training_pue": c.training_pue,
@@ -238,7 +238,10 @@ def _render_lifecycle(
     used = [f"tau {c.tau:g}", f"PUE {c.training_pue:g} for training and {c.inference_pue:g} for inference"]
     if c.with_carbon:
         used.append(f"{c.training_g_per_kwh:g} and {c.inference_g_per_kwh:g} gCO2e/kWh")
-    lines += ["", f"{len(result.candidates)} candidates ({result.source}), ranked by {c.objective}; {', '.join(used)}"]
+    lines += [
+        "",
+        f"{len(result.candidates)} candidates ({result.candidates.label}), ranked by {c.objective}; {', '.join(used)}",
+    ]
     return "\n".join(lines)
 
 

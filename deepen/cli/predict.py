@@ -87,7 +87,8 @@ def render_prediction(prediction: Prediction) -> str:
     low, high = p.interval_j
     lines = [
         f"{p.model}: {format_si(p.energy_j, 'J')} per inference "
-        f"(90 %: {format_si(low, 'J')} to {format_si(high, 'J')}), {p.source}",
+        f"(90 %: {format_si(low, 'J')} to {format_si(high, 'J')}) "
+        f"on {p.device or 'an unnamed device'} with {p.runtime}, {_format_threads(p.threads)}; {p.label}",
         f"{len(p.kernels)} kernels, {100 * p.coverage:.0f} % answered by a regressor, {p.extrapolated} extrapolated, "
         f"overhead {format_si(p.overhead_j, 'J')}; predictor {p.predictor_id}",
     ]
@@ -118,6 +119,10 @@ def render_prediction(prediction: Prediction) -> str:
             format_table(("costliest kernels", "family", "energy", "share", ""), kernel_rows, right=(2, 3)),
         ]
     )
+
+
+def _format_threads(threads: int) -> str:
+    return "threads unknown" if not threads else "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def _format_share(part: float, whole: float) -> str:

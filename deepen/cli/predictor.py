@@ -43,7 +43,7 @@ def list_(as_json: bool) -> None:
         entry: dict[str, Any] = {"name": name, "path": str(path)}
         try:
             card = predictors.load_predictor(path).card
-            entry |= {k: card[k] for k in ("id", "device", "meter", "runtime_build", "source", "rows", "created")}
+            entry |= {k: card[k] for k in ("id", "device", "meter", "runtime_build", "learnt_from", "rows", "created")}
         except DeepenError as error:
             entry["error"] = str(error)
         entries.append(entry)
@@ -53,10 +53,10 @@ def list_(as_json: bool) -> None:
             out = predictors.get_predictor_folder() / "NAME.deepen"
             return f"no predictors; 'deepen predictor train DATASET --out {out}' makes one"
         rows = [
-            (e["name"], e.get("device", "-"), e.get("source", "-"), e.get("rows", "-"), e.get("error", e["path"]))
+            (e["name"], e.get("device", "-"), e.get("learnt_from", "-"), e.get("rows", "-"), e.get("error", e["path"]))
             for e in entries
         ]
-        return format_table(("name", "device", "source", "rows", "file"), rows, right=(3,))
+        return format_table(("name", "device", "learnt from", "rows", "file"), rows, right=(3,))
 
     emit_result(entries, as_json, render)
 
@@ -240,7 +240,7 @@ def _render_calibration(start: Mapping[str, Any]) -> str:
 
 def _render_card(card: Mapping[str, Any]) -> str:
     lines = [
-        f"{card['id']} ({card['source']})",
+        f"{card['id']} (learnt from {card['learnt_from']} data)",
         f"device {card['device']}, meter {card['meter']}, {card['runtime_build']}, {card['threads']} thread(s)",
         f"{card['rows']} kernels and {card['models']} models, data {card['data_sha256'][:12]}, features version "
         f"{card['features_version']}, recipe {card['recipe']}, seed {card['seed']}, deepen {card['deepen_version']}, "

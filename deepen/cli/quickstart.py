@@ -113,9 +113,10 @@ def _format_minutes(seconds: float) -> str:
 def render_quickstart(found: QuickstartResult) -> str:
     """Render the result of a quickstart as text."""
     measured = [m for m in found.models if math.isfinite(m.measured_j)]
-    source = found.source
+    source = found.measured_source
     lines = [
-        f"Energy per inference, net of idle, {source} ({found.meter} on {found.device}; {found.runtime_build}).",
+        f"Energy per inference, net of idle: predicted, beside {source} ({found.meter} on {found.device}; "
+        f"{found.runtime_build}).",
         f"Trained on {found.kernels_measured} kernels and {found.networks_measured} random networks measured here; "
         "no model below was among them.",
         *([_MODELLED] if source == "modelled" else []),

@@ -75,7 +75,7 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
         "score": "pcs",
         "formula": "round(100 * mean(1 - mean power / TDP))",
         "tdp_order": tdp_order,
-        "source": measured.source,
+        **measured.label._asdict(),
         "scores": [
             {
                 "device": s.device,
@@ -109,7 +109,7 @@ def pcs_command(rows: Path, tdp_file: Path, tdp_order: TdpOrder, keys: tuple[str
             titles, cells = titles[:-1], [c[:-1] for c in cells]
         lines = [format_table(titles, cells, right=range(1, len(titles)))]
         chosen = own if tdp_order == "own" else published
-        lines.append(f"score: {chosen}; larger is better; {measured.source}")
+        lines.append(f"score: {chosen}; larger is better; {measured.label}")
         compared = [s for s in scores if s.device in facts.pcs]
         if compared:
             same = sum(s.published_order == facts.pcs[s.device] for s in compared)
@@ -161,7 +161,7 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
     document = {
         "score": "iecs",
         "formula": "sum over rows of inferences per joule; a substitute, the formula of IECS is not public",
-        "source": measured.source,
+        **measured.label._asdict(),
         "scores": [
             {
                 "device": s.device,
@@ -193,7 +193,7 @@ def iecs_command(rows: Path, published_file: Path | None, keys: tuple[str, ...],
             titles, cells = titles[:-1], [c[:-1] for c in cells]
         lines = [format_table(titles, cells, right=(1, 2, 3, 5))]
         lines.append(
-            f"score: sum over rows of inferences per joule, a substitute for IECS; larger is better; {measured.source}"
+            f"score: sum over rows of inferences per joule, a substitute for IECS; larger is better; {measured.label}"
         )
         if agreement is not None:
             lines.append(
@@ -265,7 +265,7 @@ def relative_command(
     document = {
         "score": "relative",
         "formula": "100 * exp(efficiency - reference), log energy = work of the row - efficiency of the device (Huber)",
-        "source": measured.source,
+        **measured.label._asdict(),
         "reference": found.reference,
         "confidence": found.confidence,
         "resamples": found.resamples,
@@ -302,7 +302,7 @@ def relative_command(
         return "\n".join(
             [
                 format_table(titles, cells, right=(0, 2, 3, 4, 5, 6)),
-                f"score: 100 is {reference_name}, 200 does the same work with half the energy; {measured.source}",
+                f"score: 100 is {reference_name}, 200 does the same work with half the energy; {measured.label}",
                 f"rows scatter by {100 * found.scale:.0f} % around the fit; intervals from {found.resamples} bootstrap "
                 f"samples of {found.groups} networks",
             ]

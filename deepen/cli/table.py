@@ -18,7 +18,7 @@ from deepen.units import format_si
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deepen.records import Source
+    from deepen.records import RecordLabel
     from deepen.search import BenchmarkTable, Objective, SearchResult
 
 __all__ = ["command"]
@@ -132,8 +132,8 @@ def build_command(
 @_SPACE
 @click.option(
     "--source",
-    type=click.Choice(["measured", "modelled", "simulated"]),
-    default="measured",
+    type=click.Choice(["published", "measured", "modelled", "simulated"]),
+    default="published",
     show_default=True,
     help="Label of the figures.",
 )
@@ -147,7 +147,7 @@ def import_command(
     out: Path,
     layout: str,
     space: str | None,
-    source: Source,
+    source: RecordLabel,
     arch_column: str,
     task: str,
     runtime: str,
@@ -226,7 +226,7 @@ def query_command(
             arch, hash=hash_, index=index, budget=budget, repeat=chosen, stop_halfway=stop_halfway
         )
         emit_result(
-            line,
+            line | opened.manifest.label._asdict(),
             as_json,
             lambda: format_table(["column", "value"], [(k, _format_value(opened, k, v)) for k, v in line.items()]),
         )
@@ -237,10 +237,10 @@ def query_command(
     if front:
         objectives = read_objectives(shown, names or _DEFAULT, grid)
         document, text = _summarise_front(shown, objectives, limit)
-        emit_result(document, as_json, lambda: text)
+        emit_result(document | shown.manifest.label._asdict(), as_json, lambda: text)
     elif limits:
         rows = [shown.row(i) for i in range(min(limit, len(shown)))]
-        document = {"rows": len(shown), "shown": rows}
+        document = {"rows": len(shown), "shown": rows, **shown.manifest.label._asdict()}
         emit_result(document, as_json, lambda: _render_rows(shown, rows))
     elif export is None or as_json:
         emit_result(opened.info(), as_json, lambda: _render_info(opened, str(folder)))
@@ -301,7 +301,9 @@ def search_command(
             opened, objectives, chosen[0], queries,
             seed=seed, population=population, known=known, log=log, resume=resume,
         )  # fmt: skip
-        emit_result(_build_result_document(result), as_json, lambda: _render_result(result))
+        emit_result(
+            _build_result_document(result) | opened.manifest.label._asdict(), as_json, lambda: _render_result(result)
+        )
         return
     if log is not None or resume:
         raise ConfigError("a log is kept of one run: one optimiser, one seed")
@@ -312,6 +314,7 @@ def search_command(
     document = {
         "queries": queries,
         "seeds": seeds,
+        **opened.manifest.label._asdict(),
         "objectives": [o.name for o in objectives],
         "series": [
             {
@@ -391,7 +394,7 @@ def _render_rows(shown: BenchmarkTable, rows: Sequence[dict[str, Any]]) -> str:
     names = [*(n for n in shown.keys if n != "hash"), *shown.data]
     cells = [[_format_value(shown, n, row[n]) for n in names] for row in rows]
     text = format_table(names, cells, right=range(1, len(names)))
-    return text + f"\n{len(rows)} of {len(shown)} rows"
+    return text + f"\n{len(rows)} of {len(shown)} rows; {shown.manifest.label}"
 
 
 def _render_info(opened: BenchmarkTable, where: str) -> str:
@@ -403,7 +406,7 @@ def _render_info(opened: BenchmarkTable, where: str) -> str:
     ]  # fmt: skip
     lines = [
         f"{where}: {info['title']}",
-        f"{info['networks']} networks, {info['rows']} rows, {info['source']}"
+        f"{info['networks']} networks, {info['rows']} rows, {opened.manifest.label}"
         + (f", predictor {info['predictor']}" if info["predictor"] else ""),
         format_table(["column", "min", "median", "max", "rows", "source", "note"], cells, right=(1, 2, 3, 4)),
     ]

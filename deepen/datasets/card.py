@@ -10,7 +10,7 @@ from typing import Any
 
 from deepen import __version__
 from deepen.datasets.database import DATASET_SCHEMA
-from deepen.records import EnergyRecord, Source, find_weakest_source
+from deepen.records import EnergyRecord, RecordLabel, find_weakest_source
 
 __all__ = ["DatasetCard", "hash_record_set", "make_card"]
 
@@ -47,7 +47,7 @@ class DatasetCard:
     kernels: int = 0
     models: int = 0
     families: Mapping[str, int] = field(default_factory=dict)
-    source: Source | str = ""
+    source: RecordLabel | str = ""
     sources: Mapping[str, int] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     meters: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from deepen.predictors.inference.model_energies import ModelEnergies, assemble_m
 from deepen.predictors.inference.model_overheads import ModelOverheads
 from deepen.predictors.inference.zero_operands import apply_zero_operand_factor
 from deepen.predictors.kernel_counts import KernelCounts
-from deepen.records import KernelPrediction, Prediction, Source
+from deepen.records import KernelPrediction, Prediction, RecordLabel
 
 __all__ = ["Predictor"]
 
@@ -50,9 +50,9 @@ class Predictor:
         return str(self.card["id"])
 
     @property
-    def source(self) -> Source:
-        """Label of the data it was trained on."""
-        return cast(Source, self.card["source"])
+    def learnt_from(self) -> RecordLabel:
+        """Weakest label of the data it was trained on."""
+        return cast(RecordLabel, self.card["learnt_from"])
 
     @classmethod
     def read(cls, path: Path) -> Predictor:
@@ -63,8 +63,9 @@ class Predictor:
             features.
         """
         card, parameters = predictor_file.read_predictor_file(path)
-        if not isinstance(card.get("id"), str) or card.get("source") not in get_args(Source):
-            raise PredictorError(f"{path}: the card lacks an id or a known source")
+        card.setdefault("learnt_from", card.pop("source", None))  # the name in files of the first days
+        if not isinstance(card.get("id"), str) or card["learnt_from"] not in get_args(RecordLabel):
+            raise PredictorError(f"{path}: the card lacks an id or a known label of what it was learnt from")
         layer = card.get("calibration")
         calibration = None if layer is None else CalibrationFactors.from_json(layer)
         predictor = cls(card, parameters, ModelOverheads.from_json(card.get("context") or {}), calibration)
@@ -202,7 +203,10 @@ class Predictor:
                     uncovered=tuple(k.name for k in own if k.method == "roofline"),
                     extrapolated=outside,
                     predictor_id=self.id,
-                    source=self.source,
+                    learnt_from=self.learnt_from,
+                    device=str(self.card.get("device") or ""),
+                    runtime=self._get_runtime(),
+                    threads=int(self.card.get("threads") or 0),
                     warnings=tuple(dict.fromkeys((*notes, *_list_remarks(own, total, outside, float(executed[i]))))),
                 )
             )

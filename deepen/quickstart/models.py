@@ -174,6 +174,6 @@ def _add_measurement(result: ModelResult, record: EnergyRecord, rounds: Sequence
         measured_j=record.energy_j,
         measured_cv=statistics.stdev(values) / record.energy_j if len(values) > 1 else math.nan,
         latency_s=record.latency_s,
-        source=record.source,
+        measured_source=record.source,
         failure="",
     )

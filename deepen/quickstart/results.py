@@ -74,7 +74,7 @@ class ModelResult:
         measured_j: Median over the rounds; ``nan`` if not measured.
         measured_cv: Standard deviation over the rounds divided by the mean; ``nan`` with one round.
         latency_s: Wall time per inference; ``nan`` if not measured.
-        source: Label of the measured figure; empty if not measured.
+        measured_source: Label of the measured figure; empty if not measured.
         failure: Reason why it was not measured; empty if it was.
     """
 
@@ -84,7 +84,7 @@ class ModelResult:
     measured_j: float = math.nan
     measured_cv: float = math.nan
     latency_s: float = math.nan
-    source: str = ""
+    measured_source: str = ""
     failure: str = ""
 
     @property
@@ -102,7 +102,8 @@ class QuickstartResult:
         out: Folder of all results.
         device: Device profile id.
         meter: Power source.
-        source: Label of all energies.
+        measured_source: Label of the energies measured here.
+        learnt_from: Label of what the predictor was trained on.
         runtime_build: Runtime, version, level and provider.
         kernels_measured: Kernels in the dataset.
         networks_measured: Calibration networks in the dataset.
@@ -117,7 +118,8 @@ class QuickstartResult:
     out: Path
     device: str
     meter: str
-    source: str
+    measured_source: str
+    learnt_from: str
     runtime_build: str
     kernels_measured: int
     networks_measured: int
@@ -146,7 +148,8 @@ def make_result_document(found: QuickstartResult) -> dict[str, Any]:
                 "extrapolated": m.prediction.extrapolated,
                 "seen_share": m.seen_share,
                 "overhead_j": m.prediction.overhead_j,
-                "source": m.source,
+                **m.prediction.label._asdict(),
+                "measured_source": m.measured_source,
                 "failure": m.failure,
                 "warnings": list(m.prediction.warnings),
                 "kernels": [
@@ -159,7 +162,9 @@ def make_result_document(found: QuickstartResult) -> dict[str, Any]:
         "median_error": statistics.median(errors) if errors else math.nan,
         "within_15_percent": sum(error <= 0.15 for error in errors),
         "measured": len(errors),
-        "source": found.source,
+        "source": "predicted",
+        "learnt_from": found.learnt_from,
+        "measured_source": found.measured_source,
         "device": found.device,
         "meter": found.meter,
         "runtime_build": found.runtime_build,

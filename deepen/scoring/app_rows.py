@@ -11,12 +11,21 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.records import EnergyRecord, Source, find_weakest_source
+from deepen.records import (
+    EnergyRecord,
+    FigureLabel,
+    RecordLabel,
+    SourceLabel,
+    describe_mixed_labels,
+    find_weakest_label,
+    parse_label,
+)
 from deepen.tables import read_csv_rows
 
 __all__ = ["NO_SOURCE", "AppRow", "AppTable", "read_app_rows"]
@@ -43,7 +52,8 @@ class AppRow:
         power_w: Mean power while it runs, idle power included, watts; ``nan`` where it was not measured.
         energy_j: Energy per inference, idle power included, joules; ``nan`` where it was not measured.
         group: Name common to the rows of one network, which are not independent; empty for an independent row.
-        source: measured, modelled or simulated.
+        source: Label of the figures.
+        learnt_from: For predicted figures, the label of the data behind them.
     """
 
     device: str
@@ -51,7 +61,8 @@ class AppRow:
     power_w: float
     energy_j: float
     group: str = ""
-    source: Source = "measured"
+    source: FigureLabel = "measured"
+    learnt_from: RecordLabel | Literal[""] = ""
 
     def __post_init__(self) -> None:
         if not self.device or not self.workload:
@@ -74,7 +85,7 @@ class AppTable:
         groups: Group of each workload.
         power_w: Mean power; float64, shape (devices, workloads), ``nan`` where missing.
         energy_j: Energy per inference; float64, the same shape.
-        source: The weakest label among the rows.
+        label: The weakest label among the rows.
         warnings: Warnings for the user (repeated rows, missing rows).
     """
 
@@ -83,7 +94,7 @@ class AppTable:
     groups: tuple[str, ...]
     power_w: NDArray[np.float64]
     energy_j: NDArray[np.float64]
-    source: Source
+    label: SourceLabel
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -118,9 +129,11 @@ class AppTable:
         if missing:
             lacking = [f"{d} {n}" for d in devices if (n := sum((d, w) not in cells for w in workloads))]
             warnings.append(f"{missing} of {len(devices) * len(workloads)} rows are missing: {', '.join(lacking)}")
-        source = find_weakest_source([r.source for r in every])
+        labels = [SourceLabel(r.source, r.learnt_from) for r in every]
+        if mixed := describe_mixed_labels(labels):
+            warnings.append(f"rows of different kinds are compared: {mixed}")
         kept = tuple(groups[w] for w in workloads)
-        return cls(devices, workloads, kept, power_w, energy_j, source, tuple(warnings))
+        return cls(devices, workloads, kept, power_w, energy_j, find_weakest_label(labels), tuple(warnings))
 
 
 NO_SOURCE = "the figures do not say whether they were measured, and are taken so; add a column 'source' where not"
@@ -177,7 +190,7 @@ def read_app_rows(path: str | Path, keys: Sequence[str] = ()) -> AppTable:
                     _parse_figure(line.get(power) if power else ""),
                     _parse_figure(line.get(energy) if energy else ""),
                     line[group] if group else "",
-                    _parse_source(line.get("source", "")),
+                    *parse_label(line.get("source", ""), line.get("learnt_from", "")),
                 )
             )
         except (DatasetError, ConfigError) as error:
@@ -225,10 +238,3 @@ def _parse_figure(text: str | None) -> float:
     if math.isnan(value):
         raise DatasetError(f"'{text}' is no number; leave the cell empty where nothing was measured")
     return value
-
-
-def _parse_source(text: str) -> Source:
-    match text or "measured":
-        case "measured" | "modelled" | "simulated" as known:
-            return known
-    raise ConfigError(f"source '{text}' is none of measured, modelled, simulated")

@@ -19,6 +19,7 @@ Models:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
-from deepen.records import Source
 from deepen.robust_statistics import compute_spearman
 from deepen.search.table.build import assemble_table, format_utc_now
 from deepen.search.table.table import BenchmarkTable
@@ -200,21 +200,22 @@ def build_surrogate(
     half = _compute_half_width(fit, codes[rows], counts[rows], y, relative, seed)
     low, high = (values * np.exp(-half), values * np.exp(half)) if relative else (values - half, values + half)
     have = dict(zip(samples, y.tolist(), strict=True))
-    label: Source = "simulated" if column.source == "simulated" else "modelled"
+    known = column.label if column.source else measured.manifest.label
+    told: dict[str, Any] = {"source": "predicted", "learnt_from": known.learnt_from or known.source}
     stem, _, unit = target.rpartition("_") if column.unit else (target, "", "")
     suffix = f"_{unit}" if unit else ""
     columns = (
-        TableColumn(target, column.unit, column.better, label, f"surrogate ({name})"),
-        TableColumn(f"{stem}_low{suffix}", column.unit, "", label, "lower end of the nominal 90 % interval"),
-        TableColumn(f"{stem}_high{suffix}", column.unit, "", label, "upper end of the nominal 90 % interval"),
-        TableColumn(f"measured_{target}", column.unit, "", column.source, "missing where it was not measured"),
+        TableColumn(target, column.unit, column.better, note=f"surrogate ({name})", **told),
+        TableColumn(f"{stem}_low{suffix}", column.unit, note="lower end of the nominal 90 % interval", **told),
+        TableColumn(f"{stem}_high{suffix}", column.unit, note="upper end of the nominal 90 % interval", **told),
+        dataclasses.replace(column, name=f"measured_{target}", better="", note="missing where it was not measured"),
     )
     data = {
         columns[0].name: values, columns[1].name: low, columns[2].name: high,
         columns[3].name: np.array([have.get(a, np.nan) for a in chosen]),
     }  # fmt: skip
     manifest = TableManifest(
-        space=space.name, source=label, columns=columns,
+        space=space.name, columns=columns, **told,
         title=f"{space.name}, {target} from {len(y)} networks", created=format_utc_now(),
         origin=f"surrogate of {measured.manifest.title}", report=report.to_json(),
         notes=(f"{target} is a surrogate's prediction, also where a network was measured",),

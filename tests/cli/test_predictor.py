@@ -70,10 +70,11 @@ def test_predict_prints_the_contracts_document(run, predictor_file, model_file):
     assert code == 0
     document = json.loads(out)
     fields = "energy_j interval_j overhead_j coverage uncovered extrapolated source predictor kernels"
-    assert set(document) >= set(fields.split())
+    assert set(document) >= {*fields.split(), "learnt_from", "device", "runtime", "threads"}
     low, high = document["interval_j"]
     assert 0 < low < document["energy_j"] < high
-    assert document["coverage"] == 1.0 and document["uncovered"] == [] and document["source"] == "modelled"
+    assert document["coverage"] == 1.0 and document["uncovered"] == [] and document["source"] == "predicted"
+    assert (document["learnt_from"], document["device"], document["threads"]) == ("modelled", "bench", 1)
     assert [k["family"] for k in document["kernels"]] == ["conv-bn-relu"]
     total = document["overhead_j"] + sum(k["energy_j"] for k in document["kernels"])
     assert document["energy_j"] == pytest.approx(total)
@@ -88,7 +89,12 @@ def test_predict_lists_several_models_in_order(run, predictor_file, model_file):
 def test_predict_renders_headline_label_and_tables(run, predictor_file, model_file):
     code, out, _ = run("predict", model_file, "-p", predictor_file)
     headline = out.splitlines()[0]
-    assert code == 0 and "conv.onnx" in headline and "per inference" in headline and headline.endswith("modelled")
+    assert (
+        code == 0
+        and "conv.onnx" in headline
+        and "per inference" in headline
+        and headline.endswith("on bench with onnxruntime, 1 thread; predicted (learnt from modelled data)")
+    )
     assert "costliest kernels" in out and "conv-bn-relu" in out
 
 
@@ -179,7 +185,7 @@ def test_list_shows_names_and_broken_files(run, trained, tmp_path):
     (tmp_path / "home" / "predictors" / "old.deepen").write_text("junk")
     code, out, _ = run("predictor", "list", "--json")
     entries = {e["name"]: e for e in json.loads(out)}
-    assert code == 0 and entries["bench"]["device"] == "bench" and entries["bench"]["source"] == "modelled"
+    assert code == 0 and entries["bench"]["device"] == "bench" and entries["bench"]["learnt_from"] == "modelled"
     assert "not a predictor file" in entries["old"]["error"]
     assert "bench" in run("predictor", "list")[1]
 
@@ -190,3 +196,36 @@ def test_list_shows_names_and_broken_files(run, trained, tmp_path):
 def test_help_has_an_example(run, command):
     code, out, _ = run(*command, "-h")
     assert code == 0 and "Example:" in out
+
+
+def _walk(value):
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _walk(part)
+
+
+@pytest.mark.parametrize("label", ["measured", "published", "modelled", "simulated"])
+def test_no_document_calls_a_predicted_number_measured(run, world_of, dataset_of, model_file, tmp_path, label):
+    records = world_of(21, source=label).kernels(12, ("relu", "conv-bn-relu"))
+    path = str(predictors.train_predictor(dataset_of(records)).save(tmp_path / "p"))
+    candidates, archs, table = tmp_path / "c.csv", tmp_path / "archs.txt", str(tmp_path / "table")
+    candidates.write_text(f"name,accuracy,model\na,0.7,{model_file}\nb,0.8,{model_file}\n")
+    archs.write_text("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|\n")
+    for command in (
+        ("predict", model_file, "-p", path),
+        ("lifecycle", str(candidates), "--predictor", path),
+        ("table", "build", table, "--space", "nasbench201", "--predictor", path, "--archs", str(archs)),
+        ("table", "query", table),
+        ("table", "query", table, "--where", "energy_j=0:"),
+        ("table", "query", table, "--index", "0"),
+    ):
+        code, out, error = run(*command, "--json")
+        assert code == 0, error
+        document = json.loads(out)
+        assert (document["source"], document["learnt_from"]) == ("predicted", label)
+        named = [part["source"] for part in _walk(document) if part.get("source")]
+        assert set(named) == {"predicted"}, command
+    assert "predicted" in run("table", "query", table)[1]

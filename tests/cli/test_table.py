@@ -104,7 +104,8 @@ def test_rows_are_exported(folder: Path) -> None:
 
 def test_a_whole_space_is_predicted_with_intervals(folder: Path, predictor: Path) -> None:
     found = document("build", "nb201", "--space", "nasbench201", "--predictor", str(predictor))
-    assert (found["networks"], found["rows"], found["source"]) == (15625, 15625, "simulated")
+    assert (found["networks"], found["rows"], found["source"]) == (15625, 15625, "predicted")
+    assert found["learnt_from"] == "simulated"
     assert found["predictor"]
     row = document("query", "nb201", "--index", "1000")
     assert 0 < row["energy_low_j"] < row["energy_j"] < row["energy_high_j"]
@@ -147,7 +148,8 @@ def test_a_surrogate_learns_from_a_sample(folder: Path) -> None:
     assert found["networks"] == 15625
     columns = {c["name"]: c for c in found["columns"]}
     assert columns["measured_energy_j"]["rows"] == 200
-    assert (columns["energy_j"]["source"], columns["measured_energy_j"]["source"]) == ("modelled", "measured")
+    assert [columns[c]["source"] for c in ("energy_j", "measured_energy_j")] == ["predicted", "published"]
+    assert found["learnt_from"] == columns["energy_j"]["learnt_from"] == "published"
     joined = document(
         "build", "joined", "--space", "nasbench201", "--surrogate", "sample", "--target", "accuracy", "--join", "all"
     )

@@ -42,7 +42,7 @@ def test_a_model_is_its_kernels_plus_overhead(trained, world_of):
     assert prediction.energy_j == pytest.approx(prediction.overhead_j + sum(k.energy_j for k in prediction.kernels))
     assert prediction.overhead_j == predictor.context.overhead_j
     assert [k.name for k in prediction.kernels] == [f"k{i}" for i in range(24)]
-    assert prediction.source == "modelled" and prediction.predictor_id == predictor.id
+    assert prediction.label == ("predicted", "modelled") and prediction.predictor_id == predictor.id
 
 
 def test_multiplicity_counts_and_zero_costs_nothing(plain, world_of):

@@ -102,12 +102,12 @@ def test_unseen_models_are_predicted_near_the_known_energy_and_a_second_run_adds
     for model in found.models[:9]:
         assert model.seen_share == 0.0
         assert model.prediction.coverage == 1.0
-        assert model.source == "simulated"
+        assert model.measured_source == "simulated"
         assert model.measured_j > 0
         assert math.isfinite(model.measured_cv)
         assert abs(model.error) < 0.25, (model.name, model.error)
     assert np.median([abs(m.error) for m in found.models[:9]]) < 0.10
-    assert found.source == "simulated"
+    assert found.measured_source == found.learnt_from == "simulated"
     assert not found.interrupted
     written = json.loads((out / "result.json").read_text())
     assert written["models"][0]["predicted_j"] == found.models[0].prediction.energy_j
@@ -178,10 +178,24 @@ def test_what_predicting_had_to_warn_of_is_printed_and_in_the_document(tmp_path)
     warned = ("a loop of unknown length",)
     prediction = Prediction("m.onnx", 1.0, (0.5, 2.0), 0.0, (), 1.0, (), 0, "p", "simulated", warned)
     found = QuickstartResult(
-        (ModelResult("m", prediction, 0.0),), tmp_path, "local", "m", "simulated", "fake", 1, 0, 0.0, 1.0, False
+        (ModelResult("m", prediction, 0.0),),
+        tmp_path,
+        "local",
+        "m",
+        "simulated",
+        "simulated",
+        "fake",
+        1,
+        0,
+        0.0,
+        1.0,
+        False,
     )
     assert "m: a loop of unknown length" in render_quickstart(found)
-    assert make_result_document(found)["models"][0]["warnings"] == ["a loop of unknown length"]
+    document = make_result_document(found)
+    assert document["models"][0]["warnings"] == ["a loop of unknown length"]
+    for part in (document, document["models"][0]):
+        assert (part["source"], part["learnt_from"]) == ("predicted", "simulated")
     silent = replace(found, models=(ModelResult("m", replace(prediction, warnings=()), 0.0),))
     assert "m: " not in render_quickstart(silent)
 

@@ -278,10 +278,11 @@ def test_repeats_count_by_their_median_and_gaps_are_told() -> None:
     table = AppTable.of(rows)
     assert table.energy_j[0, 0] == 2.0
     assert np.isnan(table.energy_j[0, 1])
-    assert table.source == "simulated"
+    assert table.label.source == "simulated"
     assert table.warnings == (
         "1 rows are given more than once; the median of each counts",
         "2 of 4 rows are missing: a 1, b 1",
+        "rows of different kinds are compared: 3 measured, 1 simulated",
     )
 
 
@@ -299,7 +300,7 @@ def test_an_empty_cell_is_missing_and_extra_columns_do_not_matter(tmp_path: Path
     assert read_app_rows(file, keys=("note",)).workloads[0] == "first try"
     assert table.warnings[-1] == NO_SOURCE
     file.write_text("device,model,energy_j,source\na,m,1,modelled\n")
-    assert (read_app_rows(file).warnings, read_app_rows(file).source) == ((), "modelled")
+    assert (read_app_rows(file).warnings, read_app_rows(file).label) == ((), ("modelled", ""))
 
 
 @pytest.mark.parametrize(
@@ -376,7 +377,7 @@ def test_records_of_models_in_a_dataset_are_rows(tmp_path: Path) -> None:
     assert len(table.workloads) == 8
     assert table.power_w[0, 0] == pytest.approx(10.0)
     assert table.energy_j[1, 0] == 2.0
-    assert table.source == "modelled"
+    assert table.label.source == "modelled"
     assert compute_relative_scores(table, reference="a", resamples=20).scores[1].score == pytest.approx(50)
     with Dataset.open(tmp_path / "empty", create=True):
         pass

@@ -13,7 +13,7 @@ from typing import Any
 from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.features import FEATURES_VERSION, compute_features
-from deepen.records import EnergyRecord, Source
+from deepen.records import EnergyRecord, RecordLabel
 
 __all__ = [
     "ImportNote",
@@ -72,7 +72,7 @@ class SourceMetadata:
         runtime: Runtime, as splitting names it.
         runtime_build: Known version and settings of the runtime.
         threads: Intra-operator threads.
-        source: measured, modelled or simulated.
+        source: ``published`` where others measured, else modelled or simulated.
         gross: Whether energies include idle power.
         recorded_at: When it was measured, UTC; empty where the source does not say.
         warnings: Warnings added to every record.
@@ -83,7 +83,7 @@ class SourceMetadata:
     runtime: str
     runtime_build: str
     threads: int = 1
-    source: Source = "measured"
+    source: RecordLabel = "published"
     gross: bool = False
     recorded_at: str = ""
     warnings: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from deepen.datasets.importers.base import (
     ImportNote,
@@ -46,7 +46,7 @@ from deepen.errors import ConfigError, DatasetError
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.families.catalog import check_params, load_families
 from deepen.kernels.types import hash_params
-from deepen.records import EnergyRecord
+from deepen.records import EnergyRecord, RecordLabel
 from deepen.tables import read_csv_cells
 
 __all__ = ["read"]
@@ -245,10 +245,12 @@ def _parse_value(text: str, kind: str) -> Any:
 
 def _parse_origin(path: Path, row: Mapping[str, str]) -> SourceMetadata:
     """Parse the description of the measurement in a row."""
-    origin = SourceMetadata(device=path.stem, meter="unknown", runtime="unknown", runtime_build="unknown")
+    origin = SourceMetadata(
+        device=path.stem, meter="unknown", runtime="unknown", runtime_build="unknown", source="measured"
+    )
     given: dict[str, Any] = {name: row[name].strip() for name in _ORIGIN if row.get(name, "").strip()}
-    if given.get("source", "measured") not in ("measured", "modelled", "simulated"):
-        raise ConfigError(f"source is '{given['source']}', not measured, modelled or simulated")
+    if given.get("source", "measured") not in get_args(RecordLabel):
+        raise ConfigError(f"source is '{given['source']}', not one of {', '.join(get_args(RecordLabel))}")
     threads = parse_number(row.get("threads"))
     if math.isfinite(threads) and threads >= 1:
         given["threads"] = round(threads)

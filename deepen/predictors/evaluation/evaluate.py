@@ -13,7 +13,7 @@ from deepen.predictors.evaluation.additivity import evaluate_additivity
 from deepen.predictors.kernel_counts import KernelCounts
 from deepen.predictors.measured_rows import RecordSource, hash_training_data, select_usable_rows
 from deepen.predictors.metrics import bootstrap_confidence_intervals, compute_metrics
-from deepen.records import EnergyRecord
+from deepen.records import EnergyRecord, find_weakest_source
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
@@ -50,7 +50,8 @@ def evaluate_predictor(predictor: Predictor, dataset: RecordSource | Sequence[En
         }
     return {
         "predictor": predictor.id,
-        "source": predictor.source,
+        "learnt_from": predictor.learnt_from,
+        "measured_source": find_weakest_source([r.source for r in (*rows.kernels, *rows.models)]),
         "overall": _compute_row_metrics(
             measured, found.energy_j, rows.keys, inside, np.ones(measured.size, dtype=bool)
         ),

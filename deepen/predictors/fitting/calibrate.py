@@ -187,7 +187,7 @@ def calibrate_predictor(
     context = _calibrate_overheads(setting, way, calibration, context, errors)
     # 5. The card: what the base's says and this does not change stays.
     card = {"nodes": 0, "families": {}} if base is None else dict(base.card)
-    made_by, source = ("none", None) if base is None else (base.id, base.source)
+    made_by, source = ("none", None) if base is None else (base.id, base.learnt_from)
     card |= make_card(rows, f"calibrate ({way.name})", seed, context, made_by, source)
     card |= _describe_calibration(base, cases, way, errors, scores, calibration)
     return Predictor(card, parameters, context, calibration)

@@ -13,7 +13,7 @@ from deepen.predictors.inference.conformal import NOMINAL
 from deepen.predictors.inference.model_overheads import ModelOverheads
 from deepen.predictors.measured_rows import MeasuredRows, hash_training_data
 from deepen.predictors.predictor_file import FORMAT_VERSION
-from deepen.records import Source, find_weakest_source
+from deepen.records import RecordLabel, find_weakest_source
 
 __all__ = ["make_card"]
 
@@ -26,7 +26,7 @@ def make_card(
     seed: int,
     context: ModelOverheads,
     made_by: object,
-    base_source: Source | None = None,
+    base_source: RecordLabel | None = None,
 ) -> dict[str, Any]:
     """Make the card of a predictor, to be completed by families, held-out errors and what else there is to say.
 
@@ -55,7 +55,7 @@ def make_card(
         "deepen_version": __version__,
         "created": utc_now(),
         **main,
-        "source": find_weakest_source(labels),
+        "learnt_from": find_weakest_source(labels),
         "sources": dict(sources),
         "features_version": FEATURES_VERSION,
         "feature_names": list(FEATURE_NAMES),

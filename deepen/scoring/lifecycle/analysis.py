@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError
-from deepen.records import Source
 from deepen.scoring.lifecycle.candidates import LifecycleCandidates
 from deepen.scoring.lifecycle.envelope import LowerEnvelope, find_lower_envelope, list_orders
 from deepen.scoring.lifecycle.greenness import J_PER_KWH, LifecycleConditions, compute_break_even, compute_cost_lines
@@ -126,7 +125,6 @@ class Lifecycle:
         conditions: Conditions common to them.
         envelope: The lower envelope of all lines.
         regimes: Ranges of usage, ascending, without gaps from 0 on.
-        source: The weakest label among the candidates.
         draws: Lines drawn; ``None`` if no uncertainties were given.
         warnings: Warnings for the user.
     """
@@ -135,7 +133,6 @@ class Lifecycle:
     conditions: LifecycleConditions
     envelope: LowerEnvelope
     regimes: tuple[UsageRegime, ...]
-    source: Source
     draws: DrawnLines | None = None
     warnings: tuple[str, ...] = ()
 
@@ -272,7 +269,7 @@ def analyse_lifecycle(
         warnings.append(f"energies of different kinds are compared: {', '.join(sorted(set(candidates.sources)))}")
     # 4
     regimes = _list_regimes(candidates, held, envelope, drawn)
-    return Lifecycle(candidates, held, envelope, regimes, candidates.source, drawn, tuple(warnings))
+    return Lifecycle(candidates, held, envelope, regimes, drawn, tuple(warnings))
 
 
 def _compute_exact_breaks(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
-from deepen.records import Source, find_weakest_source
+from deepen.records import FigureLabel, RecordLabel, SourceLabel, find_weakest_label
 
 __all__ = ["PARTS", "LifecycleCandidates"]
 
@@ -35,6 +36,7 @@ class LifecycleCandidates:
         pue_included: PUE that ``parts_j`` contains already (1 if it is the energy of the machine); shape (n,).
         sources: Label of each; a single one if all have the same.
         notes: Warnings for the user of the result.
+        learnt_from: Weakest label of the data behind the predicted ones; empty if none is predicted.
     """
 
     names: tuple[str, ...]
@@ -45,8 +47,9 @@ class LifecycleCandidates:
     parts_u_j: _Floats = field(default_factory=lambda: np.zeros(0))
     inference_u_j: _Floats = field(default_factory=lambda: np.zeros(0))
     pue_included: _Floats = field(default_factory=lambda: np.zeros(0))
-    sources: tuple[Source, ...] = ("measured",)
+    sources: tuple[FigureLabel, ...] = ("measured",)
     notes: tuple[str, ...] = ()
+    learnt_from: RecordLabel | Literal[""] = ""
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -102,9 +105,11 @@ class LifecycleCandidates:
         return bool(self.accuracy_u.any() or self.parts_u_j.any() or self.inference_u_j.any())
 
     @property
-    def source(self) -> Source:
+    def label(self) -> SourceLabel:
         """The weakest label among them."""
-        return find_weakest_source(list(set(self.sources)))
+        return find_weakest_label(
+            SourceLabel(s, self.learnt_from if s == "predicted" else "") for s in set(self.sources)
+        )
 
     def index(self, name: str) -> int:
         """Position of a candidate.
@@ -138,6 +143,7 @@ class LifecycleCandidates:
             self.pue_included[chosen],
             sources,
             self.notes,
+            self.learnt_from,
         )
 
     def filter_by_accuracy(self, accuracy: float) -> LifecycleCandidates:

@@ -137,7 +137,7 @@ def _draw_costs(result: Lifecycle, axes: Axes, x: _Floats, colours: dict[int, st
     low, high = float(best.min()), float(best.max())
     axes.set_ylim(low / 1.6, high * 3)
     axes.legend(loc="upper right", fontsize=8, frameon=False)
-    axes.set_title(f"training and use together ({result.source})", fontsize=9, loc="left", pad=16)
+    axes.set_title(f"training and use together ({result.candidates.label})", fontsize=9, loc="left", pad=16)
 
 
 def _draw_probabilities(result: Lifecycle, axes: Axes, x: _Floats, colours: dict[int, str]) -> None:

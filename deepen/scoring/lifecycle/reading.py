@@ -18,7 +18,9 @@ Each candidate (a line, or a ``[[candidate]]`` table) has:
 ``pue_included``
     PUE already contained in the training energies; 1 by default.
 ``source``
-    measured (by default), modelled or simulated.
+    measured (by default), published, modelled, simulated or predicted.
+``learnt_from``
+    For predicted energies, the label of what they were learnt from.
 
 Other columns are ignored. Paths are relative to the file's own folder.
 """
@@ -32,13 +34,13 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, DeepenError
-from deepen.records import Source, find_weakest_source
+from deepen.records import SourceLabel, find_weakest_label, parse_label
 from deepen.scoring.app_rows import NO_SOURCE
 from deepen.scoring.lifecycle.candidates import PARTS, LifecycleCandidates
 from deepen.scoring.lifecycle.quantity import JOULES, get_joules_per_unit, parse_energy, parse_fraction
@@ -51,7 +53,17 @@ __all__ = ["read_candidates"]
 
 _ENERGIES = (*PARTS, "compression", "inference")
 _FIELD = re.compile(rf"({'|'.join(_ENERGIES)})(_uncertainty)?(?:_([A-Za-zµμ]+))?")
-_TEXTS = ("name", "accuracy", "accuracy_uncertainty", "pue_included", "source", "model", "record", "training_run")
+_TEXTS = (
+    "name",
+    "accuracy",
+    "accuracy_uncertainty",
+    "pue_included",
+    "source",
+    "learnt_from",
+    "model",
+    "record",
+    "training_run",
+)
 _LOWER_UNITS = {unit.lower(): unit for unit in ("J", "kJ", "GJ", "Wh", "mWh", "kWh", "uJ", "nJ", "mJ")}
 """Header units in lower case, as in ``energy_mj``: millijoules; megajoules are written ``_MJ``."""
 _FOR_90 = 2 * 1.6448536269514722
@@ -108,15 +120,14 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
     # 3
     inference = _parse_energies(table["inference"], places, math.nan) if "inference" in table else np.full(n, np.nan)
     inference_u = _parse_uncertainties(table, "inference", inference, places)
-    sources: list[Source] = ["measured"] * n
-    if "source" in table:
-        sources = [_parse_source(t, place) for t, place in zip(table["source"].cells, places, strict=True)]
+    given = zip(_get_texts(table, "source", n), _get_texts(table, "learnt_from", n), places, strict=True)
+    labels = [_parse_label(*cells) for cells in given]
     # 4
     base = file.parent
-    _fill_training_energies(base, _get_texts(table, "training_run", n), places, parts, parts_u, sources)
-    _fill_recorded_energies(base, _get_texts(table, "record", n), places, inference, inference_u, sources)
+    _fill_training_energies(base, _get_texts(table, "training_run", n), places, parts, parts_u, labels)
+    _fill_recorded_energies(base, _get_texts(table, "record", n), places, inference, inference_u, labels)
     # 5
-    _predict_missing_energies(base, _get_texts(table, "model", n), places, inference, inference_u, sources, predictor)
+    _predict_missing_energies(base, _get_texts(table, "model", n), places, inference, inference_u, labels, predictor)
     lacking = np.flatnonzero(np.isnan(inference))
     if lacking.size:
         raise DatasetError(f"{places[lacking[0]]}: no inference energy; give inference, record or model")
@@ -133,8 +144,9 @@ def read_candidates(path: str | Path, predictor: str | Predictor | None = None) 
             parts_u,
             inference_u,
             pue,
-            tuple(sources[:1] if len(set(sources)) == 1 else sources),
+            tuple(x.source for x in (labels[:1] if len(set(labels)) == 1 else labels)),
             () if "source" in table or not _has_bare_figures(table) else (NO_SOURCE,),
+            find_weakest_label(labels).learnt_from if any(x.learnt_from for x in labels) else "",
         )
     except DatasetError as error:
         raise DatasetError(f"{file}: {error}") from error
@@ -284,11 +296,11 @@ def _get_texts(table: Mapping[str, _CandidateColumn], field: str, n: int) -> Seq
     return table[field].cells if field in table else ("",) * n
 
 
-def _parse_source(text: str, place: str) -> Source:
-    for known in get_args(Source):
-        if (text or "measured") == known:
-            return cast(Source, known)
-    raise DatasetError(f"{place}: source '{text}' is none of {', '.join(get_args(Source))}")
+def _parse_label(source: str, learnt_from: str, place: str) -> SourceLabel:
+    try:
+        return parse_label(source, learnt_from)
+    except ConfigError as error:
+        raise DatasetError(f"{place}: {error}") from error
 
 
 def _parse_plain_number(text: str) -> float:
@@ -298,16 +310,19 @@ def _parse_plain_number(text: str) -> float:
         raise ConfigError(f"'{text}' is no number") from None
 
 
-def _read_energy_json(file: Path, place: str, made_by: str) -> tuple[float, float, Source]:
-    """Read ``energy_j``, ``uncertainty_j`` and ``source`` of a JSON document."""
+def _read_energy_json(file: Path, place: str, made_by: str) -> tuple[float, float, SourceLabel]:
+    """Read ``energy_j``, its standard uncertainty and its label from a JSON document."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         energy_j, u = float(data["energy_j"]), data.get("uncertainty_j")
-        found = energy_j, 0.0 if u is None or math.isnan(u) else float(u), _parse_source(str(data["source"]), place)
+        label = _parse_label(str(data["source"]), str(data.get("learnt_from", "")), place)
+        if u is None and "interval_j" in data:  # of a prediction
+            u = (float(data["interval_j"][1]) - float(data["interval_j"][0])) / _FOR_90
+        found = energy_j, 0.0 if u is None or math.isnan(u) else float(u), label
         whole, ended = data.get("complete", True), str(data.get("ended", ""))
     except OSError as error:
         raise ConfigError(f"{place}: {file}: {error.strerror}; check the path") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(f"{place}: {file} is no output of {made_by}; it needs energy_j and source") from error
     if not whole:
         raise DatasetError(
@@ -319,27 +334,27 @@ def _read_energy_json(file: Path, place: str, made_by: str) -> tuple[float, floa
 
 
 def _fill_training_energies(
-    base: Path, texts: Sequence[str], places: Sequence[str], parts: _Floats, parts_u: _Floats, sources: list[Source]
+    base: Path, texts: Sequence[str], places: Sequence[str], parts: _Floats, parts_u: _Floats, labels: list[SourceLabel]
 ) -> None:
     for k, (text, place) in enumerate(zip(texts, places, strict=True)):
         if not text:
             continue
         if parts[k, 0]:
             raise DatasetError(f"{place}: both training and training_run; keep one of them")
-        parts[k, 0], parts_u[k, 0], source = _read_energy_json(base / text, place, "deepen.measure_training")
-        sources[k] = find_weakest_source([sources[k], source])
+        parts[k, 0], parts_u[k, 0], label = _read_energy_json(base / text, place, "deepen.measure_training")
+        labels[k] = find_weakest_label([labels[k], label])
 
 
 def _fill_recorded_energies(
-    base: Path, texts: Sequence[str], places: Sequence[str], energy: _Floats, u: _Floats, sources: list[Source]
+    base: Path, texts: Sequence[str], places: Sequence[str], energy: _Floats, u: _Floats, labels: list[SourceLabel]
 ) -> None:
     for k, (text, place) in enumerate(zip(texts, places, strict=True)):
         if not text:
             continue
         if not math.isnan(energy[k]):
             raise DatasetError(f"{place}: both inference and record; keep one of them")
-        energy[k], u[k], source = _read_energy_json(base / text, place, "'deepen profile --json'")
-        sources[k] = find_weakest_source([sources[k], source])
+        energy[k], u[k], label = _read_energy_json(base / text, place, "'deepen profile --json'")
+        labels[k] = find_weakest_label([labels[k], label])
 
 
 def _predict_missing_energies(
@@ -348,7 +363,7 @@ def _predict_missing_energies(
     places: Sequence[str],
     energy: _Floats,
     u: _Floats,
-    sources: list[Source],
+    labels: list[SourceLabel],
     predictor: str | Predictor | None,
 ) -> None:
     """Predict the energies of candidates that have a model and no energy; other models are ignored."""
@@ -367,4 +382,4 @@ def _predict_missing_energies(
         except DeepenError as error:
             raise error.with_subject(places[k]) from error
         energy[k], u[k] = found.energy_j, (found.interval_j[1] - found.interval_j[0]) / _FOR_90
-        sources[k] = find_weakest_source([sources[k], found.source])
+        labels[k] = find_weakest_label([labels[k], found.label])

@@ -15,7 +15,6 @@ from deepen.spaces import SearchSpace
 
 if TYPE_CHECKING:
     from deepen.predictors.predictor import Predictor
-    from deepen.records import Source
 
 __all__ = ["assemble_table", "build_table", "format_utc_now"]
 
@@ -84,13 +83,12 @@ def build_table(
     kernels, counts = space.kernel_counts(chosen, resolve_splitter(engine))
     found = predictor.predict_counts(KernelCounts.from_kernels(kernels, counts, chosen))
     macs = counts @ np.array([k.macs for k in kernels], dtype=np.float64) if kernels else np.zeros(len(chosen))
-    source = predictor.source
-    # A prediction from measurements is modelled, not measured.
-    label: Source = "simulated" if source == "simulated" else "modelled"
+    learnt_from = predictor.learnt_from
+    told: dict[str, Any] = {"source": "predicted", "learnt_from": learnt_from}
     columns = (
-        TableColumn("energy_j", "J", "min", label, "net energy of one inference"),
-        TableColumn("energy_low_j", "J", "", label, "lower end of the nominal 90 % interval"),
-        TableColumn("energy_high_j", "J", "", label, "upper end of the nominal 90 % interval"),
+        TableColumn("energy_j", "J", "min", note="net energy of one inference", **told),
+        TableColumn("energy_low_j", "J", note="lower end of the nominal 90 % interval", **told),
+        TableColumn("energy_high_j", "J", note="upper end of the nominal 90 % interval", **told),
         TableColumn("coverage", "", "", "", "share of the kernels that a regressor answered"),
         TableColumn("extrapolated", "", "", "", "kernels outside the range of the training data"),
         TableColumn("macs", "", "", "", "multiply-accumulates of convolution, matmul and gemm"),
@@ -107,11 +105,11 @@ def build_table(
     }
     manifest = TableManifest(
         space=space.name,
-        source=label,
+        **told,
         columns=columns,
         title=title or f"{space.name} by {predictor.id}",
         predictor=predictor.id,
         created=format_utc_now(),
-        origin=f"predicted for {engine} by a predictor trained on {source} data",
+        origin=f"predicted for {engine} by a predictor learnt from {learnt_from} data",
     )
     return assemble_table(manifest, space, chosen, data, index=np.arange(len(chosen)))

@@ -17,13 +17,14 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepen.errors import DatasetError
-from deepen.records import Source
+from deepen.records import RecordLabel
 from deepen.search.table.build import assemble_table, format_utc_now
 from deepen.search.table.table import BenchmarkTable
 from deepen.search.table.types import TableColumn, TableManifest
@@ -41,25 +42,25 @@ _GRAPHS = re.compile(r"generated_graphs_\w+\.json$")
 _LARGEST = 64 * 2**20
 
 _COLUMNS = (
-    TableColumn("total_energy_j", "J", "min", "measured", "whole training, GPU and processors, with PUE", PUE),
-    TableColumn("device_energy_j", "J", "min", "measured", "whole training, GPU and processors as read, without PUE"),
-    TableColumn("gpu_energy_j", "J", "min", "measured", "whole training, GPU, without PUE"),
-    TableColumn("cpu_energy_j", "J", "min", "measured", "whole training, processors and their memory, without PUE"),
-    TableColumn("energy_j", "J", "min", "measured", "training up to the checkpoint, with PUE", PUE),
-    TableColumn("co2_g", "g", "min", "measured", "of total_energy_j, at the grid's intensity then", PUE),
-    TableColumn("intensity_g_per_kwh", "g/kWh", "", "measured", "carbon intensity of the grid during training"),
-    TableColumn("mean_power_w", "W", "", "measured", "of GPU and processors, without PUE"),
-    TableColumn("training_time_s", "s", "min", "measured", "up to the checkpoint"),
-    TableColumn("total_time_s", "s", "min", "measured", "whole training with evaluation"),
-    TableColumn("predict_time_s", "s", "min", "measured", "of an evaluation"),
-    TableColumn("train_accuracy", "", "max", "measured"),
-    TableColumn("validation_accuracy", "", "max", "measured"),
-    TableColumn("test_accuracy", "", "max", "measured"),
+    TableColumn("total_energy_j", "J", "min", "published", "whole training, GPU and processors, with PUE", PUE),
+    TableColumn("device_energy_j", "J", "min", "published", "whole training, GPU and processors as read, without PUE"),
+    TableColumn("gpu_energy_j", "J", "min", "published", "whole training, GPU, without PUE"),
+    TableColumn("cpu_energy_j", "J", "min", "published", "whole training, processors and their memory, without PUE"),
+    TableColumn("energy_j", "J", "min", "published", "training up to the checkpoint, with PUE", PUE),
+    TableColumn("co2_g", "g", "min", "published", "of total_energy_j, at the grid's intensity then", PUE),
+    TableColumn("intensity_g_per_kwh", "g/kWh", "", "published", "carbon intensity of the grid during training"),
+    TableColumn("mean_power_w", "W", "", "published", "of GPU and processors, without PUE"),
+    TableColumn("training_time_s", "s", "min", "published", "up to the checkpoint"),
+    TableColumn("total_time_s", "s", "min", "published", "whole training with evaluation"),
+    TableColumn("predict_time_s", "s", "min", "published", "of an evaluation"),
+    TableColumn("train_accuracy", "", "max", "published"),
+    TableColumn("validation_accuracy", "", "max", "published"),
+    TableColumn("test_accuracy", "", "max", "published"),
     TableColumn("parameters", "", "", "", "trainable"),
 )
 
 
-def read_ecnas(path: Path, space: str | None, source: Source) -> BenchmarkTable:
+def read_ecnas(path: Path, space: str | None, source: RecordLabel) -> BenchmarkTable:
     """Read a folder or a ``.tar.gz`` of EC-NAS results.
 
     1. Read every training and every file of graphs; damaged files are counted and left out.
@@ -101,7 +102,7 @@ def read_ecnas(path: Path, space: str | None, source: Source) -> BenchmarkTable:
     manifest = TableManifest(
         space=opened.name,
         source=source,
-        columns=_COLUMNS,
+        columns=tuple(replace(c, source=source) if c.source else c for c in _COLUMNS),
         title=f"EC-NAS, {opened.name}",
         created=format_utc_now(),
         origin="EC-NAS-Bench (MIT)",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
-from deepen.records import Source
+from deepen.records import RecordLabel, describe_mixed_labels, find_weakest_label
 from deepen.search.table.build import assemble_table, format_utc_now
 from deepen.search.table.ecnas import read_ecnas
 from deepen.search.table.table import BenchmarkTable
@@ -69,7 +69,11 @@ def _convert_name_to_si(name: str) -> tuple[str, float]:
 
 
 def _make_table_from_rows(
-    rows: Sequence[Mapping[str, Any]], where: str, space: SearchSpace | None, source: Source, name_column: str | None
+    rows: Sequence[Mapping[str, Any]],
+    where: str,
+    space: SearchSpace | None,
+    source: RecordLabel,
+    name_column: str | None,
 ) -> BenchmarkTable:
     """Make a table of rows with an architecture each.
 
@@ -144,7 +148,7 @@ def _make_table_from_rows(
     return assemble_table(manifest, space, archs, data, **keys)
 
 
-def _import_rows(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> BenchmarkTable:
+def _import_rows(path: Path, space: str | None, source: RecordLabel, options: Mapping[str, str]) -> BenchmarkTable:
     opened = open_space(space) if space else None
     return _make_table_from_rows(read_table_rows(path), str(path), opened, source, options.get("arch_column"))
 
@@ -152,7 +156,7 @@ def _import_rows(path: Path, space: str | None, source: Source, options: Mapping
 _PI5_SIZES = {"cifar10": (10, 32), "cifar100": (100, 32), "ImageNet16-120": (120, 16)}
 
 
-def _import_pi5(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> BenchmarkTable:
+def _import_pi5(path: Path, space: str | None, source: RecordLabel, options: Mapping[str, str]) -> BenchmarkTable:
     """Import HW-NAS-Bench-360: NAS-Bench-201 on a Raspberry Pi 5; a folder with ``measurements.parquet``.
 
     Its authors measured networks that compute the same once. Here every network is a row, with the figures of the one
@@ -217,11 +221,11 @@ def _import_pi5(path: Path, space: str | None, source: Source, options: Mapping[
     return assemble_table(manifest, opened, archs, data, index=np.array(order))
 
 
-def _import_ecnas(path: Path, space: str | None, source: Source, options: Mapping[str, str]) -> BenchmarkTable:
+def _import_ecnas(path: Path, space: str | None, source: RecordLabel, options: Mapping[str, str]) -> BenchmarkTable:
     return read_ecnas(path, space, source)
 
 
-FORMATS: Mapping[str, Callable[[Path, str | None, Source, Mapping[str, str]], BenchmarkTable]] = {
+FORMATS: Mapping[str, Callable[[Path, str | None, RecordLabel, Mapping[str, str]], BenchmarkTable]] = {
     "rows": _import_rows,
     "pi5-nasbench201": _import_pi5,
     "ec-nas": _import_ecnas,
@@ -230,7 +234,7 @@ FORMATS: Mapping[str, Callable[[Path, str | None, Source, Mapping[str, str]], Be
 
 
 def import_table(
-    path: str | Path, layout: str = "rows", space: str | None = None, source: Source = "measured", **options: str
+    path: str | Path, layout: str = "rows", space: str | None = None, source: RecordLabel = "published", **options: str
 ) -> BenchmarkTable:
     """Read a table that was not made by deepen.
 
@@ -238,7 +242,7 @@ def import_table(
         path: A CSV or Parquet file (``rows``), or a folder or archive of a layout.
         layout: One of :data:`FORMATS`.
         space: Search space of the architectures; other layouts than ``rows`` have a default.
-        source: Label of the figures: ``measured``, ``modelled`` or ``simulated``.
+        source: Label of the figures: ``published`` if others measured them, else measured, modelled or simulated.
         options: Options of the layout: ``arch_column`` (rows), ``task`` and ``runtime`` (pi5-nasbench201).
 
     Raises:
@@ -247,8 +251,8 @@ def import_table(
     """
     if layout not in FORMATS:
         raise make_unknown_name_error("layout", layout, FORMATS)
-    if source not in ("measured", "modelled", "simulated"):
-        raise make_unknown_name_error("source", source, ("measured", "modelled", "simulated"))
+    if source not in get_args(RecordLabel):
+        raise make_unknown_name_error("source", source, get_args(RecordLabel))
     return FORMATS[layout](Path(path), space, source, {k: v for k, v in options.items() if v})
 
 
@@ -265,8 +269,6 @@ def join_tables(table: BenchmarkTable, other: BenchmarkTable, names: Sequence[st
     """
     import dataclasses
 
-    from deepen.records import find_weakest_source
-
     chosen = list(names) or [n for n in other.data if n not in table.data]
     if twice := [n for n in chosen if n in table.data]:
         raise ConfigError(f"column {twice[0]} is in the table already; leave it out")
@@ -280,14 +282,18 @@ def join_tables(table: BenchmarkTable, other: BenchmarkTable, names: Sequence[st
         values = np.append(other.per_network(name), np.nan)
         data[name] = values[rows]
     columns = (*table.manifest.columns, *(other.column(n) for n in chosen))
-    sources = [c.source for c in columns if c.source]
+    labels = [c.label for c in columns if c.source]
+    weakest = find_weakest_label(labels or [table.manifest.label])
+    mixed = describe_mixed_labels(labels)
     manifest = dataclasses.replace(
         table.manifest,
         columns=columns,
-        source=find_weakest_source(sources),  # type: ignore[arg-type]
+        source=weakest.source,
+        learnt_from=weakest.learnt_from,
         notes=(
             *table.manifest.notes,
             f"{', '.join(chosen)} from {other.manifest.title}" + (f"; {missing} rows without" if missing else ""),
+            *((f"columns of different kinds: {mixed}",) if mixed else ()),
         ),
     )
     return BenchmarkTable(manifest, table.keys, data)

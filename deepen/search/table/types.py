@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from deepen.errors import DatasetError
-from deepen.records import Source
+from deepen.errors import ConfigError, DatasetError
+from deepen.records import FigureLabel, RecordLabel, SourceLabel, parse_label
 
 __all__ = ["KEYS", "TableColumn", "TableManifest"]
 
@@ -28,9 +28,10 @@ class TableColumn:
         name: With its SI unit (``energy_j``); shares (``accuracy``) are 0..1.
         unit: ``J``, ``s``, ``W``, ``g``, or empty for counts and shares.
         better: Which way it is better; empty for neither.
-        source: ``measured``, ``modelled`` or ``simulated``; empty where that has no meaning (a count of parameters).
+        source: Label of the figures; empty where that has no meaning (a count of parameters).
         note: What else a reader should know, in a line.
         pue: PUE of the building that the figures contain; 1 for none.
+        learnt_from: For predicted figures, the weakest label of what they were learnt from.
     """
 
     name: str
@@ -39,6 +40,16 @@ class TableColumn:
     source: str = ""
     note: str = ""
     pue: float = 1.0
+    learnt_from: str = ""
+
+    @property
+    def label(self) -> SourceLabel:
+        """Label of the figures; of a column without one, ``measured``.
+
+        Raises:
+            ConfigError: If the label is unknown.
+        """
+        return parse_label(self.source, self.learnt_from)
 
     @classmethod
     def named(cls, name: str, source: str = "", note: str = "", pue: float = 1.0) -> TableColumn:
@@ -69,10 +80,11 @@ class TableManifest:
         notes: What a reader should know.
         counts: Rows imported, rejected and so on, by reason.
         report: Report of the surrogate that made the table; empty for other tables.
+        learnt_from: If ``source`` is predicted, the weakest label of the data behind the columns.
     """
 
     space: str
-    source: Source
+    source: FigureLabel
     columns: tuple[TableColumn, ...]
     title: str = ""
     predictor: str = ""
@@ -81,6 +93,12 @@ class TableManifest:
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    learnt_from: RecordLabel | Literal[""] = ""
+
+    @property
+    def label(self) -> SourceLabel:
+        """The weakest label of its columns."""
+        return SourceLabel(self.source, self.learnt_from)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON values."""
@@ -105,6 +123,10 @@ class TableManifest:
             manifest = cls(**(given | {"columns": columns, "notes": tuple(document.get("notes", ()))}))
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{where}: the manifest is damaged ({error}); fetch or build the table again") from error
-        if manifest.source not in get_args(Source):
-            raise DatasetError(f"{where}: unknown source label '{manifest.source}'; build the table again")
+        try:
+            parse_label(manifest.source, manifest.learnt_from)
+            for column in columns:
+                parse_label(column.source, column.learnt_from)
+        except ConfigError as error:
+            raise DatasetError(f"{where}: {error}; build the table again") from error
         return manifest

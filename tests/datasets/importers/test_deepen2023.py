@@ -84,7 +84,7 @@ def test_records_say_what_was_measured(download: Path) -> None:
     assert record.energy_j == pytest.approx(28 * 28 * 9 * 8 * 16 * 1e-10, rel=0.05)
     assert record.uncertainty_j == pytest.approx(1e-6 / math.sqrt(12))
     assert record.budget == {"quantisation": record.uncertainty_j}
-    assert record.source == "measured"
+    assert record.source == "published"
     assert any("idle" in text for text in record.warnings)
 
 

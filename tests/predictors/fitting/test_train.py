@@ -150,7 +150,7 @@ def test_labels_and_conditions_that_mix_are_named(world_of, dataset_of):
         9, ("relu",)
     )
     card = predictors.train_predictor(dataset_of(records)).card
-    assert card["source"] == "simulated" and card["sources"] == {"modelled": 10, "simulated": 9}
+    assert card["learnt_from"] == "simulated" and card["sources"] == {"modelled": 10, "simulated": 9}
     assert any("device" in w and "other" in w for w in card["warnings"])
     assert any("labels were mixed" in w for w in card["warnings"])
 

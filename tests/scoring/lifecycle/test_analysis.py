@@ -235,7 +235,7 @@ def test_kinds_of_energy_that_differ_are_told() -> None:
         ("a", "b"), np.full(2, 0.5), np.ones((2, 3)), np.ones(2), sources=("measured", "modelled")
     )
     found = analyse_lifecycle(mixed)
-    assert found.source == "modelled"
+    assert found.candidates.label == ("modelled", "")
     assert "energies of different kinds are compared: measured, modelled" in found.warnings
     free = LifecycleCandidates(("a", "b"), np.full(2, 0.5), np.zeros((2, 3)), np.ones(2))
     assert any("usage does not matter" in w for w in analyse_lifecycle(free).warnings)

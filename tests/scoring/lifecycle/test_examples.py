@@ -48,5 +48,5 @@ def test_training_longer_pays_only_with_use(examples: ModuleType, shared_dir: Pa
     assert len(chosen) >= 3
     assert (np.diff(candidates.accuracy[chosen]) > 0).all()
     assert (np.diff(candidates.training_j[chosen]) > 0).all()
-    assert found.source == "modelled"
+    assert found.candidates.label == ("modelled", "")
     assert all(0 <= r.confidence <= 1 for r in found.regimes)

@@ -32,7 +32,7 @@ def test_units_in_the_header_and_in_the_cell(tmp_path: Path) -> None:
     assert found.parts_j.tolist() == [[7.2e6, 3.6e6, 3e6], [0, 0, 0]]
     assert found.inference_j.tolist() == [5e-3, 4.0]
     assert not found.uncertain
-    assert found.source == "measured"
+    assert found.label == ("measured", "")
     assert found.notes == found.take([1]).notes == (NO_SOURCE,)  # nobody said that it was
 
 
@@ -98,7 +98,9 @@ def test_models_are_predicted_where_no_energy_is_given(tmp_path: Path) -> None:
     assert predictor.asked == ["m.onnx"]
     assert found.inference_j.tolist() == [2.0, 1.0]
     assert found.inference_u_j[0] == pytest.approx(1 / 1.645, rel=1e-3)
-    assert found.sources == ("simulated", "measured")
+    assert found.sources == ("predicted", "measured") and found.learnt_from == "simulated"
+    assert found.label == found.take([1, 0]).label == ("predicted", "simulated")
+    assert found.take([1]).label == ("measured", "")
     with pytest.raises(ConfigError, match=r"line 2: its model must be predicted; name a predictor"):
         read(tmp_path, text)
     with pytest.raises(GraphError, match=r"line 2: bad.onnx: no graph"):
