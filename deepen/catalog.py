@@ -1,4 +1,4 @@
-"""Reader of the content folders: kernels, devices, predictors, datasets, apps. No other module reads them.
+"""Reader of the content folders: kernels, devices, predictors, datasets. No other module reads them.
 
 They are in ``$DEEPEN_CATALOG``, else in the checkout of this package, else in the copy inside the wheel
 (``deepen/_catalog``).
@@ -16,7 +16,7 @@ from deepen.errors import ConfigError, make_unknown_name_error
 
 __all__ = ["ContentKind", "find_path", "find_root", "list_names", "load_toml"]
 
-ContentKind = Literal["kernels", "devices", "predictors", "datasets", "apps"]
+ContentKind = Literal["kernels", "devices", "predictors", "datasets"]
 
 
 @cache

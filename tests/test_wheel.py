@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-NOUNS = ("apps", "datasets", "devices", "kernels", "predictors")
+NOUNS = ("datasets", "devices", "kernels", "predictors")
 NOT_SOURCE = shutil.ignore_patterns(
     ".*", "__pycache__", "build", "dist", "*.egg-info", "deepen-quickstart", "*.lock", "*.pyc", "node_modules"
 )

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from deepen.errors import DeepenError, StorageError
+from deepen.extras import EXTRAS, make_missing_package_error
 
 __all__ = [
     "INTERRUPTED",
@@ -101,6 +102,12 @@ class ErrorMapper(click.Group):
             return super().invoke(ctx)
         except DeepenError as error:
             _exit_with_error(str(error), error.exit_code)
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            if module not in EXTRAS:
+                raise
+            missing = make_missing_package_error(f"'deepen {ctx.invoked_subcommand}'", module)
+            _exit_with_error(str(missing), missing.exit_code)
         except KeyboardInterrupt:
             _exit_with_error("interrupted", INTERRUPTED)
         except BrokenPipeError:

@@ -169,14 +169,14 @@ def _estimate_correlation_length(excess: NDArray[np.float64]) -> float:
 
 def _compute_side_minima(level: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the least level of the ``n`` points up to and including each point, and of the ``n`` points after it."""
-    from scipy.ndimage import minimum_filter1d
-
     size = level.size
-    padded = np.concatenate([np.full(n, np.inf), level, np.full(n + 1, np.inf)])
-    # origin shifts the window so that entry k covers padded[k - n + 1 : k + 1]
-    trailing = minimum_filter1d(padded, n, mode="nearest", origin=(n - 1) // 2)
-    before = trailing[n : n + size]
-    after = trailing[2 * n : 2 * n + size]
+    # Pieces of n: a window of n is the end of one piece and the beginning of the next (van Herk, 1992).
+    pieces = np.full((-(-size // n) + 3, n), np.inf)
+    pieces.ravel()[n : n + size] = level
+    so_far = np.minimum.accumulate(pieces, axis=1).ravel()
+    from_here = np.minimum.accumulate(pieces[:, ::-1], axis=1)[:, ::-1].ravel()
+    before = np.minimum(from_here[1 : 1 + size], so_far[n : n + size])
+    after = np.minimum(from_here[n + 1 : n + 1 + size], so_far[2 * n : 2 * n + size])
     return before, np.where(np.isfinite(after), after, before)
 
 

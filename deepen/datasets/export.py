@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from deepen.datasets.record_schema import FIELDS, encode_canonical_json, encode_record
 from deepen.errors import ConfigError, DatasetError
+from deepen.extras import require_packages
 from deepen.kernels.types import hash_params
 from deepen.records import EnergyRecord
 from deepen.storage.atomic import write_file_atomically
@@ -50,6 +51,7 @@ def make_frame(records: Sequence[EnergyRecord], flatten: bool = False) -> pd.Dat
     Returns:
         One row per record; columns as the fields of ``EnergyRecord`` and ``key`` (empty for a model).
     """
+    require_packages("a DataFrame", "pandas")
     import pandas as pd
 
     rows: list[dict[str, Any]] = []

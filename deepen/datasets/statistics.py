@@ -26,8 +26,6 @@ def correlate_with_neighbours(values: NDArray[np.float64], work: NDArray[np.floa
         work: Coordinates, float64, shape (n, k); scaled to equal spread here.
         nearest: Neighbours to take the median of.
     """
-    from scipy.spatial import cKDTree
-
     spread = work.std(axis=0)
     places = work[:, spread > 1e-9] / spread[spread > 1e-9]
     if not places.shape[1]:
@@ -38,7 +36,12 @@ def correlate_with_neighbours(values: NDArray[np.float64], work: NDArray[np.floa
         return float("nan")
     counts = np.bincount(inverse)
     middle = np.bincount(inverse, weights=values) / counts
-    _, found = cKDTree(unique).query(unique, k=nearest + 1)
+    found = np.concatenate(
+        [
+            np.argsort(((part[:, None] - unique) ** 2).sum(axis=2), axis=1, kind="stable")[:, : nearest + 1]
+            for part in np.array_split(unique, -(-len(unique) // 256))
+        ]
+    )
     return compute_spearman(middle, np.median(middle[found[:, 1:]], axis=1))
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deepen.clock.host_clock import Deadline, monotonic_s
+from deepen.extras import require_packages
 from deepen.quickstart.models import measure_models
 from deepen.quickstart.plan import LEAST_S_PER_KERNEL, plan_items
 from deepen.quickstart.results import (
@@ -74,6 +75,7 @@ def run_quickstart(
     from deepen.storage.atomic import write_file_atomically
 
     # 1
+    require_packages("a quickstart", "lightgbm", "scipy", "sklearn", "threadpoolctl")
     clock = Deadline(60 * options.minutes)
     started_s = monotonic_s()
     on_progress(QuickstartProgress("splitting the models", eta_s=clock.remaining_s))

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError, make_unknown_name_error
+from deepen.extras import require_packages
 from deepen.robust_statistics import estimate_mad_scale
 from deepen.scoring.app_rows import AppTable
 
@@ -173,6 +174,7 @@ def compute_relative_scores(
 
 def _compute_tail_percentiles(confidence: float, groups: int) -> tuple[float, float]:
     """Compute the percentiles of an interval, widened for a bootstrap over few groups (Hesterberg, see above)."""
+    require_packages("a relative score", "scipy")
     from scipy.stats import norm, t
 
     if groups < 2:

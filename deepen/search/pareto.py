@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepen.errors import ConfigError
+from deepen.extras import require_packages
 
 __all__ = [
     "FrontQuality",
@@ -60,10 +61,9 @@ def _check_reference(points: Floats, reference: ArrayLike) -> Floats:
 
 
 def _import_moocore(why: str) -> ModuleType:
-    try:
-        import moocore
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{why} needs moocore; pip install 'deepen[search]'") from error
+    require_packages(why, "moocore")
+    import moocore
+
     module: ModuleType = moocore
     return module
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DatasetError
+from deepen.extras import require_packages
 from deepen.robust_statistics import compute_spearman
 from deepen.search.table.build import assemble_table, format_utc_now
 from deepen.search.table.table import BenchmarkTable
@@ -159,6 +160,7 @@ def build_surrogate(
     """
     from deepen.kernels.splitting.runtime_names import resolve_splitter
 
+    require_packages("a surrogate", "lightgbm", "scipy", "sklearn")
     if not 0.0 < held_out < 1.0:
         raise ConfigError(f"the held-out part is a share between 0 and 1, not {held_out:g}")
     chosen = space.members() if archs is None else [space.canonical(a) for a in archs]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.meters.stream.exponential_mean import compute_exponential_mean
 from deepen.meters.stream.types import StreamCounts
 from deepen.records import TraceWarning
 
@@ -33,12 +34,9 @@ class OutlierCounter:
 
     def __init__(self) -> None:
         """Start without samples."""
-        from scipy.signal import lfilter
-
         self.count = 0
         self._note = TraceWarning("trace", "")
-        self._lfilter = lfilter
-        self._state = np.zeros(1)
+        self._mean = 0.0
         self._seen = 0
         # The last two samples (value, group) and the usual step before each, waiting for their successors.
         self._values = np.empty(0)
@@ -62,7 +60,8 @@ class OutlierCounter:
         np.subtract(values[1:], values[:-1], out=change[1:])
         np.abs(change, out=change)
         # Exponential mean of the change: y = y + (change - y) / MEMORY.
-        usual, self._state = self._lfilter([1 / MEMORY], [1.0, 1 / MEMORY - 1.0], change, zi=self._state)
+        usual = compute_exponential_mean(change, 1 / MEMORY, self._mean)
+        self._mean = float(usual[-1])
         self._seen += values.size
         x = np.concatenate([self._values, values])
         group = np.concatenate([self._groups, groups])

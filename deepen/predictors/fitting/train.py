@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import PredictorError
+from deepen.extras import require_packages
 from deepen.predictors.fitting.choose_learner import FamilyFit, fit_family
 from deepen.predictors.fitting.fit_overheads import ModelMeasurements, fit_overheads
 from deepen.predictors.fitting.fit_roofline import fit_roofline
@@ -67,6 +68,7 @@ def train_predictor(
         PredictorError: If no kernel record is usable, or features have another version.
         ConfigError: If the recipe is unknown.
     """
+    require_packages("training", "lightgbm", "scipy", "sklearn", "threadpoolctl")
     # Loaded first: the limit reaches only libraries that are there when it is set. Small matrices gain nothing from
     # threads, lose much on a busy machine, and sums in a fixed order are equal from run to run.
     import lightgbm  # noqa: F401

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, StorageError
+from deepen.extras import require_packages
 from deepen.scoring.lifecycle.analysis import Lifecycle
 from deepen.scoring.lifecycle.greenness import compute_cost_lines
 from deepen.scoring.lifecycle.quantity import spell_count
@@ -45,11 +46,10 @@ def plot_lifecycle(result: Lifecycle, path: str | Path) -> Path:
     file = Path(path)
     if file.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"{file}: a plot ends in {', '.join(_SUFFIXES)}")
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ConfigError("plots need matplotlib; pip install 'deepen[report]'") from error
+    require_packages("a plot", "matplotlib")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     x = _choose_usages(result)
     two = result.draws is not None
     with mpl.rc_context({"svg.hashsalt": "deepen", "svg.fonttype": "none", "font.size": 9.0}):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.errors import ConfigError
+from deepen.extras import require_packages
 from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult
 from deepen.search.optimisers.domain import SearchDomain
 
@@ -27,10 +27,9 @@ class Motpe:
         Raises:
             ConfigError: If optuna is not installed.
         """
-        try:
-            import optuna
-        except ModuleNotFoundError as error:
-            raise ConfigError("TPE needs optuna; pip install 'deepen[search]'") from error
+        require_packages("TPE", "optuna")
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._domain = domain
         self._rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deepen.errors import ConfigError
+from deepen.extras import require_packages
 from deepen.search.optimisers.base import EvaluationRequest, EvaluationResult
 from deepen.search.optimisers.domain import SearchDomain
 
@@ -27,11 +27,10 @@ class Nsga2:
         Raises:
             ConfigError: If pymoo is not installed.
         """
-        try:
-            from pymoo.algorithms.moo.nsga2 import NSGA2
-            from pymoo.core.problem import Problem
-        except ModuleNotFoundError as error:
-            raise ConfigError("NSGA-II needs pymoo; pip install 'deepen[search]'") from error
+        require_packages("NSGA-II", "pymoo")
+        from pymoo.algorithms.moo.nsga2 import NSGA2
+        from pymoo.core.problem import Problem
+
         self._domain = domain
         self._rng = np.random.default_rng(seed)
         self._seen: set[str] = set()

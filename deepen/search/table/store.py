@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepen.errors import DatasetError
+from deepen.extras import require_packages
 from deepen.search.table.table import BenchmarkTable
 from deepen.search.table.types import KEYS, TableManifest
 from deepen.storage.atomic import make_folder, write_file_atomically
@@ -34,6 +35,7 @@ def write_table(table: BenchmarkTable, folder: str | Path) -> Path:
         DatasetError: If the folder holds something else.
         StorageError: If the disk refuses.
     """
+    require_packages("a table", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -70,6 +72,7 @@ def read_table(folder: str | Path) -> BenchmarkTable:
     Raises:
         DatasetError: If there is none, or it is damaged or of a newer deepen.
     """
+    require_packages("a table", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

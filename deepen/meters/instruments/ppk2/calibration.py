@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepen.meters.stream.exponential_mean import compute_exponential_mean
+
 __all__ = ["AMPERE_METER", "RANGES", "SOURCE_METER", "Ppk2Calibration", "SpikeFilter"]
 
 RANGES = 5
@@ -144,10 +146,7 @@ class SpikeFilter:
 
     def __init__(self) -> None:
         """Start with no average."""
-        from scipy.signal import lfilter
-
         self.changes = 0
-        self._lfilter = lfilter
         self._averages: tuple[float, float] | None = None
         self._range = -1
         self._age = FILTERED
@@ -192,7 +191,4 @@ class SpikeFilter:
     def _average(self, x: NDArray[np.float64], which: int) -> NDArray[np.float64]:
         """Return the exponential averages after each sample, continuing the last batch; shape (n,)."""
         assert self._averages is not None
-        alpha = (ALPHA, ALPHA_TOP)[which]
-        start = [(1 - alpha) * self._averages[which]]
-        y: NDArray[np.float64] = self._lfilter([alpha], [1.0, alpha - 1.0], x, zi=start)[0]
-        return y
+        return compute_exponential_mean(x, (ALPHA, ALPHA_TOP)[which], self._averages[which])
