@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib.metadata
 import re
 import subprocess
 from pathlib import Path
@@ -67,6 +68,30 @@ def test_pyproject_only_names_the_build_backend(repo_root: Path) -> None:
 
 def test_version_is_in_the_changelog(repo_root: Path) -> None:
     assert f"## {deepen.__version__}" in (repo_root / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {deepen.__version__}\n" in (repo_root / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_no_lower_bound_is_above_what_runs_here(setup_cfg: configparser.ConfigParser) -> None:
+    """Bounds are versions, and the tests ran with nothing older: tools/lower-bounds runs the oldest themselves."""
+    texts = [setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()]
+    bounds = dict(line.partition(";")[0].split(">=") for text in texts for line in lines(text) if ">=" in line)
+    assert len(bounds) > 20
+    too_old = []
+    for name, bound in bounds.items():
+        try:
+            here = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        wanted, found = (tuple(map(int, re.findall(r"\d+", v)[:3])) for v in (bound, here))
+        if found < wanted:
+            too_old.append(f"{name} {here} < {bound}")
+    assert too_old == []
+
+
+def test_the_pythons_declared_begin_with_the_one_required(setup_cfg: configparser.ConfigParser) -> None:
+    declared = re.findall(r"Python :: (3\.\d+)", setup_cfg["metadata"]["classifiers"])
+    assert declared[0] == setup_cfg["options"]["python_requires"].removeprefix(">=")
+    assert [int(v.removeprefix("3.")) for v in declared] == list(range(11, 11 + len(declared)))
 
 
 def test_ci_calls_the_test_tool_and_nothing_else(repo_root: Path) -> None:
@@ -74,14 +99,16 @@ def test_ci_calls_the_test_tool_and_nothing_else(repo_root: Path) -> None:
     assert code == ["set -eu", 'cd "$(dirname "$0")/.."', "exec tools/test"]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "test", "check", "gendocs", "export_zoo", "collect_priors"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "test", "check", "gendocs", "export_zoo", "collect_priors", "lower-bounds"]
+)
 def test_tools_are_executable(repo_root: Path, name: str) -> None:
     file = repo_root / "tools" / name
     assert file.stat().st_mode & 0o111
     assert file.read_text(encoding="utf-8").startswith("#!/usr/bin/env ")
 
 
-@pytest.mark.parametrize("name", ["quickstart", "test", "check", "env.sh"])
+@pytest.mark.parametrize("name", ["quickstart", "test", "check", "env.sh", "lower-bounds"])
 def test_shell_tools_parse(repo_root: Path, name: str) -> None:
     subprocess.run(["bash", "-n", str(repo_root / "tools" / name)], check=True)
 
