@@ -3,7 +3,8 @@
 All quantities are in SI units and the unit is in the field's name. Energy per inference is net of idle unless the
 field says gross. A label, ``source``, travels with every number: ``measured`` (a sensor read it), ``published`` (others
 say they measured it), ``modelled`` (computed from activity counters and a documented power profile), ``simulated`` (an
-emulated instrument produced it) or ``predicted`` (learnt from numbers with one of the other labels, which ``learnt_from`` names).
+emulated instrument produced it) or ``predicted`` (learnt from numbers with one of the other labels, which
+``learnt_from`` names).
 """
 
 from __future__ import annotations

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 
 PACKAGE = Path(__file__).resolve().parents[1] / "deepen"
 
-BASE = {"errors", "extras", "units", "catalog", "records", "registry", "tables", "robust_statistics", "clock", "storage"}
+BASE = {
+    "errors",
+    "extras",
+    "units",
+    "catalog",
+    "records",
+    "registry",
+    "tables",
+    "robust_statistics",
+    "clock",
+    "storage",
+}
 LIBRARY = {"graph", "devices", "traces", "meters", "kernels", "spaces", "measure", "datasets", "doctor", "predictors"}
 USES = {"campaign", "scoring", "search", "bench", "testing"}
 TOP = {"cli", "quickstart", "__init__", "__main__"}
