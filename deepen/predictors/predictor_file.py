@@ -93,7 +93,7 @@ def write_predictor_file(path: Path, card: Mapping[str, Any], parameters: Predic
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise make_storage_error("write", path, error) from error
+        raise make_storage_error("write the predictor", path, error) from error
     write_file_atomically(path, content)
 
 
