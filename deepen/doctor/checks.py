@@ -22,7 +22,8 @@ from deepen.meters import MeterContext, explain_unavailable, list_meters
 
 __all__ = ["DoctorCheck", "check_machine"]
 
-_PACKAGES = ("click", "lightgbm", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow", "scikit-learn")
+_BASE_PACKAGES = ("click", "numpy", "onnx", "onnxruntime")
+_EXTRA_PACKAGES = {"lightgbm": "train", "scikit-learn": "train", "scipy": "train", "pandas": "data", "pyarrow": "data"}
 _MIN_PYTHON = (3, 11)
 
 
@@ -40,11 +41,13 @@ def _check_python() -> DoctorCheck:
 
 
 def _check_packages() -> Iterator[DoctorCheck]:
-    for name in _PACKAGES:
+    for name in (*_BASE_PACKAGES, *_EXTRA_PACKAGES):
         try:
             yield DoctorCheck(f"package {name}", "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield DoctorCheck(f"package {name}", "fail", "", "not installed", f"pip install {name}")
+            extra = _EXTRA_PACKAGES.get(name)
+            cure = f"pip install 'deepen[{extra}]'" if extra else f"pip install {name}"
+            yield DoctorCheck(f"package {name}", "note" if extra else "fail", "", "not installed", cure)
 
 
 def _check_folders() -> Iterator[DoctorCheck]:
