@@ -69,7 +69,7 @@ _AnySource = TypeVar("_AnySource", bound=str)
 
 
 class SourceLabel(NamedTuple):
-    """What stands behind a number.
+    """Evidence behind a number: its own label, and that of the data it was learnt from.
 
     Attributes:
         source: Its label.

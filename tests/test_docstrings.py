@@ -9,12 +9,6 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "deepen"
 RUNNER = PACKAGE.parent / "devices" / "runner"
 QUESTIONS = {"what", "what's", "which", "whether", "how", "who", "whose", "where", "when", "why"}
-NOT_YET = (
-    "datasets",
-    "predictors",
-    "storage",
-)
-"""Packages and modules of ``deepen/`` whose docstrings have not been read yet; empty when all are."""
 
 
 def _iterate_docstrings(path: Path) -> Iterator[tuple[str, int, str]]:
@@ -26,12 +20,8 @@ def _iterate_docstrings(path: Path) -> Iterator[tuple[str, int, str]]:
                 yield getattr(node, "name", path.stem), getattr(node, "lineno", 1), text
 
 
-def _is_unread(path: Path) -> bool:
-    return path.is_relative_to(PACKAGE) and path.relative_to(PACKAGE).parts[0] in NOT_YET
-
-
 def test_docstrings_say_what_a_thing_is() -> None:
-    files = [path for root in (PACKAGE, RUNNER) for path in sorted(root.rglob("*.py")) if not _is_unread(path)]
+    files = [path for root in (PACKAGE, RUNNER) for path in sorted(root.rglob("*.py"))]
     failures = [
         f"{path.relative_to(PACKAGE.parent)}:{line}: {name}: {text.splitlines()[0]}"
         for path in files
@@ -39,8 +29,3 @@ def test_docstrings_say_what_a_thing_is() -> None:
         if text.split()[0].rstrip(",.:;").lower() in QUESTIONS
     ]
     assert not failures, "these docstrings ask instead of saying what the thing is or does:\n" + "\n".join(failures)
-
-
-def test_packages_not_yet_read_exist() -> None:
-    missing = [name for name in NOT_YET if not (PACKAGE / name).exists()]
-    assert not missing, f"take these out of NOT_YET: {', '.join(missing)}"

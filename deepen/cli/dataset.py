@@ -162,6 +162,7 @@ def build(
     from deepen.campaign import build_dataset, parse_device_meter_pairs
     from deepen.datasets import Dataset
 
+    # 1. Measure.
     if pairs and (device != "local" or meter):
         raise click.UsageError("give devices and meters either by --on or by --device and --meter")
     names = [name.strip() for text in families for name in text.split(",") if name.strip()]
@@ -185,6 +186,7 @@ def build(
         max_macs=max_macs,
         on_progress=lambda state: print_progress(_format_progress(state, len(pairs) > 1)),
     )
+    # 2. The JSON document.
     card = Dataset.open(out).card
     document = {
         "dataset": str(out),
@@ -200,6 +202,7 @@ def build(
         "card": card.document(),
     }
 
+    # 3. The text.
     def render() -> str:
         lines = [
             f"{report.measured} kernels measured in {_format_duration(report.elapsed_s)}, "
@@ -213,6 +216,7 @@ def build(
             lines.append("run the same command again to go on")
         return "\n".join(lines)
 
+    # 4. The exit status: interrupted, worth another try, or nothing measured.
     emit_result(document, as_json, render)
     if report.interrupted:
         sys.exit(130)

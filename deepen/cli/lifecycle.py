@@ -139,10 +139,17 @@ def build_lifecycle_document(
     rankings: dict[float, list[RankedCandidate]],
     orders: list[tuple[float, float, tuple[str, ...]]] | None,
 ) -> dict[str, Any]:
-    """Build the JSON document: energies in joules, usages in inferences; null for an infinite end."""
+    """Build the JSON document: energies in joules, usages in inferences; null for an infinite end.
+
+    1. The candidates, the label of their figures, and the conditions.
+    2. The best candidate for every usage, and where two candidates break even.
+    3. The ranking at each number of inferences, and every order in between.
+    4. Candidates that are best at no usage, random draws, and warnings.
+    """
     c = result.conditions
     never = result.never_best()
     return {
+        # 1. The candidates, the label of their figures, and the conditions.
         "candidates": len(result.candidates),
         **result.candidates.label._asdict(),
         "conditions": {
@@ -153,6 +160,7 @@ def build_lifecycle_document(
             "inference_g_per_kwh": c.inference_g_per_kwh,
             "objective": c.objective,
         },
+        # 2. The best candidate for every usage, and where two candidates break even.
         "regimes": [
             {
                 "candidate": r.candidate,
@@ -175,6 +183,7 @@ def build_lifecycle_document(
             }
             for b in compared
         ],
+        # 3. The ranking at each number of inferences, and every order in between.
         "at": [
             {
                 "inferences": count,
@@ -195,6 +204,7 @@ def build_lifecycle_document(
             for count, ranking in rankings.items()
         ],
         "orders": None if orders is None else [{"from": a, "to": b, "order": names} for a, b, names in orders],
+        # 4. Candidates that are best at no usage, random draws, and warnings.
         "never_best": never[:_MOST_NAMES],
         "never_best_count": len(never),
         "draws": 0 if result.draws is None else result.draws.a.shape[0],

@@ -292,10 +292,12 @@ def search_command(
     from deepen.search import read_objectives, read_table, search_table
     from deepen.search.compare import compare_optimisers
 
+    # 1. Read the table and the objectives.
     opened = read_table(folder)
     opened = opened.filter(**_parse_limits(opened, limits)) if limits else opened
     objectives = read_objectives(opened, names or _DEFAULT, grid)
     chosen = optimisers or ("semoa",)
+    # 2. One optimiser and one seed: a single run, with a log if one is wanted.
     if seeds == 1 and len(chosen) == 1:
         result = search_table(
             opened, objectives, chosen[0], queries,
@@ -305,12 +307,14 @@ def search_command(
             _build_result_document(result) | opened.manifest.label._asdict(), as_json, lambda: _render_result(result)
         )
         return
+    # 3. Several runs: compare the optimisers.
     if log is not None or resume:
         raise ConfigError("a log is kept of one run: one optimiser, one seed")
     series, compared = compare_optimisers(
         opened, objectives, chosen, queries, seeds, first_seed=seed, population=population, known=known,
         done=lambda name, number: print_progress(f"{name}: seed {number}") if seeds > 1 and number % 10 == 9 else None,
     )  # fmt: skip
+    # 4. The JSON document.
     document = {
         "queries": queries,
         "seeds": seeds,
@@ -329,6 +333,7 @@ def search_command(
         "compared": [{k: getattr(c, k) for k in c.__slots__} for c in compared],
     }
 
+    # 5. The text.
     def render() -> str:
         cells = [
             (s.optimiser, f"{s.hypervolume:.4f}", f"{s.regret:.4f}", f"{100 * s.recall:.0f} %") for s in series

@@ -19,7 +19,7 @@ FORMAT = "deepen-dataset"
 
 @dataclass(frozen=True, slots=True)
 class DatasetCard:
-    """What a dataset is.
+    """Summary of a dataset: its records by kind, family and source, and the conditions they were measured under.
 
     Attributes:
         created: When the file was made, UTC.

@@ -243,7 +243,7 @@ class Dataset:
 
     @property
     def card(self) -> DatasetCard:
-        """What the dataset is, up to date."""
+        """Summary of the records as they are now."""
         return make_card(self._created, self.records(), self.content_sha256())
 
     def frame(self, flatten: bool = False) -> pd.DataFrame:

@@ -114,7 +114,7 @@ def _list_training_content(record: EnergyRecord) -> list[Any]:
 
 
 def _find_rejection_reason(record: EnergyRecord) -> str:
-    """Why a record cannot be used; empty if it can."""
+    """Reason for which a record cannot be used; empty if it can."""
     from deepen.kernels.features import FEATURES_VERSION
 
     if math.isnan(record.energy_j):

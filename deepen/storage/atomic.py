@@ -1,4 +1,4 @@
-"""Atomic files: wholly there or as they were before, whatever ends the process; and the errors of a disk, told once."""
+"""Atomic files, which are wholly there or as they were before, whatever ends the process; and errors of the disk."""
 
 from __future__ import annotations
 

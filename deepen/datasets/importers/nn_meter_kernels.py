@@ -33,6 +33,11 @@ KERNELS: tuple[str, ...] = (*(kind + variant for kind in _CONVOLUTIONS for varia
 def convert_configuration(kernel: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Convert a configuration to family and parameters.
 
+    1. Convolutions.
+    2. Fully connected layers, which have no height and width.
+    3. Concatenations, with any number of inputs.
+    4. Kernels with one number of channels: all others.
+
     Args:
         kernel: Type, for example ``conv-bn-relu``.
         config: Sizes, as ``{"HW": 28, "CIN": 96, ...}``.
@@ -40,11 +45,13 @@ def convert_configuration(kernel: str, config: Mapping[str, Any]) -> tuple[str, 
     Raises:
         ConfigError: If the type is unknown, or a size is missing, not an integer or not positive.
     """
+    # 1. Convolutions.
     kind, _, variant = kernel.partition("-")
     if kind in _CONVOLUTIONS and kernel in KERNELS:
         return _convert_convolution(kind, variant, config)
     if kernel not in _OTHERS:
         raise ConfigError(f"no kernel type '{kernel}'")
+    # 2. Fully connected layers, which have no height and width.
     if kernel == "fc":
         return "fc", {
             "m": 1,
@@ -53,11 +60,13 @@ def convert_configuration(kernel: str, config: Mapping[str, Any]) -> tuple[str, 
             "bias": True,
             "trans_b": True,
         }
+    # 3. Concatenations, with any number of inputs.
     side = _parse_size(config, "HW")
     if kernel == "concat":
         parts = [_parse_size(config, name, least=0) for name in sorted(config) if name.startswith("CIN")]
         shapes = [[1, channels, side, side] for channels in parts if channels]
         return "concat", {"in_shapes": shapes, "sources": list(range(len(shapes))), "axis": 1}
+    # 4. Kernels with one number of channels.
     channels = _parse_size(config, "CIN")
     shape = [1, channels, side, side]
     square = {"c": channels, "spatial": [side, side]}

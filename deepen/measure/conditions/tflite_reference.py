@@ -88,12 +88,24 @@ def _write_buffer(builder: Any, data: NDArray[np.float32] | None) -> int:
 def _write_model(
     path: Path, tensors: Sequence[_TfliteTensor], operators: Sequence[_TfliteOperator], inputs: int
 ) -> Path:
-    """Write a model; its first ``inputs`` tensors are inputs, and those that no operator reads are outputs."""
+    """Write a model; its first ``inputs`` tensors are inputs, and those that no operator reads are outputs.
+
+    A part is written before the parts that refer to it, as FlatBuffers demands:
+
+    1. Buffers: an empty one, then one for each constant.
+    2. Tensors: shape, type, buffer and name.
+    3. Operators: inputs, outputs and options.
+    4. The graph.
+    5. Operator codes.
+    6. The model, and the file.
+    """
     import flatbuffers
 
+    # 1. Buffers: an empty one, then one for each constant.
     b = flatbuffers.Builder(1024)
     constants = [t for t in tensors if t.data is not None]
     buffers = [_write_buffer(b, None), *(_write_buffer(b, t.data) for t in constants)]
+    # 2. Tensors: shape, type, buffer and name.
     made = []
     for tensor in tensors:
         number = 0 if tensor.data is None else 1 + constants.index(tensor)
@@ -106,6 +118,7 @@ def _write_model(
             b.PrependUOffsetTRelativeSlot(3, name, 0)
 
         made.append(_write_table(b, 10, tensor_fields))
+    # 3. Operators: inputs, outputs and options.
     codes = list(dict.fromkeys(o.code for o in operators))
     run = []
     for operator in operators:
@@ -122,6 +135,7 @@ def _write_model(
             b.PrependUOffsetTRelativeSlot(4, options, 0)
 
         run.append(_write_table(b, 9, operator_fields))
+    # 4. The graph; tensors that no operator reads are its outputs.
     read = {number for o in operators for number in o.inputs}
     ends = [number for o in operators for number in o.outputs if number not in read]
     parts = (
@@ -138,12 +152,14 @@ def _write_model(
 
     graph = _write_table(b, 5, graph_fields)
 
+    # 5. Operator codes.
     def code_fields(b: Any, code: int) -> None:
         b.PrependInt8Slot(0, code, 0)  # deprecated_builtin_code, which older readers look at
         b.PrependInt32Slot(2, 1, 0)  # version; 1 is not the default of this writer, so it is spelled out
         b.PrependInt32Slot(3, code, 0)
 
     kinds = _write_offsets(b, [_write_table(b, 4, partial(code_fields, code=code)) for code in codes])
+    # 6. The model, and the file.
     graphs, data, about = _write_offsets(b, [graph]), _write_offsets(b, buffers), b.CreateString("deepen")
 
     def model_fields(b: Any) -> None:

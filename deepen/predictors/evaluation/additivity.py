@@ -37,9 +37,16 @@ def evaluate_additivity(
 ) -> dict[str, Any]:
     """Compare sums of measured kernels with measured models.
 
+    1. Count the kernels of all models.
+    2. Take the median energy of each kernel measured alone.
+    3. Find the models whose kernels were all measured.
+    4. Compare the sums of measured kernels with the whole models.
+    5. With a predictor, separate its error into that of kernels and that of their sum.
+    6. List every model, those partly measured included.
+
     Args:
         dataset: Kernels and whole models measured on one device.
-        predictor: Tells the parts of its error apart, too.
+        predictor: Its error is separated into parts, too.
 
     Returns:
         ``additivity``: measures of the sum of measured kernels against the whole, over models all of whose
@@ -51,17 +58,21 @@ def evaluate_additivity(
     Raises:
         PredictorError: If features have another version.
     """
+    # 1. Count the kernels of all models.
     rows = select_usable_rows(dataset)
     counts = KernelCounts.from_records((*rows.kernels, *rows.models))
     measured_alone = counts.kernel[: len(rows.kernels)]  # each kernel record is a model of one entry
     counted = counts.take(np.arange(len(rows.kernels), len(counts)))
+    # 2. Take the median energy of each kernel measured alone, in joules.
     alone = np.full(len(counts.families), np.nan)
     for kernel in np.unique(measured_alone).tolist():
         alone[kernel] = np.median(rows.energy_j[measured_alone == kernel])
     found = np.isfinite(alone)
+    # 3. Find the models whose kernels were all measured.
     executions = counted.sums(np.ones(alone.size))
     share = counted.sums(found.astype(np.float64)) / np.where(executions > 0, executions, 1.0)
     complete = share >= _WHOLE
+    # 4. Compare the sums of measured kernels with the whole models.
     whole = np.array([r.energy_j for r in rows.models])
     total = counted.sums(np.where(found, alone, 0.0))
     report: dict[str, Any] = {
@@ -70,12 +81,14 @@ def evaluate_additivity(
         "ratio": float(np.median(total[complete] / whole[complete])) if complete.any() else None,
         "additivity": compute_metrics(whole[complete], total[complete]),
     }
+    # 5. Separate the error of the predictor into that of kernels and that of their sum.
     predicted = sums = None
     if predictor is not None and rows.models:
         predicted = predictor.predict_counts(counted).energy_j
         sums = counted.sums(predictor.energies(counted.families, counted.features).energy_j)
         report["kernels"] = compute_metrics(total[complete], sums[complete])
         report["prediction"] = compute_metrics(whole[complete], predicted[complete])
+    # 6. List every model.
     report["rows"] = [
         _make_model_row(
             record.name,
