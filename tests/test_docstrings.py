@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "deepen"
 RUNNER = PACKAGE.parent / "devices" / "runner"
-QUESTIONS = {"what", "what's", "which", "whether", "how", "who", "whose", "where", "when", "why"}
+QUESTIONS = {"what", "what's", "which", "whether", "how", "who", "whose", "where", "when", "why", "does"}
 
 
 def _iterate_docstrings(path: Path) -> Iterator[tuple[str, int, str]]:

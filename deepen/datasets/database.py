@@ -1,4 +1,4 @@
-"""The file of a dataset: one SQLite database, made whole, opened with care.
+"""The file of a dataset: one SQLite database, created atomically and opened as untrusted input.
 
 A dataset may come from strangers, so a file is looked at before SQLite is: it and its companions must be regular
 files, its header must name this format, and the schema must be, word for word, the one below (no trigger, no view, no
@@ -42,7 +42,7 @@ FILE_NAME = "records.db"
 """The file in a folder that stands for a dataset."""
 
 APPLICATION_ID = int.from_bytes(b"dpen", "big")
-"""``PRAGMA application_id``: tells a dataset from any other SQLite file."""
+"""``PRAGMA application_id``: distinguishes a dataset from any other SQLite file."""
 
 _SCHEMA = (
     "CREATE TABLE metadata (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID",
@@ -53,10 +53,10 @@ _SCHEMA = (
 )
 
 _LARGEST_VALUE = 64 * 2**20
-"""Bytes no document of a record reaches."""
+"""Limit on the bytes of a record's document."""
 
 _BUSY_S = 10.0
-"""Time another program may keep the file locked."""
+"""Longest wait while another program keeps the file locked."""
 
 _REFUSALS = frozenset(
     (
@@ -72,7 +72,7 @@ _REFUSALS = frozenset(
         sqlite3.SQLITE_NOMEM,
     )
 )
-"""Result codes that blame the disk; all others blame the file."""
+"""Result codes with which the system or another program refuses; all others mean that the file is damaged."""
 
 
 def locate_database(path: str | Path) -> Path:
@@ -174,7 +174,7 @@ def check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_pages(connection: sqlite3.Connection, path: Path) -> None:
-    """Let SQLite look at every page of the file.
+    """Check every page of the file with SQLite.
 
     Raises:
         DatasetError: If it finds damage.
@@ -187,7 +187,7 @@ def check_pages(connection: sqlite3.Connection, path: Path) -> None:
 
 @contextlib.contextmanager
 def translate_database_errors(action: str, path: Path) -> Iterator[None]:
-    """Make SQLite's errors inside the block ours: the disk's a ``StorageError``, the file's a ``DatasetError``.
+    """Translate SQLite's errors inside the block: the disk's to a ``StorageError``, the file's to a ``DatasetError``.
 
     Args:
         action: Verb for the message: ``cannot <action> <path>``.
@@ -227,14 +227,14 @@ def _execute_schema(connection: sqlite3.Connection) -> None:
 
 @cache
 def _get_expected_schema() -> frozenset[tuple[str, str, str, str | None]]:
-    """Rows of ``sqlite_master`` in a file of ours, as this SQLite writes them."""
+    """Rows of ``sqlite_master`` in a dataset, as this version of SQLite writes them."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         _execute_schema(connection)
         return frozenset(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
 
 
 def _check_files(path: Path) -> os.stat_result | None:
-    """Look at the file and its companions without following links; ``None`` where there is no file.
+    """Read the status of the file and its companions without following links; ``None`` where there is no file.
 
     Raises:
         DatasetError: If one is no regular file, or should not be there.
@@ -302,7 +302,7 @@ def _connect(path: Path, writable: bool) -> sqlite3.Connection:
 
 
 def _harden(connection: sqlite3.Connection) -> None:
-    """Switch SQLite's defences on; those an older version lacks are left out."""
+    """Switch on SQLite's defences; those that an older version lacks are left out."""
     for category, limit in (
         (sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE),
         (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 100_000),

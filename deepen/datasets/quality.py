@@ -1,4 +1,4 @@
-"""Does a dataset behave like energy? Findings, worst first, each naming the records it is about.
+"""Checks that a dataset behaves like energy: findings, worst first, each naming the records it concerns.
 
 Nothing is repaired or left out here. ``error`` means the values cannot be what they claim to be, ``warning`` that a
 reader should look, ``info`` that something is so.
@@ -49,15 +49,15 @@ MAX_CV = 0.25
 
 MAX_MEDIAN_CV = 0.10
 POWER_BOUNDS_W = (1e-4, 2000.0)
-"""Net power no phone, board or single server leaves while it computes."""
+"""Range of net power (W) of any phone, board or single server while it computes."""
 
 POWER_RATIO = 30.0
-"""Times the median power (or one over it) beyond which a record's energy and latency do not belong together."""
+"""Times the median power (or one over it) beyond which a record's energy and latency contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class QualityFinding:
-    """Something a reader of a dataset should know.
+    """Result of a check: its severity, and the records it concerns.
 
     Attributes:
         severity: How bad.
@@ -141,7 +141,7 @@ def _check_rank_correlation(records: Sequence[EnergyRecord]) -> _Raw:
 
 
 def _check_neighbours(records: Sequence[EnergyRecord]) -> _Raw:
-    """Does energy vary smoothly with work? Kernels of nearly the same work must cost nearly the same."""
+    """Check that energy varies smoothly with work: kernels of nearly the same work must cost nearly the same."""
     sound = [r for r in records if r.energy_j > 0]
     if len(sound) < MIN_NEIGHBOURS:
         return

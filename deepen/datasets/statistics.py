@@ -15,7 +15,7 @@ __all__ = [
 _ITERATIONS = 50
 
 COPY = 0.9995
-"""Correlation above which a column of work is a copy of another: fitting both would tell their noise apart."""
+"""Correlation above which a column of work is a copy of another: fitting both would fit the noise between them."""
 
 
 def correlate_with_neighbours(values: NDArray[np.float64], work: NDArray[np.float64], nearest: int = 4) -> float:

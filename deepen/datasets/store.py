@@ -3,7 +3,7 @@
 ::
 
     NAME.db                    records and metadata (see deepen.datasets.database); DIR stands for DIR/records.db
-    NAME.db-wal, NAME.db-shm   records not yet in it; SQLite's own, gone when nobody has the file open
+    NAME.db-wal, NAME.db-shm   records not yet in it; SQLite's own, removed when the last process closes the file
     .NAME.db.lock              held by the one writer
 
 A record is stored when ``append`` returns, and not before: it is on the medium then, and survives a power cut. A record
@@ -338,7 +338,7 @@ class Dataset:
             numbers.append(known.seq)
         if not new:
             return numbers
-        # 2. All or nothing. Whatever ends this, memory then says what the file says.
+        # 2. All or nothing. However this ends, memory agrees with the file afterwards.
         try:
             with translate_database_errors("write", self.file):
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -356,7 +356,7 @@ class Dataset:
         return numbers
 
     def _create(self) -> None:
-        """Become the one who may write, and make the file where there is none.
+        """Become the writer, and make the file where there is none.
 
         Raises:
             DatasetError: If something else stands there.
@@ -376,7 +376,7 @@ class Dataset:
             raise
 
     def _find_leftover_log(self) -> bool:
-        """Tell if a writer ended without closing: then the pages are worth a look."""
+        """Return true if a writer ended without closing, so that the pages need a check."""
         try:
             return self.file.with_name(f"{self.file.name}-wal").stat().st_size > 0
         except OSError:

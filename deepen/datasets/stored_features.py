@@ -78,7 +78,7 @@ def list_underivable_features(
 
 
 def depends_on_version(underivable: Mapping[str, float]) -> bool:
-    """Tell if stored features mean something only together with the version of their definition."""
+    """Return true if stored features depend on the version of their definition."""
     return not underivable.keys() <= _LASTING
 
 

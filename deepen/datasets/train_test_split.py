@@ -34,12 +34,12 @@ class TrainTestSplit:
 
 
 def make_configuration_key(record: EnergyRecord) -> str:
-    """Name what was measured: the kernel's key, or the model's name."""
+    """Return the name of what was measured: the kernel's key, or the model's name."""
     return hash_params(record.family, record.params) if record.kind == "kernel" else f"model:{record.name}"
 
 
 def make_approximate_key(record: EnergyRecord) -> str:
-    """Name what was measured roughly: integers of the parameters in steps of the square root of two.
+    """Return a coarse name of what was measured: integers of the parameters in steps of the square root of two.
 
     Configurations a few channels apart share a name, so that holding out by it asks for more than a look at the
     nearest neighbour.

@@ -1,4 +1,4 @@
-"""Locks between processes: ``flock`` on a small file, which the kernel gives back however its holder ends.
+"""Locks between processes: ``flock`` on a small file, which the operating system releases however its holder ends.
 
 One implementation for the writer of a dataset, the users of an instrument, the journal of a device's settings, the
 owner of a temporary folder and the runs that are still to be collected. Each of them words its own error.

@@ -1,4 +1,4 @@
-"""Does a stated uncertainty hold? Windows of known energy, measured through everything that goes wrong at once.
+"""Coverage of stated uncertainties: windows of known energy, measured through everything that goes wrong at once.
 
 In virtual time and in numpy alone: a load of known power, an instrument with noise and an error within its stated
 accuracy, a clock that drifts, a transport that delays every batch of samples by another time. What comes out is put

@@ -71,8 +71,14 @@ def read(folder: Path) -> ImportResult:
 
 
 def _convert_group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[int, str]) -> ImportResult:
-    """Convert the rows of one device, framework and task."""
+    """Convert the rows of one device, framework and task.
+
+    1. Reject all rows of a combination whose runtime is not known.
+    2. Keep one row of the cells that compute the same; reject the others, and unusable rows, each with a reason.
+    3. Count the kernels of all cells at once, and make a record of each.
+    """
     device, framework, task = group
+    # 1. Combinations that are not known.
     if framework not in RUNTIMES or task not in CLASSES:
         reason = f"framework '{framework}' with task '{task}': how it runs these networks is not known"
         return ImportResult((), (), tuple(ImportNote(_make_id(group, row["arch_idx"]), reason) for row in rows))
@@ -81,6 +87,7 @@ def _convert_group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[in
         device=device, meter="vdd-core", runtime=runtime, runtime_build=f"{build}, {task}", threads=1,
         warnings=("energy of the core rail alone",),
     )  # fmt: skip
+    # 2. One row of the cells that compute the same.
     rejected: list[ImportNote] = []
     kept: dict[int, tuple[SourceRow, str]] = {}
     for row in sorted(rows, key=lambda row: (row["arch_idx"] != row["rep_arch_idx"], row["arch_idx"])):
@@ -99,6 +106,7 @@ def _convert_group(group: _Group, rows: Sequence[dict[str, Any]], cells: dict[in
         cell = cells[int(row["arch_idx"])]
         energy_j, latency_s = row["energy_mj"] * 1e-3, row["lat_ms_median"] * 1e-3
         kept[representative] = (SourceRow(name, cell, energy_j, latency_s), cell)
+    # 3. Kernels and records.
     order = sorted(kept)
     kernels, counts = count_kernels([kept[i][1] for i in order], runtime, *CLASSES[task])
     parts: dict[tuple[int, int], Any] = {}
