@@ -141,5 +141,5 @@ def test_installed_program_predicts(installed: Path, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert found["energy_j"] > 0
     assert found["coverage"] == 1
-    assert found["source"] == "simulated"
+    assert (found["source"], found["learnt_from"]) == ("predicted", "simulated")
     assert [kernel["family"] for kernel in found["kernels"]] == ["fc"]

@@ -377,7 +377,7 @@ def test_measure_training_with_the_modelled_source(tmp_path: Path) -> None:
     table.write_text("name,accuracy,training_run,inference_J\ntoy,0.5,run.json,1\n")
     found = read_candidates(table)
     assert found.training_j[0] == run.energy_j
-    assert found.source == "modelled"
+    assert found.sources == ("modelled",)
 
 
 @pytest.mark.serial

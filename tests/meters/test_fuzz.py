@@ -158,7 +158,7 @@ DAMAGES: dict[str, Callable[[bytes], bool]] = {
 
 def test_every_kind_of_damage_is_drawn() -> None:
     drawn: list[bytes] = []
-    fuzz_target(CallTarget("damage", drawn.append, [SEED, OTHER], [b"TOKEN"]), 700)
+    fuzz_target(CallTarget("damage", drawn.append, [SEED, OTHER], [b"TOKEN"]), 2500)
     assert [kind for kind, is_damage in DAMAGES.items() if not any(map(is_damage, drawn))] == []
 
 

@@ -182,7 +182,7 @@ def test_members_are_checked(forge, original):
         ({"card.json": card_of(original, families={})}, "does not fit"),
         ({"card.json": card_of(original, feature_names=[1])}, "lacks families or feature names"),
         ({"card.json": card_of(original, feature_names=["macs"])}, "do not fit"),
-        ({"card.json": card_of(original, source="guessed")}, "known source"),
+        ({"card.json": card_of(original, learnt_from="guessed")}, "lacks an id or a known label"),
         ({"card.json": card_of(original, id=5)}, "lacks an id"),
         ({"card.json": card_of(original, context=None)}, "context terms"),
         ({"card.json": card_of(original, context=[1])}, "context terms"),

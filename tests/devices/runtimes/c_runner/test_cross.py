@@ -56,6 +56,7 @@ def qemu() -> list[str]:
     return [program, "-L", str(folder)]
 
 
+@pytest.mark.serial  # two emulated threads that spin: beside other tests it takes minutes
 @pytest.mark.slow
 def test_a_real_model_runs_on_aarch64(cross: Any, qemu: list[str], start: Any, native: Path, ort_library: Path) -> None:
     """SqueezeNet, in both threads, with the answers of the native build."""
