@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -102,6 +103,8 @@ def _resolve_location(location: str, folder: Path | None, name: str) -> Path | N
     try:
         root = folder.resolve()
         path = (root / location).resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()  # from Python 3.13 on, only this notices a loop of symbolic links
     except (OSError, RuntimeError, ValueError) as error:  # a loop of symbolic links
         raise GraphError(f"external data of tensor '{name}' at '{location}' cannot be resolved: {error}") from error
     if not path.is_relative_to(root):
