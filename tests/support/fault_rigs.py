@@ -149,7 +149,7 @@ def make_fault_rigs(folder: Path) -> dict[str, FaultRig]:
         ),
         "lpm01a (ASCII)": FaultRig(options={"voltage_v": "3.3"}, **board),
         "lpm01a (ASCII, current)": FaultRig(options={"voltage_v": "3.3", "output": "current"}, blind=unseen, **board),
-        "lpm01a (ASCII, 5 kHz)": FaultRig(options={"voltage_v": "3.3", "rate_hz": "5000"}, **board),
+        "lpm01a (ASCII, 5 kHz)": FaultRig(options={"voltage_v": "3.3", "rate_hz": "5000"}, piece=31, **board),
         "lpm01a (binary)": FaultRig(options={"voltage_v": "3.3", "rate_hz": "10000"}, **board),
         "lpm01a (binary, current)": FaultRig(
             options={"voltage_v": "3.3", "rate_hz": "20000", "output": "current"}, blind=unseen, **board
