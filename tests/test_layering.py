@@ -249,6 +249,34 @@ def imported_modules(source: str, module: tuple[str, ...], known: Collection[str
     return found & set(known)
 
 
+MOST_ARROWS = {"predictors": 26, "measure": 35, "devices": 39, "kernels": 16, "meters/instruments": 2, "graph": 6}
+"""Folders divided into rooms -> import arrows between their rooms (a file, or a sub-folder as a whole) at most.
+
+A new arrow is a decision: it raises the number here, or the code goes where no arrow is needed.
+"""
+
+
+def find_arrows(folder: str) -> set[tuple[str, str]]:
+    """Pairs of rooms of a folder of which the first imports the second."""
+    base, prefix = PACKAGE / folder, ".".join(("deepen", *folder.split("/"), ""))
+    rooms = {path.stem for path in base.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    known = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__") for p in MODULES}
+    arrows = set()
+    for path in base.rglob("*.py"):
+        parts = ("deepen", *path.relative_to(PACKAGE).parent.parts)
+        room = path.relative_to(base).parts[0].removesuffix(".py")
+        for target in imported_modules(path.read_text(encoding="utf-8"), parts, known):
+            other = target.removeprefix(prefix).split(".")[0] if target.startswith(prefix) else room
+            if other != room and other in rooms:
+                arrows.add((room, other))
+    return arrows
+
+
+def test_rooms_see_no_more_of_each_other_than_was_decided() -> None:
+    found = {folder: len(find_arrows(folder)) for folder in MOST_ARROWS}
+    assert {f: n for f, n in found.items() if n > MOST_ARROWS[f]} == {}
+
+
 def test_no_circle_of_files() -> None:
     paths = {(*p.relative_to(PACKAGE).parent.parts, *(() if p.stem == "__init__" else (p.stem,))): p for p in MODULES}
     known = {".".join(("deepen", *parts)): path for parts, path in paths.items() if parts}
