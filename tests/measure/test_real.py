@@ -141,7 +141,7 @@ def test_the_doctor_names_a_missing_package_and_a_broken_runtime(monkeypatch: py
     bench = SimulatedBench()
 
     def broken(*args: object) -> None:
-        raise MeterError("the worker ended; reinstall onnxruntime")
+        raise MeterError("the worker ended", cure="reinstall onnxruntime")
 
     monkeypatch.setattr(bench.device, "runtime", broken)
     checks = {c.name: c for c in check_machine(bench.device)}
