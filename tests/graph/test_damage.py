@@ -287,6 +287,11 @@ def test_fields_changed_at_random(models, scratch, seed):
         load_or_refuse(scratch, changed.SerializeToString())
 
 
+def is_list(value):
+    """A repeated field; ``FieldDescriptor.is_repeated`` is newer than the oldest protobuf that is supported."""
+    return hasattr(value, "extend")
+
+
 def mutate(model, rng):
     places = []
 
@@ -294,7 +299,7 @@ def mutate(model, rng):
         for spec, value in message.ListFields():
             places.append((message, spec))
             if spec.type == spec.TYPE_MESSAGE:
-                for child in value if spec.is_repeated else [value]:
+                for child in value if is_list(value) else [value]:
                     collect(child)
 
     collect(model)
@@ -304,9 +309,9 @@ def mutate(model, rng):
     if rng.random() < 0.2:
         message.ClearField(spec.name)
     elif spec.type == spec.TYPE_MESSAGE:
-        if spec.is_repeated and rng.random() < 0.5:
+        if is_list(value) and rng.random() < 0.5:
             del value[rng.randrange(len(value))]
-        elif spec.is_repeated:
+        elif is_list(value):
             value.add().CopyFrom(rng.choice(list(value)))
     else:
         new = {
@@ -317,7 +322,7 @@ def mutate(model, rng):
             spec.TYPE_ENUM: lambda: rng.randrange(12),
             spec.TYPE_INT32: lambda: rng.choice([0, 1, 7, 9, TensorProto.INT4, 300]),
         }.get(spec.type, lambda: rng.choice([0, 1, -1, 2, 7, 1000, 2**31, 2**62, 2**63 - 1]))()
-        if not spec.is_repeated:
+        if not is_list(value):
             setattr(message, spec.name, new)
         elif rng.random() < 0.5:
             value[rng.randrange(len(value))] = new
