@@ -12,7 +12,6 @@ import contextlib
 import os
 import sqlite3
 import stat
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from deepen import __version__
 from deepen.clock.host_clock import utc_now
 from deepen.errors import DatasetError, StorageError
 from deepen.storage.atomic import make_folder, write_file_atomically
+from deepen.storage.temporary_folders import TemporaryFolder
 
 __all__ = [
     "DATASET_SCHEMA",
@@ -109,8 +109,8 @@ def create_database(path: Path) -> None:
     _check_files(path)
     try:
         # SQLite makes a file in several steps, so it makes this one elsewhere.
-        with tempfile.TemporaryDirectory(prefix="deepen-dataset-", ignore_cleanup_errors=True) as folder:
-            draft = Path(folder) / FILE_NAME
+        with contextlib.closing(TemporaryFolder("deepen-dataset-")) as folder:
+            draft = folder.path / FILE_NAME
             with translate_database_errors("make", path):
                 connection = sqlite3.connect(draft, isolation_level=None)
                 try:
