@@ -470,7 +470,7 @@ class Prediction:
     Attributes:
         model: Model file as given.
         energy_j: Sum over kernels plus overhead.
-        interval_j: (low, high), nominal 90 %.
+        interval_j: (low, high), nominal 90 %; ``high`` is infinite where it is unknown how much work is done.
         overhead_j: Per-run overhead included in ``energy_j``.
         kernels: One entry per kernel, in execution order.
         coverage: Share of the model's kernels that a regressor predicted, 0..1.

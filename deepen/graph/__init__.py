@@ -6,7 +6,8 @@ from deepen.graph.load import load_graph, load_graph_from_proto
 from deepen.graph.onnx_reader.external_data import list_weightless_tensors
 from deepen.graph.onnx_reader.input_shapes import parse_shape
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS, WEIGHTLESS
-from deepen.graph.types import DTYPE_BYTES, Graph, Node, TensorInfo, get_scalar_value
+from deepen.graph.read_options import ReadOptions, ShapesOrOptions
+from deepen.graph.types import DTYPE_BYTES, Graph, Node, TensorInfo, UnknownPart, get_scalar_value
 
 __all__ = [
     "DTYPE_BYTES",
@@ -14,7 +15,10 @@ __all__ = [
     "WEIGHTLESS",
     "Graph",
     "Node",
+    "ReadOptions",
+    "ShapesOrOptions",
     "TensorInfo",
+    "UnknownPart",
     "get_scalar_value",
     "list_weightless_tensors",
     "load_graph",

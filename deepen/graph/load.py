@@ -35,6 +35,7 @@ from deepen.graph.onnx_reader.shape_inference import (
     shorten_text,
 )
 from deepen.graph.onnx_reader.without_weights import strip_weights
+from deepen.graph.read_options import ReadOptions, ShapesOrOptions
 from deepen.graph.types import Graph, TensorInfo
 
 if TYPE_CHECKING:
@@ -62,12 +63,13 @@ _OTHERS = (
 )
 
 
-def load_graph(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+def load_graph(path: str | os.PathLike[str], shapes: ShapesOrOptions = None) -> Graph:
     """Read an ONNX model as a graph with static shapes. Weights are not read.
 
     Args:
         path: The model file.
-        shapes: Shape by input name, for inputs with symbolic dimensions or to replace static ones.
+        shapes: Shape by input name, for inputs with symbolic dimensions or to replace static ones; or everything that
+            can be said of a model (:class:`~deepen.graph.read_options.ReadOptions`).
 
     Returns:
         The graph. The shape of a tensor is ``None`` if no static shape can be found; other incomplete results are named
@@ -80,24 +82,24 @@ def load_graph(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...
     file, data = _map_file(source)
     with file, _FileDigest(file, len(data)) as digest:
         try:
-            return _build_graph(data, source, source.parent, shapes, digest)
+            return _build_graph(data, source, source.parent, ReadOptions.from_shapes(shapes), digest)
         except GraphError as error:
             raise GraphError(shorten_text(str(error)), subject=str(source)) from error.__cause__
 
 
-def load_graph_from_proto(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+def load_graph_from_proto(model: onnx.ModelProto, shapes: ShapesOrOptions = None) -> Graph:
     """Make a graph of a model in memory, as :func:`load_graph` does of a file.
 
     Args:
         model: Not changed. Its external data, if any, is not read.
-        shapes: Shape by input name.
+        shapes: Shape by input name, or everything that can be said of a model.
 
     Raises:
         GraphError: As :func:`load_graph`.
     """
     data = model.SerializeToString()
     with _FileDigest(io.BytesIO(data), len(data)) as digest:
-        return _build_graph(data, Path("<memory>"), None, shapes, digest)
+        return _build_graph(data, Path("<memory>"), None, ReadOptions.from_shapes(shapes), digest)
 
 
 def _map_file(source: Path) -> tuple[BinaryIO, mmap.mmap]:
@@ -190,13 +192,13 @@ def _build_graph(
     data: bytes | mmap.mmap,
     source: Path,
     folder: Path | None,
-    shapes: Mapping[str, tuple[int, ...]] | None,
+    options: ReadOptions,
     digest: _FileDigest,
 ) -> Graph:
     from onnx import checker
 
     try:
-        return _assemble_graph(_parse_model(strip_weights(data)), source, folder, shapes, digest)
+        return _assemble_graph(_parse_model(strip_weights(data)), source, folder, options, digest)
     except checker.ValidationError as error:
         raise GraphError(f"the model is malformed: {shorten_error(error)}") from error
     except (RecursionError, MemoryError) as error:
@@ -210,19 +212,21 @@ def _assemble_graph(
     model: onnx.ModelProto,
     source: Path,
     folder: Path | None,
-    shapes: Mapping[str, tuple[int, ...]] | None,
+    options: ReadOptions,
     digest: _FileDigest,
 ) -> Graph:
     """Make the graph of a parsed model: steps 2 to 7 of the module's docstring."""
     model, notes = normalise_model(model)  # 2
     check_operator_schemas(model)  # 3
     notes += detach_external_data(model, folder)  # 4
-    replaced = fix_input_shapes(model.graph, shapes)  # 5
+    replaced = fix_input_shapes(model.graph, options.shapes)  # 5
     names = [value.name for value in list_model_inputs(model.graph)]
     declared = extract_declared_types(model.graph)
     inferred = infer_model_shapes(model)  # 6
     # 7. Declared types are stale once a static dimension of an input was replaced.
-    flattener = GraphFlattener(inferred, {} if replaced else declared, strict_shapes=bool(shapes), warnings=list(notes))
+    flattener = GraphFlattener(
+        inferred, {} if replaced else declared, strict_shapes=bool(options.shapes), warnings=list(notes)
+    )
     flattener.run()
     outputs = [value.name for value in inferred.graph.output]
     tensors: Mapping[str, TensorInfo] = flattener.tensors

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DTYPE_BYTES", "Graph", "Node", "TensorInfo"]
+__all__ = ["DTYPE_BYTES", "Graph", "Node", "TensorInfo", "UnknownPart", "get_scalar_value"]
 
 DTYPE_BYTES: dict[str, float] = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8,
@@ -81,6 +81,28 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownPart:
+    """A place where a model's file, and what the user said, leave open how much work is done.
+
+    Whatever is computed without it is a lower bound.
+
+    Attributes:
+        node: Name of the node where knowledge ends.
+        op_type: Its operator, with its domain unless that is the ONNX standard one.
+        kind: ``shape`` (the operator hides the shapes behind it), ``size`` (a run decides it from its data), ``rounds``
+            (of a loop) or ``branch`` (of an If whose branches cannot be compared).
+        cause: One sentence part, for example ``the number of rounds of 'loop' is decided by its input``.
+        cure: The option that answers it, as it can be typed (``--rounds loop=N``); empty if there is none.
+    """
+
+    node: str
+    op_type: str
+    kind: Literal["shape", "size", "rounds", "branch"]
+    cause: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """A model as nodes and tensors.
 
@@ -93,7 +115,8 @@ class Graph:
         opsets: Operator-set version by domain.
         source_path: The file it was read from.
         source_sha256: SHA-256 of that file (the model file alone; of external data only small constants are read).
-        warnings: Warnings for the user (for example a Loop whose trip count is unknown).
+        warnings: Warnings for the user (for example nodes whose result is not used).
+        unknowns: Where it is unknown how much work is done (for example a Loop whose trip count is unknown).
         model: The ModelProto without the bytes of large weights (see ``deepen.graph.list_weightless_tensors``), input
             shapes fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
     """
@@ -107,6 +130,7 @@ class Graph:
     source_path: Path
     source_sha256: str
     warnings: tuple[str, ...] = ()
+    unknowns: tuple[UnknownPart, ...] = ()
     model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
 
 

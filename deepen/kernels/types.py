@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepen.graph.types import TensorInfo
+from deepen.graph.types import TensorInfo, UnknownPart
 
 __all__ = ["Kernel", "ModelSplit", "hash_params"]
 
@@ -77,6 +77,7 @@ class ModelSplit:
         method: ``oracle`` (the runtime's own graph) or ``rules``.
         evidence: Runtime build and level, or rule file and version.
         warnings: Warnings for the user.
+        unknowns: Where it is unknown how much work is done: those of the graph, and kernels whose shapes are unknown.
     """
 
     kernels: tuple[Kernel, ...]
@@ -86,6 +87,7 @@ class ModelSplit:
     method: str
     evidence: str
     warnings: tuple[str, ...] = field(default=())
+    unknowns: tuple[UnknownPart, ...] = field(default=())
 
     @property
     def macs(self) -> int:

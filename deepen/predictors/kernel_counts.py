@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DeepenError, EnvironmentFailure, PredictorError
+from deepen.graph.read_options import ShapesOrOptions
+from deepen.graph.types import UnknownPart
 from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix, compute_features
 from deepen.kernels.types import Kernel, ModelSplit
 
@@ -28,7 +30,6 @@ __all__ = ["KernelCounts"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Shapes = Mapping[str, tuple[int, ...]]
 
 MIN_FILES_PER_WORKER = 8
 """A process of its own costs about a second to start; fewer files do not pay for it."""
@@ -51,6 +52,7 @@ class KernelCounts:
         times: Executions of each entry per inference, not negative, shape (e,).
         labels: Name of the kernel of each entry inside its model; empty where kernels are only counted.
         warnings: Notes on each model for its reader; empty, or n of them.
+        unknowns: Where it is unknown how much work each model does; empty, or n of them.
     """
 
     names: tuple[str, ...]
@@ -63,6 +65,7 @@ class KernelCounts:
     times: Floats
     labels: tuple[str, ...] = ()
     warnings: tuple[tuple[str, ...], ...] = ()
+    unknowns: tuple[tuple[UnknownPart, ...], ...] = ()
 
     # --- ways to make them ------------------------------------------------------------------------------------------
 
@@ -80,14 +83,14 @@ class KernelCounts:
         counter = _KernelCounter()
         for name, split in zip(names, splits, strict=True):
             entries = [(k.name, k.multiplicity, (k.family, compute_features(k), k.params)) for k in split.kernels]
-            counter.add_model(name, entries, (*warnings, *split.warnings))
+            counter.add_model(name, entries, (*warnings, *split.warnings), split.unknowns)
         return counter.finish()
 
     @classmethod
     def from_files(
         cls,
         models: Iterable[str | Path | ModelSplit],
-        shapes: Shapes | None = None,
+        shapes: ShapesOrOptions = None,
         runtime: str = "onnxruntime",
         workers: int = 1,
         failures: dict[str, DeepenError] | None = None,
@@ -246,6 +249,7 @@ class KernelCounts:
             self.times[entries],
             tuple(self.labels[i] for i in entries.tolist()) if self.labels else (),
             tuple(self.warnings[i] for i in numbers.tolist()) if self.warnings else (),
+            tuple(self.unknowns[i] for i in numbers.tolist()) if self.unknowns else (),
         )
 
     def take_each_kernel(self) -> KernelCounts:
@@ -292,9 +296,14 @@ class _KernelCounter:
     times: list[float] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     warnings: list[tuple[str, ...]] = field(default_factory=list)
+    unknowns: list[tuple[UnknownPart, ...]] = field(default_factory=list)
 
     def add_model(
-        self, name: str, entries: Sequence[tuple[str | None, float, _Described]], warnings: tuple[str, ...] = ()
+        self,
+        name: str,
+        entries: Sequence[tuple[str | None, float, _Described]],
+        warnings: tuple[str, ...] = (),
+        unknowns: tuple[UnknownPart, ...] = (),
     ) -> None:
         """Add a model: label, executions and kernel of each entry."""
         for label, times, (family, features, params) in entries:
@@ -304,6 +313,7 @@ class _KernelCounter:
         self.names.append(name)
         self.sizes.append(len(entries))
         self.warnings.append(warnings)
+        self.unknowns.append(unknowns)
 
     def add_counts(self, part: KernelCounts) -> None:
         """Add models whose kernels are already distinct among themselves."""
@@ -315,6 +325,7 @@ class _KernelCounter:
         self.names.extend(part.names)
         self.sizes.extend(np.bincount(part.model, minlength=len(part)).tolist())
         self.warnings.extend(part.warnings or [()] * len(part))
+        self.unknowns.extend(part.unknowns or [()] * len(part))
 
     def _find_number(self, family: str, features: bytes, params: Mapping[str, Any]) -> int:
         number = self.number.setdefault((family, features), len(self.params))
@@ -336,6 +347,7 @@ class _KernelCounter:
             np.array(self.times, dtype=np.float64),
             () if None in self.labels else tuple(label for label in self.labels if label is not None),
             tuple(self.warnings) if any(self.warnings) else (),
+            tuple(self.unknowns) if any(self.unknowns) else (),
         )
 
 
@@ -350,7 +362,7 @@ def _pack_features(features: Mapping[str, float]) -> bytes:
 
 
 def _read_files(
-    paths: Sequence[str], shapes: Shapes | None, runtime: str, workers: int
+    paths: Sequence[str], shapes: ShapesOrOptions, runtime: str, workers: int
 ) -> Iterator[KernelCounts | DeepenError]:
     """Read files in order, one after another or in several processes; a failure becomes its error."""
     if workers < 1:
@@ -387,7 +399,7 @@ def _configure_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
 
 
-def _try_read_file(path: str, shapes: Shapes | None, runtime: str) -> KernelCounts | DeepenError:
+def _try_read_file(path: str, shapes: ShapesOrOptions, runtime: str) -> KernelCounts | DeepenError:
     from deepen.graph import load_graph
     from deepen.kernels.splitting.runtime_names import resolve_splitter
     from deepen.kernels.splitting.split import split_graph

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, PredictorError
+from deepen.graph.read_options import ShapesOrOptions
 from deepen.kernels.splitting.runtime_names import resolve_engine
 from deepen.kernels.types import ModelSplit
 from deepen.predictors import predictor_file
@@ -94,7 +95,7 @@ class Predictor:
     def predict(
         self,
         model: str | Path | ModelSplit,
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        shapes: ShapesOrOptions = None,
         runtime: str | None = None,
         name: str = "model",
         warnings: Sequence[str] = (),
@@ -119,7 +120,7 @@ class Predictor:
     def predict_many(
         self,
         models: KernelCounts | Iterable[str | Path | ModelSplit],
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        shapes: ShapesOrOptions = None,
         runtime: str | None = None,
         workers: int = 1,
         failures: dict[str, DeepenError] | None = None,

@@ -94,6 +94,7 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
         method=method,
         evidence=evidence,
         warnings=tuple(dict.fromkeys((*graph.warnings, *work.warnings))),
+        unknowns=graph.unknowns,
     )
 
 
