@@ -1,4 +1,4 @@
-"""What a user says about a model that its file leaves open."""
+"""Sizes, rounds and choices that a user gives for a model whose file leaves them open."""
 
 from __future__ import annotations
 
