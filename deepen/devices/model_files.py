@@ -8,7 +8,9 @@ one folder, in the same relative places; paths out of the model's folder are nev
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,8 @@ __all__ = ["find_external_data", "hash_model", "push_model"]
 
 _MARK = b"location"  # the key that names a data file; a model without this word has none
 _CHUNK = 1 << 24
+_SETTLED_S = 3.0
+"""Longer than the coarsest time stamps of file systems in use (2 s, FAT)."""
 
 _GATHER = r"""
 folder=$1
@@ -87,7 +91,7 @@ def hash_model(path: Path) -> str:
         return own
     digest = hashlib.sha256(own.encode())
     for place in sorted(present):
-        digest.update(f"\0{place}\0{_hash_file(present[place])}".encode("utf-8", "surrogateescape"))
+        digest.update(f"\0{place}\0{_hash_data_file(present[place])}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -149,6 +153,24 @@ def _mentions_data(path: Path) -> bool:
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_data_file(path: Path) -> str:
+    """Hash a data file; one that many models share is read again only after it changed.
+
+    A file written to in the last :data:`_SETTLED_S` seconds is always read: a second change may leave its size and, on
+    file systems with coarse times, its time of change as they are.
+    """
+    state = path.stat()
+    if time.time() - max(state.st_mtime, state.st_ctime) < _SETTLED_S:
+        return _hash_file(path)
+    return _hash_settled_file(path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _hash_settled_file(path: Path, *state: int) -> str:
+    """Hash a file; ``state`` is what tells its contents from later ones."""
+    return _hash_file(path)
 
 
 def _resolve_data_file(path: Path, place: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepen.devices import model_files
 from deepen.devices.links.local import LocalLink
 from deepen.devices.model_files import find_external_data, hash_model, push_model
 from deepen.devices.runtimes.python_runner import OnnxRuntime
@@ -111,6 +112,26 @@ def test_the_hash_covers_the_data(tmp_path: Path, models: Path) -> None:
 
     plain = models / "add.onnx"
     assert hash_model(plain) == hashlib.sha256(plain.read_bytes()).hexdigest()
+
+
+def test_data_shared_by_models_is_read_once_and_again_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write(tmp_path / f"m{i}.onnx", "a.bin") for i in range(3)]
+    data = tmp_path / "a.bin"
+    read: list[Path] = []
+    hash_file = model_files._hash_file
+    monkeypatch.setattr(model_files, "_hash_file", lambda path: read.append(path) or hash_file(path))
+    fresh = [hash_model(path) for path in paths]
+    assert len([path for path in read if path.name == "a.bin"]) == 3, "a file just written may change unseen"
+
+    monkeypatch.setattr(model_files.time, "time", lambda: data.stat().st_ctime + 60)
+    read.clear()
+    assert [hash_model(path) for path in paths] == fresh
+    assert len([path for path in read if path.name == "a.bin"]) == 1
+    data.write_bytes(bytes(data.stat().st_size))
+    changed = [hash_model(path) for path in paths]
+    assert set(changed).isdisjoint(fresh)
 
 
 def test_a_model_and_its_data_arrive_together(link: Any, tmp_path: Path) -> None:
