@@ -28,11 +28,16 @@ from deepen.graph.onnx_reader.flatten import GraphFlattener
 from deepen.graph.onnx_reader.input_shapes import fix_input_shapes, list_model_inputs
 from deepen.graph.onnx_reader.normalise import normalise_model
 from deepen.graph.onnx_reader.operator_schemas import check_operator_schemas
+from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
 from deepen.graph.onnx_reader.shape_inference import (
     extract_declared_types,
     infer_model_shapes,
+    list_input_symbols,
     shorten_error,
     shorten_text,
+    size_symbols,
+    split_given_shapes,
+    substitute_symbols,
 )
 from deepen.graph.onnx_reader.without_weights import strip_weights
 from deepen.graph.read_options import ReadOptions, ShapesOrOptions
@@ -219,15 +224,21 @@ def _assemble_graph(
     model, notes = normalise_model(model)  # 2
     check_operator_schemas(model)  # 3
     notes += detach_external_data(model, folder)  # 4
-    replaced = fix_input_shapes(model.graph, options.shapes)  # 5
+    # 5
+    for_inputs, for_tensors = split_given_shapes(model.graph, options.shapes)
+    symbols = list_input_symbols(model.graph)
+    replaced = fix_input_shapes(model.graph, for_inputs)
     names = [value.name for value in list_model_inputs(model.graph)]
+    # 6. Declared types are stale once a static dimension of an input was replaced.
     declared = extract_declared_types(model.graph)
-    inferred = infer_model_shapes(model)  # 6
-    # 7. Declared types are stale once a static dimension of an input was replaced.
-    flattener = GraphFlattener(
-        inferred, {} if replaced else declared, strict_shapes=bool(options.shapes), warnings=list(notes)
-    )
-    flattener.run()
+    declared = {} if replaced else substitute_symbols(declared, {**size_symbols(model.graph, symbols), **options.dims})
+    inferred = infer_model_shapes(model)
+    opsets = {opset.domain: opset.version for opset in inferred.opset_import}
+    with RuntimeTypes(opsets, options.custom_ops) as runtime:  # 7
+        flattener = GraphFlattener(
+            inferred, declared, strict_shapes=bool(for_inputs), warnings=list(notes), runtime=runtime, given=for_tensors
+        )
+        flattener.run()
     outputs = [value.name for value in inferred.graph.output]
     tensors: Mapping[str, TensorInfo] = flattener.tensors
     values: Mapping[str, Any] = flattener.values

@@ -5,7 +5,9 @@ Reshape) stay incomplete. For each node without bodies, this pass
 
 1. takes the output types that whole-model inference found;
 2. infers the node again if a type is incomplete, with the values found so far
-   (``onnx.shape_inference.infer_node_outputs``);
+   (``onnx.shape_inference.infer_node_outputs``); what that leaves open is inferred by rules of our own
+   (:mod:`deepen.graph.onnx_reader.shape_rules`, :mod:`deepen.graph.onnx_reader.sequence_types`), else by ONNX Runtime
+   (:mod:`deepen.graph.onnx_reader.runtime_types`);
 3. computes the outputs' values if they are small and constant (:mod:`deepen.graph.onnx_reader.constant_folding`), and
    takes missing shapes from them;
 4. defines the outputs; the types that the file declares are used where nothing else is known;
@@ -30,8 +32,10 @@ from deepen.graph.onnx_reader.constant_folding import NON_DETERMINISTIC, fold_no
 from deepen.graph.onnx_reader.graph_scope import GraphScope, GraphUnderConstruction, choose_more_specific_type
 from deepen.graph.onnx_reader.operator_schemas import get_operator_schema
 from deepen.graph.onnx_reader.proto_values import TensorType
+from deepen.graph.onnx_reader.sequence_types import infer_sequence_operator
 from deepen.graph.onnx_reader.shape_checks import find_shape_contradiction
 from deepen.graph.onnx_reader.shape_inference import shorten_error
+from deepen.graph.onnx_reader.shape_rules import apply_shape_rule
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 from deepen.graph.types import Node
 
@@ -39,6 +43,12 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["GraphFlattener"]
+
+_SEQUENCE_READERS = frozenset({"ConcatFromSequence", "OptionalGetElement", "SequenceAt"})
+_SEQUENCE_MAKERS = frozenset({
+    "Identity", "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
+    "SequenceInsert", "SplitToSequence",
+})  # fmt: skip
 
 
 class GraphFlattener(GraphUnderConstruction):
@@ -106,6 +116,7 @@ class GraphFlattener(GraphUnderConstruction):
                 types[name] = choose_more_specific_type(found.get(name), types[name])
             if node.op_type == "Dropout" and len(node.output) == 2 and node.output[1] in incomplete:
                 types[node.output[1]] = self._get_dropout_mask_type(flat_node)
+            self._complete_types(scope, node, flat_node, types)
         values = self._compute_values(node, flat_node, types)  # 3
         if values is not None and incomplete:
             for name, value in zip(node.output, values, strict=False):
@@ -113,8 +124,71 @@ class GraphFlattener(GraphUnderConstruction):
                 if name in incomplete and tensor_type is not None and tensor_type.elem_type:
                     types[name] = TensorType(tensor_type.elem_type, value.shape)
         self._define_outputs(scope, node, types, constant=self._is_constant(node, flat_node), values=values)  # 4
+        self._define_sequence(scope, node, flat_node)
         shapes = [None if (tensor_type := types.get(name)) is None else tensor_type.dims for name in node.output]
         self._check_shapes(flat_node, shapes)  # 5
+
+    def _complete_types(
+        self, scope: GraphScope, node: onnx.NodeProto, flat_node: Node, types: dict[str, TensorType | None]
+    ) -> None:
+        """Complete the output types of a node that the ``onnx`` library left open: by a rule, else by the runtime."""
+        inputs = [self.types.get(name) if name else None for name in flat_node.inputs]
+        ruled = apply_shape_rule(node.op_type, node.domain, flat_node.attributes, inputs)
+        for name, tensor_type in zip(node.output, ruled, strict=False):
+            if name:
+                types[name] = choose_more_specific_type(types[name], tensor_type)
+        if node.op_type in _SEQUENCE_READERS and not node.domain:
+            found = self._infer_sequence(flat_node)
+            if isinstance(found, TensorType):
+                types[node.output[0]] = choose_more_specific_type(types[node.output[0]], found)
+        if ruled or self.runtime is None or not self._may_runtime_know(node, inputs, types):
+            return
+        constant = [bool(name) and name in self.tensors and self.tensors[name].constant for name in flat_node.inputs]
+        protos = [None if known is None else known.message() for known in inputs]
+        stated = self.runtime.infer_outputs(
+            node, protos, [self._get_value_proto(n) for n in flat_node.inputs], constant
+        )
+        for name, tensor_type in stated.items():
+            types[name] = choose_more_specific_type(types[name], tensor_type)
+
+    def _may_runtime_know(
+        self,
+        node: onnx.NodeProto,
+        inputs: Sequence[TensorType | None],
+        types: Mapping[str, TensorType | None],
+    ) -> bool:
+        """Return whether it is worth asking the runtime: a standard operator with open inputs leads nowhere."""
+        if all(tensor_type is not None and tensor_type.dims is not None for tensor_type in types.values()):
+            return False
+        return bool(node.domain) or all(known is None or known.dims is not None for known in inputs)
+
+    def _get_value_proto(self, full: str) -> onnx.TensorProto | None:
+        """Value of a small constant as a message."""
+        from onnx import numpy_helper
+
+        value = self.values.get(full)
+        if value is None or value.dtype == object or value.size > SMALL_ELEMENTS:
+            return None
+        if full not in self._protos:
+            self._protos[full] = numpy_helper.from_array(value)
+        return self._protos[full]
+
+    def _infer_sequence(self, flat_node: Node) -> Any:
+        """Infer the output of an operator on sequences."""
+        return infer_sequence_operator(
+            flat_node.op_type,
+            flat_node.attributes,
+            [self.types.get(name) if name else None for name in flat_node.inputs],
+            [self.sequences.get(name) for name in flat_node.inputs],
+            [self.values.get(name) for name in flat_node.inputs],
+        )
+
+    def _define_sequence(self, scope: GraphScope, node: onnx.NodeProto, flat_node: Node) -> None:
+        """Remember the elements of the sequence that a node makes."""
+        if node.op_type in _SEQUENCE_MAKERS and not node.domain:
+            found = self._infer_sequence(flat_node)
+            if isinstance(found, tuple):
+                self.sequences[flat_node.outputs[0]] = found
 
     def _check_shapes(self, flat_node: Node, shapes: Sequence[tuple[int, ...] | None]) -> None:
         if flat_node.domain or self.tolerance_depth:
@@ -140,11 +214,21 @@ class GraphFlattener(GraphUnderConstruction):
             tensor_type = choose_more_specific_type(types.get(name), before)
             if (tensor_type is None or tensor_type.dims is None) and name in scope.declared:
                 tensor_type = choose_more_specific_type(TensorType.of(scope.declared[name]), tensor_type)
+            if self.given and scope.full(name) in self.given:
+                elem_type = tensor_type.elem_type if tensor_type else 0
+                tensor_type = TensorType(
+                    elem_type or self._guess_element_type(scope, node), self.given[scope.full(name)]
+                )
             self.define(
                 scope, name, tensor_type, constant=constant, value=values[index] if values is not None else None
             )
             if tensor_type is not None and tensor_type is not before and tensor_type.dims is not None:
                 self._patches[scope.path, name] = (scope.graph, tensor_type)
+
+    def _guess_element_type(self, scope: GraphScope, node: onnx.NodeProto) -> int:
+        """Guess the element type of an output that nothing states: that of the first input that has one."""
+        known = [self.types[full].elem_type for name in node.input if (full := scope.resolve(name)) in self.types]
+        return next((elem_type for elem_type in known if elem_type), 1)
 
     def _get_dropout_mask_type(self, flat_node: Node) -> TensorType | None:
         """Type of a Dropout's mask, which ``onnx`` infers only from operator set 12 on."""
@@ -175,6 +259,9 @@ class GraphFlattener(GraphUnderConstruction):
             return None if value is None else [value]
         if node.op_type in {"Shape", "Size"}:
             return self._compute_shape_value(flat_node)
+        if node.op_type == "SequenceLength":
+            length = self._infer_sequence(flat_node)
+            return None if length is None else [length]
         if not is_foldable(node.op_type, node.domain):
             return None
         inputs: list[NDArray[Any] | None] = []
@@ -206,7 +293,7 @@ class GraphFlattener(GraphUnderConstruction):
         Raises:
             GraphError: As above, or if the node is malformed.
         """
-        from onnx import checker, numpy_helper, shape_inference
+        from onnx import checker, shape_inference
 
         found_schema = get_operator_schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
         if found_schema is None:
@@ -218,11 +305,9 @@ class GraphFlattener(GraphUnderConstruction):
             if not full:
                 continue
             types[name] = self.types[full].message()
-            value = self.values.get(full)
-            if value is not None and value.dtype != object and value.size <= SMALL_ELEMENTS:
-                if full not in self._protos:
-                    self._protos[full] = numpy_helper.from_array(value)
-                data[name] = self._protos[full]
+            value = self._get_value_proto(full)
+            if value is not None:
+                data[name] = value
         imports = list(self.model.opset_import)
         try:
             found = shape_inference.infer_node_outputs(

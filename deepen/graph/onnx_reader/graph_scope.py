@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import proto_values
 from deepen.graph.onnx_reader.proto_values import TensorType
+from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
+from deepen.graph.onnx_reader.sequence_types import SequenceTypes
 from deepen.graph.onnx_reader.shape_inference import DeclaredTypes
 from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS
 from deepen.graph.types import Node, TensorInfo
@@ -79,6 +81,9 @@ class GraphUnderConstruction(ABC):
         values: Values of small constants.
         warnings: Warnings for the user.
         inference_warning: The warning that shape inference failed, once it has.
+        runtime: Asked about operators that the ``onnx`` library does not know.
+        given: Shapes of tensors by full name, as the user gives them; they override what is inferred.
+        sequences: Elements of sequences by full name, as far as known.
     """
 
     model: onnx.ModelProto
@@ -92,6 +97,9 @@ class GraphUnderConstruction(ABC):
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     inference_warning: str = ""
+    runtime: RuntimeTypes | None = None
+    given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sequences: dict[str, SequenceTypes] = field(default_factory=dict)
     _patches: dict[tuple[str, str], tuple[onnx.GraphProto, TensorType]] = field(default_factory=dict)
     _protos: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
@@ -137,6 +145,7 @@ class GraphUnderConstruction(ABC):
         """Register a tensor (again, if its body is walked a second time) and return its full name."""
         full = scope.names[name] = scope.full(name)
         self.values.pop(full, None)
+        self.sequences.pop(full, None)
         self._protos.pop(full, None)
         self._patches.pop((scope.path, name), None)
         tensor_type = tensor_type or TensorType(0, None)

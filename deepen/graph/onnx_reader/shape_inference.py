@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
@@ -11,7 +12,17 @@ from deepen.graph.onnx_reader.proto_values import list_subgraphs
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DeclaredTypes", "extract_declared_types", "infer_model_shapes", "shorten_error", "shorten_text"]
+__all__ = [
+    "DeclaredTypes",
+    "extract_declared_types",
+    "infer_model_shapes",
+    "list_input_symbols",
+    "shorten_error",
+    "shorten_text",
+    "size_symbols",
+    "split_given_shapes",
+    "substitute_symbols",
+]
 
 DeclaredTypes = dict[str, dict[str, "onnx.TypeProto"]]
 """Types by scope and tensor name, as the file declares them."""
@@ -42,6 +53,67 @@ def extract_declared_types(graph: onnx.GraphProto, scope: str = "", *, stateful:
         for name, body in list_subgraphs(node):
             declared |= extract_declared_types(body, f"{node.name}.{name}", stateful=node.op_type in _STATEFUL)
     return declared
+
+
+def list_input_symbols(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
+    """List the named symbolic dimensions of the inputs: input, axis, symbol."""
+    return [
+        (value.name, axis, dim.dim_param)
+        for value in graph.input
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+        if dim.dim_param not in ("", "?")
+    ]
+
+
+def size_symbols(graph: onnx.GraphProto, symbols: Sequence[tuple[str, int, str]]) -> dict[str, int]:
+    """Size each symbol by the inputs' static shapes; a symbol of several sizes is left out.
+
+    Args:
+        graph: With static inputs.
+        symbols: From :func:`list_input_symbols`, before the shapes were fixed.
+    """
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
+    found: dict[str, set[int]] = {}
+    for name, axis, symbol in symbols:
+        if axis < len(inputs[name]) and inputs[name][axis].HasField("dim_value"):
+            found.setdefault(symbol, set()).add(inputs[name][axis].dim_value)
+    return {symbol: sizes.pop() for symbol, sizes in found.items() if len(sizes) == 1}
+
+
+def substitute_symbols(declared: DeclaredTypes, sizes: Mapping[str, int]) -> DeclaredTypes:
+    """Write sizes for the symbols of declared types; the types are changed in place."""
+    for types in declared.values():
+        for known in types.values():
+            for dim in known.tensor_type.shape.dim:
+                if dim.dim_param in sizes:
+                    dim.dim_value = sizes[dim.dim_param]
+    return declared
+
+
+def split_given_shapes(
+    graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Split shapes that the user gives into those of inputs (and unknown names), and those of tensors inside.
+
+    Args:
+        graph: With named nodes.
+        shapes: Shape by name; tensors in bodies are named ``scope/name``.
+    """
+    inputs = {value.name for value in graph.input}
+    if inputs.issuperset(shapes):
+        return dict(shapes), {}
+    written = _list_written_tensors(graph, "")
+    inside = {name: shape for name, shape in shapes.items() if name in written and name not in inputs}
+    return {name: shape for name, shape in shapes.items() if name not in inside}, inside
+
+
+def _list_written_tensors(graph: onnx.GraphProto, scope: str) -> set[str]:
+    names: set[str] = set()
+    for node in graph.node:
+        names.update(f"{scope}/{name}" if scope else name for name in node.output if name)
+        for name, body in list_subgraphs(node):
+            names |= _list_written_tensors(body, f"{node.name}.{name}")
+    return names
 
 
 def infer_model_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError, StorageError
+from deepen.graph.onnx_reader.runtime_session import (
+    RuntimeRefusal,
+    is_onnxruntime_available,
+    open_session,
+    write_stand_in,
+)
 from deepen.graph.types import Graph
-from deepen.kernels.splitting.skeleton_model import STAND_IN, SkeletonModel, build_skeleton_model
+from deepen.kernels.splitting.skeleton_model import build_skeleton_model
 
 if TYPE_CHECKING:
     import onnx
@@ -19,8 +24,6 @@ __all__ = ["LEVEL", "ExecutedGraph", "get_executed_graph", "is_onnxruntime_avail
 
 LEVEL = "extended"
 """Optimisation level asked for. ``all`` adds layouts that depend on the processor, so it is never saved or compared."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,6 @@ class ExecutedGraph:
     evidence: str
 
 
-def is_onnxruntime_available() -> bool:
-    """Return whether ONNX Runtime can be imported."""
-    import importlib.util
-
-    return importlib.util.find_spec("onnxruntime") is not None
-
-
 def get_executed_graph(graph: Graph) -> ExecutedGraph:
     """Get the graph ONNX Runtime executes for a model, on the CPU, at level :data:`LEVEL`.
 
@@ -53,42 +49,26 @@ def get_executed_graph(graph: Graph) -> ExecutedGraph:
         GraphError: If the graph has no model, or the runtime does not accept it.
         StorageError: If the temporary folder cannot be written.
     """
+    import onnx
+    import onnxruntime as ort
+
     if graph.model is None:
         raise GraphError(f"{graph.source_path}: the graph holds no model to ask a runtime about; load it from its file")
-    stand_in = build_skeleton_model(graph)
+    skeleton = build_skeleton_model(graph)
     try:
-        with tempfile.TemporaryDirectory(prefix="deepen-split-", ignore_cleanup_errors=True) as folder:
-            return _optimise_model(stand_in, Path(folder), graph.source_path)
+        with tempfile.TemporaryDirectory(prefix="deepen-split-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            write_stand_in(folder, skeleton.largest_bytes)
+            open_session(skeleton.data, folder, optimised=folder / "optimised.onnx")
+            model = onnx.ModelProto.FromString((folder / "optimised.onnx").read_bytes())
+    except RuntimeRefusal as refusal:
+        raise GraphError(
+            f"{graph.source_path}: ONNX Runtime {ort.__version__} does not accept the model: {refusal.reason}; "
+            "correct the model, or split it for another runtime"
+        ) from refusal
     except OSError as error:
         raise StorageError(
             f"cannot write to the temporary folder {tempfile.gettempdir()} ({error.strerror or error}); "
             "free some space or set TMPDIR"
         ) from error
-
-
-def _optimise_model(stand_in: SkeletonModel, folder: Path, source: Path) -> ExecutedGraph:
-    import onnx
-    import onnxruntime as ort
-
-    with (folder / STAND_IN).open("wb") as file:
-        file.truncate(stand_in.largest_bytes)  # sparse where the file system can; never written
-    optimised = folder / "optimised.onnx"
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(optimised)
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    try:
-        ort.InferenceSession(stand_in.data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as error:  # its exceptions share no base class; this is the one boundary to it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GraphError(
-            f"{source}: ONNX Runtime {ort.__version__} does not accept the model: {reason}; "
-            "correct the model, or split it for another runtime"
-        ) from error
-    model = onnx.ModelProto.FromString(optimised.read_bytes())
     return ExecutedGraph(model, f"onnxruntime {ort.__version__}, level {LEVEL}, CPUExecutionProvider")

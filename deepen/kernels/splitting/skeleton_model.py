@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepen.graph.onnx_reader.external_data import list_weightless_tensors
 from deepen.graph.onnx_reader.proto_values import get_dtype_name, iter_graphs
+from deepen.graph.onnx_reader.runtime_session import redirect_to_stand_in
 from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES, Graph
 from deepen.kernels.splitting.value_numbering import find_duplicate_nodes, is_standard_domain
@@ -30,10 +30,7 @@ from deepen.kernels.splitting.value_numbering import find_duplicate_nodes, is_st
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["STAND_IN", "SkeletonModel", "build_skeleton_model", "list_overridable_initialisers"]
-
-STAND_IN = "weights.bin"
-"""Name of the file that all large constants alias, in the runtime's folder for external initialisers."""
+__all__ = ["SkeletonModel", "build_skeleton_model", "list_overridable_initialisers"]
 
 _MOVES = frozenset({
     "Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split",
@@ -54,7 +51,7 @@ class SkeletonModel:
 
     Attributes:
         data: Serialised ``ModelProto``.
-        largest_bytes: Required size of the file :data:`STAND_IN`, bytes.
+        largest_bytes: Required size of the file that its large constants alias, bytes.
     """
 
     data: bytes
@@ -86,7 +83,7 @@ def build_skeleton_model(graph: Graph) -> SkeletonModel:
         _cut_scaled_weights(body)  # 3
     largest = 0
     for tensor in list_weightless_tensors(model):
-        largest = max(largest, _redirect_to_stand_in(tensor))
+        largest = max(largest, redirect_to_stand_in(tensor))
     return SkeletonModel(model.SerializeToString(), largest)
 
 
@@ -208,17 +205,3 @@ def _cut_scaled_weights(graph: onnx.GraphProto) -> None:
 def list_weightless_initialisers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """List the initialisers of one scope that hold no data."""
     return [t for t in graph.initializer if t.data_location == t.EXTERNAL]
-
-
-def _redirect_to_stand_in(tensor: Any) -> int:
-    """Let a tensor alias the file :data:`STAND_IN`; returns the bytes it needs there."""
-    elements = prod(tensor.dims)
-    size = int(-(-elements * DTYPE_BYTES.get(get_dtype_name(tensor.data_type), 4) // 1))
-    del tensor.external_data[:]
-    if tensor.data_type == tensor.STRING:
-        tensor.data_location = tensor.DEFAULT
-        tensor.string_data.extend([b""] * elements)
-        return 0
-    for key, value in (("location", STAND_IN), ("offset", "0"), ("length", str(size))):
-        tensor.external_data.add(key=key, value=value)
-    return size
