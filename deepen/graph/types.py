@@ -93,6 +93,7 @@ class UnknownPart:
             (of a loop) or ``branch`` (of an If whose branches cannot be compared).
         cause: One sentence part, for example ``the number of rounds of 'loop' is decided by its input``.
         cure: The option that answers it, as it can be typed (``--rounds loop=N``); empty if there is none.
+        products: Matrix products and convolutions in it whose multiply-accumulates are unknown.
     """
 
     node: str
@@ -100,6 +101,7 @@ class UnknownPart:
     kind: Literal["shape", "size", "rounds", "branch"]
     cause: str
     cure: str = ""
+    products: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Graph:
         source_sha256: SHA-256 of that file (the model file alone; of external data only small constants are read).
         warnings: Warnings for the user (for example nodes whose result is not used).
         unknowns: Where it is unknown how much work is done (for example a Loop whose trip count is unknown).
+        custom_ops: Libraries of custom operators that a runtime needs to take the model.
         model: The ModelProto without the bytes of large weights (see ``deepen.graph.list_weightless_tensors``), input
             shapes fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
     """
@@ -131,6 +134,7 @@ class Graph:
     source_sha256: str
     warnings: tuple[str, ...] = ()
     unknowns: tuple[UnknownPart, ...] = ()
+    custom_ops: tuple[str, ...] = ()
     model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
 
 

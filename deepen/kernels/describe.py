@@ -9,12 +9,12 @@ from deepen.graph.types import Graph, Node, TensorInfo
 from deepen.kernels.families.catalog import complete_params
 from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, UnknownShapeError
 from deepen.kernels.families.kernel_layout import KernelLayout
-from deepen.kernels.families.multiply_accumulates import count_node_macs
+from deepen.kernels.families.multiply_accumulates import are_node_macs_known, count_node_macs
 from deepen.kernels.families.operator_costs import get_operator_cost
 from deepen.kernels.families.registry import load_family_definitions, map_operators_to_readers
 from deepen.kernels.types import Kernel
 
-__all__ = ["count_node_macs", "describe_kernel", "find_boundary_tensors"]
+__all__ = ["are_node_macs_known", "count_node_macs", "describe_kernel", "find_boundary_tensors"]
 
 
 def describe_kernel(

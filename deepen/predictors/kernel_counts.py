@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import ConfigError, DeepenError, EnvironmentFailure, PredictorError
-from deepen.graph.read_options import ShapesOrOptions
+from deepen.graph.read_options import ReadOptions, ShapesOrOptions
 from deepen.graph.types import UnknownPart
 from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix, compute_features
 from deepen.kernels.types import Kernel, ModelSplit
@@ -99,7 +99,8 @@ class KernelCounts:
 
         Args:
             models: The files; models already split may stand among them (named ``model_0``, ``model_1``, ...).
-            shapes: Shapes of symbolic inputs, by input name, for every file.
+            shapes: Shapes of symbolic inputs, by input name, or everything a user can say of a model; for every file. A
+                model with matrix products of unknown shape fails unless ``allow_unknown`` is said.
             runtime: Runtime to split files for.
             workers: Processes that read files. Only as many are started as have work to do; 1 starts none.
             failures: Takes the errors of files that fail, by file, and these are left out; without it the first ends
@@ -111,10 +112,13 @@ class KernelCounts:
             EnvironmentFailure: If the processes cannot be started or one of them is ended from outside.
         """
         listed = list(models)
+        allow_unknown = ReadOptions.from_shapes(shapes).allow_unknown
         read = _read_files([str(m) for m in listed if not isinstance(m, ModelSplit)], shapes, runtime, workers)
         found: list[KernelCounts] = []
         for number, model in enumerate(listed):
             one = cls.from_splits([model], [f"model_{number}"]) if isinstance(model, ModelSplit) else next(read)
+            if isinstance(one, KernelCounts) and not allow_unknown:
+                one = _check_products(one)
             if isinstance(one, KernelCounts):
                 found.append(one)
             elif failures is None:
@@ -397,6 +401,18 @@ def _configure_worker() -> None:
 
     gc.set_threshold(200_000, 20, 20)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
+
+
+def _check_products(one: KernelCounts) -> KernelCounts | DeepenError:
+    """Return the model, or the error that it has matrix products of unknown shape."""
+    from deepen.kernels.splitting.unknown_shapes import refuse_unknown_products
+
+    try:
+        for unknowns in one.unknowns:
+            refuse_unknown_products(unknowns)
+    except DeepenError as error:
+        return error.with_subject(one.names[0])
+    return one
 
 
 def _try_read_file(path: str, shapes: ShapesOrOptions, runtime: str) -> KernelCounts | DeepenError:

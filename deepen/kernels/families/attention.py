@@ -15,21 +15,28 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILY_DEFINITIONS", "read_attention_params"]
 
-OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention")
+OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "DecoderMaskedMultiHeadAttention")
 
 
 def read_attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
     """Read the parameters of a node that is a whole attention.
 
     1. ``QAttention`` and ``Attention`` of ``com.microsoft`` read one input and project it to queries, keys and values:
-       x is (batch, tokens, hidden), the weight (hidden, q + k + v).
+       x is (batch, tokens, hidden), the weight (hidden, q + k + v), earlier keys and values (2, batch, heads, tokens,
+       head_dim).
     2. The other operators read queries, keys and values: (batch, heads, tokens, head_dim), or packed as (batch, tokens,
-       heads x head_dim).
-    3. Keys and values of earlier tokens, if given, add to the key length.
+       heads x head_dim). Contributed ones may pack keys and values, or all three, in one tensor.
+    3. Keys and values of earlier tokens, if given, add to the key length. Where the node states all keys as an output,
+       their length is that of the output: a cache may be written in place.
+
+    Sources: https://onnx.ai/onnx/operators/onnx__Attention.html and ``docs/ContribOperators.md`` of ONNX Runtime.
 
     Returns:
         The parameters, or ``None`` if a shape is unknown or the operator is used in another form.
     """
+    given = [name for name in node.inputs if name]
+    if any(graph.tensors[name].shape is None for name in given if name in graph.tensors):
+        return None
 
     def shape(i: int) -> tuple[int, ...]:
         tensor = graph.tensors.get(node.inputs[i]) if i < len(node.inputs) and node.inputs[i] else None
@@ -47,16 +54,21 @@ def read_attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
         if len(x) != 3 or len(w) != 2:
             return None
         sizes = attributes.get("qkv_hidden_sizes") or (w[1] // 3,) * 3
+        past = shape(8 if node.op_type == "QAttention" else 4)
         return {
             "op": "ProjectedAttention", **base, "batch": x[0], "heads": heads, "kv_heads": heads, "q_len": x[1],
-            "kv_len": x[1], "head_dim": int(sizes[0]) // heads, "v_head_dim": int(sizes[2]) // heads, "hidden_in": x[2],
+            "kv_len": x[1] + (past[3] if len(past) == 5 else 0), "head_dim": int(sizes[0]) // heads,
+            "v_head_dim": int(sizes[2]) // heads, "hidden_in": x[2],
             "mask": has_input(3, 5), "causal": bool(attributes.get("unidirectional", 0)),
         }  # fmt: skip
     # 2
     q, k, v = shape(0), shape(1), shape(2)
     heads = int(attributes.get("q_num_heads", attributes.get("num_heads", 0))) or (q[1] if len(q) == 4 else 0)
     kv_heads = int(attributes.get("kv_num_heads", 0)) or (k[1] if len(k) == 4 else heads)
-    if not (q and k and v and heads and kv_heads):
+    if not heads or not kv_heads:
+        return None
+    q, k, v = _unpack_operands(q, k, v, heads, kv_heads)
+    if not (q and k and v):
         return None
     packed = len(q) == 3
 
@@ -64,18 +76,46 @@ def read_attention_params(node: Node, graph: Graph) -> dict[str, Any] | None:
         return tensor[-1] if len(tensor) == 4 else tensor[-1] // count
 
     # 3
-    past = {"Attention": 4, "MultiHeadAttention": 6, "GroupQueryAttention": 3}[node.op_type]
-    earlier = shape(past)
+    earlier = shape(_PAST_KEYS[node.op_type])
+    present = graph.tensors.get(node.outputs[1]) if len(node.outputs) > 1 else None
+    if present is not None and present.shape is not None and len(present.shape) == 4:
+        kv_len = present.shape[2]
+    else:
+        kv_len = (k[2] if len(k) == 4 else k[1]) + (earlier[2] if len(earlier) == 4 else 0)
     return {
-        "op": "MultiHeadAttention" if node.op_type == "MultiHeadAttention" else "Attention", **base, "batch": q[0],
-        "heads": heads, "kv_heads": kv_heads, "q_len": q[1] if packed else q[2],
-        "kv_len": (k[2] if len(k) == 4 else k[1]) + (earlier[2] if len(earlier) == 4 else 0),
+        "op": "Attention" if node.op_type in ("Attention", "GroupQueryAttention") else "MultiHeadAttention", **base,
+        "batch": q[0], "heads": heads, "kv_heads": kv_heads, "q_len": q[1] if packed else q[2], "kv_len": kv_len,
         "head_dim": get_head_size(q, heads), "v_head_dim": get_head_size(v, kv_heads),
         "mask": has_input(3) if node.op_type == "Attention"
         else has_input(4, 5) and node.op_type == "MultiHeadAttention",
         "causal": node.op_type == "GroupQueryAttention"
         or bool(attributes.get("is_causal", attributes.get("unidirectional", 0))),
     }  # fmt: skip
+
+
+_PAST_KEYS = {"Attention": 4, "MultiHeadAttention": 6, "GroupQueryAttention": 3, "DecoderMaskedMultiHeadAttention": 5}
+"""Position of the earlier keys among the inputs."""
+
+
+def _unpack_operands(
+    q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], heads: int, kv_heads: int
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of queries, keys and values where some share a tensor.
+
+    1. All three in one of five dimensions, (batch, tokens, heads, 3, head_dim).
+    2. All three side by side, (batch, tokens, (heads + 2 kv_heads) x head_dim).
+    3. Keys and values in one of five dimensions, (batch, tokens, heads, 2, head_dim).
+    """
+    if len(q) == 5:  # 1
+        return (whole := (q[0], q[1], heads * q[4])), whole, whole
+    if len(q) == 3 and not k:  # 2
+        size = q[2] // (heads + 2 * kv_heads)
+        keys = (q[0], q[1], kv_heads * size)
+        return (q[0], q[1], heads * size), keys, keys
+    if len(k) == 5:  # 3
+        keys = (k[0], k[1], kv_heads * k[4])
+        return q, keys, keys
+    return q, k, v
 
 
 def _read(group: NodeGroup) -> Params | None:
@@ -153,12 +193,16 @@ def _layout(params: Params) -> KernelLayout:
     dtype, batch, heads, kv = params["dtype"], params["batch"], params["heads"], params["kv_heads"]
     lq, lk, d, dv = params["q_len"], params["kv_len"], params["head_dim"], params["v_head_dim"]
     weights: tuple[TensorSpec, ...] = ()
+    kept: tuple[TensorSpec, ...] = ()
     mask_shape: tuple[int, ...] = (1, 1, lq, lk)
     y = TensorSpec("y", (batch, lq, heads * dv), dtype)
     if params["op"] == "ProjectedAttention":
         wide = heads * (2 * d + dv)
         inputs = [TensorSpec("x", (batch, lq, params["hidden_in"]), dtype)]
         weights = (TensorSpec("w", (params["hidden_in"], wide), dtype), TensorSpec("b", (wide,), dtype))
+        if lk > lq:
+            inputs.append(TensorSpec("past", (2, batch, heads, lk - lq, d), dtype))
+            kept = (TensorSpec("present", (2, batch, heads, lk, d), dtype),)
     elif params["op"] == "MultiHeadAttention":
         sizes = (("q", lq, heads * d), ("k", lk, heads * d), ("v", lk, heads * dv))
         inputs = [TensorSpec(name, (batch, length, width), dtype) for name, length, width in sizes]
@@ -171,7 +215,7 @@ def _layout(params: Params) -> KernelLayout:
         mask_shape = (lq, lk)
     if params["mask"]:
         inputs.append(TensorSpec("mask", mask_shape, dtype))
-    return KernelLayout(tuple(inputs), (y,), weights)
+    return KernelLayout(tuple(inputs), (y, *kept), weights)
 
 
 def _dims(params: Params) -> dict[str, float]:
@@ -198,8 +242,10 @@ def _check(params: Params) -> None:
         raise make_param_error(
             "attention", "hidden_in", "must be positive for ProjectedAttention and 0 for any other op"
         )
-    if projected and params["q_len"] != params["kv_len"]:
-        raise make_param_error("attention", "kv_len", "must equal q_len for ProjectedAttention")
+    if projected and params["q_len"] > params["kv_len"]:
+        raise make_param_error("attention", "kv_len", "must be at least q_len for ProjectedAttention")
+    if projected and params["q_len"] != params["kv_len"] and params["head_dim"] != params["v_head_dim"]:
+        raise make_param_error("attention", "v_head_dim", "must equal head_dim where keys and values are kept in one")
 
 
 def _write(params: Params, writer: KernelModelWriter) -> None:
@@ -214,8 +260,18 @@ def _write(params: Params, writer: KernelModelWriter) -> None:
         writer.node("MultiHeadAttention", inputs, "y", domain="com.microsoft", **causal)
         return
     d, dv = params["heads"] * params["head_dim"], params["heads"] * params["v_head_dim"]
-    inputs = ["x", "w", "b", "", "", mask] if mask else ["x", "w", "b"]
-    writer.node("Attention", inputs, "y", domain="com.microsoft", qkv_hidden_sizes=[d, d, dv], **causal)
+    past = "past" if "past" in names else ""
+    inputs = ["x", "w", "b", "", past, mask]
+    while not inputs[-1]:
+        inputs.pop()
+    writer.node(
+        "Attention",
+        inputs,
+        ["y", "present"] if past else "y",
+        domain="com.microsoft",
+        qkv_hidden_sizes=[d, d, dv],
+        **causal,
+    )
 
 
 def _read_if_known(group: NodeGroup) -> Params | None:

@@ -11,13 +11,23 @@ from collections.abc import Callable
 from math import prod
 
 from deepen.graph.types import Graph, Node
+from deepen.kernels.families.definition import UnknownShapeError
 
-__all__ = ["MAC_OPS", "count_node_macs"]
+__all__ = ["MAC_OPS", "are_node_macs_known", "count_node_macs"]
 
 
 def _get_shape(graph: Graph, name: str) -> tuple[int, ...]:
-    tensor = graph.tensors.get(name) if name else None
-    return () if tensor is None or tensor.shape is None else tensor.shape
+    """Shape of a tensor; of an omitted one, that of a scalar.
+
+    Raises:
+        UnknownShapeError: If it is not known.
+    """
+    if not name:
+        return ()
+    tensor = graph.tensors.get(name)
+    if tensor is None or tensor.shape is None:
+        raise UnknownShapeError(name)
+    return tensor.shape
 
 
 def _find_weight_position(node: Node) -> int:
@@ -102,7 +112,7 @@ def _count_attention(node: Node, graph: Graph) -> int:
 
     params = read_attention_params(node, graph)
     if params is None:
-        return 0
+        raise UnknownShapeError(node.outputs[0] if node.outputs else node.name)
     batch, heads, q_len = params["batch"], params["heads"], params["q_len"]
     total = count_attention_macs(batch, heads, q_len, params["kv_len"], params["head_dim"], params["v_head_dim"])
     if params["hidden_in"]:
@@ -113,19 +123,52 @@ def _count_attention(node: Node, graph: Graph) -> int:
 
 MAC_OPS: dict[str, Callable[[Node, Graph], int]] = {
     **dict.fromkeys(("Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcConv", "NhwcFusedConv"), _count_conv),
-    "ConvTranspose": _count_conv_transpose,
+    **dict.fromkeys(("ConvTranspose", "ConvTransposeWithDynamicPads"), _count_conv_transpose),
     **dict.fromkeys(("Gemm", "FusedGemm", "QGemm"), _count_gemm),
     **dict.fromkeys(
         ("MatMul", "FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "MatMulInteger", "QLinearMatMul",
-         "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger16", "GemmFloat8"),
+         "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger16", "GemmFloat8", "GemmFastGelu",
+         "MatMulFpQ4"),
         _count_matmul,
     ),
-    "MatMulNBits": _count_matmul_n_bits,
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _count_matmul_n_bits),
     "Einsum": _count_einsum,
     **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _count_recurrent),
-    **dict.fromkeys(("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"), _count_attention),
+    **dict.fromkeys(
+        ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "DecoderMaskedMultiHeadAttention"),
+        _count_attention,
+    ),
 }  # fmt: skip
 """Operator type -> its formula. Names are exact; domains other than ONNX and com.microsoft are not counted."""
+
+_COUNTED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
+
+UNCOUNTED_PRODUCTS = frozenset({
+    "AttnLSTM", "BeamSearch", "DecoderAttention", "DynamicSparseAttention", "GatedDeltaNet", "GreedySearch",
+    "LongformerAttention", "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "QOrderedAttention",
+    "QOrderedLongformerAttention", "QOrderedMatMul", "Sampling", "SparseAttention", "SparsePagedAttention",
+    "SparseToDenseMatMul", "WhisperBeamSearch", "WordConvEmbedding",
+})  # fmt: skip
+"""Operators of ``com.microsoft`` that multiply matrices and have no formula here: their work is unknown, not zero."""
+
+
+def _find_formula(node: Node) -> Callable[[Node, Graph], int] | None:
+    return MAC_OPS.get(node.op_type) if node.domain in _COUNTED_DOMAINS else None
+
+
+def are_node_macs_known(node: Node, graph: Graph) -> bool:
+    """Return whether :func:`count_node_macs` counts all multiply-accumulates of a node.
+
+    They are unknown if a shape they depend on is, or if the operator multiplies matrices and has no formula.
+    """
+    formula = _find_formula(node)
+    if formula is None:
+        return not (node.domain == "com.microsoft" and node.op_type in UNCOUNTED_PRODUCTS)
+    try:
+        formula(node, graph)
+    except UnknownShapeError:
+        return False
+    return True
 
 
 def count_node_macs(node: Node, graph: Graph) -> int:
@@ -136,9 +179,12 @@ def count_node_macs(node: Node, graph: Graph) -> int:
         graph: The graph with its tensors' shapes.
 
     Returns:
-        Multiply-accumulates; 0 also if a shape is unknown (the kernel is then of family ``other``).
+        Multiply-accumulates; 0 also if they are unknown (:func:`are_node_macs_known`).
     """
-    formula = MAC_OPS.get(node.op_type)
-    if formula is None or node.domain not in ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc"):
+    formula = _find_formula(node)
+    if formula is None:
         return 0
-    return int(formula(node, graph))
+    try:
+        return int(formula(node, graph))
+    except UnknownShapeError:
+        return 0

@@ -32,6 +32,7 @@ from deepen.kernels.splitting import fusion_rules, onnxruntime_graph
 from deepen.kernels.splitting.converter_passes import apply_converter_passes, find_zero_tensors
 from deepen.kernels.splitting.node_mapping import ExecutedNode, map_scope
 from deepen.kernels.splitting.static_branches import inline_if_branches
+from deepen.kernels.splitting.unknown_shapes import describe_unknown_part, find_unknown_parts
 from deepen.kernels.splitting.value_numbering import CONTROL_FLOW, find_constant_tensors, may_pass_input_through
 from deepen.kernels.types import Kernel, ModelSplit
 
@@ -86,6 +87,9 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
     # 4. Check that no node and no multiply-accumulate is lost or counted twice.
     _check_invariants(graph, kernels, work)
     names = {n.name for n in graph.nodes}
+    unknowns = find_unknown_parts(work.graph, kernels)
+    stated = {part.node for part in graph.unknowns}
+    notes = [describe_unknown_part(part) for part in unknowns if part.node not in stated]
     return ModelSplit(
         kernels=kernels,
         folded=tuple(name for name in work.folded if name in names),
@@ -93,8 +97,8 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
         runtime=runtime,
         method=method,
         evidence=evidence,
-        warnings=tuple(dict.fromkeys((*graph.warnings, *work.warnings))),
-        unknowns=graph.unknowns,
+        warnings=tuple(dict.fromkeys((*graph.warnings, *work.warnings, *notes))),
+        unknowns=unknowns,
     )
 
 

@@ -60,6 +60,7 @@ CONFIGS: list[tuple[str, dict[str, Any], bool]] = [
     ("attention", {**ATTENTION, "mask": True, "kv_heads": 2, "kv_len": 9}, True),
     ("attention", {**ATTENTION, "causal": True, "v_head_dim": 4}, True),
     ("attention", {**ATTENTION, "op": "MultiHeadAttention", "kv_len": 9}, True),
+    ("attention", {**ATTENTION, "op": "ProjectedAttention", "kv_len": 9, "hidden_in": 20}, True),
     ("attention", {**ATTENTION, "op": "MultiHeadAttention", "mask": True}, True),
     ("attention", {**ATTENTION, "op": "ProjectedAttention", "hidden_in": 24}, True),
     ("attention", {**ATTENTION, "op": "ProjectedAttention", "hidden_in": 24, "mask": True, "v_head_dim": 16}, True),
