@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepen.cli.model_options import model_options
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_count, format_si
 
 if TYPE_CHECKING:
+    from deepen.graph import ReadOptions
     from deepen.kernels.sampling.sampler import SampledKernel
     from deepen.kernels.types import Kernel, ModelSplit
 
@@ -65,10 +67,10 @@ def list_command(as_json: bool) -> None:
 
 @command.command(name="split")
 @click.argument("model", metavar="MODEL")
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@model_options
 @click.option("--runtime", default="onnxruntime", show_default=True, help="Runtime to split for ('kernel list').")
 @json_option
-def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bool) -> None:
+def split_command(model: str, read_options: ReadOptions, runtime: str, as_json: bool) -> None:
     """Split MODEL into the kernels a runtime executes.
 
     ONNX Runtime is asked for the graph it executes; other runtimes follow rules, each with its evidence. Every node
@@ -81,7 +83,7 @@ def split_command(model: str, shapes: tuple[str, ...], runtime: str, as_json: bo
     from deepen import graph
     from deepen.kernels.splitting.split import split_graph
 
-    loaded = graph.load_graph(model, dict(graph.parse_shape(s) for s in shapes) or None)
+    loaded = graph.load_graph(model, read_options)
     found = split_graph(loaded, runtime)
     emit_result(build_split_document(model, found), as_json, lambda: render_split(model, found))
     for warning in found.warnings if not as_json else ():

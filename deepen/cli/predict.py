@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepen.cli.model_options import model_options
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_si
 
 if TYPE_CHECKING:
     from deepen.errors import DeepenError
+    from deepen.graph import ReadOptions
     from deepen.records import Prediction
 
 __all__ = ["command"]
@@ -25,7 +27,7 @@ _TOP = 10
 @click.option(
     "--predictor", "-p", "predictor_name", required=True, help="Predictor file, or a name of 'predictor list'."
 )
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@model_options
 @click.option("--runtime", help="Runtime to split for; default: the one the predictor was trained on.")
 @click.option(
     "--jobs",
@@ -39,7 +41,7 @@ _TOP = 10
 def command(
     models: tuple[str, ...],
     predictor_name: str,
-    shapes: tuple[str, ...],
+    read_options: ReadOptions,
     runtime: str | None,
     jobs: int,
     as_json: bool,
@@ -53,12 +55,11 @@ def command(
     Example:
       deepen predict model.onnx --predictor mine.deepen --shape input=1x3x224x224
     """
-    from deepen import graph, predictors
+    from deepen import predictors
 
-    wanted = dict(graph.parse_shape(s) for s in shapes)
     predictor = predictors.load_predictor(predictor_name)
     failures: dict[str, DeepenError] = {}
-    done = predictor.predict_many(models, shapes=wanted or None, runtime=runtime, workers=jobs, failures=failures)
+    done = predictor.predict_many(models, shapes=read_options, runtime=runtime, workers=jobs, failures=failures)
     failed = list(failures.values())
     if not (failed and (as_json or not done)):
         documents = [build_prediction_document(p) for p in done]

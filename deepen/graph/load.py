@@ -3,7 +3,8 @@
 1. The file is mapped into memory, and stripped of the data of its large tensors
    (:mod:`deepen.graph.onnx_reader.without_weights`); a thread of its own computes its SHA-256.
 2. The structure is normalised (:mod:`deepen.graph.onnx_reader.normalise`).
-3. Nodes are checked against the schemas of their operators (:mod:`deepen.graph.onnx_reader.operator_schemas`).
+3. Nodes are checked against the schemas of their operators (:mod:`deepen.graph.onnx_reader.operator_schemas`), and
+   the names in the user's options against the model's (:mod:`deepen.graph.onnx_reader.option_names`).
 4. External data is detached (:mod:`deepen.graph.onnx_reader.external_data`).
 5. Input shapes are fixed (:mod:`deepen.graph.onnx_reader.input_shapes`).
 6. Shapes of the whole model are inferred (:mod:`deepen.graph.onnx_reader.shape_inference`).
@@ -28,6 +29,7 @@ from deepen.graph.onnx_reader.flatten import GraphFlattener
 from deepen.graph.onnx_reader.input_shapes import fix_input_shapes, list_model_inputs
 from deepen.graph.onnx_reader.normalise import normalise_model
 from deepen.graph.onnx_reader.operator_schemas import check_operator_schemas
+from deepen.graph.onnx_reader.option_names import check_option_names
 from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
 from deepen.graph.onnx_reader.shape_inference import (
     extract_declared_types,
@@ -223,11 +225,12 @@ def _assemble_graph(
     """Make the graph of a parsed model: steps 2 to 7 of the module's docstring."""
     model, notes = normalise_model(model)  # 2
     check_operator_schemas(model)  # 3
+    check_option_names(model, options)
     notes += detach_external_data(model, folder)  # 4
     # 5
     for_inputs, for_tensors = split_given_shapes(model.graph, options.shapes)
     symbols = list_input_symbols(model.graph)
-    replaced = fix_input_shapes(model.graph, for_inputs)
+    replaced = fix_input_shapes(model.graph, for_inputs, options.dims)
     names = [value.name for value in list_model_inputs(model.graph)]
     # 6. Declared types are stale once a static dimension of an input was replaced.
     declared = extract_declared_types(model.graph)
@@ -236,7 +239,12 @@ def _assemble_graph(
     opsets = {opset.domain: opset.version for opset in inferred.opset_import}
     with RuntimeTypes(opsets, options.custom_ops) as runtime:  # 7
         flattener = GraphFlattener(
-            inferred, declared, strict_shapes=bool(for_inputs), warnings=list(notes), runtime=runtime, given=for_tensors
+            inferred,
+            declared,
+            strict_shapes=bool(for_inputs or options.dims),
+            warnings=list(notes),
+            runtime=runtime,
+            given=for_tensors,
         )
         flattener.run()
     outputs = [value.name for value in inferred.graph.output]

@@ -9,14 +9,13 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from deepen.errors import ConfigError, GraphError
+from deepen.graph.onnx_reader.dimension_symbols import UNNAMED, list_type_symbols, solve_symbols
 from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["fix_input_shapes", "list_model_inputs", "parse_shape"]
-
-_UNNAMED = frozenset({"", "?"})  # PaddlePaddle names every open dimension "?"; two of them need not be equal
 
 # What the example in an error message puts where the model leaves a dimension open.
 _EXAMPLE_CHANNELS, _EXAMPLE_PIXELS, _EXAMPLE_LENGTH = 3, 224, 128
@@ -26,19 +25,17 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Parse the value of ``--shape``, for example ``input=1x3x224x224``.
 
     Args:
-        text: Input name, ``=``, dimensions joined by ``x`` or ``,``. The name may itself hold ``=``.
+        text: Input name, ``=``, dimensions joined by ``x`` or ``,``. The name may itself hold ``=``; a dimension may be
+            0 (the cache of a decoder's first step).
 
     Raises:
-        ConfigError: If the text has another form or a dimension is not positive.
+        ConfigError: If the text has another form.
     """
     name, equals, dims = text.rpartition("=")
     pieces = re.split(r"[x,×]", dims.strip().lower())  # noqa: RUF001 - people do type the real multiplication sign
     if not equals or not name.strip() or not all(re.fullmatch(r"[0-9]{1,12}", piece.strip()) for piece in pieces):
         raise ConfigError(f"cannot read the shape '{text}'; write it as NAME=1x3x224x224")
-    shape = tuple(int(piece) for piece in pieces)
-    if min(shape) < 1:
-        raise ConfigError(f"the shape '{text}' has a dimension of 0; every dimension must be at least 1")
-    return name.strip(), shape
+    return name.strip(), tuple(int(piece) for piece in pieces)
 
 
 def list_model_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -48,18 +45,24 @@ def list_model_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in weights]
 
 
-def fix_input_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]] | None) -> bool:
+def fix_input_shapes(
+    graph: onnx.GraphProto,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    dims: Mapping[str, int] | None = None,
+) -> bool:
     """Give every tensor input a static shape.
 
     1. Requested shapes fit their inputs in rank.
     2. A symbol fixed by one requested shape has the same size in all of them, and in every other input that uses it.
-    3. A requested shape may replace static dimensions (another batch or image size); shape inference finds out whether
+    3. Sizes requested by symbol, and expressions over symbols, are computed.
+    4. A requested shape may replace static dimensions (another batch or image size); shape inference finds out whether
        the model can take them.
-    4. After that, every dimension of every tensor input must be static.
+    5. After that, every dimension of every tensor input must be static.
 
     Args:
         graph: Changed in place.
         shapes: Shapes by input name.
+        dims: Sizes by symbol.
 
     Returns:
         Whether a static dimension was replaced.
@@ -72,26 +75,28 @@ def fix_input_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...
     for name, shape in asked.items():  # 1
         _check_requested_shape(name, shape, inputs)
     # 2
-    symbols: dict[str, tuple[int, str]] = {}
+    symbols = {symbol: (size, "--dim") for symbol, size in (dims or {}).items()}
     for name, shape in asked.items():
-        dims = inputs[name].type.tensor_type.shape.dim
-        for dim, size in zip(dims, shape, strict=False):
-            if dim.dim_param not in _UNNAMED:
-                known = symbols.setdefault(dim.dim_param, (size, name))
+        for dim, size in zip(inputs[name].type.tensor_type.shape.dim, shape, strict=False):
+            if dim.dim_param not in UNNAMED:
+                known = symbols.setdefault(dim.dim_param, (size, f"input '{name}'"))
                 if known[0] != size:
                     raise GraphError(
-                        f"dimension '{dim.dim_param}' is {known[0]} in input '{known[1]}' but {size} in '{name}'; "
-                        "give both the same size"
+                        f"dimension '{dim.dim_param}' is {known[0]} in {known[1]} but {size} in input '{name}'",
+                        cure="give both the same size",
                     )
     # 3
+    everywhere = [symbol for value in inputs.values() for symbol in list_type_symbols(value.type)]
+    sizes = solve_symbols(everywhere, {symbol: size for symbol, (size, _) in symbols.items()})
+    # 4
     replaced = False
     for name, shape in asked.items():
         replaced = _set_static_shape(inputs[name], shape) or replaced
-    for value in inputs.values():  # 2
+    for value in inputs.values():  # 3
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in symbols:
-                dim.dim_value = symbols[dim.dim_param][0]
-    _check_static_shapes(inputs)  # 4
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    _check_static_shapes(inputs)  # 5
     return replaced
 
 
@@ -101,8 +106,8 @@ def _check_requested_shape(name: str, shape: tuple[int, ...], inputs: Mapping[st
         hint = f"its inputs: {', '.join(close)}" if close else "it has no inputs"
         raise GraphError(f"the model has no input '{name}'; {hint}")
     text = "x".join(map(str, shape)) or "scalar"
-    if any(dim < 1 for dim in shape):
-        raise GraphError(f"shape {text} for input '{name}' has a dimension below 1; every dimension must be at least 1")
+    if any(dim < 0 for dim in shape):
+        raise GraphError(f"shape {text} for input '{name}' has a negative dimension", cure="a size is 0 or more")
     if prod(shape) > MAX_ELEMENTS:
         raise GraphError(f"shape {text} for input '{name}' is absurdly large")
     value = inputs[name]
@@ -117,12 +122,12 @@ def _check_requested_shape(name: str, shape: tuple[int, ...], inputs: Mapping[st
 
 def _set_static_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> bool:
     tensor = value.type.tensor_type
-    before = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 0 for dim in tensor.shape.dim]
+    before = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim]
     tensor.ClearField("shape")
     tensor.shape.SetInParent()
     for size in shape:
         tensor.shape.dim.add().dim_value = size
-    return any(old not in {0, new} for old, new in zip(before, shape, strict=False))
+    return any(old not in {None, new} for old, new in zip(before, shape, strict=False))
 
 
 def _check_static_shapes(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
@@ -150,14 +155,17 @@ def _find_dynamic_axis(value: onnx.ValueInfoProto) -> int | None:
     if not value.type.tensor_type.HasField("shape"):
         return -1
     for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-        if not dim.HasField("dim_value") or dim.dim_value < 1:
+        if not dim.HasField("dim_value") or dim.dim_value < 0:
             return axis
     return None
 
 
 def _format_declared_shape(value: onnx.ValueInfoProto) -> str:
     dims = value.type.tensor_type.shape.dim
-    return "x".join(dim.dim_param or str(dim.dim_value or "?") for dim in dims) or "scalar"
+    return (
+        "x".join(dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?") for dim in dims)
+        or "scalar"
+    )
 
 
 def _suggest_shape(value: onnx.ValueInfoProto) -> str:
@@ -168,7 +176,7 @@ def _suggest_shape(value: onnx.ValueInfoProto) -> str:
     image = len(dims) == 4
     sizes = []
     for axis, dim in enumerate(dims):
-        if dim.HasField("dim_value") and dim.dim_value > 0:
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
             sizes.append(dim.dim_value)
         elif axis == 0 or re.search(r"batch|^[nb]$", dim.dim_param, re.IGNORECASE):
             sizes.append(1)

@@ -5,7 +5,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from deepen.errors import ConfigError, GraphError
-from deepen.graph import load_graph_from_proto, parse_shape
+from deepen.graph import ReadOptions, load_graph_from_proto, parse_shape
 
 
 @pytest.mark.parametrize(
@@ -15,13 +15,14 @@ from deepen.graph import load_graph_from_proto, parse_shape
         ("x=8", ("x", (8,))),
         ("a=b=2,3", ("a=b", (2, 3))),
         ("data:0 = 1 X 2", ("data:0", (1, 2))),
+        ("past=1x2x0x64", ("past", (1, 2, 0, 64))),
     ],
 )
 def test_parse_shape(text, expected):
     assert parse_shape(text) == expected
 
 
-@pytest.mark.parametrize("text", ["1x3", "x=", "=1x3", "x=1xx3", "x=-1x3", "x=1x3x", "x=1.5", "x=0x3", "x=²"])
+@pytest.mark.parametrize("text", ["1x3", "x=", "=1x3", "x=1xx3", "x=-1x3", "x=1x3x", "x=1.5", "x=²"])
 def test_parse_shape_refuses(text):
     with pytest.raises(ConfigError, match=r"shape '.*'"):
         parse_shape(text)
@@ -46,10 +47,26 @@ def test_an_unnamed_dimension_and_an_input_without_shape(models):
     assert graph.tensors["y"].shape == (2, 3)
 
 
-@pytest.mark.parametrize("dim", [0, -1])
-def test_a_dimension_that_is_not_positive_counts_as_open(models, dim):
+def test_a_negative_dimension_counts_as_open_and_a_fixed_0_does_not(models):
     with pytest.raises(GraphError, match=r"open dimension \(axis 0\)"):
-        load_graph_from_proto(models.convnet(batch=dim))
+        load_graph_from_proto(models.convnet(batch=-1))
+    assert load_graph_from_proto(models.convnet(batch=0)).outputs[0].shape == (0, 10)
+
+
+def test_a_size_by_symbol_holds_in_every_input_and_in_what_is_computed_from_it(models):
+    nodes = [helper.make_node("Concat", ["past", "x"], ["all"], axis=1), helper.make_node("Mul", ["all", "m"], ["y"])]
+    inputs = [models.tensor("x", "b", "s"), models.tensor("past", "b", "p"), models.tensor("m", "b", "p + s")]
+    built = models.model(nodes, inputs, [models.tensor("y", "b", "p + s")])
+    for options in (
+        ReadOptions(dims={"b": 2, "s": 3, "p": 0}),
+        ReadOptions(dims={"b": 2, "s": 3}, shapes={"past": (2, 0)}),
+        ReadOptions(shapes={"m": (2, 3), "x": (2, 3)}),
+    ):
+        graph = load_graph_from_proto(built, options)
+        assert [tensor.shape for tensor in graph.inputs] == [(2, 3), (2, 0), (2, 3)]
+        assert graph.outputs[0].shape == (2, 3)
+    with pytest.raises(GraphError, match="dimension 'b' is 2 in --dim but 1 in input 'x'"):
+        load_graph_from_proto(built, ReadOptions(dims={"b": 2}, shapes={"x": (1, 3)}))
 
 
 def test_the_cure_cures(models):
@@ -64,7 +81,7 @@ def test_a_symbol_fixed_in_one_input_holds_in_the_others(models):
     built = models.model([add], inputs, [models.tensor("y", "N", 4)])
     graph = load_graph_from_proto(built, {"a": (3, 4)})
     assert [tensor.shape for tensor in graph.inputs] == [(3, 4), (3, 4)]
-    with pytest.raises(GraphError, match="dimension 'N' is 3 in input 'a' but 5 in 'b'"):
+    with pytest.raises(GraphError, match="dimension 'N' is 3 in input 'a' but 5 in input 'b'"):
         load_graph_from_proto(built, {"a": (3, 4), "b": (5, 4)})
     with pytest.raises(GraphError, match="--shape a=1x4 --shape b=1x4"):
         load_graph_from_proto(built)
@@ -76,8 +93,7 @@ def test_a_symbol_fixed_in_one_input_holds_in_the_others(models):
         ({"inputs": (1, 3, 8, 8)}, "the model has no input 'inputs'; its inputs: x"),
         ({"w": (1, 3, 8, 8)}, "the model has no input 'w'; its inputs: x"),
         ({"x": (3, 8, 8)}, r"shape 3x8x8 for input 'x' has 3 dimensions but the model declares 4 \(Nx3x8x8\)"),
-        ({"x": (0, 3, 8, 8)}, "dimension below 1"),
-        ({"x": (1, 3, -8, 8)}, "dimension below 1"),
+        ({"x": (1, 3, -8, 8)}, "negative dimension"),
         ({"x": (2**30, 3, 2**30, 8)}, "absurdly large"),
     ],
 )
