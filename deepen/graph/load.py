@@ -241,6 +241,7 @@ def _assemble_graph(
         flattener = GraphFlattener(
             inferred,
             declared,
+            options=options,
             strict_shapes=bool(for_inputs or options.dims),
             warnings=list(notes),
             runtime=runtime,
@@ -260,5 +261,6 @@ def _assemble_graph(
         source_path=source,
         source_sha256=digest.hexdigest(),
         warnings=tuple(flattener.warnings),
+        unknowns=tuple(flattener.unknowns),
         model=inferred,
     )

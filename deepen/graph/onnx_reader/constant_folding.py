@@ -14,7 +14,7 @@ from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["NON_DETERMINISTIC", "fold_node", "is_foldable"]
+__all__ = ["NON_DETERMINISTIC", "evaluate_node", "fold_node", "is_foldable"]
 
 NON_DETERMINISTIC = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -60,18 +60,29 @@ def fold_node(
     sized_by_value = node.op_type in _MAX_VALUE_SIZED
     if not sized_by_value and any(dims is None or prod(dims) > SMALL_ELEMENTS for dims in outputs):
         return None
-    try:
-        results = _evaluate_node(node, inputs, outputs, opsets)
-    except Exception:  # reference operators raise exceptions of any class on odd input; an unknown value is no error
+    arrays = evaluate_node(node, inputs, opsets, outputs)
+    if arrays is None:
         return None
-    arrays = [np.asarray(result) for result in results]
     for array, dims in zip(arrays, outputs, strict=False):
         if array.size > SMALL_ELEMENTS or (dims is not None and array.shape != dims):
             return None
     return arrays if len(arrays) >= len(outputs) else None
 
 
-def _evaluate_node(
+def evaluate_node(
+    node: onnx.NodeProto,
+    inputs: Sequence[NDArray[Any] | None],
+    opsets: Mapping[str, int],
+    outputs: Sequence[tuple[int, ...] | None] = (None,),
+) -> list[NDArray[Any]] | None:
+    """Evaluate one node, however large its outputs; ``None`` if it cannot be computed."""
+    try:
+        return [np.asarray(result) for result in _run_operator(node, inputs, outputs, opsets)]
+    except Exception:  # reference operators raise exceptions of any class on odd input; an unknown value is no error
+        return None
+
+
+def _run_operator(
     node: onnx.NodeProto,
     inputs: Sequence[NDArray[Any] | None],
     outputs: Sequence[tuple[int, ...] | None],

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import proto_values
 from deepen.graph.onnx_reader.graph_scope import GraphScope, GraphUnderConstruction
+from deepen.graph.onnx_reader.loop_rounds import RoundCount, count_rounds
 from deepen.graph.onnx_reader.proto_values import TensorType
-from deepen.graph.types import Node, TensorInfo
+from deepen.graph.types import Node, TensorInfo, UnknownPart
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["flatten_bodies"]
 
 _MAX_TRIPS = 10**9  # exporters write a while-loop as a Loop of 2**63 - 1 rounds
+_MAX_BOUND = 10**5  # a larger bound on what data decides says nothing
 _MAX_RETRY_DEPTH = 3  # bodies nested deeper are flattened once, so that time does not double with every level
 
 TensorTypes = dict[str, TensorType | None]
@@ -55,6 +57,14 @@ def flatten_bodies(
         flattener.define_inputs(inner, {})
         flattener.flatten_nodes(inner, flat_node.multiplicity)
     flattener.warn(f"how often the bodies of '{node.name}' ({node.op_type}) run is not known; counted once")
+    flattener.unknowns.append(
+        UnknownPart(
+            node.name,
+            f"{node.domain}.{node.op_type}".lstrip("."),
+            "rounds",
+            f"how often the bodies of '{node.name}' run is decided inside the runtime",
+        )
+    )
     return {}, {}
 
 
@@ -70,12 +80,12 @@ def _flatten_if(
 
     1. Both branches are flattened; contradictions are tolerated in one that may not run.
     2. The branch counted is the one that the condition selects, or the costlier one if the condition is not known.
-    3. Warnings of the other branch are dropped, and its nodes get multiplicity 0.
+    3. Warnings and unknown parts of the other branch are dropped, and its nodes get multiplicity 0.
     4. The outputs have the types of the counted branch; their values are known only if the condition is.
 
     Source: https://onnx.ai/onnx/operators/onnx__If.html.
     """
-    condition = _get_scalar(flattener, flat_node.inputs[0]) if flat_node.inputs else None
+    condition = _find_condition(flattener, flat_node)
     bodies = dict(proto_values.list_subgraphs(node))
     branches: list[str] = [name for name in ("then_branch", "else_branch") if name in bodies]
     if not branches:
@@ -84,7 +94,8 @@ def _flatten_if(
     scopes: dict[str, GraphScope] = {}
     spans: dict[str, slice] = {}
     branch_warnings: dict[str, list[str]] = {}
-    first_warning = len(flattener.warnings)
+    branch_unknowns: dict[str, list[UnknownPart]] = {}
+    first_warning, first_unknown = len(flattener.warnings), len(flattener.unknowns)
     for name in branches:  # 1
         inner = scopes[name] = flattener.open_scope(f"{node.name}.{name}", bodies[name], scope)
         first = len(flattener.nodes)
@@ -96,12 +107,18 @@ def _flatten_if(
         spans[name] = slice(first, len(flattener.nodes))
         branch_warnings[name] = flattener.warnings[first_warning:]
         del flattener.warnings[first_warning:]
+        branch_unknowns[name] = flattener.unknowns[first_unknown:]
+        del flattener.unknowns[first_unknown:]
     if condition is None:  # 2
         costs = {name: _estimate_branch_work(flattener.nodes[spans[name]], flattener.tensors) for name in branches}
         chosen = max(branches, key=costs.__getitem__)
-        flattener.warn(f"the condition of '{node.name}' is not known; its costlier branch ({chosen}) is counted")
+        flattener.warn(
+            f"the condition of '{node.name}' is not known; its costlier branch ({chosen}) is counted; "
+            f"choose with --branch {_find_decider(flattener, flat_node)}={str(chosen != 'then_branch').lower()}"
+        )
     for text in branch_warnings.get(chosen, ()):  # 3
         flattener.warn(text)
+    flattener.unknowns += branch_unknowns.get(chosen, [])
     for name in branches:
         if name != chosen:
             span = spans[name]
@@ -116,6 +133,21 @@ def _flatten_if(
             if condition is not None and full in flattener.values:
                 values[output] = flattener.values[full]
     return types, values
+
+
+def _find_condition(flattener: GraphUnderConstruction, flat_node: Node) -> float | None:
+    """Find the condition of an If: what the user says of the node, else the value computed; ``None`` if not known."""
+    if not flat_node.inputs:
+        return None
+    if flat_node.name in flattener.options.branches:
+        flattener.values[flat_node.inputs[0]] = np.array(flattener.options.branches[flat_node.name])
+    return _get_scalar(flattener, flat_node.inputs[0])
+
+
+def _find_decider(flattener: GraphUnderConstruction, flat_node: Node) -> str:
+    """Name for ``--branch``: the input that is the condition, else the If itself."""
+    inputs = {value.name for value in flattener.model.graph.input}
+    return next((name for name in flat_node.inputs[:1] if name in inputs), flat_node.name)
 
 
 def _estimate_branch_work(nodes: Sequence[Node], tensors: dict[str, TensorInfo]) -> float:
@@ -140,11 +172,11 @@ def _flatten_loop(
     """Flatten Loop(M, cond, states...) with body(iteration, cond, states...) -> (cond, states..., scans...).
 
     1. The body's inputs get the types of the Loop's; its condition is taken as true if the Loop starts at all.
-    2. The body is flattened, and the multiplicity of its nodes multiplied by the trip count, or by 1 if that is not
-       known.
+    2. The body is flattened, and the multiplicity of its nodes multiplied by the number of rounds: what the user says,
+       what is counted, or 1 if that is not known.
     3. A state's type is that of the body's output if its shape is the same after every iteration; without iterations,
-       it is that of the Loop's input.
-    4. A scan output gets a leading axis of the trip count.
+       it is that of the Loop's input. Its value is known if it is one that decides about the rounds.
+    4. A scan output gets a leading axis of the number of rounds.
 
     Source: https://onnx.ai/onnx/operators/onnx__Loop.html.
     """
@@ -168,10 +200,21 @@ def _flatten_loop(
     inner, steady = _flatten_loop_body(
         flattener, scope, body, path, bound, assume, formal[2:], body.output[1:], flat_node.multiplicity
     )
-    trips = _count_loop_trips(flattener, inner, body, wanted, start)
+    count = _count_loop_rounds(flattener, inner, body, wanted, start, states)
+    if node.name in flattener.options.rounds:
+        count = RoundCount(flattener.options.rounds[node.name])
+    trips = count.rounds
     if trips is None:
-        flattener.warn(f"the number of rounds of '{node.name}' is not known; its body is counted once")
-    _multiply_executions(flattener, first, 1.0 if trips is None else trips)
+        _report_unknown_rounds(flattener, flat_node)
+    elif not count.exact:
+        flattener.warn(
+            f"'{node.name}' runs at most {trips} rounds, which is what is counted; its data decides how many: "
+            f"--rounds {node.name}=N"
+        )
+    _multiply_executions(flattener, first, 1.0 if trips is None else float(trips))
+    values: ConstantValues = {
+        output: value for output, value in zip(node.output, count.states, strict=False) if value is not None and output
+    }
     found: TensorTypes = {}
     for index, output in enumerate(node.output):
         if index + 1 >= len(body.output):
@@ -183,34 +226,46 @@ def _flatten_loop(
             elif index < len(steady) and steady[index]:
                 found[output] = tensor_type
         elif trips is not None:  # 4
-            found[output] = _stack_tensor_type(tensor_type, int(trips), 0)
-    return found, {}
+            found[output] = _stack_tensor_type(tensor_type, trips, 0)
+    return found, values
 
 
-def _count_loop_trips(
+def _count_loop_rounds(
     flattener: GraphUnderConstruction,
     inner: GraphScope,
     body: onnx.GraphProto,
     wanted: float | None,
     start: float | None,
-) -> float | None:
-    """Return the trip count of a Loop, or ``None`` if it is not known.
+    states: Sequence[str],
+) -> RoundCount:
+    """Count the rounds of a Loop.
 
-    1. 0 if the maximal trip count or the initial condition is 0.
-    2. Not known if the initial condition or the condition the body computes is not.
-    3. 1 if the body always ends the Loop.
-    4. The maximal trip count, if that is plausible (exporters write a while-loop with a maximum of 2**63 - 1).
+    1. There are none if the maximal number or the initial condition is 0.
+    2. Else they are counted by :func:`~deepen.graph.onnx_reader.loop_rounds.count_rounds`; an initial condition that is
+       not known makes the result an upper bound.
+    3. A bound is no answer if it is implausible (exporters write a while-loop with a maximum of 2**63 - 1).
     """
     if (wanted is not None and wanted <= 0) or start == 0:  # 1
-        return 0.0
-    if start is None or not body.output:  # 2
-        return None
-    keep_going = _get_scalar(flattener, inner.resolve(body.output[0].name))
-    if keep_going is None:
-        return None
-    if not keep_going:  # 3
-        return 1.0
-    return wanted if wanted is not None and wanted <= _MAX_TRIPS else None  # 4
+        return RoundCount(0)
+    if not body.output:
+        return RoundCount(None)
+    # 2
+    most = int(wanted) if wanted is not None else None
+    values = flattener.values
+    first = [values.get(name) for name in states]
+    count = count_rounds(body, first, lambda name: values.get(inner.resolve(name)), most, flattener.opsets)
+    exact = count.exact and start is not None
+    # 3
+    if count.rounds is None or count.rounds > (_MAX_TRIPS if exact else _MAX_BOUND):
+        return RoundCount(None)
+    return replace(count, exact=exact, states=count.states if exact else ())
+
+
+def _report_unknown_rounds(flattener: GraphUnderConstruction, flat_node: Node) -> None:
+    """Report a Loop or Scan whose body is counted once because its rounds are not known."""
+    name, rounds = flat_node.name, f"the number of rounds of '{flat_node.name}' is not known"
+    flattener.warn(f"{rounds}; its body is counted once; give it with --rounds {name}=N")
+    flattener.unknowns.append(UnknownPart(name, flat_node.op_type, "rounds", rounds, f"--rounds {name}=N"))
 
 
 def _flatten_scan(
@@ -253,8 +308,9 @@ def _flatten_scan(
     inner, steady = _flatten_loop_body(
         flattener, scope, body, path, bound, {}, formal[:count], outputs, flat_node.multiplicity
     )
+    trips = flattener.options.rounds.get(node.name, trips)
     if trips is None:
-        flattener.warn(f"the number of rounds of '{node.name}' is not known; its body is counted once")
+        _report_unknown_rounds(flattener, flat_node)
     _multiply_executions(flattener, first, 1.0 if trips is None else float(trips))
     out_axes = _read_scan_axes(flat_node, "scan_output_axes", max(0, len(outputs) - count))
     found: TensorTypes = {}
@@ -305,6 +361,7 @@ def _flatten_loop_body(
         The body's scope, and for each state whether its shape is the same after every iteration.
     """
     first_node, first_warning = len(flattener.nodes), len(flattener.warnings)
+    first_unknown = len(flattener.unknowns)
     retried = False
 
     def flatten_body() -> GraphScope:
@@ -338,6 +395,7 @@ def _flatten_loop_body(
         retried = True
         del flattener.nodes[first_node:]
         del flattener.warnings[first_warning:]
+        del flattener.unknowns[first_unknown:]
 
 
 def _multiply_executions(flattener: GraphUnderConstruction, first: int, trips: float) -> None:

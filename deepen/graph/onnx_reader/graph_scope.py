@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import GraphError
@@ -17,7 +18,8 @@ from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
 from deepen.graph.onnx_reader.sequence_types import SequenceTypes
 from deepen.graph.onnx_reader.shape_inference import DeclaredTypes
 from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS
-from deepen.graph.types import Node, TensorInfo
+from deepen.graph.read_options import ReadOptions
+from deepen.graph.types import Node, TensorInfo, UnknownPart
 
 if TYPE_CHECKING:
     import onnx
@@ -79,6 +81,8 @@ class GraphUnderConstruction(ABC):
         tensors: Tensors by full name.
         types: Their types, including partly known ones and sequences.
         values: Values of small constants.
+        options: The user's answers to what the file leaves open.
+        unknowns: Where it stays unknown how much work is done.
         warnings: Warnings for the user.
         inference_warning: The warning that shape inference failed, once it has.
         runtime: Asked about operators that the ``onnx`` library does not know.
@@ -88,6 +92,7 @@ class GraphUnderConstruction(ABC):
 
     model: onnx.ModelProto
     declared: DeclaredTypes
+    options: ReadOptions = field(default_factory=ReadOptions)
     strict_shapes: bool = False
     tolerance_depth: int = 0
     opsets: dict[str, int] = field(default_factory=dict)
@@ -95,6 +100,7 @@ class GraphUnderConstruction(ABC):
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
     types: dict[str, TensorType] = field(default_factory=dict)
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
+    unknowns: list[UnknownPart] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     inference_warning: str = ""
     runtime: RuntimeTypes | None = None
@@ -129,9 +135,16 @@ class GraphUnderConstruction(ABC):
         """
         for value in scope.graph.input:
             if value.name not in scope.names:
-                self.define(
-                    scope, value.name, choose_more_specific_type(TensorType.of(value.type), bound.get(value.name))
-                )
+                tensor_type = choose_more_specific_type(TensorType.of(value.type), bound.get(value.name))
+                said = None
+                if (
+                    not scope.path
+                    and value.name in self.options.branches
+                    and tensor_type
+                    and tensor_type.dims is not None
+                ):
+                    said = np.full(tensor_type.dims, self.options.branches[value.name])
+                self.define(scope, value.name, tensor_type, value=said)
 
     def define(
         self,

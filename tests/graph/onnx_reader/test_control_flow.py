@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from deepen.graph import load_graph_from_proto
+from deepen.graph import ReadOptions, UnknownPart, load_graph_from_proto
+from deepen.kernels.splitting.split import split_graph
 
 
 def runs(graph):
@@ -22,7 +23,19 @@ def test_if_with_a_known_condition_counts_the_branch_taken(models, condition, co
 def test_if_with_an_unknown_condition_counts_the_costlier_branch_and_says_so(models):
     graph = load_graph_from_proto(models.branching())
     assert runs(graph) == {"choose": 1, "choose.then_branch/Conv_0": 1, "choose.else_branch/Add_0": 0, "Relu_1": 1}
-    assert graph.warnings == ("the condition of 'choose' is not known; its costlier branch (then_branch) is counted",)
+    said = "the condition of 'choose' is not known; its costlier branch (then_branch) is counted"
+    assert graph.warnings == (f"{said}; choose with --branch cond=false",)
+    assert graph.unknowns == ()
+
+
+@pytest.mark.parametrize("name", ["choose", "cond"])
+@pytest.mark.parametrize(("holds", "conv", "add"), [(True, 1, 0), (False, 0, 1)])
+def test_a_branch_is_chosen_by_the_node_or_by_the_input_that_decides(models, name, holds, conv, add):
+    graph = load_graph_from_proto(models.branching(), ReadOptions(branches={name: holds}))
+    assert (runs(graph)["choose.then_branch/Conv_0"], runs(graph)["choose.else_branch/Add_0"]) == (conv, add)
+    assert graph.warnings == ()
+    kernels = [kernel for kernel in split_graph(graph).kernels if kernel.macs]
+    assert bool(kernels) == holds
 
 
 def test_bodies_are_flattened_with_scoped_names(models):
@@ -84,13 +97,30 @@ def test_loop_that_stops_after_the_first_round(models):
     assert graph.warnings == ()
 
 
-@pytest.mark.parametrize("kwargs", [{"trips": None}, {"trips": 5, "condition": "c"}, {"trips": 2**62}])
+@pytest.mark.parametrize("kwargs", [{"trips": None}, {"trips": 2**62}, {"trips": 2**62, "condition": "c"}])
 def test_loop_of_unknown_length_counts_once_and_says_so(models, kwargs):
     graph = load_graph_from_proto(models.looping(**kwargs))
     assert {node.multiplicity for node in graph.nodes if node.scope} == {1}
-    assert graph.warnings == ("the number of rounds of 'loop' is not known; its body is counted once",)
+    rounds = "the number of rounds of 'loop' is not known"
+    assert graph.warnings == (f"{rounds}; its body is counted once; give it with --rounds loop=N",)
+    assert graph.unknowns == (UnknownPart("loop", "Loop", "rounds", rounds, "--rounds loop=N"),)
     assert graph.outputs[0].shape == (2, 8)
     assert graph.outputs[1].shape is None
+
+
+@pytest.mark.parametrize("kwargs", [{"trips": None}, {"trips": 2**62}, {"trips": 5, "condition": "c"}, {"trips": 9}])
+def test_the_rounds_that_the_user_gives_are_counted(models, kwargs):
+    graph = load_graph_from_proto(models.looping(**kwargs), ReadOptions(rounds={"loop": 7}))
+    assert {node.multiplicity for node in graph.nodes if node.scope} == {7}
+    assert [tensor.shape for tensor in graph.outputs] == [(2, 8), (7, 2, 8)]
+    assert (graph.warnings, graph.unknowns) == ((), ())
+
+
+def test_the_largest_number_of_rounds_is_a_bound_where_data_ends_the_loop(models):
+    graph = load_graph_from_proto(models.looping(5, condition="c"))
+    assert {node.multiplicity for node in graph.nodes if node.scope} == {5}
+    assert graph.warnings[0].startswith("'loop' runs at most 5 rounds, which is what is counted")
+    assert graph.unknowns == ()
 
 
 def test_a_state_that_grows_has_no_static_shape(models):
@@ -158,3 +188,6 @@ def test_an_operator_with_bodies_of_unknown_use_counts_them_once(models):
     graph = load_graph_from_proto(models.model([node], [models.tensor("x", 2)], [models.unshaped("y")]))
     assert runs(graph) == {"search": 1, "search.decoder/Relu_0": 1}
     assert graph.warnings == ("how often the bodies of 'search' (BeamSearch) run is not known; counted once",)
+    assert [(part.node, part.op_type, part.kind) for part in graph.unknowns] == [
+        ("search", "com.microsoft.BeamSearch", "rounds")
+    ]
