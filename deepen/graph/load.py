@@ -260,7 +260,7 @@ def _assemble_graph(
         opsets=flattener.opsets,
         source_path=source,
         source_sha256=digest.hexdigest(),
-        warnings=tuple(flattener.warnings),
+        warnings=tuple(dict.fromkeys(flattener.warnings)),
         unknowns=tuple(flattener.unknowns),
         model=inferred,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from deepen.graph.types import Graph, Node, TensorInfo
 from deepen.kernels.families.catalog import complete_params
-from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, UnknownShapeError
+from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, UnknownShapeError, index_graph
 from deepen.kernels.families.kernel_layout import KernelLayout
 from deepen.kernels.families.multiply_accumulates import are_node_macs_known, count_node_macs
 from deepen.kernels.families.operator_costs import get_operator_cost
@@ -90,9 +91,11 @@ def find_boundary_tensors(nodes: Sequence[Node], graph: Graph) -> tuple[tuple[Te
     """
     members = {n.name for n in nodes}
     group = NodeGroup(tuple(nodes), graph, (), ())
-    outside = {t.name for t in graph.outputs} | {i for n in graph.nodes if n.name not in members for i in n.inputs}
-    inside = {i for n in nodes for i in n.inputs}
-    written = [o for n in nodes for o in n.outputs if o and (o in outside or o not in inside)]
+    index = index_graph(graph)
+    written = [
+        o for n in nodes for o in n.outputs
+        if o and (o in index.outputs or o not in index.readers or not members.issuperset(index.readers[o]))
+    ]  # fmt: skip
     read = [name for name in _list_external_reads(group) if not group.is_const(name)]
     return tuple(_get_tensor(graph, name) for name in read), tuple(_get_tensor(graph, name) for name in written)
 
@@ -116,7 +119,7 @@ def _count_bytes(layout: KernelLayout) -> tuple[int, int]:
 
 def _identify_family(group: NodeGroup) -> tuple[FamilyDefinition | None, Params]:
     try:
-        for item in _list_candidate_families(group):
+        for item in _list_candidate_families(group.runtime_ops, group.op_types):
             params = item.read(group)
             if params is not None:
                 return item, params
@@ -125,17 +128,18 @@ def _identify_family(group: NodeGroup) -> tuple[FamilyDefinition | None, Params]
     return None, _make_other_params(group)
 
 
-def _list_candidate_families(group: NodeGroup) -> list[FamilyDefinition]:
+@lru_cache(maxsize=4096)
+def _list_candidate_families(runtime_ops: tuple[str, ...], op_types: tuple[str, ...]) -> tuple[FamilyDefinition, ...]:
     """List the families to try: those of the executed operators, then those of the nodes, each in reading order."""
     by_op = map_operators_to_readers()
-    order = {name: i for i, name in enumerate(load_family_definitions())}
+    order = {name: number for number, name in enumerate(load_family_definitions())}
     found: dict[str, FamilyDefinition] = {}
-    runtime = [op.rpartition(".")[2] for op in group.runtime_ops]
-    for ops in (runtime, group.op_types):
+    runtime = {op.rpartition(".")[2] for op in runtime_ops}
+    for ops in (runtime, set(op_types)):
         named = {item.family: item for op in ops for item in by_op.get(op, ())}
         for family in sorted(named, key=order.__getitem__):
             found.setdefault(family, named[family])
-    return list(found.values())
+    return tuple(found.values())
 
 
 def _make_other_params(group: NodeGroup) -> dict[str, Any]:

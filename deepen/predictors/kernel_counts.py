@@ -81,8 +81,9 @@ class KernelCounts:
             warnings: Put before the splits' own.
         """
         counter = _KernelCounter()
+        describe = _KernelDescriber().describe
         for name, split in zip(names, splits, strict=True):
-            entries = [(k.name, k.multiplicity, (k.family, compute_features(k), k.params)) for k in split.kernels]
+            entries = [(k.name, k.multiplicity, describe(k)) for k in split.kernels]
             counter.add_model(name, entries, (*warnings, *split.warnings), split.unknowns)
         return counter.finish()
 
@@ -286,6 +287,22 @@ class KernelCounts:
 
 _Described = tuple[str, Mapping[str, float], Mapping[str, Any]]
 """Family, features and parameters of a kernel."""
+
+
+@dataclass(slots=True)
+class _KernelDescriber:
+    """Computes the features of equal kernels once: a large model repeats a few hundred kernels thousands of times."""
+
+    known: dict[tuple[Any, ...], _Described] = field(default_factory=dict)
+
+    def describe(self, kernel: Kernel) -> _Described:
+        """Family, features and parameters of a kernel."""
+        work = (kernel.macs, kernel.ops, kernel.bytes_read, kernel.bytes_written, kernel.zero_operand)
+        tensors = (kernel.inputs, kernel.weights, kernel.outputs) if kernel.family == "other" else ()
+        key = (kernel.family, repr(kernel.params), work, tensors)
+        if key not in self.known:
+            self.known[key] = (kernel.family, compute_features(kernel), kernel.params)
+        return self.known[key]
 
 
 @dataclass(slots=True)

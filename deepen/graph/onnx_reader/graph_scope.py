@@ -176,9 +176,8 @@ class GraphUnderConstruction(ABC):
         return full
 
     def warn(self, text: str) -> None:
-        """Add a warning once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+        """Add a warning; the graph made of all this holds each once."""
+        self.warnings.append(text)
 
 
 def choose_more_specific_type(first: TensorType | None, second: TensorType | None) -> TensorType | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from deepen.errors import ConfigError
@@ -81,17 +82,29 @@ def qualify_operator(node: Node) -> str:
 
 
 class _GraphIndex:
-    """Producers and readers of every tensor of one graph."""
+    """Producers and readers of every tensor of one graph, and the tensors that are computed from constants only."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.producer = {name: node for node in graph.nodes for name in node.outputs if name}
-        self.readers: dict[str, set[str]] = {}
+        self.constant = {name for name, tensor in graph.tensors.items() if tensor.constant}
         for node in graph.nodes:
+            if any(node.inputs) and all(name in self.constant for name in node.inputs if name):
+                self.constant.update(filter(None, node.outputs))
+
+    @cached_property
+    def outputs(self) -> set[str]:
+        """Names of the graph's outputs."""
+        return {tensor.name for tensor in self.graph.outputs}
+
+    @cached_property
+    def readers(self) -> dict[str, list[str]]:
+        """Tensor -> names of the nodes that read it."""
+        found: dict[str, list[str]] = {}
+        for node in self.graph.nodes:
             for name in node.inputs:
-                self.readers.setdefault(name, set()).add(node.name)
-        self.outputs = {t.name for t in graph.outputs}
-        self.constant: dict[str, bool] = {}
+                found.setdefault(name, []).append(node.name)
+        return found
 
 
 _last_graph_index: list[_GraphIndex] = []
@@ -158,16 +171,7 @@ class NodeGroup:
 
     def is_const(self, name: str) -> bool:
         """Return whether a tensor is a constant, or computed from constants only (the runtime folds it)."""
-        index = index_graph(self.graph)
-        known = index.constant.get(name)
-        if known is None:
-            tensor = self.graph.tensors.get(name)
-            producer = index.producer.get(name)
-            known = tensor is not None and tensor.constant
-            if not known and producer is not None and any(producer.inputs):
-                known = all(self.is_const(i) for i in producer.inputs if i)
-            index.constant[name] = known
-        return known
+        return name in index_graph(self.graph).constant
 
     def scalar(self, name: str) -> float | None:
         """Value of a constant with exactly one element, else ``None``."""

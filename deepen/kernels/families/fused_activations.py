@@ -70,6 +70,13 @@ def _count_pattern_nodes(expression: Any) -> int:
     return 0 if isinstance(expression, str) else 1 + sum(_count_pattern_nodes(e) for e in expression[1:])
 
 
+@cache
+def _list_pattern_operators(expression: Any) -> frozenset[str]:
+    if isinstance(expression, str):
+        return frozenset()
+    return frozenset({expression[0]}).union(*map(_list_pattern_operators, expression[1:]))
+
+
 def match_expression(
     group: NodeGroup, output: str, expression: Any, x: str | None = None
 ) -> tuple[str, list[Node]] | None:
@@ -91,25 +98,37 @@ def match_expression(
     Returns:
         The tensor ``x`` stands for and the nodes used, or ``None``.
     """
-    by_output = {name: n for n in group.nodes for name in n.outputs}
+    found = _ExpressionMatcher(group).match(output, expression, x)
+    return None if found is None or found[0] is None else (found[0], found[1])
 
-    def skip_ignored(name: str) -> str:
-        node = by_output.get(name)
-        while node is not None and node.op_type in IGNORED and node.inputs and not group.is_const(name):
+
+class _ExpressionMatcher:
+    """Matches expressions, as :func:`match_expression` describes it, against the nodes of one group."""
+
+    def __init__(self, group: NodeGroup) -> None:
+        self.group = group
+        self.by_output = {name: n for n in group.nodes for name in n.outputs}
+
+    def skip_ignored(self, name: str) -> str:
+        """Name of the tensor that reaches a tensor through casts and identities."""
+        node = self.by_output.get(name)
+        while node is not None and node.op_type in IGNORED and node.inputs and not self.group.is_const(name):
             name = node.inputs[0]
-            node = by_output.get(name)
+            node = self.by_output.get(name)
         return name
 
-    def match_tensor(name: str, want: Any, bound: str | None) -> tuple[str | None, list[Node]] | None:
+    def match(self, name: str, want: Any, bound: str | None) -> tuple[str | None, list[Node]] | None:
+        """Match a tensor; returns what ``x`` is bound to then, and the nodes used."""
+        group = self.group
         if want == "c":  # 1
             return (bound, []) if group.is_const(name) else None
         if want == "x":  # 2
             if group.is_const(name):
                 return None
-            if bound is None or bound == name or skip_ignored(name) == skip_ignored(bound):
+            if bound is None or bound == name or self.skip_ignored(name) == self.skip_ignored(bound):
                 return (bound or name, [])
             return None
-        node = by_output.get(skip_ignored(name))
+        node = self.by_output.get(self.skip_ignored(name))
         if node is None or node.op_type != want[0]:  # 3
             return None
         operands = want[1:]
@@ -121,7 +140,7 @@ def match_expression(
             state: tuple[str | None, list[Node]] | None = (bound, [node])
             for tensor, operand in zip(order, operands, strict=True):
                 assert state is not None
-                step = match_tensor(tensor, operand, state[0])
+                step = self.match(tensor, operand, state[0])
                 if step is None:
                     state = None
                     break
@@ -130,19 +149,20 @@ def match_expression(
                 return state
         return None
 
-    found = match_tensor(output, expression, x)
-    return None if found is None or found[0] is None else (found[0], found[1])
-
 
 def match_whole_group(group: NodeGroup, forms: Sequence[Any]) -> str | None:
     """Return the tensor ``x`` if the group's compute nodes are exactly one of the expressions, else ``None``."""
     names = {n.name for n in group.compute}
+    operators = {n.op_type for n in group.compute}
+    matcher = _ExpressionMatcher(group)
     for form in forms:
-        if _count_pattern_nodes(form) < len(names):
+        if form[0] not in operators or _count_pattern_nodes(form) < len(names):
+            continue
+        if _list_pattern_operators(form) != operators:
             continue
         for node in group.compute:
-            found = match_expression(group, node.outputs[0], form)
-            if found and {n.name for n in found[1]} == names:
+            found = matcher.match(node.outputs[0], form, None)
+            if found and found[0] is not None and {n.name for n in found[1]} == names:
                 return found[0]
     return None
 

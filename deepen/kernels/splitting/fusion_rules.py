@@ -308,15 +308,17 @@ def fuse_nodes(
     out = set(folded)
     # 2
     group_of: dict[str, list[Node]] = {}
+    taken = set(folded)
     for pattern in rules.patterns:
         if pattern.verdict != "fuse":
             continue
         for node in nodes:
             if node.op_type in pattern.nodes[-1].ops and node.name not in group_of:
-                members = _match_pattern(pattern, node, scope, {*group_of, *out})
+                members = _match_pattern(pattern, node, scope, taken)
                 if members:
                     for member in members:
                         group_of[member.name] = members
+                        taken.add(member.name)
     # 3
     for node in nodes:
         if node.name not in out:

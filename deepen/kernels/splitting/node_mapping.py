@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from deepen.errors import GraphError
@@ -363,10 +364,20 @@ class _ScopeMapper:
                 if before.name in self.executed_by:
                     return self._find_root(self.executed_by[before.name])
                 stack.append(before)
-        for other in self.nodes[self.position[node.name] + 1 :]:
-            if other.name in self.executed_by and not set(other.inputs).isdisjoint(node.outputs):
-                return self._find_root(self.executed_by[other.name])
+        after = [self.position[name] for output in node.outputs for name in self.readers.get(output, ())]
+        for index in sorted(after):
+            if self.nodes[index].name in self.executed_by:
+                return self._find_root(self.executed_by[self.nodes[index].name])
         return None
+
+    @cached_property
+    def readers(self) -> dict[str, list[str]]:
+        """Tensor -> names of the nodes that read it."""
+        found: dict[str, list[str]] = {}
+        for node in self.nodes:
+            for name in filter(None, node.inputs):
+                found.setdefault(name, []).append(node.name)
+        return found
 
     # --- step 7: finishing --------------------------------------------------------------------------------------
 
@@ -404,26 +415,24 @@ class _ScopeMapper:
         """
         # 1
         run = {r.op_type for r in group.runtime}
-        eliminated = [
-            n for n in group.nodes
+        eliminated = {
+            n.name: None for n in group.nodes
             if n.op_type in VANISHING or self._is_constant(n) or (n.op_type not in run and self.neutral(n))
-        ]  # fmt: skip
+        }  # fmt: skip
         if 0 < len(eliminated) < len(group.nodes):
-            self.result.folded += [n.name for n in eliminated]
-            group.nodes = [n for n in group.nodes if n not in eliminated]
+            self.result.folded += eliminated
+            group.nodes = [n for n in group.nodes if n.name not in eliminated]
         # 2
         absorbed = self._find_absorbed_transposes(group)
         layout = [n for n in group.nodes if n.op_type in LAYOUT and n.name not in absorbed]
-        other = [n for n in group.nodes if n not in layout]
-        spare = [r for r in group.runtime if r.op_type in LAYOUT]
+        other = [n for n in group.nodes if n.op_type not in LAYOUT or n.name in absorbed]
+        spare: dict[str, list[ExecutedNode]] = {}
+        for executed in reversed(group.runtime):
+            spare.setdefault(executed.op_type, []).append(executed)
+        pairs = [(node, spare[node.op_type].pop()) for node in layout if spare.get(node.op_type)]
+        used = {id(executed) for _, executed in pairs}
         core = [r for r in group.runtime if r.op_type not in LAYOUT]
-        pairs: list[tuple[Node, ExecutedNode]] = []
-        for node in layout:
-            same = next((r for r in spare if r.op_type == node.op_type), None)
-            if same is not None:
-                spare.remove(same)
-                pairs.append((node, same))
-        rest = core + spare
+        rest = core + [r for r in group.runtime if r.op_type in LAYOUT and id(r) not in used]
         # 3
         if not layout or (bool(other) != bool(rest) and not (pairs and not other and not core)):
             return [group]
@@ -453,11 +462,11 @@ class _ScopeMapper:
             group = groups[root]
             group.nodes.sort(key=lambda n: self.position[n.name])
             containers = [n for n in group.nodes if n.op_type in CONTROL_FLOW]
+            group.nodes = [n for n in group.nodes if n.op_type not in CONTROL_FLOW]
             for node in containers:
-                match = [r for r in group.runtime if r.op_type == node.op_type]
-                if match:
-                    self.result.containers[node.name] = match[0]
-                group.nodes.remove(node)
+                match = next((r for r in group.runtime if r.op_type == node.op_type), None)
+                if match is not None:
+                    self.result.containers[node.name] = match
                 self.result.folded.append(node.name)
             if group.nodes:
                 self.result.groups += self.split_off_layout(group)

@@ -178,8 +178,9 @@ def _iter_scaled_conv_weights(graph: onnx.GraphProto) -> Iterator[tuple[onnx.Nod
         readers = consumers.get(node.output[0], [])
         if len(readers) != 1 or readers[0].op_type not in _SCALES_WEIGHTS:
             continue
-        if all(reader.op_type == "Conv" for reader in consumers[node.input[1]]):
-            yield from ((reader, node.input[1]) for reader in consumers[node.input[1]])
+        sharing = consumers.pop(node.input[1], [])  # each weight once, with all that read it
+        if all(reader.op_type == "Conv" for reader in sharing):
+            yield from ((reader, node.input[1]) for reader in sharing)
 
 
 def _cut_scaled_weights(graph: onnx.GraphProto) -> None:

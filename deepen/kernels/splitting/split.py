@@ -21,7 +21,8 @@ A kernel with a *zero operand* is none of these: it runs, but all its multiplica
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,7 @@ class _GraphSplitter:
         scopes: Nodes of each scope: the main graph (``""``) and the bodies of control-flow nodes.
         entered: Scopes that were found in the runtime's graph.
         constant: Tensors that depend on no input.
-        captured: Tensors read outside each scope; empty for a graph without bodies.
+        captured: Tensors written in each scope and read in another.
     """
 
     graph: Graph
@@ -182,19 +183,22 @@ class _GraphSplitter:
         )
         self.captured = {}
         if len(self.scopes) > 1:
-            for scope in self.scopes:
-                self.captured[scope] = {i for n in self.graph.nodes if n.scope != scope for i in n.inputs if i}
+            written_in = {name: n.scope for n in self.graph.nodes for name in n.outputs if name}
+            for node in self.graph.nodes:
+                for name in node.inputs:
+                    if written_in.get(name, node.scope) != node.scope:
+                        self.captured.setdefault(written_in[name], set()).add(name)
 
     # --- by asking the runtime ----------------------------------------------------------------------------------
 
     def map_executed_graph(self, answer: onnx.GraphProto) -> None:
         """Group nodes by the runtime's graph."""
         assert self.graph.model is not None
-        self._map_body("", self.graph.model.graph, answer, {})
+        self._map_body("", self.graph.model.graph, answer, ChainMap())
         self._split_unexecuted_bodies()
 
     def _map_body(
-        self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: Mapping[str, str]
+        self, scope: str, original: onnx.GraphProto, answer: onnx.GraphProto, outer: ChainMap[str, str]
     ) -> None:
         """Map one scope of the runtime's graph, then the bodies inside it.
 
@@ -206,7 +210,7 @@ class _GraphSplitter:
         """
         self.entered.add(scope)
         # 1. Give the tensors of the answer the full names they have in ``Graph``.
-        names = dict(outer)
+        names: dict[str, str] = {}
         prefix = f"{scope}/" if scope else ""
         local = [o for proto in answer.node for o in proto.output]
         local += [i.name for i in answer.input] + [t.name for t in answer.initializer]
@@ -214,16 +218,20 @@ class _GraphSplitter:
         for name in filter(None, local):
             full = prefix + name
             names[name] = name if full not in tensors and name in tensors else full  # of an inlined branch
+
+        def find_full_name(name: str) -> str:
+            return names.get(name) or outer.get(name, name)
+
         # 2. Tie the executed nodes to the model's nodes.
         executed_nodes = [
             ExecutedNode(
                 proto.name, proto.op_type, proto.domain,
-                tuple(names.get(i, i) for i in proto.input), tuple(names.get(o, o) for o in proto.output), proto,
+                tuple(map(find_full_name, proto.input)), tuple(map(find_full_name, proto.output)), proto,
             )
             for proto in answer.node
         ]  # fmt: skip
         nodes = self.scopes.get(scope, [])
-        outputs = {names.get(o.name, prefix + o.name) for o in original.output}
+        outputs = {names.get(o.name) or outer.get(o.name, prefix + o.name) for o in original.output}
         mapped = map_scope(
             nodes, executed_nodes, constant=self.constant, outputs=outputs, captured=self.captured.get(scope, ()),
             values=self.graph.values, neutral=lambda node: may_pass_input_through(node, self.graph),
@@ -235,11 +243,12 @@ class _GraphSplitter:
         bodies = {proto.name: proto for proto in original.node if proto.op_type in CONTROL_FLOW}
         for group in mapped.groups:
             self.pieces.append(_KernelNodes(group.nodes, tuple(r.qualified for r in group.runtime)))
+        visible = outer.new_child(names)
         for name, executed in mapped.containers.items():
             taken = {a.name: a.g for a in executed.proto.attribute if a.HasField("g")}
             for attribute in bodies[name].attribute:
                 if attribute.HasField("g"):
-                    self._map_body(f"{name}.{attribute.name}", attribute.g, taken[attribute.name], names)
+                    self._map_body(f"{name}.{attribute.name}", attribute.g, taken[attribute.name], visible)
 
     def _split_unexecuted_bodies(self) -> None:
         """Split, node by node, the bodies that the runtime's graph does not have: it rewrote the node around them."""
@@ -337,8 +346,11 @@ class _GroupBoundaries:
 
     def source(self, name: str) -> str:
         """Name of the tensor that is read in place of this one once folded nodes are left out."""
+        passed = []
         while name in self.alias:
+            passed.append(name)
             name = self.alias[name]
+        self.alias.update(dict.fromkeys(passed[:-1], name))  # a second walk from any of them is one step
         return name
 
     def rewire_inputs(self, nodes: Sequence[Node]) -> list[Node]:

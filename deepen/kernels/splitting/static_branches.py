@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -59,7 +60,8 @@ def _inline_branch_nodes(
 ) -> tuple[list[Node], list[str]]:
     """Apply rules 2 to 4 of :func:`inline_if_branches` to the nodes; returns nodes and the names of removed ones."""
     target_scope: dict[str, str] = {}  # scope of a taken branch -> scope it is inlined into
-    skipped: list[str] = []  # scopes of branches not taken
+    skipped: set[str] = set()  # scopes of branches not taken
+    is_skipped: dict[str, bool] = {}  # scope of a node -> whether it lies in a branch not taken
     removed: list[str] = []
     found: list[Node] = []
     pending: dict[str, Node] = {}  # scope of a taken branch -> its If, to be closed behind the branch
@@ -83,13 +85,15 @@ def _inline_branch_nodes(
         for scope in reversed(list(pending)):
             if not is_inside(node.scope, scope):
                 write_if_outputs(scope)  # 4
-        if any(is_inside(node.scope, scope) for scope in skipped):  # 3
+        if node.scope not in is_skipped:  # an If comes before the nodes of its branches
+            is_skipped[node.scope] = not skipped.isdisjoint(_list_enclosing_scopes(node.scope))
+        if is_skipped[node.scope]:  # 3
             removed.append(node.name)
         elif node.name in taken:  # 3
             branch = f"{node.name}.{taken[node.name]}"
             other = "else_branch" if taken[node.name] == "then_branch" else "then_branch"
             target_scope[branch] = target_scope.get(node.scope, node.scope)
-            skipped.append(f"{node.name}.{other}")
+            skipped.add(f"{node.name}.{other}")
             pending[branch] = node
             removed.append(node.name)
         else:  # 2
@@ -97,6 +101,11 @@ def _inline_branch_nodes(
     for scope in reversed(list(pending)):
         write_if_outputs(scope)  # 4
     return found, removed
+
+
+def _list_enclosing_scopes(scope: str) -> list[str]:
+    """List every path that can be a scope around a scope, and the scope itself."""
+    return [scope[: mark.start()] for mark in re.finditer(r"[/.]|$", scope)]
 
 
 def _inline_in_proto(graph: onnx.GraphProto, taken: Mapping[str, str], outputs: dict[str, list[str]]) -> None:

@@ -122,6 +122,7 @@ def find_duplicate_nodes(
     Returns:
         Node name -> the earlier node.
     """
+    kept = set(keep)
     computed = {name for node in nodes if node.op_type != "Constant" for name in node.outputs}
     number: dict[str, Any] = {}
     first: dict[Any, Node] = {}
@@ -143,7 +144,7 @@ def find_duplicate_nodes(
             earlier = first.setdefault(key, node)
         except TypeError:  # an attribute value that cannot be hashed: take the node as it is
             continue
-        if earlier is node or not set(keep).isdisjoint(node.outputs):  # 3
+        if earlier is node or not kept.isdisjoint(node.outputs):  # 3
             continue
         found[node.name] = earlier  # 4
         for mine, theirs in zip(node.outputs, earlier.outputs, strict=True):
