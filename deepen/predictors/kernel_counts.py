@@ -226,8 +226,15 @@ class KernelCounts:
         Returns:
             float64, shape (n,).
         """
-        weights = self.times * values[self.kernel]
-        return np.bincount(self.model, weights=weights, minlength=len(self)).astype(np.float64)
+        return self.sum_entries(values[self.kernel])
+
+    def sum_entries(self, values: Floats) -> Floats:
+        """Sum a value per execution of each entry, shape (e,), over each model.
+
+        Returns:
+            float64, shape (n,).
+        """
+        return np.bincount(self.model, weights=self.times * values, minlength=len(self)).astype(np.float64)
 
     def column(self, name: str) -> Floats:
         """Get a feature of the distinct kernels, shape (k,)."""

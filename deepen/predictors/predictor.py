@@ -169,7 +169,7 @@ class Predictor:
         found = self.predict_counts(models)
         alone = found.alone
         # 1. Every entry: its energy inside its model, and its interval from that of its kernel.
-        energy = found.bend[models.model] * (models.times * found.kernel_j[models.kernel])
+        energy = found.bend[models.model] * (models.times * found.entry_j)
         low, high = make_interval(energy, alone.half_width[models.kernel])
         labels = models.labels or tuple(models.families[k] for k in models.kernel.tolist())
         kernels = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import onnx
+
     from deepen.campaign import Item
+    from deepen.kernels.building.random_networks import ComposedNetwork
     from deepen.kernels.sampling.sampler import SampledKernel
     from deepen.quickstart.results import QuickstartOptions
     from deepen.quickstart.targets import TargetModel
@@ -16,6 +19,9 @@ __all__ = ["LEAST_S_PER_KERNEL", "plan_items"]
 
 KERNELS_PER_NETWORK = 28
 """Kernels measured between two calibration networks."""
+
+KERNELS_PER_SMALL_NETWORK = 56
+"""Kernels measured between two small networks, which show what a run and a node cost and what a cache keeps."""
 
 LEAST_S_PER_KERNEL = 0.08
 """Least time to measure a kernel; it bounds the number of kernels in a plan."""
@@ -37,10 +43,12 @@ def plan_items(
 
     1. Sample kernels of all families, with less weight for families that no model has.
     2. Interleave them with the first kernels of each family the models have, so that every family gets its records.
-    3. Add a calibration network after every :data:`KERNELS_PER_NETWORK` kernels.
+    3. Add a calibration network after every :data:`KERNELS_PER_NETWORK` kernels, and a small one after every
+       :data:`KERNELS_PER_SMALL_NETWORK`, from a quarter of that on.
     """
     from deepen.campaign import GeneratedModelItem, KernelItem
     from deepen.kernels.building.random_networks import compose_network, get_network_name
+    from deepen.kernels.building.small_networks import compose_small_network, get_small_network_name
     from deepen.kernels.sampling.sampler import sample_kernels
 
     # 1
@@ -54,17 +62,27 @@ def plan_items(
     rest = [kernel for kernel in sampled if kernel.key not in keys]
     mixed = [kernel for pair in zip_longest(needed, rest[: len(needed)]) for kernel in pair if kernel is not None]
     # 3
+    seed = options.seed
     items: list[Item] = []
     for index, kernel in enumerate([*mixed, *rest[len(needed) :]]):
         items.append(KernelItem(kernel.family, kernel.params))
         if index % KERNELS_PER_NETWORK == KERNELS_PER_NETWORK - 1:
             number = index // KERNELS_PER_NETWORK
-
-            def make(number: int = number) -> Any:
-                return compose_network(number, options.seed, unseen).model
-
-            items.append(GeneratedModelItem(get_network_name(number), make))
+            items.append(
+                GeneratedModelItem(get_network_name(number), _make_later(compose_network, number, seed, unseen))
+            )
+        if index % KERNELS_PER_SMALL_NETWORK == KERNELS_PER_SMALL_NETWORK // 4:
+            number = index // KERNELS_PER_SMALL_NETWORK
+            make = _make_later(compose_small_network, number, seed, unseen)
+            items.append(GeneratedModelItem(get_small_network_name(number), make))
     return items
+
+
+def _make_later(
+    compose: Callable[[int, int, Collection[str]], ComposedNetwork], number: int, seed: int, unseen: Collection[str]
+) -> Callable[[], onnx.ModelProto]:
+    """Compose a network when its turn comes: each may hold hundreds of megabytes of weights."""
+    return lambda: compose(number, seed, unseen).model
 
 
 def _weight_families(wanted: Collection[str]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from deepen.kernels.building.network_builder import NetworkBuilder
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["STYLES", "ComposedNetwork", "compose_network", "compose_networks", "get_network_name"]
+__all__ = ["STYLES", "ComposedNetwork", "compose_network", "compose_networks", "get_network_name", "list_kernel_keys"]
 
 MIN_MACS, MAX_MACS = 10_000_000, 3_000_000_000
 MAX_BYTES = 300 * 2**20
@@ -337,7 +337,7 @@ def _draw_network(style: str, seed: list[int], width: float, *, dry: bool = Fals
     return net, STYLES[style][0](net, _ArchitectureSampler(np.random.default_rng([*seed, 2]), width))
 
 
-def _list_kernel_keys(model: onnx.ModelProto) -> frozenset[str]:
+def list_kernel_keys(model: onnx.ModelProto) -> frozenset[str]:
     """List the kernel keys of a model as ONNX Runtime splits it."""
     from deepen.graph import load_graph_from_proto
     from deepen.kernels.splitting.split import split_graph
@@ -374,7 +374,7 @@ def compose_network(index: int, seed: int = 0, exclude: Collection[str] = frozen
             continue
         net, output = _draw_network(style, draw, width)
         model = net.model(name, output)
-        keys = _list_kernel_keys(model)
+        keys = list_kernel_keys(model)
         if not keys & banned:
             return ComposedNetwork(name, model, net.macs, keys)
     raise ConfigError(f"no {style} network without an excluded kernel in {MAX_ATTEMPTS} draws; exclude fewer")

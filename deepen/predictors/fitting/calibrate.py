@@ -29,7 +29,7 @@ from deepen.predictors.inference.calibration_factors import CalibrationFactors, 
 from deepen.predictors.inference.factor_covariance import FactorPrior, compute_factor_covariance, compute_log_positions
 from deepen.predictors.inference.family_regressors import PredictorParameters
 from deepen.predictors.inference.model_overheads import ModelOverheads
-from deepen.predictors.inference.moved_bytes import compute_moved_bytes
+from deepen.predictors.inference.moved_bytes import compute_cold_share, compute_moved_bytes
 from deepen.predictors.inference.zero_operands import apply_zero_operand_factor
 from deepen.predictors.measured_rows import RecordSource, select_usable_rows
 from deepen.predictors.metrics import compute_metrics
@@ -105,7 +105,7 @@ class _CalibrationSetup:
     Attributes:
         cases: All measurements.
         joules: Of each distinct kernel alone by the base, shape (u,).
-        fixed: Joules that a model adds to each distinct kernel, shape (u,).
+        fixed: Joules that each measured model adds to its kernels, 0 for kernels alone, shape (n,).
         scale: Factor of each distinct kernel inside a model, shape (u,).
         overhead_j: Of a model's run by the base.
         reference: Logarithm of the energy that the bend leaves as it is.
@@ -128,7 +128,7 @@ class _CalibrationSetup:
         joules = self.joules * np.exp(log_factor[:-2])
         return FactorProblem(
             counts * joules * np.where(model[:, None], self.scale, 1.0),
-            np.where(model, counts @ self.fixed * np.exp(shift), 0.0),
+            self.fixed[rows] * np.exp(shift),
             np.where(model, self.overhead_j * np.exp(log_factor[-2]), 0.0),
             measured[rows],
             self.cases.relative_sd[rows],
@@ -210,7 +210,9 @@ def _prepare_setup(
         parameters, context = base.parameters, base.context
         joules = base.energies(families, features).energy_j
     weights, activations = compute_moved_bytes(kernels)
-    fixed = context.weight_j_per_byte * weights + context.activation_j_per_byte * activations - context.call_j
+    cold = context.weight_j_per_byte * compute_cold_share(kernels, context.cache_bytes)
+    added = cold * kernels.sums(weights) + kernels.sums(context.activation_j_per_byte * activations - context.call_j)
+    fixed = np.where(cases.model, added, 0.0)
     scale = np.array([context.scale.get(f, 1.0) for f in families])
     overhead = context.overhead_j
     if overhead <= 0:
@@ -346,6 +348,7 @@ def _calibrate_overheads(
         if cases.model.any()
         else base.overhead_j * factor,
         call_j=base.call_j * factor,
+        node_j=base.node_j * factor,
         weight_j_per_byte=base.weight_j_per_byte * factor,
         activation_j_per_byte=base.activation_j_per_byte * factor,
         models=int(cases.model.sum()),
@@ -357,7 +360,8 @@ def _calibrate_overheads(
         return context
     half_width = calibration.half_width(cases.kernels.families, setting.position)
     joules = setting.joules * np.exp(way.log_factor[:-2])
-    variances = context.compute_variances(cases.kernels.take(cases.model), joules, half_width)
+    models = cases.kernels.take(cases.model)
+    variances = context.compute_variances(models, joules[models.kernel], half_width)
     spread = fit_model_uncertainty(
         errors[cases.model], cases.relative_sd[cases.model], list(zip(*variances, strict=True))
     )

@@ -28,7 +28,7 @@ class ModelEnergies:
         high_j: Upper end, shape (n,).
         coverage: Share of the kernels each model executes that a regressor answered, 0..1, shape (n,).
         extrapolated: Kernels each model executes outside the training range, shape (n,).
-        kernel_j: Energy of one execution of each distinct kernel inside a model, before ``bend``, shape (k,).
+        entry_j: Energy of one execution of each entry's kernel in its model, before ``bend``, shape (e,).
         bend: Factor on each model's kernels and overhead for its length, shape (n,); 1 without calibration.
         alone: The distinct kernels as predicted alone.
         nominal: Nominal coverage of the intervals.
@@ -39,7 +39,7 @@ class ModelEnergies:
     high_j: Floats
     coverage: Floats
     extrapolated: NDArray[np.int64]
-    kernel_j: Floats
+    entry_j: Floats
     bend: Floats
     alone: KernelEnergies
     nominal: float = NOMINAL
@@ -56,12 +56,12 @@ def assemble_models(
         overheads: The model-level terms.
         correction: Factor on a model's sum for its length.
     """
-    kernel_j = compute_in_model_energy(overheads, models, alone.energy_j)
-    plain = overheads.compute_totals(models, kernel_j)
+    entry_j = compute_in_model_energy(overheads, models, alone.energy_j)
+    plain = overheads.compute_totals(models, entry_j)
     bend = correction.factor(plain)
     energy = bend * plain
-    low, high = make_interval(energy, overheads.compute_half_width(models, kernel_j, alone.half_width))
-    executed = models.sums(np.ones(kernel_j.size))
+    low, high = make_interval(energy, overheads.compute_half_width(models, entry_j, alone.half_width))
+    executed = models.sums(np.ones(alone.energy_j.size))
     covered = models.sums(alone.regressor.astype(np.float64))
     return ModelEnergies(
         energy_j=energy,
@@ -69,7 +69,7 @@ def assemble_models(
         high_j=high,
         coverage=np.where(executed > 0, covered / np.where(executed > 0, executed, 1.0), 1.0),
         extrapolated=np.rint(models.sums(alone.extrapolated.astype(np.float64))).astype(np.int64),
-        kernel_j=kernel_j,
+        entry_j=entry_j,
         bend=bend,
         alone=alone,
     )

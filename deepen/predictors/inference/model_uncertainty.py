@@ -14,7 +14,7 @@ the four.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,13 +64,13 @@ class ModelUncertainty:
 
 
 def compute_model_variances(
-    models: KernelCounts, kernel_j: Floats, half_width: Floats, total_j: Floats
+    models: KernelCounts, entry_j: Floats, half_width: Floats, total_j: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Compute the relative variance of models if errors were independent, shared within families, or by all kernels.
 
     Args:
         models: The models (n) and their distinct kernels (k).
-        kernel_j: Energy of one execution of each distinct kernel, shape (k,).
+        entry_j: Energy of one execution of each entry's kernel in its model, shape (e,).
         half_width: Half-width of its nominal 90 % interval in log energy, shape (k,).
         total_j: Energy of each model, which variances are relative to, shape (n,).
 
@@ -81,8 +81,8 @@ def compute_model_variances(
     number = {name: i for i, name in enumerate(dict.fromkeys(models.families))}
     codes = np.array([number[f] for f in models.families], dtype=np.int64)
     # All executions of a kernel in a model share one error.
-    model, kernel, times = models.add_repeats()
-    error = times * (kernel_j * (half_width / Z))[kernel]
+    model, kernel, joules = replace(models, times=models.times * entry_j).add_repeats()
+    error = joules * (half_width / Z)[kernel]
     apart = np.bincount(model, weights=error**2, minlength=n)
     cell = model * len(number) + codes[kernel]
     by_family = np.bincount(cell, weights=error, minlength=n * len(number)).reshape(n, len(number))

@@ -108,11 +108,61 @@ def test_correlation_is_low_for_independent_errors_and_high_for_a_common_one():
 
 
 def test_a_kernel_never_becomes_free_or_negative():
-    context = ModelOverheads(call_j=1.0)
     models = counted(["a", "b"], 0.0, 0.0, np.array([[1.0, 2.0]]))
-    energy = compute_in_model_energy(context, models, np.array([1e-6, 3.0]))
-    assert energy.tolist() == [pytest.approx(1e-7), pytest.approx(2.0)]
-    assert models.sums(energy).tolist() == [pytest.approx(4.0)]
+    for node, least in ((0.0, 5e-7), (1e-9, 1e-7), (3e-7, 3e-7), (0.5, 0.5)):
+        context = ModelOverheads(call_j=1.0, node_j=node)
+        energy = compute_in_model_energy(context, models, np.array([1e-6, 3.0]))
+        assert energy.tolist() == [pytest.approx(least), pytest.approx(2.0)]
+        assert models.sum_entries(energy).tolist() == [pytest.approx(4.0 + least)]
+
+
+def with_chains(made, seed, *, overhead, node, seen, count=8):
+    """The same models, and chains of 1 to 800 nodes that cost ``node`` each in a model and ``seen`` alone."""
+    rng = np.random.default_rng(seed)
+    nodes = np.exp(rng.uniform(0, np.log(800), count)).round()
+    chains = [counted(["tiny"], 0.0, 8.0, np.array([[n]])) for n in nodes]
+    models = KernelCounts.join([made.models, *chains])
+    kernel_j = np.append(made.energy_j, seen)
+    assert len(models.families) == kernel_j.size
+    measured = np.append(made.measured_j, overhead + node * nodes)
+    return ModelMeasurements(models, measured, np.full(measured.size, 0.005), kernel_j, np.append(made.half_width, 0.2))
+
+
+@pytest.mark.parametrize(("node", "seen"), [(2e-6, 5e-6), (2e-6, 2e-6), (4e-6, 6e-6), (2e-6, 1e-7)])
+def test_what_a_node_costs_is_recovered_from_chains_of_them(node, seen):
+    """Alone a tiny kernel pays a part of the call, or is thought to cost nothing."""
+    made = with_chains(cases(20, overhead=30e-6, call=3e-6), 1, overhead=30e-6, node=node, seen=seen)
+    context = fit_overheads(made, CALL)
+    assert context.overhead_j == pytest.approx(30e-6, rel=0.15)
+    many = with_chains(cases(1, overhead=30e-6), 5, overhead=30e-6, node=node, seen=seen)
+    error = np.exp(many.compute_log_errors(context))[1:]
+    assert error == pytest.approx(np.ones(error.size), rel=0.15)
+    kernels = compute_in_model_energy(context, many.models, many.energy_j)
+    assert (kernels >= context.node_j).all()
+
+
+@pytest.mark.parametrize("cache", [8 * 2**20, 32 * 2**20])
+def test_weights_are_cold_only_beyond_what_a_cache_keeps(cache):
+    """Models whose weights fit the cache pay nothing for them; what others pay follows what exceeds it."""
+    cold, made = 150e-12, cases(60)
+    total = made.models.sums(made.models.column("bytes_weights"))
+    share = np.maximum(0.0, 1 - cache / total)
+    assert (share == 0).any() and (share > 0.3).any()
+    made.measured_j[:] += cold * share * total
+    context = fit_overheads(made, CALL)
+    assert context.cache_bytes == cache
+    assert context.weight_j_per_byte == pytest.approx(cold, rel=0.15)
+    assert miss(context, made) < 0.01
+
+
+def test_a_model_that_fits_the_cache_costs_no_more_for_its_weights():
+    context = ModelOverheads(weight_j_per_byte=1e-9, cache_bytes=1e6)
+    small, large = (counted(["fc"], size, 0.0, np.array([[1.0]])) for size in (1e6, 4e6))
+    one = np.array([1e-3])
+    assert compute_in_model_energy(context, small, one).tolist() == [1e-3]
+    assert compute_in_model_energy(context, large, one) == pytest.approx([1e-3 + 1e-9 * 3e6])
+    everything = compute_in_model_energy(ModelOverheads(weight_j_per_byte=1e-9), small, one)
+    assert everything == pytest.approx([2e-3]), "cards of before say nothing of a cache"
 
 
 def test_context_survives_the_card_and_refuses_nonsense():

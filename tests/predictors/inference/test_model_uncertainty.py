@@ -8,7 +8,7 @@ import pytest
 from deepen.kernels.features import FEATURE_NAMES
 from deepen.predictors.fitting.fit_uncertainty import fit_model_uncertainty
 from deepen.predictors.inference.conformal import Z
-from deepen.predictors.inference.model_overheads import ModelOverheads
+from deepen.predictors.inference.model_overheads import OVERHEAD_SD, ModelOverheads
 from deepen.predictors.inference.model_uncertainty import ModelUncertainty, compute_model_variances
 from deepen.predictors.kernel_counts import KernelCounts
 
@@ -21,12 +21,14 @@ def counted(totals, families):
 
 
 def variances(totals, width, families):
-    models, joule = counted(totals, families), np.ones(len(width))
-    return compute_model_variances(models, joule, width, models.sums(joule))
+    models = counted(totals, families)
+    joule = np.ones(models.kernel.size)
+    return compute_model_variances(models, joule, width, models.sum_entries(joule))
 
 
 def half_width(context, totals, width, families):
-    return context.compute_half_width(counted(totals, families), np.ones(len(width)), width)
+    models = counted(totals, families)
+    return context.compute_half_width(models, np.ones(models.kernel.size), width)
 
 
 def world(models, seed, *, own=0.0, family=0.0, common=0.0, floor=0.0):
@@ -121,7 +123,7 @@ def test_a_large_overhead_narrows_what_kernels_widen():
     totals, width = np.ones((1, 3)), np.full(3, 0.2)
     plain = half_width(ModelOverheads(floor=0.0), totals, width, ["a", "b", "c"])[0]
     heavy = half_width(ModelOverheads(floor=0.0, overhead_j=3.0), totals, width, ["a", "b", "c"])[0]
-    assert heavy == pytest.approx(plain / 2)
+    assert heavy == pytest.approx(np.hypot(plain / 2, Z * OVERHEAD_SD / 2))
 
 
 def test_cards_of_before_are_read():
