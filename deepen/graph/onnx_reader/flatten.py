@@ -9,7 +9,8 @@ Reshape) stay incomplete. For each node without bodies, this pass
    (:mod:`deepen.graph.onnx_reader.shape_rules`, :mod:`deepen.graph.onnx_reader.sequence_types`), else by ONNX Runtime
    (:mod:`deepen.graph.onnx_reader.runtime_types`);
 3. computes the outputs' values if they are small and constant (:mod:`deepen.graph.onnx_reader.constant_folding`), and
-   takes missing shapes from them;
+   takes missing shapes from them; a size that only a run decides is given by the user or bounded
+   (:mod:`deepen.graph.onnx_reader.runtime_sizes`);
 4. defines the outputs; the types that the file declares are used where nothing else is known;
 5. checks the node's shapes for contradictions.
 
@@ -68,7 +69,20 @@ class GraphFlattener(GraphUnderConstruction):
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a model may compute with overflows and divisions by zero
             self.flatten_nodes(scope, 1.0)
+        self._report_sizes()
         self.write_back()
+
+    def _report_sizes(self) -> None:
+        """Report the sizes that only a run decides, as far as the nodes that need them are counted."""
+        self.sizes.check_used(self.tensors)
+        executed = {node.name for node in self.nodes if node.multiplicity}
+        bounds = self.sizes.describe_bounds(executed)
+        if bounds:
+            self.warn(bounds)
+        for name, part in self.sizes.unknown.items():
+            if name in executed:
+                self.warn(f"{part.cause}; give {part.cure}")
+                self.unknowns.append(part)
 
     def flatten_nodes(self, scope: GraphScope, multiplicity: float) -> None:
         """Flatten the nodes of one graph, in order."""
@@ -123,6 +137,8 @@ class GraphFlattener(GraphUnderConstruction):
                 tensor_type = types.get(name)
                 if name in incomplete and tensor_type is not None and tensor_type.elem_type:
                     types[name] = TensorType(tensor_type.elem_type, value.shape)
+        elif incomplete:
+            self._complete_sizes(scope, node, flat_node, types)
         self._define_outputs(scope, node, types, constant=self._is_constant(node, flat_node), values=values)  # 4
         self._define_sequence(scope, node, flat_node)
         shapes = [None if (tensor_type := types.get(name)) is None else tensor_type.dims for name in node.output]
@@ -150,6 +166,21 @@ class GraphFlattener(GraphUnderConstruction):
         )
         for name, tensor_type in stated.items():
             types[name] = choose_more_specific_type(types[name], tensor_type)
+
+    def _complete_sizes(
+        self, scope: GraphScope, node: onnx.NodeProto, flat_node: Node, types: dict[str, TensorType | None]
+    ) -> None:
+        """Complete sizes that only a run decides; a size that the file declares is better than a bound."""
+        known = [None if not name else types.get(name) for name in node.output]
+        for index, name in enumerate(node.output):
+            if name in scope.declared and scope.full(name) not in self.options.sizes:
+                known[index] = choose_more_specific_type(known[index], TensorType.of(scope.declared[name]))
+            if scope.full(name) in self.given:
+                known[index] = TensorType(0, self.given[scope.full(name)])
+        shapes = [self._get_shape(name) for name in flat_node.inputs]
+        values = [self.values.get(name) for name in flat_node.inputs]
+        types.update(zip(node.output, self.sizes.complete_types(flat_node, known, shapes, values), strict=True))
+        types.pop("", None)
 
     def _may_runtime_know(
         self,

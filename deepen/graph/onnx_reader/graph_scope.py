@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import proto_values
 from deepen.graph.onnx_reader.proto_values import TensorType
+from deepen.graph.onnx_reader.runtime_sizes import RuntimeSizes
 from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
 from deepen.graph.onnx_reader.sequence_types import SequenceTypes
 from deepen.graph.onnx_reader.shape_inference import DeclaredTypes
@@ -82,6 +83,7 @@ class GraphUnderConstruction(ABC):
         types: Their types, including partly known ones and sequences.
         values: Values of small constants.
         options: The user's answers to what the file leaves open.
+        sizes: Sizes that only a run decides.
         unknowns: Where it stays unknown how much work is done.
         warnings: Warnings for the user.
         inference_warning: The warning that shape inference failed, once it has.
@@ -100,6 +102,7 @@ class GraphUnderConstruction(ABC):
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
     types: dict[str, TensorType] = field(default_factory=dict)
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
+    sizes: RuntimeSizes = field(init=False)
     unknowns: list[UnknownPart] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     inference_warning: str = ""
@@ -108,6 +111,9 @@ class GraphUnderConstruction(ABC):
     sequences: dict[str, SequenceTypes] = field(default_factory=dict)
     _patches: dict[tuple[str, str], tuple[onnx.GraphProto, TensorType]] = field(default_factory=dict)
     _protos: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sizes = RuntimeSizes(self.options.sizes)
 
     @abstractmethod
     def flatten_nodes(self, scope: GraphScope, multiplicity: float) -> None:

@@ -30,5 +30,5 @@ def test_an_unknown_name_is_an_error_that_lists_close_ones(models, options, mess
 
 def test_names_of_the_model_are_taken(models):
     built = make_loop(models)
-    options = ReadOptions(dims={"N": 2}, sizes={"loop.body/m": 2}, rounds={"loop": 3}, branches={"x": True})
+    options = ReadOptions(dims={"N": 2}, rounds={"loop": 3}, branches={"x": True})
     assert load_graph_from_proto(built, options).inputs[0].shape == (2, 8)
