@@ -11,7 +11,7 @@ from deepen.kernels.families.catalog import complete_params
 from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, UnknownShapeError, index_graph
 from deepen.kernels.families.kernel_layout import KernelLayout
 from deepen.kernels.families.multiply_accumulates import are_node_macs_known, count_node_macs
-from deepen.kernels.families.operator_costs import get_operator_cost
+from deepen.kernels.families.operator_work import count_bytes_read, count_node_ops
 from deepen.kernels.families.registry import load_family_definitions, map_operators_to_readers
 from deepen.kernels.types import Kernel
 
@@ -58,8 +58,10 @@ def describe_kernel(
     weights = _find_weights(group)
     item, params = _identify_family(group)
     if item is None:
-        family, ops = "other", _count_other_ops(group)
+        family, ops = "other", sum(count_node_ops(n, graph) for n in group.compute)
         read = sum(t.nbytes for t in {t.name: t for t in (*group.inputs, *weights)}.values())
+        if len(nodes) == 1:
+            read = count_bytes_read(nodes[0], graph)
         written = sum(t.nbytes for t in group.outputs)
     else:
         family, params = item.family, complete_params(item.family, params)
@@ -153,11 +155,3 @@ def _make_other_params(group: NodeGroup) -> dict[str, Any]:
         "out_shapes": shapes(group.outputs),
         "dtype": dtypes[0] if dtypes else "",
     }
-
-
-def _count_other_ops(group: NodeGroup) -> int:
-    total = 0
-    for node in group.compute:
-        tensors = [group.graph.tensors.get(name) for name in node.outputs[:1]]
-        total += sum(t.elements for t in tensors if t is not None) * get_operator_cost(node.op_type)
-    return total

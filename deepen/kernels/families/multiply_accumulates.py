@@ -1,8 +1,8 @@
 """Counts the multiply-accumulates of a node; there is no other count of them in deepen.
 
 Counted are convolution, transposed convolution, matrix product and gemm, their integer, quantised and contributed
-twins, and operators specified as compositions of those (attention, recurrent layers, Einsum). One multiply-accumulate
-is one multiplication and one addition; the batch is included, the addition of a bias is not.
+twins, and operators specified as compositions of those (attention, recurrent layers, Einsum, mixtures of experts). One
+multiply-accumulate is one multiplication and one addition; the batch is included, the addition of a bias is not.
 """
 
 from __future__ import annotations
@@ -72,6 +72,23 @@ def _count_matmul_n_bits(node: Node, graph: Graph) -> int:
     return prod(_get_shape(graph, node.outputs[0])) * int(node.attributes.get("K", 0))
 
 
+def _count_deformable(node: Node, graph: Graph) -> int:
+    # W is (c_out, c_in/groups, *kernel), as of a convolution; sampling its input is no product of matrices
+    return prod(_get_shape(graph, node.outputs[0])) * prod(_get_shape(graph, node.inputs[1])[1:])
+
+
+def _count_experts(node: Node, graph: Graph) -> int:
+    # every row goes through the k experts it chose: rows x k x (hidden x inner of each of the expert's matrices); in
+    # QMoE 8 / expert_weight_bits values share a byte, in both matrices alike
+    rows = prod(_get_shape(graph, node.inputs[0])[:-1])
+    quantised = node.op_type == "QMoE"
+    positions = (2, 5, 8) if quantised else (2, 4, 6)
+    names = [node.inputs[i] for i in positions if i < len(node.inputs)]
+    packed = 8 // int(node.attributes.get("expert_weight_bits", 4)) if quantised else 1
+    chosen = int(node.attributes.get("k", 1))
+    return rows * chosen * packed * sum(prod(_get_shape(graph, name)[1:]) for name in names if name)
+
+
 def _count_einsum(node: Node, graph: Graph) -> int:
     # two operands: every index runs once (what a matmul does); one operand moves or sums data, three or more are
     # contracted pairwise in an order the runtime chooses, counted as the full index space
@@ -132,6 +149,8 @@ MAC_OPS: dict[str, Callable[[Node, Graph], int]] = {
         _count_matmul,
     ),
     **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), _count_matmul_n_bits),
+    "DeformConv": _count_deformable,
+    **dict.fromkeys(("MoE", "QMoE"), _count_experts),
     "Einsum": _count_einsum,
     **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _count_recurrent),
     **dict.fromkeys(

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from deepen.errors import GraphError, make_unknown_name_error
 from deepen.graph.types import Graph, Node, TensorInfo
 from deepen.kernels.describe import count_node_macs, describe_kernel
+from deepen.kernels.families.operator_work import note_estimated_work
 from deepen.kernels.splitting import fusion_rules, onnxruntime_graph
 from deepen.kernels.splitting.converter_passes import apply_converter_passes, find_zero_tensors
 from deepen.kernels.splitting.node_mapping import ExecutedNode, map_scope
@@ -91,6 +92,8 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
     unknowns = find_unknown_parts(work.graph, kernels)
     stated = {part.node for part in graph.unknowns}
     notes = [describe_unknown_part(part) for part in unknowns if part.node not in stated]
+    other = {name for k in kernels if k.family == "other" for name in k.node_names}
+    estimated = note_estimated_work(n for n in graph.nodes if n.name in other)
     return ModelSplit(
         kernels=kernels,
         folded=tuple(name for name in work.folded if name in names),
@@ -98,7 +101,7 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
         runtime=runtime,
         method=method,
         evidence=evidence,
-        warnings=tuple(dict.fromkeys((*graph.warnings, *work.warnings, *notes))),
+        warnings=tuple(dict.fromkeys((*graph.warnings, *work.warnings, *notes, *estimated))),
         unknowns=unknowns,
     )
 
