@@ -27,6 +27,7 @@ __all__ = [
     "Accuracy",
     "EnergyRecord",
     "FigureLabel",
+    "FilledInput",
     "Interval",
     "KernelPrediction",
     "MeasurementWarning",
@@ -58,11 +59,11 @@ WarningCode = Literal["loss", "clipping", "range-switching", "temperature", "tra
 """Kinds of warnings about a trace: samples missing or counted twice; at the end of a range; a range that changed; an
 instrument that became warmer; anything else."""
 
-RECORD_SCHEMA = 3
+RECORD_SCHEMA = 4
 """Version of :class:`EnergyRecord` as stored; a reader refuses a newer one.
 
 2 added ``alignment`` and ``budget``; 3 added ``serial``, ``settings``, ``temperature_before_c``, ``temperature_max_c``
-and ``throttled``.
+and ``throttled``; 4 added ``inputs``.
 """
 
 _AnySource = TypeVar("_AnySource", bound=str)
@@ -168,6 +169,43 @@ class StoppingRule:
             raise ConfigError("a stopping rule needs min_blocks >= 1 and rel_std > 0")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FilledInput:
+    """Values of one input of a model, chosen because random numbers would make no sense there, or given by the user.
+
+    Attributes:
+        name: The input.
+        role: Meaning of the values: ``given`` (by the user), or a kind of
+            :data:`deepen.graph.input_demands.DemandKind`, such as ``length``, ``mask``, ``index`` or ``rounds``.
+        values: The values, of the input's shape and type.
+        node: Node that gives them their meaning; empty where that is not known or the name does.
+        assumed: Whether the energy is proportional to a number that nothing in the model says.
+    """
+
+    name: str
+    role: str
+    values: NDArray[Any]
+    node: str = ""
+    assumed: bool = False
+
+    def __str__(self) -> str:
+        """Render as ``name = value (role)``."""
+        if not self.values.size:
+            return f"{self.name} empty"
+        low, high = self.values.min().item(), self.values.max().item()
+        return f"{self.name} = {low:g}{f'..{high:g}' if low != high else ''} ({self.role})"
+
+    def document(self) -> dict[str, Any]:
+        """As JSON, for a record: role, shape, and the least and largest value (``None`` where there is none)."""
+        some = self.values.size > 0
+        return {
+            "role": self.role,
+            "shape": list(self.values.shape),
+            "low": float(self.values.min()) if some else None,
+            "high": float(self.values.max()) if some else None,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A model or kernel for a runtime to run repeatedly.
@@ -181,6 +219,8 @@ class Workload:
         warmup_s: Duration of the uncounted runs before the others, seconds.
         shapes: Shapes for symbolic inputs, by input name.
         rule: Rule that ends the measurement.
+        inputs: Values of inputs, by name; the device fills others with random numbers (integers with zeros).
+        input_warnings: Remarks on these values, for the record.
     """
 
     id: str
@@ -191,6 +231,8 @@ class Workload:
     warmup_s: float = 0.05
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     rule: StoppingRule = field(default_factory=StoppingRule)
+    inputs: Mapping[str, FilledInput] = field(default_factory=dict)
+    input_warnings: tuple[MeasurementWarning, ...] = ()
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -270,7 +312,7 @@ class MeasurementWarning:
     Attributes:
         code: Stable name: that of a :class:`TraceWarning`; of a window ``short-window``, ``gap`` or ``idle-drift``; of
             the whole measurement ``alignment``, ``accuracy``, ``preempted``, ``few-blocks``, ``short-blocks``,
-            ``spread``, ``trend``, ``drift``, ``undetected``, ``throttled`` or ``settings``.
+            ``spread``, ``trend``, ``drift``, ``undetected``, ``throttled``, ``settings`` or ``inputs``.
         text: One line for people.
     """
 
@@ -386,6 +428,7 @@ class EnergyRecord:
         temperature_before_c: Device temperature before the runs; ``nan`` if unknown.
         temperature_max_c: Highest temperature seen before, during and after the runs; ``nan`` if unknown.
         throttled: Known causes that slowed the device down during the runs, in words.
+        inputs: Inputs that were not random numbers, by name: ``{"role", "shape", "low", "high"}``.
         schema: :data:`RECORD_SCHEMA`, or the smaller version of the older deepen that wrote the record.
     """
 
@@ -426,6 +469,7 @@ class EnergyRecord:
     temperature_before_c: float = math.nan
     temperature_max_c: float = math.nan
     throttled: tuple[str, ...] = ()
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     schema: int = RECORD_SCHEMA
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from deepen.storage.atomic import make_folder
 if TYPE_CHECKING:
     from deepen.measure import Session
     from deepen.measure.alignment.load_pattern import Sync
+    from deepen.measure.input_values import GivenInput
 
 __all__ = ["DEFAULT_COUNT", "build_dataset", "check_conditions", "check_session", "plan_kernels", "read_kernel_keys"]
 
@@ -155,6 +156,7 @@ def build_dataset(
     settings: Mapping[str, Any] | None = None,
     exclude: Sequence[Path] = (),
     max_macs: int | None = None,
+    inputs: Mapping[str, GivenInput] | None = None,
     on_progress: Callable[[CampaignProgress], None] | None = None,
     patience: RetryPolicy | None = None,
 ) -> CampaignReport:
@@ -189,6 +191,7 @@ def build_dataset(
         settings: Settings to set besides, on every device.
         exclude: Model files whose kernel configurations are left out.
         max_macs: Largest kernel, multiply-accumulates.
+        inputs: Values of inputs, by name, for every kernel that has one of that name.
         on_progress: Called at the start, after every kernel, and with messages of a device.
         patience: Limits for a device that is gone, too hot, or drifts.
 
@@ -230,7 +233,7 @@ def build_dataset(
         fleet = stack.enter_context(Fleet(stations, preparers, retries=CampaignSettings().retries, patience=patience))
         fleet.start()
         matrix = ConditionGrid(_resolve_auto_runtime(names, stations), counts, repeats)
-        how = CampaignSettings(runtime=matrix.runtimes[0], threads=counts[0])
+        how = CampaignSettings(runtime=matrix.runtimes[0], threads=counts[0], inputs=inputs or {})
         facts = [station.facts for station in stations if station.facts]
         check_conditions(dataset, facts, matrix)
         dataset = dataset or stack.enter_context(Dataset.open(out, create=True))

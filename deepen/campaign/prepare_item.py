@@ -18,7 +18,9 @@ from deepen.storage.atomic import make_storage_error
 if TYPE_CHECKING:
     import onnx
 
+    from deepen.graph import Graph
     from deepen.kernels.types import Kernel
+    from deepen.measure.input_values import GivenInput
 
 __all__ = ["CampaignSettings", "ItemPreparer", "PrepareFunction", "PreparedItem", "complete_record"]
 
@@ -41,6 +43,7 @@ class CampaignSettings:
         lookahead: Items prepared by a thread while another is measured. 0 prepares each in its turn, which costs
             5-20 ms per kernel and never disturbs a measurement; above 0 is for devices other than this machine.
         retries: Times an item is tried again after a failure of the surroundings.
+        inputs: Values of inputs, by name, for every item that has an input of that name.
     """
 
     runtime: str = "onnxruntime"
@@ -51,6 +54,7 @@ class CampaignSettings:
     copies: int | None = None
     lookahead: int = 0
     retries: int = 2
+    inputs: Mapping[str, GivenInput] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +141,10 @@ class ItemPreparer:
         for n, share in dict.fromkeys([(copies, True), (copies, False), (1, True)]):
             path = self._write(replicate_model(model, n, share=share), item.name)
             try:
-                kernels = self._split(path, {}, how)
+                graph, kernels = self._split(path, {}, how)
                 if len(kernels) == n and {kernel.key for kernel in kernels} == {item.key}:
                     fill = {**_make_kernel_fields(kernels[0]), "name": item.name, "features_version": FEATURES_VERSION}
-                    return PreparedItem(item, self._workload(path, "kernel", {}, how), fill, n)
+                    return PreparedItem(item, self._workload(path, "kernel", {}, how, graph), fill, n)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -154,22 +158,23 @@ class ItemPreparer:
         from deepen.kernels import FEATURES_VERSION
 
         try:
-            kernels = tuple(
-                {**_make_kernel_fields(kernel), "multiplicity": kernel.multiplicity}
-                for kernel in self._split(path, shapes, how)
-            )
+            graph, split = self._split(path, shapes, how)
+            kernels = tuple({**_make_kernel_fields(k), "multiplicity": k.multiplicity} for k in split)
             fill = {"name": item.name, "kernels": kernels, "features_version": FEATURES_VERSION}
-            return PreparedItem(item, self._workload(path, "model", shapes, how), fill, owned=owned)
+            return PreparedItem(item, self._workload(path, "model", shapes, how, graph), fill, owned=owned)
         except BaseException:
             if owned:
                 path.unlink(missing_ok=True)
             raise
 
-    def _split(self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _RuntimeAndThreads) -> tuple[Kernel, ...]:
+    def _split(
+        self, path: Path, shapes: Mapping[str, tuple[int, ...]], how: _RuntimeAndThreads
+    ) -> tuple[Graph, tuple[Kernel, ...]]:
         from deepen.graph import load_graph
         from deepen.kernels.splitting.split import split_graph
 
-        return split_graph(load_graph(path, shapes), resolve_splitter(how.runtime)).kernels
+        graph = load_graph(path, shapes)
+        return graph, split_graph(graph, resolve_splitter(how.runtime)).kernels
 
     def _workload(
         self,
@@ -177,9 +182,19 @@ class ItemPreparer:
         kind: Literal["kernel", "model"],
         shapes: Mapping[str, tuple[int, ...]],
         how: _RuntimeAndThreads,
+        graph: Graph,
     ) -> Workload:
+        from deepen.graph import ReadOptions
         from deepen.measure import make_workload
+        from deepen.measure.input_values import choose_graph_inputs
 
+        own = self.settings.inputs
+        given = {}
+        for info in graph.inputs:
+            plain = info.name if info.name in own else info.name.rpartition("__")[0]  # of a copy
+            if plain in own:
+                given[info.name] = own[plain]
+        filled, warnings = choose_graph_inputs(graph, ReadOptions(), given)
         return make_workload(
             path,
             kind=kind,
@@ -188,6 +203,8 @@ class ItemPreparer:
             shapes=shapes,
             warmup_s=self.settings.warmup_s,
             rule=self.settings.kernel_rule if kind == "kernel" else self.settings.model_rule,
+            inputs=filled,
+            input_warnings=warnings,
         )
 
     def _write(self, model: onnx.ModelProto, name: str) -> Path:

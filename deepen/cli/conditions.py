@@ -9,7 +9,7 @@ import click
 
 from deepen.errors import ConfigError
 
-__all__ = ["conditions_options", "delegate_option", "parse_settings", "sync_option"]
+__all__ = ["conditions_options", "delegate_option", "inputs_option", "parse_settings", "sync_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -21,6 +21,17 @@ def delegate_option(command: _Command) -> _Command:
         default="",
         metavar="NAME",
         help="Accelerator of the engine: gpu, nnapi, hexagon, xnnpack, cuda, tensorrt, dla [the CPU].",
+    )(command)
+
+
+def inputs_option(command: _Command) -> _Command:
+    """Add ``--input``."""
+    return click.option(
+        "--input",
+        "given",
+        multiple=True,
+        metavar="NAME=VALUE|FILE.npy",
+        help="Values of an input: a number for all elements, true or false, or an array of numpy.save; repeatable.",
     )(command)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from deepen.cli.conditions import conditions_options, delegate_option, parse_settings, sync_option
+from deepen.cli.conditions import conditions_options, delegate_option, inputs_option, parse_settings, sync_option
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.cli.plan import plan
 from deepen.units import format_si
@@ -105,6 +105,7 @@ def _format_progress(state: CampaignProgress, several: bool) -> str:
     help="Inference engine: onnxruntime, crunner, perf_test, or what suits the device; repeatable.",
 )
 @delegate_option
+@inputs_option
 @sync_option
 @conditions_options
 @click.option(
@@ -131,6 +132,7 @@ def build(
     threads: tuple[int, ...],
     runtimes: tuple[str, ...],
     delegate: str,
+    given: tuple[str, ...],
     sync: Literal["auto", "pulses", "none"],
     prepare: bool,
     wanted: tuple[str, ...],
@@ -150,7 +152,8 @@ def build(
     restored at the end, after a crash by the next run; those of this machine are not changed. A device that is gone is
     tried again for half an hour while devices of the same profile take its kernels. One that overheats, throttles or
     drifts pauses, and is stopped if that does not help. Every kernel is measured with each --runtime and each number
-    of --threads, --repeats times.
+    of --threads, --repeats times. Integer inputs of kernels are filled with meaningful values (indices in range, masks
+    of ones); --input replaces them in every kernel that has an input of that name.
 
     \b
     Example:
@@ -161,6 +164,7 @@ def build(
     """
     from deepen.campaign import build_dataset, parse_device_meter_pairs
     from deepen.datasets import Dataset
+    from deepen.measure.input_values import parse_input
 
     # 1. Measure.
     if pairs and (device != "local" or meter):
@@ -184,6 +188,7 @@ def build(
         repeats=repeats,
         exclude=exclude,
         max_macs=max_macs,
+        inputs=dict(map(parse_input, given)),
         on_progress=lambda state: print_progress(_format_progress(state, len(pairs) > 1)),
     )
     # 2. The JSON document.

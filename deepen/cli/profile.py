@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from deepen.cli.conditions import conditions_options, delegate_option, parse_settings, sync_option
+from deepen.cli.conditions import conditions_options, delegate_option, inputs_option, parse_settings, sync_option
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_si
 
@@ -36,6 +36,7 @@ __all__ = ["build_measurement_document", "command", "render_measurement"]
     help="Time to measure; up to twice this if the spread is above 1 %.",
 )
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@inputs_option
 @sync_option
 @click.option(
     "--runtime",
@@ -64,6 +65,7 @@ def command(
     threads: int,
     seconds: float,
     shapes: tuple[str, ...],
+    given: tuple[str, ...],
     sync: Literal["auto", "pulses", "none"],
     runtime: str,
     delegate: str,
@@ -80,6 +82,10 @@ def command(
     end, also after Ctrl-C; after a crash, the next run restores them. Settings that could not be made are reported and
     recorded. Settings of this machine are changed only by --set.
 
+    Inputs are random numbers where the model computes with them. Others are filled so that it does its work: lengths
+    with the full length, masks with ones, indices and tokens at random in range, loops with at least one round; what
+    was chosen is in the result, and --input replaces it. A run that does no work is a warning.
+
     With --detached a run of fixed length is started on the device, the link is cut (a Monsoon's USB passthrough, or you
     unplug the cable when asked), power is recorded, and the results are collected when the link is back. After a crash
     of this machine, the same command with --collect instead of --detached collects the recorded results.
@@ -87,6 +93,7 @@ def command(
     \b
     Example:
       deepen profile model.onnx --seconds 5 --shape input=1x3x224x224
+      deepen profile decoder.onnx --input max_length=32 --input tokens=prompt.npy
       deepen profile model.onnx --device adb:0A1B2C --meter 'lvpm:/dev/ttyACM0?voltage_v=4.2'
       deepen profile model.tflite --device adb:0A1B2C --runtime benchmark_model --delegate gpu
       deepen profile model.onnx --device adb:0A1B2C --meter 'lvpm?voltage_v=4.2' --detached --seconds 30
@@ -94,12 +101,14 @@ def command(
     from deepen.graph import parse_shape
     from deepen.measure import profile
     from deepen.measure.detached import collect_detached, profile_detached
+    from deepen.measure.input_values import parse_input
 
     if detached and collect:
         raise click.UsageError("--detached makes a run, --collect fetches one: give one of them")
     if trace is not None and not collect:
         raise click.UsageError("--trace goes with --collect")
     dims = dict(parse_shape(s) for s in shapes)
+    inputs = dict(map(parse_input, given))
     settings = parse_settings(wanted)
     if collect:
         fetched = collect_detached(model, device=device, trace=trace, tell=print_progress)
@@ -119,6 +128,7 @@ def command(
         settings=settings,
         sync=sync,
         tell=print_progress,
+        inputs=inputs,
     )
     emit_result(build_measurement_document(model, record), as_json, lambda: render_measurement(model, record))
 
@@ -153,6 +163,7 @@ def build_measurement_document(model: str, record: EnergyRecord) -> dict[str, An
         "alignment": dict(record.alignment),
         "budget": dict(record.budget),
         "rejected": [dict(r) for r in record.rejected],
+        "inputs": {name: dict(facts) for name, facts in record.inputs.items()},
         "warnings": list(record.warnings),
         "recorded_at": record.recorded_at,
     }
@@ -161,6 +172,7 @@ def build_measurement_document(model: str, record: EnergyRecord) -> dict[str, An
 def render_measurement(model: str, record: EnergyRecord) -> str:
     """Render a measurement as a table."""
     from deepen.measure.conditions.device_conditions import describe_unset_settings
+    from deepen.measure.input_values import describe_inputs
 
     share = 100 * record.uncertainty_j / record.energy_j if record.energy_j > 0 else float("nan")
     digits = 1 if share >= 0.1 else 2
@@ -182,6 +194,8 @@ def render_measurement(model: str, record: EnergyRecord) -> str:
         ("runtime", f"{record.runtime}: {record.runtime_build}"),
         ("blocks", f"{len(record.trials)} counted, {len(record.rejected)} rejected, {record.runs} runs"),
     ]
+    if record.inputs:
+        rows.append(("inputs", describe_inputs(record.inputs)))
     left = describe_unset_settings(record.settings)
     notes = [f"warning: {w}" for w in ([left] if left else []) + list(record.warnings)]
     return "\n".join([format_table([Path(model).name, "per inference"], rows), *notes])

@@ -46,6 +46,7 @@ _CONTAINERS: dict[str, type] = {
 _SINCE = {
     "alignment": 2, "budget": 2,
     "serial": 3, "settings": 3, "temperature_before_c": 3, "temperature_max_c": 3, "throttled": 3,
+    "inputs": 4,
 }  # fmt: skip
 """Fields that a record of an older schema does not have: they stay out of its document, so that its hash stays."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+from numpy.typing import NDArray
 
 from deepen.devices.types import CompletedCommand, DeviceProfile, DeviceState, SettingStatus
 from deepen.records import Interval
@@ -157,12 +159,20 @@ class Runtime(Protocol):
     def pid(self) -> int | None: ...  # noqa: D102
 
     def load(
-        self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        seed: int = 0,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> LoadedModel:
         """Load a model and run it once.
 
+        ``inputs`` are values of inputs, by name; only runtimes with a true attribute ``takes_inputs`` are given any.
+
         Raises:
-            ConfigError: If the file is missing or an input needs a shape.
+            ConfigError: If the file is missing, an input needs a shape, or values do not fit their input.
             RunError: If the model cannot be loaded or run; it never will be.
             LinkError: If the device is gone.
         """

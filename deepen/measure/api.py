@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deepen.devices import open_device
 from deepen.devices.protocols import Device
 from deepen.errors import ConfigError
+from deepen.graph.read_options import ReadOptions, ShapesOrOptions
 from deepen.measure.alignment.load_pattern import Sync
 from deepen.measure.blocks import STREAM_BLOCK_S
 from deepen.measure.conditions.device_conditions import (
@@ -23,6 +24,8 @@ from deepen.measure.conditions.device_conditions import (
 )
 from deepen.measure.conditions.remote_sensors import access_device_files
 from deepen.measure.conditions.runtime_choice import AUTO, choose_runtime
+from deepen.measure.input_values import GivenInput, choose_model_inputs, fit_given_values
+from deepen.measure.reshaped_model import open_reshaped_model
 from deepen.measure.session import Session
 from deepen.measure.workload import make_workload
 from deepen.meters import open_meter
@@ -159,7 +162,7 @@ def profile(
     meter: str | None = None,
     threads: int = 1,
     seconds: float = 2.0,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: ShapesOrOptions = None,
     runtime: str = AUTO,
     delegate: str = "",
     prepare: bool = True,
@@ -168,8 +171,12 @@ def profile(
     seed: int = 0,
     sync: Sync = "auto",
     tell: MessageHandler = log_device_message,
+    inputs: Mapping[str, GivenInput] | None = None,
 ) -> EnergyRecord:
     """Measure the energy of one inference of a model.
+
+    Inputs that are not random numbers are filled so that the model does its work: lengths with the full length, masks
+    with ones, indices in range (:mod:`deepen.measure.input_values`); the record says how.
 
     Args:
         path: ONNX file, or ``.tflite`` file where the device has a runtime for those.
@@ -178,7 +185,8 @@ def profile(
         meter: ``NAME[:PORT][?key=value]`` or a meter profile; ``None`` for the best source here.
         threads: Intra-operator threads.
         seconds: Time to measure, after warm-up; it ends earlier than twice this once the spread is below 1 %.
-        shapes: Shapes of inputs that leave dimensions open, by input name.
+        shapes: Shapes of inputs, by input name: for those that leave dimensions open, or instead of those of the file;
+            or all that can be said of a model (:class:`deepen.graph.ReadOptions`).
         runtime: Inference engine; ``auto`` for the first of the device's profile that runs such files.
         delegate: Accelerator of that engine (``gpu``, ``nnapi``, ``xnnpack`` ...); empty for the CPU. Where it does not
             take the model, that is an error: the CPU is not measured in its place.
@@ -189,12 +197,14 @@ def profile(
         seed: Seed of the input values.
         sync: Way from an external meter's time to the host's: ``auto``, ``pulses`` or ``none`` (see :class:`Session`).
         tell: Called with messages about the device.
+        inputs: Values of inputs, by name: a number for all elements, an array, or the path of a file ``.npy``.
 
     Returns:
         Net and gross energy per inference with uncertainty, latency, idle power, blocks and warnings.
 
     Raises:
-        ConfigError: If a name, the file or a shape is wrong.
+        ConfigError: If a name, the file, a shape or a given value is wrong.
+        GraphError: If an input has no static shape.
         RunError: If the model cannot be run.
         MeasureError: If the machine is too busy to measure.
         LinkError, MeterError: If the device or the meter does not answer.
@@ -205,19 +215,33 @@ def profile(
     rule = StoppingRule(min_duration_s=seconds, max_duration_s=2 * seconds, min_blocks=5, rel_std=0.01)
     warmup_s = min(0.5, seconds / 4)
     options: dict[str, Any] = {"threads": threads, "seed": seed, "sync": sync, "reference_every_s": None}
-    with open_session(
-        device,
-        meter,
-        prepare=prepare,
-        settings=settings,
-        cool_s=cool_s,
-        runtime=runtime,
-        delegate=delegate,
-        model_suffix=file.suffix,
-        tell=tell,
-        **options,
-    ) as session:
+    chosen = choose_model_inputs(file, ReadOptions.from_shapes(shapes), inputs, seed)
+    with (
+        open_reshaped_model(file, chosen.shapes) as model,
+        open_session(
+            device,
+            meter,
+            prepare=prepare,
+            settings=settings,
+            cool_s=cool_s,
+            runtime=runtime,
+            delegate=delegate,
+            model_suffix=file.suffix,
+            tell=tell,
+            **options,
+        ) as session,
+    ):
         workload = make_workload(
-            file, runtime=session.runtime, threads=threads, shapes=shapes, warmup_s=warmup_s, rule=rule
+            model,
+            runtime=session.runtime,
+            threads=threads,
+            shapes=chosen.shapes,
+            warmup_s=warmup_s,
+            rule=rule,
+            inputs=chosen.filled,
+            input_warnings=chosen.warnings,
         )
+        if chosen.given:  # of a model that only the runtime can read
+            fitted = fit_given_values(chosen.given, session.list_inputs(workload))
+            workload = replace(workload, inputs=fitted)
         return session.measure(workload, idle_after=True)

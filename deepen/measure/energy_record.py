@@ -91,7 +91,7 @@ class RecordBuilder:
         3. The energy is the mean, its uncertainty that of :func:`~deepen.measure.trials.combine_trials`.
         4. An energy hidden in its uncertainty while the sync pattern was not found either means that the meter is
            connected to something else.
-        5. Remarks on blocks, idle power, drift, the traces, the meter and the device go with it.
+        5. Remarks on blocks, idle power, drift, the traces, the meter, the device and the inputs go with it.
 
         Args:
             workload: The workload.
@@ -147,6 +147,7 @@ class RecordBuilder:
         )
         warnings += [*found.warnings, *warn_missing_accuracy(self.meter.accuracy, self.meter.source, self.meter.id)]
         warnings += seen.warnings(self.device.max_temperature_c) + self.conditions.warnings
+        warnings += workload.input_warnings
         return EnergyRecord(
             id=workload.id,
             kind=workload.kind,
@@ -178,6 +179,7 @@ class RecordBuilder:
             temperature_before_c=seen.before.temperature_c,
             temperature_max_c=seen.hottest_c,
             throttled=seen.throttled,
+            inputs={name: found.document() for name, found in workload.inputs.items()},
         )
 
     @staticmethod

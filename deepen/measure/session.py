@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from deepen.devices.protocols import Device, LoadedModel, Runtime
 from deepen.devices.runtimes.sync_load import ShellLoad
@@ -35,7 +36,7 @@ from deepen.measure.conditions.thermal_watch import ThermalWatch
 from deepen.measure.energy.idle_power import IdlePower
 from deepen.measure.energy.integrate import MAX_LOSS
 from deepen.measure.energy_record import RecordBuilder, RecordedMeter
-from deepen.measure.workload import make_workload
+from deepen.measure.workload import list_loaded_inputs, load_workload, make_workload
 from deepen.meters.types import Meter
 from deepen.records import Accuracy, EnergyRecord, MeasurementWarning, StoppingRule, Workload
 from deepen.storage.temporary_folders import TemporaryFolder
@@ -271,6 +272,21 @@ class Session:
         with self.hold(workload) as measure:
             return measure(idle_after)
 
+    def list_inputs(self, workload: Workload) -> list[Mapping[str, Any]]:
+        """List name, shape and type of every input of a workload, as the runtime states them; loads it once.
+
+        Raises:
+            ConfigError: If the runtime does not state its inputs, and so takes no values of them.
+            RunError, LinkError: If the model cannot be run, or the device is gone.
+        """
+        loaded = self._open_runtime().load(
+            workload.path, threads=workload.threads, shapes=workload.shapes, seed=self.seed
+        )
+        try:
+            return list_loaded_inputs(loaded, workload.runtime)
+        finally:
+            self._unload(loaded)
+
     @contextmanager
     def hold(self, workload: Workload) -> Iterator[Callable[[bool], EnergyRecord]]:
         """Keep a workload loaded, so that it can be measured several times with other work in between.
@@ -284,7 +300,7 @@ class Session:
                 f"this session runs {self._runtime_name}", cure=f"open another one for {workload.runtime}"
             )
         self._update_drift_series()
-        loaded = runtime.load(workload.path, threads=workload.threads, shapes=workload.shapes, seed=self.seed)
+        loaded, loaded_workload = load_workload(runtime, workload, self.seed)
 
         def measure(idle_after: bool = False) -> EnergyRecord:
             # 1. Before: drift and idle power where they are old, warm-up, settings read back.
@@ -300,7 +316,7 @@ class Session:
             seen = watch.end()
             # 3. After: idle power where it is asked for or old, and the record.
             after = self.idle() if idle_after or self._is_due(self.idles, self._idle_every_s) else before
-            return self._make_record_builder().record(workload, found, before, after, loaded.build, seen)
+            return self._make_record_builder().record(loaded_workload, found, before, after, loaded.build, seen)
 
         try:
             yield measure

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepen.devices.protocols import Runtime
 from deepen.devices.types import CompletedCommand, CpuPower, DeviceProfile, DeviceState, SettingStatus
@@ -99,10 +100,12 @@ class FakeRuntime:
     ) -> None:
         """Connect the runtime to a clock and a timeline."""
         self.pid: int | None = None
+        self.takes_inputs = True
         self.closed = False
         self.open_models = 0
         self.blocks = 0
         self.loads: list[tuple[Path, int, Mapping[str, Sequence[int]]]] = []
+        self.inputs: list[dict[str, NDArray[Any]]] = []
         self._clock = clock
         self._timeline = timeline
         self._cost = cost
@@ -112,7 +115,13 @@ class FakeRuntime:
         self._call_s = call_s
 
     def load(
-        self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        seed: int = 0,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> FakeLoadedModel:
         """Load a model."""
         if self.closed:
@@ -123,6 +132,7 @@ class FakeRuntime:
         if cost.load_error is not None:
             raise cost.load_error
         self.loads.append((path, threads, dict(shapes or {})))
+        self.inputs.append(dict(inputs or {}))
         self.open_models += 1
         return FakeLoadedModel(self, cost, threads)
 

@@ -10,6 +10,7 @@ Requests (all carry ``op`` and ``id``; the answer repeats ``id``)::
 
     hello  runtime                                       -> protocol, pid, machine, clock, boot_clock, cpu_clock, cpus
     load   path threads level cpus shapes seed delegate  -> handle, build, inputs, outputs, first_run_s, placement
+           inputs
     run    handle n                                      -> start_ns, end_ns, start_boot_ns, end_boot_ns, cpu_ns
     wait   ns pid                                        -> start_ns, end_ns, start_boot_ns, end_boot_ns, cpu_ns
     unload handle                                        -> (nothing)
@@ -20,6 +21,10 @@ Requests (all carry ``op`` and ``id``; the answer repeats ``id``)::
 The runtime of a model follows from its file: one with the identifier ``TFL3`` is for LiteRT, every other one for ONNX
 Runtime. ``level`` is ``disable``, ``basic``, ``extended`` or ``all``; for LiteRT ``disable`` leaves its default
 delegate (XNNPACK) out, and the others are equivalent.
+
+``inputs`` names, for inputs whose values are given, a file on the device: plain little-endian numbers of the input's
+type in C order, as many as its shape has. Other inputs get uniform random floats from ``seed``, zeros (integers) and
+true (booleans).
 
 ``start_ns`` and ``end_ns`` are CLOCK_MONOTONIC; ``start_boot_ns`` and ``end_boot_ns`` are CLOCK_BOOTTIME, read just
 before and just after them (null if the system has none): it runs on during suspend, so the two clocks together show
@@ -34,8 +39,8 @@ until the process ``pid``, if given, has ended (checked ten times a second); it 
 delegate took (null: unknown). An accelerator that takes no node is an error of the kind ``fallback``.
 
 An error is ``{"id", "error", "kind"}`` with kind ``model`` (the model cannot be loaded or run), ``shape`` (an input
-needs a shape), ``missing`` (no such file), ``memory``, ``runtime`` (a package is missing), ``fallback`` or ``protocol``
-(a malformed request); the runner survives all of them.
+needs a shape), ``inputs`` (given values do not fit their input), ``missing`` (no such file), ``memory``, ``runtime`` (a
+package is missing), ``fallback`` or ``protocol`` (a malformed request); the runner survives all of them.
 """
 
 from __future__ import annotations

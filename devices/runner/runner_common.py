@@ -42,6 +42,7 @@ class Handle:
         if self.level not in LEVELS:
             raise Refused("protocol", f"unknown level {self.level!r}; known: {', '.join(LEVELS)}")
         self.delegate = request.get("delegate") or {}
+        self.given = {k: str(v) for k, v in (request.get("inputs") or {}).items()}
         self.shapes = {k: [int(d) for d in v] for k, v in (request.get("shapes") or {}).items()}
 
     def caller(self) -> Any:
@@ -110,6 +111,25 @@ def fill_array(rng: Any, store: str, shape: tuple) -> Any:
     if store.startswith("float"):
         return np.ascontiguousarray(rng.uniform(-1, 1, shape).astype(store))
     return np.ones(shape, dtype=bool) if store == "bool" else np.zeros(shape, dtype=store)
+
+
+def read_array(path: str, name: str, store: str, shape: tuple) -> Any:
+    """Read the values of an input from a file of plain little-endian numbers; its size must be that of the input."""
+    import numpy as np
+
+    file, kind = Path(path), np.dtype(store).newbyteorder("<")
+    wanted = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    if not file.is_file() or file.stat().st_size != wanted:
+        found = f"{file.stat().st_size} bytes" if file.is_file() else "no file"
+        raise Refused("inputs", f"input '{name}' takes {wanted} bytes ({store} of shape {list(shape)}), given: {found}")
+    return np.fromfile(path, dtype=kind).astype(store, copy=False).reshape(shape)
+
+
+def check_given(given: dict, names: list) -> None:
+    """Refuse values for inputs that the model does not have."""
+    for name in given:
+        if name not in names:
+            raise Refused("inputs", f"the model has no input '{name}'; it has {', '.join(sorted(names)) or 'none'}")
 
 
 PINNED: list = []

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner_common import Handle, Refused, fill_array, pin, pin_pool, threads_now
+from runner_common import Handle, Refused, check_given, fill_array, pin, pin_pool, read_array, threads_now
 
 TYPES = (
     "float32", "float16", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
@@ -105,12 +105,15 @@ class LiteHandle(Handle):
 
         rng = np.random.default_rng(seed)
         found = []
+        check_given(self.given, [detail["name"] for detail in self.interpreter.get_input_details()])
         for detail in self.interpreter.get_input_details():
             kind, shape = detail["dtype"].__name__, [int(d) for d in detail["shape"]]
             name = "bool" if kind == "bool_" else kind
             if name not in TYPES:
                 raise Refused("model", f"input '{detail['name']}' has type {kind}, which this runner can not make")
             data = fill_array(rng, name, tuple(shape))
+            if detail["name"] in self.given:
+                data = read_array(self.given[detail["name"]], detail["name"], name, tuple(shape))
             self.interpreter.set_tensor(detail["index"], data)
             found.append({"name": detail["name"], "shape": shape, "type": name})
         return found

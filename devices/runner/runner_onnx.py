@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner_common import Handle, Refused, fill_array, pin
+from runner_common import Handle, Refused, check_given, fill_array, pin, read_array
 
 CPU = "CPUExecutionProvider"
 
@@ -139,6 +139,7 @@ class OnnxHandle(Handle):
 
         rng = np.random.default_rng(seed)
         found = []
+        check_given(self.given, [value.name for value in self.session.get_inputs()])
         for value in self.session.get_inputs():
             shape = shapes.get(value.name, value.shape)
             if value.type not in TYPES:
@@ -147,6 +148,10 @@ class OnnxHandle(Handle):
                 loose = [str(d) for d in shape or [] if not isinstance(d, int) or d < 0] or ["rank"]
                 raise Refused("shape", f"input '{value.name}' leaves {', '.join(loose)} open; give its shape")
             code, data = make_input(rng, value.type, tuple(shape))
+            if value.name in self.given:
+                if code == 8:
+                    raise Refused("inputs", f"input '{value.name}' holds text, which can not be given")
+                data = read_array(self.given[value.name], value.name, TYPES[value.type][1], tuple(shape))
             self.keep.append(data)
             if code == 8:
                 self.io.bind_ortvalue_input(value.name, ort.OrtValue.ortvalue_from_numpy(data))

@@ -69,6 +69,7 @@ RECORD = EnergyRecord(
     recorded_at="2026-01-01T00:00:00Z",
     rejected=({"reason": "outlier", "energy_j": 9e-3},),
     warnings=("few-blocks: 2 counted, 5 wanted",),
+    inputs={"n": {"role": "rounds", "shape": [], "low": 16.0, "high": 16.0}},
 )
 
 
@@ -82,13 +83,23 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     monkeypatch.setattr(measure, "profile", profile)
     args = ["profile", "m.onnx", "--device", "d", "--meter", "m?x=1", "--threads", "2", "--seconds", "3"]
     args += ["--shape", "a=1x3", "--shape", "b=7", "--runtime", "r"]
-    args += ["--delegate", "gpu", "--no-prepare", "--set", "governor=performance"]
+    args += [
+        "--input",
+        "n=3",
+        "--input",
+        "f=true",
+        "--delegate",
+        "gpu",
+        "--no-prepare",
+        "--set",
+        "governor=performance",
+    ]
     found = document(*args)
     assert callable(asked.pop("tell"))
     assert asked == {
         "delegate": "gpu", "prepare": False, "settings": {"governor": "performance"}, "path": "m.onnx",
         "device": "d", "meter": "m?x=1", "threads": 2, "seconds": 3.0, "runtime": "r", "sync": "auto",
-        "shapes": {"a": (1, 3), "b": (7,)},
+        "shapes": {"a": (1, 3), "b": (7,)}, "inputs": {"n": 3.0, "f": 1.0},
     }  # fmt: skip
     assert found["power_w"] == pytest.approx(3.0)
     for key in ("energy_j", "uncertainty_j", "gross_energy_j", "latency_s", "source", "meter", "runtime_build"):
@@ -97,10 +108,20 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     assert found["rejected"] == [{"reason": "outlier", "energy_j": 9e-3}]
     assert found["temperature_c"] is None
     assert found["alignment"] == {"method": "pulses", "error_s": 2e-5}
+    assert found["inputs"] == {"n": {"role": "rounds", "shape": [], "low": 16.0, "high": 16.0}}
     assert found["budget"] == {"gain": 0.0, "repeats": 8e-6, "idle": 6e-6}
     text = run(*args).stdout
     assert "repeats 8.00 µJ, idle 6.00 µJ; clock: pulses (± 20.0 µs)" in text
-    for piece in ("2.00 mJ ± 10.0 µJ", "3.00 mJ", "1.00 ms", "3.00 W", "rapl (measured)", "1 rejected", "few-blocks"):
+    for piece in (
+        "2.00 mJ ± 10.0 µJ",
+        "3.00 mJ",
+        "1.00 ms",
+        "3.00 W",
+        "rapl (measured)",
+        "1 rejected",
+        "few-blocks",
+        "n = 16 (rounds)",
+    ):
         assert piece in text
 
 

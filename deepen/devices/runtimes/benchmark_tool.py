@@ -13,7 +13,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from deepen.clock.host_clock import Deadline, monotonic_s
 from deepen.devices.links.local import LocalLink
@@ -25,6 +25,8 @@ from deepen.errors import ConfigError, LinkError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
     from deepen.devices.protocols import Link, ProcessChannel
     from deepen.records import Interval
@@ -164,12 +166,14 @@ class ToolRuntime:
         programs: Paths at which the tool is looked for on the device.
         variable: Environment variable of the host that names the tool.
         suffixes: Suffixes of the model files it runs.
+        takes_inputs: False: a tool makes up the values of inputs.
     """
 
     name: ClassVar[str] = ""
     programs: ClassVar[tuple[str, ...]] = ()
     variable: ClassVar[str] = ""
     suffixes: ClassVar[tuple[str, ...]] = ()
+    takes_inputs: ClassVar[bool] = False
 
     def __init__(
         self, link: Link, *, cpu_mask: Sequence[int] = (), tool: Path | None = None, load_timeout_s: float = 600.0,
@@ -221,7 +225,13 @@ class ToolRuntime:
         return None
 
     def load(
-        self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        seed: int = 0,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> ToolLoadedModel:
         """Copy a model to the device and run it once.
 
@@ -230,6 +240,7 @@ class ToolRuntime:
             threads: Threads; with a ``cpu_mask`` it needs as many cores.
             shapes: Shapes of inputs, by name.
             seed: Not used: the tools make up input values of their own.
+            inputs: Refused, for the same reason.
 
         Raises:
             ConfigError: If the file is missing or of another kind, there is no such tool, or there are too few cores.
@@ -242,6 +253,11 @@ class ToolRuntime:
             raise ConfigError(f"{path.name}: {self.name} runs {', '.join(self.suffixes)} files only")
         if not path.is_file():
             raise ConfigError(f"no such model file: {path}")
+        if inputs:
+            raise ConfigError(
+                f"{path.name}: {self.name} makes up the values of inputs and takes none",
+                cure="use the runtime onnxruntime, litert, crunner or crunner-litert",
+            )
         if self._mask and len(self._mask) < threads:
             raise ConfigError(f"{threads} threads need as many cores", cure=f"cpu_mask {list(self._mask)} are fewer")
         self.find()

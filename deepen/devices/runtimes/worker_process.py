@@ -30,8 +30,11 @@ from deepen.devices.model_files import push_model
 from deepen.devices.state.read_state import get_usable_cores
 from deepen.errors import ConfigError, DeepenError, LinkError, RunError
 from deepen.records import Interval
+from deepen.storage.temporary_folders import TemporaryFolder
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from deepen.devices.protocols import Link, ProcessChannel
 
 __all__ = ["QUIET", "WorkerLoadedModel", "WorkerRuntime"]
@@ -110,11 +113,13 @@ class WorkerRuntime:
 
     Attributes:
         name: For example ``onnxruntime``.
+        takes_inputs: True: values of inputs can be given.
         versions: The worker's answer to ``hello``.
         clock: Map from the device's clock to the host's; unused where they are the same.
     """
 
     name = ""
+    takes_inputs = True
     _missing_cure = ""
     """Cure for a runtime that is missing on the device."""
 
@@ -234,7 +239,13 @@ class WorkerRuntime:
         return chosen if not self.local or hasattr(os, "sched_setaffinity") else ()
 
     def load(
-        self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        seed: int = 0,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> WorkerLoadedModel:
         """Load a model and run it once.
 
@@ -243,9 +254,11 @@ class WorkerRuntime:
             threads: Intra-operator threads, each on a core of its own.
             shapes: Shapes of inputs that leave dimensions open, by input name.
             seed: Seed of the input values.
+            inputs: Values of inputs, by name, of the shapes and types that the model declares.
 
         Raises:
-            ConfigError: If the file is missing or of another kind, an input needs a shape, or there are too few cores.
+            ConfigError: If the file is missing or of another kind, an input needs a shape, values do not fit their
+                input, or there are too few cores.
             RunError: If the model cannot be loaded or run, or would fall back to the CPU.
             LinkError: If the worker is gone or cannot be started.
         """
@@ -255,8 +268,9 @@ class WorkerRuntime:
         if self.local:  # before a process is started for nothing
             self.cores(threads)
         self.start()
-        request = self._load_request(path, threads, shapes, seed)
-        reply = self.ask(request, self._load_timeout_s, path.name)
+        with contextlib.ExitStack() as files:
+            request = self._load_request(path, threads, shapes, seed, inputs, files)
+            reply = self.ask(request, self._load_timeout_s, path.name)
         if self._channel is None:
             raise LinkError("the worker ended while it loaded a model", cure="try again")
         loaded = WorkerLoadedModel(self, self._channel, reply, path.name)
@@ -265,8 +279,15 @@ class WorkerRuntime:
         return loaded
 
     def _load_request(
-        self, path: Path, threads: int, shapes: Mapping[str, Sequence[int]] | None, seed: int
+        self,
+        path: Path,
+        threads: int,
+        shapes: Mapping[str, Sequence[int]] | None,
+        seed: int,
+        inputs: Mapping[str, NDArray[Any]] | None,
+        files: contextlib.ExitStack,
     ) -> dict[str, Any]:
+        """Make the request that loads a model; values of inputs go there as files, kept until ``files`` ends."""
         request = {
             "op": "load",
             "path": push_model(self._link, path),
@@ -276,10 +297,28 @@ class WorkerRuntime:
             "shapes": {k: [int(d) for d in v] for k, v in (shapes or {}).items()},
             "seed": seed,
         }
+        if inputs:
+            folder = files.enter_context(contextlib.closing(TemporaryFolder("deepen-inputs-"))).path
+            request["inputs"] = {name: self._push_values(folder, k, v) for k, (name, v) in enumerate(inputs.items())}
         return {**request, "delegate": self._delegate} if self._delegate else request
 
+    def _push_values(self, folder: Path, number: int, values: NDArray[Any]) -> str:
+        """Copy the values of an input to the device as little-endian numbers in C order; return the path there."""
+        import numpy as np
+
+        array = np.ascontiguousarray(values)
+        path = folder / f"input-{number}.bin"
+        path.write_bytes(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        return self._link.push(path)
+
     def plan_unattended_run(
-        self, path: Path, *, threads: int = 1, shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        seed: int = 0,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> tuple[list[str], dict[str, str], list[dict[str, Any]]]:
         """Plan a separate worker that runs a model without the host: its command, environment and first requests.
 
@@ -290,7 +329,9 @@ class WorkerRuntime:
         """
         self.start()
         hello = {"op": "hello", "runtime": self.name}
-        return self._command(), {**QUIET, **self._environment}, [hello, self._load_request(path, threads, shapes, seed)]
+        with contextlib.ExitStack() as files:
+            request = self._load_request(path, threads, shapes, seed, inputs, files)
+        return self._command(), {**QUIET, **self._environment}, [hello, request]
 
     # ---- time -----------------------------------------------------------------------------------------------------
 
@@ -408,6 +449,8 @@ class WorkerRuntime:
         short = text if len(text) <= 400 else text[:400] + " ..."
         if kind == "shape":
             return ConfigError(f"{where}{short} (--shape NAME=1x3x224x224)")
+        if kind == "inputs":
+            return ConfigError(f"{where}{short}", cure="give values that fit by --input NAME=VALUE or NAME=FILE.npy")
         if kind == "missing":
             return ConfigError(f"{where}{short}")
         if kind == "runtime":

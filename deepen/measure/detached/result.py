@@ -122,7 +122,7 @@ def make_detached_record(
     meter = RecordedMeter(trace.meter_id, trace.source, 0.0, 1 / trace.rate_hz, trace.accuracy)
     books = RecordBuilder(device.profile, meter, conditions, DriftSeries(), _MAX_REJECTED)
     blocks_found = MeasuredBlocks(judged, trials, n, True, alignment, drop_repeated_warnings(warnings))
-    return books.record(
+    record = books.record(
         _make_workload(pending),
         blocks_found,
         before,
@@ -130,6 +130,8 @@ def make_detached_record(
         pending.build,
         _make_thermal_history(device, pending),
     )
+    warnings_of_inputs = tuple(map(str, how.get("input_warnings", ())))
+    return replace(record, inputs=dict(how.get("inputs", {})), warnings=record.warnings + warnings_of_inputs)
 
 
 def _make_workload(pending: PendingRun) -> Workload:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from deepen.devices.protocols import Device
 from deepen.devices.runtimes.worker_process import WorkerRuntime
 from deepen.devices.types import SettingStatus
 from deepen.errors import ConfigError, DeepenError, LinkError
+from deepen.graph.read_options import ReadOptions, ShapesOrOptions
 from deepen.measure.alignment.load_pattern import Sync, choose_sync_pulses
 from deepen.measure.api import open_device_and_meter
 from deepen.measure.blocks import STREAM_BLOCK_S, choose_runs_per_block, warm_up_model
@@ -42,7 +44,9 @@ from deepen.measure.detached.cable import METERS_WITH_USB, DeviceCable, choose_c
 from deepen.measure.detached.plan import check_replies, estimate_duration_s, make_steps, make_worker_requests
 from deepen.measure.detached.result import make_detached_record
 from deepen.measure.detached.store import PendingRun, list_pending_runs, read_host_boot_id, save_pending_run
-from deepen.measure.workload import make_workload
+from deepen.measure.input_values import GivenInput, choose_model_inputs, fit_given_values
+from deepen.measure.reshaped_model import open_reshaped_model
+from deepen.measure.workload import load_workload, make_workload
 from deepen.meters import open_meter
 from deepen.meters.record import record_folder
 from deepen.meters.stream.meter import StreamMeter
@@ -78,7 +82,7 @@ def profile_detached(
     meter: str | None,
     threads: int = 1,
     seconds: float = 10.0,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    shapes: ShapesOrOptions = None,
     runtime: str = AUTO,
     delegate: str = "",
     seed: int = 0,
@@ -90,6 +94,7 @@ def profile_detached(
     settle_s: float = SETTLE_S,
     idle_s: float = IDLE_S,
     back_s: float = BACK_S,
+    inputs: Mapping[str, GivenInput] | None = None,
 ) -> EnergyRecord:
     """Measure a model on a device whose link is cut.
 
@@ -109,7 +114,7 @@ def profile_detached(
         meter: ``NAME[:PORT][?key=value]`` of an instrument; ``None`` for what the device's profile prefers.
         threads: Intra-operator threads.
         seconds: Time spent in blocks, about.
-        shapes: Shapes of inputs that leave dimensions open, by input name.
+        shapes: Shapes of inputs, or all that can be said of a model, as for :func:`deepen.measure.profile`.
         runtime: A runtime with the portable runner, in Python or in C; ``auto`` for the first of the device's profile.
         delegate: Accelerator of that engine; empty for the CPU.
         seed: Seed of the input values.
@@ -121,6 +126,7 @@ def profile_detached(
         settle_s: Time between the cut and the first rest, seconds.
         idle_s: Length of each rest in which idle power is measured, seconds.
         back_s: Longest time the device may take to come back, seconds.
+        inputs: Values of inputs, by name, as for :func:`deepen.measure.profile`.
 
     Raises:
         ConfigError: If the device, the meter or the runtime cannot do this.
@@ -129,8 +135,10 @@ def profile_detached(
         LinkError: If the device does not come back (then it can be collected later) or its run was ended.
         MeterError: If the meter fails.
     """
-    model = _check_model_file(path)
+    source_file = _check_model_file(path)
+    chosen = choose_model_inputs(source_file, ReadOptions.from_shapes(shapes), inputs, seed)
     with ExitStack() as stack:
+        model = stack.enter_context(open_reshaped_model(source_file, chosen.shapes))
         # 1. Device, meter, runtime and the way to cut the link.
         setup = stack.enter_context(
             open_device_and_meter(
@@ -156,7 +164,18 @@ def profile_detached(
                 cure="use onnxruntime, litert, crunner or crunner-litert",
             )
         # 2. A trial.
-        loaded = worker.load(model, threads=threads, shapes=shapes, seed=seed)
+        workload = make_workload(
+            model,
+            runtime=engine,
+            threads=threads,
+            shapes=chosen.shapes,
+            inputs=chosen.filled,
+            input_warnings=chosen.warnings,
+        )
+        if chosen.given:
+            stated = worker.load(model, threads=threads, shapes=chosen.shapes, seed=seed).inputs
+            workload = replace(workload, inputs=fit_given_values(chosen.given, stated))
+        loaded, workload = load_workload(worker, workload, seed)
         per_run_s = warm_up_model(loaded, min(0.5, seconds / 4))
         rule = StoppingRule(min_duration_s=0.0, max_duration_s=seconds, min_blocks=_LEAST_BLOCKS)
         runs = choose_runs_per_block(per_run_s, STREAM_BLOCK_S, source.update_s, rule)
@@ -169,7 +188,10 @@ def profile_detached(
             idle_s=idle_s,
             pulses=pulses,
         )
-        argv, env, first = worker.plan_unattended_run(model, threads=threads, shapes=shapes, seed=seed)
+        values = {name: found.values for name, found in workload.inputs.items()}
+        argv, env, first = worker.plan_unattended_run(
+            model, threads=threads, shapes=chosen.shapes, seed=seed, inputs=values
+        )
         # 3. Clocks and state before; the run is saved.
         trips = worker.round_trips(_TRIPS)
         asked_s = monotonic_s()
@@ -187,11 +209,13 @@ def profile_detached(
             device=opened.profile.id,
             serial=conditions.serial,
             model=model.name,
-            content=hash_model(model),
+            content=hash_model(source_file),
             workload={
                 "runtime": engine, "threads": threads, "seconds": seconds,
-                "shapes": {k: list(v) for k, v in (shapes or {}).items()},
-                "id": make_workload(model, runtime=engine, threads=threads, shapes=shapes).id,
+                "shapes": {k: list(v) for k, v in chosen.shapes.items()},
+                "id": workload.id,
+                "inputs": {name: found.document() for name, found in workload.inputs.items()},
+                "input_warnings": [str(w) for w in workload.input_warnings],
             },
             build=loaded.build,
             runs=runs,

@@ -35,7 +35,8 @@ class PendingRun:
         serial: Its serial number.
         model: Name of the model file.
         content: Hash of the model.
-        workload: Conditions it runs under: ``runtime``, ``threads``, ``shapes``, ``seconds``.
+        workload: Conditions it runs under: ``runtime``, ``threads``, ``shapes``, ``seconds``,
+            ``inputs`` (as in a record) and ``input_warnings``.
         build: Runtime version, provider, level and threads.
         runs: Inferences in a block.
         steps: Steps of the worker.

@@ -189,8 +189,9 @@ static bool resize_input(struct model *model, size_t index, const char *name, co
     return good(rt.resize(model->compiled, 0, index, dims, rank), "giving an input its shape", failure);
 }
 
-static bool fill_input(struct model *model, size_t index, const struct tflite_type *type, size_t count, size_t bytes,
-                       struct random *random, struct failure *failure) {
+static bool fill_input(struct model *model, const struct load *load, const char *name, size_t index,
+                       const struct tflite_type *type, size_t count, struct random *random, struct failure *failure) {
+    size_t bytes = count * type->size;
     void *data = NULL;
     size_t size = 0;
     if (!good(rt.buffer_size(model->inputs[index], &size), "asking for a buffer's size", failure)) {
@@ -203,7 +204,8 @@ static bool fill_input(struct model *model, size_t index, const struct tflite_ty
         return false;
     }
     random_fill(random, type->element, type->size, data, count);
-    return good(rt.unlock(model->inputs[index]), "unlocking an input", failure);
+    bool fits = read_given(load, name, data, bytes, failure);
+    return good(rt.unlock(model->inputs[index]), "unlocking an input", failure) && fits;
 }
 
 static bool make_input(struct model *model, const struct load *load, size_t index, struct random *random,
@@ -243,7 +245,7 @@ static bool make_input(struct model *model, const struct load *load, size_t inde
     }
     if (!good(rt.input_needs(model->compiled, 0, index, &needs), "asking what an input needs", failure) ||
         !good(rt.create_buffer(environment, &ranked, needs, &model->inputs[index]), "making an input", failure) ||
-        !fill_input(model, index, type, count, bytes, random, failure)) {
+        !fill_input(model, load, name, index, type, count, random, failure)) {
         return false;
     }
     describe(list, name, &shape, type->name);

@@ -1,7 +1,9 @@
 #include "model.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,8 +73,36 @@ static bool is_key(const struct json_value *member, const char *name) {
     return strlen(name) == member->key_length && memcmp(name, member->key, member->key_length) == 0;
 }
 
-bool only_inputs(const struct load *load, const char **names, size_t count, struct failure *failure) {
-    const struct json_value *asked = load->shapes == NULL ? NULL : json_first(load->json, load->shapes);
+bool read_given(const struct load *load, const char *name, void *data, size_t bytes, struct failure *failure) {
+    const struct json_value *value = load->inputs == NULL ? NULL : json_member(load->json, load->inputs, name);
+    char path[PATH_MAX];
+    if (value == NULL) {
+        return true;
+    }
+    if (data == NULL) {
+        return refuse(failure, "inputs", "input '%s' holds text, which can not be given", name);
+    }
+    if (value->type != JSON_STRING || value->length >= sizeof path ||
+        memchr(value->text, '\0', value->length) != NULL) {
+        return refuse(failure, "protocol", "the values of '%s' must be the path of a file", name);
+    }
+    memcpy(path, value->text, value->length);
+    path[value->length] = '\0';
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        return refuse(failure, "inputs", "the values of input '%s' cannot be read: %s", name, strerror(errno));
+    }
+    size_t got = bytes == 0 ? 0 : fread(data, 1, bytes, file);
+    bool fits = got == bytes && fgetc(file) == EOF;
+    fclose(file);
+    return fits || refuse(failure, "inputs", "input '%s' takes %zu bytes; the file of its values has %s", name, bytes,
+                          got < bytes ? "fewer" : "more");
+}
+
+/* Refuse members of an object that are not among the names. */
+static bool only_names(const struct load *load, const struct json_value *object, const char *kind, const char **names,
+                       size_t count, struct failure *failure) {
+    const struct json_value *asked = object == NULL ? NULL : json_first(load->json, object);
     for (; asked != NULL; asked = json_next(load->json, asked)) {
         size_t i = 0;
         while (i < count && !is_key(asked, names[i])) {
@@ -88,9 +118,14 @@ bool only_inputs(const struct load *load, const char **names, size_t count, stru
             used += (size_t)snprintf(all + used, sizeof all - used, "%s%s", i == 0 ? "" : ", ", names[i]);
         }
         int length = asked->key_length > 200 ? 200 : (int)asked->key_length;
-        return refuse(failure, "shape", "the model has no input '%.*s'; it has %s", length, asked->key, all);
+        return refuse(failure, kind, "the model has no input '%.*s'; it has %s", length, asked->key, all);
     }
     return true;
+}
+
+bool only_inputs(const struct load *load, const char **names, size_t count, struct failure *failure) {
+    return only_names(load, load->shapes, "shape", names, count, failure) &&
+           only_names(load, load->inputs, "inputs", names, count, failure);
 }
 
 bool byte_count(const struct shape *shape, size_t size, size_t *count, size_t *bytes) {

@@ -40,6 +40,7 @@ struct load {
     uint64_t seed;
     const struct json *json;
     const struct json_value *shapes; /* object of arrays of integers; NULL for none */
+    const struct json_value *inputs; /* object of paths of files with the values of inputs; NULL for none */
     struct pool *pool;               /* pin the pool's threads with pool_pin() once they exist */
 };
 
@@ -72,7 +73,12 @@ int64_t clock_ns(int clock);
 /* The requested shape of an input: false if none is requested, or (with a failure) if it cannot be used. */
 bool wanted_shape(const struct load *load, const char *name, struct shape *shape, struct failure *failure);
 
-/* Refuse shapes for inputs the model does not have, naming those it has; sorts `names`. */
+/* Fill an input with the values a request gives for it, from a file of plain little-endian numbers whose size must be
+that of the input; where the request gives none the input stays as it is. `data` is NULL for text, which cannot be
+given. */
+bool read_given(const struct load *load, const char *name, void *data, size_t bytes, struct failure *failure);
+
+/* Refuse shapes or values for inputs the model does not have, naming those it has; sorts `names`. */
 bool only_inputs(const struct load *load, const char **names, size_t count, struct failure *failure);
 
 /* Number of elements times the size of one; false when memory could never hold it. */

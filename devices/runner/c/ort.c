@@ -93,6 +93,9 @@ static struct value *make_tensor(const struct shape *shape, int code, void **dat
 
 static bool bind_inputs(struct model *model, const struct load *load, struct text *list, struct failure *failure) {
     struct random random = random_seed(load->seed);
+    if (!declared_check_names(load, model->inputs, model->input_count, failure)) {
+        return false;
+    }
     for (size_t i = 0; i < model->input_count; i++) {
         const struct declared *input = &model->inputs[i];
         const struct ort_type *type = ort_type(input->type);
@@ -119,6 +122,9 @@ static bool bind_inputs(struct model *model, const struct load *load, struct tex
         }
         if (model->input_data[i] != NULL) {
             random_fill(&random, type->element, type->size, model->input_data[i], count);
+        }
+        if (!read_given(load, input->name, model->input_data[i], count * type->size, failure)) {
+            return false;
         }
         if (!ort_good(ort.bind_input(model->binding, input->name, model->input_values[i]), failure)) {
             return false;

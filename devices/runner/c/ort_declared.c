@@ -185,7 +185,8 @@ static bool match(const struct declared *declared, const struct shape *wanted, s
     return true;
 }
 
-static bool check_names(const struct load *load, const struct declared *inputs, size_t count, struct failure *failure) {
+bool declared_check_names(const struct load *load, const struct declared *inputs, size_t count,
+                          struct failure *failure) {
     const char **names = calloc(count + 1, sizeof *names);
     if (names == NULL) {
         return refuse(failure, "memory", "no memory for the names of inputs");
@@ -201,7 +202,7 @@ static bool check_names(const struct load *load, const struct declared *inputs, 
 static bool set_sizes(const struct load *load, const struct declared *inputs, size_t count, struct options *options,
                       struct failure *failure) {
     struct sizes sizes = {0};
-    bool success = check_names(load, inputs, count, failure);
+    bool success = declared_check_names(load, inputs, count, failure);
     for (size_t i = 0; success && i < count; i++) {
         struct shape wanted;
         failure->kind = NULL;

@@ -30,4 +30,8 @@ bool declared_refuse_open(const struct declared *input, struct failure *failure)
  * unoptimised load of the model. */
 bool fix_dimensions(const struct load *load, struct options *options, struct failure *failure);
 
+/* Refuse shapes or values for inputs the model does not have. */
+bool declared_check_names(const struct load *load, const struct declared *inputs, size_t count,
+                          struct failure *failure);
+
 #endif

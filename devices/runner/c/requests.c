@@ -125,6 +125,13 @@ static bool take_load(const struct json *json, struct load *load, struct failure
     if (load->shapes != NULL && load->shapes->length == 0) {
         load->shapes = NULL;
     }
+    load->inputs = json_member(json, json_root(json), "inputs");
+    if (load->inputs != NULL && load->inputs->type != JSON_OBJECT) {
+        return refuse(failure, "protocol", "'inputs' must be an object of paths");
+    }
+    if (load->inputs != NULL && load->inputs->length == 0) {
+        load->inputs = NULL;
+    }
     if (!take_integer(json, "threads", 1, 1, MAX_THREADS, &threads, failure) ||
         !take_integer(json, "seed", 0, 0, INT64_MAX, &seed, failure) || !take_cpus(json, load, failure) ||
         !take_delegate(json, failure)) {

@@ -169,6 +169,9 @@ static bool fill_inputs(struct model *model, const struct load *load, struct tex
         if (bytes > 0) {
             random_fill(&random, type->element, type->size, lite.get_data(tensor), count);
         }
+        if (!read_given(load, name_of(tensor), lite.get_data(tensor), bytes, failure)) {
+            return false;
+        }
         describe(list, name_of(tensor), &shape, type->name);
     }
     return true;

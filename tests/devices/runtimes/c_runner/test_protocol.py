@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -49,6 +50,34 @@ def more_models(models: Path) -> Path:
 
 def both(c_worker: Any, python_worker: Any, **request: Any) -> tuple[Any, Any]:
     return c_worker.ask(id=1, **request), python_worker.ask(id=1, **request)
+
+
+def test_given_values_are_taken_and_refused_alike(
+    c_worker: Any, python_worker: Any, more_models: Path, tmp_path: Path
+) -> None:
+    values = tmp_path / "x.bin"
+    asked = {"op": "load", "path": str(more_models / "nonzero.onnx"), "seed": 0}
+    plain = c_worker.ask(id=1, **asked)
+    (entry,) = plain["inputs"]
+    size = {"tensor(float)": 4, "tensor(int64)": 8, "tensor(bool)": 1}[entry["type"]] * math.prod(entry["shape"])
+    values.write_bytes(bytes(size))
+    for worker in (c_worker, python_worker):  # none of its elements is there
+        given = worker.ask(id=1, **asked, inputs={entry["name"]: str(values)})
+        assert 0 in given["outputs"][0]["shape"]
+    assert 0 not in plain["outputs"][0]["shape"]
+    for bad in (
+        {"absent": str(values)},
+        {entry["name"]: str(tmp_path / "no.bin")},
+        {entry["name"]: str(more_models / "nonzero.onnx")},
+    ):
+        refusals = both(c_worker, python_worker, **asked, inputs=bad)
+        assert [answer["kind"] for answer in refusals] == ["inputs", "inputs"]
+    text = both(c_worker, python_worker, op="load", path=str(more_models / "string.onnx"), inputs={"x": str(values)})
+    assert [answer["kind"] for answer in text] == ["inputs", "inputs"]
+    values.write_bytes(bytes(size - 1))
+    short = both(c_worker, python_worker, **asked, inputs={entry["name"]: str(values)})
+    assert [answer["kind"] for answer in short] == ["inputs", "inputs"]
+    assert c_worker.ask(op="load", id=2, path=asked["path"], inputs=[])["kind"] == "protocol"
 
 
 @pytest.mark.parametrize("name", [*GOOD, "empty_tensor"])
