@@ -6,7 +6,9 @@ import math
 
 __all__ = ["format_count", "format_si"]
 
-_PREFIXES = [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")]
+_PREFIXES = (
+    (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"), (1e-15, "f"),
+)  # fmt: skip
 
 
 def format_si(value: float, unit: str, digits: int = 3) -> str:
@@ -15,18 +17,20 @@ def format_si(value: float, unit: str, digits: int = 3) -> str:
     Args:
         value: The quantity in the base unit (J, W, s, B).
         unit: Symbol of the base unit.
-        digits: Significant digits.
+        digits: Significant digits, 1 to 3.
 
     Returns:
-        For example ``"3.42 mJ"``; ``"0 J"`` for zero, ``"7e-09 nJ"`` for almost nothing, ``"nan J"`` for no number.
+        For example ``"3.42 mJ"``; ``"0 J"`` for zero and for less than the smallest prefix, femto, can show with these
+        digits, ``"nan J"`` for no number.
     """
-    if value == 0 or not math.isfinite(value):
+    if not math.isfinite(value):
         return f"{value:g} {unit}"
-    scale, prefix = next(((s, p) for s, p in _PREFIXES if abs(value) >= s), _PREFIXES[-1])
+    size = float(f"{abs(value):.{digits - 1}e}")  # rounded first: 999.9 m is 1.00, not 1000 m
+    scale, prefix = next(((s, p) for s, p in _PREFIXES if size >= s), _PREFIXES[-1])
     scaled = value / scale
-    if abs(scaled) < 10**-digits:  # far below what any instrument resolves
-        return f"{scaled:.0e} {prefix}{unit}"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(scaled))))
+    if abs(scaled) < 10.0 ** (1 - digits):
+        return f"0 {unit}"
+    decimals = max(0, digits - 1 - max(0, math.floor(math.log10(size / scale))))
     return f"{scaled:.{decimals}f} {prefix}{unit}"
 
 
