@@ -23,6 +23,7 @@ from deepen.measure.conditions.runtime_choice import AUTO, resolve_runtime_name
 from deepen.storage.atomic import make_folder
 
 if TYPE_CHECKING:
+    from deepen.graph import ReadOptions
     from deepen.measure import Session
     from deepen.measure.alignment.load_pattern import Sync
     from deepen.measure.input_values import GivenInput
@@ -38,8 +39,15 @@ _PER_MINUTE = 600
 _MOST = 20_000
 
 
-def read_kernel_keys(models: Collection[Path], runtime: str = "onnxruntime") -> frozenset[str]:
+def read_kernel_keys(
+    models: Collection[Path], runtime: str = "onnxruntime", options: ReadOptions | None = None
+) -> frozenset[str]:
     """Keys of the kernels of model files, to keep them out of a sample.
+
+    Args:
+        models: The files.
+        runtime: Runtime they are split for.
+        options: What the user says of them.
 
     Raises:
         GraphError: If a file cannot be taken as a model.
@@ -47,7 +55,9 @@ def read_kernel_keys(models: Collection[Path], runtime: str = "onnxruntime") -> 
     from deepen.graph import load_graph
     from deepen.kernels.splitting.split import split_graph
 
-    return frozenset(kernel.key for path in models for kernel in split_graph(load_graph(path), runtime).kernels)
+    return frozenset(
+        kernel.key for path in models for kernel in split_graph(load_graph(path, options), runtime).kernels
+    )
 
 
 def plan_kernels(
@@ -155,6 +165,7 @@ def build_dataset(
     prepare: bool = True,
     settings: Mapping[str, Any] | None = None,
     exclude: Sequence[Path] = (),
+    exclude_options: ReadOptions | None = None,
     max_macs: int | None = None,
     inputs: Mapping[str, GivenInput] | None = None,
     on_progress: Callable[[CampaignProgress], None] | None = None,
@@ -190,6 +201,7 @@ def build_dataset(
         prepare: Whether the settings of a device's profile are set; those of this machine never are.
         settings: Settings to set besides, on every device.
         exclude: Model files whose kernel configurations are left out.
+        exclude_options: What the user says of these files: shapes and the like.
         max_macs: Largest kernel, multiply-accumulates.
         inputs: Values of inputs, by name, for every kernel that has one of that name.
         on_progress: Called at the start, after every kernel, and with messages of a device.
@@ -214,7 +226,7 @@ def build_dataset(
     # 2. Plan.
     kept = locate_companion_folder(out)
     plan_path = kept / "plan.json"
-    plan = plan_kernels(plan_path, families, count, seed, read_kernel_keys(exclude), max_macs)
+    plan = plan_kernels(plan_path, families, count, seed, read_kernel_keys(exclude, options=exclude_options), max_macs)
     # 3. Stations.
     known = load_stations(kept)
     options: dict[str, Any] = {} if prepare else {"prepare": False}

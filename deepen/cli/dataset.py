@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from deepen.cli.conditions import conditions_options, delegate_option, inputs_option, parse_settings, sync_option
+from deepen.cli.model_options import model_options
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.cli.plan import plan
 from deepen.units import format_si
@@ -18,6 +19,7 @@ from deepen.units import format_si
 if TYPE_CHECKING:
     from deepen.campaign import CampaignProgress
     from deepen.datasets import Dataset
+    from deepen.graph import ReadOptions
 
 __all__ = ["command"]
 
@@ -105,6 +107,7 @@ def _format_progress(state: CampaignProgress, several: bool) -> str:
     help="Inference engine: onnxruntime, crunner, perf_test, or what suits the device; repeatable.",
 )
 @delegate_option
+@model_options
 @inputs_option
 @sync_option
 @conditions_options
@@ -117,7 +120,7 @@ def _format_progress(state: CampaignProgress, several: bool) -> str:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="MODEL.onnx",
-    help="Leave out the kernel configurations of this model; repeatable.",
+    help="Leave out the kernel configurations of this model, of the --shape given; repeatable.",
 )
 @json_option
 def build(
@@ -132,6 +135,7 @@ def build(
     threads: tuple[int, ...],
     runtimes: tuple[str, ...],
     delegate: str,
+    read_options: ReadOptions,
     given: tuple[str, ...],
     sync: Literal["auto", "pulses", "none"],
     prepare: bool,
@@ -187,6 +191,7 @@ def build(
         settings=parse_settings(wanted),
         repeats=repeats,
         exclude=exclude,
+        exclude_options=read_options,
         max_macs=max_macs,
         inputs=dict(map(parse_input, given)),
         on_progress=lambda state: print_progress(_format_progress(state, len(pairs) > 1)),

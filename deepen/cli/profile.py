@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from deepen.cli.conditions import conditions_options, delegate_option, inputs_option, parse_settings, sync_option
+from deepen.cli.model_options import model_options
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_si
 
 if TYPE_CHECKING:
+    from deepen.graph import ReadOptions
     from deepen.records import EnergyRecord
 
 __all__ = ["build_measurement_document", "command", "render_measurement"]
@@ -35,7 +37,7 @@ __all__ = ["build_measurement_document", "command", "render_measurement"]
     show_default=True,
     help="Time to measure; up to twice this if the spread is above 1 %.",
 )
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=DIMS", help="Shape of a symbolic input; repeatable.")
+@model_options
 @inputs_option
 @sync_option
 @click.option(
@@ -64,7 +66,7 @@ def command(
     meter: str | None,
     threads: int,
     seconds: float,
-    shapes: tuple[str, ...],
+    read_options: ReadOptions,
     given: tuple[str, ...],
     sync: Literal["auto", "pulses", "none"],
     runtime: str,
@@ -98,7 +100,6 @@ def command(
       deepen profile model.tflite --device adb:0A1B2C --runtime benchmark_model --delegate gpu
       deepen profile model.onnx --device adb:0A1B2C --meter 'lvpm?voltage_v=4.2' --detached --seconds 30
     """
-    from deepen.graph import parse_shape
     from deepen.measure import profile
     from deepen.measure.detached import collect_detached, profile_detached
     from deepen.measure.input_values import parse_input
@@ -107,7 +108,6 @@ def command(
         raise click.UsageError("--detached makes a run, --collect fetches one: give one of them")
     if trace is not None and not collect:
         raise click.UsageError("--trace goes with --collect")
-    dims = dict(parse_shape(s) for s in shapes)
     inputs = dict(map(parse_input, given))
     settings = parse_settings(wanted)
     if collect:
@@ -121,7 +121,7 @@ def command(
         meter=meter,
         threads=threads,
         seconds=seconds,
-        shapes=dims or None,
+        shapes=read_options,
         runtime=runtime,
         delegate=delegate,
         prepare=prepare,

@@ -24,7 +24,7 @@ __all__ = ["Format", "export_records", "infer_format", "make_frame"]
 
 Format = Literal["csv", "parquet", "jsonl"]
 
-_NESTED = ("kernels", "trials", "rejected", "warnings", "alignment", "budget", "settings", "throttled")
+_NESTED = ("kernels", "trials", "rejected", "warnings", "alignment", "budget", "settings", "inputs", "throttled")
 
 
 def infer_format(path: Path) -> Format:

@@ -105,12 +105,17 @@ def choose_model_inputs(
         seed: Seed of random indices.
 
     Raises:
-        ConfigError: If given values do not fit their input, or there is no such input.
+        ConfigError: If given values do not fit their input, there is no such input, or custom operators are wanted.
         GraphError: If an input has no static shape; the message says which to give.
     """
     from deepen.graph import ReadOptions
 
     options, given = options or ReadOptions(), dict(given or {})
+    if options.custom_ops:
+        raise ConfigError(
+            f"{path.name}: no runtime here loads libraries of custom operators to measure",
+            cure="measure the model without them; 'predict' takes --custom-ops",
+        )
     arrays = {name: _read_values(name, value) for name, value in given.items()}
     if path.suffix.lower() != ".onnx":
         return ModelInputs(dict(options.shapes), given=given)

@@ -22,6 +22,7 @@ from deepen.cli.profile import render_measurement
 from deepen.doctor import checks as doctor
 from deepen.doctor.checks import DoctorCheck
 from deepen.errors import MeterError
+from deepen.graph import ReadOptions
 from deepen.measure.conditions.drift_reference import write_empty_model
 from deepen.records import EnergyRecord
 
@@ -82,7 +83,7 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
 
     monkeypatch.setattr(measure, "profile", profile)
     args = ["profile", "m.onnx", "--device", "d", "--meter", "m?x=1", "--threads", "2", "--seconds", "3"]
-    args += ["--shape", "a=1x3", "--shape", "b=7", "--runtime", "r"]
+    args += ["--shape", "a=1x3", "--shape", "b=7", "--dim", "N=2", "--runtime", "r"]
     args += [
         "--input",
         "n=3",
@@ -99,7 +100,7 @@ def test_profile_passes_everything_on_and_prints_every_figure(monkeypatch: pytes
     assert asked == {
         "delegate": "gpu", "prepare": False, "settings": {"governor": "performance"}, "path": "m.onnx",
         "device": "d", "meter": "m?x=1", "threads": 2, "seconds": 3.0, "runtime": "r", "sync": "auto",
-        "shapes": {"a": (1, 3), "b": (7,)}, "inputs": {"n": 3.0, "f": 1.0},
+        "shapes": ReadOptions(shapes={"a": (1, 3), "b": (7,)}, dims={"N": 2}), "inputs": {"n": 3.0, "f": 1.0},
     }  # fmt: skip
     assert found["power_w"] == pytest.approx(3.0)
     for key in ("energy_j", "uncertainty_j", "gross_energy_j", "latency_s", "source", "meter", "runtime_build"):
