@@ -216,6 +216,8 @@ class DemandFinder:
         counted, is_counter = self._count_range(other)
         if is_counter:
             return [InputDemand("rounds", 1, want=self._rounds.get(node.scope.rpartition(".")[0]))]
+        if counted and node.op_type == "Equal":  # one-hot codes by comparison
+            return [_make_index_demand(counted)]
         if counted:
             return [InputDemand("length", 1, math.inf, counted)]
         return [InputDemand("data")]
@@ -326,7 +328,11 @@ class DemandFinder:
                 return InputDemand("size", 0, want={2: min(boxes, 100), 3: 0.5, 4: 0.0}[position])
             case "Dropout", 2:
                 return InputDemand("condition", 0, 1, 0)
-            case (("Where" | "NonZero"), 0) | ("Compress", 1):
+            case "Where", 0:
+                hidden = self._get_value(node.inputs[1])  # what a hidden place gets is far below any score
+                hides = hidden is not None and hidden.dtype.kind == "f" and hidden.size > 0 and hidden.min() < -1e3
+                return InputDemand("mask", 0, 1, float(not hides))
+            case ("NonZero", 0) | ("Compress", 1):
                 return InputDemand("mask", 0, 1, 1)
         if node.op_type in _SEARCHES and node.domain:
             return self._ask_of_search(node, position)

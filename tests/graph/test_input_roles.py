@@ -224,6 +224,28 @@ def test_padding_tokens_are_avoided_and_positions_count_on_behind_the_cache() ->
     assert filled["position_ids"].values.tolist() == [[6, 7, 8, 9, 10]]
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_mask_that_hides_places_hides_none(inverted: bool) -> None:
+    builder = Builder()
+    mask, scores = builder.input("input.5", BOOL, 1, STEPS), builder.input("x", FLOAT, 1, STEPS)
+    hides = builder.add("Not", mask) if inverted else mask
+    y = builder.add("Softmax", builder.add("Where", hides, builder.const(-np.inf, np.float32), scores))
+    filled, (out,) = run(builder.build(y))
+    assert (filled["input.5"].values == inverted).all()
+    assert out.min() > 0
+
+
+def test_one_hot_codes_by_comparison_are_indices() -> None:
+    builder = Builder()
+    tokens = builder.input("input.1", INT64, 1, 64)
+    codes = builder.add("Range", builder.const(0), builder.const(LIMIT), builder.const(1))
+    filled, (out,) = run(
+        builder.build(builder.add("Equal", builder.add("Unsqueeze", tokens, builder.const([2])), codes))
+    )
+    assert filled["input.1"].role == "index"
+    assert (out.sum(axis=2) == 1).all()
+
+
 def test_quantised_data_are_random() -> None:
     builder = Builder()
     pixels = builder.input("pixels", TensorProto.UINT8, 1, 3, 8, 8)
