@@ -11,11 +11,17 @@ from deepen.kernels.families.catalog import complete_params
 from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, UnknownShapeError, index_graph
 from deepen.kernels.families.kernel_layout import KernelLayout
 from deepen.kernels.families.multiply_accumulates import are_node_macs_known, count_node_macs
-from deepen.kernels.families.operator_work import count_bytes_read, count_node_ops
+from deepen.kernels.families.operator_work import count_bytes_read, count_node_ops, note_estimated_work
 from deepen.kernels.families.registry import load_family_definitions, map_operators_to_readers
 from deepen.kernels.types import Kernel
 
-__all__ = ["are_node_macs_known", "count_node_macs", "describe_kernel", "find_boundary_tensors"]
+__all__ = [
+    "are_node_macs_known",
+    "count_node_macs",
+    "describe_kernel",
+    "find_boundary_tensors",
+    "note_estimated_work",
+]
 
 
 def describe_kernel(

@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepen.errors import GraphError, make_unknown_name_error
 from deepen.graph.types import Graph, Node, TensorInfo
-from deepen.kernels.describe import count_node_macs, describe_kernel
-from deepen.kernels.families.operator_work import note_estimated_work
+from deepen.kernels.describe import count_node_macs, describe_kernel, note_estimated_work
 from deepen.kernels.splitting import fusion_rules, onnxruntime_graph
 from deepen.kernels.splitting.converter_passes import apply_converter_passes, find_zero_tensors
 from deepen.kernels.splitting.node_mapping import ExecutedNode, map_scope

@@ -31,7 +31,8 @@ def describe(operator: str, n: int):
 def test_work_grows_with_the_size_and_empty_tensors_stand(operator):
     kernels = [describe(operator, n) for n in (0, 1, 3)]
     work = [k.macs + k.ops + k.bytes_read + k.bytes_written for k in kernels]
-    assert 0 <= work[0] <= work[1] < work[2]
+    assert 0 <= work[0] <= work[1] <= work[2]
+    assert work[1] < work[2] or operator == "SequenceLength"  # a sequence knows its length
     assert kernels[2].ops + kernels[2].macs <= 40 * (kernels[1].ops + kernels[1].macs + 1)
     for kernel in kernels:
         assert all(np.isfinite(v) and v >= 0 for v in compute_features(kernel).values())
