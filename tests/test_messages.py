@@ -31,6 +31,10 @@ FOREIGN = {
         "_infer_node",
     ): "onnx has one class for contradictions and for its own gaps",
     ("deepen/graph/onnx_reader/shape_inference.py", "shorten_error"): "onnx puts its source positions into messages",
+    (
+        "deepen/kernels/splitting/runtime_refusals.py",
+        "_shorten_reason",
+    ): "the runtime puts C++ signatures into messages",
     ("deepen/meters/instruments/otii.py", "_translate_package_errors"): "the package raises bare Exception for it all",
     ("deepen/meters/sensor_files.py", "_make_os_error"): "a device's commands tell the kind of failure in words only",
 }

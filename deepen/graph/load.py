@@ -30,6 +30,7 @@ from deepen.graph.onnx_reader.input_shapes import fix_input_shapes, list_model_i
 from deepen.graph.onnx_reader.normalise import normalise_model
 from deepen.graph.onnx_reader.operator_schemas import check_operator_schemas
 from deepen.graph.onnx_reader.option_names import check_option_names
+from deepen.graph.onnx_reader.runtime_objections import find_file_objections, find_type_objections
 from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
 from deepen.graph.onnx_reader.shape_inference import (
     extract_declared_types,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["load_graph", "load_graph_from_proto"]
 
 _CHUNK_BYTES = 1 << 20
+_MAX_MESSAGE, _MIN_CAUSE = 400, 120  # characters of an error; a cause is shortened, a cure must work when typed
 
 # First bytes of files that are mistaken for ONNX: (offset, magic, description).
 _OTHERS = (
@@ -91,7 +93,8 @@ def load_graph(path: str | os.PathLike[str], shapes: ShapesOrOptions = None) -> 
         try:
             return _build_graph(data, source, source.parent, ReadOptions.from_shapes(shapes), digest)
         except GraphError as error:
-            raise GraphError(shorten_text(str(error)), subject=str(source)) from error.__cause__
+            room = max(_MIN_CAUSE, _MAX_MESSAGE - len(str(source)) - len(error.cure) - 4)
+            raise GraphError(shorten_text(error.cause, room), subject=str(source), cure=error.cure) from error.__cause__
 
 
 def load_graph_from_proto(model: onnx.ModelProto, shapes: ShapesOrOptions = None) -> Graph:
@@ -223,6 +226,7 @@ def _assemble_graph(
     digest: _FileDigest,
 ) -> Graph:
     """Make the graph of a parsed model: steps 2 to 7 of the module's docstring."""
+    objections = find_file_objections(model)
     model, notes = normalise_model(model)  # 2
     check_operator_schemas(model)  # 3
     check_option_names(model, options)
@@ -233,14 +237,15 @@ def _assemble_graph(
     replaced = fix_input_shapes(model.graph, for_inputs, options.dims)
     names = [value.name for value in list_model_inputs(model.graph)]
     # 6. Declared types are stale once a static dimension of an input was replaced.
-    declared = extract_declared_types(model.graph)
-    declared = {} if replaced else substitute_symbols(declared, {**size_symbols(model.graph, symbols), **options.dims})
+    declared = substitute_symbols(
+        extract_declared_types(model.graph), {**size_symbols(model.graph, symbols), **options.dims}
+    )
     inferred = infer_model_shapes(model)
     opsets = {opset.domain: opset.version for opset in inferred.opset_import}
     with RuntimeTypes(opsets, options.custom_ops) as runtime:  # 7
         flattener = GraphFlattener(
             inferred,
-            declared,
+            {} if replaced else declared,
             options=options,
             strict_shapes=bool(for_inputs or options.dims),
             warnings=list(notes),
@@ -248,6 +253,7 @@ def _assemble_graph(
             given=for_tensors,
         )
         flattener.run()
+    objections += find_type_objections(flattener.nodes, flattener.types, declared)
     outputs = [value.name for value in inferred.graph.output]
     tensors: Mapping[str, TensorInfo] = flattener.tensors
     values: Mapping[str, Any] = flattener.values
@@ -262,5 +268,7 @@ def _assemble_graph(
         source_sha256=digest.hexdigest(),
         warnings=tuple(dict.fromkeys(flattener.warnings)),
         unknowns=tuple(flattener.unknowns),
+        custom_ops=options.custom_ops,
+        objections=objections,
         model=inferred,
     )

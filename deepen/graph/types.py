@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DTYPE_BYTES", "Graph", "Node", "TensorInfo", "UnknownPart", "get_scalar_value"]
+__all__ = ["DTYPE_BYTES", "Graph", "Node", "RuntimeObjection", "TensorInfo", "UnknownPart", "get_scalar_value"]
 
 DTYPE_BYTES: dict[str, float] = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8,
@@ -105,6 +105,19 @@ class UnknownPart:
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeObjection:
+    """A fault for which ONNX Runtime refuses a file although the file can be read.
+
+    Attributes:
+        cause: One sentence part.
+        cure: What to change in the file.
+    """
+
+    cause: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """A model as nodes and tensors.
 
@@ -120,6 +133,7 @@ class Graph:
         warnings: Warnings for the user (for example nodes whose result is not used).
         unknowns: Where it is unknown how much work is done (for example a Loop whose trip count is unknown).
         custom_ops: Libraries of custom operators that a runtime needs to take the model.
+        objections: Reasons why ONNX Runtime refuses the file.
         model: The ModelProto without the bytes of large weights (see ``deepen.graph.list_weightless_tensors``), input
             shapes fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
     """
@@ -135,6 +149,7 @@ class Graph:
     warnings: tuple[str, ...] = ()
     unknowns: tuple[UnknownPart, ...] = ()
     custom_ops: tuple[str, ...] = ()
+    objections: tuple[RuntimeObjection, ...] = ()
     model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
 
 

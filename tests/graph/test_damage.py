@@ -92,8 +92,6 @@ def test_tensors_defined_twice(models, save):
     refused(save(models.model(relu, [x], [y])), r"tensor 'y' is written twice \(by node 'two'\)")
     refused(save(models.model(relu[:1], [x], [y], [models.weight("y", 2)])), "tensor 'y' is written twice")
     refused(save(models.model(relu[:1], [x, x], [y])), "input 'x' is declared twice")
-    twice = [models.weight("w", 2), models.weight("w", 2)]
-    refused(save(models.model(relu[:1], [x], [y], twice)), "initialiser 'w' is defined twice")
 
 
 def test_a_node_without_operator_and_a_foreign_data_type(models, save):

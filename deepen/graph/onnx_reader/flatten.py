@@ -257,9 +257,10 @@ class GraphFlattener(GraphUnderConstruction):
                 self._patches[scope.path, name] = (scope.graph, tensor_type)
 
     def _guess_element_type(self, scope: GraphScope, node: onnx.NodeProto) -> int:
-        """Guess the element type of an output that nothing states: that of the first input that has one."""
+        """Guess the element type of an output that nothing states: that of the first input; of text, token numbers."""
         known = [self.types[full].elem_type for name in node.input if (full := scope.resolve(name)) in self.types]
-        return next((elem_type for elem_type in known if elem_type), 1)
+        first = next((elem_type for elem_type in known if elem_type), 1)
+        return 7 if first == 8 else first  # TensorProto.INT64, STRING
 
     def _get_dropout_mask_type(self, flat_node: Node) -> TensorType | None:
         """Type of a Dropout's mask, which ``onnx`` infers only from operator set 12 on."""

@@ -8,26 +8,31 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
-from deepen.graph.onnx_reader.proto_values import list_subgraphs
+from deepen.graph.onnx_reader.proto_values import iter_graphs, list_subgraphs
 from deepen.graph.onnx_reader.shape_inference import shorten_error
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["normalise_model"]
+__all__ = ["normalise_model", "sort_nodes"]
 
 _MAX_NODES = 1_000_000
 _MAX_CALL_DEPTH = 100
 _MAX_VERSION = 10_000
 
+_KNOWN_DOMAINS = {"ai.onnx.ml": 3, "com.microsoft": 1, "com.microsoft.nchwc": 1, "com.ms.internal.nhwc": 1}
+"""Domains whose operators ONNX Runtime takes without an import, and the version assumed."""
+
 
 def normalise_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Bring a parsed model into the form that the rest of the reader relies on.
 
-    1. It has a graph, an IR version and plausible operator sets; the domain ``ai.onnx`` is written as empty.
+    1. It has a graph, an IR version and plausible operator sets; the domain ``ai.onnx`` is written as empty. Domains
+       that a runtime knows need no import.
     2. Local functions are inlined.
     3. Every node has a unique name; nodes in bodies are named ``owner.attribute/name``.
-    4. Every tensor that is read is written exactly once, and nodes are in topological order.
+    4. Every tensor that is read is written exactly once, and nodes are in topological order. Of initialisers with the
+       same name, the last one counts, as in ONNX Runtime.
 
     Args:
         model: May be changed.
@@ -46,12 +51,50 @@ def normalise_model(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str,
     _check_opsets(model.opset_import)
     if not model.opset_import:
         model.opset_import.add(domain="", version=1)  # IR versions 1 and 2 had no other
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = _import_known_domains(model)
     if model.functions:
-        model, warnings = _inline_functions(model)  # 2
+        model, more = _inline_functions(model)  # 2
+        warnings += more
     _name_nodes(model.graph, "", set())  # 3
+    for graph in iter_graphs(model.graph):
+        warnings += _drop_repeated_initialisers(graph)
     _check_references(model.graph, [])  # 4
     return model, warnings
+
+
+def _import_known_domains(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Import the domains that nodes use and a runtime knows without an import; returns notes.
+
+    Raises:
+        GraphError: If a domain is used that nothing imports or knows.
+    """
+    imported = {opset.domain for opset in model.opset_import} | {function.domain for function in model.functions}
+    for node in _iter_nodes(model.graph.node):
+        if node.domain not in imported and node.domain not in ("", "ai.onnx") and node.domain not in _KNOWN_DOMAINS:
+            cause = f"the domain '{node.domain}' of node '{node.name}' ({node.op_type}) is not imported"
+            raise GraphError(cause, cure="add it to the model's opset_import")
+    from onnx import defs
+
+    used = {"" if node.domain == "ai.onnx" else node.domain for node in _iter_nodes(model.graph.node)}
+    notes = []
+    for domain in sorted(used - imported):
+        version = _KNOWN_DOMAINS[domain] if domain else defs.onnx_opset_version()
+        model.opset_import.add(domain=domain, version=version)
+        name = domain or "ai.onnx"
+        notes.append(f"the domain '{name}' is used but not imported; version {version} of it is taken")
+    return tuple(notes)
+
+
+def _drop_repeated_initialisers(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Drop all but the last of several initialisers of the same name; returns notes."""
+    last = {tensor.name: index for index, tensor in enumerate(graph.initializer)}
+    if len(last) == len(graph.initializer):
+        return ()
+    repeated = [index for index, tensor in enumerate(graph.initializer) if last[tensor.name] != index]
+    names = dict.fromkeys(graph.initializer[index].name for index in repeated)
+    for index in reversed(repeated):
+        del graph.initializer[index]
+    return tuple(f"initialiser '{name}' is defined twice; the last one counts" for name in names)
 
 
 def _check_opsets(opsets: Iterable[onnx.OperatorSetIdProto]) -> None:
@@ -211,6 +254,16 @@ def _check_references(graph: onnx.GraphProto, outer: Sequence[set[str]]) -> None
     for node in graph.node:
         for _, body in list_subgraphs(node):
             _check_references(body, visible)
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Bring the nodes of a graph into topological order, in place.
+
+    Raises:
+        GraphError: If the graph has a cycle.
+    """
+    writer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    _sort_topologically(graph, [_list_reads(node) for node in graph.node], writer)
 
 
 def _list_reads(node: onnx.NodeProto) -> list[str]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, SupportsInt, cast
 
 from deepen.errors import GraphError
-from deepen.graph.onnx_reader.proto_values import iter_graphs
+from deepen.graph.onnx_reader.proto_values import iter_graphs, list_subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -66,9 +66,25 @@ def check_operator_schemas(model: onnx.ModelProto) -> None:
     for graph in iter_graphs(model.graph):
         for node in graph.node:
             rules = _get_operator_signature(node.op_type, opsets.get(node.domain, 1), node.domain)
-            problem = rules and _find_signature_problem(node, rules)
+            problem = _find_signature_problem(node, rules) if rules else None
+            if rules and not problem and node.op_type in _CONDITIONS and not node.domain:
+                problem = _find_body_problem(node, rules)
             if problem:
                 raise GraphError(f"node '{node.name}' ({node.op_type}) is malformed: {problem}")
+
+
+_CONDITIONS = {"If": 0, "Loop": 1, "Scan": 0}
+"""Operator with bodies -> outputs of a body that are none of the node: of a Loop, the condition."""
+
+
+def _find_body_problem(node: onnx.NodeProto, rules: _OperatorSignature) -> str | None:
+    """Find the reason why a node does not fit its bodies: their outputs are its own, and it has no other attributes."""
+    for name, body in list_subgraphs(node):
+        written = len(body.output) - _CONDITIONS[node.op_type]
+        if len(node.output) != written:
+            return f"it has {len(node.output)} outputs, but its '{name}' gives {written}"
+    unknown = {attribute.name for attribute in node.attribute} - rules.types.keys()
+    return f"it has no attribute '{min(unknown)}'" if unknown else None
 
 
 def _find_signature_problem(node: onnx.NodeProto, rules: _OperatorSignature) -> str | None:

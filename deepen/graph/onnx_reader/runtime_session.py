@@ -18,7 +18,7 @@ __all__ = [
     "STAND_IN",
     "RuntimeRefusal",
     "is_onnxruntime_available",
-    "map_runtime_domains",
+    "map_runtime_operators",
     "open_session",
     "redirect_to_stand_in",
     "write_stand_in",
@@ -51,14 +51,18 @@ def is_onnxruntime_available() -> bool:
 
 
 @cache
-def map_runtime_domains() -> dict[str, int]:
-    """Map each operator domain that the runtime knows to the newest version of it that an operator of it has."""
+def map_runtime_operators() -> dict[tuple[str, str], tuple[int, ...]]:
+    """Map each operator that the runtime knows, (domain, type), to the versions of its domain that changed it.
+
+    A version that removed it is negative.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    found: dict[str, int] = {}
+    found: dict[tuple[str, str], list[int]] = {}
     for schema in state.get_all_operator_schema():
-        found[schema.domain] = max(found.get(schema.domain, 1), schema.since_version)
-    return found
+        version = -schema.since_version if schema.deprecated else schema.since_version
+        found.setdefault((schema.domain, schema.name), []).append(version)
+    return {key: tuple(sorted(versions, key=abs)) for key, versions in found.items()}
 
 
 def open_session(

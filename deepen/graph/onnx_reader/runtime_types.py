@@ -44,7 +44,7 @@ class RuntimeTypes:
         """
         self._opsets = dict(opsets)
         self._custom_ops = tuple(custom_ops)
-        self._answers: dict[bytes, list[onnx.TypeProto | None]] = {}
+        self._answers: dict[bytes, list[onnx.TypeProto | None] | RuntimeRefusal] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._stand_in_bytes = -1
 
@@ -73,18 +73,43 @@ class RuntimeTypes:
         Returns:
             Types of the outputs by name, as far as known; none if the runtime is not installed or refuses the node.
         """
+        found = self._ask(node, types, values, constant)
+        if isinstance(found, RuntimeRefusal):
+            return {}
+        return {name: TensorType.of(known) for name, known in zip(node.output, found, strict=False) if name and known}
+
+    def find_refusal(
+        self,
+        node: onnx.NodeProto,
+        types: Sequence[onnx.TypeProto | None],
+        values: Sequence[onnx.TensorProto | None],
+        constant: Sequence[bool],
+    ) -> RuntimeRefusal | None:
+        """Find out whether the runtime refuses a node, with arguments as of :meth:`infer_outputs`."""
+        found = self._ask(node, types, values, constant)
+        return found if isinstance(found, RuntimeRefusal) else None
+
+    def _ask(
+        self,
+        node: onnx.NodeProto,
+        types: Sequence[onnx.TypeProto | None],
+        values: Sequence[onnx.TensorProto | None],
+        constant: Sequence[bool],
+    ) -> list[onnx.TypeProto | None] | RuntimeRefusal:
+        """Ask the runtime, or remember its answer about an equal node; an empty list if it cannot be asked."""
         if not is_onnxruntime_available() or node.ByteSize() > _MAX_NODE_BYTES:
-            return {}
+            return []
         if any(known is not None and not _has_element_type(known) for known in types):
-            return {}
+            return []
         model, stand_in_bytes = _build_single_node_model(node, types, values, constant, self._opsets)
         key = model.SerializeToString(deterministic=True)
         if key not in self._answers:
-            self._answers[key] = self._ask(model, stand_in_bytes)
-        found = self._answers[key]
-        return {name: TensorType.of(known) for name, known in zip(node.output, found, strict=True) if name and known}
+            self._answers[key] = self._infer_node_outputs(model, stand_in_bytes)
+        return self._answers[key]
 
-    def _ask(self, model: onnx.ModelProto, stand_in_bytes: int) -> list[onnx.TypeProto | None]:
+    def _infer_node_outputs(
+        self, model: onnx.ModelProto, stand_in_bytes: int
+    ) -> list[onnx.TypeProto | None] | RuntimeRefusal:
         """Ask the runtime; a session states an unknown rank and a scalar alike, so it is asked again about these."""
         from onnx import helper
 
@@ -100,8 +125,8 @@ class RuntimeTypes:
                 for name in unclear:
                     if read_static_shape(ranks[f"rank of {name}"]) != (0,):
                         stated[name].tensor_type.ClearField("shape")
-        except RuntimeRefusal:
-            return answers
+        except RuntimeRefusal as refusal:
+            return refusal
         for index, name in enumerate(model.graph.node[0].output):
             answers[index] = stated.get(name)
         return answers

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deepen.errors import GraphError
+from deepen.graph.onnx_reader.dimension_symbols import UNNAMED, compute_symbol
 from deepen.graph.onnx_reader.proto_values import list_subgraphs
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def list_input_symbols(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
         (value.name, axis, dim.dim_param)
         for value in graph.input
         for axis, dim in enumerate(value.type.tensor_type.shape.dim)
-        if dim.dim_param not in ("", "?")
+        if dim.dim_param not in UNNAMED
     ]
 
 
@@ -81,12 +82,13 @@ def size_symbols(graph: onnx.GraphProto, symbols: Sequence[tuple[str, int, str]]
 
 
 def substitute_symbols(declared: DeclaredTypes, sizes: Mapping[str, int]) -> DeclaredTypes:
-    """Write sizes for the symbols of declared types; the types are changed in place."""
+    """Write sizes for the symbols, and expressions over them, of declared types; these are changed in place."""
     for types in declared.values():
         for known in types.values():
             for dim in known.tensor_type.shape.dim:
-                if dim.dim_param in sizes:
-                    dim.dim_value = sizes[dim.dim_param]
+                size = compute_symbol(dim.dim_param, sizes) if dim.dim_param else None
+                if size is not None:
+                    dim.dim_value = size
     return declared
 
 

@@ -16,7 +16,7 @@ its decisions unchanged:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from deepen.kernels.splitting.value_numbering import find_duplicate_nodes, is_st
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SkeletonModel", "build_skeleton_model", "list_overridable_initialisers"]
+__all__ = ["SkeletonModel", "build_skeleton_model", "list_overridable_initialisers", "map_dtype_to_number"]
 
 _MOVES = frozenset({
     "Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split",
@@ -52,10 +52,12 @@ class SkeletonModel:
     Attributes:
         data: Serialised ``ModelProto``.
         largest_bytes: Required size of the file that its large constants alias, bytes.
+        cut: Nodes cut out of it: what they read it writes, and what they write it reads.
     """
 
     data: bytes
     largest_bytes: int
+    cut: tuple[onnx.NodeProto, ...] = ()
 
 
 def list_overridable_initialisers(model: onnx.ModelProto) -> set[str]:
@@ -65,8 +67,13 @@ def list_overridable_initialisers(model: onnx.ModelProto) -> set[str]:
     return {i.name for i in model.graph.input} & {t.name for t in model.graph.initializer}
 
 
-def build_skeleton_model(graph: Graph) -> SkeletonModel:
-    """Make the skeleton of a graph; ``graph.model`` is not changed."""
+def build_skeleton_model(graph: Graph, cut: Collection[str] = ()) -> SkeletonModel:
+    """Make the skeleton of a graph; ``graph.model`` is not changed.
+
+    Args:
+        graph: With a model.
+        cut: Nodes of the main graph to leave out, because the runtime does not know them.
+    """
     import onnx
 
     assert graph.model is not None
@@ -79,12 +86,47 @@ def build_skeleton_model(graph: Graph) -> SkeletonModel:
         model.graph.input.extend(inputs)
         model.ir_version = 4
     _store_computed_constants(model, graph)  # 2
+    apart = _cut_nodes(model.graph, graph, cut)
     for body in iter_graphs(model.graph):
         _cut_scaled_weights(body)  # 3
     largest = 0
     for tensor in list_weightless_tensors(model):
         largest = max(largest, redirect_to_stand_in(tensor))
-    return SkeletonModel(model.SerializeToString(), largest)
+    return SkeletonModel(model.SerializeToString(), largest, apart)
+
+
+def _cut_nodes(main: onnx.GraphProto, graph: Graph, cut: Collection[str]) -> tuple[onnx.NodeProto, ...]:
+    """Cut nodes out of a graph, so that a runtime sees the rest as it would see it around them.
+
+    1. The nodes are taken out.
+    2. What they read and nodes write becomes outputs; of what they write, outputs of the graph are no longer its own.
+    3. What they write and the graph reads becomes inputs, of the types known.
+    """
+    if not cut:
+        return ()
+    from deepen.graph.onnx_reader.proto_values import make_type_proto
+
+    # 1
+    apart = [type(node).FromString(node.SerializeToString()) for node in main.node if node.name in cut]
+    kept = [type(node).FromString(node.SerializeToString()) for node in main.node if node.name not in cut]
+    del main.node[:]
+    main.node.extend(kept)
+    # 2
+    made = {name for node in apart for name in node.output if name}
+    outputs = [type(o).FromString(o.SerializeToString()) for o in main.output if o.name not in made]
+    del main.output[:]
+    main.output.extend(outputs)
+    listed = {output.name for output in outputs}
+    written = {name for node in kept for name in node.output}
+    for name in dict.fromkeys(name for node in apart for name in node.input):
+        if name in written and name not in listed:
+            main.output.add(name=name)
+    # 3
+    numbers = map_dtype_to_number()
+    for name in sorted(made):
+        tensor = graph.tensors[name]
+        main.input.add(name=name).type.CopyFrom(make_type_proto(numbers.get(tensor.dtype, 1), tensor.shape))
+    return tuple(apart)
 
 
 def _store_computed_constants(model: onnx.ModelProto, graph: Graph) -> None:
@@ -95,7 +137,7 @@ def _store_computed_constants(model: onnx.ModelProto, graph: Graph) -> None:
     3. Leave out both; each output of the nodes of step 1 becomes an initialiser without data.
     4. Let the readers of merged nodes read the outputs of the node that stays, in all bodies.
     """
-    numbers = _map_dtype_to_number()
+    numbers = map_dtype_to_number()
     main = model.graph
     outputs = {o.name for o in main.output}
     nodes = [n for n in graph.nodes if not n.scope]
@@ -160,7 +202,8 @@ def _add_weightless_initialiser(main: onnx.GraphProto, name: str, shape: tuple[i
     mark_weightless(tensor)
 
 
-def _map_dtype_to_number() -> dict[str, int]:
+def map_dtype_to_number() -> dict[str, int]:
+    """Map data types by deepen's names to ``TensorProto.DataType``."""
     import onnx
 
     return {get_dtype_name(n): n for n in onnx.TensorProto.DataType.values() if get_dtype_name(n) in DTYPE_BYTES}

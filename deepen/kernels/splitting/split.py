@@ -72,6 +72,7 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
     if runtime == ORACLE and onnxruntime_graph.is_onnxruntime_available():
         work, answer = _query_onnxruntime(graph)
         work.map_executed_graph(answer.model.graph)
+        work.warnings += answer.notes
         method, evidence = "oracle", answer.evidence
     else:
         found = fusion_rules.load_rules(runtime)

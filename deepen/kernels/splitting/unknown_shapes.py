@@ -20,6 +20,10 @@ from deepen.kernels.types import Kernel
 __all__ = ["describe_unknown_part", "find_unknown_parts", "refuse_unknown_products"]
 
 _READS_NO_DATA = frozenset({"Shape", "Size"})
+_KNOWN_DOMAINS = frozenset(
+    {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
+)
+"""Domains of operators that are specified; those of any other are custom operators, which may do anything."""
 
 
 @dataclass(slots=True)
@@ -39,8 +43,8 @@ def find_unknown_parts(graph: Graph, kernels: Iterable[Kernel]) -> tuple[Unknown
         kernels: Its kernels; only what they execute counts.
 
     Returns:
-        The parts that reading the graph found, each with the products that depend on it, and one for every other node
-        that hides shapes, or whose own multiply-accumulates nothing counts.
+        The parts that reading the graph found, each with the products that depend on it; one for every other node that
+        hides shapes, or whose own multiply-accumulates nothing counts; one for every other custom operator.
     """
     executed = {name for kernel in kernels if kernel.multiplicity for name in kernel.node_names}
     by_node = {node.name: node for node in graph.nodes}
@@ -53,6 +57,12 @@ def find_unknown_parts(graph: Graph, kernels: Iterable[Kernel]) -> tuple[Unknown
     for name, found in hidden.items():
         if name not in stated and name in by_node and found.nodes:
             parts.append(_make_part(by_node[name], found))
+    stated |= {part.node for part in parts}
+    parts += [
+        UnknownPart(node.name, operator := _qualify(node), "shape", f"nothing is known of the work of {operator}")
+        for node in graph.nodes
+        if node.domain not in _KNOWN_DOMAINS and node.name in executed and node.name not in stated
+    ]
     return tuple(parts)
 
 
@@ -100,7 +110,7 @@ def _makes_no_tensor(node: Node, outputs: Collection[str], graph: Graph) -> bool
 
 
 def _make_part(node: Node, hidden: _HiddenNodes) -> UnknownPart:
-    operator = node.op_type if is_standard_domain(node.domain) else f"{node.domain}.{node.op_type}"
+    operator = _qualify(node)
     behind = len(hidden.nodes) - (node.name in hidden.nodes)
     if not hidden.tensor:
         cause = f"no rule counts the multiply-accumulates of {operator} '{node.name}'"
@@ -116,6 +126,10 @@ def _make_part(node: Node, hidden: _HiddenNodes) -> UnknownPart:
     what = f"of {behind} nodes behind it{products}" if behind else "of its output"
     cause = f"{operator} '{node.name}' {verb} {what}"
     return UnknownPart(node.name, operator, kind, cause, f"--shape {hidden.tensor}=DIMS", count)
+
+
+def _qualify(node: Node) -> str:
+    return node.op_type if is_standard_domain(node.domain) else f"{node.domain}.{node.op_type}"
 
 
 def describe_unknown_part(part: UnknownPart) -> str:
