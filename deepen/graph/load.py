@@ -6,7 +6,8 @@
 3. Nodes are checked against the schemas of their operators (:mod:`deepen.graph.onnx_reader.operator_schemas`), and
    the names in the user's options against the model's (:mod:`deepen.graph.onnx_reader.option_names`).
 4. External data is detached (:mod:`deepen.graph.onnx_reader.external_data`).
-5. Input shapes are fixed (:mod:`deepen.graph.onnx_reader.input_shapes`).
+5. Input shapes are fixed (:mod:`deepen.graph.onnx_reader.input_shapes`); where some stay open, the error proposes sizes
+   that the model was tried with (:mod:`deepen.graph.onnx_reader.shape_advice`).
 6. Shapes of the whole model are inferred (:mod:`deepen.graph.onnx_reader.shape_inference`).
 7. The model is flattened into nodes and tensors, and what inference left open is completed
    (:mod:`deepen.graph.onnx_reader.flatten`).
@@ -18,21 +19,24 @@ import hashlib
 import io
 import mmap
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader.external_data import detach_external_data
 from deepen.graph.onnx_reader.flatten import GraphFlattener
-from deepen.graph.onnx_reader.input_shapes import fix_input_shapes, list_model_inputs
+from deepen.graph.onnx_reader.input_shapes import OpenShapesError, fix_input_shapes, list_model_inputs
 from deepen.graph.onnx_reader.normalise import normalise_model
 from deepen.graph.onnx_reader.operator_schemas import check_operator_schemas
 from deepen.graph.onnx_reader.option_names import check_option_names
 from deepen.graph.onnx_reader.runtime_objections import find_file_objections, find_type_objections
 from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
+from deepen.graph.onnx_reader.shape_advice import ProposedOptions, propose_options
 from deepen.graph.onnx_reader.shape_inference import (
+    DeclaredTypes,
     extract_declared_types,
     infer_model_shapes,
     list_input_symbols,
@@ -198,6 +202,12 @@ def _parse_model(data: bytes) -> onnx.ModelProto:
         raise GraphError("not an ONNX model, or a damaged one (protobuf cannot decode it)") from error
 
 
+# The compiled part of onnx raises exceptions of any of these classes; every known case was a damaged file.
+_FOREIGN_ERRORS = (
+    RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, OSError,
+)  # fmt: skip
+
+
 def _build_graph(
     data: bytes | mmap.mmap,
     source: Path,
@@ -213,8 +223,7 @@ def _build_graph(
         raise GraphError(f"the model is malformed: {shorten_error(error)}") from error
     except (RecursionError, MemoryError) as error:
         raise GraphError("the model nests too deeply or needs too much memory to be read") from error
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, OSError) as error:
-        # The compiled part of onnx raises exceptions of any of these classes; every known case was a damaged file.
+    except _FOREIGN_ERRORS as error:
         raise GraphError(f"the model is malformed: {shorten_error(error)}") from error
 
 
@@ -231,29 +240,19 @@ def _assemble_graph(
     check_operator_schemas(model)  # 3
     check_option_names(model, options)
     notes += detach_external_data(model, folder)  # 4
-    # 5
-    for_inputs, for_tensors = split_given_shapes(model.graph, options.shapes)
-    symbols = list_input_symbols(model.graph)
-    replaced = fix_input_shapes(model.graph, for_inputs, options.dims)
-    names = [value.name for value in list_model_inputs(model.graph)]
-    # 6. Declared types are stale once a static dimension of an input was replaced.
-    declared = substitute_symbols(
-        extract_declared_types(model.graph), {**size_symbols(model.graph, symbols), **options.dims}
-    )
-    inferred = infer_model_shapes(model)
-    opsets = {opset.domain: opset.version for opset in inferred.opset_import}
-    with RuntimeTypes(opsets, options.custom_ops) as runtime:  # 7
-        flattener = GraphFlattener(
-            inferred,
-            {} if replaced else declared,
-            options=options,
-            strict_shapes=bool(for_inputs or options.dims),
-            warnings=list(notes),
-            runtime=runtime,
-            given=for_tensors,
-        )
-        flattener.run()
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    with RuntimeTypes(opsets, options.custom_ops) as runtime:
+        try:
+            flattener, declared = _prepare_flattener(model, options, notes, runtime)  # 5, 6
+        except OpenShapesError as error:
+            proposed = propose_options(model.graph, _OptionsTrial(model, options, runtime))
+            if proposed is None:
+                raise
+            raise GraphError(error.cause, cure=f"fix it, for example with {proposed}") from error
+        flattener.run()  # 7
     objections += find_type_objections(flattener.nodes, flattener.types, declared)
+    inferred = flattener.model
+    names = [value.name for value in list_model_inputs(inferred.graph)]
     outputs = [value.name for value in inferred.graph.output]
     tensors: Mapping[str, TensorInfo] = flattener.tensors
     values: Mapping[str, Any] = flattener.values
@@ -272,3 +271,60 @@ def _assemble_graph(
         objections=objections,
         model=inferred,
     )
+
+
+def _prepare_flattener(
+    model: onnx.ModelProto, options: ReadOptions, notes: Sequence[str], runtime: RuntimeTypes
+) -> tuple[GraphFlattener, DeclaredTypes]:
+    """Fix the input shapes of a model and infer the others: steps 5 and 6 of the module's docstring.
+
+    Returns:
+        The pass that is to complete them, and the types that the file declares.
+
+    Raises:
+        OpenShapesError: If an input has no static shape.
+        GraphError: If the options do not fit the model.
+    """
+    # 5
+    for_inputs, for_tensors = split_given_shapes(model.graph, options.shapes)
+    symbols = list_input_symbols(model.graph)
+    replaced = fix_input_shapes(model.graph, for_inputs, options.dims)
+    # 6. Declared types are stale once a static dimension of an input was replaced.
+    declared = substitute_symbols(
+        extract_declared_types(model.graph), {**size_symbols(model.graph, symbols), **options.dims}
+    )
+    flattener = GraphFlattener(
+        infer_model_shapes(model),
+        {} if replaced else declared,
+        options=options,
+        strict_shapes=bool(for_inputs or options.dims),
+        warnings=list(notes),
+        runtime=runtime,
+        given=for_tensors,
+    )
+    return flattener, declared
+
+
+@dataclass(frozen=True, slots=True)
+class _OptionsTrial:
+    """Tries options on a copy of a model whose inputs have open dimensions."""
+
+    model: onnx.ModelProto
+    options: ReadOptions
+    runtime: RuntimeTypes
+
+    def __call__(self, proposed: ProposedOptions) -> int | None:
+        """Read the model; ``None`` if it takes the options, else how many nodes came before the one that does not."""
+        copy = type(self.model)()
+        copy.CopyFrom(self.model)
+        shapes = {**self.options.shapes, **proposed.shapes}
+        options = replace(self.options, shapes=shapes, dims={**self.options.dims, **proposed.dims})
+        try:
+            flattener, _ = _prepare_flattener(copy, options, (), self.runtime)
+        except (GraphError, *_FOREIGN_ERRORS):
+            return 0
+        try:
+            flattener.run()
+        except (GraphError, *_FOREIGN_ERRORS):
+            return len(flattener.nodes)
+        return None

@@ -15,10 +15,11 @@ from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["fix_input_shapes", "list_model_inputs", "parse_shape"]
+__all__ = ["OpenShapesError", "fix_input_shapes", "list_model_inputs", "parse_shape"]
 
-# What the example in an error message puts where the model leaves a dimension open.
-_EXAMPLE_CHANNELS, _EXAMPLE_PIXELS, _EXAMPLE_LENGTH = 3, 224, 128
+
+class OpenShapesError(GraphError):
+    """An input has a dimension that neither the file nor the user gives a size."""
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -68,7 +69,8 @@ def fix_input_shapes(
         Whether a static dimension was replaced.
 
     Raises:
-        GraphError: If a name is unknown, a shape does not fit its input, or a dimension is still open.
+        GraphError: If a name is unknown or a shape does not fit its input.
+        OpenShapesError: If a dimension is still open; everything that was asked for has been fixed then.
     """
     inputs = {value.name: value for value in list_model_inputs(graph)}
     asked = {name: tuple(int(dim) for dim in shape) for name, shape in (shapes or {}).items()}
@@ -138,14 +140,16 @@ def _check_static_shapes(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
             if elements > MAX_ELEMENTS:
                 raise GraphError(f"input '{name}' would have {elements:,} elements; the file is damaged")
         return
-    first = open_inputs[0]
-    cure = " ".join(f"--shape {value.name}={_suggest_shape(value)}" for value in open_inputs[:4])
+    first, others = open_inputs[0], len(open_inputs) - 1
+    more = "" if not others else f"; {others} other input{'s are' if others > 1 else ' is'} open too"
     axis = _find_dynamic_axis(first)
+    shown = ", ".join(f"{value.name} ({_format_declared_shape(value)})" for value in open_inputs[:4])
+    cure = f"give sizes with --shape NAME=DIMS for {shown}"
     if axis == -1:
-        raise GraphError(f"input '{first.name}' has no shape; give it one with {cure}")
+        raise OpenShapesError(f"input '{first.name}' has no shape{more}", cure=cure)
     dim = first.type.tensor_type.shape.dim[axis or 0]
     what = f"a symbolic dimension '{dim.dim_param}'" if dim.dim_param else "an open dimension"
-    raise GraphError(f"input '{first.name}' has {what} (axis {axis}); fix it with {cure}")
+    raise OpenShapesError(f"input '{first.name}' has {what} (axis {axis}){more}", cure=cure)
 
 
 def _find_dynamic_axis(value: onnx.ValueInfoProto) -> int | None:
@@ -161,27 +165,10 @@ def _find_dynamic_axis(value: onnx.ValueInfoProto) -> int | None:
 
 
 def _format_declared_shape(value: onnx.ValueInfoProto) -> str:
+    if not value.type.tensor_type.HasField("shape"):
+        return "any shape"
     dims = value.type.tensor_type.shape.dim
     return (
         "x".join(dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?") for dim in dims)
         or "scalar"
     )
-
-
-def _suggest_shape(value: onnx.ValueInfoProto) -> str:
-    """Suggest a plausible shape of the input's rank, for an error message."""
-    if not value.type.tensor_type.HasField("shape"):
-        return f"1x{_EXAMPLE_CHANNELS}x{_EXAMPLE_PIXELS}x{_EXAMPLE_PIXELS}"
-    dims = value.type.tensor_type.shape.dim
-    image = len(dims) == 4
-    sizes = []
-    for axis, dim in enumerate(dims):
-        if dim.HasField("dim_value") and dim.dim_value >= 0:
-            sizes.append(dim.dim_value)
-        elif axis == 0 or re.search(r"batch|^[nb]$", dim.dim_param, re.IGNORECASE):
-            sizes.append(1)
-        elif image:
-            sizes.append(_EXAMPLE_CHANNELS if axis == 1 else _EXAMPLE_PIXELS)
-        else:
-            sizes.append(_EXAMPLE_LENGTH)
-    return "x".join(map(str, sizes))

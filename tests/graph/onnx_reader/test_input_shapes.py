@@ -31,17 +31,17 @@ def test_parse_shape_refuses(text):
 def test_a_symbolic_dimension_names_input_dimension_and_cure(models):
     with pytest.raises(GraphError) as caught:
         load_graph_from_proto(models.convnet(batch="N"))
-    message = "input 'x' has a symbolic dimension 'N' (axis 0); fix it with --shape x=1x3x8x8"
+    message = "input 'x' has a symbolic dimension 'N' (axis 0); fix it, for example with --shape x=1x3x8x8"
     assert str(caught.value) == message
 
 
 def test_an_unnamed_dimension_and_an_input_without_shape(models):
     with pytest.raises(
-        GraphError, match=r"input 'x' has an open dimension \(axis 2\); fix it with --shape x=1x3x224x224"
+        GraphError, match=r"input 'x' has an open dimension \(axis 2\); fix it, for example with --shape x=1x3x8x8$"
     ):
         load_graph_from_proto(models.convnet(side=None))
     relu = helper.make_node("Relu", ["x"], ["y"])
-    with pytest.raises(GraphError, match="input 'x' has no shape; give it one with --shape x="):
+    with pytest.raises(GraphError, match="input 'x' has no shape; fix it, for example with --shape x="):
         load_graph_from_proto(models.model([relu], [models.unshaped("x")], [models.unshaped("y")]))
     graph = load_graph_from_proto(models.model([relu], [models.unshaped("x")], [models.unshaped("y")]), {"x": (2, 3)})
     assert graph.tensors["y"].shape == (2, 3)
@@ -83,7 +83,7 @@ def test_a_symbol_fixed_in_one_input_holds_in_the_others(models):
     assert [tensor.shape for tensor in graph.inputs] == [(3, 4), (3, 4)]
     with pytest.raises(GraphError, match="dimension 'N' is 3 in input 'a' but 5 in input 'b'"):
         load_graph_from_proto(built, {"a": (3, 4), "b": (5, 4)})
-    with pytest.raises(GraphError, match="--shape a=1x4 --shape b=1x4"):
+    with pytest.raises(GraphError, match=r"1 other input is open too; fix it, for example with --shape a=1x4$"):
         load_graph_from_proto(built)
 
 
