@@ -17,6 +17,13 @@ Params = dict[str, Any]
 
 _KEEP_KERNEL, _KEEP_STRIDE, _KEEP_ACTIVATION = 0.9, 0.93, 0.85
 _MAX_KERNEL = 15
+_SWAP_OPERATOR = 0.35
+_FEWEST_OPERATORS = 8
+_NOT_ON_FLOATS = (
+    "Cast", "Identity", "IsNaN", "IsInf", "Not", "And", "Or", "Xor", "BitwiseNot", "BitShift", "BitwiseAnd",
+    "BitwiseOr", "BitwiseXor",
+)  # fmt: skip
+"""Operators on other data types, to another one, or that do nothing."""
 _LOOKS = 8
 """Configurations looked at for a fitting activation before it is kept."""
 
@@ -33,6 +40,15 @@ def _swap_activation(params: Params, draw: SizeSampler, pool: Sequence[RealConfi
         if all(other.get(name) == params.get(name) for name in ("op", "bias")):
             params["activation"] = other["activation"]
             return
+
+
+def _swap_operator(family: str, params: Params, draw: SizeSampler) -> None:
+    """Sometimes take another operator of a family of several on floating-point numbers: real networks show a few."""
+    known = get_family(family).schema.get("op")
+    if known is None or len(known.choices) < _FEWEST_OPERATORS or not draw.flip(_SWAP_OPERATOR):
+        return
+    if params.get("dtype") == "float32" == params.get("out_dtype", "float32") and params["op"] not in _NOT_ON_FLOATS:
+        params["op"] = str(draw.rng.choice([op for op in known.choices if op not in _NOT_ON_FLOATS]))
 
 
 def _perturb_window(params: Params, draw: SizeSampler) -> None:
@@ -53,6 +69,44 @@ def _perturb_window(params: Params, draw: SizeSampler) -> None:
         params["stride"] = [2 if params["stride"][0] == 1 else 1] * len(params["stride"])
 
 
+_ONE_SIDED_WINDOWS = (2, 3, 3, 5, 5, 7, 9, 11, 15, 20)
+_MOST_STEPS = 2000
+
+
+def _reshape_window(params: Params, draw: SizeSampler) -> None:
+    """Sometimes make the window or the step of a square two-dimensional kernel unequal, or the map a sequence.
+
+    A convolution over time is written with one dimension, or with two of which one has size 1; models of sound and text
+    have both. A runtime may have other code for either.
+    """
+    kernel, pads, spatial = params["kernel"], params["pads"], params["spatial"]
+    if len(kernel) != 2 or len(set(kernel)) > 1 or len(set(pads)) > 1 or max(params["dilation"]) > 1:
+        return
+    axis = int(draw.rng.integers(2))
+    if draw.flip(0.07):  # a sequence of steps
+        steps = min(prod(spatial), draw.length(_MOST_STEPS), _MOST_STEPS)
+        window = min(int(draw.rng.choice(_ONE_SIDED_WINDOWS)), steps) if max(kernel) > 1 else 1
+        front = int(draw.rng.choice([0, window // 2, window - 1]))
+        back = min(front, window // 2)
+        params["spatial"], params["kernel"], params["pads"] = [1, 1], [1, 1], [0, 0, 0, 0]
+        params["spatial"][axis], params["kernel"][axis] = max(steps, 1), max(window, 1)
+        params["pads"][axis], params["pads"][2 + axis] = front, back
+        stride = max(params["stride"])
+        params["stride"] = [1, 1]
+        params["stride"][axis] = stride
+        if draw.flip(0.5):
+            for name, size in (("spatial", 1), ("kernel", 1), ("stride", 1), ("dilation", 1), ("pads", 2)):
+                params[name] = params[name][axis::2] if size == 2 else [params[name][axis]]
+        return
+    if max(kernel) > 1 and draw.flip(0.04):
+        window = 1 if draw.flip(0.6) else min(int(draw.rng.choice(_ONE_SIDED_WINDOWS)), spatial[axis])
+        params["kernel"] = [window if i == axis else kernel[0] for i in range(2)]
+        sides = [min(pads[0], window // 2) if i == axis else pads[0] for i in range(2)]
+        params["pads"] = [*sides, *sides]
+    if draw.flip(0.04) and len(set(params["stride"])) == 1:
+        params["stride"] = [1 if i == axis else 2 for i in range(2)]
+
+
 def _perturb_conv(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     groups, c_in, c_out = params["groups"], params["c_in"], params["c_out"]
     both = draw.factor()  # a wide network is wide on both sides of a layer
@@ -68,6 +122,8 @@ def _perturb_conv(params: Params, draw: SizeSampler, pool: Sequence[RealConfigur
     params["spatial"] = draw.sides(params["spatial"])
     params["batch"] = draw.batch(params["batch"])
     _perturb_window(params, draw)
+    if groups in (1, c_in):
+        _reshape_window(params, draw)
     _swap_activation(params, draw, pool)
     if draw.flip(0.04):  # a fused residual stays: whether one is fused depends on the runtime
         params["bias"] = not params["bias"]
@@ -157,6 +213,8 @@ def _perturb_shapes(
 
 def _perturb_token_shapes(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     """Map every size in parameters that are shapes of tokens: sizes in the middle are heads and tokens, not sides."""
+    if "axis" in params and not params.get("bias_shape", [0]) and draw.flip(0.12):
+        params["axis"] = int(draw.rng.integers(len(params["shape"])))  # a softmax over the channels of a map, say
     return _perturb_shapes(params, draw, pool, tokens=True)
 
 
@@ -323,4 +381,7 @@ def perturb_params(
     if kind not in _PERTURBATIONS:
         raise make_unknown_name_error(f"[sampling] kind in kernels/families/{name}.toml", kind, _PERTURBATIONS)
     copy = {key: list(value) if isinstance(value, list) else value for key, value in params.items()}
-    return copy if draw.spread == 0 else _PERTURBATIONS[kind](copy, draw, pool)
+    if draw.spread == 0:
+        return copy
+    _swap_operator(name, copy, draw)
+    return _PERTURBATIONS[kind](copy, draw, pool)

@@ -14,6 +14,7 @@ from deepen.predictors.fitting.folds import FamilyData
 from deepen.predictors.fitting.shared_gaussian_process import SharedProcessPart
 from deepen.predictors.inference.columns import list_column_names
 from deepen.predictors.inference.conformal import compute_family_half_width
+from deepen.predictors.inference.family_priors import compute_prior_half_width, load_family_priors
 from deepen.predictors.inference.family_regressors import PredictorParameters
 from deepen.predictors.inference.roofline import compute_log_roofline
 from deepen.predictors.inference.tree_ensemble import TreeEnsemble, concatenate_ensembles
@@ -101,7 +102,7 @@ def pack_parameters(
         # 1. Range and roofline.
         p.range_low[i], p.range_high[i] = rows.columns.min(0), rows.columns.max(0)
         if fit is None:
-            p.work[i] = _scale_pooled_roofline(rows, pooled)
+            p.work[i], p.half_width[i] = _scale_pooled_roofline(rows, pooled)
         else:
             p.work[i] = fit.work
             p.half_width[i] = compute_family_half_width(residual[family_of == rows.name], residual[covered])
@@ -138,11 +139,18 @@ def pack_parameters(
     )
 
 
-def _scale_pooled_roofline(rows: FamilyData, pooled: PooledRoofline) -> Floats:
-    """The pooled roofline, scaled by the few rows a family has; shrunk as if three rows had agreed with it."""
+def _scale_pooled_roofline(rows: FamilyData, pooled: PooledRoofline) -> tuple[Floats, float]:
+    """The pooled roofline, scaled by the few rows a family has, as if three rows had agreed with the family's prior.
+
+    Returns:
+        Its coefficients, and the half-width of the interval: the prior's, or the pooled one for families without.
+    """
     bias = np.log(rows.energy_j) - compute_log_roofline(rows.terms, pooled.work)
-    n = len(rows.keys)
-    return np.asarray(pooled.work * np.exp(float(np.median(bias)) * n / (n + _SHRINK_ROWS)))
+    n, prior = len(rows.keys), load_family_priors().get(rows.name)
+    expected = 0.0 if prior is None else prior.log_ratio
+    scale = float(np.exp((float(np.median(bias)) * n + expected * _SHRINK_ROWS) / (n + _SHRINK_ROWS)))
+    half_width = pooled.half_width if prior is None else float(compute_prior_half_width(prior.spread))
+    return np.asarray(pooled.work * scale), half_width
 
 
 def _expand_tree_columns(forest: TreeEnsemble, active: NDArray[np.int64], factor: float) -> TreeEnsemble:

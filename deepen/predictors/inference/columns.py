@@ -20,11 +20,13 @@ from deepen.errors import PredictorError
 from deepen.predictors.inference.loop_costs import LOOP_TERMS, compute_loop_terms
 
 __all__ = [
+    "OPERATOR_SPAN",
     "WORK_TERMS",
     "compute_work_terms",
     "list_column_names",
     "make_columns",
     "select_base_roofline_terms",
+    "select_coordinate_columns",
     "select_extrapolation_columns",
     "select_physical_coordinates",
     "select_size_columns",
@@ -56,11 +58,15 @@ _OPERANDS = (("m", "k"), ("k", "n"))
 """Sizes of the two matrices of a product. Whether one fits a cache is a step along the sum of two logarithms, which a
 process with a length scale for each of them can only follow by giving up what it learned across both."""
 _REST = " rest"
-_CODES: Mapping[str, int] = {"op_code": 40, "activation_code": 20}
+OPERATOR_SPAN = 40
+"""Columns of operators; codes of one family lie within that span."""
+_CODES: Mapping[str, int] = {"op_code": OPERATOR_SPAN, "activation_code": 20}
 """Categorical features and how many one-hot columns each gets; a code goes to column ``code % count``, and codes of one
 family lie within a span of 40 (see ``deepen.kernels.families.operator_costs``)."""
 _SHARES = ("intensity", "waste_")
 """Features (by prefix) that say nothing about extrapolation: they are bounded or follow from the others."""
+_WORK = ("macs", "ops", "bytes_", "elements_", "im2col_bytes")
+"""Features (by prefix) that count work: they follow from sizes and kinds."""
 _SUMS = ("bytes_read", "bytes_out")
 """Features that follow from others; a smooth function of the others needs no length scale for them."""
 
@@ -92,6 +98,13 @@ def select_extrapolation_columns(feature_names: Sequence[str]) -> NDArray[np.boo
     """Select the columns that tell if a kernel lies outside the training range, as a mask of shape (columns,)."""
     names = list_column_names(feature_names)
     return np.array([not (n.startswith(_SHARES) or _is_derived(n)) for n in names])
+
+
+def select_coordinate_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:
+    """Select the columns that say where a kernel lies, as a mask of shape (columns,): sizes and kinds, no work."""
+    inside = select_extrapolation_columns(feature_names)
+    placed = [not n.startswith(_WORK) for n in list_column_names(feature_names)]
+    return np.asarray(inside & np.array(placed))
 
 
 def select_size_columns(feature_names: Sequence[str]) -> NDArray[np.bool_]:

@@ -13,7 +13,13 @@ range, its values kept near those seen, and the roofline carries the rest: what 
 fitted to is worth less than what it says of the last of them. A process shared with other families is not faded: they
 may have rows there.
 Whatever the learners say, ``E / work`` stays within a factor of two of the values seen in training.
-Other kernels get the roofline of their family where the dataset has a few rows of it, else the pooled one.
+Other kernels get the roofline of their family where the dataset has a few rows of it, else the pooled one times what is
+known of the family beforehand (:mod:`deepen.predictors.inference.family_priors`). So is an operator that the family's
+rows do not have: by how it compares with those they have.
+
+Outside the range two things widen the interval: the distance, over all sizes and kinds together, and how far the
+regressor's answer is from the pooled roofline's, two opinions of which nobody knows which is right. Beyond a factor of
+four the prediction meets the roofline half-way.
 """
 
 from __future__ import annotations
@@ -25,11 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.predictors.inference.columns import (
+    OPERATOR_SPAN,
     compute_work_terms,
     list_column_names,
     make_columns,
+    select_coordinate_columns,
     select_extrapolation_columns,
 )
+from deepen.predictors.inference.conformal import Z
+from deepen.predictors.inference.family_priors import compute_prior_half_width, load_family_priors, look_up_priors
 from deepen.predictors.inference.gaussian_process import compute_matern
 from deepen.predictors.inference.roofline import compute_log_roofline
 from deepen.predictors.inference.tree_ensemble import TreeEnsemble, evaluate_trees
@@ -41,6 +51,10 @@ Floats = NDArray[np.float64]
 RANGE_MARGIN = float(np.log(1.25))
 """Distance beyond the training range (log units) from which on a kernel counts as extrapolated."""
 _HAND_OVER = 0.7
+_WIDENING = 0.4
+"""Standard error of log energy per log unit far outside the range; near its edge it grows with the square."""
+_TOLERATED_GAP = float(np.log(4.0))
+"""Log distance between regressor and pooled roofline from which on an extrapolation gives way to the latter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +144,62 @@ class PredictorParameters:
         covered = np.append(self.regressor, False)[family]
         half_width = self.half_width[family].copy()
         outside = np.zeros(len(family), dtype=bool)
+        # 1. Families that nobody measured: the pooled roofline times their prior.
+        codes = raw[:, self.feature_names.index("op_code")] if "op_code" in self.feature_names else np.zeros(len(raw))
+        ratio, spread = look_up_priors(families, codes)
+        pooled = compute_log_roofline(terms, self.work[-1]) + ratio
+        foreign = (family == count) & (count > 0)
+        log_energy[foreign] = pooled[foreign]
+        half_width[foreign] = compute_prior_half_width(spread[foreign])
+        # 2. Families with a regressor.
         rows = np.flatnonzero(covered)
         if rows.size:
             x = make_columns(raw[rows], self.feature_names)
-            residual, distance = self._residual(x, family[rows])
+            residual, distance, reach, shift = self._residual(x, family[rows])
             log_energy[rows] += residual
-            half_width[rows] *= 1.0 + distance
-            outside[rows] = distance > 0
+            # 3. Operators that the family's rows do not have: by how they compare with those they have.
+            new, step = self._compare_operators(family[rows], codes[rows])
+            log_energy[rows] += step
+            # 4. Outside the range: wider with the distance, and with the gap to the pooled roofline.
+            gap = log_energy[rows] - pooled[rows]
+            log_energy[rows] -= shift * 0.5 * np.sign(gap) * np.maximum(np.abs(gap) - _TOLERATED_GAP, 0.0)
+            far = np.hypot(half_width[rows] * (1.0 + distance), Z * _WIDENING * reach**2 / (1.0 + reach))
+            far = np.maximum(far, shift**2 * np.abs(log_energy[rows] - pooled[rows]))
+            half_width[rows] = np.where(new, np.hypot(far, compute_prior_half_width(spread[rows])), far)
+            outside[rows] = (distance > 0) | new
         return KernelEnergies(np.exp(np.clip(log_energy, -60.0, 60.0)), half_width, covered, outside)
 
-    def _residual(self, x: NDArray[np.float32], family: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """log(E / work) of kernels with a regressor, and their distance outside the training range."""
+    def _compare_operators(self, family: NDArray[np.int64], codes: Floats) -> tuple[NDArray[np.bool_], Floats]:
+        """Find the kernels whose operator their family's rows do not have, and the step to it from those they have.
+
+        Returns:
+            Mask of such kernels, and log ratios to add, 0 for others, each of shape (n,).
+        """
+        new, step = np.zeros(len(family), dtype=bool), np.zeros(len(family))
+        names = list_column_names(self.feature_names)
+        if "op_code=0" not in names:
+            return new, step
+        first = names.index("op_code=0")
+        seen = self.range_high[:, first : first + OPERATOR_SPAN] > 0
+        new = ~seen[family, np.mod(codes, OPERATOR_SPAN).astype(np.int64)]
+        known = load_family_priors()
+        for f in np.unique(family[new]):
+            prior = known.get(self.families[f])
+            if prior is not None:
+                # Codes of a family lie within one span, so that the remainder says which of them was seen.
+                had = [p.log_ratio for c, p in prior.operators.items() if seen[f, c % OPERATOR_SPAN]]
+                base = float(np.mean(had)) if had else prior.log_ratio
+                rows = np.flatnonzero(new & (family == f))
+                step[rows] = [prior.find(int(c)).log_ratio - base for c in codes[rows].tolist()]
+        return new, step
+
+    def _residual(self, x: NDArray[np.float32], family: NDArray[np.int64]) -> tuple[Floats, Floats, Floats, Floats]:
+        """Evaluate the regressors.
+
+        Returns:
+            log(E / work); the greatest distance of a column outside the training range; that of all sizes and kinds
+            together; and how far trees have handed over, 0..1. Each of shape (n,).
+        """
         low, high = self.range_low[family], self.range_high[family]
         tested = select_extrapolation_columns(self.feature_names)
         beyond = np.maximum(np.maximum(low - x, x - high)[:, tested].astype(np.float64) - RANGE_MARGIN, 0.0)
@@ -158,7 +217,9 @@ class PredictorParameters:
         smooth = np.where(shared, 1.0, 1.0 - hand_over) * self._gaussian(((held - mean) / scale), family)
         on_trend = self.trend_share[family] + hand_over * self.hand_over[family]
         total = (1.0 - hand_over) * trees + smooth + self.constant[family] + on_trend * trend
-        return np.clip(total, self.trend_low[family], self.trend_high[family]), distance
+        total = np.clip(total, self.trend_low[family], self.trend_high[family])
+        coordinates = select_coordinate_columns(self.feature_names)[tested]
+        return total, distance, np.sqrt((beyond[:, coordinates] ** 2).sum(axis=1)), hand_over
 
     def _gaussian(self, standard: Floats, family: NDArray[np.int64]) -> Floats:
         result = np.zeros(len(family))

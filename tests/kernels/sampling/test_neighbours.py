@@ -79,3 +79,33 @@ def test_unknown_kind_in_a_family_file_is_an_error(monkeypatch):
     monkeypatch.setattr("deepen.kernels.sampling.neighbours.get_family", lambda name: wrong)
     with pytest.raises(ConfigError, match="did you mean conv"):
         moved("lrn", load_real_configurations("lrn")[0].params)
+
+
+def draws(family: str, count: int = 1500) -> list[dict]:
+    rows = load_real_configurations(family)
+    made = (canonicalise_params(family, moved(family, rows[i % len(rows)].params, i)) for i in range(count))
+    return [params for params in made if params is not None]
+
+
+@pytest.mark.parametrize("family", ["conv-bn-relu", "dwconv-bn-relu"])
+def test_sequences_and_unequal_windows_and_strides_are_drawn(family):
+    made = draws(family)
+    flat = [p for p in made if len(p["spatial"]) == 2]
+    one_sided = [p for p in flat if min(p["spatial"]) == 1 and max(p["spatial"]) > 8]
+    assert {p["spatial"].index(1) for p in one_sided} == {0, 1}
+    assert {max(p["kernel"]) > 1 for p in one_sided} == {True, False}
+    assert any(len(p["spatial"]) == 1 for p in made)
+    assert any(len(set(p["kernel"])) == 2 and min(p["spatial"]) > 1 for p in flat)
+    assert any(len(set(p["stride"])) == 2 for p in flat)
+    assert any(p["batch"] > 1 for p in made)
+
+
+def test_families_of_many_operators_show_more_than_real_networks_do():
+    for family, least in (("elementwise", 20), ("binary", 10), ("reduce", 9)):
+        real = {row.params["op"] for row in load_real_configurations(family)}
+        drawn = {p["op"] for p in draws(family)}
+        assert len(drawn) >= max(least, len(real))
+
+
+def test_a_softmax_runs_along_inner_axes_too():
+    assert any(p["axis"] < len(p["shape"]) - 1 for p in draws("softmax", 300))
