@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import proto_values
 from deepen.graph.onnx_reader.graph_scope import GraphScope, GraphUnderConstruction
+from deepen.graph.onnx_reader.growing_states import Growth, find_growth
 from deepen.graph.onnx_reader.loop_rounds import RoundCount, count_rounds
 from deepen.graph.onnx_reader.proto_values import TensorType
 from deepen.graph.types import Node, TensorInfo, UnknownPart
@@ -175,7 +176,8 @@ def _flatten_loop(
     2. The body is flattened, and the multiplicity of its nodes multiplied by the number of rounds: what the user says,
        what is counted, or 1 if that is not known.
     3. A state's type is that of the body's output if its shape is the same after every iteration; without iterations,
-       it is that of the Loop's input. Its value is known if it is one that decides about the rounds.
+       it is that of the Loop's input; one that grows by the same amount every round has grown by then. Its value
+       is known if it is one that decides about the rounds.
     4. A scan output gets a leading axis of the number of rounds.
 
     Source: https://onnx.ai/onnx/operators/onnx__Loop.html.
@@ -197,13 +199,16 @@ def _flatten_loop(
     bound |= _map_input_types(flattener, formal[2:], states)
     # 2
     first = len(flattener.nodes)
-    inner, steady = _flatten_loop_body(
-        flattener, scope, body, path, bound, assume, formal[2:], body.output[1:], flat_node.multiplicity
-    )
+    passes = _BodyPasses(flattener, scope, body, path, assume, flat_node.multiplicity)
+    inner, steady, growth = passes.flatten_steadily(bound, formal[2:], body.output[1:])
     count = _count_loop_rounds(flattener, inner, body, wanted, start, states)
     if node.name in flattener.options.rounds:
         count = RoundCount(flattener.options.rounds[node.name])
     trips = count.rounds
+    if growth and trips != 0:
+        inner = passes.flatten_grown(bound, growth, trips or 1)
+        grown = ", ".join(f"'{name}' at {'x'.join(map(str, g.average_dims(trips or 1)))}" for name, g in growth.items())
+        flattener.warn(f"states of '{node.name}' grow every round and are counted at their average size: {grown}")
     if trips is None:
         _report_unknown_rounds(flattener, flat_node)
     elif not count.exact:
@@ -225,6 +230,8 @@ def _flatten_loop(
                 found[output] = flattener.types.get(states[index])
             elif index < len(steady) and steady[index]:
                 found[output] = tensor_type
+            elif trips is not None and formal[index + 2] in growth:
+                found[output] = TensorType(tensor_type.elem_type, growth[formal[index + 2]].compute_dims(trips))
         elif trips is not None:  # 4
             found[output] = _stack_tensor_type(tensor_type, trips, 0)
     return found, values
@@ -305,9 +312,8 @@ def _flatten_scan(
     # 2
     outputs = list(body.output)
     first = len(flattener.nodes)
-    inner, steady = _flatten_loop_body(
-        flattener, scope, body, path, bound, {}, formal[:count], outputs, flat_node.multiplicity
-    )
+    passes = _BodyPasses(flattener, scope, body, path, {}, flat_node.multiplicity)
+    inner, steady, _ = passes.flatten_steadily(bound, formal[:count], outputs)
     trips = flattener.options.rounds.get(node.name, trips)
     if trips is None:
         _report_unknown_rounds(flattener, flat_node)
@@ -339,63 +345,122 @@ def _map_input_types(
     }
 
 
-def _flatten_loop_body(
-    flattener: GraphUnderConstruction,
-    scope: GraphScope,
-    body: onnx.GraphProto,
-    path: str,
-    bound: dict[str, TensorType],
-    assume: ConstantValues,
-    states: Sequence[str],
-    outputs: Sequence[onnx.ValueInfoProto],
-    multiplicity: float,
-) -> tuple[GraphScope, list[bool]]:
-    """Flatten a body that passes states from one iteration to the next.
+@dataclass(slots=True)
+class _BodyPasses:
+    """Passes over the body of one Loop or Scan, of which only the last one counts.
 
-    1. States are first assumed to keep their shape; in deeply nested bodies, to have an unknown one.
-    2. The body is flattened. A state is steady if its shape after the body is known and equals that before.
-    3. If a state with a known shape is not steady, its shape is dropped and the body is flattened again; the second
-       time, all shapes are dropped, so that there are at most three passes.
-
-    Returns:
-        The body's scope, and for each state whether its shape is the same after every iteration.
+    Attributes:
+        flattener: The pass over the model.
+        scope: Graph around the body.
+        body: The body.
+        path: Its path.
+        assume: Values taken for inputs of the body.
+        multiplicity: Executions of the node around it.
+        marks: How many nodes, warnings and unknown parts there were before.
     """
-    first_node, first_warning = len(flattener.nodes), len(flattener.warnings)
-    first_unknown = len(flattener.unknowns)
-    retried = False
 
-    def flatten_body() -> GraphScope:
-        inner = flattener.open_scope(path, body, scope)
-        for name, value in assume.items():
-            flattener.define(inner, name, TensorType(9, ()), constant=True, value=value)
-        flattener.define_inputs(inner, bound)
-        flattener.flatten_nodes(inner, multiplicity)
+    flattener: GraphUnderConstruction
+    scope: GraphScope
+    body: onnx.GraphProto
+    path: str
+    assume: ConstantValues
+    multiplicity: float
+    marks: tuple[int, int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        into = self.flattener
+        self.marks = (len(into.nodes), len(into.warnings), len(into.unknowns))
+
+    def flatten_body(self, bound: dict[str, TensorType]) -> GraphScope:
+        """Flatten the body with these types of its inputs, in place of the pass before."""
+        into = self.flattener
+        del into.nodes[self.marks[0] :], into.warnings[self.marks[1] :], into.unknowns[self.marks[2] :]
+        inner = into.open_scope(self.path, self.body, self.scope)
+        for name, value in self.assume.items():
+            into.define(inner, name, TensorType(9, ()), constant=True, value=value)
+        into.define_inputs(inner, bound)
+        into.flatten_nodes(inner, self.multiplicity)
         return inner
 
-    def drop_shapes(names: Collection[str]) -> None:
+    def flatten_steadily(
+        self, bound: dict[str, TensorType], states: Sequence[str], outputs: Sequence[onnx.ValueInfoProto]
+    ) -> tuple[GraphScope, list[bool], Mapping[str, Growth]]:
+        """Flatten a body that passes states from one round to the next, claiming nothing that not all rounds share.
+
+        1. States are first assumed to keep their shape; in deeply nested bodies, to have an unknown one.
+        2. The body is flattened. A state is steady if its shape after the body is known and equals that before.
+        3. If some grow, the body is flattened for the second round, to see whether they grow by as much again.
+        4. If a state with a known shape is not steady, its shape is dropped and the body is flattened again; the second
+           time, all shapes are dropped, so that there are at most four passes.
+
+        Returns:
+            The body's scope; for each state whether its shape is the same after every round; and those that grow.
+        """
+        growth: Mapping[str, Growth] = {}
+        nested = self.scope.depth >= _MAX_RETRY_DEPTH
+        bound = dict(bound)
+        if nested:  # 1
+            self._drop_shapes(bound, states)
+        for attempt in range(4):
+            inner = self.flatten_body(bound)  # 2
+            shapes = self._list_state_shapes(inner, states, outputs)
+            steady = [before is not None and before == after for _, before, after in shapes]
+            unsteady = [name for (name, _, _), same in zip(shapes, steady, strict=True) if not same]
+            if not any(name in bound and bound[name].dims is not None for name in unsteady):
+                break
+            if not attempt:
+                growth = self._confirm_growth(bound, find_growth(shapes), states, outputs)  # 3
+            self._drop_shapes(bound, states if attempt else unsteady)  # 4
+        return inner, steady, growth
+
+    def _confirm_growth(
+        self,
+        bound: dict[str, TensorType],
+        growth: Mapping[str, Growth],
+        states: Sequence[str],
+        outputs: Sequence[onnx.ValueInfoProto],
+    ) -> Mapping[str, Growth]:
+        """Keep the states that grow in the second round as in the first."""
+        if not growth:
+            return {}
+        second = bound | {
+            name: TensorType(bound[name].elem_type, g.compute_dims(1)) for name, g in growth.items() if name in bound
+        }
+        again = find_growth(self._list_state_shapes(self.flatten_body(second), states, outputs))
+        return {name: g for name, g in growth.items() if name in again and again[name].step == g.step}
+
+    def flatten_grown(self, bound: dict[str, TensorType], growth: Mapping[str, Growth], rounds: int) -> GraphScope:
+        """Flatten the body with states of average size; values that depend on the size are not kept."""
+        into, prefix = self.flattener, f"{self.path}/"
+        known = {name for name in into.values if name.startswith(prefix)}
+        constant = {name for name, tensor in into.tensors.items() if name.startswith(prefix) and tensor.constant}
+        sizes = {name: TensorType(bound[name].elem_type, g.average_dims(rounds)) for name, g in growth.items()}
+        inner = self.flatten_body(bound | sizes)
+        for name in [name for name in into.values if name.startswith(prefix) and name not in known]:
+            del into.values[name]
+        for name, tensor in list(into.tensors.items()):
+            if name.startswith(prefix) and tensor.constant and name not in constant:
+                into.tensors[name] = replace(tensor, constant=False)
+        return inner
+
+    def _list_state_shapes(
+        self, inner: GraphScope, states: Sequence[str], outputs: Sequence[onnx.ValueInfoProto]
+    ) -> list[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]]:
+        """List name, shape before the round and shape after it of every state."""
+        return [
+            (
+                name,
+                _get_tensor_type(self.flattener, inner, name).dims,
+                _get_tensor_type(self.flattener, inner, output.name).dims,
+            )
+            for name, output in zip(states, outputs, strict=False)
+        ]
+
+    @staticmethod
+    def _drop_shapes(bound: dict[str, TensorType], names: Collection[str]) -> None:
         for name in names:
             if name in bound:
                 bound[name] = TensorType(bound[name].elem_type, None)
-
-    if scope.depth >= _MAX_RETRY_DEPTH:  # 1
-        drop_shapes(states)
-    while True:
-        # 2
-        inner = flatten_body()
-        steady = []
-        for name, output in zip(states, outputs, strict=False):
-            before = _get_tensor_type(flattener, inner, name).dims
-            after = _get_tensor_type(flattener, inner, output.name).dims
-            steady.append(before is not None and before == after)
-        unsteady = {name for name, same in zip(states, steady, strict=False) if not same}
-        if not any(name in bound and bound[name].dims is not None for name in unsteady):
-            return inner, steady
-        # 3
-        drop_shapes(states if retried else unsteady)
-        retried = True
-        del flattener.nodes[first_node:]
-        del flattener.warnings[first_warning:]
-        del flattener.unknowns[first_unknown:]
 
 
 def _multiply_executions(flattener: GraphUnderConstruction, first: int, trips: float) -> None:
