@@ -28,7 +28,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader.external_data import detach_external_data
 from deepen.graph.onnx_reader.flatten import GraphFlattener
-from deepen.graph.onnx_reader.input_shapes import OpenShapesError, fix_input_shapes, list_model_inputs
+from deepen.graph.onnx_reader.input_shapes import (
+    OpenShapesError,
+    describe_empty_inputs,
+    fix_input_shapes,
+    list_model_inputs,
+)
 from deepen.graph.onnx_reader.normalise import normalise_model
 from deepen.graph.onnx_reader.operator_schemas import check_operator_schemas
 from deepen.graph.onnx_reader.option_names import check_option_names
@@ -288,6 +293,7 @@ def _prepare_flattener(
     # 5
     for_inputs, for_tensors = split_given_shapes(model.graph, options.shapes)
     symbols = list_input_symbols(model.graph)
+    empty = [text for name, text in describe_empty_inputs(model.graph).items() if name not in for_inputs]
     replaced = fix_input_shapes(model.graph, for_inputs, options.dims)
     # 6. Declared types are stale once a static dimension of an input was replaced.
     declared = substitute_symbols(
@@ -298,7 +304,7 @@ def _prepare_flattener(
         {} if replaced else declared,
         options=options,
         strict_shapes=bool(for_inputs or options.dims),
-        warnings=list(notes),
+        warnings=[*notes, *empty],
         runtime=runtime,
         given=for_tensors,
     )

@@ -15,7 +15,7 @@ from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OpenShapesError", "fix_input_shapes", "list_model_inputs", "parse_shape"]
+__all__ = ["OpenShapesError", "describe_empty_inputs", "fix_input_shapes", "list_model_inputs", "parse_shape"]
 
 
 class OpenShapesError(GraphError):
@@ -100,6 +100,20 @@ def fix_input_shapes(
                 dim.dim_value = sizes[dim.dim_param]
     _check_static_shapes(inputs)  # 5
     return replaced
+
+
+def describe_empty_inputs(graph: onnx.GraphProto) -> dict[str, str]:
+    """Describe the inputs that the file itself declares to be empty (a cache before the first step), by name.
+
+    Args:
+        graph: As the file declares it.
+    """
+    return {
+        value.name: f"input '{value.name}' is empty by the file ({_format_declared_shape(value)}); "
+        "--shape gives another size"
+        for value in list_model_inputs(graph)
+        if any(dim.HasField("dim_value") and dim.dim_value == 0 for dim in value.type.tensor_type.shape.dim)
+    }
 
 
 def _check_requested_shape(name: str, shape: tuple[int, ...], inputs: Mapping[str, onnx.ValueInfoProto]) -> None:

@@ -221,7 +221,7 @@ def _layout(params: Params) -> KernelLayout:
 def _dims(params: Params) -> dict[str, float]:
     return {
         "batch": params["batch"], "m": params["q_len"], "n": params["kv_len"], "k": params["head_dim"],
-        "gemm_batch": params["batch"] * params["heads"], "groups": params["heads"] // params["kv_heads"],
+        "gemm_batch": params["batch"] * params["heads"], "groups": params["heads"] // max(1, params["kv_heads"]),
         "axis_size": params["kv_len"], "c_in": params["hidden_in"], "c_out": params["heads"] * params["v_head_dim"],
         "op_code": get_operator_code(params["op"]), "has_bias": float(params["mask"]),
     }  # fmt: skip

@@ -86,7 +86,7 @@ def _transpose_dims(params: Params) -> dict[str, float]:
     moved = shape[perm[kept - 1]] if kept else 1
     return {
         **compute_shape_features(shape), "inner_size": prod(shape[kept:]), "axis_size": moved,
-        "outer_size": prod(shape[:kept]) / moved,
+        "outer_size": prod(shape[:kept]) / max(1, moved),
     }  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def _reshape_write(params: Params, writer: KernelModelWriter) -> None:
             "Shape" if out else "Size", ["x"], "y", end=out[0] if out and out[0] < len(params["shape"]) else None
         )
     elif op == "Tile":
-        repeats = [o // s for o, s in zip(out, params["shape"], strict=True)]
+        repeats = [o // s if s else 1 for o, s in zip(out, params["shape"], strict=True)]
         writer.node(op, ["x", writer.constant(repeats, "int64")], "y")
     else:
         writer.node(op, ["x", writer.constant(np.array(out, dtype=np.int64), "int64")], "y")

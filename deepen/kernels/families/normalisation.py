@@ -223,7 +223,11 @@ def _norm_dims(params: Params) -> dict[str, float]:
     op = params.get("op", "RMSNormalization")
     if op in ("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"):
         groups = params["groups"] or (1 if op == "MeanVarianceNormalization" else shape[1])
-        sizes = {"axis_size": prod(shape[1:]) / groups, "outer_size": float(shape[0] * groups), "inner_size": 1.0}
+        sizes = {
+            "axis_size": prod(shape[1:]) / max(1, groups),
+            "outer_size": float(shape[0] * groups),
+            "inner_size": 1.0,
+        }
     else:
         sizes = {"axis_size": float(prod(shape[axis:])), "outer_size": float(prod(shape[:axis])), "inner_size": 1.0}
     return {

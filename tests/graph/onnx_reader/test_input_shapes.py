@@ -50,7 +50,10 @@ def test_an_unnamed_dimension_and_an_input_without_shape(models):
 def test_a_negative_dimension_counts_as_open_and_a_fixed_0_does_not(models):
     with pytest.raises(GraphError, match=r"open dimension \(axis 0\)"):
         load_graph_from_proto(models.convnet(batch=-1))
-    assert load_graph_from_proto(models.convnet(batch=0)).outputs[0].shape == (0, 10)
+    graph = load_graph_from_proto(models.convnet(batch=0))
+    assert graph.outputs[0].shape == (0, 10)
+    assert graph.warnings == ("input 'x' is empty by the file (0x3x8x8); --shape gives another size",)
+    assert load_graph_from_proto(models.convnet(batch=0), {"x": (2, 3, 8, 8)}).warnings == ()
 
 
 def test_a_size_by_symbol_holds_in_every_input_and_in_what_is_computed_from_it(models):
