@@ -127,13 +127,22 @@ def _count_bytes(layout: KernelLayout) -> tuple[int, int]:
 
 def _identify_family(group: NodeGroup) -> tuple[FamilyDefinition | None, Params]:
     try:
-        for item in _list_candidate_families(group.runtime_ops, group.op_types):
-            params = item.read(group)
-            if params is not None:
-                return item, params
+        found = _read_params(group)
+        core = group.find_integer_core() if found is None else None
+        found = _read_params(core) if core is not None else found
+        if found is not None:
+            return found
     except UnknownShapeError:
         pass
     return None, _make_other_params(group)
+
+
+def _read_params(group: NodeGroup) -> tuple[FamilyDefinition, Params] | None:
+    for item in _list_candidate_families(group.runtime_ops, group.op_types):
+        params = item.read(group)
+        if params is not None:
+            return item, params
+    return None
 
 
 @lru_cache(maxsize=4096)

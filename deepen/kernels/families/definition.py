@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,18 @@ Params = Mapping[str, Any]
 
 IGNORED = frozenset({"Identity", "Dropout", "Constant", "Cast", "CastLike"})
 """Operators that never decide a family when anything else is in the group (they are folded, or free)."""
+
+QLINEAR_INPUTS = {
+    **dict.fromkeys(
+        ("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearAveragePool", "QLinearGlobalAveragePool",
+         "QLinearReduceMean"),
+        slice(0, 1),
+    ),
+    **dict.fromkeys(("QLinearAdd", "QLinearMul"), slice(0, 4, 3)), "QLinearConcat": slice(2, None, 3),
+    "QLinearWhere": slice(1, 5, 3),
+}  # fmt: skip
+"""Operators of ``com.microsoft`` on integers, and the positions of the tensors they read; scales and zero points lie
+between (of QLinearWhere, the condition comes first)."""
 
 
 class UnknownShapeError(Exception):
@@ -201,23 +213,37 @@ class NodeGroup:
             return self.compute[0]
         return None
 
-    def quantised(self, op_types: Sequence[str], runtime: str) -> Node | None:
-        """The one node between DequantizeLinear and QuantizeLinear, where the runtime runs them as one on integers.
-
-        Args:
-            op_types: Operators it may be.
-            runtime: Operator the runtime runs for it; if no runtime was asked, the nodes on both sides decide.
-        """
-        core = [n for n in self.nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear", *IGNORED)]
-        if len(core) != 1 or core[0].op_type not in op_types:
-            return None
-        around = {n.op_type for n in self.nodes} >= {"QuantizeLinear", "DequantizeLinear"}
-        return core[0] if self.runtime_executes(runtime) or (around and not self.runtime_ops) else None
-
     def find_integer_source(self, name: str) -> str:
         """Name of the integer tensor that a tensor is dequantised from, anywhere in the graph; else its own name."""
         node = self.producer(name)
         return node.inputs[0] if node is not None and node.op_type == "DequantizeLinear" else name
+
+    def find_integer_core(self) -> NodeGroup | None:
+        """The group as the one operator on integers it runs as, without what converts to them and back.
+
+        1. ``QLinearNAME`` of a model file is NAME on the integer tensors it reads.
+        2. An operator between DequantizeLinear and QuantizeLinear, if the runtime executes it, or its ``QLinear`` form,
+           and no conversion; if no runtime was asked, the conversions on both sides decide.
+
+        Returns:
+            A group of one node that reads and writes the integer tensors; ``None`` if this is not such a group.
+        """
+        core = [n for n in self.nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear", *IGNORED)]
+        if len(core) != 1 or core[0].attributes.get("channels_last", 0):
+            return None
+        node = core[0]
+        if node.op_type in QLINEAR_INPUTS and len(self.nodes) == 1:  # 1
+            name, inputs = node.op_type.removeprefix("QLinear"), node.inputs[QLINEAR_INPUTS[node.op_type]]
+            inputs = (node.inputs[0], *inputs) if name == "Where" else inputs
+            return replace(self, nodes=(replace(node, op_type=name, domain="", inputs=inputs),))
+        # 2
+        run = {op.rpartition(".")[2].removeprefix("QLinear") for op in self.runtime_ops}
+        written = {n.inputs[0]: n.outputs[0] for n in self.nodes if n.op_type == "QuantizeLinear"}
+        read = [self.find_integer_source(name) for name in node.inputs]
+        if (run != {node.op_type} and (run or not written)) or not written or read == list(node.inputs):
+            return None
+        outputs = tuple(written.get(name, name) for name in node.outputs)
+        return replace(self, nodes=(replace(node, inputs=tuple(read), outputs=outputs),))
 
     def opset(self) -> int:
         """Version of the standard operator set."""

@@ -10,7 +10,7 @@ from deepen.graph.types import Node
 from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
 from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.matrix_product import broadcast_shapes
-from deepen.kernels.families.onnx_parts import write_activation, write_quantised
+from deepen.kernels.families.onnx_parts import QUANTISED_DTYPES, write_activation, write_operator
 from deepen.kernels.families.operator_costs import ACTIVATIONS, find_activation, get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import compute_shape_features
 
@@ -85,28 +85,6 @@ def _data_dtype(group: NodeGroup, node: Node) -> str:
     return group.dtype(node.inputs[1] if node.op_type == "Where" else node.inputs[0])
 
 
-_QUANTISED = {"add": ("Add", "QLinearAdd"), "binary": ("Mul", "QLinearMul")}
-_INTEGERS = ("uint8", "int8")
-
-
-def _read_quantised(group: NodeGroup, family: str) -> Params | None:
-    """Read an addition or multiplication on 8-bit integers: one operator, or one between (de)quantisations."""
-    op, fused = _QUANTISED[family]
-    node = group.find_single_node((fused,))
-    if node is not None:
-        names = [node.inputs[0], node.inputs[3]]
-    else:
-        node = group.quantised((op,), f"com.microsoft.{fused}")
-        if node is None:
-            return None
-        names = [group.find_integer_source(name) for name in node.inputs]
-    shapes, sources = read_operands(group, names)
-    found = {"dtype": group.dtype(names[0]), "in_shapes": shapes, "sources": sources}
-    if found["dtype"] not in _INTEGERS or all(s < 0 for s in sources):
-        return None
-    return {"op": op, **found} if family == "binary" else found
-
-
 def _find_eliminated_additions(group: NodeGroup) -> set[str]:
     """Find the names of additions of 0 that the runtime eliminated (Python's ``sum`` begins with ``0 + x``)."""
     additions = [n for n in group.compute if n.op_type == "Add"]
@@ -119,16 +97,12 @@ def _find_eliminated_additions(group: NodeGroup) -> set[str]:
 def _read(group: NodeGroup, family: str) -> Params | None:
     """Read a group of one of the families ``add``, ``addrelu`` and ``binary``.
 
-    1. ``add`` and ``binary`` may be quantised.
-    2. The first node that the runtime did not eliminate is the operator: Add, or Sum of two operands, for ``add`` and
+    1. The first node that the runtime did not eliminate is the operator: Add, or Sum of two operands, for ``add`` and
        ``addrelu``; any other for ``binary``.
-    3. ``addrelu`` has exactly one node behind it, an activation; the others have none.
-    4. At least one operand is an activation.
+    2. ``addrelu`` has exactly one node behind it, an activation; the others have none.
+    3. At least one operand is an activation.
     """
     # 1
-    if family in _QUANTISED and (quantised := _read_quantised(group, family)) is not None:
-        return quantised
-    # 2
     wanted = OPS if family == "binary" else ("Add",)
     neutral = _find_eliminated_additions(group)
     nodes = [n for n in group.compute if n.name not in neutral]
@@ -137,7 +111,7 @@ def _read(group: NodeGroup, family: str) -> Params | None:
         return None
     if node.op_type == "Sum" and family == "binary" and len(node.inputs) == 2:
         return None
-    # 3
+    # 2
     activation = "none"
     if len(nodes) == 2 and nodes[1].inputs[0] == node.outputs[0]:
         activation = find_activation(nodes[1].op_type) or ""
@@ -145,7 +119,7 @@ def _read(group: NodeGroup, family: str) -> Params | None:
         return None
     if not activation or activation == "prelu" or (activation == "none") != (family != "addrelu"):
         return None
-    # 4
+    # 3
     shapes, sources = read_operands(group, node.inputs)
     if all(s < 0 for s in sources):
         return None
@@ -187,7 +161,7 @@ def _dims(params: Params) -> dict[str, float]:
 def _check(params: Params, family: str) -> None:
     op, count = params.get("op", "Add"), len(params["in_shapes"])
     check_sources(family, params)
-    if params["dtype"] in _INTEGERS and (family == "addrelu" or op in ("Sub", "Div", "Pow", "Mean", "Sum")):
+    if params["dtype"] in QUANTISED_DTYPES and (family == "addrelu" or op in ("Sub", "Div", "Pow", "Mean", "Sum")):
         raise make_param_error(
             family, "dtype", f"of {op} may be {params['dtype']} for Add and Mul only (as quantised operators)"
         )
@@ -217,8 +191,8 @@ def _is_single_operator(params: Params) -> bool:
 def _write(params: Params, writer: KernelModelWriter) -> None:
     op = params.get("op", "Add")
     names = [name_operand(i, s) for i, s in enumerate(params["sources"])]
-    if params["dtype"] in _INTEGERS and op in ("Add", "Mul"):
-        write_quantised(writer, params["dtype"], names, lambda real, out: writer.node(op, real, out))
+    if op in ("Add", "Mul") and params["dtype"] in QUANTISED_DTYPES:
+        write_operator(writer, params["dtype"], op, names)
         return
     activation = params.get("activation", "none")
     extra: dict[str, Any] = {"direction": "LEFT"} if op == "BitShift" else {}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
 from deepen.kernels.families.fused_activations import EXPRESSIONS, match_expression, match_whole_group
 from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
-from deepen.kernels.families.onnx_parts import write_activation
-from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
+from deepen.kernels.families.onnx_parts import QUANTISED_DTYPES, write_activation, write_operator
+from deepen.kernels.families.operator_costs import get_activation_attributes, get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import compute_shape_features
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ UNARY = (
     "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Sign", "Not", "IsNaN", "IsInf", "Elu",
     "Selu", "Celu", "Softplus", "Softsign", "HardSigmoid", "Mish", "Cast", "Identity", "BitwiseNot", "CumSum",
 )  # fmt: skip
+_ON_INTEGERS = ("Neg", "Abs", "Sign", "Cast", "Identity", "BitwiseNot", "CumSum", "Not")
+"""Operators that are defined on integers."""
 _TO_BOOL = ("IsNaN", "IsInf")
 
 
@@ -76,7 +78,10 @@ def _relu_write(params: Params, writer: KernelModelWriter) -> None:
     name = {"Relu": "relu", "Clip": "clip", "LeakyRelu": "leakyrelu", "PRelu": "prelu"}.get(
         params["op"], "thresholdedrelu"
     )
-    write_activation(writer, name, "x", "y", params["dtype"])
+    if name == "leakyrelu":
+        write_operator(writer, params["dtype"], "LeakyRelu", ["x"], **get_activation_attributes(name))
+    else:
+        write_activation(writer, name, "x", "y", params["dtype"])
 
 
 # hswish, silu, gelu ----------------------------------------------------------------------------------------------
@@ -231,7 +236,12 @@ def _unary_write(params: Params, writer: KernelModelWriter) -> None:
     if op == "CumSum":
         writer.node(op, ["x", writer.scalar(len(params["shape"]) - 1, "int64")], "y")
     else:
-        writer.node(op, ["x"], "y", to=get_onnx_type(params["out_dtype"]) if op == "Cast" else None)
+        native = op in _ON_INTEGERS or params["dtype"] not in QUANTISED_DTYPES
+        target = get_onnx_type(params["out_dtype"]) if op == "Cast" else None
+        if native:
+            writer.node(op, ["x"], "y", to=target)
+        else:
+            write_operator(writer, params["dtype"], op, ["x"])
 
 
 def _count_operator_ops(params: Params, name: str) -> int:

@@ -13,7 +13,7 @@ from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Para
 from deepen.kernels.families.fused_activations import match_expression, match_fused_tail
 from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.matrix_product import broadcast_shapes
-from deepen.kernels.families.onnx_parts import write_activation
+from deepen.kernels.families.onnx_parts import QUANTISED_DTYPES, write_activation, write_operator
 from deepen.kernels.families.operator_costs import ACTIVATIONS, get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import compute_axis_features, compute_shape_features
 
@@ -86,6 +86,8 @@ def _softmax_layout(params: Params) -> KernelLayout:
 
 def _softmax_check(params: Params) -> None:
     _check_axis(params, "softmax")
+    if params["bias_shape"] and params["dtype"] in QUANTISED_DTYPES:
+        raise make_param_error("softmax", "bias_shape", "must be empty on integers")
     try:
         wide = broadcast_shapes(params["shape"], params["bias_shape"])
     except ValueError as error:
@@ -96,7 +98,7 @@ def _softmax_check(params: Params) -> None:
 
 def _softmax_write(params: Params, writer: KernelModelWriter) -> None:
     x = writer.node("Add", ["x", "z"]) if params["bias_shape"] else "x"
-    writer.node(params["op"], [x], "y", axis=params["axis"])
+    write_operator(writer, params["dtype"], params["op"], [x], axis=params["axis"])
 
 
 def _check_axis(params: Params, family: str) -> None:

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from deepen.kernels.families.operator_costs import ACTIVATIONS, get_activation_attributes
 
 if TYPE_CHECKING:
     from deepen.kernels.families.onnx_writer import KernelModelWriter
 
-__all__ = ["write_activation", "write_quantised"]
+__all__ = ["QUANTISED_DTYPES", "write_activation", "write_operator"]
 
+
+QUANTISED_DTYPES = ("uint8", "int8")
+"""Types on which an operator of real numbers is run between a dequantisation and a quantisation."""
 
 QUANT_SCALE = 0.02
 """Scale of quantised tensors; any normal number will do."""
 
 
-def write_quantised(
-    writer: KernelModelWriter, dtype: str, names: Sequence[str], inner: Callable[[list[str], str], object]
+def write_operator(
+    writer: KernelModelWriter, dtype: str, op_type: str, names: Sequence[str], **attributes: Any
 ) -> None:
-    """Add operators on integers as exporters write them: dequantise, compute, quantise.
+    """Add an operator that writes ``y``; on 8-bit integers as exporters write it: dequantise, compute, quantise.
 
     Args:
-        writer: Model to add them to.
-        dtype: Integer type of every tensor outside.
-        names: Integer tensors read; one given twice is dequantised once.
-        inner: Adds the operator, given the real tensors it reads and the one it writes.
+        writer: Model to add it to.
+        dtype: Data type of every tensor outside.
+        op_type: An operator that computes with real numbers.
+        names: Tensors it reads; one given twice is dequantised once.
+        attributes: Its attributes.
     """
+    if dtype not in QUANTISED_DTYPES:
+        writer.node(op_type, names, "y", **attributes)
+        return
     scale, zero = writer.scalar(QUANT_SCALE, "float32"), writer.scalar(0, dtype)
     real = {name: writer.node("DequantizeLinear", [name, scale, zero]) for name in dict.fromkeys(names)}
-    out = writer.fresh()
-    inner([real[name] for name in names], out)
+    out = writer.node(op_type, [real[name] for name in names], **attributes)
     writer.node("QuantizeLinear", [out, scale, zero], "y")
 
 

@@ -232,7 +232,9 @@ _PER_OUTPUT: dict[str, float] = {
         "ConstantOfShape", "ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
         "SequenceInsert", "SequenceLength", "Optional", "OptionalGetElement", "OptionalHasElement", "Dropout",
         "BitCast", "ExpandDims", "MemcpyFromHost", "MemcpyToHost", "Crop", "DynamicSlice", "TensorScatter", "Identity",
-        "ReorderInput", "ReorderOutput", "GatherPacked", "If", "Loop", "Scan",
+        "ReorderInput", "ReorderOutput", "GatherPacked",
+        "Transpose", "Concat", "Split", "Slice", "Pad", "DepthToSpace", "SpaceToDepth", "Squeeze", "Unsqueeze",
+        "Flatten", "Size", "If", "Loop", "Scan",
     ), 0.1),
     "Compress": 2, "EyeLike": 1, "Trilu": 2, "Range": 8, "OneHot": 30, "ReverseSequence": 5, "SplitToSequence": 5,
     "RandomNormal": 95, "RandomNormalLike": 95, "RandomUniform": 46, "RandomUniformLike": 46, "Bernoulli": 46,
@@ -267,6 +269,7 @@ _FORMULAS: dict[str, Formula] = {
     "RoiAlign": _count_region_taps, "CropAndResize": lambda v: v.written() * 4 * 15, "MaxRoiPool": _count_region_pool,
     "DeformConv": _count_deformable, "LpPool": lambda v: _count_window(v, 160),
     "QLinearAveragePool": lambda v: _count_window(v, 18), "MaxpoolWithMask": lambda v: _count_window(v, 38),
+    "Resize": lambda v: v.written() * 11, "Upsample": lambda v: v.written() * 11,
     "NhwcMaxPool": lambda v: _count_window(v, 1), "CDist": _count_distances, "TfIdfVectorizer": _count_grams,
     **dict.fromkeys(("ScatterElements", "Scatter"), lambda v: v.read(1) * 30), "ScatterND": _count_index_rows,
     **dict.fromkeys(("MoE", "QMoE"), _count_experts),
@@ -347,9 +350,10 @@ def note_estimated_work(nodes: Iterable[Node]) -> tuple[str, ...]:
         whose work depends on texts or encoded images, of which a model's file says nothing.
     """
     from deepen.kernels.families.multiply_accumulates import MAC_OPS
+    from deepen.kernels.families.registry import map_operators_to_readers
 
     nodes = list(nodes)
-    known = {*_FORMULAS, *_PER_OUTPUT, *_PER_INPUT, *OPERATORS, *MAC_OPS}
+    known = {*_FORMULAS, *_PER_OUTPUT, *_PER_INPUT, *OPERATORS, *MAC_OPS, *map_operators_to_readers()}
     guessed = {n.op_type for n in nodes if not _is_known_domain(n) or _strip_prefix(n.op_type) not in known}
     notes = [
         (guessed, "the work of {} is unknown; it is estimated from the elements read and written"),

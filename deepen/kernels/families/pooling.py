@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from deepen.kernels.families.convolution import check_geometry, read_conv_geometry, read_leading_pads
 from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
 from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
-from deepen.kernels.families.onnx_parts import write_quantised
+from deepen.kernels.families.onnx_parts import QUANTISED_DTYPES, write_operator
 from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import (
     compute_lane_waste,
@@ -28,8 +28,6 @@ _POOL = {"maxpool": "MaxPool", "avgpool": "AveragePool"}
 _AVERAGE = {7: "AveragePool", 19: "AveragePool19"}
 """Operator by version: ONNX Runtime runs the one of opset 19, which may be dilated, through other code."""
 _GLOBAL = ("GlobalAveragePool", "GlobalMaxPool")
-_QLINEAR = "QLinearGlobalAveragePool"
-_INTEGERS = ("uint8", "int8")
 _ARG = ("ArgMax", "ArgMin")
 REDUCTIONS = (
     "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
@@ -154,22 +152,17 @@ def _pool_write(params: Params, writer: KernelModelWriter) -> None:
     else:
         if params["version"] == 7:
             del common["dilations"]
-        writer.node("AveragePool", ["x"], "y", count_include_pad=int(params["count_include_pad"]), **common)
+        common["count_include_pad"] = int(params["count_include_pad"])
+        write_operator(writer, params["dtype"], "AveragePool", ["x"], **common)
 
 
 def _read_global(group: NodeGroup) -> Params | None:
-    node = group.find_single_node((*_GLOBAL, _QLINEAR))
-    name = "" if node is None else node.inputs[0]
+    node = group.find_single_node(_GLOBAL)
     if node is None:
-        node = group.quantised(_GLOBAL[:1], f"com.microsoft.{_QLINEAR}")
-        if node is None:
-            return None
-        name = group.find_integer_source(node.inputs[0])
-    elif node.op_type == _QLINEAR and node.attributes.get("channels_last", 0):
         return None
-    x = group.shape(name)
-    op = _GLOBAL[0] if node.op_type == _QLINEAR else node.op_type
-    return {"op": op, "dtype": group.dtype(name), "batch": x[0], "c": x[1], "spatial": list(x[2:])}
+    x = group.shape(node.inputs[0])
+    dtype = group.dtype(node.inputs[0])
+    return {"op": node.op_type, "dtype": dtype, "batch": x[0], "c": x[1], "spatial": list(x[2:])}
 
 
 def _global_layout(params: Params) -> KernelLayout:
@@ -188,14 +181,11 @@ def _global_dims(params: Params) -> dict[str, float]:
 
 
 def _global_write(params: Params, writer: KernelModelWriter) -> None:
-    if params["dtype"] in _INTEGERS:
-        write_quantised(writer, params["dtype"], ["x"], lambda real, out: writer.node(params["op"], real, out))
-    else:
-        writer.node(params["op"], ["x"], "y")
+    write_operator(writer, params["dtype"], params["op"], ["x"])
 
 
 def _global_check(params: Params) -> None:
-    if params["dtype"] in _INTEGERS and params["op"] != _GLOBAL[0]:
+    if params["dtype"] in QUANTISED_DTYPES and params["op"] != _GLOBAL[0]:
         raise make_param_error("global-avgpool", "dtype", f"of {params['op']} may not be {params['dtype']}")
 
 

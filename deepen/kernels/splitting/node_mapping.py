@@ -1,6 +1,7 @@
 """Maps the nodes a runtime executes back to the nodes of the model file.
 
-1. Tie each executed node to tensors of the model: by the names of the tensors it writes, else by its own name.
+1. Tie each executed node to tensors of the model: by the names of the tensors it writes, else by its own name (of
+   a Gemm, the name of the product it was made of).
 2. Find the nodes that the runtime merges with an equal one.
 3. Assign nodes: walk the model backwards from the tied tensors of an executed node, up to tensors that are tied to
    others. The nodes on the way are those it stands for.
@@ -188,6 +189,32 @@ class _ScopeMapper:
             if rivals and rivals != {index} and index not in rivals:
                 self.tied_tensors[index] = ()
                 self.merged_into[index] = min(rivals)
+
+    def match_merged_products(self) -> None:
+        """Tie each Gemm that is tied to nothing to the product it was made of, or to the addition of its bias.
+
+        The runtime makes a Gemm and two reshapes of a product and an addition on a tensor of three dimensions or more.
+        Where two of these follow each other it removes the tensor between them. The Gemm's name begins with that of
+        the product; if no product has such a name, the only one that reads its weight is meant.
+        """
+        untied = [i for i, r in enumerate(self.executed) if r.op_type == "Gemm" and not self.tied_tensors[i]]
+        if not untied:
+            return
+        readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in set(node.inputs):
+                readers.setdefault(name, []).append(node)
+        products = [n for n in self.nodes if n.op_type == "MatMul"]
+        for index in untied:
+            executed = self.executed[index]
+            found = [n for n in readers.get(executed.inputs[1], ()) if n.op_type == "MatMul"]
+            named = [n for n in products if executed.name.startswith(f"{n.name}/")]
+            found = [max(named, key=lambda n: len(n.name))] if named else found
+            if len(found) != 1 or self.merged_into[index] != index:
+                continue
+            behind = readers.get(found[0].outputs[0], ()) if executed.inputs[2:] else ()
+            biased = [n for n in behind if n.op_type == "Add" and any(i in self.constant for i in n.inputs)]
+            self.tied_tensors[index] = tuple((biased or found)[0].outputs)
 
     def find_merged_nodes(self) -> None:
         """Find the nodes the runtime merges with an equal one; of equal nodes, it keeps the one that is tied.
@@ -452,6 +479,7 @@ class _ScopeMapper:
     def run(self) -> MappedScope:
         """Map the scope, in the seven steps of the module's docstring."""
         self.match_by_name()  # 1
+        self.match_merged_products()
         self.find_merged_nodes()  # 2
         self.assign_nodes()  # 3
         self.merge_unmatched()  # 4
