@@ -2,6 +2,7 @@
 
 ::
 
+    deepen.predict(model, predictor="name")  # a path, bytes, an onnx.ModelProto, a torch.nn.Module
     deepen.load_predictor("name").predict("model.onnx")  # joules, interval, joules per kernel
     deepen.profile("model.onnx", device="local")  # measured here
     deepen.measure_training("nvml")  # with ...: energy of a training run
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from deepen import errors
     from deepen.datasets import read_dataset
     from deepen.measure import measure_training, profile
-    from deepen.predictors import load_predictor
+    from deepen.predictors import load_predictor, predict
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "errors", "load_predictor", "measure_training", "profile", "read_dataset"]
+__all__ = ["__version__", "errors", "load_predictor", "measure_training", "predict", "profile", "read_dataset"]
 
 if not TYPE_CHECKING:  # type checkers see the names above, and no others
     from deepen import registry as _registry
@@ -33,6 +34,7 @@ if not TYPE_CHECKING:  # type checkers see the names above, and no others
             "errors": "deepen.errors:",
             "load_predictor": "deepen.predictors",
             "measure_training": "deepen.measure",
+            "predict": "deepen.predictors",
             "profile": "deepen.measure",
             "read_dataset": "deepen.datasets",
         },

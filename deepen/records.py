@@ -1,4 +1,4 @@
-"""Records that all layers exchange: workloads, traces, intervals, energy records and predictions.
+"""Records that all layers exchange: workloads, traces, intervals and energy records; and the labels of numbers.
 
 All quantities are in SI units and the unit is in the field's name. Energy per inference is net of idle unless the
 field says gross. A label, ``source``, travels with every number: ``measured`` (a sensor read it), ``published`` (others
@@ -29,10 +29,8 @@ __all__ = [
     "FigureLabel",
     "FilledInput",
     "Interval",
-    "KernelPrediction",
     "MeasurementWarning",
     "PowerTrace",
-    "Prediction",
     "RecordLabel",
     "Source",
     "SourceLabel",
@@ -484,68 +482,3 @@ class EnergyRecord:
     def _foreign(self) -> bool:
         """True if others measured it: then either its energy or its latency may be unknown."""
         return not self.trials and not self.runs
-
-
-@dataclass(frozen=True, slots=True)
-class KernelPrediction:
-    """Predicted energy of one kernel of a model.
-
-    Attributes:
-        name: Kernel name inside the model.
-        family: Kernel family.
-        energy_j: Net energy per inference, multiplicity included.
-        interval_j: (low, high), nominal 90 %.
-        method: ``regressor`` or ``roofline`` (the analytic fallback).
-        extrapolated: Whether a feature is outside the range of the regressor's training data.
-    """
-
-    name: str
-    family: str
-    energy_j: float
-    interval_j: tuple[float, float]
-    method: Literal["regressor", "roofline"]
-    extrapolated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Predicted energy of a model per inference.
-
-    Attributes:
-        model: Model file as given.
-        energy_j: Sum over kernels plus overhead.
-        interval_j: (low, high), nominal 90 %; ``high`` is infinite where it is unknown how much work is done.
-        overhead_j: Per-run overhead included in ``energy_j``.
-        kernels: One entry per kernel, in execution order.
-        coverage: Share of the model's kernels that a regressor predicted, 0..1.
-        uncovered: Names of kernels that the analytic fallback predicted.
-        extrapolated: Number of kernels outside the training range.
-        predictor_id: Identity of the predictor.
-        learnt_from: Weakest label of the data it was trained on.
-        warnings: What a reader should know.
-        device: Device the predictor stands for.
-        runtime: Runtime it stands for.
-        threads: Intra-operator threads it stands for; 0 where its card does not say.
-        source: Always ``predicted``.
-    """
-
-    model: str
-    energy_j: float
-    interval_j: tuple[float, float]
-    overhead_j: float
-    kernels: tuple[KernelPrediction, ...]
-    coverage: float
-    uncovered: tuple[str, ...]
-    extrapolated: int
-    predictor_id: str
-    learnt_from: RecordLabel
-    warnings: tuple[str, ...] = ()
-    device: str = ""
-    runtime: str = ""
-    threads: int = 0
-    source: Literal["predicted"] = field(default="predicted", init=False)
-
-    @property
-    def label(self) -> SourceLabel:
-        """Its label, with that of the training data."""
-        return SourceLabel(self.source, self.learnt_from)

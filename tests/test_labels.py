@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepen.errors import ConfigError, MeasureError
+from deepen.predictors.prediction import Prediction
 from deepen.records import (
     EnergyRecord,
     FigureLabel,
-    Prediction,
     RecordLabel,
     Source,
     SourceLabel,

@@ -249,7 +249,7 @@ def imported_modules(source: str, module: tuple[str, ...], known: Collection[str
     return found & set(known)
 
 
-MOST_ARROWS = {"predictors": 26, "measure": 41, "devices": 39, "kernels": 16, "meters/instruments": 2, "graph": 14}
+MOST_ARROWS = {"predictors": 32, "measure": 41, "devices": 39, "kernels": 18, "meters/instruments": 2, "graph": 14}
 """Folders divided into rooms -> import arrows between their rooms (a file, or a sub-folder as a whole) at most.
 
 A new arrow is a decision: it raises the number here, or the code goes where no arrow is needed.

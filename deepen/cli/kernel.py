@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepen.cli.fitted_tables import (
+    fit_table,
+    fold_equal,
+    format_operators,
+    get_terminal_width,
+    merge_names,
+    shorten_middle,
+    shorten_path,
+    wrap_text,
+)
 from deepen.cli.model_options import model_options
 from deepen.cli.output import emit_result, format_table, json_option, print_progress
 from deepen.units import format_count, format_si
@@ -121,40 +131,59 @@ def build_split_document(model: str, found: ModelSplit) -> dict[str, Any]:
 
 
 def render_split(model: str, found: ModelSplit) -> str:
-    """Render a headline, one line per kernel in execution order, and totals by family."""
+    """Render a headline, the kernels in execution order (equal ones in one line), and totals by family."""
+    from deepen.kernels.layer_labels import format_shape, label_kernel
+
+    width = get_terminal_width()
     total = sum(k.macs * k.multiplicity for k in found.kernels)
     nodes = sum(len(k.node_names) for k in found.kernels)
     how = "as the runtime executes it" if found.method == "oracle" else "by rules"
     lines = [
-        f"{model}: {len(found.kernels)} kernels from {nodes} nodes, {format_si(total, 'MAC')} per inference",
-        f"split {how}: {found.evidence}; {len(found.folded)} nodes do no work at run time",
+        wrap_text(
+            f"{model}: {len(found.kernels)} kernels from {nodes} nodes, {format_si(total, 'MAC')} per inference", width
+        ),
+        wrap_text(f"split {how}: {found.evidence}; {len(found.folded)} nodes do no work at run time", width),
         "",
     ]
-    often = any(k.multiplicity != 1 for k in found.kernels)
-    header = ("#", "kernel", "family", "operators", "output", *(("times",) if often else ()), "MACs", "read", "written")
-    rows = [
-        (
-            index,
-            _shorten_middle(_shorten_name(k.name), _NAME_WIDTH),
-            k.family,
-            _shorten_middle("+".join(_collapse_runs(k.op_types)), 32),
-            _format_shape(k),
-            *((f"{k.multiplicity:g}",) if often else ()),
-            _format_macs(k.macs),
-            format_si(k.bytes_read, "B"),
-            format_si(k.bytes_written, "B"),
+
+    def describe(numbered: tuple[int, Kernel]) -> tuple[Any, ...]:
+        k = numbered[1]
+        same = k.key if k.family != "other" else (k.bytes_read, k.bytes_written)
+        return k.family, same, label_kernel(k)[2:], k.macs, k.multiplicity
+
+    rows = []
+    for group in fold_equal(enumerate(found.kernels, 1), describe):
+        number, kernel = group[0]
+        label, runs = label_kernel(kernel), len(group) * kernel.multiplicity
+        rows.append(
+            (
+                str(number),
+                shorten_path(merge_names([label_kernel(k).layer for _, k in group])),
+                f"{runs:g}x" if runs != 1 else "",
+                kernel.family,
+                format_operators(kernel.op_types),
+                format_shape(label.input_shape),
+                format_shape(label.output_shape) + (f" +{len(kernel.outputs) - 1}" if kernel.outputs[1:] else ""),
+                _format_macs(kernel.macs * runs),
+                format_si(kernel.bytes_read * runs, "B"),
+                format_si(kernel.bytes_written * runs, "B"),
+            )
         )
-        for index, k in enumerate(found.kernels, 1)
-    ]
-    lines += [format_table(header, rows, right=(0, *range(5, len(header)))), "", _render_families(found.kernels, total)]
+    header = ("#", "kernel", "", "family", "operators", "input", "output", "MACs", "read", "written")
+    table = fit_table(header, rows, width, right=(0, 2, 7, 8, 9), elastic=(1, 4, 5, 6), dispensable=(5, 9, 8, 3, 4))
+    lines += [table, "", _render_families(found.kernels, total, width)]
     if found.unassigned:
-        names = ", ".join(f"{name} ({'+'.join(ops)})" for name, ops in found.unassigned[:5])
+        names = ", ".join(
+            f"{shorten_middle(name, _NAME_WIDTH)} ({shorten_middle(format_operators(ops), _NAME_WIDTH)})"
+            for name, ops in found.unassigned[:5]
+        )
         more = f" and {len(found.unassigned) - 5} more" if len(found.unassigned) > 5 else ""
-        lines += ["", f"{len(found.unassigned)} kernels have no family and count as 'other': {names}{more}"]
+        text = f"{len(found.unassigned)} kernels have no family and count as 'other': {names}{more}"
+        lines += ["", wrap_text(text, width)]
     return "\n".join(lines)
 
 
-def _render_families(kernels: Sequence[Kernel], total: float) -> str:
+def _render_families(kernels: Sequence[Kernel], total: float, width: int) -> str:
     families: dict[str, list[Kernel]] = {}
     for kernel in kernels:
         families.setdefault(kernel.family, []).append(kernel)
@@ -170,16 +199,24 @@ def _render_families(kernels: Sequence[Kernel], total: float) -> str:
         ((name, members, *sums(members)) for name, members in families.items()), key=lambda r: (-r[2], -r[3])
     )
     rows = [
-        (name, len(members), len({k.key for k in members}), _format_macs(macs), _format_share(macs, total),
+        (name, str(len(members)), str(len({k.key for k in members})), _format_macs(macs), _format_share(macs, total),
             format_si(moves, "B"),
          _format_share(moves, moved))
         for name, members, macs, moves in ranked
     ]  # fmt: skip
     rows.append(
-        ("total", len(kernels), len({k.key for k in kernels}), _format_macs(total), "", format_si(moved, "B"), "")
+        (
+            "total",
+            str(len(kernels)),
+            str(len({k.key for k in kernels})),
+            _format_macs(total),
+            "",
+            format_si(moved, "B"),
+            "",
+        )
     )
     header = ("family", "kernels", "distinct", "MACs", "share", "bytes moved", "share")
-    return format_table(header, rows, right=range(1, len(header)))
+    return fit_table(header, rows, width, right=range(1, len(header)), dispensable=(6, 4, 2))
 
 
 @command.command(name="sample")
@@ -242,44 +279,9 @@ def _format_names(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _collapse_runs(op_types: Sequence[str]) -> list[str]:
-    """Render operators, with repetitions as in ``3xSlice``."""
-    runs: list[tuple[str, int]] = []
-    for op in op_types:
-        if runs and runs[-1][0] == op:
-            runs[-1] = (op, runs[-1][1] + 1)
-        else:
-            runs.append((op, 1))
-    return [op if times == 1 else f"{times}x{op}" for op, times in runs]
-
-
-def _shorten_name(name: str) -> str:
-    """Leave out path segments that the next one repeats (``/block/block.3/block.3.0/Conv`` -> ``/block.3.0/Conv``)."""
-    parts = name.split("/")
-    kept = [
-        part for part, after in zip(parts, [*parts[1:], ""], strict=True) if not (part and after.startswith(f"{part}."))
-    ]
-    return "/".join(kept)
-
-
-def _format_shape(kernel: Kernel) -> str:
-    if not kernel.outputs or kernel.outputs[0].shape is None:
-        return "?"
-    first = "x".join(map(str, kernel.outputs[0].shape)) or "scalar"
-    return first if len(kernel.outputs) == 1 else f"{first} +{len(kernel.outputs) - 1}"
-
-
 def _format_macs(value: float) -> str:
     return format_count(value) if value else "-"
 
 
 def _format_share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if part and whole else "-"
-
-
-def _shorten_middle(text: str, width: int) -> str:
-    """Shorten a text in its middle: the ends of node names are the most telling."""
-    if len(text) <= width:
-        return text
-    head = (width - 1) // 3
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"

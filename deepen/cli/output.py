@@ -17,6 +17,7 @@ from deepen.extras import EXTRAS, make_missing_package_error
 __all__ = [
     "INTERRUPTED",
     "ErrorMapper",
+    "emit_json_lines",
     "emit_result",
     "escape_control_characters",
     "format_table",
@@ -49,10 +50,20 @@ def _to_strict_json(value: Any) -> Any:
 def emit_result(document: Any, as_json: bool, render: Callable[[], str]) -> None:
     """Print a result: the JSON document with ``--json``, else the text that ``render`` returns."""
     if as_json:
-        text = json.dumps(_to_strict_json(document), indent=2, ensure_ascii=False)
-        click.echo(_COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+        click.echo(_dump_json(document, indent=2))
     else:
         click.echo(escape_control_characters(render()))
+
+
+def emit_json_lines(documents: Iterable[Any]) -> None:
+    """Print each document as JSON on a line of its own."""
+    for document in documents:
+        click.echo(_dump_json(document))
+
+
+def _dump_json(document: Any, indent: int | None = None) -> str:
+    text = json.dumps(_to_strict_json(document), indent=indent, ensure_ascii=False)
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_progress(text: str) -> None:

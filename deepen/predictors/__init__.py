@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepen.predictors.fitting.train import train_predictor
     from deepen.predictors.kernel_counts import KernelCounts
     from deepen.predictors.library import get_predictor_folder, list_predictors, load_predictor
+    from deepen.predictors.models_in_memory import predict
     from deepen.predictors.predictor import Predictor
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "list_recipe_names",
     "load_predictor",
     "load_recipe",
+    "predict",
     "propose_kernels",
     "train_predictor",
 ]
@@ -59,6 +61,7 @@ if not TYPE_CHECKING:
             "load_recipe": "deepen.predictors.fitting.recipes",
             "compute_metrics": "deepen.predictors.evaluation",
             "list_recipe_names": "deepen.predictors.fitting.recipes",
+            "predict": "deepen.predictors.models_in_memory",
             "propose_kernels": "deepen.predictors.active_learning",
             "train_predictor": "deepen.predictors.fitting.train",
         },

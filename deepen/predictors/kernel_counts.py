@@ -21,6 +21,7 @@ from deepen.errors import ConfigError, DeepenError, EnvironmentFailure, Predicto
 from deepen.graph.read_options import ReadOptions, ShapesOrOptions
 from deepen.graph.types import UnknownPart
 from deepen.kernels.features import FEATURE_NAMES, build_feature_matrix, compute_features
+from deepen.kernels.layer_labels import KernelLabel, label_kernel
 from deepen.kernels.types import Kernel, ModelSplit
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class KernelCounts:
         model: Number of the model of each entry, ascending, shape (e,).
         kernel: Number of the distinct kernel of each entry, shape (e,); a model's entries are in execution order.
         times: Executions of each entry per inference, not negative, shape (e,).
-        labels: Name of the kernel of each entry inside its model; empty where kernels are only counted.
+        labels: Label of the kernel of each entry inside its model; empty where kernels are only counted.
         warnings: Notes on each model for its reader; empty, or n of them.
         unknowns: Where it is unknown how much work each model does; empty, or n of them.
     """
@@ -63,7 +64,7 @@ class KernelCounts:
     model: Integers
     kernel: Integers
     times: Floats
-    labels: tuple[str, ...] = ()
+    labels: tuple[KernelLabel, ...] = ()
     warnings: tuple[tuple[str, ...], ...] = ()
     unknowns: tuple[tuple[UnknownPart, ...], ...] = ()
 
@@ -83,7 +84,7 @@ class KernelCounts:
         counter = _KernelCounter()
         describe = _KernelDescriber().describe
         for name, split in zip(names, splits, strict=True):
-            entries = [(k.name, k.multiplicity, describe(k)) for k in split.kernels]
+            entries = [(label_kernel(k), k.multiplicity, describe(k)) for k in split.kernels]
             counter.add_model(name, entries, (*warnings, *split.warnings), split.unknowns)
         return counter.finish()
 
@@ -322,14 +323,14 @@ class _KernelCounter:
     sizes: list[int] = field(default_factory=list)
     kernel: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    labels: list[str | None] = field(default_factory=list)
+    labels: list[KernelLabel | None] = field(default_factory=list)
     warnings: list[tuple[str, ...]] = field(default_factory=list)
     unknowns: list[tuple[UnknownPart, ...]] = field(default_factory=list)
 
     def add_model(
         self,
         name: str,
-        entries: Sequence[tuple[str | None, float, _Described]],
+        entries: Sequence[tuple[KernelLabel | None, float, _Described]],
         warnings: tuple[str, ...] = (),
         unknowns: tuple[UnknownPart, ...] = (),
     ) -> None:

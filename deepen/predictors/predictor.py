@@ -12,21 +12,25 @@ from numpy.typing import NDArray
 
 from deepen.errors import DeepenError, PredictorError
 from deepen.graph.read_options import ShapesOrOptions
+from deepen.kernels.layer_labels import KernelLabel
 from deepen.kernels.splitting.runtime_names import resolve_engine
 from deepen.kernels.types import ModelSplit
 from deepen.predictors import predictor_file
 from deepen.predictors.inference.calibration_factors import CalibrationFactors, LengthCorrection
 from deepen.predictors.inference.conformal import make_interval
+from deepen.predictors.inference.dominant_terms import find_dominant_terms
 from deepen.predictors.inference.family_regressors import KernelEnergies, PredictorParameters
 from deepen.predictors.inference.model_energies import ModelEnergies, assemble_models
 from deepen.predictors.inference.model_overheads import ModelOverheads
 from deepen.predictors.inference.zero_operands import apply_zero_operand_factor
 from deepen.predictors.kernel_counts import KernelCounts
-from deepen.records import KernelPrediction, Prediction, RecordLabel
+from deepen.predictors.prediction import KernelPrediction, Prediction
+from deepen.records import RecordLabel
 
 __all__ = ["Predictor"]
 
-_MANY_OUTSIDE = 0.25
+_LEAST_SHARE = 0.01
+"""Share of a model's energy from which on a note says something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +175,22 @@ class Predictor:
         # 1. Every entry: its energy inside its model, and its interval from that of its kernel.
         energy = found.bend[models.model] * (models.times * found.entry_j)
         low, high = make_interval(energy, alone.half_width[models.kernel])
-        labels = models.labels or tuple(models.families[k] for k in models.kernel.tolist())
+        labels = models.labels or tuple(KernelLabel(models.families[k]) for k in models.kernel.tolist())
+        bounds = find_dominant_terms(self.parameters, models.families, models.features)
         kernels = [
-            KernelPrediction(label, models.families[k], e, (a, b), "regressor" if covered else "roofline", outside)
-            for label, k, e, a, b, covered, outside in zip(
+            KernelPrediction(
+                name=label.name,
+                family=models.families[k],
+                energy_j=e,
+                interval_j=(a, b),
+                method="regressor" if covered else "roofline",
+                extrapolated=outside,
+                label=label,
+                times=times,
+                macs=macs,
+                bound=bounds[k],
+            )
+            for label, k, e, a, b, covered, outside, times, macs in zip(
                 labels,
                 models.kernel.tolist(),
                 energy.tolist(),
@@ -182,15 +198,17 @@ class Predictor:
                 high.tolist(),
                 alone.regressor[models.kernel].tolist(),
                 alone.extrapolated[models.kernel].tolist(),
+                models.times.tolist(),
+                (models.times * models.column("macs")[models.kernel]).tolist(),
                 strict=True,
             )
         ]
         # 2. Every model: its figures, its part of the entries, and what a reader should know.
         executed = models.sums(np.ones(alone.energy_j.size))
-        bounds = np.searchsorted(models.model, np.arange(len(models) + 1)).tolist()
+        edges = np.searchsorted(models.model, np.arange(len(models) + 1)).tolist()
         done = []
         for i, name in enumerate(models.names):
-            own = tuple(kernels[bounds[i] : bounds[i + 1]])
+            own = tuple(kernels[edges[i] : edges[i + 1]])
             total, outside = float(found.energy_j[i]), int(found.extrapolated[i])
             notes = (*(models.warnings[i] if models.warnings else ()), *foreign)
             done.append(
@@ -208,6 +226,7 @@ class Predictor:
                     device=str(self.card.get("device") or ""),
                     runtime=self._get_runtime(),
                     threads=int(self.card.get("threads") or 0),
+                    unknowns=models.unknowns[i] if models.unknowns else (),
                     warnings=tuple(dict.fromkeys((*notes, *_list_remarks(own, total, outside, float(executed[i]))))),
                 )
             )
@@ -239,15 +258,26 @@ class Predictor:
 
 
 def _list_remarks(kernels: Sequence[KernelPrediction], total_j: float, outside: int, executed: float) -> list[str]:
-    """Notes on a model that regressors do not answer for, or not within their range."""
-    remarks = []
-    roofline = sum(k.energy_j for k in kernels if k.method == "roofline")
-    if roofline > 0:
-        families = sorted({k.family for k in kernels if k.method == "roofline"})
-        remarks.append(
-            f"{100 * roofline / total_j:.1f} % of the energy is from the analytic roofline: no regressor for "
-            + ", ".join(families)
-        )
-    if kernels and outside > _MANY_OUTSIDE * executed:
-        remarks.append(f"{outside} of {executed:g} kernels lie outside what the predictor was trained on")
-    return remarks
+    """Notes on kernels that regressors do not answer for, or not within their range; most joules first.
+
+    A note on less than a hundredth of the energy is left out: the kernels say it of themselves.
+    """
+    by_family: dict[str, float] = {}
+    for kernel in kernels:
+        if kernel.method == "roofline":
+            by_family[kernel.family] = by_family.get(kernel.family, 0.0) + kernel.energy_j
+    roofline, beyond = sum(by_family.values()), sum(k.energy_j for k in kernels if k.extrapolated)
+    told = [f for f, e in sorted(by_family.items(), key=lambda item: -item[1]) if e >= _LEAST_SHARE * total_j]
+    remarks = [
+        (
+            roofline,
+            f"{100 * roofline / max(total_j, 1e-300):.1f} % of the energy is from the analytic roofline: no regressor "
+            f"for {', '.join(told) or f'{len(by_family)} families, each below 1 %'}",
+        ),
+        (
+            beyond,
+            f"{outside} of {executed:g} kernels lie outside what the predictor was trained on: "
+            f"{100 * beyond / max(total_j, 1e-300):.1f} % of the energy",
+        ),
+    ]
+    return [text for joules, text in sorted(remarks, reverse=True) if joules > _LEAST_SHARE * total_j]

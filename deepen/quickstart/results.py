@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepen.errors import ConfigError
-from deepen.records import Prediction
+from deepen.predictors.prediction import Prediction
 
 __all__ = ["ModelResult", "QuickstartOptions", "QuickstartProgress", "QuickstartResult", "make_result_document"]
 

@@ -54,14 +54,30 @@ def test_split_json_is_the_contract(run: Callable[..., Result], model: Path) -> 
     assert first["params"]["c_out"] == 16
 
 
-def test_split_prints_kernels_totals_and_what_has_no_family(run: Callable[..., Result], model: Path) -> None:
+def test_split_prints_kernels_totals_and_what_has_no_family(
+    run: Callable[..., Result], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     done = run("split", model)
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0] == f"{model}: 3 kernels from 4 nodes, 18.4 kMAC per inference"
     assert "1 nodes do no work" in lines[1]
     rows = [line.split() for line in lines]
-    assert ["1", "n0", "conv-bn-relu", "Conv+Relu", "1x16x4x4", "18.4", "k", "5.76", "kB", "1.02", "kB"] in rows
+    assert [
+        "1",
+        "n0",
+        "conv-bn-relu",
+        "Conv+Relu",
+        "1x8x6x6",
+        "1x16x4x4",
+        "18.4",
+        "k",
+        "5.76",
+        "kB",
+        "1.02",
+        "kB",
+    ] in rows
     assert any(row[:2] == ["total", "3"] for row in rows)
     assert lines[-1] == "1 kernels have no family and count as 'other': n2 (Det)"
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import helper
 
 from deepen import predictors
 from deepen.cli import cli
@@ -31,8 +35,6 @@ def dataset_folder(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
-    import onnx
-
     params = {
         "dtype": "float32", "batch": 1, "c_in": 16, "c_out": 32, "spatial": [14, 14], "kernel": [3, 3],
         "stride": [1, 1], "dilation": [1, 1], "pads": [1, 1, 1, 1], "groups": 1, "bias": True, "activation": "relu",
@@ -88,26 +90,75 @@ def test_predict_lists_several_models_in_order(run, predictor_file, model_file):
 
 def test_predict_renders_headline_label_and_tables(run, predictor_file, model_file):
     code, out, _ = run("predict", model_file, "-p", predictor_file)
-    headline = out.splitlines()[0]
-    assert (
-        code == 0
-        and "conv.onnx" in headline
-        and "per inference" in headline
-        and headline.endswith("on bench with onnxruntime, 1 thread; predicted (learnt from modelled data)")
-    )
+    headline, label, coverage = out.splitlines()[:3]
+    assert code == 0 and "conv.onnx: " in headline and "per inference (90 %: " in headline
+    assert label.startswith("predicted (learnt from modelled data), on bench with onnxruntime, 1 thread")
+    assert coverage.startswith("100 % of the energy answered by regressors (1 of 1 kernels)")
     assert "costliest kernels" in out and "conv-bn-relu" in out
 
 
-def test_one_bad_model_keeps_the_others_in_text_and_nothing_in_json(run, predictor_file, model_file):
-    code, out, err = run("predict", model_file, "missing.onnx", "-p", predictor_file)
-    assert code == 1 and "conv.onnx" in out and "missing.onnx" in err
-    code, out, err = run("predict", model_file, "missing.onnx", "-p", predictor_file, "--json")
-    assert code == 1 and out == "" and "missing.onnx" in err
+def test_one_bad_model_has_its_entry_among_the_others(run, predictor_file, model_file):
+    models = ("missing.onnx", model_file)
+    code, out, err = run("predict", *models, "-p", predictor_file)
+    assert code == 1 and "missing.onnx" in err
+    assert out.startswith("missing.onnx: error: ") and "conv.onnx: " in out
+    for option in ("--json", "--jsonl"):
+        code, out, err = run("predict", *models, "-p", predictor_file, option)
+        bad, good = json.loads(out) if option == "--json" else map(json.loads, out.splitlines())
+        assert code == 1 and "missing.onnx" in err
+        assert set(bad) == {"model", "error"} and bad["model"] == "missing.onnx" and good["energy_j"] > 0
 
 
 def test_several_bad_models_are_all_named(run, predictor_file):
     code, out, err = run("predict", "a.onnx", "b.onnx", "-p", predictor_file)
-    assert code == 1 and out == "" and "a.onnx" in err and "b.onnx" in err
+    assert code == 1 and "a.onnx" in err and "b.onnx" in err
+    assert [text.split(":")[0] for text in out.split("\n\n")] == ["a.onnx", "b.onnx"]
+
+
+def test_a_folder_is_the_models_below_it(run, predictor_file, model_file, tmp_path):
+    folder = tmp_path / "models"
+    (folder / "b").mkdir(parents=True)
+    data = Path(model_file).read_bytes()
+    for name in ("z.onnx", "b/a.ONNX"):
+        (folder / name).write_bytes(data)
+    (folder / "note.txt").write_text("no model")
+    (folder / "out.onnx").symlink_to(model_file)  # leads out of the folder
+    (folder / "in.onnx").symlink_to(folder / "z.onnx")
+    code, out, _ = run("predict", folder, "-p", predictor_file, "--json")
+    assert code == 0
+    assert [d["model"] for d in json.loads(out)] == [str(folder / n) for n in ("b/a.ONNX", "in.onnx", "z.onnx")]
+    (tmp_path / "empty").mkdir()
+    one_line_error(run("predict", tmp_path / "empty", "-p", predictor_file), "empty", "no .onnx file")
+
+
+def test_every_kernel_goes_to_a_csv_file_whatever_is_shown(run, predictor_file, model_file, tmp_path):
+    code, out, _ = run("predict", model_file, model_file, "-p", predictor_file, "--csv", tmp_path / "k.csv", "--json")
+    rows = list(csv.DictReader((tmp_path / "k.csv").read_text("utf-8").splitlines()))
+    kernels = [k for d in json.loads(out) for k in d["kernels"]]
+    assert code == 0 and [float(r["energy_j"]) for r in rows] == [k["energy_j"] for k in kernels]
+    assert {r["model"] for r in rows} == {model_file} and rows[0]["op_types"] == "+".join(kernels[0]["op_types"])
+    assert kernels[0]["bound"] in ("compute", "memory", "call") and kernels[0]["macs"] > 0
+    assert kernels[0]["pj_per_mac"] == pytest.approx(1e12 * kernels[0]["energy_j"] / kernels[0]["macs"])
+
+
+def test_json_and_json_lines_exclude_each_other(run, predictor_file, model_file):
+    assert run("predict", model_file, "-p", predictor_file, "--json", "--jsonl")[0] == 2
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 160])
+def test_no_line_is_wider_than_the_terminal(run, predictor_file, tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    name = "a very/long\nname\x1b[31m" + 300 * "/layer.3"
+    value = helper.make_tensor_value_info
+    nodes = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"], name=f"{name}/{i}/Relu") for i in range(60)]
+    shape = [1, 8, 16, 16]
+    graph = helper.make_graph(nodes, "g", [value("t0", 1, shape)], [value("t60", 1, shape)])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "long.onnx")
+    code, out, _ = run("predict", "long.onnx", "-p", predictor_file)
+    assert code == 0 and max(map(len, out.splitlines())) <= columns and "\x1b" not in out
+    assert "60x" in out and len(out.splitlines()) < 30
+    code, out, _ = run("kernel", "split", "long.onnx")
+    assert code == 0 and max(map(len, out.splitlines())) <= columns and len(out.splitlines()) < 30
 
 
 def test_predict_refuses_a_corrupt_model(run, predictor_file, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from deepen import predictors
+from deepen.graph import UnknownPart
 from deepen.kernels.features import build_feature_matrix
+from deepen.kernels.layer_labels import KernelLabel
 from deepen.predictors.inference.model_overheads import ModelOverheads
 from deepen.predictors.kernel_counts import KernelCounts
 
@@ -24,7 +27,9 @@ def predict(predictor, records, times=None, warnings=()):
     ]
     model = SimpleNamespace(kind="model", name="m", kernels=parts)
     counts = replace(
-        KernelCounts.from_records([model]), labels=tuple(f"k{i}" for i in range(len(records))), warnings=(warnings,)
+        KernelCounts.from_records([model]),
+        labels=tuple(KernelLabel(f"k{i}") for i in range(len(records))),
+        warnings=(warnings,),
     )
     return predictor.predict_many(counts)[0]
 
@@ -134,3 +139,49 @@ def test_prediction_imports_no_training_library(trained, relu_file, tmp_path):
     loaded = set(out.strip().split(","))
     assert loaded.isdisjoint({"sklearn", "lightgbm", "pandas", "scipy", "pyarrow", "matplotlib"})
     assert "numpy" in loaded
+
+
+LOOP = UnknownPart("a/<loop>", "Loop", "rounds", "the rounds of 'a/<loop>' are decided by its input", "--rounds a=3")
+
+
+def predict_unknown(predictor, records, *parts):
+    """Predict a model of some records in which some parts are unknown."""
+    known = KernelCounts.from_records(records)
+    model = np.zeros(known.kernel.size, dtype=np.int64)
+    return predictor.predict_many(replace(known, names=("m",), model=model, unknowns=(parts,)))[0]
+
+
+def test_an_unknown_part_opens_the_interval_and_is_named(plain, world_of):
+    records = world_of(53).kernels(2)
+    known, unknown = predict_unknown(plain, records), predict_unknown(plain, records, LOOP)
+    assert not known.open_above and math.isfinite(known.interval_j[1])
+    assert unknown.open_above and unknown.interval_j == (known.interval_j[0], math.inf)
+    assert unknown.energy_j == known.energy_j and unknown.unknowns == (LOOP,)
+    text = unknown.describe_energy()
+    assert text.startswith("at least ") and text.endswith("'a/<loop>' (Loop) ends what is known: --rounds a=3")
+    assert "at least" not in known.describe_energy() and "ends what is known" in repr(unknown)
+
+
+def test_arrays_of_predictions_keep_an_interval_open(plain, world_of):
+    counts = KernelCounts.from_records(world_of(54).kernels(1, ("fc", "relu")))
+    found = plain.predict_counts(replace(counts, unknowns=((), (LOOP,))))
+    assert np.isfinite(found.high_j).tolist() == [True, False] and np.isfinite(found.low_j).all()
+
+
+def test_a_prediction_is_a_table_and_safe_html(plain, world_of):
+    label = KernelLabel("k", "<script>", ("Conv", "Relu"), (1, 3, 8, 8), (4, 3, 3, 3), (1, 4, 8, 8))
+    counts = replace(KernelCounts.from_records(world_of(55).kernels(1, ("fc",))), names=("<b>.onnx",), labels=(label,))
+    found = plain.predict_many(replace(counts, warnings=(("a & b",),)))[0]
+    frame = found.to_frame()
+    assert frame["energy_j"].tolist() == [k.energy_j for k in found.kernels]
+    assert frame.loc[0, ["layer", "op_types", "output_shape"]].tolist() == ["<script>", "Conv+Relu", "1x4x8x8"]
+    page = found._repr_html_()
+    assert "&lt;script&gt;" in page and "<script>" not in page and "<b>.onnx" not in page and "a &amp; b" in page
+    assert len(repr(found)) < 200 and "<b>.onnx" in repr(found)
+
+
+def test_notes_below_a_hundredth_of_the_energy_are_left_out(plain, world_of):
+    small, large = (world_of(56).kernels(1, ("relu", "fc"))[i] for i in (0, 1))
+    unseen = replace(small, family="no such family")
+    assert any("roofline" in w for w in predict(plain, [unseen, large]).warnings)
+    assert not any("roofline" in w for w in predict(plain, [unseen, large], [1.0, 1e9]).warnings)

@@ -187,8 +187,8 @@ def test_what_predicting_had_to_warn_of_is_printed_and_in_the_document(tmp_path)
     from dataclasses import replace
 
     from deepen.cli.quickstart import render_quickstart
+    from deepen.predictors.prediction import Prediction
     from deepen.quickstart import ModelResult, QuickstartResult
-    from deepen.records import Prediction
 
     warned = ("a loop of unknown length",)
     prediction = Prediction("m.onnx", 1.0, (0.5, 2.0), 0.0, (), 1.0, (), 0, "p", "simulated", warned)

@@ -25,7 +25,7 @@ class ModelEnergies:
     Attributes:
         energy_j: Net energy of one inference, shape (n,).
         low_j: Lower end of the nominal 90 % interval, shape (n,).
-        high_j: Upper end, shape (n,).
+        high_j: Upper end, shape (n,); infinite where it is unknown how much work a model does.
         coverage: Share of the kernels each model executes that a regressor answered, 0..1, shape (n,).
         extrapolated: Kernels each model executes outside the training range, shape (n,).
         entry_j: Energy of one execution of each entry's kernel in its model, before ``bend``, shape (e,).
@@ -61,6 +61,8 @@ def assemble_models(
     bend = correction.factor(plain)
     energy = bend * plain
     low, high = make_interval(energy, overheads.compute_half_width(models, entry_j, alone.half_width))
+    if models.unknowns:
+        high = np.where([bool(unknown) for unknown in models.unknowns], np.inf, high)
     executed = models.sums(np.ones(alone.energy_j.size))
     covered = models.sums(alone.regressor.astype(np.float64))
     return ModelEnergies(

@@ -320,10 +320,13 @@ def _read_energy_json(file: Path, place: str, made_by: str) -> tuple[float, floa
             u = (float(data["interval_j"][1]) - float(data["interval_j"][0])) / _FOR_90
         found = energy_j, 0.0 if u is None or math.isnan(u) else float(u), label
         whole, ended = data.get("complete", True), str(data.get("ended", ""))
+        open_above = bool(data.get("open_above", False))
     except OSError as error:
         raise ConfigError(f"{place}: {file}: {error.strerror}; check the path") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(f"{place}: {file} is no output of {made_by}; it needs energy_j and source") from error
+    if open_above:
+        raise _make_lower_bound_error(f"{place}: {file}")
     if not whole:
         raise DatasetError(
             f"{place}: {file} is not complete ({ended}); run the training again, or give what it cost as training"
@@ -357,6 +360,14 @@ def _fill_recorded_energies(
         labels[k] = find_weakest_label([labels[k], label])
 
 
+def _make_lower_bound_error(subject: str) -> DatasetError:
+    return DatasetError(
+        "its predicted energy is only a lower bound, because part of its work is unknown",
+        subject=subject,
+        cure="let 'deepen predict' say what it needs to know, and give its output as record; or measure the model",
+    )
+
+
 def _predict_missing_energies(
     base: Path,
     texts: Sequence[str],
@@ -381,5 +392,7 @@ def _predict_missing_energies(
             found = predictor.predict(base / texts[k])
         except DeepenError as error:
             raise error.with_subject(places[k]) from error
+        if found.open_above:
+            raise _make_lower_bound_error(f"{places[k]}: {texts[k]}")
         energy[k], u[k] = found.energy_j, (found.interval_j[1] - found.interval_j[0]) / _FOR_90
         labels[k] = find_weakest_label([labels[k], found.label])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deepen.errors import ConfigError, DatasetError, DeepenError, GraphError
-from deepen.records import Prediction
+from deepen.predictors.prediction import Prediction
 from deepen.scoring.app_rows import NO_SOURCE
 from deepen.scoring.lifecycle import LifecycleCandidates, read_candidates
 
