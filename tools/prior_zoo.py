@@ -60,6 +60,18 @@ BY_HAND: list[tuple[str, str, dict[str, Any]]] = [
     # classifiers end in a softmax that torch users leave out
     *[("softmax", "classifier heads", {"shape": [1, n], "axis": 1}) for n in (2, 10, 100, 365, 1000, 21841)],
     *[("softmax", "convolutional classifier heads", {"shape": [1, n, 1, 1], "axis": 1}) for n in (10, 1000)],
+    # decoders turn queries and keys; exports of decoders are not among the sources
+    *[
+        ("rotary", source, {"heads": heads, "tokens": tokens, "head_dim": head_dim, "turned": turned})
+        for source, counts, head_dim, turned, lengths in (
+            ("Llama-3.2-1B (2024)", (32, 8), 64, 64, (256,)),
+            ("Phi-2 (2023)", (32,), 80, 32, (1, 64)),
+            ("Qwen2.5-0.5B (2024)", (14, 2), 64, 64, (1, 128)),
+            ("TinyLlama (Zhang 2024)", (32, 4), 64, 64, (1, 128)),
+        )
+        for heads in counts
+        for tokens in lengths
+    ],
     # Caffe and Caffe2 write a classifier's last pooling as a window as large as the map
     *[
         ("avgpool", source, {"c": c, "spatial": [s, s], "kernel": [s, s], "stride": [1, 1], "dilation": [1, 1],

@@ -21,6 +21,7 @@ from deepen.kernels.families.operator_costs import OPERATORS
 from deepen.kernels.families.tree_ensembles import measure_tree_ensemble
 
 __all__ = [
+    "ROTATION",
     "SCALAR",
     "NodeView",
     "count_bytes_read",
@@ -85,6 +86,9 @@ class NodeView:
 
 TREE_VISIT = 48
 """One branch of a tree: two dependent loads, a comparison and every second time a misprediction (6 ns)."""
+
+ROTATION = 20
+"""One value of a rotary embedding: two products, a sum, and the search for its table's row (2 ns)."""
 
 BUTTERFLY = 46
 """One butterfly of the runtime's Fourier transform, which works in double precision on scattered pairs (5.5 ns)."""
@@ -241,7 +245,7 @@ _PER_OUTPUT: dict[str, float] = {
     "CumProd": 20, "CumSum": 20, "HannWindow": 75, "HammingWindow": 75, "BlackmanWindow": 140, "MelWeightMatrix": 4,
     "AffineGrid": 10, "Shrink": 60, "Affine": 2, "ImageScaler": 2, "Scale": 1, "ScaledTanh": 15,
     "ParametricSoftplus": 21, "ArrayFeatureExtractor": 7, "FeatureVectorizer": 25, "DictVectorizer": 400,
-    "RotaryEmbedding": 20, "MRotaryEmbedding": 20, "GatherBlockQuantized": 5, "EmbedLayerNormalization": 24,
+    "RotaryEmbedding": ROTATION, "MRotaryEmbedding": ROTATION, "GatherBlockQuantized": 5, "EmbedLayerNormalization": 24,
     "QEmbedLayerNormalization": 26, "QLinearSigmoid": 4, "QLinearLeakyRelu": 4, "QLinearSoftmax": 40,
     "QLinearConcat": 2, "QLinearWhere": 20, "QLinearReduceMean": 4, "QLinearReduceMin": 4, "UnfoldTensor": 90,
     "ScaledSiLU": 16, "GatedAdd": 2, "GatedRMSNorm": 20, "BranchwiseRMSNorm": 5, "BiasAdd": 1, "BiasDropout": 2,

@@ -14,6 +14,7 @@ __all__ = ["get_family_definition", "load_family_definitions", "map_operators_to
 _MODULES = (
     "multi_node", "attention", "quantised", "convolution", "matrix_product", "recurrent", "normalisation", "pooling",
     "elementwise_unary", "elementwise_binary", "concat_split", "data_movement",
+    "rotary_embedding",
 )  # fmt: skip
 """Modules in reading order: families of many nodes before the families of their parts."""
 

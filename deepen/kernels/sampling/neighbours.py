@@ -350,11 +350,21 @@ def _perturb_channels(params: Params, draw: SizeSampler, pool: Sequence[RealConf
     return params
 
 
+def _perturb_rotary(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
+    whole = params["turned"] == params["head_dim"]
+    params["heads"] = draw.width(params["heads"])
+    params["tokens"] = draw.length(params["tokens"]) if params["tokens"] > 1 else 1
+    params["head_dim"] = draw.width(params["head_dim"], multiple=8)
+    params["turned"] = params["head_dim"] if whole else min(params["turned"], params["head_dim"])
+    return params
+
+
 _PERTURBATIONS: dict[str, Callable[[Params, SizeSampler, Sequence[RealConfiguration]], Params]] = {
     "attention": _perturb_attention, "channels": _perturb_channels, "concat": _perturb_concat, "conv": _perturb_conv,
     "fc": _perturb_fc, "lrn": _perturb_lrn,
     "norm": _perturb_norm, "pool": _perturb_pool, "proportion": _perturb_in_proportion,
     "recurrent": _perturb_recurrent, "reshape": _perturb_reshape,
+    "rotary": _perturb_rotary,
     "shapes": _perturb_shapes, "split": _perturb_split, "tokens": _perturb_token_shapes,
 }  # fmt: skip
 """How configurations of a family move, by ``kind`` of its ``[sampling]`` table."""

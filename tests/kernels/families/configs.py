@@ -190,6 +190,8 @@ CONFIGS: list[tuple[str, dict[str, Any], bool]] = [
     ("qmatmul", {
         **QMATMUL, **FLOAT_OUT, "op": "MatMulNBits", "dtype": "float32", "weight_dtype": "uint4", "block": 32,
     }, True),
+    ("rotary", {"heads": 4, "tokens": 6, "head_dim": 8, "turned": 8}, True),
+    ("rotary", {"batch": 2, "heads": 3, "tokens": 5, "head_dim": 8, "turned": 4}, True),
     ("se", SE, False),
     ("se", {**SE, "activation": "silu", "gate": "hardsigmoid", "bias": False}, False),
     ("channelshuffle", {"c": 12, "spatial": [7, 7], "groups": 3}, False),

@@ -14,7 +14,7 @@ CANONICAL = {
     "layernorm", "rmsnorm", "lrn", "bn", "bnrelu", "relu", "hswish", "gelu", "silu", "elementwise", "add",
     "addrelu", "binary", "concat", "split", "maxpool", "avgpool", "global-avgpool", "reduce", "resize", "gather",
     "transpose", "reshape", "slice", "pad", "recurrent", "quantize", "dequantize", "qconv", "qmatmul", "se",
-    "channelshuffle",
+    "channelshuffle", "rotary",
 }  # fmt: skip
 
 CONV = {

@@ -133,3 +133,10 @@ def test_a_foreign_operator_with_a_familiar_name_is_not_taken_for_it():
 def test_a_split_names_what_it_estimated():
     model, _ = OPERATOR_MODELS["StringConcat"](2, np.random.default_rng(0)).build()
     assert any("StringConcat" in note for note in split_graph(load_graph_from_proto(model)).warnings)
+
+
+@pytest.mark.parametrize("operator", ["RotaryEmbedding", "com.microsoft.RotaryEmbedding"])
+def test_both_forms_of_rotary_embedding_are_one_family(operator):
+    kernel = describe(operator, 2)
+    want = {"dtype": "float32", "batch": 1, "heads": 2, "tokens": 8, "head_dim": 8, "turned": 8}
+    assert (kernel.family, kernel.params) == ("rotary", want)
