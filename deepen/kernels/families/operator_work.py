@@ -222,6 +222,11 @@ def _count_experts(view: NodeView) -> float:
     return view.read(1) * 20 + rows * chosen * (16 * hidden[1] if len(hidden) > 1 else 0)
 
 
+def _count_einsum_copies(view: NodeView) -> float:
+    """Count the copies of an Einsum: the runtime transposes operands and result around a batched matrix product."""
+    return 4 * (sum(map(view.read, range(len(view.node.inputs)))) + view.written())
+
+
 def _count_index_rows(view: NodeView) -> float:
     """Count the blocks that are scattered or gathered: one step of scalar code and its copy each."""
     depth = view.shape(1)[-1] if view.shape(1) else 1
@@ -277,7 +282,7 @@ _FORMULAS: dict[str, Formula] = {
     "NhwcMaxPool": lambda v: _count_window(v, 1), "CDist": _count_distances, "TfIdfVectorizer": _count_grams,
     **dict.fromkeys(("ScatterElements", "Scatter"), lambda v: v.read(1) * 30), "ScatterND": _count_index_rows,
     **dict.fromkeys(("MoE", "QMoE"), _count_experts),
-    "Einsum": lambda v: v.read() if len(v.node.inputs) < 2 else v.written(),
+    "Einsum": _count_einsum_copies,
     **dict.fromkeys(("MatMulBnb4", "MatMulFpQ4", "MatMulNBits"), lambda v: v.read(1)),
 }  # fmt: skip
 """Operators whose work is no multiple of one tensor's size."""
