@@ -39,7 +39,7 @@ from deepen.graph.onnx_reader.operator_schemas import check_operator_schemas
 from deepen.graph.onnx_reader.option_names import check_option_names
 from deepen.graph.onnx_reader.runtime_objections import find_file_objections, find_type_objections
 from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
-from deepen.graph.onnx_reader.shape_advice import ProposedOptions, propose_options
+from deepen.graph.onnx_reader.shape_advice import NEARLY, ProposedOptions, propose_options
 from deepen.graph.onnx_reader.shape_inference import (
     DeclaredTypes,
     extract_declared_types,
@@ -333,4 +333,4 @@ class _OptionsTrial:
             flattener.run()
         except (GraphError, *_FOREIGN_ERRORS):
             return len(flattener.nodes)
-        return None
+        return NEARLY - flattener.contradictions if flattener.contradictions else None

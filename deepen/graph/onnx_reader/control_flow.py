@@ -80,7 +80,8 @@ def _flatten_if(
     """Flatten If(condition) and its two branches, which read tensors of the scopes around them.
 
     1. Both branches are flattened; contradictions are tolerated in one that may not run.
-    2. The branch counted is the one that the condition selects, or the costlier one if the condition is not known.
+    2. The branch counted is the one that the condition selects; if that is not known, the one that can take the input
+       shapes, or the costlier one if both can.
     3. Warnings and unknown parts of the other branch are dropped, and its nodes get multiplicity 0.
     4. The outputs have the types of the counted branch; their values are known only if the condition is.
 
@@ -94,6 +95,7 @@ def _flatten_if(
     chosen = "then_branch" if condition else "else_branch"
     scopes: dict[str, GraphScope] = {}
     spans: dict[str, slice] = {}
+    impossible: dict[str, bool] = {}
     branch_warnings: dict[str, list[str]] = {}
     branch_unknowns: dict[str, list[UnknownPart]] = {}
     first_warning, first_unknown = len(flattener.warnings), len(flattener.unknowns)
@@ -103,8 +105,12 @@ def _flatten_if(
         may_not_run = condition is None or name != chosen
         flattener.tolerance_depth += may_not_run
         flattener.define_inputs(inner, {})
+        before = flattener.contradictions
         flattener.flatten_nodes(inner, flat_node.multiplicity)
         flattener.tolerance_depth -= may_not_run
+        impossible[name] = flattener.contradictions > before
+        if condition is not None and name != chosen:
+            flattener.contradictions = before
         spans[name] = slice(first, len(flattener.nodes))
         branch_warnings[name] = flattener.warnings[first_warning:]
         del flattener.warnings[first_warning:]
@@ -112,9 +118,11 @@ def _flatten_if(
         del flattener.unknowns[first_unknown:]
     if condition is None:  # 2
         costs = {name: _estimate_branch_work(flattener.nodes[spans[name]], flattener.tensors) for name in branches}
-        chosen = max(branches, key=costs.__getitem__)
+        possible = [name for name in branches if not impossible[name]] or branches
+        chosen = max(possible, key=costs.__getitem__)
+        why = "its costlier branch" if len(possible) == len(branches) else "the only branch that takes these shapes"
         flattener.warn(
-            f"the condition of '{node.name}' is not known; its costlier branch ({chosen}) is counted; "
+            f"the condition of '{node.name}' is not known; {why} ({chosen}) is counted; "
             f"choose with --branch {_find_decider(flattener, flat_node)}={str(chosen != 'then_branch').lower()}"
         )
     for text in branch_warnings.get(chosen, ()):  # 3

@@ -222,11 +222,13 @@ class GraphFlattener(GraphUnderConstruction):
                 self.sequences[flat_node.outputs[0]] = found
 
     def _check_shapes(self, flat_node: Node, shapes: Sequence[tuple[int, ...] | None]) -> None:
-        if flat_node.domain or self.tolerance_depth:
+        if flat_node.domain:
             return
         inputs = [self._get_shape(name) for name in flat_node.inputs]
         problem = find_shape_contradiction(flat_node.op_type, flat_node.attributes, inputs, shapes)
-        if problem:
+        if problem and self.tolerance_depth:
+            self.contradictions += 1
+        elif problem:
             raise GraphError(f"node '{flat_node.name}' ({flat_node.op_type}): {problem}")
 
     def _define_outputs(
@@ -350,6 +352,7 @@ class GraphFlattener(GraphUnderConstruction):
             raise GraphError(f"node '{node.name}' is malformed: {shorten_error(error)}") from error
         except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
             if self.tolerance_depth:  # 1
+                self.contradictions += 1
                 return {}
             self._check_shapes(flat_node, [None] * len(flat_node.outputs))  # 2
             if self.strict_shapes and "ShapeInferenceError" in str(error):

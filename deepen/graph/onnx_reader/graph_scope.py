@@ -77,6 +77,7 @@ class GraphUnderConstruction(ABC):
         strict_shapes: Whether a node that cannot take its input shapes is an error (the caller asked for these shapes)
             or only a warning (they are the model's own).
         tolerance_depth: Number of enclosing If branches that may never run; above 0, contradictions are ignored.
+        contradictions: How many were ignored in branches that may run.
         opsets: Operator-set versions by domain.
         nodes: Nodes so far.
         tensors: Tensors by full name.
@@ -97,6 +98,7 @@ class GraphUnderConstruction(ABC):
     options: ReadOptions = field(default_factory=ReadOptions)
     strict_shapes: bool = False
     tolerance_depth: int = 0
+    contradictions: int = 0
     opsets: dict[str, int] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, TensorInfo] = field(default_factory=dict)

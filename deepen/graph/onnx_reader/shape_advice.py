@@ -25,9 +25,12 @@ from deepen.graph.onnx_reader.input_shapes import list_model_inputs
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ProposedOptions", "propose_options"]
+__all__ = ["NEARLY", "ProposedOptions", "propose_options"]
 
-_MOST_TRIALS, _MOST_SECONDS = 150, 6.0
+NEARLY = 10**9
+"""Nodes that a model is said to be read to, less one for each contradiction, if only branches of If have some."""
+
+_MOST_TRIALS, _MOST_SECONDS = 150, 4.0
 _LEAST_TRIALS = 3  # however slow the model is to read
 _MOST_ROUNDS = 3  # of changing every variable
 _MOST_TEXT = 240  # characters; an error is one line under 400
@@ -211,8 +214,8 @@ class _SizeSearch:
                     if reached > best:
                         self.sizes, best = changed, reached
             if best == before:
-                return False
-        return best is None
+                break
+        return best is None or best > NEARLY // 2
 
     def _list_groups(self) -> list[tuple[str, ...]]:
         """List the variables to change together: those of one ladder, then each alone."""

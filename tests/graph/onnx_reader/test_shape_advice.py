@@ -181,3 +181,30 @@ def test_advice_works_as_it_is_printed(model):
     graph = take_advice(model)[1]
     assert all(tensor.shape is not None and tensor.elements for tensor in graph.inputs)
     assert graph.outputs[0].shape is not None
+
+
+def make_vad(limit=16):
+    """An If of unknown condition, one branch of which needs 400 samples (the costlier one) and the other ``limit``."""
+
+    def branch(name, window):
+        conv = helper.make_node("Conv", ["a", f"w{window}"], [f"{name}_out"])
+        return helper.make_graph([conv], name, [], [helper.make_tensor_value_info(f"{name}_out", FLOAT, None)])
+
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "one"], ["a"]),
+        helper.make_node("If", ["fast"], ["y"], "choose", then_branch=branch("t", 400), else_branch=branch("e", limit)),
+    ]
+    inputs = [("x", FLOAT, ["b", None]), ("fast", TensorProto.BOOL, [1])]
+    return build(nodes, inputs, [ints("one", 1), weight("w400", 64, 1, 400), weight(f"w{limit}", 2, 1, limit)])
+
+
+def test_advice_suits_both_branches_of_an_if_that_may_take_either():
+    graph = take_advice(make_vad())[1]
+    assert graph.inputs[0].shape[1] >= 400
+    assert "its costlier branch (then_branch) is counted" in graph.warnings[0]
+
+
+def test_a_branch_that_cannot_take_the_shapes_is_not_the_one_that_is_counted():
+    graph = load_graph_from_proto(make_vad(), {"x": (1, 100)})
+    assert "the only branch that takes these shapes (else_branch) is counted" in graph.warnings[0]
+    assert split_graph(graph).macs == 2 * 16 * 85
