@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepen.errors import ConfigError
 from deepen.graph.onnx_reader.proto_values import get_dtype_name
 from deepen.graph.types import DTYPE_BYTES
 
@@ -77,6 +78,7 @@ def open_session(
         custom_ops: Libraries of custom operators.
 
     Raises:
+        ConfigError: If a library cannot be loaded.
         RuntimeRefusal: If the runtime does not take the model.
     """
     import onnxruntime as ort
@@ -92,9 +94,15 @@ def open_session(
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    try:
-        for library in custom_ops:
+    for library in custom_ops:
+        try:
             options.register_custom_ops_library(library)
+        except Exception as error:  # its exceptions share no base class
+            reason = " ".join(str(error).split())[-160:]
+            cure = "check the path, and that it was built for this onnxruntime and processor"
+            cause = f"the library of custom operators cannot be loaded: {reason}"
+            raise ConfigError(cause, subject=library, cure=cure) from error
+    try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # its exceptions share no base class
         text = str(error).strip()

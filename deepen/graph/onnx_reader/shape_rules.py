@@ -1,8 +1,9 @@
 """Output types of operators for which neither the ``onnx`` library nor ONNX Runtime infers any.
 
-These are the operators of ``ai.onnx.ml``: neither states the shape behind a ``Scaler``, with which every scikit-learn
+Most are the operators of ``ai.onnx.ml``: neither states the shape behind a ``Scaler``, with which every scikit-learn
 pipeline begins. Source: https://onnx.ai/onnx/operators/#ai-onnx-ml; where that leaves the shape open, the kernels in
-``onnxruntime/core/providers/cpu/ml`` decide.
+``onnxruntime/core/providers/cpu/ml`` decide. Those of ``com.microsoft`` follow ``docs/ContribOperators.md`` of ONNX
+Runtime.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def apply_shape_rule(op_type: str, domain: str, attributes: Mapping[str, Any], i
     Returns:
         Types of its first outputs, ``None`` where unknown; empty if there is no rule or the first input has no shape.
     """
-    rule = _RULES.get(op_type) if domain == "ai.onnx.ml" else None
+    rule = _RULES.get((domain, op_type))
     if rule is None or not inputs or inputs[0] is None or inputs[0].dims is None:
         return []
     return rule(attributes, inputs[0].dims, inputs)
@@ -125,7 +126,7 @@ def _classify_by_vectors(attributes: Mapping[str, Any], shape: tuple[int, ...], 
     return [TensorType(elem_type, (rows,)), TensorType(_FLOAT, (rows, scores)) if scores else None]
 
 
-_RULES: dict[str, _Rule] = {
+_ML_RULES: dict[str, _Rule] = {
     "Scaler": _keep_shape_as_float,
     "Normalizer": _keep_shape_as_float,
     "Imputer": _keep_shape,
@@ -143,3 +144,23 @@ _RULES: dict[str, _Rule] = {
     "TreeEnsembleRegressor": _regress_by_trees,
     "TreeEnsemble": _regress_by_trees,
 }
+
+
+def _measure_distances(attributes: Mapping[str, Any], shape: tuple[int, ...], inputs: Inputs) -> Outputs:
+    """Distances (rows of the first, rows of the second) between the rows of two matrices."""
+    other = inputs[1].dims if len(inputs) > 1 and inputs[1] else None
+    return [TensorType(inputs[0].elem_type if inputs[0] else 0, (shape[0], other[0]))] if other and shape else []
+
+
+def _embed_words(attributes: Mapping[str, Any], shape: tuple[int, ...], inputs: Inputs) -> Outputs:
+    """One vector of (output channels) per word of (..., characters)."""
+    weight = inputs[1].dims if len(inputs) > 1 and inputs[1] else None
+    return [TensorType(_FLOAT, (*shape[:-1], weight[0]))] if weight and shape else []
+
+
+_RULES: dict[tuple[str, str], _Rule] = {
+    **{("ai.onnx.ml", op_type): rule for op_type, rule in _ML_RULES.items()},
+    ("com.microsoft", "CDist"): _measure_distances,
+    ("com.microsoft", "WordConvEmbedding"): _embed_words,
+}
+"""Rule by domain and operator."""

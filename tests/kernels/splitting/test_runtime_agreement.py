@@ -12,8 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deepen.errors import GraphError
+from deepen.errors import ConfigError, GraphError
 from deepen.graph import load_graph, load_graph_from_proto
+from deepen.graph.read_options import ReadOptions
 from deepen.kernels.splitting.split import split_graph
 from tests.support.model_faults import FAULTS, asks_runtime
 
@@ -180,6 +181,14 @@ def test_a_custom_operator_of_unknown_shape_is_refused_with_the_way_out() -> Non
     assert "--custom-ops" in verdict
     assert "--shape s=DIMS" in verdict
     assert split_graph(load_graph_from_proto(model, {"s": (1, 16, 8, 8)})).macs == 2 * 16 * 16 * 9 * 64
+
+
+def test_a_library_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    library = str(tmp_path / "absent.so")
+    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+        split_graph(load_graph_from_proto(make_custom(), ReadOptions(custom_ops=(library,))))
+    assert caught.value.subject == library
+    assert len(str(caught.value)) <= 400
 
 
 def test_an_error_of_a_file_keeps_its_cure_however_long_it_is(tmp_path: Path) -> None:

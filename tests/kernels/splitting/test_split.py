@@ -371,3 +371,33 @@ def test_without_onnxruntime_rules_answer_and_say_so(make_graph: Make, monkeypat
     found = split_graph(graph)
     assert (found.runtime, found.method) == ("onnxruntime", "rules")
     assert "not installed" in found.warnings[0]
+
+
+@pytest.mark.parametrize("level", ["BASIC", "EXTENDED", "ALL"])
+@pytest.mark.parametrize("name", ["squeezenet", "resnet50", "shufflenet"])
+def test_a_graph_saved_by_the_runtime_is_split_like_the_model(
+    name: str, level: str, light_dir: Path, tmp_path: Path
+) -> None:
+    """Its fused and blocked operators have the shapes, products and families of the nodes they replaced.
+
+    At level ALL channels are padded to blocks of at most 16, which adds products, and layouts change around them.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    options.optimized_model_filepath = str(tmp_path / "saved.onnx")
+    options.log_severity_level = 4
+    path = light_dir / f"light_{name}.onnx"
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    plain, saved = split_graph(load_graph(path)), split_graph(load_graph(tmp_path / "saved.onnx"))
+    assert saved.unknowns == ()
+    products = {"conv-bn-relu", "dwconv-bn-relu", "groupconv", "fc"}
+    if level != "ALL":
+        assert Counter(k.family for k in saved.kernels) == Counter(k.family for k in plain.kernels)
+        assert saved.macs == plain.macs
+        return
+    assert plain.macs <= saved.macs <= 1.05 * plain.macs
+    counts = [Counter(k.family for k in s.kernels if k.family in products) for s in (plain, saved)]
+    assert counts[0] == counts[1]
+    assert {ops for _, ops in saved.unassigned} <= {("ReorderInput",), ("ReorderOutput",)}
