@@ -273,6 +273,7 @@ def _assemble_graph(
         warnings=tuple(dict.fromkeys(flattener.warnings)),
         unknowns=tuple(flattener.unknowns),
         custom_ops=options.custom_ops,
+        allow_unknown=options.allow_unknown,
         objections=objections,
         model=inferred,
     )

@@ -133,6 +133,7 @@ class Graph:
         warnings: Warnings for the user (for example nodes whose result is not used).
         unknowns: Where it is unknown how much work is done (for example a Loop whose trip count is unknown).
         custom_ops: Libraries of custom operators that a runtime needs to take the model.
+        allow_unknown: Whether a custom operator may hide shapes.
         objections: Reasons why ONNX Runtime refuses the file.
         model: The ModelProto without the bytes of large weights (see ``deepen.graph.list_weightless_tensors``), input
             shapes fixed, local functions inlined, shapes inferred, nodes named as in ``nodes``. For splitters only.
@@ -149,6 +150,7 @@ class Graph:
     warnings: tuple[str, ...] = ()
     unknowns: tuple[UnknownPart, ...] = ()
     custom_ops: tuple[str, ...] = ()
+    allow_unknown: bool = False
     objections: tuple[RuntimeObjection, ...] = ()
     model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
 

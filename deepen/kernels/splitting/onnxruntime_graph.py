@@ -16,7 +16,7 @@ from deepen.graph.onnx_reader.runtime_session import (
     write_stand_in,
 )
 from deepen.graph.types import Graph
-from deepen.kernels.splitting.runtime_refusals import explain_refusal, is_custom_operator
+from deepen.kernels.splitting.runtime_refusals import explain_refusal, is_custom_operator, list_hidden_tensors
 from deepen.kernels.splitting.skeleton_model import SkeletonModel, build_skeleton_model
 
 if TYPE_CHECKING:
@@ -73,16 +73,17 @@ def get_executed_graph(graph: Graph) -> ExecutedGraph:
 
 
 def _find_custom_nodes(graph: Graph) -> list[str]:
-    """Find the nodes of the main graph that the runtime has no operator for, and whose outputs are known."""
+    """Find the nodes of the main graph that the runtime has no operator for, and whose outputs are known as needed."""
     assert graph.model is not None
     functions = {(function.domain, function.name) for function in graph.model.functions}
+    hidden = list_hidden_tensors(graph)
     return [
         node.name
         for node in graph.model.graph.node
         if (node.domain, node.op_type) not in functions
         and node.domain
         and is_custom_operator(node)
-        and all((t := graph.tensors.get(n)) and t.shape is not None and t.dtype for n in node.output if n)
+        and (graph.allow_unknown or hidden.isdisjoint(node.output))
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,10 @@ from deepen.graph.types import Graph, Node
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["explain_refusal", "find_operator_problem", "is_custom_operator"]
+__all__ = ["explain_refusal", "is_custom_operator", "list_hidden_tensors"]
 
 _OTHER_RUNTIME = "split it for another runtime with --runtime"
+_NAMED = 4  # outputs in a cure
 _OLDEST_OPSET = 7
 """Oldest operator set that ONNX Runtime implements: https://onnxruntime.ai/docs/reference/compatibility.html."""
 
@@ -46,9 +47,12 @@ def explain_refusal(graph: Graph, refusal: RuntimeRefusal) -> GraphError:
         return GraphError(too_new[0], subject=subject, cure=f"upgrade onnxruntime, or {too_new[1]}")
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     functions = {(function.domain, function.name) for function in model.functions}
+    hidden = list_hidden_tensors(graph)
     for body in iter_graphs(model.graph):  # 2
         for proto in body.node:
-            problem = None if (proto.domain, proto.op_type) in functions else find_operator_problem(proto, opsets)
+            if (proto.domain, proto.op_type) in functions:
+                continue
+            problem = _find_operator_problem(proto, opsets, [name for name in proto.output if name in hidden])
             if problem is not None:
                 return GraphError(problem[0], subject=subject, cure=problem[1])
     refused = _find_refused_node(graph, opsets)
@@ -80,8 +84,21 @@ def is_custom_operator(proto: onnx.NodeProto) -> bool:
     return (proto.domain, proto.op_type) not in map_runtime_operators()
 
 
-def find_operator_problem(proto: onnx.NodeProto, opsets: Mapping[str, int]) -> tuple[str, str] | None:
+def list_hidden_tensors(graph: Graph) -> set[str]:
+    """List the tensors that are read and whose shape is not known."""
+    read = {name for node in graph.nodes for name in node.inputs if name} | {tensor.name for tensor in graph.outputs}
+    return {name for name in read if name not in graph.tensors or graph.tensors[name].shape is None}
+
+
+def _find_operator_problem(
+    proto: onnx.NodeProto, opsets: Mapping[str, int], hidden: Sequence[str]
+) -> tuple[str, str] | None:
     """Find out whether the runtime knows the operator of a node.
+
+    Args:
+        proto: The node.
+        opsets: Version by domain.
+        hidden: Outputs whose shapes would be needed to do without the operator.
 
     Returns:
         Cause and cure if it is not known in the version of its domain that is imported, else ``None``.
@@ -90,12 +107,12 @@ def find_operator_problem(proto: onnx.NodeProto, opsets: Mapping[str, int]) -> t
     domain = proto.domain or "ai.onnx"
     if versions is None:
         cause = f"{_name_runtime()} does not know the operator {domain}.{proto.op_type} of node '{proto.name}'"
-        outputs = [name for name in proto.output if name]
         own = any(proto.domain == known for known, _ in map_runtime_operators())
         cure = "correct its name or its domain in the file, or upgrade onnxruntime"
         if not own:
             cure = "name the library that has it with --custom-ops FILE"
-            cure += f", or give what it writes with --shape {outputs[0]}=DIMS" if outputs else ""
+            shapes = " ".join(f"--shape {name}=DIMS" for name in hidden[:_NAMED])
+            cure += f", or give what it writes with {shapes}" if hidden else ""
         return cause, cure
     imported = opsets.get(proto.domain, 1)
     past = [version for version in versions if abs(version) <= imported]

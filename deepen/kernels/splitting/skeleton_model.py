@@ -100,7 +100,8 @@ def _cut_nodes(main: onnx.GraphProto, graph: Graph, cut: Collection[str]) -> tup
 
     1. The nodes are taken out.
     2. What they read and nodes write becomes outputs; of what they write, outputs of the graph are no longer its own.
-    3. What they write and the graph reads becomes inputs, of the types known.
+    3. What they write and the graph reads becomes inputs, of the types known; for a type unknown, that of the first
+       input is assumed, and integers where that is text.
     """
     if not cut:
         return ()
@@ -123,9 +124,12 @@ def _cut_nodes(main: onnx.GraphProto, graph: Graph, cut: Collection[str]) -> tup
             main.output.add(name=name)
     # 3
     numbers = map_dtype_to_number()
-    for name in sorted(made):
-        tensor = graph.tensors[name]
-        main.input.add(name=name).type.CopyFrom(make_type_proto(numbers.get(tensor.dtype, 1), tensor.shape))
+    first = {name: node.input[0] for node in apart for name in node.output if node.input}
+    for name in sorted(made & {name for node in kept for name in node.input}):
+        tensor, source = graph.tensors[name], graph.tensors.get(first.get(name, ""))
+        guess = "float32" if source is None else {"": "float32", "string": "int64"}.get(source.dtype, source.dtype)
+        number = numbers[tensor.dtype or guess]
+        main.input.add(name=name).type.CopyFrom(make_type_proto(number, tensor.shape))
     return tuple(apart)
 
 

@@ -91,7 +91,9 @@ def split_graph(graph: Graph, runtime: str = ORACLE) -> ModelSplit:
     names = {n.name for n in graph.nodes}
     unknowns = find_unknown_parts(work.graph, kernels)
     stated = {part.node for part in graph.unknowns}
-    notes = [describe_unknown_part(part) for part in unknowns if part.node not in stated]
+    notes = [
+        describe_unknown_part(part) for part in unknowns if part.node not in stated and (part.cure or part.products)
+    ]
     other = {name for k in kernels if k.family == "other" for name in k.node_names}
     estimated = note_estimated_work(n for n in graph.nodes if n.name in other)
     return ModelSplit(

@@ -183,6 +183,22 @@ def test_a_custom_operator_of_unknown_shape_is_refused_with_the_way_out() -> Non
     assert split_graph(load_graph_from_proto(model, {"s": (1, 16, 8, 8)})).macs == 2 * 16 * 16 * 9 * 64
 
 
+def test_a_custom_operator_of_unknown_shape_is_a_part_where_that_is_allowed() -> None:
+    graph = load_graph_from_proto(make_custom(declared=False), ReadOptions(allow_unknown=True))
+    found = split_graph(graph)
+    (part,) = found.unknowns
+    assert (part.node, part.kind, part.products) == ("wave", "shape", 1)
+    assert found.macs == 16 * 16 * 9 * 64
+
+
+def test_only_outputs_that_are_read_need_a_shape() -> None:
+    model = make_custom(declared=False)
+    model.graph.node[2].output.extend(["unread", "more"])
+    assert "--shape s=DIMS" in give_verdict(model)
+    assert "unread" not in give_verdict(model)
+    assert split_graph(load_graph_from_proto(model, {"s": (1, 16, 8, 8)})).macs == 2 * 16 * 16 * 9 * 64
+
+
 def test_a_library_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     library = str(tmp_path / "absent.so")
     with pytest.raises(ConfigError, match="cannot be loaded") as caught:
