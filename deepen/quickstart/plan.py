@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,19 @@ LEAST_S_PER_KERNEL = 0.08
 LEAST_ROWS = 12
 """Kernels of each family of the models that are measured early, so that every family gets a regressor."""
 
+FURTHER_ROWS = 6
+"""Kernels of each further family that are measured early: with what families share, they make a regressor."""
+
+MORE_ROWS = {
+    "attention": 8, "elementwise": 16, "gelu": 8, "layernorm": 10, "matmul": 12, "qconv": 12, "qmatmul": 12,
+    "recurrent": 12, "reduce": 8,
+}  # fmt: skip
+"""Further families that take a large share of the energy of some real models (transformers, speech, integers), or have
+many operators, get more."""
+
+MAX_FURTHER_MACS = 300_000_000
+"""Largest kernel of those: what is measured for every model must not take the time of the nine."""
+
 MAX_MACS = 3_000_000_000
 """Largest kernel sampled; one run of it takes tens of milliseconds on one core."""
 
@@ -42,7 +55,8 @@ def plan_items(
     """Plan the kernels and networks to measure.
 
     1. Sample kernels of all families, with less weight for families that no model has.
-    2. Interleave them with the first kernels of each family the models have, so that every family gets its records.
+    2. Interleave them, one to two, with the first kernels of each family the models have, then with some of every other
+       family, so that every family gets its records.
     3. Add a calibration network after every :data:`KERNELS_PER_NETWORK` kernels, and a small one after every
        :data:`KERNELS_PER_SMALL_NETWORK`, from a quarter of that on.
     """
@@ -57,14 +71,20 @@ def plan_items(
         None, count, options.seed, exclude=unseen, max_macs=MAX_MACS, weights=_weight_families(wanted)
     )
     # 2
-    needed = _sample_in_turns(wanted, options, unseen)
+    further = {name: MORE_ROWS.get(name, FURTHER_ROWS) for name in _weight_families(()) if name not in wanted}
+    needed = [
+        *_sample_in_turns(dict.fromkeys(wanted, LEAST_ROWS), MAX_MACS, options, unseen),
+        *_sample_in_turns(further, MAX_FURTHER_MACS, options, unseen),
+    ]
     keys = {kernel.key for kernel in needed}
     rest = [kernel for kernel in sampled if kernel.key not in keys]
-    mixed = [kernel for pair in zip_longest(needed, rest[: len(needed)]) for kernel in pair if kernel is not None]
+    early = rest[: len(needed) // 2]
+    turns = zip_longest(needed[::2], needed[1::2], early)
+    mixed = [kernel for turn in turns for kernel in turn if kernel is not None]
     # 3
     seed = options.seed
     items: list[Item] = []
-    for index, kernel in enumerate([*mixed, *rest[len(needed) :]]):
+    for index, kernel in enumerate([*mixed, *rest[len(early) :]]):
         items.append(KernelItem(kernel.family, kernel.params))
         if index % KERNELS_PER_NETWORK == KERNELS_PER_NETWORK - 1:
             number = index // KERNELS_PER_NETWORK
@@ -95,12 +115,14 @@ def _weight_families(wanted: Collection[str]) -> dict[str, float]:
     }
 
 
-def _sample_in_turns(wanted: Iterable[str], options: QuickstartOptions, unseen: Collection[str]) -> list[SampledKernel]:
-    """Sample the first kernels of every family the models have, one of each in turn."""
+def _sample_in_turns(
+    rows: Mapping[str, int], max_macs: int, options: QuickstartOptions, unseen: Collection[str]
+) -> list[SampledKernel]:
+    """Sample the first kernels of families, so many of each, one of each in turn."""
     from deepen.kernels import load_families
     from deepen.kernels.sampling.sampler import sample_kernels
 
     families = load_families()
-    known = sorted(name for name in wanted if name in families and families[name].sampling.get("weight", 0.0))
-    each = [sample_kernels([name], LEAST_ROWS, options.seed, exclude=unseen, max_macs=MAX_MACS) for name in known]
+    known = sorted(name for name in rows if name in families and families[name].sampling.get("weight", 0.0))
+    each = [sample_kernels([name], rows[name], options.seed, exclude=unseen, max_macs=max_macs) for name in known]
     return [kernel for turn in zip_longest(*each) for kernel in turn if kernel is not None]

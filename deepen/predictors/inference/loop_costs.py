@@ -56,10 +56,12 @@ def compute_loop_terms(raw: Floats, index: Mapping[str, int]) -> Floats:
     idle = np.where(positions > 1, np.ceil(positions / _LANES) * _LANES / np.maximum(positions, 1.0) - 1.0, 0.0)
     unrolled = of("im2col_bytes") * _compute_unpadded_share(raw, index)
     moved = of("bytes_in") + of("bytes_weights") + of("bytes_written")
+    # On a map of width 1 neighbours along the height are neighbours in memory.
+    step = np.where((of("w_in") == 1) & (of("w_out") == 1), of("stride_h"), of("stride_w"))
     terms = (
         _count_memory_runs(of),
         unrolled,
-        unrolled * (of("stride_w") > 1),
+        unrolled * (step > 1),
         of("macs") * np.maximum(idle, 0.0),
         of("gemm_batch") * images,
         np.maximum(moved - _CACHE_BYTES, 0.0),
@@ -70,7 +72,7 @@ def compute_loop_terms(raw: Floats, index: Mapping[str, int]) -> Floats:
 def _count_memory_runs(of: Callable[[str], Floats]) -> Floats:
     """Stretches of memory walked along."""
     elements, inner, outer = of("elements_out"), of("inner_size"), of("outer_size")
-    rows = np.maximum(of("w_out"), 1.0)
+    rows = np.maximum(np.where((of("w_in") == 1) & (of("w_out") == 1), of("h_out"), of("w_out")), 1.0)
     moved = np.where(inner > 1, elements / np.maximum(inner, 1.0), outer)
     pooled = (of("k_w") > 0) & (of("m") == 0) & (moved == 0)
     moved = np.where(pooled, elements / rows, moved)

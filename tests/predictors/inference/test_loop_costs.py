@@ -64,6 +64,14 @@ def test_only_a_stride_along_rows_gathers():
     assert wide["gathered"] == wide["unrolled_inside"] > 0
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_sequence_is_one_run_of_memory_whichever_of_its_sides_has_size_1(stride):
+    lying = {"spatial": [1, 64], "kernel": [1, 5], "stride": [1, stride], "pads": [0, 2, 0, 2]}
+    standing = {"spatial": [64, 1], "kernel": [5, 1], "stride": [stride, 1], "pads": [2, 0, 2, 0]}
+    for family, groups in (("conv-bn-relu", 1), ("dwconv-bn-relu", 8)):
+        assert conv(family, groups=groups, **lying) == pytest.approx(conv(family, groups=groups, **standing))
+
+
 def test_every_image_and_group_is_a_product_with_lanes_of_its_own():
     one = conv(spatial=[2, 2], pads=[1, 1, 1, 1])
     assert one["products"] == 1
