@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 SINGLE_WORDS = {
+    "predict": "the package's face, deepen.predict(model), like estimators' predict",
     "cli": "the click group behind the program's name",
     "command": "what every module of deepen/cli exports: its click command or group",
     "main": "the usual name of a program's entry point",

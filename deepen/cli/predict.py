@@ -214,7 +214,8 @@ def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
 
 def _render_entry(source: str, entry: Prediction | DeepenError, width: int, top: int) -> str:
     if isinstance(entry, DeepenError):
-        return wrap_text(f"{source}: error: {str(entry).removeprefix(f'{source}: ')}", width)
+        where = "" if entry.subject in ("", source) else f"{entry.subject}: "
+        return wrap_text(f"{source}: error: {where}{entry.cause}" + (f"; {entry.cure}" if entry.cure else ""), width)
     return render_prediction(entry, width, top)
 
 
