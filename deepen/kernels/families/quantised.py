@@ -12,7 +12,7 @@ from deepen.graph.types import Node
 from deepen.kernels.families import convolution
 from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
 from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
-from deepen.kernels.families.operator_costs import get_operator_code, get_operator_cost
+from deepen.kernels.families.operator_costs import get_integer_operator_code, get_operator_code, get_operator_cost
 from deepen.kernels.families.shape_features import compute_lane_waste, compute_shape_features
 
 if TYPE_CHECKING:
@@ -153,6 +153,10 @@ def _qconv_layout(params: Params) -> KernelLayout:
     return KernelLayout((x,), (y,), tuple(weights))
 
 
+def _get_code(params: Params) -> int:
+    return get_integer_operator_code(params["op"], params["dtype"], params["weight_dtype"])
+
+
 def _qconv_check(params: Params) -> None:
     convolution.check_geometry("qconv", params)
     for name in ("c_in", "c_out"):
@@ -193,7 +197,7 @@ def _qconv_write(params: Params, writer: KernelModelWriter) -> None:
 
 
 def _qconv_dims(params: Params) -> dict[str, float]:
-    return {**convolution.compute_conv_features(params), "op_code": get_operator_code(params["op"])}
+    return {**convolution.compute_conv_features(params), "op_code": _get_code(params)}
 
 
 # qmatmul ---------------------------------------------------------------------------------------------------------
@@ -314,7 +318,7 @@ def _qmatmul_dims(params: Params) -> dict[str, float]:
     m, n, k = params["m"], params["n"], params["k"]
     return {
         "batch": params["batch"], "m": m, "n": n, "k": k, "gemm_batch": params["batch"], "c_in": k, "c_out": n,
-        "op_code": get_operator_code(params["op"]), "waste_m_16": compute_lane_waste(m, 16),
+        "op_code": _get_code(params), "waste_m_16": compute_lane_waste(m, 16),
         "waste_n_16": compute_lane_waste(n, 16),
         "waste_k_16": compute_lane_waste(k, 16),
     }  # fmt: skip

@@ -17,6 +17,8 @@ Params = dict[str, Any]
 
 _KEEP_KERNEL, _KEEP_STRIDE, _KEEP_ACTIVATION = 0.9, 0.93, 0.85
 _MAX_KERNEL = 15
+_INTEGERS = ("uint8", "int8")
+_INTEGER_PAIRS = (("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8"))
 _SWAP_OPERATOR = 0.35
 _FEWEST_OPERATORS = 8
 _NOT_ON_FLOATS = (
@@ -49,6 +51,17 @@ def _swap_operator(family: str, params: Params, draw: SizeSampler) -> None:
         return
     if params.get("dtype") == "float32" == params.get("out_dtype", "float32") and params["op"] not in _NOT_ON_FLOATS:
         params["op"] = str(draw.rng.choice([op for op in known.choices if op not in _NOT_ON_FLOATS]))
+
+
+def _swap_integers(params: Params, draw: SizeSampler) -> None:
+    """Sometimes take other types of two integer operands: what products cost depends on their signs."""
+    given, weights = params.get("dtype"), params.get("weight_dtype")
+    if given not in _INTEGERS or weights not in _INTEGERS or not draw.flip(0.5):
+        return
+    left, right = _INTEGER_PAIRS[int(draw.rng.integers(len(_INTEGER_PAIRS)))]
+    if params["out_dtype"] == given:
+        params["out_dtype"] = left
+    params["dtype"], params["weight_dtype"] = left, right
 
 
 def _perturb_window(params: Params, draw: SizeSampler) -> None:
@@ -394,4 +407,5 @@ def perturb_params(
     if draw.spread == 0:
         return copy
     _swap_operator(name, copy, draw)
+    _swap_integers(copy, draw)
     return _PERTURBATIONS[kind](copy, draw, pool)

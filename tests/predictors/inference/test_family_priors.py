@@ -9,7 +9,7 @@ from deepen import predictors
 from deepen.errors import ConfigError
 from deepen.kernels.building.kernel_from_parameters import make_kernel_from_params
 from deepen.kernels.families.catalog import load_families
-from deepen.kernels.families.operator_costs import OPERATORS, get_operator_code
+from deepen.kernels.families.operator_costs import OPERATORS, get_integer_operator_code, get_operator_code
 from deepen.kernels.features import build_feature_matrix, compute_features
 from deepen.predictors.fitting.recipes import load_recipe
 from deepen.predictors.inference.columns import compute_work_terms
@@ -152,3 +152,14 @@ def test_a_catalog_without_priors_knows_none_and_a_broken_file_is_an_error(prior
     priors_of("[families.add]\nlog_ratio = 99\nspread = 0.1\nrows = 5\n")
     with pytest.raises(ConfigError, match="out of range"):
         load_family_priors()
+
+
+@pytest.mark.parametrize("op", ["QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"])
+def test_types_of_integers_are_told_apart(op):
+    """Signed by signed bytes take many times the energy of unsigned by signed ones where one instruction does these."""
+    family = "qconv" if "Conv" in op else "qmatmul"
+    pairs = [("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8")]
+    codes = [float(get_integer_operator_code(op, *pair)) for pair in pairs]
+    assert len(set(codes)) == 3 and max(codes) - min(codes) < 40
+    ratio, spread = look_up_priors([family] * 3, np.array(codes))
+    assert len(set(ratio.tolist())) == 3 and (spread < 1.2).all()
