@@ -34,6 +34,7 @@ from deepen.graph.onnx_reader.input_shapes import (
     fix_input_shapes,
     list_model_inputs,
 )
+from deepen.graph.onnx_reader.long_lists import LongList
 from deepen.graph.onnx_reader.normalise import normalise_model
 from deepen.graph.onnx_reader.operator_schemas import check_operator_schemas
 from deepen.graph.onnx_reader.option_names import check_option_names
@@ -223,7 +224,9 @@ def _build_graph(
     from onnx import checker
 
     try:
-        return _assemble_graph(_parse_model(strip_weights(data)), source, folder, options, digest)
+        long_lists: list[LongList] = []
+        model = _parse_model(strip_weights(data, long_lists))
+        return _assemble_graph(model, long_lists, source, folder, options, digest)
     except checker.ValidationError as error:
         raise GraphError(f"the model is malformed: {shorten_error(error)}") from error
     except (RecursionError, MemoryError) as error:
@@ -234,6 +237,7 @@ def _build_graph(
 
 def _assemble_graph(
     model: onnx.ModelProto,
+    long_lists: Sequence[LongList],
     source: Path,
     folder: Path | None,
     options: ReadOptions,
@@ -254,6 +258,7 @@ def _assemble_graph(
             if proposed is None:
                 raise
             raise GraphError(error.cause, cure=f"fix it, for example with {proposed}") from error
+        flattener.long_lists = long_lists
         flattener.run()  # 7
     objections += find_type_objections(flattener.nodes, flattener.types, declared)
     inferred = flattener.model

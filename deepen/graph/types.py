@@ -64,7 +64,8 @@ class Node:
         domain: Operator domain; empty for the ONNX standard.
         inputs: Tensor names; empty string for an omitted optional input.
         outputs: Tensor names; empty string for an omitted optional output.
-        attributes: Plain Python values (int, float, str, tuple, NDArray for tensors); sub-graph attributes left out.
+        attributes: Plain Python values (int, float, str, tuple, NDArray for tensors); sub-graph attributes left out. A
+            list of a large tree ensemble is in serialised form: ``numpy.asarray`` decodes it, ``len`` counts it.
         scope: Empty for the main graph, else the path of the If/Loop/Scan bodies around it.
         multiplicity: Executions per inference: 1 in the main graph; the trip count inside a Loop if it is known,
             else 1; 0 in the branch of an If that is not counted.

@@ -95,7 +95,7 @@ class GraphFlattener(GraphUnderConstruction):
                 domain=node.domain,
                 inputs=inputs,
                 outputs=tuple(scope.full(name) for name in node.output),
-                attributes=proto_values.read_attributes(node),
+                attributes=proto_values.read_attributes(node, self.long_lists),
                 scope=scope.path,
                 multiplicity=multiplicity,
             )

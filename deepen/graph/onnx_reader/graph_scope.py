@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deepen.errors import GraphError
 from deepen.graph.onnx_reader import proto_values
+from deepen.graph.onnx_reader.long_lists import LongList
 from deepen.graph.onnx_reader.proto_values import TensorType
 from deepen.graph.onnx_reader.runtime_sizes import RuntimeSizes
 from deepen.graph.onnx_reader.runtime_types import RuntimeTypes
@@ -87,6 +88,7 @@ class GraphUnderConstruction(ABC):
         sizes: Sizes that only a run decides.
         unknowns: Where it stays unknown how much work is done.
         warnings: Warnings for the user.
+        long_lists: Lists of attributes that stay in the file.
         inference_warning: The warning that shape inference failed, once it has.
         runtime: Asked about operators that the ``onnx`` library does not know.
         given: Shapes of tensors by full name, as the user gives them; they override what is inferred.
@@ -107,6 +109,7 @@ class GraphUnderConstruction(ABC):
     sizes: RuntimeSizes = field(init=False)
     unknowns: list[UnknownPart] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    long_lists: Sequence[LongList] = ()
     inference_warning: str = ""
     runtime: RuntimeTypes | None = None
     given: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

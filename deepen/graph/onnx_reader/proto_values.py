@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepen.errors import GraphError
-from deepen.graph.onnx_reader.without_weights import MAX_ELEMENTS, SMALL_ELEMENTS, WEIGHTLESS
+from deepen.graph.onnx_reader.long_lists import LongList
+from deepen.graph.onnx_reader.without_weights import LONG_LIST, MAX_ELEMENTS, SMALL_ELEMENTS, WEIGHTLESS
 
 if TYPE_CHECKING:
     import onnx
@@ -225,13 +226,23 @@ def read_attribute_value(attribute: onnx.AttributeProto) -> Any:
             return None
 
 
-def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes of a node as plain values, sub-graphs left out."""
-    return {
+def read_attributes(node: onnx.NodeProto, long_lists: Sequence[LongList] = ()) -> dict[str, Any]:
+    """Attributes of a node as plain values, sub-graphs left out.
+
+    Args:
+        node: The node.
+        long_lists: Lists that ``without_weights.strip_weights`` left in the file.
+    """
+    found = {
         attribute.name: read_attribute_value(attribute)
         for attribute in node.attribute
         if not (attribute.HasField("g") or attribute.graphs)
     }
+    for attribute in node.attribute if long_lists else ():
+        number = attribute.doc_string.removeprefix(LONG_LIST)
+        if number != attribute.doc_string and number.isdecimal() and int(number) < len(long_lists):
+            found[attribute.name] = long_lists[int(number)]
+    return found
 
 
 def read_constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:

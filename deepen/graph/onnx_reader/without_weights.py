@@ -3,7 +3,8 @@
 A model file consists almost entirely of weights, whose values are not needed here. The walk visits the few messages
 that can hold a tensor, copies everything else unchanged and gives a small serialised ``ModelProto`` that protobuf then
 parses. Tensors of at most :data:`SMALL_ELEMENTS` elements (shapes, axes, clip bounds) stay; larger ones keep name, type
-and dimensions and are marked as external data at :data:`WEIGHTLESS`, a file that does not exist.
+and dimensions and are marked as external data at :data:`WEIGHTLESS`, a file that does not exist. The lists of a large
+tree ensemble stay in the file (:mod:`deepen.graph.onnx_reader.long_lists`).
 
 Wire format: https://protobuf.dev/programming-guides/encoding. Field numbers: ``onnx.proto`` of the ONNX project.
 """
@@ -15,8 +16,17 @@ from dataclasses import dataclass, field
 from math import prod
 
 from deepen.errors import GraphError
+from deepen.graph.onnx_reader.long_lists import (
+    FLOATS,
+    INTS,
+    LIST_FIELDS,
+    STRINGS,
+    TREE_LISTS,
+    LongList,
+    find_run_end,
+)
 
-__all__ = ["MAX_ELEMENTS", "SMALL_ELEMENTS", "WEIGHTLESS", "strip_weights"]
+__all__ = ["LONG_LIST", "MAX_ELEMENTS", "SMALL_ELEMENTS", "WEIGHTLESS", "strip_weights"]
 
 WEIGHTLESS = "deepen-weightless"
 """``external_data`` location of a tensor whose bytes were left out."""
@@ -30,6 +40,10 @@ MAX_ELEMENTS = 2**40
 MAX_KEPT_BYTES = 1 << 30
 """Most bytes a model may have besides its large tensors; protobuf itself stops at 2 GiB."""
 
+LONG_LIST = "deepen-long-list "
+"""Start of the ``doc_string`` of an attribute whose list stays in the file."""
+
+_LARGE_NODE = 1 << 16  # bytes: the lists of a smaller tree ensemble are copied as those of any node
 _MAX_DEPTH = 100  # protobuf's own default limit for nested messages
 _SMALL_MESSAGE = SMALL_ELEMENTS // 4  # bytes: below this no message can hold more than 1,024 elements (2 bits each)
 
@@ -44,6 +58,13 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
+    "tree": {5: "list"},
+}
+_OP_TYPE, _DOC_STRING = 4, 13  # fields of NodeProto and AttributeProto
+_ONE_ELEMENT = {
+    FLOATS: bytes((FLOATS << 3 | 5, 0, 0, 0, 0)),
+    INTS: bytes((INTS << 3, 0)),
+    STRINGS: bytes((STRINGS << 3 | 2, 4)) + b"LEAF",
 }
 
 # TensorProto fields.
@@ -55,11 +76,13 @@ _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12
 _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
 
 
-def strip_weights(data: _Buffer) -> bytes:
+def strip_weights(data: _Buffer, long_lists: list[LongList] | None = None) -> bytes:
     """Copy a serialised ``ModelProto`` without the data of its large tensors.
 
     Args:
         data: The file, preferably as a memory map: pages that hold weights are never read.
+        long_lists: Takes the lists of large tree ensembles. In the copy each has one element, and a ``doc_string`` of
+            :data:`LONG_LIST` and its number here. Without it they are copied.
 
     Returns:
         A serialised ``ModelProto``. Tensors that were external before are unchanged.
@@ -69,7 +92,7 @@ def strip_weights(data: _Buffer) -> bytes:
             does not fit its dimensions.
     """
     view = memoryview(data)
-    walk = _WeightStripper(view)
+    walk = _WeightStripper(view, long_lists)
     stripped = walk.message(0, len(view), "model", 0)
     if stripped is None:
         walk.count(len(view))
@@ -102,10 +125,12 @@ class _WeightStripper:
 
     Attributes:
         view: The file.
+        long_lists: Lists that stay in the file; ``None`` if all are copied.
         kept_bytes: Bytes copied so far.
     """
 
     view: memoryview
+    long_lists: list[LongList] | None
     kept_bytes: int = field(default=0)
 
     def count(self, size: int) -> None:
@@ -164,8 +189,9 @@ class _WeightStripper:
     def message(self, start: int, end: int, kind: str, depth: int) -> bytes | None:
         """Copy one message without the data of large tensors.
 
-        1. Short length-delimited fields, which are most, are skipped over in place: they hold no large tensor.
-        2. Fields that may hold a tensor are stripped, to any depth.
+        1. Short length-delimited fields, which are most, are skipped over in place: they hold no large tensor. So are
+           the numbers of a list.
+        2. Fields that may hold a tensor, or a list of a large tree ensemble, are stripped, to any depth.
         3. A stripped field is written anew; the bytes between stripped fields are copied unchanged.
 
         Returns:
@@ -174,6 +200,8 @@ class _WeightStripper:
         if depth > _MAX_DEPTH:
             raise GraphError(f"the file nests messages more than {_MAX_DEPTH} deep")
         view = self.view
+        if kind == "node" and self.long_lists is not None and end - start > _LARGE_NODE and self.is_tree(start, end):
+            kind = "tree"
         children = _CHILDREN[kind]
         parts: list[bytes | memoryview] = []
         position = kept = start
@@ -183,10 +211,15 @@ class _WeightStripper:
                 position += 2 + length  # 1
                 continue
             number, wire, payload, after = self.field(position, end)
+            if kind == "attribute" and number in LIST_FIELDS and wire != 2:
+                position = find_run_end(view, number, position, end)  # 1
+                continue
             child = children.get(number)
             if child is not None and wire == 2 and after - payload > _SMALL_MESSAGE:  # 2
                 if child == "tensor":
                     replaced = self.tensor(payload, after)
+                elif child == "list":
+                    replaced = self.tree_list(payload, after, depth + 1)
                 else:
                     replaced = self.message(payload, after, child, depth + 1)
                 if replaced is not None:  # 3
@@ -201,6 +234,46 @@ class _WeightStripper:
         self.count(end - kept)
         parts.append(view[kept:end])
         return b"".join(parts)
+
+    def is_tree(self, start: int, end: int) -> bool:
+        """Return whether a node is a tree ensemble."""
+        position = start
+        while position < end:
+            number, wire, payload, after = self.field(position, end)
+            if number == _OP_TYPE and wire == 2:
+                return bytes(self.view[payload:after]).startswith(b"TreeEnsemble")
+            position = after
+        return False
+
+    def tree_list(self, start: int, end: int, depth: int) -> bytes | None:
+        """Copy one attribute of a tree ensemble, its list cut down to one element that is a leaf or the number 0.
+
+        Returns:
+            The attribute, or ``None`` if it stays as it is.
+        """
+        assert self.long_lists is not None
+        kept: list[memoryview] = []
+        pieces: list[tuple[memoryview, bool]] = []
+        listed, name = 0, ""
+        position = start
+        while position < end:
+            number, wire, payload, after = self.field(position, end)
+            if number in LIST_FIELDS:
+                listed = number
+                packed = wire == 2 and number != STRINGS
+                after = after if packed else max(after, find_run_end(self.view, number, position, end))
+                pieces.append((self.view[payload if packed else position : after], packed))
+            else:
+                kept.append(self.view[position:after])
+                if number == 1 and wire == 2:
+                    name = bytes(self.view[payload:after]).decode(errors="replace")
+            position = after
+        if name not in TREE_LISTS or not pieces:
+            return self.message(start, end, "attribute", depth)
+        mark = _encode_length_delimited(_DOC_STRING, f"{LONG_LIST}{len(self.long_lists)}".encode())
+        self.long_lists.append(LongList(listed, tuple(pieces)))
+        self.count(sum(map(len, kept)))
+        return b"".join((*kept, _ONE_ELEMENT[listed], mark))
 
     def tensor(self, start: int, end: int) -> bytes | None:
         """Copy one ``TensorProto`` without its data.

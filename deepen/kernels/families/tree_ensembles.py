@@ -35,6 +35,10 @@ class TreeEnsembleSize:
     targets: int
 
 
+_last_measured: list[tuple[Node, TreeEnsembleSize]] = []
+"""The last ensemble measured: its operations and its bytes are counted one after the other."""
+
+
 def _get_numbers(node: Node, name: str) -> NDArray[np.int64]:
     found = node.attributes.get(name)
     return np.zeros(0, np.int64) if found is None else np.asarray(found).reshape(-1).astype(np.int64)
@@ -49,13 +53,17 @@ def measure_tree_ensemble(node: Node) -> TreeEnsembleSize:
     Args:
         node: One of :data:`TREE_OPS`; long attributes may be tuples or arrays.
     """
+    if _last_measured and _last_measured[0][0] is node:
+        return _last_measured[0][1]
     if node.op_type == "TreeEnsemble":
         trees, nodes, depth = _measure_numbered(node)
         targets = int(node.attributes.get("n_targets", 1) or 1)
     else:
         trees, nodes, depth = _measure_by_tree(node)
         targets = int(node.attributes.get("n_targets", 0) or 0) or _count_classes(node)
-    return TreeEnsembleSize(trees, nodes, max(1, round(depth)), max(1, targets))
+    found = TreeEnsembleSize(trees, nodes, max(1, round(depth)), max(1, targets))
+    _last_measured[:] = [(node, found)]
+    return found
 
 
 def _count_classes(node: Node) -> int:
@@ -80,9 +88,11 @@ def _measure_by_tree(node: Node) -> tuple[int, int, float]:
         return 0, 0, 0.0
     tree, number, yes, no = tree[:count], number[:count], yes[:count], no[:count]
     # 1
-    order = np.lexsort((number, tree))
     span = int(max(number.max(), yes.max(), no.max())) + 1
-    key = tree[order] * span + number[order]
+    key = tree * span + number
+    sorted_already = bool((key[1:] > key[:-1]).all())
+    order = np.arange(count) if sorted_already else np.lexsort((number, tree))
+    key = key[order]
 
     def find_rows(child: NDArray[np.int64]) -> NDArray[np.int64]:
         wanted = tree * span + child

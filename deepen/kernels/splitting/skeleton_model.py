@@ -12,6 +12,7 @@ its decisions unchanged:
 3. Convolution weights in front of a batch normalisation or product are scaled by the runtime, which would write all of
    them. The scaling depends on the rank and the first dimension only, so they are cut down to ``(c_out, 1, ...)``, with
    the kernel size written as an attribute.
+4. A large tree ensemble, whose trees the runtime would build, is cut down to a single leaf.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deepen.graph.onnx_reader.external_data import list_weightless_tensors
+from deepen.graph.onnx_reader.long_lists import TREE_LISTS
 from deepen.graph.onnx_reader.proto_values import get_dtype_name, iter_graphs
 from deepen.graph.onnx_reader.runtime_session import redirect_to_stand_in
-from deepen.graph.onnx_reader.without_weights import SMALL_ELEMENTS
+from deepen.graph.onnx_reader.without_weights import LONG_LIST, SMALL_ELEMENTS
 from deepen.graph.types import DTYPE_BYTES, Graph
 from deepen.kernels.splitting.value_numbering import find_duplicate_nodes, is_standard_domain
 
@@ -89,6 +93,7 @@ def build_skeleton_model(graph: Graph, cut: Collection[str] = ()) -> SkeletonMod
     apart = _cut_nodes(model.graph, graph, cut)
     for body in iter_graphs(model.graph):
         _cut_scaled_weights(body)  # 3
+        _cut_tree_ensembles(body)  # 4
     largest = 0
     for tensor in list_weightless_tensors(model):
         largest = max(largest, redirect_to_stand_in(tensor))
@@ -248,6 +253,30 @@ def _cut_scaled_weights(graph: onnx.GraphProto) -> None:
             tensor.dims.extend([channels] + [1] * (len(kernels[name]) + 1))
         if not any(a.name == "kernel_shape" for a in node.attribute):
             node.attribute.append(helper.make_attribute("kernel_shape", kernels[name]))
+
+
+def _cut_tree_ensembles(graph: onnx.GraphProto) -> None:
+    """Cut tree ensembles that lack values down to one tree: a leaf, or from version 5 on a branch to two leaves."""
+    from onnx import helper, numpy_helper
+
+    for node in graph.node:
+        tensors = [a.t for a in node.attribute if a.HasField("t")]
+        lacking = any(a.doc_string.startswith(LONG_LIST) for a in node.attribute)
+        if not node.op_type.startswith("TreeEnsemble") or not (
+            lacking or any(tensor.data_location == tensor.EXTERNAL for tensor in tensors)
+        ):
+            continue
+        for attribute in node.attribute:
+            name = attribute.name.removesuffix("_as_tensor")
+            if name not in TREE_LISTS and name not in {"nodes_splits", "leaf_weights"}:
+                continue
+            if attribute.HasField("t"):
+                dtype = helper.tensor_dtype_to_np_dtype(attribute.t.data_type)
+                attribute.t.CopyFrom(numpy_helper.from_array(np.zeros(1, dtype), attribute.t.name))
+            for values in (attribute.floats, attribute.ints, attribute.strings):
+                del values[1:]
+            attribute.ints[:] = [int(name.endswith("leafs")) for _ in attribute.ints]
+            attribute.strings[:] = [b"LEAF" for _ in attribute.strings]
 
 
 def list_weightless_initialisers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from deepen.errors import GraphError, StorageError
-from deepen.graph import Graph, load_graph
+from deepen.graph import Graph, load_graph, load_graph_from_proto
 from deepen.kernels.splitting import onnxruntime_graph
 from deepen.kernels.splitting.skeleton_model import build_skeleton_model
+from deepen.kernels.splitting.split import split_graph
+from tests.support.operator_models import make_tree_attributes, make_tree_ensemble_5
 
 Make = Callable[..., Path]
 Weights = Callable[..., np.ndarray]
@@ -174,3 +177,31 @@ def test_no_room_for_temporary_files(make_model: Make, monkeypatch: pytest.Monke
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with pytest.raises(StorageError, match="TMPDIR"):
         onnxruntime_graph.get_executed_graph(graph)
+
+
+@pytest.mark.parametrize("op_type", ["TreeEnsembleRegressor", "TreeEnsembleClassifier", "TreeEnsemble"])
+def test_the_runtime_is_asked_about_large_ensembles_without_their_trees(op_type: str) -> None:
+    generator = np.random.default_rng(0)
+    if op_type == "TreeEnsemble":
+        attributes = make_tree_ensemble_5(generator, 100, 6, 16)
+    else:
+        classes = op_type == "TreeEnsembleClassifier"
+        attributes = make_tree_attributes(generator, 100, 6, 16, "class" if classes else "target")
+        attributes |= {"classlabels_int64s": [0, 1, 2]} if classes else {"n_targets": 1}
+    names = ["y", "z"] if op_type == "TreeEnsembleClassifier" else ["y"]
+    node = helper.make_node(op_type, ["x"], names, name="trees", domain="ai.onnx.ml", **attributes)
+    version = 5 if op_type == "TreeEnsemble" else 3
+    written = {"y": onnx.TensorProto.INT64 if len(names) == 2 else onnx.TensorProto.FLOAT}
+    model = helper.make_model(
+        helper.make_graph(
+            [node], "g", [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [8, 16])],
+            [helper.make_tensor_value_info(name, kind, None) for name, kind in written.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", version)],
+        ir_version=8,
+    )  # fmt: skip
+    assert model.ByteSize() > 1 << 16
+    graph = load_graph_from_proto(model)
+    split = split_graph(graph)
+    assert [kernel.op_types for kernel in split.kernels] == [(op_type,)]
+    assert len(build_skeleton_model(graph).data) < 4096
