@@ -21,7 +21,7 @@ from deepen.kernels.types import Kernel
 
 __all__ = ["FEATURES_VERSION", "FEATURE_NAMES", "build_feature_matrix", "compute_features"]
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 """Version of the definition below; it rises with any change to a name, the order or a value."""
 
 FEATURE_NAMES: tuple[str, ...] = (
@@ -30,7 +30,7 @@ FEATURE_NAMES: tuple[str, ...] = (
     "elements_in", "elements_out", "im2col_bytes",
     # shape
     "batch", "c_in", "c_out", "d_in", "h_in", "w_in", "d_out", "h_out", "w_out", "rank", "n_inputs", "n_outputs",
-    "axis_size", "outer_size", "inner_size",
+    "axis_size", "outer_size", "inner_size", "inner_runs",
     # window
     "k_d", "k_h", "k_w", "stride_d", "stride_h", "stride_w", "dilation_d", "dilation_h", "dilation_w",
     "pad_d", "pad_h", "pad_w", "groups", "is_1x1",
@@ -49,6 +49,8 @@ Bytes are per execution, each tensor once. ``intensity`` is (macs + ops) / (byte
 per element; 0 where none is needed). ``m, n, k`` are the sizes of the (implicit) matrix product per group,
 ``gemm_batch`` the number of products.
 ``pad_*`` add both sides. ``outer_size`` and ``inner_size`` are the products of the sizes before and after the axis.
+``inner_runs`` is the number of stretches that an inner loop walks without a jump in any tensor (1: all of it in one; 0:
+not counted for the family): loops over broadcast operands and strided copies cost by the stretch, not by the element.
 ``zero_operand`` is 1 for a kernel that multiplies by zeros only (a convolution of a tensor that is zero whatever the
 input is): it runs as long as any other, on less power.
 """

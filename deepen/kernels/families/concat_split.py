@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from deepen.kernels.families.definition import FamilyDefinition, NodeGroup, Params, make_param_error
@@ -41,7 +42,10 @@ def _concat_layout(params: Params) -> KernelLayout:
 def _concat_dims(params: Params) -> dict[str, float]:
     first, out = params["in_shapes"][0], _compute_concat_shape(params)
     wide = compute_shape_features(out)
-    return {**wide, "c_in": first[1] if len(first) > 1 else first[0], **compute_axis_features(out, params["axis"])}
+    return {
+        **wide, "c_in": first[1] if len(first) > 1 else first[0], **compute_axis_features(out, params["axis"]),
+        "inner_runs": prod(out[: params["axis"]]) * len(params["in_shapes"]),
+    }  # fmt: skip
 
 
 def _concat_check(params: Params) -> None:
@@ -108,6 +112,7 @@ def _split_dims(params: Params) -> dict[str, float]:
         **compute_shape_features(params["shape"]),
         "c_out": params["sizes"][0],
         **compute_axis_features(params["shape"], params["axis"]),
+        "inner_runs": prod(params["shape"][: params["axis"]]) * len(params["sizes"]),
     }
 
 

@@ -16,6 +16,7 @@ from deepen.kernels.families.shape_features import (
     compute_axis_features,
     compute_shape_features,
     compute_spatial_features,
+    count_broadcast_runs,
 )
 
 if TYPE_CHECKING:
@@ -84,9 +85,13 @@ def _transpose_dims(params: Params) -> dict[str, float]:
     while kept and perm[kept - 1] == kept - 1:
         kept -= 1
     moved = shape[perm[kept - 1]] if kept else 1
+    # as the runtime walks it: axes of size 1 neither move nor interrupt anything
+    wide = [a for a in perm if shape[a] != 1]
+    while wide and wide[-1] == max(wide):
+        wide.pop()
     return {
         **compute_shape_features(shape), "inner_size": prod(shape[kept:]), "axis_size": moved,
-        "outer_size": prod(shape[:kept]) / max(1, moved),
+        "outer_size": prod(shape[:kept]) / max(1, moved), "inner_runs": prod(shape[a] for a in wide),
     }  # fmt: skip
 
 
@@ -144,6 +149,17 @@ def _reshape_check(params: Params) -> None:
         raise make_param_error("reshape", "out_shape", f"{out} cannot come from {shape} by {op}")
 
 
+def _reshape_dims(params: Params) -> dict[str, float]:
+    op, shape, out = params["op"], params["shape"], params["out_shape"]
+    runs = 1
+    if op == "Expand":
+        runs = count_broadcast_runs([shape], out)
+    elif op == "Tile":
+        repeated = [i for i, (a, b) in enumerate(zip(shape, out, strict=True)) if a != b]
+        runs = prod(out) // max(prod(shape[repeated[-1] :]), 1) if repeated else 1
+    return {**_compute_output_window_features(params), "inner_runs": runs}
+
+
 def _reshape_write(params: Params, writer: KernelModelWriter) -> None:
     op, out = params["op"], params["out_shape"]
     if op == "Shape":
@@ -186,10 +202,12 @@ def _slice_dims(params: Params) -> dict[str, float]:
     out = params["out_shape"]
     cut = [i for i, (a, b) in enumerate(zip(params["shape"], out, strict=True)) if a != b or params["steps"][i] != 1]
     last = cut[-1] if cut else 0
+    jumping = bool(cut) and params["steps"][last] != 1  # every element on its own, with what lies behind the axis
     return {
         **_compute_output_window_features(params),
         "inner_size": prod(out[last + 1 :]),
         "axis_size": out[last] if out else 1,
+        "inner_runs": prod(out[: last + jumping]),
     }
 
 
@@ -241,6 +259,13 @@ def _read_pad(group: NodeGroup) -> Params | None:
 def _compute_padded_shape(params: Params) -> tuple[int, ...]:
     rank = len(params["shape"])
     return tuple(s + params["pads"][i] + params["pads"][rank + i] for i, s in enumerate(params["shape"]))
+
+
+def _pad_dims(params: Params) -> dict[str, float]:
+    rank = len(params["shape"])
+    padded = [i for i in range(rank) if params["pads"][i] or params["pads"][rank + i]]
+    runs = prod(params["shape"][: padded[-1]]) if padded else 1
+    return {**_compute_output_window_features(params), "inner_runs": runs}
 
 
 def _pad_check(params: Params) -> None:
@@ -333,8 +358,11 @@ def _gather_layout(params: Params) -> KernelLayout:
 
 
 def _gather_dims(params: Params) -> dict[str, float]:
-    axis = min(params["axis"], len(params["shape"]) - 1)
-    return {**compute_axis_features(params["shape"], axis), "op_code": get_operator_code(params["op"])}
+    shape, indices, op = params["shape"], params["indices_shape"], params["op"]
+    axis = min(params["axis"], len(shape) - 1)
+    # slices copied whole: one per index, of GatherElements one element
+    runs = {"Gather": prod(shape[:axis]) * prod(indices), "GatherND": prod(indices[:-1])}.get(op, prod(indices))
+    return {**compute_axis_features(shape, axis), "op_code": get_operator_code(op), "inner_runs": runs}
 
 
 def _gather_check(params: Params) -> None:
@@ -375,11 +403,11 @@ FAMILY_DEFINITIONS = (
         "transpose", _read_transpose, _transpose_layout, _count_no_ops, _transpose_dims,
         _transpose_write, _transpose_check,
     ),
-    FamilyDefinition("reshape", _read_reshape, _reshape_layout, _count_no_ops, _compute_output_window_features,
+    FamilyDefinition("reshape", _read_reshape, _reshape_layout, _count_no_ops, _reshape_dims,
         _reshape_write, _reshape_check),
     FamilyDefinition("slice", _read_slice, _slice_layout, _count_no_ops, _slice_dims, _slice_write, _slice_check),
     FamilyDefinition("pad", _read_pad, lambda p: _make_unary_layout(p, _compute_padded_shape(p)), _count_no_ops,
-        _compute_output_window_features, _pad_write, _pad_check, lambda p: 19),
+        _pad_dims, _pad_write, _pad_check, lambda p: 19),
     FamilyDefinition(
         "resize", _read_resize, _make_output_shape_layout,
         lambda p: prod(p["out_shape"]) * get_operator_cost(p["mode"]), _compute_output_window_features, _resize_write,

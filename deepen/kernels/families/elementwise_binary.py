@@ -12,7 +12,7 @@ from deepen.kernels.families.kernel_layout import KernelLayout, TensorSpec
 from deepen.kernels.families.matrix_product import broadcast_shapes
 from deepen.kernels.families.onnx_parts import QUANTISED_DTYPES, write_activation, write_operator
 from deepen.kernels.families.operator_costs import ACTIVATIONS, find_activation, get_operator_code, get_operator_cost
-from deepen.kernels.families.shape_features import compute_shape_features
+from deepen.kernels.families.shape_features import compute_shape_features, count_broadcast_runs
 
 if TYPE_CHECKING:
     from deepen.kernels.families.onnx_writer import KernelModelWriter
@@ -155,6 +155,7 @@ def _dims(params: Params) -> dict[str, float]:
         **compute_shape_features(out),
         "op_code": get_operator_code(params.get("op", "Add")),
         "broadcast": float(wide),
+        "inner_runs": count_broadcast_runs(params["in_shapes"], out),
     }
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "compute_shape_features",
     "compute_spatial_features",
     "compute_window_features",
+    "count_broadcast_runs",
 ]
 
 
@@ -62,3 +63,28 @@ def compute_axis_features(shape: Sequence[int], axis: int) -> dict[str, float]:
         "outer_size": float(prod(shape[:axis])),
         "inner_size": float(prod(shape[axis + 1 :])),
     }
+
+
+def count_broadcast_runs(shapes: Sequence[Sequence[int]], out: Sequence[int]) -> int:
+    """Count the stretches an element-wise loop walks in which every operand is either contiguous or one value.
+
+    Neighbouring axes that the same operands are spread along are one axis to the loop (ONNX Runtime:
+    ``BroadcastIterator`` in ``core/providers/cpu/math/element_wise_ops.h``), so a stretch covers the innermost of them.
+
+    Args:
+        shapes: Shapes of the operands, to be broadcast.
+        out: Shape of the result.
+
+    Returns:
+        1 if nothing is broadcast or an operand is a single value; 0 for a result without elements.
+    """
+    span, innermost = 1, None
+    for back, size in enumerate(reversed(out), 1):
+        if size == 1:
+            continue
+        spread = tuple(len(shape) < back or shape[-back] == 1 for shape in shapes)
+        innermost = innermost or spread
+        if spread != innermost:
+            break
+        span *= size
+    return prod(out) // max(span, 1)

@@ -77,7 +77,10 @@ _PRODUCT = (
 """Coordinates of a matrix product: a convolution is one of output positions x output channels x (input channels x
 window), and costs what such a product costs; window and stride say how its operands lie in memory. With groups
 (depthwise) there are as many products. Then the sizes of the operands, for the caches, and what is lost to blocks."""
-_MOVE = ("elements_in", "elements_out", "n_inputs", "n_outputs", "inner_size", "k_h", "stride_h", "c_out", "c_in")
+_MOVE = (
+    "elements_in", "elements_out", "n_inputs", "n_outputs", "inner_size", "inner_runs", "k_h", "stride_h", "c_out",
+    "c_in",
+)  # fmt: skip
 """Coordinates of a kernel that moves data: how much, from and to how many tensors, in pieces of which size."""
 _KINDS = ("has_", "broadcast", "zero_operand", "dtype_bytes", "out_dtype_bytes", "weight_dtype_bytes", *_CODES)
 """Features (by prefix) that are kinds rather than sizes."""

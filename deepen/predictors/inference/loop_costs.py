@@ -71,20 +71,16 @@ def compute_loop_terms(raw: Floats, index: Mapping[str, int]) -> Floats:
 
 def _count_memory_runs(of: Callable[[str], Floats]) -> Floats:
     """Stretches of memory walked along."""
+    walked = of("inner_runs")  # counted from the shapes of all operands
+    looped = np.where(walked > 1, walked, 0.0)  # one stretch is no loop: the constant has it
     elements, inner, outer = of("elements_out"), of("inner_size"), of("outer_size")
     rows = np.maximum(np.where((of("w_in") == 1) & (of("w_out") == 1), of("h_out"), of("w_out")), 1.0)
     moved = np.where(inner > 1, elements / np.maximum(inner, 1.0), outer)
     pooled = (of("k_w") > 0) & (of("m") == 0) & (moved == 0)
     moved = np.where(pooled, elements / rows, moved)
-    # The smaller operand of two: a value per channel is spread over a map, one per column over all rows.
-    weights = of("bytes_weights") / np.maximum(of("dtype_bytes"), 1.0)
-    second = np.where(of("n_inputs") > 1, np.maximum(of("elements_in") - elements, 0.0), weights)
-    channels = np.maximum(of("batch"), 1.0) * of("c_in")
-    spread = np.where((second == of("c_in")) | (second == channels), channels, elements / np.maximum(second, 1.0))
-    operands = (of("broadcast") > 0) & (of("n_inputs") <= 2) & (second > 1)
     unrolled = of("im2col_bytes")
     elementary = unrolled / np.maximum(of("dtype_bytes"), 1.0)
-    return np.where(unrolled > 0, elementary / rows, np.where(operands, spread, moved))
+    return np.where(unrolled > 0, elementary / rows, np.where(walked > 0, looped, moved))
 
 
 def _compute_unpadded_share(raw: Floats, index: Mapping[str, int]) -> Floats:
