@@ -142,7 +142,7 @@ def render_split(model: str, found: ModelSplit) -> str:
         wrap_text(
             f"{model}: {len(found.kernels)} kernels from {nodes} nodes, {format_si(total, 'MAC')} per inference", width
         ),
-        wrap_text(f"split {how}: {found.evidence}; {len(found.folded)} nodes do no work at run time", width),
+        wrap_text(f"split {how}: {found.evidence}; nodes that do no work at run time: {len(found.folded)}", width),
         "",
     ]
 

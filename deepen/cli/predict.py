@@ -109,9 +109,6 @@ def command(
         )
     # 3. Say on the error stream what a reader should know, and what failed.
     for prediction in done if not (as_json or as_lines) else ():
-        for unknown in prediction.unknowns:
-            cure = f"; {unknown.cure}" if unknown.cure else ""
-            print_progress(f"note: {prediction.model}: {unknown.cause}{cure}")
         for warning in prediction.warnings:
             print_progress(f"note: {prediction.model}: {warning}")
     for failure in dict.fromkeys(map(str, failed[1:])):
