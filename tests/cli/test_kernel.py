@@ -62,7 +62,7 @@ def test_split_prints_kernels_totals_and_what_has_no_family(
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0] == f"{model}: 3 kernels from 4 nodes, 18.4 kMAC per inference"
-    assert "1 nodes do no work" in lines[1]
+    assert "nodes that do no work at run time: 1" in lines[1]
     rows = [line.split() for line in lines]
     assert [
         "1",
