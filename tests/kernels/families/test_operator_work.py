@@ -9,7 +9,12 @@ from onnx import helper
 
 from deepen.graph import load_graph_from_proto
 from deepen.kernels import compute_features, describe_kernel
-from deepen.kernels.families.operator_work import count_node_ops, count_transform_ops, note_estimated_work
+from deepen.kernels.families.operator_work import (
+    SCALAR,
+    count_node_ops,
+    count_transform_ops,
+    note_estimated_work,
+)
 from deepen.kernels.families.tree_ensembles import measure_tree_ensemble
 from deepen.kernels.splitting.split import split_graph
 from tests.support.operator_models import (
@@ -98,6 +103,21 @@ def test_transforms_cost_n_log_n_and_odd_lengths_three_longer_ones():
     assert count_transform_ops(1024) < 2.3 * count_transform_ops(512)
     assert 4 < count_transform_ops(400) / count_transform_ops(512) < 9
     assert count_transform_ops(1) > 0
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "max"])
+def test_scattering_costs_by_the_update_whatever_the_size_of_the_result(reduction):
+    work = {}
+    for rows, updates in ((8, 100), (8, 1000), (80, 1000)):
+        node = helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], name="node", axis=0, reduction=reduction)
+        graph = helper.make_graph(
+            [node], "g", [helper.make_tensor_value_info(name, kind, [size, 3])
+                          for name, kind, size in (("x", 1, rows), ("i", 7, updates), ("u", 1, updates))],
+            [helper.make_tensor_value_info("y", 1, [rows, 3])])  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        loaded = load_graph_from_proto(model)
+        work[rows, updates] = count_node_ops(loaded.nodes[0], loaded)
+    assert work[8, 1000] == work[80, 1000] == 10 * work[8, 100] >= 1000 * 3 * 6 * SCALAR
 
 
 def custom_model() -> onnx.ModelProto:
