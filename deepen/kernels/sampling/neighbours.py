@@ -224,6 +224,29 @@ def _perturb_shapes(
     return params
 
 
+_INNER = (1, 2, 3, 4, 8, 16)
+"""Innermost sizes of geometry, of coordinates and of channels-last maps."""
+
+
+def _split_into_spans(count: int, draw: SizeSampler) -> list[int]:
+    """Cut about ``count`` elements into rows of a middle and a short innermost axis."""
+    inner = int(draw.rng.choice(_INNER))
+    middle = max(1, min(count // inner, round(2.0 ** draw.rng.uniform(2, 8))))
+    return [max(1, count // (inner * middle)), middle, inner]
+
+
+def _perturb_operands(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
+    """Map the shapes of operands; sometimes spread them along any axes, the innermost ones too."""
+    _perturb_shapes(params, draw, pool)
+    sources = params["sources"]
+    repeated = sources.count(-1) + len({s for s in sources if s >= 0}) < len(sources)
+    if len(sources) < 2 or repeated or not draw.flip(0.16):
+        return params
+    out = _split_into_spans(max(map(prod, params["in_shapes"])), draw)
+    params["in_shapes"] = [[size if draw.rng.random() < 0.6 else 1 for size in out] for _ in sources]
+    return params
+
+
 def _perturb_token_shapes(params: Params, draw: SizeSampler, pool: Sequence[RealConfiguration]) -> Params:
     """Map every size in parameters that are shapes of tokens: sizes in the middle are heads and tokens, not sides."""
     if "axis" in params and not params.get("bias_shape", [0]) and draw.flip(0.12):
@@ -275,6 +298,9 @@ def _perturb_reshape(params: Params, draw: SizeSampler, pool: Sequence[RealConfi
     """
     if params["op"] != "Reshape":
         return _perturb_shapes(params, draw, pool)
+    if draw.flip(0.06):  # a broadcast written out
+        out = _split_into_spans(prod(params["out_shape"]), draw)
+        return {**params, "op": "Expand", "shape": [s if draw.rng.random() < 0.6 else 1 for s in out], "out_shape": out}
     old, out = params["shape"], params["out_shape"]
     renaming = _SizeMapping(draw)
     new_old: list[int] = []
@@ -310,6 +336,11 @@ def _perturb_in_proportion(params: Params, draw: SizeSampler, pool: Sequence[Rea
     old, out = params["shape"], params["out_shape"]
     params["shape"] = new = _SizeMapping(draw).shape(old)
     params["out_shape"] = [max(1, -(-o * b // a)) for a, b, o in zip(old, new, out, strict=True)]
+    if "steps" in params and draw.flip(0.2):  # a slice of an inner axis: one coordinate, or half the channels, of many
+        shape = _split_into_spans(prod(new), draw)
+        axis = int(draw.rng.integers(1, 3))
+        cut = [max(1, size // 2) if i == axis else size for i, size in enumerate(shape)]
+        params["shape"], params["out_shape"], params["steps"] = shape, cut, [1] * 3
     return params
 
 
@@ -375,7 +406,7 @@ def _perturb_rotary(params: Params, draw: SizeSampler, pool: Sequence[RealConfig
 _PERTURBATIONS: dict[str, Callable[[Params, SizeSampler, Sequence[RealConfiguration]], Params]] = {
     "attention": _perturb_attention, "channels": _perturb_channels, "concat": _perturb_concat, "conv": _perturb_conv,
     "fc": _perturb_fc, "lrn": _perturb_lrn,
-    "norm": _perturb_norm, "pool": _perturb_pool, "proportion": _perturb_in_proportion,
+    "norm": _perturb_norm, "operands": _perturb_operands, "pool": _perturb_pool, "proportion": _perturb_in_proportion,
     "recurrent": _perturb_recurrent, "reshape": _perturb_reshape,
     "rotary": _perturb_rotary,
     "shapes": _perturb_shapes, "split": _perturb_split, "tokens": _perturb_token_shapes,
