@@ -31,6 +31,7 @@ from deepen.errors import GraphError
 from deepen.graph.onnx_reader import control_flow, proto_values
 from deepen.graph.onnx_reader.constant_folding import NON_DETERMINISTIC, fold_node, is_foldable
 from deepen.graph.onnx_reader.graph_scope import GraphScope, GraphUnderConstruction, choose_more_specific_type
+from deepen.graph.onnx_reader.long_lists import LongList
 from deepen.graph.onnx_reader.operator_schemas import get_operator_schema
 from deepen.graph.onnx_reader.proto_values import TensorType
 from deepen.graph.onnx_reader.sequence_types import infer_sequence_operator
@@ -330,8 +331,8 @@ class GraphFlattener(GraphUnderConstruction):
         from onnx import checker, shape_inference
 
         found_schema = get_operator_schema(node.op_type, self.opsets.get(node.domain, 1), node.domain)
-        if found_schema is None:
-            return {}
+        if found_schema is None or any(isinstance(value, LongList) for value in flat_node.attributes.values()):
+            return {}  # the library would find the lists that stay in the file to be of one element each
         types: dict[str, onnx.TypeProto] = {}
         data: dict[str, onnx.TensorProto] = {}
         for name in node.input:

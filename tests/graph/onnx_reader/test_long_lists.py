@@ -9,12 +9,13 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from deepen.errors import GraphError
 from deepen.graph import load_graph_from_proto
 from deepen.graph.onnx_reader.long_lists import FLOATS, INTS, STRINGS, LongList, find_run_end
 from deepen.graph.onnx_reader.without_weights import strip_weights
+from deepen.kernels.splitting.split import split_graph
 
 INT64 = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 300)
 FLOAT32 = st.floats(width=32, allow_nan=False)
@@ -99,6 +100,35 @@ def test_attributes_of_an_ensemble_are_the_same_in_the_file_and_in_memory(trees,
         assert np.array_equal(np.asarray(found), np.asarray(wanted)), attribute.name
     assert graph.model is not None
     assert graph.model.ByteSize() < 4096
+
+
+def make_ensemble_of_version_5(trees: int) -> onnx.ModelProto:
+    """An ensemble of trees of one node and two leaves each, some of its lists in tensors."""
+    number = np.arange(trees)
+    node = helper.make_node(
+        "TreeEnsemble", ["x"], ["y"], name="trees", domain="ai.onnx.ml", n_targets=2, tree_roots=number.tolist(),
+        nodes_featureids=[1] * trees, nodes_splits=numpy_helper.from_array(np.full(trees, 0.5, np.float32)),
+        nodes_modes=numpy_helper.from_array(np.zeros(trees, np.uint8)),
+        nodes_truenodeids=(2 * number).tolist(), nodes_falsenodeids=(2 * number + 1).tolist(),
+        nodes_trueleafs=[1] * trees, nodes_falseleafs=[1] * trees, leaf_targetids=[0, 1] * trees,
+        leaf_weights=numpy_helper.from_array(np.ones(2 * trees, np.float32)),
+    )  # fmt: skip
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 4])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    return helper.make_model(
+        helper.make_graph([node], "g", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 5)], ir_version=10,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("trees", [3, 20_000])
+def test_rows_can_be_given_for_an_ensemble_whatever_lists_stay_in_the_file(trees):
+    """The library's inference compares the lengths of lists, which are not those it sees."""
+    for model in (make_ensemble_of_version_5(trees), make_ensemble(trees)):
+        graph = load_graph_from_proto(model, {"x": (64, 4)})
+        assert graph.tensors["y"].shape == (64, 2 if model.graph.node[0].op_type == "TreeEnsemble" else 1)
+        (kernel,) = split_graph(graph).kernels
+        assert kernel.ops >= 64 * trees
 
 
 def test_without_a_place_for_them_long_lists_are_copied():
