@@ -95,6 +95,8 @@ def _run_operator(
 
         fill = numpy_helper.to_array(node.attribute[0].t).reshape(-1)[0] if node.attribute else np.float32(0)
         return [np.full(outputs[0] or (), fill)]
+    if node.op_type == "NonZero" and inputs[0] is not None and not inputs[0].ndim:
+        return [np.array(np.nonzero(inputs[0].reshape(1)))]  # as ONNX Runtime: the reference gives no row of places
     from onnx.reference.ops import load_op
 
     parameters = {"log": _silence_reference_log, "opsets": dict(opsets), "verbose": 0, "new_ops": None}

@@ -124,6 +124,8 @@ class GraphFlattener(GraphUnderConstruction):
         """Define the outputs of a node without bodies, in the five steps of the module's docstring."""
         # 1
         types = {name: scope.inferred.get(name) for name in node.output if name}
+        if not self.resized.isdisjoint(flat_node.inputs):
+            self._infer_again(scope, node, flat_node, types)
         incomplete = [name for name, tensor_type in types.items() if tensor_type is None or tensor_type.dims is None]
         if incomplete:  # 2
             found = self._infer_node(scope, node, flat_node)
@@ -138,12 +140,23 @@ class GraphFlattener(GraphUnderConstruction):
                 tensor_type = types.get(name)
                 if name in incomplete and tensor_type is not None and tensor_type.elem_type:
                     types[name] = TensorType(tensor_type.elem_type, value.shape)
+                    self.resized.add(scope.full(name))
         elif incomplete:
             self._complete_sizes(scope, node, flat_node, types)
         self._define_outputs(scope, node, types, constant=self._is_constant(node, flat_node), values=values)  # 4
         self._define_sequence(scope, node, flat_node)
         shapes = [None if (tensor_type := types.get(name)) is None else tensor_type.dims for name in node.output]
         self._check_shapes(flat_node, shapes)  # 5
+
+    def _infer_again(
+        self, scope: GraphScope, node: onnx.NodeProto, flat_node: Node, types: dict[str, TensorType | None]
+    ) -> None:
+        """Infer output types behind a size that a rule completed; whole-model inference may have assumed another."""
+        for name, found in self._infer_node(scope, node, flat_node).items():
+            before = types.get(name)
+            if found.dims is not None and (before is None or before.dims != found.dims):
+                types[name] = found
+                self.resized.add(scope.full(name))
 
     def _complete_types(
         self, scope: GraphScope, node: onnx.NodeProto, flat_node: Node, types: dict[str, TensorType | None]
@@ -182,6 +195,7 @@ class GraphFlattener(GraphUnderConstruction):
         values = [self.values.get(name) for name in flat_node.inputs]
         types.update(zip(node.output, self.sizes.complete_types(flat_node, known, shapes, values), strict=True))
         types.pop("", None)
+        self.resized.update(scope.full(name) for name, found in types.items() if found and found.dims is not None)
 
     def _may_runtime_know(
         self,

@@ -86,6 +86,7 @@ class GraphUnderConstruction(ABC):
         values: Values of small constants.
         options: The user's answers to what the file leaves open.
         sizes: Sizes that only a run decides.
+        resized: Tensors whose sizes are from a rule of these, or behind one.
         unknowns: Where it stays unknown how much work is done.
         warnings: Warnings for the user.
         long_lists: Lists of attributes that stay in the file.
@@ -107,6 +108,7 @@ class GraphUnderConstruction(ABC):
     types: dict[str, TensorType] = field(default_factory=dict)
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
     sizes: RuntimeSizes = field(init=False)
+    resized: set[str] = field(default_factory=set)
     unknowns: list[UnknownPart] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     long_lists: Sequence[LongList] = ()

@@ -152,3 +152,30 @@ def test_what_lies_behind_a_bound_is_counted_and_said():
     graph = load_graph_from_proto(build(nodes, [("x", FLOAT, (5, 7))], weights))
     assert split_graph(graph).macs == prod((5, 7, 16, 4))
     assert [text for text in graph.warnings if "counted at their upper bound: 'where' (NonZero) 35" in text]
+
+
+def test_the_size_of_a_rule_holds_behind_it_whatever_inference_assumed():
+    """The library gives NonZero of a scalar no rows, ONNX Runtime one: the product behind it is work."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["places"], name="places"),
+        helper.make_node("Cast", ["places"], ["y"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["y", "w"], ["product"], name="product"),
+        helper.make_node("Relu", ["product"], ["z"], name="relu"),
+    ]
+    weights = numpy_helper.from_array(np.ones((1, 5), np.float32), "w")
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [])],
+            [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+            [weights],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (real,) = session.run(None, {"x": np.array(1.0, np.float32)})
+    graph = load_graph_from_proto(model)
+    assert graph.tensors["product"].shape == graph.tensors["z"].shape == real.shape == (1, 5)
+    assert sum(kernel.macs for kernel in split_graph(graph).kernels) == 5
